@@ -1,0 +1,1 @@
+"""Observe a fleet of LLM servers and publish it to Prometheus."""

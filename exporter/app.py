@@ -1,0 +1,182 @@
+"""Build the exporter, start it, and stop it in reverse order.
+
+In:   a Config.
+Out:  a running exporter, until it is told to stop. The only place that constructs collaborators.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from exporter import descriptors
+from exporter.clock import SystemClock
+from exporter.connection import Bounds
+from exporter.engines.registry import all_engines
+from exporter.failurelog import failure_lines
+from exporter.inventory import Inventory, diff
+from exporter.ledger import Ledger
+from exporter.poller import Poller
+from exporter.publisher import Publisher
+from exporter.resolver import Resolver
+from exporter.selfmetrics import SelfMetrics
+from exporter.transport import Wire
+from exporter.watch import Manner
+from exporter.web import Web
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+
+    from exporter.clock import Clock
+    from exporter.config import Config
+
+log = logging.getLogger("exporter")
+
+
+class Exporter:
+    """One running exporter; use it with `async with`.
+
+    Raises on entry:
+        InputError: An inventory file is bad.
+        ExporterError: The address to listen on is taken.
+    """
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._version = version("ollama-fleet")
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._limit = 0
+        self.port = 0
+
+    async def __aenter__(self) -> Exporter:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    async def wait(self) -> None:
+        """Return when a part of the exporter ended by itself, which is always a fault.
+
+        Raises:
+            Exception: What ended it.
+        """
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def _start(self) -> None:
+        config = self._config
+        self._limit = descriptors.raise_limit()
+        await self._load_inventory()
+        self._metrics = SelfMetrics(version=self._version, poll_interval_s=config.poll_interval)
+        self._metrics.set_sources(self._inventory.states)
+        ledger = Ledger()
+        self._poller = Poller(config.poll_interval, self._manner(), ledger, self._metrics)
+        self._stack.push_async_callback(self._poller.close)
+        publisher = Publisher(
+            self._poller,
+            ledger,
+            self._metrics,
+            self._clock,
+            per_instance=config.metrics_per_instance,
+        )
+        self._stack.push_async_callback(publisher.close)
+        await self._listen(publisher)
+        await self._poller.update(diff((), self._inventory.targets))
+        self._fit()
+        self._stack.push_async_callback(self._stop_tasks)
+        self._run(self._poller.run(), "poller")
+        self._run(publisher.run(config.poll_interval), "publisher")
+        self._run(self._refresh_inventory(), "inventory")
+        self._run(self._log_failures(), "failure log")
+
+    async def _load_inventory(self) -> None:
+        self._inventory = Inventory()
+        self._stack.push_async_callback(self._inventory.close)
+        await self._inventory.load()
+
+    async def _listen(self, publisher: Publisher) -> None:
+        web = Web(self._poller, publisher, self._metrics, self._clock, version=self._version)
+        self._stack.push_async_callback(web.close)
+        host, port = self._config.web_listen_address
+        self.port = await web.start(host, port)
+        log.info("listening on http://%s:%d", host or "*", self.port)
+
+    def _manner(self) -> Manner:
+        config = self._config
+        resolver = Resolver(self._clock)
+        self._stack.push_async_callback(resolver.close)
+        self._wire = Wire(
+            resolver,
+            _tls_context(config),
+            Bounds(body_bytes=config.poll_max_body_bytes),
+            user_agent=f"ollama-fleet/{self._version}",
+        )
+        return Manner(
+            health_timeout_s=config.poll_health_timeout,
+            metrics_timeout_s=config.poll_metrics_timeout,
+            identify_interval_s=config.poll_identify_interval,
+            engines=all_engines(latency_unit_s=config.latency_unit_s),
+            wire=self._wire,
+            clock=self._clock,
+        )
+
+    def _fit(self) -> None:
+        """Make the fleet fit the limit of open files."""
+        n_instances = len(self._inventory.targets)
+        n_slots = descriptors.n_slots(n_instances, self._limit)
+        if n_slots is None:
+            self._wire.slots = None
+        elif self._wire.slots is None:
+            log.warning("%s", descriptors.warning(n_instances, self._limit))
+            self._wire.slots = asyncio.Semaphore(n_slots)
+
+    async def _refresh_inventory(self) -> None:
+        while True:
+            await self._clock.sleep(self._config.inventory_refresh_interval)
+            change = await self._inventory.refresh()
+            if change:
+                await self._poller.update(change)
+                self._fit()
+                log.info("inventory changed: %s", change)
+            self._metrics.set_sources(self._inventory.states)
+
+    async def _log_failures(self) -> None:
+        window_s = self._config.log_window
+        while True:
+            await self._clock.sleep(window_s)
+            for line in failure_lines(self._poller.watches.values(), window_s):
+                log.warning("%s", line)
+
+    def _run(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def _stop_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _tls_context(config: Config) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=config.poll_ca_file or None)
+    if config.poll_insecure_skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,131 @@
+"""The command `ollama-fleet exporter`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import uvloop
+
+from exporter import config as configuration
+from exporter import logs
+from exporter.app import Exporter
+from exporter.config import Config, Given
+from exporter.errors import ExporterError
+from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+log = logging.getLogger("exporter")
+
+CONFIG_FILE_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG_FILE"
+LIST_SEPARATOR = ","
+
+
+def setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each setting."""
+    for setting in reversed(SETTINGS):
+        default = f" [default: {setting.default}]" if setting.default else ""
+        add = click.option(
+            setting.option,
+            setting.attribute,
+            multiple=setting.is_repeatable,
+            metavar=setting.metavar,
+            help=f"{setting.help}{default}",
+        )
+        command = add(command)
+    return command
+
+
+@click.command(short_help="Poll a fleet and publish it to Prometheus.")
+@setting_options
+@click.option(
+    "--config.file",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar=CONFIG_FILE_VARIABLE,
+    help="YAML file with settings; keys are the options' names, dots may be nesting.",
+)
+@click.option("--check", is_flag=True, help="Check the settings and the inventory, then exit.")
+def exporter(config_file: Path | None, check: bool, **options: str | tuple[str, ...] | None) -> None:
+    """Poll every instance of a fleet and publish one page for Prometheus.
+
+    Each option is also an environment variable: --poll.interval is OLLAMA_FLEET_POLL_INTERVAL. The
+    command line comes before the environment, the environment before the file.
+
+    \b
+    Examples:
+      ollama-fleet exporter --inventory fleet.yml
+      ollama-fleet exporter --inventory http://127.0.0.1:8080/instances --poll.interval 30s
+    """
+    try:
+        config = _config(config_file, options)
+        logs.configure(config.log_level)
+        uvloop.run(_check(config) if check else _serve(config))
+    except ExporterError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _config(path: Path | None, options: Mapping[str, str | tuple[str, ...] | None]) -> Config:
+    from_file = {} if path is None else configuration.read_file(path)
+    return configuration.build(_from_options(options), _from_environment(os.environ), from_file)
+
+
+def _from_options(options: Mapping[str, str | tuple[str, ...] | None]) -> dict[str, Given]:
+    given = {}
+    for setting in SETTINGS:
+        text = options[setting.attribute]
+        texts = text if isinstance(text, tuple) else () if text is None else (text,)
+        given[setting.name] = Given(texts, setting.option)
+    return given
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+    given = {}
+    for setting in SETTINGS:
+        text = environment.get(setting.variable, "")
+        texts = text.split(LIST_SEPARATOR) if setting.is_repeatable else [text]
+        given[setting.name] = Given(tuple(filter(None, texts)), setting.variable)
+    return given
+
+
+async def _check(config: Config) -> None:
+    async with Exporter(config).inventory_only() as inventory:
+        click.echo(f"The settings are good; {inventory}", err=True)
+
+
+async def _serve(config: Config) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with Exporter(config) as running:
+        _calm_the_collector()
+        waiting = asyncio.create_task(stopped.wait())
+        broken = asyncio.create_task(running.wait())
+        await asyncio.wait((waiting, broken), return_when=asyncio.FIRST_COMPLETED)
+        if broken.done():
+            broken.result()
+        broken.cancel()
+        waiting.cancel()
+    log.info("stopped")
+
+
+def _calm_the_collector() -> None:
+    """Keep the garbage collector from going through the whole fleet again and again.
+
+    A full collection over what 10,000 instances keep takes about 0.1 s, in which no answer is read.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    sys.exit(exporter())

@@ -1,0 +1,170 @@
+"""Put the exporter's settings together: command line before environment before file before default.
+
+In:   texts by setting name, each with its place.
+Out:  a Config. Fails with InputError, which names every problem at once with its place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from exporter.errors import InputError, Problem
+from exporter.settings import SETTINGS, Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from exporter.inventory import Shard
+
+SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings in force. Times are in seconds; SETTINGS says what each means."""
+
+    inventory: tuple[str, ...]
+    inventory_refresh_interval: float
+    inventory_timeout: float
+    inventory_token_file: str
+    inventory_ca_file: str
+    poll_interval: float
+    poll_health_timeout: float
+    poll_metrics_timeout: float
+    poll_max_body_bytes: int
+    poll_identify_interval: float
+    poll_ca_file: str
+    poll_insecure_skip_verify: bool
+    shard: Shard
+    metrics_per_instance: bool
+    metrics_latency_unit: str
+    web_listen_address: tuple[str, int]
+    log_window: float
+    log_level: str
+
+    @property
+    def latency_unit_s(self) -> float:
+        """Return how many seconds one unit of `latency_p99` is."""
+        return 0.001 if self.metrics_latency_unit == "milliseconds" else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What somebody wrote for a setting."""
+
+    texts: tuple[str, ...]
+    """One, or several for a repeatable setting."""
+    place: str
+    """`--poll.interval`, `OLLAMA_FLEET_POLL_INTERVAL` or `exporter.yml: poll.interval`."""
+
+
+def build(*layers: Mapping[str, Given]) -> Config:
+    """Return the configuration; of the layers that hold a setting, the first one counts.
+
+    Raises:
+        InputError: All that is wrong, with places.
+    """
+    problems: list[Problem] = []
+    values = {
+        setting.attribute: _value(setting, _first(setting, layers), problems)
+        for setting in SETTINGS
+    }
+    if not problems:
+        problems += _cross_check(values)
+    if problems:
+        raise InputError("the exporter's configuration", problems)
+    return Config(**values)
+
+
+def read_file(path: Path) -> dict[str, Given]:
+    """Return what a YAML file sets, by setting name.
+
+    Raises:
+        InputError: It cannot be read, is no YAML, or has unknown keys.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"cannot be read as YAML: {' '.join(str(error).split())}"
+        raise InputError(str(path), [Problem(str(path), message)]) from error
+    problems: list[Problem] = []
+    given: dict[str, Given] = {}
+    for name, value in _flatten("", {} if document is None else document):
+        if name in SETTING_BY_NAME:
+            given[name] = Given(_texts(value), f"{path}: {name}")
+        else:
+            problems.append(Problem(name or str(path), _unknown(name)))
+    if problems:
+        raise InputError(str(path), problems)
+    return given
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield settings by dotted name; `inventory` may be a value, or a mapping with `sources`."""
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, inner in value.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        yield from _flatten("inventory" if name == "inventory.sources" else name, inner)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list):
+        return tuple(text for item in value for text in _texts(item))
+    if isinstance(value, bool):
+        return (str(value).lower(),)
+    return () if value is None else (str(value),)
+
+
+def _unknown(name: str) -> str:
+    if not name:
+        return "must be a mapping of settings"
+    near = difflib.get_close_matches(name, SETTING_BY_NAME, n=1)
+    return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _first(setting: Setting, layers: tuple[Mapping[str, Given], ...]) -> Given | None:
+    for layer in layers:
+        if setting.name in layer and layer[setting.name].texts:
+            return layer[setting.name]
+    return None
+
+
+def _value(setting: Setting, given: Given | None, problems: list[Problem]) -> Any:
+    """Return the setting's value; add to the problems where it has none."""
+    texts = (setting.default,) if given is None else given.texts
+    place = setting.name if given is None else given.place
+    try:
+        if setting.is_repeatable:
+            return tuple(setting.parse(text) for text in texts if text)
+        if len(texts) > 1:
+            raise ValueError("is given more than once")
+        return setting.parse(texts[0])
+    except ValueError as error:
+        problems.append(Problem(place, str(error)))
+        return None
+
+
+def _cross_check(values: Mapping[str, Any]) -> Iterator[Problem]:
+    interval_s, whole_s = values["poll_interval"], values["poll_metrics_timeout"]
+    health_s = values["poll_health_timeout"]
+    if not values["inventory"]:
+        yield Problem("inventory", "required: name a file or URL with the list of instances")
+    if whole_s >= interval_s:
+        message = f"must be shorter than poll.interval ({interval_s:g} s), got {whole_s:g} s"
+        yield Problem("poll.metrics-timeout", message)
+    if health_s > whole_s:
+        message = (
+            f"must not be longer than poll.metrics-timeout ({whole_s:g} s), got {health_s:g} s"
+        )
+        yield Problem("poll.health-timeout", message)
+    for name in ("inventory_token_file", "inventory_ca_file", "poll_ca_file"):
+        if values[name] and not Path(values[name]).is_file():
+            setting = next(setting for setting in SETTINGS if setting.attribute == name)
+            yield Problem(setting.name, f"there is no file {values[name]}")

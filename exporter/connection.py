@@ -1,0 +1,215 @@
+"""Speak HTTP/1.1 over one connection to one instance, within bounds.
+
+In:   a request of one or more pipelined GETs and two deadlines.
+Out:  an Exchange: the whole answers that came, in order, and why the rest did not.
+Never raises for what the other side does: each breach is an Outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httptools
+import msgspec
+
+from exporter.errors import PollError
+from exporter.model import Answer, Outcome
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future, TimerHandle, Transport
+
+LENGTH_HEADERS = (b"content-length", b"transfer-encoding")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much an instance may send for one answer."""
+
+    header_bytes: int = 16 * 1024
+    body_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """When an answer is too late, on the event loop's clock, in seconds."""
+
+    first_s: float
+    """For connecting and the first answer."""
+    all_s: float
+    """For the last answer."""
+
+
+class Exchange(msgspec.Struct, frozen=True, gc=False):
+    """What came of one request."""
+
+    answers: tuple[Answer, ...]
+    failure: PollError | None = None
+    """Why fewer answers came than were asked for."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection: asks, parses, and stays open for the next time where the server allows it."""
+
+    __slots__ = (
+        "_answers", "_body", "_body_bytes", "_bounds", "_done", "_has_length", "_header_bytes",
+        "_is_in_body", "_loop", "_parser", "_timer", "_transport", "_wanted", "is_open",
+    )  # fmt: skip
+
+    def __init__(self, loop: AbstractEventLoop, bounds: Bounds) -> None:
+        self._loop = loop
+        self._bounds = bounds
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: Transport | None = None
+        self._timer: TimerHandle | None = None
+        self._done: Future[Exchange] | None = None
+        self._wanted = 0
+        self._answers: list[Answer] = []
+        self._begin_answer()
+        self.is_open = False
+
+    def ask(self, request: bytes, n_answers: int, deadlines: Deadlines) -> Future[Exchange]:
+        """Send the request; the future's result is an Exchange, never an exception."""
+        assert self._transport is not None  # noqa: S101 - a Connection is only had once connected
+        self._done = self._loop.create_future()
+        self._wanted = n_answers
+        self._answers = []
+        self._timer = self._loop.call_at(deadlines.first_s, self._on_deadline, deadlines)
+        self._transport.write(request)
+        return self._done
+
+    def close(self) -> None:
+        """Close at once; an exchange under way ends as closed."""
+        self._finish(PollError(Outcome.CLOSED, "the poll was given up"))
+        self._drop()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport to write to."""
+        self._transport = transport  # type: ignore[assignment]  # a stream transport, as asked for
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; end the exchange when it is complete or out of bounds."""
+        if self._done is None:
+            self._drop()  # nobody asked: what comes could be taken for a later answer
+            return
+        if not self._is_in_body:
+            self._header_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(Outcome.MALFORMED, f"the answer is not HTTP/1.1: {_words(error)}")
+            return
+        self._check_bounds()
+
+    def eof_received(self) -> bool:
+        """Take the end of the stream for the end of an answer where HTTP says so."""
+        # RFC 9112, 6.3: with neither a length nor chunks the end of the stream ends the body.
+        if self._done is not None and self._is_in_body and not self._has_length:
+            self.on_message_complete()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the exchange under way, if there is one: closed before or in the middle of it."""
+        self.is_open = False
+        self._transport = None
+        if self._done is not None:
+            self._finish(self._closed_early(exc))
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note whether the answer says where it ends."""
+        if name.lower() in LENGTH_HEADERS:
+            self._has_length = True
+
+    def on_headers_complete(self) -> None:
+        """Count the header bytes of the next answer from zero."""
+        self._is_in_body = True
+        self._header_bytes = 0
+
+    def on_body(self, data: bytes) -> None:
+        """Collect the body, up to the bound."""
+        self._body_bytes += len(data)
+        if self._body_bytes <= self._bounds.body_bytes:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """Take the answer; end the exchange with the last one."""
+        if self._done is None:
+            self._drop()  # an answer too many: what follows could be taken for a later one
+            return
+        status = self._parser.get_status_code()
+        if self._body_bytes > self._bounds.body_bytes:
+            return  # _check_bounds ends the exchange
+        if status >= 200:  # 1xx only announces the answer
+            self._answers.append(Answer(status, b"".join(self._body)))
+            self._after_answer(is_last=not self._parser.should_keep_alive())
+        self._begin_answer()
+
+    # the rest
+
+    def _begin_answer(self) -> None:
+        self._header_bytes = 0
+        self._has_length = False
+        self._is_in_body = False
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    def _after_answer(self, *, is_last: bool) -> None:
+        if len(self._answers) == self._wanted:
+            self._finish(None)
+            if is_last:
+                self._drop()
+        elif is_last:
+            self._fail(Outcome.CLOSED, "the server closes the connection after each answer")
+
+    def _check_bounds(self) -> None:
+        if self._body_bytes > self._bounds.body_bytes:
+            limit = self._bounds.body_bytes
+            self._fail(
+                Outcome.TOO_LARGE,
+                f"the answer's body is larger than {limit:,} bytes (poll.max-body-bytes); raise "
+                "the limit or reduce what the server sends",
+            )
+        elif self._header_bytes > self._bounds.header_bytes:
+            limit = self._bounds.header_bytes
+            self._fail(Outcome.TOO_LARGE, f"the answer's header is larger than {limit:,} bytes")
+
+    def _closed_early(self, error: Exception | None) -> PollError:
+        how = f" ({_words(error)})" if error is not None else ""
+        if self._answers or self._is_in_body or self._header_bytes:
+            return PollError(Outcome.CLOSED, f"closed in the middle of an answer{how}")
+        return PollError(Outcome.RESET, f"closed before the first byte of an answer{how}")
+
+    def _on_deadline(self, deadlines: Deadlines) -> None:
+        if self._answers and self._loop.time() < deadlines.all_s:
+            self._timer = self._loop.call_at(deadlines.all_s, self._on_deadline, deadlines)
+            return
+        self._timer = None
+        n, wanted = len(self._answers), self._wanted
+        self._fail(Outcome.TIMEOUT, f"{n} of {wanted} answers came before the deadline")
+
+    def _fail(self, outcome: Outcome, detail: str) -> None:
+        self._finish(PollError(outcome, detail))
+        self._drop()
+
+    def _finish(self, failure: PollError | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        done, self._done = self._done, None
+        if done is not None and not done.done():
+            done.set_result(Exchange(tuple(self._answers), failure))
+
+    def _drop(self) -> None:
+        self.is_open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""One file per server kind: what to ask, and how to read the answers. All of it is pure."""

@@ -1,0 +1,86 @@
+"""The `llamacpp` engine: llama.cpp's own server, `llama-server`.
+
+`/health` is 503 while the model loads, as is every other path. `/metrics` exists only with
+`--metrics` (else 501). Its two speed gauges are averages since the last scrape, which a second
+scraper spoils: only its counters are read. They have six significant digits.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from exporter.engines.base import (
+    Answers,
+    Engine,
+    healthy,
+    metrics_body,
+    read_health,
+    without_figures,
+)
+from exporter.engines.text import samples_without_labels
+from exporter.errors import PollError
+from exporter.model import Answer, EngineName, Outcome, Values, Verdict
+
+HEALTH = "/health"
+METRICS = "/metrics"
+PROPS = "/props"
+
+GENERATED = "llamacpp:tokens_predicted_total"
+GENERATING_S = "llamacpp:tokens_predicted_seconds_total"
+PROMPT = "llamacpp:prompt_tokens_total"
+RUNNING = "llamacpp:requests_processing"
+QUEUED = "llamacpp:requests_deferred"
+
+WANTED = frozenset(name.encode() for name in (GENERATED, GENERATING_S, PROMPT, RUNNING, QUEUED))
+
+
+class _Props(msgspec.Struct, gc=False):
+    model_alias: str = ""
+    model_path: str = ""
+    build_info: str | None = None
+
+
+_decode_props = msgspec.json.Decoder(_Props).decode
+
+
+def read(answers: Answers) -> Verdict:
+    """Judge by `/health`; take the figures from `/metrics`, the model from `/props`."""
+    verdict = read_health(answers[HEALTH])
+    if verdict.outcome is not Outcome.OK:
+        return verdict
+    props = _read_props(answers.get(PROPS))
+    name = props.model_alias or props.model_path.rpartition("/")[2]
+    known = Values(models=(name[:256],) if name else (), version=props.build_info)
+    try:
+        samples = samples_without_labels(metrics_body(METRICS, answers[METRICS]), WANTED)
+    except PollError as error:
+        return without_figures(error.outcome, error.detail, known)
+    if GENERATED not in samples:
+        detail = f"{METRICS} has no {GENERATED}: is this a llama-server?"
+        return without_figures(Outcome.BAD_BODY, detail, known)
+    return healthy(_values(known, samples))
+
+
+def _values(known: Values, samples: dict[str, float]) -> Values:
+    return Values(
+        models=known.models,
+        version=known.version,
+        requests_running=samples.get(RUNNING),
+        requests_queued=samples.get(QUEUED),
+        generated_tokens_total=samples[GENERATED],
+        prompt_tokens_total=samples.get(PROMPT),
+        generating_seconds_total=samples.get(GENERATING_S),
+    )
+
+
+def _read_props(answer: Answer | PollError | None) -> _Props:
+    """Return what `/props` says; nothing where it was not asked or is guarded by an API key."""
+    if not isinstance(answer, Answer) or answer.status != 200:
+        return _Props()
+    try:
+        return _decode_props(answer.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Props()
+
+
+ENGINE = Engine(EngineName.LLAMACPP, (HEALTH, METRICS), read, (PROPS,))

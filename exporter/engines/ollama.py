@@ -1,0 +1,89 @@
+"""The `ollama` engine: stock Ollama servers, which publish no figures of their own.
+
+`/` says that the server runs, `/api/ps` which models are loaded, `/api/version` what it is.
+Bodies as measured on 0.4.7, 0.23.0 and 0.32.15. Tokens, latency and queue are known to nobody but
+the clients and a gateway, so those series are absent here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from exporter.engines.base import (
+    Answers,
+    Engine,
+    excerpt,
+    healthy,
+    metrics_body,
+    status_verdict,
+    without_figures,
+)
+from exporter.errors import PollError
+from exporter.model import Answer, EngineName, Outcome, Values, Verdict
+
+ROOT = "/"
+LOADED = "/api/ps"
+VERSION = "/api/version"
+
+RUNNING = b"Ollama is running"
+MAX_MODELS = 16
+
+
+class _Model(msgspec.Struct, gc=False):
+    name: str
+
+
+class _Loaded(msgspec.Struct, gc=False):
+    models: list[_Model] | None
+
+
+class _Version(msgspec.Struct, gc=False):
+    version: str
+
+
+_decode_loaded = msgspec.json.Decoder(_Loaded).decode
+_decode_version = msgspec.json.Decoder(_Version).decode
+
+
+def read(answers: Answers) -> Verdict:
+    """Judge by `/`; take the loaded models from `/api/ps`."""
+    verdict = _read_root(answers[ROOT])
+    if verdict.outcome is not Outcome.OK:
+        return verdict
+    version = read_version(answers.get(VERSION))
+    try:
+        models = _read_models(metrics_body(LOADED, answers[LOADED]))
+        return healthy(Values(models=models, version=version))
+    except PollError as error:
+        return without_figures(error.outcome, error.detail, Values(version=version))
+
+
+def read_version(answer: Answer | PollError | None) -> str | None:
+    """Return the version that an answer to `/api/version` gives; None where it gives none."""
+    if not isinstance(answer, Answer) or answer.status != 200:
+        return None
+    try:
+        return _decode_version(answer.body).version[:64]
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _read_root(answer: Answer | PollError) -> Verdict:
+    if isinstance(answer, PollError):
+        return Verdict(answer.outcome, answer.detail)
+    if answer.status != 200:
+        return status_verdict(ROOT, answer)
+    if answer.body.strip() != RUNNING:
+        return Verdict(Outcome.BAD_BODY, f"/ answered 200 with: {excerpt(answer.body)}")
+    return Verdict(Outcome.OK)
+
+
+def _read_models(body: bytes) -> tuple[str, ...]:
+    try:
+        loaded = _decode_loaded(body).models or []
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise PollError(Outcome.BAD_BODY, f"{LOADED}: {error}") from error
+    return tuple(sorted(model.name[:256] for model in loaded))[:MAX_MODELS]
+
+
+ENGINE = Engine(EngineName.OLLAMA, (ROOT, LOADED), read, (VERSION,))

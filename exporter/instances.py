@@ -1,0 +1,131 @@
+"""Answer "why is this one red?": every instance with its last outcome, as JSON.
+
+In:   watches and a filter.
+Out:  bytes. What failed last stays to be seen after later polls went well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from exporter.memory import speed_now
+from exporter.model import Outcome, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from exporter.snapshot import Row
+    from exporter.watch import LastFailure
+
+    Seen = tuple[Row, LastFailure | None]
+
+
+class InstanceView(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What `/instances` says of one instance; what is not known is left out."""
+
+    id: str
+    url: str
+    node: str
+    model: str
+    engine: str
+    state: str
+    status: Status
+    version: str = ""
+    developer: str = ""
+    labels: dict[str, str] = {}
+    last_outcome: Outcome | None = None
+    last_error: str = ""
+    """Of the last poll; empty when it went well."""
+    metrics_outcome: Outcome | None = None
+    metrics_error: str = ""
+    latency_seconds: float | None = None
+    """How long the last poll took."""
+    age_seconds: float | None = None
+    """How long ago the last poll began."""
+    tokens_per_second: float | None = None
+    last_failure_outcome: Outcome | None = None
+    last_failure: str = ""
+    last_failure_age_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which instances are wanted; None takes all."""
+
+    id: str | None = None
+    status: str | None = None
+    node: str | None = None
+    model: str | None = None
+    engine: str | None = None
+    developer: str | None = None
+
+    def takes(self, row: Row) -> bool:
+        """Return whether an instance is wanted."""
+        target = row.target
+        return (
+            self.status in (None, row.status)
+            and self.id in (None, target.id)
+            and self.node in (None, target.node)
+            and self.model in (None, row.memory.model)
+            and self.engine in (None, _engine(row))
+            and self.developer in (None, target.developer)
+        )
+
+
+STATUSES = frozenset(Status)
+FILTER_KEYS = tuple(field.name for field in fields(Filter))
+
+
+def parse_filter(query: Mapping[str, str]) -> Filter:
+    """Return the filter that a query string asks for.
+
+    Raises:
+        ValueError: It has a key or a status that there is not.
+    """
+    for key in query:
+        if key not in FILTER_KEYS:
+            raise ValueError(f"cannot filter by {key!r}, only by {', '.join(FILTER_KEYS)}")
+    if "status" in query and query["status"] not in STATUSES:
+        raise ValueError(f"no status {query['status']!r}, only {', '.join(Status)}")
+    return Filter(**query)
+
+
+def to_json(seen: Iterable[Seen], wanted: Filter, *, now_s: float) -> bytes:
+    """Return a JSON list of the wanted instances; about 3 µs for each."""
+    views = [view(row, failure, now_s=now_s) for row, failure in seen if wanted.takes(row)]
+    return msgspec.json.encode(views)
+
+
+def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView:
+    """Return what there is to say of one instance."""
+    target, reading = row.target, row.reading
+    verdict = None if reading is None else reading.verdict
+    return InstanceView(
+        id=target.id,
+        url=target.url,
+        node=target.node,
+        model=row.memory.model,
+        engine=_engine(row),
+        state=target.state,
+        status=row.status,
+        version=row.memory.version,
+        developer=target.developer,
+        labels=dict(target.labels),
+        last_outcome=None if verdict is None else verdict.outcome,
+        last_error="" if verdict is None else verdict.detail,
+        metrics_outcome=None if verdict is None else verdict.metrics_outcome,
+        metrics_error="" if verdict is None else verdict.metrics_detail,
+        latency_seconds=None if reading is None else round(reading.duration_s, 6),
+        age_seconds=None if reading is None else round(now_s - reading.polled_at_s, 3),
+        tokens_per_second=speed_now(row.memory, now_s=now_s),
+        last_failure_outcome=None if failure is None else failure.outcome,
+        last_failure="" if failure is None else failure.detail,
+        last_failure_age_seconds=None if failure is None else round(now_s - failure.at_s, 3),
+    )
+
+
+def _engine(row: Row) -> str:
+    return row.target.engine if row.reading is None else row.reading.engine

@@ -1,0 +1,74 @@
+"""Add up what instances did, for the fleet's own counters.
+
+In:   an Increase per poll.
+Out:  running totals since this exporter started, by model, error type and node.
+They are summed as things happen, not over the instances that are there now: an instance that
+vanishes, restarts or changes its model takes nothing back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exporter.model import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Set
+
+    from exporter.memory import Increase
+
+MAX_MODELS = 500
+MAX_ERROR_TYPES = 100
+OTHER = "other"
+"""Takes what comes under new names once there are too many: names come from instances."""
+
+
+class Ledger:
+    """Running totals; each only ever grows."""
+
+    def __init__(self) -> None:
+        self.generated_tokens: dict[str, float] = {}
+        """By model."""
+        self.errors: dict[str, float] = {}
+        """By error type."""
+        self.node_errors: dict[tuple[str, str], float] = {}
+        """By (node, error type)."""
+        self.durations: dict[str, Histogram] = {}
+        """By model."""
+
+    def record(self, node: str, model: str, increase: Increase) -> None:
+        """Add what one instance did since its last poll."""
+        if increase.generated_tokens:
+            _add(self.generated_tokens, model, increase.generated_tokens, MAX_MODELS)
+        for kind, count in increase.errors:
+            counted_as = _add(self.errors, kind, count, MAX_ERROR_TYPES)
+            key = (node, counted_as)
+            self.node_errors[key] = self.node_errors.get(key, 0.0) + count
+        if increase.durations is not None:
+            counted_as = _bounded(self.durations, model, MAX_MODELS)
+            known = self.durations.get(counted_as)
+            self.durations[counted_as] = _sum(known, increase.durations)
+
+    def keep_nodes(self, present: Set[str]) -> None:
+        """Forget nodes that the inventory no longer has, so that their series vanish."""
+        gone = [key for key in self.node_errors if key[0] not in present]
+        for key in gone:
+            del self.node_errors[key]
+
+
+def _add(totals: dict[str, float], name: str, amount: float, limit: int) -> str:
+    """Add to a total; return the name that it counts under."""
+    counted_as = _bounded(totals, name, limit)
+    totals[counted_as] = totals.get(counted_as, 0.0) + amount
+    return counted_as
+
+
+def _bounded(totals: Collection[str], name: str, limit: int) -> str:
+    return name if name in totals or len(totals) < limit else OTHER
+
+
+def _sum(total: Histogram | None, gained: Histogram) -> Histogram:
+    if total is None:
+        return gained
+    cumulative = tuple(n + m for n, m in zip(total.cumulative, gained.cumulative, strict=True))
+    return Histogram(cumulative, total.sum_s + gained.sum_s)

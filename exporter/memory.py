@@ -1,0 +1,202 @@
+"""What is remembered of an instance between polls, so that its series run on smoothly.
+
+In:   the memory so far and what the instance says now.
+Out:  a new memory, and the Increase since the last poll. Pure.
+Instances restart and their counters with them: a count below the last one began at zero again, so
+all of it is new, and ours goes on from where it was. Start times are not asked about this: servers
+that compute theirs from an uptime let it jitter, and each jitter would count everything anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from exporter.model import Histogram, Values
+
+if TYPE_CHECKING:
+    from exporter.model import Target
+
+SPEED_KEPT_S = 3600.0
+"""How long a speed stands while an instance is idle and says nothing new."""
+
+MAX_ERROR_TYPES = 32
+OTHER = "other"
+
+
+class Counter(msgspec.Struct, frozen=True, gc=False):
+    """A counter of an instance: its last raw value, and ours, which never goes back."""
+
+    raw: float
+    total: float
+
+
+class Memory(msgspec.Struct, frozen=True, gc=False):
+    """What the polls so far have told about one instance."""
+
+    model: str = ""
+    version: str = ""
+    speed_tokens_per_second: float | None = None
+    speed_at_s: float = 0.0
+    """When the speed was last told, in seconds since 1970 UTC."""
+    start_time_s: float | None = None
+    generated: Counter | None = None
+    generating_seconds: Counter | None = None
+    prompt: Counter | None = None
+    errors: tuple[tuple[str, Counter], ...] | None = None
+    """By error type; None until the instance has told any errors, or that it has none."""
+    durations: Histogram | None = None
+
+
+class Increase(msgspec.Struct, frozen=True, gc=False):
+    """What an instance did since its last poll; nothing on the first, which only sets the marks."""
+
+    generated_tokens: float = 0.0
+    errors: tuple[tuple[str, float], ...] = ()
+    """(error type, count), none of them zero."""
+    durations: Histogram | None = None
+
+
+NOTHING = Increase()
+NO_ERRORS = Counter(0.0, 0.0)
+
+
+def remember(
+    memory: Memory, values: Values, target: Target, *, now_s: float
+) -> tuple[Memory, Increase]:
+    """Take in what a healthy instance says; return the new memory and what it did meanwhile."""
+    generated = _advance(memory.generated, values.generated_tokens_total)
+    seconds = _advance(memory.generating_seconds, values.generating_seconds_total)
+    errors = _advance_errors(memory.errors, values.errors_total)
+    speed, speed_at_s = _speed(memory, values, generated, seconds, now_s)
+    after = Memory(
+        _model(memory.model, values.models, target.model),
+        values.version or memory.version,
+        speed,
+        speed_at_s,
+        memory.start_time_s if values.start_time_s is None else values.start_time_s,
+        generated,
+        seconds,
+        _advance(memory.prompt, values.prompt_tokens_total),
+        errors,
+        values.request_duration or memory.durations,
+    )
+    return after, _increase(memory, after, values)
+
+
+def speed_now(memory: Memory, *, now_s: float) -> float | None:
+    """Return the instance's speed while generating, in tokens/s; None when unknown or too old."""
+    if memory.speed_tokens_per_second is None or now_s - memory.speed_at_s > SPEED_KEPT_S:
+        return None
+    return memory.speed_tokens_per_second
+
+
+def _model(known: str, told: tuple[str, ...], listed: str) -> str:
+    """Prefer what the inventory lists, then what is known and still loaded or not contradicted."""
+    if listed:
+        return listed
+    return known if not told or known in told else told[0]
+
+
+def _advance(before: Counter | None, raw: float | None) -> Counter | None:
+    """Move a counter on. The first value seen is where ours begins as well."""
+    if raw is None:
+        return before
+    if before is None:
+        return Counter(raw, raw)
+    if raw == before.raw:
+        return before
+    return Counter(raw, before.total + _gain(before.raw, raw))
+
+
+def _gain(before: float, now: float) -> float:
+    return now if now < before else now - before
+
+
+def _advance_errors(
+    before: tuple[tuple[str, Counter], ...] | None, now: tuple[tuple[str, float], ...]
+) -> tuple[tuple[str, Counter], ...] | None:
+    if before is None:
+        return tuple((kind, Counter(count, count)) for kind, count in now) if now else None
+    if not now or _is_same(before, now):
+        return before
+    known = dict(before)
+    told = _bounded(known, now)
+    # A type that is not told has no errors: so it was before its first, and is after a restart.
+    return tuple(
+        (kind, _advance(known.get(kind, NO_ERRORS), told.get(kind, 0.0)) or NO_ERRORS)
+        for kind in sorted({*known, *told})
+    )
+
+
+def _bounded(known: dict[str, Counter], now: tuple[tuple[str, float], ...]) -> dict[str, float]:
+    """Return counts by type; types that come when there are too many already count as `other`."""
+    told: dict[str, float] = {}
+    for kind, count in now:
+        name = kind if kind in known or len(known) + len(told) < MAX_ERROR_TYPES else OTHER
+        told[name] = told.get(name, 0.0) + count
+    return told
+
+
+def _is_same(before: tuple[tuple[str, Counter], ...], now: tuple[tuple[str, float], ...]) -> bool:
+    return len(before) == len(now) and all(
+        kind == kind_now and counter.raw == count
+        for (kind, counter), (kind_now, count) in zip(before, now, strict=True)
+    )
+
+
+def _speed(
+    memory: Memory,
+    values: Values,
+    generated: Counter | None,
+    seconds: Counter | None,
+    now_s: float,
+) -> tuple[float | None, float]:
+    """Return the speed and when it was told: as reported, or from counters that both moved."""
+    if values.tokens_per_second is not None:
+        return values.tokens_per_second, now_s
+    if generated and seconds and memory.generated and memory.generating_seconds:
+        tokens = generated.total - memory.generated.total
+        spent_s = seconds.total - memory.generating_seconds.total
+        if tokens > 0 and spent_s > 0:
+            return tokens / spent_s, now_s
+    return memory.speed_tokens_per_second, memory.speed_at_s
+
+
+def _increase(memory: Memory, after: Memory, values: Values) -> Increase:
+    tokens = 0.0
+    if memory.generated is not None and after.generated is not None:
+        tokens = after.generated.total - memory.generated.total
+    errors: tuple[tuple[str, float], ...] = ()
+    if after.errors is not memory.errors and memory.errors is not None:
+        errors = _gained_errors(dict(memory.errors), after.errors or ())
+    durations = values.request_duration
+    if durations is not None:
+        durations = _gained_durations(memory.durations, durations)
+    if tokens or errors or durations is not None:
+        return Increase(tokens, errors, durations)
+    return NOTHING
+
+
+def _gained_errors(
+    before: dict[str, Counter], after: tuple[tuple[str, Counter], ...]
+) -> tuple[tuple[str, float], ...]:
+    gained = ((kind, counter.total - _total(before.get(kind))) for kind, counter in after)
+    return tuple((kind, count) for kind, count in gained if count)
+
+
+def _total(counter: Counter | None) -> float:
+    return 0.0 if counter is None else counter.total
+
+
+def _gained_durations(before: Histogram | None, now: Histogram) -> Histogram | None:
+    """Return the requests since the last poll; None on the first sight and where there are none."""
+    if before is None:
+        return None
+    if any(n < m for n, m in zip(now.cumulative, before.cumulative, strict=True)):
+        return now
+    if now.cumulative[-1] == before.cumulative[-1]:
+        return None
+    gained = tuple(n - m for n, m in zip(now.cumulative, before.cumulative, strict=True))
+    return Histogram(gained, max(0.0, now.sum_s - before.sum_s))

@@ -1,0 +1,166 @@
+"""The types that flow through the exporter; each is made once and never changes.
+
+    inventory ─ Target ─► poller ─ Reading ─► snapshot
+
+Units are in the names: `_s` seconds, `_bytes` bytes; counters end in `_total`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+import msgspec
+
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+class State(StrEnum):
+    """What the inventory says about an instance."""
+
+    RUNNING = "running"
+    PROVISIONING = "provisioning"
+    DRAINING = "draining"
+
+
+class EngineName(StrEnum):
+    """The server kinds that can be polled; `auto` finds out which of the others it is."""
+
+    AUTO = "auto"
+    FLEET = "fleet"
+    OLLAMA = "ollama"
+    LLAMACPP = "llamacpp"
+
+
+class Status(StrEnum):
+    """What the fleet's pages say about an instance; the label value of `ollama_fleet_instances`."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    UNREACHABLE = "unreachable"
+    LOADING = "loading"
+    PROVISIONING = "provisioning"
+    DRAINING = "draining"
+    UNKNOWN = "unknown"
+
+
+class Outcome(StrEnum):
+    """How one request to an instance ended; the label value `reason` of the poll errors."""
+
+    OK = "ok"
+    LOADING = "loading"
+    UNRESOLVED = "unresolved"
+    REFUSED = "refused"
+    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECT_FAILED = "connect_failed"
+    TLS = "tls"
+    RESET = "reset"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    FORBIDDEN = "forbidden"
+    HTTP_STATUS = "http_status"
+    BAD_BODY = "bad_body"
+    UNRECOGNISED = "unrecognised"
+    NO_DESCRIPTOR = "no_descriptor"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One instance as the inventory describes it.
+
+    Two equal targets are the same work: an inventory change replaces only the targets that differ.
+    """
+
+    id: str
+    host: str
+    """Address or name to connect to, without brackets."""
+    port: int
+    tls: bool = False
+    path: str = ""
+    """Prefix before every requested path, without a trailing slash; empty for most."""
+    node: str = ""
+    model: str = ""
+    """Empty where the inventory does not say: then the instance's own answer counts."""
+    engine: EngineName = EngineName.AUTO
+    state: State = State.RUNNING
+    developer: str = ""
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, hash=False)
+    origin: str = field(default="", compare=False)
+    """Where the entry stands, for messages: `fleet.yml:12` or `http://host/instances[3]`."""
+
+    @property
+    def netloc(self) -> str:
+        """Return `host:port` as a URL writes it, IPv6 addresses in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Return the instance's base URL."""
+        return f"{'https' if self.tls else 'http'}://{self.netloc}{self.path}"
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """A whole HTTP answer of an instance."""
+
+    status: int
+    body: bytes
+
+
+class Histogram(msgspec.Struct, frozen=True, gc=False):
+    """Request durations as an instance counts them, over `catalogue.BOUNDARIES_S`."""
+
+    cumulative: tuple[float, ...]
+    """Requests at or below each boundary, the last of them +Inf: the count of all."""
+    sum_s: float
+
+
+class Values(msgspec.Struct, frozen=True, gc=False):
+    """What an instance says about itself. None means that it does not say."""
+
+    models: tuple[str, ...] = ()
+    version: str | None = None
+    tokens_per_second: float | None = None
+    latency_p99_s: float | None = None
+    requests_running: float | None = None
+    requests_queued: float | None = None
+    start_time_s: float | None = None
+    """Seconds since 1970 UTC."""
+    generated_tokens_total: float | None = None
+    prompt_tokens_total: float | None = None
+    generating_seconds_total: float | None = None
+    errors_total: tuple[tuple[str, float], ...] = ()
+    """(error type, count since the instance started), sorted by type."""
+    request_duration: Histogram | None = None
+
+
+NO_VALUES = Values()
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What an engine makes of the answers to one poll."""
+
+    outcome: Outcome
+    """OK, LOADING, or why the instance does not count as healthy."""
+    detail: str = ""
+    """What was seen, for people; empty when all is well."""
+    values: Values = NO_VALUES
+    metrics_outcome: Outcome = Outcome.OK
+    """How reading the figures went; a healthy instance whose figures fail stays healthy."""
+    metrics_detail: str = ""
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """The result of one poll of one instance."""
+
+    verdict: Verdict
+    engine: EngineName
+    """The engine that was asked: never `auto` once the instance has answered."""
+    polled_at_s: float
+    """When the poll began, in seconds since 1970 UTC."""
+    duration_s: float
+    """From the start of the poll to its last answer, connecting included."""

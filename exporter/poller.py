@@ -1,0 +1,203 @@
+"""Poll every instance once per interval, each at its own phase.
+
+In:   the inventory's Targets (`update`).
+Out:  the Watches, whose rows are always the latest; what the instances did goes to the Ledger.
+A poll is a task of its own and ends at its deadline, so that an instance which hangs, crawls or
+sends garbage delays nobody. Instances that are down are asked as often as the others: a refused
+connection costs less than an answer, and each is seen again within one interval of its recovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from exporter.model import Outcome, State, Target
+from exporter.schedule import Wheel
+from exporter.selfmetrics import Request
+from exporter.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from exporter.clock import Clock
+    from exporter.inventory import Change
+    from exporter.ledger import Ledger
+    from exporter.model import Verdict
+    from exporter.selfmetrics import SelfMetrics
+    from exporter.snapshot import Row
+    from exporter.watch import Manner
+
+log = logging.getLogger("exporter.poller")
+
+
+@dataclass(slots=True)
+class Cycle:
+    """One pass over the whole fleet, from its first tick to its last answer."""
+
+    first_tick: int
+    started_s: float
+    n_running: int = 0
+    lateness_s: float = 0.0
+    is_all_started: bool = False
+
+
+class Poller:
+    """Watches the targets that it is given until it is closed."""
+
+    def __init__(
+        self, interval_s: float, manner: Manner, ledger: Ledger, metrics: SelfMetrics
+    ) -> None:
+        self._manner = manner
+        self._clock: Clock = manner.clock
+        self._ledger = ledger
+        self._metrics = metrics
+        self._wheel: Wheel[Watch] = Wheel(interval_s)
+        self._watches: dict[str, Watch] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.has_seen_all = asyncio.Event()
+        """Set once the first whole cycle has ended; before that, aggregates would mislead."""
+        metrics.open_connections.set_function(self._n_open)
+
+    def __repr__(self) -> str:
+        return f"<Poller {len(self._watches)} instances, {self._n_open()} open connections>"
+
+    @property
+    def watches(self) -> Mapping[str, Watch]:
+        """Return the watches by instance id, in the order of the ids."""
+        return self._watches
+
+    def rows(self) -> tuple[Row, ...]:
+        """Return the latest row of every instance, sorted by id."""
+        return tuple([watch.row for watch in self._watches.values()])
+
+    async def update(self, change: Change) -> None:
+        """Take over a changed inventory; what did not change goes on undisturbed.
+
+        What goes has stopped before what replaces it starts, so that two never report one id.
+        """
+        for target in change.removed:
+            await self._end(target.id)
+        for before, after in change.changed:
+            await self._replace(before, after)
+        for target in change.added:
+            self._begin(Watch(target, self._manner))
+        if change.added:
+            self._watches = dict(sorted(self._watches.items()))
+        if change:
+            self._ledger.keep_nodes({watch.target.node for watch in self._watches.values()})
+
+    async def run(self) -> None:
+        """Start each poll when it is due, until cancelled."""
+        wheel = self._wheel
+        # The wall clock may be set while we run; polls keep their distance by the monotonic one.
+        offset_s = self._clock.unix_s() - self._clock.monotonic_s()
+        tick = wheel.tick_at(self._clock.unix_s()) + 1
+        cycle = Cycle(tick, self._clock.monotonic_s())
+        while True:
+            await self._clock.sleep(wheel.starts_at_s(tick) - offset_s - self._clock.monotonic_s())
+            now_s = self._clock.monotonic_s() + offset_s
+            # After a long stall only one interval is made up for: each instance is due once.
+            tick = max(tick, wheel.tick_at(now_s) - wheel.n_slots + 1)
+            while wheel.starts_at_s(tick) <= now_s:
+                if tick >= cycle.first_tick + wheel.n_slots:
+                    cycle = self._next_cycle(cycle, tick)
+                self._start_due(tick, cycle, lateness_s=now_s - wheel.starts_at_s(tick))
+                tick += 1
+
+    async def close(self) -> None:
+        """Stop all polls and close all connections."""
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for watch in self._watches.values():
+            watch.close()
+        self._watches = {}
+
+    def _begin(self, watch: Watch) -> None:
+        target = watch.target
+        self._watches[target.id] = watch
+        if target.state is not State.PROVISIONING:  # there is nothing yet to be asked
+            self._wheel.add(target.id, watch)
+
+    async def _end(self, instance_id: str) -> Watch:
+        self._wheel.remove(instance_id)
+        task = self._tasks.get(instance_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        watch = self._watches.pop(instance_id)
+        watch.close()
+        return watch
+
+    async def _replace(self, before: Target, after: Target) -> None:
+        watch = self._watches[after.id]
+        if is_reached_alike(before, after):
+            watch.relabel(after)
+            return
+        ended = await self._end(before.id)
+        self._begin(ended.successor(after))
+        self._watches = dict(sorted(self._watches.items()))
+
+    def _next_cycle(self, cycle: Cycle, tick: int) -> Cycle:
+        cycle.is_all_started = True
+        self._complete(cycle)
+        return Cycle(tick, self._clock.monotonic_s())
+
+    def _start_due(self, tick: int, cycle: Cycle, *, lateness_s: float) -> None:
+        cycle.lateness_s = max(cycle.lateness_s, lateness_s)
+        for watch in self._wheel.due(tick):
+            if watch.target.id in self._tasks:
+                continue  # its last poll still waits for its deadline
+            cycle.n_running += 1
+            task = asyncio.create_task(self._poll(watch))
+            self._tasks[watch.target.id] = task
+            task.add_done_callback(partial(self._after_poll, watch.target.id, cycle))
+
+    async def _poll(self, watch: Watch) -> None:
+        verdict, increase = await watch.poll()
+        self._count(verdict)
+        self._ledger.record(watch.target.node, watch.row.memory.model, increase)
+
+    def _after_poll(self, instance_id: str, cycle: Cycle, task: asyncio.Task[None]) -> None:
+        del self._tasks[instance_id]
+        cycle.n_running -= 1
+        self._complete(cycle)
+        if not task.cancelled() and task.exception() is not None:
+            # A fault of ours: polls report what instances do wrong, they do not raise it.
+            log.error("the poll of %s broke off", instance_id, exc_info=task.exception())
+
+    def _count(self, verdict: Verdict) -> None:
+        metrics = self._metrics
+        metrics.polls.inc()
+        if (Request.HEALTH, verdict.outcome) in metrics.poll_errors:
+            metrics.poll_errors[Request.HEALTH, verdict.outcome].inc()
+        elif verdict.metrics_outcome is not Outcome.OK:
+            metrics.poll_errors[Request.METRICS, verdict.metrics_outcome].inc()
+
+    def _complete(self, cycle: Cycle) -> None:
+        """Publish a cycle's figures once it has started all its polls and all have ended."""
+        if cycle.n_running or not cycle.is_all_started:
+            return
+        self._metrics.cycles.inc()
+        self._metrics.cycle_duration_s.set(self._clock.monotonic_s() - cycle.started_s)
+        self._metrics.cycle_completed_at_s.set(self._clock.unix_s())
+        self._metrics.poll_lateness_s.set(cycle.lateness_s)
+        self.has_seen_all.set()
+
+    def _n_open(self) -> int:
+        return sum(watch.is_open for watch in self._watches.values())
+
+
+def is_reached_alike(before: Target, after: Target) -> bool:
+    """Return whether two targets differ only in what is said about them, not in how to ask them."""
+    return _reach(before) == _reach(after)
+
+
+def _reach(target: Target) -> Iterable[object]:
+    is_asked = target.state is not State.PROVISIONING
+    return (target.host, target.port, target.tls, target.path, target.engine, is_asked)

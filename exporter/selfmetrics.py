@@ -1,0 +1,82 @@
+"""The exporter's own series, in a registry of their own.
+
+Label sets are created at the start, so that rates begin at zero and an error counted for the first
+time is seen as an increase.
+"""
+
+from __future__ import annotations
+
+import platform
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from exporter import catalogue
+from exporter.model import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exporter.catalogue import Series
+    from exporter.inventory import SourceState
+
+
+class Request(StrEnum):
+    """Which of a poll's requests failed."""
+
+    HEALTH = "health"
+    METRICS = "metrics"
+
+
+class SelfMetrics:
+    """What the exporter says of itself; one object per process."""
+
+    def __init__(self, *, version: str, poll_interval_s: float) -> None:
+        # A `_created` beside each counter would double their number for nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        build = self._gauge(catalogue.EXPORTER_BUILD_INFO)
+        build.labels(version, platform.python_version()).set(1)
+        self._gauge(catalogue.EXPORTER_POLL_INTERVAL).set(poll_interval_s)
+        self.polls = self._counter(catalogue.EXPORTER_POLLS)
+        errors = self._counter(catalogue.EXPORTER_POLL_ERRORS)
+        self.poll_errors: dict[tuple[Request, Outcome], Counter] = {
+            (request, outcome): errors.labels(request, outcome)
+            for request in Request
+            for outcome in Outcome
+            if outcome not in (Outcome.OK, Outcome.LOADING)
+        }
+        self.cycles = self._counter(catalogue.EXPORTER_POLL_CYCLES)
+        self.cycle_duration_s = self._gauge(catalogue.EXPORTER_POLL_CYCLE_DURATION)
+        self.cycle_completed_at_s = self._gauge(catalogue.EXPORTER_POLL_LAST_COMPLETED)
+        self.poll_lateness_s = self._gauge(catalogue.EXPORTER_POLL_LATENESS)
+        self.open_connections = self._gauge(catalogue.EXPORTER_OPEN_CONNECTIONS)
+        self.page_duration_s = self._gauge(catalogue.EXPORTER_PAGE_DURATION)
+        self.page_samples = self._gauge(catalogue.EXPORTER_PAGE_SAMPLES)
+        self.page_rendered_at_s = self._gauge(catalogue.EXPORTER_PAGE_TIMESTAMP)
+        self._source_instances = self._gauge(catalogue.EXPORTER_INVENTORY_INSTANCES)
+        self._source_success = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)
+        self._source_is_good = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL)
+
+    def set_sources(self, states: Iterable[SourceState]) -> None:
+        """Publish how reading each inventory source went."""
+        for state in states:
+            self._source_instances.labels(state.source).set(state.n_instances)
+            self._source_success.labels(state.source).set(state.last_success_s)
+            self._source_is_good.labels(state.source).set(state.last_reload_successful)
+
+    def _gauge(self, series: Series) -> Gauge:
+        return Gauge(series.name, series.help, series.labels, registry=self.registry)
+
+    def _counter(self, series: Series) -> Counter:
+        return Counter(series.name, series.help, series.labels, registry=self.registry)

@@ -1,0 +1,229 @@
+"""Every setting of the exporter: its name, type, default and meaning, once.
+
+Options, environment variables, the configuration file's keys and the README's table all come from
+SETTINGS. Durations are written as Prometheus writes them: `500ms`, `10s`, `1m30s`, `1h`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting; `parse` turns the text of an option or variable into its value."""
+
+    name: str
+    """As option and as key: `poll.interval`."""
+    default: str
+    """As one would write it; empty for none."""
+    help: str
+    parse: Callable[[str], Any]
+    metavar: str
+    is_repeatable: bool = False
+
+    @property
+    def option(self) -> str:
+        """Return the command line's spelling."""
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """Return the environment's spelling."""
+        return ENVIRONMENT_PREFIX + re.sub(r"[.-]", "_", self.name).upper()
+
+    @property
+    def attribute(self) -> str:
+        """Return the Config field's name."""
+        return re.sub(r"[.-]", "_", self.name)
+
+
+DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?")
+
+
+def duration_s(text: str) -> float:
+    """Return the seconds of `1h2m3s4ms` or any part of it.
+
+    Raises:
+        ValueError: It is not written so, or is zero.
+    """
+    match = DURATION.fullmatch(text.strip())
+    if match is None or not text.strip():
+        raise ValueError(f"is not a duration such as 500ms, 10s or 1m30s: {text!r}")
+    hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
+    total_s = hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
+    if total_s <= 0:
+        raise ValueError(f"must be longer than nothing: {text!r}")
+    return total_s
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"is not a whole number of at least 1: {text!r}")
+    return int(text)
+
+
+def switch(text: str) -> bool:
+    """Return the truth of `true` or `false`."""
+    if text.strip().lower() not in ("true", "false"):
+        raise ValueError(f"is neither true nor false: {text!r}")
+    return text.strip().lower() == "true"
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a parser that takes one of the choices."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"is none of {', '.join(choices)}: {text!r}")
+        return text
+
+    return parse
+
+
+def address(text: str) -> tuple[str, int]:
+    """Return host and port of `127.0.0.1:11440`, `[::1]:11440` or `:11440` (every interface)."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"is not an address such as 127.0.0.1:11440: {text!r}")
+    return host.strip("[]"), int(port)
+
+
+SETTINGS = (
+    Setting(
+        "inventory",
+        "",
+        "Where the list of instances is: a YAML or JSON file, Prometheus' file_sd or http_sd "
+        "format, or a URL such as the provisioner's /instances. Repeatable.",
+        str,
+        "FILE_OR_URL",
+        is_repeatable=True,
+    ),
+    Setting(
+        "inventory.refresh-interval",
+        "10s",
+        "How often each inventory is looked at again; nothing is done where it did not change.",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "inventory.timeout",
+        "10s",
+        "How long reading an inventory from a URL may take.",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "inventory.token-file",
+        "",
+        "File with the bearer token that inventory URLs ask for.",
+        str,
+        "FILE",
+    ),
+    Setting(
+        "inventory.ca-file",
+        "",
+        "File with the certificate authorities that vouch for https inventories.",
+        str,
+        "FILE",
+    ),
+    Setting(
+        "poll.interval",
+        "10s",
+        "How often each instance is polled. Polls are spread evenly over the interval.",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "poll.health-timeout",
+        "2s",
+        "How long connecting and the answer to the health check may take together.",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "poll.metrics-timeout",
+        "5s",
+        "How long a whole poll may take, the instance's figures included.",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "poll.max-body-bytes",
+        "1048576",
+        "How large one answer of an instance may be.",
+        count,
+        "N",
+    ),
+    Setting(
+        "poll.identify-interval",
+        "1h",
+        "How often an instance is asked anew which server it is and in which version. Failures "
+        "bring that forward.",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "poll.ca-file",
+        "",
+        "File with the certificate authorities that vouch for https instances; the system's where "
+        "not given.",
+        str,
+        "FILE",
+    ),
+    Setting(
+        "poll.insecure-skip-verify",
+        "false",
+        "Do not verify certificates of https instances.",
+        switch,
+        "true|false",
+    ),
+    Setting(
+        "shard",
+        "0/1",
+        "Poll only this part of the fleet: shard i of n, counted from 0, chosen by instance id.",
+        str,
+        "I/N",
+    ),
+    Setting(
+        "metrics.per-instance",
+        "true",
+        "Publish series per instance; the fleet's and the nodes' are published in any case.",
+        switch,
+        "true|false",
+    ),
+    Setting(
+        "metrics.latency-unit",
+        "seconds",
+        "Unit of latency_p99 in /api/metrics of `fleet` instances.",
+        one_of("seconds", "milliseconds"),
+        "seconds|milliseconds",
+    ),
+    Setting(
+        "web.listen-address",
+        "127.0.0.1:11440",
+        "Where to serve the pages. :11440 is every interface, port 0 any free port.",
+        address,
+        "HOST:PORT",
+    ),
+    Setting(
+        "log.window",
+        "1m",
+        "Failing instances are logged once per window, not at each poll.",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "log.level",
+        "info",
+        "The least severe messages that are logged.",
+        one_of("debug", "info", "warning", "error"),
+        "debug|info|warning|error",
+    ),
+)

@@ -1,0 +1,167 @@
+"""One instance under watch: the way to it, and what its polls have told so far.
+
+In:   a Target; `poll` asks it once.
+Out:  `row`, always the latest; `failures`, for the log.
+A Watch is the only thing that changes between polls; what it hands out never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from exporter.connection import Deadlines
+from exporter.engines import auto
+from exporter.memory import NOTHING, Increase, Memory, remember
+from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Verdict
+from exporter.snapshot import Row, label_text, status_of
+from exporter.transport import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.clock import Clock
+    from exporter.engines.base import Engine
+    from exporter.transport import Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How every instance is polled. Times are in seconds."""
+
+    health_timeout_s: float
+    metrics_timeout_s: float
+    identify_interval_s: float
+    engines: Mapping[EngineName, Engine]
+    wire: Wire
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
+    """The last poll that failed; kept when later ones do not."""
+
+    outcome: Outcome
+    detail: str
+    at_s: float
+    """Seconds since 1970 UTC."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Polls since the log was last written."""
+
+    tried: int = 0
+    failed: int = 0
+
+
+class Watch:
+    """One instance under watch."""
+
+    __slots__ = (
+        "_channel", "_engine", "_identified_at_s", "_labels", "_manner", "_memory", "last_failure",
+        "row", "tally", "target",
+    )  # fmt: skip
+
+    def __init__(self, target: Target, manner: Manner, memory: Memory | None = None) -> None:
+        self.target = target
+        self._manner = manner
+        self._channel = Channel(target, manner.wire)
+        self._engine = manner.engines.get(target.engine)
+        self._identified_at_s = float("-inf")
+        self._memory = memory or Memory()
+        self._labels = ""
+        self.tally = Tally()
+        self.last_failure: LastFailure | None = None
+        self._describe(target)
+        self._show(None)
+
+    def __repr__(self) -> str:
+        return f"<Watch {self.target.id} {self.target.url} {self.row.status}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether a connection to the instance is open."""
+        return self._channel.is_open
+
+    def successor(self, target: Target) -> Watch:
+        """Return the watch for a changed target: what was learned of the id stays learned."""
+        return Watch(target, self._manner, self._memory)
+
+    def relabel(self, target: Target) -> None:
+        """Take over a target that is reached and read in the same way; the connection stays."""
+        self._describe(target)
+        self._show(self.row.reading)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    async def poll(self) -> tuple[Verdict, Increase]:
+        """Ask the instance once, within the time-outs, and take in what it says."""
+        loop = asyncio.get_running_loop()
+        manner = self._manner
+        now_s = manner.clock.unix_s()
+        started_s = loop.time()
+        verdict = await self._ask(
+            Deadlines(started_s + manner.health_timeout_s, started_s + manner.metrics_timeout_s)
+        )
+        increase = self._take(verdict, now_s)
+        name = self.target.engine if self._engine is None else self._engine.name
+        self._show(Reading(verdict, name, now_s, loop.time() - started_s))
+        self._look_again_after(verdict)
+        return verdict, increase
+
+    async def _ask(self, deadlines: Deadlines) -> Verdict:
+        engine = self._engine
+        if engine is None:
+            answers = await self._channel.ask(auto.PROBES, deadlines)
+            name = auto.recognise(answers)
+            if name is None:
+                return auto.unrecognised(answers)
+            engine = self._engine = self._manner.engines[name]
+        paths = engine.requests
+        is_identified = self._is_identified()
+        if not is_identified:
+            paths += engine.identity_requests
+        verdict = engine.read(await self._channel.ask(paths, deadlines))
+        if not is_identified and verdict.outcome is Outcome.OK:
+            self._identified_at_s = self._manner.clock.monotonic_s()
+        return verdict
+
+    def _is_identified(self) -> bool:
+        age_s = self._manner.clock.monotonic_s() - self._identified_at_s
+        return age_s < self._manner.identify_interval_s
+
+    def _look_again_after(self, verdict: Verdict) -> None:
+        """Identify the server anew at the next poll, after a failure or when that is long ago."""
+        if verdict.outcome is not Outcome.OK:
+            self._identified_at_s = float("-inf")
+        if self.target.engine is EngineName.AUTO and not self._is_identified():
+            self._engine = None
+
+    def _take(self, verdict: Verdict, now_s: float) -> Increase:
+        self.tally.tried += 1
+        if verdict.outcome is not Outcome.OK and verdict.outcome is not Outcome.LOADING:
+            self.tally.failed += 1
+            self.last_failure = LastFailure(verdict.outcome, verdict.detail, now_s)
+        if verdict.values is NO_VALUES:
+            return NOTHING
+        before = self._memory
+        self._memory, increase = remember(before, verdict.values, self.target, now_s=now_s)
+        if self._memory.model != before.model:
+            self._labels = label_text(self.target, self._memory.model)
+        return increase
+
+    def _describe(self, target: Target) -> None:
+        self.target = target
+        if target.model:
+            self._memory = msgspec.structs.replace(self._memory, model=target.model)
+        self._labels = label_text(target, self._memory.model)
+
+    def _show(self, reading: Reading | None) -> None:
+        status = status_of(self.target, reading)
+        self.row = Row(self.target, status, reading, self._memory, self._labels)

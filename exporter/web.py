@@ -1,0 +1,149 @@
+"""Serve the exporter's pages.
+
+In:   the publisher's edition, the poller's watches, the own metrics.
+Out:  HTTP on one address. Nothing here changes anything, so no page asks for a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from exporter import instances
+from exporter.errors import ExporterError
+from exporter.model import Status
+from exporter.publisher import Format
+
+if TYPE_CHECKING:
+    from exporter.clock import Clock
+    from exporter.poller import Poller
+    from exporter.publisher import Publisher
+    from exporter.selfmetrics import SelfMetrics
+
+PAGES = {
+    "/metrics": "what Prometheus scrapes",
+    "/instances": "every instance with its last outcome, as JSON; "
+    "?status=unhealthy&node=…&model=… filters",
+    "/-/healthy": "200 while the process runs",
+    "/-/ready": "200 once every instance has been polled",
+}
+
+LANDING = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>ollama-fleet exporter</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em}}
+td{{padding-right:2em}}@media(prefers-color-scheme:dark){{body{{background:#111;color:#ddd}}
+a{{color:#8bf}}}}</style></head>
+<body><h1>ollama-fleet exporter {version}</h1>
+<p>{total} instances, polled in the background.</p>
+<table>{statuses}</table>
+<h2>Pages</h2><ul>{pages}</ul></body></html>
+"""
+
+
+class Web:
+    """The pages, and the server for them."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        publisher: Publisher,
+        metrics: SelfMetrics,
+        clock: Clock,
+        *,
+        version: str,
+    ) -> None:
+        self._poller = poller
+        self._publisher = publisher
+        self._metrics = metrics
+        self._clock = clock
+        self._version = version
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; return the port, which is a free one when 0 was asked for.
+
+        Raises:
+            ExporterError: The address is taken or not this machine's.
+        """
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/", self._landing),
+                web.get("/metrics", self._page),
+                web.get("/instances", self._instances),
+                web.get("/-/healthy", self._healthy),
+                web.get("/-/ready", self._ready),
+            ]
+        )
+        # Scrapers keep their connections open: closing must not wait for them to go.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host or None, port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self.close()
+            what = f"cannot listen on {host}:{port}: {error.strerror}"
+            raise ExporterError(f"{what}; choose another --web.listen-address") from error
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening; answers under way have a second to end."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _page(self, request: web.Request) -> web.Response:
+        """Serve the edition, with the exporter's own series as they are now."""
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        own = encode(self._metrics.registry)
+        is_openmetrics = content_type.startswith("application/openmetrics-text")
+        format_ = Format.OPENMETRICS if is_openmetrics else Format.TEXT
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        edition = self._publisher.edition
+        if edition is None:
+            return web.Response(body=own, headers=headers)
+        if "gzip" not in request.headers.get("Accept-Encoding", "").lower():
+            return web.Response(body=edition.plain(format_) + own, headers=headers)
+        headers["Content-Encoding"] = "gzip"
+        return web.Response(body=await edition.gzipped(format_, own), headers=headers)
+
+    async def _instances(self, request: web.Request) -> web.Response:
+        try:
+            wanted = instances.parse_filter(request.query)
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        seen = [(watch.row, watch.last_failure) for watch in self._poller.watches.values()]
+        now_s = self._clock.unix_s()
+        body = await asyncio.to_thread(instances.to_json, seen, wanted, now_s=now_s)
+        return web.Response(body=body, content_type="application/json")
+
+    async def _healthy(self, _: web.Request) -> web.Response:
+        return web.Response(text="The exporter runs.\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        if self._publisher.edition is None:
+            text = "Not ready: the first whole cycle over the fleet has not ended.\n"
+            return web.Response(text=text, status=503)
+        return web.Response(text="Every instance has been polled.\n")
+
+    async def _landing(self, _: web.Request) -> web.Response:
+        counts = Counter(row.status for row in self._poller.rows())
+        rows = [f"<tr><td>{status}</td><td>{counts[status]:,}</td></tr>" for status in Status]
+        links = [
+            f'<li><a href="{path}">{path}</a> – {html.escape(text)}</li>'
+            for path, text in PAGES.items()
+        ]
+        text = LANDING.format(
+            version=html.escape(self._version),
+            total=f"{counts.total():,}",
+            statuses="".join(rows),
+            pages="".join(links),
+        )
+        return web.Response(text=text, content_type="text/html")

@@ -1,0 +1,1 @@
+"""Create, watch and rotate LLM instances, and set up the programs around them."""

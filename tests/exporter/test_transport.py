@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+import trustme
+
+from exporter.clock import SystemClock
+from exporter.connection import Bounds, Deadlines
+from exporter.errors import PollError
+from exporter.model import Answer, Outcome, Target
+from exporter.resolver import Resolver
+from exporter.transport import Channel, Wire
+from tests.exporter.servers import (
+    Handler,
+    answering,
+    hanging,
+    read_request,
+    response,
+    saying,
+    serving,
+)
+from tests.waiting import eventually
+
+BOTH = ("/health", "/api/metrics")
+BODIES = {"/health": b"ok", "/api/metrics": b"{}"}
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Wire]:
+    resolver = Resolver(SystemClock())
+    bounds = Bounds(header_bytes=2000, body_bytes=5000)
+    yield Wire(resolver, ssl.create_default_context(), bounds)
+    await resolver.close()
+
+
+def channel_to(port: int, wire: Wire, host: str = "127.0.0.1") -> Channel:
+    return Channel(Target("a", host, port), wire)
+
+
+def soon(first_s: float = 5.0, all_s: float = 5.0) -> Deadlines:
+    now_s = asyncio.get_running_loop().time()
+    return Deadlines(now_s + first_s, now_s + all_s)
+
+
+async def outcomes(
+    handler: Handler, wire: Wire, deadlines: Deadlines | None = None
+) -> list[Outcome]:
+    """Ask both paths once; return how each went."""
+    async with serving(handler) as port:
+        channel = channel_to(port, wire)
+        answers = await channel.ask(BOTH, deadlines or soon())
+        channel.close()
+    return [Outcome.OK if isinstance(a, Answer) else a.outcome for a in answers.values()]
+
+
+async def test_both_answers_come_back_under_their_paths(wire: Wire) -> None:
+    async with serving(answering(BODIES)) as port:
+        channel = channel_to(port, wire)
+
+        answers = await channel.ask(BOTH, soon())
+
+        assert {"/health": Answer(200, b"ok"), "/api/metrics": Answer(200, b"{}")} == answers
+        channel.close()
+
+
+async def test_one_connection_serves_many_polls(wire: Wire) -> None:
+    n_connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal n_connections
+        n_connections += 1
+        await answering(BODIES)(reader, writer)
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        for _ in range(5):
+            await channel.ask(BOTH, soon())
+        channel.close()
+
+    assert 1 == n_connections
+
+
+async def test_both_requests_leave_in_one_piece(wire: Wire) -> None:
+    pieces: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pieces.append(await reader.read(4096))
+        writer.write(response() + response())
+        await reader.read()
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon())
+        channel.close()
+
+    assert 2 == pieces[0].count(b"GET ")
+    assert b"Host: 127.0.0.1:%d\r\n" % port in pieces[0]
+
+
+async def test_a_connection_closed_while_idle_is_no_failure(wire: Wire) -> None:
+    """As llama-server does after 5 s: the next poll opens a new one."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in BOTH:
+            await read_request(reader)
+            writer.write(response())
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon())
+        await eventually(lambda: not channel.is_open)
+
+        answers = await channel.ask(BOTH, soon())
+
+        assert [Answer(200, b"ok")] * 2 == list(answers.values())
+        channel.close()
+
+
+async def test_a_close_that_races_with_the_request_is_asked_again(wire: Wire) -> None:
+    """The server closes the kept connection on receipt of the second poll, without a byte."""
+    n_connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal n_connections
+        n_connections += 1
+        for _ in BOTH:
+            await read_request(reader)
+            writer.write(response())
+        await reader.readexactly(1)
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon())
+
+        answers = await channel.ask(BOTH, soon())
+
+        assert [Answer(200, b"ok")] * 2 == list(answers.values())
+        assert 2 == n_connections
+        channel.close()
+
+
+async def test_a_server_that_closes_after_each_answer_is_asked_one_by_one(wire: Wire) -> None:
+    requests: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.read(4096))
+        writer.write(response(b"ok", "200 OK", "Connection: close"))
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+
+        first = await channel.ask(BOTH, soon())
+        second = await channel.ask(BOTH, soon())
+
+    assert [Answer(200, b"ok")] * 2 == list(first.values())
+    assert [Answer(200, b"ok")] * 2 == list(second.values())
+    assert [2, 1, 1, 1] == [request.count(b"GET ") for request in requests]
+
+
+async def test_a_server_that_swallows_the_second_request_is_asked_one_by_one(wire: Wire) -> None:
+    """It answers the first of two pipelined requests only: the next poll does not pipeline."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            writer.write(response())
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        first = await channel.ask(BOTH, soon(0.1, 0.2))
+        second = await channel.ask(BOTH, soon())
+        channel.close()
+
+    failed = first["/api/metrics"]
+    assert isinstance(failed, PollError)
+    assert Outcome.TIMEOUT == failed.outcome
+    assert [Answer(200, b"ok")] * 2 == list(second.values())
+
+
+async def test_an_answer_without_a_length_ends_with_the_connection(wire: Wire) -> None:
+    handler = saying(b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nhello ", b"world")
+
+    async with serving(handler) as port:
+        answers = await channel_to(port, wire).ask(BOTH, soon())
+
+    assert [Answer(200, b"hello world")] * 2 == list(answers.values())
+
+
+async def test_a_chunked_answer_is_put_together(wire: Wire) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    handler = saying(head + b"3\r\nhel\r\n", b"2\r\nlo\r\n0\r\n\r\n")
+
+    async with serving(handler) as port:
+        answers = await channel_to(port, wire).ask(BOTH[:1], soon())
+
+    assert {"/health": Answer(200, b"hello")} == answers
+
+
+async def test_an_interim_answer_is_passed_over(wire: Wire) -> None:
+    handler = saying(b"HTTP/1.1 103 Early Hints\r\n\r\n" + response(), then_close=False)
+
+    async with serving(handler) as port:
+        channel = channel_to(port, wire)
+        answers = await channel.ask(BOTH[:1], soon())
+        channel.close()
+
+    assert {"/health": Answer(200, b"ok")} == answers
+
+
+async def test_a_redirect_is_not_followed(wire: Wire) -> None:
+    handler = saying(response(b"", "302 Found", "Location: http://127.0.0.1:1/"), then_close=False)
+
+    async with serving(handler) as port:
+        channel = channel_to(port, wire)
+        answers = await channel.ask(BOTH[:1], soon())
+        channel.close()
+
+    assert {"/health": Answer(302, b"")} == answers
+
+
+async def test_unasked_bytes_are_not_taken_for_an_answer(wire: Wire) -> None:
+    """One answer too many, in the same piece: the connection cannot be trusted any more."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(response() + response() + response(b"poison"))
+        await reader.read()
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon())
+
+        assert not channel.is_open
+
+
+REFUSALS: dict[str, tuple[Handler, Outcome]] = {
+    "not HTTP": (saying(b"\x00\xffnonsense\r\n\r\n"), Outcome.MALFORMED),
+    "an upgrade": (saying(b"HTTP/1.1 101 Up\r\nUpgrade: x\r\n\r\n"), Outcome.MALFORMED),
+    "closed at once": (saying(), Outcome.RESET),
+    "closed in the header": (saying(b"HTTP/1.1 200 OK\r\nCont"), Outcome.CLOSED),
+    "closed in the body": (saying(response(b"x" * 100)[:-1]), Outcome.CLOSED),
+    "a body too large": (saying(response(b"x" * 5001)), Outcome.TOO_LARGE),
+    "an endless body": (
+        saying(b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 1000] * 6, then_close=False),
+        Outcome.TOO_LARGE,
+    ),
+    "an endless header": (
+        saying(b"HTTP/1.1 200 OK\r\nX: ", *[b"x" * 1000] * 3, then_close=False),
+        Outcome.TOO_LARGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+async def test_each_kind_of_bad_answer_has_its_own_outcome(case: str, wire: Wire) -> None:
+    handler, expected = REFUSALS[case]
+
+    assert [expected, expected] == await outcomes(handler, wire)
+
+
+async def test_a_body_of_just_the_limit_is_taken(wire: Wire) -> None:
+    handler = saying(response(b"x" * 5000), then_close=False)
+
+    assert [Outcome.OK, Outcome.TIMEOUT] == await outcomes(handler, wire, soon(0.2, 0.2))
+
+
+async def test_a_hung_server_is_given_up_at_the_first_deadline(wire: Wire) -> None:
+    started_s = asyncio.get_running_loop().time()
+
+    assert [Outcome.TIMEOUT] * 2 == await outcomes(hanging, wire, soon(0.1, 5.0))
+
+    assert asyncio.get_running_loop().time() - started_s < 2
+
+
+async def test_figures_that_take_their_time_are_waited_for(wire: Wire) -> None:
+    """The health answer is in time; the second answer comes after the first deadline."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(response())
+        await asyncio.sleep(0.3)
+        writer.write(response())
+        await reader.read()
+
+    assert [Outcome.OK, Outcome.OK] == await outcomes(handle, wire, soon(0.1, 5.0))
+
+
+async def test_figures_that_never_come_cost_the_health_nothing(wire: Wire) -> None:
+    handler = saying(response(), then_close=False)
+
+    assert [Outcome.OK, Outcome.TIMEOUT] == await outcomes(handler, wire, soon(0.1, 0.2))
+
+
+async def test_a_port_where_nobody_listens_is_refused(wire: Wire) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        answers = await channel_to(unused.getsockname()[1], wire).ask(BOTH, soon())
+
+    errors = [answer for answer in answers.values() if isinstance(answer, PollError)]
+    assert [Outcome.REFUSED] * 2 == [error.outcome for error in errors]
+    assert "cannot connect to 127.0.0.1:" in str(errors[0])
+
+
+async def test_a_full_backlog_is_a_connect_timeout(wire: Wire) -> None:
+    """A listening socket whose queue is full drops what comes, as a dead machine does."""
+    with socket.socket() as listener, socket.socket() as filler:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        filler.connect(listener.getsockname())
+        answers = await channel_to(listener.getsockname()[1], wire).ask(BOTH, soon(0.2, 0.2))
+
+    errors = [answer for answer in answers.values() if isinstance(answer, PollError)]
+    assert [Outcome.CONNECT_TIMEOUT] * 2 == [error.outcome for error in errors]
+
+
+async def test_a_connection_that_is_reset_on_accept_is_a_reset(wire: Wire) -> None:
+    async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        linger = struct.pack("ii", 1, 0)
+        sock: socket.socket = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    assert [Outcome.RESET] * 2 == await outcomes(handle, wire)
+
+
+async def test_a_name_that_does_not_resolve_says_so(wire: Wire) -> None:
+    answers = await channel_to(80, wire, "no-such-host.invalid").ask(BOTH, soon())
+
+    error = answers["/health"]
+    assert isinstance(error, PollError)
+    assert Outcome.UNRESOLVED == error.outcome
+    assert "no-such-host.invalid" in str(error)
+
+
+async def test_a_name_that_resolves_is_reached(wire: Wire) -> None:
+    async with serving(answering(BODIES)) as port:
+        channel = channel_to(port, wire, "localhost")
+        answers = await channel.ask(BOTH, soon())
+        channel.close()
+
+    assert Answer(200, b"ok") == answers["/health"]
+
+
+async def test_without_a_free_slot_a_poll_ends_in_time(wire: Wire) -> None:
+    wire.slots = asyncio.Semaphore(1)
+    async with serving(hanging) as port:
+        blocking = asyncio.create_task(channel_to(port, wire).ask(BOTH, soon(0.5, 0.5)))
+        await eventually(lambda: wire.slots is not None and wire.slots.locked())
+
+        answers = await channel_to(port, wire).ask(BOTH, soon(0.1, 0.1))
+
+        assert Outcome.TIMEOUT == _outcome((await blocking)["/health"])
+    assert Outcome.NO_DESCRIPTOR == _outcome(answers["/health"])
+
+
+async def test_where_slots_are_few_connections_are_not_kept(wire: Wire) -> None:
+    wire.slots = asyncio.Semaphore(1)
+    async with serving(answering(BODIES)) as port:
+        channels = [channel_to(port, wire) for _ in range(5)]
+        results = await asyncio.gather(*(channel.ask(BOTH, soon()) for channel in channels))
+
+    assert [Answer(200, b"ok")] * 5 == [answers["/health"] for answers in results]
+    assert not any(channel.is_open for channel in channels)
+
+
+def _outcome(answer: Answer | PollError) -> Outcome:
+    return Outcome.OK if isinstance(answer, Answer) else answer.outcome
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(wire: Wire) -> None:
+    authority = trustme.CA()
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(server_context)
+    server = await asyncio.start_server(answering(BODIES), "127.0.0.1", 0, ssl=server_context)
+    target = Target("a", "127.0.0.1", server.sockets[0].getsockname()[1], tls=True)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    refused = await Channel(target, wire).ask(BOTH, soon())
+    channel = Channel(target, Wire(wire.resolver, trusting))
+    accepted = await channel.ask(BOTH, soon())
+    channel.close()
+    server.close()
+    await server.wait_closed()
+
+    assert Outcome.TLS == _outcome(refused["/health"])
+    assert Answer(200, b"ok") == accepted["/health"]
