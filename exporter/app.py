@@ -11,6 +11,7 @@ import logging
 import ssl
 from contextlib import AsyncExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import descriptors
@@ -18,7 +19,7 @@ from exporter.clock import SystemClock
 from exporter.connection import Bounds
 from exporter.engines.registry import all_engines
 from exporter.failurelog import failure_lines
-from exporter.inventory import Inventory, diff
+from exporter.inventory import Inventory, SourceSettings, diff, source_for
 from exporter.ledger import Ledger
 from exporter.poller import Poller
 from exporter.publisher import Publisher
@@ -108,7 +109,7 @@ class Exporter:
         self._run(self._log_failures(), "failure log")
 
     async def _load_inventory(self) -> None:
-        self._inventory = Inventory()
+        self._inventory = inventory_of(self._config, self._clock)
         self._stack.push_async_callback(self._inventory.close)
         await self._inventory.load()
 
@@ -172,6 +173,39 @@ class Exporter:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def inventory_of(config: Config, clock: Clock) -> Inventory:
+    """Return the inventory that the settings describe; nothing is read yet.
+
+    Raises:
+        InputError: A source is neither a path nor a usable URL.
+    """
+    settings = SourceSettings(
+        timeout_s=config.inventory_timeout,
+        token_file=_path(config.inventory_token_file),
+        ca_file=_path(config.inventory_ca_file),
+    )
+    sources = [source_for(text, settings, clock) for text in config.inventory]
+    return Inventory(sources, shard=config.shard, clock=clock)
+
+
+async def check(config: Config) -> str:
+    """Read the inventory once and say what is in it.
+
+    Raises:
+        InputError: It is bad.
+    """
+    inventory = inventory_of(config, SystemClock())
+    try:
+        await inventory.load()
+        return repr(inventory)
+    finally:
+        await inventory.close()
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def _tls_context(config: Config) -> ssl.SSLContext:

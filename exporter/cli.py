@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import uvloop
 from exporter import config as configuration
 from exporter import logs
 from exporter.app import Exporter
+from exporter.app import check as check_inventory
 from exporter.config import Config, Given
 from exporter.errors import ExporterError
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("exporter")
 
 CONFIG_FILE_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG_FILE"
+COLLECTOR_THRESHOLDS = (50_000, 20, 100)
+"""Allocations before a young collection, and how many of each before the next older one."""
+
 LIST_SEPARATOR = ","
+
+Texts = str | tuple[str, ...] | None
+"""What click gives for an option: several for a repeatable one, None where it was not used."""
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -55,8 +61,8 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     help="YAML file with settings; keys are the options' names, dots may be nesting.",
 )
 @click.option("--check", is_flag=True, help="Check the settings and the inventory, then exit.")
-def exporter(config_file: Path | None, check: bool, **options: str | tuple[str, ...] | None) -> None:
-    """Poll every instance of a fleet and publish one page for Prometheus.
+def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
+    r"""Poll every instance of a fleet and publish one page for Prometheus.
 
     Each option is also an environment variable: --poll.interval is OLLAMA_FLEET_POLL_INTERVAL. The
     command line comes before the environment, the environment before the file.
@@ -74,12 +80,12 @@ def exporter(config_file: Path | None, check: bool, **options: str | tuple[str, 
         raise click.ClickException(str(error)) from error
 
 
-def _config(path: Path | None, options: Mapping[str, str | tuple[str, ...] | None]) -> Config:
+def _config(path: Path | None, options: Mapping[str, Texts]) -> Config:
     from_file = {} if path is None else configuration.read_file(path)
     return configuration.build(_from_options(options), _from_environment(os.environ), from_file)
 
 
-def _from_options(options: Mapping[str, str | tuple[str, ...] | None]) -> dict[str, Given]:
+def _from_options(options: Mapping[str, Texts]) -> dict[str, Given]:
     given = {}
     for setting in SETTINGS:
         text = options[setting.attribute]
@@ -98,8 +104,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
 
 
 async def _check(config: Config) -> None:
-    async with Exporter(config).inventory_only() as inventory:
-        click.echo(f"The settings are good; {inventory}", err=True)
+    click.echo(f"The settings are good: {await check_inventory(config)}", err=True)
 
 
 async def _serve(config: Config) -> None:
@@ -125,7 +130,4 @@ def _calm_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-if __name__ == "__main__":
-    sys.exit(exporter())
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)

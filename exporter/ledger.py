@@ -38,7 +38,7 @@ class Ledger:
 
     def record(self, node: str, model: str, increase: Increase) -> None:
         """Add what one instance did since its last poll."""
-        if increase.generated_tokens:
+        if increase.generated_tokens is not None:
             _add(self.generated_tokens, model, increase.generated_tokens, MAX_MODELS)
         for kind, count in increase.errors:
             counted_as = _add(self.errors, kind, count, MAX_ERROR_TYPES)

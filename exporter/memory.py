@@ -50,11 +50,16 @@ class Memory(msgspec.Struct, frozen=True, gc=False):
 
 
 class Increase(msgspec.Struct, frozen=True, gc=False):
-    """What an instance did since its last poll; nothing on the first, which only sets the marks."""
+    """What an instance did since its last poll.
 
-    generated_tokens: float = 0.0
+    The first poll only sets the marks: it gives zeros, with which the fleet's counters begin, so
+    that their first increase is seen as one.
+    """
+
+    generated_tokens: float | None = None
+    """None where the instance has told no count."""
     errors: tuple[tuple[str, float], ...] = ()
-    """(error type, count), none of them zero."""
+    """(error type, count) of the types that are new or grew."""
     durations: Histogram | None = None
 
 
@@ -165,25 +170,26 @@ def _speed(
 
 
 def _increase(memory: Memory, after: Memory, values: Values) -> Increase:
-    tokens = 0.0
-    if memory.generated is not None and after.generated is not None:
-        tokens = after.generated.total - memory.generated.total
+    tokens = None
+    if after.generated is not memory.generated and after.generated is not None:
+        tokens = after.generated.total - _total(memory.generated or after.generated)
     errors: tuple[tuple[str, float], ...] = ()
-    if after.errors is not memory.errors and memory.errors is not None:
-        errors = _gained_errors(dict(memory.errors), after.errors or ())
+    if after.errors is not memory.errors and after.errors is not None:
+        before = after.errors if memory.errors is None else memory.errors
+        errors = _gained_errors(before, after.errors)
     durations = values.request_duration
     if durations is not None:
         durations = _gained_durations(memory.durations, durations)
-    if tokens or errors or durations is not None:
-        return Increase(tokens, errors, durations)
-    return NOTHING
+    if tokens is None and not errors and durations is None:
+        return NOTHING
+    return Increase(tokens, errors, durations)
 
 
 def _gained_errors(
-    before: dict[str, Counter], after: tuple[tuple[str, Counter], ...]
+    before: tuple[tuple[str, Counter], ...], after: tuple[tuple[str, Counter], ...]
 ) -> tuple[tuple[str, float], ...]:
-    gained = ((kind, counter.total - _total(before.get(kind))) for kind, counter in after)
-    return tuple((kind, count) for kind, count in gained if count)
+    known = dict(before)
+    return tuple([(kind, counter.total - _total(known.get(kind))) for kind, counter in after])
 
 
 def _total(counter: Counter | None) -> float:
@@ -191,9 +197,9 @@ def _total(counter: Counter | None) -> float:
 
 
 def _gained_durations(before: Histogram | None, now: Histogram) -> Histogram | None:
-    """Return the requests since the last poll; None on the first sight and where there are none."""
+    """Return the requests since the last poll; None where there are none."""
     if before is None:
-        return None
+        return Histogram((0.0,) * len(now.cumulative), 0.0)
     if any(n < m for n, m in zip(now.cumulative, before.cumulative, strict=True)):
         return now
     if now.cumulative[-1] == before.cumulative[-1]:

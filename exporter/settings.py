@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from exporter.inventory import Shard
+
 ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
 
 
@@ -188,7 +190,7 @@ SETTINGS = (
         "shard",
         "0/1",
         "Poll only this part of the fleet: shard i of n, counted from 0, chosen by instance id.",
-        str,
+        Shard.parse,
         "I/N",
     ),
     Setting(

@@ -42,13 +42,14 @@ class Wire:
 class Channel:
     """The way to one instance: connects when needed, pipelines where the server bears it."""
 
-    __slots__ = ("_connection", "_is_pipelining", "_requests", "_target", "_wire")
+    __slots__ = ("_connection", "_one_by_one", "_requests", "_target", "_wire")
 
     def __init__(self, target: Target, wire: Wire) -> None:
         self._target = target
         self._wire = wire
         self._connection: Connection | None = None
-        self._is_pipelining = True
+        self._one_by_one: set[tuple[str, ...]] = set()
+        """What cannot be asked in one piece; llama-server closes after a 404, but not otherwise."""
         self._requests: dict[tuple[str, ...], bytes] = {}
 
     @property
@@ -80,39 +81,36 @@ class Channel:
 
     async def _ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
         answers: list[Answer | PollError] = []
-        may_be_stale = self.is_open
         while len(answers) < len(paths):
-            rest = paths[len(answers) :]
             if answers:
                 deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
-            exchange = await self._exchange(rest, deadlines)
+            is_kept = self.is_open
+            n = 1 if paths in self._one_by_one else len(paths)
+            exchange = await self._exchange(paths[len(answers) :][:n], deadlines)
             answers += exchange.answers
             failure = exchange.failure
-            if failure is not None and not self._tries_again(exchange, may_be_stale=may_be_stale):
+            if failure is not None and not self._tries_again(paths, exchange, is_kept=is_kept):
                 answers += [failure] * (len(paths) - len(answers))
-            may_be_stale = False
         return dict(zip(paths, answers, strict=True))
 
-    def _tries_again(self, exchange: Exchange, *, may_be_stale: bool) -> bool:
+    def _tries_again(self, paths: tuple[str, ...], exchange: Exchange, *, is_kept: bool) -> bool:
         """Decide whether a failure is the connection's own and a fresh one deserves a try.
 
         Servers close kept connections as they like (llama-server: after 5 s, or 100 requests), also
         while a request is on its way; and some answer only the first of pipelined requests.
         """
-        if may_be_stale and not exchange.answers:
-            return exchange.failure is not None and exchange.failure.outcome in GONE
-        if exchange.answers and self._is_pipelining:
-            self._is_pipelining = False
-            return exchange.failure is not None and exchange.failure.outcome in GONE
-        return False
+        is_gone = exchange.failure is not None and exchange.failure.outcome in GONE
+        if not exchange.answers:
+            return is_gone and is_kept
+        self._one_by_one.add(paths)
+        return is_gone
 
     async def _exchange(self, paths: tuple[str, ...], deadlines: Deadlines) -> Exchange:
         try:
             connection = await self._connected(deadlines.first_s)
         except PollError as error:
             return Exchange((), error)
-        asked = paths if self._is_pipelining else paths[:1]
-        return await connection.ask(self._request(asked), len(asked), deadlines)
+        return await connection.ask(self._request(paths), len(paths), deadlines)
 
     async def _connected(self, deadline_s: float) -> Connection:
         if self._connection is None or not self._connection.is_open:

@@ -105,13 +105,14 @@ class Watch:
         loop = asyncio.get_running_loop()
         manner = self._manner
         now_s = manner.clock.unix_s()
-        started_s = loop.time()
+        started_s = manner.clock.monotonic_s()
+        loop_s = loop.time()  # in steps of a millisecond: good for deadlines, not for durations
         verdict = await self._ask(
-            Deadlines(started_s + manner.health_timeout_s, started_s + manner.metrics_timeout_s)
+            Deadlines(loop_s + manner.health_timeout_s, loop_s + manner.metrics_timeout_s)
         )
         increase = self._take(verdict, now_s)
         name = self.target.engine if self._engine is None else self._engine.name
-        self._show(Reading(verdict, name, now_s, loop.time() - started_s))
+        self._show(Reading(verdict, name, now_s, manner.clock.monotonic_s() - started_s))
         self._look_again_after(verdict)
         return verdict, increase
 

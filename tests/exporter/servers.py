@@ -25,14 +25,16 @@ async def read_request(reader: asyncio.StreamReader) -> str | None:
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[int]:
-    """Serve on a free loopback port; yield the port. Handlers still running are cancelled."""
+async def serving(handler: Handler, port: int = 0) -> AsyncIterator[int]:
+    """Serve on a loopback port (0: a free one); yield it. What still runs at the end is cut off."""
     handlers: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         handlers.add(task)
+        writers.append(writer)
         try:
             await handler(reader, writer)
         except (ConnectionError, asyncio.CancelledError):
@@ -41,7 +43,7 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
             handlers.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    server = await asyncio.start_server(handle, "127.0.0.1", port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -49,6 +51,8 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
         for task in tuple(handlers):
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
         await server.wait_closed()
 
 

@@ -1,0 +1,45 @@
+# Every target sets up what it needs by itself: `.venv` here, programs such as Prometheus in `.programs`.
+
+export OLLAMA_FLEET_PROGRAMS_DIR ?= $(CURDIR)/.programs
+
+BIN := .venv/bin
+SLOW := tests/e2e tests/bench
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench programs format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Run a simulated fleet, two real LLM servers, the exporter and Prometheus until Ctrl-C
+	@.ci/venv demo
+	@$(BIN)/ollama-fleet up --simulated 1000 --llama-servers 2
+
+test: lint ## Check everything: formatting, lint, types, all tests
+	@$(BIN)/python -m pytest -q
+
+check: lint ## Check the quick part: all but the end-to-end tests and benchmarks
+	@$(BIN)/python -m pytest -q $(SLOW:%=--ignore=%)
+
+lint: ## Check formatting, lint and types
+	@.ci/venv test
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+
+bench: ## Measure the speeds that the README states
+	@.ci/venv test
+	@$(BIN)/python -m tests.bench
+
+programs: ## Fetch the programs that the tests and the demo run beside ours
+	@.ci/venv demo
+	@$(BIN)/python -m provisioning.stack.programs
+
+format: ## Format the code and mend what the linter can mend
+	@.ci/venv test
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+clean: ## Remove everything that these targets made
+	@rm -rf .venv .programs .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,58 @@
+"""Small questions that every inventory value has to answer.
+
+In:   one value.
+Out:  a verdict, or the words for a message. No I/O, no exceptions of our own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+MAX_TEXT_CHARACTERS = 256
+MAX_SHOWN_CHARACTERS = 60
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+CREDENTIALS = re.compile(r"(?P<scheme>\w+://)?.*@", re.DOTALL)
+
+
+def text_fault(value: str, limit: int = MAX_TEXT_CHARACTERS) -> str:
+    """Return what is wrong with a text as a label value; empty when nothing is."""
+    if len(value) > limit:
+        return f"must be at most {limit} characters long, got {len(value):,}"
+    # `isprintable` is the quick answer for nearly all; it also refuses harmless exotic spaces.
+    if value.isprintable() or not UNPRINTABLE.search(value):
+        return ""
+    return f"must not contain control characters, got {shown(value)}"
+
+
+def label_name_fault(name: str) -> str:
+    """Return what is wrong with a label's name; empty when nothing is."""
+    if not LABEL_NAME.fullmatch(name):
+        return "is not a label name: letters, digits and _ only, no digit first"
+    if name.startswith("__"):
+        return "is not allowed: names that begin with __ are Prometheus's own"
+    return ""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?` for the known word that is closest, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """Return a value as a message may quote it: short, on one line, without credentials."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    if not isinstance(value, str):
+        return str(value)
+    text = CREDENTIALS.sub(r"\g<scheme>***@", value)
+    if len(text) > MAX_SHOWN_CHARACTERS:
+        text = f"{text[:MAX_SHOWN_CHARACTERS]}…"
+    return ascii(text)

@@ -1,0 +1,144 @@
+"""Read the named values of one record, and collect all that is wrong with them.
+
+In:   a mapping as it was decoded, the Record for places, the list that gathers problems.
+Out:  checked texts, choices and labels; a default where a value is absent, null or refused.
+Nothing is raised: a reader goes on to the next field, so that a person sees all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeVar
+
+from exporter.errors import Problem
+from exporter.inventory.address import parse_port
+from exporter.inventory.checks import did_you_mean, label_name_fault, shown, text_fault
+from exporter.inventory.record import Record
+from exporter.model import NO_LABELS
+
+MAX_LABELS = 64
+
+ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
+ParsedT = TypeVar("ParsedT")
+
+
+class Fields:
+    """The values of one mapping inside a record."""
+
+    __slots__ = ("_path_by_key", "_problems", "_record", "values")
+
+    def __init__(
+        self,
+        values: Mapping[str, object],
+        record: Record,
+        problems: list[Problem],
+        path_by_key: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.values = values
+        self._record = record
+        self._problems = problems
+        self._path_by_key = path_by_key
+        """Path inside the record where it is not the key itself, as for fields given as labels."""
+
+    def complain(self, key: str, message: str) -> None:
+        """Note that the value under `key` is wrong; `message` follows its name."""
+        path = self._path_by_key.get(key, key)
+        self._problems.append(Problem(self._record.at(path), f"{path} {message}{self._whose()}"))
+
+    def _whose(self) -> str:
+        """Return a hint at the instance, for lists where a place is but an index."""
+        identity = self.values.get("id")
+        return f" (instance {shown(identity)})" if isinstance(identity, str) else ""
+
+    def refuse_unknown(self, known: Collection[str], suggested: Collection[str] = ()) -> None:
+        """Note every key that is not among the known ones; suggest one, or one of `suggested`."""
+        for key in self.values:
+            if key not in known:
+                guess = did_you_mean(key, suggested or known)
+                message = f"unknown key {shown(key)}{guess}{self._whose()}"
+                self._problems.append(Problem(self._record.at(key), message))
+
+    def text(self, key: str) -> str:
+        """Return a text; empty when it is absent, null or refused."""
+        value = self.values.get(key)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            self.complain(key, f"must be a text, got {shown(value)}; put it in quotes")
+            return ""
+        fault = text_fault(value)
+        if fault:
+            self.complain(key, fault)
+            return ""
+        return value
+
+    def choice(self, key: str, default: ChoiceT) -> ChoiceT:
+        """Return one of the members of the default's enumeration."""
+        value = self.values.get(key)
+        if value is None or value == "":
+            return default
+        members = type(default)
+        word = value if isinstance(value, str) else shown(value)
+        try:
+            return members(word)
+        except ValueError:
+            known = [member.value for member in members]
+            guess = did_you_mean(word, known)
+            self.complain(key, f"must be one of {', '.join(known)}, got {shown(value)}{guess}")
+            return default
+
+    def parsed(self, key: str, parse: Callable[[str], ParsedT]) -> ParsedT | None:
+        """Return what `parse` makes of a text that must be there; None when it is refused."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            self.complain(key, f"must be a text, got {shown(value)}")
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.complain(key, str(error))
+            return None
+
+    def port(self, key: str) -> int | None:
+        """Return a port that must be there; None when it is refused."""
+        try:
+            return parse_port(self.values.get(key))
+        except ValueError as error:
+            self.complain(key, str(error))
+            return None
+
+    def labels(self, key: str, fields: Collection[str]) -> Mapping[str, str]:
+        """Return the labels under `key`, read-only; none of them may be named as a field is."""
+        value = self.values.get(key)
+        if not value and (value is None or isinstance(value, dict)):
+            return NO_LABELS
+        if not isinstance(value, dict):
+            self.complain(key, f"must be an object of texts, got {shown(value)}")
+            return NO_LABELS
+        for name in value.keys() & fields:
+            self.complain(f"{key}.{name}", "is a key of the instance itself; move it out of labels")
+        return self.checked_labels(key, value)
+
+    def checked_labels(self, key: str, labels: Mapping[str, object]) -> Mapping[str, str]:
+        """Return labels with fit names and texts as values, read-only; note the others."""
+        if len(labels) > MAX_LABELS:
+            self.complain(key, f"must hold at most {MAX_LABELS} labels, got {len(labels):,}")
+            return NO_LABELS
+        fit: dict[str, str] = {}
+        for name, value in labels.items():
+            if fault := label_fault(name, value):
+                self.complain(f"{key}.{shown(name)[1:-1]}", fault)
+            else:
+                fit[name] = str(value)
+        return MappingProxyType(fit)
+
+
+def label_fault(name: str, value: object) -> str:
+    """Return what is wrong with a label; empty when nothing is."""
+    if fault := label_name_fault(name) or text_fault(name):
+        return fault
+    if not isinstance(value, str):
+        return f"must be a text, got {shown(value)}; put it in quotes"
+    return text_fault(value)

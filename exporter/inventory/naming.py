@@ -1,0 +1,55 @@
+"""Build a source from what the operator wrote.
+
+In:   a path or an http(s) URL.
+Out:  the Source for it; nothing is read yet.
+Fails with InputError, whose text does not repeat credentials.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from exporter.clock import Clock, SystemClock
+from exporter.errors import InputError, Problem
+from exporter.inventory.checks import shown
+from exporter.inventory.file_source import FileSource
+from exporter.inventory.http_source import HttpSource
+from exporter.inventory.sources import Source, SourceSettings
+
+DEFAULTS = SourceSettings()
+SCHEMES = ("http://", "https://")
+
+
+def source_for(
+    text: str, settings: SourceSettings = DEFAULTS, clock: Clock | None = None
+) -> Source:
+    """Return the source that a path or an http(s) URL names.
+
+    Raises:
+        InputError: The text is a URL that cannot be used, or empty.
+    """
+    fault = _url_fault(text) if "://" in text else "" if text else "is empty"
+    if fault:
+        raise InputError("inventory", [Problem(f"source {shown(text)}", fault)])
+    if "://" in text:
+        return HttpSource(text, settings)
+    return FileSource(Path(text), settings, clock or SystemClock())
+
+
+def _url_fault(text: str) -> str:
+    """Return what is wrong with the URL of a source; empty when nothing is."""
+    if not text.lower().startswith(SCHEMES):
+        return "must be a path or begin with http:// or https://"
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        return "must be visible ASCII; other characters are written percent-encoded"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        return f"is not a URL: {error}"
+    if "@" in parts.netloc:
+        return "must not carry credentials, which would show in logs and series; use a token file"
+    if not parts.hostname or port == 0:
+        return "must name a host, and a port from 1 to 65535 if any"
+    return "must not have a fragment (#)" if parts.fragment else ""

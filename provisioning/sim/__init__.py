@@ -1,0 +1,1 @@
+"""A simulated fleet of LLM servers with faults, in one process."""

@@ -1,0 +1,156 @@
+"""Put a simulated fleet together, start it, and stop it in reverse.
+
+In:   a FleetSpec, faults to begin with, and ports (0: any).
+Out:  `running_fleet`: the instances alone, for tests in the same event loop;
+      `running_simulation`: with inventory file and control API, as the command runs it.
+Fails with ListenError, FaultError, InventoryError or TokenError; what had started is stopped then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioning.sim.control import Control, running_control
+from provisioning.sim.faults import Fault
+from provisioning.sim.fleet import ActiveFault, Fleet
+from provisioning.sim.generator import TextGenerator
+from provisioning.sim.inventory import PublishedInventory, entries
+from provisioning.sim.listener import (
+    BACKLOG,
+    max_connections,
+    open_listener,
+    raise_descriptor_limit,
+)
+from provisioning.sim.ollama import OllamaSite
+from provisioning.sim.pages import FleetSite, Site
+from provisioning.sim.server import FleetServer
+from provisioning.sim.spec import FleetSpec, Mode
+from provisioning.sim.token import Token, read_or_make
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that `ollama-fleet simulate` can be told."""
+
+    spec: FleetSpec
+    listen_port: int
+    faults: tuple[Fault, ...]
+    inventory_path: Path | None
+    control_host: str
+    control_port: int
+    token_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """A running fleet and where it is controlled."""
+
+    running: RunningFleet
+    control_url: str
+    token: Token
+
+
+class RunningFleet:
+    """A fleet that listens: what there is to poll, and what can be done to it."""
+
+    def __init__(
+        self, fleet: Fleet, server: FleetServer, *, port: int, max_connections: int
+    ) -> None:
+        self.fleet = fleet
+        self.port = port
+        """Of all instances; they differ by address."""
+        self.max_connections = max_connections
+        """What the limit of open files leaves room for; new ones beyond it are reset."""
+        self._server = server
+
+    def __repr__(self) -> str:
+        return f"<RunningFleet on port {self.port}: {self._server!r}>"
+
+    @property
+    def inventory(self) -> list[dict[str, object]]:
+        """Return one entry per listed instance: id, url, node, model, engine, state, ..."""
+        return entries(self.fleet.spec, self.fleet.listed, self.port)
+
+    @property
+    def n_connections(self) -> int:
+        """Return how many connections are open."""
+        return self._server.n_connections
+
+    @property
+    def n_accepted(self) -> int:
+        """Return how many connections instances accepted since the start."""
+        return self._server.n_accepted
+
+    def inject(self, fault: Fault | str, **parameters: object) -> ActiveFault:
+        """Let a fault befall instances: `inject("kill", count=3)`, `inject("hang", ids=[...])`.
+
+        Raises:
+            FaultError: It cannot be read, or selects nothing.
+        """
+        return self.fleet.inject(fault, **parameters)
+
+    def heal(self, fault_id: str | None = None) -> tuple[ActiveFault, ...]:
+        """End one fault, or all; return those that ended.
+
+        Raises:
+            UnknownFaultError: No active fault has this id.
+        """
+        return self.fleet.heal(fault_id)
+
+    def ids_of(self, active: ActiveFault) -> list[str]:
+        """Return the ids of the instances that a fault befalls."""
+        return [self.fleet.instances[index].id for index in sorted(active.indices)]
+
+
+@asynccontextmanager
+async def running_fleet(
+    spec: FleetSpec,
+    *,
+    port: int = 0,
+    faults: Sequence[Fault] = (),
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[RunningFleet]:
+    """Run a fleet on the current event loop until the context ends."""
+    fleet = Fleet(spec, clock=clock)
+    for fault in faults:
+        fleet.inject(fault)
+    n_connections = max_connections(raise_descriptor_limit())
+    server = FleetServer(
+        fleet,
+        site_of(spec),
+        TextGenerator(fleet, time_scale=spec.time_scale),
+        max_connections=n_connections,
+    )
+    listener = open_listener(port)
+    listener_port = listener.getsockname()[1]
+    await server.start(listener, backlog=BACKLOG)
+    try:
+        yield RunningFleet(fleet, server, port=listener_port, max_connections=n_connections)
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def running_simulation(settings: Settings) -> AsyncIterator[Simulation]:
+    """Run a fleet with its inventory file and control API until the context ends."""
+    token = read_or_make(settings.token_path)
+    async with running_fleet(
+        settings.spec, port=settings.listen_port, faults=settings.faults
+    ) as running:
+        inventory = PublishedInventory(
+            running.fleet, port=running.port, path=settings.inventory_path
+        )
+        control = Control(running.fleet, inventory, token)
+        async with running_control(
+            control, host=settings.control_host, port=settings.control_port
+        ) as url:
+            yield Simulation(running, url, token)
+
+
+def site_of(spec: FleetSpec) -> Site:
+    """Return what the instances of a fleet serve."""
+    return OllamaSite() if spec.mode is Mode.OLLAMA else FleetSite(spec)

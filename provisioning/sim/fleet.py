@@ -1,0 +1,218 @@
+"""The simulated fleet's present state: its instances' lives, and the faults that are upon them.
+
+In:   a FleetSpec and a clock (seconds since 1970 UTC); then `inject` and `heal`.
+Out:  InstanceState per instance for the server, ActiveFaults and the inventory for everyone else.
+Fails with FaultError and UnknownFaultError. Whoever watches hears which instances have changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from provisioning.sim.errors import UnknownFaultError
+from provisioning.sim.faults import Fault, Kind, read_fault, select
+from provisioning.sim.spec import FleetSpec, Instance, instances_of
+from provisioning.sim.values import (
+    NOTHING,
+    Condition,
+    Counters,
+    Life,
+    born,
+    changed,
+    with_request,
+)
+
+ALTERS_ANSWERS = frozenset(set(Kind) - {Kind.SLOW, Kind.ERRORS, Kind.SHRINK})
+ENDS_PROCESS = frozenset({Kind.KILL, Kind.NODE_GONE})
+STOPS_WORK = ENDS_PROCESS | {Kind.HANG, Kind.LOADING, Kind.OOM_RESTART}
+OUT_OF_MEMORY = Counters(out_of_memory=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveFault:
+    """A fault that was injected and not healed yet."""
+
+    id: str
+    fault: Fault
+    indices: frozenset[int]
+    """Of the instances that it befalls."""
+    since_s: float
+
+    def is_over(self, now_s: float) -> bool:
+        """Say whether a restart has ended; other faults last until they are healed."""
+        return self.fault.kind is Kind.OOM_RESTART and now_s >= self.since_s + self.fault.seconds
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fault as the control API writes it."""
+        return {
+            "id": self.id,
+            **self.fault.as_json(),
+            "instances": len(self.indices),
+            "since": self.since_s,
+        }
+
+
+class InstanceState:
+    """What changes about one instance."""
+
+    __slots__ = (
+        "identity",
+        "instance",
+        "life",
+        "n_asked",
+        "n_generating",
+        "n_waiting",
+        "trouble",
+    )
+
+    def __init__(self, instance: Instance, life: Life) -> None:
+        self.instance = instance
+        self.life = life
+        self.identity = (
+            f'"model":"{instance.model.name}","version":"{instance.release.version}"'.encode()
+        )
+        """The two as they stand in /api/metrics, made once."""
+        self.trouble: ActiveFault | None = None
+        """Which of its faults decides how it answers; None: it answers well."""
+        self.n_asked = 0
+        """Requests to generate text, those that failed included."""
+        self.n_generating = 0
+        self.n_waiting = 0
+
+
+class Fleet:
+    """All instances and all active faults."""
+
+    def __init__(self, spec: FleetSpec, *, clock: Callable[[], float]) -> None:
+        self.spec = spec
+        self.clock = clock
+        now_s = clock()
+        self.instances = instances_of(spec)
+        self.states = tuple(
+            InstanceState(instance, born(instance, start_s=now_s - instance.age_s))
+            for instance in self.instances
+        )
+        self._active: dict[str, ActiveFault] = {}
+        self._n_injected = 0
+        self._watchers: list[Callable[[frozenset[int]], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Fleet of {len(self.instances):,} instances, {len(self._active)} faults>"
+
+    @property
+    def faults(self) -> tuple[ActiveFault, ...]:
+        """Return the active faults, oldest first."""
+        return tuple(self._active.values())
+
+    @property
+    def unlisted(self) -> frozenset[int]:
+        """Return the indices of the instances that have left the inventory."""
+        return frozenset().union(
+            *(active.indices for active in self.faults if active.fault.kind is Kind.SHRINK)
+        )
+
+    @property
+    def listed(self) -> list[Instance]:
+        """Return the instances that the inventory shows."""
+        unlisted = self.unlisted
+        return [instance for instance in self.instances if instance.index not in unlisted]
+
+    def watch(self, watcher: Callable[[frozenset[int]], None]) -> None:
+        """Have `watcher` called with the indices of changed instances after every change."""
+        self._watchers.append(watcher)
+
+    def inject(self, fault: Fault | str, **parameters: object) -> ActiveFault:
+        """Let a fault befall the instances that it selects; `inject("kill", count=200)` works too.
+
+        Raises:
+            FaultError: It cannot be read, or selects nothing.
+        """
+        if isinstance(fault, str):
+            fault = read_fault({"kind": fault, **parameters})
+        taken = frozenset().union(*(active.indices for active in self._active.values()))
+        indices = select(fault, self.instances, taken=taken, seed=self.spec.seed)
+        self._n_injected += 1
+        active = ActiveFault(f"fault-{self._n_injected}", fault, indices, self.clock())
+        self._active[active.id] = active
+        self._settle(indices, begun=active)
+        return active
+
+    def heal(self, fault_id: str | None = None) -> tuple[ActiveFault, ...]:
+        """End one fault, or all of them; return those that ended.
+
+        Raises:
+            UnknownFaultError: No active fault has this id.
+        """
+        if fault_id is None:
+            healed = tuple(self._active.values())
+        elif fault_id in self._active:
+            healed = (self._active[fault_id],)
+        else:
+            raise UnknownFaultError(f"no active fault has the id {fault_id!r}")
+        for active in healed:
+            del self._active[active.id]
+        self._settle(frozenset().union(*(active.indices for active in healed)))
+        return healed
+
+    def trouble_of(self, state: InstanceState, now_s: float) -> ActiveFault | None:
+        """Return what keeps an instance from answering normally, a restart only while it lasts."""
+        if state.trouble is not None and state.trouble.is_over(now_s):
+            self._settle(frozenset({state.instance.index}))
+        return state.trouble
+
+    def record(self, state: InstanceState, done: Counters) -> None:
+        """Count a request that an instance was really asked."""
+        state.life = with_request(state.life, done)
+
+    def _settle(self, indices: frozenset[int], *, begun: ActiveFault | None = None) -> None:
+        """Bring the instances into line with the active faults, and tell the watchers."""
+        now_s = self.clock()
+        for index in indices:
+            state = self.states[index]
+            mine = [active for active in self._active.values() if index in active.indices]
+            trouble = worst(mine, now_s)
+            condition = condition_under(trouble, mine)
+            if begun is not None and begun.fault.kind is Kind.OOM_RESTART:
+                state.life = restarted(state.instance, condition, now_s, OUT_OF_MEMORY)
+            elif _has_ended(state.trouble) and not _has_ended(trouble):
+                state.life = restarted(state.instance, condition, now_s, NOTHING)
+            else:
+                state.life = changed(state.life, state.instance, now_s=now_s, condition=condition)
+            state.trouble = trouble
+        for watcher in self._watchers:
+            watcher(indices)
+
+
+def worst(faults: Sequence[ActiveFault], now_s: float) -> ActiveFault | None:
+    """Choose the fault that decides how an instance answers.
+
+    Death outdoes hanging, hanging outdoes the rest, and of equals the latest counts.
+    """
+    altering = [
+        (active.fault.kind in ENDS_PROCESS, active.fault.kind is Kind.HANG, order, active)
+        for order, active in enumerate(faults)
+        if active.fault.kind in ALTERS_ANSWERS and not active.is_over(now_s)
+    ]
+    return max(altering)[-1] if altering else None
+
+
+def condition_under(trouble: ActiveFault | None, faults: Sequence[ActiveFault]) -> Condition:
+    """Return how an instance works under all its faults."""
+    factors = [active.fault.factor for active in faults if active.fault.kind is Kind.SLOW]
+    ratios = [active.fault.ratio for active in faults if active.fault.kind is Kind.ERRORS]
+    return Condition(
+        is_running=trouble is None or trouble.fault.kind not in STOPS_WORK,
+        speed_factor=math.prod(factors),
+        error_ratio=ratios[-1] if ratios else None,
+    )
+
+
+def restarted(instance: Instance, condition: Condition, now_s: float, counts: Counters) -> Life:
+    """Begin a new life whose counters start at `counts`."""
+    return replace(born(instance, start_s=now_s, condition=condition), at_since=counts)
+
+
+def _has_ended(trouble: ActiveFault | None) -> bool:
+    return trouble is not None and trouble.fault.kind in ENDS_PROCESS

@@ -1,0 +1,57 @@
+"""The one socket of the whole fleet, and the descriptors that its connections need.
+
+A fleet listens on every address, as binding each loopback address would take a descriptor and a
+`listen` per instance. It is for this machine only all the same: the socket is bound to the
+loopback device where the kernel permits it, and the server resets every connection that was made
+to an address outside 127.0.0.0/8.
+Fails with ListenError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+
+from provisioning.sim.errors import ListenError
+
+BACKLOG = 65_535
+"""Connects of a burst that wait for accept; the kernel caps it at net.core.somaxconn."""
+RESERVED_DESCRIPTORS = 64
+"""For the control API, files and the runtime itself."""
+
+
+def open_listener(port: int) -> socket.socket:
+    """Listen for all instances at once; port 0 takes a free one.
+
+    Raises:
+        ListenError: The port is taken or not permitted.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(PermissionError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+        listener.bind(("0.0.0.0", port))  # noqa: S104 - see the module's contract
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ListenError(
+            f"cannot listen on port {port} for the instances: {error.strerror}; "
+            "choose another with --listen-port, or 0 for any"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def raise_descriptor_limit() -> int:
+    """Raise this process's limit of open files as far as it may; return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def max_connections(n_descriptors: int) -> int:
+    """Return how many connections fit into so many descriptors."""
+    return max(1, n_descriptors - RESERVED_DESCRIPTORS)

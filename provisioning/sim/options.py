@@ -1,0 +1,72 @@
+"""The kinds of values that the options of `ollama-fleet simulate` take.
+
+In:   the words of the command line or of an environment variable.
+Out:  hardware weights, a Fault, a host and port.
+Fails with a usage error that says what cannot be read, and why.
+"""
+
+from __future__ import annotations
+
+import click
+
+from provisioning.sim.errors import FaultError
+from provisioning.sim.faults import Fault, parse_fault
+from provisioning.sim.spec import Hardware
+
+
+class Weights(click.ParamType[tuple[tuple[Hardware, int], ...]]):
+    """`KIND=WEIGHT,...` as pairs of hardware and weight."""
+
+    name = "kind=weight,..."
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[Hardware, int], ...]:
+        """Read the pairs, or say which one is wrong."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(self._pair(pair, param, ctx) for pair in str(value).split(","))
+
+    def _pair(
+        self, pair: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Hardware, int]:
+        kind, _, weight = pair.partition("=")
+        try:
+            return Hardware(kind.strip()), int(weight or 1)
+        except ValueError:
+            kinds = ", ".join(Hardware)
+            self.fail(f"{pair!r} is no KIND=WEIGHT with one of the kinds {kinds}", param, ctx)
+
+
+class FaultParam(click.ParamType[Fault]):
+    """`kind:key=value,...` as a Fault."""
+
+    name = "kind:key=value,..."
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Fault:
+        """Read the fault, or say everything that is wrong with it."""
+        if isinstance(value, Fault):
+            return value
+        try:
+            return parse_fault(str(value))
+        except FaultError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """`host:port` as a pair."""
+
+    name = "host:port"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Split at the last colon; an IPv6 address stands in brackets."""
+        if isinstance(value, tuple):
+            return value
+        host, _, port = str(value).rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65_535:
+            self.fail(f"{value!r} is no HOST:PORT", param, ctx)
+        return host.strip("[]"), int(port)

@@ -1,0 +1,165 @@
+"""HTTP/1.1 as the simulated servers speak it: requests read, answers written.
+
+In:   bytes from a client, through RequestReader; answers as Response or, streamed, as Chunks.
+Out:  Requests, complete with body; bytes for the client.
+Fails with BadRequestError on what is no HTTP or is too large; the connection is beyond use then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+
+import httptools
+
+JSON = "application/json"
+JSON_UTF8 = "application/json; charset=utf-8"
+NDJSON = "application/x-ndjson"
+TEXT = "text/plain"
+TEXT_UTF8 = "text/plain; charset=utf-8"
+
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+"""Of one request, head and body together."""
+
+
+class BadRequestError(Exception):
+    """What the client sent is no HTTP request, or one that is too large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, its body included."""
+
+    method: str
+    path: str
+    """Without the query."""
+    version: str
+    """`1.0` or `1.1`."""
+    host: str | None
+    keep_alive: bool
+    body: bytes = b""
+
+    @property
+    def is_plain(self) -> bool:
+        """Say whether the usual head is right for the answer: a bodiless GET that keeps alive."""
+        return (
+            self.method == "GET"
+            and self.version == "1.1"
+            and self.keep_alive
+            and self.host is not None
+            and not self.body
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer that is known as a whole."""
+
+    status: HTTPStatus
+    content_type: str | None
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def head(request: Request, response: Response, *, now_s: float, length: int | None = None) -> bytes:
+    """Write status line and headers; without a length the body follows in chunks."""
+    status = response.status
+    lines = [f"HTTP/{request.version} {status.value} {status.phrase}"]
+    if response.content_type is not None:
+        lines.append(f"Content-Type: {response.content_type}")
+    lines += [f"{name}: {value}" for name, value in response.headers]
+    lines.append(f"Date: {formatdate(now_s, usegmt=True)}")
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    elif request.version != "1.0":
+        lines.append("Transfer-Encoding: chunked")
+    if not request.keep_alive:
+        lines.append("Connection: close")
+    elif request.version == "1.0":
+        lines.append("Connection: keep-alive")
+    return "\r\n".join([*lines, "\r\n"]).encode()
+
+
+def encode(request: Request, response: Response, *, now_s: float) -> bytes:
+    """Write a whole answer; one to HEAD has the length of its body, but no body."""
+    first = head(request, response, now_s=now_s, length=len(response.body))
+    return first if request.method == "HEAD" else first + response.body
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame a piece of a chunked body; an empty piece ends it."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class RequestReader:
+    """Reads requests, pipelined or in pieces, off one connection.
+
+    The `on_...` methods are httptools' callbacks.
+    """
+
+    __slots__ = ("_body", "_host", "_is_idle", "_n_bytes", "_parser", "_ready", "_url")
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._ready: list[Request] = []
+        self._n_bytes = 0
+        self._is_idle = True
+        self._url = b""
+        self._host: str | None = None
+        self._body = bytearray()
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether everything fed so far has come out as whole requests."""
+        return self._is_idle
+
+    def feed(self, data: bytes) -> list[Request]:
+        """Take what has arrived; return the requests that it completes, often none or one."""
+        self._n_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise BadRequestError("upgrades are not offered") from None
+        except httptools.HttpParserError as error:
+            raise BadRequestError(str(error)) from error
+        if self._is_idle:
+            self._n_bytes = 0
+        elif self._n_bytes > MAX_REQUEST_BYTES:
+            raise BadRequestError(f"the request is larger than {MAX_REQUEST_BYTES:,} bytes")
+        ready, self._ready = self._ready, []
+        return ready
+
+    def on_message_begin(self) -> None:
+        """Begin a request; nothing of the one before is left."""
+        self._is_idle = False
+        self._url = b""
+        self._host = None
+        self._body = bytearray()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request's target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a whole header; only the host matters."""
+        if name.lower() == b"host":
+            self._host = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        """Give out the request."""
+        self._is_idle = True
+        self._ready.append(
+            Request(
+                method=self._parser.get_method().decode("latin-1"),
+                path=self._url.partition(b"?")[0].decode("latin-1"),
+                version=self._parser.get_http_version(),
+                host=self._host,
+                keep_alive=self._parser.should_keep_alive(),
+                body=bytes(self._body),
+            )
+        )

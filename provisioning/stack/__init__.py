@@ -1,0 +1,1 @@
+"""The programs around us: found or fetched, configured, started and stopped together."""

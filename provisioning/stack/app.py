@@ -1,0 +1,162 @@
+"""One demonstration: a simulated fleet, real LLM servers, the exporter, Prometheus.
+
+In:   Settings. Out: what runs and how the fleet is, on stdout; progress on stderr.
+Runs until it is cancelled, or for a given time; leaves no process behind, however it ends.
+Fails with StackError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import click
+
+from provisioning.stack import commands, llama, programs, prometheus, report, rundir, status, talk
+from provisioning.stack.commands import Plan
+from provisioning.stack.errors import NothingSeenError, QueryError
+from provisioning.stack.ports import EVERY_ADDRESS, Ports, Wanted
+from provisioning.stack.processes import Children
+from provisioning.stack.rundir import RunDir
+from provisioning.stack.status import FleetStatus
+
+SIMULATED_PORT = 11_450
+LLAMA_PORT = 11_460
+SEEN_WITHIN_S = 60.0
+"""What Prometheus may take to see a healthy instance, from when the exporter is ready."""
+ASK_PAUSE_S = 0.5
+STATUS_PAUSE_S = 10.0
+QUERY_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person chooses for a run."""
+
+    n_simulated: int
+    n_llama_servers: int
+    run_dir: Path | None
+    exporter: Wanted
+    prometheus: Wanted
+    poll_interval_s: int
+    duration_s: float | None
+    """How long to run once all is ready; None: until cancelled."""
+    is_json: bool
+
+
+def run(settings: Settings) -> None:
+    """Start everything, say where to look, and keep it running.
+
+    Raises:
+        StackError: Something cannot start, or a process ended by itself.
+        asyncio.CancelledError: A signal asked to stop; everything has been stopped.
+    """
+    with rundir.claimed(settings.run_dir) as run_dir:
+        plan = make_plan(settings, run_dir)
+        run_dir.real_inventory.write_text(commands.real_inventory(plan))
+        run_dir.prometheus_config.write_text(prometheus.render(plan.prometheus))
+        asyncio.run(_run(plan, settings))
+
+
+def make_plan(settings: Settings, run_dir: RunDir) -> Plan:
+    """Find the programs, put the model together, choose the ports.
+
+    Raises:
+        StackError: One of these cannot be had.
+    """
+    binary = programs.locate("prometheus", programs.default_dir(os.environ), say=say)
+    n_llama = settings.n_llama_servers
+    model = llama.model_file(os.environ) if n_llama else None
+    ports = Ports(say=say)
+    return Plan(
+        run_dir=run_dir,
+        n_simulated=settings.n_simulated,
+        exporter_port=ports.take(settings.exporter),
+        prometheus_port=ports.take(settings.prometheus),
+        simulated_port=ports.take(Wanted("the fleet", SIMULATED_PORT, host=EVERY_ADDRESS)),
+        control_port=ports.take(Wanted("the fleet's control API", SIMULATED_PORT + 1)),
+        llama_ports=tuple(ports.take(Wanted("llama-server", LLAMA_PORT)) for _ in range(n_llama)),
+        model=llama.MODEL_NAME,
+        model_file=model,
+        prometheus_binary=binary,
+        poll_interval_s=settings.poll_interval_s,
+    )
+
+
+def say(text: str) -> None:
+    """Say something about the progress."""
+    click.echo(text, err=True)
+
+
+async def _run(plan: Plan, settings: Settings) -> None:
+    """Let every way of asking to stop end the stage, which then stops its children."""
+    staged = asyncio.create_task(_stage(plan, settings))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, staged.cancel)
+    await staged
+
+
+async def _stage(plan: Plan, settings: Settings) -> None:
+    timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
+    async with (
+        Children(plan.run_dir.path) as children,
+        aiohttp.ClientSession(timeout=timeout) as session,
+    ):
+        await _start_fleet(plan, children)
+        async with talk.keeping_busy(plan.llama_urls):
+            await _start_observers(plan, children)
+            seen = await children.guard(_until_seen(session, plan))
+            announcement = report.as_json if settings.is_json else report.for_people
+            click.echo(announcement(plan, seen, children.pids))
+            await children.guard(keep_saying(session, plan, settings.duration_s))
+
+
+async def _start_fleet(plan: Plan, children: Children) -> None:
+    n_real = len(plan.llama_ports)
+    say(f"starting {plan.n_simulated:,} simulated instances and {n_real} real LLM servers")
+    await children.start(commands.simulated_fleet(plan), *commands.llama_servers(plan))
+
+
+async def _start_observers(plan: Plan, children: Children) -> None:
+    say("starting the exporter and Prometheus")
+    await children.start(commands.exporter(plan), commands.prometheus_server(plan))
+
+
+async def _until_seen(session: aiohttp.ClientSession, plan: Plan) -> FleetStatus:
+    """Wait until Prometheus itself sees healthy instances; return what it sees."""
+    try:
+        async with asyncio.timeout(SEEN_WITHIN_S):
+            while True:
+                seen = await status.ask(session, plan.prometheus_url)
+                if seen.n_healthy > 0:
+                    return seen
+                await asyncio.sleep(ASK_PAUSE_S)
+    except TimeoutError:
+        raise NothingSeenError(
+            f"Prometheus ({plan.prometheus_url}) saw no healthy instance within "
+            f"{SEEN_WITHIN_S:g} s of the exporter's first whole cycle; look at "
+            f"{plan.prometheus_url}/targets and at the logs in {plan.run_dir.path}"
+        ) from None
+
+
+async def keep_saying(session: aiohttp.ClientSession, plan: Plan, duration_s: float | None) -> None:
+    """Say now and then how the fleet is, where a person reads it, until the time is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(duration_s):
+            while True:
+                await asyncio.sleep(STATUS_PAUSE_S)
+                if sys.stdout.isatty():
+                    click.echo(await _status_line(session, plan))
+
+
+async def _status_line(session: aiohttp.ClientSession, plan: Plan) -> str:
+    try:
+        return str(await status.ask(session, plan.prometheus_url))
+    except QueryError as error:
+        return str(error)

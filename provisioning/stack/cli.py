@@ -1,0 +1,121 @@
+"""The command `ollama-fleet up`: a whole fleet and its observers on this machine, to look at.
+
+How the fleet is goes to stdout, words about the progress to stderr. Exit status: 0 stopped by
+Ctrl-C, SIGTERM or after --duration; 1 something cannot start or has died; 2 wrong options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+from click.core import ParameterSource
+
+from provisioning.stack import app
+from provisioning.stack.app import Settings
+from provisioning.stack.errors import StackError
+from provisioning.stack.ports import Wanted
+
+PORT = click.IntRange(1, 65_535)
+
+
+@click.command(
+    short_help="Run a fleet, real LLM servers, the exporter and Prometheus here.",
+    context_settings={
+        "auto_envvar_prefix": "OLLAMA_FLEET_UP",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    },
+    epilog="Every option is also an environment variable: --run-dir is OLLAMA_FLEET_UP_RUN_DIR.",
+)
+@click.option(
+    "--simulated",
+    "n_simulated",
+    type=click.IntRange(1),
+    default=1000,
+    help="Instances to simulate.",
+)
+@click.option(
+    "--llama-servers",
+    "n_llama_servers",
+    type=click.IntRange(0, 50),
+    default=2,
+    help="Real LLM servers, of about 400 MB of memory each.",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default=".demo here, or a temporary folder",
+    help="For logs, configuration and Prometheus' data.",
+)
+@click.option("--exporter-port", type=PORT, default=11_440, help="Another one where it is taken.")
+@click.option("--prometheus-port", type=PORT, default=9_090, help="Another one where it is taken.")
+@click.option(
+    "--poll-interval",
+    "poll_interval_s",
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    default=5,
+    help="Between two polls of an instance, and between two scrapes.",
+)
+@click.option(
+    "--duration",
+    "duration_s",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    show_default="until Ctrl-C",
+    help="Stop by itself so long after all is ready.",
+)
+@click.option("--json", "is_json", is_flag=True, help="Say how the fleet is as one line of JSON.")
+@click.pass_context
+def up(
+    context: click.Context,
+    *,
+    n_simulated: int,
+    n_llama_servers: int,
+    run_dir: Path | None,
+    exporter_port: int,
+    prometheus_port: int,
+    poll_interval_s: int,
+    duration_s: float | None,
+    is_json: bool,
+) -> None:
+    """Run a whole fleet and its observers on this machine, until Ctrl-C.
+
+    Simulated instances and a few real LLM servers, the exporter that polls them all, and a
+    Prometheus that scrapes it. All of them listen on loopback only and end together.
+    """
+    settings = Settings(
+        n_simulated=n_simulated,
+        n_llama_servers=n_llama_servers,
+        run_dir=run_dir,
+        exporter=_wanted(context, "the exporter", "exporter_port", exporter_port),
+        prometheus=_wanted(context, "Prometheus", "prometheus_port", prometheus_port),
+        poll_interval_s=poll_interval_s,
+        duration_s=duration_s,
+        is_json=is_json,
+    )
+    # Until the event loop takes signals over, cleaning up after a download needs an exception.
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        app.run(settings)
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        pass  # asked to stop, which is how a run usually ends
+    except StackError as error:
+        raise click.ClickException(str(error)) from error
+    app.say("stopped")
+
+
+def _wanted(context: click.Context, what: str, parameter: str, port: int) -> Wanted:
+    is_explicit = context.get_parameter_source(parameter) is not ParameterSource.DEFAULT
+    option = "--" + parameter.replace("_", "-")
+    return Wanted(what, port, option=option, is_explicit=is_explicit)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)

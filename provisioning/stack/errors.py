@@ -1,0 +1,35 @@
+"""What can go wrong with the local programs, grouped by what the caller can do about it."""
+
+from __future__ import annotations
+
+
+class StackError(Exception):
+    """Root of every error that this package raises on purpose; its text is meant for people."""
+
+
+class ProgramError(StackError):
+    """A program is neither installed nor can it be fetched; something has to be installed."""
+
+
+class PortError(StackError):
+    """A port that was asked for cannot be had; another one has to be named."""
+
+
+class ChildError(StackError):
+    """A child process did not start, or ended by itself; its log says why."""
+
+
+class ExtraError(StackError):
+    """A Python package of one of the project's extras is not installed."""
+
+
+class QueryError(StackError):
+    """Prometheus could not be asked now; asking again later may work."""
+
+
+class RunDirError(StackError):
+    """The folder for a run cannot be used; another one has to be named."""
+
+
+class NothingSeenError(StackError):
+    """Everything runs, and yet Prometheus sees no healthy instance."""

@@ -1,0 +1,89 @@
+"""Choose the ports that the local programs listen on, before they start.
+
+In:   the port that is wanted, and whether a person asked for just that one.
+Out:  it, or the next free one above it, which is then said.
+Fails with PortError. Between the choice and the program's own bind another program may take the
+port: that program's start then fails and says so.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from provisioning.stack.errors import PortError
+
+LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = ""
+N_TRIED = 200
+"""How many ports above a default one are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A port that a program is to listen on."""
+
+    what: str
+    """Who listens, for messages: `Prometheus`."""
+    port: int
+    option: str = ""
+    """The option that names another one; empty where there is none."""
+    is_explicit: bool = False
+    """Whether a person named the port: then no other one will do."""
+    host: str = LOOPBACK
+
+
+class Ports:
+    """Hands out free ports, none of them twice."""
+
+    def __init__(self, *, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._handed_out: set[int] = set()
+
+    def take(self, wanted: Wanted) -> int:
+        """Return the wanted port, or a near one.
+
+        Raises:
+            PortError: It is taken and was asked for explicitly, or all near ones are taken too.
+        """
+        if self._is_free(wanted.port, wanted.host):
+            return self._hand_out(wanted.port)
+        if wanted.is_explicit:
+            raise PortError(
+                f"{wanted.what} cannot listen on port {wanted.port}: another program does; "
+                f"choose another with {wanted.option}, or leave the option out for any free one"
+            )
+        port = self._next_free(wanted)
+        if wanted.option:
+            self._say(f"port {wanted.port} is taken: {wanted.what} listens on {port} instead")
+        return self._hand_out(port)
+
+    def _next_free(self, wanted: Wanted) -> int:
+        last = min(wanted.port + N_TRIED, 65_535)
+        for port in range(wanted.port + 1, last + 1):
+            if self._is_free(port, wanted.host):
+                return port
+        advice = f"; choose another with {wanted.option}" if wanted.option else ""
+        raise PortError(
+            f"{wanted.what} cannot listen: ports {wanted.port} to {last} are all taken{advice}"
+        )
+
+    def _is_free(self, port: int, host: str) -> bool:
+        return port not in self._handed_out and can_bind(port, host)
+
+    def _hand_out(self, port: int) -> int:
+        self._handed_out.add(port)
+        return port
+
+
+def can_bind(port: int, host: str) -> bool:
+    """Return whether a server could listen there now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: connections of a predecessor that linger do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,86 @@
+"""The folder of one run: logs, inventories, configuration, Prometheus' data.
+
+In:   the folder that was asked for, or none. Out: an existing folder that is this run's alone until
+the block ends, without the data of the run before it.
+Fails with RunDirError.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioning.stack.errors import RunDirError
+
+DEFAULT = Path(".demo")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Where each thing of a run is."""
+
+    path: Path
+
+    @property
+    def simulated_inventory(self) -> Path:
+        """Return the inventory that the simulated fleet writes."""
+        return self.path / "simulated.json"
+
+    @property
+    def real_inventory(self) -> Path:
+        """Return the inventory of the real LLM servers."""
+        return self.path / "real.yml"
+
+    @property
+    def token(self) -> Path:
+        """Return the file with the token for the simulated fleet's control API."""
+        return self.path / "control.token"
+
+    @property
+    def prometheus_config(self) -> Path:
+        """Return Prometheus' configuration."""
+        return self.path / "prometheus.yml"
+
+    @property
+    def prometheus_data(self) -> Path:
+        """Return the folder of Prometheus' time series."""
+        return self.path / "prometheus"
+
+
+@contextmanager
+def claimed(wanted: Path | None) -> Iterator[RunDir]:
+    """Hold a run folder: `wanted`, else `.demo` here, else a temporary one.
+
+    Raises:
+        RunDirError: The folder cannot be made, or another run holds it.
+    """
+    path = wanted or (DEFAULT if os.access(Path.cwd(), os.W_OK) else Path(tempfile.mkdtemp()))
+    run_dir = RunDir(path.resolve())
+    try:
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir.path / ".lock").open("w")
+    except OSError as error:
+        raise RunDirError(
+            f"cannot use the run folder {path}: {error.strerror}; choose another with --run-dir"
+        ) from error
+    with lock:
+        _lock(lock.fileno(), run_dir.path)
+        # Prometheus would show the end of the run before as the fleet's present state.
+        shutil.rmtree(run_dir.prometheus_data, ignore_errors=True)
+        yield run_dir
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunDirError(
+            f"another `ollama-fleet up` uses the run folder {path}; stop it, or choose another "
+            "folder with --run-dir"
+        ) from error

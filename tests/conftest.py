@@ -1,0 +1,73 @@
+"""What tests of several folders share: the real programs, and real LLM servers.
+
+A program that is neither installed nor can be fetched makes its tests fail in continuous
+integration (`CI=true`); elsewhere they are skipped with one line that says what to install.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from provisioning.stack import programs
+from provisioning.stack.errors import ProgramError
+from tests.llama import ALIAS, LlamaServer, llama_server, write_tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+StartLlamaServer = Callable[..., Awaitable[LlamaServer]]
+"""`await start(alias="tiny", port=0)`: a real llama-server, which is stopped after the test."""
+
+
+def program(name: str) -> Path:
+    """Return the path of a program such as `prometheus`, or skip the test (in CI: fail it)."""
+    try:
+        return programs.locate(name, programs.default_dir(os.environ), say=print)
+    except ProgramError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_of_the_checkout() -> Iterator[None]:
+    """Let tests, and the processes that they start, share the checkout's fetched programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if programs.DIR_VARIABLE not in os.environ:
+            patch.setenv(programs.DIR_VARIABLE, str(ROOT / ".programs"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def prometheus_binary() -> Path:
+    return program("prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool_binary() -> Path:
+    return program("promtool")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF model file that llama-server loads in milliseconds."""
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_tiny_model(path)
+    return path
+
+
+@pytest.fixture
+async def start_llama_server(tiny_model: Path, tmp_path: Path) -> AsyncIterator[StartLlamaServer]:
+    async with AsyncExitStack() as stack:
+
+        async def start(*, alias: str = ALIAS, port: int = 0) -> LlamaServer:
+            log = tmp_path / f"llama-{alias}-{port}.log"
+            return await stack.enter_async_context(
+                llama_server(tiny_model, log=log, alias=alias, port=port)
+            )
+
+        yield start

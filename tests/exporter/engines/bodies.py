@@ -1,0 +1,67 @@
+"""Bodies as real servers give them.
+
+llama-server: llama.cpp of 2026-10, with a tiny model. Ollama: 0.23.0 with gemma3 270M loaded.
+"""
+
+from __future__ import annotations
+
+from exporter.model import Answer
+
+LLAMACPP_METRICS = b"""\
+# HELP llamacpp:prompt_tokens_total Number of prompt tokens processed, excluding cached tokens
+# TYPE llamacpp:prompt_tokens_total counter
+llamacpp:prompt_tokens_total 7
+# HELP llamacpp:prompt_seconds_total Total time spent processing prompts
+# TYPE llamacpp:prompt_seconds_total counter
+llamacpp:prompt_seconds_total 0.000528
+# HELP llamacpp:tokens_predicted_total Number of generation tokens processed
+# TYPE llamacpp:tokens_predicted_total counter
+llamacpp:tokens_predicted_total 1.23457e+06
+# HELP llamacpp:tokens_predicted_seconds_total Total time spent generating tokens
+# TYPE llamacpp:tokens_predicted_seconds_total counter
+llamacpp:tokens_predicted_seconds_total 0.0035
+# HELP llamacpp:predicted_tokens_seconds Average generation throughput in tokens/s
+# TYPE llamacpp:predicted_tokens_seconds gauge
+llamacpp:predicted_tokens_seconds 8857.14
+# HELP llamacpp:requests_processing Number of requests processing
+# TYPE llamacpp:requests_processing gauge
+llamacpp:requests_processing 1
+# HELP llamacpp:requests_deferred Number of requests deferred
+# TYPE llamacpp:requests_deferred gauge
+llamacpp:requests_deferred 0
+"""
+
+LLAMACPP_PROPS = (
+    b'{"default_generation_settings":{"n_ctx":512},"total_slots":1,"model_alias":"tiny",'
+    b'"model_path":"/models/tiny.gguf","build_info":"b0-unknown","is_sleeping":false}'
+)
+
+LLAMACPP_OK = Answer(200, b'{"status":"ok"}')
+LLAMACPP_LOADING = Answer(
+    503, b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}'
+)
+LLAMACPP_NO_METRICS = Answer(
+    501,
+    b'{"error":{"code":501,"message":"This server does not support metrics endpoint. Start it '
+    b'with `--metrics`","type":"not_supported_error"}}',
+)
+LLAMACPP_NOT_FOUND = Answer(
+    404, b'{"error":{"message":"File Not Found","type":"not_found_error","code":404}}'
+)
+
+OLLAMA_ROOT = Answer(200, b"Ollama is running")
+OLLAMA_VERSION = Answer(200, b'{"version":"0.23.0"}')
+OLLAMA_NOTHING_LOADED = Answer(200, b'{"models":[]}')
+OLLAMA_LOADED = Answer(
+    200,
+    b'{"models":[{"name":"g270:latest","model":"g270:latest","size":477798912,"digest":"0f7b",'
+    b'"details":{"parent_model":"","format":"gguf","family":"gemma3","families":["gemma3"],'
+    b'"parameter_size":"268.10M","quantization_level":"Q4_K_M"},"expires_at":'
+    b'"2026-11-24T06:42:32.329310091Z","size_vram":0,"context_length":4096}]}',
+)
+OLLAMA_NOT_FOUND = Answer(404, b"404 page not found")
+OLLAMA_FOREIGN_HOST = Answer(403, b"")
+
+FLEET_OK = Answer(200, b'{"status":"ok"}')
+FLEET_METRICS = Answer(200, b'{"tokens_per_second":41.7,"latency_p99":0.089,"error_count":3}')
+HTML = Answer(200, b"<!doctype html><html><body>Welcome to nginx!</body></html>")

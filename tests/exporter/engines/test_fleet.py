@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from exporter.catalogue import BOUNDARIES_S
+from exporter.engines import fleet
+from exporter.errors import PollError
+from exporter.model import Answer, Outcome, Values, Verdict
+from tests.exporter.engines.bodies import FLEET_METRICS, FLEET_OK, HTML, LLAMACPP_LOADING
+
+ENGINE = fleet.engine()
+
+
+def read(metrics: Answer | PollError, health: Answer | PollError = FLEET_OK) -> Verdict:
+    return ENGINE.read({fleet.HEALTH: health, fleet.METRICS: metrics})
+
+
+def read_body(**body: Any) -> Verdict:
+    return read(Answer(200, json.dumps(body).encode()))
+
+
+def values(**body: Any) -> Values:
+    verdict = read_body(**body)
+    assert Outcome.OK is verdict.metrics_outcome, verdict
+    return verdict.values
+
+
+def buckets(**changes: float) -> dict[str, float]:
+    counts = {repr(boundary): float(n) for n, boundary in enumerate(BOUNDARIES_S)}
+    return {**counts, "+Inf": 100.0, **changes}
+
+
+def test_the_articles_three_figures_are_read() -> None:
+    expected = Values(
+        tokens_per_second=41.7, latency_p99_s=0.089, errors_total=(("unspecified", 3.0),)
+    )
+
+    assert Verdict(Outcome.OK, values=expected) == read(FLEET_METRICS)
+
+
+def test_any_one_of_the_three_is_enough() -> None:
+    assert Values(tokens_per_second=1.0) == values(tokens_per_second=1)
+
+
+def test_the_optional_figures_are_read() -> None:
+    given = {
+        "tokens_per_second": 1,
+        "model": "m",
+        "version": "0.4.7",
+        "requests_running": 2,
+        "requests_queued": 3,
+        "start_time_seconds": 4,
+        "generated_tokens_total": 5,
+        "prompt_tokens_total": 6,
+        "generating_seconds_total": 7,
+        "something_new": {"ignored": True},
+    }
+    expected = Values(("m",), "0.4.7", 1.0, None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
+
+    assert expected == values(**given)
+
+
+def test_latency_in_milliseconds_becomes_seconds() -> None:
+    engine = fleet.engine(latency_unit_s=0.001)
+
+    verdict = engine.read(
+        {fleet.HEALTH: FLEET_OK, fleet.METRICS: Answer(200, b'{"latency_p99":89.0}')}
+    )
+
+    assert 0.089 == pytest.approx(verdict.values.latency_p99_s)
+
+
+def test_errors_by_type_and_what_only_the_count_has() -> None:
+    given = values(error_count=10, errors={"timeout": 3, "oom": 4})
+
+    assert (("oom", 4.0), ("timeout", 3.0), ("unspecified", 3.0)) == given.errors_total
+
+
+def test_errors_by_type_that_make_up_the_count_leave_nothing_unspecified() -> None:
+    assert (("oom", 4.0),) == values(error_count=4, errors={"oom": 4}).errors_total
+
+
+def test_a_histogram_with_our_boundaries_is_taken() -> None:
+    body = {"buckets": {**buckets(), "0.33": 8.5}, "sum": 12.5}
+    histogram = values(error_count=0, request_duration_seconds=body).request_duration
+
+    assert histogram is not None
+    assert (0.0, 1.0, 2.0) == histogram.cumulative[:3]
+    assert 100.0 == histogram.cumulative[-1]
+    assert 12.5 == histogram.sum_s
+
+
+@pytest.mark.parametrize(
+    "bad", [{"0.05": 99.0}, {"half": 1.0}, {"+Inf": 3.0}], ids=["falling", "no number", "below"]
+)
+def test_a_histogram_that_is_none_is_refused(bad: dict[str, float]) -> None:
+    verdict = read_body(
+        error_count=0, request_duration_seconds={"buckets": buckets(**bad), "sum": 1}
+    )
+
+    assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)
+
+
+def test_a_histogram_without_one_of_our_boundaries_is_refused_by_name() -> None:
+    without = {le: n for le, n in buckets().items() if le != "0.15"}
+
+    verdict = read_body(error_count=0, request_duration_seconds={"buckets": without, "sum": 1})
+
+    assert "0.15" in verdict.metrics_detail
+
+
+BAD_METRICS: dict[str, tuple[Answer | PollError, Outcome]] = {
+    "missing": (Answer(404, b""), Outcome.HTTP_STATUS),
+    "broken off": (PollError(Outcome.CLOSED, "gone"), Outcome.CLOSED),
+    "too late": (PollError(Outcome.TIMEOUT, "late"), Outcome.TIMEOUT),
+    "garbage": (Answer(200, b"\x00\xff\xfe"), Outcome.BAD_BODY),
+    "half an object": (Answer(200, b'{"tokens_per_second":'), Outcome.BAD_BODY),
+    "not an object": (Answer(200, b"[1]"), Outcome.BAD_BODY),
+    "nothing known": (Answer(200, b'{"up":1}'), Outcome.BAD_BODY),
+    "negative": (Answer(200, b'{"tokens_per_second":-1}'), Outcome.BAD_BODY),
+    "a string": (Answer(200, b'{"tokens_per_second":"42"}'), Outcome.BAD_BODY),
+    "infinite": (Answer(200, b'{"tokens_per_second":1e999}'), Outcome.BAD_BODY),
+    "not a number": (Answer(200, b'{"tokens_per_second":NaN}'), Outcome.BAD_BODY),
+    "bad UTF-8": (Answer(200, b'{"error_count":1,"model":"\xff"}'), Outcome.BAD_BODY),
+    "a model name too long": (
+        Answer(200, b'{"error_count":1,"model":"' + b"m" * 257 + b'"}'),
+        Outcome.BAD_BODY,
+    ),
+    "HTML": (HTML, Outcome.BAD_BODY),
+}
+
+
+@pytest.mark.parametrize("case", BAD_METRICS)
+def test_bad_figures_leave_the_instance_healthy_and_say_why(case: str) -> None:
+    answer, expected = BAD_METRICS[case]
+
+    verdict = read(answer)
+
+    assert (Outcome.OK, expected) == (verdict.outcome, verdict.metrics_outcome)
+    assert verdict.metrics_detail
+    assert Values() == verdict.values
+
+
+HEALTH: dict[str, tuple[Answer | PollError, Outcome]] = {
+    "status ok": (FLEET_OK, Outcome.OK),
+    "empty": (Answer(200, b""), Outcome.OK),
+    "a word": (Answer(200, b"OK\n"), Outcome.OK),
+    "true": (Answer(200, b"true"), Outcome.OK),
+    "an object without a status": (Answer(200, b'{"uptime":1}'), Outcome.OK),
+    "503": (LLAMACPP_LOADING, Outcome.LOADING),
+    "loading, said with 200": (Answer(200, b'{"status":"loading model"}'), Outcome.LOADING),
+    "false": (Answer(200, b"false"), Outcome.BAD_BODY),
+    "status error": (Answer(200, b'{"status":"error"}'), Outcome.BAD_BODY),
+    "garbage": (Answer(200, b"\x00\xff\xfe\x80"), Outcome.BAD_BODY),
+    "HTML": (HTML, Outcome.BAD_BODY),
+    "500": (Answer(500, b"oops"), Outcome.HTTP_STATUS),
+    "302": (Answer(302, b""), Outcome.HTTP_STATUS),
+    "403 with nothing": (Answer(403, b""), Outcome.FORBIDDEN),
+    "403 with words": (Answer(403, b"no"), Outcome.HTTP_STATUS),
+    "no answer": (PollError(Outcome.REFUSED, "refused"), Outcome.REFUSED),
+}
+
+
+@pytest.mark.parametrize("case", HEALTH)
+def test_health_is_judged(case: str) -> None:
+    answer, expected = HEALTH[case]
+
+    assert expected == read(FLEET_METRICS, answer).outcome
+
+
+def test_an_unhealthy_instances_figures_do_not_count() -> None:
+    assert Values() == read(FLEET_METRICS, Answer(500, b"")).values
+
+
+def test_what_an_instance_said_is_quoted_printable_and_short() -> None:
+    verdict = read(FLEET_METRICS, Answer(500, b"line\nfeed\x1b[31m" + b"x" * 500))
+
+    assert "line?feed?[31m" in verdict.detail
+    assert len(verdict.detail) < 300

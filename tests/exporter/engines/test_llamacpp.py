@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from exporter.engines import llamacpp
+from exporter.errors import PollError
+from exporter.model import Answer, Outcome, Values
+from tests.exporter.engines.bodies import (
+    HTML,
+    LLAMACPP_LOADING,
+    LLAMACPP_METRICS,
+    LLAMACPP_NO_METRICS,
+    LLAMACPP_OK,
+    LLAMACPP_PROPS,
+)
+
+read = llamacpp.ENGINE.read
+METRICS = Answer(200, LLAMACPP_METRICS)
+
+
+def test_counters_and_queue_are_read_and_the_spoilt_speed_is_not() -> None:
+    verdict = read({"/health": LLAMACPP_OK, "/metrics": METRICS})
+
+    expected = Values(
+        requests_running=1.0,
+        requests_queued=0.0,
+        generated_tokens_total=1234570.0,
+        prompt_tokens_total=7.0,
+        generating_seconds_total=0.0035,
+    )
+    assert (Outcome.OK, expected) == (verdict.outcome, verdict.values)
+
+
+def test_the_model_and_the_build_are_read_when_asked() -> None:
+    props = Answer(200, LLAMACPP_PROPS)
+
+    values = read({"/health": LLAMACPP_OK, "/metrics": METRICS, "/props": props}).values
+
+    assert (("tiny",), "b0-unknown") == (values.models, values.version)
+
+
+def test_without_an_alias_the_models_file_name_counts() -> None:
+    props = Answer(200, b'{"model_path":"/models/gemma.gguf"}')
+
+    values = read({"/health": LLAMACPP_OK, "/metrics": METRICS, "/props": props}).values
+
+    assert ("gemma.gguf",) == values.models
+
+
+def test_a_server_that_loads_its_model_is_loading() -> None:
+    answers = dict.fromkeys(("/health", "/metrics", "/props"), LLAMACPP_LOADING)
+
+    assert Outcome.LOADING == read(answers).outcome
+
+
+def test_metrics_not_switched_on_leave_it_healthy_and_say_so() -> None:
+    verdict = read({"/health": LLAMACPP_OK, "/metrics": LLAMACPP_NO_METRICS})
+
+    assert (Outcome.OK, Outcome.HTTP_STATUS) == (verdict.outcome, verdict.metrics_outcome)
+    assert "--metrics" in verdict.metrics_detail
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        HTML.body,
+        b"",
+        b"llamacpp:tokens_predicted_total",
+        b"llamacpp:tokens_predicted_total many",
+        b"llamacpp:tokens_predicted_total NaN",
+        b"llamacpp:tokens_predicted_total -1",
+        b"llamacpp:tokens_predicted_total +Inf",
+    ],
+)
+def test_a_page_without_usable_counters_leaves_it_healthy(page: bytes) -> None:
+    verdict = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)})
+
+    assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)
+
+
+@pytest.mark.parametrize(
+    "props", [Answer(401, b""), Answer(200, b"\xff"), PollError(Outcome.TIMEOUT, "late")]
+)
+def test_guarded_or_broken_props_cost_nothing_but_the_name(props: Answer | PollError) -> None:
+    verdict = read({"/health": LLAMACPP_OK, "/metrics": METRICS, "/props": props})
+
+    assert (Outcome.OK, ()) == (verdict.metrics_outcome, verdict.values.models)

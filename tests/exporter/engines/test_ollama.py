@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from exporter.engines import ollama
+from exporter.errors import PollError
+from exporter.model import Answer, Outcome, Values
+from tests.exporter.engines.bodies import (
+    HTML,
+    OLLAMA_FOREIGN_HOST,
+    OLLAMA_LOADED,
+    OLLAMA_NOTHING_LOADED,
+    OLLAMA_ROOT,
+    OLLAMA_VERSION,
+)
+
+read = ollama.ENGINE.read
+
+
+def test_a_server_with_a_model_loaded() -> None:
+    verdict = read({"/": OLLAMA_ROOT, "/api/ps": OLLAMA_LOADED, "/api/version": OLLAMA_VERSION})
+
+    assert Outcome.OK == verdict.outcome
+    assert Values(models=("g270:latest",), version="0.23.0") == verdict.values
+
+
+def test_a_server_with_nothing_loaded_is_healthy() -> None:
+    verdict = read({"/": OLLAMA_ROOT, "/api/ps": OLLAMA_NOTHING_LOADED})
+
+    assert (Outcome.OK, Values()) == (verdict.outcome, verdict.values)
+
+
+def test_a_null_list_of_models_is_an_empty_one() -> None:
+    verdict = read({"/": OLLAMA_ROOT, "/api/ps": Answer(200, b'{"models":null}')})
+
+    assert (Outcome.OK, Outcome.OK) == (verdict.outcome, verdict.metrics_outcome)
+
+
+def test_a_foreign_host_is_told_as_what_it_is() -> None:
+    verdict = read({"/": OLLAMA_FOREIGN_HOST, "/api/ps": OLLAMA_FOREIGN_HOST})
+
+    assert Outcome.FORBIDDEN == verdict.outcome
+    assert "Host" in verdict.detail
+    assert "IP address" in verdict.detail
+
+
+@pytest.mark.parametrize("answer", [HTML, Answer(200, b""), Answer(200, b"\xff")])
+def test_another_server_is_not_healthy(answer: Answer) -> None:
+    assert Outcome.BAD_BODY == read({"/": answer, "/api/ps": OLLAMA_LOADED}).outcome
+
+
+def test_an_unreachable_server_says_why() -> None:
+    gone = PollError(Outcome.REFUSED, "refused")
+
+    assert Outcome.REFUSED == read({"/": gone, "/api/ps": gone}).outcome
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Answer(200, b"{"), Outcome.BAD_BODY),
+        (Answer(200, b'{"models":[{}]}'), Outcome.BAD_BODY),
+        (Answer(500, b""), Outcome.HTTP_STATUS),
+        (PollError(Outcome.TIMEOUT, "late"), Outcome.TIMEOUT),
+    ],
+)
+def test_a_broken_list_of_models_leaves_it_healthy(
+    answer: Answer | PollError, expected: Outcome
+) -> None:
+    verdict = read({"/": OLLAMA_ROOT, "/api/ps": answer, "/api/version": OLLAMA_VERSION})
+
+    assert (Outcome.OK, expected) == (verdict.outcome, verdict.metrics_outcome)
+    assert "0.23.0" == verdict.values.version

@@ -1,0 +1,30 @@
+"""Rows and snapshots for tests."""
+
+from __future__ import annotations
+
+from exporter.ledger import Ledger
+from exporter.memory import Memory, remember
+from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
+from exporter.snapshot import Aggregation, Row, Snapshot, label_text, status_of
+
+NOW_S = 1_800_000_000.0
+
+
+def reading(
+    outcome: Outcome = Outcome.OK, values: Values = NO_VALUES, duration_s: float = 0.002
+) -> Reading:
+    return Reading(Verdict(outcome, values=values), EngineName.FLEET, NOW_S, duration_s)
+
+
+def row(target: Target, seen: Reading | None = None) -> Row:
+    """Return the row of an instance that was polled once, or never."""
+    memory = Memory(model=target.model)
+    if seen is not None:
+        memory, _ = remember(memory, seen.verdict.values, target, now_s=NOW_S)
+    return Row(target, status_of(target, seen), seen, memory, label_text(target, memory.model))
+
+
+def snapshot(*rows: Row, ledger: Ledger | None = None) -> Snapshot:
+    aggregation = Aggregation(now_s=NOW_S)
+    aggregation.add(rows)
+    return Snapshot(rows, aggregation.finish(ledger or Ledger()), NOW_S)

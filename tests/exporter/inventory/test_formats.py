@@ -1,0 +1,161 @@
+"""From bytes to records: places, wrappings, and everything that is no inventory."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.errors import InputError
+from exporter.inventory.formats import Format, records
+from exporter.inventory.record import Record
+
+
+def read(body: bytes, form: Format, name: str = "f") -> list[Record]:
+    return list(records(body, name, form))
+
+
+def refusal(body: bytes, form: Format) -> str:
+    with pytest.raises(InputError) as caught:
+        read(body, form)
+    (problem,) = caught.value.problems
+    return str(problem)
+
+
+@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("body", [b"[]", b'{"instances": []}', b"\xef\xbb\xbf[]", b" [ ]\n"])
+def test_an_empty_list_is_an_inventory_of_none(form: Format, body: bytes) -> None:
+    assert [] == read(body, form)
+
+
+@pytest.mark.parametrize("form", Format)
+def test_a_list_may_stand_under_the_key_instances(form: Format) -> None:
+    (record,) = read(b'{"instances": [{"id": "a"}]}', form)
+
+    assert {"id": "a"} == record.value
+
+
+def test_json_places_are_line_and_index() -> None:
+    body = b'\n[\n {"id":\n "a"} , {"id": "b"}\n,\n\n {"id": "c"}]'
+
+    assert ["f:3 [0]", "f:4 [1]", "f:7 [2]"] == [r.place for r in read(body, Format.JSON)]
+
+
+def test_json_places_count_from_the_top_of_a_wrapped_list() -> None:
+    body = b'{\n"instances":\n [\n[1],\n{"id": "b"}]}'
+
+    assert ["f:4 [0]", "f:5 [1]"] == [r.place for r in read(body, Format.JSON)]
+
+
+def test_http_places_are_indices() -> None:
+    assert ["f[0]", "f[1]"] == [r.place for r in read(b"[1,\n2]", Format.HTTP)]
+
+
+def test_yaml_places_are_lines() -> None:
+    first, second = read(b"# fleet\n- id: a\n  labels:\n    x: y\n-\n  id: b\n", Format.YAML)
+
+    assert ("f:2", "f:6") == (first.place, second.place)
+    assert "f:4" == first.at("labels.x")
+    assert "f:2" == first.at("nowhere")
+
+
+@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("body", [b"", b" \n\t", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_refused_rather_than_read_as_no_instances(
+    form: Format, body: bytes
+) -> None:
+    assert "f: is empty; an inventory of none is written []" == refusal(body, form)
+
+
+@pytest.mark.parametrize("form", Format)
+def test_what_is_not_utf8_is_refused_with_its_line(form: Format) -> None:
+    assert "f:2: is not UTF-8" in refusal(b'[\n"\xff\xfe"]', form)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'[\n{"id": "a"},\n{"id": "b', "f:3: is not valid JSON: Input data was truncated"),
+        (b"[\n1,\n2}\n", "f:3: is not valid JSON"),
+        (b"[1] x", "f:1: is not valid JSON"),
+        (b'["\\ud800"]', "f:1: is not valid JSON"),
+        (b"\x00\x01\x02", "f:1: is not valid JSON"),
+        (b"3", "expected a list of instances"),
+        (b"null", "expected a list of instances"),
+        (b'{"instances": {}}', "expected a list of instances"),
+        (b"{}", "is an object without the key instances"),
+        (b'{"instance": []}', "unknown key 'instance' beside the list; did you mean instances?"),
+        (b'{"instances": [], "next": 2}', "unknown key 'next' beside the list"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b"[" + b"[" * 100_000 + b"]" * 100_000 + b"]", "is nested too deeply"),
+    ],
+)
+def test_what_is_no_json_list_is_refused_with_the_reason(body: bytes, message: str) -> None:
+    assert message in refusal(body, Format.JSON)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"- a\n- [", "is not valid YAML"),
+        (b"- a: b: c", "f:1: is not valid YAML: mapping values are not allowed"),
+        (b'- "\x01"', "f:1: is not valid YAML: control characters are not allowed"),
+        (b"\x00\x01", "is not valid YAML"),
+        (b"word", "f:1: expected a list of instances"),
+        (b"# nothing", "expected a list of instances"),
+        (b"a:\n", "f:1: unknown key 'a' beside the list"),
+        (b"{}", "f:1: expected a list of instances"),
+        (b"instances:\n", "expected a list of instances"),
+        (b"instances: []\ninstances: []\n", "f:2: has the key instances twice"),
+        (b"[]\n---\n[]", "f:2: has a second document"),
+        (b"- id: a\n  id: b\n", "f:2: has the key id twice in one mapping"),
+        (b"- id: !!python/object:os.system x", "tags are not supported"),
+        (b"- !secret x", "f:1: has the tag !secret"),
+        (b"- ? [a]\n  : b\n", "f:1: has a key that is not a plain text"),
+        (b"- *nobody", "f:1: refers to *nobody"),
+        (b"- &a [*a]", "refers to *a, which is not defined before it"),
+        (b"- <<: x", "merges (<<) something that is not a mapping"),
+        (b"- " * 1_000_000, "is nested too deeply"),
+        (b"[" * 1_000_000, "is nested too deeply"),
+        (b"{a: " * 1_000_000, "f:1: "),
+    ],
+)
+def test_what_is_no_yaml_list_is_refused_with_the_reason(body: bytes, message: str) -> None:
+    assert message in refusal(body, Format.YAML)
+
+
+def test_yaml_aliases_and_merge_keys_save_repetition() -> None:
+    text = b"- &a {node: n, model: m}\n- {<<: *a, node: o}\n- {<<: [{x: y, node: p}, *a]}\n- *a\n"
+
+    assert [
+        {"node": "n", "model": "m"},
+        {"node": "o", "model": "m"},
+        {"node": "p", "model": "m", "x": "y"},
+        {"node": "n", "model": "m"},
+    ] == [record.value for record in read(text, Format.YAML)]
+
+
+def test_a_yaml_null_is_absent_and_a_quoted_one_a_text() -> None:
+    (record,) = read(b'- {a: , b: ~, c: null, d: "null", e: ""}', Format.YAML)
+
+    assert {"a": None, "b": None, "c": None, "d": "null", "e": ""} == record.value
+
+
+def test_aliases_of_aliases_do_not_grow() -> None:
+    levels = [b"- &l0 [x]"] + [b"- &l%d [%s]" % (i, b"*l%d, " % (i - 1) * 9) for i in range(1, 40)]
+
+    assert 40 == len(read(b"\n".join(levels), Format.YAML))
+
+
+@given(st.binary(max_size=80), st.sampled_from(Format))
+def test_garbage_is_read_or_refused_but_nothing_else(body: bytes, form: Format) -> None:
+    with suppress(InputError):
+        read(body, form)
+
+
+@given(st.text(alphabet="[]{}-:?&*!|>'\"#%@`,\\ \nab<~", max_size=60))
+def test_yaml_punctuation_is_read_or_refused_but_nothing_else(text: str) -> None:
+    with suppress(InputError):
+        read(text.encode(), Format.YAML)

@@ -1,0 +1,393 @@
+"""Several sources as one fleet: starting, changing, failing, recovering."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import InputError, Problem, SourceError
+from exporter.inventory import Change, Inventory, Shard, SourceSettings, SourceState, source_for
+from tests.exporter.inventory.fakes import HeldClock, ToldSource, entry, ids
+from tests.exporter.inventory.serving import Answer, InventoryServer
+
+
+def listed(*entries: object) -> bytes:
+    return json.dumps(entries).encode()
+
+
+@asynccontextmanager
+async def inventory_of(*texts: str | Path, timeout_s: float = 5.0) -> AsyncIterator[Inventory]:
+    settings = SourceSettings(timeout_s=timeout_s)
+    inventory = Inventory([source_for(str(text), settings) for text in texts], clock=HeldClock())
+    try:
+        yield inventory
+    finally:
+        await inventory.close()
+
+
+async def told(*sources: ToldSource) -> Inventory:
+    """Return an inventory that has been loaded from sources in the tests' hands."""
+    inventory = Inventory(sources, clock=HeldClock())
+    await inventory.load()
+    return inventory
+
+
+async def test_files_and_urls_of_every_format_make_one_fleet(
+    tmp_path: Path, server: InventoryServer
+) -> None:
+    (tmp_path / "a.yml").write_text("- {id: d, url: http://h:1}\n- {id: a, host: h, port: 2}\n")
+    (tmp_path / "b.json").write_bytes(listed({"targets": ["h:3"], "labels": {"id": "c"}}))
+    server.answer = Answer(json.dumps({"instances": [entry("b")]}).encode())
+
+    async with inventory_of(tmp_path / "a.yml", tmp_path / "b.json", server.url) as inventory:
+        await inventory.load()
+
+    assert ["a", "b", "c", "d"] == ids(inventory.targets)
+    assert [2, 1, 1] == [state.n_instances for state in inventory.states]
+    assert all(state.last_reload_successful for state in inventory.states)
+    assert {1_000_000.0} == {state.last_success_s for state in inventory.states}
+
+
+async def test_starting_with_a_missing_and_a_bad_file_tells_all_of_it(
+    tmp_path: Path, server: InventoryServer
+) -> None:
+    bad = tmp_path / "bad.yml"
+    bad.write_text("- id: a\n  url: http://h:1\n  state: gone\n- id: b\n")
+    server.answer = Answer(b"[7]")
+
+    async with inventory_of(tmp_path / "none.yml", bad, server.url) as inventory:
+        with pytest.raises(InputError) as caught:
+            await inventory.load()
+
+    assert [str(tmp_path / "none.yml"), f"{bad}:3", f"{bad}:4", f"{server.url}[0]"] == [
+        problem.place for problem in caught.value.problems
+    ]
+
+
+async def test_starting_with_one_id_in_two_sources_names_both_places(tmp_path: Path) -> None:
+    for name in ("1.yml", "2.yml"):
+        (tmp_path / name).write_text("- {id: a, url: 'http://h:1'}")
+
+    async with inventory_of(tmp_path / "1.yml", tmp_path / "2.yml") as inventory:
+        with pytest.raises(InputError) as caught:
+            await inventory.load()
+
+    (problem,) = caught.value.problems
+    assert f"{tmp_path}/2.yml:1: id 'a' is also at {tmp_path}/1.yml:1" in str(problem)
+
+
+@pytest.mark.parametrize("answer", [None, Answer(status=500), Answer(hangs_before_s=60.0)])
+async def test_a_url_that_cannot_be_read_at_start_leaves_its_part_empty(
+    tmp_path: Path,
+    server: InventoryServer,
+    answer: Answer | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The provisioner is away, then answers: its instances are added."""
+    (tmp_path / "a.json").write_bytes(listed(entry("a")))
+    if answer is None:
+        await server.stop()
+    else:
+        server.answer = answer
+
+    async with inventory_of(tmp_path / "a.json", server.url, timeout_s=0.3) as inventory:
+        await inventory.load()
+
+        assert ["a"] == ids(inventory.targets)
+        assert ["ERROR"] == [record.levelname for record in caplog.records]
+        away = inventory.states[1]
+        assert (False, 0, 0.0) == (
+            away.last_reload_successful,
+            away.n_instances,
+            away.last_success_s,
+        )
+        assert away.last_error
+
+
+async def test_a_token_file_that_is_missing_at_start_is_refused(
+    tmp_path: Path, server: InventoryServer
+) -> None:
+    settings = SourceSettings(token_file=tmp_path / "none")
+    inventory = Inventory([source_for(server.url, settings)])
+
+    with pytest.raises(InputError, match="No such file or directory"):
+        await inventory.load()
+    await inventory.close()
+
+
+async def test_a_change_of_a_file_is_told_and_the_rest_stays_the_very_same(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.json"
+    path.write_bytes(listed(entry("a"), entry("b"), entry("c")))
+    async with inventory_of(path) as inventory:
+        await inventory.load()
+        a, b, c = inventory.targets
+        path.write_bytes(listed(entry("d"), entry("c", state="draining"), entry("a")))
+
+        change = await inventory.refresh()
+
+    new_a, new_c, d = inventory.targets
+    assert Change(added=(d,), removed=(b,), changed=((c, new_c),)) == change
+    assert new_a is a
+    assert ["a", "c", "d"] == ids(inventory.targets)
+
+
+async def test_nothing_changed_nothing_done(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.json"
+    path.write_bytes(listed(entry("a")))
+    async with inventory_of(path) as inventory:
+        await inventory.load()
+        before = inventory.targets
+
+        assert not await inventory.refresh()
+        path.write_bytes(b"\n" + listed(entry("a")))
+        assert not await inventory.refresh()
+
+    assert inventory.targets is before
+
+
+async def test_a_source_that_fails_keeps_its_last_good_list(server: InventoryServer) -> None:
+    good = server.answer = Answer(listed(entry("a")), etag='"v1"')
+    clock = HeldClock()
+    inventory = Inventory([source_for(server.url)], clock=clock)
+    await inventory.load()
+    clock.now_s += 30.0
+    server.answer = Answer(status=500)
+
+    assert not await inventory.refresh()
+    assert ["a"] == ids(inventory.targets)
+    assert (
+        SourceState(
+            source=server.url,
+            last_success_s=1_000_000.0,
+            last_reload_successful=False,
+            n_instances=1,
+            last_error=f"{server.url}: answered 500, expected 200",
+        )
+        == inventory.states[0]
+    )
+    server.answer = good
+    assert not await inventory.refresh()
+    assert inventory.states[0].last_reload_successful
+    assert 1_000_030.0 == inventory.states[0].last_success_s
+    await inventory.close()
+
+
+@pytest.mark.parametrize(
+    "bad", [b"", b"\xff\xfe", b'[{"id": "a"', b"[7]", listed(entry("a"), entry("b", port=0))]
+)
+async def test_bad_content_keeps_the_last_good_list_until_it_is_mended(bad: bytes) -> None:
+    source = ToldSource("f")
+    source.next = listed(entry("a"))
+    inventory = await told(source)
+
+    source.next = bad
+    assert not await inventory.refresh()
+    for _ in range(2):  # unchanged bad content stays bad
+        assert not await inventory.refresh()
+        assert ["a"] == ids(inventory.targets)
+        assert not inventory.states[0].last_reload_successful
+    source.next = listed(entry("b"))
+    change = await inventory.refresh()
+
+    assert ["b"] == ids(change.added)
+    assert inventory.states[0].last_reload_successful
+
+
+async def test_one_line_is_logged_for_each_new_failure_and_one_for_recovery(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "exporter.inventory")
+    source = ToldSource("f")
+    inventory = await told(source)
+
+    for said in (SourceError("is away"), SourceError("is away"), b"[7]", None, b"[]", None):
+        source.next = said
+        await inventory.refresh()
+
+    assert [
+        "inventory source fails, its last 0 instances stay: f: is away",
+        "inventory source fails, its last 0 instances stay: "
+        "f:1 [0]: an instance must be an object, got 7",
+        "inventory source works again, 0 instances: f",
+    ] == caplog.messages
+
+
+async def test_many_problems_are_summed_up_on_one_line() -> None:
+    source = ToldSource("f")
+    inventory = await told(source)
+    source.next = json.dumps(list(range(1_000))).encode()
+
+    await inventory.refresh()
+
+    error = inventory.states[0].last_error
+    assert error.endswith("got 2; and 997 more")
+    assert "\n" not in error
+
+
+async def test_an_id_that_appears_in_a_second_source_is_a_failure_of_that_source() -> None:
+    first, second = ToldSource("1"), ToldSource("2")
+    first.next, second.next = listed(entry("a")), listed(entry("b"))
+    inventory = await told(first, second)
+    second.next = listed(entry("a"), entry("c"))
+
+    assert not await inventory.refresh()
+
+    assert ["a", "b"] == ids(inventory.targets)
+    assert inventory.states[0].last_reload_successful
+    assert "2:1 [0]: id 'a' is also at 1:1 [0]" in inventory.states[1].last_error
+
+
+async def test_a_refused_list_is_taken_once_the_other_source_lets_go() -> None:
+    first, second = ToldSource("1"), ToldSource("2")
+    first.next, second.next = listed(entry("a")), listed(entry("b"))
+    inventory = await told(first, second)
+    first.next = listed(entry("a"), entry("b"))
+    await inventory.refresh()
+    assert "1:1 [1]: id 'b' is also at 2:1 [0]" in inventory.states[0].last_error
+
+    second.next = b"[]"
+    change = await inventory.refresh()
+
+    assert not change
+    assert ["a", "b"] == ids(inventory.targets)
+    assert inventory.states[0].last_reload_successful
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_an_instance_may_move_between_sources_in_one_step(order: tuple[int, int]) -> None:
+    sources = [ToldSource("1"), ToldSource("2")]
+    giver, taker = (sources[i] for i in order)
+    giver.next = listed(entry("a"))
+    inventory = await told(*sources)
+    (a,) = inventory.targets
+
+    giver.next, taker.next = b"[]", listed(entry("a"))
+
+    assert not await inventory.refresh()
+    assert inventory.targets[0] is a
+    assert all(state.last_reload_successful for state in inventory.states)
+
+
+async def test_a_conflict_does_not_hold_up_a_third_source() -> None:
+    sources = [ToldSource("1"), ToldSource("2"), ToldSource("3")]
+    sources[0].next = listed(entry("a"))
+    inventory = await told(*sources)
+    sources[1].next, sources[2].next = listed(entry("a")), listed(entry("c"))
+
+    change = await inventory.refresh()
+
+    assert ["c"] == ids(change.added)
+    assert [True, False, True] == [state.last_reload_successful for state in inventory.states]
+
+
+async def test_places_in_messages_are_those_of_the_file_as_it_is_now() -> None:
+    first, second = ToldSource("1"), ToldSource("2")
+    first.next = listed(entry("a"))
+    inventory = await told(first, second)
+    first.next = b"\n\n" + listed(entry("a"))
+    await inventory.refresh()
+    second.next = listed(entry("a"))
+
+    await inventory.refresh()
+
+    assert "is also at 1:3 [0]" in inventory.states[1].last_error
+
+
+async def test_a_shard_keeps_its_part_and_the_sources_count_the_whole() -> None:
+    source = ToldSource("f")
+    source.next = listed(*(entry(f"i{n:03d}") for n in range(100)))
+    shard = Shard(1, 3)
+    inventory = Inventory([source], shard=shard)
+
+    await inventory.load()
+
+    expected = [f"i{n:03d}" for n in range(100) if shard.holds(f"i{n:03d}")]
+    assert expected == ids(inventory.targets)
+    assert 100 == inventory.states[0].n_instances
+
+
+async def test_a_reading_that_was_cancelled_is_made_up_for() -> None:
+    """The source has given its new bytes; they are not lost with the one who asked for them."""
+    source = ToldSource("f")
+    inventory = await told(source)
+    source.next = listed(*(entry(f"i{n:04d}") for n in range(2_000)))
+    source.was_read.clear()
+    refreshing = asyncio.create_task(inventory.refresh())
+    await source.was_read.wait()
+    refreshing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await refreshing
+
+    change = await inventory.refresh()
+
+    assert 2_000 == len(change.added)
+
+
+async def test_refreshing_twice_at_once_is_one_after_the_other() -> None:
+    source = ToldSource("f")
+    inventory = await told(source)
+    source.next = listed(entry("a"))
+
+    changes = await asyncio.gather(inventory.refresh(), inventory.refresh())
+
+    assert [True, False] == [bool(change) for change in changes]
+
+
+async def test_changes_come_at_the_interval_and_only_when_there_are_any() -> None:
+    clock, source = HeldClock(), ToldSource("f")
+    inventory = Inventory([source], interval_s=30.0, clock=clock)
+    await inventory.load()
+    source.next = listed(entry("a"))
+
+    changes = inventory.changes()
+    first = await anext(changes)
+    at_s = clock.now_s
+    source.next = b"[]"
+    second = await anext(changes)
+    await changes.aclose()
+
+    assert 1_000_030.0 == at_s
+    assert 1_000_060.0 == clock.now_s
+    assert (["a"], ["a"]) == (ids(first.added), ids(second.removed))
+
+
+async def test_closing_closes_every_source() -> None:
+    first, second = ToldSource("1"), ToldSource("2")
+    inventory = await told(first, second)
+
+    await inventory.close()
+
+    assert (1, 1) == (first.n_closed, second.n_closed)
+
+
+async def test_its_repr_tells_counts_ages_and_failures() -> None:
+    away = ToldSource("http://h", may_be_absent=True)
+    away.next = SourceError("is away")
+    file = ToldSource("f")
+    file.next = listed(entry("a"))
+    clock = HeldClock()
+    inventory = Inventory([file, away], clock=clock)
+    await inventory.load()
+    clock.now_s += 12.0
+
+    assert (
+        "<Inventory: 1 instances (shard 0/1); f: 1, good 12 s ago, "
+        "http://h: 0, never read, failing: http://h: is away>"
+    ) == repr(inventory)
+
+
+async def test_a_fault_that_needs_a_person_is_kept_like_any_other_later_on() -> None:
+    source = ToldSource("http://h", may_be_absent=True)
+    source.next = listed(entry("a"))
+    inventory = await told(source)
+    source.next = InputError("http://h", [Problem("token", "must hold one token")])
+
+    assert not await inventory.refresh()
+    assert ["a"] == ids(inventory.targets)
+    assert "token: must hold one token" == inventory.states[0].last_error

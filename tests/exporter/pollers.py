@@ -1,0 +1,104 @@
+"""A poller over loopback servers, with an interval short enough for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from exporter.clock import Clock, SystemClock
+from exporter.engines.registry import all_engines
+from exporter.inventory import diff
+from exporter.ledger import Ledger
+from exporter.model import EngineName, Outcome, State, Status, Target
+from exporter.poller import Poller
+from exporter.publisher import Publisher
+from exporter.resolver import Resolver
+from exporter.selfmetrics import SelfMetrics
+from exporter.transport import Wire
+from exporter.watch import Manner
+from tests.waiting import eventually
+
+INTERVAL_S = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A running poller and what belongs to it."""
+
+    poller: Poller
+    publisher: Publisher
+    ledger: Ledger
+    metrics: SelfMetrics
+
+    async def update(self, *targets: Target) -> None:
+        """Take over a new list of targets."""
+        before = [watch.target for watch in self.poller.watches.values()]
+        await self.poller.update(diff(before, targets))
+
+    def status(self, instance_id: str) -> Status:
+        return self.poller.watches[instance_id].row.status
+
+    def outcome(self, instance_id: str) -> Outcome | None:
+        """Return the outcome of the last poll; None before the first."""
+        polled = self.poller.watches[instance_id].row.reading
+        return None if polled is None else polled.verdict.outcome
+
+    def polled_at_s(self, instance_id: str) -> float:
+        """Return when the last poll began; 0 before the first."""
+        polled = self.poller.watches[instance_id].row.reading
+        return 0.0 if polled is None else polled.polled_at_s
+
+    async def polled_again(self, instance_id: str) -> None:
+        """Return once the instance has been polled anew."""
+        before_s = self.polled_at_s(instance_id)
+        await eventually(lambda: self.polled_at_s(instance_id) > before_s)
+
+    async def page(self) -> str:
+        """Publish and return the page."""
+        await self.publisher.publish()
+        assert self.publisher.edition is not None
+        return self.publisher.edition.page.text().decode()
+
+
+def target(
+    instance_id: str,
+    port: int,
+    engine: EngineName = EngineName.FLEET,
+    state: State = State.RUNNING,
+    **rest: str,
+) -> Target:
+    return Target(instance_id, "127.0.0.1", port, engine=engine, state=state, **rest)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def polling(
+    *targets: Target, interval_s: float = INTERVAL_S, clock: Clock | None = None
+) -> AsyncIterator[Polled]:
+    """Poll targets until the block ends."""
+    clock = clock or SystemClock()
+    resolver = Resolver(clock)
+    manner = Manner(
+        health_timeout_s=interval_s / 4,
+        metrics_timeout_s=interval_s / 2,
+        identify_interval_s=3600.0,
+        engines=all_engines(latency_unit_s=1.0),
+        wire=Wire(resolver, ssl.create_default_context()),
+        clock=clock,
+    )
+    ledger = Ledger()
+    metrics = SelfMetrics(version="test", poll_interval_s=interval_s)
+    poller = Poller(interval_s, manner, ledger, metrics)
+    publisher = Publisher(poller, ledger, metrics, clock)
+    polled = Polled(poller, publisher, ledger, metrics)
+    await polled.update(*targets)
+    running = asyncio.create_task(poller.run())
+    try:
+        yield polled
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await poller.close()
+        await resolver.close()

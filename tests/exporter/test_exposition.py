@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
+
+from exporter import catalogue
+from exporter.catalogue import BOUNDARIES_S, Kind, Series
+from exporter.exposition import PORTION_ROWS, portions, render
+from exporter.ledger import Ledger
+from exporter.memory import Increase
+from exporter.model import Histogram, Outcome, State, Target, Values
+from exporter.snapshot import Row, Snapshot
+from tests.exporter.fleets import reading, row, snapshot
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+class Oracle(Collector):
+    """The same snapshot, written by prometheus-client from the snapshot's own fields."""
+
+    def __init__(self, of: Snapshot) -> None:
+        self._snapshot = of
+
+    def collect(self) -> Iterator[Metric]:
+        fleet = self._snapshot.fleet
+        yield family(catalogue.FLEET_INSTANCES, fleet.instances)
+        yield family(catalogue.FLEET_INVENTORY_INSTANCES, {(): len(self._snapshot.rows)})
+        yield family(catalogue.FLEET_TOKENS_PER_SECOND, fleet.tokens_per_second)
+        p99_s = fleet.latency_p99_s
+        yield family(catalogue.FLEET_REQUEST_LATENCY_P99, {} if p99_s is None else {(): p99_s})
+        yield family(catalogue.FLEET_GENERATED_TOKENS, fleet.generated_tokens)
+        yield family(catalogue.FLEET_ERRORS, fleet.errors)
+        yield durations(fleet.durations)
+        yield family(catalogue.NODE_INSTANCES, fleet.node_instances)
+        yield family(catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second)
+        yield family(catalogue.NODE_ERRORS, fleet.node_errors)
+        for series in catalogue.INSTANCE_SERIES:
+            yield family(series, dict(self._instances(series)))
+
+    def _instances(self, series: Series) -> Iterator[tuple[tuple[str, ...], float]]:
+        for one in self._snapshot.rows:
+            labels = (one.target.id, one.target.node, one.memory.model)
+            if series is catalogue.INSTANCE_INFO:
+                engine = one.target.engine if one.reading is None else one.reading.engine
+                yield (*labels, engine, one.memory.version, one.target.developer), 1
+            elif series is catalogue.INSTANCE_ERRORS:
+                for kind, counter in one.memory.errors or ():
+                    yield (*labels, kind), counter.total
+            else:
+                value = instance_value(series, one)
+                if value is not None:
+                    yield labels, value
+
+
+def instance_value(series: Series, one: Row) -> float | None:
+    memory, polled = one.memory, one.reading
+    if series is catalogue.INSTANCE_GENERATED_TOKENS:
+        return memory.generated.total if memory.generated else None
+    if series is catalogue.INSTANCE_PROMPT_TOKENS:
+        return memory.prompt.total if memory.prompt else None
+    if polled is None:
+        return None
+    values = polled.verdict.values
+    is_up = polled.verdict.outcome is Outcome.OK
+    by_series = {
+        catalogue.INSTANCE_UP: float(is_up),
+        catalogue.INSTANCE_TOKENS_PER_SECOND: memory.speed_tokens_per_second if is_up else None,
+        catalogue.INSTANCE_LATENCY_P99: values.latency_p99_s,
+        catalogue.INSTANCE_REQUESTS_RUNNING: values.requests_running,
+        catalogue.INSTANCE_REQUESTS_QUEUED: values.requests_queued,
+        catalogue.INSTANCE_START_TIME: values.start_time_s,
+        catalogue.INSTANCE_POLL_DURATION: polled.duration_s,
+    }
+    return by_series[series]
+
+
+def family(series: Series, values: Any) -> Metric:
+    kinds = {Kind.GAUGE: GaugeMetricFamily, Kind.COUNTER: CounterMetricFamily}
+    metric: Any = kinds[series.kind](series.name, series.help, labels=series.labels)
+    for key, value in values.items():
+        metric.add_metric([str(part) for part in ((key,) if isinstance(key, str) else key)], value)
+    return cast("Metric", metric)
+
+
+def durations(by_model: Any) -> Metric:
+    series = catalogue.FLEET_REQUEST_DURATION
+    metric = HistogramMetricFamily(series.name, series.help, labels=series.labels)
+    les = [*(repr(boundary) for boundary in BOUNDARIES_S), "+Inf"]
+    for model, histogram in by_model.items():
+        buckets = list(zip(les, histogram.cumulative, strict=True))
+        metric.add_metric([model], buckets, histogram.sum_s)
+    return metric
+
+
+def samples(families: Any) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for metric in families
+        for sample in metric.samples
+    }
+
+
+hostile = ['"', "\\", "\n", "\r", '\\"', "\\n", "a b", "{}", "=", ",", "é", "🦙", "\u2028"]
+text = st.text(max_size=12) | st.sampled_from(hostile)
+amounts = st.floats(0, 1e15, allow_nan=False)
+maybe = st.none() | amounts
+
+value_sets = st.builds(
+    Values,
+    models=st.lists(text, max_size=2).map(tuple),
+    version=st.none() | text,
+    tokens_per_second=maybe,
+    latency_p99_s=maybe,
+    requests_running=maybe,
+    requests_queued=maybe,
+    start_time_s=maybe,
+    generated_tokens_total=maybe,
+    prompt_tokens_total=maybe,
+    errors_total=st.dictionaries(text, amounts, max_size=3).map(lambda d: tuple(sorted(d.items()))),
+)
+readings = st.none() | st.builds(
+    lambda outcome, values: reading(outcome, values if outcome is Outcome.OK else Values()),
+    st.sampled_from(Outcome),
+    value_sets,
+)
+targets = st.builds(
+    Target,
+    id=text,
+    host=st.just("127.0.0.1"),
+    port=st.just(1),
+    node=text,
+    model=text,
+    state=st.sampled_from(State),
+    developer=text,
+)
+ledgers = st.lists(
+    st.tuples(text, text, st.builds(Increase, amounts, st.tuples(st.tuples(text, amounts)))),
+    max_size=4,
+)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    chosen = draw(st.lists(targets, max_size=6, unique_by=lambda target: target.id))
+    ledger = Ledger()
+    for node, model, increase in draw(ledgers):
+        ledger.record(node, model, increase)
+        histogram = Histogram(tuple(float(n) for n in range(len(BOUNDARIES_S) + 1)), 1.5)
+        ledger.record(node, model, Increase(durations=histogram))
+    rows = [row(target, draw(readings)) for target in sorted(chosen, key=lambda t: t.id)]
+    return snapshot(*rows, ledger=ledger)
+
+
+@settings(max_examples=150, deadline=None)
+@given(snapshots())
+def test_prometheus_clients_renderer_gives_the_same_samples(of: Snapshot) -> None:
+    registry = CollectorRegistry()
+    registry.register(Oracle(of))
+
+    page = render(of)
+
+    expected = samples(parse_text(generate_latest(registry).decode()))
+    assert expected == samples(parse_text(page.text().decode()))
+    assert len(expected) == page.n_samples
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_prometheus_clients_openmetrics_gives_the_same_samples(of: Snapshot) -> None:
+    registry = CollectorRegistry()
+    registry.register(Oracle(of))
+
+    page = render(of).openmetrics().decode() + "# EOF\n"
+
+    oracle = generate_openmetrics(registry).decode()  # type: ignore[no-untyped-call]
+    expected = samples(parse_openmetrics(oracle))  # type: ignore[no-untyped-call]
+    assert expected == samples(parse_openmetrics(page))  # type: ignore[no-untyped-call]
+
+
+FULL = Values(
+    models=("m",),
+    version="1",
+    tokens_per_second=1.0,
+    latency_p99_s=1.0,
+    requests_running=1.0,
+    requests_queued=1.0,
+    start_time_s=1.0,
+    generated_tokens_total=1.0,
+    prompt_tokens_total=1.0,
+    errors_total=(("oom", 1.0),),
+)
+
+
+def full_snapshot(n: int = 2) -> Snapshot:
+    ledger = Ledger()
+    histogram = Histogram((1.0,) * (len(BOUNDARIES_S) + 1), 1.0)
+    ledger.record("n1", "m", Increase(1.0, (("oom", 1.0),), histogram))
+    rows = [
+        row(Target(f"i{k:05d}", "127.0.0.1", 1, node="n1"), reading(values=FULL)) for k in range(n)
+    ]
+    return snapshot(*rows, ledger=ledger)
+
+
+def test_every_fleet_and_instance_series_of_the_catalogue_is_on_a_full_page() -> None:
+    names = [series.name for series, _ in render(full_snapshot()).families]
+
+    assert [s.name for s in catalogue.FLEET_SERIES + catalogue.INSTANCE_SERIES] == names
+
+
+def test_labels_are_those_of_the_catalogue() -> None:
+    by_name = {series.name: set(series.labels) for series in catalogue.ALL_SERIES}
+
+    for name, labels in samples(parse_text(render(full_snapshot()).text().decode())):
+        series = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
+        assert by_name[series] == {label for label, _ in labels} - {"le"}
+
+
+def test_equal_snapshots_give_equal_bytes() -> None:
+    assert render(full_snapshot()).text() == render(full_snapshot()).text()
+
+
+def test_a_page_over_many_portions_is_whole() -> None:
+    n = PORTION_ROWS * 2 + 1
+    page = render(full_snapshot(n))
+
+    assert n == page.text().count(b"\nollama_instance_up{")
+    assert 3 == sum(p.series is catalogue.INSTANCE_UP for p in portions(full_snapshot(n)))
+
+
+def test_without_per_instance_series_the_aggregates_stay() -> None:
+    page = render(full_snapshot(), per_instance=False).text()
+
+    assert b"ollama_instance_" not in page
+    assert b'ollama_fleet_instances{status="healthy"} 2\n' in page
+
+
+def test_a_target_never_polled_is_listed_and_says_nothing_of_itself() -> None:
+    page = render(snapshot(row(Target("a", "127.0.0.1", 1)))).text()
+
+    assert b'ollama_fleet_instances{status="unknown"} 1\n' in page
+    assert b"ollama_instance_info{" in page
+    assert b"ollama_instance_up" not in page
+
+
+@pytest.mark.parametrize("per_instance", [True, False])
+def test_promtool_finds_nothing_to_lint(promtool_binary: Path, per_instance: bool) -> None:
+    page = render(full_snapshot(), per_instance=per_instance).text()
+
+    linted = subprocess.run(
+        [promtool_binary, "check", "metrics"], input=page, capture_output=True, check=False
+    )
+
+    assert (0, b"", b"") == (linted.returncode, linted.stdout, linted.stderr)

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections import Counter
+
+import pytest
+
+from exporter.memory import remember
+from exporter.model import EngineName, Outcome, State, Status, Target
+from tests.exporter.engines.bodies import LLAMACPP_METRICS
+from tests.exporter.pollers import INTERVAL_S, Polled, polling, target
+from tests.exporter.servers import Handler, answering, hanging, response, saying, serving
+from tests.waiting import eventually
+
+FLEET = {
+    "/health": b'{"status":"ok"}',
+    "/api/metrics": b'{"tokens_per_second":42,"latency_p99":0.089,"error_count":0}',
+}
+OLLAMA = {
+    "/": b"Ollama is running",
+    "/api/version": b'{"version":"0.23.0"}',
+    "/api/ps": b'{"models":[]}',
+}
+LLAMACPP = {"/health": b'{"status":"ok"}', "/metrics": LLAMACPP_METRICS, "/props": b"{}"}
+
+
+class Server:
+    """A server whose behaviour a test changes while it runs."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.n_connections = 0
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.n_connections += 1
+        self._writers.append(writer)
+        await self.handler(reader, writer)
+
+    def become(self, handler: Handler) -> None:
+        """Behave otherwise from now on; connections that are open are closed."""
+        self.handler = handler
+        for writer in self._writers:
+            writer.close()
+        self._writers.clear()
+
+
+def fleet_metrics(**figures: float) -> dict[str, bytes]:
+    body = {"tokens_per_second": 42, "latency_p99": 0.089, "error_count": 0, **figures}
+    return {**FLEET, "/api/metrics": json.dumps(body).encode()}
+
+
+async def moments_of_polls(polled: Polled, instance_id: str, *, n: int) -> list[float]:
+    """Return when the next polls of an instance begin, in seconds since 1970."""
+    moments_s = []
+    for _ in range(n):
+        await polled.polled_again(instance_id)
+        moments_s.append(polled.polled_at_s(instance_id))
+    return moments_s
+
+
+async def test_a_healthy_instance_is_seen_with_its_figures() -> None:
+    async with serving(answering(FLEET)) as port, polling(target("a", port, model="m")) as polled:
+        await eventually(lambda: polled.status("a") == Status.HEALTHY)
+
+        page = await polled.page()
+
+    assert 'ollama_fleet_instances{status="healthy"} 1\n' in page
+    assert 'ollama_fleet_tokens_per_second{model="m"} 42.0\n' in page
+
+
+BAD: dict[str, tuple[Handler, Outcome, Status]] = {
+    "hung": (hanging, Outcome.TIMEOUT, Status.UNHEALTHY),
+    "garbage": (saying(b"\x00\xff\r\n\r\n"), Outcome.MALFORMED, Status.UNHEALTHY),
+    "200 with garbage": (saying(response(b"\x00\xff")), Outcome.BAD_BODY, Status.UNHEALTHY),
+    "closing in mid-answer": (saying(b"HTTP/1.1 200 O"), Outcome.CLOSED, Status.UNHEALTHY),
+    "closing at once": (saying(), Outcome.RESET, Status.UNREACHABLE),
+    "loading": (
+        saying(response(b"{}", "503 Service Unavailable")),
+        Outcome.LOADING,
+        Status.LOADING,
+    ),
+    "failing": (
+        saying(response(b"", "500 Internal Server Error")),
+        Outcome.HTTP_STATUS,
+        Status.UNHEALTHY,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_bad_instance_has_its_own_outcome_and_is_seen_again_when_it_recovers(
+    case: str,
+) -> None:
+    """It delays nobody meanwhile, and one interval after its recovery it is healthy."""
+    bad, outcome, status = BAD[case]
+    server = Server(bad)
+    async with serving(server) as port, serving(answering(FLEET)) as good_port:
+        targets = [target("bad", port), target("good", good_port)]
+        async with polling(*targets) as polled:
+            await eventually(lambda: polled.outcome("bad") is not None)
+            await eventually(lambda: polled.status("good") == Status.HEALTHY)
+            assert (outcome, status) == (polled.outcome("bad"), polled.status("bad"))
+            await polled.polled_again("good")
+
+            server.become(answering(FLEET))
+            recovered_s = time.monotonic()
+            await eventually(lambda: polled.status("bad") == Status.HEALTHY)
+
+    # One interval, and what a poll already under way may still take.
+    assert time.monotonic() - recovered_s < INTERVAL_S * 1.5 + 0.2
+
+
+async def test_a_refused_instance_is_seen_again_when_it_listens() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        async with polling(target("a", port)) as polled:
+            await eventually(lambda: polled.status("a") == Status.UNREACHABLE)
+            assert Outcome.REFUSED == polled.outcome("a")
+            reserved.close()
+            async with serving(answering(FLEET), port):
+                await eventually(lambda: polled.status("a") == Status.HEALTHY)
+
+
+async def test_many_hung_instances_delay_nobody() -> None:
+    async with serving(hanging) as hung_port, serving(answering(FLEET)) as port:
+        hung = [target(f"hung{n}", hung_port) for n in range(50)]
+        async with polling(*hung, target("good", port)) as polled:
+            await eventually(lambda: polled.status("good") == Status.HEALTHY)
+            moments_s = await moments_of_polls(polled, "good", n=5)
+
+    assert moments_s[-1] - moments_s[1] < 3 * INTERVAL_S + 0.2
+
+
+async def test_polls_of_an_instance_are_one_interval_apart() -> None:
+    async with serving(answering(FLEET)) as port, polling(target("a", port)) as polled:
+        moments_s = await moments_of_polls(polled, "a", n=5)
+
+    assert pytest.approx(3 * INTERVAL_S, abs=0.1) == moments_s[-1] - moments_s[1]
+
+
+async def test_an_unchanged_target_keeps_its_connection_when_others_change() -> None:
+    server = Server(answering(FLEET))
+    async with serving(server) as port, polling(target("a", port), target("b", port)) as polled:
+        await eventually(lambda: polled.status("a") == polled.status("b") == Status.HEALTHY)
+
+        await polled.update(target("a", port, developer="ada"), target("c", port))
+        await eventually(lambda: polled.status("c") == Status.HEALTHY)
+        await polled.polled_again("a")
+
+        assert 3 == server.n_connections
+        assert ["a", "c"] == list(polled.poller.watches)
+        assert "ada" == polled.poller.watches["a"].row.target.developer
+
+
+async def test_a_removed_instances_series_are_gone_with_the_next_page() -> None:
+    async with serving(answering(FLEET)) as port:
+        targets = target("a", port, node="n1"), target("b", port, node="n2")
+        async with polling(*targets) as polled:
+            await eventually(lambda: polled.status("a") == polled.status("b") == Status.HEALTHY)
+            assert 'instance_id="b"' in await polled.page()
+
+            await polled.update(targets[0])
+            page = await polled.page()
+
+    assert 'instance_id="b"' not in page
+    assert 'node="n2"' not in page
+    assert 'instance_id="a"' in page
+
+
+async def test_a_removed_instance_is_polled_no_more_and_its_poll_under_way_ends() -> None:
+    async with serving(hanging) as port, polling(target("a", port), interval_s=4.0) as polled:
+        await eventually(lambda: polled.poller.watches["a"].is_open)
+
+        await polled.update()
+
+        assert {} == polled.poller.watches
+        assert 0 == polled.metrics.polls._value.get()
+
+
+async def test_an_instance_that_moves_is_polled_at_its_new_place_and_counts_on() -> None:
+    """The provisioner replaced it: the same id at another port, its counters at zero."""
+    before, after = (
+        fleet_metrics(generated_tokens_total=1000),
+        fleet_metrics(generated_tokens_total=7),
+    )
+    async with serving(answering(before)) as old_port, serving(answering(after)) as new_port:
+        async with polling(target("a", old_port, model="m")) as polled:
+            await eventually(lambda: polled.status("a") == Status.HEALTHY)
+
+            await polled.update(target("a", new_port, model="m"))
+            assert Status.UNKNOWN == polled.status("a")
+            await eventually(lambda: polled.status("a") == Status.HEALTHY)
+            page = await polled.page()
+
+    assert 'ollama_fleet_generated_tokens_total{model="m"} 7.0\n' in page
+    assert 'instance_id="a",node="",model="m"} 1007.0\n' in page
+
+
+async def test_a_provisioning_instance_is_not_asked_until_it_runs() -> None:
+    server = Server(answering(FLEET))
+    async with serving(server) as port:
+        targets = target("a", port, state=State.PROVISIONING), target("b", port)
+        async with polling(*targets) as polled:
+            await eventually(lambda: polled.status("b") == Status.HEALTHY)
+            await polled.polled_again("b")
+            assert (1, Status.PROVISIONING) == (server.n_connections, polled.status("a"))
+
+            await polled.update(target("a", port), target("b", port))
+            await eventually(lambda: polled.status("a") == Status.HEALTHY)
+
+
+async def test_a_draining_instance_is_still_asked() -> None:
+    async with serving(answering(FLEET)) as port:
+        async with polling(target("a", port, state=State.DRAINING)) as polled:
+            await eventually(lambda: polled.outcome("a") == Outcome.OK)
+            page = await polled.page()
+
+    assert 'ollama_fleet_instances{status="draining"} 1\n' in page
+    assert 'ollama_instance_up{instance_id="a",node="",model=""} 1\n' in page
+
+
+@pytest.mark.parametrize(
+    ("bodies", "expected"),
+    [
+        (FLEET, EngineName.FLEET),
+        (OLLAMA, EngineName.OLLAMA),
+        (LLAMACPP, EngineName.LLAMACPP),
+    ],
+)
+async def test_auto_finds_out_what_it_polls_and_remembers(
+    bodies: dict[str, bytes], expected: EngineName
+) -> None:
+    asked: Counter[str] = Counter()
+
+    class Counting(dict[str, bytes]):
+        def __contains__(self, path: object) -> bool:
+            asked[str(path)] += 1
+            return super().__contains__(path)
+
+    async with serving(answering(Counting(bodies))) as port:
+        async with polling(target("a", port, EngineName.AUTO)) as polled:
+            await eventually(lambda: polled.status("a") == Status.HEALTHY)
+            probed = Counter(asked)
+            for _ in range(3):
+                await polled.polled_again("a")
+            seen = polled.poller.watches["a"].row.reading
+
+    assert seen is not None
+    assert expected == seen.engine
+    assert {path for path in asked if asked[path] > probed[path]} <= set(bodies)
+
+
+async def test_auto_looks_again_when_another_server_took_the_place() -> None:
+    server = Server(answering(FLEET))
+    async with serving(server) as port, polling(target("a", port, EngineName.AUTO)) as polled:
+        await eventually(lambda: polled.status("a") == Status.HEALTHY)
+
+        server.become(answering(OLLAMA))
+
+        def engine() -> EngineName | None:
+            seen = polled.poller.watches["a"].row.reading
+            return None if seen is None else seen.engine
+
+        await eventually(lambda: engine() == EngineName.OLLAMA)
+        await eventually(lambda: polled.status("a") == Status.HEALTHY)
+
+
+async def test_aggregates_wait_for_the_first_whole_cycle() -> None:
+    """One of two instances hangs: until its poll has ended, nothing is said of the fleet."""
+    async with serving(hanging) as hung_port, serving(answering(FLEET)) as port:
+        async with polling(target("a", port), target("b", hung_port)) as polled:
+            await eventually(polled.poller.has_seen_all.is_set)
+
+            assert None not in (polled.outcome("a"), polled.outcome("b"))
+
+
+async def test_failures_are_counted_by_request_and_reason() -> None:
+    no_metrics = {"/health": FLEET["/health"]}
+    async with serving(hanging) as hung_port, serving(answering(no_metrics)) as port:
+        async with polling(target("a", port), target("b", hung_port)) as polled:
+            await eventually(polled.poller.has_seen_all.is_set)
+            counted = {
+                (str(request), str(reason))
+                for (request, reason), counter in polled.metrics.poll_errors.items()
+                if counter._value.get()
+            }
+
+    assert {("health", "timeout"), ("metrics", "http_status")} == counted
+
+
+async def test_a_fault_of_our_own_in_one_poll_is_logged_and_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(memory: object, values: object, of: Target, *, now_s: float) -> object:
+        if of.id == "a":
+            raise RuntimeError("a bug")
+        return remember(memory, values, of, now_s=now_s)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("exporter.watch.remember", broken)
+    with caplog.at_level(logging.ERROR, "exporter.poller"):
+        async with serving(answering(FLEET)) as port:
+            async with polling(target("a", port), target("b", port)) as polled:
+                await eventually(lambda: polled.status("b") == Status.HEALTHY)
+                await eventually(polled.poller.has_seen_all.is_set)
+
+    assert "the poll of a broke off" in caplog.text
+
+
+class LeapingClock:
+    """A clock that sleeps at once, and once stalls for a long time."""
+
+    def __init__(self, *, stall_s: float, end_s: float) -> None:
+        self._now_s = 0.0
+        self._stall_s = stall_s
+        self._end_s = end_s
+        self.n_sleeps = 0
+
+    def monotonic_s(self) -> float:
+        return self._now_s
+
+    def unix_s(self) -> float:
+        return 1_800_000_000.0 + self._now_s
+
+    async def sleep(self, duration_s: float) -> None:
+        await asyncio.sleep(0)
+        self.n_sleeps += 1
+        self._now_s += max(duration_s, 1e-6)
+        if self._stall_s and self._now_s > 5.0:
+            self._now_s += self._stall_s
+            self._stall_s = 0.0
+        if self._now_s > self._end_s:
+            raise asyncio.CancelledError
+
+
+async def _cycles(clock: LeapingClock) -> Polled:
+    async with polling(interval_s=10.0, clock=clock) as polled:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
+    return polled
+
+
+async def test_a_cycle_ends_every_interval() -> None:
+    polled = await _cycles(LeapingClock(stall_s=0.0, end_s=105.0))
+
+    assert 10 == polled.metrics.cycles._value.get()
+    assert pytest.approx(10.0, abs=0.1) == polled.metrics.cycle_duration_s._value.get()
+
+
+async def test_after_a_long_stall_only_one_interval_is_made_up_for() -> None:
+    polled = await _cycles(LeapingClock(stall_s=1000.0, end_s=1024.0))
+
+    assert 4 >= polled.metrics.cycles._value.get()

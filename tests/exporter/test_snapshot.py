@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.ledger import Ledger
+from exporter.memory import Increase
+from exporter.model import Outcome, State, Status, Target, Values
+from exporter.snapshot import Aggregation, label_text, quantile, status_of
+from tests.exporter.fleets import NOW_S, reading, row, snapshot
+
+
+def target(
+    id_: str = "a", node: str = "n1", model: str = "m", state: State = State.RUNNING
+) -> Target:
+    return Target(id_, "127.0.0.1", 1, node=node, model=model, state=state)
+
+
+def fast(speed: float, p99_s: float | None = None) -> Values:
+    return Values(tokens_per_second=speed, latency_p99_s=p99_s)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Outcome.OK, Status.HEALTHY),
+        (Outcome.LOADING, Status.LOADING),
+        (Outcome.REFUSED, Status.UNREACHABLE),
+        (Outcome.CONNECT_TIMEOUT, Status.UNREACHABLE),
+        (Outcome.CONNECT_FAILED, Status.UNREACHABLE),
+        (Outcome.UNRESOLVED, Status.UNREACHABLE),
+        (Outcome.TLS, Status.UNREACHABLE),
+        (Outcome.RESET, Status.UNREACHABLE),
+        (Outcome.TIMEOUT, Status.UNHEALTHY),
+        (Outcome.CLOSED, Status.UNHEALTHY),
+        (Outcome.MALFORMED, Status.UNHEALTHY),
+        (Outcome.TOO_LARGE, Status.UNHEALTHY),
+        (Outcome.FORBIDDEN, Status.UNHEALTHY),
+        (Outcome.HTTP_STATUS, Status.UNHEALTHY),
+        (Outcome.BAD_BODY, Status.UNHEALTHY),
+        (Outcome.UNRECOGNISED, Status.UNHEALTHY),
+        (Outcome.NO_DESCRIPTOR, Status.UNKNOWN),
+    ],
+)
+def test_each_outcome_has_its_status(outcome: Outcome, expected: Status) -> None:
+    assert expected == status_of(target(), reading(outcome))
+
+
+def test_an_instance_not_yet_polled_is_unknown() -> None:
+    assert Status.UNKNOWN == status_of(target(), None)
+
+
+@pytest.mark.parametrize("state", [State.PROVISIONING, State.DRAINING])
+def test_what_the_inventory_says_comes_first(state: State) -> None:
+    assert Status(state.value) == status_of(target(state=state), reading())
+
+
+def test_every_status_is_always_counted() -> None:
+    assert dict.fromkeys(Status, 0) == snapshot().fleet.instances
+
+
+def test_instances_are_counted_by_status_and_node() -> None:
+    fleet = snapshot(
+        row(target("a"), reading()),
+        row(target("b"), reading(Outcome.REFUSED)),
+        row(target("c", node="n2"), reading(Outcome.REFUSED)),
+    ).fleet
+
+    assert (1, 2) == (fleet.instances[Status.HEALTHY], fleet.instances[Status.UNREACHABLE])
+    assert {
+        ("n1", Status.HEALTHY): 1,
+        ("n1", Status.UNREACHABLE): 1,
+        ("n2", Status.HEALTHY): 0,
+        ("n2", Status.UNREACHABLE): 1,
+    } == fleet.node_instances
+
+
+def test_only_healthy_instances_speed_counts() -> None:
+    fleet = snapshot(
+        row(target("a"), reading(values=fast(40.0))),
+        row(target("b", node="n2"), reading(values=fast(2.0))),
+        row(target("c", model="x"), reading(values=fast(7.0))),
+        row(target("d", state=State.DRAINING), reading(values=fast(100.0))),
+        row(target("e"), reading(Outcome.TIMEOUT)),
+    ).fleet
+
+    assert {"m": 42.0, "x": 7.0} == fleet.tokens_per_second
+    assert {("n1", "m"): 40.0, ("n2", "m"): 2.0, ("n1", "x"): 7.0} == fleet.node_tokens_per_second
+
+
+def test_fleet_p99_is_the_99th_percentile_over_healthy_instances() -> None:
+    rows = [row(target(f"i{n}"), reading(values=fast(1.0, n / 1000))) for n in range(101)]
+    rows.append(row(target("dead"), reading(Outcome.TIMEOUT, fast(1.0, 50.0))))
+
+    assert 0.099 == pytest.approx(snapshot(*rows).fleet.latency_p99_s)
+
+
+def test_without_latencies_there_is_no_p99() -> None:
+    assert snapshot(row(target(), reading())).fleet.latency_p99_s is None
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=200))
+def test_the_quantile_is_the_inclusive_one(values: list[float]) -> None:
+    """As Prometheus interpolates, and Python's statistics with method="inclusive"."""
+    expected = statistics.quantiles(values, n=100, method="inclusive")[98]
+
+    assert expected == pytest.approx(quantile(values, 0.99), abs=1e-6)
+
+
+def test_adding_in_portions_gives_the_same() -> None:
+    rows = [row(target(f"i{n}", node=f"n{n % 3}"), reading(values=fast(n))) for n in range(10)]
+    piecemeal = Aggregation(now_s=NOW_S)
+    for one in rows:
+        piecemeal.add([one])
+
+    assert snapshot(*rows).fleet == piecemeal.finish(Ledger())
+
+
+def test_totals_of_the_ledger_are_those_of_the_moment() -> None:
+    ledger = Ledger()
+    ledger.record("n1", "m", Increase(5.0, (("oom", 2.0),)))
+    fleet = snapshot(ledger=ledger).fleet
+    ledger.record("n1", "m", Increase(5.0, (("oom", 2.0),)))
+
+    assert ({"m": 5.0}, {"oom": 2.0}) == (fleet.generated_tokens, fleet.errors)
+    assert {("n1", "oom"): 2.0} == fleet.node_errors
+
+
+def test_hostile_labels_are_escaped() -> None:
+    hostile = Target('a"b', "127.0.0.1", 1, node="n\\1", model="m\n2")
+
+    assert r'instance_id="a\"b",node="n\\1",model="m\n2"' == label_text(hostile, "m\n2")

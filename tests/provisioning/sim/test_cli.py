@@ -1,0 +1,178 @@
+"""The command as a process: what it prints, how it stops, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = (sys.executable, "-c", "from ollama_fleet import main; main()", "simulate")
+STOP_S = 1.0
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return os.environ | {
+        "OLLAMA_FLEET_SIMULATE_LISTEN_PORT": "0",
+        "OLLAMA_FLEET_SIMULATE_CONTROL_LISTEN_ADDRESS": "127.0.0.1:0",
+        "OLLAMA_FLEET_SIMULATE_CONTROL_TOKEN_FILE": str(tmp_path / "token"),
+    }
+
+
+@contextmanager
+def _started(
+    environment: dict[str, str], *options: str
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    process = subprocess.Popen(
+        [*PROGRAM, *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def _run(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def _get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return json.loads(response.read())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_runs_until_a_signal_and_stops_within_a_second(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    inventory_path = tmp_path / "fleet.json"
+    with _started(
+        environment, "--instances", "12", "--nodes", "3", "--inventory", str(inventory_path)
+    ) as (process, where):
+        inventory = json.loads(inventory_path.read_bytes())
+        assert 12 == where["instances"] == len(inventory)
+        assert {"status": "ok"} == _get(f"{inventory[11]['url']}/health")
+        assert inventory == _get(f"{where['control_url']}/instances")
+        with socket.create_connection(("127.1.0.1", where["listen_port"])):
+            began_s = time.monotonic()
+            process.send_signal(number)
+            rest, words = process.communicate(timeout=5)
+
+    assert time.monotonic() - began_s < STOP_S
+    assert 0 == process.returncode
+    assert "" == rest
+    assert "simulating 12 instances on 3 nodes" in words
+    assert str(tmp_path / "token") in words
+    assert (tmp_path / "token").read_text().strip() not in words
+
+
+def test_options_come_from_the_environment_too(environment: dict[str, str]) -> None:
+    environment |= {
+        "OLLAMA_FLEET_SIMULATE_INSTANCES": "7",
+        "OLLAMA_FLEET_SIMULATE_MODE": "ollama",
+        "OLLAMA_FLEET_SIMULATE_FAULT": "kill:count=1 shrink:count=2",
+    }
+    with _started(environment) as (_process, where):
+        inventory = _get(f"{where['control_url']}/instances")
+        faults = _get(f"{where['control_url']}/faults")
+
+    assert 7 == where["instances"]
+    assert 5 == len(inventory)
+    assert "ollama" == inventory[0]["engine"]
+    assert ["kill", "shrink"] == [fault["kind"] for fault in faults]
+
+
+def test_a_taken_port_is_named_with_the_option_that_helps(environment: dict[str, str]) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:  # noqa: S104
+        port = taken.getsockname()[1]
+        instances = _run(environment, "--listen-port", str(port))
+        control = _run(environment, "--control.listen-address", f"127.0.0.1:{port}")
+
+    for ended, option in ((instances, "--listen-port"), (control, "--control.listen-address")):
+        assert 1 == ended.returncode
+        assert "" == ended.stdout
+        assert f"{port}" in ended.stderr
+        assert option in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--fault", "kil:count=1"], "did you mean 'kill'"),
+        (["--fault", "kill:node=nod-001"], "did you mean 'node-001'"),
+        (["--hardware", "abacus=1"], "epyc-9654"),
+        (["--instances", "0"], "1 to"),
+        (["--control.listen-address", "nowhere"], "HOST:PORT"),
+        (["--listen-port", "99999"], "65535"),
+        (["--instanses", "3"], "--instances"),
+    ],
+)
+def test_wrong_options_are_refused(
+    environment: dict[str, str], options: list[str], said: str
+) -> None:
+    ended = _run(environment, *options)
+
+    assert 2 == ended.returncode
+    assert "" == ended.stdout
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_fleet_beyond_the_limit_of_open_files_says_so(environment: dict[str, str]) -> None:
+    limited = (
+        "bash",
+        "-c",
+        'ulimit -Sn 100; ulimit -Hn 200; exec "$@"',
+        "bash",
+        *PROGRAM,
+        "--instances",
+        "1000",
+    )
+    with subprocess.Popen(
+        limited, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        process.terminate()
+        _, words = process.communicate(timeout=5)
+
+    assert (200, 200) == limits
+    assert "the fleet does not fit" in words
+    assert "136 connections" in words
+    assert "ulimit -Hn" in words
+
+
+def test_help_names_every_kind_of_fault(environment: dict[str, str]) -> None:
+    from provisioning.sim.faults import Kind
+
+    ended = _run(environment, "--help")
+
+    assert 0 == ended.returncode
+    assert [] == [kind for kind in Kind if f"  {kind} " not in ended.stdout]

@@ -1,0 +1,284 @@
+"""Generating text as Ollama does, whole and streamed, at the instance's speed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from provisioning.sim.app import RunningFleet, running_fleet
+from provisioning.sim.spec import FleetSpec, Hardware, Mode
+from tests.provisioning.sim.client import Answer, Client, FakeClock, connected, get
+from tests.waiting import eventually
+
+NUMBERS = [
+    *("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration"),
+    *("eval_count", "eval_duration"),
+]
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[RunningFleet]:
+    spec = FleetSpec(n_instances=30, time_scale=0.0)
+    async with running_fleet(spec, clock=FakeClock()) as running:
+        yield running
+
+
+def _ask(fleet: RunningFleet, index: int = 0, **others: object) -> dict[str, object]:
+    model = fleet.fleet.instances[index].model.name
+    return {"model": model, "prompt": "why is the sky blue?", "stream": False} | others
+
+
+def _lines(answer: Answer) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in answer.body.splitlines()]
+
+
+async def _generate(fleet: RunningFleet, index: int = 0, **others: object) -> Answer:
+    async with connected(fleet, index) as client:
+        return await client.post("/api/generate", _ask(fleet, index, **others))
+
+
+async def test_an_answer_in_one_piece_has_text_and_numbers(fleet: RunningFleet) -> None:
+    answer = await _generate(fleet, options={"num_predict": 24})
+
+    assert 200 == answer.status
+    assert "application/json; charset=utf-8" == answer.headers["content-type"]
+    fields = ["model", "created_at", "response", "done", "done_reason", "context", *NUMBERS]
+    assert fields == list(answer.json)
+    assert 24 == answer.json["eval_count"] == len(answer.json["response"].split())
+    assert "length" == answer.json["done_reason"]
+
+
+async def test_a_stream_gives_a_line_for_every_token_and_the_numbers_last(
+    fleet: RunningFleet,
+) -> None:
+    answer = await _generate(fleet, stream=True, options={"num_predict": 5})
+    *pieces, last = _lines(answer)
+
+    assert "application/x-ndjson" == answer.headers["content-type"]
+    assert "chunked" == answer.headers["transfer-encoding"]
+    assert 5 == len(pieces)
+    assert all(["model", "created_at", "response", "done"] == list(piece) for piece in pieces)
+    assert ("", True, 5) == (last["response"], last["done"], last["eval_count"])
+
+
+async def test_streaming_is_the_default_and_gives_the_same_text(fleet: RunningFleet) -> None:
+    async with connected(fleet) as client:
+        ask = _ask(fleet)
+        whole = (await client.post("/api/generate", ask)).json
+        del ask["stream"]
+        streamed = _lines(await client.post("/api/generate", ask))
+
+    assert whole["response"] == "".join(line["response"] for line in streamed)
+    assert "stop" == streamed[-1]["done_reason"]
+
+
+async def test_the_numbers_give_the_instance_s_speed_in_nanoseconds(fleet: RunningFleet) -> None:
+    fleet.inject("slow", ids=["llm-00002"], factor=0.5)
+    for index, factor in ((0, 1.0), (1, 0.5)):
+        numbers = (await _generate(fleet, index)).json
+        speed = numbers["eval_count"] / numbers["eval_duration"] * 1e9
+
+        expected = fleet.fleet.instances[index].tokens_per_second * factor
+        assert expected == pytest.approx(speed, rel=0.01)
+        parts = [numbers[f"{part}_duration"] for part in ("load", "prompt_eval", "eval")]
+        assert sum(parts) == numbers["total_duration"]
+
+
+async def test_a_duration_that_is_zero_is_left_out() -> None:
+    """Release 0.4.7 counts whole milliseconds, and a GPU reads a short prompt in less."""
+    spec = FleetSpec(n_instances=1, hardware=((Hardware.GPU, 1),), time_scale=0.0)
+    async with running_fleet(spec) as fleet:
+        assert "0.4.7" == fleet.fleet.instances[0].release.version
+        numbers = (await _generate(fleet, prompt="hi")).json
+
+    assert "prompt_eval_duration" not in numbers
+    assert 1 == numbers["prompt_eval_count"]
+    assert 0 == numbers["eval_duration"] % 1_000_000
+
+
+async def test_newer_releases_count_single_nanoseconds() -> None:
+    async with running_fleet(FleetSpec(n_instances=30, mode=Mode.OLLAMA, time_scale=0.0)) as fleet:
+        index = next(i.index for i in fleet.fleet.instances if i.release.version == "0.23.0")
+        numbers = (await _generate(fleet, index)).json
+
+    assert 0 != numbers["eval_duration"] % 1_000
+
+
+async def test_a_chat_answers_with_a_message(fleet: RunningFleet) -> None:
+    model = fleet.fleet.instances[0].model.name
+    ask = {
+        "model": model,
+        "stream": False,
+        "messages": [{"role": "user", "content": "hello"}],
+        "options": {"num_predict": 3},
+    }
+    async with connected(fleet) as client:
+        answer = (await client.post("/api/chat", ask)).json
+
+    assert "assistant" == answer["message"]["role"]
+    assert 3 == answer["eval_count"] == len(answer["message"]["content"].split())
+    assert "context" not in answer
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "reason"), [(None, "load"), (0, "unload"), ("5m", "load"), (300, "load")]
+)
+async def test_without_a_prompt_the_model_is_only_loaded(
+    fleet: RunningFleet, keep_alive: object, reason: str
+) -> None:
+    answer = (await _generate(fleet, prompt="", keep_alive=keep_alive)).json
+
+    assert ["model", "created_at", "response", "done", "done_reason"] == list(answer)
+    assert reason == answer["done_reason"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"model": "nope", "prompt": "x"}, 404, "model 'nope' not found"),
+        ({"prompt": "x"}, 404, "model '' not found"),
+        (b"{", 400, ""),
+        (b"", 400, "missing request body"),
+        (b"\xff\xfe", 400, ""),
+        ({"model": 3}, 400, ""),
+        ({"model": "llama3.1:8b", "options": {"num_predict": "x"}}, 400, ""),
+    ],
+)
+async def test_what_cannot_be_done_is_an_error_and_the_connection_stays(
+    fleet: RunningFleet, body: object, status: int, said: str
+) -> None:
+    async with connected(fleet) as client:
+        answer = await client.post("/api/generate", body)
+
+        assert status == answer.status
+        assert ["error"] == list(answer.json)
+        assert said in answer.json["error"]
+        assert 200 == (await client.get("/health")).status
+
+
+async def test_a_real_request_counts_in_the_instance_s_own_counters(fleet: RunningFleet) -> None:
+    before = (await get(fleet, 0, "/api/metrics")).json
+    await _generate(fleet, options={"num_predict": 20})
+    after = (await get(fleet, 0, "/api/metrics")).json
+
+    assert 20 == after["generated_tokens_total"] - before["generated_tokens_total"]
+    assert 5 == after["prompt_tokens_total"] - before["prompt_tokens_total"]
+    assert 20 / before["tokens_per_second"] == pytest.approx(
+        after["generating_seconds_total"] - before["generating_seconds_total"], rel=0.05
+    )
+
+
+async def test_requests_fail_at_the_ratio_of_an_errors_fault(fleet: RunningFleet) -> None:
+    fleet.inject("errors", ids=["llm-00001"], ratio=0.25)
+    before = (await get(fleet, 0, "/api/metrics")).json["error_count"]
+    statuses = [(await _generate(fleet)).status for _ in range(8)]
+    after = (await get(fleet, 0, "/api/metrics")).json["error_count"]
+
+    assert 2 == statuses.count(500)
+    assert 6 == statuses.count(200)
+    assert 2 == after - before
+
+
+async def test_pipelined_pages_wait_behind_a_generation(fleet: RunningFleet) -> None:
+    async with connected(fleet) as client:
+        body = json.dumps(_ask(fleet)).encode()
+        client.send(
+            b"POST /api/generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            + body
+            + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+        assert "eval_count" in (await client.read_answer()).json
+        assert {"status": "ok"} == (await client.read_answer()).json
+
+
+async def test_a_client_of_http_1_0_gets_the_stream_without_chunks(fleet: RunningFleet) -> None:
+    body = json.dumps(_ask(fleet, stream=True, options={"num_predict": 2})).encode()
+    async with connected(fleet) as client:
+        client.send(b"POST /api/generate HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        _, _, lines = (await client.read_rest()).partition(b"\r\n\r\n")
+
+    assert [False, False, True] == [json.loads(line)["done"] for line in lines.splitlines()]
+
+
+async def test_generating_takes_the_simulated_time_times_the_scale() -> None:
+    async with running_fleet(FleetSpec(n_instances=1, time_scale=0.1)) as fleet:
+        began_s = time.monotonic()
+        numbers = (await _generate(fleet, options={"num_predict": 100})).json
+        took_s = time.monotonic() - began_s
+
+    simulated_s = numbers["total_duration"] / 1e9
+    assert 2.3 < simulated_s < 2.6
+    assert simulated_s * 0.1 <= took_s < simulated_s
+
+
+async def test_tokens_come_one_by_one_at_the_instance_s_speed() -> None:
+    async with running_fleet(FleetSpec(n_instances=1)) as fleet, connected(fleet) as client:
+        _begin_stream(client, fleet, num_predict=20)
+        first_s, *_, last_s = [await _next_token_s(client) for _ in range(10)]
+
+        speed = fleet.fleet.instances[0].tokens_per_second
+        assert 9 / speed == pytest.approx(last_s - first_s, abs=0.08)
+
+
+def _begin_stream(client: Client, fleet: RunningFleet, *, num_predict: int) -> None:
+    body = json.dumps(_ask(fleet, stream=True, options={"num_predict": num_predict})).encode()
+    client.send(
+        b"POST /api/generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+
+
+async def _next_token_s(client: Client) -> float:
+    await client.reader.readuntil(b'"done":false}\n')
+    return time.monotonic()
+
+
+async def test_one_request_runs_at_a_time_and_waiting_is_in_the_total_only() -> None:
+    async with running_fleet(FleetSpec(n_instances=1, time_scale=0.05)) as fleet:
+        running = asyncio.gather(
+            *(_generate(fleet, options={"num_predict": 100}) for _ in range(3))
+        )
+        await eventually(lambda: 2 == fleet.fleet.states[0].n_waiting)
+        metrics = (await get(fleet, 0, "/api/metrics")).json
+        answers = [answer.json for answer in await running]
+
+    assert 1 <= metrics["requests_running"]
+    assert 2 == metrics["requests_queued"]
+    waited_s = sorted(
+        (one["total_duration"] - one["eval_duration"] - one.get("prompt_eval_duration", 0)) / 1e9
+        for one in answers
+    )
+    assert waited_s[0] < 0.1
+    assert 4.6 < waited_s[2] < math.inf
+
+
+async def test_a_client_that_leaves_frees_the_instance_and_its_tokens_count() -> None:
+    async with running_fleet(FleetSpec(n_instances=1)) as fleet:
+        state = fleet.fleet.states[0]
+        async with connected(fleet) as client:
+            before = state.life.at_since
+            _begin_stream(client, fleet, num_predict=100)
+            for _ in range(3):
+                await _next_token_s(client)
+            assert 1 == state.n_generating
+        await eventually(lambda: 0 == state.n_generating)
+
+        assert 3 <= state.life.at_since.generated_tokens - before.generated_tokens < 10
+
+
+async def test_a_stream_freezes_when_the_instance_hangs() -> None:
+    async with running_fleet(FleetSpec(n_instances=1)) as fleet, connected(fleet) as client:
+        _begin_stream(client, fleet, num_predict=100)
+        await _next_token_s(client)
+        fleet.inject("hang", share=1)
+        await client.reader.readuntil(b"\r\n")
+        assert await client.hears_nothing()
+
+        fleet.heal()
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()

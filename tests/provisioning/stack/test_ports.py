@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from provisioning.stack.errors import PortError
+from provisioning.stack.ports import EVERY_ADDRESS, Ports, Wanted, can_bind
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def ports(said: list[str]) -> Ports:
+    return Ports(say=said.append)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def _wanted(port: int, *, is_explicit: bool = False) -> Wanted:
+    return Wanted("Prometheus", port, option="--prometheus-port", is_explicit=is_explicit)
+
+
+def test_a_free_port_is_given_without_a_word(
+    ports: Ports, said: list[str], taken_port: int
+) -> None:
+    free = ports.take(_wanted(taken_port))
+
+    assert free == Ports(say=said.append).take(_wanted(free))
+    assert 1 == len(said)
+
+
+def test_a_taken_default_gives_a_near_port_and_says_so(
+    ports: Ports, said: list[str], taken_port: int
+) -> None:
+    port = ports.take(_wanted(taken_port))
+
+    assert taken_port < port <= taken_port + 200
+    assert can_bind(port, "127.0.0.1")
+    assert [f"port {taken_port} is taken: Prometheus listens on {port} instead"] == said
+
+
+def test_a_taken_port_that_was_asked_for_is_an_error_that_names_the_option(
+    ports: Ports, taken_port: int
+) -> None:
+    with pytest.raises(PortError, match=f"port {taken_port}: .*with --prometheus-port"):
+        ports.take(_wanted(taken_port, is_explicit=True))
+
+
+def test_no_port_is_given_twice(ports: Ports, taken_port: int) -> None:
+    given = [ports.take(_wanted(taken_port)) for _ in range(5)]
+
+    assert 5 == len(set(given))
+
+
+def test_a_port_on_every_address_is_not_free_when_one_address_is_taken(taken_port: int) -> None:
+    assert not can_bind(taken_port, EVERY_ADDRESS)
+
+
+def test_ports_end_at_65535(ports: Ports) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 65_535)),
+        pytest.raises(PortError, match="ports 65535 to 65535 are all taken; choose another with"),
+    ):
+        ports.take(_wanted(65_535))

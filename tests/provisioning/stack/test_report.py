@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import shlex
+
+import yaml
+
+from provisioning.stack import commands, report
+from provisioning.stack.commands import Plan
+from provisioning.stack.status import FleetStatus
+
+SEEN = FleetStatus(
+    n_by_status={"healthy": 9_980, "unreachable": 20, "loading": 0, "draining": 2},
+    n_inventory=10_002,
+    tokens_per_second=420_000.4,
+)
+
+
+def test_a_status_reads_as_a_sentence_without_what_there_is_none_of() -> None:
+    assert (
+        "9,980 of 10,002 instances healthy, 2 draining, 20 unreachable; "
+        "they generate up to 420,000 tokens/s"
+    ) == str(SEEN)
+
+
+def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
+    text = report.for_people(plan, SEEN, {})
+
+    assert str(SEEN) in text
+    for url in (
+        "http://127.0.0.1:11440/",
+        "http://127.0.0.1:11440/metrics",
+        "http://127.0.0.1:11440/instances?status=unhealthy",
+        "http://127.0.0.1:9090/graph?g0.expr=",
+    ):
+        assert url in text
+
+
+def test_the_fault_commands_are_one_shell_line_each_and_hold_no_token(plan: Plan) -> None:
+    words = shlex.split(report.break_command(plan))
+
+    assert "http://127.0.0.1:11451/faults" == words[-1]
+    assert {"kind": "kill", "count": 20} == json.loads(words[words.index("-d") + 1])
+    assert "$(cat '/runs/my demo/control.token')" in report.break_command(plan)
+    assert report.heal_command(plan).endswith("-X DELETE http://127.0.0.1:11451/faults")
+
+
+def test_the_json_is_one_line_with_the_figures_and_the_places(plan: Plan) -> None:
+    line = report.as_json(plan, SEEN, {"exporter": 17})
+
+    said = json.loads(line)
+    assert "\n" not in line
+    assert (9_980, 10_002) == (said["healthy"], said["inventory"])
+    assert 20 == said["instances"]["unreachable"]
+    assert "http://127.0.0.1:9090" == said["prometheus_url"]
+    assert ["http://127.0.0.1:11460", "http://127.0.0.1:11461"] == said["llama_urls"]
+    assert {"exporter": 17} == said["pids"]
+
+
+def test_the_real_servers_inventory_names_engine_node_and_model(plan: Plan) -> None:
+    first, second = yaml.safe_load(commands.real_inventory(plan))
+
+    assert {
+        "id": "llama-server-11460",
+        "url": "http://127.0.0.1:11460",
+        "node": "demo-host",
+        "model": "gemma3:270m",
+        "engine": "llamacpp",
+    } == first
+    assert "llama-server-11461" == second["id"]
+
+
+def test_the_exporter_reads_both_inventories_and_listens_on_loopback(plan: Plan) -> None:
+    command = commands.exporter(plan).command
+
+    assert "--inventory=/runs/my demo/simulated.json" in command
+    assert "--inventory=/runs/my demo/real.yml" in command
+    assert "--web.listen-address=127.0.0.1:11440" in command
+    assert "--poll.interval=5s" in command

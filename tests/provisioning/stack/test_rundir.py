@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioning.stack import rundir
+from provisioning.stack.errors import RunDirError
+
+
+def test_a_run_folder_is_made_where_it_is_missing(tmp_path: Path) -> None:
+    with rundir.claimed(tmp_path / "a" / "b") as run_dir:
+        assert run_dir.path.is_dir()
+
+
+def test_without_a_choice_it_is_dot_demo_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with rundir.claimed(None) as run_dir:
+        assert tmp_path / ".demo" == run_dir.path
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    with (
+        rundir.claimed(tmp_path),
+        pytest.raises(RunDirError, match=r"another `ollama-fleet up` uses .* with --run-dir"),
+        rundir.claimed(tmp_path),
+    ):
+        pass
+
+    with rundir.claimed(tmp_path):
+        pass
+
+
+def test_the_data_of_the_run_before_is_gone(tmp_path: Path) -> None:
+    with rundir.claimed(tmp_path) as run_dir:
+        run_dir.prometheus_data.mkdir()
+
+    with rundir.claimed(tmp_path) as run_dir:
+        assert not run_dir.prometheus_data.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_the_option(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with (
+        pytest.raises(RunDirError, match=r"cannot use the run folder .*/file/run.* --run-dir"),
+        rundir.claimed(tmp_path / "file" / "run"),
+    ):
+        pass

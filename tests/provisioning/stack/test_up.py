@@ -1,0 +1,149 @@
+"""The whole of `ollama-fleet up`, as a process of its own, with a small fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.provisioning.stack.standin import is_running
+from tests.waiting import eventually
+
+START_S = 60.0
+
+
+@contextlib.asynccontextmanager
+async def _up(run_dir: Path, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "ollama_fleet", "up", "--json", f"--run-dir={run_dir}"),
+        *("--simulated=20", "--llama-servers=0", "--poll-interval=1"),
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def _ready(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    """Return what `up` says once Prometheus sees healthy instances."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = await asyncio.wait_for(process.stdout.readline(), START_S)
+    assert line, (await process.stderr.read()).decode()
+    said: dict[str, Any] = json.loads(line)
+    return said
+
+
+async def test_up_says_what_prometheus_sees_shows_a_fault_and_leaves_nothing_after_ctrl_c(
+    prometheus_binary: Path, tmp_path: Path
+) -> None:
+    async with _up(tmp_path) as process:
+        said = await _ready(process)
+        await _inject(said, {"kind": "kill", "count": 5})
+        await _until_n_unreachable(said["exporter_url"], 5)
+
+        process.send_signal(signal.SIGINT)
+
+        assert 0 == await asyncio.wait_for(process.wait(), 20)
+    assert (20, 20) == (said["healthy"], said["inventory"])
+    assert said["tokens_per_second"] > 0
+    assert ["simulated-fleet", "exporter", "prometheus"] == list(said["pids"])
+    assert not any(map(is_running, said["pids"].values()))
+
+
+async def _inject(said: dict[str, Any], fault: dict[str, object]) -> None:
+    token = Path(said["control_token_file"]).read_text().strip()  # noqa: ASYNC240
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        session.post(
+            f"{said['control_url']}/faults",
+            json=fault,
+            headers={"Authorization": f"Bearer {token}"},
+        ),
+    ):
+        pass
+
+
+async def _until_n_unreachable(exporter_url: str, n: int) -> None:
+    line = f'ollama_fleet_instances{{status="unreachable"}} {n}'
+    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+        while True:
+            async with session.get(f"{exporter_url}/metrics") as answer:
+                if any(one.startswith(line) for one in (await answer.text()).splitlines()):
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_others(
+    prometheus_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_FLEET_CONFIG_FILE", str(tmp_path / "missing.yml"))
+
+    async with _up(tmp_path) as process:
+        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+
+    assert 1 == process.returncode
+    assert "exporter ended by itself (exit status" in stderr.decode()
+    assert f"{tmp_path}/exporter.log" in stderr.decode()
+    assert "missing.yml" in stderr.decode()
+    assert not _processes_naming(str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_during_the_start_leaves_nothing(
+    prometheus_binary: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    async with _up(tmp_path) as process:
+        await eventually((tmp_path / "simulated-fleet.log").exists)
+
+        process.send_signal(number)
+        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+
+    assert 0 == process.returncode
+    assert stderr.decode().endswith("stopped\n")
+    assert not _processes_naming(str(tmp_path))
+
+
+def _processes_naming(text: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_text())
+    return [command for command in found if text in command]
+
+
+async def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything_starts(
+    prometheus_binary: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with _up(tmp_path, f"--prometheus-port={port}") as process:
+            _, stderr = await asyncio.wait_for(process.communicate(), 20)
+
+    assert 1 == process.returncode
+    assert f"Prometheus cannot listen on port {port}" in stderr.decode()
+    assert "--prometheus-port" in stderr.decode()
+    assert not (tmp_path / "simulated-fleet.log").exists()
+
+
+@pytest.mark.parametrize("option", ["--simulated=0", "--poll-interval=0", "--exporter-port=0"])
+async def test_a_senseless_option_is_refused(tmp_path: Path, option: str) -> None:
+    async with _up(tmp_path, option) as process:
+        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+
+    assert 2 == process.returncode
+    assert option.partition("=")[0] in stderr.decode()
