@@ -81,8 +81,9 @@ def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
 
 
 def _config(path: Path | None, options: Mapping[str, Texts]) -> Config:
-    from_file = {} if path is None else configuration.read_file(path)
-    return configuration.build(_from_options(options), _from_environment(os.environ), from_file)
+    from_file, faults = ({}, []) if path is None else configuration.read_file(path)
+    layers = (_from_options(options), _from_environment(os.environ), from_file)
+    return configuration.build(*layers, faults=faults)
 
 
 def _from_options(options: Mapping[str, Texts]) -> dict[str, Given]:
@@ -108,19 +109,20 @@ async def _check(config: Config) -> None:
 
 
 async def _serve(config: Config) -> None:
-    stopped = asyncio.Event()
+    """Run the exporter until a signal stops it, also while it still starts."""
+    running = asyncio.create_task(_run(config))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    await asyncio.wait((running,))
+    if not running.cancelled():
+        running.result()
+    log.info("stopped")
+
+
+async def _run(config: Config) -> None:
     async with Exporter(config) as running:
         _calm_the_collector()
-        waiting = asyncio.create_task(stopped.wait())
-        broken = asyncio.create_task(running.wait())
-        await asyncio.wait((waiting, broken), return_when=asyncio.FIRST_COMPLETED)
-        if broken.done():
-            broken.result()
-        broken.cancel()
-        waiting.cancel()
-    log.info("stopped")
+        await running.wait()
 
 
 def _calm_the_collector() -> None:

@@ -17,7 +17,7 @@ from exporter.errors import InputError, Problem
 from exporter.settings import SETTINGS, Setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from exporter.inventory import Shard
 
@@ -63,13 +63,13 @@ class Given:
     """`--poll.interval`, `OLLAMA_FLEET_POLL_INTERVAL` or `exporter.yml: poll.interval`."""
 
 
-def build(*layers: Mapping[str, Given]) -> Config:
+def build(*layers: Mapping[str, Given], faults: Sequence[Problem] = ()) -> Config:
     """Return the configuration; of the layers that hold a setting, the first one counts.
 
     Raises:
-        InputError: All that is wrong, with places.
+        InputError: All that is wrong, with places; the faults that are known already included.
     """
-    problems: list[Problem] = []
+    problems = list(faults)
     values = {
         setting.attribute: _value(setting, _first(setting, layers), problems)
         for setting in SETTINGS
@@ -81,27 +81,21 @@ def build(*layers: Mapping[str, Given]) -> Config:
     return Config(**values)
 
 
-def read_file(path: Path) -> dict[str, Given]:
-    """Return what a YAML file sets, by setting name.
-
-    Raises:
-        InputError: It cannot be read, is no YAML, or has unknown keys.
-    """
+def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:
+    """Return what a YAML file sets, by setting name, and what is wrong with it."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        message = f"cannot be read as YAML: {' '.join(str(error).split())}"
-        raise InputError(str(path), [Problem(str(path), message)]) from error
+        return {}, [Problem(str(path), f"cannot be read as YAML: {' '.join(str(error).split())}")]
     problems: list[Problem] = []
     given: dict[str, Given] = {}
     for name, value in _flatten("", {} if document is None else document):
-        if name in SETTING_BY_NAME:
-            given[name] = Given(_texts(value), f"{path}: {name}")
-        else:
-            problems.append(Problem(name or str(path), _unknown(name)))
-    if problems:
-        raise InputError(str(path), problems)
-    return given
+        place = f"{path}: {name}" if name else str(path)
+        if fault := _fault(name, value, given):
+            problems.append(Problem(place, fault))
+        elif name in SETTING_BY_NAME:
+            given[name] = Given(_texts(value), place)
+    return given, problems
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -122,9 +116,19 @@ def _texts(value: Any) -> tuple[str, ...]:
     return () if value is None else (str(value),)
 
 
-def _unknown(name: str) -> str:
+def _fault(name: str, value: Any, given: Mapping[str, Given]) -> str:
+    """Return what is wrong with a key of the file or with the form of its value."""
     if not name:
         return "must be a mapping of settings"
+    if name in given:
+        return "is set twice"
+    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+        return "must be a text, or a list of texts"
+    is_section = any(known.startswith(f"{name}.") for known in SETTING_BY_NAME)
+    return "" if name in SETTING_BY_NAME or (is_section and value is None) else _unknown(name)
+
+
+def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, SETTING_BY_NAME, n=1)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
 

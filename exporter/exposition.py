@@ -9,6 +9,8 @@ bytes. prometheus-client's renderer costs ten times as much, and is the oracle i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from exporter import catalogue
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from exporter.model import Histogram
     from exporter.snapshot import Fleet, Row, Snapshot
 
-    RowValue = Callable[[Row], float | None]
+    Column = Callable[[Sequence[Row]], list[float | None]]
 
 Key = TypeVar("Key", bound="str | tuple[str, ...]")
 
@@ -163,74 +165,65 @@ def _instance_lines(
     now_s: float,
 ) -> Iterator[tuple[Series, Callable[[Sequence[Row]], list[str]]]]:
     """Yield each series of an instance with the function that writes rows of it."""
-    for series, value_of in _row_values(now_s):
-        yield series, _lines_of(series, value_of)
+    for series, column in _columns(now_s):
+        yield series, partial(_lines, series.name, column)
     yield catalogue.INSTANCE_ERRORS, _error_lines
     yield catalogue.INSTANCE_INFO, _info_lines
 
 
-def _row_values(now_s: float) -> tuple[tuple[Series, RowValue], ...]:
-    def speed(row: Row) -> float | None:
-        return speed_now(row.memory, now_s=now_s) if _up(row) else None
-
+def _columns(now_s: float) -> tuple[tuple[Series, Column], ...]:
+    """Return the series with one value per instance: whole columns, as a call per value is dear."""
     return (
         (catalogue.INSTANCE_UP, _up),
-        (catalogue.INSTANCE_TOKENS_PER_SECOND, speed),
-        (catalogue.INSTANCE_LATENCY_P99, _latency),
-        (catalogue.INSTANCE_REQUESTS_RUNNING, _running),
-        (catalogue.INSTANCE_REQUESTS_QUEUED, _queued),
-        (catalogue.INSTANCE_START_TIME, _start_time),
+        (catalogue.INSTANCE_TOKENS_PER_SECOND, partial(_speed, now_s=now_s)),
+        (catalogue.INSTANCE_LATENCY_P99, _told("latency_p99_s")),
+        (catalogue.INSTANCE_REQUESTS_RUNNING, _told("requests_running")),
+        (catalogue.INSTANCE_REQUESTS_QUEUED, _told("requests_queued")),
+        (catalogue.INSTANCE_START_TIME, _told("start_time_s")),
         (catalogue.INSTANCE_POLL_DURATION, _duration),
-        (catalogue.INSTANCE_GENERATED_TOKENS, _generated),
-        (catalogue.INSTANCE_PROMPT_TOKENS, _prompt),
+        (catalogue.INSTANCE_GENERATED_TOKENS, _counted("generated")),
+        (catalogue.INSTANCE_PROMPT_TOKENS, _counted("prompt")),
     )
 
 
-def _lines_of(series: Series, value_of: RowValue) -> Callable[[Sequence[Row]], list[str]]:
-    name = series.name
-
-    def lines(rows: Sequence[Row]) -> list[str]:
-        return [
-            f"{name}{{{row.labels}}} {value!r}\n"
-            for row in rows
-            if (value := value_of(row)) is not None
-        ]
-
-    return lines
+def _lines(name: str, column: Column, rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{name}{{{row.labels}}} {value!r}\n"
+        for row, value in zip(rows, column(rows), strict=True)
+        if value is not None
+    ]
 
 
-def _up(row: Row) -> int | None:
-    return None if row.reading is None else int(row.reading.verdict.outcome is Outcome.OK)
+def _up(rows: Sequence[Row]) -> list[float | None]:
+    return [None if row.reading is None else int(_is_up(row)) for row in rows]
 
 
-def _latency(row: Row) -> float | None:
-    return None if row.reading is None else row.reading.verdict.values.latency_p99_s
+def _is_up(row: Row) -> bool:
+    return row.reading is not None and row.reading.verdict.outcome is Outcome.OK
 
 
-def _running(row: Row) -> float | None:
-    return None if row.reading is None else row.reading.verdict.values.requests_running
+def _speed(rows: Sequence[Row], *, now_s: float) -> list[float | None]:
+    return [speed_now(row.memory, now_s=now_s) if _is_up(row) else None for row in rows]
 
 
-def _queued(row: Row) -> float | None:
-    return None if row.reading is None else row.reading.verdict.values.requests_queued
+def _told(field: str) -> Column:
+    """Return the column of a field of Values."""
+    of = attrgetter(field)
+    return lambda rows: [
+        None if row.reading is None else of(row.reading.verdict.values) for row in rows
+    ]
 
 
-def _start_time(row: Row) -> float | None:
-    return None if row.reading is None else row.reading.verdict.values.start_time_s
+def _duration(rows: Sequence[Row]) -> list[float | None]:
+    return [None if row.reading is None else row.reading.duration_s for row in rows]
 
 
-def _duration(row: Row) -> float | None:
-    return None if row.reading is None else row.reading.duration_s
-
-
-def _generated(row: Row) -> float | None:
-    counter = row.memory.generated
-    return None if counter is None else counter.total
-
-
-def _prompt(row: Row) -> float | None:
-    counter = row.memory.prompt
-    return None if counter is None else counter.total
+def _counted(field: str) -> Column:
+    """Return the column of a counter of Memory."""
+    of = attrgetter(field)
+    return lambda rows: [
+        None if (counter := of(row.memory)) is None else counter.total for row in rows
+    ]
 
 
 def _error_lines(rows: Sequence[Row]) -> list[str]:

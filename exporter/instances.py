@@ -85,9 +85,12 @@ def parse_filter(query: Mapping[str, str]) -> Filter:
     Raises:
         ValueError: It has a key or a status that there is not.
     """
-    for key in query:
+    keys = tuple(query)  # a query string may repeat a key, and then lists it so
+    for key in keys:
         if key not in FILTER_KEYS:
             raise ValueError(f"cannot filter by {key!r}, only by {', '.join(FILTER_KEYS)}")
+        if keys.count(key) > 1:
+            raise ValueError(f"can filter by one {key} at a time")
     if "status" in query and query["status"] not in STATUSES:
         raise ValueError(f"no status {query['status']!r}, only {', '.join(Status)}")
     return Filter(**query)

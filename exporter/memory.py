@@ -46,6 +46,8 @@ class Memory(msgspec.Struct, frozen=True, gc=False):
     prompt: Counter | None = None
     errors: tuple[tuple[str, Counter], ...] | None = None
     """By error type; None until the instance has told any errors, or that it has none."""
+    errors_told: tuple[tuple[str, float], ...] = ()
+    """The last counts as the instance gave them: mostly they are the same again."""
     durations: Histogram | None = None
 
 
@@ -73,7 +75,9 @@ def remember(
     """Take in what a healthy instance says; return the new memory and what it did meanwhile."""
     generated = _advance(memory.generated, values.generated_tokens_total)
     seconds = _advance(memory.generating_seconds, values.generating_seconds_total)
-    errors = _advance_errors(memory.errors, values.errors_total)
+    errors = memory.errors
+    if values.errors_total != memory.errors_told:
+        errors = _advance_errors(memory.errors, values.errors_total)
     speed, speed_at_s = _speed(memory, values, generated, seconds, now_s)
     after = Memory(
         _model(memory.model, values.models, target.model),
@@ -85,6 +89,7 @@ def remember(
         seconds,
         _advance(memory.prompt, values.prompt_tokens_total),
         errors,
+        values.errors_total,
         values.request_duration or memory.durations,
     )
     return after, _increase(memory, after, values)
@@ -122,10 +127,10 @@ def _gain(before: float, now: float) -> float:
 def _advance_errors(
     before: tuple[tuple[str, Counter], ...] | None, now: tuple[tuple[str, float], ...]
 ) -> tuple[tuple[str, Counter], ...] | None:
-    if before is None:
-        return tuple((kind, Counter(count, count)) for kind, count in now) if now else None
-    if not now or _is_same(before, now):
+    if not now:
         return before
+    if before is None:
+        return tuple([(kind, Counter(count, count)) for kind, count in now])
     known = dict(before)
     told = _bounded(known, now)
     # A type that is not told has no errors: so it was before its first, and is after a restart.
@@ -142,13 +147,6 @@ def _bounded(known: dict[str, Counter], now: tuple[tuple[str, float], ...]) -> d
         name = kind if kind in known or len(known) + len(told) < MAX_ERROR_TYPES else OTHER
         told[name] = told.get(name, 0.0) + count
     return told
-
-
-def _is_same(before: tuple[tuple[str, Counter], ...], now: tuple[tuple[str, float], ...]) -> bool:
-    return len(before) == len(now) and all(
-        kind == kind_now and counter.raw == count
-        for (kind, counter), (kind_now, count) in zip(before, now, strict=True)
-    )
 
 
 def _speed(

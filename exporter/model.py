@@ -37,6 +37,8 @@ class EngineName(StrEnum):
 class Status(StrEnum):
     """What the fleet's pages say about an instance; the label value of `ollama_fleet_instances`."""
 
+    __hash__ = str.__hash__  # Enum's own is written in Python, and these are counted all the time
+
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     UNREACHABLE = "unreachable"
@@ -48,6 +50,8 @@ class Status(StrEnum):
 
 class Outcome(StrEnum):
     """How one request to an instance ended; the label value `reason` of the poll errors."""
+
+    __hash__ = str.__hash__
 
     OK = "ok"
     LOADING = "loading"

@@ -174,10 +174,11 @@ class Poller:
     def _count(self, verdict: Verdict) -> None:
         metrics = self._metrics
         metrics.polls.inc()
-        if (Request.HEALTH, verdict.outcome) in metrics.poll_errors:
+        if verdict.outcome is Outcome.OK:
+            if verdict.metrics_outcome is not Outcome.OK:
+                metrics.poll_errors[Request.METRICS, verdict.metrics_outcome].inc()
+        elif verdict.outcome is not Outcome.LOADING:
             metrics.poll_errors[Request.HEALTH, verdict.outcome].inc()
-        elif verdict.metrics_outcome is not Outcome.OK:
-            metrics.poll_errors[Request.METRICS, verdict.metrics_outcome].inc()
 
     def _complete(self, cycle: Cycle) -> None:
         """Publish a cycle's figures once it has started all its polls and all have ended."""

@@ -27,6 +27,12 @@ class _Entry:
     address: asyncio.Future[str]
     expires_s: float
 
+    @property
+    def has_failed(self) -> bool:
+        """Return whether the look-up ended without an address."""
+        ended = self.address.done()
+        return ended and (self.address.cancelled() or self.address.exception() is not None)
+
 
 class Resolver:
     """Resolves host names and remembers them for a minute; addresses are taken as they are.
@@ -48,7 +54,7 @@ class Resolver:
         if is_address(host):
             return host
         entry = self._entries.get(host)
-        if entry is None or entry.expires_s <= self._clock.monotonic_s():
+        if entry is None or entry.has_failed or entry.expires_s <= self._clock.monotonic_s():
             address = asyncio.ensure_future(_look_up(host))
             entry = _Entry(address, self._clock.monotonic_s() + TTL_S)
             self._entries[host] = entry
@@ -56,10 +62,9 @@ class Resolver:
             # One poll that runs out of time must not end the look-up for the others.
             return await asyncio.shield(entry.address)
         except OSError as error:
-            self._entries.pop(host, None)
-            raise PollError(
-                Outcome.UNRESOLVED, f"cannot resolve {host}: {error.strerror}"
-            ) from error
+            raise _unresolved(host, error.strerror) from error
+        except UnicodeError as error:  # a label that is empty or longer than 63 characters
+            raise _unresolved(host, str(error)) from error
 
     async def close(self) -> None:
         """Give up the look-ups under way."""
@@ -77,6 +82,10 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _unresolved(host: str, why: str | None) -> PollError:
+    return PollError(Outcome.UNRESOLVED, f"cannot resolve {host}: {why}")
 
 
 async def _look_up(host: str) -> str:

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-TICK_S = 0.02
-"""How finely polls are spread; a tick that does nothing costs about 10 µs."""
+TICK_S = 0.05
+"""How finely polls are spread: what starts together is also read together, which saves a third of
+the system calls, and 500 instances of 100,000 that start together hold nothing up for long."""
+MAX_SLOTS = 10_000
+"""Ticks of longer intervals are longer: each has a place in memory, used or not."""
 
 
 def phase_s(instance_id: str, interval_s: float) -> float:
@@ -33,7 +36,7 @@ class Wheel(Generic[Item]):
 
     def __init__(self, interval_s: float) -> None:
         self.interval_s = interval_s
-        self.n_slots = max(1, round(interval_s / TICK_S))
+        self.n_slots = min(MAX_SLOTS, max(1, round(interval_s / TICK_S)))
         self.tick_s = interval_s / self.n_slots
         self._slots: list[dict[str, Item]] = [{} for _ in range(self.n_slots)]
 

@@ -45,7 +45,10 @@ class Setting:
         return re.sub(r"[.-]", "_", self.name)
 
 
-DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?")
+DURATION = re.compile(
+    r"(?:(\d{1,9})h)?(?:(\d{1,9})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?", re.ASCII
+)
+ADDRESS = re.compile(r"(?:\[([^\[\]\s]+)\]|([^\[\]:/\s]*)):([0-9]{1,5})")
 
 
 def duration_s(text: str) -> float:
@@ -91,10 +94,10 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 def address(text: str) -> tuple[str, int]:
     """Return host and port of `127.0.0.1:11440`, `[::1]:11440` or `:11440` (every interface)."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    match = ADDRESS.fullmatch(text)
+    if match is None or int(match[3]) > 65535:
         raise ValueError(f"is not an address such as 127.0.0.1:11440: {text!r}")
-    return host.strip("[]"), int(port)
+    return match[1] or match[2], int(match[3])
 
 
 SETTINGS = (

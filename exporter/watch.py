@@ -112,7 +112,8 @@ class Watch:
         )
         increase = self._take(verdict, now_s)
         name = self.target.engine if self._engine is None else self._engine.name
-        self._show(Reading(verdict, name, now_s, manner.clock.monotonic_s() - started_s))
+        duration_s = round(manner.clock.monotonic_s() - started_s, 6)
+        self._show(Reading(verdict, name, now_s, duration_s))
         self._look_again_after(verdict)
         return verdict, increase
 

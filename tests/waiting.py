@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 POLL_S = 0.02
 
 
-async def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
-    """Return once `condition()` is true; fail the test when it is not within `within_s`."""
+async def eventually(
+    condition: Callable[[], object | Awaitable[object]], *, within_s: float = 10.0
+) -> None:
+    """Return once `condition()` is true, or what it gives when awaited; fail after `within_s`."""
     deadline_s = time.monotonic() + within_s
-    while not condition():
+    while True:
+        result = condition()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return
         if time.monotonic() > deadline_s:
-            raise AssertionError(f"not true within {within_s} s: {condition}")
+            raise AssertionError(f"not true within {within_s} s: {inspect.getsource(condition)}")
         await asyncio.sleep(POLL_S)
-
-
-def eventually_sync(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
-    """As `eventually`, for tests that run no event loop."""
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise AssertionError(f"not true within {within_s} s: {condition}")
-        time.sleep(POLL_S)

@@ -1,0 +1,130 @@
+"""Measure ollama-fleet and its peers on one simulated fleet: `python -m tests.bench`.
+
+One table on stdout; on a terminal, words of progress on stderr. Nothing is asserted about speed:
+the exit status is 0 when everything ran, whatever the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+
+from provisioning.stack.errors import StackError
+from provisioning.stack.ports import Ports
+from tests.bench import ours, peers, table
+from tests.bench.bench import Bench, BenchError
+from tests.bench.figures import Finding
+from tests.bench.fleet import Body, SimulatedFleet, simulated_fleet
+from tests.bench.ours import RunningExporter, running_exporter
+
+OfExporter = Callable[[Bench, SimulatedFleet, RunningExporter], Awaitable[list[Finding]]]
+OfFleet = Callable[[Bench, SimulatedFleet], Awaitable[list[Finding]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The parts that one simulated fleet serves, by name: first those of one exporter."""
+
+    body: Body
+    of_exporter: Mapping[str, OfExporter]
+    of_fleet: Mapping[str, OfFleet]
+
+
+STAGES = (
+    Stage(
+        Body.ARTICLE,
+        {
+            "ours": partial(ours.measure_cycles, body=Body.ARTICLE),
+            "dead": ours.measure_dead_fleet,
+            "blocking": ours.measure_blocking,
+        },
+        {
+            "ticking": ours.measure_ticking,
+            "aiohttp": peers.measure_aiohttp,
+            "article": peers.measure_article,
+        },
+    ),
+    Stage(Body.FULL, {"full": partial(ours.measure_cycles, body=Body.FULL)}, {}),
+)
+NAMES = tuple(name for stage in STAGES for name in (*stage.of_exporter, *stage.of_fleet))
+
+
+async def measure(bench: Bench, wanted: frozenset[str]) -> list[Finding]:
+    """Run the wanted parts, one after the other."""
+    findings: list[Finding] = []
+    for stage in STAGES:
+        if wanted & {*stage.of_exporter, *stage.of_fleet}:
+            async with simulated_fleet(bench, stage.body) as fleet:
+                findings += await _measure_stage(bench, fleet, stage, wanted)
+    return findings
+
+
+async def _measure_stage(
+    bench: Bench, fleet: SimulatedFleet, stage: Stage, wanted: frozenset[str]
+) -> list[Finding]:
+    findings: list[Finding] = []
+    if wanted & stage.of_exporter.keys():
+        async with running_exporter(bench, fleet) as exporter:
+            for name, of_exporter in stage.of_exporter.items():
+                if name in wanted:
+                    findings += await of_exporter(bench, fleet, exporter)
+    for name, of_fleet in stage.of_fleet.items():
+        if name in wanted:
+            findings += await of_fleet(bench, fleet)
+    return findings
+
+
+async def run(bench: Bench, wanted: frozenset[str]) -> list[Finding]:
+    """Measure, and let SIGTERM stop everything as Ctrl-C does."""
+    task = asyncio.ensure_future(measure(bench, wanted))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
+def say(words: str) -> None:
+    """Tell a person at a terminal what goes on."""
+    if sys.stderr.isatty():
+        click.echo(words, err=True)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--instances", type=click.IntRange(min=2), default=10_000, help="How many.")
+@click.option("--cycles", type=click.IntRange(min=1), default=3, help="How many are measured.")
+@click.option(
+    "--interval", type=click.IntRange(min=6), default=10, help="Seconds from poll to poll."
+)
+@click.option("--only", type=click.Choice(NAMES), multiple=True, help="Parts; repeatable.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON instead of a table.")
+def main(instances: int, cycles: int, interval: int, only: tuple[str, ...], is_json: bool) -> None:
+    """Measure the exporter and its peers on one simulated fleet and print one table.
+
+    Ratios are to the row "ours, the article's figures".
+    """
+    with tempfile.TemporaryDirectory(prefix="ollama-fleet-bench-") as folder:
+        bench = Bench(
+            n_instances=instances,
+            n_cycles=cycles,
+            interval_s=interval,
+            run_dir=Path(folder),
+            ports=Ports(say=say),
+            say=say,
+        )
+        try:
+            findings = asyncio.run(run(bench, frozenset(only or NAMES)))
+        except (BenchError, StackError) as error:
+            raise click.ClickException(str(error)) from error
+        except asyncio.CancelledError:
+            raise click.Abort from None
+    click.echo(table.as_json(findings) if is_json else table.render(findings))
+
+
+if __name__ == "__main__":
+    main()

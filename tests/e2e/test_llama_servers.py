@@ -1,0 +1,129 @@
+"""Two real LLM servers, the real exporter, a real Prometheus."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartLlamaServer
+from tests.e2e.running import Running, running
+from tests.llama import LlamaServer
+from tests.waiting import eventually
+
+TOKENS = "ollama_fleet_generated_tokens_total"
+
+
+def write_inventory(path: Path, servers: dict[str, LlamaServer], engine: str = "llamacpp") -> Path:
+    entries = [
+        {"id": name, "url": server.url, "node": f"node-{name}", "engine": engine}
+        for name, server in servers.items()
+    ]
+    path.write_text(json.dumps(entries))
+    return path
+
+
+async def generate(running: Running, server: LlamaServer, n_tokens: int) -> dict[str, float]:
+    """Let a server generate; return its own timings."""
+    body = {"prompt": "hello", "n_predict": n_tokens, "ignore_eos": True}
+    async with running.session.post(f"{server.url}/completion", json=body) as answer:
+        timings: dict[str, float] = (await answer.json())["timings"]
+    return timings
+
+
+@pytest.fixture
+async def servers(start_llama_server: StartLlamaServer) -> dict[str, LlamaServer]:
+    return {name: await start_llama_server(alias=f"tiny-{name}") for name in ("a", "b")}
+
+
+async def test_what_real_servers_generate_is_what_we_count(
+    servers: dict[str, LlamaServer], tmp_path: Path, prometheus_binary: Path
+) -> None:
+    inventory = write_inventory(tmp_path / "fleet.json", servers)
+    async with running(tmp_path, inventory, prometheus_binary) as stack:
+        generated: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+        for n_tokens in (100, 200, 300):
+            for name, server in servers.items():
+                generated[name].append(await generate(stack, server, n_tokens))
+
+        for name, timings in generated.items():
+            await _counted_and_timed(stack, name, timings)
+
+        expected = {f"model=tiny-{name}": 600.0 for name in servers}
+        assert expected == {f"model=tiny-{n}": n_of(t) for n, t in generated.items()}
+        await eventually(lambda: _answers(stack, TOKENS, expected))
+        await eventually(lambda: _answers(stack, "sum(ollama_instance_up)", {"": 2.0}))
+        await eventually(
+            lambda: _answers(
+                stack, 'ollama_fleet_instances{status="healthy"}', {"status=healthy": 2.0}
+            )
+        )
+
+
+def n_of(timings: list[dict[str, float]]) -> float:
+    return float(sum(timing["predicted_n"] for timing in timings))
+
+
+async def _counted_and_timed(stack: Running, name: str, timings: list[dict[str, float]]) -> None:
+    """Tokens are equal; speed is within 20 % of the server's own of any of the requests."""
+    model = f"tiny-{name}"
+    await eventually(lambda: _is_value(stack, n_of(timings), TOKENS, model=model))
+    speed = await stack.value(
+        "ollama_instance_tokens_per_second", instance_id=name, node=f"node-{name}", model=model
+    )
+    speeds = [timing["predicted_per_second"] for timing in timings]
+    assert speed is not None
+    assert 0.8 * min(speeds) <= speed <= 1.2 * max(speeds)
+
+
+async def _is_value(stack: Running, expected: float, name: str, **labels: str) -> bool:
+    return expected == await stack.value(name, **labels)
+
+
+async def _answers(stack: Running, expression: str, expected: dict[str, float]) -> bool:
+    return expected == await stack.query(expression)
+
+
+async def test_a_server_that_dies_and_comes_back_counts_on(
+    start_llama_server: StartLlamaServer, tmp_path: Path
+) -> None:
+    """kill -9, then a new process on the same port: its counters are at zero, ours are not."""
+    first = await start_llama_server(alias="tiny")
+    inventory = write_inventory(tmp_path / "fleet.json", {"a": first}, engine="auto")
+    async with running(tmp_path, inventory) as stack:
+        await generate(stack, first, 50)
+        await eventually(lambda: _is_value(stack, 50.0, TOKENS, model="tiny"))
+
+        first.process.send_signal(signal.SIGKILL)
+        await eventually(lambda: stack.instances(status="unreachable"))
+        assert "refused" == (await stack.instances(id="a"))[0]["last_outcome"]
+
+        second = await start_llama_server(alias="tiny", port=first.port)
+        await eventually(lambda: stack.instances(status="healthy"))
+        await generate(stack, second, 7)
+        await eventually(lambda: _is_value(stack, 57.0, TOKENS, model="tiny"))
+        seen = (await stack.instances(id="a"))[0]
+
+    assert ("llamacpp", "tiny") == (seen["engine"], seen["model"])
+    assert "refused" == seen["last_failure_outcome"]
+
+
+async def test_a_frozen_server_is_unhealthy_until_it_goes_on(
+    start_llama_server: StartLlamaServer, tmp_path: Path
+) -> None:
+    """SIGSTOP: it accepts connections, and answers nothing."""
+    server = await start_llama_server()
+    inventory = write_inventory(tmp_path / "fleet.json", {"a": server})
+    async with running(tmp_path, inventory) as stack:
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            await eventually(lambda: stack.instances(status="unhealthy"))
+            seen: dict[str, Any] = (await stack.instances(id="a"))[0]
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        await eventually(lambda: stack.instances(status="healthy"))
+
+    assert "timeout" == seen["last_outcome"]

@@ -1,0 +1,117 @@
+"""The real exporter over a simulated fleet with faults, scraped by a real Prometheus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from provisioning.sim.app import running_fleet
+from provisioning.sim.spec import FleetSpec, Mode
+from tests.e2e.running import Running, running
+from tests.waiting import eventually
+
+N = 200
+
+
+def write_inventory(path: Path, entries: object) -> Path:
+    path.write_text(json.dumps(entries))
+    return path
+
+
+async def n_of(stack: Running, status: str) -> int:
+    return len(await stack.instances(status=status))
+
+
+@pytest.mark.parametrize("engine", ["as listed", "auto"])
+@pytest.mark.parametrize("mode", Mode)
+async def test_every_simulated_instance_is_healthy(mode: Mode, engine: str, tmp_path: Path) -> None:
+    async with running_fleet(FleetSpec(n_instances=N, mode=mode)) as fleet:
+        entries = [dict(entry) for entry in fleet.inventory]
+        if engine == "auto":
+            entries = [{**entry, "engine": "auto"} for entry in entries]
+        inventory = write_inventory(tmp_path / "fleet.json", entries)
+        async with running(tmp_path, inventory) as stack:
+            await eventually(lambda: _all_healthy(stack))
+            seen = await stack.instances()
+
+    assert {mode.value} == {one["engine"] for one in seen}
+    assert {"ok"} == {one["metrics_outcome"] for one in seen}
+
+
+async def _all_healthy(stack: Running) -> bool:
+    return await n_of(stack, "healthy") == N
+
+
+async def test_faults_are_seen_by_prometheus_and_healing_too(
+    tmp_path: Path, prometheus_binary: Path
+) -> None:
+    async with running_fleet(FleetSpec(n_instances=N, n_nodes=4)) as fleet:
+        inventory = write_inventory(tmp_path / "fleet.json", list(fleet.inventory))
+        async with running(tmp_path, inventory, prometheus_binary) as stack:
+            await eventually(lambda: _counts(stack, healthy=N))
+            fleet.inject("node_gone", node="node-002")
+            fleet.inject("hang", node="node-003", count=5)
+            await eventually(lambda: _counts(stack, healthy=145, unreachable=50, unhealthy=5))
+            nodes = await stack.query('ollama_node_instances{status="healthy"}')
+
+            fleet.heal()
+            await eventually(lambda: _counts(stack, healthy=N))
+            firing = await stack.query("count(ollama_instance_up == 1)")
+
+    assert {
+        "node=node-001,status=healthy": 50.0,
+        "node=node-002,status=healthy": 0.0,
+        "node=node-003,status=healthy": 45.0,
+        "node=node-004,status=healthy": 50.0,
+    } == nodes
+    assert {"": float(N)} == firing
+
+
+async def _counts(stack: Running, **expected: int) -> bool:
+    seen = await stack.query("ollama_fleet_instances > 0")
+    return {f"status={status}": float(n) for status, n in expected.items()} == seen
+
+
+async def test_a_slow_node_stands_out(tmp_path: Path, prometheus_binary: Path) -> None:
+    """30 % slower than its peers, as a wrong BIOS setting once made a batch of nodes."""
+    speed = 'ollama_instance_tokens_per_second{model="llama3.1:8b"}'
+    is_slow = f"avg by (node) ({speed}) < 0.8 * scalar(avg({speed}))"
+    async with running_fleet(FleetSpec(n_instances=N, n_nodes=4)) as fleet:
+        inventory = write_inventory(tmp_path / "fleet.json", list(fleet.inventory))
+        async with running(tmp_path, inventory, prometheus_binary) as stack:
+            await eventually(lambda: _up(stack, N))
+            assert {} == await stack.query(is_slow)
+
+            fleet.inject("slow", node="node-003", factor=0.7)
+            await eventually(lambda: _names(stack, is_slow, ["node=node-003"]))
+
+
+async def _names(stack: Running, expression: str, expected: list[str]) -> bool:
+    return expected == list(await stack.query(expression))
+
+
+async def test_instances_that_leave_the_inventory_leave_prometheus(
+    tmp_path: Path, prometheus_binary: Path
+) -> None:
+    async with running_fleet(FleetSpec(n_instances=N)) as fleet:
+        entries = list(fleet.inventory)
+        inventory = write_inventory(tmp_path / "fleet.json", entries)
+        async with running(tmp_path, inventory, prometheus_binary) as stack:
+            await eventually(lambda: _up(stack, N))
+            write_inventory(inventory, entries[:50])
+            await eventually(lambda: _up(stack, 50))
+
+            write_inventory(inventory, "garbage")
+            await eventually(lambda: _is_stale(stack))
+            assert await _up(stack, 50)
+
+
+async def _up(stack: Running, n: int) -> bool:
+    return {"": float(n)} == await stack.query("count(ollama_instance_up)")
+
+
+async def _is_stale(stack: Running) -> bool:
+    good = await stack.query("ollama_exporter_inventory_last_reload_successful")
+    return [0.0] == list(good.values())

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from exporter import catalogue
+from exporter.catalogue import ALL_SERIES, BOUNDARIES_S, Kind, Series
+
+NAME = re.compile(r"ollama_(fleet|node|instance|exporter)_[a-z0-9]+(_[a-z0-9]+)*")
+LABEL = re.compile(r"[a-z][a-z0-9_]*")
+RESERVED_SUFFIXES = ("_count", "_sum", "_bucket", "_created")
+OTHER_UNITS = re.compile(r"_(ms|milliseconds|minutes|hours|kb|mb|percent)(_|$)")
+
+each_series = pytest.mark.parametrize("series", ALL_SERIES, ids=lambda series: series.name)
+
+
+@each_series
+def test_a_name_is_legal_and_says_what_it_is_about(series: Series) -> None:
+    assert NAME.fullmatch(series.name)
+    assert not series.name.endswith(RESERVED_SUFFIXES)
+
+
+@each_series
+def test_units_are_base_units(series: Series) -> None:
+    assert not OTHER_UNITS.search(series.name)
+
+
+@each_series
+def test_counters_and_only_counters_end_in_total(series: Series) -> None:
+    assert (series.kind is Kind.COUNTER) == series.name.endswith("_total")
+
+
+@each_series
+def test_help_is_one_line_and_ends_with_a_full_stop(series: Series) -> None:
+    assert series.help.endswith(".")
+    assert "\n" not in series.help
+
+
+@each_series
+def test_labels_are_legal_and_unique(series: Series) -> None:
+    assert all(LABEL.fullmatch(label) for label in series.labels)
+    assert len(series.labels) == len(set(series.labels))
+    assert not {"le", "quantile", "job", "instance"} & set(series.labels)
+
+
+def test_names_are_unique_in_both_formats() -> None:
+    assert {1} == set(Counter(series.name for series in ALL_SERIES).values())
+    assert {1} == set(Counter(series.family for series in ALL_SERIES).values())
+
+
+def test_a_counters_family_has_no_total() -> None:
+    assert "ollama_fleet_errors" == catalogue.FLEET_ERRORS.family
+    assert "ollama_instance_up" == catalogue.INSTANCE_UP.family
+
+
+def test_every_series_of_the_module_is_in_the_list() -> None:
+    spelled = [value for value in vars(catalogue).values() if isinstance(value, Series)]
+
+    assert sorted(spelled, key=str) == sorted(ALL_SERIES, key=str)
+
+
+def test_instance_series_carry_the_labels_of_an_instance_first() -> None:
+    for series in catalogue.INSTANCE_SERIES:
+        assert catalogue.INSTANCE == series.labels[: len(catalogue.INSTANCE)]
+
+
+def test_boundaries_grow_and_the_alert_threshold_is_one_of_them() -> None:
+    assert sorted(set(BOUNDARIES_S)) == list(BOUNDARIES_S)
+    assert 0.15 in BOUNDARIES_S

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import pytest
+from multidict import MultiDict
+
+from exporter.instances import Filter, parse_filter, to_json
+from exporter.model import EngineName, Outcome, State, Status, Target, Values
+from exporter.snapshot import Row
+from exporter.watch import LastFailure
+from tests.exporter.fleets import NOW_S, reading, row
+
+A = row(
+    Target("a", "10.0.0.1", 11434, node="n1", model="llama3.1:8b", developer="ada"),
+    reading(values=Values(tokens_per_second=42.0, version="0.4.0")),
+)
+B = row(Target("b", "10.0.0.2", 11434, node="n2", model="phi3"), reading(Outcome.TIMEOUT))
+C = row(Target("c", "10.0.0.2", 11435, node="n2", engine=EngineName.OLLAMA))
+D = row(Target("d", "10.0.0.2", 11436, node="n2", state=State.PROVISIONING))
+
+FAILURE = LastFailure(Outcome.REFUSED, "connection refused", NOW_S - 90.0)
+
+
+def seen(*rows: Row, failure: LastFailure | None = None, **query: str) -> list[dict[str, Any]]:
+    """Return what the page says of rows, 5 s after their last poll."""
+    body = to_json([(one, failure) for one in rows], parse_filter(query), now_s=NOW_S + 5.0)
+    views: list[dict[str, Any]] = msgspec.json.decode(body)
+    return views
+
+
+def ids(**query: str) -> list[str]:
+    return [view["id"] for view in seen(A, B, C, D, **query)]
+
+
+def test_a_healthy_instance_is_described_in_full() -> None:
+    assert [
+        {
+            "id": "a",
+            "url": "http://10.0.0.1:11434",
+            "node": "n1",
+            "model": "llama3.1:8b",
+            "engine": "fleet",
+            "state": "running",
+            "status": "healthy",
+            "version": "0.4.0",
+            "developer": "ada",
+            "last_outcome": "ok",
+            "metrics_outcome": "ok",
+            "latency_seconds": 0.002,
+            "age_seconds": 5.0,
+            "tokens_per_second": 42.0,
+        }
+    ] == seen(A)
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    assert [
+        {
+            "id": "c",
+            "url": "http://10.0.0.2:11435",
+            "node": "n2",
+            "model": "",
+            "engine": "ollama",
+            "state": "running",
+            "status": "unknown",
+        }
+    ] == seen(C)
+
+
+def test_a_failure_is_told_with_its_age_even_when_later_polls_went_well() -> None:
+    (view,) = seen(A, failure=FAILURE)
+
+    assert ("healthy", "ok") == (view["status"], view["last_outcome"])
+    assert ("refused", "connection refused", 95.0) == (
+        view["last_failure_outcome"],
+        view["last_failure"],
+        view["last_failure_age_seconds"],
+    )
+
+
+def test_labels_of_the_inventory_are_told() -> None:
+    labels = MappingProxyType({"rack": "r7"})
+
+    (view,) = seen(row(Target("a", "h", 1, labels=labels)))
+
+    assert {"rack": "r7"} == view["labels"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ["a", "b", "c", "d"]),
+        ({"id": "b"}, ["b"]),
+        ({"status": "healthy"}, ["a"]),
+        ({"status": "unhealthy"}, ["b"]),
+        ({"status": "unknown"}, ["c"]),
+        ({"status": "provisioning"}, ["d"]),
+        ({"node": "n2"}, ["b", "c", "d"]),
+        ({"model": "phi3"}, ["b"]),
+        ({"model": ""}, ["c", "d"]),
+        ({"engine": "fleet"}, ["a", "b"]),
+        ({"engine": "ollama"}, ["c"]),
+        ({"engine": "auto"}, ["d"]),
+        ({"developer": "ada"}, ["a"]),
+        ({"node": "n2", "status": "unhealthy"}, ["b"]),
+        ({"node": "n1", "status": "unhealthy"}, []),
+        ({"node": "nowhere"}, []),
+    ],
+)
+def test_filters_take_what_matches_all_of_them(query: dict[str, str], expected: list[str]) -> None:
+    assert expected == ids(**query)
+
+
+def test_without_a_query_everything_is_wanted() -> None:
+    assert Filter() == parse_filter({})
+
+
+def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="by 'colour', only by id, status, node, model, engine"):
+        parse_filter({"colour": "red"})
+
+
+def test_an_unknown_status_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no status 'red', only healthy, unhealthy, unreach"):
+        parse_filter({"status": "red"})
+
+
+@pytest.mark.parametrize("status", Status)
+def test_every_status_can_be_asked_for(status: Status) -> None:
+    assert status == parse_filter({"status": str(status)}).status
+
+
+def test_a_key_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="one node at a time"):
+        parse_filter(MultiDict([("node", "n1"), ("node", "n2")]))
+
+
+@pytest.mark.parametrize("text", ['"', "\\", "\n\r\t\x00", "</script>", "\u2028", "größe", "🦙"])
+def test_hostile_texts_arrive_as_they_were(text: str) -> None:
+    hostile = Target(text, "h", 1, node=text, developer=text, labels={"a": text})
+    failure = LastFailure(Outcome.BAD_BODY, text, NOW_S)
+
+    (view,) = seen(row(hostile), failure=failure)
+
+    assert {text} == {
+        view["id"],
+        view["node"],
+        view["developer"],
+        view["labels"]["a"],
+        view["last_failure"],
+    }

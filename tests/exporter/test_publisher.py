@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from exporter.catalogue import FLEET_SERIES, INSTANCE_SERIES
+from exporter.exposition import PORTION_ROWS
+from exporter.publisher import Edition, Format
+from tests.exporter.pollers import Polled, polling, target
+from tests.exporter.servers import answering, serving
+from tests.waiting import eventually
+
+TAIL = b"# the exporter's own series\n"
+
+
+class Compressors:
+    """Counts how often compressing begins, and can hold it back."""
+
+    def __init__(self) -> None:
+        self.n_made = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self._make = zlib.compressobj
+
+    def __call__(self, *settings: Any) -> Any:
+        self.n_made += 1
+        assert self.gate.wait(10.0)
+        return self._make(*settings)
+
+
+@pytest.fixture
+def compressors(monkeypatch: pytest.MonkeyPatch) -> Compressors:
+    made = Compressors()
+    monkeypatch.setattr(zlib, "compressobj", made)
+    return made
+
+
+@pytest.fixture
+async def polled() -> AsyncIterator[Polled]:
+    """Three instances that nothing polls."""
+    async with polling(*[target(f"i{n}", 1) for n in range(3)], interval_s=1000.0) as polled:
+        yield polled
+        await polled.publisher.close()
+
+
+async def edition_of(polled: Polled) -> Edition:
+    await polled.publisher.publish()
+    assert polled.publisher.edition is not None
+    return polled.publisher.edition
+
+
+async def test_there_is_no_edition_before_the_first_whole_cycle() -> None:
+    async with serving(answering({"/health": b"{}", "/api/metrics": b"{}"})) as port:
+        async with polling(target("a", port)) as polled:
+            running = asyncio.create_task(polled.publisher.run(60.0))
+            await eventually(lambda: polled.outcome("a") is not None)
+            assert polled.publisher.edition is None or polled.poller.has_seen_all.is_set()
+
+            await eventually(lambda: polled.publisher.edition is not None)
+            assert polled.poller.has_seen_all.is_set()
+
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_editions_follow_each_other_at_the_interval(polled: Polled) -> None:
+    polled.poller.has_seen_all.set()
+    running = asyncio.create_task(polled.publisher.run(0.05))
+    await eventually(lambda: polled.publisher.edition is not None)
+    first = polled.publisher.edition
+
+    await eventually(lambda: polled.publisher.edition is not first)
+
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_an_edition_is_replaced_whole_and_never_changes(polled: Polled) -> None:
+    first = await edition_of(polled)
+    page = first.plain(Format.TEXT)
+
+    await polled.update()
+    second = await edition_of(polled)
+
+    assert first is not second
+    assert page == first.plain(Format.TEXT)
+    assert b'instance_id="i1"' in page
+    assert b'instance_id="i1"' not in second.plain(Format.TEXT)
+
+
+async def test_other_tasks_run_while_a_large_page_is_made() -> None:
+    n_rows = 3 * PORTION_ROWS
+    targets = [target(f"i{n}", 1) for n in range(n_rows)]
+    async with polling(*targets, interval_s=1000.0) as polled:
+        publishing = asyncio.create_task(polled.publisher.publish())
+        n_turns = 0
+        while not publishing.done():
+            n_turns += 1
+            await asyncio.sleep(0)
+
+    # Adding up takes a turn per portion, rendering one per portion of each series.
+    n_portions = 3 + len(FLEET_SERIES) + 3 * len(INSTANCE_SERIES)
+    assert n_turns >= n_portions
+
+
+async def test_an_edition_can_be_had_in_both_formats(polled: Polled) -> None:
+    edition = await edition_of(polled)
+
+    assert b"# TYPE ollama_node_instances gauge" in edition.plain(Format.TEXT)
+    assert edition.page.text() == edition.plain(Format.TEXT)
+    assert edition.page.openmetrics() == edition.plain(Format.OPENMETRICS)
+
+
+async def test_gzip_is_one_member_that_holds_the_page_and_the_tail(polled: Polled) -> None:
+    edition = await edition_of(polled)
+
+    for tail in (TAIL, b"", b"other\n"):
+        body = await edition.gzipped(Format.TEXT, tail)
+        decompressor = zlib.decompressobj(31)
+
+        assert edition.plain(Format.TEXT) + tail == decompressor.decompress(body)
+        assert (True, b"") == (decompressor.eof, decompressor.unused_data)
+
+
+async def test_many_scrapers_share_one_compression(
+    polled: Polled, compressors: Compressors
+) -> None:
+    edition = await edition_of(polled)
+
+    bodies = await asyncio.gather(*[edition.gzipped(Format.TEXT, TAIL) for _ in range(20)])
+    await edition.gzipped(Format.TEXT, TAIL)
+
+    assert 1 == compressors.n_made
+    assert 1 == len(set(bodies))
+
+
+async def test_each_format_is_compressed_by_itself(
+    polled: Polled, compressors: Compressors
+) -> None:
+    edition = await edition_of(polled)
+
+    text = await edition.gzipped(Format.TEXT, b"")
+    openmetrics = await edition.gzipped(Format.OPENMETRICS, b"")
+
+    assert 2 == compressors.n_made
+    assert edition.plain(Format.TEXT) == gzip.decompress(text)
+    assert edition.plain(Format.OPENMETRICS) == gzip.decompress(openmetrics)
+
+
+async def test_what_was_asked_for_with_gzip_is_prepared_for_the_next_edition(
+    polled: Polled, compressors: Compressors
+) -> None:
+    first = await edition_of(polled)
+    assert () == first.gzipped_formats
+    await first.gzipped(Format.TEXT, TAIL)
+
+    second = await edition_of(polled)
+
+    assert (Format.TEXT,) == second.gzipped_formats
+    await eventually(lambda: compressors.n_made == 2)
+    await second.gzipped(Format.TEXT, TAIL)
+    assert 2 == compressors.n_made
+
+
+async def test_a_scraper_that_leaves_does_not_end_the_work_for_the_others(
+    polled: Polled, compressors: Compressors
+) -> None:
+    edition = await edition_of(polled)
+    compressors.gate.clear()
+    leaving = asyncio.create_task(edition.gzipped(Format.TEXT, TAIL))
+    staying = asyncio.create_task(edition.gzipped(Format.TEXT, TAIL))
+    await eventually(lambda: compressors.n_made)
+
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    compressors.gate.set()
+
+    assert edition.plain(Format.TEXT) + TAIL == gzip.decompress(await staying)
+    assert 1 == compressors.n_made
+
+
+async def test_closing_waits_for_the_thread_that_compresses(
+    polled: Polled, compressors: Compressors
+) -> None:
+    edition = await edition_of(polled)
+    compressors.gate.clear()
+    work = edition.prepare_gzip(Format.TEXT)
+    await eventually(lambda: compressors.n_made)
+
+    closing = asyncio.create_task(polled.publisher.close())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not closing.done()
+
+    compressors.gate.set()
+    await closing
+    assert work.done()
+
+
+async def test_closing_without_an_edition_is_nothing(polled: Polled) -> None:
+    await polled.publisher.close()
+
+
+async def test_a_page_says_how_large_it_is_and_when_it_was_made(polled: Polled) -> None:
+    edition = await edition_of(polled)
+    body = edition.plain(Format.TEXT).decode()
+
+    n_samples = sum(not line.startswith("#") for line in body.splitlines())
+    assert n_samples == polled.metrics.page_samples._value.get()
+    assert edition.page.rendered_at_s == polled.metrics.page_rendered_at_s._value.get()
+    assert 0 < polled.metrics.page_duration_s._value.get() < 1

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from exporter import catalogue
+from exporter.catalogue import EXPORTER_SERIES, Series
+from exporter.inventory import SourceState
+from exporter.model import Outcome
+from exporter.selfmetrics import Request, SelfMetrics
+
+NOT_OURS = re.compile(r"(process|python_gc)_\w+")
+
+
+@pytest.fixture
+def metrics() -> SelfMetrics:
+    return SelfMetrics(version="1.2.3", poll_interval_s=10.0)
+
+
+def state(source: str, *, is_good: bool = True) -> SourceState:
+    return SourceState(source, 1_800_000_000.5, is_good, 12, "" if is_good else "no such file")
+
+
+def families(metrics: SelfMetrics) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics.registry.collect()}
+
+
+def samples(metrics: SelfMetrics, series: Series) -> dict[tuple[str, ...], float]:
+    """Return a series' samples by label values, in the catalogue's order."""
+    found: Iterable[Metric] = metrics.registry.collect()
+    return {
+        tuple(sample.labels[label] for label in series.labels): sample.value
+        for metric in found
+        for sample in metric.samples
+        if sample.name == series.name
+    }
+
+
+def test_the_registry_holds_the_catalogues_series_and_no_others(metrics: SelfMetrics) -> None:
+    ours = {name for name in families(metrics) if not NOT_OURS.fullmatch(name)}
+
+    assert {series.family for series in EXPORTER_SERIES} == ours
+
+
+@pytest.mark.parametrize("series", EXPORTER_SERIES, ids=lambda series: series.name)
+def test_a_series_is_what_the_catalogue_says(series: Series, metrics: SelfMetrics) -> None:
+    metrics.set_sources([state("fleet.yml")])
+    metric = families(metrics)[series.family]
+
+    assert (series.kind, series.help) == (metric.type, metric.documentation)
+    assert {(series.name, frozenset(series.labels))} == {
+        (sample.name, frozenset(sample.labels)) for sample in metric.samples
+    }
+
+
+def test_every_poll_error_begins_at_zero(metrics: SelfMetrics) -> None:
+    """So the first error is an increase that a rate sees."""
+    not_errors = {Outcome.OK, Outcome.LOADING}
+
+    assert {
+        (str(request), str(outcome)): 0.0
+        for request in Request
+        for outcome in Outcome
+        if outcome not in not_errors
+    } == samples(metrics, catalogue.EXPORTER_POLL_ERRORS)
+
+
+@pytest.mark.parametrize("series", [catalogue.EXPORTER_POLLS, catalogue.EXPORTER_POLL_CYCLES])
+def test_counters_begin_at_zero(series: Series, metrics: SelfMetrics) -> None:
+    assert {(): 0.0} == samples(metrics, series)
+
+
+def test_creation_times_do_not_double_the_counters(metrics: SelfMetrics) -> None:
+    assert b"_created" not in generate_latest(metrics.registry)
+    assert b"_created" not in generate_openmetrics(metrics.registry)
+
+
+def test_it_says_what_it_is(metrics: SelfMetrics) -> None:
+    assert {("1.2.3", platform.python_version()): 1.0} == samples(
+        metrics, catalogue.EXPORTER_BUILD_INFO
+    )
+    assert {(): 10.0} == samples(metrics, catalogue.EXPORTER_POLL_INTERVAL)
+
+
+def test_sources_are_published_with_their_last_good_list(metrics: SelfMetrics) -> None:
+    metrics.set_sources([state("a.yml"), state("b.yml", is_good=False)])
+
+    assert {("a.yml",): 1.0, ("b.yml",): 0.0} == samples(
+        metrics, catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL
+    )
+    assert {("a.yml",): 12.0, ("b.yml",): 12.0} == samples(
+        metrics, catalogue.EXPORTER_INVENTORY_INSTANCES
+    )
+    assert 1_800_000_000.5 == samples(metrics, catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)["a.yml",]
+
+
+def test_two_exporters_in_one_process_do_not_share_series(metrics: SelfMetrics) -> None:
+    other = SelfMetrics(version="1.2.3", poll_interval_s=10.0)
+
+    metrics.polls.inc()
+
+    assert {(): 0.0} == samples(other, catalogue.EXPORTER_POLLS)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from exporter.config import Config
+from exporter.inventory import Shard
+from exporter.settings import SETTINGS, Setting, address, count, duration_s, one_of, switch
+
+NAMES = [setting.name for setting in SETTINGS]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_s"),
+    [
+        ("500ms", 0.5),
+        ("10s", 10.0),
+        ("0.25s", 0.25),
+        ("2m", 120.0),
+        ("1m30s", 90.0),
+        ("1h", 3600.0),
+        ("1h2m3s4ms", 3723.004),
+        ("1h1ms", 3600.001),
+        (" 10s ", 10.0),
+    ],
+)
+def test_durations_are_written_as_prometheus_writes_them(text: str, expected_s: float) -> None:
+    assert pytest.approx(expected_s) == duration_s(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "10", "s", "10 s", "-1s", "1.5m", "1s1m", "10S", "1d", "1s2s", "10s,", "1e3s", "inf"],
+)
+def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(ValueError, match="500ms, 10s or 1m30s"):
+        duration_s(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "0ms", "0h0m0s"])
+def test_no_time_at_all_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="longer than nothing"):
+        duration_s(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "h", "9" * 5000 + "s"])
+def test_a_duration_without_end_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        duration_s(text)
+
+
+def test_a_count_is_a_whole_number_from_one_on() -> None:
+    assert 1 == count("1")
+    assert 1048576 == count(" 1048576 ")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "1e6", "1_000", "", "many", "1MB"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="whole number of at least 1"):
+        count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("true", True), ("false", False), ("True", True), (" FALSE ", False)]
+)
+def test_a_switch_is_true_or_false(text: str, expected: bool) -> None:
+    assert expected is switch(text)
+
+
+@pytest.mark.parametrize("text", ["", "yes", "1", "on", "truee"])
+def test_a_switch_is_nothing_else(text: str) -> None:
+    with pytest.raises(ValueError, match="neither true nor false"):
+        switch(text)
+
+
+def test_a_choice_is_one_of_the_choices_and_the_refusal_names_them() -> None:
+    parse = one_of("seconds", "milliseconds")
+
+    assert "milliseconds" == parse("milliseconds")
+    with pytest.raises(ValueError, match="none of seconds, milliseconds: 'hours'"):
+        parse("hours")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:11440", ("127.0.0.1", 11440)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:11440", ("::1", 11440)),
+        ("[::]:65535", ("::", 65535)),
+        (":11440", ("", 11440)),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
+    assert expected == address(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "11440",
+        "localhost",
+        "127.0.0.1:",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "127.0.0.1:http",
+        "http://127.0.0.1:11440",
+        "127.0.0.1:11440/metrics",
+        "[::1]",
+        "::1:11440",
+        "[::1:11440",
+        "two words:80",
+    ],
+)
+def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"such as 127\.0\.0\.1:11440"):
+        address(text)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
+def test_every_default_is_a_good_value(setting: Setting) -> None:
+    setting.parse(setting.default)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
+def test_every_setting_says_what_it_means(setting: Setting) -> None:
+    assert setting.help.endswith(".")
+    assert setting.metavar
+
+
+def test_by_default_nothing_is_open_to_the_network() -> None:
+    defaults = {setting.name: setting.parse(setting.default) for setting in SETTINGS}
+
+    assert ("127.0.0.1", 11440) == defaults["web.listen-address"]
+    assert defaults["poll.insecure-skip-verify"] is False
+    assert Shard(0, 1) == defaults["shard"]
+
+
+def test_one_name_gives_the_option_the_variable_and_the_attribute() -> None:
+    setting = next(setting for setting in SETTINGS if setting.name == "poll.max-body-bytes")
+
+    assert "--poll.max-body-bytes" == setting.option
+    assert "OLLAMA_FLEET_POLL_MAX_BODY_BYTES" == setting.variable
+    assert "poll_max_body_bytes" == setting.attribute
+
+
+@pytest.mark.parametrize("spelling", ["name", "option", "variable", "attribute"])
+def test_no_two_settings_share_a_spelling(spelling: str) -> None:
+    spellings = [getattr(setting, spelling) for setting in SETTINGS]
+
+    assert len(SETTINGS) == len(set(spellings))
+
+
+def test_the_configuration_has_a_field_for_each_setting() -> None:
+    assert [setting.attribute for setting in SETTINGS] == [field.name for field in fields(Config)]
