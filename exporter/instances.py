@@ -85,7 +85,7 @@ def parse_filter(query: Mapping[str, str]) -> Filter:
     Raises:
         ValueError: It has a key or a status that there is not.
     """
-    keys = tuple(query)  # a query string may repeat a key, and then lists it so
+    keys = [key for key, _ in query.items()]  # a query string may repeat a key
     for key in keys:
         if key not in FILTER_KEYS:
             raise ValueError(f"cannot filter by {key!r}, only by {', '.join(FILTER_KEYS)}")

@@ -77,7 +77,7 @@ async def llama_server(
         )
     try:
         url = await _listening_url(process)
-        assert url, f"llama-server did not start: {log.read_text()[-1000:]}"  # noqa: ASYNC240
+        assert url, f"llama-server did not start: {log.read_text()[-1000:]}"
         yield LlamaServer(url, alias, process)
     finally:
         await _stop(process)

@@ -10,23 +10,25 @@ import asyncio
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from provisioning.stack.errors import StackError
 from provisioning.stack.ports import Ports
-from tests.bench import ours, peers, table
+from tests.bench import ours, peers, scraping, servers, table
 from tests.bench.bench import Bench, BenchError
 from tests.bench.figures import Finding
 from tests.bench.fleet import Body, SimulatedFleet, simulated_fleet
 from tests.bench.ours import RunningExporter, running_exporter
 
-OfExporter = Callable[[Bench, SimulatedFleet, RunningExporter], Awaitable[list[Finding]]]
-OfFleet = Callable[[Bench, SimulatedFleet], Awaitable[list[Finding]]]
+Measuring = Coroutine[Any, Any, Sequence[Finding]]
+OfExporter = Callable[[Bench, SimulatedFleet, RunningExporter], Measuring]
+OfFleet = Callable[[Bench, SimulatedFleet], Measuring]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,20 @@ STAGES = (
             "ours": partial(ours.measure_cycles, body=Body.ARTICLE),
             "dead": ours.measure_dead_fleet,
             "blocking": ours.measure_blocking,
+            "scraped": scraping.measure_scraping,
         },
         {
             "ticking": ours.measure_ticking,
             "aiohttp": peers.measure_aiohttp,
             "article": peers.measure_article,
+            "prometheus": scraping.measure_fleet_scraping,
         },
     ),
-    Stage(Body.FULL, {"full": partial(ours.measure_cycles, body=Body.FULL)}, {}),
+    Stage(
+        Body.FULL,
+        {"full": partial(ours.measure_cycles, body=Body.FULL)},
+        {"simulator": servers.measure_servers},
+    ),
 )
 NAMES = tuple(name for stage in STAGES for name in (*stage.of_exporter, *stage.of_fleet))
 
@@ -75,18 +83,19 @@ async def _measure_stage(
         async with running_exporter(bench, fleet) as exporter:
             for name, of_exporter in stage.of_exporter.items():
                 if name in wanted:
-                    findings += await of_exporter(bench, fleet, exporter)
+                    findings += await exporter.guard(of_exporter(bench, fleet, exporter))
     for name, of_fleet in stage.of_fleet.items():
         if name in wanted:
-            findings += await of_fleet(bench, fleet)
+            findings += await fleet.guard(of_fleet(bench, fleet))
     return findings
 
 
 async def run(bench: Bench, wanted: frozenset[str]) -> list[Finding]:
-    """Measure, and let SIGTERM stop everything as Ctrl-C does."""
-    task = asyncio.ensure_future(measure(bench, wanted))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
+    """Measure; however it is asked to end, all processes end first."""
+    measuring = asyncio.create_task(measure(bench, wanted))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, measuring.cancel)
+    return await measuring
 
 
 def say(words: str) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 
 from provisioning.stack.processes import Children, ChildSpec
 from tests.bench.bench import Bench, BenchError, python
+
+T = TypeVar("T")
 
 READY_WITHIN_S = 60.0
 
@@ -43,6 +46,15 @@ class SimulatedFleet:
     inventory: Path
     control_url: str
     token_file: Path
+    children: Children
+
+    async def guard(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns, if the simulator lives as long.
+
+        Raises:
+            ChildError: It has ended by itself.
+        """
+        return await self.children.guard(work)
 
     async def kill(self, share: float) -> None:
         """Let a share of the instances die: connections to them are reset."""
@@ -96,6 +108,7 @@ async def simulated_fleet(bench: Bench, body: Body) -> AsyncIterator[SimulatedFl
             inventory=inventory,
             control_url=said.control_url,
             token_file=Path(said.token_file),
+            children=children,
         )
 
 

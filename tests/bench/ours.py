@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from tests.bench.bench import Bench, BenchError, cpu_by_cycle, output_of, python
 from tests.bench.figures import Durations, Finding, Row, Target, durations_of, median_cpu
 from tests.bench.fleet import Body, SimulatedFleet
 from tests.bench.page import READY_PATH, count_samples, fetch, value_of
+
+T = TypeVar("T")
 
 N_FETCHES = 10
 SCRAPE_INTERVAL_S = 5.0
@@ -37,6 +40,15 @@ class RunningExporter:
 
     pid: int
     port: int
+    children: Children
+
+    async def guard(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns, if the exporter lives as long.
+
+        Raises:
+            ChildError: It has ended by itself.
+        """
+        return await self.children.guard(work)
 
     @property
     def address(self) -> str:
@@ -78,7 +90,7 @@ async def running_exporter(bench: Bench, fleet: SimulatedFleet) -> AsyncIterator
     ready = f"http://127.0.0.1:{port}{READY_PATH}"
     async with Children(bench.run_dir) as children:
         await children.start(ChildSpec("exporter", command, ready, bench.warm_s))
-        yield RunningExporter(children.pids["exporter"], port)
+        yield RunningExporter(children.pids["exporter"], port, children)
 
 
 async def measure_cycles(

@@ -18,14 +18,16 @@ class Fetched:
     duration_s: float
 
 
-def fetch(port: int, path: str = "/metrics", *, is_gzip: bool = False) -> Fetched:
-    """Get a page from loopback over a fresh connection.
+def fetch(
+    port: int, path: str = "/metrics", *, is_gzip: bool = False, host: str = "127.0.0.1"
+) -> Fetched:
+    """Get a page over a fresh connection.
 
     Raises:
         OSError: Nobody answers.
         ValueError: The status is not 200.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
         started_s = time.perf_counter()
         headers = {"Accept-Encoding": "gzip"} if is_gzip else {}
@@ -36,7 +38,9 @@ def fetch(port: int, path: str = "/metrics", *, is_gzip: bool = False) -> Fetche
     finally:
         connection.close()
     if response.status != 200:
-        raise ValueError(f"GET {path} on port {port} gave status {response.status}: {body[:200]!r}")
+        raise ValueError(
+            f"GET {path} of {host}:{port} gave status {response.status}: {body[:200]!r}"
+        )
     return Fetched(body, duration_s)
 
 

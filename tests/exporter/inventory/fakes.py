@@ -35,11 +35,13 @@ class ToldSource:
         self.name = name
         self.may_be_absent = may_be_absent
         self.next: bytes | SourceError | InputError | None = b"[]"
+        self.later: list[bytes] = []
+        """What comes after `next`, one for each reading."""
         self.was_read = asyncio.Event()
         self.n_closed = 0
 
     async def read(self) -> bytes | None:
-        said, self.next = self.next, None
+        said, self.next = self.next, self.later.pop(0) if self.later else None
         self.was_read.set()
         if isinstance(said, Exception):
             raise said

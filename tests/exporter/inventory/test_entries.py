@@ -186,6 +186,12 @@ def test_texts_of_the_greatest_length_are_taken() -> None:
     assert {"l" * 256: "v" * 256} == target.labels
 
 
+def test_as_many_labels_as_the_limit_are_taken() -> None:
+    (target,) = read(entry("a", labels={f"l{i}": "" for i in range(64)}))
+
+    assert 64 == len(target.labels)
+
+
 @pytest.mark.parametrize(
     "text",
     [

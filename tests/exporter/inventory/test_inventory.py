@@ -339,6 +339,24 @@ async def test_refreshing_twice_at_once_is_one_after_the_other() -> None:
     assert [True, False] == [bool(change) for change in changes]
 
 
+async def test_a_refused_list_is_forgotten_once_its_source_says_something_else() -> None:
+    """The second source claimed `a`, then sent nonsense: the old claim must not come true."""
+    first, second = ToldSource("1"), ToldSource("2")
+    first.next, second.next = listed(entry("a")), listed(entry("b"))
+    inventory = await told(first, second)
+    second.next = listed(entry("a"))
+    await inventory.refresh()
+    second.next = b"nonsense"
+    await inventory.refresh()
+    first.next = b"[]"
+
+    change = await inventory.refresh()
+
+    assert ["a"] == ids(change.removed)
+    assert ["b"] == ids(inventory.targets)
+    assert not inventory.states[1].last_reload_successful
+
+
 async def test_changes_come_at_the_interval_and_only_when_there_are_any() -> None:
     clock, source = HeldClock(), ToldSource("f")
     inventory = Inventory([source], interval_s=30.0, clock=clock)
@@ -348,12 +366,13 @@ async def test_changes_come_at_the_interval_and_only_when_there_are_any() -> Non
     changes = inventory.changes()
     first = await anext(changes)
     at_s = clock.now_s
-    source.next = b"[]"
+    source.next = b"\n" + listed(entry("a"))
+    source.later = [b"[]"]
     second = await anext(changes)
     await changes.aclose()
 
     assert 1_000_030.0 == at_s
-    assert 1_000_060.0 == clock.now_s
+    assert 1_000_090.0 == clock.now_s
     assert (["a"], ["a"]) == (ids(first.added), ids(second.removed))
 
 

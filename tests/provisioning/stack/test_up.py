@@ -66,7 +66,7 @@ async def test_up_says_what_prometheus_sees_shows_a_fault_and_leaves_nothing_aft
 
 
 async def _inject(said: dict[str, Any], fault: dict[str, object]) -> None:
-    token = Path(said["control_token_file"]).read_text().strip()  # noqa: ASYNC240
+    token = Path(said["control_token_file"]).read_text().strip()
     async with (
         aiohttp.ClientSession(raise_for_status=True) as session,
         session.post(

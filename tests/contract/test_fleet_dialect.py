@@ -1,0 +1,102 @@
+"""What the simulated fleet says and what the exporter reads are the same language.
+
+The two packages never import each other; this is where they meet, over a socket.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from exporter.inventory import Inventory, source_for
+from exporter.model import EngineName, Outcome, State, Target, Values
+from provisioning.sim.app import RunningFleet, running_fleet
+from provisioning.sim.spec import FleetSpec, Mode
+from tests.exporter.pollers import Polled, polling
+from tests.waiting import eventually
+
+
+async def targets_of(fleet: RunningFleet, path: Path) -> tuple[Target, ...]:
+    """Return the simulator's inventory as the exporter reads it."""
+    path.write_text(json.dumps(fleet.inventory))
+    inventory = Inventory([source_for(str(path))])
+    await inventory.load()
+    await inventory.close()
+    return inventory.targets
+
+
+def values_of(polled: Polled) -> list[Values]:
+    rows = polled.poller.rows()
+    assert {Outcome.OK} == {row.reading.verdict.metrics_outcome for row in rows if row.reading}
+    return [row.reading.verdict.values for row in rows if row.reading]
+
+
+async def test_the_inventory_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    async with running_fleet(FleetSpec(n_instances=3)) as fleet:
+        target = (await targets_of(fleet, tmp_path / "fleet.json"))[0]
+        meant = fleet.inventory[0]
+
+    assert (meant["id"], meant["url"]) == (target.id, target.url)
+    assert (meant["node"], meant["model"]) == (target.node, target.model)
+    assert (meant["developer"], meant["labels"]) == (target.developer, dict(target.labels))
+    assert (EngineName.FLEET, State.RUNNING) == (target.engine, target.state)
+
+
+async def test_every_figure_of_the_fleet_dialect_is_told_and_read(tmp_path: Path) -> None:
+    async with running_fleet(FleetSpec(n_instances=3, request_histogram=True)) as fleet:
+        async with polling(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
+            await eventually(polled.poller.has_seen_all.is_set)
+            told = msgspec.structs.asdict(values_of(polled)[0])
+
+    assert [] == [name for name, value in told.items() if value in (None, ())]
+
+
+async def test_the_articles_three_figures_are_told_and_read(tmp_path: Path) -> None:
+    async with running_fleet(FleetSpec(n_instances=3, article_metrics=True)) as fleet:
+        async with polling(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
+            await eventually(polled.poller.has_seen_all.is_set)
+            told = msgspec.structs.asdict(values_of(polled)[0])
+
+    known = {name for name, value in told.items() if value not in (None, ())}
+    assert {"tokens_per_second", "latency_p99_s", "errors_total"} == known
+
+
+async def test_a_stock_ollamas_models_and_version_are_told_and_read(tmp_path: Path) -> None:
+    async with running_fleet(FleetSpec(n_instances=3, mode=Mode.OLLAMA)) as fleet:
+        async with polling(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
+            await eventually(polled.poller.has_seen_all.is_set)
+            told = values_of(polled)[0]
+
+    assert (fleet.inventory[0]["model"],) == told.models
+    assert told.version
+
+
+FAULTS = {
+    "kill": (Outcome.RESET, Outcome.OK),
+    "hang": (Outcome.TIMEOUT, Outcome.OK),
+    "loading": (Outcome.LOADING, Outcome.OK),
+    "oom_restart": (Outcome.LOADING, Outcome.OK),
+    "garbage": (Outcome.BAD_BODY, Outcome.OK),
+    "malformed": (Outcome.MALFORMED, Outcome.OK),
+    "close": (Outcome.CLOSED, Outcome.OK),
+    "delay": (Outcome.TIMEOUT, Outcome.OK),
+    "no_metrics": (Outcome.OK, Outcome.HTTP_STATUS),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+async def test_each_fault_has_its_own_outcome(kind: str, tmp_path: Path) -> None:
+    async with running_fleet(FleetSpec(n_instances=2)) as fleet:
+        fault = fleet.inject(kind, count=1)
+        (broken,) = fleet.ids_of(fault)
+        async with polling(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
+            await eventually(polled.poller.has_seen_all.is_set)
+            rows = {row.target.id: row.reading for row in polled.poller.rows()}
+
+    seen = rows.pop(broken)
+    assert seen is not None
+    assert FAULTS[kind] == (seen.verdict.outcome, seen.verdict.metrics_outcome)
+    assert [Outcome.OK] == [row.verdict.outcome for row in rows.values() if row]

@@ -1,0 +1,517 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter.clock import SystemClock
+from exporter.errors import ExporterError
+from exporter.model import State, Status, Target
+from exporter.publisher import Edition, Format
+from exporter.web import PAGES, Web
+from tests.exporter.fetching import Fetched, fetch
+from tests.exporter.pollers import Polled, polling, target
+from tests.exporter.servers import answering, response, saying, serving
+from tests.waiting import eventually
+
+PROMETHEUS_2_ACCEPT = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,"
+    "application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3_ACCEPT = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3_TEXT_ACCEPT = "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.2"
+
+FLEET = {
+    "/health": b"{}",
+    "/api/metrics": b'{"tokens_per_second":42,"latency_p99":0.089,"error_count":0}',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The pages of a fleet, over a real socket."""
+
+    polled: Polled
+    port: int
+
+    async def get(self, path: str, **headers: str) -> Fetched:
+        return await fetch(self.port, path, **headers)
+
+    async def instances(self, query: str = "") -> list[dict[str, Any]]:
+        answer = await self.get(f"/instances{query}")
+        assert 200 == answer.status
+        views: list[dict[str, Any]] = answer.json
+        return views
+
+    async def publish(self) -> Edition:
+        await self.polled.publisher.publish()
+        assert self.polled.publisher.edition is not None
+        return self.polled.publisher.edition
+
+
+@asynccontextmanager
+async def site(
+    *targets: Target, interval_s: float = 1000.0, version: str = "1.2.3"
+) -> AsyncIterator[Site]:
+    """Serve the pages of targets that, by default, nothing polls."""
+    async with polling(*targets, interval_s=interval_s) as polled:
+        web = Web(polled.poller, polled.publisher, polled.metrics, SystemClock(), version=version)
+        try:
+            yield Site(polled, await web.start("127.0.0.1", 0))
+        finally:
+            await web.close()
+            await polled.publisher.close()
+
+
+@asynccontextmanager
+async def polled_site(*targets: Target) -> AsyncIterator[Site]:
+    """Serve the pages of targets that have all been polled once."""
+    async with site(*targets, interval_s=0.4) as pages:
+        await eventually(pages.polled.poller.has_seen_all.is_set)
+        yield pages
+
+
+def family_names(text: str) -> list[str]:
+    return [family.name for family in parse_text(text)]
+
+
+def own(names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith(("ollama_exporter_", "process_", "python_"))]
+
+
+# /metrics
+
+
+async def test_before_the_first_cycle_only_the_exporters_own_series_are_there() -> None:
+    """Aggregates of a fleet that is half seen would page somebody."""
+    async with site(target("a", 1)) as pages:
+        for headers in ({}, {"Accept_Encoding": "gzip"}):
+            answer = await pages.get("/metrics", **headers)
+
+            assert 200 == answer.status
+            assert "Content-Encoding" not in answer.headers
+            names = family_names(answer.text)
+            assert names
+            assert own(names) == names
+
+
+async def test_then_the_fleets_series_come_first_and_the_own_ones_follow() -> None:
+    async with site(target("a", 1, node="n1")) as pages:
+        edition = await pages.publish()
+        answer = await pages.get("/metrics")
+
+    page = edition.plain(Format.TEXT)
+    assert answer.body.startswith(page)
+    rest = family_names(answer.body[len(page) :].decode())
+    assert own(rest) == rest
+    assert "ollama_exporter_polls" in rest
+    assert "text/plain; version=0.0.4; charset=utf-8" == answer.headers["Content-Type"]
+
+
+async def test_the_own_series_are_as_they_are_now() -> None:
+    async with site(target("a", 1)) as pages:
+        await pages.publish()
+        pages.polled.metrics.polls.inc(7)
+
+        assert "\nollama_exporter_polls_total 7.0\n" in (await pages.get("/metrics")).text
+
+
+async def test_gzip_is_one_member_with_the_plain_page() -> None:
+    async with site(target("a", 1)) as pages:
+        edition = await pages.publish()
+        answer = await pages.get("/metrics", Accept_Encoding="gzip")
+
+    decompressor = zlib.decompressobj(31)
+    body = decompressor.decompress(answer.body)
+    assert ("gzip", True, b"") == (
+        answer.headers["Content-Encoding"],
+        decompressor.eof,
+        decompressor.unused_data,
+    )
+    assert body.startswith(edition.plain(Format.TEXT))
+    assert "ollama_exporter_polls" in family_names(body.decode())
+
+
+@pytest.mark.parametrize("accept_encoding", ["identity", "br", "", "gzip;q=0", "gzip; q=0.0, br"])
+async def test_without_gzip_in_accept_encoding_the_page_is_plain(accept_encoding: str) -> None:
+    async with site(target("a", 1)) as pages:
+        await pages.publish()
+        answer = await pages.get("/metrics", Accept_Encoding=accept_encoding)
+
+    assert "Content-Encoding" not in answer.headers
+    assert answer.text.startswith("# HELP ollama_fleet_instances ")
+
+
+@pytest.mark.parametrize("accept_encoding", ["gzip", "gzip, deflate, br", "br;q=1, GZIP;q=0.5"])
+async def test_gzip_is_found_among_other_encodings(accept_encoding: str) -> None:
+    async with site(target("a", 1)) as pages:
+        await pages.publish()
+        answer = await pages.get("/metrics", Accept_Encoding=accept_encoding)
+
+    assert "gzip" == answer.headers["Content-Encoding"]
+    assert "Accept, Accept-Encoding" == answer.headers["Vary"]
+
+
+@pytest.mark.parametrize("accept", [PROMETHEUS_2_ACCEPT, PROMETHEUS_3_ACCEPT])
+@pytest.mark.parametrize("accept_encoding", ["gzip", "identity"])
+async def test_prometheus_gets_openmetrics(accept: str, accept_encoding: str) -> None:
+    async with serving(answering(FLEET)) as port:
+        async with polled_site(target("a", port, node="n1", model="m")) as pages:
+            edition = await pages.publish()
+            answer = await pages.get("/metrics", Accept=accept, Accept_Encoding=accept_encoding)
+
+    body = gzip.decompress(answer.body) if accept_encoding == "gzip" else answer.body
+    families = {family.name: family for family in parse_openmetrics(body.decode())}
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert body.startswith(edition.plain(Format.OPENMETRICS))
+    assert 1.0 == families["ollama_instance_up"].samples[0].value
+    assert {"ollama_exporter_polls", "ollama_fleet_tokens_per_second"} <= families.keys()
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/plain", "text/plain;version=0.0.4;q=0.3", PROMETHEUS_3_TEXT_ACCEPT]
+)
+async def test_others_get_text(accept: str) -> None:
+    async with serving(answering(FLEET)) as port:
+        async with polled_site(target("a", port, node="n1", model="m")) as pages:
+            edition = await pages.publish()
+            answer = await pages.get("/metrics", Accept=accept)
+
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    assert answer.body.startswith(edition.plain(Format.TEXT))
+    assert "ollama_instance_up" in family_names(answer.text)
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=new", "application/openmetrics-text;version=", ";;;", ",", "é"]
+)
+async def test_an_odd_accept_header_is_no_fault_of_ours(accept: str) -> None:
+    async with site(target("a", 1)) as pages:
+        await pages.publish()
+
+        assert 200 == (await pages.get("/metrics", Accept=accept)).status
+
+
+async def test_many_scrapers_at_once_share_one_compression(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n_compressors = 0
+    make = zlib.compressobj
+
+    def counting(*settings: Any) -> Any:
+        nonlocal n_compressors
+        n_compressors += 1
+        return make(*settings)
+
+    monkeypatch.setattr(zlib, "compressobj", counting)
+    async with site(target("a", 1)) as pages:
+        edition = await pages.publish()
+        answers = await asyncio.gather(
+            *[pages.get("/metrics", Accept_Encoding="gzip") for _ in range(20)]
+        )
+
+    page = edition.plain(Format.TEXT)
+    assert all(gzip.decompress(answer.body).startswith(page) for answer in answers)
+    assert 1 == n_compressors
+
+
+async def test_hostile_texts_are_escaped_on_the_page() -> None:
+    hostile = 'a"b\\c\nd'
+    async with site(target(hostile, 1, node=hostile, model=hostile)) as pages:
+        await pages.publish()
+        text = (await pages.get("/metrics")).text
+        openmetrics = (await pages.get("/metrics", Accept=PROMETHEUS_3_ACCEPT)).text
+
+    for families in (parse_text(text), parse_openmetrics(openmetrics)):
+        (up,) = (family for family in families if family.name == "ollama_instance_up")
+        assert {"instance_id": hostile, "node": hostile, "model": hostile} == up.samples[0].labels
+
+
+# Health
+
+
+async def test_it_is_ready_once_every_instance_has_been_polled() -> None:
+    async with site(target("a", 1)) as pages:
+        before = await pages.get("/-/ready")
+        await pages.publish()
+        after = await pages.get("/-/ready")
+
+    assert (503, 200) == (before.status, after.status)
+    assert "first whole cycle" in before.text
+
+
+async def test_it_is_healthy_from_the_start() -> None:
+    async with site() as pages:
+        assert 200 == (await pages.get("/-/healthy")).status
+
+
+# The landing page
+
+
+class Links(HTMLParser):
+    """Collects what a page links to, and its tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.targets: list[str | None] = []
+        self.tags: set[str] = set()
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "a":
+            self.targets.append(dict(attrs)["href"])
+
+
+async def test_the_landing_page_links_to_every_page() -> None:
+    async with site() as pages:
+        await pages.publish()
+        answer = await pages.get("/")
+
+        assert answer.headers["Content-Type"].startswith("text/html")
+        links = Links(answer.text).targets
+        assert list(PAGES) == links
+        for path in PAGES:
+            assert 200 == (await pages.get(path)).status
+
+
+async def test_the_landing_page_counts_instances_by_status() -> None:
+    provisioning = [target(f"p{n}", 1, state=State.PROVISIONING) for n in range(1200)]
+    async with site(target("a", 1), *provisioning) as pages:
+        page = (await pages.get("/")).text
+
+    assert "<p>1,201 instances" in page
+    assert "<tr><td>provisioning</td><td>1,200</td></tr>" in page
+    assert "<tr><td>unknown</td><td>1</td></tr>" in page
+    assert all(f"<tr><td>{status}</td>" in page for status in Status)
+
+
+async def test_nothing_on_the_landing_page_becomes_markup() -> None:
+    hostile = '</p><script>alert("1")</script>{0}'
+    async with site(target(hostile, 1, node=hostile), version=hostile) as pages:
+        page = (await pages.get("/")).text
+
+    assert "script" not in Links(page).tags
+    assert "&lt;script&gt;" in page
+
+
+# /instances
+
+
+@pytest.fixture
+async def mixed_fleet() -> AsyncIterator[Site]:
+    """Return the pages of four instances in different states, each polled once."""
+    ok = answering(FLEET)
+    failing = saying(response(b"no", "500 Internal Server Error"))
+    async with serving(ok) as port, serving(failing) as bad_port:
+        async with polled_site(
+            target("good", port, node="n1", model="m1", developer="ada"),
+            target("bad", bad_port, node="n1", model="m2"),
+            target("dead", free_port(), node="n2", model="m1"),
+            target("new", 1, node="n2", state=State.PROVISIONING),
+        ) as pages:
+            yield pages
+
+
+def free_port() -> int:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port: int = reserved.getsockname()[1]
+        return port
+
+
+async def test_instances_can_be_filtered(mixed_fleet: Site) -> None:
+    expected = {
+        "": ["bad", "dead", "good", "new"],
+        "?status=healthy": ["good"],
+        "?status=unhealthy": ["bad"],
+        "?status=unreachable": ["dead"],
+        "?status=provisioning": ["new"],
+        "?node=n1": ["bad", "good"],
+        "?model=m1": ["dead", "good"],
+        "?engine=fleet": ["bad", "dead", "good", "new"],
+        "?engine=ollama": [],
+        "?developer=ada": ["good"],
+        "?id=dead": ["dead"],
+        "?node=n1&status=unhealthy": ["bad"],
+    }
+
+    found = {
+        query: [view["id"] for view in await mixed_fleet.instances(query)] for query in expected
+    }
+
+    assert expected == found
+
+
+async def test_instances_say_why_they_are_red_since_when_and_how_slow(mixed_fleet: Site) -> None:
+    by_id = {view["id"]: view for view in await mixed_fleet.instances()}
+
+    good, bad, dead, new = (by_id[key] for key in ("good", "bad", "dead", "new"))
+    assert ("http_status", "refused") == (bad["last_outcome"], dead["last_outcome"])
+    assert "500" in bad["last_error"]
+    assert dead["last_error"]
+    assert "last_error" not in good
+    assert 42.0 == good["tokens_per_second"]
+    for view in (good, bad, dead):
+        assert 0 < view["latency_seconds"] < 5
+        assert 0 <= view["age_seconds"] < 5
+    assert not {"latency_seconds", "age_seconds", "last_outcome"} & new.keys()
+
+
+async def test_the_last_failure_stays_after_a_recovery() -> None:
+    port = free_port()
+    async with polled_site(target("a", port)) as pages:
+        async with serving(answering(FLEET), port):
+            await eventually(lambda: pages.polled.status("a") == Status.HEALTHY)
+            (view,) = await pages.instances()
+
+    assert ("healthy", "ok", "refused") == (
+        view["status"],
+        view["last_outcome"],
+        view["last_failure_outcome"],
+    )
+    assert view["last_failure"]
+    assert 0 < view["last_failure_age_seconds"] < 10
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("?colour=red", "cannot filter by 'colour', only by id, status, node, model"),
+        ("?status=red", "no status 'red', only healthy, unhealthy"),
+        ("?status=", "no status ''"),
+        ("?node=a&node=b", "can filter by one node at a time"),
+        ("?<script>=1", "cannot filter by '<script>'"),
+    ],
+)
+async def test_a_filter_that_cannot_be_is_refused_with_what_can(query: str, expected: str) -> None:
+    async with site() as pages:
+        answer = await pages.get(f"/instances{query}")
+
+    assert 400 == answer.status
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert expected in answer.json["error"]
+
+
+HOSTILE_TEXTS = ['"</script>', "\\", "\u2028", "größe", "a&b=c d"]
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+async def test_hostile_texts_arrive_as_they_were(text: str) -> None:
+    async with site(target(text, 1, node=text)) as pages:
+        answer = await pages.get("/instances")
+
+    assert "application/json" == answer.headers["Content-Type"]
+    assert [(text, text)] == [(view["id"], view["node"]) for view in answer.json]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"HTTP/1.1 200 \xff\xfe<script>\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+        response(b'{"\xff": "\x00\xed\xa0\x80"}'),
+        response(b'{"status":"\\ud800"}', "503 \xff"),
+        response(b'{"error":"\\ud800<script>"}', "500 Oops"),
+        b"\xff\xfe\x00\r\n\r\n",
+    ],
+)
+async def test_what_a_hostile_instance_said_can_be_shown(garbage: bytes) -> None:
+    async with serving(saying(garbage)) as port, polled_site(target("a", port)) as pages:
+        (view,) = await pages.instances()
+        assert view["last_outcome"]
+
+
+# What is not there
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/instances/a", "/-/", "/../etc/passwd"])
+async def test_an_unknown_path_is_not_found(path: str) -> None:
+    async with site() as pages:
+        assert 404 == (await pages.get(path)).status
+
+
+@pytest.mark.parametrize("path", ["/", *PAGES])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_nothing_can_be_changed(path: str, method: str) -> None:
+    async with site() as pages:
+        assert 405 == (await fetch(pages.port, path, method=method)).status
+
+
+# Listening
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def web_of(polled: Polled) -> Web:
+    return Web(polled.poller, polled.publisher, polled.metrics, SystemClock(), version="1.2.3")
+
+
+async def test_a_taken_port_is_refused_with_the_setting_that_helps(taken_port: int) -> None:
+    expected = rf"cannot listen on 127\.0\.0\.1:{taken_port}: .*in use.*--web\.listen-address"
+    async with polling() as polled:
+        with pytest.raises(ExporterError, match=expected):
+            await web_of(polled).start("127.0.0.1", taken_port)
+
+
+async def test_an_address_of_another_machine_is_refused() -> None:
+    async with polling() as polled:
+        with pytest.raises(ExporterError, match=r"cannot listen on \[2001:db8::1\]:80: "):
+            await web_of(polled).start("2001:db8::1", 80)
+
+
+async def test_an_empty_host_is_every_interface() -> None:
+    async with polling() as polled:
+        web = web_of(polled)
+        port = await web.start("", 0)
+        try:
+            assert 200 == (await fetch(port, "/-/healthy")).status
+        finally:
+            await web.close()
+
+
+async def test_closing_does_not_wait_for_scrapers_that_keep_their_connection() -> None:
+    async with polling() as polled:
+        web = web_of(polled)
+        port = await web.start("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"runs.\n")
+
+        await asyncio.wait_for(web.close(), 3.0)
+
+        assert b"" == await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_closing_twice_is_nothing() -> None:
+    async with polling() as polled:
+        web = web_of(polled)
+        await web.start("127.0.0.1", 0)
+        await web.close()
+        await web.close()
