@@ -12,7 +12,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from exporter import instances
 from exporter.errors import ExporterError
@@ -20,6 +21,8 @@ from exporter.model import Status
 from exporter.publisher import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from exporter.clock import Clock
     from exporter.poller import Poller
     from exporter.publisher import Publisher
@@ -31,6 +34,11 @@ PAGES = {
     "?status=unhealthy&node=…&model=… filters",
     "/-/healthy": "200 while the process runs",
     "/-/ready": "200 once every instance has been polled",
+}
+
+CONTENT_TYPES = {
+    Format.TEXT: "text/plain; version=0.0.4; charset=utf-8",
+    Format.OPENMETRICS: "application/openmetrics-text; version=1.0.0; charset=utf-8",
 }
 
 LANDING = """<!doctype html>
@@ -88,7 +96,8 @@ class Web:
             await site.start()
         except OSError as error:
             await self.close()
-            what = f"cannot listen on {host}:{port}: {error.strerror}"
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            what = f"cannot listen on {where}: {error.strerror}"
             raise ExporterError(f"{what}; choose another --web.listen-address") from error
         bound: int = self._runner.addresses[0][1]
         return bound
@@ -101,18 +110,20 @@ class Web:
 
     async def _page(self, request: web.Request) -> web.Response:
         """Serve the edition, with the exporter's own series as they are now."""
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        own = encode(self._metrics.registry)
-        is_openmetrics = content_type.startswith("application/openmetrics-text")
-        format_ = Format.OPENMETRICS if is_openmetrics else Format.TEXT
-        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        format_ = preferred_format(request.headers.get("Accept", ""))
+        own = self._own_series(format_)
+        headers = {"Content-Type": CONTENT_TYPES[format_], "Vary": "Accept, Accept-Encoding"}
         edition = self._publisher.edition
         if edition is None:
             return web.Response(body=own, headers=headers)
-        if "gzip" not in request.headers.get("Accept-Encoding", "").lower():
+        if not takes_gzip(request.headers.get("Accept-Encoding", "")):
             return web.Response(body=edition.plain(format_) + own, headers=headers)
         headers["Content-Encoding"] = "gzip"
         return web.Response(body=await edition.gzipped(format_, own), headers=headers)
+
+    def _own_series(self, format_: Format) -> bytes:
+        is_text = format_ is Format.TEXT
+        return (generate_latest if is_text else generate_openmetrics)(self._metrics.registry)
 
     async def _instances(self, request: web.Request) -> web.Response:
         try:
@@ -147,3 +158,26 @@ class Web:
             pages="".join(links),
         )
         return web.Response(text=text, content_type="text/html")
+
+
+def preferred_format(accept: str) -> Format:
+    """Return OpenMetrics for scrapers whose Accept header takes the version that we write."""
+    is_taken = any(
+        name == "application/openmetrics-text" and parameters.get("version", "1.0.0") == "1.0.0"
+        for name, parameters in _taken(accept)
+    )
+    return Format.OPENMETRICS if is_taken else Format.TEXT
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Return whether an Accept-Encoding header takes gzip."""
+    return any(name == "gzip" for name, _ in _taken(accept_encoding))
+
+
+def _taken(header: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield what an Accept header names, with its parameters; a weight of 0 means `not this`."""
+    for part in header.lower().split(","):
+        name, *texts = [text.strip() for text in part.split(";")]
+        parameters = dict(text.split("=", 1) for text in texts if "=" in text)
+        if parameters.get("q", "1").strip("0."):
+            yield name, parameters

@@ -95,7 +95,7 @@ def test_every_command_and_make_target_named_in_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
 
     assert set(re.findall(r"(?m)(?:^|`)ollama-fleet (\w+)", README)) <= set(COMMANDS)
-    for target in re.findall(r"make ([a-z]+)\b", README):
+    for target in re.findall(r"(?m)(?:^|`)make ([a-z]+)\b", README):
         assert f"\n{target}:" in makefile
 
 

@@ -37,9 +37,8 @@ def yaml_records(text: bytes, source: str) -> Iterator[Record]:
     Raises:
         InputError: The text is not YAML, or neither a list nor a mapping holding one.
     """
-    walker = _Walker(text, source)
     try:
-        yield from walker.records()
+        yield from _Walker(text, source).records()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1

@@ -187,7 +187,14 @@ async def test_prometheus_gets_openmetrics(accept: str, accept_encoding: str) ->
 
 
 @pytest.mark.parametrize(
-    "accept", ["", "*/*", "text/plain", "text/plain;version=0.0.4;q=0.3", PROMETHEUS_3_TEXT_ACCEPT]
+    "accept",
+    [
+        "*/*",
+        "text/plain;version=0.0.4;q=0.3",
+        PROMETHEUS_3_TEXT_ACCEPT,
+        "application/openmetrics-text;version=1.0.0;q=0,*/*",
+        "application/openmetrics-text;version=99.0.0",
+    ],
 )
 async def test_others_get_text(accept: str) -> None:
     async with serving(answering(FLEET)) as port:
@@ -195,7 +202,7 @@ async def test_others_get_text(accept: str) -> None:
             edition = await pages.publish()
             answer = await pages.get("/metrics", Accept=accept)
 
-    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    assert "text/plain; version=0.0.4; charset=utf-8" == answer.headers["Content-Type"]
     assert answer.body.startswith(edition.plain(Format.TEXT))
     assert "ollama_instance_up" in family_names(answer.text)
 
@@ -241,8 +248,9 @@ async def test_hostile_texts_are_escaped_on_the_page() -> None:
         openmetrics = (await pages.get("/metrics", Accept=PROMETHEUS_3_ACCEPT)).text
 
     for families in (parse_text(text), parse_openmetrics(openmetrics)):
-        (up,) = (family for family in families if family.name == "ollama_instance_up")
-        assert {"instance_id": hostile, "node": hostile, "model": hostile} == up.samples[0].labels
+        (info,) = (family for family in families if family.name == "ollama_instance_info")
+        labels = info.samples[0].labels
+        assert [hostile] * 3 == [labels[name] for name in ("instance_id", "node", "model")]
 
 
 # Health

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ollama_fleet import COMMANDS, main
+
+HEAVY = ("aiohttp", "uvloop", "httptools", "prometheus_client", "yaml", "grafanalib")
+
+LIST_MODULES = """
+import sys
+from ollama_fleet import main
+main({arguments!r}, standalone_mode=False)
+print(*(name for name in {heavy!r} if name in sys.modules), file=sys.stderr)
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ollama_fleet", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_asking_for_help_imports_no_part(arguments: list[str]) -> None:
+    """It stays quick, and works where only some parts' extras are installed."""
+    source = LIST_MODULES.format(arguments=arguments, heavy=HEAVY)
+
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert "" == done.stderr.strip()
+    assert done.stdout
+
+
+def test_help_lists_every_command_with_what_it_does() -> None:
+    done = run("--help")
+
+    listed = done.stdout.partition("Commands:\n")[2].splitlines()
+    described = dict(line.split(maxsplit=1) for line in listed)
+    assert 0 == done.returncode
+    assert sorted(COMMANDS) == list(described)
+    assert all(text.endswith(".") for text in described.values())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_imported_and_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+
+    assert 0 == result.exit_code
+    assert result.stdout.startswith(f"Usage: ollama-fleet {name} ") or name in result.stdout
+    assert "Options:" in result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_the_same_of_itself_as_the_list_of_commands(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+
+    listed = CliRunner().invoke(main, ["--help"]).stdout
+
+    assert f"{name} " in listed
+    assert command.get_short_help_str(limit=80) in " ".join(listed.split())
+
+
+def test_an_unknown_command_is_an_error_of_usage() -> None:
+    done = run("exporterr")
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "No such command 'exporterr'" in done.stderr
+
+
+def test_no_command_at_all_shows_the_help() -> None:
+    done = run()
+
+    assert 2 == done.returncode
+    assert "Commands:" in done.stderr
