@@ -7,6 +7,7 @@ Out:  a Config. Fails with InputError, which names every problem at once with it
 from __future__ import annotations
 
 import difflib
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,8 +112,6 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, list):
         return tuple(text for item in value for text in _texts(item))
-    if isinstance(value, bool):
-        return (str(value).lower(),)
     return () if value is None else (str(value),)
 
 
@@ -168,7 +167,18 @@ def _cross_check(values: Mapping[str, Any]) -> Iterator[Problem]:
             f"must not be longer than poll.metrics-timeout ({whole_s:g} s), got {health_s:g} s"
         )
         yield Problem("poll.health-timeout", message)
-    for name in ("inventory_token_file", "inventory_ca_file", "poll_ca_file"):
-        if values[name] and not Path(values[name]).is_file():
-            setting = next(setting for setting in SETTINGS if setting.attribute == name)
-            yield Problem(setting.name, f"there is no file {values[name]}")
+    for name in ("inventory.token-file", "inventory.ca-file", "poll.ca-file"):
+        path = values[SETTING_BY_NAME[name].attribute]
+        if path and not Path(path).is_file():
+            yield Problem(name, f"there is no file {path}")
+        elif path and name.endswith(".ca-file") and (fault := _certificate_fault(path)):
+            yield Problem(name, f"no certificates can be read from {path}: {fault}")
+
+
+def _certificate_fault(path: str) -> str:
+    """Return why a file holds no certificates; empty where it does."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:  # ssl.SSLError among them
+        return error.strerror or str(error)
+    return ""

@@ -15,7 +15,14 @@ from collections.abc import Generator
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
-from exporter.exposition import PORTION_ROWS, Page, page, portions
+from exporter.exposition import (
+    PORTION_ROWS,
+    Page,
+    Portion,
+    fleet_portions,
+    instance_portions,
+    page,
+)
 from exporter.snapshot import Aggregation, Snapshot
 
 if TYPE_CHECKING:
@@ -133,14 +140,15 @@ class Publisher:
         rows = self._poller.rows()
         now_s = self._clock.unix_s()
         aggregation = Aggregation(now_s=now_s)
+        rendered: list[Portion] = []
         for first in range(0, len(rows), PORTION_ROWS):
-            aggregation.add(rows[first : first + PORTION_ROWS])
+            some = rows[first : first + PORTION_ROWS]
+            aggregation.add(some)
             yield
-        snapshot = Snapshot(rows, aggregation.finish(self._ledger), now_s)
-        rendered = []
-        for portion in portions(snapshot, per_instance=self._per_instance):
-            rendered.append(portion)
-            yield
+            for portion in instance_portions(some if self._per_instance else (), now_s=now_s):
+                rendered.append(portion)
+                yield
+        rendered += fleet_portions(Snapshot(rows, aggregation.finish(self._ledger), now_s))
         return page(rendered, now_s)
 
 

@@ -61,14 +61,14 @@ class Channel:
         """Send a GET for each path; return an answer or an error for each, never raise one."""
         slots = self._wire.slots
         if slots is None:
-            return await self._ask(paths, deadlines)
+            return await self._ask_kept(paths, deadlines)
         if not await _acquire(slots, deadlines.first_s):
             detail = (
                 "no file descriptor was free in time; raise the limit (ulimit -n) or use shards"
             )
             return dict.fromkeys(paths, PollError(Outcome.NO_DESCRIPTOR, detail))
         try:
-            return await self._ask(paths, deadlines)
+            return await self._ask(paths, deadlines, [])
         finally:
             self.close()
             slots.release()
@@ -79,19 +79,43 @@ class Channel:
             self._connection.close()
             self._connection = None
 
-    async def _ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
+    async def _ask_kept(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
+        """Ask all at once over the kept connection: the case of nearly every poll, made short."""
         answers: list[Answer | PollError] = []
+        connection = self._connection
+        if connection is not None and connection.is_open and paths not in self._one_by_one:
+            exchange = await connection.ask(self._request(paths), len(paths), deadlines)
+            if exchange.failure is None:
+                return dict(zip(paths, exchange.answers, strict=True))
+            self._take(paths, answers, exchange, is_kept=True)
+        return await self._ask(paths, deadlines, answers)
+
+    async def _ask(
+        self, paths: tuple[str, ...], deadlines: Deadlines, answers: list[Answer | PollError]
+    ) -> Answers:
+        """Ask for what is not answered yet, over as many connections as that takes."""
         while len(answers) < len(paths):
             if answers:
                 deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
             is_kept = self.is_open
             n = 1 if paths in self._one_by_one else len(paths)
             exchange = await self._exchange(paths[len(answers) :][:n], deadlines)
-            answers += exchange.answers
-            failure = exchange.failure
-            if failure is not None and not self._tries_again(paths, exchange, is_kept=is_kept):
-                answers += [failure] * (len(paths) - len(answers))
+            self._take(paths, answers, exchange, is_kept=is_kept)
         return dict(zip(paths, answers, strict=True))
+
+    def _take(
+        self,
+        paths: tuple[str, ...],
+        answers: list[Answer | PollError],
+        exchange: Exchange,
+        *,
+        is_kept: bool,
+    ) -> None:
+        """Add the answers; where no other try is worth it, the failure stands for the rest."""
+        answers += exchange.answers
+        failure = exchange.failure
+        if failure is not None and not self._tries_again(paths, exchange, is_kept=is_kept):
+            answers += [failure] * (len(paths) - len(answers))
 
     def _tries_again(self, paths: tuple[str, ...], exchange: Exchange, *, is_kept: bool) -> bool:
         """Decide whether a failure is the connection's own and a fresh one deserves a try.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
+def summaries(help_text: str) -> dict[str, str]:
+    """Return what a list of commands says of each."""
+    listed = help_text.partition("Commands:\n")[2]
+    found = re.findall(r"^  (\S+) +(.*(?:\n {3,}.*)*)", listed, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_asking_for_help_imports_no_part(arguments: list[str]) -> None:
     """It stays quick, and works where only some parts' extras are installed."""
@@ -40,8 +48,7 @@ def test_asking_for_help_imports_no_part(arguments: list[str]) -> None:
 def test_help_lists_every_command_with_what_it_does() -> None:
     done = run("--help")
 
-    listed = done.stdout.partition("Commands:\n")[2].splitlines()
-    described = dict(line.split(maxsplit=1) for line in listed)
+    described = summaries(done.stdout)
     assert 0 == done.returncode
     assert sorted(COMMANDS) == list(described)
     assert all(text.endswith(".") for text in described.values())
@@ -61,10 +68,10 @@ def test_a_command_says_the_same_of_itself_as_the_list_of_commands(name: str) ->
     command = main.get_command(click.Context(main), name)
     assert command is not None
 
-    listed = CliRunner().invoke(main, ["--help"]).stdout
+    # click cuts what does not fit into a line, and then ends it with dots.
+    begin = summaries(CliRunner().invoke(main, ["--help"]).stdout)[name].rstrip(".")
 
-    assert f"{name} " in listed
-    assert command.get_short_help_str(limit=80) in " ".join(listed.split())
+    assert command.get_short_help_str(limit=200).startswith(begin)
 
 
 def test_an_unknown_command_is_an_error_of_usage() -> None:

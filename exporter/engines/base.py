@@ -38,6 +38,8 @@ class _HealthBody(msgspec.Struct, gc=False):
 
 _decode_health = msgspec.json.Decoder(_HealthBody | bool).decode
 
+USUAL_BODIES = frozenset((b'{"status":"ok"}', b"", b"OK", b"ok"))
+"""What nearly every health check answers, known without being parsed."""
 GOOD_WORDS = frozenset(("ok", "healthy", "up", "pass", "ready", "alive"))
 LOADING_WORDS = frozenset(("loading", "loading model", "starting"))
 
@@ -51,6 +53,8 @@ def read_health(answer: Answer | PollError) -> Verdict:
     """
     if isinstance(answer, PollError):
         return Verdict(answer.outcome, answer.detail)
+    if answer.status == 200 and answer.body in USUAL_BODIES:
+        return HEALTHY
     if answer.status == 503:
         return Verdict(Outcome.LOADING, f"503: {excerpt(answer.body)}")
     if answer.status != 200:

@@ -7,6 +7,8 @@ the exit status is 0 when everything ran, whatever the figures.
 from __future__ import annotations
 
 import asyncio
+import os
+import platform
 import signal
 import sys
 import tempfile
@@ -20,7 +22,7 @@ import click
 
 from provisioning.stack.errors import StackError
 from provisioning.stack.ports import Ports
-from tests.bench import ours, peers, scraping, servers, table
+from tests.bench import blocking, dead, ours, peers, procfs, scraping, servers, table
 from tests.bench.bench import Bench, BenchError
 from tests.bench.figures import Finding
 from tests.bench.fleet import Body, SimulatedFleet, simulated_fleet
@@ -45,12 +47,14 @@ STAGES = (
         Body.ARTICLE,
         {
             "ours": partial(ours.measure_cycles, body=Body.ARTICLE),
-            "dead": ours.measure_dead_fleet,
-            "blocking": ours.measure_blocking,
+            "dead": dead.measure_dead_fleet,
+            "blocking": blocking.measure_blocking,
             "scraped": scraping.measure_scraping,
+            # The last one, as it leaves the exporter with a fleet that is half there.
+            "refusing": dead.measure_refusing_fleet,
         },
         {
-            "ticking": ours.measure_ticking,
+            "ticking": blocking.measure_ticking,
             "aiohttp": peers.measure_aiohttp,
             "article": peers.measure_article,
             "prometheus": scraping.measure_fleet_scraping,
@@ -67,7 +71,7 @@ NAMES = tuple(name for stage in STAGES for name in (*stage.of_exporter, *stage.o
 
 async def measure(bench: Bench, wanted: frozenset[str]) -> list[Finding]:
     """Run the wanted parts, one after the other."""
-    findings: list[Finding] = []
+    findings: list[Finding] = [machine_words()]
     for stage in STAGES:
         if wanted & {*stage.of_exporter, *stage.of_fleet}:
             async with simulated_fleet(bench, stage.body) as fleet:
@@ -88,6 +92,15 @@ async def _measure_stage(
         if name in wanted:
             findings += await fleet.guard(of_fleet(bench, fleet))
     return findings
+
+
+def machine_words() -> str:
+    """Say what the figures were measured on."""
+    return (
+        f"machine: {os.cpu_count()} CPUs ({procfs.cpu_model()}), Python "
+        f"{platform.python_version()}, load average {os.getloadavg()[0]:.1f} at the start; "
+        "CPU time depends on it, ratios hardly"
+    )
 
 
 async def run(bench: Bench, wanted: frozenset[str]) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import time
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ class Fetched:
     duration_s: float
 
 
+def new_connection(
+    port: int, host: str = "127.0.0.1"
+) -> contextlib.closing[http.client.HTTPConnection]:
+    """Return a connection for a `with` block; it connects with the first request."""
+    return contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_S))
+
+
 def fetch(
     port: int, path: str = "/metrics", *, is_gzip: bool = False, host: str = "127.0.0.1"
 ) -> Fetched:
@@ -27,16 +35,13 @@ def fetch(
         OSError: Nobody answers.
         ValueError: The status is not 200.
     """
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-    try:
+    with new_connection(port, host) as connection:
         started_s = time.perf_counter()
         headers = {"Accept-Encoding": "gzip"} if is_gzip else {}
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         body = response.read()
         duration_s = time.perf_counter() - started_s
-    finally:
-        connection.close()
     if response.status != 200:
         raise ValueError(
             f"GET {path} of {host}:{port} gave status {response.status}: {body[:200]!r}"

@@ -13,9 +13,9 @@ import click
 import msgspec
 
 from tests.bench.figures import durations_of
+from tests.bench.page import new_connection
 
 TICK_S = 0.005
-TIMEOUT_S = 10.0
 
 
 @click.command()
@@ -23,11 +23,8 @@ TIMEOUT_S = 10.0
 @click.option("--seconds", type=float, required=True)
 def main(port: int, seconds: float) -> None:
     """Probe 127.0.0.1:PORT for some seconds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
-    try:
+    with new_connection(port) as connection:
         answers_s, lateness_s = probe(connection, seconds)
-    finally:
-        connection.close()
     report = {
         "answers": durations_of(answers_s),
         "own_lateness": durations_of(lateness_s),

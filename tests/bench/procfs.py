@@ -12,6 +12,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 BYTES_PER_KB = 1024
+NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,35 @@ def parse_resident_bytes(status: str) -> int:
     raise ValueError("no VmRSS in the status: the process has ended")
 
 
+def parse_waited_s(schedstat: str) -> float:
+    """Return how long a thread was ready to run but had no processor, from its schedstat."""
+    return int(schedstat.split()[1]) / NS_PER_S
+
+
+def parse_cpu_model(cpuinfo: str) -> str:
+    """Return what the processor is called in the text of /proc/cpuinfo; empty where it is not."""
+    names = (line.partition(":") for line in cpuinfo.splitlines())
+    return next((value.strip() for name, _, value in names if name.strip() == "model name"), "")
+
+
 def cpu(pid: int) -> Cpu:
     """Return the CPU time that a process has used since its start."""
     ticks_per_s = os.sysconf("SC_CLK_TCK")
     return parse_cpu((PROC / str(pid) / "stat").read_text(), ticks_per_s=ticks_per_s)
+
+
+def cpu_model() -> str:
+    """Return what this machine's processor is called."""
+    return parse_cpu_model((PROC / "cpuinfo").read_text())
+
+
+def waited_s() -> float:
+    """Return how long the current thread has waited for a processor since its start.
+
+    0 where the kernel does not count it.
+    """
+    schedstat = PROC / "thread-self" / "schedstat"
+    return parse_waited_s(schedstat.read_text()) if schedstat.exists() else 0.0
 
 
 def resident_bytes(pid: int) -> int:

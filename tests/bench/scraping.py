@@ -30,9 +30,14 @@ from tests.bench.fleet import SimulatedFleet, addresses
 from tests.bench.nginx import HEALTH_PATH, find, running_nginx
 from tests.bench.ours import RunningExporter
 
+N_SAMPLES_EACH = 3
+STAND_IN_WORDS = (
+    "Prometheus polling the fleet itself: one request per instance and cycle; simulated instances "
+    f"answer with JSON, so nginx stands in for them with a fixed page of {N_SAMPLES_EACH} samples"
+)
+
 PAGE_JOB = "ollama-fleet-exporter"
 FLEET_JOB = "instances"
-N_SAMPLES_EACH = 3
 INSTANCE_PAGE = """# TYPE tokens_per_second gauge
 tokens_per_second 41.97
 # TYPE latency_p99_seconds gauge
@@ -117,7 +122,7 @@ async def measure_fleet_scraping(bench: Bench, fleet: SimulatedFleet) -> list[Fi
     async with running_nginx(bench, nginx_binary, texts) as nginx:
         config = fleet_configuration(bench, _write_targets(bench, fleet, nginx.port))
         async with _running(bench, binary, settings, config) as scraper:
-            return [await _fleet_row(bench, scraper)]
+            return [await _fleet_row(bench, scraper), STAND_IN_WORDS]
 
 
 async def _fleet_row(bench: Bench, scraper: RunningPrometheus) -> Row:
@@ -127,7 +132,7 @@ async def _fleet_row(bench: Bench, scraper: RunningPrometheus) -> Row:
     )
     cpu = median_cpu(cycles)
     return Row(
-        what="Prometheus, scraping the fleet itself (1 request each)",
+        what="Prometheus, polling the fleet itself",
         healthy=int(await scraper.value(f'sum(up{{job="{FLEET_JOB}"}})')),
         user_s=cpu.user_s,
         system_s=cpu.system_s,

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trustme
 
 from exporter.config import Config, Given, build, read_file
 from exporter.errors import InputError
@@ -154,9 +155,19 @@ def test_files_that_settings_name_must_be_there(name: str, tmp_path: Path) -> No
     given = {name: Given((str(file),), name)}
     assert [f"{name}: there is no file {file}"] == problems(given, ENOUGH)
 
-    file.touch()
+    trustme.CA().cert_pem.write_to_path(str(file))
 
     build(given, ENOUGH)
+
+
+@pytest.mark.parametrize("name", ["inventory.ca-file", "poll.ca-file"])
+def test_a_file_of_authorities_must_hold_some(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("not a certificate")
+
+    (problem,) = problems({name: Given((str(file),), name)}, ENOUGH)
+
+    assert problem.startswith(f"{name}: no certificates can be read from {file}: ")
 
 
 def test_the_unit_of_latencies_is_a_factor() -> None:

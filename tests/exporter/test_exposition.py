@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Kind, Series
-from exporter.exposition import PORTION_ROWS, portions, render
+from exporter.exposition import fleet_portions, instance_portions, page, render
 from exporter.ledger import Ledger
 from exporter.memory import Increase
 from exporter.model import Histogram, Outcome, State, Target, Values
@@ -238,12 +238,15 @@ def test_equal_snapshots_give_equal_bytes() -> None:
     assert render(full_snapshot()).text() == render(full_snapshot()).text()
 
 
-def test_a_page_over_many_portions_is_whole() -> None:
-    n = PORTION_ROWS * 2 + 1
-    page = render(full_snapshot(n))
+def test_a_page_put_together_from_portions_of_instances_is_the_same() -> None:
+    of = full_snapshot(7)
+    rendered = [
+        *instance_portions(of.rows[:3], now_s=of.taken_at_s),
+        *instance_portions(of.rows[3:], now_s=of.taken_at_s),
+        *fleet_portions(of),
+    ]
 
-    assert n == page.text().count(b"\nollama_instance_up{")
-    assert 3 == sum(p.series is catalogue.INSTANCE_UP for p in portions(full_snapshot(n)))
+    assert render(of).text() == page(rendered, of.taken_at_s).text()
 
 
 def test_without_per_instance_series_the_aggregates_stay() -> None:

@@ -24,15 +24,17 @@ D = row(Target("d", "10.0.0.2", 11436, node="n2", state=State.PROVISIONING))
 FAILURE = LastFailure(Outcome.REFUSED, "connection refused", NOW_S - 90.0)
 
 
-def seen(*rows: Row, failure: LastFailure | None = None, **query: str) -> list[dict[str, Any]]:
+def seen(
+    *rows: Row, failure: LastFailure | None = None, wanted: Filter | None = None
+) -> list[dict[str, Any]]:
     """Return what the page says of rows, 5 s after their last poll."""
-    body = to_json([(one, failure) for one in rows], parse_filter(query), now_s=NOW_S + 5.0)
+    body = to_json([(one, failure) for one in rows], wanted or Filter(), now_s=NOW_S + 5.0)
     views: list[dict[str, Any]] = msgspec.json.decode(body)
     return views
 
 
 def ids(**query: str) -> list[str]:
-    return [view["id"] for view in seen(A, B, C, D, **query)]
+    return [view["id"] for view in seen(A, B, C, D, wanted=parse_filter(query))]
 
 
 def test_a_healthy_instance_is_described_in_full() -> None:

@@ -1,0 +1,119 @@
+"""Measure for how long our exporter's event loop does not turn, from outside and from inside.
+
+In:   a Bench, a SimulatedFleet and, from outside, a RunningExporter.
+Out:  rows and sentences. A scraper takes the whole page every few seconds meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from tests.bench.bench import Bench, output_of, python
+from tests.bench.figures import Durations, Finding, Row, Target
+from tests.bench.fleet import SimulatedFleet
+from tests.bench.ours import RunningExporter
+from tests.bench.page import fetch
+
+SCRAPE_INTERVAL_S = 5.0
+
+
+class ProbeReport(msgspec.Struct, frozen=True):
+    """What tests.bench.probe says."""
+
+    answers: Durations
+    own_lateness: Durations
+    """Of the probe itself, which the machine and not the exporter is to blame for."""
+    n: int
+
+
+class TickingReport(msgspec.Struct, frozen=True):
+    """What tests.bench.ticking says, in seconds."""
+
+    late: Durations
+    """How much later than due each tick came."""
+    blocked: Durations
+    """The same without the time in which the loop's thread waited for a processor."""
+    n: int
+
+
+async def measure_blocking(
+    bench: Bench, fleet: SimulatedFleet, ours: RunningExporter
+) -> list[Finding]:
+    """Ask for a tiny page every 5 ms from outside, while a scraper takes the whole one."""
+    seconds = bench.n_short_cycles * bench.interval_s
+    bench.say(f"event loop, from outside: {seconds} s")
+    command = python("tests.bench.probe", f"--port={ours.port}", f"--seconds={seconds}")
+    async with _scraped(ours.port):
+        output = await output_of(command, within_s=seconds + 30.0)
+    report = msgspec.json.decode(output, type=ProbeReport)
+    row = Row(
+        what="ours, asked every 5 ms",
+        blocked_s=report.answers.worst,
+        targets=frozenset({Target.BLOCKING}),
+    )
+    return [row, _probe_words(report)]
+
+
+def _probe_words(report: ProbeReport) -> str:
+    answers, own = report.answers, report.own_lateness
+    return (
+        f"event loop from outside: {report.n:,} answers, median {answers.median * 1e3:.1f} ms, "
+        f"p99 {answers.p99 * 1e3:.1f} ms, worst {answers.worst * 1e3:.1f} ms; the probe itself "
+        f"woke up to {own.worst * 1e3:.1f} ms late (p99 {own.p99 * 1e3:.1f} ms), which is the "
+        "machine's share"
+    )
+
+
+async def measure_ticking(bench: Bench, fleet: SimulatedFleet) -> list[Finding]:
+    """Run the exporter with a ticker on its event loop, while a scraper takes the page."""
+    bench.say(f"event loop, from inside: {bench.n_short_cycles} cycles")
+    port = bench.port("the exporter")
+    command = python(
+        "tests.bench.ticking",
+        f"--inventory={fleet.inventory}",
+        f"--port={port}",
+        f"--interval={bench.interval_s}",
+        f"--cycles={bench.n_short_cycles}",
+    )
+    within_s = bench.warm_s + bench.n_short_cycles * bench.interval_s + 10.0
+    async with _scraped(port):
+        output = await output_of(command, within_s=within_s)
+    report = msgspec.json.decode(output, type=TickingReport)
+    row = Row(
+        what="ours, ticking every 5 ms",
+        blocked_s=report.blocked.worst,
+        targets=frozenset({Target.BLOCKING}),
+    )
+    return [row, _ticking_words(report)]
+
+
+def _ticking_words(report: TickingReport) -> str:
+    late, blocked = report.late, report.blocked
+    return (
+        f"event loop from inside: {report.n:,} ticks of 5 ms, late by p99 {late.p99 * 1e3:.1f} ms, "
+        f"worst {late.worst * 1e3:.1f} ms; without waiting for a processor p99 "
+        f"{blocked.p99 * 1e3:.1f} ms, worst {blocked.worst * 1e3:.1f} ms"
+    )
+
+
+@asynccontextmanager
+async def _scraped(port: int) -> AsyncIterator[None]:
+    scraping = asyncio.create_task(_scrape_for_ever(port))
+    try:
+        yield
+    finally:
+        scraping.cancel()
+        await asyncio.gather(scraping, return_exceptions=True)
+
+
+async def _scrape_for_ever(port: int) -> None:
+    """Take the page every few seconds, with gzip as Prometheus does; not there yet is no matter."""
+    while True:
+        await asyncio.sleep(SCRAPE_INTERVAL_S)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(fetch, port, is_gzip=True)

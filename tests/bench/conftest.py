@@ -1,0 +1,27 @@
+"""What the benchmark's own tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioning.stack.ports import Ports
+from tests.bench.bench import Bench
+
+
+def _be_quiet(_words: str) -> None:
+    pass
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A run that is small."""
+    return Bench(
+        n_instances=4,
+        n_cycles=1,
+        interval_s=6,
+        run_dir=tmp_path,
+        ports=Ports(say=_be_quiet),
+        say=_be_quiet,
+    )

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from types import ModuleType
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from provisioning.sim.app import running_fleet
+from provisioning.sim.spec import FleetSpec
+from tests.bench import aiohttp_poller, article_poller
+from tests.bench.page import new_connection
+from tests.bench.probe import probe
+from tests.bench.ticking import Tick, tick
+
+N = 5
+SPEC = FleetSpec(n_instances=N, n_nodes=1, article_metrics=True)
+
+
+@pytest.mark.parametrize("peer", [aiohttp_poller, article_poller])
+async def test_a_peer_tells_each_cycle_and_who_was_healthy(
+    peer: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_fleet(SPEC) as fleet:
+        await peer.run(fleet.inventory, interval_s=0.3, n_cycles=2)
+        fleet.inject("kill", count=2)
+        await peer.run(fleet.inventory, interval_s=0.3, n_cycles=1)
+
+    cycles = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [N, N, N - 2] == [cycle["healthy"] for cycle in cycles]
+    assert all(cycle["samples"] >= 2 * (N - 2) for cycle in cycles)
+    assert all(cycle["render_s"] > 0 for cycle in cycles)
+
+
+async def test_the_peer_on_aiohttp_publishes_six_series_per_instance(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with running_fleet(SPEC) as fleet:
+        await aiohttp_poller.run(fleet.inventory, interval_s=0.3, n_cycles=1)
+
+    (cycle,) = capsys.readouterr().out.splitlines()
+    assert 6 * N + 4 <= json.loads(cycle)["samples"] <= 6 * N + 20
+
+
+async def test_a_ticker_sees_how_long_the_loop_was_blocked() -> None:
+    asyncio.get_running_loop().call_later(0.05, time.sleep, 0.1)
+
+    ticks = await tick(0.3)
+
+    assert 0.08 <= max(tick_.blocked_s for tick_ in ticks) <= max(tick_.late_s for tick_ in ticks)
+    assert len(ticks) < 0.2 / 0.005 + 5
+
+
+def test_waiting_for_a_processor_is_not_blocking() -> None:
+    assert 0.25 == Tick(late_s=0.75, waited_s=0.5).blocked_s
+    assert 0.0 == Tick(late_s=0.5, waited_s=0.75).blocked_s
+
+
+async def test_a_probe_sees_how_long_the_loop_was_blocked() -> None:
+    async with TestServer(_application()) as server:
+        asyncio.get_running_loop().call_later(0.1, time.sleep, 0.1)
+        with new_connection(server.port or 0) as connection:
+            answers_s, lateness_s = await asyncio.to_thread(probe, connection, 0.4)
+
+    assert max(answers_s) >= 0.08
+    assert 10 < len(answers_s) == len(lateness_s) < 0.3 / 0.005 + 5
+
+
+def _application() -> web.Application:
+    async def healthy(_request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    app = web.Application()
+    app.add_routes([web.get("/-/healthy", healthy)])
+    return app

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter import catalogue, descriptors
+from exporter.app import Exporter, check
+from exporter.catalogue import Series
+from exporter.config import Config, Given, build
+from exporter.descriptors import RESERVE
+from exporter.errors import ExporterError, InputError
+from tests.exporter.fetching import fetch
+from tests.exporter.servers import answering, hanging, serving
+from tests.waiting import eventually
+
+FLEET = {
+    "/health": b"{}",
+    "/api/metrics": b'{"tokens_per_second":42,"latency_p99":0.089,"error_count":0}',
+}
+QUICK = {
+    "poll.interval": "400ms",
+    "poll.health-timeout": "100ms",
+    "poll.metrics-timeout": "200ms",
+    "inventory.refresh-interval": "50ms",
+    "web.listen-address": "127.0.0.1:0",
+}
+
+
+def config(inventory: Path, **settings: str) -> Config:
+    """Return a configuration with short times; `log__window` stands for `log.window`."""
+    given = {name.replace("__", ".").replace("_", "-"): text for name, text in settings.items()}
+    texts = {**QUICK, "inventory": str(inventory), **given}
+    return build({name: Given((text,), name) for name, text in texts.items()})
+
+
+class Fleet:
+    """The inventory file of a fleet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.write_list()
+
+    def write_list(self, *names: str, port: int = 1) -> None:
+        """List instances in the file; all of them listen on one port."""
+        instances = [{"id": name, "url": f"http://127.0.0.1:{port}"} for name in names]
+        self.write(msgspec.json.encode(instances).decode())
+
+    def write(self, text: str) -> None:
+        """Put another file in place of the one there is, as one should."""
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(self.path)
+
+
+class Pages:
+    """What a running exporter shows."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._port = exporter.port
+
+    async def instances(self) -> dict[str, dict[str, Any]]:
+        answer = await fetch(self._port, "/instances")
+        return {view["id"]: view for view in answer.json}
+
+    async def statuses(self) -> dict[str, str]:
+        return {key: view["status"] for key, view in (await self.instances()).items()}
+
+    async def values(self, series: Series) -> list[float]:
+        """Return the values of a series' samples, in the order of the page."""
+        page = (await fetch(self._port, "/metrics")).text
+        samples = (sample for family in parse_text(page) for sample in family.samples)
+        return [sample.value for sample in samples if sample.name == series.name]
+
+    async def until_statuses(self, expected: dict[str, str]) -> None:
+        await _until(self.statuses, expected)
+
+    async def until_values(self, series: Series, expected: object) -> None:
+        async def values() -> list[float]:
+            return await self.values(series)
+
+        await _until(values, expected)
+
+
+async def _until(read: Callable[[], Awaitable[object]], expected: object) -> None:
+    for _ in range(200):
+        seen = await read()
+        if seen == expected:
+            return
+        await asyncio.sleep(0.03)
+    assert expected == seen
+
+
+@pytest.fixture(autouse=True)
+def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the limit of open files of the process that runs the tests alone."""
+    monkeypatch.setattr(descriptors, "raise_limit", lambda: 4096)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path / "fleet.json")
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """Return the port of a server that is healthy."""
+    async with serving(answering(FLEET)) as port:
+        yield port
+
+
+@asynccontextmanager
+async def running(of: Config) -> AsyncIterator[Pages]:
+    async with Exporter(of) as exporter:
+        yield Pages(exporter)
+
+
+async def test_a_fleet_is_polled_and_published(fleet: Fleet, port: int) -> None:
+    fleet.write_list("a", "b", port=port)
+    async with running(config(fleet.path)) as pages:
+        await pages.until_statuses({"a": "healthy", "b": "healthy"})
+        await pages.until_values(catalogue.FLEET_TOKENS_PER_SECOND, [84.0])
+        assert [1.0, 1.0] == await pages.values(catalogue.INSTANCE_UP)
+        assert [2.0] == await pages.values(catalogue.EXPORTER_INVENTORY_INSTANCES)
+
+
+async def test_series_per_instance_can_be_switched_off(fleet: Fleet, port: int) -> None:
+    fleet.write_list("a", port=port)
+    async with running(config(fleet.path, metrics__per_instance="false")) as pages:
+        await pages.until_values(catalogue.FLEET_TOKENS_PER_SECOND, [42.0])
+        assert [] == await pages.values(catalogue.INSTANCE_UP)
+
+
+async def test_latencies_are_read_in_the_unit_of_the_setting(fleet: Fleet, port: int) -> None:
+    fleet.write_list("a", port=port)
+    async with running(config(fleet.path, metrics__latency_unit="milliseconds")) as pages:
+        await pages.until_values(catalogue.INSTANCE_LATENCY_P99, [pytest.approx(0.000089)])
+
+
+async def test_shards_divide_the_fleet(fleet: Fleet, port: int) -> None:
+    names = {f"i{n}" for n in range(20)}
+    fleet.write_list(*names, port=port)
+    async with running(config(fleet.path, shard="0/2")) as first:
+        async with running(config(fleet.path, shard="1/2")) as second:
+            parts = await first.instances(), await second.instances()
+
+    assert names == parts[0].keys() | parts[1].keys()
+    assert not parts[0].keys() & parts[1].keys()
+
+
+async def test_a_changed_inventory_is_followed_without_a_restart(
+    fleet: Fleet, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "exporter")
+    fleet.write_list("a", "b", port=port)
+    async with running(config(fleet.path)) as pages:
+        await pages.until_statuses({"a": "healthy", "b": "healthy"})
+
+        fleet.write_list("b", "c", port=port)
+
+        await pages.until_statuses({"b": "healthy", "c": "healthy"})
+    assert "inventory changed: 1 added, 1 removed, 0 changed" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["[{", '[{"id": "a"}]', '{"colour": 1}', '["a", "a"]', ""])
+async def test_a_bad_inventory_keeps_the_last_good_list_and_says_so(
+    fleet: Fleet, port: int, content: str
+) -> None:
+    reload_successful = catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL
+    fleet.write_list("a", port=port)
+    async with running(config(fleet.path)) as pages:
+        await pages.until_statuses({"a": "healthy"})
+        assert [1.0] == await pages.values(reload_successful)
+
+        fleet.write(content)
+        await pages.until_values(reload_successful, [0.0])
+        assert {"a": "healthy"} == await pages.statuses()
+        assert [1.0] == await pages.values(catalogue.EXPORTER_INVENTORY_INSTANCES)
+
+        fleet.write_list("b", port=port)
+        await pages.until_values(reload_successful, [1.0])
+        await pages.until_statuses({"b": "healthy"})
+
+
+async def test_an_empty_fleet_is_published_as_empty(fleet: Fleet) -> None:
+    async with running(config(fleet.path)) as pages:
+        await pages.until_values(catalogue.FLEET_INVENTORY_INSTANCES, [0.0])
+
+
+@pytest.mark.parametrize("content", [None, "[{", '[{"id": "a"}]'])
+async def test_a_bad_inventory_forbids_the_start(fleet: Fleet, content: str | None) -> None:
+    if content is None:
+        fleet.path.unlink()
+    else:
+        fleet.write(content)
+
+    with pytest.raises(InputError, match=str(fleet.path)):
+        async with Exporter(config(fleet.path)):
+            pass
+
+
+async def test_a_checked_inventory_is_described(fleet: Fleet) -> None:
+    fleet.write_list("a", "b")
+
+    assert "2 instances" in await check(config(fleet.path))
+
+
+async def test_a_bad_inventory_does_not_pass_the_check(fleet: Fleet) -> None:
+    fleet.write("[{")
+
+    with pytest.raises(InputError, match=r"fleet\.json"):
+        await check(config(fleet.path))
+
+
+# Starting and stopping
+
+
+def sockets() -> set[str]:
+    """Return the sockets that this process has open."""
+    return set(_sockets(os.listdir("/proc/self/fd")))
+
+
+def _sockets(numbers: Iterable[str]) -> Iterator[str]:
+    for number in numbers:
+        try:
+            link = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:  # it was the listing's own
+            continue
+        if link.startswith("socket:"):
+            yield link
+
+
+async def test_an_address_in_use_is_refused_and_nothing_is_left_open(fleet: Fleet) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        before = sockets()
+
+        with pytest.raises(ExporterError, match=f"{address}: .*web.listen-address"):
+            async with Exporter(config(fleet.path, web__listen_address=address)):
+                pass
+
+        assert before == sockets()
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_nothing_is_left_open_after_a_stop_while_instances_hang(fleet: Fleet) -> None:
+    before = sockets()
+    async with serving(hanging) as port:
+        fleet.write_list(*[f"i{n}" for n in range(50)], port=port)
+        slow = config(
+            fleet.path,
+            poll__interval="1s",
+            poll__health_timeout="900ms",
+            poll__metrics_timeout="900ms",
+        )
+        async with running(slow) as pages:
+            for _ in range(100):
+                if (await pages.values(catalogue.EXPORTER_OPEN_CONNECTIONS))[0] > 10:
+                    break
+                await asyncio.sleep(0.03)
+            started_s = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - started_s < 0.8
+
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+    await eventually(lambda: before == sockets())
+
+
+async def test_it_can_be_started_again_in_the_same_process(fleet: Fleet, port: int) -> None:
+    fleet.write_list("a", port=port)
+    for _ in range(2):
+        async with running(config(fleet.path)) as pages:
+            await pages.until_statuses({"a": "healthy"})
+
+
+async def test_a_part_that_breaks_ends_the_exporter(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an exporter would look alive; whoever runs it starts a new one."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("exporter.app.failure_lines", broken)
+    async with Exporter(config(fleet.path, log__window="50ms")) as exporter:
+        with pytest.raises(RuntimeError, match="a bug"):
+            await asyncio.wait_for(exporter.wait(), 5.0)
+
+
+async def test_it_runs_until_it_is_stopped(fleet: Fleet) -> None:
+    async with Exporter(config(fleet.path)) as exporter:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(exporter.wait(), 0.3)
+
+
+async def test_failing_instances_are_logged_once_per_window(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(hanging) as port:
+        fleet.write_list("a", port=port)
+        async with running(config(fleet.path, log__window="1s")):
+            await eventually(lambda: "polls in the last 1 s; last: timeout" in caplog.text)
+
+    lines = [record for record in caplog.records if "polls in the last" in record.message]
+    assert 1 == len(lines)
+    assert logging.WARNING == lines[0].levelno
+
+
+# More instances than file descriptors
+
+
+async def test_a_fleet_larger_than_the_limit_is_warned_about_and_still_polled(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    n_room, n_instances, n_open, n_open_most = 5, 40, 0, 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal n_open, n_open_most
+        n_open += 1
+        n_open_most = max(n_open, n_open_most)
+        try:
+            await answering(FLEET)(reader, writer)
+        finally:
+            n_open -= 1
+
+    monkeypatch.setattr(descriptors, "raise_limit", lambda: RESERVE + n_room)
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(serving(handle))
+        names = [f"i{n}" for n in range(n_instances)]
+        fleet.write_list(*names, port=port)
+        pages = await stack.enter_async_context(running(config(fleet.path)))
+        await pages.until_statuses(dict.fromkeys(names, "healthy"))
+        for _ in range(2):  # it is not said again at each look at the inventory
+            fleet.write_list(*names, "another", port=port)
+            await pages.until_statuses(dict.fromkeys([*names, "another"], "healthy"))
+
+    warnings = [record.message for record in caplog.records if "open files" in record.message]
+    assert [descriptors.warning(n_instances, RESERVE + n_room)] == warnings
+    # The server sees a connection end a moment after the exporter closed it.
+    assert 0 < n_open_most <= 2 * n_room
+
+
+async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
+    fleet: Fleet,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(descriptors, "raise_limit", lambda: RESERVE + 2)
+    fleet.write_list("a", "b", port=port)
+    async with running(config(fleet.path)) as pages:
+        await pages.until_statuses({"a": "healthy", "b": "healthy"})
+        assert "open files" not in caplog.text
+
+        fleet.write_list("a", "b", "c", port=port)
+        await pages.until_statuses({"a": "healthy", "b": "healthy", "c": "healthy"})
+
+    assert descriptors.warning(3, RESERVE + 2) in caplog.text

@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from exporter import descriptors
+from exporter.cli import exporter
+from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
+from tests.exporter.fetching import fetch
+from tests.exporter.servers import Handler, answering, hanging, response, serving
+from tests.waiting import POLL_S
+
+FLEET = {"/health": b"{}", "/api/metrics": b'{"tokens_per_second":42}'}
+ANYWHERE = ("--web.listen-address", "127.0.0.1:0")
+STOP_WITHIN_S = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take no settings from outside, and leave the tests' own logging and limits as they are."""
+    for name in os.environ:
+        if name.startswith(ENVIRONMENT_PREFIX):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(descriptors, "raise_limit", lambda: 4096)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    return list_instances(tmp_path, port=1)
+
+
+def list_instances(folder: Path, *, port: int, n: int = 2) -> Path:
+    """Write an inventory of instances that all listen on one port."""
+    path = folder / "fleet.yml"
+    path.write_text("".join(f"- {{id: i{k}, url: 'http://127.0.0.1:{port}'}}\n" for k in range(n)))
+    return path
+
+
+def run(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Result:
+    """Run the command inside the tests' process."""
+    return CliRunner(env=env).invoke(exporter, [str(argument) for argument in arguments])
+
+
+def problems(result: Result) -> list[str]:
+    """Return what a refused start names as wrong; nothing may have gone to stdout."""
+    assert (1, "") == (result.exit_code, result.stdout)
+    head, *rest = result.stderr.splitlines()
+    assert re.fullmatch(r"Error: \d+ problems? in .*", head)
+    return [line.strip() for line in rest]
+
+
+# --check
+
+
+def test_good_settings_and_a_good_inventory_pass_the_check(inventory: Path) -> None:
+    result = run("--inventory", inventory, "--check")
+
+    assert (0, "") == (result.exit_code, result.stdout)
+    assert "The settings are good" in result.stderr
+    assert "2 instances" in result.stderr
+
+
+def test_the_check_reads_the_inventory(inventory: Path) -> None:
+    inventory.write_text("- {id: a, url: 'ftp://a'}\n- {id: b}\n")
+
+    found = problems(run("--inventory", inventory, "--check"))
+
+    assert 2 == len(found)
+    assert all(str(inventory) in problem for problem in found)
+
+
+def test_the_check_needs_no_free_port(inventory: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        checked = run("--inventory", inventory, "--check", "--web.listen-address", address)
+
+    assert 0 == checked.exit_code
+
+
+# What is refused
+
+
+def test_all_problems_are_named_at_once_with_their_places(tmp_path: Path) -> None:
+    """Of the command line, the environment and the file."""
+    file = tmp_path / "exporter.yml"
+    file.write_text("poll:\n  intervall: 1s\nlog.level: loud\n")
+
+    found = problems(
+        run(
+            *("--config.file", file, "--poll.interval", "soon", "--shard", "2/2"),
+            env={"OLLAMA_FLEET_METRICS_PER_INSTANCE": "perhaps"},
+        )
+    )
+
+    assert [
+        f"{file}: poll.intervall: unknown key; did you mean poll.interval?",
+        "--poll.interval: is not a duration such as 500ms, 10s or 1m30s: 'soon'",
+        "--shard: shard 2/2 does not exist: shards of 2 are counted from 0",
+        "OLLAMA_FLEET_METRICS_PER_INSTANCE: is neither true nor false: 'perhaps'",
+        f"{file}: log.level: is none of debug, info, warning, error: 'loud'",
+    ] == found
+
+
+def test_without_an_inventory_it_does_not_start() -> None:
+    assert ["inventory: required: name a file or URL with the list of instances"] == problems(run())
+
+
+def test_a_missing_inventory_is_named(tmp_path: Path) -> None:
+    (problem,) = problems(run("--inventory", tmp_path / "none.yml", *ANYWHERE))
+
+    assert "none.yml" in problem
+    assert "No such file" in problem
+
+
+def test_a_missing_configuration_file_is_named(inventory: Path, tmp_path: Path) -> None:
+    arguments = ("--inventory", inventory, "--config.file", tmp_path / "none.yml")
+
+    (problem,) = problems(run(*arguments))
+
+    assert "none.yml" in problem
+
+
+def test_authorities_that_cannot_be_read_are_a_problem_of_the_settings(
+    inventory: Path,
+) -> None:
+    (problem,) = problems(run("--inventory", inventory, "--poll.ca-file", inventory))
+
+    assert problem.startswith("poll.ca-file: no certificates can be read from ")
+
+
+def test_an_unknown_option_is_an_error_of_usage_with_a_suggestion(inventory: Path) -> None:
+    result = run("--inventory", inventory, "--poll.intervall", "10s")
+
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert "--poll.intervall" in result.stderr
+    assert re.search("Did you mean .*--poll.interval", result.stderr)
+
+
+def test_a_taken_port_is_refused_with_the_setting_that_helps(inventory: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        result = run("--inventory", inventory, "--web.listen-address", address)
+
+    assert (1, "") == (result.exit_code, result.stdout)
+    last = result.stderr.splitlines()[-1]
+    assert f"Error: cannot listen on {address}: " in last
+    assert last.endswith("choose another --web.listen-address")
+
+
+# Help
+
+
+def test_help_names_every_setting_with_its_default() -> None:
+    result = run("--help")
+
+    words = " ".join(result.stdout.split())
+    assert (0, "") == (result.exit_code, result.stderr)
+    for setting in SETTINGS:
+        assert f"{setting.option} {setting.metavar} " in words
+        assert setting.default == "" or f"[default: {setting.default}]" in words
+    assert "--config.file" in words
+    assert "--check" in words
+
+
+# Where settings come from
+
+
+def test_the_command_line_comes_before_the_environment_before_the_file(
+    inventory: Path, tmp_path: Path
+) -> None:
+    """Each layer is the only one with a good value for something."""
+    file = tmp_path / "exporter.yml"
+    file.write_text(f"inventory: {inventory}\npoll.interval: no\nlog.window: no\nlog.level: debug")
+    env = {"OLLAMA_FLEET_POLL_INTERVAL": "no", "OLLAMA_FLEET_LOG_WINDOW": "30s"}
+
+    result = run("--config.file", file, "--poll.interval", "30s", "--check", env=env)
+
+    assert 0 == result.exit_code
+
+
+def test_inventories_repeat_on_the_command_line_and_are_listed_in_the_environment(
+    inventory: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yml"
+    other.write_text("- {id: c, url: 'http://127.0.0.1:1'}\n")
+
+    repeated = run("--inventory", inventory, "--inventory", other, "--check")
+    listed = run("--check", env={"OLLAMA_FLEET_INVENTORY": f"{inventory},{other}"})
+
+    assert "3 instances" in repeated.stderr
+    assert "3 instances" in listed.stderr
+
+
+def test_the_environment_can_name_the_file(inventory: Path, tmp_path: Path) -> None:
+    file = tmp_path / "exporter.yml"
+    file.write_text(f"inventory: {inventory}")
+
+    assert 0 == run("--check", env={"OLLAMA_FLEET_CONFIG_FILE": str(file)}).exit_code
+
+
+def test_an_empty_variable_is_as_if_it_were_not_there(inventory: Path) -> None:
+    env = {setting.variable: "" for setting in SETTINGS}
+
+    assert 0 == run("--inventory", inventory, "--check", env=env).exit_code
+
+
+@pytest.mark.parametrize("setting", SETTINGS[1:], ids=lambda setting: setting.name)
+def test_every_setting_is_an_option_and_a_variable(setting: Setting, inventory: Path) -> None:
+    """A bad value is refused under the name by which it was given."""
+    by_option = run("--inventory", inventory, setting.option, "/no such value")
+    by_variable = run("--inventory", inventory, env={setting.variable: "/no such value"})
+
+    assert problems(by_option)[0].startswith((setting.option, setting.name))
+    assert problems(by_variable)[0].startswith((setting.variable, setting.name))
+
+
+# As a process
+
+
+class Running:
+    """An exporter in a process of its own."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.log = ""
+
+    async def port(self) -> int:
+        """Return the port once it listens."""
+        found = await self.until_logged(r"listening on http://127\.0\.0\.1:(\d+)")
+        return int(found[1])
+
+    async def until_logged(self, pattern: str) -> re.Match[str]:
+        assert self._process.stderr is not None
+        while True:
+            found = re.search(pattern, self.log)
+            if found is not None:
+                return found
+            line = await asyncio.wait_for(self._process.stderr.readline(), 20.0)
+            assert line, self.log
+            self.log += line.decode()
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, bytes]:
+        """Send a signal; return status and stdout. Fail when it takes too long."""
+        started_s = time.monotonic()
+        self._process.send_signal(number)
+        ended = await self.end()
+        assert time.monotonic() - started_s < STOP_WITHIN_S, self.log
+        return ended
+
+    async def end(self) -> tuple[int, bytes]:
+        """Wait until it ends by itself; return status and stdout."""
+        stdout, stderr = await asyncio.wait_for(self._process.communicate(), 20.0)
+        self.log += stderr.decode()
+        assert self._process.returncode is not None
+        return self._process.returncode, stdout
+
+
+@asynccontextmanager
+async def started(*arguments: str | Path, **variables: str) -> AsyncIterator[Running]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ollama_fleet", "exporter", *map(str, arguments)),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, **variables},
+    )
+    try:
+        yield Running(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def page_with(port: int, text: str) -> str:
+    """Return the page once it holds a text."""
+    for _ in range(250):
+        page = (await fetch(port, "/metrics")).text
+        if text in page:
+            return page
+        await asyncio.sleep(POLL_S)
+    raise AssertionError(f"no {text!r} in {page}")
+
+
+def hanging_once(asked: asyncio.Event) -> Handler:
+    """Return a handler that never answers, and says when it has been asked."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await hanging(reader, writer)
+
+    return handle
+
+
+QUICK = ("--poll.interval", "500ms", "--poll.metrics-timeout", "400ms",
+         "--poll.health-timeout", "300ms")  # fmt: skip
+
+
+async def test_it_polls_publishes_and_stops_when_told(tmp_path: Path) -> None:
+    async with serving(answering(FLEET)) as port:
+        inventory = list_instances(tmp_path, port=port)
+        async with started("--inventory", inventory, *ANYWHERE, *QUICK) as running:
+            own_port = await running.port()
+            await page_with(own_port, 'ollama_fleet_instances{status="healthy"} 2\n')
+            status, stdout = await running.stop()
+
+    assert (0, b"") == (status, stdout)
+    assert running.log.splitlines()[-1].endswith("INFO exporter: stopped")
+    assert "Traceback" not in running.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_stops_at_once_while_instances_hang(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    asked = asyncio.Event()
+    # Of this many instances, one is polled very soon.
+    n_instances = 300
+    patient = ("--poll.interval", "11s", "--poll.metrics-timeout", "10s")
+    async with serving(hanging_once(asked)) as port:
+        inventory = list_instances(tmp_path, port=port, n=n_instances)
+        async with started("--inventory", inventory, *ANYWHERE, *patient) as running:
+            await asyncio.wait_for(asked.wait(), 20.0)
+            status, _ = await running.stop(number)
+
+    assert 0 == status
+    assert "Traceback" not in running.log
+
+
+async def test_it_stops_at_once_while_it_starts() -> None:
+    """Its inventory hangs, so that it does not listen yet."""
+    asked = asyncio.Event()
+    async with serving(hanging_once(asked)) as port:
+        url = f"http://127.0.0.1:{port}/instances"
+        async with started("--inventory", url, *ANYWHERE) as running:
+            await asyncio.wait_for(asked.wait(), 20.0)
+            status, _ = await running.stop()
+
+    assert 0 == status
+    assert "listening" not in running.log
+    assert "Traceback" not in running.log
+
+
+async def test_settings_come_from_the_environment_and_a_secret_is_shown_nowhere(
+    tmp_path: Path,
+) -> None:
+    secret = "s3cr3t-t0ken"  # noqa: S105
+    token_file = tmp_path / "token"
+    token_file.write_text(secret)
+    sent: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        sent.extend(re.findall(rb"authorization: (.*)\r\n", head, re.IGNORECASE))
+        if len(sent) == 1:
+            writer.write(response(b'[{"id":"a","url":"http://127.0.0.1:1"}]'))
+        else:  # some servers repeat what they refuse
+            writer.write(response(head, f"401 {secret}"))
+
+    async with serving(handle) as port:
+        variables = {
+            "OLLAMA_FLEET_INVENTORY": f"http://127.0.0.1:{port}/instances",
+            "OLLAMA_FLEET_INVENTORY_TOKEN_FILE": str(token_file),
+            "OLLAMA_FLEET_INVENTORY_REFRESH_INTERVAL": "100ms",
+            "OLLAMA_FLEET_WEB_LISTEN_ADDRESS": "127.0.0.1:0",
+            "OLLAMA_FLEET_LOG_LEVEL": "debug",
+        }
+        async with started(**variables) as running:
+            own_port = await running.port()
+            page = await page_with(own_port, "inventory_last_reload_successful{source=")
+            await running.until_logged("inventory source fails")
+            shown = [page] + [(await fetch(own_port, path)).text for path in ("/", "/instances")]
+            await running.stop()
+
+    assert {b"Bearer " + secret.encode()} == set(sent)
+    assert not [text for text in (*shown, running.log) if secret in text]
+
+
+async def test_a_bad_start_as_a_process_ends_with_its_problems_on_stderr(tmp_path: Path) -> None:
+    arguments = ("--inventory", tmp_path / "none.yml", "--check")
+
+    async with started(*arguments) as running:
+        status, stdout = await running.end()
+
+    assert (1, b"") == (status, stdout)
+    assert running.log.startswith("Error: 1 problem in inventory\n")
+    assert "Traceback" not in running.log
