@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import click
 
+from provisioning.stack import libraries, programs
 from provisioning.stack.errors import ExtraError, StackError
 
 CONTEXT_TOKENS = 512
@@ -61,6 +62,10 @@ def _demo_package(name: str) -> ModuleType:
 
 async def serve(model: Path, *, host: str, port: int, alias: str, threads: int) -> NoReturn:
     """Load the model, say where the server listens, and serve until a signal ends the process."""
+    # Built with OpenMP, whose library a bare system does not have.
+    libraries.load(
+        "libgomp.so.1", package="libgomp1", programs_dir=programs.default_dir(os.environ), say=_say
+    )
     xllamacpp = _demo_package("xllamacpp")
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model)
@@ -81,6 +86,10 @@ async def serve(model: Path, *, host: str, port: int, alias: str, threads: int) 
     # The object's orderly end waits for ever when it comes right after the start; there is
     # nothing to save.
     os._exit(0)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _on_signals() -> asyncio.Event:

@@ -88,6 +88,18 @@ def locate(program: str, programs_dir: Path, *, say: Say) -> Path:
         return find(program, programs_dir) or _fetch(program, programs_dir, say)
 
 
+def fetch_package(package: str, programs_dir: Path, *, say: Say) -> Path:
+    """Return the folder of an unpacked package, downloading it where it is not there yet.
+
+    Raises:
+        ProgramError: It could not be fetched.
+    """
+    with _only_one(programs_dir):
+        if not (programs_dir / package).exists():
+            say(f"fetching the package {package} into {programs_dir}")
+        return _fetch_package(package, programs_dir)
+
+
 def _packages_of(program: str) -> tuple[Package, ...]:
     try:
         return PACKAGES[program]

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter.clock import SystemClock
 from exporter.errors import ExporterError
+from exporter.memory import Increase
 from exporter.model import State, Status, Target
 from exporter.publisher import Edition, Format
 from exporter.web import PAGES, Web
@@ -60,6 +61,13 @@ class Site:
         assert 200 == answer.status
         views: list[dict[str, Any]] = answer.json
         return views
+
+    async def publish_with_counters(self) -> Edition:
+        """Publish a page that differs between the formats: counters are named otherwise."""
+        self.polled.ledger.record("n1", "m", Increase(generated_tokens=7.0))
+        edition = await self.publish()
+        assert edition.plain(Format.TEXT) != edition.plain(Format.OPENMETRICS)
+        return edition
 
     async def publish(self) -> Edition:
         await self.polled.publisher.publish()
@@ -174,7 +182,7 @@ async def test_gzip_is_found_among_other_encodings(accept_encoding: str) -> None
 @pytest.mark.parametrize("accept_encoding", ["gzip", "identity"])
 async def test_prometheus_gets_openmetrics(accept: str, accept_encoding: str) -> None:
     async with site(target("a", 1, node="n1", model="m")) as pages:
-        edition = await pages.publish()
+        edition = await pages.publish_with_counters()
         answer = await pages.get("/metrics", Accept=accept, Accept_Encoding=accept_encoding)
 
     body = gzip.decompress(answer.body) if accept_encoding == "gzip" else answer.body
@@ -196,7 +204,7 @@ async def test_prometheus_gets_openmetrics(accept: str, accept_encoding: str) ->
 )
 async def test_others_get_text(accept: str) -> None:
     async with site(target("a", 1, node="n1", model="m")) as pages:
-        edition = await pages.publish()
+        edition = await pages.publish_with_counters()
         answer = await pages.get("/metrics", Accept=accept)
 
     assert "text/plain; version=0.0.4; charset=utf-8" == answer.headers["Content-Type"]
