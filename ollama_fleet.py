@@ -12,10 +12,11 @@ from importlib.metadata import version
 import click
 
 COMMANDS = {
-    "exporter": "exporter.cli:exporter",
-    "simulate": "provisioning.sim.cli:simulate",
-    "up": "provisioning.stack.cli:up",
+    "exporter": ("exporter.cli:exporter", "Poll a fleet and publish it to Prometheus."),
+    "simulate": ("provisioning.sim.cli:simulate", "Run a fleet of simulated LLM servers."),
+    "up": ("provisioning.stack.cli:up", "Run a whole fleet and its observers on this machine."),
 }
+"""By name: what to import, and what `--help` says without importing it."""
 
 
 class LazyGroup(click.Group):
@@ -29,9 +30,15 @@ class LazyGroup(click.Group):
         """Import and return one command, or None where there is no such command."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        origin, _ = COMMANDS[cmd_name]
+        module, _, attribute = origin.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in sorted(COMMANDS.items())])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -118,7 +118,9 @@ class Exporter:
         self._stack.push_async_callback(web.close)
         host, port = self._config.web_listen_address
         self.port = await web.start(host, port)
-        log.info("listening on http://%s:%d", host or "*", self.port)
+        log.info(
+            "listening on http://%s:%d", f"[{host}]" if ":" in host else host or "*", self.port
+        )
 
     def _manner(self) -> Manner:
         config = self._config

@@ -1,6 +1,6 @@
 """Know which instances exist, from all sources together.
 
-In:   sources, read again at an interval.
+In:   sources, read again whenever the caller asks.
 Out:  `targets`, immutable and sorted by id, and a Change for each difference.
 The first reading refuses bad input (InputError). Later ones never raise: a source that fails keeps
 its last good list, and its state tells the age and the reason.
@@ -9,7 +9,7 @@ its last good list, and its state tells the age and the reason.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, Problem
@@ -20,8 +20,6 @@ from exporter.inventory.shard import WHOLE, Shard
 from exporter.inventory.sources import Source
 from exporter.model import Target
 
-DEFAULT_INTERVAL_S = 30.0
-
 
 class Inventory:
     """The fleet as its sources describe it, or one shard of it."""
@@ -31,12 +29,10 @@ class Inventory:
         sources: Sequence[Source],
         *,
         shard: Shard = WHOLE,
-        interval_s: float = DEFAULT_INTERVAL_S,
         clock: Clock | None = None,
     ) -> None:
         self._listings = [Listing(source) for source in sources]
         self._shard = shard
-        self._interval_s = interval_s
         self._clock = clock or SystemClock()
         self._targets: Listed = ()
         self._one_at_a_time = asyncio.Lock()
@@ -79,13 +75,6 @@ class Inventory:
             change = await self._settle()
             self._conclude()
             return change
-
-    async def changes(self) -> AsyncGenerator[Change, None]:
-        """Refresh at the interval for ever, and yield each difference."""
-        while True:
-            await self._clock.sleep(self._interval_s)
-            if change := await self.refresh():
-                yield change
 
     async def close(self) -> None:
         """Close all sources."""

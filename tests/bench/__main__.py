@@ -99,7 +99,7 @@ def machine_words() -> str:
     return (
         f"machine: {os.cpu_count()} CPUs ({procfs.cpu_model()}), Python "
         f"{platform.python_version()}, load average {os.getloadavg()[0]:.1f} at the start; "
-        "CPU time depends on it, ratios hardly"
+        "CPU times depend on it, ratios hardly"
     )
 
 

@@ -6,25 +6,18 @@ In:   a Bench and a SimulatedFleet. Out: rows.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import socket
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-
-import msgspec
 
 from exporter import catalogue
 from exporter.model import Status
-from provisioning.stack.ports import EVERY_ADDRESS
 from provisioning.stack.processes import Children, ChildSpec
 from tests.bench import procfs
-from tests.bench.bench import Bench, BenchError, cpu_by_cycle, output_of, python
-from tests.bench.figures import Durations, Finding, Row, Target, durations_of, median_cpu
+from tests.bench.bench import Bench, cpu_by_cycle, python
+from tests.bench.figures import Finding, Row, Target, durations_of, median_cpu
 from tests.bench.fleet import Body, SimulatedFleet
 from tests.bench.page import READY_PATH, count_samples, fetch, value_of
 
@@ -84,13 +77,14 @@ async def measure_cycles(
     bench: Bench, fleet: SimulatedFleet, ours: RunningExporter, *, body: Body
 ) -> list[Finding]:
     """Measure whole cycles that nobody disturbs, then the page."""
-    bench.say(f"exporter, {body}: {bench.n_cycles} cycles")
-    cycles = await cpu_by_cycle(ours.pid, n_cycles=bench.n_cycles, interval_s=bench.interval_s)
+    is_article = body is Body.ARTICLE
+    n_cycles = bench.n_cycles if is_article else bench.n_short_cycles
+    bench.say(f"exporter, {body}: {n_cycles} cycles")
+    cycles = await cpu_by_cycle(ours.pid, n_cycles=n_cycles, interval_s=bench.interval_s)
     cpu = median_cpu(cycles)
     plain = [await asyncio.to_thread(fetch, ours.port) for _ in range(N_FETCHES)]
     gzipped = [await asyncio.to_thread(fetch, ours.port, is_gzip=True) for _ in range(N_FETCHES)]
     page = plain[-1].body
-    is_article = body is Body.ARTICLE
     targets = {Target.CPU, Target.MEMORY, *([Target.PAGE] if is_article else [])}
     row = Row(
         what=f"ours, {body}",

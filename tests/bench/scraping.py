@@ -25,7 +25,7 @@ from provisioning.stack.prometheus import PrometheusSettings
 from provisioning.stack.status import query
 from tests.bench import procfs
 from tests.bench.bench import Bench, cpu_by_cycle
-from tests.bench.figures import Durations, Finding, Row, median_cpu
+from tests.bench.figures import Durations, Finding, Row, Target, median_cpu
 from tests.bench.fleet import SimulatedFleet, addresses
 from tests.bench.nginx import HEALTH_PATH, find, running_nginx
 from tests.bench.ours import RunningExporter
@@ -87,6 +87,7 @@ async def measure_scraping(
                 user_s=ours_cpu.user_s,
                 system_s=ours_cpu.system_s,
                 resident_bytes=procfs.resident_bytes(ours.pid),
+                targets=frozenset({Target.MEMORY}),
             ),
             Row(
                 what="Prometheus, scraping our page",
@@ -126,7 +127,7 @@ async def measure_fleet_scraping(bench: Bench, fleet: SimulatedFleet) -> list[Fi
 
 
 async def _fleet_row(bench: Bench, scraper: RunningPrometheus) -> Row:
-    await asyncio.sleep(1.5 * bench.interval_s)
+    await asyncio.sleep(1.2 * bench.interval_s)
     cycles = await cpu_by_cycle(
         scraper.pid, n_cycles=bench.n_short_cycles, interval_s=bench.interval_s
     )

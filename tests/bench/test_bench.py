@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.bench.bench import BenchError, cpu_by_cycle, output_of
-from tests.bench.fleet import parse_announcement
 from tests.bench.dead import with_port
+from tests.bench.fleet import parse_announcement
 from tests.waiting import eventually
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,19 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from provisioning.stack import prometheus
 from provisioning.stack.processes import Children, ChildSpec
 from provisioning.stack.prometheus import PrometheusSettings
+from tests.ports import free_ports
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def free_ports(n: int) -> list[int]:
-    """Return n different loopback ports on which nothing listens."""
-    sockets = [socket.socket() for _ in range(n)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from provisioning.stack.processes import Children, ChildSpec
-from tests.e2e.running import free_ports, running
+from tests.e2e.running import running
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 

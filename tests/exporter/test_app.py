@@ -36,7 +36,7 @@ QUICK = {
 }
 
 
-def config(inventory: Path, **settings: str) -> Config:
+def config(inventory: Path | str, **settings: str) -> Config:
     """Return a configuration with short times; `log__window` stands for `log.window`."""
     given = {name.replace("__", ".").replace("_", "-"): text for name, text in settings.items()}
     texts = {**QUICK, "inventory": str(inventory), **given}
@@ -239,19 +239,21 @@ def _sockets(numbers: Iterable[str]) -> Iterator[str]:
             yield link
 
 
-async def test_an_address_in_use_is_refused_and_nothing_is_left_open(fleet: Fleet) -> None:
+async def test_an_address_in_use_is_refused_and_nothing_is_left_open() -> None:
+    """What was open by then: a connection to the provisioner, which lists the instances."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        before = sockets()
+        async with serving(answering({"/instances": b"[]"})) as port:
+            before = sockets(), asyncio.all_tasks()
+            url = f"http://127.0.0.1:{port}/instances"
 
-        with pytest.raises(ExporterError, match=f"{address}: .*web.listen-address"):
-            async with Exporter(config(fleet.path, web__listen_address=address)):
-                pass
+            with pytest.raises(ExporterError, match=f"{address}: .*web.listen-address"):
+                async with Exporter(config(url, web__listen_address=address)):
+                    pass
 
-        assert before == sockets()
-        assert {asyncio.current_task()} == asyncio.all_tasks()
+            await eventually(lambda: before == (sockets(), asyncio.all_tasks()), within_s=2.0)
 
 
 async def test_nothing_is_left_open_after_a_stop_while_instances_hang(fleet: Fleet) -> None:

@@ -25,6 +25,7 @@ from exporter.web import PAGES, Web
 from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.pollers import Polled, polling, target
 from tests.exporter.servers import answering, response, saying, serving
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 PROMETHEUS_2_ACCEPT = (
@@ -340,17 +341,10 @@ async def mixed_fleet() -> AsyncIterator[Site]:
         async with polled_site(
             target("good", port, node="n1", model="m1", developer="ada"),
             target("bad", bad_port, node="n1", model="m2"),
-            target("dead", free_port(), node="n2", model="m1"),
+            target("dead", free_ports(1)[0], node="n2", model="m1"),
             target("new", 1, node="n2", state=State.PROVISIONING),
         ) as pages:
             yield pages
-
-
-def free_port() -> int:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port: int = reserved.getsockname()[1]
-        return port
 
 
 async def test_instances_can_be_filtered(mixed_fleet: Site) -> None:
@@ -392,7 +386,7 @@ async def test_instances_say_why_they_are_red_since_when_and_how_slow(mixed_flee
 
 
 async def test_the_last_failure_stays_after_a_recovery() -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     async with polled_site(target("a", port)) as pages:
         async with serving(answering(FLEET), port):
             await eventually(lambda: pages.polled.status("a") == Status.HEALTHY)

@@ -357,25 +357,6 @@ async def test_a_refused_list_is_forgotten_once_its_source_says_something_else()
     assert not inventory.states[1].last_reload_successful
 
 
-async def test_changes_come_at_the_interval_and_only_when_there_are_any() -> None:
-    clock, source = HeldClock(), ToldSource("f")
-    inventory = Inventory([source], interval_s=30.0, clock=clock)
-    await inventory.load()
-    source.next = listed(entry("a"))
-
-    changes = inventory.changes()
-    first = await anext(changes)
-    at_s = clock.now_s
-    source.next = b"\n" + listed(entry("a"))
-    source.later = [b"[]"]
-    second = await anext(changes)
-    await changes.aclose()
-
-    assert 1_000_030.0 == at_s
-    assert 1_000_090.0 == clock.now_s
-    assert (["a"], ["a"]) == (ids(first.added), ids(second.removed))
-
-
 async def test_closing_closes_every_source() -> None:
     first, second = ToldSource("1"), ToldSource("2")
     inventory = await told(first, second)

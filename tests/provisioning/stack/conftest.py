@@ -1,35 +1,16 @@
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from provisioning.stack.commands import Plan
 from provisioning.stack.rundir import RunDir
-
-FreePorts = Callable[[int], list[int]]
-
-
-@pytest.fixture
-def free_ports() -> FreePorts:
-    """Return n different ports on which nothing listens."""
-
-    def choose(n: int) -> list[int]:
-        sockets = [socket.socket() for _ in range(n)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1] for one in sockets]
-        for one in sockets:
-            one.close()
-        return ports
-
-    return choose
+from tests.ports import free_ports
 
 
 @pytest.fixture
-def free_port(free_ports: FreePorts) -> int:
+def free_port() -> int:
     return free_ports(1)[0]
 
 

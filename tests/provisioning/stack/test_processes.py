@@ -14,7 +14,7 @@ import pytest
 
 from provisioning.stack.errors import ChildError
 from provisioning.stack.processes import Children, ChildSpec
-from tests.provisioning.stack.conftest import FreePorts
+from tests.ports import free_ports
 from tests.provisioning.stack.standin import Mode, child, is_running
 from tests.waiting import eventually
 
@@ -25,7 +25,7 @@ async def _get(url: str) -> str:
 
 
 async def test_children_are_ready_when_start_returns_and_gone_after_the_block(
-    tmp_path: Path, free_ports: FreePorts
+    tmp_path: Path,
 ) -> None:
     specs = [child(f"one-{port}", port) for port in free_ports(2)]
 
@@ -39,7 +39,7 @@ async def test_children_are_ready_when_start_returns_and_gone_after_the_block(
     assert [False, False] == [is_running(pid) for pid in pids.values()]
 
 
-async def test_children_are_stopped_in_reverse_order(tmp_path: Path, free_ports: FreePorts) -> None:
+async def test_children_are_stopped_in_reverse_order(tmp_path: Path) -> None:
     """The first one to start ignores SIGTERM: the last one has ended long before it is killed."""
     first, last = free_ports(2)
 
@@ -79,9 +79,7 @@ async def test_what_a_child_started_ends_with_it(tmp_path: Path, free_port: int)
     await eventually(lambda: not is_running(grandchild))
 
 
-async def test_a_child_that_fails_to_start_is_told_with_its_log(
-    tmp_path: Path, free_ports: FreePorts
-) -> None:
+async def test_a_child_that_fails_to_start_is_told_with_its_log(tmp_path: Path) -> None:
     good, bad = free_ports(2)
 
     async with Children(tmp_path) as children:
@@ -119,9 +117,7 @@ async def test_a_child_that_is_never_ready_is_told_with_the_url_that_was_asked(
             await children.start(child("slow", free_port, Mode.UNREADY, ready_within_s=0.5))
 
 
-async def test_a_death_while_another_child_starts_ends_the_start(
-    tmp_path: Path, free_ports: FreePorts
-) -> None:
+async def test_a_death_while_another_child_starts_ends_the_start(tmp_path: Path) -> None:
     good, slow = free_ports(2)
 
     async with Children(tmp_path) as children:
@@ -181,7 +177,7 @@ async def _start_runner(
 @pytest.mark.parametrize("mode", [Mode.OK, Mode.UNREADY])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_at_any_time_leaves_nothing_behind(
-    tmp_path: Path, free_ports: FreePorts, mode: Mode, number: signal.Signals
+    tmp_path: Path, mode: Mode, number: signal.Signals
 ) -> None:
     """UNREADY: the signal comes in the middle of the start."""
     process, pids = await _start_runner(tmp_path, mode, free_ports(2))
@@ -193,9 +189,7 @@ async def test_a_signal_at_any_time_leaves_nothing_behind(
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, of util-linux")
-async def test_killing_the_parent_leaves_nothing_behind(
-    tmp_path: Path, free_ports: FreePorts
-) -> None:
+async def test_killing_the_parent_leaves_nothing_behind(tmp_path: Path) -> None:
     process, pids = await _start_runner(tmp_path, Mode.STUBBORN, free_ports(2))
     await eventually(lambda: all(map(_is_past_setpriv, pids)))
 
