@@ -25,7 +25,7 @@ PORT = click.IntRange(1, 65_535)
 
 
 @click.command(
-    short_help="Run a fleet, real LLM servers, the exporter and Prometheus here.",
+    short_help="Run a whole fleet and its observers on this machine.",
     context_settings={
         "auto_envvar_prefix": "OLLAMA_FLEET_UP",
         "help_option_names": ["-h", "--help"],

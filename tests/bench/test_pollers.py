@@ -28,9 +28,12 @@ async def test_a_peer_tells_each_cycle_and_who_was_healthy(
         await peer.run(fleet.inventory, interval_s=0.3, n_cycles=2)
         fleet.inject("kill", count=2)
         await peer.run(fleet.inventory, interval_s=0.3, n_cycles=1)
+        fleet.heal()
+        fleet.inject("loading", count=1)
+        await peer.run(fleet.inventory, interval_s=0.3, n_cycles=1)
 
     cycles = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [N, N, N - 2] == [cycle["healthy"] for cycle in cycles]
+    assert [N, N, N - 2, N - 1] == [cycle["healthy"] for cycle in cycles]
     assert all(cycle["samples"] >= 2 * (N - 2) for cycle in cycles)
     assert all(cycle["render_s"] > 0 for cycle in cycles)
 
