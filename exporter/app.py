@@ -28,6 +28,7 @@ from exporter.selfmetrics import SelfMetrics
 from exporter.transport import Wire
 from exporter.watch import Manner
 from exporter.web import Web
+from exporter.websecurity import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -43,7 +44,7 @@ class Exporter:
     """One running exporter; use it with `async with`.
 
     Raises on entry:
-        InputError: An inventory file is bad.
+        InputError: An inventory file or the web configuration is bad.
         ExporterError: The address to listen on is taken.
     """
 
@@ -85,6 +86,7 @@ class Exporter:
     async def _start(self) -> None:
         config = self._config
         self._limit = descriptors.raise_limit()
+        self._guard = guard_of(config)
         await self._load_inventory()
         self._metrics = SelfMetrics(version=self._version, poll_interval_s=config.poll_interval)
         self._metrics.set_sources(self._inventory.states)
@@ -114,13 +116,21 @@ class Exporter:
         await self._inventory.load()
 
     async def _listen(self, publisher: Publisher) -> None:
-        web = Web(self._poller, publisher, self._metrics, self._clock, version=self._version)
+        guard = self._guard
+        web = Web(
+            self._poller,
+            publisher,
+            self._metrics,
+            self._clock,
+            version=self._version,
+            guard=guard,
+        )
         self._stack.push_async_callback(web.close)
         host, port = self._config.web_listen_address
         self.port = await web.start(host, port)
-        log.info(
-            "listening on http://%s:%d", f"[{host}]" if ":" in host else host or "*", self.port
-        )
+        scheme = "http" if guard is None or guard.context is None else "https"
+        where = f"[{host}]" if ":" in host else host or "*"
+        log.info("listening on %s://%s:%d", scheme, where, self.port)
 
     def _manner(self) -> Manner:
         config = self._config
@@ -192,12 +202,23 @@ def inventory_of(config: Config, clock: Clock) -> Inventory:
     return Inventory(sources, shard=config.shard, clock=clock)
 
 
-async def check(config: Config) -> str:
-    """Read the inventory once and say what is in it.
+def guard_of(config: Config) -> Guard | None:
+    """Return the guard that the web configuration describes, if there is one.
 
     Raises:
-        InputError: It is bad.
+        InputError: The web configuration, or a certificate that it names, is bad.
     """
+    path = _path(config.web_config_file)
+    return None if path is None else Guard(path)
+
+
+async def check(config: Config) -> str:
+    """Read the web configuration and the inventory once; say what is in the inventory.
+
+    Raises:
+        InputError: One of them is bad.
+    """
+    guard_of(config)
     inventory = inventory_of(config, SystemClock())
     try:
         await inventory.load()

@@ -45,6 +45,7 @@ class Config:
     metrics_per_instance: bool
     metrics_latency_unit: str
     web_listen_address: tuple[str, int]
+    web_config_file: str
     log_window: float
     log_level: str
 
@@ -167,7 +168,7 @@ def _cross_check(values: Mapping[str, Any]) -> Iterator[Problem]:
             f"must not be longer than poll.metrics-timeout ({whole_s:g} s), got {health_s:g} s"
         )
         yield Problem("poll.health-timeout", message)
-    for name in ("inventory.token-file", "inventory.ca-file", "poll.ca-file"):
+    for name in ("inventory.token-file", "inventory.ca-file", "poll.ca-file", "web.config.file"):
         path = values[SETTING_BY_NAME[name].attribute]
         if path and not Path(path).is_file():
             yield Problem(name, f"there is no file {path}")

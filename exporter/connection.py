@@ -103,7 +103,9 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(Outcome.MALFORMED, f"the answer is not HTTP/1.1: {_words(error)}")
             return
-        self._check_bounds()
+        bounds = self._bounds
+        if self._body_bytes > bounds.body_bytes or self._header_bytes > bounds.header_bytes:
+            self._fail_out_of_bounds()
 
     def eof_received(self) -> bool:
         """Take the end of the stream for the end of an answer where HTTP says so."""
@@ -144,7 +146,7 @@ class Connection(asyncio.Protocol):
             return
         status = self._parser.get_status_code()
         if self._body_bytes > self._bounds.body_bytes:
-            return  # _check_bounds ends the exchange
+            return  # data_received ends the exchange
         if status >= 200:  # 1xx only announces the answer
             self._answers.append(Answer(status, b"".join(self._body)))
             self._after_answer(is_last=not self._parser.should_keep_alive())
@@ -167,7 +169,7 @@ class Connection(asyncio.Protocol):
         elif is_last:
             self._fail(Outcome.CLOSED, "the server closes the connection after each answer")
 
-    def _check_bounds(self) -> None:
+    def _fail_out_of_bounds(self) -> None:
         if self._body_bytes > self._bounds.body_bytes:
             limit = self._bounds.body_bytes
             self._fail(
@@ -175,7 +177,7 @@ class Connection(asyncio.Protocol):
                 f"the answer's body is larger than {limit:,} bytes (poll.max-body-bytes); raise "
                 "the limit or reduce what the server sends",
             )
-        elif self._header_bytes > self._bounds.header_bytes:
+        else:
             limit = self._bounds.header_bytes
             self._fail(Outcome.TOO_LARGE, f"the answer's header is larger than {limit:,} bytes")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from exporter.memory import NOTHING
 from exporter.model import Outcome, State, Target
 from exporter.schedule import Wheel
 from exporter.selfmetrics import Request
@@ -41,6 +42,7 @@ class Cycle:
     first_tick: int
     started_s: float
     n_running: int = 0
+    n_polled: int = 0
     lateness_s: float = 0.0
     is_all_started: bool = False
 
@@ -150,40 +152,44 @@ class Poller:
 
     def _start_due(self, tick: int, cycle: Cycle, *, lateness_s: float) -> None:
         cycle.lateness_s = max(cycle.lateness_s, lateness_s)
+        loop = asyncio.get_running_loop()
         for watch in self._wheel.due(tick):
             if watch.target.id in self._tasks:
                 continue  # its last poll still waits for its deadline
             cycle.n_running += 1
-            task = asyncio.create_task(self._poll(watch))
+            task = loop.create_task(self._poll(watch))
             self._tasks[watch.target.id] = task
             task.add_done_callback(partial(self._after_poll, watch.target.id, cycle))
 
     async def _poll(self, watch: Watch) -> None:
         verdict, increase = await watch.poll()
-        self._count(verdict)
-        self._ledger.record(watch.target.node, watch.row.memory.model, increase)
+        if verdict.outcome is not Outcome.OK or verdict.metrics_outcome is not Outcome.OK:
+            self._count_failure(verdict)
+        if increase is not NOTHING:
+            self._ledger.record(watch.target.node, watch.row.memory.model, increase)
 
     def _after_poll(self, instance_id: str, cycle: Cycle, task: asyncio.Task[None]) -> None:
         del self._tasks[instance_id]
         cycle.n_running -= 1
-        self._complete(cycle)
+        cycle.n_polled += 1
+        if cycle.is_all_started:
+            self._complete(cycle)
         if not task.cancelled() and task.exception() is not None:
             # A fault of ours: polls report what instances do wrong, they do not raise it.
             log.error("the poll of %s broke off", instance_id, exc_info=task.exception())
 
-    def _count(self, verdict: Verdict) -> None:
-        metrics = self._metrics
-        metrics.polls.inc()
+    def _count_failure(self, verdict: Verdict) -> None:
+        errors = self._metrics.poll_errors
         if verdict.outcome is Outcome.OK:
-            if verdict.metrics_outcome is not Outcome.OK:
-                metrics.poll_errors[Request.METRICS, verdict.metrics_outcome].inc()
+            errors[Request.METRICS, verdict.metrics_outcome].inc()
         elif verdict.outcome is not Outcome.LOADING:
-            metrics.poll_errors[Request.HEALTH, verdict.outcome].inc()
+            errors[Request.HEALTH, verdict.outcome].inc()
 
     def _complete(self, cycle: Cycle) -> None:
         """Publish a cycle's figures once it has started all its polls and all have ended."""
         if cycle.n_running or not cycle.is_all_started:
             return
+        self._metrics.polls.inc(cycle.n_polled)
         self._metrics.cycles.inc()
         self._metrics.cycle_duration_s.set(self._clock.monotonic_s() - cycle.started_s)
         self._metrics.cycle_completed_at_s.set(self._clock.unix_s())

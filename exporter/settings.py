@@ -218,6 +218,14 @@ SETTINGS = (
         "HOST:PORT",
     ),
     Setting(
+        "web.config.file",
+        "",
+        "File with certificates, users and headers for the pages, in the format that Prometheus' "
+        "exporters share.",
+        str,
+        "FILE",
+    ),
+    Setting(
         "log.window",
         "1m",
         "Failing instances are logged once per window, not at each poll.",

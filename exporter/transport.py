@@ -59,19 +59,17 @@ class Channel:
 
     async def ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
         """Send a GET for each path; return an answer or an error for each, never raise one."""
-        slots = self._wire.slots
-        if slots is None:
-            return await self._ask_kept(paths, deadlines)
-        if not await _acquire(slots, deadlines.first_s):
-            detail = (
-                "no file descriptor was free in time; raise the limit (ulimit -n) or use shards"
-            )
-            return dict.fromkeys(paths, PollError(Outcome.NO_DESCRIPTOR, detail))
-        try:
-            return await self._ask(paths, deadlines, [])
-        finally:
-            self.close()
-            slots.release()
+        answers: list[Answer | PollError] = []
+        connection = self._connection
+        if connection is not None and connection.is_open and paths not in self._one_by_one:
+            # All at once over the kept connection: the case of nearly every poll, made short.
+            exchange = await connection.ask(self._request(paths), len(paths), deadlines)
+            if exchange.failure is None:
+                return dict(zip(paths, exchange.answers, strict=True))
+            self._take(paths, answers, exchange, is_kept=True)
+        if self._wire.slots is None:
+            return await self._ask(paths, deadlines, answers)
+        return await self._ask_in_slot(paths, deadlines, self._wire.slots)
 
     def close(self) -> None:
         """Close the connection, if one is open; the next `ask` opens a new one."""
@@ -79,16 +77,19 @@ class Channel:
             self._connection.close()
             self._connection = None
 
-    async def _ask_kept(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
-        """Ask all at once over the kept connection: the case of nearly every poll, made short."""
-        answers: list[Answer | PollError] = []
-        connection = self._connection
-        if connection is not None and connection.is_open and paths not in self._one_by_one:
-            exchange = await connection.ask(self._request(paths), len(paths), deadlines)
-            if exchange.failure is None:
-                return dict(zip(paths, exchange.answers, strict=True))
-            self._take(paths, answers, exchange, is_kept=True)
-        return await self._ask(paths, deadlines, answers)
+    async def _ask_in_slot(
+        self, paths: tuple[str, ...], deadlines: Deadlines, slots: asyncio.Semaphore
+    ) -> Answers:
+        """Ask over a connection that does not outlive the poll, once one more may be open."""
+        self.close()
+        if not await _acquire(slots, deadlines.first_s):
+            detail = "no file descriptor was free in time; raise the limit (ulimit -n) or shard"
+            return dict.fromkeys(paths, PollError(Outcome.NO_DESCRIPTOR, detail))
+        try:
+            return await self._ask(paths, deadlines, [])
+        finally:
+            self.close()
+            slots.release()
 
     async def _ask(
         self, paths: tuple[str, ...], deadlines: Deadlines, answers: list[Answer | PollError]

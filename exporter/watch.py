@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from exporter.engines.base import Engine
     from exporter.transport import Wire
 
+NOW_S = float("-inf")
+"""Before any moment of the monotonic clock."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manner:
@@ -62,7 +65,7 @@ class Watch:
     """One instance under watch."""
 
     __slots__ = (
-        "_channel", "_engine", "_identified_at_s", "_labels", "_manner", "_memory", "last_failure",
+        "_channel", "_engine", "_identify_at_s", "_labels", "_manner", "_memory", "last_failure",
         "row", "tally", "target",
     )  # fmt: skip
 
@@ -71,7 +74,7 @@ class Watch:
         self._manner = manner
         self._channel = Channel(target, manner.wire)
         self._engine = manner.engines.get(target.engine)
-        self._identified_at_s = float("-inf")
+        self._identify_at_s = NOW_S
         self._memory = memory or Memory()
         self._labels = ""
         self.tally = Tally()
@@ -102,54 +105,51 @@ class Watch:
 
     async def poll(self) -> tuple[Verdict, Increase]:
         """Ask the instance once, within the time-outs, and take in what it says."""
-        loop = asyncio.get_running_loop()
         manner = self._manner
-        now_s = manner.clock.unix_s()
-        started_s = manner.clock.monotonic_s()
-        loop_s = loop.time()  # in steps of a millisecond: good for deadlines, not for durations
-        verdict = await self._ask(
-            Deadlines(loop_s + manner.health_timeout_s, loop_s + manner.metrics_timeout_s)
-        )
+        now_s, started_s = manner.clock.unix_s(), manner.clock.monotonic_s()
+        # The loop's clock has steps of a millisecond: good for deadlines, not for durations.
+        loop_s = asyncio.get_running_loop().time()
+        deadlines = Deadlines(loop_s + manner.health_timeout_s, loop_s + manner.metrics_timeout_s)
+        engine = self._engine
+        if engine is None or started_s >= self._identify_at_s:
+            verdict = await self._identify(deadlines, started_s)
+        else:
+            verdict = engine.read(await self._channel.ask(engine.requests, deadlines))
         increase = self._take(verdict, now_s)
-        name = self.target.engine if self._engine is None else self._engine.name
         duration_s = round(manner.clock.monotonic_s() - started_s, 6)
-        self._show(Reading(verdict, name, now_s, duration_s))
-        self._look_again_after(verdict)
+        self._show(Reading(verdict, self._engine_name(), now_s, duration_s))
         return verdict, increase
 
-    async def _ask(self, deadlines: Deadlines) -> Verdict:
-        engine = self._engine
+    async def _identify(self, deadlines: Deadlines, now_s: float) -> Verdict:
+        """Find out which server it is, unless that is given, and ask it for all it says of itself.
+
+        Done anew after each failure, and from time to time: another server may be there now, or
+        another version.
+        """
+        engine = self._manner.engines.get(self.target.engine)
         if engine is None:
             answers = await self._channel.ask(auto.PROBES, deadlines)
             name = auto.recognise(answers)
             if name is None:
                 return auto.unrecognised(answers)
-            engine = self._engine = self._manner.engines[name]
-        paths = engine.requests
-        is_identified = self._is_identified()
-        if not is_identified:
-            paths += engine.identity_requests
+            engine = self._manner.engines[name]
+        self._engine = engine
+        paths = engine.requests + engine.identity_requests
         verdict = engine.read(await self._channel.ask(paths, deadlines))
-        if not is_identified and verdict.outcome is Outcome.OK:
-            self._identified_at_s = self._manner.clock.monotonic_s()
+        self._identify_at_s = now_s + self._manner.identify_interval_s
         return verdict
 
-    def _is_identified(self) -> bool:
-        age_s = self._manner.clock.monotonic_s() - self._identified_at_s
-        return age_s < self._manner.identify_interval_s
-
-    def _look_again_after(self, verdict: Verdict) -> None:
-        """Identify the server anew at the next poll, after a failure or when that is long ago."""
-        if verdict.outcome is not Outcome.OK:
-            self._identified_at_s = float("-inf")
-        if self.target.engine is EngineName.AUTO and not self._is_identified():
-            self._engine = None
+    def _engine_name(self) -> EngineName:
+        """Return what the server was known as last."""
+        return self.target.engine if self._engine is None else self._engine.name
 
     def _take(self, verdict: Verdict, now_s: float) -> Increase:
         self.tally.tried += 1
-        if verdict.outcome is not Outcome.OK and verdict.outcome is not Outcome.LOADING:
-            self.tally.failed += 1
-            self.last_failure = LastFailure(verdict.outcome, verdict.detail, now_s)
+        if verdict.outcome is not Outcome.OK:
+            self._identify_at_s = NOW_S
+            if verdict.outcome is not Outcome.LOADING:
+                self.tally.failed += 1
+                self.last_failure = LastFailure(verdict.outcome, verdict.detail, now_s)
         if verdict.values is NO_VALUES:
             return NOTHING
         before = self._memory

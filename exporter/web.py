@@ -1,7 +1,8 @@
 """Serve the exporter's pages.
 
 In:   the publisher's edition, the poller's watches, the own metrics.
-Out:  HTTP on one address. Nothing here changes anything, so no page asks for a token.
+Out:  HTTP on one address. Nothing here changes anything, so a page asks for a password only where
+the guard does.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from exporter.poller import Poller
     from exporter.publisher import Publisher
     from exporter.selfmetrics import SelfMetrics
+    from exporter.websecurity import Guard
 
 PAGES = {
     "/metrics": "what Prometheus scrapes",
@@ -64,12 +66,14 @@ class Web:
         clock: Clock,
         *,
         version: str,
+        guard: Guard | None = None,
     ) -> None:
         self._poller = poller
         self._publisher = publisher
         self._metrics = metrics
         self._clock = clock
         self._version = version
+        self._guard = guard
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -88,10 +92,13 @@ class Web:
                 web.get("/-/ready", self._ready),
             ]
         )
+        if self._guard is not None:
+            self._guard.protect(app)
         # Scrapers keep their connections open: closing must not wait for them to go.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host or None, port)
+        context = None if self._guard is None else self._guard.context
+        site = web.TCPSite(self._runner, host or None, port, ssl_context=context)
         try:
             await site.start()
         except OSError as error:

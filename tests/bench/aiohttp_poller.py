@@ -117,8 +117,9 @@ async def poll(session: aiohttp.ClientSession, entry: dict[str, Any]) -> Reading
         async with session.get(f"{url}/health", timeout=HEALTH_TIMEOUT) as answer:
             await answer.read()
             is_up = answer.status == 200
-        async with session.get(f"{url}/api/metrics", timeout=METRICS_TIMEOUT) as answer:
-            values = await answer.json()
+        if is_up:
+            async with session.get(f"{url}/api/metrics", timeout=METRICS_TIMEOUT) as answer:
+                values = await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError):
         is_up = False
     return Reading(

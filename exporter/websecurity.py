@@ -1,0 +1,218 @@
+"""Guard the pages: https, passwords and security headers, as a web configuration has them.
+
+In:   the path of a web configuration.
+Out:  a TLS context for the server, and an aiohttp application that answers only whom it may.
+The file is looked at again at each request, certificates at each handshake. What is bad by then is
+logged once, and what was good before stays in force. Passwords and hashes are never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import secrets
+import ssl
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import bcrypt
+from aiohttp import web
+
+from exporter.errors import InputError, Problem
+from exporter.webconfig import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from aiohttp.typedefs import Handler
+
+    from exporter.webconfig import Tls, WebConfig
+
+log = logging.getLogger("exporter.web")
+
+MAX_REMEMBERED = 100
+"""Good passwords that are remembered; each user of the file usually has one."""
+MAX_PASSWORD_BYTES = 72
+"""As much of a password as bcrypt looks at."""
+TLS_SECTION = "tls_server_config"
+
+T = TypeVar("T")
+
+
+class LastGood(Generic[T]):
+    """What files say: read again once one of them changes, kept where that fails."""
+
+    def __init__(self, what: str, *paths: Path | None, read: Callable[[T | None], T]) -> None:
+        self._what = what
+        self._paths = [path for path in paths if path is not None]
+        self._read = read
+        self._stamps = self._look()  # before reading, so that no change falls in between
+        self._value = read(None)
+
+    def value(self) -> T:
+        """Return what is in force now."""
+        stamps = self._look()
+        if stamps != self._stamps:
+            self._stamps = stamps
+            self._read_again()
+        return self._value
+
+    def _read_again(self) -> None:
+        try:
+            self._value = self._read(self._value)
+        except InputError as error:
+            problems = "; ".join(str(problem) for problem in error.problems)
+            log.warning("%s changed and is bad, what was before stays: %s", self._what, problems)
+        else:
+            log.info("%s changed and is in force", self._what)
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(path) for path in self._paths]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what differs once somebody has written or replaced a file; None without a file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+class Guard:
+    """Stands between the network and the pages.
+
+    Raises:
+        InputError: The web configuration, or a file that it names, is bad.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._config = LastGood(str(path), path, read=lambda last: _config(path, last))
+        self._passwords = _Passwords()
+        tls = self._config.value().tls
+        self.context = None if tls is None else _rotating_context(tls)
+
+    def protect(self, app: web.Application) -> None:
+        """Let the application answer only whom it may; this goes for every path."""
+        app.middlewares.append(self._authenticate)
+        app.on_response_prepare.append(self._add_headers)
+
+    @web.middleware
+    async def _authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        users = self._config.value().users
+        if not users or await self._is_known(users, request.headers.get("Authorization", "")):
+            return await handler(request)
+        raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Basic"})
+
+    async def _is_known(self, users: Mapping[str, bytes], authorization: str) -> bool:
+        given = credentials(authorization)
+        return given is not None and await self._passwords.are_good(users, *given)
+
+    async def _add_headers(self, _: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(self._config.value().headers)
+
+
+def _config(path: Path, last: WebConfig | None) -> WebConfig:
+    try:
+        config = parse(path.read_bytes(), path)
+    except OSError as error:
+        problem = Problem(str(path), f"cannot be read: {error.strerror}")
+        raise InputError(str(path), [problem]) from error
+    if last and last.users and not config.users:
+        # A file that is being written begins as an empty one, which would open every page.
+        message = "passwords are not given up while the exporter runs; restart it for that"
+        raise InputError(str(path), [Problem(f"{path}: basic_auth_users", message)])
+    if last and last.tls != config.tls:
+        log.warning("%s: %s changed, which a restart puts in force", path, TLS_SECTION)
+    for note in config.notes:
+        log.info("%s: %s", path, note)
+    return config
+
+
+def _rotating_context(tls: Tls) -> ssl.SSLContext:
+    """Return a context whose new connections get the certificates that lie on disk by then."""
+    files = (tls.cert_file, tls.key_file, tls.client_ca_file)
+    latest = LastGood(f"the certificate {tls.cert_file}", *files, read=lambda _: _context(tls))
+
+    # A bad pair would break the context that it is loaded into, so each pair gets its own.
+    def choose(connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
+        connection.context = latest.value()
+
+    context = latest.value()
+    context.sni_callback = choose
+    return context
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version, context.maximum_version = tls.min_version, tls.max_version
+    context.verify_mode = tls.verify_mode
+    problems = []
+    try:
+        # With a password at hand, OpenSSL does not ask for one on the terminal.
+        context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+    except OSError as error:  # ssl.SSLError among them
+        where = f"{tls.cert_file} and {tls.key_file}"
+        what = f"no PEM certificate with its key, without passphrase, is in {where}"
+        problems.append(Problem(f"{TLS_SECTION}.cert_file", f"{what}: {error.strerror}"))
+    try:
+        if tls.client_ca_file is not None:
+            context.load_verify_locations(tls.client_ca_file)
+    except OSError as error:
+        what = f"no certificates can be read from {tls.client_ca_file}: {error.strerror}"
+        problems.append(Problem(f"{TLS_SECTION}.client_ca_file", what))
+    if problems:
+        raise InputError("the web configuration", problems)
+    return context
+
+
+class _Passwords:
+    """Checks passwords, one at a time and beside the event loop, and remembers the good ones."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes()
+        self._remembered: dict[tuple[str, bytes | None, bytes], None] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def are_good(self, users: Mapping[str, bytes], user: str, password: bytes) -> bool:
+        """Return whether this is a user's password; for an unknown user after as long a time."""
+        known = users.get(user)
+        key = (user, known, self._digest(password))
+        if key not in self._remembered:
+            async with self._one_at_a_time:
+                if key not in self._remembered and await _matches(
+                    password, known or max(users.values(), key=_cost)
+                ):
+                    self._remember(key)
+        return known is not None and key in self._remembered
+
+    def _remember(self, key: tuple[str, bytes | None, bytes]) -> None:
+        if len(self._remembered) >= MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[key] = None
+
+    def _digest(self, password: bytes) -> bytes:
+        # Keyed, so that neither the memory nor the time of a comparison tells of the password.
+        return hashlib.blake2b(password, key=self._secret).digest()
+
+
+async def _matches(password: bytes, hash_: bytes) -> bool:
+    return await asyncio.to_thread(bcrypt.checkpw, password[:MAX_PASSWORD_BYTES], hash_)
+
+
+def _cost(hash_: bytes) -> bytes:
+    return hash_[4:6]  # $2y$10$…
+
+
+def credentials(authorization: str) -> tuple[str, bytes] | None:
+    """Return user and password of an Authorization header; None where it holds none."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+        return (user.decode(), password) if colon else None
+    except ValueError:  # neither base64 nor UTF-8
+        return None
