@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeVar
 from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Series
 from exporter.memory import speed_now
-from exporter.model import Outcome
 from exporter.snapshot import escape
 
 if TYPE_CHECKING:
@@ -201,15 +200,11 @@ def _lines(name: str, column: Column, rows: Sequence[Row]) -> list[str]:
 
 
 def _up(rows: Sequence[Row]) -> list[float | None]:
-    return [None if row.reading is None else int(_is_up(row)) for row in rows]
-
-
-def _is_up(row: Row) -> bool:
-    return row.reading is not None and row.reading.verdict.outcome is Outcome.OK
+    return [None if row.is_up is None else int(row.is_up) for row in rows]
 
 
 def _speed(rows: Sequence[Row], *, now_s: float) -> list[float | None]:
-    return [speed_now(row.memory, now_s=now_s) if _is_up(row) else None for row in rows]
+    return [speed_now(row.memory, now_s=now_s) if row.is_up else None for row in rows]
 
 
 def _told(field: str) -> Column:
@@ -243,10 +238,4 @@ def _error_lines(rows: Sequence[Row]) -> list[str]:
 
 def _info_lines(rows: Sequence[Row]) -> list[str]:
     name = catalogue.INSTANCE_INFO.name
-    return [f"{name}{{{row.labels},{_info_labels(row)}}} 1\n" for row in rows]
-
-
-def _info_labels(row: Row) -> str:
-    engine = row.target.engine if row.reading is None else row.reading.engine
-    version, developer = escape(row.memory.version), escape(row.target.developer)
-    return f'engine="{engine}",version="{version}",developer="{developer}"'
+    return [f"{name}{{{row.labels},{row.info_labels}}} 1\n" for row in rows]

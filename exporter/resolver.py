@@ -1,7 +1,7 @@
 """Find the addresses of host names, once for all instances of a host.
 
-In:   a host name or address.
-Out:  one address. Fails with PollError(UNRESOLVED).
+In:   a host name.
+Out:  one of its addresses. Fails with PollError(UNRESOLVED).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Entry:
 
 
 class Resolver:
-    """Resolves host names and remembers them for a minute; addresses are taken as they are.
+    """Resolves host names and remembers their addresses for a minute.
 
     Thousands of instances live on a few hosts: one look-up serves all of a host's, also the ones
     that ask while it is under way.
@@ -46,13 +46,11 @@ class Resolver:
         self._entries: dict[str, _Entry] = {}
 
     async def resolve(self, host: str) -> str:
-        """Return an address of the host.
+        """Return an address of a host that is given by name.
 
         Raises:
             PollError: UNRESOLVED, where the name has no address or the resolver does not answer.
         """
-        if is_address(host):
-            return host
         entry = self._entries.get(host)
         if entry is None or entry.has_failed or entry.expires_s <= self._clock.monotonic_s():
             address = asyncio.ensure_future(_look_up(host))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from exporter.ledger import Ledger
-    from exporter.model import Histogram
+    from exporter.model import EngineName, Histogram
 
 QUANTILE = 0.99
 
@@ -32,8 +32,12 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     reading: Reading | None
     """None until it has been polled."""
     memory: Memory
+    is_up: bool | None
+    """Whether the last poll found it healthy, whatever its state."""
     labels: str
     """`instance_id="…",node="…",model="…"`, ready for the page."""
+    info_labels: str
+    """`engine="…",version="…",developer="…"`, ready for the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,11 @@ STATUS_BY_OUTCOME = {
 def label_text(target: Target, model: str) -> str:
     """Return the labels that every series of an instance carries, escaped, without braces."""
     return f'instance_id="{escape(target.id)}",node="{escape(target.node)}",model="{escape(model)}"'
+
+
+def info_label_text(engine: EngineName, version: str, developer: str) -> str:
+    """Return the further labels of `ollama_instance_info`, escaped, without braces."""
+    return f'engine="{engine}",version="{escape(version)}",developer="{escape(developer)}"'
 
 
 def escape(value: str) -> str:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exporter.connection import Bounds, Connection, Deadlines, Exchange
+from exporter.dialling import dial
 from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Target
+from exporter.resolver import is_address
 
 if TYPE_CHECKING:
     from exporter.resolver import Resolver
@@ -42,11 +45,13 @@ class Wire:
 class Channel:
     """The way to one instance: connects when needed, pipelines where the server bears it."""
 
-    __slots__ = ("_connection", "_one_by_one", "_requests", "_target", "_wire")
+    __slots__ = ("_address", "_connection", "_one_by_one", "_requests", "_target", "_wire")
 
     def __init__(self, target: Target, wire: Wire) -> None:
         self._target = target
         self._wire = wire
+        self._address = target.host if is_address(target.host) else ""
+        """Empty for a name, whose address may change."""
         self._connection: Connection | None = None
         self._one_by_one: set[tuple[str, ...]] = set()
         """What cannot be asked in one piece; llama-server closes after a 404, but not otherwise."""
@@ -131,16 +136,31 @@ class Channel:
         return is_gone
 
     async def _exchange(self, paths: tuple[str, ...], deadlines: Deadlines) -> Exchange:
-        try:
-            connection = await self._connected(deadlines.first_s)
-        except PollError as error:
-            return Exchange((), error)
+        connection = self._connection
+        if connection is None or not connection.is_open:
+            opened = await self._connect(deadlines.first_s)
+            if isinstance(opened, PollError):
+                return Exchange((), opened)
+            connection = self._connection = opened
         return await connection.ask(self._request(paths), len(paths), deadlines)
 
-    async def _connected(self, deadline_s: float) -> Connection:
-        if self._connection is None or not self._connection.is_open:
-            self._connection = await _connect(self._target, self._wire, deadline_s)
-        return self._connection
+    async def _connect(self, deadline_s: float) -> Connection | PollError:
+        target = self._target
+        try:
+            address = self._address or await self._resolve(deadline_s)
+            connected = await dial(address, target.port, deadline_s)
+            return await _speak(connected, target, self._wire, deadline_s)
+        except PollError as error:
+            return error
+        except TimeoutError:
+            detail = f"no connection to {target.netloc} before the deadline"
+            return PollError(Outcome.CONNECT_TIMEOUT, detail)
+        except OSError as error:
+            return _connect_error(target, error)
+
+    async def _resolve(self, deadline_s: float) -> str:
+        async with asyncio.timeout_at(deadline_s):
+            return await self._wire.resolver.resolve(self._target.host)
 
     def _request(self, paths: tuple[str, ...]) -> bytes:
         request = self._requests.get(paths)
@@ -158,24 +178,22 @@ async def _acquire(slots: asyncio.Semaphore, deadline_s: float) -> bool:
         return False
 
 
-async def _connect(target: Target, wire: Wire, deadline_s: float) -> Connection:
+async def _speak(
+    connected: socket.socket, target: Target, wire: Wire, deadline_s: float
+) -> Connection:
+    """Return a Connection over a socket, once TLS is agreed on where the target wants it."""
     loop = asyncio.get_running_loop()
-    tls = wire.tls if target.tls else None
     try:
         async with asyncio.timeout_at(deadline_s):
-            address = await wire.resolver.resolve(target.host)
             _, connection = await loop.create_connection(
                 lambda: Connection(loop, wire.bounds),
-                address,
-                target.port,
-                ssl=tls,
-                server_hostname=target.host if tls else None,
+                sock=connected,
+                ssl=wire.tls if target.tls else None,
+                server_hostname=target.host if target.tls else None,
             )
-    except TimeoutError as error:
-        detail = f"no connection to {target.netloc} before the deadline"
-        raise PollError(Outcome.CONNECT_TIMEOUT, detail) from error
-    except OSError as error:
-        raise _connect_error(target, error) from error
+    except BaseException:
+        connected.close()
+        raise
     return connection
 
 

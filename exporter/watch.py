@@ -17,7 +17,7 @@ from exporter.connection import Deadlines
 from exporter.engines import auto
 from exporter.memory import NOTHING, Increase, Memory, remember
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Verdict
-from exporter.snapshot import Row, label_text, status_of
+from exporter.snapshot import Row, info_label_text, label_text, status_of
 from exporter.transport import Channel
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Watch:
     """One instance under watch."""
 
     __slots__ = (
-        "_channel", "_engine", "_identify_at_s", "_labels", "_manner", "_memory", "last_failure",
-        "row", "tally", "target",
+        "_channel", "_engine", "_identify_at_s", "_info_labels", "_labels", "_manner", "_memory",
+        "last_failure", "row", "tally", "target",
     )  # fmt: skip
 
     def __init__(self, target: Target, manner: Manner, memory: Memory | None = None) -> None:
@@ -76,7 +76,6 @@ class Watch:
         self._engine = manner.engines.get(target.engine)
         self._identify_at_s = NOW_S
         self._memory = memory or Memory()
-        self._labels = ""
         self.tally = Tally()
         self.last_failure: LastFailure | None = None
         self._describe(target)
@@ -133,7 +132,9 @@ class Watch:
             if name is None:
                 return auto.unrecognised(answers)
             engine = self._manner.engines[name]
-        self._engine = engine
+        if self._engine is not engine:
+            self._engine = engine
+            self._label()
         paths = engine.requests + engine.identity_requests
         verdict = engine.read(await self._channel.ask(paths, deadlines))
         self._identify_at_s = now_s + self._manner.identify_interval_s
@@ -154,16 +155,29 @@ class Watch:
             return NOTHING
         before = self._memory
         self._memory, increase = remember(before, verdict.values, self.target, now_s=now_s)
-        if self._memory.model != before.model:
-            self._labels = label_text(self.target, self._memory.model)
+        if (self._memory.model, self._memory.version) != (before.model, before.version):
+            self._label()
         return increase
 
     def _describe(self, target: Target) -> None:
         self.target = target
         if target.model:
             self._memory = msgspec.structs.replace(self._memory, model=target.model)
-        self._labels = label_text(target, self._memory.model)
+        self._label()
+
+    def _label(self) -> None:
+        """Prepare the labels, which seldom change and are written at each page."""
+        memory, target = self._memory, self.target
+        self._labels = label_text(target, memory.model)
+        self._info_labels = info_label_text(self._engine_name(), memory.version, target.developer)
 
     def _show(self, reading: Reading | None) -> None:
-        status = status_of(self.target, reading)
-        self.row = Row(self.target, status, reading, self._memory, self._labels)
+        self.row = Row(
+            self.target,
+            status_of(self.target, reading),
+            reading,
+            self._memory,
+            None if reading is None else reading.verdict.outcome is Outcome.OK,
+            self._labels,
+            self._info_labels,
+        )

@@ -182,11 +182,12 @@ class _Passwords:
         key = (user, known, self._digest(password))
         if key not in self._remembered:
             async with self._one_at_a_time:
-                if key not in self._remembered and await _matches(
-                    password, known or max(users.values(), key=_cost)
-                ):
-                    self._remember(key)
-        return known is not None and key in self._remembered
+                if key not in self._remembered:
+                    hash_ = known or max(users.values(), key=_cost)
+                    is_match = await asyncio.to_thread(_matches, password, hash_)
+                    if known and is_match:
+                        self._remember(key)
+        return key in self._remembered
 
     def _remember(self, key: tuple[str, bytes | None, bytes]) -> None:
         if len(self._remembered) >= MAX_REMEMBERED:
@@ -198,8 +199,8 @@ class _Passwords:
         return hashlib.blake2b(password, key=self._secret).digest()
 
 
-async def _matches(password: bytes, hash_: bytes) -> bool:
-    return await asyncio.to_thread(bcrypt.checkpw, password[:MAX_PASSWORD_BYTES], hash_)
+def _matches(password: bytes, hash_: bytes) -> bool:
+    return bcrypt.checkpw(password[:MAX_PASSWORD_BYTES], hash_)
 
 
 def _cost(hash_: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from exporter.ledger import Ledger
 from exporter.memory import Memory, remember
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
-from exporter.snapshot import Aggregation, Row, Snapshot, label_text, status_of
+from exporter.snapshot import Aggregation, Row, Snapshot, info_label_text, label_text, status_of
 
 NOW_S = 1_800_000_000.0
 
@@ -21,7 +21,17 @@ def row(target: Target, seen: Reading | None = None) -> Row:
     memory = Memory(model=target.model)
     if seen is not None:
         memory, _ = remember(memory, seen.verdict.values, target, now_s=NOW_S)
-    return Row(target, status_of(target, seen), seen, memory, label_text(target, memory.model))
+    return Row(
+        target,
+        status_of(target, seen),
+        seen,
+        memory,
+        None if seen is None else seen.verdict.outcome is Outcome.OK,
+        label_text(target, memory.model),
+        info_label_text(
+            target.engine if seen is None else seen.engine, memory.version, target.developer
+        ),
+    )
 
 
 def snapshot(*rows: Row, ledger: Ledger | None = None) -> Snapshot:

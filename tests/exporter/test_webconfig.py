@@ -112,7 +112,7 @@ def test_what_has_no_effect_is_said() -> None:
         ("alice: x", "alice: unknown key"),
         (
             "http_server_config: {http3: true}",
-            "http_server_config.http3: unknown key; did you mean",
+            "http_server_config.http3: unknown key; did you",
         ),
         ("http_server_config: {http2: perhaps}", "http_server_config.http2: must be true or false"),
         (
@@ -154,9 +154,9 @@ def test_what_has_no_effect_is_said() -> None:
         ("basic_auth_users: {? [a] : b}", "basic_auth_users.?: has a key that is not a text"),
         ("basic_auth_users: [a, b]", "basic_auth_users: must be a mapping"),
         ("basic_auth_users: {a: [b]}", "basic_auth_users.a: must be a text"),
-        ("[a]", f"{PATH}: must be a mapping"),
+        ("[a]", "must be a mapping"),
         ("{}\n---\n{}", f"{PATH}:2: is not valid YAML"),
-        (b"a: \xff", f"{PATH}: is not valid YAML"),
+        (b"a: \xff", "is not valid YAML"),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_place(text: str | bytes, expected: str) -> None:
@@ -179,15 +179,21 @@ def test_certificate_and_key_go_together() -> None:
 
 
 def test_all_that_is_wrong_is_reported_at_once_and_each_thing_once() -> None:
-    text = (
-        f"{TLS[:-12]}, key_file: [k], colour: red}}\nrate_limit: {{}}\nbasic_auth_users: {{a: b}}"
-    )
+    text = """
+tls_server_config: {cert_file: c.pem, key_file: [k], colour: red}
+basic_auth_users: {a: b}
+rate_limit: {}
+"""
 
-    places = [problem.split(": ")[0] for problem in problems(text)]
+    found = problems(text)
 
-    assert ["rate_limit", "tls_server_config.colour"] == places[:2]
-    assert {"tls_server_config.key_file", "basic_auth_users.a"} <= set(places)
-    assert len(set(problems(text))) == len(problems(text))
+    assert len(found) == len(set(found))
+    assert {
+        "rate_limit",
+        "tls_server_config.colour",
+        "tls_server_config.key_file",
+        "basic_auth_users.a",
+    } == {problem.split(": ")[0] for problem in found}
 
 
 @pytest.mark.parametrize("prefix", ["$2a$", "$2b$", "$2x$", "$2y$"])
@@ -220,17 +226,17 @@ def test_anything_else_than_a_hash_is_refused_and_not_repeated(text: str) -> Non
 @pytest.mark.parametrize(
     "text",
     [
-        "basic_auth_users:\n  a: '{secret}\n b: c",
-        "basic_auth_users:\n  a: *{secret}",
-        "basic_auth_users:\n  a: !{secret}!x y",
-        "tls_server_config: {{key: {secret}",
-        "basic_auth_users: {secret}",
-        "{secret}",
+        "basic_auth_users:\n  a: 'SECRET\n b: c",
+        "basic_auth_users:\n  a: *SECRET",
+        "basic_auth_users:\n  a: !SECRET!x y",
+        "tls_server_config: {key: SECRET",
+        "basic_auth_users: SECRET",
+        "SECRET",
     ],
 )
 def test_a_file_that_cannot_be_read_does_not_give_its_secrets_away(text: str) -> None:
     with pytest.raises(InputError) as caught:
-        parsed(text.format(secret="hunter2"))
+        parsed(text.replace("SECRET", "hunter2"))
 
     assert "hunter2" not in str(caught.value)
     assert caught.value.__context__ is None
@@ -243,7 +249,6 @@ def test_hashes_are_not_shown_with_the_configuration() -> None:
 @pytest.mark.parametrize("name", HEADERS)
 def test_the_toolkits_headers_can_be_set(name: str) -> None:
     value = (*HEADERS[name], "max-age=1; 'self'")[0]
+    text = f'http_server_config: {{headers: {{{name}: "{value}"}}}}'
 
-    assert {name: value} == parsed(
-        f'http_server_config: {{headers: {{{name}: "{value}"}}}}'
-    ).headers
+    assert {name: value} == parsed(text).headers
