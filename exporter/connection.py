@@ -18,7 +18,8 @@ from exporter.errors import PollError
 from exporter.model import Answer, Outcome
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future, TimerHandle, Transport
+    from asyncio import AbstractEventLoop, TimerHandle, Transport
+    from collections.abc import Callable
 
 LENGTH_HEADERS = (b"content-length", b"transfer-encoding")
 
@@ -53,8 +54,9 @@ class Connection(asyncio.Protocol):
     """One connection: asks, parses, and stays open for the next time where the server allows it."""
 
     __slots__ = (
-        "_answers", "_body", "_body_bytes", "_bounds", "_done", "_has_length", "_header_bytes",
-        "_is_in_body", "_loop", "_parser", "_timer", "_transport", "_wanted", "is_open",
+        "_answers", "_body", "_body_bytes", "_bounds", "_done", "_has_length",
+        "_header_bytes", "_is_closing", "_is_in_body", "_loop", "_parser", "_timer", "_transport",
+        "_wanted", "is_open",
     )  # fmt: skip
 
     def __init__(self, loop: AbstractEventLoop, bounds: Bounds) -> None:
@@ -63,21 +65,26 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: Transport | None = None
         self._timer: TimerHandle | None = None
-        self._done: Future[Exchange] | None = None
+        self._done: Callable[[Exchange], None] | None = None
         self._wanted = 0
         self._answers: list[Answer] = []
         self._begin_answer()
+        self._is_closing = False
         self.is_open = False
 
-    def ask(self, request: bytes, n_answers: int, deadlines: Deadlines) -> Future[Exchange]:
-        """Send the request; the future's result is an Exchange, never an exception."""
+    def ask(
+        self, request: bytes, n_answers: int, deadlines: Deadlines, done: Callable[[Exchange], None]
+    ) -> None:
+        """Send the request; `done` is called once, with what came of it.
+
+        A callback, not a future: waking a task costs as much as parsing the answers.
+        """
         assert self._transport is not None  # noqa: S101 - a Connection is only had once connected
-        self._done = self._loop.create_future()
+        self._done = done
         self._wanted = n_answers
         self._answers = []
         self._timer = self._loop.call_at(deadlines.first_s, self._on_deadline, deadlines)
         self._transport.write(request)
-        return self._done
 
     def close(self) -> None:
         """Close at once; an exchange under way ends as closed."""
@@ -103,15 +110,14 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(Outcome.MALFORMED, f"the answer is not HTTP/1.1: {_words(error)}")
             return
-        bounds = self._bounds
-        if self._body_bytes > bounds.body_bytes or self._header_bytes > bounds.header_bytes:
-            self._fail_out_of_bounds()
+        self._conclude()
 
     def eof_received(self) -> bool:
         """Take the end of the stream for the end of an answer where HTTP says so."""
         # RFC 9112, 6.3: with neither a length nor chunks the end of the stream ends the body.
         if self._done is not None and self._is_in_body and not self._has_length:
             self.on_message_complete()
+            self._conclude()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -141,15 +147,14 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Take the answer; end the exchange with the last one."""
-        if self._done is None:
-            self._drop()  # an answer too many: what follows could be taken for a later one
-            return
         status = self._parser.get_status_code()
         if self._body_bytes > self._bounds.body_bytes:
-            return  # data_received ends the exchange
-        if status >= 200:  # 1xx only announces the answer
+            return  # _conclude ends the exchange
+        if len(self._answers) == self._wanted:
+            self._is_closing = True  # one too many: what follows could be taken for a later answer
+        elif status >= 200:  # 1xx only announces the answer
             self._answers.append(Answer(status, b"".join(self._body)))
-            self._after_answer(is_last=not self._parser.should_keep_alive())
+            self._is_closing = not self._parser.should_keep_alive()
         self._begin_answer()
 
     # the rest
@@ -161,13 +166,17 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = 0
 
-    def _after_answer(self, *, is_last: bool) -> None:
+    def _conclude(self) -> None:
+        """End the exchange, if what came completes it or makes it impossible to complete."""
+        bounds = self._bounds
         if len(self._answers) == self._wanted:
-            self._finish(None)
-            if is_last:
+            if self._is_closing:
                 self._drop()
-        elif is_last:
+            self._finish(None)
+        elif self._is_closing:
             self._fail(Outcome.CLOSED, "the server closes the connection after each answer")
+        elif self._body_bytes > bounds.body_bytes or self._header_bytes > bounds.header_bytes:
+            self._fail_out_of_bounds()
 
     def _fail_out_of_bounds(self) -> None:
         if self._body_bytes > self._bounds.body_bytes:
@@ -204,8 +213,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         done, self._done = self._done, None
-        if done is not None and not done.done():
-            done.set_result(Exchange(tuple(self._answers), failure))
+        if done is not None:
+            done(Exchange(tuple(self._answers), failure))
 
     def _drop(self) -> None:
         self.is_open = False

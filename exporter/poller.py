@@ -2,9 +2,9 @@
 
 In:   the inventory's Targets (`update`).
 Out:  the Watches, whose rows are always the latest; what the instances did goes to the Ledger.
-A poll is a task of its own and ends at its deadline, so that an instance which hangs, crawls or
-sends garbage delays nobody. Instances that are down are asked as often as the others: a refused
-connection costs less than an answer, and each is seen again within one interval of its recovery.
+Each poll ends by itself, at its deadline at the latest, so that an instance which hangs, crawls or
+sends garbage delays nobody. Instances that are down are asked as often as the others, so that each
+is seen again within one interval of its recovery.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from exporter.clock import Clock
+    from exporter.connection import Exchange
     from exporter.inventory import Change
     from exporter.ledger import Ledger
     from exporter.model import Verdict
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import Row
-    from exporter.watch import Manner
+    from exporter.watch import Begun, Manner, Polled
 
 log = logging.getLogger("exporter.poller")
 
@@ -59,7 +60,8 @@ class Poller:
         self._metrics = metrics
         self._wheel: Wheel[Watch] = Wheel(interval_s)
         self._watches: dict[str, Watch] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._polls: dict[str, asyncio.Task[None] | None] = {}
+        """Polls under way by instance id; None for those that need no task."""
         self.has_seen_all = asyncio.Event()
         """Set once the first whole cycle has ended; before that, aggregates would mislead."""
         metrics.open_connections.set_function(self._n_open)
@@ -112,13 +114,8 @@ class Poller:
 
     async def close(self) -> None:
         """Stop all polls and close all connections."""
-        tasks = tuple(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for watch in self._watches.values():
-            watch.close()
-        self._watches = {}
+        for instance_id in tuple(self._watches):
+            await self._end(instance_id)
 
     def _begin(self, watch: Watch) -> None:
         target = watch.target
@@ -128,11 +125,11 @@ class Poller:
 
     async def _end(self, instance_id: str) -> Watch:
         self._wheel.remove(instance_id)
-        task = self._tasks.get(instance_id)
+        watch = self._watches.pop(instance_id)
+        task = self._polls.get(instance_id)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        watch = self._watches.pop(instance_id)
         watch.close()
         return watch
 
@@ -152,31 +149,58 @@ class Poller:
 
     def _start_due(self, tick: int, cycle: Cycle, *, lateness_s: float) -> None:
         cycle.lateness_s = max(cycle.lateness_s, lateness_s)
-        loop = asyncio.get_running_loop()
         for watch in self._wheel.due(tick):
-            if watch.target.id in self._tasks:
-                continue  # its last poll still waits for its deadline
-            cycle.n_running += 1
-            task = loop.create_task(self._poll(watch))
-            self._tasks[watch.target.id] = task
-            task.add_done_callback(partial(self._after_poll, watch.target.id, cycle))
+            if watch.target.id not in self._polls:  # else its last one still waits for its deadline
+                self._start(watch, cycle)
 
-    async def _poll(self, watch: Watch) -> None:
-        verdict, increase = await watch.poll()
-        if verdict.outcome is not Outcome.OK or verdict.metrics_outcome is not Outcome.OK:
-            self._count_failure(verdict)
-        if increase is not NOTHING:
-            self._ledger.record(watch.target.node, watch.row.memory.model, increase)
+    def _start(self, watch: Watch, cycle: Cycle) -> None:
+        cycle.n_running += 1
+        begun = watch.begin()
+        self._polls[watch.target.id] = None
+        if not watch.poll_now(begun, partial(self._answered, watch, cycle, begun)):
+            self._start_task(watch, cycle, begun)
 
-    def _after_poll(self, instance_id: str, cycle: Cycle, task: asyncio.Task[None]) -> None:
-        del self._tasks[instance_id]
+    def _answered(self, watch: Watch, cycle: Cycle, begun: Begun, exchange: Exchange) -> None:
+        """End a poll that needed no task of its own, or go on with one."""
+        polled = None
+        try:
+            if self._watches.get(watch.target.id) is watch:
+                polled = watch.conclude(begun, exchange)
+                if polled is None:
+                    self._start_task(watch, cycle, begun)
+                    return
+                self._record(watch, polled)
+        finally:
+            if self._polls[watch.target.id] is None:
+                self._end_poll(watch.target.id, cycle)
+
+    def _start_task(self, watch: Watch, cycle: Cycle, begun: Begun) -> None:
+        task = asyncio.get_running_loop().create_task(self._poll(watch, begun))
+        self._polls[watch.target.id] = task
+        task.add_done_callback(partial(self._after_task, watch.target.id, cycle))
+
+    async def _poll(self, watch: Watch, begun: Begun) -> None:
+        self._record(watch, await watch.poll(begun))
+
+    def _after_task(self, instance_id: str, cycle: Cycle, task: asyncio.Task[None]) -> None:
+        self._end_poll(instance_id, cycle)
+        if not task.cancelled() and task.exception() is not None:
+            # A fault of ours: polls report what instances do wrong, they do not raise it.
+            log.error("the poll of %s broke off", instance_id, exc_info=task.exception())
+
+    def _end_poll(self, instance_id: str, cycle: Cycle) -> None:
+        del self._polls[instance_id]
         cycle.n_running -= 1
         cycle.n_polled += 1
         if cycle.is_all_started:
             self._complete(cycle)
-        if not task.cancelled() and task.exception() is not None:
-            # A fault of ours: polls report what instances do wrong, they do not raise it.
-            log.error("the poll of %s broke off", instance_id, exc_info=task.exception())
+
+    def _record(self, watch: Watch, polled: Polled) -> None:
+        verdict = polled.verdict
+        if verdict.outcome is not Outcome.OK or verdict.metrics_outcome is not Outcome.OK:
+            self._count_failure(verdict)
+        if polled.increase is not NOTHING:
+            self._ledger.record(watch.target.node, watch.row.memory.model, polled.increase)
 
     def _count_failure(self, verdict: Verdict) -> None:
         errors = self._metrics.poll_errors

@@ -13,6 +13,7 @@ import errno
 import socket
 import ssl
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from exporter.connection import Bounds, Connection, Deadlines, Exchange
@@ -22,6 +23,8 @@ from exporter.model import Answer, Outcome, Target
 from exporter.resolver import is_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exporter.resolver import Resolver
 
 Answers = dict[str, Answer | PollError]
@@ -62,18 +65,32 @@ class Channel:
         """Return whether a connection is open now."""
         return self._connection is not None and self._connection.is_open
 
+    def ask_now(
+        self, paths: tuple[str, ...], deadlines: Deadlines, done: Callable[[Exchange], None]
+    ) -> bool:
+        """Ask for all paths at once over the kept connection; `settle` makes answers of the result.
+
+        Returns:
+            False, and nothing is done, where that is not possible: then `ask` does it.
+        """
+        connection = self._connection
+        if connection is None or not connection.is_open or paths in self._one_by_one:
+            return False
+        connection.ask(self._request(paths), len(paths), deadlines, done)
+        return True
+
+    def settle(self, paths: tuple[str, ...], exchange: Exchange) -> Answers | None:
+        """Return what came of `ask_now`; None where only the kept connection was at fault."""
+        answers: list[Answer | PollError] = []
+        self._take(paths, answers, exchange, is_kept=True)
+        if len(answers) < len(paths):
+            return None
+        return dict(zip(paths, answers, strict=True))
+
     async def ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
         """Send a GET for each path; return an answer or an error for each, never raise one."""
-        answers: list[Answer | PollError] = []
-        connection = self._connection
-        if connection is not None and connection.is_open and paths not in self._one_by_one:
-            # All at once over the kept connection: the case of nearly every poll, made short.
-            exchange = await connection.ask(self._request(paths), len(paths), deadlines)
-            if exchange.failure is None:
-                return dict(zip(paths, exchange.answers, strict=True))
-            self._take(paths, answers, exchange, is_kept=True)
         if self._wire.slots is None:
-            return await self._ask(paths, deadlines, answers)
+            return await self._ask(paths, deadlines)
         return await self._ask_in_slot(paths, deadlines, self._wire.slots)
 
     def close(self) -> None:
@@ -86,20 +103,18 @@ class Channel:
         self, paths: tuple[str, ...], deadlines: Deadlines, slots: asyncio.Semaphore
     ) -> Answers:
         """Ask over a connection that does not outlive the poll, once one more may be open."""
-        self.close()
         if not await _acquire(slots, deadlines.first_s):
             detail = "no file descriptor was free in time; raise the limit (ulimit -n) or shard"
             return dict.fromkeys(paths, PollError(Outcome.NO_DESCRIPTOR, detail))
         try:
-            return await self._ask(paths, deadlines, [])
+            return await self._ask(paths, deadlines)
         finally:
             self.close()
             slots.release()
 
-    async def _ask(
-        self, paths: tuple[str, ...], deadlines: Deadlines, answers: list[Answer | PollError]
-    ) -> Answers:
-        """Ask for what is not answered yet, over as many connections as that takes."""
+    async def _ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
+        """Ask over as many connections as it takes."""
+        answers: list[Answer | PollError] = []
         while len(answers) < len(paths):
             if answers:
                 deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
@@ -142,7 +157,10 @@ class Channel:
             if isinstance(opened, PollError):
                 return Exchange((), opened)
             connection = self._connection = opened
-        return await connection.ask(self._request(paths), len(paths), deadlines)
+        answered: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+        request = self._request(paths)
+        connection.ask(request, len(paths), deadlines, partial(_set_result, answered))
+        return await answered
 
     async def _connect(self, deadline_s: float) -> Connection | PollError:
         target = self._target
@@ -168,6 +186,11 @@ class Channel:
             request = b"".join(_get(self._target, path, self._wire.user_agent) for path in paths)
             self._requests[paths] = request
         return request
+
+
+def _set_result(answered: asyncio.Future[Exchange], exchange: Exchange) -> None:
+    if not answered.done():  # the poll may have been given up
+        answered.set_result(exchange)
 
 
 async def _acquire(slots: asyncio.Semaphore, deadline_s: float) -> bool:

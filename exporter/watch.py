@@ -1,6 +1,6 @@
 """One instance under watch: the way to it, and what its polls have told so far.
 
-In:   a Target; `poll` asks it once.
+In:   a Target; `poll_now` or `poll` asks it once.
 Out:  `row`, always the latest; `failures`, for the log.
 A Watch is the only thing that changes between polls; what it hands out never does.
 """
@@ -16,14 +16,15 @@ import msgspec
 from exporter.connection import Deadlines
 from exporter.engines import auto
 from exporter.memory import NOTHING, Increase, Memory, remember
-from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Verdict
+from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
 from exporter.snapshot import Row, info_label_text, label_text, status_of
 from exporter.transport import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from exporter.clock import Clock
+    from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.transport import Wire
 
@@ -59,6 +60,23 @@ class Tally:
 
     tried: int = 0
     failed: int = 0
+
+
+class Begun(msgspec.Struct, frozen=True, gc=False):
+    """A poll under way."""
+
+    polled_at_s: float
+    """Seconds since 1970 UTC."""
+    started_s: float
+    """On the monotonic clock."""
+    deadlines: Deadlines
+
+
+class Polled(msgspec.Struct, frozen=True, gc=False):
+    """A poll that ended."""
+
+    verdict: Verdict
+    increase: Increase
 
 
 class Watch:
@@ -102,24 +120,42 @@ class Watch:
         """Close the connection."""
         self._channel.close()
 
-    async def poll(self) -> tuple[Verdict, Increase]:
-        """Ask the instance once, within the time-outs, and take in what it says."""
+    def begin(self) -> Begun:
+        """Set the deadlines of a poll that begins now."""
         manner = self._manner
-        now_s, started_s = manner.clock.unix_s(), manner.clock.monotonic_s()
         # The loop's clock has steps of a millisecond: good for deadlines, not for durations.
-        loop_s = asyncio.get_running_loop().time()
-        deadlines = Deadlines(loop_s + manner.health_timeout_s, loop_s + manner.metrics_timeout_s)
-        engine = self._engine
-        if engine is None or started_s >= self._identify_at_s:
-            verdict = await self._identify(deadlines, started_s)
-        else:
-            verdict = engine.read(await self._channel.ask(engine.requests, deadlines))
-        increase = self._take(verdict, now_s)
-        duration_s = round(manner.clock.monotonic_s() - started_s, 6)
-        self._show(Reading(verdict, self._engine_name(), now_s, duration_s))
-        return verdict, increase
+        now_s = asyncio.get_running_loop().time()
+        deadlines = Deadlines(now_s + manner.health_timeout_s, now_s + manner.metrics_timeout_s)
+        return Begun(manner.clock.unix_s(), manner.clock.monotonic_s(), deadlines)
 
-    async def _identify(self, deadlines: Deadlines, now_s: float) -> Verdict:
+    def poll_now(self, begun: Begun, done: Callable[[Exchange], None]) -> bool:
+        """Ask a known server over the kept connection; `conclude` takes what `done` is given.
+
+        Returns:
+            False, and nothing is done, where it takes more than that: then `poll` does it.
+        """
+        engine = self._engine
+        if engine is None or begun.started_s >= self._identify_at_s:
+            return False
+        return self._channel.ask_now(engine.requests, begun.deadlines, done)
+
+    def conclude(self, begun: Begun, exchange: Exchange) -> Polled | None:
+        """Take in what came of `poll_now`; None where `poll` has to do it after all."""
+        engine = self._engine
+        assert engine is not None  # noqa: S101 - poll_now asked it
+        answers = self._channel.settle(engine.requests, exchange)
+        return None if answers is None else self._take(begun, engine.read(answers))
+
+    async def poll(self, begun: Begun) -> Polled:
+        """Ask the instance over whatever connections it takes, and take in what it says."""
+        engine = self._engine
+        if engine is None or begun.started_s >= self._identify_at_s:
+            verdict = await self._identify(begun)
+        else:
+            verdict = engine.read(await self._channel.ask(engine.requests, begun.deadlines))
+        return self._take(begun, verdict)
+
+    async def _identify(self, begun: Begun) -> Verdict:
         """Find out which server it is, unless that is given, and ask it for all it says of itself.
 
         Done anew after each failure, and from time to time: another server may be there now, or
@@ -127,7 +163,7 @@ class Watch:
         """
         engine = self._manner.engines.get(self.target.engine)
         if engine is None:
-            answers = await self._channel.ask(auto.PROBES, deadlines)
+            answers = await self._channel.ask(auto.PROBES, begun.deadlines)
             name = auto.recognise(answers)
             if name is None:
                 return auto.unrecognised(answers)
@@ -136,25 +172,31 @@ class Watch:
             self._engine = engine
             self._label()
         paths = engine.requests + engine.identity_requests
-        verdict = engine.read(await self._channel.ask(paths, deadlines))
-        self._identify_at_s = now_s + self._manner.identify_interval_s
+        verdict = engine.read(await self._channel.ask(paths, begun.deadlines))
+        self._identify_at_s = begun.started_s + self._manner.identify_interval_s
         return verdict
 
     def _engine_name(self) -> EngineName:
         """Return what the server was known as last."""
         return self.target.engine if self._engine is None else self._engine.name
 
-    def _take(self, verdict: Verdict, now_s: float) -> Increase:
+    def _take(self, begun: Begun, verdict: Verdict) -> Polled:
         self.tally.tried += 1
         if verdict.outcome is not Outcome.OK:
             self._identify_at_s = NOW_S
             if verdict.outcome is not Outcome.LOADING:
                 self.tally.failed += 1
-                self.last_failure = LastFailure(verdict.outcome, verdict.detail, now_s)
-        if verdict.values is NO_VALUES:
-            return NOTHING
+                self.last_failure = LastFailure(verdict.outcome, verdict.detail, begun.polled_at_s)
+        increase = NOTHING
+        if verdict.values is not NO_VALUES:
+            increase = self._remember(verdict.values, begun.polled_at_s)
+        duration_s = round(self._manner.clock.monotonic_s() - begun.started_s, 6)
+        self._show(Reading(verdict, self._engine_name(), begun.polled_at_s, duration_s))
+        return Polled(verdict, increase)
+
+    def _remember(self, values: Values, now_s: float) -> Increase:
         before = self._memory
-        self._memory, increase = remember(before, verdict.values, self.target, now_s=now_s)
+        self._memory, increase = remember(before, values, self.target, now_s=now_s)
         if (self._memory.model, self._memory.version) != (before.model, before.version):
             self._label()
         return increase
