@@ -312,6 +312,23 @@ async def test_a_fault_of_our_own_in_one_poll_is_logged_and_stops_no_other(
     assert "the poll of a broke off" in caplog.text
 
 
+async def test_a_fault_of_our_own_over_a_kept_connection_is_logged_and_ends_no_cycle(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise RuntimeError("a bug")
+
+    async with serving(answering(FLEET)) as port, polling(target("a", port)) as polled:
+        await eventually(lambda: polled.status("a") == Status.HEALTHY)
+        with caplog.at_level(logging.ERROR), monkeypatch.context() as patch:
+            patch.setattr("exporter.watch.remember", broken)
+            await eventually(lambda: "a bug" in caplog.text)
+        ended = polled.metrics.cycles._value.get()
+        await eventually(lambda: polled.metrics.cycles._value.get() >= ended + 2)
+
+        assert Status.HEALTHY == polled.status("a")
+
+
 class LeapingClock:
     """A clock that sleeps at once, and once stalls for a long time."""
 
