@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import socket
-import time
 from collections import Counter
 
 import pytest
@@ -108,11 +107,11 @@ async def test_a_bad_instance_has_its_own_outcome_and_is_seen_again_when_it_reco
             await polled.polled_again("good")
 
             server.become(answering(FLEET))
-            recovered_s = time.monotonic()
-            await eventually(lambda: polled.status("bad") == Status.HEALTHY)
+            # The first of these may have begun before the recovery.
+            await polled.polled_again("bad")
+            await polled.polled_again("bad")
 
-    # One interval, and what a poll already under way may still take.
-    assert time.monotonic() - recovered_s < INTERVAL_S * 1.5 + 0.2
+            assert Status.HEALTHY == polled.status("bad")
 
 
 async def test_a_refused_instance_is_seen_again_when_it_listens() -> None:
@@ -134,14 +133,14 @@ async def test_many_hung_instances_delay_nobody() -> None:
             await eventually(lambda: polled.status("good") == Status.HEALTHY)
             moments_s = await moments_of_polls(polled, "good", n=5)
 
-    assert moments_s[-1] - moments_s[1] < 3 * INTERVAL_S + 0.2
+    assert moments_s[-1] - moments_s[1] < 4 * INTERVAL_S
 
 
 async def test_polls_of_an_instance_are_one_interval_apart() -> None:
     async with serving(answering(FLEET)) as port, polling(target("a", port)) as polled:
         moments_s = await moments_of_polls(polled, "a", n=5)
 
-    assert pytest.approx(3 * INTERVAL_S, abs=0.1) == moments_s[-1] - moments_s[1]
+    assert pytest.approx(3 * INTERVAL_S, abs=0.3) == moments_s[-1] - moments_s[1]
 
 
 async def test_an_unchanged_target_keeps_its_connection_when_others_change() -> None:
