@@ -32,6 +32,6 @@ def warning(n_instances: int, limit: int) -> str:
     """Say what happens to a fleet that does not fit, and what helps."""
     return (
         f"{n_instances:,} instances need more open files than the limit of {limit:,}: connections "
-        "are closed after each poll, which costs about three times the CPU time; raise the limit "
+        "are closed after each poll, which costs several times the CPU time; raise the limit "
         f"to {n_instances + RESERVE:,} (ulimit -n, LimitNOFILE=) or use --shard"
     )

@@ -46,12 +46,12 @@ async def _outcome_later(connecting: socket.socket, deadline_s: float) -> int:
     """Wait until connecting is decided; return why it failed, or 0."""
     loop = asyncio.get_running_loop()
     decided = loop.create_future()
-    loop.add_writer(connecting, _decide, decided)
+    loop.add_writer(connecting.fileno(), _decide, decided)
     try:
         async with asyncio.timeout_at(deadline_s):
             await decided
     finally:
-        loop.remove_writer(connecting)
+        loop.remove_writer(connecting.fileno())
     return _outcome(connecting)
 
 

@@ -167,7 +167,10 @@ class Channel:
         try:
             address = self._address or await self._resolve(deadline_s)
             connected = await dial(address, target.port, deadline_s)
-            return await _speak(connected, target, self._wire, deadline_s)
+            if not target.tls:  # then nothing is waited for, and no timer is needed
+                return await _speak(connected, target, self._wire)
+            async with asyncio.timeout_at(deadline_s):
+                return await _speak(connected, target, self._wire)
         except PollError as error:
             return error
         except TimeoutError:
@@ -201,19 +204,16 @@ async def _acquire(slots: asyncio.Semaphore, deadline_s: float) -> bool:
         return False
 
 
-async def _speak(
-    connected: socket.socket, target: Target, wire: Wire, deadline_s: float
-) -> Connection:
+async def _speak(connected: socket.socket, target: Target, wire: Wire) -> Connection:
     """Return a Connection over a socket, once TLS is agreed on where the target wants it."""
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout_at(deadline_s):
-            _, connection = await loop.create_connection(
-                lambda: Connection(loop, wire.bounds),
-                sock=connected,
-                ssl=wire.tls if target.tls else None,
-                server_hostname=target.host if target.tls else None,
-            )
+        _, connection = await loop.create_connection(
+            lambda: Connection(loop, wire.bounds),
+            sock=connected,
+            ssl=wire.tls if target.tls else None,
+            server_hostname=target.host if target.tls else None,
+        )
     except BaseException:
         connected.close()
         raise
