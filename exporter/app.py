@@ -18,6 +18,7 @@ from exporter import descriptors
 from exporter.clock import SystemClock
 from exporter.connection import Bounds
 from exporter.engines.registry import all_engines
+from exporter.errors import SourceError
 from exporter.failurelog import failure_lines
 from exporter.inventory import Inventory, SourceSettings, diff, source_for
 from exporter.ledger import Ledger
@@ -217,12 +218,18 @@ async def check(config: Config) -> str:
 
     Raises:
         InputError: One of them is bad.
+        SourceError: An inventory cannot be read now, which would not keep the exporter from
+            starting, but leaves it unchecked.
     """
     guard_of(config)
     inventory = inventory_of(config, SystemClock())
     try:
         await inventory.load()
-        return repr(inventory)
+        for state in inventory.states:
+            if state.last_error:
+                raise SourceError(f"the inventory is not checked: {state.last_error}")
+        parts = ", ".join(f"{state.n_instances:,} in {state.source}" for state in inventory.states)
+        return f"{sum(state.n_instances for state in inventory.states):,} instances ({parts})"
     finally:
         await inventory.close()
 

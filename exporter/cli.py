@@ -62,7 +62,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--check", is_flag=True, help="Check the settings and the inventory, then exit.")
 def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
-    r"""Poll every instance of a fleet and publish one page for Prometheus.
+    """Poll every instance of a fleet and publish one page for Prometheus.
 
     Each option is also an environment variable: --poll.interval is OLLAMA_FLEET_POLL_INTERVAL. The
     command line comes before the environment, the environment before the file.
@@ -71,7 +71,7 @@ def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
     Examples:
       ollama-fleet exporter --inventory fleet.yml
       ollama-fleet exporter --inventory http://127.0.0.1:8080/instances --poll.interval 30s
-    """
+    """  # noqa: D301 - click keeps the lines after a backspace as they are
     try:
         config = _config(config_file, options)
         logs.configure(config.log_level)

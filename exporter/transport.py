@@ -227,6 +227,9 @@ def _connect_error(target: Target, error: OSError) -> PollError:
         return PollError(Outcome.TLS, detail)
     if isinstance(error, ConnectionRefusedError):
         return PollError(Outcome.REFUSED, detail)
+    if isinstance(error, ConnectionResetError | BrokenPipeError) or error.errno == errno.ENOTCONN:
+        # Accepted, and gone again before we had a word: seen here or at the first read, by chance.
+        return PollError(Outcome.RESET, f"closed before the first byte of an answer ({detail})")
     if error.errno in OUT_OF_DESCRIPTORS:
         return PollError(Outcome.NO_DESCRIPTOR, f"{detail}; raise the limit (ulimit -n)")
     return PollError(Outcome.CONNECT_FAILED, detail)

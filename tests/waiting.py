@@ -22,5 +22,9 @@ async def eventually(
         if result:
             return
         if time.monotonic() > deadline_s:
-            raise AssertionError(f"not true within {within_s} s: {inspect.getsource(condition)}")
+            raise AssertionError(f"not true within {within_s} s: {_shown(condition)}")
         await asyncio.sleep(POLL_S)
+
+
+def _shown(condition: Callable[[], object]) -> str:
+    return inspect.getsource(condition) if inspect.isfunction(condition) else repr(condition)

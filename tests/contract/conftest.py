@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-import uvloop
+from tests.loops import uvloop_only
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run the tests on the event loop that the exporter runs on."""
-    return {"uvloop": uvloop.new_event_loop}
+    return uvloop_only()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,16 @@ async def test_what_real_servers_generate_is_what_we_count(
 ) -> None:
     inventory = write_inventory(tmp_path / "fleet.json", servers)
     async with running(tmp_path, inventory, prometheus_binary) as stack:
-        generated: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
-        for n_tokens in (100, 200, 300):
-            for name, server in servers.items():
-                generated[name].append(await generate(stack, server, n_tokens))
+        for name, server in servers.items():
+            await generate(stack, server, 200)
+            await eventually(partial(_is_counted, stack, name, 200.0))
+            timings = await generate(stack, server, 400)
+            await eventually(partial(_is_counted, stack, name, 600.0))
 
-        for name, timings in generated.items():
-            await _counted_and_timed(stack, name, timings)
+            speed = await stack.value("ollama_instance_tokens_per_second", **labels_of(name))
+            assert timings["predicted_per_second"] == pytest.approx(speed, rel=0.2)
 
         expected = {f"model=tiny-{name}": 600.0 for name in servers}
-        assert expected == {f"model=tiny-{n}": n_of(t) for n, t in generated.items()}
         await eventually(lambda: _answers(stack, TOKENS, expected))
         await eventually(lambda: _answers(stack, "sum(ollama_instance_up)", {"": 2.0}))
         await eventually(
@@ -63,20 +64,12 @@ async def test_what_real_servers_generate_is_what_we_count(
         )
 
 
-def n_of(timings: list[dict[str, float]]) -> float:
-    return float(sum(timing["predicted_n"] for timing in timings))
+def labels_of(name: str) -> dict[str, str]:
+    return {"instance_id": name, "node": f"node-{name}", "model": f"tiny-{name}"}
 
 
-async def _counted_and_timed(stack: Running, name: str, timings: list[dict[str, float]]) -> None:
-    """Tokens are equal; speed is within 20 % of the server's own of any of the requests."""
-    model = f"tiny-{name}"
-    await eventually(lambda: _is_value(stack, n_of(timings), TOKENS, model=model))
-    speed = await stack.value(
-        "ollama_instance_tokens_per_second", instance_id=name, node=f"node-{name}", model=model
-    )
-    speeds = [timing["predicted_per_second"] for timing in timings]
-    assert speed is not None
-    assert 0.8 * min(speeds) <= speed <= 1.2 * max(speeds)
+async def _is_counted(stack: Running, name: str, n_tokens: float) -> bool:
+    return await _is_value(stack, n_tokens, TOKENS, model=f"tiny-{name}")
 
 
 async def _is_value(stack: Running, expected: float, name: str, **labels: str) -> bool:
