@@ -22,6 +22,7 @@ from exporter.errors import SourceError
 from exporter.failurelog import failure_lines
 from exporter.inventory import Inventory, SourceSettings, diff, source_for
 from exporter.ledger import Ledger
+from exporter.model import State
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
@@ -56,6 +57,7 @@ class Exporter:
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._limit = 0
+        self._has_inventory = asyncio.Event()
         self.port = 0
 
     async def __aenter__(self) -> Exporter:
@@ -90,7 +92,7 @@ class Exporter:
         self._guard = guard_of(config)
         await self._load_inventory()
         self._metrics = SelfMetrics(version=self._version, poll_interval_s=config.poll_interval)
-        self._metrics.set_sources(self._inventory.states)
+        self._note_inventory()
         ledger = Ledger()
         self._poller = Poller(config.poll_interval, self._manner(), ledger, self._metrics)
         self._stack.push_async_callback(self._poller.close)
@@ -103,10 +105,10 @@ class Exporter:
         )
         self._stack.push_async_callback(publisher.close)
         await self._listen(publisher)
-        await self._poller.update(diff((), self._inventory.targets))
         self._fit()
+        await self._poller.update(diff((), self._inventory.targets))
         self._stack.push_async_callback(self._stop_tasks)
-        self._run(self._poller.run(), "poller")
+        self._run(self._poll(), "poller")
         self._run(publisher.run(config.poll_interval), "publisher")
         self._run(self._refresh_inventory(), "inventory")
         self._run(self._log_failures(), "failure log")
@@ -154,7 +156,8 @@ class Exporter:
 
     def _fit(self) -> None:
         """Make the fleet fit the limit of open files."""
-        n_instances = len(self._inventory.targets)
+        targets = self._inventory.targets
+        n_instances = sum(target.state is not State.PROVISIONING for target in targets)
         n_slots = descriptors.n_slots(n_instances, self._limit)
         if n_slots is None:
             self._wire.slots = None
@@ -162,15 +165,26 @@ class Exporter:
             log.warning("%s", descriptors.warning(n_instances, self._limit))
             self._wire.slots = asyncio.Semaphore(n_slots)
 
+    async def _poll(self) -> None:
+        """Poll from when an inventory was read: an empty fleet is news, an unknown one is not."""
+        await self._has_inventory.wait()
+        await self._poller.run()
+
+    def _note_inventory(self) -> None:
+        states = self._inventory.states
+        self._metrics.set_sources(states)
+        if any(state.last_success_s for state in states):
+            self._has_inventory.set()
+
     async def _refresh_inventory(self) -> None:
         while True:
             await self._clock.sleep(self._config.inventory_refresh_interval)
             change = await self._inventory.refresh()
             if change:
-                await self._poller.update(change)
                 self._fit()
+                await self._poller.update(change)
                 log.info("inventory changed: %s", change)
-            self._metrics.set_sources(self._inventory.states)
+            self._note_inventory()
 
     async def _log_failures(self) -> None:
         window_s = self._config.log_window

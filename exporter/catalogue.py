@@ -50,7 +50,7 @@ FLEET_INSTANCES = Series(
     "Instances by status; every status is always present. healthy: answered its health check. "
     "unhealthy: connected, but gave no good answer. unreachable: no connection could be made. "
     "loading: up, and loading its model. provisioning, draining: as the inventory says. "
-    "unknown: not polled yet.",
+    "unknown: not polled yet, or not for want of open files here.",
     ("status",),
 )
 FLEET_INVENTORY_INSTANCES = Series(

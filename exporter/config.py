@@ -7,7 +7,10 @@ Out:  a Config. Fails with InputError, which names every problem at once with it
 from __future__ import annotations
 
 import difflib
+import os
 import ssl
+import stat
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +18,26 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from exporter.errors import InputError, Problem
-from exporter.settings import SETTINGS, Setting
+from exporter.inventory.checks import did_you_mean, shown
+from exporter.inventory.faults import encoding_problem, yaml_problem
+from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from exporter.inventory import Shard
 
 SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+VARIABLES = frozenset(
+    {f"{ENVIRONMENT_PREFIX}CONFIG_FILE", *(setting.variable for setting in SETTINGS)}
+)
+OTHERS_VARIABLES = (f"{ENVIRONMENT_PREFIX}SIMULATE_", f"{ENVIRONMENT_PREFIX}PROGRAMS_DIR")
+"""How variables of our other commands begin."""
+
+LIKENESS = 0.88
+"""From which ratio on two variables are taken for one. Kubernetes' own for a service that is named
+`ollama-fleet-exporter` begin like ours too, and stay below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +77,7 @@ class Given:
     texts: tuple[str, ...]
     """One, or several for a repeatable setting."""
     place: str
-    """`--poll.interval`, `OLLAMA_FLEET_POLL_INTERVAL` or `exporter.yml: poll.interval`."""
+    """`--poll.interval`, `OLLAMA_FLEET_POLL_INTERVAL` or `exporter.yml:3: poll.interval`."""
 
 
 def build(*layers: Mapping[str, Given], faults: Sequence[Problem] = ()) -> Config:
@@ -72,32 +87,97 @@ def build(*layers: Mapping[str, Given], faults: Sequence[Problem] = ()) -> Confi
         InputError: All that is wrong, with places; the faults that are known already included.
     """
     problems = list(faults)
+    given = {setting.name: _first(setting, layers) for setting in SETTINGS}
     values = {
-        setting.attribute: _value(setting, _first(setting, layers), problems)
-        for setting in SETTINGS
+        setting.attribute: _value(setting, given[setting.name], problems) for setting in SETTINGS
     }
     if not problems:
-        problems += _cross_check(values)
+        problems += _cross_check(values, given)
     if problems:
         raise InputError("the exporter's configuration", problems)
     return Config(**values)
 
 
+def misspelt(environment: Iterable[str]) -> list[str]:
+    """Return a sentence for each variable that is none of ours, but close to one."""
+    near = ((name, _near(name)) for name in sorted(environment))
+    return [
+        f"the environment variable {name} is ignored: it sets nothing; did you mean {meant}?"
+        for name, meant in near
+        if meant
+    ]
+
+
+def _near(name: str) -> str:
+    """Return the variable for which another one may be meant; empty where there is none."""
+    if name in VARIABLES or name.startswith(OTHERS_VARIABLES):
+        return ""
+    near = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=LIKENESS)
+    return near[0] if near else ""
+
+
 def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:
     """Return what a YAML file sets, by setting name, and what is wrong with it."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        return {}, [Problem(str(path), f"cannot be read as YAML: {' '.join(str(error).split())}")]
+        settings, line_by_name = _parse(_regular_bytes(path), str(path))
+    except InputError as error:
+        return {}, list(error.problems)
     problems: list[Problem] = []
     given: dict[str, Given] = {}
-    for name, value in _flatten("", {} if document is None else document):
-        place = f"{path}: {name}" if name else str(path)
+    for name, value in settings:
+        where = f"{path}:{line_by_name[name]}" if name in line_by_name else str(path)
+        place = f"{where}: {name}" if name else str(path)
         if fault := _fault(name, value, given):
             problems.append(Problem(place, fault))
         elif name in SETTING_BY_NAME:
             given[name] = Given(_texts(value), place)
     return given, problems
+
+
+def _regular_bytes(path: Path) -> bytes:
+    """Return what a file holds. A pipe is refused: reading it might never end."""
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            return path.read_bytes()
+        fault = "it is not a regular file"
+    except OSError as error:
+        fault = error.strerror or str(error)
+    raise InputError(str(path), [Problem(str(path), f"cannot be read: {fault}")])
+
+
+def _parse(text: bytes, source: str) -> tuple[list[tuple[str, Any]], dict[str, int]]:
+    """Return the settings of a YAML text with their dotted names, and the line of each name."""
+    try:
+        loader = yaml.SafeLoader(text.decode())
+        node = loader.get_single_node()
+        line_by_name = dict(_lines("", node))
+        document = None if node is None else loader.construct_document(node)
+        return list(_flatten("", {} if document is None else document)), line_by_name
+    except UnicodeDecodeError as error:
+        problem = encoding_problem(error, text, source)
+    except yaml.YAMLError as error:
+        problem = yaml_problem(error, text, source)
+    except RecursionError:
+        problem = Problem(source, "is nested too deeply, or holds itself")
+    except ValueError as error:
+        problem = Problem(source, f"holds a value that cannot be: {error}")
+    raise InputError(source, [problem])
+
+
+def _lines(prefix: str, node: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    """Yield the line of each key below a node, by dotted name as _flatten gives it."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        name = _inner(prefix, key.value)
+        yield name, key.start_mark.line + 1
+        yield from _lines(name, value)
+
+
+def _inner(prefix: str, key: object) -> str:
+    """Return the dotted name of a key; the list of inventories may stand under `sources`."""
+    name = f"{prefix}.{key}" if prefix else str(key)
+    return "inventory" if name == "inventory.sources" else name
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -106,8 +186,7 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, value
         return
     for key, inner in value.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        yield from _flatten("inventory" if name == "inventory.sources" else name, inner)
+        yield from _flatten(_inner(prefix, key), inner)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -125,12 +204,9 @@ def _fault(name: str, value: Any, given: Mapping[str, Given]) -> str:
     if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
         return "must be a text, or a list of texts"
     is_section = any(known.startswith(f"{name}.") for known in SETTING_BY_NAME)
-    return "" if name in SETTING_BY_NAME or (is_section and value is None) else _unknown(name)
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, SETTING_BY_NAME, n=1)
-    return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    if name in SETTING_BY_NAME or (is_section and value is None):
+        return ""
+    return f"unknown key{did_you_mean(name, SETTING_BY_NAME)}"
 
 
 def _first(setting: Setting, layers: tuple[Mapping[str, Given], ...]) -> Given | None:
@@ -155,25 +231,63 @@ def _value(setting: Setting, given: Given | None, problems: list[Problem]) -> An
         return None
 
 
-def _cross_check(values: Mapping[str, Any]) -> Iterator[Problem]:
-    interval_s, whole_s = values["poll_interval"], values["poll_metrics_timeout"]
-    health_s = values["poll_health_timeout"]
+def _cross_check(values: Mapping[str, Any], given: Mapping[str, Given | None]) -> Iterator[Problem]:
     if not values["inventory"]:
         yield Problem("inventory", "required: name a file or URL with the list of instances")
-    if whole_s >= interval_s:
-        message = f"must be shorter than poll.interval ({interval_s:g} s), got {whole_s:g} s"
-        yield Problem("poll.metrics-timeout", message)
-    if health_s > whole_s:
-        message = (
-            f"must not be longer than poll.metrics-timeout ({whole_s:g} s), got {health_s:g} s"
-        )
-        yield Problem("poll.health-timeout", message)
+    yield from _repeated_inventories(values["inventory"])
+    yield from _check_times(values, given)
     for name in ("inventory.token-file", "inventory.ca-file", "poll.ca-file", "web.config.file"):
         path = values[SETTING_BY_NAME[name].attribute]
         if path and not Path(path).is_file():
             yield Problem(name, f"there is no file {path}")
         elif path and name.endswith(".ca-file") and (fault := _certificate_fault(path)):
             yield Problem(name, f"no certificates can be read from {path}: {fault}")
+
+
+def _repeated_inventories(texts: Sequence[str]) -> Iterator[Problem]:
+    """Yield a problem for each file or URL that is named more than once."""
+    counts = Counter(text if "://" in text else os.path.normpath(text) for text in texts)
+    for name, count in counts.items():
+        if count > 1:
+            message = f"{shown(name)} is given {count} times; name each file or URL once"
+            yield Problem("inventory", message)
+
+
+def _check_times(values: Mapping[str, Any], given: Mapping[str, Given | None]) -> Iterator[Problem]:
+    interval_s, whole_s = values["poll_interval"], values["poll_metrics_timeout"]
+    interval, whole, health = (
+        _in_force(name, given[name])
+        for name in ("poll.interval", "poll.metrics-timeout", "poll.health-timeout")
+    )
+    if whole_s >= interval_s:
+        helps = (
+            f"lower it as well, for instance --poll.metrics-timeout {_written(interval_s * 0.8)}"
+        )
+        place = _first_place(given, "poll.metrics-timeout", "poll.interval")
+        yield Problem(place, f"{whole} must be shorter than {interval}: {helps}")
+    if values["poll_health_timeout"] > whole_s:
+        helps = f"lower it as well, for instance --poll.health-timeout {_written(whole_s * 0.5)}"
+        place = _first_place(given, "poll.health-timeout", "poll.metrics-timeout")
+        yield Problem(place, f"{health} must not be longer than {whole}: {helps}")
+
+
+def _first_place(given: Mapping[str, Given | None], *names: str) -> str:
+    """Return where the first of the settings that somebody wrote stands."""
+    return next((found.place for name in names if (found := given[name])), names[0])
+
+
+def _in_force(name: str, given: Given | None) -> str:
+    """Return a setting with its value as it was written, or as it is by default."""
+    if given is None:
+        return f"{name} ({SETTING_BY_NAME[name].default}, the default)"
+    return f"{name} ({given.texts[0].strip()})"
+
+
+def _written(duration_s: float) -> str:
+    """Return a duration as a setting takes it, to the millisecond."""
+    duration_ms = max(1, int(duration_s * 1000))
+    seconds, rest_ms = divmod(duration_ms, 1000)
+    return f"{duration_ms}ms" if rest_ms else f"{seconds}s"
 
 
 def _certificate_fault(path: str) -> str:

@@ -31,6 +31,11 @@ class Bounds:
     header_bytes: int = 16 * 1024
     body_bytes: int = 1024 * 1024
 
+    @property
+    def answer_bytes(self) -> int:
+        """Return what may come in all for one answer: chunks have frames, and trailers."""
+        return self.header_bytes + 2 * self.body_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
@@ -55,8 +60,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answers", "_body", "_body_bytes", "_bounds", "_done", "_has_length",
-        "_header_bytes", "_is_closing", "_is_in_body", "_loop", "_parser", "_timer", "_transport",
-        "_wanted", "is_open",
+        "_header_bytes", "_is_closing", "_is_in_body", "_loop", "_parser", "_spare_bytes",
+        "_timer", "_transport", "_wanted", "is_open",
     )  # fmt: skip
 
     def __init__(self, loop: AbstractEventLoop, bounds: Bounds) -> None:
@@ -69,6 +74,7 @@ class Connection(asyncio.Protocol):
         self._wanted = 0
         self._answers: list[Answer] = []
         self._begin_answer()
+        self._spare_bytes = 0
         self._is_closing = False
         self.is_open = False
 
@@ -83,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._done = done
         self._wanted = n_answers
         self._answers = []
+        self._spare_bytes = n_answers * self._bounds.answer_bytes
         self._timer = self._loop.call_at(deadlines.first_s, self._on_deadline, deadlines)
         self._transport.write(request)
 
@@ -103,6 +110,7 @@ class Connection(asyncio.Protocol):
         if self._done is None:
             self._drop()  # nobody asked: what comes could be taken for a later answer
             return
+        self._spare_bytes -= len(data)
         if not self._is_in_body:
             self._header_bytes += len(data)
         try:
@@ -177,6 +185,8 @@ class Connection(asyncio.Protocol):
             self._fail(Outcome.CLOSED, "the server closes the connection after each answer")
         elif self._body_bytes > bounds.body_bytes or self._header_bytes > bounds.header_bytes:
             self._fail_out_of_bounds()
+        elif self._spare_bytes < 0:
+            self._fail(Outcome.TOO_LARGE, "there is no end to the answer's frame or trailers")
 
     def _fail_out_of_bounds(self) -> None:
         if self._body_bytes > self._bounds.body_bytes:
@@ -205,8 +215,8 @@ class Connection(asyncio.Protocol):
         self._fail(Outcome.TIMEOUT, f"{n} of {wanted} answers came before the deadline")
 
     def _fail(self, outcome: Outcome, detail: str) -> None:
-        self._finish(PollError(outcome, detail))
         self._drop()
+        self._finish(PollError(outcome, detail))
 
     def _finish(self, failure: PollError | None) -> None:
         if self._timer is not None:

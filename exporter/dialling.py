@@ -1,6 +1,6 @@
 """Open a TCP connection before a deadline.
 
-In:   an address, a port, a deadline.
+In:   the addresses of a host, a port, a deadline.
 Out:  a connected, non-blocking socket. Fails with OSError, or TimeoutError at the deadline.
 Instances that refuse are asked as often as those that answer, so refusals must cost little: most
 are known when connect() returns, before a timer or the event loop have had anything to do.
@@ -12,17 +12,41 @@ import asyncio
 import errno
 import os
 import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
-async def dial(address: str, port: int, deadline_s: float) -> socket.socket:
-    """Return a socket that is connected to an IPv4 or IPv6 address.
+async def dial(addresses: Sequence[str], port: int, deadline_s: float) -> socket.socket:
+    """Return a socket that is connected to the first address that accepts.
+
+    The next address is tried as soon as one fails; one that stays silent takes all the time.
+
+    Args:
+        addresses: One or more, IPv4 or IPv6, of one host.
+        port: The same at every address.
+        deadline_s: For all addresses together, on the event loop's clock.
 
     Raises:
-        OSError: Refused, no route, no free descriptor, and so on.
-        TimeoutError: Nothing was heard before the deadline.
+        OSError: What the first address failed with: refused, no route, no free descriptor, ...
+        TimeoutError: Nothing was heard from the first address before the deadline.
     """
+    try:
+        return await _dial(addresses[0], port, deadline_s)
+    except TimeoutError:
+        raise
+    except OSError:
+        for address in addresses[1:]:
+            with suppress(OSError):
+                return await _dial(address, port, deadline_s)
+        raise
+
+
+async def _dial(address: str, port: int, deadline_s: float) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     connecting = socket.socket(family, KIND)
     try:

@@ -69,13 +69,6 @@ class Page:
         return b"".join(chunks)
 
 
-def render(snapshot: Snapshot, *, per_instance: bool = True) -> Page:
-    """Return the snapshot's page, rendered in one go."""
-    rows = snapshot.rows if per_instance else ()
-    rendered = (*fleet_portions(snapshot), *instance_portions(rows, now_s=snapshot.taken_at_s))
-    return page(rendered, snapshot.taken_at_s)
-
-
 def page(rendered: Iterable[Portion], rendered_at_s: float) -> Page:
     """Put portions together in catalogue order; those of a series stay in the order given."""
     lines_by_series: dict[Series, list[bytes]] = {series: [] for series in PAGE_SERIES}

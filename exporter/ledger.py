@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from exporter.bounded import bounded
 from exporter.model import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Set
+    from collections.abc import Set
 
     from exporter.memory import Increase
 
 MAX_MODELS = 500
 MAX_ERROR_TYPES = 100
-OTHER = "other"
-"""Takes what comes under new names once there are too many: names come from instances."""
 
 
 class Ledger:
@@ -45,7 +44,7 @@ class Ledger:
             key = (node, counted_as)
             self.node_errors[key] = self.node_errors.get(key, 0.0) + count
         if increase.durations is not None:
-            counted_as = _bounded(self.durations, model, MAX_MODELS)
+            counted_as = bounded(model, self.durations, MAX_MODELS)
             known = self.durations.get(counted_as)
             self.durations[counted_as] = _sum(known, increase.durations)
 
@@ -58,13 +57,9 @@ class Ledger:
 
 def _add(totals: dict[str, float], name: str, amount: float, limit: int) -> str:
     """Add to a total; return the name that it counts under."""
-    counted_as = _bounded(totals, name, limit)
+    counted_as = bounded(name, totals, limit)
     totals[counted_as] = totals.get(counted_as, 0.0) + amount
     return counted_as
-
-
-def _bounded(totals: Collection[str], name: str, limit: int) -> str:
-    return name if name in totals or len(totals) < limit else OTHER
 
 
 def _sum(total: Histogram | None, gained: Histogram) -> Histogram:

@@ -9,26 +9,31 @@ that compute theirs from an uptime let it jitter, and each jitter would count ev
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from exporter.bounded import bounded
 from exporter.model import Histogram, Values
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from exporter.model import Target
 
 SPEED_KEPT_S = 3600.0
 """How long a speed stands while an instance is idle and says nothing new."""
 
 MAX_ERROR_TYPES = 32
-OTHER = "other"
+"""Of one instance. What comes under more is counted together."""
 
 
 class Counter(msgspec.Struct, frozen=True, gc=False):
     """A counter of an instance: its last raw value, and ours, which never goes back."""
 
-    raw: float
+    raw: float | None
+    """None where the next value only sets the mark (see `carried`)."""
     total: float
 
 
@@ -47,7 +52,10 @@ class Memory(msgspec.Struct, frozen=True, gc=False):
     errors: tuple[tuple[str, Counter], ...] | None = None
     """By error type; None until the instance has told any errors, or that it has none."""
     errors_told: tuple[tuple[str, float], ...] = ()
-    """The last counts as the instance gave them: mostly they are the same again."""
+    """The last counts as the instance gave them: mostly they are the same again.
+
+    Empty where there were too many to keep.
+    """
     durations: Histogram | None = None
 
 
@@ -89,10 +97,33 @@ def remember(
         seconds,
         _advance(memory.prompt, values.prompt_tokens_total),
         errors,
-        values.errors_total,
+        values.errors_total if len(values.errors_total) <= MAX_ERROR_TYPES else (),
         values.request_duration or memory.durations,
     )
     return after, _increase(memory, after, values)
+
+
+def carried(memory: Memory) -> Memory:
+    """Return what to remember of an instance whose address has changed.
+
+    Totals, model, version and speed stay. The marks do not: another server is behind the new
+    address, maybe, and how far its counts are from the old one's says nothing. So its first values
+    only set new marks.
+    """
+    return msgspec.structs.replace(
+        memory,
+        start_time_s=None,
+        generated=memory.generated and _unmarked(memory.generated),
+        generating_seconds=memory.generating_seconds and _unmarked(memory.generating_seconds),
+        prompt=memory.prompt and _unmarked(memory.prompt),
+        errors=memory.errors and tuple([(kind, _unmarked(c)) for kind, c in memory.errors]),
+        errors_told=(),
+        durations=None,
+    )
+
+
+def _unmarked(counter: Counter) -> Counter:
+    return Counter(None, counter.total)
 
 
 def speed_now(memory: Memory, *, now_s: float) -> float | None:
@@ -113,14 +144,18 @@ def _advance(before: Counter | None, raw: float | None) -> Counter | None:
     """Move a counter on. The first value seen is where ours begins as well."""
     if raw is None:
         return before
-    if before is None:
-        return Counter(raw, raw)
+    return Counter(raw, raw) if before is None else _moved(before, raw)
+
+
+def _moved(before: Counter, raw: float) -> Counter:
     if raw == before.raw:
         return before
     return Counter(raw, before.total + _gain(before.raw, raw))
 
 
-def _gain(before: float, now: float) -> float:
+def _gain(before: float | None, now: float) -> float:
+    if before is None:
+        return 0.0
     return now if now < before else now - before
 
 
@@ -129,22 +164,26 @@ def _advance_errors(
 ) -> tuple[tuple[str, Counter], ...] | None:
     if not now:
         return before
-    if before is None:
-        return tuple([(kind, Counter(count, count)) for kind, count in now])
-    known = dict(before)
-    told = _bounded(known, now)
+    known = dict(before or ())
+    told = _folded(known, now)
+    is_unmarked = any(counter.raw is None for counter in known.values())
+    new = Counter(None, 0.0) if is_unmarked else NO_ERRORS
     # A type that is not told has no errors: so it was before its first, and is after a restart.
     return tuple(
-        (kind, _advance(known.get(kind, NO_ERRORS), told.get(kind, 0.0)) or NO_ERRORS)
-        for kind in sorted({*known, *told})
+        [
+            (kind, _moved(known.get(kind, new), told.get(kind, 0.0)))
+            for kind in sorted({*known, *told})
+        ]
     )
 
 
-def _bounded(known: dict[str, Counter], now: tuple[tuple[str, float], ...]) -> dict[str, float]:
+def _folded(known: Collection[str], now: tuple[tuple[str, float], ...]) -> dict[str, float]:
     """Return counts by type; types that come when there are too many already count as `other`."""
+    names = set(known)
     told: dict[str, float] = {}
     for kind, count in now:
-        name = kind if kind in known or len(known) + len(told) < MAX_ERROR_TYPES else OTHER
+        name = bounded(kind, names, MAX_ERROR_TYPES)
+        names.add(name)
         told[name] = told.get(name, 0.0) + count
     return told
 
@@ -198,9 +237,9 @@ def _gained_durations(before: Histogram | None, now: Histogram) -> Histogram | N
     """Return the requests since the last poll; None where there are none."""
     if before is None:
         return Histogram((0.0,) * len(now.cumulative), 0.0)
-    if any(n < m for n, m in zip(now.cumulative, before.cumulative, strict=True)):
+    gained = tuple([n - m for n, m in zip(now.cumulative, before.cumulative, strict=True)])
+    gained_s = now.sum_s - before.sum_s
+    # Of one life, each range between two boundaries can only have gained.
+    if gained_s < 0 or any(lower > upper for lower, upper in pairwise((0.0, *gained))):
         return now
-    if now.cumulative[-1] == before.cumulative[-1]:
-        return None
-    gained = tuple(n - m for n, m in zip(now.cumulative, before.cumulative, strict=True))
-    return Histogram(gained, max(0.0, now.sum_s - before.sum_s))
+    return Histogram(gained, gained_s) if gained[-1] else None

@@ -163,7 +163,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
     verdict: Verdict
     engine: EngineName
-    """The engine that was asked: never `auto` once the instance has answered."""
+    """The engine that was asked; `auto` while none was recognised."""
     polled_at_s: float
     """When the poll began, in seconds since 1970 UTC."""
     duration_s: float

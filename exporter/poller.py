@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exporter.poller")
 
+CHANGES_AT_ONCE = 200
+"""A few milliseconds' worth."""
+
 
 @dataclass(slots=True)
 class Cycle:
@@ -83,13 +86,16 @@ class Poller:
 
         What goes has stopped before what replaces it starts, so that two never report one id.
         """
-        for target in change.removed:
+        for n, target in enumerate(change.removed):
             await self._end(target.id)
-        for before, after in change.changed:
+            await _pause_now_and_then(n)
+        for n, (before, after) in enumerate(change.changed):
             await self._replace(before, after)
-        for target in change.added:
+            await _pause_now_and_then(n)
+        for n, target in enumerate(change.added):
             self._begin(Watch(target, self._manner))
-        if change.added:
+            await _pause_now_and_then(n)
+        if change.added or change.changed:
             self._watches = dict(sorted(self._watches.items()))
         if change:
             self._ledger.keep_nodes({watch.target.node for watch in self._watches.values()})
@@ -127,10 +133,12 @@ class Poller:
         self._wheel.remove(instance_id)
         watch = self._watches.pop(instance_id)
         task = self._polls.get(instance_id)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        watch.close()
+        try:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        finally:
+            watch.close()
         return watch
 
     async def _replace(self, before: Target, after: Target) -> None:
@@ -140,7 +148,6 @@ class Poller:
             return
         ended = await self._end(before.id)
         self._begin(ended.successor(after))
-        self._watches = dict(sorted(self._watches.items()))
 
     def _next_cycle(self, cycle: Cycle, tick: int) -> Cycle:
         cycle.is_all_started = True
@@ -222,6 +229,12 @@ class Poller:
 
     def _n_open(self) -> int:
         return sum(watch.is_open for watch in self._watches.values())
+
+
+async def _pause_now_and_then(n_done: int) -> None:
+    """Let the event loop turn: a whole fleet may change at once."""
+    if n_done % CHANGES_AT_ONCE == 0:
+        await asyncio.sleep(0)
 
 
 def is_reached_alike(before: Target, after: Target) -> bool:

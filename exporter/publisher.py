@@ -114,9 +114,11 @@ class Publisher:
     async def run(self, interval_s: float) -> None:
         """Publish once the first cycle has ended and then every interval, until cancelled."""
         await self._poller.has_seen_all.wait()
+        due_s = self._clock.monotonic_s()
         while True:
             await self.publish()
-            await self._clock.sleep(interval_s)
+            due_s += interval_s
+            await self._clock.sleep(due_s - self._clock.monotonic_s())
 
     async def publish(self) -> None:
         """Make an edition of the fleet as it is now."""

@@ -1,15 +1,22 @@
 """Find the addresses of host names, once for all instances of a host.
 
-In:   a host name.
-Out:  one of its addresses. Fails with PollError(UNRESOLVED).
+In:   a host name, a deadline.
+Out:  its addresses, IPv4 first. Fails with PollError(UNRESOLVED).
+The system's resolver may hang for longer than the process has to end, so it is asked in daemon
+threads: unlike the event loop's own, nobody waits for them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import ipaddress
 import socket
+import threading
+from collections import OrderedDict, deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from exporter.errors import PollError
@@ -18,59 +25,169 @@ from exporter.model import Outcome
 if TYPE_CHECKING:
     from exporter.clock import Clock
 
+Addresses = tuple[str, ...]
+
 TTL_S = 60.0
-"""How long an address is used; the system's resolver does not tell a record's time to live."""
+"""When addresses are looked up again; the system's resolver does not tell a record's own time."""
+RETRY_S = 5.0
+"""When they are looked up again after that failed."""
+FORGET_S = 10 * TTL_S
+"""After how long a host that nobody asked for is forgotten."""
+MAX_ADDRESSES = 8
+MAX_THREADS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
-    address: asyncio.Future[str]
-    expires_s: float
+    """What is known of one host."""
 
-    @property
-    def has_failed(self) -> bool:
-        """Return whether the look-up ended without an address."""
-        ended = self.address.done()
-        return ended and (self.address.cancelled() or self.address.exception() is not None)
+    addresses: Addresses = ()
+    """Empty until a look-up has succeeded."""
+    due_s: float = 0.0
+    """When known addresses are to be looked up again."""
+    asked_s: float = 0.0
+    look_up: asyncio.Future[Addresses] | None = None
+    """The one under way."""
 
 
 class Resolver:
-    """Resolves host names and remembers their addresses for a minute.
+    """Resolves host names and remembers their addresses.
 
     Thousands of instances live on a few hosts: one look-up serves all of a host's, also the ones
-    that ask while it is under way.
+    that ask while it is under way. Addresses older than a minute are looked up again while the old
+    ones stay in use, until the new ones are there: a name server that fails takes no host away.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        """The host that was asked for longest ago comes first."""
+        self._look_ups = _LookUps()
 
-    async def resolve(self, host: str) -> str:
-        """Return an address of a host that is given by name.
+    def __repr__(self) -> str:
+        return f"<Resolver: {len(self._entries)} hosts known, {self._look_ups!r}>"
+
+    async def resolve(self, host: str, deadline_s: float) -> Addresses:
+        """Return one to eight addresses of a host that is given by name, IPv4 first.
+
+        Args:
+            host: A name; an address is returned as it is.
+            deadline_s: On the event loop's clock.
 
         Raises:
-            PollError: UNRESOLVED, where the name has no address or the resolver does not answer.
+            PollError: UNRESOLVED, where the name has no address or none was found in time.
         """
-        entry = self._entries.get(host)
-        if entry is None or entry.has_failed or entry.expires_s <= self._clock.monotonic_s():
-            address = asyncio.ensure_future(_look_up(host))
-            entry = _Entry(address, self._clock.monotonic_s() + TTL_S)
-            self._entries[host] = entry
+        entry = self._entry(host)
+        look_up = self._look_up_if_due(host, entry)
+        if look_up is None or entry.addresses:
+            return entry.addresses
         try:
-            # One poll that runs out of time must not end the look-up for the others.
-            return await asyncio.shield(entry.address)
+            async with asyncio.timeout_at(deadline_s):
+                # One poll that runs out of time must not end the look-up for the others.
+                return await asyncio.shield(look_up)
+        except TimeoutError as error:
+            raise _unresolved(host, "the system's resolver gave no answer in time") from error
         except OSError as error:
             raise _unresolved(host, error.strerror) from error
-        except UnicodeError as error:  # a label that is empty or longer than 63 characters
+        except ValueError as error:  # such as a label that is empty or longer than 63 characters
             raise _unresolved(host, str(error)) from error
 
     async def close(self) -> None:
-        """Give up the look-ups under way."""
-        pending = [entry.address for entry in self._entries.values()]
+        """Give up the look-ups under way; threads that hang are left behind."""
+        self._look_ups.drop_waiting()
+        for entry in self._entries.values():
+            if entry.look_up is not None:
+                entry.look_up.cancel()
         self._entries.clear()
-        for address in pending:
-            address.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+
+    def _entry(self, host: str) -> _Entry:
+        """Return the host's entry; a fresh one where it has none or was forgotten."""
+        now_s = self._clock.monotonic_s()
+        self._forget(before_s=now_s - FORGET_S)
+        entry = self._entries.setdefault(host, _Entry())
+        entry.asked_s = now_s
+        self._entries.move_to_end(host)
+        return entry
+
+    def _forget(self, before_s: float) -> None:
+        while self._entries:
+            host, entry = next(iter(self._entries.items()))
+            if entry.asked_s >= before_s:
+                return
+            del self._entries[host]
+
+    def _look_up_if_due(self, host: str, entry: _Entry) -> asyncio.Future[Addresses] | None:
+        """Return the look-up under way, a new one where it is time for it, or None."""
+        is_due = not entry.addresses or entry.due_s <= self._clock.monotonic_s()
+        if entry.look_up is None and is_due:
+            entry.look_up = self._look_ups.start(host)
+            entry.look_up.add_done_callback(partial(self._take, entry))
+        return entry.look_up
+
+    def _take(self, entry: _Entry, look_up: asyncio.Future[Addresses]) -> None:
+        """Remember what a look-up found; those who wait for it are woken after this."""
+        entry.look_up = None
+        if look_up.cancelled():
+            return
+        has_failed = look_up.exception() is not None
+        if not has_failed:
+            entry.addresses = look_up.result()
+        entry.due_s = self._clock.monotonic_s() + (RETRY_S if has_failed else TTL_S)
+
+
+class _LookUps:
+    """Asks the system's resolver for a few names at once; further names wait in order."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[str, asyncio.Future[Addresses]]] = deque()
+        self._n_threads = 0
+
+    def __repr__(self) -> str:
+        return f"{self._n_threads} look-ups under way, {len(self._waiting)} waiting"
+
+    def start(self, host: str) -> asyncio.Future[Addresses]:
+        """Return the addresses to come, or the OSError or ValueError."""
+        found: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+        self._waiting.append((host, found))
+        self._start_threads()
+        return found
+
+    def drop_waiting(self) -> None:
+        """Forget the names that no thread has taken up yet."""
+        self._waiting.clear()
+
+    def _start_threads(self) -> None:
+        while self._waiting and self._n_threads < MAX_THREADS:
+            host, found = self._waiting.popleft()
+            thread = threading.Thread(
+                target=self._run, args=(host, found), name="resolver", daemon=True
+            )
+            self._n_threads += 1
+            try:
+                thread.start()
+            except RuntimeError as error:
+                why = OSError(errno.EAGAIN, f"{error} (raise the limit: ulimit -u, pids.max)")
+                found.get_loop().call_soon(self._hand_over, found, why)
+
+    def _run(self, host: str, found: asyncio.Future[Addresses]) -> None:
+        """Look one name up; runs in a thread of its own."""
+        result: Addresses | Exception
+        try:
+            result = _look_up(host)
+        except (OSError, ValueError) as error:
+            result = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            found.get_loop().call_soon_threadsafe(self._hand_over, found, result)
+
+    def _hand_over(self, found: asyncio.Future[Addresses], result: Addresses | Exception) -> None:
+        self._n_threads -= 1
+        self._start_threads()
+        if found.done():  # cancelled by `close`
+            return
+        if isinstance(result, Exception):
+            found.set_exception(result)
+        else:
+            found.set_result(result)
 
 
 def is_address(host: str) -> bool:
@@ -86,7 +203,13 @@ def _unresolved(host: str, why: str | None) -> PollError:
     return PollError(Outcome.UNRESOLVED, f"cannot resolve {host}: {why}")
 
 
-async def _look_up(host: str) -> str:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return str(found[0][4][0])
+def _look_up(host: str) -> Addresses:
+    """Ask the system's resolver; blocks for as long as that takes."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    addresses = dict.fromkeys(str(address[0]) for *_, address in found)
+    # IPv4 first: Ollama listens on 127.0.0.1 only, while `localhost` often gives ::1 first.
+    return tuple(sorted(addresses, key=_is_ipv6))[:MAX_ADDRESSES]
+
+
+def _is_ipv6(address: str) -> bool:
+    return ":" in address

@@ -33,7 +33,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """None until it has been polled."""
     memory: Memory
     is_up: bool | None
-    """Whether the last poll found it healthy, whatever its state."""
+    """Whether the last poll found it healthy, whatever its state (see `is_up`)."""
     labels: str
     """`instance_id="…",node="…",model="…"`, ready for the page."""
     info_labels: str
@@ -74,6 +74,13 @@ def status_of(target: Target, reading: Reading | None) -> Status:
     if reading is None:
         return Status.UNKNOWN
     return STATUS_BY_OUTCOME.get(reading.verdict.outcome, Status.UNHEALTHY)
+
+
+def is_up(reading: Reading | None) -> bool | None:
+    """Return whether a poll found the instance healthy; None where there is nothing to go by."""
+    if reading is None or reading.verdict.outcome is Outcome.NO_DESCRIPTOR:
+        return None
+    return reading.verdict.outcome is Outcome.OK
 
 
 STATUS_BY_OUTCOME = {

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Answers = dict[str, Answer | PollError]
 
+ONE_BY_ONE_POLLS = 100
+"""For so many polls a server that did not bear pipelining is asked one path at a time."""
+
 GONE = (Outcome.CLOSED, Outcome.RESET)
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
@@ -48,16 +51,16 @@ class Wire:
 class Channel:
     """The way to one instance: connects when needed, pipelines where the server bears it."""
 
-    __slots__ = ("_address", "_connection", "_one_by_one", "_requests", "_target", "_wire")
+    __slots__ = ("_addresses", "_connection", "_one_by_one", "_requests", "_target", "_wire")
 
     def __init__(self, target: Target, wire: Wire) -> None:
         self._target = target
         self._wire = wire
-        self._address = target.host if is_address(target.host) else ""
-        """Empty for a name, whose address may change."""
+        self._addresses = (target.host,) if is_address(target.host) else ()
+        """Empty for a name, whose addresses may change."""
         self._connection: Connection | None = None
-        self._one_by_one: set[tuple[str, ...]] = set()
-        """What cannot be asked in one piece; llama-server closes after a 404, but not otherwise."""
+        self._one_by_one: dict[tuple[str, ...], int] = {}
+        """What cannot be asked in one piece, and for how many polls that is taken for granted."""
         self._requests: dict[tuple[str, ...], bytes] = {}
 
     @property
@@ -75,6 +78,8 @@ class Channel:
         """
         connection = self._connection
         if connection is None or not connection.is_open or paths in self._one_by_one:
+            return False
+        if self._wire.slots is not None:  # then connections are not kept
             return False
         connection.ask(self._request(paths), len(paths), deadlines, done)
         return True
@@ -115,6 +120,7 @@ class Channel:
     async def _ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
         """Ask over as many connections as it takes."""
         answers: list[Answer | PollError] = []
+        self._forget_in_time(paths)
         while len(answers) < len(paths):
             if answers:
                 deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
@@ -147,8 +153,15 @@ class Channel:
         is_gone = exchange.failure is not None and exchange.failure.outcome in GONE
         if not exchange.answers:
             return is_gone and is_kept
-        self._one_by_one.add(paths)
+        self._one_by_one[paths] = ONE_BY_ONE_POLLS
         return is_gone
+
+    def _forget_in_time(self, paths: tuple[str, ...]) -> None:
+        """Try pipelining again after a while: it may only have been slow, or another server."""
+        if paths in self._one_by_one:
+            self._one_by_one[paths] -= 1
+            if not self._one_by_one[paths]:
+                del self._one_by_one[paths]
 
     async def _exchange(self, paths: tuple[str, ...], deadlines: Deadlines) -> Exchange:
         connection = self._connection
@@ -165,8 +178,9 @@ class Channel:
     async def _connect(self, deadline_s: float) -> Connection | PollError:
         target = self._target
         try:
-            address = self._address or await self._resolve(deadline_s)
-            connected = await dial(address, target.port, deadline_s)
+            resolver = self._wire.resolver
+            addresses = self._addresses or await resolver.resolve(target.host, deadline_s)
+            connected = await dial(addresses, target.port, deadline_s)
             if not target.tls:  # then nothing is waited for, and no timer is needed
                 return await _speak(connected, target, self._wire)
             async with asyncio.timeout_at(deadline_s):
@@ -178,10 +192,6 @@ class Channel:
             return PollError(Outcome.CONNECT_TIMEOUT, detail)
         except OSError as error:
             return _connect_error(target, error)
-
-    async def _resolve(self, deadline_s: float) -> str:
-        async with asyncio.timeout_at(deadline_s):
-            return await self._wire.resolver.resolve(self._target.host)
 
     def _request(self, paths: tuple[str, ...]) -> bytes:
         request = self._requests.get(paths)

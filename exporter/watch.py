@@ -1,7 +1,7 @@
 """One instance under watch: the way to it, and what its polls have told so far.
 
 In:   a Target; `poll_now` or `poll` asks it once.
-Out:  `row`, always the latest; `failures`, for the log.
+Out:  `row`, always the latest; `tally` and `last_failure`, for the log and `/instances`.
 A Watch is the only thing that changes between polls; what it hands out never does.
 """
 
@@ -15,9 +15,9 @@ import msgspec
 
 from exporter.connection import Deadlines
 from exporter.engines import auto
-from exporter.memory import NOTHING, Increase, Memory, remember
+from exporter.memory import NOTHING, Increase, Memory, carried, remember
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
-from exporter.snapshot import Row, info_label_text, label_text, status_of
+from exporter.snapshot import Row, info_label_text, is_up, label_text, status_of
 from exporter.transport import Channel
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from exporter.clock import Clock
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
-    from exporter.transport import Wire
+    from exporter.transport import Answers, Wire
 
-NOW_S = float("-inf")
+ALWAYS_DUE_S = float("-inf")
 """Before any moment of the monotonic clock."""
 
 
@@ -92,7 +92,7 @@ class Watch:
         self._manner = manner
         self._channel = Channel(target, manner.wire)
         self._engine = manner.engines.get(target.engine)
-        self._identify_at_s = NOW_S
+        self._identify_at_s = ALWAYS_DUE_S
         self._memory = memory or Memory()
         self.tally = Tally()
         self.last_failure: LastFailure | None = None
@@ -108,8 +108,12 @@ class Watch:
         return self._channel.is_open
 
     def successor(self, target: Target) -> Watch:
-        """Return the watch for a changed target: what was learned of the id stays learned."""
-        return Watch(target, self._manner, self._memory)
+        """Return the watch for a changed target: totals and the last failure stay known."""
+        is_moved = (target.host, target.port) != (self.target.host, self.target.port)
+        memory = carried(self._memory) if is_moved else self._memory
+        successor = Watch(target, self._manner, memory)
+        successor.tally, successor.last_failure = self.tally, self.last_failure
+        return successor
 
     def relabel(self, target: Target) -> None:
         """Take over a target that is reached and read in the same way; the connection stays."""
@@ -161,6 +165,7 @@ class Watch:
         Done anew after each failure, and from time to time: another server may be there now, or
         another version.
         """
+        answers: Answers = {}
         engine = self._manner.engines.get(self.target.engine)
         if engine is None:
             answers = await self._channel.ask(auto.PROBES, begun.deadlines)
@@ -171,10 +176,17 @@ class Watch:
         if self._engine is not engine:
             self._engine = engine
             self._label()
-        paths = engine.requests + engine.identity_requests
-        verdict = engine.read(await self._channel.ask(paths, begun.deadlines))
+        answers |= await self._ask_rest(engine, answers, begun.deadlines)
         self._identify_at_s = begun.started_s + self._manner.identify_interval_s
-        return verdict
+        return engine.read(answers)
+
+    async def _ask_rest(self, engine: Engine, answers: Answers, deadlines: Deadlines) -> Answers:
+        """Ask for what the engine wants to know and the probes have not told."""
+        wanted = engine.requests + engine.identity_requests
+        rest = tuple(path for path in wanted if path not in answers)
+        if answers:  # the first answer came in time already
+            deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
+        return await self._channel.ask(rest, deadlines)
 
     def _engine_name(self) -> EngineName:
         """Return what the server was known as last."""
@@ -183,7 +195,7 @@ class Watch:
     def _take(self, begun: Begun, verdict: Verdict) -> Polled:
         self.tally.tried += 1
         if verdict.outcome is not Outcome.OK:
-            self._identify_at_s = NOW_S
+            self._identify_at_s = ALWAYS_DUE_S
             if verdict.outcome is not Outcome.LOADING:
                 self.tally.failed += 1
                 self.last_failure = LastFailure(verdict.outcome, verdict.detail, begun.polled_at_s)
@@ -219,7 +231,7 @@ class Watch:
             status_of(self.target, reading),
             reading,
             self._memory,
-            None if reading is None else reading.verdict.outcome is Outcome.OK,
+            is_up(reading),
             self._labels,
             self._info_labels,
         )

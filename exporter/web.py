@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import html
+import os
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -104,7 +106,7 @@ class Web:
         except OSError as error:
             await self.close()
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            what = f"cannot listen on {where}: {error.strerror}"
+            what = f"cannot listen on {where}: {_reason(error)}"
             raise ExporterError(f"{what}; choose another --web.listen-address") from error
         bound: int = self._runner.addresses[0][1]
         return bound
@@ -165,6 +167,13 @@ class Web:
             pages="".join(links),
         )
         return web.Response(text=text, content_type="text/html")
+
+
+def _reason(error: OSError) -> str:
+    """Return why there is no listening, without the address, which the loop's words repeat."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def preferred_format(accept: str) -> Format:

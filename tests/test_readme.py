@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
-import pytest
+import bcrypt
 import yaml
 
-from exporter import catalogue
+from exporter import catalogue, webconfig
 from exporter.engines import auto, fleet, llamacpp, ollama
 from exporter.engines.base import Engine
 from exporter.exposition import BOUNDARY_TEXTS
@@ -17,6 +18,7 @@ from exporter.model import EngineName, Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.snapshot import status_of
 from ollama_fleet import COMMANDS
+from provisioning.sim.cli import simulate
 from tests.conftest import ROOT
 from tests.exporter.fleets import reading
 
@@ -102,9 +104,9 @@ def test_every_command_and_make_target_named_in_the_readme_exists() -> None:
 def test_every_option_named_in_the_readme_exists() -> None:
     options = {setting.option for setting in SETTINGS}
     others = {"--check", "--config.file", "--metrics"}
-    simulator = {"--instances", "--inventory", "--mode", "--fault", "--help"}
+    simulator = {option for parameter in simulate.params for option in parameter.opts}
 
-    assert set(re.findall(r"--[a-z][a-z.-]+", README)) <= options | others | simulator
+    assert set(re.findall(r"--[a-z][a-z.-]+", README)) <= options | others | simulator | {"--help"}
 
 
 def test_the_boundaries_in_the_readme_are_ours() -> None:
@@ -131,6 +133,31 @@ async def test_the_inventory_in_the_readme_is_a_good_one(tmp_path: Path) -> None
     assert ["llm-0001", "llm-0002"] == [target.id for target in inventory.targets]
 
 
-@pytest.mark.parametrize("key", ["job_name", "honor_labels", "static_configs"])
-def test_the_scrape_configuration_in_the_readme_is_whole(key: str) -> None:
-    assert key in yaml.safe_load(_yaml_blocks()[1])["scrape_configs"][0]
+def test_promtool_finds_the_scrape_configuration_in_the_readme_right(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "prometheus.yml"
+    path.write_text(_yaml_blocks()[1])
+
+    checked = subprocess.run(
+        [promtool_binary, "check", "config", path], capture_output=True, text=True, check=False
+    )
+
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+
+
+def test_the_scrape_configuration_in_the_readme_is_for_the_default_address() -> None:
+    (job,) = yaml.safe_load(_yaml_blocks()[1])["scrape_configs"]
+    listen_address = next(item.default for item in SETTINGS if "web.listen-address" == item.name)
+
+    assert job["honor_labels"]
+    assert [{"targets": [listen_address]}] == job["static_configs"]
+
+
+def test_the_web_configuration_in_the_readme_is_a_good_one(tmp_path: Path) -> None:
+    config = webconfig.parse(_yaml_blocks()[2].encode(), tmp_path / "web.yml")
+
+    assert config.tls is not None
+    assert tmp_path / "server.crt" == config.tls.cert_file
+    assert () == config.notes
+    assert bcrypt.checkpw(b"example", config.users["prometheus"])

@@ -7,12 +7,22 @@ Out:  the engine's name, or None and a Verdict that says what was seen instead.
 from __future__ import annotations
 
 from exporter.engines import fleet, llamacpp
-from exporter.engines.base import Answers, read_health, status_verdict, without_figures
+from exporter.engines.base import (
+    HEALTH,
+    MAX_DETAIL_CHARACTERS,
+    Answers,
+    clipped,
+    read_health,
+    status_verdict,
+    without_figures,
+)
 from exporter.engines.ollama import VERSION, read_version
 from exporter.errors import PollError
 from exporter.model import Answer, EngineName, Outcome, Verdict
 
-PROBES = (fleet.HEALTH, fleet.METRICS, VERSION, llamacpp.METRICS)
+PROBES = (HEALTH, fleet.METRICS, VERSION, llamacpp.METRICS)
+
+HALF_DETAIL = MAX_DETAIL_CHARACTERS // 2
 
 LLAMACPP_PREFIX = b"llamacpp:"
 LLAMACPP_SWITCHED_OFF = b"not_supported_error"
@@ -37,7 +47,7 @@ def unrecognised(answers: Answers) -> Verdict:
 
     It may still be up: a good `/health` counts as healthy, with its figures missing.
     """
-    verdict = read_health(answers[fleet.HEALTH])
+    verdict = read_health(answers[HEALTH])
     if verdict.outcome is Outcome.OK:
         detail = f"none of {', '.join(PROBES[1:])} answered as a known server does"
         return without_figures(Outcome.UNRECOGNISED, detail)
@@ -50,7 +60,8 @@ def unrecognised(answers: Answers) -> Verdict:
 def _neither(health: Verdict, version: Verdict) -> Verdict:
     if version.outcome is Outcome.FORBIDDEN:
         return version
-    return Verdict(Outcome.UNRECOGNISED, f"no known server: {health.detail}; {version.detail}")
+    said = f"{clipped(health.detail, HALF_DETAIL)}; {clipped(version.detail, HALF_DETAIL)}"
+    return Verdict(Outcome.UNRECOGNISED, f"no known server: {said}")
 
 
 def _is_fleet(answer: Answer | PollError) -> bool:

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from exporter.errors import PollError
-from exporter.model import Answer, EngineName, Outcome, Values, Verdict
+from exporter.model import NO_VALUES, Answer, EngineName, Outcome, Values, Verdict
 
 Answers = Mapping[str, Answer | PollError]
+Decoded = TypeVar("Decoded")
+
+HEALTH = "/health"
 
 MAX_DETAIL_CHARACTERS: Final = 200
+MAX_NAME_CHARACTERS: Final = 256
+MAX_VERSION_CHARACTERS: Final = 64
+MAX_AMOUNT: Final = 2.0**53
+"""Up to here a float counts every one; far larger ones would add up to infinity."""
+
+Amount = Annotated[float, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,7 @@ class _HealthBody(msgspec.Struct, gc=False):
 
 
 _decode_health = msgspec.json.Decoder(_HealthBody | bool).decode
+_decode_anything = msgspec.json.Decoder(msgspec.Raw).decode
 
 USUAL_BODIES = frozenset((b'{"status":"ok"}', b"", b"OK", b"ok"))
 """What nearly every health check answers, known without being parsed."""
@@ -48,30 +58,46 @@ def read_health(answer: Answer | PollError) -> Verdict:
     """Judge the answer to a `/health` request.
 
     Healthy is 200 with an empty body, one of a few words, or a JSON object whose `status` is one of
-    them or missing. A page of HTML from some proxy is not. 503 is loading: llama-server and the
-    `fleet` engine's servers answer so until their model is in memory.
+    them or missing. A page of HTML from some proxy is not. 503 with nothing, JSON or a word for it
+    is loading: llama-server and the `fleet` engine's servers answer so until their model is in
+    memory. A proxy whose backend is dead answers 503 with a page of its own.
     """
     if isinstance(answer, PollError):
         return Verdict(answer.outcome, answer.detail)
     if answer.status == 200 and answer.body in USUAL_BODIES:
         return HEALTHY
-    if answer.status == 503:
+    if answer.status == 503 and _may_be_loading(answer.body):
         return Verdict(Outcome.LOADING, f"503: {excerpt(answer.body)}")
     if answer.status != 200:
-        return status_verdict("/health", answer)
+        return status_verdict(HEALTH, answer)
     return _judge_word(_health_word(answer.body), answer.body)
+
+
+def _may_be_loading(body: bytes) -> bool:
+    word = _text(body)
+    if not word or word in LOADING_WORDS:
+        return True
+    try:
+        decode_json(_decode_anything, body, HEALTH)
+    except PollError:
+        return False
+    return True
 
 
 def _health_word(body: bytes) -> str:
     """Return the health that a body claims, as a lower-case word; the empty string for good."""
     try:
-        claim = _decode_health(body)
-    except msgspec.DecodeError:
-        return body[:MAX_DETAIL_CHARACTERS].decode(errors="replace").strip().lower()
+        claim = decode_json(_decode_health, body, HEALTH)
+    except PollError:
+        return _text(body)
     status = claim.status if isinstance(claim, _HealthBody) else claim
     if status is None or status is True:
         return ""
     return str(status).lower()
+
+
+def _text(body: bytes) -> str:
+    return body[:MAX_DETAIL_CHARACTERS].decode(errors="replace").strip().lower()
 
 
 def _judge_word(word: str, body: bytes) -> Verdict:
@@ -79,7 +105,7 @@ def _judge_word(word: str, body: bytes) -> Verdict:
         return HEALTHY
     if word in LOADING_WORDS:
         return Verdict(Outcome.LOADING, excerpt(body))
-    return Verdict(Outcome.BAD_BODY, f"/health answered 200 with: {excerpt(body)}")
+    return Verdict(Outcome.BAD_BODY, f"{HEALTH} answered 200 with: {excerpt(body)}")
 
 
 HEALTHY = Verdict(Outcome.OK)
@@ -102,11 +128,9 @@ def healthy(values: Values) -> Verdict:
     return Verdict(Outcome.OK, values=values)
 
 
-def without_figures(outcome: Outcome, detail: str, values: Values | None = None) -> Verdict:
+def without_figures(outcome: Outcome, detail: str, values: Values = NO_VALUES) -> Verdict:
     """Return the verdict on an instance that is well, but whose figures could not be read."""
-    return Verdict(
-        Outcome.OK, values=values or Values(), metrics_outcome=outcome, metrics_detail=detail
-    )
+    return Verdict(Outcome.OK, values=values, metrics_outcome=outcome, metrics_detail=detail)
 
 
 def metrics_body(path: str, answer: Answer | PollError) -> bytes:
@@ -123,8 +147,25 @@ def metrics_body(path: str, answer: Answer | PollError) -> bytes:
     return answer.body
 
 
+def decode_json(decode: Callable[[bytes], Decoded], body: bytes, path: str) -> Decoded:
+    """Decode what `path` answered.
+
+    Raises:
+        PollError: BAD_BODY. It is not the JSON that `decode` reads, or nested without end.
+    """
+    try:
+        return decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PollError(Outcome.BAD_BODY, f"{path}: {clipped(str(error))}") from error
+
+
 def excerpt(body: bytes) -> str:
     """Return the start of a body as one printable line, for messages."""
-    text = body[:MAX_DETAIL_CHARACTERS].decode(errors="replace")
-    shown = "".join(char if char.isprintable() else "?" for char in text)
-    return shown if len(body) <= MAX_DETAIL_CHARACTERS else f"{shown}…"
+    longest_bytes = 4 * (MAX_DETAIL_CHARACTERS + 1)
+    return clipped(body[:longest_bytes].decode(errors="replace"))
+
+
+def clipped(text: str, limit: int = MAX_DETAIL_CHARACTERS) -> str:
+    """Return the start of what an instance said as one printable line, for messages."""
+    shown = "".join(char if char.isprintable() else "?" for char in text[:limit])
+    return shown if len(text) <= limit else f"{shown}…"

@@ -11,7 +11,7 @@
     generated_tokens_total, prompt_tokens_total, generating_seconds_total
     request_duration_seconds  {"buckets": {"0.05": n, …, "+Inf": n}, "sum": seconds}, cumulative
 
-At least one of the three must be there; unknown keys are ignored.
+At least one of the three must be there; unknown keys are ignored. Numbers are 0 to 2**53.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ import msgspec
 
 from exporter.catalogue import BOUNDARIES_S
 from exporter.engines.base import (
+    HEALTH,
+    MAX_NAME_CHARACTERS,
+    Amount,
     Answers,
     Engine,
+    clipped,
+    decode_json,
     healthy,
     metrics_body,
     read_health,
@@ -34,13 +39,14 @@ from exporter.engines.base import (
 from exporter.errors import PollError
 from exporter.model import EngineName, Histogram, Outcome, Values, Verdict
 
-HEALTH = "/health"
 METRICS = "/api/metrics"
 
 UNSPECIFIED = "unspecified"
+MAX_ERROR_TYPES = 1000
+"""What a body may hold. Far fewer are told apart (see `memory`), but these are kept for a poll."""
 
-Amount = Annotated[float, msgspec.Meta(ge=0)]
-Name = Annotated[str, msgspec.Meta(max_length=256)]
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARACTERS)]
+ErrorCounts = Annotated[dict[Name, Amount], msgspec.Meta(max_length=MAX_ERROR_TYPES)]
 
 
 class _Duration(msgspec.Struct, gc=False):
@@ -52,7 +58,7 @@ class _Metrics(msgspec.Struct, gc=False):
     tokens_per_second: Amount | None = None
     latency_p99: Amount | None = None
     error_count: Amount | None = None
-    errors: dict[Name, Amount] | None = None
+    errors: ErrorCounts | None = None
     model: Name | None = None
     version: Name | None = None
     requests_running: Amount | None = None
@@ -90,10 +96,7 @@ def decode(body: bytes) -> _Metrics:
     Raises:
         PollError: BAD_BODY; it is not such an object.
     """
-    try:
-        metrics = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise PollError(Outcome.BAD_BODY, f"{METRICS}: {error}") from error
+    metrics = decode_json(_decode, body, METRICS)
     if metrics.tokens_per_second is metrics.latency_p99 is metrics.error_count is None:
         missing = "none of tokens_per_second, latency_p99, error_count"
         raise PollError(Outcome.BAD_BODY, f"{METRICS}: the object has {missing}")
@@ -119,10 +122,15 @@ def _values(metrics: _Metrics, latency_unit_s: float) -> Values:
 
 
 def _errors(metrics: _Metrics) -> tuple[tuple[str, float], ...]:
-    """Return counts by type; what only error_count has is `unspecified`."""
-    if not metrics.errors:
-        return () if metrics.error_count is None else ((UNSPECIFIED, metrics.error_count),)
+    """Return counts by type; what only error_count has is `unspecified`.
+
+    An empty `errors` tells that there were none, as after a restart; it is not telling nothing.
+    """
     counts = metrics.errors
+    if counts is None and metrics.error_count is None:
+        return ()
+    if not counts:
+        return ((UNSPECIFIED, metrics.error_count or 0.0),)
     unspecified = (metrics.error_count or 0.0) - sum(counts.values())
     if unspecified > 0:
         counts = {**counts, UNSPECIFIED: counts.get(UNSPECIFIED, 0.0) + unspecified}
@@ -154,5 +162,5 @@ def _boundary(text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        detail = f"{METRICS}: request_duration_seconds has a boundary that is no number: {text!r}"
-        raise PollError(Outcome.BAD_BODY, detail) from error
+        what = "request_duration_seconds has a boundary that is no number"
+        raise PollError(Outcome.BAD_BODY, f"{METRICS}: {what}: {clipped(text, 100)}") from error

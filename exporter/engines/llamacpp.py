@@ -10,8 +10,12 @@ from __future__ import annotations
 import msgspec
 
 from exporter.engines.base import (
+    HEALTH,
+    MAX_NAME_CHARACTERS,
+    MAX_VERSION_CHARACTERS,
     Answers,
     Engine,
+    decode_json,
     healthy,
     metrics_body,
     read_health,
@@ -19,9 +23,8 @@ from exporter.engines.base import (
 )
 from exporter.engines.text import samples_without_labels
 from exporter.errors import PollError
-from exporter.model import Answer, EngineName, Outcome, Values, Verdict
+from exporter.model import NO_VALUES, Answer, EngineName, Outcome, Values, Verdict
 
-HEALTH = "/health"
 METRICS = "/metrics"
 PROPS = "/props"
 
@@ -31,7 +34,7 @@ PROMPT = "llamacpp:prompt_tokens_total"
 RUNNING = "llamacpp:requests_processing"
 QUEUED = "llamacpp:requests_deferred"
 
-WANTED = frozenset(name.encode() for name in (GENERATED, GENERATING_S, PROMPT, RUNNING, QUEUED))
+WANTED = (GENERATED, GENERATING_S, PROMPT, RUNNING, QUEUED)
 
 
 class _Props(msgspec.Struct, gc=False):
@@ -48,9 +51,7 @@ def read(answers: Answers) -> Verdict:
     verdict = read_health(answers[HEALTH])
     if verdict.outcome is not Outcome.OK:
         return verdict
-    props = _read_props(answers.get(PROPS))
-    name = props.model_alias or props.model_path.rpartition("/")[2]
-    known = Values(models=(name[:256],) if name else (), version=props.build_info)
+    known = _known(_read_props(answers.get(PROPS)))
     try:
         samples = samples_without_labels(metrics_body(METRICS, answers[METRICS]), WANTED)
     except PollError as error:
@@ -59,6 +60,14 @@ def read(answers: Answers) -> Verdict:
         detail = f"{METRICS} has no {GENERATED}: is this a llama-server?"
         return without_figures(Outcome.BAD_BODY, detail, known)
     return healthy(_values(known, samples))
+
+
+def _known(props: _Props) -> Values:
+    name = props.model_alias or props.model_path.rpartition("/")[2]
+    if not name and props.build_info is None:
+        return NO_VALUES
+    version = (props.build_info or "")[:MAX_VERSION_CHARACTERS]
+    return Values(models=(name[:MAX_NAME_CHARACTERS],) if name else (), version=version or None)
 
 
 def _values(known: Values, samples: dict[str, float]) -> Values:
@@ -78,8 +87,8 @@ def _read_props(answer: Answer | PollError | None) -> _Props:
     if not isinstance(answer, Answer) or answer.status != 200:
         return _Props()
     try:
-        return _decode_props(answer.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return decode_json(_decode_props, answer.body, PROPS)
+    except PollError:
         return _Props()
 
 

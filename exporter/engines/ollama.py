@@ -10,8 +10,11 @@ from __future__ import annotations
 import msgspec
 
 from exporter.engines.base import (
+    MAX_NAME_CHARACTERS,
+    MAX_VERSION_CHARACTERS,
     Answers,
     Engine,
+    decode_json,
     excerpt,
     healthy,
     metrics_body,
@@ -63,9 +66,10 @@ def read_version(answer: Answer | PollError | None) -> str | None:
     if not isinstance(answer, Answer) or answer.status != 200:
         return None
     try:
-        return _decode_version(answer.body).version[:64]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        told = decode_json(_decode_version, answer.body, VERSION)
+    except PollError:
         return None
+    return told.version[:MAX_VERSION_CHARACTERS]
 
 
 def _read_root(answer: Answer | PollError) -> Verdict:
@@ -79,11 +83,8 @@ def _read_root(answer: Answer | PollError) -> Verdict:
 
 
 def _read_models(body: bytes) -> tuple[str, ...]:
-    try:
-        loaded = _decode_loaded(body).models or []
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise PollError(Outcome.BAD_BODY, f"{LOADED}: {error}") from error
-    return tuple(sorted(model.name[:256] for model in loaded))[:MAX_MODELS]
+    loaded = decode_json(_decode_loaded, body, LOADED).models or []
+    return tuple(sorted(model.name[:MAX_NAME_CHARACTERS] for model in loaded))[:MAX_MODELS]
 
 
 ENGINE = Engine(EngineName.OLLAMA, (ROOT, LOADED), read, (VERSION,))

@@ -22,6 +22,9 @@ from exporter.model import Target
 KEYS = FIELDS | {"url", "host", "port", "labels"}
 SUGGESTED = KEYS | {groups.TARGETS}
 
+Named = tuple[str, str]
+"""An instance's id, and where it stands."""
+
 
 def targets_of(records: Iterable[Record], source: str) -> tuple[Target, ...]:
     """Return the targets of all records.
@@ -31,19 +34,21 @@ def targets_of(records: Iterable[Record], source: str) -> tuple[Target, ...]:
     """
     problems: list[Problem] = []
     targets: list[Target] = []
+    named: list[Named] = []
     for record in records:
-        targets += _record_targets(record, problems)
-    problems += _repeated(targets)
+        found = _record_targets(record, problems)
+        targets += found
+        named += [(target.id, target.origin) for target in found] or _unaddressed(record)
+    problems += _repeated(named)
     if problems:
         raise InputError(source, problems)
     return tuple(targets)
 
 
-def repetition(second: Target, first: Target) -> Problem:
+def repetition(id_: str, place: str, other_place: str) -> Problem:
     """Return the words for an id that stands at two places."""
-    where = first.origin
-    message = f"id {shown(second.id)} is also at {where}; every instance needs an id of its own"
-    return Problem(second.origin, message)
+    message = f"id {shown(id_)} is also at {other_place}; every instance needs an id of its own"
+    return Problem(place, message)
 
 
 def _record_targets(record: Record, problems: list[Problem]) -> list[Target]:
@@ -86,12 +91,19 @@ def _address(fields: Fields) -> Address | None:
     return Address(host, port) if host is not None and port is not None else None
 
 
-def _repeated(targets: Iterable[Target]) -> list[Problem]:
-    """Return a problem for every target whose id an earlier one has."""
+def _unaddressed(record: Record) -> list[Named]:
+    """Return the id that an entry gives although its address was refused."""
+    id_ = record.value.get("id") if isinstance(record.value, dict) else None
+    return [(id_, record.place)] if isinstance(id_, str) and id_ else []
+
+
+def _repeated(named: Iterable[Named]) -> list[Problem]:
+    """Return a problem for every id that an earlier instance has."""
     problems: list[Problem] = []
-    first_by_id: dict[str, Target] = {}
-    for target in targets:
-        first = first_by_id.setdefault(target.id, target)
-        if first is not target:
-            problems.append(repetition(target, first))
+    first_place_by_id: dict[str, str] = {}
+    for id_, place in named:
+        if id_ in first_place_by_id:
+            problems.append(repetition(id_, place, first_place_by_id[id_]))
+        else:
+            first_place_by_id[id_] = place
     return problems

@@ -90,7 +90,7 @@ class FileSource:
         if len(body) > self._max_bytes:
             raise SourceError(
                 f"is larger than {self._max_bytes:,} bytes (the limit for an inventory); "
-                "raise the limit or split the file"
+                "split it, and give each part as an --inventory of its own"
             )
         return body, _Version(self._settled_stamp(status), digest(body))
 

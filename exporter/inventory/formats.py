@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from exporter.errors import InputError, Problem
+from exporter.inventory.faults import encoding_problem
 from exporter.inventory.json_format import json_records
 from exporter.inventory.record import Record
 from exporter.inventory.yaml_format import yaml_records
@@ -50,6 +51,4 @@ def _require_text(text: bytes, source: str) -> None:
     try:
         text.decode()
     except UnicodeDecodeError as error:
-        line = text.count(b"\n", 0, error.start) + 1
-        problem = Problem(f"{source}:{line}", f"is not UTF-8: {error.reason} at byte {error.start}")
-        raise InputError(source, [problem]) from error
+        raise InputError(source, [encoding_problem(error, text, source)]) from error

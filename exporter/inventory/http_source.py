@@ -133,7 +133,7 @@ class HttpSource:
             if len(body) > limit_bytes:
                 raise SourceError(
                     f"sent more than {limit_bytes:,} bytes (the limit for an inventory); "
-                    "raise the limit or split the list"
+                    "serve it in parts, and give each as an --inventory of its own"
                 )
         return bytes(body)
 

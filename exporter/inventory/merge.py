@@ -29,7 +29,8 @@ class Claim(NamedTuple):
     def problem_for(self, source: int) -> Problem:
         """Return the problem as the owner of `source` should read it: own place first."""
         own = self.sources.index(source)
-        return repetition(self.targets[own], self.targets[1 - own])
+        one, other = self.targets[own], self.targets[1 - own]
+        return repetition(one.id, one.origin, other.origin)
 
 
 class Settlement(NamedTuple):

@@ -15,6 +15,7 @@ import yaml
 
 from exporter.errors import InputError, Problem
 from exporter.inventory.checks import did_you_mean
+from exporter.inventory.faults import yaml_problem
 from exporter.inventory.json_format import INSTANCES
 from exporter.inventory.record import Record
 
@@ -39,16 +40,8 @@ def yaml_records(text: bytes, source: str) -> Iterator[Record]:
     """
     try:
         yield from _Walker(text, source).records()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        problem = Problem(f"{source}:{line}", f"is not valid YAML: {what}")
-        raise InputError(source, [problem]) from error
-    except yaml.reader.ReaderError as error:
-        line = text.count(b"\n", 0, error.position) + 1
-        problem = Problem(f"{source}:{line}", f"is not valid YAML: {error.reason}")
-        raise InputError(source, [problem]) from error
+    except yaml.YAMLError as error:
+        raise InputError(source, [yaml_problem(error, text, source)]) from error
 
 
 class _Walker:

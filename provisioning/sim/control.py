@@ -8,6 +8,8 @@ Reads are free; writes need `Authorization: Bearer TOKEN`. Errors are applicatio
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -119,9 +121,16 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         raise ListenError(
-            f"cannot listen on {host}:{port} for the control API: {error.strerror}; "
+            f"cannot listen on {host}:{port} for the control API: {_reason(error)}; "
             "choose another with --control.listen-address, port 0 for any"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """Return what the system says; the event loop's own words repeat the address."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _url(address: tuple[str, int] | Sequence[object]) -> str:

@@ -77,6 +77,7 @@ class TextGenerator:
         asked_s = self._loop_s()
         async with self._turn(state):
             work = work_for(ask, state.instance, state.life)
+            start_s = state.life.start_s
             waited_ns = self._simulated_ns(self._loop_s() - asked_s)
             progress = _Progress(work)
             try:
@@ -85,7 +86,9 @@ class TextGenerator:
                 else:
                     await self._whole(request, ask, progress, waited_ns, write)
             finally:
-                self._fleet.record(state, progress.done(waited_ns))
+                # A process that was started meanwhile has not done this work.
+                if start_s == state.life.start_s:
+                    self._fleet.record(state, progress.done(waited_ns))
 
     async def _stream(
         self, request: Request, ask: Ask, progress: _Progress, waited_ns: int, write: Write

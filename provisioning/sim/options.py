@@ -67,6 +67,13 @@ class Address(click.ParamType[tuple[str, int]]):
         if isinstance(value, tuple):
             return value
         host, _, port = str(value).rpartition(":")
+        if not host and port.isdecimal():
+            self.fail(
+                f"{value!r} names no host: write 127.0.0.1:{port} for this machine only, "
+                f"0.0.0.0:{port} for every address (whoever holds the token may write)",
+                param,
+                ctx,
+            )
         if not host or not port.isdecimal() or int(port) > 65_535:
             self.fail(f"{value!r} is no HOST:PORT", param, ctx)
         return host.strip("[]"), int(port)

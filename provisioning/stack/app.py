@@ -22,7 +22,7 @@ from provisioning.stack import commands, llama, programs, prometheus, report, ru
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import NothingSeenError, QueryError
 from provisioning.stack.ports import EVERY_ADDRESS, Ports, Wanted
-from provisioning.stack.processes import Children
+from provisioning.stack.processes import Children, answers_ok
 from provisioning.stack.rundir import RunDir
 from provisioning.stack.status import FleetStatus
 
@@ -59,8 +59,8 @@ def run(settings: Settings) -> None:
     """
     with rundir.claimed(settings.run_dir) as run_dir:
         plan = make_plan(settings, run_dir)
-        run_dir.real_inventory.write_text(commands.real_inventory(plan))
-        run_dir.prometheus_config.write_text(prometheus.render(plan.prometheus))
+        rundir.write(run_dir.real_inventory, commands.real_inventory(plan))
+        rundir.write(run_dir.prometheus_config, prometheus.render(plan.prometheus))
         asyncio.run(_run(plan, settings))
 
 
@@ -105,15 +105,19 @@ async def _run(plan: Plan, settings: Settings) -> None:
 async def _stage(plan: Plan, settings: Settings) -> None:
     timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
     async with (
-        Children(plan.run_dir.path) as children,
+        Children(plan.run_dir.path, environ=commands.child_environ(os.environ)) as children,
         aiohttp.ClientSession(timeout=timeout) as session,
     ):
         await _start_fleet(plan, children)
         async with talk.keeping_busy(plan.llama_urls):
             await _start_observers(plan, children)
-            seen = await children.guard(_until_seen(session, plan))
-            announcement = report.as_json if settings.is_json else report.for_people
-            click.echo(announcement(plan, seen, children.pids))
+            seen = await children.guard(until_seen(session, plan))
+            if settings.is_json:
+                click.echo(report.as_json(plan, seen, children.pids))
+            else:
+                # Distributions' builds of Prometheus may lack its pages.
+                has_graph = await answers_ok(session, report.graph_url(plan))
+                click.echo(report.for_people(plan, seen, has_graph=has_graph))
             await children.guard(keep_saying(session, plan, settings.duration_s))
 
 
@@ -128,20 +132,27 @@ async def _start_observers(plan: Plan, children: Children) -> None:
     await children.start(commands.exporter(plan), commands.prometheus_server(plan))
 
 
-async def _until_seen(session: aiohttp.ClientSession, plan: Plan) -> FleetStatus:
-    """Wait until Prometheus itself sees healthy instances; return what it sees."""
+async def until_seen(
+    session: aiohttp.ClientSession, plan: Plan, *, within_s: float = SEEN_WITHIN_S
+) -> FleetStatus:
+    """Wait until Prometheus itself sees healthy instances; return what it sees.
+
+    Raises:
+        NothingSeenError: It sees none in time, or could not be asked.
+    """
+    seen: FleetStatus | QueryError | None = None
     try:
-        async with asyncio.timeout(SEEN_WITHIN_S):
+        async with asyncio.timeout(within_s):
             while True:
-                seen = await status.ask(session, plan.prometheus_url)
-                if seen.n_healthy > 0:
+                seen = await _look(session, plan)
+                if isinstance(seen, FleetStatus) and seen.n_healthy > 0:
                     return seen
                 await asyncio.sleep(ASK_PAUSE_S)
     except TimeoutError:
         raise NothingSeenError(
-            f"Prometheus ({plan.prometheus_url}) saw no healthy instance within "
-            f"{SEEN_WITHIN_S:g} s of the exporter's first whole cycle; look at "
-            f"{plan.prometheus_url}/targets and at the logs in {plan.run_dir.path}"
+            f"Prometheus ({plan.prometheus_url}) saw no healthy instance within {within_s:g} s of "
+            f"the exporter's first whole cycle; at last: {seen or 'no answer'}. Look at "
+            f"{plan.prometheus_url}/api/v1/targets and at the logs in {plan.run_dir.path}"
         ) from None
 
 
@@ -152,11 +163,12 @@ async def keep_saying(session: aiohttp.ClientSession, plan: Plan, duration_s: fl
             while True:
                 await asyncio.sleep(STATUS_PAUSE_S)
                 if sys.stdout.isatty():
-                    click.echo(await _status_line(session, plan))
+                    click.echo(await _look(session, plan))
 
 
-async def _status_line(session: aiohttp.ClientSession, plan: Plan) -> str:
+async def _look(session: aiohttp.ClientSession, plan: Plan) -> FleetStatus | QueryError:
+    """Return how the fleet is, or why that cannot be said now."""
     try:
-        return str(await status.ask(session, plan.prometheus_url))
+        return await status.ask(session, plan.prometheus_url)
     except QueryError as error:
-        return str(error)
+        return error

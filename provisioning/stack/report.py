@@ -14,11 +14,13 @@ from urllib.parse import urlencode
 from provisioning.stack.commands import Plan
 from provisioning.stack.status import INSTANCES_BY_STATUS, FleetStatus
 
-FAULT = {"kind": "kill", "count": 20}
+N_KILLED = 20
+"""By the command that is printed, where there are as many."""
 
 
-def for_people(plan: Plan, seen: FleetStatus, _pids: Mapping[str, int]) -> str:
-    """Return the text for a terminal."""
+def for_people(plan: Plan, seen: FleetStatus, *, has_graph: bool) -> str:
+    """Return the text for a terminal; `has_graph` says whether this Prometheus has graph_url."""
+    graph = f"\n  the fleet over time  {graph_url(plan)}" if has_graph else ""
     return f"""
 {seen} (Prometheus says so)
 
@@ -26,14 +28,9 @@ def for_people(plan: Plan, seen: FleetStatus, _pids: Mapping[str, int]) -> str:
   its metrics          {plan.exporter_url}/metrics
   who is unhealthy     {plan.exporter_url}/instances?status=unhealthy
   who is unreachable   {plan.exporter_url}/instances?status=unreachable
-  Prometheus           {graph_url(plan)}
+  Prometheus           {query_url(plan)}{graph}
   logs and data        {plan.run_dir.path}
-
-Break something, and heal it again:
-
-  {break_command(plan)}
-  {heal_command(plan)}
-
+{_breaking(plan) if plan.n_simulated else ""}
 Ctrl-C stops everything."""
 
 
@@ -53,6 +50,11 @@ def as_json(plan: Plan, seen: FleetStatus, pids: Mapping[str, int]) -> str:
     )
 
 
+def query_url(plan: Plan) -> str:
+    """Return Prometheus' JSON of the fleet by status, which every build of it answers."""
+    return f"{plan.prometheus_url}/api/v1/query?" + urlencode({"query": INSTANCES_BY_STATUS})
+
+
 def graph_url(plan: Plan) -> str:
     """Return the page of Prometheus that draws the fleet by status."""
     return f"{plan.prometheus_url}/graph?" + urlencode(
@@ -62,12 +64,22 @@ def graph_url(plan: Plan) -> str:
 
 def break_command(plan: Plan) -> str:
     """Return a shell command that kills some simulated instances."""
-    return f"{_curl(plan)} -d {shlex.quote(json.dumps(FAULT))} {plan.control_url}/faults"
+    fault = json.dumps({"kind": "kill", "count": min(N_KILLED, plan.n_simulated)})
+    return f"{_curl(plan)} -d {shlex.quote(fault)} {plan.control_url}/faults"
 
 
 def heal_command(plan: Plan) -> str:
     """Return a shell command that heals all simulated instances."""
     return f"{_curl(plan)} -X DELETE {plan.control_url}/faults"
+
+
+def _breaking(plan: Plan) -> str:
+    return f"""
+Break something, and heal it again:
+
+  {break_command(plan)}
+  {heal_command(plan)}
+"""
 
 
 def _curl(plan: Plan) -> str:

@@ -60,20 +60,40 @@ def claimed(wanted: Path | None) -> Iterator[RunDir]:
     Raises:
         RunDirError: The folder cannot be made, or another run holds it.
     """
-    path = wanted or (DEFAULT if os.access(Path.cwd(), os.W_OK) else Path(tempfile.mkdtemp()))
-    run_dir = RunDir(path.resolve())
     try:
+        run_dir = RunDir((wanted or _default()).resolve())
         run_dir.path.mkdir(parents=True, exist_ok=True)
         lock = (run_dir.path / ".lock").open("w")
     except OSError as error:
-        raise RunDirError(
-            f"cannot use the run folder {path}: {error.strerror}; choose another with --run-dir"
-        ) from error
+        raise _unusable(wanted or DEFAULT, error) from error
     with lock:
         _lock(lock.fileno(), run_dir.path)
         # Prometheus would show the end of the run before as the fleet's present state.
         shutil.rmtree(run_dir.prometheus_data, ignore_errors=True)
         yield run_dir
+
+
+def write(path: Path, text: str) -> None:
+    """Write one of the run's files.
+
+    Raises:
+        RunDirError: It cannot be written.
+    """
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise _unusable(path.parent, error) from error
+
+
+def _default() -> Path:
+    return DEFAULT if os.access(Path.cwd(), os.W_OK) else Path(tempfile.mkdtemp())
+
+
+def _unusable(path: Path, error: OSError) -> RunDirError:
+    where = f" ({error.filename})" if error.filename else ""
+    return RunDirError(
+        f"cannot use the run folder {path}: {error.strerror}{where}; choose another with --run-dir"
+    )
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from tests.waiting import eventually
+
 DEMO_S = 90.0
+SEEN_S = 20.0
 
 
-@pytest.mark.timeout(DEMO_S + 60)
-async def test_the_demo_says_what_is_healthy_and_where_to_look(
-    prometheus_binary: Path, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def _demo(run_dir: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """Run the demo; give it and what it has said."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "ollama_fleet", "up", f"--run-dir={tmp_path}"),
+        *(sys.executable, "-P", "-m", "ollama_fleet", "up", f"--run-dir={run_dir}"),
         *("--simulated=30", "--llama-servers=2", "--poll-interval=1"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -25,13 +32,64 @@ async def test_the_demo_says_what_is_healthy_and_where_to_look(
     assert process.stdout is not None
     try:
         said = await asyncio.wait_for(process.stdout.readuntil(b"Ctrl-C stops"), DEMO_S)
-        process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(process.wait(), 20)
+        yield process, said.decode()
     finally:
         if process.returncode is None:
             process.kill()
         await process.communicate()
 
-    assert b"32 of 32 instances healthy" in said
-    assert b"/instances?status=unhealthy" in said
+
+@pytest.mark.timeout(DEMO_S + 60)
+async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
+    prometheus_binary: Path, tmp_path: Path
+) -> None:
+    async with _demo(tmp_path) as (process, said), aiohttp.ClientSession() as session:
+        assert "32 of 32 instances healthy" in said
+        assert [] == [url for url in _urls(said) if not await _answers(session, url)]
+        break_command, heal_command = (line for line in said.splitlines() if "curl" in line)
+        unreachable = next(url for url in _urls(said) if url.endswith("status=unreachable"))
+
+        await _run(break_command)
+        await eventually(lambda: _n_listed(session, unreachable, 20), within_s=SEEN_S)
+        await _run(heal_command)
+        await eventually(lambda: _n_listed(session, unreachable, 0), within_s=SEEN_S)
+
+        members = _members(process.pid)
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.wait(), 20)
+
     assert 0 == process.returncode
+    assert 5 <= len(members)  # the fleet, two LLM servers, the exporter, Prometheus
+    assert [] == [pid for pid in members if Path(f"/proc/{pid}").exists()]
+
+
+def _urls(said: str) -> list[str]:
+    """Return the URLs to look at, which stand at the end of lines after a few words."""
+    return re.findall(r"^  [^\n]*  (http://\S+)$", said, re.MULTILINE)
+
+
+async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+    async with session.get(url) as answer:
+        return answer.status == 200
+
+
+async def _run(command: str) -> None:
+    """Run a printed command as a person does, by a shell; an error of HTTP is one here too."""
+    process = await asyncio.create_subprocess_shell(
+        command.replace("curl ", "curl --fail --silent ", 1), stdout=asyncio.subprocess.DEVNULL
+    )
+    assert 0 == await asyncio.wait_for(process.wait(), 10)
+
+
+async def _n_listed(session: aiohttp.ClientSession, url: str, n: int) -> bool:
+    async with session.get(url) as answer:
+        return len(await answer.json()) == n
+
+
+def _members(pid: int) -> list[int]:
+    """Return the process and all that it and its children have started."""
+    children = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            children += [int(text) for text in path.read_text().split()]
+    return [pid, *(member for child in children for member in _members(child))]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from provisioning.sim.app import running_fleet
 from provisioning.sim.spec import FleetSpec, Mode
+from provisioning.stack.processes import Children, ChildSpec
 from tests.e2e.running import Running, running
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 N = 200
@@ -72,6 +75,25 @@ async def test_faults_are_seen_by_prometheus_and_healing_too(
 async def _counts(stack: Running, **expected: int) -> bool:
     seen = await stack.query("ollama_fleet_instances > 0")
     return {f"status={status}": float(n) for status, n in expected.items()} == seen
+
+
+async def test_killed_instances_of_another_process_are_all_resets(tmp_path: Path) -> None:
+    """Accepted and reset: seen while connecting or at the first read, and told alike."""
+    inventory = tmp_path / "fleet.json"
+    port, control_port = free_ports(2)
+    command = (
+        *(sys.executable, "-P", "-m", "ollama_fleet", "simulate", f"--instances={N}"),
+        *(f"--listen-port={port}", f"--inventory={inventory}", "--fault=kill:share=1"),
+        f"--control.listen-address=127.0.0.1:{control_port}",
+        f"--control.token-file={tmp_path / 'token'}",
+    )
+    simulator = ChildSpec("simulate", command, f"http://127.0.0.1:{control_port}/-/healthy")
+    async with Children(tmp_path) as children:
+        await children.start(simulator)
+        async with running(tmp_path, inventory) as stack:
+            seen = await stack.instances()
+
+    assert {"reset"} == {one["last_outcome"] for one in seen}
 
 
 async def test_a_slow_node_stands_out(tmp_path: Path, prometheus_binary: Path) -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from exporter.exposition import Page, fleet_portions, instance_portions, page
 from exporter.ledger import Ledger
 from exporter.memory import Memory, remember
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
-from exporter.snapshot import Aggregation, Row, Snapshot, info_label_text, label_text, status_of
+from exporter.snapshot import (
+    Aggregation,
+    Row,
+    Snapshot,
+    info_label_text,
+    is_up,
+    label_text,
+    status_of,
+)
 
 NOW_S = 1_800_000_000.0
 
@@ -26,7 +35,7 @@ def row(target: Target, seen: Reading | None = None) -> Row:
         status_of(target, seen),
         seen,
         memory,
-        None if seen is None else seen.verdict.outcome is Outcome.OK,
+        is_up(seen),
         label_text(target, memory.model),
         info_label_text(
             target.engine if seen is None else seen.engine, memory.version, target.developer
@@ -38,3 +47,10 @@ def snapshot(*rows: Row, ledger: Ledger | None = None) -> Snapshot:
     aggregation = Aggregation(now_s=NOW_S)
     aggregation.add(rows)
     return Snapshot(rows, aggregation.finish(ledger or Ledger()), NOW_S)
+
+
+def render(of: Snapshot, *, per_instance: bool = True) -> Page:
+    """Return a snapshot's page, rendered in one go."""
+    rows = of.rows if per_instance else ()
+    rendered = (*fleet_portions(of), *instance_portions(rows, now_s=of.taken_at_s))
+    return page(rendered, of.taken_at_s)

@@ -21,6 +21,7 @@ from exporter.descriptors import RESERVE
 from exporter.errors import ExporterError, InputError
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import answering, hanging, serving
+from tests.ports import free_ports
 from tests.waiting import eventually
 
 FLEET = {
@@ -81,6 +82,9 @@ class Pages:
         samples = (sample for family in parse_text(page) for sample in family.samples)
         return [sample.value for sample in samples if sample.name == series.name]
 
+    async def has_many_connections(self) -> bool:
+        return (await self.values(catalogue.EXPORTER_OPEN_CONNECTIONS))[0] > 10
+
     async def until_statuses(self, expected: dict[str, str]) -> None:
         await _until(self.statuses, expected)
 
@@ -92,12 +96,10 @@ class Pages:
 
 
 async def _until(read: Callable[[], Awaitable[object]], expected: object) -> None:
-    for _ in range(200):
-        seen = await read()
-        if seen == expected:
-            return
-        await asyncio.sleep(0.03)
-    assert expected == seen
+    async def is_read() -> bool:
+        return expected == await read()
+
+    await eventually(is_read)
 
 
 @pytest.fixture(autouse=True)
@@ -267,15 +269,32 @@ async def test_nothing_is_left_open_after_a_stop_while_instances_hang(fleet: Fle
             poll__metrics_timeout="900ms",
         )
         async with running(slow) as pages:
-            for _ in range(100):
-                if (await pages.values(catalogue.EXPORTER_OPEN_CONNECTIONS))[0] > 10:
-                    break
-                await asyncio.sleep(0.03)
+            await eventually(pages.has_many_connections)
             started_s = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - started_s < 0.8
 
     assert {asyncio.current_task()} == asyncio.all_tasks()
     await eventually(lambda: before == sockets())
+
+
+async def test_nothing_is_said_of_a_fleet_whose_inventory_was_never_read(port: int) -> None:
+    """The provisioner is down when we start: a page of zeros would wake the on-call."""
+    (inventory_port,) = free_ports(1)
+    listed = msgspec.json.encode([{"id": "a", "url": f"http://127.0.0.1:{port}"}])
+    told: list[list[float]] = []
+
+    async with running(config(f"http://127.0.0.1:{inventory_port}/instances")) as pages:
+        enough_s = asyncio.get_running_loop().time() + 1.5  # for three cycles
+
+        async def is_over() -> bool:
+            told.append(await pages.values(catalogue.FLEET_INVENTORY_INSTANCES))
+            return asyncio.get_running_loop().time() > enough_s
+
+        await eventually(is_over)
+        async with serving(answering({"/instances": listed}), inventory_port):
+            await pages.until_values(catalogue.FLEET_INVENTORY_INSTANCES, [1.0])
+
+    assert [[]] * len(told) == told
 
 
 async def test_it_can_be_started_again_in_the_same_process(fleet: Fleet, port: int) -> None:

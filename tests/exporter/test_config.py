@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
 
-from exporter.config import Config, Given, build, read_file
-from exporter.errors import InputError
+from exporter.config import Config, Given, build, misspelt, read_file
+from exporter.errors import InputError, Problem
 from exporter.inventory import Shard
 from exporter.settings import SETTINGS
 
@@ -132,14 +134,34 @@ def test_a_setting_that_is_not_repeatable_is_given_once() -> None:
 
 
 def test_a_poll_must_end_before_the_next_begins() -> None:
-    assert ["poll.metrics-timeout: must be shorter than poll.interval (5 s), got 5 s"] == problems(
-        layer("option", poll__interval="5s"), ENOUGH
+    assert [
+        "option poll.interval: poll.metrics-timeout (5s, the default) must be shorter than "
+        "poll.interval (5s): lower it as well, for instance --poll.metrics-timeout 4s"
+    ] == problems(layer("option", poll__interval="5s"), ENOUGH)
+    assert [
+        "option poll.metrics-timeout: poll.metrics-timeout (1m) must be shorter than "
+        "poll.interval (10s, the default): lower it as well, for instance "
+        "--poll.metrics-timeout 8s"
+    ] == problems(layer("option", poll__metrics_timeout="1m"), ENOUGH)
+
+
+def test_the_time_out_that_helps_is_one_that_is_taken() -> None:
+    short = layer("option", poll__interval="500ms", poll__health_timeout="400ms")
+    (problem,) = problems(short, ENOUGH)
+    advised = problem.rpartition("--poll.metrics-timeout ")[2]
+
+    assert "400ms" == advised
+    assert (
+        0.4
+        == build(short, layer("option", poll__metrics_timeout=advised), ENOUGH).poll_metrics_timeout
     )
 
 
 def test_the_health_check_ends_within_the_poll() -> None:
     assert [
-        "poll.health-timeout: must not be longer than poll.metrics-timeout (1 s), got 2 s"
+        "option poll.metrics-timeout: poll.health-timeout (2s, the default) must not be longer "
+        "than poll.metrics-timeout (1s): lower it as well, for instance "
+        "--poll.health-timeout 500ms"
     ] == problems(layer("option", poll__metrics_timeout="1s"), ENOUGH)
     assert (
         1.0
@@ -170,10 +192,66 @@ def test_a_file_of_authorities_must_hold_some(name: str, tmp_path: Path) -> None
     assert problem.startswith(f"{name}: no certificates can be read from {file}: ")
 
 
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [
+        (("d1.yml", "d1.yml"), "'d1.yml'"),
+        (("d1.yml", "d2.yml", "./d1.yml"), "'d1.yml'"),
+        (("http://h/a", "http://h/a"), "'http://h/a'"),
+        (("http://me:secret@h/a", "http://me:secret@h/a"), "'http://***@h/a'"),
+    ],
+)
+def test_an_inventory_is_named_once(texts: tuple[str, ...], shown: str) -> None:
+    assert [f"inventory: {shown} is given 2 times; name each file or URL once"] == problems(
+        {"inventory": Given(texts, "--inventory")}
+    )
+
+
 def test_the_unit_of_latencies_is_a_factor() -> None:
     assert 1.0 == build(ENOUGH).latency_unit_s
     in_milliseconds = layer("option", metrics__latency_unit="milliseconds")
     assert 0.001 == build(in_milliseconds, ENOUGH).latency_unit_s
+
+
+# The environment
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("OLLAMA_FLEET_POLL_INTERVALL", "OLLAMA_FLEET_POLL_INTERVAL"),
+        ("OLLAMA_FLET_POLL_INTERVAL", "OLLAMA_FLEET_POLL_INTERVAL"),
+        ("OLLAMA_FLEET_INTERVAL", "OLLAMA_FLEET_POLL_INTERVAL"),
+        ("OLLAMA_FLEET_LOGLEVEL", "OLLAMA_FLEET_LOG_LEVEL"),
+        ("OLLAMA_FLEET_POLL.INTERVAL", "OLLAMA_FLEET_POLL_INTERVAL"),
+        ("ollama_fleet_shard", "OLLAMA_FLEET_SHARD"),
+        ("OLLAMA_FLEET_CONFG_FILE", "OLLAMA_FLEET_CONFIG_FILE"),
+    ],
+)
+def test_a_misspelt_variable_is_told_with_what_may_be_meant(name: str, meant: str) -> None:
+    assert [
+        f"the environment variable {name} is ignored: it sets nothing; did you mean {meant}?"
+    ] == misspelt({name: "5s", "PATH": "/bin"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(setting.variable for setting in SETTINGS),
+        "OLLAMA_FLEET_CONFIG_FILE",
+        "OLLAMA_FLEET_PROGRAMS_DIR",
+        "OLLAMA_FLEET_SIMULATE_INVENTORY",
+        "OLLAMA_FLEET_SIMULATE_SHARD",
+        # Of Ollama itself, and of a service in Kubernetes.
+        *("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_KEEP_ALIVE"),
+        *("OLLAMA_FLEET_PORT", "OLLAMA_FLEET_SERVICE_HOST", "OLLAMA_FLEET_SERVICE_PORT"),
+        *("OLLAMA_FLEET_EXPORTER_PORT", "OLLAMA_FLEET_EXPORTER_SERVICE_HOST"),
+        *("OLLAMA_FLEET_EXPORTER_PORT_11440_TCP_ADDR", "OLLAMA_FLEET_EXPORTER_SERVICE_PORT_WEB"),
+        *("PATH", "HOME", "OLLAMA_FLEET"),
+    ],
+)
+def test_variables_with_a_meaning_of_their_own_are_no_misspelling(name: str) -> None:
+    assert [] == misspelt([name])
 
 
 # The file
@@ -247,7 +325,7 @@ def test_a_key_without_a_value_is_as_if_it_were_not_there(file: Path) -> None:
 
 def test_a_bad_value_names_the_file_and_the_key(file: Path) -> None:
     assert [
-        f"{file}: poll.interval: is not a duration such as 500ms, 10s or 1m30s: '10'"
+        f"{file}:2: poll.interval: is not a duration such as 500ms, 10s or 1m30s: '10'"
     ] == problems(read(file, "poll:\n  interval: 10"), ENOUGH)
 
 
@@ -255,15 +333,15 @@ def test_unknown_keys_are_all_refused_with_what_may_be_meant(file: Path) -> None
     text = "poll:\n  intervall: 30s\nlog_level: debug\ncolour: blue"
 
     assert [
-        f"{file}: poll.intervall: unknown key; did you mean poll.interval?",
-        f"{file}: log_level: unknown key; did you mean log.level?",
-        f"{file}: colour: unknown key",
+        f"{file}:2: poll.intervall: unknown key; did you mean poll.interval?",
+        f"{file}:3: log_level: unknown key; did you mean log.level?",
+        f"{file}:4: colour: unknown key",
     ] == file_problems(file, text)
 
 
 def test_a_value_with_keys_of_its_own_is_an_unknown_key(file: Path) -> None:
     assert [
-        f"{file}: poll.interval.seconds: unknown key; did you mean poll.interval?"
+        f"{file}:3: poll.interval.seconds: unknown key; did you mean poll.interval?"
     ] == file_problems(file, "poll:\n  interval:\n    seconds: 10")
 
 
@@ -271,13 +349,13 @@ def test_a_setting_that_stands_in_two_spellings_is_refused(file: Path) -> None:
     """Which of the two would count, nobody could tell."""
     text = "poll.interval: 10s\npoll:\n  interval: 20s"
 
-    assert [f"{file}: poll.interval: is set twice"] == file_problems(file, text)
+    assert [f"{file}:3: poll.interval: is set twice"] == file_problems(file, text)
 
 
 def test_inventories_are_texts(file: Path) -> None:
     text = "inventory:\n  - url: http://127.0.0.1:8080/instances"
 
-    assert [f"{file}: inventory: must be a text, or a list of texts"] == file_problems(file, text)
+    assert [f"{file}:1: inventory: must be a text, or a list of texts"] == file_problems(file, text)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b", "fleet.yml", "12"])
@@ -285,19 +363,53 @@ def test_a_file_must_be_a_mapping(file: Path, text: str) -> None:
     assert [f"{file}: must be a mapping of settings"] == file_problems(file, text)
 
 
-@pytest.mark.parametrize("text", ["a: [", b"\xff\xfe\x00", "a: b: c", "\tpoll: 1", "? [a]\n: b"])
-def test_what_is_no_yaml_is_refused(file: Path, text: str | bytes) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [b", "1: is not valid YAML at column 6: while parsing a flow sequence, expected "),
+        ("log:\n  a: b: c", "2: is not valid YAML at column 7: mapping values are not allowed"),
+        ("\tpoll: 1", "1: is not valid YAML at column 1: "),
+        ("? [a]\n: b", "1: is not valid YAML at column 3: "),
+        ("a: é\nb: \x01", "2: is not valid YAML at column 4: "),
+        ("a: !secret b", "1: is not valid YAML at column 4: could not determine a constructor"),
+        (b"a: 1\nb: \xff\xfe", "2: is not UTF-8: invalid start byte at byte 8"),
+    ],
+)
+def test_what_is_no_yaml_is_refused_with_the_place_and_the_reason(
+    file: Path, text: str | bytes, expected: str
+) -> None:
     (problem,) = file_problems(file, text)
 
-    assert problem.startswith(f"{file}: cannot be read as YAML: ")
+    assert problem.startswith(f"{file}:{expected}")
     assert "\n" not in problem
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    given, faults = read_file(tmp_path / "none.yml")
+@pytest.mark.parametrize("text", ["[" * 10_000, "poll: &x {inner: *x}"])
+def test_endless_nesting_is_refused(file: Path, text: str) -> None:
+    assert [f"{file}: is nested too deeply, or holds itself"] == file_problems(file, text)
 
-    assert {} == given
-    assert "No such file" in faults[0].message
+
+def test_a_value_that_cannot_be_is_refused(file: Path) -> None:
+    (problem,) = file_problems(file, "log.window: 2026-13-01")
+
+    assert problem.startswith(f"{file}: holds a value that cannot be: month must be in 1..12")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "none.yml"
+
+    assert ({}, [Problem(str(path), "cannot be read: No such file or directory")]) == read_file(
+        path
+    )
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused_unread(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be read for ever."""
+    path = tmp_path / "exporter.yml"
+    make(path)
+
+    assert [Problem(str(path), "cannot be read: it is not a regular file")] == read_file(path)[1]
 
 
 def test_faults_of_the_file_are_reported_with_those_of_the_other_layers(file: Path) -> None:
@@ -307,7 +419,7 @@ def test_faults_of_the_file_are_reported_with_those_of_the_other_layers(file: Pa
     with pytest.raises(InputError) as caught:
         build(layer("option", poll__interval="fast"), given, faults=faults)
 
-    assert [f"{file}: colour", "option poll.interval", f"{file}: log.level"] == [
+    assert [f"{file}:2: colour", "option poll.interval", f"{file}:1: log.level"] == [
         problem.place for problem in caught.value.problems
     ]
 

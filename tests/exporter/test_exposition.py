@@ -24,12 +24,12 @@ from prometheus_client.registry import Collector
 
 from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Kind, Series
-from exporter.exposition import fleet_portions, instance_portions, page, render
+from exporter.exposition import fleet_portions, instance_portions, page
 from exporter.ledger import Ledger
 from exporter.memory import Increase
 from exporter.model import Histogram, Outcome, State, Target, Values
 from exporter.snapshot import Row, Snapshot
-from tests.exporter.fleets import reading, row, snapshot
+from tests.exporter.fleets import reading, render, row, snapshot
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -81,8 +81,9 @@ def instance_value(series: Series, one: Row) -> float | None:
         return None
     values = polled.verdict.values
     is_up = polled.verdict.outcome is Outcome.OK
+    is_unknown = polled.verdict.outcome is Outcome.NO_DESCRIPTOR
     by_series = {
-        catalogue.INSTANCE_UP: float(is_up),
+        catalogue.INSTANCE_UP: None if is_unknown else float(is_up),
         catalogue.INSTANCE_TOKENS_PER_SECOND: memory.speed_tokens_per_second if is_up else None,
         catalogue.INSTANCE_LATENCY_P99: values.latency_p99_s,
         catalogue.INSTANCE_REQUESTS_RUNNING: values.requests_running,

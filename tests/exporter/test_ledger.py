@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from exporter import ledger as ledger_
+from exporter.bounded import OTHER
 from exporter.ledger import Ledger
 from exporter.memory import Increase
 from exporter.model import Histogram
@@ -30,7 +31,7 @@ def test_models_without_end_are_counted_together() -> None:
         ledger.record("n", f"m{n}", Increase(1.0))
 
     assert ledger_.MAX_MODELS + 1 == len(ledger.generated_tokens)
-    assert 10.0 == ledger.generated_tokens[ledger_.OTHER]
+    assert 10.0 == ledger.generated_tokens[OTHER]
 
 
 def test_error_types_without_end_are_counted_together() -> None:

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.bounded import OTHER
+from exporter.engines import fleet
+from exporter.engines.base import MAX_AMOUNT
 from exporter.memory import (
     MAX_ERROR_TYPES,
     NOTHING,
     SPEED_KEPT_S,
     Increase,
     Memory,
+    carried,
     remember,
     speed_now,
 )
-from exporter.model import Histogram, Target, Values
+from exporter.model import Answer, Histogram, Target, Values
 
 TARGET = Target("a", "127.0.0.1", 1)
 
@@ -25,6 +32,10 @@ def after(*polls: Values, target: Target = TARGET) -> tuple[Memory, list[Increas
         memory, increase = remember(memory, values, target, now_s=10.0 * n)
         increases.append(increase)
     return memory, increases
+
+
+def types(n_types: int, count: float = 1.0) -> tuple[tuple[str, float], ...]:
+    return tuple((f"type {n:05}", count) for n in range(n_types))
 
 
 def generated(*counts: float) -> list[Values]:
@@ -58,7 +69,7 @@ def test_a_counter_that_goes_back_goes_on_from_where_it_was() -> None:
     assert 1016 == memory.generated.total
 
 
-@given(st.lists(st.floats(0, 1e12), min_size=1, max_size=50))
+@given(st.lists(st.floats(0, MAX_AMOUNT), min_size=1, max_size=50))
 def test_whatever_an_instance_says_ours_never_goes_back(counts: list[float]) -> None:
     totals = []
     memory = Memory()
@@ -69,6 +80,7 @@ def test_whatever_an_instance_says_ours_never_goes_back(counts: list[float]) -> 
         totals.append(memory.generated.total)
 
     assert sorted(totals) == totals
+    assert totals[-1] <= MAX_AMOUNT * len(counts)
 
 
 def test_a_count_that_is_missing_once_is_taken_up_where_it_was() -> None:
@@ -107,8 +119,66 @@ def test_error_types_without_end_are_counted_together() -> None:
 
     memory, _ = after(*polls)
 
-    assert len(memory.errors or ()) <= MAX_ERROR_TYPES + 1
-    assert "other" in dict(memory.errors or ())
+    assert MAX_ERROR_TYPES + 1 == len(memory.errors or ())
+    assert OTHER in dict(memory.errors or ())
+
+
+@pytest.mark.parametrize("n_polls", [1, 2, 3])
+def test_error_types_without_end_at_first_sight_are_not_kept(n_polls: int) -> None:
+    memory, _ = after(*[Values(errors_total=types(60_000))] * n_polls)
+
+    totals = {kind: counter.total for kind, counter in memory.errors or ()}
+    assert MAX_ERROR_TYPES + 1 == len(totals)
+    assert 60_000 - MAX_ERROR_TYPES == totals[OTHER]
+    assert len(memory.errors_told) <= MAX_ERROR_TYPES
+
+
+def test_as_many_error_types_as_may_be_are_told_apart() -> None:
+    memory, increases = after(
+        Values(errors_total=types(MAX_ERROR_TYPES)),
+        Values(errors_total=types(MAX_ERROR_TYPES, 3.0)),
+    )
+
+    assert MAX_ERROR_TYPES == len(memory.errors or ())
+    assert OTHER not in dict(memory.errors or ())
+    assert types(MAX_ERROR_TYPES, 2.0) == increases[1].errors
+
+
+KINDS = st.dictionaries(
+    st.integers(0, 3 * MAX_ERROR_TYPES).map("type {:04}".format), st.floats(0, MAX_AMOUNT)
+)
+
+
+@given(st.lists(KINDS, max_size=6))
+def test_whatever_errors_an_instance_tells_ours_are_few_and_never_go_back(
+    polls: list[dict[str, float]],
+) -> None:
+    memory = Memory()
+    for counts in polls:
+        before = dict(memory.errors or ())
+        values = Values(errors_total=tuple(sorted(counts.items())))
+        memory, increase = remember(memory, values, TARGET, now_s=0.0)
+        now = dict(memory.errors or ())
+        assert len(now) <= MAX_ERROR_TYPES + 1
+        assert all(now[kind].total >= counter.total for kind, counter in before.items())
+        assert all(count >= 0 for _, count in increase.errors)
+
+
+def test_errors_after_a_restart_that_tells_none_count_from_zero() -> None:
+    polls = [b'{"error_count":7,"errors":{"oom":7}}', b'{"latency_p99":1,"errors":{}}']
+    polls.append(b'{"error_count":3,"errors":{"oom":3}}')
+    polls.append(b'{"error_count":9,"errors":{"oom":9}}')
+    restart_between = [polls[0], polls[1], polls[3]]
+
+    assert [0, 0, 3] == ooms(polls[:3])
+    assert [0, 0, 9] == ooms(restart_between)
+
+
+def ooms(bodies: list[bytes]) -> list[float]:
+    read = fleet.engine().read
+    answers = [{"/health": Answer(200, b""), fleet.METRICS: Answer(200, body)} for body in bodies]
+    _, increases = after(*[read(answer).values for answer in answers])
+    return [dict(increase.errors).get("oom", 0.0) for increase in increases]
 
 
 def test_speed_is_what_was_generated_by_the_time_it_took() -> None:
@@ -189,3 +259,103 @@ def test_durations_after_a_restart_count_in_full() -> None:
     _, increases = after(durations(10, 20), durations(3, 30))
 
     assert Histogram((3, 30), 33) == increases[1].durations
+
+
+def test_a_restart_is_seen_when_every_bucket_has_grown() -> None:
+    """Five quick requests after one slow one: the slow one's bucket cannot have lost it."""
+    _, increases = after(durations(0, 0, 1), durations(5, 5, 5))
+
+    assert Histogram((5, 5, 5), 15) == increases[1].durations
+
+
+def test_a_restart_is_seen_by_a_sum_that_went_back() -> None:
+    before, now = Histogram((1, 2), 9.0), Histogram((1, 3), 0.5)
+
+    _, increases = after(Values(request_duration=before), Values(request_duration=now))
+
+    assert now == increases[1].durations
+
+
+HISTOGRAMS = st.builds(
+    lambda gains, sum_s: Histogram(tuple(float(n) for n in accumulate(gains)), sum_s),
+    st.lists(st.integers(0, 5) | st.integers(0, 2**40), min_size=4, max_size=4),
+    st.floats(0, MAX_AMOUNT),
+)
+
+
+@given(st.lists(HISTOGRAMS, max_size=8))
+def test_whatever_durations_an_instance_tells_what_is_gained_is_a_histogram(
+    told: list[Histogram],
+) -> None:
+    _, increases = after(*[Values(request_duration=histogram) for histogram in told])
+
+    for gained in [increase.durations for increase in increases if increase.durations]:
+        assert all(lower <= upper for lower, upper in pairwise((0.0, *gained.cumulative)))
+        assert gained.sum_s >= 0
+
+
+def moved(before: Values, *polls: Values) -> tuple[Memory, list[Increase]]:
+    """Return what is remembered, and the increases, when the address changes after `before`."""
+    memory, _ = after(before)
+    memory, increases = carried(memory), []
+    for values in polls:
+        memory, increase = remember(memory, values, TARGET, now_s=10.0)
+        increases.append(increase)
+    return memory, increases
+
+
+@pytest.mark.parametrize("first", [7.0, 1000.0, 5000.0])
+def test_a_replacement_elsewhere_goes_on_from_the_total_and_its_first_values_count_nothing(
+    first: float,
+) -> None:
+    polls = generated(first, first + 3)
+
+    memory, increases = moved(*generated(1000), *polls)
+
+    assert [0, 3] == [increase.generated_tokens for increase in increases]
+    assert memory.generated is not None
+    assert 1003 == memory.generated.total
+
+
+def test_a_replacements_errors_count_nothing_at_first_also_of_new_types() -> None:
+    memory, increases = moved(
+        Values(errors_total=(("oom", 5.0), ("timeout", 1.0))),
+        Values(errors_total=(("crash", 4.0), ("oom", 50.0))),
+        Values(errors_total=(("crash", 5.0), ("oom", 52.0), ("timeout", 3.0))),
+    )
+
+    none, some = [{kind: n for kind, n in increase.errors if n} for increase in increases]
+    assert {} == none
+    assert {"crash": 1.0, "oom": 2.0, "timeout": 3.0} == some
+    totals = {kind: counter.total for kind, counter in memory.errors or ()}
+    assert {"crash": 1.0, "oom": 7.0, "timeout": 4.0} == totals
+
+
+def test_a_replacements_equal_errors_set_the_mark() -> None:
+    errors = Values(errors_total=(("oom", 5.0),))
+
+    _, increases = moved(errors, errors, Values(errors_total=(("oom", 6.0),)))
+
+    assert [{"oom": 0.0}, {"oom": 1.0}] == [dict(increase.errors) for increase in increases]
+
+
+def test_a_replacements_first_durations_count_nothing() -> None:
+    _, increases = moved(durations(1, 2), durations(7, 9), durations(7, 10))
+
+    assert [Histogram((0, 0), 0), Histogram((0, 1), 1)] == [i.durations for i in increases]
+
+
+def test_a_move_keeps_totals_model_version_and_speed_and_forgets_the_start() -> None:
+    values = Values(("m",), "1", 31.0, start_time_s=5.0, generated_tokens_total=9)
+    values = msgspec.structs.replace(values, prompt_tokens_total=8, generating_seconds_total=7)
+
+    memory, _ = moved(values, Values())
+
+    assert ("m", "1", 31.0) == (memory.model, memory.version, speed_now(memory, now_s=10.0))
+    counters = (memory.generated, memory.prompt, memory.generating_seconds)
+    assert [9, 8, 7] == [counter.total for counter in counters if counter]
+    assert memory.start_time_s is None
+
+
+def test_a_move_of_what_told_nothing_yet_is_nothing() -> None:
+    assert Memory() == carried(Memory())

@@ -10,6 +10,7 @@ import pytest
 
 from exporter.memory import remember
 from exporter.model import EngineName, Outcome, State, Status, Target
+from exporter.schedule import phase_s
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.pollers import INTERVAL_S, Polled, polling, target
 from tests.exporter.servers import Handler, answering, hanging, response, saying, serving
@@ -183,7 +184,7 @@ async def test_a_removed_instance_is_polled_no_more_and_its_poll_under_way_ends(
 
 
 async def test_an_instance_that_moves_is_polled_at_its_new_place_and_counts_on() -> None:
-    """The provisioner replaced it: the same id at another port, its counters at zero."""
+    """The provisioner replaced it: the first count of the new one only sets the mark."""
     before, after = (
         fleet_metrics(generated_tokens_total=1000),
         fleet_metrics(generated_tokens_total=7),
@@ -197,8 +198,8 @@ async def test_an_instance_that_moves_is_polled_at_its_new_place_and_counts_on()
             await eventually(lambda: polled.status("a") == Status.HEALTHY)
             page = await polled.page()
 
-    assert 'ollama_fleet_generated_tokens_total{model="m"} 7.0\n' in page
-    assert 'instance_id="a",node="",model="m"} 1007.0\n' in page
+    assert 'ollama_fleet_generated_tokens_total{model="m"} 0.0\n' in page
+    assert 'instance_id="a",node="",model="m"} 1000.0\n' in page
 
 
 async def test_a_provisioning_instance_is_not_asked_until_it_runs() -> None:
@@ -268,6 +269,102 @@ async def test_auto_looks_again_when_another_server_took_the_place() -> None:
 
         await eventually(lambda: engine() == EngineName.OLLAMA)
         await eventually(lambda: polled.status("a") == Status.HEALTHY)
+
+
+async def test_auto_gives_slow_figures_their_whole_time() -> None:
+    """They come after the health time-out, as the probes' last answer does."""
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            for path in [part.split()[1].decode() for part in data.split(b"\r\n\r\n") if part]:
+                if path == "/api/metrics":
+                    await asyncio.sleep(INTERVAL_S * 0.3)
+                known = path in FLEET
+                writer.write(response(FLEET[path]) if known else response(b"", "404 Not Found"))
+
+    async with serving(slow) as port, polling(target("a", port, EngineName.AUTO)) as polled:
+        await eventually(polled.poller.has_seen_all.is_set)
+        seen = polled.poller.watches["a"].row.reading
+
+    assert seen is not None
+    assert (Outcome.OK, Outcome.OK) == (seen.verdict.outcome, seen.verdict.metrics_outcome)
+
+
+async def test_figures_that_hang_end_at_the_metrics_timeout_and_leave_it_healthy() -> None:
+    async with serving(saying(response(FLEET["/health"]), then_close=False)) as port:
+        async with polling(target("a", port)) as polled:
+            await eventually(polled.poller.has_seen_all.is_set)
+            seen = polled.poller.watches["a"].row.reading
+
+    assert seen is not None
+    assert (Outcome.OK, Outcome.TIMEOUT) == (seen.verdict.outcome, seen.verdict.metrics_outcome)
+    assert seen.duration_s < INTERVAL_S
+
+
+async def test_an_instance_that_moves_keeps_its_last_failure() -> None:
+    async with serving(saying()) as bad_port, serving(answering(FLEET)) as port:
+        async with polling(target("a", bad_port)) as polled:
+            await eventually(lambda: polled.outcome("a") == Outcome.RESET)
+
+            await polled.update(target("a", port))
+            await eventually(lambda: polled.status("a") == Status.HEALTHY)
+            last = polled.poller.watches["a"].last_failure
+
+    assert last is not None
+    assert Outcome.RESET == last.outcome
+
+
+async def test_an_instance_removed_in_the_middle_of_a_poll_is_not_counted_for_it() -> None:
+    """The poll is under way over the kept connection; cycles go on, and nothing is recorded."""
+    asked = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(response(FLEET["/health"]) + response(FLEET["/api/metrics"]))
+        await reader.read(4096)
+        asked.set()
+        await reader.read()
+
+    async with serving(handle) as port, polling(target("a", port)) as polled:
+        await eventually(lambda: polled.status("a") == Status.HEALTHY)
+        await eventually(asked.is_set)
+
+        await polled.update()
+        ended = polled.metrics.cycles._value.get()
+        await eventually(lambda: polled.metrics.cycles._value.get() >= ended + 2)
+        errors = [counter._value.get() for counter in polled.metrics.poll_errors.values()]
+
+    assert 0 == sum(errors)
+
+
+async def test_instances_stay_sorted_whatever_changes() -> None:
+    async with serving(answering(FLEET)) as port, serving(answering(FLEET)) as other_port:
+        async with polling(*[target(f"i{n}", port) for n in range(5)]) as polled:
+            moved = [target(f"i{n}", other_port if n % 2 else port) for n in range(5)]
+            await polled.update(*moved, target("h", port), target("j", port))
+
+            expected = ["h", "i0", "i1", "i2", "i3", "i4", "j"]
+            assert expected == [row.target.id for row in polled.poller.rows()]
+
+
+async def test_polls_are_counted_and_loading_is_no_failure() -> None:
+    loading = saying(response(b"{}", "503 Service Unavailable"))
+    async with serving(loading) as port, polling(target("a", port)) as polled:
+        await eventually(polled.poller.has_seen_all.is_set)
+        tally = polled.poller.watches["a"].tally
+        errors = [counter._value.get() for counter in polled.metrics.poll_errors.values()]
+
+    assert polled.metrics.polls._value.get() >= 1
+    assert (0, 0) == (tally.failed, sum(errors))
+
+
+async def test_a_cycle_ends_only_when_its_last_poll_has() -> None:
+    """Due in the last tick of the interval and hung: its poll outlasts the cycle's last tick."""
+    last = next(f"i{n}" for n in range(1000) if phase_s(f"i{n}", INTERVAL_S) > INTERVAL_S * 0.76)
+    async with serving(hanging) as port, polling(target(last, port)) as polled:
+        await eventually(polled.poller.has_seen_all.is_set)
+
+        assert Outcome.TIMEOUT == polled.outcome(last)
 
 
 async def test_aggregates_wait_for_the_first_whole_cycle() -> None:
@@ -372,3 +469,9 @@ async def test_after_a_long_stall_only_one_interval_is_made_up_for() -> None:
     polled = await _cycles(LeapingClock(stall_s=1000.0, end_s=1024.0))
 
     assert 4 >= polled.metrics.cycles._value.get()
+
+
+async def test_polls_that_begin_late_are_told() -> None:
+    polled = await _cycles(LeapingClock(stall_s=4.0, end_s=15.0))
+
+    assert pytest.approx(4.0, abs=0.3) == polled.metrics.poll_lateness_s._value.get()

@@ -3,13 +3,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from exporter.errors import PollError
 from exporter.model import Outcome
-from exporter.resolver import TTL_S, Resolver, is_address
+from exporter.resolver import FORGET_S, MAX_THREADS, RETRY_S, TTL_S, Resolver, is_address
 from tests.waiting import eventually
 
 
@@ -34,17 +37,30 @@ class NameServer:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.address = "192.0.2.1"
+        self.addresses = ["192.0.2.1"]
         self.error: Exception | None = None
-        self.gate = asyncio.Event()
+        self.gate = threading.Event()
         self.gate.set()
 
-    async def getaddrinfo(self, host: str, port: None, *, type: int) -> list[object]:  # noqa: A002
+    def getaddrinfo(self, host: str, port: None, *, type: int) -> list[object]:  # noqa: A002
         self.asked.append(host)
-        await self.gate.wait()
+        self.gate.wait()
         if self.error is not None:
             raise self.error
-        return [(socket.AF_INET, type, 6, "", (self.address, 0))]
+        return [(_family(address), type, 6, "", (address, 0)) for address in self.addresses]
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def soon_s(within_s: float = 30.0) -> float:
+    """Return a deadline that only a test which fails reaches."""
+    return asyncio.get_running_loop().time() + within_s
+
+
+def resolver_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "resolver"]
 
 
 UNKNOWN_NAME = socket.gaierror(-2, "Name or service not known")
@@ -56,10 +72,11 @@ def clock() -> HeldClock:
 
 
 @pytest.fixture
-async def names(monkeypatch: pytest.MonkeyPatch) -> NameServer:
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     server = NameServer()
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", server.getaddrinfo)
-    return server
+    monkeypatch.setattr(socket, "getaddrinfo", server.getaddrinfo)
+    yield server
+    server.gate.set()
 
 
 @pytest.fixture
@@ -83,16 +100,16 @@ async def test_one_look_up_serves_all_who_ask_while_it_is_under_way(
     resolver: Resolver, names: NameServer
 ) -> None:
     names.gate.clear()
-    asking = [asyncio.create_task(resolver.resolve("node-1")) for _ in range(1000)]
+    asking = [asyncio.create_task(resolver.resolve("node-1", soon_s())) for _ in range(1000)]
     await eventually(lambda: names.asked)
     names.gate.set()
 
-    assert {"192.0.2.1"} == set(await asyncio.gather(*asking))
+    assert {("192.0.2.1",)} == set(await asyncio.gather(*asking))
     assert ["node-1"] == names.asked
 
 
 async def test_each_host_has_its_own_look_up(resolver: Resolver, names: NameServer) -> None:
-    await asyncio.gather(resolver.resolve("node-1"), resolver.resolve("node-2"))
+    await asyncio.gather(resolver.resolve("node-1", soon_s()), resolver.resolve("node-2", soon_s()))
 
     assert ["node-1", "node-2"] == names.asked
 
@@ -100,22 +117,225 @@ async def test_each_host_has_its_own_look_up(resolver: Resolver, names: NameServ
 async def test_an_address_is_remembered_until_it_expires(
     resolver: Resolver, names: NameServer, clock: HeldClock
 ) -> None:
-    await resolver.resolve("node-1")
-    names.address = "192.0.2.2"
+    await resolver.resolve("node-1", soon_s())
 
     clock.now_s += TTL_S - 0.1
-    assert "192.0.2.1" == await resolver.resolve("node-1")
+    await resolver.resolve("node-1", soon_s())
+    assert 1 == len(names.asked)
 
     clock.now_s += 0.1
-    assert "192.0.2.2" == await resolver.resolve("node-1")
+    await resolver.resolve("node-1", soon_s())
+    await eventually(lambda: 2 == len(names.asked))
+
+
+async def test_expired_addresses_are_used_until_the_new_ones_are_there(
+    resolver: Resolver, names: NameServer, clock: HeldClock
+) -> None:
+    await resolver.resolve("node-1", soon_s())
+    names.addresses = ["192.0.2.2"]
+    names.gate.clear()
+    clock.now_s += TTL_S
+
+    for _ in range(10):
+        assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
+    await eventually(lambda: 2 == len(names.asked))
+    names.gate.set()
+
+    async def is_new() -> bool:
+        return ("192.0.2.2",) == await resolver.resolve("node-1", soon_s())
+
+    await eventually(is_new)
     assert 2 == len(names.asked)
+
+
+async def test_a_name_server_that_fails_takes_no_known_address_away(
+    resolver: Resolver, names: NameServer, clock: HeldClock
+) -> None:
+    await resolver.resolve("node-1", soon_s())
+    names.error = UNKNOWN_NAME
+    clock.now_s += TTL_S
+
+    async def asked_twice_more() -> bool:
+        clock.now_s += RETRY_S
+        assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
+        return len(names.asked) >= 3
+
+    await eventually(asked_twice_more)
+
+
+async def test_a_failed_renewal_is_not_tried_again_at_once(
+    resolver: Resolver, names: NameServer, clock: HeldClock
+) -> None:
+    await resolver.resolve("node-1", soon_s())
+    names.error = UNKNOWN_NAME
+    clock.now_s += TTL_S
+    await resolver.resolve("node-1", soon_s())
+    await eventually(lambda: "0 look-ups under way" in repr(resolver))
+
+    clock.now_s += RETRY_S - 0.1
+    await resolver.resolve("node-1", soon_s())
+    assert ["node-1"] * 2 == names.asked
+
+
+async def test_a_host_that_nobody_asked_for_lately_is_forgotten(
+    resolver: Resolver, names: NameServer, clock: HeldClock
+) -> None:
+    await resolver.resolve("node-1", soon_s())
+    await resolver.resolve("node-2", soon_s())
+    clock.now_s += FORGET_S
+    await resolver.resolve("node-2", soon_s())
+    clock.now_s += 0.1
+    names.addresses = ["192.0.2.2"]
+
+    assert ("192.0.2.2",) == await resolver.resolve("node-1", soon_s())
+    assert ("192.0.2.1",) == await resolver.resolve("node-2", soon_s())
+
+
+async def test_forgotten_hosts_take_no_memory(
+    resolver: Resolver, names: NameServer, clock: HeldClock
+) -> None:
+    for i in range(50):
+        await resolver.resolve(f"node-{i}", soon_s())
+        clock.now_s += FORGET_S / 4
+
+    assert "<Resolver: 5 hosts known, 0 look-ups under way, 0 waiting>" == repr(resolver)
+
+
+async def test_a_host_has_all_its_addresses_ipv4_first_and_each_once(
+    resolver: Resolver, names: NameServer
+) -> None:
+    names.addresses = ["::1", "192.0.2.9", "::1", "2001:db8::5", "192.0.2.1", "192.0.2.9"]
+
+    found = await resolver.resolve("node-1", soon_s())
+
+    assert ("192.0.2.9", "192.0.2.1", "::1", "2001:db8::5") == found
+
+
+async def test_a_host_has_no_more_than_eight_addresses(
+    resolver: Resolver, names: NameServer
+) -> None:
+    names.addresses = [f"192.0.2.{i}" for i in range(100)]
+
+    assert tuple(names.addresses[:8]) == await resolver.resolve("node-1", soon_s())
+
+
+async def test_localhost_gives_the_ipv4_address_first(resolver: Resolver) -> None:
+    assert "127.0.0.1" == (await resolver.resolve("localhost", soon_s()))[0]
+
+
+async def test_a_resolver_that_hangs_is_reported_as_such_at_the_deadline(
+    resolver: Resolver, names: NameServer
+) -> None:
+    names.gate.clear()
+
+    with pytest.raises(PollError, match=r"cannot resolve node-1: .* no answer in time") as caught:
+        await resolver.resolve("node-1", soon_s(0.05))
+
+    assert Outcome.UNRESOLVED == caught.value.outcome
+
+
+async def test_one_deadline_does_not_end_the_look_up_for_the_others(
+    resolver: Resolver, names: NameServer
+) -> None:
+    names.gate.clear()
+    patient = asyncio.create_task(resolver.resolve("node-1", soon_s()))
+    with pytest.raises(PollError):
+        await resolver.resolve("node-1", soon_s(0.05))
+    names.gate.set()
+
+    assert ("192.0.2.1",) == await patient
+    assert ["node-1"] == names.asked
+
+
+async def test_a_few_names_are_looked_up_at_once_and_the_others_wait_in_order(
+    resolver: Resolver, names: NameServer
+) -> None:
+    names.gate.clear()
+    hosts = [f"node-{i}" for i in range(3 * MAX_THREADS)]
+    asking = [asyncio.create_task(resolver.resolve(host, soon_s())) for host in hosts]
+    await eventually(lambda: len(names.asked) >= MAX_THREADS)
+
+    assert hosts[:MAX_THREADS] == names.asked
+    assert f"{MAX_THREADS} look-ups under way, {2 * MAX_THREADS} waiting" in repr(resolver)
+    assert MAX_THREADS == len(resolver_threads())
+    names.gate.set()
+    await asyncio.gather(*asking)
+    assert set(hosts) == set(names.asked)
+
+
+async def test_a_machine_without_a_thread_to_spare_is_a_failure_like_others(
+    resolver: Resolver, names: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(PollError, match="cannot resolve node-1: can't start new thread"):
+            await resolver.resolve("node-1", soon_s())
+
+    assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
+
+
+HANGS = """
+import asyncio, socket, time
+import uvloop
+from exporter.clock import SystemClock
+from exporter.errors import PollError
+from exporter.resolver import Resolver
+
+socket.getaddrinfo = lambda *_, **__: time.sleep(20)
+
+async def main():
+    resolver = Resolver(SystemClock())
+    try:
+        await resolver.resolve("node-1", asyncio.get_running_loop().time() + 0.1)
+    except PollError as error:
+        print(error.outcome)
+    await resolver.close()
+
+{run}(main())
+"""
+
+
+@pytest.mark.parametrize("run", ["uvloop.run", "asyncio.run"])
+def test_a_process_ends_without_a_look_up_that_hangs(run: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGS.format(run=run)],
+        timeout=5,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (0, "unresolved\n", "") == (ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_an_answer_after_the_loop_has_closed_goes_unheard(
+    names: NameServer, clock: HeldClock
+) -> None:
+    """A thread that raised would make pytest fail the test."""
+    names.gate.clear()
+
+    async def give_up() -> None:
+        resolver = Resolver(clock)
+        with pytest.raises(PollError):
+            await resolver.resolve("node-1", soon_s(0.05))
+        await resolver.close()
+
+    asyncio.run(give_up())
+    names.gate.set()
+
+    for thread in resolver_threads():
+        thread.join(timeout=5)
+    assert [] == resolver_threads()
 
 
 async def test_a_failure_says_which_name_and_why(resolver: Resolver, names: NameServer) -> None:
     names.error = UNKNOWN_NAME
 
     with pytest.raises(PollError, match="cannot resolve node-1: Name or service") as caught:
-        await resolver.resolve("node-1")
+        await resolver.resolve("node-1", soon_s())
 
     assert Outcome.UNRESOLVED == caught.value.outcome
 
@@ -123,17 +343,17 @@ async def test_a_failure_says_which_name_and_why(resolver: Resolver, names: Name
 async def test_a_failure_is_not_remembered(resolver: Resolver, names: NameServer) -> None:
     names.error = UNKNOWN_NAME
     with pytest.raises(PollError):
-        await resolver.resolve("node-1")
+        await resolver.resolve("node-1", soon_s())
     names.error = None
 
-    assert "192.0.2.1" == await resolver.resolve("node-1")
+    assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
 
 
 async def test_all_who_wait_see_the_failure(resolver: Resolver, names: NameServer) -> None:
     names.error = UNKNOWN_NAME
 
     failures = await asyncio.gather(
-        *[resolver.resolve("node-1") for _ in range(10)], return_exceptions=True
+        *[resolver.resolve("node-1", soon_s()) for _ in range(10)], return_exceptions=True
     )
 
     assert {PollError} == {type(failure) for failure in failures}
@@ -146,7 +366,7 @@ async def test_a_name_that_cannot_be_a_name_is_a_failure_like_others(
 ) -> None:
     """The system's resolver raises a UnicodeError for it; no such name goes onto the network."""
     with pytest.raises(PollError, match="cannot resolve") as caught:
-        await resolver.resolve(host)
+        await resolver.resolve(host, soon_s())
 
     assert Outcome.UNRESOLVED == caught.value.outcome
 
@@ -155,15 +375,15 @@ async def test_one_who_gives_up_does_not_end_the_look_up_for_the_others(
     resolver: Resolver, names: NameServer
 ) -> None:
     names.gate.clear()
-    impatient = asyncio.create_task(resolver.resolve("node-1"))
-    patient = asyncio.create_task(resolver.resolve("node-1"))
+    impatient = asyncio.create_task(resolver.resolve("node-1", soon_s()))
+    patient = asyncio.create_task(resolver.resolve("node-1", soon_s()))
     await eventually(lambda: names.asked)
 
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     names.gate.set()
 
-    assert "192.0.2.1" == await patient
+    assert ("192.0.2.1",) == await patient
     assert ["node-1"] == names.asked
 
 
@@ -171,22 +391,21 @@ async def test_a_failure_that_nobody_waited_for_is_not_remembered_either(
     resolver: Resolver, names: NameServer
 ) -> None:
     names.gate.clear()
-    impatient = asyncio.create_task(resolver.resolve("node-1"))
+    impatient = asyncio.create_task(resolver.resolve("node-1", soon_s()))
     await eventually(lambda: names.asked)
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     names.error = UNKNOWN_NAME
     names.gate.set()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await eventually(lambda: "0 look-ups under way" in repr(resolver))
     names.error = None
 
-    assert "192.0.2.1" == await resolver.resolve("node-1")
+    assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
 
 
 async def test_closing_gives_up_what_is_under_way(resolver: Resolver, names: NameServer) -> None:
     names.gate.clear()
-    asking = asyncio.create_task(resolver.resolve("node-1"))
+    asking = asyncio.create_task(resolver.resolve("node-1", soon_s()))
     await eventually(lambda: names.asked)
 
     await resolver.close()

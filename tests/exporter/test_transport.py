@@ -14,7 +14,7 @@ from exporter.connection import Bounds, Deadlines
 from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Target
 from exporter.resolver import Resolver
-from exporter.transport import Channel, Wire
+from exporter.transport import ONE_BY_ONE_POLLS, Channel, Wire
 from tests.exporter.servers import (
     Handler,
     answering,
@@ -237,6 +237,99 @@ async def test_unasked_bytes_are_not_taken_for_an_answer(wire: Wire) -> None:
         assert not channel.is_open
 
 
+async def test_bytes_that_come_later_unasked_close_the_connection(wire: Wire) -> None:
+    sent = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(response() + response())
+        await sent.wait()
+        writer.write(response(b"poison"))
+        await reader.read()
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon())
+        assert channel.is_open
+        sent.set()
+        await eventually(lambda: not channel.is_open)
+
+
+async def test_a_kept_connection_that_hangs_is_not_asked_a_second_time(wire: Wire) -> None:
+    """Only a connection that closed deserves another try; a hang has used up the time."""
+    n_connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal n_connections
+        n_connections += 1
+        await reader.read(4096)
+        writer.write(response() + response())
+        await reader.read(4096)
+        await reader.read()
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon())
+        answers = await channel.ask(BOTH, soon(0.1, 5.0))
+
+    assert [Outcome.TIMEOUT] * 2 == [_outcome(answer) for answer in answers.values()]
+    assert 1 == n_connections
+
+
+async def test_one_by_one_a_slow_second_answer_has_the_whole_time(wire: Wire) -> None:
+    n_requests = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal n_requests
+        while await reader.read(4096):
+            n_requests += 1
+            await asyncio.sleep(0.3 if n_requests == 3 else 0.0)
+            writer.write(response())
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon(0.1, 0.2))  # answers one of two: from now on one by one
+        answers = await channel.ask(BOTH, soon(0.2, 5.0))
+        channel.close()
+
+    assert [Answer(200, b"ok")] * 2 == list(answers.values())
+
+
+async def test_pipelining_is_tried_again_after_a_while(wire: Wire) -> None:
+    requests: list[bytes] = []
+    is_slow = True
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := await reader.read(4096):
+            requests.append(request)
+            n = request.count(b"GET ")
+            writer.write(response() * (1 if is_slow else n))
+
+    async with serving(handle) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon(0.1, 0.2))
+        is_slow = False
+        for _ in range(ONE_BY_ONE_POLLS + 1):
+            await channel.ask(BOTH, soon())
+        channel.close()
+
+    assert 1 == requests[1].count(b"GET ")
+    assert 2 == requests[-1].count(b"GET ")
+
+
+async def test_where_slots_are_few_a_kept_connection_is_not_used_at_once(wire: Wire) -> None:
+    async with serving(answering(BODIES)) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon())
+        wire.slots = asyncio.Semaphore(1)
+
+        assert not channel.ask_now(BOTH, soon(), print)
+        await channel.ask(BOTH, soon())
+        assert not channel.is_open
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
+
 REFUSALS: dict[str, tuple[Handler, Outcome]] = {
     "not HTTP": (saying(b"\x00\xffnonsense\r\n\r\n"), Outcome.MALFORMED),
     "an upgrade": (saying(b"HTTP/1.1 101 Up\r\nUpgrade: x\r\n\r\n"), Outcome.MALFORMED),
@@ -246,6 +339,14 @@ REFUSALS: dict[str, tuple[Handler, Outcome]] = {
     "a body too large": (saying(response(b"x" * 5001)), Outcome.TOO_LARGE),
     "an endless body": (
         saying(b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 1000] * 6, then_close=False),
+        Outcome.TOO_LARGE,
+    ),
+    "endless trailers": (
+        saying(CHUNKED + b"X: ", *[b"x" * 4000] * 8, then_close=False),
+        Outcome.TOO_LARGE,
+    ),
+    "endless interim answers": (
+        saying(*[b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100] * 20, then_close=False),
         Outcome.TOO_LARGE,
     ),
     "an endless header": (

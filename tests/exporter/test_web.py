@@ -485,16 +485,27 @@ def web_of(polled: Polled) -> Web:
 
 
 async def test_a_taken_port_is_refused_with_the_setting_that_helps(taken_port: int) -> None:
-    expected = rf"cannot listen on 127\.0\.0\.1:{taken_port}: .*in use.*--web\.listen-address"
+    what = f"cannot listen on 127.0.0.1:{taken_port}: Address already in use"
+    expected = re.escape(f"{what}; choose another --web.listen-address")
     async with polling() as polled:
         with pytest.raises(ExporterError, match=expected):
             await web_of(polled).start("127.0.0.1", taken_port)
 
 
 async def test_an_address_of_another_machine_is_refused() -> None:
+    expected = r"cannot listen on \[2001:db8::1\]:80: Cannot assign requested address; "
     async with polling() as polled:
-        with pytest.raises(ExporterError, match=r"cannot listen on \[2001:db8::1\]:80: "):
+        with pytest.raises(ExporterError, match=expected):
             await web_of(polled).start("2001:db8::1", 80)
+
+
+async def test_a_host_without_an_address_is_refused_in_the_resolvers_words() -> None:
+    async with polling() as polled:
+        with pytest.raises(ExporterError) as caught:
+            await web_of(polled).start("no such host", 80)
+
+    assert str(caught.value).startswith("cannot listen on no such host:80: ")
+    assert "nknown error" not in str(caught.value)
 
 
 async def test_an_empty_host_is_every_interface() -> None:

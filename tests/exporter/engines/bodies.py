@@ -65,3 +65,13 @@ OLLAMA_FOREIGN_HOST = Answer(403, b"")
 FLEET_OK = Answer(200, b'{"status":"ok"}')
 FLEET_METRICS = Answer(200, b'{"tokens_per_second":41.7,"latency_p99":0.089,"error_count":3}')
 HTML = Answer(200, b"<!doctype html><html><body>Welcome to nginx!</body></html>")
+HAPROXY_BACKEND_DEAD = Answer(
+    503,
+    b"<html><body><h1>503 Service Unavailable</h1>\n"
+    b"No server is available to handle this request.\n</body></html>\n",
+)
+
+
+def nested(head: bytes) -> bytes:
+    """Return a JSON object that begins with `head` and goes on deeper than any reader follows."""
+    return head + b'"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"

@@ -17,6 +17,7 @@ from tests.exporter.engines.bodies import (
     OLLAMA_FOREIGN_HOST,
     OLLAMA_NOT_FOUND,
     OLLAMA_VERSION,
+    nested,
 )
 
 GONE = PollError(Outcome.REFUSED, "refused")
@@ -67,6 +68,24 @@ def test_what_is_not_recognised_says_what_it_did(case: str) -> None:
     verdict = auto.unrecognised(probed(*answers))
     assert expected == verdict.outcome
     assert verdict.detail
+
+
+def test_what_two_pages_said_is_quoted_short() -> None:
+    chatty = Answer(404, b"x" * 5_000)
+
+    verdict = auto.unrecognised(probed(chatty, chatty, chatty, chatty))
+
+    assert "/health" in verdict.detail
+    assert "/api/version" in verdict.detail
+    assert len(verdict.detail) <= 250
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_answers_nested_without_end_are_no_known_servers(status: int) -> None:
+    answers = probed(*[Answer(status, nested(b"{"))] * 4)
+
+    assert auto.recognise(answers) is None
+    assert Outcome.OK is not auto.unrecognised(answers).outcome
 
 
 def test_an_unknown_server_with_a_good_health_is_healthy_without_figures() -> None:

@@ -8,14 +8,21 @@ import pytest
 from exporter.catalogue import BOUNDARIES_S
 from exporter.engines import fleet
 from exporter.errors import PollError
-from exporter.model import Answer, Outcome, Values, Verdict
-from tests.exporter.engines.bodies import FLEET_METRICS, FLEET_OK, HTML, LLAMACPP_LOADING
+from exporter.model import NO_VALUES, Answer, Outcome, Values, Verdict
+from tests.exporter.engines.bodies import (
+    FLEET_METRICS,
+    FLEET_OK,
+    HAPROXY_BACKEND_DEAD,
+    HTML,
+    LLAMACPP_LOADING,
+    nested,
+)
 
 ENGINE = fleet.engine()
 
 
 def read(metrics: Answer | PollError, health: Answer | PollError = FLEET_OK) -> Verdict:
-    return ENGINE.read({fleet.HEALTH: health, fleet.METRICS: metrics})
+    return ENGINE.read({"/health": health, fleet.METRICS: metrics})
 
 
 def read_body(**body: Any) -> Verdict:
@@ -67,7 +74,7 @@ def test_latency_in_milliseconds_becomes_seconds() -> None:
     engine = fleet.engine(latency_unit_s=0.001)
 
     verdict = engine.read(
-        {fleet.HEALTH: FLEET_OK, fleet.METRICS: Answer(200, b'{"latency_p99":89.0}')}
+        {"/health": FLEET_OK, fleet.METRICS: Answer(200, b'{"latency_p99":89.0}')}
     )
 
     assert 0.089 == pytest.approx(verdict.values.latency_p99_s)
@@ -81,6 +88,16 @@ def test_errors_by_type_and_what_only_the_count_has() -> None:
 
 def test_errors_by_type_that_make_up_the_count_leave_nothing_unspecified() -> None:
     assert (("oom", 4.0),) == values(error_count=4, errors={"oom": 4}).errors_total
+
+
+def test_no_errors_told_as_an_empty_object_is_a_count_of_zero() -> None:
+    """So a restart is seen in the counts of the types known before."""
+    assert (("unspecified", 0.0),) == values(tokens_per_second=1, errors={}).errors_total
+    assert (("unspecified", 2.0),) == values(error_count=2, errors={}).errors_total
+
+
+def test_the_largest_amount_that_can_be_counted_is_taken() -> None:
+    assert 2.0**53 == values(generated_tokens_total=2**53, error_count=0).generated_tokens_total
 
 
 def test_a_histogram_with_our_boundaries_is_taken() -> None:
@@ -112,6 +129,15 @@ def test_a_histogram_without_one_of_our_boundaries_is_refused_by_name() -> None:
     assert "0.15" in verdict.metrics_detail
 
 
+def test_a_boundary_that_is_no_number_is_quoted_printable_and_short() -> None:
+    hostile = {"\x1b[31m" + "\U0001f4a9\n" * 10_000: 1.0}
+
+    verdict = read_body(error_count=0, request_duration_seconds={"buckets": hostile, "sum": 1})
+
+    assert "?[31m" in verdict.metrics_detail
+    assert len(verdict.metrics_detail) <= 250
+
+
 BAD_METRICS: dict[str, tuple[Answer | PollError, Outcome]] = {
     "missing": (Answer(404, b""), Outcome.HTTP_STATUS),
     "broken off": (PollError(Outcome.CLOSED, "gone"), Outcome.CLOSED),
@@ -130,6 +156,19 @@ BAD_METRICS: dict[str, tuple[Answer | PollError, Outcome]] = {
         Outcome.BAD_BODY,
     ),
     "HTML": (HTML, Outcome.BAD_BODY),
+    "nested without end": (Answer(200, nested(b'{"error_count":1,')), Outcome.BAD_BODY),
+    "an amount beyond counting": (Answer(200, b'{"tokens_per_second":1e300}'), Outcome.BAD_BODY),
+    "an error count beyond counting": (Answer(200, b'{"error_count":1e16}'), Outcome.BAD_BODY),
+    "a type's count beyond counting": (
+        Answer(200, b'{"error_count":1,"errors":{"oom":1e16}}'),
+        Outcome.BAD_BODY,
+    ),
+    "error types without end": (
+        Answer(
+            200, json.dumps({"error_count": 1, "errors": {str(n): 1 for n in range(1001)}}).encode()
+        ),
+        Outcome.BAD_BODY,
+    ),
 }
 
 
@@ -141,7 +180,7 @@ def test_bad_figures_leave_the_instance_healthy_and_say_why(case: str) -> None:
 
     assert (Outcome.OK, expected) == (verdict.outcome, verdict.metrics_outcome)
     assert verdict.metrics_detail
-    assert Values() == verdict.values
+    assert verdict.values is NO_VALUES
 
 
 HEALTH: dict[str, tuple[Answer | PollError, Outcome]] = {
@@ -150,7 +189,13 @@ HEALTH: dict[str, tuple[Answer | PollError, Outcome]] = {
     "a word": (Answer(200, b"OK\n"), Outcome.OK),
     "true": (Answer(200, b"true"), Outcome.OK),
     "an object without a status": (Answer(200, b'{"uptime":1}'), Outcome.OK),
+    "nested without end": (Answer(200, nested(b'{"status":"ok",')), Outcome.BAD_BODY),
     "503": (LLAMACPP_LOADING, Outcome.LOADING),
+    "503 with nothing": (Answer(503, b""), Outcome.LOADING),
+    "503 and loading": (Answer(503, b"Loading model\n"), Outcome.LOADING),
+    "503 and a status": (Answer(503, b'{"status":"loading"}'), Outcome.LOADING),
+    "503 of a proxy whose backend is dead": (HAPROXY_BACKEND_DEAD, Outcome.HTTP_STATUS),
+    "503 nested without end": (Answer(503, nested(b"{")), Outcome.HTTP_STATUS),
     "loading, said with 200": (Answer(200, b'{"status":"loading model"}'), Outcome.LOADING),
     "false": (Answer(200, b"false"), Outcome.BAD_BODY),
     "status error": (Answer(200, b'{"status":"error"}'), Outcome.BAD_BODY),
@@ -179,4 +224,4 @@ def test_what_an_instance_said_is_quoted_printable_and_short() -> None:
     verdict = read(FLEET_METRICS, Answer(500, b"line\nfeed\x1b[31m" + b"x" * 500))
 
     assert "line?feed?[31m" in verdict.detail
-    assert len(verdict.detail) < 300
+    assert len(verdict.detail) <= 250

@@ -12,6 +12,7 @@ from tests.exporter.engines.bodies import (
     LLAMACPP_NO_METRICS,
     LLAMACPP_OK,
     LLAMACPP_PROPS,
+    nested,
 )
 
 read = llamacpp.ENGINE.read
@@ -47,6 +48,40 @@ def test_without_an_alias_the_models_file_name_counts() -> None:
     assert ("gemma.gguf",) == values.models
 
 
+def test_names_are_cut_to_what_a_label_may_hold() -> None:
+    props = Answer(200, b'{"model_alias":"%b","build_info":"%b"}' % (b"m" * 9_999, b"b" * 9_999))
+
+    values = read({"/health": LLAMACPP_OK, "/metrics": METRICS, "/props": props}).values
+
+    assert (("m" * 256,), "b" * 64) == (values.models, values.version)
+
+
+def test_of_a_counter_that_stands_there_repeatedly_the_last_counts() -> None:
+    page = b"llamacpp:tokens_predicted_total 1\n" * 20_000 + b"llamacpp:tokens_predicted_total 2 99"
+
+    values = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)}).values
+
+    assert 2.0 == values.generated_tokens_total
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_a_counter_on_the_first_line_is_found(line_end: bytes) -> None:
+    page = b"llamacpp:tokens_predicted_total 1" + line_end + b"# HELP more" + line_end
+
+    values = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)}).values
+
+    assert 1.0 == values.generated_tokens_total
+
+
+def test_a_value_that_is_none_is_quoted_printable_and_short() -> None:
+    page = b"llamacpp:tokens_predicted_total \x1b[31m" + b"\xff" * 10_000
+
+    verdict = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)})
+
+    assert "?[31m" in verdict.metrics_detail
+    assert len(verdict.metrics_detail) <= 250
+
+
 def test_a_server_that_loads_its_model_is_loading() -> None:
     answers = dict.fromkeys(("/health", "/metrics", "/props"), LLAMACPP_LOADING)
 
@@ -70,6 +105,9 @@ def test_metrics_not_switched_on_leave_it_healthy_and_say_so() -> None:
         b"llamacpp:tokens_predicted_total NaN",
         b"llamacpp:tokens_predicted_total -1",
         b"llamacpp:tokens_predicted_total +Inf",
+        b"llamacpp:tokens_predicted_total 1e16",
+        b"xllamacpp:tokens_predicted_total 1",
+        b"llamacpp:tokens_predicted_total_more 1",
     ],
 )
 def test_a_page_without_usable_counters_leaves_it_healthy(page: bytes) -> None:
@@ -79,7 +117,13 @@ def test_a_page_without_usable_counters_leaves_it_healthy(page: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "props", [Answer(401, b""), Answer(200, b"\xff"), PollError(Outcome.TIMEOUT, "late")]
+    "props",
+    [
+        Answer(401, b""),
+        Answer(200, b"\xff"),
+        Answer(200, nested(b"{")),
+        PollError(Outcome.TIMEOUT, "late"),
+    ],
 )
 def test_guarded_or_broken_props_cost_nothing_but_the_name(props: Answer | PollError) -> None:
     verdict = read({"/health": LLAMACPP_OK, "/metrics": METRICS, "/props": props})

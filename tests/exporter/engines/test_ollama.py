@@ -12,6 +12,7 @@ from tests.exporter.engines.bodies import (
     OLLAMA_NOTHING_LOADED,
     OLLAMA_ROOT,
     OLLAMA_VERSION,
+    nested,
 )
 
 read = ollama.ENGINE.read
@@ -44,6 +45,14 @@ def test_a_foreign_host_is_told_as_what_it_is() -> None:
     assert "IP address" in verdict.detail
 
 
+def test_a_version_nested_without_end_costs_nothing_but_the_version() -> None:
+    version = Answer(200, nested(b'{"version":"1",'))
+
+    verdict = read({"/": OLLAMA_ROOT, "/api/ps": OLLAMA_LOADED, "/api/version": version})
+
+    assert (("g270:latest",), None) == (verdict.values.models, verdict.values.version)
+
+
 @pytest.mark.parametrize("answer", [HTML, Answer(200, b""), Answer(200, b"\xff")])
 def test_another_server_is_not_healthy(answer: Answer) -> None:
     assert Outcome.BAD_BODY == read({"/": answer, "/api/ps": OLLAMA_LOADED}).outcome
@@ -60,6 +69,7 @@ def test_an_unreachable_server_says_why() -> None:
     [
         (Answer(200, b"{"), Outcome.BAD_BODY),
         (Answer(200, b'{"models":[{}]}'), Outcome.BAD_BODY),
+        (Answer(200, nested(b'{"models":[],')), Outcome.BAD_BODY),
         (Answer(500, b""), Outcome.HTTP_STATUS),
         (PollError(Outcome.TIMEOUT, "late"), Outcome.TIMEOUT),
     ],

@@ -225,6 +225,21 @@ def test_one_id_at_two_places_names_both() -> None:
     assert f"{NAME}[2]: id 'a' is also at {NAME}[0]; " in problem
 
 
+@pytest.mark.parametrize("bad_at", [0, 1])
+def test_an_id_is_told_to_stand_twice_even_where_an_address_is_bad(bad_at: int) -> None:
+    entries = [entry("a"), entry("a")]
+    entries[bad_at]["url"] = "h:1"
+
+    address, repeated = problems(*entries)
+
+    assert f"{NAME}[{bad_at}]: url must begin with http://" in address
+    assert f"{NAME}[1]: id 'a' is also at {NAME}[0]; " in repeated
+
+
+def test_entries_with_bad_addresses_and_without_ids_are_not_one_id_twice() -> None:
+    assert 3 == len(problems({"url": "h:1"}, {"url": "h:1", "id": ""}, {"url": "h:1", "id": None}))
+
+
 def test_two_entries_without_an_id_at_one_address_are_one_id_twice() -> None:
     (problem,) = problems({"url": "http://h:1/a"}, {"url": "http://h:1/b"})
 

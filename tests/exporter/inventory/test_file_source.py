@@ -125,7 +125,7 @@ async def test_a_file_without_permission_fails(path: Path) -> None:
 
 async def test_a_file_may_be_as_large_as_the_limit_but_no_larger(path: Path) -> None:
     assert b"[1]" == await source(path, max_body_bytes=3).read()
-    with pytest.raises(SourceError, match=r"is larger than 2 bytes .*; raise the limit"):
+    with pytest.raises(SourceError, match=r"is larger than 2 bytes .*; split it"):
         await source(path, max_body_bytes=2).read()
 
 

@@ -102,9 +102,10 @@ def test_what_is_no_json_list_is_refused_with_the_reason(body: bytes, message: s
     ("body", "message"),
     [
         (b"- a\n- [", "is not valid YAML"),
-        (b"- a: b: c", "f:1: is not valid YAML: mapping values are not allowed"),
+        (b"- a: b: c", "f:1: is not valid YAML at column 7: mapping values are not allowed"),
+        (b'- a\n- "\x01"', "f:2: is not valid YAML at column 4: "),
         (b'- "\x01"', "characters are not allowed"),
-        (b"\x00\x01", "is not valid YAML"),
+        (b"\x00\x01", "f:1: is not valid YAML at column 1: "),
         (b"word", "f:1: expected a list of instances"),
         (b"# nothing", "expected a list of instances"),
         (b"a:\n", "f:1: unknown key 'a' beside the list"),

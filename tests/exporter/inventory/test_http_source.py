@@ -110,7 +110,9 @@ async def test_a_body_may_be_as_large_as_the_limit_but_no_larger(server: Invento
 
     async with reading(server.url, max_body_bytes=300_000) as source:
         assert b"x" * 300_000 == await source.read()
-    assert "sent more than 299,999 bytes" in await refusal(server.url, max_body_bytes=299_999)
+    refused = await refusal(server.url, max_body_bytes=299_999)
+    assert "sent more than 299,999 bytes" in refused
+    assert "give each as an --inventory of its own" in refused
 
 
 async def test_a_body_that_breaks_off_is_a_failure(server: InventoryServer) -> None:

@@ -119,6 +119,16 @@ def test_a_taken_port_is_named_with_the_option_that_helps(environment: dict[str,
         assert f"{port}" in ended.stderr
         assert option in ended.stderr
         assert "Traceback" not in ended.stderr
+        assert "Address already in use; choose another with" in ended.stderr
+
+
+def test_a_host_that_does_not_exist_is_told(environment: dict[str, str]) -> None:
+    ended = _run(environment, "--control.listen-address", "nowhere.invalid:0")
+
+    assert 1 == ended.returncode
+    assert "cannot listen on nowhere.invalid:0" in ended.stderr
+    assert "Unknown error" not in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -129,6 +139,7 @@ def test_a_taken_port_is_named_with_the_option_that_helps(environment: dict[str,
         (["--hardware", "abacus=1"], "epyc-9654"),
         (["--instances", "0"], "1 to"),
         (["--control.listen-address", "nowhere"], "HOST:PORT"),
+        (["--control.listen-address", ":11451"], "names no host: write 127.0.0.1:11451"),
         (["--listen-port", "99999"], "65535"),
         (["--instanses", "3"], "--instances"),
     ],

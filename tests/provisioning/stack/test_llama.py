@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import aiohttp
 import pytest
 
 from provisioning.stack import llama
-from provisioning.stack.errors import ExtraError
+from provisioning.stack.errors import ExtraError, ModelError
 from tests.conftest import StartLlamaServer
 
 
@@ -75,13 +76,13 @@ class _ModelPackage:
 
     def __init__(self) -> None:
         self.n_assembled = 0
-        self.fails = False
+        self.failure: Exception | None = None
 
     def assemble(self, path: Path) -> Path:
         self.n_assembled += 1
         path.write_bytes(b"GGUF")
-        if self.fails:
-            raise ValueError("part 3 is damaged")
+        if self.failure is not None:
+            raise self.failure
         return path
 
 
@@ -105,9 +106,30 @@ def test_the_model_is_put_together_once(tmp_path: Path, model_package: _ModelPac
 def test_a_model_that_could_not_be_put_together_leaves_no_file(
     tmp_path: Path, model_package: _ModelPackage
 ) -> None:
-    model_package.fails = True
+    model_package.failure = ValueError("part 3 is damaged")
 
     with pytest.raises(ValueError, match="damaged"):
+        llama.model_file({"XDG_CACHE_HOME": str(tmp_path)})
+
+    assert [] == list((tmp_path / "ollama-fleet/models").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
+    tmp_path: Path, model_package: _ModelPackage
+) -> None:
+    cache = tmp_path / "file"
+    cache.touch()
+
+    with pytest.raises(ModelError, match=rf"{cache}/ollama-fleet/models: .*XDG_CACHE_HOME"):
+        llama.model_file({"XDG_CACHE_HOME": str(cache)})
+
+
+def test_a_full_disk_is_told_and_leaves_no_part_of_the_model(
+    tmp_path: Path, model_package: _ModelPackage
+) -> None:
+    model_package.failure = OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ModelError, match="No space left on device; make room for 250 MB"):
         llama.model_file({"XDG_CACHE_HOME": str(tmp_path)})
 
     assert [] == list((tmp_path / "ollama-fleet/models").iterdir())

@@ -189,6 +189,17 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_variable_that_moves_it
         programs.locate("etcd", tmp_path / "file" / "programs", say=said.append)
 
 
+def test_a_package_that_cannot_be_put_into_its_place_is_told_with_the_variable_that_moves_it(
+    system: System, locate: Callable[[str], Path], tmp_path: Path
+) -> None:
+    system.has_apt("usr/bin/etcd")
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/etcd-server").symlink_to("nowhere")  # a folder cannot replace it
+
+    with pytest.raises(ProgramError, match=r"cannot write to .*OLLAMA_FLEET_PROGRAMS_DIR"):
+        locate("etcd")
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

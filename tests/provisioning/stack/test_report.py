@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
+import pytest
 import yaml
 
 from provisioning.stack import commands, report
@@ -24,16 +26,35 @@ def test_a_status_reads_as_a_sentence_without_what_there_is_none_of() -> None:
 
 
 def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
-    text = report.for_people(plan, SEEN, {})
+    text = report.for_people(plan, SEEN, has_graph=True)
 
     assert str(SEEN) in text
     for url in (
         "http://127.0.0.1:11440/",
         "http://127.0.0.1:11440/metrics",
         "http://127.0.0.1:11440/instances?status=unhealthy",
+        "http://127.0.0.1:9090/api/v1/query?query=sum+by",
         "http://127.0.0.1:9090/graph?g0.expr=",
     ):
         assert url in text
+
+
+def test_a_page_that_this_prometheus_does_not_have_is_not_named(plan: Plan) -> None:
+    assert "/graph" not in report.for_people(plan, SEEN, has_graph=False)
+
+
+@pytest.mark.parametrize(("n_simulated", "n_killed"), [(3, 3), (20, 20), (1_000, 20)])
+def test_the_break_command_kills_no_more_instances_than_there_are(
+    plan: Plan, n_simulated: int, n_killed: int
+) -> None:
+    words = shlex.split(report.break_command(replace(plan, n_simulated=n_simulated)))
+
+    assert n_killed == json.loads(words[words.index("-d") + 1])["count"]
+
+
+def test_without_simulated_instances_nothing_is_said_about_breaking_them(plan: Plan) -> None:
+    assert "curl" in report.for_people(plan, SEEN, has_graph=True)
+    assert "curl" not in report.for_people(replace(plan, n_simulated=0), SEEN, has_graph=True)
 
 
 def test_the_fault_commands_are_one_shell_line_each_and_hold_no_token(plan: Plan) -> None:
@@ -68,6 +89,13 @@ def test_the_real_servers_inventory_names_engine_node_and_model(plan: Plan) -> N
         "engine": "llamacpp",
     } == first
     assert "llama-server-11461" == second["id"]
+
+
+def test_the_shell_s_options_for_our_commands_do_not_reach_the_children() -> None:
+    kept = {"PATH": "/usr/bin", "OLLAMA_FLEET_PROGRAMS_DIR": "/programs", "OLLAMA_HOST": "gpu-1"}
+    options = {"OLLAMA_FLEET_SHARD": "0/2", "OLLAMA_FLEET_SIMULATE_FAULT": "kill:count=1"}
+
+    assert kept == commands.child_environ(kept | options)
 
 
 def test_the_exporter_reads_both_inventories_and_listens_on_loopback(plan: Plan) -> None:

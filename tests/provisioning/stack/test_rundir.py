@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -49,4 +50,22 @@ def test_a_folder_that_cannot_be_made_is_told_with_the_option(tmp_path: Path) ->
         pytest.raises(RunDirError, match=r"cannot use the run folder .*/file/run.* --run-dir"),
         rundir.claimed(tmp_path / "file" / "run"),
     ):
+        pass
+
+
+def test_a_file_that_cannot_be_written_is_told_with_the_option(tmp_path: Path) -> None:
+    with rundir.claimed(tmp_path) as run_dir:
+        run_dir.real_inventory.mkdir()
+
+        with pytest.raises(RunDirError, match=r"real\.yml\); choose another with --run-dir"):
+            rundir.write(run_dir.real_inventory, "[]")
+
+
+def test_no_room_for_a_temporary_folder_is_told_with_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # as in a folder that root alone writes
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+
+    with pytest.raises(RunDirError, match="--run-dir"), rundir.claimed(None):
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import sys
@@ -89,18 +90,49 @@ async def _until_n_unreachable(exporter_url: str, n: int) -> None:
 
 
 async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_others(
-    prometheus_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OLLAMA_FLEET_CONFIG_FILE", str(tmp_path / "missing.yml"))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "prometheus").write_text("#!/bin/sh\necho the disk is full >&2\nexit 3\n")
+    (programs / "prometheus").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
 
     async with _up(tmp_path) as process:
         _, stderr = await asyncio.wait_for(process.communicate(), 20)
 
     assert 1 == process.returncode
-    assert "exporter ended by itself (exit status" in stderr.decode()
-    assert f"{tmp_path}/exporter.log" in stderr.decode()
-    assert "missing.yml" in stderr.decode()
+    assert "prometheus ended by itself (exit status 3)" in stderr.decode()
+    assert f"{tmp_path}/prometheus.log" in stderr.decode()
+    assert "the disk is full" in stderr.decode()
     assert not _processes_naming(str(tmp_path))
+
+
+async def test_options_of_the_shell_for_other_commands_do_not_reach_the_demo(
+    prometheus_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_FLEET_SHARD", "0/2")
+    monkeypatch.setenv("OLLAMA_FLEET_SIMULATE_FAULT", "kill:count=5")
+
+    async with _up(tmp_path) as process:
+        said = await _ready(process)
+        process.send_signal(signal.SIGINT)
+        assert 0 == await asyncio.wait_for(process.wait(), 20)
+
+    assert (20, 20) == (said["healthy"], said["inventory"])
+
+
+async def test_a_run_folder_that_cannot_be_written_is_told_in_a_sentence(
+    prometheus_binary: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prometheus.yml").mkdir()
+
+    async with _up(tmp_path) as process:
+        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+
+    assert 1 == process.returncode
+    assert "Traceback" not in stderr.decode()
+    assert f"cannot use the run folder {tmp_path}" in stderr.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from exporter.dialling import dial
+
+
+def soon_s(within_s: float = 30.0) -> float:
+    """Return a deadline that only a test which fails reaches."""
+    return asyncio.get_running_loop().time() + within_s
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Listens on 127.0.0.2 only, so that 127.0.0.1 and 127.0.0.3 refuse the same port."""
+    with socket.create_server(("127.0.0.2", 0)) as listening:
+        yield listening
+
+
+@pytest.fixture
+def full() -> Iterator[socket.socket]:
+    """Listens on 127.0.0.2, and is silent: its backlog is taken."""
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as listening:
+        with socket.create_connection(listening.getsockname()):
+            yield listening
+
+
+def port_of(listening: socket.socket) -> int:
+    port: int = listening.getsockname()[1]
+    return port
+
+
+async def test_an_address_that_accepts_is_connected_to(listener: socket.socket) -> None:
+    with closing(await dial(["127.0.0.2"], port_of(listener), soon_s())) as connected:
+        assert listener.getsockname() == connected.getpeername()
+
+
+@pytest.mark.parametrize("refuses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.3"], ["::1"]])
+async def test_the_next_address_is_tried_where_one_fails(
+    refuses: list[str], listener: socket.socket
+) -> None:
+    addresses = [*refuses, "127.0.0.2"]
+
+    with closing(await dial(addresses, port_of(listener), soon_s())) as connected:
+        assert listener.getsockname() == connected.getpeername()
+
+
+async def test_the_next_address_is_tried_where_there_is_no_route(listener: socket.socket) -> None:
+    """Nothing may connect to this address without leave to broadcast, so no packet is sent."""
+    addresses = ["255.255.255.255", "127.0.0.2"]
+
+    with closing(await dial(addresses, port_of(listener), soon_s())) as connected:
+        assert listener.getsockname() == connected.getpeername()
+
+
+async def test_the_first_address_that_accepts_is_the_only_one_connected_to(
+    listener: socket.socket,
+) -> None:
+    with socket.create_server(("127.0.0.3", port_of(listener))) as other:
+        other.setblocking(False)
+        addresses = ["127.0.0.2", "127.0.0.3"]
+        with closing(await dial(addresses, port_of(listener), soon_s())) as connected:
+            assert listener.getsockname() == connected.getpeername()
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+async def test_the_first_error_is_raised_where_all_fail(listener: socket.socket) -> None:
+    addresses = ["127.0.0.1", "255.255.255.255", "127.0.0.3"]
+
+    with pytest.raises(ConnectionRefusedError):
+        await dial(addresses, port_of(listener), soon_s())
+    with pytest.raises(OSError, match=r"Permission denied|unreachable"):
+        await dial(addresses[1:], port_of(listener), soon_s())
+
+
+async def test_silence_takes_all_the_time(full: socket.socket) -> None:
+    port = port_of(full)
+    with socket.create_server(("127.0.0.3", port)) as other:
+        other.setblocking(False)
+        with pytest.raises(TimeoutError):
+            await dial(["127.0.0.2", "127.0.0.3"], port, soon_s(0.1))
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+async def test_the_deadline_is_for_all_addresses_together(full: socket.socket) -> None:
+    deadline_s = soon_s(0.2)
+
+    with pytest.raises(ConnectionRefusedError):
+        await dial(["127.0.0.1", *["127.0.0.2"] * 7], port_of(full), deadline_s)
+
+    assert deadline_s + 0.15 > asyncio.get_running_loop().time()
