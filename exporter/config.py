@@ -119,7 +119,7 @@ def _near(name: str) -> str:
 def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:
     """Return what a YAML file sets, by setting name, and what is wrong with it."""
     try:
-        settings, line_by_name = _parse(_regular_bytes(path), str(path))
+        settings, line_by_name = _parse(_regular_text(path), str(path))
     except InputError as error:
         return {}, list(error.problems)
     problems: list[Problem] = []
@@ -134,27 +134,27 @@ def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:
     return given, problems
 
 
-def _regular_bytes(path: Path) -> bytes:
+def _regular_text(path: Path) -> str:
     """Return what a file holds. A pipe is refused: reading it might never end."""
+    problem = Problem(str(path), "cannot be read: it is not a regular file")
     try:
         if stat.S_ISREG(path.stat().st_mode):
-            return path.read_bytes()
-        fault = "it is not a regular file"
+            return path.read_bytes().decode()
     except OSError as error:
-        fault = error.strerror or str(error)
-    raise InputError(str(path), [Problem(str(path), f"cannot be read: {fault}")])
+        problem = Problem(str(path), f"cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError as error:
+        problem = encoding_problem(error, str(path))
+    raise InputError(str(path), [problem])
 
 
-def _parse(text: bytes, source: str) -> tuple[list[tuple[str, Any]], dict[str, int]]:
+def _parse(text: str, source: str) -> tuple[list[tuple[str, Any]], dict[str, int]]:
     """Return the settings of a YAML text with their dotted names, and the line of each name."""
     try:
-        loader = yaml.SafeLoader(text.decode())
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         line_by_name = dict(_lines("", node))
         document = None if node is None else loader.construct_document(node)
         return list(_flatten("", {} if document is None else document)), line_by_name
-    except UnicodeDecodeError as error:
-        problem = encoding_problem(error, text, source)
     except yaml.YAMLError as error:
         problem = yaml_problem(error, text, source)
     except RecursionError:
@@ -260,14 +260,12 @@ def _check_times(values: Mapping[str, Any], given: Mapping[str, Given | None]) -
         for name in ("poll.interval", "poll.metrics-timeout", "poll.health-timeout")
     )
     if whole_s >= interval_s:
-        helps = (
-            f"lower it as well, for instance --poll.metrics-timeout {_written(interval_s * 0.8)}"
-        )
         place = _first_place(given, "poll.metrics-timeout", "poll.interval")
+        helps = _lower("poll.metrics-timeout", 0.8 * interval_s)
         yield Problem(place, f"{whole} must be shorter than {interval}: {helps}")
     if values["poll_health_timeout"] > whole_s:
-        helps = f"lower it as well, for instance --poll.health-timeout {_written(whole_s * 0.5)}"
         place = _first_place(given, "poll.health-timeout", "poll.metrics-timeout")
+        helps = _lower("poll.health-timeout", 0.5 * whole_s)
         yield Problem(place, f"{health} must not be longer than {whole}: {helps}")
 
 
@@ -283,11 +281,11 @@ def _in_force(name: str, given: Given | None) -> str:
     return f"{name} ({given.texts[0].strip()})"
 
 
-def _written(duration_s: float) -> str:
-    """Return a duration as a setting takes it, to the millisecond."""
-    duration_ms = max(1, int(duration_s * 1000))
-    seconds, rest_ms = divmod(duration_ms, 1000)
-    return f"{duration_ms}ms" if rest_ms else f"{seconds}s"
+def _lower(name: str, duration_s: float) -> str:
+    """Return the advice to lower a setting to a duration, written to the millisecond."""
+    seconds, rest_ms = divmod(max(1, round(1000 * duration_s)), 1000)
+    written = f"{1000 * seconds + rest_ms}ms" if rest_ms else f"{seconds}s"
+    return f"lower it as well, for instance --{name} {written}"
 
 
 def _certificate_fault(path: str) -> str:

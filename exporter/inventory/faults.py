@@ -1,6 +1,6 @@
 """Say where and why a text that somebody wrote cannot be read.
 
-In:   the error of the reader that gave up, the text, and what messages call its source.
+In:   the error of the reader that gave up, and what messages call the text's source.
 Out:  one Problem, on one line, at `fleet.yml:12`. Pure.
 Inventories and the exporter's own configuration are told about in the same words.
 """
@@ -12,9 +12,9 @@ import yaml
 from exporter.errors import Problem
 
 
-def encoding_problem(error: UnicodeDecodeError, text: bytes, source: str) -> Problem:
+def encoding_problem(error: UnicodeDecodeError, source: str) -> Problem:
     """Return the problem of a text that is not UTF-8."""
-    line = text.count(b"\n", 0, error.start) + 1
+    line = error.object.count(b"\n", 0, error.start) + 1
     return Problem(f"{source}:{line}", f"is not UTF-8: {error.reason} at byte {error.start}")
 
 

@@ -51,4 +51,4 @@ def _require_text(text: bytes, source: str) -> None:
     try:
         text.decode()
     except UnicodeDecodeError as error:
-        raise InputError(source, [encoding_problem(error, text, source)]) from error
+        raise InputError(source, [encoding_problem(error, source)]) from error

@@ -151,10 +151,8 @@ def test_the_time_out_that_helps_is_one_that_is_taken() -> None:
     advised = problem.rpartition("--poll.metrics-timeout ")[2]
 
     assert "400ms" == advised
-    assert (
-        0.4
-        == build(short, layer("option", poll__metrics_timeout=advised), ENOUGH).poll_metrics_timeout
-    )
+    config = build(short, layer("option", poll__metrics_timeout=advised), ENOUGH)
+    assert 0.4 == config.poll_metrics_timeout
 
 
 def test_the_health_check_ends_within_the_poll() -> None:
@@ -241,7 +239,7 @@ def test_a_misspelt_variable_is_told_with_what_may_be_meant(name: str, meant: st
         "OLLAMA_FLEET_CONFIG_FILE",
         "OLLAMA_FLEET_PROGRAMS_DIR",
         "OLLAMA_FLEET_SIMULATE_INVENTORY",
-        "OLLAMA_FLEET_SIMULATE_SHARD",
+        "OLLAMA_FLEET_SIMULATE_INVENTORY_REFRESH_INTERVAL",
         # Of Ollama itself, and of a service in Kubernetes.
         *("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_KEEP_ALIVE"),
         *("OLLAMA_FLEET_PORT", "OLLAMA_FLEET_SERVICE_HOST", "OLLAMA_FLEET_SERVICE_PORT"),
@@ -398,9 +396,8 @@ def test_a_value_that_cannot_be_is_refused(file: Path) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.yml"
 
-    assert ({}, [Problem(str(path), "cannot be read: No such file or directory")]) == read_file(
-        path
-    )
+    missing = Problem(str(path), "cannot be read: No such file or directory")
+    assert ({}, [missing]) == read_file(path)
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])

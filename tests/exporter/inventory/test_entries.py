@@ -237,7 +237,9 @@ def test_an_id_is_told_to_stand_twice_even_where_an_address_is_bad(bad_at: int) 
 
 
 def test_entries_with_bad_addresses_and_without_ids_are_not_one_id_twice() -> None:
-    assert 3 == len(problems({"url": "h:1"}, {"url": "h:1", "id": ""}, {"url": "h:1", "id": None}))
+    unnamed = ({"url": "h:1"}, {"url": "h:1", "id": None}, {"url": "h:1", "id": ""})
+
+    assert 6 == len(problems(*unnamed, *unnamed))
 
 
 def test_two_entries_without_an_id_at_one_address_are_one_id_twice() -> None:

@@ -284,16 +284,18 @@ async def test_a_stream_freezes_when_the_instance_hangs() -> None:
             await client.reader.read()
 
 
-@pytest.mark.parametrize("others", [{"stream": False}, {"stream": True}])
+@pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_request_under_way_when_the_process_restarts_is_not_in_the_new_one_s_counters(
-    others: dict[str, object],
+    is_stream: bool,
 ) -> None:
     clock = FakeClock()
     async with running_fleet(FleetSpec(n_instances=1), clock=clock) as fleet:
         state = fleet.fleet.states[0]
         async with connected(fleet) as client:
             asked = asyncio.create_task(
-                client.post("/api/generate", _ask(fleet, options={"num_predict": 20}, **others))
+                client.post(
+                    "/api/generate", _ask(fleet, options={"num_predict": 20}, stream=is_stream)
+                )
             )
             await eventually(lambda: state.n_generating == 1)
             clock.now_s += 60
