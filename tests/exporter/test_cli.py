@@ -114,11 +114,11 @@ def test_all_problems_are_named_at_once_with_their_places(tmp_path: Path) -> Non
     )
 
     assert [
-        f"{file}: poll.intervall: unknown key; did you mean poll.interval?",
+        f"{file}:2: poll.intervall: unknown key; did you mean poll.interval?",
         "--poll.interval: is not a duration such as 500ms, 10s or 1m30s: 'soon'",
         "--shard: shard 2/2 does not exist: shards of 2 are counted from 0",
         "OLLAMA_FLEET_METRICS_PER_INSTANCE: is neither true nor false: 'perhaps'",
-        f"{file}: log.level: is none of debug, info, warning, error: 'loud'",
+        f"{file}:3: log.level: is none of debug, info, warning, error: 'loud'",
     ] == found
 
 
