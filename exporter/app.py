@@ -91,7 +91,9 @@ class Exporter:
         self._limit = descriptors.raise_limit()
         self._guard = guard_of(config)
         await self._load_inventory()
-        self._metrics = SelfMetrics(version=self._version, poll_interval_s=config.poll_interval)
+        self._metrics = SelfMetrics(
+            version=self._version, shard=config.shard, poll_interval_s=config.poll_interval
+        )
         self._note_inventory()
         ledger = Ledger()
         self._poller = Poller(config.poll_interval, self._manner(), ledger, self._metrics)

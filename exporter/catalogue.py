@@ -65,6 +65,13 @@ FLEET_TOKENS_PER_SECOND = Series(
     "per second: what the fleet can do, not what is asked of it.",
     ("model",),
 )
+FLEET_MEASURED_INSTANCES = Series(
+    "ollama_fleet_measured_instances",
+    Kind.GAUGE,
+    "Healthy instances whose speed is known: those that ollama_fleet_tokens_per_second sums up. "
+    "0 where of a model none is.",
+    ("model",),
+)
 FLEET_REQUEST_LATENCY_P99 = Series(
     "ollama_fleet_request_latency_p99_seconds",
     Kind.GAUGE,
@@ -89,6 +96,28 @@ FLEET_REQUEST_DURATION = Series(
     Kind.HISTOGRAM,
     "Duration of requests, merged from the instances that report a histogram with our boundaries.",
     ("model",),
+)
+FLEET_REQUESTS = Series(
+    "ollama_fleet_requests_total",
+    Kind.COUNTER,
+    "Requests that ended, failed ones included, of the instances that report a histogram of "
+    "their durations: what ollama_fleet_request_duration_seconds counts, over all models.",
+)
+FLEET_REQUEST_ERRORS = Series(
+    "ollama_fleet_request_errors_total",
+    Kind.COUNTER,
+    "Failed requests among ollama_fleet_requests_total, so that errors by requests is a ratio, "
+    "0 to 1. ollama_fleet_errors_total also has those of instances that do not count requests.",
+)
+
+# Per model
+
+MODEL_INSTANCES = Series(
+    "ollama_model_instances",
+    Kind.GAUGE,
+    "Instances of a model by status; healthy is always present, other statuses where there are "
+    "any. model: as on the instance's own series, empty where it was never told.",
+    ("model", "status"),
 )
 
 # Per node
@@ -187,10 +216,14 @@ FLEET_SERIES = (
     FLEET_INSTANCES,
     FLEET_INVENTORY_INSTANCES,
     FLEET_TOKENS_PER_SECOND,
+    FLEET_MEASURED_INSTANCES,
     FLEET_REQUEST_LATENCY_P99,
     FLEET_GENERATED_TOKENS,
     FLEET_ERRORS,
     FLEET_REQUEST_DURATION,
+    FLEET_REQUESTS,
+    FLEET_REQUEST_ERRORS,
+    MODEL_INSTANCES,
     NODE_INSTANCES,
     NODE_TOKENS_PER_SECOND,
     NODE_ERRORS,
@@ -216,6 +249,18 @@ EXPORTER_BUILD_INFO = Series(
     Kind.GAUGE,
     "Always 1; the exporter's version and its Python are in the labels.",
     ("version", "python"),
+)
+EXPORTER_SHARD_INFO = Series(
+    "ollama_exporter_shard_info",
+    Kind.GAUGE,
+    "Always 1; which part of the fleet this exporter polls is in the label, counted from 0. "
+    "Exporters with an equal label are replicas of each other.",
+    ("shard",),
+)
+EXPORTER_SHARDS = Series(
+    "ollama_exporter_shards",
+    Kind.GAUGE,
+    "Parts that the fleet is divided into, one for each shard; 1 where it is not divided.",
 )
 EXPORTER_POLL_INTERVAL = Series(
     "ollama_exporter_poll_interval_seconds",
@@ -297,6 +342,8 @@ EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL = Series(
 
 EXPORTER_SERIES = (
     EXPORTER_BUILD_INFO,
+    EXPORTER_SHARD_INFO,
+    EXPORTER_SHARDS,
     EXPORTER_POLL_INTERVAL,
     EXPORTER_POLLS,
     EXPORTER_POLL_ERRORS,
@@ -313,4 +360,16 @@ EXPORTER_SERIES = (
     EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL,
 )
 
-ALL_SERIES = FLEET_SERIES + INSTANCE_SERIES + EXPORTER_SERIES
+# Recorded by the alert rules: no exporter publishes these
+
+FLEET_THRESHOLD = Series(
+    "ollama_fleet_threshold",
+    Kind.GAUGE,
+    "Alert thresholds in force, for dashboards to draw: recorded by the alert rules, so only where "
+    "these are loaded. name: what is limited, with its unit, such as request_latency_p99_seconds.",
+    ("name",),
+)
+
+RULE_SERIES = (FLEET_THRESHOLD,)
+
+ALL_SERIES = FLEET_SERIES + INSTANCE_SERIES + EXPORTER_SERIES + RULE_SERIES

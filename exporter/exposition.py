@@ -100,20 +100,23 @@ def _head(series: Series, name: str) -> bytes:
     return f"# HELP {name} {help_text}\n# TYPE {name} {series.kind}\n".encode()
 
 
-# The fleet and its nodes: few lines each
+# The fleet, its models and its nodes: few lines each
 
 
 def fleet_portions(snapshot: Snapshot) -> Iterator[Portion]:
-    """Yield the samples of the fleet and of its nodes, a portion per series."""
+    """Yield the samples of the fleet, its models and its nodes, a portion per series."""
     fleet = snapshot.fleet
-    p99_s = fleet.latency_p99_s
     yield _labelled(catalogue.FLEET_INSTANCES, fleet.instances)
-    yield _labelled(catalogue.FLEET_INVENTORY_INSTANCES, {(): len(snapshot.rows)})
+    yield _single(catalogue.FLEET_INVENTORY_INSTANCES, len(snapshot.rows))
     yield _labelled(catalogue.FLEET_TOKENS_PER_SECOND, fleet.tokens_per_second)
-    yield _labelled(catalogue.FLEET_REQUEST_LATENCY_P99, {} if p99_s is None else {(): p99_s})
+    yield _labelled(catalogue.FLEET_MEASURED_INSTANCES, fleet.measured_instances)
+    yield _single(catalogue.FLEET_REQUEST_LATENCY_P99, fleet.latency_p99_s)
     yield _labelled(catalogue.FLEET_GENERATED_TOKENS, fleet.generated_tokens)
     yield _labelled(catalogue.FLEET_ERRORS, fleet.errors)
     yield _histogram(catalogue.FLEET_REQUEST_DURATION, fleet.durations)
+    yield _single(catalogue.FLEET_REQUESTS, fleet.requests)
+    yield _single(catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors)
+    yield _labelled(catalogue.MODEL_INSTANCES, fleet.model_instances)
     yield from _nodes(fleet)
 
 
@@ -121,6 +124,11 @@ def _nodes(fleet: Fleet) -> Iterator[Portion]:
     yield _labelled(catalogue.NODE_INSTANCES, fleet.node_instances)
     yield _labelled(catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second)
     yield _labelled(catalogue.NODE_ERRORS, fleet.node_errors)
+
+
+def _single(series: Series, value: float | None) -> Portion:
+    """Write the one sample of a series without labels; none where there is no value."""
+    return _labelled(series, {} if value is None else {(): value})
 
 
 def _labelled(series: Series, values: Mapping[Key, float]) -> Portion:

@@ -34,6 +34,15 @@ class Ledger:
         """By (node, error type)."""
         self.durations: dict[str, Histogram] = {}
         """By model."""
+        self.failed_requests = 0.0
+        """Of the instances that tell durations."""
+
+    @property
+    def requests(self) -> float | None:
+        """Return how many requests the durations are of; None until an instance tells any."""
+        if not self.durations:
+            return None
+        return sum(histogram.cumulative[-1] for histogram in self.durations.values())
 
     def record(self, node: str, model: str, increase: Increase) -> None:
         """Add what one instance did since its last poll."""
@@ -47,6 +56,7 @@ class Ledger:
             counted_as = bounded(model, self.durations, MAX_MODELS)
             known = self.durations.get(counted_as)
             self.durations[counted_as] = _sum(known, increase.durations)
+        self.failed_requests += increase.failed_requests
 
     def keep_nodes(self, present: Set[str]) -> None:
         """Forget nodes that the inventory no longer has, so that their series vanish."""

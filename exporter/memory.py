@@ -71,6 +71,8 @@ class Increase(msgspec.Struct, frozen=True, gc=False):
     errors: tuple[tuple[str, float], ...] = ()
     """(error type, count) of the types that are new or grew."""
     durations: Histogram | None = None
+    failed_requests: float = 0.0
+    """Those of the errors that belong to the requests in `durations`: 0 where none are told."""
 
 
 NOTHING = Increase()
@@ -215,11 +217,15 @@ def _increase(memory: Memory, after: Memory, values: Values) -> Increase:
         before = after.errors if memory.errors is None else memory.errors
         errors = _gained_errors(before, after.errors)
     durations = values.request_duration
+    failed = 0.0
     if durations is not None:
+        # What failed before the first durations were told is not among the requests they count.
+        if memory.durations is not None:
+            failed = sum([count for _, count in errors])
         durations = _gained_durations(memory.durations, durations)
     if tokens is None and not errors and durations is None:
         return NOTHING
-    return Increase(tokens, errors, durations)
+    return Increase(tokens, errors, durations, failed)
 
 
 def _gained_errors(

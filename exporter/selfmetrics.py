@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from exporter.catalogue import Series
     from exporter.inventory import SourceState
+    from exporter.inventory.shard import Shard
 
 
 class Request(StrEnum):
@@ -39,7 +40,7 @@ class Request(StrEnum):
 class SelfMetrics:
     """What the exporter says of itself; one object per process."""
 
-    def __init__(self, *, version: str, poll_interval_s: float) -> None:
+    def __init__(self, *, version: str, shard: Shard, poll_interval_s: float) -> None:
         # A `_created` beside each counter would double their number for nothing.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -47,6 +48,8 @@ class SelfMetrics:
         GCCollector(registry=self.registry)
         build = self._gauge(catalogue.EXPORTER_BUILD_INFO)
         build.labels(version, platform.python_version()).set(1)
+        self._gauge(catalogue.EXPORTER_SHARD_INFO).labels(shard.index).set(1)
+        self._gauge(catalogue.EXPORTER_SHARDS).set(shard.count)
         self._gauge(catalogue.EXPORTER_POLL_INTERVAL).set(poll_interval_s)
         self.polls = self._counter(catalogue.EXPORTER_POLLS)
         errors = self._counter(catalogue.EXPORTER_POLL_ERRORS)

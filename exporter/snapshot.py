@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from exporter.bounded import bounded
+from exporter.ledger import MAX_MODELS
 from exporter.memory import Memory, speed_now
 from exporter.model import Outcome, Reading, State, Status, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from exporter.ledger import Ledger
     from exporter.model import EngineName, Histogram
+
+Key = TypeVar("Key", bound="Hashable")
+Amount = TypeVar("Amount", int, float)
 
 QUANTILE = 0.99
 
@@ -47,7 +52,10 @@ class Fleet:
     instances: Mapping[Status, int]
     tokens_per_second: Mapping[str, float]
     """By model."""
+    measured_instances: Mapping[str, int]
+    """Those whose speeds are summed up, by model."""
     latency_p99_s: float | None
+    model_instances: Mapping[tuple[str, Status], int]
     node_instances: Mapping[tuple[str, Status], int]
     node_tokens_per_second: Mapping[tuple[str, str], float]
     """By (node, model)."""
@@ -55,6 +63,9 @@ class Fleet:
     errors: Mapping[str, float]
     node_errors: Mapping[tuple[str, str], float]
     durations: Mapping[str, Histogram]
+    requests: float | None
+    """Those that `durations` are of; None where no instance tells durations, as their errors."""
+    request_errors: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,52 +133,83 @@ class Aggregation:
     def __init__(self, *, now_s: float) -> None:
         self._now_s = now_s
         self._node_instances: Counter[tuple[str, Status]] = Counter()
+        self._model_instances: Counter[tuple[str, Status]] = Counter()
         self._node_tokens_per_second: dict[tuple[str, str], float] = {}
+        self._measured: Counter[str] = Counter()
+        """Healthy instances whose speed is known, by model."""
         self._latencies_s: list[float] = []
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take in some rows; about 1 µs each."""
         self._node_instances.update([(row.target.node, row.status) for row in rows])
-        for row in rows:
-            if row.status is Status.HEALTHY:
-                self._add_healthy(row)
+        self._model_instances.update([(row.memory.model, row.status) for row in rows])
+        healthy = [row for row in rows if row.status is Status.HEALTHY]
+        self._add_speeds(healthy)
+        told = [row.reading.verdict.values for row in healthy if row.reading is not None]
+        self._latencies_s += [
+            values.latency_p99_s for values in told if values.latency_p99_s is not None
+        ]
 
-    def _add_healthy(self, row: Row) -> None:
-        memory = row.memory
-        speed = speed_now(memory, now_s=self._now_s)
-        if speed is not None:
-            key = (row.target.node, memory.model)
-            total = self._node_tokens_per_second.get(key, 0.0)
-            self._node_tokens_per_second[key] = total + speed
-        if row.reading is not None:
-            latency_s = row.reading.verdict.values.latency_p99_s
-            if latency_s is not None:
-                self._latencies_s.append(latency_s)
+    def _add_speeds(self, healthy: Sequence[Row]) -> None:
+        totals = self._node_tokens_per_second
+        measured_models = []
+        for row in healthy:
+            memory = row.memory
+            speed = speed_now(memory, now_s=self._now_s)
+            if speed is not None:
+                key = (row.target.node, memory.model)
+                totals[key] = totals.get(key, 0.0) + speed
+                measured_models.append(memory.model)
+        self._measured.update(measured_models)
 
     def finish(self, ledger: Ledger) -> Fleet:
         """Return what the rows amount to, with the ledger's totals as they are now."""
-        instances = dict.fromkeys(Status, 0)
-        for (_, status), count in self._node_instances.items():
-            instances[status] += count
-        tokens_per_second: dict[str, float] = {}
-        for (_, model), speed in self._node_tokens_per_second.items():
-            tokens_per_second[model] = tokens_per_second.get(model, 0.0) + speed
+        counts = self._model_instances.items()
+        names = _model_names(self._model_instances)
+        measured = _totals((names[model], n) for model, n in self._measured.items())
+        speeds = _totals(
+            ((node, names[model]), speed)
+            for (node, model), speed in self._node_tokens_per_second.items()
+        )
         return Fleet(
-            instances=instances,
-            tokens_per_second=tokens_per_second,
+            instances=dict.fromkeys(Status, 0) | _totals((status, n) for (_, status), n in counts),
+            tokens_per_second=_totals((model, speed) for (_, model), speed in speeds.items()),
+            measured_instances=dict.fromkeys(names.values(), 0) | measured,
             latency_p99_s=quantile(self._latencies_s, QUANTILE),
+            model_instances=_with_healthy(
+                _totals(((names[model], status), n) for (model, status), n in counts)
+            ),
             node_instances=_with_healthy(self._node_instances),
-            node_tokens_per_second=self._node_tokens_per_second,
+            node_tokens_per_second=speeds,
             generated_tokens=dict(ledger.generated_tokens),
             errors=dict(ledger.errors),
             node_errors=dict(ledger.node_errors),
             durations=dict(ledger.durations),
+            requests=ledger.requests,
+            request_errors=ledger.failed_requests if ledger.durations else None,
         )
 
 
+def _totals(amounts: Iterable[tuple[Key, Amount]]) -> dict[Key, Amount]:
+    """Add up amounts that have the same key."""
+    totals: dict[Key, Amount] = {}
+    for key, amount in amounts:
+        totals[key] = totals[key] + amount if key in totals else amount
+    return totals
+
+
+def _model_names(counts: Mapping[tuple[str, Status], int]) -> dict[str, str]:
+    """Return the name to count each model under: of too many, only the commonest keep theirs."""
+    n_by_model = Counter(_totals((model, n) for (model, _), n in counts.items()))
+    names: dict[str, str] = {}
+    for model, _ in n_by_model.most_common():
+        names[model] = bounded(model, names, MAX_MODELS)
+    return names
+
+
 def _with_healthy(counts: Mapping[tuple[str, Status], int]) -> dict[tuple[str, Status], int]:
-    """Return the counts with `healthy` present for each node: an alert must be able to see a 0."""
-    zeros = {(node, Status.HEALTHY): 0 for node, _ in counts}
+    """Return the counts with `healthy` present for each name: an alert must be able to see a 0."""
+    zeros = {(name, Status.HEALTHY): 0 for name, _ in counts}
     return {**zeros, **counts}
 
 

@@ -9,7 +9,8 @@
     model, version            strings
     requests_running, requests_queued, start_time_seconds (Unix)
     generated_tokens_total, prompt_tokens_total, generating_seconds_total
-    request_duration_seconds  {"buckets": {"0.05": n, …, "+Inf": n}, "sum": seconds}, cumulative
+    request_duration_seconds  {"buckets": {"0.05": n, …, "+Inf": n}, "sum": seconds}, cumulative;
+                              of every request that ended, those that failed included
 
 At least one of the three must be there; unknown keys are ignored. Numbers are 0 to 2**53.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 from provisioning.sim.fleet import InstanceState
@@ -126,6 +127,9 @@ def _article_metrics(state: InstanceState, now_s: float) -> bytes:
     )
 
 
+ROUNDING = 1e-6
+"""Keeps a range that has a whole number of requests from falling below it as a float."""
+
 _METRICS = (
     b'{"tokens_per_second":%.2f,"latency_p99":%.4f,"error_count":%d,'
     b'"errors":{"timeout":%d,"out_of_memory":%d,"overloaded":%d},'
@@ -165,7 +169,11 @@ def _metrics(state: InstanceState, now_s: float) -> bytes:
 
 def _metrics_with_histogram(state: InstanceState, now_s: float) -> bytes:
     life = state.life
-    counts = life.requests_by_boundary(now_s)
+    reached = life.requests_by_boundary(now_s)
+    # Whole requests between two boundaries: rounded where they are cumulative, a range could lose
+    # one between two polls, and that is what a restart looks like.
+    ranges = [upper - lower for lower, upper in pairwise((0.0, *reached))]
+    counts = accumulate(int(n + ROUNDING) for n in ranges)
     names = (*(f"{boundary:g}" for boundary in BOUNDARIES_S), "+Inf")
     buckets = ",".join(f'"{name}":{int(n)}' for name, n in zip(names, counts, strict=True))
     sum_s = life.counters(now_s).duration_s

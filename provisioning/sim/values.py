@@ -48,8 +48,8 @@ SIGMA = math.log(P99_S / P50_S) / 2.3263
 MEAN_DURATION_S = P50_S * math.exp(SIGMA**2 / 2)
 
 TIMEOUT_SHARE = 0.6
-OUT_OF_MEMORY_SHARE = 0.1
-OVERLOADED_SHARE = 0.3
+OVERLOADED_SHARE = 0.4
+"""Of the failed requests; that a server runs out of memory is a fault, and never usual."""
 
 
 class Counters(NamedTuple):
@@ -180,7 +180,6 @@ def growth(instance: Instance, condition: Condition) -> Counters:
         generated_tokens=n * mean_s * GENERATING_SHARE * speed,
         prompt_tokens=n * instance.prompt_tokens_per_request,
         timeouts=n * ratio * TIMEOUT_SHARE,
-        out_of_memory=n * ratio * OUT_OF_MEMORY_SHARE,
         overloaded=n * ratio * OVERLOADED_SHARE,
     )
 

@@ -55,6 +55,18 @@ async def test_every_figure_of_the_fleet_dialect_is_told_and_read(tmp_path: Path
     assert [] == [name for name, value in told.items() if value in (None, ())]
 
 
+async def test_failed_requests_are_among_those_whose_durations_are_told(tmp_path: Path) -> None:
+    """Every request fails from now on: errors and requests grow alike, but for rounding."""
+    async with running_fleet(FleetSpec(n_instances=500, request_histogram=True)) as fleet:
+        fleet.inject("errors", share=1, ratio=1.0)
+        async with polling(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
+            ledger = polled.ledger
+            await eventually(lambda: (ledger.requests or 0.0) >= 300)
+            requests, failed = ledger.requests, ledger.failed_requests
+
+    assert pytest.approx(requests, rel=0.25) == failed
+
+
 async def test_the_articles_three_figures_are_told_and_read(tmp_path: Path) -> None:
     async with running_fleet(FleetSpec(n_instances=3, article_metrics=True)) as fleet:
         async with polling(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from exporter.clock import Clock, SystemClock
 from exporter.engines.registry import all_engines
-from exporter.inventory import diff
+from exporter.inventory import WHOLE, diff
 from exporter.ledger import Ledger
 from exporter.model import EngineName, Outcome, State, Status, Target
 from exporter.poller import Poller
@@ -89,7 +89,7 @@ async def polling(
         clock=clock,
     )
     ledger = Ledger()
-    metrics = SelfMetrics(version="test", poll_interval_s=interval_s)
+    metrics = SelfMetrics(version="test", shard=WHOLE, poll_interval_s=interval_s)
     poller = Poller(interval_s, manner, ledger, metrics)
     publisher = Publisher(poller, ledger, metrics, clock)
     polled = Polled(poller, publisher, ledger, metrics)

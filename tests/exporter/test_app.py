@@ -82,6 +82,10 @@ class Pages:
         samples = (sample for family in parse_text(page) for sample in family.samples)
         return [sample.value for sample in samples if sample.name == series.name]
 
+    async def has(self, line: str) -> bool:
+        """Return whether the page has a line."""
+        return line in (await fetch(self._port, "/metrics")).text.splitlines()
+
     async def has_many_connections(self) -> bool:
         return (await self.values(catalogue.EXPORTER_OPEN_CONNECTIONS))[0] > 10
 
@@ -154,7 +158,13 @@ async def test_shards_divide_the_fleet(fleet: Fleet, port: int) -> None:
     async with running(config(fleet.path, shard="0/2")) as first:
         async with running(config(fleet.path, shard="1/2")) as second:
             parts = await first.instances(), await second.instances()
+            shards = [await pages.values(catalogue.EXPORTER_SHARDS) for pages in (first, second)]
+            labelled = [
+                await pages.has('ollama_exporter_shard_info{shard="1"} 1.0')
+                for pages in (first, second)
+            ]
 
+    assert ([[2.0], [2.0]], [False, True]) == (shards, labelled)
     assert names == parts[0].keys() | parts[1].keys()
     assert not parts[0].keys() & parts[1].keys()
 

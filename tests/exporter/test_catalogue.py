@@ -8,7 +8,7 @@ import pytest
 from exporter import catalogue
 from exporter.catalogue import ALL_SERIES, BOUNDARIES_S, Kind, Series
 
-NAME = re.compile(r"ollama_(fleet|node|instance|exporter)_[a-z0-9]+(_[a-z0-9]+)*")
+NAME = re.compile(r"ollama_(fleet|model|node|instance|exporter)_[a-z0-9]+(_[a-z0-9]+)*")
 LABEL = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED_SUFFIXES = ("_count", "_sum", "_bucket", "_created")
 OTHER_UNITS = re.compile(r"_(ms|milliseconds|minutes|hours|kb|mb|percent)(_|$)")

@@ -43,13 +43,16 @@ class Oracle(Collector):
     def collect(self) -> Iterator[Metric]:
         fleet = self._snapshot.fleet
         yield family(catalogue.FLEET_INSTANCES, fleet.instances)
-        yield family(catalogue.FLEET_INVENTORY_INSTANCES, {(): len(self._snapshot.rows)})
+        yield single(catalogue.FLEET_INVENTORY_INSTANCES, len(self._snapshot.rows))
         yield family(catalogue.FLEET_TOKENS_PER_SECOND, fleet.tokens_per_second)
-        p99_s = fleet.latency_p99_s
-        yield family(catalogue.FLEET_REQUEST_LATENCY_P99, {} if p99_s is None else {(): p99_s})
+        yield family(catalogue.FLEET_MEASURED_INSTANCES, fleet.measured_instances)
+        yield single(catalogue.FLEET_REQUEST_LATENCY_P99, fleet.latency_p99_s)
         yield family(catalogue.FLEET_GENERATED_TOKENS, fleet.generated_tokens)
         yield family(catalogue.FLEET_ERRORS, fleet.errors)
         yield durations(fleet.durations)
+        yield single(catalogue.FLEET_REQUESTS, fleet.requests)
+        yield single(catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors)
+        yield family(catalogue.MODEL_INSTANCES, fleet.model_instances)
         yield family(catalogue.NODE_INSTANCES, fleet.node_instances)
         yield family(catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second)
         yield family(catalogue.NODE_ERRORS, fleet.node_errors)
@@ -100,6 +103,10 @@ def family(series: Series, values: Any) -> Metric:
     for key, value in values.items():
         metric.add_metric([str(part) for part in ((key,) if isinstance(key, str) else key)], value)
     return cast("Metric", metric)
+
+
+def single(series: Series, value: float | None) -> Metric:
+    return family(series, {} if value is None else {(): value})
 
 
 def durations(by_model: Any) -> Metric:
@@ -166,7 +173,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     for node, model, increase in draw(ledgers):
         ledger.record(node, model, increase)
         histogram = Histogram(tuple(float(n) for n in range(len(BOUNDARIES_S) + 1)), 1.5)
-        ledger.record(node, model, Increase(durations=histogram))
+        ledger.record(node, model, Increase(durations=histogram, failed_requests=draw(amounts)))
     rows = [row(target, draw(readings)) for target in sorted(chosen, key=lambda t: t.id)]
     return snapshot(*rows, ledger=ledger)
 
@@ -214,7 +221,7 @@ FULL = Values(
 def full_snapshot(n: int = 2) -> Snapshot:
     ledger = Ledger()
     histogram = Histogram((1.0,) * (len(BOUNDARIES_S) + 1), 1.0)
-    ledger.record("n1", "m", Increase(1.0, (("oom", 1.0),), histogram))
+    ledger.record("n1", "m", Increase(1.0, (("oom", 1.0),), histogram, 1.0))
     rows = [
         row(Target(f"i{k:05d}", "127.0.0.1", 1, node="n1"), reading(values=FULL)) for k in range(n)
     ]
@@ -255,6 +262,21 @@ def test_without_per_instance_series_the_aggregates_stay() -> None:
 
     assert b"ollama_instance_" not in page
     assert b'ollama_fleet_instances{status="healthy"} 2\n' in page
+    assert b'ollama_model_instances{model="m",status="healthy"} 2\n' in page
+
+
+def test_what_only_the_alert_rules_record_is_not_published() -> None:
+    """Dashboards could not tell a threshold in force from one that nobody evaluates."""
+    published = {series.name for series, _ in render(full_snapshot()).families}
+
+    assert not published & {series.name for series in catalogue.RULE_SERIES}
+
+
+def test_requests_are_not_counted_before_an_instance_tells_their_durations() -> None:
+    of = snapshot(row(Target("a", "127.0.0.1", 1), reading(values=FULL)))
+    published = {series for series, _ in render(of).families}
+
+    assert not published & {catalogue.FLEET_REQUESTS, catalogue.FLEET_REQUEST_ERRORS}
 
 
 def test_a_target_never_polled_is_listed_and_says_nothing_of_itself() -> None:

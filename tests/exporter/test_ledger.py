@@ -25,6 +25,28 @@ def test_durations_of_a_model_are_merged() -> None:
     assert {"m": Histogram((3.0, 4.0), 0.75)} == ledger.durations
 
 
+def test_requests_are_those_of_all_durations_and_begin_with_them() -> None:
+    ledger = Ledger()
+    ledger.record("n1", "m1", Increase(1.0, (("oom", 2.0),)))
+    assert ledger.requests is None
+
+    ledger.record("n1", "m1", Increase(durations=Histogram((0.0, 0.0), 0.0)))
+    assert 0.0 == ledger.requests
+
+    ledger.record("n1", "m1", Increase(durations=Histogram((2.0, 5.0), 0.5)))
+    ledger.record("n2", "m2", Increase(durations=Histogram((2.0, 2.0), 0.25)))
+    assert 7.0 == ledger.requests
+
+
+def test_failed_requests_add_up() -> None:
+    ledger = Ledger()
+    ledger.record("n1", "m1", Increase(errors=(("oom", 2.0),), failed_requests=2.0))
+    ledger.record("n2", "m2", Increase(errors=(("oom", 3.0),)))
+    ledger.record("n1", "m1", Increase(errors=(("oom", 4.0),), failed_requests=4.0))
+
+    assert (6.0, {"oom": 9.0}) == (ledger.failed_requests, ledger.errors)
+
+
 def test_models_without_end_are_counted_together() -> None:
     ledger = Ledger()
     for n in range(ledger_.MAX_MODELS + 10):

@@ -294,6 +294,44 @@ def test_whatever_durations_an_instance_tells_what_is_gained_is_a_histogram(
         assert gained.sum_s >= 0
 
 
+def counted(n_requests: float | None, **errors: float) -> Values:
+    """Return what an instance tells: errors by type, and durations unless they are None."""
+    histogram = None if n_requests is None else Histogram((0.0, n_requests), n_requests)
+    return Values(errors_total=tuple(errors.items()), request_duration=histogram)
+
+
+def failed(*polls: Values) -> list[float]:
+    return [increase.failed_requests for increase in after(*polls)[1]]
+
+
+def test_failed_requests_are_the_errors_of_all_types_since_the_last_poll() -> None:
+    polls = [counted(100, oom=7, timeout=1), counted(110, oom=8, timeout=3), counted(110, oom=9)]
+
+    assert [0, 3, 1] == failed(*polls)
+
+
+def test_errors_of_an_instance_that_tells_no_durations_are_not_among_the_failed_requests() -> None:
+    assert [0, 0] == failed(counted(None, oom=1), counted(None, oom=5))
+
+
+def test_errors_from_before_the_first_durations_are_not_among_the_failed_requests() -> None:
+    """A server that was upgraded: its requests are counted from now on, and so their failures."""
+    polls = [counted(None, oom=1), counted(20, oom=5), counted(30, oom=6)]
+
+    assert [0, 0, 1] == failed(*polls)
+
+
+def test_failed_requests_after_a_restart_count_in_full() -> None:
+    assert [0, 2] == failed(counted(100, oom=7), counted(5, oom=2))
+
+
+def test_an_error_without_a_new_request_is_counted() -> None:
+    """Such as an out-of-memory kill: the request did not live to be counted."""
+    _, increases = after(counted(100, oom=0), counted(100, oom=1))
+
+    assert (None, 1.0) == (increases[1].durations, increases[1].failed_requests)
+
+
 def moved(before: Values, *polls: Values) -> tuple[Memory, list[Increase]]:
     """Return what is remembered, and the increases, when the address changes after `before`."""
     memory, _ = after(before)
@@ -343,6 +381,12 @@ def test_a_replacements_first_durations_count_nothing() -> None:
     _, increases = moved(durations(1, 2), durations(7, 9), durations(7, 10))
 
     assert [Histogram((0, 0), 0), Histogram((0, 1), 1)] == [i.durations for i in increases]
+
+
+def test_a_replacements_first_errors_are_no_failed_requests() -> None:
+    _, increases = moved(counted(100, oom=7), counted(50, oom=9), counted(60, oom=10))
+
+    assert [0, 1] == [increase.failed_requests for increase in increases]
 
 
 def test_a_move_keeps_totals_model_version_and_speed_and_forgets_the_start() -> None:

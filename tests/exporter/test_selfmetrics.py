@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from exporter import catalogue
 from exporter.catalogue import EXPORTER_SERIES, Series
-from exporter.inventory import SourceState
+from exporter.inventory import WHOLE, Shard, SourceState
 from exporter.model import Outcome
 from exporter.selfmetrics import Request, SelfMetrics
 
@@ -20,7 +20,7 @@ NOT_OURS = re.compile(r"(process|python_gc)_\w+")
 
 @pytest.fixture
 def metrics() -> SelfMetrics:
-    return SelfMetrics(version="1.2.3", poll_interval_s=10.0)
+    return SelfMetrics(version="1.2.3", shard=WHOLE, poll_interval_s=10.0)
 
 
 def state(source: str, *, is_good: bool = True) -> SourceState:
@@ -89,6 +89,17 @@ def test_it_says_what_it_is(metrics: SelfMetrics) -> None:
     assert {(): 10.0} == samples(metrics, catalogue.EXPORTER_POLL_INTERVAL)
 
 
+@pytest.mark.parametrize(
+    ("shard", "index", "count"),
+    [(WHOLE, "0", 1.0), (Shard(0, 4), "0", 4.0), (Shard(3, 4), "3", 4.0)],
+)
+def test_it_says_which_part_of_the_fleet_it_polls(shard: Shard, index: str, count: float) -> None:
+    metrics = SelfMetrics(version="1.2.3", shard=shard, poll_interval_s=10.0)
+
+    assert {(index,): 1.0} == samples(metrics, catalogue.EXPORTER_SHARD_INFO)
+    assert {(): count} == samples(metrics, catalogue.EXPORTER_SHARDS)
+
+
 def test_sources_are_published_with_their_last_good_list(metrics: SelfMetrics) -> None:
     metrics.set_sources([state("a.yml"), state("b.yml", is_good=False)])
 
@@ -102,7 +113,7 @@ def test_sources_are_published_with_their_last_good_list(metrics: SelfMetrics) -
 
 
 def test_two_exporters_in_one_process_do_not_share_series(metrics: SelfMetrics) -> None:
-    other = SelfMetrics(version="1.2.3", poll_interval_s=10.0)
+    other = SelfMetrics(version="1.2.3", shard=WHOLE, poll_interval_s=10.0)
 
     metrics.polls.inc()
 

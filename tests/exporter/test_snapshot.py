@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.ledger import Ledger
-from exporter.memory import Increase
-from exporter.model import Outcome, State, Status, Target, Values
+from exporter.bounded import OTHER
+from exporter.ledger import MAX_MODELS, Ledger
+from exporter.memory import SPEED_KEPT_S, Increase
+from exporter.model import Histogram, Outcome, State, Status, Target, Values
 from exporter.snapshot import Aggregation, label_text, quantile, status_of
 from tests.exporter.fleets import NOW_S, reading, row, snapshot
 
@@ -78,6 +79,85 @@ def test_instances_are_counted_by_status_and_node() -> None:
     } == fleet.node_instances
 
 
+def test_instances_are_counted_by_status_and_model() -> None:
+    fleet = snapshot(
+        row(target("a"), reading()),
+        row(target("b", node="n2"), reading()),
+        row(target("c"), reading(Outcome.REFUSED)),
+        row(target("d", model="x"), reading(Outcome.REFUSED)),
+        row(target("e", model="x", state=State.DRAINING), reading()),
+    ).fleet
+
+    assert {
+        ("m", Status.HEALTHY): 2,
+        ("m", Status.UNREACHABLE): 1,
+        ("x", Status.HEALTHY): 0,
+        ("x", Status.UNREACHABLE): 1,
+        ("x", Status.DRAINING): 1,
+    } == fleet.model_instances
+
+
+def test_the_model_is_the_inventorys_else_the_one_that_was_told_else_none() -> None:
+    told = Values(models=("told",))
+    fleet = snapshot(
+        row(target("a", model="listed"), reading(values=told)),
+        row(target("b", model=""), reading(values=told)),
+        row(target("c", model=""), None),
+    ).fleet
+
+    assert {
+        ("listed", Status.HEALTHY): 1,
+        ("told", Status.HEALTHY): 1,
+        ("", Status.HEALTHY): 0,
+        ("", Status.UNKNOWN): 1,
+    } == fleet.model_instances
+
+
+def test_instances_are_measured_where_their_speed_counts() -> None:
+    """Four of `m` are healthy; one has told no speed, another that of 0. Of `x` none told one."""
+    fleet = snapshot(
+        row(target("a"), reading(values=fast(40.0))),
+        row(target("b", node="n2"), reading(values=fast(2.0))),
+        row(target("c"), reading()),
+        row(target("d", state=State.DRAINING), reading(values=fast(100.0))),
+        row(target("e"), reading(Outcome.TIMEOUT, fast(100.0))),
+        row(target("f", model="x"), reading()),
+        row(target("g"), reading(values=fast(0.0))),
+    ).fleet
+
+    assert {"m": 3, "x": 0} == fleet.measured_instances
+    assert {"m": 42.0} == fleet.tokens_per_second
+
+
+def test_a_speed_too_old_to_count_is_not_measured() -> None:
+    idle = row(target("a"), reading(values=fast(40.0)))
+    later = Aggregation(now_s=NOW_S + SPEED_KEPT_S + 1)
+    later.add([idle])
+
+    assert {"m": 0} == later.finish(Ledger()).measured_instances
+
+
+def test_of_models_without_end_the_commonest_keep_their_names() -> None:
+    """Whatever instances call their models, a page stays small, and its sums stay whole."""
+    n_models = MAX_MODELS + 10
+    rows = [
+        row(target(f"a{n:04}", model=f"m{n}"), reading(values=fast(1.0))) for n in range(n_models)
+    ]
+    rows += [row(target(f"b{n}", model="common"), reading(values=fast(2.0))) for n in range(2)]
+
+    fleet = snapshot(*rows).fleet
+
+    assert (2, 11) == (
+        fleet.model_instances["common", Status.HEALTHY],
+        fleet.model_instances[OTHER, Status.HEALTHY],
+    )
+    assert (2, 11) == (fleet.measured_instances["common"], fleet.measured_instances[OTHER])
+    assert (4.0, 11.0) == (fleet.tokens_per_second["common"], fleet.tokens_per_second[OTHER])
+    assert 11.0 == fleet.node_tokens_per_second["n1", OTHER]
+    for by_model in (fleet.model_instances, fleet.measured_instances, fleet.tokens_per_second):
+        assert MAX_MODELS + 1 == len(by_model)
+
+
 def test_only_healthy_instances_speed_counts() -> None:
     fleet = snapshot(
         row(target("a"), reading(values=fast(40.0))),
@@ -111,7 +191,7 @@ def test_the_quantile_is_the_inclusive_one(values: list[float]) -> None:
 
 
 def test_adding_in_portions_gives_the_same() -> None:
-    rows = [row(target(f"i{n}", node=f"n{n % 3}"), reading(values=fast(n))) for n in range(10)]
+    rows = [row(target(f"i{n}", node=f"n{n % 3}"), reading(values=fast(n, n))) for n in range(10)]
     piecemeal = Aggregation(now_s=NOW_S)
     for one in rows:
         piecemeal.add([one])
@@ -120,13 +200,23 @@ def test_adding_in_portions_gives_the_same() -> None:
 
 
 def test_totals_of_the_ledger_are_those_of_the_moment() -> None:
+    increase = Increase(5.0, (("oom", 2.0),), Histogram((1.0, 9.0), 1.0), 2.0)
     ledger = Ledger()
-    ledger.record("n1", "m", Increase(5.0, (("oom", 2.0),)))
+    ledger.record("n1", "m", increase)
     fleet = snapshot(ledger=ledger).fleet
-    ledger.record("n1", "m", Increase(5.0, (("oom", 2.0),)))
+    ledger.record("n1", "m", increase)
 
     assert ({"m": 5.0}, {"oom": 2.0}) == (fleet.generated_tokens, fleet.errors)
     assert {("n1", "oom"): 2.0} == fleet.node_errors
+    assert (9.0, 2.0) == (fleet.requests, fleet.request_errors)
+
+
+def test_without_durations_requests_are_not_counted_and_their_errors_neither() -> None:
+    ledger = Ledger()
+    ledger.record("n1", "m", Increase(errors=(("oom", 2.0),)))
+    fleet = snapshot(ledger=ledger).fleet
+
+    assert (None, None) == (fleet.requests, fleet.request_errors)
 
 
 def test_hostile_labels_are_escaped() -> None:
