@@ -32,7 +32,9 @@ SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
 VARIABLES = frozenset(
     {f"{ENVIRONMENT_PREFIX}CONFIG_FILE", *(setting.variable for setting in SETTINGS)}
 )
-OTHERS_VARIABLES = (f"{ENVIRONMENT_PREFIX}SIMULATE_", f"{ENVIRONMENT_PREFIX}PROGRAMS_DIR")
+OTHERS_VARIABLES = tuple(
+    f"{ENVIRONMENT_PREFIX}{begin}" for begin in ("ALERTS_", "SIMULATE_", "PROGRAMS_DIR", "UP_")
+)
 """How variables of our other commands begin."""
 
 LIKENESS = 0.88

@@ -1,4 +1,4 @@
-"""One demonstration: a simulated fleet, real LLM servers, the exporter, Prometheus.
+"""One demonstration: a simulated fleet, real LLM servers, exporter, Prometheus, Alertmanager.
 
 In:   Settings. Out: what runs and how the fleet is, on stdout; progress on stderr.
 Runs until it is cancelled, or for a given time; leaves no process behind, however it ends.
@@ -18,11 +18,23 @@ from pathlib import Path
 import aiohttp
 import click
 
-from provisioning.stack import commands, llama, programs, prometheus, report, rundir, status, talk
+from provisioning.stack import (
+    commands,
+    llama,
+    observers,
+    ourselves,
+    programs,
+    report,
+    rundir,
+    status,
+    talk,
+)
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import NothingSeenError, QueryError
+from provisioning.stack.observers import Observers
 from provisioning.stack.ports import EVERY_ADDRESS, Ports, Wanted
 from provisioning.stack.processes import Children, answers_ok
+from provisioning.stack.report import Pages
 from provisioning.stack.rundir import RunDir
 from provisioning.stack.status import FleetStatus
 
@@ -30,6 +42,10 @@ SIMULATED_PORT = 11_450
 LLAMA_PORT = 11_460
 SEEN_WITHIN_S = 60.0
 """What Prometheus may take to see a healthy instance, from when the exporter is ready."""
+N_EVALUATIONS = 2
+"""After so many, alerts know what Prometheus has scraped: some read what others have recorded."""
+EVALUATION_S = 2.0
+"""What evaluating all rules may take, beyond the interval until it is done again."""
 ASK_PAUSE_S = 0.5
 STATUS_PAUSE_S = 10.0
 QUERY_TIMEOUT_S = 5.0
@@ -44,6 +60,7 @@ class Settings:
     run_dir: Path | None
     exporter: Wanted
     prometheus: Wanted
+    alertmanager: Wanted
     poll_interval_s: int
     duration_s: float | None
     """How long to run once all is ready; None: until cancelled."""
@@ -60,7 +77,7 @@ def run(settings: Settings) -> None:
     with rundir.claimed(settings.run_dir) as run_dir:
         plan = make_plan(settings, run_dir)
         rundir.write(run_dir.real_inventory, commands.real_inventory(plan))
-        rundir.write(run_dir.prometheus_config, prometheus.render(plan.prometheus))
+        observers.configure(plan.observers)
         asyncio.run(_run(plan, settings))
 
 
@@ -70,22 +87,30 @@ def make_plan(settings: Settings, run_dir: RunDir) -> Plan:
     Raises:
         StackError: One of these cannot be had.
     """
-    binary = programs.locate("prometheus", programs.default_dir(os.environ), say=say)
+    programs_dir = programs.default_dir(os.environ)
+    prometheus = programs.locate("prometheus", programs_dir, say=say)
+    alertmanager = programs.locate("alertmanager", programs_dir, say=say)
     n_llama = settings.n_llama_servers
     model = llama.model_file(os.environ) if n_llama else None
     ports = Ports(say=say)
     return Plan(
         run_dir=run_dir,
         n_simulated=settings.n_simulated,
-        exporter_port=ports.take(settings.exporter),
-        prometheus_port=ports.take(settings.prometheus),
+        observers=Observers(
+            run_dir=run_dir,
+            inventories=(run_dir.simulated_inventory, run_dir.real_inventory),
+            exporter_port=ports.take(settings.exporter),
+            prometheus_port=ports.take(settings.prometheus),
+            alertmanager_port=ports.take(settings.alertmanager),
+            prometheus_binary=prometheus,
+            alertmanager_binary=alertmanager,
+            interval_s=settings.poll_interval_s,
+        ),
         simulated_port=ports.take(Wanted("the fleet", SIMULATED_PORT, host=EVERY_ADDRESS)),
         control_port=ports.take(Wanted("the fleet's control API", SIMULATED_PORT + 1)),
         llama_ports=tuple(ports.take(Wanted("llama-server", LLAMA_PORT)) for _ in range(n_llama)),
         model=llama.MODEL_NAME,
         model_file=model,
-        prometheus_binary=binary,
-        poll_interval_s=settings.poll_interval_s,
     )
 
 
@@ -105,19 +130,18 @@ async def _run(plan: Plan, settings: Settings) -> None:
 async def _stage(plan: Plan, settings: Settings) -> None:
     timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
     async with (
-        Children(plan.run_dir.path, environ=commands.child_environ(os.environ)) as children,
+        Children(plan.run_dir.path, environ=ourselves.environ(os.environ)) as children,
         aiohttp.ClientSession(timeout=timeout) as session,
     ):
         await _start_fleet(plan, children)
         async with talk.keeping_busy(plan.llama_urls):
             await _start_observers(plan, children)
             seen = await children.guard(until_seen(session, plan))
+            seen = await children.guard(until_judged(session, plan, seen))
             if settings.is_json:
                 click.echo(report.as_json(plan, seen, children.pids))
             else:
-                # Distributions' builds of Prometheus may lack its pages.
-                has_graph = await answers_ok(session, report.graph_url(plan))
-                click.echo(report.for_people(plan, seen, has_graph=has_graph))
+                click.echo(report.for_people(plan, seen, await pages(session, plan)))
             await children.guard(keep_saying(session, plan, settings.duration_s))
 
 
@@ -128,8 +152,16 @@ async def _start_fleet(plan: Plan, children: Children) -> None:
 
 
 async def _start_observers(plan: Plan, children: Children) -> None:
-    say("starting the exporter and Prometheus")
-    await children.start(commands.exporter(plan), commands.prometheus_server(plan))
+    say("starting the exporter, Prometheus and Alertmanager")
+    await children.start(*observers.all_of(plan.observers))
+
+
+async def pages(session: aiohttp.ClientSession, plan: Plan) -> Pages:
+    """Return which pages for people are there: distributions' builds may lack them."""
+    return Pages(
+        has_graph=await answers_ok(session, report.graph_url(plan)),
+        has_alertmanager=await answers_ok(session, report.alertmanager_script_url(plan)),
+    )
 
 
 async def until_seen(
@@ -140,6 +172,7 @@ async def until_seen(
     Raises:
         NothingSeenError: It sees none in time, or could not be asked.
     """
+    url = plan.observers.prometheus_url
     seen: FleetStatus | QueryError | None = None
     try:
         async with asyncio.timeout(within_s):
@@ -150,10 +183,26 @@ async def until_seen(
                 await asyncio.sleep(ASK_PAUSE_S)
     except TimeoutError:
         raise NothingSeenError(
-            f"Prometheus ({plan.prometheus_url}) saw no healthy instance within {within_s:g} s of "
-            f"the exporter's first whole cycle; at last: {seen or 'no answer'}. Look at "
-            f"{plan.prometheus_url}/api/v1/targets and at the logs in {plan.run_dir.path}"
+            f"Prometheus ({url}) saw no healthy instance within {within_s:g} s of the exporter's "
+            f"first whole cycle; at last: {seen or 'no answer'}. Look at {url}/api/v1/targets and "
+            f"at the logs in {plan.run_dir.path}"
         ) from None
+
+
+async def until_judged(
+    session: aiohttp.ClientSession, plan: Plan, seen: FleetStatus
+) -> FleetStatus:
+    """Wait until the rules were evaluated on what was seen; return how the fleet is then.
+
+    Alerts on what is absent are pending until then. What stays pending is waited for no longer.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(N_EVALUATIONS * plan.observers.interval_s + EVALUATION_S):
+            while seen.pending:
+                await asyncio.sleep(ASK_PAUSE_S)
+                answer = await _look(session, plan)
+                seen = answer if isinstance(answer, FleetStatus) else seen
+    return seen
 
 
 async def keep_saying(session: aiohttp.ClientSession, plan: Plan, duration_s: float | None) -> None:
@@ -169,6 +218,6 @@ async def keep_saying(session: aiohttp.ClientSession, plan: Plan, duration_s: fl
 async def _look(session: aiohttp.ClientSession, plan: Plan) -> FleetStatus | QueryError:
     """Return how the fleet is, or why that cannot be said now."""
     try:
-        return await status.ask(session, plan.prometheus_url)
+        return await status.ask(session, plan.observers.prometheus_url)
     except QueryError as error:
         return error

@@ -22,6 +22,8 @@ from provisioning.stack.errors import StackError
 from provisioning.stack.ports import Wanted
 
 PORT = click.IntRange(1, 65_535)
+LONGEST_INTERVAL_S = 60
+"""The alerts look five minutes back, in which they want several scrapes."""
 
 
 @click.command(
@@ -51,17 +53,20 @@ PORT = click.IntRange(1, 65_535)
     "--run-dir",
     type=click.Path(file_okay=False, path_type=Path),
     show_default=".demo here, or a temporary folder",
-    help="For logs, configuration and Prometheus' data.",
+    help="For logs, configuration and what the programs keep.",
 )
 @click.option("--exporter-port", type=PORT, default=11_440, help="Another one where it is taken.")
 @click.option("--prometheus-port", type=PORT, default=9_090, help="Another one where it is taken.")
 @click.option(
+    "--alertmanager-port", type=PORT, default=9_093, help="Another one where it is taken."
+)
+@click.option(
     "--poll-interval",
     "poll_interval_s",
-    type=click.IntRange(1),
+    type=click.IntRange(1, LONGEST_INTERVAL_S),
     metavar="SECONDS",
     default=5,
-    help="Between two polls of an instance, and between two scrapes.",
+    help="Between two polls of an instance, two scrapes, and two evaluations of alerts.",
 )
 @click.option(
     "--duration",
@@ -81,14 +86,16 @@ def up(
     run_dir: Path | None,
     exporter_port: int,
     prometheus_port: int,
+    alertmanager_port: int,
     poll_interval_s: int,
     duration_s: float | None,
     is_json: bool,
 ) -> None:
     """Run a whole fleet and its observers on this machine, until Ctrl-C.
 
-    Simulated instances and a few real LLM servers, the exporter that polls them all, and a
-    Prometheus that scrapes it. All of them listen on loopback only and end together.
+    Simulated instances and a few real LLM servers, the exporter that polls them all, a Prometheus
+    that scrapes it and holds the alert rules, and an Alertmanager that notifies nobody. All of them
+    listen on loopback only and end together.
     """
     settings = Settings(
         n_simulated=n_simulated,
@@ -96,6 +103,7 @@ def up(
         run_dir=run_dir,
         exporter=_wanted(context, "the exporter", "exporter_port", exporter_port),
         prometheus=_wanted(context, "Prometheus", "prometheus_port", prometheus_port),
+        alertmanager=_wanted(context, "Alertmanager", "alertmanager_port", alertmanager_port),
         poll_interval_s=poll_interval_s,
         duration_s=duration_s,
         is_json=is_json,

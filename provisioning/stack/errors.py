@@ -19,6 +19,10 @@ class ChildError(StackError):
     """A child process did not start, or ended by itself; its log says why."""
 
 
+class BuildError(StackError):
+    """The alert rules could not be built; what the command said tells which setting is wrong."""
+
+
 class ExtraError(StackError):
     """A Python package of one of the project's extras is not installed."""
 

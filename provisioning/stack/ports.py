@@ -77,6 +77,16 @@ class Ports:
         return port
 
 
+def address_of(port: int) -> str:
+    """Return a port of this machine's loopback as `host:port`."""
+    return f"{LOOPBACK}:{port}"
+
+
+def url_of(port: int) -> str:
+    """Return the server on a loopback port, without a slash at its end."""
+    return f"http://{address_of(port)}"
+
+
 def can_bind(port: int, host: str) -> bool:
     """Return whether a server could listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

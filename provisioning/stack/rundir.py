@@ -1,4 +1,4 @@
-"""The folder of one run: logs, inventories, configuration, Prometheus' data.
+"""The folder of one run: logs, inventories, configuration, what Prometheus and Alertmanager keep.
 
 In:   the folder that was asked for, or none. Out: an existing folder that is this run's alone until
 the block ends, without the data of the run before it.
@@ -8,6 +8,7 @@ Fails with RunDirError.
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -52,6 +53,26 @@ class RunDir:
         """Return the folder of Prometheus' time series."""
         return self.path / "prometheus"
 
+    @property
+    def alerts(self) -> Path:
+        """Return the folder that `ollama-fleet alerts build` fills."""
+        return self.path / "alerts"
+
+    @property
+    def rule_files(self) -> str:
+        """Return the rule files in there, as a pattern for Prometheus."""
+        return f"{glob.escape(str(self.alerts))}/rules/*.yml"
+
+    @property
+    def alertmanager_config(self) -> Path:
+        """Return Alertmanager's configuration, which lies in there too."""
+        return self.alerts / "alertmanager.yml"
+
+    @property
+    def alertmanager_data(self) -> Path:
+        """Return the folder of Alertmanager's silences and of what it has sent."""
+        return self.path / "alertmanager"
+
 
 @contextmanager
 def claimed(wanted: Path | None) -> Iterator[RunDir]:
@@ -68,8 +89,10 @@ def claimed(wanted: Path | None) -> Iterator[RunDir]:
         raise _unusable(wanted or DEFAULT, error) from error
     with lock:
         _lock(lock.fileno(), run_dir.path)
-        # Prometheus would show the end of the run before as the fleet's present state.
-        shutil.rmtree(run_dir.prometheus_data, ignore_errors=True)
+        # Prometheus would show the end of the run before as the fleet's present state, Alertmanager
+        # would keep its silences, and rules that are no longer built would be loaded.
+        for folder in (run_dir.prometheus_data, run_dir.alertmanager_data, run_dir.alerts):
+            shutil.rmtree(folder, ignore_errors=True)
         yield run_dir
 
 

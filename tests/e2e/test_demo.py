@@ -11,10 +11,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
+from provisioning.stack import status
 from tests.waiting import eventually
 
 DEMO_S = 90.0
@@ -44,14 +47,23 @@ async def _demo(run_dir: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process
 async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
     prometheus_binary: Path, tmp_path: Path
 ) -> None:
+    """That the alert fires after its two minutes is left to the rules' own tests."""
     async with _demo(tmp_path) as (process, said), aiohttp.ClientSession() as session:
         assert "32 of 32 instances healthy" in said
+        assert "tokens/s; no alert fires (Prometheus says so)" in said
         assert [] == [url for url in _urls(said) if not await _answers(session, url)]
         break_command, heal_command = (line for line in said.splitlines() if "curl" in line)
         unreachable = next(url for url in _urls(said) if url.endswith("status=unreachable"))
 
+        (alert,) = re.findall(r"wait about two minutes: (\w+) fires", said)
+        rule = _rule(tmp_path, alert)
+        assert ("2m", "5m") == (rule["for"], rule["keep_firing_for"])
+        (received,) = (url for url in _urls(said) if url.endswith("/api/v2/alerts"))
+        await eventually(lambda: _has_alert(session, received, "Watchdog"), within_s=SEEN_S)
+
         await _run(session, break_command)
         await eventually(lambda: _n_listed(session, unreachable, 20), within_s=SEEN_S)
+        await eventually(lambda: _is_pending(session, said, alert), within_s=SEEN_S)
         await _run(session, heal_command)
         await eventually(lambda: _n_listed(session, unreachable, 0), within_s=SEEN_S)
 
@@ -60,7 +72,7 @@ async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
         await asyncio.wait_for(process.wait(), 20)
 
     assert 0 == process.returncode
-    assert 5 <= len(members)  # the fleet, two LLM servers, the exporter, Prometheus
+    assert 6 <= len(members)  # fleet, two LLM servers, exporter, Prometheus, Alertmanager
     assert [] == [pid for pid in members if Path(f"/proc/{pid}").exists()]
 
 
@@ -89,6 +101,29 @@ async def _run(session: aiohttp.ClientSession, command: str) -> None:
 async def _n_listed(session: aiohttp.ClientSession, url: str, n: int) -> bool:
     async with session.get(url) as answer:
         return len(await answer.json()) == n
+
+
+def _rule(run_dir: Path, alert: str) -> dict[str, Any]:
+    """Return the rule that was built for an alert."""
+    (found,) = (
+        rule
+        for path in run_dir.glob("alerts/rules/*.yml")
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+        if rule.get("alert") == alert
+    )
+    return dict(found)
+
+
+async def _has_alert(session: aiohttp.ClientSession, url: str, name: str) -> bool:
+    async with session.get(url) as answer:
+        return name in [alert["labels"]["alertname"] for alert in await answer.json()]
+
+
+async def _is_pending(session: aiohttp.ClientSession, said: str, name: str) -> bool:
+    (prometheus_url,) = re.findall(r"(http://\S+)/api/v1/query\?", said)
+    seen = await status.ask(session, prometheus_url)
+    return name in [alert.name for alert in seen.pending]
 
 
 def _members(pid: int) -> list[int]:

@@ -9,9 +9,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from provisioning.stack import app
+from provisioning.stack import app, status
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import NothingSeenError
+from provisioning.stack.report import Pages
 
 
 async def test_a_run_with_a_duration_ends_by_itself(plan: Plan) -> None:
@@ -26,25 +27,44 @@ async def test_a_run_without_a_duration_goes_on(plan: Plan) -> None:
 
 
 @asynccontextmanager
-async def _prometheus(plan: Plan, *, n_failing: int) -> AsyncIterator[Plan]:
-    """Run a server whose first answers are an error and whose others are 7; give its plan."""
-    n_asked = 0
+async def _prometheus(plan: Plan, *, n_failing: int = 0, n_pending: int = 0) -> AsyncIterator[Plan]:
+    """Run a server whose first answers are an error and whose others are 7; give its plan.
 
-    async def query(_request: web.Request) -> web.Response:
-        nonlocal n_asked
+    The first times that it is asked for alerts, one is pending.
+    """
+    n_asked = n_asked_for_alerts = 0
+
+    async def query(request: web.Request) -> web.Response:
+        nonlocal n_asked, n_asked_for_alerts
         n_asked += 1
         if n_asked <= n_failing:
             return web.json_response({"status": "error", "error": "query timed out"}, status=503)
-        result = [{"metric": {"status": "healthy"}, "value": [1_800_000_000, "7"]}]
-        return web.json_response({"status": "success", "data": {"result": result}})
+        if request.query["query"] != status.ALERTS:
+            return _answer({"status": "healthy"}, "7")
+        n_asked_for_alerts += 1
+        if n_asked_for_alerts > n_pending:
+            return _answer()
+        return _answer({"alertname": "A", "severity": "critical", "alertstate": "pending"}, "1")
 
+    async with _serving(web.get("/api/v1/query", query)) as port:
+        yield replace(plan, observers=replace(plan.observers, prometheus_port=port))
+
+
+def _answer(labels: dict[str, str] | None = None, value: str = "") -> web.Response:
+    result = [] if labels is None else [{"metric": labels, "value": [1_800_000_000, value]}]
+    return web.json_response({"status": "success", "data": {"result": result}})
+
+
+@asynccontextmanager
+async def _serving(*routes: web.RouteDef) -> AsyncIterator[int]:
+    """Run a server with these routes; give its port."""
     application = web.Application()
-    application.add_routes([web.get("/api/v1/query", query)])
+    application.add_routes(routes)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield replace(plan, prometheus_port=runner.addresses[0][1])
+        yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
 
@@ -70,4 +90,45 @@ async def test_a_prometheus_that_sees_nothing_is_told_with_what_it_said_at_last(
             await app.until_seen(session, plan, within_s=0.3)
 
     assert "query timed out" in str(caught.value)
-    assert f"{plan.prometheus_url}/api/v1/targets" in str(caught.value)
+    assert f"{plan.observers.prometheus_url}/api/v1/targets" in str(caught.value)
+
+
+@pytest.mark.parametrize(("n_pending", "is_over"), [(3, True), (1_000, False)])
+async def test_what_is_pending_until_the_rules_know_the_fleet_is_waited_for_but_not_for_ever(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, n_pending: int, *, is_over: bool
+) -> None:
+    monkeypatch.setattr(app, "ASK_PAUSE_S", 0.01)
+    monkeypatch.setattr(app, "EVALUATION_S", 0.5 if is_over else -9.5)
+    async with (
+        _prometheus(plan, n_pending=n_pending) as plan,
+        aiohttp.ClientSession() as session,
+    ):
+        first = await app.until_seen(session, plan)
+        judged = await app.until_judged(session, plan, first)
+
+    assert (True, not is_over) == (bool(first.pending), bool(judged.pending))
+
+
+@pytest.mark.parametrize(
+    ("answered", "expected"),
+    [
+        (("/graph",), Pages(has_graph=True, has_alertmanager=False)),
+        (("/", "/script.js"), Pages(has_graph=False, has_alertmanager=True)),
+        (("/",), Pages(has_graph=False, has_alertmanager=False)),
+    ],
+)
+async def test_only_pages_that_a_build_really_has_count(
+    plan: Plan, answered: tuple[str, ...], expected: Pages
+) -> None:
+    """Debian's Alertmanager has a page, which says that it has none."""
+    async with (
+        _serving(*(web.get(path, _ok) for path in answered)) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        observers = replace(plan.observers, prometheus_port=port, alertmanager_port=port)
+
+        assert expected == await app.pages(session, replace(plan, observers=observers))
+
+
+async def _ok(_request: web.Request) -> web.Response:
+    return web.Response()

@@ -175,6 +175,30 @@ def test_a_package_that_was_unpacked_in_part_leaves_nothing(
     assert [".lock"] == [path.name for path in (tmp_path / "programs").iterdir()]
 
 
+def test_a_program_that_reads_files_by_their_full_name_is_run_by_a_launcher(
+    system: System, locate: Callable[[str], Path], said: list[str], tmp_path: Path
+) -> None:
+    """The package may have been fetched for another program, which needs none."""
+    system.has_apt("usr/bin/prometheus-alertmanager", "usr/bin/amtool")
+    binaries = tmp_path / "programs/prometheus-alertmanager/usr/bin"
+
+    assert binaries / "amtool" == locate("amtool")
+    assert binaries / "prometheus-alertmanager-launcher" == locate("alertmanager")
+    assert binaries / "prometheus-alertmanager-launcher" == locate("alertmanager")
+    assert ["prometheus-alertmanager"] == system.downloads
+    assert 1 == len(said)
+
+
+def test_a_launcher_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
+    system: System, locate: Callable[[str], Path], tmp_path: Path
+) -> None:
+    system.has_apt("usr/bin/prometheus-alertmanager", "usr/bin/amtool")
+    (locate("amtool").parent / "prometheus-alertmanager-copy").mkdir()
+
+    with pytest.raises(ProgramError, match=r"cannot write to .*OLLAMA_FLEET_PROGRAMS_DIR"):
+        locate("alertmanager")
+
+
 def test_an_unknown_program_is_told_with_the_known_ones(locate: Callable[[str], Path]) -> None:
     with pytest.raises(ProgramError, match=r"no package is known for emacs; known are .*etcd"):
         locate("emacs")

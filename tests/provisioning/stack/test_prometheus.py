@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,6 +25,11 @@ ollama_fleet_inventory_instances 100
 ollama_fleet_tokens_per_second{model="llama3.1:8b"} 4000.5
 ollama_fleet_tokens_per_second{model="gemma3:270m"} 100
 ollama_instance_up{instance="as-the-page-has-it"} 1
+"""
+
+
+RULES = """\
+groups: [{name: test, rules: [{alert: TestFires, expr: vector(1)}]}]
 """
 
 
@@ -58,15 +64,41 @@ def test_the_configuration_scrapes_the_exporter_within_bounds_and_prometheus_its
     assert [{"targets": ["127.0.0.1:9090"]}] == itself["static_configs"]
 
 
-def test_promtool_finds_the_configuration_right(promtool_binary: Path, tmp_path: Path) -> None:
-    config = tmp_path / "prometheus.yml"
-    config.write_text(prometheus.render(_settings()))
+def test_rules_and_an_alertmanager_are_named_where_there_are_any() -> None:
+    plain = yaml.safe_load(prometheus.render(_settings()))
+    alerting = yaml.safe_load(prometheus.render(_with_alerts(Path("/run/alerts/rules"))))
+
+    assert [] == plain["rule_files"]
+    assert {} == plain["alerting"]
+    assert ["/run/alerts/rules/*.yml"] == alerting["rule_files"]
+    alertmanager = [{"targets": ["127.0.0.1:9093"]}]
+    assert [{"static_configs": alertmanager}] == alerting["alerting"]["alertmanagers"]
+    assert {"job_name": "alertmanager", "static_configs": alertmanager} in (
+        alerting["scrape_configs"]
+    )
+
+
+def _with_alerts(rules: Path) -> PrometheusSettings:
+    return replace(
+        _settings(), rule_files=(f"{rules}/*.yml",), alertmanager_address="127.0.0.1:9093"
+    )
+
+
+@pytest.mark.parametrize("has_alerts", [False, True])
+def test_promtool_finds_the_configuration_right(
+    promtool_binary: Path, tmp_path: Path, *, has_alerts: bool
+) -> None:
+    (tmp_path / "one.yml").write_text(RULES)
+    settings = _with_alerts(tmp_path) if has_alerts else _settings()
+    config = tmp_path / "prometheus.conf"
+    config.write_text(prometheus.render(settings))
 
     checked = subprocess.run(
         [promtool_binary, "check", "config", config], capture_output=True, text=True, check=False
     )
 
     assert 0 == checked.returncode, checked.stdout + checked.stderr
+    assert has_alerts == ("1 rules found" in checked.stdout)
 
 
 async def test_a_real_prometheus_scrapes_answers_and_is_gone_afterwards(

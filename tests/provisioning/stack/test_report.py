@@ -9,24 +9,51 @@ import yaml
 
 from provisioning.stack import commands, report
 from provisioning.stack.commands import Plan
-from provisioning.stack.status import FleetStatus
+from provisioning.stack.report import Pages
+from provisioning.stack.status import Alert, FleetStatus
 
 SEEN = FleetStatus(
     n_by_status={"healthy": 9_980, "unreachable": 20, "loading": 0, "draining": 2},
     n_inventory=10_002,
     tokens_per_second=420_000.4,
 )
+LOW = Alert("OllamaFleetHealthyInstancesLow", "critical", is_firing=True)
+SLOW = Alert("OllamaNodeSlowerThanFleet", "warning", is_firing=True, n=1_200)
+FAST = Alert("OllamaFleetHealthDroppingFast", "critical", is_firing=False)
+ALL_PAGES = Pages(has_graph=True, has_alertmanager=True)
 
 
 def test_a_status_reads_as_a_sentence_without_what_there_is_none_of() -> None:
     assert (
         "9,980 of 10,002 instances healthy, 2 draining, 20 unreachable; "
-        "they generate up to 420,000 tokens/s"
+        "they generate up to 420,000 tokens/s; no alert fires"
     ) == str(SEEN)
 
 
+@pytest.mark.parametrize(
+    ("alerts", "expected"),
+    [
+        ([], "no alert fires"),
+        ([LOW], "alerts firing: OllamaFleetHealthyInstancesLow (critical)"),
+        ([FAST], "no alert fires; pending: OllamaFleetHealthDroppingFast (critical)"),
+        (
+            [replace(SLOW, n=2)],
+            "alerts firing: OllamaNodeSlowerThanFleet (warning) × 2",
+        ),
+        (
+            [FAST, LOW, SLOW],
+            "alerts firing: OllamaFleetHealthyInstancesLow (critical), "
+            "OllamaNodeSlowerThanFleet (warning) × 1,200; "
+            "pending: OllamaFleetHealthDroppingFast (critical)",
+        ),
+    ],
+)
+def test_a_status_ends_with_the_alerts(alerts: list[Alert], expected: str) -> None:
+    assert str(replace(SEEN, alerts=tuple(alerts))).endswith(f" tokens/s; {expected}")
+
+
 def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
-    text = report.for_people(plan, SEEN, has_graph=True)
+    text = report.for_people(plan, SEEN, ALL_PAGES)
 
     assert str(SEEN) in text
     for url in (
@@ -35,16 +62,27 @@ def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
         "http://127.0.0.1:11440/instances?status=unhealthy",
         "http://127.0.0.1:9090/api/v1/query?query=sum+by",
         "http://127.0.0.1:9090/graph?g0.expr=",
+        "http://127.0.0.1:9093/api/v2/alerts\n",
+        "http://127.0.0.1:9093/\n",
     ):
         assert url in text
+    assert "wait about two minutes: OllamaFleetHealthyInstancesLow fires" in text
 
 
-def test_a_page_that_this_prometheus_does_not_have_is_not_named(plan: Plan) -> None:
-    assert "/graph" not in report.for_people(plan, SEEN, has_graph=False)
+def test_a_page_that_a_build_does_not_have_is_not_named(plan: Plan) -> None:
+    without_graph = report.for_people(plan, SEEN, replace(ALL_PAGES, has_graph=False))
+    without_page = report.for_people(plan, SEEN, replace(ALL_PAGES, has_alertmanager=False))
+
+    assert "/graph" not in without_graph
+    assert "http://127.0.0.1:9093/\n" in without_graph
+    assert "http://127.0.0.1:9093/\n" not in without_page
+    assert "/graph" in without_page
 
 
-@pytest.mark.parametrize(("n_simulated", "n_killed"), [(3, 3), (20, 20), (1_000, 20)])
-def test_the_break_command_kills_no_more_instances_than_there_are(
+@pytest.mark.parametrize(
+    ("n_simulated", "n_killed"), [(3, 3), (20, 20), (1_000, 20), (1_050, 21), (10_000, 200)]
+)
+def test_the_break_command_kills_enough_to_wake_somebody_and_no_more_than_there_are(
     plan: Plan, n_simulated: int, n_killed: int
 ) -> None:
     words = shlex.split(report.break_command(replace(plan, n_simulated=n_simulated)))
@@ -53,27 +91,29 @@ def test_the_break_command_kills_no_more_instances_than_there_are(
 
 
 def test_without_simulated_instances_nothing_is_said_about_breaking_them(plan: Plan) -> None:
-    assert "curl" in report.for_people(plan, SEEN, has_graph=True)
-    assert "curl" not in report.for_people(replace(plan, n_simulated=0), SEEN, has_graph=True)
+    assert "curl" in report.for_people(plan, SEEN, ALL_PAGES)
+    assert "curl" not in report.for_people(replace(plan, n_simulated=0), SEEN, ALL_PAGES)
 
 
 def test_the_fault_commands_are_one_shell_line_each_and_hold_no_token(plan: Plan) -> None:
     words = shlex.split(report.break_command(plan))
 
     assert "http://127.0.0.1:11451/faults" == words[-1]
-    assert {"kind": "kill", "count": 20} == json.loads(words[words.index("-d") + 1])
+    assert {"kind": "kill", "count": 200} == json.loads(words[words.index("-d") + 1])
     assert "$(cat '/runs/my demo/control.token')" in report.break_command(plan)
     assert report.heal_command(plan).endswith("-X DELETE http://127.0.0.1:11451/faults")
 
 
 def test_the_json_is_one_line_with_the_figures_and_the_places(plan: Plan) -> None:
-    line = report.as_json(plan, SEEN, {"exporter": 17})
+    line = report.as_json(plan, replace(SEEN, alerts=(FAST, LOW)), {"exporter": 17})
 
     said = json.loads(line)
     assert "\n" not in line
     assert (9_980, 10_002) == (said["healthy"], said["inventory"])
     assert 20 == said["instances"]["unreachable"]
+    assert ["OllamaFleetHealthyInstancesLow"] == said["alerts_firing"]
     assert "http://127.0.0.1:9090" == said["prometheus_url"]
+    assert "http://127.0.0.1:9093" == said["alertmanager_url"]
     assert ["http://127.0.0.1:11460", "http://127.0.0.1:11461"] == said["llama_urls"]
     assert {"exporter": 17} == said["pids"]
 
@@ -89,19 +129,3 @@ def test_the_real_servers_inventory_names_engine_node_and_model(plan: Plan) -> N
         "engine": "llamacpp",
     } == first
     assert "llama-server-11461" == second["id"]
-
-
-def test_the_shell_s_options_for_our_commands_do_not_reach_the_children() -> None:
-    kept = {"PATH": "/usr/bin", "OLLAMA_FLEET_PROGRAMS_DIR": "/programs", "OLLAMA_HOST": "gpu-1"}
-    options = {"OLLAMA_FLEET_SHARD": "0/2", "OLLAMA_FLEET_SIMULATE_FAULT": "kill:count=1"}
-
-    assert kept == commands.child_environ(kept | options)
-
-
-def test_the_exporter_reads_both_inventories_and_listens_on_loopback(plan: Plan) -> None:
-    command = commands.exporter(plan).command
-
-    assert "--inventory=/runs/my demo/simulated.json" in command
-    assert "--inventory=/runs/my demo/real.yml" in command
-    assert "--web.listen-address=127.0.0.1:11440" in command
-    assert "--poll.interval=5s" in command

@@ -35,12 +35,15 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_the_data_of_the_run_before_is_gone(tmp_path: Path) -> None:
+def test_what_the_programs_kept_and_the_rules_of_the_run_before_are_gone(tmp_path: Path) -> None:
     with rundir.claimed(tmp_path) as run_dir:
-        run_dir.prometheus_data.mkdir()
+        kept = (run_dir.prometheus_data, run_dir.alertmanager_data, run_dir.alerts)
+        for folder in kept:
+            folder.mkdir()
+        run_dir.alertmanager_config.touch()
 
-    with rundir.claimed(tmp_path) as run_dir:
-        assert not run_dir.prometheus_data.exists()
+    with rundir.claimed(tmp_path):
+        assert not any(folder.exists() for folder in kept)
 
 
 def test_a_folder_that_cannot_be_made_is_told_with_the_option(tmp_path: Path) -> None:

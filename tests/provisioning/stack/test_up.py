@@ -50,19 +50,21 @@ async def _ready(process: asyncio.subprocess.Process) -> dict[str, Any]:
 
 
 async def test_up_says_what_prometheus_sees_shows_a_fault_and_leaves_nothing_after_ctrl_c(
-    prometheus_binary: Path, tmp_path: Path
+    prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path
 ) -> None:
     async with _up(tmp_path) as process:
         said = await _ready(process)
         await _inject(said, {"kind": "kill", "count": 5})
         await _until_n_unreachable(said["exporter_url"], 5)
+        await eventually(lambda: _has_received(said["alertmanager_url"], "Watchdog"))
 
         process.send_signal(signal.SIGINT)
 
         assert 0 == await asyncio.wait_for(process.wait(), 20)
     assert (20, 20) == (said["healthy"], said["inventory"])
     assert said["tokens_per_second"] > 0
-    assert ["simulated-fleet", "exporter", "prometheus"] == list(said["pids"])
+    assert ["simulated-fleet", "exporter", "alertmanager", "prometheus"] == list(said["pids"])
+    assert [] == said["alerts_firing"]
     assert not any(map(is_running, said["pids"].values()))
 
 
@@ -89,8 +91,33 @@ async def _until_n_unreachable(exporter_url: str, n: int) -> None:
             await asyncio.sleep(0.1)
 
 
+async def _has_received(alertmanager_url: str, name: str) -> bool:
+    """Return whether an alert of our rules has come from Prometheus to Alertmanager."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{alertmanager_url}/api/v2/alerts") as answer,
+    ):
+        return name in [alert["labels"]["alertname"] for alert in await answer.json()]
+
+
+async def test_rules_that_cannot_be_built_end_up_before_anything_starts(
+    prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "alerts").touch()  # where the folder should be
+
+    async with _up(tmp_path) as process:
+        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+
+    assert 1 == process.returncode
+    assert "the alert rules could not be built with `" in stderr.decode()
+    assert f"alerts build --output-dir={tmp_path}/alerts" in stderr.decode()
+    assert "it said:\n" in stderr.decode()
+    assert not (tmp_path / "simulated-fleet.log").exists()
+    assert not _processes_naming(str(tmp_path))
+
+
 async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alertmanager_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -109,7 +136,10 @@ async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_
 
 
 async def test_options_of_the_shell_for_other_commands_do_not_reach_the_demo(
-    prometheus_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prometheus_binary: Path,
+    alertmanager_binary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OLLAMA_FLEET_SHARD", "0/2")
     monkeypatch.setenv("OLLAMA_FLEET_SIMULATE_FAULT", "kill:count=5")
@@ -123,7 +153,7 @@ async def test_options_of_the_shell_for_other_commands_do_not_reach_the_demo(
 
 
 async def test_a_run_folder_that_cannot_be_written_is_told_in_a_sentence(
-    prometheus_binary: Path, tmp_path: Path
+    prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "prometheus.yml").mkdir()
 
@@ -137,7 +167,7 @@ async def test_a_run_folder_that_cannot_be_written_is_told_in_a_sentence(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_during_the_start_leaves_nothing(
-    prometheus_binary: Path, tmp_path: Path, number: signal.Signals
+    prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     async with _up(tmp_path) as process:
         await eventually((tmp_path / "simulated-fleet.log").exists)
@@ -158,21 +188,26 @@ def _processes_naming(text: str) -> list[str]:
     return [command for command in found if text in command]
 
 
+@pytest.mark.parametrize("program", ["Prometheus", "Alertmanager"])
 async def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything_starts(
-    prometheus_binary: Path, tmp_path: Path
+    prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path, program: str
 ) -> None:
+    option = f"--{program.lower()}-port"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with _up(tmp_path, f"--prometheus-port={port}") as process:
+        async with _up(tmp_path, f"{option}={port}") as process:
             _, stderr = await asyncio.wait_for(process.communicate(), 20)
 
     assert 1 == process.returncode
-    assert f"Prometheus cannot listen on port {port}" in stderr.decode()
-    assert "--prometheus-port" in stderr.decode()
+    assert f"{program} cannot listen on port {port}" in stderr.decode()
+    assert f"choose another with {option}" in stderr.decode()
     assert not (tmp_path / "simulated-fleet.log").exists()
 
 
-@pytest.mark.parametrize("option", ["--simulated=0", "--poll-interval=0", "--exporter-port=0"])
+@pytest.mark.parametrize(
+    "option",
+    ["--simulated=0", "--poll-interval=0", "--poll-interval=61", "--exporter-port=0"],
+)
 async def test_a_senseless_option_is_refused(tmp_path: Path, option: str) -> None:
     async with _up(tmp_path, option) as process:
         _, stderr = await asyncio.wait_for(process.communicate(), 20)

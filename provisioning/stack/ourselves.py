@@ -1,0 +1,30 @@
+"""How our own commands are run as processes: by this Python, with options from nowhere else.
+
+In:   the words of a command such as `exporter --help`; this process's environment.
+Out:  the whole command; an environment for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from provisioning.stack import programs
+
+# With -P, folders of the present directory never pass for our packages.
+PYTHON_MODULE = (sys.executable, "-P", "-m")
+OUR_VARIABLES = "OLLAMA_FLEET_"
+
+
+def command(*words: str) -> tuple[str, ...]:
+    """Return the command that runs `ollama-fleet` with these words."""
+    return (*PYTHON_MODULE, "ollama_fleet", *words)
+
+
+def environ(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without options for our commands: their words alone decide those."""
+    return {
+        name: value
+        for name, value in inherited.items()
+        if not name.startswith(OUR_VARIABLES) or name == programs.DIR_VARIABLE
+    }
