@@ -12,6 +12,7 @@ from importlib.metadata import version
 import click
 
 COMMANDS = {
+    "alerts": ("alerts.cli:alerts", "Make, explain and try the alert rules."),
     "exporter": ("exporter.cli:exporter", "Poll a fleet and publish it to Prometheus."),
     "simulate": ("provisioning.sim.cli:simulate", "Run a fleet of simulated LLM servers."),
     "up": ("provisioning.stack.cli:up", "Run a whole fleet and its observers on this machine."),

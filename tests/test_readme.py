@@ -9,6 +9,7 @@ from pathlib import Path
 import bcrypt
 import yaml
 
+from alerts.cli import alerts
 from exporter import catalogue, webconfig
 from exporter.engines import auto, fleet, llamacpp, ollama
 from exporter.engines.base import Engine
@@ -88,7 +89,7 @@ def test_the_articles_series_are_mapped_to_series_that_exist() -> None:
 
 def test_every_series_named_anywhere_in_the_readme_exists() -> None:
     names = {series.name for series in catalogue.ALL_SERIES}
-    told = set(re.findall(r"\bollama_(?:fleet|node|instance|exporter)_\w+", README))
+    told = set(re.findall(r"\bollama_(?:fleet|model|node|instance|exporter)_\w+", README))
 
     assert set() == {name for name in told if name not in names and not name.endswith("_")}
 
@@ -97,16 +98,24 @@ def test_every_command_and_make_target_named_in_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
 
     assert set(re.findall(r"(?m)(?:^|`)ollama-fleet (\w+)", README)) <= set(COMMANDS)
-    for target in re.findall(r"(?m)(?:^|`)make ([a-z]+)\b", README):
+    for target in re.findall(r"(?m)(?:^|`)make ([a-z-]+)", README):
         assert f"\n{target}:" in makefile
 
 
 def test_every_option_named_in_the_readme_exists() -> None:
     options = {setting.option for setting in SETTINGS}
     others = {"--check", "--config.file", "--metrics"}
-    simulator = {option for parameter in simulate.params for option in parameter.opts}
+    commands = (simulate, *alerts.commands.values())
+    of_commands = {
+        option for command in commands for parameter in command.params for option in parameter.opts
+    }
 
-    assert set(re.findall(r"--[a-z][a-z.-]+", README)) <= options | others | simulator | {"--help"}
+    assert set(re.findall(r"--[a-z][a-z.-]+", README)) <= {
+        *options,
+        *others,
+        *of_commands,
+        "--help",
+    }
 
 
 def test_the_boundaries_in_the_readme_are_ours() -> None:

@@ -70,8 +70,7 @@ async def measure_scraping(
     except ProgramError as error:
         return [f"Prometheus: left out: {error}"]
     bench.say(f"Prometheus scrapes our page: {bench.n_short_cycles} cycles")
-    settings = _settings(bench, ours.address)
-    async with _running(bench, binary, settings, prometheus.render(settings)) as scraper:
+    async with running_prometheus(bench, binary, settings_for(bench, ours.address)) as scraper:
         await asyncio.sleep(bench.interval_s)
         ours_cycles, its_cycles = await asyncio.gather(
             *(
@@ -118,11 +117,11 @@ async def measure_fleet_scraping(bench: Bench, fleet: SimulatedFleet) -> list[Fi
     except ProgramError as error:
         return [f"Prometheus scraping the fleet itself: left out: {error}"]
     bench.say(f"Prometheus scrapes the fleet itself: {bench.n_short_cycles} cycles")
-    settings = _settings(bench, "")
+    settings = settings_for(bench, "")
     texts = {HEALTH_PATH: "ok", "/metrics": INSTANCE_PAGE}
     async with running_nginx(bench, nginx_binary, texts) as nginx:
         config = fleet_configuration(bench, _write_targets(bench, fleet, nginx.port))
-        async with _running(bench, binary, settings, config) as scraper:
+        async with running_prometheus(bench, binary, settings, config) as scraper:
             return [await _fleet_row(bench, scraper), STAND_IN_WORDS]
 
 
@@ -158,21 +157,25 @@ def fleet_configuration(bench: Bench, targets: Path) -> str:
     return yaml.safe_dump({"global": times, "scrape_configs": [job]}, sort_keys=False)
 
 
-def _settings(bench: Bench, exporter_address: str) -> PrometheusSettings:
+def settings_for(
+    bench: Bench, exporter_address: str, rule_files: tuple[str, ...] = ()
+) -> PrometheusSettings:
+    """Return the settings of a Prometheus that scrapes once per cycle."""
     return PrometheusSettings(
         exporter_address=exporter_address,
         address=f"127.0.0.1:{bench.port('Prometheus')}",
         interval_s=bench.interval_s,
+        rule_files=rule_files,
     )
 
 
 @asynccontextmanager
-async def _running(
-    bench: Bench, binary: Path, settings: PrometheusSettings, config_text: str
+async def running_prometheus(
+    bench: Bench, binary: Path, settings: PrometheusSettings, config_text: str = ""
 ) -> AsyncIterator[RunningPrometheus]:
-    """Run Prometheus on a configuration until the block ends."""
+    """Run Prometheus until the block ends, on a configuration or on that of its settings."""
     config = bench.run_dir / "prometheus.yml"
-    config.write_text(config_text)
+    config.write_text(config_text or prometheus.render(settings))
     command = prometheus.command(
         binary, config=config, data_dir=bench.run_dir / settings.address, settings=settings
     )

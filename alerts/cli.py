@@ -1,0 +1,126 @@
+"""The commands `ollama-fleet alerts …`: make the rules, list and explain them, try them out.
+
+Data goes to stdout, words to stderr. Exit status: 0 all well; 1 drift, bad settings, or a
+Prometheus that cannot be asked or refuses an expression; 2 wrong options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alerts import build as building
+from alerts import check as checking
+from alerts import config, explain, report
+from alerts.errors import AlertsError
+
+CONFIG_FILE_VARIABLE = "OLLAMA_FLEET_ALERTS_CONFIG_FILE"
+Command = Callable[..., None]
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command the options that change the settings."""
+    file = click.option(
+        "--config-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar=CONFIG_FILE_VARIABLE,
+        help=f"YAML file with settings. [env: {CONFIG_FILE_VARIABLE}]",
+    )
+    changes = click.option(
+        "--set",
+        "changes",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one setting, such as thresholds.healthy_instances=9900. Repeatable.",
+    )
+    return file(changes(command))
+
+
+class _Group(click.Group):
+    """Turns our errors into click's, for every command alike."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AlertsError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, short_help="Make, explain and try the alert rules.")
+def alerts() -> None:
+    """Make, explain and try the alert rules.
+
+    The settings are defaults, changed by --config-file, changed by --set.
+
+    \b
+    Examples:
+      ollama-fleet alerts build --output-dir /etc/prometheus/ollama-fleet
+      ollama-fleet alerts build --set fleet.size=10000 --set thresholds.tokens_per_second=400000
+      ollama-fleet alerts check --prometheus http://127.0.0.1:9090
+    """  # noqa: D301 - click keeps the lines after a backspace as they are
+
+
+@alerts.command("build")
+@settings_options
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("alerts"),
+    show_default=True,
+    help="Where to write rules/*.yml, alertmanager.yml and templates/*.tmpl.",
+)
+@click.option("--check", "is_check", is_flag=True, help="Write nothing; fail if something differs.")
+def build(
+    *, config_file: Path | None, changes: tuple[str, ...], output_dir: Path, is_check: bool
+) -> None:
+    """Write the rule files and Alertmanager's configuration."""
+    settings = config.load(config_file, changes)
+    if is_check:
+        building.check(settings, output_dir)
+        click.echo(f"{output_dir} is as the settings make it", err=True)
+        return
+    for path in building.write(settings, output_dir):
+        click.echo(output_dir / path)
+
+
+@alerts.command("list")
+@settings_options
+@click.option("--json", "is_json", is_flag=True, help="One JSON array.")
+def list_alerts(*, config_file: Path | None, changes: tuple[str, ...], is_json: bool) -> None:
+    """List the alerts: severity, how long they hold, what they say."""
+    settings = config.load(config_file, changes)
+    if is_json:
+        click.echo(json.dumps(explain.as_json(settings), indent=2))
+    else:
+        click.echo(report.listing(settings))
+
+
+@alerts.command("explain")
+@settings_options
+@click.argument("name")
+def explain_alert(*, config_file: Path | None, changes: tuple[str, ...], name: str) -> None:
+    """Explain one alert: its rule, the settings in force, its runbook."""
+    click.echo(explain.text(config.load(config_file, changes), name))
+
+
+@alerts.command("check")
+@settings_options
+@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
+@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+def check(*, config_file: Path | None, changes: tuple[str, ...], url: str, is_json: bool) -> None:
+    """Run every rule's expression against a live Prometheus.
+
+    Tells which rules hold now, which have no data to judge, and how long each takes.
+    """
+    settings = config.load(config_file, changes)
+    result = asyncio.run(checking.run(settings, url))
+    click.echo(json.dumps(result.as_json(), indent=2) if is_json else report.checked(result))
+    if result.n_refused:
+        raise click.ClickException(
+            f"Prometheus refuses {result.n_refused} expressions: see `refused` above"
+        )

@@ -1,0 +1,158 @@
+"""Put the settings of the alerts together: `--set` before the file before the defaults.
+
+In:   a YAML file and texts such as `thresholds.healthy_instances=9900`.
+Out:  Settings. Fails with SettingsError, which names every problem at once with its place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from alerts import rulebook
+from alerts.errors import Problem, SettingsError
+from alerts.rulebook import UnknownAlertsError
+from alerts.settings import Settings
+
+OPTION = "--set"
+MAX_FILE_BYTES = 1_000_000
+
+
+def load(path: Path | None = None, changes: Sequence[str] = ()) -> Settings:
+    """Return the settings of a file, some of them changed.
+
+    Args:
+        path: YAML file; None for the defaults.
+        changes: Texts `dotted.key=value`; the value is YAML.
+
+    Raises:
+        SettingsError: All that is wrong, with places.
+    """
+    document, lines = ({}, {}) if path is None else _read(path)
+    given = dict(document)
+    place_by_key: dict[str, str] = {key: f"{path}:{line}: {key}" for key, line in lines.items()}
+    for change in changes:
+        key = _apply(given, change)
+        place_by_key[key] = f"{OPTION} {key}"
+    return _validated(given, place_by_key)
+
+
+def _validated(given: Mapping[str, Any], place_by_key: Mapping[str, str]) -> Settings:
+    try:
+        settings = Settings.model_validate(given)
+        rulebook.groups(settings)
+    except ValidationError as error:
+        raise SettingsError(list(_problems(error, place_by_key))) from error
+    except UnknownAlertsError as error:
+        raise SettingsError(
+            [
+                Problem(_place(f"alerts.{name}", place_by_key), fault)
+                for name, fault in error.faults.items()
+            ]
+        ) from error
+    return settings
+
+
+def _problems(error: ValidationError, place_by_key: Mapping[str, str]) -> Iterator[Problem]:
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        key = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key{_did_you_mean(fault['loc'])}"
+        yield Problem(_place(key, place_by_key), message)
+
+
+def _place(key: str, place_by_key: Mapping[str, str]) -> str:
+    """Return where a key was set: its own place, or of the nearest key above it, or below."""
+    parts = key.split(".")
+    for n in range(len(parts), 0, -1):
+        if place := place_by_key.get(".".join(parts[:n])):
+            return place if n == len(parts) else f"{place} ({key})"
+    below = (place for name, place in place_by_key.items() if name.startswith(f"{key}."))
+    return next(below, key or "settings")
+
+
+def _did_you_mean(loc: tuple[int | str, ...]) -> str:
+    near = difflib.get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that could stand where an unknown one does."""
+    model: type[BaseModel] = Settings
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = None if field is None else _model_of(field.annotation)
+        model = inner or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the model in an annotation such as `dict[str, Override]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_of(inner))), None)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return a file's document, and the line of each dotted key."""
+    try:
+        if not path.is_file():
+            raise SettingsError([Problem(str(path), "cannot be read: it is not a regular file")])
+        text = path.read_bytes()[:MAX_FILE_BYTES].decode()
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        lines = dict(_lines("", node))
+        document = None if node is None else loader.construct_document(node)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise _unreadable(path, f"it is not YAML: {' '.join(str(error).split())}") from error
+    if document is not None and not isinstance(document, dict):
+        raise SettingsError([Problem(str(path), "must be a mapping of settings")])
+    return document or {}, lines
+
+
+def _unreadable(path: Path, fault: str) -> SettingsError:
+    return SettingsError([Problem(str(path), f"cannot be read: {fault}")])
+
+
+def _lines(prefix: str, node: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        line = key.start_mark.line + 1
+        if name in seen:
+            raise ValueError(f"{name} is set twice, again in line {line}")
+        seen.add(name)
+        yield name, line
+        yield from _lines(f"{name}.", value)
+
+
+def _apply(given: dict[str, Any], change: str) -> str:
+    """Set one key of nested mappings; return the key."""
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise SettingsError(
+            [Problem(f"{OPTION} {change}", "is not KEY=VALUE, such as fleet.size=10000")]
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        message = f"the value is not YAML: {' '.join(str(error).split())}"
+        raise SettingsError([Problem(f"{OPTION} {key}", message)]) from error
+    *sections, last = key.strip().split(".")
+    target = given
+    for section in sections:
+        inner = target.get(section)
+        target[section] = dict(inner) if isinstance(inner, dict) else {}
+        target = target[section]
+    target[last] = value
+    return key.strip()

@@ -1,0 +1,187 @@
+"""Rules on counts: how many instances are there, and are those healthy that should be."""
+
+from __future__ import annotations
+
+from alerts.durations import duration_text
+from alerts.levels import number
+from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.names import (
+    EXPECTED,
+    FRESH,
+    HEALTHY_RATIO,
+    INSTANCES,
+    INVENTORY,
+    MODEL_INSTANCES,
+    STUCK,
+)
+from alerts.promql import covered, joined
+from alerts.settings import Settings
+from exporter import catalogue
+
+HEALTHY = f'{INSTANCES}{{status="healthy"}}'
+PROVISIONING = f'{INSTANCES}{{status="provisioning"}}'
+FAILING = 'status=~"unhealthy|unreachable|loading|unknown"'
+
+
+def group(settings: Settings) -> Group:
+    """Return the recording rules that all others build on, and the alerts on counts."""
+    return Group(
+        "ollama-fleet-availability",
+        (
+            fresh(settings),
+            *_counts(settings),
+            _healthy_low(settings),
+            _dropping_fast(settings),
+            _model_unavailable(settings),
+            _capacity_low(settings),
+        ),
+    )
+
+
+def healthy_floor(settings: Settings) -> str:
+    """Return the number of healthy instances below which somebody is woken, as PromQL."""
+    level = settings.thresholds.healthy_instances
+    if settings.fixed_size or not level.is_per_instance:
+        return level.promql(settings.fixed_size or INVENTORY)
+    # Rounded down: of a fleet of 50 the loss of a single instance must wake nobody.
+    return f"floor({level.promql(EXPECTED)})"
+
+
+def fresh(settings: Settings) -> Recording:
+    """Return the rule that tells which exporters' polls go on, and for which shard."""
+    scope, n = settings.scope, settings.thresholds.poll_intervals
+    completed = scope.last(catalogue.EXPORTER_POLL_LAST_COMPLETED)
+    interval = scope.last(catalogue.EXPORTER_POLL_INTERVAL)
+    return Recording(
+        FRESH,
+        joined(
+            scope.last(catalogue.EXPORTER_SHARD_INFO),
+            f"and {scope.on_exporter} (",
+            f"  time() - {completed}",
+            f"  < {n} * {interval}",
+            ")",
+        ),
+    )
+
+
+def _counts(settings: Settings) -> tuple[Recording, ...]:
+    scope, window = settings.scope, duration_text(settings.windows.provisioning)
+    withdrawn = f'{INSTANCES}{{status=~"draining|provisioning"}}'
+    return (
+        Recording(INSTANCES, scope.fleet_sum(catalogue.FLEET_INSTANCES, "status")),
+        Recording(INVENTORY, scope.fleet_sum(catalogue.FLEET_INVENTORY_INSTANCES)),
+        # Without history nothing is stuck: a fleet that just comes up pages nobody.
+        Recording(
+            STUCK,
+            joined(
+                f"sum {scope.by()} (",
+                f"  min_over_time({PROVISIONING}[{window}])",
+                f"  and {PROVISIONING} offset {window}",
+                "  or",
+                f"  0 * {PROVISIONING}",
+                ")",
+            ),
+        ),
+        Recording(EXPECTED, f"{INVENTORY} - (sum {scope.by()} ({withdrawn}) - {STUCK})"),
+        Recording(HEALTHY_RATIO, f"sum {scope.by()} ({HEALTHY}) / ({EXPECTED} > 0)"),
+        Recording(MODEL_INSTANCES, scope.fleet_sum(catalogue.MODEL_INSTANCES, "model", "status")),
+    )
+
+
+def _healthy_low(settings: Settings) -> Alert:
+    scope, floor = settings.scope, healthy_floor(settings)
+    healthy = f"sum {scope.by()} ({HEALTHY})"
+    if EXPECTED not in floor:
+        # Against a fixed number, what is out of service on purpose must count as being there.
+        healthy += f" + ({INVENTORY} - {EXPECTED})"
+    return Alert(
+        name="OllamaFleetHealthyInstancesLow",
+        settings=("thresholds.healthy_instances", "windows.provisioning"),
+        expr=joined(healthy, f"< {floor}"),
+        hold_s=120,
+        keep_s=300,
+        severity=Severity.CRITICAL,
+        summary="Too few instances of the fleet are healthy.",
+        description=(
+            "Only {{ $value }} instances are healthy, below the floor of "
+            f"{settings.thresholds.healthy_instances}; instances that are drained or provisioned "
+            "on purpose are not held against the fleet. Requests pile up on the instances that "
+            "are left."
+        ),
+    )
+
+
+def _dropping_fast(settings: Settings) -> Alert:
+    scope, window = settings.scope, duration_text(settings.windows.drop)
+    share = number(settings.thresholds.healthy_drop)
+    missing = f"({EXPECTED} - sum {scope.by()} ({HEALTHY}))"
+    before = f"({EXPECTED} offset {window} - sum {scope.by()} ({HEALTHY} offset {window}))"
+    return Alert(
+        name="OllamaFleetHealthDroppingFast",
+        settings=("thresholds.healthy_drop", "windows.drop", "windows.provisioning"),
+        # Missing instances are compared, not healthy ones: a fleet made smaller on purpose has
+        # fewer healthy instances, and misses none.
+        expr=joined(missing, f"- {before}", f"> ceil({share} * {INVENTORY})"),
+        hold_s=60,
+        keep_s=300,
+        severity=Severity.CRITICAL,
+        summary="The fleet loses healthy instances fast.",
+        description=(
+            f"{{{{ $value }}}} instances that should serve were lost within {window}. That is how "
+            "a rack, a switch or a bad rollout looks before the floor is reached."
+        ),
+    )
+
+
+def _model_unavailable(settings: Settings) -> Alert:
+    scope, least = settings.scope, settings.thresholds.min_model_instances
+    failing = f'{MODEL_INSTANCES}{{model!="", {FAILING}}}'
+    return Alert(
+        name="OllamaModelUnavailable",
+        settings=("thresholds.min_model_instances",),
+        expr=joined(
+            f'sum {scope.by("model")} ({MODEL_INSTANCES}{{model!="", status="healthy"}}) == 0',
+            f"and {scope.on('model')}",
+            f"sum {scope.by('model')} ({failing}) >= {least}",
+        ),
+        hold_s=180,
+        keep_s=300,
+        severity=Severity.CRITICAL,
+        summary="No instance of a model is healthy.",
+        description=(
+            "{{ $labels.model }} is served by {{ $value }} healthy instances; those that the "
+            "inventory lists for it all fail. Every request for this model fails, however good "
+            "the fleet's count looks."
+        ),
+        dashboard=Dashboard.MODELS,
+        dashboard_query="var-model={{ $labels.model | urlquery }}",
+    )
+
+
+def _capacity_low(settings: Settings) -> Alert:
+    windows = settings.windows
+    trend_s, horizon = windows.trend, duration_text(windows.horizon)
+    floor = number(settings.thresholds.capacity)
+    return Alert(
+        name="OllamaFleetCapacityLow",
+        settings=(
+            "thresholds.capacity",
+            "windows.trend",
+            "windows.horizon",
+            "windows.provisioning",
+        ),
+        expr=joined(
+            f"predict_linear({HEALTHY_RATIO}[{duration_text(trend_s)}], {number(windows.horizon)})"
+            f" < {floor}",
+            # Of a short history any stumble makes a steep trend.
+            f"and {covered(HEALTHY_RATIO, trend_s)}",
+        ),
+        hold_s=1800,
+        keep_s=1800,
+        severity=Severity.WARNING,
+        summary="The fleet is on its way to having too few healthy instances.",
+        description=(
+            f"If the last {duration_text(trend_s)} go on, {{{{ $value | humanizePercentage }}}} of "
+            f"the instances that should serve will be healthy in {horizon}."
+        ),
+    )

@@ -1,0 +1,89 @@
+"""Rules on the inventory: is it still the whole list of instances, and up to date.
+
+A bad inventory is dangerous because all ratios look fine: what is not listed is not missed.
+"""
+
+from __future__ import annotations
+
+from alerts.durations import duration_text
+from alerts.levels import number, percent
+from alerts.model import Alert, Dashboard, Group, Severity
+from alerts.names import INSTANCES, INVENTORY
+from alerts.promql import joined
+from alerts.settings import Settings
+from exporter import catalogue
+
+
+def group(settings: Settings) -> Group:
+    """Return the alerts on the inventory."""
+    return Group("ollama-fleet-inventory", (_shrunk(settings), _lost(settings), _stale(settings)))
+
+
+def _before(settings: Settings) -> str:
+    """Return how many instances there would be if only drained ones had left, as PromQL."""
+    scope, window = settings.scope, duration_text(settings.windows.inventory)
+    drained = f'max_over_time({INSTANCES}{{status="draining"}}[{window}])'
+    return f"({INVENTORY} offset {window} - sum {scope.by()} ({drained}))"
+
+
+def _shrunk(settings: Settings) -> Alert:
+    share, window = settings.thresholds.inventory_shrunk, duration_text(settings.windows.inventory)
+    return Alert(
+        name="OllamaFleetInventoryShrunk",
+        settings=("thresholds.inventory_shrunk", "windows.inventory"),
+        expr=joined(INVENTORY, f"< {number(round(1 - share, 12))} * {_before(settings)}"),
+        hold_s=300,
+        keep_s=3600,
+        severity=Severity.WARNING,
+        summary="The inventory lists far fewer instances than before.",
+        description=(
+            f"{{{{ $value }}}} instances are listed; more than {percent(share)} of those of "
+            f"{window} ago are gone without having been drained. What is not listed is not "
+            "watched, and no other alert misses it."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _lost(settings: Settings) -> Alert:
+    kept, window = 1 - settings.thresholds.inventory_lost, duration_text(settings.windows.inventory)
+    return Alert(
+        name="OllamaFleetInventoryLost",
+        settings=("thresholds.inventory_lost", "windows.inventory"),
+        expr=joined(
+            INVENTORY,
+            f"< {number(kept)} * {_before(settings)}",
+            "or",
+            f"{INVENTORY} == 0 and max_over_time({INVENTORY}[1d]) > 0",
+        ),
+        hold_s=120,
+        keep_s=300,
+        severity=Severity.CRITICAL,
+        summary="The inventory has lost most of the fleet.",
+        description=(
+            f"{{{{ $value }}}} instances are listed, less than {percent(kept)} of those of "
+            f"{window} ago. The exporter watches only what is listed: most of the fleet is out of "
+            "sight."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _stale(settings: Settings) -> Alert:
+    age_s = settings.thresholds.inventory_age
+    read_at = settings.scope.last(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)
+    return Alert(
+        name="OllamaFleetInventoryStale",
+        settings=("thresholds.inventory_age",),
+        expr=f"time() - {read_at} > {number(age_s)}",
+        hold_s=300,
+        keep_s=300,
+        severity=Severity.WARNING,
+        summary="An inventory cannot be read any more.",
+        description=(
+            "{{ $labels.instance }} last read the inventory {{ $labels.source }} well "
+            "{{ $value | humanizeDuration }} ago (decades mean never). It goes on with the last "
+            "good list, so instances that came since are not watched."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )

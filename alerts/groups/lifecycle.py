@@ -1,0 +1,142 @@
+"""Rules on the life of instances: do they restart, age or drift apart as they should not."""
+
+from __future__ import annotations
+
+from alerts.durations import duration_text
+from alerts.levels import Level
+from alerts.model import Alert, Dashboard, Group, Severity
+from alerts.names import INVENTORY
+from alerts.promql import joined, over
+from alerts.settings import Settings
+from exporter import catalogue
+
+OUT_OF_MEMORY = 'error_type="out_of_memory"'
+
+
+def group(settings: Settings) -> Group:
+    """Return the alerts on flapping, memory, age and versions."""
+    return Group(
+        "ollama-fleet-lifecycle",
+        (
+            _flapping(settings),
+            _out_of_memory(settings),
+            _rotation_overdue(settings),
+            _rotation_critical(settings),
+            _version_skew(settings),
+        ),
+    )
+
+
+def _limit(level: Level, settings: Settings) -> str:
+    """Return a number of instances, rounded up: in a small fleet one instance is nobody's alert."""
+    text = level.promql(settings.fixed_size or INVENTORY)
+    return f"ceil({text})" if INVENTORY in text else text
+
+
+def _flapping(settings: Settings) -> Alert:
+    scope, window_s = settings.scope, settings.windows.flapping
+    changes = scope.per_instance(over("changes", catalogue.INSTANCE_UP, window_s))
+    return Alert(
+        name="OllamaFleetInstancesFlapping",
+        settings=("thresholds.flapping_instances", "thresholds.flaps", "windows.flapping"),
+        expr=joined(
+            f"count {scope.by()} ({changes} > {settings.thresholds.flaps})",
+            f"> {_limit(settings.thresholds.flapping_instances, settings)}",
+        ),
+        hold_s=300,
+        keep_s=900,
+        severity=Severity.WARNING,
+        summary="Many instances go up and down again and again.",
+        description=(
+            f"{{{{ $value }}}} instances changed between up and down more than "
+            f"{settings.thresholds.flaps} times in {duration_text(window_s)}. They crash and "
+            "restart, or their health checks time out under load."
+        ),
+    )
+
+
+def _out_of_memory(settings: Settings) -> Alert:
+    scope, window_s = settings.scope, settings.windows.out_of_memory
+    gained = over("increase", catalogue.FLEET_ERRORS, window_s, where=OUT_OF_MEMORY)
+    return Alert(
+        name="OllamaFleetOutOfMemoryRestarts",
+        settings=("thresholds.out_of_memory", "windows.out_of_memory"),
+        expr=joined(
+            scope.fleet_sum(catalogue.FLEET_ERRORS, inner=gained),
+            f"> {_limit(settings.thresholds.out_of_memory, settings)}",
+        ),
+        hold_s=60,
+        keep_s=900,
+        severity=Severity.CRITICAL,
+        summary="Instances run out of memory and restart.",
+        description=(
+            f'{{{{ $value | printf "%.0f" }}}} out-of-memory errors in {duration_text(window_s)}. '
+            "Each cost the requests that were running; too many requests at once per instance is "
+            "the usual cause."
+        ),
+    )
+
+
+def _ages(settings: Settings, age_s: float) -> str:
+    scope = settings.scope
+    started = scope.per_instance(scope.last(catalogue.INSTANCE_START_TIME))
+    return f"count {scope.by()} (time() - {started} > {round(age_s)})"
+
+
+def _rotation_overdue(settings: Settings) -> Alert:
+    age_s = settings.thresholds.rotation_age
+    return Alert(
+        name="OllamaFleetRotationOverdue",
+        settings=("thresholds.rotation_age",),
+        expr=f"{_ages(settings, age_s)} > 0",
+        hold_s=21_600,
+        keep_s=3600,
+        severity=Severity.WARNING,
+        summary="Instances are older than their rotation allows.",
+        description=(
+            f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}: "
+            "their rotation is stuck or does not know them."
+        ),
+    )
+
+
+def _rotation_critical(settings: Settings) -> Alert:
+    age_s = settings.thresholds.rotation_critical_age
+    return Alert(
+        name="OllamaFleetRotationCritical",
+        settings=("thresholds.rotation_critical_age", "thresholds.rotation_critical_instances"),
+        expr=joined(
+            _ages(settings, age_s),
+            f"> {_limit(settings.thresholds.rotation_critical_instances, settings)}",
+        ),
+        hold_s=3600,
+        keep_s=3600,
+        severity=Severity.CRITICAL,
+        summary="Many instances are so old that a memory leak bites.",
+        description=(
+            f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}, "
+            "after which they leak memory until they are killed. Rotate them now, a node at a time."
+        ),
+    )
+
+
+def _version_skew(settings: Settings) -> Alert:
+    scope, limit = settings.scope, settings.thresholds.versions
+    info = scope.last(catalogue.INSTANCE_INFO, where='version!=""')
+    return Alert(
+        name="OllamaFleetVersionSkew",
+        settings=("thresholds.versions",),
+        expr=joined(
+            f"count {scope.by('engine')} (count {scope.by('engine', 'version')} ({info}))",
+            f"> {limit}",
+        ),
+        hold_s=86_400,
+        keep_s=3600,
+        severity=Severity.INFO,
+        summary="Instances of one engine run several versions.",
+        description=(
+            "{{ $value }} versions of {{ $labels.engine }} have been running side by side for a "
+            "day: a rollout got stuck, or nodes were left out of it."
+        ),
+        dashboard=Dashboard.MODELS,
+    )

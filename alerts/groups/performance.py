@@ -1,0 +1,191 @@
+"""Rules on speed: does the fleet answer fast enough, could it generate what it should."""
+
+from __future__ import annotations
+
+from alerts.durations import duration_text
+from alerts.groups.availability import HEALTHY
+from alerts.levels import number
+from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.names import (
+    CAPACITY,
+    EXPECTED,
+    FRESH,
+    GENERATED,
+    LATENCY_P99,
+    MEASURED,
+    MODEL_SPEED,
+    SPEED,
+)
+from alerts.promql import indented, joined, over
+from alerts.settings import Settings
+from exporter import catalogue
+
+DURATIONS = catalogue.FLEET_REQUEST_DURATION
+QUANTILE = 0.99
+
+
+def group(settings: Settings) -> Group:
+    """Return the rules on latency, generation speed and waiting requests."""
+    return Group(
+        "ollama-fleet-performance",
+        (
+            _latency(settings),
+            *_speeds(settings),
+            _latency_high(settings),
+            _throughput_low(settings),
+            _queue_saturated(settings),
+            _not_serving(settings),
+        ),
+    )
+
+
+def latency_limit(settings: Settings) -> str:
+    """Return the p99 latency in seconds above which somebody is woken, as PromQL."""
+    return number(settings.thresholds.request_latency_p99)
+
+
+def speed_floor(settings: Settings) -> str:
+    """Return the fleet's tokens/s below which somebody is woken, as PromQL."""
+    return settings.thresholds.tokens_per_second.promql(settings.fixed_size or EXPECTED)
+
+
+def _latency(settings: Settings) -> Recording:
+    """Prefer the merged histogram, where enough requests fill it; else the instances' own p99.
+
+    Of several shards' own p99 the highest counts: quantiles cannot be averaged.
+    """
+    scope, window_s = settings.scope, settings.windows.rate
+    buckets = scope.fleet_sum(
+        DURATIONS, "le", inner=over("rate", DURATIONS, window_s, suffix="_bucket"), suffix="_bucket"
+    )
+    requests = scope.fleet_sum(
+        DURATIONS, inner=over("increase", DURATIONS, window_s, suffix="_count"), suffix="_count"
+    )
+    told = scope.last(catalogue.FLEET_REQUEST_LATENCY_P99)
+    counts = scope.last(f"{DURATIONS.name}_count")
+    return Recording(
+        LATENCY_P99,
+        joined(
+            "(",
+            f"  histogram_quantile({QUANTILE}, {indented(buckets)})",
+            f"  and {scope.on()}",
+            f"  {indented(requests)} >= {settings.thresholds.min_requests}",
+            ")",
+            "or",
+            f"max {scope.by()} ({told} and {scope.on_exporter} {FRESH})",
+            f"unless {scope.on()} {counts}",
+        ),
+    )
+
+
+def _speeds(settings: Settings) -> tuple[Recording, ...]:
+    scope = settings.scope
+    generated = over("rate", catalogue.FLEET_GENERATED_TOKENS, settings.windows.rate)
+    return (
+        Recording(MODEL_SPEED, scope.fleet_sum(catalogue.FLEET_TOKENS_PER_SECOND, "model")),
+        Recording(SPEED, f"sum {scope.by()} ({MODEL_SPEED})"),
+        Recording(MEASURED, scope.fleet_sum(catalogue.FLEET_MEASURED_INSTANCES)),
+        # Servers with counters only have no speed once they were idle for an hour. They have not
+        # become slow, so they count like the mean of the others.
+        Recording(
+            CAPACITY,
+            joined(
+                f"{SPEED} / ({MEASURED} > 0) * sum {scope.by()} ({HEALTHY})",
+                f"and {MEASURED}",
+                f">= {number(settings.thresholds.min_measured)} * sum {scope.by()} ({HEALTHY})",
+            ),
+        ),
+        Recording(GENERATED, scope.fleet_sum(catalogue.FLEET_GENERATED_TOKENS, inner=generated)),
+    )
+
+
+def _latency_high(settings: Settings) -> Alert:
+    return Alert(
+        name="OllamaFleetLatencyP99High",
+        settings=("thresholds.request_latency_p99", "thresholds.min_requests", "windows.rate"),
+        expr=f"{LATENCY_P99} > {latency_limit(settings)}",
+        hold_s=300,
+        keep_s=300,
+        severity=Severity.CRITICAL,
+        summary="The slowest requests of the fleet are too slow.",
+        description=(
+            "One request in a hundred takes longer than {{ $value | humanizeDuration }}; the limit "
+            f"is {duration_text(settings.thresholds.request_latency_p99)}. A few overloaded "
+            "instances are enough for this: look at how the load is balanced."
+        ),
+    )
+
+
+def _throughput_low(settings: Settings) -> Alert:
+    return Alert(
+        name="OllamaFleetTokenThroughputLow",
+        settings=(
+            "thresholds.tokens_per_second",
+            "thresholds.min_measured",
+            "windows.provisioning",
+        ),
+        expr=joined(CAPACITY, f"< {speed_floor(settings)}"),
+        hold_s=300,
+        keep_s=300,
+        severity=Severity.CRITICAL,
+        summary="The fleet can generate fewer tokens per second than it must.",
+        description=(
+            "All healthy instances together generate {{ $value | humanize }} tokens/s while they "
+            f"work, less than the floor of {settings.thresholds.tokens_per_second}. This is what "
+            "the fleet can do, not what is asked of it: hardware slowed down or instances are "
+            "missing."
+        ),
+    )
+
+
+def _queue_saturated(settings: Settings) -> Alert:
+    scope = settings.scope
+    queued = scope.per_instance(scope.last(catalogue.INSTANCE_REQUESTS_QUEUED))
+    limit = number(settings.thresholds.queued_per_instance)
+    return Alert(
+        name="OllamaFleetQueueSaturated",
+        settings=("thresholds.queued_per_instance",),
+        expr=joined(
+            f"sum {scope.by()} ({queued})",
+            f"/ sum {scope.by()} ({HEALTHY})",
+            f"> {limit}",
+        ),
+        hold_s=600,
+        keep_s=600,
+        severity=Severity.WARNING,
+        summary="More requests wait than the fleet works off.",
+        description=(
+            '{{ $value | printf "%.1f" }} requests wait for each healthy instance, more than '
+            f"{limit}. Users wait; the fleet needs more instances or less load."
+        ),
+    )
+
+
+def _not_serving(settings: Settings) -> Alert:
+    scope, window_s = settings.scope, settings.windows.stuck
+    waiting = over("min_over_time", catalogue.INSTANCE_REQUESTS_QUEUED, window_s)
+    generating = over("rate", catalogue.INSTANCE_GENERATED_TOKENS, window_s)
+    limit = settings.thresholds.stuck_instances.promql(settings.fixed_size or EXPECTED)
+    same = scope.on("instance_id")
+    return Alert(
+        name="OllamaFleetInstancesNotServing",
+        settings=("thresholds.stuck_instances", "windows.stuck"),
+        expr=joined(
+            f"count {scope.by()} (",
+            f"  {scope.per_instance(waiting)} > 0",
+            f"  and {same} {scope.per_instance(generating)} == 0",
+            f"  and {same} {scope.per_instance(scope.last(catalogue.INSTANCE_UP))} == 1",
+            ")",
+            f"> {limit}",
+        ),
+        hold_s=300,
+        keep_s=600,
+        severity=Severity.WARNING,
+        summary="Instances look healthy and serve nothing.",
+        description=(
+            f"{{{{ $value }}}} instances pass their health checks, had requests waiting for "
+            f"{duration_text(window_s)} and generated no token. Their users wait for nothing; a "
+            "restart usually helps."
+        ),
+        dashboard=Dashboard.MODELS,
+    )

@@ -1,0 +1,293 @@
+"""Rules on the watching itself: the exporters, their polls and pages, the way to people."""
+
+from __future__ import annotations
+
+from alerts.durations import duration_text
+from alerts.groups.availability import HEALTHY
+from alerts.levels import number, percent
+from alerts.model import Alert, Dashboard, Group, Severity
+from alerts.names import GENERATED, LATENCY_P99, SPEED
+from alerts.promql import joined, over
+from alerts.settings import Settings
+from exporter import catalogue
+
+SHARD_INFO = catalogue.EXPORTER_SHARD_INFO
+COMPLETED = catalogue.EXPORTER_POLL_LAST_COMPLETED
+INTERVAL = catalogue.EXPORTER_POLL_INTERVAL
+
+
+def exporter_group(settings: Settings) -> Group:
+    """Return the alerts on exporters that are down, stuck or late."""
+    return Group(
+        "ollama-fleet-exporter",
+        (
+            _exporter_down(settings),
+            _replica_down(settings),
+            _shard_missing(settings),
+            _metrics_absent(settings),
+            _poll_stale(settings),
+            _poll_slow(settings),
+        ),
+    )
+
+
+def telemetry_group(settings: Settings) -> Group:
+    """Return the alerts on figures that are missing or too many, and Watchdog."""
+    return Group(
+        "ollama-fleet-telemetry",
+        (
+            _telemetry_partial(settings),
+            *_figures_absent(settings),
+            _cardinality_high(settings),
+            _scrape_near_timeout(settings),
+            WATCHDOG,
+        ),
+    )
+
+
+def _exporter_down(settings: Settings) -> Alert:
+    up = settings.scope.up
+    return Alert(
+        name="OllamaFleetExporterDown",
+        expr=joined(f"max {settings.scope.by()} ({up}) == 0", "or", f"absent({up})"),
+        hold_s=120,
+        keep_s=120,
+        severity=Severity.CRITICAL,
+        summary="No exporter of the fleet can be scraped.",
+        description=(
+            f"Prometheus reaches no exporter of the job {settings.prometheus.job}. The fleet is "
+            "not watched at all: whatever else fails now, nobody will hear of it."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _replica_down(settings: Settings) -> Alert:
+    scope, n = settings.scope, settings.thresholds.poll_intervals
+    completed, interval = scope.last(COMPLETED), scope.last(INTERVAL)
+    stale = f"time() - {completed} > {n} * {interval} and {completed} > 0"
+    return Alert(
+        name="OllamaFleetExporterReplicaDown",
+        settings=("thresholds.poll_intervals",),
+        expr=joined(f"{scope.up} == 0", "or", stale),
+        hold_s=300,
+        keep_s=300,
+        severity=Severity.WARNING,
+        summary="One of the exporters is down or has stopped polling.",
+        description=(
+            "The exporter {{ $labels.instance }} cannot be scraped, or its polls have stood still. "
+            "If another one watches the same instances, nothing is missed yet; the next failure "
+            "would be."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _shard_missing(settings: Settings) -> Alert:
+    scope = settings.scope
+    shards = f"max {scope.by()} ({scope.last(catalogue.EXPORTER_SHARDS)})"
+    present = f"count {scope.by()} (count {scope.by('shard')} ({scope.last(SHARD_INFO)}))"
+    return Alert(
+        name="OllamaFleetShardMissing",
+        expr=joined(shards, f"- {present}", "> 0"),
+        hold_s=120,
+        keep_s=120,
+        severity=Severity.CRITICAL,
+        summary="A part of the fleet is watched by no exporter.",
+        description=(
+            "{{ $value }} of the shards that the fleet is divided into have no exporter that can "
+            "be scraped. Their instances are missing from every count, and nothing that happens "
+            "to them is noticed."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _metrics_absent(settings: Settings) -> Alert:
+    scope = settings.scope
+    return Alert(
+        name="OllamaFleetMetricsAbsent",
+        expr=joined(
+            f"max {scope.by()} ({scope.up}) == 1",
+            f"unless {scope.on()} {HEALTHY}",
+        ),
+        hold_s=300,
+        keep_s=120,
+        severity=Severity.CRITICAL,
+        summary="The exporter answers, but says nothing of the fleet.",
+        description=(
+            "The exporter can be scraped and publishes no count of instances: it has read no "
+            "inventory, or has never finished polling the fleet. Alerts on the fleet are blind."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _poll_stale(settings: Settings) -> Alert:
+    scope, n = settings.scope, settings.thresholds.poll_intervals
+    return Alert(
+        name="OllamaFleetPollStale",
+        settings=("thresholds.poll_intervals",),
+        # Of replicas the one that polled last counts: as long as it goes on, nothing is missed.
+        expr=joined(
+            "time() -",
+            f"max {scope.by('shard')} (",
+            f"  ({scope.last(COMPLETED)} > 0)",
+            f"  * {scope.on_exporter} group_left (shard) {scope.last(SHARD_INFO)}",
+            ")",
+            f"> {scope.on()} group_left () {n} * max {scope.by()} ({scope.last(INTERVAL)})",
+        ),
+        hold_s=60,
+        keep_s=120,
+        severity=Severity.CRITICAL,
+        summary="The exporter answers, but has stopped polling the fleet.",
+        description=(
+            "Shard {{ $labels.shard }} of the fleet was last polled as a whole "
+            "{{ $value | humanizeDuration }} ago. What the exporter publishes of it is that old, "
+            "and the rules no longer count it."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _poll_slow(settings: Settings) -> Alert:
+    share = settings.thresholds.poll_lateness
+    scope = settings.scope
+    lateness, interval = scope.last(catalogue.EXPORTER_POLL_LATENESS), scope.last(INTERVAL)
+    return Alert(
+        name="OllamaFleetPollSlow",
+        settings=("thresholds.poll_lateness",),
+        expr=f"{lateness} / {interval} > {number(share)}",
+        hold_s=600,
+        keep_s=600,
+        severity=Severity.WARNING,
+        summary="An exporter has more instances than it can poll in time.",
+        description=(
+            "Polls of {{ $labels.instance }} begin late by {{ $value | humanizePercentage }} of "
+            f"the poll interval, more than {percent(share)}. Divide the fleet into more shards, "
+            "poll less often, or give it a faster core."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _telemetry_partial(settings: Settings) -> Alert:
+    scope, window_s = settings.scope, settings.windows.telemetry
+    share = settings.thresholds.metrics_failures
+    failed = over("rate", catalogue.EXPORTER_POLL_ERRORS, window_s, where='request="metrics"')
+    polls = over("rate", catalogue.EXPORTER_POLLS, window_s)
+    return Alert(
+        name="OllamaFleetTelemetryPartial",
+        settings=("thresholds.metrics_failures", "windows.telemetry"),
+        # A ratio over all exporters: replicas add to both sides alike.
+        expr=joined(
+            f"sum {scope.by()} ({failed})", f"/ sum {scope.by()} ({polls})", f"> {number(share)}"
+        ),
+        hold_s=900,
+        keep_s=900,
+        severity=Severity.WARNING,
+        summary="Many healthy instances do not give their figures.",
+        description=(
+            "{{ $value | humanizePercentage }} of the polls found the instance healthy and its "
+            f"figures missing or broken, more than {percent(share)}. Speed and latency of the "
+            "fleet rest on fewer instances; servers usually changed their format in an upgrade."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _figures_absent(settings: Settings) -> tuple[Alert, ...]:
+    """Return partners of the alerts on speed and latency, silent when their series vanish."""
+    counts = over(
+        "increase", catalogue.FLEET_REQUEST_DURATION, settings.windows.rate, suffix="_count"
+    )
+    # Requests that end, and are too few for a p99, are no fault either.
+    few = f"unless {settings.scope.on()} sum {settings.scope.by()} ({counts}) > 0"
+    return (
+        _figure_absent(settings, SPEED, "generation speed"),
+        _figure_absent(settings, LATENCY_P99, "request latency", few),
+    )
+
+
+def _figure_absent(settings: Settings, name: str, figure: str, *excuses: str) -> Alert:
+    scope, window = settings.scope, duration_text(settings.windows.figures)
+    return Alert(
+        name="OllamaFleetFiguresAbsent",
+        settings=("windows.figures", "windows.rate", "thresholds.min_requests"),
+        # An idle fleet has no figures and no fault.
+        expr=joined(
+            f"sum {scope.by()} ({HEALTHY}) > 0",
+            f"and {scope.on()} present_over_time({name}[{window}])",
+            f"unless {scope.on()} {name}",
+            f"unless {scope.on()} {GENERATED} == 0",
+            *excuses,
+        ),
+        hold_s=900,
+        keep_s=900,
+        severity=Severity.WARNING,
+        labels={"figure": figure},
+        summary="A figure that the fleet used to give is missing.",
+        description=(
+            f"No healthy instance tells its {figure} any more, of {{{{ $value }}}} that there are. "
+            "The alert on it cannot fire."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _cardinality_high(settings: Settings) -> Alert:
+    scope, thresholds = settings.scope, settings.thresholds
+    listed = scope.last(catalogue.FLEET_INVENTORY_INSTANCES)
+    samples = scope.scraped("scrape_samples_post_metric_relabeling")
+    return Alert(
+        name="OllamaFleetCardinalityHigh",
+        settings=("thresholds.samples", "thresholds.samples_per_instance"),
+        expr=joined(
+            # A failed scrape has no samples at all.
+            f"max_over_time({samples}[{duration_text(scope.bridge_s)}])",
+            f"> {scope.on_exporter}",
+            f"{thresholds.samples} + {thresholds.samples_per_instance} * {listed}",
+        ),
+        hold_s=900,
+        keep_s=900,
+        severity=Severity.WARNING,
+        summary="An exporter publishes many more series than its instances account for.",
+        description=(
+            "{{ $labels.instance }} publishes {{ $value | humanize }} samples. A label takes new "
+            "values without end (model names, error types); Prometheus' memory pays for it."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _scrape_near_timeout(settings: Settings) -> Alert:
+    prometheus, share = settings.prometheus, settings.thresholds.scrape_duration
+    limit_s = share * prometheus.scrape_timeout
+    return Alert(
+        name="OllamaFleetScrapeNearTimeout",
+        settings=("thresholds.scrape_duration",),
+        expr=f"{settings.scope.scraped('scrape_duration_seconds')} > {number(limit_s)}",
+        hold_s=600,
+        keep_s=600,
+        severity=Severity.WARNING,
+        summary="Scrapes of an exporter take almost as long as they may.",
+        description=(
+            "Scraping {{ $labels.instance }} takes {{ $value | humanizeDuration }} of the "
+            f"{duration_text(prometheus.scrape_timeout)} that it may take. When it takes longer, "
+            "the whole fleet vanishes from Prometheus."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+WATCHDOG = Alert(
+    name="Watchdog",
+    expr="vector(1)",
+    severity=Severity.NONE,
+    summary="The alerting pipeline works.",
+    description=(
+        "This alert always fires ({{ $value }}). Its receiver raises the alarm when it stops "
+        "hearing of it: then Prometheus, Alertmanager or the way between them is down."
+    ),
+    dashboard=Dashboard.EXPORTER,
+)

@@ -1,0 +1,144 @@
+"""Is the error budget spent too fast? Multi-window burn rates, as Google's SRE workbook has them.
+
+An alert fires when a long window spends the budget too fast and a short one says that it goes on.
+How fast is too fast: so that a given part of the budget is gone within the long window.
+Source: SRE workbook, chapter 5, "Alerting on SLOs", table 5-8, with its 1-day line for tickets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alerts.durations import duration_text
+from alerts.levels import number, percent
+from alerts.model import Alert, Group, Recording, Severity
+from alerts.names import HEALTHY_RATIO
+from alerts.promql import covered, joined, over
+from alerts.settings import Settings
+from exporter import catalogue
+
+HOUR_S = 3600.0
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """A pair of windows, and what part of the budget may go in the long one."""
+
+    long_s: float
+    short_s: float
+    budget: float
+    hold_s: float
+    severity: Severity
+
+    def factor(self, period_s: float) -> float:
+        """Return how many times faster than evenly over the period the budget is spent."""
+        return self.budget * period_s / self.long_s
+
+
+BURNS = (
+    Burn(HOUR_S, 300, 0.02, 120, Severity.CRITICAL),
+    Burn(6 * HOUR_S, 1800, 0.05, 900, Severity.CRITICAL),
+    Burn(DAY_S, 2 * HOUR_S, 0.1, HOUR_S, Severity.WARNING),
+    Burn(3 * DAY_S, 6 * HOUR_S, 0.1, 3 * HOUR_S, Severity.WARNING),
+)
+WINDOWS_S = tuple(sorted({window for burn in BURNS for window in (burn.long_s, burn.short_s)}))
+
+
+@dataclass(frozen=True, slots=True)
+class Indicator:
+    """What is measured against an objective; `errors` is the recorded name without its window."""
+
+    alert: str
+    errors: str
+    objective: float
+    summary: str
+    what: str
+    settings: tuple[str, ...]
+
+
+def availability_group(settings: Settings) -> Group:
+    """Return the rules on the budget of instances that are not healthy."""
+    indicator = Indicator(
+        "OllamaFleetAvailabilityBudgetBurn",
+        "fleet:ollama_instances_missing_per_expected:ratio_avg",
+        settings.slo.availability,
+        "The fleet's availability budget is spent too fast.",
+        "of the instances that should serve were not healthy",
+        ("slo.availability", "slo.period", "windows.provisioning"),
+    )
+    records = tuple(
+        Recording(_recorded(indicator, window_s), _missing_ratio(window_s))
+        for window_s in WINDOWS_S
+    )
+    return Group("ollama-fleet-slo-availability", (*records, *_alerts(indicator, settings)))
+
+
+def requests_group(settings: Settings) -> Group:
+    """Return the rules on the budget of failed requests, of servers that count their requests."""
+    indicator = Indicator(
+        "OllamaFleetErrorBudgetBurn",
+        "fleet:ollama_request_errors_per_requests:ratio_rate",
+        settings.slo.requests,
+        "The fleet's budget of failed requests is spent too fast.",
+        "of the requests failed",
+        ("slo.requests", "slo.period", "thresholds.min_requests"),
+    )
+    records = tuple(
+        Recording(_recorded(indicator, window_s), _error_ratio(settings, window_s))
+        for window_s in WINDOWS_S
+    )
+    return Group("ollama-fleet-slo-requests", (*records, *_alerts(indicator, settings)))
+
+
+def _recorded(indicator: Indicator, window_s: float) -> str:
+    return f"{indicator.errors}{duration_text(window_s)}"
+
+
+def _missing_ratio(window_s: float) -> str:
+    missing = f"1 - avg_over_time({HEALTHY_RATIO}[{duration_text(window_s)}])"
+    # The mean of a few minutes says nothing about an hour: a Prometheus that has just started
+    # would page for the first stumble.
+    return (
+        missing if window_s < HOUR_S else joined(missing, f"and {covered(HEALTHY_RATIO, window_s)}")
+    )
+
+
+def _error_ratio(settings: Settings, window_s: float) -> str:
+    scope = settings.scope
+    failed, requests = catalogue.FLEET_REQUEST_ERRORS, catalogue.FLEET_REQUESTS
+    return joined(
+        scope.fleet_sum(failed, inner=over("increase", failed, window_s)),
+        "/",
+        f"({scope.fleet_sum(requests, inner=over('increase', requests, window_s))}"
+        f" >= {settings.thresholds.min_requests})",
+    )
+
+
+def _alerts(indicator: Indicator, settings: Settings) -> tuple[Alert, ...]:
+    return tuple(_alert(indicator, burn, settings) for burn in BURNS)
+
+
+def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
+    factor = burn.factor(settings.slo.period)
+    long, short = duration_text(burn.long_s), duration_text(burn.short_s)
+    limit = number(round(factor * (1 - indicator.objective), 12))
+    return Alert(
+        name=indicator.alert,
+        settings=indicator.settings,
+        expr=joined(
+            f"{_recorded(indicator, burn.long_s)} > {limit}",
+            f"and {_recorded(indicator, burn.short_s)} > {limit}",
+        ),
+        hold_s=burn.hold_s,
+        keep_s=300,
+        severity=burn.severity,
+        labels={"long_window": long, "short_window": short},
+        summary=indicator.summary,
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}, and it "
+            f"goes on. The objective is {percent(indicator.objective)}: at this speed the error "
+            f"budget of {duration_text(settings.slo.period)} is gone "
+            f"{number(round(factor, 2))} times too early."
+        ),
+    )

@@ -1,0 +1,163 @@
+"""Which alerts say nothing new while another one fires, as data.
+
+In:   nothing.
+Out:  RULES. Each holds within one cluster: the routing adds the cluster's label to every `equal`.
+
+What Alertmanager does with them, and what follows:
+- An alert is muted only while the other one fires. It must fire first, or within the `group_wait`
+  of the muted one; the comments say how each pair keeps to that.
+- A muted alert mutes as before: what is behind it stays muted.
+- That an alert is over is not told either while it is muted. An incident that was open before its
+  alert was muted has to be closed by hand; a dead exporter must not close it.
+- A label of `equal` that both sides lack counts as equal. Rules that compare a label besides the
+  cluster's therefore demand that it is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OURS = 'alertname=~"Ollama.*"'
+"""Matches our alerts, never Watchdog, and no alert of others in the same Alertmanager."""
+
+FLEET = (
+    "OllamaFleetHealthyInstancesLow",
+    "OllamaFleetHealthDroppingFast",
+    "OllamaModelUnavailable",
+    "OllamaFleetCapacityLow",
+)
+PERFORMANCE = (
+    "OllamaFleetLatencyP99High",
+    "OllamaFleetTokenThroughputLow",
+    "OllamaFleetQueueSaturated",
+    "OllamaFleetInstancesNotServing",
+)
+NODES = (
+    "OllamaNodeAllInstancesDown",
+    "OllamaNodeSlowerThanFleet",
+    "OllamaFleetManySlowNodes",
+)
+LIFE_CYCLE = (
+    "OllamaFleetInstancesFlapping",
+    "OllamaFleetOutOfMemoryRestarts",
+    "OllamaFleetRotationOverdue",
+    "OllamaFleetRotationCritical",
+    "OllamaFleetVersionSkew",
+)
+SLO = ("OllamaFleetAvailabilityBudgetBurn", "OllamaFleetErrorBudgetBurn")
+FIGURES = (*FLEET, *PERFORMANCE, *NODES, *LIFE_CYCLE, *SLO)
+"""Alerts on what the exporter says of the fleet: without it they are fiction, or silent."""
+
+ROTATION_CAUSES = (
+    "OllamaFleetCapacityLow",
+    "OllamaFleetInstancesFlapping",
+    "OllamaFleetVersionSkew",
+    "OllamaNodeSlowerThanFleet",
+)
+"""What rotating instances looks like while it goes on: restarts, two versions, less capacity, and
+nodes slowed by loading models."""
+
+
+def named(*names: str) -> str:
+    """Return the matcher of alerts with these names."""
+    return f'alertname=~"{"|".join(names)}"' if len(names) > 1 else f'alertname="{names[0]}"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inhibition:
+    """While an alert fires that all of `sources` match, those that all of `targets` match wait."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    equal: tuple[str, ...] = ()
+    """Labels that must agree, besides the cluster's."""
+    reason: str
+
+
+RULES = (
+    Inhibition(
+        sources=(named("OllamaFleetExporterDown"),),
+        targets=(OURS, 'alertname!="OllamaFleetExporterDown"'),
+        reason="No exporter answers: every other alert is an effect of that, or old.",
+    ),
+    Inhibition(
+        # A lost shard takes its instances out of every sum at once. HealthDroppingFast, the first
+        # to take that for an outage, waits (see the routing) until ShardMissing can have come.
+        sources=(named("OllamaFleetMetricsAbsent", "OllamaFleetShardMissing"),),
+        targets=(named(*FIGURES),),
+        reason="Figures that are missing, or missing in part, say nothing of the fleet.",
+    ),
+    Inhibition(
+        sources=(named("OllamaFleetMetricsAbsent"),),
+        targets=(named("OllamaFleetFiguresAbsent", "OllamaFleetTelemetryPartial"),),
+        reason="With all figures gone it is no news that some are.",
+    ),
+    Inhibition(
+        # It is about a shard, slow polls are about an exporter: no label tells which is whose.
+        sources=(named("OllamaFleetPollStale"),),
+        targets=(named("OllamaFleetMetricsAbsent", "OllamaFleetPollSlow"),),
+        reason="Polls that have stopped make the figures vanish, and are not slow.",
+    ),
+    Inhibition(
+        sources=(named("OllamaFleetInventoryLost"),),
+        targets=(named("OllamaFleetInventoryShrunk"),),
+        reason="The same figure, further down.",
+    ),
+    Inhibition(
+        # HealthDroppingFast would page a minute before HealthyInstancesLow. It waits that minute
+        # (see the routing), so one outage is one page; the other way round it would mute the floor
+        # for as long as it fires, and then still be followed by it.
+        #
+        # A rack that dies makes a ticket for each of its nodes: they wait as well, and those that
+        # are still down when the floor is reached again become tickets then. Capacity, throughput
+        # and queues follow from the number of instances. Not muted is the critical
+        # AvailabilityBudgetBurn: it tells when a fleet that has long been just below its floor,
+        # and known for it, breaks down. Latency and errors are what users feel: not muted either.
+        sources=(named("OllamaFleetHealthyInstancesLow"),),
+        targets=(
+            named(
+                "OllamaFleetHealthDroppingFast",
+                "OllamaFleetCapacityLow",
+                "OllamaFleetTokenThroughputLow",
+                "OllamaFleetQueueSaturated",
+                "OllamaNodeAllInstancesDown",
+            ),
+        ),
+        reason="They follow from the instances that are missing, which is known by now.",
+    ),
+    Inhibition(
+        sources=(named("OllamaFleetHealthyInstancesLow"),),
+        targets=(named("OllamaFleetAvailabilityBudgetBurn"), 'severity="warning"'),
+        reason="A slow loss of the same budget is no news while instances are missing.",
+    ),
+    Inhibition(
+        sources=(named("OllamaNodeAllInstancesDown"), 'node=~".+"'),
+        targets=(named("OllamaNodeSlowerThanFleet"),),
+        equal=("node",),
+        reason="A node that is down is not slow.",
+    ),
+    Inhibition(
+        # We have no alerts on single instances; these are for those that others write.
+        sources=(named("OllamaNodeAllInstancesDown"), 'node=~".+"'),
+        targets=('instance_id=~".+"',),
+        equal=("node",),
+        reason="A node that is down has no instance which is not.",
+    ),
+    Inhibition(
+        # It holds for less time than they do, so it mutes them before the first ticket.
+        sources=(named("OllamaFleetManySlowNodes"),),
+        targets=(named("OllamaNodeSlowerThanFleet"),),
+        reason="One page about many slow nodes, instead of a ticket for each.",
+    ),
+    Inhibition(
+        sources=(named("OllamaFleetRotationCritical"),),
+        targets=(named("OllamaFleetRotationOverdue"),),
+        reason="The same instances, a week older.",
+    ),
+    Inhibition(
+        sources=(OURS, 'severity="critical"'),
+        targets=(OURS, 'severity="warning"'),
+        equal=("alertname",),
+        reason="Who has been woken by an alert needs no ticket about it.",
+    ),
+)

@@ -1,0 +1,35 @@
+"""Names of the series that our recording rules make, `level:metric:operations`.
+
+The catalogue spells what the exporter publishes; this spells what the rules make of it. Rules and
+whoever reads them share these names.
+"""
+
+from __future__ import annotations
+
+FRESH = "exporter:ollama_exporter_shard:fresh"
+"""shard_info of the exporters whose polls go on; others must not speak for the fleet."""
+
+INSTANCES = "fleet:ollama_instances:sum"
+"""By status."""
+INVENTORY = "fleet:ollama_inventory_instances:sum"
+STUCK = "fleet:ollama_instances_provisioning:stuck"
+"""Provisioned for longer than `windows.provisioning`."""
+EXPECTED = "fleet:ollama_instances_expected:sum"
+"""That should serve: the inventory, less what is drained or provisioned on purpose."""
+HEALTHY_RATIO = "fleet:ollama_instances_healthy_per_expected:ratio"
+MODEL_INSTANCES = "model:ollama_instances:sum"
+"""By model and status."""
+
+LATENCY_P99 = "fleet:ollama_request_latency_seconds:p99"
+MODEL_SPEED = "model:ollama_tokens_per_second:sum"
+SPEED = "fleet:ollama_tokens_per_second:sum"
+MEASURED = "fleet:ollama_measured_instances:sum"
+CAPACITY = "fleet:ollama_tokens_per_second:estimate"
+"""SPEED, extrapolated to the healthy instances whose speed is not known."""
+GENERATED = "fleet:ollama_generated_tokens:rate"
+
+NODE_INSTANCES = "node:ollama_instances:sum"
+"""By node and status."""
+NODE_SPEED = "node_model_engine:ollama_tokens_per_second:avg"
+PEERS_SPEED = "model_engine:ollama_tokens_per_second:median"
+NODE_SPEED_RATIO = "node_model_engine:ollama_tokens_per_second_per_peers:ratio"

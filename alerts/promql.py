@@ -1,0 +1,113 @@
+"""Put PromQL together where many rules need the same turn of phrase.
+
+In:   series of the catalogue, and how Prometheus scrapes the exporter.
+Out:  PromQL as text, laid out over several lines where it is long.
+
+Two exporters over the same instances are replicas: of what both say the maximum counts. Exporters
+over different parts of the fleet are shards: what they say is added up. Which shard an exporter is,
+its own `ollama_exporter_shard_info` tells; so every sum over the fleet is a sum over shards of a
+maximum over replicas, and nobody has to configure which of the two there are.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+from alerts.durations import duration_text
+from alerts.names import FRESH
+from exporter.catalogue import Kind, Series
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """How the exporter is scraped, as far as expressions depend on it."""
+
+    job: str
+    cluster_label: str
+    bridge_s: float
+    """How far back a value is looked for: a scrape that fails then leaves no gap."""
+
+    @property
+    def up(self) -> str:
+        """Return the series that says whether scrapes of the exporter succeed."""
+        return self.scraped("up")
+
+    def scraped(self, name: str) -> str:
+        """Return one of the series that Prometheus itself makes of each scrape of the exporter."""
+        return f'{name}{{job="{self.job}"}}'
+
+    def by(self, *labels: str) -> str:
+        """Return `by (…)`; every aggregate keeps the cluster, or clusters would mute each other."""
+        return f"by ({', '.join((self.cluster_label, *labels))})"
+
+    def on(self, *labels: str) -> str:
+        """Return `on (…)`, for aggregates of the same cluster."""
+        return f"on ({', '.join((self.cluster_label, *labels))})"
+
+    @property
+    def on_exporter(self) -> str:
+        """Return `on (…)`, for series of the same exporter."""
+        return self.on("job", "instance")
+
+    def last(self, series: Series | str, *, where: str = "") -> str:
+        """Return a series, of the catalogue or recorded, whose last value bridges failed scrapes.
+
+        Without it every failed scrape would begin an alert's `for` anew.
+        """
+        name = series if isinstance(series, str) else series.name
+        selector = f"{{{where}}}" if where else ""
+        return f"last_over_time({name}{selector}[{duration_text(self.bridge_s)}])"
+
+    def fleet_sum(
+        self, series: Series, *labels: str, inner: str | None = None, suffix: str = ""
+    ) -> str:
+        """Return the fleet's total of a series, by some of its labels.
+
+        Args:
+            series: One that each exporter publishes for its shard.
+            labels: What to keep apart; of the series' own, or `le`.
+            inner: What to take of the series, such as its rate; its last value where not given.
+            suffix: `_bucket` for the buckets of a histogram.
+        """
+        told = (
+            *series.labels,
+            *(["le"] if series.kind is Kind.HISTOGRAM and suffix == "_bucket" else []),
+        )
+        inner = inner or self.last(series)
+        return (
+            f"sum {self.by(*labels)} (\n"
+            f"  max {self.by('shard', *told)} (\n"
+            f"    {inner}\n"
+            f"    * {self.on_exporter} group_left (shard) {FRESH}\n"
+            "  )\n"
+            ")"
+        )
+
+    def per_instance(self, expression: str, *labels: str) -> str:
+        """Return the maximum over replicas for each instance, by id and further labels."""
+        return f"max {self.by('instance_id', *labels)} ({expression})"
+
+
+def over(
+    function: str, series: Series, window_s: float, *, suffix: str = "", where: str = ""
+) -> str:
+    """Return a function over a range of a series: `rate(name{where}[5m])`."""
+    selector = f"{{{where}}}" if where else ""
+    return f"{function}({series.name}{suffix}{selector}[{duration_text(window_s)}])"
+
+
+def covered(name: str, window_s: float) -> str:
+    """Return what is there only if a recorded series was in the first sixth of a window."""
+    first, offset = duration_text(window_s / 6), duration_text(window_s * 5 / 6)
+    return f"present_over_time({name}[{first}] offset {offset})"
+
+
+def indented(expression: str, depth: int = 2) -> str:
+    """Return an expression moved to the right, but for its first line."""
+    return textwrap.indent(expression, " " * depth).lstrip()
+
+
+def joined(*lines: str) -> str:
+    """Return the lines as one expression."""
+    return "\n".join(lines)

@@ -1,0 +1,262 @@
+"""Settings of routing: who is told of what, how often, and what is muted while.
+
+In:   mappings as YAML gives them.
+Out:  frozen models. Fails with pydantic's ValidationError.
+No setting takes a secret: passwords, keys and secret URLs stand in files which only Alertmanager
+reads, so neither these settings nor the alertmanager.yml made of them must be kept secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from alerts.durations import Duration, duration_text
+from alerts.windows import RotationWindow
+
+SMARTHOST = re.compile(r"\S+:\d{1,5}")
+LONGEST_SILENCE_S = 300.0
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+def _absolute(path: str) -> str:
+    """Return the path. What is none may be the secret itself, so the message does not repeat it."""
+    if not path.startswith("/"):
+        raise ValueError(
+            "must be the absolute path of a file that holds the secret: Alertmanager looks for "
+            "other paths in the folder where it was started"
+        )
+    return path
+
+
+def _public_url(url: str) -> str:
+    """Return the URL. One that may hold a secret is not repeated in the message."""
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_url = False
+    if not is_url or not url.isprintable() or " " in url:
+        raise ValueError("must be a URL such as https://alerts.example.org/hook")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "must not hold a user and password: put a token into a file and name it in "
+            "credentials_file, or the whole URL into a file and name it in url_file"
+        )
+    return url
+
+
+def _smarthost(text: str) -> str:
+    if not SMARTHOST.fullmatch(text):
+        raise ValueError("must be HOST:PORT such as mail.example.org:587")
+    return text
+
+
+def _frequent(interval_s: float) -> float:
+    if interval_s > LONGEST_SILENCE_S:
+        raise ValueError(
+            f"must be {duration_text(LONGEST_SILENCE_S)} or shorter: no alarm can come sooner"
+        )
+    return interval_s
+
+
+SecretFile = Annotated[Text, AfterValidator(_absolute)]
+PublicUrl = Annotated[Text, AfterValidator(_public_url)]
+
+
+class _Section(BaseModel):
+    """A part of the settings; unknown keys are refused, and values are not repeated in errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class _Notifier(_Section):
+    """One way to tell somebody."""
+
+    send_resolved: bool = Field(True, description="Tell as well when an alert is over.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_inline_secrets(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            known = cls.model_fields
+            inline = [key for key in given if key not in known and f"{key}_file" in known]
+            if inline:
+                raise ValueError(
+                    "secrets are read from files only: "
+                    + ", ".join(f"instead of {key} give {key}_file, its path" for key in inline)
+                )
+        return given
+
+
+class PagerDuty(_Notifier):
+    """An integration of PagerDuty's Events API v2."""
+
+    routing_key_file: SecretFile = Field(description="File with the integration key.")
+    url: PublicUrl | None = Field(
+        None, description="Events API; default: Alertmanager's, which is PagerDuty's own."
+    )
+
+
+class Opsgenie(_Notifier):
+    """Opsgenie, or a service that speaks its alert API."""
+
+    api_key_file: SecretFile = Field(description="File with the API key.")
+    api_url: PublicUrl | None = Field(
+        None, description="Alert API, `v2/alerts` follows; default: Alertmanager's, Opsgenie's own."
+    )
+
+
+class Slack(_Notifier):
+    """A channel of Slack, or of a chat with the same incoming webhooks."""
+
+    api_url_file: SecretFile = Field(description="File with the URL of the incoming webhook.")
+    channel: Text | None = Field(
+        None, description="Channel such as `#llm-fleet`; default: the webhook's own."
+    )
+    title: Text | None = Field(
+        None,
+        description="Title, may be a template of Alertmanager; default: what fires, how often.",
+    )
+
+
+class Email(_Notifier):
+    """An e-mail."""
+
+    to: Text = Field(description="Whom to write to; several with commas between.")
+    sender: Text = Field(alias="from", description="Who writes.")
+    smarthost: Annotated[Text, AfterValidator(_smarthost)] = Field(
+        description="Mail server, HOST:PORT."
+    )
+    auth_username: Text | None = Field(None, description="User at the mail server.")
+    auth_password_file: SecretFile | None = Field(None, description="File with its password.")
+    require_tls: bool = Field(True, description="Send nothing without STARTTLS.")
+    hello: Text | None = Field(None, description="Name to greet the mail server with.")
+
+    @model_validator(mode="after")
+    def _user_with_password(self) -> Email:
+        if (self.auth_username is None) != (self.auth_password_file is None):
+            raise ValueError("auth_username and auth_password_file go together: give both or none")
+        return self
+
+
+class _Hook(_Notifier):
+    """A URL that Alertmanager posts its JSON to."""
+
+    url: PublicUrl | None = Field(None, description="Where to post to; without a secret in it.")
+    url_file: SecretFile | None = Field(
+        None, description="File with the URL, where the URL is a secret; instead of `url`."
+    )
+    credentials_file: SecretFile | None = Field(
+        None, description="File with a bearer token to send along."
+    )
+
+    @model_validator(mode="after")
+    def _one_url(self) -> _Hook:
+        if (self.url is None) == (self.url_file is None):
+            raise ValueError("give either url or url_file")
+        return self
+
+
+class Webhook(_Hook):
+    """A service that takes Alertmanager's own JSON."""
+
+    max_alerts: Annotated[int, Field(ge=0)] = Field(
+        100, description="Alerts in one message; it says how many were left out. 0: all."
+    )
+
+
+class DeadMansSwitch(_Hook):
+    """A service that raises the alarm when it hears nothing for some time.
+
+    It must alarm for each fleet of its own where several share an Alertmanager: one fleet's
+    Watchdog keeps it quiet about the other's.
+    """
+
+    # For most such services any request is a sign of life, also one that says `resolved`.
+    send_resolved: bool = Field(False, description="Tell as well when Watchdog ends.")
+    interval: Annotated[Duration, AfterValidator(_frequent)] = Field(
+        60.0,
+        description="Longest time between two messages, 5m at most; alarm after a few of them.",
+    )
+
+
+class Receiver(_Section):
+    """One way to tell somebody, by its kind."""
+
+    pagerduty: PagerDuty | None = Field(None, description="PagerDuty.")
+    opsgenie: Opsgenie | None = Field(None, description="Opsgenie, or what speaks its API.")
+    slack: Slack | None = Field(None, description="Slack, or what takes its webhooks.")
+    email: Email | None = Field(None, description="E-mail.")
+    webhook: Webhook | None = Field(None, description="Alertmanager's own JSON.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Receiver:
+        kinds = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            known = ", ".join(type(self).model_fields)
+            seen = " and ".join(kinds) or "none"
+            raise ValueError(f"give one of {known} for each entry of the list, not {seen}")
+        return self
+
+
+class RoutingSettings(_Section):
+    """Who is told of what. Without receivers nobody is."""
+
+    page: tuple[Receiver, ...] = Field((), description="Who is woken by critical alerts.")
+    ticket: tuple[Receiver, ...] = Field((), description="Who gets warnings: tickets or a chat.")
+    info: tuple[Receiver, ...] = Field((), description="Who gets information; usually nobody.")
+    dead_mans_switch: DeadMansSwitch | None = Field(
+        None, description="Who hears from Watchdog, and raises the alarm when it falls silent."
+    )
+    group_wait: Duration = Field(30.0, description="How long a page waits for others of its group.")
+    ticket_group_wait: Duration = Field(
+        600.0,
+        description="The same of tickets and information. A page mutes the tickets that say "
+        "nothing beside it, if it comes before they are sent.",
+    )
+    group_interval: Duration = Field(
+        300.0, description="How often a group that was told of is looked at again."
+    )
+    page_repeat_interval: Duration = Field(
+        14_400.0, description="After which a page that still fires is sent again."
+    )
+    ticket_repeat_interval: Duration = Field(
+        86_400.0, description="The same of tickets and information."
+    )
+    rotation_windows: tuple[RotationWindow, ...] = Field(
+        (),
+        description="When instances are rotated: tickets about what that causes wait. Pages never "
+        "do.",
+    )
+
+    @model_validator(mode="after")
+    def _repeats_fit_the_interval(self) -> RoutingSettings:
+        names = ("page_repeat_interval", "ticket_repeat_interval")
+        if faults := [fault for name in names if (fault := self._repeat_fault(name))]:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _repeat_fault(self, name: str) -> str:
+        """Return why an interval does not fit; empty where it does."""
+        interval_ms, repeat_ms = (round(1000 * getattr(self, n)) for n in ("group_interval", name))
+        if repeat_ms % interval_ms == 0:
+            return ""
+        nearest_ms = interval_ms * max(1, round(repeat_ms / interval_ms))
+        return (
+            f"{name} ({duration_text(repeat_ms / 1000)}) must be a multiple of group_interval "
+            f"({duration_text(self.group_interval)}), for Alertmanager repeats at no other time; "
+            f"the nearest is {duration_text(nearest_ms / 1000)}"
+        )

@@ -1,0 +1,149 @@
+"""Make the alertmanager.yml document: routes, receivers, inhibition, mute windows.
+
+In:   RoutingSettings, and the name of the label that tells clusters apart.
+Out:  the document as plain dicts, lists, texts and numbers; equal settings give equal documents.
+Nothing is read or written, and nothing fails: the settings have been checked.
+
+Only our alerts and Watchdog are told of; everything else ends at a receiver that does nothing. The
+routes under the root name our alerts, so they can move into the tree of an existing Alertmanager.
+"""
+
+from __future__ import annotations
+
+from alerts.durations import duration_text
+from alerts.inhibition import OURS, ROTATION_CAUSES, RULES, Inhibition, named
+from alerts.model import Severity
+from alerts.notifiers import receiver, switch
+from alerts.receivers import DeadMansSwitch, Receiver, RoutingSettings
+
+TEMPLATES = "templates/ollama-fleet.tmpl"
+"""The texts of notifications, relative to alertmanager.yml."""
+
+NOWHERE = "nowhere"
+PAGE, TICKET, INFO = "ollama-fleet-page", "ollama-fleet-ticket", "ollama-fleet-info"
+SWITCH = "ollama-fleet-dead-mans-switch"
+ROTATION = "ollama-fleet-rotation"
+
+FIRST_ALARM = "OllamaFleetHealthDroppingFast"
+FIRST_ALARM_WAITS_S = 60.0
+"""So much longer OllamaFleetHealthyInstancesLow must hold until it fires."""
+
+Document = dict[str, object]
+
+
+def document(settings: RoutingSettings, *, cluster_label: str = "cluster") -> Document:
+    """Return alertmanager.yml. Receivers that are not set up are left out of it."""
+    whole: Document = {
+        "route": _root(settings, cluster_label),
+        "inhibit_rules": [_inhibit_rule(rule, cluster_label) for rule in RULES],
+        "receivers": _receivers(settings),
+        "templates": [TEMPLATES],
+    }
+    if settings.rotation_windows:
+        whole["time_intervals"] = [{"name": ROTATION, "time_intervals": _intervals(settings)}]
+    return whole
+
+
+def _root(settings: RoutingSettings, cluster_label: str) -> Document:
+    return {
+        "receiver": NOWHERE,
+        "group_by": ["alertname", cluster_label],
+        "group_wait": duration_text(settings.group_wait),
+        "group_interval": duration_text(settings.group_interval),
+        "repeat_interval": duration_text(settings.page_repeat_interval),
+        "routes": [
+            _watchdog(settings.dead_mans_switch),
+            _page(settings),
+            _ticket(settings, cluster_label),
+            _info(settings),
+        ],
+    }
+
+
+def _watchdog(settings: DeadMansSwitch | None) -> Document:
+    route: Document = {"matchers": [named("Watchdog")], "receiver": NOWHERE}
+    if settings is None:
+        return route
+    # Alertmanager repeats at the first look after repeat_interval. The look exactly at its end
+    # comes some milliseconds too early, so a message goes out at every other look.
+    half = duration_text(settings.interval / 2)
+    return route | {
+        "receiver": SWITCH,
+        "group_wait": "0s",
+        "group_interval": half,
+        "repeat_interval": half,
+    }
+
+
+def _page(settings: RoutingSettings) -> Document:
+    # What mutes an alert must fire before the alert is sent (see OllamaFleetHealthyInstancesLow in
+    # the inhibition). No page is ever muted by a window: a rotation that goes wrong wakes somebody.
+    wait_s = settings.group_wait + FIRST_ALARM_WAITS_S
+    first: Document = {"matchers": [named(FIRST_ALARM)], "group_wait": duration_text(wait_s)}
+    return _by_severity(Severity.CRITICAL, PAGE, settings.page) | {"routes": [first]}
+
+
+def _ticket(settings: RoutingSettings, cluster_label: str) -> Document:
+    route = _by_severity(Severity.WARNING, TICKET, settings.ticket) | _patience(settings)
+    route["group_by"] = ["alertname", cluster_label, "node"]
+    return route | _muted_by_rotation(settings)
+
+
+def _info(settings: RoutingSettings) -> Document:
+    route = _by_severity(Severity.INFO, INFO, settings.info) | _patience(settings)
+    return route | _muted_by_rotation(settings)
+
+
+def _by_severity(severity: Severity, name: str, receivers: tuple[Receiver, ...]) -> Document:
+    return {
+        "matchers": [OURS, f'severity="{severity}"'],
+        "receiver": name if receivers else NOWHERE,
+    }
+
+
+def _patience(settings: RoutingSettings) -> Document:
+    return {
+        "group_wait": duration_text(settings.ticket_group_wait),
+        "repeat_interval": duration_text(settings.ticket_repeat_interval),
+    }
+
+
+def _muted_by_rotation(settings: RoutingSettings) -> Document:
+    if not settings.rotation_windows:
+        return {}
+    muted = {"matchers": [named(*ROTATION_CAUSES)], "mute_time_intervals": [ROTATION]}
+    return {"routes": [muted]}
+
+
+def _inhibit_rule(rule: Inhibition, cluster_label: str) -> Document:
+    return {
+        "source_matchers": list(rule.sources),
+        "target_matchers": list(rule.targets),
+        "equal": [cluster_label, *rule.equal],
+    }
+
+
+def _receivers(settings: RoutingSettings) -> list[Document]:
+    by_name = (
+        (PAGE, settings.page, Severity.CRITICAL),
+        (TICKET, settings.ticket, Severity.WARNING),
+        (INFO, settings.info, Severity.INFO),
+    )
+    made = [receiver(name, items, severity) for name, items, severity in by_name if items]
+    if settings.dead_mans_switch:
+        made.append(switch(SWITCH, settings.dead_mans_switch))
+    return [{"name": NOWHERE}, *made]
+
+
+def _intervals(settings: RoutingSettings) -> list[Document]:
+    intervals = []
+    for window in settings.rotation_windows:
+        spans = [span.split("-") for span in window.times]
+        interval: Document = {
+            "times": [{"start_time": start, "end_time": end} for start, end in spans],
+            "location": window.location,
+        }
+        if window.weekdays:
+            interval["weekdays"] = [str(day) for day in window.weekdays]
+        intervals.append(interval)
+    return intervals

@@ -1,0 +1,85 @@
+"""All rules under some settings.
+
+In:   Settings.
+Out:  the groups in the order of their files, single alerts changed as the settings say.
+Fails with UnknownAlertsError where the settings name an alert that there is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+
+from alerts.groups import (
+    availability,
+    inventory,
+    lifecycle,
+    nodes,
+    performance,
+    pipeline,
+    slo,
+    thresholds,
+)
+from alerts.model import Alert, Group, Recording
+from alerts.settings import Override, Settings
+
+GROUPS = (
+    availability.group,
+    performance.group,
+    nodes.group,
+    lifecycle.group,
+    slo.availability_group,
+    slo.requests_group,
+    inventory.group,
+    pipeline.exporter_group,
+    pipeline.telemetry_group,
+    thresholds.group,
+)
+
+
+class UnknownAlertsError(Exception):
+    """The settings change alerts that do not exist; `faults` has a sentence by name."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        self.faults = faults
+
+
+def groups(settings: Settings) -> tuple[Group, ...]:
+    """Return all groups.
+
+    Raises:
+        UnknownAlertsError: The settings name alerts that there are not.
+    """
+    made = tuple(make(settings) for make in GROUPS)
+    known = {alert.name for group in made for alert in group.alerts}
+    if unknown := sorted(set(settings.alerts) - known):
+        raise UnknownAlertsError({name: _unknown(name, known) for name in unknown})
+    return tuple(_changed(group, settings.alerts) for group in made)
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return "there is no such alert" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _changed(group: Group, overrides: Mapping[str, Override]) -> Group:
+    rules = (_changed_rule(rule, overrides) for rule in group.rules)
+    return Group(group.name, tuple(rule for rule in rules if rule is not None))
+
+
+def _changed_rule(
+    rule: Recording | Alert, overrides: Mapping[str, Override]
+) -> Recording | Alert | None:
+    if isinstance(rule, Recording) or rule.name not in overrides:
+        return rule
+    override = overrides[rule.name]
+    if not override.is_enabled:
+        return None
+    return dataclasses.replace(
+        rule,
+        severity=override.severity or rule.severity,
+        hold_s=rule.hold_s if override.hold is None else override.hold,
+        keep_s=rule.keep_s if override.keep is None else override.keep,
+    )

@@ -1,0 +1,87 @@
+"""Write groups of rules as Prometheus' rule files.
+
+In:   groups, and where the pages are that notifications link to.
+Out:  YAML texts, equal for equal input. One pass here gives every alert its links and severity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from alerts.durations import duration_text
+from alerts.model import Alert, Group, Recording
+from alerts.settings import Links, Settings
+
+BANNER = "# Made by `ollama-fleet alerts build`: change the settings, not this file.\n"
+LINE_WIDTH = 100_000
+"""Lines are never folded: a changed word must not move all others in a diff."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, so that expressions stay readable."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def as_yaml(document: object) -> str:
+    """Return a document as YAML below the banner that says what made it."""
+    body = yaml.dump(
+        document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=LINE_WIDTH
+    )
+    return BANNER + str(body)
+
+
+def rule_file(group: Group, settings: Settings) -> str:
+    """Return the rule file of one group."""
+    interval = duration_text(settings.prometheus.evaluation_interval)
+    rules = [_rule(rule, settings.links) for rule in group.rules]
+    return as_yaml({"groups": [{"name": group.name, "interval": interval, "rules": rules}]})
+
+
+def runbook_url(alert: Alert, links: Links) -> str:
+    """Return where the alert's runbook is."""
+    return f"{links.runbooks}/{alert.name}.md"
+
+
+def dashboard_url(alert: Alert, links: Links) -> str:
+    """Return the dashboard that shows what the alert is about; a template of Prometheus."""
+    query = f"?{alert.dashboard_query}" if alert.dashboard_query else ""
+    return f"{links.grafana}/d/{alert.dashboard}{query}"
+
+
+def _rule(rule: Recording | Alert, links: Links) -> dict[str, Any]:
+    if isinstance(rule, Recording):
+        labels = {"labels": dict(rule.labels)} if rule.labels else {}
+        return {"record": rule.name, "expr": rule.expr, **labels}
+    return _alert(rule, links)
+
+
+def _alert(alert: Alert, links: Links) -> dict[str, Any]:
+    return {
+        "alert": alert.name,
+        "expr": alert.expr,
+        **_duration("for", alert.hold_s),
+        **_duration("keep_firing_for", alert.keep_s),
+        "labels": {"severity": str(alert.severity), **alert.labels},
+        "annotations": {
+            "summary": alert.summary,
+            "description": alert.description,
+            "runbook_url": runbook_url(alert, links),
+            "dashboard_url": dashboard_url(alert, links),
+        },
+    }
+
+
+def _duration(key: str, seconds: float) -> dict[str, str]:
+    return {key: duration_text(seconds)} if seconds else {}

@@ -1,0 +1,187 @@
+"""The built files: the same for the same settings, whole or not there, and never left behind."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alerts import build, config, rulebook
+from alerts.errors import BuildError
+from alerts.model import Alert
+from alerts.settings import Settings
+from tests.conftest import ROOT
+
+RULES = ROOT / "alerts"
+
+
+def test_the_committed_files_are_as_the_default_settings_make_them() -> None:
+    build.check(Settings(), RULES)
+
+
+def test_what_was_written_is_found_to_be_right_and_writing_again_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    written = build.write(Settings(), tmp_path)
+
+    assert set(build.files(Settings())) == set(written)
+    assert () == build.write(Settings(), tmp_path)
+    build.check(Settings(), tmp_path)
+
+
+def test_another_setting_is_drift_and_names_the_file(tmp_path: Path) -> None:
+    build.write(Settings(), tmp_path)
+    changed = config.load(changes=["thresholds.slow_node=40%"])
+
+    with pytest.raises(BuildError) as caught:
+        build.check(changed, tmp_path)
+
+    assert f"{tmp_path}/rules/ollama-fleet-nodes.yml differs" in str(caught.value)
+    assert "performance" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda path: path.write_text(""), "is empty"),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(b"\xff"), "is empty"),
+        (lambda path: path.write_text(path.read_text() + "\n"), "differs"),
+        (lambda path: (path.parent / "old.yml").write_text("groups: []"), "is left over"),
+    ],
+)
+def test_a_file_that_is_not_as_made_is_found(tmp_path: Path, spoil: object, fault: str) -> None:
+    build.write(Settings(), tmp_path)
+    assert callable(spoil)
+    spoil(tmp_path / "rules" / "ollama-fleet-nodes.yml")
+
+    with pytest.raises(BuildError, match=fault):
+        build.check(Settings(), tmp_path)
+
+
+def test_a_rule_file_that_is_no_longer_made_is_removed_and_others_files_stay(
+    tmp_path: Path,
+) -> None:
+    build.write(Settings(), tmp_path)
+    (tmp_path / "rules" / "old.yml").write_text("groups: []")
+    (tmp_path / "rules" / "notes.txt").write_text("mine")
+    (tmp_path / "prometheus.yml").write_text("theirs")
+
+    assert ("rules/old.yml",) == build.write(Settings(), tmp_path)
+    assert (tmp_path / "rules" / "notes.txt").exists()
+    assert (tmp_path / "prometheus.yml").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(BuildError, match="choose another --output-dir"):
+        build.write(Settings(), tmp_path / "file")
+
+
+@pytest.fixture
+def small_files_only() -> Iterator[None]:
+    """Let no file grow beyond 100 bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    build.write(Settings(), tmp_path)
+    path = tmp_path / "rules" / "ollama-fleet-nodes.yml"
+    before = path.read_text()
+    request.getfixturevalue("small_files_only")
+
+    with pytest.raises(BuildError, match=rf"cannot write {path}: File too large; choose another"):
+        build.write(config.load(changes=["thresholds.slow_node=40%"]), tmp_path)
+
+    assert before == path.read_text()
+    assert [] == [item.name for item in path.parent.iterdir() if item.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["thresholds.healthy_instances=9900", "thresholds.tokens_per_second=400000"],
+        ["fleet.size=10000", "prometheus.cluster_label=region"],
+        ["prometheus.scrape_interval=1m", "prometheus.job=my-fleet"],
+        ["slo.period=90d", "slo.availability=99.99%"],
+    ],
+)
+def test_promtool_takes_the_rules_of_any_settings(
+    promtool_binary: Path, tmp_path: Path, changes: list[str]
+) -> None:
+    build.write(config.load(changes=changes), tmp_path)
+    rules = sorted((tmp_path / "rules").glob("*.yml"))
+
+    checked = subprocess.run(
+        [promtool_binary, "check", "rules", "--lint=all", "--lint-fatal", *rules],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+
+
+def _alert(name: str, *changes: str) -> Alert:
+    groups = rulebook.groups(config.load(changes=changes))
+    return next(alert for group in groups for alert in group.alerts if alert.name == name)
+
+
+def test_the_articles_numbers_can_stand_in_the_rules_as_numbers() -> None:
+    changes = ("fleet.size=10000",)
+
+    assert _alert("OllamaFleetHealthyInstancesLow", *changes).expr.endswith("\n< 9900")
+    assert _alert("OllamaFleetTokenThroughputLow", *changes).expr.endswith("\n< 400000")
+    assert _alert("OllamaFleetLatencyP99High", *changes).expr.endswith(" > 0.15")
+
+
+def test_an_alert_is_changed_or_left_out_as_the_settings_say() -> None:
+    changed = _alert(
+        "OllamaFleetLatencyP99High",
+        "alerts.OllamaFleetLatencyP99High.for=10m",
+        "alerts.OllamaFleetLatencyP99High.keep_firing_for=1h",
+        "alerts.OllamaFleetLatencyP99High.severity=warning",
+    )
+    groups = rulebook.groups(
+        config.load(changes=["alerts.OllamaFleetLatencyP99High.enabled=false"])
+    )
+
+    assert (600.0, 3600.0, "warning") == (changed.hold_s, changed.keep_s, changed.severity)
+    assert "OllamaFleetLatencyP99High" not in {a.name for group in groups for a in group.alerts}
+
+
+def test_the_thresholds_that_dashboards_draw_are_those_that_the_alerts_compare_with() -> None:
+    for changes in ([], ["fleet.size=10000"], ["thresholds.slow_node=40%"]):
+        groups = {group.name: group for group in rulebook.groups(config.load(changes=changes))}
+        recorded = {
+            rule.labels["name"]: rule.expr.removeprefix("vector(").removesuffix(")")
+            for rule in groups["ollama-fleet-thresholds"].recordings
+        }
+        compared = {alert.name: alert.expr for group in groups.values() for alert in group.alerts}
+
+        for name, alert in {
+            "healthy_instances": "OllamaFleetHealthyInstancesLow",
+            "request_latency_p99_seconds": "OllamaFleetLatencyP99High",
+            "tokens_per_second": "OllamaFleetTokenThroughputLow",
+            "node_speed_ratio": "OllamaNodeSlowerThanFleet",
+            "queued_per_instance": "OllamaFleetQueueSaturated",
+        }.items():
+            assert recorded[name].rstrip(")") in compared[alert], name
+
+
+def test_every_expression_of_several_lines_is_a_block_in_the_file() -> None:
+    text = build.files(Settings())["rules/ollama-fleet-availability.yml"]
+
+    assert "\\n" not in text
+    assert yaml.safe_load(text)["groups"][0]["name"] == "ollama-fleet-availability"

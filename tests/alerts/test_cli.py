@@ -1,0 +1,182 @@
+"""The commands `ollama-fleet alerts …`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from alerts import explain, rulebook
+from alerts.cli import alerts
+from alerts.names import FRESH
+from alerts.settings import Settings
+
+GROUPS = rulebook.groups(Settings())
+NAMES = sorted({alert.name for group in GROUPS for alert in group.alerts})
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(alerts, [str(argument) for argument in arguments])
+
+
+def test_build_writes_what_build_check_asks_for(tmp_path: Path) -> None:
+    built = run("build", "--output-dir", tmp_path)
+    checked = run("build", "--output-dir", tmp_path, "--check")
+
+    assert 0 == built.exit_code
+    assert f"{tmp_path}/alertmanager.yml" in built.stdout.splitlines()
+    assert (0, "") == (checked.exit_code, checked.stdout)
+
+
+def test_build_check_fails_on_drift_and_changes_nothing(tmp_path: Path) -> None:
+    run("build", "--output-dir", tmp_path)
+    (tmp_path / "alertmanager.yml").write_text("mine")
+
+    checked = run("build", "--output-dir", tmp_path, "--check")
+
+    assert 1 == checked.exit_code
+    assert f"{tmp_path}/alertmanager.yml differs" in checked.stderr
+    assert "mine" == (tmp_path / "alertmanager.yml").read_text()
+
+
+def test_bad_settings_change_nothing(tmp_path: Path) -> None:
+    refused = run("build", "--output-dir", tmp_path, "--set", "windows.drop=1s")
+
+    assert 1 == refused.exit_code
+    assert "windows.drop (1s) must be at least 1m" in refused.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_the_settings_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.yml"
+    path.write_text("thresholds: {request_latency_p99: 2s}\n")
+
+    listed = CliRunner().invoke(
+        alerts, ["list", "--json"], env={"OLLAMA_FLEET_ALERTS_CONFIG_FILE": str(path)}
+    )
+
+    (latency,) = [
+        alert for alert in json.loads(listed.stdout) if alert["name"] == "OllamaFleetLatencyP99High"
+    ]
+    assert {"thresholds.request_latency_p99": "2s"}.items() <= latency["settings"].items()
+    assert latency["expr"].endswith("> 2")
+
+
+def test_list_has_a_line_for_each_alert() -> None:
+    lines = run("list").stdout.splitlines()
+
+    assert ["ALERT", "SEVERITY", "FOR", "SUMMARY"] == lines[0].split()
+    assert NAMES == sorted({line.split()[0] for line in lines[1:]})
+
+
+def test_list_as_json_has_all_that_a_script_would_want() -> None:
+    listed = json.loads(run("list", "--json").stdout)
+
+    (first,) = [alert for alert in listed if alert["name"] == "OllamaFleetHealthyInstancesLow"]
+    assert ("critical", 120, 300) == (
+        first["severity"],
+        first["for_seconds"],
+        first["keep_firing_for_seconds"],
+    )
+    assert first["runbook_url"].endswith("/alerts/runbooks/OllamaFleetHealthyInstancesLow.md")
+    assert first["dashboard_url"].endswith("/d/ollama-fleet-overview")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_explain_gives_the_rule_the_settings_and_the_runbook(name: str) -> None:
+    explained = run("explain", name)
+
+    assert 0 == explained.exit_code, explained.stderr
+    assert explained.stdout.startswith(f"{name}: ")
+    assert f"# {name}" in explained.stdout
+    for group in GROUPS:
+        for alert in group.alerts:
+            if alert.name == name:
+                assert alert.expr.splitlines()[0] in explained.stdout
+                assert all(f"  {key}: " in explained.stdout for key in alert.settings)
+
+
+def test_explain_shows_the_recording_rules_that_an_alert_rests_on() -> None:
+    explained = run("explain", "OllamaFleetHealthyInstancesLow").stdout
+
+    assert "exporter:ollama_exporter_shard:fresh is\n" in explained
+    assert explained.index("exporter:ollama_exporter_shard:fresh is") < explained.index(
+        "fleet:ollama_instances:sum is"
+    )
+    assert "model:ollama_instances:sum is" not in explained
+
+
+def test_explain_of_no_alert_says_which_was_meant() -> None:
+    refused = run("explain", "OllamaFleetLatencyHigh")
+
+    assert (1, "") == (refused.exit_code, refused.stdout)
+    assert "did you mean OllamaFleetLatencyP99High?" in refused.stderr
+
+
+def test_check_of_no_prometheus_says_what_was_tried() -> None:
+    refused = run("check", "--prometheus", "http://127.0.0.1:9")
+
+    assert 1 == refused.exit_code
+    assert "cannot ask http://127.0.0.1:9/api/v1/rules" in refused.stderr
+    assert "is --prometheus the address of a Prometheus that runs?" in refused.stderr
+
+
+# What an alert says of its settings is true
+
+CHANGED: dict[str, dict[str, object]] = {
+    "thresholds": {
+        "healthy_instances": "97%", "healthy_drop": "7%", "request_latency_p99": "700ms",
+        "tokens_per_second": "37 per instance", "min_measured": "77%", "min_requests": 77,
+        "queued_per_instance": 7.7, "stuck_instances": 77, "min_model_instances": 7,
+        "capacity": "77%", "slow_node": "37%", "min_peers": 7, "slow_nodes": "37%", "flaps": 7,
+        "flapping_instances": "7%", "out_of_memory": "7%", "rotation_age": "8d",
+        "rotation_critical_age": "27d", "rotation_critical_instances": "7%", "versions": 7,
+        "inventory_shrunk": "7%", "inventory_lost": "77%", "inventory_age": "77m",
+        "poll_intervals": 7, "poll_lateness": "7%", "metrics_failures": "7%", "samples": 777,
+        "samples_per_instance": 7, "scrape_duration": "77%",
+    },
+    "slo": {"availability": "97%", "requests": "97%", "period": "7d"},
+    "windows": {
+        "rate": "7m", "drop": "7m", "provisioning": "7m", "stuck": "7m", "flapping": "7m",
+        "out_of_memory": "7m", "inventory": "7m", "trend": "7h", "horizon": "7h",
+        "telemetry": "7m", "figures": "7h",
+    },
+}  # fmt: skip
+
+
+def _texts(settings: Settings) -> dict[str, set[str]]:
+    """Return by alert everything that decides when it fires.
+
+    That exporters must be fresh all alerts on the fleet share; those on exporters name its setting.
+    """
+    groups = rulebook.groups(settings)
+    texts: dict[str, set[str]] = {}
+    for group in groups:
+        for alert in group.alerts:
+            rules = [
+                rule for rule in explain.dependencies(alert.expr, groups) if rule.name != FRESH
+            ]
+            texts.setdefault(alert.name, set()).update((alert.expr, *(rule.expr for rule in rules)))
+    return texts
+
+
+@pytest.mark.parametrize(
+    "key", [f"{section}.{name}" for section in CHANGED for name in CHANGED[section]]
+)
+def test_an_alert_names_the_settings_that_move_it_and_no_others(key: str) -> None:
+    section, _, name = key.partition(".")
+    before = _texts(Settings())
+    after = _texts(Settings.model_validate({section: {name: CHANGED[section][name]}}))
+
+    moved = {alert for alert in before if before[alert] != after[alert]}
+    named = {alert.name for group in GROUPS for alert in group.alerts if key in alert.settings}
+
+    assert moved == named
+    assert moved
+
+
+def test_every_threshold_window_and_objective_is_tried_above() -> None:
+    for section, names in CHANGED.items():
+        assert set(type(getattr(Settings(), section)).model_fields) == set(names)

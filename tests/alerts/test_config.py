@@ -1,0 +1,159 @@
+"""Settings of the alerts: what counts, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alerts import config
+from alerts.errors import SettingsError
+from alerts.levels import Level
+from alerts.model import Severity
+from alerts.settings import Settings
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "alerts.yml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path | None = None, *changes: str) -> list[str]:
+    """Return `place: message` of every problem."""
+    with pytest.raises(SettingsError) as caught:
+        config.load(path, changes)
+    return [f"{problem.place}: {problem.message}" for problem in caught.value.problems]
+
+
+def test_without_anything_the_defaults_are_in_force() -> None:
+    assert Settings() == config.load()
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert Settings() == config.load(written(tmp_path, "# nothing yet\n"))
+
+
+def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        fleet: {size: 10000}
+        thresholds:
+          healthy_instances: 9900
+          request_latency_p99: 200ms
+        alerts:
+          OllamaFleetQueueSaturated: {enabled: false}
+          OllamaFleetLatencyP99High: {for: 10m, severity: warning}
+        """,
+    )
+
+    settings = config.load(path)
+
+    assert "10000" == settings.fleet.size
+    assert Level(9900.0) == settings.thresholds.healthy_instances
+    assert 0.2 == settings.thresholds.request_latency_p99
+    assert not settings.alerts["OllamaFleetQueueSaturated"].is_enabled
+    assert 600.0 == settings.alerts["OllamaFleetLatencyP99High"].hold
+    assert Severity.WARNING is settings.alerts["OllamaFleetLatencyP99High"].severity
+    assert Settings().windows == settings.windows
+
+
+def test_an_option_comes_before_the_file_and_the_later_before_the_earlier(tmp_path: Path) -> None:
+    path = written(tmp_path, "thresholds: {healthy_instances: 9900, flaps: 7}\n")
+
+    settings = config.load(
+        path, ["thresholds.healthy_instances=50", "thresholds.healthy_instances=98%"]
+    )
+
+    assert Level(0.98, is_per_instance=True) == settings.thresholds.healthy_instances
+    assert 7 == settings.thresholds.flaps
+
+
+def test_every_problem_is_named_with_its_place(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "thresholds:\n  healthy_instances: some\n  flap: 3\nwindows:\n  drop: 5\nflet: {}\n",
+    )
+
+    assert [
+        f"{path}:2: thresholds.healthy_instances: is neither a number above 0, nor a share such "
+        "as 99%, nor `40 per instance`",
+        f"{path}:3: thresholds.flap: unknown key; did you mean flaps?",
+        f"{path}:5: windows.drop: is not a duration such as 500ms, 15s, 1h30m or 7d",
+        f"{path}:6: flet: unknown key; did you mean fleet?",
+    ] == refusal(path)
+
+
+def test_a_problem_of_an_option_is_put_down_to_the_option(tmp_path: Path) -> None:
+    path = written(tmp_path, "thresholds:\n  flaps: 3\n")
+
+    assert ["--set thresholds.flaps: Input should be greater than 0"] == refusal(
+        path, "thresholds.flaps=0"
+    )
+
+
+@pytest.mark.parametrize("change", ["", "thresholds.flaps", "=3"])
+def test_a_change_that_is_none_is_refused(change: str) -> None:
+    assert [f"--set {change}: is not KEY=VALUE, such as fleet.size=10000"] == refusal(None, change)
+
+
+def test_a_change_of_an_alert_that_there_is_not_is_refused_with_the_name_that_was_meant() -> None:
+    assert [
+        "--set alerts.OllamaFleetLatencyHigh.for: there is no such alert; did you mean "
+        "OllamaFleetLatencyP99High?"
+    ] == refusal(None, "alerts.OllamaFleetLatencyHigh.for=1m")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("- 1\n", "must be a mapping of settings"),
+        ("a: [\n", "it is not YAML"),
+        ("fleet: {size: 1}\nfleet: {size: 2}\n", "fleet is set twice, again in line 2"),
+        ("a: !!python/object:os.system {}\n", "it is not YAML"),
+        ("[" * 20_000, "it is not YAML"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    (problem,) = refusal(written(tmp_path, text))
+
+    assert problem.startswith(str(tmp_path / "alerts.yml"))
+    assert fault in problem
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+
+    assert [f"{tmp_path / 'no'}: cannot be read: it is not a regular file"] == refusal(
+        tmp_path / "no"
+    )
+    assert "cannot be read: it is not YAML" in refusal(binary)[0]
+
+
+def test_settings_that_contradict_each_other_are_refused_together() -> None:
+    (problem,) = refusal(
+        None,
+        "prometheus.scrape_interval=80s",
+        "prometheus.scrape_timeout=90s",
+        "windows.drop=4m",
+        "thresholds.rotation_critical_age=7d",
+        "thresholds.inventory_lost=10%",
+    )
+
+    for part in (
+        "prometheus.scrape_timeout (1m30s) must not be longer than prometheus.scrape_interval",
+        "prometheus.scrape_interval (1m20s) must not be longer than 1m15s",
+        "windows.drop (4m) must be at least 5m20s, which is 4 scrape intervals",
+        "thresholds.rotation_critical_age must be longer than thresholds.rotation_age",
+        "thresholds.inventory_lost must be larger than thresholds.inventory_shrunk",
+    ):
+        assert part in problem
+
+
+def test_a_quotation_mark_in_the_jobs_name_is_refused() -> None:
+    """It would end the selector and begin another expression."""
+    (problem,) = refusal(None, """prometheus.job='a"} or vector(1) #'""")
+
+    assert problem.startswith("--set prometheus.job: ")
