@@ -6,12 +6,12 @@ BIN := .venv/bin
 SLOW := tests/e2e tests/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench programs format clean
+.PHONY: help demo test check lint bench alerts-live programs format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Run a simulated fleet, two real LLM servers, the exporter and Prometheus until Ctrl-C
+demo: ## Run a simulated fleet, two real LLM servers, the exporter, Prometheus and Alertmanager until Ctrl-C
 	@.ci/venv demo
 	@$(BIN)/ollama-fleet up --simulated 1000 --llama-servers 2
 
@@ -30,6 +30,10 @@ lint: ## Check formatting, lint and types
 bench: ## Measure the speeds that the README states
 	@.ci/venv test
 	@$(BIN)/python -m tests.bench
+
+alerts-live: ## Prove the alerts with the shipped windows; takes about 55 minutes
+	@.ci/venv test
+	@$(BIN)/python -m tests.live
 
 programs: ## Fetch the programs that the tests and the demo run beside ours
 	@.ci/venv demo

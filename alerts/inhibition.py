@@ -100,8 +100,15 @@ RULES = (
     ),
     Inhibition(
         sources=(named("OllamaFleetInventoryLost"),),
-        targets=(named("OllamaFleetInventoryShrunk"),),
-        reason="The same figure, further down.",
+        # Against a floor that is a fixed number, instances that are not listed look lost as well.
+        targets=(
+            named(
+                "OllamaFleetInventoryShrunk",
+                "OllamaFleetHealthyInstancesLow",
+                "OllamaFleetTokenThroughputLow",
+            ),
+        ),
+        reason="The list has shrunk, not the fleet.",
     ),
     Inhibition(
         # HealthDroppingFast would page a minute before HealthyInstancesLow. It waits that minute

@@ -55,9 +55,22 @@ class Scope:
 
         Without it every failed scrape would begin an alert's `for` anew.
         """
+        return self._bridged("last_over_time", series, where)
+
+    def latest(self, series: Series | str, *, where: str = "") -> str:
+        """Return the highest value of the same time: of a timestamp, the latest."""
+        return self._bridged("max_over_time", series, where)
+
+    def _bridged(self, function: str, series: Series | str, where: str) -> str:
         name = series if isinstance(series, str) else series.name
         selector = f"{{{where}}}" if where else ""
-        return f"last_over_time({name}{selector}[{duration_text(self.bridge_s)}])"
+        return f"{function}({name}{selector}[{duration_text(self.bridge_s)}])"
+
+    def covered(self, name: str, window_s: float) -> str:
+        """Return what is there only if a recorded series was at the beginning of a window."""
+        first_s = max(window_s / 6, self.bridge_s)
+        first, offset = duration_text(first_s), duration_text(window_s - first_s)
+        return f"present_over_time({name}[{first}] offset {offset})"
 
     def fleet_sum(
         self, series: Series, *labels: str, inner: str | None = None, suffix: str = ""
@@ -95,12 +108,6 @@ def over(
     """Return a function over a range of a series: `rate(name{where}[5m])`."""
     selector = f"{{{where}}}" if where else ""
     return f"{function}({series.name}{suffix}{selector}[{duration_text(window_s)}])"
-
-
-def covered(name: str, window_s: float) -> str:
-    """Return what is there only if a recorded series was in the first sixth of a window."""
-    first, offset = duration_text(window_s / 6), duration_text(window_s * 5 / 6)
-    return f"present_over_time({name}[{first}] offset {offset})"
 
 
 def indented(expression: str, depth: int = 2) -> str:

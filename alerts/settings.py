@@ -28,7 +28,7 @@ NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 class Section(BaseModel):
     """A part of the settings; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class PrometheusSettings(Section):

@@ -6,6 +6,7 @@ from alerts.durations import duration_text
 from alerts.levels import number
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
+    DRAINED,
     EXPECTED,
     FRESH,
     HEALTHY_RATIO,
@@ -14,7 +15,7 @@ from alerts.names import (
     MODEL_INSTANCES,
     STUCK,
 )
-from alerts.promql import covered, joined
+from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
 
@@ -50,7 +51,8 @@ def healthy_floor(settings: Settings) -> str:
 def fresh(settings: Settings) -> Recording:
     """Return the rule that tells which exporters' polls go on, and for which shard."""
     scope, n = settings.scope, settings.thresholds.poll_intervals
-    completed = scope.last(catalogue.EXPORTER_POLL_LAST_COMPLETED)
+    # The latest of a minute: an exporter that has just been restarted says 0.
+    completed = scope.latest(catalogue.EXPORTER_POLL_LAST_COMPLETED)
     interval = scope.last(catalogue.EXPORTER_POLL_INTERVAL)
     return Recording(
         FRESH,
@@ -82,10 +84,17 @@ def _counts(settings: Settings) -> tuple[Recording, ...]:
                 ")",
             ),
         ),
+        Recording(DRAINED, f"clamp_min({_drained_since(settings)}, 0)"),
         Recording(EXPECTED, f"{INVENTORY} - (sum {scope.by()} ({withdrawn}) - {STUCK})"),
         Recording(HEALTHY_RATIO, f"sum {scope.by()} ({HEALTHY}) / ({EXPECTED} > 0)"),
         Recording(MODEL_INSTANCES, scope.fleet_sum(catalogue.MODEL_INSTANCES, "model", "status")),
     )
+
+
+def _drained_since(settings: Settings) -> str:
+    scope, interval = settings.scope, duration_text(settings.prometheus.evaluation_interval)
+    draining = f'{INSTANCES}{{status="draining"}}'
+    return f"sum {scope.by()} ({draining} offset {interval}) - sum {scope.by()} ({draining})"
 
 
 def _healthy_low(settings: Settings) -> Alert:
@@ -99,7 +108,7 @@ def _healthy_low(settings: Settings) -> Alert:
         settings=("thresholds.healthy_instances", "windows.provisioning"),
         expr=joined(healthy, f"< {floor}"),
         hold_s=120,
-        keep_s=300,
+        keep_s=360,
         severity=Severity.CRITICAL,
         summary="Too few instances of the fleet are healthy.",
         description=(
@@ -174,10 +183,10 @@ def _capacity_low(settings: Settings) -> Alert:
             f"predict_linear({HEALTHY_RATIO}[{duration_text(trend_s)}], {number(windows.horizon)})"
             f" < {floor}",
             # Of a short history any stumble makes a steep trend.
-            f"and {covered(HEALTHY_RATIO, trend_s)}",
+            f"and {settings.scope.covered(HEALTHY_RATIO, trend_s)}",
         ),
         hold_s=1800,
-        keep_s=1800,
+        keep_s=300,
         severity=Severity.WARNING,
         summary="The fleet is on its way to having too few healthy instances.",
         description=(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from alerts.durations import duration_text
 from alerts.levels import number, percent
 from alerts.model import Alert, Dashboard, Group, Severity
-from alerts.names import INSTANCES, INVENTORY
+from alerts.names import DRAINED, INVENTORY
 from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
@@ -21,9 +21,8 @@ def group(settings: Settings) -> Group:
 
 def _before(settings: Settings) -> str:
     """Return how many instances there would be if only drained ones had left, as PromQL."""
-    scope, window = settings.scope, duration_text(settings.windows.inventory)
-    drained = f'max_over_time({INSTANCES}{{status="draining"}}[{window}])'
-    return f"({INVENTORY} offset {window} - sum {scope.by()} ({drained}))"
+    window = duration_text(settings.windows.inventory)
+    return f"({INVENTORY} offset {window} - sum_over_time({DRAINED}[{window}]))"
 
 
 def _shrunk(settings: Settings) -> Alert:
@@ -33,7 +32,7 @@ def _shrunk(settings: Settings) -> Alert:
         settings=("thresholds.inventory_shrunk", "windows.inventory"),
         expr=joined(INVENTORY, f"< {number(round(1 - share, 12))} * {_before(settings)}"),
         hold_s=300,
-        keep_s=3600,
+        keep_s=300,
         severity=Severity.WARNING,
         summary="The inventory lists far fewer instances than before.",
         description=(
@@ -57,7 +56,7 @@ def _lost(settings: Settings) -> Alert:
             f"{INVENTORY} == 0 and max_over_time({INVENTORY}[1d]) > 0",
         ),
         hold_s=120,
-        keep_s=300,
+        keep_s=360,
         severity=Severity.CRITICAL,
         summary="The inventory has lost most of the fleet.",
         description=(

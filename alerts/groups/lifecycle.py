@@ -88,9 +88,9 @@ def _rotation_overdue(settings: Settings) -> Alert:
     return Alert(
         name="OllamaFleetRotationOverdue",
         settings=("thresholds.rotation_age",),
-        expr=f"{_ages(settings, age_s)} > 0",
+        expr=_ages(settings, age_s),
         hold_s=21_600,
-        keep_s=3600,
+        keep_s=1800,
         severity=Severity.WARNING,
         summary="Instances are older than their rotation allows.",
         description=(

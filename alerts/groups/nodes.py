@@ -91,7 +91,7 @@ def _node_slow(settings: Settings) -> Alert:
         settings=("thresholds.slow_node", "thresholds.min_peers"),
         expr=f"{settings.scope.last(NODE_SPEED_RATIO)} < {slow_ratio(settings)}",
         hold_s=900,
-        keep_s=900,
+        keep_s=600,
         severity=Severity.WARNING,
         summary="A node generates tokens more slowly than its peers.",
         description=(
@@ -116,7 +116,7 @@ def _many_slow(settings: Settings) -> Alert:
             f"> ceil({number(share)} * {nodes})",
         ),
         hold_s=600,
-        keep_s=600,
+        keep_s=900,
         severity=Severity.CRITICAL,
         summary="Many nodes generate tokens more slowly than their peers.",
         description=(

@@ -14,6 +14,8 @@ from exporter import catalogue
 SHARD_INFO = catalogue.EXPORTER_SHARD_INFO
 COMPLETED = catalogue.EXPORTER_POLL_LAST_COMPLETED
 INTERVAL = catalogue.EXPORTER_POLL_INTERVAL
+VANISHED_S = 3600.0
+"""For how long an exporter is missed that is no longer a target of Prometheus."""
 
 
 def exporter_group(settings: Settings) -> Group:
@@ -46,12 +48,21 @@ def telemetry_group(settings: Settings) -> Group:
 
 
 def _exporter_down(settings: Settings) -> Alert:
-    up = settings.scope.up
+    scope, up = settings.scope, settings.scope.up
+    window = duration_text(VANISHED_S)
     return Alert(
         name="OllamaFleetExporterDown",
-        expr=joined(f"max {settings.scope.by()} ({up}) == 0", "or", f"absent({up})"),
+        # That a target vanished shows where another cluster's is still there, but only for a
+        # while; that there is none at all shows for as long as that lasts.
+        expr=joined(
+            f"max {scope.by()} ({up}) == 0",
+            "or",
+            f"max {scope.by()} (max_over_time({up}[{window}])) unless {scope.on()} {up}",
+            "or",
+            f"absent_over_time({up}[{window}])",
+        ),
         hold_s=120,
-        keep_s=120,
+        keep_s=360,
         severity=Severity.CRITICAL,
         summary="No exporter of the fleet can be scraped.",
         description=(
@@ -64,7 +75,7 @@ def _exporter_down(settings: Settings) -> Alert:
 
 def _replica_down(settings: Settings) -> Alert:
     scope, n = settings.scope, settings.thresholds.poll_intervals
-    completed, interval = scope.last(COMPLETED), scope.last(INTERVAL)
+    completed, interval = scope.latest(COMPLETED), scope.last(INTERVAL)
     stale = f"time() - {completed} > {n} * {interval} and {completed} > 0"
     return Alert(
         name="OllamaFleetExporterReplicaDown",
@@ -91,7 +102,7 @@ def _shard_missing(settings: Settings) -> Alert:
         name="OllamaFleetShardMissing",
         expr=joined(shards, f"- {present}", "> 0"),
         hold_s=120,
-        keep_s=120,
+        keep_s=360,
         severity=Severity.CRITICAL,
         summary="A part of the fleet is watched by no exporter.",
         description=(
@@ -112,7 +123,7 @@ def _metrics_absent(settings: Settings) -> Alert:
             f"unless {scope.on()} {HEALTHY}",
         ),
         hold_s=300,
-        keep_s=120,
+        keep_s=360,
         severity=Severity.CRITICAL,
         summary="The exporter answers, but says nothing of the fleet.",
         description=(
@@ -132,13 +143,13 @@ def _poll_stale(settings: Settings) -> Alert:
         expr=joined(
             "time() -",
             f"max {scope.by('shard')} (",
-            f"  ({scope.last(COMPLETED)} > 0)",
+            f"  ({scope.latest(COMPLETED)} > 0)",
             f"  * {scope.on_exporter} group_left (shard) {scope.last(SHARD_INFO)}",
             ")",
             f"> {scope.on()} group_left () {n} * max {scope.by()} ({scope.last(INTERVAL)})",
         ),
         hold_s=60,
-        keep_s=120,
+        keep_s=360,
         severity=Severity.CRITICAL,
         summary="The exporter answers, but has stopped polling the fleet.",
         description=(
@@ -159,7 +170,7 @@ def _poll_slow(settings: Settings) -> Alert:
         settings=("thresholds.poll_lateness",),
         expr=f"{lateness} / {interval} > {number(share)}",
         hold_s=600,
-        keep_s=600,
+        keep_s=300,
         severity=Severity.WARNING,
         summary="An exporter has more instances than it can poll in time.",
         description=(
@@ -202,7 +213,7 @@ def _figures_absent(settings: Settings) -> tuple[Alert, ...]:
         "increase", catalogue.FLEET_REQUEST_DURATION, settings.windows.rate, suffix="_count"
     )
     # Requests that end, and are too few for a p99, are no fault either.
-    few = f"unless {settings.scope.on()} sum {settings.scope.by()} ({counts}) > 0"
+    few = f"unless {settings.scope.on()} max {settings.scope.by()} ({counts}) > 0"
     return (
         _figure_absent(settings, SPEED, "generation speed"),
         _figure_absent(settings, LATENCY_P99, "request latency", few),

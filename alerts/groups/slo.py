@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from alerts.durations import duration_text
 from alerts.levels import number, percent
 from alerts.model import Alert, Group, Recording, Severity
-from alerts.names import HEALTHY_RATIO
-from alerts.promql import covered, joined, over
+from alerts.names import HEALTHY_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
+from alerts.promql import joined, over
 from alerts.settings import Settings
 from exporter import catalogue
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0
+RATE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def availability_group(settings: Settings) -> Group:
         ("slo.availability", "slo.period", "windows.provisioning"),
     )
     records = tuple(
-        Recording(_recorded(indicator, window_s), _missing_ratio(window_s))
+        Recording(_recorded(indicator, window_s), _missing_ratio(settings, window_s))
         for window_s in WINDOWS_S
     )
     return Group("ollama-fleet-slo-availability", (*records, *_alerts(indicator, settings)))
@@ -84,9 +85,12 @@ def requests_group(settings: Settings) -> Group:
         "of the requests failed",
         ("slo.requests", "slo.period", "thresholds.min_requests"),
     )
-    records = tuple(
-        Recording(_recorded(indicator, window_s), _error_ratio(settings, window_s))
-        for window_s in WINDOWS_S
+    records = (
+        *_request_rates(settings),
+        *(
+            Recording(_recorded(indicator, window_s), _error_ratio(settings, window_s))
+            for window_s in WINDOWS_S
+        ),
     )
     return Group("ollama-fleet-slo-requests", (*records, *_alerts(indicator, settings)))
 
@@ -95,24 +99,41 @@ def _recorded(indicator: Indicator, window_s: float) -> str:
     return f"{indicator.errors}{duration_text(window_s)}"
 
 
-def _missing_ratio(window_s: float) -> str:
+def _missing_ratio(settings: Settings, window_s: float) -> str:
     missing = f"1 - avg_over_time({HEALTHY_RATIO}[{duration_text(window_s)}])"
     # The mean of a few minutes says nothing about an hour: a Prometheus that has just started
     # would page for the first stumble.
     return (
-        missing if window_s < HOUR_S else joined(missing, f"and {covered(HEALTHY_RATIO, window_s)}")
+        missing
+        if window_s < HOUR_S
+        else joined(missing, f"and {settings.scope.covered(HEALTHY_RATIO, window_s)}")
+    )
+
+
+def _request_rates(settings: Settings) -> tuple[Recording, ...]:
+    """Return the rates that long windows average: they outlive an exporter that is replaced."""
+    scope = settings.scope
+    pairs = (
+        (REQUESTS, catalogue.FLEET_REQUESTS),
+        (REQUEST_ERRORS, catalogue.FLEET_REQUEST_ERRORS),
+    )
+    return tuple(
+        Recording(name, scope.fleet_sum(series, inner=over("rate", series, RATE_S)))
+        for name, series in pairs
     )
 
 
 def _error_ratio(settings: Settings, window_s: float) -> str:
-    scope = settings.scope
-    failed, requests = catalogue.FLEET_REQUEST_ERRORS, catalogue.FLEET_REQUESTS
-    return joined(
-        scope.fleet_sum(failed, inner=over("increase", failed, window_s)),
-        "/",
-        f"({scope.fleet_sum(requests, inner=over('increase', requests, window_s))}"
-        f" >= {settings.thresholds.min_requests})",
-    )
+    errors, requests = (_mean(name, window_s) for name in (REQUEST_ERRORS, REQUESTS))
+    guards = [f"{requests} * {round(window_s)} >= {settings.thresholds.min_requests}"]
+    if window_s >= HOUR_S:
+        guards.append(settings.scope.covered(INVENTORY, window_s))
+    return joined(f"{errors} / {requests}", *(f"and {guard}" for guard in guards))
+
+
+def _mean(name: str, window_s: float) -> str:
+    """Return the mean of a recorded rate over a window; it is one already over the shortest."""
+    return name if window_s == RATE_S else f"avg_over_time({name}[{duration_text(window_s)}])"
 
 
 def _alerts(indicator: Indicator, settings: Settings) -> tuple[Alert, ...]:

@@ -64,6 +64,8 @@ PACKAGES: Mapping[str, tuple[Package, ...]] = MappingProxyType(
             ),
         ),
         "amtool": (Package("prometheus-alertmanager", "usr/bin/amtool"),),
+        "vmalert": (Package("victoria-metrics", "usr/bin/vmalert"),),
+        "vmalert-tool": (Package("victoria-metrics", "usr/bin/vmalert-tool"),),
         "etcd": (Package("etcd-server", "usr/bin/etcd"),),
         "etcdctl": (Package("etcd-client", "usr/bin/etcdctl"),),
         "nginx": (Package("nginx", "usr/sbin/nginx"),),

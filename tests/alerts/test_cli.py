@@ -75,7 +75,7 @@ def test_list_as_json_has_all_that_a_script_would_want() -> None:
     listed = json.loads(run("list", "--json").stdout)
 
     (first,) = [alert for alert in listed if alert["name"] == "OllamaFleetHealthyInstancesLow"]
-    assert ("critical", 120, 300) == (
+    assert ("critical", 120, 360) == (
         first["severity"],
         first["for_seconds"],
         first["keep_firing_for_seconds"],

@@ -1,0 +1,304 @@
+"""Which alerts a real Alertmanager mutes while others fire, and how few messages are left."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from alerts import inhibition, routing, rulebook
+from alerts.model import Severity
+from alerts.receivers import RoutingSettings
+from alerts.settings import Settings
+from tests.alerts.alertmanager import (
+    Alertmanager,
+    Inbox,
+    Labels,
+    all_told,
+    hooks,
+    labels_of,
+    named,
+    running,
+)
+from tests.waiting import eventually
+
+# The rules that it is for
+
+ALERTS = {alert.name: alert for group in rulebook.groups(Settings()) for alert in group.alerts}
+EVALUATION_S = Settings().prometheus.evaluation_interval
+
+
+def test_inhibition_names_only_alerts_that_there_are() -> None:
+    texts = [text for rule in inhibition.RULES for text in (*rule.sources, *rule.targets)]
+    named_ones = {name for text in texts for name in re.findall(r"Ollama\w+", text)}
+
+    assert named_ones <= ALERTS.keys()
+    assert set(inhibition.ROTATION_CAUSES) <= ALERTS.keys()
+
+
+def _sent_after_s(name: str) -> float:
+    """Return how long after its cause an alert is told of, if nothing mutes it."""
+    settings = RoutingSettings()
+    alert = ALERTS[name]
+    if name == routing.FIRST_ALARM:
+        return alert.hold_s + settings.group_wait + routing.FIRST_ALARM_WAITS_S
+    is_page = alert.severity is Severity.CRITICAL
+    return alert.hold_s + (settings.group_wait if is_page else settings.ticket_group_wait)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("OllamaFleetExporterDown", "OllamaFleetShardMissing"),
+        ("OllamaFleetExporterDown", "OllamaFleetExporterReplicaDown"),
+        ("OllamaFleetShardMissing", "OllamaFleetHealthDroppingFast"),
+        ("OllamaFleetShardMissing", "OllamaFleetHealthyInstancesLow"),
+        ("OllamaFleetShardMissing", "OllamaFleetTokenThroughputLow"),
+        ("OllamaFleetPollStale", "OllamaFleetMetricsAbsent"),
+        ("OllamaFleetInventoryLost", "OllamaFleetInventoryShrunk"),
+        ("OllamaFleetHealthyInstancesLow", "OllamaFleetHealthDroppingFast"),
+        ("OllamaFleetHealthyInstancesLow", "OllamaFleetTokenThroughputLow"),
+        ("OllamaFleetHealthyInstancesLow", "OllamaNodeAllInstancesDown"),
+        ("OllamaNodeAllInstancesDown", "OllamaNodeSlowerThanFleet"),
+        ("OllamaFleetManySlowNodes", "OllamaNodeSlowerThanFleet"),
+    ],
+)
+def test_what_mutes_fires_before_what_it_mutes_is_sent(source: str, target: str) -> None:
+    """Of one cause. Rules are evaluated at intervals, so the two may be an interval apart."""
+    assert ALERTS[source].hold_s + EVALUATION_S <= _sent_after_s(target)
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in inhibition.RULES if rule.equal], ids=lambda rule: rule.reason
+)
+def test_a_label_that_must_agree_must_be_there(rule: inhibition.Inhibition) -> None:
+    """Alertmanager takes a label that both sides lack for equal. Each alert has a name."""
+    for label in set(rule.equal) - {"alertname"}:
+        assert f'{label}=~".+"' in rule.sources
+
+
+# What a real Alertmanager mutes
+
+OF_A_SHARD = ("OllamaFleetShardMissing", "OllamaFleetExporterReplicaDown")
+NODE_1 = {"severity": "warning", "node": "n1"}
+
+MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
+    (
+        "a dead exporter mutes all that is ours",
+        named("OllamaFleetExporterDown"),
+        named(*inhibition.FIGURES, *OF_A_SHARD, "OllamaFleetMetricsAbsent")
+        + named("OllamaFleetPollStale", shard="0")
+        + named("OllamaFleetCardinalityHigh", severity="warning", instance="a:1"),
+        named("Watchdog", severity="none") + named("NodeFilesystemFull"),
+    ),
+    (
+        "absent figures mute what is computed of them",
+        named("OllamaFleetMetricsAbsent"),
+        named(*inhibition.FIGURES)
+        + named("OllamaFleetFiguresAbsent", severity="warning", figure="p99")
+        + named("OllamaFleetTelemetryPartial", severity="warning"),
+        named("OllamaFleetInventoryLost", "Watchdog", *OF_A_SHARD)
+        + named("OllamaFleetScrapeNearTimeout", severity="warning", instance="a:1"),
+    ),
+    (
+        "a missing shard mutes what is summed over shards",
+        named("OllamaFleetShardMissing"),
+        named(*inhibition.FIGURES),
+        named("OllamaFleetExporterReplicaDown", "OllamaFleetTelemetryPartial", severity="warning"),
+    ),
+    (
+        "a dead polling loop mutes the absence that it makes",
+        named("OllamaFleetPollStale", shard="0"),
+        named("OllamaFleetMetricsAbsent")
+        + named("OllamaFleetPollSlow", severity="warning", instance="a:1"),
+        named("OllamaFleetInventoryStale", severity="warning", instance="a:1"),
+    ),
+    (
+        "a dead polling loop mutes nothing of what other shards still see",
+        named("OllamaFleetPollStale", shard="0"),
+        [],
+        named("OllamaFleetHealthyInstancesLow"),
+    ),
+    (
+        "what is behind a muted alert stays muted",
+        named("OllamaFleetPollStale", shard="0"),
+        named("OllamaFleetMetricsAbsent", "OllamaFleetHealthyInstancesLow"),
+        [],
+    ),
+    (
+        "a lost inventory mutes the shrunk one and what is measured against fixed numbers",
+        named("OllamaFleetInventoryLost"),
+        named("OllamaFleetInventoryShrunk", severity="warning")
+        + named("OllamaFleetHealthyInstancesLow", "OllamaFleetTokenThroughputLow"),
+        named("OllamaFleetLatencyP99High", "OllamaFleetErrorBudgetBurn"),
+    ),
+    (
+        "too few instances mute what follows from that",
+        named("OllamaFleetHealthyInstancesLow"),
+        named("OllamaFleetHealthDroppingFast", "OllamaFleetTokenThroughputLow")
+        + named("OllamaFleetCapacityLow", "OllamaFleetQueueSaturated", severity="warning")
+        + named("OllamaNodeAllInstancesDown", **NODE_1),
+        named("OllamaFleetAvailabilityBudgetBurn", long_window="1h")
+        + named("OllamaFleetErrorBudgetBurn", "OllamaFleetLatencyP99High")
+        + named("OllamaModelUnavailable", model="m"),
+    ),
+    (
+        "too few instances mute the slow burn of their budget",
+        named("OllamaFleetHealthyInstancesLow"),
+        named("OllamaFleetAvailabilityBudgetBurn", severity="warning", long_window="3d"),
+        named("OllamaFleetErrorBudgetBurn", severity="warning", long_window="3d"),
+    ),
+    (
+        "a dead node mutes its slowness and its instances",
+        named("OllamaNodeAllInstancesDown", **NODE_1),
+        named("OllamaNodeSlowerThanFleet", model="m", engine="e", **NODE_1)
+        + named("InstanceDown", instance_id="i1", **NODE_1),
+        named("NodeFilesystemFull", **NODE_1),
+    ),
+    (
+        "a dead node mutes no other node's",
+        named("OllamaNodeAllInstancesDown", **NODE_1),
+        [],
+        named("OllamaNodeSlowerThanFleet", severity="warning", node="n2")
+        + named("InstanceDown", instance_id="i2", node="n2"),
+    ),
+    (
+        "an alert about a nameless node mutes no instance without a node",
+        named("OllamaNodeAllInstancesDown", severity="warning"),
+        [],
+        named("InstanceDown", instance_id="i1")
+        + named("OllamaNodeSlowerThanFleet", severity="warning"),
+    ),
+    (
+        "many slow nodes mute the single ones",
+        named("OllamaFleetManySlowNodes"),
+        named("OllamaNodeSlowerThanFleet", **NODE_1),
+        named("OllamaNodeAllInstancesDown", **NODE_1),
+    ),
+    (
+        "critical age mutes age",
+        named("OllamaFleetRotationCritical"),
+        named("OllamaFleetRotationOverdue", severity="warning"),
+        named("OllamaFleetInstancesFlapping", severity="warning"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("sources", "muted", "heard"),
+    [row[1:] for row in MUTED_AND_NOT],
+    ids=[row[0] for row in MUTED_AND_NOT],
+)
+async def test_inhibition(
+    alertmanager: Alertmanager, sources: list[Labels], muted: list[Labels], heard: list[Labels]
+) -> None:
+    await alertmanager.fire([*muted, *heard, *sources])
+    await alertmanager.are_considered("another")
+
+    assert {labels["alertname"] for labels in muted} == await alertmanager.muted("eu")
+
+
+async def test_a_critical_burn_mutes_the_warning_about_the_same_budget(
+    alertmanager: Alertmanager, taken: Inbox
+) -> None:
+    burn = "OllamaFleetErrorBudgetBurn"
+
+    await alertmanager.fire(
+        named(burn, long_window="1h")
+        + named(burn, severity="warning", long_window="3d")
+        + named(burn, severity="warning", long_window="3d", cluster="us")
+    )
+    await all_told(alertmanager, taken)
+
+    assert [burn] == taken.told("page")
+    assert [] == taken.told("ticket")
+    assert [burn] == taken.told("ticket", "us")
+
+
+async def test_clusters_do_not_mute_each_other(alertmanager: Alertmanager, taken: Inbox) -> None:
+    await alertmanager.fire(
+        named("OllamaFleetExporterDown", "OllamaFleetLatencyP99High")
+        + named("OllamaFleetLatencyP99High", cluster="us")
+    )
+    await all_told(alertmanager, taken)
+
+    assert ["OllamaFleetExporterDown"] == taken.told("page")
+    assert ["OllamaFleetLatencyP99High"] == taken.told("page", "us")
+
+
+async def test_another_cluster_label_parts_clusters_as_well(tmp_path: Path, taken: Inbox) -> None:
+    async with running(tmp_path, hooks(taken.url), cluster_label="fleet") as alertmanager:
+        await alertmanager.fire(
+            named("OllamaFleetExporterDown", fleet="a")
+            + named("OllamaFleetLatencyP99High", fleet="b")
+            + named("OllamaModelUnavailable", fleet="a")
+        )
+        await alertmanager.are_considered("another")
+
+        assert {"OllamaModelUnavailable"} == await alertmanager.muted("eu")
+
+
+# What is left to be told
+
+
+async def test_a_dead_exporter_is_one_page_and_no_ticket(
+    alertmanager: Alertmanager, taken: Inbox
+) -> None:
+    await alertmanager.fire(
+        named("OllamaFleetHealthyInstancesLow", "OllamaFleetMetricsAbsent")
+        + named("OllamaNodeAllInstancesDown", **NODE_1)
+        + named("OllamaFleetExporterDown")
+    )
+    await all_told(alertmanager, taken)
+
+    assert ["OllamaFleetExporterDown"] == taken.told("page")
+    assert [] == taken.told("ticket")
+
+
+async def test_the_loss_of_half_the_fleet_is_at_most_three_notifications(
+    alertmanager: Alertmanager, taken: Inbox
+) -> None:
+    """Five hundred nodes are gone. Users feel it, so their errors are told of as well."""
+    nodes = [f"n{i}" for i in range(500)]
+
+    await alertmanager.fire(
+        named("OllamaFleetHealthDroppingFast", "OllamaFleetHealthyInstancesLow")
+        + named("OllamaFleetAvailabilityBudgetBurn", long_window="1h")
+        + named("OllamaFleetAvailabilityBudgetBurn", severity="warning", long_window="3d")
+        + named("OllamaFleetErrorBudgetBurn", long_window="1h")
+        + named("OllamaFleetTokenThroughputLow")
+        + named("OllamaFleetCapacityLow", "OllamaFleetQueueSaturated", severity="warning")
+        + [labels_of("OllamaNodeAllInstancesDown", "warning", node=node) for node in nodes]
+    )
+    await all_told(alertmanager, taken)
+
+    assert [
+        "OllamaFleetAvailabilityBudgetBurn",
+        "OllamaFleetErrorBudgetBurn",
+        "OllamaFleetHealthyInstancesLow",
+    ] == taken.told("page")
+    assert [] == taken.told("ticket")
+
+
+async def test_a_fast_drop_waits_for_the_floor_and_pages_alone_without_it(
+    tmp_path: Path, taken: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The floor's alert fires after the drop's; in one cluster it comes, in the other it doesn't.
+
+    The minute that it takes is a few seconds here.
+    """
+    monkeypatch.setattr(routing, "FIRST_ALARM_WAITS_S", 3.0)
+    drop, floor = "OllamaFleetHealthDroppingFast", "OllamaFleetHealthyInstancesLow"
+    async with running(tmp_path, hooks(taken.url)) as alertmanager:
+        await alertmanager.fire(named(drop) + named(drop, cluster="us"))
+        await all_told(alertmanager, taken)
+        sent_early = taken.told("page", "eu") + taken.told("page", "us")
+
+        await alertmanager.fire(named(floor))
+        await eventually(lambda: taken.told("page", "us"))
+        await all_told(alertmanager, taken)
+
+    assert [] == sent_early
+    assert [drop] == taken.told("page", "us")
+    assert [floor] == taken.told("page", "eu")

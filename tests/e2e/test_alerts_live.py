@@ -1,0 +1,57 @@
+"""What the on-call hears when a fleet of 10,000 breaks: every part real, the windows short.
+
+One lab for all scenarios, one after the other. `make alerts-live` plays the same ones with the
+shipped windows. A `program` that is missing skips them as it does elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from provisioning.stack.ports import Ports
+from provisioning.stack.rundir import RunDir
+from tests.conftest import program
+from tests.live import lab as labs
+from tests.live import trial
+from tests.live.lab import Lab
+from tests.live.pace import SHORT
+from tests.live.parts import Plan, PortPlan, Programs
+from tests.live.scenarios import SCENARIOS
+
+N = 10_000
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+    plan = Plan(
+        pace=SHORT,
+        n_instances=N,
+        run_dir=RunDir(tmp_path_factory.mktemp("lab")),
+        ports=PortPlan.take(Ports(say=print)),
+        programs=Programs(*map(program, ("prometheus", "promtool", "alertmanager"))),
+    )
+    async with labs.lab(plan) as made:
+        yield made
+
+
+async def test_a_healthy_fleet_wakes_nobody_and_keeps_the_dead_mans_switch_quiet(lab: Lab) -> None:
+    assert [] == await lab.guard(trial.watch_healthy(lab))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_the_on_call_is_told_once_of_what_is_broken_and_when_it_is_over(
+    lab: Lab, name: str
+) -> None:
+    assert [] == await lab.guard(trial.quiet(lab, within_s=trial.SETTLES_WITHIN_S))
+
+    result = await lab.guard(trial.play(lab, SCENARIOS[name], say=print))
+
+    assert () == result.complaints
+    assert result.told_after_s is not None
+    assert result.least_s <= result.told_after_s
+    assert result.resolved_after_s is not None
