@@ -1,0 +1,143 @@
+"""Would the tests of the rules notice if a rule were wrong? Each rule is made wrong to find out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.alerts.laboratory import Laboratory
+from tests.alerts.mutation import Mutant, mutants
+from tests.alerts.promtool import Rule, TestFile, read_rules, read_tests
+
+HARMLESS = {
+    r"«sum» by \(cluster\) \(fleet:ollama_instances:sum\{status=\"healthy\"\}.* -> max": (
+        "a cluster has one such series; the sum only takes its status off"
+    ),
+    r"«sum» by \(cluster, model\) \(model:ollama_instances:sum\{.*status=\"healthy\"\}.* -> max": (
+        "a model has one such series; the sum only takes its status off"
+    ),
+    r"^fleet:ollama_instances_drained:delta: .*«sum».* -> max": (
+        "a cluster has one such series; the sum only takes its status off"
+    ),
+    r"^fleet:ollama_instances_provisioning:stuck: 1\. «sum».* -> max": (
+        "a cluster has one such series; the sum only takes its status off"
+    ),
+    r"^OllamaFleetExporterDown: .*«(max|max_over_time)».*\[1h\]\)\) unless.* -> min": (
+        "that a target was there counts, not whether it answered"
+    ),
+}
+"""Patterns of mutants that mean the same as the rule, each with the reason."""
+
+
+def _is_harmless(mutant: Mutant) -> bool:
+    return any(re.search(pattern, str(mutant)) for pattern in HARMLESS)
+
+
+@pytest.mark.timeout(600)
+def test_every_small_change_of_a_rule_makes_a_test_fail(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    rules = read_rules()
+    laboratory = Laboratory(rules, read_tests(), promtool=promtool_binary, folder=tmp_path)
+
+    survivors = laboratory.survivors(
+        [mutant for rule in rules for mutant in mutants(rule) if not _is_harmless(mutant)]
+    )
+
+    assert not survivors, "\n".join(["", *map(str, survivors)])
+
+
+def test_every_exception_is_of_a_mutant_that_there_is() -> None:
+    every = "\n".join(str(mutant) for rule in read_rules() for mutant in mutants(rule))
+
+    assert [] == [pattern for pattern in HARMLESS if not re.search(pattern, every, re.MULTILINE)]
+
+
+RECORDED = Rule("g", {"record": "level:things:sum", "expr": "sum by (a) (max by (a, b) (things))"})
+ALERT = Rule(
+    "g",
+    {
+        "alert": "TooFewThings",
+        "expr": 'level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m >= 200',
+        "for": "1m",
+        "labels": {"severity": "critical"},
+    },
+)
+
+
+def test_comparisons_numbers_operators_times_and_severity_are_changed() -> None:
+    """Not what is in braces, brackets, names and offsets."""
+    assert [
+        ('level:things:sum{a=~"<9"} > 7 and level:things:sum offset 5m >= 200', "1m"),
+        ('level:things:sum{a=~"<9"} <= 7 and level:things:sum offset 5m >= 200', "1m"),
+        ('level:things:sum{a=~"<9"} < 6 and level:things:sum offset 5m >= 200', "1m"),
+        ('level:things:sum{a=~"<9"} < 8 and level:things:sum offset 5m >= 200', "1m"),
+        ('level:things:sum{a=~"<9"} < 7 unless level:things:sum offset 5m >= 200', "1m"),
+        ('level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m <= 200', "1m"),
+        ('level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m > 200', "1m"),
+        ('level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m >= 198', "1m"),
+        ('level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m >= 202', "1m"),
+        (ALERT.body["expr"], "45s"),
+        (ALERT.body["expr"], "1m15s"),
+        (ALERT.body["expr"], "1m"),
+    ] == [(mutant.body["expr"], mutant.body["for"]) for mutant in mutants(ALERT)]
+    assert "warning" == [*mutants(ALERT)][-1].body["labels"]["severity"]
+
+
+def test_replicas_and_shards_are_mixed_up() -> None:
+    assert [
+        "max by (a) (max by (a, b) (things))",
+        "sum by (a) (min by (a, b) (things))",
+    ] == [mutant.body["expr"] for mutant in mutants(RECORDED)]
+
+
+def _laboratory(promtool: Path, folder: Path, *tests: dict[str, Any]) -> Laboratory:
+    document = {"evaluation_interval": "15s", "tests": list(tests)}
+    file = TestFile(folder / "file.yml", document)
+    return Laboratory([RECORDED, ALERT], [file], promtool=promtool, folder=folder)
+
+
+def _test(eval_time: str, *exp_alerts: dict[str, Any], **values_by_series: str) -> dict[str, Any]:
+    case = {"eval_time": eval_time, "alertname": "TooFewThings", "exp_alerts": list(exp_alerts)}
+    return {
+        "interval": "15s",
+        "input_series": [
+            {"series": f'things{{a="<9",b="{name[0]}",replica="{name[1:]}"}}', "values": values}
+            for name, values in values_by_series.items()
+        ],
+        "alert_rule_test": [case],
+    }
+
+
+def test_what_no_test_looks_at_survives(promtool_binary: Path, tmp_path: Path) -> None:
+    """The alert is shown to fire, but not when, how close to its limit, or of what sum."""
+    fires = _test("7m", {"exp_labels": {"severity": "critical", "a": "<9"}}, b0="400x11 5x40")
+    laboratory = _laboratory(promtool_binary, tmp_path, fires)
+
+    survivors = laboratory.survivors([*mutants(RECORDED), *mutants(ALERT)])
+
+    assert [
+        "-> max", "-> min", "-> <=", "-> 6", "-> 8", "-> >", "-> 198", "-> 202",
+        "-> 45s", "-> 1m15s",
+    ] == [f"-> {mutant.change.rpartition(' -> ')[2]}" for mutant in survivors]  # fmt: skip
+
+
+def test_a_changed_recording_is_found_out_by_the_alert_that_rests_on_it(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    """Eight things in two shards are enough, whatever a second replica of one sees."""
+    silent = _test("7m", b0="400x11 4x40", b1="400x11 0x40", c0="400x11 4x40")
+    laboratory = _laboratory(promtool_binary, tmp_path, silent)
+
+    assert [] == laboratory.survivors([*mutants(RECORDED)])
+
+
+def test_the_mutants_of_what_no_test_mentions_survive_all(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    every = [*mutants(ALERT)]
+
+    assert every == _laboratory(promtool_binary, tmp_path).survivors(every)

@@ -1,0 +1,96 @@
+"""What promtool says of the rules: when each alert fires and when not, and what it says then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.alerts.promtool import (
+    CASES,
+    Rule,
+    TestFile,
+    foundations,
+    read_rules,
+    read_tests,
+    run,
+    write,
+)
+
+RULES = read_rules()
+FILES = read_tests()
+ALERTS = sorted({rule.name for rule in RULES if rule.is_alert})
+ANNOTATIONS = {"summary", "description", "runbook_url", "dashboard_url"}
+
+
+def _seen_by(file: TestFile) -> list[Rule]:
+    """Return the rules that a file's cases rest on: a long test of one alert needs no others."""
+    if "ALERTS" in file.mentioned and file.is_scenario:
+        return list(RULES)
+    seen = foundations(file.mentioned, RULES)
+    return [rule for rule in RULES if rule.name in seen]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.id)
+def test_promtool_finds_that_rules_keep_their_promises(
+    file: TestFile, promtool_binary: Path, tmp_path: Path
+) -> None:
+    result = run(promtool_binary, write(tmp_path, _seen_by(file), file.document))
+
+    assert 0 == result.returncode, result.stdout
+
+
+def test_rules_rest_on_rules_before_them_only() -> None:
+    """Otherwise they would see what these said an evaluation ago."""
+    recorded = {rule.name for rule in RULES}
+    before: set[str] = set()
+    for rule in RULES:
+        assert (rule.mentioned & recorded) - {rule.name} <= before, rule.name
+        before.add(rule.name)
+
+
+def test_every_alert_has_a_file_of_tests() -> None:
+    assert ALERTS == sorted(file.id for file in FILES if not file.is_scenario)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_every_alert_is_shown_to_fire_with_all_it_says(alert: str) -> None:
+    (file,) = (file for file in FILES if file.id == alert)
+    told = [
+        firing.get("exp_annotations", {})
+        for case in file.cases("alert_rule_test")
+        for firing in case.get("exp_alerts") or ()
+        if case["alertname"] == alert
+    ]
+
+    assert told
+    assert all(ANNOTATIONS == annotations.keys() for annotations in told)
+
+
+@pytest.mark.parametrize("alert", [alert for alert in ALERTS if alert != "Watchdog"])
+def test_every_alert_is_shown_not_to_fire(alert: str) -> None:
+    (file,) = (file for file in FILES if file.id == alert)
+
+    assert any(
+        case["alertname"] == alert and not case.get("exp_alerts")
+        for case in file.cases("alert_rule_test")
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.id)
+def test_every_test_has_a_name_and_looks_at_something(file: TestFile) -> None:
+    for test in file.document["tests"]:
+        assert test.get("name"), test
+        assert any(test.get(kind) for kind in CASES), test["name"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.id)
+def test_files_name_the_rules_that_they_need_and_the_order_of_their_groups(file: TestFile) -> None:
+    """Without an order promtool takes any, another each time."""
+    groups = {rule.group for rule in _seen_by(file)}
+    stated = file.document.get("group_eval_order", ())
+
+    patterns = file.document["rule_files"]
+
+    assert groups <= {path.stem for each in patterns for path in file.path.parent.glob(each)}
+    assert len(groups) == 1 or groups <= set(stated)
