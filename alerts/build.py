@@ -16,12 +16,13 @@ from pathlib import Path
 
 from alerts import routing, rulebook
 from alerts.errors import BuildError
-from alerts.rulefile import as_yaml, rule_file
+from alerts.rulefile import BANNER, as_yaml, rule_file
 from alerts.settings import Settings
 
 RULES = "rules"
 TEMPLATES = "templates"
 ALERTMANAGER = "alertmanager.yml"
+TEMPLATE_BANNER = "{{- /*\nMade by `ollama-fleet alerts build`."
 OURS = ((RULES, "*.yml"), (TEMPLATES, "*.tmpl"))
 """Folders that hold nothing but what is made here."""
 
@@ -47,9 +48,14 @@ def write(settings: Settings, folder: Path) -> tuple[str, ...]:
     """Write the files that differ, remove those of ours that are no longer made; return which.
 
     Raises:
-        BuildError: A file cannot be written or removed.
+        BuildError: A file cannot be written or removed, or one of that name is not ours.
     """
     made = files(settings)
+    if others := [path for path in made if _is_others(folder / path)]:
+        raise BuildError(
+            f"{', '.join(str(folder / path) for path in others)}: not made by this command, so "
+            "left alone, and nothing written; choose another --output-dir, or move it away"
+        )
     changed = [path for path, text in made.items() if _text_of(folder / path) != text]
     orphans = _orphans(made, folder)
     for path in (*changed, *orphans):
@@ -101,7 +107,13 @@ def _orphans(made: Mapping[str, str], folder: Path) -> list[str]:
         for name, pattern in OURS
         for path in sorted((folder / name).glob(pattern))
     )
-    return [path for path in found if path not in made]
+    return [path for path in found if path not in made and not _is_others(folder / path)]
+
+
+def _is_others(path: Path) -> bool:
+    """Return whether a file is there that this command has not made."""
+    text = _text_of(path)
+    return bool(text) and not str(text).startswith((BANNER, TEMPLATE_BANNER))
 
 
 def _text_of(path: Path) -> str | None:

@@ -7,6 +7,7 @@ Fails with CheckError when Prometheus cannot be asked. Nothing is changed there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -160,6 +161,8 @@ class _Prometheus:
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url
+        # A password in the address must not be repeated in messages.
+        self._shown = re.sub(r"//[^/@]*@", "//", url)
 
     async def evaluate(self, expression: str) -> _Answer:
         body = await self._ask("query", {"query": expression, "stats": "true"})
@@ -187,7 +190,23 @@ class _Prometheus:
                 body: Any = await answer.json(content_type=None)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             seen = str(error) or type(error).__name__
-            raise CheckError(f"cannot ask {url}: {seen}; {helps}") from error
-        if not isinstance(body, dict) or "status" not in body:
-            raise CheckError(f"{url} does not answer as Prometheus does; {helps}")
-        return body
+            shown = f"{self._shown}/api/v1/{endpoint}"
+            raise CheckError(f"cannot ask {shown}: {seen}; {helps}") from error
+        if not _is_prometheus_answer(body):
+            raise CheckError(
+                f"{self._shown}/api/v1/{endpoint} does not answer as Prometheus does (status "
+                f"{answer.status}); {helps}"
+            )
+        return dict(body)
+
+
+def _is_prometheus_answer(body: Any) -> bool:
+    if not isinstance(body, dict):
+        return False
+    if body.get("status") == "error":
+        return body.get("errorType") in ("bad_data", "execution", "timeout", "canceled")
+    data = body.get("data")
+    known = isinstance(data, dict) and (
+        isinstance(data.get("result"), list) or isinstance(data.get("groups"), list)
+    )
+    return body.get("status") == "success" and known

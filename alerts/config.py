@@ -104,7 +104,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         if not path.is_file():
             raise SettingsError([Problem(str(path), "cannot be read: it is not a regular file")])
-        text = path.read_bytes()[:MAX_FILE_BYTES].decode()
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise _unreadable(path, f"it is larger than {MAX_FILE_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise _unreadable(path, "it uses aliases (*name), which settings do not need")
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         lines = dict(_lines("", node))

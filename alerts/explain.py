@@ -57,6 +57,8 @@ def text(settings: Settings, name: str) -> str:
     groups = rulebook.groups(settings)
     variants = [alert for group in groups for alert in group.alerts if alert.name == name]
     if not variants:
+        if name in settings.alerts:
+            raise UnknownAlertError(f"{name} is left out: the settings say `enabled: false`")
         raise UnknownAlertError(_unknown(groups, name))
     parts = [
         f"{name}: {variants[0].summary}",

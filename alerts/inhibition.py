@@ -95,20 +95,17 @@ RULES = (
     Inhibition(
         # It is about a shard, slow polls are about an exporter: no label tells which is whose.
         sources=(named("OllamaFleetPollStale"),),
-        targets=(named("OllamaFleetMetricsAbsent", "OllamaFleetPollSlow"),),
+        targets=(
+            named("OllamaFleetMetricsAbsent", "OllamaFleetShardMissing", "OllamaFleetPollSlow"),
+        ),
         reason="Polls that have stopped make the figures vanish, and are not slow.",
     ),
     Inhibition(
         sources=(named("OllamaFleetInventoryLost"),),
-        # Against a floor that is a fixed number, instances that are not listed look lost as well.
-        targets=(
-            named(
-                "OllamaFleetInventoryShrunk",
-                "OllamaFleetHealthyInstancesLow",
-                "OllamaFleetTokenThroughputLow",
-            ),
-        ),
-        reason="The list has shrunk, not the fleet.",
+        # Not muted is HealthyInstancesLow, though a floor that is a fixed number makes it fire as
+        # well: it would no longer tell of an outage of what is still listed.
+        targets=(named("OllamaFleetInventoryShrunk"),),
+        reason="The same figure, further down.",
     ),
     Inhibition(
         # HealthDroppingFast would page a minute before HealthyInstancesLow. It waits that minute

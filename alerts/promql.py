@@ -69,8 +69,10 @@ class Scope:
     def covered(self, name: str, window_s: float) -> str:
         """Return what is there only if a recorded series was at the beginning of a window."""
         first_s = max(window_s / 6, self.bridge_s)
-        first, offset = duration_text(first_s), duration_text(window_s - first_s)
-        return f"present_over_time({name}[{first}] offset {offset})"
+        present = f"{name}[{duration_text(first_s)}]"
+        if window_s > first_s:
+            present += f" offset {duration_text(window_s - first_s)}"
+        return f"present_over_time({present})"
 
     def fleet_sum(
         self, series: Series, *labels: str, inner: str | None = None, suffix: str = ""

@@ -11,17 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from alerts.durations import Duration, duration_text
 from alerts.levels import Level, LevelSetting, Share
 from alerts.model import Severity
 from alerts.promql import Scope
 from alerts.receivers import RoutingSettings
+from exporter.catalogue import ALL_SERIES
 
 INVENTORY = "inventory"
 SAMPLES_TO_BRIDGE = 4
 MAX_SCRAPE_INTERVAL_S = 75.0
+LONGEST_BURN_WINDOW_S = 259_200.0
+FASTEST_BURN_BUDGET = 0.02
+"""Part of the error budget that may go in an hour; see `groups.slo`."""
 NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 
 
@@ -31,23 +35,51 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+TAKEN_LABELS = frozenset(label for series in ALL_SERIES for label in series.labels) | {
+    "alertname",
+    "severity",
+    "job",
+    "instance",
+    "le",
+    "quantile",
+    "shard",
+    "nan",
+    "inf",
+}
+
+
+def _own_label(name: str) -> str:
+    if name.lower() in TAKEN_LABELS:
+        raise ValueError(f"cannot be {name}: our series use this label, or PromQL this word")
+    return name
+
+
+def _no_template(text: str) -> str:
+    if "{{" in text:
+        raise ValueError("must not hold {{, which begins a template")
+    return text
+
+
+PageUrl = Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)]
+
+
 class PrometheusSettings(Section):
     """How Prometheus scrapes the exporter and evaluates the rules."""
 
-    job: Annotated[str, Field(min_length=1, pattern=r'^[^"\\\n]+$')] = Field(
-        "ollama-fleet-exporter", description="Name of the scrape job of the exporters."
-    )
+    job: Annotated[
+        str, Field(min_length=1, pattern=r'^[^"\\\n]+$'), AfterValidator(_no_template)
+    ] = Field("ollama-fleet-exporter", description="Name of the scrape job of the exporters.")
     scrape_interval: Duration = Field(15.0, description="Of that job.")
     scrape_timeout: Duration = Field(10.0, description="Of that job.")
     evaluation_interval: Duration = Field(15.0, description="Of the rules.")
-    cluster_label: Annotated[str, Field(pattern=NAME)] = Field(
+    cluster_label: Annotated[str, Field(pattern=NAME), AfterValidator(_own_label)] = Field(
         "cluster", description="Label that tells fleets apart where one Prometheus has several."
     )
 
 
 def _parse_size(given: object) -> str:
     text = str(given).strip()
-    if text != INVENTORY and not (text.isdecimal() and int(text) > 0):
+    if text != INVENTORY and not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise ValueError(f"is neither `{INVENTORY}` nor a number of instances")
     return text
 
@@ -86,7 +118,7 @@ class Thresholds(Section):
     min_requests: Annotated[int, Field(gt=0)] = Field(
         100, description="Requests in a window below which its p99 and error ratio mean nothing."
     )
-    queued_per_instance: Annotated[float, Field(gt=0)] = Field(
+    queued_per_instance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         2.0, description="More requests waiting per healthy instance is a ticket."
     )
     stuck_instances: LevelSetting = Field(
@@ -185,13 +217,15 @@ class Windows(Section):
 class Links(Section):
     """Where the pages are that notifications link to."""
 
-    runbooks: Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$")] = Field(
+    runbooks: Annotated[
+        str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)
+    ] = Field(
         "https://github.com/ollama-fleet/ollama-fleet/blob/main/alerts/runbooks",
         description="Folder of the runbooks; `/NAME.md` follows.",
     )
-    grafana: Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$")] = Field(
-        "http://localhost:3000", description="Grafana; `/d/UID` follows."
-    )
+    grafana: Annotated[
+        str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)
+    ] = Field("http://localhost:3000", description="Grafana; `/d/UID` follows.")
 
 
 class Override(Section):
@@ -272,5 +306,18 @@ class Settings(Section):
         thresholds = self.thresholds
         if thresholds.rotation_critical_age <= thresholds.rotation_age:
             yield "thresholds.rotation_critical_age must be longer than thresholds.rotation_age"
+        if self.slo.period < LONGEST_BURN_WINDOW_S:
+            yield "slo.period must be at least 3d, the longest window that it is judged by"
+        yield from self._budget_faults()
         if thresholds.inventory_lost <= thresholds.inventory_shrunk:
             yield "thresholds.inventory_lost must be larger than thresholds.inventory_shrunk"
+
+    def _budget_faults(self) -> Iterator[str]:
+        """Yield why an objective can never be missed: its fastest burn is more than everything."""
+        fastest = FASTEST_BURN_BUDGET * self.slo.period / 3600
+        for name in ("availability", "requests"):
+            if (1 - getattr(self.slo, name)) * fastest >= 1:
+                yield (
+                    f"slo.{name} is so low that its page can never come: it would take more "
+                    "failures than there can be; raise it, or shorten slo.period"
+                )

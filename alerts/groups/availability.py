@@ -84,25 +84,34 @@ def _counts(settings: Settings) -> tuple[Recording, ...]:
                 ")",
             ),
         ),
-        Recording(DRAINED, f"clamp_min({_drained_since(settings)}, 0)"),
+        Recording(DRAINED, _drained(settings)),
         Recording(EXPECTED, f"{INVENTORY} - (sum {scope.by()} ({withdrawn}) - {STUCK})"),
         Recording(HEALTHY_RATIO, f"sum {scope.by()} ({HEALTHY}) / ({EXPECTED} > 0)"),
         Recording(MODEL_INSTANCES, scope.fleet_sum(catalogue.MODEL_INSTANCES, "model", "status")),
     )
 
 
-def _drained_since(settings: Settings) -> str:
+def _drained(settings: Settings) -> str:
+    """Return how many instances left since the evaluation before, as far as they were drained.
+
+    The smaller of the two: what left the inventory, and what was draining before.
+    """
     scope, interval = settings.scope, duration_text(settings.prometheus.evaluation_interval)
-    draining = f'{INSTANCES}{{status="draining"}}'
-    return f"sum {scope.by()} ({draining} offset {interval}) - sum {scope.by()} ({draining})"
+    draining = f'sum {scope.by()} ({INSTANCES}{{status="draining"}} offset {interval})'
+    return joined(
+        f"clamp_min({INVENTORY} offset {interval} - {INVENTORY}, 0) < {draining}",
+        "or",
+        draining,
+    )
 
 
 def _healthy_low(settings: Settings) -> Alert:
     scope, floor = settings.scope, healthy_floor(settings)
-    healthy = f"sum {scope.by()} ({HEALTHY})"
+    healthy, those = f"sum {scope.by()} ({HEALTHY})", "are healthy"
     if EXPECTED not in floor:
         # Against a fixed number, what is out of service on purpose must count as being there.
         healthy += f" + ({INVENTORY} - {EXPECTED})"
+        those = "are healthy or out of service on purpose"
     return Alert(
         name="OllamaFleetHealthyInstancesLow",
         settings=("thresholds.healthy_instances", "windows.provisioning"),
@@ -112,7 +121,7 @@ def _healthy_low(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="Too few instances of the fleet are healthy.",
         description=(
-            "Only {{ $value }} instances are healthy, below the floor of "
+            f"Only {{{{ $value }}}} instances {those}, below the floor of "
             f"{settings.thresholds.healthy_instances}; instances that are drained or provisioned "
             "on purpose are not held against the fleet. Requests pile up on the instances that "
             "are left."
@@ -182,6 +191,8 @@ def _capacity_low(settings: Settings) -> Alert:
         expr=joined(
             f"predict_linear({HEALTHY_RATIO}[{duration_text(trend_s)}], {number(windows.horizon)})"
             f" < {floor}",
+            # After an outage that is over the trend stays steep for hours.
+            f"and {HEALTHY_RATIO} < avg_over_time({HEALTHY_RATIO}[{duration_text(trend_s)}])",
             # Of a short history any stumble makes a steep trend.
             f"and {settings.scope.covered(HEALTHY_RATIO, trend_s)}",
         ),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from alerts.durations import duration_text
 from alerts.levels import Level
-from alerts.model import Alert, Dashboard, Group, Severity
-from alerts.names import INVENTORY
+from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.names import INVENTORY, OLD, OVERDUE, VERSIONS
 from alerts.promql import joined, over
 from alerts.settings import Settings
 from exporter import catalogue
 
+GRACE_S = 21_600.0
+"""For how long a rotation may be late before anybody is told."""
 OUT_OF_MEMORY = 'error_type="out_of_memory"'
 
 
@@ -20,6 +22,7 @@ def group(settings: Settings) -> Group:
         (
             _flapping(settings),
             _out_of_memory(settings),
+            *_counts(settings),
             _rotation_overdue(settings),
             _rotation_critical(settings),
             _version_skew(settings),
@@ -77,10 +80,26 @@ def _out_of_memory(settings: Settings) -> Alert:
     )
 
 
-def _ages(settings: Settings, age_s: float) -> str:
-    scope = settings.scope
-    started = scope.per_instance(scope.last(catalogue.INSTANCE_START_TIME))
-    return f"count {scope.by()} (time() - {started} > {round(age_s)})"
+def _counts(settings: Settings) -> tuple[Recording, ...]:
+    """Return how many instances are too old, and how many run each version.
+
+    Of all instances at once, so these compare raw samples: whatever makes 10,000 new series first,
+    even `time() - …`, costs several times as much.
+    """
+    scope, thresholds = settings.scope, settings.thresholds
+    info = f'{catalogue.INSTANCE_INFO.name}{{version!=""}}'
+    return (
+        # Of a fleet that is rotated weekly some instance is always a few minutes over.
+        Recording(OVERDUE, _older(settings, thresholds.rotation_age + GRACE_S)),
+        Recording(OLD, _older(settings, thresholds.rotation_critical_age)),
+        Recording(VERSIONS, f"count {scope.by('engine', 'version')} ({info})"),
+    )
+
+
+def _older(settings: Settings, age_s: float) -> str:
+    scope, started = settings.scope, catalogue.INSTANCE_START_TIME.name
+    old = f"{started} < time() - {round(age_s)}"
+    return f"count {scope.by()} (count {scope.by('instance_id')} ({old}))"
 
 
 def _rotation_overdue(settings: Settings) -> Alert:
@@ -88,14 +107,14 @@ def _rotation_overdue(settings: Settings) -> Alert:
     return Alert(
         name="OllamaFleetRotationOverdue",
         settings=("thresholds.rotation_age",),
-        expr=_ages(settings, age_s),
-        hold_s=21_600,
+        expr=settings.scope.last(OVERDUE),
+        hold_s=900,
         keep_s=1800,
         severity=Severity.WARNING,
         summary="Instances are older than their rotation allows.",
         description=(
-            f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}: "
-            "their rotation is stuck or does not know them."
+            f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}, "
+            f"and {duration_text(GRACE_S)} more: their rotation is stuck or does not know them."
         ),
     )
 
@@ -106,7 +125,7 @@ def _rotation_critical(settings: Settings) -> Alert:
         name="OllamaFleetRotationCritical",
         settings=("thresholds.rotation_critical_age", "thresholds.rotation_critical_instances"),
         expr=joined(
-            _ages(settings, age_s),
+            settings.scope.last(OLD),
             f"> {_limit(settings.thresholds.rotation_critical_instances, settings)}",
         ),
         hold_s=3600,
@@ -122,12 +141,11 @@ def _rotation_critical(settings: Settings) -> Alert:
 
 def _version_skew(settings: Settings) -> Alert:
     scope, limit = settings.scope, settings.thresholds.versions
-    info = scope.last(catalogue.INSTANCE_INFO, where='version!=""')
     return Alert(
         name="OllamaFleetVersionSkew",
         settings=("thresholds.versions",),
         expr=joined(
-            f"count {scope.by('engine')} (count {scope.by('engine', 'version')} ({info}))",
+            f"count {scope.by('engine')} ({scope.last(VERSIONS)})",
             f"> {limit}",
         ),
         hold_s=86_400,

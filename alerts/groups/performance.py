@@ -15,6 +15,7 @@ from alerts.names import (
     LATENCY_P99,
     MEASURED,
     MODEL_SPEED,
+    QUEUED,
     SPEED,
 )
 from alerts.promql import indented, joined, over
@@ -34,6 +35,7 @@ def group(settings: Settings) -> Group:
             *_speeds(settings),
             _latency_high(settings),
             _throughput_low(settings),
+            _queued(settings),
             _queue_saturated(settings),
             _not_serving(settings),
         ),
@@ -139,15 +141,19 @@ def _throughput_low(settings: Settings) -> Alert:
     )
 
 
+def _queued(settings: Settings) -> Recording:
+    queued = settings.scope.per_instance(catalogue.INSTANCE_REQUESTS_QUEUED.name)
+    return Recording(QUEUED, f"sum {settings.scope.by()} ({queued})")
+
+
 def _queue_saturated(settings: Settings) -> Alert:
     scope = settings.scope
-    queued = scope.per_instance(scope.last(catalogue.INSTANCE_REQUESTS_QUEUED))
     limit = number(settings.thresholds.queued_per_instance)
     return Alert(
         name="OllamaFleetQueueSaturated",
         settings=("thresholds.queued_per_instance",),
         expr=joined(
-            f"sum {scope.by()} ({queued})",
+            scope.last(QUEUED),
             f"/ sum {scope.by()} ({HEALTHY})",
             f"> {limit}",
         ),
@@ -174,6 +180,8 @@ def _not_serving(settings: Settings) -> Alert:
         expr=joined(
             f"count {scope.by()} (",
             f"  {scope.per_instance(waiting)} > 0",
+            # It must still be there: the window also sees those that have left since.
+            f"  and {same} {scope.per_instance(scope.last(catalogue.INSTANCE_REQUESTS_QUEUED))}",
             f"  and {same} {scope.per_instance(generating)} == 0",
             ")",
             f"> {limit}",
@@ -184,9 +192,8 @@ def _not_serving(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances look healthy and serve nothing.",
         description=(
-            f"{{{{ $value }}}} instances pass their health checks, had requests waiting for "
-            f"{duration_text(window_s)} and generated no token. Their users wait for nothing; a "
-            "restart usually helps."
+            f"{{{{ $value }}}} instances had requests waiting for {duration_text(window_s)} and "
+            "generated no token. Their users wait for nothing; a restart usually helps."
         ),
         dashboard=Dashboard.MODELS,
     )

@@ -6,7 +6,7 @@ from alerts.durations import duration_text
 from alerts.groups.availability import HEALTHY
 from alerts.levels import number, percent
 from alerts.model import Alert, Dashboard, Group, Severity
-from alerts.names import GENERATED, LATENCY_P99, SPEED
+from alerts.names import FRESH, GENERATED, LATENCY_P99, SPEED
 from alerts.promql import joined, over
 from alerts.settings import Settings
 from exporter import catalogue
@@ -97,7 +97,8 @@ def _replica_down(settings: Settings) -> Alert:
 def _shard_missing(settings: Settings) -> Alert:
     scope = settings.scope
     shards = f"max {scope.by()} ({scope.last(catalogue.EXPORTER_SHARDS)})"
-    present = f"count {scope.by()} (count {scope.by('shard')} ({scope.last(SHARD_INFO)}))"
+    # An exporter that is there and has not finished a pass since it started watches nothing yet.
+    present = f"count {scope.by()} (count {scope.by('shard')} ({FRESH}))"
     return Alert(
         name="OllamaFleetShardMissing",
         expr=joined(shards, f"- {present}", "> 0"),
@@ -107,8 +108,8 @@ def _shard_missing(settings: Settings) -> Alert:
         summary="A part of the fleet is watched by no exporter.",
         description=(
             "{{ $value }} of the shards that the fleet is divided into have no exporter that can "
-            "be scraped. Their instances are missing from every count, and nothing that happens "
-            "to them is noticed."
+            "be scraped and polls. Their instances are missing from every count, and nothing that "
+            "happens to them is noticed."
         ),
         dashboard=Dashboard.EXPORTER,
     )

@@ -32,6 +32,16 @@ class Burn:
     hold_s: float
     severity: Severity
 
+    @property
+    def windows_s(self) -> tuple[float, ...]:
+        """Return the windows that must all burn.
+
+        A page must be about something that goes on: half an hour after an outage its half-hour
+        window still burns, so pages look at the shortest window too.
+        """
+        is_page = self.severity is Severity.CRITICAL
+        return tuple(dict.fromkeys((self.long_s, self.short_s, *([RATE_S] if is_page else []))))
+
     def factor(self, period_s: float) -> float:
         """Return how many times faster than evenly over the period the budget is spent."""
         return self.budget * period_s / self.long_s
@@ -147,9 +157,8 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
     return Alert(
         name=indicator.alert,
         settings=indicator.settings,
-        expr=joined(
-            f"{_recorded(indicator, burn.long_s)} > {limit}",
-            f"and {_recorded(indicator, burn.short_s)} > {limit}",
+        expr="\nand ".join(
+            f"{_recorded(indicator, window_s)} > {limit}" for window_s in burn.windows_s
         ),
         hold_s=burn.hold_s,
         keep_s=300,

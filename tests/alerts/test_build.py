@@ -13,6 +13,7 @@ import yaml
 from alerts import build, config, rulebook
 from alerts.errors import BuildError
 from alerts.model import Alert
+from alerts.rulefile import BANNER
 from alerts.settings import Settings
 from tests.conftest import ROOT
 
@@ -51,7 +52,7 @@ def test_another_setting_is_drift_and_names_the_file(tmp_path: Path) -> None:
         (lambda path: path.unlink(), "is missing"),
         (lambda path: path.write_bytes(b"\xff"), "is empty"),
         (lambda path: path.write_text(path.read_text() + "\n"), "differs"),
-        (lambda path: (path.parent / "old.yml").write_text("groups: []"), "is left over"),
+        (lambda path: (path.parent / "old.yml").write_text(f"{BANNER}groups: []"), "is left over"),
     ],
 )
 def test_a_file_that_is_not_as_made_is_found(tmp_path: Path, spoil: object, fault: str) -> None:
@@ -67,13 +68,28 @@ def test_a_rule_file_that_is_no_longer_made_is_removed_and_others_files_stay(
     tmp_path: Path,
 ) -> None:
     build.write(Settings(), tmp_path)
-    (tmp_path / "rules" / "old.yml").write_text("groups: []")
-    (tmp_path / "rules" / "notes.txt").write_text("mine")
-    (tmp_path / "prometheus.yml").write_text("theirs")
+    (tmp_path / "rules" / "old.yml").write_text(f"{BANNER}groups: []")
+    (tmp_path / "rules" / "mine.yml").write_text("groups: []")
+    (tmp_path / "templates" / "mine.tmpl").write_text("{{/* mine */}}")
 
     assert ("rules/old.yml",) == build.write(Settings(), tmp_path)
-    assert (tmp_path / "rules" / "notes.txt").exists()
-    assert (tmp_path / "prometheus.yml").exists()
+    assert (tmp_path / "rules" / "mine.yml").exists()
+    assert (tmp_path / "templates" / "mine.tmpl").exists()
+
+
+@pytest.mark.parametrize("path", sorted(build.files(Settings())))
+def test_a_file_that_somebody_else_has_made_is_never_replaced(tmp_path: Path, path: str) -> None:
+    """As in the folder of a Prometheus or an Alertmanager that already runs."""
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text("receivers: [{name: precious}]")
+
+    with pytest.raises(BuildError, match="not made by this command, so left alone, and nothing"):
+        build.write(Settings(), tmp_path)
+
+    assert "receivers: [{name: precious}]" == (tmp_path / path).read_text()
+    assert [path] == [
+        item.relative_to(tmp_path).as_posix() for item in tmp_path.rglob("*") if item.is_file()
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -115,6 +131,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(
         ["fleet.size=10000", "prometheus.cluster_label=region"],
         ["prometheus.scrape_interval=1m", "prometheus.job=my-fleet"],
         ["slo.period=90d", "slo.availability=99.99%"],
+        ["windows.stuck=1m", "windows.trend=1m"],
     ],
 )
 def test_promtool_takes_the_rules_of_any_settings(
@@ -131,6 +148,13 @@ def test_promtool_takes_the_rules_of_any_settings(
     )
 
     assert 0 == checked.returncode, checked.stdout + checked.stderr
+
+
+def test_the_text_says_what_is_counted_against_a_fixed_floor() -> None:
+    fixed = _alert("OllamaFleetHealthyInstancesLow", "thresholds.healthy_instances=9900")
+
+    assert "instances are healthy or out of service on purpose" in fixed.description
+    assert "on purpose, below" not in _alert("OllamaFleetHealthyInstancesLow").description
 
 
 def _alert(name: str, *changes: str) -> Alert:

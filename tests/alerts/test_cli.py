@@ -115,6 +115,22 @@ def test_explain_of_no_alert_says_which_was_meant() -> None:
     assert "did you mean OllamaFleetLatencyP99High?" in refused.stderr
 
 
+def test_explain_of_an_alert_that_is_left_out_says_so() -> None:
+    option = "--set=alerts.OllamaFleetQueueSaturated.enabled=false"
+
+    refused = run("explain", "OllamaFleetQueueSaturated", option)
+
+    assert 1 == refused.exit_code
+    assert "OllamaFleetQueueSaturated is left out: the settings say" in refused.stderr
+
+
+def test_a_password_in_the_address_is_not_repeated() -> None:
+    refused = run("check", "--prometheus", "http://me:s3cret@127.0.0.1:9")
+
+    assert 1 == refused.exit_code
+    assert "s3cret" not in refused.output
+
+
 def test_check_of_no_prometheus_says_what_was_tried() -> None:
     refused = run("check", "--prometheus", "http://127.0.0.1:9")
 

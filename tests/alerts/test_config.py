@@ -157,3 +157,52 @@ def test_a_quotation_mark_in_the_jobs_name_is_refused() -> None:
     (problem,) = refusal(None, """prometheus.job='a"} or vector(1) #'""")
 
     assert problem.startswith("--set prometheus.job: ")
+
+
+@pytest.mark.parametrize("label", ["status", "shard", "instance", "alertname", "severity", "nan"])
+def test_a_cluster_label_that_our_series_use_is_refused(label: str) -> None:
+    (problem,) = refusal(None, f"prometheus.cluster_label={label}")
+
+    assert f"cannot be {label}: our series use this label, or PromQL this word" in problem
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["prometheus.job='a{{b'", "links.grafana='http://x/{{'", "links.runbooks='http://x/{{'"],
+)
+def test_the_beginning_of_a_template_is_refused(change: str) -> None:
+    (problem,) = refusal(None, change)
+
+    assert "must not hold {{, which begins a template" in problem
+
+
+@pytest.mark.parametrize("change", ["thresholds.queued_per_instance=.inf", "fleet.size='١٢٣'"])
+def test_what_is_no_plain_number_is_refused(change: str) -> None:
+    assert 1 == len(refusal(None, change))
+
+
+@pytest.mark.parametrize("name", ["availability", "requests"])
+def test_an_objective_whose_page_could_never_come_is_refused(name: str) -> None:
+    (problem,) = refusal(None, f"slo.{name}=90%")
+
+    assert f"slo.{name} is so low that its page can never come" in problem
+    config.load(changes=[f"slo.{name}=95%"])
+
+
+def test_a_period_shorter_than_the_longest_window_is_refused() -> None:
+    (problem,) = refusal(None, "slo.period=2d")
+
+    assert "slo.period must be at least 3d" in problem
+    config.load(changes=["slo.period=3d"])
+
+
+def test_a_file_too_large_to_be_settings_is_refused_and_not_cut(tmp_path: Path) -> None:
+    path = written(tmp_path, "#" * config.MAX_FILE_BYTES + "\nthresholds: {flaps: 7}\n")
+
+    assert "cannot be read: it is larger than 1,000,000 bytes" in refusal(path)[0]
+
+
+def test_aliases_are_refused_before_they_are_multiplied(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
+
+    assert "it uses aliases" in refusal(written(tmp_path, "\n".join(lines)))[0]

@@ -127,11 +127,10 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
         [],
     ),
     (
-        "a lost inventory mutes the shrunk one and what is measured against fixed numbers",
+        "a lost inventory mutes the shrunk one and no outage of what is still listed",
         named("OllamaFleetInventoryLost"),
-        named("OllamaFleetInventoryShrunk", severity="warning")
-        + named("OllamaFleetHealthyInstancesLow", "OllamaFleetTokenThroughputLow"),
-        named("OllamaFleetLatencyP99High", "OllamaFleetErrorBudgetBurn"),
+        named("OllamaFleetInventoryShrunk", severity="warning"),
+        named("OllamaFleetHealthyInstancesLow", "OllamaFleetLatencyP99High"),
     ),
     (
         "too few instances mute what follows from that",

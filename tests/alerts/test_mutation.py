@@ -22,11 +22,17 @@ HARMLESS = {
     r"^fleet:ollama_instances_drained:delta: .*«sum».* -> max": (
         "a cluster has one such series; the sum only takes its status off"
     ),
+    r"^fleet:ollama_instances_drained:delta: .*, 0\) «<» .* -> <=": (
+        "of two equal numbers either is the smaller"
+    ),
     r"^fleet:ollama_instances_provisioning:stuck: 1\. «sum».* -> max": (
         "a cluster has one such series; the sum only takes its status off"
     ),
     r"^OllamaFleetExporterDown: .*«(max|max_over_time)».*\[1h\]\)\) unless.* -> min": (
         "that a target was there counts, not whether it answered"
+    ),
+    r"^OllamaFleetInstancesNotServing: .*«max» .*last_over_time\(.*_queued.* -> min": (
+        "that an instance tells of its queue counts, not what it tells"
     ),
 }
 """Patterns of mutants that mean the same as the rule, each with the reason."""
