@@ -31,6 +31,9 @@ HARMLESS = {
     r"^OllamaFleetExporterDown: .*«(max|max_over_time)».*\[1h\]\)\) unless.* -> min": (
         "that a target was there counts, not whether it answered"
     ),
+    r"^OllamaFleetCapacityLow: .* «<» 0\.99 and .* -> <=": (
+        "only a constant ratio predicts the floor to the last bit, and it is never below its mean"
+    ),
     r"^OllamaFleetInstancesNotServing: .*«max» .*last_over_time\(.*_queued.* -> min": (
         "that an instance tells of its queue counts, not what it tells"
     ),
