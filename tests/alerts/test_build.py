@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,26 +100,27 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         build.write(Settings(), tmp_path / "file")
 
 
-@pytest.fixture
+@contextmanager
 def small_files_only() -> Iterator[None]:
-    """Let no file grow beyond 100 bytes, as if the disk were full."""
+    """Let no file grow beyond 100 bytes, as if the disk were full: the tests' own output neither."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_write_that_fails_leaves_the_old_file_whole(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path) -> None:
     build.write(Settings(), tmp_path)
     path = tmp_path / "rules" / "ollama-fleet-nodes.yml"
     before = path.read_text()
-    request.getfixturevalue("small_files_only")
+    changed = config.load(changes=["thresholds.slow_node=40%"])
 
-    with pytest.raises(BuildError, match=rf"cannot write {path}: File too large; choose another"):
-        build.write(config.load(changes=["thresholds.slow_node=40%"]), tmp_path)
+    with small_files_only(), pytest.raises(BuildError) as caught:
+        build.write(changed, tmp_path)
 
+    assert f"cannot write {path}: File too large; choose another" in str(caught.value)
     assert before == path.read_text()
     assert [] == [item.name for item in path.parent.iterdir() if item.name.startswith(".")]
 
