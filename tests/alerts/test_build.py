@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 @contextmanager
 def small_files_only() -> Iterator[None]:
-    """Let no file grow beyond 100 bytes, as if the disk were full: the tests' own output neither."""
+    """Let no file grow beyond 100 bytes, as if the disk were full; not even the tests' output."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
