@@ -57,7 +57,7 @@ async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
 
         (alert,) = re.findall(r"wait about two minutes: (\w+) fires", said)
         rule = _rule(tmp_path, alert)
-        assert ("2m", "5m") == (rule["for"], rule["keep_firing_for"])
+        assert ("2m", "6m") == (rule["for"], rule["keep_firing_for"])
         (received,) = (url for url in _urls(said) if url.endswith("/api/v2/alerts"))
         await eventually(lambda: _has_alert(session, received, "Watchdog"), within_s=SEEN_S)
 
