@@ -44,7 +44,7 @@ def test_a_short_pace_keeps_every_alert_and_threshold_and_no_hold_of_minutes() -
     assert 6 == held["OllamaFleetLatencyP99High"], "5 s, at the second evaluation"
     kept = {one["name"]: one["keep_firing_for_seconds"] for one in explain.as_json(short)}
     assert kept["OllamaFleetTokenThroughputLow"] < kept["OllamaFleetHealthyInstancesLow"]
-    assert 6 * 3600 == held["OllamaFleetRotationOverdue"]
+    assert 24 * 3600 == held["OllamaFleetVersionSkew"]
     assert 60.0 == short.windows.inventory
     assert 15.0 == short.windows.drop, "five scrapes"
 
