@@ -113,7 +113,7 @@ Break something, and heal it again:
   {heal_command(plan)}
 
 Between the two, wait about two minutes: {ALERT} fires, the alert that
-wakes somebody. It ends five minutes after the fleet is whole again.
+wakes somebody. It ends six minutes after the fleet is whole again.
 """
 
 
