@@ -19,7 +19,7 @@ LEAST_KILLED = 20
 KILLED_PERCENT = 2
 """What the command that is printed kills at least: twice what the alert tolerates."""
 ALERT = "OllamaFleetHealthyInstancesLow"
-"""The alert that then fires; it waits for two minutes, and ends five minutes after its cause."""
+"""The alert that then fires; it waits for two minutes, and ends six minutes after its cause."""
 
 
 @dataclass(frozen=True, slots=True)
