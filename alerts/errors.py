@@ -34,7 +34,7 @@ class SettingsError(AlertsError):
         super().__init__("\n".join([f"{count} in the settings of the alerts", *lines]))
 
 
-class BuildError(AlertsError):
+class GeneratedError(AlertsError):
     """Files cannot be written, or are not as they should be."""
 
 

@@ -73,6 +73,8 @@ class Group:
 
     name: str
     rules: tuple[Recording | Alert, ...]
+    every: int = 1
+    """How often it is evaluated, in evaluation intervals."""
 
     @property
     def alerts(self) -> tuple[Alert, ...]:

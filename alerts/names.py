@@ -45,3 +45,16 @@ NODE_INSTANCES = "node:ollama_instances:sum"
 NODE_SPEED = "node_model_engine:ollama_tokens_per_second:avg"
 PEERS_SPEED = "model_engine:ollama_tokens_per_second:median"
 NODE_SPEED_RATIO = "node_model_engine:ollama_tokens_per_second_per_peers:ratio"
+
+# For dashboards, which could not ask 10,000 series for each point of a chart
+
+LATENCY_SPREAD = "fleet:ollama_instance_request_latency_p99_seconds:quantile"
+"""By `quantile`, over instances, of the p99 that each reports."""
+MODEL_LATENCY_SPREAD = "model:ollama_instance_request_latency_p99_seconds:quantile"
+"""By model and `quantile`."""
+MODEL_SPEED_SPREAD = "model:ollama_instance_tokens_per_second:quantile"
+"""By model and `quantile`."""
+NODE_ERRORS = "node:ollama_errors:rate5m"
+"""By node."""
+NODE_STARTED = "node:ollama_instances_started:count"
+"""By node: instances that started in the last five minutes; absent where none did."""

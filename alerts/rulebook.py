@@ -19,6 +19,7 @@ from alerts.groups import (
     performance,
     pipeline,
     slo,
+    spread,
     thresholds,
 )
 from alerts.model import Alert, Group, Recording
@@ -35,6 +36,7 @@ GROUPS = (
     pipeline.exporter_group,
     pipeline.telemetry_group,
     thresholds.group,
+    spread.group,
 )
 
 
@@ -66,7 +68,7 @@ def _unknown(name: str, known: set[str]) -> str:
 
 def _changed(group: Group, overrides: Mapping[str, Override]) -> Group:
     rules = (_changed_rule(rule, overrides) for rule in group.rules)
-    return Group(group.name, tuple(rule for rule in rules if rule is not None))
+    return dataclasses.replace(group, rules=tuple(rule for rule in rules if rule is not None))
 
 
 def _changed_rule(

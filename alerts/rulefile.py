@@ -44,7 +44,7 @@ def as_yaml(document: object) -> str:
 
 def rule_file(group: Group, settings: Settings) -> str:
     """Return the rule file of one group."""
-    interval = duration_text(settings.prometheus.evaluation_interval)
+    interval = duration_text(settings.prometheus.evaluation_interval * group.every)
     rules = [_rule(rule, settings.links) for rule in group.rules]
     return as_yaml({"groups": [{"name": group.name, "interval": interval, "rules": rules}]})
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from alerts import build, config, rulebook
-from alerts.errors import BuildError
+from alerts.errors import GeneratedError
 from alerts.model import Alert
 from alerts.rulefile import BANNER
 from alerts.settings import Settings
@@ -39,7 +39,7 @@ def test_another_setting_is_drift_and_names_the_file(tmp_path: Path) -> None:
     build.write(Settings(), tmp_path)
     changed = config.load(changes=["thresholds.slow_node=40%"])
 
-    with pytest.raises(BuildError) as caught:
+    with pytest.raises(GeneratedError) as caught:
         build.check(changed, tmp_path)
 
     assert f"{tmp_path}/rules/ollama-fleet-nodes.yml differs" in str(caught.value)
@@ -61,7 +61,7 @@ def test_a_file_that_is_not_as_made_is_found(tmp_path: Path, spoil: object, faul
     assert callable(spoil)
     spoil(tmp_path / "rules" / "ollama-fleet-nodes.yml")
 
-    with pytest.raises(BuildError, match=fault):
+    with pytest.raises(GeneratedError, match=fault):
         build.check(Settings(), tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_a_file_that_somebody_else_has_made_is_never_replaced(tmp_path: Path, pa
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).write_text("receivers: [{name: precious}]")
 
-    with pytest.raises(BuildError, match="not made by this command, so left alone, and nothing"):
+    with pytest.raises(GeneratedError, match="not made by this command, so left alone, and nothing"):
         build.write(Settings(), tmp_path)
 
     assert "receivers: [{name: precious}]" == (tmp_path / path).read_text()
@@ -96,7 +96,7 @@ def test_a_file_that_somebody_else_has_made_is_never_replaced(tmp_path: Path, pa
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(BuildError, match="choose another --output-dir"):
+    with pytest.raises(GeneratedError, match="choose another --output-dir"):
         build.write(Settings(), tmp_path / "file")
 
 
@@ -117,7 +117,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path) -> None:
     before = path.read_text()
     changed = config.load(changes=["thresholds.slow_node=40%"])
 
-    with small_files_only(), pytest.raises(BuildError) as caught:
+    with small_files_only(), pytest.raises(GeneratedError) as caught:
         build.write(changed, tmp_path)
 
     assert f"cannot write {path}: File too large; choose another" in str(caught.value)
