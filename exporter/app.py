@@ -23,6 +23,14 @@ from exporter.failurelog import failure_lines
 from exporter.inventory import Inventory, SourceSettings, diff, source_for
 from exporter.ledger import Ledger
 from exporter.model import State
+from exporter.page import static
+from exporter.page.figures import Limits
+from exporter.page.handlers import FleetPage
+from exporter.page.prometheus import Prometheus
+from exporter.page.recent import Recent
+from exporter.page.revisions import Revisions
+from exporter.page.summary import Facts, Summariser
+from exporter.page.survey import Surveyor
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
@@ -40,6 +48,11 @@ if TYPE_CHECKING:
     from exporter.config import Config
 
 log = logging.getLogger("exporter")
+
+STATIC_FOLDER = Path(__file__).parent / "page" / "static"
+MIN_REFRESH_S = 1.0
+REFRESHES_PER_POLL = 5
+"""How often the page is looked at anew while each instance is polled once."""
 
 
 class Exporter:
@@ -106,12 +119,14 @@ class Exporter:
             per_instance=config.metrics_per_instance,
         )
         self._stack.push_async_callback(publisher.close)
-        await self._listen(publisher)
+        recent = Recent(self._poller, ledger, self._clock)
+        await self._listen(publisher, self._fleet_page(recent))
         self._fit()
         await self._poller.update(diff((), self._inventory.targets))
         self._stack.push_async_callback(self._stop_tasks)
         self._run(self._poll(), "poller")
         self._run(publisher.run(config.poll_interval), "publisher")
+        self._run(recent.run(), "recent past")
         self._run(self._refresh_inventory(), "inventory")
         self._run(self._log_failures(), "failure log")
 
@@ -120,13 +135,31 @@ class Exporter:
         self._stack.push_async_callback(self._inventory.close)
         await self._inventory.load()
 
-    async def _listen(self, publisher: Publisher) -> None:
+    def _fleet_page(self, recent: Recent) -> FleetPage:
+        config, clock = self._config, self._clock
+        facts = facts_of(config, self._version)
+        prometheus = None
+        if config.page_prometheus_url:
+            url = config.page_prometheus_url
+            prometheus = Prometheus(url, clock, refresh_s=facts.refresh_s)
+            self._stack.push_async_callback(prometheus.close)
+        surveyor = Surveyor(self._poller, recent, clock)
+        revisions = Revisions(surveyor.survey, clock, refresh_s=facts.refresh_s)
+        self._stack.push_async_callback(revisions.close)
+        summariser = Summariser(
+            facts, self._poller, self._metrics, lambda: self._inventory.states, prometheus, clock
+        )
+        files = static.read(STATIC_FOLDER)
+        return FleetPage(files, revisions, summariser, self._poller, facts, clock)
+
+    async def _listen(self, publisher: Publisher, fleet_page: FleetPage) -> None:
         guard = self._guard
         web = Web(
             self._poller,
             publisher,
             self._metrics,
             self._clock,
+            fleet_page,
             version=self._version,
             guard=guard,
         )
@@ -217,6 +250,17 @@ def inventory_of(config: Config, clock: Clock) -> Inventory:
     )
     sources = [source_for(text, settings, clock) for text in config.inventory]
     return Inventory(sources, shard=config.shard, clock=clock)
+
+
+def facts_of(config: Config, version: str) -> Facts:
+    """Return what the page `/fleet` is told once."""
+    limits = Limits(
+        healthy_instances=config.page_healthy_instances,
+        request_latency_p99_s=config.page_request_latency_p99,
+        tokens_per_second=config.page_tokens_per_second,
+    )
+    refresh_s = max(MIN_REFRESH_S, config.poll_interval / REFRESHES_PER_POLL)
+    return Facts(limits, config.shard, version, config.poll_interval, refresh_s)
 
 
 def guard_of(config: Config) -> Guard | None:

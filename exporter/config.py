@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from exporter.inventory import Shard
+    from exporter.page.levels import Level
 
 SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
 
@@ -63,6 +64,10 @@ class Config:
     metrics_latency_unit: str
     web_listen_address: tuple[str, int]
     web_config_file: str
+    page_healthy_instances: Level
+    page_request_latency_p99: float
+    page_tokens_per_second: Level
+    page_prometheus_url: str
     log_window: float
     log_level: str
 

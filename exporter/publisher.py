@@ -9,11 +9,9 @@ happens in a thread: no poll waits for a page.
 from __future__ import annotations
 
 import asyncio
-import time
 import zlib
-from collections.abc import Generator
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from exporter.exposition import (
     PORTION_ROWS,
@@ -23,9 +21,12 @@ from exporter.exposition import (
     instance_portions,
     page,
 )
+from exporter.leisure import at_leisure
 from exporter.snapshot import Aggregation, Snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     # typeshed's name for what zlib.compressobj returns
     from zlib import _Compress as _Compressor
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from exporter.ledger import Ledger
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
-
-T = TypeVar("T")
 
 GZIP_LEVEL = 1
 """Level 9 takes six times as long for a page that is an eighth smaller."""
@@ -122,7 +121,7 @@ class Publisher:
 
     async def publish(self) -> None:
         """Make an edition of the fleet as it is now."""
-        edition_page, busy_s = await _at_leisure(self._steps())
+        edition_page, busy_s = await at_leisure(self._steps())
         edition = Edition(edition_page)
         if self.edition is not None:
             for format_ in self.edition.gzipped_formats:
@@ -152,19 +151,6 @@ class Publisher:
                 yield
         rendered += fleet_portions(Snapshot(rows, aggregation.finish(self._ledger), now_s))
         return page(rendered, now_s)
-
-
-async def _at_leisure(steps: Generator[None, None, T]) -> tuple[T, float]:
-    """Run steps with the event loop in between; return their result and their CPU time in s."""
-    busy_s = 0.0
-    while True:
-        started_s = time.thread_time()
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value, busy_s + time.thread_time() - started_s
-        busy_s += time.thread_time() - started_s
-        await asyncio.sleep(0)
 
 
 def _compress(body: bytes) -> tuple[bytes, _Compressor]:

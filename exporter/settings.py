@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from exporter.inventory import Shard
+from exporter.page.levels import level
 
 ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
 
@@ -98,6 +100,27 @@ def address(text: str) -> tuple[str, int]:
     if match is None or int(match[3]) > 65535:
         raise ValueError(f"is not an address such as 127.0.0.1:11440: {text!r}")
     return match[1] or match[2], int(match[3])
+
+
+def prometheus_url(text: str) -> str:
+    """Return the base URL of a Prometheus, without a slash at its end; empty for none.
+
+    Raises:
+        ValueError: It is no http(s) URL, or may hold a secret, which is not repeated.
+    """
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if "@" in url:
+        raise ValueError("must not hold a user or password, which would show in messages")
+    if "?" in url or "#" in url:
+        raise ValueError("must end before any ? or #: what follows would show in messages")
+    if url and not (is_good and url.isascii() and url.isprintable() and " " not in url):
+        raise ValueError(f"is not a URL such as http://127.0.0.1:9090: {text!r}")
+    return url.rstrip("/")
 
 
 SETTINGS = (
@@ -224,6 +247,40 @@ SETTINGS = (
         "exporters share.",
         str,
         "FILE",
+    ),
+    Setting(
+        "page.healthy-instances",
+        "99%",
+        "Below how many healthy instances /fleet shows red: a number, or a share of those that "
+        "should serve. It only colours the page: alerts have their own settings "
+        "(`ollama-fleet alerts`).",
+        level,
+        "LEVEL",
+    ),
+    Setting(
+        "page.request-latency-p99",
+        "150ms",
+        "Above which p99 latency /fleet shows red. It only colours the page: alerts have their "
+        "own settings (`ollama-fleet alerts`).",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "page.tokens-per-second",
+        "40 per instance",
+        "Below which tokens/s of the whole fleet /fleet shows red: a number, or `N per instance` "
+        "of those that should serve. It only colours the page: alerts have their own settings "
+        "(`ollama-fleet alerts`).",
+        level,
+        "LEVEL",
+    ),
+    Setting(
+        "page.prometheus-url",
+        "",
+        "Prometheus that has the alert rules, such as http://127.0.0.1:9090. /fleet then shows the "
+        "alerts that fire, and the thresholds in force there instead of the three above.",
+        prometheus_url,
+        "URL",
     ),
     Setting(
         "log.window",

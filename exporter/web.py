@@ -1,6 +1,6 @@
 """Serve the exporter's pages.
 
-In:   the publisher's edition, the poller's watches, the own metrics.
+In:   the publisher's edition, the poller's watches, the own metrics, the page `/fleet`.
 Out:  HTTP on one address. Nothing here changes anything, so a page asks for a password only where
 the guard does.
 """
@@ -19,20 +19,21 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from exporter import instances
+from exporter.accept import taken, takes_gzip
 from exporter.errors import ExporterError
 from exporter.model import Status
 from exporter.publisher import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from exporter.clock import Clock
+    from exporter.page.handlers import FleetPage
     from exporter.poller import Poller
     from exporter.publisher import Publisher
     from exporter.selfmetrics import SelfMetrics
     from exporter.websecurity import Guard
 
 PAGES = {
+    "/fleet": "the whole fleet at a glance, for people",
     "/metrics": "what Prometheus scrapes",
     "/instances": "every instance with its last outcome, as JSON; "
     "?status=unhealthy&node=…&model=… filters",
@@ -66,10 +67,12 @@ class Web:
         publisher: Publisher,
         metrics: SelfMetrics,
         clock: Clock,
+        fleet_page: FleetPage,
         *,
         version: str,
         guard: Guard | None = None,
     ) -> None:
+        self._fleet_page = fleet_page
         self._poller = poller
         self._publisher = publisher
         self._metrics = metrics
@@ -94,6 +97,7 @@ class Web:
                 web.get("/-/ready", self._ready),
             ]
         )
+        self._fleet_page.add_to(app)
         if self._guard is not None:
             self._guard.protect(app)
         # Scrapers keep their connections open: closing must not wait for them to go.
@@ -180,20 +184,6 @@ def preferred_format(accept: str) -> Format:
     """Return OpenMetrics for scrapers whose Accept header takes the version that we write."""
     is_taken = any(
         name == "application/openmetrics-text" and parameters.get("version", "1.0.0") == "1.0.0"
-        for name, parameters in _taken(accept)
+        for name, parameters in taken(accept)
     )
     return Format.OPENMETRICS if is_taken else Format.TEXT
-
-
-def takes_gzip(accept_encoding: str) -> bool:
-    """Return whether an Accept-Encoding header takes gzip."""
-    return any(name == "gzip" for name, _ in _taken(accept_encoding))
-
-
-def _taken(header: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield what an Accept header names, with its parameters; a weight of 0 means `not this`."""
-    for part in header.lower().split(","):
-        name, *texts = [text.strip() for text in part.split(";")]
-        parameters = dict(text.split("=", 1) for text in texts if "=" in text)
-        if parameters.get("q", "1").strip("0."):
-            yield name, parameters

@@ -24,6 +24,7 @@ from exporter.model import State, Status, Target
 from exporter.publisher import Edition, Format
 from exporter.web import PAGES, Web
 from tests.exporter.fetching import Fetched, fetch
+from tests.exporter.page.building import fleet_page
 from tests.exporter.pollers import Polled, polling, target
 from tests.exporter.servers import answering, response, saying, serving
 from tests.ports import free_ports
@@ -77,13 +78,20 @@ class Site:
         return self.polled.publisher.edition
 
 
+def web_of(polled: Polled, *, version: str = "1.2.3") -> Web:
+    page = fleet_page(polled.poller, polled.ledger, polled.metrics)
+    return Web(
+        polled.poller, polled.publisher, polled.metrics, SystemClock(), page, version=version
+    )
+
+
 @asynccontextmanager
 async def site(
     *targets: Target, interval_s: float = 1000.0, version: str = "1.2.3"
 ) -> AsyncIterator[Site]:
     """Serve the pages of targets that, by default, nothing polls."""
     async with polling(*targets, interval_s=interval_s) as polled:
-        web = Web(polled.poller, polled.publisher, polled.metrics, SystemClock(), version=version)
+        web = web_of(polled, version=version)
         try:
             yield Site(polled, await web.start("127.0.0.1", 0))
         finally:
@@ -479,10 +487,6 @@ def taken_port() -> Iterator[int]:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         yield taken.getsockname()[1]
-
-
-def web_of(polled: Polled) -> Web:
-    return Web(polled.poller, polled.publisher, polled.metrics, SystemClock(), version="1.2.3")
 
 
 async def test_a_taken_port_is_refused_with_the_setting_that_helps(taken_port: int) -> None:

@@ -1,0 +1,220 @@
+"""Answer what the page asks for, below `/fleet`.
+
+In:   requests.
+Out:  the page's files, the map, changes and the worst instances. A question that cannot be is 400.
+Every answer forbids the browser what the page does not need, so that a text out of the fleet cannot
+become a script; headers that the web configuration sets come before ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from exporter.accept import takes_gzip
+from exporter.instances import view
+from exporter.leisure import at_leisure
+from exporter.model import Status
+from exporter.page import answers, questions
+from exporter.page.answers import ChangedValue, ChangesAnswer, Drawn, MapAnswer
+from exporter.page.cells import STATUS
+from exporter.page.changes import told, whole
+from exporter.page.static import INDEX
+from exporter.page.worst import worst
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from exporter.clock import Clock
+    from exporter.page.cells import Value
+    from exporter.page.questions import SinceThen
+    from exporter.page.revisions import Revision, Revisions
+    from exporter.page.static import File
+    from exporter.page.summary import Facts, Summariser, Summary
+    from exporter.poller import Poller
+
+PATH = "/fleet"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+OTHER_LAYOUT = "the layout has changed; load /fleet/map again"
+
+
+class FleetPage:
+    """The page, and what its scripts ask for."""
+
+    def __init__(
+        self,
+        files: Mapping[str, File],
+        revisions: Revisions,
+        summariser: Summariser,
+        poller: Poller,
+        facts: Facts,
+        clock: Clock,
+    ) -> None:
+        self._files = files
+        self._revisions = revisions
+        self._summariser = summariser
+        self._poller = poller
+        self._facts = facts
+        self._clock = clock
+        self._drawn: tuple[str, Drawn] | None = None
+        """The layout that was written last, with its name."""
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the page to an application."""
+        app.add_routes(
+            [
+                web.get(PATH, self._index),
+                web.get(f"{PATH}/map", self._map),
+                web.get(f"{PATH}/changes", self._changes),
+                web.get(f"{PATH}/worst", self._worst),
+                web.get(f"{PATH}/{{name}}", self._file),
+            ]
+        )
+        app.on_response_prepare.append(_add_headers)
+
+    async def _index(self, request: web.Request) -> web.Response:
+        return _file_response(request, self._files[INDEX])
+
+    async def _file(self, request: web.Request) -> web.Response:
+        file = self._files.get(request.match_info["name"])
+        if file is None or file is self._files[INDEX]:  # whose links begin at /fleet
+            raise web.HTTPNotFound
+        return _file_response(request, file)
+
+    async def _map(self, request: web.Request) -> web.Response:
+        try:
+            value = questions.parse_map(request.query)
+        except ValueError as error:
+            return _refusal(str(error), 400)
+        revision = await self._revisions.latest(value)
+        drawn = await self._drawn_of(revision)
+        summary = self._summariser.summary(revision.sight)
+        answer = await asyncio.to_thread(self._map_answer, revision, drawn, value, summary)
+        return await _json_response(request, answer)
+
+    def _map_answer(
+        self, revision: Revision, drawn: Drawn, value: Value | None, summary: Summary
+    ) -> MapAnswer:
+        sight = revision.sight
+        return MapAnswer(
+            layout=sight.layout.name,
+            revision=revision.number,
+            poll_interval_seconds=self._facts.poll_interval_s,
+            refresh_seconds=self._facts.refresh_s,
+            statuses=tuple(Status),
+            nodes=drawn.nodes,
+            models=drawn.models,
+            developers=drawn.developers,
+            cells=drawn.cells,
+            status=told(sight.columns[STATUS]),
+            value=None if value is None else answers.whole_value(revision, value),
+            summary=summary,
+        )
+
+    async def _drawn_of(self, revision: Revision) -> Drawn:
+        """Return the revision's layout, written; that is done once."""
+        layout = revision.sight.layout
+        if self._drawn is None or self._drawn[0] != layout.name:
+            self._drawn = (layout.name, await asyncio.to_thread(answers.drawn, layout))
+        return self._drawn[1]
+
+    async def _changes(self, request: web.Request) -> web.Response:
+        try:
+            since = questions.parse_changes(request.query)
+        except ValueError as error:
+            return _refusal(str(error), 400)
+        revision = await self._revisions.latest(since.value)
+        if since.layout != revision.sight.layout.name:
+            return _refusal(OTHER_LAYOUT, 409)
+        return await _json_response(request, self._changes_answer(since, revision))
+
+    def _changes_answer(self, since: SinceThen, revision: Revision) -> ChangesAnswer:
+        sight = revision.sight
+        return ChangesAnswer(
+            layout=sight.layout.name,
+            revision=revision.number,
+            status=self._revisions.changes(since.revision, STATUS, revision),
+            value=self._changed_value(since, revision),
+            summary=self._summariser.summary(sight),
+        )
+
+    def _changed_value(self, since: SinceThen, revision: Revision) -> ChangedValue | None:
+        if since.value is None:
+            return None
+        if since.is_value_whole:
+            changed = whole(revision.sight.columns[since.value])
+        else:
+            changed = self._revisions.changes(since.revision, since.value, revision)
+        return ChangedValue(since.value, changed.cells, changed.to)
+
+    async def _worst(self, request: web.Request) -> web.Response:
+        try:
+            value, wanted = questions.parse_worst(request.query)
+        except ValueError as error:
+            return _refusal(str(error), 400)
+        sight = (await self._revisions.latest(value)).sight
+        column, watches = sight.columns[value or STATUS], self._poller.watches
+        steps = worst(sight.layout.ids, watches, wanted, value, column)
+        (n_matching, found), _ = await at_leisure(steps)
+        now_s = self._clock.unix_s()
+        views = [
+            {
+                **msgspec.to_builtins(view(watch.row, watch.last_failure, now_s=now_s)),
+                "value": number,
+            }
+            for watch, number in found
+        ]
+        answer = {"value": value or STATUS, "n_matching": n_matching, "instances": views}
+        return await _json_response(request, answer)
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    if request.path == PATH or request.path.startswith(f"{PATH}/"):
+        for name, text in HEADERS.items():
+            response.headers.setdefault(name, text)
+
+
+def _refusal(message: str, status: int) -> web.Response:
+    return web.json_response({"error": message}, status=status)
+
+
+async def _json_response(request: web.Request, answer: object) -> web.Response:
+    is_taken = takes_gzip(request.headers.get("Accept-Encoding", ""))
+    # Beside the event loop: what 100,000 cells are takes a while.
+    body, is_gzipped = await asyncio.to_thread(answers.encode, answer, is_gzip_taken=is_taken)
+    headers = {
+        "Content-Type": "application/json",
+        "Cache-Control": "no-store",
+        "Vary": "Accept-Encoding",
+    }
+    if is_gzipped:
+        headers["Content-Encoding"] = "gzip"
+    return web.Response(body=body, headers=headers)
+
+
+def _file_response(request: web.Request, file: File) -> web.Response:
+    """Return a file, or word that the browser has it already."""
+    is_gzipped = takes_gzip(request.headers.get("Accept-Encoding", ""))
+    is_gzipped = is_gzipped and len(file.gzipped) < len(file.body)
+    etag = f"{file.etag}-gzip" if is_gzipped else file.etag
+    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    if etag in _known(request):
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = file.content_type
+    if is_gzipped:
+        headers["Content-Encoding"] = "gzip"
+    return web.Response(body=file.gzipped if is_gzipped else file.body, headers=headers)
+
+
+def _known(request: web.Request) -> Iterable[str]:
+    """Return the tags of what the browser has."""
+    return [tag.value for tag in request.if_none_match or ()]

@@ -1,0 +1,251 @@
+"""Ask a Prometheus which alerts fire and which thresholds are in force.
+
+In:   its base URL.
+Out:  the last known Answer, at once; asking goes on beside, and only while somebody looks.
+Never fails: what goes wrong is told in the answer, which keeps what was known before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import aiohttp
+import msgspec
+
+from exporter.catalogue import FLEET_THRESHOLD
+from exporter.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from exporter.clock import Clock
+
+log = logging.getLogger("exporter.page")
+
+TIMEOUT_S = 5.0
+MAX_BODY_BYTES = 2**20
+MAX_FIRING = 100
+MAX_FIRING_OF_ONE_NAME = 50
+"""An alert that is about instances may fire for thousands at once, just when somebody looks."""
+MAX_SAID_CHARACTERS = 200
+KEPT_S = 60.0
+"""For how long an answer still counts as news when nobody asked meanwhile."""
+SEVERITIES = ("critical", "warning", "info")
+OK = 200
+
+FIRING = 'ALERTS{alertstate="firing",alertname=~"Ollama.+"}'
+FIRING_QUERY = (
+    f"bottomk by (alertname) ({MAX_FIRING_OF_ONE_NAME}, "
+    f'ALERTS_FOR_STATE{{alertname=~"Ollama.+"}} and ignoring (alertstate) {FIRING})'
+)
+"""Those of a name that fire for longest; the value is since when. /api/v1/alerts tells that too,
+but of every alert of that Prometheus, of which ours may be the smallest part, and not where rules
+are evaluated elsewhere (vmalert, Thanos' or Mimir's ruler) and their series are written to what we
+ask."""
+N_FIRING_QUERY = f"count({FIRING})"
+QUERIES = (FLEET_THRESHOLD.name, FIRING_QUERY, N_FIRING_QUERY)
+
+
+class Firing(msgspec.Struct, frozen=True):
+    """An alert that fires."""
+
+    name: str
+    severity: str
+    labels: dict[str, str]
+    """Without name and severity."""
+    since_seconds: float
+    """Since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the Prometheus said last."""
+
+    error: str = ""
+    """Why it is not known what is so now; empty when it is."""
+    firing: tuple[Firing, ...] = ()
+    """The most severe of those that fire."""
+    n_firing: int = 0
+    """All that fire."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """By name, those that are the same throughout that Prometheus."""
+
+
+class Series(msgspec.Struct, frozen=True):
+    """One series of an instant query."""
+
+    metric: dict[str, str]
+    value: tuple[float, str]
+
+    @property
+    def number(self) -> float:
+        """Return the value; NaN where there is none."""
+        with suppress(ValueError):
+            return float(self.value[1])
+        return math.nan
+
+
+class _Data(msgspec.Struct):
+    result: list[Series]
+
+
+class _Body(msgspec.Struct):
+    data: _Data
+
+
+class Prometheus:
+    """A Prometheus that is asked now and then."""
+
+    def __init__(self, url: str, clock: Clock, *, refresh_s: float) -> None:
+        self._url = url
+        self._clock = clock
+        self._refresh_s = refresh_s
+        self._session: aiohttp.ClientSession | None = None
+        self._answer = Answer("Prometheus has not been asked yet")
+        self._asked_at_s = -math.inf
+        self._answered_at_s = -math.inf
+        self._asking: asyncio.Task[None] | None = None
+        self._logged = ""
+
+    def __repr__(self) -> str:
+        return f"<Prometheus {self._url}: {self._answer.error or 'answers'}>"
+
+    def latest(self) -> Answer:
+        """Return what is known; ask again, beside, where that is older than the refresh interval.
+
+        Once somebody looks again after a long while, what was known then is no longer told.
+        """
+        now_s = self._clock.monotonic_s()
+        if now_s - self._answered_at_s > KEPT_S + self._refresh_s:
+            self._answer = Answer(self._answer.error or "Prometheus is being asked again")
+        is_asking = self._asking is not None and not self._asking.done()
+        if not is_asking and now_s - self._asked_at_s >= self._refresh_s:
+            self._asked_at_s = now_s
+            self._asking = asyncio.create_task(self._ask())
+        return self._answer
+
+    async def close(self) -> None:
+        """Stop asking and close the connection."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _ask(self) -> None:
+        try:
+            thresholds, firing, n_firing = await asyncio.gather(
+                *[self._query(text) for text in QUERIES]
+            )
+        except SourceError as error:
+            self._note(str(error))
+            self._answer = replace(self._answer, error=f"Prometheus {error}")
+            return
+        self._note("")
+        self._answered_at_s = self._clock.monotonic_s()
+        self._answer = answer_of(thresholds, firing, n_firing)
+
+    def _note(self, failure: str) -> None:
+        """Log a failure, unless the one before was the same; and a recovery."""
+        if failure and failure != self._logged:
+            log.warning("page.prometheus-url: %s %s", self._url, failure)
+        elif self._logged and not failure:
+            log.info("page.prometheus-url: %s answers again", self._url)
+        self._logged = failure
+
+    async def _query(self, text: str) -> list[Series]:
+        """Return the series of an instant query.
+
+        Raises:
+            SourceError: There is no good answer; the text begins with a verb.
+        """
+        session = self._session = self._session or self._new_session()
+        url = f"{self._url}/api/v1/query"
+        try:
+            async with session.get(url, params={"query": text}, allow_redirects=False) as response:
+                body = await _bounded_body(response)
+        except TimeoutError as error:
+            raise SourceError(f"gave no whole answer within {TIMEOUT_S:g} s") from error
+        except (aiohttp.ClientError, UnicodeError) as error:  # a name that DNS has no way to spell
+            said = str(error) or type(error).__name__
+            raise SourceError(f"cannot be asked: {said[:MAX_SAID_CHARACTERS]}") from error
+        return _series(response.status, body)
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            # A small body can unpack to a huge one.
+            auto_decompress=False,
+        )
+
+
+async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body.
+
+    Raises:
+        SourceError: It is too large.
+    """
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise SourceError(f"answers with more than {MAX_BODY_BYTES:,} bytes")
+    return bytes(body)
+
+
+def _series(status: int, body: bytes) -> list[Series]:
+    if status != OK:
+        raise SourceError(f"answers with status {status}: is it one, and is the path right?")
+    try:
+        return msgspec.json.decode(body, type=_Body).data.result
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"answers with what is no query result: {error}") from error
+
+
+def answer_of(
+    thresholds: Iterable[Series], firing: Iterable[Series], n_firing: Iterable[Series]
+) -> Answer:
+    """Return what the answers to the queries amount to."""
+    alerts = firing_of(firing)
+    # Asked at about the same time, not at the very same; without alerts there is no count.
+    n_told = max([each.number for each in n_firing if math.isfinite(each.number)], default=0.0)
+    return Answer("", alerts, max(round(n_told), len(alerts)), thresholds_of(thresholds))
+
+
+def thresholds_of(series: Iterable[Series]) -> dict[str, float]:
+    """Return the thresholds by name.
+
+    One that has several values is left out: this Prometheus has several fleets, and which of them
+    is ours is not known.
+    """
+    found: dict[str, set[float]] = {}
+    for each in series:
+        found.setdefault(each.metric.get("name", ""), set()).add(each.number)
+    single = {name: numbers.pop() for name, numbers in found.items() if len(numbers) == 1}
+    return {name: number for name, number in single.items() if math.isfinite(number)}
+
+
+def firing_of(series: Iterable[Series]) -> tuple[Firing, ...]:
+    """Return the alerts, the most severe first, then by name; not more than can be read."""
+    alerts = [_firing(each) for each in series if math.isfinite(each.number)]
+    return tuple(sorted(alerts, key=_rank)[:MAX_FIRING])
+
+
+def _firing(series: Series) -> Firing:
+    labels = {name: text for name, text in series.metric.items() if name != "__name__"}
+    name, severity = labels.pop("alertname", ""), labels.pop("severity", "")
+    return Firing(name, severity, labels, series.number)
+
+
+def _rank(firing: Firing) -> tuple[int, str, list[tuple[str, str]]]:
+    is_known = firing.severity in SEVERITIES
+    severity = SEVERITIES.index(firing.severity) if is_known else len(SEVERITIES)
+    return severity, firing.name, sorted(firing.labels.items())

@@ -1,0 +1,122 @@
+"""Keep what the page showed last, so that a browser need only be told what changed.
+
+In:   a survey of the fleet, made when somebody asks and the last one is old.
+Out:  Revisions; the last few are kept. Whoever asks while one is being made waits for that one.
+Nothing is computed while nobody looks, and no value that nobody looks at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exporter.page.changes import Changes, changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from typing import Any
+
+    from exporter.clock import Clock
+    from exporter.page.cells import Column, Totals, Value
+    from exporter.page.layout import Layout
+
+    Survey = Callable[[Layout | None, frozenset[Value]], Coroutine[Any, Any, "Sight"]]
+
+KEPT = 12
+"""Revisions: a browser that misses a few still gets changes only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a survey of the fleet gives."""
+
+    layout: Layout
+    columns: Mapping[str, Column]
+    """By `status` and the values that were wanted."""
+    totals: Totals
+    request_latency_p99_s: float | None
+    """Of the last minutes."""
+    taken_at_s: float
+    """Seconds since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A Sight, numbered."""
+
+    number: int
+    sight: Sight
+    made_at_s: float
+    """On the monotonic clock."""
+
+
+class Revisions:
+    """The last revisions, newest last; all of one layout."""
+
+    def __init__(self, survey: Survey, clock: Clock, *, refresh_s: float) -> None:
+        self._survey = survey
+        self._clock = clock
+        self._refresh_s = refresh_s
+        self._kept: deque[Revision] = deque(maxlen=KEPT)
+        self._number = 0
+        self._asked_for: dict[Value, int] = {}
+        """The revision at which each value was asked for last."""
+        self._making: asyncio.Task[Revision] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Revisions: {len(self._kept)} kept, the last is {self._number}>"
+
+    async def latest(self, value: Value | None = None) -> Revision:
+        """Return a revision that is not older than the refresh interval, with a value's column."""
+        if value is not None:
+            self._asked_for[value] = self._number
+        newest = self._kept[-1] if self._kept else None
+        if newest is not None and self._is_fresh(newest) and _has(newest, value):
+            return newest
+        revision = await self._made()
+        # The one that was under way may have been begun before anybody asked for the value.
+        return revision if _has(revision, value) else await self._made()
+
+    def changes(self, since: int, name: str, now: Revision) -> Changes:
+        """Return what changed in a column; all of it where `since` or its column is not kept."""
+        known = next((kept for kept in self._kept if kept.number == since), None)
+        is_comparable = known is not None and known.sight.layout.name == now.sight.layout.name
+        before = known.sight.columns.get(name) if known is not None and is_comparable else None
+        return changes(before, now.sight.columns[name])
+
+    async def close(self) -> None:
+        """Stop what is being made."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+
+    def _is_fresh(self, revision: Revision) -> bool:
+        return self._clock.monotonic_s() - revision.made_at_s < self._refresh_s
+
+    async def _made(self) -> Revision:
+        """Return the next revision, which is made once for all who wait."""
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make())
+        # One browser that leaves must not end the work for the others.
+        return await asyncio.shield(self._making)
+
+    async def _make(self) -> Revision:
+        newest = self._kept[-1].sight.layout if self._kept else None
+        sight = await self._survey(newest, self._wanted())
+        if newest is None or newest.name != sight.layout.name:
+            self._kept.clear()
+        self._number += 1
+        revision = Revision(self._number, sight, self._clock.monotonic_s())
+        self._kept.append(revision)
+        return revision
+
+    def _wanted(self) -> frozenset[Value]:
+        """Return the values that somebody has asked for lately."""
+        oldest = self._number - KEPT
+        return frozenset(value for value, asked in self._asked_for.items() if asked >= oldest)
+
+
+def _has(revision: Revision, value: Value | None) -> bool:
+    return value is None or value in revision.sight.columns

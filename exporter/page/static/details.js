@@ -1,0 +1,137 @@
+/**
+ * Everything there is to say of one instance, beside the map.
+ *
+ * In:   an id.
+ * Out:  an open dialog, whose texts change only where something is new: what a person has marked in
+ *       them stays marked.
+ */
+
+import { fetchInstance, instanceUrl } from "./client.js";
+import { byId, make, write } from "./elements.js";
+import { decimal, latency, span } from "./words.js";
+
+const TITLES = {
+  id: "Id",
+  status: "Status",
+  state: "State in the inventory",
+  node: "Node",
+  model: "Model",
+  developer: "Developer",
+  engine: "Engine",
+  version: "Version",
+  url: "URL",
+  last_outcome: "Last poll",
+  last_error: "Error of the last poll",
+  metrics_outcome: "Metrics of the last poll",
+  metrics_error: "Error of the metrics",
+  age_seconds: "Last poll began",
+  latency_seconds: "Last poll took",
+  tokens_per_second: "Tokens per second",
+  last_failure_outcome: "Last failure",
+  last_failure: "Error of the last failure",
+  last_failure_age_seconds: "Last failure was",
+  labels: "Labels",
+};
+const WORDS = {
+  age_seconds: (seconds) => `${span(seconds)} ago`,
+  last_failure_age_seconds: (seconds) => `${span(seconds)} ago`,
+  latency_seconds: latency,
+  tokens_per_second: decimal,
+  labels: (labels) => Object.entries(labels).map(([key, value]) => `${key}=${value}`).join(", "),
+};
+
+export class Details {
+  /** @param {() => void} onClose called when a person has closed it */
+  constructor(onClose) {
+    this.#onClose = onClose;
+    byId("details-close").addEventListener("click", () => this.#leave());
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && this.#id !== null) this.#leave();
+    });
+  }
+
+  #onClose;
+  #id = null;
+  #asking = null;
+  #before = null;
+  /** @type {Map<string, {term: HTMLElement, text: HTMLElement}>} */
+  #rows = new Map();
+
+  /** Show this instance, or none. @param {string | null} id */
+  show(id) {
+    if (id === this.#id) return;
+    if (id === null) this.#close();
+    else this.#open(id);
+  }
+
+  /** Ask again for what is shown. */
+  async refresh() {
+    const id = this.#id;
+    if (id === null || id === this.#asking) return;
+    this.#asking = id;
+    try {
+      const found = await fetchInstance(id);
+      if (id === this.#id) this.#fill(found);
+    } catch {
+      if (id === this.#id) write(byId("details-state"), "The exporter does not answer; this may be old.");
+    }
+    if (id === this.#asking) this.#asking = null;
+  }
+
+  #open(id) {
+    if (this.#id === null) this.#before = document.activeElement;
+    this.#id = id;
+    this.#rows.clear();
+    byId("details-list").replaceChildren();
+    write(byId("details-title"), id);
+    write(byId("details-state"), "Asking the exporter …");
+    byId("details-json").href = instanceUrl(id);
+    if (!byId("details").open) byId("details").show();
+    this.refresh();
+  }
+
+  #leave() {
+    this.#close();
+    this.#onClose();
+  }
+
+  #close() {
+    this.#id = null;
+    byId("details").close();
+    this.#before?.focus?.({ preventScroll: true });
+    this.#before = null;
+  }
+
+  #fill(found) {
+    if (found === null) return write(byId("details-state"), "The inventory has no instance of this id.");
+    write(byId("details-state"), "");
+    const keys = Object.keys(TITLES).filter((key) => key in found);
+    const others = Object.keys(found).filter((key) => !(key in TITLES) && typeof found[key] !== "object");
+    const wanted = [...keys, ...others];
+    for (const key of this.#rows.keys()) if (!wanted.includes(key)) this.#drop(key);
+    for (const [at, key] of wanted.entries()) write(this.#row(key, at).text, wordsOf(key, found[key]));
+  }
+
+  #row(key, at) {
+    if (!this.#rows.has(key)) {
+      const row = { term: make("dt", { textContent: TITLES[key] ?? key }), text: make("dd") };
+      const list = byId("details-list");
+      const next = list.children[2 * at] ?? null;
+      list.insertBefore(row.term, next);
+      list.insertBefore(row.text, next);
+      this.#rows.set(key, row);
+    }
+    return this.#rows.get(key);
+  }
+
+  #drop(key) {
+    const { term, text } = this.#rows.get(key);
+    term.remove();
+    text.remove();
+    this.#rows.delete(key);
+  }
+}
+
+function wordsOf(key, value) {
+  return (WORDS[key] ?? String)(value);
+}

@@ -1,0 +1,32 @@
+/**
+ * What the map's colours mean, and how many instances have each.
+ *
+ * In:   a Scale; counts by step.
+ * Out:  a list. Statuses need none: their totals are the key.
+ */
+
+import { byId, make, write } from "./elements.js";
+import { NOT_KNOWN, count } from "./words.js";
+
+export class Legend {
+  #numbers = [];
+
+  /** @param {import("./colours.js").Scale} scale */
+  show(scale) {
+    byId("legend").hidden = scale.name === "status";
+    write(byId("legend-unit"), scale.unit);
+    this.#numbers = scale.steps.map(() => make("span", { className: "number" }));
+    byId("legend-steps").replaceChildren(...scale.steps.map((step, at) => itemOf(step, this.#numbers[at])));
+  }
+
+  /** @param {number[]} counts of the instances that match, by step */
+  count(counts) {
+    this.#numbers.forEach((number, step) => write(number, count(counts[step])));
+  }
+}
+
+function itemOf({ colour, words }, number) {
+  const swatch = make("span", { className: words === NOT_KNOWN ? "swatch hollow" : "swatch" });
+  swatch.style.color = colour;
+  return make("li", {}, swatch, `${words} `, number);
+}

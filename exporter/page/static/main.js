@@ -1,0 +1,192 @@
+/**
+ * The fleet page: builds its parts and hands each answer and each choice to them.
+ *
+ * In:   the page's address (view.js says how it is read), the exporter's answers.
+ * Out:  the page. `window.fleetPage.cellAt(id)` gives an instance's cell, in CSS pixels of the canvas,
+ *       or null: with it, tests find the pixels that they look at.
+ */
+
+import { showAlerts } from "./alerts.js";
+import { Announcer } from "./announcer.js";
+import { Banner } from "./banner.js";
+import { parsed } from "./client.js";
+import { scaleFor } from "./colours.js";
+import { Controls } from "./controls.js";
+import { Cursor } from "./cursor.js";
+import { Details } from "./details.js";
+import { byId } from "./elements.js";
+import { Match } from "./filter.js";
+import { Fleet } from "./fleet.js";
+import { Header } from "./header.js";
+import { arrange, boxOf } from "./layout.js";
+import { Legend } from "./legend.js";
+import { FleetMap } from "./map.js";
+import { roomFor, watchRoom } from "./room.js";
+import { measureFirstPaint, measureUpdate } from "./timings.js";
+import { Updates } from "./updates.js";
+import * as views from "./view.js";
+import { Worst } from "./worst.js";
+
+const DARK = window.matchMedia("(prefers-color-scheme: dark)");
+const LATENCY_FIGURE = "request_latency_p99_seconds";
+
+class Page {
+  constructor() {
+    const canvas = byId("map");
+    this.#map = new FleetMap(canvas);
+    this.#cursor = new Cursor(canvas, () => this.#scene && { ...this.#scene, value: this.#scene.scale.name },
+      (id) => this.change({ id }));
+    this.#controls = new Controls((change) => this.change(change));
+    this.#header = new Header((status) => this.change({ status: status === this.#view.status ? null : status }));
+    this.#details = new Details(() => this.change({ id: null }));
+    this.#worst = new Worst((id) => this.change({ id }));
+    this.#updates = new Updates({
+      fleet: () => this.#fleet,
+      value: () => this.#view.value,
+      onMap: (text) => this.#takeMap(text),
+      onChanges: (text) => this.#takeChanges(text),
+      onFailure: (error) => this.#banner.failed(error),
+    });
+  }
+
+  #map;
+  #cursor;
+  #controls;
+  #header;
+  #details;
+  #worst;
+  #updates;
+  #announcer = new Announcer();
+  #banner = new Banner();
+  #legend = new Legend();
+  #view = views.read(location.search);
+  /** @type {Fleet | null} */
+  #fleet = null;
+  /** @type {import("./map.js").Scene | null} */
+  #scene = null;
+
+  /** Show what the address says, and keep it up to date. */
+  start() {
+    this.#controls.show(this.#view);
+    this.#details.show(this.#view.id);
+    watchRoom(() => this.#redraw());
+    DARK.addEventListener("change", () => this.#redraw());
+    window.addEventListener("popstate", () => this.#turnTo(views.read(location.search)));
+    this.#updates.askNow();
+  }
+
+  /** @param {Partial<views.View>} change what a person has chosen */
+  change(change) {
+    const view = Object.freeze({ ...this.#view, ...change });
+    const query = views.write(view);
+    if (query !== views.write(this.#view)) history.pushState(null, "", `${location.pathname}${query}`);
+    this.#turnTo(view);
+  }
+
+  /** @param {string} id @returns {{x: number, y: number, size: number} | null} */
+  cellAt(id) {
+    const cell = this.#fleet?.cellOf(id) ?? -1;
+    return cell < 0 ? null : boxOf(this.#scene.layout, cell);
+  }
+
+  #turnTo(view) {
+    const before = this.#view;
+    this.#view = view;
+    this.#controls.show(view);
+    this.#details.show(view.id);
+    if (this.#fleet === null) return;
+    if (before.value === view.value && views.filtersEqual(before, view)) return;
+    this.#worst.show(view);
+    // The column of another value has yet to come: until then the old colours stay, with their legend.
+    if (this.#hasColumn()) this.#redraw();
+    else this.#updates.askNow();
+  }
+
+  #hasColumn() {
+    return this.#view.value === "status" || this.#fleet.value?.name === this.#view.value;
+  }
+
+  #takeMap(text) {
+    const start = performance.now();
+    const isFirst = this.#fleet === null;
+    this.#fleet = new Fleet(parsed(text));
+    this.#controls.offer(this.#fleet);
+    this.#redraw();
+    this.#tell();
+    if (isFirst) measureFirstPaint();
+    else measureUpdate(start);
+  }
+
+  #takeChanges(text) {
+    const start = performance.now();
+    const changed = this.#fleet.apply(parsed(text));
+    const scale = this.#scale();
+    if (sameScale(scale, this.#scene.scale)) this.#repaint(changed);
+    else this.#redraw();
+    this.#tell();
+    measureUpdate(start);
+  }
+
+  #repaint(cells) {
+    for (const cell of cells) this.#scene.match.update(cell);
+    this.#map.repaint(cells);
+    this.#showCounts();
+  }
+
+  /** Draw everything anew: another fleet, view, scheme or room. */
+  #redraw() {
+    if (this.#fleet === null) return;
+    const [fleet, view] = [this.#fleet, this.#view];
+    const scale = this.#scale();
+    // What stands above the map comes first: it leaves the map its room.
+    this.#legend.show(scale);
+    this.#header.show(fleet.summary);
+    this.#header.mark(view.status, scale.name === "status" ? coloursOf(scale) : null);
+    const layout = arrange(fleet.runs, roomFor());
+    const match = new Match(fleet, view);
+    this.#scene = { fleet, layout, match, scale, scheme: scheme() };
+    this.#map.paint(this.#scene);
+    this.#showCounts();
+    this.#cursor.refresh();
+  }
+
+  #showCounts() {
+    this.#controls.showMatch(this.#scene.match);
+    this.#legend.count(this.#map.counts());
+  }
+
+  /** Return the scale of what is chosen, or of what is shown as long as its column is not there. */
+  #scale() {
+    const name = this.#hasColumn() ? this.#view.value : (this.#fleet.value?.name ?? "status");
+    const figure = this.#fleet.summary.figures.find((one) => one.name === LATENCY_FIGURE);
+    return scaleFor(name, { scheme: scheme(), latencyLimitSeconds: figure?.threshold ?? null });
+  }
+
+  #tell() {
+    const { summary } = this.#fleet;
+    this.#banner.answered(this.#fleet);
+    this.#header.show(summary);
+    showAlerts(summary.alerts, summary.taken_at_seconds);
+    this.#announcer.hear(summary);
+    this.#cursor.refresh();
+    this.#details.refresh();
+    this.#worst.refresh(this.#view);
+  }
+}
+
+function scheme() {
+  return DARK.matches ? "dark" : "light";
+}
+
+function sameScale(one, other) {
+  const words = ({ name, steps }) => [name, ...steps.map((step) => step.words + step.colour)].join();
+  return words(one) === words(other);
+}
+
+function coloursOf(scale) {
+  return new Map(scale.steps.map(({ words, colour }) => [words, colour]));
+}
+
+const page = new Page();
+window.fleetPage = Object.freeze({ cellAt: (id) => page.cellAt(id) });
+page.start();

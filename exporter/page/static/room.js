@@ -1,0 +1,43 @@
+/**
+ * How much room there is for the map.
+ *
+ * In:   the page's layout, which page.css makes: beside the table, or above it on a narrow screen.
+ * Out:  a width and a height in CSS pixels, and a call when they have changed.
+ */
+
+import { byId } from "./elements.js";
+
+/** Side by side; page.css says the same. */
+const WIDE = window.matchMedia("(min-width: 900px)");
+const NARROW_SHARE = 0.7;
+const LEAST_WIDTH = 120;
+
+/** @returns {{width: number, height: number}} */
+export function roomFor() {
+  const { clientWidth, clientHeight } = byId("map-room");
+  const height = WIDE.matches ? clientHeight : window.innerHeight * NARROW_SHARE;
+  return { width: Math.max(LEAST_WIDTH, clientWidth), height: Math.floor(height) };
+}
+
+/** @param {() => void} onChange called between two frames, once for many changes */
+export function watchRoom(onChange) {
+  let known = keyOf(roomFor());
+  let frame = 0;
+  const look = () => {
+    const key = keyOf(roomFor());
+    if (key !== known) onChange();
+    known = key;
+  };
+  const observer = new ResizeObserver(() => {
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(look);
+  });
+  observer.observe(byId("map-room"));
+  WIDE.addEventListener("change", look);
+  window.addEventListener("resize", look);
+}
+
+/** Another window may have other pixels too. */
+function keyOf({ width, height }) {
+  return `${width} ${height} ${window.devicePixelRatio}`;
+}

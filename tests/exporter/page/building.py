@@ -1,0 +1,172 @@
+"""Fleets and the page's parts for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exporter.clock import Clock, SystemClock
+from exporter.inventory import WHOLE, Shard, SourceState
+from exporter.ledger import Ledger
+from exporter.memory import Counter, Memory
+from exporter.model import EngineName, Outcome, Reading, State, Target, Values, Verdict
+from exporter.page import static
+from exporter.page.figures import Limits
+from exporter.page.handlers import FleetPage
+from exporter.page.levels import Level
+from exporter.page.prometheus import Prometheus
+from exporter.page.recent import Recent
+from exporter.page.revisions import Revisions
+from exporter.page.summary import Facts, Summariser
+from exporter.page.survey import Surveyor
+from exporter.poller import Poller
+from exporter.selfmetrics import SelfMetrics
+from exporter.snapshot import Row, is_up, status_of
+from exporter.watch import LastFailure
+
+NOW_S = 1_800_000_000.0
+LIMITS = Limits(Level(0.99, is_per_instance=True), 0.15, Level(40.0, is_per_instance=True))
+
+
+class HeldClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now_s: float = NOW_S) -> None:
+        self.now_s = now_s
+        self._moved = asyncio.Event()
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def unix_s(self) -> float:
+        return self.now_s
+
+    async def sleep(self, duration_s: float) -> None:
+        end_s = self.now_s + duration_s
+        while self.now_s < end_s:
+            await self._moved.wait()
+
+    def move(self, by_s: float) -> None:
+        self.now_s += by_s
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+def cell(
+    instance_id: str,
+    *,
+    node: str = "n1",
+    model: str = "m",
+    developer: str = "",
+    engine: EngineName = EngineName.FLEET,
+    state: State = State.RUNNING,
+    outcome: Outcome | None = Outcome.OK,
+    speed: float | None = None,
+    p99_s: float | None = None,
+    errors: float | None = None,
+    age_s: float | None = None,
+    port: int = 1,
+) -> Row:
+    """Return the row of an instance; an outcome of None is one that was never polled."""
+    target = Target(
+        instance_id, "127.0.0.1", port, node=node, engine=engine, state=state, developer=developer
+    )
+    memory = Memory(
+        model=model,
+        speed_tokens_per_second=speed,
+        speed_at_s=NOW_S,
+        start_time_s=None if age_s is None else NOW_S - age_s,
+        errors=None if errors is None else (("any", Counter(errors, errors)),),
+    )
+    reading = None
+    if outcome is not None:
+        verdict = Verdict(outcome, values=Values(latency_p99_s=p99_s))
+        reading = Reading(verdict, engine, NOW_S, 0.002)
+    return Row(target, status_of(target, reading), reading, memory, is_up(reading), "", "")
+
+
+@dataclass(slots=True)
+class StandIn:
+    """What the page knows of a watch."""
+
+    row: Row
+    last_failure: LastFailure | None = None
+
+
+@dataclass(slots=True)
+class FakePoller:
+    """Has the rows that a test gives it, in the order of their ids."""
+
+    watches: Mapping[str, StandIn] = field(default_factory=dict)
+    has_seen_all: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def rows(self) -> tuple[Row, ...]:
+        return tuple([watch.row for watch in self.watches.values()])
+
+    def show(self, *rows: Row) -> None:
+        self.watches = {row.target.id: StandIn(row) for row in sorted(rows, key=_id)}
+
+
+def _id(row: Row) -> str:
+    return row.target.id
+
+
+def facts(*, limits: Limits = LIMITS, shard: Shard = WHOLE, poll_interval_s: float = 10.0) -> Facts:
+    return Facts(limits, shard, "1.2.3", poll_interval_s, max(1.0, poll_interval_s / 5))
+
+
+def metrics() -> SelfMetrics:
+    return SelfMetrics(version="1.2.3", shard=WHOLE, poll_interval_s=10.0)
+
+
+def no_sources() -> Sequence[SourceState]:
+    return ()
+
+
+def fleet_page(
+    poller: Poller,
+    ledger: Ledger,
+    own: SelfMetrics,
+    *,
+    clock: Clock | None = None,
+    recent: Recent | None = None,
+    of: Facts | None = None,
+    prometheus: Prometheus | None = None,
+    sources: Callable[[], Sequence[SourceState]] = no_sources,
+    files: Mapping[str, static.File] | None = None,
+) -> FleetPage:
+    """Return the page as the exporter builds it."""
+    clock, of = clock or SystemClock(), of or facts()
+    surveyor = Surveyor(poller, recent or Recent(poller, ledger, clock), clock)
+    revisions = Revisions(surveyor.survey, clock, refresh_s=of.refresh_s)
+    summariser = Summariser(of, poller, own, sources, prometheus, clock)
+    return FleetPage(files or FILES, revisions, summariser, poller, of, clock)
+
+
+def file(text: str, content_type: str = "text/html; charset=utf-8") -> static.File:
+    return static.File(content_type, text.encode(), text.encode() * 2, f"tag-{len(text)}")
+
+
+FILES = {"index.html": file("<!doctype html><title>fleet</title>")}
+
+
+def written(folder: Path, texts: Mapping[str, str]) -> Path:
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def run(steps: Any) -> Any:
+    """Return what steps give, without a loop in between."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+def ids(rows: Iterable[Row]) -> list[str]:
+    return [row.target.id for row in rows]

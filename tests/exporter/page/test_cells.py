@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from exporter.model import EngineName, Outcome, State, Status
+from exporter.page.cells import LARGEST, STATUS, UNKNOWN, Columns, Value, columns
+from exporter.page.layout import STEP_ROWS, settle
+from exporter.snapshot import Row
+from tests.exporter.page.building import NOW_S, cell, run
+
+HOUR_S = 3600.0
+
+
+def no_errors(_: Row) -> int | None:
+    return None
+
+
+def seen(*rows: Row, errors: Callable[[Row], int | None] = no_errors) -> Columns:
+    layout = run(settle(rows, None, lambda: "1"))
+    result: Columns = run(columns(rows, layout, frozenset(Value), now_s=NOW_S, errors=errors))
+    return result
+
+
+def column(name: str, *rows: Row) -> list[int]:
+    """Return a column of rows that are given in the order of their cells."""
+    return list(seen(*rows).by_name[name])
+
+
+def speeds(*tokens_per_second: float | None) -> list[int]:
+    rows = [cell(f"i{n:05}", speed=speed) for n, speed in enumerate(tokens_per_second)]
+    return column(Value.SPEED, *rows)
+
+
+def test_statuses_are_numbered_as_they_are_listed() -> None:
+    rows = (
+        cell("a"),
+        cell("b", outcome=Outcome.HTTP_STATUS),
+        cell("c", outcome=Outcome.REFUSED),
+        cell("d", outcome=Outcome.LOADING),
+        cell("e", state=State.PROVISIONING),
+        cell("f", state=State.DRAINING),
+        cell("g", outcome=None),
+    )
+
+    assert list(range(7)) == column(STATUS, *rows)
+    assert list(Status) == [row.status for row in rows]
+
+
+def test_a_cell_gets_what_its_own_row_says() -> None:
+    """Cells come by node, rows by id."""
+    rows = (
+        cell("a", node="n2", p99_s=0.001, outcome=Outcome.REFUSED),
+        cell("b", node="n1", p99_s=0.002),
+        cell("c", node="n2", p99_s=0.003),
+    )
+
+    result = seen(*rows)
+
+    assert [2, 1, 3] == list(result.by_name[Value.P99])
+    assert [0, 2, 0] == list(result.by_name[STATUS])
+
+
+# Speed
+
+
+def test_speed_is_in_per_cent_of_the_median_of_the_peers() -> None:
+    assert [50, 100, 150] == speeds(20.0, 40.0, 60.0)
+
+
+def test_the_median_of_an_even_number_lies_between_the_middle_two() -> None:
+    assert [40, 80, 120, 200] == speeds(20.0, 40.0, 60.0, 100.0)
+
+
+def test_who_is_not_measured_has_no_speed_and_is_no_peer() -> None:
+    assert [50, UNKNOWN, 100, 150] == speeds(20.0, None, 40.0, 60.0)
+
+
+def test_two_are_too_few_to_be_compared() -> None:
+    assert [UNKNOWN, UNKNOWN, UNKNOWN] == speeds(20.0, 40.0, None)
+
+
+def test_where_the_median_is_nothing_there_is_nothing_to_compare_with() -> None:
+    assert [UNKNOWN, UNKNOWN, UNKNOWN] == speeds(0.0, 0.0, 40.0)
+
+
+def test_a_standing_instance_has_a_speed_of_nothing() -> None:
+    assert [0, 100, 100] == speeds(0.0, 40.0, 40.0)
+
+
+def test_an_absurd_speed_is_as_much_as_a_column_holds() -> None:
+    assert [LARGEST, 100, 100] == speeds(1e300, 1.0, 1.0)
+
+
+def test_other_models_and_engines_are_no_peers() -> None:
+    rows = [
+        *[cell(f"a{n}", model="m1", speed=10.0 + n) for n in range(3)],
+        *[cell(f"b{n}", model="m2", speed=100.0) for n in range(3)],
+        *[cell(f"c{n}", model="m1", engine=EngineName.OLLAMA, speed=50.0) for n in range(2)],
+    ]
+
+    assert [91, 100, 109, 100, 100, 100, UNKNOWN, UNKNOWN] == column(Value.SPEED, *rows)
+
+
+def test_only_healthy_instances_are_compared() -> None:
+    rows = [cell(f"a{n}", speed=40.0) for n in range(3)]
+    rows += [
+        cell("b", speed=1.0, outcome=Outcome.TIMEOUT),
+        cell("c", speed=1.0, state=State.DRAINING),
+    ]
+
+    assert [100, 100, 100, UNKNOWN, UNKNOWN] == column(Value.SPEED, *rows)
+
+
+def test_peers_are_found_across_a_large_fleet() -> None:
+    n = 2 * STEP_ROWS + 2
+
+    assert [50] + [100] * (n - 1) == speeds(20.0, *[40.0] * (n - 1))
+
+
+# Latency, errors, age
+
+
+def test_latency_is_in_whole_milliseconds() -> None:
+    rows = (cell("a", p99_s=0.0894), cell("b", p99_s=0.0896), cell("c", p99_s=9.0), cell("d"))
+
+    assert [89, 90, 9000, UNKNOWN] == column(Value.P99, *rows)
+    assert [UNKNOWN] == column(Value.P99, cell("e", outcome=None))
+
+
+def test_age_is_in_whole_hours_of_those_that_are_up() -> None:
+    rows = (
+        cell("a", age_s=HOUR_S - 1),
+        cell("b", age_s=25 * HOUR_S),
+        cell("c", age_s=25 * HOUR_S, outcome=Outcome.REFUSED),
+        cell("d"),
+        cell("e", age_s=-30.0),  # its clock is ahead of ours
+        cell("f", age_s=HOUR_S, state=State.DRAINING),
+    )
+
+    assert [0, 25, UNKNOWN, UNKNOWN, 0, 1] == column(Value.AGE, *rows)
+
+
+def test_errors_are_those_that_are_told_of_each_row() -> None:
+    counts = {"a": 0, "b": 7, "c": None, "d": 2**40}
+
+    result = seen(*[cell(id_) for id_ in counts], errors=lambda row: counts[row.target.id])
+
+    assert [0, 7, UNKNOWN, LARGEST] == list(result.by_name[Value.ERRORS])
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize("value", Value)
+def test_only_what_is_wanted_is_computed(value: Value) -> None:
+    rows = (cell("a"),)
+    layout = run(settle(rows, None, lambda: "1"))
+
+    some = run(columns(rows, layout, {value}, now_s=NOW_S, errors=no_errors))
+    nothing = run(columns(rows, layout, (), now_s=NOW_S, errors=no_errors))
+
+    assert {STATUS, value} == set(some.by_name)
+    assert {STATUS} == set(nothing.by_name)
+
+
+# Totals
+
+
+def test_totals_count_each_status_and_sum_up_healthy_speeds() -> None:
+    totals = seen(
+        cell("a", speed=40.0, p99_s=0.1),
+        cell("b", speed=50.0),
+        cell("c", p99_s=0.3),
+        cell("d", speed=99.0, p99_s=9.0, outcome=Outcome.TIMEOUT),
+        cell("e", outcome=None),
+    ).totals
+
+    assert {Status.HEALTHY: 3, Status.UNHEALTHY: 1, Status.UNKNOWN: 1} == totals.instances
+    assert (90.0, 2) == (totals.tokens_per_second, totals.n_measured)
+    assert [0.1, 0.3] == totals.latencies_p99_s
+
+
+def test_a_speed_that_is_too_old_counts_no_more() -> None:
+    layout = run(settle((cell("a", speed=40.0),), None, lambda: "1"))
+
+    totals = run(
+        columns((cell("a", speed=40.0),), layout, (), now_s=NOW_S + 3601, errors=no_errors)
+    ).totals
+
+    assert 0 == totals.n_measured
+
+
+def test_a_fleet_of_none_has_empty_columns() -> None:
+    result = seen()
+
+    assert {STATUS, *Value} == set(result.by_name)
+    assert all(0 == len(numbers) for numbers in result.by_name.values())

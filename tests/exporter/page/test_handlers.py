@@ -1,0 +1,530 @@
+"""What `/fleet` answers over HTTP, as the exporter serves it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import bcrypt
+import msgspec
+import pytest
+
+from exporter import descriptors
+from exporter.app import STATIC_FOLDER, Exporter
+from exporter.config import Config, Given, build
+from exporter.errors import InputError
+from exporter.model import Status
+from exporter.page.handlers import HEADERS, PATH
+from exporter.page.prometheus import QUERIES
+from tests.exporter.fetching import Fetched, fetch
+from tests.exporter.page.prometheuses import Asked, result, threshold
+from tests.exporter.servers import answering, serving
+from tests.waiting import eventually
+
+HEALTHY = {
+    "/health": b"{}",
+    "/api/metrics": b'{"tokens_per_second":42,"latency_p99":0.089,"error_count":0}',
+}
+ANSWERS = ("/fleet/map", "/fleet/changes?layout=l&revision=1", "/fleet/worst")
+QUICK = {
+    "poll.interval": "400ms",
+    "poll.health-timeout": "100ms",
+    "poll.metrics-timeout": "200ms",
+    "inventory.refresh-interval": "50ms",
+    "web.listen-address": "127.0.0.1:0",
+    "log.level": "warning",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A running exporter over an inventory file."""
+
+    exporter: Exporter
+    inventory: Path
+
+    async def get(self, path: str, *, method: str = "GET", **headers: str) -> Fetched:
+        return await fetch(self.exporter.port, path, method=method, **headers)
+
+    async def map(self, **query: str) -> dict[str, Any]:
+        return await self._json("/fleet/map", **query)
+
+    async def changes(self, since: dict[str, Any], **query: str) -> Fetched:
+        known = {"layout": since["layout"], "revision": since["revision"]}
+        return await self.get(f"/fleet/changes?{urlencode({**known, **query})}")
+
+    async def worst(self, **query: str) -> dict[str, Any]:
+        return await self._json("/fleet/worst", **query)
+
+    async def until_seen(self, *statuses: Status) -> None:
+        """Return once the cells have these statuses."""
+
+        async def are_seen() -> bool:
+            told = await self.map()
+            return list(statuses) == [told["statuses"][code] for code in told["status"]]
+
+        await eventually(are_seen)
+
+    async def is_judged(self) -> bool:
+        figures = (await self.map())["summary"]["figures"]
+        return all(figure["is_met"] is not None for figure in figures)
+
+    async def _json(self, path: str, **query: str) -> dict[str, Any]:
+        answer = await self.get(f"{path}?{urlencode(query)}")
+        assert 200 == answer.status, answer.text
+        told: dict[str, Any] = answer.json
+        return told
+
+
+def listed(path: Path, *instances: dict[str, Any]) -> Path:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(instances))
+    return fresh.replace(path)
+
+
+def instance(id_: str, port: int, **rest: str) -> dict[str, Any]:
+    return {"id": id_, "url": f"http://127.0.0.1:{port}", "engine": "fleet", **rest}
+
+
+def config(inventory: Path, **settings: str) -> Config:
+    given = {name.replace("__", ".").replace("_", "-"): text for name, text in settings.items()}
+    texts = {**QUICK, "inventory": str(inventory), **given}
+    return build({name: Given((text,), name) for name, text in texts.items()})
+
+
+@asynccontextmanager
+async def site(folder: Path, *instances: dict[str, Any], **settings: str) -> AsyncIterator[Site]:
+    inventory = listed(folder / "fleet.json", *instances)
+    async with Exporter(config(inventory, **settings)) as exporter:
+        yield Site(exporter, inventory)
+
+
+@pytest.fixture(autouse=True)
+def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the limit of open files of the process that runs the tests alone."""
+    monkeypatch.setattr(descriptors, "raise_limit", lambda: 4096)
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """Return the port of an instance that is healthy."""
+    async with serving(answering(HEALTHY)) as port:
+        yield port
+
+
+@pytest.fixture
+async def empty(tmp_path: Path) -> AsyncIterator[Site]:
+    """Serve the page of a fleet of none."""
+    async with site(tmp_path) as pages:
+        yield pages
+
+
+def static_paths() -> Iterator[str]:
+    """Yield the paths of the page's own files."""
+    yield PATH
+    for path in sorted(STATIC_FOLDER.iterdir()):
+        if path.suffix in (".css", ".js", ".svg"):
+            yield f"{PATH}/{path.name}"
+
+
+STATIC_PATHS = list(static_paths())
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    "path", [*STATIC_PATHS, *ANSWERS, "/fleet/map?colour=red", "/fleet/nothing", "/fleet/"]
+)
+async def test_whatever_is_answered_the_browser_is_forbidden_what_it_does_not_need(
+    empty: Site, path: str
+) -> None:
+    answer = await empty.get(path)
+
+    assert HEADERS == {name: answer.headers.get(name) for name in HEADERS}
+
+
+def test_the_policy_lets_nothing_in_but_the_pages_own_files() -> None:
+    policy = dict(part.split(" ", 1) for part in HEADERS["Content-Security-Policy"].split("; "))
+
+    assert "'none'" == policy.pop("default-src")
+    assert {"script-src", "style-src", "connect-src", "img-src"} == {
+        name for name, source in policy.items() if source == "'self'"
+    }
+    assert {"base-uri", "form-action", "frame-ancestors"} == {
+        name for name, source in policy.items() if source == "'none'"
+    }
+    assert 7 == len(policy)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/instances", "/fleets"])
+async def test_other_pages_keep_their_own_headers(empty: Site, path: str) -> None:
+    assert "Referrer-Policy" not in (await empty.get(path)).headers
+
+
+async def test_headers_of_the_web_configuration_come_before_the_pages(tmp_path: Path) -> None:
+    web_config = tmp_path / "web.yml"
+    web_config.write_text(
+        "http_server_config:\n  headers:\n    Content-Security-Policy: default-src 'self'\n"
+    )
+    async with site(tmp_path, web__config__file=str(web_config)) as pages:
+        answer = await pages.get(PATH)
+
+    assert "default-src 'self'" == answer.headers["Content-Security-Policy"]
+    assert "nosniff" == answer.headers["X-Content-Type-Options"]
+
+
+# Files
+
+
+@pytest.mark.parametrize("path", STATIC_PATHS)
+async def test_a_file_is_asked_for_again_only_where_it_changed(empty: Site, path: str) -> None:
+    for headers in ({}, {"Accept_Encoding": "gzip"}):
+        answer = await empty.get(path, **headers)
+        again = await empty.get(path, If_None_Match=answer.headers["ETag"], **headers)
+
+        assert (200, "no-cache") == (answer.status, answer.headers["Cache-Control"])
+        assert "Accept-Encoding" == answer.headers["Vary"]
+        assert (304, b"") == (again.status, again.body)
+        assert answer.headers["ETag"] == again.headers["ETag"]
+
+
+async def test_the_packed_form_of_a_file_has_another_tag(empty: Site) -> None:
+    plain = await empty.get(PATH)
+    packed = await empty.get(PATH, Accept_Encoding="gzip")
+    other = await empty.get(PATH, Accept_Encoding="gzip", If_None_Match=plain.headers["ETag"])
+
+    assert "gzip" == packed.headers["Content-Encoding"]
+    assert plain.body == gzip.decompress(packed.body)
+    assert plain.headers["ETag"] != packed.headers["ETag"]
+    assert packed.body == other.body
+
+
+async def test_the_page_is_html_of_the_folder(empty: Site) -> None:
+    answer = await empty.get(PATH)
+
+    assert "text/html; charset=utf-8" == answer.headers["Content-Type"]
+    assert (STATIC_FOLDER / "index.html").read_bytes() == answer.body
+
+
+async def test_whatever_the_page_names_is_there(empty: Site) -> None:
+    """Scripts are modules, which name each other."""
+    wanted, seen = {PATH}, set()
+    while wanted:
+        path = wanted.pop()
+        answer = await empty.get(path)
+        assert 200 == answer.status, path
+        seen.add(path)
+        named = re.findall(r'(?:src|href)="([^"#:]+)"|from "\./([^"]+)"', answer.text)
+        links = {link if link.startswith("/") else f"{PATH}/{link}" for link in map(max, named)}
+        wanted |= {link for link in links if link.startswith(PATH)} - seen
+
+    assert set(STATIC_PATHS) == seen
+
+
+@pytest.mark.parametrize(
+    "name", ["", "index.html", "nothing.js", "../handlers.py", "%2e%2e/handlers.py", "map/x"]
+)
+async def test_what_is_no_file_of_the_page_is_not_found(empty: Site, name: str) -> None:
+    assert 404 == (await empty.get(f"{PATH}/{name}")).status
+
+
+@pytest.mark.parametrize("path", [PATH, "/fleet/page.css", *ANSWERS])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+async def test_nothing_can_be_changed(empty: Site, path: str, method: str) -> None:
+    answer = await empty.get(path, method=method)
+
+    assert (405, "GET,HEAD") == (answer.status, answer.headers["Allow"])
+
+
+@pytest.mark.parametrize("path", [PATH, "/fleet/page.css", "/fleet/map", "/fleet/worst"])
+async def test_a_head_tells_what_a_get_would_bring(empty: Site, path: str) -> None:
+    whole = await empty.get(path)
+    head = await empty.get(path, method="HEAD")
+
+    assert (200, b"") == (head.status, head.body)
+    assert whole.headers["Content-Type"] == head.headers["Content-Type"]
+
+
+# The map and what changes
+
+
+async def test_a_map_tells_where_each_instance_stands(tmp_path: Path, port: int) -> None:
+    async with site(
+        tmp_path,
+        instance("a", port, node="n2", model="m2"),
+        instance("b", port, node="n1", model="m1", developer="ada"),
+        instance("c", 1, node="n2", model="m1"),
+    ) as pages:
+        await pages.until_seen(Status.HEALTHY, Status.HEALTHY, Status.UNREACHABLE)
+        told = await pages.map(value="p99")
+
+    assert list(Status) == told["statuses"]
+    assert [
+        ("b", "n1", "m1", "ada", "healthy", 89),
+        ("a", "n2", "m2", "", "healthy", 89),
+        ("c", "n2", "m1", "", "unreachable", None),
+    ] == [
+        (
+            id_,
+            told["nodes"][node],
+            told["models"][model],
+            told["developers"][developer],
+            told["statuses"][status],
+            value,
+        )
+        for id_, node, model, developer, status, value in zip(
+            *[told["cells"][name] for name in ("id", "node", "model", "developer")],
+            told["status"],
+            told["value"]["values"],
+            strict=True,
+        )
+    ]
+    assert "p99" == told["value"]["name"]
+    assert (0.4, 1.0) == (told["poll_interval_seconds"], told["refresh_seconds"])
+    assert 2 == told["summary"]["instances"]["healthy"]
+
+
+async def test_without_a_value_none_comes_along(empty: Site) -> None:
+    told = await empty.map()
+
+    assert None is told["value"]
+    assert None is (await empty.changes(told)).json["value"]
+
+
+async def test_changes_name_only_the_cells_that_changed(tmp_path: Path, port: int) -> None:
+    others = [instance(id_, port) for id_ in "bcd"]
+    async with serving(answering(HEALTHY)) as dying:
+        async with site(tmp_path, instance("a", dying), *others) as pages:
+            await pages.until_seen(*[Status.HEALTHY] * 4)
+            before = await pages.map(value="p99")
+            listed(pages.inventory, instance("a", 1), *others)
+            await pages.until_seen(Status.UNREACHABLE, *[Status.HEALTHY] * 3)
+            told = (await pages.changes(before, value="p99")).json
+
+    assert {"cells": [0], "to": [2]} == told["status"]
+    assert {"name": "p99", "cells": [0], "to": [None]} == told["value"]
+    assert before["layout"] == told["layout"]
+    assert before["revision"] < told["revision"]
+    assert 1 == told["summary"]["instances"]["unreachable"]
+    assert {"layout", "revision", "status", "value", "summary"} == set(told)
+
+
+async def test_a_value_is_told_whole_where_the_browser_has_none_of_it(
+    tmp_path: Path, port: int
+) -> None:
+    async with site(tmp_path, instance("a", port), instance("b", port)) as pages:
+        await pages.until_seen(Status.HEALTHY, Status.HEALTHY)
+        before = await pages.map(value="p99")
+        whole = (await pages.changes(before, value="p99", full="value")).json
+
+    assert {"name": "p99", "cells": None, "to": [89, 89]} == whole["value"]
+    assert {"cells": [], "to": []} == whole["status"]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [instance("a", 1)],
+        [instance("a", 1), instance("b", 1), instance("c", 1)],
+        [instance("a", 1), instance("b", 1, node="n2")],
+    ],
+    ids=["gone", "new", "moved"],
+)
+async def test_once_the_cells_are_others_changes_are_refused(
+    tmp_path: Path, after: list[dict[str, Any]]
+) -> None:
+    async with site(tmp_path, instance("a", 1), instance("b", 1)) as pages:
+        before = await pages.map()
+        assert 200 == (await pages.changes(before)).status
+        listed(pages.inventory, *after)
+
+        async def is_other() -> bool:
+            return (await pages.changes(before)).status == 409
+
+        await eventually(is_other)
+        told = await pages.map()
+        refusal = (await pages.changes(before)).json
+
+    assert {"error": "the layout has changed; load /fleet/map again"} == refusal
+    assert [each["id"] for each in after] == told["cells"]["id"]
+    assert before["layout"] != told["layout"]
+
+
+async def test_a_browser_from_before_a_restart_is_told_to_load_again(tmp_path: Path) -> None:
+    async with site(tmp_path, instance("a", 1)) as pages:
+        before = await pages.map()
+    async with site(tmp_path, instance("a", 1)) as restarted:
+        assert 409 == (await restarted.changes(before)).status
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/fleet/map?value=heat", "there is no value 'heat', only speed, p99, errors, age"),
+        ("/fleet/map?x=1", "there is no parameter 'x', only value"),
+        ("/fleet/changes", "layout is required, as /fleet/map gives it"),
+        ("/fleet/changes?layout=l", "revision is required, as /fleet/map gives it"),
+        ("/fleet/changes?layout=l&revision=1&full=all", "full can only be value, not 'all'"),
+        ("/fleet/worst?value=heat", "no value 'heat', only status, speed, p99, errors, age"),
+        ("/fleet/worst?status=red", "no status 'red', only healthy"),
+    ],
+)
+async def test_a_question_that_cannot_be_is_refused_with_what_can(
+    empty: Site, path: str, expected: str
+) -> None:
+    answer = await empty.get(path)
+
+    assert 400 == answer.status
+    assert expected in answer.json["error"]
+
+
+async def test_answers_are_packed_where_that_pays_and_never_kept(tmp_path: Path) -> None:
+    async with site(tmp_path, *[instance(f"i{n:03}", 1) for n in range(100)]) as pages:
+        plain = await pages.get("/fleet/map")
+        packed = await pages.get("/fleet/map", Accept_Encoding="gzip, br")
+        refused = await pages.get("/fleet/map", Accept_Encoding="gzip;q=0")
+        small = await pages.get("/fleet/worst?id=nobody", Accept_Encoding="gzip")
+
+    cells = plain.json["cells"]
+    assert cells == msgspec.json.decode(gzip.decompress(packed.body))["cells"]
+    assert "gzip" == packed.headers["Content-Encoding"]
+    assert len(packed.body) < len(plain.body) / 2
+    for answer in (plain, refused, small):
+        assert "Content-Encoding" not in answer.headers
+    for answer in (plain, packed, small):
+        assert ("no-store", "Accept-Encoding", "application/json") == tuple(
+            answer.headers[name] for name in ("Cache-Control", "Vary", "Content-Type")
+        )
+
+
+# The worst
+
+
+async def test_the_worst_come_with_why(tmp_path: Path, port: int) -> None:
+    async with (
+        serving(answering(HEALTHY, status="500 Internal Server Error")) as ill,
+        site(
+            tmp_path,
+            instance("a", port, node="n1"),
+            instance("b", ill, node="n2"),
+            instance("c", 1, node="n1"),
+        ) as pages,
+    ):
+        await pages.until_seen(Status.HEALTHY, Status.UNREACHABLE, Status.UNHEALTHY)
+        by_status = await pages.worst()
+        by_p99 = await pages.worst(value="p99")
+        of_node = await pages.worst(node="n2")
+        named = (await pages.get("/instances?id=c")).json
+
+    assert ("status", 3) == (by_status["value"], by_status["n_matching"])
+    assert [("c", "unreachable", 2), ("b", "unhealthy", 1)] == [
+        (view["id"], view["status"], view["value"]) for view in by_status["instances"]
+    ]
+    assert named[0]["last_error"] == by_status["instances"][0]["last_error"] != ""
+    assert [("a", 89)] == [(view["id"], view["value"]) for view in by_p99["instances"]]
+    assert (1, ["b"]) == (of_node["n_matching"], [view["id"] for view in of_node["instances"]])
+
+
+async def test_no_more_than_the_worst_few_are_sent(tmp_path: Path) -> None:
+    async with site(tmp_path, *[instance(f"i{i:03}", 1) for i in range(60)]) as pages:
+        await pages.until_seen(*[Status.UNREACHABLE] * 60)
+        told = await pages.worst()
+
+    assert (60, 50) == (told["n_matching"], len(told["instances"]))
+
+
+# What an operator sets
+
+
+@pytest.mark.parametrize("path", [PATH, "/fleet/page.css", "/fleet/nothing", *ANSWERS])
+async def test_a_password_guards_the_page_as_it_does_the_instances(
+    tmp_path: Path, path: str
+) -> None:
+    hash_ = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    web_config = tmp_path / "web.yml"
+    web_config.write_text(f"basic_auth_users:\n  ann: {hash_}\n")
+    authorization = "Basic " + base64.b64encode(b"ann:secret").decode()
+    async with site(tmp_path, instance("a", 1), web__config__file=str(web_config)) as pages:
+        refused, instances = await pages.get(path), await pages.get("/instances")
+        let_in = await pages.get(path, Authorization=authorization)
+
+    assert (401, refused.body) == (instances.status, instances.body)
+    assert 401 == refused.status
+    assert '"a"' not in refused.text
+    assert 401 != let_in.status
+
+
+async def test_thresholds_are_those_of_the_settings(tmp_path: Path, port: int) -> None:
+    async with site(
+        tmp_path,
+        instance("a", port),
+        page__healthy_instances="2",
+        page__request_latency_p99="50ms",
+        page__tokens_per_second="42 per instance",
+    ) as pages:
+        await pages.until_seen(Status.HEALTHY)
+        await eventually(pages.is_judged)
+        told = (await pages.map())["summary"]
+
+    assert [
+        ("healthy_instances", 1, 2, "floor", False),
+        ("request_latency_p99_seconds", 0.089, 0.05, "ceiling", False),
+        ("tokens_per_second", 42, 42, "floor", True),
+    ] == [
+        (each["name"], each["value"], each["threshold"], each["bound"], each["is_met"])
+        for each in told["figures"]
+    ]
+    assert ("settings", None) == (told["thresholds_from"], told["alerts"])
+
+
+async def test_what_a_prometheus_tells_reaches_the_page(tmp_path: Path) -> None:
+    asked = Asked()
+    names = ("healthy_instances", "request_latency_p99_seconds", "tokens_per_second")
+    texts = ("9900", "0.2", "4e5")
+    thresholds = [threshold(name, text) for name, text in zip(names, texts, strict=True)]
+    asked.results = {**asked.results, QUERIES[0]: result(*thresholds)}
+    async with (
+        serving(asked.handle) as prometheus,
+        site(tmp_path, page__prometheus_url=f"http://127.0.0.1:{prometheus}") as pages,
+    ):
+
+        async def is_told() -> bool:
+            return not (await pages.map())["summary"]["alerts"]["error"]
+
+        await eventually(is_told)
+        told = (await pages.map())["summary"]
+
+    assert "prometheus" == told["thresholds_from"]
+    assert [9900, 0.2, 4e5] == [each["threshold"] for each in told["figures"]]
+    assert 7 == told["alerts"]["n_firing"]
+    assert [("OllamaA", "warning", {}, 17.5)] == [
+        (each["name"], each["severity"], each["labels"], each["since_seconds"])
+        for each in told["alerts"]["firing"]
+    ]
+
+
+async def test_a_prometheus_that_is_away_is_told_and_the_settings_count(tmp_path: Path) -> None:
+    async with site(tmp_path, page__prometheus_url="http://127.0.0.1:1") as pages:
+
+        async def is_told() -> bool:
+            return "cannot be asked" in (await pages.map())["summary"]["alerts"]["error"]
+
+        await eventually(is_told)
+        told = (await pages.map())["summary"]
+
+    assert ("settings", []) == (told["thresholds_from"], told["alerts"]["firing"])
+
+
+def test_a_password_in_the_url_of_a_prometheus_forbids_the_start(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"page\.prometheus-url: must not hold a user") as caught:
+        config(tmp_path, page__prometheus_url="http://ann:hunter2@127.0.0.1:9090")
+
+    assert "hunter2" not in str(caught.value)

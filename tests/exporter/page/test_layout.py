@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+
+from exporter.model import EngineName, Outcome, State
+from exporter.page.layout import STEP_ROWS, Layout, settle
+from exporter.snapshot import Row
+from tests.exporter.page.building import cell, run
+
+
+def layout_of(*rows: Row, before: Layout | None = None) -> Layout:
+    """Settle rows; a new layout is named anew."""
+    numbers = count(1 if before is None else 1 + int(before.name))
+    layout: Layout = run(
+        settle(sorted(rows, key=lambda row: row.target.id), before, lambda: str(next(numbers)))
+    )
+    return layout
+
+
+def drawn(layout: Layout) -> list[tuple[str, str, str, str]]:
+    """Return id, node, model and developer of each cell."""
+    return [
+        (id_, layout.nodes[node], layout.models[model], layout.developers[developer])
+        for id_, node, model, developer in zip(
+            layout.ids, layout.node, layout.model, layout.developer, strict=True
+        )
+    ]
+
+
+def test_cells_are_sorted_by_node_and_then_by_id() -> None:
+    layout = layout_of(
+        cell("a", node="n2", model="m1"),
+        cell("b", node="n10", model="m2", developer="ada"),
+        cell("c", node="n2", model="m2"),
+        cell("d", node="n1", model="m1"),
+    )
+
+    assert [
+        ("d", "n1", "m1", ""),
+        ("b", "n10", "m2", "ada"),
+        ("a", "n2", "m1", ""),
+        ("c", "n2", "m2", ""),
+    ] == drawn(layout)
+    assert ("n1", "n10", "n2") == layout.nodes
+
+
+def test_each_row_knows_its_cell() -> None:
+    layout = layout_of(cell("a", node="n2"), cell("b", node="n1"), cell("c", node="n2"))
+
+    assert [1, 0, 2] == list(layout.cell)
+    assert ("b", "a", "c") == layout.ids
+
+
+def test_peers_have_the_same_model_and_engine() -> None:
+    layout = layout_of(
+        cell("a", model="m1"),
+        cell("b", model="m2"),
+        cell("c", model="m1", engine=EngineName.OLLAMA),
+        cell("d", model="m1"),
+    )
+
+    assert layout.peers[0] == layout.peers[3]
+    assert 3 == len(set(layout.peers)) == layout.n_groups
+
+
+def test_of_many_nodes_none_is_lost_nor_out_of_order() -> None:
+    """More nodes and rows than one step takes."""
+    n = 2 * STEP_ROWS + 7
+    rows = [cell(f"i{i:05}", node=f"n{(i * 7919) % n:05}") for i in range(n)]
+
+    layout = layout_of(*rows)
+
+    assert sorted((row.target.node, row.target.id) for row in rows) == [
+        (node, id_) for id_, node, _, _ in drawn(layout)
+    ]
+    assert all(
+        layout.ids[place] == row.target.id for place, row in zip(layout.cell, rows, strict=True)
+    )
+
+
+def test_a_fleet_of_none_has_a_layout() -> None:
+    layout = layout_of()
+
+    assert ([], ()) == (drawn(layout), layout.nodes)
+    assert layout_of(before=layout) is layout
+
+
+def test_the_same_rows_keep_the_very_layout() -> None:
+    rows = [cell("a"), cell("b")]
+    layout = layout_of(*rows)
+
+    assert layout_of(*rows, before=layout) is layout
+
+
+NOT_DRAWN: list[dict[str, Any]] = [
+    {"outcome": Outcome.TIMEOUT},
+    {"state": State.DRAINING},
+    {"port": 2},
+    {"speed": 3.0, "errors": 4.0, "age_s": 5.0, "p99_s": 6.0},
+]
+
+
+@pytest.mark.parametrize("changed", NOT_DRAWN, ids=str)
+def test_what_is_not_drawn_leaves_the_cells_where_they_are(changed: dict[str, Any]) -> None:
+    layout = layout_of(cell("a"), cell("b"))
+
+    after = layout_of(cell("a"), cell("b", **changed), before=layout)
+
+    assert layout.name == after.name
+    assert drawn(layout) == drawn(after)
+
+
+def test_after_a_changed_address_rows_are_known_again_at_a_glance() -> None:
+    layout = layout_of(cell("a"))
+    moved = cell("a", port=2)
+    after = layout_of(moved, before=layout)
+
+    assert layout_of(moved, before=after) is after
+
+
+DRAWN: list[list[Row]] = [
+    [cell("a")],
+    [cell("a"), cell("b"), cell("c")],
+    [cell("a"), cell("c")],
+    [cell("a"), cell("b", node="n2")],
+    [cell("a"), cell("b", model="m2")],
+    [cell("a"), cell("b", developer="ada")],
+    [cell("a"), cell("b", engine=EngineName.OLLAMA)],
+    [],
+]
+
+
+@pytest.mark.parametrize(
+    "rows", DRAWN, ids=["gone", "new", "renamed", "node", "model", "developer", "engine", "all"]
+)
+def test_whatever_is_drawn_or_compared_makes_another_layout(rows: list[Row]) -> None:
+    layout = layout_of(cell("a"), cell("b"))
+
+    assert layout.name != layout_of(*rows, before=layout).name
+
+
+def test_a_change_late_in_a_large_fleet_is_seen() -> None:
+    rows = [cell(f"i{i:05}") for i in range(2 * STEP_ROWS)]
+    layout = layout_of(*rows)
+
+    after = layout_of(*rows[:-1], cell(rows[-1].target.id, model="other"), before=layout)
+
+    assert layout.name != after.name
+
+
+def test_two_instances_that_swap_their_models_make_another_layout() -> None:
+    layout = layout_of(cell("a", model="m1"), cell("b", model="m2"))
+
+    after = layout_of(cell("a", model="m2"), cell("b", model="m1"), before=layout)
+
+    assert layout.name != after.name

@@ -1,0 +1,308 @@
+"""What a Prometheus may say, and that the page never waits for it. Faults only over the network."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from exporter.page import prometheus as module
+from exporter.page.prometheus import (
+    FIRING_QUERY,
+    KEPT_S,
+    MAX_BODY_BYTES,
+    MAX_FIRING,
+    MAX_FIRING_OF_ONE_NAME,
+    N_FIRING_QUERY,
+    QUERIES,
+    Answer,
+    Firing,
+    Prometheus,
+    Series,
+    answer_of,
+    firing_of,
+    thresholds_of,
+)
+from tests.exporter.page.building import HeldClock
+from tests.exporter.page.prometheuses import Asked, alert, number, threshold
+from tests.exporter.servers import Handler, hanging, response, saying, serving
+from tests.waiting import eventually
+
+REFRESH_S = 2.0
+
+
+# Reading
+
+
+def test_alerts_come_with_name_severity_labels_and_since_when() -> None:
+    expected = Firing("OllamaA", "critical", {"node": "n1", "cluster": "c"}, 17.5)
+
+    assert (expected,) == firing_of([alert("OllamaA", "critical", node="n1", cluster="c")])
+
+
+def test_the_most_severe_alerts_come_first_and_then_by_name_and_labels() -> None:
+    series = [
+        alert("OllamaB", "info"),
+        alert("OllamaA", "of another kind"),
+        alert("OllamaD", "warning", node="n2"),
+        alert("OllamaD", "warning", node="n1"),
+        alert("OllamaC", "warning"),
+        alert("OllamaZ", "critical"),
+    ]
+
+    firing = firing_of(series)
+
+    assert ["OllamaZ", "OllamaC", "OllamaD", "OllamaD", "OllamaB", "OllamaA"] == [
+        each.name for each in firing
+    ]
+    assert ["n1", "n2"] == [each.labels["node"] for each in firing[2:4]]
+
+
+def test_of_very_many_alerts_the_most_severe_are_shown() -> None:
+    series = [alert(f"Ollama{n:03}") for n in range(MAX_FIRING)]
+
+    firing = firing_of([*series, alert("OllamaZ", "critical")])
+
+    assert (MAX_FIRING, "OllamaZ") == (len(firing), firing[0].name)
+
+
+def test_labels_stay_texts_whatever_they_hold() -> None:
+    hostile = '</script>{{ $value }}"\\'
+
+    (firing,) = firing_of([alert("OllamaA", node=hostile)])
+
+    assert {"node": hostile} == firing.labels
+
+
+def test_an_alert_without_a_time_is_left_out() -> None:
+    assert () == firing_of([alert("OllamaA", since="NaN"), alert("OllamaB", since="x")])
+
+
+def test_thresholds_are_read_by_name() -> None:
+    series = [threshold("healthy_instances", "9900"), threshold("tokens_per_second", "4e5")]
+
+    assert {"healthy_instances": 9900.0, "tokens_per_second": 400_000.0} == thresholds_of(series)
+
+
+def test_a_threshold_that_differs_between_fleets_is_nobodys() -> None:
+    series = [
+        threshold("healthy_instances", "9900", cluster="a"),
+        threshold("healthy_instances", "50", cluster="b"),
+        threshold("request_latency_p99_seconds", "0.15", cluster="a"),
+        threshold("request_latency_p99_seconds", "0.15", cluster="b"),
+    ]
+
+    assert {"request_latency_p99_seconds": 0.15} == thresholds_of(series)
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "many"])
+def test_a_threshold_that_is_no_number_is_none(value: str) -> None:
+    assert {} == thresholds_of([threshold("healthy_instances", value)])
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [([number("9000")], 9000), ([], 2), ([number("1")], 2), ([number("NaN")], 2)],
+)
+def test_all_that_fire_are_counted_at_least_those_that_are_listed(
+    told: list[Series], expected: int
+) -> None:
+    answer = answer_of([], [alert("OllamaA"), alert("OllamaB")], told)
+
+    assert (expected, 2) == (answer.n_firing, len(answer.firing))
+
+
+def test_an_alert_that_fires_for_very_many_does_not_drown_the_others(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    """Prometheus itself picks those of each name that fire for longest, and counts all of ours."""
+    n = MAX_FIRING_OF_ONE_NAME
+    firing = [f'alertname="OllamaMany",n="{i}"' for i in range(n + 1)] + ['alertname="OllamaOne"']
+    state_by_labels = {
+        **dict.fromkeys(firing, "firing"),
+        'alertname="OllamaSoon"': "pending",
+        'alertname="Another"': "firing",
+    }
+    expected = [*firing[:n], firing[-1]]
+    since = {labels: 1000 + place for place, labels in enumerate(state_by_labels)}
+    series = {f"ALERTS_FOR_STATE{{{labels}}}": since_s for labels, since_s in since.items()}
+    for labels, state in state_by_labels.items():
+        series[f'ALERTS{{{labels},alertstate="{state}"}}'] = 1
+    samples = {f"ALERTS_FOR_STATE{{{labels}}}": since[labels] for labels in expected}
+
+    told = run_promtool(
+        promtool_binary,
+        tmp_path / "test.yml",
+        series,
+        {FIRING_QUERY: samples, N_FIRING_QUERY: {"{}": len(firing)}},
+    )
+
+    assert "SUCCESS" in told
+
+
+def run_promtool(
+    promtool: Path,
+    file: Path,
+    series: Mapping[str, int],
+    expected: Mapping[str, Mapping[str, int]],
+) -> str:
+    """Return what promtool says to the results that are expected of queries over some series."""
+    queries = [
+        {
+            "expr": query,
+            "exp_samples": [{"labels": name, "value": n} for name, n in samples.items()],
+        }
+        for query, samples in expected.items()
+    ]
+    inputs = [{"series": name, "values": str(n)} for name, n in series.items()]
+    test = {"tests": [{"input_series": inputs, "promql_expr_test": queries}]}
+    file.write_text(yaml.safe_dump(test), encoding="utf-8")
+    command = [str(promtool), "test", "rules", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ended.stdout + ended.stderr
+
+
+# Asking
+
+
+GOOD = Answer("", (Firing("OllamaA", "warning", {}, 17.5),), 7, {"tokens_per_second": 7.0})
+
+
+@asynccontextmanager
+async def asking(port: int, clock: HeldClock, path: str = "") -> AsyncIterator[Prometheus]:
+    prometheus = Prometheus(f"http://127.0.0.1:{port}{path}", clock, refresh_s=REFRESH_S)
+    try:
+        yield prometheus
+    finally:
+        await prometheus.close()
+
+
+async def test_the_last_answer_is_given_at_once_and_the_next_is_fetched_beside() -> None:
+    asked, clock = Asked(), HeldClock()
+    async with serving(asked.handle) as port, asking(port, clock, "/prom") as prometheus:
+        first = prometheus.latest()
+        await eventually(lambda: not prometheus.latest().error)
+        later = prometheus.latest()
+
+    assert Answer("Prometheus has not been asked yet") == first
+    assert GOOD == later
+    assert {"/prom/api/v1/query"} == {urlsplit(path).path for path in asked.paths}
+    assert sorted(QUERIES) == sorted(asked.queries)
+
+
+async def test_it_is_asked_once_per_refresh_and_only_while_somebody_looks() -> None:
+    asked, clock = Asked(), HeldClock()
+    async with serving(asked.handle) as port, asking(port, clock) as prometheus:
+        await eventually(lambda: not prometheus.latest().error)
+        clock.move(REFRESH_S - 0.001)
+        prometheus.latest()
+        await asyncio.sleep(0)
+        assert 3 == len(asked.paths)
+
+        clock.move(0.001)
+        prometheus.latest()
+        await asked.until(6)
+
+
+async def test_what_was_known_long_ago_is_not_told_as_news() -> None:
+    asked, clock = Asked(), HeldClock()
+    async with serving(asked.handle) as port, asking(port, clock) as prometheus:
+        await eventually(lambda: not prometheus.latest().error)
+        clock.move(KEPT_S + REFRESH_S)
+        assert GOOD == prometheus.latest()
+        await asked.until(6)
+        clock.move(KEPT_S + REFRESH_S + 1.0)
+
+        assert Answer("Prometheus is being asked again") == prometheus.latest()
+        await eventually(lambda: GOOD == prometheus.latest())
+
+
+async def test_what_was_known_stays_beside_the_error() -> None:
+    asked, clock = Asked(), HeldClock()
+    async with serving(asked.handle) as port, asking(port, clock) as prometheus:
+        await eventually(lambda: not prometheus.latest().error)
+        asked.results = dict.fromkeys(QUERIES, b"{}")
+        clock.move(REFRESH_S)
+        await eventually(lambda: prometheus.latest().error)
+        failing = prometheus.latest()
+
+        asked.results = Asked().results
+        clock.move(REFRESH_S)
+        await eventually(lambda: GOOD == prometheus.latest())
+
+    assert (GOOD.firing, GOOD.thresholds) == (failing.firing, failing.thresholds)
+
+
+FAULTS: list[tuple[Handler, str]] = [
+    (saying(response(b"oops", "500 Internal Server Error")), "answers with status 500"),
+    (saying(response(b"", "302 Found", "Location: /login")), "answers with status 302"),
+    (saying(response(b"<html>")), "answers with what is no query result"),
+    (saying(response(b'{"status":"success","data":{"result":[[1,2]]}}')), "no query result"),
+    (saying(response(b'"\xff"')), "no query result"),
+    (saying(response(b"x" * (MAX_BODY_BYTES + 1))), "answers with more than 1,048,576 bytes"),
+    (saying(b"\x00\xff\r\n\r\n"), "cannot be asked: "),
+    (saying(b""), "cannot be asked: "),
+    (hanging, "gave no whole answer within 0.1 s"),
+]
+
+
+@pytest.mark.parametrize(("handler", "expected"), FAULTS)
+async def test_a_fault_is_told_and_nothing_waits_for_it(
+    handler: Handler, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.1 if handler is hanging else 5.0)
+    async with serving(handler) as port, asking(port, HeldClock()) as prometheus:
+        prometheus.latest()
+        await eventually(lambda: expected in prometheus.latest().error)
+
+        assert () == prometheus.latest().firing
+
+
+async def test_a_host_that_no_dns_can_spell_is_told_as_well() -> None:
+    prometheus = Prometheus(f"http://{'a' * 64}.example", HeldClock(), refresh_s=REFRESH_S)
+    try:
+        prometheus.latest()
+        await eventually(lambda: "Prometheus cannot be asked: " in prometheus.latest().error)
+    finally:
+        await prometheus.close()
+
+
+async def test_a_fault_is_logged_once_and_so_is_the_recovery(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "exporter.page")
+    asked, clock = Asked(), HeldClock()
+    asked.results = dict.fromkeys(QUERIES, b"{}")
+    async with serving(asked.handle) as port, asking(port, clock) as prometheus:
+        for n_asked in (3, 6, 9):
+            prometheus.latest()
+            await asked.until(n_asked)
+            await eventually(lambda: "no query result" in repr(prometheus))
+            clock.move(REFRESH_S)
+        asked.results = Asked().results
+
+        async def is_well() -> bool:
+            clock.move(REFRESH_S)
+            return not prometheus.latest().error
+
+        await eventually(is_well)
+
+    url = f"page.prometheus-url: http://127.0.0.1:{port}"
+    failed, recovered = caplog.messages
+    assert failed.startswith(f"{url} answers with what is no query result: ")
+    assert f"{url} answers again" == recovered
+
+
+async def test_closing_ends_a_question_under_way() -> None:
+    async with serving(hanging) as port, asking(port, HeldClock()) as prometheus:
+        prometheus.latest()
+        await asyncio.sleep(0)
+        await asyncio.wait_for(prometheus.close(), 3.0)
+        await prometheus.close()

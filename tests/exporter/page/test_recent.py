@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from exporter.catalogue import BOUNDARIES_S
+from exporter.ledger import Ledger
+from exporter.memory import Increase
+from exporter.model import Histogram
+from exporter.page.layout import STEP_ROWS
+from exporter.page.recent import SAMPLE_INTERVAL_S, SAMPLES_KEPT, Recent, histogram_quantile
+from tests.exporter.page.building import FakePoller, HeldClock, cell
+
+N_BUCKETS = len(BOUNDARIES_S) + 1
+
+
+class Past:
+    """An exporter's memory of the last minutes, and what it is about."""
+
+    def __init__(self) -> None:
+        self.clock = HeldClock()
+        self.poller = FakePoller()
+        self.ledger = Ledger()
+        self.recent = Recent(self.poller, self.ledger, self.clock)  # type: ignore[arg-type]
+
+    async def minute(self, **errors: float | None) -> dict[str, int | None]:
+        """Let instances have had so many errors in all; sample, and return the recent ones."""
+        told = self.now(**errors)
+        await self.recent.sample()
+        return told
+
+    def now(self, **errors: float | None) -> dict[str, int | None]:
+        self.poller.show(*[cell(id_, errors=total) for id_, total in errors.items()])
+        return {row.target.id: self.recent.errors_of(row) for row in self.poller.rows()}
+
+    def finish(self, model: str, **requests_upto: int) -> None:
+        """Record requests; `le3` of them are at or below the third boundary, and so on."""
+        cumulative = [0.0] * N_BUCKETS
+        for name, n in requests_upto.items():
+            for place in range(int(name.removeprefix("le")) - 1, N_BUCKETS):
+                cumulative[place] += n
+        increase = Increase(durations=Histogram(tuple(cumulative), 1.0))
+        self.ledger.record("n1", model, increase)
+
+
+@pytest.fixture
+def past() -> Past:
+    return Past()
+
+
+# Errors
+
+
+async def test_before_the_first_sample_nothing_is_known(past: Past) -> None:
+    assert {"a": None} == past.now(a=7.0)
+
+
+async def test_what_an_instance_brings_along_is_not_recent(past: Past) -> None:
+    await past.minute(a=500.0, b=0.0)
+
+    assert {"a": 0, "b": 0} == past.now(a=500.0, b=0.0)
+    assert {"a": 3, "b": 2} == past.now(a=503.0, b=2.0)
+
+
+async def test_errors_count_for_five_minutes(past: Past) -> None:
+    told = [await past.minute(a=10.0)]
+    told += [await past.minute(a=14.0) for _ in range(SAMPLES_KEPT + 1)]
+
+    # The first sample to hold all four is the oldest one only once five more have followed.
+    assert [None, 4, 4, 4, 4, 4, 4, 0] == [each["a"] for each in told]
+
+
+async def test_who_does_not_tell_errors_has_no_value(past: Past) -> None:
+    await past.minute(a=None)
+
+    assert {"a": None} == past.now(a=None)
+
+
+async def test_an_instance_that_comes_later_begins_with_what_it_brings(past: Past) -> None:
+    await past.minute(a=1.0)
+
+    assert {"a": 0, "b": 0} == past.now(a=1.0, b=800.0)
+    assert {"a": 0, "b": 5} == past.now(a=1.0, b=805.0)
+    await past.minute(a=1.0, b=806.0)
+    assert {"a": 0, "b": 7} == past.now(a=1.0, b=807.0)
+
+
+async def test_an_instance_that_is_first_seen_by_a_sample_begins_there(past: Past) -> None:
+    await past.minute(a=1.0)
+    past.poller.show(cell("a", errors=1.0), cell("b", errors=800.0))
+    await past.recent.sample()
+
+    assert {"a": 0, "b": 2} == past.now(a=1.0, b=802.0)
+
+
+async def test_an_instance_that_begins_to_tell_begins_with_what_it_tells(past: Past) -> None:
+    await past.minute(a=None)
+
+    assert {"a": 0} == past.now(a=90.0)
+    assert {"a": 1} == past.now(a=91.0)
+
+
+async def test_an_instance_that_comes_back_with_less_has_none(past: Past) -> None:
+    await past.minute(a=500.0)
+
+    assert {"a": 0} == past.now(a=3.0)
+
+
+async def test_an_instance_that_went_and_came_back_begins_anew(past: Past) -> None:
+    await past.minute(a=10.0)
+    await past.minute()
+
+    assert {"a": 0} == past.now(a=900.0)
+    assert {"a": 2} == past.now(a=902.0)
+
+
+async def test_every_instance_of_a_large_fleet_is_sampled(past: Past) -> None:
+    n = STEP_ROWS + 1
+    await past.minute(**{f"i{i}": 1.0 for i in range(n)})
+
+    assert {3} == set(past.now(**{f"i{i}": 4.0 for i in range(n)}).values())
+
+
+async def test_samples_are_taken_once_the_fleet_was_seen_and_then_every_minute(
+    past: Past,
+) -> None:
+    past.poller.show(cell("a", errors=10.0))
+    running = asyncio.create_task(past.recent.run())
+    await _turns()
+    assert {"a": None} == past.now(a=10.0)
+
+    past.poller.has_seen_all.set()
+    await _turns()
+    assert {"a": 4} == past.now(a=14.0)
+    for _ in range(SAMPLES_KEPT - 1):
+        past.clock.move(SAMPLE_INTERVAL_S)
+        await _turns()
+    assert {"a": 4} == past.now(a=14.0)
+    past.clock.move(SAMPLE_INTERVAL_S)
+    await _turns()
+
+    assert {"a": 0} == past.now(a=14.0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def _turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# Latency
+
+
+async def test_the_fleets_p99_is_of_the_requests_since_the_oldest_sample(past: Past) -> None:
+    past.finish("m1", le16=1000)  # slow ones, long ago
+    await past.recent.sample()
+    past.finish("m1", le3=60)
+    past.finish("m2", le3=39, le5=1)
+
+    # The 99th of 100 is the last of the 99 in the third bucket, which is 0.075 to 0.1.
+    assert pytest.approx(0.1) == past.recent.request_latency_p99_s([0.7])
+
+
+@pytest.mark.parametrize(("bucket", "expected_s"), [("le1", 0.0495), (f"le{N_BUCKETS}", 120.0)])
+async def test_the_very_first_request_counts_wherever_it_falls(
+    past: Past, bucket: str, expected_s: float
+) -> None:
+    await past.recent.sample()
+    past.finish("m", **{bucket: 1})
+
+    assert pytest.approx(expected_s) == past.recent.request_latency_p99_s([0.7])
+
+
+async def test_old_requests_are_forgotten(past: Past) -> None:
+    await past.recent.sample()
+    past.finish("m", le5=10)
+    for _ in range(SAMPLES_KEPT - 1):
+        await past.recent.sample()
+    assert 0.125 < (past.recent.request_latency_p99_s([0.7]) or 0) <= 0.15
+
+    await past.recent.sample()
+
+    assert 0.7 == past.recent.request_latency_p99_s([0.7])
+
+
+async def test_without_counted_requests_the_instances_own_p99_counts(past: Past) -> None:
+    past.finish("m", le5=10)
+    assert 0.7 == past.recent.request_latency_p99_s([0.7])
+    await past.recent.sample()
+
+    assert 0.7 == past.recent.request_latency_p99_s([0.7])
+    assert pytest.approx(0.199) == past.recent.request_latency_p99_s([0.1, 0.2])
+    assert None is past.recent.request_latency_p99_s([])
+
+
+def quantile_of(q: float, **n_by_bucket: int) -> float:
+    """Return a quantile; `b1` is the first bucket, `b17` what is above the last boundary."""
+    counts = [n_by_bucket.get(f"b{place}", 0) for place in range(1, N_BUCKETS + 1)]
+    return histogram_quantile(q, [sum(counts[: place + 1]) for place in range(N_BUCKETS)])
+
+
+@pytest.mark.parametrize(
+    ("q", "n_by_bucket", "expected_s"),
+    [
+        (0.99, {"b1": 100}, 0.0495),  # from nothing to 0.05
+        (0.5, {"b5": 100}, 0.1375),  # halfway from 0.125 to 0.15
+        (0.99, {"b4": 98, "b6": 2}, 0.1625),  # rank 99: one of two, from 0.15 to 0.175
+        (0.99, {"b4": 99, "b6": 1}, 0.125),  # rank 99: the end of the fourth
+        (0.99, {"b3": 1, "b17": 99}, 120.0),  # above the last boundary there is no telling
+        (0.99, {"b16": 10}, 119.4),
+    ],
+)
+def test_quantiles_are_interpolated_as_prometheus_does(
+    q: float, n_by_bucket: dict[str, int], expected_s: float
+) -> None:
+    assert pytest.approx(expected_s) == quantile_of(q, **n_by_bucket)

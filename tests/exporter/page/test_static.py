@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from exporter.app import STATIC_FOLDER
+from exporter.errors import ExporterError
+from exporter.page.static import INDEX, read
+from tests.exporter.page.building import written
+
+
+def test_files_are_read_with_what_http_needs(tmp_path: Path) -> None:
+    texts = {INDEX: "<p>größe", "page.css": "p{}", "main.js": "1;" * 1000, "a.svg": "<svg/>"}
+
+    files = read(written(tmp_path, texts))
+
+    assert {name: text.encode() for name, text in texts.items()} == {
+        name: file.body for name, file in files.items()
+    }
+    assert {
+        INDEX: "text/html; charset=utf-8",
+        "page.css": "text/css; charset=utf-8",
+        "main.js": "text/javascript; charset=utf-8",
+        "a.svg": "image/svg+xml",
+    } == {name: file.content_type for name, file in files.items()}
+    assert all(file.body == gzip.decompress(file.gzipped) for file in files.values())
+
+
+def test_a_tag_tells_contents_apart_and_stays(tmp_path: Path) -> None:
+    folder = written(tmp_path, {INDEX: "a", "same.js": "a", "other.js": "b"})
+
+    files = read(folder)
+
+    assert files[INDEX].etag == files["same.js"].etag != files["other.js"].etag
+    assert files == read(folder)
+
+
+def test_other_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    folder = written(tmp_path, {INDEX: "", "notes.txt": "", "main.py": "", "backup.js~": ""})
+    (folder / "inner").mkdir()
+
+    assert [INDEX] == list(read(folder))
+
+
+def test_without_a_page_the_exporter_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ExporterError, match=r"there is no index\.html"):
+        read(written(tmp_path, {"main.js": ""}))
+    with pytest.raises(ExporterError, match="cannot read the page's files"):
+        read(tmp_path / "nowhere")
+
+
+def test_the_exporter_brings_its_page_along() -> None:
+    assert {INDEX, "page.css"} <= set(read(STATIC_FOLDER))

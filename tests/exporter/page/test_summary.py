@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from exporter.inventory import Shard, SourceState
+from exporter.ledger import Ledger
+from exporter.model import Outcome
+from exporter.page.levels import Level
+from exporter.page.prometheus import Answer, Firing
+from exporter.page.recent import Recent
+from exporter.page.summary import Facts, Summariser
+from exporter.page.survey import Surveyor
+from tests.exporter.page.building import LIMITS, NOW_S, FakePoller, HeldClock, cell, facts, metrics
+
+ALL = {"healthy_instances": 1.0, "request_latency_p99_seconds": 0.4, "tokens_per_second": 70.0}
+
+
+class Told:
+    """A Prometheus that has answered already."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def latest(self) -> Answer:
+        return self._answer
+
+
+def source(read_at_s: float) -> SourceState:
+    return SourceState(
+        "fleet.yml", read_at_s, last_reload_successful=True, n_instances=1, last_error=""
+    )
+
+
+async def summary(
+    *,
+    of: Facts | None = None,
+    is_seen: bool = True,
+    completed_at_s: float = NOW_S - 3.5,
+    read_at_s: tuple[float, ...] = (NOW_S - 4.0,),
+    answer: Answer | None = None,
+) -> dict[str, Any]:
+    """Return the summary of two healthy instances and one that is not, as a browser reads it."""
+    poller, clock, own = FakePoller(), HeldClock(), metrics()
+    poller.show(
+        cell("a", speed=50.0, p99_s=0.1),
+        cell("b", speed=40.0, p99_s=0.1),
+        cell("c", outcome=Outcome.REFUSED),
+    )
+    if is_seen:
+        poller.has_seen_all.set()
+    own.cycle_completed_at_s.set(completed_at_s)
+    recent = Recent(poller, Ledger(), clock)  # type: ignore[arg-type]
+    summariser = Summariser(
+        of or facts(),
+        poller,  # type: ignore[arg-type]
+        own,
+        lambda: [source(at_s) for at_s in read_at_s],
+        None if answer is None else Told(answer),  # type: ignore[arg-type]
+        clock,
+    )
+    sight = await Surveyor(poller, recent, clock).survey(None, frozenset())  # type: ignore[arg-type]
+    told: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(summariser.summary(sight)))
+    return told
+
+
+def figure(name: str, value: float, threshold: float, bound: str, is_met: bool) -> dict[str, Any]:
+    return {
+        "name": name, "value": value, "threshold": threshold, "bound": bound, "is_met": is_met
+    }  # fmt: skip
+
+
+async def test_a_summary_has_everything_that_the_page_shows() -> None:
+    instances = {
+        "healthy": 2, "unhealthy": 0, "unreachable": 1, "loading": 0, "provisioning": 0,
+        "draining": 0, "unknown": 0,
+    }  # fmt: skip
+
+    assert {
+        "taken_at_seconds": NOW_S,
+        "last_pass_age_seconds": 3.5,
+        "inventory_age_seconds": 4.0,
+        "shard": {"index": 0, "count": 1},
+        "instances": instances,
+        "figures": [
+            figure("healthy_instances", 2, 2, "floor", is_met=True),
+            figure("request_latency_p99_seconds", 0.1, 0.15, "ceiling", is_met=True),
+            figure("tokens_per_second", 90.0, 120.0, "floor", is_met=False),
+        ],
+        "thresholds_from": "settings",
+        "alerts": None,
+        "version": "1.2.3",
+    } == await summary()
+
+
+async def test_nothing_is_judged_before_the_first_pass_ended() -> None:
+    told = await summary(is_seen=False, completed_at_s=0.0)
+
+    assert None is told["last_pass_age_seconds"]
+    assert [None, None, None] == [each["is_met"] for each in told["figures"]]
+
+
+@pytest.mark.parametrize(
+    ("read_at_s", "expected_s"),
+    [
+        ((NOW_S - 1, NOW_S - 9, NOW_S - 2), 9.0),
+        ((NOW_S - 1, 0.0), None),
+        ((), None),
+        ((NOW_S + 5,), 0.0),
+    ],
+)
+async def test_the_inventory_is_as_old_as_its_oldest_source(
+    read_at_s: tuple[float, ...], expected_s: float | None
+) -> None:
+    assert expected_s == (await summary(read_at_s=read_at_s))["inventory_age_seconds"]
+
+
+async def test_the_thresholds_of_a_prometheus_come_before_the_settings() -> None:
+    told = await summary(answer=Answer(thresholds={**ALL, "queued_per_instance": 2.0}))
+
+    assert [1.0, 0.4, 70.0] == [each["threshold"] for each in told["figures"]]
+    assert "prometheus" == told["thresholds_from"]
+    assert told["figures"][2]["is_met"]
+
+
+async def test_where_one_is_missing_its_setting_counts_and_the_page_says_settings() -> None:
+    told = await summary(answer=Answer(thresholds={"tokens_per_second": 70.0}))
+
+    assert [2, 0.15, 70.0] == [each["threshold"] for each in told["figures"]]
+    assert "settings" == told["thresholds_from"]
+
+
+async def test_a_shard_is_not_held_to_what_the_whole_fleet_must_do() -> None:
+    of = facts(shard=Shard(1, 2))
+
+    told = await summary(of=of, answer=Answer(thresholds={**ALL, "healthy_instances": 9900.0}))
+
+    assert [2, 0.4, 120.0] == [each["threshold"] for each in told["figures"]]
+    assert ({"index": 1, "count": 2}, "settings") == (told["shard"], told["thresholds_from"])
+
+
+async def test_limits_of_the_settings_are_in_force() -> None:
+    limits = replace(LIMITS, healthy_instances=Level(3.0), request_latency_p99_s=0.05)
+
+    told = await summary(of=facts(limits=limits))
+
+    assert [False, False] == [each["is_met"] for each in told["figures"][:2]]
+
+
+async def test_alerts_are_passed_on_with_what_is_wrong() -> None:
+    firing = Firing("OllamaA", "critical", {"node": "n1"}, 17.5)
+
+    told = await summary(answer=Answer("Prometheus is away", (firing,), 7))
+
+    assert {
+        "error": "Prometheus is away",
+        "firing": [
+            {
+                "name": "OllamaA",
+                "severity": "critical",
+                "labels": {"node": "n1"},
+                "since_seconds": 17.5,
+            }
+        ],
+        "n_firing": 7,
+    } == told["alerts"]

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+
+import pytest
+
+from exporter.leisure import at_leisure
+
+
+def steps(n: int) -> Generator[None, None, str]:
+    for _ in range(n):
+        yield
+    return "done"
+
+
+async def test_steps_give_their_result() -> None:
+    result, busy_s = await at_leisure(steps(3))
+
+    assert "done" == result
+    assert busy_s >= 0.0
+
+
+async def test_the_event_loop_turns_after_each_step() -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    await at_leisure(steps(100))
+    turning.cancel()
+
+    assert turns >= 100
+
+
+async def test_only_time_spent_on_the_steps_counts_as_work() -> None:
+    def lazy() -> Generator[None, None, None]:
+        yield
+
+    async def busy() -> None:
+        while True:
+            end_s = time.thread_time() + 0.02
+            while time.thread_time() < end_s:
+                pass
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(busy())
+    _, busy_s = await at_leisure(lazy())
+    other.cancel()
+
+    assert busy_s < 0.01
+
+
+async def test_a_step_that_fails_fails_the_work() -> None:
+    def failing() -> Generator[None, None, None]:
+        yield
+        raise LookupError("no such row")
+
+    with pytest.raises(LookupError, match="no such row"):
+        await at_leisure(failing())
