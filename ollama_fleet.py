@@ -13,6 +13,7 @@ import click
 
 COMMANDS = {
     "alerts": ("alerts.cli:alerts", "Make, explain and try the alert rules."),
+    "dashboards": ("dashboards.cli:dashboards", "Make Grafana's dashboards and bring them there."),
     "exporter": ("exporter.cli:exporter", "Poll a fleet and publish it to Prometheus."),
     "simulate": ("provisioning.sim.cli:simulate", "Run a fleet of simulated LLM servers."),
     "up": ("provisioning.stack.cli:up", "Run a whole fleet and its observers on this machine."),

@@ -1,60 +1,69 @@
-"""A past for Prometheus: hours in which the whole fleet was healthy.
+"""A past for Prometheus, so that what looks back over hours finds something there.
 
-In:   the fleet's size, promtool, and the folder of Prometheus' time series before it starts.
-Out:  blocks in there, made by promtool, with the recorded series that rules look back at.
-Without a past, rules on hours stay silent, and a proof with fresh data would hide their pages.
+In:   values by series, promtool, and the folder of Prometheus' time series before it starts.
+Out:  blocks in there, made by promtool, in which every series had its value all the time.
 """
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from alerts import names
 from provisioning.stack.prometheus import EXPORTER_JOB
 
-PAST_S = 7 * 3600
-GAP_S = 60
-"""Between its end and now; rules bridge more."""
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 
 
-def write(
-    folder: Path, *, promtool: Path, n_instances: int, exporter: str, step_s: int, now_s: float
-) -> None:
-    """Write the past up to a minute ago.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """When it was."""
+
+    end_s: float
+    """Seconds since 1970 UTC; half a minute or so before Prometheus' own first sample."""
+    step_s: int
+    """From sample to sample: as long as scrapes and evaluations are apart."""
+    length_s: int = 7 * 3600
+
+
+def write(folder: Path, values: Mapping[str, float], past: Past, *, promtool: Path) -> None:
+    """Write the past.
 
     Args:
         folder: Where Prometheus will keep its time series.
+        values: By series, as PromQL writes one: `name{label="value"}`.
+        past: When it was.
         promtool: The program.
-        n_instances: All of them healthy.
-        exporter: The address that Prometheus scrapes.
-        step_s: The evaluation interval: means are over samples, so the past must have as many.
-        now_s: Seconds since 1970 UTC.
     """
     source = folder.parent / "history.txt"
-    text = lines(samples(n_instances, exporter), step_s=step_s, now_s=now_s)
-    source.write_text("\n".join([*text, "# EOF\n"]))
+    with source.open("w", encoding="utf-8") as file:
+        file.writelines(lines(values, past))
     subprocess.run(
         [promtool, "tsdb", "create-blocks-from", "openmetrics", source, folder],
         check=True,
         timeout=TIMEOUT_S,
         stdout=subprocess.DEVNULL,
     )
+    source.unlink()
 
 
-def lines(value_by_series: Mapping[str, float], *, step_s: int, now_s: float) -> Iterator[str]:
+def lines(values: Mapping[str, float], past: Past) -> Iterator[str]:
     """Yield the samples as OpenMetrics, series after series."""
-    end_s = int(now_s) - GAP_S
-    for series, value in value_by_series.items():
-        yield f"# TYPE {series.partition('{')[0]} gauge"
-        for at_s in range(end_s - PAST_S, end_s + 1, step_s):
-            yield f"{series} {value} {at_s}"
+    end_s = int(past.end_s)
+    for series, value in values.items():
+        yield f"# TYPE {series.partition('{')[0]} gauge\n"
+        for at_s in range(end_s - past.length_s, end_s + 1, past.step_s):
+            yield f"{series} {value} {at_s}\n"
+    yield "# EOF\n"
 
 
-def samples(n_instances: int, exporter: str) -> dict[str, float]:
-    """Return what a healthy fleet's recorded series say, and that its exporter was there."""
+def of_a_healthy_fleet(n_instances: int, exporter: str) -> dict[str, float]:
+    """Return what a healthy fleet's recorded series say, and that its exporter was there.
+
+    Without it rules on hours stay silent, and a proof with fresh data would hide their pages.
+    """
     return {
         f'up{{job="{EXPORTER_JOB}",instance="{exporter}"}}': 1,
         f'{names.INSTANCES}{{status="healthy"}}': n_instances,

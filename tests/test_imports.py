@@ -22,6 +22,7 @@ ALLOWED = {
         "alerts.names",
         "alerts.promql",
         "alerts.generated",
+        "alerts.errors",
     ),
     "alerts": ("alerts", "exporter.catalogue"),
 }

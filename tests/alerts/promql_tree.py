@@ -33,6 +33,8 @@ from promql_parser import (
 )
 
 SET_OPERATORS = frozenset({"and", "or", "unless"})
+CHOOSING = frozenset({"topk", "bottomk"})
+"""Aggregations that leave series as they are."""
 NONE: frozenset[str] = frozenset()
 
 LabelsOf = Callable[[VectorSelector], frozenset[str]]
@@ -148,6 +150,8 @@ def labels(node: Expr, labels_of: LabelsOf) -> frozenset[str]:
 
 
 def _of_aggregation(node: AggregateExpr, labels_of: LabelsOf) -> frozenset[str]:
+    if str(node.op) in CHOOSING:
+        return labels(node.expr, labels_of)
     kept = grouping(node)
     if kept is not None:
         return kept

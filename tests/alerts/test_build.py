@@ -84,7 +84,9 @@ def test_a_file_that_somebody_else_has_made_is_never_replaced(tmp_path: Path, pa
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).write_text("receivers: [{name: precious}]")
 
-    with pytest.raises(GeneratedError, match="not made by this command, so left alone, and nothing"):
+    with pytest.raises(
+        GeneratedError, match="not made by this command, so left alone, and nothing"
+    ):
         build.write(Settings(), tmp_path)
 
     assert "receivers: [{name: precious}]" == (tmp_path / path).read_text()

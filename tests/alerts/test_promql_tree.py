@@ -19,6 +19,8 @@ from tests.alerts.promql_tree import labels, nodes
         ("sum(a)", ""),
         ("sum by (x) (a)", "x"),
         ("sum without (x) (a)", "y z"),
+        ("topk(5, a)", "x y z"),
+        ("bottomk by (x) (5, a)", "x y z"),
         ("rate(a[5m])", "x y z"),
         ("max_over_time(a[1h:15s])", "x y z"),
         ("histogram_quantile(0.9, b)", "x"),

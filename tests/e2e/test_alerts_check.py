@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
 
 from alerts.cli import alerts
-from provisioning.sim.app import RunningFleet, running_fleet
 from provisioning.sim.spec import FleetSpec
-from provisioning.stack import observers, prometheus
-from provisioning.stack.observers import Observers
-from provisioning.stack.processes import Children
-from provisioning.stack.rundir import RunDir
-from tests.ports import free_ports
+from tests.e2e.watching import watched_fleet
 from tests.waiting import eventually
 
-N = 60
+SPEC = FleetSpec(n_instances=60, n_nodes=4, request_histogram=True)
 SETTINGS = ("--set", "prometheus.scrape_interval=1s", "--set", "prometheus.scrape_timeout=1s")
-
-
-@asynccontextmanager
-async def watched_fleet(
-    tmp_path: Path, binary: Path, *, has_rules: bool = True
-) -> AsyncIterator[tuple[RunningFleet, str]]:
-    """Run a simulated fleet, the exporter and Prometheus; give the fleet and Prometheus' URL."""
-    spec = FleetSpec(n_instances=N, n_nodes=4, request_histogram=True)
-    async with running_fleet(spec) as fleet:
-        inventory = tmp_path / "fleet.json"
-        inventory.write_text(json.dumps(list(fleet.inventory)))
-        ports = free_ports(3)
-        watch = Observers(
-            run_dir=RunDir(tmp_path),
-            inventories=(inventory,),
-            exporter_port=ports[0],
-            prometheus_port=ports[1],
-            alertmanager_port=ports[2],
-            prometheus_binary=binary,
-            alertmanager_binary=binary,
-            interval_s=1,
-        )
-        observers.configure(watch)
-        if not has_rules:
-            text = prometheus.render(prometheus.PrometheusSettings(
-                exporter_address=f"127.0.0.1:{ports[0]}",
-                address=f"127.0.0.1:{ports[1]}",
-                interval_s=1,
-            ))  # fmt: skip
-            watch.run_dir.prometheus_config.write_text(text)
-        async with Children(tmp_path) as children:
-            await children.start(observers.exporter(watch), observers.prometheus_server(watch))
-            yield fleet, watch.prometheus_url
 
 
 async def check(url: str, *options: str) -> Result:
@@ -76,7 +36,7 @@ async def state_of(url: str, name: str) -> str:
 async def test_a_check_tells_which_alerts_would_fire_now(
     tmp_path: Path, prometheus_binary: Path
 ) -> None:
-    async with watched_fleet(tmp_path, prometheus_binary) as (fleet, url):
+    async with watched_fleet(tmp_path, prometheus_binary, SPEC) as (fleet, url):
         await eventually(lambda: _is(url, "OllamaFleetHealthyInstancesLow", "quiet"))
         fine = await check(url)
         fleet.inject("kill", count=5)
@@ -105,7 +65,7 @@ async def _is(url: str, name: str, state: str) -> bool:
 async def test_a_check_tells_what_is_missing_where_the_rules_are_not_loaded(
     tmp_path: Path, prometheus_binary: Path
 ) -> None:
-    async with watched_fleet(tmp_path, prometheus_binary, has_rules=False) as (_, url):
+    async with watched_fleet(tmp_path, prometheus_binary, SPEC, has_rules=False) as (_, url):
         await eventually(lambda: _is(url, "OllamaFleetExporterDown", "quiet"))
         shown = await check(url)
         low = (await rules(url))["OllamaFleetHealthyInstancesLow"]

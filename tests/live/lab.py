@@ -24,7 +24,9 @@ import aiohttp
 from provisioning.stack import ourselves
 from provisioning.stack.ports import address_of, url_of
 from provisioning.stack.processes import Children
-from tests.live import history, messages, parts
+from tests import history
+from tests.history import Past
+from tests.live import messages, parts
 from tests.live import path as paths
 from tests.live.messages import Inbox
 from tests.live.pace import Pace
@@ -32,6 +34,8 @@ from tests.live.parts import Plan, Rules
 
 T = TypeVar("T")
 
+GAP_S = 60
+"""Between the end of the past and now; rules bridge more."""
 WATCHDOG = "Watchdog"
 
 
@@ -171,11 +175,6 @@ async def lab(plan: Plan) -> AsyncIterator[Lab]:
 
 
 def _write_past(plan: Plan) -> None:
-    history.write(
-        plan.run_dir.prometheus_data,
-        promtool=plan.programs.promtool,
-        n_instances=plan.n_instances,
-        exporter=address_of(plan.ports.path),
-        step_s=plan.pace.evaluation_s,
-        now_s=time.time(),
-    )
+    values = history.of_a_healthy_fleet(plan.n_instances, address_of(plan.ports.path))
+    past = Past(end_s=time.time() - GAP_S, step_s=plan.pace.evaluation_s)
+    history.write(plan.run_dir.prometheus_data, values, past, promtool=plan.programs.promtool)

@@ -1,0 +1,128 @@
+"""The commands `ollama-fleet dashboards …`: make the JSON files, list them, bring them to Grafana.
+
+Data goes to stdout, words to stderr. Exit status: 0 all well; 1 drift, bad settings, or a Grafana
+that cannot be used; 2 wrong options.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alerts.errors import GeneratedError
+from dashboards import build as building
+from dashboards import listing
+from dashboards.errors import DashboardsError
+from dashboards.push_cli import provision, push
+from dashboards.settings import DashboardSettings
+
+DEFAULTS = DashboardSettings()
+Command = Callable[..., None]
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command the options that change what dashboards ask for."""
+    cluster = click.option(
+        "--cluster-label",
+        default=DEFAULTS.cluster_label,
+        show_default=True,
+        metavar="LABEL",
+        help="Label that tells fleets apart where one Prometheus has several; as in the alerts' "
+        "prometheus.cluster_label.",
+    )
+    job = click.option(
+        "--job",
+        default=DEFAULTS.prometheus_job,
+        show_default=True,
+        metavar="NAME",
+        help="Name of the scrape job of the exporters; as in prometheus.job.",
+    )
+    interval = click.option(
+        "--scrape-interval",
+        default=DEFAULTS.scrape_interval,
+        show_default=True,
+        metavar="DURATION",
+        help="Of that job: the shortest step of charts, a quarter of the range of rates.",
+    )
+    return cluster(job(interval(command)))
+
+
+class _Group(click.Group):
+    """Turns our errors into click's, for every command alike."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (DashboardsError, GeneratedError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, short_help="Make Grafana's dashboards and bring them there.")
+def dashboards() -> None:
+    """Make Grafana's dashboards and bring them there.
+
+    Those that come with ollama-fleet suit the alerts' default settings: push them, or build and
+    provision files that Grafana reads by itself. Where the cluster label, the job or the scrape
+    interval differ, build them anew and push those.
+
+    \b
+    Examples:
+      ollama-fleet dashboards list
+      ollama-fleet dashboards push --url https://grafana.example.org --token-file token
+      ollama-fleet dashboards build --cluster-label region --output-dir mine
+      ollama-fleet dashboards push --input-dir mine --url https://grafana.example.org \\
+          --token-file token
+    """  # noqa: D301 - click keeps the lines after a backspace as they are
+
+
+@dashboards.command("build")
+@settings_options
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("dashboards/out"),
+    show_default=True,
+    help="Where to write a *.json for each dashboard.",
+)
+@click.option("--check", "is_check", is_flag=True, help="Write nothing; fail if something differs.")
+def build(
+    *, cluster_label: str, job: str, scrape_interval: str, output_dir: Path, is_check: bool
+) -> None:
+    """Write the dashboards as JSON, for Grafana 10.4 and later.
+
+    Tells the files that changed. Files of this command that nothing makes any more are removed;
+    what others have made is never touched.
+    """
+    settings = _settings(cluster_label, job, scrape_interval)
+    if is_check:
+        building.check(settings, output_dir)
+        click.echo(f"{output_dir} is as the settings make it", err=True)
+        return
+    for path in building.write(settings, output_dir):
+        click.echo(output_dir / path)
+
+
+@dashboards.command("list")
+@settings_options
+@click.option("--json", "is_json", is_flag=True, help="One JSON array, with every query.")
+def list_dashboards(*, cluster_label: str, job: str, scrape_interval: str, is_json: bool) -> None:
+    """List the dashboards: uid, title, and how many panels and queries they have."""
+    settings = _settings(cluster_label, job, scrape_interval)
+    if is_json:
+        click.echo(json.dumps(listing.as_json(settings), indent=2, ensure_ascii=False))
+    else:
+        click.echo(listing.text(settings))
+
+
+def _settings(cluster_label: str, job: str, scrape_interval: str) -> DashboardSettings:
+    return DashboardSettings(
+        cluster_label=cluster_label, prometheus_job=job, scrape_interval=scrape_interval
+    )
+
+
+dashboards.add_command(push)
+dashboards.add_command(provision)

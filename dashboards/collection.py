@@ -1,0 +1,24 @@
+"""All dashboards, in the order in which one reads them.
+
+In:   settings.
+Out:  Boards: from the fleet down to one instance, and last what watches all of that.
+"""
+
+from __future__ import annotations
+
+from dashboards import exporter_health, instance, models, nodes, overview
+from dashboards.kit.board import Board
+from dashboards.settings import DashboardSettings
+
+MAKERS = (
+    overview.dashboard,
+    nodes.dashboard,
+    models.dashboard,
+    instance.dashboard,
+    exporter_health.dashboard,
+)
+
+
+def boards(settings: DashboardSettings) -> tuple[Board, ...]:
+    """Return every dashboard under these settings."""
+    return tuple(make(settings) for make in MAKERS)

@@ -1,0 +1,48 @@
+"""What can go wrong with dashboards, by what the caller can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DashboardsError(Exception):
+    """Any failure of this package that its user can mend."""
+
+
+class SettingsError(DashboardsError):
+    """An option, or a file that an option names, cannot be used."""
+
+
+class DocumentError(DashboardsError):
+    """Dashboards cannot be read, or are none; `problems` holds everything that is wrong."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(
+            "\n  ".join([f"{count} in the dashboards; nothing was sent", *self.problems])
+        )
+
+
+class GrafanaError(DashboardsError):
+    """Grafana was asked for something and has not done it."""
+
+
+class UnreachableError(GrafanaError):
+    """No answer, or only failures, from there; the network or the server needs mending."""
+
+
+class NotGrafanaError(GrafanaError):
+    """Something answers, but not Grafana's API: another address is needed."""
+
+
+class AccessError(GrafanaError):
+    """The token is not known, or may not do this: another one, or another role, is needed."""
+
+
+class ChangedError(GrafanaError):
+    """Somebody else has changed the dashboard since it was read; reading again helps."""
+
+
+class RefusedError(GrafanaError):
+    """Grafana does not take this one dashboard; others may still go through."""

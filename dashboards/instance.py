@@ -1,0 +1,223 @@
+"""One instance in depth; links from the tables of the other dashboards lead here."""
+
+from __future__ import annotations
+
+from dashboards import choices
+from dashboards.choices import Uid
+from dashboards.kit import colours, fields, variables
+from dashboards.kit.board import Board
+from dashboards.kit.grid import Section, row
+from dashboards.kit.marks import marked
+from dashboards.kit.panels import Column, Panel, Query, Words, chart, state_timeline, table
+from dashboards.queries import instance
+from dashboards.queries.select import THIS_NODE, Ask
+from dashboards.settings import DashboardSettings
+from exporter import catalogue
+from exporter.catalogue import NODE_INSTANCES
+
+UP = {"0": ("not healthy", colours.BAD), "1": ("healthy", colours.GOOD)}
+GONE = "The exporter knows no such instance on this node, or does not publish single instances."
+
+
+def dashboard(settings: DashboardSettings) -> Board:
+    """Return the dashboard of one instance, chosen by its node."""
+    ask = Ask.of(settings)
+    restarts = marked(
+        "Restarts",
+        instance.restarts(ask),
+        title="$instance_id restarted",
+        text="",
+        colour=colours.PLAIN,
+    )
+    return Board(
+        uid=Uid.INSTANCE,
+        title="Instance",
+        description="One instance: what it is, how it is, how it does against its peers.",
+        scrape_interval=settings.scrape_interval,
+        variables=_variables(ask),
+        marks=(*choices.marks(ask)[:2], restarts),
+        sections=(
+            Section("", (row(4, (16, _info(ask)), (8, _up(ask))),)),
+            Section(
+                "Work",
+                (
+                    row(8, (12, _speed(ask)), (12, _latency(ask))),
+                    row(8, (8, _requests(ask)), (8, _tokens(ask)), (8, _errors(ask))),
+                ),
+            ),
+            Section("Life", (row(7, (12, _age(ask)), (12, _poll(ask))),)),
+            Section("Neighbours on $node", (row(10, (24, _neighbours(ask))),)),
+        ),
+    )
+
+
+def _variables(ask: Ask) -> tuple[object, ...]:
+    """Return the choices: a node first, so that no list has 10,000 entries."""
+    up = ask.series(catalogue.INSTANCE_UP, THIS_NODE)
+    return (
+        variables.data_source(),
+        choices.cluster(ask),
+        variables.label_values("node", ask.series(NODE_INSTANCES), all_value=None),
+        variables.label_values("instance_id", up, all_value=None),
+    )
+
+
+def _info(ask: Ask) -> Panel:
+    words = Words(
+        title="$instance_id",
+        description="What is known of the instance: from the inventory, or from what it answers. "
+        "Series: ollama_instance_info.",
+        no_data=GONE,
+    )
+    return table(
+        words,
+        Column(name="state", expr=instance.known_up(ask), looks=fields.coloured_cell(UP)),
+        Column(name="started", expr=instance.known_start(ask), unit="dateTimeFromNow"),
+        labels=("model", "engine", "version", "developer", "node"),
+        links={"node": choices.node_links(), "model": choices.model_links()},
+        hidden_labels=("instance_id",),
+    )
+
+
+def _up(ask: Ask) -> Panel:
+    words = Words(
+        title="Health",
+        description="Whether the polls found the instance healthy. Many short gaps: it crashes and "
+        "restarts, or its health checks time out under load. Series: ollama_instance_up.",
+        no_data=GONE,
+        unit="none",
+    )
+    return state_timeline(words, Query(instance.up(ask), "health"), mappings=fields.mapping(UP))
+
+
+def _speed(ask: Ask) -> Panel:
+    words = Words(
+        title="Speed against its peers",
+        description="Tokens per second while it generates; its node's mean and the median of all "
+        "nodes with the same model and engine. Alone below the node: restart it. With its node "
+        "below the limit: the node is slow. Series: ollama_instance_tokens_per_second.",
+        no_data="The instance does not tell how fast it generates.",
+        unit="short",
+    )
+    return chart(
+        words,
+        Query(instance.value(ask, catalogue.INSTANCE_TOKENS_PER_SECOND), "instance"),
+        Query(instance.node_speed(ask), "its node"),
+        Query(instance.peers_speed(ask), "peers' median"),
+        Query(instance.slow_speed(ask), "limit"),
+        overrides=[
+            fields.override(
+                "instance", {"color": fields.fixed(colours.GOOD), "custom.lineWidth": 2}
+            ),
+            fields.coloured("its node", colours.PLAIN),
+            fields.coloured("peers' median", colours.NEUTRAL),
+            fields.limit_line("limit"),
+        ],
+    )
+
+
+def _latency(ask: Ask) -> Panel:
+    words = Words(
+        title="Latency, p99",
+        description="As the instance reports it, and the fleet's limit. High with requests that "
+        "queue: it gets more than its share. Series: ollama_instance_request_latency_p99_seconds.",
+        no_data="The instance does not tell of its latency.",
+        unit="s",
+    )
+    return chart(
+        words,
+        Query(instance.value(ask, catalogue.INSTANCE_LATENCY_P99), "p99"),
+        Query(instance.latency_limit(ask), "limit"),
+        overrides=[fields.limit_line("limit")],
+    )
+
+
+def _requests(ask: Ask) -> Panel:
+    words = Words(
+        title="Requests",
+        description="That it works on, and that wait in it. Waiting ones while no tokens are "
+        "generated: it hangs, restart it. "
+        "Series: ollama_instance_requests_running, ollama_instance_requests_queued.",
+        no_data="The instance does not tell what it works on.",
+        unit="none",
+    )
+    return chart(
+        words,
+        Query(instance.value(ask, catalogue.INSTANCE_REQUESTS_RUNNING), "running"),
+        Query(instance.value(ask, catalogue.INSTANCE_REQUESTS_QUEUED), "queued"),
+        overrides=[
+            fields.coloured("running", colours.GOOD),
+            fields.coloured("queued", colours.WARNING),
+        ],
+    ).optional()
+
+
+def _tokens(ask: Ask) -> Panel:
+    words = Words(
+        title="Tokens",
+        description="Generated and read per second, idle times included. "
+        "Series: ollama_instance_generated_tokens_total, ollama_instance_prompt_tokens_total.",
+        no_data="The instance does not count its tokens.",
+        unit="short",
+    )
+    return chart(
+        words,
+        Query(instance.rate(ask, catalogue.INSTANCE_GENERATED_TOKENS), "generated"),
+        Query(instance.rate(ask, catalogue.INSTANCE_PROMPT_TOKENS), "read"),
+    ).optional()
+
+
+def _errors(ask: Ask) -> Panel:
+    words = Words(
+        title="Errors by type",
+        description="Failed requests per second. Good: none. Series: ollama_instance_errors_total.",
+        no_data="The instance does not count its errors.",
+        unit="reqps",
+    )
+    errors = Query(instance.errors(ask), "{{error_type}}")
+    return chart(words, errors, is_stacked=True).optional()
+
+
+def _age(ask: Ask) -> Panel:
+    words = Words(
+        title="Age",
+        description="How long it has been running; each drop is a restart. It should be replaced "
+        "before it gets so old that it leaks memory. Series: ollama_instance_start_time_seconds.",
+        no_data="The instance does not tell when it started.",
+        unit="s",
+    )
+    return chart(words, Query(instance.age(ask), "age")).optional()
+
+
+def _poll(ask: Ask) -> Panel:
+    words = Words(
+        title="Duration of polls",
+        description="How long the exporter waits for its answers. Long while latency is good: the "
+        "network, or a busy node. Series: ollama_instance_poll_duration_seconds.",
+        no_data=GONE,
+        unit="s",
+    )
+    return chart(words, Query(instance.value(ask, catalogue.INSTANCE_POLL_DURATION), "poll"))
+
+
+def _neighbours(ask: Ask) -> Panel:
+    words = Words(
+        title="Instances of the same node",
+        description=f"At most {instance.MAX_NEIGHBOURS}: those that are down first, then the "
+        "slowest. All in the same trouble: it is the node's. Series: ollama_instance_up.",
+        no_data="No instance of this node is known.",
+    )
+    up = fields.coloured_cell(UP)
+    return table(
+        words,
+        Column(name="state", expr=instance.neighbours_up(ask), looks=up),
+        Column(
+            name="tokens/s",
+            expr=instance.neighbours(ask, catalogue.INSTANCE_TOKENS_PER_SECOND),
+            unit="short",
+        ),
+        Column(name="p99", expr=instance.neighbours(ask, catalogue.INSTANCE_LATENCY_P99), unit="s"),
+        labels=("instance_id", "model", "node"),
+        links={"instance_id": choices.instance_links(), "model": choices.model_links()},
+        sort=("state", False),
+    )

@@ -1,0 +1,29 @@
+"""Colours with a meaning, the same on every dashboard.
+
+They are told apart by people who see no difference between red and green, too: after Okabe and Ito.
+"""
+
+from __future__ import annotations
+
+GOOD = "#009E73"
+BAD = "#D55E00"
+WARNING = "#E69F00"
+NEUTRAL = "#999999"
+LIMIT = "#E02F44"
+"""Of the dashed lines that alerts compare with."""
+PLAIN = "#56B4E9"
+
+STATUSES = {
+    "healthy": GOOD,
+    "unhealthy": BAD,
+    "unreachable": WARNING,
+    "loading": "#F0E442",
+    "provisioning": "#0072B2",
+    "draining": "#CC79A7",
+    "unknown": NEUTRAL,
+}
+"""In the order in which they are stacked."""
+FAILING = ("unhealthy", "unreachable", "loading", "unknown")
+"""Those that should serve and do not."""
+
+SEVERITIES = {"critical": BAD, "warning": WARNING, "info": PLAIN}

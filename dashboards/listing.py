@@ -1,0 +1,68 @@
+"""Tell which dashboards there are and what they ask.
+
+In:   settings.
+Out:  a table for a terminal, or JSON's types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dashboards.collection import boards
+from dashboards.kit.board import Board, document
+from dashboards.settings import DashboardSettings
+
+
+def text(settings: DashboardSettings) -> str:
+    """Return a line per dashboard."""
+    rows = [
+        (
+            one["uid"],
+            one["title"],
+            str(len(one["panels"])),
+            str(sum(len(panel["queries"]) for panel in one["panels"])),
+        )
+        for one in as_json(settings)
+    ]
+    return _aligned([("UID", "TITLE", "PANELS", "QUERIES"), *rows])
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def as_json(settings: DashboardSettings) -> list[dict[str, Any]]:
+    """Return each dashboard with its panels and their queries."""
+    return [_described(board) for board in boards(settings)]
+
+
+def _described(board: Board) -> dict[str, Any]:
+    content = document(board)
+    return {
+        "uid": content["uid"],
+        "title": content["title"],
+        "description": board.description,
+        "variables": [variable["name"] for variable in content["templating"]["list"]],
+        "panels": [
+            {
+                "title": panel["title"],
+                "description": panel["description"],
+                "queries": [target["expr"] for target in panel["targets"]],
+            }
+            for panel in _shown(content["panels"])
+        ],
+    }
+
+
+def _shown(panels: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the panels that show something, those of collapsed sections too."""
+    for panel in panels:
+        if panel["type"] == "row":
+            yield from _shown(panel["panels"])
+        else:
+            yield panel

@@ -1,0 +1,74 @@
+"""Compare what is with the thresholds that the alerts use, in PromQL.
+
+In:   expressions, one value per cluster.
+Out:  expressions that have a value only on the one side of the threshold, or are the threshold.
+
+The rules record the thresholds in force (`ollama_fleet_threshold`). One that is relative to the
+fleet has a value per cluster; one that is a plain number has one without a cluster, which then is
+the limit of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dashboards.queries.select import Ask
+from exporter.catalogue import FLEET_THRESHOLD
+
+HEALTHY = "healthy_instances"
+LATENCY = "request_latency_p99_seconds"
+SPEED = "tokens_per_second"
+NODE_RATIO = "node_speed_ratio"
+QUEUED = "queued_per_instance"
+REQUEST_SUCCESS = "request_success_ratio"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A figure of all chosen clusters, as two: it is good, or it is bad in some cluster."""
+
+    good: str
+    bad: str
+
+
+def per_cluster(ask: Ask, name: str, expression: str) -> str:
+    """Return the threshold for each cluster that an expression has a value of."""
+    none = f"0 * {expression}"
+    told = ask.series(FLEET_THRESHOLD, f'name="{name}"')
+    shared = ask.without_cluster(FLEET_THRESHOLD, f'name="{name}"')
+    aggregate = f"max {ask.by()}"
+    return (
+        f"({none} + {ask.on()} {aggregate} ({told})\n"
+        f"or {none} + on () group_left () max ({shared}))"
+    )
+
+
+def plain(ask: Ask, name: str) -> str:
+    """Return a threshold that is the same for all clusters, as a scalar; NaN without rules."""
+    return f"scalar(max({ask.with_or_without_cluster(FLEET_THRESHOLD, _name(name))}))"
+
+
+def line(ask: Ask, name: str) -> str:
+    """Return such a threshold as a series, to draw."""
+    return f"max({ask.with_or_without_cluster(FLEET_THRESHOLD, _name(name))})"
+
+
+def judged(total: str, each: str, limit: str, *, is_floor: bool) -> Judged:
+    """Return a figure as good or as bad.
+
+    Args:
+        total: Of all clusters: what is shown.
+        each: Per cluster: what is compared.
+        limit: What each is compared with, from `per_cluster`.
+        is_floor: Whether below is bad, rather than above.
+    """
+    breach = "<" if is_floor else ">"
+    broken = f"({each} {breach} {limit})"
+    return Judged(
+        good=f"{total} and on () {limit}\nunless on () {broken}",
+        bad=f"{total} and on () {broken}",
+    )
+
+
+def _name(name: str) -> str:
+    return f'name="{name}"'

@@ -1,0 +1,108 @@
+"""What each model's instances can do, and how they differ among themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from alerts import names
+from dashboards.queries.select import MODEL, Ask
+from exporter import catalogue
+from exporter.catalogue import FLEET_REQUEST_DURATION
+
+
+def instances(ask: Ask) -> str:
+    """Return the instances of each model, whatever their status."""
+    return f"sum by (model) ({ask.series(names.MODEL_INSTANCES, MODEL)})"
+
+
+def healthy(ask: Ask) -> str:
+    """Return the healthy instances of each model."""
+    matchers = ('status="healthy"', MODEL)
+    return f"sum by (model) ({ask.series(names.MODEL_INSTANCES, *matchers)})"
+
+
+def healthy_ratio(ask: Ask) -> str:
+    """Return the share of each model's instances that is healthy."""
+    return f"{healthy(ask)} / {instances(ask)}"
+
+
+def share(ask: Ask) -> str:
+    """Return each model's share of the fleet."""
+    return f"{instances(ask)} / scalar(sum({ask.series(names.MODEL_INSTANCES)}))"
+
+
+def by_status(ask: Ask) -> str:
+    """Return the instances of the chosen models by status."""
+    return f"sum by (status) ({ask.series(names.MODEL_INSTANCES, MODEL)})"
+
+
+def healthy_over_time(ask: Ask) -> str:
+    """Return the share that is healthy, of each model that should serve."""
+    return f"{healthy(ask)} / ({instances(ask)} > 0)"
+
+
+def speed(ask: Ask) -> str:
+    """Return the tokens per second that each model's healthy instances can generate."""
+    return f"sum by (model) ({ask.series(names.MODEL_SPEED, MODEL)})"
+
+
+def speed_each(ask: Ask) -> str:
+    """Return the same per healthy instance whose speed is known."""
+    measured = ask.scope.fleet_sum(
+        catalogue.FLEET_MEASURED_INSTANCES,
+        "model",
+        inner=ask.series(catalogue.FLEET_MEASURED_INSTANCES, MODEL),
+    )
+    return f"{speed(ask)}\n/ (sum by (model) ({measured}) > 0)"
+
+
+def generated(ask: Ask) -> str:
+    """Return the tokens per second that each model generates: what is asked of it."""
+    rate = ask.rate(catalogue.FLEET_GENERATED_TOKENS, MODEL)
+    total = ask.scope.fleet_sum(catalogue.FLEET_GENERATED_TOKENS, "model", inner=rate)
+    return f"sum by (model) ({total})"
+
+
+def latency_p99(ask: Ask) -> str:
+    """Return each model's p99, from the histogram of its requests."""
+    rate = ask.rate(FLEET_REQUEST_DURATION, MODEL, suffix="_bucket")
+    total = ask.scope.fleet_sum(FLEET_REQUEST_DURATION, "model", "le", inner=rate, suffix="_bucket")
+    return f"histogram_quantile(0.99, sum by (model, le) (\n{total}\n))"
+
+
+def requests(ask: Ask) -> str:
+    """Return the requests per second of each model, as far as its instances count them."""
+    rate = ask.rate(FLEET_REQUEST_DURATION, MODEL, suffix="_count")
+    total = ask.scope.fleet_sum(FLEET_REQUEST_DURATION, "model", inner=rate, suffix="_count")
+    return f"sum by (model) ({total})"
+
+
+def errors(ask: Ask) -> str:
+    """Return the failed requests per second of each model's instances.
+
+    No exporter adds them up by model, and each point costs a look at every instance: ask for a
+    moment, not for a line.
+    """
+    rate = ask.rate(catalogue.INSTANCE_ERRORS, MODEL)
+    by_exporter = f"sum {ask.by('job', 'instance', 'model')} ({rate})"
+    by_model = replace(catalogue.INSTANCE_ERRORS, labels=("model",))
+    total = ask.scope.fleet_sum(by_model, "model", inner=by_exporter)
+    return f"sum by (model) ({total})"
+
+
+def latency_p99_known(ask: Ask) -> str:
+    """Return each model's p99; without a histogram, the one that 99 in 100 instances keep."""
+    known = f"{latency_p99(ask)} >= 0"
+    return f"{known}\nor max by (model) ({latency_spread(ask, '0.99')})"
+
+
+def latency_spread(ask: Ask, quantile: str) -> str:
+    """Return a quantile over a model's instances of the p99 that each reports."""
+    selector = ask.series(names.MODEL_LATENCY_SPREAD, f'quantile="{quantile}"', MODEL)
+    return f"max by (model) ({selector})"
+
+
+def speed_spread(ask: Ask, quantile: str) -> str:
+    """Return a quantile over a model's instances of their speed."""
+    selector = ask.series(names.MODEL_SPEED_SPREAD, f'quantile="{quantile}"', MODEL)
+    return f"min by (model) ({selector})"

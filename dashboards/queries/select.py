@@ -1,0 +1,94 @@
+"""Choose series by the variables of the dashboard.
+
+In:   settings, a series or a recorded name, and further matchers.
+Out:  PromQL selectors.
+
+`cluster=~"$cluster"` takes everything while All is chosen, also series that have no such label.
+Thresholds that are plain numbers have none even where the fleet's series do, so they are asked for
+with `$cluster|`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from alerts.promql import Scope
+from dashboards.settings import DashboardSettings
+from exporter.catalogue import Kind, Series
+
+RATE = "[$__rate_interval]"
+NODE = 'node=~"$node"'
+MODEL = 'model=~"$model"'
+THIS_NODE = 'node="$node"'
+THIS_INSTANCE = ('node="$node"', 'instance_id="$instance_id"')
+EXPORTERS = ('job=~"$job"', 'instance=~"$instance"')
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Writes selectors and aggregates for one installation."""
+
+    scope: Scope
+
+    @classmethod
+    def of(cls, settings: DashboardSettings) -> Ask:
+        """Return one for these settings."""
+        return cls(settings.scope)
+
+    @property
+    def cluster(self) -> str:
+        """Return the label that tells fleets apart."""
+        return self.scope.cluster_label
+
+    def series(self, series: Series | str, *matchers: str, suffix: str = "") -> str:
+        """Return a selector of the chosen clusters."""
+        return self._selector(series, (f'{self.cluster}=~"$cluster"', *matchers), suffix)
+
+    def with_or_without_cluster(self, series: Series | str, *matchers: str) -> str:
+        """Return a selector of the chosen clusters and of series that belong to none."""
+        return self._selector(series, (f'{self.cluster}=~"$cluster|"', *matchers), "")
+
+    def without_cluster(self, series: Series | str, *matchers: str) -> str:
+        """Return a selector of the series that belong to no cluster."""
+        return self._selector(series, (f'{self.cluster}=""', *matchers), "")
+
+    def _selector(self, series: Series | str, matchers: Iterable[str], suffix: str) -> str:
+        name = series if isinstance(series, str) else series.name
+        return f"{name}{suffix}{{{', '.join(matchers)}}}"
+
+    def rate(self, series: Series | str, *matchers: str, suffix: str = "") -> str:
+        """Return how fast a counter grows, per second."""
+        return f"rate({self.series(series, *matchers, suffix=suffix)}{RATE})"
+
+    def by(self, *labels: str) -> str:
+        """Return `by (…)`, clusters kept apart."""
+        return self.scope.by(*labels)
+
+    def on(self, *labels: str) -> str:
+        """Return `on (…)`, within a cluster."""
+        return self.scope.on(*labels)
+
+    @property
+    def on_exporter(self) -> str:
+        """Return `on (…)`, for series of the same exporter."""
+        return self.scope.on_exporter
+
+    def per_instance(self, series: Series, *matchers: str, labels: tuple[str, ...] = ()) -> str:
+        """Return a value per instance, whichever replica tells it."""
+        kept = self.by("instance_id", "node", "model", *labels)
+        return f"max {kept} ({self.series(series, *matchers)})"
+
+    def fleet_rate(self, series: Series, *labels: str) -> str:
+        """Return how fast one of the exporters' counters grows: shards added, replicas not.
+
+        A histogram's buckets are taken when `le` is among the labels.
+        """
+        suffix = "_bucket" if series.kind is Kind.HISTOGRAM else ""
+        inner = self.rate(series, suffix=suffix)
+        total = self.scope.fleet_sum(series, *labels, inner=inner, suffix=suffix)
+        return f"sum by ({', '.join(labels)}) (\n{_indented(total)}\n)" if labels else total
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,407 @@
+"""What every dashboard that we ship has, and what each is there to show."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from dashboards import collection
+from dashboards.choices import Uid
+from dashboards.kit import colours
+from dashboards.kit.board import BANNER
+from dashboards.kit.panels import MAX_POINTS
+from dashboards.settings import DashboardSettings
+from exporter.model import Status
+from tests.dashboards.expansion import panels
+from tests.dashboards.shipped import document
+
+Json = dict[str, Any]
+BOARDS = {board.uid: board for board in collection.boards(DashboardSettings())}
+PANELS = [(uid, panel) for uid in Uid for panel in panels(document(uid))]
+IDS = [f"{uid}: {panel['title']}" for uid, panel in PANELS]
+SERIES = re.compile(r"Series: (.+)\.$")
+PLACEHOLDER = re.compile(r"\$\{[^}]*\}|\{\{\w+\}\}")
+SENTENCE = re.compile(r"[A-Z].*[.]", re.DOTALL)
+
+every_dashboard = pytest.mark.parametrize("uid", list(Uid))
+every_panel = pytest.mark.parametrize(("uid", "panel"), PANELS, ids=IDS)
+
+
+def panel(uid: Uid, title: str) -> Json:
+    (found,) = [one for one in panels(document(uid)) if title == one["title"]]
+    return found
+
+
+def exprs(uid: Uid, title: str) -> list[str]:
+    return [target["expr"] for target in panel(uid, title)["targets"]]
+
+
+def defaults(panel: Json) -> Json:
+    found: Json = panel["fieldConfig"]["defaults"]
+    return found
+
+
+def links(panel: Json) -> Iterator[str]:
+    """Yield the addresses that cells of a panel lead to."""
+    for override in panel["fieldConfig"]["overrides"]:
+        for each in override["properties"]:
+            if each["id"] == "links":
+                yield from (link["url"] for link in each["value"])
+
+
+# Of every dashboard
+
+
+def test_there_is_a_dashboard_for_each_uid_in_the_order_of_reading() -> None:
+    assert list(Uid) == list(BOARDS)
+
+
+@every_dashboard
+def test_a_dashboard_can_be_found_and_is_not_edited(uid: Uid) -> None:
+    found = document(uid)
+
+    assert uid == found["uid"]
+    assert len(found["uid"]) <= 40
+    assert found["title"].startswith("ollama-fleet / ")
+    assert {"ollama-fleet", "generated"} == set(found["tags"])
+    assert found["description"].endswith(BANNER)
+    assert found["editable"] is False
+    assert "id" not in found
+
+
+def test_titles_are_told_apart() -> None:
+    assert len(Uid) == len({document(uid)["title"] for uid in Uid})
+
+
+@every_dashboard
+def test_each_dashboard_leads_to_all_the_others(uid: Uid) -> None:
+    """By the tag that all have; with the same variables and the same time range."""
+    (link,) = document(uid)["links"]
+
+    assert "dashboards" == link["type"]
+    assert all(set(link["tags"]) <= set(document(other)["tags"]) for other in Uid)
+    assert (True, True) == (link["includeVars"], link["keepTime"])
+
+
+@every_dashboard
+def test_a_dashboard_is_asked_for_twice_a_minute_at_most(uid: Uid) -> None:
+    found = document(uid)
+
+    assert "30s" == found["refresh"]
+    assert "30s" == found["timepicker"]["refresh_intervals"][0]
+    assert "utc" == found["timezone"]
+
+
+@every_dashboard
+def test_critical_alerts_are_marked_and_warnings_can_be(uid: Uid) -> None:
+    marks = {one["name"]: one for one in document(uid)["annotations"]["list"]}
+
+    assert marks["Critical alerts"]["enable"]
+    assert 'severity="critical"' in marks["Critical alerts"]["expr"]
+    assert not marks["Warnings"]["enable"]
+    assert 'severity="warning"' in marks["Warnings"]["expr"]
+
+
+@every_dashboard
+def test_the_data_source_is_chosen_first_and_all_else_is_asked_of_it(uid: Uid) -> None:
+    first, *others = document(uid)["templating"]["list"]
+    asked = [
+        *(one for one in others if one["type"] == "query"),
+        *(one for one in document(uid)["annotations"]["list"] if not one.get("builtIn")),
+        *panels(document(uid)),
+        *(target for one in panels(document(uid)) for target in one["targets"]),
+    ]
+
+    assert ("datasource", "datasource", "prometheus") == (
+        first["name"], first["type"], first["query"],
+    )  # fmt: skip
+    assert [{"type": "prometheus", "uid": "${datasource}"}] * len(asked) == [
+        one["datasource"] for one in asked
+    ]
+
+
+@every_dashboard
+def test_choices_follow_the_time_range_and_all_is_no_list_of_everything(uid: Uid) -> None:
+    """Without an allValue, All would be an expression as long as the fleet is large."""
+    for variable in document(uid)["templating"]["list"]:
+        if variable["type"] == "query":
+            assert 2 == variable["refresh"]
+            assert variable["allValue"] in (".*", ".+") if variable["includeAll"] else True
+
+
+def test_instances_are_chosen_by_their_node_never_from_a_list_of_all() -> None:
+    chosen = {
+        uid: [one["name"] for one in document(uid)["templating"]["list"]]
+        for uid in Uid
+    }  # fmt: skip
+    (instance,) = [
+        one for one in document(Uid.INSTANCE)["templating"]["list"] if one["name"] == "instance_id"
+    ]
+
+    assert [Uid.INSTANCE] == [uid for uid, names in chosen.items() if "instance_id" in names]
+    assert ["datasource", "cluster", "node", "instance_id"] == chosen[Uid.INSTANCE]
+    assert 'node="$node"' in instance["query"]["query"]
+    assert not instance["includeAll"]
+
+
+@every_dashboard
+def test_ids_of_panels_are_unique(uid: Uid) -> None:
+    everything = [*document(uid)["panels"], *panels(document(uid))]
+    by_title = {one["title"]: one["id"] for one in everything if one["type"] != "row"}
+    headings = [one["id"] for one in document(uid)["panels"] if one["type"] == "row"]
+
+    counts = Counter([*by_title.values(), *headings])
+    assert [] == [one for one, count in counts.items() if count > 1]
+    assert len(by_title) == len(list(panels(document(uid))))
+
+
+# Of every panel
+
+
+@every_panel
+def test_a_panel_says_what_it_shows_and_of_which_series(uid: Uid, panel: Json) -> None:
+    assert panel["title"]
+    assert SENTENCE.fullmatch(panel["description"])
+    assert SERIES.search(panel["description"]), "name the series at the end"
+
+
+@every_panel
+def test_a_panel_says_what_it_means_that_it_is_empty(uid: Uid, panel: Json) -> None:
+    text = defaults(panel)["noValue"]
+
+    assert SENTENCE.fullmatch(text)
+    assert "no data" not in text.lower()
+
+
+@every_panel
+def test_every_value_has_a_unit(uid: Uid, panel: Json) -> None:
+    assert defaults(panel)["unit"]
+    if panel["type"] == "table":
+        with_unit = {
+            override["matcher"]["options"]
+            for override in panel["fieldConfig"]["overrides"]
+            for each in override["properties"]
+            if each["id"] == "unit"
+        }
+        assert {target["legendFormat"] for target in panel["targets"]} == with_unit
+
+
+@every_panel
+def test_no_panel_asks_for_more_points_than_a_screen_shows(uid: Uid, panel: Json) -> None:
+    assert MAX_POINTS == panel["maxDataPoints"] == 500
+    assert {"15s"} == {target["interval"] for target in panel["targets"]}
+
+
+@every_panel
+def test_figures_and_tables_are_of_a_moment_and_charts_are_not(uid: Uid, panel: Json) -> None:
+    is_of_moment = panel["type"] in ("stat", "table")
+
+    assert {is_of_moment} == {target["instant"] for target in panel["targets"]}
+    assert {not is_of_moment} == {target["range"] for target in panel["targets"]}
+    if panel["type"] == "table":
+        assert {"table"} == {target["format"] for target in panel["targets"]}
+    if panel["type"] == "stat":
+        assert ["lastNotNull"] == panel["options"]["reduceOptions"]["calcs"]
+
+
+@every_panel
+def test_queries_of_a_panel_are_told_apart(uid: Uid, panel: Json) -> None:
+    refs = [target["refId"] for target in panel["targets"]]
+    names = [target["legendFormat"] for target in panel["targets"]]
+
+    assert sorted(set(refs)) == refs
+    assert len(set(names)) == len(names)
+    assert "__auto" not in names
+
+
+@every_panel
+def test_what_is_coloured_or_linked_is_there(uid: Uid, panel: Json) -> None:
+    """An override of a name that no series or column has is a mistake that Grafana keeps quiet."""
+    names = {target["legendFormat"] for target in panel["targets"]}
+    if panel["type"] == "table":
+        names |= {
+            name
+            for step in panel["transformations"]
+            if step["id"] == "organize"
+            for name in step["options"]["indexByName"]
+        }
+    if {name for name in names if "{{status}}" in name}:
+        names |= set(Status)
+
+    overridden = {one["matcher"]["options"] for one in panel["fieldConfig"]["overrides"]}
+    assert overridden <= names
+
+
+@every_panel
+def test_a_table_is_sorted_by_a_column_that_it_has(uid: Uid, panel: Json) -> None:
+    if panel["type"] != "table":
+        return
+    names = {target["legendFormat"] for target in panel["targets"]}
+    (organized,) = [one["options"] for one in panel["transformations"] if one["id"] == "organize"]
+    names |= set(organized["indexByName"])
+
+    assert {one["displayName"] for one in panel["options"].get("sortBy", [])} <= names
+    assert {f"Value #{target['refId']}" for target in panel["targets"]} <= set(
+        organized["renameByName"]
+    )
+
+
+@every_panel
+def test_a_link_leads_to_one_of_our_dashboards_and_sets_variables_that_it_has(
+    uid: Uid, panel: Json
+) -> None:
+    for url in links(panel):
+        path, _, query = url.partition("?")
+        target = Uid(path.removeprefix("/d/"))
+        variables = {one["name"] for one in document(target)["templating"]["list"]}
+        given = dict(parse_qsl(urlsplit(f"?{query}").query))
+
+        assert {name.removeprefix("var-") for name in given if name.startswith("var-")} <= variables
+        assert {"${datasource:queryparam}", "${cluster:queryparam}", "${__url_time_range}"} <= set(
+            query.split("&")
+        )
+
+
+@every_panel
+def test_a_link_takes_its_values_from_columns_of_the_table(uid: Uid, panel: Json) -> None:
+    asked = {name for url in links(panel) for name in re.findall(r"__data\.fields\.(\w+)", url)}
+    columns = {
+        name
+        for step in panel["transformations"]
+        if step["id"] == "organize"
+        for name in step["options"]["indexByName"]
+    }
+
+    assert asked <= columns
+
+
+def test_some_panels_of_every_dashboard_must_have_something_to_show() -> None:
+    """Or a dead Prometheus would look like peace."""
+    for uid, board in BOARDS.items():
+        ids = {one["id"] for one in panels(document(Uid(uid)))}
+        assert board.may_be_empty <= ids
+        assert 4 <= len(ids - board.may_be_empty)
+
+
+# What each is there for
+
+
+@pytest.mark.parametrize(
+    ("uid", "title", "parts"),
+    [
+        (Uid.OVERVIEW, "Instances by status", ["by (status)", 'name="healthy_instances"']),
+        (Uid.OVERVIEW, "Token throughput by model", ["by (model)", 'name="tokens_per_second"']),
+        (
+            Uid.OVERVIEW,
+            "Latency, p99",
+            ["latency_seconds:p99", 'name="request_latency_p99_seconds"', 'quantile="0.5"'],
+        ),
+        (Uid.OVERVIEW, "Nodes with most errors", ["topk(10", "by (cluster, node)"]),
+        (Uid.OVERVIEW, "Alerts that fire", ["ALERTS_FOR_STATE"]),
+        (Uid.OVERVIEW, "Instances started", ["ollama_instances_started"]),
+        (Uid.OVERVIEW, "Overdue for rotation", ["instances_overdue", "instances_old"]),
+        (Uid.OVERVIEW, "Versions", ["by (engine, version)"]),
+        (Uid.OVERVIEW, "Request durations", ["by (le)"]),
+        (Uid.NODES, "Nodes slowest against their peers", ["bottomk($limit", "node_speed_ratio"]),
+        (Uid.NODES, "Speed against peers", ["bottomk(10", 'name="node_speed_ratio"']),
+        (Uid.NODES, "Failed requests by node", ["node:ollama_errors:rate5m", "topk(10"]),
+        (Uid.NODES, "Instances started by node", ["node:ollama_instances_started:count"]),
+        (Uid.MODELS, "Token throughput", ["by (model)"]),
+        (Uid.MODELS, "Latency, p99 of requests", ["histogram_quantile(0.99"]),
+        (Uid.MODELS, "Models", ["ollama_instance_errors_total", "scalar(sum("]),
+        (Uid.INSTANCE, "Speed against its peers", ["tokens_per_second:median", "node_speed_ratio"]),
+        (Uid.EXPORTER, "Passes over the fleet", ["poll_cycles_total"]),
+        (Uid.EXPORTER, "Polls by outcome", ["polls_total", "poll_errors_total"]),
+        (Uid.EXPORTER, "Failed requests to instances by reason", ["by (request, reason)"]),
+        (Uid.EXPORTER, "Age of the inventory", ["inventory_last_success_timestamp_seconds"]),
+        (Uid.EXPORTER, "Samples on the page", ["ollama_exporter_page_samples"]),
+        (Uid.EXPORTER, "Duration of rule groups", ["rule_group_last_duration_seconds"]),
+        (Uid.EXPORTER, "Alerts sent to Alertmanagers", ["sent_total", "dropped_total"]),
+        (Uid.EXPORTER, "CPU", ["process_cpu_seconds_total"]),
+        (Uid.EXPORTER, "Open files", ["process_open_fds", "process_max_fds"]),
+    ],
+)
+def test_the_panel_that_was_asked_for_asks_for_it(uid: Uid, title: str, parts: list[str]) -> None:
+    asked = "\n".join(exprs(uid, title))
+
+    assert [] == [part for part in parts if part not in asked]
+
+
+@pytest.mark.parametrize(
+    ("uid", "title", "line"),
+    [
+        (Uid.OVERVIEW, "Instances by status", "floor"),
+        (Uid.OVERVIEW, "Token throughput by model", "floor"),
+        (Uid.OVERVIEW, "Latency, p99", "limit"),
+        (Uid.NODES, "Speed against peers", "limit"),
+        (Uid.MODELS, "Latency, p99 of requests", "limit"),
+        (Uid.EXPORTER, "Lateness of polls", "limit"),
+    ],
+)
+def test_a_limit_is_a_dashed_line_that_is_not_stacked_on_what_it_limits(
+    uid: Uid, title: str, line: str
+) -> None:
+    overrides = panel(uid, title)["fieldConfig"]["overrides"]
+    (found,) = [one for one in overrides if one["matcher"]["options"] == line]
+    looks = {each["id"]: each["value"] for each in found["properties"]}
+
+    assert "dash" == looks["custom.lineStyle"]["fill"]
+    assert "none" == looks["custom.stacking"]["mode"]
+    assert colours.LIMIT == looks["color"]["fixedColor"]
+
+
+def test_the_p99_of_instances_is_a_band_and_not_a_line_each() -> None:
+    overrides = panel(Uid.OVERVIEW, "Latency, p99")["fieldConfig"]["overrides"]
+    filled = {
+        one["matcher"]["options"]: each["value"]
+        for one in overrides
+        for each in one["properties"]
+        if each["id"] == "custom.fillBelowTo"
+    }
+
+    assert {
+        "p99 of instances": "p90 of instances",
+        "p90 of instances": "p50 of instances",
+    } == filled
+
+
+def test_every_status_has_a_colour_of_its_own() -> None:
+    assert set(Status) == set(colours.STATUSES)
+    assert len(Status) == len(set(colours.STATUSES.values()))
+    assert set(colours.FAILING) < set(Status)
+
+
+@pytest.mark.parametrize(
+    ("uid", "title"),
+    [
+        (Uid.OVERVIEW, "Nodes with most errors"),
+        (Uid.NODES, "Nodes slowest against their peers"),
+        (Uid.NODES, "Instances, those that are down first, then the slowest"),
+        (Uid.INSTANCE, "Instances of the same node"),
+    ],
+)
+def test_a_table_of_the_worst_leads_to_what_it_names(uid: Uid, title: str) -> None:
+    found = panel(uid, title)
+    named = {"node", "model", "instance_id"} & {
+        name
+        for step in found["transformations"]
+        if step["id"] == "organize"
+        for name in step["options"]["indexByName"]
+    }
+    linked = {one["matcher"]["options"] for one in found["fieldConfig"]["overrides"]} & named
+
+    assert linked
+    assert {f"/d/{Uid.NODES}", f"/d/{Uid.MODELS}", f"/d/{Uid.INSTANCE}"} >= {
+        url.partition("?")[0] for url in links(found)
+    }
+
+
+def test_spreads_of_each_model_are_asked_for_only_when_somebody_opens_them() -> None:
+    (folded,) = [one for one in document(Uid.MODELS)["panels"] if one.get("collapsed")]
+
+    assert {"model"} == {one["repeat"] for one in folded["panels"]}

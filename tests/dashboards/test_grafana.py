@@ -1,0 +1,154 @@
+"""The calls of Grafana's API, where what answers is not quite a Grafana."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dashboards.errors import ChangedError, NotGrafanaError, RefusedError
+from dashboards.grafana import Folder, Grafana
+from dashboards.transport import Bounds, Transport
+from tests.dashboards.grafana_server import TOKEN, Running, Stored, grafana
+
+CONTENT = {"uid": "a", "title": "a", "panels": []}
+
+
+@pytest.fixture
+def server() -> Iterator[Running]:
+    with grafana() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[Grafana]:
+    with Transport(server.url, TOKEN, bounds=Bounds(tries=1)) as transport:
+        yield Grafana(transport)
+
+
+def save(client: Grafana, *, version: int = 0, is_overwriting: bool = False) -> None:
+    client.save(
+        CONTENT, version=version, folder_uid="", is_overwriting=is_overwriting, message="by a test"
+    )
+
+
+@pytest.mark.parametrize("mood", ["array", "object", "html", "login"])
+def test_whatever_else_answers_is_no_grafana(server: Running, client: Grafana, mood: str) -> None:
+    server.state.moods = [mood] * 4
+
+    with pytest.raises(NotGrafanaError, match=r"--url"):
+        client.check()
+    with pytest.raises(NotGrafanaError, match=r"--url"):
+        client.folder("x")
+    with pytest.raises(NotGrafanaError, match=r"--url"):
+        client.dashboard("a")
+    with pytest.raises(NotGrafanaError, match=r"--url"):
+        save(client)
+
+
+def test_a_grafana_is_recognised_without_the_token(server: Running, client: Grafana) -> None:
+    client.check()
+
+    assert ["GET /api/health"] == server.state.requests
+
+
+def test_what_is_not_there_is_none(client: Grafana) -> None:
+    assert None is client.dashboard("a")
+    assert None is client.folder("a")
+
+
+def test_a_dashboard_comes_with_who_saved_it_where(server: Running, client: Grafana) -> None:
+    server.state.dashboards["a"] = Stored(
+        content=CONTENT, folder_uid="f", version=2, messages=["first", "second"], changed_by="bob"
+    )
+
+    there = client.dashboard("a")
+
+    assert there is not None
+    assert ("second", 2, "bob", "f") == (
+        there.message,
+        there.version,
+        there.changed_by,
+        there.folder_uid,
+    )
+
+
+def test_the_message_is_that_of_the_version_that_was_read(server: Running, client: Grafana) -> None:
+    """Another version is saved between the two requests."""
+    server.state.dashboards["a"] = Stored(
+        content=CONTENT, folder_uid="", version=1, messages=["first", "second"]
+    )
+
+    there = client.dashboard("a")
+
+    assert there is not None
+    assert "first" == there.message
+
+
+def test_a_long_history_is_not_read_whole(server: Running, client: Grafana) -> None:
+    save(client)
+
+    client.dashboard("a")
+
+    assert "GET /api/dashboards/uid/a/versions?limit=10" == server.state.requests[-1]
+
+
+@pytest.mark.parametrize("mood", ["array", "object", "status 404"])
+def test_a_history_that_grafana_does_not_tell_is_nobodys(
+    server: Running, client: Grafana, mood: str
+) -> None:
+    save(client)
+    server.state.only, server.state.moods = "GET /api/dashboards/uid/a/versions", [mood]
+
+    there = client.dashboard("a")
+
+    assert there is not None
+    assert "" == there.message
+
+
+def test_another_version_is_told_apart_from_a_refusal(server: Running, client: Grafana) -> None:
+    save(client)
+
+    with pytest.raises(ChangedError, match=r"changed by someone else; .* --overwrite"):
+        save(client)
+    save(client, is_overwriting=True)
+    save(client, version=2)
+
+    assert 3 == server.state.dashboards["a"].version
+
+
+def test_a_provisioned_dashboard_is_told_with_what_helps(server: Running, client: Grafana) -> None:
+    server.state.dashboards["a"] = Stored(content=CONTENT, folder_uid="", is_provisioned=True)
+
+    with pytest.raises(
+        RefusedError, match=r"Cannot save provisioned dashboard; .* change the file"
+    ):
+        save(client, is_overwriting=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "helps"),
+    [("name-exists", "rename it"), ("plugin-dashboard", "--overwrite"), ("", "--overwrite")],
+)
+def test_other_preconditions_are_refusals(
+    server: Running, client: Grafana, status: str, helps: str
+) -> None:
+    server.state.refusal = (412, {"status": status, "message": "no"})
+
+    with pytest.raises(RefusedError, match=f"cannot save dashboard a at .*: no; .*{helps}"):
+        save(client)
+
+
+def test_a_folder_that_cannot_be_made_is_told(server: Running, client: Grafana) -> None:
+    server.state.only, server.state.moods = "POST /api/folders", ["status 400"]
+
+    with pytest.raises(RefusedError, match=r"cannot create folder f at .* another title"):
+        client.create_folder(Folder("f", "F"))
+
+
+def test_a_folder_that_is_there_is_as_good(server: Running, client: Grafana) -> None:
+    server.state.folders["f"] = "Renamed"
+
+    client.create_folder(Folder("f", "F"))
+
+    assert {"f": "Renamed"} == server.state.folders

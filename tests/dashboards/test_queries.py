@@ -1,0 +1,422 @@
+"""What the dashboards ask: series and labels that there are, and few enough lines for a screen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import pytest
+from promql_parser import (
+    AggregateExpr,
+    BinaryExpr,
+    Call,
+    Expr,
+    MatchOp,
+    MatrixSelector,
+    NumberLiteral,
+    ParenExpr,
+    StringLiteral,
+    SubqueryExpr,
+    UnaryExpr,
+    VectorMatchCardinality,
+    VectorSelector,
+    parse,
+)
+
+from alerts import names, rulebook
+from alerts.settings import Settings
+from dashboards import collection
+from dashboards.choices import Uid
+from dashboards.kit.board import document
+from dashboards.queries import pipeline
+from dashboards.queries.fleet import ALERTNAME
+from dashboards.settings import DashboardSettings
+from exporter import catalogue
+from exporter.catalogue import Kind
+from tests.alerts import expression_lints
+from tests.alerts import promql_tree as tree
+from tests.alerts.expression_lints import CLOSED
+from tests.dashboards.expansion import Asked, Origin, choices, expanded, queries
+
+CLUSTER = "region"
+"""Not the default, so that a label that is written out is found."""
+KNOWN = expression_lints.known(
+    rulebook.groups(Settings.model_validate({"prometheus": {"cluster_label": CLUSTER}})),
+    Settings.model_validate({"prometheus": {"cluster_label": CLUSTER}}),
+)
+OF_ALERTS = frozenset({"alertname", "severity", "node", "model", CLUSTER, "instance", "job"})
+OTHERS: Mapping[str, frozenset[str]] = {
+    "ALERTS": OF_ALERTS | {"alertstate"},
+    "ALERTS_FOR_STATE": OF_ALERTS,
+    "process_cpu_seconds_total": KNOWN.target,
+    "process_resident_memory_bytes": KNOWN.target,
+    "process_open_fds": KNOWN.target,
+    "process_max_fds": KNOWN.target,
+    "prometheus_rule_group_last_duration_seconds": KNOWN.target | {"rule_group"},
+    "prometheus_rule_group_interval_seconds": KNOWN.target | {"rule_group"},
+    "prometheus_rule_evaluation_failures_total": KNOWN.target | {"rule_group"},
+    "prometheus_rule_group_iterations_missed_total": KNOWN.target | {"rule_group"},
+    "prometheus_notifications_sent_total": KNOWN.target | {"alertmanager"},
+    "prometheus_notifications_dropped_total": KNOWN.target,
+    "alertmanager_notifications_total": KNOWN.target | {"integration"},
+    "alertmanager_notifications_failed_total": KNOWN.target | {"integration"},
+}
+"""What others publish that we ask for, with its labels."""
+COUNTING = frozenset({"rate", "irate", "increase"})
+RANKING = frozenset({"topk", "bottomk"})
+LEGEND_LABEL = re.compile(r"\{\{(\w+)\}\}")
+HOUR_S = 3600.0
+
+
+def ask_all(settings: DashboardSettings) -> Iterator[tuple[Asked, str]]:
+    """Yield every query of every dashboard, and as Prometheus gets it while All is chosen."""
+    for board in collection.boards(settings):
+        content = document(board)
+        single = {"node": "n1", "instance_id": "n1:1"} if board.uid == Uid.INSTANCE else {}
+        chosen = choices(content, **single)
+        for asked in queries(content, board.may_be_empty):
+            yield asked, expanded(asked.expr, chosen, asked.step_s(HOUR_S), HOUR_S)
+
+
+ASKED = tuple(ask_all(DashboardSettings(cluster_label=CLUSTER)))
+TEXTS = sorted({text for _, text in ASKED})
+DISTINCT = {text: asked for asked, text in ASKED}
+every_query = pytest.mark.parametrize("expr", DISTINCT, ids=map(str, DISTINCT.values()))
+OVER_TIME = {
+    text: asked
+    for asked, text in ASKED
+    if not asked.is_instant and asked.origin is not Origin.VARIABLE
+}
+OF_MOMENT = {text: asked for asked, text in ASKED if asked.is_instant}
+
+
+def labels_of(selector: VectorSelector) -> frozenset[str]:
+    name = selector.name or ""
+    return OTHERS[name] if name in OTHERS else KNOWN.labels_of(selector)
+
+
+def labels(node: Expr) -> frozenset[str]:
+    return tree.labels(node, labels_of)
+
+
+# Series and labels
+
+
+@every_query
+def test_every_query_is_promql(expr: str) -> None:
+    parse(expr)
+
+    assert "$" not in expr
+
+
+@every_query
+def test_every_series_is_one_that_somebody_makes(expr: str) -> None:
+    """In the catalogue, recorded by the rules, or on the short list of what others publish."""
+    asked = {selector.name or "" for selector in tree.selectors(expr)}
+
+    assert asked
+    assert set() == {name for name in asked if name not in OTHERS and not KNOWN.is_known(name)}
+
+
+def test_the_list_of_others_series_has_none_that_nobody_asks_for() -> None:
+    asked = {selector.name for text in TEXTS for selector in tree.selectors(text)}
+
+    assert set() == OTHERS.keys() - asked
+
+
+@every_query
+def test_every_matched_label_is_there(expr: str) -> None:
+    missing = {
+        f"{selector.name} has no {matcher.name}"
+        for selector in tree.selectors(expr)
+        for matcher in tree.matchers(selector)
+        if matcher.name not in labels_of(selector) | {CLUSTER}
+    }
+
+    assert set() == missing
+
+
+@every_query
+def test_matched_values_of_closed_sets_are_among_them(expr: str) -> None:
+    strange = {
+        value
+        for selector in tree.selectors(expr)
+        for matcher in tree.matchers(selector)
+        for value in (tree.values(matcher) if matcher.name in CLOSED else ())
+        if value not in CLOSED[matcher.name]
+    }
+
+    assert set() == strange
+
+
+@every_query
+def test_a_threshold_that_is_asked_for_is_one_that_the_rules_record(expr: str) -> None:
+    """Under another name it would be absent, and so would whatever is compared with it."""
+    groups = {group.name: group for group in rulebook.groups(Settings())}
+    recorded = {
+        rule.labels["name"] for rule in groups["ollama-fleet-thresholds"].recordings
+    }  # fmt: skip
+    asked = {
+        matcher.value
+        for selector in tree.selectors(expr)
+        if selector.name == catalogue.FLEET_THRESHOLD.name
+        for matcher in tree.matchers(selector)
+        if matcher.name == "name"
+    }
+
+    assert asked <= recorded
+
+
+@every_query
+def test_a_quantile_that_is_asked_for_is_one_that_the_rules_record(expr: str) -> None:
+    recorded = {
+        (rule.name, rule.labels["quantile"])
+        for group in rulebook.groups(Settings())
+        for rule in group.recordings
+        if "quantile" in rule.labels
+    }
+    asked = {
+        (selector.name, matcher.value)
+        for selector in tree.selectors(expr)
+        for matcher in tree.matchers(selector)
+        if matcher.name == "quantile"
+    }
+
+    assert asked <= recorded
+
+
+@every_query
+def test_every_grouped_label_is_there(expr: str) -> None:
+    missing = {
+        label
+        for node in tree.aggregations(expr)
+        for label in (tree.grouping(node) or tree.NONE) - labels(node.expr) - {CLUSTER}
+    }
+
+    assert set() == missing
+
+
+@every_query
+def test_every_joined_label_is_on_both_sides(expr: str) -> None:
+    """The cluster's apart: without several of them no series has it, and nothing is lost."""
+    missing: set[str] = set()
+    for node in tree.operations(expr):
+        left, right = labels(node.lhs), labels(node.rhs)
+        is_right = node.modifier and node.modifier.card == VectorMatchCardinality.OneToMany
+        missing |= (tree.matching(node) or tree.NONE) - (left & right)
+        missing |= tree.brought(node) - (left if is_right else right)
+
+    assert set() == missing - {CLUSTER}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expr"),
+    [(asked, text) for asked, text in ASKED if "{{" in asked.legend],
+    ids=[f"{asked} {asked.legend}" for asked, _ in ASKED if "{{" in asked.legend],
+)
+def test_a_name_of_a_series_uses_labels_that_it_has(asked: Asked, expr: str) -> None:
+    assert set(LEGEND_LABEL.findall(asked.legend)) <= labels(parse(expr))
+
+
+@pytest.mark.parametrize(
+    ("asked", "expr"),
+    [(asked, text) for asked, text in ASKED if asked.origin is Origin.VARIABLE],
+    ids=[str(asked) for asked, _ in ASKED if asked.origin is Origin.VARIABLE],
+)
+def test_a_variable_lists_a_label_that_its_series_has(asked: Asked, expr: str) -> None:
+    assert asked.label in labels(parse(expr)) | {CLUSTER}
+
+
+@pytest.mark.parametrize("uid", list(Uid))
+def test_columns_of_names_are_labels_of_every_query_of_the_table(uid: Uid) -> None:
+    (board,) = [one for one in collection.boards(DashboardSettings()) if one.uid == uid]
+    for panel in document(board)["panels"]:
+        if panel["type"] != "table":
+            continue
+        (organized,) = [
+            step["options"] for step in panel["transformations"] if step["id"] == "organize"
+        ]
+        columns = {name for name in organized["indexByName"] if not name.startswith("Value")}
+        of_table = [
+            text for asked, text in ASKED if (uid, panel["id"]) == (asked.uid, asked.panel_id)
+        ]
+        assert [set()] * len(of_table) == [columns - labels(parse(text)) for text in of_table]
+
+
+@every_query
+def test_counters_are_asked_for_their_growth_and_gauges_are_not(expr: str) -> None:
+    for node in tree.nodes(expr):
+        if isinstance(node, Call) and node.func.name in COUNTING:
+            (part,) = node.args
+            assert isinstance(part, MatrixSelector)
+            assert is_counter(part.vector_selector.name or "")
+    ranged = {
+        part.vector_selector.name for part in tree.nodes(expr) if isinstance(part, MatrixSelector)
+    }
+    plain = {selector.name or "" for selector in tree.selectors(expr)} - ranged
+    assert set() == {name for name in plain if is_counter(name)}
+
+
+def is_counter(name: str) -> bool:
+    found = expression_lints.series(name)
+    return found.kind is not Kind.GAUGE if found else name.endswith("_total")
+
+
+# Few enough lines, and quick
+
+
+def is_unbounded(node: Expr, label: str) -> bool:
+    """Return whether a result may have a series for each value that a label has in the fleet."""
+    match node:
+        case VectorSelector():
+            return label in labels_of(node) and not is_narrowed(node)
+        case MatrixSelector():
+            return is_unbounded(node.vector_selector, label)
+        case ParenExpr() | UnaryExpr() | SubqueryExpr():
+            return is_unbounded(node.expr, label)
+        case AggregateExpr():
+            if str(node.op) in RANKING:
+                return False
+            kept = tree.grouping(node)
+            return (kept is None or label in kept) and is_unbounded(node.expr, label)
+        case Call():
+            return any(is_unbounded(part, label) for part in node.args)
+        case BinaryExpr():
+            return _is_operation_unbounded(node, label)
+        case NumberLiteral() | StringLiteral():
+            return False
+        case _:
+            raise AssertionError(f"what is {node}?")
+
+
+def _is_operation_unbounded(node: BinaryExpr, label: str) -> bool:
+    left, right = is_unbounded(node.lhs, label), is_unbounded(node.rhs, label)
+    if tree.is_scalar(node.lhs) or tree.is_scalar(node.rhs):
+        return left or right
+    match str(node.op):
+        case "or":
+            return left or right
+        case "and":
+            # As few as the right side has, if that tells the label's values apart.
+            on = tree.matching(node)
+            names_it = label in (labels(node.rhs) if on is None else on)
+            return left and (right or not names_it)
+        case "unless":
+            return left
+    if node.modifier and node.modifier.card == VectorMatchCardinality.ManyToOne:
+        return left
+    if node.modifier and node.modifier.card == VectorMatchCardinality.OneToMany:
+        return right
+    return left and right
+
+
+def is_narrowed(selector: VectorSelector) -> bool:
+    """Return whether a selector is of one instance, or of those of one node."""
+    return any(
+        matcher.op == MatchOp.Equal and matcher.name in ("instance_id", "node")
+        for matcher in tree.matchers(selector)
+    )
+
+
+@pytest.mark.parametrize("label", ["instance_id", "node"])
+@pytest.mark.parametrize("expr", OVER_TIME, ids=map(str, OVER_TIME.values()))
+def test_no_chart_has_a_line_for_each_instance_or_node_of_the_fleet(expr: str, label: str) -> None:
+    assert not is_unbounded(parse(expr), label)
+
+
+@pytest.mark.parametrize("label", ["instance_id", "node"])
+@pytest.mark.parametrize("expr", OF_MOMENT, ids=map(str, OF_MOMENT.values()))
+def test_no_table_has_a_row_for_each_instance_or_node_of_the_fleet(expr: str, label: str) -> None:
+    is_of_variable = DISTINCT[expr].origin is Origin.VARIABLE
+
+    assert not is_unbounded(parse(expr), label) or (is_of_variable and label == "node")
+
+
+@pytest.mark.parametrize("expr", OVER_TIME, ids=map(str, OVER_TIME.values()))
+def test_no_chart_looks_at_the_series_of_each_instance(expr: str) -> None:
+    """Of 10,000 instances that would take seconds; the rules record what charts need."""
+    of_instances = {series.name for series in catalogue.INSTANCE_SERIES}
+
+    assert [] == [
+        selector.name
+        for selector in tree.selectors(expr)
+        if selector.name in of_instances and not is_narrowed(selector)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expr", "label", "expected"),
+    [
+        ("ollama_instance_up", "instance_id", True),
+        ("ollama_instance_up", "node", True),
+        ('ollama_instance_up{node="n1"}', "instance_id", False),
+        ('ollama_instance_up{node=~"n1"}', "instance_id", True),
+        ("sum by (node) (ollama_instance_up)", "instance_id", False),
+        ("sum by (node) (ollama_instance_up)", "node", True),
+        ("topk(5, ollama_instance_up)", "instance_id", False),
+        ("ollama_instance_up and topk(5, ollama_instance_up)", "instance_id", False),
+        ("ollama_instance_up and on (model) topk(5, ollama_instance_up)", "instance_id", True),
+        ("ollama_instance_up and on () vector(1)", "instance_id", True),
+        ("ollama_instance_up or topk(5, ollama_instance_up)", "instance_id", True),
+        ("ollama_instance_up unless topk(5, ollama_instance_up)", "instance_id", True),
+        ("ollama_instance_up * on (node) group_left () ollama_instance_up", "instance_id", True),
+        ("time() - ollama_instance_up", "instance_id", True),
+        ("1 - topk(5, ollama_instance_up)", "instance_id", False),
+        ("rate(ollama_instance_errors_total[5m])", "instance_id", True),
+    ],
+)
+def test_the_test_sees_what_is_a_line_for_each(expr: str, label: str, expected: bool) -> None:
+    assert expected == is_unbounded(parse(expr), label)
+
+
+# What queries share with the rules
+
+
+def test_limits_of_the_pipeline_are_those_of_the_alerts() -> None:
+    """These two the rules do not record as thresholds."""
+    thresholds = Settings().thresholds
+
+    assert thresholds.poll_lateness == pipeline.LATE_RATIO
+    assert thresholds.poll_intervals == pipeline.STALE_INTERVALS
+
+
+def test_alerts_are_chosen_by_a_name_that_all_of_ours_have() -> None:
+    (_, expression, _) = ALERTNAME.split('"')
+    ours = {alert.name for group in rulebook.groups(Settings()) for alert in group.alerts}
+
+    assert {"Watchdog"} == {name for name in ours if not re.fullmatch(expression, name)}
+
+
+def test_the_groups_of_rules_are_chosen_by_a_name_that_all_of_ours_have() -> None:
+    """Prometheus calls a group by its file and its name."""
+    (_, expression, _) = pipeline.RULES.split('"')
+
+    for group in rulebook.groups(Settings()):
+        assert re.fullmatch(expression, f"/etc/prometheus/rules/{group.name}.yml;{group.name}")
+    assert not re.fullmatch(expression, "/etc/prometheus/rules/node.yml;node")
+
+
+def test_what_every_target_has_is_asked_of_the_exporters_only() -> None:
+    """All jobs stands for `.+`: Prometheus itself would count as an exporter."""
+    of_targets = {name for name in OTHERS if name.startswith("process_")}
+    of_targets |= expression_lints.OF_PROMETHEUS
+    seen = set()
+    for text in TEXTS:
+        for selector in tree.selectors(text):
+            if selector.name in of_targets:
+                seen.add(selector.name)
+                given = {one.value for one in tree.matchers(selector) if one.name == "job"}
+                assert "ollama-fleet-exporter" in given
+    assert {"up", "process_open_fds", "scrape_duration_seconds"} <= seen
+
+
+def test_what_the_rules_record_for_dashboards_is_asked_for() -> None:
+    asked = {selector.name for text in TEXTS for selector in tree.selectors(text)}
+
+    assert {
+        names.LATENCY_SPREAD,
+        names.MODEL_LATENCY_SPREAD,
+        names.MODEL_SPEED_SPREAD,
+        names.NODE_ERRORS,
+        names.NODE_STARTED,
+    } <= asked

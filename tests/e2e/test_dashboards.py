@@ -1,0 +1,246 @@
+"""Every query of every dashboard, on a real Prometheus that watches a fleet with faults.
+
+All are asked of one fleet, which is well at first and then broken in many ways: what is well then
+shows on no panel that is for trouble, and everything that can be wrong shows somewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from dashboards.choices import Uid
+from dashboards.collection import boards
+from dashboards.kit.board import Board, document
+from dashboards.settings import DashboardSettings
+from provisioning.sim.app import RunningFleet
+from provisioning.sim.spec import FleetSpec
+from tests.conftest import program
+from tests.dashboards import expansion
+from tests.dashboards.asking import Answer, Source, ask
+from tests.dashboards.expansion import Asked, Origin
+from tests.e2e.watching import watched_fleet
+from tests.waiting import eventually
+
+SLOW_NODE, SLOW_FACTOR = "node-003", 0.7
+SPEC = FleetSpec(n_instances=120, n_nodes=6, request_histogram=True)
+IMPATIENT = tuple(
+    f"--set=alerts.{alert}.for=1s"
+    for alert in ("OllamaFleetHealthyInstancesLow", "OllamaNodeSlowerThanFleet")
+)
+RANGE_S = 60.0
+MAX_LINES = 40
+"""More could not be told apart; the heat map, whose series are colours, has fewer as well."""
+SETTLES_WITHIN_S = 90.0
+
+EMPTY_HERE = {
+    (Uid.INSTANCE, "Restarts"): "the instance that is looked at did not restart",
+    (Uid.NODES, "Nodes with failing instances", "E"): "every instance was polled: none is unknown",
+}
+"""What shows nothing in the broken fleet, and why that is right."""
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The fleet, and all that its dashboards showed."""
+
+    fleet: RunningFleet
+    source: Source
+    boards: Sequence[Board] = field(default_factory=lambda: boards(DashboardSettings()))
+
+    async def answers(self, of: Collection[str] = tuple(Uid)) -> list[Answer]:
+        """Return the answer to every query of some dashboards."""
+        return [
+            await ask(self.source, asked, self._choices(board))
+            for board in self.boards
+            if board.uid in of
+            for asked in expansion.queries(document(board), board.may_be_empty)
+        ]
+
+    async def shows(self, uid: str, title: str, ref_id: str = "A") -> Answer:
+        """Return the answer to one query of a panel."""
+        (answer,) = (
+            answer
+            for answer in await self.answers([uid])
+            if (title, ref_id) == (answer.asked.title, answer.asked.ref_id)
+        )
+        return answer
+
+    def _choices(self, board: Board) -> dict[str, expansion.Choice]:
+        chosen = {}
+        if board.uid == Uid.INSTANCE:
+            chosen = {"node": SLOW_NODE, "instance_id": instance_on(self.fleet, SLOW_NODE)}
+        return expansion.choices(document(board), **chosen)
+
+
+def instance_on(fleet: RunningFleet, node: str) -> str:
+    return next(str(entry["id"]) for entry in fleet.inventory if entry["node"] == node)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
+    folder = tmp_path_factory.mktemp("dashboards")
+    async with (
+        watched_fleet(
+            folder,
+            program("prometheus"),
+            SPEC,
+            alertmanager_binary=program("alertmanager"),
+            alert_options=IMPATIENT,
+        ) as (fleet, url),
+        aiohttp.ClientSession() as session,
+    ):
+        yield Watched(fleet, Source(
+            session=session, url=url, range_s=RANGE_S, scrape_interval_s=1, step_s=1
+        ))  # fmt: skip
+
+
+JUDGED = ("Healthy instances", "Request latency, p99", "Token throughput")
+
+
+async def test_the_three_figures_of_a_fleet_that_is_well_are_green(watched: Watched) -> None:
+    for title in JUDGED:
+        await eventually(partial(_has, watched, title, "A"), within_s=SETTLES_WITHIN_S)
+        assert not (await watched.shows(Uid.OVERVIEW, title, "B")).labels, title
+
+
+async def _has(watched: Watched, title: str, ref_id: str) -> bool:
+    return bool((await watched.shows(Uid.OVERVIEW, title, ref_id)).labels)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def broken(watched: Watched) -> list[Answer]:
+    """Break the fleet; return what all dashboards show once nothing is missing any more."""
+    fleet = watched.fleet
+    fleet.inject("slow", node=SLOW_NODE, factor=SLOW_FACTOR)
+    fleet.inject("kill", count=6)
+    fleet.inject("loading", count=2)
+    fleet.inject("garbage", count=2)
+    fleet.inject("errors", node="node-004", ratio=0.2)
+    fleet.inject("no_metrics", count=2)
+    fleet.inject("oom_restart", count=4, seconds=3)
+    seen: list[Answer] = []
+
+    async def shows_everything() -> bool:
+        seen[:] = await watched.answers()
+        return not empty(seen)
+
+    try:
+        await eventually(shows_everything, within_s=SETTLES_WITHIN_S)
+    except AssertionError:
+        pytest.fail(f"no data for: {', '.join(sorted(empty(seen)))}", pytrace=False)
+    return seen
+
+
+def empty(answers: Iterable[Answer]) -> set[str]:
+    """Return which queries have nothing to show, and should."""
+    by_panel: dict[tuple[str, Origin, str], list[Answer]] = {}
+    for answer in answers:
+        asked = answer.asked
+        by_panel.setdefault((asked.uid, asked.origin, asked.title), []).append(answer)
+    return {
+        str(answer.asked)
+        for panel in by_panel.values()
+        for answer in panel
+        if not answer.labels and not _is_well_empty(answer.asked, panel)
+    }
+
+
+def _is_well_empty(asked: Asked, panel: Sequence[Answer]) -> bool:
+    """Return whether a query may show nothing: of a figure's good and bad side, one does."""
+    if {(asked.uid, asked.title), (asked.uid, asked.title, asked.ref_id)} & EMPTY_HERE.keys():
+        return True
+    return asked.panel_type == "stat" and any(answer.labels for answer in panel)
+
+
+async def test_every_panel_variable_and_mark_shows_something(broken: list[Answer]) -> None:
+    assert set() == empty(broken)
+
+
+async def test_what_is_excused_shows_nothing_indeed(broken: list[Answer]) -> None:
+    shown = {
+        key
+        for answer in broken
+        if answer.labels
+        for key in (
+            (answer.asked.uid, answer.asked.title),
+            (answer.asked.uid, answer.asked.title, answer.asked.ref_id),
+        )
+    }
+
+    assert set() == EMPTY_HERE.keys() & shown
+
+
+async def test_prometheus_takes_every_query_without_a_complaint(broken: list[Answer]) -> None:
+    assert 150 < len(broken)
+    assert [] == [
+        f"{answer.asked}: {answer.complaint}\n{answer.expr}"
+        for answer in broken
+        if answer.complaint
+    ]
+
+
+async def test_no_chart_has_more_lines_than_can_be_told_apart(broken: list[Answer]) -> None:
+    charts = [answer for answer in broken if not answer.asked.is_instant]
+
+    assert [] == [str(answer.asked) for answer in charts if len(answer.labels) > MAX_LINES]
+
+
+async def test_every_series_has_the_labels_that_its_legend_names(broken: list[Answer]) -> None:
+    assert [] == [
+        f"{answer.asked}: {answer.asked.legend} of {dict(labels)}"
+        for answer in broken
+        for labels in answer.labels
+        for name in _named(answer.asked.legend)
+        if name not in labels
+    ]
+
+
+def _named(legend: str) -> list[str]:
+    return [part.partition("}}")[0].strip() for part in legend.split("{{")[1:]]
+
+
+async def test_a_figure_of_a_broken_fleet_is_red_and_not_green(
+    watched: Watched, broken: list[Answer]
+) -> None:
+    for title in ("Healthy instances", "Token throughput"):
+        assert await _has(watched, title, "B"), title
+        assert not await _has(watched, title, "A"), title
+
+
+async def test_the_node_that_is_a_third_slower_leads_the_table_of_slow_nodes(
+    watched: Watched, broken: list[Answer]
+) -> None:
+    (ratio,) = (
+        answer
+        for answer in broken
+        if (Uid.NODES, "Nodes slowest against their peers", "A")
+        == (answer.asked.uid, answer.asked.title, answer.asked.ref_id)
+    )
+    values = await _values(watched, ratio.expr)
+
+    slowest = min(values, key=lambda node: values[node])
+    assert SLOW_NODE == slowest
+    assert SLOW_FACTOR == pytest.approx(values[slowest], abs=0.08)
+
+
+async def _values(watched: Watched, expr: str) -> dict[str, float]:
+    """Return the lowest value of each node."""
+    form = {"query": expr}
+    async with watched.source.session.post(
+        f"{watched.source.url}/api/v1/query", data=form
+    ) as answer:
+        body: dict[str, Any] = await answer.json()
+    found: dict[str, float] = {}
+    for series in body["data"]["result"]:
+        node, value = series["metric"]["node"], float(series["value"][1])
+        found[node] = min(value, found.get(node, value))
+    return found

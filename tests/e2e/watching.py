@@ -1,0 +1,61 @@
+"""A simulated fleet that real observers watch: the exporter, Prometheus, maybe Alertmanager."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from provisioning.sim.app import RunningFleet, running_fleet
+from provisioning.sim.spec import FleetSpec
+from provisioning.stack import observers, prometheus
+from provisioning.stack.observers import Observers
+from provisioning.stack.processes import Children
+from provisioning.stack.rundir import RunDir
+from tests.ports import free_ports
+
+
+@asynccontextmanager
+async def watched_fleet(
+    tmp_path: Path,
+    binary: Path,
+    spec: FleetSpec,
+    *,
+    has_rules: bool = True,
+    alertmanager_binary: Path | None = None,
+    alert_options: tuple[str, ...] = (),
+) -> AsyncIterator[tuple[RunningFleet, str]]:
+    """Run a fleet, the exporter and Prometheus, a second apart; give fleet and Prometheus' URL.
+
+    Alertmanager runs as well where its program is given.
+    """
+    async with running_fleet(spec) as fleet:
+        inventory = tmp_path / "fleet.json"
+        inventory.write_text(json.dumps(list(fleet.inventory)))
+        ports = free_ports(3)
+        watch = Observers(
+            run_dir=RunDir(tmp_path),
+            inventories=(inventory,),
+            exporter_port=ports[0],
+            prometheus_port=ports[1],
+            alertmanager_port=ports[2],
+            prometheus_binary=binary,
+            alertmanager_binary=alertmanager_binary or binary,
+            interval_s=1,
+            alert_options=alert_options,
+        )
+        observers.configure(watch)
+        if not has_rules:
+            text = prometheus.render(prometheus.PrometheusSettings(
+                exporter_address=f"127.0.0.1:{ports[0]}",
+                address=f"127.0.0.1:{ports[1]}",
+                interval_s=1,
+            ))  # fmt: skip
+            watch.run_dir.prometheus_config.write_text(text)
+        specs = [observers.exporter(watch), observers.prometheus_server(watch)]
+        if alertmanager_binary is not None:
+            specs.insert(1, observers.alertmanager_server(watch))
+        async with Children(tmp_path) as children:
+            await children.start(*specs)
+            yield fleet, watch.prometheus_url
