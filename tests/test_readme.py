@@ -10,6 +10,9 @@ import bcrypt
 import yaml
 
 from alerts.cli import alerts
+from dashboards.cli import dashboards
+from dashboards.collection import boards
+from dashboards.settings import DashboardSettings
 from exporter import catalogue, webconfig
 from exporter.engines import auto, fleet, llamacpp, ollama
 from exporter.engines.base import Engine
@@ -18,6 +21,7 @@ from exporter.inventory import Inventory, source_for
 from exporter.model import EngineName, Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.snapshot import status_of
+from exporter.web import PAGES
 from ollama_fleet import COMMANDS
 from provisioning.sim.cli import simulate
 from tests.conftest import ROOT
@@ -57,6 +61,26 @@ def test_every_setting_is_in_the_readme_with_its_default_and_meaning() -> None:
     ]
 
     assert expected == table("option and key")
+
+
+def test_every_dashboard_is_in_the_readme_with_its_uid_and_what_it_answers() -> None:
+    expected = [
+        [f"[{board.title}](dashboards/out/{board.uid}.json)", board.uid, board.description]
+        for board in boards(DashboardSettings())
+    ]
+
+    assert expected == table("dashboard")
+
+
+def test_every_page_of_the_exporter_is_in_the_readme() -> None:
+    assert {*PAGES, "/"} == {row[0] for row in table("page")}
+
+
+def test_every_file_that_the_readme_shows_or_links_to_is_there() -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", README)
+
+    assert 30 < len(links)
+    assert [] == [path for path in links if not (ROOT / path).exists()]
 
 
 def test_every_outcome_is_in_the_readme_with_its_status() -> None:
@@ -105,7 +129,7 @@ def test_every_command_and_make_target_named_in_the_readme_exists() -> None:
 def test_every_option_named_in_the_readme_exists() -> None:
     options = {setting.option for setting in SETTINGS}
     others = {"--check", "--config.file", "--metrics"}
-    commands = (simulate, *alerts.commands.values())
+    commands = (simulate, *alerts.commands.values(), *dashboards.commands.values())
     of_commands = {
         option for command in commands for parameter in command.params for option in parameter.opts
     }

@@ -41,6 +41,7 @@ def for_people(plan: Plan, seen: FleetStatus, pages: Pages) -> str:
     return f"""
 {seen} (Prometheus says so)
 
+  the whole fleet      {fleet_url(plan)}
   the exporter         {observers.exporter_url}/
   its metrics          {observers.exporter_url}/metrics
   who is unhealthy     {observers.exporter_url}/instances?status=unhealthy
@@ -58,6 +59,7 @@ def as_json(plan: Plan, seen: FleetStatus, pids: Mapping[str, int]) -> str:
         {
             **seen.as_json(),
             "exporter_url": plan.observers.exporter_url,
+            "fleet_url": fleet_url(plan),
             "prometheus_url": plan.observers.prometheus_url,
             "alertmanager_url": plan.observers.alertmanager_url,
             "control_url": plan.control_url,
@@ -67,6 +69,11 @@ def as_json(plan: Plan, seen: FleetStatus, pids: Mapping[str, int]) -> str:
             "pids": dict(pids),
         }
     )
+
+
+def fleet_url(plan: Plan) -> str:
+    """Return the page that shows every instance."""
+    return f"{plan.observers.exporter_url}/fleet"
 
 
 def query_url(plan: Plan) -> str:

@@ -23,6 +23,12 @@ def test_the_exporter_reads_both_inventories_and_listens_on_loopback(plan: Plan)
     assert "--poll.interval=5s" in command
 
 
+def test_the_fleets_page_shows_what_fires_in_this_prometheus(plan: Plan) -> None:
+    command = observers.exporter(plan.observers).command
+
+    assert f"--page.prometheus-url={plan.observers.prometheus_url}" in command
+
+
 def test_a_poll_ends_before_the_next_one_is_due(plan: Plan) -> None:
     short = observers.exporter(replace(plan.observers, interval_s=1)).command
     long = observers.exporter(replace(plan.observers, interval_s=60)).command

@@ -57,7 +57,8 @@ def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
 
     assert str(SEEN) in text
     for url in (
-        "http://127.0.0.1:11440/",
+        "http://127.0.0.1:11440/fleet\n",
+        "http://127.0.0.1:11440/\n",
         "http://127.0.0.1:11440/metrics",
         "http://127.0.0.1:11440/instances?status=unhealthy",
         "http://127.0.0.1:9090/api/v1/query?query=sum+by",
@@ -112,6 +113,7 @@ def test_the_json_is_one_line_with_the_figures_and_the_places(plan: Plan) -> Non
     assert (9_980, 10_002) == (said["healthy"], said["inventory"])
     assert 20 == said["instances"]["unreachable"]
     assert ["OllamaFleetHealthyInstancesLow"] == said["alerts_firing"]
+    assert "http://127.0.0.1:11440/fleet" == said["fleet_url"]
     assert "http://127.0.0.1:9090" == said["prometheus_url"]
     assert "http://127.0.0.1:9093" == said["alertmanager_url"]
     assert ["http://127.0.0.1:11460", "http://127.0.0.1:11461"] == said["llama_urls"]

@@ -1,0 +1,123 @@
+"""The page over 10,000 simulated instances on 100 nodes, polled by the real exporter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import click
+import pytest
+import pytest_asyncio
+from playwright.async_api import expect
+
+from tests.browser.conftest import Open
+from tests.browser.page import FleetPage
+from tests.browser.programs import Simulation, exporter, simulation
+from tests.browser.timings import N, timings_of
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+INTERVAL_S = 5
+SLOW_NODE = "node-018"
+OF_SLOW_NODE, OF_NEXT_NODE = "llm-01750", "llm-01850"
+HEALTHY, UNREACHABLE = "#6b98ae", "#a00020"
+AS_FAST_AS_PEERS, SLOWER = "#88959f", "#d14600"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def simulated(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simulation]:
+    async with simulation(tmp_path_factory.mktemp("fleet"), N) as simulated:
+        yield simulated
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def url(
+    simulated: Simulation, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """The page's address, once every instance was polled."""
+    run_dir = tmp_path_factory.mktemp("exporter")
+    async with exporter(run_dir, simulated.inventory, interval=f"{INTERVAL_S}s") as base:
+        yield f"{base}/fleet"
+
+
+def told(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Print a measured value; it is not asserted, since other work on the machine shows in it."""
+    with capsys.disabled():
+        click.echo(f"\n  {text}", nl=False)
+
+
+async def test_ten_thousand_instances_are_ten_thousand_cells(
+    simulated: Simulation, url: str, open_page: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = await open_page(url)
+
+    painted = await page.colours(*simulated.ids())
+
+    assert N == len(painted)
+    assert {HEALTHY} == set(painted)
+    told(capsys, f"{N:,} cells by status: {await timings_of(page)}")
+
+
+async def test_a_node_slowed_by_30_percent_is_seen_and_found(
+    simulated: Simulation, url: str, open_page: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = await open_page(f"{url}?value=speed")
+    assert [AS_FAST_AS_PEERS] * 2 == await page.colours(OF_SLOW_NODE, OF_NEXT_NODE)
+
+    slowed = await simulated.inject("slow", node=SLOW_NODE, factor=0.7)
+
+    await eventually(lambda: _all_are(page, SLOWER, slowed))
+    others = set(simulated.ids()) - set(slowed)
+    assert SLOWER not in await page.colours(*others)
+    await expect(page.find("#worst-caption")).to_have_text(
+        f"Slowest against their peers: the first 50 of {N:,} instances"
+    )
+    await eventually(lambda: _worst_are_all_on(page, SLOW_NODE))
+    told(capsys, f"{N:,} cells by speed: {await timings_of(page)}")
+    await simulated.heal()
+
+
+async def _all_are(page: FleetPage, colour: str, ids: list[str]) -> bool:
+    return {colour} == set(await page.colours(*ids))
+
+
+async def _worst_are_all_on(page: FleetPage, node: str) -> bool:
+    return [node] * 50 == await page.texts("#worst-rows td:nth-child(2)")
+
+
+async def test_a_killed_instance_turns_red_within_one_interval(
+    simulated: Simulation, url: str, open_page: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = await open_page(url)
+    await page.eventually_paints(HEALTHY, "llm-04000")
+
+    killed_at_s = time.monotonic()
+    (killed,) = await simulated.inject("kill", ids=["llm-04000"])
+
+    # Seen within an interval, told within a refresh; the rest is for a machine with other work.
+    await page.eventually_paints(UNREACHABLE, killed, within_s=2 * INTERVAL_S)
+    told(capsys, f"red {time.monotonic() - killed_at_s:.1f} s after the kill (interval: 5)")
+    await expect(page.total("unreachable")).to_have_text("unreachable 1")
+    await expect(page.find("#announcements")).to_have_text(
+        "1 instance became unreachable; 1 is now."
+    )
+    await expect(page.find("#worst-rows tr")).to_contain_text([killed])
+    await simulated.heal()
+
+
+async def test_an_update_is_a_small_part_of_the_map(
+    simulated: Simulation, url: str, open_page: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fleet comes once; what comes then is what has changed."""
+    page = await open_page(url)
+    await simulated.inject("kill", count=20)
+
+    await expect(page.total("unreachable")).to_have_text("unreachable 20", timeout=15_000)
+
+    loaded = await page.loaded()
+    (map_bytes,) = [size for path, size in loaded if path == "/fleet/map"]
+    changes_bytes = [size for path, size in loaded if path == "/fleet/changes"]
+    assert 20 * max(changes_bytes) < map_bytes
+    told(capsys, f"map {map_bytes:,} bytes, largest update {max(changes_bytes):,}")
+    await simulated.heal()

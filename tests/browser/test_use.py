@@ -1,0 +1,316 @@
+"""What a person does with the page: filter, look, open, with pointer and keyboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import expect
+
+from provisioning.sim.app import RunningFleet, running_fleet
+from provisioning.sim.spec import FleetSpec
+from tests.browser.conftest import Open
+from tests.browser.programs import exporter
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+N = 200
+HEALTHY, HEALTHY_BUT_LEFT_OUT = "#6b98ae", "#e7eff2"
+HEALTHY_IN_THE_DARK = "#4a7f9c"
+KILLED = "llm-00042"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """200 instances on four nodes, of which one is dead, and the page over them."""
+
+    url: str
+    running: RunningFleet
+
+    def entry(self, instance_id: str) -> dict[str, object]:
+        """Return what the inventory says of an instance."""
+        (entry,) = [one for one in self.running.inventory if one["id"] == instance_id]
+        return entry
+
+    def ids(self, **wanted: str) -> list[str]:
+        """Return the ids of the instances that have all of these."""
+        return [
+            str(entry["id"])
+            for entry in self.running.inventory
+            if all(entry[key] == text for key, text in wanted.items())
+        ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    run_dir: Path = tmp_path_factory.mktemp("use")
+    async with running_fleet(FleetSpec(n_instances=N, n_nodes=4)) as running:
+        running.inject("kill", ids=[KILLED])
+        inventory = run_dir / "fleet.json"
+        inventory.write_text(json.dumps(running.inventory))
+        async with exporter(run_dir, inventory) as url:
+            yield Fleet(f"{url}/fleet", running)
+
+
+async def test_a_filter_dims_what_it_leaves_out_and_says_how_many_it_takes(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(fleet.url)
+
+    await page.field("Node").fill("node-002")
+    await page.press("Enter")
+
+    await expect(page.find("#matching")).to_have_text("50 of 200 match")
+    assert {HEALTHY} == set(await page.colours(*fleet.ids(node="node-002")))
+    assert {HEALTHY_BUT_LEFT_OUT} == set(await page.colours(*fleet.ids(node="node-003")))
+
+
+async def test_filters_are_in_the_address_and_survive_a_reload(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(fleet.url)
+    entry = fleet.entry("llm-00007")
+    wanted = {key: str(entry[key]) for key in ("model", "node", "developer")}
+
+    for label, key in (("Model", "model"), ("Node", "node"), ("Developer", "developer")):
+        await page.field(label).fill(wanted[key])
+        await page.press("Enter")
+    await page.total("healthy").click()
+    await page.field("Colour by").select_option("p99")
+
+    expected = {**wanted, "status": "healthy", "value": "p99"}
+    assert expected == page.query
+    matching = f"{len(fleet.ids(**wanted))} of 200 match"
+    await expect(page.find("#matching")).to_have_text(matching)
+    await page.page.reload()
+    await expect(page.find("#matching")).to_have_text(matching)
+    await expect(page.field("Developer")).to_have_value(wanted["developer"])
+    await expect(page.field("Colour by")).to_have_value("p99")
+    await expect(page.total("healthy")).to_have_attribute("aria-pressed", "true")
+
+
+async def test_the_back_button_undoes_a_choice(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(fleet.url)
+    await page.total("unreachable").click()
+    await expect(page.find("#matching")).to_have_text("1 of 200 match")
+
+    await page.page.go_back()
+
+    assert {} == page.query
+    await expect(page.find("#matching")).to_have_text("")
+    await expect(page.total("unreachable")).to_have_attribute("aria-pressed", "false")
+
+
+async def test_all_filters_are_cleared_at_once(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(f"{fleet.url}?node=node-001&status=healthy&value=age")
+
+    await page.page.get_by_role("button", name="Clear filters").click()
+
+    assert {"value": "age"} == page.query
+    await expect(page.field("Node")).to_have_value("")
+    await expect(page.page.get_by_role("button", name="Clear filters")).to_be_disabled()
+
+
+async def test_a_filter_that_takes_none_says_so(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(f"{fleet.url}?node=node-999")
+
+    await expect(page.find("#matching")).to_have_text("No instance matches, of 200.")
+    await expect(page.find("#worst-caption")).to_have_text("Not healthy: none of 0 instances")
+
+
+async def test_a_name_is_offered_by_any_part_of_it(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(fleet.url)
+
+    await page.field("Node").press_sequentially("-003")
+
+    offered = page.find("#node-names option")
+    await expect(offered).to_have_count(1)
+    await expect(offered).to_have_attribute("value", "node-003")
+
+
+async def test_the_table_of_the_worst_follows_the_filters(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(f"{fleet.url}?value=age&node=node-002")
+
+    await expect(page.find("#worst-caption")).to_have_text("Oldest: the first 50 of 50 instances")
+    assert ["node-002"] * 50 == await page.texts("#worst-rows td:nth-child(2)")
+
+
+async def test_the_legend_counts_the_instances_of_each_colour(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(f"{fleet.url}?value=speed")
+
+    await expect(page.find("#legend-steps li").nth(3)).to_have_text("90 – 110 199")
+    await expect(page.find("#legend-steps li").last).to_have_text("not known 1")
+
+
+async def test_the_pointer_shows_what_an_instance_is_and_what_it_suffers_from(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(fleet.url)
+    entry = fleet.entry(KILLED)
+
+    await page.point(KILLED)
+
+    lines = page.find("#tip span")
+    await expect(lines).to_have_text(
+        [
+            KILLED,
+            f"node: {entry['node']}",
+            f"model: {entry['model']}",
+            f"developer: {entry['developer']}",
+            "status: unreachable",
+        ]
+    )
+    await expect(page.find("#tip em")).to_contain_text("reset by peer")
+    await page.page.mouse.move(1, 1)
+    await expect(page.find("#tip")).to_be_hidden()
+
+
+async def test_a_click_opens_the_details_and_escape_closes_them(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(fleet.url)
+
+    await page.click("llm-00007")
+
+    details = page.page.get_by_role("dialog", name="llm-00007")
+    await expect(details).to_be_visible()
+    await expect(details).to_contain_text(str(fleet.entry("llm-00007")["url"]))
+    await expect(details.get_by_role("link")).to_have_attribute("href", "/instances?id=llm-00007")
+    assert {"id": "llm-00007"} == page.query
+    await page.press("Escape")
+    await expect(details).to_be_hidden()
+    assert {} == page.query
+
+
+async def test_an_address_with_an_id_opens_its_details(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(f"{fleet.url}?id={KILLED}")
+
+    details = page.page.get_by_role("dialog", name=KILLED)
+    await expect(details).to_contain_text("Error of the last poll")
+    await expect(details).to_contain_text("reset by peer")
+
+
+async def test_the_details_of_an_instance_that_is_gone_say_so(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(f"{fleet.url}?id=llm-99999")
+
+    await expect(page.find("#details-state")).to_have_text(
+        "The inventory has no instance of this id."
+    )
+
+
+async def test_the_keyboard_goes_from_cell_to_cell_and_opens_one(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(fleet.url)
+    await page.field("Developer").focus()
+    await page.press("Tab")
+    assert "map" == await page.focused()
+    reader = page.find("#reader")
+    await expect(reader).to_have_text(_words(fleet, "llm-00001"))
+
+    for key, expected in (
+        ("ArrowRight", "llm-00002"),
+        ("PageDown", "llm-00051"),
+        ("End", "llm-00200"),
+        ("PageUp", "llm-00101"),
+        ("Home", "llm-00001"),
+    ):
+        await page.press(key)
+        await expect(reader).to_have_text(_words(fleet, expected))
+
+    await page.press("ArrowRight", "Enter")
+    await expect(page.page.get_by_role("dialog", name="llm-00002")).to_be_visible()
+    assert "details-close" == await page.focused()
+    await page.press("Enter")
+    await expect(page.find("#details")).to_be_hidden()
+    assert "map" == await page.focused()
+    await page.press("Escape")
+    await expect(page.find("#tip")).to_be_hidden()
+
+
+def _words(fleet: Fleet, instance_id: str) -> str:
+    entry = fleet.entry(instance_id)
+    return (
+        f"{instance_id}, node: {entry['node']}, model: {entry['model']}, "
+        f"developer: {entry['developer']}, status: healthy"
+    )
+
+
+async def test_the_worst_are_a_table_that_a_screen_reader_can_read(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(fleet.url)
+
+    table = page.page.get_by_role("table", name="Not healthy: 1 of 200 instances")
+    await expect(table).to_be_visible()
+    await expect(table.get_by_role("columnheader")).to_have_text(
+        ["Instance", "Node", "Model", "Why"]
+    )
+    row = table.get_by_role("row").nth(1)
+    await expect(row.get_by_role("rowheader")).to_have_text(KILLED)
+    await expect(row).to_contain_text("unreachable: ")
+
+    await row.get_by_role("button", name=KILLED).press("Enter")
+    await expect(page.page.get_by_role("dialog", name=KILLED)).to_be_visible()
+
+
+async def test_everything_that_can_be_pressed_has_a_name(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(f"{fleet.url}?id={KILLED}")
+    await expect(page.find("#worst-rows tr")).to_have_count(1)
+    session = await page.page.context.new_cdp_session(page.page)
+
+    tree = await session.send("Accessibility.getFullAXTree")
+
+    roles = {"button", "combobox", "textbox", "link", "application", "dialog", "table", "form"}
+    named = {
+        (node["role"]["value"], node["name"]["value"])
+        for node in tree["nodes"]
+        if node.get("role", {}).get("value") in roles and not node["ignored"]
+    }
+    assert roles - {"textbox"} <= {role for role, _ in named}
+    assert [] == [role for role, name in named if not name]
+
+
+async def test_the_scheme_is_the_systems_and_changes_with_it(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(fleet.url, scheme="dark")
+    await page.eventually_paints(HEALTHY_IN_THE_DARK, "llm-00001")
+
+    await page.page.emulate_media(color_scheme="light")
+
+    await page.eventually_paints(HEALTHY, "llm-00001")
+
+
+async def test_a_narrow_window_has_the_table_below_the_map(fleet: Fleet, open_page: Open) -> None:
+    page = await open_page(fleet.url, width=420, height=900)
+
+    canvas = await page.find("#map").bounding_box()
+    table = await page.find("table").bounding_box()
+    assert canvas is not None
+    assert table is not None
+    assert canvas["y"] + canvas["height"] < table["y"]
+    assert not await page.page.evaluate("() => document.body.scrollWidth > window.innerWidth")
+    assert {HEALTHY} == set(await page.colours("llm-00001", "llm-00200"))
+
+
+async def test_a_window_of_another_size_has_cells_of_another_size(
+    fleet: Fleet, open_page: Open
+) -> None:
+    page = await open_page(fleet.url)
+    before = await page.centre("llm-00200")
+
+    await page.page.set_viewport_size({"width": 1000, "height": 600})
+
+    async def is_elsewhere() -> bool:
+        return before != await page.centre("llm-00200")
+
+    await eventually(is_elsewhere)
+    assert [HEALTHY] == await page.colours("llm-00200")
