@@ -210,7 +210,7 @@ def _neighbours(ask: Ask) -> Panel:
     up = fields.coloured_cell(UP)
     return table(
         words,
-        Column(name="state", expr=instance.neighbours_up(ask), looks=up),
+        Column(name="state", expr=instance.neighbours(ask, catalogue.INSTANCE_UP), looks=up),
         Column(
             name="tokens/s",
             expr=instance.neighbours(ask, catalogue.INSTANCE_TOKENS_PER_SECOND),

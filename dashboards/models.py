@@ -37,6 +37,7 @@ def dashboard(settings: DashboardSettings) -> Board:
                     row(8, (12, _median_speed(ask)), (12, _slow_end(ask))),
                 ),
             ),
+            Section("Requests", (row(8, (12, _requests(ask)), (12, _errors(ask))),)),
             Section("Latency", (row(8, (12, _p99(ask)), (12, _slow_instances(ask))),)),
             Section(
                 "Spread over instances, a chart per model",
@@ -53,7 +54,7 @@ def _all(ask: Ask) -> Panel:
         description="The chosen models, the largest first. A share of healthy instances below "
         "100 % is what its users feel first; errors of one model alone are its own, of all are the "
         "fleet's. Series: model:ollama_instances:sum, model:ollama_tokens_per_second:sum, "
-        "ollama_instance_errors_total.",
+        "model:ollama_errors:rate5m.",
         no_data=NO_MODEL,
     )
     ratio = {"unit": "percentunit", "decimals": 1}
@@ -127,6 +128,28 @@ def _generated(ask: Ask) -> Panel:
         unit="short",
     )
     return chart(words, Query(models.generated(ask), "{{model}}"), is_stacked=True).optional()
+
+
+def _requests(ask: Ask) -> Panel:
+    words = Words(
+        title="Requests",
+        description="Requests per second by model, as far as its instances count them. "
+        "Series: ollama_fleet_request_duration_seconds.",
+        no_data="No instance of the chosen models gives a histogram of its requests.",
+        unit="reqps",
+    )
+    return chart(words, Query(models.requests(ask), "{{model}}"), is_stacked=True).optional()
+
+
+def _errors(ask: Ask) -> Panel:
+    words = Words(
+        title="Failed requests",
+        description="Per second by model. One model alone: its engine, its memory or its last "
+        "rollout. All together: the fleet's. Series: model:ollama_errors:rate5m.",
+        no_data="No instance of the chosen models counts its errors.",
+        unit="reqps",
+    )
+    return chart(words, Query(models.errors(ask), "{{model}}"), is_stacked=True).optional()
 
 
 def _median_speed(ask: Ask) -> Panel:

@@ -217,7 +217,11 @@ def _instances(ask: Ask) -> Panel:
     )
     return table(
         words,
-        Column(name="up", expr=nodes.instance_up(ask), looks=fields.coloured_cell(UP)),
+        Column(
+            name="up",
+            expr=nodes.instance_value(ask, catalogue.INSTANCE_UP),
+            looks=fields.coloured_cell(UP),
+        ),
         *_instance_columns(ask),
         labels=("instance_id", "node", "model"),
         links={

@@ -1,4 +1,4 @@
-"""What dashboards draw over time and no alert needs: spreads over instances, and sums per node.
+"""What dashboards draw over time and no alert needs: spreads over instances, sums per node, model.
 
 A chart over six hours asks for hundreds of points. Of 10,000 instances each that would take
 seconds; what is recorded once a minute is there at once.
@@ -6,10 +6,13 @@ seconds; what is recorded once a minute is there at once.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from alerts.levels import number
 from alerts.model import Group, Recording
 from alerts.names import (
     LATENCY_SPREAD,
+    MODEL_ERRORS,
     MODEL_LATENCY_SPREAD,
     MODEL_SPEED_SPREAD,
     NODE_ERRORS,
@@ -38,7 +41,8 @@ def group(settings: Settings) -> Group:
             *_spread(settings, LATENCY_SPREAD, latency, QUANTILES_ABOVE),
             *_spread(settings, MODEL_LATENCY_SPREAD, latency, QUANTILES_ABOVE, "model"),
             *_spread(settings, MODEL_SPEED_SPREAD, speed, QUANTILES_BELOW, "model"),
-            _errors(settings),
+            _errors_of_nodes(settings),
+            _errors_of_models(settings),
             _started(settings),
         ),
         every=EVERY,
@@ -59,11 +63,20 @@ def _spread(
     )
 
 
-def _errors(settings: Settings) -> Recording:
+def _errors_of_nodes(settings: Settings) -> Recording:
     errors = over("rate", catalogue.NODE_ERRORS, RECENT_S)
     return Recording(
         NODE_ERRORS, settings.scope.fleet_sum(catalogue.NODE_ERRORS, "node", inner=errors)
     )
+
+
+def _errors_of_models(settings: Settings) -> Recording:
+    """Return the rule for what no exporter adds up. Of each only one sum is matched, for speed."""
+    scope = settings.scope
+    errors = over("rate", catalogue.INSTANCE_ERRORS, RECENT_S)
+    by_exporter = f"sum {scope.by('job', 'instance', 'model')} ({errors})"
+    by_model = replace(catalogue.INSTANCE_ERRORS, labels=("model",))
+    return Recording(MODEL_ERRORS, scope.fleet_sum(by_model, "model", inner=by_exporter))
 
 
 def _started(settings: Settings) -> Recording:

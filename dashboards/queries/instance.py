@@ -7,13 +7,13 @@ exporter, or those of one node.
 from __future__ import annotations
 
 from alerts import names
-from dashboards.queries import limits
+from dashboards.queries import limits, worst
 from dashboards.queries.select import RATE, THIS_INSTANCE, THIS_NODE, Ask
 from exporter import catalogue
 from exporter.catalogue import Series
 
 INFO_LABELS = ("engine", "version", "developer")
-MAX_NEIGHBOURS = 50
+MAX_NEIGHBOURS = "50"
 
 
 def _info(ask: Ask) -> str:
@@ -85,17 +85,6 @@ def latency_limit(ask: Ask) -> str:
     return limits.line(ask, limits.LATENCY)
 
 
-def _neighbours(ask: Ask) -> str:
-    up = ask.per_instance(catalogue.INSTANCE_UP, THIS_NODE)
-    speed = ask.per_instance(catalogue.INSTANCE_TOKENS_PER_SECOND, THIS_NODE)
-    return f"bottomk({MAX_NEIGHBOURS}, {up} + {speed} or {up})"
-
-
-def neighbours_up(ask: Ask) -> str:
-    """Return whether the instances of the same node are up; those that are down first."""
-    return f"{ask.per_instance(catalogue.INSTANCE_UP, THIS_NODE)}\nand {_neighbours(ask)}"
-
-
 def neighbours(ask: Ask, series: Series) -> str:
-    """Return a value of the instances of the same node."""
-    return f"{ask.per_instance(series, THIS_NODE)}\nand {_neighbours(ask)}"
+    """Return a value of the instances of the same node; those that are down first."""
+    return worst.value(ask, series, MAX_NEIGHBOURS, THIS_NODE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from alerts import names
 from dashboards.kit.colours import FAILING
-from dashboards.queries import limits
+from dashboards.queries import limits, worst
 from dashboards.queries.select import MODEL, NODE, Ask
 from exporter import catalogue
 
@@ -130,28 +130,14 @@ def started_over_time(ask: Ask) -> str:
     return f"{started}\nand {ask.on('node')} {most}"
 
 
-# The instances of a node
-
-
-def _shown(ask: Ask) -> str:
-    """Return the instances to show: those that are down, then the slowest."""
-    up = ask.per_instance(catalogue.INSTANCE_UP, NODE, MODEL)
-    speed = ask.per_instance(catalogue.INSTANCE_TOKENS_PER_SECOND, NODE, MODEL)
-    return f"bottomk($limit, {up} + {speed} or {up})"
-
-
-def instance_up(ask: Ask) -> str:
-    """Return whether each of the instances to show is up."""
-    up = ask.per_instance(catalogue.INSTANCE_UP, NODE, MODEL)
-    return f"{up}\nand {_shown(ask)}"
+# The instances of the chosen nodes
 
 
 def instance_value(ask: Ask, series: catalogue.Series) -> str:
     """Return a value of each of the instances to show."""
-    return f"{ask.per_instance(series, NODE, MODEL)}\nand {_shown(ask)}"
+    return worst.value(ask, series, "$limit", NODE, MODEL)
 
 
 def instance_age(ask: Ask) -> str:
     """Return how long each of the instances to show has been running, in seconds."""
-    started = ask.per_instance(catalogue.INSTANCE_START_TIME, NODE, MODEL)
-    return f"time() - {started}\nand {_shown(ask)}"
+    return f"time() - {instance_value(ask, catalogue.INSTANCE_START_TIME)}"

@@ -33,7 +33,7 @@ VARIABLE = re.compile(
 LABEL_VALUES = re.compile(r"label_values\((?P<selector>.+), *(?P<label>\w+)\)", re.DOTALL)
 SPECIAL = re.compile(r"[$^*{}\[\]'+?.()|]")
 ROUND_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600, 7200, 10800, 21600)
-"""Steps that Grafana rounds to."""
+"""Steps that Grafana rounds to, whichever is nearer."""
 SCRAPE_INTERVAL_S = 15.0
 ANNOTATION_POINTS = 60
 ALL = "$__all"
@@ -77,7 +77,8 @@ class Asked:
     def step_s(self, range_s: float, scrape_interval_s: float = SCRAPE_INTERVAL_S) -> float:
         """Return `$__interval`: a round number of seconds, and never below the scrape interval."""
         exact = range_s / self.max_points
-        rounded = next((step for step in ROUND_S if step >= exact), ROUND_S[-1])
+        # Halfway between two it is the longer one.
+        rounded = min(reversed(ROUND_S), key=lambda step: abs(step - exact))
         return max(float(rounded), scrape_interval_s)
 
     def __str__(self) -> str:

@@ -418,5 +418,6 @@ def test_what_the_rules_record_for_dashboards_is_asked_for() -> None:
         names.MODEL_LATENCY_SPREAD,
         names.MODEL_SPEED_SPREAD,
         names.NODE_ERRORS,
+        names.MODEL_ERRORS,
         names.NODE_STARTED,
     } <= asked
