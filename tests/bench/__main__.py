@@ -22,7 +22,19 @@ import click
 
 from provisioning.stack.errors import StackError
 from provisioning.stack.ports import Ports
-from tests.bench import blocking, boards, dead, ours, peers, procfs, rules, scraping, servers, table
+from tests.bench import (
+    blocking,
+    boards,
+    dead,
+    ours,
+    painting,
+    peers,
+    procfs,
+    rules,
+    scraping,
+    servers,
+    table,
+)
 from tests.bench.bench import Bench, BenchError
 from tests.bench.figures import Finding
 from tests.bench.fleet import Body, SimulatedFleet, simulated_fleet
@@ -66,6 +78,7 @@ STAGES = (
             "full": partial(ours.measure_cycles, body=Body.FULL),
             "rules": rules.measure_rules,
             "dashboards": boards.measure_boards,
+            "page": painting.measure_page,
         },
         {"simulator": servers.measure_servers},
     ),

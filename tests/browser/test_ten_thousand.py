@@ -13,11 +13,12 @@ from playwright.async_api import expect
 from tests.browser.conftest import Open
 from tests.browser.page import FleetPage
 from tests.browser.programs import Simulation, exporter, simulation
-from tests.browser.timings import N, timings_of
+from tests.browser.timings import timings_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+N = 10_000
 INTERVAL_S = 5
 SLOW_NODE = "node-018"
 OF_SLOW_NODE, OF_NEXT_NODE = "llm-01750", "llm-01850"
