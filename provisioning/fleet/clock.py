@@ -1,0 +1,39 @@
+"""Time as a collaborator, so that a test can hold the clock in its hand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the provisioner asks of time."""
+
+    def monotonic_s(self) -> float:
+        """Return seconds since an arbitrary start; never goes back."""
+        ...
+
+    def unix_s(self) -> float:
+        """Return seconds since 1970 UTC; may jump when the machine's clock is set."""
+        ...
+
+    async def sleep(self, duration_s: float) -> None:
+        """Return after `duration_s`; at once when it is zero or negative."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def monotonic_s(self) -> float:
+        """Return the machine's monotonic clock, in seconds."""
+        return time.monotonic()
+
+    def unix_s(self) -> float:
+        """Return the machine's wall clock, in seconds since 1970 UTC."""
+        return time.time()
+
+    async def sleep(self, duration_s: float) -> None:
+        """Sleep on the running event loop."""
+        await asyncio.sleep(max(0.0, duration_s))

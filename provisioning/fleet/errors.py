@@ -1,0 +1,55 @@
+"""What can go wrong in the provisioner, grouped by what the caller can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ProvisionerError(Exception):
+    """Root of every error that the provisioner raises on purpose."""
+
+
+class SpecError(ProvisionerError):
+    """A specification that cannot be: it has to be mended; carries every problem with its place."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
+        super().__init__("\n  ".join((f"{count} in {source}", *problems)))
+
+
+class StoreError(ProvisionerError):
+    """The store could not do what was asked."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or has no quorum; what was asked may have happened or not."""
+
+
+class FencedError(StoreError):
+    """The writer does not lead any more; nothing was written, and it must stop changing things."""
+
+
+class CompactedError(StoreError):
+    """The changes since that revision are forgotten; load everything anew."""
+
+
+class UnitError(ProvisionerError):
+    """A node's runtime could not do what was asked."""
+
+
+class TransientError(UnitError):
+    """It may go well at the next try."""
+
+
+class LastingError(UnitError):
+    """It will not heal by trying again: the image is missing, or the specification is bad."""
+
+
+class NoRoomError(UnitError):
+    """The node lacks memory, ports or the like; another node may have it."""
+
+
+class NodeUnreachableError(TransientError):
+    """Nothing is known about what runs on the node now."""

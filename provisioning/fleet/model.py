@@ -1,0 +1,196 @@
+"""The types that flow through the provisioner; each is made once and never changes.
+
+    spec ─ Fleet ─► decide ─ Actions ─► executor ─► runtime
+    store ─ Instance ─┘  ▲                              │
+                         └──────── NodeReport ◄─────────┘
+
+Units are in the names: `_s` seconds, `_bytes` bytes. Times are seconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Phase(StrEnum):
+    """Where in its life an instance is, as the store keeps it."""
+
+    __hash__ = str.__hash__  # Enum's own is written in Python, and these are counted all the time
+
+    STARTING = "starting"
+    """It is placed; its unit is being made, or made and not healthy yet."""
+    RUNNING = "running"
+    DRAINING = "draining"
+    """It serves what it has begun, gets nothing new, and will be stopped."""
+    STOPPING = "stopping"
+    """Its unit is being removed; then it starts again, or is gone for good."""
+    FAILED = "failed"
+    """It could not be started; see its fault, and when it is tried again."""
+
+
+class Reason(StrEnum):
+    """Why an instance is drained and stopped."""
+
+    ROTATED = "rotated"
+    CHANGED = "changed"
+    """The specification asks for another workload."""
+    REPLACED = "replaced"
+    """A person asked for it."""
+    UNHEALTHY = "unhealthy"
+    EXITED = "exited"
+    NODE_LOST = "node_lost"
+    NODE_REMOVED = "node_removed"
+    SCALED_DOWN = "scaled_down"
+
+
+FOR_GOOD = frozenset({Reason.SCALED_DOWN})
+"""After these an instance does not start again."""
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """One line of an instance's history."""
+
+    at_s: float
+    what: str
+    """`started`, `failed`, `drained`, … as in `lifecycle`."""
+    detail: str = ""
+    generation: int = 0
+
+
+class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One instance: a place in a pool that outlives the units which fill it, one a generation."""
+
+    id: str
+    pool: str
+    node: str
+    port: int
+    """Unique among the instances of a node; the store sees to it."""
+    generation: int
+    """Grows by one with each unit that is made for the instance; the first is 1."""
+    phase: Phase
+    since_s: float
+    """When it entered its phase."""
+    workload: str
+    """Digest of what it runs; differs from the pool's once the specification has changed."""
+    started_s: float = 0.0
+    """When this generation was first healthy; 0: never."""
+    reason: Reason | None = None
+    """While it drains or stops: why."""
+    developer: str = ""
+    n_failures: int = 0
+    """Starts in a row that failed, each after all its tries."""
+    retry_at_s: float = 0.0
+    """While failed: when it is tried again; 0: not before something changes."""
+    fault: str = ""
+    """The last error, in words; empty once it runs."""
+    is_replace_asked: bool = False
+    history: tuple[Event, ...] = ()
+    """The latest events, oldest first; see `lifecycle.MAX_EVENTS`."""
+
+    @property
+    def unit(self) -> str:
+        """Return the name of this generation's unit; no two units of a fleet share one."""
+        return unit_name(self.id, self.generation)
+
+
+def unit_name(instance_id: str, generation: int) -> str:
+    """Return the name of a unit, fit for containerd: at most 76 of letters, digits, `.-_`."""
+    return f"{instance_id}.{generation}"
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """How to see over HTTP that an instance is healthy: it answers 200."""
+
+    path: str = "/health"
+    interval_s: float = 10.0
+    timeout_s: float = 2.0
+    n_failures: int = 3
+    """So many in a row make a running instance unhealthy."""
+
+
+class WarmUp(msgspec.Struct, frozen=True):
+    """Requests that load the model before the first user waits for it; each must answer 200."""
+
+    path: str
+    body: str = ""
+    """JSON, sent by POST; empty: a GET."""
+    timeout_s: float = 300.0
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """What every instance of a pool runs; its digest tells whether an instance is up to date."""
+
+    model: str
+    engine: str
+    """What the exporter calls the server kind: auto, fleet, ollama, llamacpp."""
+    image: str = ""
+    """For containers."""
+    command: tuple[str, ...] = ()
+    """Arguments may hold {port}, {host}, {id}, {model}."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Sorted by name; values may hold the same."""
+    mounts: tuple[tuple[str, str], ...] = ()
+    """Read-only bind mounts for containers: source on the node, target."""
+    cpus: float = 2.0
+    memory_bytes: int = 8192 * 2**20
+    probe: Probe = Probe()
+    warm_up: tuple[WarmUp, ...] = ()
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """An order to a runtime: one generation of one instance, all its placeholders filled in."""
+
+    name: str
+    fleet: str
+    instance_id: str
+    generation: int
+    pool: str
+    host: str
+    """The address to listen on and to be reached at."""
+    port: int
+    image: str
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    mounts: tuple[tuple[str, str], ...]
+    cpus: float
+    memory_bytes: int
+
+
+class UnitState(StrEnum):
+    """What a runtime says about a unit."""
+
+    CREATED = "created"
+    """Made, never started: whoever was making it died."""
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class FoundUnit(msgspec.Struct, frozen=True):
+    """A unit that a runtime has, by its own account."""
+
+    name: str
+    instance_id: str
+    generation: int
+    state: UnitState
+    exit_status: int | None = None
+    """Negative for a signal; None: it runs, or nobody knows."""
+    is_out_of_memory: bool = False
+
+
+class NodeReport(msgspec.Struct, frozen=True):
+    """What was last heard of a node."""
+
+    node: str
+    at_s: float
+    """When it last answered; 0: never yet."""
+    units: tuple[FoundUnit, ...] = ()
+    """As of then; only those that carry this fleet's name."""
+    fault: str = ""
+    """Why it does not answer now; empty: it does."""
+
+    @property
+    def is_reachable(self) -> bool:
+        """Say whether it answered the last time it was asked."""
+        return not self.fault and self.at_s > 0

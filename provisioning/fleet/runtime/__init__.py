@@ -1,0 +1,1 @@
+"""Run units on a node: containers, processes or simulated ones."""

@@ -1,0 +1,51 @@
+"""What the provisioner asks of a node's runtime.
+
+Every implementation passes tests/provisioning/fleet/runtime/contract.py. Calls may be cancelled at
+any moment and made again: each is idempotent, and what a cancelled `start` leaves is found by
+`units` and removed by `remove`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from provisioning.fleet.model import FoundUnit, Unit
+
+
+class Runtime(Protocol):
+    """Makes and removes the units of one fleet on one node. Every method may raise UnitError."""
+
+    async def start(self, unit: Unit) -> None:
+        """Make the unit and start it; do nothing where it runs already.
+
+        Returns once its process runs, which says nothing about its health.
+
+        Raises:
+            LastingError: Its image, command or limits can never work here.
+            NoRoomError: The node has too little memory, or its port is taken by a stranger.
+            TransientError: It may work the next time.
+        """
+        ...
+
+    async def remove(self, name: str, *, grace_s: float) -> None:
+        """Ask the unit to end, kill it after `grace_s`, and remove all that it leaves.
+
+        Do nothing where there is no such unit; its log is kept until the next unit of its instance.
+        """
+        ...
+
+    async def units(self) -> tuple[FoundUnit, ...]:
+        """Return all units of this fleet, whoever made them, sorted by name."""
+        ...
+
+    def changes(self) -> AsyncIterator[str]:
+        """Yield the name of each unit that has ended or run out of memory, soon after it did.
+
+        A hint to look at `units` earlier than usual: some may be missed, none is promised.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections; the units go on."""
+        ...
