@@ -3,6 +3,8 @@
 export OLLAMA_FLEET_PROGRAMS_DIR ?= $(CURDIR)/.programs
 
 BIN := .venv/bin
+# A file's tests stay together, as they share the servers that they start.
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 SLOW := tests/e2e tests/bench
 
 .DEFAULT_GOAL := help
@@ -16,10 +18,10 @@ demo: ## Run a simulated fleet, two real LLM servers, the exporter, Prometheus a
 	@$(BIN)/ollama-fleet up --simulated 1000 --llama-servers 2
 
 test: lint ## Check everything: formatting, lint, types, all tests
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST)
 
 check: lint ## Check the quick part: all but the end-to-end tests and benchmarks
-	@$(BIN)/python -m pytest -q $(SLOW:%=--ignore=%)
+	@$(PYTEST) $(SLOW:%=--ignore=%)
 
 lint: ## Check formatting, lint and types
 	@.ci/venv test
