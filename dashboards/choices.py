@@ -1,12 +1,14 @@
-"""The variables and marks that several dashboards share.
+"""The variables, marks and links that several dashboards share.
 
 In:   settings.
-Out:  grafanalib's templates, and annotations. The uids of all dashboards are here as well, since
-      each links to others.
+Out:  grafanalib's templates, annotations, tables. The uids of all dashboards are here as well,
+      since each links to others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +17,7 @@ from dashboards.kit import colours, variables
 from dashboards.kit.fields import Json
 from dashboards.kit.links import to_dashboard
 from dashboards.kit.marks import marked
+from dashboards.kit.panels import Column, Panel, Words, table
 from dashboards.queries import fleet
 from dashboards.queries.select import Ask
 
@@ -72,21 +75,41 @@ def marks(ask: Ask) -> tuple[Json, ...]:
     )
 
 
-def node_links() -> list[Json]:
-    """Return where the name of a node leads."""
-    return [to_dashboard("The node and its instances", Uid.NODES, "node")]
+def rows_by_cluster(
+    ask: Ask,
+    words: Words,
+    *columns: Column,
+    labels: Sequence[str],
+    **more: Any,
+) -> Panel:
+    """Return a table whose rows are of one cluster each, so that their links can choose it.
+
+    Grafana leaves the name of a column that is not there in the address: every row has one.
+    """
+    return table(
+        words,
+        *(replace(column, expr=ask.with_cluster(column.expr)) for column in columns),
+        labels=(*labels, ask.cluster),
+        **more,
+    )
 
 
-def model_links() -> list[Json]:
-    """Return where the name of a model leads."""
-    return [to_dashboard("The model", Uid.MODELS, "model")]
+def node_links(ask: Ask) -> list[Json]:
+    """Return where the name of a node leads, from a row of one cluster."""
+    return [to_dashboard("The node and its instances", Uid.NODES, "node", cluster=ask.cluster)]
 
 
-def instance_links() -> list[Json]:
-    """Return where the id of an instance leads."""
-    return [to_dashboard("The instance", Uid.INSTANCE, "node", "instance_id")]
+def model_links(ask: Ask) -> list[Json]:
+    """Return where the name of a model leads, from a row of one cluster."""
+    return [to_dashboard("The model", Uid.MODELS, "model", cluster=ask.cluster)]
 
 
-def exporter_links() -> list[Json]:
-    """Return where the address of an exporter leads."""
-    return [to_dashboard("The exporter", Uid.EXPORTER, "instance")]
+def instance_links(ask: Ask) -> list[Json]:
+    """Return where the id of an instance leads, from a row of one cluster."""
+    columns = ("node", "instance_id")
+    return [to_dashboard("The instance", Uid.INSTANCE, *columns, cluster=ask.cluster)]
+
+
+def exporter_links(ask: Ask) -> list[Json]:
+    """Return where the address of an exporter leads, from a row of one cluster."""
+    return [to_dashboard("The exporter", Uid.EXPORTER, "instance", cluster=ask.cluster)]

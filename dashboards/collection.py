@@ -6,8 +6,10 @@ Out:  Boards: from the fleet down to one instance, and last what watches all of 
 
 from __future__ import annotations
 
-from dashboards import exporter_health, instance, models, nodes, overview
+from dashboards import instance, models, nodes
+from dashboards.exporter_health import board as exporter_health
 from dashboards.kit.board import Board
+from dashboards.overview import board as overview
 from dashboards.settings import DashboardSettings
 
 MAKERS = (

@@ -37,7 +37,11 @@ class NotGrafanaError(GrafanaError):
 
 
 class AccessError(GrafanaError):
-    """The token is not known, or may not do this: another one, or another role, is needed."""
+    """The token is not known: another one is needed, whatever is asked for."""
+
+
+class ForbiddenError(GrafanaError):
+    """The token may not do this one thing; others may still go through."""
 
 
 class ChangedError(GrafanaError):

@@ -2,7 +2,8 @@
 
 In:   a Transport to a Grafana, version 10 or later.
 Out:  folders and dashboards as they are there.
-Fails with a GrafanaError: ChangedError or RefusedError for one dashboard, the transport's for all.
+Fails with a GrafanaError: ChangedError, RefusedError or ForbiddenError for one dashboard, the
+transport's others for all.
 
 What is relied on is in Grafana's documentation, `developers/http_api/` (from version 13 on
 `developer-resources/api-reference/http-api/api-legacy/`): `dashboard`, `dashboard_versions`,
@@ -106,7 +107,7 @@ class Grafana:
             content=content,
             version=version,
             message=self._message(path, version, uid),
-            changed_by=str(meta.get("updatedBy", "")),
+            changed_by=self._transport.shown(str(meta.get("updatedBy", ""))),
             folder_uid=str(meta.get("folderUid", "")),
             is_provisioned=bool(meta.get("provisioned")),
         )

@@ -8,7 +8,7 @@ from dashboards.kit import colours, fields, variables
 from dashboards.kit.board import Board
 from dashboards.kit.grid import Section, row
 from dashboards.kit.marks import marked
-from dashboards.kit.panels import Column, Panel, Query, Words, chart, state_timeline, table
+from dashboards.kit.panels import Column, Panel, Query, Words, chart, state_timeline
 from dashboards.queries import instance
 from dashboards.queries.select import THIS_NODE, Ask
 from dashboards.settings import DashboardSettings
@@ -69,12 +69,13 @@ def _info(ask: Ask) -> Panel:
         "Series: ollama_instance_info.",
         no_data=GONE,
     )
-    return table(
+    return choices.rows_by_cluster(
+        ask,
         words,
         Column(name="state", expr=instance.known_up(ask), looks=fields.coloured_cell(UP)),
         Column(name="started", expr=instance.known_start(ask), unit="dateTimeFromNow"),
         labels=("model", "engine", "version", "developer", "node"),
-        links={"node": choices.node_links(), "model": choices.model_links()},
+        links={"node": choices.node_links(ask), "model": choices.model_links(ask)},
         hidden_labels=("instance_id",),
     )
 
@@ -208,7 +209,8 @@ def _neighbours(ask: Ask) -> Panel:
         no_data="No instance of this node is known.",
     )
     up = fields.coloured_cell(UP)
-    return table(
+    return choices.rows_by_cluster(
+        ask,
         words,
         Column(name="state", expr=instance.neighbours(ask, catalogue.INSTANCE_UP), looks=up),
         Column(
@@ -218,6 +220,6 @@ def _neighbours(ask: Ask) -> Panel:
         ),
         Column(name="p99", expr=instance.neighbours(ask, catalogue.INSTANCE_LATENCY_P99), unit="s"),
         labels=("instance_id", "model", "node"),
-        links={"instance_id": choices.instance_links(), "model": choices.model_links()},
-        sort=("state", False),
+        links={"instance_id": choices.instance_links(ask), "model": choices.model_links(ask)},
+        sort=[("state", False), ("tokens/s", False)],
     )

@@ -7,6 +7,7 @@ from dashboards.choices import Uid
 from dashboards.kit import colours, fields, variables
 from dashboards.kit.board import Board
 from dashboards.kit.grid import Section, row
+from dashboards.kit.links import to_dashboard
 from dashboards.kit.panels import Column, Panel, Query, Words, chart, table
 from dashboards.queries import fleet, models
 from dashboards.queries.select import Ask
@@ -75,8 +76,8 @@ def _all(ask: Ask) -> Panel:
         Column(name="requests/s", expr=models.requests(ask), unit="reqps"),
         Column(name="errors/s", expr=models.errors(ask), unit="reqps"),
         labels=("model",),
-        links={"model": choices.model_links()},
-        sort=("instances", True),
+        links={"model": [to_dashboard("The model", Uid.MODELS, "model")]},
+        sort=[("instances", True)],
     )
 
 

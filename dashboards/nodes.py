@@ -7,9 +7,9 @@ from dashboards.choices import Uid
 from dashboards.kit import colours, fields, variables
 from dashboards.kit.board import Board
 from dashboards.kit.grid import Section, row
-from dashboards.kit.panels import Column, Panel, Query, Words, chart, stat, table
+from dashboards.kit.panels import Column, Panel, Query, Words, chart, stat
 from dashboards.queries import nodes
-from dashboards.queries.select import Ask
+from dashboards.queries.select import FAILING, Ask
 from dashboards.settings import DashboardSettings
 from exporter import catalogue
 
@@ -82,9 +82,8 @@ def _count(title: str, name: str, expr: str, description: str, *, bad: str = "")
         no_data="No figures of nodes: look at the exporter dashboard.",
         unit="none",
     )
-    steps = fields.steps((1, bad)) if bad else fields.steps(base="text")
-    coloured = fields.override(name, {"thresholds": {"mode": "absolute", "steps": steps}})
-    return stat(words, Query(expr, name), overrides=[coloured])
+    turning = [fields.turning(name, 1, bad)] if bad else []
+    return stat(words, Query(expr, name), overrides=turning)
 
 
 def _slowest(ask: Ask) -> Panel:
@@ -95,7 +94,8 @@ def _slowest(ask: Ask) -> Panel:
         "that is not. Series: node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
         no_data="No node can be compared: fewer than three run the same model and engine.",
     )
-    panel = table(
+    panel = choices.rows_by_cluster(
+        ask,
         words,
         Column(name="of peers", expr=nodes.slowest_ratio(ask), unit="percentunit"),
         Column(name="verdict", expr=nodes.slowest_is_slow(ask), looks=fields.coloured_cell(SLOW)),
@@ -105,10 +105,10 @@ def _slowest(ask: Ask) -> Panel:
         Column(
             name="peers' median", expr=nodes.slowest_peers(ask), unit="short", looks=_decimals(1)
         ),
-        Column(name="healthy", expr=nodes.slowest_healthy(ask)),
+        Column(name="healthy on node", expr=nodes.slowest_healthy(ask)),
         labels=nodes.GROUP,
-        links={"node": choices.node_links(), "model": choices.model_links()},
-        sort=("of peers", False),
+        links={"node": choices.node_links(ask), "model": choices.model_links(ask)},
+        sort=[("of peers", False)],
     )
     return panel.optional()
 
@@ -141,14 +141,15 @@ def _failing(ask: Ask) -> Panel:
         "the node or its network is down. Series: node:ollama_instances:sum.",
         no_data="All instances of all nodes are healthy, or away on purpose.",
     )
-    statuses = ("unhealthy", "unreachable", "loading", "unknown", "healthy")
-    panel = table(
+    statuses = (*FAILING, "healthy")
+    panel = choices.rows_by_cluster(
+        ask,
         words,
         Column(name="failing", expr=nodes.failing_most(ask)),
         *(Column(name=status, expr=nodes.failing_status(ask, status)) for status in statuses),
         labels=("node",),
-        links={"node": choices.node_links()},
-        sort=("failing", True),
+        links={"node": choices.node_links(ask)},
+        sort=[("failing", True)],
     )
     return panel.optional()
 
@@ -172,13 +173,14 @@ def _errors(ask: Ask) -> Panel:
         "Series: node:ollama_errors:rate5m.",
         no_data="No node has failed requests.",
     )
-    panel = table(
+    panel = choices.rows_by_cluster(
+        ask,
         words,
         Column(name="errors/s", expr=nodes.errors_most(ask), unit="reqps"),
         Column(name="share", expr=nodes.errors_share(ask), unit="percentunit"),
         labels=("node",),
-        links={"node": choices.node_links()},
-        sort=("errors/s", True),
+        links={"node": choices.node_links(ask)},
+        sort=[("errors/s", True)],
     )
     return panel.optional()
 
@@ -215,7 +217,8 @@ def _instances(ask: Ask) -> Panel:
         "Series: ollama_instance_up and the others of each instance.",
         no_data="The chosen nodes have no instance of the chosen models.",
     )
-    return table(
+    return choices.rows_by_cluster(
+        ask,
         words,
         Column(
             name="up",
@@ -225,11 +228,11 @@ def _instances(ask: Ask) -> Panel:
         *_instance_columns(ask),
         labels=("instance_id", "node", "model"),
         links={
-            "instance_id": choices.instance_links(),
-            "node": choices.node_links(),
-            "model": choices.model_links(),
+            "instance_id": choices.instance_links(ask),
+            "node": choices.node_links(ask),
+            "model": choices.model_links(ask),
         },
-        sort=("up", False),
+        sort=[("up", False), ("tokens/s", False)],
     )
 
 

@@ -2,7 +2,8 @@
 
 In:   Documents, and a Grafana.
 Out:  for each document a Result.
-Fails with a GrafanaError while nothing is written yet; from then on, failures are Results.
+Fails with a GrafanaError while nothing is written yet, unless it is about one dashboard alone; from
+then on, failures are Results.
 
 Grafana keeps a message with each version of a dashboard. Ours holds the digest of what was pushed,
 so the next push sees whether the last to save a dashboard was a push or a person, and whether the
@@ -12,7 +13,7 @@ same document was pushed, even where Grafana has since stored it in another form
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +22,7 @@ from dashboards.documents import Document, normalised
 from dashboards.errors import (
     AccessError,
     ChangedError,
+    ForbiddenError,
     NotGrafanaError,
     RefusedError,
     UnreachableError,
@@ -29,6 +31,7 @@ from dashboards.grafana import Folder, Found, Grafana, provisioned_helps
 
 FOLDER_UID = provisioning.FOLDER_UID
 MESSAGE = "ollama-fleet dashboards push sha256:"
+HALF_DONE = "interrupted while it was sent: Grafana may have saved it or not; run this again"
 
 
 class State(StrEnum):
@@ -41,7 +44,7 @@ class State(StrEnum):
     """A person changed it in Grafana, or a provisioning file holds it: left as it is."""
     FAILED = "failed"
     NOT_TRIED = "not tried"
-    """Because Grafana failed before its turn came."""
+    """Because Grafana failed, or somebody interrupted, before its turn came."""
 
 
 IS_WRITTEN = frozenset({State.CREATED, State.UPDATED})
@@ -66,7 +69,9 @@ class Step:
 
     @property
     def diff(self) -> str:
-        """Return what a push would change, as a unified diff; empty where nothing differs."""
+        """Return what a push would change, as a unified diff; empty where it would leave all."""
+        if self.decision.state in (State.UNCHANGED, State.FAILED):
+            return ""
         before = normalised(self.found.content) if self.found else ""
         lines = difflib.unified_diff(
             before.splitlines(),
@@ -120,19 +125,24 @@ def plan(
     grafana: Grafana, documents: Sequence[Document], *, is_overwriting: bool
 ) -> tuple[Step, ...]:
     """Read what is there and decide for each; writes nothing."""
-    steps = []
-    for document in documents:
+    return tuple(_step(grafana, each, is_overwriting=is_overwriting) for each in documents)
+
+
+def _step(grafana: Grafana, document: Document, *, is_overwriting: bool) -> Step:
+    try:
         found = grafana.dashboard(document.uid)
-        decision = decide(document, found, is_overwriting=is_overwriting)
-        steps.append(Step(document, found, decision))
-    return tuple(steps)
+    except ForbiddenError as error:
+        return Step(document, None, Decision(State.FAILED, str(error)))
+    return Step(document, found, decide(document, found, is_overwriting=is_overwriting))
 
 
 def planned(steps: Sequence[Step]) -> tuple[Result, ...]:
     """Return the results that pushing would have."""
-    return tuple(
-        Result(step.document.uid, step.decision.state, step.decision.reason) for step in steps
-    )
+    return tuple(_as_decided(step) for step in steps)
+
+
+def _as_decided(step: Step) -> Result:
+    return Result(step.document.uid, step.decision.state, step.decision.reason)
 
 
 def carry_out(
@@ -142,20 +152,33 @@ def carry_out(
     *,
     is_overwriting: bool,
     report: Callable[[Step], None],
-) -> tuple[Result, ...]:
-    """Do what was decided; create the folder if something is to go there."""
+) -> Iterator[Result]:
+    """Do what was decided, yield the result of each step; create the folder if it is needed.
+
+    Results come one by one, so that whoever is interrupted can say what was done.
+    """
     if any(step.decision.state is State.CREATED for step in steps):
         _ensure_folder(grafana, Folder(FOLDER_UID, folder_title))
-    results: list[Result] = []
     stopped = ""
     for step in steps:
         if stopped and step.decision.state in IS_WRITTEN:
-            results.append(Result(step.document.uid, State.NOT_TRIED, stopped))
+            yield Result(step.document.uid, State.NOT_TRIED, stopped)
             continue
         report(step)
         result, stopped = _outcome(grafana, step, is_overwriting=is_overwriting, stopped=stopped)
-        results.append(result)
-    return tuple(results)
+        yield result
+
+
+def interrupted(steps: Sequence[Step]) -> tuple[Result, ...]:
+    """Return the results of steps that have none yet, the first of which was being done."""
+    return tuple(
+        _as_decided(step)
+        if step.decision.state not in IS_WRITTEN
+        else Result(step.document.uid, State.NOT_TRIED, "interrupted before its turn came")
+        if index
+        else Result(step.document.uid, State.FAILED, HALF_DONE)
+        for index, step in enumerate(steps)
+    )
 
 
 def _ensure_folder(grafana: Grafana, folder: Folder) -> None:
@@ -169,9 +192,11 @@ def _outcome(
     """Return the result of a step, and why those after it need not be tried."""
     uid = step.document.uid
     if step.decision.state not in IS_WRITTEN:
-        return Result(uid, step.decision.state, step.decision.reason), stopped
+        return _as_decided(step), stopped
     try:
         return _save(grafana, step, is_overwriting=is_overwriting), stopped
+    except ForbiddenError as error:
+        return Result(uid, State.FAILED, str(error)), stopped
     except (UnreachableError, AccessError, NotGrafanaError) as error:
         return Result(uid, State.FAILED, str(error)), f"after {uid} failed, nothing else was sent"
 

@@ -2,45 +2,36 @@
 
 Results go to stdout, words to stderr. Exit status: 0 every dashboard is in Grafana as it should be
 (with --dry-run: a push would bring that about), or the files are there; 1 some are not, or Grafana
-or a file cannot be used; 2 wrong options.
+or a file cannot be used; 2 wrong options; 130 interrupted while it wrote.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from alerts.errors import GeneratedError
 from dashboards import documents, provisioning
 from dashboards import push as pushing
-from dashboards.errors import DashboardsError, SettingsError
+from dashboards.errors import SettingsError
 from dashboards.grafana import Grafana
 from dashboards.push import IS_WELL, IS_WRITTEN, Result, State, Step
 from dashboards.settings import DashboardSettings
 from dashboards.transport import Transport
 
+INTERRUPTED = 130
+"""As shells have it: 128 and the number of SIGINT."""
 DEFAULTS = DashboardSettings()
 TOKEN_VARIABLE = "OLLAMA_FLEET_GRAFANA_TOKEN_FILE"  # noqa: S105 - names a file that holds one
 URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
 
 
-class _Command(click.Command):
-    """Turns our errors into click's."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (DashboardsError, GeneratedError) as error:
-            raise click.ClickException(str(error)) from error
-
-
-@click.command("push", cls=_Command, short_help="Bring the dashboards into a Grafana.")
+@click.command("push", short_help="Bring the dashboards into a Grafana.")
 @click.argument("wanted", nargs=-1, metavar="[UID|FILE]...")
 @click.option(
     "--url",
@@ -106,17 +97,20 @@ def push(
         grafana.check()
         steps = pushing.plan(grafana, chosen, is_overwriting=is_overwriting)
         if is_dry_run:
-            results = pushing.planned(steps)
+            results, is_interrupted = pushing.planned(steps), False
         else:
-            results = pushing.carry_out(
+            doing = pushing.carry_out(
                 grafana, steps, folder_title, is_overwriting=is_overwriting, report=_progress(steps)
             )
+            results, is_interrupted = _done(doing, steps)
     _show(steps, results, url=url, is_dry_run=is_dry_run, is_json=is_json)
+    if is_interrupted:
+        raise click.exceptions.Exit(INTERRUPTED)
     if any(result.state not in IS_WELL for result in results):
         raise click.exceptions.Exit(1)
 
 
-@click.command("provision", cls=_Command, short_help="Write files that make Grafana load them.")
+@click.command("provision", short_help="Write files that make Grafana load them.")
 @click.option(
     "--output-dir",
     required=True,
@@ -212,6 +206,17 @@ def token_of(file: Path) -> str:
     return token
 
 
+def _done(doing: Iterable[Result], steps: Sequence[Step]) -> tuple[tuple[Result, ...], bool]:
+    """Return a result for each step, and whether a person interrupted before all were done."""
+    done: list[Result] = []
+    try:
+        # What was added before an interruption stays.
+        done.extend(doing)
+    except KeyboardInterrupt:
+        return (*done, *pushing.interrupted(steps[len(done) :])), True
+    return tuple(done), False
+
+
 def _progress(steps: Sequence[Step]) -> Callable[[Step], None]:
     """Return what tells a person at a terminal which dashboard is being saved."""
 
@@ -235,7 +240,7 @@ def _show(
         return
     if is_dry_run:
         for step in steps:
-            if step.decision.state is not State.UNCHANGED:
+            if step.diff:
                 click.echo(step.diff)
     width = max(len(state) for state in State)
     for result in results:
@@ -252,5 +257,5 @@ def _as_json(
     shown = [asdict(result) for result in results]
     if is_dry_run:
         for entry, step in zip(shown, steps, strict=True):
-            entry["diff"] = "" if step.decision.state is State.UNCHANGED else step.diff
+            entry["diff"] = step.diff
     return {"url": url.rstrip("/"), "dry_run": is_dry_run, "dashboards": shown}

@@ -2,8 +2,9 @@
 
 In:   the server's address, a bearer token, and what to ask.
 Out:  an Answer: the status and the decoded body.
-Fails with UnreachableError (connections, time-outs, TLS, status 5xx), AccessError (401, 403) or
-NotGrafanaError (redirects, bodies that are no JSON); never with an error of requests or urllib3.
+Fails with UnreachableError (connections, time-outs, TLS, status 5xx), AccessError (401),
+ForbiddenError (403) or NotGrafanaError (redirects, bodies that are no JSON); never with an error of
+requests or urllib3.
 No message holds the token, even if the server repeats it.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import json
 import random
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +23,10 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from dashboards.errors import AccessError, NotGrafanaError, SettingsError, UnreachableError
+from dashboards.endpoint import checked_ca, checked_url
+from dashboards.errors import AccessError, ForbiddenError, NotGrafanaError, UnreachableError
 
-TOO_MANY = 429
+UNKNOWN_TOKEN, FORBIDDEN, TOO_MANY = 401, 403, 429
 SHOWN_CHARACTERS = 300
 
 
@@ -59,7 +60,8 @@ class Bounds:
     silence_s: float = 30.0
     """Between two pieces of an answer."""
     total_s: float = 60.0
-    """For a whole answer."""
+    """From the request to the end of the answer's body. It is looked at as the body comes: a server
+    that sends headers bit by bit is bounded by `silence_s` between two of the bits alone."""
     body_bytes: int = 16 * 1024 * 1024
     tries: int = 4
     first_wait_s: float = 0.5
@@ -111,12 +113,12 @@ class Transport:
         clock: Clock | None = None,
         fraction: Callable[[], float] = random.random,
     ) -> None:
-        self.url = _checked_url(url)
+        self.url = checked_url(url)
         self._token = token
         self._bounds = bounds or Bounds()
         self._clock = clock or SystemClock()
         self._fraction = fraction
-        self._verify = _checked_ca(ca_file)
+        self._verify = checked_ca(ca_file)
         self._session = requests.Session()
         self._session.auth = _Bearer(token)
         self._session.headers["Accept"] = "application/json"
@@ -197,7 +199,7 @@ class Transport:
             body: Any = json.loads(content)
         except ValueError:
             body = None
-        if status in (401, 403):
+        if status in (UNKNOWN_TOKEN, FORBIDDEN):
             raise self._no_access(status, _message_of(body), doing)
         if status == TOO_MANY or status >= 500:
             seen = f"status {status} {_message_of(body)}".rstrip()
@@ -223,14 +225,16 @@ class Transport:
         helps = helps or "see that Grafana runs there and --url is right, then run this again"
         return UnreachableError(f"cannot {doing} at {self.url}: {self.shown(seen)}; {helps}")
 
-    def _no_access(self, status: int, message: str, doing: str) -> AccessError:
-        helps = (
-            "the token is wrong or has expired: put a valid one into --token-file"
-            if status == 401
-            else "give the token's service account the role Editor, or rights on that folder"
-        )
+    def _no_access(self, status: int, message: str, doing: str) -> AccessError | ForbiddenError:
         seen = self.shown(f"status {status} {message}".rstrip())
-        return AccessError(f"cannot {doing} at {self.url}: {seen}; {helps}")
+        tried = f"cannot {doing} at {self.url}: {seen}"
+        if status == UNKNOWN_TOKEN:
+            return AccessError(
+                f"{tried}; the token is wrong or has expired: put a valid one into --token-file"
+            )
+        return ForbiddenError(
+            f"{tried}; give the token's service account the role Editor, or rights on that folder"
+        )
 
     def _redirected(self, response: requests.Response, doing: str) -> NotGrafanaError:
         target = urlsplit(response.headers.get("Location", ""))
@@ -269,37 +273,6 @@ def _cause(error: BaseException) -> str:
 def _wrapped(error: BaseException) -> BaseException | None:
     reasons = (getattr(error, "reason", None), *reversed(error.args), error.__cause__)
     return next((reason for reason in reasons if isinstance(reason, Exception)), None)
-
-
-def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise SettingsError(f"--url is no address: {error}") from error
-    if "@" in parts.netloc:
-        raise SettingsError(
-            f"--url {parts.hostname} holds a user or password, which other users of this machine "
-            "could read; put a service account's token into a file and give --token-file"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise SettingsError(f"--url {url} is no address such as https://grafana.example.org")
-    if parts.query or parts.fragment:
-        raise SettingsError(f"--url {url} must end before the `?` or `#`")
-    return url.rstrip("/")
-
-
-def _checked_ca(ca_file: Path | None) -> str | bool:
-    if ca_file is None:
-        return True
-    try:
-        ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # also what ssl raises for a file without certificates
-        raise SettingsError(
-            f"cannot use --ca-file {ca_file}: {error.strerror or error}; it must hold PEM "
-            "certificates"
-        ) from error
-    return str(ca_file)
 
 
 def _tries(n: int) -> str:

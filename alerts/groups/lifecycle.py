@@ -83,16 +83,19 @@ def _out_of_memory(settings: Settings) -> Alert:
 def _counts(settings: Settings) -> tuple[Recording, ...]:
     """Return how many instances are too old, and how many run each version.
 
-    Of all instances at once, so these compare raw samples: whatever makes 10,000 new series first,
-    even `time() - …`, costs several times as much.
+    Of all instances at once, so ages are compared as raw samples: whatever makes 10,000 new series
+    first, even `time() - …`, costs several times as much. Versions are counted per instance first,
+    or replicas would count twice.
     """
     scope, thresholds = settings.scope, settings.thresholds
     info = f'{catalogue.INSTANCE_INFO.name}{{version!=""}}'
+    kinds = ("engine", "version")
+    each = f"count {scope.by('instance_id', *kinds)} ({info})"
     return (
         # Of a fleet that is rotated weekly some instance is always a few minutes over.
         Recording(OVERDUE, _older(settings, thresholds.rotation_age + GRACE_S)),
         Recording(OLD, _older(settings, thresholds.rotation_critical_age)),
-        Recording(VERSIONS, f"count {scope.by('engine', 'version')} ({info})"),
+        Recording(VERSIONS, f"count {scope.by(*kinds)} ({each})"),
     )
 
 

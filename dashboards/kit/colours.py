@@ -23,7 +23,5 @@ STATUSES = {
     "unknown": NEUTRAL,
 }
 """In the order in which they are stacked."""
-FAILING = ("unhealthy", "unreachable", "loading", "unknown")
-"""Those that should serve and do not."""
 
 SEVERITIES = {"critical": BAD, "warning": WARNING, "info": PLAIN}

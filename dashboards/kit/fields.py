@@ -16,17 +16,8 @@ Json = dict[str, Any]
 
 def override(name: str, properties: Mapping[str, Any]) -> Json:
     """Return how one series or column differs from the others of its panel."""
-    return _override("byName", name, properties)
-
-
-def override_matching(expression: str, properties: Mapping[str, Any]) -> Json:
-    """Return how the series whose names match a regular expression differ."""
-    return _override("byRegexp", f"/{expression}/", properties)
-
-
-def _override(matcher: str, options: str, properties: Mapping[str, Any]) -> Json:
     return {
-        "matcher": {"id": matcher, "options": options},
+        "matcher": {"id": "byName", "options": name},
         "properties": [{"id": key, "value": value} for key, value in properties.items()],
     }
 
@@ -79,6 +70,11 @@ def steps(*above: tuple[float, str], base: str = colours.GOOD) -> list[Json]:
         {"color": base, "value": None},
         *({"color": colour, "value": value} for value, colour in above),
     ]
+
+
+def turning(name: str, value: float, colour: str) -> Json:
+    """Return an override that makes a figure green, and another colour from a value on."""
+    return override(name, {"thresholds": {"mode": "absolute", "steps": steps((value, colour))}})
 
 
 def mapping(texts: Mapping[str, tuple[str, str]]) -> list[Json]:

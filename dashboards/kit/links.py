@@ -12,21 +12,27 @@ from dashboards.kit.fields import Json
 from dashboards.kit.library import core
 
 TAG = "ollama-fleet"
-KEPT = "${datasource:queryparam}&${cluster:queryparam}"
+DATA_SOURCE = "${datasource:queryparam}"
+CLUSTER = "${cluster:queryparam}"
+"""As it is chosen on the dashboard that one leaves."""
 
 
-def to_dashboard(title: str, uid: str, *columns: str, **variables: str) -> Json:
+def to_dashboard(title: str, uid: str, *columns: str, cluster: str | None = None) -> Json:
     """Return a cell's link to a dashboard.
 
     Args:
         title: What the pointer shows.
         uid: Of the dashboard.
         columns: Of the same row; each gives the variable of its own name.
-        variables: Further ones, and what they are set to.
+        cluster: The column that gives the cluster, where rows are of different ones.
     """
-    values = {column: f"${{__data.fields.{column}:percentencode}}" for column in columns}
-    query = "&".join(f"var-{name}={value}" for name, value in {**values, **variables}.items())
-    return {"title": title, "url": f"/d/{uid}?{KEPT}&{query}&${{__url_time_range}}"}
+    kept = [DATA_SOURCE, _chosen("cluster", cluster) if cluster else CLUSTER]
+    query = "&".join([*kept, *(_chosen(column, column) for column in columns)])
+    return {"title": title, "url": f"/d/{uid}?{query}&${{__url_time_range}}"}
+
+
+def _chosen(variable: str, column: str) -> str:
+    return f"var-{variable}=${{__data.fields.{column}:percentencode}}"
 
 
 def between_dashboards() -> list[Any]:

@@ -144,7 +144,7 @@ def table(
     links: Mapping[str, Sequence[Json]] | None = None,
     hidden_labels: Sequence[str] = (),
     further: Sequence[Json] = (),
-    sort: tuple[str, bool] | None = None,
+    sort: Sequence[tuple[str, bool]] = (),
 ) -> Panel:
     """Return one row per set of labels and one column per query, all of one moment.
 
@@ -155,7 +155,7 @@ def table(
         links: By label, where a click leads.
         hidden_labels: Labels that are no columns.
         further: Overrides, of columns of names for instance.
-        sort: The column, and whether its highest value comes first.
+        sort: Columns, and whether the highest value of each comes first; the first counts most.
     """
     queries = [Query(column.expr, column.name) for column in columns]
     names = dict(zip(string.ascii_uppercase, (column.name for column in columns), strict=False))
@@ -165,7 +165,7 @@ def table(
         unit=words.unit,
         transformations=transformations,
         overrides=[*_table_overrides(columns, links or {}), *further],
-        sortBy=[core.TableSortByField(*sort)] if sort else [],
+        sortBy=[core.TableSortByField(*one) for one in sort],
         extraJson={
             "fieldConfig": {
                 "defaults": {

@@ -33,7 +33,6 @@ def label_values(
     label: str | None = None,
     all_value: str | None = ".*",
     is_multi: bool = False,
-    default: str = "",
 ) -> Any:
     """Return a choice among the values of a series' label.
 
@@ -44,7 +43,6 @@ def label_values(
         all_value: What All stands for, a regular expression: `.*` also takes series without the
             label. None where All cannot be chosen.
         is_multi: Whether several can be chosen.
-        default: What is chosen at first, where not All.
     """
     query = f"label_values({selector}, {label or name})"
     template = core.Template(
@@ -52,13 +50,12 @@ def label_values(
         label=name,
         query={"query": query, "refId": f"variable-{name}", "qryType": 1},
         dataSource=DATA_SOURCE,
-        includeAll=all_value is not None and not default,
+        includeAll=all_value is not None,
         allValue=all_value,
         multi=is_multi,
         refresh=ON_TIME_RANGE_CHANGE,
-        default=default or None,
     )
-    if all_value is not None and not default:
+    if all_value is not None:
         template._current = {**ALL, **({"text": ["All"], "value": ["$__all"]} if is_multi else {})}
     return template
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from alerts import names
-from dashboards.kit.colours import FAILING
 from dashboards.queries import limits
 from dashboards.queries.limits import Judged
-from dashboards.queries.select import Ask
+from dashboards.queries.select import FAILING, Ask
 from exporter import catalogue
 
 ALERTNAME = 'alertname=~"Ollama.+"'
 FIRING = 'alertstate="firing"'
 MAX_ALERTS = 50
+"""Of each severity."""
 MANY_STARTS_RATIO = 0.02
 """Of the inventory, within five minutes: more than a rotation that minds its limits."""
 
@@ -42,7 +42,7 @@ def healthy(ask: Ask) -> Judged:
     """Return the healthy instances, as enough or as too few."""
     each = _healthy_each(ask)
     limit = limits.per_cluster(ask, limits.HEALTHY, each)
-    return limits.judged(f"sum({each})", each, limit, is_floor=True)
+    return limits.judged(ask, f"sum({each})", each, limit, is_floor=True)
 
 
 def healthy_floor(ask: Ask) -> str:
@@ -59,7 +59,7 @@ def speed(ask: Ask) -> Judged:
     """Return the tokens per second that the fleet can generate, as enough or as too few."""
     each = ask.series(names.CAPACITY)
     limit = limits.per_cluster(ask, limits.SPEED, each)
-    return limits.judged(f"sum({each})", each, limit, is_floor=True)
+    return limits.judged(ask, f"sum({each})", each, limit, is_floor=True)
 
 
 def speed_floor(ask: Ask) -> str:
@@ -81,7 +81,7 @@ def latency(ask: Ask) -> Judged:
     """Return the fleet's p99, the worst of the clusters', as good or as too slow."""
     each = ask.series(names.LATENCY_P99)
     limit = limits.per_cluster(ask, limits.LATENCY, each)
-    return limits.judged(f"max({each})", each, limit, is_floor=False)
+    return limits.judged(ask, f"max({each})", each, limit, is_floor=False)
 
 
 def latency_p99(ask: Ask) -> str:
@@ -120,7 +120,7 @@ def failed(ask: Ask) -> Judged:
     """Return the share of requests that fail, as within the objective or above."""
     each = _failed_each(ask)
     success = limits.per_cluster(ask, limits.REQUEST_SUCCESS, f"({each})")
-    return limits.judged(failed_ratio(ask), f"({each})", f"(1 - {success})", is_floor=False)
+    return limits.judged(ask, failed_ratio(ask), f"({each})", f"(1 - {success})", is_floor=False)
 
 
 def failed_budget(ask: Ask) -> str:
@@ -132,11 +132,16 @@ def _waiting_each(ask: Ask) -> str:
     return f"sum {ask.by()} ({ask.series(names.QUEUED)})"
 
 
+def _waiting_limit_each(ask: Ask) -> str:
+    # A product: where nothing is healthy nothing may wait, and a quotient would be absent.
+    healthy = _healthy_each(ask)
+    return f"({healthy} * {limits.per_cluster(ask, limits.QUEUED, healthy)})"
+
+
 def waiting(ask: Ask) -> Judged:
     """Return the requests that wait, as few or as too many for the healthy instances."""
-    each = f"({_waiting_each(ask)} / ({_healthy_each(ask)} > 0))"
-    limit = limits.per_cluster(ask, limits.QUEUED, each)
-    return limits.judged(f"sum({_waiting_each(ask)})", each, limit, is_floor=False)
+    each = _waiting_each(ask)
+    return limits.judged(ask, f"sum({each})", each, _waiting_limit_each(ask), is_floor=False)
 
 
 def waiting_total(ask: Ask) -> str:
@@ -146,8 +151,7 @@ def waiting_total(ask: Ask) -> str:
 
 def waiting_limit(ask: Ask) -> str:
     """Return how many may wait."""
-    healthy = _healthy_each(ask)
-    return f"sum({healthy} * {limits.per_cluster(ask, limits.QUEUED, healthy)})"
+    return f"sum({_waiting_limit_each(ask)})"
 
 
 def errors_by_type(ask: Ask) -> str:
@@ -163,12 +167,15 @@ def alerts_firing(ask: Ask, severity: str) -> str:
 
 
 def alerts_since(ask: Ask) -> str:
-    """Return since when each alert has been active, in milliseconds since 1970."""
+    """Return since when each alert has been active, in milliseconds since 1970.
+
+    Many warnings that have been active for long hide no critical alert that is new.
+    """
     since = ask.with_or_without_cluster("ALERTS_FOR_STATE", ALERTNAME)
     firing = ask.with_or_without_cluster("ALERTS", ALERTNAME, FIRING)
     labels = ask.by("alertname", "severity", "node", "model", "instance")
     active = f"1000 * {since} * ignoring (alertstate) {firing}"
-    return f"bottomk({MAX_ALERTS}, min {labels} ({active}))"
+    return f"bottomk by (severity) ({MAX_ALERTS}, min {labels} ({active}))"
 
 
 def alert_marks(ask: Ask, severity: str) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from alerts import names
 from dashboards.queries import limits, worst
-from dashboards.queries.select import RATE, THIS_INSTANCE, THIS_NODE, Ask
+from dashboards.queries.select import THIS_INSTANCE, THIS_NODE, Ask
 from exporter import catalogue
 from exporter.catalogue import Series
 
 INFO_LABELS = ("engine", "version", "developer")
 MAX_NEIGHBOURS = "50"
+RECENT_S = 300
+"""So long an instance counts as just started; as the rules have it for nodes."""
 
 
 def _info(ask: Ask) -> str:
@@ -59,9 +61,11 @@ def age(ask: Ask) -> str:
 
 
 def restarts(ask: Ask) -> str:
-    """Return how often it started anew, of late; absent where it did not."""
-    start = ask.series(catalogue.INSTANCE_START_TIME, *THIS_INSTANCE)
-    return f"max(changes({start}{RATE})) > 0"
+    """Return for how long it has been running, in seconds, while that is not long.
+
+    However long it was away before: counting changes would miss a start after a gap.
+    """
+    return f"{age(ask)} < {RECENT_S}"
 
 
 def node_speed(ask: Ask) -> str:
@@ -77,7 +81,7 @@ def peers_speed(ask: Ask) -> str:
 
 def slow_speed(ask: Ask) -> str:
     """Return the speed below which a node counts as slow."""
-    return f"{peers_speed(ask)} * {limits.plain(ask, limits.NODE_RATIO)}"
+    return f"{peers_speed(ask)} * {limits.line(ask, limits.NODE_RATIO)}"
 
 
 def latency_limit(ask: Ask) -> str:

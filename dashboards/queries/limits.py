@@ -25,17 +25,24 @@ REQUEST_SUCCESS = "request_success_ratio"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A figure of all chosen clusters, as two: it is good, or it is bad in some cluster."""
+    """A figure of all chosen clusters, as three, of which one has a value.
+
+    A cluster that has no figure at all cannot be judged, nor be missed here.
+    """
 
     good: str
+    """In every cluster."""
     bad: str
+    """In some cluster."""
+    unjudged: str
+    """Not bad anywhere, but in some cluster there is nothing to compare it with."""
 
 
 def per_cluster(ask: Ask, name: str, expression: str) -> str:
     """Return the threshold for each cluster that an expression has a value of."""
     none = f"0 * {expression}"
-    told = ask.series(FLEET_THRESHOLD, f'name="{name}"')
-    shared = ask.without_cluster(FLEET_THRESHOLD, f'name="{name}"')
+    told = ask.series(FLEET_THRESHOLD, _name(name))
+    shared = ask.without_cluster(FLEET_THRESHOLD, _name(name))
     aggregate = f"max {ask.by()}"
     return (
         f"({none} + {ask.on()} {aggregate} ({told})\n"
@@ -43,20 +50,19 @@ def per_cluster(ask: Ask, name: str, expression: str) -> str:
     )
 
 
-def plain(ask: Ask, name: str) -> str:
-    """Return a threshold that is the same for all clusters, as a scalar; NaN without rules."""
-    return f"scalar(max({ask.with_or_without_cluster(FLEET_THRESHOLD, _name(name))}))"
-
-
 def line(ask: Ask, name: str) -> str:
-    """Return such a threshold as a series, to draw."""
+    """Return a threshold that is the same for all clusters; absent without rules.
+
+    As a scalar it would be NaN then, and nothing is less than that.
+    """
     return f"max({ask.with_or_without_cluster(FLEET_THRESHOLD, _name(name))})"
 
 
-def judged(total: str, each: str, limit: str, *, is_floor: bool) -> Judged:
-    """Return a figure as good or as bad.
+def judged(ask: Ask, total: str, each: str, limit: str, *, is_floor: bool) -> Judged:
+    """Return a figure as good, as bad, or as neither.
 
     Args:
+        ask: Knows the label of clusters.
         total: Of all clusters: what is shown.
         each: Per cluster: what is compared.
         limit: What each is compared with, from `per_cluster`.
@@ -64,9 +70,11 @@ def judged(total: str, each: str, limit: str, *, is_floor: bool) -> Judged:
     """
     breach = "<" if is_floor else ">"
     broken = f"({each} {breach} {limit})"
+    unlimited = f"({each} unless {ask.on()} {limit})"
     return Judged(
-        good=f"{total} and on () {limit}\nunless on () {broken}",
+        good=f"{total}\nunless on () {broken}\nunless on () {unlimited}",
         bad=f"{total} and on () {broken}",
+        unjudged=f"{total} and on () {unlimited}\nunless on () {broken}",
     )
 
 

@@ -7,9 +7,8 @@ so that a line does not begin and end as others overtake it.
 from __future__ import annotations
 
 from alerts import names
-from dashboards.kit.colours import FAILING
 from dashboards.queries import limits, worst
-from dashboards.queries.select import MODEL, NODE, Ask
+from dashboards.queries.select import FAILING, MODEL, NODE, Ask
 from exporter import catalogue
 
 LINES = 10
@@ -27,8 +26,11 @@ def slowest_ratio(ask: Ask) -> str:
 
 
 def slowest_is_slow(ask: Ask) -> str:
-    """Return 1 for those of the slowest that are below the alert's limit, 0 for the others."""
-    return f"{_slowest(ask)} < bool {limits.plain(ask, limits.NODE_RATIO)}"
+    """Return 1 for those of the slowest that are below the alert's limit, 0 for the others.
+
+    Absent where there is no limit: nobody has said then that they are as they should be.
+    """
+    return f"{_slowest(ask)}\n< bool on () group_left () {ratio_limit(ask)}"
 
 
 def slowest_speed(ask: Ask) -> str:
@@ -61,9 +63,9 @@ def ratio_limit(ask: Ask) -> str:
 
 def slow_count(ask: Ask) -> str:
     """Return how many nodes are below that."""
-    ratio = ask.series(names.NODE_SPEED_RATIO, MODEL)
-    slow = f"count {ask.by('node')} ({ratio} < {limits.plain(ask, limits.NODE_RATIO)})"
-    return f"count({slow}) or 0 * count({ratio})"
+    ratio, limit = ask.series(names.NODE_SPEED_RATIO, MODEL), ratio_limit(ask)
+    slow = f"count {ask.by('node')} ({ratio} < on () group_left () {limit})"
+    return f"count({slow})\nor 0 * count({ratio}) * {limit}"
 
 
 def compared_count(ask: Ask) -> str:

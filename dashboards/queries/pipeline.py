@@ -13,6 +13,7 @@ from exporter.catalogue import Series
 
 EXPORTER = ("job", "instance")
 CPU = "process_cpu_seconds_total"
+STARTED = "process_start_time_seconds"
 IN_RANGE = "[$__range]"
 RULES = 'rule_group=~".*ollama-fleet-.*"'
 LATE_RATIO = 0.1
@@ -49,21 +50,24 @@ def down_count(ask: Ask) -> str:
 
 
 def shards_missing(ask: Ask) -> str:
-    """Return how many parts of the fleet nobody polls."""
-    wanted = f"sum(max {ask.by()} ({ask.series(catalogue.EXPORTER_SHARDS)}))"
-    found = f"count(count {ask.by('shard')} ({ask.series(names.FRESH)}))"
-    return f"{wanted} - ({found} or 0 * {wanted})"
+    """Return how many parts of the fleet nobody polls; one too many replaces none elsewhere."""
+    wanted = f"max {ask.by()} ({ask.series(catalogue.EXPORTER_SHARDS)})"
+    found = f"count {ask.by()} (count {ask.by('shard')} ({ask.series(names.FRESH)}))"
+    return f"sum(clamp_min({wanted} - ({found} or 0 * {wanted}), 0))"
 
 
 def age_of_pass(ask: Ask) -> str:
-    """Return how long ago each exporter ended its last whole pass over the fleet."""
-    last = ask.series(catalogue.EXPORTER_POLL_LAST_COMPLETED, *EXPORTERS)
-    return f"time() - max {ask.by(*EXPORTER)} ({last} > 0)"
+    """Return how long ago each exporter ended its last whole pass over the fleet.
+
+    Of one that has not ended any, how long it has been running.
+    """
+    last = f"{own(ask, catalogue.EXPORTER_POLL_LAST_COMPLETED)} > 0"
+    return f"time() - ({last} or {scraped(ask, STARTED)})"
 
 
 def intervals_since_pass(ask: Ask) -> str:
     """Return the same in poll intervals; of several exporters the worst."""
-    return f"max({age_of_pass(ask)} / {own(ask, catalogue.EXPORTER_POLL_INTERVAL)})"
+    return f"max(({age_of_pass(ask)}) / {own(ask, catalogue.EXPORTER_POLL_INTERVAL)})"
 
 
 def interval(ask: Ask) -> str:
@@ -132,21 +136,26 @@ def inventory_age(ask: Ask) -> str:
 
 
 def inventory_size(ask: Ask) -> str:
-    """Return how many instances each source listed."""
+    """Return how many instances each source listed, by cluster."""
     listed = ask.series(catalogue.EXPORTER_INVENTORY_INSTANCES, *EXPORTERS)
-    return f"max by (source) ({listed})"
+    return f"max {ask.by('source')} ({listed})"
+
+
+def inventory_total(ask: Ask) -> str:
+    """Return the same, of all clusters that have a source of that name together."""
+    return f"sum by (source) ({inventory_size(ask)})"
 
 
 def inventory_failing(ask: Ask) -> str:
-    """Return how many sources could not be read the last time."""
-    good = ask.series(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL, *EXPORTERS)
+    """Return how many sources some exporter could not read the last time."""
+    good = inventory_good(ask)
     return f"count({good} == 0) or 0 * count({good})"
 
 
 def inventory_good(ask: Ask) -> str:
-    """Return whether each source could be read the last time."""
+    """Return whether every exporter could read each source the last time, by cluster."""
     good = ask.series(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL, *EXPORTERS)
-    return f"min by (source) ({good})"
+    return f"min {ask.by('source')} ({good})"
 
 
 def page_age(ask: Ask) -> str:
@@ -186,7 +195,7 @@ def rule_failures(_: Ask) -> str:
 def rule_failures_count(_: Ask) -> str:
     """Return failed evaluations of our rules within the time range."""
     failures = f"increase(prometheus_rule_evaluation_failures_total{{{RULES}}}{IN_RANGE})"
-    return f"ceil(sum({failures}))"
+    return f"round(sum({failures}))"
 
 
 def rules_missed(_: Ask) -> str:
@@ -207,7 +216,7 @@ def alerts_lost(_: Ask) -> str:
 
 def alerts_lost_count(_: Ask) -> str:
     """Return alerts within the time range that Prometheus could not send."""
-    return f"ceil(sum(increase(prometheus_notifications_dropped_total{IN_RANGE})))"
+    return f"round(sum(increase(prometheus_notifications_dropped_total{IN_RANGE})))"
 
 
 def notifications_failed(_: Ask) -> str:

@@ -17,6 +17,10 @@ from alerts.promql import Scope
 from dashboards.settings import DashboardSettings
 from exporter.catalogue import Kind, Series
 
+FAILING = ("unhealthy", "unreachable", "loading", "unknown")
+"""Statuses of instances that should serve and do not."""
+ALL_CLUSTERS = "All"
+"""As Grafana's addresses say it."""
 RATE = "[$__rate_interval]"
 NODE = 'node=~"$node"'
 MODEL = 'model=~"$model"'
@@ -64,6 +68,14 @@ class Ask:
     def by(self, *labels: str) -> str:
         """Return `by (…)`, clusters kept apart."""
         return self.scope.by(*labels)
+
+    def with_cluster(self, expression: str) -> str:
+        """Return an expression whose every series says what to choose to see its cluster."""
+        label = self.cluster
+        return (
+            f"label_replace(\n{_indented(expression)},\n"
+            f'  "{label}", "{ALL_CLUSTERS}", "{label}", ""\n)'
+        )
 
     def on(self, *labels: str) -> str:
         """Return `on (…)`, within a cluster."""

@@ -13,12 +13,15 @@ from dashboards.queries.select import Ask
 from exporter import catalogue
 from exporter.catalogue import INSTANCE, Series
 
+UNKNOWN = "1e9"
+"""Tokens per second that none has: instances whose speed is not known come last."""
+
 
 def worst(ask: Ask, limit: str, *matchers: str) -> str:
-    """Return the instances: 0 where down, else the speed, or 1 where that is not known."""
+    """Return the instances: 0 where down, else the speed, or UNKNOWN."""
     up = ask.series(catalogue.INSTANCE_UP, *matchers)
     speed = ask.series(catalogue.INSTANCE_TOKENS_PER_SECOND, *matchers)
-    return f"bottomk({limit}, max {ask.by(*INSTANCE)} ({speed} or {up}))"
+    return f"bottomk({limit}, max {ask.by(*INSTANCE)} ({speed} or {UNKNOWN} * {up}))"
 
 
 def value(ask: Ask, series: Series, limit: str, *matchers: str) -> str:

@@ -28,7 +28,7 @@ class Source:
     """Where it is not Grafana's choice."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer:
     """What came back for one query."""
 
@@ -40,6 +40,9 @@ class Answer:
     complaint: str
     """An error, or warnings; empty where all is well."""
     duration_s: float
+
+    def __repr__(self) -> str:
+        return f"<{self.asked}: {len(self.labels)} series {self.complaint}>"
 
 
 async def ask(source: Source, asked: Asked, choices: Mapping[str, Choice]) -> Answer:

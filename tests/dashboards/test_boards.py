@@ -15,6 +15,7 @@ from dashboards.choices import Uid
 from dashboards.kit import colours
 from dashboards.kit.board import BANNER
 from dashboards.kit.panels import MAX_POINTS
+from dashboards.queries.select import FAILING
 from dashboards.settings import DashboardSettings
 from exporter.model import Status
 from tests.dashboards.expansion import panels
@@ -262,8 +263,22 @@ def test_a_link_leads_to_one_of_our_dashboards_and_sets_variables_that_it_has(
         given = dict(parse_qsl(urlsplit(f"?{query}").query))
 
         assert {name.removeprefix("var-") for name in given if name.startswith("var-")} <= variables
-        assert {"${datasource:queryparam}", "${cluster:queryparam}", "${__url_time_range}"} <= set(
-            query.split("&")
+        assert {"${datasource:queryparam}", "${__url_time_range}"} <= set(query.split("&"))
+        assert ("${cluster:queryparam}" in query) != ("var-cluster" in given)
+
+
+@every_panel
+def test_rows_of_one_cluster_lead_to_that_cluster(uid: Uid, panel: Json) -> None:
+    """Or a node would be looked for in all clusters that have one of its name."""
+    of_cluster = [url for url in links(panel) if "${__data.fields.cluster:percentencode}" in url]
+    if (uid, panel["title"]) != (Uid.MODELS, "Models"):  # its rows are the clusters' together
+        assert list(links(panel)) == of_cluster
+    if of_cluster:
+        (organized,) = [one for one in panel["transformations"] if one["id"] == "organize"]
+        assert "cluster" in organized["options"]["indexByName"]
+        assert all(
+            target["expr"].endswith('"cluster", "All", "cluster", ""\n)')
+            for target in panel["targets"]
         )
 
 
@@ -374,7 +389,7 @@ def test_the_p99_of_instances_is_a_band_and_not_a_line_each() -> None:
 def test_every_status_has_a_colour_of_its_own() -> None:
     assert set(Status) == set(colours.STATUSES)
     assert len(Status) == len(set(colours.STATUSES.values()))
-    assert set(colours.FAILING) < set(Status)
+    assert set(FAILING) < set(Status)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,20 @@ def test_what_is_not_there_is_none(client: Grafana) -> None:
     assert None is client.folder("a")
 
 
+def test_a_name_that_grafana_gives_is_shown_as_all_its_texts_are(
+    server: Running, client: Grafana
+) -> None:
+    """One line, nothing that a terminal obeys, and not the token."""
+    server.state.dashboards["a"] = Stored(
+        content=dict(CONTENT), folder_uid="", messages=[""], changed_by=f"al\x1b[31m\nice {TOKEN}"
+    )
+
+    found = client.dashboard("a")
+
+    assert found is not None
+    assert "al [31m ice [token]" == found.changed_by
+
+
 def test_a_dashboard_comes_with_who_saved_it_where(server: Running, client: Grafana) -> None:
     server.state.dashboards["a"] = Stored(
         content=CONTENT, folder_uid="f", version=2, messages=["first", "second"], changed_by="bob"

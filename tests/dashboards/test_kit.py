@@ -76,13 +76,10 @@ def test_the_kit_alone_imports_grafanalib_and_in_one_place() -> None:
 
 
 def test_queries_know_nothing_of_how_they_are_shown() -> None:
-    """But for which statuses count as failing, which have a colour of trouble."""
     for path in (DASHBOARDS / "queries").glob("*.py"):
         tree = ast.parse(path.read_text())
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert {"dashboards.kit.colours"} >= {
-            name for name in modules if name.startswith("dashboards.kit")
-        }
+        assert set() == {name for name in modules if name.startswith("dashboards.kit")}
 
 
 # Panels
@@ -158,7 +155,13 @@ def test_a_stat_has_the_colour_of_text_where_nothing_judges_it() -> None:
 def test_a_table_has_a_column_for_each_query_after_its_labels() -> None:
     columns = (Column(name="up", expr="up"), Column(name="speed", expr="speed", unit="short"))
     found = made(
-        table(WORDS, *columns, labels=("node", "model"), hidden_labels=("job",), sort=("up", False))
+        table(
+            WORDS,
+            *columns,
+            labels=("node", "model"),
+            hidden_labels=("job",),
+            sort=[("up", False), ("node", True)],
+        )
     )
 
     merge, organize = found["transformations"]
@@ -172,7 +175,10 @@ def test_a_table_has_a_column_for_each_query_after_its_labels() -> None:
     assert ["node", "model", "Value #A", "Value #B", "Value"] == sorted(
         organize["options"]["indexByName"], key=organize["options"]["indexByName"].__getitem__
     )
-    assert [{"displayName": "up", "desc": False}] == found["options"]["sortBy"]
+    assert [
+        {"displayName": "up", "desc": False},
+        {"displayName": "node", "desc": True},
+    ] == found["options"]["sortBy"]
 
 
 def test_a_tables_columns_have_their_units_looks_and_links() -> None:
@@ -211,11 +217,22 @@ def test_steps_begin_with_the_base_and_go_up() -> None:
     ] == fields.steps((1, "orange"), (5, "red"))
 
 
-def test_an_override_can_be_of_all_names_that_match() -> None:
-    found = fields.override_matching("limit.*", {"unit": "s"})
-
-    assert {"id": "byRegexp", "options": "/limit.*/"} == found["matcher"]
-    assert [{"id": "unit", "value": "s"}] == found["properties"]
+def test_a_figure_turns_at_its_value() -> None:
+    assert {
+        "matcher": {"id": "byName", "options": "down"},
+        "properties": [
+            {
+                "id": "thresholds",
+                "value": {
+                    "mode": "absolute",
+                    "steps": [
+                        {"color": colours.GOOD, "value": None},
+                        {"color": "red", "value": 3},
+                    ],
+                },
+            }
+        ],
+    } == fields.turning("down", 3, "red")
 
 
 def test_a_band_is_filled_down_to_the_lower_line() -> None:
@@ -273,13 +290,24 @@ def test_the_limit_offers_its_choices_and_has_one_chosen() -> None:
 
 
 def test_a_link_keeps_data_source_cluster_and_time_and_takes_values_from_the_row() -> None:
-    found = links.to_dashboard("The node", "ollama-fleet-nodes", "node", model="$model")
+    found = links.to_dashboard("The node", "ollama-fleet-nodes", "node", "model")
 
     assert {
         "title": "The node",
         "url": "/d/ollama-fleet-nodes?${datasource:queryparam}&${cluster:queryparam}"
-        "&var-node=${__data.fields.node:percentencode}&var-model=$model&${__url_time_range}",
+        "&var-node=${__data.fields.node:percentencode}"
+        "&var-model=${__data.fields.model:percentencode}&${__url_time_range}",
     } == found
+
+
+def test_a_link_can_take_the_cluster_from_the_row_and_then_keeps_no_other() -> None:
+    found = links.to_dashboard("The node", "ollama-fleet-nodes", "node", cluster="region")
+
+    assert (
+        "/d/ollama-fleet-nodes?${datasource:queryparam}"
+        "&var-cluster=${__data.fields.region:percentencode}"
+        "&var-node=${__data.fields.node:percentencode}&${__url_time_range}"
+    ) == found["url"]
 
 
 def test_marks_stand_beside_those_that_grafana_has_of_itself() -> None:

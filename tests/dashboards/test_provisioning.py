@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from dashboards import provisioning, push, push_cli
+from dashboards import cli, provisioning, push
 from dashboards.settings import DashboardSettings
 
 DATASOURCE_KEYS = {
@@ -212,7 +212,9 @@ def test_the_files_say_what_made_them() -> None:
 
 
 def provision(folder: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(push_cli.provision, ["--output-dir", str(folder), *arguments])
+    return CliRunner().invoke(
+        cli.dashboards, ["provision", "--output-dir", str(folder), *arguments]
+    )
 
 
 def test_the_files_are_written_where_grafana_reads_them(tmp_path: Path) -> None:

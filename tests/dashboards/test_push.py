@@ -40,13 +40,14 @@ def pushed(
     with Transport(running.url, token, bounds=bounds, clock=FakeClock()) as transport:
         client = Grafana(transport)
         steps = push.plan(client, documents, is_overwriting=is_overwriting)
-        return push.carry_out(
+        doing = push.carry_out(
             client,
             steps,
             "My folder",
             is_overwriting=is_overwriting,
             report=lambda step: None,
         )
+        return tuple(doing)
 
 
 def states(results: tuple[Result, ...]) -> list[State]:
@@ -243,7 +244,7 @@ def test_one_refused_dashboard_does_not_hold_up_the_others(server: Running) -> N
     assert "cannot save dashboard a at http://127.0.0.1" in results[0].reason
 
 
-@pytest.mark.parametrize("mood", ["status 401", "status 403", "html"])
+@pytest.mark.parametrize("mood", ["status 401", "html"])
 def test_what_would_fail_again_is_not_tried(server: Running, mood: str) -> None:
     pushed(server, document("c"))
     server.state.only, server.state.moods = "POST /api/dashboards", ["well", mood]
@@ -253,6 +254,52 @@ def test_what_would_fail_again_is_not_tried(server: Running, mood: str) -> None:
 
     assert [State.CREATED, State.FAILED, State.UNCHANGED, State.NOT_TRIED] == states(results)
     assert "after b failed, nothing else was sent" == results[3].reason
+
+
+def test_one_dashboard_that_may_not_be_saved_does_not_hold_up_the_others(server: Running) -> None:
+    server.state.only, server.state.moods = "POST /api/dashboards", ["status 403"]
+
+    results = pushed(server, document("a"), document("b"))
+
+    assert [State.FAILED, State.CREATED] == states(results)
+    assert "cannot save dashboard a at http://127.0.0.1" in results[0].reason
+    assert "role Editor" in results[0].reason
+
+
+@pytest.mark.parametrize("path", ["/api/dashboards/uid/a", "/api/dashboards/uid/a/versions"])
+def test_one_dashboard_that_may_not_be_read_does_not_hold_up_the_others(
+    server: Running, path: str
+) -> None:
+    pushed(server, document("a"))
+    server.state.only, server.state.moods = f"GET {path}", ["status 403"]
+
+    results = pushed(server, document("a", title="new"), document("b"))
+
+    assert [State.FAILED, State.CREATED] == states(results)
+    assert "status 403" in results[0].reason
+    assert "a" == server.state.dashboards["a"].content["title"]
+
+
+def test_what_may_not_be_read_has_no_difference_to_show(server: Running) -> None:
+    server.state.moods, server.state.only = ["status 403"], "GET /api/dashboards/uid/a"
+    with Transport(server.url, TOKEN) as transport:
+        (step,) = push.plan(Grafana(transport), [document("a")], is_overwriting=False)
+
+    assert State.FAILED == step.decision.state
+    assert "" == step.diff
+
+
+def test_an_interruption_leaves_what_nobody_would_have_written_as_it_is() -> None:
+    """The first step was being done, and is no write here."""
+    steps = [
+        push.Step(document(uid), None, push.Decision(state, "because"))
+        for uid, state in (("a", State.CONFLICT), ("b", State.CREATED), ("c", State.UNCHANGED))
+    ]
+
+    results = push.interrupted(steps)
+
+    assert [State.CONFLICT, State.NOT_TRIED, State.UNCHANGED] == states(results)
+    assert "because" == results[0].reason
 
 
 def test_a_server_that_fails_for_good_is_told_after_some_tries(server: Running) -> None:

@@ -21,8 +21,8 @@ from click.testing import CliRunner, Result
 from responses import matchers
 
 from dashboards import push as pushing
+from dashboards.cli import dashboards
 from dashboards.documents import Document
-from dashboards.push_cli import push
 from dashboards.transport import Bounds, Transport
 from tests.dashboards.clock import FakeClock
 from tests.dashboards.grafana_server import TOKEN, State, Stored, grafana
@@ -247,7 +247,7 @@ def web() -> Iterator[responses.RequestsMock]:
 
 
 def pushed(url: str, *arguments: str) -> Result:
-    return CliRunner().invoke(push, ["--url", url, *arguments])
+    return CliRunner().invoke(dashboards, ["push", "--url", url, *arguments])
 
 
 def check(case: Case, result: Result) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dashboards.push_cli import push
+from dashboards.cli import dashboards
 from dashboards.transport import Bounds
 from tests.dashboards.grafana_server import TOKEN, Running, grafana
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PROGRAM = [sys.executable, "-c", "from dashboards.push_cli import push; push(prog_name='push')"]
+PROGRAM = [sys.executable, "-c", "from dashboards.cli import dashboards; dashboards()", "push"]
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def write(folder: Path, uid: str, **changes: Any) -> None:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(push, arguments)
+    return CliRunner().invoke(dashboards, ["push", *arguments])
 
 
 def test_each_dashboard_gets_a_line(options: list[str]) -> None:
@@ -258,6 +260,58 @@ def test_a_failure_ends_with_status_1_and_one_message(options: list[str], server
     assert (1, "") == (done.returncode, done.stdout)
     assert done.stderr.startswith("Error: cannot ask for Grafana's health at http://127.0.0.1:")
     assert 1 == len(done.stderr.splitlines())
+
+
+def saves(server: Running) -> list[str]:
+    return [request for request in server.state.writes() if "dashboards" in request]
+
+
+def interrupt(
+    options: list[str], server: Running, *, n_saves: int
+) -> subprocess.CompletedProcess[str]:
+    """Press Ctrl-C once the moods are used up and so many saves arrived; return how it ended."""
+    process = subprocess.Popen(
+        [*PROGRAM, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while server.state.moods or len(saves(server)) < n_saves:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    return subprocess.CompletedProcess(PROGRAM, process.returncode, stdout, stderr)
+
+
+def test_a_push_that_is_interrupted_says_what_is_there_and_what_is_not(
+    options: list[str], server: Running, folder: Path
+) -> None:
+    """The second of four dashboards hangs; the third is there already."""
+    for uid in ("c", "d"):
+        write(folder, uid)
+    run(*options, "c")
+    server.state.requests.clear()
+    server.state.only, server.state.moods = "POST /api/dashboards", ["well", "hang"]
+
+    done = interrupt(options, server, n_saves=2)
+
+    assert 130 == done.returncode
+    assert [
+        "created    a", "failed     b", "unchanged  c", "not tried  d",
+    ] == done.stdout.splitlines()  # fmt: skip
+    assert done.stderr.startswith("b: interrupted while it was sent: Grafana may have saved it")
+    assert done.stderr.endswith("d: interrupted before its turn came\n")
+    assert ["a", "c"] == sorted(server.state.dashboards)
+
+
+def test_a_push_that_is_interrupted_while_it_reads_has_written_nothing(
+    options: list[str], server: Running
+) -> None:
+    server.state.only, server.state.moods = "GET /api/dashboards", ["hang"]
+
+    done = interrupt(options, server, n_saves=0)
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "Aborted!" in done.stderr
+    assert [] == server.state.writes()
 
 
 def test_the_retries_of_the_command_are_few() -> None:

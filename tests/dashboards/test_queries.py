@@ -28,7 +28,7 @@ from alerts.settings import Settings
 from dashboards import collection
 from dashboards.choices import Uid
 from dashboards.kit.board import document
-from dashboards.queries import pipeline
+from dashboards.queries import instance, pipeline
 from dashboards.queries.fleet import ALERTNAME
 from dashboards.settings import DashboardSettings
 from exporter import catalogue
@@ -49,6 +49,7 @@ OTHERS: Mapping[str, frozenset[str]] = {
     "ALERTS": OF_ALERTS | {"alertstate"},
     "ALERTS_FOR_STATE": OF_ALERTS,
     "process_cpu_seconds_total": KNOWN.target,
+    "process_start_time_seconds": KNOWN.target,
     "process_resident_memory_bytes": KNOWN.target,
     "process_open_fds": KNOWN.target,
     "process_max_fds": KNOWN.target,
@@ -229,7 +230,8 @@ def test_a_variable_lists_a_label_that_its_series_has(asked: Asked, expr: str) -
 
 @pytest.mark.parametrize("uid", list(Uid))
 def test_columns_of_names_are_labels_of_every_query_of_the_table(uid: Uid) -> None:
-    (board,) = [one for one in collection.boards(DashboardSettings()) if one.uid == uid]
+    settings = DashboardSettings(cluster_label=CLUSTER)
+    (board,) = [one for one in collection.boards(settings) if one.uid == uid]
     for panel in document(board)["panels"]:
         if panel["type"] != "table":
             continue
@@ -240,7 +242,9 @@ def test_columns_of_names_are_labels_of_every_query_of_the_table(uid: Uid) -> No
         of_table = [
             text for asked, text in ASKED if (uid, panel["id"]) == (asked.uid, asked.panel_id)
         ]
-        assert [set()] * len(of_table) == [columns - labels(parse(text)) for text in of_table]
+        assert [set()] * len(of_table) == [
+            columns - labels(parse(text)) - {CLUSTER} for text in of_table
+        ]
 
 
 @every_query
@@ -378,6 +382,17 @@ def test_limits_of_the_pipeline_are_those_of_the_alerts() -> None:
 
     assert thresholds.poll_lateness == pipeline.LATE_RATIO
     assert thresholds.poll_intervals == pipeline.STALE_INTERVALS
+
+
+def test_an_instance_has_just_started_as_long_as_the_rules_say_so_of_nodes() -> None:
+    (rule,) = [
+        rule
+        for group in rulebook.groups(Settings())
+        for rule in group.recordings
+        if rule.name == names.NODE_STARTED
+    ]
+
+    assert f"< {instance.RECENT_S})" in rule.expr
 
 
 def test_alerts_are_chosen_by_a_name_that_all_of_ours_have() -> None:

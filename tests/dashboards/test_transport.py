@@ -15,6 +15,7 @@ import trustme
 from dashboards.errors import (
     AccessError,
     DashboardsError,
+    ForbiddenError,
     NotGrafanaError,
     SettingsError,
     UnreachableError,
@@ -86,7 +87,7 @@ def test_401_is_about_the_token(web: responses.RequestsMock) -> None:
 def test_403_is_about_the_role(web: responses.RequestsMock) -> None:
     web.get(f"{URL}/api/health", body="<html>no</html>", status=403)
 
-    with pytest.raises(AccessError, match=r"status 403; give the token's .* role Editor"):
+    with pytest.raises(ForbiddenError, match=r"status 403; give the token's .* role Editor"):
         ask()
 
 

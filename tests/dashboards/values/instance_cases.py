@@ -1,0 +1,88 @@
+"""What the queries of one instance make of given series: of `i1` on `n1`, told by two replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dashboards.queries import instance
+from exporter import catalogue
+from tests.dashboards.values.case import ASK, NOTHING, Case, Series
+from tests.dashboards.values.node_cases import MIXED, row
+
+CHOSEN = {"node": "n1", "instance_id": "i1"}
+KNOWN = 'instance_id="i1",node="n1",model="m",engine="e",version="1",developer="d"'
+LABELS = f"{{{KNOWN}}}"
+
+
+def told(name: str, first: float | str, second: float | str, labels: str = "") -> Series:
+    """Return what the two replicas tell of the instance, and of another one."""
+    own = f'instance_id="i1",node="n1",model="m"{labels}'
+    other = f'instance_id="i2",node="n1",model="m"{labels}'
+    return {
+        f'{name}{{job="x",instance="a",{own}}}': first,
+        f'{name}{{job="x",instance="b",{own}}}': second,
+        f'{name}{{job="x",instance="a",{other}}}': 999_999,
+    }
+
+
+INFO: Series = {
+    f'ollama_instance_info{{job="x",instance="a",{KNOWN}}}': 1,
+    f'ollama_instance_info{{job="x",instance="b",{KNOWN}}}': 1,
+}
+PEERS: Series = {
+    **INFO,
+    'node_model_engine:ollama_tokens_per_second:avg{node="n1",model="m",engine="e"}': 30,
+    'node_model_engine:ollama_tokens_per_second:avg{node="n1",model="other",engine="e"}': 90,
+    'node_model_engine:ollama_tokens_per_second:avg{node="n2",model="m",engine="e"}': 95,
+    'model_engine:ollama_tokens_per_second:median{model="m",engine="e"}': 40,
+    'model_engine:ollama_tokens_per_second:median{model="m",engine="other"}': 99,
+}
+RATIO = 'ollama_fleet_threshold{name="node_speed_ratio"}'
+START = "ollama_instance_start_time_seconds"
+AWAY = "1000x200 stale _x35"
+"""It ran, and has been away for nine minutes and a half."""
+
+
+def of_instance(name: str, expr: str, given: Series, expected: float | Mapping[str, float]) -> Case:
+    return Case(name, expr, given, expected, CHOSEN)
+
+
+CASES = (
+    of_instance("up where one replica sees it up", instance.up(ASK),
+                told("ollama_instance_up", 0, 1), 1),
+    of_instance("down where no replica sees it up", instance.up(ASK),
+                told("ollama_instance_up", 0, 0), 0),
+    of_instance("its state with all that is known of it", instance.known_up(ASK),
+                {**INFO, **told("ollama_instance_up", 0, 1)}, {LABELS: 1}),
+    of_instance("a state that is known to be down", instance.known_up(ASK),
+                {**INFO, **told("ollama_instance_up", 0, 0)}, {LABELS: 0}),
+    of_instance("its start in milliseconds, as Grafana reads times", instance.known_start(ASK),
+                {**INFO, **told(START, 3000, 3100)}, {LABELS: 3_100_000}),
+    of_instance("a gauge of it", instance.value(ASK, catalogue.INSTANCE_POLL_DURATION),
+                told("ollama_instance_poll_duration_seconds", 0.25, 0.125), 0.25),
+    of_instance("a counter's growth", instance.rate(ASK, catalogue.INSTANCE_GENERATED_TOKENS),
+                told("ollama_instance_generated_tokens_total", "0+30x240", "0+15x240"), 2),
+    of_instance("its errors by type", instance.errors(ASK),
+                told("ollama_instance_errors_total", "0+30x240", "0+15x240",
+                     ',error_type="timeout"'),
+                {'{error_type="timeout"}': 2}),
+    of_instance("how long it has been running", instance.age(ASK), told(START, 1000, 1000), 2600),
+    of_instance("a start shortly before", instance.restarts(ASK), told(START, 1000, 3301), 299),
+    of_instance("a start some time before", instance.restarts(ASK), told(START, 1000, 3300),
+                NOTHING),
+    of_instance("a start after minutes away", instance.restarts(ASK),
+                told(START, f"{AWAY} 3550x4", f"{AWAY} 3550x4"), 50),
+    of_instance("the mean of its node, of its model", instance.node_speed(ASK), PEERS, 30),
+    of_instance("the median of its model and engine", instance.peers_speed(ASK), PEERS, 40),
+    of_instance("the speed below which its node is slow", instance.slow_speed(ASK),
+                {**PEERS, RATIO: 0.75}, 30),
+    of_instance("no speed is slow without a limit", instance.slow_speed(ASK), PEERS, NOTHING),
+    of_instance("the fleet's limit of the p99", instance.latency_limit(ASK),
+                {'ollama_fleet_threshold{name="request_latency_p99_seconds"}': 0.5}, 0.5),
+    of_instance("its neighbours", instance.neighbours(ASK, catalogue.INSTANCE_UP), MIXED,
+                {row("down"): 0, row("slow"): 1, row("fast"): 1,
+                 **{row(f"u{index}"): 1 for index in range(5)}}),
+    of_instance("no neighbours of another node",
+                instance.neighbours(ASK, catalogue.INSTANCE_UP),
+                {'ollama_instance_up{instance_id="i9",node="n9",model="m"}': 1}, NOTHING),
+)  # fmt: skip
