@@ -143,7 +143,7 @@ class Exporter:
             url = config.page_prometheus_url
             prometheus = Prometheus(url, clock, refresh_s=facts.refresh_s)
             self._stack.push_async_callback(prometheus.close)
-        surveyor = Surveyor(self._poller, recent, clock)
+        surveyor = Surveyor(self._poller, recent, clock, poll_interval_s=config.poll_interval)
         revisions = Revisions(surveyor.survey, clock, refresh_s=facts.refresh_s)
         self._stack.push_async_callback(revisions.close)
         summariser = Summariser(
@@ -260,7 +260,14 @@ def facts_of(config: Config, version: str) -> Facts:
         tokens_per_second=config.page_tokens_per_second,
     )
     refresh_s = max(MIN_REFRESH_S, config.poll_interval / REFRESHES_PER_POLL)
-    return Facts(limits, config.shard, version, config.poll_interval, refresh_s)
+    return Facts(
+        limits,
+        config.shard,
+        version,
+        config.poll_interval,
+        refresh_s,
+        config.inventory_refresh_interval,
+    )
 
 
 def guard_of(config: Config) -> Guard | None:

@@ -15,7 +15,7 @@ from exporter.memory import speed_now
 from exporter.model import Outcome, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from exporter.snapshot import Row
     from exporter.watch import LastFailure
@@ -70,7 +70,7 @@ class Filter:
             and self.id in (None, target.id)
             and self.node in (None, target.node)
             and self.model in (None, row.memory.model)
-            and self.engine in (None, _engine(row))
+            and self.engine in (None, engine_of(row))
             and self.developer in (None, target.developer)
         )
 
@@ -85,15 +85,24 @@ def parse_filter(query: Mapping[str, str]) -> Filter:
     Raises:
         ValueError: It has a key or a status that there is not.
     """
-    keys = [key for key, _ in query.items()]  # a query string may repeat a key
-    for key in keys:
-        if key not in FILTER_KEYS:
-            raise ValueError(f"cannot filter by {key!r}, only by {', '.join(FILTER_KEYS)}")
-        if keys.count(key) > 1:
-            raise ValueError(f"can filter by one {key} at a time")
+    check_keys(query, FILTER_KEYS)
     if "status" in query and query["status"] not in STATUSES:
         raise ValueError(f"no status {query['status']!r}, only {', '.join(Status)}")
     return Filter(**query)
+
+
+def check_keys(query: Mapping[str, str], allowed: Collection[str]) -> None:
+    """Refuse what there is not, and what stands twice.
+
+    Raises:
+        ValueError: The query has such a key.
+    """
+    keys = [key for key, _ in query.items()]  # a query string may repeat a key
+    for key in keys:
+        if key not in allowed:
+            raise ValueError(f"there is no parameter {key!r}, only {', '.join(allowed)}")
+        if keys.count(key) > 1:
+            raise ValueError(f"can take one {key} at a time")
 
 
 def to_json(seen: Iterable[Seen], wanted: Filter, *, now_s: float) -> bytes:
@@ -111,7 +120,7 @@ def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView
         url=target.url,
         node=target.node,
         model=row.memory.model,
-        engine=_engine(row),
+        engine=engine_of(row),
         state=target.state,
         status=row.status,
         version=row.memory.version,
@@ -131,5 +140,6 @@ def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView
     )
 
 
-def _engine(row: Row) -> str:
+def engine_of(row: Row) -> str:
+    """Return which server an instance is, as far as that is known."""
     return row.target.engine if row.reading is None else row.reading.engine

@@ -25,11 +25,15 @@ from exporter.model import Status
 from exporter.publisher import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from exporter.clock import Clock
+    from exporter.instances import Filter
     from exporter.page.handlers import FleetPage
     from exporter.poller import Poller
     from exporter.publisher import Publisher
     from exporter.selfmetrics import SelfMetrics
+    from exporter.watch import Watch
     from exporter.websecurity import Guard
 
 PAGES = {
@@ -143,10 +147,17 @@ class Web:
             wanted = instances.parse_filter(request.query)
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
-        seen = [(watch.row, watch.last_failure) for watch in self._poller.watches.values()]
+        seen = [(watch.row, watch.last_failure) for watch in self._watches(wanted)]
         now_s = self._clock.unix_s()
         body = await asyncio.to_thread(instances.to_json, seen, wanted, now_s=now_s)
         return web.Response(body=body, content_type="application/json")
+
+    def _watches(self, wanted: Filter) -> Iterable[Watch]:
+        """Return where to look for what is wanted; one instance need not be searched for."""
+        watches = self._poller.watches
+        if wanted.id is None:
+            return watches.values()
+        return [watches[wanted.id]] if wanted.id in watches else ()
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="The exporter runs.\n")

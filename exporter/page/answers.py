@@ -69,6 +69,7 @@ class MapAnswer(msgspec.Struct, frozen=True):
     revision: int
     poll_interval_seconds: float
     refresh_seconds: float
+    inventory_refresh_seconds: float
     statuses: tuple[Status, ...]
     nodes: msgspec.Raw
     models: msgspec.Raw
@@ -87,6 +88,12 @@ class ChangesAnswer(msgspec.Struct, frozen=True):
     status: Changes
     value: ChangedValue | None
     summary: Summary
+
+
+class OtherLayout(msgspec.Struct, frozen=True):
+    """What is said instead of changes where the browser's cells are no longer the fleet's."""
+
+    layout: str
 
 
 def drawn(layout: Layout) -> Drawn:

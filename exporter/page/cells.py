@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from statistics import median
 from typing import TYPE_CHECKING
 
 from exporter.memory import speed_now
@@ -37,6 +37,8 @@ LARGEST = 2**31 - 1
 MIN_PEERS = 3
 """Instances with the same model and engine that a comparison needs, itself included."""
 SECONDS_PER_HOUR = 3600.0
+SORTED_AT_ONCE = 2000
+"""Numbers: about a third of a millisecond."""
 
 
 class Value(StrEnum):
@@ -147,10 +149,44 @@ def _relative(speeds: array[float], layout: Layout) -> Generator[None, None, Col
 def _medians(by_group: Sequence[array[float]]) -> Generator[None, None, list[float]]:
     medians = []
     for speeds in by_group:
-        usual = median(speeds) if len(speeds) >= MIN_PEERS else math.nan
+        usual = math.nan
+        if len(speeds) >= MIN_PEERS:
+            usual = yield from median(speeds)
         medians.append(usual or math.nan)
         yield
     return medians
+
+
+def median(numbers: Sequence[float]) -> Generator[None, None, float]:
+    """Return the median of at least one number, in steps: there may be as many as instances."""
+    runs = []
+    for first in range(0, len(numbers), SORTED_AT_ONCE):
+        runs.append(sorted(numbers[first : first + SORTED_AT_ONCE]))
+        yield
+    middle = len(numbers) // 2
+    upper = yield from _nth(runs, middle)
+    if len(numbers) % 2:
+        return upper
+    lower = yield from _nth(runs, middle - 1)
+    return (lower + upper) / 2
+
+
+def _nth(runs: Sequence[list[float]], n: int) -> Generator[None, None, float]:
+    """Return the n-th smallest number, from 0, of sorted runs.
+
+    It is looked for in all of them at once: a window in each holds it, and shrinks around it.
+    """
+    low, high = [0] * len(runs), [len(run) for run in runs]
+    while True:
+        widest = max(range(len(runs)), key=lambda at: high[at] - low[at])
+        pivot = runs[widest][(low[widest] + high[widest]) // 2]
+        windows = list(zip(runs, low, high, strict=True))
+        below = [bisect_left(run, pivot, *window) for run, *window in windows]
+        upto = [bisect_right(run, pivot, *window) for run, *window in windows]
+        if sum(below) <= n < sum(upto):
+            return pivot
+        low, high = (low, below) if n < sum(below) else (upto, high)
+        yield
 
 
 def _readers(now_s: float, errors: Callable[[Row], int | None]) -> dict[Value, Reader]:

@@ -13,10 +13,9 @@ import msgspec
 from exporter.page.cells import UNKNOWN
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Iterator
 
-    Column = array[int]
+    from exporter.page.cells import Column
 
 COMPARED_AT_ONCE = 256
 """Cells per comparison: in most stretches nothing changed, which one look at them tells."""

@@ -19,9 +19,10 @@ from exporter.instances import view
 from exporter.leisure import at_leisure
 from exporter.model import Status
 from exporter.page import answers, questions
-from exporter.page.answers import ChangedValue, ChangesAnswer, Drawn, MapAnswer
+from exporter.page.answers import ChangedValue, ChangesAnswer, Drawn, MapAnswer, OtherLayout
 from exporter.page.cells import STATUS
 from exporter.page.changes import told, whole
+from exporter.page.shared import Shared
 from exporter.page.static import INDEX
 from exporter.page.worst import worst
 
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from exporter.clock import Clock
+    from exporter.instances import Filter
     from exporter.page.cells import Value
     from exporter.page.questions import SinceThen
-    from exporter.page.revisions import Revision, Revisions
+    from exporter.page.revisions import Revision, Revisions, Sight
     from exporter.page.static import File
     from exporter.page.summary import Facts, Summariser, Summary
     from exporter.poller import Poller
@@ -44,7 +46,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-OTHER_LAYOUT = "the layout has changed; load /fleet/map again"
 
 
 class FleetPage:
@@ -67,6 +68,8 @@ class FleetPage:
         self._clock = clock
         self._drawn: tuple[str, Drawn] | None = None
         """The layout that was written last, with its name."""
+        self._shared = Shared()
+        """Answers about the worst, for all who look at the same."""
 
     def add_to(self, app: web.Application) -> None:
         """Add the page to an application."""
@@ -110,6 +113,7 @@ class FleetPage:
             revision=revision.number,
             poll_interval_seconds=self._facts.poll_interval_s,
             refresh_seconds=self._facts.refresh_s,
+            inventory_refresh_seconds=self._facts.inventory_refresh_s,
             statuses=tuple(Status),
             nodes=drawn.nodes,
             models=drawn.models,
@@ -134,7 +138,8 @@ class FleetPage:
             return _refusal(str(error), 400)
         revision = await self._revisions.latest(since.value)
         if since.layout != revision.sight.layout.name:
-            return _refusal(OTHER_LAYOUT, 409)
+            # No refusal: browsers would note it as an error, and it happens every day.
+            return await _json_response(request, OtherLayout(revision.sight.layout.name))
         return await _json_response(request, self._changes_answer(since, revision))
 
     def _changes_answer(self, since: SinceThen, revision: Revision) -> ChangesAnswer:
@@ -161,20 +166,32 @@ class FleetPage:
             value, wanted = questions.parse_worst(request.query)
         except ValueError as error:
             return _refusal(str(error), 400)
-        sight = (await self._revisions.latest(value)).sight
-        column, watches = sight.columns[value or STATUS], self._poller.watches
-        steps = worst(sight.layout.ids, watches, wanted, value, column)
-        (n_matching, found), _ = await at_leisure(steps)
+        revision = await self._revisions.latest(value)
+        answer = await self._shared.get(
+            revision.number,
+            (value, wanted),
+            lambda: self._worst_answer(revision.sight, value, wanted),
+        )
+        return await _json_response(request, answer)
+
+    async def _worst_answer(self, sight: Sight, value: Value | None, wanted: Filter) -> object:
+        column = sight.columns[value or STATUS]
+        steps = worst(sight.layout.ids, self._poller.watches, wanted, value, column)
+        ranked, _ = await at_leisure(steps)
         now_s = self._clock.unix_s()
         views = [
             {
                 **msgspec.to_builtins(view(watch.row, watch.last_failure, now_s=now_s)),
                 "value": number,
             }
-            for watch, number in found
+            for watch, number in ranked.found
         ]
-        answer = {"value": value or STATUS, "n_matching": n_matching, "instances": views}
-        return await _json_response(request, answer)
+        return {
+            "value": value or STATUS,
+            "n_matching": ranked.n_matching,
+            "n_ranked": ranked.n_ranked,
+            "instances": views,
+        }
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -12,6 +12,8 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from exporter.instances import engine_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Hashable, Sequence
 
@@ -34,12 +36,16 @@ class Described:
     models: list[str]
     engines: list[str]
 
+    def lists(self, rows: Sequence[Row], first: int) -> bool:
+        """Return whether the inventory says the same of some rows, the first at `first`."""
+        # Mostly these are the very same objects, which a list sees at once.
+        return [row.target for row in rows] == self.targets[first : first + len(rows)]
+
     def holds(self, rows: Sequence[Row], first: int) -> bool:
         """Return whether some rows, the first of them at `first`, are described as they were."""
         last = first + len(rows)
-        # Mostly these are the very same objects, which a list sees at once.
         return (
-            [row.target for row in rows] == self.targets[first:last]
+            self.lists(rows, first)
             and [row.memory.model for row in rows] == self.models[first:last]
             and [engine_of(row) for row in rows] == self.engines[first:last]
         )
@@ -98,16 +104,18 @@ class Codes:
         return tuple(str(key) for key in self._codes)
 
 
-def engine_of(row: Row) -> str:
-    """Return which server an instance is, as far as that is known."""
-    return row.target.engine if row.reading is None else row.reading.engine
-
-
 def settle(
-    rows: Sequence[Row], before: Layout | None, new_name: Callable[[], str]
+    rows: Sequence[Row],
+    before: Layout | None,
+    new_name: Callable[[], str],
+    *,
+    is_held: bool = False,
 ) -> Generator[None, None, Layout]:
-    """Return the layout of some rows, which is the one before where nothing changed."""
-    if before is not None and (yield from _is_described(rows, before)):
+    """Return the layout of some rows, which is the one before where nothing changed.
+
+    One that is held stays until the inventory says something else, whatever instances say.
+    """
+    if before is not None and (yield from _is_described(rows, before, is_held=is_held)):
         return before
     layout = yield from _layout(rows, new_name)
     if before is not None and layout.is_like(before):
@@ -116,11 +124,14 @@ def settle(
     return layout
 
 
-def _is_described(rows: Sequence[Row], before: Layout) -> Generator[None, None, bool]:
+def _is_described(
+    rows: Sequence[Row], before: Layout, *, is_held: bool
+) -> Generator[None, None, bool]:
     if len(rows) != len(before.ids):
         return False
+    is_same = before.described.lists if is_held else before.described.holds
     for first in range(0, len(rows), STEP_ROWS):
-        if not before.described.holds(rows[first : first + STEP_ROWS], first):
+        if not is_same(rows[first : first + STEP_ROWS], first):
             return False
         yield
     return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ MAX_FIRING_OF_ONE_NAME = 50
 MAX_SAID_CHARACTERS = 200
 KEPT_S = 60.0
 """For how long an answer still counts as news when nobody asked meanwhile."""
-SEVERITIES = ("critical", "warning", "info")
+CRITICAL = "critical"
+SEVERITIES = (CRITICAL, "warning", "info")
 OK = 200
 
 FIRING = 'ALERTS{alertstate="firing",alertname=~"Ollama.+"}'
@@ -47,7 +49,7 @@ FIRING_QUERY = (
 but of every alert of that Prometheus, of which ours may be the smallest part, and not where rules
 are evaluated elsewhere (vmalert, Thanos' or Mimir's ruler) and their series are written to what we
 ask."""
-N_FIRING_QUERY = f"count({FIRING})"
+N_FIRING_QUERY = f"count by (severity) ({FIRING})"
 QUERIES = (FLEET_THRESHOLD.name, FIRING_QUERY, N_FIRING_QUERY)
 
 
@@ -72,6 +74,8 @@ class Answer:
     """The most severe of those that fire."""
     n_firing: int = 0
     """All that fire."""
+    n_critical: int = 0
+    """Those of them that are critical."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """By name, those that are the same throughout that Prometheus."""
 
@@ -206,7 +210,8 @@ def _series(status: int, body: bytes) -> list[Series]:
         raise SourceError(f"answers with status {status}: is it one, and is the path right?")
     try:
         return msgspec.json.decode(body, type=_Body).data.result
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    # Brackets within brackets, ever deeper, exhaust the decoder.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SourceError(f"answers with what is no query result: {error}") from error
 
 
@@ -215,9 +220,13 @@ def answer_of(
 ) -> Answer:
     """Return what the answers to the queries amount to."""
     alerts = firing_of(firing)
-    # Asked at about the same time, not at the very same; without alerts there is no count.
-    n_told = max([each.number for each in n_firing if math.isfinite(each.number)], default=0.0)
-    return Answer("", alerts, max(round(n_told), len(alerts)), thresholds_of(thresholds))
+    told: Counter[str] = Counter()
+    for each in n_firing:
+        if math.isfinite(each.number):
+            told[each.metric.get("severity", "")] += round(each.number)
+    # Asked at about the same time, not at the very same.
+    n_critical = max(told[CRITICAL], sum(alert.severity == CRITICAL for alert in alerts))
+    return Answer("", alerts, max(told.total(), len(alerts)), n_critical, thresholds_of(thresholds))
 
 
 def thresholds_of(series: Iterable[Series]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exporter.instances import FILTER_KEYS, Filter, parse_filter
+from exporter.instances import FILTER_KEYS, Filter, check_keys, parse_filter
 from exporter.page.cells import STATUS, Value
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class SinceThen:
 
 def parse_map(query: Mapping[str, str]) -> Value | None:
     """Return the value that is wanted beside the statuses."""
-    _check(query, ("value",))
+    check_keys(query, ("value",))
     return _value(query, VALUES)
 
 
 def parse_changes(query: Mapping[str, str]) -> SinceThen:
     """Return which changes are wanted."""
-    _check(query, ("layout", "revision", "value", "full"))
+    check_keys(query, ("layout", "revision", "value", "full"))
     for name in ("layout", "revision"):
         if name not in query:
             raise ValueError(f"{name} is required, as /fleet/map gives it")
@@ -52,20 +52,10 @@ def parse_changes(query: Mapping[str, str]) -> SinceThen:
 
 def parse_worst(query: Mapping[str, str]) -> tuple[Value | None, Filter]:
     """Return what ranks the instances, None for their status, and which of them are wanted."""
-    _check(query, ("value", *FILTER_KEYS))
+    check_keys(query, ("value", *FILTER_KEYS))
     rest = {key: text for key, text in query.items() if key != "value"}
     by_status = query.get("value", STATUS) == STATUS
     return None if by_status else _value(query, (STATUS, *VALUES)), parse_filter(rest)
-
-
-def _check(query: Mapping[str, str], allowed: Collection[str]) -> None:
-    """Refuse what there is not, and what stands twice."""
-    keys = [key for key, _ in query.items()]  # a query string may repeat a key
-    for key in keys:
-        if key not in allowed:
-            raise ValueError(f"there is no parameter {key!r}, only {', '.join(allowed)}")
-        if keys.count(key) > 1:
-            raise ValueError(f"can take one {key} at a time")
 
 
 def _value(query: Mapping[str, str], allowed: Collection[str]) -> Value | None:

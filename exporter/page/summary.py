@@ -34,6 +34,7 @@ class Alerts(msgspec.Struct, frozen=True):
     """The most severe."""
     n_firing: int
     """With those that are not told."""
+    n_critical: int
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -63,6 +64,7 @@ class Facts:
     poll_interval_s: float
     refresh_s: float
     """How often a browser should ask for changes."""
+    inventory_refresh_s: float
 
 
 class Summariser:
@@ -136,4 +138,4 @@ class Summariser:
 
 
 def _alerts(answer: Answer) -> Alerts:
-    return Alerts(answer.error, answer.firing, answer.n_firing)
+    return Alerts(answer.error, answer.firing, answer.n_firing, answer.n_critical)

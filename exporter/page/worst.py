@@ -7,6 +7,7 @@ Out:  the worst few. Pure; in steps, so that the event loop turns in between.
 from __future__ import annotations
 
 import heapq
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exporter.model import Status
@@ -37,18 +38,29 @@ WORST_STATUSES = (
 """Healthy ones are never among the worst."""
 
 
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The worst of the instances that a filter takes."""
+
+    n_matching: int
+    n_ranked: int
+    """Those that would stand in a list of any length."""
+    found: list[tuple[Watch, int]]
+    """With their values, the worst first."""
+
+
 def worst(
     ids: Sequence[str],
     watches: Mapping[str, Watch],
     wanted: Filter,
     value: Value | None,
     column: Column,
-) -> Generator[None, None, tuple[int, list[tuple[Watch, int]]]]:
+) -> Generator[None, None, Worst]:
     """Return how many instances a filter takes, and the worst of them with their values.
 
     `ids` and `column` go together, cell by cell; without a value, the status ranks.
     """
-    n_matching = 0
+    n_matching = n_ranked = 0
     found: list[Ranked] = []
     for first in range(0, len(ids), STEP_ROWS):
         some = range(first, min(first + STEP_ROWS, len(ids)))
@@ -56,11 +68,14 @@ def worst(
         seen = [(watch.row, column[cell]) for cell in some if (watch := watches.get(ids[cell]))]
         taken = [(row, number) for row, number in seen if wanted.takes(row)]
         n_matching += len(taken)
-        found = heapq.nsmallest(N_WORST, [*found, *_ranked(taken, value)])
+        ranked = list(_ranked(taken, value))
+        n_ranked += len(ranked)
+        found = heapq.nsmallest(N_WORST, [*found, *ranked])
         yield
-    return n_matching, [
+    there = [
         (watches[instance_id], number) for _, instance_id, number in found if instance_id in watches
     ]
+    return Worst(n_matching, n_ranked, there)
 
 
 def _ranked(taken: Sequence[tuple[Row, int]], value: Value | None) -> Iterator[Ranked]:

@@ -7,12 +7,13 @@ Out:  pixels, texts and timings. Pixels are read from a copy of the canvas, sinc
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from playwright.async_api import ConsoleMessage, Locator, Page, Request
+from playwright.async_api import ConsoleMessage, Locator, Page, Request, Route
 
 from tests.waiting import eventually
 
@@ -70,6 +71,24 @@ class Watch:
     def _request(self, request: Request) -> None:
         if not request.url.startswith(f"{self.origin}/"):
             self.seen.append(f"another host is asked: {request.url}")
+
+
+class Held:
+    """Requests of a page that go nowhere until they are let go."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._released = asyncio.Event()
+
+    async def handle(self, route: Route) -> None:
+        """Hold a request."""
+        self.n += 1
+        await self._released.wait()
+        await route.continue_()
+
+    def release(self) -> None:
+        """Let go those that are held and those to come."""
+        self._released.set()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The page over 100,000 instances, which the real exporter lists and never gets round to asking."""
+"""The page over 100,000 instances that the real exporter lists and polls."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.browser.conftest import Open, StartExporter
+from tests.browser.page import FleetPage
 from tests.browser.timings import timings_of
 from tests.ports import free_ports
 from tests.waiting import eventually
@@ -19,26 +20,31 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 N = 100_000
 NODES = 1_000
+N_POLLED = 1_000
+"""Those of the first ten nodes are asked, and refuse; the others are still to come."""
 SAMPLED = 101
 """Of so many cells, one is looked at."""
-PROVISIONING, LEFT_OUT = "#2a3c8f", "#dde0ed"
+PROVISIONING, LEFT_OUT, UNREACHABLE = "#2a3c8f", "#dde0ed", "#a00020"
+WITHIN_S = 60.0
 
 
-def write_inventory(path: Path) -> list[str]:
-    """Write an inventory of instances that are still to come; return their ids."""
+def write_inventory(path: Path, n: int = N) -> list[str]:
+    """Write an inventory; return its ids."""
     (port,) = free_ports(1)
     listed = [
         {
             "id": f"llm-{number:06}",
             "url": f"http://127.0.0.1:{port}/{number}",
-            "node": f"node-{number % NODES:04}",
+            "node": f"node-{number // (N // NODES):04}",
             "model": "llama3.1:8b",
             "engine": "fleet",
-            "state": "provisioning",
+            "state": "running" if number < N_POLLED else "provisioning",
         }
-        for number in range(N)
+        for number in range(n)
     ]
-    path.write_text(json.dumps(listed))
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(listed))
+    new.replace(path)
     return [str(entry["id"]) for entry in listed]
 
 
@@ -53,25 +59,41 @@ async def test_a_hundred_thousand_instances_can_be_used(
     url = await start_exporter(tmp_path / "fleet.json", interval="5s", ready_path="/-/healthy")
     await eventually(lambda: _lists_all(url))
     page = await open_page(url)
-    assert {PROVISIONING} == set(await page.colours(*ids[::SAMPLED]))
+    assert {PROVISIONING} == set(await page.colours(*ids[N_POLLED::SAMPLED]))
+
+    # Polled one after the other, they change one after the other.
+    await expect(page.total("unreachable")).to_have_text(
+        f"unreachable {N_POLLED:,}", timeout=1000 * WITHIN_S
+    )
+    assert {UNREACHABLE} == set(await page.colours(*ids[:N_POLLED]))
 
     await page.field("Node").fill("node-0500")
     await page.press("Enter")
     await expect(page.find("#matching")).to_have_text("100 of 100,000 match")
-    assert [PROVISIONING, LEFT_OUT] == await page.colours("llm-000500", "llm-000501")
+    assert [PROVISIONING, LEFT_OUT] == await page.colours("llm-050000", "llm-050100")
 
-    await page.point("llm-000500")
+    await page.point("llm-050000")
     await expect(page.find("#tip")).to_contain_text("node: node-0500")
-    await page.click("llm-000500")
-    await expect(page.page.get_by_role("dialog", name="llm-000500")).to_be_visible()
+    await page.click("llm-050000")
+    await expect(page.page.get_by_role("dialog", name="llm-050000")).to_be_visible()
 
     await page.find("#map").focus()
     await page.press("End")
     await expect(page.find("#reader")).to_contain_text("llm-099999, node: node-0999")
 
     timings = await timings_of(page)
+    n_maps = await _n_maps(page)
+    write_inventory(tmp_path / "fleet.json", N - 1)
+    await expect(page.find("#facts")).to_contain_text("99,999 instances", timeout=1000 * WITHIN_S)
+    assert [None, PROVISIONING] == await page.colours("llm-099999", "llm-050000")
+    assert n_maps + 1 == await _n_maps(page)
+
     with capsys.disabled():
         click.echo(f"\n  {N:,} cells: {timings}", nl=False)
+
+
+async def _n_maps(page: FleetPage) -> int:
+    return [path for path, _ in await page.loaded()].count("/fleet/map")
 
 
 async def _lists_all(url: str) -> bool:

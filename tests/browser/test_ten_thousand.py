@@ -20,6 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 N = 10_000
 INTERVAL_S = 5
+REFRESH_S = 1
 SLOW_NODE = "node-018"
 OF_SLOW_NODE, OF_NEXT_NODE = "llm-01750", "llm-01850"
 HEALTHY, UNREACHABLE = "#6b98ae", "#a00020"
@@ -87,7 +88,7 @@ async def _worst_are_all_on(page: FleetPage, node: str) -> bool:
     return [node] * 50 == await page.texts("#worst-rows td:nth-child(2)")
 
 
-async def test_a_killed_instance_turns_red_within_one_interval(
+async def test_a_killed_instance_turns_red_within_an_interval_and_a_refresh(
     simulated: Simulation, url: str, open_page: Open, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = await open_page(url)
@@ -96,8 +97,8 @@ async def test_a_killed_instance_turns_red_within_one_interval(
     killed_at_s = time.monotonic()
     (killed,) = await simulated.inject("kill", ids=["llm-04000"])
 
-    # Seen within an interval, told within a refresh; the rest is for a machine with other work.
-    await page.eventually_paints(UNREACHABLE, killed, within_s=2 * INTERVAL_S)
+    # Seen within an interval, told within a refresh; as long again for the way and other work.
+    await page.eventually_paints(UNREACHABLE, killed, within_s=INTERVAL_S + 2 * REFRESH_S)
     told(capsys, f"red {time.monotonic() - killed_at_s:.1f} s after the kill (interval: 5)")
     await expect(page.total("unreachable")).to_have_text("unreachable 1")
     await expect(page.find("#announcements")).to_have_text(

@@ -17,7 +17,7 @@ from aiohttp import web
 from playwright.async_api import Route, expect
 
 from tests.browser.conftest import Open, StartExporter
-from tests.browser.page import UPDATE, FleetPage
+from tests.browser.page import UPDATE, FleetPage, Held
 from tests.browser.programs import exporter
 from tests.ports import free_ports
 from tests.waiting import eventually
@@ -28,8 +28,7 @@ UNREACHABLE = "#a00020"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 LEAST_CONTRAST = 4.5
 GONE = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
-CONFLICT = "409 (Conflict)"
-"""What Chromium itself writes to its console about an answer that is no success."""
+"""What Chromium itself writes to its console about an exporter that is gone."""
 
 CONTRASTS = """() => {
   const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
@@ -95,9 +94,39 @@ def altered(change: Callable[[Any], None]) -> Callable[[Route], Any]:
     return handle
 
 
-def grow_old(answer: Any) -> None:
-    """Let the last pass over the fleet be a hundred intervals old."""
-    answer["summary"]["last_pass_age_seconds"] = 100.0
+def aged(name: str, seconds: float) -> Callable[[Any], None]:
+    """Return a change of answers: an age in their summary was so large when it was made."""
+    started_s = time.monotonic()
+
+    def age(answer: Any) -> None:
+        answer["summary"][name] = seconds + time.monotonic() - started_s
+
+    return age
+
+
+MUTATIONS = """(id) => {
+  window.mutations = 0;
+  new MutationObserver((records) => { window.mutations += records.length; })
+    .observe(document.getElementById(id), { subtree: true, childList: true, characterData: true });
+}"""
+
+
+async def changes_of(page: FleetPage, element_id: str) -> int:
+    """Return how often an element changes while some updates come."""
+    await page.run(MUTATIONS, element_id)
+    await updates(page, 3)
+    n: int = await page.run("() => window.mutations")
+    return n
+
+
+async def updates(page: FleetPage, n: int) -> None:
+    """Return when so many more updates have come."""
+    n_before = len(await page.durations_ms(UPDATE))
+
+    async def have_come() -> bool:
+        return len(await page.durations_ms(UPDATE)) >= n_before + n
+
+    await eventually(have_come)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -115,7 +144,7 @@ async def test_the_page_says_that_the_exporter_is_gone_and_recovers(
     (port,) = free_ports(1)
     async with exporter(tmp_path, inventory, port=port) as url:
         page = await open_page(f"{url}/fleet")
-        page.watch.allowed += [*GONE, CONFLICT]
+        page.watch.allowed += GONE
         await page.eventually_paints(UNREACHABLE, "i1")
         assert "none" == await _filter_of_the_map(page)
 
@@ -138,17 +167,29 @@ async def _filter_of_the_map(page: FleetPage) -> str:
 
 
 async def test_old_data_is_told(url: str, open_page: Open) -> None:
-    """The exporter answers, but has not come round for a hundred of its intervals."""
+    """The exporter answers, but has not come round for three of its intervals."""
     page = await open_page(url)
     notice = page.find("#notice")
     await expect(notice).to_be_hidden()
 
-    await page.page.route("**/fleet/changes?*", altered(grow_old))
+    await page.page.route("**/fleet/changes?*", altered(aged("last_pass_age_seconds", 3.1)))
 
     await expect(notice).to_have_text(
-        "The exporter answers, but its last whole pass over the fleet ended 100 s ago."
+        pattern("The exporter answers, but has not come round the whole fleet since {clock}.")
     )
     await expect(notice).to_have_role("status")
+    assert 0 == await changes_of(page, "notice")
+
+
+async def test_an_inventory_that_could_not_be_read_is_told(url: str, open_page: Open) -> None:
+    page = await open_page(url)
+    await page.page.route("**/fleet/changes?*", altered(aged("inventory_age_seconds", 1.6)))
+
+    await expect(page.find("#notice")).to_have_text(
+        pattern(
+            "The inventory could not be read since {clock}: who came or left since is not known."
+        )
+    )
 
 
 async def test_an_answer_that_is_none_is_told(url: str, open_page: Open) -> None:
@@ -161,13 +202,62 @@ async def test_an_answer_that_is_none_is_told(url: str, open_page: Open) -> None
     )
 
 
+async def test_a_fault_of_the_page_itself_is_not_blamed_on_the_exporter(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url)
+    page.watch.allowed.append("uncaught: ")
+
+    await page.page.route("**/fleet/changes?*", altered(lambda answer: answer.pop("status")))
+
+    await expect(page.page.get_by_role("alert")).to_have_text(
+        pattern("This page has a fault and shows nothing new since {clock}: reload it. .*")
+    )
+
+
+async def test_an_exporter_that_hangs_is_told_soon_and_asked_again(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url)
+    held = Held()
+    await page.page.route("**/fleet/changes?*", held.handle)
+
+    alert = page.page.get_by_role("alert")
+    await eventually(lambda: held.n == 1)
+    await expect(alert).to_have_text(
+        pattern("The exporter does not answer since {clock}. What you see is from then."),
+        timeout=4_000,
+    )
+
+    await eventually(lambda: held.n == 2, within_s=15.0)
+    held.release()
+    await expect(alert).to_be_hidden()
+
+
+async def test_open_details_say_that_they_are_old(url: str, open_page: Open) -> None:
+    """On a narrow screen they cover all but the word that the exporter is gone."""
+    page = await open_page(f"{url}?id=i1", width=420, height=700)
+    await expect(page.find("#details-list")).to_contain_text("refused")
+    assert "" == await page.text("#details-state")
+
+    await page.page.route("**/instances?*", lambda route: None)
+    await page.page.route("**/fleet/changes?*", lambda route: route.fulfill(body="<html>"))
+
+    await expect(page.find("#details-state")).to_contain_text("this may be old")
+    banner = await page.find("#failure").bounding_box()
+    details = await page.find("#details").bounding_box()
+    assert banner is not None
+    assert details is not None
+    assert 0 == banner["y"]
+    assert banner["y"] + banner["height"] == details["y"]
+
+
 async def test_instances_that_come_and_go_change_the_map(
     tmp_path: Path, start_exporter: StartExporter, open_page: Open
 ) -> None:
     inventory = write_inventory(tmp_path / "fleet.json", 3)
     url = await start_exporter(inventory)
     page = await open_page(f"{url}?id=i3")
-    page.watch.allowed.append(CONFLICT)
 
     write_inventory(inventory, 5)
     await page.eventually_paints(UNREACHABLE, "i5")
@@ -290,6 +380,7 @@ async def test_what_fires_in_prometheus_is_told_and_so_is_its_silence(
         url = await start_exporter(inventory, f"--page.prometheus-url={prometheus_url}")
         page = await open_page(url)
         await expect(page.find("#alerts-state")).to_have_text("1 firing")
+        await expect(page.find("#alerts-in-short")).to_have_text("1 alert fires, 0 critical")
         await expect(page.find("#alerts-list li")).to_have_text(
             pattern("△ warning OllamaNodeSlownode=node-018 · since {clock} \\(2 h\\)")
         )
@@ -300,6 +391,44 @@ async def test_what_fires_in_prometheus_is_told_and_so_is_its_silence(
             "(page.prometheus-url). What fired before:"
         )
         await expect(page.find("#alerts-list li")).to_have_count(1)
+        await expect(page.find("#alerts-in-short")).to_have_text("? alerts not known")
+
+
+async def test_critical_alerts_are_told_at_the_top_and_lead_to_the_list(
+    tmp_path: Path, start_exporter: StartExporter, open_page: Open
+) -> None:
+    """On a narrow screen the list is far below; the severities of others may be any word."""
+    since = str(time.time() - 7_200)
+    stand_in = StandIn(
+        [
+            {"metric": {"alertname": f"OllamaA{n}", "severity": severity}, "value": [0, since]}
+            for n, severity in enumerate(["critical", "constructor", "banner"])
+        ]
+    )
+    inventory = write_inventory(tmp_path / "fleet.json", 1)
+    async with stand_in.serving() as prometheus_url:
+        url = await start_exporter(inventory, f"--page.prometheus-url={prometheus_url}")
+        page = await open_page(url, width=420)
+        in_short = page.find("#alerts-in-short")
+        await expect(in_short).to_have_text("3 alerts fire, 1 critical")
+        await expect(in_short).to_be_in_viewport()
+        assert ["▲ critical", "constructor", "banner"] == await page.texts(".severity")
+        assert 3 == await page.find("#alerts-list .severity:not(.banner)").count()
+
+        before = await page.find("#alerts-list li").first.element_handle()
+        await in_short.click()
+        await expect(page.find("#alerts-title")).to_be_in_viewport()
+        await updates(page, 2)
+        after = await page.find("#alerts-list li").first.element_handle()
+        assert await page.page.evaluate("([one, other]) => one === other", [before, after])
+
+
+async def test_without_a_prometheus_no_alerts_are_told_at_the_top(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url)
+
+    await expect(page.find("#alerts-in-short")).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -315,7 +444,7 @@ async def test_every_text_stands_out_from_what_is_behind_it(
     await page.click("i2")
     await expect(page.find("#details-list")).to_contain_text("refused")
     seen |= await _contrasts(page)
-    await page.page.route("**/fleet/changes?*", altered(grow_old))
+    await page.page.route("**/fleet/changes?*", altered(aged("last_pass_age_seconds", 9)))
     await expect(page.find("#notice")).to_be_visible()
     seen |= await _contrasts(page)
     await page.page.route("**/fleet/changes?*", lambda route: route.fulfill(body="<html>"))

@@ -14,6 +14,7 @@ from playwright.async_api import expect
 from provisioning.sim.app import RunningFleet, running_fleet
 from provisioning.sim.spec import FleetSpec
 from tests.browser.conftest import Open
+from tests.browser.page import FleetPage
 from tests.browser.programs import exporter
 from tests.waiting import eventually
 
@@ -23,6 +24,7 @@ N = 200
 HEALTHY, HEALTHY_BUT_LEFT_OUT = "#6b98ae", "#e7eff2"
 HEALTHY_IN_THE_DARK = "#4a7f9c"
 KILLED = "llm-00042"
+ROLES = {"button", "combobox", "textbox", "link", "application", "dialog", "table", "form"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ async def test_a_name_is_offered_by_any_part_of_it(fleet: Fleet, open_page: Open
 async def test_the_table_of_the_worst_follows_the_filters(fleet: Fleet, open_page: Open) -> None:
     page = await open_page(f"{fleet.url}?value=age&node=node-002")
 
-    await expect(page.find("#worst-caption")).to_have_text("Oldest: the first 50 of 50 instances")
+    await expect(page.find("#worst-caption")).to_have_text("Oldest: 50 of 50 instances")
     assert ["node-002"] * 50 == await page.texts("#worst-rows td:nth-child(2)")
 
 
@@ -264,20 +266,27 @@ async def test_the_worst_are_a_table_that_a_screen_reader_can_read(
 
 
 async def test_everything_that_can_be_pressed_has_a_name(fleet: Fleet, open_page: Open) -> None:
-    page = await open_page(f"{fleet.url}?id={KILLED}")
+    page = await open_page(fleet.url)
     await expect(page.find("#worst-rows tr")).to_have_count(1)
+
+    named = await _named(page)
+    await page.click(KILLED)
+    await expect(page.find("#details-list")).to_contain_text(KILLED)
+    named |= await _named(page)
+
+    assert {role for role, _ in named} >= ROLES - {"textbox"}
+    assert [] == [role for role, name in named if not name]
+
+
+async def _named(page: FleetPage) -> set[tuple[str, str]]:
+    """Return the roles of what can be pressed or is a part of its own, and their names."""
     session = await page.page.context.new_cdp_session(page.page)
-
     tree = await session.send("Accessibility.getFullAXTree")
-
-    roles = {"button", "combobox", "textbox", "link", "application", "dialog", "table", "form"}
-    named = {
+    return {
         (node["role"]["value"], node["name"]["value"])
         for node in tree["nodes"]
-        if node.get("role", {}).get("value") in roles and not node["ignored"]
+        if node.get("role", {}).get("value") in ROLES and not node["ignored"]
     }
-    assert roles - {"textbox"} <= {role for role, _ in named}
-    assert [] == [role for role, name in named if not name]
 
 
 async def test_the_scheme_is_the_systems_and_changes_with_it(fleet: Fleet, open_page: Open) -> None:

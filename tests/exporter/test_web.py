@@ -5,7 +5,7 @@ import gzip
 import re
 import socket
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -17,11 +17,14 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from exporter import instances
 from exporter.clock import SystemClock
 from exporter.errors import ExporterError
+from exporter.instances import Filter
 from exporter.memory import Increase
 from exporter.model import State, Status, Target
 from exporter.publisher import Edition, Format
+from exporter.snapshot import Row
 from exporter.web import PAGES, Web
 from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.page.building import fleet_page
@@ -369,6 +372,8 @@ async def test_instances_can_be_filtered(mixed_fleet: Site) -> None:
         "?engine=ollama": [],
         "?developer=ada": ["good"],
         "?id=dead": ["dead"],
+        "?id=dead&node=n1": [],
+        "?id=nobody": [],
         "?node=n1&status=unhealthy": ["bad"],
     }
 
@@ -377,6 +382,21 @@ async def test_instances_can_be_filtered(mixed_fleet: Site) -> None:
     }
 
     assert expected == found
+
+
+async def test_for_one_instance_the_others_are_not_looked_at(
+    mixed_fleet: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+
+    def to_json(seen: Iterable[tuple[Row, object]], wanted: Filter, *, now_s: float) -> bytes:
+        looked_at.extend(row.target.id for row, _ in seen)
+        return b"[]"
+
+    monkeypatch.setattr(instances, "to_json", to_json)
+    await mixed_fleet.instances("?id=dead")
+
+    assert ["dead"] == looked_at
 
 
 async def test_instances_say_why_they_are_red_since_when_and_how_slow(mixed_fleet: Site) -> None:
@@ -413,11 +433,11 @@ async def test_the_last_failure_stays_after_a_recovery() -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("?colour=red", "cannot filter by 'colour', only by id, status, node, model"),
+        ("?colour=red", "there is no parameter 'colour', only id, status, node, model"),
         ("?status=red", "no status 'red', only healthy, unhealthy"),
         ("?status=", "no status ''"),
-        ("?node=a&node=b", "can filter by one node at a time"),
-        ("?<script>=1", "cannot filter by '<script>'"),
+        ("?node=a&node=b", "can take one node at a time"),
+        ("?<script>=1", "there is no parameter '<script>'"),
     ],
 )
 async def test_a_filter_that_cannot_be_is_refused_with_what_can(query: str, expected: str) -> None:

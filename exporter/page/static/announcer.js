@@ -1,8 +1,8 @@
 /**
- * Tell screen readers what has changed in the totals, sparingly.
+ * Tell screen readers what has changed in the totals, sparingly, and what a choice has led to.
  *
- * In:   summaries.
- * Out:  a sentence in a live region, at most one each ten seconds.
+ * In:   summaries; sentences.
+ * Out:  a text in a live region, of the totals at most one each ten seconds.
  */
 
 import { byId } from "./elements.js";
@@ -23,7 +23,12 @@ export class Announcer {
     if (sentences.length === 0 || performance.now() - this.#toldAt < QUIET_MS) return;
     this.#told = instances;
     this.#toldAt = performance.now();
-    byId("announcements").textContent = sentences.join(" ");
+    this.say(sentences.join(" "));
+  }
+
+  /** @param {string} text what somebody has just brought about */
+  say(text) {
+    byId("announcements").textContent = text;
   }
 }
 

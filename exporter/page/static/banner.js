@@ -1,27 +1,38 @@
 /**
  * What is wrong with what the page shows: no answers, or old ones.
  *
- * In:   answers and failures of the exporter.
+ * In:   answers and failures of the exporter, and faults of the page's own.
  * Out:  a banner with words, a grey map while there are no answers.
  */
 
-import { NotLoggedIn, Refused } from "./client.js";
+import { NotLoggedIn, Refused, Unanswered } from "./client.js";
 import { byId, write } from "./elements.js";
-import { clock, span } from "./words.js";
+import { clock } from "./words.js";
 
 const INTERVALS_UNTIL_OLD = 3;
+/** Moments that are told anew by their age are not the same to the millisecond. */
+const SAME_WITHIN_S = 2;
 
 export class Banner {
   /** Of the last answer; before the first one, of the page. */
   #answeredAtS = Date.now() / 1000;
   #hasAnswered = false;
+  #passEnded = new Moment();
+  #inventoryRead = new Moment();
+
+  constructor() {
+    // The dialog of a narrow window begins below what stands here.
+    new ResizeObserver(([{ target }]) =>
+      document.body.style.setProperty("--banners", `${target.getBoundingClientRect().height}px`),
+    ).observe(byId("banners"));
+  }
 
   /** @param {import("./fleet.js").Fleet} fleet as the exporter has just told it */
   answered(fleet) {
     this.#answeredAtS = Date.now() / 1000;
     this.#hasAnswered = true;
     this.#say("failure", "");
-    this.#say("notice", noticeOf(fleet));
+    this.#say("notice", this.#noticeOf(fleet));
     document.body.classList.remove("unanswered");
   }
 
@@ -37,7 +48,26 @@ export class Banner {
     if (error instanceof NotLoggedIn) return "The exporter wants a login: reload the page and log in.";
     const shown = this.#hasAnswered ? " What you see is from then." : "";
     if (error instanceof Refused) return `The exporter gives no data since ${since}: ${error.message}.${shown}`;
-    return `The exporter does not answer since ${since}.${shown}`;
+    if (error instanceof Unanswered) return `The exporter does not answer since ${since}.${shown}`;
+    return `This page has a fault and shows nothing new since ${since}: reload it. (${error.message})`;
+  }
+
+  #noticeOf(fleet) {
+    return [this.#passNotice(fleet), this.#inventoryNotice(fleet)].filter(Boolean).join(" ");
+  }
+
+  #passNotice({ summary, size, pollIntervalSeconds }) {
+    const age = summary.last_pass_age_seconds;
+    if (size === 0) return "The inventory holds no instance.";
+    if (age === null) return "The first pass over the fleet is under way: not every instance has been asked yet.";
+    if (age <= INTERVALS_UNTIL_OLD * pollIntervalSeconds) return "";
+    return `The exporter answers, but has not come round the whole fleet since ${this.#passEnded.clock(age)}.`;
+  }
+
+  #inventoryNotice({ summary, inventoryRefreshSeconds }) {
+    const age = summary.inventory_age_seconds;
+    if (age === null || age <= INTERVALS_UNTIL_OLD * inventoryRefreshSeconds) return "";
+    return `The inventory could not be read since ${this.#inventoryRead.clock(age)}: who came or left since is not known.`;
   }
 
   #say(id, text) {
@@ -46,10 +76,14 @@ export class Banner {
   }
 }
 
-function noticeOf({ summary, size, pollIntervalSeconds }) {
-  const age = summary.last_pass_age_seconds;
-  if (size === 0) return "The inventory holds no instance.";
-  if (age === null) return "The first pass over the fleet is under way: not every instance has been asked yet.";
-  if (age <= INTERVALS_UNTIL_OLD * pollIntervalSeconds) return "";
-  return `The exporter answers, but its last whole pass over the fleet ended ${span(age)} ago.`;
+/** A moment that is told by its age: said anew only where it is another one. */
+class Moment {
+  #atS = -Infinity;
+
+  /** @param {number} ageSeconds @returns {string} the time of day */
+  clock(ageSeconds) {
+    const atS = Date.now() / 1000 - ageSeconds;
+    if (Math.abs(atS - this.#atS) > SAME_WITHIN_S) this.#atS = atS;
+    return clock(this.#atS);
+  }
 }

@@ -3,7 +3,7 @@
  *
  * In:   what is wanted; every answer has a time limit.
  * Out:  what the answer's JSON says.
- * Fails with LayoutChanged, NotLoggedIn, Refused (the exporter answers, but not with this) or
+ * Fails with NotLoggedIn, Refused (the exporter answers, but not with this) or
  * Unanswered; never with anything else.
  */
 
@@ -12,7 +12,6 @@ import { filterQuery } from "./view.js";
 export class Unanswered extends Error {}
 export class Refused extends Error {}
 export class NotLoggedIn extends Refused {}
-export class LayoutChanged extends Refused {}
 
 const MAP_WITHIN_MS = 30_000;
 const ANSWER_WITHIN_MS = 8_000;
@@ -24,7 +23,7 @@ export function fetchMap(value) {
 
 /**
  * @param {{layout: string, revision: number, value: string, isFull: boolean}} since
- * @returns {Promise<string>} the JSON of what has changed
+ * @returns {Promise<string>} the JSON of what has changed, or of another layout's name and nothing else
  */
 export function fetchChanges({ layout, revision, value, isFull }) {
   const query = { layout, revision, ...valueQuery(value), ...(isFull ? { full: "value" } : {}) };
@@ -64,7 +63,6 @@ function valueQuery(value) {
 async function fetchText(path, query, withinMs) {
   const { response, text } = await answerOf(`${path}?${new URLSearchParams(query)}`, withinMs);
   if (response.status === 401) throw new NotLoggedIn("401");
-  if (response.status === 409) throw new LayoutChanged("409");
   if (!response.ok) throw new Refused(`status ${response.status} for ${path}`);
   return text;
 }

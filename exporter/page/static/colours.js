@@ -28,8 +28,13 @@ import { NOT_KNOWN, decimal, latency, span } from "./words.js";
 export const BACKGROUNDS = Object.freeze({ light: "#ffffff", dark: "#12171d" });
 
 const STATUS_COLOURS = {
-  light: ["#6b98ae", "#d66a00", "#a00020", "#9a6fd6", "#2a3c8f", "#7d6a4f", "#929292"],
-  dark: ["#4a7f9c", "#ffa033", "#ff4f64", "#c3a6ff", "#7d8cff", "#cdbb9c", "#868e95"],
+  healthy: { light: "#6b98ae", dark: "#4a7f9c" },
+  unhealthy: { light: "#d66a00", dark: "#ffa033" },
+  unreachable: { light: "#a00020", dark: "#ff4f64" },
+  loading: { light: "#9a6fd6", dark: "#c3a6ff" },
+  provisioning: { light: "#2a3c8f", dark: "#7d8cff" },
+  draining: { light: "#7d6a4f", dark: "#cdbb9c" },
+  unknown: { light: "#929292", dark: "#868e95" },
 };
 /** From much slower than its peers, over as fast as they are, to faster. */
 const SPEED_COLOURS = {
@@ -63,7 +68,7 @@ const SCALES = {
   status: (scheme) => ({
     name: "status",
     unit: "",
-    steps: STATUSES.map((words, code) => ({ colour: STATUS_COLOURS[scheme][code], words, isBad: false })),
+    steps: STATUSES.map((words) => ({ colour: STATUS_COLOURS[words][scheme], words, isBad: false })),
     stepOf: (status) => STATUSES.indexOf(status),
   }),
   speed: (scheme) =>
@@ -74,13 +79,16 @@ const SCALES = {
       isBad: (step) => step < 2,
     }),
   p99: (scheme, limitSeconds) => {
-    const limits = LATENCY_SHARES.map((share) => Math.round(share * limitSeconds * 1000));
-    return stepped("p99", "p99 latency", scheme, {
+    // Rounded to nanoseconds: 1,000 times 1.001 is less than 1,001 to a computer.
+    const limits = LATENCY_SHARES.map((share) => Math.round(share * limitSeconds * 1e9) / 1e6);
+    const scale = stepped("p99", "p99 latency", scheme, {
       palettes: AMOUNT_COLOURS,
       limits,
-      rangeOf: (step) => rangeWords(limits, step, (milliseconds) => latency(milliseconds / 1000)),
+      rangeOf: (step) => upToRangeWords(limits, step, (milliseconds) => latency(milliseconds / 1000)),
       isBad: (step) => step >= 3,
     });
+    // A latency at its limit is one that is still allowed.
+    return { ...scale, stepOf: (value) => stepUpTo(limits, value) };
   },
   errors: (scheme) =>
     stepped("errors", "failed requests in 5 min", scheme, {
@@ -111,10 +119,23 @@ function stepIn(limits, value) {
   return step < 0 ? limits.length : step;
 }
 
+/** A value on a limit belongs to the step below it. */
+function stepUpTo(limits, value) {
+  if (value === null) return limits.length + 1;
+  const step = limits.findIndex((limit) => value <= limit);
+  return step < 0 ? limits.length : step;
+}
+
 function rangeWords(limits, step, words) {
   if (step === 0) return `under ${words(limits[0])}`;
   if (step === limits.length) return `from ${words(limits.at(-1))}`;
   return `${words(limits[step - 1])} – ${words(limits[step])}`;
+}
+
+function upToRangeWords(limits, step, words) {
+  if (step === 0) return `up to ${words(limits[0])}`;
+  if (step === limits.length) return `over ${words(limits.at(-1))}`;
+  return rangeWords(limits, step, words);
 }
 
 /** Of whole numbers the last one is named that is still in the range. */

@@ -20,9 +20,11 @@ export class Controls {
     this.#value.append(...VALUES.map((value) => make("option", { value, textContent: TITLES[value] })));
     this.#value.addEventListener("change", () => onChange({ value: this.#value.value }));
     for (const key of Object.keys(NAMES_BY_KEY)) this.#listen(key, onChange);
-    byId("clear").addEventListener("click", () =>
-      onChange({ node: null, model: null, status: null, developer: null }),
-    );
+    byId("clear").addEventListener("click", () => {
+      // The button is of no use from now on, and would lose the focus to nothing.
+      byId("value").focus();
+      onChange({ node: null, model: null, status: null, developer: null });
+    });
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
   }
 
@@ -37,19 +39,13 @@ export class Controls {
   /** @param {import("./view.js").View} view */
   show(view) {
     this.#value.value = view.value;
-    for (const key of Object.keys(NAMES_BY_KEY)) {
-      // What a person is typing is not taken from them.
-      if (document.activeElement !== byId(key) || view[key] !== null) byId(key).value = view[key] ?? "";
-    }
+    for (const key of Object.keys(NAMES_BY_KEY)) byId(key).value = view[key] ?? "";
     byId("clear").disabled = !isFiltered(view);
   }
 
   /** @param {import("./filter.js").Match} match */
   showMatch(match) {
-    const output = byId("matching");
-    if (match.isAll) write(output, "");
-    else if (match.n === 0) write(output, `No instance matches, of ${count(match.of)}.`);
-    else write(output, `${count(match.n)} of ${count(match.of)} match`);
+    write(byId("matching"), match.isAll ? "" : matchWords(match));
   }
 
   #listen(key, onChange) {
@@ -66,4 +62,10 @@ export class Controls {
     const options = found.slice(0, MOST_OFFERED).map((value) => make("option", { value }));
     byId(`${key}-names`).replaceChildren(...options);
   }
+}
+
+/** @param {import("./filter.js").Match} match @returns {string} how many instances the filters take */
+export function matchWords({ isAll, n, of }) {
+  if (isAll) return `All ${count(of)} match`;
+  return n === 0 ? `No instance matches, of ${count(of)}.` : `${count(n)} of ${count(of)} match`;
 }

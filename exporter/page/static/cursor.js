@@ -6,12 +6,20 @@
  *       opened.
  */
 
-import { byId, make, write } from "./elements.js";
+import { byId, make, place, write } from "./elements.js";
 import { boxOf, cellAt, neighbour } from "./layout.js";
 import { Lookups } from "./lookups.js";
 import { span, value as valueWords } from "./words.js";
 
 const TIP_GAP = 14;
+const NO_FAILURE = Object.freeze({ tip: "", words: "", isNow: false });
+
+/**
+ * @typedef {Object} Failure
+ * @property {string} tip
+ * @property {string} words the same without an age, which is another one at each look
+ * @property {boolean} isNow
+ */
 
 /**
  * @typedef {Object} Shown
@@ -43,6 +51,8 @@ export class Cursor {
   #id = null;
   #isByKeyboard = false;
   #isShown = false;
+  /** What was found of this cell's instance last. @type {Failure} */
+  #failure = NO_FAILURE;
 
   /** Show the cell again, which may be elsewhere now, or be another one's, or have another value. */
   refresh() {
@@ -59,6 +69,8 @@ export class Cursor {
     this.#lookups.want(null, this.#shown()?.fleet.revision ?? -1);
     byId("cursor").hidden = true;
     byId("tip").hidden = true;
+    // Read again when it is shown again.
+    this.#read([], "");
   }
 
   #point(event) {
@@ -83,8 +95,14 @@ export class Cursor {
   #focus() {
     // A click focuses too: it has its own cell.
     if (!this.#canvas.matches(":focus-visible") || !this.#hasCells()) return;
+    this.#goTo(Math.max(0, this.#cell));
+  }
+
+  /** Show a cell that the keyboard leads to; the map scrolls there this once. */
+  #goTo(cell) {
     this.#isByKeyboard = true;
-    this.#show(Math.max(0, this.#cell));
+    this.#show(cell);
+    byId("cursor").scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   #hasCells() {
@@ -102,30 +120,49 @@ export class Cursor {
   #step(key) {
     const cell = neighbour(this.#shown().layout, Math.max(0, this.#cell), key);
     if (cell === null) return false;
-    this.#isByKeyboard = true;
-    this.#show(this.#cell < 0 ? 0 : cell);
+    this.#goTo(this.#cell < 0 ? 0 : cell);
     return true;
   }
 
   #show(cell) {
-    const { fleet, layout, value } = this.#shown();
+    const { fleet } = this.#shown();
+    if (fleet.ids[cell] !== this.#id) this.#failure = NO_FAILURE;
     this.#cell = cell;
     this.#id = fleet.ids[cell];
     this.#isShown = true;
-    const box = boxOf(layout, cell);
-    this.#frame(box);
-    const lines = linesOf(fleet, cell, value);
-    byId("tip").replaceChildren(...lines.map((text) => make("span", { textContent: text })), make("em"));
-    this.#placeTip(box);
-    if (this.#isByKeyboard) write(byId("reader"), lines.join(", "));
+    this.#tell();
     this.#lookups.want(this.#id, fleet.revision);
+  }
+
+  #tell() {
+    const { fleet, layout, value } = this.#shown();
+    const box = boxOf(layout, this.#cell);
+    this.#frame(box);
+    const lines = linesOf(fleet, this.#cell, value);
+    this.#fillTip(lines);
+    this.#placeTip(box);
+    if (this.#isByKeyboard) this.#read(lines, this.#failure.words);
+    else this.#read([], "");
+  }
+
+  #fillTip(lines) {
+    const spans = [...byId("tip-lines").children];
+    place(byId("tip-lines"), lines.map((_, at) => spans[at] ?? make("span")));
+    lines.forEach((text, at) => write(byId("tip-lines").children[at], text));
+    write(byId("tip-failure"), this.#failure.tip);
+    byId("tip-failure").className = this.#failure.isNow ? "trouble" : "";
+  }
+
+  /** Screen readers read a part when its words are other ones, so the same words are not written again. */
+  #read(lines, failure) {
+    write(byId("reader-cell"), lines.join(", "));
+    write(byId("reader-failure"), failure && `, ${failure}`);
   }
 
   #frame({ x, y, size }) {
     const frame = byId("cursor");
     frame.hidden = false;
     Object.assign(frame.style, { left: `${x - 2}px`, top: `${y - 2}px`, width: `${size}px`, height: `${size}px` });
-    if (this.#isByKeyboard) frame.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   /** Below the cell and to its right, or on the other side where the window ends. */
@@ -143,12 +180,8 @@ export class Cursor {
 
   #showFound(id, found) {
     if (!this.#isShown || id !== this.#id || found === null) return;
-    const text = failureOf(found);
-    write(byId("tip").lastElementChild, text);
-    byId("tip").lastElementChild.className = found.last_error ? "trouble" : "";
-    const { layout } = this.#shown();
-    this.#placeTip(boxOf(layout, this.#cell));
-    if (text && this.#isByKeyboard) write(byId("reader"), `${byId("reader").textContent}, ${text}`);
+    this.#failure = failureOf(found);
+    this.#tell();
   }
 }
 
@@ -164,10 +197,12 @@ function linesOf(fleet, cell, value) {
   ];
 }
 
+/** @returns {Failure} */
 function failureOf(found) {
   const { last_error: error, metrics_error: metricsError } = found;
   const { last_failure: failure, last_failure_age_seconds: age } = found;
-  if (error) return error;
-  if (metricsError) return `metrics: ${metricsError}`;
-  return failure ? `failed ${span(age)} ago: ${failure}` : "";
+  if (error) return { tip: error, words: error, isNow: true };
+  if (metricsError) return { tip: `metrics: ${metricsError}`, words: `metrics: ${metricsError}`, isNow: false };
+  if (!failure) return NO_FAILURE;
+  return { tip: `failed ${span(age)} ago: ${failure}`, words: `failed before: ${failure}`, isNow: false };
 }

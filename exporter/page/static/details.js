@@ -46,7 +46,8 @@ export class Details {
     this.#onClose = onClose;
     byId("details-close").addEventListener("click", () => this.#leave());
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.#id !== null) this.#leave();
+      // In a field, Escape is about what is being typed.
+      if (event.key === "Escape" && this.#id !== null && !event.target.closest("input, select")) this.#leave();
     });
   }
 
@@ -73,9 +74,14 @@ export class Details {
       const found = await fetchInstance(id);
       if (id === this.#id) this.#fill(found);
     } catch {
-      if (id === this.#id) write(byId("details-state"), "The exporter does not answer; this may be old.");
+      if (id === this.#id) this.unanswered();
     }
     if (id === this.#asking) this.#asking = null;
+  }
+
+  /** Say that what is shown may be old. */
+  unanswered() {
+    if (this.#id !== null) write(byId("details-state"), "The exporter has no news of it; this may be old.");
   }
 
   #open(id) {
@@ -98,7 +104,7 @@ export class Details {
   #close() {
     this.#id = null;
     byId("details").close();
-    this.#before?.focus?.({ preventScroll: true });
+    placeOf(this.#before)?.focus({ preventScroll: true });
     this.#before = null;
   }
 
@@ -134,4 +140,11 @@ export class Details {
 
 function wordsOf(key, value) {
   return (WORDS[key] ?? String)(value);
+}
+
+/** Return what to give the focus back to; the same instance's row of the table may be another element by now. */
+function placeOf(before) {
+  if (before === null || before.isConnected) return before;
+  const id = CSS.escape(before.dataset.worst ?? "");
+  return document.querySelector(`[data-worst="${id}"]`) ?? byId("worst-room");
 }

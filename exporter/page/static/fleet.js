@@ -25,6 +25,7 @@ export class Fleet {
     this.revision = map.revision;
     this.refreshSeconds = map.refresh_seconds;
     this.pollIntervalSeconds = map.poll_interval_seconds;
+    this.inventoryRefreshSeconds = map.inventory_refresh_seconds;
     this.statuses = map.statuses;
     this.nodes = map.nodes;
     this.models = map.models;
@@ -69,7 +70,9 @@ export class Fleet {
     this.summary = changes.summary;
     const changed = new Set();
     write(this.status, changes.status, changed);
-    if (changes.value !== null) this.#applyValue(changes.value, changed);
+    // A column that is not followed any more would grow old.
+    if (changes.value === null) this.value = null;
+    else this.#applyValue(changes.value, changed);
     return changed;
   }
 

@@ -6,12 +6,12 @@
  *       or null: with it, tests find the pixels that they look at.
  */
 
-import { showAlerts } from "./alerts.js";
+import { Alerts } from "./alerts.js";
 import { Announcer } from "./announcer.js";
 import { Banner } from "./banner.js";
 import { parsed } from "./client.js";
 import { scaleFor } from "./colours.js";
-import { Controls } from "./controls.js";
+import { Controls, matchWords } from "./controls.js";
 import { Cursor } from "./cursor.js";
 import { Details } from "./details.js";
 import { byId } from "./elements.js";
@@ -45,7 +45,7 @@ class Page {
       value: () => this.#view.value,
       onMap: (text) => this.#takeMap(text),
       onChanges: (text) => this.#takeChanges(text),
-      onFailure: (error) => this.#banner.failed(error),
+      onFailure: (error) => this.#fail(error),
     });
   }
 
@@ -56,6 +56,7 @@ class Page {
   #details;
   #worst;
   #updates;
+  #alerts = new Alerts();
   #announcer = new Announcer();
   #banner = new Banner();
   #legend = new Legend();
@@ -97,13 +98,13 @@ class Page {
     if (this.#fleet === null) return;
     if (before.value === view.value && views.filtersEqual(before, view)) return;
     this.#worst.show(view);
-    // The column of another value has yet to come: until then the old colours stay, with their legend.
-    if (this.#hasColumn()) this.#redraw();
-    else this.#updates.askNow();
+    this.#redraw();
+    if (!this.#hasColumn(view.value)) this.#updates.askNow();
+    if (!views.filtersEqual(before, view)) this.#announcer.say(matchWords(this.#scene.match));
   }
 
-  #hasColumn() {
-    return this.#view.value === "status" || this.#fleet.value?.name === this.#view.value;
+  #hasColumn(value) {
+    return value === "status" || this.#fleet.value?.name === value;
   }
 
   #takeMap(text) {
@@ -119,12 +120,20 @@ class Page {
 
   #takeChanges(text) {
     const start = performance.now();
-    const changed = this.#fleet.apply(parsed(text));
+    const changes = parsed(text);
+    if (changes.layout !== this.#fleet.layout) return false;
+    const changed = this.#fleet.apply(changes);
     const scale = this.#scale();
     if (sameScale(scale, this.#scene.scale)) this.#repaint(changed);
     else this.#redraw();
     this.#tell();
     measureUpdate(start);
+    return true;
+  }
+
+  #fail(error) {
+    this.#banner.failed(error);
+    this.#details.unanswered();
   }
 
   #repaint(cells) {
@@ -155,9 +164,10 @@ class Page {
     this.#legend.count(this.#map.counts());
   }
 
-  /** Return the scale of what is chosen, or of what is shown as long as its column is not there. */
+  /** Return the scale of what is chosen; until its column has come, the old colours stay, with their legend. */
   #scale() {
-    const name = this.#hasColumn() ? this.#view.value : (this.#fleet.value?.name ?? "status");
+    const names = [this.#view.value, this.#scene?.scale.name ?? "status", "status"];
+    const name = names.find((one) => this.#hasColumn(one));
     const figure = this.#fleet.summary.figures.find((one) => one.name === LATENCY_FIGURE);
     return scaleFor(name, { scheme: scheme(), latencyLimitSeconds: figure?.threshold ?? null });
   }
@@ -166,11 +176,13 @@ class Page {
     const { summary } = this.#fleet;
     this.#banner.answered(this.#fleet);
     this.#header.show(summary);
-    showAlerts(summary.alerts, summary.taken_at_seconds);
+    this.#alerts.show(summary.alerts, summary.taken_at_seconds);
     this.#announcer.hear(summary);
     this.#cursor.refresh();
     this.#details.refresh();
     this.#worst.refresh(this.#view);
+    // It was asked for without the column of a value that was chosen since.
+    if (!this.#hasColumn(this.#view.value)) this.#updates.askNow();
   }
 }
 

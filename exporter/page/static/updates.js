@@ -6,19 +6,22 @@
  *       while the tab is hidden.
  */
 
-import { LayoutChanged, NotLoggedIn, Refused, Unanswered, fetchChanges, fetchMap } from "./client.js";
+import { NotLoggedIn, Refused, Unanswered, fetchChanges, fetchMap } from "./client.js";
 
 /**
  * @typedef {Object} Listener
  * @property {() => import("./fleet.js").Fleet | null} fleet what the page has; null before the first map
  * @property {() => string} value what colours the cells
  * @property {(text: string) => void} onMap a map's JSON
- * @property {(text: string) => void} onChanges the JSON of changes since the fleet's revision
- * @property {(error: Error) => void} onFailure
+ * @property {(text: string) => boolean} onChanges the JSON of changes since the fleet's revision; false: they
+ *   are of another layout, and a map is wanted
+ * @property {(error: Error) => void} onFailure also when an answer is late, which may come all the same
  */
 
 const FIRST_RETRY_MS = 1_000;
 const LAST_RETRY_MS = 10_000;
+/** So long people need not know that an answer is awaited. */
+const LATE_MS = 3_000;
 
 export class Updates {
   /** @param {Listener} listener */
@@ -44,6 +47,7 @@ export class Updates {
   async #turn() {
     this.#isAsking = true;
     this.#isWantedAgain = false;
+    const late = setTimeout(() => this.#listener.onFailure(new Unanswered("not yet")), LATE_MS);
     try {
       await this.#ask();
       this.#failures = 0;
@@ -53,6 +57,7 @@ export class Updates {
       this.#listener.onFailure(error);
       if (error instanceof NotLoggedIn) return;
     } finally {
+      clearTimeout(late);
       this.#isAsking = false;
     }
     if (this.#isWantedAgain) this.askNow();
@@ -65,12 +70,8 @@ export class Updates {
     const { layout, revision } = fleet;
     const value = this.#listener.value();
     const isFull = value !== "status" && fleet.value?.name !== value;
-    try {
-      this.#listener.onChanges(await fetchChanges({ layout, revision, value, isFull }));
-    } catch (error) {
-      if (!(error instanceof LayoutChanged)) throw error;
-      await this.#askMap();
-    }
+    const text = await fetchChanges({ layout, revision, value, isFull });
+    if (!this.#listener.onChanges(text)) await this.#askMap();
   }
 
   async #askMap() {

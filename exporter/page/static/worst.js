@@ -6,7 +6,7 @@
  */
 
 import { fetchWorst } from "./client.js";
-import { byId, make, write } from "./elements.js";
+import { byId, make, place, write } from "./elements.js";
 import { count, shortValue } from "./words.js";
 
 const REFRESH_MS = 5_000;
@@ -30,6 +30,8 @@ export class Worst {
   #isAsking = false;
   /** @type {import("./view.js").View | null} */
   #next = null;
+  /** @type {Map<string, {row: HTMLElement, texts: HTMLElement[]}>} by id of the instance */
+  #rows = new Map();
 
   /** Show the worst of another view. @param {import("./view.js").View} view */
   show(view) {
@@ -57,39 +59,39 @@ export class Worst {
     this.#isAsking = false;
   }
 
-  #fill({ value, n_matching: nMatching, instances }) {
-    write(byId("worst-caption"), captionOf(value, nMatching, instances.length));
+  #fill({ value, n_matching: nMatching, n_ranked: nRanked, instances }) {
+    write(byId("worst-caption"), captionOf(value, nMatching, nRanked, instances.length));
     write(byId("worst-value"), HEADS[value]);
-    const focused = document.activeElement?.dataset?.worst;
-    byId("worst-rows").replaceChildren(...instances.map((instance) => this.#rowOf(value, instance)));
-    if (focused !== undefined) this.#focus(focused);
+    const before = this.#rows;
+    this.#rows = new Map(instances.map(({ id }) => [id, before.get(id) ?? this.#makeRow(id)]));
+    for (const instance of instances) {
+      const { texts } = this.#rows.get(instance.id);
+      textsOf(value, instance).forEach((text, at) => write(texts[at], text));
+    }
+    const hadFocus = byId("worst-rows").contains(document.activeElement);
+    place(byId("worst-rows"), [...this.#rows.values()].map(({ row }) => row));
+    // The row that had it is gone: what is next to be read is the table.
+    if (hadFocus && document.activeElement === document.body) byId("worst-room").focus({ preventScroll: true });
   }
 
-  #rowOf(value, instance) {
-    const open = make("button", { type: "button", textContent: instance.id });
-    open.dataset.worst = instance.id;
-    open.addEventListener("click", () => this.#onOpen(instance.id));
-    return make(
-      "tr",
-      {},
-      make("th", { scope: "row" }, open),
-      make("td", { textContent: instance.node }),
-      make("td", { textContent: instance.model }),
-      make("td", {}, make("span", { textContent: value === "status" ? reasonOf(instance) : shortValue(value, instance.value) })),
-    );
-  }
-
-  /** Give the row of the same instance the focus back, which its old button had. */
-  #focus(id) {
-    const buttons = [...byId("worst-rows").querySelectorAll("button")];
-    buttons.find((button) => button.dataset.worst === id)?.focus({ preventScroll: true });
+  #makeRow(id) {
+    const open = make("button", { type: "button", textContent: id });
+    open.dataset.worst = id;
+    open.addEventListener("click", () => this.#onOpen(id));
+    const [node, model, what] = [make("td"), make("td"), make("span")];
+    const row = make("tr", {}, make("th", { scope: "row" }, open), node, model, make("td", {}, what));
+    return { row, texts: [node, model, what] };
   }
 }
 
-function captionOf(value, nMatching, n) {
+function captionOf(value, nMatching, nRanked, n) {
   const what = `${CAPTIONS[value]}: `;
   if (n === 0) return `${what}none of ${count(nMatching)} instances`;
-  return `${what}${n >= 50 ? `the first ${n}` : n} of ${count(nMatching)} instances`;
+  return `${what}${n < nRanked ? `the first ${n}` : n} of ${count(nMatching)} instances`;
+}
+
+function textsOf(value, instance) {
+  return [instance.node, instance.model, value === "status" ? reasonOf(instance) : shortValue(value, instance.value)];
 }
 
 function reasonOf({ status, last_error: error }) {

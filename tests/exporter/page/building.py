@@ -115,7 +115,8 @@ def _id(row: Row) -> str:
 
 
 def facts(*, limits: Limits = LIMITS, shard: Shard = WHOLE, poll_interval_s: float = 10.0) -> Facts:
-    return Facts(limits, shard, "1.2.3", poll_interval_s, max(1.0, poll_interval_s / 5))
+    refresh_s = max(1.0, poll_interval_s / 5)
+    return Facts(limits, shard, "1.2.3", poll_interval_s, refresh_s, inventory_refresh_s=30.0)
 
 
 def metrics() -> SelfMetrics:
@@ -140,7 +141,12 @@ def fleet_page(
 ) -> FleetPage:
     """Return the page as the exporter builds it."""
     clock, of = clock or SystemClock(), of or facts()
-    surveyor = Surveyor(poller, recent or Recent(poller, ledger, clock), clock)
+    surveyor = Surveyor(
+        poller,
+        recent or Recent(poller, ledger, clock),
+        clock,
+        poll_interval_s=of.poll_interval_s,
+    )
     revisions = Revisions(surveyor.survey, clock, refresh_s=of.refresh_s)
     summariser = Summariser(of, poller, own, sources, prometheus, clock)
     return FleetPage(files or FILES, revisions, summariser, poller, of, clock)

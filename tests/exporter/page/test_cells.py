@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exporter.model import EngineName, Outcome, State, Status
+from exporter.page import cells
 from exporter.page.cells import LARGEST, STATUS, UNKNOWN, Columns, Value, columns
 from exporter.page.layout import STEP_ROWS, settle
 from exporter.snapshot import Row
@@ -148,6 +152,25 @@ def test_errors_are_those_that_are_told_of_each_row() -> None:
     result = seen(*[cell(id_) for id_ in counts], errors=lambda row: counts[row.target.id])
 
     assert [0, 7, UNKNOWN, LARGEST] == list(result.by_name[Value.ERRORS])
+
+
+# Medians
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.integers(1, 9))
+def test_a_median_of_many_parts_is_the_median_of_the_whole(numbers: list[float], n: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cells, "SORTED_AT_ONCE", n)
+
+        assert statistics.median(numbers) == run(cells.median(numbers))
+
+
+@pytest.mark.parametrize("numbers", [[7.0] * 20_001, [float(n % 977) for n in range(50_000)]])
+def test_the_median_of_a_large_group_is_found_in_short_steps(numbers: list[float]) -> None:
+    n_steps = sum(1 for _ in cells.median(numbers))
+
+    assert len(numbers) / cells.SORTED_AT_ONCE <= n_steps < 100
+    assert statistics.median(numbers) == run(cells.median(numbers))
 
 
 # What is asked for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import re
@@ -21,6 +22,7 @@ from exporter.app import STATIC_FOLDER, Exporter
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
 from exporter.model import Status
+from exporter.page import handlers, worst
 from exporter.page.handlers import HEADERS, PATH
 from exporter.page.prometheus import QUERIES
 from tests.exporter.fetching import Fetched, fetch
@@ -289,6 +291,7 @@ async def test_a_map_tells_where_each_instance_stands(tmp_path: Path, port: int)
     ]
     assert "p99" == told["value"]["name"]
     assert (0.4, 1.0) == (told["poll_interval_seconds"], told["refresh_seconds"])
+    assert 0.05 == told["inventory_refresh_seconds"]
     assert 2 == told["summary"]["instances"]["healthy"]
 
 
@@ -338,7 +341,7 @@ async def test_a_value_is_told_whole_where_the_browser_has_none_of_it(
     ],
     ids=["gone", "new", "moved"],
 )
-async def test_once_the_cells_are_others_changes_are_refused(
+async def test_once_the_cells_are_others_only_the_name_of_their_layout_is_told(
     tmp_path: Path, after: list[dict[str, Any]]
 ) -> None:
     async with site(tmp_path, instance("a", 1), instance("b", 1)) as pages:
@@ -347,22 +350,25 @@ async def test_once_the_cells_are_others_changes_are_refused(
         listed(pages.inventory, *after)
 
         async def is_other() -> bool:
-            return (await pages.changes(before)).status == 409
+            return bool((await pages.changes(before)).json["layout"] != before["layout"])
 
         await eventually(is_other)
         told = await pages.map()
-        refusal = (await pages.changes(before)).json
+        answer = await pages.changes(before)
 
-    assert {"error": "the layout has changed; load /fleet/map again"} == refusal
+    assert (200, {"layout": told["layout"]}) == (answer.status, answer.json)
     assert [each["id"] for each in after] == told["cells"]["id"]
     assert before["layout"] != told["layout"]
 
 
-async def test_a_browser_from_before_a_restart_is_told_to_load_again(tmp_path: Path) -> None:
+async def test_a_browser_from_before_a_restart_is_told_of_another_layout(tmp_path: Path) -> None:
     async with site(tmp_path, instance("a", 1)) as pages:
         before = await pages.map()
     async with site(tmp_path, instance("a", 1)) as restarted:
-        assert 409 == (await restarted.changes(before)).status
+        answer = await restarted.changes(before)
+
+    assert {"layout"} == set(answer.json)
+    assert before["layout"] != answer.json["layout"]
 
 
 @pytest.mark.parametrize(
@@ -433,12 +439,31 @@ async def test_the_worst_come_with_why(tmp_path: Path, port: int) -> None:
     assert (1, ["b"]) == (of_node["n_matching"], [view["id"] for view in of_node["instances"]])
 
 
+async def test_the_same_question_about_a_revision_is_worked_out_once(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+
+    def counted(*given: Any) -> Any:
+        looks.append(given)
+        return worst.worst(*given)
+
+    monkeypatch.setattr(handlers, "worst", counted)
+    async with site(tmp_path, instance("a", port), poll__interval="60s") as pages:
+        same = await asyncio.gather(*[pages.worst(node="n1") for _ in range(5)])
+        other = await pages.worst()
+
+    assert 2 == len(looks)
+    assert [same[0]] * 5 == same
+    assert other != same[0]
+
+
 async def test_no_more_than_the_worst_few_are_sent(tmp_path: Path) -> None:
     async with site(tmp_path, *[instance(f"i{i:03}", 1) for i in range(60)]) as pages:
         await pages.until_seen(*[Status.UNREACHABLE] * 60)
         told = await pages.worst()
 
-    assert (60, 50) == (told["n_matching"], len(told["instances"]))
+    assert (60, 60, 50) == (told["n_matching"], told["n_ranked"], len(told["instances"]))
 
 
 # What an operator sets
@@ -460,6 +485,23 @@ async def test_a_password_guards_the_page_as_it_does_the_instances(
     assert 401 == refused.status
     assert '"a"' not in refused.text
     assert 401 != let_in.status
+
+
+async def test_a_page_asks_five_times_while_each_instance_is_polled_once(tmp_path: Path) -> None:
+    async with site(tmp_path, poll__interval="10s") as pages:
+        told = await pages.map()
+
+    assert (10.0, 2.0) == (told["poll_interval_seconds"], told["refresh_seconds"])
+
+
+async def test_errors_of_late_are_known_once_all_were_polled(tmp_path: Path, port: int) -> None:
+    async with site(tmp_path, instance("a", port)) as pages:
+
+        async def are_known() -> bool:
+            told = await pages.map(value="errors")
+            return {"name": "errors", "values": [0]} == dict(told["value"])
+
+        await eventually(are_known)
 
 
 async def test_thresholds_are_those_of_the_settings(tmp_path: Path, port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import subprocess
 from collections.abc import AsyncIterator, Mapping
@@ -31,7 +32,7 @@ from exporter.page.prometheus import (
     thresholds_of,
 )
 from tests.exporter.page.building import HeldClock
-from tests.exporter.page.prometheuses import Asked, alert, number, threshold
+from tests.exporter.page.prometheuses import Asked, alert, number, result, threshold
 from tests.exporter.servers import Handler, hanging, response, saying, serving
 from tests.waiting import eventually
 
@@ -119,12 +120,27 @@ def test_all_that_fire_are_counted_at_least_those_that_are_listed(
     assert (expected, 2) == (answer.n_firing, len(answer.firing))
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([Series({"severity": "critical"}, (1.0, "3")), number("4")], (7, 3)),
+        ([Series({"severity": "warning"}, (1.0, "9"))], (9, 1)),
+        ([], (2, 1)),
+    ],
+)
+def test_critical_ones_are_counted_apart(told: list[Series], expected: tuple[int, int]) -> None:
+    answer = answer_of([], [alert("OllamaA", "critical"), alert("OllamaB")], told)
+
+    assert expected == (answer.n_firing, answer.n_critical)
+
+
 def test_an_alert_that_fires_for_very_many_does_not_drown_the_others(
     promtool_binary: Path, tmp_path: Path
 ) -> None:
     """Prometheus itself picks those of each name that fire for longest, and counts all of ours."""
     n = MAX_FIRING_OF_ONE_NAME
-    firing = [f'alertname="OllamaMany",n="{i}"' for i in range(n + 1)] + ['alertname="OllamaOne"']
+    one = 'alertname="OllamaOne",severity="critical"'
+    firing = [*[f'alertname="OllamaMany",n="{i}"' for i in range(n + 1)], one]
     state_by_labels = {
         **dict.fromkeys(firing, "firing"),
         'alertname="OllamaSoon"': "pending",
@@ -141,7 +157,7 @@ def test_an_alert_that_fires_for_very_many_does_not_drown_the_others(
         promtool_binary,
         tmp_path / "test.yml",
         series,
-        {FIRING_QUERY: samples, N_FIRING_QUERY: {"{}": len(firing)}},
+        {FIRING_QUERY: samples, N_FIRING_QUERY: {"{}": n + 1, '{severity="critical"}': 1}},
     )
 
     assert "SUCCESS" in told
@@ -172,7 +188,7 @@ def run_promtool(
 # Asking
 
 
-GOOD = Answer("", (Firing("OllamaA", "warning", {}, 17.5),), 7, {"tokens_per_second": 7.0})
+GOOD = Answer("", (Firing("OllamaA", "warning", {}, 17.5),), 7, 0, {"tokens_per_second": 7.0})
 
 
 @asynccontextmanager
@@ -246,6 +262,9 @@ FAULTS: list[tuple[Handler, str]] = [
     (saying(response(b"<html>")), "answers with what is no query result"),
     (saying(response(b'{"status":"success","data":{"result":[[1,2]]}}')), "no query result"),
     (saying(response(b'"\xff"')), "no query result"),
+    (saying(response(b'{"x":' + b"[" * 100_000)), "no query result"),
+    # A small body can unpack to a huge one.
+    (saying(response(gzip.compress(result()), "200 OK", "Content-Encoding: gzip")), "no query"),
     (saying(response(b"x" * (MAX_BODY_BYTES + 1))), "answers with more than 1,048,576 bytes"),
     (saying(b"\x00\xff\r\n\r\n"), "cannot be asked: "),
     (saying(b""), "cannot be asked: "),

@@ -83,7 +83,8 @@ class Browser:
     async def update(self, **full: str) -> None:
         since = {"layout": self.layout, "revision": self.revision, **self._asked_for(), **full}
         code, told = await self.site.get("/fleet/changes", **since)
-        if code == 409:
+        assert 200 == code
+        if told["layout"] != self.layout:
             await self.load()
             return
         self.revision = told["revision"]

@@ -17,6 +17,7 @@ from tests.exporter.page.building import FakePoller, HeldClock, cell
 from tests.waiting import eventually
 
 REFRESH_S = 2.0
+POLL_INTERVAL_S = 10.0
 
 
 class Fleet:
@@ -27,7 +28,12 @@ class Fleet:
         self.poller = FakePoller()
         self.show()
         recent = Recent(self.poller, Ledger(), self.clock)  # type: ignore[arg-type]
-        self._surveyor = Surveyor(self.poller, recent, self.clock)  # type: ignore[arg-type]
+        self._surveyor = Surveyor(
+            self.poller,  # type: ignore[arg-type]
+            recent,
+            self.clock,
+            poll_interval_s=POLL_INTERVAL_S,
+        )
         self.gate = asyncio.Event()
         self.gate.set()
         self.wanted: list[frozenset[Value]] = []
@@ -182,6 +188,34 @@ async def test_revisions_of_another_layout_are_not_compared_with(fleet: Fleet) -
     assert "<Revisions: 1 kept, the last is 3>" == repr(fleet.revisions)
 
 
+async def test_instances_that_get_another_model_make_one_layout_per_pass(fleet: Fleet) -> None:
+    fleet.poller.has_seen_all.set()
+    names = []
+    for n in range(12):  # each 2 s
+        fleet.show(model=f"m{n}")
+        names.append((await fleet.next()).sight.layout.name)
+
+    assert [5, 5, 2] == [names.count(name) for name in dict.fromkeys(names)]
+
+
+async def test_instances_that_come_or_go_are_shown_at_once(fleet: Fleet) -> None:
+    fleet.poller.has_seen_all.set()
+    before = await fleet.next()
+    fleet.poller.show(cell("a"))
+    after = await fleet.next()
+
+    assert ("a", "b", "c", "d") == before.sight.layout.ids
+    assert ("a",) == after.sight.layout.ids
+
+
+async def test_in_the_first_pass_each_model_is_shown_as_it_becomes_known(fleet: Fleet) -> None:
+    first = await fleet.next()
+    fleet.show(model="other")
+    second = await fleet.next()
+
+    assert first.sight.layout.name != second.sight.layout.name
+
+
 async def test_a_look_that_fails_is_told_and_tried_again(fleet: Fleet) -> None:
     fleet.fault = RuntimeError("no look")
     with pytest.raises(RuntimeError, match="no look"):
@@ -207,7 +241,12 @@ async def test_layouts_of_two_processes_never_have_the_same_name() -> None:
     second = Fleet()
     second.clock.move(0.001)
     recent = Recent(second.poller, Ledger(), second.clock)  # type: ignore[arg-type]
-    restarted = Surveyor(second.poller, recent, second.clock)  # type: ignore[arg-type]
+    restarted = Surveyor(
+        second.poller,  # type: ignore[arg-type]
+        recent,
+        second.clock,
+        poll_interval_s=POLL_INTERVAL_S,
+    )
 
     name = (await first.revisions.latest()).sight.layout.name
 

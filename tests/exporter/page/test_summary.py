@@ -62,7 +62,13 @@ async def summary(
         None if answer is None else Told(answer),  # type: ignore[arg-type]
         clock,
     )
-    sight = await Surveyor(poller, recent, clock).survey(None, frozenset())  # type: ignore[arg-type]
+    surveyor = Surveyor(
+        poller,  # type: ignore[arg-type]
+        recent,
+        clock,
+        poll_interval_s=10.0,
+    )
+    sight = await surveyor.survey(None, frozenset())
     told: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(summariser.summary(sight)))
     return told
 
@@ -153,7 +159,7 @@ async def test_limits_of_the_settings_are_in_force() -> None:
 async def test_alerts_are_passed_on_with_what_is_wrong() -> None:
     firing = Firing("OllamaA", "critical", {"node": "n1"}, 17.5)
 
-    told = await summary(answer=Answer("Prometheus is away", (firing,), 7))
+    told = await summary(answer=Answer("Prometheus is away", (firing,), 7, 3))
 
     assert {
         "error": "Prometheus is away",
@@ -166,4 +172,5 @@ async def test_alerts_are_passed_on_with_what_is_wrong() -> None:
             }
         ],
         "n_firing": 7,
+        "n_critical": 3,
     } == told["alerts"]

@@ -10,7 +10,7 @@ from exporter.page.worst import N_WORST, worst
 from exporter.snapshot import Row
 from tests.exporter.page.building import FakePoller, cell, ids, run
 
-Found = tuple[int, list[tuple[str, int]]]
+Found = tuple[int, int, list[tuple[str, int]]]
 
 
 def found(
@@ -20,14 +20,15 @@ def found(
     wanted: Filter | None = None,
     gone: str = "",
 ) -> Found:
-    """Return how many match, and the worst ids with their values."""
+    """Return how many match, how many have a rank, and the worst ids with their values."""
     poller = FakePoller()
     poller.show(*[row for row in rows if row.target.id != gone])
     column = array("i", numbers or [STATUS_CODES[row.status] for row in rows])
-    n_matching, worst_ones = run(
+    ranked = run(
         worst(ids(rows), poller.watches, wanted or Filter(), value, column)  # type: ignore[arg-type]
     )
-    return n_matching, [(watch.row.target.id, number) for watch, number in worst_ones]
+    shown = [(watch.row.target.id, number) for watch, number in ranked.found]
+    return ranked.n_matching, ranked.n_ranked, shown
 
 
 ROWS = [
@@ -46,39 +47,41 @@ def test_by_status_those_come_first_that_are_gone() -> None:
     """Unreachable, unhealthy, loading, unknown, draining, provisioning; healthy ones never."""
     expected = [("f", 2), ("h", 2), ("e", 1), ("d", 3), ("c", 6), ("b", 5), ("a", 4)]
 
-    assert (8, expected) == found(ROWS)
+    assert (8, 7, expected) == found(ROWS)
 
 
 def test_a_filter_takes_some() -> None:
-    assert (2, [("f", 2), ("b", 5)]) == found(ROWS, wanted=Filter(node="n2"))
-    assert (1, []) == found(ROWS, wanted=Filter(status="healthy"))
-    assert (0, []) == found(ROWS, wanted=Filter(node="nowhere"))
+    assert (2, 2, [("f", 2), ("b", 5)]) == found(ROWS, wanted=Filter(node="n2"))
+    assert (1, 0, []) == found(ROWS, wanted=Filter(status="healthy"))
+    assert (0, 0, []) == found(ROWS, wanted=Filter(node="nowhere"))
 
 
 def test_the_slowest_and_the_highest_are_the_worst() -> None:
     rows = [cell(id_) for id_ in "abcd"]
     numbers = [100, UNKNOWN, 70, 120]
 
-    assert (4, [("c", 70), ("a", 100), ("d", 120)]) == found(rows, Value.SPEED, numbers)
+    assert (4, 3, [("c", 70), ("a", 100), ("d", 120)]) == found(rows, Value.SPEED, numbers)
     for value in (Value.P99, Value.ERRORS, Value.AGE):
-        assert (4, [("d", 120), ("a", 100), ("c", 70)]) == found(rows, value, numbers)
+        assert (4, 3, [("d", 120), ("a", 100), ("c", 70)]) == found(rows, value, numbers)
 
 
 def test_equally_bad_ones_come_by_id() -> None:
     rows = [cell("b", node="n1"), cell("a", node="n2")]
 
-    assert (2, [("a", 5), ("b", 5)]) == found(rows, Value.AGE, [5, 5])
+    assert (2, 2, [("a", 5), ("b", 5)]) == found(rows, Value.AGE, [5, 5])
 
 
 def test_no_more_than_the_worst_few_are_given_and_all_are_counted() -> None:
     n = 2 * STEP_ROWS + 3
     rows = [cell(f"i{i:05}") for i in range(n)]
 
-    n_matching, worst_ones = found(rows, Value.P99, list(range(n)))
+    n_matching, n_ranked, worst_ones = found(rows, Value.P99, list(range(n)))
 
-    assert n == n_matching
+    assert n == n_matching == n_ranked
     assert [(f"i{i:05}", i) for i in range(n - 1, n - 1 - N_WORST, -1)] == worst_ones
 
 
 def test_who_has_gone_since_is_left_out() -> None:
-    assert (7, ("h", 2)) == (found(ROWS, gone="f")[0], found(ROWS, gone="f")[1][0])
+    n_matching, _, worst_ones = found(ROWS, gone="f")
+
+    assert (7, ("h", 2)) == (n_matching, worst_ones[0])

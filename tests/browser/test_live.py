@@ -1,0 +1,289 @@
+"""What a person holds on to while updates come: focus, place, marks, and what was heard already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import expect
+
+from provisioning.sim.app import RunningFleet, running_fleet
+from provisioning.sim.spec import FleetSpec
+from tests.browser.conftest import Open
+from tests.browser.page import UPDATE, FleetPage, Held
+from tests.browser.programs import exporter
+from tests.ports import free_ports
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+N = 200
+N_NODES = 4
+SLOW_NODE, OF_SLOW_NODE = "node-002", "llm-00060"
+HEALTHY, HEALTHY_BUT_LEFT_OUT = "#6b98ae", "#e7eff2"
+AS_FAST_AS_PEERS, MUCH_SLOWER = "#88959f", "#8c0d00"
+DEAD = "llm-00042"
+COUNT_CHANGES = """(id) => {
+  window.nChanges = 0;
+  new MutationObserver((records) => { window.nChanges += records.length; })
+    .observe(document.getElementById(id), { subtree: true, childList: true, characterData: true });
+}"""
+IS_ON_TOP = """() => {
+  const { left, top, width, height } = document.activeElement.getBoundingClientRect();
+  const found = document.elementFromPoint(left + width / 2, top + Math.min(height, 40) / 2);
+  return document.activeElement.contains(found);
+}"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def running() -> AsyncIterator[RunningFleet]:
+    """200 instances on four nodes."""
+    async with running_fleet(FleetSpec(n_instances=N, n_nodes=N_NODES)) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def url(
+    running: RunningFleet, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """The page's address, once every instance was polled; one of them refuses, always alike."""
+    run_dir: Path = tmp_path_factory.mktemp("live")
+    inventory = run_dir / "fleet.json"
+    (port,) = free_ports(1)
+    dead = {"url": f"http://127.0.0.1:{port}"}
+    listed = [entry | (dead if entry["id"] == DEAD else {}) for entry in running.inventory]
+    inventory.write_text(json.dumps(listed))
+    async with exporter(run_dir, inventory) as base:
+        yield f"{base}/fleet"
+
+
+async def updates(page: FleetPage, n: int = 3) -> None:
+    """Return when so many more updates have come."""
+    n_before = len(await page.durations_ms(UPDATE))
+
+    async def have_come() -> bool:
+        return len(await page.durations_ms(UPDATE)) >= n_before + n
+
+    await eventually(have_come)
+
+
+async def n_tables(page: FleetPage) -> int:
+    """Return how often the worst have been asked for."""
+    return len([path for path, _ in await page.loaded() if path == "/fleet/worst"])
+
+
+async def until_next_table(page: FleetPage) -> None:
+    """Return when the worst have been asked for once more, and were shown."""
+    n_before = await n_tables(page)
+
+    async def has_come() -> bool:
+        return await n_tables(page) > n_before
+
+    await eventually(has_come)
+    await updates(page, 1)
+
+
+async def until_read_whole(page: FleetPage) -> None:
+    """Return when the cell at the keyboard's cursor, which fails, was read with its error."""
+    await expect(page.find("#reader")).to_contain_text("refused")
+
+
+async def to_dead(page: FleetPage) -> None:
+    """Go to the dead instance by keyboard."""
+    await page.click(DEAD)
+    await expect(page.find("#details")).to_be_visible()
+    await page.press("Escape")
+    await page.page.mouse.move(1, 1)
+    await page.press("ArrowRight", "ArrowLeft")
+    await expect(page.find("#reader")).to_contain_text(DEAD)
+
+
+async def test_another_colour_comes_as_it_is_now_and_not_as_it_was(
+    running: RunningFleet, url: str, open_page: Open
+) -> None:
+    """While the map showed statuses, speeds changed of which the page was not told."""
+    page = await open_page(url)
+    colour_by = page.field("Colour by")
+    await colour_by.select_option("speed")
+    await page.eventually_paints(AS_FAST_AS_PEERS, OF_SLOW_NODE)
+    await colour_by.select_option("status")
+    await page.eventually_paints(HEALTHY, OF_SLOW_NODE)
+
+    running.inject("slow", node=SLOW_NODE, factor=0.5)
+    watching = await open_page(f"{url}?value=speed")
+    await watching.eventually_paints(MUCH_SLOWER, OF_SLOW_NODE)
+
+    await colour_by.select_option("speed")
+    await page.eventually_paints(MUCH_SLOWER, OF_SLOW_NODE)
+    await colour_by.select_option("p99")
+    await expect(page.find("#legend-unit")).to_have_text("p99 latency")
+
+
+async def test_a_filter_counts_at_once_also_while_another_colour_is_awaited(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url)
+    held = Held()
+    await page.page.route("**/fleet/changes?*value=p99*", held.handle)
+    await page.field("Colour by").select_option("p99")
+    await eventually(lambda: held.n)
+
+    await page.field("Node").fill("node-003")
+    await page.press("Enter")
+
+    # Before the answer is so late that a banner, which takes the map some room, draws it anew.
+    await expect(page.find("#matching")).to_have_text("50 of 200 match", timeout=1_500)
+    assert [HEALTHY_BUT_LEFT_OUT] == await page.colours("llm-00001")
+    held.release()
+    await expect(page.find("#legend-unit")).to_have_text("p99 latency")
+
+
+async def test_a_cell_is_read_once_and_not_at_each_update(url: str, open_page: Open) -> None:
+    page = await open_page(url)
+    await to_dead(page)
+    await until_read_whole(page)
+
+    for element_id in ("reader", "tip"):
+        await page.run(COUNT_CHANGES, element_id)
+        await updates(page)
+        assert 0 == await page.run("() => window.nChanges"), await page.text("#reader")
+
+
+async def test_a_cell_is_read_again_when_somebody_comes_back_to_it(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url)
+    await to_dead(page)
+    await until_read_whole(page)
+
+    await page.press("Tab")
+    await expect(page.find("#reader")).to_have_text("")
+    await page.press("Shift+Tab")
+
+    await until_read_whole(page)
+
+
+async def test_the_map_stays_where_somebody_has_scrolled_to(url: str, open_page: Open) -> None:
+    page = await open_page(url, width=420, height=320)
+    await page.find("#map").focus()
+    await page.press("Home")
+    await page.press("ArrowRight")
+    await page.run("() => window.scrollTo(0, document.body.scrollHeight)")
+    below = await page.run("() => window.scrollY")
+
+    await updates(page)
+
+    assert below == await page.run("() => window.scrollY") > 300
+    await page.press("ArrowRight")
+    assert below > await page.run("() => window.scrollY")
+
+
+async def test_the_rows_of_the_table_stay_and_so_does_the_focus_in_them(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url)
+    await page.find("#worst-rows button").focus()
+    await page.run(COUNT_CHANGES, "worst-rows")
+    n_before = len(await page.loaded())
+
+    await until_next_table(page)
+    await until_next_table(page)
+
+    assert DEAD == await page.focused()
+    assert 0 == await page.run("() => window.nChanges")
+    loaded = [path for path, _ in (await page.loaded())[n_before:]]
+    assert loaded.count("/fleet/worst") < loaded.count("/fleet/changes") / 3
+
+
+async def test_closing_the_details_leads_back_to_the_row_they_were_opened_from(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(f"{url}?value=age")
+    row = page.find("#worst-rows button").nth(7)
+    await row.focus()
+    focused = await page.focused()
+    await page.press("Enter")
+    await expect(page.find("#details-list")).to_contain_text(focused)
+
+    await until_next_table(page)
+    await page.press("Escape")
+
+    assert focused == await page.focused()
+    # Another table, and back: it has another row for the same instance.
+    await page.press("Enter")
+    await page.field("Node").fill("node-999")
+    await page.press("Enter")
+    await expect(page.find("#worst-rows tr")).to_have_count(0)
+    await page.page.get_by_role("button", name="Close").press("Enter")
+    await expect(page.find("#details")).to_be_hidden()
+    assert "worst-room" == await page.focused()
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+async def test_while_details_are_open_the_focus_never_goes_under_them(
+    width: int, url: str, open_page: Open
+) -> None:
+    page = await open_page(f"{url}?id={DEAD}&value=age", width=width)
+    await expect(page.find("#details-list")).to_contain_text("refused")
+    await page.find("#details-close").focus()
+    seen = set()
+
+    for _ in range(30):
+        await page.press("Shift+Tab")
+        focused = await page.focused()
+        if await page.run("() => document.activeElement !== document.body"):
+            assert await page.run(IS_ON_TOP), focused
+            seen.add(focused)
+
+    assert ({"map", "value"} <= seen) == (width == 1280)
+    assert await page.find("#alerts-title").is_visible() == (width == 1280)
+
+
+async def test_the_back_button_also_undoes_what_is_in_the_field_one_is_in(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url)
+    await page.field("Node").fill("node-002")
+    await page.press("Enter")
+    assert "node" == await page.focused()
+
+    await page.page.go_back()
+
+    await expect(page.field("Node")).to_have_value("")
+    await expect(page.find("#matching")).to_have_text("")
+
+
+async def test_escape_in_a_field_leaves_the_details_open(url: str, open_page: Open) -> None:
+    page = await open_page(f"{url}?id={DEAD}")
+    await page.field("Node").focus()
+
+    await page.press("Escape")
+
+    await expect(page.find("#details")).to_be_visible()
+
+
+async def test_clearing_the_filters_leaves_the_focus_in_the_form(url: str, open_page: Open) -> None:
+    page = await open_page(f"{url}?node=node-001")
+
+    await page.page.get_by_role("button", name="Clear filters").press("Enter")
+
+    assert "value" == await page.focused()
+
+
+async def test_how_many_match_is_announced_when_somebody_has_filtered_and_not_by_itself(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url)
+    await page.total("unreachable").click()
+
+    await expect(page.find("#announcements")).to_have_text("1 of 200 match")
+    await expect(page.find("#matching")).to_have_attribute("aria-live", "off")
+    await page.run(COUNT_CHANGES, "announcements")
+    await page.field("Colour by").select_option("age")
+    await updates(page)
+    assert 0 == await page.run("() => window.nChanges")
+    await page.total("unreachable").click()
+    await expect(page.find("#announcements")).to_have_text("All 200 match")
