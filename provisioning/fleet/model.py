@@ -88,6 +88,9 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     is_replace_asked: bool = False
     history: tuple[Event, ...] = ()
     """The latest events, oldest first; see `lifecycle.MAX_EVENTS`."""
+    cpus: float = 0.0
+    """What its unit holds of its node: the workload's, as it was when the unit was ordered."""
+    memory_bytes: int = 0
 
     @property
     def unit(self) -> str:
@@ -156,6 +159,8 @@ class Unit(msgspec.Struct, frozen=True):
     mounts: tuple[tuple[str, str], ...]
     cpus: float
     memory_bytes: int
+    model: str = ""
+    """For simulated units; real ones learn it from command, environment or warm-up."""
 
 
 class UnitState(StrEnum):

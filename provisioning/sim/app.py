@@ -1,6 +1,6 @@
 """Put a simulated fleet together, start it, and stop it in reverse.
 
-In:   a FleetSpec, faults to begin with, and ports (0: any).
+In:   a FleetSpec, faults to begin with, and ports (0: any); or ports to host units on.
 Out:  `running_fleet`: the instances alone, for tests in the same event loop;
       `running_simulation`: with inventory file and control API, as the command runs it.
 Fails with ListenError, FaultError, InventoryError or TokenError; what had started is stopped then.
@@ -8,21 +8,25 @@ Fails with ListenError, FaultError, InventoryError or TokenError; what had start
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from provisioning.sim.address import Layout
 from provisioning.sim.control import Control, running_control
 from provisioning.sim.faults import Fault
 from provisioning.sim.fleet import ActiveFault, Fleet
 from provisioning.sim.generator import TextGenerator
+from provisioning.sim.hosting import UnitHost
 from provisioning.sim.inventory import PublishedInventory, entries
 from provisioning.sim.listener import (
     BACKLOG,
     max_connections,
     open_listener,
+    open_listeners,
     raise_descriptor_limit,
 )
 from provisioning.sim.ollama import OllamaSite
@@ -30,6 +34,17 @@ from provisioning.sim.pages import FleetSite, Site
 from provisioning.sim.server import FleetServer
 from provisioning.sim.spec import FleetSpec, Mode
 from provisioning.sim.token import Token, read_or_make
+from provisioning.sim.unit_routes import UnitRoutes
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """How units are hosted."""
+
+    ports: range
+    """Of every node."""
+    load_s: float
+    """How long a unit that was started answers that it is loading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,8 @@ class Settings:
     control_host: str
     control_port: int
     token_path: Path
+    hosting: Hosting | None = None
+    """None: the fleet is the spec's from the start; else it is empty until units are ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +75,18 @@ class RunningFleet:
     """A fleet that listens: what there is to poll, and what can be done to it."""
 
     def __init__(
-        self, fleet: Fleet, server: FleetServer, *, port: int, max_connections: int
+        self,
+        fleet: Fleet,
+        server: FleetServer,
+        *,
+        port: int,
+        max_connections: int,
+        host: UnitHost | None = None,
     ) -> None:
         self.fleet = fleet
+        self.host = host
         self.port = port
-        """Of all instances; they differ by address."""
+        """Of all instances, which differ by address; of hosted units the first."""
         self.max_connections = max_connections
         """What the limit of open files leaves room for; new ones beyond it are reset."""
         self._server = server
@@ -103,7 +127,7 @@ class RunningFleet:
 
     def ids_of(self, active: ActiveFault) -> list[str]:
         """Return the ids of the instances that a fault befalls."""
-        return [self.fleet.instances[index].id for index in sorted(active.indices)]
+        return [self.fleet.states[index].instance.id for index in sorted(active.indices)]
 
 
 @asynccontextmanager
@@ -118,18 +142,39 @@ async def running_fleet(
     fleet = Fleet(spec, clock=clock)
     for fault in faults:
         fleet.inject(fault)
-    n_connections = max_connections(raise_descriptor_limit())
+    async with _serving(fleet, [open_listener(port)], Layout()) as running:
+        yield running
+
+
+@asynccontextmanager
+async def running_host(
+    spec: FleetSpec, hosting: Hosting, *, clock: Callable[[], float] = time.time
+) -> AsyncIterator[RunningFleet]:
+    """Run a fleet that is empty until its `host` is given units; of the spec, the kind counts."""
+    fleet = Fleet(spec, clock=clock, instances=())
+    layout = Layout(hosting.ports.start, len(hosting.ports))
+    host = UnitHost(fleet, layout, load_s=hosting.load_s)
+    raise_descriptor_limit()  # a port each is more than some limits begin with
+    async with _serving(fleet, open_listeners(layout.ports), layout, host) as running:
+        yield running
+
+
+@asynccontextmanager
+async def _serving(
+    fleet: Fleet, listeners: Sequence[socket.socket], layout: Layout, host: UnitHost | None = None
+) -> AsyncIterator[RunningFleet]:
+    n_connections = max_connections(raise_descriptor_limit(), n_listeners=len(listeners))
     server = FleetServer(
         fleet,
-        site_of(spec),
-        TextGenerator(fleet, time_scale=spec.time_scale),
+        site_of(fleet.spec),
+        TextGenerator(fleet, time_scale=fleet.spec.time_scale),
         max_connections=n_connections,
+        layout=layout,
     )
-    listener = open_listener(port)
-    listener_port = listener.getsockname()[1]
-    await server.start(listener, backlog=BACKLOG)
+    port = listeners[0].getsockname()[1]
     try:
-        yield RunningFleet(fleet, server, port=listener_port, max_connections=n_connections)
+        await server.start(*listeners, backlog=BACKLOG)
+        yield RunningFleet(fleet, server, port=port, max_connections=n_connections, host=host)
     finally:
         await server.stop()
 
@@ -138,17 +183,22 @@ async def running_fleet(
 async def running_simulation(settings: Settings) -> AsyncIterator[Simulation]:
     """Run a fleet with its inventory file and control API until the context ends."""
     token = read_or_make(settings.token_path)
-    async with running_fleet(
-        settings.spec, port=settings.listen_port, faults=settings.faults
-    ) as running:
+    async with _running(settings) as running:
         inventory = PublishedInventory(
             running.fleet, port=running.port, path=settings.inventory_path
         )
-        control = Control(running.fleet, inventory, token)
+        units = None if running.host is None else UnitRoutes(running.host, token)
+        control = Control(running.fleet, inventory, token, units=units)
         async with running_control(
             control, host=settings.control_host, port=settings.control_port
         ) as url:
             yield Simulation(running, url, token)
+
+
+def _running(settings: Settings) -> AbstractAsyncContextManager[RunningFleet]:
+    if settings.hosting is not None:
+        return running_host(settings.spec, settings.hosting)
+    return running_fleet(settings.spec, port=settings.listen_port, faults=settings.faults)
 
 
 def site_of(spec: FleetSpec) -> Site:

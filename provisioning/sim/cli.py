@@ -12,22 +12,26 @@ import gc
 import json
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import uvloop
+from click.core import ParameterSource
 
-from provisioning.sim.app import Settings, Simulation, running_simulation
+from provisioning.sim.address import address_of
+from provisioning.sim.app import Hosting, RunningFleet, Settings, Simulation, running_simulation
 from provisioning.sim.errors import FaultError, SimulationError, SpecError
 from provisioning.sim.faults import Fault
-from provisioning.sim.options import Address, FaultParam, Weights
+from provisioning.sim.options import Address, FaultParam, Ports, Weights
 from provisioning.sim.spec import FleetSpec, InventoryEngine, Mode
 from provisioning.sim.token import default_path
 
 HARDWARE_HELP = "Weights of epyc-9654, xeon-8380, gpu (42, 31, 187 tokens/s) among the nodes."
 TIME_SCALE_HELP = "Real seconds that a simulated second of generating takes."
+MEANINGLESS_WHILE_HOSTING = ("instances", "nodes", "listen_port", "inventory", "fault")
+"""Options that say which instances there are from the start, where there are none."""
 FILE = click.Path(dir_okay=False, path_type=Path)
 PORT = click.IntRange(0, 65_535)
 HELP = """Run a fleet of simulated LLM servers on this machine, all in one process.
@@ -49,6 +53,7 @@ Faults are KIND:KEY=VALUE,... The keys say whom a fault befalls: ids=A+B, node=N
   hang          connections are accepted and never answered
   slow          speed times factor (0.7), durations divided by it
   errors        requests fail at ratio (0.05)
+  oom_kill      as kill, for lack of memory
   oom_restart   counters at zero, loading for seconds (5)
   loading       503 until healed
   garbage       status 200 with a body that is no JSON
@@ -66,6 +71,19 @@ The control API takes the same as JSON, writes with the token of --control.token
   POST   /faults        {"kind": "kill", "count": 20}
   DELETE /faults        heal all;  DELETE /faults/ID heals one
   GET    /-/healthy
+
+With --host-units no instance lives until a provisioner orders it. Each node has an address,
+127.1.0.1 and up, and each of its units a port of the range. The control API then has:
+
+\b
+  GET    /nodes/NODE/units[?fleet=F]        state, exit status, out of memory
+  PUT    /nodes/NODE/units/NAME             {"fleet", "instance_id", "generation", "host", "port",
+                                             "model"}; nothing where it runs already
+  DELETE /nodes/NODE/units/NAME?fleet=F     nothing where there is none
+  GET    /nodes/NODE/changes?fleet=F        a stream: the names of units that end
+
+kill, oom_kill: the unit is told as exited until it is started anew, which also ends every other
+fault upon it; node_gone: the node's units are dead, and the control API answers 503 for it.
 """
 
 
@@ -98,6 +116,17 @@ The control API takes the same as JSON, writes with the token of --control.token
 )
 @click.option("--fault", type=FaultParam(), multiple=True, help="To begin with; repeatable.")
 @click.option(
+    "--host-units",
+    type=Ports(),
+    help="Begin with no instance, and host units on these ports as a provisioner orders them.",
+)
+@click.option(
+    "--load-seconds",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    help="How long a hosted unit is loading after its start.",
+)
+@click.option(
     "--control.listen-address",
     "control_listen_address",
     type=Address(),
@@ -112,9 +141,12 @@ The control API takes the same as JSON, writes with the token of --control.token
     show_default="~/.local/state/ollama-fleet/simulate.token",
     help="Holds the token for writes; made where it is missing.",
 )
-def simulate(**options: Any) -> None:
+@click.pass_context
+def simulate(context: click.Context, /, **options: Any) -> None:
     """Run the command: read the options, run until a signal, stop."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    if options["host_units"] is not None:
+        refuse_given(context, MEANINGLESS_WHILE_HOSTING)
     try:
         settings = settings_of(**options)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -123,6 +155,17 @@ def simulate(**options: Any) -> None:
         raise click.UsageError(str(error)) from error
     except SimulationError as error:
         raise click.ClickException(str(error)) from error
+
+
+def refuse_given(context: click.Context, names: Sequence[str]) -> None:
+    """Refuse options that mean nothing for a fleet that begins empty."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name in names and source is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"{param.opts[0]} ({(source or ParameterSource.DEFAULT).name.lower()}) means "
+                "nothing with --host-units, which begins with no instance; leave it out"
+            )
 
 
 def settings_of(
@@ -136,6 +179,8 @@ def settings_of(
     inventory: Path | None,
     control_listen_address: tuple[str, int],
     control_token_file: Path,
+    host_units: range | None,
+    load_seconds: float,
     **others: Any,
 ) -> Settings:
     """Make the settings from the options; `others` are FleetSpec's fields of the same names.
@@ -159,6 +204,7 @@ def settings_of(
         control_host=host,
         control_port=port,
         token_path=control_token_file,
+        hosting=None if host_units is None else Hosting(host_units, load_seconds),
     )
 
 
@@ -183,7 +229,7 @@ def announce(simulation: Simulation, settings: Settings) -> None:
     click.echo(
         json.dumps(
             {
-                "instances": settings.spec.n_instances,
+                "instances": len(simulation.running.fleet.states),
                 "listen_port": simulation.running.port,
                 "control_url": simulation.control_url,
                 "inventory": str(settings.inventory_path) if settings.inventory_path else None,
@@ -195,19 +241,28 @@ def announce(simulation: Simulation, settings: Settings) -> None:
 
 def words(simulation: Simulation, settings: Settings) -> Iterator[str]:
     """Return what a person wants to know at the start, a line each."""
-    running, spec, token = simulation.running, settings.spec, simulation.token
-    first, last = running.fleet.instances[0], running.fleet.instances[-1]
-    nodes = "1 node" if spec.nodes == 1 else f"{spec.nodes:,} nodes"
-    yield (
-        f"simulating {spec.n_instances:,} instances on {nodes}: "
-        f"{first.address} to {last.address}, port {running.port}"
-    )
+    running, token = simulation.running, simulation.token
+    n_instances = len(running.fleet.states)
+    yield _whereabouts(running, settings)
     yield f"control API: {simulation.control_url}"
     yield f"token for writes: {token.path}{' (new)' if token.is_new else ''}"
-    if spec.n_instances > running.max_connections:
+    if n_instances > running.max_connections:
         yield (
             f"WARNING: the fleet does not fit: the limit of open files leaves room for "
-            f"{running.max_connections:,} connections, fewer than {spec.n_instances:,} instances; "
+            f"{running.max_connections:,} connections, fewer than {n_instances:,} instances; "
             "connections beyond are reset. Raise the hard limit (ulimit -Hn), simulate fewer "
             "instances, or poll without keeping connections."
         )
+
+
+def _whereabouts(running: RunningFleet, settings: Settings) -> str:
+    if settings.hosting is not None:
+        ports = settings.hosting.ports
+        return f"hosting units on {address_of(0)} and up, ports {ports[0]} to {ports[-1]}"
+    spec = settings.spec
+    nodes = "1 node" if spec.nodes == 1 else f"{spec.nodes:,} nodes"
+    first, last = address_of(0), address_of(spec.n_instances - 1)
+    return (
+        f"simulating {spec.n_instances:,} instances on {nodes}: "
+        f"{first} to {last}, port {running.port}"
+    )

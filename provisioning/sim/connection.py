@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
     def fault_changed(self) -> None:
         """Take note that the instance's faults are other ones now."""
         trouble = self._state.trouble
-        if _is(trouble, *ENDS_PROCESS) or self._state.life.start_s != self._life_start_s:
+        if self._has_ended(trouble):
             self.reset()
         elif _is(trouble, Kind.HANG):
             self._known = b""
@@ -160,6 +160,11 @@ class Connection(asyncio.Protocol):
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             self._transport.abort()
+
+    def _has_ended(self, trouble: ActiveFault | None) -> bool:
+        """Say whether the process that accepted the connection is no more."""
+        is_same_life = self._state.life.start_s == self._life_start_s
+        return self._state.is_absent or not is_same_life or _is(trouble, *ENDS_PROCESS)
 
     def _read(self, data: bytes) -> None:
         is_whole = self._reader.is_idle and not self._queue and self._task is None

@@ -1,45 +1,53 @@
 """The control API: the inventory, and faults to be injected and healed, over HTTP.
 
-In:   a Fleet, its PublishedInventory and a Token.
+In:   a Fleet, its PublishedInventory, a Token, and UnitRoutes where units are hosted.
 Out:  an aiohttp application; `running_control` serves it.
-Reads are free; writes need `Authorization: Bearer TOKEN`. Errors are application/problem+json
-(RFC 9457), those of a fault with every problem in it under `problems`.
+Reads are free; writes need `Authorization: Bearer TOKEN`. Errors are told as `answers` says.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 import msgspec
 from aiohttp import ETag, web
 
-from provisioning.sim.errors import FaultError, InventoryError, ListenError, UnknownFaultError
+from provisioning.sim.answers import check_token, json_answer, problems
+from provisioning.sim.errors import ListenError
 from provisioning.sim.faults import read_fault
 from provisioning.sim.fleet import ActiveFault, Fleet
 from provisioning.sim.inventory import PublishedInventory
 from provisioning.sim.token import Token
+from provisioning.sim.unit_routes import UnitRoutes
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Of a fault: room for 100,000 ids."""
 SHUTDOWN_S = 0.5
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Control:
     """The handlers of the control API."""
 
-    def __init__(self, fleet: Fleet, inventory: PublishedInventory, token: Token) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        inventory: PublishedInventory,
+        token: Token,
+        *,
+        units: UnitRoutes | None = None,
+    ) -> None:
         self._fleet = fleet
         self._inventory = inventory
         self._token = token
+        self._units = units
 
     def application(self) -> web.Application:
         """Return the application with all its routes."""
-        app = web.Application(middlewares=[_problems], client_max_size=MAX_BODY_BYTES)
+        app = web.Application(middlewares=[problems], client_max_size=MAX_BODY_BYTES)
         app.add_routes(
             [
                 web.get("/-/healthy", self.healthy),
@@ -50,6 +58,8 @@ class Control:
                 web.delete("/faults/{id}", self.heal),
             ]
         )
+        if self._units is not None:
+            self._units.add_to(app)
         return app
 
     async def healthy(self, _request: web.Request) -> web.Response:
@@ -71,31 +81,24 @@ class Control:
 
     async def faults(self, _request: web.Request) -> web.Response:
         """Return the active faults, oldest first."""
-        return _json([active.as_json() for active in self._fleet.faults])
+        return json_answer([active.as_json() for active in self._fleet.faults])
 
     async def inject(self, request: web.Request) -> web.Response:
         """Inject the fault in the body; return it with the ids that it befalls."""
-        self._check_token(request)
+        check_token(request, self._token)
         active = self._fleet.inject(read_fault(_object(await request.read())))
-        ids = [self._fleet.instances[index].id for index in sorted(active.indices)]
-        return _json(active.as_json() | {"instance_ids": ids}, status=HTTPStatus.CREATED)
+        ids = [self._fleet.states[index].instance.id for index in sorted(active.indices)]
+        return json_answer(active.as_json() | {"instance_ids": ids}, status=HTTPStatus.CREATED)
 
     async def heal_all(self, request: web.Request) -> web.Response:
         """Heal all faults; return those that ended."""
-        self._check_token(request)
-        return _json_healed(self._fleet.heal())
+        check_token(request, self._token)
+        return _healed(self._fleet.heal())
 
     async def heal(self, request: web.Request) -> web.Response:
         """Heal one fault; return it."""
-        self._check_token(request)
-        return _json_healed(self._fleet.heal(request.match_info["id"]))
-
-    def _check_token(self, request: web.Request) -> None:
-        if not self._token.admits(request.headers.get("Authorization", "")):
-            raise web.HTTPUnauthorized(
-                headers={"WWW-Authenticate": "Bearer"},
-                text=f"writing needs 'Authorization: Bearer TOKEN'; it is in {self._token.path}",
-            )
+        check_token(request, self._token)
+        return _healed(self._fleet.heal(request.match_info["id"]))
 
 
 @asynccontextmanager
@@ -105,8 +108,13 @@ async def running_control(control: Control, *, host: str, port: int) -> AsyncIte
     Raises:
         ListenError: The address cannot be listened on.
     """
+    # Streams would outlive clients that have hung up, were their handlers not cancelled.
     runner = web.AppRunner(
-        control.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False
+        control.application(),
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_S,
+        handle_signals=False,
+        handler_cancellation=True,
     )
     await runner.setup()
     try:
@@ -138,43 +146,6 @@ def _url(address: tuple[str, int] | Sequence[object]) -> str:
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into a problem document."""
-    try:
-        return await handler(request)
-    except FaultError as error:
-        return _problem(HTTPStatus.BAD_REQUEST, str(error), problems=error.problems)
-    except UnknownFaultError as error:
-        return _problem(HTTPStatus.NOT_FOUND, str(error))
-    except InventoryError as error:
-        return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-    except web.HTTPException as error:
-        if error.status < HTTPStatus.BAD_REQUEST:
-            raise
-        response = _problem(HTTPStatus(error.status), error.text or error.reason)
-        for name in ("Allow", "WWW-Authenticate"):
-            if name in error.headers:
-                response.headers[name] = error.headers[name]
-        return response
-
-
-def _problem(
-    status: HTTPStatus, detail: str, *, problems: Sequence[str] | None = None
-) -> web.Response:
-    document = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status.value,
-        "detail": detail,
-    } | ({} if problems is None else {"problems": problems})
-    return web.Response(
-        status=status,
-        body=msgspec.json.encode(document),
-        content_type="application/problem+json",
-    )
-
-
 def _object(body: bytes) -> dict[str, object]:
     try:
         return msgspec.json.decode(body, type=dict[str, object])
@@ -182,11 +153,5 @@ def _object(body: bytes) -> dict[str, object]:
         raise web.HTTPBadRequest(text=f"expected a JSON object: {error}") from error
 
 
-def _json(value: object, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
-    return web.Response(
-        status=status, body=msgspec.json.encode(value), content_type="application/json"
-    )
-
-
-def _json_healed(healed: Sequence[ActiveFault]) -> web.Response:
-    return _json({"healed": [active.as_json() for active in healed]})
+def _healed(healed: Sequence[ActiveFault]) -> web.Response:
+    return json_answer({"healed": [active.as_json() for active in healed]})

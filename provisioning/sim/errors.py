@@ -29,6 +29,18 @@ class UnknownFaultError(SimulationError):
     """There is no active fault of that id."""
 
 
+class OrderError(SimulationError):
+    """A unit that can never run here: its order has to be mended."""
+
+
+class PlaceTakenError(SimulationError):
+    """Another unit has the address and port; another port may be free."""
+
+
+class NodeGoneError(SimulationError):
+    """The node does not answer, as a fault has it, until that is healed."""
+
+
 class TokenError(SimulationError):
     """The token file can be neither read nor made."""
 

@@ -34,6 +34,8 @@ class Kind(StrEnum):
     """Requests fail at `ratio`."""
     OOM_RESTART = "oom_restart"
     """Killed for memory once: counters at zero, loading for `seconds`."""
+    OOM_KILL = "oom_kill"
+    """Killed for memory for good; as kill."""
     LOADING = "loading"
     """The model is being loaded: 503."""
     GARBAGE = "garbage"
@@ -137,6 +139,8 @@ def select(
     Raises:
         FaultError: A node, model or id is unknown, or too few instances are left.
     """
+    if not instances:
+        raise FaultError(["there is no instance yet that a fault could befall"])
     problems = list(_unknown(fault, instances))
     if problems:
         raise FaultError(problems)

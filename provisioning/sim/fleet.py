@@ -1,6 +1,7 @@
 """The simulated fleet's present state: its instances' lives, and the faults that are upon them.
 
-In:   a FleetSpec and a clock (seconds since 1970 UTC); then `inject` and `heal`.
+In:   a FleetSpec and a clock (seconds since 1970 UTC); then `inject` and `heal`, and where units
+      are hosted, `begin` and `end`.
 Out:  InstanceState per instance for the server, ActiveFaults and the inventory for everyone else.
 Fails with FaultError and UnknownFaultError. Whoever watches hears which instances have changed.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from provisioning.sim.errors import UnknownFaultError
 from provisioning.sim.faults import Fault, Kind, read_fault, select
@@ -25,8 +27,9 @@ from provisioning.sim.values import (
 )
 
 ALTERS_ANSWERS = frozenset(set(Kind) - {Kind.SLOW, Kind.ERRORS, Kind.SHRINK})
-ENDS_PROCESS = frozenset({Kind.KILL, Kind.NODE_GONE})
+ENDS_PROCESS = frozenset({Kind.KILL, Kind.OOM_KILL, Kind.NODE_GONE})
 STOPS_WORK = ENDS_PROCESS | {Kind.HANG, Kind.LOADING, Kind.OOM_RESTART}
+LOADING = Fault(Kind.LOADING)
 OUT_OF_MEMORY = Counters(out_of_memory=1.0)
 
 
@@ -39,10 +42,12 @@ class ActiveFault:
     indices: frozenset[int]
     """Of the instances that it befalls."""
     since_s: float
+    ends_s: float = math.inf
+    """Of a restart; other faults last until they are healed."""
 
     def is_over(self, now_s: float) -> bool:
-        """Say whether a restart has ended; other faults last until they are healed."""
-        return self.fault.kind is Kind.OOM_RESTART and now_s >= self.since_s + self.fault.seconds
+        """Say whether a restart has ended."""
+        return now_s >= self.ends_s
 
     def as_json(self) -> dict[str, object]:
         """Return the fault as the control API writes it."""
@@ -60,10 +65,12 @@ class InstanceState:
     __slots__ = (
         "identity",
         "instance",
+        "is_absent",
         "life",
         "n_asked",
         "n_generating",
         "n_waiting",
+        "starting",
         "trouble",
     )
 
@@ -74,6 +81,10 @@ class InstanceState:
             f'"model":"{instance.model.name}","version":"{instance.release.version}"'.encode()
         )
         """The two as they stand in /api/metrics, made once."""
+        self.is_absent = False
+        """True for good once it has ended; whoever follows in its place has a state of its own."""
+        self.starting: ActiveFault | None = None
+        """What it does before it serves, where it began while somebody watched."""
         self.trouble: ActiveFault | None = None
         """Which of its faults decides how it answers; None: it answers well."""
         self.n_asked = 0
@@ -85,21 +96,34 @@ class InstanceState:
 class Fleet:
     """All instances and all active faults."""
 
-    def __init__(self, spec: FleetSpec, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        spec: FleetSpec,
+        *,
+        clock: Callable[[], float],
+        instances: Sequence[Instance] | None = None,
+    ) -> None:
         self.spec = spec
         self.clock = clock
+        self.n_changes_of_roster = 0
+        """How often an instance has begun or ended."""
         now_s = clock()
-        self.instances = instances_of(spec)
-        self.states = tuple(
-            InstanceState(instance, born(instance, start_s=now_s - instance.age_s))
-            for instance in self.instances
-        )
+        self.states = {
+            instance.index: InstanceState(instance, born(instance, start_s=now_s - instance.age_s))
+            for instance in (instances_of(spec) if instances is None else instances)
+        }
+        """By index; where nobody lives, there is none."""
         self._active: dict[str, ActiveFault] = {}
         self._n_injected = 0
         self._watchers: list[Callable[[frozenset[int]], None]] = []
 
     def __repr__(self) -> str:
-        return f"<Fleet of {len(self.instances):,} instances, {len(self._active)} faults>"
+        return f"<Fleet of {len(self.states):,} instances, {len(self._active)} faults>"
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """Return all instances there are, in the order in which they began."""
+        return tuple(state.instance for state in self.states.values())
 
     @property
     def faults(self) -> tuple[ActiveFault, ...]:
@@ -119,6 +143,13 @@ class Fleet:
         unlisted = self.unlisted
         return [instance for instance in self.instances if instance.index not in unlisted]
 
+    def is_gone(self, node: str) -> bool:
+        """Say whether a node does not answer, as a fault has it."""
+        return any(
+            active.fault.kind is Kind.NODE_GONE and active.fault.node == node
+            for active in self._active.values()
+        )
+
     def watch(self, watcher: Callable[[frozenset[int]], None]) -> None:
         """Have `watcher` called with the indices of changed instances after every change."""
         self._watchers.append(watcher)
@@ -134,7 +165,9 @@ class Fleet:
         taken = frozenset().union(*(active.indices for active in self._active.values()))
         indices = select(fault, self.instances, taken=taken, seed=self.spec.seed)
         self._n_injected += 1
-        active = ActiveFault(f"fault-{self._n_injected}", fault, indices, self.clock())
+        now_s = self.clock()
+        ends_s = now_s + fault.seconds if fault.kind is Kind.OOM_RESTART else math.inf
+        active = ActiveFault(f"fault-{self._n_injected}", fault, indices, now_s, ends_s)
         self._active[active.id] = active
         self._settle(indices, begun=active)
         return active
@@ -156,6 +189,24 @@ class Fleet:
         self._settle(frozenset().union(*(active.indices for active in healed)))
         return healed
 
+    def begin(self, instance: Instance, *, load_s: float) -> None:
+        """Start an instance where nobody lives; it serves once it has been loading for `load_s`."""
+        index, now_s = instance.index, self.clock()
+        state = InstanceState(instance, born(instance, start_s=now_s))
+        state.starting = ActiveFault("", LOADING, frozenset({index}), now_s, now_s + load_s)
+        self.states[index] = state
+        self.n_changes_of_roster += 1
+        self._settle(frozenset({index}))
+
+    def end(self, index: int) -> None:
+        """End an instance; no fault is upon it, or upon who follows in its place, any more."""
+        self.states.pop(index).is_absent = True
+        self.n_changes_of_roster += 1
+        for active in tuple(self._active.values()):
+            if index in active.indices:
+                self._spare(active, index)
+        self._tell(frozenset({index}))
+
     def trouble_of(self, state: InstanceState, now_s: float) -> ActiveFault | None:
         """Return what keeps an instance from answering normally, a restart only while it lasts."""
         if state.trouble is not None and state.trouble.is_over(now_s):
@@ -166,12 +217,21 @@ class Fleet:
         """Count a request that an instance was really asked."""
         state.life = with_request(state.life, done)
 
+    def _spare(self, active: ActiveFault, index: int) -> None:
+        """Take an instance out of a fault, which is over when it was the last."""
+        left = active.indices - {index}
+        if left:
+            self._active[active.id] = replace(active, indices=left)
+        else:
+            del self._active[active.id]
+
     def _settle(self, indices: frozenset[int], *, begun: ActiveFault | None = None) -> None:
         """Bring the instances into line with the active faults, and tell the watchers."""
         now_s = self.clock()
         for index in indices:
             state = self.states[index]
-            mine = [active for active in self._active.values() if index in active.indices]
+            upon = chain((state.starting,), self._active.values())
+            mine = [active for active in upon if active is not None and index in active.indices]
             trouble = worst(mine, now_s)
             condition = condition_under(trouble, mine)
             if begun is not None and begun.fault.kind is Kind.OOM_RESTART:
@@ -181,6 +241,9 @@ class Fleet:
             else:
                 state.life = changed(state.life, state.instance, now_s=now_s, condition=condition)
             state.trouble = trouble
+        self._tell(indices)
+
+    def _tell(self, indices: frozenset[int]) -> None:
         for watcher in self._watchers:
             watcher(indices)
 

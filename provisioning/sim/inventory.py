@@ -39,14 +39,26 @@ class PublishedInventory:
         self._fleet = fleet
         self._port = port
         self._path = path
-        self._unlisted = fleet.unlisted
-        self.current = self._publish()
-        fleet.watch(self._changed)
+        self._roster = self._roster_now()
+        self._latest = self._publish()
+        if path is not None:
+            fleet.watch(self._changed)
+
+    @property
+    def current(self) -> Inventory:
+        """Return the list of now; it is made anew only where it has changed."""
+        roster = self._roster_now()
+        if roster != self._roster:
+            self._roster = roster
+            self._latest = self._publish()
+        return self._latest
 
     def _changed(self, _indices: frozenset[int]) -> None:
-        if self._fleet.unlisted != self._unlisted:
-            self._unlisted = self._fleet.unlisted
-            self.current = self._publish()
+        _ = self.current
+
+    def _roster_now(self) -> tuple[int, frozenset[int]]:
+        """Return what tells one list from another: who has come or gone, and who is hidden."""
+        return self._fleet.n_changes_of_roster, self._fleet.unlisted
 
     def _publish(self) -> Inventory:
         inventory = inventory_of(entries(self._fleet.spec, self._fleet.listed, self._port))
@@ -56,13 +68,13 @@ class PublishedInventory:
 
 
 def entries(spec: FleetSpec, instances: Sequence[Instance], port: int) -> list[dict[str, object]]:
-    """Return one inventory entry per instance."""
+    """Return one inventory entry per instance; `port` is that of instances without their own."""
     is_auto = spec.inventory_engine is InventoryEngine.AUTO
     engine = "auto" if is_auto else spec.mode.value
     return [
         {
             "id": instance.id,
-            "url": f"http://{instance.address}:{port}",
+            "url": f"http://{instance.address}:{instance.port or port}",
             "node": instance.node,
             "model": instance.model.name,
             "engine": engine,

@@ -1,4 +1,4 @@
-"""The one socket of the whole fleet, and the descriptors that its connections need.
+"""The sockets of the whole fleet, mostly one, and the descriptors that its connections need.
 
 A fleet listens on every address, as binding each loopback address would take a descriptor and a
 `listen` per instance. It is for this machine only all the same: the socket is bound to the
@@ -21,12 +21,39 @@ RESERVED_DESCRIPTORS = 64
 """For the control API, files and the runtime itself."""
 
 
+def open_listeners(ports: range) -> list[socket.socket]:
+    """Listen for the units of all nodes at once, on all ports or on none.
+
+    Raises:
+        ListenError: A port is taken or not permitted.
+    """
+    with contextlib.ExitStack() as opened:
+        listeners = [
+            opened.enter_context(_open(port, "other ones with --host-units")) for port in ports
+        ]
+        opened.pop_all()
+    return listeners
+
+
 def open_listener(port: int) -> socket.socket:
     """Listen for all instances at once; port 0 takes a free one.
 
     Raises:
         ListenError: The port is taken or not permitted.
     """
+    return _open(port, "another with --listen-port, or 0 for any")
+
+
+def _open(port: int, remedy: str) -> socket.socket:
+    try:
+        return _listening(port)
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on port {port} for the instances: {error.strerror}; choose {remedy}"
+        ) from error
+
+
+def _listening(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,12 +61,9 @@ def open_listener(port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
         listener.bind(("0.0.0.0", port))  # noqa: S104 - see the module's contract
         listener.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise ListenError(
-            f"cannot listen on port {port} for the instances: {error.strerror}; "
-            "choose another with --listen-port, or 0 for any"
-        ) from error
+        raise
     listener.setblocking(False)
     return listener
 
@@ -52,6 +76,6 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
-def max_connections(n_descriptors: int) -> int:
-    """Return how many connections fit into so many descriptors."""
-    return max(1, n_descriptors - RESERVED_DESCRIPTORS)
+def max_connections(n_descriptors: int, *, n_listeners: int = 1) -> int:
+    """Return how many connections fit into so many descriptors beside the listeners."""
+    return max(1, n_descriptors - RESERVED_DESCRIPTORS - (n_listeners - 1))

@@ -1,7 +1,7 @@
 """The kinds of values that the options of `ollama-fleet simulate` take.
 
 In:   the words of the command line or of an environment variable.
-Out:  hardware weights, a Fault, a host and port.
+Out:  hardware weights, a Fault, a host and port, a range of ports.
 Fails with a usage error that says what cannot be read, and why.
 """
 
@@ -77,3 +77,22 @@ class Address(click.ParamType[tuple[str, int]]):
         if not host or not port.isdecimal() or int(port) > 65_535:
             self.fail(f"{value!r} is no HOST:PORT", param, ctx)
         return host.strip("[]"), int(port)
+
+
+class Ports(click.ParamType[range]):
+    """`first-last` as a range that has both."""
+
+    name = "first-last"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> range:
+        """Read the range, or say what is wrong with it."""
+        if isinstance(value, range):
+            return value
+        first, _, last = str(value).partition("-")
+        if not first.isdecimal() or not last.isdecimal():
+            self.fail(f"{value!r} is no range of ports such as 20000-20099", param, ctx)
+        if not 1 <= int(first) <= int(last) <= 65_535:
+            self.fail(f"{value!r}: ports go from 1 to 65535, the first one first", param, ctx)
+        return range(int(first), int(last) + 1)

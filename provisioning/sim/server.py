@@ -1,8 +1,8 @@
-"""Serve the whole fleet from one listener.
+"""Serve the whole fleet from one listener, or from one for each port of a node.
 
-In:   a Fleet, what its instances serve, and a listening socket.
-Out:  connections, each of the instance whose address the client called; a connection to an
-      address where no instance lives, or to none of this machine's loopback addresses, is reset.
+In:   a Fleet, what its instances serve, where they live, and listening sockets.
+Out:  connections, each of the instance whose address and port the client called; a connection to
+      where no instance lives, or to none of this machine's loopback addresses, is reset.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 
-from provisioning.sim.address import index_of, is_loopback
+from provisioning.sim.address import Layout, is_loopback
 from provisioning.sim.connection import Connection, Generator
 from provisioning.sim.fleet import ENDS_PROCESS, Fleet, InstanceState
 from provisioning.sim.pages import Site
@@ -23,7 +23,13 @@ class FleetServer:
     """All the fleet's servers."""
 
     def __init__(
-        self, fleet: Fleet, site: Site, generator: Generator, *, max_connections: int
+        self,
+        fleet: Fleet,
+        site: Site,
+        generator: Generator,
+        *,
+        max_connections: int,
+        layout: Layout | None = None,
     ) -> None:
         self.fleet = fleet
         self.site = site
@@ -31,9 +37,12 @@ class FleetServer:
         self.n_accepted = 0
         """Connections that an instance accepted since the start."""
         self._max_connections = max_connections
+        self._layout = layout or Layout()
         self._is_full = False
-        self._connections: dict[Connection, InstanceState] = {}
-        self._server: asyncio.Server | None = None
+        self._connections: dict[Connection, int] = {}
+        self._connections_by_index: dict[int, set[Connection]] = {}
+        """So that one instance's change costs nothing for the others' connections."""
+        self._servers: list[asyncio.Server] = []
         self._emptied = asyncio.Event()
         fleet.watch(self._faults_changed)
 
@@ -45,41 +54,48 @@ class FleetServer:
         """Return how many connections are open."""
         return len(self._connections)
 
-    async def start(self, listener: socket.socket, *, backlog: int) -> None:
-        """Accept connections from now on; the listener is the server's to close."""
+    async def start(self, *listeners: socket.socket, backlog: int) -> None:
+        """Accept connections from now on; the listeners are the server's to close."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Connection(self), sock=listener, backlog=backlog
-        )
+        for listener in listeners:
+            server = await loop.create_server(
+                lambda: Connection(self), sock=listener, backlog=backlog
+            )
+            self._servers.append(server)
 
     async def stop(self) -> None:
         """Accept no more and cut all connections; return when the last one has ended."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in tuple(self._connections):
             connection.reset()
         while self._connections:
             self._emptied.clear()
             await self._emptied.wait()
-        if self._server is not None:
-            await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
 
     def admit(self, connection: Connection, transport: asyncio.Transport) -> InstanceState | None:
         """Return the instance that was called, or None where nobody answers."""
-        address = transport.get_extra_info("sockname")[0]
-        index = index_of(address) if is_loopback(address) else -1
-        if not 0 <= index < len(self.fleet.states) or not self._has_room():
+        address, port = transport.get_extra_info("sockname")
+        index = self._layout.index_of(address, port)
+        state = self.fleet.states.get(index) if is_loopback(address) else None
+        if state is None or not self._has_room():
             return None
-        state = self.fleet.states[index]
         if state.trouble is not None and state.trouble.fault.kind in ENDS_PROCESS:
             return None
-        self._connections[connection] = state
+        self._connections[connection] = index
+        self._connections_by_index.setdefault(index, set()).add(connection)
         self.n_accepted += 1
         return state
 
     def release(self, connection: Connection) -> None:
         """Forget a connection that has ended."""
-        self._connections.pop(connection, None)
+        index = self._connections.pop(connection, None)
+        if index is not None:
+            self._connections_by_index[index].discard(connection)
+            if not self._connections_by_index[index]:
+                del self._connections_by_index[index]
         if not self._connections:
             self._emptied.set()
 
@@ -97,6 +113,6 @@ class FleetServer:
         return not self._is_full
 
     def _faults_changed(self, indices: frozenset[int]) -> None:
-        for connection, state in tuple(self._connections.items()):
-            if state.instance.index in indices:
+        for index in indices & self._connections_by_index.keys():
+            for connection in tuple(self._connections_by_index[index]):
                 connection.fault_changed()

@@ -11,8 +11,9 @@ import hashlib
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import count
 from types import MappingProxyType
 
 from provisioning.sim.address import MAX_INSTANCES, address_of
@@ -134,6 +135,8 @@ class Instance:
     prompt_tokens_per_request: int
     age_s: float
     """How long it has been running when the simulation starts."""
+    port: int = 0
+    """0: the one port of the whole fleet."""
 
 
 def instances_of(spec: FleetSpec) -> tuple[Instance, ...]:
@@ -141,12 +144,57 @@ def instances_of(spec: FleetSpec) -> tuple[Instance, ...]:
     # Not for secrets: the fleet has to be the same one for the same seed.
     dice = random.Random(spec.seed)  # noqa: S311
     nodes = _nodes(spec)
-    stock = spec.mode is Mode.OLLAMA
-    weights = [release.stock_weight if stock else release.fleet_weight for release in RELEASES]
+    weights = _release_weights(spec.mode)
     return tuple(
         _instance(index, *nodes[index * len(nodes) // spec.n_instances], weights, dice)
         for index in range(spec.n_instances)
     )
+
+
+def hosted_instance(
+    spec: FleetSpec,
+    *,
+    instance_id: str,
+    index: int,
+    number: int,
+    port: int,
+    node: str,
+    hardware: Hardware,
+    model: Model,
+) -> Instance:
+    """Make one instance on the address number `number`; the same id gives the same character.
+
+    It has no age and no developer: who ordered it knows those.
+    """
+    dice = random.Random(f"{spec.seed}/{instance_id}")  # noqa: S311 - as above
+    made = _instance(number, node, hardware, _release_weights(spec.mode), dice)
+    speed = made.tokens_per_second * model.relative_speed / made.model.relative_speed
+    return replace(
+        made,
+        id=instance_id,
+        index=index,
+        port=port,
+        model=model,
+        tokens_per_second=speed,
+        developer="",
+        age_s=0.0,
+    )
+
+
+def dealt(weights: Mapping[Hardware, int]) -> Iterator[Hardware]:
+    """Deal hardware out by weight, without end, so that small fleets get their mix too."""
+    total = sum(weights.values())
+    n_dealt = dict.fromkeys(weights, 0)
+    for number in count(1):
+        lag = {kind: weight / total * number - n_dealt[kind] for kind, weight in weights.items()}
+        hardware = max(lag, key=lag.__getitem__)
+        n_dealt[hardware] += 1
+        yield hardware
+
+
+def _release_weights(mode: Mode) -> list[int]:
+    stock = mode is Mode.OLLAMA
+    return [release.stock_weight if stock else release.fleet_weight for release in RELEASES]
 
 
 def _instance(
@@ -179,17 +227,9 @@ def _instance(
 
 
 def _nodes(spec: FleetSpec) -> list[tuple[str, Hardware]]:
-    """Name the nodes and deal hardware out by weight, so that small fleets get their mix too."""
-    weights = dict(spec.hardware)
-    total = sum(weights.values())
-    n_dealt = dict.fromkeys(weights, 0)
-    nodes = []
-    for number in range(1, spec.nodes + 1):
-        lag = {kind: weight / total * number - n_dealt[kind] for kind, weight in weights.items()}
-        hardware = max(lag, key=lag.__getitem__)
-        n_dealt[hardware] += 1
-        nodes.append((f"node-{number:03}", hardware))
-    return nodes
+    """Name the nodes and deal hardware out to them."""
+    names = (f"node-{number:03}" for number in range(1, spec.nodes + 1))
+    return list(zip(names, dealt(dict(spec.hardware)), strict=False))
 
 
 def _problems(spec: FleetSpec) -> Iterator[str]:

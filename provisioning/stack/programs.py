@@ -41,11 +41,13 @@ class Package:
     """The program's place in the package, relative to the root folder."""
     data: str = ""
     """The same of a folder that the program reads by its full name; empty where it reads none."""
+    libraries: tuple[str, ...] = ()
+    """Packages of shared libraries that the program needs and a bare system lacks."""
 
     def runnable(self, folder: Path) -> Path:
         """Return what to run where the package is unpacked in `folder`; it need not exist."""
         program = folder / self.path
-        return unpacked.launcher_of(program) if self.data else program
+        return unpacked.launcher_of(program) if self.data or self.libraries else program
 
 
 PACKAGES: Mapping[str, tuple[Package, ...]] = MappingProxyType(
@@ -69,6 +71,11 @@ PACKAGES: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         "etcd": (Package("etcd-server", "usr/bin/etcd"),),
         "etcdctl": (Package("etcd-client", "usr/bin/etcdctl"),),
         "nginx": (Package("nginx", "usr/sbin/nginx"),),
+        "containerd": (Package("containerd", "usr/bin/containerd"),),
+        "containerd-shim-runc-v2": (Package("containerd", "usr/bin/containerd-shim-runc-v2"),),
+        "ctr": (Package("containerd", "usr/bin/ctr"),),
+        "crun": (Package("crun", "usr/bin/crun", libraries=("libyajl2",)),),
+        "runc": (Package("runc", "usr/sbin/runc"),),
     }
 )
 
@@ -151,24 +158,27 @@ def _fetch(program: str, programs_dir: Path, say: Say) -> Path:
             say(f"fetching {program} (package {package.name}) into {programs_dir}")
         try:
             folder = _fetch_package(package.name, programs_dir)
+            libraries = [_fetch_package(name, programs_dir) for name in package.libraries]
         except ProgramError as error:
             failures.append(str(error))
             continue
         if os.access(folder / package.path, os.X_OK):
-            return _made_runnable(package, folder)
+            return _made_runnable(package, folder, libraries)
         failures.append(f"package {package.name} holds no {package.path}")
     raise ProgramError(_missing(program, failures))
 
 
-def _made_runnable(package: Package, folder: Path) -> Path:
-    if not package.data:
-        return folder / package.path
+def _made_runnable(package: Package, folder: Path, libraries: list[Path]) -> Path:
+    program = folder / package.path
     try:
-        return unpacked.write_launcher(
-            folder / package.path, sought=f"/{package.data}", folder=folder / package.data
-        )
+        if package.data:
+            data = folder / package.data
+            return unpacked.write_launcher(program, sought=f"/{package.data}", folder=data)
+        if libraries:
+            return unpacked.write_library_launcher(program, libraries)
     except OSError as error:
         raise _unwritable(folder, error) from error
+    return program
 
 
 def _missing(program: str, failures: list[str]) -> str:

@@ -1,8 +1,10 @@
 """Let a program of an unpacked package find its files, which it seeks under the root folder.
 
-In:   the program, the folder that it seeks (`/usr/share/…`), and where that folder was unpacked.
+In:   the program, and the folder that it seeks (`/usr/share/…`) and where that was unpacked, or
+      unpacked packages of the shared libraries that it needs.
 Out:  a launcher to run in its place, from any folder and without any rights. It opens the unpacked
-      folder and runs a copy of the program that seeks the open folder, by a name of equal length.
+      folder and runs a copy of the program that seeks the open folder, by a name of equal length;
+      or it runs the program with a search path for libraries.
 A copy of a program that does not hold the folder's name is unchanged. Fails with OSError.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 DESCRIPTOR = 9
@@ -32,16 +35,28 @@ def write_launcher(program: Path, *, sought: str, folder: Path) -> Path:
     replacement = OPEN_FOLDER.ljust(len(sought), "/")
     copy.write_bytes(program.read_bytes().replace(sought.encode(), replacement.encode()))
     copy.chmod(0o755)
+    opened = shlex.quote(os.path.relpath(folder, program.parent))
+    run = f'exec "$here"/{shlex.quote(copy.name)} "$@" {DESCRIPTOR}<"$here"/{opened}'
+    return _write(program, run)
+
+
+def write_library_launcher(program: Path, packages: Iterable[Path]) -> Path:
+    """Write and return a launcher that lets the program find the packages' libraries."""
+    folders = {
+        library.parent for package in packages for library in package.glob("usr/lib/*/*.so*")
+    }
+    places = (shlex.quote(os.path.relpath(folder, program.parent)) for folder in sorted(folders))
+    search = ":".join(f'"$here"/{place}' for place in places)
+    run = (
+        f"export LD_LIBRARY_PATH={search}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\n"
+        f'exec "$here"/{shlex.quote(program.name)} "$@"'
+    )
+    return _write(program, run)
+
+
+def _write(program: Path, run: str) -> Path:
+    """Write the launcher whole; names in it are relative to its own folder, which may move."""
     draft = program.with_name(f"{program.name}-draft")
-    draft.write_text(_script(copy.name, os.path.relpath(folder, program.parent)))
+    draft.write_text(f"#!/bin/sh\nhere=${{0%/*}}\n{run}\n")
     draft.chmod(0o755)
     return draft.rename(launcher_of(program))
-
-
-def _script(copy: str, folder: str) -> str:
-    """Return the launcher's text; both names are relative to its own folder, which may move."""
-    return f"""\
-#!/bin/sh
-here=${{0%/*}}
-exec "$here"/{shlex.quote(copy)} "$@" {DESCRIPTOR}<"$here"/{shlex.quote(folder)}
-"""

@@ -30,6 +30,7 @@ from tests.bench import (
     painting,
     peers,
     procfs,
+    provisioner,
     rules,
     scraping,
     servers,
@@ -43,6 +44,7 @@ from tests.bench.ours import RunningExporter, running_exporter
 Measuring = Coroutine[Any, Any, Sequence[Finding]]
 OfExporter = Callable[[Bench, SimulatedFleet, RunningExporter], Measuring]
 OfFleet = Callable[[Bench, SimulatedFleet], Measuring]
+OfNothing = Callable[[Bench], Measuring]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,12 @@ STAGES = (
         {"simulator": servers.measure_servers},
     ),
 )
-NAMES = tuple(name for stage in STAGES for name in (*stage.of_exporter, *stage.of_fleet))
+ALONE: Mapping[str, OfNothing] = {"provisioner": provisioner.measure_provisioner}
+"""Parts that need no fleet of servers."""
+NAMES = (
+    *(name for stage in STAGES for name in (*stage.of_exporter, *stage.of_fleet)),
+    *ALONE,
+)
 
 
 async def measure(bench: Bench, wanted: frozenset[str]) -> list[Finding]:
@@ -93,6 +100,9 @@ async def measure(bench: Bench, wanted: frozenset[str]) -> list[Finding]:
         if wanted & {*stage.of_exporter, *stage.of_fleet}:
             async with simulated_fleet(bench, stage.body) as fleet:
                 findings += await _measure_stage(bench, fleet, stage, wanted)
+    for name, of_nothing in ALONE.items():
+        if name in wanted:
+            findings += await of_nothing(bench)
     return findings
 
 

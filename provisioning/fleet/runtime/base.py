@@ -7,10 +7,10 @@ any moment and made again: each is idempotent, and what a cancelled `start` leav
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from provisioning.fleet.model import FoundUnit, Unit
+from provisioning.fleet.model import FoundUnit, Probe, Unit, WarmUp
 
 
 class Runtime(Protocol):
@@ -48,4 +48,20 @@ class Runtime(Protocol):
 
     async def close(self) -> None:
         """Let go of connections; the units go on."""
+        ...
+
+
+class Prober(Protocol):
+    """Asks instances over the network whether they serve."""
+
+    async def ask(self, host: str, port: int, probe: Probe) -> str:
+        """Return why an instance is not healthy, in words; empty: it is. Never raises."""
+        ...
+
+    async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
+        """Send the requests one after the other, so that the model is loaded.
+
+        Raises:
+            TransientError: One of them was not answered with 200 in time.
+        """
         ...

@@ -95,7 +95,7 @@ async def connected(fleet: RunningFleet, instance: Instance | int = 0) -> AsyncI
     """Connect to one instance, by index or itself."""
     if isinstance(instance, int):
         instance = fleet.fleet.instances[instance]
-    reader, writer = await asyncio.open_connection(instance.address, fleet.port)
+    reader, writer = await asyncio.open_connection(instance.address, instance.port or fleet.port)
     try:
         yield Client(reader, writer)
     finally:

@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+
+from tests.provisioning.sim.hosting import free_range, order
 
 PROGRAM = (sys.executable, "-c", "from ollama_fleet import main; main()", "simulate")
 STOP_S = 1.0
@@ -107,6 +110,59 @@ def test_options_come_from_the_environment_too(environment: dict[str, str]) -> N
     assert ["kill", "shrink"] == [fault["kind"] for fault in faults]
 
 
+def test_units_are_hosted_until_a_signal(environment: dict[str, str], tmp_path: Path) -> None:
+    ports = free_range(5)
+    del environment["OLLAMA_FLEET_SIMULATE_LISTEN_PORT"]
+    with _started(environment, "--host-units", f"{ports[0]}-{ports[-1]}", "--load-seconds=0") as (
+        process,
+        where,
+    ):
+        assert (0, ports[0]) == (where["instances"], where["listen_port"])
+        asked = msgspec.json.encode(order(ports[-1]))
+        unit_url = f"{where['control_url']}/nodes/n1/units/u"
+        put = urllib.request.Request(unit_url, data=asked, method="PUT")
+        put.add_header("Authorization", f"Bearer {(tmp_path / 'token').read_text().strip()}")
+        with urllib.request.urlopen(put, timeout=5) as response:
+            assert 204 == response.status
+        assert {"status": "ok"} == _get(f"http://127.1.0.1:{ports[-1]}/health")
+        with urllib.request.urlopen(f"{where['control_url']}/nodes/n1/changes?fleet=f", timeout=5):
+            began_s = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            _, words = process.communicate(timeout=5)
+
+    assert time.monotonic() - began_s < STOP_S
+    assert 0 == process.returncode
+    assert f"hosting units on 127.1.0.1 and up, ports {ports[0]} to {ports[-1]}" in words
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["--instances=3", "--nodes=2", "--listen-port=0", "--inventory=x", "--fault=kill:count=1"],
+)
+def test_options_for_a_fleet_that_is_there_are_refused_beside_hosting(
+    environment: dict[str, str], given: str
+) -> None:
+    del environment["OLLAMA_FLEET_SIMULATE_LISTEN_PORT"]
+
+    ended = _run(environment, "--host-units=20000-20001", given)
+
+    assert 2 == ended.returncode
+    assert (
+        f"{given.partition('=')[0]} (commandline) means nothing with --host-units" in ended.stderr
+    )
+
+
+def test_a_taken_port_among_those_for_units_is_named(environment: dict[str, str]) -> None:
+    del environment["OLLAMA_FLEET_SIMULATE_LISTEN_PORT"]
+    ports = free_range(3)
+    with socket.create_server(("0.0.0.0", ports[1])):  # noqa: S104
+        ended = _run(environment, "--host-units", f"{ports[0]}-{ports[-1]}")
+
+    assert 1 == ended.returncode
+    assert f"cannot listen on port {ports[1]}" in ended.stderr
+    assert "other ones with --host-units" in ended.stderr
+
+
 def test_a_taken_port_is_named_with_the_option_that_helps(environment: dict[str, str]) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:  # noqa: S104
         port = taken.getsockname()[1]
@@ -142,6 +198,10 @@ def test_a_host_that_does_not_exist_is_told(environment: dict[str, str]) -> None
         (["--control.listen-address", ":11451"], "names no host: write 127.0.0.1:11451"),
         (["--listen-port", "99999"], "65535"),
         (["--instanses", "3"], "--instances"),
+        (["--host-units", "20000"], "no range of ports such as 20000-20099"),
+        (["--host-units", "20001-20000"], "the first one first"),
+        (["--host-units", "0-5"], "from 1 to 65535"),
+        (["--host-units", "65535-65536"], "from 1 to 65535"),
     ],
 )
 def test_wrong_options_are_refused(

@@ -183,7 +183,12 @@ async def test_a_fault_that_cannot_be_is_a_problem_document(
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("DELETE", "/faults/fault-9", 404), ("GET", "/nope", 404), ("PUT", "/faults", 405)],
+    [
+        ("DELETE", "/faults/fault-9", 404),
+        ("GET", "/nope", 404),
+        ("PUT", "/faults", 405),
+        ("GET", "/nodes/node-001/units", 404),
+    ],
 )
 async def test_what_is_not_there_is_a_problem_document(
     api: aiohttp.ClientSession, method: str, path: str, status: int

@@ -189,6 +189,15 @@ def test_a_program_that_reads_files_by_their_full_name_is_run_by_a_launcher(
     assert 1 == len(said)
 
 
+def test_a_program_that_needs_libraries_is_run_by_a_launcher_once_they_are_fetched_too(
+    system: System, locate: Callable[[str], Path], tmp_path: Path
+) -> None:
+    system.has_apt("usr/bin/crun", "usr/lib/x86_64-linux-gnu/libyajl.so.2")
+
+    assert tmp_path / "programs/crun/usr/bin/crun-launcher" == locate("crun") == locate("crun")
+    assert ["crun", "libyajl2"] == system.downloads
+
+
 def test_a_launcher_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
     system: System, locate: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -80,3 +80,25 @@ def test_every_folder_that_a_program_of_ours_seeks_is_named_at_enough_length() -
 
     assert sought
     assert all(len(unpacked.OPEN_FOLDER) <= len(name) for name in sought)
+
+
+def test_a_program_finds_the_libraries_of_other_packages_and_those_it_was_given(
+    tmp_path: Path,
+) -> None:
+    program, packages = tmp_path / "it's/usr/bin/prints", [tmp_path / "lib a", tmp_path / "libb"]
+    for path in (program, *(package / "usr/lib/x/lib.so.2" for package in packages)):
+        path.parent.mkdir(parents=True)
+        path.write_text('#!/bin/sh\necho "$LD_LIBRARY_PATH" "$@"\n')
+    program.chmod(0o755)
+
+    launcher = unpacked.write_library_launcher(program, packages)
+
+    folders = [f"{program.parent}/../../../{name}/usr/lib/x" for name in ("lib a", "libb")]
+    run = subprocess.run(
+        [launcher, "an argument"],
+        env={"LD_LIBRARY_PATH": "/given"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"{':'.join(folders)}:/given an argument\n" == run.stdout

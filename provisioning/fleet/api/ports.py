@@ -1,0 +1,73 @@
+"""What the API asks of the rest of the provisioner."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.model import Instance
+from provisioning.fleet.plan import Plan
+from provisioning.fleet.store.base import View
+
+
+class Source(Protocol):
+    """What the provisioner knows of the fleet, at hand without asking the store."""
+
+    @property
+    def view(self) -> View | None:
+        """Return the latest view; None: none was had yet."""
+        ...
+
+    @property
+    def as_of_s(self) -> float:
+        """Return when the view was last known to be the store's, in seconds since 1970 UTC."""
+        ...
+
+    async def changed(self, after: int) -> None:
+        """Return once there is a view with a revision above `after`."""
+        ...
+
+
+class Commands(Protocol):
+    """What a person may ask for. Each may be asked again: it is done once.
+
+    Every method may raise NotLeadingError and StoreUnavailableError; those with an id UnknownError,
+    and RefusedError where the instance is in no state for it.
+    """
+
+    async def assign(self, id: str, developer: str) -> Instance:  # noqa: A002
+        """Give an instance to a developer, who gives back another one of the pool."""
+        ...
+
+    async def release(self, id: str) -> Instance:  # noqa: A002
+        """Take an instance from its developer, who is no longer listed in the pool."""
+        ...
+
+    async def drain(self, id: str) -> Instance:  # noqa: A002
+        """Let an instance end what it has begun, now; then it starts afresh."""
+        ...
+
+    async def replace(self, id: str) -> Instance:  # noqa: A002
+        """Replace an instance by a fresh one as soon as the fleet's limits allow it."""
+        ...
+
+    async def scale(self, pool: str, count: int) -> Plan:
+        """Change how many instances a pool has.
+
+        Raises:
+            SpecError: So many do not fit.
+        """
+        ...
+
+    async def put_spec(self, fleet: Fleet, expected: int | None) -> Plan:
+        """Put a checked specification in force; return what changes.
+
+        Args:
+            fleet: The whole specification.
+            expected: The version that must be in force, 0 for none; None: whichever is.
+
+        Raises:
+            OutdatedError: Another version is in force.
+            RefusedError: It has another name than the fleet in force.
+        """
+        ...

@@ -1,0 +1,127 @@
+"""The bearer tokens that writes need.
+
+In:   the path of a file with a token a line, each after the name of whoever holds it if it has
+      one: `ann TOKEN`. A missing file is made, with one token, readable by its owner only.
+Out:  the name behind an Authorization header. A changed file is read again.
+Fails with TokenFileError. Tokens are never logged or printed, only the file's path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from provisioning.fleet.api.errors import TokenFileError
+
+TOKEN_BYTES = 32
+MAX_FILE_BYTES = 100_000
+LINE = re.compile(r"(?:(?P<name>\S+)\s+)?(?P<token>[!-~]{16,512})", re.ASCII)
+NAMELESS = "token"
+SERVER_OPTION = "--web.token-file"
+
+
+def default_path() -> Path:
+    """Return where the token lives unless told otherwise: the user's state folder."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "ollama-fleet" / "provisioner.token"
+
+
+def first_token(path: Path, *, option: str) -> str:
+    """Return the first token of a file; messages name the option that chose the file.
+
+    Raises:
+        TokenFileError: It cannot be read, or holds none.
+    """
+    return next(iter(_read(path, option)))
+
+
+class Tokens:
+    """Who may write."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file, or make it.
+
+        Raises:
+            TokenFileError: It can be neither read nor made, or holds no token.
+        """
+        self.path = path
+        self.is_new = not path.exists()
+        if self.is_new:
+            _make(path)
+        self._stamp = _stamp(path)
+        self._name_by_token = _read(path)
+
+    def __repr__(self) -> str:
+        return f"<Tokens of {self.path}>"
+
+    def holder(self, authorization: str) -> str | None:
+        """Return whose token an Authorization header carries; None: nobody's.
+
+        Raises:
+            TokenFileError: The file has changed and cannot be read.
+        """
+        self._refresh()
+        scheme, _, credentials = authorization.partition(" ")
+        given = credentials.strip().encode()
+        found = None
+        # Every token is compared, each in constant time: how long it takes tells nothing.
+        for token, name in self._name_by_token.items():
+            if secrets.compare_digest(given, token.encode()):
+                found = name
+        return found if scheme.lower() == "bearer" else None
+
+    def _refresh(self) -> None:
+        stamp = _stamp(self.path)
+        if stamp != self._stamp:
+            self._name_by_token = _read(self.path)
+            self._stamp = stamp
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes with the file."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise _error(path, error.strerror) from error
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+def _make(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secrets.token_urlsafe(TOKEN_BYTES)}\n")
+    except OSError as error:
+        raise _error(path, error.strerror) from error
+
+
+def _read(path: Path, option: str = SERVER_OPTION) -> Mapping[str, str]:
+    """Return the name behind each token."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise _error(path, f"it is larger than {MAX_FILE_BYTES:,} bytes", option)
+        lines = path.read_text(encoding="ascii").splitlines()
+    except OSError as error:
+        raise _error(path, error.strerror, option) from error
+    except UnicodeDecodeError as error:
+        raise _error(path, "it is no text", option) from error
+    name_by_token: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            found = LINE.fullmatch(line.strip())
+            if found is None:
+                raise _error(path, f"line {number} is no token of 16 characters or more", option)
+            name_by_token[found["token"]] = found["name"] or NAMELESS
+    if not name_by_token:
+        raise _error(path, "it holds no token", option)
+    return name_by_token
+
+
+def _error(path: Path, seen: str | None, option: str = SERVER_OPTION) -> TokenFileError:
+    return TokenFileError(
+        f"cannot use the token file {path}: {seen}; mend it, or choose another with {option}"
+    )

@@ -1,0 +1,180 @@
+"""The handlers that change the fleet.
+
+In:   requests with a token, an order where one is needed, and perhaps an Idempotency-Key.
+Out:  what Commands answer; a line in the audit log for each, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from provisioning.fleet.api.audit import Audit, Record
+from provisioning.fleet.api.errors import BadRequestError, DeniedError, OutdatedError
+from provisioning.fleet.api.forms import AssignOrder, ScaleOrder
+from provisioning.fleet.api.idempotency import Answer, Answers
+from provisioning.fleet.api.inventory import Directory
+from provisioning.fleet.api.operations import JSON, Operation
+from provisioning.fleet.api.ports import Commands
+from provisioning.fleet.api.problems import status_of
+from provisioning.fleet.api.token import Tokens
+from provisioning.fleet.errors import ProvisionerError, SpecError
+from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.model import Instance
+from provisioning.fleet.spec import checked_fleet
+from provisioning.fleet.spec.words import text_fault
+
+MAX_KEY_CHARACTERS = 200
+
+OrderT = TypeVar("OrderT")
+Carry = Callable[[web.Request, bytes], Awaitable[Any]]
+
+
+class Writes:
+    """One object per API."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        directory: Directory,
+        tokens: Tokens,
+        audit: Audit,
+        answers: Answers,
+    ) -> None:
+        self._commands = commands
+        self._directory = directory
+        self._tokens = tokens
+        self._audit = audit
+        self._answers = answers
+        self._carry_by_name: Mapping[str, Carry] = {
+            "assign": self._assign,
+            "release": self._release,
+            "drain": self._drain,
+            "replace": self._replace,
+            "scale": self._scale,
+            "put_spec": self._put_spec,
+        }
+
+    async def carry_out(self, operation: Operation, request: web.Request) -> web.Response:
+        """Carry out a write, and record it."""
+        who = self._tokens.holder(request.headers.get("Authorization", ""))
+        if who is None:
+            raise DeniedError(
+                f"writing needs 'Authorization: Bearer TOKEN'; tokens are in {self._tokens.path}"
+            )
+        body = await request.read()
+        status, fault = HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the provisioner itself"
+        try:
+            answer = await self._once(operation, request, body, who)
+            status, fault = operation.status, ""
+        except ProvisionerError as error:
+            status, fault = status_of(error), str(error)
+            raise
+        finally:
+            await self._record(operation, request, body, who, status, fault)
+        return web.Response(status=answer.status, body=answer.body, content_type=JSON)
+
+    async def _once(
+        self, operation: Operation, request: web.Request, body: bytes, who: str
+    ) -> Answer:
+        async def answer() -> Answer:
+            result = await self._carry_by_name[operation.name](request, body)
+            return Answer(operation.status.value, msgspec.json.encode(result))
+
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            return await answer()
+        if not 0 < len(key) <= MAX_KEY_CHARACTERS:
+            limit = f"1 to {MAX_KEY_CHARACTERS} characters long"
+            raise BadRequestError(f"Idempotency-Key must be {limit}, got {len(key):,}")
+        asked = "\n".join((who, request.method, request.path, request.headers.get("If-Match", "")))
+        digest = hashlib.sha256(asked.encode() + b"\n" + body).digest()
+        return await self._answers.once(key, digest, answer)
+
+    async def _record(
+        self,
+        operation: Operation,
+        request: web.Request,
+        body: bytes,
+        who: str,
+        status: HTTPStatus,
+        fault: str,
+    ) -> None:
+        record = Record(
+            at=self._audit.now(),
+            who=who,
+            address=request.remote or "",
+            operation=operation.name,
+            target=next(iter(request.match_info.values()), ""),
+            order=_order_shown(operation, body),
+            status=status.value,
+            fault=fault,
+        )
+        await self._audit.write(record)
+
+    async def _assign(self, request: web.Request, body: bytes) -> Any:
+        order = decoded(body, AssignOrder)
+        if fault := text_fault(order.developer):
+            raise SpecError("the order", [f"developer {fault}"])
+        return self._told(await self._commands.assign(request.match_info["id"], order.developer))
+
+    async def _release(self, request: web.Request, _body: bytes) -> Any:
+        return self._told(await self._commands.release(request.match_info["id"]))
+
+    async def _drain(self, request: web.Request, _body: bytes) -> Any:
+        return self._told(await self._commands.drain(request.match_info["id"]))
+
+    async def _replace(self, request: web.Request, _body: bytes) -> Any:
+        return self._told(await self._commands.replace(request.match_info["id"]))
+
+    async def _scale(self, request: web.Request, body: bytes) -> Any:
+        order = decoded(body, ScaleOrder)
+        return await self._commands.scale(request.match_info["name"], order.count)
+
+    async def _put_spec(self, request: web.Request, body: bytes) -> Any:
+        return await self._commands.put_spec(checked_fleet(body), expected_version(request))
+
+    def _told(self, instance: Instance) -> Any:
+        return self._directory.document_of(instance)
+
+
+def decoded(body: bytes, kind: type[OrderT]) -> OrderT:
+    """Return an order.
+
+    Raises:
+        BadRequestError: The body is no JSON.
+        SpecError: It is not what was to be ordered.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise SpecError("the order", [str(error)]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequestError(f"the body is no JSON: {error}") from error
+
+
+def expected_version(request: web.Request) -> int | None:
+    """Return the version that If-Match names; None: whichever is in force."""
+    tags = request.if_match
+    if not tags or any(tag.value == "*" for tag in tags):
+        return None
+    (tag, *others) = tags
+    if others or not tag.value.isascii() or not tag.value.isdecimal():
+        raise OutdatedError("If-Match must be the ETag that GET /spec gave")
+    return int(tag.value)
+
+
+def _order_shown(operation: Operation, body: bytes) -> msgspec.Raw:
+    """Return an order as the audit log has it: what may hold secrets as a digest."""
+    if operation.order is Fleet:
+        return msgspec.Raw(msgspec.json.encode({"sha256": hashlib.sha256(body).hexdigest()}))
+    try:
+        shown = msgspec.json.decode(body) if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        shown = {"bytes": len(body)}
+    return msgspec.Raw(msgspec.json.encode(shown))

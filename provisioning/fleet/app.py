@@ -1,0 +1,137 @@
+"""One provisioner: builds its parts, starts them, and stops them in reverse.
+
+In:   Settings. Out: an API that answers, a fleet that is kept as it is to be while we lead.
+Fails with ProvisionerError. Instances go on when it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from provisioning.fleet.api.app import Api, serving
+from provisioning.fleet.api.commands import StoreCommands
+from provisioning.fleet.api.token import Tokens
+from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.metrics import Metrics
+from provisioning.fleet.mirror import Mirror
+from provisioning.fleet.reconciler import Reconciler
+from provisioning.fleet.runtime.opening import Local, Machines
+from provisioning.fleet.spec import decode_fleet
+from provisioning.fleet.store.base import Leadership, Store
+from provisioning.fleet.store.etcd.access import Credentials
+from provisioning.fleet.store.opening import open_store
+from provisioning.fleet.store.timed import TimedStore
+from provisioning.fleet.units import netloc
+
+log = logging.getLogger("provisioning.fleet")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person chooses for a provisioner."""
+
+    fleet: str
+    store_url: str
+    host: str
+    port: int
+    token_file: Path
+    local: Local
+    audit_file: Path | None = None
+    advertised_url: str = ""
+    """Where other provisioners' clients find us; empty: as we listen."""
+    credentials: Credentials = field(default_factory=Credentials)
+    lease_s: int = 10
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[str]:
+    """Run a provisioner until the block ends; gives the URL of its API.
+
+    Raises:
+        ProvisionerError: The store, the token file or the address cannot be used.
+    """
+    clock = SystemClock()
+    metrics = Metrics(clock, version=version("ollama-fleet"))
+    tokens = Tokens(settings.token_file)
+    if tokens.is_new:
+        log.info("a token for changes was written to %s", tokens.path)
+    async with AsyncExitStack() as stack:
+        opened, leadership = _open(settings, clock)
+        store = TimedStore(opened, metrics)
+        stack.push_async_callback(store.close)
+        machines = Machines(settings.fleet, settings.local, clock)
+        stack.push_async_callback(machines.close)
+        mirror = Mirror(store, clock)
+        reconciler = _reconciler(store, mirror, leadership, machines, metrics)
+        metrics.is_leader.set_function(lambda: reconciler.term is not None)
+        metrics.unreachable_nodes.set_function(
+            lambda: sum(not report.is_reachable for report in reconciler.reports.values())
+        )
+        commands = StoreCommands(
+            store,
+            mirror,
+            clock,
+            term=lambda: reconciler.term,
+            leader=leadership.leader,
+            written=mirror.take_own,
+        )
+        api = Api(
+            mirror,
+            commands,
+            tokens,
+            metrics,
+            clock,
+            version=version("ollama-fleet"),
+            audit_path=settings.audit_file,
+        )
+        url = await stack.enter_async_context(serving(api, host=settings.host, port=settings.port))
+        await stack.enter_async_context(_going_on(mirror, reconciler))
+        yield url
+
+
+def _open(settings: Settings, clock: SystemClock) -> tuple[Store, Leadership]:
+    return open_store(
+        settings.store_url,
+        settings.fleet,
+        clock=clock,
+        holder=settings.advertised_url or f"http://{netloc(settings.host, settings.port)}",
+        credentials=settings.credentials,
+        lease_s=settings.lease_s,
+    )
+
+
+def _reconciler(
+    store: Store,
+    mirror: Mirror,
+    leadership: Leadership,
+    machines: Machines,
+    metrics: Metrics,
+) -> Reconciler:
+    return Reconciler(
+        store=store,
+        mirror=mirror,
+        leadership=leadership,
+        open_runtime=machines.open,
+        prober=machines,
+        clock=SystemClock(),
+        read_spec=decode_fleet,
+        dice=random.SystemRandom().random,
+        listener=metrics,
+    )
+
+
+@asynccontextmanager
+async def _going_on(mirror: Mirror, reconciler: Reconciler) -> AsyncIterator[None]:
+    """Follow the store and reconcile until the block ends; what breaks there ends the block."""
+    async with asyncio.TaskGroup() as group:
+        tasks = (group.create_task(mirror.follow()), group.create_task(reconciler.run()))
+        yield
+        for task in tasks:
+            task.cancel()

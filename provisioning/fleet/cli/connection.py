@@ -1,0 +1,61 @@
+"""How a command finds the provisioner: options that all of them share.
+
+In:   `--provisioner.url`, `--provisioner.token-file` and their environment variables.
+Out:  a Client for the command's function.
+Fails with click's errors, made of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from provisioning.fleet.api.token import default_path, first_token
+from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.transport import Transport
+from provisioning.fleet.errors import ProvisionerError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+TOKEN_OPTION = "--provisioner.token-file"  # noqa: S105 - names a file that holds one
+PREFIX = "OLLAMA_FLEET_INSTANCES_"
+
+
+def with_client(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options, and give the command a `client` instead of them."""
+
+    @click.option(
+        "--provisioner.url",
+        "urls",
+        multiple=True,
+        default=(DEFAULT_URL,),
+        show_default=DEFAULT_URL,
+        envvar=f"{PREFIX}PROVISIONER_URL",
+        metavar="URL",
+        help="Of a provisioner; repeat it for the others of the fleet. "
+        f"[env: {PREFIX}PROVISIONER_URL, parted by spaces]",
+    )
+    @click.option(
+        TOKEN_OPTION,
+        "token_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=default_path,
+        show_default="~/.local/state/ollama-fleet/provisioner.token",
+        envvar=f"{PREFIX}PROVISIONER_TOKEN_FILE",
+        help=f"Holds the token for changes. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
+    )
+    @functools.wraps(command)
+    def run(*, urls: tuple[str, ...], token_file: Path, **others: Any) -> None:
+        def token() -> str:
+            return first_token(token_file, option=TOKEN_OPTION)
+
+        try:
+            with Transport(urls, token) as transport:
+                command(client=Client(transport), **others)
+        except ProvisionerError as error:
+            raise click.ClickException(str(error)) from error
+
+    return run

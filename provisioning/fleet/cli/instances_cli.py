@@ -1,0 +1,140 @@
+"""The commands `ollama-fleet instances …`: see and change single instances, over the API only.
+
+Data goes to stdout, words to stderr. Exit status: 0 done; 1 not done, or not for all; 2 wrong
+options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from provisioning.fleet.api.forms import InstanceDocument, State
+from provisioning.fleet.cli.connection import with_client
+from provisioning.fleet.cli.instances_text import list_text, show_text
+from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.errors import RefusedError
+from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.model import Phase
+
+UNAUTHORIZED = 401
+
+json_option = click.option("--json", "is_json", is_flag=True, help="JSON instead of words.")
+ids_argument = click.argument("ids", nargs=-1, required=True, metavar="ID...")
+
+
+@click.group(
+    context_settings={
+        "auto_envvar_prefix": "OLLAMA_FLEET_INSTANCES",
+        "help_option_names": ["-h", "--help"],
+    },
+    short_help="See and change the instances of a fleet.",
+)
+def instances() -> None:
+    """See and change the instances of a fleet, through its provisioner."""
+
+
+@instances.command("list", short_help="List instances with their phases.")
+@click.option("--developer", multiple=True, help="Only instances of this developer; repeatable.")
+@click.option("--model", multiple=True, help="Only instances with this model; repeatable.")
+@click.option("--node", multiple=True, help="Only instances on this node; repeatable.")
+@click.option("--phase", multiple=True, type=click.Choice([*map(str, Phase)]), help="Repeatable.")
+@click.option("--pool", multiple=True, help="Only instances of this pool; repeatable.")
+@click.option("--state", multiple=True, type=click.Choice([*map(str, State)]), help="Repeatable.")
+@json_option
+@with_client
+def list_(*, client: Client, is_json: bool, **filters: tuple[str, ...]) -> None:
+    """List instances, with their phase and how long they have been in it."""
+    found = client.instances(filters)
+    _say(found, list_text(found, now_s=SystemClock().unix_s()), is_json=is_json)
+
+
+@instances.command(short_help="Show an instance and its history.")
+@click.argument("id_", metavar="ID")
+@json_option
+@with_client
+def show(*, client: Client, id_: str, is_json: bool) -> None:
+    """Show everything that is known of an instance, and its history."""
+    found = client.instance(id_)
+    _say(found, show_text(found, now_s=SystemClock().unix_s()), is_json=is_json)
+
+
+@instances.command(short_help="Drain instances now; they start afresh.")
+@ids_argument
+@json_option
+@with_client
+def drain(*, client: Client, ids: tuple[str, ...], is_json: bool) -> None:
+    """Let instances end what they have begun, now; then they start afresh."""
+    _for_each(ids, client.drain, is_json=is_json)
+
+
+@instances.command(short_help="Replace instances when limits allow it.")
+@ids_argument
+@json_option
+@with_client
+def replace(*, client: Client, ids: tuple[str, ...], is_json: bool) -> None:
+    """Replace instances by fresh ones, as soon as the fleet's limits allow it."""
+    _for_each(ids, client.replace, is_json=is_json)
+
+
+@instances.command(short_help="Give an instance to a developer.")
+@click.argument("id_", metavar="ID")
+@click.argument("developer")
+@json_option
+@with_client
+def assign(*, client: Client, id_: str, developer: str, is_json: bool) -> None:
+    """Give an instance to a developer; one that they had in the pool goes back.
+
+    The pool lists them from now on: add them to your specification as well, or the next `apply`
+    takes them out again.
+    """
+    _for_each((id_,), lambda one: client.assign(one, developer), is_json=is_json)
+
+
+@instances.command(short_help="Take instances from their developers.")
+@ids_argument
+@json_option
+@with_client
+def release(*, client: Client, ids: tuple[str, ...], is_json: bool) -> None:
+    """Take instances from their developers, whom the pool does not list any more.
+
+    Take them out of your specification as well, or the next `apply` brings them back.
+    """
+    _for_each(ids, client.release, is_json=is_json)
+
+
+def _for_each(
+    ids: Sequence[str], order: Callable[[str], InstanceDocument], *, is_json: bool
+) -> None:
+    """Carry out an order for each instance; what one refuses does not stop the others."""
+    done: list[InstanceDocument] = []
+    n_refused = 0
+    for id_ in ids:
+        try:
+            answer = order(id_)
+        except RefusedError as error:
+            if error.status == UNAUTHORIZED:
+                raise  # the others would be refused alike
+            n_refused += 1
+            click.echo(f"Error: {error}", err=True)
+        else:
+            done.append(answer)
+            if not is_json:
+                click.echo(_line(answer))
+    if is_json:
+        click.echo(msgspec.json.encode(done).decode())
+    if n_refused:
+        raise click.exceptions.Exit(1)
+
+
+def _line(instance: InstanceDocument) -> str:
+    asked = ", replacement asked for" if instance.is_replace_asked else ""
+    developer = f", of {instance.developer}" if instance.developer else ""
+    return f"{instance.id}: {instance.phase}{asked}{developer}"
+
+
+def _say(value: Any, words: str, *, is_json: bool) -> None:
+    click.echo(msgspec.json.encode(value).decode() if is_json else words)

@@ -1,0 +1,163 @@
+"""The options of `ollama-fleet provisioner run`, and the Settings that they make.
+
+Each is an environment variable too: --web.listen-address is
+OLLAMA_FLEET_PROVISIONER_WEB_LISTEN_ADDRESS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from provisioning.fleet.api.token import default_path
+from provisioning.fleet.app import Settings
+from provisioning.fleet.runtime.opening import Local
+from provisioning.fleet.store.etcd.access import Credentials
+
+PREFIX = "OLLAMA_FLEET_PROVISIONER_"
+LISTEN_ADDRESS = "127.0.0.1:8080"
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class Option(NamedTuple):
+    """One option: its name is that of the setting, in the README too."""
+
+    name: str
+    help: str
+    type: Any = str
+    default: Any = None
+    shown_default: str = ""
+
+    @property
+    def variable(self) -> str:
+        """Return the environment variable that gives the same."""
+        return PREFIX + self.name.translate({ord("."): "_", ord("-"): "_"}).upper()
+
+    @property
+    def attribute(self) -> str:
+        """Return the option's name as a keyword."""
+        return self.name.translate({ord("."): "_", ord("-"): "_"})
+
+
+def state_dir() -> Path:
+    """Return where a provisioner keeps things unless told otherwise: the user's state folder."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "ollama-fleet"
+
+
+STATE = "~/.local/state/ollama-fleet"
+
+OPTIONS = (
+    Option("fleet", "Name of the fleet, as its specification says.", default="fleet"),
+    Option(
+        "store.url",
+        "Where the fleet is kept: sqlite:PATH on one machine; etcd://host:port,… for several "
+        "provisioners, etcds:// with TLS; memory: forgets all.",
+        shown_default=f"sqlite:{STATE}/FLEET.db",
+    ),
+    Option("store.ca-file", "Authority that signed etcd's certificates.", FILE),
+    Option("store.certificate-file", "Our certificate for etcd.", FILE),
+    Option("store.key-file", "Its key.", FILE),
+    Option("store.user", "User of etcd.", default=""),
+    Option("store.password-file", "Holds that user's password.", FILE),
+    Option(
+        "store.lease",
+        "Seconds for which a silent leader stays the leader, with etcd.",
+        click.IntRange(2, 600),
+        10,
+    ),
+    Option("web.listen-address", "Where the API listens.", default=LISTEN_ADDRESS),
+    Option(
+        "web.external-url",
+        "Where clients of the other provisioners find this one.",
+        default="",
+        shown_default="as it listens",
+    ),
+    Option(
+        "web.token-file",
+        "Tokens for changes, one a line; made with one token where it is missing.",
+        FILE,
+        default_path,
+        f"{STATE}/provisioner.token",
+    ),
+    Option("web.audit-file", "Gets a line of JSON for each change that was asked for.", FILE),
+    Option("state-dir", "Records and logs of units that are processes.", FOLDER, state_dir, STATE),
+    Option("nodes.ca-file", "Authority of the nodes' certificates.", FILE),
+    Option("nodes.certificate-file", "Our certificate for the nodes.", FILE),
+    Option("nodes.key-file", "Its key.", FILE),
+    Option(
+        "simulation.token-file",
+        "Token of the process that hosts simulated instances.",
+        FILE,
+        lambda: state_dir() / "simulate.token",
+        f"{STATE}/simulate.token",
+    ),
+)
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all of the options."""
+    for option in reversed(OPTIONS):
+        add = click.option(
+            f"--{option.name}",
+            option.attribute,
+            type=option.type,
+            default=option.default,
+            show_default=option.shown_default or option.default not in (None, ""),
+            envvar=option.variable,
+            help=option.help,
+        )
+        command = add(command)
+    return command
+
+
+def settings_of(given: dict[str, Any]) -> Settings:
+    """Return the settings that the options make.
+
+    Raises:
+        click.UsageError: An address is none, or files that go together do not.
+        StoreError: Likewise, of etcd's.
+    """
+    host, port = _address(given["web_listen_address"])
+    node_files = [given[f"nodes_{name}"] for name in ("ca_file", "certificate_file", "key_file")]
+    if any(node_files) and not all(node_files):
+        raise click.UsageError("--nodes.ca-file, .certificate-file and .key-file go together")
+    default_store = f"sqlite:{given['state_dir'] / given['fleet']}.db"
+    return Settings(
+        fleet=given["fleet"],
+        store_url=given["store_url"] or default_store,
+        host=host,
+        port=port,
+        advertised_url=given["web_external_url"],
+        token_file=given["web_token_file"],
+        audit_file=given["web_audit_file"],
+        lease_s=given["store_lease"],
+        credentials=Credentials(
+            ca_file=given["store_ca_file"],
+            certificate_file=given["store_certificate_file"],
+            key_file=given["store_key_file"],
+            user=given["store_user"],
+            password_file=given["store_password_file"],
+        ),
+        local=Local(
+            state_dir=given["state_dir"] / "units",
+            simulation_token_file=given["simulation_token_file"],
+            authority_file=given["nodes_ca_file"],
+            certificate_file=given["nodes_certificate_file"],
+            key_file=given["nodes_key_file"],
+        ),
+    )
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port[:6]) < 2**16):
+        raise click.UsageError(
+            f"--web.listen-address must be host:port, such as {LISTEN_ADDRESS}, got {text!r}"
+        )
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - asked for by leaving it out

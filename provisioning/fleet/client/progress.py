@@ -1,0 +1,86 @@
+"""How far a fleet is on its way to a specification.
+
+In:   the Fleet that was applied, and the instances as the API lists them.
+Out:  a Progress, or one after the other until all is done; its text is the line that a waiting
+      person sees. Whoever stops waiting stops nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from provisioning.fleet.api.forms import Details
+from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.model import Phase
+from provisioning.fleet.units import workload_digest
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Instances by how far they are."""
+
+    n_wanted: int
+    n_ready: int
+    """Running as the specification wants them."""
+    n_failed: int
+    n_surplus: int
+    """Of pools that have more than they should, or are not wanted at all."""
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether everything is as it should be."""
+        return self.n_ready == self.n_wanted and not self.n_surplus
+
+    def __str__(self) -> str:
+        failed = f", {self.n_failed:,} failed" if self.n_failed else ""
+        surplus = f", {self.n_surplus:,} to be removed" if self.n_surplus else ""
+        return f"{self.n_ready:,} of {self.n_wanted:,} instances ready{failed}{surplus}"
+
+
+def progress_until_done(
+    listed: Callable[[], Iterable[Details]],
+    fleet: Fleet,
+    *,
+    sleep: Callable[[float], None],
+    poll_s: float = POLL_S,
+) -> Iterator[Progress]:
+    """Yield how far the fleet is, every `poll_s`, until it is as it should be.
+
+    Args:
+        listed: Asks for the instances, such as `Client.instances`.
+        fleet: What was applied.
+        sleep: Waits for so many seconds.
+        poll_s: Between two looks.
+    """
+    progress = progress_of(fleet, listed())
+    yield progress
+    while not progress.is_done:
+        sleep(poll_s)
+        progress = progress_of(fleet, listed())
+        yield progress
+
+
+def progress_of(fleet: Fleet, instances: Iterable[Details]) -> Progress:
+    """Return how far the fleet is."""
+    wanted = {pool.name: pool.count for pool in fleet.pools}
+    digests = {pool.name: workload_digest(pool.workload) for pool in fleet.pools}
+    usable = {node.name for node in fleet.nodes if not node.is_cordoned}
+    there: Counter[str] = Counter()
+    ready: Counter[str] = Counter()
+    n_failed = 0
+    for instance in instances:
+        there[instance.pool] += 1
+        n_failed += instance.phase is Phase.FAILED
+        is_as_wanted = instance.workload == digests.get(instance.pool) and instance.node in usable
+        ready[instance.pool] += is_as_wanted and instance.phase is Phase.RUNNING
+    n_kept = sum(min(there[pool], count) for pool, count in wanted.items())
+    return Progress(
+        n_wanted=sum(wanted.values()),
+        n_ready=sum(min(ready[pool], count) for pool, count in wanted.items()),
+        n_failed=n_failed,
+        n_surplus=there.total() - n_kept,
+    )

@@ -1,0 +1,66 @@
+"""Decide what is to be done next, so that the fleet becomes what it is to be.
+
+In:   a Fleet, an Observed, and the time.
+Out:  Actions; none when nothing is wrong. Pure, and total: whatever is observed has an answer.
+
+Deciding again and again, with each action done in between, leads to the desired fleet. What cannot
+be done now, for want of room, operations or permitted kills, is not decided yet.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from provisioning.fleet.actions import Action, Observed
+from provisioning.fleet.draft import Draft
+from provisioning.fleet.fleet import Fleet, Pool, Rotation
+from provisioning.fleet.model import FoundUnit, Instance
+from provisioning.fleet.survey import NodeState
+from provisioning.fleet.unwanted import is_leaving, part_with
+from provisioning.fleet.wanted import PoolPass
+
+
+def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ...]:
+    """Return what is to be done now; at most one action that changes any one instance's unit."""
+    draft = Draft(desired, observed, now_s=now_s)
+    for node, unit in draft.survey.strays:
+        if _may_sweep(draft, node, unit):
+            draft.sweep(node, unit.name)
+    pool_by_name = {pool.name: pool for pool in desired.pools}
+    staying, leaving = _sort(observed)
+    passes = [PoolPass(draft, pool, staying.pop(pool.name, ())) for pool in desired.pools]
+    for instances in staying.values():  # of pools that the specification does not have any more
+        leaving += instances
+    for pool_pass in passes:
+        leaving += pool_pass.surplus
+    for instance in leaving:
+        part_with(draft, instance, _rotation(pool_by_name.get(instance.pool)))
+    for pool_pass in passes:
+        pool_pass.mend()
+    for pool_pass in passes:
+        pool_pass.complete()
+    return tuple(draft.actions)
+
+
+def _rotation(pool: Pool | None) -> Rotation:
+    return pool.rotation if pool else Rotation()
+
+
+def _sort(observed: Observed) -> tuple[dict[str, list[Instance]], list[Instance]]:
+    """Return the instances by pool, and apart from them those on their way out."""
+    staying: defaultdict[str, list[Instance]] = defaultdict(list)
+    leaving: list[Instance] = []
+    for stored in observed.stored.values():
+        instance = stored.instance
+        (leaving if is_leaving(instance) else staying[instance.pool]).append(instance)
+    return dict(staying), leaving
+
+
+def _may_sweep(draft: Draft, node: str, unit: FoundUnit) -> bool:
+    if draft.survey.state(node) is not NodeState.REACHABLE:
+        return False
+    if (node, unit.name) in draft.observed.sweeping:
+        return False
+    stored = draft.observed.stored.get(unit.instance_id)
+    # A report from before the instance's last change may tell of what has gone since.
+    return stored is None or draft.observed.reports[node].at_s >= stored.instance.since_s

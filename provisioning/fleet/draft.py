@@ -1,0 +1,184 @@
+"""What a pass has decided so far, and what it may still decide.
+
+In:   a Fleet, an Observed, the time; then one wish after the other, the urgent ones first.
+Out:  Actions, within the operations and the room that there are. Pure; never fails.
+
+Each wish is granted or not, and says so; what is not granted is wished again by the next pass.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import msgspec
+
+from provisioning.fleet.actions import (
+    Action,
+    Assign,
+    Drain,
+    Forget,
+    Observed,
+    Place,
+    Renew,
+    Start,
+    Stop,
+    Sweep,
+)
+from provisioning.fleet.fleet import Fleet, Pool
+from provisioning.fleet.limits import Slots
+from provisioning.fleet.model import Instance, Phase, Reason
+from provisioning.fleet.placement import Ledger, Spot
+from provisioning.fleet.survey import Survey
+from provisioning.fleet.units import instance_id, workload_digest
+
+
+class Draft:
+    """The actions of one pass, as they come together."""
+
+    def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
+        self.desired = desired
+        self.observed = observed
+        self.now_s = now_s
+        self.survey = Survey(desired, observed, now_s=now_s)
+        self.actions: list[Action] = []
+        busy = [
+            observed.stored[id_].instance.node for id_ in observed.working & observed.stored.keys()
+        ]
+        self._slots = Slots(desired, [*busy, *(node for node, _ in observed.sweeping)])
+
+    @property
+    def is_full(self) -> bool:
+        """Say whether no further operation may be begun in this pass."""
+        return self._slots.n_free <= 0
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        """What is used of the nodes; made only when something has to be placed."""
+        return Ledger(
+            self.desired,
+            (stored.instance for stored in self.observed.stored.values()),
+            self.survey.stray_sizes(),
+            reachable=self.survey.reachable,
+        )
+
+    @cached_property
+    def _generations(self) -> dict[str, int]:
+        return self.survey.generations()
+
+    @cached_property
+    def _taken_ids(self) -> set[str]:
+        # An id whose units are still around must not begin again with generation 1.
+        return {*self.observed.stored, *self._generations}
+
+    def sweep(self, node: str, unit: str) -> bool:
+        """Remove a unit that nobody wants."""
+        return self._operate(node, Sweep(node, unit))
+
+    def stop(self, instance: Instance, reason: Reason, detail: str = "") -> bool:
+        """Remove an instance's unit."""
+        return self._operate(instance.node, Stop(instance.id, reason, detail))
+
+    def start(self, instance: Instance) -> bool:
+        """Go on with an instance's start."""
+        return self._operate(instance.node, Start(instance.id))
+
+    def drain(self, instance: Instance, reason: Reason) -> None:
+        """Let an instance end what it has begun."""
+        self.actions.append(Drain(instance.id, reason))
+
+    def forget(self, instance: Instance) -> None:
+        """Delete an instance's record."""
+        self.actions.append(Forget(instance.id))
+
+    def assign(self, assign: Assign) -> None:
+        """Give an instance to a developer, or take it back."""
+        self.actions.append(assign)
+
+    def renew(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
+        """Begin an instance's next generation, where there is room."""
+        if self.is_full:
+            return False
+        ledger = self._ledger
+        ledger.release(instance)
+        spot = ledger.spot_again(pool, instance)
+        if spot is None or not self._slots.take(spot.node):
+            ledger.reserve(instance)
+            return False
+        renew = self._renewal(instance, pool, spot, reason)
+        self.actions.append(renew)
+        ledger.reserve(_renewed(instance, renew))
+        ledger.keep_port(instance)
+        return True
+
+    def move_away(self, instance: Instance, pool: Pool) -> bool:
+        """Drain an instance whose node it has to leave, where another one has room for it."""
+        spot = self._ledger.spot(pool, instance.id)
+        if spot is None:
+            return False
+        # So that those drained together find room together; the place itself is chosen later.
+        self._ledger.reserve(msgspec.structs.replace(instance, node=spot.node, port=spot.port))
+        self.drain(instance, Reason.NODE_REMOVED)
+        return True
+
+    def place(self, pool: Pool, number: int, developer: str) -> bool:
+        """Make a new instance, where there is room."""
+        if self.is_full:
+            return False
+        new_id = instance_id(pool.name, number)
+        spot = self._ledger.spot(pool, new_id)
+        if spot is None:
+            return False
+        instance = Instance(
+            id=new_id,
+            pool=pool.name,
+            node=spot.node,
+            port=spot.port,
+            generation=1,
+            phase=Phase.STARTING,
+            since_s=self.now_s,
+            workload=workload_digest(pool.workload),
+            developer=developer,
+            cpus=pool.workload.cpus,
+            memory_bytes=pool.workload.memory_bytes,
+        )
+        if not self._operate(spot.node, Place(instance)):
+            return False
+        self._ledger.reserve(instance)
+        return True
+
+    def free_number(self, pool: Pool, *, after: int) -> int:
+        """Return the lowest number above `after` that no instance or unit of the pool has."""
+        number = after + 1
+        while instance_id(pool.name, number) in self._taken_ids:
+            number += 1
+        return number
+
+    def _renewal(self, instance: Instance, pool: Pool, spot: Spot, reason: Reason | None) -> Renew:
+        workload = pool.workload
+        return Renew(
+            id=instance.id,
+            node=spot.node,
+            port=spot.port,
+            generation=max(instance.generation, self._generations.get(instance.id, 0)) + 1,
+            workload=workload_digest(workload),
+            cpus=workload.cpus,
+            memory_bytes=workload.memory_bytes,
+            reason=reason,
+        )
+
+    def _operate(self, node: str, action: Action) -> bool:
+        if not self._slots.take(node):
+            return False
+        self.actions.append(action)
+        return True
+
+
+def _renewed(instance: Instance, renew: Renew) -> Instance:
+    return msgspec.structs.replace(
+        instance,
+        node=renew.node,
+        port=renew.port,
+        phase=Phase.STARTING,
+        cpus=renew.cpus,
+        memory_bytes=renew.memory_bytes,
+    )

@@ -1,0 +1,208 @@
+"""What an action, and what became of it, make of an instance's record.
+
+    RUNNING ─ Drain ─► DRAINING ─ Stop ─► STOPPING ─ done ─► STARTING of the next generation
+       ▲        └────────── Stop ───────────┘    └──────────► gone, or FAILED until it may try again
+       └── done ── STARTING ◄─ Place, Renew ── FAILED ◄─ failed ── STARTING
+
+In:   an Instance, an Action or Outcome, the time.
+Out:  the next Instance, or None where its record is deleted. Pure; never fails.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
+
+from provisioning.fleet.actions import Action, Assign, Drain, Place, Renew, Stop
+from provisioning.fleet.fleet import Limits
+from provisioning.fleet.model import FOR_GOOD, Event, Instance, Phase, Reason
+
+MAX_EVENTS = 20
+"""How many events of an instance's history are kept."""
+MAX_DETAIL = 300
+"""Letters of an event's detail: a history must stay small, 10,000 of them are stored."""
+CRASHES = frozenset({Reason.EXITED, Reason.UNHEALTHY})
+CRASH_MEMORY_S = 3600.0
+"""Crashes further back do not slow down a restart."""
+CRASH_GROWTH = 4.0
+
+
+class Result(StrEnum):
+    """How an operation ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    """All tries are used up."""
+    LASTING = "lasting"
+    """It will not heal by trying again."""
+    NO_ROOM = "no_room"
+    UNREACHABLE = "unreachable"
+    """Its node does not answer: nothing is known."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of an operation."""
+
+    result: Result
+    fault: str = ""
+    duration_s: float = 0.0
+    n_tries: int = 1
+
+
+def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instance | None:
+    """Return the record that an action leads to, before anything is done; None: none.
+
+    A record that the action does not change is returned as it is.
+    """
+    if isinstance(action, Place):
+        return _told(action.instance, now_s, "placed", action.instance.node)
+    if instance is None:
+        return None
+    match action:
+        case Renew():
+            return _renewed(action, instance, now_s)
+        case Drain():
+            return _drained(action, instance, now_s)
+        case Stop():
+            return _stopped(action, instance, now_s)
+        case Assign():
+            return replace(instance, developer=action.developer)
+        case _:
+            return instance
+
+
+def finish_start(instance: Instance, outcome: Outcome, *, limits: Limits, now_s: float) -> Instance:
+    """Return the record of an instance whose start has ended, well or not."""
+    match outcome.result:
+        case Result.DONE:
+            running = replace(
+                instance,
+                phase=Phase.RUNNING,
+                since_s=now_s,
+                started_s=now_s,
+                reason=None,
+                n_failures=0,
+                retry_at_s=0.0,
+                fault="",
+            )
+            return _told(running, now_s, "started", f"in {outcome.duration_s:.1f} s")
+        case Result.UNREACHABLE:
+            return replace(instance, fault=outcome.fault)  # its node decides what comes next
+        case _:
+            return _failed(instance, outcome, limits, now_s)
+
+
+def finish_stop(
+    instance: Instance, outcome: Outcome, *, limits: Limits, now_s: float
+) -> Instance | None:
+    """Return the record of an instance whose stop has ended; None: it is gone for good."""
+    if outcome.result is not Result.DONE:
+        return replace(instance, fault=outcome.fault)  # it is still there, and stopped again
+    if instance.reason in FOR_GOOD:
+        return None
+    delay_s = crash_delay_s(instance, limits, now_s) if instance.reason in CRASHES else 0.0
+    if delay_s > 0:
+        return replace(instance, phase=Phase.FAILED, since_s=now_s, retry_at_s=now_s + delay_s)
+    return replace(
+        instance,
+        phase=Phase.STARTING,
+        since_s=now_s,
+        generation=instance.generation + 1,
+        started_s=0.0,
+        is_replace_asked=False,
+    )
+
+
+def crash_delay_s(instance: Instance, limits: Limits, now_s: float) -> float:
+    """Return how long to wait before an instance that crashed is started again.
+
+    The first crash within an hour costs nothing; each further one makes the wait four times longer.
+    """
+    n_recent = sum(
+        event.what in CRASHES and now_s - event.at_s < CRASH_MEMORY_S for event in instance.history
+    )
+    if n_recent <= 1:
+        return 0.0
+    grown_s: float = limits.backoff_base_s * CRASH_GROWTH ** (n_recent - 2)
+    return min(limits.retry_failed_s, grown_s)
+
+
+def retry_delay_s(instance: Instance, limits: Limits, result: Result) -> float:
+    """Return how long to wait before an instance that could not be started is tried again.
+
+    Where only room was lacking, other nodes are tried soon; the wait doubles each time.
+    """
+    if result is not Result.NO_ROOM:
+        return limits.retry_failed_s
+    grown_s: float = limits.backoff_base_s * 2.0 ** min(instance.n_failures, 30)
+    return min(limits.retry_failed_s, grown_s)
+
+
+def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) -> Instance:
+    is_lasting = outcome.result is Result.LASTING
+    delay_s = retry_delay_s(instance, limits, outcome.result)
+    failed = replace(
+        instance,
+        phase=Phase.FAILED,
+        since_s=now_s,
+        n_failures=instance.n_failures + 1,
+        retry_at_s=0.0 if is_lasting else now_s + delay_s,
+        fault=outcome.fault,
+    )
+    tries = f" (after {outcome.n_tries} tries)" if outcome.n_tries > 1 else ""
+    return _told(failed, now_s, "failed", f"{outcome.fault}{tries}")
+
+
+def _renewed(action: Renew, instance: Instance, now_s: float) -> Instance:
+    renewed = replace(
+        instance,
+        node=action.node,
+        port=action.port,
+        generation=action.generation,
+        phase=Phase.STARTING,
+        since_s=now_s,
+        workload=action.workload,
+        cpus=action.cpus,
+        memory_bytes=action.memory_bytes,
+        started_s=0.0,
+        reason=action.reason or instance.reason,
+        retry_at_s=0.0,
+        is_replace_asked=False,
+    )
+    return _told(renewed, now_s, action.reason or "retried", f"{instance.node} → {action.node}")
+
+
+def _drained(action: Drain, instance: Instance, now_s: float) -> Instance:
+    is_draining = instance.phase is Phase.DRAINING
+    drained = replace(
+        instance,
+        phase=Phase.DRAINING,
+        since_s=instance.since_s if is_draining else now_s,
+        reason=action.reason,
+        developer="" if action.reason in FOR_GOOD else instance.developer,
+    )
+    return _told(drained, now_s, action.reason)
+
+
+def _stopped(action: Stop, instance: Instance, now_s: float) -> Instance:
+    if instance.phase is Phase.STOPPING and instance.reason is action.reason:
+        return instance  # it goes on
+    stopped = replace(
+        instance,
+        phase=Phase.STOPPING,
+        since_s=now_s,
+        reason=action.reason,
+        developer="" if action.reason in FOR_GOOD else instance.developer,
+        fault=action.detail or instance.fault,
+    )
+    if instance.reason is action.reason:
+        return stopped  # its history tells already, since it was drained
+    return _told(stopped, now_s, action.reason, action.detail)
+
+
+def _told(instance: Instance, at_s: float, what: str, detail: str = "") -> Instance:
+    """Return the instance with one more event, the oldest ones forgotten."""
+    event = Event(at_s, str(what), detail[:MAX_DETAIL], instance.generation)
+    return replace(instance, history=(*instance.history, event)[-MAX_EVENTS:])

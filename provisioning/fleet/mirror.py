@@ -1,0 +1,188 @@
+"""Keep at hand what the store holds, so that nobody has to ask it to know.
+
+In:   a Store, whose watch is followed; and what this process itself has just written.
+Out:  a View, as fresh as the connection allows, and who of it has changed.
+Losing the store leaves the last view as it is, with its age; then it is followed again.
+
+Every store's version of a record is the revision that wrote it: so what the watch tells late, about
+records that this process has written since, is known to be old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import CompactedError, StoreUnavailableError
+from provisioning.fleet.store.base import (
+    Change,
+    Delete,
+    Done,
+    Put,
+    PutSpec,
+    Store,
+    Stored,
+    StoredSpec,
+    Update,
+    View,
+)
+
+log = logging.getLogger("provisioning.fleet.mirror")
+
+PAUSE_S = 1.0
+"""Between tries to reach the store."""
+OnChange = Callable[[str, Stored | None], None]
+
+
+class Mirror:
+    """The store's records, in this process."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._view: View | None = None
+        self._stored: dict[str, Stored] = {}
+        self._spec: StoredSpec | None = None
+        self._revision = -1
+        self._loaded_revision = -1
+        """What the watch tells up to here is known already."""
+        self._deleted: set[str] = set()
+        """By this process, and not told by the watch yet."""
+        self._known_at_s = 0.0
+        self._is_followed = False
+        self._changed = asyncio.Event()
+        self._listeners: list[OnChange] = []
+
+    def __repr__(self) -> str:
+        return f"<Mirror of {len(self._stored):,} instances, revision {self._revision}>"
+
+    @property
+    def view(self) -> View | None:
+        """Return the latest view; None: none was had yet. It does not change any more."""
+        if self._view is None and self._revision >= 0:
+            self._view = View(self._revision, dict(self._stored), self._spec)
+        return self._view
+
+    @property
+    def stored(self) -> Mapping[str, Stored]:
+        """Return the records by instance id, as they are now; not to be kept over an await."""
+        return self._stored
+
+    @property
+    def spec(self) -> StoredSpec | None:
+        """Return the specification in force; None: there is none."""
+        return self._spec
+
+    @property
+    def as_of_s(self) -> float:
+        """Return when the view was last known to be the store's, in seconds since 1970 UTC."""
+        return self._clock.unix_s() if self._is_followed else self._known_at_s
+
+    async def changed(self, after: int) -> None:
+        """Return once there is a view with a revision above `after`."""
+        while self._revision <= after:
+            await self._changed.wait()
+
+    def listen(self, on_change: OnChange) -> None:
+        """Have each record told that changes; None: it is gone."""
+        self._listeners.append(on_change)
+
+    def silence(self, on_change: OnChange) -> None:
+        """Have nothing told to a listener any more."""
+        self._listeners.remove(on_change)
+
+    async def load(self) -> None:
+        """Take over all that the store holds now.
+
+        Raises:
+            StoreUnavailableError: It cannot be reached.
+        """
+        view = await self._store.load()
+        self._loaded_revision = view.revision
+        self._deleted.clear()
+        before = self._stored
+        self._stored = dict(view.stored)
+        self._spec = view.spec
+        for id_ in before.keys() - self._stored.keys():
+            self._tell(id_, None)
+        for id_, stored in self._stored.items():
+            if before.get(id_) != stored:
+                self._tell(id_, stored)
+        self._advance(view.revision)
+
+    def take_own(self, changes: Sequence[Change], done: Sequence[Done]) -> None:
+        """Take over what this process has just written, without waiting for the watch."""
+        revision = self._revision
+        for change, one in zip(changes, done, strict=True):
+            if one.refusal:
+                continue
+            revision = max(revision, one.version)
+            match change:
+                case Put(instance):
+                    self._deleted.discard(instance.id)
+                    self._put(Stored(instance, one.version))
+                case Delete(id_):
+                    self._deleted.add(id_)
+                    self._delete(id_)
+                case PutSpec(text):
+                    self._spec = StoredSpec(text, one.version)
+        self._advance(revision)
+
+    async def follow(self) -> None:
+        """Load, and take over what is written from then on, until cancelled."""
+        while True:
+            try:
+                await self.load()
+                await self._follow()
+            except CompactedError:
+                continue
+            except StoreUnavailableError as error:
+                log.warning("the store is out of reach, the view gets old: %s", error)
+            await self._clock.sleep(PAUSE_S)
+
+    async def _follow(self) -> None:
+        self._is_followed = True
+        try:
+            async for update in self._store.watch(self._loaded_revision):
+                self.take(update)
+        finally:
+            self._is_followed = False
+
+    def take(self, update: Update) -> None:
+        """Take over what the watch tells, unless it is known, or something newer is."""
+        if update.revision <= self._loaded_revision:
+            return
+        for stored in update.stored:
+            known = self._stored.get(stored.instance.id)
+            is_old = known is not None and known.version >= stored.version
+            if not is_old and stored.instance.id not in self._deleted:
+                self._put(stored)
+        for id_ in update.deleted:
+            self._deleted.discard(id_)
+            known = self._stored.get(id_)
+            if known is not None and known.version < update.revision:
+                self._delete(id_)
+        if update.spec and (self._spec is None or self._spec.version < update.spec.version):
+            self._spec = update.spec
+        self._advance(max(update.revision, self._revision))
+
+    def _put(self, stored: Stored) -> None:
+        self._stored[stored.instance.id] = stored
+        self._tell(stored.instance.id, stored)
+
+    def _delete(self, id_: str) -> None:
+        if self._stored.pop(id_, None):
+            self._tell(id_, None)
+
+    def _tell(self, id_: str, stored: Stored | None) -> None:
+        for listener in self._listeners:
+            listener(id_, stored)
+
+    def _advance(self, revision: int) -> None:
+        self._view = None
+        self._revision = revision
+        self._known_at_s = self._clock.unix_s()
+        self._changed.set()
+        self._changed = asyncio.Event()

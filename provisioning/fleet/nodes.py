@@ -1,0 +1,173 @@
+"""Ask each node again and again what runs there.
+
+In:   the nodes to be asked (`update`), and a way to open a node's runtime.
+Out:  `reports`: what was last heard of each node, and how long ago.
+A node that does not answer has its own fault in its report, and delays no other node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import NodeUnreachableError, UnitError
+from provisioning.fleet.fleet import Node
+from provisioning.fleet.model import NodeReport
+from provisioning.fleet.runtime.base import Runtime
+from provisioning.fleet.waiting import wait_at_most
+
+log = logging.getLogger("provisioning.fleet.nodes")
+
+INTERVAL_S = 5.0
+"""From answer to question; what ends in between is told by the runtime's changes."""
+DEADLINE_S = 10.0
+SHORTEST_GAP_S = 0.2
+"""However many changes a node tells of."""
+OnReport = Callable[[NodeReport, bool], None]
+"""Told of each report, and whether it differs from the one before."""
+
+
+class Ward:
+    """One node, and the tasks that look after it."""
+
+    def __init__(self, node: Node, runtime: Runtime) -> None:
+        self.node = node
+        self.runtime = runtime
+        self.report = NodeReport(node.name, 0.0)
+        self.has_changed = asyncio.Event()
+        self.tasks: tuple[asyncio.Task[None], ...] = ()
+
+
+class Nodes:
+    """The runtimes of a fleet's nodes, and what they say."""
+
+    def __init__(
+        self,
+        open_runtime: Callable[[Node], Runtime],
+        clock: Clock,
+        *,
+        on_report: OnReport,
+        interval_s: float = INTERVAL_S,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._open_runtime = open_runtime
+        self._clock = clock
+        self._on_report = on_report
+        self._interval_s = interval_s
+        self._deadline_s = deadline_s
+        self._wards: dict[str, Ward] = {}
+
+    def __repr__(self) -> str:
+        n_silent = sum(bool(ward.report.fault) for ward in self._wards.values())
+        return f"<Nodes: {len(self._wards)}, {n_silent} of them silent>"
+
+    @property
+    def reports(self) -> Mapping[str, NodeReport]:
+        """Return what was last heard of each node, by its name."""
+        return {name: ward.report for name, ward in self._wards.items()}
+
+    def runtime(self, node: str) -> Runtime:
+        """Return the runtime of a node.
+
+        Raises:
+            NodeUnreachableError: The node is not, or not any more, one of ours.
+        """
+        ward = self._wards.get(node)
+        if ward is None:
+            raise NodeUnreachableError(f"node {node} is not in the specification")
+        return ward.runtime
+
+    async def update(self, nodes: Iterable[Node], *, used: Iterable[str]) -> None:
+        """Ask these nodes, and those that are listed no more but still used or not empty."""
+        listed = {node.name: node for node in nodes}
+        for name, ward in tuple(self._wards.items()):
+            node = listed.get(name)
+            is_retired = node is None and name not in used and not ward.report.units
+            if is_retired or (node is not None and _is_reached_otherwise(ward.node, node)):
+                await self._close(name)
+        for name, node in listed.items():
+            if name not in self._wards:
+                self._open(node)
+
+    def forget_unit(self, node: str, unit: str) -> None:
+        """Take a unit that has just been removed out of its node's report."""
+        if ward := self._wards.get(node):
+            left = tuple(found for found in ward.report.units if found.name != unit)
+            ward.report = msgspec.structs.replace(ward.report, units=left)
+
+    async def close(self) -> None:
+        """Ask nobody any more; the units go on."""
+        for name in tuple(self._wards):
+            await self._close(name)
+
+    def _open(self, node: Node) -> None:
+        ward = self._wards[node.name] = Ward(node, self._open_runtime(node))
+        loop = asyncio.get_running_loop()
+        ward.tasks = (
+            loop.create_task(self._look_again_and_again(ward)),
+            loop.create_task(self._listen(ward)),
+        )
+
+    async def _close(self, name: str) -> None:
+        ward = self._wards.pop(name)
+        for task in ward.tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*ward.tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                log.error("looking after node %s broke off", name, exc_info=ended)
+        await ward.runtime.close()
+
+    async def _look_again_and_again(self, ward: Ward) -> None:
+        while True:
+            ward.has_changed.clear()
+            await self._look(ward)
+            await self._clock.sleep(SHORTEST_GAP_S)
+            await wait_at_most(ward.has_changed, self._clock, self._interval_s)
+
+    async def _look(self, ward: Ward) -> None:
+        before = ward.report
+        ward.report = await self._asked(ward)
+        is_news = (before.units, bool(before.fault), before.at_s > 0) != (
+            ward.report.units,
+            bool(ward.report.fault),
+            ward.report.at_s > 0,
+        )
+        self._on_report(ward.report, is_news)
+
+    async def _asked(self, ward: Ward) -> NodeReport:
+        name, begun_s = ward.node.name, self._clock.unix_s()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                units = await ward.runtime.units()
+        except TimeoutError:
+            fault = f"units of node {name}: no answer within {self._deadline_s:g} s"
+        except UnitError as error:
+            fault = str(error)
+        except Exception as error:
+            log.exception("units of node %s could not be read", name)
+            fault = f"{error!r}"
+        else:
+            # As of the question: what was made since may be missing in the answer.
+            return NodeReport(name, begun_s, units)
+        return msgspec.structs.replace(ward.report, fault=fault)
+
+    async def _listen(self, ward: Ward) -> None:
+        while True:
+            try:
+                async for _ in ward.runtime.changes():
+                    ward.has_changed.set()
+            except UnitError as error:
+                log.debug("changes of node %s: %s", ward.node.name, error)
+            await self._clock.sleep(self._interval_s)
+
+
+def _is_reached_otherwise(before: Node, after: Node) -> bool:
+    return (before.runtime, before.endpoint, before.address) != (
+        after.runtime,
+        after.endpoint,
+        after.address,
+    )

@@ -1,0 +1,217 @@
+"""Where there is room: what each node has, what is used of it, and who gets the rest.
+
+In:   a Fleet, the stored instances, and the units that exist without being wanted.
+Out:  Spots, none of which exceeds a node's CPUs, memory, instances or ports. Pure; never fails.
+
+A unit that still exists uses its node whether it is wanted or not. A failed instance uses nothing
+but its port: its unit is gone, and it is placed anew when it is tried again.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from provisioning.fleet.fleet import Fleet, Node, Pool, Spread
+from provisioning.fleet.model import Instance, Phase
+
+SLACK = 1e-9
+"""CPUs are fractions; their sums are not exact."""
+
+
+class Spot(msgspec.Struct, frozen=True):
+    """A place for an instance."""
+
+    node: str
+    port: int
+
+
+class Size(msgspec.Struct, frozen=True):
+    """What a unit holds of its node."""
+
+    cpus: float
+    memory_bytes: int
+
+    def or_more(self, other: Size) -> Size:
+        """Return what is enough for either."""
+        return Size(max(self.cpus, other.cpus), max(self.memory_bytes, other.memory_bytes))
+
+
+def is_suitable(node: Node | None, pool: Pool) -> bool:
+    """Say whether the pool's instances may be on the node, room or not."""
+    if node is None or node.is_cordoned:
+        return False
+    return set(pool.placement.selector) <= set(node.labels)
+
+
+def size_of(instance: Instance) -> Size:
+    """Return what an instance's unit holds of its node."""
+    return Size(instance.cpus, instance.memory_bytes)
+
+
+def largest_size(fleet: Fleet) -> Size:
+    """Return a size that no unit made by this specification exceeds."""
+    workloads = [pool.workload for pool in fleet.pools]
+    return Size(
+        max((workload.cpus for workload in workloads), default=0.0),
+        max((workload.memory_bytes for workload in workloads), default=0),
+    )
+
+
+class Usage:
+    """What is used of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.cpus = 0.0
+        self.memory_bytes = 0
+        self.n_units = 0
+        self.n_by_pool: Counter[str] = Counter()
+        self.ports: set[int] = set()
+
+    def hold(self, size: Size) -> None:
+        """Count one more unit."""
+        self.cpus += size.cpus
+        self.memory_bytes += size.memory_bytes
+        self.n_units += 1
+
+    def release(self, size: Size) -> None:
+        """Count one unit less."""
+        self.cpus -= size.cpus
+        self.memory_bytes -= size.memory_bytes
+        self.n_units -= 1
+
+    def has_room(self, size: Size) -> bool:
+        """Say whether one more unit fits."""
+        node = self.node
+        return (
+            self.cpus + size.cpus <= node.cpus + SLACK
+            and self.memory_bytes + size.memory_bytes <= node.memory_bytes
+            and (not node.max_instances or self.n_units < node.max_instances)
+        )
+
+    @property
+    def share(self) -> float:
+        """Return the used share of what is scarcest, 0 to 1."""
+        node = self.node
+        return max(
+            self.cpus / max(node.cpus, SLACK),
+            self.memory_bytes / max(node.memory_bytes, 1),
+            self.n_units / node.max_instances if node.max_instances else 0.0,
+        )
+
+    def is_free(self, port: int) -> bool:
+        """Say whether the port is one of the node's, and no record claims it."""
+        return self.node.first_port <= port <= self.node.last_port and port not in self.ports
+
+    def free_port(self, instance_id: str, *, used_before: int = 0) -> int | None:
+        """Return a port that no record claims; None: all are taken.
+
+        The search begins where the instance's id says, not at the first port: what is just being
+        stopped, or is held by a unit without a record, is then seldom hit. After a failure it
+        begins behind the port used before, which a stranger may have.
+        """
+        node = self.node
+        n_ports = node.last_port - node.first_port + 1
+        if n_ports <= 0:
+            return None
+        start = used_before + 1 if used_before else zlib.crc32(instance_id.encode())
+        for n in range(n_ports):
+            port = node.first_port + (start - node.first_port + n) % n_ports
+            if port not in self.ports:
+                return port
+        return None
+
+
+class Ledger:
+    """What is used of every node that new units may be started on; changes as a pass decides."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        instances: Iterable[Instance],
+        strays: Iterable[tuple[str, Size]],
+        *,
+        reachable: frozenset[str],
+    ) -> None:
+        self._usage = {node.name: Usage(node) for node in fleet.nodes if node.name in reachable}
+        for instance in instances:
+            self._enter(instance)
+        for node, size in strays:
+            if usage := self._usage.get(node):
+                usage.hold(size)
+
+    def reserve(self, instance: Instance) -> None:
+        """Count an instance that has just been placed."""
+        self._enter(instance)
+
+    def keep_port(self, instance: Instance) -> None:
+        """Give a port that is given back to nobody else: a store makes one change a port."""
+        if usage := self._usage.get(instance.node):
+            usage.ports.add(instance.port)
+
+    def release(self, instance: Instance) -> None:
+        """Count an instance no more, so that it may be placed anew."""
+        usage = self._usage.get(instance.node)
+        if usage is None:
+            return
+        usage.ports.discard(instance.port)
+        if instance.phase is not Phase.FAILED:
+            usage.release(size_of(instance))
+            usage.n_by_pool[instance.pool] -= 1
+
+    def spot(self, pool: Pool, instance_id: str) -> Spot | None:
+        """Return a place for a new instance; None: there is no room."""
+        return _first_free(self._ranked(pool), instance_id)
+
+    def spot_again(self, pool: Pool, instance: Instance) -> Spot | None:
+        """Return a place for an instance's next generation; None: there is no room.
+
+        It stays where it is if it can, except after a failed start: then it stays only where
+        there is no other place, and gets another port. The instance must have been released.
+        """
+        ranked = self._ranked(pool)
+        here = [usage for usage in ranked if usage.node.name == instance.node]
+        elsewhere = [usage for usage in ranked if usage.node.name != instance.node]
+        if instance.n_failures:
+            return _first_free(elsewhere, instance.id) or _first_free(
+                here, instance.id, used_before=instance.port
+            )
+        if here and here[0].is_free(instance.port):
+            return Spot(instance.node, instance.port)
+        return _first_free(here + elsewhere, instance.id)
+
+    def _enter(self, instance: Instance) -> None:
+        usage = self._usage.get(instance.node)
+        if usage is None:
+            return
+        usage.ports.add(instance.port)
+        if instance.phase is not Phase.FAILED:
+            usage.hold(size_of(instance))
+            usage.n_by_pool[instance.pool] += 1
+
+    def _ranked(self, pool: Pool) -> list[Usage]:
+        """Return the nodes that have room for one more of the pool, the best one first."""
+        workload = pool.workload
+        size = Size(workload.cpus, workload.memory_bytes)
+        limit = pool.placement.max_per_node
+        fitting = [
+            usage
+            for usage in self._usage.values()
+            if is_suitable(usage.node, pool)
+            and usage.has_room(size)
+            and (not limit or usage.n_by_pool[pool.name] < limit)
+        ]
+        sign = -1.0 if pool.placement.strategy is Spread.PACK else 1.0
+        return sorted(fitting, key=lambda usage: (sign * usage.share, usage.node.name))
+
+
+def _first_free(usages: Sequence[Usage], instance_id: str, *, used_before: int = 0) -> Spot | None:
+    for usage in usages:
+        port = usage.free_port(instance_id, used_before=used_before)
+        if port is not None:
+            return Spot(usage.node.name, port)
+    return None

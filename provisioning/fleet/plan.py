@@ -1,0 +1,205 @@
+"""What a new specification would change, before anything is changed.
+
+In:   the specification in force, if any, the new one, and the instances that the store holds.
+Out:  a Plan: what is done to each pool and node, and which of their settings differ. Pure.
+Numbers are a forecast: instances that fail or are rotated meanwhile are not foreseen. Of values of
+environment variables only that they differ is told: they may be secrets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from provisioning.fleet.fleet import Fleet, Node, Pool
+from provisioning.fleet.model import FOR_GOOD, Instance
+from provisioning.fleet.units import workload_digest
+
+HIDDEN = "…"
+ENVIRONMENT = "workload.environment"
+PAIRED = (ENVIRONMENT, "labels", "placement.selector")
+"""Settings that are pairs of name and value."""
+
+NamedT = TypeVar("NamedT", bound=Node | Pool)
+
+
+class Verb(StrEnum):
+    """What happens to a pool or a node."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+
+
+class FieldChange(msgspec.Struct, frozen=True):
+    """A setting with another value; an empty text where there is none."""
+
+    name: str
+    before: str
+    after: str
+
+
+class PoolPlan(msgspec.Struct, frozen=True):
+    """What happens to a pool's instances; those that are made on their way out count as gone."""
+
+    name: str
+    verb: Verb
+    n_before: int
+    n_after: int
+    n_created: int
+    n_removed: int
+    n_replaced: int
+    """For another workload."""
+    n_moved: int
+    """Because their node is gone or cordoned."""
+    changes: tuple[FieldChange, ...] = ()
+
+
+class NodePlan(msgspec.Struct, frozen=True):
+    """What happens to a node; unchanged ones are left out of a plan."""
+
+    name: str
+    verb: Verb
+    changes: tuple[FieldChange, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a specification changes; pools and nodes are sorted by name."""
+
+    fleet: str
+    base_version: int
+    """Of the specification that was compared with; 0: there was none."""
+    pools: tuple[PoolPlan, ...] = ()
+    nodes: tuple[NodePlan, ...] = ()
+    limits: tuple[FieldChange, ...] = ()
+    renamed_from: str = ""
+    """The fleet's name in force where it differs: units carry it, so it cannot be changed."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether nothing would be done."""
+        is_still = all(
+            pool.verb is Verb.UNCHANGED and not pool.n_created + pool.n_removed + _renewed(pool)
+            for pool in self.pools
+        )
+        return is_still and not (self.nodes or self.limits or self.renamed_from)
+
+
+def plan_of(
+    before: Fleet | None, after: Fleet, instances: Iterable[Instance], *, base_version: int = 0
+) -> Plan:
+    """Return what becomes of the fleet when `after` is in force instead of `before`."""
+    by_pool: defaultdict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        if instance.reason not in FOR_GOOD:
+            by_pool[instance.pool].append(instance)
+    old = before or Fleet(after.name, (), (), after.limits)
+    usable = {node.name for node in after.nodes if not node.is_cordoned}
+    return Plan(
+        fleet=after.name,
+        base_version=base_version,
+        pools=tuple(_pool_plan(*pair, by_pool, usable) for pair in _pairs(old.pools, after.pools)),
+        nodes=tuple(_node_plans(_pairs(old.nodes, after.nodes))),
+        limits=_differences(old.limits, after.limits),
+        renamed_from=old.name if old.name != after.name else "",
+    )
+
+
+def _pairs(
+    before: Sequence[NamedT], after: Sequence[NamedT]
+) -> list[tuple[str, NamedT | None, NamedT | None]]:
+    """Return each name with what has it before and after, sorted by name."""
+    old = {one.name: one for one in before}
+    new = {one.name: one for one in after}
+    return [(name, old.get(name), new.get(name)) for name in sorted({*old, *new})]
+
+
+def _pool_plan(
+    name: str,
+    before: Pool | None,
+    after: Pool | None,
+    instances_by_pool: Mapping[str, Sequence[Instance]],
+    usable_nodes: set[str],
+) -> PoolPlan:
+    instances = instances_by_pool.get(name, ())
+    n_after = after.count if after else 0
+    n_removed = max(0, len(instances) - n_after)
+    digest = workload_digest(after.workload) if after else ""
+    causes = Counter(_cause(instance, digest, usable_nodes) for instance in instances)
+    # Those that are too many are taken to be among those that would have to be renewed anyway.
+    n_moved = max(0, causes["moved"] - n_removed)
+    n_replaced = max(0, causes["replaced"] - max(0, n_removed - causes["moved"]))
+    changes = _differences(before, after) if before and after else ()
+    return PoolPlan(
+        name=name,
+        verb=_verb(before, after, changes),
+        n_before=len(instances),
+        n_after=n_after,
+        n_created=max(0, n_after - len(instances)),
+        n_removed=n_removed,
+        n_replaced=n_replaced,
+        n_moved=n_moved,
+        changes=changes,
+    )
+
+
+def _cause(instance: Instance, digest: str, usable_nodes: set[str]) -> str:
+    """Return why an instance has to be renewed; empty where it has not."""
+    if instance.node not in usable_nodes:
+        return "moved"
+    return "replaced" if instance.workload != digest else ""
+
+
+def _renewed(pool: PoolPlan) -> int:
+    return pool.n_replaced + pool.n_moved
+
+
+def _node_plans(
+    pairs: Iterable[tuple[str, Node | None, Node | None]],
+) -> Iterator[NodePlan]:
+    for name, before, after in pairs:
+        changes = _differences(before, after) if before and after else ()
+        verb = _verb(before, after, changes)
+        if verb is not Verb.UNCHANGED:
+            yield NodePlan(name, verb, changes)
+
+
+def _verb(before: object, after: object, changes: Sequence[FieldChange]) -> Verb:
+    if before is None:
+        return Verb.ADDED
+    if after is None:
+        return Verb.REMOVED
+    return Verb.CHANGED if changes else Verb.UNCHANGED
+
+
+def _differences(before: msgspec.Struct, after: msgspec.Struct) -> tuple[FieldChange, ...]:
+    """Return the settings that differ, sorted by name."""
+    old, new = (dict(_flat("", msgspec.to_builtins(one))) for one in (before, after))
+    return tuple(
+        _shown(name, old.get(name, ""), new.get(name, ""))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    )
+
+
+def _shown(name: str, before: str, after: str) -> FieldChange:
+    if name.startswith(f"{ENVIRONMENT}."):
+        return FieldChange(name, before and HIDDEN, after and HIDDEN)
+    return FieldChange(name, before, after)
+
+
+def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield each setting with its dotted name and its value as text."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
+    elif prefix in PAIRED and isinstance(value, tuple):
+        for key, inner in value:
+            yield f"{prefix}.{key}", inner or '""'
+    else:
+        yield prefix, value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,215 @@
+"""Run units as containers of one node's containerd.
+
+In:   Units with an image; the node's endpoint, and a certificate where that is not a socket.
+Out:  containers in a namespace of the fleet's own, with limits, labels and a log per instance.
+Fails with UnitError, by what the caller can do.
+
+Whatever a cancelled or killed start leaves is a unit, and is found and removed. Nothing else in the
+namespace is touched.
+
+A log is deleted before the instance's next unit and kept within bounds only where the node is this
+machine; elsewhere that is logrotate's to do (nodeconfig.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+
+import grpc
+import msgspec
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
+from provisioning.fleet.model import FoundUnit, Unit, UnitState
+from provisioning.fleet.runtime import containerd_events as events
+from provisioning.fleet.runtime import containerd_units as units
+from provisioning.fleet.runtime import logfiles
+from provisioning.fleet.runtime.containerd_containers import Containers
+from provisioning.fleet.runtime.containerd_daemon import Certificates, Daemon, RefusedError
+from provisioning.fleet.runtime.containerd_images import Image, Images
+from provisioning.fleet.runtime.containerd_record import Settings, new_record
+from provisioning.fleet.runtime.endings import News
+
+OCI_FAILURE, NO_PARENT = "oci runtime create failed", "parent snapshot"
+LASTING_TEXTS = (
+    "no such file",
+    "not found",
+    "does not exist",
+    "permission denied",
+    "not a directory",
+    "is a directory",
+    "not a regular file",
+    "exec format error",
+    "argument list too long",
+    "invalid",
+)
+NO_ROOM_TEXTS = ("no space left", "cannot allocate memory", "resource temporarily unavailable")
+
+
+class ContainerdRuntime:
+    """The units of one fleet on one node."""
+
+    def __init__(
+        self,
+        fleet: str,
+        node: str,
+        *,
+        endpoint: str,
+        clock: Clock,
+        certificates: Certificates | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Connect at the first call; raise LastingError where the endpoint cannot be right."""
+        self._fleet = fleet
+        self._settings = (settings or Settings()).of(node)
+        self._is_local = endpoint.startswith("unix:")
+        namespace = namespace_of(fleet)
+        self._daemon = Daemon(endpoint, namespace, certificates)
+        self._containers = Containers(self._daemon, self._settings.snapshotter)
+        self.images = Images(
+            self._daemon,
+            snapshotter=self._settings.snapshotter,
+            architecture=self._settings.architecture,
+            registries_dir=self._settings.registries_dir,
+        )
+        self._news = News()
+        self._events = events.Events(
+            self._daemon, namespace, clock, connecting=self._tell_exited, heard=self._on_event
+        )
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
+
+    async def start(self, unit: Unit) -> None:
+        """Make the unit's container and start it; pull its image where that is missing."""
+        self._events.listen()
+        if not await self._containers.is_running(unit.name):
+            image = await self.images.ensure(unit.image)
+            await self._finished(unit.name, self._start(unit, image))
+
+    async def remove(self, name: str, *, grace_s: float) -> None:
+        """End the unit's process and remove its task, record and snapshot."""
+        async with self._lock(name):
+            record = await self._containers.record(name)
+            if record is None:
+                await self._containers.give_record(name, self._fleet)
+            elif record.labels.get(units.FLEET) != self._fleet:
+                return
+            await self._containers.end(name, grace_s)
+            await self._containers.clear(name)
+
+    async def units(self) -> tuple[FoundUnit, ...]:
+        """Return all units of which anything is left."""
+        self._events.listen()
+        starting = set(self._starting)
+        found = await self._containers.found(self._fleet)
+        if self._is_local:
+            await asyncio.to_thread(self._bound_logs, found)
+        return tuple(_as_created(unit) if unit.name in starting else unit for unit in found)
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Yield the name of each unit that containerd says has ended or run out of memory."""
+        self._events.listen()
+        with self._news.listening() as names:
+            while (name := await names.get()) is not None:
+                yield name
+
+    async def close(self) -> None:
+        """Close the connection; containers go on."""
+        await self._events.close()
+        for starting in tuple(self._starting.values()):
+            starting.cancel()
+            await asyncio.wait([starting])
+        self._news.close()
+        await self._daemon.close()
+
+    async def _finished(self, name: str, start: Coroutine[None, None, None]) -> None:
+        """Wait for a start, which goes on where the caller is cancelled.
+
+        containerd would clean up after a call that was broken off, but takes its time for it, in
+        which the unit can be neither started nor removed.
+        """
+        if name not in self._starting:
+            self._starting[name] = asyncio.create_task(start)
+            self._starting[name].add_done_callback(lambda ended: self._forget(name, ended))
+        else:
+            start.close()
+        await asyncio.shield(self._starting[name])
+
+    def _forget(self, name: str, ended: asyncio.Task[None]) -> None:
+        del self._starting[name]
+        if not ended.cancelled():
+            ended.exception()  # the caller heard of it, or was cancelled
+
+    async def _start(self, unit: Unit, image: Image) -> None:
+        record = new_record(unit, image, self._settings)
+        log = self._log(unit.instance_id)
+        async with self._lock(unit.name):
+            if await self._containers.is_running(unit.name):
+                return
+            await self._containers.clear(unit.name)
+            if self._is_local:
+                await asyncio.to_thread(_forget_log, log)
+            try:
+                await self._containers.make(record, parent=image.snapshot, log=log)
+            except RefusedError as error:
+                await self._containers.clear(unit.name)
+                raise _classified(unit, error) from error
+
+    async def _tell_exited(self) -> None:
+        for unit in await self.units():
+            if unit.state is UnitState.EXITED:
+                self._news.tell(unit.name)
+
+    async def _on_event(self, topic: str, name: str) -> None:
+        if topic == events.OUT_OF_MEMORY:
+            await self._containers.mark_out_of_memory(name)
+        self._news.tell(name)
+
+    def _log(self, instance_id: str) -> Path:
+        return Path(self._settings.log_dir, self._fleet, f"{instance_id}.log")
+
+    def _bound_logs(self, found: tuple[FoundUnit, ...]) -> None:
+        # What we may not touch, logrotate may.
+        with contextlib.suppress(OSError):
+            for unit in found:
+                logfiles.bound(self._log(unit.instance_id), self._settings.max_log_bytes)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Return what makes starts and removals of one unit take turns."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+def namespace_of(fleet: str) -> str:
+    """Return the fleet's own namespace, so that equal names of two fleets do not meet."""
+    return f"ollama-fleet.{fleet}"
+
+
+def _forget_log(log: Path) -> None:
+    with contextlib.suppress(OSError):
+        logfiles.forget(log)
+
+
+def _as_created(unit: FoundUnit) -> FoundUnit:
+    """Return a unit that is being started as such: it has a record already, and no task yet."""
+    if unit.state is UnitState.EXITED and unit.exit_status is None:
+        return msgspec.structs.replace(unit, state=UnitState.CREATED)
+    return unit
+
+
+def _classified(unit: Unit, error: RefusedError) -> UnitError:
+    """Return what a refusal to make a unit means to who asked for it."""
+    text = error.details.lower()
+    if any(part in text for part in NO_ROOM_TEXTS):
+        return NoRoomError(f"cannot start {unit.name}: {error}; free some on the node")
+    is_told = OCI_FAILURE in text or NO_PARENT in text
+    is_lasting = is_told and any(part in text for part in LASTING_TEXTS)
+    if is_lasting or error.code is grpc.StatusCode.INVALID_ARGUMENT:
+        return LastingError(
+            f"cannot start {unit.name} of the image {unit.image!r}: {error}; correct its command, "
+            "mounts or environment, or import the image again"
+        )
+    return TransientError(f"cannot start {unit.name}: {error}")

@@ -1,0 +1,75 @@
+"""Hear of containers that end or run out of memory, as it happens.
+
+In:   a daemon. Out: a call for each event, as long as the daemon lives and again once it is back.
+Fails never: what happened while the connection was down is not told, so `connecting` is called
+before each try, to look for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import UnitError
+from provisioning.fleet.runtime import containerd_api as api
+from provisioning.fleet.runtime import containerd_messages_pb2 as messages
+from provisioning.fleet.runtime.containerd_daemon import Daemon
+
+EXIT, OUT_OF_MEMORY = "/tasks/exit", "/tasks/oom"
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Events:
+    """A subscription that is renewed whenever it ends."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        namespace: str,
+        clock: Clock,
+        *,
+        connecting: Callable[[], Awaitable[None]],
+        heard: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        """Call `heard(topic, container)`; both calls may raise UnitError, which ends a try."""
+        topics = f"{EXIT}|{OUT_OF_MEMORY}"
+        self._filter = f'namespace=="{namespace}",topic~="^({topics})$"'
+        self._daemon = daemon
+        self._clock = clock
+        self._connecting = connecting
+        self._heard = heard
+        self._listening: asyncio.Task[None] | None = None
+
+    def listen(self) -> None:
+        """Go on listening in the background, from the first call until `close`."""
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listen())
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+
+    async def _listen(self) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                await self._connecting()
+                wait_s = FIRST_WAIT_S
+                await self._hear()
+            except UnitError as error:
+                log.debug("events of %s: %s", self._daemon.endpoint, error)
+            await self._clock.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _hear(self) -> None:
+        request = messages.SubscribeRequest(filters=[self._filter])
+        async for envelope in self._daemon.stream(api.SUBSCRIBE, request, deadline_s=None):
+            event = messages.TaskEvent.FromString(envelope.event.value)
+            await self._heard(envelope.topic, event.container_id)

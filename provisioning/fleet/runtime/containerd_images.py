@@ -1,0 +1,261 @@
+"""Bring images to a node, and say what units made of them need to know.
+
+In:   the name of an image; an OCI archive to import, or the registry that the name begins with.
+Out:  Images: the snapshot to start from, and what the image says about running it.
+Fails with LastingError (no such image, a broken archive), or another UnitError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+import weakref
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import grpc
+import msgspec
+from google.protobuf.any_pb2 import Any
+
+from provisioning.fleet.errors import LastingError, TransientError, UnitError
+from provisioning.fleet.runtime import containerd_api as api
+from provisioning.fleet.runtime import containerd_messages_pb2 as messages
+from provisioning.fleet.runtime.containerd_daemon import Daemon, RefusedError
+
+TRANSFER_LIMIT_S = 3600.0
+CHUNK_BYTES = 32 * 1024
+BROKEN = frozenset(
+    {
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
+"""What a transfer answers where another try gives the same."""
+BROKEN_TEXTS = ("unexpected EOF", "invalid", "archive/tar", "unsupported", "unrecognized")
+
+
+class ImageConfig(msgspec.Struct, frozen=True):
+    """What an image says about running it; names as in the OCI image specification."""
+
+    Env: tuple[str, ...] | None = None
+    Entrypoint: tuple[str, ...] | None = None
+    Cmd: tuple[str, ...] | None = None
+    WorkingDir: str = ""
+    User: str = ""
+
+
+class Image(msgspec.Struct, frozen=True):
+    """An image that a node has, unpacked."""
+
+    digest: str
+    snapshot: str
+    """The chain id of its topmost layer."""
+    config: ImageConfig
+
+
+class _RootFs(msgspec.Struct, frozen=True):
+    diff_ids: tuple[str, ...]
+
+
+class _ConfigDocument(msgspec.Struct, frozen=True):
+    rootfs: _RootFs
+    config: ImageConfig = ImageConfig()
+
+
+class _Platform(msgspec.Struct, frozen=True):
+    architecture: str = ""
+    os: str = ""
+
+
+class _Reference(msgspec.Struct, frozen=True):
+    digest: str
+    platform: _Platform | None = None
+
+
+class _Document(msgspec.Struct, frozen=True):
+    """An index, which has manifests, or a manifest, which has a config."""
+
+    manifests: tuple[_Reference, ...] = ()
+    config: _Reference | None = None
+
+
+Document = TypeVar("Document", _Document, _ConfigDocument)
+
+
+class Images:
+    """The images of one namespace of a daemon."""
+
+    def __init__(
+        self, daemon: Daemon, *, snapshotter: str, architecture: str, registries_dir: str
+    ) -> None:
+        """Take from images of several platforms the one of this architecture, as `amd64`.
+
+        The folder, on the node, says how each registry is reached: HOST/hosts.toml, as containerd
+        documents it.
+        """
+        self._daemon = daemon
+        self._snapshotter = snapshotter
+        self._registries_dir = registries_dir
+        self._platform = _Platform(architecture=architecture, os="linux")
+        self._known: dict[str, Image] = {}
+        self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
+
+    async def ensure(self, name: str) -> Image:
+        """Return the image; pull it where it is missing and its name begins with a registry.
+
+        Raises:
+            LastingError: It is nowhere to be had.
+        """
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        async with lock:  # many units of one image pull it once
+            if found := await self._find(name):
+                return found
+            if not has_registry(name):
+                raise LastingError(
+                    f"the image {name!r} is not on {self._daemon.endpoint}; import an archive of "
+                    "it, or begin its name with a registry, as registry.example:5000/llm:1"
+                )
+            await self.pull(name)
+            return await self._must_find(name)
+
+    async def pull(self, name: str) -> None:
+        """Let the node fetch an image from the registry that its name begins with, and unpack it.
+
+        Raises:
+            LastingError: The registry does not have it, or not for us.
+        """
+        resolver = messages.RegistryResolver(host_dir=self._registries_dir)
+        source = messages.OCIRegistry(reference=name, resolver=resolver)
+        await self._transfer(name, api.wrapped(f"{api.TRANSFER}.OCIRegistry", source))
+
+    async def import_archive(self, name: str, archive: Path) -> None:
+        """Bring an OCI archive to the node, and unpack it; an older image of the name is replaced.
+
+        Raises:
+            LastingError: The archive cannot be read, or is no image.
+        """
+        try:
+            with archive.open("rb") as file:
+                await self._send(name, file)
+        except OSError as error:
+            raise LastingError(f"cannot read the image {archive}: {error.strerror}") from error
+        await self._must_find(name)
+
+    async def _send(self, name: str, file: BinaryIO) -> None:
+        stream_id = f"import-{secrets.token_hex(8)}"
+        source = messages.ImageImportStream(stream=stream_id)
+        async with self._daemon.conversation(api.OPEN_STREAM) as stream:
+            await stream.write(api.wrapped(api.STREAM_INIT, messages.StreamInit(id=stream_id)))
+            await stream.read()  # the daemon knows the stream's name now
+            sending = asyncio.ensure_future(_feed(stream, file))
+            try:
+                wrapped = api.wrapped(f"{api.TRANSFER}.ImageImportStream", source)
+                await self._transfer(name, wrapped)
+            finally:
+                sending.cancel()
+                await asyncio.wait([sending])
+
+    async def _transfer(self, name: str, source: Any) -> None:
+        platform = messages.Platform(os=self._platform.os, architecture=self._platform.architecture)
+        unpack = messages.UnpackConfiguration(platform=platform, snapshotter=self._snapshotter)
+        store = messages.ImageStore(name=name, unpacks=[unpack])
+        destination = api.wrapped(f"{api.TRANSFER}.ImageStore", store)
+        request = messages.TransferRequest(source=source, destination=destination)
+        try:
+            await self._daemon.call(api.TRANSFER_IMAGE, request, deadline_s=TRANSFER_LIMIT_S)
+        except RefusedError as error:
+            raise _transfer_error(name, error) from error
+
+    async def _find(self, name: str) -> Image | None:
+        try:
+            reply = await self._daemon.call(api.GET_IMAGE, messages.GetImageRequest(name=name))
+        except RefusedError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
+                return None
+            if error.code is grpc.StatusCode.INVALID_ARGUMENT:
+                raise LastingError(f"{name!r} is no name of an image: {error.details}") from error
+            raise
+        digest = reply.image.target.digest
+        known = self._known.get(name)
+        if known is None or known.digest != digest:
+            known = self._known[name] = await self._read(digest)
+        return known
+
+    async def _must_find(self, name: str) -> Image:
+        if found := await self._find(name):
+            return found
+        raise TransientError(f"the image {name!r} was brought to the node and is gone again")
+
+    async def _read(self, digest: str) -> Image:
+        manifest = await self._document(digest, _Document)
+        while manifest.manifests:
+            manifest = await self._document(self._chosen(manifest.manifests), _Document)
+        if manifest.config is None:
+            raise LastingError(f"{digest} is no manifest of an image: it has no config")
+        config = await self._document(manifest.config.digest, _ConfigDocument)
+        return Image(digest, chain_ids(config.rootfs.diff_ids)[-1], config.config)
+
+    def _chosen(self, references: tuple[_Reference, ...]) -> str:
+        for reference in references:
+            if reference.platform in {None, self._platform}:
+                return reference.digest
+        raise LastingError(
+            f"the image is made for other machines than {self._platform.os}/"
+            f"{self._platform.architecture}; take one that is made for this kind"
+        )
+
+    async def _document(self, digest: str, kind: type[Document]) -> Document:
+        request = messages.ReadContentRequest(digest=digest)
+        stream = self._daemon.stream(api.READ_CONTENT, request, deadline_s=self._daemon.deadline_s)
+        parts = [part.data async for part in stream]
+        try:
+            return msgspec.json.decode(b"".join(parts), type=kind)
+        except msgspec.DecodeError as error:
+            raise LastingError(f"{digest} is no document of an OCI image: {error}") from error
+
+
+def has_registry(name: str) -> bool:
+    """Say whether an image's name begins with a host, rather than with a part of its path."""
+    host, slash, _ = name.partition("/")
+    return bool(slash) and ("." in host or ":" in host or host == "localhost")
+
+
+def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:
+    """Return the names of the snapshots of layers, each upon those before it."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        if not chain:
+            chain.append(diff_id)
+            continue
+        both = f"{chain[-1]} {diff_id}".encode()
+        chain.append(f"sha256:{hashlib.sha256(both).hexdigest()}")
+    return chain
+
+
+def _transfer_error(name: str, error: RefusedError) -> UnitError:
+    is_broken = error.code in BROKEN or any(text in error.details for text in BROKEN_TEXTS)
+    kind = LastingError if is_broken else TransientError
+    return kind(f"cannot bring the image {name!r} to the node: {error.details}")
+
+
+async def _feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO) -> None:
+    """Send a file, never more than the daemon's window allows; windows add up."""
+    window = 0
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while True:
+            chunk = await asyncio.to_thread(file.read, CHUNK_BYTES)
+            if not chunk:
+                break
+            while window < len(chunk):
+                update = await stream.read()
+                if not isinstance(update, Any):
+                    return  # the daemon has heard enough
+                window += messages.WindowUpdate.FromString(update.value).update
+            await stream.write(api.wrapped(f"{api.TRANSFER}.Data", messages.Data(data=chunk)))
+            window -= len(chunk)
+        await stream.done_writing()

@@ -1,0 +1,186 @@
+"""Write what a node needs to be reached by provisioners: configuration, and no program of ours.
+
+In:   a node's name and address, where its containerd listens, who may use it.
+Out:  files for the node: nginx in front of containerd's socket with mutual TLS, the request for the
+      node's certificate, the rotation of its units' logs; and the commands that use them.
+Fails with SpecError, which carries every problem.
+
+Whoever holds a client certificate is root on the node: the authority is for this alone, and besides
+its signature the client's common name is checked. Keys are made where they are used and never sent.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from provisioning.fleet.errors import SpecError
+
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+PATH = re.compile(r"/[A-Za-z0-9/._-]+")
+PORT = 11_480
+KEY_KIND = "ec -pkeyopt ec_paramgen_curve:P-256"
+IDLE_LIMIT = "1h"
+"""How long a connection may say nothing; events are rare, and pings come more often."""
+
+
+class NodeAccess(msgspec.Struct, frozen=True):
+    """How a node's containerd is reached."""
+
+    node: str
+    address: str
+    """Where provisioners connect: an IP address of the node, or a name that resolves to one."""
+    port: int = PORT
+    socket: str = "/run/containerd/containerd.sock"
+    client: str = "ollama-fleet-provisioner"
+    """The common name of the provisioners' certificates."""
+    folder: str = "/etc/ollama-fleet/node"
+    """On the node; holds key, certificate and the authority's certificate."""
+    log_dir: str = "/var/log/ollama-fleet"
+    max_log_bytes: int = 16 * 2**20
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file that is to be put somewhere."""
+
+    path: str
+    text: str
+
+
+def node_files(access: NodeAccess) -> tuple[File, ...]:
+    """Return the files of a node.
+
+    Raises:
+        SpecError: Something in it cannot be.
+    """
+    if problems := list(_problems(access)):
+        raise SpecError(f"node {access.node!r}", problems)
+    return (
+        # Debian's nginx reads this folder outside of `http`, after the module of the same package.
+        File("/etc/nginx/modules-enabled/90-ollama-fleet.conf", nginx_stream(access)),
+        File(f"{access.folder}/request.cnf", certificate_request(access)),
+        File("/etc/logrotate.d/ollama-fleet", log_rotation(access)),
+    )
+
+
+def node_commands(access: NodeAccess) -> tuple[str, ...]:
+    """Return what to run on the node, as root, before its certificate is signed."""
+    return (
+        "apt-get install --no-install-recommends containerd crun nginx libnginx-mod-stream",
+        _request_command(access.folder, f"{access.folder}/request.cnf"),
+    )
+
+
+def client_commands(access: NodeAccess, folder: str) -> tuple[str, ...]:
+    """Return what to run where a provisioner runs, before its certificate is signed."""
+    return (f"{_request_command(folder, '/dev/null')} -subj '/CN={access.client}'",)
+
+
+def authority_commands(days: int = 365) -> tuple[str, ...]:
+    """Return how the authority is made, once, and how it signs a request."""
+    return (
+        f"openssl req -x509 -newkey {KEY_KIND} -noenc -keyout authority.key -out authority.pem "
+        "-days 3650 -subj '/CN=ollama-fleet containerd access'",
+        "openssl x509 -req -in request.pem -CA authority.pem -CAkey authority.key "
+        f"-copy_extensions copyall -days {days} -out certificate.pem",
+    )
+
+
+def nginx_stream(access: NodeAccess) -> str:
+    """Return the part of nginx's configuration that stands outside of `http`."""
+    name = re.escape(access.client)
+    return f"""\
+# containerd of {access.node}, for provisioners of ollama-fleet; whoever gets through is root here.
+stream {{
+  map $ssl_client_s_dn $ollama_fleet_containerd {{
+    "~(^|,)CN={name}$" unix:{access.socket};
+    default "";
+  }}
+  server {{
+    listen {_bracketed(access)}:{access.port} ssl;
+    ssl_certificate {access.folder}/certificate.pem;
+    ssl_certificate_key {access.folder}/key.pem;
+    ssl_client_certificate {access.folder}/authority.pem;
+    ssl_verify_client on;
+    ssl_protocols TLSv1.3;
+    ssl_alpn h2;
+    ssl_session_tickets off;
+    proxy_connect_timeout 5s;
+    proxy_timeout {IDLE_LIMIT};
+    proxy_pass $ollama_fleet_containerd;
+  }}
+}}
+"""
+
+
+def certificate_request(access: NodeAccess) -> str:
+    """Return the configuration of `openssl req` for the node's certificate."""
+    kind = "IP" if _is_ip(access.address) else "DNS"
+    return f"""\
+# The request for the certificate by which provisioners know {access.node}.
+[req]
+prompt = no
+distinguished_name = name
+req_extensions = extensions
+[name]
+CN = {access.node}
+[extensions]
+subjectAltName = {kind}:{access.address}
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+"""
+
+
+def log_rotation(access: NodeAccess) -> str:
+    """Return logrotate's configuration; units go on writing to their file, so it is copied."""
+    return f"""\
+# Logs of ollama-fleet's units.
+{access.log_dir}/*/*.log {{
+  size {access.max_log_bytes}
+  rotate 1
+  copytruncate
+  missingok
+  notifempty
+}}
+"""
+
+
+def _request_command(folder: str, config: str) -> str:
+    """Return how a key is made that its owner alone can read, and a certificate asked for."""
+    return (
+        f"umask 077 && openssl req -new -newkey {KEY_KIND} -noenc -config {config} "
+        f"-keyout {folder}/key.pem -out {folder}/request.pem"
+    )
+
+
+def _bracketed(access: NodeAccess) -> str:
+    """Return the address to listen on: a name is looked up by nginx when it starts."""
+    return f"[{access.address}]" if ":" in access.address else access.address
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def _problems(access: NodeAccess) -> Iterator[str]:
+    """Yield what would not be, or would mean something else, in one of the files."""
+    for field in ("node", "client"):
+        if not NAME.fullmatch(getattr(access, field)):
+            yield f"{field}  letters, digits, dots and hyphens, got {getattr(access, field)!r}"
+    if not (_is_ip(access.address) or NAME.fullmatch(access.address)):
+        yield f"address  an IP address or a host name, got {access.address!r}"
+    if not 0 < access.port < 65_536:
+        yield f"port  from 1 to 65535, got {access.port}"
+    for field in ("socket", "folder", "log_dir"):
+        if not PATH.fullmatch(getattr(access, field)):
+            yield (
+                f"{field}  an absolute path of letters, digits and `/._-`, "
+                f"got {getattr(access, field)!r}"
+            )

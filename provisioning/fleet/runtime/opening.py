@@ -1,0 +1,118 @@
+"""Open the runtime of a node, and ask whatever runs there for its health.
+
+In:   Nodes of a specification; folders and files that only this machine knows.
+Out:  a Runtime for each, and one Prober for all.
+Fails with LastingError where the node's kind needs what is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import LastingError
+from provisioning.fleet.fleet import Node, RuntimeKind
+from provisioning.fleet.model import Probe, WarmUp
+from provisioning.fleet.runtime import cgroups
+from provisioning.fleet.runtime.base import Runtime
+from provisioning.fleet.runtime.hosted import HostedRuntime
+from provisioning.fleet.runtime.prober import HttpProber
+from provisioning.fleet.runtime.process import ProcessRuntime
+from provisioning.fleet.runtime.simulated import SimulatedProber, SimulatedRuntime
+from provisioning.fleet.runtime.world import World
+
+
+class Local(msgspec.Struct, frozen=True):
+    """What a node's entry cannot say: where this provisioner keeps things."""
+
+    state_dir: Path
+    """Of processes: their records and logs."""
+    simulation_token_file: Path
+    """Of the process that hosts simulated instances."""
+    authority_file: Path | None = None
+    """With the next two: how nodes reached over the network, and we, are known."""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+
+class Machines:
+    """The runtimes of one fleet's nodes, and what runs on them."""
+
+    def __init__(self, fleet: str, local: Local, clock: Clock) -> None:
+        self._fleet = fleet
+        self._local = local
+        self._clock = clock
+        self._groups = cgroups.find()
+        self._world = World(clock)
+        self._simulated = SimulatedProber(self._world)
+        self._http = HttpProber()
+
+    def open(self, node: Node) -> Runtime:
+        """Return a node's runtime; nothing is connected before the first call.
+
+        Raises:
+            LastingError: Something has to be installed or configured first.
+        """
+        match node.runtime:
+            case RuntimeKind.PROCESS:
+                return ProcessRuntime(
+                    self._fleet,
+                    node.name,
+                    state_dir=self._local.state_dir,
+                    environ=os.environ,
+                    groups=self._groups,
+                )
+            case RuntimeKind.SIMULATED if node.endpoint:
+                token_path = self._local.simulation_token_file
+                return HostedRuntime(
+                    self._fleet, node.name, endpoint=node.endpoint, token_path=token_path
+                )
+            case RuntimeKind.SIMULATED:
+                return SimulatedRuntime(self._world, node.name, self._fleet)
+            case RuntimeKind.CONTAINERD:
+                return self._open_containerd(node)
+
+    async def ask(self, host: str, port: int, probe: Probe) -> str:
+        """Return why an instance is not healthy, in words; empty: it is."""
+        is_simulated = (host, port) in self._world.at_address
+        return await (self._simulated if is_simulated else self._http).ask(host, port, probe)
+
+    async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
+        """Send the requests that load the model; see base.Prober."""
+        is_simulated = (host, port) in self._world.at_address
+        await (self._simulated if is_simulated else self._http).warm_up(host, port, requests)
+
+    async def close(self) -> None:
+        """Close the connections to instances."""
+        await self._http.close()
+
+    def _open_containerd(self, node: Node) -> Runtime:
+        if importlib.util.find_spec("grpc") is None:
+            raise LastingError(
+                f"node {node.name} has containerd, which needs the Python module grpc; "
+                "install ollama-fleet[provisioner]"
+            )
+        from provisioning.fleet.runtime.containerd import ContainerdRuntime
+        from provisioning.fleet.runtime.containerd_daemon import Certificates
+
+        files = (
+            self._local.authority_file,
+            self._local.certificate_file,
+            self._local.key_file,
+        )
+        authority, certificate, key = files
+        certificates = (
+            Certificates(authority, certificate, key) if authority and certificate and key else None
+        )
+        return ContainerdRuntime(
+            self._fleet,
+            node.name,
+            endpoint=node.endpoint,
+            clock=self._clock,
+            certificates=certificates,
+        )

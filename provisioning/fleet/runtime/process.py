@@ -1,0 +1,298 @@
+"""Run units as processes of this machine, which go on when the provisioner ends.
+
+In:   Units with a command; a folder for their records (records.py).
+Out:  processes, each the leader of a session of its own, with its output in a file per instance.
+Fails with UnitError, by what the caller can do.
+
+The provisioner may be killed at any moment: the record is written before the process is made, and
+the process writes into it who it is before it runs the command (launch.py). No process is signalled
+unless its id, start time and boot are those of the record. While the provisioner lives it learns
+each unit's exit status; a unit that ended without it is told as exited, with an unknown status.
+
+Memory is limited where we may make cgroups (cgroups.py), and not at all elsewhere: a limit on the
+address space would refuse to map a model's file. CPUs are not limited. Units run as the
+provisioner's user, in its current folder, with the variables of `spawning.INHERITED` and their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import signal
+import socket
+import time
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
+from provisioning.fleet.model import FoundUnit, Unit, UnitState
+from provisioning.fleet.runtime import cgroups, logfiles, procfs, spawning
+from provisioning.fleet.runtime.cgroups import Cgroups
+from provisioning.fleet.runtime.endings import Endings, News, until_ended
+from provisioning.fleet.runtime.procfs import Identity
+from provisioning.fleet.runtime.records import MARK_VARIABLE, Record, Records
+from provisioning.fleet.runtime.spawning import Order
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+POLL_S = 0.01
+LAUNCH_LIMIT_S = 10.0
+"""How long a process may take to run its command; milliseconds as a rule."""
+KILL_LIMIT_S = 10.0
+"""How long killed processes may take to end."""
+
+
+class ProcessRuntime:
+    """The units of one fleet on this machine, or on the part of it that `node` names."""
+
+    def __init__(
+        self,
+        fleet: str,
+        node: str,
+        *,
+        state_dir: Path,
+        environ: Mapping[str, str],
+        groups: Cgroups | None,
+        max_log_bytes: int = logfiles.MAX_BYTES,
+    ) -> None:
+        """Keep records in `state_dir`; limit memory by `groups`, as of `cgroups.find()`."""
+        for name in (fleet, node):
+            _checked(name)
+        self._label = f"ollama-fleet.{fleet}.{node}"
+        self._records = Records(state_dir / fleet / node, procfs.boot())
+        self._inherited = spawning.inherited(environ)
+        self._groups = groups
+        self._max_log_bytes = max_log_bytes
+        self._news = News()
+        self._endings = Endings(self._on_end)
+        self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
+
+    async def start(self, unit: Unit) -> None:
+        """Make the unit's process; return when its command runs."""
+        for name in (unit.name, unit.instance_id):
+            _checked(name)
+        async with self._lock(unit.name), self._kept():
+            await self._until_launched(unit.name)
+            if record := self._records.read(unit.name):
+                if self._is_running(record):
+                    return
+                await self._clear(record)
+            await self._launch(unit)
+
+    async def remove(self, name: str, *, grace_s: float) -> None:
+        """End the unit's session and whatever is in its cgroup, then forget it."""
+        _checked(name)
+        async with self._lock(name), self._kept():
+            await self._until_launched(name)
+            record = self._records.read(name)
+            if record is None:
+                self._records.delete(name)
+                return
+            if self._is_running(record):
+                await self._ask_to_end(record, grace_s)
+            await self._clear(record)
+
+    async def units(self) -> tuple[FoundUnit, ...]:
+        """Return all units that have a record, and keep their logs within bounds."""
+        async with self._kept():
+            seen = await asyncio.to_thread(self._look)
+            return tuple(self._found(record, state) for record, state in seen)
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Yield the name of each unit whose process ends, adopted ones included."""
+        with self._news.listening() as names:
+            await self.units()  # which watches all that run
+            while (name := await names.get()) is not None:
+                yield name
+
+    async def close(self) -> None:
+        """Watch no process any more; they go on."""
+        self._endings.close()
+        self._news.close()
+
+    async def _launch(self, unit: Unit) -> None:
+        record = self._new_record(unit)
+        order = self._order(unit, record)
+        spawning.check(order)
+        _check_port(unit.host, unit.port)
+        try:
+            await self._run(unit, record, order)
+        except (UnitError, OSError):
+            if self._records.read(unit.name) == record:
+                await self._clear(record)
+            raise
+        if identity := self._records.identity(record):
+            self._endings.watch(unit.name, identity)
+
+    async def _run(self, unit: Unit, record: Record, order: Order) -> None:
+        """Write the record, make the process, and wait until its command runs."""
+        # No moment at which to be cancelled is between the record and the process.
+        with self._records.launching(unit.name) as process_file:
+            logfiles.forget(order.log)
+            self._records.write(record)
+            if record.cgroup and self._groups:
+                self._groups.make(Path(record.cgroup).name, unit.memory_bytes)
+            pipe = spawning.spawn(order, process_file)
+        try:
+            await spawning.until_running(order, pipe)
+        finally:
+            os.close(pipe)
+
+    def _new_record(self, unit: Unit) -> Record:
+        is_limited = self._groups is not None and unit.memory_bytes > 0
+        group = self._groups.parent / f"{self._label}.{unit.name}" if self._groups else ""
+        return Record(
+            name=unit.name,
+            instance_id=unit.instance_id,
+            generation=unit.generation,
+            boot=self._records.boot,
+            mark=f"{unit.name}:{secrets.token_hex(8)}",
+            cgroup=str(group) if is_limited else "",
+        )
+
+    def _order(self, unit: Unit, record: Record) -> Order:
+        own = {**dict(unit.environment), MARK_VARIABLE: record.mark}
+        return Order(
+            command=unit.command,
+            environment={**self._inherited, **own},
+            log=self._records.log(unit.instance_id),
+            procs_file=cgroups.procs_file(Path(record.cgroup)) if record.cgroup else None,
+        )
+
+    async def _until_launched(self, name: str) -> None:
+        """Wait for a process that is being made, by a cancelled start or a dead provisioner."""
+        deadline_s = time.monotonic() + LAUNCH_LIMIT_S
+        while self._records.is_launching(name):
+            if time.monotonic() > deadline_s:
+                raise TransientError(
+                    f"{name} is being started since {LAUNCH_LIMIT_S:g} s; see what its process does"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _ask_to_end(self, record: Record, grace_s: float) -> None:
+        for member in await asyncio.to_thread(self._members, record):
+            procfs.send_signal(member, signal.SIGTERM)
+        if identity := self._records.identity(record):
+            await until_ended(identity, grace_s)
+
+    async def _clear(self, record: Record) -> None:
+        """Kill what is left of the unit, and forget it.
+
+        Raises:
+            TransientError: It does not end, as a process that waits for a broken disk.
+        """
+        deadline_s = time.monotonic() + KILL_LIMIT_S
+        while not await self._is_gone(record):
+            if time.monotonic() > deadline_s:
+                raise TransientError(
+                    f"processes of {record.name} were killed and do not end within "
+                    f"{KILL_LIMIT_S:g} s; see what they wait for: `ps -o pid,stat,wchan`"
+                )
+            await asyncio.sleep(POLL_S)
+        self._endings.forget(record.name)
+        self._records.delete(record.name)
+
+    async def _is_gone(self, record: Record) -> bool:
+        """Kill what is left; say whether nothing was."""
+        members = await asyncio.to_thread(self._members, record)
+        for member in members:
+            procfs.send_signal(member, signal.SIGKILL)
+        if members:
+            return False
+        if identity := self._records.identity(record):
+            procfs.reap(identity)
+        return not record.cgroup or cgroups.remove(Path(record.cgroup))
+
+    def _members(self, record: Record) -> list[Identity]:
+        """Return the unit's living processes; blocks for a millisecond per hundred processes."""
+        found = set[Identity]()
+        if record.cgroup:
+            found.update(procfs.identities(cgroups.members(Path(record.cgroup))))
+        if identity := self._records.identity(record):
+            found.update(procfs.session_members(identity, record.environment_line))
+            # Its environment may be hidden from us, but who it is was written down.
+            found.update({identity} if procfs.is_alive(identity) else ())
+        return list(found)
+
+    def _is_running(self, record: Record) -> bool:
+        identity = self._records.identity(record)
+        return identity is not None and procfs.is_alive(identity)
+
+    def _look(self) -> list[tuple[Record, UnitState]]:
+        records = [record for name in self._records.names() if (record := self._records.read(name))]
+        for record in records:
+            logfiles.bound(self._records.log(record.instance_id), self._max_log_bytes)
+        return [(record, self._state(record)) for record in records]
+
+    def _state(self, record: Record) -> UnitState:
+        if self._is_running(record):
+            return UnitState.RUNNING
+        return UnitState.EXITED if self._records.was_launched(record) else UnitState.CREATED
+
+    def _found(self, record: Record, state: UnitState) -> FoundUnit:
+        has_exited = state is UnitState.EXITED
+        if state is UnitState.RUNNING and (identity := self._records.identity(record)):
+            self._endings.watch(record.name, identity)
+        return FoundUnit(
+            record.name,
+            record.instance_id,
+            record.generation,
+            state,
+            exit_status=self._exit_status(record) if has_exited else None,
+            is_out_of_memory=has_exited and _was_out_of_memory(record),
+        )
+
+    def _exit_status(self, record: Record) -> int | None:
+        """Return how it ended; asks the kernel, which tells a parent once, and writes it down."""
+        identity = self._records.identity(record)
+        if identity and (status := procfs.reap(identity)) is not None:
+            self._records.write_status(record.name, status)
+        return self._records.status(record.name)
+
+    def _on_end(self, name: str) -> None:
+        if record := self._records.read(name):
+            self._exit_status(record)
+        self._news.tell(name)
+
+    @contextlib.asynccontextmanager
+    async def _kept(self) -> AsyncIterator[None]:
+        """Translate what the file system refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise TransientError(
+                f"cannot keep records of units: {error}; see that their folder and cgroups can be "
+                "written and have room"
+            ) from error
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Return what makes starts and removals of one unit take turns."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _checked(name: str) -> None:
+    """Refuse names that are no file names."""
+    if not NAME.fullmatch(name):
+        raise LastingError(
+            f"{name!r} cannot name a unit, fleet or node: letters, digits, `.`, `-` and `_` can"
+        )
+
+
+def _was_out_of_memory(record: Record) -> bool:
+    return bool(record.cgroup) and cgroups.has_killed(Path(record.cgroup))
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuse a port on which somebody listens; the answer may be old a moment later."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NoRoomError(
+                f"cannot listen on {host}:{port}: {error.strerror}; see who does: `ss -ltnp`"
+            ) from error

@@ -1,0 +1,1 @@
+"""Keep a fleet in etcd, for several provisioners on several machines."""

@@ -1,0 +1,273 @@
+"""Speak with the members of an etcd cluster, one at a time.
+
+In:   a Method and its request.
+Out:  the response of the first member that answers in time.
+Fails with StoreUnavailableError where no member answers, else with StoreError; no gRPC error
+leaves the clients of this module but through `translated`.
+
+Each member has a channel of its own: a channel with several addresses stays with a member that
+hangs, and would never come back from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailableError
+from provisioning.fleet.store.etcd.access import Access, read
+from provisioning.fleet.store.etcd.messages_pb2 import AuthenticateRequest
+from provisioning.fleet.store.etcd.methods import AUTHENTICATE, Method, Request, Response
+
+T = TypeVar("T")
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A member that is back is used again soon, not after two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+    # What is tried again, and where, is decided here.
+    ("grpc.enable_retries", 0),
+    # Clients of one process do not share a connection, nor its back-off.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.ABORTED,
+    }
+)
+"""Another member, or the same one later, may answer otherwise."""
+NO_SPACE = "database space exceeded"
+COMPACTED = "required revision has been compacted"
+
+
+class Client:
+    """The channels to all members, and which of them is asked now."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._channels: dict[int, grpc.aio.Channel] = {}
+        self._current = 0
+        self._is_closed = False
+        self._token: str | None = None
+        self._secrets = _channel_credentials(access) if access.is_secure else None
+
+    def __repr__(self) -> str:
+        return f"<etcd client of {', '.join(self.access.members)}, at {self.member}>"
+
+    @property
+    def member(self) -> str:
+        """Return the address of the member that is asked now."""
+        return self.access.members[self._current]
+
+    async def read(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        *,
+        doing: str,
+        deadline_s: float | None = None,
+    ) -> Response:
+        """Ask the members one after the other until one answers, each once.
+
+        For what may be asked twice without harm. `doing` stands in the error: "load", ….
+
+        Raises:
+            StoreUnavailableError: None answered.
+            StoreError: One refused.
+        """
+        for _ in self.access.members[1:]:
+            try:
+                return await self.write(method, request, doing=doing, deadline_s=deadline_s)
+            except StoreUnavailableError:
+                continue
+        return await self.write(method, request, doing=doing, deadline_s=deadline_s)
+
+    async def write(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        *,
+        doing: str,
+        deadline_s: float | None = None,
+    ) -> Response:
+        """Ask one member, once: after an error nobody knows whether it was done.
+
+        Raises:
+            StoreUnavailableError: It did not answer; the next call asks the next member.
+            StoreError: It refused.
+        """
+        deadline_s = deadline_s or self.access.deadline_s
+
+        async def ask() -> Response:
+            call = self._channel().unary_unary(
+                method.path,
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.response.FromString,
+            )
+            response: Response = await call(
+                request, timeout=deadline_s, metadata=await self._metadata()
+            )
+            return response
+
+        return await self._authenticated(ask, doing)
+
+    async def first_response(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        *,
+        doing: str,
+        deadline_s: float,
+    ) -> Response:
+        """Open a stream at one member, send one request, and return the first response.
+
+        Raises:
+            StoreUnavailableError: It did not answer; the next call asks the next member.
+            StoreError: It refused.
+        """
+
+        async def ask() -> Response:
+            member = self.member
+            call = await self.stream(method, timeout_s=deadline_s)
+            try:
+                await send(call, request)
+                response = await call.read()
+            finally:
+                call.cancel()
+            if isinstance(response, method.response):
+                return response
+            self.pass_by(member)
+            raise StoreUnavailableError(f"cannot {doing} at etcd {member}: it ended the stream")
+
+        return await self._authenticated(ask, doing)
+
+    async def stream(
+        self,
+        method: Method[Any, Any],
+        *,
+        timeout_s: float | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> grpc.aio.StreamStreamCall[Any, Any]:
+        """Open a stream at the present member; its errors are for `translated`."""
+        call = self._channel().stream_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.response.FromString,
+        )
+        return call(timeout=timeout_s, metadata=(*await self._metadata(), *metadata))
+
+    def translated(self, error: grpc.aio.AioRpcError, *, doing: str, member: str) -> StoreError:
+        """Return an error of ours, and turn to the next member where that may help."""
+        attempted = f"cannot {doing} at etcd {member}: {error.details()}"
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            self.forget_login()
+            return StoreUnavailableError(f"{attempted}; the next try logs in again")
+        if error.code() in PASSING:
+            self.pass_by(member)
+            return StoreUnavailableError(
+                f"{attempted} ({error.code().name}); see that the member runs and that most "
+                f"members reach each other"
+            )
+        if NO_SPACE in (error.details() or ""):
+            return StoreUnavailableError(
+                f"{attempted}; compact and defragment it, then disarm its NOSPACE alarm, or raise "
+                f"--quota-backend-bytes"
+            )
+        if COMPACTED in (error.details() or ""):
+            return CompactedError(f"{attempted}; load again")
+        return StoreError(f"{attempted} ({error.code().name}); see etcd's log and its users' roles")
+
+    def pass_by(self, member: str) -> None:
+        """Turn to the next member, unless somebody else has turned from this one already."""
+        if member == self.member:
+            self._current = (self._current + 1) % len(self.access.members)
+
+    def forget_login(self) -> None:
+        """Log in again at the next call."""
+        self._token = None
+
+    async def close(self) -> None:
+        """Close all channels for good; calls that are going on are cancelled."""
+        self._is_closed = True
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._is_closed:
+            raise StoreUnavailableError(f"cannot speak with etcd {self.member}: it was closed")
+        if self._current not in self._channels:
+            self._channels[self._current] = (
+                grpc.aio.insecure_channel(self.member, options=OPTIONS)
+                if self._secrets is None
+                else grpc.aio.secure_channel(self.member, self._secrets, options=OPTIONS)
+            )
+        return self._channels[self._current]
+
+    async def _authenticated(self, ask: Callable[[], Awaitable[T]], doing: str) -> T:
+        """Ask, and once again after a new log-in where the token was not known any more."""
+        for is_last in (not self._token, True):
+            member = self.member
+            try:
+                return await ask()
+            except grpc.aio.AioRpcError as error:
+                translated = self.translated(error, doing=doing, member=member)
+                if is_last or error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                    raise translated from error
+        raise AssertionError("the last try returns or raises")
+
+    async def _metadata(self) -> tuple[tuple[str, str], ...]:
+        credentials = self.access.credentials
+        if not credentials.user:
+            return ()
+        if self._token is None:
+            self._token = await self._log_in()
+        return (("token", self._token),)
+
+    async def _log_in(self) -> str:
+        credentials = self.access.credentials
+        password = await asyncio.to_thread(credentials.password)
+        call = self._channel().unary_unary(
+            AUTHENTICATE.path,
+            request_serializer=AuthenticateRequest.SerializeToString,
+            response_deserializer=AUTHENTICATE.response.FromString,
+        )
+        request = AuthenticateRequest(name=credentials.user, password=password)
+        response = await call(request, timeout=self.access.deadline_s)
+        return str(response.token)
+
+
+async def send(call: grpc.aio.StreamStreamCall[Any, Any], request: Message) -> None:
+    """Send a request on a stream; where the stream has ended, its next `read` says why."""
+    with suppress(asyncio.InvalidStateError):
+        await call.write(request)
+
+
+def _channel_credentials(access: Access) -> grpc.ChannelCredentials:
+    files = access.credentials
+    return grpc.ssl_channel_credentials(
+        root_certificates=_content(files.ca_file, "etcd's CA certificate"),
+        private_key=_content(files.key_file, "the key of etcd's client"),
+        certificate_chain=_content(files.certificate_file, "the certificate of etcd's client"),
+    )
+
+
+def _content(path: Path | None, what: str) -> bytes | None:
+    return None if path is None else read(path, what)

@@ -1,0 +1,181 @@
+"""Records of one fleet in etcd, for several provisioners.
+
+In:   changes with a term, revisions to watch from.
+Out:  a commit is a row of transactions, up to 120 changes each, every one guarded by the leader's
+      key; versions are etcd's modification revisions.
+Fails with FencedError, CompactedError, StoreUnavailableError, StoreError.
+Reads go to whichever member answers. A transaction is sent once: after an error nobody knows
+whether it was made, and to send it again would turn our own success into a conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing, suppress
+from itertools import groupby
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import CompactedError, FencedError
+from provisioning.fleet.store.base import (
+    NEW,
+    Change,
+    Delete,
+    Done,
+    Put,
+    PutSpec,
+    Stored,
+    StoredSpec,
+    Term,
+    Update,
+    View,
+)
+from provisioning.fleet.store.etcd import watching
+from provisioning.fleet.store.etcd.client import Client
+from provisioning.fleet.store.etcd.keys import Keys, range_end
+from provisioning.fleet.store.etcd.messages_pb2 import (
+    Event,
+    KeyValue,
+    RangeRequest,
+    RequestOp,
+    TxnRequest,
+)
+from provisioning.fleet.store.etcd.methods import RANGE, TXN
+from provisioning.fleet.store.etcd.transactions import Found, steps
+from provisioning.fleet.store.records import decode, place_of
+
+PAGE = 1000
+"""Records that one request reads."""
+MAX_READS = 128
+"""Of a transaction."""
+
+
+class EtcdStore:
+    """See `base.Store`."""
+
+    def __init__(
+        self,
+        client: Client,
+        fleet: str,
+        *,
+        clock: Clock,
+        silence_s: float = watching.SILENCE_S,
+        page: int = PAGE,
+    ) -> None:
+        self._client = client
+        self._keys = Keys(fleet)
+        self._clock = clock
+        self._silence_s = silence_s
+        self._page = page
+
+    async def load(self) -> View:
+        """Return everything, as of one revision."""
+        while True:
+            # History may be dropped while it is read, page by page: then it begins anew.
+            with suppress(CompactedError):
+                return await self._load()
+
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+        """Make each change that can be made, in steps of up to 120.
+
+        Raises:
+            FencedError: The term is over; this step was not made, earlier ones were.
+            StoreUnavailableError: Nobody knows about this step, earlier ones were made.
+        """
+        found = await self._find(changes)
+        done: list[Done] = []
+        for step in steps(changes, found, keys=self._keys, epoch=term.epoch):
+            response = await self._client.write(TXN, step.request, doing="write")
+            if not response.succeeded:
+                raise FencedError(
+                    f"cannot write for {term.holder}: its term {term.epoch} is over; "
+                    f"stop changing things and lead again"
+                )
+            done.extend(step.done(response))
+        return tuple(done)
+
+    async def watch(self, after: int) -> AsyncIterator[Update]:
+        """Yield each step of each commit after a revision.
+
+        Raises:
+            CompactedError: Some of it is forgotten.
+            StoreUnavailableError: The member is gone; the next watch asks another.
+        """
+        following = watching.events(
+            self._client,
+            self._keys.state,
+            end=range_end(self._keys.state),
+            after=after,
+            clock=self._clock,
+            silence_s=self._silence_s,
+        )
+        async with aclosing(following):
+            async for events in following:
+                for update in self._updates(events):
+                    yield update
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def _load(self) -> View:
+        kvs: list[KeyValue] = []
+        first, revision = self._keys.state, 0
+        while first:
+            request = RangeRequest(
+                key=first,
+                range_end=range_end(self._keys.state),
+                limit=self._page,
+                revision=revision,
+            )
+            response = await self._client.read(RANGE, request, doing="load")
+            # The pages that follow show the state of the first one.
+            revision = revision or response.header.revision
+            kvs.extend(response.kvs)
+            first = kvs[-1].key + b"\0" if response.more else b""
+        return View(
+            revision, {one.instance.id: one for one in self._instances(kvs)}, self._spec(kvs)
+        )
+
+    async def _find(self, changes: Sequence[Change]) -> dict[str, Found]:
+        """Read the records that are to be replaced or deleted: their ports may become free."""
+        ids = [_id(one) for one in changes if not isinstance(one, PutSpec) and one.expected != NEW]
+        found: dict[str, Found] = {}
+        for start in range(0, len(ids), MAX_READS):
+            keys = [self._keys.instance(one) for one in ids[start : start + MAX_READS]]
+            reads = [RequestOp(request_range=RangeRequest(key=key)) for key in keys]
+            response = await self._client.read(TXN, TxnRequest(success=reads), doing="read")
+            for answer in response.responses:
+                for kv in answer.response_range.kvs:
+                    one = _stored(kv)
+                    found[one.instance.id] = Found(one.version, place_of(one.instance))
+        return found
+
+    def _updates(self, events: Sequence[Event]) -> Iterator[Update]:
+        for revision, group in groupby(events, key=lambda event: event.kv.mod_revision):
+            yield self._update(revision, list(group))
+
+    def _update(self, revision: int, events: Sequence[Event]) -> Update:
+        puts = [event.kv for event in events if event.type == Event.PUT]
+        gone = [event.kv.key for event in events if event.type == Event.DELETE]
+        ids = [self._keys.instance_id(key) for key in gone]
+        return Update(
+            revision,
+            stored=tuple(self._instances(puts)),
+            deleted=tuple(one for one in ids if one is not None),
+            spec=self._spec(puts),
+        )
+
+    def _instances(self, kvs: Iterable[KeyValue]) -> Iterator[Stored]:
+        return (_stored(kv) for kv in kvs if self._keys.instance_id(kv.key) is not None)
+
+    def _spec(self, kvs: Iterable[KeyValue]) -> StoredSpec | None:
+        found = (kv for kv in kvs if kv.key == self._keys.spec)
+        return next((StoredSpec(kv.value.decode(), kv.mod_revision) for kv in found), None)
+
+
+def _id(change: Put | Delete) -> str:
+    return change.instance.id if isinstance(change, Put) else change.id
+
+
+def _stored(kv: KeyValue) -> Stored:
+    return Stored(decode(kv.value, source=kv.key.decode()), kv.mod_revision)

@@ -1,0 +1,122 @@
+"""One SQLite connection in a thread of its own, so that the event loop never waits for the disk.
+
+In:   the file's path, the fleet's name, and work to do on the connection.
+Out:  what the work returns.
+Fails with StoreUnavailableError where it may go well later (disk full, file locked), else with
+StoreError (no permission, corrupt, not ours). No sqlite3 error leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from provisioning.fleet.errors import StoreError, StoreUnavailableError
+from provisioning.fleet.store.sqlite import schema
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+BUSY_TIMEOUT_S = 5.0
+MODE = 0o600
+"""The specification may hold secrets in the instances' environment."""
+
+PASSING = {
+    sqlite3.SQLITE_FULL: "free some space",
+    sqlite3.SQLITE_BUSY: "see which program keeps the file locked",
+    sqlite3.SQLITE_IOERR: "see the disk's health and its free space",
+    sqlite3.SQLITE_NOMEM: "free some memory",
+}
+"""By SQLite's primary error code, what helps where trying again later may do."""
+LASTING = {
+    sqlite3.SQLITE_CANTOPEN: "see that its folder exists and may be written by this user",
+    sqlite3.SQLITE_PERM: "let this user write it",
+    sqlite3.SQLITE_READONLY: "let this user write it and its folder",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: put a backup in its place",
+    sqlite3.SQLITE_NOTADB: "it is no SQLite file: name another one, or put a backup in its place",
+}
+
+
+class Database:
+    """A connection that is opened at its first use, and again after an error."""
+
+    def __init__(self, path: Path, fleet: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self.path = path
+        self._fleet = fleet
+        self._busy_timeout_s = busy_timeout_s
+        self._connection: sqlite3.Connection | None = None
+        self._is_closed = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite {path.name}")
+
+    async def run(self, work: Work[T], *, doing: str) -> T:
+        """Do the work in the thread; `doing` stands in the error: "read", "write", ….
+
+        Work that is cancelled here goes on in the thread.
+
+        Raises:
+            StoreUnavailableError: It may go well later.
+            StoreError: It will not.
+        """
+        if self._is_closed:
+            raise StoreUnavailableError(f"cannot {doing} {self.path}: it was closed")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._run, work, doing)
+
+    async def close(self) -> None:
+        """Wait for the work that is going on, then close the file for good."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown()
+
+    def _run(self, work: Work[T], doing: str) -> T:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            return work(self._connection)
+        except (sqlite3.Error, OSError) as error:
+            # Whatever state the connection is in now, a new one is in none.
+            self._disconnect()
+            raise self._translated(error, doing) from error
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> sqlite3.Connection:
+        # SQLite would make it readable for all that the umask lets; its side files follow it.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
+        connection = sqlite3.connect(
+            self.path,
+            timeout=self._busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # What was acknowledged outlives a loss of power too, not only the process.
+            connection.execute("PRAGMA synchronous = FULL")
+            schema.prepare(connection, self.path, self._fleet)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _translated(self, error: sqlite3.Error | OSError, doing: str) -> StoreError:
+        attempted = f"cannot {doing} {self.path}"
+        if isinstance(error, OSError):
+            return StoreError(
+                f"{attempted}: {error.strerror or error}; {LASTING[sqlite3.SQLITE_CANTOPEN]}"
+            )
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in PASSING:
+            return StoreUnavailableError(f"{attempted}: {error}; {PASSING[code]}")
+        help_text = LASTING.get(code, "see whether another program has changed the file")
+        return StoreError(f"{attempted}: {error}; {help_text}")

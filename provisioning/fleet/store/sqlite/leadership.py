@@ -1,0 +1,110 @@
+"""Leadership among the processes of one machine, by a lock on a file beside the database.
+
+In:   the database, whose epoch every commit compares.
+Out:  a Tenure; the kernel gives the lock back when its holder dies, however it dies.
+Fails with StoreUnavailableError, StoreError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import StoreError
+from provisioning.fleet.store.base import Term
+from provisioning.fleet.store.sqlite import writing
+from provisioning.fleet.store.sqlite.database import MODE, Database
+from provisioning.fleet.store.tenure import Tenure
+
+TRY_EVERY_S = 0.2
+LOOK_EVERY_S = 1.0
+
+
+class SqliteLeadership:
+    """See `base.Leadership`."""
+
+    def __init__(self, database: Database, *, holder: str, clock: Clock) -> None:
+        self._database = database
+        self._holder = holder
+        self._clock = clock
+        self._lock_path = database.path.with_name(f"{database.path.name}.lock")
+
+    @asynccontextmanager
+    async def lead(self) -> AsyncIterator[Tenure]:
+        """Wait until no other process leads, then lead.
+
+        Raises:
+            StoreUnavailableError: The file cannot be written now.
+            StoreError: It never can.
+        """
+        with _opened(self._lock_path) as lock:
+            while not _locked(lock, fcntl.LOCK_EX):
+                await self._clock.sleep(TRY_EVERY_S)
+            begin = partial(writing.begin_term, holder=self._holder)
+            epoch = await self._database.run(begin, doing="write")
+            async with self._going_on(Tenure(Term(epoch, self._holder))) as tenure:
+                yield tenure
+
+    async def leader(self) -> str | None:
+        """Return who leads now; None: nobody, or it cannot be said."""
+        with suppress(StoreError), _opened(self._lock_path) as lock:
+            if not _locked(lock, fcntl.LOCK_SH):
+                _, holder = await self._database.run(writing.current_term, doing="read")
+                return holder
+        return None
+
+    @asynccontextmanager
+    async def _going_on(self, tenure: Tenure) -> AsyncIterator[Tenure]:
+        following = asyncio.create_task(self._follow(tenure))
+        try:
+            yield tenure
+        finally:
+            following.cancel()
+            await asyncio.wait({following})
+            # Where this fails, the next one's term ends this one all the same.
+            with suppress(StoreError):
+                end = partial(writing.end_term, epoch=tenure.term.epoch)
+                await self._database.run(end, doing="write")
+
+    async def _follow(self, tenure: Tenure) -> None:
+        """End the tenure when another term has begun: somebody has removed the lock file."""
+        epoch = tenure.term.epoch
+        try:
+            while epoch == tenure.term.epoch:
+                await self._clock.sleep(LOOK_EVERY_S)
+                with suppress(StoreError):
+                    epoch, _ = await self._database.run(writing.current_term, doing="read")
+        finally:
+            tenure.end()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open the lock file, which is never removed; closing it gives the lock back."""
+    try:
+        # Programs that are started meanwhile, such as instances, must not inherit the lock.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    except OSError as error:
+        raise StoreError(
+            f"cannot open the lock {path}: {error.strerror or error}; see that its folder exists "
+            f"and may be written by this user"
+        ) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    """Take the lock if it is free now, and say whether that went well; never waits."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

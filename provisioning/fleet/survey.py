@@ -1,0 +1,124 @@
+"""What a pass sees of nodes and units, put in order once.
+
+In:   a Fleet and an Observed.
+Out:  how each node is, which unit each instance has, which units nobody wants. Pure; never fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from provisioning.fleet.actions import Observed
+from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.model import FoundUnit, Instance, NodeReport, Phase, UnitState
+from provisioning.fleet.placement import Size, largest_size, size_of
+
+
+class NodeState(Enum):
+    """How a node is, as far as it can be said."""
+
+    REACHABLE = auto()
+    SILENT = auto()
+    """It does not answer, but may come back soon: nothing is done about it."""
+    LOST = auto()
+    """It has not answered for the grace period, or is not in the specification."""
+
+
+class Survey:
+    """A fleet's nodes and units, as of one pass."""
+
+    def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
+        self.observed = observed
+        self.now_s = now_s
+        self._desired = desired
+        self._node_names = frozenset(node.name for node in desired.nodes)
+        self.states = {
+            name: self._state(observed.reports.get(name))
+            for name in {*self._node_names, *observed.reports}
+        }
+        self.current: dict[str, FoundUnit] = {}
+        """The unit of each instance's present generation, by instance id."""
+        self.strays: list[tuple[str, FoundUnit]] = []
+        """Units that no record wants, with their nodes."""
+        for report in observed.reports.values():
+            self._sort(report)
+
+    @property
+    def reachable(self) -> frozenset[str]:
+        """Return the names of the nodes that answer."""
+        return frozenset(
+            name for name, state in self.states.items() if state is NodeState.REACHABLE
+        )
+
+    def state(self, node: str) -> NodeState:
+        """Return how a node is."""
+        return self.states.get(node, NodeState.LOST)
+
+    def is_listed(self, node: str) -> bool:
+        """Say whether the specification has the node."""
+        return node in self._node_names
+
+    def ending(self, instance: Instance) -> str:
+        """Say in words how the unit of a running instance has ended; empty: it has not."""
+        report = self.observed.reports[instance.node]
+        if report.at_s < instance.since_s:
+            return ""  # the node was asked before: it may tell of an earlier try
+        unit = self.current.get(instance.id)
+        return ending_words(unit) if unit else "its unit is gone; how it ended is not known"
+
+    def stray_sizes(self) -> Iterator[tuple[str, Size]]:
+        """Yield what the units that no record wants hold, with their nodes.
+
+        That is a guess, upwards: such a unit may be of a specification long gone.
+        """
+        largest = largest_size(self._desired)
+        for node, unit in self.strays:
+            if unit.state is not UnitState.EXITED:
+                stored = self.observed.stored.get(unit.instance_id)
+                yield node, largest.or_more(size_of(stored.instance)) if stored else largest
+
+    def generations(self) -> dict[str, int]:
+        """Return the newest generation of each instance that has a unit anywhere."""
+        newest: dict[str, int] = {}
+        for report in self.observed.reports.values():
+            for unit in report.units:
+                newest[unit.instance_id] = max(newest.get(unit.instance_id, 0), unit.generation)
+        return newest
+
+    def _state(self, report: NodeReport | None) -> NodeState:
+        if report is not None and report.is_reachable:
+            return NodeState.REACHABLE
+        if report is not None and report.node not in self._node_names:
+            return NodeState.LOST
+        heard_s = max(self.observed.since_s, report.at_s if report else 0.0)
+        is_over = self.now_s - heard_s >= self._desired.limits.node_grace_s
+        return NodeState.LOST if is_over else NodeState.SILENT
+
+    def _sort(self, report: NodeReport) -> None:
+        stored, node = self.observed.stored, report.node
+        for unit in report.units:
+            record = stored.get(unit.instance_id)
+            if record is not None and _is_wanted(unit, record.instance, node):
+                self.current[unit.instance_id] = unit
+            else:
+                self.strays.append((node, unit))
+
+
+def _is_wanted(unit: FoundUnit, instance: Instance, node: str) -> bool:
+    return (
+        unit.generation == instance.generation
+        and node == instance.node
+        and instance.phase is not Phase.FAILED
+    )
+
+
+def ending_words(unit: FoundUnit) -> str:
+    """Say in words how a unit has ended; empty: it runs."""
+    if unit.state is UnitState.RUNNING:
+        return ""
+    if unit.state is UnitState.CREATED:
+        return "its unit was made, but does not run"
+    status = "not known" if unit.exit_status is None else f"{unit.exit_status}"
+    memory = "; it ran out of memory" if unit.is_out_of_memory else ""
+    return f"its unit has exited, status {status}{memory}"

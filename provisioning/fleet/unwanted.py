@@ -1,0 +1,47 @@
+"""What becomes of an instance that the fleet is not to have any more.
+
+In:   a Draft, the instance, and the Rotation of the pool that it was of.
+Out:  at most one action on the Draft. Pure; never fails.
+"""
+
+from __future__ import annotations
+
+from provisioning.fleet.draft import Draft
+from provisioning.fleet.fleet import Rotation
+from provisioning.fleet.model import FOR_GOOD, Instance, Phase, Reason
+from provisioning.fleet.survey import NodeState
+
+LEAVING = frozenset({Phase.DRAINING, Phase.STOPPING})
+
+
+def is_leaving(instance: Instance) -> bool:
+    """Say whether an instance is on its way out for good."""
+    return instance.phase in LEAVING and instance.reason in FOR_GOOD
+
+
+def part_with(draft: Draft, instance: Instance, rotation: Rotation) -> None:
+    """Take the next step towards the end of an instance, if one can be taken now."""
+    if instance.id in draft.observed.working:
+        return
+    state = draft.survey.state(instance.node)
+    if instance.phase is Phase.FAILED or state is NodeState.LOST:
+        draft.forget(instance)  # what it may have left on its node is swept
+    elif instance.phase is Phase.RUNNING or not _is_in_order(instance):
+        draft.drain(instance, Reason.SCALED_DOWN)
+    elif state is NodeState.REACHABLE and _may_stop(draft, instance, rotation):
+        draft.stop(instance, Reason.SCALED_DOWN)
+
+
+def _is_in_order(instance: Instance) -> bool:
+    """Say whether a draining instance knows that it does not come back."""
+    return instance.phase is not Phase.DRAINING or instance.reason in FOR_GOOD
+
+
+def _may_stop(draft: Draft, instance: Instance, rotation: Rotation) -> bool:
+    return instance.phase is not Phase.DRAINING or has_drained(draft, instance, rotation)
+
+
+def has_drained(draft: Draft, instance: Instance, rotation: Rotation) -> bool:
+    """Say whether a draining instance had its time, or has nothing left that serves."""
+    is_over = draft.now_s - instance.since_s >= rotation.drain_s
+    return is_over or bool(draft.survey.ending(instance))

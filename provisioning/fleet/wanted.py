@@ -1,0 +1,208 @@
+"""What becomes of the instances that a pool is to have.
+
+In:   a Draft, a Pool, and its instances, those on their way out excepted.
+Out:  actions on the Draft: what is broken is mended, what is missing is made, what is out of date
+      is replaced, slowly. Pure; never fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from provisioning.fleet.assignment import Assignment
+from provisioning.fleet.draft import Draft
+from provisioning.fleet.fleet import Pool
+from provisioning.fleet.limits import Tally, kills_of_ill, replacements
+from provisioning.fleet.model import Instance, Phase, Reason, UnitState
+from provisioning.fleet.placement import is_suitable
+from provisioning.fleet.rotation import due_age_s, earliest_due_s
+from provisioning.fleet.survey import NodeState
+from provisioning.fleet.units import workload_digest
+from provisioning.fleet.unwanted import has_drained
+
+URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
+"""In which order instances that serve well are replaced."""
+KEPT_FIRST = {
+    Phase.RUNNING: 0,
+    Phase.DRAINING: 1,
+    Phase.STARTING: 2,
+    Phase.STOPPING: 3,
+    Phase.FAILED: 4,
+}
+"""Which instances stay when a pool becomes smaller."""
+
+
+class PoolPass:
+    """One pass over the instances of one pool."""
+
+    def __init__(self, draft: Draft, pool: Pool, instances: Sequence[Instance]) -> None:
+        self._draft = draft
+        self._pool = pool
+        self._digest = workload_digest(pool.workload)
+        self._suitable = frozenset(
+            node.name for node in draft.desired.nodes if is_suitable(node, pool)
+        )
+        self._serving_nodes = self._suitable & draft.survey.reachable
+        self._tally = Tally()
+        self._ill: list[Instance] = []
+        self._outdated: list[tuple[Reason, Instance]] = []
+        self.kept: Sequence[Instance] = instances
+        self.surplus: Sequence[Instance] = ()
+        if len(instances) > pool.count:
+            ranked = sorted(instances, key=self._keeping_rank)
+            self.kept, self.surplus = ranked[: pool.count], ranked[pool.count :]
+
+    def mend(self) -> None:
+        """Go on with what has been begun, and put right what is broken."""
+        earliest_start_s = self._draft.now_s - earliest_due_s(self._pool.rotation)
+        for instance in self.kept:
+            if instance.started_s < earliest_start_s or not self._is_fine(instance):
+                self._mend(instance)
+        self._stop_ill()
+        self._drain_outdated()
+
+    def complete(self) -> None:
+        """Make the instances that are missing, and give instances to developers."""
+        assignment = Assignment(self._pool, self.kept)
+        for assign in assignment.changes():
+            self._draft.assign(assign)
+        number = 0
+        for _ in range(self._pool.count - len(self.kept)):
+            if self._draft.is_full:
+                return
+            number = self._draft.free_number(self._pool, after=number)
+            if not self._draft.place(self._pool, number, assignment.waiting):
+                return
+            assignment.serve()
+
+    def _keeping_rank(self, instance: Instance) -> tuple[bool, int, bool, bool, float, str]:
+        """Order instances: what is kept first serves well, has a developer, is young."""
+        return (
+            instance.id in self._draft.observed.ill,
+            KEPT_FIRST[instance.phase],
+            instance.node not in self._serving_nodes,
+            not instance.developer,
+            -instance.started_s,
+            instance.id,
+        )
+
+    def _is_fine(self, instance: Instance) -> bool:
+        """Say whether nothing is to be done about an instance, its age aside."""
+        unit = self._draft.survey.current.get(instance.id)
+        return (
+            unit is not None
+            and unit.state is UnitState.RUNNING
+            and instance.phase is Phase.RUNNING
+            and instance.workload == self._digest
+            and instance.node in self._serving_nodes
+            and instance.id not in self._draft.observed.ill
+            and not instance.is_replace_asked
+        )
+
+    def _mend(self, instance: Instance) -> None:
+        state = self._draft.survey.state(instance.node)
+        is_busy = instance.id in self._draft.observed.working
+        self._tally.count(instance, is_down=self._is_down(instance, state))
+        if not is_busy:
+            self._RULES[instance.phase](self, instance, state)
+
+    def _is_down(self, instance: Instance, state: NodeState) -> bool:
+        if instance.id in self._draft.observed.ill:
+            return True
+        return state is NodeState.REACHABLE and bool(self._draft.survey.ending(instance))
+
+    def _mend_running(self, instance: Instance, state: NodeState) -> None:
+        is_ill = instance.id in self._draft.observed.ill
+        if state is NodeState.LOST:
+            # Behind a node that is silent, an instance that still answers is not lost.
+            if is_ill or not self._draft.survey.is_listed(instance.node):
+                self._draft.renew(instance, self._pool, Reason.NODE_LOST)
+        elif state is NodeState.REACHABLE:
+            if ending := self._draft.survey.ending(instance):
+                self._draft.stop(instance, Reason.EXITED, ending)
+            elif is_ill:
+                self._ill.append(instance)
+            elif reason := self._why_outdated(instance):
+                self._outdated.append((reason, instance))
+
+    def _mend_draining(self, instance: Instance, state: NodeState) -> None:
+        if state is NodeState.LOST:
+            self._draft.renew(instance, self._pool, Reason.NODE_LOST)
+        elif state is NodeState.REACHABLE and has_drained(
+            self._draft, instance, self._pool.rotation
+        ):
+            self._draft.stop(instance, instance.reason or Reason.REPLACED)
+
+    def _mend_stopping(self, instance: Instance, state: NodeState) -> None:
+        if state is NodeState.LOST:
+            self._draft.renew(instance, self._pool, Reason.NODE_LOST)
+        elif state is NodeState.REACHABLE:
+            self._draft.stop(instance, instance.reason or Reason.REPLACED)
+
+    def _mend_starting(self, instance: Instance, state: NodeState) -> None:
+        if state is NodeState.SILENT:
+            return
+        if state is NodeState.LOST:
+            self._draft.renew(instance, self._pool, Reason.NODE_LOST)
+        elif instance.workload == self._digest and instance.node in self._suitable:
+            self._draft.start(instance)
+        elif instance.id in self._draft.survey.current:
+            self._draft.stop(instance, self._why_outdated(instance) or Reason.REPLACED)
+        else:
+            self._draft.renew(instance, self._pool, self._why_outdated(instance))
+
+    def _mend_failed(self, instance: Instance, _: NodeState) -> None:
+        is_due = 0 < instance.retry_at_s <= self._draft.now_s
+        if instance.workload != self._digest:
+            self._draft.renew(instance, self._pool, Reason.CHANGED)
+        elif instance.is_replace_asked:
+            self._draft.renew(instance, self._pool, Reason.REPLACED)
+        elif is_due:
+            self._draft.renew(instance, self._pool)
+
+    _RULES: ClassVar = {
+        Phase.STARTING: _mend_starting,
+        Phase.RUNNING: _mend_running,
+        Phase.DRAINING: _mend_draining,
+        Phase.STOPPING: _mend_stopping,
+        Phase.FAILED: _mend_failed,
+    }
+
+    def _why_outdated(self, instance: Instance) -> Reason | None:
+        """Return why an instance that serves well is replaced; None: it is not."""
+        age_s = self._draft.now_s - instance.started_s
+        if instance.is_replace_asked:
+            return Reason.REPLACED
+        if instance.node not in self._suitable:
+            return Reason.NODE_REMOVED
+        if instance.workload != self._digest:
+            return Reason.CHANGED
+        if age_s >= due_age_s(instance.id, self._pool.rotation):
+            return Reason.ROTATED
+        return None
+
+    def _stop_ill(self) -> None:
+        """Stop the instances that have been unhealthy for longest, as many as may be."""
+        illness = self._draft.observed.ill
+        n_allowed = kills_of_ill(self._pool, self._draft.desired.limits, self._tally)
+        ranked = sorted(self._ill, key=lambda one: (illness[one.id].since_s, one.id))
+        for instance in ranked[: max(0, n_allowed)]:
+            if self._draft.stop(instance, Reason.UNHEALTHY, illness[instance.id].fault):
+                self._tally.n_moving += 1
+                self._tally.n_down -= 1
+
+    def _drain_outdated(self) -> None:
+        """Drain the instances whose replacement is most urgent, as many as may be."""
+        n_allowed = replacements(self._pool, self._draft.desired.limits, self._tally)
+        ranked = sorted(
+            self._outdated, key=lambda one: (URGENCY[one[0]], one[1].started_s, one[1].id)
+        )
+        for reason, instance in ranked:
+            if n_allowed <= 0:
+                return
+            if reason is not Reason.NODE_REMOVED:
+                self._draft.drain(instance, reason)
+                n_allowed -= 1
+            elif self._draft.move_away(instance, self._pool):
+                n_allowed -= 1

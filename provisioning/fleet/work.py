@@ -1,0 +1,106 @@
+"""Turn actions into operations on units, and keep those until their outcome is written down.
+
+In:   Actions whose records are written; reports of nodes.
+Out:  Operations that have ended, with their outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from provisioning.fleet.actions import Action, Place, Renew, Start, Stop, Sweep
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.executor import Executor
+from provisioning.fleet.fleet import Limits
+from provisioning.fleet.lifecycle import Outcome, Result
+from provisioning.fleet.model import Instance, NodeReport, UnitState
+from provisioning.fleet.nodes import Nodes
+from provisioning.fleet.operations import Kind, Operation, Operations
+from provisioning.fleet.roster import Roster
+from provisioning.fleet.runtime.base import Prober
+from provisioning.fleet.store.base import Stored
+from provisioning.fleet.survey import ending_words
+from provisioning.fleet.writing import subject_id
+
+
+class Work:
+    """The operations of one reconciler."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        prober: Prober,
+        clock: Clock,
+        *,
+        dice: Callable[[], float],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._nodes = nodes
+        self._executor = Executor(nodes.runtime, prober, clock, dice=dice)
+        self._operations = Operations(on_end=on_end)
+
+    def __repr__(self) -> str:
+        return f"{self._operations!r}"
+
+    @property
+    def n_running(self) -> int:
+        """Return how many operations are going on."""
+        return self._operations.n_running
+
+    @property
+    def ended(self) -> tuple[tuple[Operation, Outcome], ...]:
+        """Return the operations whose outcome was not written down yet."""
+        return self._operations.ended
+
+    def working(self) -> frozenset[str]:
+        """Return the ids of instances that an operation is about."""
+        return self._operations.working()
+
+    def sweeping(self) -> frozenset[tuple[str, str]]:
+        """Return the nodes and units that are being removed without a record."""
+        return self._operations.sweeping()
+
+    def take(self, n: int) -> None:
+        """Forget the first n outcomes: they are written down."""
+        self._operations.take(n)
+
+    async def cancel(self) -> None:
+        """Leave everything as it is, and return when nothing goes on any more."""
+        await self._operations.cancel()
+
+    def take_report(self, report: NodeReport) -> None:
+        """Tell starts of units that have ended already."""
+        for unit in report.units:
+            if unit.state is UnitState.EXITED:
+                self._executor.note_ended(unit.name, ending_words(unit), at_s=report.at_s)
+
+    def begin(self, action: Action, roster: Roster, stored: Mapping[str, Stored]) -> None:
+        """Begin what an action does to a unit, if it does anything."""
+        limits = roster.fleet.limits
+        known = stored.get(subject_id(action))
+        match action:
+            case Sweep(node, unit):
+                operation = Operation(Kind.SWEEP, node, unit)
+                self._operations.begin(operation, self._remove(operation, limits))
+            case Stop() if known:
+                operation = _operation(Kind.STOP, known.instance)
+                self._operations.begin(operation, self._remove(operation, limits))
+            case Place() | Start() | Renew() if known:
+                operation = _operation(Kind.START, known.instance)
+                self._operations.begin(operation, self._start(known.instance, roster))
+
+    async def _remove(self, operation: Operation, limits: Limits) -> Outcome:
+        outcome = await self._executor.remove(operation.node, operation.unit, limits)
+        if outcome.result is Result.DONE:
+            self._nodes.forget_unit(operation.node, operation.unit)
+        return outcome
+
+    async def _start(self, instance: Instance, roster: Roster) -> Outcome:
+        order = roster.order(instance)
+        if order is None:
+            return Outcome(Result.UNREACHABLE, f"{instance.node} is not in the specification")
+        return await self._executor.start(order, roster.fleet.limits)
+
+
+def _operation(kind: Kind, instance: Instance) -> Operation:
+    return Operation(kind, instance.node, instance.unit, instance.id, instance.generation)

@@ -1,0 +1,55 @@
+"""The API over the real mirror of a store, which the reconciler uses as well."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+
+from provisioning.fleet.api.app import Api, serving
+from provisioning.fleet.api.commands import StoreCommands
+from provisioning.fleet.api.ports import Commands, Source
+from provisioning.fleet.api.token import Tokens
+from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.metrics import Metrics
+from provisioning.fleet.mirror import Mirror
+from provisioning.fleet.spec import encode_fleet
+from provisioning.fleet.store.base import NEW, Put, PutSpec
+from provisioning.fleet.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
+from tests.provisioning.fleet.api.board import FLEET, INSTANCES
+
+
+async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
+    clock, backend = SystemClock(), MemoryBackend()
+    store, leadership = MemoryStore(backend), MemoryLeadership(backend, holder="us")
+    mirror = Mirror(store, clock)
+    source: Source = mirror
+    async with leadership.lead() as leading:
+        puts = [Put(one, NEW) for one in INSTANCES]
+        await store.commit([PutSpec(encode_fleet(FLEET), NEW), *puts], term=leading.term)
+        following = asyncio.create_task(mirror.follow())
+        await source.changed(-1)
+        commands: Commands = StoreCommands(
+            store,
+            source,
+            clock,
+            term=lambda: leading.term,
+            leader=leadership.leader,
+            written=mirror.take_own,
+        )
+        tokens = Tokens(tmp_path / "token")
+        api = Api(source, commands, tokens, Metrics(clock, version=""), clock, version="")
+        headers = {"Authorization": f"Bearer {tokens.path.read_text().strip()}"}
+        async with serving(api, host="127.0.0.1", port=0) as url:
+            async with aiohttp.ClientSession(url, headers=headers) as session:
+                async with session.post("/instances/llama-00001/drain") as response:
+                    assert 202 == response.status
+                async with session.get("/instances?state=draining") as response:
+                    found = [entry["id"] for entry in await response.json()]
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+    assert ["llama-00001", "llama-00003", "tiny-00002"] == found

@@ -1,0 +1,451 @@
+"""What only the holder of a token may ask: each write, its refusals, its line in the audit log."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.model import Phase, Reason
+from provisioning.fleet.spec import decode_fleet, encode_fleet
+from provisioning.fleet.store.base import Put
+from tests.provisioning.fleet.api.board import FLEET, LEADER, Board, instance, running_board
+
+SPEC = json.loads(encode_fleet(FLEET))
+WRITES = [
+    ("POST", "/instances/llama-00001/assign", {"developer": "ann"}),
+    ("POST", "/instances/llama-00001/release", None),
+    ("POST", "/instances/llama-00001/drain", None),
+    ("POST", "/instances/llama-00001/replace", None),
+    ("POST", "/pools/llama/scale", {"count": 4}),
+    ("PUT", "/spec", SPEC),
+]
+
+
+def fleet(board: Board) -> Fleet:
+    assert board.backend.spec is not None
+    return decode_fleet(board.backend.spec.text)
+
+
+def developers(board: Board) -> tuple[str, ...]:
+    return fleet(board).pools[0].developers
+
+
+# Who may
+
+
+@pytest.mark.parametrize(("method", "path", "order"), WRITES)
+@pytest.mark.parametrize("authorization", ["", "Bearer wrong", "Basic {token}", "{token}"])
+async def test_a_write_without_the_token_is_refused(
+    board: Board, method: str, path: str, order: Any, authorization: str
+) -> None:
+    headers = {"Authorization": authorization.format(token=board.token)}
+    revision = board.backend.revision
+    async with aiohttp.ClientSession(board.url, headers=headers) as session:
+        async with session.request(method, path, json=order) as response:
+            assert (401, "Bearer") == (response.status, response.headers["WWW-Authenticate"])
+            assert board.token not in await response.text()
+
+    assert (revision, []) == (board.backend.revision, board.audited())
+
+
+@pytest.mark.parametrize(("method", "path", "order"), WRITES)
+async def test_a_standby_changes_nothing_and_names_the_leader(
+    board: Board, method: str, path: str, order: Any
+) -> None:
+    board.is_leading = False
+
+    problem = await board.ask(method, path, order, expect=503)
+
+    assert (LEADER, 503) == (problem["leader"], problem["status"])
+
+
+async def test_a_leader_that_was_fenced_off_says_who_leads_now(board: Board) -> None:
+    board.backend.begin_term("other")
+
+    problem = await board.ask("POST", "/instances/llama-00001/replace", expect=503)
+
+    assert LEADER == problem["leader"]
+    assert not board.stored("llama-00001").is_replace_asked
+
+
+async def test_a_store_that_is_away_is_told_with_when_to_come_again(board: Board) -> None:
+    board.store.is_away = True
+
+    async with board.session.post("/instances/llama-00001/replace") as response:
+        assert (503, "2") == (response.status, response.headers["Retry-After"])
+        assert "the store is away" == json.loads(await response.read())["detail"]
+
+
+# Developers
+
+
+async def test_an_instance_is_given_to_a_developer_whom_the_pool_lists_from_then_on(
+    board: Board,
+) -> None:
+    document = await board.ask("POST", "/instances/llama-00002/assign", {"developer": "bob"})
+
+    assert "bob" == document["developer"] == board.stored("llama-00002").developer
+    assert ("ann", "bob") == developers(board)
+
+
+async def test_a_developer_who_gets_another_instance_gives_the_first_back(board: Board) -> None:
+    await board.ask("POST", "/instances/llama-00002/assign", {"developer": "ann"})
+
+    assert ("", "ann") == (
+        board.stored("llama-00001").developer,
+        board.stored("llama-00002").developer,
+    )
+    assert ("ann",) == developers(board)
+
+
+async def test_nobody_loses_an_instance_to_another_developer(board: Board) -> None:
+    problem = await board.ask(
+        "POST", "/instances/llama-00001/assign", {"developer": "bob"}, expect=409
+    )
+
+    assert "llama-00001 is ann's; release it first" == problem["detail"]
+    assert "ann" == board.stored("llama-00001").developer
+
+
+async def test_more_developers_than_instances_are_refused(board: Board) -> None:
+    await board.ask("POST", "/instances/tiny-00001/assign", {"developer": "a"})
+    await board.follower.refresh()
+    await board.ask("POST", "/instances/tiny-00002/assign", {"developer": "b"})
+    await board.put(instance(3, "tiny"))
+
+    problem = await board.ask(
+        "POST", "/instances/tiny-00003/assign", {"developer": "c"}, expect=422
+    )
+
+    assert ["pools[1].developers: 3 want one of 2 instances; raise its count or list fewer"] == (
+        problem["problems"]
+    )
+
+
+async def test_an_instance_on_its_way_out_is_given_to_nobody(board: Board) -> None:
+    await board.put(instance(3, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN))
+
+    problem = await board.ask(
+        "POST", "/instances/llama-00003/assign", {"developer": "bob"}, expect=409
+    )
+
+    assert "is on its way out (scaled_down)" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("id_", "order"),
+    [("llama-00001", "assign"), ("llama-00002", "release")],
+)
+async def test_what_is_so_already_is_not_written_again(board: Board, id_: str, order: str) -> None:
+    revision = board.backend.revision
+
+    await board.ask(
+        "POST", f"/instances/{id_}/{order}", {"developer": "ann"} if order == "assign" else None
+    )
+
+    assert revision == board.backend.revision
+
+
+async def test_a_released_developer_is_not_given_another_instance(board: Board) -> None:
+    document = await board.ask("POST", "/instances/llama-00001/release")
+
+    assert "" == document["developer"]
+    assert ("", ()) == (board.stored("llama-00001").developer, developers(board))
+
+
+# Renewal
+
+
+async def test_draining_begins_at_once(board: Board) -> None:
+    document = await board.ask("POST", "/instances/llama-00001/drain", expect=202)
+
+    stored = board.stored("llama-00001")
+    assert ("draining", "replaced") == (document["phase"], document["reason"])
+    assert (Phase.DRAINING, Reason.REPLACED) == (stored.phase, stored.reason)
+    assert "replaced" == document["history"][-1]["what"]
+
+
+async def test_only_what_runs_is_drained(board: Board) -> None:
+    problem = await board.ask("POST", "/instances/llama-00002/drain", expect=409)
+
+    assert "llama-00002 is starting: only a running instance can be drained" == problem["detail"]
+
+
+async def test_a_replacement_is_left_to_the_reconciler(board: Board) -> None:
+    document = await board.ask("POST", "/instances/llama-00001/replace", expect=202)
+
+    assert True is document["is_replace_asked"] is board.stored("llama-00001").is_replace_asked
+    assert Phase.RUNNING == board.stored("llama-00001").phase
+
+
+@pytest.mark.parametrize("id_", ["llama-00003", "tiny-00002"])
+@pytest.mark.parametrize("order", ["drain", "replace"])
+async def test_what_is_on_its_way_already_is_left_alone(board: Board, id_: str, order: str) -> None:
+    before = board.stored(id_)
+
+    await board.ask("POST", f"/instances/{id_}/{order}", expect=202)
+
+    assert before == board.stored(id_)
+
+
+# The specification
+
+
+async def test_a_pool_is_scaled_in_the_specification(board: Board) -> None:
+    plan = await board.ask("POST", "/pools/llama/scale", {"count": 6}, expect=202)
+
+    assert 6 == fleet(board).pools[0].count
+    assert (2, 4, 6) == tuple(plan["pools"][0][key] for key in ("n_created", "n_before", "n_after"))
+
+
+@pytest.mark.parametrize(
+    ("path", "count", "status", "detail"),
+    [
+        ("/pools/lama/scale", 1, 404, "there is no pool 'lama'; see GET /spec"),
+        ("/pools/llama/scale", 0, 422, "1 want one of 0 instances"),
+        ("/pools/llama/scale", 99, 422, "99 instances do not fit: there is room for 16"),
+    ],
+)
+async def test_a_pool_that_cannot_be_so_large_is_refused(
+    board: Board, path: str, count: int, status: int, detail: str
+) -> None:
+    problem = await board.ask("POST", path, {"count": count}, expect=status)
+
+    assert detail in problem["detail"]
+    assert FLEET == fleet(board)
+
+
+async def test_a_specification_is_put_in_force(board: Board) -> None:
+    plan = await board.ask("PUT", "/spec", {**SPEC, "pools": SPEC["pools"][:1]}, expect=202)
+
+    assert 1 == len(fleet(board).pools)
+    assert ("tiny", "removed", 2) == (
+        plan["pools"][1]["name"],
+        plan["pools"][1]["verb"],
+        plan["pools"][1]["n_removed"],
+    )
+
+
+async def test_the_first_specification_is_put_in_force(tmp_path: Path) -> None:
+    async with running_board(tmp_path, is_filled=False) as board:
+        plan = await board.ask("PUT", "/spec", SPEC, expect=202, headers={"If-Match": '"0"'})
+
+        assert FLEET == fleet(board)
+        assert [4, 2] == [pool["n_created"] for pool in plan["pools"]]
+
+
+async def test_the_same_specification_again_writes_nothing(board: Board) -> None:
+    revision = board.backend.revision
+
+    await board.ask("PUT", "/spec", SPEC, expect=202)
+
+    assert revision == board.backend.revision
+
+
+async def test_a_specification_that_another_one_overtook_is_refused(board: Board) -> None:
+    async with board.session.get("/spec") as response:
+        known = {"If-Match": response.headers["ETag"]}
+    await board.ask("POST", "/pools/llama/scale", {"count": 5}, expect=202)
+
+    problem = await board.ask("PUT", "/spec", SPEC, headers=known, expect=412)
+
+    assert "of the specification is in force, not " in problem["detail"]
+    assert 5 == fleet(board).pools[0].count
+
+
+@pytest.mark.parametrize("tag", ['"x"', '"1", "2"', '"-1"'])
+async def test_a_tag_that_was_never_given_is_refused(board: Board, tag: str) -> None:
+    await board.ask("PUT", "/spec", SPEC, headers={"If-Match": tag}, expect=412)
+
+
+async def test_a_fleet_keeps_its_name(board: Board) -> None:
+    problem = await board.ask("PUT", "/spec", {**SPEC, "name": "other"}, expect=409)
+
+    assert "the fleet's name is lab and cannot become other" in problem["detail"]
+
+
+async def test_a_specification_that_cannot_be_is_refused_with_all_problems(board: Board) -> None:
+    nodes = [{**SPEC["nodes"][0], "cpus": 0}, {**SPEC["nodes"][1], "nmae": "x"}]
+
+    unknown = await board.ask("PUT", "/spec", {**SPEC, "nodes": nodes}, expect=422)
+    wrong = await board.ask("POST", "/plan", {**SPEC, "nodes": nodes[:1], "name": ""}, expect=422)
+
+    assert ["nodes[1].nmae: unknown key; did you mean name?"] == unknown["problems"]
+    assert ["name", "nodes[0].cpus"] == [text.split(":")[0] for text in wrong["problems"]]
+
+
+# Orders
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        ("{", 400, "the body is no JSON"),
+        ("", 400, "the body is no JSON"),
+        ("{}", 422, "missing required field `developer`"),
+        ('{"developer": ""}', 422, "length >= 1"),
+        ('{"developer": "a", "x": 1}', 422, "unknown field `x`"),
+        ('{"developer": "\\u0007"}', 422, "must not hold control characters"),
+        ('{"developer": "%s"}' % ("x" * 17_000), 413, ""),
+    ],
+)
+async def test_an_order_that_cannot_be_understood_is_refused(
+    board: Board, body: str, status: int, detail: str
+) -> None:
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {board.token}"}
+    async with aiohttp.ClientSession(board.url, headers=headers) as session:
+        async with session.post("/instances/llama-00002/assign", data=body) as response:
+            assert status == response.status
+            assert detail in json.loads(await response.read())["detail"]
+
+    assert "" == board.stored("llama-00002").developer
+
+
+async def test_a_body_that_is_not_json_is_refused(board: Board) -> None:
+    problem = await board.ask(
+        "POST", "/pools/llama/scale", expect=415, headers={"Content-Type": "text/yaml"}
+    )
+
+    assert "the body must be application/json, got text/yaml" == problem["detail"]
+
+
+async def test_a_body_where_none_belongs_is_refused(board: Board) -> None:
+    problem = await board.ask("POST", "/instances/llama-00001/drain", {"now": True}, expect=400)
+
+    assert "POST /instances/{id}/drain takes no body" == problem["detail"]
+
+
+@pytest.mark.parametrize("order", ["assign", "release", "drain", "replace"])
+async def test_an_instance_that_is_not_there_is_told(board: Board, order: str) -> None:
+    body = {"developer": "x"} if order == "assign" else None
+
+    await board.ask("POST", f"/instances/nobody/{order}", body, expect=404)
+
+
+# Others write as well
+
+
+async def test_a_write_that_met_another_one_is_made_on_what_that_wrote(board: Board) -> None:
+    """The reconciler drains the instance just before a person asks to replace it."""
+    known = board.backend.stored["llama-00001"]
+    moved = msgspec.structs.replace(known.instance, generation=2)
+    board.store.before_commit.append([Put(moved, known.version)])
+
+    await board.ask("POST", "/instances/llama-00001/replace", expect=202)
+
+    stored = board.stored("llama-00001")
+    assert (2, True) == (stored.generation, stored.is_replace_asked)
+
+
+async def test_a_write_that_always_comes_second_is_given_up(board: Board) -> None:
+    known = board.backend.stored["llama-00001"]
+    version = known.version
+    board.store.before_commit = [
+        [Put(msgspec.structs.replace(known.instance, generation=n + 2), version + n)]
+        for n in range(5)
+    ]
+
+    problem = await board.ask("POST", "/instances/llama-00001/replace", expect=409)
+
+    assert "it was changed by others 5 times in between; try again" == problem["detail"]
+
+
+# Once
+
+
+async def test_a_request_that_comes_again_is_carried_out_once(board: Board) -> None:
+    key = {"Idempotency-Key": "one"}
+    first = await board.ask("POST", "/instances/llama-00001/replace", headers=key, expect=202)
+    await board.put(instance(1, generation=2))
+
+    second = await board.ask("POST", "/instances/llama-00001/replace", headers=key, expect=202)
+
+    assert first == second
+    assert not board.stored("llama-00001").is_replace_asked
+
+
+async def test_a_key_that_comes_with_another_request_is_refused(board: Board) -> None:
+    key = {"Idempotency-Key": "one"}
+    await board.ask("POST", "/instances/llama-00001/replace", headers=key, expect=202)
+
+    problem = await board.ask("POST", "/instances/tiny-00001/replace", headers=key, expect=409)
+
+    assert "Idempotency-Key 'one' was used for another request" in problem["detail"]
+
+
+async def test_a_request_that_failed_may_come_again_with_its_key(board: Board) -> None:
+    key = {"Idempotency-Key": "one"}
+    board.store.is_away = True
+    await board.ask("POST", "/instances/llama-00001/replace", headers=key, expect=503)
+    board.store.is_away = False
+
+    await board.ask("POST", "/instances/llama-00001/replace", headers=key, expect=202)
+
+
+# The audit log
+
+
+async def test_every_write_leaves_a_line_that_says_who_did_what(board: Board) -> None:
+    board.tokens.path.write_text(f"{board.token}\nann {'t' * 20}\n")
+    headers = {"Authorization": f"Bearer {'t' * 20}"}
+    await board.ask("POST", "/instances/llama-00002/assign", {"developer": "bob"}, headers=headers)
+    await board.ask("POST", "/pools/nobody/scale", {"count": 1}, expect=404, headers=headers)
+
+    first, second = board.audited()
+    assert first.pop("at").endswith("+00:00")
+    assert {
+        "who": "ann",
+        "address": "127.0.0.1",
+        "operation": "assign",
+        "target": "llama-00002",
+        "order": {"developer": "bob"},
+        "status": 200,
+    } == first
+    assert ("scale", "nobody", 404, "there is no pool 'nobody'; see GET /spec") == (
+        second["operation"],
+        second["target"],
+        second["status"],
+        second["fault"],
+    )
+
+
+async def test_the_audit_log_holds_neither_tokens_nor_specifications(board: Board) -> None:
+    await board.ask("PUT", "/spec", SPEC, expect=202)
+
+    text = board.audit_path.read_text()
+    assert board.token not in text
+    assert "llama3.1" not in text
+    assert 64 == len(board.audited()[0]["order"]["sha256"])
+    assert 0o600 == stat.S_IMODE(board.audit_path.stat().st_mode)
+
+
+async def test_a_write_that_broke_is_no_success_in_the_audit_log(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(board.store, "commit", broken)
+    await board.ask("POST", "/instances/llama-00001/replace", expect=500)
+
+    assert [(500, "an error of the provisioner itself")] == [
+        (record["status"], record["fault"]) for record in board.audited()
+    ]
+
+
+async def test_an_audit_log_that_cannot_be_written_is_logged(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    board.audit_path.mkdir()
+
+    await board.ask("POST", "/instances/llama-00001/replace", expect=202)
+
+    assert f"cannot write to the audit log {board.audit_path}: Is a directory" in caplog.text
+    board.audit_path.rmdir()

@@ -1,0 +1,222 @@
+"""`ollama-fleet instances …` against a real API: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from provisioning.fleet.api.forms import HistoryLine, InstanceDocument, State
+from provisioning.fleet.cli.instances_cli import instances
+from provisioning.fleet.cli.instances_text import age_text, list_text, show_text
+from provisioning.fleet.model import Phase, Reason
+from tests.ports import free_ports
+from tests.provisioning.fleet.api.served import Served
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with Served(tmp_path) as running:
+        yield running
+
+
+def run(served: Served, *words: str, env: dict[str, str] | None = None) -> Result:
+    options = {
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": served.url,
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE": str(served.board.tokens.path),
+    }
+    return CliRunner().invoke(instances, words, env={**options, **(env or {})})
+
+
+def test_instances_are_listed_as_a_table(served: Served) -> None:
+    result = run(served, "list", "--pool", "llama")
+
+    assert 0 == result.exit_code, result.output
+    head, first, *_, fourth, summary = result.stdout.splitlines()
+    assert [
+        "ID",
+        "PHASE",
+        "FOR",
+        "NODE",
+        "MODEL",
+        "DEVELOPER",
+        "GENERATION",
+        "NOTE",
+    ] == head.split()
+    assert ["llama-00001", "running"] == first.split()[:2]
+    assert ["n1", "llama3.1:8b", "ann", "1"] == first.split()[-4:]
+    assert fourth.endswith("exited with status 1")
+    assert "4 instances: 1 starting, 1 running, 1 draining, 1 failed" == summary
+
+
+def test_instances_are_listed_as_json(served: Served) -> None:
+    result = run(served, "list", "--json", "--phase", "failed", "--phase", "starting")
+
+    assert ["llama-00002", "llama-00004"] == [one["id"] for one in json.loads(result.stdout)]
+
+
+def test_an_empty_list_is_said_in_words(served: Served) -> None:
+    assert "no instances\n" == run(served, "list", "--node", "nobody").stdout
+    assert "[]\n" == run(served, "list", "--node", "nobody", "--json").stdout
+
+
+def test_one_instance_is_shown_with_its_history(served: Served) -> None:
+    result = run(served, "show", "llama-00004")
+
+    assert "fault          exited with status 1\n" in result.stdout
+    assert "history\n  1970-01-01 00:16:30Z  1  placed n1\n" in result.stdout
+    assert "llama-00004" == json.loads(run(served, "show", "llama-00004", "--json").stdout)["id"]
+
+
+def test_an_instance_is_assigned_and_released(served: Served) -> None:
+    assert "llama-00002: starting, of bob\n" == run(served, "assign", "llama-00002", "bob").stdout
+    assert "llama-00002: starting\n" == run(served, "release", "llama-00002").stdout
+    assert "" == served.board.stored("llama-00002").developer
+
+
+def test_several_instances_are_drained_or_replaced(served: Served) -> None:
+    drained = run(served, "drain", "llama-00001", "tiny-00001")
+    replaced = run(served, "replace", "--json", "llama-00002")
+
+    assert "llama-00001: draining, of ann\ntiny-00001: draining\n" == drained.stdout
+    assert [True] == [one["is_replace_asked"] for one in json.loads(replaced.stdout)]
+
+
+def test_an_instance_that_refuses_does_not_stop_the_others(served: Served) -> None:
+    result = run(served, "replace", "nobody", "llama-00001")
+
+    assert (1, "llama-00001: running, replacement asked for, of ann\n") == (
+        result.exit_code,
+        result.stdout,
+    )
+    assert "there is no instance 'nobody'; see GET /instances" in result.stderr
+
+
+def test_an_id_with_odd_letters_is_sent_as_it_is(served: Served) -> None:
+    result = run(served, "show", "a/../b?c#d é")
+
+    assert 1 == result.exit_code
+    assert "there is no instance 'a/../b?c#d é'" in result.stderr
+
+
+def test_a_wrong_token_is_told_once(served: Served, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("x" * 20)
+
+    result = run(served, "replace", "a", "b", "--provisioner.token-file", str(other))
+
+    assert 1 == result.exit_code
+    assert 1 == result.stderr.count("writing needs 'Authorization: Bearer TOKEN'")
+
+
+def test_a_token_file_that_is_not_there_is_told_before_anything_is_sent(served: Served) -> None:
+    result = run(served, "drain", "a", "--provisioner.token-file", "nowhere")
+
+    assert 1 == result.exit_code
+    assert "cannot use the token file nowhere: No such file" in result.stderr
+    assert "--provisioner.token-file" in result.stderr
+
+
+def test_reads_need_no_token_file(served: Served) -> None:
+    assert 0 == run(served, "list", "--provisioner.token-file", "nowhere").exit_code
+
+
+def test_a_standby_leads_to_the_leader(served: Served, tmp_path: Path) -> None:
+    """Both read one token file, as provisioners of one fleet do."""
+    with Served(tmp_path, is_leading=False) as standby:
+        standby.board.leader = served.url
+        result = run(served, "drain", "llama-00001", "--provisioner.url", standby.url)
+
+    assert (0, "llama-00001: draining, of ann\n") == (result.exit_code, result.stdout)
+
+
+def test_without_a_provisioner_it_says_what_to_look_at(served: Served) -> None:
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+
+    result = run(served, "drain", "x", "--provisioner.url", url)
+
+    assert 1 == result.exit_code
+    assert f"Error: cannot drain x: {url}: no connection; see that a provisioner" in result.stderr
+
+
+def test_several_provisioners_may_be_given(served: Served) -> None:
+    (port,) = free_ports(1)
+    urls = f"http://127.0.0.1:{port} {served.url}"
+
+    result = run(served, "list", env={"OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": urls})
+
+    assert 0 == result.exit_code
+
+
+def test_every_command_says_what_it_does() -> None:
+    result = CliRunner().invoke(instances, ["--help"])
+
+    for name in ("list", "show", "drain", "replace", "assign", "release"):
+        assert name in result.stdout
+
+
+# Words
+
+DOCUMENT = InstanceDocument(
+    id="a-00001",
+    url="http://127.0.0.1:1",
+    node="n1",
+    model="m",
+    engine="ollama",
+    state=State.RUNNING,
+    developer="ann",
+    labels={},
+    pool="a",
+    port=1,
+    phase=Phase.FAILED,
+    since_s=1000.0,
+    generation=3,
+    workload="d",
+    started_s=900.0,
+    reason=Reason.EXITED,
+    fault="no\nroom\x1b",
+    n_failures=2,
+    retry_at_s=1300.0,
+    is_replace_asked=True,
+    history=(HistoryLine(1000.0, "failed", "", 3),),
+)
+
+
+def test_everything_that_is_known_is_shown() -> None:
+    assert """\
+id             a-00001
+url            http://127.0.0.1:1
+phase          failed for 1m 30s
+reason         exited
+fault          no room
+tried again    in 3m 30s
+pool           a
+node           n1
+model          m
+engine         ollama
+developer      ann
+generation     3, workload d
+healthy since  1970-01-01 00:15:00Z
+failed starts  2
+replacement    asked for
+history
+  1970-01-01 00:16:40Z  3  failed""" == show_text(DOCUMENT, now_s=1090.0)
+
+
+def test_a_note_stays_on_its_line() -> None:
+    text = list_text([DOCUMENT], now_s=1090.0)
+
+    assert "exited; replacement asked for; no room" in text
+    assert text.endswith("\n1 instance: 1 failed")
+
+
+@pytest.mark.parametrize(
+    ("age_s", "text"),
+    [(-5, "0s"), (0.9, "0s"), (59, "59s"), (3600, "1h"), (90_061, "1d 1h"), (3661, "1h 1m")],
+)
+def test_an_age_has_its_two_largest_units(age_s: float, text: str) -> None:
+    assert text == age_text(age_s)

@@ -1,0 +1,162 @@
+"""The API's operations as calls, against the real API; and how far a fleet is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import responses
+
+from provisioning.fleet.api.forms import Details
+from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.errors import RefusedError, UnreachableError
+from provisioning.fleet.client.progress import Progress, progress_of, progress_until_done
+from provisioning.fleet.client.transport import Transport
+from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.model import Phase
+from provisioning.fleet.units import workload_digest
+from tests.provisioning.fleet.api.board import FLEET, WORKLOAD
+from tests.provisioning.fleet.api.served import Served
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with Served(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[Client]:
+    with Transport([served.url], lambda: served.token) as transport:
+        yield Client(transport)
+
+
+def scaled(count: int) -> Fleet:
+    pool = msgspec.structs.replace(FLEET.pools[0], count=count)
+    return msgspec.structs.replace(FLEET, pools=(pool, FLEET.pools[1]))
+
+
+def test_instances_come_with_details_and_filters(client: Client) -> None:
+    found = client.instances({"pool": ["tiny"], "phase": ["running", "stopping"]})
+
+    assert ["tiny-00001", "tiny-00002"] == [one.id for one in found]
+    assert 6 == len(client.instances())
+
+
+def test_a_specification_is_read_planned_and_applied(served: Served, client: Client) -> None:
+    in_force = client.spec()
+    assert in_force is not None
+    assert FLEET == in_force.fleet
+
+    plan = client.plan(scaled(5))
+    assert (f'"{plan.base_version}"', 1) == (in_force.etag, plan.pools[0].n_created)
+    client.apply(scaled(5), plan=plan)
+
+    after = client.plan(scaled(5))
+    assert () == after.pools[0].changes
+
+
+def test_what_was_planned_against_an_old_specification_is_not_applied(client: Client) -> None:
+    plan = client.plan(scaled(5))
+    client.scale("llama", 6)
+
+    with pytest.raises(RefusedError, match="of the specification is in force, not ") as caught:
+        client.apply(scaled(5), plan=plan)
+
+    assert 412 == caught.value.status
+
+
+def test_without_a_specification_there_is_none() -> None:
+    with responses.RequestsMock() as web, Transport(["http://one"], lambda: "x") as transport:
+        web.get("http://one/spec", status=404, json={})
+
+        assert Client(transport).spec() is None
+
+
+def test_another_refusal_of_the_specification_is_told() -> None:
+    with responses.RequestsMock() as web, Transport(["http://one"], lambda: "x") as transport:
+        web.get("http://one/spec", status=400, json={})
+
+        with pytest.raises(RefusedError, match="cannot read the specification at http://one"):
+            Client(transport).spec()
+
+
+@pytest.mark.parametrize("body", ["<html>", '{"a": 1}', b"\xff"])
+def test_another_servers_answer_is_told(body: str | bytes) -> None:
+    with responses.RequestsMock() as web, Transport(["http://one"], lambda: "x") as transport:
+        web.get("http://one/instances", body=body)
+
+        with pytest.raises(UnreachableError, match="http://one answers, but not as a provisioner"):
+            Client(transport).instances()
+
+
+# Progress
+
+
+def details(number: int, **changes: Any) -> Details:
+    made = msgspec.convert(
+        {
+            "id": f"llama-{number:05}",
+            "url": "",
+            "node": "n1",
+            "state": "running",
+            "pool": "llama",
+            "port": 1,
+            "phase": "running",
+            "since_s": 0.0,
+            "generation": 1,
+            "workload": workload_digest(WORKLOAD),
+        },
+        Details,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def progress(*instances: Details) -> Progress:
+    return progress_of(FLEET, instances)
+
+
+def test_nothing_is_ready_at_first() -> None:
+    assert Progress(6, 0, 0, 0) == progress()
+    assert "0 of 6 instances ready" == str(progress())
+
+
+def test_all_is_done_when_everything_runs_as_wanted() -> None:
+    llamas = [details(n) for n in range(4)]
+    tiny = [details(n, pool="tiny") for n in range(2)]
+
+    assert progress(*llamas, *tiny).is_done
+    assert not progress(*llamas, *tiny[1:]).is_done
+    assert not progress(*llamas, *tiny, details(9)).is_done
+
+
+@pytest.mark.parametrize(
+    "changes", [{"workload": "old"}, {"node": "gone"}, {"phase": Phase.STARTING}]
+)
+def test_what_is_not_as_wanted_is_not_ready(changes: dict[str, Any]) -> None:
+    assert 0 == progress(details(1, **changes)).n_ready
+
+
+def test_failures_and_what_is_too_much_are_told() -> None:
+    found = progress(details(1, phase=Phase.FAILED), details(2, pool="old"), details(3))
+
+    assert "1 of 6 instances ready, 1 failed, 1 to be removed" == str(found)
+
+
+def test_progress_is_told_until_all_is_done() -> None:
+    fleet = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
+    lists = [[details(n) for n in range(count)] for count in (0, 2, 4, 4)]
+    waited_s: list[float] = []
+
+    told = progress_until_done(lambda: lists.pop(0), fleet, sleep=waited_s.append, poll_s=3.0)
+
+    assert [0, 2, 4] == [one.n_ready for one in told]
+    assert [3.0, 3.0] == waited_s
+
+
+def test_one_pools_surplus_does_not_stand_for_another_pool() -> None:
+    """Six instances are wanted and six run, all of the first pool."""
+    assert Progress(6, 4, 0, 2) == progress(*(details(n) for n in range(6)))

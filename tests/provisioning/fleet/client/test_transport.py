@@ -1,0 +1,347 @@
+"""Requests find whoever can answer them, and the token goes nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import responses
+from urllib3.exceptions import NewConnectionError
+
+from provisioning.fleet.client.addresses import checked_url, is_trusted
+from provisioning.fleet.client.errors import (
+    ClientError,
+    RefusedError,
+    UnreachableError,
+    UntrustedLeaderError,
+)
+from provisioning.fleet.client.transport import Bounds, Transport
+
+ONE = "http://one.example:8080"
+TWO = "http://two.example:8080"
+TOKEN = "t" * 32
+
+
+class Waits:
+    """Takes the place of sleeping."""
+
+    def __init__(self) -> None:
+        self.waited_s: list[float] = []
+
+    def __call__(self, duration_s: float) -> None:
+        self.waited_s.append(duration_s)
+
+
+@pytest.fixture
+def web() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mocked:
+        yield mocked
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def transport(waits: Waits) -> Iterator[Transport]:
+    with Transport([ONE, TWO], lambda: TOKEN, sleep=waits) as made:
+        yield made
+
+
+def problem(status: int, detail: str = "no", **others: Any) -> dict[str, Any]:
+    document = {"type": "about:blank", "title": "No", "status": status, "detail": detail, **others}
+    return {
+        "status": status,
+        "body": json.dumps(document),
+        "content_type": "application/problem+json",
+    }
+
+
+def asked(web: responses.RequestsMock) -> list[tuple[str, str | None]]:
+    """Return each request's host with its Authorization."""
+    return [
+        (
+            str(call.request.url).split("/")[2].split(":")[0],
+            call.request.headers.get("Authorization"),
+        )
+        for call in web.calls
+    ]
+
+
+def refused() -> requests.ConnectionError:
+    class CauseError(Exception):
+        reason = NewConnectionError(None, "refused")  # type: ignore[arg-type]
+
+    return requests.ConnectionError(CauseError())
+
+
+# Reads
+
+
+def test_a_read_asks_the_first_that_answers_and_sends_no_token(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/instances", body=refused())
+    web.get(f"{TWO}/instances", json=[])
+
+    answer = transport.read("/instances", doing="list instances")
+
+    assert (TWO, b"[]") == (answer.url, answer.body)
+    assert [("one.example", None), ("two.example", None)] == asked(web)
+
+
+def test_a_read_is_tried_again_with_growing_waits(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    web.get(f"{ONE}/x", **problem(503))
+    web.get(f"{TWO}/x", body=requests.ReadTimeout())
+
+    with pytest.raises(UnreachableError) as caught:
+        transport.read("/x", doing="look")
+
+    assert 6 == len(web.calls)
+    assert 2 == len(waits.waited_s)
+    assert 0.25 <= waits.waited_s[0] <= 0.5 <= waits.waited_s[1] <= 1.0
+    assert (
+        f"cannot look: {ONE}: no; {TWO}: no answer within 30 s; see that a provisioner runs there, "
+        "and that --provisioner.url is right"
+    ) == str(caught.value)
+
+
+def test_a_read_that_is_refused_is_not_tried_again(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/x", **problem(404, "there is no x"))
+
+    with pytest.raises(RefusedError, match=f"cannot look at {ONE}: there is no x") as caught:
+        transport.read("/x", doing="look")
+
+    assert (404, 1) == (caught.value.status, len(web.calls))
+
+
+def test_a_redirect_is_not_followed(web: responses.RequestsMock, transport: Transport) -> None:
+    web.get(f"{ONE}/x", status=302, headers={"Location": f"{TWO}/x"})
+
+    with pytest.raises(RefusedError, match="status 302, and nothing that a provisioner would say"):
+        transport.read("/x", doing="look")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (requests.exceptions.SSLError(), "its TLS certificate is not trusted"),
+        (requests.ConnectTimeout(), "no connection within 3 s"),
+        (requests.ConnectionError("x"), "no connection"),
+        (requests.exceptions.ChunkedEncodingError("cut off"), "cut off"),
+    ],
+)
+def test_what_went_wrong_is_said_in_words(
+    web: responses.RequestsMock, error: Exception, words: str
+) -> None:
+    web.get(f"{ONE}/x", body=error)
+
+    with Transport([ONE], lambda: TOKEN, sleep=Waits()) as transport:
+        with pytest.raises(UnreachableError, match=f"cannot look: {ONE}: {words}; see that"):
+            transport.read("/x", doing="look")
+
+
+def test_an_answer_that_is_too_large_or_too_slow_is_given_up(web: responses.RequestsMock) -> None:
+    web.get(f"{ONE}/x", body=b"x" * 101)
+    ticks = iter(range(0, 1000, 50))
+
+    small = Bounds(body_bytes=100, rounds=1)
+    with Transport([ONE], lambda: TOKEN, bounds=small) as transport:
+        with pytest.raises(UnreachableError, match="an answer of more than 100 bytes"):
+            transport.read("/x", doing="look")
+    short = Bounds(total_s=40.0, rounds=1)
+    with Transport(
+        [ONE], lambda: TOKEN, bounds=short, monotonic_s=lambda: next(ticks)
+    ) as transport:
+        with pytest.raises(UnreachableError, match="no whole answer within 40 s"):
+            transport.read("/x", doing="look")
+
+
+# Writes
+
+
+def test_a_write_goes_on_to_the_leader_that_is_configured(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.post(f"{ONE}/x", **problem(503, leader=f"{TWO}/"))
+    web.post(f"{TWO}/x", json={})
+
+    transport.write("POST", "/x", doing="change", body=b"{}")
+
+    assert [("one.example", f"Bearer {TOKEN}"), ("two.example", f"Bearer {TOKEN}")] == asked(web)
+    keys = {call.request.headers["Idempotency-Key"] for call in web.calls}
+    assert 1 == len(keys)
+
+
+def test_a_leader_on_this_machine_is_followed(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.post(f"{ONE}/x", **problem(503, leader="http://127.0.0.1:9999"))
+    web.post("http://127.0.0.1:9999/x", json={})
+
+    assert transport.write("POST", "/x", doing="change").is_good
+
+
+@pytest.mark.parametrize(
+    "leader",
+    ["http://evil.example", "http://one.example@evil.example", "ftp://one.example", "//evil", "x"],
+)
+def test_the_token_never_goes_to_a_stranger(
+    web: responses.RequestsMock, transport: Transport, leader: str
+) -> None:
+    web.post(f"{ONE}/x", **problem(503, leader=leader))
+
+    with pytest.raises(UntrustedLeaderError, match="which the token is not for; give it as anot"):
+        transport.write("POST", "/x", doing="change")
+
+    assert [("one.example", f"Bearer {TOKEN}")] == asked(web)
+
+
+def test_provisioners_that_name_each_other_are_not_asked_for_ever(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.post(f"{ONE}/x", **problem(503, leader=TWO))
+    web.post(f"{TWO}/x", **problem(503, "not I", leader=ONE))
+
+    with pytest.raises(RefusedError, match="not I"):
+        transport.write("POST", "/x", doing="change")
+
+    assert 2 == len(web.calls)
+
+
+def test_a_chain_of_leaders_ends(web: responses.RequestsMock) -> None:
+    for n in range(9):
+        leader = f"http://127.0.0.{n + 2}"
+        web.post(f"http://127.0.0.{n + 1}/x", **problem(503, leader=leader))
+
+    with Transport(["http://127.0.0.1"], lambda: TOKEN) as transport:
+        with pytest.raises(RefusedError):
+            transport.write("POST", "/x", doing="change")
+
+    assert 4 == len(web.calls)
+
+
+def test_a_write_that_never_arrived_is_sent_to_the_next(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.post(f"{ONE}/x", body=refused())
+    web.post(f"{TWO}/x", json={})
+
+    assert TWO == transport.write("POST", "/x", doing="change").url
+
+
+@pytest.mark.parametrize("error", [requests.ReadTimeout(), requests.ConnectionError("reset")])
+def test_a_write_that_may_have_been_done_is_not_sent_again(
+    web: responses.RequestsMock, transport: Transport, error: Exception
+) -> None:
+    web.post(f"{ONE}/x", body=error)
+
+    with pytest.raises(UnreachableError, match="so it may have been done: look before you try"):
+        transport.write("POST", "/x", doing="change")
+
+    assert 1 == len(web.calls)
+
+
+def test_a_refused_token_is_told_with_the_option_that_helps(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.post(f"{ONE}/x", **problem(401, "writing needs a token"))
+
+    with pytest.raises(RefusedError) as caught:
+        transport.write("POST", "/x", doing="change")
+
+    assert "give with --provisioner.token-file the file that the provisioner" in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+def test_all_problems_of_a_refusal_are_at_hand(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.put(f"{ONE}/spec", **problem(422, "2 problems", problems=["a", "b"]))
+
+    with pytest.raises(RefusedError) as caught:
+        transport.write("PUT", "/spec", doing="apply", if_match='"3"')
+
+    assert (("a", "b"), '"3"') == (caught.value.problems, web.calls[0].request.headers["If-Match"])
+
+
+def test_what_a_stranger_says_cannot_move_the_cursor(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.post(f"{ONE}/x", **problem(409, "\x1b[2Jgone"))
+
+    with pytest.raises(RefusedError, match=r" \[2Jgone"):
+        transport.write("POST", "/x", doing="change")
+
+
+def test_a_password_for_the_host_in_netrc_is_not_sent_instead(
+    web: responses.RequestsMock,
+    transport: Transport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine one.example login ann password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    web.get(f"{ONE}/x", json={})
+    web.post(f"{ONE}/x", json={})
+
+    transport.read("/x", doing="look")
+    transport.write("POST", "/x", doing="change")
+
+    assert [("one.example", None), ("one.example", f"Bearer {TOKEN}")] == asked(web)
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("one", "is no address such as"),
+        ("ftp://one", "is no address such as"),
+        ("http://", "is no address such as"),
+        ("http://one:0", "is no address such as"),
+        ("http://one:x", "is no address such as"),
+        ("http://a b", "is no address such as"),
+        ("http://ann:secret@one", "must not hold a user or password"),
+        ("http://one/?a=1", "must end before the `\\?` or `#`"),
+    ],
+)
+def test_what_is_no_address_is_refused(url: str, fault: str) -> None:
+    with pytest.raises(ClientError, match=fault) as caught:
+        checked_url(url)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_a_slash_at_the_end_is_left_out() -> None:
+    assert "http://one:1/base" == checked_url("http://one:1/base/")
+
+
+@pytest.mark.parametrize(
+    ("url", "configured", "expected"),
+    [
+        ("http://localhost:1", ["https://one"], True),
+        ("http://[::1]:1", ["https://one"], True),
+        ("http://127.8.8.8", ["https://one"], True),
+        ("http://127.0.0.1.evil.example", ["https://one"], False),
+        ("http://one:9", ["http://one:1"], True),
+        ("https://one:9", ["http://one:1"], True),
+        ("http://one:9", ["https://one:1"], False),
+        ("http://one.evil", ["http://one"], False),
+    ],
+)
+def test_a_token_goes_to_this_machine_and_to_configured_hosts_never_less_encrypted(
+    url: str, configured: list[str], expected: bool
+) -> None:
+    assert expected == is_trusted(url, configured)

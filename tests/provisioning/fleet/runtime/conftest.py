@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.containerd import busybox_archive
+from tests.provisioning.fleet.runtime.processes import ProcessLab
+
+
+@pytest.fixture
+async def process_lab(tmp_path: Path) -> AsyncIterator[ProcessLab]:
+    lab = ProcessLab(tmp_path / "state")
+    yield lab
+    await lab.close()
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OCI archive of an image with a static busybox."""
+    return busybox_archive(tmp_path_factory.mktemp("image"))

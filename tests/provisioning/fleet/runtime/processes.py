@@ -1,0 +1,137 @@
+"""This machine as a node of processes, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from provisioning.fleet.model import Unit, unit_name
+from provisioning.fleet.runtime import cgroups, procfs
+from provisioning.fleet.runtime.process import ProcessRuntime
+from provisioning.fleet.runtime.procfs import Identity
+from provisioning.fleet.runtime.records import MARK_VARIABLE, Records
+from tests.provisioning.fleet.runtime.contract import (
+    EXIT_STATUS,
+    FLEET,
+    Behaviour,
+    Feature,
+)
+
+NODE = "here"
+EATER = "eaten = []\nwhile True: eaten.append(bytearray(2**20))"
+COMMANDS: Mapping[Behaviour, tuple[str, ...]] = {
+    Behaviour.SERVES: ("sleep", "1000"),
+    Behaviour.IGNORES_SIGTERM: ("sh", "-c", "trap '' TERM; sleep 1000 & wait"),
+    Behaviour.ENDS: ("sh", "-c", f"exit {EXIT_STATUS}"),
+    Behaviour.EATS_MEMORY: (sys.executable, "-S", "-c", EATER),
+    Behaviour.CANNOT_START: ("/nonexistent/llm-server", "--serve"),
+}
+FOLDER_VARIABLE = "TEST_FOLDER"
+"""Tells this test's processes from those of tests that run beside it."""
+BELOW_EPHEMERAL = (20_000, 32_000)
+MEMORY_BYTES = 48 * 2**20
+
+
+class ProcessLab:
+    """This machine as a node, with the records in a folder of the test."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.groups = cgroups.find()
+        self._opened: list[ProcessRuntime] = []
+        self._strangers: list[socket.socket] = []
+        self._fleets = {FLEET}
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        return frozenset(Feature) - (frozenset() if self.groups else {Feature.MEMORY})
+
+    def open(self, *, fleet: str = FLEET) -> ProcessRuntime:
+        self._fleets.add(fleet)
+        runtime = ProcessRuntime(
+            fleet, NODE, state_dir=self.state_dir, environ=os.environ, groups=self.groups
+        )
+        self._opened.append(runtime)
+        return runtime
+
+    def unit(
+        self, behaviour: Behaviour = Behaviour.SERVES, *, number: int = 1, fleet: str = FLEET
+    ) -> Unit:
+        return Unit(
+            name=unit_name(f"pool-{number}", 1),
+            fleet=fleet,
+            instance_id=f"pool-{number}",
+            generation=1,
+            pool="pool",
+            host="127.0.0.1",
+            port=self._port(),
+            image="",
+            command=COMMANDS[behaviour],
+            environment=((FOLDER_VARIABLE, str(self.state_dir)),),
+            mounts=(),
+            cpus=1.0,
+            memory_bytes=MEMORY_BYTES,
+        )
+
+    def _port(self) -> int:
+        """Return a free port that no connection of a test beside this one gets by chance."""
+        while True:
+            port = random.randrange(*BELOW_EPHEMERAL)  # noqa: S311 # nothing to guess here
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                return port
+
+    async def kill(self, unit: Unit) -> None:
+        os.kill(self.identity(unit).pid, signal.SIGKILL)
+
+    async def take_port(self, unit: Unit) -> None:
+        self._strangers.append(socket.create_server((unit.host, unit.port)))
+
+    async def environment(self, unit: Unit) -> Mapping[str, str]:
+        text = Path(f"/proc/{self.identity(unit).pid}/environ").read_bytes().decode()
+        pairs = (pair.partition("=") for pair in text.split("\0") if pair)
+        return {name: value for name, _, value in pairs}
+
+    def records(self, fleet: str = FLEET) -> Records:
+        return Records(self.state_dir / fleet / NODE, procfs.boot())
+
+    def identity(self, unit: Unit) -> Identity:
+        record = self.records(unit.fleet).read(unit.name)
+        assert record is not None
+        identity = self.records(unit.fleet).identity(record)
+        assert identity is not None
+        return identity
+
+    def group(self, unit: Unit) -> Path:
+        """Return where the unit's cgroup would be."""
+        name = f"ollama-fleet.{unit.fleet}.{NODE}.{unit.name}"
+        return (self.groups.parent if self.groups else Path("/nonexistent")) / name
+
+    def processes(self, unit: Unit) -> list[int]:
+        """Return the ids of all processes that were started as this unit, or by it."""
+        folders = (path for path in Path("/proc").iterdir() if path.name.isdigit())
+        return [int(folder.name) for folder in folders if self._is_of(folder, unit)]
+
+    def _is_of(self, folder: Path, unit: Unit) -> bool:
+        try:
+            lines = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        mark = f"{MARK_VARIABLE}={unit.name}:".encode()
+        ours = f"{FOLDER_VARIABLE}={self.state_dir}".encode()
+        return ours in lines and any(line.startswith(mark) for line in lines)
+
+    async def close(self) -> None:
+        for fleet in self._fleets:
+            runtime = self.open(fleet=fleet)
+            for found in await runtime.units():
+                await runtime.remove(found.name, grace_s=0.0)
+        for runtime in self._opened:
+            await runtime.close()
+        for stranger in self._strangers:
+            stranger.close()

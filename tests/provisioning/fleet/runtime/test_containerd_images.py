@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import ssl
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import trustme
+from aiohttp import web
+
+from provisioning.fleet.errors import LastingError, UnitError
+from provisioning.fleet.runtime.containerd_images import ImageConfig, chain_ids, has_registry
+from tests.containerd import IMAGE, Containerd, image_archive, running_containerd
+from tests.ports import free_ports
+from tests.provisioning.fleet.runtime.containers import ContainerdLab
+from tests.provisioning.fleet.runtime.contract import FLEET, has_exited, running
+from tests.waiting import eventually
+
+FIRST, SECOND, THIRD = (f"sha256:{digit * 64}" for digit in "123")
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def containerd(
+    tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA
+) -> Iterator[Containerd]:
+    authorities = tmp_path_factory.mktemp("authorities") / "authority.pem"
+    authority.cert_pem.write_to_path(str(authorities))
+    folder = tmp_path_factory.mktemp("containerd")
+    with running_containerd(folder, authorities=authorities) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+async def lab(containerd: Containerd, busybox: Path) -> AsyncIterator[ContainerdLab]:
+    lab = ContainerdLab(containerd, busybox)
+    await lab.prepare(FLEET)
+    yield lab
+    await lab.close()
+
+
+class Registry:
+    """A registry with one image, which serves what the distribution specification asks for."""
+
+    def __init__(self, archive: Path) -> None:
+        self.asked: list[str] = []
+        with tarfile.open(archive) as tar:
+            self._blobs = {
+                f"sha256:{member.name.rpartition('/')[2]}": _content(tar, member)
+                for member in tar.getmembers()
+                if member.name.startswith("blobs/")
+            }
+            index = json.loads(_content(tar, tar.getmember("index.json")))
+        self._manifest = index["manifests"][0]["digest"]
+
+    async def manifest(self, request: web.Request) -> web.Response:
+        reference = request.match_info["reference"]
+        self.asked.append(reference)
+        digest = self._manifest if reference == "1" else reference
+        return self._answer(digest, "application/vnd.oci.image.manifest.v1+json")
+
+    async def blob(self, request: web.Request) -> web.Response:
+        return self._answer(request.match_info["reference"], "application/octet-stream")
+
+    def _answer(self, digest: str, kind: str) -> web.Response:
+        if digest not in self._blobs:
+            return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
+        headers = {"Content-Type": kind, "Docker-Content-Digest": digest}
+        return web.Response(body=self._blobs[digest], headers=headers)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
+@pytest.fixture
+async def registry(busybox: Path, authority: trustme.CA) -> AsyncIterator[tuple[Registry, str]]:
+    """A registry, and where it is."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    registry = Registry(busybox)
+    app = web.Application()
+    app.router.add_get("/v2/llm/manifests/{reference}", registry.manifest)
+    app.router.add_get("/v2/llm/blobs/{reference}", registry.blob)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    (port,) = free_ports(1)
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
+    yield registry, f"127.0.0.1:{port}"
+    await runner.cleanup()
+
+
+async def test_an_image_is_pulled_once_from_the_registry_that_its_name_begins_with(
+    lab: ContainerdLab, registry: tuple[Registry, str]
+) -> None:
+    server, host = registry
+    runtime = lab.open()
+    units = [
+        msgspec.structs.replace(lab.unit(number=number), image=f"{host}/llm:1")
+        for number in range(5)
+    ]
+
+    await asyncio.gather(*(runtime.start(unit) for unit in units))
+
+    assert [running(unit) for unit in units] == list(await runtime.units())
+    assert 1 == server.asked.count("1")
+
+
+async def test_an_image_that_its_registry_does_not_have_is_refused_for_good(
+    lab: ContainerdLab, registry: tuple[Registry, str]
+) -> None:
+    _, host = registry
+    runtime = lab.open()
+
+    with pytest.raises(LastingError, match="llm:2"):
+        await runtime.start(msgspec.structs.replace(lab.unit(), image=f"{host}/llm:2"))
+
+    assert () == await runtime.units()
+
+
+async def test_a_registry_that_does_not_answer_may_do_so_later(lab: ContainerdLab) -> None:
+    (port,) = free_ports(1)
+    runtime = lab.open()
+
+    with pytest.raises(UnitError, match="connection refused") as caught:
+        await runtime.start(msgspec.structs.replace(lab.unit(), image=f"127.0.0.1:{port}/llm:1"))
+
+    assert not isinstance(caught.value, LastingError)
+
+
+async def test_importing_again_changes_nothing(lab: ContainerdLab, busybox: Path) -> None:
+    images = lab.open().images
+    before = await images.ensure(IMAGE)
+
+    await images.import_archive(IMAGE, busybox)
+
+    assert before == await images.ensure(IMAGE)
+
+
+async def test_a_newer_image_of_the_name_is_taken_for_the_next_unit(
+    lab: ContainerdLab, tmp_path: Path, busybox: Path
+) -> None:
+    images = lab.open().images
+    await images.import_archive("changing:1", busybox)
+    before = await images.ensure("changing:1")
+    archive = image_archive(tmp_path / "new.tar", layer_with("etc/new", b"new"), Cmd=["/bin/sh"])
+
+    await lab.open().images.import_archive("changing:1", archive)
+
+    after = await images.ensure("changing:1")
+    assert ("/bin/sh",) == after.config.Cmd
+    assert before.snapshot != after.snapshot
+
+
+async def test_a_unit_without_a_command_runs_what_its_image_says(
+    lab: ContainerdLab, tmp_path: Path, busybox: Path
+) -> None:
+    with tarfile.open(busybox) as tar:
+        layers = [_content(tar, member) for member in tar.getmembers() if member.size > 100_000]
+    archive = image_archive(
+        tmp_path / "entry.tar",
+        layers[0],
+        Entrypoint=["/bin/sh", "-c"],
+        Cmd=["id -u; echo $FROM_IMAGE $PWD"],
+        Env=["PATH=/bin", "FROM_IMAGE=yes"],
+        WorkingDir="/tmp",  # noqa: S108 # the container's
+        User="65534:65534",
+    )
+    runtime = lab.open()
+    await runtime.images.import_archive("entry:1", archive)
+    unit = msgspec.structs.replace(lab.unit(), image="entry:1", command=())
+
+    await runtime.start(unit)
+
+    await eventually(lambda: has_exited(runtime, unit))
+    assert "65534\nyes /tmp\n" == lab.log(unit).read_text()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupt", "empty", "text", "missing"])
+async def test_a_broken_archive_is_refused_for_good_and_leaves_no_image(
+    lab: ContainerdLab, tmp_path: Path, damage: str
+) -> None:
+    archive = image_archive(
+        tmp_path / f"{damage}.tar", layer_with("etc/text", f"weights {damage}".encode())
+    )
+    content = archive.read_bytes()
+    damaged = {
+        "truncated": content[: len(content) // 2],
+        "corrupt": content.replace(b"weights", b"Weights"),
+        "empty": b"",
+        "text": b"this is no archive\n" * 100,
+    }
+    archive.unlink()
+    if damage in damaged:
+        archive.write_bytes(damaged[damage])
+    runtime = lab.open()
+
+    with pytest.raises(LastingError, match=rf"{damage}:1|{damage}\.tar"):
+        await runtime.images.import_archive(f"{damage}:1", archive)
+
+    with pytest.raises(LastingError, match="import an archive"):
+        await runtime.images.ensure(f"{damage}:1")
+
+
+async def test_an_image_for_other_machines_is_refused_for_good(
+    lab: ContainerdLab, busybox: Path
+) -> None:
+    settings = msgspec.structs.replace(lab.containerd.settings, architecture="riscv64")
+    runtime = lab.open(settings=settings)
+
+    with pytest.raises(LastingError):
+        await runtime.images.import_archive("other:1", busybox)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llm:1", False),
+        ("library/llm:1", False),
+        ("localhost/llm:1", True),
+        ("registry:5000/llm", True),
+        ("registry.example/a/b@sha256:0", True),
+    ],
+)
+def test_a_registry_is_told_from_a_path(name: str, expected: bool) -> None:
+    assert expected == has_registry(name)
+
+
+def test_each_layer_is_named_by_all_below_it() -> None:
+    def digest(text: str) -> str:
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    second = digest(f"{FIRST} {SECOND}")
+
+    assert [FIRST] == chain_ids((FIRST,))
+    assert [FIRST, second, digest(f"{second} {THIRD}")] == chain_ids((FIRST, SECOND, THIRD))
+
+
+def test_an_image_may_say_nothing() -> None:
+    assert ImageConfig() == msgspec.json.decode(b'{"Env": null, "Labels": {}}', type=ImageConfig)
+
+
+def layer_with(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as layer:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        layer.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from aiohttp import web
+
+from provisioning.fleet.errors import TransientError
+from provisioning.fleet.model import Probe, WarmUp
+from provisioning.fleet.runtime.base import Prober
+from provisioning.fleet.runtime.prober import HttpProber
+from tests.ports import free_ports
+
+HOST = "127.0.0.1"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve = Callable[[Handler], Awaitable[int]]
+
+
+@pytest.fixture
+async def prober() -> AsyncIterator[Prober]:
+    prober = HttpProber()
+    yield prober
+    await prober.close()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """`await serve(handler)`: the port of a server that answers everything by the handler."""
+    runners = []
+
+    async def start(handler: Handler) -> int:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handler)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        (port,) = free_ports(1)
+        await web.TCPSite(runner, HOST, port).start()
+        runners.append(runner)
+        return port
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
+
+
+async def hang(_: web.Request) -> web.Response:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def answering(status: int, text: str = "", **headers: str) -> Handler:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text, headers=headers)
+
+    return answer
+
+
+async def test_an_instance_that_answers_200_is_healthy(prober: Prober, serve: Serve) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=200 if request.path_qs == "/up?deep=1" else 404)
+
+    port = await serve(answer)
+
+    assert "" == await prober.ask(HOST, port, Probe(path="/up?deep=1"))
+
+
+@pytest.mark.parametrize("status", [204, 301, 404, 500, 503])
+async def test_any_other_answer_is_told(prober: Prober, serve: Serve, status: int) -> None:
+    port = await serve(answering(status, Location="/health"))
+
+    said = await prober.ask(HOST, port, Probe())
+
+    assert said.startswith(f"http://{HOST}:{port}/health answers {status} ")
+
+
+async def test_an_instance_that_hangs_is_told_after_the_probes_time(
+    prober: Prober, serve: Serve
+) -> None:
+    port = await serve(hang)
+
+    said = await prober.ask(HOST, port, Probe(timeout_s=0.1))
+
+    assert f"http://{HOST}:{port}/health does not answer within 0.1 s" == said
+
+
+async def test_an_instance_that_refuses_connections_is_told(prober: Prober) -> None:
+    (port,) = free_ports(1)
+
+    assert "cannot be asked" in await prober.ask(HOST, port, Probe())
+
+
+async def test_what_is_no_http_is_told(prober: Prober) -> None:
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x00\x01garbage\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(babble, HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+
+    assert "cannot be asked" in await prober.ask(HOST, port, Probe())
+    server.close()
+
+
+async def test_an_endless_body_does_not_hold_a_probe_up(prober: Prober, serve: Serve) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"x" * 1000)
+        await asyncio.Event().wait()
+        return response
+
+    port = await serve(answer)
+
+    async with asyncio.timeout(5.0):
+        assert "" == await prober.ask(HOST, port, Probe(timeout_s=60.0))
+
+
+async def test_a_warm_up_sends_all_its_requests_in_order(prober: Prober, serve: Serve) -> None:
+    seen = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append((request.method, request.path, request.content_type, await request.text()))
+        return web.Response(text="{}")
+
+    port = await serve(answer)
+    load = WarmUp(path="/api/generate", body='{"model": "m"}')
+
+    await prober.warm_up(HOST, port, (WarmUp(path="/api/tags"), load))
+
+    assert [
+        ("GET", "/api/tags", "application/octet-stream", ""),
+        ("POST", "/api/generate", "application/json", '{"model": "m"}'),
+    ] == seen
+
+
+async def test_a_warm_up_ends_with_the_last_byte_of_its_answer(
+    prober: Prober, serve: Serve
+) -> None:
+    """As of a model that is pulled: the answer tells of its progress, for minutes."""
+    is_loaded = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"status": "pulling"}\n')
+        await is_loaded.wait()
+        return response
+
+    port = await serve(answer)
+    warming = asyncio.create_task(prober.warm_up(HOST, port, (WarmUp(path="/api/pull"),)))
+
+    done, _ = await asyncio.wait([warming], timeout=0.2)
+    assert set() == done
+
+    is_loaded.set()
+    await asyncio.wait_for(warming, 10.0)
+
+
+async def test_a_warm_up_that_is_refused_fails_with_what_was_said_and_stops(
+    prober: Prober, serve: Serve
+) -> None:
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=500, text="model\n not found" + "." * 10_000)
+
+    port = await serve(answer)
+
+    with pytest.raises(TransientError, match=r"500 Internal.*: model not found\.+; see") as caught:
+        await prober.warm_up(HOST, port, (WarmUp(path="/one"), WarmUp(path="/two")))
+
+    assert ["/one"] == asked
+    assert len(str(caught.value)) < 400
+
+
+async def test_a_warm_up_follows_no_redirect(prober: Prober, serve: Serve) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        is_first = request.path == "/load"
+        return web.Response(status=302 if is_first else 200, headers={"Location": "/elsewhere"})
+
+    port = await serve(answer)
+
+    with pytest.raises(TransientError, match="302 Found"):
+        await prober.warm_up(HOST, port, (WarmUp(path="/load"),))
+
+
+async def test_a_warm_up_that_takes_too_long_fails(prober: Prober, serve: Serve) -> None:
+    port = await serve(hang)
+
+    with pytest.raises(TransientError, match=r"not answered within 0\.1 s"):
+        await prober.warm_up(HOST, port, (WarmUp(path="/load", timeout_s=0.1),))
+
+
+async def test_a_warm_up_of_an_instance_that_is_not_there_fails(prober: Prober) -> None:
+    (port,) = free_ports(1)
+
+    with pytest.raises(TransientError, match="failed"):
+        await prober.warm_up(HOST, port, (WarmUp(path="/load"),))
+
+
+async def test_an_address_of_version_6_is_asked(prober: Prober) -> None:
+    (port,) = free_ports(1)
+
+    assert f"http://[::1]:{port}/health" in await prober.ask("::1", port, Probe())

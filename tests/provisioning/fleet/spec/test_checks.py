@@ -1,0 +1,242 @@
+"""Fleets that cannot be are refused, with what is in the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.provisioning.fleet.spec.documents import faults, fleet_of, node, pool
+
+
+@pytest.mark.parametrize("name", ["a", "a.b_c-d", "A1", "x" * 76])
+def test_names_that_containerd_takes_are_taken(name: str) -> None:
+    assert "" == faults(name=name, nodes=[node(name=name)])
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "a..b", "a b", "é", "a/b", "x" * 77])
+def test_names_that_containerd_refuses_are_refused(name: str) -> None:
+    found = faults(name=name, nodes=[node(name=name)], pools=[pool(name=name)])
+
+    assert ["name", "nodes[0].name", "pools[0].name"] == [
+        line.split(": ")[1] for line in found.splitlines()
+    ]
+
+
+def test_a_pools_name_leaves_room_for_the_longest_name_of_a_unit() -> None:
+    """`pool-1000000.1234567890` has to fit into containerd's 76 characters."""
+    assert "" == faults(pools=[pool(name="p" * 57)])
+    assert "must be at most 57 characters long, got 58" in faults(pools=[pool(name="p" * 58)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"address": "10.0.0.1:80"}, "address: must be a host name or an IP address, without"),
+        ({"address": "a b"}, "address: must be a host name or an IP address, got 'a b'"),
+        ({"endpoint": "unix:///x"}, "endpoint: means nothing to runtime simulated; leave it out"),
+        ({"runtime": "containerd"}, "endpoint: must say where containerd listens"),
+        ({"first_port": 30_000}, "first_port: ports must ascend within 1 to 65535"),
+        ({"memory": "0B"}, "memory: must be more than 0, got 0"),
+        ({"labels": {"a-b": "x"}}, "labels.a-b: is no label name"),
+        ({"labels": {"__a": "x"}}, "labels.__a: is no label name"),
+        ({"labels": {"pool": "x"}}, "labels.pool: cannot be: the inventory has a key"),
+        ({"labels": {"a": "\x07"}}, "labels.a: must not hold control characters"),
+    ],
+)
+def test_a_node_that_cannot_be_is_refused(changes: dict[str, Any], fault: str) -> None:
+    assert fault in faults(nodes=[node(**changes)], pools=[])
+
+
+@pytest.mark.parametrize("address", ["::1", "10.0.0.1", "gpu-7.example.org"])
+def test_addresses_and_names_of_hosts_are_taken(address: str) -> None:
+    assert "" == faults(nodes=[node(address=address)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"model": ""}, "model: must not be empty"),
+        ({"model": "m" * 257}, "model: must be at most 256 characters long, got 257"),
+        ({"memory": "0MiB"}, "memory: must be more than 0"),
+        ({"command": [""]}, "command[0]: must name a program"),
+        ({"command": ["a", "{prot}"]}, "command[1]: holds the unknown placeholder {prot}"),
+        ({"command": ["a", "\0"]}, "command[1]: must not hold a NUL"),
+        ({"environment": {"A": "{"}}, "environment.A: holds braces that are no placeholder; known"),
+        ({"environment": {"A B": ""}}, "environment.A B: is no name for a variable"),
+        ({"mounts": [{"source": "x", "target": "/x"}]}, "mounts[0].source: must be an absolute"),
+        ({"mounts": [{"source": "/x", "target": "/../x"}]}, "mounts[0].target: must be an absol"),
+        ({"mounts": [{"source": "/x", "target": "/y"}] * 2}, "mounts: holds '/y' twice"),
+        ({"health": {"path": "health"}}, "health.path: must begin with /"),
+        ({"health": {"timeout": 0}}, "health.timeout: must be more than 0"),
+        ({"health": {"failures": 0}}, "health.failures: must be 1 or more"),
+        ({"warm_up": [{"path": "x"}]}, "warm_up[0].path: must begin with /"),
+        ({"rotation": {"at_once": 0}}, "rotation.at_once: must be 1 or more"),
+        ({"rotation": {"every": "1m", "at_once": 1}}, "every: 60 s is too short: draining 4 inst"),
+        ({"developers": ["a"] * 5}, "developers: 5 want one of 4 instances"),
+        ({"developers": ["a", "a"]}, "developers: holds 'a' twice"),
+        ({"developers": [""]}, "developers[0]: must not be empty"),
+        ({"placement": {"selector": {"a": 1}}}, "selector: no node has the labels a=1"),
+    ],
+)
+def test_a_pool_that_cannot_be_is_refused(changes: dict[str, Any], fault: str) -> None:
+    assert fault in faults(pools=[pool(**changes)])
+
+
+def test_a_fleet_has_a_size_that_can_be() -> None:
+    pools = [pool(name=name, count=600_000) for name in ("a", "b")]
+
+    assert "pools: must not have more than 1,000,000 instances in all" in faults(pools=pools)
+
+
+def test_as_many_developers_as_instances_are_taken() -> None:
+    assert "" == faults(pools=[pool(developers=list("abcd"))])
+
+
+def test_a_rotation_that_just_keeps_up_is_taken() -> None:
+    """Four instances, one after the other, a minute each."""
+    assert "" == faults(pools=[pool(rotation={"every": "4m", "at_once": 1})])
+    assert "" == faults(pools=[pool(rotation={"every": 0})])
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"operations": 0}, "limits.operations: must be 1 or more, got 0"),
+        ({"tries": 0}, "limits.tries: must be 1 or more"),
+        ({"start_timeout": 0}, "limits.start_timeout: must be more than 0"),
+        ({"backoff_base": "2s", "backoff_cap": "1s"}, "backoff_cap: must not be shorter than"),
+        ({"unavailable": "101%"}, "limits.unavailable: must be from 0% to 100%"),
+    ],
+)
+def test_limits_that_stop_everything_are_refused(changes: dict[str, Any], fault: str) -> None:
+    assert fault in faults(limits=changes)
+
+
+def test_names_that_are_there_twice_are_refused() -> None:
+    found = faults(nodes=[node(), node()], pools=[pool(), pool()])
+
+    assert "nodes[1].name: 'n1' is also the name of another one" in found
+    assert "pools[1].name: 'llama' is also the name of another one" in found
+
+
+# Two nodes on one machine
+
+
+def _processes(**changes: Any) -> dict[str, Any]:
+    return node(runtime="process", **changes)
+
+
+def test_nodes_with_one_address_need_ports_of_their_own() -> None:
+    first = _processes(first_port=20_000, last_port=20_999)
+
+    touching = _processes(name="n2", first_port=20_999, last_port=21_999)
+    apart = _processes(name="n2", first_port=21_000, last_port=21_999)
+    elsewhere = _processes(name="n2", address="127.0.0.2")
+
+    assert "nodes[1].first_port: node n2 has address 127.0.0.1 and ports that node n1 has" in (
+        faults(nodes=[first, touching])
+    )
+    assert "" == faults(nodes=[first, apart])
+    assert "" == faults(nodes=[first, elsewhere])
+
+
+def test_ports_inside_a_wider_range_are_seen_beyond_a_narrow_one() -> None:
+    """The third node clashes with the first; the second, narrower one lies between them."""
+    nodes = [
+        _processes(name="wide", first_port=1000, last_port=9000),
+        _processes(name="narrow", first_port=2000, last_port=2001),
+        _processes(name="late", first_port=8000, last_port=8001),
+    ]
+
+    assert "node late has address 127.0.0.1 and ports that node wide has too" in faults(nodes=nodes)
+
+
+def test_simulated_nodes_may_share_everything() -> None:
+    assert "" == faults(nodes=[node(name="sim", count=3)])
+
+
+def test_one_containerd_cannot_be_two_nodes() -> None:
+    twins = node(
+        name="n{1..2}", runtime="containerd", endpoint="unix:///c.sock", address="127.0.0.{1..2}"
+    )
+
+    assert "is also the endpoint of node n1: one containerd" in faults(nodes=[twins])
+
+
+# What nodes of a kind ask of pools
+
+
+def test_containers_need_an_image_and_processes_a_command() -> None:
+    contained = node(runtime="containerd", endpoint="unix:///c.sock")
+
+    assert "image: required: its nodes run containerd" in faults(nodes=[contained])
+    assert "command: required: its nodes run processes; say how" in (
+        faults(nodes=[_processes()], pools=[pool(engine="llamacpp")])
+    )
+    assert "" == faults(nodes=[contained], pools=[pool(image="x")])
+    assert "" == faults(nodes=[node()], pools=[pool(engine="llamacpp")])
+
+
+# Room
+
+
+@pytest.mark.parametrize(
+    ("node_changes", "pool_changes", "fault"),
+    [
+        ({"memory": "31GiB"}, {}, "room for 3 on 1 nodes, 1 too few; memory binds: 8GiB each"),
+        ({"cpus": 7}, {}, "room for 3 on 1 nodes, 1 too few; cpus bind: 2 each, the nodes have 7"),
+        ({"last_port": 20_002}, {}, "room for 3 on 1 nodes, 1 too few; ports bind: the nodes h"),
+        ({"max_instances": 3}, {}, "room for 3 on 1 nodes, 1 too few; max_instances binds"),
+        ({}, {"placement": {"max_per_node": 3}}, "3 on 1 nodes, 1 too few; max_per_node binds"),
+        ({"cordoned": True}, {}, "4 instances, but no node may take any"),
+    ],
+)
+def test_instances_that_do_not_fit_are_told_with_what_is_in_the_way(
+    node_changes: dict[str, Any], pool_changes: dict[str, Any], fault: str
+) -> None:
+    assert fault in faults(nodes=[node(**node_changes)], pools=[pool(**pool_changes)])
+
+
+def test_what_just_fits_is_taken() -> None:
+    exact = node(memory="32GiB", cpus=8, last_port=20_003, max_instances=4)
+
+    assert "" == faults(nodes=[exact])
+
+
+def test_shares_of_cpus_that_add_up_to_the_node_fit() -> None:
+    """In floating-point numbers 0.3 divided by 0.1 is less than 3."""
+    assert "" == faults(nodes=[node(cpus=0.3)], pools=[pool(count=3, cpus=0.1)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"memory": "40GiB", "cpus": 99},
+            "memory: all pools want 64GiB, their nodes have 40",
+        ),
+        ({"cpus": 10}, "cpus: all pools want 16, their nodes have 10"),
+        (
+            {"cpus": 99, "max_instances": 6},
+            "places (ports, max_instances): all pools want 8, their nodes",
+        ),
+    ],
+)
+def test_pools_that_fit_only_one_by_one_are_told(changes: dict[str, Any], fault: str) -> None:
+    found = faults(nodes=[node(**changes)], pools=[pool(), pool(name="other")])
+
+    assert f"pools: do not fit together, by {fault}" in found
+
+
+def test_only_nodes_that_some_pool_selects_count_as_room() -> None:
+    nodes = [node(labels={"a": "1"}), node(name="other", labels={"a": "2"}, memory="999GiB")]
+    pools = [
+        pool(name=name, memory="10GiB", placement={"selector": {"a": 1}}) for name in ("x", "y")
+    ]
+
+    assert "all pools want 80GiB, their nodes have 64GiB" in faults(nodes=nodes, pools=pools)
+
+
+def test_a_fleet_may_be_empty() -> None:
+    assert (0, 0) == (len(fleet_of(nodes=[], pools=[]).nodes), len(fleet_of(pools=[]).pools))

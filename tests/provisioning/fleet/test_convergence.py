@@ -1,0 +1,200 @@
+"""From any mixture of states the fleet becomes what it is to be, and no promise is broken.
+
+`model_world.check` asserts the promises of every single pass; here are the mixtures, and the end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from provisioning.fleet.decide import decide
+from provisioning.fleet.fleet import Fleet, Limits, Placement, Pool, Rotation, Spread
+from provisioning.fleet.model import Event, FoundUnit, Instance, Phase, Reason, UnitState
+from provisioning.fleet.units import workload_digest
+from tests.provisioning.fleet.making import CHAT, GIB, NOW_S, node
+from tests.provisioning.fleet.model_world import Held, World, stray
+
+SMALL = replace(CHAT, model="small", cpus=0.5)
+N_WILD_STEPS = 25
+N_CALM_STEPS = 600
+NAMES = ("a", "b", "c", "d")
+PLACES = (*NAMES, "gone")
+
+rotations = st.builds(
+    Rotation,
+    every_s=st.sampled_from([0.0, 3600.0, 7 * 86_400.0]),
+    at_once=st.integers(1, 3),
+    drain_s=st.sampled_from([0.0, 30.0]),
+)
+
+
+def pools(name: str, zone: str = "") -> st.SearchStrategy[Pool]:
+    return st.builds(
+        Pool,
+        st.just(name),
+        st.integers(0, 8),
+        st.sampled_from([CHAT, SMALL]),
+        placement=st.builds(
+            Placement,
+            st.sampled_from(Spread),
+            st.sampled_from([0, 5]),
+            st.just((("zone", zone),) if zone else ()),
+        ),
+        rotation=rotations,
+        developers=st.sampled_from([(), ("ada", "bob"), ("bob", "eve", "joe")]),
+    )
+
+
+# Two nodes always have room for all that is wanted: 16 instances of one CPU.
+fleets = st.builds(
+    Fleet,
+    st.just("test"),
+    st.tuples(
+        st.just(node("a", cpus=16.0, memory_bytes=40 * GIB, labels=(("zone", "east"),))),
+        st.just(node("b", cpus=16.0, memory_bytes=40 * GIB, labels=(("zone", "east"),))),
+        st.builds(
+            lambda limit, is_cordoned: node(
+                "c", cpus=3.0, max_instances=limit, is_cordoned=is_cordoned
+            ),
+            st.integers(0, 3),
+            st.booleans(),
+        ),
+        st.just(node("d", cpus=4.0, first_port=20_000, last_port=20_002)),
+    ),
+    st.one_of(
+        st.tuples(pools("chat")),
+        st.tuples(pools("chat"), pools("code", "east")),
+    ),
+    st.builds(
+        Limits,
+        operations=st.integers(1, 12),
+        operations_per_node=st.integers(0, 3),
+        unavailable_ratio=st.sampled_from([0.0, 0.05, 0.3]),
+        retry_failed_s=st.just(60.0),
+        node_grace_s=st.just(120.0),
+    ),
+)
+
+
+@st.composite
+def records(draw: st.DrawFn, *, number: int) -> Instance:
+    """Return a record that may contradict everything else."""
+    phase = draw(st.sampled_from(Phase))
+    workload = draw(st.sampled_from([CHAT, SMALL]))
+    return Instance(
+        id=f"{draw(st.sampled_from(['chat', 'code', 'old']))}-{number:05}",
+        pool=draw(st.sampled_from(["chat", "chat", "code", "old"])),
+        node=draw(st.sampled_from(PLACES)),
+        port=20_000 + number,
+        generation=draw(st.integers(1, 3)),
+        phase=phase,
+        since_s=NOW_S - draw(st.sampled_from([-5.0, 0.0, 30.0, 1e6])),
+        workload=workload_digest(workload),
+        started_s=NOW_S - draw(st.sampled_from([0.0, 3000.0, 1e6])),
+        reason=draw(st.sampled_from([None, *Reason])),
+        developer=draw(st.sampled_from(["", "ada", "bob", "mallory"])),
+        n_failures=draw(st.integers(0, 3)),
+        retry_at_s=draw(st.sampled_from([0.0, NOW_S - 1, NOW_S + 300])),
+        is_replace_asked=draw(st.booleans()),
+        history=(Event(NOW_S - 5, draw(st.sampled_from(["exited", "started"]))),),
+        cpus=workload.cpus,
+        memory_bytes=workload.memory_bytes,
+    )
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Return a world in any state; units may be missing, extra, dead, or in the wrong place."""
+    dice = random.Random(draw(st.integers(0, 2**32)))  # noqa: S311
+    world = World(draw(fleets), dice, NOW_S)
+    for number in range(draw(st.integers(0, 10))):
+        one = draw(records(number=number))
+        world.records[one.id] = one
+        place = draw(st.sampled_from([one.node, one.node, *NAMES]))
+        if place != "gone" and draw(st.integers(0, 3)):
+            state = draw(st.sampled_from([UnitState.RUNNING, UnitState.RUNNING, *UnitState]))
+            generation = max(1, one.generation - draw(st.sampled_from([0, 0, 1, -1])))
+            name = f"{one.id}.{generation}"
+            found = FoundUnit(name, one.id, generation, state)
+            world.units[place][name] = Held(found, one.cpus, one.memory_bytes, one.port)
+    for number in range(draw(st.integers(0, 3))):
+        name = f"chat-{number:05}"
+        world.units[draw(st.sampled_from(NAMES))][f"{name}.9"] = stray(name, 9, 20_500)
+    return world
+
+
+def settle(world: World) -> None:
+    """Let the world go on until nothing is decided any more, and nothing is under way."""
+    n_quiet = 0
+    for _ in range(N_CALM_STEPS):
+        actions = world.step()
+        n_quiet = 0 if actions or world.operations else n_quiet + 1
+        if n_quiet > 100:  # longer than any wait in these fleets: grace, drain, retry
+            return
+    if any(pool.rotation.every_s for pool in world.fleet.pools):
+        return  # it rotates on and on
+    raise AssertionError(f"after {N_CALM_STEPS} quiet steps there is still to be done: {actions}")
+
+
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+@given(worlds())
+def test_any_mixture_becomes_the_fleet_that_is_wanted(world: World) -> None:
+    for _ in range(N_WILD_STEPS):
+        if world.dice.random() < 0.4:
+            world.shake()
+        world.step()
+    heal(world)
+
+    settle(world)
+
+    assert_wanted(world)
+
+
+def heal(world: World) -> None:
+    """End all faults; a failure that lasts is mended by a person who asks."""
+    world.calm()
+    world.now_s += 4000.0  # so that no crash is remembered
+    for id_, one in world.records.items():
+        if one.phase is Phase.FAILED and not one.retry_at_s:
+            world.records[id_] = replace(one, is_replace_asked=True)
+
+
+def assert_wanted(world: World) -> None:
+    """Assert that the world is what its fleet says."""
+    suitable = {one.name for one in world.fleet.nodes if not one.is_cordoned}
+    pool_by_name = {one.name: one for one in world.fleet.pools}
+    assert {one.pool for one in world.records.values()} <= set(pool_by_name)
+    for pool in world.fleet.pools:
+        mine = [one for one in world.records.values() if one.pool == pool.name]
+        assert pool.count == len(mine)
+        is_rotating = bool(pool.rotation.every_s)
+        serving = [one for one in mine if one.phase is Phase.RUNNING]
+        assert is_rotating or len(mine) == len(serving)
+        assert all(one.workload == workload_digest(pool.workload) for one in serving)
+        assert {one.node for one in serving} <= suitable
+        assert len(mine) - len(serving) <= max(1, pool.rotation.at_once)
+        served = Counter(one.developer for one in mine if one.developer)
+        wanted = min(len(pool.developers), pool.count)
+        assert [1] * wanted == list(served.values())
+        assert set(served) <= set(pool.developers)
+    if not world.operations:
+        assert {one.unit for one in world.records.values() if one.phase is not Phase.FAILED} >= {
+            unit for units in world.units.values() for unit in units
+        }
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.integers(-(2**40), 2**40))
+def test_every_mixture_has_an_answer_at_any_time_and_always_the_same(
+    world: World, now_s: int
+) -> None:
+    seen = world.observe()
+
+    assert decide(world.fleet, seen, now_s) == decide(world.fleet, seen, now_s)

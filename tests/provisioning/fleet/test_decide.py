@@ -1,0 +1,784 @@
+"""Each rule of deciding, by name."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from provisioning.fleet.actions import (
+    Action,
+    Assign,
+    Drain,
+    Forget,
+    Observed,
+    Place,
+    Renew,
+    Start,
+    Stop,
+    Sweep,
+)
+from provisioning.fleet.decide import decide
+from provisioning.fleet.fleet import Fleet, Limits, Placement, Pool, Rotation, Spread
+from provisioning.fleet.model import Instance, NodeReport, Phase, Reason, UnitState
+from provisioning.fleet.units import workload_digest
+from tests.provisioning.fleet.making import (
+    CHAT,
+    GIB,
+    NOW_S,
+    fleet,
+    found,
+    healthy_reports,
+    instance,
+    node,
+    observed,
+    pool,
+    report,
+    silent,
+)
+
+WEEK_S = 7 * 86_400.0
+FAST = Rotation(every_s=0.0, drain_s=30.0)
+WIDE = node("n1", cpus=100.0, memory_bytes=1000 * GIB)
+N2 = node("n2")
+NEW = replace(CHAT, model="new")
+
+
+def decided(
+    wanted: Fleet | Pool,
+    *instances: Instance,
+    reports: list[NodeReport] | None = None,
+    **seen: object,
+) -> tuple[Action, ...]:
+    """Return what is decided now about these instances."""
+    desired = wanted if isinstance(wanted, Fleet) else fleet(wanted, nodes=[WIDE])
+    looked: Observed = observed(instances, reports, **seen)  # type: ignore[arg-type]
+    return decide(desired, looked, NOW_S)
+
+
+def many(n: int, **fields: object) -> list[Instance]:
+    return [instance(number, **fields) for number in range(1, n + 1)]
+
+
+def placed(actions: tuple[Action, ...]) -> list[Instance]:
+    return [action.instance for action in actions if isinstance(action, Place)]
+
+
+def test_nothing_is_decided_when_nothing_is_wrong() -> None:
+    assert () == decided(pool(20, rotation=Rotation()), *many(20))
+
+
+class TestCounts:
+    """So many instances as the pool asks for."""
+
+    def test_what_is_missing_is_placed(self) -> None:
+        new = placed(decided(pool(3), instance(1)))
+
+        assert ["chat-00002", "chat-00003"] == [one.id for one in new]
+        assert {(1, Phase.STARTING, workload_digest(CHAT), 1.0, GIB, NOW_S)} == {
+            (one.generation, one.phase, one.workload, one.cpus, one.memory_bytes, one.since_s)
+            for one in new
+        }
+
+    def test_a_gap_in_the_numbers_is_filled_first(self) -> None:
+        assert ["chat-00001"] == [one.id for one in placed(decided(pool(2), instance(2)))]
+
+    def test_an_id_whose_unit_is_still_around_is_not_used_again(self) -> None:
+        ghost = instance(1, generation=4)
+
+        actions = decided(pool(1), reports=[report("n1", found(ghost))])
+
+        assert ["chat-00002"] == [one.id for one in placed(actions)]
+
+    def test_what_is_too_much_is_drained_the_oldest_first(self) -> None:
+        young, old = instance(1), instance(2, started_s=NOW_S - 7200)
+
+        assert (Drain(old.id, Reason.SCALED_DOWN),) == decided(pool(1), young, old)
+
+    @pytest.mark.parametrize(
+        ("worse", "expected"),
+        [
+            (instance(2, phase=Phase.FAILED), Forget("chat-00002")),
+            (instance(2, phase=Phase.STARTING), Stop("chat-00002", Reason.SCALED_DOWN)),
+            (
+                instance(2, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S),
+                Drain("chat-00002", Reason.SCALED_DOWN),
+            ),
+            (instance(2, node="n2"), Drain("chat-00002", Reason.SCALED_DOWN)),
+        ],
+        ids=["failed", "starting", "draining", "elsewhere"],
+    )
+    def test_what_serves_worse_goes_first(self, worse: Instance, expected: Action) -> None:
+        good = instance(1, started_s=NOW_S - 9000)
+
+        assert (expected,) == decided(
+            fleet(pool(1), nodes=[WIDE, replace(N2, is_cordoned=True)]), good, worse
+        )
+
+    def test_a_developers_instance_stays_longest(self) -> None:
+        owned, free = instance(1, developer="ada", started_s=NOW_S - 9000), instance(2)
+
+        assert (Drain(free.id, Reason.SCALED_DOWN),) == decided(
+            pool(1, developers=("ada",)), owned, free
+        )
+
+    def test_instances_of_a_pool_that_is_gone_are_drained(self) -> None:
+        assert (Drain("chat-00001", Reason.SCALED_DOWN),) == decided(
+            pool(0, name="code"), instance(1)
+        )
+
+    def test_what_is_on_its_way_out_does_not_count(self) -> None:
+        leaving = instance(1, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN, since_s=NOW_S)
+
+        assert ["chat-00002"] == [one.id for one in placed(decided(pool(1), leaving))]
+
+    def test_what_has_drained_on_its_way_out_is_stopped(self) -> None:
+        leaving = instance(1, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN, since_s=NOW_S - 30.0)
+
+        assert (Stop("chat-00001", Reason.SCALED_DOWN),) == decided(pool(0, rotation=FAST), leaving)
+
+    def test_what_is_on_its_way_out_on_a_lost_node_is_forgotten(self) -> None:
+        leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
+
+        assert (Forget("chat-00001"),) == decided(
+            pool(0), leaving, reports=[silent("n1", for_s=121.0)]
+        )
+
+    def test_what_is_worked_on_is_left_alone(self) -> None:
+        for one in (instance(1, phase=Phase.STARTING), instance(1, phase=Phase.STOPPING)):
+            assert () == decided(pool(0), one, working=[one.id])
+            assert () == decided(pool(1), one, working=[one.id])
+
+
+class TestPlaces:
+    """Nodes, their room, their ports."""
+
+    def test_spread_takes_the_emptiest_node(self) -> None:
+        nodes = [node("n1"), node("n2")]
+
+        new = placed(
+            decided(
+                fleet(pool(3), nodes=nodes),
+                instance(1),
+                reports=[report("n1", found(instance(1))), report("n2")],
+            )
+        )
+
+        assert ["n2", "n1"] == [one.node for one in new]
+
+    def test_pack_takes_the_fullest_node_that_has_room(self) -> None:
+        nodes = [node("n1", cpus=2.0), node("n2", cpus=3.0)]
+        packed = pool(4, placement=Placement(Spread.PACK))
+
+        new = placed(
+            decided(
+                fleet(packed, nodes=nodes),
+                instance(1, node="n2"),
+                reports=[report("n1"), report("n2", found(instance(1)))],
+            )
+        )
+
+        assert ["n2", "n2", "n1"] == [one.node for one in new]
+
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            {"cpus": 2.0},
+            {"memory_bytes": 2 * GIB},
+            {"max_instances": 2},
+            {"first_port": 20_000, "last_port": 20_001},
+        ],
+        ids=["cpus", "memory", "instances", "ports"],
+    )
+    def test_no_more_than_a_node_holds(self, limits: dict[str, object]) -> None:
+        assert 2 == len(
+            placed(decided(fleet(pool(5), nodes=[node("n1", **limits)]), reports=[report()]))
+        )
+
+    def test_no_more_of_a_pool_than_its_limit_for_a_node(self) -> None:
+        limited = pool(5, placement=Placement(max_per_node=2))
+
+        assert 2 == len(placed(decided(limited)))
+
+    def test_units_that_nobody_wants_use_their_node_as_long_as_they_are_there(self) -> None:
+        ghosts = [found(one) for one in many(3, pool="old")]
+        dead = found(instance(4), UnitState.EXITED)
+
+        actions = decided(
+            fleet(pool(9), nodes=[node(cpus=5.0)]), reports=[report("n1", *ghosts, dead)]
+        )
+
+        assert 2 == len(placed(actions))
+        assert 4 == sum(isinstance(action, Sweep) for action in actions)
+
+    def test_what_is_draining_or_stopping_still_uses_its_node(self) -> None:
+        going = [
+            instance(1, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN, since_s=NOW_S),
+            instance(2, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN, since_s=NOW_S),
+        ]
+
+        actions = decided(fleet(pool(9), nodes=[node(cpus=5.0)]), *going, working=["chat-00002"])
+
+        assert 3 == len(placed(actions))
+
+    def test_a_failed_instance_holds_nothing_but_its_port(self) -> None:
+        failed = instance(1, phase=Phase.FAILED, port=20_000, retry_at_s=NOW_S + 9)
+        small = node(cpus=1.0, first_port=20_000, last_port=20_001)
+
+        (new,) = placed(decided(fleet(pool(2), nodes=[small]), failed))
+
+        assert 20_001 == new.port
+
+    def test_a_cordoned_node_gets_nothing(self) -> None:
+        nodes = [node("n1", is_cordoned=True), node("n2")]
+
+        new = placed(decided(fleet(pool(2), nodes=nodes), reports=[report("n1"), report("n2")]))
+
+        assert {"n2"} == {one.node for one in new}
+
+    def test_only_nodes_with_all_labels_of_the_selector(self) -> None:
+        chosen = pool(2, placement=Placement(selector=(("gpu", "no"), ("zone", "a"))))
+        nodes = [
+            node("n1", labels=(("gpu", "no"),)),
+            node("n2", labels=(("gpu", "no"), ("zone", "a"))),
+        ]
+
+        new = placed(decided(fleet(chosen, nodes=nodes), reports=[report("n1"), report("n2")]))
+
+        assert ["n2", "n2"] == [one.node for one in new]
+
+    def test_a_node_that_does_not_answer_gets_nothing(self) -> None:
+        nodes = [node("n1"), node("n2"), node("n3")]
+
+        new = placed(
+            decided(fleet(pool(2), nodes=nodes), reports=[silent("n1", for_s=5), report("n2")])
+        )
+
+        assert ["n2", "n2"] == [one.node for one in new]
+
+    def test_ports_on_a_node_are_all_different(self) -> None:
+        tight = node(cpus=90.0, memory_bytes=90 * GIB, first_port=20_000, last_port=20_049)
+
+        new = placed(decided(fleet(pool(50), nodes=[tight])))
+
+        assert 50 == len({one.port for one in new})
+
+
+class TestOperations:
+    """How many operations are begun at once."""
+
+    def test_no_more_over_the_fleet_than_its_limit(self) -> None:
+        starting = many(3, phase=Phase.STARTING)
+        limits = Limits(operations=5)
+
+        actions = decided(
+            fleet(pool(20), nodes=[WIDE], limits=limits), *starting, working=[starting[0].id]
+        )
+
+        assert 4 == len(actions)
+
+    @pytest.mark.parametrize(
+        ("limit", "cpus", "expected"), [(0, 1.0, 3), (0, 2.5, 8), (0, 0.1, 1), (2, 50.0, 2)]
+    )
+    def test_no_more_on_a_node_than_its_cpus_bear(
+        self, limit: int, cpus: float, expected: int
+    ) -> None:
+        limits = Limits(operations_per_node=limit)
+        ghosts = [found(one, UnitState.EXITED) for one in many(20)]
+
+        actions = decided(
+            fleet(pool(0), nodes=[node(cpus=cpus)], limits=limits), reports=[report("n1", *ghosts)]
+        )
+
+        assert expected == len(actions)
+
+    def test_sweeps_count_as_well(self) -> None:
+        limits = Limits(operations=2)
+
+        actions = decided(
+            fleet(pool(20), nodes=[WIDE], limits=limits), sweeping=[("n1", "x.1"), ("n1", "y.1")]
+        )
+
+        assert () == actions
+
+
+class TestStarting:
+    """A start that nobody works on."""
+
+    def test_is_gone_on_with(self) -> None:
+        assert (Start("chat-00001"),) == decided(pool(1), instance(1, phase=Phase.STARTING))
+
+    def test_waits_while_its_node_is_silent(self) -> None:
+        one = instance(1, phase=Phase.STARTING)
+
+        assert () == decided(pool(1), one, reports=[silent("n1", for_s=60.0)])
+
+    def test_moves_from_a_lost_node(self) -> None:
+        (renew,) = decided(
+            fleet(pool(1), nodes=[WIDE, N2]),
+            instance(1, phase=Phase.STARTING),
+            reports=[silent("n1", for_s=120.0), report("n2")],
+        )
+
+        assert isinstance(renew, Renew)
+        assert ("n2", 2, Reason.NODE_LOST) == (renew.node, renew.generation, renew.reason)
+
+    def test_moves_from_a_cordoned_node(self) -> None:
+        (renew,) = decided(
+            fleet(pool(1), nodes=[replace(WIDE, is_cordoned=True), N2]),
+            instance(1, phase=Phase.STARTING),
+            reports=[report("n1"), report("n2")],
+        )
+
+        assert isinstance(renew, Renew)
+        assert "n2" == renew.node
+
+    def test_of_an_old_workload_is_stopped_where_its_unit_is_there_already(self) -> None:
+        one = instance(1, phase=Phase.STARTING)
+
+        actions = decided(pool(1, workload=NEW), one, reports=[report("n1", found(one))])
+
+        assert (Stop(one.id, Reason.CHANGED),) == actions
+
+    def test_of_an_old_workload_goes_on_with_the_new_one_in_its_place(self) -> None:
+        one = instance(1, phase=Phase.STARTING, workload="old", cpus=7.0)
+        grown = replace(CHAT, cpus=8.0)
+
+        (renew,) = decided(fleet(pool(1, workload=grown)), one)
+
+        assert (
+            Renew(one.id, "n1", one.port, 2, workload_digest(grown), 8.0, GIB, Reason.CHANGED)
+            == renew
+        )
+
+    def test_without_room_anywhere_waits(self) -> None:
+        one = instance(1, phase=Phase.STARTING, workload="old")
+
+        assert () == decided(fleet(pool(1, workload=replace(CHAT, cpus=9.0))), one)
+
+
+class TestEndings:
+    """A running instance whose unit does not run."""
+
+    @pytest.mark.parametrize(
+        ("unit", "words"),
+        [
+            (found(instance(1), UnitState.EXITED, exit_status=3), "status 3"),
+            (found(instance(1), UnitState.EXITED), "status not known"),
+            (found(instance(1), UnitState.EXITED, is_out_of_memory=True), "out of memory"),
+            (found(instance(1), UnitState.CREATED), "does not run"),
+        ],
+    )
+    def test_is_stopped_and_says_how_it_ended(self, unit: object, words: str) -> None:
+        (stop,) = decided(pool(1), instance(1), reports=[report("n1", unit)])  # type: ignore[arg-type]
+
+        assert isinstance(stop, Stop)
+        assert Reason.EXITED is stop.reason
+        assert words in stop.detail
+
+    def test_is_stopped_when_its_unit_is_gone(self) -> None:
+        (stop,) = decided(pool(1), instance(1), reports=[report("n1")])
+
+        assert isinstance(stop, Stop)
+        assert "gone" in stop.detail
+
+    @pytest.mark.parametrize("units", [(), (found(instance(1), UnitState.EXITED),)])
+    def test_is_not_judged_by_what_was_seen_before_it_ran(self, units: tuple[object, ...]) -> None:
+        one = instance(1, since_s=NOW_S - 1.0)
+
+        assert () == decided(pool(1), one, reports=[report("n1", *units, at_s=NOW_S - 2.0)])  # type: ignore[arg-type]
+
+    def test_is_not_judged_by_what_a_silent_node_said(self) -> None:
+        assert () == decided(pool(1), instance(1), reports=[silent("n1", for_s=60.0)])
+
+    def test_all_that_ended_are_begun_anew_whatever_share_may_be_down(self) -> None:
+        actions = decided(pool(9), *many(9), reports=[report("n1")])
+
+        assert 9 == len(actions)
+
+
+class TestIllness:
+    """Running instances that do not answer their health check."""
+
+    def test_is_stopped(self) -> None:
+        assert (Stop("chat-00001", Reason.UNHEALTHY, "no answer"),) == decided(
+            pool(1), instance(1), ill={"chat-00001": NOW_S - 30.0}
+        )
+
+    def test_no_more_are_stopped_than_may_be_down_the_longest_ill_first(self) -> None:
+        ill = {one.id: NOW_S - number for number, one in enumerate(many(20))}
+        limits = Limits(unavailable_ratio=0.1)
+
+        actions = decided(fleet(pool(40), nodes=[WIDE], limits=limits), *many(40), ill=ill)
+
+        assert {"chat-00020", "chat-00019", "chat-00018", "chat-00017"} == {
+            action.id for action in actions if isinstance(action, Stop)
+        }
+        assert 4 == len(actions)
+
+    def test_those_on_their_way_count(self) -> None:
+        moving = instance(1, phase=Phase.STARTING, generation=2)
+
+        actions = decided(
+            pool(2), moving, instance(2), working=[moving.id], ill={"chat-00002": NOW_S}
+        )
+
+        assert () == actions
+
+    def test_those_started_for_the_first_time_do_not_count(self) -> None:
+        new = instance(1, phase=Phase.STARTING)
+
+        actions = decided(pool(2), new, instance(2), working=[new.id], ill={"chat-00002": NOW_S})
+
+        assert 1 == len(actions)
+
+    def test_nothing_is_done_about_it_while_its_node_is_silent(self) -> None:
+        actions = decided(
+            pool(1), instance(1), ill={"chat-00001": 1.0}, reports=[silent("n1", for_s=119.0)]
+        )
+
+        assert () == actions
+
+
+class TestReplacement:
+    """Healthy instances that are replaced: drained, stopped, begun anew."""
+
+    def test_too_old_is_drained(self) -> None:
+        one = instance(1, started_s=NOW_S - WEEK_S)
+
+        assert (Drain(one.id, Reason.ROTATED),) == decided(pool(1, rotation=Rotation()), one)
+
+    def test_nothing_is_due_before_the_last_day_of_a_week(self) -> None:
+        assert () == decided(
+            pool(99, rotation=Rotation()), *many(99, started_s=NOW_S - WEEK_S * 6 / 7)
+        )
+
+    def test_about_half_is_due_in_the_middle_of_the_last_day(self) -> None:
+        rotation = Rotation(at_once=1000)
+        limits = Limits(unavailable_ratio=1.0)
+
+        actions = decided(
+            fleet(
+                pool(1000, rotation=rotation),
+                nodes=[node(cpus=1e4, memory_bytes=2**60)],
+                limits=limits,
+            ),
+            *many(1000, started_s=NOW_S - WEEK_S * 6.5 / 7),
+        )
+
+        assert 500 == pytest.approx(len(actions), abs=50)
+
+    def test_never_where_the_pool_does_not_rotate(self) -> None:
+        assert () == decided(pool(1), instance(1, started_s=1.0))
+
+    def test_a_changed_workload_is_drained(self) -> None:
+        assert (Drain("chat-00001", Reason.CHANGED),) == decided(pool(1, workload=NEW), instance(1))
+
+    def test_a_person_who_asks_is_served_first(self) -> None:
+        asked = instance(2, is_replace_asked=True)
+
+        assert (Drain(asked.id, Reason.REPLACED),) == decided(
+            pool(2, workload=NEW), instance(1), asked
+        )
+
+    def test_what_is_on_a_cordoned_node_is_drained_where_there_is_room_elsewhere(self) -> None:
+        nodes = [replace(WIDE, is_cordoned=True), node("n2", cpus=1.0)]
+        limits = Limits(unavailable_ratio=1.0)
+
+        actions = decided(
+            fleet(pool(2), nodes=nodes, limits=limits),
+            *many(2),
+            reports=[*healthy_reports(many(2)), report("n2")],
+        )
+
+        assert (Drain("chat-00001", Reason.NODE_REMOVED),) == actions
+
+    def test_what_is_on_a_node_without_the_labels_is_drained(self) -> None:
+        chosen = pool(1, placement=Placement(selector=(("zone", "a"),)))
+        nodes = [WIDE, node("n2", labels=(("zone", "a"),))]
+
+        actions = decided(
+            fleet(chosen, nodes=nodes),
+            instance(1),
+            reports=[*healthy_reports([instance(1)]), report("n2")],
+        )
+
+        assert (Drain("chat-00001", Reason.NODE_REMOVED),) == actions
+
+    @pytest.mark.parametrize(
+        ("at_once", "ratio", "expected"), [(3, 1.0, 3), (50, 0.2, 4), (9, 0.0, 1)]
+    )
+    def test_no_more_at_once_than_the_pool_and_the_fleet_allow(
+        self, at_once: int, ratio: float, expected: int
+    ) -> None:
+        rolling = pool(20, workload=NEW, rotation=Rotation(0.0, at_once=at_once))
+        limits = Limits(unavailable_ratio=ratio)
+
+        assert expected == len(decided(fleet(rolling, nodes=[WIDE], limits=limits), *many(20)))
+
+    @pytest.mark.parametrize(
+        "down",
+        [
+            instance(1, phase=Phase.FAILED, workload=workload_digest(NEW)),
+            instance(1, phase=Phase.DRAINING, since_s=NOW_S, reason=Reason.CHANGED),
+            instance(1, phase=Phase.STARTING, generation=2, workload=workload_digest(NEW)),
+        ],
+        ids=["failed", "draining", "starting"],
+    )
+    def test_none_is_drained_while_as_many_are_down_as_may_be(self, down: Instance) -> None:
+        actions = decided(pool(2, workload=NEW), down, instance(2), working=[down.id])
+
+        assert () == actions
+
+    def test_none_is_drained_while_as_many_are_ill_as_may_be(self) -> None:
+        limits = Limits(operations=0)
+
+        actions = decided(
+            fleet(pool(2, workload=NEW), limits=limits), *many(2), ill={"chat-00001": NOW_S}
+        )
+
+        assert () == actions
+
+    def test_what_drains_has_its_time(self) -> None:
+        one = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 29.0)
+
+        assert () == decided(pool(1, rotation=FAST), one)
+
+    def test_what_has_drained_is_stopped(self) -> None:
+        one = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 30.0)
+
+        assert (Stop(one.id, Reason.ROTATED),) == decided(pool(1, rotation=FAST), one)
+
+    def test_what_ended_while_it_drained_is_stopped_at_once(self) -> None:
+        one = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 1.0)
+
+        assert (Stop(one.id, Reason.ROTATED),) == decided(
+            pool(1, rotation=FAST), one, reports=[report("n1")]
+        )
+
+    def test_a_stop_that_nobody_works_on_is_gone_on_with(self) -> None:
+        one = instance(1, phase=Phase.STOPPING, reason=Reason.ROTATED)
+
+        assert (Stop(one.id, Reason.ROTATED),) == decided(pool(1), one)
+
+
+class TestLostNodes:
+    """Nodes that do not answer."""
+
+    NODES = (WIDE, N2)
+
+    def moved(self, one: Instance, *, for_s: float, **seen: object) -> list[Renew]:
+        actions = decided(
+            fleet(pool(1), nodes=self.NODES),
+            one,
+            reports=[silent("n1", found(one), for_s=for_s), report("n2")],
+            **seen,
+        )
+        assert all(isinstance(action, Renew) for action in actions)
+        return [action for action in actions if isinstance(action, Renew)]
+
+    def test_within_the_grace_nothing_happens(self) -> None:
+        assert [] == self.moved(instance(1), for_s=119.0, ill={"chat-00001": 1.0})
+
+    def test_after_the_grace_its_instances_get_a_new_generation_elsewhere(self) -> None:
+        (renew,) = self.moved(instance(1, generation=4), for_s=120.0, ill={"chat-00001": 1.0})
+
+        assert ("n2", 5, Reason.NODE_LOST) == (renew.node, renew.generation, renew.reason)
+
+    def test_an_instance_that_still_answers_is_not_lost(self) -> None:
+        assert [] == self.moved(instance(1), for_s=1000.0)
+
+    @pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.STOPPING])
+    def test_what_was_to_be_replaced_anyway_is_moved(self, phase: Phase) -> None:
+        assert 1 == len(self.moved(instance(1, phase=phase, reason=Reason.ROTATED), for_s=120.0))
+
+    def test_a_provisioner_that_has_just_begun_waits_for_the_grace_itself(self) -> None:
+        ill = {"chat-00001": 1.0}
+
+        assert [] == self.moved(instance(1), for_s=NOW_S, ill=ill, since_s=NOW_S - 119.0)
+        assert 1 == len(self.moved(instance(1), for_s=NOW_S, ill=ill, since_s=NOW_S - 120.0))
+
+    def test_a_node_never_heard_of_is_lost_after_the_grace_as_well(self) -> None:
+        actions = decided(
+            fleet(pool(1), nodes=self.NODES),
+            instance(1),
+            reports=[report("n2")],
+            ill={"chat-00001": 1.0},
+        )
+
+        assert isinstance(actions[0], Renew)
+
+    def test_without_room_elsewhere_its_instances_stay_where_they_are(self) -> None:
+        actions = decided(
+            pool(1), instance(1), reports=[silent("n1", for_s=999.0)], ill={"chat-00001": 1.0}
+        )
+
+        assert () == actions
+
+    def test_when_it_returns_the_units_that_were_moved_are_swept(self) -> None:
+        moved = instance(1, node="n2", generation=2)
+        old = found(moved, generation=1)
+
+        actions = decided(
+            fleet(pool(1), nodes=self.NODES),
+            moved,
+            reports=[report("n1", old), report("n2", found(moved))],
+        )
+
+        assert (Sweep("n1", "chat-00001.1"),) == actions
+
+    def test_instances_of_a_node_that_is_not_in_the_specification_move_at_once(self) -> None:
+        actions = decided(fleet(pool(1), nodes=[N2]), instance(1), reports=[report("n2")])
+
+        assert isinstance(actions[0], Renew)
+        assert "n2" == actions[0].node
+
+
+class TestSweeping:
+    """Units that no record wants."""
+
+    def test_a_unit_without_a_record_is_swept(self) -> None:
+        assert (Sweep("n1", "chat-00007.3"),) == decided(
+            pool(0), reports=[report("n1", found(instance(7), generation=3))]
+        )
+
+    def test_a_unit_of_another_generation_is_swept(self) -> None:
+        one = instance(1, generation=2)
+
+        assert (Sweep("n1", "chat-00001.1"),) == decided(
+            pool(1), one, reports=[report("n1", found(one, generation=1), found(one))]
+        )
+
+    def test_a_unit_on_another_node_is_swept(self) -> None:
+        one = instance(1)
+
+        assert (Sweep("n2", "chat-00001.1"),) == decided(
+            fleet(pool(1), nodes=[WIDE, N2]),
+            one,
+            reports=[report("n1", found(one)), report("n2", found(one))],
+        )
+
+    def test_what_a_failed_start_has_left_is_swept(self) -> None:
+        one = instance(1, phase=Phase.FAILED, retry_at_s=NOW_S + 9.0)
+
+        assert (Sweep("n1", "chat-00001.1"),) == decided(
+            pool(1), one, reports=[report("n1", found(one))]
+        )
+
+    def test_nothing_is_swept_twice_at_once(self) -> None:
+        actions = decided(
+            pool(0), reports=[report("n1", found(instance(7)))], sweeping=[("n1", "chat-00007.1")]
+        )
+
+        assert () == actions
+
+    def test_nothing_is_swept_by_a_report_older_than_its_record(self) -> None:
+        one = instance(1, phase=Phase.FAILED, retry_at_s=NOW_S + 9.0, since_s=NOW_S - 1.0)
+
+        assert () == decided(pool(1), one, reports=[report("n1", found(one), at_s=NOW_S - 2.0)])
+
+    def test_nothing_is_swept_on_a_node_that_does_not_answer(self) -> None:
+        assert () == decided(pool(0), reports=[silent("n1", found(instance(7)), for_s=500.0)])
+
+
+class TestFailures:
+    """Instances that could not be started."""
+
+    def failed(self, **fields: object) -> Instance:
+        made = instance(1, phase=Phase.FAILED, n_failures=1, retry_at_s=NOW_S)
+        return replace(made, **fields)
+
+    def test_is_tried_again_elsewhere_when_it_is_time(self) -> None:
+        (renew,) = decided(
+            fleet(pool(1), nodes=[WIDE, N2]), self.failed(), reports=[report("n1"), report("n2")]
+        )
+
+        assert isinstance(renew, Renew)
+        assert ("n2", 2, None) == (renew.node, renew.generation, renew.reason)
+
+    def test_is_tried_again_at_another_port_where_there_is_no_other_node(self) -> None:
+        (renew,) = decided(pool(1), self.failed())
+
+        assert isinstance(renew, Renew)
+        assert ("n1", self.failed().port + 1) == (renew.node, renew.port)
+
+    def test_stays_in_its_place_after_a_crash(self) -> None:
+        (renew,) = decided(
+            fleet(pool(1), nodes=[WIDE, N2]),
+            self.failed(n_failures=0),
+            reports=[report("n1"), report("n2")],
+        )
+
+        assert isinstance(renew, Renew)
+        assert ("n1", self.failed().port) == (renew.node, renew.port)
+
+    def test_is_not_tried_before_it_is_time(self) -> None:
+        assert () == decided(pool(1), self.failed(retry_at_s=NOW_S + 0.1))
+
+    def test_for_good_is_not_tried_again(self) -> None:
+        assert () == decided(pool(1), self.failed(retry_at_s=0.0))
+
+    def test_for_good_is_tried_when_a_person_asks(self) -> None:
+        (renew,) = decided(pool(1), self.failed(retry_at_s=0.0, is_replace_asked=True))
+
+        assert isinstance(renew, Renew)
+        assert Reason.REPLACED is renew.reason
+
+    def test_for_good_is_tried_when_the_workload_has_changed(self) -> None:
+        (renew,) = decided(pool(1, workload=NEW), self.failed(retry_at_s=0.0))
+
+        assert isinstance(renew, Renew)
+        assert (Reason.CHANGED, workload_digest(NEW)) == (renew.reason, renew.workload)
+
+    def test_the_next_generation_is_newer_than_any_unit_that_is_still_around(self) -> None:
+        one = self.failed()
+
+        actions = decided(pool(1), one, reports=[report("n1", found(one, generation=6))])
+
+        assert [7] == [action.generation for action in actions if isinstance(action, Renew)]
+
+    def test_a_port_that_is_given_back_is_given_to_nobody_in_the_same_pass(self) -> None:
+        tight = node(first_port=20_001, last_port=20_002)
+
+        actions = decided(fleet(pool(2), nodes=[tight]), self.failed(port=20_001))
+
+        assert [20_002] == [action.port for action in actions if isinstance(action, Renew)]
+        assert [] == placed(actions)
+
+
+class TestDevelopers:
+    """Who has which instance."""
+
+    def test_get_instances_that_run_first(self) -> None:
+        starting = instance(1, phase=Phase.STARTING)
+
+        assert (Assign("chat-00002", "ada"),) == decided(
+            pool(2, developers=("ada",)), starting, instance(2), working=[starting.id]
+        )
+
+    def test_keep_theirs(self) -> None:
+        owned = [instance(1, developer="bob"), instance(2, developer="ada")]
+
+        assert () == decided(pool(2, developers=("ada", "bob")), *owned)
+
+    def test_get_new_instances_as_they_are_made(self) -> None:
+        new = placed(decided(pool(3, developers=("ada", "bob"))))
+
+        assert ["ada", "bob", ""] == [one.developer for one in new]
+
+    def test_who_is_not_listed_gives_it_back(self) -> None:
+        assert (Assign("chat-00001", ""),) == decided(pool(1), instance(1, developer="eve"))
+
+    def test_what_is_given_back_goes_to_who_waits(self) -> None:
+        assert (Assign("chat-00001", "ada"),) == decided(
+            pool(1, developers=("ada",)), instance(1, developer="eve")
+        )
+
+    def test_nobody_has_two(self) -> None:
+        owned = [instance(1, developer="ada"), instance(2, developer="ada")]
+
+        assert (Assign("chat-00002", ""),) == decided(pool(2, developers=("ada",)), *owned)
+
+    def test_a_name_listed_twice_gets_one(self) -> None:
+        new = placed(decided(pool(2, developers=("ada", "ada"))))
+
+        assert ["ada", ""] == [one.developer for one in new]

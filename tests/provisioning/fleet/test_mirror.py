@@ -1,0 +1,308 @@
+"""What a provisioner knows of the store without asking it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+
+from provisioning.fleet.errors import StoreUnavailableError
+from provisioning.fleet.mirror import Mirror
+from provisioning.fleet.store.base import (
+    NEW,
+    Change,
+    Delete,
+    Done,
+    Put,
+    PutSpec,
+    Refusal,
+    Stored,
+    StoredSpec,
+    Term,
+    Update,
+    View,
+)
+from provisioning.fleet.store.memory import MemoryBackend, MemoryStore
+from tests.provisioning.fleet.making import instance
+from tests.provisioning.fleet.virtual import EPOCH_S, VirtualClock, virtual_run
+
+ONE, TWO = instance(1), instance(2)
+
+
+class Told:
+    """A listener that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, int]] = []
+
+    def __call__(self, id_: str, stored: Stored | None) -> None:
+        self.changes.append((id_, stored.version if stored else 0))
+
+
+class UnreliableStore(MemoryStore):
+    """A store whose connections end when told so."""
+
+    is_down = False
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        super().__init__(backend)
+        self.n_loads = 0
+        self.broken = asyncio.Event()
+
+    async def load(self) -> View:
+        if self.is_down:
+            raise StoreUnavailableError("down")
+        self.n_loads += 1
+        return await super().load()
+
+    async def watch(self, after: int) -> AsyncIterator[Update]:
+        updates = super().watch(after)
+        while True:
+            coming = asyncio.ensure_future(anext(updates))
+            broken = asyncio.ensure_future(self.broken.wait())
+            try:
+                await asyncio.wait({coming, broken}, return_when=asyncio.FIRST_COMPLETED)
+                if broken.done():
+                    raise StoreUnavailableError("the connection is lost")
+                yield coming.result()
+            finally:
+                coming.cancel()
+                broken.cancel()
+                await asyncio.gather(coming, broken, return_exceptions=True)
+
+
+class Scene:
+    """A mirror of a store that is written to by somebody else."""
+
+    def __init__(self, *, kept_updates: int = 100) -> None:
+        self.backend = MemoryBackend(kept_updates=kept_updates)
+        self.term: Term = self.backend.begin_term("somebody").term
+        self.store = UnreliableStore(self.backend)
+        self.mirror = Mirror(self.store, VirtualClock())
+        self.told = Told()
+        self.mirror.listen(self.told)
+
+    def write(self, *changes: Change) -> tuple[Done, ...]:
+        return self.backend.commit(changes, self.term)
+
+    def write_own(self, *changes: Change) -> tuple[Done, ...]:
+        done = self.write(*changes)
+        self.mirror.take_own(changes, done)
+        return done
+
+    @property
+    def is_true(self) -> bool:
+        """Say whether the mirror has what the store has."""
+        view = self.mirror.view
+        return view is not None and dict(view.stored) == self.backend.stored
+
+    async def follow(self) -> asyncio.Task[None]:
+        task = asyncio.create_task(self.mirror.follow())
+        await VirtualClock().sleep(0.1)
+        return task
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_there_is_no_view_before_the_first() -> None:
+    async def scene() -> None:
+        made = Scene()
+        assert None is made.mirror.view
+        await made.mirror.load()
+        assert made.is_true
+
+    virtual_run(scene())
+
+
+def test_what_others_write_is_seen_and_told() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.write(Put(ONE, NEW))
+        task = await made.follow()
+        made.write(Put(TWO, NEW), PutSpec("spec", NEW))
+        made.write(Delete(ONE.id, 1))
+        await VirtualClock().sleep(0.1)
+
+        assert made.is_true
+        assert StoredSpec("spec", 2) == made.mirror.spec
+        assert [(ONE.id, 1), (TWO.id, 2), (ONE.id, 0)] == made.told.changes
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_a_view_does_not_change_any_more_once_it_was_given() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        before = made.mirror.view
+        made.write_own(Put(ONE, NEW))
+
+        assert before
+        assert {} == before.stored
+        assert made.mirror.view is made.mirror.view
+        assert made.mirror.view is not before
+
+    virtual_run(scene())
+
+
+def test_what_this_process_writes_is_seen_at_once() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        made.write_own(Put(ONE, NEW), Put(TWO, NEW), PutSpec("spec", NEW))
+        assert made.is_true
+        assert StoredSpec("spec", 1) == made.mirror.spec
+
+        made.write_own(Delete(ONE.id, 1))
+
+        assert made.is_true
+        assert [(ONE.id, 1), (TWO.id, 1), (ONE.id, 0)] == made.told.changes
+
+    virtual_run(scene())
+
+
+def test_what_was_refused_is_not_taken_over() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+
+        done = made.write_own(Put(ONE, 77))
+
+        assert (Done(refusal=Refusal.CONFLICT),) == done
+        assert [] == made.told.changes
+
+    virtual_run(scene())
+
+
+def test_what_the_watch_tells_late_does_not_undo_what_was_written_since() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        (first,) = made.write_own(Put(ONE, NEW))
+        (second,) = made.write_own(Put(replace(ONE, fault="x"), first.version))
+        made.write_own(Put(TWO, NEW))
+        made.write_own(Delete(ONE.id, second.version))
+        made.write_own(Delete(TWO.id, 3))
+        made.write_own(Put(TWO, NEW))
+        told = list(made.told.changes)
+        seen = dict(made.mirror.stored)
+
+        await VirtualClock().sleep(1.0)
+
+        assert told == made.told.changes
+        assert seen == made.mirror.stored
+        assert made.is_true
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_a_record_deleted_here_and_made_by_others_is_seen() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.write_own(Put(ONE, NEW))
+        made.write_own(Delete(ONE.id, 1))
+        made.write(Put(ONE, NEW))
+        await VirtualClock().sleep(1.0)
+
+        assert made.is_true
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_load_tells_what_has_changed_and_what_is_gone() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.write(Put(ONE, NEW), Put(TWO, NEW))
+        await made.mirror.load()
+        made.told.changes.clear()
+        made.write(Put(replace(ONE, fault="x"), 1), Delete(TWO.id, 1))
+
+        await made.mirror.load()
+
+        assert [(TWO.id, 0), (ONE.id, 2)] == made.told.changes
+        await made.mirror.load()
+        assert 2 == len(made.told.changes)
+
+    virtual_run(scene())
+
+
+def test_a_listener_that_was_silenced_hears_nothing() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        made.mirror.silence(made.told)
+        made.write_own(Put(ONE, NEW))
+
+        assert [] == made.told.changes
+
+    virtual_run(scene())
+
+
+def test_after_a_lost_connection_it_catches_up_and_its_age_says_how_old_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        made, clock = Scene(), VirtualClock()
+        task = await made.follow()
+        await clock.sleep(100.0)
+        assert clock.unix_s() == made.mirror.as_of_s
+
+        made.store.is_down = True
+        made.store.broken.set()
+        await clock.sleep(60.0)
+        made.write(Put(ONE, NEW))
+        assert made.mirror.as_of_s < clock.unix_s() - 50.0
+        assert not made.is_true
+
+        made.store.broken.clear()
+        made.store.is_down = False
+        await clock.sleep(3.0)
+        assert made.is_true
+        assert clock.unix_s() == made.mirror.as_of_s
+        await ended(task)
+
+    virtual_run(scene())
+
+    assert "out of reach" in caplog.text
+
+
+def test_what_was_forgotten_meanwhile_is_loaded_anew() -> None:
+    async def scene() -> None:
+        made = Scene(kept_updates=2)
+        task = await made.follow()
+        for number in range(1, 9):
+            made.write(Put(instance(number), NEW))
+        await VirtualClock().sleep(3.0)
+
+        assert made.is_true
+        assert 2 == made.store.n_loads
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_who_waits_for_a_revision_hears_of_it() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        waiting = asyncio.create_task(made.mirror.changed(0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+        made.write_own(Put(ONE, NEW))
+        await asyncio.wait_for(waiting, 1.0)
+
+        assert made.mirror.view
+        assert 1 == made.mirror.view.revision
+        assert made.mirror.as_of_s >= EPOCH_S
+
+    virtual_run(scene())

@@ -1,0 +1,218 @@
+"""What a new specification would change is told before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, RuntimeKind
+from provisioning.fleet.model import Instance, Phase, Probe, Reason, Workload
+from provisioning.fleet.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb, plan_of
+from provisioning.fleet.plan_text import plan_text
+from provisioning.fleet.units import instance_id, workload_digest
+
+WORKLOAD = Workload(model="m", engine="ollama", environment=(("A", "old"),))
+POOL = Pool("llama", 4, WORKLOAD)
+NODES = (Node("n1", RuntimeKind.SIMULATED), Node("n2", RuntimeKind.SIMULATED))
+FLEET = Fleet("lab", NODES, (POOL,))
+
+
+def changed(pool: Pool = POOL, **changes: Any) -> Pool:
+    return msgspec.structs.replace(pool, **changes)
+
+
+def fleet(*pools: Pool, **changes: Any) -> Fleet:
+    return msgspec.structs.replace(FLEET, pools=pools, **changes)
+
+
+def instances(
+    count: int, *, pool: Pool = POOL, node: str = "n1", reason: Reason | None = None
+) -> list[Instance]:
+    digest = workload_digest(pool.workload)
+    return [
+        Instance(
+            instance_id(pool.name, n), pool.name, node, 20_000 + n, 1, Phase.RUNNING, 0.0, digest,
+            reason=reason,
+        )
+        for n in range(1, count + 1)
+    ]  # fmt: skip
+
+
+def pool_plan(
+    after: Fleet, stored: Sequence[Instance], *, before: Fleet | None = FLEET
+) -> PoolPlan:
+    (only,) = plan_of(before, after, stored).pools
+    return only
+
+
+def counts(plan: PoolPlan) -> tuple[int, int, int, int]:
+    return (plan.n_created, plan.n_removed, plan.n_replaced, plan.n_moved)
+
+
+def test_a_fleet_that_is_as_wanted_has_an_empty_plan() -> None:
+    plan = plan_of(FLEET, FLEET, instances(4), base_version=7)
+
+    assert (True, 7) == (plan.is_empty, plan.base_version)
+    assert "fleet lab: nothing to change" == plan_text(plan)
+
+
+def test_the_first_specification_creates_everything() -> None:
+    plan = plan_of(None, FLEET, [])
+
+    assert [PoolPlan("llama", Verb.ADDED, 0, 4, 4, 0, 0, 0)] == list(plan.pools)
+    assert [NodePlan("n1", Verb.ADDED), NodePlan("n2", Verb.ADDED)] == list(plan.nodes)
+
+
+def test_a_pool_that_is_left_out_is_removed() -> None:
+    plan = pool_plan(fleet(), instances(4))
+
+    assert PoolPlan("llama", Verb.REMOVED, 4, 0, 0, 4, 0, 0) == plan
+
+
+@pytest.mark.parametrize(("count", "expected"), [(6, (2, 0, 0, 0)), (3, (0, 1, 0, 0))])
+def test_another_count_creates_or_removes(count: int, expected: tuple[int, int, int, int]) -> None:
+    plan = pool_plan(fleet(changed(count=count)), instances(4))
+
+    assert expected == counts(plan)
+    assert (Verb.CHANGED, (FieldChange("count", "4", str(count)),)) == (plan.verb, plan.changes)
+
+
+def test_instances_that_were_not_made_yet_are_still_created() -> None:
+    assert (3, 0, 0, 0) == counts(pool_plan(FLEET, instances(1)))
+    assert not plan_of(FLEET, FLEET, instances(1)).is_empty
+
+
+def test_instances_that_leave_for_good_do_not_count() -> None:
+    leaving = instances(4, reason=Reason.SCALED_DOWN)
+
+    assert (4, 0, 0, 0) == counts(pool_plan(FLEET, leaving))
+
+
+def test_another_workload_replaces_every_instance_and_says_what_differs() -> None:
+    workload = msgspec.structs.replace(WORKLOAD, model="n", cpus=4.0)
+
+    plan = pool_plan(fleet(changed(workload=workload)), instances(4))
+
+    assert (0, 0, 4, 0) == counts(plan)
+    assert (
+        FieldChange("workload.cpus", "2.0", "4.0"),
+        FieldChange("workload.model", "m", "n"),
+    ) == plan.changes
+
+
+def test_another_health_check_replaces_nothing() -> None:
+    workload = msgspec.structs.replace(WORKLOAD, probe=Probe(path="/x"))
+
+    plan = pool_plan(fleet(changed(workload=workload)), instances(4))
+
+    assert (0, 0, 0, 0) == counts(plan)
+    assert (FieldChange("workload.probe.path", "/health", "/x"),) == plan.changes
+
+
+def test_values_of_environment_variables_are_hidden() -> None:
+    workload = msgspec.structs.replace(WORKLOAD, environment=(("A", "new"), ("B", "hidden")))
+
+    plan = plan_of(FLEET, fleet(changed(workload=workload)), instances(4))
+
+    assert (
+        FieldChange("workload.environment.A", "…", "…"),
+        FieldChange("workload.environment.B", "", "…"),
+    ) == plan.pools[0].changes
+    assert not {"old", "new", "hidden"} & set(plan_text(plan).split())
+
+
+def test_instances_that_are_too_many_are_not_also_replaced_or_moved() -> None:
+    """Of four instances two go; of the two that stay, one is on a node that goes."""
+    workload = msgspec.structs.replace(WORKLOAD, model="n")
+    stored = [*instances(3, node="n2"), *instances(4)[3:]]
+
+    plan = pool_plan(fleet(changed(count=2, workload=workload), nodes=NODES[:1]), stored)
+
+    assert (0, 2, 1, 1) == counts(plan)
+
+
+@given(
+    count=st.integers(0, 6),
+    stored=st.lists(st.tuples(st.sampled_from(["n1", "n2"]), st.booleans()), max_size=6),
+)
+def test_the_numbers_of_a_plan_add_up(count: int, stored: list[tuple[str, bool]]) -> None:
+    """Some instances are on a node that goes, some run another workload, some both."""
+    old = [
+        msgspec.structs.replace(one, node=node, workload="old" if is_old else one.workload)
+        for one, (node, is_old) in zip(instances(len(stored)), stored, strict=True)
+    ]
+
+    plan = pool_plan(fleet(changed(count=count), nodes=NODES[:1]), old)
+
+    assert count == plan.n_before + plan.n_created - plan.n_removed
+    assert plan.n_replaced + plan.n_moved <= min(count, plan.n_before)
+    assert 0 in (plan.n_created, plan.n_removed)
+
+
+@pytest.mark.parametrize(
+    "nodes", [NODES[1:], (msgspec.structs.replace(NODES[0], is_cordoned=True), NODES[1])]
+)
+def test_instances_of_a_node_that_goes_are_moved(nodes: tuple[Node, ...]) -> None:
+    assert (0, 0, 0, 4) == counts(pool_plan(fleet(POOL, nodes=nodes), instances(4)))
+
+
+def test_nodes_and_limits_that_differ_are_told() -> None:
+    nodes = (msgspec.structs.replace(NODES[0], cpus=2.0, labels=(("a", "1"),)), NODES[1])
+
+    plan = plan_of(FLEET, fleet(POOL, nodes=nodes, limits=Limits(tries=4)), instances(4))
+
+    changes = (FieldChange("cpus", "1.0", "2.0"), FieldChange("labels.a", "", "1"))
+    assert (NodePlan("n1", Verb.CHANGED, changes),) == plan.nodes
+    assert (FieldChange("tries", "3", "4"),) == plan.limits
+
+
+def test_nodes_and_limits_that_differ_are_told_in_words() -> None:
+    nodes = (msgspec.structs.replace(NODES[0], cpus=2.0), NODES[1])
+
+    text = plan_text(plan_of(FLEET, fleet(POOL, nodes=nodes, limits=Limits(tries=4)), instances(4)))
+
+    assert """\
+node n1:
+  cpus: 1.0 → 2.0
+limits:
+  tries: 3 → 4""" == text.partition("\n")[2].partition("\n")[2]
+
+
+def test_a_fleet_cannot_be_renamed_and_the_plan_says_so() -> None:
+    plan = plan_of(FLEET, fleet(POOL, name="other"), instances(4))
+
+    assert "lab" == plan.renamed_from
+    assert not plan.is_empty
+    assert "fleet lab cannot be renamed to other" in plan_text(plan)
+
+
+def test_a_plan_goes_through_json() -> None:
+    plan = plan_of(None, FLEET, [])
+
+    assert plan == msgspec.json.decode(msgspec.json.encode(plan), type=Plan)
+
+
+def test_a_plan_in_words() -> None:
+    workload = msgspec.structs.replace(WORKLOAD, model="n" * 99)
+    pools = (changed(workload=workload, count=1200), Pool("x", 1, WORKLOAD))
+    nodes = (*NODES[:1], *(Node(f"r{n}", RuntimeKind.SIMULATED) for n in range(10)))
+
+    text = plan_text(plan_of(FLEET, fleet(*pools, nodes=nodes), instances(4)))
+
+    assert (
+        f"""\
+POOL            INSTANCES  CREATE  REMOVE  REPLACE  MOVE
+llama  changed  4 → 1,200   1,196       -        4     -
+x      added    0 → 1           1       -        -     -
+pool llama:
+  count: 4 → 1200
+  workload.model: m → {"n" * 60}…
+nodes added: r0, r1, r2, r3, r4, r5, r6, r7 and 2 more
+nodes removed: n2"""
+        == text
+    )

@@ -1,0 +1,412 @@
+"""A whole provisioner over a simulated world: what it makes, keeps, moves and leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
+from provisioning.fleet.fleet import Limits, Rotation
+from provisioning.fleet.lifecycle import Result
+from provisioning.fleet.model import Phase, Reason
+from provisioning.fleet.operations import Kind
+from provisioning.fleet.runtime.world import Behaviour
+from provisioning.fleet.store.base import Put, PutSpec
+from tests.provisioning.fleet.making import CHAT, fleet, node, pool
+from tests.provisioning.fleet.scene import QUICK, Stage, provisioner
+from tests.provisioning.fleet.virtual import VirtualClock, virtual_run
+
+PERIOD_S = 7 * 1800.0
+TWO_NODES = (node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2"))
+
+
+def test_a_fleet_is_made_from_nothing() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+
+            assert {"n1": 4, "n2": 4} == {
+                name: len(stage.world.units(name)) for name in ("n1", "n2")
+            }
+            assert 8 == stage.counters.results[Kind.START, Result.DONE]
+
+    virtual_run(scene())
+
+
+def test_nothing_is_done_while_nothing_is_wrong() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            before, n_commits = stage.instances, stage.store.n_commits
+
+            await VirtualClock().sleep(3600.0)
+
+            assert before == stage.instances
+            assert n_commits == stage.store.n_commits
+            assert stage.counters.n_passes > 500
+            assert stage.counters.last
+            assert "8 as wanted, 0.00 s" in str(stage.counters.last)
+
+    virtual_run(scene())
+
+
+def test_tries_that_fail_are_made_again_until_all_is_there() -> None:
+    async def scene() -> None:
+        behaviour = Behaviour(start_s=1.0, failure_ratio=0.3, hang_ratio=0.05)
+        async with provisioner(fleet(pool(8)), behaviour=behaviour, seed=3) as stage:
+            await stage.until(stage.is_whole, within_s=3600.0)
+
+            assert stage.counters.n_tries > 8
+
+    virtual_run(scene())
+
+
+def test_a_killed_unit_is_replaced_soon_by_the_next_generation() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(3))) as stage:
+            await stage.until(stage.is_whole)
+            first = stage.instances[0]
+
+            stage.world.kill(first.unit, is_out_of_memory=True)
+            await stage.until(lambda: stage.instances[0].generation == 2, within_s=2.0)
+            await stage.until(stage.is_whole, within_s=10.0)
+
+            assert (first.node, first.port) == (stage.instances[0].node, stage.instances[0].port)
+            (event,) = [one for one in stage.instances[0].history if one.what == Reason.EXITED]
+            assert "out of memory" in event.detail
+
+    virtual_run(scene())
+
+
+def test_an_instance_that_crashes_again_and_again_is_restarted_ever_more_slowly() -> None:
+    async def scene() -> int:
+        behaviour = Behaviour(start_s=0.1, ends_after_s=1.0, exit_status=1)
+        async with provisioner(fleet(pool(1)), behaviour=behaviour) as stage:
+            await VirtualClock().sleep(3600.0)
+            return stage.instances[0].generation
+
+    assert 6 <= virtual_run(scene()) <= 20
+
+
+def test_a_sick_instance_is_stopped_and_started_afresh() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(3))) as stage:
+            await stage.until(stage.is_whole)
+
+            stage.world.sicken(stage.instances[1].unit)
+            await stage.until(lambda: stage.instances[1].generation == 2, within_s=45.0)
+            await stage.until(stage.is_whole)
+
+            assert any(
+                one.what == Reason.UNHEALTHY and "status 503" in one.detail
+                for one in stage.instances[1].history
+            )
+
+    virtual_run(scene())
+
+
+def test_half_a_fleet_that_is_sick_is_replaced_slowly() -> None:
+    async def scene() -> int:
+        limits = Limits(unavailable_ratio=0.1)
+        async with provisioner(
+            fleet(pool(20), nodes=[node(cpus=20.0, memory_bytes=2**40)], limits=limits)
+        ) as stage:
+            await stage.until(stage.is_whole)
+            for one in stage.instances[::2]:
+                stage.world.sicken(one.unit)
+            most_down = 0
+            while any(one.generation == 1 for one in stage.instances[::2]):
+                moving = [one for one in stage.instances if one.phase is not Phase.RUNNING]
+                most_down = max(most_down, len(moving))
+                await VirtualClock().sleep(0.1)
+            return most_down
+
+    assert 2 == virtual_run(scene())
+
+
+def test_instances_of_a_lost_node_move_and_are_not_doubled_when_it_returns() -> None:
+    async def scene() -> None:
+        nodes = (*TWO_NODES, node("n3", address="127.0.0.3"))
+        async with provisioner(fleet(pool(9), nodes=nodes)) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.silence("n2")
+            moved = [one.id for one in stage.instances if one.node == "n2"]
+
+            await stage.until(lambda: all(one.node != "n2" for one in stage.instances))
+            await stage.until(lambda: all(one.phase is Phase.RUNNING for one in stage.instances))
+            stage.world.restore("n2")
+            await stage.until(stage.is_whole, within_s=30.0)
+
+            assert moved
+            assert () == stage.world.units("n2")
+            assert moved == [one.id for one in stage.instances if one.generation == 2]
+
+    virtual_run(scene())
+
+
+def test_nothing_happens_when_a_node_returns_within_the_grace() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+            before = stage.instances
+
+            stage.world.silence("n2")
+            await VirtualClock().sleep(100.0)
+            stage.world.restore("n2")
+            await VirtualClock().sleep(600.0)
+
+            assert before == stage.instances
+
+    virtual_run(scene())
+
+
+def test_a_fleet_made_at_once_is_rotated_a_few_at_a_time_and_never_gets_older() -> None:
+    async def scene() -> tuple[int, float]:
+        rotation = Rotation(every_s=PERIOD_S, at_once=2, drain_s=60.0)
+        limits = Limits(unavailable_ratio=0.5)
+        async with provisioner(
+            fleet(pool(16, rotation=rotation), nodes=TWO_NODES, limits=limits)
+        ) as stage:
+            await stage.until(stage.is_whole)
+            most_moving, oldest_s = 0, 0.0
+            while any(one.generation == 1 for one in stage.instances):
+                now_s = VirtualClock().unix_s()
+                moving = [one for one in stage.instances if one.phase is not Phase.RUNNING]
+                most_moving = max(most_moving, len(moving))
+                oldest_s = max(
+                    oldest_s,
+                    *(
+                        now_s - one.started_s
+                        for one in stage.instances
+                        if one.phase is Phase.RUNNING
+                    ),
+                )
+                await VirtualClock().sleep(20.0)
+            await stage.until(stage.is_whole)
+            return most_moving, oldest_s
+
+    most_moving, oldest_s = virtual_run(scene())
+
+    assert 1 <= most_moving <= 2
+    assert 6 / 7 * PERIOD_S < oldest_s <= PERIOD_S + 60
+
+
+def test_a_changed_workload_rolls_through_the_pool_and_developers_keep_their_instances() -> None:
+    async def scene() -> None:
+        chat = pool(6, developers=("ada", "bob"), rotation=Rotation(every_s=0.0, drain_s=5.0))
+        async with provisioner(fleet(chat, nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+            owned = {one.id: one.developer for one in stage.instances}
+
+            await stage.put_spec(
+                fleet(replace(chat, workload=replace(CHAT, model="new")), nodes=TWO_NODES)
+            )
+            await stage.until(lambda: not stage.is_whole())
+            await stage.until(stage.is_whole)
+
+            assert owned == {one.id: one.developer for one in stage.instances}
+            assert ["", "", "", "", "ada", "bob"] == sorted(owned.values())
+
+    virtual_run(scene())
+
+
+def test_a_workload_that_never_starts_stops_rolling_at_the_share_that_may_be_down() -> None:
+    async def scene() -> list[Phase]:
+        chat = pool(8, rotation=Rotation(every_s=0.0, drain_s=0.0))
+        limits = Limits(unavailable_ratio=0.25)
+        async with provisioner(fleet(chat, limits=limits)) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.behave(Behaviour(cannot_start=True), image="bad")
+
+            await stage.put_spec(
+                fleet(replace(chat, workload=replace(CHAT, image="bad")), limits=limits)
+            )
+            await VirtualClock().sleep(3600.0)
+            stuck = sorted(one.phase for one in stage.instances)
+
+            await stage.put_spec(fleet(chat, limits=limits))
+            await stage.until(stage.is_whole, within_s=60.0)
+            return stuck
+
+    assert [Phase.FAILED] * 2 + [Phase.RUNNING] * 6 == virtual_run(scene())
+
+
+def test_a_pool_becomes_smaller_and_its_developers_are_given_other_instances() -> None:
+    async def scene() -> None:
+        chat = pool(4, developers=("ada", "bob"), rotation=Rotation(every_s=0.0, drain_s=5.0))
+        async with provisioner(fleet(chat)) as stage:
+            await stage.until(stage.is_whole)
+
+            await stage.put_spec(fleet(replace(chat, count=2)))
+            await stage.until(stage.is_whole, within_s=30.0)
+
+            assert ["ada", "bob"] == sorted(one.developer for one in stage.instances)
+
+    virtual_run(scene())
+
+
+def test_a_successor_adopts_what_runs_and_goes_on_with_what_was_begun() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as first:
+            await first.until(lambda: len(first.running_units) >= 3)
+            await VirtualClock().sleep(0.3)
+            await first.stop()
+            running = {one.id for one in first.instances if one.phase is Phase.RUNNING}
+            before = {one.id: one for one in first.instances}
+
+            async with provisioner(
+                None, world=first.world, backend=first.backend, name="two"
+            ) as second:
+                await second.until(second.is_whole)
+
+                assert {1} == {one.generation for one in second.instances}
+                assert all(before[one.id] == one for one in second.instances if one.id in running)
+
+    virtual_run(scene())
+
+
+def test_nothing_changes_once_the_term_is_lost_and_instances_go_on() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            await stage.until(lambda: len(stage.running_units) >= 2)
+            assert stage.backend.tenure
+            usurper = stage.backend.tenure
+
+            usurper.end()
+            stage.backend.tenure = None
+            stage.backend.begin_term("another")
+            await VirtualClock().sleep(0.1)
+            before, units = stage.instances, stage.running_units
+            await VirtualClock().sleep(300.0)
+
+            assert before == stage.instances
+            assert units == stage.running_units
+            assert 0 == stage.reconciler.n_running
+            assert None is stage.reconciler.term
+
+    virtual_run(scene())
+
+
+def test_without_the_store_nothing_changes_and_afterwards_the_fleet_becomes_whole() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4))) as stage:
+            await stage.until(stage.is_whole)
+            stage.store.is_down = True
+            stage.world.kill(stage.instances[0].unit)
+            before = stage.instances
+
+            await VirtualClock().sleep(300.0)
+            assert before == stage.instances
+            assert stage.counters.n_store_failures > 10
+
+            stage.store.is_down = False
+            await stage.until(stage.is_whole, within_s=30.0)
+            assert [2, 1, 1, 1] == [one.generation for one in stage.instances]
+
+    virtual_run(scene())
+
+
+@pytest.mark.parametrize("n_answers", [1, 2, 3, 5, 8])
+def test_answers_of_the_store_that_are_lost_double_nothing(n_answers: int) -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            stage.store.forgets_answers = n_answers
+            await stage.until(stage.is_whole)
+
+            assert 8 == len(stage.running_units)
+            assert {1} == {one.generation for one in stage.instances}
+
+    virtual_run(scene())
+
+
+def test_what_somebody_else_writes_in_between_is_not_overwritten() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            assert stage.reconciler.term
+            id_, stored = next(iter(stage.backend.stored.items()))
+            asked = replace(stored.instance, is_replace_asked=True)
+            stage.world.kill(stored.instance.unit)
+
+            stage.backend.commit([Put(asked, stored.version)], stage.reconciler.term)
+            await stage.until(lambda: stage.backend.stored[id_].instance.generation == 2)
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(60.0)
+
+            assert 2 == stage.backend.stored[id_].instance.generation
+            assert not stage.backend.stored[id_].instance.is_replace_asked
+
+    virtual_run(scene())
+
+
+def test_a_person_who_asks_gets_a_fresh_instance() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            assert stage.reconciler.term
+            id_, stored = next(iter(stage.backend.stored.items()))
+
+            asked = replace(stored.instance, is_replace_asked=True)
+            stage.backend.commit([Put(asked, stored.version)], stage.reconciler.term)
+            await stage.until(lambda: stage.backend.stored[id_].instance.generation == 2)
+            await stage.until(stage.is_whole)
+
+            assert any(one.what == Reason.REPLACED for one in stage.instances[0].history)
+
+    virtual_run(scene())
+
+
+def test_a_specification_that_cannot_be_read_leaves_the_last_one_in_force(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            await _put_text(stage, "nonsense")
+            stage.world.kill(stage.instances[0].unit)
+
+            await stage.until(lambda: stage.instances[0].generation == 2)
+
+    virtual_run(scene())
+
+    assert "the specification is not taken over" in caplog.text
+
+
+async def _put_text(stage: Stage, words: str) -> None:
+    assert stage.reconciler.term
+    assert stage.backend.spec
+    stage.backend.commit([PutSpec(words, stage.backend.spec.version)], stage.reconciler.term)
+
+
+def test_no_task_is_left_and_no_operation_half_written_wherever_it_is_stopped() -> None:
+    """Stopped after each tenth of a second of its work, the next one always completes it."""
+
+    async def scene(after_s: float) -> None:
+        async with provisioner(fleet(pool(4)), behaviour=QUICK) as first:
+            await VirtualClock().sleep(after_s)
+            await first.stop()
+            assert {asyncio.current_task()} == asyncio.all_tasks()
+            async with provisioner(
+                None, world=first.world, backend=first.backend, name="two"
+            ) as second:
+                await second.until(second.is_whole)
+
+    for tenths in range(60):
+        virtual_run(scene(tenths / 10))
+
+
+def test_a_node_that_leaves_the_specification_is_emptied_first() -> None:
+    async def scene() -> None:
+        chat = pool(4, rotation=Rotation(every_s=0.0, drain_s=5.0))
+        async with provisioner(fleet(chat, nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+
+            await stage.put_spec(fleet(chat, nodes=TWO_NODES[:1]))
+            await stage.until(stage.is_whole)
+
+            await stage.until(lambda: {"n1"} == set(stage.reconciler.reports), within_s=30.0)
+            assert () == stage.world.units("n2")
+
+    virtual_run(scene())
