@@ -63,4 +63,5 @@ def unit_of(fleet_name: str, pool: Pool, node: Node, instance: Instance) -> Unit
         mounts=workload.mounts,
         cpus=workload.cpus,
         memory_bytes=workload.memory_bytes,
+        model=workload.model,
     )

@@ -76,6 +76,13 @@ PACKAGES: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         "ctr": (Package("containerd", "usr/bin/ctr"),),
         "crun": (Package("crun", "usr/bin/crun", libraries=("libyajl2",)),),
         "runc": (Package("runc", "usr/sbin/runc"),),
+        "systemd-analyze": (
+            Package(
+                "systemd",
+                "usr/bin/systemd-analyze",
+                libraries=("systemd", "libsystemd-shared"),
+            ),
+        ),
     }
 )
 

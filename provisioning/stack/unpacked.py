@@ -43,7 +43,7 @@ def write_launcher(program: Path, *, sought: str, folder: Path) -> Path:
 def write_library_launcher(program: Path, packages: Iterable[Path]) -> Path:
     """Write and return a launcher that lets the program find the packages' libraries."""
     folders = {
-        library.parent for package in packages for library in package.glob("usr/lib/*/*.so*")
+        library.parent for package in packages for library in package.glob("usr/lib/**/*.so*")
     }
     places = (shlex.quote(os.path.relpath(folder, program.parent)) for folder in sorted(folders))
     search = ":".join(f'"$here"/{place}' for place in places)

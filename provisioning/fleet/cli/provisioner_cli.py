@@ -22,6 +22,7 @@ import msgspec
 from provisioning.fleet.app import Settings, running
 from provisioning.fleet.cli.connection import with_client
 from provisioning.fleet.cli.run_options import run_options, settings_of
+from provisioning.fleet.cli.setup_cli import node_files, systemd_units
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.progress import Progress, progress_until_done
 from provisioning.fleet.errors import ProvisionerError
@@ -185,3 +186,7 @@ def _translated() -> Iterator[None]:
         yield
     except ProvisionerError as error:
         raise click.ClickException(str(error)) from error
+
+
+provisioner.add_command(systemd_units)
+provisioner.add_command(node_files)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -43,6 +44,9 @@ LAUNCH_LIMIT_S = 10.0
 """How long a process may take to run its command; milliseconds as a rule."""
 KILL_LIMIT_S = 10.0
 """How long killed processes may take to end."""
+GROUP_LIMIT_S = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class ProcessRuntime:
@@ -192,6 +196,10 @@ class ProcessRuntime:
                     f"{KILL_LIMIT_S:g} s; see what they wait for: `ps -o pid,stat,wchan`"
                 )
             await asyncio.sleep(POLL_S)
+        if identity := self._records.identity(record):
+            procfs.reap(identity)
+        if record.cgroup:
+            await _remove_group(Path(record.cgroup))
         self._endings.forget(record.name)
         self._records.delete(record.name)
 
@@ -200,11 +208,7 @@ class ProcessRuntime:
         members = await asyncio.to_thread(self._members, record)
         for member in members:
             procfs.send_signal(member, signal.SIGKILL)
-        if members:
-            return False
-        if identity := self._records.identity(record):
-            procfs.reap(identity)
-        return not record.cgroup or cgroups.remove(Path(record.cgroup))
+        return not members
 
     def _members(self, record: Record) -> list[Identity]:
         """Return the unit's living processes; blocks for a millisecond per hundred processes."""
@@ -279,6 +283,19 @@ def _checked(name: str) -> None:
         raise LastingError(
             f"{name!r} cannot name a unit, fleet or node: letters, digits, `.`, `-` and `_` can"
         )
+
+
+async def _remove_group(group: Path) -> None:
+    """Remove a group whose processes have ended; the kernel may need a moment to see it so.
+
+    What stays is empty and harms nobody, so it does not hold the unit's removal up for long.
+    """
+    deadline_s = time.monotonic() + GROUP_LIMIT_S
+    while not cgroups.remove(group):
+        if time.monotonic() > deadline_s:
+            log.warning("%s cannot be removed yet, though nothing runs in it", group)
+            return
+        await asyncio.sleep(POLL_S)
 
 
 def _was_out_of_memory(record: Record) -> bool:

@@ -61,18 +61,24 @@ def _node(path: Path, node: Node) -> Iterator[Problem]:
 
 
 def _endpoint(path: Path, node: Node) -> Iterator[Problem]:
-    if node.runtime is not RuntimeKind.CONTAINERD:
-        if node.endpoint:
+    match node.runtime:
+        case RuntimeKind.CONTAINERD:
+            if not node.endpoint.startswith(("unix:///", "https://")):
+                helps = "such as unix:///run/containerd/containerd.sock or https://node:port"
+                message = f"must say where containerd listens, {helps}, got {node.endpoint!r}"
+                yield Problem(path, message)
+        case RuntimeKind.PROCESS if node.endpoint:
             yield Problem(path, f"means nothing to runtime {node.runtime}; leave it out")
-    elif not node.endpoint.startswith(("unix:///", "https://")):
-        helps = "such as unix:///run/containerd/containerd.sock or https://node:port"
-        yield Problem(path, f"must say where containerd listens, {helps}, got {node.endpoint!r}")
+        case RuntimeKind.SIMULATED if node.endpoint and not node.endpoint.startswith("http://"):
+            helps = "such as http://127.0.0.1:11451; leave it out to simulate in memory"
+            message = f"must be the control API of `ollama-fleet simulate`, {helps}"
+            yield Problem(path, f"{message}, got {node.endpoint!r}")
 
 
 def _shared_ports(nodes: Sequence[Node]) -> Iterator[Problem]:
     """Yield a problem for each node whose ports another node of the same address has too."""
     last_by_address: dict[str, Node] = {}
-    real = (pair for pair in enumerate(nodes) if pair[1].runtime is not RuntimeKind.SIMULATED)
+    real = (pair for pair in enumerate(nodes) if not _is_in_memory(pair[1]))
     for index, node in sorted(real, key=lambda pair: (pair[1].address, pair[1].first_port)):
         other = last_by_address.get(node.address)
         if other is not None and node.first_port <= other.last_port:
@@ -83,11 +89,17 @@ def _shared_ports(nodes: Sequence[Node]) -> Iterator[Problem]:
             last_by_address[node.address] = node
 
 
+def _is_in_memory(node: Node) -> bool:
+    return node.runtime is RuntimeKind.SIMULATED and not node.endpoint
+
+
 def _shared_endpoints(nodes: Sequence[Node]) -> Iterator[Problem]:
     first_by_endpoint: dict[str, str] = {}
     for index, node in enumerate(nodes):
-        other = first_by_endpoint.setdefault(node.endpoint, node.name) if node.endpoint else ""
-        if other and other != node.name:
+        if node.runtime is not RuntimeKind.CONTAINERD or not node.endpoint:
+            continue
+        other = first_by_endpoint.setdefault(node.endpoint, node.name)
+        if other != node.name:
             message = f"is also the endpoint of node {other}: one containerd cannot be two nodes"
             yield Problem(("nodes", index, "endpoint"), message)
 

@@ -529,6 +529,28 @@ class TestReplacement:
 
         assert () == actions
 
+    @pytest.mark.parametrize(
+        "down",
+        [
+            many(2, phase=Phase.FAILED, workload=workload_digest(NEW)),
+            many(2, phase=Phase.DRAINING, since_s=NOW_S, reason=Reason.CHANGED),
+            many(2, phase=Phase.STARTING, generation=2, workload=workload_digest(NEW)),
+        ],
+        ids=["failed", "draining", "starting"],
+    )
+    def test_as_many_are_drained_as_are_missing_to_what_may_be(self, down: list[Instance]) -> None:
+        limits = Limits(unavailable_ratio=0.25)
+        up = [instance(number) for number in range(3, 21)]
+
+        actions = decided(
+            fleet(pool(20, workload=NEW), nodes=[WIDE], limits=limits),
+            *down,
+            *up,
+            working=[one.id for one in down],
+        )
+
+        assert 3 == len(actions)
+
     def test_none_is_drained_while_as_many_are_ill_as_may_be(self) -> None:
         limits = Limits(operations=0)
 

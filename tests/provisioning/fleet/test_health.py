@@ -202,6 +202,19 @@ def test_one_that_hangs_is_not_asked_again_meanwhile_and_delays_nobody() -> None
     }
 
 
+def test_when_it_ends_no_question_goes_on() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.prober.takes_s = 35.0
+        made.monitor.watch("a", subject())
+        await made.run(15.0)
+
+        assert made.prober.asked_s
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
+    virtual_run(scene())
+
+
 def test_a_node_that_was_silent_gets_a_fresh_start() -> None:
     async def scene() -> Scene:
         made = Scene()

@@ -126,6 +126,13 @@ def test_a_stop_that_goes_on_changes_nothing() -> None:
     assert one is begin(Stop(one.id, Reason.ROTATED), one, now_s=NOW_S)
 
 
+def test_a_stop_that_is_for_good_after_all_knows_it() -> None:
+    one = begin(Stop("chat-00001", Reason.SCALED_DOWN), stopping(Reason.ROTATED), now_s=NOW_S)
+
+    assert one
+    assert (Phase.STOPPING, Reason.SCALED_DOWN) == (one.phase, one.reason)
+
+
 def test_stopped_for_good_gives_its_developer_back() -> None:
     one = begin(Stop("chat-00001", Reason.SCALED_DOWN), instance(1, developer="ada"), now_s=NOW_S)
 

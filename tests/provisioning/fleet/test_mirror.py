@@ -203,6 +203,20 @@ def test_what_the_watch_tells_late_does_not_undo_what_was_written_since() -> Non
     virtual_run(scene())
 
 
+def test_a_specification_that_the_watch_tells_late_is_not_taken_over() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.write_own(PutSpec("first", NEW))
+        made.write_own(PutSpec("second", 1))
+        made.mirror.take(Update(1, spec=StoredSpec("first", 1)))
+
+        assert StoredSpec("second", 2) == made.mirror.spec
+        await ended(task)
+
+    virtual_run(scene())
+
+
 def test_a_record_deleted_here_and_made_by_others_is_seen() -> None:
     async def scene() -> None:
         made = Scene()

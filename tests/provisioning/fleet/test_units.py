@@ -50,6 +50,7 @@ def test_a_unit_is_its_instances_generation_with_all_placeholders_filled_in() ->
             mounts=(("/srv", "/models"),),
             cpus=1.5,
             memory_bytes=2**30,
+            model="llama3.1:8b",
         )
         == unit
     )

@@ -310,6 +310,13 @@ async def test_a_node_that_is_gone_answers_nothing_and_comes_back_whole(
     assert {"u": UnitState.RUNNING} == states(host)
 
 
+async def test_units_are_told_sorted_by_name(running: RunningFleet, host: UnitHost) -> None:
+    for number, name in enumerate("bca"):
+        host.start("n1", name, order(running.port + number, number=number))
+
+    assert ["a", "b", "c"] == [status.name for status in host.units("n1")]
+
+
 async def test_fleets_share_a_node_and_do_not_see_each_other(
     running: RunningFleet, host: UnitHost
 ) -> None:

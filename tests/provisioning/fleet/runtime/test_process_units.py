@@ -433,3 +433,20 @@ async def test_changes_tells_of_units_that_start_later(process_lab: ProcessLab) 
     await process_lab.kill(unit)
 
     assert unit.name == await asyncio.wait_for(told, 5.0)
+
+
+async def test_a_cgroup_that_cannot_be_removed_does_not_hold_the_unit(
+    process_lab: ProcessLab,
+) -> None:
+    runtime, unit = process_lab.open(), process_lab.unit()
+    await runtime.start(unit)
+    if process_lab.groups is None:
+        pytest.skip("no memory cgroup can be made here")
+    inner = process_lab.group(unit) / "made-by-the-unit"
+    inner.mkdir()
+
+    await runtime.remove(unit.name, grace_s=1.0)
+
+    assert () == await runtime.units()
+    inner.rmdir()
+    process_lab.group(unit).rmdir()

@@ -34,7 +34,11 @@ def test_a_pools_name_leaves_room_for_the_longest_name_of_a_unit() -> None:
     [
         ({"address": "10.0.0.1:80"}, "address: must be a host name or an IP address, without"),
         ({"address": "a b"}, "address: must be a host name or an IP address, got 'a b'"),
-        ({"endpoint": "unix:///x"}, "endpoint: means nothing to runtime simulated; leave it out"),
+        ({"endpoint": "unix:///x"}, "endpoint: must be the control API of `ollama-fleet simulate`"),
+        (
+            {"runtime": "process", "endpoint": "unix:///x"},
+            "endpoint: means nothing to runtime process; leave it out",
+        ),
         ({"runtime": "containerd"}, "endpoint: must say where containerd listens"),
         ({"first_port": 30_000}, "first_port: ports must ascend within 1 to 65535"),
         ({"memory": "0B"}, "memory: must be more than 0, got 0"),
@@ -154,6 +158,13 @@ def test_ports_inside_a_wider_range_are_seen_beyond_a_narrow_one() -> None:
 
 def test_simulated_nodes_may_share_everything() -> None:
     assert "" == faults(nodes=[node(name="sim", count=3)])
+
+
+def test_simulated_nodes_of_one_process_share_its_control_api_but_no_ports() -> None:
+    hosted = node(name="sim-{1..2}", endpoint="http://127.0.0.1:11451", address="127.1.0.{1..2}")
+
+    assert "" == faults(nodes=[hosted])
+    assert "ports that node sim-1 has too" in faults(nodes=[{**hosted, "address": "127.1.0.1"}])
 
 
 def test_one_containerd_cannot_be_two_nodes() -> None:
