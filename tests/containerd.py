@@ -122,9 +122,17 @@ class Containerd:
         for pid in self.shims():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for hierarchy in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}"):
+        for group in self._groups():
+            for pid in (group / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             with contextlib.suppress(OSError):
-                hierarchy.rmdir()
+                group.rmdir()
+
+    def _groups(self) -> list[Path]:
+        """Return the groups of its containers that are left, each before the one above it."""
+        hierarchies = Path("/sys/fs/cgroup")
+        return [*hierarchies.glob(f"*/{self.cgroup}/*/"), *hierarchies.glob(f"*/{self.cgroup}/")]
 
     def _environment(self) -> dict[str, str]:
         path = {"PATH": f"{self.binaries}:{os.environ['PATH']}"}

@@ -23,6 +23,8 @@ from exporter.settings import SETTINGS
 from exporter.snapshot import status_of
 from exporter.web import PAGES
 from ollama_fleet import COMMANDS
+from provisioning.fleet.cli.instances_cli import instances
+from provisioning.fleet.cli.provisioner_cli import provisioner
 from provisioning.sim.cli import simulate
 from tests.conftest import ROOT
 from tests.exporter.fleets import reading
@@ -129,7 +131,8 @@ def test_every_command_and_make_target_named_in_the_readme_exists() -> None:
 def test_every_option_named_in_the_readme_exists() -> None:
     options = {setting.option for setting in SETTINGS}
     others = {"--check", "--config.file", "--metrics"}
-    commands = (simulate, *alerts.commands.values(), *dashboards.commands.values())
+    groups = (alerts, dashboards, instances, provisioner)
+    commands = (simulate, *(one for group in groups for one in group.commands.values()))
     of_commands = {
         option for command in commands for parameter in command.params for option in parameter.opts
     }
