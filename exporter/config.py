@@ -34,7 +34,8 @@ VARIABLES = frozenset(
     {f"{ENVIRONMENT_PREFIX}CONFIG_FILE", *(setting.variable for setting in SETTINGS)}
 )
 OTHERS_VARIABLES = tuple(
-    f"{ENVIRONMENT_PREFIX}{begin}" for begin in ("ALERTS_", "SIMULATE_", "PROGRAMS_DIR", "UP_")
+    f"{ENVIRONMENT_PREFIX}{begin}"
+    for begin in ("ALERTS_", "INSTANCES_", "PROGRAMS_DIR", "PROVISIONER_", "SIMULATE_", "UP_")
 )
 """How variables of our other commands begin."""
 

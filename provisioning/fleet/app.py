@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,15 +19,16 @@ from provisioning.fleet.api.app import Api, serving
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.errors import ProvisionerError
 from provisioning.fleet.metrics import Metrics
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.reconciler import Reconciler
 from provisioning.fleet.runtime.opening import Local, Machines
 from provisioning.fleet.spec import decode_fleet
-from provisioning.fleet.store.base import Leadership, Store
+from provisioning.fleet.store.base import Change, Done, Leadership, Store
 from provisioning.fleet.store.etcd.access import Credentials
 from provisioning.fleet.store.opening import open_store
-from provisioning.fleet.store.timed import TimedStore
+from provisioning.fleet.timed_store import TimedStore
 from provisioning.fleet.units import netloc
 
 log = logging.getLogger("provisioning.fleet")
@@ -55,8 +56,9 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     """Run a provisioner until the block ends; gives the URL of its API.
 
     Raises:
-        ProvisionerError: The store, the token file or the address cannot be used.
+        ProvisionerError: The state folder, store, token file or address cannot be used.
     """
+    _make(settings.local.state_dir)
     clock = SystemClock()
     metrics = Metrics(clock, version=version("ollama-fleet"))
     tokens = Tokens(settings.token_file)
@@ -80,7 +82,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             clock,
             term=lambda: reconciler.term,
             leader=leadership.leader,
-            written=mirror.take_own,
+            written=_telling(mirror, reconciler),
         )
         api = Api(
             mirror,
@@ -94,6 +96,17 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         url = await stack.enter_async_context(serving(api, host=settings.host, port=settings.port))
         await stack.enter_async_context(_going_on(mirror, reconciler))
         yield url
+
+
+def _make(state_dir: Path) -> None:
+    """Make the folder now: not before the first unit would be late to hear that it cannot be."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProvisionerError(
+            f"cannot make the folder {state_dir} for units that are processes: {error.strerror}; "
+            "choose another with --state-dir"
+        ) from error
 
 
 def _open(settings: Settings, clock: SystemClock) -> tuple[Store, Leadership]:
@@ -127,11 +140,37 @@ def _reconciler(
     )
 
 
+def _telling(
+    mirror: Mirror, reconciler: Reconciler
+) -> Callable[[Sequence[Change], Sequence[Done]], None]:
+    """Return what takes a person's order over, and has it acted on without waiting."""
+
+    def tell(changes: Sequence[Change], done: Sequence[Done]) -> None:
+        mirror.take_own(changes, done)
+        reconciler.wake()
+
+    return tell
+
+
 @asynccontextmanager
 async def _going_on(mirror: Mirror, reconciler: Reconciler) -> AsyncIterator[None]:
-    """Follow the store and reconcile until the block ends; what breaks there ends the block."""
-    async with asyncio.TaskGroup() as group:
-        tasks = (group.create_task(mirror.follow()), group.create_task(reconciler.run()))
-        yield
-        for task in tasks:
-            task.cancel()
+    """Follow the store and reconcile until the block ends; what breaks there ends the block.
+
+    Raises:
+        ProvisionerError: One of them cannot go on, now or ever.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = (group.create_task(mirror.follow()), group.create_task(reconciler.run()))
+            yield
+            for task in tasks:
+                task.cancel()
+    except ExceptionGroup as errors:
+        raise _first(errors) from errors
+
+
+def _first(error: Exception) -> Exception:
+    """Return the first of the errors that a group is made of."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -108,6 +108,10 @@ class Reconciler:
         """Return how many operations are going on."""
         return self._work.n_running
 
+    def wake(self) -> None:
+        """Begin the next pass at once: somebody else has written what it has to act on."""
+        self._wake.set()
+
     async def run(self) -> None:
         """Wait to lead, lead, and begin again when the term is lost; until cancelled."""
         while True:

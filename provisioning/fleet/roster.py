@@ -40,9 +40,7 @@ class Roster:
         node = self.node_by_name.get(instance.node)
         if pool is None or node is None or instance.phase is not Phase.RUNNING:
             return None
-        return Subject(
-            instance.unit, node.name, node.address, instance.port, pool.workload.probe
-        )
+        return Subject(instance.unit, node.name, node.address, instance.port, pool.workload.probe)
 
     def count_as_wanted(self, stored: Mapping[str, Stored], ill: Mapping[str, object]) -> int:
         """Return how many instances run, are healthy, and are up to date."""

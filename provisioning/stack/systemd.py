@@ -59,6 +59,7 @@ ExecStart={command} provisioner run
 # Units that are processes live on in this service's cgroup, each in one of its own.
 KillMode=process
 Delegate=memory pids
+DelegateSubgroup=provisioner
 Restart=always
 RestartSec=2
 LimitNOFILE={N_FILES}

@@ -15,7 +15,7 @@ from alerts.model import Alert
 from alerts.settings import Settings
 from tests.test_readme import README, table
 
-SECTION = README[README.index("\n## Alerts\n") : README.index("\n## Settings\n")]
+SECTION = README[README.index("\n## Alerts\n") : README.index("\n## Dashboards\n")]
 SECTIONS = ("prometheus", "fleet", "thresholds", "slo", "windows", "links", "routing")
 
 

@@ -66,7 +66,7 @@ def _label_text(labels: Mapping[str, str]) -> str:
 
 @asynccontextmanager
 async def running(
-    run_dir: Path, inventory: Path, prometheus_binary: Path | None = None, *options: str
+    run_dir: Path, inventory: Path | str, prometheus_binary: Path | None = None, *options: str
 ) -> AsyncIterator[Running]:
     """Run the exporter over an inventory, polling each second, and Prometheus if one is given."""
     exporter_port, prometheus_port = free_ports(2)
@@ -83,7 +83,7 @@ async def running(
         )
 
 
-def _exporter(inventory: Path, port: int, options: tuple[str, ...]) -> ChildSpec:
+def _exporter(inventory: Path | str, port: int, options: tuple[str, ...]) -> ChildSpec:
     command = (
         *(sys.executable, "-P", "-m", "ollama_fleet", "exporter", f"--inventory={inventory}"),
         f"--web.listen-address=127.0.0.1:{port}",

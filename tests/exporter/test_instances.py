@@ -121,7 +121,9 @@ def test_without_a_query_everything_is_wanted() -> None:
 
 
 def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="by 'colour', only by id, status, node, model, engine"):
+    with pytest.raises(
+        ValueError, match="parameter 'colour', only id, status, node, model, engine"
+    ):
         parse_filter({"colour": "red"})
 
 

@@ -136,6 +136,18 @@ class TestCounts:
 
         assert (Stop("chat-00001", Reason.SCALED_DOWN),) == decided(pool(0, rotation=FAST), leaving)
 
+    @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.STOPPING])
+    def test_what_does_not_serve_is_stopped_without_draining(self, phase: Phase) -> None:
+        one = instance(1, phase=phase, since_s=NOW_S, reason=Reason.SCALED_DOWN)
+
+        assert (Stop(one.id, Reason.SCALED_DOWN),) == decided(pool(0, rotation=FAST), one)
+
+    @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.STOPPING])
+    def test_what_is_too_much_on_a_silent_node_waits(self, phase: Phase) -> None:
+        one = instance(1, phase=phase, reason=Reason.SCALED_DOWN)
+
+        assert () == decided(pool(0), one, reports=[silent("n1", for_s=60.0)])
+
     def test_what_is_on_its_way_out_on_a_lost_node_is_forgotten(self) -> None:
         leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
 
@@ -355,6 +367,13 @@ class TestStarting:
 
         assert () == decided(fleet(pool(1, workload=replace(CHAT, cpus=9.0))), one)
 
+    def test_what_waits_for_room_keeps_the_room_that_it_has(self) -> None:
+        one = instance(1, phase=Phase.STARTING, workload="old", cpus=7.0)
+        grown = pool(1, workload=replace(CHAT, cpus=9.0))
+        other = pool(1, name="code", workload=replace(CHAT, cpus=2.0))
+
+        assert () == decided(fleet(grown, other), one)
+
 
 class TestEndings:
     """A running instance whose unit does not run."""
@@ -386,6 +405,11 @@ class TestEndings:
         one = instance(1, since_s=NOW_S - 1.0)
 
         assert () == decided(pool(1), one, reports=[report("n1", *units, at_s=NOW_S - 2.0)])  # type: ignore[arg-type]
+
+    def test_is_judged_by_what_was_seen_from_the_moment_it_ran(self) -> None:
+        one = instance(1, since_s=NOW_S - 1.0)
+
+        assert 1 == len(decided(pool(1), one, reports=[report("n1", at_s=NOW_S - 1.0)]))
 
     def test_is_not_judged_by_what_a_silent_node_said(self) -> None:
         assert () == decided(pool(1), instance(1), reports=[silent("n1", for_s=60.0)])
@@ -716,6 +740,14 @@ class TestFailures:
 
         assert isinstance(renew, Renew)
         assert ("n2", 2, None) == (renew.node, renew.generation, renew.reason)
+
+    def test_gets_a_port_of_its_node_after_the_nodes_ports_have_changed(self) -> None:
+        moved = node(first_port=30_000, last_port=30_009)
+
+        (renew,) = decided(fleet(pool(1), nodes=[moved]), self.failed(n_failures=0))
+
+        assert isinstance(renew, Renew)
+        assert 30_000 <= renew.port <= 30_009
 
     def test_is_tried_again_at_another_port_where_there_is_no_other_node(self) -> None:
         (renew,) = decided(pool(1), self.failed())

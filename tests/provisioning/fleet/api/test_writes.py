@@ -380,6 +380,13 @@ async def test_a_key_that_comes_with_another_request_is_refused(board: Board) ->
     assert "Idempotency-Key 'one' was used for another request" in problem["detail"]
 
 
+@pytest.mark.parametrize(("n_characters", "status"), [(0, 400), (1, 202), (200, 202), (201, 400)])
+async def test_a_key_has_a_length(board: Board, n_characters: int, status: int) -> None:
+    key = {"Idempotency-Key": "k" * n_characters}
+
+    await board.ask("POST", "/instances/llama-00001/replace", headers=key, expect=status)
+
+
 async def test_a_request_that_failed_may_come_again_with_its_key(board: Board) -> None:
     key = {"Idempotency-Key": "one"}
     board.store.is_away = True

@@ -1,0 +1,355 @@
+"""Provisioners as a user starts them, over units that are small servers.
+
+In:   a folder for everything; what the fleet is to be.
+Out:  a Lab: provisioners that are started, killed, paused; commands that are run; the units as the
+      kernel knows them. After the block nothing of it runs any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.ports import free_ports
+from tests.waiting import eventually
+
+PROGRAM = (sys.executable, "-P", "-m", "ollama_fleet")
+FLEET = "lab"
+ENDING_S = 20.0
+SERVER = """\
+import socket, sys
+body = b'{"status": "ok", "tokens_per_second": 40.0, "latency_p99": 0.05, "errors_total": 0}'
+head = b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\nconnection: close\\r\\n"
+answer = head + b"content-length: %d\\r\\n\\r\\n%b" % (len(body), body)
+server = socket.create_server((sys.argv[1], int(sys.argv[2])))
+while True:
+    client, _ = server.accept()
+    client.settimeout(1.0)
+    try:
+        client.recv(65536)
+        client.sendall(answer)
+    except OSError:
+        pass
+    client.close()
+"""
+QUICK = {
+    "start_timeout": "20s",
+    "backoff_base": "100ms",
+    "backoff_cap": "500ms",
+    "retry_failed": "1s",
+    "stop_grace": "1s",
+    "unavailable": "50%",
+}
+
+
+class UnitProcess(NamedTuple):
+    """A unit's process, as the kernel knows it."""
+
+    pid: int
+    instance_id: str
+    port: int
+
+
+class Answer(NamedTuple):
+    """What an API has answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """Return the body, read."""
+        return json.loads(self.body)
+
+    @property
+    def age_s(self) -> float:
+        """Return how old it says that it is."""
+        return float(self.headers["Inventory-Age-Seconds"])
+
+
+@dataclass
+class Provisioner:
+    """`ollama-fleet provisioner run`, as a process."""
+
+    url: str
+    command: Sequence[str] = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)
+    log: Path = field(repr=False)
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start it; it may not answer yet."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # the test's own command
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(self.environment),
+                start_new_session=True,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        """Say whether its process has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def ended(self, number: signal.Signals) -> int:
+        """Send it a signal, and return the status with which it has ended."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(ENDING_S)
+        self.process = None
+        return status
+
+    def kill(self) -> None:
+        """End it without warning, as a loss of power would."""
+        if self.process is not None:
+            self.ended(signal.SIGKILL)
+
+    async def answer(self, path: str = "/instances") -> Answer:
+        """Return what its API answers."""
+        return await asyncio.to_thread(fetch, f"{self.url}{path}")
+
+    async def instances(self) -> list[dict[str, Any]]:
+        """Return all that it knows of the instances; nothing where it does not answer."""
+        with suppress(OSError, ValueError):
+            answer = await self.answer("/instances?details=1")
+            if answer.status == 200:
+                listed: list[dict[str, Any]] = answer.json
+                return listed
+        return []
+
+    async def leads(self) -> bool:
+        """Say whether it is the one that changes the fleet."""
+        with suppress(OSError):
+            page = (await self.answer("/metrics")).body.decode()
+            return "\nollama_provisioner_leader 1.0\n" in page
+        return False
+
+    async def is_ready(self) -> bool:
+        """Say whether it knows the fleet."""
+        if not self.is_running:
+            raise AssertionError(f"{self.url} has ended: {self.said[-2000:]}")
+        with suppress(OSError):
+            return (await self.answer("/-/ready")).status == 200
+        return False
+
+    @property
+    def said(self) -> str:
+        """Return its log."""
+        return self.log.read_text()
+
+
+@dataclass
+class Lab:
+    """A folder, and everything that a test has started in it."""
+
+    folder: Path
+    provisioners: list[Provisioner] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @property
+    def server(self) -> Path:
+        """Return the units' program; its path is in each command line, and in no other lab's."""
+        return self.folder / "server.py"
+
+    @property
+    def state_dir(self) -> Path:
+        """Return where provisioners keep things."""
+        return self.folder / "state"
+
+    @property
+    def token_file(self) -> Path:
+        """Return where the token for changes is."""
+        return self.folder / "token"
+
+    def provisioner(
+        self, *options: str, store: str = "", wrapper: Sequence[str] = ()
+    ) -> Provisioner:
+        """Return a provisioner that is not started yet; later options win over earlier ones."""
+        (port,) = free_ports(1)
+        number = len(self.provisioners) + 1
+        command = (
+            *(*wrapper, *PROGRAM, "provisioner", "run", f"--fleet={FLEET}"),
+            f"--state-dir={self.state_dir}",
+            f"--store.url={store or f'sqlite:{self.folder}/fleet.db'}",
+            f"--web.token-file={self.token_file}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            *options,
+        )
+        log = self.folder / f"provisioner-{number}.log"
+        made = Provisioner(f"http://127.0.0.1:{port}", command, self.environment, log)
+        self.provisioners.append(made)
+        return made
+
+    async def started(
+        self, *options: str, store: str = "", wrapper: Sequence[str] = ()
+    ) -> Provisioner:
+        """Return a provisioner that answers."""
+        made = self.provisioner(*options, store=store, wrapper=wrapper)
+        made.start()
+        await eventually(made.is_ready)
+        return made
+
+    def spec(
+        self,
+        count: int,
+        *,
+        pool: Mapping[str, Any] | None = None,
+        nodes: Sequence[Mapping[str, Any]] = (),
+        limits: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write a specification of one pool, by default of small servers on this machine."""
+        whole_pool = {
+            "name": "web",
+            "model": "toy",
+            "engine": "fleet",
+            "command": [sys.executable, "-I", "-S", str(self.server), "{host}", "{port}", "{id}"],
+            "count": count,
+            "cpus": 0.01,
+            "memory": "16MiB",
+            "health": {"interval": "500ms", "timeout": "1s", "failures": 3},
+            "rotation": {"every": "7d", "drain": "300ms"},
+            **(pool or {}),
+        }
+        document = {
+            "name": FLEET,
+            "nodes": list(nodes) or [self.node()],
+            "pools": [whole_pool],
+            "limits": {**QUICK, **(limits or {})},
+        }
+        path = self.folder / "fleet.yml"
+        path.write_text(json.dumps(document))
+        return path
+
+    def node(self) -> dict[str, Any]:
+        """Return this machine as a node, with ports that nobody else here uses."""
+        return {
+            "name": "here",
+            "runtime": "process",
+            "address": loopback_of(self.folder),
+            "cpus": 4,
+            "memory": "64GiB",
+            "first_port": 21_000,
+            "last_port": 21_199,
+        }
+
+    def command(self, *words: str) -> Sequence[str]:
+        """Return a command as a user writes it."""
+        return (*PROGRAM, *words)
+
+    def client_environment(self) -> dict[str, str]:
+        """Return the environment in which commands find the provisioners."""
+        urls = " ".join(one.url for one in self.provisioners)
+        return {
+            **self.environment,
+            "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": urls,
+            "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE": str(self.token_file),
+        }
+
+    async def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command until it ends."""
+        return await asyncio.to_thread(
+            subprocess.run,
+            self.command(*words),
+            env=self.client_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+
+    async def done(self, *words: str) -> str:
+        """Run a command that has to go well; return what it prints."""
+        ended = await self.run(*words)
+        assert 0 == ended.returncode, f"{words}: {ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    def units(self) -> list[UnitProcess]:
+        """Return the processes of all units, those that hang among them."""
+        mark = str(self.server).encode()
+        return [_unit(pid, words, mark) for pid, words in command_lines() if mark in words]
+
+    def faults(self, instances: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+        """Return what is not as it should be: so many instances, all running, a process each."""
+        wanted = Counter((one["id"], one["port"]) for one in instances)
+        there = Counter((unit.instance_id, unit.port) for unit in self.units())
+        found = [f"{one['id']} is {one['phase']}" for one in instances if one["phase"] != "running"]
+        found += [f"{count} wanted, {len(instances)} listed"] * (count != len(instances))
+        found += [f"{missing} has no process" for missing in wanted - there]
+        return found + [f"{surplus} is a process too many" for surplus in there - wanted]
+
+    def is_whole(self, instances: Sequence[Mapping[str, Any]], count: int) -> bool:
+        """Say whether there is nothing that is not as it should be."""
+        return not self.faults(instances, count)
+
+    def clean_up(self) -> None:
+        """End whatever runs."""
+        for one in self.provisioners:
+            one.kill()
+        while units := self.units():
+            for unit in units:
+                with suppress(ProcessLookupError):
+                    os.kill(unit.pid, signal.SIGKILL)
+                with suppress(ChildProcessError):
+                    os.waitpid(unit.pid, 0)
+
+
+@contextmanager
+def lab(folder: Path) -> Iterator[Lab]:
+    """Make a Lab; when the block ends, nothing of it is left running."""
+    made = Lab(folder)
+    made.server.write_text(SERVER)
+    try:
+        yield made
+    finally:
+        made.clean_up()
+
+
+def fetch(url: str) -> Answer:
+    """Return what a server answers, whatever its status; blocks, 5 s at most."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return Answer(answer.status, dict(answer.headers), answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, dict(error.headers), error.read())
+
+
+def command_lines() -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the processes of this machine that have not ended, each with its words."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):
+                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                yield int(name), words
+
+
+def loopback_of(folder: Path) -> str:
+    """Return a loopback address of the lab's own, so that no two labs want the same ports."""
+    digest = hash(str(folder))
+    return f"127.{1 + digest % 250}.{digest // 250 % 250}.{1 + digest // 62_500 % 250}"
+
+
+def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
+    place = words.index(mark)
+    return UnitProcess(pid, words[place + 3].decode(), int(words[place + 2]))

@@ -1,0 +1,352 @@
+"""The provisioner as a user runs it: sqlite, processes of this machine, and the commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.provisioner import FLEET, Lab, Provisioner, UnitProcess, lab
+from tests.e2e.running import Running, running
+from tests.waiting import eventually
+
+N = 4
+
+
+@pytest.fixture
+def fleet_lab(tmp_path: Path) -> Iterator[Lab]:
+    with lab(tmp_path) as made:
+        yield made
+
+
+async def whole(made: Lab, one: Provisioner, count: int = N, within_s: float = 30.0) -> None:
+    """Return once the fleet is as it should be."""
+
+    async def is_whole() -> bool:
+        return made.is_whole(await one.instances(), count)
+
+    await eventually(is_whole, within_s=within_s)
+
+
+async def applied(made: Lab, count: int = N, **changes: Any) -> Provisioner:
+    """Return a provisioner that leads a whole fleet."""
+    one = await made.started()
+    await made.done("provisioner", "apply", str(made.spec(count, **changes)))
+    await whole(made, one, count)
+    return one
+
+
+def generations(instances: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {one["id"]: one["generation"] for one in instances}
+
+
+def by_id(units: Sequence[UnitProcess]) -> dict[str, UnitProcess]:
+    return {unit.instance_id: unit for unit in units}
+
+
+async def test_a_fleet_is_made_from_nothing_by_one_command(fleet_lab: Lab) -> None:
+    await fleet_lab.started()
+
+    ended = await fleet_lab.run("provisioner", "apply", str(fleet_lab.spec(N)))
+
+    assert 0 == ended.returncode, ended.stderr
+    assert f"{N} of {N} instances ready" in ended.stderr
+    listed = json.loads(await fleet_lab.done("instances", "list", "--json"))
+    assert [] == fleet_lab.faults(listed, N)
+    assert {"running"} == {one["state"] for one in listed}
+
+
+async def test_the_exporter_sees_the_fleet_as_it_is(fleet_lab: Lab, tmp_path: Path) -> None:
+    """Healthy; provisioning while it starts; draining while it ends what it has begun."""
+    one = await applied(fleet_lab, pool={"rotation": {"every": "7d", "drain": "4s"}})
+    async with running(tmp_path, f"{one.url}/instances") as exporter:
+        await eventually(lambda: sees(exporter, healthy=N))
+
+        await fleet_lab.done("instances", "drain", "web-00001")
+        await eventually(lambda: sees(exporter, healthy=N - 1, draining=1), within_s=3.0)
+        await eventually(lambda: sees(exporter, healthy=N))
+
+        # It answers nobody before it is let go on: the unit is there, and not healthy yet.
+        fleet_lab.server.write_text(f"import time\ntime.sleep(5)\n{fleet_lab.server.read_text()}")
+        os.kill(by_id(fleet_lab.units())["web-00002"].pid, signal.SIGKILL)
+        await eventually(lambda: sees(exporter, healthy=N - 1, provisioning=1))
+        await eventually(lambda: sees(exporter, healthy=N))
+
+
+async def sees(exporter: Running, **expected: int) -> bool:
+    """Say whether the exporter counts so many instances by status, and no others."""
+    counted = {
+        dict(labels)["status"]: value
+        for (name, labels), value in (await exporter.samples()).items()
+        if name == "ollama_fleet_instances" and value
+    }
+    return expected == counted
+
+
+async def test_a_killed_instance_is_replaced_by_the_next_generation(fleet_lab: Lab) -> None:
+    one = await applied(fleet_lab)
+    before = by_id(fleet_lab.units())
+
+    os.kill(before["web-00003"].pid, signal.SIGKILL)
+    await eventually(
+        lambda: by_id(fleet_lab.units()).get("web-00003") not in (None, before["web-00003"])
+    )
+    await whole(fleet_lab, one)
+
+    after = by_id(fleet_lab.units())
+    assert {"web-00003"} == {id_ for id_ in before if before[id_] != after[id_]}
+    assert {"web-00001": 1, "web-00002": 1, "web-00003": 2, "web-00004": 1} == generations(
+        await one.instances()
+    )
+    shown = await fleet_lab.done("instances", "show", "web-00003")
+    assert "exited its unit has exited, status -9" in shown
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_killed_provisioner_loses_nothing_and_starts_nothing_twice(
+    fleet_lab: Lab, seed: int
+) -> None:
+    """Killed at a random moment while it makes a fleet; its successor adopts what there is."""
+    count = 8
+    one = await fleet_lab.started()
+    await fleet_lab.done("provisioner", "apply", "--no-wait", str(fleet_lab.spec(count)))
+
+    await asyncio.sleep(random.Random(seed).uniform(0.0, 0.6))  # noqa: S311
+    one.kill()
+    there = by_id(fleet_lab.units())
+    one.start()
+    await whole(fleet_lab, one, count)
+
+    after = by_id(fleet_lab.units())
+    assert there == {id_: after[id_] for id_ in there}
+    assert {1} == set(generations(await one.instances()).values())
+
+
+async def test_instances_outlive_a_provisioner_that_is_stopped(fleet_lab: Lab) -> None:
+    one = await applied(fleet_lab)
+    before = by_id(fleet_lab.units())
+
+    assert 0 == one.ended(signal.SIGTERM)
+
+    assert before == by_id(fleet_lab.units())
+    assert "stopped; instances go on" in one.said
+    assert "Traceback" not in one.said
+    one.start()
+    await whole(fleet_lab, one)
+    assert before == by_id(fleet_lab.units())
+
+
+async def test_ctrl_c_stops_the_waiting_and_nothing_else(fleet_lab: Lab) -> None:
+    one = await fleet_lab.started()
+    fleet_lab.server.write_text(f"import time\ntime.sleep(3)\n{fleet_lab.server.read_text()}")
+    command = fleet_lab.command("provisioner", "apply", str(fleet_lab.spec(N)))
+    with subprocess.Popen(  # noqa: ASYNC220 - it is not waited for
+        command,
+        env=fleet_lab.client_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        await eventually(fleet_lab.units)
+        waiting.send_signal(signal.SIGINT)
+        _, words = await asyncio.to_thread(waiting.communicate, timeout=10)
+
+    assert 130 == waiting.returncode, words
+    assert "stopped waiting; the provisioner goes on" in words
+    await whole(fleet_lab, one)
+
+
+async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> None:
+    one = await applied(fleet_lab, pool={"rotation": {"every": "7d", "drain": "1s"}})
+    seen: list[frozenset[str]] = []
+
+    async def is_smaller() -> bool:
+        listed = await one.instances()
+        seen.append(frozenset(one["phase"] for one in listed if one["reason"] == "scaled_down"))
+        return fleet_lab.is_whole(listed, 1)
+
+    await fleet_lab.done("provisioner", "apply", "--no-wait", str(fleet_lab.spec(1)))
+    await eventually(is_smaller)
+
+    assert frozenset({"draining"}) in seen
+
+
+async def test_a_changed_specification_rolls_through_within_its_limits(fleet_lab: Lab) -> None:
+    count = 4
+    limits = {"unavailable": "50%"}
+    one = await applied(fleet_lab, count, limits=limits)
+    least = count
+
+    async def is_rolled() -> bool:
+        nonlocal least
+        listed = await one.instances()
+        least = min(least, sum(one["phase"] == "running" for one in listed) if listed else count)
+        return {2} == set(generations(listed).values()) and fleet_lab.is_whole(listed, count)
+
+    changed = fleet_lab.spec(count, pool={"environment": {"RELEASE": "2"}}, limits=limits)
+    await fleet_lab.done("provisioner", "apply", "--no-wait", str(changed))
+    await eventually(is_rolled, within_s=60.0)
+
+    assert 2 <= least < count
+
+
+async def test_a_plan_says_what_would_change_and_changes_nothing(fleet_lab: Lab) -> None:
+    one = await applied(fleet_lab, 2)
+
+    planned = json.loads(
+        await fleet_lab.done("provisioner", "plan", "--json", str(fleet_lab.spec(3)))
+    )
+    words = await fleet_lab.done("provisioner", "plan", str(fleet_lab.spec(3)))
+
+    assert planned["base_version"] > 0
+    assert "web" in words
+    await whole(fleet_lab, one, 2)
+    shown = json.loads(await fleet_lab.done("provisioner", "show", "--json"))
+    assert (FLEET, 2) == (shown["name"], shown["pools"][0]["count"])
+    assert shown == json.loads(await fleet_lab.done("provisioner", "show"))
+
+
+async def test_a_specification_is_checked_without_a_provisioner(fleet_lab: Lab) -> None:
+    good = await fleet_lab.run("provisioner", "check", str(fleet_lab.spec(3)))
+    bad = await fleet_lab.run("provisioner", "check", str(fleet_lab.spec(-3, pool={"cpu": 2})))
+
+    assert (0, "fleet lab: 3 instances in 1 pools on 1 nodes\n") == (good.returncode, good.stderr)
+    assert 1 == bad.returncode
+    assert "2 problems" in bad.stderr
+    assert "did you mean cpus?" in bad.stderr
+
+
+async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab: Lab) -> None:
+    leader = await applied(fleet_lab, 2)
+    standby = await fleet_lab.started()
+    fleet_lab.provisioners.sort(key=lambda one: one is leader)  # the client asks the standby first
+
+    assert await standby.instances() == await leader.instances()
+    assert (True, False) == (await leader.leads(), await standby.leads())
+    refused = await fleet_lab.run(
+        "instances", "list", f"--provisioner.url={standby.url}", "--pool=web"
+    )
+    assert 0 == refused.returncode, refused.stderr
+    ordered = await fleet_lab.done("instances", "replace", "web-00001")
+    assert "web-00001: running, replacement asked for\n" == ordered
+
+    leader.kill()
+    await eventually(standby.leads)
+    await whole(fleet_lab, standby, 2)
+
+
+async def refused_start(made: Lab, *options: str, wrapper: Sequence[str] = ()) -> tuple[int, str]:
+    """Start a provisioner that cannot run; return its exit status and what it says."""
+    one = made.provisioner(*options, wrapper=wrapper)
+    one.start()
+    assert one.process is not None
+    status = await asyncio.to_thread(one.process.wait, 30)
+    return status, one.said
+
+
+async def test_a_port_that_is_taken_is_said_and_nothing_is_touched(fleet_lab: Lab) -> None:
+    one = await applied(fleet_lab, 2)
+    before = fleet_lab.units()
+
+    status, said = await refused_start(
+        fleet_lab, f"--web.listen-address={one.url.removeprefix('http://')}"
+    )
+
+    assert 1 == status
+    assert "Address already in use; choose another with --web.listen-address" in said
+    assert "Traceback" not in said
+    assert before == fleet_lab.units()
+    await whole(fleet_lab, one, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "expected"),
+    [
+        (("--web.token-fil=x",), 2, "No such option"),
+        (("--web.listen-address=nowhere",), 2, "must be host:port"),
+        (("--web.token-file=/proc/nowhere/token",), 1, "choose another with --web.token-file"),
+        (("--store.url=mysql://x",), 1, "there is no such kind"),
+        (("--store.url=sqlite:/proc/nowhere/x.db",), 1, "see that its folder exists"),
+        (("--store.url=etcd://a:b",), 1, "is no address of an etcd member"),
+        (("--nodes.ca-file=/x",), 2, "go together"),
+        (("--state-dir=/dev/null",), 1, "/dev/null"),
+    ],
+)
+async def test_what_cannot_be_used_is_said(
+    fleet_lab: Lab, options: Sequence[str], status: int, expected: str
+) -> None:
+    seen, said = await refused_start(fleet_lab, *options)
+
+    assert status == seen, said
+    assert expected in said
+    assert "Traceback" not in said
+
+
+async def test_a_token_file_that_is_a_folder_is_said(fleet_lab: Lab, tmp_path: Path) -> None:
+    status, said = await refused_start(fleet_lab, f"--web.token-file={tmp_path}")
+
+    assert 2 == status
+    assert f"'{tmp_path}' is a directory" in said
+
+
+async def test_a_bad_specification_changes_nothing(fleet_lab: Lab) -> None:
+    one = await applied(fleet_lab, 2)
+    before = (await one.answer()).body
+    bad = fleet_lab.spec(2, pool={"cout": 3})
+
+    ended = await fleet_lab.run("provisioner", "apply", str(bad))
+
+    assert 1 == ended.returncode
+    assert "did you mean count?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert before == (await one.answer()).body
+
+
+async def test_a_full_disk_stops_changes_until_there_is_room(fleet_lab: Lab) -> None:
+    """The state folder is a file system of its own, of 1 MB, that only the provisioner sees."""
+    fleet_lab.state_dir.mkdir()
+    mount = f"mount -t tmpfs -o size=1m none '{fleet_lab.state_dir}' && exec \"$@\""
+    wrapper = ("unshare", "-m", "sh", "-c", mount, "sh")
+    can_mount = await asyncio.to_thread(
+        subprocess.run, (*wrapper, "true"), check=False, capture_output=True
+    )
+    if can_mount.returncode:
+        pytest.skip("needs to mount a tmpfs")
+    one = await fleet_lab.started(
+        f"--store.url=sqlite:{fleet_lab.state_dir}/fleet.db", wrapper=wrapper
+    )
+    await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(2)))
+    assert one.process is not None
+    inside = Path(f"/proc/{one.process.pid}/root{fleet_lab.state_dir}")
+    before = by_id(fleet_lab.units())
+
+    fill(inside / "ballast")
+    ended = await fleet_lab.run("provisioner", "apply", "--no-wait", str(fleet_lab.spec(3)))
+    assert 1 == ended.returncode
+    assert "full" in ended.stderr
+    assert before == by_id(fleet_lab.units())
+    assert one.is_running
+
+    (inside / "ballast").unlink()
+    await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(3)))
+    await whole(fleet_lab, one, 3)
+    assert before.items() <= by_id(fleet_lab.units()).items()
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1024))
+        except OSError:
+            return
