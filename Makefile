@@ -13,7 +13,7 @@ SLOW := tests/e2e tests/bench
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Run a simulated fleet, two real LLM servers, the exporter, Prometheus and Alertmanager until Ctrl-C
+demo: ## Provision a simulated fleet and two real LLM servers, and watch them, until Ctrl-C
 	@.ci/venv demo
 	@$(BIN)/ollama-fleet up --simulated 1000 --llama-servers 2
 

@@ -26,6 +26,7 @@ from ollama_fleet import COMMANDS
 from provisioning.fleet.cli.instances_cli import instances
 from provisioning.fleet.cli.provisioner_cli import provisioner
 from provisioning.sim.cli import simulate
+from provisioning.stack.cli import up
 from tests.conftest import ROOT
 from tests.exporter.fleets import reading
 
@@ -132,7 +133,7 @@ def test_every_option_named_in_the_readme_exists() -> None:
     options = {setting.option for setting in SETTINGS}
     others = {"--check", "--config.file", "--metrics"}
     groups = (alerts, dashboards, instances, provisioner)
-    commands = (simulate, *(one for group in groups for one in group.commands.values()))
+    commands = (simulate, up, *(one for group in groups for one in group.commands.values()))
     of_commands = {
         option for command in commands for parameter in command.params for option in parameter.opts
     }

@@ -1,8 +1,8 @@
-"""One demonstration: a simulated fleet, real LLM servers, exporter, Prometheus, Alertmanager.
+"""One whole fleet on this machine: provisioner, instances, exporter, Prometheus, Alertmanager.
 
 In:   Settings. Out: what runs and how the fleet is, on stdout; progress on stderr.
 Runs until it is cancelled, or for a given time; leaves no process behind, however it ends.
-Fails with StackError.
+Fails with StackError, or with SpecError for a person's own specification.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ import contextlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 import click
 
 from provisioning.stack import (
     commands,
-    llama,
+    leftovers,
     observers,
     ourselves,
-    programs,
+    provisioner,
     report,
     rundir,
     status,
@@ -31,15 +29,11 @@ from provisioning.stack import (
 )
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import NothingSeenError, QueryError
-from provisioning.stack.observers import Observers
-from provisioning.stack.ports import EVERY_ADDRESS, Ports, Wanted
+from provisioning.stack.planning import Settings, make_plan
 from provisioning.stack.processes import Children, answers_ok
 from provisioning.stack.report import Pages
-from provisioning.stack.rundir import RunDir
 from provisioning.stack.status import FleetStatus
 
-SIMULATED_PORT = 11_450
-LLAMA_PORT = 11_460
 SEEN_WITHIN_S = 60.0
 """What Prometheus may take to see a healthy instance, from when the exporter is ready."""
 N_EVALUATIONS = 2
@@ -51,67 +45,18 @@ STATUS_PAUSE_S = 10.0
 QUERY_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a person chooses for a run."""
-
-    n_simulated: int
-    n_llama_servers: int
-    run_dir: Path | None
-    exporter: Wanted
-    prometheus: Wanted
-    alertmanager: Wanted
-    poll_interval_s: int
-    duration_s: float | None
-    """How long to run once all is ready; None: until cancelled."""
-    is_json: bool
-
-
 def run(settings: Settings) -> None:
     """Start everything, say where to look, and keep it running.
 
     Raises:
         StackError: Something cannot start, or a process ended by itself.
+        SpecError: The specification describes no fleet that can be.
         asyncio.CancelledError: A signal asked to stop; everything has been stopped.
     """
     with rundir.claimed(settings.run_dir) as run_dir:
-        plan = make_plan(settings, run_dir)
-        rundir.write(run_dir.real_inventory, commands.real_inventory(plan))
+        plan = make_plan(settings, run_dir, say=say)
         observers.configure(plan.observers)
         asyncio.run(_run(plan, settings))
-
-
-def make_plan(settings: Settings, run_dir: RunDir) -> Plan:
-    """Find the programs, put the model together, choose the ports.
-
-    Raises:
-        StackError: One of these cannot be had.
-    """
-    programs_dir = programs.default_dir(os.environ)
-    prometheus = programs.locate("prometheus", programs_dir, say=say)
-    alertmanager = programs.locate("alertmanager", programs_dir, say=say)
-    n_llama = settings.n_llama_servers
-    model = llama.model_file(os.environ) if n_llama else None
-    ports = Ports(say=say)
-    return Plan(
-        run_dir=run_dir,
-        n_simulated=settings.n_simulated,
-        observers=Observers(
-            run_dir=run_dir,
-            inventories=(run_dir.simulated_inventory, run_dir.real_inventory),
-            exporter_port=ports.take(settings.exporter),
-            prometheus_port=ports.take(settings.prometheus),
-            alertmanager_port=ports.take(settings.alertmanager),
-            prometheus_binary=prometheus,
-            alertmanager_binary=alertmanager,
-            interval_s=settings.poll_interval_s,
-        ),
-        simulated_port=ports.take(Wanted("the fleet", SIMULATED_PORT, host=EVERY_ADDRESS)),
-        control_port=ports.take(Wanted("the fleet's control API", SIMULATED_PORT + 1)),
-        llama_ports=tuple(ports.take(Wanted("llama-server", LLAMA_PORT)) for _ in range(n_llama)),
-        model=llama.MODEL_NAME,
-        model_file=model,
-    )
 
 
 def say(text: str) -> None:
@@ -130,25 +75,41 @@ async def _run(plan: Plan, settings: Settings) -> None:
 async def _stage(plan: Plan, settings: Settings) -> None:
     timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
     async with (
+        leftovers.none_of(plan.run_dir, is_kept=settings.is_kept),
         Children(plan.run_dir.path, environ=ourselves.environ(os.environ)) as children,
         aiohttp.ClientSession(timeout=timeout) as session,
+        talk.keeping_busy(lambda: real_servers(session, plan)),
     ):
         await _start_fleet(plan, children)
-        async with talk.keeping_busy(plan.llama_urls):
-            await _start_observers(plan, children)
-            seen = await children.guard(until_seen(session, plan))
-            seen = await children.guard(until_judged(session, plan, seen))
-            if settings.is_json:
-                click.echo(report.as_json(plan, seen, children.pids))
-            else:
-                click.echo(report.for_people(plan, seen, await pages(session, plan)))
-            await children.guard(keep_saying(session, plan, settings.duration_s))
+        await _start_observers(plan, children)
+        seen = await children.guard(until_seen(session, plan))
+        seen = await children.guard(until_judged(session, plan, seen))
+        if settings.is_json:
+            real = await real_servers(session, plan)
+            click.echo(report.as_json(plan, seen, children.pids, real))
+        else:
+            click.echo(report.for_people(plan, seen, await pages(session, plan)))
+        await children.guard(keep_saying(session, plan, settings.duration_s))
 
 
 async def _start_fleet(plan: Plan, children: Children) -> None:
-    n_real = len(plan.llama_ports)
-    say(f"starting {plan.n_simulated:,} simulated instances and {n_real} real LLM servers")
-    await children.start(commands.simulated_fleet(plan), *commands.llama_servers(plan))
+    say(f"starting the provisioner of {_counted(plan)}")
+    hosting = () if plan.demo is None else (commands.simulated_fleet(plan, plan.demo),)
+    await children.start(*hosting, provisioner.server(plan))
+    await children.guard(provisioner.apply(plan))
+
+
+def _counted(plan: Plan) -> str:
+    if plan.demo is None:
+        n_instances = sum(pool.count for pool in plan.fleet.pools)
+        return f"{n_instances:,} instances, as {plan.spec} says"
+    n_real = plan.demo.n_llama_servers
+    return f"{plan.demo.n_simulated:,} simulated instances and {n_real} real LLM servers"
+
+
+async def real_servers(session: aiohttp.ClientSession, plan: Plan) -> list[str]:
+    """Return the demonstration's real servers; a person's own are left alone."""
+    return [] if plan.demo is None else await provisioner.llama_urls(session, plan)
 
 
 async def _start_observers(plan: Plan, children: Children) -> None:
@@ -167,26 +128,29 @@ async def pages(session: aiohttp.ClientSession, plan: Plan) -> Pages:
 async def until_seen(
     session: aiohttp.ClientSession, plan: Plan, *, within_s: float = SEEN_WITHIN_S
 ) -> FleetStatus:
-    """Wait until Prometheus itself sees healthy instances; return what it sees.
+    """Wait until Prometheus itself sees the fleet, healthy and all there; return what it sees.
+
+    A fleet that takes longer, because models are loaded, is told as it is then.
 
     Raises:
         NothingSeenError: It sees none in time, or could not be asked.
     """
     url = plan.observers.prometheus_url
     seen: FleetStatus | QueryError | None = None
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             while True:
                 seen = await _look(session, plan)
-                if isinstance(seen, FleetStatus) and seen.n_healthy > 0:
+                if isinstance(seen, FleetStatus) and seen.is_there:
                     return seen
                 await asyncio.sleep(ASK_PAUSE_S)
-    except TimeoutError:
-        raise NothingSeenError(
-            f"Prometheus ({url}) saw no healthy instance within {within_s:g} s of the exporter's "
-            f"first whole cycle; at last: {seen or 'no answer'}. Look at {url}/api/v1/targets and "
-            f"at the logs in {plan.run_dir.path}"
-        ) from None
+    if isinstance(seen, FleetStatus) and seen.n_healthy + seen.n_provisioning > 0:
+        return seen
+    raise NothingSeenError(
+        f"Prometheus ({url}) saw no healthy instance within {within_s:g} s of the exporter's "
+        f"first whole cycle; at last: {seen or 'no answer'}. Look at {url}/api/v1/targets and "
+        f"at the logs in {plan.run_dir.path}"
+    )
 
 
 async def until_judged(

@@ -16,9 +16,10 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
+from provisioning.fleet.errors import SpecError
 from provisioning.stack import app
-from provisioning.stack.app import Settings
 from provisioning.stack.errors import StackError
+from provisioning.stack.planning import Settings
 from provisioning.stack.ports import Wanted
 
 PORT = click.IntRange(1, 65_535)
@@ -36,6 +37,12 @@ LONGEST_INTERVAL_S = 60
     epilog="Every option is also an environment variable: --run-dir is OLLAMA_FLEET_UP_RUN_DIR.",
 )
 @click.option(
+    "--spec",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    show_default="a fleet of the next two",
+    help="What the fleet is to be, as for `ollama-fleet provisioner apply`.",
+)
+@click.option(
     "--simulated",
     "n_simulated",
     type=click.IntRange(1),
@@ -50,11 +57,19 @@ LONGEST_INTERVAL_S = 60
     help="Real LLM servers, of about 400 MB of memory each.",
 )
 @click.option(
+    "--keep-instances",
+    "is_kept",
+    is_flag=True,
+    help="Leave instances that are processes running at the end; the next run in the same folder, "
+    "with this option too, goes on with them. Containers always go on.",
+)
+@click.option(
     "--run-dir",
     type=click.Path(file_okay=False, path_type=Path),
     show_default=".demo here, or a temporary folder",
     help="For logs, configuration and what the programs keep.",
 )
+@click.option("--provisioner-port", type=PORT, default=8_080, help="Another one where it is taken.")
 @click.option("--exporter-port", type=PORT, default=11_440, help="Another one where it is taken.")
 @click.option("--prometheus-port", type=PORT, default=9_090, help="Another one where it is taken.")
 @click.option(
@@ -81,9 +96,12 @@ LONGEST_INTERVAL_S = 60
 def up(
     context: click.Context,
     *,
+    spec: Path | None,
     n_simulated: int,
     n_llama_servers: int,
+    is_kept: bool,
     run_dir: Path | None,
+    provisioner_port: int,
     exporter_port: int,
     prometheus_port: int,
     alertmanager_port: int,
@@ -93,14 +111,20 @@ def up(
 ) -> None:
     """Run a whole fleet and its observers on this machine, until Ctrl-C.
 
-    Simulated instances and a few real LLM servers, the exporter that polls them all, a Prometheus
-    that scrapes it and holds the alert rules, and an Alertmanager that notifies nobody. All of them
-    listen on loopback only and end together.
+    A provisioner that makes and replaces the instances, the exporter that polls them all, a
+    Prometheus that scrapes it and holds the alert rules, and an Alertmanager that notifies nobody.
+    All of them listen on loopback only and end together, and processes of the fleet with them.
+    The fleet is that of --spec, or simulated instances and a few real LLM servers.
     """
+    if spec is not None:
+        _refuse_given(context, "n_simulated", "n_llama_servers")
     settings = Settings(
+        spec=spec,
         n_simulated=n_simulated,
         n_llama_servers=n_llama_servers,
+        is_kept=is_kept,
         run_dir=run_dir,
+        provisioner=_wanted(context, "the provisioner", "provisioner_port", provisioner_port),
         exporter=_wanted(context, "the exporter", "exporter_port", exporter_port),
         prometheus=_wanted(context, "Prometheus", "prometheus_port", prometheus_port),
         alertmanager=_wanted(context, "Alertmanager", "alertmanager_port", alertmanager_port),
@@ -114,9 +138,20 @@ def up(
         app.run(settings)
     except (asyncio.CancelledError, KeyboardInterrupt):
         pass  # asked to stop, which is how a run usually ends
-    except StackError as error:
+    except (StackError, SpecError) as error:
         raise click.ClickException(str(error)) from error
     app.say("stopped")
+
+
+def _refuse_given(context: click.Context, *names: str) -> None:
+    """Refuse options that describe the fleet beside a specification."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name in names and source is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"{param.opts[0]} means nothing with --spec, which says what the fleet is to be; "
+                "leave one of them out"
+            )
 
 
 def _wanted(context: click.Context, what: str, parameter: str, port: int) -> Wanted:

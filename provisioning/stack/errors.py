@@ -39,5 +39,17 @@ class RunDirError(StackError):
     """The folder for a run cannot be used; another one has to be named."""
 
 
+class UnwatchableError(StackError):
+    """A specification has instances that nothing could poll; it has to be changed."""
+
+
+class FleetError(StackError):
+    """The provisioner could not be told what the fleet is to be."""
+
+
+class LeftoverError(StackError):
+    """Processes of the fleet could not be ended; a person has to look at them."""
+
+
 class NothingSeenError(StackError):
     """Everything runs, and yet Prometheus sees no healthy instance."""

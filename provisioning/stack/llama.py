@@ -3,7 +3,8 @@
     python -m provisioning.stack.llama --model FILE --port N --alias NAME
 
 In:   a GGUF model file. Out: the server's URL on stdout as soon as the model is loaded; `/health`,
-`/metrics` and `/completion` answer until SIGTERM or SIGINT ends the process with status 0.
+`/metrics` and `/completion` answer until SIGTERM or SIGINT ends the process with status 0, or until
+the process of --ends-with has ended, however it did.
 Needs the extra `ollama-fleet[demo]`; without it fails with ExtraError, which names it.
 """
 
@@ -12,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import select
 import signal
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -67,8 +70,15 @@ def _demo_package(name: str) -> ModuleType:
         ) from error
 
 
-async def serve(model: Path, *, host: str, port: int, alias: str, threads: int) -> NoReturn:
-    """Load the model, say where the server listens, and serve until a signal ends the process."""
+async def serve(
+    model: Path, *, host: str, port: int, alias: str, threads: int, owner: int | None = None
+) -> NoReturn:
+    """Load the model, say where the server listens, and serve until a signal ends the process.
+
+    The end of the process `owner` ends it too, also while it loads.
+    """
+    if owner is not None:
+        _end_with(owner)
     # Built with OpenMP, whose library a bare system does not have.
     libraries.load(
         "libgomp.so.1", package="libgomp1", programs_dir=programs.default_dir(os.environ), say=_say
@@ -95,6 +105,21 @@ async def serve(model: Path, *, host: str, port: int, alias: str, threads: int) 
     os._exit(0)
 
 
+def _end_with(owner: int) -> None:
+    """End this process as soon as another one has ended; at once, where it has already."""
+    try:
+        descriptor = os.pidfd_open(owner)
+    except ProcessLookupError:
+        os._exit(0)
+    # A thread, because loading the model keeps the event loop from looking.
+    threading.Thread(target=_end_after, args=(descriptor,), daemon=True).start()
+
+
+def _end_after(descriptor: int) -> None:
+    select.select([descriptor], [], [])
+    os._exit(0)
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
 
@@ -114,11 +139,17 @@ def _on_signals() -> asyncio.Event:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes any free port.")
 @click.option("--alias", default=MODEL_NAME, show_default=True, help="The name of the model.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-def main(model: Path | None, host: str, port: int, alias: str, threads: int) -> None:
+@click.option(
+    "--ends-with", "owner", type=click.IntRange(1), help="Id of a process not to be outlived."
+)
+def main(
+    model: Path | None, host: str, port: int, alias: str, threads: int, owner: int | None
+) -> None:
     """Serve one model, by default the demo's, until SIGTERM."""
     try:
         chosen = model or model_file(os.environ)
-        asyncio.run(serve(chosen, host=host, port=port, alias=alias, threads=threads))
+        serving = serve(chosen, host=host, port=port, alias=alias, threads=threads, owner=owner)
+        asyncio.run(serving)
     except StackError as error:
         raise click.ClickException(str(error)) from error
 

@@ -31,7 +31,8 @@ class Observers:
     """Everything that differs from one set of observers to the next."""
 
     run_dir: RunDir
-    inventories: tuple[Path, ...]
+    inventories: tuple[Path | str, ...]
+    """Files or URLs."""
     exporter_port: int
     prometheus_port: int
     alertmanager_port: int
@@ -39,6 +40,8 @@ class Observers:
     alertmanager_binary: Path
     interval_s: int = 5
     """Between two polls of an instance, two scrapes, and two evaluations of the rules."""
+    provisioner_address: str | None = None
+    """`host:port` to scrape; None where there is none."""
     alert_options: tuple[str, ...] = ()
     """Further ones of `ollama-fleet alerts build`, such as `--config-file=FILE`."""
 
@@ -66,6 +69,7 @@ class Observers:
             interval_s=self.interval_s,
             rule_files=(self.run_dir.rule_files,),
             alertmanager_address=address_of(self.alertmanager_port),
+            provisioner_address=self.provisioner_address,
         )
 
 
@@ -97,6 +101,7 @@ def exporter(observers: Observers) -> ChildSpec:
     command = ourselves.command(
         "exporter",
         *(f"--inventory={path}" for path in observers.inventories),
+        f"--inventory.refresh-interval={observers.interval_s}s",
         f"--web.listen-address={address_of(observers.exporter_port)}",
         f"--poll.interval={observers.interval_s}s",
         f"--poll.health-timeout={min(HEALTH_TIMEOUT_MS, poll_limit_ms)}ms",

@@ -6,8 +6,10 @@ Out:  the whole command; an environment for it.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from provisioning.stack import programs
 
@@ -19,6 +21,12 @@ OUR_VARIABLES = "OLLAMA_FLEET_"
 def command(*words: str) -> tuple[str, ...]:
     """Return the command that runs `ollama-fleet` with these words."""
     return (*PYTHON_MODULE, "ollama_fleet", *words)
+
+
+def program() -> str:
+    """Return the name by which a shell finds `ollama-fleet`, or else its path."""
+    name = "ollama-fleet"
+    return name if shutil.which(name) else str(Path(sys.executable).with_name(name))
 
 
 def environ(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -59,6 +59,25 @@ class Ports:
             self._say(f"port {wanted.port} is taken: {wanted.what} listens on {port} instead")
         return self._hand_out(port)
 
+    def take_range(self, wanted: Wanted, n: int) -> range:
+        """Return n ports that follow one another, at the wanted one or above it.
+
+        Raises:
+            PortError: There is no such range.
+        """
+        first = wanted.port
+        for port in range(wanted.port, 65_536):
+            if not self._is_free(port, wanted.host):
+                first = port + 1
+            elif port - first + 1 == n:
+                found = range(first, port + 1)
+                self._handed_out.update(found)
+                return found
+        raise PortError(
+            f"{wanted.what} cannot listen: no {n:,} ports in a row are free from {wanted.port} on; "
+            "stop other programs, or ask for fewer instances"
+        )
+
     def _next_free(self, wanted: Wanted) -> int:
         last = min(wanted.port + N_TRIED, 65_535)
         for port in range(wanted.port + 1, last + 1):

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 EXPORTER_JOB = "ollama-fleet-exporter"
+PROVISIONER_JOB = "ollama-fleet-provisioner"
 RETENTION = "6h"
 MAX_SAMPLES = 2_000_000
 """Of the exporter's page: 100,000 instances with all their series, and a margin."""
@@ -37,6 +38,8 @@ class PrometheusSettings:
     """Patterns of file names, as Prometheus reads them."""
     alertmanager_address: str | None = None
     """`host:port`; None where alerts are sent nowhere."""
+    provisioner_address: str | None = None
+    """`host:port`; None where there is none to be scraped."""
 
 
 def render(settings: PrometheusSettings) -> str:
@@ -49,9 +52,12 @@ def render(settings: PrometheusSettings) -> str:
         "body_size_limit": MAX_BODY,
         **_static(settings.exporter_address),
     }
-    others = [{"job_name": "prometheus", **_static(settings.address)}]
-    if settings.alertmanager_address is not None:
-        others.append({"job_name": "alertmanager", **_static(settings.alertmanager_address)})
+    addresses = {
+        "prometheus": settings.address,
+        "alertmanager": settings.alertmanager_address,
+        PROVISIONER_JOB: settings.provisioner_address,
+    }
+    others = [{"job_name": name, **_static(at)} for name, at in addresses.items() if at is not None]
     every = f"{settings.interval_s}s"
     document = {
         "global": {

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from provisioning.fleet.cli.connection import PREFIX
+from provisioning.stack import ourselves
 from provisioning.stack.commands import Plan
+from provisioning.stack.demo import Demo
 from provisioning.stack.status import INSTANCES_BY_STATUS, FleetStatus
 
-LEAST_KILLED = 20
-KILLED_PERCENT = 2
-"""What the command that is printed kills at least: twice what the alert tolerates."""
+MOST_KILLED = 20
 ALERT = "OllamaFleetHealthyInstancesLow"
-"""The alert that then fires; it waits for two minutes, and ends six minutes after its cause."""
+"""What a lost node brings: it waits for two minutes, and ends six minutes after its cause. The
+provisioner gives the node five (`demo.LIMITS`) before it moves the instances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,18 @@ def for_people(plan: Plan, seen: FleetStatus, pages: Pages) -> str:
   who is unreachable   {observers.exporter_url}/instances?status=unreachable
   Prometheus           {query_url(plan)}{graph}
   alerts that fire     {alerts_url(plan)}{page}
+  the provisioner      {plan.provisioner_url}/instances
+  what it keeps        {plan.spec}
   logs and data        {plan.run_dir.path}
-{_breaking(plan) if plan.n_simulated else ""}
+{_changing(plan)}{_breaking(plan, plan.demo) if plan.demo else ""}
 Ctrl-C stops everything."""
 
 
-def as_json(plan: Plan, seen: FleetStatus, pids: Mapping[str, int]) -> str:
+def as_json(
+    plan: Plan, seen: FleetStatus, pids: Mapping[str, int], llama_urls: Sequence[str]
+) -> str:
     """Return one line of JSON: the status, the URLs, files and process ids."""
+    demo = plan.demo
     return json.dumps(
         {
             **seen.as_json(),
@@ -62,9 +69,12 @@ def as_json(plan: Plan, seen: FleetStatus, pids: Mapping[str, int]) -> str:
             "fleet_url": fleet_url(plan),
             "prometheus_url": plan.observers.prometheus_url,
             "alertmanager_url": plan.observers.alertmanager_url,
-            "control_url": plan.control_url,
-            "control_token_file": str(plan.run_dir.token),
-            "llama_urls": plan.llama_urls,
+            "provisioner_url": plan.provisioner_url,
+            "provisioner_token_file": str(plan.run_dir.provisioner_token),
+            "spec": str(plan.spec),
+            "control_url": demo.control_url if demo else None,
+            "control_token_file": str(plan.run_dir.token) if demo else None,
+            "llama_urls": list(llama_urls),
             "run_dir": str(plan.run_dir.path),
             "pids": dict(pids),
         }
@@ -100,28 +110,62 @@ def graph_url(plan: Plan) -> str:
     )
 
 
-def break_command(plan: Plan) -> str:
-    """Return a shell command that kills some simulated instances."""
-    n_killed = max(LEAST_KILLED, plan.n_simulated * KILLED_PERCENT // 100)
-    fault = json.dumps({"kind": "kill", "count": min(n_killed, plan.n_simulated)})
-    return f"{_curl(plan)} -d {shlex.quote(fault)} {plan.control_url}/faults"
+def kill_command(plan: Plan, demo: Demo) -> str:
+    """Return a shell command that kills some simulated instances, which are then replaced."""
+    return _inject(plan, demo, kind="kill", count=min(MOST_KILLED, demo.n_simulated))
 
 
-def heal_command(plan: Plan) -> str:
+def break_command(plan: Plan, demo: Demo) -> str:
+    """Return a shell command that makes a node go away."""
+    return _inject(plan, demo, kind="node_gone", node=demo.last_node)
+
+
+def heal_command(plan: Plan, demo: Demo) -> str:
     """Return a shell command that heals all simulated instances."""
-    return f"{_curl(plan)} -X DELETE {plan.control_url}/faults"
+    return f"{_curl(plan)} -X DELETE {demo.control_url}/faults"
 
 
-def _breaking(plan: Plan) -> str:
+def variables(plan: Plan) -> str:
+    """Return shell commands after which our own commands find the provisioner."""
+    token_file = shlex.quote(str(plan.run_dir.provisioner_token))
+    return (
+        f"export {PREFIX}PROVISIONER_URL={plan.provisioner_url}\n"
+        f"  export {PREFIX}PROVISIONER_TOKEN_FILE={token_file}"
+    )
+
+
+def _changing(plan: Plan) -> str:
+    program = shlex.quote(ourselves.program())
+    pool = plan.fleet.pools[0].name
     return f"""
-Break something, and heal it again:
+Look at the fleet, replace an instance, change {plan.spec.name} and put it in force:
 
-  {break_command(plan)}
-  {heal_command(plan)}
+  {variables(plan)}
+  {program} instances list
+  {program} instances replace {pool}-00001
+  {program} provisioner apply {shlex.quote(str(plan.spec))}
+"""
+
+
+def _breaking(plan: Plan, demo: Demo) -> str:
+    return f"""
+Kill some instances; they are back within seconds, each a generation older:
+
+  {kill_command(plan, demo)}
+
+Take a node away, and give it back:
+
+  {break_command(plan, demo)}
+  {heal_command(plan, demo)}
 
 Between the two, wait about two minutes: {ALERT} fires, the alert that
-wakes somebody. It ends six minutes after the fleet is whole again.
+wakes somebody. It ends six minutes after the fleet is whole again. After five minutes without the
+node its instances are made anew on the others.
 """
+
+
+def _inject(plan: Plan, demo: Demo, **fault: object) -> str:
+    return f"{_curl(plan)} -d {shlex.quote(json.dumps(fault))} {demo.control_url}/faults"
 
 
 def _curl(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""The folder of one run: logs, inventories, configuration, what Prometheus and Alertmanager keep.
+"""The folder of one run: logs, specification, configuration, what the programs keep.
 
 In:   the folder that was asked for, or none. Out: an existing folder that is this run's alone until
 the block ends, without the data of the run before it.
@@ -29,14 +29,34 @@ class RunDir:
     path: Path
 
     @property
-    def simulated_inventory(self) -> Path:
-        """Return the inventory that the simulated fleet writes."""
-        return self.path / "simulated.json"
+    def spec(self) -> Path:
+        """Return the specification of the demonstration's fleet."""
+        return self.path / "fleet.yml"
 
     @property
-    def real_inventory(self) -> Path:
-        """Return the inventory of the real LLM servers."""
-        return self.path / "real.yml"
+    def provisioner_state(self) -> Path:
+        """Return the folder of the fleet as the provisioner knows it, and of its processes."""
+        return self.path / "provisioner"
+
+    @property
+    def provisioner_store(self) -> Path:
+        """Return the database in there."""
+        return self.provisioner_state / "fleet.db"
+
+    @property
+    def provisioner_units(self) -> Path:
+        """Return the records and logs of processes in there."""
+        return self.provisioner_state / "units"
+
+    @property
+    def provisioner_token(self) -> Path:
+        """Return the file with the token for changes of the fleet."""
+        return self.path / "provisioner.token"
+
+    @property
+    def provisioner_audit(self) -> Path:
+        """Return the file that tells who has changed the fleet, and how."""
+        return self.path / "audit.jsonl"
 
     @property
     def token(self) -> Path:

@@ -15,6 +15,9 @@ import aiohttp
 from provisioning.stack.errors import QueryError
 
 HEALTHY = "healthy"
+PROVISIONING = "provisioning"
+ON_THE_WAY = (PROVISIONING, "loading", "unknown")
+"""Being made, loading its model, not polled yet."""
 INSTANCES_BY_STATUS = "sum by (status) (ollama_fleet_instances)"
 INVENTORY = "sum(ollama_fleet_inventory_instances)"
 TOKENS_PER_SECOND = "sum(ollama_fleet_tokens_per_second)"
@@ -53,6 +56,16 @@ class FleetStatus:
     def n_healthy(self) -> int:
         """Return how many instances are healthy."""
         return self.n_by_status.get(HEALTHY, 0)
+
+    @property
+    def n_provisioning(self) -> int:
+        """Return how many instances are being made."""
+        return self.n_by_status.get(PROVISIONING, 0)
+
+    @property
+    def is_there(self) -> bool:
+        """Say whether some instance is healthy, and none is on its way to that."""
+        return self.n_healthy > 0 and not any(map(self.n_by_status.get, ON_THE_WAY))
 
     @property
     def firing(self) -> tuple[Alert, ...]:

@@ -25,6 +25,7 @@ from provisioning.stack.ports import Ports
 from tests.bench import (
     blocking,
     boards,
+    containers,
     dead,
     ours,
     painting,
@@ -85,7 +86,10 @@ STAGES = (
         {"simulator": servers.measure_servers},
     ),
 )
-ALONE: Mapping[str, OfNothing] = {"provisioner": provisioner.measure_provisioner}
+ALONE: Mapping[str, OfNothing] = {
+    "provisioner": provisioner.measure_provisioner,
+    "containers": containers.measure_containers,
+}
 """Parts that need no fleet of servers."""
 NAMES = (
     *(name for stage in STAGES for name in (*stage.of_exporter, *stage.of_fleet)),

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -28,6 +29,7 @@ from tests.waiting import eventually
 PROGRAM = (sys.executable, "-P", "-m", "ollama_fleet")
 FLEET = "lab"
 ENDING_S = 20.0
+KILL_POLL_S = 0.001
 SERVER = """\
 import socket, sys
 body = b'{"status": "ok", "tokens_per_second": 40.0, "latency_p99": 0.05, "errors_total": 0}'
@@ -60,6 +62,12 @@ class UnitProcess(NamedTuple):
     pid: int
     instance_id: str
     port: int
+
+    def kill(self) -> None:
+        """End it without warning; return when nothing of it runs any more."""
+        os.kill(self.pid, signal.SIGKILL)
+        while _words(self.pid):
+            time.sleep(KILL_POLL_S)
 
 
 class Answer(NamedTuple):
@@ -164,6 +172,7 @@ class Lab:
     """A folder, and everything that a test has started in it."""
 
     folder: Path
+    fleet: str = FLEET
     provisioners: list[Provisioner] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -189,7 +198,7 @@ class Lab:
         (port,) = free_ports(1)
         number = len(self.provisioners) + 1
         command = (
-            *(*wrapper, *PROGRAM, "provisioner", "run", f"--fleet={FLEET}"),
+            *(*wrapper, *PROGRAM, "provisioner", "run", f"--fleet={self.fleet}"),
             f"--state-dir={self.state_dir}",
             f"--store.url={store or f'sqlite:{self.folder}/fleet.db'}",
             f"--web.token-file={self.token_file}",
@@ -232,7 +241,7 @@ class Lab:
             **(pool or {}),
         }
         document = {
-            "name": FLEET,
+            "name": self.fleet,
             "nodes": list(nodes) or [self.node()],
             "pools": [whole_pool],
             "limits": {**QUICK, **(limits or {})},
@@ -315,9 +324,9 @@ class Lab:
 
 
 @contextmanager
-def lab(folder: Path) -> Iterator[Lab]:
+def lab(folder: Path, *, fleet: str = FLEET) -> Iterator[Lab]:
     """Make a Lab; when the block ends, nothing of it is left running."""
-    made = Lab(folder)
+    made = Lab(folder, fleet)
     made.server.write_text(SERVER)
     try:
         yield made
@@ -338,10 +347,16 @@ def fetch(url: str) -> Answer:
 def command_lines() -> Iterator[tuple[int, list[bytes]]]:
     """Yield the processes of this machine that have not ended, each with its words."""
     for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError):
-                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-                yield int(name), words
+        if name.isdigit() and (words := _words(int(name))):
+            yield int(name), words
+
+
+def _words(pid: int) -> list[bytes]:
+    """Return a process's command line; nothing once it has ended."""
+    with suppress(OSError):
+        if line := Path(f"/proc/{pid}/cmdline").read_bytes():
+            return line.split(b"\0")
+    return []
 
 
 def loopback_of(folder: Path) -> str:

@@ -1,14 +1,17 @@
-"""The demo itself, smaller: what `make demo` starts, with its two real LLM servers."""
+"""The demo itself, smaller: what `make demo` starts, with its two real LLM servers; and `up` with
+a specification of one's own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,19 +20,22 @@ import aiohttp
 import pytest
 import yaml
 
-from provisioning.stack import status
+from provisioning.stack import programs, status
+from tests.ports import free_ports
+from tests.provisioning.stack.standin import is_running
 from tests.waiting import eventually
 
+DEMO = ("--simulated=30", "--llama-servers=2")
 DEMO_S = 90.0
 SEEN_S = 20.0
 
 
 @asynccontextmanager
-async def _demo(run_dir: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run the demo; give it and what it has said."""
+async def _up(run_dir: Path, *options: str) -> AsyncIterator[tuple[Process, str]]:
+    """Run `up`; give it and what it has said."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "ollama_fleet", "up", f"--run-dir={run_dir}"),
-        *("--simulated=30", "--llama-servers=2", "--poll-interval=1"),
+        *("--poll-interval=1", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -43,16 +49,16 @@ async def _demo(run_dir: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process
         await process.communicate()
 
 
-@pytest.mark.timeout(DEMO_S + 60)
+@pytest.mark.timeout(DEMO_S + 90)
 async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
     prometheus_binary: Path, tmp_path: Path
 ) -> None:
     """That the alert fires after its two minutes is left to the rules' own tests."""
-    async with _demo(tmp_path) as (process, said), aiohttp.ClientSession() as session:
+    async with _up(tmp_path, *DEMO) as (process, said), aiohttp.ClientSession() as session:
         assert "32 of 32 instances healthy" in said
         assert "tokens/s; no alert fires (Prometheus says so)" in said
         assert [] == [url for url in _urls(said) if not await _answers(session, url)]
-        break_command, heal_command = (line for line in said.splitlines() if "curl" in line)
+        kill_command, break_command, heal_command = _lines(said, "curl")
         unreachable = next(url for url in _urls(said) if url.endswith("status=unreachable"))
 
         (alert,) = re.findall(r"wait about two minutes: (\w+) fires", said)
@@ -61,19 +67,157 @@ async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
         (received,) = (url for url in _urls(said) if url.endswith("/api/v2/alerts"))
         await eventually(lambda: _has_alert(session, received, "Watchdog"), within_s=SEEN_S)
 
+        await _run(session, kill_command)
+        await eventually(lambda: _n_replaced(session, said, 20), within_s=SEEN_S)
+        await eventually(lambda: _n_listed(session, unreachable, 0), within_s=SEEN_S)
+
         await _run(session, break_command)
-        await eventually(lambda: _n_listed(session, unreachable, 20), within_s=SEEN_S)
+        await eventually(lambda: _n_listed(session, unreachable, 15), within_s=SEEN_S)
         await eventually(lambda: _is_pending(session, said, alert), within_s=SEEN_S)
         await _run(session, heal_command)
         await eventually(lambda: _n_listed(session, unreachable, 0), within_s=SEEN_S)
 
-        members = _members(process.pid)
+        members = {*_members(process.pid), *_naming(str(process.pid))}
         process.send_signal(signal.SIGINT)
         await asyncio.wait_for(process.wait(), 20)
 
     assert 0 == process.returncode
-    assert 6 <= len(members)  # fleet, two LLM servers, exporter, Prometheus, Alertmanager
-    assert [] == [pid for pid in members if Path(f"/proc/{pid}").exists()]
+    # up, simulation, provisioner, exporter, Prometheus, Alertmanager, two LLM servers
+    assert 8 <= len(members)
+    assert [] == [pid for pid in members if is_running(pid)]
+
+
+@pytest.mark.timeout(2 * DEMO_S + 60)
+async def test_the_commands_that_the_demo_tells_work_and_a_killed_demo_leaves_nothing(
+    prometheus_binary: Path, tmp_path: Path
+) -> None:
+    async with _up(tmp_path, *DEMO) as (process, said), aiohttp.ClientSession() as session:
+        environment = dict(os.environ)
+        for line in _lines(said, "export "):
+            name, _, value = shlex.split(line)[1].partition("=")
+            environment[name] = value
+        listing, replacing, applying = _lines(said, "ollama-fleet ")
+        spec = tmp_path / "fleet.yml"
+        spec.write_text(spec.read_text().replace("count: 26", "count: 28"))
+
+        assert "llama-server-00002" in await _said(listing, environment)
+        await _said(replacing, environment)
+        await eventually(lambda: _n_replaced(session, said, 1), within_s=SEEN_S)
+        assert "34 of 34 instances ready" in await _said(applying, environment)
+
+        members = {*_members(process.pid), *_naming(str(process.pid))}
+        process.kill()
+        await process.wait()
+        await eventually(lambda: not any(map(is_running, members)), within_s=10.0)
+
+    async with _up(tmp_path, *DEMO) as (_, said):
+        assert "32 of 32 instances healthy" in said
+
+
+@pytest.mark.timeout(2 * DEMO_S + 60)
+async def test_up_keeps_a_fleet_of_ones_own_and_ends_its_processes_with_it_or_leaves_them(
+    prometheus_binary: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    spec, run_dir = tmp_path / "lab.yml", tmp_path / "run"
+    spec.write_text(_own_spec(tiny_model))
+    option = f"--spec={spec}"
+
+    async with _up(run_dir, option, "--keep-instances") as (process, said):
+        assert "2 of 2 instances healthy" in said
+        assert "curl" not in said
+        kept = _naming(str(tiny_model))
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), 20)
+    assert 2 == len(kept)
+    assert all(map(is_running, kept))
+
+    async with _up(run_dir, option, "--keep-instances") as (process, said):
+        assert "2 of 2 instances healthy" in said
+        assert sorted(kept) == sorted(_naming(str(tiny_model)))
+        process.kill()  # which nothing of a person's own is made to notice
+        await process.wait()
+
+    async with _up(run_dir, option) as (process, said):
+        assert "2 of 2 instances healthy" in said
+        assert set() == {*kept} & {*_naming(str(tiny_model))}
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.wait(), 20)
+
+    assert 0 == process.returncode
+    assert [] == _naming(str(tiny_model))
+
+
+def _own_spec(model: Path) -> str:
+    (first_port,) = free_ports(1)
+    return yaml.safe_dump(
+        {
+            "name": "lab",
+            "nodes": [
+                {
+                    "name": "here",
+                    "runtime": "process",
+                    "cpus": 2,
+                    "memory": "4GiB",
+                    "first_port": first_port,
+                    "last_port": min(first_port + 20, 65_535),
+                }
+            ],
+            "pools": [
+                {
+                    "name": "tiny",
+                    "model": "tiny",
+                    "engine": "llamacpp",
+                    "count": 2,
+                    "command": [
+                        *(sys.executable, "-P", "-m", "provisioning.stack.llama"),
+                        *(f"--model={model}", "--host={host}", "--port={port}", "--alias={model}"),
+                    ],
+                    "environment": {programs.DIR_VARIABLE: os.environ[programs.DIR_VARIABLE]},
+                    "cpus": 1,
+                    "memory": "1GiB",
+                }
+            ],
+        }
+    )
+
+
+def _lines(said: str, beginning: str) -> list[str]:
+    """Return the commands that are told; of our own program the path does not matter."""
+    words = [line.strip() for line in said.splitlines()]
+    return [line for line in words if re.match(rf"(\S*/)?{beginning}", line)]
+
+
+async def _said(command: str, environment: Mapping[str, str]) -> str:
+    """Run a printed command of ours; return all that it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "ollama_fleet", *shlex.split(command)[1:]),
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert 0 == process.returncode, output.decode()
+    return output.decode()
+
+
+async def _n_replaced(session: aiohttp.ClientSession, said: str, n: int) -> bool:
+    """Return whether so many instances are of a later generation, and all of them run."""
+    (url,) = (url for url in _urls(said) if re.search(r":\d+/instances$", url))
+    async with session.get(f"{url}?details=1") as answer:
+        listed = await answer.json()
+    n_later = sum(one["generation"] > 1 for one in listed)
+    return n == n_later and {"running"} == {one["state"] for one in listed}
+
+
+def _naming(text: str) -> list[int]:
+    """Return the processes with an argument that ends so."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if any(word.endswith(f"={text}") for word in path.read_text().split("\0")):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _urls(said: str) -> list[str]:

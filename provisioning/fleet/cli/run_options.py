@@ -7,6 +7,7 @@ OLLAMA_FLEET_PROVISIONER_WEB_LISTEN_ADDRESS.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from provisioning.fleet.store.etcd.access import Credentials
 
 PREFIX = "OLLAMA_FLEET_PROVISIONER_"
 LISTEN_ADDRESS = "127.0.0.1:8080"
+ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]*):(?P<port>[0-9]{1,5})")
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -155,9 +157,10 @@ def settings_of(given: dict[str, Any]) -> Settings:
 
 
 def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port[:6]) < 2**16):
+    found = ADDRESS.fullmatch(text)
+    if found is None or int(found["port"]) >= 2**16:
         raise click.UsageError(
             f"--web.listen-address must be host:port, such as {LISTEN_ADDRESS}, got {text!r}"
         )
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - asked for by leaving it out
+    host = found["host"].strip("[]")
+    return host or "0.0.0.0", int(found["port"])  # noqa: S104 - asked for by leaving it out

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -65,7 +66,7 @@ class ProcessRuntime:
         """Keep records in `state_dir`; limit memory by `groups`, as of `cgroups.find()`."""
         for name in (fleet, node):
             _checked(name)
-        self._label = f"ollama-fleet.{fleet}.{node}"
+        self._label = label_of(fleet, node, state_dir)
         self._records = Records(state_dir / fleet / node, procfs.boot())
         self._inherited = spawning.inherited(environ)
         self._groups = groups
@@ -275,6 +276,16 @@ class ProcessRuntime:
     def _lock(self, name: str) -> asyncio.Lock:
         """Return what makes starts and removals of one unit take turns."""
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+def label_of(fleet: str, node: str, state_dir: Path) -> str:
+    """Return how the names of our cgroups begin: as those of no other state folder do.
+
+    Or a provisioner of another fleet of that name, on this machine, would take our processes for
+    those of its own.
+    """
+    digest = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]
+    return f"ollama-fleet.{fleet}.{node}.{digest}"
 
 
 def _checked(name: str) -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.fleet.spec import read_fleet
+from provisioning.stack import demo
 from provisioning.stack.commands import Plan
+from provisioning.stack.demo import Demo
 from provisioning.stack.observers import Observers
 from provisioning.stack.rundir import RunDir
 from tests.conftest import program
@@ -24,21 +27,32 @@ def alertmanager_binary() -> Path:
 @pytest.fixture
 def plan() -> Plan:
     run_dir = RunDir(Path("/runs/my demo"))
-    return Plan(
-        run_dir=run_dir,
+    made = Demo(
         n_simulated=10_000,
-        simulated_port=11_450,
+        n_llama_servers=2,
         control_port=11_451,
-        llama_ports=(11_460, 11_461),
+        unit_ports=range(20_000, 20_000 + demo.n_unit_ports(10_000)),
+        llama_port=11_460,
         model="gemma3:270m",
         model_file=Path("/cache/model.gguf"),
+        programs_dir=Path("/cache/programs"),
+        owner=17,
+    )
+    text = demo.specification(made, run_dir.spec)
+    return Plan(
+        run_dir=run_dir,
+        spec=run_dir.spec,
+        fleet=read_fleet(text, source="fleet.yml", folder=run_dir.path),
+        demo=made,
+        provisioner_port=8_080,
         observers=Observers(
             run_dir=run_dir,
-            inventories=(run_dir.simulated_inventory, run_dir.real_inventory),
+            inventories=("http://127.0.0.1:8080/instances",),
             exporter_port=11_440,
             prometheus_port=9_090,
             alertmanager_port=9_093,
             prometheus_binary=Path("/usr/bin/prometheus"),
             alertmanager_binary=Path("/usr/bin/prometheus-alertmanager"),
+            provisioner_address="127.0.0.1:8080",
         ),
     )

@@ -13,6 +13,7 @@ from provisioning.stack import app, status
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import NothingSeenError
 from provisioning.stack.report import Pages
+from provisioning.stack.status import FleetStatus
 
 
 async def test_a_run_with_a_duration_ends_by_itself(plan: Plan) -> None:
@@ -27,7 +28,9 @@ async def test_a_run_without_a_duration_goes_on(plan: Plan) -> None:
 
 
 @asynccontextmanager
-async def _prometheus(plan: Plan, *, n_failing: int = 0, n_pending: int = 0) -> AsyncIterator[Plan]:
+async def _prometheus(
+    plan: Plan, *, n_failing: int = 0, n_pending: int = 0, status_label: str = "healthy"
+) -> AsyncIterator[Plan]:
     """Run a server whose first answers are an error and whose others are 7; give its plan.
 
     The first times that it is asked for alerts, one is pending.
@@ -40,7 +43,7 @@ async def _prometheus(plan: Plan, *, n_failing: int = 0, n_pending: int = 0) -> 
         if n_asked <= n_failing:
             return web.json_response({"status": "error", "error": "query timed out"}, status=503)
         if request.query["query"] != status.ALERTS:
-            return _answer({"status": "healthy"}, "7")
+            return _answer({"status": status_label}, "7")
         n_asked_for_alerts += 1
         if n_asked_for_alerts > n_pending:
             return _answer()
@@ -67,6 +70,34 @@ async def _serving(*routes: web.RouteDef) -> AsyncIterator[int]:
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("n_by_status", "is_there"),
+    [
+        ({"healthy": 5, "provisioning": 0}, True),
+        ({"healthy": 5, "unreachable": 3}, True),
+        ({"healthy": 5, "provisioning": 1}, False),
+        ({"healthy": 5, "loading": 1}, False),
+        ({"healthy": 5, "unknown": 1}, False),
+        ({"healthy": 0, "unreachable": 3}, False),
+    ],
+)
+def test_a_fleet_is_there_once_none_is_on_its_way(
+    n_by_status: dict[str, int], *, is_there: bool
+) -> None:
+    assert is_there == FleetStatus(n_by_status, 5, 0.0).is_there
+
+
+async def test_a_fleet_that_takes_longer_is_told_as_it_is(plan: Plan) -> None:
+    """Its models may have to be loaded, which takes minutes."""
+    async with (
+        _prometheus(plan, n_failing=1, status_label="provisioning") as plan,
+        aiohttp.ClientSession() as session,
+    ):
+        seen = await app.until_seen(session, plan, within_s=1.5)
+
+    assert (0, 7) == (seen.n_healthy, seen.n_provisioning)
 
 
 async def test_a_query_that_fails_is_asked_again(plan: Plan) -> None:

@@ -54,6 +54,39 @@ async def test_a_llama_server_ends_with_status_0_when_asked_to(
     assert 0 == await asyncio.wait_for(server.process.wait(), 5)
 
 
+async def test_a_llama_server_ends_with_the_process_that_it_is_not_to_outlive(
+    tiny_model: Path,
+) -> None:
+    owner = await asyncio.create_subprocess_exec("sleep", "600")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "provisioning.stack.llama", f"--model={tiny_model}"),
+        f"--ends-with={owner.pid}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    assert b"http://" in await asyncio.wait_for(process.stdout.readline(), 30)
+
+    owner.kill()
+
+    assert 0 == await asyncio.wait_for(process.wait(), 5)
+    await owner.wait()
+
+
+async def test_a_llama_server_whose_owner_has_ended_already_does_not_begin(tmp_path: Path) -> None:
+    owner = await asyncio.create_subprocess_exec("true")
+    await owner.wait()
+    model = tmp_path / "empty.gguf"
+    model.touch()
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "provisioning.stack.llama", f"--model={model}"),
+        f"--ends-with={owner.pid}",
+    )
+
+    assert 0 == await asyncio.wait_for(process.wait(), 20)
+
+
 async def test_a_file_that_is_no_model_is_refused_with_its_path(tmp_path: Path) -> None:
     model = tmp_path / "empty.gguf"
     model.touch()

@@ -7,20 +7,33 @@ from pathlib import Path
 import pytest
 import yaml
 
-from provisioning.stack import observers
+from provisioning.stack import observers, prometheus
 from provisioning.stack.cli import LONGEST_INTERVAL_S
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import BuildError
+from provisioning.stack.observers import Observers
 from provisioning.stack.rundir import RunDir
 
 
-def test_the_exporter_reads_both_inventories_and_listens_on_loopback(plan: Plan) -> None:
+def test_the_exporter_reads_the_provisioners_inventory_and_listens_on_loopback(plan: Plan) -> None:
     command = observers.exporter(plan.observers).command
 
-    assert "--inventory=/runs/my demo/simulated.json" in command
-    assert "--inventory=/runs/my demo/real.yml" in command
+    assert "--inventory=http://127.0.0.1:8080/instances" in command
+    assert "--inventory.refresh-interval=5s" in command
     assert "--web.listen-address=127.0.0.1:11440" in command
     assert "--poll.interval=5s" in command
+
+
+def test_prometheus_scrapes_the_provisioner_where_there_is_one(plan: Plan) -> None:
+    def jobs(watch: Observers) -> dict[str, str]:
+        document = yaml.safe_load(prometheus.render(watch.prometheus))
+        return {
+            job["job_name"]: job["static_configs"][0]["targets"][0]
+            for job in document["scrape_configs"]
+        }
+
+    assert "127.0.0.1:8080" == jobs(plan.observers)["ollama-fleet-provisioner"]
+    assert "ollama-fleet-provisioner" not in jobs(replace(plan.observers, provisioner_address=None))
 
 
 def test_the_fleets_page_shows_what_fires_in_this_prometheus(plan: Plan) -> None:

@@ -65,6 +65,27 @@ def test_a_port_on_every_address_is_not_free_when_one_address_is_taken(taken_por
     assert not can_bind(taken_port, EVERY_ADDRESS)
 
 
+def test_a_range_begins_above_what_is_taken(ports: Ports, taken_port: int) -> None:
+    found = ports.take_range(_wanted(taken_port), 5)
+
+    assert 5 == len(found)
+    assert taken_port < found[0]
+    assert all(can_bind(port, "127.0.0.1") for port in found)
+
+
+def test_a_range_holds_no_port_that_was_given_or_will_be(ports: Ports, taken_port: int) -> None:
+    given = ports.take(_wanted(taken_port))
+    found = ports.take_range(_wanted(given), 5)
+
+    assert given not in found
+    assert ports.take(_wanted(found[0])) not in found
+
+
+def test_a_range_that_is_not_there_is_an_error(ports: Ports) -> None:
+    with pytest.raises(PortError, match="no 10 ports in a row are free from 65530 on"):
+        ports.take_range(_wanted(65_530), 10)
+
+
 def test_ports_end_at_65535(ports: Ports) -> None:
     with (
         socket.create_server(("127.0.0.1", 65_535)),

@@ -5,10 +5,10 @@ import shlex
 from dataclasses import replace
 
 import pytest
-import yaml
 
-from provisioning.stack import commands, report
+from provisioning.stack import report
 from provisioning.stack.commands import Plan
+from provisioning.stack.demo import Demo
 from provisioning.stack.report import Pages
 from provisioning.stack.status import Alert, FleetStatus
 
@@ -21,6 +21,12 @@ LOW = Alert("OllamaFleetHealthyInstancesLow", "critical", is_firing=True)
 SLOW = Alert("OllamaNodeSlowerThanFleet", "warning", is_firing=True, n=1_200)
 FAST = Alert("OllamaFleetHealthDroppingFast", "critical", is_firing=False)
 ALL_PAGES = Pages(has_graph=True, has_alertmanager=True)
+
+
+@pytest.fixture
+def made(plan: Plan) -> Demo:
+    assert plan.demo is not None
+    return plan.demo
 
 
 def test_a_status_reads_as_a_sentence_without_what_there_is_none_of() -> None:
@@ -65,6 +71,7 @@ def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
         "http://127.0.0.1:9090/graph?g0.expr=",
         "http://127.0.0.1:9093/api/v2/alerts\n",
         "http://127.0.0.1:9093/\n",
+        "http://127.0.0.1:8080/instances\n",
     ):
         assert url in text
     assert "wait about two minutes: OllamaFleetHealthyInstancesLow fires" in text
@@ -80,33 +87,60 @@ def test_a_page_that_a_build_does_not_have_is_not_named(plan: Plan) -> None:
     assert "/graph" in without_page
 
 
-@pytest.mark.parametrize(
-    ("n_simulated", "n_killed"), [(3, 3), (20, 20), (1_000, 20), (1_050, 21), (10_000, 200)]
-)
-def test_the_break_command_kills_enough_to_wake_somebody_and_no_more_than_there_are(
-    plan: Plan, n_simulated: int, n_killed: int
+@pytest.mark.parametrize(("n_simulated", "n_killed"), [(3, 3), (20, 20), (10_000, 20)])
+def test_the_kill_command_kills_no_more_than_there_are(
+    plan: Plan, made: Demo, n_simulated: int, n_killed: int
 ) -> None:
-    words = shlex.split(report.break_command(replace(plan, n_simulated=n_simulated)))
+    command = report.kill_command(plan, replace(made, n_simulated=n_simulated))
+    words = shlex.split(command)
 
-    assert n_killed == json.loads(words[words.index("-d") + 1])["count"]
+    assert {"kind": "kill", "count": n_killed} == json.loads(words[words.index("-d") + 1])
 
 
-def test_without_simulated_instances_nothing_is_said_about_breaking_them(plan: Plan) -> None:
+@pytest.mark.parametrize(
+    ("n_simulated", "node"), [(1, "node-001"), (30, "node-002"), (10_000, "node-100")]
+)
+def test_the_break_command_names_a_node_that_there_is(
+    plan: Plan, made: Demo, n_simulated: int, node: str
+) -> None:
+    words = shlex.split(report.break_command(plan, replace(made, n_simulated=n_simulated)))
+
+    assert {"kind": "node_gone", "node": node} == json.loads(words[words.index("-d") + 1])
+
+
+def test_of_a_persons_own_fleet_nothing_is_said_about_breaking_it(plan: Plan) -> None:
+    own = report.for_people(replace(plan, demo=None), SEEN, ALL_PAGES)
+
     assert "curl" in report.for_people(plan, SEEN, ALL_PAGES)
-    assert "curl" not in report.for_people(replace(plan, n_simulated=0), SEEN, ALL_PAGES)
+    assert "curl" not in own
+    assert "provisioner apply '/runs/my demo/fleet.yml'\n" in own
 
 
-def test_the_fault_commands_are_one_shell_line_each_and_hold_no_token(plan: Plan) -> None:
-    words = shlex.split(report.break_command(plan))
+def test_the_fault_commands_are_one_shell_line_each_and_hold_no_token(
+    plan: Plan, made: Demo
+) -> None:
+    command = report.break_command(plan, made)
 
-    assert "http://127.0.0.1:11451/faults" == words[-1]
-    assert {"kind": "kill", "count": 200} == json.loads(words[words.index("-d") + 1])
-    assert "$(cat '/runs/my demo/control.token')" in report.break_command(plan)
-    assert report.heal_command(plan).endswith("-X DELETE http://127.0.0.1:11451/faults")
+    assert "http://127.0.0.1:11451/faults" == shlex.split(command)[-1]
+    assert "$(cat '/runs/my demo/control.token')" in command
+    assert report.heal_command(plan, made).endswith("-X DELETE http://127.0.0.1:11451/faults")
+
+
+def test_the_commands_find_the_provisioner_and_its_token(plan: Plan) -> None:
+    words = shlex.split(report.variables(plan))
+
+    assert [
+        "export",
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL=http://127.0.0.1:8080",
+        "export",
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE=/runs/my demo/provisioner.token",
+    ] == words
 
 
 def test_the_json_is_one_line_with_the_figures_and_the_places(plan: Plan) -> None:
-    line = report.as_json(plan, replace(SEEN, alerts=(FAST, LOW)), {"exporter": 17})
+    seen = replace(SEEN, alerts=(FAST, LOW))
+
+    line = report.as_json(plan, seen, {"exporter": 17}, ["http://127.0.0.1:11460"])
 
     said = json.loads(line)
     assert "\n" not in line
@@ -116,18 +150,9 @@ def test_the_json_is_one_line_with_the_figures_and_the_places(plan: Plan) -> Non
     assert "http://127.0.0.1:11440/fleet" == said["fleet_url"]
     assert "http://127.0.0.1:9090" == said["prometheus_url"]
     assert "http://127.0.0.1:9093" == said["alertmanager_url"]
-    assert ["http://127.0.0.1:11460", "http://127.0.0.1:11461"] == said["llama_urls"]
+    assert "http://127.0.0.1:8080" == said["provisioner_url"]
+    assert "/runs/my demo/provisioner.token" == said["provisioner_token_file"]
+    assert "/runs/my demo/fleet.yml" == said["spec"]
+    assert "http://127.0.0.1:11451" == said["control_url"]
+    assert ["http://127.0.0.1:11460"] == said["llama_urls"]
     assert {"exporter": 17} == said["pids"]
-
-
-def test_the_real_servers_inventory_names_engine_node_and_model(plan: Plan) -> None:
-    first, second = yaml.safe_load(commands.real_inventory(plan))
-
-    assert {
-        "id": "llama-server-11460",
-        "url": "http://127.0.0.1:11460",
-        "node": "demo-host",
-        "model": "gemma3:270m",
-        "engine": "llamacpp",
-    } == first
-    assert "llama-server-11461" == second["id"]

@@ -58,10 +58,10 @@ def test_a_folder_that_cannot_be_made_is_told_with_the_option(tmp_path: Path) ->
 
 def test_a_file_that_cannot_be_written_is_told_with_the_option(tmp_path: Path) -> None:
     with rundir.claimed(tmp_path) as run_dir:
-        run_dir.real_inventory.mkdir()
+        run_dir.spec.mkdir()
 
-        with pytest.raises(RunDirError, match=r"real\.yml\); choose another with --run-dir"):
-            rundir.write(run_dir.real_inventory, "[]")
+        with pytest.raises(RunDirError, match=r"fleet\.yml\); choose another with --run-dir"):
+            rundir.write(run_dir.spec, "[]")
 
 
 def test_no_room_for_a_temporary_folder_is_told_with_the_option(

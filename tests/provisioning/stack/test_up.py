@@ -49,13 +49,15 @@ async def _ready(process: asyncio.subprocess.Process) -> dict[str, Any]:
     return said
 
 
-async def test_up_says_what_prometheus_sees_shows_a_fault_and_leaves_nothing_after_ctrl_c(
+async def test_up_says_what_prometheus_sees_heals_what_is_killed_and_leaves_nothing_after_ctrl_c(
     prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path
 ) -> None:
     async with _up(tmp_path) as process:
         said = await _ready(process)
         await _inject(said, {"kind": "kill", "count": 5})
-        await _until_n_unreachable(said["exporter_url"], 5)
+        await eventually(lambda: _are_healed(said, n_replaced=5, n=20))
+        await _inject(said, {"kind": "hang", "count": 2})
+        await _until_n_not_healthy(said["exporter_url"], 2)
         await eventually(lambda: _has_received(said["alertmanager_url"], "Watchdog"))
 
         process.send_signal(signal.SIGINT)
@@ -63,9 +65,27 @@ async def test_up_says_what_prometheus_sees_shows_a_fault_and_leaves_nothing_aft
         assert 0 == await asyncio.wait_for(process.wait(), 20)
     assert (20, 20) == (said["healthy"], said["inventory"])
     assert said["tokens_per_second"] > 0
-    assert ["simulated-fleet", "exporter", "alertmanager", "prometheus"] == list(said["pids"])
+    assert ["simulated-fleet", "provisioner", "exporter", "alertmanager", "prometheus"] == list(
+        said["pids"]
+    )
     assert [] == said["alerts_firing"]
     assert not any(map(is_running, said["pids"].values()))
+
+
+async def _are_healed(said: dict[str, Any], *, n_replaced: int, n: int) -> bool:
+    """Return whether so many instances are of a later generation, and all of them run."""
+    listed = await _listed(said)
+    n_later = sum(one["generation"] > 1 for one in listed)
+    n_running = sum(one["state"] == "running" for one in listed)
+    return (n_replaced, n) == (n_later, n_running)
+
+
+async def _listed(said: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what the provisioner knows of the instances."""
+    url = f"{said['provisioner_url']}/instances?details=1"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        listed: list[dict[str, Any]] = await answer.json()
+    return listed
 
 
 async def _inject(said: dict[str, Any], fault: dict[str, object]) -> None:
@@ -81,8 +101,8 @@ async def _inject(said: dict[str, Any], fault: dict[str, object]) -> None:
         pass
 
 
-async def _until_n_unreachable(exporter_url: str, n: int) -> None:
-    line = f'ollama_fleet_instances{{status="unreachable"}} {n}'
+async def _until_n_not_healthy(exporter_url: str, n: int) -> None:
+    line = f'ollama_fleet_instances{{status="healthy"}} {20 - n}'
     async with aiohttp.ClientSession() as session, asyncio.timeout(20):
         while True:
             async with session.get(f"{exporter_url}/metrics") as answer:
@@ -113,7 +133,7 @@ async def test_rules_that_cannot_be_built_end_up_before_anything_starts(
     assert f"alerts build --output-dir={tmp_path}/alerts" in stderr.decode()
     assert "it said:\n" in stderr.decode()
     assert not (tmp_path / "simulated-fleet.log").exists()
-    assert not _processes_naming(str(tmp_path))
+    assert not _pids_naming(str(tmp_path))
 
 
 async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_others(
@@ -132,7 +152,7 @@ async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_
     assert "prometheus ended by itself (exit status 3)" in stderr.decode()
     assert f"{tmp_path}/prometheus.log" in stderr.decode()
     assert "the disk is full" in stderr.decode()
-    assert not _processes_naming(str(tmp_path))
+    assert not _pids_naming(str(tmp_path))
 
 
 async def test_options_of_the_shell_for_other_commands_do_not_reach_the_demo(
@@ -142,7 +162,7 @@ async def test_options_of_the_shell_for_other_commands_do_not_reach_the_demo(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OLLAMA_FLEET_SHARD", "0/2")
-    monkeypatch.setenv("OLLAMA_FLEET_SIMULATE_FAULT", "kill:count=5")
+    monkeypatch.setenv("OLLAMA_FLEET_PROVISIONER_FLEET", "another")
 
     async with _up(tmp_path) as process:
         said = await _ready(process)
@@ -177,22 +197,23 @@ async def test_a_signal_during_the_start_leaves_nothing(
 
     assert 0 == process.returncode
     assert stderr.decode().endswith("stopped\n")
-    assert not _processes_naming(str(tmp_path))
+    assert not _pids_naming(str(tmp_path))
 
 
-def _processes_naming(text: str) -> list[str]:
+def _pids_naming(text: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            found.append(path.read_text())
-    return [command for command in found if text in command]
+            if text in path.read_text():
+                found.append(int(path.parent.name))
+    return found
 
 
-@pytest.mark.parametrize("program", ["Prometheus", "Alertmanager"])
+@pytest.mark.parametrize("program", ["Prometheus", "Alertmanager", "the provisioner"])
 async def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything_starts(
     prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path, program: str
 ) -> None:
-    option = f"--{program.lower()}-port"
+    option = f"--{program.lower().removeprefix('the ')}-port"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with _up(tmp_path, f"{option}={port}") as process:
@@ -206,7 +227,7 @@ async def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything
 
 @pytest.mark.parametrize(
     "option",
-    ["--simulated=0", "--poll-interval=0", "--poll-interval=61", "--exporter-port=0"],
+    ["--simulated=0", "--poll-interval=0", "--poll-interval=61", "--provisioner-port=0"],
 )
 async def test_a_senseless_option_is_refused(tmp_path: Path, option: str) -> None:
     async with _up(tmp_path, option) as process:
@@ -214,3 +235,94 @@ async def test_a_senseless_option_is_refused(tmp_path: Path, option: str) -> Non
 
     assert 2 == process.returncode
     assert option.partition("=")[0] in stderr.decode()
+
+
+SIMULATED_IN_MEMORY = """\
+name: lab
+nodes: [{name: n1, runtime: simulated, cpus: 4, memory: 64GiB}]
+pools: [{name: llama, model: "llama3.1:8b", engine: fleet, count: 2}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (SIMULATED_IN_MEMORY, "node n1: instances would be simulated in the provisioner's memory"),
+        ("name: lab\n", "2 problems in "),
+    ],
+)
+async def test_a_specification_that_cannot_be_run_is_refused_before_anything_starts(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    spec = tmp_path / "lab.yml"
+    spec.write_text(text)
+
+    _, stderr = await _refused(tmp_path / "run", f"--spec={spec}", status=1)
+
+    assert told in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "run/provisioner.log").exists()
+
+
+async def test_a_provisioner_that_dies_ends_up_and_its_instances(
+    prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path
+) -> None:
+    """They would outlive it, were it not for `up`."""
+    spec = tmp_path / "lab.yml"
+    spec.write_text(
+        json.dumps(
+            {
+                "name": "lab",
+                "nodes": [{"name": "n1", "runtime": "process", "cpus": 4, "memory": "4GiB"}],
+                "pools": [
+                    {
+                        "name": "asleep",
+                        "model": "none",
+                        "engine": "fleet",
+                        "count": 1,
+                        "memory": "1GiB",
+                        "command": ["sh", "-c", f"sleep 600; : unit in {tmp_path}"],
+                    }
+                ],
+            }
+        )
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "ollama_fleet", "up"),
+        *(f"--spec={spec}", f"--run-dir={tmp_path}/run"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        await eventually(lambda: _pids_naming(f"unit in {tmp_path}"))
+        (pid,) = _pids_naming(f"--state-dir={tmp_path}/run/provisioner")
+
+        os.kill(pid, signal.SIGKILL)
+        _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+    assert 1 == process.returncode
+    assert "provisioner ended by itself (killed by SIGKILL)" in stderr.decode()
+    assert not _pids_naming(str(tmp_path))
+
+
+async def test_a_size_of_the_demo_beside_a_specification_is_refused(tmp_path: Path) -> None:
+    spec = tmp_path / "lab.yml"
+    spec.write_text(SIMULATED_IN_MEMORY)
+
+    _, stderr = await _refused(tmp_path, f"--spec={spec}", "--simulated=5", status=2)
+
+    assert "--simulated means nothing with --spec" in stderr
+
+
+async def _refused(run_dir: Path, *options: str, status: int) -> tuple[str, str]:
+    """Run `up` with these options alone, which it refuses; return what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "ollama_fleet", "up", f"--run-dir={run_dir}", *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    stdout, stderr = await asyncio.wait_for(process.communicate(), 20)
+    assert status == process.returncode, stderr.decode()
+    return stdout.decode(), stderr.decode()

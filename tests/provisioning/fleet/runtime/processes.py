@@ -13,7 +13,7 @@ from pathlib import Path
 
 from provisioning.fleet.model import Unit, unit_name
 from provisioning.fleet.runtime import cgroups, procfs
-from provisioning.fleet.runtime.process import ProcessRuntime
+from provisioning.fleet.runtime.process import ProcessRuntime, label_of
 from provisioning.fleet.runtime.procfs import Identity
 from provisioning.fleet.runtime.records import MARK_VARIABLE, Records
 from tests.provisioning.fleet.runtime.contract import (
@@ -109,7 +109,7 @@ class ProcessLab:
 
     def group(self, unit: Unit) -> Path:
         """Return where the unit's cgroup would be."""
-        name = f"ollama-fleet.{unit.fleet}.{NODE}.{unit.name}"
+        name = f"{label_of(unit.fleet, NODE, self.state_dir)}.{unit.name}"
         return (self.groups.parent if self.groups else Path("/nonexistent")) / name
 
     def processes(self, unit: Unit) -> list[int]:

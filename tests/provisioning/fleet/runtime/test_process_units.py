@@ -450,3 +450,17 @@ async def test_a_cgroup_that_cannot_be_removed_does_not_hold_the_unit(
     assert () == await runtime.units()
     inner.rmdir()
     process_lab.group(unit).rmdir()
+
+
+async def test_fleets_of_one_name_leave_each_others_processes_alone(
+    process_lab: ProcessLab, tmp_path: Path
+) -> None:
+    """Two provisioners on one machine, each with a state folder of its own, nothing else apart."""
+    theirs = ProcessLab(tmp_path / "theirs")
+    runtime, unit = process_lab.open(), process_lab.unit()
+    await runtime.start(unit)
+    await theirs.open().start(msgspec.structs.replace(unit, port=theirs.unit().port))
+
+    await theirs.close()
+
+    assert UnitState.RUNNING == (await one(runtime)).state

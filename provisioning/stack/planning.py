@@ -1,0 +1,128 @@
+"""What a person chooses for a run of `up`, and the plan that it makes.
+
+In:   Settings, and the folder of the run.
+Out:  a Plan; the demonstration's specification in that folder, where no other one is named.
+Fails with StackError, or with SpecError for a person's own specification; nothing runs then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioning.fleet.fleet import Fleet, RuntimeKind
+from provisioning.fleet.spec import load_fleet
+from provisioning.stack import demo, llama, programs, rundir
+from provisioning.stack.commands import Plan
+from provisioning.stack.demo import Demo
+from provisioning.stack.errors import UnwatchableError
+from provisioning.stack.observers import Observers
+from provisioning.stack.ports import EVERY_ADDRESS, Ports, Wanted, address_of, url_of
+from provisioning.stack.rundir import RunDir
+
+CONTROL_PORT = 11_451
+LLAMA_PORT = 11_460
+UNIT_PORT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person chooses for a run."""
+
+    spec: Path | None
+    """None: the demonstration's fleet, of the next two."""
+    n_simulated: int
+    n_llama_servers: int
+    is_kept: bool
+    """Whether processes of the fleet go on after the run, and the next run goes on with them."""
+    run_dir: Path | None
+    provisioner: Wanted
+    exporter: Wanted
+    prometheus: Wanted
+    alertmanager: Wanted
+    poll_interval_s: int
+    duration_s: float | None
+    """How long to run once all is ready; None: until cancelled."""
+    is_json: bool
+
+
+def make_plan(settings: Settings, run_dir: RunDir, *, say: Callable[[str], None]) -> Plan:
+    """Read the specification, or write the demonstration's; find the programs, choose the ports.
+
+    Raises:
+        StackError: One of these cannot be had.
+        SpecError: The specification describes no fleet that can be.
+    """
+    ports = Ports(say=say)
+    provisioner_port = ports.take(settings.provisioner)
+    spec = (settings.spec or run_dir.spec).resolve()
+    made = make_demo(settings, ports) if settings.spec is None else None
+    if made is not None:
+        rundir.write(spec, demo.specification(made, spec))
+    fleet = pollable(load_fleet(spec))
+    programs_dir = programs.default_dir(os.environ)
+    prometheus = programs.locate("prometheus", programs_dir, say=say)
+    alertmanager = programs.locate("alertmanager", programs_dir, say=say)
+    return Plan(
+        run_dir=run_dir,
+        spec=spec,
+        fleet=fleet,
+        demo=made,
+        provisioner_port=provisioner_port,
+        observers=Observers(
+            run_dir=run_dir,
+            inventories=(f"{url_of(provisioner_port)}/instances",),
+            exporter_port=ports.take(settings.exporter),
+            prometheus_port=ports.take(settings.prometheus),
+            alertmanager_port=ports.take(settings.alertmanager),
+            prometheus_binary=prometheus,
+            alertmanager_binary=alertmanager,
+            interval_s=settings.poll_interval_s,
+            provisioner_address=address_of(provisioner_port),
+        ),
+    )
+
+
+def make_demo(settings: Settings, ports: Ports) -> Demo:
+    """Put the model of the real servers together, and choose the instances' ports.
+
+    Raises:
+        StackError: One of these cannot be had.
+    """
+    n_unit_ports = demo.n_unit_ports(settings.n_simulated)
+    units = Wanted("the simulated fleet", UNIT_PORT, host=EVERY_ADDRESS)
+    return Demo(
+        n_simulated=settings.n_simulated,
+        n_llama_servers=settings.n_llama_servers,
+        control_port=ports.take(Wanted("the fleet's control API", CONTROL_PORT)),
+        unit_ports=ports.take_range(units, n_unit_ports),
+        llama_port=ports.take(Wanted("llama-server", LLAMA_PORT)),
+        model=llama.MODEL_NAME,
+        model_file=llama.model_file(os.environ) if settings.n_llama_servers else None,
+        programs_dir=programs.default_dir(os.environ),
+        owner=None if settings.is_kept else os.getpid(),
+    )
+
+
+def pollable(fleet: Fleet) -> Fleet:
+    """Return the fleet, if all its instances will be there to be polled.
+
+    Raises:
+        UnwatchableError: Some are simulated in the provisioner's memory.
+    """
+    unreal = [
+        node.name
+        for node in fleet.nodes
+        if node.runtime is RuntimeKind.SIMULATED and not node.endpoint
+    ]
+    if unreal:
+        others = f" and {len(unreal) - 1:,} more" if len(unreal) > 1 else ""
+        raise UnwatchableError(
+            f"node {unreal[0]}{others}: instances would be simulated in the provisioner's memory, "
+            "where no exporter can poll them; run `ollama-fleet simulate --host-units 20000-20199` "
+            "and give each such node `endpoint: http://127.0.0.1:11451`, these ports, and an "
+            "`address` of its own from 127.1.0.1 on"
+        )
+    return fleet

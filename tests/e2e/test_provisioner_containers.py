@@ -1,0 +1,317 @@
+"""The provisioner over two containerd daemons, which stand for two nodes, and real crun."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.runtime import containerd_api as api
+from provisioning.fleet.runtime import containerd_messages_pb2 as messages
+from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
+from provisioning.fleet.runtime.containerd_daemon import Daemon
+from tests.containerd import IMAGE, Containerd, busybox_archive, running_containerd
+from tests.e2e.provisioner import Lab, Provisioner, UnitProcess, command_lines, loopback_of
+from tests.provisioning.fleet.runtime.containers import ContainerdLab
+from tests.waiting import eventually
+
+N = 6
+NODE_GRACE_S = 6
+SEED = 20_261_126
+N_ROUNDS = 3
+WHOLE_S = 60.0
+SERVE = 'echo ok >/tmp/health; exec "$@"'
+"""A shell's script: what follows it is the server's command."""
+
+
+@dataclass
+class Node:
+    """A containerd that stands for a node."""
+
+    name: str
+    address: str
+    containerd: Containerd
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """Return the node as a specification has it."""
+        return {
+            "name": self.name,
+            "runtime": "containerd",
+            "endpoint": self.containerd.endpoint,
+            "address": self.address,
+            "cpus": 4,
+            "memory": "4GiB",
+            "first_port": 21_000,
+            "last_port": 21_099,
+        }
+
+    def clean_up(self) -> None:
+        """Remove what the runtime and the kernel keep."""
+        shutil.rmtree(f"/run/ollama-fleet/{self.name}", ignore_errors=True)
+        for group in list(Path("/sys/fs/cgroup").glob(f"*/ollama-fleet.{self.name}")):
+            for inner in list(group.glob("*/")):
+                with suppress(OSError):
+                    inner.rmdir()
+            with suppress(OSError):
+                group.rmdir()
+
+
+class ContainerLab(Lab):
+    """A Lab whose units are containers."""
+
+    nodes: Sequence[Node] = ()
+
+    @property
+    def realm(self) -> str:
+        """Return what begins a word of each unit's command line, and of no other process's."""
+        return f"{self.fleet}/"
+
+    def containers(self, count: int) -> Path:
+        """Write a specification of so many web servers on both nodes."""
+        httpd = ["httpd", "-f", "-p", "{host}:{port}", "-h", "/tmp", "-r", self.realm + "{id}"]  # noqa: S108 - the container's
+        pool = {
+            "image": IMAGE,
+            "engine": "auto",
+            "command": ["sh", "-c", SERVE, "sh", *httpd],
+            "memory": "24MiB",
+            "health": {"path": "/health", "interval": "500ms", "timeout": "1s", "failures": 3},
+        }
+        return self.spec(
+            count,
+            pool=pool,
+            nodes=[node.entry for node in self.nodes],
+            limits={"node_grace": f"{NODE_GRACE_S}s"},
+        )
+
+    def units(self) -> list[UnitProcess]:
+        mark = self.realm.encode()
+        return [
+            _unit(pid, words, mark)
+            for pid, words in command_lines()
+            if any(word.startswith(mark) for word in words)
+        ]
+
+    def doubled(self) -> dict[str, int]:
+        """Return the instances that have several processes, with how many."""
+        counted = Counter(unit.instance_id for unit in self.units())
+        return {id_: n for id_, n in counted.items() if n > 1}
+
+
+def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
+    realm = next(word for word in words if word.startswith(mark))
+    port = words[words.index(b"-p") + 1].rpartition(b":")[2]
+    return UnitProcess(pid, realm.removeprefix(mark).decode(), int(port))
+
+
+@pytest.fixture
+async def fleet_lab(tmp_path: Path) -> AsyncIterator[ContainerLab]:
+    with two_nodes(tmp_path) as nodes:
+        made = ContainerLab(tmp_path, f"lab-{os.getpid()}")
+        made.nodes = nodes
+        archive = busybox_archive(tmp_path)
+        for node in nodes:
+            await with_runtime(node, made.fleet, archive)
+        try:
+            yield made
+        finally:
+            made.clean_up()
+            shutil.rmtree(f"/var/log/ollama-fleet/{made.fleet}", ignore_errors=True)
+
+
+@contextmanager
+def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
+    """Run two daemons until the block ends."""
+    base = loopback_of(folder).rpartition(".")[0]
+    with running_containerd(folder / "a") as first, running_containerd(folder / "b") as second:
+        nodes = (
+            Node(f"a-{os.getpid()}", f"{base}.1", first),
+            Node(f"b-{os.getpid()}", f"{base}.2", second),
+        )
+        try:
+            yield nodes
+        finally:
+            for node in nodes:
+                node.containerd.clean_up()
+                node.clean_up()
+
+
+async def with_runtime(node: Node, fleet: str, archive: Path) -> None:
+    """Bring the image to a node."""
+    runtime = ContainerdRuntime(
+        fleet, node.name, endpoint=node.containerd.endpoint, clock=SystemClock()
+    )
+    await runtime.images.import_archive(IMAGE, archive)
+    await runtime.close()
+
+
+async def applied(made: ContainerLab) -> Provisioner:
+    """Return a provisioner that leads a whole fleet."""
+    one = await made.started()
+    await made.done("provisioner", "apply", str(made.containers(N)))
+    await whole(made, one)
+    return one
+
+
+async def whole(made: ContainerLab, one: Provisioner) -> list[dict[str, Any]]:
+    """Return the instances once all run, a process each."""
+    told: list[dict[str, Any]] = []
+
+    async def is_whole() -> bool:
+        nonlocal told
+        told = await one.instances()
+        return made.is_whole(told, N)
+
+    try:
+        await eventually(is_whole, within_s=WHOLE_S)
+    except AssertionError as error:
+        raise AssertionError(f"{made.faults(told, N)}: {one.said[-3000:]}") from error
+    return told
+
+
+def by_node(instances: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    return Counter(one["node"] for one in instances)
+
+
+async def test_a_fleet_of_containers_is_spread_over_two_nodes(fleet_lab: ContainerLab) -> None:
+    one = await applied(fleet_lab)
+
+    instances = await one.instances()
+    assert {3} == set(by_node(instances).values())
+    assert {(1, "running")} == {(each["generation"], each["state"]) for each in instances}
+
+    killed = fleet_lab.units()[0]
+    killed.kill()
+    after = await whole(fleet_lab, one)
+    assert [killed.instance_id] == [each["id"] for each in after if each["generation"] == 2]
+
+
+async def test_a_node_that_restarts_soon_keeps_its_instances(fleet_lab: ContainerLab) -> None:
+    one = await applied(fleet_lab)
+    before = set(fleet_lab.units())
+
+    fleet_lab.nodes[0].containerd.restart(signal.SIGKILL)
+    one.kill()
+    one.start()
+    await eventually(one.leads)
+    instances = await whole(fleet_lab, one)
+
+    assert before == set(fleet_lab.units())
+    assert {1} == {each["generation"] for each in instances}
+
+
+async def test_instances_that_answer_stay_where_they_are_however_long_containerd_is_away(
+    fleet_lab: ContainerLab,
+) -> None:
+    one = await applied(fleet_lab)
+    before = set(fleet_lab.units())
+    away = fleet_lab.nodes[0].containerd
+
+    away.stop(signal.SIGKILL)
+    await eventually(lambda: is_unreachable(one))
+    await asyncio.sleep(NODE_GRACE_S + 2.0)
+    assert before == set(fleet_lab.units())
+    away.start()
+
+    instances = await whole(fleet_lab, one)
+    assert before == set(fleet_lab.units())
+    assert {1} == {each["generation"] for each in instances}
+
+
+async def is_unreachable(one: Provisioner) -> bool:
+    """Say whether a provisioner knows that a node does not answer."""
+    return "\nollama_provisioner_unreachable_nodes 1.0\n" in (
+        (await one.answer("/metrics")).body.decode()
+    )
+
+
+async def test_a_lost_nodes_instances_are_placed_elsewhere_and_swept_when_it_returns(
+    fleet_lab: ContainerLab,
+) -> None:
+    """The node hangs as a whole; then it goes on, and does not know that it was given up."""
+    lost, other = fleet_lab.nodes
+    one = await applied(fleet_lab)
+    moved = {each["id"] for each in await one.instances() if each["node"] == lost.name}
+
+    lost.containerd.stop(signal.SIGKILL)
+    hanging = [unit for unit in fleet_lab.units() if unit.instance_id in moved]
+    for unit in hanging:
+        os.kill(unit.pid, signal.SIGSTOP)
+
+    async def is_moved() -> bool:
+        told = await one.instances()
+        return {other.name: N} == by_node(told) and {"running"} == {each["phase"] for each in told}
+
+    await eventually(is_moved, within_s=WHOLE_S)
+    assert dict.fromkeys(moved, 2) == fleet_lab.doubled()
+
+    for unit in hanging:
+        os.kill(unit.pid, signal.SIGCONT)
+    lost.containerd.start()
+    instances = await whole(fleet_lab, one)
+
+    assert {other.name: N} == by_node(instances)
+    assert moved == {each["id"] for each in instances if each["generation"] > 1}
+    assert not set(hanging) & set(fleet_lab.units())
+
+
+async def test_what_is_not_ours_is_left_alone(fleet_lab: ContainerLab, tmp_path: Path) -> None:
+    """A container of the fleet's namespace without its label, and another fleet's."""
+    node = fleet_lab.nodes[0]
+    daemon = Daemon(node.containerd.endpoint, namespace_of(fleet_lab.fleet))
+    stranger = messages.Container(
+        id="stranger",
+        runtime=messages.Runtime(name="io.containerd.runc.v2"),
+        spec=api.wrapped(api.SPEC_TYPE, b"{}"),
+    )
+    await daemon.call(api.CREATE_CONTAINER, messages.CreateContainerRequest(container=stranger))
+    neighbour = ContainerdLab(node.containerd, busybox_archive(tmp_path))
+    await neighbour.prepare("neighbour")
+    theirs = neighbour.unit(fleet="neighbour")
+    await neighbour.open(fleet="neighbour").start(theirs)
+    pid = await neighbour.pid(theirs)
+
+    one = await applied(fleet_lab)
+    node.containerd.restart(signal.SIGKILL)
+    await fleet_lab.done("provisioner", "apply", str(fleet_lab.containers(0)))
+
+    assert [] == fleet_lab.units()
+    assert [] == await one.instances()
+    assert pid == await neighbour.pid(theirs)
+    await daemon.call(api.GET_CONTAINER, messages.ContainerId(id="stranger"))
+    await daemon.close()
+    await neighbour.close()
+
+
+async def test_whatever_is_killed_the_fleet_is_whole_again(fleet_lab: ContainerLab) -> None:
+    """Daemons, containers and the provisioner, in rounds; daemons come back within the grace."""
+    dice = random.Random(SEED)  # noqa: S311 - not for secrets
+    one = await applied(fleet_lab)
+    for _ in range(N_ROUNDS):
+        node = dice.choice(fleet_lab.nodes)
+        killed = dice.sample(fleet_lab.units(), 2)
+        is_before = dice.random() < 0.5
+        if is_before:
+            node.containerd.stop(signal.SIGKILL)
+        for unit in killed:
+            unit.kill()
+        await asyncio.sleep(dice.uniform(0.0, 0.5))
+        one.kill()
+        if not is_before:
+            node.containerd.stop(signal.SIGKILL)
+        one.start()
+        node.containerd.start()
+        await eventually(one.leads)
+        await whole(fleet_lab, one)
+        assert {} == fleet_lab.doubled()

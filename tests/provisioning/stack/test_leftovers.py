@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from provisioning.fleet.model import Unit
+from provisioning.fleet.runtime.process import ProcessRuntime
+from provisioning.stack import leftovers
+from provisioning.stack.rundir import RunDir
+from tests.ports import free_ports
+from tests.provisioning.stack.standin import is_running
+from tests.waiting import eventually
+
+
+async def _started(run_dir: RunDir, *, fleet: str = "demo", node: str = "here") -> int:
+    """Start a process of a fleet, let its runtime go, and return the process's id."""
+    pid_file = run_dir.path / f"{fleet}-{node}.pid"
+    unit = Unit(
+        name="pool-00001.1",
+        fleet=fleet,
+        instance_id="pool-00001",
+        generation=1,
+        pool="pool",
+        host="127.0.0.1",
+        port=free_ports(1)[0],
+        image="",
+        command=("sh", "-c", f"echo $$ >'{pid_file}'; exec sleep 600"),
+        environment=(),
+        mounts=(),
+        cpus=1.0,
+        memory_bytes=0,
+    )
+    runtime = ProcessRuntime(
+        fleet, node, state_dir=run_dir.provisioner_units, environ=os.environ, groups=None
+    )
+    await runtime.start(unit)
+    await eventually(lambda: pid_file.exists() and pid_file.read_text())
+    await runtime.close()
+    return int(pid_file.read_text())
+
+
+async def test_processes_of_the_run_end_with_it(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+
+    async with leftovers.none_of(run_dir, is_kept=False):
+        pid = await _started(run_dir)
+        assert is_running(pid)
+
+    assert not is_running(pid)
+
+
+async def test_processes_of_every_fleet_and_node_that_a_killed_run_left_end_before_the_next(
+    tmp_path: Path,
+) -> None:
+    run_dir = RunDir(tmp_path)
+    pids = [
+        await _started(run_dir),
+        await _started(run_dir, node="there"),
+        await _started(run_dir, fleet="lab"),
+    ]
+    run_dir.provisioner_store.touch()
+
+    async with leftovers.none_of(run_dir, is_kept=False):
+        assert [] == [pid for pid in pids if is_running(pid)]
+        assert not run_dir.provisioner_store.exists()
+
+
+async def test_what_is_to_be_kept_is_there_before_and_after(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    pid = await _started(run_dir)
+    run_dir.provisioner_store.touch()
+
+    async with leftovers.none_of(run_dir, is_kept=True):
+        assert is_running(pid)
+
+    assert is_running(pid)
+    assert run_dir.provisioner_store.exists()
+    await leftovers.remove_all(run_dir.provisioner_units)
+
+
+async def test_a_second_cancellation_does_not_leave_processes_behind(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    pids: list[int] = []
+
+    async def run() -> None:
+        async with leftovers.none_of(run_dir, is_kept=False):
+            pids.append(await _started(run_dir))
+            await asyncio.sleep(600)
+
+    running = asyncio.create_task(run())
+    await eventually(lambda: pids)
+    running.cancel()
+    await asyncio.sleep(0)  # it begins to remove
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert not is_running(pids[0])
