@@ -125,7 +125,7 @@ class Lab:
 
     def restore_inventory(self) -> None:
         """Give the exporter the whole fleet's inventory."""
-        self.replace_inventory(self.plan.run_dir.simulated_inventory.read_text())
+        self.replace_inventory(self.plan.whole_inventory.read_text())
 
     async def active(self) -> list[Active]:
         """Return the alerts that are pending or firing, but for Watchdog."""

@@ -75,7 +75,12 @@ class Plan:
     @property
     def inventory(self) -> Path:
         """Return the inventory that the exporter reads: a copy of the fleet's own."""
-        return self.run_dir.real_inventory
+        return self.run_dir.path / "inventory.json"
+
+    @property
+    def whole_inventory(self) -> Path:
+        """Return the inventory that the simulated fleet writes."""
+        return self.run_dir.path / "simulated.json"
 
     @property
     def prometheus(self) -> PrometheusSettings:
@@ -130,7 +135,7 @@ def fleet(plan: Plan) -> ChildSpec:
         f"--listen-port={plan.ports.fleet}",
         f"--control.listen-address={address_of(control)}",
         f"--control.token-file={plan.run_dir.token}",
-        f"--inventory={plan.run_dir.simulated_inventory}",
+        f"--inventory={plan.whole_inventory}",
     )
     return ChildSpec("fleet", command, f"{url_of(control)}/-/healthy", READY_WITHIN_S)
 
