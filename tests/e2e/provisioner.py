@@ -23,11 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from provisioning.fleet.runtime import cgroups
+from provisioning.fleet.runtime.process import label_of
 from tests.ports import free_ports
 from tests.waiting import eventually
 
 PROGRAM = (sys.executable, "-P", "-m", "ollama_fleet")
-FLEET = "lab"
+FLEET, NODE = "lab", "here"
 ENDING_S = 20.0
 KILL_POLL_S = 0.001
 SERVER = """\
@@ -253,7 +255,7 @@ class Lab:
     def node(self) -> dict[str, Any]:
         """Return this machine as a node, with ports that nobody else here uses."""
         return {
-            "name": "here",
+            "name": NODE,
             "runtime": "process",
             "address": loopback_of(self.folder),
             "cpus": 4,
@@ -321,6 +323,15 @@ class Lab:
                     os.kill(unit.pid, signal.SIGKILL)
                 with suppress(ChildProcessError):
                     os.waitpid(unit.pid, 0)
+        self._remove_cgroups()
+
+    def _remove_cgroups(self) -> None:
+        """Remove what the kernel keeps of units that nobody has removed."""
+        groups = cgroups.find()
+        label = label_of(self.fleet, NODE, self.state_dir / "units")
+        for group in list(groups.parent.glob(f"{label}.*")) if groups else ():
+            while not cgroups.remove(group):
+                time.sleep(KILL_POLL_S)
 
 
 @contextmanager
