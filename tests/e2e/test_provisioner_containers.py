@@ -61,10 +61,9 @@ class Node:
         """Remove what the runtime and the kernel keep."""
         shutil.rmtree(f"/run/ollama-fleet/{self.name}", ignore_errors=True)
         for group in list(Path("/sys/fs/cgroup").glob(f"*/ollama-fleet.{self.name}")):
-            for inner in list(group.glob("*/")):
-                with suppress(OSError):
+            with suppress(OSError):  # some hierarchies have two names: it may be gone already
+                for inner in list(group.glob("*/")):
                     inner.rmdir()
-            with suppress(OSError):
                 group.rmdir()
 
 
