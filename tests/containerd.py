@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Containerd:
     """A containerd of its own, started and stopped at will; its containers outlive it."""
 
     folder: Path
+    socket_dir: Path
+    """Of a short name: a socket's path has at most 104 characters."""
     binaries: Path
     authorities: Path | None = None
     """Certificates of those who sign for registries; None: the system's."""
@@ -60,7 +63,7 @@ class Containerd:
     @property
     def socket(self) -> Path:
         """Return where it listens."""
-        return self.folder / "containerd.sock"
+        return self.socket_dir / "containerd.sock"
 
     @property
     def endpoint(self) -> str:
@@ -159,12 +162,13 @@ def running_containerd(folder: Path, *, authorities: Path | None = None) -> Iter
     if os.geteuid() != 0:
         pytest.skip("containerd needs root")
     folder.mkdir(parents=True, exist_ok=True)
-    daemon = Containerd(folder, _binaries(folder), authorities)
-    try:
-        daemon.start()
-        yield daemon
-    finally:
-        daemon.clean_up()
+    with tempfile.TemporaryDirectory(prefix="containerd-") as socket_dir:
+        daemon = Containerd(folder, Path(socket_dir), _binaries(folder), authorities)
+        try:
+            daemon.start()
+            yield daemon
+        finally:
+            daemon.clean_up()
 
 
 def package(name: str) -> Path:

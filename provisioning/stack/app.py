@@ -30,6 +30,7 @@ from provisioning.stack import (
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import NothingSeenError, QueryError
 from provisioning.stack.planning import Settings, make_plan
+from provisioning.stack.ports import Claims, Ports
 from provisioning.stack.processes import Children, answers_ok
 from provisioning.stack.report import Pages
 from provisioning.stack.status import FleetStatus
@@ -53,8 +54,8 @@ def run(settings: Settings) -> None:
         SpecError: The specification describes no fleet that can be.
         asyncio.CancelledError: A signal asked to stop; everything has been stopped.
     """
-    with rundir.claimed(settings.run_dir) as run_dir:
-        plan = make_plan(settings, run_dir, say=say)
+    with rundir.claimed(settings.run_dir) as run_dir, Claims() as claims:
+        plan = make_plan(settings, run_dir, Ports(say=say, claims=claims), say=say)
         observers.configure(plan.observers)
         asyncio.run(_run(plan, settings))
 

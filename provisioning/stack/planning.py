@@ -48,14 +48,15 @@ class Settings:
     is_json: bool
 
 
-def make_plan(settings: Settings, run_dir: RunDir, *, say: Callable[[str], None]) -> Plan:
+def make_plan(
+    settings: Settings, run_dir: RunDir, ports: Ports, *, say: Callable[[str], None]
+) -> Plan:
     """Read the specification, or write the demonstration's; find the programs, choose the ports.
 
     Raises:
         StackError: One of these cannot be had.
         SpecError: The specification describes no fleet that can be.
     """
-    ports = Ports(say=say)
     provisioner_port = ports.take(settings.provisioner)
     spec = (settings.spec or run_dir.spec).resolve()
     made = make_demo(settings, ports) if settings.spec is None else None

@@ -3,14 +3,16 @@
 In:   the port that is wanted, and whether a person asked for just that one.
 Out:  it, or the next free one above it, which is then said.
 Fails with PortError. Between the choice and the program's own bind another program may take the
-port: that program's start then fails and says so.
+port: that program's start then fails and says so. Two runs of ours never choose the same one.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 from provisioning.stack.errors import PortError
 
@@ -34,11 +36,39 @@ class Wanted:
     host: str = LOOPBACK
 
 
+class Claims:
+    """Ports that this process has chosen, as other runs on this machine see them.
+
+    A claim is a socket of Linux's abstract namespace, which ends with its process at the latest.
+    """
+
+    def __init__(self) -> None:
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def claim(self, port: int) -> bool:
+        """Claim a port; say whether nobody else had."""
+        mark = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            mark.bind(f"\0ollama-fleet-port-{port}")
+        except OSError:
+            mark.close()
+            return False
+        self._held.enter_context(mark)
+        return True
+
+
 class Ports:
     """Hands out free ports, none of them twice."""
 
-    def __init__(self, *, say: Callable[[str], None]) -> None:
+    def __init__(self, *, say: Callable[[str], None], claims: Claims | None = None) -> None:
         self._say = say
+        self._claims = claims
         self._handed_out: set[int] = set()
 
     def take(self, wanted: Wanted) -> int:
@@ -89,7 +119,10 @@ class Ports:
         )
 
     def _is_free(self, port: int, host: str) -> bool:
-        return port not in self._handed_out and can_bind(port, host)
+        """Say whether a port can be had; where claims are made, it is claimed then."""
+        if port in self._handed_out or not can_bind(port, host):
+            return False
+        return self._claims is None or self._claims.claim(port)
 
     def _hand_out(self, port: int) -> int:
         self._handed_out.add(port)

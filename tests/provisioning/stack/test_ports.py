@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from provisioning.stack.errors import PortError
-from provisioning.stack.ports import EVERY_ADDRESS, Ports, Wanted, can_bind
+from provisioning.stack.ports import EVERY_ADDRESS, Claims, Ports, Wanted, can_bind
 
 
 @pytest.fixture
@@ -92,3 +92,23 @@ def test_ports_end_at_65535(ports: Ports) -> None:
         pytest.raises(PortError, match="ports 65535 to 65535 are all taken; choose another with"),
     ):
         ports.take(_wanted(65_535))
+
+
+def test_two_runs_that_start_at_once_choose_different_ports(taken_port: int) -> None:
+    with Claims() as claims, Claims() as other_claims:
+        ports = Ports(say=print, claims=claims)
+        other_ports = Ports(say=print, claims=other_claims)
+
+        given = [one.take(_wanted(taken_port)) for one in (ports, other_ports)]
+        ranges = [one.take_range(_wanted(taken_port), 5) for one in (ports, other_ports)]
+
+    assert 2 == len(set(given))
+    assert set() == set(ranges[0]) & set(ranges[1])
+
+
+def test_a_run_that_has_ended_claims_no_port(taken_port: int) -> None:
+    with Claims() as claims:
+        port = Ports(say=print, claims=claims).take(_wanted(taken_port))
+
+    with Claims() as claims:
+        assert port == Ports(say=print, claims=claims).take(_wanted(port))

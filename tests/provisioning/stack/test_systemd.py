@@ -41,3 +41,14 @@ def test_the_exporter_checks_its_settings_before_it_replaces_a_running_one() -> 
     run = f"ExecStart={COMMAND} exporter --config.file /etc/ollama-fleet/exporter.yml"
     check = run.replace("ExecStart", "ExecStartPre") + " --check"
     assert lines.index(run) == lines.index(check) + 1
+
+
+def test_a_percent_sign_in_the_commands_path_is_one_for_systemd_too() -> None:
+    for text in systemd.units(PurePath("/opt/a%b/ollama-fleet")).values():
+        assert "=/opt/a%%b/ollama-fleet " in text
+
+
+@pytest.mark.parametrize("path", ["ollama-fleet", "bin/x", "/opt/a b/x", "/a\nb", "/a$b", '/a"b'])
+def test_a_command_that_systemd_would_take_for_another_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="must be an absolute path without spaces"):
+        systemd.units(PurePath(path))
