@@ -38,6 +38,8 @@ class Observed(msgspec.Struct, frozen=True):
     """Ids of instances that an operation of this provisioner is about now."""
     sweeping: frozenset[tuple[str, str]] = frozenset()
     """Node and name of units that are being removed without a record."""
+    resting: frozenset[str] = frozenset()
+    """Names of units that could just not be removed, and are left alone for a while."""
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -14,8 +14,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from provisioning.fleet.api.app import Api, serving
+from provisioning.fleet.api.app import LOOPBACK_BY_WILDCARD, Api, bound, serving, url_of
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
@@ -29,7 +30,6 @@ from provisioning.fleet.store.base import Change, Done, Leadership, Store
 from provisioning.fleet.store.etcd.access import Credentials
 from provisioning.fleet.store.opening import open_store
 from provisioning.fleet.timed_store import TimedStore
-from provisioning.fleet.units import netloc
 
 log = logging.getLogger("provisioning.fleet")
 
@@ -65,7 +65,9 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     if tokens.is_new:
         log.info("a token for changes was written to %s", tokens.path)
     async with AsyncExitStack() as stack:
-        opened, leadership = _open(settings, clock)
+        sockets = stack.enter_context(bound(settings.host, settings.port))
+        holder = settings.advertised_url or url_of(sockets)
+        opened, leadership = _open(settings, clock, holder)
         store = TimedStore(opened, metrics)
         stack.push_async_callback(store.close)
         machines = Machines(settings.fleet, settings.local, clock)
@@ -80,6 +82,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             store,
             mirror,
             clock,
+            fleet=settings.fleet,
             term=lambda: reconciler.term,
             leader=leadership.leader,
             written=_telling(mirror, reconciler),
@@ -90,18 +93,27 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             tokens,
             metrics,
             clock,
+            fleet=settings.fleet,
             version=version("ollama-fleet"),
             audit_path=settings.audit_file,
+            own_names=_own_names(settings),
         )
-        url = await stack.enter_async_context(serving(api, host=settings.host, port=settings.port))
+        url = await stack.enter_async_context(serving(api, sockets))
         await stack.enter_async_context(_going_on(mirror, reconciler))
         yield url
+
+
+def _own_names(settings: Settings) -> frozenset[str]:
+    """Return the names that clients know our API by."""
+    external = urlsplit(settings.advertised_url).hostname
+    return frozenset(name.lower() for name in (settings.host, external) if name)
 
 
 def _make(state_dir: Path) -> None:
     """Make the folder now: not before the first unit would be late to hear that it cannot be."""
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (state_dir.parent, state_dir):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ProvisionerError(
             f"cannot make the folder {state_dir} for units that are processes: {error.strerror}; "
@@ -109,12 +121,17 @@ def _make(state_dir: Path) -> None:
         ) from error
 
 
-def _open(settings: Settings, clock: SystemClock) -> tuple[Store, Leadership]:
+def is_everywhere(host: str) -> bool:
+    """Say whether to listen there is to listen at all of a machine's addresses."""
+    return host in LOOPBACK_BY_WILDCARD
+
+
+def _open(settings: Settings, clock: SystemClock, holder: str) -> tuple[Store, Leadership]:
     return open_store(
         settings.store_url,
         settings.fleet,
         clock=clock,
-        holder=settings.advertised_url or f"http://{netloc(settings.host, settings.port)}",
+        holder=holder,
         credentials=settings.credentials,
         lease_s=settings.lease_s,
     )

@@ -15,6 +15,7 @@ from provisioning.fleet.actions import Action, Observed
 from provisioning.fleet.draft import Draft
 from provisioning.fleet.fleet import Fleet, Pool, Rotation
 from provisioning.fleet.model import FoundUnit, Instance
+from provisioning.fleet.strangers import n_kept_strangers
 from provisioning.fleet.survey import NodeState
 from provisioning.fleet.unwanted import is_leaving, part_with
 from provisioning.fleet.wanted import PoolPass
@@ -23,9 +24,6 @@ from provisioning.fleet.wanted import PoolPass
 def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ...]:
     """Return what is to be done now; at most one action that changes any one instance's unit."""
     draft = Draft(desired, observed, now_s=now_s)
-    for node, unit in draft.survey.strays:
-        if _may_sweep(draft, node, unit):
-            draft.sweep(node, unit.name)
     pool_by_name = {pool.name: pool for pool in desired.pools}
     staying, leaving = _sort(observed)
     passes = [PoolPass(draft, pool, staying.pop(pool.name, ())) for pool in desired.pools]
@@ -39,6 +37,12 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
         pool_pass.mend()
     for pool_pass in passes:
         pool_pass.complete()
+    # Last: however many removals hang, they take no operation from what somebody waits for.
+    keeps_strangers = n_kept_strangers(desired, observed) > 0
+    for node, unit in draft.survey.strays:
+        is_kept = keeps_strangers and unit.instance_id not in observed.stored
+        if not is_kept and _may_sweep(draft, node, unit):
+            draft.sweep(node, unit.name)
     return tuple(draft.actions)
 
 

@@ -59,6 +59,8 @@ class Draft:
             (stored.instance for stored in self.observed.stored.values()),
             self.survey.stray_sizes(),
             reachable=self.survey.reachable,
+            may_begin=self._slots.has_free,
+            now_s=self.now_s,
         )
 
     @cached_property
@@ -72,10 +74,12 @@ class Draft:
 
     def sweep(self, node: str, unit: str) -> bool:
         """Remove a unit that nobody wants."""
-        return self._operate(node, Sweep(node, unit))
+        return unit not in self.observed.resting and self._operate(node, Sweep(node, unit))
 
     def stop(self, instance: Instance, reason: Reason, detail: str = "") -> bool:
         """Remove an instance's unit."""
+        if instance.unit in self.observed.resting:
+            return False
         return self._operate(instance.node, Stop(instance.id, reason, detail))
 
     def start(self, instance: Instance) -> bool:

@@ -27,6 +27,8 @@ CRASHES = frozenset({Reason.EXITED, Reason.UNHEALTHY})
 CRASH_MEMORY_S = 3600.0
 """Crashes further back do not slow down a restart."""
 CRASH_GROWTH = 4.0
+MAX_FAILED_ON = 5
+"""How many nodes are remembered on which an instance could not be started."""
 
 
 class Result(StrEnum):
@@ -51,6 +53,9 @@ class Outcome(msgspec.Struct, frozen=True):
     n_tries: int = 1
 
 
+FAULTS_OF_NODE = frozenset({Result.NO_ROOM, Result.UNREACHABLE})
+
+
 def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instance | None:
     """Return the record that an action leads to, before anything is done; None: none.
 
@@ -73,8 +78,18 @@ def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instanc
             return instance
 
 
-def finish_start(instance: Instance, outcome: Outcome, *, limits: Limits, now_s: float) -> Instance:
-    """Return the record of an instance whose start has ended, well or not."""
+def finish_start(
+    instance: Instance,
+    outcome: Outcome,
+    *,
+    limits: Limits,
+    now_s: float,
+    is_node_heard: bool = False,
+) -> Instance:
+    """Return the record of an instance whose start has ended, well or not.
+
+    Where a node is out of reach for starts but not for questions, the start has failed.
+    """
     match outcome.result:
         case Result.DONE:
             running = replace(
@@ -88,7 +103,7 @@ def finish_start(instance: Instance, outcome: Outcome, *, limits: Limits, now_s:
                 fault="",
             )
             return _told(running, now_s, "started", f"in {outcome.duration_s:.1f} s")
-        case Result.UNREACHABLE:
+        case Result.UNREACHABLE if not is_node_heard:
             return replace(instance, fault=outcome.fault)  # its node decides what comes next
         case _:
             return _failed(instance, outcome, limits, now_s)
@@ -110,6 +125,7 @@ def finish_stop(
         phase=Phase.STARTING,
         since_s=now_s,
         generation=instance.generation + 1,
+        failed_on=(),
         started_s=0.0,
         is_replace_asked=False,
     )
@@ -132,9 +148,9 @@ def crash_delay_s(instance: Instance, limits: Limits, now_s: float) -> float:
 def retry_delay_s(instance: Instance, limits: Limits, result: Result) -> float:
     """Return how long to wait before an instance that could not be started is tried again.
 
-    Where only room was lacking, other nodes are tried soon; the wait doubles each time.
+    Where only the node was at fault, others are tried soon; the wait doubles each time.
     """
-    if result is not Result.NO_ROOM:
+    if result not in FAULTS_OF_NODE:
         return limits.retry_failed_s
     grown_s: float = limits.backoff_base_s * 2.0 ** min(instance.n_failures, 30)
     return min(limits.retry_failed_s, grown_s)
@@ -148,6 +164,7 @@ def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) 
         phase=Phase.FAILED,
         since_s=now_s,
         n_failures=instance.n_failures + 1,
+        failed_on=_with_last(instance.failed_on, instance.node),
         retry_at_s=0.0 if is_lasting else now_s + delay_s,
         fault=outcome.fault,
     )
@@ -169,6 +186,7 @@ def _renewed(action: Renew, instance: Instance, now_s: float) -> Instance:
         started_s=0.0,
         reason=action.reason or instance.reason,
         retry_at_s=0.0,
+        failed_on=() if action.reason else instance.failed_on,
         is_replace_asked=False,
     )
     return _told(renewed, now_s, action.reason or "retried", f"{instance.node} → {action.node}")
@@ -200,6 +218,10 @@ def _stopped(action: Stop, instance: Instance, now_s: float) -> Instance:
     if instance.reason is action.reason:
         return stopped  # its history tells already, since it was drained
     return _told(stopped, now_s, action.reason, action.detail)
+
+
+def _with_last(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return (*(one for one in names if one != name), name)[-MAX_FAILED_ON:]
 
 
 def _told(instance: Instance, at_s: float, what: str, detail: str = "") -> Instance:

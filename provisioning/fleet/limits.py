@@ -15,6 +15,8 @@ import msgspec
 from provisioning.fleet.fleet import Fleet, Limits, Node, Pool
 from provisioning.fleet.model import Instance, Phase
 
+LARGEST_SHARE = 0.5
+"""Of the fleet's operations that one of several nodes may have: it may be one where all hang."""
 OPERATIONS_PER_CPU = 3
 """Making containers is bound by the CPU: more at once only makes each slower."""
 ON_THE_WAY = frozenset({Phase.STARTING, Phase.DRAINING, Phase.STOPPING})
@@ -31,14 +33,22 @@ class Slots:
     """The operations that may still be begun; changes as a pass decides."""
 
     def __init__(self, fleet: Fleet, busy_nodes: Iterable[str]) -> None:
-        self._limit_by_node = {node.name: operations_on(node, fleet.limits) for node in fleet.nodes}
+        share = LARGEST_SHARE if len(fleet.nodes) > 1 else 1.0
+        most = max(1, math.floor(share * fleet.limits.operations))
+        self._limit_by_node = {
+            node.name: min(most, operations_on(node, fleet.limits)) for node in fleet.nodes
+        }
         self._n_by_node = Counter(busy_nodes)
         self.n_free = fleet.limits.operations - self._n_by_node.total()
 
+    def has_free(self, node: str) -> bool:
+        """Say whether one more operation may be begun on a node."""
+        limit = self._limit_by_node.get(node, OPERATIONS_PER_CPU)
+        return self.n_free > 0 and self._n_by_node[node] < limit
+
     def take(self, node: str) -> bool:
         """Count one more operation on a node; say whether it may be begun."""
-        limit = self._limit_by_node.get(node, OPERATIONS_PER_CPU)
-        if self.n_free <= 0 or self._n_by_node[node] >= limit:
+        if not self.has_free(node):
             return False
         self.n_free -= 1
         self._n_by_node[node] += 1

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from provisioning.fleet.clock import Clock
-from provisioning.fleet.errors import CompactedError, StoreUnavailableError
+from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.fleet.store.base import (
     Change,
     Delete,
@@ -50,6 +50,9 @@ class Mirror:
         """What the watch tells up to here is known already."""
         self._deleted: set[str] = set()
         """By this process, and not told by the watch yet."""
+        self._one_load = asyncio.Lock()
+        self._told_meanwhile: list[Update] = []
+        """By the watch, since the load that goes on has begun: it may show an earlier state."""
         self._known_at_s = 0.0
         self._is_followed = False
         self._changed = asyncio.Event()
@@ -98,8 +101,15 @@ class Mirror:
 
         Raises:
             StoreUnavailableError: It cannot be reached.
+            StoreError: It refuses, or a record cannot be read.
         """
-        view = await self._store.load()
+        async with self._one_load:
+            self._told_meanwhile.clear()
+            self._take_view(await self._store.load())
+            for update in tuple(self._told_meanwhile):
+                self.take(update)
+
+    def _take_view(self, view: View) -> None:
         self._loaded_revision = view.revision
         self._deleted.clear()
         before = self._stored
@@ -131,7 +141,11 @@ class Mirror:
         self._advance(revision)
 
     async def follow(self) -> None:
-        """Load, and take over what is written from then on, until cancelled."""
+        """Load, and take over what is written from then on, until cancelled.
+
+        Raises:
+            StoreError: It could not be read even once: the wrong store, or the wrong rights.
+        """
         while True:
             try:
                 await self.load()
@@ -140,6 +154,10 @@ class Mirror:
                 continue
             except StoreUnavailableError as error:
                 log.warning("the store is out of reach, the view gets old: %s", error)
+            except StoreError as error:
+                if self._revision < 0:
+                    raise
+                log.error("the store cannot be read, the view gets old: %s", error)
             await self._clock.sleep(PAUSE_S)
 
     async def _follow(self) -> None:
@@ -152,6 +170,8 @@ class Mirror:
 
     def take(self, update: Update) -> None:
         """Take over what the watch tells, unless it is known, or something newer is."""
+        if self._one_load.locked():
+            self._told_meanwhile.append(update)
         if update.revision <= self._loaded_revision:
             return
         for stored in update.stored:

@@ -81,6 +81,8 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     developer: str = ""
     n_failures: int = 0
     """Starts in a row that failed, each after all its tries."""
+    failed_on: tuple[str, ...] = ()
+    """The nodes of those starts, the latest last; kept for a while once it runs."""
     retry_at_s: float = 0.0
     """While failed: when it is tried again; 0: not before something changes."""
     fault: str = ""

@@ -2,7 +2,8 @@
 
 In:   the nodes to be asked (`update`), and a way to open a node's runtime.
 Out:  `reports`: what was last heard of each node, and how long ago.
-A node that does not answer has its own fault in its report, and delays no other node.
+A node that does not answer, or whose runtime cannot even be opened, has its own fault in its
+report, and delays no other node.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -34,9 +36,10 @@ OnReport = Callable[[NodeReport, bool], None]
 class Ward:
     """One node, and the tasks that look after it."""
 
-    def __init__(self, node: Node, runtime: Runtime) -> None:
+    def __init__(self, node: Node) -> None:
         self.node = node
-        self.runtime = runtime
+        self.runtime: Runtime | None = None
+        """None: it could not be opened yet; see the report's fault."""
         self.report = NodeReport(node.name, 0.0)
         self.has_changed = asyncio.Event()
         self.tasks: tuple[asyncio.Task[None], ...] = ()
@@ -74,11 +77,15 @@ class Nodes:
         """Return the runtime of a node.
 
         Raises:
-            NodeUnreachableError: The node is not, or not any more, one of ours.
+            NodeUnreachableError: The node is not one of ours, or could not be opened yet.
         """
         ward = self._wards.get(node)
         if ward is None:
             raise NodeUnreachableError(f"node {node} is not in the specification")
+        if ward.runtime is None:
+            raise NodeUnreachableError(
+                f"the runtime of node {node} cannot be opened: {ward.report.fault}"
+            )
         return ward.runtime
 
     async def update(self, nodes: Iterable[Node], *, used: Iterable[str]) -> None:
@@ -105,12 +112,19 @@ class Nodes:
             await self._close(name)
 
     def _open(self, node: Node) -> None:
-        ward = self._wards[node.name] = Ward(node, self._open_runtime(node))
+        ward = self._wards[node.name] = Ward(node)
+        with suppress(Exception):  # the first look, which follows at once, tries it again
+            self._opened(ward)
         loop = asyncio.get_running_loop()
         ward.tasks = (
             loop.create_task(self._look_again_and_again(ward)),
             loop.create_task(self._listen(ward)),
         )
+
+    def _opened(self, ward: Ward) -> Runtime:
+        if ward.runtime is None:
+            ward.runtime = self._open_runtime(ward.node)
+        return ward.runtime
 
     async def _close(self, name: str) -> None:
         ward = self._wards.pop(name)
@@ -119,7 +133,12 @@ class Nodes:
         for ended in await asyncio.gather(*ward.tasks, return_exceptions=True):
             if isinstance(ended, Exception):
                 log.error("looking after node %s broke off", name, exc_info=ended)
-        await ward.runtime.close()
+        if ward.runtime is None:
+            return
+        try:
+            await ward.runtime.close()
+        except Exception:
+            log.exception("the runtime of node %s could not be closed", name)
 
     async def _look_again_and_again(self, ward: Ward) -> None:
         while True:
@@ -142,7 +161,7 @@ class Nodes:
         name, begun_s = ward.node.name, self._clock.unix_s()
         try:
             async with asyncio.timeout(self._deadline_s):
-                units = await ward.runtime.units()
+                units = await self._opened(ward).units()
         except TimeoutError:
             fault = f"units of node {name}: no answer within {self._deadline_s:g} s"
         except UnitError as error:
@@ -158,10 +177,12 @@ class Nodes:
     async def _listen(self, ward: Ward) -> None:
         while True:
             try:
-                async for _ in ward.runtime.changes():
+                async for _ in self.runtime(ward.node.name).changes():
                     ward.has_changed.set()
             except UnitError as error:
                 log.debug("changes of node %s: %s", ward.node.name, error)
+            except Exception:
+                log.exception("changes of node %s could not be read", ward.node.name)
             await self._clock.sleep(self._interval_s)
 
 

@@ -3,7 +3,7 @@
 In:   the specification in force, if any, the new one, and the instances that the store holds.
 Out:  a Plan: what is done to each pool and node, and which of their settings differ. Pure.
 Numbers are a forecast: instances that fail or are rotated meanwhile are not foreseen. Of values of
-environment variables only that they differ is told: they may be secrets.
+environment variables and of warm-up requests only that they differ is told: they may be secrets.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from provisioning.fleet.units import workload_digest
 
 HIDDEN = "…"
 ENVIRONMENT = "workload.environment"
+UNSHOWN = (f"{ENVIRONMENT}.", "workload.warm_up")
+"""How settings begin that may hold secrets."""
 PAIRED = (ENVIRONMENT, "labels", "placement.selector")
 """Settings that are pairs of name and value."""
 
@@ -88,6 +90,11 @@ class Plan(msgspec.Struct, frozen=True):
             for pool in self.pools
         )
         return is_still and not (self.nodes or self.limits or self.renamed_from)
+
+    @property
+    def is_ending_some(self) -> bool:
+        """Say whether instances that are there would be removed, replaced or moved."""
+        return any(pool.n_removed + _renewed(pool) for pool in self.pools)
 
 
 def plan_of(
@@ -188,7 +195,7 @@ def _differences(before: msgspec.Struct, after: msgspec.Struct) -> tuple[FieldCh
 
 
 def _shown(name: str, before: str, after: str) -> FieldChange:
-    if name.startswith(f"{ENVIRONMENT}."):
+    if name.startswith(UNSHOWN):
         return FieldChange(name, before and HIDDEN, after and HIDDEN)
     return FieldChange(name, before, after)
 

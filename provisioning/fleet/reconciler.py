@@ -2,8 +2,8 @@
 
 In:   Leadership, a Store and its Mirror, nodes, instances, and the time.
 Out:  records and units that become what the specification says; a Report of each pass.
-Fails never by itself: without the store nothing is changed until it is back, and a lost term ends
-all operations at once. Instances go on in either case.
+Fails never by itself: without the store, or while it refuses or holds what cannot be read, nothing
+is changed until it is well; a lost term ends all operations at once. Instances go on in all cases.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from provisioning.fleet.actions import Action, Illness, Observed
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.counters import Listener
 from provisioning.fleet.decide import decide
-from provisioning.fleet.errors import FencedError, SpecError, StoreUnavailableError
+from provisioning.fleet.errors import FencedError, SpecError, StoreError, StoreUnavailableError
 from provisioning.fleet.fleet import Fleet, Node
+from provisioning.fleet.grace import Grace
 from provisioning.fleet.health import HealthMonitor
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import NodeReport
@@ -35,6 +36,7 @@ from provisioning.fleet.store.base import (
     StoredSpec,
     Term,
 )
+from provisioning.fleet.strangers import StrangerWarning, n_kept_strangers
 from provisioning.fleet.waiting import wait_at_most
 from provisioning.fleet.work import Work
 from provisioning.fleet.writing import changed_id, changes_after, changes_before, subject_id
@@ -46,6 +48,8 @@ INTERVAL_S = 5.0
 SHORTEST_GAP_S = 0.2
 """However much happens: what ends within it is written down together."""
 STORE_PAUSE_S = 1.0
+LONGEST_STORE_PAUSE_S = 60.0
+"""What the store refuses, or what cannot be read of it, heals only by a person's doing."""
 MAX_REFUSALS = 5
 """In a row, each on records freshly loaded; then the next pass goes on."""
 
@@ -77,7 +81,8 @@ class Reconciler:
         self._health = HealthMonitor(prober, clock, on_change=self._wake.set)
         self._work = Work(self._nodes, prober, clock, dice=dice, on_end=self._wake.set)
         self._term: Term | None = None
-        self._since_s = 0.0
+        self._grace = Grace(clock)
+        self._warning = StrangerWarning(clock)
         self._spec: StoredSpec | None = None
         self._roster: Roster | None = None
         self._silent: set[str] = set()
@@ -114,21 +119,35 @@ class Reconciler:
 
     async def run(self) -> None:
         """Wait to lead, lead, and begin again when the term is lost; until cancelled."""
+        pause_s = STORE_PAUSE_S
         while True:
-            try:
-                async with self._leadership.lead() as leading:
-                    await self._lead(leading)
-            except StoreUnavailableError as error:
-                log.warning("cannot lead, the store is out of reach: %s", error)
-                self._listener.store_failed(str(error))
-            except FencedError as error:
-                log.warning("leads no more: %s", error)
-            await self._clock.sleep(STORE_PAUSE_S)
+            begun_s = self._clock.monotonic_s()
+            is_refused = await self._lead_once()
+            is_soon = self._clock.monotonic_s() - begun_s < LONGEST_STORE_PAUSE_S
+            is_in_a_row = is_refused and is_soon
+            pause_s = min(LONGEST_STORE_PAUSE_S, 2.0 * pause_s) if is_in_a_row else STORE_PAUSE_S
+            await self._clock.sleep(pause_s)
+
+    async def _lead_once(self) -> bool:
+        """Wait to lead, and lead; say whether that ended with an error that may last."""
+        try:
+            async with self._leadership.lead() as leading:
+                await self._lead(leading)
+        except StoreUnavailableError as error:
+            log.warning("cannot lead, the store is out of reach: %s", error)
+            self._listener.store_failed(str(error))
+        except FencedError as error:
+            log.warning("leads no more: %s", error)
+        except StoreError as error:
+            log.error("leads no more, the store refused: %s", error)
+            self._listener.store_failed(str(error))
+            return True
+        return False
 
     async def _lead(self, leading: Leading) -> None:
         log.info("leads, epoch %d", leading.term.epoch)
         self._term = leading.term
-        self._since_s = self._clock.unix_s()
+        self._grace.begin()
         self._is_outdated = True
         self._mirror.listen(self._take_record)
         loop = asyncio.get_running_loop()
@@ -178,6 +197,7 @@ class Reconciler:
     async def _pass(self, term: Term) -> None:
         """Load if need be, write down what has ended, decide, write that down, and begin it."""
         begun_s = self._clock.monotonic_s()
+        self._grace.look()
         if self._is_outdated:
             await self._mirror.load()
             self._is_outdated = False
@@ -186,7 +206,9 @@ class Reconciler:
             return
         ended = self._work.ended
         n_refused = await self._write_ended(roster, term)
-        actions = decide(roster.fleet, self._observed(), self._clock.unix_s())
+        observed = self._observed()
+        self._warning.give(n_kept_strangers(roster.fleet, observed))
+        actions = decide(roster.fleet, observed, self._clock.unix_s())
         begun, n_refused_now = await self._begin(roster, actions, term)
         self._n_passes += 1
         self._tell(
@@ -209,10 +231,11 @@ class Reconciler:
         return Observed(
             stored=self._mirror.stored,
             reports=self._nodes.reports,
-            since_s=self._since_s,
+            since_s=self._grace.since_s,
             ill=self._health.ill,
             working=self._work.working(),
             sweeping=self._work.sweeping(),
+            resting=self._work.resting(),
         )
 
     async def _current_roster(self) -> Roster | None:
@@ -240,6 +263,7 @@ class Reconciler:
             changes = changes_after(
                 ended,
                 self._mirror.stored,
+                self._nodes.reports,
                 limits=roster.fleet.limits,
                 now_s=self._clock.unix_s(),
             )
@@ -259,6 +283,8 @@ class Reconciler:
     ) -> tuple[list[Action], int]:
         """Write the actions down, and begin those that were not refused; return them."""
         changes = changes_before(actions, self._mirror.stored, now_s=self._clock.unix_s())
+        if actions and not changes:
+            await self._store.commit((), term=term)  # nobody acts whose term is over
         done = await self._commit(changes, term)
         refused = {
             changed_id(change) for change, one in zip(changes, done, strict=True) if one.refusal

@@ -22,7 +22,8 @@ class NodeState(Enum):
     SILENT = auto()
     """It does not answer, but may come back soon: nothing is done about it."""
     LOST = auto()
-    """It has not answered for the grace period, or is not in the specification."""
+    """It has not answered for the grace period; or it cannot be asked for as long, for the
+    specification does not have it any more, and this provisioner never knew it."""
 
 
 class Survey:
@@ -53,7 +54,7 @@ class Survey:
 
     def state(self, node: str) -> NodeState:
         """Return how a node is."""
-        return self.states.get(node, NodeState.LOST)
+        return self.states.get(node) or self._state(None)
 
     def is_listed(self, node: str) -> bool:
         """Say whether the specification has the node."""
@@ -62,7 +63,7 @@ class Survey:
     def ending(self, instance: Instance) -> str:
         """Say in words how the unit of a running instance has ended; empty: it has not."""
         report = self.observed.reports[instance.node]
-        if report.at_s < instance.since_s:
+        if report.at_s < instance.since_s <= self.now_s:
             return ""  # the node was asked before: it may tell of an earlier try
         unit = self.current.get(instance.id)
         return ending_words(unit) if unit else "its unit is gone; how it ended is not known"
@@ -89,9 +90,8 @@ class Survey:
     def _state(self, report: NodeReport | None) -> NodeState:
         if report is not None and report.is_reachable:
             return NodeState.REACHABLE
-        if report is not None and report.node not in self._node_names:
-            return NodeState.LOST
-        heard_s = max(self.observed.since_s, report.at_s if report else 0.0)
+        at_s = report.at_s if report else 0.0
+        heard_s = max(self.observed.since_s, at_s if at_s <= self.now_s else 0.0)
         is_over = self.now_s - heard_s >= self._desired.limits.node_grace_s
         return NodeState.LOST if is_over else NodeState.SILENT
 

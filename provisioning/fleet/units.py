@@ -29,7 +29,7 @@ def workload_digest(workload: Workload) -> str:
     that runs has to be replaced.
     """
     running = msgspec.structs.replace(workload, probe=Probe(), warm_up=())
-    encoded = msgspec.json.encode(running, order="deterministic")
+    encoded = msgspec.json.encode(running)  # fields in their order
     return hashlib.sha256(encoded).hexdigest()[:DIGEST_DIGITS]
 
 

@@ -21,6 +21,8 @@ from provisioning.fleet.survey import NodeState
 from provisioning.fleet.units import workload_digest
 from provisioning.fleet.unwanted import has_drained
 
+MOST_NODES_TRIED = 3
+"""A start that fails for good on so many nodes fails by the workload's fault."""
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
 """In which order instances that serve well are replaced."""
 KEPT_FIRST = {
@@ -44,6 +46,7 @@ class PoolPass:
             node.name for node in draft.desired.nodes if is_suitable(node, pool)
         )
         self._serving_nodes = self._suitable & draft.survey.reachable
+        self._longest_wait_s = max(1.0, draft.desired.limits.retry_failed_s)
         self._tally = Tally()
         self._ill: list[Instance] = []
         self._outdated: list[tuple[Reason, Instance]] = []
@@ -115,9 +118,12 @@ class PoolPass:
     def _mend_running(self, instance: Instance, state: NodeState) -> None:
         is_ill = instance.id in self._draft.observed.ill
         if state is NodeState.LOST:
-            # Behind a node that is silent, an instance that still answers is not lost.
-            if is_ill or not self._draft.survey.is_listed(instance.node):
+            # Behind a node that is silent, an instance that still answers is not lost: it moves
+            # where the node has left the specification, but no faster than any other.
+            if is_ill:
                 self._draft.renew(instance, self._pool, Reason.NODE_LOST)
+            elif not self._draft.survey.is_listed(instance.node):
+                self._outdated.append((Reason.NODE_REMOVED, instance))
         elif state is NodeState.REACHABLE:
             if ending := self._draft.survey.ending(instance):
                 self._draft.stop(instance, Reason.EXITED, ending)
@@ -153,13 +159,20 @@ class PoolPass:
             self._draft.renew(instance, self._pool, self._why_outdated(instance))
 
     def _mend_failed(self, instance: Instance, _: NodeState) -> None:
-        is_due = 0 < instance.retry_at_s <= self._draft.now_s
+        wait_s = instance.retry_at_s - self._draft.now_s
+        # No wait is so long: then the clock was set back.
+        is_due = instance.retry_at_s > 0 and not 0 < wait_s <= self._longest_wait_s
         if instance.workload != self._digest:
             self._draft.renew(instance, self._pool, Reason.CHANGED)
         elif instance.is_replace_asked:
             self._draft.renew(instance, self._pool, Reason.REPLACED)
-        elif is_due:
+        elif is_due or (not instance.retry_at_s and self._has_untried_node(instance)):
             self._draft.renew(instance, self._pool)
+
+    def _has_untried_node(self, instance: Instance) -> bool:
+        """Say whether it may be its nodes' fault that an instance has failed for good."""
+        tried = {*instance.failed_on, instance.node} & self._suitable
+        return len(tried) < MOST_NODES_TRIED and bool(self._serving_nodes - tried)
 
     _RULES: ClassVar = {
         Phase.STARTING: _mend_starting,

@@ -16,6 +16,7 @@ from provisioning.fleet.lifecycle import Outcome, Result
 from provisioning.fleet.model import Instance, NodeReport, UnitState
 from provisioning.fleet.nodes import Nodes
 from provisioning.fleet.operations import Kind, Operation, Operations
+from provisioning.fleet.rests import Rests
 from provisioning.fleet.roster import Roster
 from provisioning.fleet.runtime.base import Prober
 from provisioning.fleet.store.base import Stored
@@ -38,6 +39,7 @@ class Work:
         self._nodes = nodes
         self._executor = Executor(nodes.runtime, prober, clock, dice=dice)
         self._operations = Operations(on_end=on_end)
+        self._rests = Rests(clock)
 
     def __repr__(self) -> str:
         return f"{self._operations!r}"
@@ -60,6 +62,10 @@ class Work:
         """Return the nodes and units that are being removed without a record."""
         return self._operations.sweeping()
 
+    def resting(self) -> frozenset[str]:
+        """Return the units that could just not be removed, and are left alone for a while."""
+        return self._rests.resting()
+
     def take(self, n: int) -> None:
         """Forget the first n outcomes: they are written down."""
         self._operations.take(n)
@@ -67,6 +73,7 @@ class Work:
     async def cancel(self) -> None:
         """Leave everything as it is, and return when nothing goes on any more."""
         await self._operations.cancel()
+        self._rests.clear()
 
     def take_report(self, report: NodeReport) -> None:
         """Tell starts of units that have ended already."""
@@ -93,6 +100,9 @@ class Work:
         outcome = await self._executor.remove(operation.node, operation.unit, limits)
         if outcome.result is Result.DONE:
             self._nodes.forget_unit(operation.node, operation.unit)
+            self._rests.note_removed(operation.unit)
+        else:
+            self._rests.note_failed(operation.unit)
         return outcome
 
     async def _start(self, instance: Instance, roster: Roster) -> Outcome:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from provisioning.fleet.actions import Action, Forget, Place, Sweep
 from provisioning.fleet.fleet import Limits
 from provisioning.fleet.lifecycle import Outcome, begin, finish_start, finish_stop
-from provisioning.fleet.model import Instance, Phase
+from provisioning.fleet.model import Instance, NodeReport, Phase
 from provisioning.fleet.operations import Kind, Operation
 from provisioning.fleet.store.base import NEW, Change, Delete, Put, Stored
 
@@ -58,6 +58,7 @@ def changes_before(
 def changes_after(
     ended: Iterable[tuple[Operation, Outcome]],
     stored: Mapping[str, Stored],
+    reports: Mapping[str, NodeReport],
     *,
     limits: Limits,
     now_s: float,
@@ -68,11 +69,25 @@ def changes_after(
         known = stored.get(operation.id)
         if known is None or not _waits_for(known.instance, operation):
             continue
-        finish = finish_start if operation.kind is Kind.START else finish_stop
-        record = finish(known.instance, outcome, limits=limits, now_s=now_s)
+        record = (
+            finish_start(
+                known.instance,
+                outcome,
+                limits=limits,
+                now_s=now_s,
+                is_node_heard=_is_heard(reports.get(operation.node), known.instance),
+            )
+            if operation.kind is Kind.START
+            else finish_stop(known.instance, outcome, limits=limits, now_s=now_s)
+        )
         if change := _change(operation.id, record, known):
             changes.append(change)
     return changes
+
+
+def _is_heard(report: NodeReport | None, instance: Instance) -> bool:
+    """Say whether a node has answered since the instance has been starting, and still does."""
+    return report is not None and report.is_reachable and report.at_s >= instance.since_s
 
 
 def _waits_for(instance: Instance, operation: Operation) -> bool:

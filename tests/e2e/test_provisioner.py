@@ -170,7 +170,7 @@ async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> 
         seen.append(frozenset(one["phase"] for one in listed if one["reason"] == "scaled_down"))
         return fleet_lab.is_whole(listed, 1)
 
-    await fleet_lab.done("provisioner", "apply", "--no-wait", str(fleet_lab.spec(1)))
+    await fleet_lab.done("provisioner", "apply", "--yes", "--no-wait", str(fleet_lab.spec(1)))
     await eventually(is_smaller)
 
     assert frozenset({"draining"}) in seen
@@ -190,7 +190,7 @@ async def test_a_changed_specification_rolls_through_within_its_limits(fleet_lab
         return is_new and fleet_lab.is_whole(listed, count)
 
     changed = fleet_lab.spec(count, pool={"environment": {"RELEASE": "2"}}, limits=limits)
-    await fleet_lab.done("provisioner", "apply", "--no-wait", str(changed))
+    await fleet_lab.done("provisioner", "apply", "--yes", "--no-wait", str(changed))
     await eventually(is_rolled, within_s=60.0)
 
     assert 2 <= least < count

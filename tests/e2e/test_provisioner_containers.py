@@ -283,7 +283,7 @@ async def test_what_is_not_ours_is_left_alone(fleet_lab: ContainerLab, tmp_path:
 
     one = await applied(fleet_lab)
     node.containerd.restart(signal.SIGKILL)
-    await fleet_lab.done("provisioner", "apply", str(fleet_lab.containers(0)))
+    await fleet_lab.done("provisioner", "apply", "--yes", str(fleet_lab.containers(0)))
 
     assert [] == fleet_lab.units()
     assert [] == await one.instances()

@@ -1,7 +1,7 @@
 """Put the API together, and serve it.
 
 In:   a Source, Commands, Tokens and Metrics.
-Out:  an aiohttp application; `serving` listens. Reads are free, writes need a token.
+Out:  an aiohttp application; `bound` and `serving` listen. Writes need a token, most reads do not.
 Fails with ListenError.
 """
 
@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from aiohttp import web
 
 from provisioning.fleet.api.audit import Audit
-from provisioning.fleet.api.errors import BadRequestError, ListenError
+from provisioning.fleet.api.errors import ListenError
 from provisioning.fleet.api.feed import Feed
 from provisioning.fleet.api.idempotency import Answers
 from provisioning.fleet.api.inventory import Directory
-from provisioning.fleet.api.operations import JSON, MAX_SPEC_BYTES, OPERATIONS, Operation
+from provisioning.fleet.api.operations import OPERATIONS, Operation
 from provisioning.fleet.api.ports import Commands, Source
 from provisioning.fleet.api.problems import Handler, problems
 from provisioning.fleet.api.reads import Reads, check_query
+from provisioning.fleet.api.requests import check_body, check_host
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.api.writes import Writes
 from provisioning.fleet.clock import Clock
@@ -35,6 +35,7 @@ from provisioning.fleet.units import netloc
 log = logging.getLogger("provisioning.fleet.api")
 
 SHUTDOWN_S = 0.5
+LOOPBACK_BY_WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not listened on here
 NAME_BY_ROUTE = {(one.method, one.path): one.name for one in OPERATIONS}
 
 
@@ -49,18 +50,40 @@ class Api:
         metrics: Metrics,
         clock: Clock,
         *,
+        fleet: str,
         version: str,
         audit_path: Path | None = None,
+        own_names: Collection[str] = (),
     ) -> None:
+        """Put the operations together.
+
+        Args:
+            source: What is told.
+            commands: What carries orders out.
+            tokens: Who may order.
+            metrics: Count requests, and are served.
+            clock: For ages.
+            fleet: Its name, as its specification has to have it.
+            version: Of the release.
+            audit_path: Where orders are written down; None: nowhere.
+            own_names: Hosts that requests may be for, besides addresses and `localhost`.
+
+        Raises:
+            AuditFileError: The file cannot be written.
+        """
         directory = Directory()
         self.feed = Feed(source, directory, clock)
         self._metrics = metrics
-        self._reads = Reads(source, directory, self.feed, metrics, clock, version=version)
+        self._tokens = tokens
+        self._own_names = own_names
+        self._reads = Reads(
+            source, directory, self.feed, metrics, clock, fleet=fleet, version=version
+        )
         self._writes = Writes(commands, directory, tokens, Audit(audit_path, clock), Answers(clock))
 
     def application(self) -> web.Application:
         """Return the application with all its routes."""
-        app = web.Application(middlewares=[self._counted, problems], client_max_size=MAX_SPEC_BYTES)
+        app = web.Application(middlewares=[self._counted, problems])
         for operation in OPERATIONS:
             app.router.add_route(operation.method, operation.path, self._handler(operation))
         return app
@@ -76,35 +99,25 @@ class Api:
 
     def _handler(self, operation: Operation) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
+            check_host(request, self._own_names)
             check_query(operation, request)
             check_body(operation, request)
             if operation.is_write:
                 return await self._writes.carry_out(operation, request)
+            if operation.needs_token:
+                self._tokens.required_holder(request.headers)
             read: Handler = getattr(self._reads, operation.name)
             return await read(request)
 
         return handle
 
 
-def check_body(operation: Operation, request: web.Request) -> None:
-    """Refuse a body that is too large or no JSON, before it is read."""
-    length = request.content_length or 0
-    if length > operation.max_body_bytes:
-        raise web.HTTPRequestEntityTooLarge(operation.max_body_bytes, length)
-    if operation.order is None and request.can_read_body:
-        raise BadRequestError(f"{operation.method} {operation.path} takes no body")
-    if operation.order is not None and request.content_type != JSON:
-        raise web.HTTPUnsupportedMediaType(
-            text=f"the body must be {JSON}, got {request.content_type}"
-        )
-
-
 @asynccontextmanager
-async def serving(api: Api, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve the API until the context ends; gives its base URL.
+async def serving(api: Api, sockets: Sequence[socket.socket]) -> AsyncIterator[str]:
+    """Serve the API at what `bound` gave until the context ends; gives its base URL.
 
     Raises:
-        ListenError: The address cannot be listened on.
+        ListenError: Somebody else has begun to listen there.
     """
     runner = web.AppRunner(
         api.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False
@@ -113,9 +126,9 @@ async def serving(api: Api, *, host: str, port: int) -> AsyncIterator[str]:
     telling = asyncio.create_task(api.feed.run())
     telling.add_done_callback(_log_fault)
     try:
-        await _listen(runner, host, port)
-        bound_host, bound_port = runner.addresses[0][:2]
-        yield f"http://{netloc(bound_host, bound_port)}"
+        for one in sockets:
+            await _listen(runner, one)
+        yield url_of(sockets)
     finally:
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
@@ -128,18 +141,47 @@ def _log_fault(telling: asyncio.Task[None]) -> None:
         log.error("changes are not told any more: restart the provisioner", exc_info=error)
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+@contextmanager
+def bound(host: str, port: int) -> Iterator[Sequence[socket.socket]]:
+    """Give sockets at every address of a host, all with one port; the system's choice for port 0.
+
+    Whose port it is is known before anybody is told of it, and nobody is answered yet.
+
+    Raises:
+        ListenError: They cannot be had.
+    """
+    with ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        try:
+            for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                chosen = sockets[0].getsockname()[1] if sockets else port
+                one.bind((address[0], chosen, *address[2:]))
+                sockets.append(one)
+        except OSError as error:
+            raise _listen_error(host, port, error) from error
+        yield sockets
+
+
+def url_of(sockets: Sequence[socket.socket]) -> str:
+    """Return the URL at which sockets are reached from this machine."""
+    host, port = sockets[0].getsockname()[:2]
+    return f"http://{netloc(LOOPBACK_BY_WILDCARD.get(host, host), port)}"
+
+
+async def _listen(runner: web.AppRunner, one: socket.socket) -> None:
+    host, port = one.getsockname()[:2]
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.SockSite(runner, one).start()
     except OSError as error:
-        raise ListenError(
-            f"cannot listen on {netloc(host, port)} for the API: {_reason(error)}; "
-            "choose another with --web.listen-address, port 0 for any"
-        ) from error
+        raise _listen_error(host, port, error) from error
 
 
-def _reason(error: OSError) -> str:
-    """Return what the system says; the event loop's own words repeat the address."""
-    if error.errno is None or isinstance(error, socket.gaierror):
-        return error.strerror or str(error)
-    return os.strerror(error.errno)
+def _listen_error(host: str, port: int, error: OSError) -> ListenError:
+    return ListenError(
+        f"cannot listen on {netloc(host, port)} for the API: {error.strerror}; "
+        "choose another with --web.listen-address, port 0 for any"
+    )

@@ -56,6 +56,7 @@ class StoreCommands:
         source: Source,
         clock: Clock,
         *,
+        fleet: str,
         term: Callable[[], Term | None],
         leader: Callable[[], Awaitable[str | None]],
         written: Callable[[Sequence[Change], Sequence[Done]], None],
@@ -66,6 +67,7 @@ class StoreCommands:
             store: Where to write.
             source: What is decided on first.
             clock: For the times in records.
+            fleet: Its name, as its specification has to have it.
             term: Returns the term if this provisioner leads.
             leader: Returns who leads.
             written: Told of every commit, so that the source knows it without the watch.
@@ -73,6 +75,7 @@ class StoreCommands:
         self._store = store
         self._source = source
         self._clock = clock
+        self._fleet = fleet
         self._term = term
         self._leader = leader
         self._written = written
@@ -99,6 +102,7 @@ class StoreCommands:
 
     async def put_spec(self, fleet: Fleet, expected: int | None) -> Plan:
         """Put a checked specification in force; return what changes."""
+        check_name(fleet, self._fleet)
         return await self._write(lambda view: _specified(view, fleet, expected))
 
     async def _write(self, decide: Callable[[View], _Step[AnswerT]]) -> AnswerT:
@@ -202,12 +206,25 @@ def _specified(view: View, fleet: Fleet, expected: int | None) -> _Step[Plan]:
     if plan.renamed_from:
         raise RefusedError(
             f"the fleet's name is {plan.renamed_from} and cannot become {fleet.name}: units carry "
-            "it; remove all pools first, or give the new fleet a store of its own"
+            "it; give the new fleet a provisioner of its own, with another --fleet and --store.url"
         )
     text = encode_fleet(fleet)
     if view.spec is not None and view.spec.text == text:
         return _Step((), plan)
     return _Step((PutSpec(text, version),), plan)
+
+
+def check_name(fleet: Fleet, name: str) -> None:
+    """Refuse a specification of another fleet: its units would carry a name that we do not know.
+
+    Raises:
+        RefusedError: It has another name.
+    """
+    if fleet.name != name:
+        raise RefusedError(
+            f"this provisioner keeps fleet {name}, and the specification is of fleet {fleet.name}; "
+            f"mend its name, or send it to a provisioner that runs with --fleet {fleet.name}"
+        )
 
 
 def plan_for(view: View, fleet: Fleet) -> Plan:

@@ -46,5 +46,9 @@ class TokenFileError(ApiError):
     """The token file can be neither read nor made."""
 
 
+class AuditFileError(ApiError):
+    """The audit log cannot be written."""
+
+
 class ListenError(ApiError):
     """The address cannot be listened on; another one may work."""

@@ -42,7 +42,7 @@ def description(operations: Sequence[Operation], *, version: str) -> Json:
         "info": {
             "title": "ollama-fleet provisioner",
             "version": version,
-            "description": "Reads are free. Writes need a bearer token, and go to the leader.",
+            "description": "What needs a bearer token says so. Writes go to the leader.",
         },
         "paths": paths,
         "components": {
@@ -68,7 +68,7 @@ def _item(operation: Operation, schema_of: Mapping[str, Json], problem: Json) ->
     if operation.order is not None:
         content = {JSON: {"schema": schema_of[repr(operation.order)]}}
         item["requestBody"] = {"required": True, "content": content}
-    if operation.is_write:
+    if operation.needs_token:
         item["security"] = [{"token": []}]
     return item
 

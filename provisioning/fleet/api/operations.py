@@ -61,11 +61,18 @@ class Operation:
     failures: tuple[HTTPStatus, ...] = ()
     is_write: bool = False
     """It needs a token, and a leader."""
+    is_private: bool = False
+    """It tells what not everybody may know, such as values of environment variables."""
 
     @property
     def media_type(self) -> str:
         """Return the media type of the good answer."""
         return self.answer if isinstance(self.answer, str) else JSON
+
+    @property
+    def needs_token(self) -> bool:
+        """Say whether only holders of a token may ask."""
+        return self.is_write or self.is_private
 
     @property
     def max_body_bytes(self) -> int:
@@ -190,7 +197,8 @@ OPERATIONS = (
         "The specification in force, every default written out.",
         Fleet,
         (IF_NONE_MATCH,),
-        failures=(NOT_MODIFIED, BAD_REQUEST, NOT_FOUND, UNAVAILABLE),
+        failures=(NOT_MODIFIED, BAD_REQUEST, HTTPStatus.UNAUTHORIZED, NOT_FOUND, UNAVAILABLE),
+        is_private=True,
     ),
     Operation(
         "put_spec",
@@ -212,7 +220,7 @@ OPERATIONS = (
         Plan,
         (),
         Fleet,
-        failures=(BAD_REQUEST, UNAVAILABLE, *BODY_FAILURES),
+        failures=(BAD_REQUEST, CONFLICT, UNAVAILABLE, *BODY_FAILURES),
     ),
     Operation(
         "sd",

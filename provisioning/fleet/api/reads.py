@@ -16,15 +16,24 @@ import msgspec
 from aiohttp import ETag, web
 
 from provisioning.fleet.api import inventory, openapi
-from provisioning.fleet.api.commands import plan_for
+from provisioning.fleet.api.commands import check_name, plan_for
 from provisioning.fleet.api.errors import BadRequestError, UnknownError
 from provisioning.fleet.api.feed import Feed, Message
 from provisioning.fleet.api.inventory import Directory, Inventory
-from provisioning.fleet.api.operations import EVENTS, FILTERS, JSON, OPERATIONS, Operation
+from provisioning.fleet.api.operations import (
+    EVENTS,
+    FILTERS,
+    JSON,
+    MAX_SPEC_BYTES,
+    OPERATIONS,
+    Operation,
+)
 from provisioning.fleet.api.ports import Source
+from provisioning.fleet.api.requests import body_of
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import StoreUnavailableError
 from provisioning.fleet.metrics import CONTENT_TYPE, Metrics
+from provisioning.fleet.plan import Plan
 from provisioning.fleet.spec import checked_fleet
 from provisioning.fleet.spec.problems import did_you_mean
 from provisioning.fleet.store.base import View
@@ -45,8 +54,11 @@ class Reads:
         metrics: Metrics,
         clock: Clock,
         *,
+        fleet: str,
         version: str,
     ) -> None:
+        self._fleet = fleet
+        self._one_at_a_time = asyncio.Lock()
         self._source = source
         self._directory = directory
         self._feed = feed
@@ -107,9 +119,15 @@ class Reads:
         return self._tagged(request, spec.text.encode(), str(spec.version))
 
     async def plan(self, request: web.Request) -> web.Response:
-        """Return what a specification would change."""
-        fleet = checked_fleet(await request.read())
-        return self._aged(json_of(plan_for(self._view(), fleet)))
+        """Return what a specification would change.
+
+        Anybody may ask, and a large one takes a second: one at a time, and nobody else waits.
+        """
+        view = self._view()
+        body = await body_of(request, max_bytes=MAX_SPEC_BYTES)
+        async with self._one_at_a_time:
+            planned = await asyncio.to_thread(_planned, view, body, self._fleet)
+        return self._aged(json_of(planned))
 
     async def sd(self, request: web.Request) -> web.Response:
         """Return the instances for Prometheus."""
@@ -169,6 +187,12 @@ class Reads:
         age_s = max(0.0, self._clock.unix_s() - self._source.as_of_s)
         response.headers[AGE_HEADER] = f"{age_s:.1f}"
         return response
+
+
+def _planned(view: View, body: bytes, name: str) -> Plan:
+    fleet = checked_fleet(body)
+    check_name(fleet, name)
+    return plan_for(view, fleet)
 
 
 def json_of(value: Any, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:

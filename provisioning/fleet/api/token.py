@@ -8,25 +8,23 @@ Fails with TokenFileError. Tokens are never logged or printed, only the file's p
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from provisioning.fleet.api.errors import TokenFileError
+from provisioning.fleet.api.errors import DeniedError, TokenFileError
+
+log = logging.getLogger("provisioning.fleet.api")
 
 TOKEN_BYTES = 32
 MAX_FILE_BYTES = 100_000
 LINE = re.compile(r"(?:(?P<name>\S+)\s+)?(?P<token>[!-~]{16,512})", re.ASCII)
 NAMELESS = "token"
 SERVER_OPTION = "--web.token-file"
-
-
-def default_path() -> Path:
-    """Return where the token lives unless told otherwise: the user's state folder."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "ollama-fleet" / "provisioner.token"
 
 
 def first_token(path: Path, *, option: str) -> str:
@@ -51,11 +49,28 @@ class Tokens:
         self.is_new = not path.exists()
         if self.is_new:
             _make(path)
+        if path.stat().st_mode & stat.S_IROTH:
+            log.warning("everybody here can read the tokens in %s: chmod o= %s", path, path)
         self._stamp = _stamp(path)
         self._name_by_token = _read(path)
 
     def __repr__(self) -> str:
         return f"<Tokens of {self.path}>"
+
+    def required_holder(self, headers: Mapping[str, str]) -> str:
+        """Return whose token a request carries.
+
+        Raises:
+            DeniedError: Nobody's.
+            TokenFileError: The file has changed and cannot be read.
+        """
+        who = self.holder(headers.get("Authorization", ""))
+        if who is None:
+            raise DeniedError(
+                "this needs 'Authorization: Bearer TOKEN'; tokens are in the file that the "
+                f"provisioner's {SERVER_OPTION} names"
+            )
+        return who
 
     def holder(self, authorization: str) -> str | None:
         """Return whose token an Authorization header carries; None: nobody's.
@@ -65,7 +80,8 @@ class Tokens:
         """
         self._refresh()
         scheme, _, credentials = authorization.partition(" ")
-        given = credentials.strip().encode()
+        # Bytes that are no UTF-8 come as lone surrogates.
+        given = credentials.strip().encode(errors="surrogatepass")
         found = None
         # Every token is compared, each in constant time: how long it takes tells nothing.
         for token, name in self._name_by_token.items():

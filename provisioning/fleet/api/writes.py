@@ -6,6 +6,7 @@ Out:  what Commands answer; a line in the audit log for each, whatever became of
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -22,6 +23,7 @@ from provisioning.fleet.api.inventory import Directory
 from provisioning.fleet.api.operations import JSON, Operation
 from provisioning.fleet.api.ports import Commands
 from provisioning.fleet.api.problems import status_of
+from provisioning.fleet.api.requests import body_of
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.errors import ProvisionerError, SpecError
 from provisioning.fleet.fleet import Fleet
@@ -61,13 +63,13 @@ class Writes:
         }
 
     async def carry_out(self, operation: Operation, request: web.Request) -> web.Response:
-        """Carry out a write, and record it."""
-        who = self._tokens.holder(request.headers.get("Authorization", ""))
-        if who is None:
-            raise DeniedError(
-                f"writing needs 'Authorization: Bearer TOKEN'; tokens are in {self._tokens.path}"
-            )
-        body = await request.read()
+        """Carry out a write, and record it; of one without a token nothing is read."""
+        try:
+            who = self._tokens.required_holder(request.headers)
+        except DeniedError as error:
+            await self._record(operation, request, b"", "", HTTPStatus.UNAUTHORIZED, str(error))
+            raise
+        body = await body_of(request, max_bytes=operation.max_body_bytes)
         status, fault = HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the provisioner itself"
         try:
             answer = await self._once(operation, request, body, who)
@@ -93,7 +95,7 @@ class Writes:
             limit = f"1 to {MAX_KEY_CHARACTERS} characters long"
             raise BadRequestError(f"Idempotency-Key must be {limit}, got {len(key):,}")
         asked = "\n".join((who, request.method, request.path, request.headers.get("If-Match", "")))
-        digest = hashlib.sha256(asked.encode() + b"\n" + body).digest()
+        digest = hashlib.sha256(asked.encode(errors="surrogateescape") + b"\n" + body).digest()
         return await self._answers.once(key, digest, answer)
 
     async def _record(
@@ -137,7 +139,8 @@ class Writes:
         return await self._commands.scale(request.match_info["name"], order.count)
 
     async def _put_spec(self, request: web.Request, body: bytes) -> Any:
-        return await self._commands.put_spec(checked_fleet(body), expected_version(request))
+        fleet = await asyncio.to_thread(checked_fleet, body)
+        return await self._commands.put_spec(fleet, expected_version(request))
 
     def _told(self, instance: Instance) -> Any:
         return self._directory.document_of(instance)
@@ -171,7 +174,7 @@ def expected_version(request: web.Request) -> int | None:
 
 def _order_shown(operation: Operation, body: bytes) -> msgspec.Raw:
     """Return an order as the audit log has it: what may hold secrets as a digest."""
-    if operation.order is Fleet:
+    if operation.order is Fleet and body:
         return msgspec.Raw(msgspec.json.encode({"sha256": hashlib.sha256(body).hexdigest()}))
     try:
         shown = msgspec.json.decode(body) if body else None

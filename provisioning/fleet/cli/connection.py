@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from provisioning.fleet.api.token import default_path, first_token
+from provisioning.fleet.api.token import first_token
+from provisioning.fleet.cli.places import STATE, token_file
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.transport import Transport
 from provisioning.fleet.errors import ProvisionerError
@@ -40,17 +41,17 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option(
         TOKEN_OPTION,
-        "token_file",
+        "token_path",
         type=click.Path(dir_okay=False, path_type=Path),
-        default=default_path,
-        show_default="~/.local/state/ollama-fleet/provisioner.token",
+        default=token_file,
+        show_default=f"{STATE}/provisioner.token",
         envvar=f"{PREFIX}PROVISIONER_TOKEN_FILE",
-        help=f"Holds the token for changes. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
+        help=f"Holds the token for changes and `show`. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
     )
     @functools.wraps(command)
-    def run(*, urls: tuple[str, ...], token_file: Path, **others: Any) -> None:
+    def run(*, urls: tuple[str, ...], token_path: Path, **others: Any) -> None:
         def token() -> str:
-            return first_token(token_file, option=TOKEN_OPTION)
+            return first_token(token_path, option=TOKEN_OPTION)
 
         try:
             with Transport(urls, token) as transport:

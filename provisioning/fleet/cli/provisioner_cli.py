@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ import msgspec
 
 from provisioning.fleet.app import Settings, running
 from provisioning.fleet.cli.connection import with_client
+from provisioning.fleet.cli.instances_text import shown
 from provisioning.fleet.cli.run_options import run_options, settings_of
 from provisioning.fleet.cli.setup_cli import node_files, systemd_units
 from provisioning.fleet.client.client import Client
@@ -90,25 +92,42 @@ def plan(*, client: Client, spec: Path, is_json: bool) -> None:
 
 @provisioner.command()
 @spec_argument
-@click.option("--yes", "is_agreed", is_flag=True, help="Do not ask before instances are removed.")
+@click.option("--yes", "is_agreed", is_flag=True, help="Do not ask before instances are ended.")
 @click.option(
     "--wait/--no-wait", "is_waiting", default=True, show_default=True, help="Until all are ready."
 )
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Of the waiting; as long as it takes unless given.",
+)
 @json_option
 @with_client
-def apply(*, client: Client, spec: Path, is_agreed: bool, is_waiting: bool, is_json: bool) -> None:
+def apply(
+    *,
+    client: Client,
+    spec: Path,
+    is_agreed: bool,
+    is_waiting: bool,
+    timeout_s: float | None,
+    is_json: bool,
+) -> None:
     """Put a specification in force, and show how the fleet gets there.
 
-    Ctrl-C only stops the waiting: the provisioner goes on. To go back, apply the former file.
+    Where instances are removed, replaced or moved, it asks first; where nobody can be asked, it
+    needs --yes. Ctrl-C only stops the waiting: the provisioner goes on. To go back, apply the
+    former file.
     """
     fleet = load_fleet(spec)
     planned = client.plan(fleet)
     _show_plan(planned, is_json=is_json)
-    if not (is_agreed or planned.is_empty or not sys.stdin.isatty()):
-        click.confirm("Put this in force?", abort=True, err=True)
+    if planned.is_ending_some and not is_agreed:
+        _ask()
     client.apply(fleet, plan=planned)
     if is_waiting:
-        _wait(client, fleet)
+        _wait(client, fleet, math.inf if timeout_s is None else timeout_s)
 
 
 @provisioner.command()
@@ -152,27 +171,58 @@ def _show_plan(planned: Plan, *, is_json: bool) -> None:
     click.echo(msgspec.json.encode(planned) if is_json else plan_text(planned))
 
 
-def _wait(client: Client, fleet: Fleet) -> None:
-    """Show how far the fleet is: on a terminal all the time, elsewhere when all is done."""
+def _ask() -> None:
+    if not sys.stdin.isatty():
+        raise click.ClickException(
+            "this ends instances, and nobody can be asked here whether it may; "
+            "if it may, say so with --yes"
+        )
+    click.confirm("Put this in force?", abort=True, err=True)
+
+
+def _wait(client: Client, fleet: Fleet, timeout_s: float) -> None:
+    """Show how far the fleet is, until it is there, cannot get there, or the time is over."""
     steps = progress_until_done(client.instances, fleet, sleep=time.sleep)
     try:
-        last = _last_shown(steps)
+        last = _last_shown(_within(steps, timeout_s))
     except KeyboardInterrupt:
         click.echo("\nstopped waiting; the provisioner goes on", err=True)
         raise SystemExit(STOPPED_WAITING) from None
-    click.echo(str(last), err=True)
+    if last.is_stuck:
+        faults = "".join(f"\n  {shown(fault)}" for fault in last.faults)
+        raise click.ClickException(f"{last}, and what is missing cannot start:{faults}")
+    if not last.is_done:
+        raise click.ClickException(f"{last} after {timeout_s:g} s; the provisioner goes on")
 
 
-def _last_shown(steps: Iterable[Progress]) -> Progress | None:
-    """Show each step where a person looks; return the last one."""
-    last = None
+def _within(steps: Iterable[Progress], timeout_s: float) -> Iterator[Progress]:
+    """Yield steps until the time is over; the first one in any case."""
+    deadline_s = time.monotonic() + timeout_s
+    for step in steps:
+        yield step
+        if time.monotonic() >= deadline_s:
+            return
+
+
+def _last_shown(steps: Iterator[Progress]) -> Progress:
+    """Show each step: on a terminal as a bar, elsewhere as a line when it differs."""
     is_watched = sys.stderr.isatty()
-    for last in steps:
-        if is_watched:
-            click.echo(f"\r\x1b[K{_bar(last)}", err=True, nl=False)
+    last = next(steps)
+    _show(last, is_watched=is_watched)
+    for step in steps:
+        if is_watched or str(step) != str(last):
+            _show(step, is_watched=is_watched)
+        last = step
     if is_watched:
-        click.echo("\r\x1b[K", err=True, nl=False)
+        click.echo(f"\r\x1b[K{last}", err=True)
     return last
+
+
+def _show(step: Progress, *, is_watched: bool) -> None:
+    if is_watched:
+        click.echo(f"\r\x1b[K{_bar(step)}", err=True, nl=False)
+    else:
+        click.echo(str(step), err=True)
 
 
 def _bar(progress: Progress) -> str:

@@ -6,7 +6,6 @@ OLLAMA_FLEET_PROVISIONER_WEB_LISTEN_ADDRESS.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from provisioning.fleet.api.token import default_path
-from provisioning.fleet.app import Settings
+from provisioning.fleet.app import Settings, is_everywhere
+from provisioning.fleet.cli.places import STATE, state_dir, token_file
 from provisioning.fleet.runtime.opening import Local
+from provisioning.fleet.spec.words import MAX_FLEET_NAME_CHARACTERS, name_fault
 from provisioning.fleet.store.etcd.access import Credentials
 
 PREFIX = "OLLAMA_FLEET_PROVISIONER_"
@@ -46,20 +46,13 @@ class Option(NamedTuple):
         return self.name.translate({ord("."): "_", ord("-"): "_"})
 
 
-def state_dir() -> Path:
-    """Return where a provisioner keeps things unless told otherwise: the user's state folder."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "ollama-fleet"
-
-
-STATE = "~/.local/state/ollama-fleet"
-
 OPTIONS = (
     Option("fleet", "Name of the fleet, as its specification says.", default="fleet"),
     Option(
         "store.url",
         "Where the fleet is kept: sqlite:PATH on one machine; etcd://host:port,… for several "
         "provisioners, etcds:// with TLS; memory: forgets all.",
+        default="",
         shown_default=f"sqlite:{STATE}/FLEET.db",
     ),
     Option("store.ca-file", "Authority that signed etcd's certificates.", FILE),
@@ -84,7 +77,7 @@ OPTIONS = (
         "web.token-file",
         "Tokens for changes, one a line; made with one token where it is missing.",
         FILE,
-        default_path,
+        token_file,
         f"{STATE}/provisioner.token",
     ),
     Option("web.audit-file", "Gets a line of JSON for each change that was asked for.", FILE),
@@ -122,10 +115,21 @@ def settings_of(given: dict[str, Any]) -> Settings:
     """Return the settings that the options make.
 
     Raises:
-        click.UsageError: An address is none, or files that go together do not.
+        click.UsageError: The name or an address is none, or settings that go together do not.
         StoreError: Likewise, of etcd's.
     """
+    if fault := name_fault(given["fleet"], MAX_FLEET_NAME_CHARACTERS):
+        raise click.UsageError(f"--fleet {fault}")
     host, port = _address(given["web_listen_address"])
+    if (
+        given["store_url"].startswith("etcd")
+        and is_everywhere(host)
+        and not given["web_external_url"]
+    ):
+        raise click.UsageError(
+            f"--web.listen-address {given['web_listen_address']!r} does not say where the other "
+            "provisioners' clients find this one: give --web.external-url too"
+        )
     node_files = [given[f"nodes_{name}"] for name in ("ca_file", "certificate_file", "key_file")]
     if any(node_files) and not all(node_files):
         raise click.UsageError("--nodes.ca-file, .certificate-file and .key-file go together")

@@ -33,7 +33,11 @@ output_option = click.option(
 def systemd_units(output_dir: Path, command: Path) -> None:
     """Write systemd units for a provisioner and an exporter."""
     folder = output_dir / "etc/systemd/system"
-    _write({folder / name: text for name, text in systemd.units(command).items()}.items())
+    try:
+        units = systemd.units(command)
+    except ValueError as error:
+        raise click.UsageError(f"--command {error}") from error
+    _write((folder / name, text) for name, text in units.items())
     click.echo(
         f"next, as root: adduser --system --group {systemd.USER}; copy the files; "
         "systemctl daemon-reload; systemctl enable --now ollama-fleet-provisioner",

@@ -77,7 +77,7 @@ class Client:
         """Return the specification in force; None: there is none yet."""
         doing = "read the specification"
         try:
-            answer = self._transport.read("/spec", doing=doing)
+            answer = self._transport.read("/spec", doing=doing, is_private=True)
         except RefusedError as error:
             if error.status == NOT_FOUND:
                 return None

@@ -17,6 +17,9 @@ from provisioning.fleet.model import Phase
 from provisioning.fleet.units import workload_digest
 
 POLL_S = 1.0
+GIVEN_UP_S = 60.0
+"""What is tried again so late is not waited for."""
+N_SHOWN_FAULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,20 @@ class Progress:
     n_failed: int
     n_surplus: int
     """Of pools that have more than they should, or are not wanted at all."""
+    n_given_up: int = 0
+    """Of the wanted ones: failed, and not tried again, or not soon."""
+    faults: tuple[str, ...] = ()
+    """Why, of the first of them."""
 
     @property
     def is_done(self) -> bool:
         """Say whether everything is as it should be."""
         return self.n_ready == self.n_wanted and not self.n_surplus
+
+    @property
+    def is_stuck(self) -> bool:
+        """Say whether all that is missing has failed: nothing is being started any more."""
+        return 0 < self.n_wanted - self.n_ready <= self.n_given_up
 
     def __str__(self) -> str:
         failed = f", {self.n_failed:,} failed" if self.n_failed else ""
@@ -48,7 +60,7 @@ def progress_until_done(
     sleep: Callable[[float], None],
     poll_s: float = POLL_S,
 ) -> Iterator[Progress]:
-    """Yield how far the fleet is, every `poll_s`, until it is as it should be.
+    """Yield how far the fleet is, every `poll_s`, until it is as it should be, or stuck.
 
     Args:
         listed: Asks for the instances, such as `Client.instances`.
@@ -58,7 +70,7 @@ def progress_until_done(
     """
     progress = progress_of(fleet, listed())
     yield progress
-    while not progress.is_done:
+    while not (progress.is_done or progress.is_stuck):
         sleep(poll_s)
         progress = progress_of(fleet, listed())
         yield progress
@@ -72,9 +84,12 @@ def progress_of(fleet: Fleet, instances: Iterable[Details]) -> Progress:
     there: Counter[str] = Counter()
     ready: Counter[str] = Counter()
     n_failed = 0
+    given_up: list[Details] = []
     for instance in instances:
         there[instance.pool] += 1
         n_failed += instance.phase is Phase.FAILED
+        if instance.pool in wanted and _is_given_up(instance):
+            given_up.append(instance)
         is_as_wanted = instance.workload == digests.get(instance.pool) and instance.node in usable
         ready[instance.pool] += is_as_wanted and instance.phase is Phase.RUNNING
     n_kept = sum(min(there[pool], count) for pool, count in wanted.items())
@@ -83,4 +98,12 @@ def progress_of(fleet: Fleet, instances: Iterable[Details]) -> Progress:
         n_ready=sum(min(ready[pool], count) for pool, count in wanted.items()),
         n_failed=n_failed,
         n_surplus=there.total() - n_kept,
+        n_given_up=len(given_up),
+        faults=tuple(f"{one.id}: {one.fault}" for one in given_up[:N_SHOWN_FAULTS]),
     )
+
+
+def _is_given_up(instance: Details) -> bool:
+    if instance.phase is not Phase.FAILED or not instance.n_failures:
+        return False
+    return not instance.retry_at_s or instance.retry_at_s - instance.since_s >= GIVEN_UP_S

@@ -1,6 +1,6 @@
 """Send requests to whichever provisioner can answer them.
 
-In:   the URLs of provisioners, a token for writes.
+In:   the URLs of provisioners, a token for writes and what is private.
 Out:  bodies of good answers, bounded in time and size.
 Fails with ClientError. Reads are tried again, and at each provisioner in turn; writes follow a
 standby's word to the leader, with the token only where it may go. Redirects are not followed.
@@ -105,7 +105,7 @@ class Transport:
         sleep: Callable[[float], None] = time.sleep,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep what is needed; nothing is sent yet, and `token` not called before a write."""
+        """Keep what is needed; nothing is sent yet, and `token` not called before it is needed."""
         self.urls = tuple(map(checked_url, urls))
         self._token = token
         self._bounds = bounds or Bounds()
@@ -119,15 +119,19 @@ class Transport:
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def read(self, path: str, *, doing: str, body: bytes | None = None) -> Answer:
+    def read(
+        self, path: str, *, doing: str, body: bytes | None = None, is_private: bool = False
+    ) -> Answer:
         """Ask for something that changes nothing, by GET, or with a body by POST.
 
         Args:
             path: With its query.
             doing: For messages: `list instances`.
             body: JSON.
+            is_private: It needs the token.
         """
-        order = _Order("GET" if body is None else "POST", path, body)
+        method = "GET" if body is None else "POST"
+        order = _Order(method, path, body, token=self._token() if is_private else None)
         seen: dict[str, str] = {}
         for round_ in range(self._bounds.rounds):
             self._wait_before(round_)

@@ -71,6 +71,8 @@ class ProcessRuntime:
         self._inherited = spawning.inherited(environ)
         self._groups = groups
         self._max_log_bytes = max_log_bytes
+        self._unwritten: dict[str, int] = {}
+        """Exit statuses that the disk had no room for, by the units' names."""
         self._news = News()
         self._endings = Endings(self._on_end)
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
@@ -202,6 +204,7 @@ class ProcessRuntime:
         if record.cgroup:
             await _remove_group(Path(record.cgroup))
         self._endings.forget(record.name)
+        self._unwritten.pop(record.name, None)
         self._records.delete(record.name)
 
     async def _is_gone(self, record: Record) -> bool:
@@ -254,13 +257,22 @@ class ProcessRuntime:
         """Return how it ended; asks the kernel, which tells a parent once, and writes it down."""
         identity = self._records.identity(record)
         if identity and (status := procfs.reap(identity)) is not None:
-            self._records.write_status(record.name, status)
-        return self._records.status(record.name)
+            self._keep_status(record.name, status)
+        return self._unwritten.get(record.name, self._records.status(record.name))
+
+    def _keep_status(self, name: str, status: int) -> None:
+        try:
+            self._records.write_status(name, status)
+        except OSError as error:
+            self._unwritten[name] = status
+            log.warning("cannot write how %s ended, with status %d: %s", name, status, error)
 
     def _on_end(self, name: str) -> None:
-        if record := self._records.read(name):
-            self._exit_status(record)
-        self._news.tell(name)
+        try:
+            if record := self._records.read(name):
+                self._exit_status(record)
+        finally:
+            self._news.tell(name)
 
     @contextlib.asynccontextmanager
     async def _kept(self) -> AsyncIterator[None]:

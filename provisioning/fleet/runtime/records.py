@@ -97,7 +97,10 @@ class Records:
         line = self._process_line(record.name)
         if not line or record.boot != self.boot:
             return None
-        stat = procfs.parse_stat(line)
+        try:
+            stat = procfs.parse_stat(line)
+        except (ValueError, IndexError):
+            return None  # the disk was full; then the process did not run its command
         return Identity(stat.pid, stat.start_ticks)
 
     def status(self, name: str) -> int | None:

@@ -19,6 +19,9 @@ from provisioning.fleet.spec.problems import Path, Problem, did_you_mean
 from provisioning.fleet.spec.words import MAX_NAME_CHARACTERS, MAX_POOL_NAME_CHARACTERS
 
 MAX_INSTANCES = 1_000_000
+MAX_LABELS = 64
+MAX_COMPARISONS = 4_000_000
+"""Of what pools select with what nodes are labelled; takes seconds."""
 
 
 def problems_of(fleet: Fleet) -> list[Problem]:
@@ -28,11 +31,13 @@ def problems_of(fleet: Fleet) -> list[Problem]:
     if problems:
         return problems
     shapes = room.shapes_of(fleet.nodes)
+    if problem := _too_many(fleet.pools, shapes):
+        return [problem]
     return list(chain(_selected(fleet, shapes), room.problems_of(fleet.pools, shapes)))
 
 
 def _described(fleet: Fleet) -> Iterator[Problem]:
-    yield from _named(("name",), fleet.name, MAX_NAME_CHARACTERS)
+    yield from _named(("name",), fleet.name, words.MAX_FLEET_NAME_CHARACTERS)
     for index, node in enumerate(fleet.nodes):
         yield from _node(("nodes", index), node)
     yield from _repeated("nodes", [node.name for node in fleet.nodes])
@@ -58,6 +63,9 @@ def _node(path: Path, node: Node) -> Iterator[Problem]:
     for name, value in node.labels:
         yield from _complaint((*path, "labels", name), words.label_fault(name, value))
     yield from _repeated_names((*path, "labels"), node.labels)
+    if len(node.labels) > MAX_LABELS:
+        message = f"must be at most {MAX_LABELS}, got {len(node.labels):,}"
+        yield Problem((*path, "labels"), message)
 
 
 def _endpoint(path: Path, node: Node) -> Iterator[Problem]:
@@ -208,6 +216,16 @@ def _limits(path: Path, limits: Limits) -> Iterator[Problem]:
         yield Problem((*path, "backoff_cap"), "must not be shorter than backoff_base")
     if not 0 <= limits.unavailable_ratio <= 1:
         yield Problem((*path, "unavailable"), "must be from 0% to 100%")
+
+
+def _too_many(pools: Sequence[Pool], shapes: room.Shapes) -> Problem | None:
+    n_asked = sum(1 + len(pool.placement.selector) for pool in pools)
+    n_given = sum(1 + len(node.labels) for node in shapes)
+    if n_asked * n_given <= MAX_COMPARISONS:
+        return None
+    kinds = f"{len(pools):,} pools on {len(shapes):,} kinds of nodes"
+    helps = "have fewer pools, or label nodes alike"
+    return Problem(("pools",), f"{kinds} are too many to be compared; {helps}")
 
 
 def _selected(fleet: Fleet, shapes: room.Shapes) -> Iterator[Problem]:

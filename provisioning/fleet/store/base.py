@@ -115,7 +115,8 @@ class Store(Protocol):
         """Make each change whole or not at all, in order; say what became of each.
 
         Changes of one commit may be made in several steps; a later step may fail where an earlier
-        one was made. No record and no port may be in two changes of one commit.
+        one was made. No record and no port may be in two changes of one commit. Without changes
+        it says whether the term goes on.
 
         Raises:
             FencedError: The term is over. The changes of this step were not made.

@@ -96,6 +96,7 @@ def observed(
     ill: Mapping[str, float] | None = None,
     working: Iterable[str] = (),
     sweeping: Iterable[tuple[str, str]] = (),
+    resting: Iterable[str] = (),
     since_s: float = NOW_S - DAY_S,
 ) -> Observed:
     """Return a view of instances; without reports, their nodes run all that they should."""
@@ -109,6 +110,7 @@ def observed(
         ill={id_: Illness(at_s, "no answer") for id_, at_s in (ill or {}).items()},
         working=frozenset(working),
         sweeping=frozenset(sweeping),
+        resting=frozenset(resting),
     )
 
 

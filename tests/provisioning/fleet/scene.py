@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from provisioning.fleet.counters import Counters
-from provisioning.fleet.errors import SpecError, StoreUnavailableError
+from provisioning.fleet.errors import SpecError, StoreError, StoreUnavailableError
 from provisioning.fleet.fleet import Fleet, Node
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import Instance, Phase
@@ -39,7 +39,10 @@ class FickleStore(MemoryStore):
     is_down = False
     forgets_answers = 0
     """So many commits are made, but their answer is lost."""
+    refusal: StoreError | None = None
+    """What every commit is refused with."""
     n_commits = 0
+    n_refused = 0
 
     async def load(self) -> View:
         self._reach()
@@ -47,6 +50,9 @@ class FickleStore(MemoryStore):
 
     async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
         self._reach()
+        if self.refusal:
+            self.n_refused += 1
+            raise self.refusal
         self.n_commits += 1
         done = await super().commit(changes, term=term)
         if self.forgets_answers:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from provisioning.fleet import reconciler
@@ -138,6 +139,13 @@ async def test_the_state_folder_is_made_for_its_owner_alone(tmp_path: Path) -> N
         assert 0o700 == (tmp_path / "state").stat().st_mode & 0o777
 
 
+async def test_the_folder_around_it_is_made_for_its_owner_alone_too(tmp_path: Path) -> None:
+    """The store lies there."""
+    local = Local(tmp_path / "ollama-fleet" / "units", tmp_path / "none")
+    async with client(settings(tmp_path, local=local)):
+        assert 0o700 == (tmp_path / "ollama-fleet").stat().st_mode & 0o777
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -223,6 +231,40 @@ async def test_others_are_told_the_url_that_was_given(tmp_path: Path) -> None:
                 problem = await response.json()
 
     assert (503, "https://fleet.example:8443") == (response.status, problem["leader"])
+
+
+async def test_others_are_told_the_port_that_the_system_has_chosen(tmp_path: Path) -> None:
+    """The options say port 0, and an address that is none: both are for us to know better."""
+    store = f"sqlite:{tmp_path / 'fleet.db'}"
+    leader = settings(tmp_path, store_url=store, host="0.0.0.0")  # noqa: S104 - it is the case
+    async with running(leader) as url, aiohttp.ClientSession(url) as first:
+        await eventually(lambda: leads(first))
+        async with client(settings(tmp_path, store_url=store)) as standby:
+            await eventually(lambda: is_ready(standby))
+            async with standby.put("/spec", data=encode_fleet(FLEET).encode()) as response:
+                problem = await response.json()
+
+    assert url == problem["leader"]
+    assert url.startswith("http://127.0.0.1:")
+    assert not url.endswith(":0")
+
+
+async def test_it_answers_to_the_names_that_it_was_given(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, host="localhost", advertised_url="https://Fleet.Example:8443/")
+    async with running(chosen) as url, aiohttp.ClientSession(url) as session:
+        statuses = []
+        for host in ("fleet.example:8443", "localhost", "evil.example"):
+            async with session.get("/metrics", headers={"Host": host}) as response:
+                statuses.append(response.status)
+
+    assert [200, 200, 421] == statuses
+
+
+async def test_a_specification_of_another_fleet_is_refused(tmp_path: Path) -> None:
+    async with client(settings(tmp_path)) as session:
+        await eventually(lambda: leads(session))
+
+        assert 409 == await put_spec(session, msgspec.structs.replace(FLEET, name="other"))
 
 
 async def is_ready(session: aiohttp.ClientSession) -> bool:

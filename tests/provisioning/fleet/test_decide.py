@@ -18,7 +18,7 @@ from provisioning.fleet.actions import (
     Sweep,
 )
 from provisioning.fleet.decide import decide
-from provisioning.fleet.fleet import Fleet, Limits, Placement, Pool, Rotation, Spread
+from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, Rotation, Spread
 from provisioning.fleet.model import Instance, NodeReport, Phase, Reason, UnitState
 from provisioning.fleet.units import workload_digest
 from tests.provisioning.fleet.making import (
@@ -135,6 +135,11 @@ class TestCounts:
         leaving = instance(1, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN, since_s=NOW_S - 30.0)
 
         assert (Stop("chat-00001", Reason.SCALED_DOWN),) == decided(pool(0, rotation=FAST), leaving)
+
+    def test_what_has_just_begun_to_drain_on_its_way_out_serves_on(self) -> None:
+        leaving = instance(1, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN, since_s=NOW_S)
+
+        assert () == decided(pool(0, rotation=FAST), leaving)
 
     @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.STOPPING])
     def test_what_does_not_serve_is_stopped_without_draining(self, phase: Phase) -> None:
@@ -274,9 +279,104 @@ class TestPlaces:
 
         assert 50 == len({one.port for one in new})
 
+    @pytest.mark.parametrize(
+        "size",
+        [
+            {"cpus": 1.0, "memory_bytes": 0},
+            {"cpus": 0.0, "memory_bytes": GIB},
+            {"cpus": 0.0, "memory_bytes": 0},
+        ],
+        ids=["cpus", "memory", "instances"],
+    )
+    def test_a_failed_instance_weighs_as_much_as_one_that_runs(
+        self, size: dict[str, object]
+    ) -> None:
+        failed = instance(1, phase=Phase.FAILED, retry_at_s=NOW_S + 9, **size)
+        nodes = [node(name, max_instances=8) for name in ("n1", "n2")]
+
+        new = placed(
+            decided(
+                fleet(pool(3), nodes=nodes),
+                failed,
+                reports=[report("n1"), report("n2")],
+            )
+        )
+
+        assert ["n2", "n1"] == [one.node for one in new]
+
+    @pytest.mark.parametrize("strategy", Spread)
+    def test_where_starts_have_failed_of_late_is_taken_last(self, strategy: Spread) -> None:
+        failed = instance(
+            1, phase=Phase.FAILED, started_s=0.0, failed_on=("n1",), retry_at_s=NOW_S + 9
+        )
+        chosen = pool(10, placement=Placement(strategy))
+
+        new = placed(
+            decided(
+                fleet(chosen, nodes=[node("n1"), N2]),
+                failed,
+                reports=[report("n1"), report("n2")],
+            )
+        )
+
+        assert ["n2"] * 8 + ["n1"] == [one.node for one in new]
+
+    @pytest.mark.parametrize(("age_s", "expected"), [(3599.0, "n2"), (3600.0, "n1")])
+    def test_what_has_failed_elsewhere_before_it_ran_tells_of_it_for_an_hour(
+        self, age_s: float, expected: str
+    ) -> None:
+        one = instance(1, node="n2", failed_on=("n1",), started_s=NOW_S - age_s)
+
+        new = placed(
+            decided(
+                fleet(pool(2), nodes=[node("n1"), N2]),
+                one,
+                reports=[report("n1"), report("n2", found(one))],
+            )
+        )
+
+        assert [expected] == [one.node for one in new]
+
 
 class TestOperations:
     """How many operations are begun at once."""
+
+    def test_a_node_that_is_busy_holds_up_no_other(self) -> None:
+        nodes = [node("n1"), N2]
+        busy = [("n1", f"x.{n}") for n in range(2)]
+
+        new = placed(
+            decided(
+                fleet(pool(9), nodes=nodes, limits=Limits(operations_per_node=2)),
+                reports=[report("n1"), report("n2")],
+                sweeping=busy,
+            )
+        )
+
+        assert ["n2", "n2"] == [one.node for one in new]
+
+    @pytest.mark.parametrize(("nodes", "expected"), [([WIDE, N2], 5), ([WIDE], 10)])
+    def test_one_of_several_nodes_has_half_of_them_at_most(
+        self, nodes: list[Node], expected: int
+    ) -> None:
+        ghosts = [found(one) for one in many(20)]
+
+        actions = decided(
+            fleet(pool(0), nodes=nodes, limits=Limits(operations=10, unavailable_ratio=1.0)),
+            reports=[report("n1", *ghosts), report("n2")],
+        )
+
+        assert expected == len(actions)
+
+    def test_what_is_wanted_comes_before_what_is_swept(self) -> None:
+        ghosts = [found(one, generation=9) for one in many(20, pool="old")]
+
+        actions = decided(
+            fleet(pool(4), nodes=[WIDE], limits=Limits(operations=4)),
+            reports=[report("n1", *ghosts)],
+        )
+
+        assert 4 == len(placed(actions))
 
     def test_no_more_over_the_fleet_than_its_limit(self) -> None:
         starting = many(3, phase=Phase.STARTING)
@@ -672,11 +772,43 @@ class TestLostNodes:
 
         assert (Sweep("n1", "chat-00001.1"),) == actions
 
-    def test_instances_of_a_node_that_is_not_in_the_specification_move_at_once(self) -> None:
-        actions = decided(fleet(pool(1), nodes=[N2]), instance(1), reports=[report("n2")])
+    @pytest.mark.parametrize(
+        "unlisted", [[], [silent("n1", for_s=119.0)]], ids=["unknown", "known"]
+    )
+    def test_a_node_that_is_not_in_the_specification_has_its_grace_as_well(
+        self, unlisted: list[NodeReport]
+    ) -> None:
+        ill = {"chat-00001": 1.0}
 
-        assert isinstance(actions[0], Renew)
-        assert "n2" == actions[0].node
+        assert () == decided(
+            fleet(pool(1), nodes=[N2]),
+            instance(1),
+            reports=[*unlisted, report("n2")],
+            ill=ill,
+            since_s=NOW_S - 119.0,
+        )
+
+    def test_instances_of_a_node_that_is_not_in_the_specification_move_as_slowly_as_any(
+        self,
+    ) -> None:
+        actions = decided(
+            fleet(pool(8), nodes=[N2], limits=Limits(unavailable_ratio=0.25)),
+            *many(8),
+            reports=[report("n2")],
+        )
+
+        assert [
+            Drain("chat-00001", Reason.NODE_REMOVED),
+            Drain("chat-00002", Reason.NODE_REMOVED),
+        ] == [*actions]
+
+    def test_what_has_begun_to_leave_a_node_that_cannot_be_asked_moves_at_once(self) -> None:
+        leaving = instance(1, phase=Phase.DRAINING, reason=Reason.NODE_REMOVED, since_s=NOW_S)
+
+        (renew,) = decided(fleet(pool(1), nodes=[N2]), leaving, reports=[report("n2")])
+
+        assert isinstance(renew, Renew)
+        assert "n2" == renew.node
 
 
 class TestSweeping:
@@ -716,6 +848,43 @@ class TestSweeping:
         )
 
         assert () == actions
+
+    @pytest.mark.parametrize(
+        ("n_known", "n_strangers", "ratio", "n_swept"),
+        [
+            (0, 10, 0.05, 10),
+            (0, 11, 0.05, 0),
+            (0, 11, 1.0, 11),
+            (45, 15, 0.25, 15),
+            (45, 16, 0.25, 0),
+        ],
+    )
+    def test_units_without_a_record_are_kept_where_they_are_too_many_to_be_leftovers(
+        self, n_known: int, n_strangers: int, ratio: float, n_swept: int
+    ) -> None:
+        known = many(n_known)
+        strangers = [found(instance(number)) for number in range(500, 500 + n_strangers)]
+        old = [found(one, generation=9) for one in known[:1]]
+        units = [*(found(one) for one in known), *strangers, *old]
+
+        actions = decided(
+            fleet(pool(n_known), nodes=[WIDE], limits=Limits(unavailable_ratio=ratio)),
+            *known,
+            reports=[report("n1", *units)],
+        )
+
+        assert n_swept + len(old) == sum(isinstance(action, Sweep) for action in actions)
+
+    def test_what_could_just_not_be_removed_is_left_alone_for_a_while(self) -> None:
+        leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
+        stray = found(instance(7))
+
+        assert () == decided(
+            pool(0),
+            leaving,
+            reports=[report("n1", found(leaving), stray)],
+            resting=[leaving.unit, stray.name],
+        )
 
     def test_nothing_is_swept_by_a_report_older_than_its_record(self) -> None:
         one = instance(1, phase=Phase.FAILED, retry_at_s=NOW_S + 9.0, since_s=NOW_S - 1.0)
@@ -771,6 +940,63 @@ class TestFailures:
     def test_for_good_is_not_tried_again(self) -> None:
         assert () == decided(pool(1), self.failed(retry_at_s=0.0))
 
+    def test_for_good_on_one_node_is_tried_on_another_at_once(self) -> None:
+        nodes = [WIDE, N2, node("n3")]
+
+        (renew,) = decided(
+            fleet(pool(1), nodes=nodes),
+            self.failed(node="n2", failed_on=("n1", "n2"), retry_at_s=0.0),
+            reports=[report(one.name) for one in nodes],
+        )
+
+        assert isinstance(renew, Renew)
+        assert ("n3", None) == (renew.node, renew.reason)
+
+    def test_for_good_on_three_nodes_it_is_the_workloads_fault(self) -> None:
+        nodes = [WIDE, N2, node("n3"), node("n4")]
+
+        assert () == decided(
+            fleet(pool(1), nodes=nodes),
+            self.failed(node="n3", failed_on=("n1", "n2", "n3"), retry_at_s=0.0),
+            reports=[report(one.name) for one in nodes],
+        )
+
+    def test_for_good_on_three_nodes_that_have_left_is_tried_on_another(self) -> None:
+        (renew,) = decided(
+            fleet(pool(1), nodes=[N2]),
+            self.failed(node="n5", failed_on=("n3", "n4", "n5"), retry_at_s=0.0),
+            reports=[report("n2")],
+        )
+
+        assert isinstance(renew, Renew)
+        assert "n2" == renew.node
+
+    @pytest.mark.parametrize(
+        "left", [[N2], [replace(WIDE, is_cordoned=True), N2]], ids=["gone", "cordoned"]
+    )
+    def test_for_good_is_tried_elsewhere_once_its_node_has_left(self, left: list[Node]) -> None:
+        (renew,) = decided(
+            fleet(pool(1), nodes=left),
+            self.failed(failed_on=("n1",), retry_at_s=0.0),
+            reports=[report("n1"), report("n2")],
+        )
+
+        assert isinstance(renew, Renew)
+        assert "n2" == renew.node
+
+    def test_goes_first_where_it_has_not_failed_yet(self) -> None:
+        nodes = [WIDE, N2, node("n3", cpus=2.0)]
+        taken = instance(2, node="n3")
+
+        renews = decided(
+            fleet(pool(2), nodes=nodes),
+            self.failed(failed_on=("n2", "n1")),
+            taken,
+            reports=[report("n1"), report("n2"), report("n3", found(taken))],
+        )
+
+        assert ["n3"] == [renew.node for renew in renews if isinstance(renew, Renew)]
+
     def test_for_good_is_tried_when_a_person_asks(self) -> None:
         (renew,) = decided(pool(1), self.failed(retry_at_s=0.0, is_replace_asked=True))
 
@@ -797,6 +1023,38 @@ class TestFailures:
 
         assert [20_002] == [action.port for action in actions if isinstance(action, Renew)]
         assert [] == placed(actions)
+
+
+class TestClockSetBack:
+    """Moments that lie in the future say nothing."""
+
+    LATER_S = NOW_S + 3600.0
+
+    def test_what_was_to_be_tried_again_is_tried_now(self) -> None:
+        one = instance(1, phase=Phase.FAILED, retry_at_s=self.LATER_S)
+
+        assert 1 == len(decided(pool(1), one))
+
+    def test_what_drains_is_stopped(self) -> None:
+        one = instance(1, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN, since_s=self.LATER_S)
+
+        assert (Stop(one.id, Reason.SCALED_DOWN),) == decided(pool(0), one)
+
+    def test_a_unit_that_has_ended_is_seen(self) -> None:
+        (stop,) = decided(pool(1), instance(1, since_s=self.LATER_S), reports=[report("n1")])
+
+        assert isinstance(stop, Stop)
+
+    def test_a_node_that_is_silent_is_lost_after_the_grace(self) -> None:
+        (renew,) = decided(
+            fleet(pool(1), nodes=[WIDE, N2]),
+            instance(1),
+            reports=[silent("n1", for_s=-3600.0), report("n2")],
+            ill={"chat-00001": 1.0},
+            since_s=NOW_S - 120.0,
+        )
+
+        assert isinstance(renew, Renew)
 
 
 class TestDevelopers:

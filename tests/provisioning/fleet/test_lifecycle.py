@@ -188,6 +188,42 @@ def test_a_start_on_a_node_that_does_not_answer_is_not_over() -> None:
     assert starting(fault="silent") == one
 
 
+def test_a_start_that_does_not_reach_a_node_which_answers_has_failed() -> None:
+    outcome = Outcome(Result.UNREACHABLE, "silent", n_tries=3)
+
+    one = finish_start(starting(), outcome, limits=LIMITS, now_s=NOW_S, is_node_heard=True)
+
+    assert (Phase.FAILED, NOW_S + LIMITS.backoff_base_s, ("n1",)) == (
+        one.phase,
+        one.retry_at_s,
+        one.failed_on,
+    )
+    assert Event(NOW_S, "failed", "silent (after 3 tries)", 3) == one.history[-1]
+
+
+def test_the_nodes_of_failed_starts_are_remembered_the_latest_last() -> None:
+    one = starting(failed_on=("n1", "n2"))
+    for node in ("n1", "n3", "n4", "n5", "n6"):
+        one = started(replace(one, node=node), Outcome(Result.FAILED, "bad luck"))
+
+    assert ("n1", "n3", "n4", "n5", "n6") == one.failed_on
+
+
+@pytest.mark.parametrize(("reason", "expected"), [(None, ("n1",)), (Reason.CHANGED, ())])
+def test_the_nodes_of_failed_starts_are_forgotten_with_what_was_started(
+    reason: Reason | None, expected: tuple[str, ...]
+) -> None:
+    failed = instance(1, phase=Phase.FAILED, failed_on=("n1",))
+
+    renewed = begin(Renew(failed.id, "n2", 99, 7, "new", 3.0, 5, reason), failed, now_s=NOW_S)
+    stopped_ = stopped(stopping(Reason.ROTATED, failed_on=("n1",)))
+
+    assert renewed
+    assert stopped_
+    assert (expected, ()) == (renewed.failed_on, stopped_.failed_on)
+    assert ("n1",) == started(starting(failed_on=("n1",)), DONE).failed_on
+
+
 def test_what_was_stopped_starts_again_in_its_place() -> None:
     one = stopped(stopping(Reason.ROTATED, is_replace_asked=True))
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
-from provisioning.fleet.errors import StoreUnavailableError
+from provisioning.fleet.errors import StoreError, StoreUnavailableError
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.store.base import (
     NEW,
@@ -45,6 +45,9 @@ class UnreliableStore(MemoryStore):
     """A store whose connections end when told so."""
 
     is_down = False
+    refusal: StoreError | None = None
+    load_takes_s = 0.0
+    """From the state that it shows to its answer."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         super().__init__(backend)
@@ -54,8 +57,12 @@ class UnreliableStore(MemoryStore):
     async def load(self) -> View:
         if self.is_down:
             raise StoreUnavailableError("down")
+        if self.refusal:
+            raise self.refusal
         self.n_loads += 1
-        return await super().load()
+        view = await super().load()
+        await VirtualClock().sleep(self.load_takes_s)
+        return view
 
     async def watch(self, after: int) -> AsyncIterator[Update]:
         updates = super().watch(after)
@@ -245,6 +252,91 @@ def test_load_tells_what_has_changed_and_what_is_gone() -> None:
         assert [(TWO.id, 0), (ONE.id, 2)] == made.told.changes
         await made.mirror.load()
         assert 2 == len(made.told.changes)
+
+    virtual_run(scene())
+
+
+def test_what_the_watch_tells_while_it_loads_is_newer_than_what_is_loaded() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.write(PutSpec("old", NEW), Put(ONE, NEW), Put(TWO, NEW))
+        await VirtualClock().sleep(1.0)
+        made.store.load_takes_s = 10.0
+
+        loading = asyncio.create_task(made.mirror.load())
+        await VirtualClock().sleep(5.0)
+        made.write(PutSpec("new", 1), Put(replace(ONE, fault="x"), 1), Delete(TWO.id, 1))
+        await loading
+
+        assert StoredSpec("new", 2) == made.mirror.spec
+        assert made.is_true
+        assert made.mirror.view
+        assert 2 == made.mirror.view.revision
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_a_record_deleted_here_is_seen_again_after_a_load() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.write_own(Put(ONE, NEW))
+        made.write_own(Delete(ONE.id, 1))
+        await made.mirror.load()
+        (done,) = made.write(Put(ONE, NEW))
+        made.mirror.take(Update(done.version, stored=(Stored(ONE, done.version),)))
+
+        assert made.is_true
+
+    virtual_run(scene())
+
+
+def test_a_load_that_takes_longer_does_not_undo_one_that_has_begun_later() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.store.load_takes_s = 10.0
+        slow = asyncio.create_task(made.mirror.load())
+        await VirtualClock().sleep(1.0)
+        made.write(PutSpec("new", NEW))
+        made.store.load_takes_s = 0.0
+        await made.mirror.load()
+        await slow
+
+        assert StoredSpec("new", 1) == made.mirror.spec
+
+    virtual_run(scene())
+
+
+def test_a_store_that_cannot_be_read_is_followed_again_once_it_can(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.store.refusal = StoreError("cannot read the record x")
+        made.store.broken.set()
+        await VirtualClock().sleep(10.0)
+        made.store.broken.clear()
+        made.write(Put(ONE, NEW))
+
+        made.store.refusal = None
+        await VirtualClock().sleep(2.0)
+
+        assert made.is_true
+        await ended(task)
+
+    virtual_run(scene())
+
+    assert "cannot read the record x" in caplog.text
+
+
+def test_a_store_that_could_never_be_read_is_said_to_who_follows_it() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.store.refusal = StoreError("it is no store")
+        with pytest.raises(StoreError, match="it is no store"):
+            await made.mirror.follow()
 
     virtual_run(scene())
 

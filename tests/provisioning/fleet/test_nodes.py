@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
-from provisioning.fleet.errors import NodeUnreachableError
+from provisioning.fleet.errors import LastingError, NodeUnreachableError
 from provisioning.fleet.fleet import Node
 from provisioning.fleet.model import FoundUnit, NodeReport, Unit
 from provisioning.fleet.nodes import Nodes
@@ -58,10 +58,13 @@ class Scene:
 
     def __init__(self) -> None:
         self.runtimes: dict[str, Telling] = {}
+        self.opening_errors: dict[str, Exception] = {}
         self.news: list[tuple[NodeReport, bool]] = []
         self.nodes = Nodes(self.open, VirtualClock(), on_report=self.take)
 
     def open(self, node: Node) -> Telling:
+        if error := self.opening_errors.get(node.name):
+            raise error
         self.runtimes[node.name] = Telling()
         return self.runtimes[node.name]
 
@@ -166,13 +169,49 @@ def test_a_change_is_looked_at_at_once_and_a_storm_of_them_only_so_often() -> No
     assert 6 <= len(asked_s) <= 7
 
 
-def test_changes_that_break_off_are_listened_to_again() -> None:
+@pytest.mark.parametrize("error", [LastingError("no such binary"), ValueError("bad endpoint")])
+def test_a_node_that_cannot_be_opened_says_why_and_is_opened_once_it_can_be(
+    error: Exception,
+) -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.opening_errors["n1"] = error
+        await made.begin("n1", "n2")
+        await VirtualClock().sleep(1.0)
+        assert str(error) in made.nodes.reports["n1"].fault
+        assert made.nodes.reports["n2"].is_reachable
+        with pytest.raises(NodeUnreachableError, match=f"n1 cannot be opened: .*{error}"):
+            made.nodes.runtime("n1")
+
+        made.opening_errors.clear()
+        await VirtualClock().sleep(6.0)
+        assert made.nodes.reports["n1"].is_reachable
+        await made.nodes.close()
+        assert made.runtimes["n1"].is_closed
+
+    virtual_run(scene())
+
+
+def test_a_node_that_could_never_be_opened_is_let_go_of() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.opening_errors["n1"] = ValueError("bad endpoint")
+        await made.begin("n1")
+        await made.nodes.close()
+
+        assert {} == made.nodes.reports
+
+    virtual_run(scene())
+
+
+@pytest.mark.parametrize("error", [NodeUnreachableError("lost"), ValueError("bad message")])
+def test_changes_that_break_off_are_listened_to_again(error: Exception) -> None:
     async def scene() -> None:
         made = Scene()
         await made.begin("n1")
         runtime = made.runtimes["n1"]
         await VirtualClock().sleep(0.1)
-        runtime.changes_error = NodeUnreachableError("lost")
+        runtime.changes_error = error
         runtime.hints.put_nowait("x")
         await VirtualClock().sleep(4.0)
         runtime.changes_error = None

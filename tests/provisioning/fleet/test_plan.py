@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, RuntimeKind
-from provisioning.fleet.model import Instance, Phase, Probe, Reason, Workload
+from provisioning.fleet.model import Instance, Phase, Probe, Reason, WarmUp, Workload
 from provisioning.fleet.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb, plan_of
 from provisioning.fleet.plan_text import plan_text
 from provisioning.fleet.units import instance_id, workload_digest
@@ -216,3 +216,16 @@ nodes added: r0, r1, r2, r3, r4, r5, r6, r7 and 2 more
 nodes removed: n2"""
         == text
     )
+
+
+def test_of_warm_up_requests_it_is_told_only_that_they_differ() -> None:
+    """Anybody may ask for a plan, and a body may hold a secret."""
+    warm_up = (WarmUp("/x", body='{"key": "s3cret"}'),)
+    before = fleet(changed(workload=msgspec.structs.replace(WORKLOAD, warm_up=warm_up)))
+
+    plan = plan_of(before, FLEET, ())
+
+    assert [("workload.warm_up", "…", "…")] == [
+        (change.name, change.before, change.after) for change in plan.pools[0].changes
+    ]
+    assert b"s3cret" not in msgspec.json.encode(plan)

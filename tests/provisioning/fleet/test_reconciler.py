@@ -7,13 +7,20 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from provisioning.fleet.errors import (
+    FencedError,
+    LastingError,
+    NodeUnreachableError,
+    StoreError,
+)
 from provisioning.fleet.fleet import Limits, Rotation
 from provisioning.fleet.lifecycle import Result
-from provisioning.fleet.model import Phase, Reason
+from provisioning.fleet.model import Phase, Reason, Unit
 from provisioning.fleet.operations import Kind
-from provisioning.fleet.runtime.world import Behaviour
+from provisioning.fleet.runtime.simulated import SimulatedRuntime
+from provisioning.fleet.runtime.world import Behaviour, World
 from provisioning.fleet.store.base import Put, PutSpec
-from tests.provisioning.fleet.making import CHAT, fleet, node, pool
+from tests.provisioning.fleet.making import CHAT, GIB, fleet, node, pool
 from tests.provisioning.fleet.scene import QUICK, Stage, provisioner
 from tests.provisioning.fleet.virtual import VirtualClock, virtual_run
 
@@ -308,6 +315,27 @@ def test_without_the_store_nothing_changes_and_afterwards_the_fleet_becomes_whol
     virtual_run(scene())
 
 
+def test_a_store_that_refuses_is_asked_ever_less_often_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4))) as stage:
+            await stage.until(stage.is_whole)
+            stage.store.refusal = StoreError("cannot write: permission denied")
+            stage.world.kill(stage.instances[0].unit)
+            await VirtualClock().sleep(600.0)
+            assert 10 < stage.store.n_refused < 20
+            assert stage.store.n_refused == stage.counters.n_store_failures
+
+            stage.store.refusal = None
+            await stage.until(stage.is_whole, within_s=90.0)
+            assert [2, 1, 1, 1] == [one.generation for one in stage.instances]
+
+    virtual_run(scene())
+
+    assert "permission denied" in caplog.text
+
+
 @pytest.mark.parametrize("n_answers", [1, 2, 3, 5, 8])
 def test_answers_of_the_store_that_are_lost_double_nothing(n_answers: int) -> None:
     async def scene() -> None:
@@ -354,6 +382,24 @@ def test_a_person_who_asks_gets_a_fresh_instance() -> None:
             await stage.until(stage.is_whole)
 
             assert any(one.what == Reason.REPLACED for one in stage.instances[0].history)
+
+    virtual_run(scene())
+
+
+def test_who_has_written_wakes_it_and_need_not_wait() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            n_before = stage.counters.n_passes
+            await stage.until(lambda: stage.counters.n_passes > n_before)
+            await VirtualClock().sleep(1.0)
+            n_before = stage.counters.n_passes
+
+            stage.reconciler.wake()
+            await VirtualClock().sleep(0.1)
+
+            assert n_before + 1 == stage.counters.n_passes
 
     virtual_run(scene())
 
@@ -410,3 +456,125 @@ def test_a_node_that_leaves_the_specification_is_emptied_first() -> None:
             assert () == stage.world.units("n2")
 
     virtual_run(scene())
+
+
+class Named(SimulatedRuntime):
+    """A runtime that knows its node's name."""
+
+    def __init__(self, world: World, node: str, fleet: str) -> None:
+        super().__init__(world, node, fleet)
+        self.name = node
+
+
+def test_a_node_that_answers_but_starts_nothing_does_not_keep_its_instances(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Deaf(Named):
+        async def start(self, unit: Unit) -> None:
+            if self.name == "n1":
+                raise NodeUnreachableError("the daemon is deaf")
+            await super().start(unit)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole, within_s=120.0)
+
+            assert {"n2"} == {one.node for one in stage.instances}
+            assert any("deaf" in event.detail for event in stage.instances[0].history)
+
+    monkeypatch.setattr("tests.provisioning.fleet.scene.SimulatedRuntime", Deaf)
+    virtual_run(scene())
+
+
+def test_what_cannot_be_removed_is_tried_ever_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    removals: list[str] = []
+
+    class Stuck(Named):
+        async def remove(self, name: str, *, grace_s: float) -> None:
+            removals.append(name)
+            raise LastingError("it cannot be removed")
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.kill(stage.instances[0].unit)
+            await VirtualClock().sleep(600.0)
+
+    monkeypatch.setattr("tests.provisioning.fleet.scene.SimulatedRuntime", Stuck)
+    virtual_run(scene())
+
+    assert 8 <= len(removals) <= 20
+
+
+def test_who_does_not_lead_any_more_sweeps_nothing() -> None:
+    """Even before it has heard that its term is over, and with nothing to write."""
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(1))) as stage:
+            await stage.until(stage.is_whole)
+            (unit,) = stage.world.units("n1")
+            stage.store.refusal = FencedError("its term is over")
+            stray = replace(unit, name="chat-00009.1", instance_id="chat-00009", port=20_999)
+            await SimulatedRuntime(stage.world, "n1", "test").start(stray)
+            await VirtualClock().sleep(60.0)
+            assert "chat-00009.1" in stage.running_units
+            assert stage.store.n_refused > 3
+
+            stage.store.refusal = None
+            await stage.until(stage.is_whole, within_s=30.0)
+
+    virtual_run(scene())
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_gives_silent_nodes_their_grace_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, jump_s: float
+) -> None:
+    shifts = [0.0]
+
+    class Shifted(VirtualClock):
+        def unix_s(self) -> float:
+            return super().unix_s() + shifts[-1]
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            stage.world.silence("n2")
+            await VirtualClock().sleep(60.0)
+            shifts.append(jump_s)
+            await VirtualClock().sleep(100.0)
+            assert {1} == {one.generation for one in stage.instances}
+
+            await stage.until(lambda: {"n1"} == {one.node for one in stage.instances})
+
+    monkeypatch.setattr("tests.provisioning.fleet.scene.VirtualClock", Shifted)
+    virtual_run(scene())
+
+    assert f"the clock was set by {jump_s:+.0f} s" in caplog.text
+
+
+def test_a_store_that_knows_nothing_of_what_runs_ends_nothing_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        big = node("n1", cpus=100.0, memory_bytes=100 * GIB)
+        async with provisioner(fleet(pool(12), nodes=[big])) as first:
+            await first.until(first.is_whole)
+            before = set(first.running_units)
+            await first.stop()
+
+            async with provisioner(fleet(pool(1), nodes=[big]), world=first.world) as second:
+                await VirtualClock().sleep(150.0)
+                assert before < set(second.running_units)
+
+                await second.put_spec(
+                    fleet(pool(1), nodes=[big], limits=Limits(unavailable_ratio=1.0))
+                )
+                await second.until(second.is_whole)
+
+    virtual_run(scene())
+
+    assert 3 == caplog.text.count("12 units run that the store has no record of")

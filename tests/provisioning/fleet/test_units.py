@@ -135,3 +135,4 @@ def test_a_digest_is_short_and_the_same_in_every_release() -> None:
 
     assert re.fullmatch("[0-9a-f]{12}", digest)
     assert "280ce4400eb9" == digest
+    assert "4c93b7b4461d" == workload_digest(WORKLOAD)

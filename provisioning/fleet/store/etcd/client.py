@@ -55,6 +55,9 @@ PASSING = frozenset(
 """Another member, or the same one later, may answer otherwise."""
 NO_SPACE = "database space exceeded"
 COMPACTED = "required revision has been compacted"
+BUSY = "too many requests"
+OLD_LOGIN = "revision of auth store is old"
+"""Users or roles have changed since the log-in."""
 
 
 class Client:
@@ -176,7 +179,8 @@ class Client:
     def translated(self, error: grpc.aio.AioRpcError, *, doing: str, member: str) -> StoreError:
         """Return an error of ours, and turn to the next member where that may help."""
         attempted = f"cannot {doing} at etcd {member}: {error.details()}"
-        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        words = error.details() or ""
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED or OLD_LOGIN in words:
             self.forget_login()
             return StoreUnavailableError(f"{attempted}; the next try logs in again")
         if error.code() in PASSING:
@@ -185,12 +189,14 @@ class Client:
                 f"{attempted} ({error.code().name}); see that the member runs and that most "
                 f"members reach each other"
             )
-        if NO_SPACE in (error.details() or ""):
+        if BUSY in words:
+            return StoreUnavailableError(f"{attempted}; see that its disk and network keep up")
+        if NO_SPACE in words:
             return StoreUnavailableError(
                 f"{attempted}; compact and defragment it, then disarm its NOSPACE alarm, or raise "
                 f"--quota-backend-bytes"
             )
-        if COMPACTED in (error.details() or ""):
+        if COMPACTED in words:
             return CompactedError(f"{attempted}; load again")
         return StoreError(f"{attempted} ({error.code().name}); see etcd's log and its users' roles")
 

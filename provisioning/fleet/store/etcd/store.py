@@ -38,9 +38,10 @@ from provisioning.fleet.store.etcd.messages_pb2 import (
     RangeRequest,
     RequestOp,
     TxnRequest,
+    TxnResponse,
 )
 from provisioning.fleet.store.etcd.methods import RANGE, TXN
-from provisioning.fleet.store.etcd.transactions import Found, steps
+from provisioning.fleet.store.etcd.transactions import Found, question, steps
 from provisioning.fleet.store.records import decode, place_of
 
 PAGE = 1000
@@ -81,16 +82,13 @@ class EtcdStore:
             FencedError: The term is over; this step was not made, earlier ones were.
             StoreUnavailableError: Nobody knows about this step, earlier ones were made.
         """
+        if not changes:
+            await self._fenced(question(self._keys, term.epoch), term)
+            return ()
         found = await self._find(changes)
         done: list[Done] = []
         for step in steps(changes, found, keys=self._keys, epoch=term.epoch):
-            response = await self._client.write(TXN, step.request, doing="write")
-            if not response.succeeded:
-                raise FencedError(
-                    f"cannot write for {term.holder}: its term {term.epoch} is over; "
-                    f"stop changing things and lead again"
-                )
-            done.extend(step.done(response))
+            done.extend(step.done(await self._fenced(step.request, term)))
         return tuple(done)
 
     async def watch(self, after: int) -> AsyncIterator[Update]:
@@ -116,6 +114,15 @@ class EtcdStore:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    async def _fenced(self, request: TxnRequest, term: Term) -> TxnResponse:
+        response = await self._client.write(TXN, request, doing="write")
+        if not response.succeeded:
+            raise FencedError(
+                f"cannot write for {term.holder}: its term {term.epoch} is over; "
+                f"stop changing things and lead again"
+            )
+        return response
 
     async def _load(self) -> View:
         kvs: list[KeyValue] = []

@@ -98,6 +98,15 @@ def held(keys: Keys, epoch: int) -> Compare:
     return Compare(target=Compare.CREATE, key=keys.leader, create_revision=epoch)
 
 
+def question(keys: Keys, epoch: int) -> TxnRequest:
+    """Return what writes nothing, and succeeds while the term goes on.
+
+    It reads a key: of a transaction that holds nothing, a member without a quorum would judge.
+    """
+    read = RequestOp(request_range=RangeRequest(key=keys.leader, keys_only=True))
+    return TxnRequest(compare=[held(keys, epoch)], success=[read])
+
+
 def _step(drafts: Sequence[Draft], keys: Keys, epoch: int) -> Step:
     changes = tuple(draft.change for draft in drafts)
     request = TxnRequest(

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from provisioning.fleet.api.app import Api, serving
+from provisioning.fleet.api.app import Api, bound, serving
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
@@ -127,6 +127,7 @@ class Board:
                 self.store,
                 self.follower,
                 SystemClock(),
+                fleet=FLEET.name,
                 term=lambda: self.term if self.is_leading else None,
                 leader=self._leader,
                 written=lambda changes, done: None,
@@ -134,7 +135,9 @@ class Board:
             self.tokens,
             self.metrics,
             SystemClock(),
+            fleet=FLEET.name,
             version="0.0",
+            own_names={"fleet.example"},
             audit_path=self.audit_path,
         )
         self.url = ""
@@ -174,7 +177,8 @@ class Board:
         self, method: str, path: str, order: Any = None, *, expect: int = 200, **others: Any
     ) -> Any:
         """Send a request with the token; return the JSON of an answer of the expected status."""
-        async with self.session.request(method, path, json=order, **others) as response:
+        sent = {} if order is None else {"json": order}
+        async with self.session.request(method, path, **sent, **others) as response:
             body = await response.read()
             assert expect == response.status, body
             return json.loads(body)
@@ -188,9 +192,10 @@ async def running_board(folder: Path, *, is_filled: bool = True) -> AsyncIterato
     following = asyncio.create_task(board.follower.run())
     await board.follower.changed(-1)
     headers = {"Authorization": f"Bearer {board.token}"}
-    async with serving(board.api, host="127.0.0.1", port=0) as board.url:
-        async with aiohttp.ClientSession(board.url, headers=headers) as board.session:
-            yield board
+    with bound("127.0.0.1", 0) as sockets:
+        async with serving(board.api, sockets) as board.url:
+            async with aiohttp.ClientSession(board.url, headers=headers) as board.session:
+                yield board
     following.cancel()
     with suppress(asyncio.CancelledError):
         await following

@@ -125,7 +125,7 @@ async def test_a_follower_that_does_not_read_is_dropped_and_the_others_go_on(
     address = urlsplit(board.url)
     sluggish = socket.create_connection((address.hostname, address.port))
     sluggish.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sluggish.sendall(b"GET /instances/changes HTTP/1.1\r\nHost: x\r\n\r\n")
+    sluggish.sendall(b"GET /instances/changes HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await eventually(lambda: 1 == board.api.feed.n_streams)
     feed = board.api.feed
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import aiohttp
 
-from provisioning.fleet.api.app import Api, serving
+from provisioning.fleet.api.app import Api, bound, serving
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.ports import Commands, Source
 from provisioning.fleet.api.token import Tokens
@@ -35,19 +35,24 @@ async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
             store,
             source,
             clock,
+            fleet=FLEET.name,
             term=lambda: leading.term,
             leader=leadership.leader,
             written=mirror.take_own,
         )
         tokens = Tokens(tmp_path / "token")
-        api = Api(source, commands, tokens, Metrics(clock, version=""), clock, version="")
+        metrics = Metrics(clock, version="")
+        api = Api(source, commands, tokens, metrics, clock, fleet=FLEET.name, version="")
         headers = {"Authorization": f"Bearer {tokens.path.read_text().strip()}"}
-        async with serving(api, host="127.0.0.1", port=0) as url:
-            async with aiohttp.ClientSession(url, headers=headers) as session:
-                async with session.post("/instances/llama-00001/drain") as response:
-                    assert 202 == response.status
-                async with session.get("/instances?state=draining") as response:
-                    found = [entry["id"] for entry in await response.json()]
+        async with AsyncExitStack() as stack:
+            sockets = stack.enter_context(bound("127.0.0.1", 0))
+            url = await stack.enter_async_context(serving(api, sockets))
+            session = aiohttp.ClientSession(url, headers=headers)
+            await stack.enter_async_context(session)
+            async with session.post("/instances/llama-00001/drain") as response:
+                assert 202 == response.status
+            async with session.get("/instances?state=draining") as response:
+                found = [entry["id"] for entry in await response.json()]
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.fleet.api.app import serving
-from provisioning.fleet.api.errors import ListenError, RefusedError, TokenFileError
+from provisioning.fleet.api.app import bound, url_of
+from provisioning.fleet.api.audit import Audit
+from provisioning.fleet.api.errors import (
+    AuditFileError,
+    ListenError,
+    RefusedError,
+    TokenFileError,
+)
 from provisioning.fleet.api.idempotency import KEPT_S, MAX_ANSWERS, Answer, Answers
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
@@ -46,6 +52,7 @@ def test_each_token_may_have_a_holder(tmp_path: Path) -> None:
         "a" * 16,
         f"Bearer {'a' * 15}",
         "Bearer é",
+        "Bearer \udcff",
         "Bearer ann",
     ],
 )
@@ -91,6 +98,19 @@ def test_a_token_file_that_cannot_be_used_is_named_but_not_shown(
     assert "short" not in str(caught.value).removeprefix(str(path))
 
 
+@pytest.mark.parametrize(("mode", "is_told"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_token_file_that_everybody_can_read_is_told(
+    tmp_path: Path, mode: int, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "token"
+    path.write_text("t" * 16)
+    path.chmod(mode)
+
+    Tokens(path)
+
+    assert is_told == (f"everybody here can read the tokens in {path}: chmod o=" in caplog.text)
+
+
 def test_a_token_file_that_is_gone_lets_nobody_write(tmp_path: Path) -> None:
     tokens = Tokens(tmp_path / "token")
     secret = tokens.path.read_text().strip()
@@ -105,6 +125,16 @@ def test_a_token_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(TokenFileError, match=r"Not a directory|File exists"):
         Tokens(tmp_path / "file" / "token")
+
+
+# The audit log
+
+
+def test_an_audit_log_that_cannot_be_written_is_told_before_anything_begins(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(AuditFileError, match=f"log {tmp_path}: Is a dir.*--web.audit-file"):
+        Audit(tmp_path, Clock())
 
 
 # Answers
@@ -184,10 +214,28 @@ async def test_an_address_that_is_taken_is_told_with_what_helps(board: Board) ->
     port = int(board.url.rpartition(":")[2])
 
     with pytest.raises(ListenError) as caught:
-        async with serving(board.api, host="127.0.0.1", port=port):
+        with bound("127.0.0.1", port):
             pass
 
     assert (
         f"cannot listen on 127.0.0.1:{port} for the API: Address already in use; "
         "choose another with --web.listen-address, port 0 for any"
     ) == str(caught.value)
+
+
+def test_all_addresses_of_a_host_get_one_port_before_anybody_is_answered() -> None:
+    with bound("localhost", 0) as sockets:
+        ports = {one.getsockname()[1] for one in sockets}
+
+        assert 1 == len(ports)
+        assert url_of(sockets).endswith(f":{ports.pop()}")
+    assert {-1} == {one.fileno() for one in sockets}
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("0.0.0.0", "http://127.0.0.1"), ("::", "http://[::1]")],  # noqa: S104 - it is the case
+)
+def test_an_address_that_is_none_is_reached_at_this_machines_own(host: str, url: str) -> None:
+    with bound(host, 0) as sockets:
+        assert url == url_of(sockets).rpartition(":")[0]

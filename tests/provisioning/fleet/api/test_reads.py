@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from provisioning.fleet.api import reads
+from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Phase
 from provisioning.fleet.spec import encode_fleet
 from tests.provisioning.fleet.api.board import FLEET, Board, instance, running_board
+from tests.waiting import eventually
 
 
 async def test_an_entry_says_what_the_exporter_wants_to_know_and_no_more(board: Board) -> None:
@@ -212,6 +217,68 @@ async def test_planning_needs_no_token(board: Board) -> None:
 
 
 JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer wrong", "Bearer \xff"])
+async def test_the_specification_is_told_to_holders_of_a_token_only(
+    board: Board, authorization: str
+) -> None:
+    """It shows values of environment variables."""
+    async with aiohttp.ClientSession(board.url) as session:
+        async with session.get("/spec", headers={"Authorization": authorization}) as response:
+            assert 401 == response.status
+            assert "llama3.1" not in await response.text()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("10.1.1.1:8080", 200),
+        ("[::1]:8080", 200),
+        ("localhost:1", 200),
+        ("Fleet.example", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example:8080", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("[", 421),
+        ("", 421),
+    ],
+)
+async def test_only_requests_for_our_own_hosts_are_answered(
+    board: Board, host: str, status: int
+) -> None:
+    """A stranger's page may give its name our address, and read what its visitor's browser can."""
+    async with board.session.get("/instances", headers={"Host": host}) as response:
+        assert status == response.status
+        assert (status == 200) == ("llama-00001" in await response.text())
+
+
+async def test_others_are_answered_while_a_plan_is_made(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    n_at_once, most = 0, 0
+
+    def slow(_: bytes) -> Fleet:
+        nonlocal n_at_once, most
+        n_at_once += 1
+        most = max(most, n_at_once)
+        goes_on.wait(10)
+        n_at_once -= 1
+        return FLEET
+
+    monkeypatch.setattr(reads, "checked_fleet", slow)
+    body = json.loads(encode_fleet(FLEET))
+    plans = [asyncio.create_task(board.ask("POST", "/plan", body)) for _ in range(3)]
+    await eventually(lambda: n_at_once)
+
+    await board.ask("GET", "/instances")
+    assert not any(plan.done() for plan in plans)
+    goes_on.set()
+
+    await asyncio.gather(*plans)
+    assert 1 == most
 
 
 async def test_own_series_are_served(board: Board) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -14,7 +17,7 @@ import pytest
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Phase, Reason
 from provisioning.fleet.spec import decode_fleet, encode_fleet
-from provisioning.fleet.store.base import Put
+from provisioning.fleet.store.base import Put, PutSpec
 from tests.provisioning.fleet.api.board import FLEET, LEADER, Board, instance, running_board
 
 SPEC = json.loads(encode_fleet(FLEET))
@@ -50,9 +53,13 @@ async def test_a_write_without_the_token_is_refused(
     async with aiohttp.ClientSession(board.url, headers=headers) as session:
         async with session.request(method, path, json=order) as response:
             assert (401, "Bearer") == (response.status, response.headers["WWW-Authenticate"])
-            assert board.token not in await response.text()
+            seen = await response.text()
+            assert board.token not in seen
+            assert str(board.tokens.path) not in seen
 
-    assert (revision, []) == (board.backend.revision, board.audited())
+    assert revision == board.backend.revision
+    (record,) = board.audited()
+    assert ("", 401, None) == (record["who"], record["status"], record["order"])
 
 
 @pytest.mark.parametrize(("method", "path", "order"), WRITES)
@@ -268,7 +275,29 @@ async def test_a_tag_that_was_never_given_is_refused(board: Board, tag: str) -> 
 async def test_a_fleet_keeps_its_name(board: Board) -> None:
     problem = await board.ask("PUT", "/spec", {**SPEC, "name": "other"}, expect=409)
 
-    assert "the fleet's name is lab and cannot become other" in problem["detail"]
+    assert "keeps fleet lab, and the specification is of fleet other" in problem["detail"]
+    assert "--fleet other" in problem["detail"]
+
+
+async def test_a_fleets_first_specification_has_its_name(tmp_path: Path) -> None:
+    """Nothing else is known of the fleet yet than how its provisioner is called."""
+    async with running_board(tmp_path, is_filled=False) as board:
+        for method, path in (("PUT", "/spec"), ("POST", "/plan")):
+            await board.ask(method, path, {**SPEC, "name": "other"}, expect=409)
+
+        assert board.backend.spec is None
+
+
+async def test_a_fleet_that_was_kept_under_another_name_is_not_renamed(board: Board) -> None:
+    kept = encode_fleet(msgspec.structs.replace(FLEET, name="old"))
+    version = board.backend.spec.version if board.backend.spec else 0
+    await board.store.commit([PutSpec(kept, version)], term=board.term)
+    await board.follower.refresh()
+
+    problem = await board.ask("PUT", "/spec", SPEC, expect=409)
+
+    assert "the fleet's name is old and cannot become lab" in problem["detail"]
+    assert "with another --fleet and --store.url" in problem["detail"]
 
 
 async def test_a_specification_that_cannot_be_is_refused_with_all_problems(board: Board) -> None:
@@ -306,6 +335,33 @@ async def test_an_order_that_cannot_be_understood_is_refused(
             assert detail in json.loads(await response.read())["detail"]
 
     assert "" == board.stored("llama-00002").developer
+
+
+async def test_an_order_in_pieces_is_not_read_beyond_its_bound(board: Board) -> None:
+    """Its length is not said before; no order of this kind is larger than 16 kB."""
+    seen: list[int] = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for n in range(4):
+            seen.append(n)
+            yield b" " * 5_000
+
+    headers = {"Content-Type": "application/json"}
+    problem = await board.ask(
+        "POST", "/pools/llama/scale", data=pieces(), headers=headers, expect=413
+    )
+
+    assert "16384" in problem["detail"]
+
+
+async def test_a_large_specification_in_pieces_is_read_whole(board: Board) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b" " * 2_000_000
+        yield encode_fleet(FLEET).encode()
+
+    headers = {"Content-Type": "application/json"}
+    await board.ask("POST", "/plan", data=pieces(), headers=headers)
+    await board.ask("PUT", "/spec", data=pieces(), headers=headers, expect=202)
 
 
 async def test_a_body_that_is_not_json_is_refused(board: Board) -> None:
@@ -380,6 +436,15 @@ async def test_a_key_that_comes_with_another_request_is_refused(board: Board) ->
     assert "Idempotency-Key 'one' was used for another request" in problem["detail"]
 
 
+async def test_a_key_that_another_person_used_is_refused(board: Board) -> None:
+    board.tokens.path.write_text(f"{board.token}\nann {'t' * 20}\n")
+    key = {"Idempotency-Key": "one"}
+    anns = {**key, "Authorization": f"Bearer {'t' * 20}"}
+    await board.ask("POST", "/instances/llama-00001/replace", headers=key, expect=202)
+
+    await board.ask("POST", "/instances/llama-00001/replace", headers=anns, expect=409)
+
+
 @pytest.mark.parametrize(("n_characters", "status"), [(0, 400), (1, 202), (200, 202), (201, 400)])
 async def test_a_key_has_a_length(board: Board, n_characters: int, status: int) -> None:
     key = {"Idempotency-Key": "k" * n_characters}
@@ -394,6 +459,22 @@ async def test_a_request_that_failed_may_come_again_with_its_key(board: Board) -
     board.store.is_away = False
 
     await board.ask("POST", "/instances/llama-00001/replace", headers=key, expect=202)
+
+
+async def test_a_header_that_is_no_text_is_no_error_of_ours(board: Board) -> None:
+    url = urlsplit(board.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(
+        b"POST /instances/llama-00001/replace HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Authorization: Bearer " + board.token.encode() + b"\r\n"
+        b"Idempotency-Key: one\r\nIf-Match: \xff\r\nContent-Length: 0\r\n\r\n"
+    )
+
+    answer = await reader.read()
+
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 202 ")
 
 
 # The audit log
@@ -450,6 +531,7 @@ async def test_a_write_that_broke_is_no_success_in_the_audit_log(
 async def test_an_audit_log_that_cannot_be_written_is_logged(
     board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
+    board.audit_path.unlink()
     board.audit_path.mkdir()
 
     await board.ask("POST", "/instances/llama-00001/replace", expect=202)

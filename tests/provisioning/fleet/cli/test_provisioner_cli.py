@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -17,8 +18,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ollama_fleet import main
+from provisioning.fleet.model import Instance, Phase
 from provisioning.fleet.spec import decode_fleet
 from tests.ports import free_ports
+from tests.provisioning.fleet.api.board import instance
 from tests.provisioning.fleet.api.served import Served
 
 
@@ -90,11 +93,91 @@ def test_a_specification_is_applied_without_waiting_or_asking(
     served: Served, tmp_path: Path
 ) -> None:
     """Standard input is no terminal: nobody can be asked."""
-    result = run(served, "apply", "--no-wait", spec(tmp_path, 2, name=fleet_name(served)))
+    path = spec(tmp_path, 2, name=fleet_name(served))
+
+    result = run(served, "apply", "--yes", "--no-wait", path)
 
     assert 0 == result.exit_code, result.output
     assert {"web": 2} == count_in_force(served)
     assert "ready" not in result.stderr
+
+
+def test_instances_are_not_ended_where_nobody_can_be_asked(served: Served, tmp_path: Path) -> None:
+    before = count_in_force(served)
+
+    result = run(served, "apply", "--no-wait", spec(tmp_path, 2, name=fleet_name(served)))
+
+    assert 1 == result.exit_code
+    assert "say so with --yes" in result.stderr
+    assert "removed" in result.stdout
+    assert before == count_in_force(served)
+
+
+def test_what_ends_no_instance_is_not_asked_about(served: Served, tmp_path: Path) -> None:
+    empty(served)
+
+    ended, screen = on_terminal(
+        served, ("apply", "--no-wait", str(spec(tmp_path, 2, name=fleet_name(served)))), b""
+    )
+
+    assert 0 == ended, screen
+    assert "[y/N]" not in screen
+    assert {"web": 2} == count_in_force(served)
+
+
+def test_progress_is_told_where_there_is_no_terminal(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line whenever it differs, and no more."""
+    n_asleep = 0
+
+    def sleep(_: float) -> None:
+        nonlocal n_asleep
+        n_asleep += 1
+        if n_asleep == 3:
+            empty(served)
+
+    monkeypatch.setattr("provisioning.fleet.cli.provisioner_cli.time.sleep", sleep)
+
+    result = run(served, "apply", "--yes", spec(tmp_path, 0, name=fleet_name(served)))
+
+    assert 0 == result.exit_code, result.output
+    assert [
+        "0 of 0 instances ready, 1 failed, 6 to be removed",
+        "0 of 0 instances ready",
+    ] == result.stderr.splitlines()
+
+
+def test_applying_ends_when_what_is_missing_cannot_start(served: Served, tmp_path: Path) -> None:
+    """Each of them has failed for good, so waiting would never end."""
+    path = spec(tmp_path, 2, name=fleet_name(served))
+    empty(served)
+    for number in (1, 2):
+        fault = f"no\nprogram {number}"
+        put(served, instance(number, "web", phase=Phase.FAILED, fault=fault, n_failures=1))
+
+    result = run(served, "apply", "--yes", path)
+
+    assert 1 == result.exit_code
+    assert "0 of 2 instances ready, 2 failed, and what is missing cannot start:" in result.stderr
+    assert ["  web-00001: no program 1", "  web-00002: no program 2"] == (
+        result.stderr.splitlines()[-2:]
+    )
+
+
+def test_waiting_ends_with_its_time(served: Served, tmp_path: Path) -> None:
+    path = spec(tmp_path, 2, name=fleet_name(served))
+
+    result = run(served, "apply", "--yes", "--timeout", "0.001", path)
+
+    assert 1 == result.exit_code
+    assert "0 of 2 instances ready" in result.stderr
+    assert "after 0.001 s; the provisioner goes on" in result.stderr
+    assert {"web": 2} == count_in_force(served)
+
+
+def put(served: Served, changed: Instance) -> None:
+    asyncio.run_coroutine_threadsafe(served.board.put(changed), served._loop).result(10)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +245,8 @@ def test_another_fleets_specification_is_refused(served: Served, tmp_path: Path)
     result = run(served, "apply", "--no-wait", spec(tmp_path, name="other"))
 
     assert 1 == result.exit_code
-    assert "cannot become other" in result.stderr
+    assert "keeps fleet lab, and the specification is of fleet other" in result.stderr
+    assert "" == result.stdout
     assert before == count_in_force(served)
 
 
@@ -200,8 +284,10 @@ def test_a_check_counts_what_is_asked_for(served: Served, tmp_path: Path) -> Non
 def test_a_provisioner_that_is_not_there_is_said_with_what_helps(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
+    (tmp_path / "token").write_text("t" * 16)
+    options = (f"--provisioner.url={url}", f"--provisioner.token-file={tmp_path / 'token'}")
 
-    result = CliRunner().invoke(main, ["provisioner", "show", f"--provisioner.url={url}"])
+    result = CliRunner().invoke(main, ["provisioner", "show", *options])
 
     assert 1 == result.exit_code
     assert f"{url}: no connection" in result.stderr
@@ -221,7 +307,7 @@ def test_applying_ends_when_all_is_ready(
             empty(served)
 
     monkeypatch.setattr("provisioning.fleet.cli.provisioner_cli.time.sleep", sleep)
-    result = run(served, "apply", path)
+    result = run(served, "apply", "--yes", path)
 
     assert 0 == result.exit_code, result.output
     assert [1.0, 1.0, 1.0] == asleep[:3]
@@ -230,7 +316,6 @@ def test_applying_ends_when_all_is_ready(
 
 def empty(served: Served) -> None:
     """Remove every record, as a leader would."""
-    import asyncio
 
     async def remove() -> None:
         for id_ in tuple((await served.board.store.load()).stored):
@@ -247,7 +332,7 @@ def test_ctrl_c_while_waiting_stops_the_waiting(
 
     monkeypatch.setattr("provisioning.fleet.cli.provisioner_cli.time.sleep", sleep)
 
-    result = run(served, "apply", spec(tmp_path, 2, name=fleet_name(served)))
+    result = run(served, "apply", "--yes", spec(tmp_path, 2, name=fleet_name(served)))
 
     assert 130 == result.exit_code
     assert "stopped waiting; the provisioner goes on" in result.stderr

@@ -198,3 +198,27 @@ def test_help_tells_every_option_with_its_default() -> None:
 
     assert [] == [option.name for option in OPTIONS if f"--{option.name}" not in text]
     assert "127.0.0.1:8080" in text
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "x" * 61])
+def test_a_fleets_name_is_looked_at_before_anything_begins(name: str) -> None:
+    result, made = run([f"--fleet={name}"])
+
+    assert (2, []) == (result.exit_code, made)
+    assert "--fleet must be" in result.output
+
+
+def test_a_fleets_name_may_be_long() -> None:
+    assert "x" * 60 == made_of([f"--fleet={'x' * 60}"]).fleet
+
+
+@pytest.mark.parametrize("address", [":8080", "0.0.0.0:8080", "[::]:8080"])
+def test_an_address_that_is_none_is_not_told_to_others(address: str) -> None:
+    words = [f"--web.listen-address={address}", "--store.url=etcd://a:1"]
+
+    result, made = run(words)
+
+    assert (2, []) == (result.exit_code, made)
+    assert "give --web.external-url too" in " ".join(result.output.split())
+    assert made_of([*words, "--web.external-url=http://a:8080"]).advertised_url
+    assert made_of(words[:1]).host

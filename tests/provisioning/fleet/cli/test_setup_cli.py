@@ -55,3 +55,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert 1 == done.exit_code
     assert f"cannot write {tmp_path / 'etc/systemd/system'}" in done.stderr
     assert "--output-dir" in done.stderr
+
+
+def test_a_command_that_systemd_would_not_find_is_a_wrong_option(tmp_path: Path) -> None:
+    done = run("systemd", "--output-dir", tmp_path, "--command", "bin/ollama-fleet")
+
+    assert 2 == done.exit_code
+    assert "--command must be an absolute path" in done.stderr
+    assert [] == files_below(tmp_path)

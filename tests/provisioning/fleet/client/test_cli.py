@@ -109,7 +109,7 @@ def test_a_wrong_token_is_told_once(served: Served, tmp_path: Path) -> None:
     result = run(served, "replace", "a", "b", "--provisioner.token-file", str(other))
 
     assert 1 == result.exit_code
-    assert 1 == result.stderr.count("writing needs 'Authorization: Bearer TOKEN'")
+    assert 1 == result.stderr.count("this needs 'Authorization: Bearer TOKEN'")
 
 
 def test_a_token_file_that_is_not_there_is_told_before_anything_is_sent(served: Served) -> None:

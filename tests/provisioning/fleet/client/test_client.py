@@ -146,6 +146,38 @@ def test_failures_and_what_is_too_much_are_told() -> None:
     assert "1 of 6 instances ready, 1 failed, 1 to be removed" == str(found)
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_stuck"),
+    [
+        ({"n_failures": 1}, True),
+        ({"n_failures": 1, "retry_at_s": 60.0}, True),
+        ({"n_failures": 1, "retry_at_s": 59.0}, False),
+        ({"n_failures": 0}, False),
+        ({"n_failures": 1, "pool": "old"}, False),
+        ({"n_failures": 1, "phase": Phase.STARTING}, False),
+    ],
+)
+def test_a_fleet_is_stuck_when_all_that_is_missing_has_failed(
+    changes: dict[str, Any], is_stuck: bool
+) -> None:
+    """What is tried again soon, or starts, may still get there."""
+    fleet = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
+    failed = details(4, **{"phase": Phase.FAILED, "fault": "no program", **changes})
+    running = [details(n) for n in range(3)]
+
+    assert is_stuck == progress_of(fleet, [*running, failed]).is_stuck
+    assert not progress_of(fleet, [*running[1:], failed]).is_stuck
+    assert not progress_of(fleet, [*running, details(3), failed]).is_stuck
+
+
+def test_progress_is_not_awaited_once_a_fleet_is_stuck() -> None:
+    failed = [details(n, phase=Phase.FAILED, n_failures=1, fault="x") for n in range(6)]
+
+    (told,) = progress_until_done(lambda: failed, FLEET, sleep=lambda _: pytest.fail("waits"))
+
+    assert ("llama-00000: x", "llama-00001: x", "llama-00002: x") == told.faults
+
+
 def test_progress_is_told_until_all_is_done() -> None:
     fleet = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
     lists = [[details(n) for n in range(count)] for count in (0, 2, 4, 4)]

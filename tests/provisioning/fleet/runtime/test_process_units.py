@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -17,14 +18,23 @@ import uvloop
 
 from provisioning.fleet.errors import LastingError, NoRoomError, TransientError
 from provisioning.fleet.model import FoundUnit, Unit, UnitState
-from provisioning.fleet.runtime import process, procfs
+from provisioning.fleet.runtime import launch, process, procfs
 from provisioning.fleet.runtime.process import ProcessRuntime
 from provisioning.fleet.runtime.procfs import Identity
+from provisioning.fleet.runtime.records import Records
 from tests.provisioning.fleet.runtime.contract import FLEET, Behaviour, has_exited
 from tests.provisioning.fleet.runtime.processes import NODE, ProcessLab
 from tests.waiting import eventually
 
 GRACE_S = 5.0
+LIMITED = (
+    sys.executable,
+    "-c",
+    "import os, resource, sys\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)
+"""Runs what follows with room for 20 bytes in each file."""
 SECRET = "s3cret-token"  # noqa: S105 # of this test alone
 
 
@@ -212,7 +222,8 @@ async def test_a_chatty_units_log_stays_within_bounds(process_lab: ProcessLab) -
 
     await runtime.units()
 
-    assert limit == log.with_name("pool-1.log.1").stat().st_size
+    older = log.with_name("pool-1.log.1").stat()
+    assert (limit, 0o600) == (older.st_size, older.st_mode & 0o777)
     await runtime.remove(process_lab.unit().name, grace_s=0.1)
     assert b"\0" not in log.read_bytes()  # the writer goes on at the new end
     await runtime.close()
@@ -228,6 +239,51 @@ async def test_a_unit_reads_nothing_and_is_told_of_broken_pipes(process_lab: Pro
     assert {"0", "1", "2"} == {path.name for path in (folder / "fd").iterdir()}
     ignored = (folder / "status").read_text().partition("SigIgn:")[2].split()[0]
     assert 0 == int(ignored, 16)
+
+
+@pytest.mark.parametrize("garbage", ["1234 (py", "\0\0\0", "x", "17 (sh) S 1 42"])
+async def test_a_unit_whose_record_is_broken_hides_no_other(
+    process_lab: ProcessLab, garbage: str
+) -> None:
+    runtime, broken = process_lab.open(), process_lab.unit()
+    whole = process_lab.unit(number=2)
+    await runtime.start(broken)
+    await runtime.start(whole)
+    await process_lab.kill(broken)
+    folder = process_lab.state_dir / FLEET / NODE / "units" / broken.name
+    (folder / "process").write_text(garbage)
+    successor = process_lab.open()
+
+    found = {one.name: one.state for one in await successor.units()}
+
+    assert {broken.name: UnitState.EXITED, whole.name: UnitState.RUNNING} == found
+    await successor.remove(broken.name, grace_s=0.1)
+    assert [whole.name] == [one.name for one in await successor.units()]
+
+
+async def test_an_end_is_told_though_the_disk_is_full(
+    process_lab: ProcessLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel tells the status once, so it is kept until there is room."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Records, "write_status", full)
+    runtime, unit = process_lab.open(), process_lab.unit()
+    await runtime.start(unit)
+    changes = runtime.changes()
+    first = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    await process_lab.kill(unit)
+
+    assert unit.name == await asyncio.wait_for(first, 10)
+    await changes.aclose()  # type: ignore[attr-defined]
+
+    assert [-signal.SIGKILL] * 2 == [(await one(runtime)).exit_status for _ in range(2)]
+    assert 1 == caplog.text.count("cannot write how")
+    await runtime.remove(unit.name, grace_s=0.1)
+    assert {} == runtime._unwritten
 
 
 async def test_a_killed_units_status_is_the_signal(process_lab: ProcessLab) -> None:
@@ -464,3 +520,21 @@ async def test_fleets_of_one_name_leave_each_others_processes_alone(
     await theirs.close()
 
     assert UnitState.RUNNING == (await one(runtime)).state
+
+
+def test_who_a_process_is_stands_in_its_file_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Half of its line would be taken for another process; here there is room for 20 bytes."""
+    notices, notice = os.pipe()
+    with (tmp_path / "process").open("ab") as process_file, (tmp_path / "log").open("ab") as log:
+        ended = subprocess.run(
+            (*LIMITED, sys.executable, "-I", "-S", launch.__file__, "--", "true"),
+            stdin=notice,
+            stdout=process_file,
+            stderr=log,
+            check=False,
+        )
+    os.close(notice)
+
+    assert (127, b"launch %d" % errno.ENOSPC) == (ended.returncode, os.read(notices, 100))
+    assert b"" == (tmp_path / "process").read_bytes()
+    os.close(notices)

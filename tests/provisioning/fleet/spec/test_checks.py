@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 
+from provisioning.fleet.fleet import Fleet, Node, Placement, Pool, RuntimeKind
+from provisioning.fleet.model import Workload
+from provisioning.fleet.spec import checks
 from tests.provisioning.fleet.spec.documents import faults, fleet_of, node, pool
 
 
 @pytest.mark.parametrize("name", ["a", "a.b_c-d", "A1", "x" * 76])
 def test_names_that_containerd_takes_are_taken(name: str) -> None:
-    assert "" == faults(name=name, nodes=[node(name=name)])
+    assert "" == faults(nodes=[node(name=name)])
+    assert "" == faults(name=name[:60])
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "a..b", "a b", "é", "a/b", "x" * 77])
@@ -251,3 +255,37 @@ def test_only_nodes_that_some_pool_selects_count_as_room() -> None:
 
 def test_a_fleet_may_be_empty() -> None:
     assert (0, 0) == (len(fleet_of(nodes=[], pools=[]).nodes), len(fleet_of(pools=[]).pools))
+
+
+def test_so_many_kinds_of_nodes_and_pools_are_refused_before_they_are_compared() -> None:
+    """Anybody may ask for a plan: 16 million comparisons would take half a minute."""
+    count = 4_000
+    nodes = tuple(
+        Node(f"n{n}", RuntimeKind.SIMULATED, cpus=4.0, memory_bytes=2**30, labels=(("a", f"{n}"),))
+        for n in range(count)
+    )
+    workload = Workload("m", "fleet", cpus=1.0, memory_bytes=1)
+    pools = tuple(
+        Pool(f"p{n}", 1, workload, Placement(selector=(("a", f"{n}"),))) for n in range(count)
+    )
+
+    (problem,) = checks.problems_of(Fleet("lab", nodes, pools))
+    few = checks.problems_of(Fleet("lab", nodes[:1_000], pools[:1_000]))
+
+    assert str(problem).startswith("pools: 4,000 pools on 4,000 kinds of nodes are too many")
+    assert [] == few
+
+
+def test_nodes_that_are_alike_are_compared_once() -> None:
+    nodes = [node(name="n{1..5000}", address="10.0.{0..19}.{1..250}")]
+    pools = [pool(name=f"p{n}", count=1) for n in range(1_000)]
+
+    assert "are too many" not in faults(nodes=nodes, pools=pools)
+
+
+def test_a_node_has_so_many_labels_at_most() -> None:
+    labels = {f"a{n}": "x" for n in range(65)}
+
+    assert "labels: must be at most 64, got 65" in faults(nodes=[node(labels=labels)])
+    del labels["a0"]
+    assert "" == faults(nodes=[node(labels=labels)])

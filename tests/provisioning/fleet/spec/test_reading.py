@@ -235,6 +235,14 @@ def test_a_group_of_nodes_that_cannot_be_is_refused(changes: dict[str, object], 
 def test_values_of_environment_variables_are_never_shown() -> None:
     assert "4711" not in faults(pools=[pool(environment={"SECRET": [4711]})])
     assert "4711" not in faults(pools=[pool(environment={"SECRET": '{"password": "4711"}'})])
+    assert "4711" not in faults(pools=[pool(environment=4711)])
+
+
+def test_bodies_of_warm_up_requests_are_never_shown() -> None:
+    found = faults(pools=[pool(warm_up=[{"path": "/x", "body": 4711, "timeout": "x"}])])
+
+    assert "warm_up[0].body: must be a valid string" in found
+    assert "4711" not in found
 
 
 def test_a_problem_of_a_group_of_nodes_has_the_groups_line_and_is_told_once() -> None:

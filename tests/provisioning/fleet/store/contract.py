@@ -311,6 +311,8 @@ class StoreContract:
             for change in refused:
                 with pytest.raises(FencedError, match=r"alice.*over"):
                     await alice[0].commit([change], term=old)
+            with pytest.raises(FencedError, match=r"alice.*over"):
+                await alice[0].commit([], term=old)
 
             assert before == content(await store.load())
             assert term.epoch > old.epoch

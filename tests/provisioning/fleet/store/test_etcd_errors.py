@@ -1,0 +1,52 @@
+"""What each of etcd's errors means to who asks."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+import pytest
+
+from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailableError
+from provisioning.fleet.store.etcd.access import Access, Credentials
+from provisioning.fleet.store.etcd.client import Client
+
+STATUS = grpc.StatusCode
+
+
+def translated(code: grpc.StatusCode, words: str) -> StoreError:
+    client = Client(Access(members=("a:1", "b:1"), is_secure=False, credentials=Credentials()))
+    nothing = grpc.aio.Metadata()
+    error = grpc.aio.AioRpcError(code, nothing, nothing, details=f"etcdserver: {words}")
+    return client.translated(error, doing="write", member="a:1")
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "expected", "help_"),
+    [
+        (STATUS.UNAVAILABLE, "no leader", StoreUnavailableError, "most members reach each other"),
+        (STATUS.RESOURCE_EXHAUSTED, "too many requests", StoreUnavailableError, "keep up"),
+        (
+            STATUS.RESOURCE_EXHAUSTED,
+            "mvcc: database space exceeded",
+            StoreUnavailableError,
+            "quota",
+        ),
+        (
+            STATUS.INVALID_ARGUMENT,
+            "revision of auth store is old",
+            StoreUnavailableError,
+            "logs in",
+        ),
+        (STATUS.UNAUTHENTICATED, "invalid auth token", StoreUnavailableError, "logs in"),
+        (STATUS.OUT_OF_RANGE, "required revision has been compacted", CompactedError, "load"),
+        (STATUS.PERMISSION_DENIED, "permission denied", StoreError, "roles"),
+    ],
+)
+def test_an_error_says_whether_it_may_pass_and_what_helps(
+    code: grpc.StatusCode, words: str, expected: type[StoreError], help_: str
+) -> None:
+    error = translated(code, words)
+
+    assert expected is type(error)
+    assert words in str(error)
+    assert help_ in str(error)
