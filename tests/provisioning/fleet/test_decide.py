@@ -292,7 +292,8 @@ class TestPlaces:
         self, size: dict[str, object]
     ) -> None:
         failed = instance(1, phase=Phase.FAILED, retry_at_s=NOW_S + 9, **size)
-        nodes = [node(name, max_instances=8) for name in ("n1", "n2")]
+        most = 0 if any(size.values()) else 8
+        nodes = [node(name, max_instances=most) for name in ("n1", "n2")]
 
         new = placed(
             decided(
