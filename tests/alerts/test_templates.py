@@ -163,20 +163,35 @@ async def tell(folder: Path, alerts: list[Alert], *, n_over: int = 0) -> Told:
         settings = receivers(folder, taken.url, mails.port)
         async with running(folder, settings) as alertmanager:
             await alertmanager.post(alerts)
-            told = await _told(taken, mails, rounds=1)
+            told = await _told(taken, mails, begin=f"[{len(alerts)} firing]")
             if n_over:
                 now = datetime.now(UTC).isoformat()
                 await alertmanager.post([alert | {"endsAt": now} for alert in alerts[-n_over:]])
-                told = await _told(taken, mails, rounds=2)
+                n_left = len(alerts) - n_over
+                firing_words = f"{n_left} firing, " if n_left else ""
+                told = await _told(taken, mails, begin=f"[{firing_words}{n_over} resolved]")
             return told
 
 
-async def _told(taken: Inbox, mails: Mailbox, *, rounds: int) -> Told:
-    await eventually(lambda: len(mails.mails) >= rounds and len(taken.posts) >= 3 * rounds)
-    chat, pager, tickets = (
-        taken.at(path)[rounds - 1].body for path in ("slack", "pagerduty", "opsgenie")
-    )
-    return Told(chat["channel"], chat["attachments"][0], pager, tickets, mails.mails[rounds - 1])
+async def _told(taken: Inbox, mails: Mailbox, *, begin: str) -> Told:
+    """Return what each receiver heard last, once the title tells of all the alerts.
+
+    Alertmanager does not wait for the rest of a group if its first alert began long ago: then the
+    first messages are about some of them only.
+    """
+
+    def are_whole() -> bool:
+        n_heard = {len(mails.mails), *(len(taken.at(path)) for path in paths)}
+        return len(n_heard) == 1 and mails.mails[-1:] != [] and _is_about(mails.mails[-1], begin)
+
+    paths = ("slack", "pagerduty", "opsgenie")
+    await eventually(are_whole)
+    chat, pager, tickets = (taken.at(path)[-1].body for path in paths)
+    return Told(chat["channel"], chat["attachments"][0], pager, tickets, mails.mails[-1])
+
+
+def _is_about(mail: EmailMessage, begin: str) -> bool:
+    return str(mail["Subject"]).startswith(begin)
 
 
 async def test_a_single_alert_is_told_to_everyone_in_their_own_form(tmp_path: Path) -> None:

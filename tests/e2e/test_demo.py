@@ -55,7 +55,7 @@ async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
 ) -> None:
     """That the alert fires after its two minutes is left to the rules' own tests."""
     async with _up(tmp_path, *DEMO) as (process, said), aiohttp.ClientSession() as session:
-        assert "32 of 32 instances healthy" in said
+        await _until_all_healthy(said, 32)
         assert "tokens/s; no alert fires (Prometheus says so)" in said
         assert [] == [url for url in _urls(said) if not await _answers(session, url)]
         kill_command, break_command, heal_command = _lines(said, "curl")
@@ -111,7 +111,7 @@ async def test_the_commands_that_the_demo_tells_work_and_a_killed_demo_leaves_no
         await eventually(lambda: not any(map(is_running, members)), within_s=10.0)
 
     async with _up(tmp_path, *DEMO) as (_, said):
-        assert "32 of 32 instances healthy" in said
+        await _until_all_healthy(said, 32)
 
 
 @pytest.mark.timeout(2 * DEMO_S + 60)
@@ -123,7 +123,7 @@ async def test_up_keeps_a_fleet_of_ones_own_and_ends_its_processes_with_it_or_le
     option = f"--spec={spec}"
 
     async with _up(run_dir, option, "--keep-instances") as (process, said):
-        assert "2 of 2 instances healthy" in said
+        await _until_all_healthy(said, 2)
         assert "curl" not in said
         kept = _naming(str(tiny_model))
         process.send_signal(signal.SIGTERM)
@@ -132,19 +132,28 @@ async def test_up_keeps_a_fleet_of_ones_own_and_ends_its_processes_with_it_or_le
     assert all(map(is_running, kept))
 
     async with _up(run_dir, option, "--keep-instances") as (process, said):
-        assert "2 of 2 instances healthy" in said
+        await _until_all_healthy(said, 2)
         assert sorted(kept) == sorted(_naming(str(tiny_model)))
         process.kill()  # which nothing of a person's own is made to notice
         await process.wait()
 
     async with _up(run_dir, option) as (process, said):
-        assert "2 of 2 instances healthy" in said
+        await _until_all_healthy(said, 2)
         assert set() == {*kept} & {*_naming(str(tiny_model))}
         process.send_signal(signal.SIGINT)
         await asyncio.wait_for(process.wait(), 20)
 
     assert 0 == process.returncode
     assert [] == _naming(str(tiny_model))
+
+
+async def _until_all_healthy(said: str, n: int) -> None:
+    """What was said is true of its moment: on a busy machine a poll may have timed out then."""
+    assert f" of {n} instances healthy" in said
+    unreachable = next(url for url in _urls(said) if url.endswith("status=unreachable"))
+    healthy = unreachable.replace("unreachable", "healthy")
+    async with aiohttp.ClientSession() as session:
+        await eventually(lambda: _n_listed(session, healthy, n), within_s=SEEN_S)
 
 
 def _own_spec(model: Path) -> str:

@@ -36,7 +36,15 @@ BROKEN = frozenset(
     }
 )
 """What a transfer answers where another try gives the same."""
+STREAM_LOST = "not found"
+"""All that containerd says where its collection of garbage, which follows on any removal, has taken
+the stream before the transfer asked for it; of missing content it says which."""
+STREAM_TRIES = 5
 BROKEN_TEXTS = ("unexpected EOF", "invalid", "archive/tar", "unsupported", "unrecognized")
+
+
+class StreamLostError(TransientError):
+    """The stream that an image comes by is gone; a new one may last."""
 
 
 class ImageConfig(msgspec.Struct, frozen=True):
@@ -139,12 +147,20 @@ class Images:
         Raises:
             LastingError: The archive cannot be read, or is no image.
         """
-        try:
-            with archive.open("rb") as file:
-                await self._send(name, file)
-        except OSError as error:
-            raise LastingError(f"cannot read the image {archive}: {error.strerror}") from error
-        await self._must_find(name)
+        for _ in range(STREAM_TRIES):
+            try:
+                with archive.open("rb") as file:
+                    await self._send(name, file)
+            except OSError as error:
+                raise LastingError(f"cannot read the image {archive}: {error.strerror}") from error
+            except StreamLostError:
+                continue
+            await self._must_find(name)
+            return
+        raise TransientError(
+            f"cannot bring the image {name!r} to the node: containerd lost the stream "
+            f"{STREAM_TRIES} times"
+        )
 
     async def _send(self, name: str, file: BinaryIO) -> None:
         stream_id = f"import-{secrets.token_hex(8)}"
@@ -169,7 +185,7 @@ class Images:
         try:
             await self._daemon.call(api.TRANSFER_IMAGE, request, deadline_s=TRANSFER_LIMIT_S)
         except RefusedError as error:
-            raise _transfer_error(name, error) from error
+            raise transfer_error(name, error) from error
 
     async def _find(self, name: str) -> Image | None:
         try:
@@ -237,7 +253,10 @@ def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:
     return chain
 
 
-def _transfer_error(name: str, error: RefusedError) -> UnitError:
+def transfer_error(name: str, error: RefusedError) -> UnitError:
+    """Return what a refused transfer means: whether it may go well with the next try."""
+    if error.code is grpc.StatusCode.NOT_FOUND and error.details == STREAM_LOST:
+        return StreamLostError(f"cannot bring the image {name!r} to the node: stream not found")
     is_broken = error.code in BROKEN or any(text in error.details for text in BROKEN_TEXTS)
     kind = LastingError if is_broken else TransientError
     return kind(f"cannot bring the image {name!r} to the node: {error.details}")

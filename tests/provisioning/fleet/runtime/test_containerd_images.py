@@ -6,21 +6,31 @@ import io
 import json
 import ssl
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import msgspec
 import pytest
 import trustme
 from aiohttp import web
 
-from provisioning.fleet.errors import LastingError, UnitError
-from provisioning.fleet.runtime.containerd_images import ImageConfig, chain_ids, has_registry
+from provisioning.fleet.errors import LastingError, TransientError, UnitError
+from provisioning.fleet.runtime.containerd_daemon import RefusedError
+from provisioning.fleet.runtime.containerd_images import (
+    ImageConfig,
+    chain_ids,
+    has_registry,
+    transfer_error,
+)
 from tests.containerd import IMAGE, Containerd, image_archive, running_containerd
 from tests.ports import free_ports
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.provisioning.fleet.runtime.contract import FLEET, has_exited, running
 from tests.waiting import eventually
+
+Transfer = Callable[[str, Any], Awaitable[None]]
 
 FIRST, SECOND, THIRD = (f"sha256:{digit * 64}" for digit in "123")
 
@@ -147,6 +157,40 @@ async def test_importing_again_changes_nothing(lab: ContainerdLab, busybox: Path
     await images.import_archive(IMAGE, busybox)
 
     assert before == await images.ensure(IMAGE)
+
+
+@pytest.mark.parametrize("n_lost", [1, 4])
+async def test_an_import_whose_stream_is_collected_as_garbage_begins_anew(
+    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch, n_lost: int
+) -> None:
+    images = lab.open().images
+    monkeypatch.setattr(images, "_transfer", losing(n_lost, images._transfer))
+
+    await images.import_archive("lost:1", busybox)
+
+    assert (await images.ensure(IMAGE)).snapshot == (await images.ensure("lost:1")).snapshot
+
+
+async def test_an_import_that_loses_every_stream_may_go_well_later(
+    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = lab.open().images
+    monkeypatch.setattr(images, "_transfer", losing(5, images._transfer))
+
+    with pytest.raises(TransientError, match="'lost:2' to the node: containerd lost the stream"):
+        await images.import_archive("lost:2", busybox)
+
+
+def losing(n: int, transfer: Transfer) -> Transfer:
+    """Let a transfer find no stream n times, which containerd does not do on demand."""
+    left = iter(range(n))
+
+    async def transfer_or_lose(name: str, source: Any) -> None:
+        if next(left, None) is not None:
+            raise transfer_error(name, RefusedError("x", grpc.StatusCode.NOT_FOUND, "not found"))
+        await transfer(name, source)
+
+    return transfer_or_lose
 
 
 async def test_a_newer_image_of_the_name_is_taken_for_the_next_unit(
