@@ -213,12 +213,18 @@ class Lab:
         return made
 
     async def started(
-        self, *options: str, store: str = "", wrapper: Sequence[str] = ()
+        self,
+        *options: str,
+        store: str = "",
+        wrapper: Sequence[str] = (),
+        is_standby: bool = False,
     ) -> Provisioner:
-        """Return a provisioner that answers."""
+        """Return a provisioner that answers and, unless it stands by, leads."""
         made = self.provisioner(*options, store=store, wrapper=wrapper)
         made.start()
         await eventually(made.is_ready)
+        if not is_standby:
+            await eventually(made.leads)
         return made
 
     def spec(

@@ -224,7 +224,7 @@ async def test_a_specification_is_checked_without_a_provisioner(fleet_lab: Lab) 
 
 async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab: Lab) -> None:
     leader = await applied(fleet_lab, 2)
-    standby = await fleet_lab.started()
+    standby = await fleet_lab.started(is_standby=True)
     fleet_lab.provisioners.sort(key=lambda one: one is leader)  # the client asks the standby first
 
     assert await standby.instances() == await leader.instances()
