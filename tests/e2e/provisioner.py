@@ -376,6 +376,14 @@ def _words(pid: int) -> list[bytes]:
     return []
 
 
+def parent_of(pid: int) -> int:
+    """Return the process that made this one; 0 once it has ended."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        return int(status.partition("\nPPid:")[2].split(maxsplit=1)[0])
+    return 0
+
+
 def loopback_of(folder: Path) -> str:
     """Return a loopback address of the lab's own, so that no two labs want the same ports."""
     digest = hash(str(folder))

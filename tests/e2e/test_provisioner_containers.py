@@ -22,7 +22,14 @@ from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
 from provisioning.fleet.runtime.containerd_daemon import Daemon
 from tests.containerd import IMAGE, Containerd, busybox_archive, running_containerd
-from tests.e2e.provisioner import Lab, Provisioner, UnitProcess, command_lines, loopback_of
+from tests.e2e.provisioner import (
+    Lab,
+    Provisioner,
+    UnitProcess,
+    command_lines,
+    loopback_of,
+    parent_of,
+)
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.waiting import eventually
 
@@ -96,11 +103,13 @@ class ContainerLab(Lab):
 
     def units(self) -> list[UnitProcess]:
         mark = self.realm.encode()
-        return [
-            _unit(pid, words, mark)
+        found = {
+            pid: _unit(pid, words, mark)
             for pid, words in command_lines()
             if any(word.startswith(mark) for word in words)
-        ]
+        }
+        # The server forks for each request: such a child is no unit.
+        return [unit for pid, unit in found.items() if parent_of(pid) not in found]
 
     def doubled(self) -> dict[str, int]:
         """Return the instances that have several processes, with how many."""

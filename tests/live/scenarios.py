@@ -56,8 +56,8 @@ class Scenario:
         return self.page or self.ticket
 
 
-async def _kill_200(lab: Lab) -> None:
-    await lab.inject("kill", count=200)
+async def _kill_two_in_a_hundred(lab: Lab) -> None:
+    await lab.inject("kill", share=0.02)
 
 
 async def _kill_half(lab: Lab) -> None:
@@ -124,8 +124,8 @@ def _refresh(lab: Lab) -> float:
 _ALL = (
     Scenario(
         name="count",
-        title="200 of 10,000 instances die",
-        fault=_kill_200,
+        title="2 % of the instances die",
+        fault=_kill_two_in_a_hundred,
         heal=_heal_fleet,
         page=HEALTHY_LOW,
         # Between 9,800 and 9,899: short windows do not wait until the last of them is found dead.

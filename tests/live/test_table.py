@@ -22,7 +22,7 @@ TOLD = Result(
 def test_a_row_has_the_seconds_their_bounds_and_the_pages() -> None:
     rows = table.render([TOLD]).splitlines()
 
-    assert "200 of 10,000 instances die  OllamaFleetHealthyInstancesLow" in rows[2]
+    assert "2 % of the instances die  OllamaFleetHealthyInstancesLow" in rows[2]
     assert ["171", "190", "150", "1", "600"] == rows[2].split()[-5:]
     assert "everything arrived that should, and nothing else" == rows[-1]
 
