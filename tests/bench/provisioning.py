@@ -17,16 +17,14 @@ from contextlib import asynccontextmanager
 import click
 import msgspec
 
-from provisioning.fleet.actions import Observed
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.counters import Counters
-from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, RuntimeKind
 from provisioning.fleet.lifecycle import Result
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import Workload
 from provisioning.fleet.operations import Kind
-from provisioning.fleet.reconciler import Reconciler
+from provisioning.fleet.reconciler import SHORTEST_GAP_S, Reconciler
 from provisioning.fleet.report import Report
 from provisioning.fleet.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.fleet.runtime.world import Behaviour, World
@@ -36,10 +34,9 @@ from tests.bench import procfs
 
 NAME = "bench"
 N_NODES = 12
-OPERATIONS = 1_000
 FAILURE_RATIO = 0.04
 CALM_S = 10.0
-N_DECIDED = 9
+N_PASSES = 9
 BEHAVIOUR = Behaviour(start_s=1.1, healthy_after_s=0.5, failure_ratio=FAILURE_RATIO)
 
 
@@ -47,6 +44,8 @@ class Provisioned(msgspec.Struct, frozen=True):
     """What it took."""
 
     n_instances: int
+    n_at_once: int
+    """Operations going on at the same time at most."""
     wall_s: float
     """From an empty store to the last instance healthy."""
     cpu_s: float
@@ -55,27 +54,29 @@ class Provisioned(msgspec.Struct, frozen=True):
     n_failed: int
     """Provisions that failed after all their tries; they were tried again later."""
     calm_pass_s: float
-    """CPU-seconds of one pass over the healthy fleet."""
+    """CPU-seconds of one pass over the healthy fleet, and of what else went on meanwhile."""
     calm_cpu_s: float
     """CPU-seconds per second of all that goes on while nothing happens: health checks, reports."""
     resident_bytes: int
 
 
 class PassCounters(Counters):
-    """Counts, and knows when the fleet is whole."""
+    """Counts, and knows when the fleet is whole and when a pass has ended."""
 
     def __init__(self) -> None:
         super().__init__()
         self.whole = asyncio.Event()
+        self.passed = asyncio.Event()
 
     def pass_ended(self, report: Report) -> None:
         """Count a pass."""
         super().pass_ended(report)
+        self.passed.set()
         if report.n_as_wanted == report.n_wanted:
             self.whole.set()
 
 
-def fleet(n_instances: int) -> Fleet:
+def fleet(n_instances: int, *, n_at_once: int) -> Fleet:
     """Return a fleet like the article's: twelve nodes, one model."""
     workload = Workload("llama3.1:8b", "fleet", cpus=1.0, memory_bytes=2**30)
     room = n_instances / N_NODES * 1.2 + 10
@@ -89,14 +90,14 @@ def fleet(n_instances: int) -> Fleet:
         )
         for number in range(1, N_NODES + 1)
     )
-    limits = Limits(operations=OPERATIONS, backoff_base_s=0.2, retry_failed_s=5.0)
+    limits = Limits(operations=n_at_once, backoff_base_s=0.2, retry_failed_s=5.0)
     return Fleet(NAME, nodes, (Pool("chat", n_instances, workload),), limits)
 
 
 @asynccontextmanager
 async def provisioner(
     opened: Opened, wanted: Fleet, counters: Counters
-) -> AsyncIterator[tuple[Reconciler, Mirror]]:
+) -> AsyncIterator[Reconciler]:
     """Run a provisioner over a simulated world."""
     store, leadership = opened
     clock = SystemClock()
@@ -117,7 +118,7 @@ async def provisioner(
         await store.commit([PutSpec("bench", 0)], term=leading.term)
     tasks = [asyncio.create_task(mirror.follow()), asyncio.create_task(reconciler.run())]
     try:
-        yield reconciler, mirror
+        yield reconciler
     finally:
         for task in tasks:
             task.cancel()
@@ -125,13 +126,15 @@ async def provisioner(
         await store.close()
 
 
-async def measure(store_url: str, n_instances: int, *, calm_s: float = CALM_S) -> Provisioned:
+async def measure(
+    store_url: str, n_instances: int, *, n_at_once: int, calm_s: float = CALM_S
+) -> Provisioned:
     """Provision, then watch."""
     counters = PassCounters()
     opened = open_store(store_url, NAME, clock=SystemClock(), holder="bench")
     begun_s, cpu_s = time.perf_counter(), time.process_time()
-    wanted = fleet(n_instances)
-    async with provisioner(opened, wanted, counters) as (reconciler, mirror):
+    wanted = fleet(n_instances, n_at_once=n_at_once)
+    async with provisioner(opened, wanted, counters) as reconciler:
         await counters.whole.wait()
         wall_s, used_s = time.perf_counter() - begun_s, time.process_time() - cpu_s
         n_passes, calm_begun_s = counters.n_passes, time.process_time()
@@ -139,34 +142,39 @@ async def measure(store_url: str, n_instances: int, *, calm_s: float = CALM_S) -
         calm_cpu_s = (time.process_time() - calm_begun_s) / calm_s
         return Provisioned(
             n_instances=n_instances,
+            n_at_once=n_at_once,
             wall_s=wall_s,
             cpu_s=used_s,
             n_passes=n_passes,
             n_tries=counters.n_tries,
             n_failed=counters.results[Kind.START, Result.FAILED],
-            calm_pass_s=cpu_of_deciding(reconciler, mirror, wanted),
+            calm_pass_s=await cpu_of_a_pass(reconciler, counters),
             calm_cpu_s=calm_cpu_s,
             resident_bytes=procfs.resident_bytes(os.getpid()),
         )
 
 
-def cpu_of_deciding(reconciler: Reconciler, mirror: Mirror, wanted: Fleet) -> float:
+async def cpu_of_a_pass(reconciler: Reconciler, counters: PassCounters) -> float:
     """Return the CPU-seconds of a pass that finds nothing to do; the median of some."""
-    seen = Observed(stored=mirror.stored, reports=reconciler.reports)
-    durations_s = []
-    for _ in range(N_DECIDED):
+    seen_s = []
+    for _ in range(N_PASSES):
+        await asyncio.sleep(2 * SHORTEST_GAP_S)
+        counters.passed.clear()
         begun_s = time.process_time()
-        decide(wanted, seen, time.time())
-        durations_s.append(time.process_time() - begun_s)
-    return statistics.median(durations_s)
+        reconciler.wake()
+        await counters.passed.wait()
+        seen_s.append(time.process_time() - begun_s)
+    return statistics.median(seen_s)
 
 
 @click.command()
 @click.option("--store", default="memory:", help="URL of the store.")
 @click.option("--instances", type=int, default=10_000, help="How many.")
-def main(store: str, instances: int) -> None:
+@click.option("--at-once", type=int, default=1_000, help="Operations at the same time.")
+def main(store: str, instances: int, at_once: int) -> None:
     """Provision a simulated fleet and print what it took as JSON."""
-    click.echo(msgspec.json.encode(asyncio.run(measure(store, instances))).decode())
+    seen = asyncio.run(measure(store, instances, n_at_once=at_once))
+    click.echo(msgspec.json.encode(seen).decode())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tests.live.pace import SHORT
 from tests.live.parts import Plan, PortPlan, Programs
 from tests.live.scenarios import SCENARIOS
 
-N = 4_000
+N = 5_000
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

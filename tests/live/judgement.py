@@ -32,12 +32,12 @@ class Arrived:
         return [one for one in told if one.alert == scenario.alert and not one.is_resolved]
 
 
-def judge(scenario: Scenario, arrived: Arrived) -> Iterator[str]:
+def judge(scenario: Scenario, arrived: Arrived, *, n_instances: int) -> Iterator[str]:
     """Yield everything that is wrong with what arrived."""
     told = arrived.about(scenario)
     if told:
         # Later messages about the same may tell of it while it heals.
-        yield from _missing_words(scenario, told[0])
+        yield from _missing_words(scenario, told[0], n_instances)
     else:
         yield f"{scenario.alert} was not told"
     for message in told:
@@ -54,9 +54,10 @@ def unclosed(scenario: Scenario, arrived: Arrived) -> list[str]:
     return sorted({one.alert for one in last.values() if not one.is_resolved})
 
 
-def _missing_words(scenario: Scenario, message: Notification) -> Iterator[str]:
+def _missing_words(scenario: Scenario, message: Notification, n_instances: int) -> Iterator[str]:
     text = " ".join(" ".join(alert["annotations"].values()) for alert in message.alerts)
-    missing = [words for words in scenario.says if words not in text]
+    needed = (*scenario.counts(n_instances), *scenario.says)
+    missing = [words for words in needed if words not in text]
     yield from (f"{message} does not say {words!r}: {text}" for words in missing)
 
 

@@ -39,6 +39,8 @@ class Scenario:
     """Of notifications for the pager until the fault is healed and told to be over."""
     says: tuple[str, ...] = ()
     """What the message must hold."""
+    counts: Callable[[int], tuple[str, ...]] = lambda _: ()
+    """What it must hold of a fleet of so many instances."""
     node: str = ""
     """The node that every alert in such messages must be about."""
     extra_s: Callable[[Lab], float] = lambda _: 0.0
@@ -121,6 +123,10 @@ def _refresh(lab: Lab) -> float:
     return lab.pace.refresh_s
 
 
+def _two_digits(number: float) -> str:
+    return f"{number:.0f}"[:2]
+
+
 _ALL = (
     Scenario(
         name="count",
@@ -128,8 +134,9 @@ _ALL = (
         fault=_kill_two_in_a_hundred,
         heal=_heal_fleet,
         page=HEALTHY_LOW,
-        # Between 9,800 and 9,899: short windows do not wait until the last of them is found dead.
-        says=("Only 98", "instances are healthy, below the floor of 99%"),
+        # Of 10,000 between 9,800 and 9,899: short windows do not wait for the last one's death.
+        counts=lambda n: (f"Only {_two_digits(0.98 * n)}",),
+        says=("instances are healthy, below the floor of 99%",),
     ),
     Scenario(
         name="p99",
@@ -145,7 +152,8 @@ _ALL = (
         fault=_slow_all,
         heal=_heal_fleet,
         page="OllamaFleetTokenThroughputLow",
-        says=("All healthy instances together generate 37", "the floor of 40 per instance"),
+        counts=lambda n: (f"All healthy instances together generate {_two_digits(37.5 * n)}",),
+        says=("the floor of 40 per instance",),
     ),
     Scenario(
         name="node",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.judgement import Arrived, judge, unclosed
 from tests.live.messages import PAGER_ADDRESS, Mail, Notification, To
-from tests.live.scenarios import SCENARIOS, SLOW_NODE
+from tests.live.scenarios import SCENARIOS, SLOW_NODE, Scenario
 
 COUNT, NODE = SCENARIOS["count"], SCENARIOS["node"]
 SAYS = "Only 9800 instances are healthy, below the floor of 99%"
@@ -48,8 +48,12 @@ FIRING, RESOLVED = message(COUNT.page), message(COUNT.page, "resolved")
 WELL = Arrived([FIRING, RESOLVED], [], [mail(FIRING), mail(RESOLVED)])
 
 
+def complaints(scenario: Scenario, arrived: Arrived) -> list[str]:
+    return list(judge(scenario, arrived, n_instances=10_000))
+
+
 def test_one_page_its_end_and_their_mails_are_as_they_should_be() -> None:
-    assert [] == list(judge(COUNT, WELL))
+    assert [] == complaints(COUNT, WELL)
 
 
 def test_two_messages_with_one_subject_each_have_their_mail() -> None:
@@ -57,9 +61,9 @@ def test_two_messages_with_one_subject_each_have_their_mail() -> None:
     again = message(COUNT.page, "resolved", says="Only 9810 instances")
     pages = [FIRING, RESOLVED, again]
 
-    assert [] == list(judge(COUNT, Arrived(pages, [], list(map(mail, pages)))))
-    assert [] != list(
-        judge(COUNT, Arrived(pages, [], list(map(mail, [FIRING, RESOLVED, RESOLVED]))))
+    assert [] == complaints(COUNT, Arrived(pages, [], list(map(mail, pages))))
+    assert [] != complaints(
+        COUNT, Arrived(pages, [], list(map(mail, [FIRING, RESOLVED, RESOLVED])))
     )
 
 
@@ -77,9 +81,9 @@ def test_two_messages_with_one_subject_each_have_their_mail() -> None:
     ],
 )
 def test_whatever_is_wrong_is_complained_about(change: dict[str, Any], complaint: str) -> None:
-    complaints = list(judge(COUNT, dataclasses.replace(WELL, **change)))
+    complained = complaints(COUNT, dataclasses.replace(WELL, **change))
 
-    assert complaint in " | ".join(complaints)
+    assert complaint in " | ".join(complained)
 
 
 @pytest.mark.parametrize(("node", "n_complaints"), [(SLOW_NODE, 0), ("node-001", 2)])
@@ -90,7 +94,26 @@ def test_a_ticket_must_be_about_the_slow_node(node: str, n_complaints: int) -> N
         for status in ("firing", "resolved")
     ]
 
-    assert n_complaints == len(list(judge(NODE, Arrived([], told, []))))
+    assert n_complaints == len(complaints(NODE, Arrived([], told, [])))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("count", "Only 4923 instances are healthy, below the floor of 99%"),
+        (
+            "throughput",
+            "All healthy instances together generate 187k, less than the floor of 40 per instance",
+        ),
+    ],
+)
+def test_the_numbers_told_must_be_those_of_the_fleets_size(name: str, says: str) -> None:
+    one = SCENARIOS[name]
+    page, over = message(one.page, says=says), message(one.page, "resolved", says=says)
+    arrived = Arrived([page, over], [], [mail(page), mail(over)])
+
+    assert [] == list(judge(one, arrived, n_instances=5_000))
+    assert 1 == len(complaints(one, arrived))
 
 
 def test_other_tickets_may_stay_open_and_pages_may_not() -> None:

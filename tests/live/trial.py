@@ -134,7 +134,7 @@ async def play(lab: Lab, scenario: Scenario, *, say: Say) -> Result:
         least_s=least_s(lab, scenario),
         resolved_after_s=None if over is None else over.at_s - healed_s,
         arrived=arrived,
-        complaints=(*judge(scenario, arrived), *left),
+        complaints=(*judge(scenario, arrived, n_instances=lab.plan.n_instances), *left),
     )
 
 
