@@ -71,6 +71,7 @@ def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
     Examples:
       ollama-fleet exporter --inventory fleet.yml
       ollama-fleet exporter --inventory http://127.0.0.1:8080/instances --poll.interval 30s
+      ollama-fleet exporter --inventory 'http://p1:8080/instances|http://p2:8080/instances'
     """  # noqa: D301 - click keeps the lines after a backspace as they are
     try:
         config = _config(config_file, options)

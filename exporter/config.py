@@ -20,6 +20,7 @@ import yaml
 from exporter.errors import InputError, Problem
 from exporter.inventory.checks import did_you_mean, shown
 from exporter.inventory.faults import encoding_problem, yaml_problem
+from exporter.inventory.naming import urls_of
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _cross_check(values: Mapping[str, Any], given: Mapping[str, Given | None]) -
 
 def _repeated_inventories(texts: Sequence[str]) -> Iterator[Problem]:
     """Yield a problem for each file or URL that is named more than once."""
-    counts = Counter(text if "://" in text else os.path.normpath(text) for text in texts)
+    counts = Counter(name for text in texts for name in urls_of(text) or [os.path.normpath(text)])
     for name, count in counts.items():
         if count > 1:
             message = f"{shown(name)} is given {count} times; name each file or URL once"

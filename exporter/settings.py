@@ -128,7 +128,8 @@ SETTINGS = (
         "inventory",
         "",
         "Where the list of instances is: a YAML or JSON file, Prometheus' file_sd or http_sd "
-        "format, or a URL such as the provisioner's /instances. Repeatable.",
+        "format, or a URL such as the provisioner's /instances; between URLs that say the same "
+        "stands a |: 'URL|URL' asks the next one when one does not answer. Repeatable.",
         str,
         "FILE_OR_URL",
         is_repeatable=True,
@@ -143,7 +144,7 @@ SETTINGS = (
     Setting(
         "inventory.timeout",
         "10s",
-        "How long reading an inventory from a URL may take.",
+        "How long reading an inventory from a URL may take; URLs with a | between them share it.",
         duration_s,
         "DURATION",
     ),

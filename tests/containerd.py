@@ -7,6 +7,7 @@ Needs root. The image is made on the spot, of a static busybox.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import io
@@ -109,6 +110,12 @@ class Containerd:
         """End it and start it anew."""
         self.stop(number)
         self.start()
+
+    async def collect_garbage(self, namespace: str) -> None:
+        """Have all removed that nothing refers to; return when that is done."""
+        command = ("-a", self.socket, "-n", namespace, "content", "prune", "references")
+        process = await asyncio.create_subprocess_exec(self.binaries / "ctr", *command)
+        assert 0 == await process.wait()
 
     def shims(self) -> list[int]:
         """Return the process ids of its containers' shims."""

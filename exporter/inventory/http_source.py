@@ -1,7 +1,8 @@
 """Read inventory over HTTP, from the provisioner or any HTTP service discovery.
 
 In:   a URL without credentials.
-Out:  the JSON body, only when it has changed (ETag, and the bytes themselves).
+Out:  the JSON body, only when it has changed (ETag, and the bytes themselves), and how old it is by
+the server's own account.
 Fails with SourceError, never with an aiohttp error; with InputError when the token or the
 certificate file is at fault. Redirects are not followed: the token is for one server.
 """
@@ -9,6 +10,7 @@ certificate file is at fault. Redirects are not followed: the token is for one s
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
 from pathlib import Path
@@ -22,6 +24,8 @@ from exporter.inventory.sources import SourceSettings, digest
 CHUNK_BYTES = 2**16
 MAX_TOKEN_BYTES = 8_192
 TOKEN = re.compile(r"[!-~]+")
+AGE_HEADER = "Inventory-Age-Seconds"
+"""By it a provisioner that cannot read its store says how old its list is."""
 OK = 200
 NOT_MODIFIED = 304
 
@@ -37,7 +41,10 @@ class HttpSource:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
         self._etag: str | None = None
-        self._digest = b""
+        self.digest = b""
+        """Of the last body; empty: there was none, or it is forgotten."""
+        self.age_s = 0.0
+        """How old the last answer was, as it says; 0: it does not say."""
 
     def __repr__(self) -> str:
         return f"<HttpSource: {self.name}>"
@@ -62,9 +69,14 @@ class HttpSource:
             ) from error
         except aiohttp.ClientError as error:
             raise SourceError(f"cannot be read: {str(error) or type(error).__name__}") from error
+        self.age_s = _age_s(response.headers.get(AGE_HEADER, ""))
         return (
             None if body is None else await self._unless_known(body, response.headers.get("ETag"))
         )
+
+    def forget(self) -> None:
+        """Have the next reading return a body, known or not."""
+        self._etag, self.digest = None, b""
 
     async def close(self) -> None:
         """Close the connection."""
@@ -140,9 +152,17 @@ class HttpSource:
     async def _unless_known(self, body: bytes, etag: str | None) -> bytes | None:
         """Return the body unless it is the last one again; remember it, with its ETag."""
         found = await asyncio.to_thread(digest, body)
-        is_known = found == self._digest
-        self._etag, self._digest = etag, found
+        is_known = found == self.digest
+        self._etag, self.digest = etag, found
         return None if is_known else body
+
+
+def _age_s(text: str) -> float:
+    try:
+        age_s = float(text)
+    except ValueError:
+        return 0.0
+    return age_s if math.isfinite(age_s) else 0.0
 
 
 def _status_message(status: int) -> str:

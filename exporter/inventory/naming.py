@@ -1,6 +1,6 @@
 """Build a source from what the operator wrote.
 
-In:   a path or an http(s) URL.
+In:   a path, an http(s) URL, or several URLs between which a | stands.
 Out:  the Source for it; nothing is read yet.
 Fails with InputError, whose text does not repeat credentials.
 """
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, Problem
+from exporter.inventory.alternatives import SEPARATOR, AlternativesSource
 from exporter.inventory.checks import shown
 from exporter.inventory.file_source import FileSource
 from exporter.inventory.http_source import HttpSource
@@ -24,17 +25,38 @@ SCHEMES = ("http://", "https://")
 def source_for(
     text: str, settings: SourceSettings = DEFAULTS, clock: Clock | None = None
 ) -> Source:
-    """Return the source that a path or an http(s) URL names.
+    """Return the source that a path, an http(s) URL or several alternative URLs name.
 
     Raises:
-        InputError: The text is a URL that cannot be used, or empty.
+        InputError: The text is empty, or holds a URL that cannot be used.
     """
-    fault = _url_fault(text) if "://" in text else "" if text else "is empty"
+    urls = urls_of(text)
+    fault = _fault(urls) if urls else "" if text else "is empty"
     if fault:
         raise InputError("inventory", [Problem(f"source {shown(text)}", fault)])
-    if "://" in text:
+    if len(urls) > 1:
+        return AlternativesSource(urls, settings)
+    if urls:
         return HttpSource(text, settings)
     return FileSource(Path(text), settings, clock or SystemClock())
+
+
+def urls_of(text: str) -> tuple[str, ...]:
+    """Return the URLs that a source's text holds; none where it is a path.
+
+    No URL holds the separator itself: RFC 3986 has it percent-encoded. A path may.
+    """
+    return tuple(text.split(SEPARATOR)) if "://" in text else ()
+
+
+def _fault(urls: tuple[str, ...]) -> str:
+    """Return what is wrong with a source's URLs; empty when nothing is."""
+    if len(urls) == 1:
+        return _url_fault(urls[0])
+    if not all(url.lower().startswith(SCHEMES) for url in urls):
+        helps = f"within a URL, {SEPARATOR} is written %7C"
+        return f"must have URLs, http:// or https://, on both sides of each {SEPARATOR}; {helps}"
+    return next(filter(None, map(_url_fault, urls)), "")
 
 
 def _url_fault(text: str) -> str:

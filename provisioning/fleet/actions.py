@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from provisioning.fleet.model import Instance, NodeReport, Reason
+from provisioning.fleet.model import Instance, Listing, NodeReport, Reason
 from provisioning.fleet.store.base import Stored
 
 
@@ -36,6 +36,8 @@ class Observed(msgspec.Struct, frozen=True):
     """Running instances that are unhealthy, by id."""
     working: frozenset[str] = frozenset()
     """Ids of instances that an operation of this provisioner is about now."""
+    starting: frozenset[str] = frozenset()
+    """Those of them that are being started: a Stop calls that off."""
     sweeping: frozenset[tuple[str, str]] = frozenset()
     """Node and name of units that are being removed without a record."""
     resting: frozenset[str] = frozenset()
@@ -52,6 +54,8 @@ class Start(msgspec.Struct, frozen=True):
     """Go on with a start that nobody works on."""
 
     id: str
+    listing: Listing
+    """Of the unit that is made now."""
 
 
 class Renew(msgspec.Struct, frozen=True):
@@ -64,6 +68,7 @@ class Renew(msgspec.Struct, frozen=True):
     workload: str
     cpus: float
     memory_bytes: int
+    listing: Listing
     reason: Reason | None = None
     """None: it is tried again."""
 
@@ -76,7 +81,7 @@ class Drain(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Remove an instance's unit; it starts again, or is gone for good."""
+    """Remove an instance's unit; it starts again, or is gone for good. A start is called off."""
 
     id: str
     reason: Reason

@@ -24,12 +24,15 @@ from provisioning.fleet.actions import (
     Stop,
     Sweep,
 )
-from provisioning.fleet.fleet import Fleet, Pool
+from provisioning.fleet.fleet import Fleet, Node, Pool
 from provisioning.fleet.limits import Slots
-from provisioning.fleet.model import Instance, Phase, Reason
+from provisioning.fleet.model import Instance, Listing, Phase, Reason
 from provisioning.fleet.placement import Ledger, Spot
-from provisioning.fleet.survey import Survey
-from provisioning.fleet.units import instance_id, workload_digest
+from provisioning.fleet.survey import NodeState, Survey
+from provisioning.fleet.units import instance_id, listing_of, workload_digest
+
+CALLED_OFF = frozenset({Phase.STARTING, Phase.STOPPING})
+"""STOPPING with a start under way: the Stop was written, but that answer of the store was lost."""
 
 
 class Draft:
@@ -64,6 +67,10 @@ class Draft:
         )
 
     @cached_property
+    def _node_by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.desired.nodes}
+
+    @cached_property
     def _generations(self) -> dict[str, int]:
         return self.survey.generations()
 
@@ -82,9 +89,20 @@ class Draft:
             return False
         return self._operate(instance.node, Stop(instance.id, reason, detail))
 
-    def start(self, instance: Instance) -> bool:
+    def call_off(self, instance: Instance, reason: Reason) -> None:
+        """Stop an instance that is being started, where its node answers.
+
+        The start gives its operation to the stop: starts that hang never keep themselves alive.
+        """
+        is_begun = instance.id in self.observed.starting and instance.phase in CALLED_OFF
+        is_reachable = self.survey.state(instance.node) is NodeState.REACHABLE
+        if is_begun and is_reachable:
+            self.actions.append(Stop(instance.id, reason))
+
+    def start(self, instance: Instance, pool: Pool) -> bool:
         """Go on with an instance's start."""
-        return self._operate(instance.node, Start(instance.id))
+        listing = self._listing(pool, instance.node)
+        return self._operate(instance.node, Start(instance.id, listing))
 
     def drain(self, instance: Instance, reason: Reason) -> None:
         """Let an instance end what it has begun."""
@@ -144,6 +162,7 @@ class Draft:
             developer=developer,
             cpus=pool.workload.cpus,
             memory_bytes=pool.workload.memory_bytes,
+            listing=self._listing(pool, spot.node),
         )
         if not self._operate(spot.node, Place(instance)):
             return False
@@ -167,8 +186,12 @@ class Draft:
             workload=workload_digest(workload),
             cpus=workload.cpus,
             memory_bytes=workload.memory_bytes,
+            listing=self._listing(pool, spot.node),
             reason=reason,
         )
+
+    def _listing(self, pool: Pool, node: str) -> Listing:
+        return listing_of(pool.workload, self._node_by_name[node])
 
     def _operate(self, node: str, action: Action) -> bool:
         if not self._slots.take(node):

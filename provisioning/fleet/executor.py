@@ -2,8 +2,8 @@
 
 In:   a node's name, a Unit, the fleet's Limits.
 Out:  an Outcome; what fails is in it, with how often it was tried.
-Fails with nothing but CancelledError: then whatever has been begun is left as it is, for whoever
-leads next goes on with it.
+Fails with nothing but CancelledError: then whatever has been begun is left as it is, for the stop
+that follows, or for whoever leads next.
 """
 
 from __future__ import annotations

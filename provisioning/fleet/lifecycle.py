@@ -15,14 +15,11 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import replace
 
-from provisioning.fleet.actions import Action, Assign, Drain, Place, Renew, Stop
+from provisioning.fleet.actions import Action, Assign, Drain, Place, Renew, Start, Stop
 from provisioning.fleet.fleet import Limits
-from provisioning.fleet.model import FOR_GOOD, Event, Instance, Phase, Reason
+from provisioning.fleet.history import told, told_again, told_more, tries
+from provisioning.fleet.model import FOR_GOOD, Instance, Phase, Reason
 
-MAX_EVENTS = 20
-"""How many events of an instance's history are kept."""
-MAX_DETAIL = 300
-"""Letters of an event's detail: a history must stay small, 10,000 of them are stored."""
 CRASHES = frozenset({Reason.EXITED, Reason.UNHEALTHY})
 CRASH_MEMORY_S = 3600.0
 """Crashes further back do not slow down a restart."""
@@ -59,10 +56,10 @@ FAULTS_OF_NODE = frozenset({Result.NO_ROOM, Result.UNREACHABLE})
 def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instance | None:
     """Return the record that an action leads to, before anything is done; None: none.
 
-    A record that the action does not change is returned as it is.
+    A record that the action does not change is returned equal to what it was.
     """
     if isinstance(action, Place):
-        return _told(action.instance, now_s, "placed", action.instance.node)
+        return told(action.instance, now_s, "placed", action.instance.node)
     if instance is None:
         return None
     match action:
@@ -74,6 +71,8 @@ def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instanc
             return _stopped(action, instance, now_s)
         case Assign():
             return replace(instance, developer=action.developer)
+        case Start():
+            return replace(instance, listing=action.listing)
         case _:
             return instance
 
@@ -102,7 +101,7 @@ def finish_start(
                 retry_at_s=0.0,
                 fault="",
             )
-            return _told(running, now_s, "started", f"in {outcome.duration_s:.1f} s")
+            return told(running, now_s, "started", f"in {outcome.duration_s:.1f} s")
         case Result.UNREACHABLE if not is_node_heard:
             return replace(instance, fault=outcome.fault)  # its node decides what comes next
         case _:
@@ -114,12 +113,12 @@ def finish_stop(
 ) -> Instance | None:
     """Return the record of an instance whose stop has ended; None: it is gone for good."""
     if outcome.result is not Result.DONE:
-        return replace(instance, fault=outcome.fault)  # it is still there, and stopped again
+        return _still_there(instance, outcome, now_s)
     if instance.reason in FOR_GOOD:
         return None
     delay_s = crash_delay_s(instance, limits, now_s) if instance.reason in CRASHES else 0.0
     if delay_s > 0:
-        return replace(instance, phase=Phase.FAILED, since_s=now_s, retry_at_s=now_s + delay_s)
+        return _held_back(instance, delay_s, now_s)
     return replace(
         instance,
         phase=Phase.STARTING,
@@ -128,6 +127,7 @@ def finish_stop(
         failed_on=(),
         started_s=0.0,
         is_replace_asked=False,
+        n_stop_tries=0,
     )
 
 
@@ -136,13 +136,17 @@ def crash_delay_s(instance: Instance, limits: Limits, now_s: float) -> float:
 
     The first crash within an hour costs nothing; each further one makes the wait four times longer.
     """
-    n_recent = sum(
-        event.what in CRASHES and now_s - event.at_s < CRASH_MEMORY_S for event in instance.history
-    )
+    n_recent = _n_recent_crashes(instance, now_s)
     if n_recent <= 1:
         return 0.0
     grown_s: float = limits.backoff_base_s * CRASH_GROWTH ** (n_recent - 2)
     return min(limits.retry_failed_s, grown_s)
+
+
+def _n_recent_crashes(instance: Instance, now_s: float) -> int:
+    return sum(
+        event.what in CRASHES and now_s - event.at_s < CRASH_MEMORY_S for event in instance.history
+    )
 
 
 def retry_delay_s(instance: Instance, limits: Limits, result: Result) -> float:
@@ -168,8 +172,25 @@ def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) 
         retry_at_s=0.0 if is_lasting else now_s + delay_s,
         fault=outcome.fault,
     )
-    tries = f" (after {outcome.n_tries} tries)" if outcome.n_tries > 1 else ""
-    return _told(failed, now_s, "failed", f"{outcome.fault}{tries}")
+    what_next = "which would not heal by another" if is_lasting else f"again in {delay_s:,.1f} s"
+    given_up = f"given up on {instance.node} after {tries(outcome.n_tries)}, {what_next}"
+    return told(failed, now_s, "failed", f"{given_up}: {outcome.fault}")
+
+
+def _still_there(instance: Instance, outcome: Outcome, now_s: float) -> Instance:
+    """Return the record of an instance whose unit could not be removed; it is stopped again."""
+    n_tries = instance.n_stop_tries + outcome.n_tries
+    there = replace(instance, fault=outcome.fault, n_stop_tries=n_tries)
+    return told_again(there, now_s, "stop_failed", f"after {tries(n_tries)}: {outcome.fault}")
+
+
+def _held_back(instance: Instance, delay_s: float, now_s: float) -> Instance:
+    """Return the record of an instance that crashes too often to be started again at once."""
+    held = replace(
+        instance, phase=Phase.FAILED, since_s=now_s, retry_at_s=now_s + delay_s, n_stop_tries=0
+    )
+    crash = f"crash {_n_recent_crashes(instance, now_s)} within an hour"
+    return told_more(held, CRASHES, f"{crash}, again in {delay_s:,.1f} s")
 
 
 def _renewed(action: Renew, instance: Instance, now_s: float) -> Instance:
@@ -183,13 +204,15 @@ def _renewed(action: Renew, instance: Instance, now_s: float) -> Instance:
         workload=action.workload,
         cpus=action.cpus,
         memory_bytes=action.memory_bytes,
+        listing=action.listing,
         started_s=0.0,
         reason=action.reason or instance.reason,
         retry_at_s=0.0,
         failed_on=() if action.reason else instance.failed_on,
         is_replace_asked=False,
+        n_stop_tries=0,
     )
-    return _told(renewed, now_s, action.reason or "retried", f"{instance.node} → {action.node}")
+    return told(renewed, now_s, action.reason or "retried", f"{instance.node} → {action.node}")
 
 
 def _drained(action: Drain, instance: Instance, now_s: float) -> Instance:
@@ -201,7 +224,7 @@ def _drained(action: Drain, instance: Instance, now_s: float) -> Instance:
         reason=action.reason,
         developer="" if action.reason in FOR_GOOD else instance.developer,
     )
-    return _told(drained, now_s, action.reason)
+    return told(drained, now_s, action.reason)
 
 
 def _stopped(action: Stop, instance: Instance, now_s: float) -> Instance:
@@ -215,16 +238,10 @@ def _stopped(action: Stop, instance: Instance, now_s: float) -> Instance:
         developer="" if action.reason in FOR_GOOD else instance.developer,
         fault=action.detail or instance.fault,
     )
-    if instance.reason is action.reason:
+    if instance.reason is action.reason and not action.detail:
         return stopped  # its history tells already, since it was drained
-    return _told(stopped, now_s, action.reason, action.detail)
+    return told(stopped, now_s, action.reason, action.detail)
 
 
 def _with_last(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     return (*(one for one in names if one != name), name)[-MAX_FAILED_ON:]
-
-
-def _told(instance: Instance, at_s: float, what: str, detail: str = "") -> Instance:
-    """Return the instance with one more event, the oldest ones forgotten."""
-    event = Event(at_s, str(what), detail[:MAX_DETAIL], instance.generation)
-    return replace(instance, history=(*instance.history, event)[-MAX_EVENTS:])

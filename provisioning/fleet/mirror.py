@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailableError
+from provisioning.fleet.outage import Outage
 from provisioning.fleet.store.base import (
     Change,
     Delete,
@@ -57,6 +58,7 @@ class Mirror:
         self._is_followed = False
         self._changed = asyncio.Event()
         self._listeners: list[OnChange] = []
+        self._outage = Outage(clock, log, restored="the store is followed again")
 
     def __repr__(self) -> str:
         return f"<Mirror of {len(self._stored):,} instances, revision {self._revision}>"
@@ -91,10 +93,6 @@ class Mirror:
     def listen(self, on_change: OnChange) -> None:
         """Have each record told that changes; None: it is gone."""
         self._listeners.append(on_change)
-
-    def silence(self, on_change: OnChange) -> None:
-        """Have nothing told to a listener any more."""
-        self._listeners.remove(on_change)
 
     async def load(self) -> None:
         """Take over all that the store holds now.
@@ -149,15 +147,16 @@ class Mirror:
         while True:
             try:
                 await self.load()
+                self._outage.note_well()
                 await self._follow()
             except CompactedError:
                 continue
             except StoreUnavailableError as error:
-                log.warning("the store is out of reach, the view gets old: %s", error)
+                self._outage.note_failed("the store is out of reach, the view gets old", error)
             except StoreError as error:
                 if self._revision < 0:
                     raise
-                log.error("the store cannot be read, the view gets old: %s", error)
+                self._outage.note_failed("the store cannot be read, the view gets old", error)
             await self._clock.sleep(PAUSE_S)
 
     async def _follow(self) -> None:

@@ -54,9 +54,24 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 
     at_s: float
     what: str
-    """`started`, `failed`, `drained`, … as in `lifecycle`."""
+    """`started`, `failed`, `rotated`, … as in `lifecycle`: a Reason, or what has ended."""
     detail: str = ""
     generation: int = 0
+
+
+class Listing(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an instance is found by, as it was when its unit was ordered.
+
+    The specification may have another workload since, or the node no more.
+    """
+
+    model: str = ""
+    """Empty: the record is of a release that did not write it."""
+    engine: str = ""
+    address: str = ""
+    """Of its node."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of its node, sorted by name."""
 
 
 class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,10 +104,13 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     """The last error, in words; empty once it runs."""
     is_replace_asked: bool = False
     history: tuple[Event, ...] = ()
-    """The latest events, oldest first; see `lifecycle.MAX_EVENTS`."""
+    """The latest events, oldest first; see `history.MAX_EVENTS`."""
     cpus: float = 0.0
     """What its unit holds of its node: the workload's, as it was when the unit was ordered."""
     memory_bytes: int = 0
+    listing: Listing = Listing()
+    n_stop_tries: int = 0
+    """Tries to remove this generation's unit that have failed."""
 
     @property
     def unit(self) -> str:

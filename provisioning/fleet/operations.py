@@ -64,6 +64,11 @@ class Operations:
         ended = (operation for operation, _ in self._ended)
         return frozenset(one.id for one in (*self._tasks, *ended) if one.id)
 
+    def starting(self) -> frozenset[str]:
+        """Return the instances whose start goes on, and was not called off."""
+        started = {one.id for one in self._tasks if one.kind is Kind.START}
+        return frozenset(started - {one.id for one in self._tasks if one.kind is Kind.STOP})
+
     def sweeping(self) -> frozenset[tuple[str, str]]:
         """Return the nodes and units that are being removed without a record."""
         return frozenset((one.node, one.unit) for one in self._tasks if one.kind is Kind.SWEEP)
@@ -73,6 +78,18 @@ class Operations:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[operation] = task
         task.add_done_callback(lambda task: self._take_end(operation, task))
+
+    async def call_off(self, id_: str) -> None:
+        """Cancel the start of an instance, and return when it has ended."""
+        starts = [
+            task
+            for operation, task in self._tasks.items()
+            if operation.kind is Kind.START and operation.id == id_
+        ]
+        for task in starts:
+            task.cancel()
+        if starts:
+            await asyncio.wait(starts)
 
     def take(self, n: int) -> None:
         """Forget the first n outcomes: they are written down."""

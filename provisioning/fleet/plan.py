@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from provisioning.fleet.fleet import Fleet, Node, Pool
-from provisioning.fleet.model import FOR_GOOD, Instance
+from provisioning.fleet.model import FOR_GOOD, Instance, Phase
 from provisioning.fleet.units import workload_digest
 
 HIDDEN = "…"
@@ -68,6 +68,10 @@ class NodePlan(msgspec.Struct, frozen=True):
     name: str
     verb: Verb
     changes: tuple[FieldChange, ...] = ()
+    n_held: int = 0
+    """Of a node that is removed: instances on it that have not moved away yet."""
+    is_in_use: bool = False
+    """It is removed, holds some, and is not cordoned: such a specification is refused."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -92,6 +96,11 @@ class Plan(msgspec.Struct, frozen=True):
         return is_still and not (self.nodes or self.limits or self.renamed_from)
 
     @property
+    def nodes_in_use(self) -> tuple[NodePlan, ...]:
+        """Return the nodes that have to be cordoned before they may be removed."""
+        return tuple(node for node in self.nodes if node.is_in_use)
+
+    @property
     def is_ending_some(self) -> bool:
         """Say whether instances that are there would be removed, replaced or moved."""
         return any(pool.n_removed + _renewed(pool) for pool in self.pools)
@@ -102,7 +111,9 @@ def plan_of(
 ) -> Plan:
     """Return what becomes of the fleet when `after` is in force instead of `before`."""
     by_pool: defaultdict[str, list[Instance]] = defaultdict(list)
+    n_held_by_node: Counter[str] = Counter()
     for instance in instances:
+        n_held_by_node[instance.node] += instance.phase is not Phase.FAILED  # that has no unit
         if instance.reason not in FOR_GOOD:
             by_pool[instance.pool].append(instance)
     old = before or Fleet(after.name, (), (), after.limits)
@@ -111,7 +122,7 @@ def plan_of(
         fleet=after.name,
         base_version=base_version,
         pools=tuple(_pool_plan(*pair, by_pool, usable) for pair in _pairs(old.pools, after.pools)),
-        nodes=tuple(_node_plans(_pairs(old.nodes, after.nodes))),
+        nodes=tuple(_node_plans(_pairs(old.nodes, after.nodes), n_held_by_node)),
         limits=_differences(old.limits, after.limits),
         renamed_from=old.name if old.name != after.name else "",
     )
@@ -167,13 +178,15 @@ def _renewed(pool: PoolPlan) -> int:
 
 
 def _node_plans(
-    pairs: Iterable[tuple[str, Node | None, Node | None]],
+    pairs: Iterable[tuple[str, Node | None, Node | None]], n_held_by_node: Mapping[str, int]
 ) -> Iterator[NodePlan]:
     for name, before, after in pairs:
         changes = _differences(before, after) if before and after else ()
         verb = _verb(before, after, changes)
+        n_held = n_held_by_node.get(name, 0) if before and not after else 0
+        is_in_use = n_held > 0 and before is not None and not before.is_cordoned
         if verb is not Verb.UNCHANGED:
-            yield NodePlan(name, verb, changes)
+            yield NodePlan(name, verb, changes, n_held, is_in_use)
 
 
 def _verb(before: object, after: object, changes: Sequence[FieldChange]) -> Verb:

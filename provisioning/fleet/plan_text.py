@@ -6,7 +6,7 @@ Out:  lines: a table of the pools, and below it what differs. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from provisioning.fleet.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb
 from provisioning.fleet.tables import table
@@ -27,16 +27,39 @@ def _lines(plan: Plan) -> Iterator[str]:
     if plan.renamed_from:
         refusal = f"fleet {plan.renamed_from} cannot be renamed to {plan.fleet}"
         yield f"{refusal}: its units carry the name"
+    if plan.nodes_in_use:
+        yield in_use_text(plan.nodes_in_use)
     yield table(HEAD, map(_row, plan.pools))
     for pool in plan.pools:
         yield from _differences(f"pool {pool.name}", pool.changes)
     for verb in (Verb.ADDED, Verb.REMOVED):
-        names = [node.name for node in plan.nodes if node.verb is verb]
+        names = [_name(node) for node in plan.nodes if node.verb is verb]
         if names:
             yield f"nodes {verb}: {_listed(names)}"
     for node in _changed(plan.nodes):
         yield from _differences(f"node {node.name}", node.changes)
     yield from _differences("limits", plan.limits)
+
+
+def in_use_text(nodes: Sequence[NodePlan]) -> str:
+    """Say why nodes cannot leave the specification yet, and what helps."""
+    n_held = sum(node.n_held for node in nodes)
+    name = nodes[0].name if len(nodes) == 1 else "NODE"
+    named = _listed(map(_name, nodes))
+    return (
+        f"cannot drop nodes that hold instances and are not cordoned: {named}; "
+        f"a provisioner that takes over could not reach {_instances(n_held)} there. "
+        "List each of them with cordoned: true, apply that, and drop it once "
+        f"'ollama-fleet instances list --node={name}' shows none but failed ones"
+    )
+
+
+def _name(node: NodePlan) -> str:
+    return f"{node.name} (holds {_instances(node.n_held)})" if node.n_held else node.name
+
+
+def _instances(n: int) -> str:
+    return f"{n:,} instances" if n != 1 else "1 instance"
 
 
 def _row(pool: PoolPlan) -> tuple[str, ...]:
@@ -63,7 +86,8 @@ def _short(text: str) -> str:
     return shown or "-"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(given: Iterable[str]) -> str:
+    names = tuple(given)
     n_more = len(names) - MAX_SHOWN_NODES
     rest = f" and {n_more:,} more" if n_more > 0 else ""
     return ", ".join(names[:MAX_SHOWN_NODES]) + rest

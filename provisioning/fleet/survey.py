@@ -6,6 +6,7 @@ Out:  how each node is, which unit each instance has, which units nobody wants. 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from enum import Enum, auto
 
@@ -119,6 +120,14 @@ def ending_words(unit: FoundUnit) -> str:
         return ""
     if unit.state is UnitState.CREATED:
         return "its unit was made, but does not run"
-    status = "not known" if unit.exit_status is None else f"{unit.exit_status}"
     memory = "; it ran out of memory" if unit.is_out_of_memory else ""
-    return f"its unit has exited, status {status}{memory}"
+    return f"its unit has exited, status {_status_words(unit.exit_status)}{memory}"
+
+
+def _status_words(status: int | None) -> str:
+    if status is None:
+        return "not known"
+    try:
+        return f"{status} ({signal.Signals(-status).name})"
+    except ValueError:  # it exited by itself, or the signal has no name
+        return f"{status}"

@@ -11,7 +11,7 @@ import hashlib
 import msgspec
 
 from provisioning.fleet.fleet import Node, Pool
-from provisioning.fleet.model import Instance, Probe, Unit, Workload
+from provisioning.fleet.model import Instance, Listing, Probe, Unit, Workload
 from provisioning.fleet.placeholders import filled
 
 DIGEST_DIGITS = 12
@@ -31,6 +31,11 @@ def workload_digest(workload: Workload) -> str:
     running = msgspec.structs.replace(workload, probe=Probe(), warm_up=())
     encoded = msgspec.json.encode(running)  # fields in their order
     return hashlib.sha256(encoded).hexdigest()[:DIGEST_DIGITS]
+
+
+def listing_of(workload: Workload, node: Node) -> Listing:
+    """Return what an instance is found by that runs the workload on the node."""
+    return Listing(workload.model, workload.engine, node.address, node.labels)
 
 
 def netloc(host: str, port: int) -> str:

@@ -22,6 +22,7 @@ def is_leaving(instance: Instance) -> bool:
 def part_with(draft: Draft, instance: Instance, rotation: Rotation) -> None:
     """Take the next step towards the end of an instance, if one can be taken now."""
     if instance.id in draft.observed.working:
+        draft.call_off(instance, Reason.SCALED_DOWN)
         return
     state = draft.survey.state(instance.node)
     if instance.phase is Phase.FAILED or state is NodeState.LOST:

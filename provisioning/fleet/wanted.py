@@ -109,6 +109,8 @@ class PoolPass:
         self._tally.count(instance, is_down=self._is_down(instance, state))
         if not is_busy:
             self._RULES[instance.phase](self, instance, state)
+        elif reason := self._why_in_vain(instance):
+            self._draft.call_off(instance, reason)
 
     def _is_down(self, instance: Instance, state: NodeState) -> bool:
         if instance.id in self._draft.observed.ill:
@@ -138,7 +140,8 @@ class PoolPass:
         elif state is NodeState.REACHABLE and has_drained(
             self._draft, instance, self._pool.rotation
         ):
-            self._draft.stop(instance, instance.reason or Reason.REPLACED)
+            ending = self._draft.survey.ending(instance)
+            self._draft.stop(instance, instance.reason or Reason.REPLACED, ending)
 
     def _mend_stopping(self, instance: Instance, state: NodeState) -> None:
         if state is NodeState.LOST:
@@ -152,7 +155,7 @@ class PoolPass:
         if state is NodeState.LOST:
             self._draft.renew(instance, self._pool, Reason.NODE_LOST)
         elif instance.workload == self._digest and instance.node in self._suitable:
-            self._draft.start(instance)
+            self._draft.start(instance, self._pool)
         elif instance.id in self._draft.survey.current:
             self._draft.stop(instance, self._why_outdated(instance) or Reason.REPLACED)
         else:
@@ -194,6 +197,15 @@ class PoolPass:
         if age_s >= due_age_s(instance.id, self._pool.rotation):
             return Reason.ROTATED
         return None
+
+    def _why_in_vain(self, instance: Instance) -> Reason | None:
+        """Return why a start that goes on is called off; None: it is not.
+
+        One on a node that it has to leave goes on: there may be no room elsewhere.
+        """
+        if instance.phase is Phase.STOPPING:
+            return instance.reason or Reason.REPLACED
+        return Reason.CHANGED if instance.workload != self._digest else None
 
     def _stop_ill(self) -> None:
         """Stop the instances that have been unhealthy for longest, as many as may be."""

@@ -58,6 +58,10 @@ class Work:
         """Return the ids of instances that an operation is about."""
         return self._operations.working()
 
+    def starting(self) -> frozenset[str]:
+        """Return the ids of instances that are being started."""
+        return self._operations.starting()
+
     def sweeping(self) -> frozenset[tuple[str, str]]:
         """Return the nodes and units that are being removed without a record."""
         return self._operations.sweeping()
@@ -91,10 +95,15 @@ class Work:
                 self._operations.begin(operation, self._remove(operation, limits))
             case Stop() if known:
                 operation = _operation(Kind.STOP, known.instance)
-                self._operations.begin(operation, self._remove(operation, limits))
+                self._operations.begin(operation, self._stop(operation, limits))
             case Place() | Start() | Renew() if known:
                 operation = _operation(Kind.START, known.instance)
                 self._operations.begin(operation, self._start(known.instance, roster))
+
+    async def _stop(self, operation: Operation, limits: Limits) -> Outcome:
+        """Remove an instance's unit; a start that goes on has to end first, or would make it."""
+        await self._operations.call_off(operation.id)
+        return await self._remove(operation, limits)
 
     async def _remove(self, operation: Operation, limits: Limits) -> Outcome:
         outcome = await self._executor.remove(operation.node, operation.unit, limits)

@@ -24,7 +24,8 @@ from provisioning.fleet.lifecycle import Result
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import Workload
 from provisioning.fleet.operations import Kind
-from provisioning.fleet.reconciler import SHORTEST_GAP_S, Reconciler
+from provisioning.fleet.passes import SHORTEST_GAP_S
+from provisioning.fleet.reconciler import Reconciler
 from provisioning.fleet.report import Report
 from provisioning.fleet.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.fleet.runtime.world import Behaviour, World

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from exporter.inventory import Inventory, source_for
+from exporter.inventory import Inventory, SourceSettings, source_for
+from exporter.inventory.http_source import AGE_HEADER
 from exporter.model import EngineName, State, Status, Target
+from provisioning.fleet.api.reads import AGE_HEADER as TOLD_AGE_HEADER
 from provisioning.fleet.model import Phase
 from tests.exporter.pollers import polling
 from tests.provisioning.fleet.api.board import instance, running_board
+from tests.provisioning.fleet.api.served import Served
 from tests.waiting import eventually
 
 PROMISED = Path(__file__).parent / "provisioner_instances.json"
@@ -60,6 +63,51 @@ async def test_an_inventory_that_has_not_changed_is_not_read_again(tmp_path: Pat
         await board.put(instance(2))
         assert await source.read()
         await source.close()
+
+
+def test_the_lists_age_goes_by_one_name() -> None:
+    assert TOLD_AGE_HEADER == AGE_HEADER
+
+
+async def test_a_provisioner_that_hangs_and_one_that_stops_are_stood_in_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first of two hangs; when it is well again, the other one stops."""
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    with Served(tmp_path / "1") as first:
+        async with running_board(tmp_path / "2") as second:
+            urls = f"{first.url}/instances", f"{second.url}/instances"
+            inventory = Inventory([source_for("|".join(urls), SourceSettings(timeout_s=4.0))])
+            await inventory.load()
+            targets = inventory.targets
+
+            with first.hanging():
+                await second.put(instance(7))
+                change = await inventory.refresh()
+                assert ["llama-00007"] == [one.id for one in change.added]
+                assert f"inventory comes from {urls[1]} now, not from {urls[0]}" in caplog.text
+                assert not await inventory.refresh()
+        change = await inventory.refresh()
+        await inventory.close()
+
+    assert ["llama-00007"] == [one.id for one in change.removed]
+    assert targets == inventory.targets
+    assert inventory.states[0].last_reload_successful
+
+
+async def test_a_provisioner_without_its_store_gives_way_to_one_that_has_it(
+    tmp_path: Path,
+) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    async with running_board(tmp_path / "1") as first, running_board(tmp_path / "2") as second:
+        first.follower.as_of_s = 0.0
+        await second.put(instance(7))
+
+        targets = await read(f"{first.url}/instances|{second.url}/instances")
+
+    assert "llama-00007" in {target.id for target in targets}
 
 
 async def test_phases_arrive_as_the_exporters_states(tmp_path: Path) -> None:

@@ -63,12 +63,19 @@ class UnitProcess(NamedTuple):
 
     pid: int
     instance_id: str
+    host: str
     port: int
+
+    @property
+    def place(self) -> str:
+        """Return where it listens; no two units listen at one."""
+        return f"{self.host}:{self.port}"
 
     def kill(self) -> None:
         """End it without warning; return when nothing of it runs any more."""
-        os.kill(self.pid, signal.SIGKILL)
-        while _words(self.pid):
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        while words_of(self.pid):
             time.sleep(KILL_POLL_S)
 
 
@@ -364,11 +371,11 @@ def fetch(url: str) -> Answer:
 def command_lines() -> Iterator[tuple[int, list[bytes]]]:
     """Yield the processes of this machine that have not ended, each with its words."""
     for name in os.listdir("/proc"):
-        if name.isdigit() and (words := _words(int(name))):
+        if name.isdigit() and (words := words_of(int(name))):
             yield int(name), words
 
 
-def _words(pid: int) -> list[bytes]:
+def words_of(pid: int) -> list[bytes]:
     """Return a process's command line; nothing once it has ended."""
     with suppress(OSError):
         if line := Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -392,4 +399,5 @@ def loopback_of(folder: Path) -> str:
 
 def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
     place = words.index(mark)
-    return UnitProcess(pid, words[place + 3].decode(), int(words[place + 2]))
+    host, port, instance_id = (word.decode() for word in words[place + 1 : place + 4])
+    return UnitProcess(pid, instance_id, host, int(port))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import random
 import signal
@@ -61,6 +62,29 @@ async def test_a_fleet_is_made_from_nothing_by_one_command(fleet_lab: Lab) -> No
     listed = json.loads(await fleet_lab.done("instances", "list", "--json"))
     assert [] == fleet_lab.faults(listed, N), fleet_lab.provisioners[0].said
     assert {"running"} == {one["state"] for one in listed}
+
+
+async def test_a_change_waits_for_a_provisioner_that_has_just_started_to_lead(
+    fleet_lab: Lab,
+) -> None:
+    """Whoever holds the lock keeps it from leading until the change has been refused once."""
+    audit = fleet_lab.folder / "audit.jsonl"
+    one = fleet_lab.provisioner(f"--web.audit-file={audit}")
+    with (fleet_lab.folder / "fleet.db.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        one.start()
+        await eventually(one.is_ready)
+        applying = asyncio.create_task(
+            fleet_lab.run("provisioner", "apply", "--no-wait", str(fleet_lab.spec(N)))
+        )
+        await eventually(lambda: audit.exists() and "nobody leads now" in audit.read_text())
+        assert not applying.done()
+    ended = await applying
+
+    assert (0, "") == (ended.returncode, ended.stderr)
+    statuses = [json.loads(line)["status"] for line in audit.read_text().splitlines()]
+    assert ({503}, 202) == (set(statuses[:-1]), statuses[-1])
+    await whole(fleet_lab, one)
 
 
 async def test_the_exporter_sees_the_fleet_as_it_is(fleet_lab: Lab, tmp_path: Path) -> None:
@@ -162,7 +186,8 @@ async def test_ctrl_c_stops_the_waiting_and_nothing_else(fleet_lab: Lab) -> None
 
 
 async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> None:
-    one = await applied(fleet_lab, pool={"rotation": {"every": "7d", "drain": "1s"}})
+    pool = {"rotation": {"every": "7d", "drain": "2s"}}
+    one = await applied(fleet_lab, pool=pool)
     seen: list[frozenset[str]] = []
 
     async def is_smaller() -> bool:
@@ -170,7 +195,8 @@ async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> 
         seen.append(frozenset(one["phase"] for one in listed if one["reason"] == "scaled_down"))
         return fleet_lab.is_whole(listed, 1)
 
-    await fleet_lab.done("provisioner", "apply", "--yes", "--no-wait", str(fleet_lab.spec(1)))
+    fewer = str(fleet_lab.spec(1, pool=pool))
+    await fleet_lab.done("provisioner", "apply", "--yes", "--no-wait", fewer)
     await eventually(is_smaller)
 
     assert frozenset({"draining"}) in seen
@@ -196,6 +222,51 @@ async def test_a_changed_specification_rolls_through_within_its_limits(fleet_lab
     assert 2 <= least < count
 
 
+async def test_a_provisioner_that_starts_in_a_roll_out_lists_what_is_of_the_old_specification(
+    fleet_lab: Lab,
+) -> None:
+    """Another model, and half drains for longer than the restart takes; none loses its place."""
+    rotation = {"every": "7d", "drain": "60s"}
+    one = await applied(fleet_lab, pool={"rotation": rotation})
+    was = found_by(await one.instances())
+    assert {("toy", "fleet")} == {(model, engine) for model, engine, _ in was.values()}
+
+    changed = fleet_lab.spec(N, pool={"rotation": rotation, "model": "tin", "engine": "ollama"})
+    await fleet_lab.done("provisioner", "apply", "--yes", "--no-wait", str(changed))
+
+    async def drains() -> bool:
+        return "draining" in {each["phase"] for each in await one.instances()}
+
+    await eventually(drains)
+    one.kill()
+    one.start()
+    await eventually(one.is_ready)
+
+    assert was == found_by(await one.instances())
+    (sd,) = {group["labels"]["model"] for group in (await one.answer("/sd")).json}
+    assert "toy" == sd
+
+
+def found_by(instances: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str, str]]:
+    return {one["id"]: (one["model"], one["engine"], one["url"]) for one in instances}
+
+
+async def test_a_node_with_instances_is_not_dropped_and_the_plan_says_why(fleet_lab: Lab) -> None:
+    one = await applied(fleet_lab, 2)
+    there = {**fleet_lab.node(), "name": "there", "first_port": 21_200, "last_port": 21_399}
+    moved = str(fleet_lab.spec(2, nodes=[there]))
+
+    plan = await fleet_lab.done("provisioner", "plan", moved)
+    refused = await fleet_lab.run("provisioner", "apply", "--no-wait", moved)
+
+    why = "cannot drop nodes that hold instances and are not cordoned: here (holds 2 instances)"
+    assert plan.startswith(why)
+    assert 1 == refused.returncode
+    assert why in refused.stderr
+    assert "nobody can be asked" not in refused.stderr
+    await whole(fleet_lab, one, 2)
+
+
 async def test_a_plan_says_what_would_change_and_changes_nothing(fleet_lab: Lab) -> None:
     one = await applied(fleet_lab, 2)
 
@@ -216,7 +287,7 @@ async def test_a_specification_is_checked_without_a_provisioner(fleet_lab: Lab) 
     good = await fleet_lab.run("provisioner", "check", str(fleet_lab.spec(3)))
     bad = await fleet_lab.run("provisioner", "check", str(fleet_lab.spec(-3, pool={"cpu": 2})))
 
-    assert (0, "fleet lab: 3 instances in 1 pools on 1 nodes\n") == (good.returncode, good.stderr)
+    assert (0, "fleet lab: 3 instances in 1 pool on 1 node\n") == (good.returncode, good.stderr)
     assert 1 == bad.returncode
     assert "2 problems" in bad.stderr
     assert "did you mean cpus?" in bad.stderr
@@ -235,9 +306,13 @@ async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab
     assert 0 == refused.returncode, refused.stderr
     ordered = await fleet_lab.done("instances", "replace", "web-00001")
     assert "web-00001: running, replacement asked for\n" == ordered
+    assert 1 == standby.said.count("stands by, ")
+    assert f"stands by, {leader.url} leads" in standby.said
 
     leader.kill()
-    await eventually(standby.leads)
+    ordered = await fleet_lab.done("instances", "replace", "web-00002")
+    assert ordered.startswith("web-00002: ")
+    assert await standby.leads()
     await whole(fleet_lab, standby, 2)
 
 

@@ -5,163 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
-from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
+from provisioning.fleet.runtime.containerd import namespace_of
 from provisioning.fleet.runtime.containerd_daemon import Daemon
-from tests.containerd import IMAGE, Containerd, busybox_archive, running_containerd
-from tests.e2e.provisioner import (
-    Lab,
-    Provisioner,
-    UnitProcess,
-    command_lines,
-    loopback_of,
-    parent_of,
-)
+from tests.containerd import busybox_archive
+from tests.e2e.containers import NODE_GRACE_S, ContainerLab, container_lab
+from tests.e2e.provisioner import Provisioner
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.waiting import eventually
 
 N = 6
-NODE_GRACE_S = 6
 SEED = 20_261_126
 N_ROUNDS = 3
 WHOLE_S = 60.0
-SERVE = 'echo ok >/tmp/health; exec "$@"'
-"""A shell's script: what follows it is the server's command."""
-
-
-@dataclass
-class Node:
-    """A containerd that stands for a node."""
-
-    name: str
-    address: str
-    containerd: Containerd
-
-    @property
-    def entry(self) -> dict[str, Any]:
-        """Return the node as a specification has it."""
-        return {
-            "name": self.name,
-            "runtime": "containerd",
-            "endpoint": self.containerd.endpoint,
-            "address": self.address,
-            "cpus": 4,
-            "memory": "4GiB",
-            "first_port": 21_000,
-            "last_port": 21_099,
-        }
-
-    def clean_up(self) -> None:
-        """Remove what the runtime and the kernel keep."""
-        shutil.rmtree(f"/run/ollama-fleet/{self.name}", ignore_errors=True)
-        for group in list(Path("/sys/fs/cgroup").glob(f"*/ollama-fleet.{self.name}")):
-            with suppress(OSError):  # some hierarchies have two names: it may be gone already
-                for inner in list(group.glob("*/")):
-                    inner.rmdir()
-                group.rmdir()
-
-
-class ContainerLab(Lab):
-    """A Lab whose units are containers."""
-
-    nodes: Sequence[Node] = ()
-
-    @property
-    def realm(self) -> str:
-        """Return what begins a word of each unit's command line, and of no other process's."""
-        return f"{self.fleet}/"
-
-    def containers(self, count: int) -> Path:
-        """Write a specification of so many web servers on both nodes."""
-        httpd = ["httpd", "-f", "-p", "{host}:{port}", "-h", "/tmp", "-r", self.realm + "{id}"]  # noqa: S108 - the container's
-        pool = {
-            "image": IMAGE,
-            "engine": "auto",
-            "command": ["sh", "-c", SERVE, "sh", *httpd],
-            "memory": "24MiB",
-            "health": {"path": "/health", "interval": "500ms", "timeout": "1s", "failures": 3},
-        }
-        return self.spec(
-            count,
-            pool=pool,
-            nodes=[node.entry for node in self.nodes],
-            limits={"node_grace": f"{NODE_GRACE_S}s"},
-        )
-
-    def units(self) -> list[UnitProcess]:
-        mark = self.realm.encode()
-        found = {
-            pid: _unit(pid, words, mark)
-            for pid, words in command_lines()
-            if any(word.startswith(mark) for word in words)
-        }
-        # The server forks for each request: such a child is no unit.
-        return [unit for pid, unit in found.items() if parent_of(pid) not in found]
-
-    def doubled(self) -> dict[str, int]:
-        """Return the instances that have several processes, with how many."""
-        counted = Counter(unit.instance_id for unit in self.units())
-        return {id_: n for id_, n in counted.items() if n > 1}
-
-
-def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
-    realm = next(word for word in words if word.startswith(mark))
-    port = words[words.index(b"-p") + 1].rpartition(b":")[2]
-    return UnitProcess(pid, realm.removeprefix(mark).decode(), int(port))
 
 
 @pytest.fixture
 async def fleet_lab(tmp_path: Path) -> AsyncIterator[ContainerLab]:
-    with two_nodes(tmp_path) as nodes:
-        made = ContainerLab(tmp_path, f"lab-{os.getpid()}")
-        made.nodes = nodes
-        archive = busybox_archive(tmp_path)
-        for node in nodes:
-            await with_runtime(node, made.fleet, archive)
-        try:
-            yield made
-        finally:
-            made.clean_up()
-            shutil.rmtree(f"/var/log/ollama-fleet/{made.fleet}", ignore_errors=True)
-
-
-@contextmanager
-def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
-    """Run two daemons until the block ends."""
-    base = loopback_of(folder).rpartition(".")[0]
-    with running_containerd(folder / "a") as first, running_containerd(folder / "b") as second:
-        nodes = (
-            Node(f"a-{os.getpid()}", f"{base}.1", first),
-            Node(f"b-{os.getpid()}", f"{base}.2", second),
-        )
-        try:
-            yield nodes
-        finally:
-            for node in nodes:
-                node.containerd.clean_up()
-                node.clean_up()
-
-
-async def with_runtime(node: Node, fleet: str, archive: Path) -> None:
-    """Bring the image to a node."""
-    runtime = ContainerdRuntime(
-        fleet, node.name, endpoint=node.containerd.endpoint, clock=SystemClock()
-    )
-    await runtime.images.import_archive(IMAGE, archive)
-    await runtime.close()
+    async with container_lab(tmp_path) as made:
+        yield made
 
 
 async def applied(made: ContainerLab) -> Provisioner:

@@ -197,6 +197,8 @@ def test_a_file_of_authorities_must_hold_some(name: str, tmp_path: Path) -> None
         (("d1.yml", "d2.yml", "./d1.yml"), "'d1.yml'"),
         (("http://h/a", "http://h/a"), "'http://h/a'"),
         (("http://me:secret@h/a", "http://me:secret@h/a"), "'http://***@h/a'"),
+        (("http://h/a|http://h/a",), "'http://h/a'"),
+        (("http://h/a|http://h/b", "http://h/b"), "'http://h/b'"),
     ],
 )
 def test_an_inventory_is_named_once(texts: tuple[str, ...], shown: str) -> None:
@@ -280,6 +282,14 @@ def test_dots_in_keys_may_be_nesting(file: Path, text: str) -> None:
 )
 def test_inventories_are_a_list_or_the_sources_of_a_mapping(file: Path, text: str) -> None:
     assert ("a.yml", "http://127.0.0.1:8080/instances") == built(file, text).inventory
+
+
+def test_alternatives_are_one_inventory_wherever_they_are_written(file: Path) -> None:
+    both = "http://p1/instances|http://p2/instances"
+
+    assert (both,) == built(file, f"inventory: {both}").inventory
+    assert (both, "a.yml") == built(file, f"inventory: [{both}, a.yml]").inventory
+    assert (both,) == built(file, f"inventory:\n  - {both}").inventory
 
 
 def test_one_inventory_needs_no_list(file: Path) -> None:

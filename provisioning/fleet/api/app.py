@@ -16,6 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from provisioning.fleet.api.admission import Admission
 from provisioning.fleet.api.audit import Audit
 from provisioning.fleet.api.errors import ListenError
 from provisioning.fleet.api.feed import Feed
@@ -65,7 +66,7 @@ class Api:
             clock: For ages.
             fleet: Its name, as its specification has to have it.
             version: Of the release.
-            audit_path: Where orders are written down; None: nowhere.
+            audit_path: Where orders, and who is turned away, are written down; None: nowhere.
             own_names: Hosts that requests may be for, besides addresses and `localhost`.
 
         Raises:
@@ -74,12 +75,13 @@ class Api:
         directory = Directory()
         self.feed = Feed(source, directory, clock)
         self._metrics = metrics
-        self._tokens = tokens
         self._own_names = own_names
         self._reads = Reads(
             source, directory, self.feed, metrics, clock, fleet=fleet, version=version
         )
-        self._writes = Writes(commands, directory, tokens, Audit(audit_path, clock), Answers(clock))
+        audit = Audit(audit_path, clock)
+        self._admission = Admission(tokens, audit)
+        self._writes = Writes(commands, directory, audit, Answers(clock))
 
     def application(self) -> web.Application:
         """Return the application with all its routes."""
@@ -102,10 +104,11 @@ class Api:
             check_host(request, self._own_names)
             check_query(operation, request)
             check_body(operation, request)
-            if operation.is_write:
-                return await self._writes.carry_out(operation, request)
+            who = ""
             if operation.needs_token:
-                self._tokens.required_holder(request.headers)
+                who = await self._admission.holder(operation, request)
+            if operation.is_write:
+                return await self._writes.carry_out(operation, request, who)
             read: Handler = getattr(self._reads, operation.name)
             return await read(request)
 

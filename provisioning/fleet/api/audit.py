@@ -1,7 +1,8 @@
-"""Who changed what: a line of JSON for every write that was asked for.
+"""Who changed what: a line of JSON for every write that was asked for, and who was turned away.
 
-In:   what was asked, by whom, and how it ended.
-Out:  lines at the end of a file, or nowhere. Never a token, never a whole specification.
+In:   requests, by whom they are, and how they ended.
+Out:  lines in the log, and at the end of a file where there is one. Never a token, never a whole
+      specification. Reads leave a line where they are refused for want of a token.
 A line that cannot be written is logged: what it tells of is done already. A file that cannot be
 written when we begin is an AuditFileError.
 """
@@ -9,21 +10,26 @@ written when we begin is an AuditFileError.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
+from aiohttp import web
 
 from provisioning.fleet.api.errors import AuditFileError
+from provisioning.fleet.api.operations import Operation
 from provisioning.fleet.clock import Clock
+from provisioning.fleet.fleet import Fleet
 
 log = logging.getLogger("provisioning.fleet.audit")
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One write."""
+    """One write, or one request that was turned away."""
 
     at: str
     who: str
@@ -53,13 +59,33 @@ class Audit:
         if path is not None:
             _check(path)
 
-    def now(self) -> str:
-        """Return the time as the records have it."""
-        return datetime.fromtimestamp(self._clock.unix_s(), UTC).isoformat(timespec="milliseconds")
+    async def note(
+        self,
+        operation: Operation,
+        request: web.Request,
+        status: HTTPStatus,
+        *,
+        body: bytes = b"",
+        who: str = "",
+        fault: str = "",
+    ) -> None:
+        """Write down what was asked, and what became of it."""
+        at = datetime.fromtimestamp(self._clock.unix_s(), UTC)
+        record = Record(
+            at=at.isoformat(timespec="milliseconds"),
+            who=who,
+            address=request.remote or "",
+            operation=operation.name,
+            target=next(iter(request.match_info.values()), ""),
+            order=_order_shown(operation, body),
+            status=status.value,
+            fault=fault,
+        )
+        await self._write(record)
 
-    async def write(self, record: Record) -> None:
-        """Write one record."""
-        log.info(
+    async def _write(self, record: Record) -> None:
+        log.log(
+            logging.WARNING if record.status == HTTPStatus.UNAUTHORIZED else logging.INFO,
             "%s by %s from %s: status %d %s",
             f"{record.operation} {record.target}".rstrip(),
             record.who or "nobody known",
@@ -74,6 +100,17 @@ class Audit:
                 await asyncio.to_thread(_append, self._path, msgspec.json.encode(record) + b"\n")
             except OSError as error:
                 log.error("cannot write to the audit log %s: %s", self._path, error.strerror)
+
+
+def _order_shown(operation: Operation, body: bytes) -> msgspec.Raw:
+    """Return an order as the audit log has it: what may hold secrets as a digest."""
+    if operation.order is Fleet and body:
+        return msgspec.Raw(msgspec.json.encode({"sha256": hashlib.sha256(body).hexdigest()}))
+    try:
+        shown = msgspec.json.decode(body) if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        shown = {"bytes": len(body)}
+    return msgspec.Raw(msgspec.json.encode(shown))
 
 
 def _check(path: Path) -> None:

@@ -30,6 +30,7 @@ from provisioning.fleet.fleet import Fleet, Pool
 from provisioning.fleet.lifecycle import begin
 from provisioning.fleet.model import FOR_GOOD, Instance, Phase, Reason
 from provisioning.fleet.plan import Plan, plan_of
+from provisioning.fleet.plan_text import in_use_text
 from provisioning.fleet.spec import checked_fleet, decode_fleet, encode_fleet
 from provisioning.fleet.store.base import NEW, Change, Done, Put, PutSpec, Store, Stored, Term, View
 
@@ -208,6 +209,8 @@ def _specified(view: View, fleet: Fleet, expected: int | None) -> _Step[Plan]:
             f"the fleet's name is {plan.renamed_from} and cannot become {fleet.name}: units carry "
             "it; give the new fleet a provisioner of its own, with another --fleet and --store.url"
         )
+    if plan.nodes_in_use:
+        raise RefusedError(in_use_text(plan.nodes_in_use))
     text = encode_fleet(fleet)
     if view.spec is not None and view.spec.text == text:
         return _Step((), plan)

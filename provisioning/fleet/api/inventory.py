@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
+from msgspec.structs import replace
 
 from provisioning.fleet.api.forms import (
     STATE_BY_PHASE,
@@ -25,7 +26,7 @@ from provisioning.fleet.api.forms import (
 )
 from provisioning.fleet.errors import SpecError
 from provisioning.fleet.fleet import Fleet, Node
-from provisioning.fleet.model import Instance, Workload
+from provisioning.fleet.model import Instance, Listing, Workload
 from provisioning.fleet.spec import decode_fleet
 from provisioning.fleet.store.base import Stored, StoredSpec, View
 from provisioning.fleet.units import netloc, workload_digest
@@ -77,10 +78,10 @@ def etag_of(body: bytes) -> str:
 
 
 class Directory:
-    """Makes inventories, and remembers what the specification once said.
+    """Makes inventories, of the specification in force and of what the records say.
 
-    An instance outlives its pool, its node's entry and its workload for a while: then what they
-    were is known only to whoever has seen them.
+    An instance outlives its pool, its node's entry and its workload for a while: then its record
+    alone tells what they were.
     """
 
     def __init__(self) -> None:
@@ -120,8 +121,8 @@ class Directory:
         except SpecError as error:
             log.error("cannot read version %d of the specification: %s", spec.version, error)
             return
-        self._node_by_name |= {node.name: node for node in self.fleet.nodes}
-        self._workload_by_digest |= {
+        self._node_by_name = {node.name: node for node in self.fleet.nodes}
+        self._workload_by_digest = {
             workload_digest(pool.workload): pool.workload for pool in self.fleet.pools
         }
 
@@ -133,17 +134,16 @@ class Directory:
         return Row(stored, details, _entry_json(details), msgspec.json.encode(details))
 
     def _details(self, instance: Instance) -> Details:
-        node = self._node_by_name.get(instance.node)
-        workload = self._workload_by_digest.get(instance.workload)
+        listing = self._listing(instance)
         return Details(
             id=instance.id,
-            url=f"http://{netloc(node.address, instance.port)}" if node else "",
+            url=f"http://{netloc(listing.address, instance.port)}" if listing.address else "",
             node=instance.node,
-            model=workload.model if workload else "",
-            engine=workload.engine if workload else "auto",
+            model=listing.model,
+            engine=listing.engine or "auto",
             state=STATE_BY_PHASE[instance.phase],
             developer=instance.developer,
-            labels={"pool": instance.pool, **dict(node.labels if node else ())},
+            labels={"pool": instance.pool, **dict(listing.labels)},
             pool=instance.pool,
             port=instance.port,
             phase=instance.phase,
@@ -157,6 +157,21 @@ class Directory:
             retry_at_s=instance.retry_at_s,
             is_replace_asked=instance.is_replace_asked,
         )
+
+    def _listing(self, instance: Instance) -> Listing:
+        """Return what an instance is found by, now.
+
+        Where its node is listed still, that entry counts: health is asked there as well. Of its
+        workload the specification tells only where the record, of an earlier release, does not.
+        """
+        listing = instance.listing
+        node = self._node_by_name.get(instance.node)
+        if node is not None:
+            listing = replace(listing, address=node.address, labels=node.labels)
+        workload = self._workload_by_digest.get(instance.workload)
+        if workload is not None and not listing.model:
+            listing = replace(listing, model=workload.model, engine=workload.engine)
+        return listing
 
 
 def _entry_json(details: Details) -> bytes:

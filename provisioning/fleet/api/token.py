@@ -64,10 +64,12 @@ class Tokens:
             DeniedError: Nobody's.
             TokenFileError: The file has changed and cannot be read.
         """
-        who = self.holder(headers.get("Authorization", ""))
+        given = headers.get("Authorization", "")
+        who = self.holder(given)
         if who is None:
             raise DeniedError(
-                "this needs 'Authorization: Bearer TOKEN'; tokens are in the file that the "
+                "this needs 'Authorization: Bearer TOKEN', got "
+                f"{'another token' if given else 'none'}; tokens are in the file that the "
                 f"provisioner's {SERVER_OPTION} names"
             )
         return who

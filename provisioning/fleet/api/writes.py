@@ -1,6 +1,6 @@
 """The handlers that change the fleet.
 
-In:   requests with a token, an order where one is needed, and perhaps an Idempotency-Key.
+In:   requests of holders of a token, an order where one is needed, perhaps an Idempotency-Key.
 Out:  what Commands answer; a line in the audit log for each, whatever became of it.
 """
 
@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from provisioning.fleet.api.audit import Audit, Record
-from provisioning.fleet.api.errors import BadRequestError, DeniedError, OutdatedError
+from provisioning.fleet.api.audit import Audit
+from provisioning.fleet.api.errors import BadRequestError, OutdatedError
 from provisioning.fleet.api.forms import AssignOrder, ScaleOrder
 from provisioning.fleet.api.idempotency import Answer, Answers
 from provisioning.fleet.api.inventory import Directory
@@ -24,9 +24,7 @@ from provisioning.fleet.api.operations import JSON, Operation
 from provisioning.fleet.api.ports import Commands
 from provisioning.fleet.api.problems import status_of
 from provisioning.fleet.api.requests import body_of
-from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.errors import ProvisionerError, SpecError
-from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Instance
 from provisioning.fleet.spec import checked_fleet
 from provisioning.fleet.spec.words import text_fault
@@ -44,13 +42,11 @@ class Writes:
         self,
         commands: Commands,
         directory: Directory,
-        tokens: Tokens,
         audit: Audit,
         answers: Answers,
     ) -> None:
         self._commands = commands
         self._directory = directory
-        self._tokens = tokens
         self._audit = audit
         self._answers = answers
         self._carry_by_name: Mapping[str, Carry] = {
@@ -62,13 +58,8 @@ class Writes:
             "put_spec": self._put_spec,
         }
 
-    async def carry_out(self, operation: Operation, request: web.Request) -> web.Response:
-        """Carry out a write, and record it; of one without a token nothing is read."""
-        try:
-            who = self._tokens.required_holder(request.headers)
-        except DeniedError as error:
-            await self._record(operation, request, b"", "", HTTPStatus.UNAUTHORIZED, str(error))
-            raise
+    async def carry_out(self, operation: Operation, request: web.Request, who: str) -> web.Response:
+        """Carry out a write of the one who asks for it, and record it."""
         body = await body_of(request, max_bytes=operation.max_body_bytes)
         status, fault = HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the provisioner itself"
         try:
@@ -78,7 +69,7 @@ class Writes:
             status, fault = status_of(error), str(error)
             raise
         finally:
-            await self._record(operation, request, body, who, status, fault)
+            await self._audit.note(operation, request, status, body=body, who=who, fault=fault)
         return web.Response(status=answer.status, body=answer.body, content_type=JSON)
 
     async def _once(
@@ -97,27 +88,6 @@ class Writes:
         asked = "\n".join((who, request.method, request.path, request.headers.get("If-Match", "")))
         digest = hashlib.sha256(asked.encode(errors="surrogateescape") + b"\n" + body).digest()
         return await self._answers.once(key, digest, answer)
-
-    async def _record(
-        self,
-        operation: Operation,
-        request: web.Request,
-        body: bytes,
-        who: str,
-        status: HTTPStatus,
-        fault: str,
-    ) -> None:
-        record = Record(
-            at=self._audit.now(),
-            who=who,
-            address=request.remote or "",
-            operation=operation.name,
-            target=next(iter(request.match_info.values()), ""),
-            order=_order_shown(operation, body),
-            status=status.value,
-            fault=fault,
-        )
-        await self._audit.write(record)
 
     async def _assign(self, request: web.Request, body: bytes) -> Any:
         order = decoded(body, AssignOrder)
@@ -170,14 +140,3 @@ def expected_version(request: web.Request) -> int | None:
     if others or not tag.value.isascii() or not tag.value.isdecimal():
         raise OutdatedError("If-Match must be the ETag that GET /spec gave")
     return int(tag.value)
-
-
-def _order_shown(operation: Operation, body: bytes) -> msgspec.Raw:
-    """Return an order as the audit log has it: what may hold secrets as a digest."""
-    if operation.order is Fleet and body:
-        return msgspec.Raw(msgspec.json.encode({"sha256": hashlib.sha256(body).hexdigest()}))
-    try:
-        shown = msgspec.json.decode(body) if body else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        shown = {"bytes": len(body)}
-    return msgspec.Raw(msgspec.json.encode(shown))

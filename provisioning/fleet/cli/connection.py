@@ -8,6 +8,7 @@ Fails with click's errors, made of ours.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from provisioning.fleet.api.token import first_token
+from provisioning.fleet.cli.awaiting import CLEARED
 from provisioning.fleet.cli.places import STATE, token_file
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.transport import Transport
@@ -36,7 +38,7 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
         show_default=DEFAULT_URL,
         envvar=f"{PREFIX}PROVISIONER_URL",
         metavar="URL",
-        help="Of a provisioner; repeat it for the others of the fleet. "
+        help="Where a provisioner answers; repeat it for the others of the fleet. "
         f"[env: {PREFIX}PROVISIONER_URL, parted by spaces]",
     )
     @click.option(
@@ -46,7 +48,8 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
         default=token_file,
         show_default=f"{STATE}/provisioner.token",
         envvar=f"{PREFIX}PROVISIONER_TOKEN_FILE",
-        help=f"Holds the token for changes and `show`. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
+        help="Holds the token for changes and `provisioner show`: the file that the provisioner's "
+        f"--web.token-file names. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
     )
     @functools.wraps(command)
     def run(*, urls: tuple[str, ...], token_path: Path, **others: Any) -> None:
@@ -54,9 +57,15 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
             return first_token(token_path, option=TOKEN_OPTION)
 
         try:
-            with Transport(urls, token) as transport:
+            with Transport(urls, token, tell=_tell) as transport:
                 command(client=Client(transport), **others)
         except ProvisionerError as error:
             raise click.ClickException(str(error)) from error
 
     return run
+
+
+def _tell(line: str) -> None:
+    """Say why nothing happens yet, to a person who looks on."""
+    if sys.stderr.isatty():
+        click.echo(f"{CLEARED}{line}", err=True)

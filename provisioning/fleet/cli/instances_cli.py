@@ -34,16 +34,35 @@ ids_argument = click.argument("ids", nargs=-1, required=True, metavar="ID...")
     short_help="See and change the instances of a fleet.",
 )
 def instances() -> None:
-    """See and change the instances of a fleet, through its provisioner."""
+    """See and change the instances of a fleet, through its provisioner.
+
+    An instance's ID is what `list` shows, such as llama-00042.
+
+    \b
+    Examples:
+      ollama-fleet instances list --phase failed
+      ollama-fleet instances replace llama-00042
+      ollama-fleet instances assign llama-00042 ann
+    """  # noqa: D301 - click keeps the lines after a backspace as they are
 
 
 @instances.command("list", short_help="List instances with their phases.")
 @click.option("--developer", multiple=True, help="Only instances of this developer; repeatable.")
 @click.option("--model", multiple=True, help="Only instances with this model; repeatable.")
 @click.option("--node", multiple=True, help="Only instances on this node; repeatable.")
-@click.option("--phase", multiple=True, type=click.Choice([*map(str, Phase)]), help="Repeatable.")
+@click.option(
+    "--phase",
+    multiple=True,
+    type=click.Choice([*map(str, Phase)]),
+    help="Only instances in this phase; repeatable.",
+)
 @click.option("--pool", multiple=True, help="Only instances of this pool; repeatable.")
-@click.option("--state", multiple=True, type=click.Choice([*map(str, State)]), help="Repeatable.")
+@click.option(
+    "--state",
+    multiple=True,
+    type=click.Choice([*map(str, State)]),
+    help="Only instances in this state, as the exporter is told it; repeatable.",
+)
 @json_option
 @with_client
 def list_(*, client: Client, is_json: bool, **filters: tuple[str, ...]) -> None:
@@ -67,7 +86,10 @@ def show(*, client: Client, id_: str, is_json: bool) -> None:
 @json_option
 @with_client
 def drain(*, client: Client, ids: tuple[str, ...], is_json: bool) -> None:
-    """Let instances end what they have begun, now; then they start afresh."""
+    """Let instances end what they have begun, now; then they start afresh.
+
+    The fleet's limits are not looked at; `replace` keeps to them.
+    """
     _for_each(ids, client.drain, is_json=is_json)
 
 
@@ -111,23 +133,27 @@ def _for_each(
 ) -> None:
     """Carry out an order for each instance; what one refuses does not stop the others."""
     done: list[InstanceDocument] = []
-    n_refused = 0
-    for id_ in ids:
-        try:
-            answer = order(id_)
-        except RefusedError as error:
-            if error.status == UNAUTHORIZED:
-                raise  # the others would be refused alike
-            n_refused += 1
-            click.echo(f"Error: {error}", err=True)
-        else:
+    try:
+        for answer in filter(None, (_answer(id_, order) for id_ in ids)):
             done.append(answer)
             if not is_json:
                 click.echo(_line(answer))
-    if is_json:
-        click.echo(msgspec.json.encode(done).decode())
-    if n_refused:
+    finally:  # what is done is told, whatever stops the rest
+        if is_json:
+            click.echo(msgspec.json.encode(done).decode())
+    if len(done) < len(ids):
         raise click.exceptions.Exit(1)
+
+
+def _answer(id_: str, order: Callable[[str], InstanceDocument]) -> InstanceDocument | None:
+    """Return what is answered to an order; None: it was refused, which is told."""
+    try:
+        return order(id_)
+    except RefusedError as error:
+        if error.status == UNAUTHORIZED:
+            raise  # the others would be refused alike
+        click.echo(f"Error: {error}", err=True)
+        return None
 
 
 def _line(instance: InstanceDocument) -> str:

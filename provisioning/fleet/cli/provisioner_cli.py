@@ -12,8 +12,7 @@ import logging
 import math
 import signal
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,17 @@ import click
 import msgspec
 
 from provisioning.fleet.app import Settings, running
+from provisioning.fleet.cli.awaiting import wait_for
 from provisioning.fleet.cli.connection import with_client
-from provisioning.fleet.cli.instances_text import shown
 from provisioning.fleet.cli.run_options import run_options, settings_of
 from provisioning.fleet.cli.setup_cli import node_files, systemd_units
 from provisioning.fleet.client.client import Client
-from provisioning.fleet.client.progress import Progress, progress_until_done
 from provisioning.fleet.errors import ProvisionerError
-from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.plan import Plan
 from provisioning.fleet.plan_text import plan_text
 from provisioning.fleet.spec import load_fleet
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-STOPPED_WAITING = 130
-BAR_CELLS = 30
 
 log = logging.getLogger("provisioning.fleet")
 
@@ -52,15 +47,18 @@ json_option = click.option("--json", "is_json", is_flag=True, help="JSON instead
 def provisioner() -> None:
     """Create, watch, rotate and replace the instances of a fleet, as one file says.
 
+    The file, SPEC, is YAML: the fleet's nodes, its pools of instances, its limits.
+
     \b
     Examples:
+      ollama-fleet provisioner check fleet.yml
       ollama-fleet provisioner run --fleet lab
       ollama-fleet provisioner plan fleet.yml
       ollama-fleet provisioner apply fleet.yml
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
 
-@provisioner.command()
+@provisioner.command(short_help="Run a provisioner until it is told to stop.")
 @run_options
 @click.option(
     "--log-level",
@@ -73,6 +71,8 @@ def run(*, log_level: str, **options: Any) -> None:
     """Run a provisioner until SIGTERM or Ctrl-C; instances go on without it.
 
     Several of them on one etcd stand in for each other: one leads, the others answer reads.
+    Each option but --log-level is a variable of the environment too: --web.listen-address is
+    OLLAMA_FLEET_PROVISIONER_WEB_LISTEN_ADDRESS.
     """
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT, force=True)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
@@ -90,18 +90,23 @@ def plan(*, client: Client, spec: Path, is_json: bool) -> None:
     _show_plan(client.plan(load_fleet(spec)), is_json=is_json)
 
 
-@provisioner.command()
+@provisioner.command(short_help="Put a specification in force; wait until it is so.")
 @spec_argument
 @click.option("--yes", "is_agreed", is_flag=True, help="Do not ask before instances are ended.")
 @click.option(
-    "--wait/--no-wait", "is_waiting", default=True, show_default=True, help="Until all are ready."
+    "--wait/--no-wait",
+    "is_waiting",
+    default=True,
+    show_default=True,
+    help="Until all instances are ready, or what is missing cannot start.",
 )
 @click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Of the waiting; as long as it takes unless given.",
+    show_default="as long as it takes",
+    help="How long to wait; then it exits with 1.",
 )
 @json_option
 @with_client
@@ -123,23 +128,23 @@ def apply(
     fleet = load_fleet(spec)
     planned = client.plan(fleet)
     _show_plan(planned, is_json=is_json)
-    if planned.is_ending_some and not is_agreed:
-        _ask()
+    if planned.is_ending_some and not planned.nodes_in_use and not is_agreed:
+        _ask()  # not about what is refused in any case
     client.apply(fleet, plan=planned)
     if is_waiting:
-        _wait(client, fleet, math.inf if timeout_s is None else timeout_s)
+        wait_for(client, fleet, math.inf if timeout_s is None else timeout_s)
 
 
 @provisioner.command()
-@click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@spec_argument
 def check(spec: Path) -> None:
     """Check a specification; needs no provisioner."""
     with _translated():
         fleet = load_fleet(spec)
     n_instances = sum(pool.count for pool in fleet.pools)
     click.echo(
-        f"fleet {fleet.name}: {n_instances:,} instances in {len(fleet.pools)} pools "
-        f"on {len(fleet.nodes)} nodes",
+        f"fleet {fleet.name}: {_counted(n_instances, 'instance')} in "
+        f"{_counted(len(fleet.pools), 'pool')} on {_counted(len(fleet.nodes), 'node')}",
         err=True,
     )
 
@@ -156,6 +161,10 @@ def show(*, client: Client, is_json: bool) -> None:
         )
     encoded = msgspec.json.encode(in_force.fleet)
     click.echo(encoded if is_json else msgspec.json.format(encoded))
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 async def _until_stopped(settings: Settings) -> None:
@@ -178,56 +187,6 @@ def _ask() -> None:
             "if it may, say so with --yes"
         )
     click.confirm("Put this in force?", abort=True, err=True)
-
-
-def _wait(client: Client, fleet: Fleet, timeout_s: float) -> None:
-    """Show how far the fleet is, until it is there, cannot get there, or the time is over."""
-    steps = progress_until_done(client.instances, fleet, sleep=time.sleep)
-    try:
-        last = _last_shown(_within(steps, timeout_s))
-    except KeyboardInterrupt:
-        click.echo("\nstopped waiting; the provisioner goes on", err=True)
-        raise SystemExit(STOPPED_WAITING) from None
-    if last.is_stuck:
-        faults = "".join(f"\n  {shown(fault)}" for fault in last.faults)
-        raise click.ClickException(f"{last}, and what is missing cannot start:{faults}")
-    if not last.is_done:
-        raise click.ClickException(f"{last} after {timeout_s:g} s; the provisioner goes on")
-
-
-def _within(steps: Iterable[Progress], timeout_s: float) -> Iterator[Progress]:
-    """Yield steps until the time is over; the first one in any case."""
-    deadline_s = time.monotonic() + timeout_s
-    for step in steps:
-        yield step
-        if time.monotonic() >= deadline_s:
-            return
-
-
-def _last_shown(steps: Iterator[Progress]) -> Progress:
-    """Show each step: on a terminal as a bar, elsewhere as a line when it differs."""
-    is_watched = sys.stderr.isatty()
-    last = next(steps)
-    _show(last, is_watched=is_watched)
-    for step in steps:
-        if is_watched or str(step) != str(last):
-            _show(step, is_watched=is_watched)
-        last = step
-    if is_watched:
-        click.echo(f"\r\x1b[K{last}", err=True)
-    return last
-
-
-def _show(step: Progress, *, is_watched: bool) -> None:
-    if is_watched:
-        click.echo(f"\r\x1b[K{_bar(step)}", err=True, nl=False)
-    else:
-        click.echo(str(step), err=True)
-
-
-def _bar(progress: Progress) -> str:
-    n_filled = BAR_CELLS * progress.n_ready // max(1, progress.n_wanted)
-    return f"[{'#' * n_filled:{BAR_CELLS}}] {progress}"
 
 
 @contextlib.contextmanager

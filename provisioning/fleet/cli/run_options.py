@@ -80,7 +80,11 @@ OPTIONS = (
         token_file,
         f"{STATE}/provisioner.token",
     ),
-    Option("web.audit-file", "Gets a line of JSON for each change that was asked for.", FILE),
+    Option(
+        "web.audit-file",
+        "Gets a line of JSON for each change that was asked for, and for each refused token.",
+        FILE,
+    ),
     Option("state-dir", "Records and logs of units that are processes.", FOLDER, state_dir, STATE),
     Option("nodes.ca-file", "Authority of the nodes' certificates.", FILE),
     Option("nodes.certificate-file", "Our certificate for the nodes.", FILE),

@@ -17,7 +17,7 @@ output_option = click.option(
     "--output-dir",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Gets the files; a folder that stands for the machine's root.",
+    help="Folder that gets the files; it stands for the machine's root.",
 )
 
 
@@ -45,11 +45,17 @@ def systemd_units(output_dir: Path, command: Path) -> None:
     )
 
 
-@click.command("node-files")
+@click.command("node-files", short_help="Write what a node of the fleet needs.")
 @click.argument("node")
 @click.argument("address")
 @output_option
-@click.option("--port", type=click.IntRange(1, 65_535), default=nodeconfig.PORT, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=nodeconfig.PORT,
+    show_default=True,
+    help="Where nginx listens.",
+)
 @click.option(
     "--client",
     default=NodeAccess("", "").client,

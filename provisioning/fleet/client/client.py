@@ -13,8 +13,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from provisioning.fleet.api.forms import AssignOrder, Details, InstanceDocument, ScaleOrder
+from provisioning.fleet.client.answers import Answer
 from provisioning.fleet.client.errors import RefusedError, UnreachableError
-from provisioning.fleet.client.transport import Answer, Transport
+from provisioning.fleet.client.transport import Transport
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.plan import Plan
 from provisioning.fleet.spec import encode_fleet

@@ -33,6 +33,7 @@ from provisioning.fleet.runtime.containerd_daemon import Certificates, Daemon, R
 from provisioning.fleet.runtime.containerd_images import Image, Images
 from provisioning.fleet.runtime.containerd_record import Settings, new_record
 from provisioning.fleet.runtime.endings import News
+from provisioning.fleet.runtime.logfiles import LogBound
 
 OCI_FAILURE, NO_PARENT = "oci runtime create failed", "parent snapshot"
 LASTING_TEXTS = (
@@ -67,6 +68,7 @@ class ContainerdRuntime:
         self._fleet = fleet
         self._settings = (settings or Settings()).of(node)
         self._is_local = endpoint.startswith("unix:")
+        self._log_bound = LogBound(self._settings.max_log_bytes)
         namespace = namespace_of(fleet)
         self._daemon = Daemon(endpoint, namespace, certificates)
         self._containers = Containers(self._daemon, self._settings.snapshotter)
@@ -107,7 +109,8 @@ class ContainerdRuntime:
         starting = set(self._starting)
         found = await self._containers.found(self._fleet)
         if self._is_local:
-            await asyncio.to_thread(self._bound_logs, found)
+            logs = [self._log(unit.instance_id) for unit in found]
+            await asyncio.to_thread(self._log_bound.keep, logs)
         return tuple(_as_created(unit) if unit.name in starting else unit for unit in found)
 
     async def changes(self) -> AsyncIterator[str]:
@@ -171,12 +174,6 @@ class ContainerdRuntime:
 
     def _log(self, instance_id: str) -> Path:
         return Path(self._settings.log_dir, self._fleet, f"{instance_id}.log")
-
-    def _bound_logs(self, found: tuple[FoundUnit, ...]) -> None:
-        # What we may not touch, logrotate may.
-        with contextlib.suppress(OSError):
-            for unit in found:
-                logfiles.bound(self._log(unit.instance_id), self._settings.max_log_bytes)
 
     def _lock(self, name: str) -> asyncio.Lock:
         """Return what makes starts and removals of one unit take turns."""

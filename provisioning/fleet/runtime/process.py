@@ -35,6 +35,7 @@ from provisioning.fleet.model import FoundUnit, Unit, UnitState
 from provisioning.fleet.runtime import cgroups, logfiles, procfs, spawning
 from provisioning.fleet.runtime.cgroups import Cgroups
 from provisioning.fleet.runtime.endings import Endings, News, until_ended
+from provisioning.fleet.runtime.logfiles import LogBound
 from provisioning.fleet.runtime.procfs import Identity
 from provisioning.fleet.runtime.records import MARK_VARIABLE, Record, Records
 from provisioning.fleet.runtime.spawning import Order
@@ -70,7 +71,7 @@ class ProcessRuntime:
         self._records = Records(state_dir / fleet / node, procfs.boot())
         self._inherited = spawning.inherited(environ)
         self._groups = groups
-        self._max_log_bytes = max_log_bytes
+        self._log_bound = LogBound(max_log_bytes)
         self._unwritten: dict[str, int] = {}
         """Exit statuses that the disk had no room for, by the units' names."""
         self._news = News()
@@ -231,8 +232,7 @@ class ProcessRuntime:
 
     def _look(self) -> list[tuple[Record, UnitState]]:
         records = [record for name in self._records.names() if (record := self._records.read(name))]
-        for record in records:
-            logfiles.bound(self._records.log(record.instance_id), self._max_log_bytes)
+        self._log_bound.keep(self._records.log(record.instance_id) for record in records)
         return [(record, self._state(record)) for record in records]
 
     def _state(self, record: Record) -> UnitState:

@@ -141,6 +141,11 @@ class Store(Protocol):
 class Leadership(Protocol):
     """Who of several provisioners may change the fleet."""
 
+    @property
+    def holder(self) -> str:
+        """Return who we are: the holder of the terms that begin here."""
+        ...
+
     def lead(self) -> AbstractAsyncContextManager[Leading]:
         """Wait until nobody else leads, then lead; leaving the block hands over at once.
 

@@ -201,6 +201,11 @@ class MemoryLeadership:
         self._backend = backend
         self._holder = holder
 
+    @property
+    def holder(self) -> str:
+        """Return who we are: the holder of the terms that begin here."""
+        return self._holder
+
     @asynccontextmanager
     async def lead(self) -> AsyncIterator[Tenure]:
         """Wait until nobody else leads, then lead."""

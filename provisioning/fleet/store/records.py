@@ -22,7 +22,7 @@ def place_of(instance: Instance) -> Place:
 
 
 def encode(instance: Instance) -> bytes:
-    """Return the instance as JSON, about 300 bytes and 60 for each line of its history."""
+    """Return the instance as JSON, about 400 bytes and 60 for each line of its history."""
     return msgspec.json.encode(instance)
 
 

@@ -161,6 +161,12 @@ def test_the_name_tells_json_from_yaml(name: str, form: Format) -> None:
         ("http://h/#x", "must not have a fragment"),
         ("http://h/a b", "must be visible ASCII"),
         ("http://h/a\n", "must be visible ASCII"),
+        ("http://h/a|/b", "must have URLs, http:// or https://, on both sides of each |; within"),
+        ("http://h/a||http://h/b", "on both sides of each |"),
+        ("|http://h/a", "on both sides of each |"),
+        ("fleet.yml|http://h/a", "on both sides of each |"),
+        ("http://h/a|http://h:0/", "must name a host"),
+        ("http://h/a|http://ada:s3cret@h/x", "must not carry credentials"),
     ],
 )
 def test_a_source_that_cannot_be_is_refused_without_repeating_secrets(
@@ -173,7 +179,15 @@ def test_a_source_that_cannot_be_is_refused_without_repeating_secrets(
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://h", "HTTPS://[::1]:8443/sd?dc=1", "http://h/a@b"])
+def test_a_path_may_hold_what_stands_between_urls(tmp_path: Path) -> None:
+    name = str(tmp_path / "a|b.yml")
+
+    assert isinstance(source_for(name), FileSource)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h", "http://h/a%7Cb", "HTTPS://[::1]:8443/sd?dc=1", "http://h/a@b"]
+)
 def test_a_url_is_an_http_source_named_by_it(url: str) -> None:
     made = source_for(url)
 

@@ -25,7 +25,7 @@ from provisioning.fleet.model import (
     Workload,
 )
 from provisioning.fleet.store.base import Stored
-from provisioning.fleet.units import workload_digest
+from provisioning.fleet.units import listing_of, workload_digest
 
 NOW_S = 1_800_000_000.0
 GIB = 2**30
@@ -66,6 +66,7 @@ def instance(number: int = 1, **fields: object) -> Instance:
         workload=workload_digest(CHAT),
         cpus=CHAT.cpus,
         memory_bytes=CHAT.memory_bytes,
+        listing=listing_of(CHAT, node()),
     )
     return replace(made, **fields)
 
@@ -95,6 +96,7 @@ def observed(
     *,
     ill: Mapping[str, float] | None = None,
     working: Iterable[str] = (),
+    starting: Iterable[str] = (),
     sweeping: Iterable[tuple[str, str]] = (),
     resting: Iterable[str] = (),
     since_s: float = NOW_S - DAY_S,
@@ -108,7 +110,8 @@ def observed(
         },
         since_s=since_s,
         ill={id_: Illness(at_s, "no answer") for id_, at_s in (ill or {}).items()},
-        working=frozenset(working),
+        working=frozenset(working) | frozenset(starting),
+        starting=frozenset(starting),
         sweeping=frozenset(sweeping),
         resting=frozenset(resting),
     )

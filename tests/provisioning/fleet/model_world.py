@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from provisioning.fleet.actions import (
     Action,
@@ -40,8 +42,15 @@ from provisioning.fleet.model import (
 )
 from provisioning.fleet.placement import largest_size, size_of
 from provisioning.fleet.store.base import Stored
+from tests.provisioning.fleet.node_faults import (
+    UNHEARD,
+    Fault,
+    outcome_of_removal,
+    outcome_of_start,
+)
 
 STEP_S = 7.0
+MODELS = ("llama3", "small", "large")
 FAILURES = (Result.FAILED, Result.LASTING, Result.NO_ROOM, Result.UNREACHABLE)
 
 
@@ -76,8 +85,8 @@ class World:
     records: dict[str, Instance] = field(default_factory=dict)
     units: dict[str, dict[str, Held]] = field(default_factory=dict)
     """By node, then by unit."""
-    down: set[str] = field(default_factory=set)
-    """Nodes that do not answer, and whose instances do not."""
+    faults: dict[str, Fault] = field(default_factory=dict)
+    """What is wrong with nodes, by their names."""
     operations: list[Operation] = field(default_factory=list)
     heard_s: dict[str, float] = field(default_factory=dict)
     is_wild: bool = True
@@ -102,7 +111,7 @@ class World:
     def observe(self) -> Observed:
         """Return what a provisioner sees of the world now."""
         for name, held in self.units.items():
-            if name not in self.down:
+            if not self.is_unheard(name):
                 self.heard_s[name] = self.now_s
                 self.last_seen[name] = tuple(one.found for one in held.values())
         return Observed(
@@ -115,6 +124,7 @@ class World:
                 if one.phase is Phase.RUNNING and not self._answers(one)
             },
             working=frozenset(one.id for one in self.operations if one.id),
+            starting=frozenset(one.id for one in self.operations if one.is_start),
             sweeping=frozenset((one.node, one.unit) for one in self.operations if not one.id),
         )
 
@@ -123,7 +133,7 @@ class World:
             name,
             self.heard_s.get(name, 0.0),
             self.last_seen.get(name, ()),
-            "cannot connect" if name in self.down else "",
+            "cannot connect" if self.is_unheard(name) else "",
         )
 
     def _answers(self, instance: Instance) -> bool:
@@ -132,8 +142,12 @@ class World:
             held is not None
             and held.is_healthy
             and held.found.state is UnitState.RUNNING
-            and instance.node not in self.down
+            and self.faults.get(instance.node) is not Fault.LOST
         )
+
+    def is_unheard(self, node: str) -> bool:
+        """Say whether a node does not answer."""
+        return self.faults.get(node) in UNHEARD
 
     def _begin(self, action: Action) -> None:
         if isinstance(action, Sweep):
@@ -150,10 +164,12 @@ class World:
             self._hold(record)
             self.operations.append(Operation(record.node, record.unit, id_, is_start=True))
         elif isinstance(action, Stop):
+            # A start that is called off leaves what it has made; the removal is to end that too.
+            self.operations = [one for one in self.operations if one.id != id_]
             self.operations.append(Operation(record.node, record.unit, id_))
 
     def _hold(self, record: Instance) -> None:
-        if record.node in self.down or record.unit in self.units[record.node]:
+        if self.is_unheard(record.node) or record.unit in self.units[record.node]:
             return
         self.units[record.node][record.unit] = Held(
             FoundUnit(record.unit, record.id, record.generation, UnitState.RUNNING),
@@ -174,7 +190,8 @@ class World:
         self.operations = going_on
 
     def _end_start(self, operation: Operation) -> None:
-        outcome = self._outcome(operation)
+        fault = self.faults.get(operation.node)
+        outcome = outcome_of_start(fault, self.dice) or self._outcome()
         held = self.units[operation.node]
         if outcome.result is Result.DONE:
             self._hold(self.records[operation.id])
@@ -185,12 +202,18 @@ class World:
             )
         elif outcome.result is not Result.UNREACHABLE and self.dice.random() < 0.9:
             held.pop(operation.unit, None)  # now and then the clean-up fails as well
+        record = self.records[operation.id]
         self.records[operation.id] = finish_start(
-            self.records[operation.id], outcome, limits=self.fleet.limits, now_s=self.now_s
+            record,
+            outcome,
+            limits=self.fleet.limits,
+            now_s=self.now_s,
+            is_node_heard=not self.is_unheard(operation.node)
+            and self.heard_s.get(operation.node, 0.0) >= record.since_s,
         )
 
     def _end_removal(self, operation: Operation) -> None:
-        outcome = self._outcome(operation)
+        outcome = outcome_of_removal(self.faults.get(operation.node)) or self._outcome()
         if outcome.result is Result.DONE:
             self.units[operation.node].pop(operation.unit, None)
         if not operation.id:
@@ -203,9 +226,7 @@ class World:
         else:
             self.records[operation.id] = record
 
-    def _outcome(self, operation: Operation) -> Outcome:
-        if operation.node in self.down:
-            return Outcome(Result.UNREACHABLE, "cannot connect")
+    def _outcome(self) -> Outcome:
         if self.is_wild and self.dice.random() < 0.3:
             return Outcome(self.dice.choice(FAILURES), "bad luck")
         return Outcome(Result.DONE)
@@ -213,13 +234,13 @@ class World:
     def shake(self) -> None:
         """Let one thing go wrong, or come right again."""
         dice = self.dice
-        kind = dice.randrange(8)
+        kind = dice.randrange(9)
         names = sorted(self.units)
         held = [one for units in self.units.values() for one in units.values()]
         if kind == 0:
-            self.down.add(dice.choice(names))
-        elif kind in (1, 2) and self.down:
-            self.down.remove(dice.choice(sorted(self.down)))
+            self.faults[dice.choice(names)] = dice.choice(tuple(Fault))
+        elif kind in (1, 2) and self.faults:
+            del self.faults[dice.choice(sorted(self.faults))]
         elif kind == 3 and held:
             one = dice.choice(held)
             one.found = FoundUnit(
@@ -237,20 +258,41 @@ class World:
             units = self.units[node]
             if units:
                 del units[dice.choice(sorted(units))]
+        elif kind == 8:
+            self.fleet = replace(self.fleet, pools=tuple(map(self._respecified, self.fleet.pools)))
 
-    def calm(self) -> None:
-        """From now on nothing goes wrong any more."""
+    def _respecified(self, pool: Pool) -> Pool:
+        """Return a pool of another count or workload, or as it was: a rollback."""
+        model = self.dice.choice(MODELS)
+        workload = replace(pool.workload, model=model)
+        return replace(pool, count=self.dice.randrange(9), workload=workload)
+
+    def calm(self, lasting: Mapping[str, Fault]) -> None:
+        """From now on nothing goes wrong any more, but for what is wrong with nodes for good."""
         self.is_wild = False
-        self.down.clear()
+        self.faults = dict(lasting)
 
 
 def check(world: World, seen: Observed, actions: Sequence[Action]) -> None:
     """Assert what decide promises about every single pass."""
     check_one_action_each(seen, actions)
-    check_operations(world, actions)
+    check_operations(world, [action for action in actions if not calls_off(seen, action)])
     check_room(world, actions)
+    check_lost(world, seen, actions)
     for pool in world.fleet.pools:
         check_kills(world, pool, seen, actions)
+
+
+def calls_off(seen: Observed, action: Action) -> bool:
+    """Say whether an action turns a start that goes on into a stop; it needs no further operation.
+
+    Only what is of no use is called off.
+    """
+    if not isinstance(action, Stop) or action.id not in seen.starting:
+        return False
+    assert action.reason in (Reason.SCALED_DOWN, Reason.CHANGED)
+    assert seen.stored[action.id].instance.phase is Phase.STARTING
+    return True
 
 
 def subjects(actions: Sequence[Action]) -> list[str]:
@@ -266,7 +308,8 @@ def check_one_action_each(seen: Observed, actions: Sequence[Action]) -> None:
     """No instance gets two orders, or one while another is carried out."""
     ids = subjects(actions)
     assert len(ids) == len(set(ids))
-    assert not seen.working & set(ids)
+    called_off = set(subjects([action for action in actions if calls_off(seen, action)]))
+    assert not (seen.working - called_off) & set(ids)
     for action in actions:
         if isinstance(action, Sweep):
             assert (action.node, action.unit) not in seen.sweeping
@@ -318,8 +361,16 @@ def check_room(world: World, actions: Sequence[Action]) -> None:
             old = [one for one in world.records.values() if one.id != id_]
             assert (record.node, record.port) not in [(one.node, one.port) for one in old]
     for name in targets:
-        assert name not in world.down
+        assert not world.is_unheard(name)
         check_node(world, name, records)
+
+
+def check_lost(world: World, seen: Observed, actions: Sequence[Action]) -> None:
+    """What still answers is not taken for lost, however long its node is silent."""
+    for action in actions:
+        if isinstance(action, Renew) and action.reason is Reason.NODE_LOST:
+            is_running = world.records[action.id].phase is Phase.RUNNING
+            assert not is_running or action.id in seen.ill
 
 
 def check_node(world: World, name: str, records: dict[str, Instance]) -> None:

@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from provisioning.fleet import reconciler
+from provisioning.fleet import passes
 from provisioning.fleet.api.errors import ListenError, TokenFileError
 from provisioning.fleet.app import Settings, running
 from provisioning.fleet.errors import ProvisionerError, StoreError
@@ -80,7 +80,7 @@ async def test_what_a_person_orders_is_begun_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next pass would be an hour away: a specification, a scaling, a replacement."""
-    monkeypatch.setattr(reconciler, "INTERVAL_S", 3600.0)
+    monkeypatch.setattr(passes, "INTERVAL_S", 3600.0)
     async with client(settings(tmp_path)) as session:
         await eventually(lambda: leads(session))
         assert 202 == await put_spec(session)
@@ -100,15 +100,15 @@ async def is_draining(session: aiohttp.ClientSession) -> bool:
 
 
 async def test_own_writes_wake_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler, "INTERVAL_S", 3600.0)
+    monkeypatch.setattr(passes, "INTERVAL_S", 3600.0)
     async with client(settings(tmp_path)) as session:
         await eventually(lambda: leads(session))
         await put_spec(session)
         await eventually(lambda: has_running(session, 3))
-        await asyncio.sleep(3 * reconciler.SHORTEST_GAP_S)
+        await asyncio.sleep(3 * passes.SHORTEST_GAP_S)
         before = await n_passes(session)
 
-        await asyncio.sleep(3 * reconciler.SHORTEST_GAP_S)
+        await asyncio.sleep(3 * passes.SHORTEST_GAP_S)
 
         assert before == await n_passes(session)
 

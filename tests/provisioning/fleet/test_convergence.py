@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from provisioning.fleet.decide import decide
-from provisioning.fleet.fleet import Fleet, Limits, Placement, Pool, Rotation, Spread
+from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, Rotation, Spread
 from provisioning.fleet.model import Event, FoundUnit, Instance, Phase, Reason, UnitState
 from provisioning.fleet.units import workload_digest
+from provisioning.fleet.wanted import MOST_NODES_TRIED
 from tests.provisioning.fleet.making import CHAT, GIB, NOW_S, node
 from tests.provisioning.fleet.model_world import Held, World, stray
+from tests.provisioning.fleet.node_faults import Fault
 
 SMALL = replace(CHAT, model="small", cpus=0.5)
 N_WILD_STEPS = 25
@@ -50,35 +53,40 @@ def pools(name: str, zone: str = "") -> st.SearchStrategy[Pool]:
     )
 
 
-# Two nodes always have room for all that is wanted: 16 instances of one CPU.
-fleets = st.builds(
-    Fleet,
-    st.just("test"),
-    st.tuples(
-        st.just(node("a", cpus=16.0, memory_bytes=40 * GIB, labels=(("zone", "east"),))),
-        st.just(node("b", cpus=16.0, memory_bytes=40 * GIB, labels=(("zone", "east"),))),
-        st.builds(
-            lambda limit, is_cordoned: node(
-                "c", cpus=3.0, max_instances=limit, is_cordoned=is_cordoned
-            ),
-            st.integers(0, 3),
-            st.booleans(),
-        ),
-        st.just(node("d", cpus=4.0, first_port=20_000, last_port=20_002)),
-    ),
-    st.one_of(
-        st.tuples(pools("chat")),
-        st.tuples(pools("chat"), pools("code", "east")),
-    ),
-    st.builds(
-        Limits,
-        operations=st.integers(1, 12),
-        operations_per_node=st.integers(0, 3),
-        unavailable_ratio=st.sampled_from([0.0, 0.05, 0.3]),
-        retry_failed_s=st.just(60.0),
-        node_grace_s=st.just(120.0),
-    ),
+def small_node(limit: int, *, is_cordoned: bool) -> Node:
+    return node("c", cpus=3.0, max_instances=limit, is_cordoned=is_cordoned)
+
+
+SMALL_NODES = (
+    st.builds(small_node, st.integers(0, 3), is_cordoned=st.booleans()),
+    st.just(node("d", cpus=4.0, first_port=20_000, last_port=20_002)),
 )
+
+
+def large_node(name: str) -> Node:
+    """Return a node that has room for all that is wanted: 16 instances of one CPU."""
+    return node(name, cpus=16.0, memory_bytes=40 * GIB, labels=(("zone", "east"),))
+
+
+def fleets(large: str) -> st.SearchStrategy[Fleet]:
+    """Return fleets of large nodes of these names, and two small ones."""
+    return st.builds(
+        Fleet,
+        st.just("test"),
+        st.tuples(*(st.just(large_node(name)) for name in large), *SMALL_NODES),
+        st.one_of(
+            st.tuples(pools("chat")),
+            st.tuples(pools("chat"), pools("code", "east")),
+        ),
+        st.builds(
+            Limits,
+            operations=st.integers(1, 12),
+            operations_per_node=st.integers(0, 3),
+            unavailable_ratio=st.sampled_from([0.0, 0.05, 0.3]),
+            retry_failed_s=st.just(60.0),
+            node_grace_s=st.just(120.0),
+        ),
+    )
 
 
 @st.composite
@@ -108,10 +116,13 @@ def records(draw: st.DrawFn, *, number: int) -> Instance:
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
-    """Return a world in any state; units may be missing, extra, dead, or in the wrong place."""
+def worlds(draw: st.DrawFn, large: str = "ab") -> World:
+    """Return a world in any state; units may be missing, extra, dead, or in the wrong place.
+
+    Any one of its nodes may be broken for good where it has three large ones.
+    """
     dice = random.Random(draw(st.integers(0, 2**32)))  # noqa: S311
-    world = World(draw(fleets), dice, NOW_S)
+    world = World(draw(fleets(large)), dice, NOW_S)
     for number in range(draw(st.integers(0, 10))):
         one = draw(records(number=number))
         world.records[one.id] = one
@@ -146,10 +157,7 @@ def settle(world: World) -> None:
 )
 @given(worlds())
 def test_any_mixture_becomes_the_fleet_that_is_wanted(world: World) -> None:
-    for _ in range(N_WILD_STEPS):
-        if world.dice.random() < 0.4:
-            world.shake()
-        world.step()
+    run_wild(world)
     heal(world)
 
     settle(world)
@@ -157,12 +165,51 @@ def test_any_mixture_becomes_the_fleet_that_is_wanted(world: World) -> None:
     assert_wanted(world)
 
 
-def heal(world: World) -> None:
-    """End all faults; a failure that lasts is mended by a person who asks."""
-    world.calm()
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+@given(worlds("abe"), st.sampled_from([*NAMES, "e"]), st.sampled_from(Fault))
+def test_a_node_that_is_broken_for_good_keeps_nobody_from_the_fleet_that_is_wanted(
+    world: World, broken: str, fault: Fault
+) -> None:
+    """Two large nodes are left, and have room for all."""
+    run_wild(world)
+    heal(world, {broken: fault})
+
+    settle(world)
+    if given_up := [one for one in world.records.values() if is_given_up(one)]:
+        # Before, it was tried in vain on two others; here, where it can never start.
+        assert Fault.STERILE == fault
+        assert all(len(one.failed_on) >= MOST_NODES_TRIED for one in given_up)
+        ask_for_the_given_up(world)
+        settle(world)
+
+    assert_wanted(world)
+
+
+def run_wild(world: World) -> None:
+    """Let everything go wrong that can, nodes break and recover among it."""
+    for _ in range(N_WILD_STEPS):
+        if world.dice.random() < 0.4:
+            world.shake()
+        world.step()
+
+
+def heal(world: World, lasting: Mapping[str, Fault] | None = None) -> None:
+    """End all faults but those that last; what failed for good is mended by a person who asks."""
+    world.calm(lasting or {})
     world.now_s += 4000.0  # so that no crash is remembered
+    ask_for_the_given_up(world)
+
+
+def is_given_up(instance: Instance) -> bool:
+    """Say whether an instance is not tried again until somebody asks."""
+    return instance.phase is Phase.FAILED and not instance.retry_at_s
+
+
+def ask_for_the_given_up(world: World) -> None:
     for id_, one in world.records.items():
-        if one.phase is Phase.FAILED and not one.retry_at_s:
+        if is_given_up(one):
             world.records[id_] = replace(one, is_replace_asked=True)
 
 
@@ -177,8 +224,11 @@ def assert_wanted(world: World) -> None:
         is_rotating = bool(pool.rotation.every_s)
         serving = [one for one in mine if one.phase is Phase.RUNNING]
         assert is_rotating or len(mine) == len(serving)
-        assert all(one.workload == workload_digest(pool.workload) for one in serving)
-        assert {one.node for one in serving} <= suitable
+        # Behind a node that is silent for good, what serves is left as it is.
+        heard = [one for one in serving if not world.is_unheard(one.node)]
+        assert all(one.workload == workload_digest(pool.workload) for one in heard)
+        assert {one.node for one in heard} <= suitable
+        assert all(world.faults.get(one.node) is not Fault.LOST for one in serving)
         assert len(mine) - len(serving) <= max(1, pool.rotation.at_once)
         served = Counter(one.developer for one in mine if one.developer)
         wanted = min(len(pool.developers), pool.count)
@@ -186,7 +236,10 @@ def assert_wanted(world: World) -> None:
         assert set(served) <= set(pool.developers)
     if not world.operations:
         assert {one.unit for one in world.records.values() if one.phase is not Phase.FAILED} >= {
-            unit for units in world.units.values() for unit in units
+            unit
+            for node_name, units in world.units.items()
+            if not world.is_unheard(node_name)
+            for unit in units
         }
 
 

@@ -19,7 +19,7 @@ from provisioning.fleet.actions import (
 )
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, Rotation, Spread
-from provisioning.fleet.model import Instance, NodeReport, Phase, Reason, UnitState
+from provisioning.fleet.model import Instance, Listing, NodeReport, Phase, Reason, UnitState
 from provisioning.fleet.units import workload_digest
 from tests.provisioning.fleet.making import (
     CHAT,
@@ -78,6 +78,13 @@ class TestCounts:
             (one.generation, one.phase, one.workload, one.cpus, one.memory_bytes, one.since_s)
             for one in new
         }
+
+    def test_what_is_placed_is_listed_as_its_unit_will_be_made(self) -> None:
+        there = node(address="10.0.0.9", labels=(("rack", "r1"),))
+
+        (new,) = placed(decided(fleet(pool(1), nodes=[there])))
+
+        assert Listing("llama3", "fleet", "10.0.0.9", (("rack", "r1"),)) == new.listing
 
     def test_a_gap_in_the_numbers_is_filled_first(self) -> None:
         assert ["chat-00001"] == [one.id for one in placed(decided(pool(2), instance(2)))]
@@ -418,7 +425,18 @@ class TestStarting:
     """A start that nobody works on."""
 
     def test_is_gone_on_with(self) -> None:
-        assert (Start("chat-00001"),) == decided(pool(1), instance(1, phase=Phase.STARTING))
+        one = instance(1, phase=Phase.STARTING)
+
+        assert (Start(one.id, one.listing),) == decided(pool(1), one)
+
+    def test_is_listed_as_its_unit_will_be_made(self) -> None:
+        """Its node may have another address since its last unit was ordered."""
+        there = node(address="10.0.0.9", labels=(("rack", "r1"),))
+
+        (start,) = decided(fleet(pool(1), nodes=[there]), instance(1, phase=Phase.STARTING))
+
+        assert isinstance(start, Start)
+        assert Listing("llama3", "fleet", "10.0.0.9", (("rack", "r1"),)) == start.listing
 
     def test_waits_while_its_node_is_silent(self) -> None:
         one = instance(1, phase=Phase.STARTING)
@@ -454,14 +472,13 @@ class TestStarting:
 
     def test_of_an_old_workload_goes_on_with_the_new_one_in_its_place(self) -> None:
         one = instance(1, phase=Phase.STARTING, workload="old", cpus=7.0)
-        grown = replace(CHAT, cpus=8.0)
+        grown = replace(CHAT, cpus=8.0, model="llama4")
+        listing = Listing("llama4", "fleet", "127.0.0.1")
+        digest = workload_digest(grown)
 
         (renew,) = decided(fleet(pool(1, workload=grown)), one)
 
-        assert (
-            Renew(one.id, "n1", one.port, 2, workload_digest(grown), 8.0, GIB, Reason.CHANGED)
-            == renew
-        )
+        assert Renew(one.id, "n1", one.port, 2, digest, 8.0, GIB, listing, Reason.CHANGED) == renew
 
     def test_without_room_anywhere_waits(self) -> None:
         one = instance(1, phase=Phase.STARTING, workload="old")
@@ -482,7 +499,10 @@ class TestEndings:
     @pytest.mark.parametrize(
         ("unit", "words"),
         [
-            (found(instance(1), UnitState.EXITED, exit_status=3), "status 3"),
+            (found(instance(1), UnitState.EXITED, exit_status=0), "its unit has exited, status 0"),
+            (found(instance(1), UnitState.EXITED, exit_status=3), "its unit has exited, status 3"),
+            (found(instance(1), UnitState.EXITED, exit_status=-9), "status -9 (SIGKILL)"),
+            (found(instance(1), UnitState.EXITED, exit_status=-99), "status -99"),
             (found(instance(1), UnitState.EXITED), "status not known"),
             (found(instance(1), UnitState.EXITED, is_out_of_memory=True), "out of memory"),
             (found(instance(1), UnitState.CREATED), "does not run"),
@@ -698,9 +718,10 @@ class TestReplacement:
     def test_what_ended_while_it_drained_is_stopped_at_once(self) -> None:
         one = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 1.0)
 
-        assert (Stop(one.id, Reason.ROTATED),) == decided(
-            pool(1, rotation=FAST), one, reports=[report("n1")]
-        )
+        ended = found(one, UnitState.EXITED, exit_status=1)
+        stop = Stop(one.id, Reason.ROTATED, "its unit has exited, status 1")
+
+        assert (stop,) == decided(pool(1, rotation=FAST), one, reports=[report("n1", ended)])
 
     def test_a_stop_that_nobody_works_on_is_gone_on_with(self) -> None:
         one = instance(1, phase=Phase.STOPPING, reason=Reason.ROTATED)

@@ -7,16 +7,9 @@ from msgspec.structs import replace
 
 from provisioning.fleet.actions import Assign, Drain, Place, Renew, Start, Stop
 from provisioning.fleet.fleet import Limits
-from provisioning.fleet.lifecycle import (
-    MAX_DETAIL,
-    MAX_EVENTS,
-    Outcome,
-    Result,
-    begin,
-    finish_start,
-    finish_stop,
-)
-from provisioning.fleet.model import Event, Instance, Phase, Reason
+from provisioning.fleet.history import MAX_DETAIL, MAX_EVENTS
+from provisioning.fleet.lifecycle import Outcome, Result, begin, finish_start, finish_stop
+from provisioning.fleet.model import Event, Instance, Listing, Phase, Reason
 from tests.provisioning.fleet.making import NOW_S, instance
 
 LIMITS = Limits(retry_failed_s=600.0, backoff_base_s=1.0)
@@ -52,7 +45,18 @@ def test_placed_is_told_in_its_history() -> None:
 
 
 def test_a_start_that_goes_on_changes_nothing() -> None:
-    assert starting() == begin(Start("chat-00001"), starting(), now_s=NOW_S)
+    one = starting()
+
+    assert one == begin(Start(one.id, one.listing), one, now_s=NOW_S)
+
+
+def test_a_start_that_goes_on_is_listed_as_its_unit_is_made() -> None:
+    """After a stop, and where the record is of a release that did not write it."""
+    listing = Listing("llama3", "fleet", "10.0.0.9")
+
+    one = begin(Start("chat-00001", listing), starting(listing=Listing()), now_s=NOW_S)
+
+    assert starting(listing=listing) == one
 
 
 def test_an_action_on_what_is_gone_makes_nothing() -> None:
@@ -61,9 +65,16 @@ def test_an_action_on_what_is_gone_makes_nothing() -> None:
 
 def test_renewed_begins_a_generation_in_its_new_place() -> None:
     failed = instance(
-        1, phase=Phase.FAILED, retry_at_s=5.0, is_replace_asked=True, n_failures=2, fault="bad luck"
+        1,
+        phase=Phase.FAILED,
+        retry_at_s=5.0,
+        is_replace_asked=True,
+        n_failures=2,
+        fault="bad luck",
+        n_stop_tries=4,
     )
-    renew = Renew(failed.id, "n2", 99, 7, "new", 3.0, 5, Reason.CHANGED)
+    listing = Listing("llama4", "fleet", "10.0.0.2")
+    renew = Renew(failed.id, "n2", 99, 7, "new", 3.0, 5, listing, Reason.CHANGED)
 
     one = begin(renew, failed, now_s=NOW_S)
 
@@ -76,6 +87,7 @@ def test_renewed_begins_a_generation_in_its_new_place() -> None:
         one.since_s,
     )
     assert ("new", 3.0, 5, 0.0) == (one.workload, one.cpus, one.memory_bytes, one.started_s)
+    assert (listing, 0) == (one.listing, one.n_stop_tries)
     assert (0.0, False, 2, "bad luck") == (
         one.retry_at_s,
         one.is_replace_asked,
@@ -118,6 +130,16 @@ def test_stopped_tells_why_once() -> None:
     assert ["rotated"] == [event.what for event in drained.history]
     assert [("exited", "status 1")] == [(event.what, event.detail) for event in exited.history]
     assert ("status 1", Phase.STOPPING) == (exited.fault, exited.phase)
+
+
+def test_what_crashed_while_it_drained_says_so() -> None:
+    draining = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED)
+
+    one = begin(Stop(draining.id, Reason.ROTATED, "status 1"), draining, now_s=NOW_S)
+
+    assert one
+    assert [("rotated", "status 1")] == [(event.what, event.detail) for event in one.history]
+    assert ("status 1", Phase.STOPPING) == (one.fault, one.phase)
 
 
 def test_a_stop_that_goes_on_changes_nothing() -> None:
@@ -172,14 +194,16 @@ def test_what_failed_is_tried_again_after_a_while(
 
     assert (Phase.FAILED, NOW_S + delay_s) == (one.phase, one.retry_at_s)
     assert (n_failures + 1, "bad luck", NOW_S) == (one.n_failures, one.fault, one.since_s)
-    assert Event(NOW_S, "failed", "bad luck (after 3 tries)", 3) == one.history[-1]
+    given_up = f"given up on n1 after 3 tries, again in {delay_s:.1f} s: bad luck"
+    assert Event(NOW_S, "failed", given_up, 3) == one.history[-1]
 
 
 def test_what_failed_for_good_has_no_time_for_the_next_try() -> None:
     one = started(starting(), Outcome(Result.LASTING, "no image"))
 
     assert (Phase.FAILED, 0.0, "no image") == (one.phase, one.retry_at_s, one.fault)
-    assert "no image" == one.history[-1].detail
+    given_up = "given up on n1 after 1 try, which would not heal by another: no image"
+    assert Event(NOW_S, "failed", given_up, 3) == one.history[-1]
 
 
 def test_a_start_on_a_node_that_does_not_answer_is_not_over() -> None:
@@ -198,7 +222,8 @@ def test_a_start_that_does_not_reach_a_node_which_answers_has_failed() -> None:
         one.retry_at_s,
         one.failed_on,
     )
-    assert Event(NOW_S, "failed", "silent (after 3 tries)", 3) == one.history[-1]
+    given_up = "given up on n1 after 3 tries, again in 1.0 s: silent"
+    assert Event(NOW_S, "failed", given_up, 3) == one.history[-1]
 
 
 def test_the_nodes_of_failed_starts_are_remembered_the_latest_last() -> None:
@@ -215,7 +240,8 @@ def test_the_nodes_of_failed_starts_are_forgotten_with_what_was_started(
 ) -> None:
     failed = instance(1, phase=Phase.FAILED, failed_on=("n1",))
 
-    renewed = begin(Renew(failed.id, "n2", 99, 7, "new", 3.0, 5, reason), failed, now_s=NOW_S)
+    renew = Renew(failed.id, "n2", 99, 7, "new", 3.0, 5, Listing(), reason)
+    renewed = begin(renew, failed, now_s=NOW_S)
     stopped_ = stopped(stopping(Reason.ROTATED, failed_on=("n1",)))
 
     assert renewed
@@ -225,7 +251,7 @@ def test_the_nodes_of_failed_starts_are_forgotten_with_what_was_started(
 
 
 def test_what_was_stopped_starts_again_in_its_place() -> None:
-    one = stopped(stopping(Reason.ROTATED, is_replace_asked=True))
+    one = stopped(stopping(Reason.ROTATED, is_replace_asked=True, n_stop_tries=4))
 
     assert one
     assert (Phase.STARTING, 4, NOW_S, 0.0) == (
@@ -235,6 +261,7 @@ def test_what_was_stopped_starts_again_in_its_place() -> None:
         one.started_s,
     )
     assert ("n1", 20_001, False) == (one.node, one.port, one.is_replace_asked)
+    assert (instance(1).listing, 0) == (one.listing, one.n_stop_tries)
 
 
 def test_what_was_scaled_down_is_gone() -> None:
@@ -245,7 +272,31 @@ def test_what_was_scaled_down_is_gone() -> None:
 def test_what_could_not_be_stopped_is_stopped_again(reason: Reason) -> None:
     one = stopping(reason)
 
-    assert replace(one, fault="busy") == stopped(one, Outcome(Result.FAILED, "busy"))
+    again = stopped(one, Outcome(Result.FAILED, "busy", n_tries=3))
+
+    told = Event(NOW_S, "stop_failed", "after 3 tries: busy", 3)
+    assert replace(one, fault="busy", n_stop_tries=3, history=(told,)) == again
+
+
+def test_all_failures_of_a_stop_share_a_line_of_the_history() -> None:
+    """They go on for as long as the unit cannot be removed, and what led to it stays."""
+    one = stopping(Reason.EXITED, history=crashes(9.0))
+    for number in range(MAX_EVENTS + 5):
+        again = stopped(one, Outcome(Result.FAILED, f"busy {number}", n_tries=3))
+        assert again
+        one = again
+
+    told = Event(NOW_S, "stop_failed", f"after 75 tries: busy {MAX_EVENTS + 4}", 3)
+    assert (*crashes(9.0), told) == one.history
+
+
+def test_another_generations_failed_stop_has_a_line_of_its_own() -> None:
+    earlier = Event(NOW_S - 9.0, "stop_failed", "after 3 tries: busy", 2)
+
+    one = stopped(stopping(Reason.ROTATED, history=(earlier,)), Outcome(Result.FAILED, "busy"))
+
+    assert one
+    assert (earlier, Event(NOW_S, "stop_failed", "after 1 try: busy", 3)) == one.history
 
 
 @pytest.mark.parametrize(
@@ -269,6 +320,24 @@ def test_what_crashes_again_and_again_waits_ever_longer(
     assert one
     expected = (Phase.FAILED, NOW_S + delay_s) if delay_s else (Phase.STARTING, 0.0)
     assert expected == (one.phase, one.retry_at_s)
+    assert len(ages_s) == len(one.history)
+
+
+def test_what_is_held_back_says_how_often_it_crashed_and_for_how_long() -> None:
+    """In the line of the crash: those that are kept tell how long to wait the next time."""
+    earlier = crashes(4000.0, 20.0)
+    crashed = Event(NOW_S, "exited", "status 1 " + "x" * MAX_DETAIL, 3)
+    stop_failed = Event(NOW_S, "stop_failed", "after 3 tries: busy", 3)
+    history = (*earlier, crashed, stop_failed)
+
+    one = stopped(stopping(Reason.EXITED, history=history, fault="status 1", n_stop_tries=3))
+
+    assert one
+    *before, told, last = one.history
+    assert ([*earlier], stop_failed) == (before, last)
+    assert told.detail.startswith("crash 2 within an hour, again in 1.0 s: status 1 x")
+    assert MAX_DETAIL == len(told.detail)
+    assert (NOW_S, "status 1", 0) == (one.since_s, one.fault, one.n_stop_tries)
 
 
 def test_crashes_do_not_delay_a_rotation() -> None:
@@ -284,5 +353,5 @@ def test_a_history_keeps_the_latest_events_and_details_are_short() -> None:
         one = started(one, Outcome(Result.FAILED, f"{number} " + "x" * 10_000))
 
     assert MAX_EVENTS == len(one.history)
-    assert one.history[-1].detail.startswith(f"{MAX_EVENTS + 4} ")
+    assert f": {MAX_EVENTS + 4} xx" in one.history[-1].detail
     assert MAX_DETAIL == len(one.history[-1].detail)

@@ -183,6 +183,67 @@ limits:
   tries: 3 → 4""" == text.partition("\n")[2].partition("\n")[2]
 
 
+def cordoned(node: Node) -> Node:
+    return msgspec.structs.replace(node, is_cordoned=True)
+
+
+def test_nodes_that_are_removed_say_what_they_hold() -> None:
+    """Failed ones hold nothing; those that leave for good still do."""
+    stored = [
+        *instances(2),
+        *instances(1, reason=Reason.SCALED_DOWN),
+        msgspec.structs.replace(instances(1)[0], phase=Phase.FAILED),
+        *instances(1, node="n9"),
+    ]
+
+    plan = plan_of(FLEET, fleet(POOL, nodes=(Node("n3", RuntimeKind.SIMULATED),)), stored)
+
+    assert (
+        NodePlan("n1", Verb.REMOVED, (), 3, is_in_use=True),
+        NodePlan("n2", Verb.REMOVED),
+        NodePlan("n3", Verb.ADDED),
+    ) == plan.nodes
+    assert ("n1",) == tuple(node.name for node in plan.nodes_in_use)
+
+
+def test_of_nodes_that_stay_it_is_not_said_what_they_hold() -> None:
+    nodes = (cordoned(NODES[0]), NODES[1])
+
+    (node,) = plan_of(FLEET, fleet(POOL, nodes=nodes), instances(4)).nodes
+
+    assert ("n1", 0, False) == (node.name, node.n_held, node.is_in_use)
+
+
+def test_that_a_node_cannot_be_dropped_comes_first() -> None:
+    text = plan_text(plan_of(FLEET, fleet(POOL, nodes=NODES[1:]), instances(1)))
+
+    first, *others = text.splitlines()
+    assert first.startswith(
+        "cannot drop nodes that hold instances and are not cordoned: n1 (holds 1 instance); "
+    )
+    assert "'ollama-fleet instances list --node=n1'" in first
+    assert "nodes removed: n1 (holds 1 instance)" == others[-1]
+
+
+def test_several_nodes_that_cannot_be_dropped_are_all_named() -> None:
+    stored = [*instances(1), *instances(2, node="n2")]
+
+    first = plan_text(plan_of(FLEET, fleet(POOL, nodes=()), stored)).splitlines()[0]
+
+    assert "n1 (holds 1 instance), n2 (holds 2 instances); " in first
+    assert "could not reach 3 instances there" in first
+    assert "--node=NODE'" in first
+
+
+def test_a_cordoned_node_may_go_and_the_plan_says_what_it_holds() -> None:
+    before = fleet(POOL, nodes=(cordoned(NODES[0]), NODES[1]))
+
+    text = plan_text(plan_of(before, fleet(POOL, nodes=NODES[1:]), instances(2)))
+
+    assert "cannot drop" not in text
+    assert "nodes removed: n1 (holds 2 instances)" == text.splitlines()[-1]
+
+
 def test_a_fleet_cannot_be_renamed_and_the_plan_says_so() -> None:
     plan = plan_of(FLEET, fleet(POOL, name="other"), instances(4))
 

@@ -14,7 +14,7 @@ from provisioning.fleet.actions import (
     Sweep,
 )
 from provisioning.fleet.lifecycle import Outcome, Result
-from provisioning.fleet.model import Reason
+from provisioning.fleet.model import Listing, Reason
 from provisioning.fleet.operations import Kind, Operation
 from provisioning.fleet.report import Report, events_of
 from tests.provisioning.fleet.making import instance
@@ -59,9 +59,9 @@ def test_events_are_counted_by_what_they_are() -> None:
     begun: list[Action] = [
         Place(instance(1)),
         Place(instance(2)),
-        Start("a"),
-        Renew("a", "n1", 1, 2, "w", 1.0, 1),
-        Renew("a", "n1", 1, 2, "w", 1.0, 1, Reason.NODE_LOST),
+        Start("a", Listing()),
+        Renew("a", "n1", 1, 2, "w", 1.0, 1, Listing()),
+        Renew("a", "n1", 1, 2, "w", 1.0, 1, Listing(), Reason.NODE_LOST),
         Drain("a", Reason.ROTATED),
         Stop("a", Reason.EXITED),
         Forget("a"),

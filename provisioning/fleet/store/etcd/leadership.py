@@ -71,6 +71,11 @@ class EtcdLeadership:
         # A member that hangs together with the leader must not hide from us that it is gone.
         self._silence_s = lease_s / 4
 
+    @property
+    def holder(self) -> str:
+        """Return who we are: the holder of the terms that begin here."""
+        return self._holder
+
     @asynccontextmanager
     async def lead(self) -> AsyncIterator[Tenure]:
         """Wait until nobody else leads, then lead.

@@ -35,6 +35,11 @@ class SqliteLeadership:
         self._clock = clock
         self._lock_path = database.path.with_name(f"{database.path.name}.lock")
 
+    @property
+    def holder(self) -> str:
+        """Return who we are: the holder of the terms that begin here."""
+        return self._holder
+
     @asynccontextmanager
     async def lead(self) -> AsyncIterator[Tenure]:
         """Wait until no other process leads, then lead.

@@ -19,11 +19,11 @@ from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import StoreUnavailableError
 from provisioning.fleet.fleet import Fleet, Node, Pool, RuntimeKind
 from provisioning.fleet.metrics import Metrics
-from provisioning.fleet.model import Event, Instance, Phase, Workload
+from provisioning.fleet.model import Event, Instance, Listing, Phase, Workload
 from provisioning.fleet.spec import encode_fleet
 from provisioning.fleet.store.base import NEW, Change, Delete, Done, Put, PutSpec, Term, View
 from provisioning.fleet.store.memory import MemoryBackend, MemoryStore
-from provisioning.fleet.units import instance_id, workload_digest
+from provisioning.fleet.units import instance_id, listing_of, workload_digest
 
 LEADER = "http://127.0.0.1:8081"
 WORKLOAD = Workload(model="llama3.1:8b", engine="ollama", memory_bytes=2**30, cpus=1.0)
@@ -40,17 +40,19 @@ FLEET = Fleet(
 )  # fmt: skip
 
 
-def instance(number: int, pool: str = "llama", **changes: Any) -> Instance:
+def instance(number: int, pool: str = "llama", node: str = "n1", **changes: Any) -> Instance:
+    nodes = [one for one in FLEET.nodes if one.name == node]
     made = Instance(
         id=instance_id(pool, number),
         pool=pool,
-        node="n1",
+        node=node,
         port=20_000 + number + 100 * len(pool),
         generation=1,
         phase=Phase.RUNNING,
         since_s=1000.0,
         workload=workload_digest(WORKLOAD),
         started_s=1000.0,
+        listing=listing_of(WORKLOAD, nodes[0]) if nodes else Listing(),
         history=(Event(990.0, "placed", "n1", 1), Event(1000.0, "started", "in 1.0 s", 1)),
     )
     return msgspec.structs.replace(made, **changes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.provisioning.fleet.api.board import Board, running_board
@@ -34,6 +36,16 @@ class Served:
         self._thread.start()
         assert self._is_up.wait(10)
         return self
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Have it take connections and answer nothing until the block ends."""
+        goes_on = threading.Event()
+        self._loop.call_soon_threadsafe(goes_on.wait, 60)
+        try:
+            yield
+        finally:
+            goes_on.set()
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)

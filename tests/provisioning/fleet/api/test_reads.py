@@ -231,6 +231,48 @@ async def test_the_specification_is_told_to_holders_of_a_token_only(
 
 
 @pytest.mark.parametrize(
+    ("authorization", "seen"), [(None, "got none"), ("Bearer wrong-token", "got another token")]
+)
+@pytest.mark.parametrize(("method", "path"), [("GET", "/spec"), ("PUT", "/spec")])
+async def test_a_refused_token_leaves_one_line_that_does_not_tell_it(
+    board: Board,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    path: str,
+    authorization: str | None,
+    seen: str,
+) -> None:
+    """In the log and in the audit file, whether something was to be read or to be changed."""
+    headers = {**JSON, **({"Authorization": authorization} if authorization else {})}
+    async with aiohttp.ClientSession(board.url) as session:
+        async with session.request(method, path, headers=headers) as response:
+            assert 401 == response.status
+
+    name = "spec" if method == "GET" else "put_spec"
+    (record,) = board.audited()
+    assert ("", "127.0.0.1", name, 401) == (
+        record["who"],
+        record["address"],
+        record["operation"],
+        record["status"],
+    )
+    assert seen in record["fault"]
+    (line,) = [one for one in caplog.records if one.name == "provisioning.fleet.audit"]
+    assert "WARNING" == line.levelname
+    assert line.getMessage().startswith(f"{name} by nobody known from 127.0.0.1: status 401 ")
+    assert "wrong-token" not in f"{line.getMessage()}{record}"
+
+
+async def test_reads_that_are_answered_leave_no_line(board: Board) -> None:
+    await board.ask("GET", "/spec")
+    async with aiohttp.ClientSession(board.url) as session:
+        async with session.get("/instances", headers={"Authorization": "Bearer wrong"}) as response:
+            assert 200 == response.status
+
+    assert [] == board.audited()
+
+
+@pytest.mark.parametrize(
     ("host", "status"),
     [
         ("127.0.0.1", 200),

@@ -300,6 +300,79 @@ async def test_a_fleet_that_was_kept_under_another_name_is_not_renamed(board: Bo
     assert "with another --fleet and --store.url" in problem["detail"]
 
 
+async def put_on(board: Board, node: str, *, n: int = 1, **changes: Any) -> None:
+    """Let a node hold some more instances."""
+    for number in range(11, 11 + n):
+        await board.put(instance(number, node=node, **changes))
+
+
+async def applied_nodes(board: Board, *nodes: Any, expect: int = 202) -> Any:
+    answer = await board.ask("PUT", "/spec", {**SPEC, "nodes": nodes}, expect=expect)
+    await board.follower.refresh()
+    return answer
+
+
+async def test_a_node_that_holds_instances_is_not_dropped(board: Board) -> None:
+    """A provisioner that takes over would not know how to reach them."""
+    await put_on(board, "n2", n=2)
+    revision = board.backend.revision
+
+    problem = await applied_nodes(board, SPEC["nodes"][0], expect=409)
+
+    assert (
+        "cannot drop nodes that hold instances and are not cordoned: n2 (holds 2 instances); "
+        "a provisioner that takes over could not reach 2 instances there. List each of them with "
+        "cordoned: true, apply that, and drop it once 'ollama-fleet instances list --node=n2' "
+        "shows none but failed ones"
+    ) == problem["detail"]
+    assert (409, "Conflict") == (problem["status"], problem["title"])
+    assert (revision, FLEET) == (board.backend.revision, fleet(board))
+
+
+async def test_the_plan_of_what_is_refused_shows_why(board: Board) -> None:
+    await put_on(board, "n2")
+
+    plan = await board.ask("POST", "/plan", {**SPEC, "nodes": SPEC["nodes"][:1]})
+
+    (node,) = plan["nodes"]
+    assert ("n2", "removed", 1, True) == (
+        node["name"],
+        node["verb"],
+        node["n_held"],
+        node["is_in_use"],
+    )
+
+
+@pytest.mark.parametrize("phase", [one for one in Phase if one is not Phase.FAILED])
+async def test_whatever_has_a_unit_holds_its_node(board: Board, phase: Phase) -> None:
+    """One that leaves for good as well: its unit would be left behind."""
+    reason = Reason.SCALED_DOWN if phase in (Phase.DRAINING, Phase.STOPPING) else None
+    await put_on(board, "n2", phase=phase, reason=reason)
+
+    await applied_nodes(board, SPEC["nodes"][0], expect=409)
+
+
+async def test_a_node_with_failed_instances_only_is_dropped(board: Board) -> None:
+    await applied_nodes(board, SPEC["nodes"][0])
+
+    assert ["n1"] == [node.name for node in fleet(board).nodes]
+
+
+async def test_a_cordoned_node_is_dropped_though_it_holds_instances(board: Board) -> None:
+    """Of a machine that is gone for good they cannot be moved."""
+    await put_on(board, "n2")
+    first, second = SPEC["nodes"]
+    cordoned = {**second, "is_cordoned": True}
+
+    await applied_nodes(board, first, cordoned)
+    plan = await applied_nodes(board, first)
+
+    assert ("removed", 1, False) == tuple(
+        plan["nodes"][0][key] for key in ("verb", "n_held", "is_in_use")
+    )
+    assert ["n1"] == [node.name for node in fleet(board).nodes]
+
+
 async def test_a_specification_that_cannot_be_is_refused_with_all_problems(board: Board) -> None:
     nodes = [{**SPEC["nodes"][0], "cpus": 0}, {**SPEC["nodes"][1], "nmae": "x"}]
 
@@ -502,6 +575,18 @@ async def test_every_write_leaves_a_line_that_says_who_did_what(board: Board) ->
         second["status"],
         second["fault"],
     )
+
+
+async def test_a_write_of_a_holder_of_a_token_is_no_warning(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await board.ask("POST", "/instances/llama-00001/replace", expect=202)
+    await board.ask("POST", "/pools/nobody/scale", {"count": 1}, expect=404)
+
+    assert ["INFO", "INFO"] == [
+        one.levelname for one in caplog.records if one.name == "provisioning.fleet.audit"
+    ]
 
 
 async def test_the_audit_log_holds_neither_tokens_nor_specifications(board: Board) -> None:

@@ -9,19 +9,25 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from ollama_fleet import main
+from provisioning.fleet.api.forms import Details
+from provisioning.fleet.cli.awaiting import wait_for
+from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.errors import UnreachableError
+from provisioning.fleet.client.transport import Transport
 from provisioning.fleet.model import Instance, Phase
 from provisioning.fleet.spec import decode_fleet
 from tests.ports import free_ports
-from tests.provisioning.fleet.api.board import instance
+from tests.provisioning.fleet.api.board import FLEET, instance
 from tests.provisioning.fleet.api.served import Served
 
 
@@ -137,7 +143,7 @@ def test_progress_is_told_where_there_is_no_terminal(
         if n_asleep == 3:
             empty(served)
 
-    monkeypatch.setattr("provisioning.fleet.cli.provisioner_cli.time.sleep", sleep)
+    monkeypatch.setattr("provisioning.fleet.cli.awaiting.time.sleep", sleep)
 
     result = run(served, "apply", "--yes", spec(tmp_path, 0, name=fleet_name(served)))
 
@@ -208,8 +214,20 @@ def test_a_person_is_asked_before_anything_changes(
     assert ({"web": 2} if is_applied else before) == count_in_force(served)
 
 
-def on_terminal(served: Served, words: tuple[str, ...], answer: bytes) -> tuple[int, str]:
-    """Run a command on a terminal, where a person answers its first question."""
+def on_terminal(
+    served: Served,
+    words: tuple[str, ...],
+    answer: bytes,
+    seen: Callable[[bytes], object] = lambda _: None,
+) -> tuple[int, str]:
+    """Run a command on a terminal, where a person answers its first question.
+
+    Args:
+        served: What the command speaks with.
+        words: After `ollama-fleet provisioner`.
+        answer: To the question.
+        seen: Is shown the whole screen whenever there is more on it.
+    """
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         (sys.executable, "-P", "-m", "ollama_fleet", "provisioner", *words),
@@ -225,6 +243,7 @@ def on_terminal(served: Served, words: tuple[str, ...], answer: bytes) -> tuple[
         with suppress(OSError):  # the other side is closed
             while piece := os.read(ours, 4096):
                 screen += piece
+                seen(screen)
                 if b"[y/N]" in piece:
                     os.write(ours, answer)
     os.close(ours)
@@ -306,7 +325,7 @@ def test_applying_ends_when_all_is_ready(
         if len(asleep) == 3:
             empty(served)
 
-    monkeypatch.setattr("provisioning.fleet.cli.provisioner_cli.time.sleep", sleep)
+    monkeypatch.setattr("provisioning.fleet.cli.awaiting.time.sleep", sleep)
     result = run(served, "apply", "--yes", path)
 
     assert 0 == result.exit_code, result.output
@@ -330,13 +349,79 @@ def test_ctrl_c_while_waiting_stops_the_waiting(
     def sleep(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("provisioning.fleet.cli.provisioner_cli.time.sleep", sleep)
+    monkeypatch.setattr("provisioning.fleet.cli.awaiting.time.sleep", sleep)
 
     result = run(served, "apply", "--yes", spec(tmp_path, 2, name=fleet_name(served)))
 
     assert 130 == result.exit_code
     assert "stopped waiting; the provisioner goes on" in result.stderr
     assert {"web": 2} == count_in_force(served)
+
+
+def test_a_person_is_told_that_a_change_waits_for_a_leader(served: Served, tmp_path: Path) -> None:
+    served.board.is_leading, served.board.leader = False, ""
+
+    def lead(screen: bytes) -> None:
+        served.board.is_leading = b"waits" in screen
+
+    path = str(spec(tmp_path, 2, name="lab"))
+    ended, screen = on_terminal(served, ("apply", "--no-wait", "--yes", path), b"", lead)
+
+    assert (0, 1) == (ended, screen.count("waits for a provisioner to lead\r\n")), screen
+    assert {"web": 2} == count_in_force(served)
+
+
+def test_whoever_waits_when_the_provisioner_goes_away_knows_what_is_in_force(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise UnreachableError("cannot list instances: no connection")
+
+    monkeypatch.setattr("provisioning.fleet.client.client.Client.instances", gone)
+
+    result = run(served, "apply", "--yes", spec(tmp_path, 2, name=fleet_name(served)))
+
+    assert 1 == result.exit_code
+    assert result.stderr.endswith(
+        "Error: the specification is in force, but cannot list instances: no connection\n"
+    )
+    assert {"web": 2} == count_in_force(served)
+
+
+def test_an_error_does_not_stand_behind_the_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The provisioner goes away after the first look."""
+    looks: Iterator[list[Details]] = iter([[]])
+
+    class Leaving(Client):
+        def instances(self, filters: object = None) -> list[Details]:
+            try:
+                return next(looks)
+            except StopIteration:
+                raise UnreachableError("cannot list instances") from None
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("provisioning.fleet.cli.awaiting.time.sleep", lambda _: None)
+
+    with Transport(["http://one"], lambda: "") as transport:
+        with pytest.raises(click.ClickException, match="is in force, but cannot list instances"):
+            wait_for(Leaving(transport), FLEET, 60.0)
+
+    assert capsys.readouterr().err.endswith("0 of 6 instances ready\r\x1b[K")
+
+
+@pytest.mark.parametrize("group", ["provisioner", "instances"])
+def test_every_command_and_every_option_says_what_it_does(group: str) -> None:
+    commands = main.get_command(click.Context(main), group)
+    assert isinstance(commands, click.Group)
+    listed = CliRunner().invoke(main, [group, "--help"]).stdout.partition("Commands:")[2]
+
+    assert "..." not in listed
+    for name, command in commands.commands.items():
+        assert name in listed
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        assert [] == [one.name for one in options if not one.help]
 
 
 def test_a_provisioner_without_a_specification_says_how_to_get_one(

@@ -193,6 +193,28 @@ def test_a_lease_that_etcd_would_not_grant_is_refused(lease: str) -> None:
     assert 2 == run([f"--store.lease={lease}"])[0].exit_code
 
 
+@pytest.mark.parametrize("option", [one for one in OPTIONS if one.name.endswith("-file")])
+def test_a_folder_is_no_file(option: Option, tmp_path: Path) -> None:
+    result, _ = run([f"--{option.name}={tmp_path}"])
+
+    assert 2 == result.exit_code
+    assert f"'{tmp_path}' is a directory" in result.output
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    result, _ = run([f"--state-dir={tmp_path / 'file'}"])
+
+    assert 2 == result.exit_code
+    assert f"'{tmp_path / 'file'}' is a file" in result.output
+
+
+@pytest.mark.parametrize("lease", [2, 600])
+def test_a_lease_may_be_short_or_long(lease: int) -> None:
+    assert (lease, 10) == (made_of([f"--store.lease={lease}"]).lease_s, made_of().lease_s)
+
+
 def test_help_tells_every_option_with_its_default() -> None:
     text = " ".join(run(["--help"])[0].output.split())
 

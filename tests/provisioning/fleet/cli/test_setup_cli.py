@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from ollama_fleet import main
@@ -25,6 +26,7 @@ def test_systemd_units_name_the_command_that_is_asked_for(tmp_path: Path) -> Non
     )
     text = (folder / "ollama-fleet-provisioner.service").read_text()
     assert "\nExecStart=/opt/fleet/bin/ollama-fleet provisioner run\n" in text
+    assert "systemctl enable --now ollama-fleet-provisioner" in done.stderr
 
 
 def test_a_nodes_files_stand_where_they_are_to_be_on_the_node(tmp_path: Path) -> None:
@@ -37,6 +39,15 @@ def test_a_nodes_files_stand_where_they_are_to_be_on_the_node(tmp_path: Path) ->
         "etc/ollama-fleet/node/request.cnf",
     ] == files_below(tmp_path)
     assert "openssl x509 -req" in done.stderr
+    assert [f"{tmp_path}/{name}" for name in files_below(tmp_path)] == sorted(
+        done.stdout.splitlines()
+    )
+    assert [
+        "once, where the authority's key is kept:",
+        "on rack1-n01, as root, with the files in place:",
+        "where a provisioner runs:",
+    ] == [line for line in done.stderr.splitlines() if not line.startswith(" ")]
+    assert "-keyout /etc/ollama-fleet/nodes/key.pem" in done.stderr
 
 
 def test_a_node_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -44,6 +55,25 @@ def test_a_node_that_cannot_be_is_refused_before_anything_is_written(tmp_path: P
 
     assert 2 == done.exit_code
     assert "a node" in done.stderr
+    assert [] == files_below(tmp_path)
+
+
+@pytest.mark.parametrize("command", [("systemd",), ("node-files", "n1", "192.0.2.7")])
+def test_the_folder_has_to_be_named_and_to_be_one(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "file").touch()
+
+    missing, wrong = run(*command), run(*command, "--output-dir", tmp_path / "file")
+
+    assert (2, 2) == (missing.exit_code, wrong.exit_code)
+    assert "Missing option '--output-dir'" in missing.stderr
+    assert "is a file" in wrong.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_a_port_that_cannot_be_is_a_wrong_option(tmp_path: Path, port: str) -> None:
+    done = run("node-files", "n1", "192.0.2.7", "--output-dir", tmp_path, "--port", port)
+
+    assert 2 == done.exit_code
     assert [] == files_below(tmp_path)
 
 

@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from provisioning.fleet.api.forms import HistoryLine, InstanceDocument, State
 from provisioning.fleet.cli.instances_cli import instances
 from provisioning.fleet.cli.instances_text import age_text, list_text, show_text
+from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.errors import UnreachableError
 from provisioning.fleet.model import Phase, Reason
 from tests.ports import free_ports
 from tests.provisioning.fleet.api.served import Served
@@ -95,11 +98,57 @@ def test_an_instance_that_refuses_does_not_stop_the_others(served: Served) -> No
     assert "there is no instance 'nobody'; see GET /instances" in result.stderr
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_is_done_is_told_though_the_rest_cannot_be(
+    served: Served, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """The provisioner goes away between the first and the second; the third is not tried."""
+    asked: list[str] = []
+    replace = Client.replace
+
+    def first_only(client: Client, id_: str) -> InstanceDocument:
+        asked.append(id_)
+        if len(asked) > 1:
+            raise UnreachableError(f"cannot replace {id_}: no connection")
+        return replace(client, id_)
+
+    monkeypatch.setattr(Client, "replace", first_only)
+
+    result = run(served, "replace", *options, "llama-00001", "llama-00002", "tiny-00001")
+
+    assert (1, ["llama-00001", "llama-00002"]) == (result.exit_code, asked)
+    assert "llama-00001" in result.stdout
+    assert "Error: cannot replace llama-00002: no connection\n" == result.stderr
+
+
+def test_what_one_instance_refuses_is_no_part_of_the_json(served: Served) -> None:
+    result = run(served, "replace", "--json", "nobody", "llama-00001", "llama-00002")
+
+    assert 1 == result.exit_code
+    assert ["llama-00001", "llama-00002"] == [one["id"] for one in json.loads(result.stdout)]
+
+
+@pytest.mark.parametrize("command", ["show", "drain", "replace", "assign", "release"])
+def test_without_an_instance_nothing_passes_for_done(served: Served, command: str) -> None:
+    result = run(served, command)
+
+    assert 2 == result.exit_code
+    assert "Missing argument 'ID" in result.stderr
+
+
 def test_an_id_with_odd_letters_is_sent_as_it_is(served: Served) -> None:
     result = run(served, "show", "a/../b?c#d é")
 
     assert 1 == result.exit_code
     assert "there is no instance 'a/../b?c#d é'" in result.stderr
+
+
+def test_no_id_at_all_is_no_instance(served: Served) -> None:
+    """A script's variable was empty."""
+    result = run(served, "show", "")
+
+    assert 1 == result.exit_code
+    assert "there is no instance ' '" in result.stderr
 
 
 def test_a_wrong_token_is_told_once(served: Served, tmp_path: Path) -> None:
@@ -116,7 +165,7 @@ def test_a_token_file_that_is_not_there_is_told_before_anything_is_sent(served: 
     result = run(served, "drain", "a", "--provisioner.token-file", "nowhere")
 
     assert 1 == result.exit_code
-    assert "cannot use the token file nowhere: No such file" in result.stderr
+    assert "cannot drain a: cannot use the token file nowhere: No such file" in result.stderr
     assert "--provisioner.token-file" in result.stderr
 
 
@@ -207,16 +256,59 @@ history
   1970-01-01 00:16:40Z  3  failed""" == show_text(DOCUMENT, now_s=1090.0)
 
 
+def test_what_there_is_nothing_to_say_of_is_left_out() -> None:
+    """It starts; its next try, which was due at this moment, is no news."""
+    quiet = msgspec.structs.replace(
+        DOCUMENT,
+        phase=Phase.STARTING,
+        started_s=0.0,
+        reason=None,
+        fault="",
+        n_failures=0,
+        retry_at_s=1090.0,
+        is_replace_asked=False,
+        developer="",
+        history=(),
+    )
+
+    assert """\
+id          a-00001
+url         http://127.0.0.1:1
+phase       starting for 1m 30s
+pool        a
+node        n1
+model       m
+engine      ollama
+generation  3, workload d""" == show_text(quiet, now_s=1090.0)
+
+
+def test_a_long_note_is_cut() -> None:
+    plain = msgspec.structs.replace(DOCUMENT, reason=None, is_replace_asked=False)
+    longest, longer = (msgspec.structs.replace(plain, fault="x" * n) for n in (60, 61))
+
+    assert f" {'x' * 60}\n" in list_text([longest], now_s=1090.0)
+    assert f" {'x' * 60}…\n" in list_text([longer], now_s=1090.0)
+
+
 def test_a_note_stays_on_its_line() -> None:
     text = list_text([DOCUMENT], now_s=1090.0)
 
     assert "exited; replacement asked for; no room" in text
+    assert "  1m 30s  " in text
     assert text.endswith("\n1 instance: 1 failed")
 
 
 @pytest.mark.parametrize(
     ("age_s", "text"),
-    [(-5, "0s"), (0.9, "0s"), (59, "59s"), (3600, "1h"), (90_061, "1d 1h"), (3661, "1h 1m")],
+    [
+        (-5, "0s"),
+        (0.9, "0s"),
+        (59, "59s"),
+        (3600, "1h"),
+        (86_400, "1d"),
+        (90_061, "1d 1h"),
+        (3661, "1h 1m"),
+    ],
 )
 def test_an_age_has_its_two_largest_units(age_s: float, text: str) -> None:
     assert text == age_text(age_s)

@@ -34,6 +34,9 @@ def client(served: Served) -> Iterator[Client]:
         yield Client(transport)
 
 
+NOT_FOUND = {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "none"}
+
+
 def scaled(count: int) -> Fleet:
     pool = msgspec.structs.replace(FLEET.pools[0], count=count)
     return msgspec.structs.replace(FLEET, pools=(pool, FLEET.pools[1]))
@@ -71,14 +74,22 @@ def test_what_was_planned_against_an_old_specification_is_not_applied(client: Cl
 
 def test_without_a_specification_there_is_none() -> None:
     with responses.RequestsMock() as web, Transport(["http://one"], lambda: "x") as transport:
-        web.get("http://one/spec", status=404, json={})
+        web.get("http://one/spec", status=404, json=NOT_FOUND)
 
         assert Client(transport).spec() is None
 
 
+def test_a_server_that_is_no_provisioner_does_not_pass_for_one_without_a_specification() -> None:
+    with responses.RequestsMock() as web, Transport(["http://one"], lambda: "x") as transport:
+        web.get("http://one/spec", status=404, body="<html>")
+
+        with pytest.raises(UnreachableError, match="status 404, and nothing that a provisioner"):
+            Client(transport).spec()
+
+
 def test_another_refusal_of_the_specification_is_told() -> None:
     with responses.RequestsMock() as web, Transport(["http://one"], lambda: "x") as transport:
-        web.get("http://one/spec", status=400, json={})
+        web.get("http://one/spec", status=400, json={**NOT_FOUND, "status": 400})
 
         with pytest.raises(RefusedError, match="cannot read the specification at http://one"):
             Client(transport).spec()

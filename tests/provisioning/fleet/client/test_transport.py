@@ -12,6 +12,7 @@ import requests
 import responses
 from urllib3.exceptions import NewConnectionError
 
+from provisioning.fleet.api.errors import NotLeadingError
 from provisioning.fleet.client.addresses import checked_url, is_trusted
 from provisioning.fleet.client.errors import (
     ClientError,
@@ -19,7 +20,8 @@ from provisioning.fleet.client.errors import (
     UnreachableError,
     UntrustedLeaderError,
 )
-from provisioning.fleet.client.transport import Bounds, Transport
+from provisioning.fleet.client.sending import Bounds
+from provisioning.fleet.client.transport import Transport
 
 ONE = "http://one.example:8080"
 TWO = "http://two.example:8080"
@@ -27,10 +29,11 @@ TOKEN = "t" * 32
 
 
 class Waits:
-    """Takes the place of sleeping."""
+    """Takes the place of sleeping, and hears what is said of it."""
 
     def __init__(self) -> None:
         self.waited_s: list[float] = []
+        self.told: list[str] = []
 
     def __call__(self, duration_s: float) -> None:
         self.waited_s.append(duration_s)
@@ -49,7 +52,7 @@ def waits() -> Waits:
 
 @pytest.fixture
 def transport(waits: Waits) -> Iterator[Transport]:
-    with Transport([ONE, TWO], lambda: TOKEN, sleep=waits) as made:
+    with Transport([ONE, TWO], lambda: TOKEN, sleep=waits, tell=waits.told.append) as made:
         yield made
 
 
@@ -95,10 +98,32 @@ def test_a_read_asks_the_first_that_answers_and_sends_no_token(
     assert [("one.example", None), ("two.example", None)] == asked(web)
 
 
+def test_a_read_with_a_body_is_sent_as_json(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.post(f"{ONE}/plan", json={})
+
+    transport.read("/plan", doing="plan", body=b"[1]")
+
+    request = web.calls[0].request
+    assert (b"[1]", "application/json") == (request.body, request.headers["Content-Type"])
+    assert [("one.example", None)] == asked(web)
+
+
+def test_only_what_is_private_is_asked_for_with_the_token(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/spec", json={})
+
+    transport.read("/spec", doing="look", is_private=True)
+
+    assert [("one.example", f"Bearer {TOKEN}")] == asked(web)
+
+
 def test_a_read_is_tried_again_with_growing_waits(
     web: responses.RequestsMock, transport: Transport, waits: Waits
 ) -> None:
-    web.get(f"{ONE}/x", **problem(503))
+    web.get(f"{ONE}/x", status=503)
     web.get(f"{TWO}/x", body=requests.ReadTimeout())
 
     with pytest.raises(UnreachableError) as caught:
@@ -108,9 +133,52 @@ def test_a_read_is_tried_again_with_growing_waits(
     assert 2 == len(waits.waited_s)
     assert 0.25 <= waits.waited_s[0] <= 0.5 <= waits.waited_s[1] <= 1.0
     assert (
-        f"cannot look: {ONE}: no; {TWO}: no answer within 30 s; see that a provisioner runs there, "
-        "and that --provisioner.url is right"
+        f"cannot look: {ONE}: status 503, and nothing that a provisioner would say; "
+        f"{TWO}: no answer within 30 s; see that a provisioner runs there, and that "
+        "--provisioner.url is right"
     ) == str(caught.value)
+    assert [] == waits.told
+
+
+@pytest.mark.parametrize("passing", [502, 504])
+def test_a_read_is_tried_again_when_a_gateway_says_that_it_may_pass(
+    web: responses.RequestsMock, transport: Transport, passing: int
+) -> None:
+    for url in (ONE, TWO):
+        web.get(f"{url}/x", status=passing)
+    web.get(f"{ONE}/x", json={})
+
+    assert transport.read("/x", doing="look").is_good
+
+
+def test_a_read_waits_for_a_provisioner_to_know_the_fleet(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    """It has just started, and reads its store; the other one does not answer at all."""
+    for _ in range(4):
+        web.get(f"{ONE}/x", **problem(503), headers={"Retry-After": "3"})
+    web.get(f"{ONE}/x", json={})
+    web.get(f"{TWO}/x", body=refused())
+
+    assert transport.read("/x", doing="look").is_good
+
+    assert [3, 3, 3, 3] == waits.waited_s
+    assert ["waits for a provisioner to know the fleet"] == waits.told
+
+
+def test_a_read_does_not_wait_for_ever(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    web.get(f"{ONE}/x", **problem(503, "nothing is known yet"))
+    web.get(f"{TWO}/x", body=refused())
+
+    with pytest.raises(UnreachableError) as caught:
+        transport.read("/x", doing="look")
+
+    assert 20 == sum(waits.waited_s)
+    assert (f"cannot look: {ONE}: nothing is known yet; {TWO}: no connection; waited 20 s") == str(
+        caught.value
+    )
 
 
 def test_a_read_that_is_refused_is_not_tried_again(
@@ -127,7 +195,7 @@ def test_a_read_that_is_refused_is_not_tried_again(
 def test_a_redirect_is_not_followed(web: responses.RequestsMock, transport: Transport) -> None:
     web.get(f"{ONE}/x", status=302, headers={"Location": f"{TWO}/x"})
 
-    with pytest.raises(RefusedError, match="status 302, and nothing that a provisioner would say"):
+    with pytest.raises(UnreachableError, match="status 302, and nothing that a provisioner would"):
         transport.read("/x", doing="look")
 
 
@@ -207,15 +275,21 @@ def test_the_token_never_goes_to_a_stranger(
 
 
 def test_provisioners_that_name_each_other_are_not_asked_for_ever(
-    web: responses.RequestsMock, transport: Transport
+    web: responses.RequestsMock, transport: Transport, waits: Waits
 ) -> None:
-    web.post(f"{ONE}/x", **problem(503, leader=TWO))
-    web.post(f"{TWO}/x", **problem(503, "not I", leader=ONE))
+    """Once each, until the next look; in the end both are told."""
+    web.post(f"{ONE}/x", **problem(503, "not I", leader=TWO), headers={"Retry-After": "15"})
+    web.post(f"{TWO}/x", **problem(503, "nor I", leader=ONE), headers={"Retry-After": "15"})
 
-    with pytest.raises(RefusedError, match="not I"):
+    with pytest.raises(UnreachableError) as caught:
         transport.write("POST", "/x", doing="change")
 
-    assert 2 == len(web.calls)
+    assert [15, 5] == waits.waited_s
+    assert 3 * 2 == len(web.calls)
+    assert (
+        f"cannot change: {ONE}: not I; {TWO}: nor I; waited 20 s for one to lead; see the "
+        "provisioners' logs"
+    ) == str(caught.value)
 
 
 def test_a_chain_of_leaders_ends(web: responses.RequestsMock) -> None:
@@ -223,8 +297,9 @@ def test_a_chain_of_leaders_ends(web: responses.RequestsMock) -> None:
         leader = f"http://127.0.0.{n + 2}"
         web.post(f"http://127.0.0.{n + 1}/x", **problem(503, leader=leader))
 
-    with Transport(["http://127.0.0.1"], lambda: TOKEN) as transport:
-        with pytest.raises(RefusedError):
+    bounds = Bounds(patience_s=0.0)
+    with Transport(["http://127.0.0.1"], lambda: TOKEN, bounds=bounds) as transport:
+        with pytest.raises(UnreachableError):
             transport.write("POST", "/x", doing="change")
 
     assert 4 == len(web.calls)
@@ -237,6 +312,22 @@ def test_a_write_that_never_arrived_is_sent_to_the_next(
     web.post(f"{TWO}/x", json={})
 
     assert TWO == transport.write("POST", "/x", doing="change").url
+
+
+def test_a_write_that_arrives_nowhere_is_not_waited_for(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    for url in (ONE, TWO):
+        web.post(f"{url}/x", body=refused())
+
+    with pytest.raises(UnreachableError) as caught:
+        transport.write("POST", "/x", doing="change")
+
+    assert (
+        f"cannot change: {ONE}: no connection; {TWO}: no connection; see that a provisioner runs "
+        "there, and that --provisioner.url is right"
+    ) == str(caught.value)
+    assert ([], 2) == (waits.waited_s, len(web.calls))
 
 
 @pytest.mark.parametrize("error", [requests.ReadTimeout(), requests.ConnectionError("reset")])
@@ -299,6 +390,120 @@ def test_a_password_for_the_host_in_netrc_is_not_sent_instead(
     transport.write("POST", "/x", doing="change")
 
     assert [("one.example", None), ("one.example", f"Bearer {TOKEN}")] == asked(web)
+
+
+# Waiting for a leader
+
+NOBODY_LEADS = str(NotLeadingError(None))
+
+
+def test_a_write_waits_until_one_leads_and_says_so_once(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    """Nobody leads, then the second of them does; it is one and the same request."""
+    retry = {"Retry-After": "2"}
+    for _ in range(3):
+        web.post(f"{ONE}/x", **problem(503, NOBODY_LEADS), headers=retry)
+        web.post(f"{TWO}/x", **problem(503, NOBODY_LEADS), headers=retry)
+    web.post(f"{TWO}/x", json={})
+
+    assert TWO == transport.write("POST", "/x", doing="change").url
+
+    assert [2, 2, 2] == waits.waited_s
+    assert ["waits for a provisioner to lead"] == waits.told
+    assert 1 == len({call.request.headers["Idempotency-Key"] for call in web.calls})
+
+
+def test_a_provisioner_that_cannot_say_who_leads_does_not_hide_the_leader(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    web.post(f"{ONE}/x", **problem(503, NOBODY_LEADS))
+    web.post(f"{TWO}/x", json={})
+
+    assert TWO == transport.write("POST", "/x", doing="change").url
+    assert [] == waits.waited_s
+
+
+def test_a_write_waits_for_the_successor_of_a_leader_that_is_gone(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    """The lease of the first still lasts, so the standby names it; then the standby leads."""
+    web.post(f"{ONE}/x", body=refused())
+    web.post(f"{TWO}/x", **problem(503, leader=ONE))
+    web.post(f"{TWO}/x", json={})
+
+    assert TWO == transport.write("POST", "/x", doing="change").url
+    assert [1] == waits.waited_s
+
+
+def test_a_leader_that_does_not_answer_is_told_by_its_own_address(
+    web: responses.RequestsMock,
+) -> None:
+    web.post(f"{TWO}/x", **problem(503, "ask the leader", leader=ONE))
+    web.post(f"{ONE}/x", body=refused())
+
+    with Transport([TWO], lambda: TOKEN, bounds=Bounds(patience_s=0.0)) as transport:
+        with pytest.raises(UntrustedLeaderError):
+            transport.write("POST", "/x", doing="change")
+    with Transport([TWO, ONE], lambda: TOKEN, bounds=Bounds(patience_s=0.0)) as transport:
+        with pytest.raises(UnreachableError, match=f"{TWO}: ask the leader; {ONE}: no connection;"):
+            transport.write("POST", "/x", doing="change")
+
+
+def test_a_restarted_provisioner_that_still_names_itself_is_waited_for(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    """The lease of its former self lasts for some seconds more."""
+    web.post(f"{ONE}/x", **problem(503, leader=ONE))
+    web.post(f"{TWO}/x", body=refused())
+    web.post(f"{ONE}/x", json={})
+
+    assert ONE == transport.write("POST", "/x", doing="change").url
+
+
+def test_a_write_that_may_have_been_done_while_it_waited_is_not_sent_again(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    web.post(f"{ONE}/x", **problem(503, NOBODY_LEADS))
+    web.post(f"{TWO}/x", body=refused())
+    web.post(f"{ONE}/x", body=requests.ReadTimeout())
+
+    with pytest.raises(UnreachableError, match="so it may have been done"):
+        transport.write("POST", "/x", doing="change")
+
+    assert ([1], 3) == (waits.waited_s, len(web.calls))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [problem(503, "the store may have it or not"), {"status": 503}, problem(409, NOBODY_LEADS)],
+    ids=["store", "gateway", "conflict"],
+)
+def test_a_write_that_a_leader_could_not_finish_is_not_sent_again(
+    web: responses.RequestsMock, transport: Transport, waits: Waits, answer: dict[str, Any]
+) -> None:
+    web.post(f"{ONE}/x", **answer)
+
+    with pytest.raises(ClientError):
+        transport.write("POST", "/x", doing="change")
+
+    assert ([], 1) == (waits.waited_s, len(web.calls))
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "expected"),
+    [("7", 7), ("0", 1), ("-5", 1), ("", 1), ("Wed, 21 Oct 2026 07:28:00 GMT", 1), ("9" * 30, 20)],
+)
+def test_a_provisioner_says_when_to_ask_again(
+    web: responses.RequestsMock, waits: Waits, retry_after: str, expected: float
+) -> None:
+    web.post(f"{ONE}/x", **problem(503, NOBODY_LEADS), headers={"Retry-After": retry_after})
+    web.post(f"{ONE}/x", json={})
+
+    with Transport([ONE], lambda: TOKEN, sleep=waits) as transport:
+        transport.write("POST", "/x", doing="change")
+
+    assert [expected] == waits.waited_s
 
 
 # Addresses

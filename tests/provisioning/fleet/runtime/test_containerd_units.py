@@ -14,7 +14,7 @@ from provisioning.fleet.errors import LastingError, TransientError, UnitError
 from provisioning.fleet.model import FoundUnit, Unit, UnitState
 from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
-from provisioning.fleet.runtime.containerd import ContainerdRuntime
+from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
 from tests.containerd import Containerd, running_containerd
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.provisioning.fleet.runtime.contract import FLEET, Behaviour, has_exited, running
@@ -211,6 +211,17 @@ async def test_out_of_memory_is_known_to_later_provisioners_and_forgotten_at_the
     assert not (await one(second)).is_out_of_memory
 
 
+async def test_a_unit_is_given_the_grace_to_end_what_it_has_begun(lab: ContainerdLab) -> None:
+    script = "trap 'sleep 0.5; echo done; exit' TERM; echo ready; while :; do sleep 0.05; done"
+    runtime, unit = lab.open(), running_command(lab, "sh", "-c", script)
+    await runtime.start(unit)
+    await eventually(lambda: "ready" in lab.log(unit).read_text())
+
+    await runtime.remove(unit.name, grace_s=20.0)
+
+    assert "ready\ndone\n" == lab.log(unit).read_text()
+
+
 async def test_a_killed_units_status_is_the_signal(lab: ContainerdLab) -> None:
     runtime, unit = lab.open(), lab.unit()
     await runtime.start(unit)
@@ -248,6 +259,24 @@ async def test_a_start_that_breaks_off_after_any_call_leaves_what_is_found_and_r
     await runtime.remove(unit.name, grace_s=0.1)
     assert () == await runtime.units()
     await runtime.start(unit)
+    assert (running(unit),) == await runtime.units()
+
+
+async def test_garbage_is_collected_around_a_unit_that_is_being_made(
+    lab: ContainerdLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its snapshot has no record yet, which would make it garbage."""
+    runtime, unit = lab.open(), lab.unit()
+    call = runtime._daemon.call
+
+    async def collect_first(method: Any, *arguments: Any, **options: Any) -> Any:
+        if method is api.CREATE_CONTAINER:
+            await lab.containerd.collect_garbage(namespace_of(FLEET))
+        return await call(method, *arguments, **options)
+
+    monkeypatch.setattr(runtime._daemon, "call", collect_first)
+    await runtime.start(unit)
+
     assert (running(unit),) == await runtime.units()
 
 
@@ -356,6 +385,22 @@ async def test_closing_leaves_no_start_behind_that_goes_on(lab: ContainerdLab) -
     other = lab.open()
     await other.remove(lab.unit().name, grace_s=0.0)
     assert () == await other.units()
+
+
+async def test_whoever_asks_for_a_start_that_goes_on_already_waits_for_it(
+    lab: ContainerdLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of three that ask at once one gives up, and the others get their unit all the same."""
+    runtime, unit = lab.open(), lab.unit()
+    asking = [asyncio.create_task(runtime.start(unit)) for _ in range(3)]
+    await eventually(lambda: runtime._starting)
+    asking[0].cancel()
+
+    await asyncio.gather(*asking[1:])
+
+    assert asking[0].cancelled()
+    assert (running(unit),) == await runtime.units()
+    assert [] == [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
 
 
 async def test_closing_ends_changes(lab: ContainerdLab) -> None:

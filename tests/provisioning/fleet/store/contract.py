@@ -534,6 +534,7 @@ class StoreContract:
             assert "alice" == await watcher.leader()
             assert "alice" == await alice[1].leader()
             assert "alice" == term.holder
+            assert "alice" == alice[1].holder
         assert await watcher.leader() is None
         async with leading(bob):
             assert "bob" == await watcher.leader()

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from provisioning.fleet.errors import StoreUnavailableError
-from provisioning.fleet.model import Event, Instance, Phase, Reason
+from provisioning.fleet.model import Event, Instance, Listing, Phase, Reason
 from provisioning.fleet.store.base import (
     NEW,
     Change,
@@ -56,6 +56,11 @@ def rich_instance(name: str = "chät/ 日本-😀%2F") -> Instance:
         fault="no such image: «x»\0",
         is_replace_asked=True,
         history=(Event(1.0, "started", "ok", 1), Event(2.5, "drained", "日本")),
+        cpus=0.1,
+        memory_bytes=2**40,
+        failed_on=("n1", "日本"),
+        listing=Listing("qwen/«ü»:8b", "ollama", "fe80::1%eth0", (("größe", "ä"), ("x", ""))),
+        n_stop_tries=7,
     )
 
 

@@ -1,0 +1,137 @@
+"""What provisioners answer, or why they do not, in words.
+
+In:   whole answers, and what requests raises.
+Out:  facts about them; lines for a person. Fails with ClientError, where an answer is no good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+import requests
+from urllib3.exceptions import NewConnectionError
+
+from provisioning.fleet.api.errors import NotLeadingError
+from provisioning.fleet.api.forms import ProblemDocument
+from provisioning.fleet.client.errors import RefusedError, UnreachableError
+
+UNAUTHORIZED = 401
+UNAVAILABLE = 503
+PASSING = frozenset({502, UNAVAILABLE, 504})
+SHOWN_CHARACTERS = 2_000
+NOBODY_LEADS = str(NotLeadingError(None))
+START_AND_URL = "see that a provisioner runs there, and that --provisioner.url is right"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def is_good(self) -> bool:
+        """Say whether what was asked for was done."""
+        return 200 <= self.status < 300
+
+    @property
+    def problem(self) -> ProblemDocument | None:
+        """Return what the provisioner says went wrong; None: it is not a provisioner's word."""
+        try:
+            return msgspec.json.decode(self.body, type=ProblemDocument)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    @property
+    def is_unready(self) -> bool:
+        """Say whether a provisioner cannot answer yet, or for a while."""
+        return self._unreadiness is not None
+
+    @property
+    def leader(self) -> str:
+        """Return the URL of the provisioner that leads, where this one says that it does not."""
+        return self._unreadiness.leader.rstrip("/") if self._unreadiness else ""
+
+    @property
+    def is_standbys(self) -> bool:
+        """Say whether it comes from one that does not lead, and so has changed nothing."""
+        problem = self._unreadiness
+        return problem is not None and bool(problem.leader or problem.detail == NOBODY_LEADS)
+
+    @property
+    def _unreadiness(self) -> ProblemDocument | None:
+        return self.problem if self.status == UNAVAILABLE else None
+
+    def __str__(self) -> str:
+        """Return what it says, in words, on one line but for a list of problems."""
+        problem = self.problem
+        if problem is None:
+            return f"status {self.status}, and nothing that a provisioner would say"
+        text = "".join(c if c.isprintable() or c == "\n" else " " for c in problem.detail)
+        return text[:SHOWN_CHARACTERS] or f"status {self.status}"
+
+
+def good(answer: Answer, doing: str) -> Answer:
+    """Return an answer that is good.
+
+    Raises:
+        RefusedError: It is not.
+        UnreachableError: It is none that a provisioner would give.
+    """
+    if answer.is_good:
+        return answer
+    problem = answer.problem
+    if problem is None:
+        raise unreachable(doing, {answer.url: str(answer)}, helps=START_AND_URL)
+    helps = ""
+    if answer.status == UNAUTHORIZED:
+        helps = "; give with --provisioner.token-file the file that the provisioner reads"
+    raise RefusedError(
+        f"cannot {doing} at {answer.url}: {answer}{helps}",
+        status=answer.status,
+        problems=problem.problems,
+    )
+
+
+def unreachable(doing: str, seen: Mapping[str, str], *, helps: str) -> UnreachableError:
+    """Return the error that none of the provisioners did it.
+
+    Args:
+        doing: What was tried, such as `list instances`.
+        seen: What became of it, by URL.
+        helps: What a person can do.
+    """
+    tried = "; ".join(f"{url}: {words}" for url, words in seen.items())
+    return UnreachableError(f"cannot {doing}: {tried}; {helps}")
+
+
+def error_text(error: requests.RequestException, *, connect_s: float, silence_s: float) -> str:
+    """Return what an error means; requests' own words wrap one another.
+
+    Args:
+        error: What requests raised.
+        connect_s: How long a connection was waited for.
+        silence_s: Likewise a piece of an answer.
+    """
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its TLS certificate is not trusted"
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection within {connect_s:g} s"
+    if isinstance(error, requests.Timeout):
+        return str(error) if "whole" in str(error) else f"no answer within {silence_s:g} s"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return str(error)[:SHOWN_CHARACTERS] or type(error).__name__
+
+
+def never_arrived(error: requests.RequestException) -> bool:
+    """Say whether a request that failed was not even sent."""
+    if isinstance(error, requests.ConnectTimeout):
+        return True
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError)

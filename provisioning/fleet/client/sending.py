@@ -1,0 +1,111 @@
+"""Send one request to one server, within bounds.
+
+In:   where to, what, and whose token.
+Out:  whole answers. Fails with requests' errors, which `words` tells. Redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import requests
+from requests.auth import AuthBase
+
+from provisioning.fleet.client.answers import Answer, error_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long to wait, how much to read, how often to try."""
+
+    connect_s: float = 3.0
+    silence_s: float = 30.0
+    """Between two pieces of an answer."""
+    total_s: float = 120.0
+    body_bytes: int = 256 * 2**20
+    rounds: int = 3
+    """Of asking every provisioner for a read."""
+    wait_s: float = 0.5
+    """Before the second round; it doubles with each."""
+    patience_s: float = 20.0
+    """For a provisioner that answers but does not lead, or know the fleet, yet: within twice its
+    lease, 10 s unless told otherwise, a leader that is gone has a successor."""
+
+
+class Order(NamedTuple):
+    """A request, wherever it is sent."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
+    token: str | None = None
+
+
+class _Bearer(AuthBase):
+    """Sets the token, or none; as `auth`, because requests prefers a ~/.netrc to a header."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class Sender:
+    """Keeps connections open."""
+
+    def __init__(
+        self, bounds: Bounds, *, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._bounds = bounds
+        self._monotonic_s = monotonic_s
+        self._session = requests.Session()
+
+    def close(self) -> None:
+        """Close them."""
+        self._session.close()
+
+    def send(self, url: str, order: Order) -> Answer:
+        """Send a request to the server at a URL; return its answer, whatever it says.
+
+        Raises:
+            requests.RequestException: There is no whole answer within the bounds.
+        """
+        bounds = self._bounds
+        give_up_s = self._monotonic_s() + bounds.total_s
+        content = {} if order.body is None else {"Content-Type": "application/json"}
+        with self._session.request(
+            order.method,
+            url + order.path,
+            data=order.body,
+            headers={"Accept": "application/json", **content, **order.headers},
+            auth=_Bearer(order.token),
+            timeout=(bounds.connect_s, bounds.silence_s),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            whole = self._whole(response, give_up_s)
+            return Answer(url, response.status_code, response.headers, whole)
+
+    def _whole(self, response: requests.Response, give_up_s: float) -> bytes:
+        body = bytearray()
+        for piece in response.iter_content(2**16):
+            body += piece
+            if len(body) > self._bounds.body_bytes:
+                limit = f"{self._bounds.body_bytes:,} bytes"
+                raise requests.exceptions.ContentDecodingError(f"an answer of more than {limit}")
+            if self._monotonic_s() > give_up_s:
+                raise requests.Timeout(f"no whole answer within {self._bounds.total_s:g} s")
+        return bytes(body)
+
+    def words(self, error: requests.RequestException) -> str:
+        """Return what an error of `send` means."""
+        bounds = self._bounds
+        return error_text(error, connect_s=bounds.connect_s, silence_s=bounds.silence_s)

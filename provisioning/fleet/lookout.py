@@ -1,0 +1,71 @@
+"""Keep an eye on the nodes of a fleet, and on the health of what runs there.
+
+In:   the Roster in force; records as they change.
+Out:  reports of nodes, and who is ill; news are told at once. Never fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.fleet import Node
+from provisioning.fleet.health import HealthMonitor
+from provisioning.fleet.model import NodeReport
+from provisioning.fleet.nodes import Nodes
+from provisioning.fleet.roster import Roster
+from provisioning.fleet.runtime.base import Prober, Runtime
+from provisioning.fleet.store.base import Stored
+
+
+class Lookout:
+    """Asks nodes and instances, from the first roster until it is closed; and then anew."""
+
+    def __init__(
+        self,
+        open_runtime: Callable[[Node], Runtime],
+        prober: Prober,
+        clock: Clock,
+        *,
+        on_report: Callable[[NodeReport], None],
+        on_news: Callable[[], None],
+    ) -> None:
+        self.nodes = Nodes(open_runtime, clock, on_report=self._take_report)
+        self.health = HealthMonitor(prober, clock, on_change=on_news)
+        self._on_report = on_report
+        self._on_news = on_news
+        self._roster: Roster | None = None
+        self._silent: set[str] = set()
+
+    async def follow(self, roster: Roster, stored: Mapping[str, Stored]) -> None:
+        """Ask the nodes of a roster, those that are used besides, and what runs by it."""
+        if roster is not self._roster:
+            self._roster = roster
+            for id_, one in stored.items():
+                self.take_record(id_, one)
+        used = frozenset(one.instance.node for one in stored.values())
+        await self.nodes.update(roster.fleet.nodes, used=used)
+
+    def take_record(self, id_: str, stored: Stored | None) -> None:
+        """Ask an instance for its health while it runs."""
+        subject = self._roster.subject(stored.instance) if self._roster and stored else None
+        if subject:
+            self.health.watch(id_, subject)
+        else:
+            self.health.unwatch(id_)
+
+    async def close(self) -> None:
+        """Ask nobody any more, and know nothing."""
+        await self.nodes.close()
+        self.health.clear()
+        self._roster = None
+
+    def _take_report(self, report: NodeReport, is_news: bool) -> None:
+        self._on_report(report)
+        if not report.is_reachable:
+            self._silent.add(report.node)
+        elif report.node in self._silent:
+            self._silent.remove(report.node)
+            self.health.forgive(report.node)
+        if is_news:
+            self._on_news()

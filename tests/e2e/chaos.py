@@ -1,0 +1,230 @@
+"""Three provisioners and three etcd members; what may happen to them, and what must not.
+
+In:   a Lab and a Cluster; a source of dice.
+Out:  accidents, of which each returns what it has done; `whole`: the fleet once it has recovered;
+      `watched`: no instance has two processes, and no port two instances, while the block runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import program
+from tests.e2e.provisioner import Lab, Provisioner, UnitProcess
+from tests.etcd import Cluster, etcd_cluster
+from tests.waiting import eventually
+
+LEASE_S = 2
+HANG_S = 2.5 * LEASE_S
+"""Longer than a lease: whoever hangs so long has been replaced when it goes on."""
+WHOLE_AGAIN_S = 60.0
+SAMPLE_EVERY_S = 0.1
+
+
+@dataclass
+class Watch:
+    """Looks at the processes of the units all the time."""
+
+    lab: Lab
+    n_samples: int = 0
+    doubled: list[str] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Take down which instances have two processes, and which ports two instances."""
+        self.n_samples += 1
+        seen = self.lab.units()
+        if doubled_in(seen):
+            # A look takes a while: the first may have ended before the second was seen. What is
+            # still there at the next look was there while the whole of this one was taken.
+            there = set(self.lab.units())
+            self.doubled += doubled_in([unit for unit in seen if unit in there])
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+
+def doubled_in(units: Sequence[UnitProcess]) -> list[str]:
+    """Return what several units have in common, though none may."""
+    found = []
+    for what in ("instance_id", "place"):
+        counted = Counter(getattr(unit, what) for unit in units)
+        found += [
+            f"{what} {value}: {sorted(one.pid for one in units if getattr(one, what) == value)}"
+            for value, n in counted.items()
+            if n > 1
+        ]
+    return found
+
+
+@asynccontextmanager
+async def watched(made: Lab) -> AsyncIterator[Watch]:
+    """Watch the units until the block ends; whatever was seen doubled fails the test."""
+    watch = Watch(made)
+    running = asyncio.create_task(watch.run())
+    try:
+        yield watch
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    assert [] == watch.doubled
+    assert watch.n_samples > 0
+
+
+@contextmanager
+def three_members(folder: Path) -> Iterator[Cluster]:
+    """Run an etcd cluster that notices soon when a member is gone."""
+    folder.mkdir()
+    with etcd_cluster(
+        program("etcd"), folder, "--heartbeat-interval=100", "--election-timeout=500", n_members=3
+    ) as running:
+        yield running
+
+
+async def three(made: Lab, cluster: Cluster, spec: Path) -> None:
+    """Start three provisioners, and apply a fleet."""
+    for _ in range(3):
+        made.provisioner(f"--store.lease={LEASE_S}", store=cluster.url).start()
+        # One after the other: the first makes the token that all share.
+        await eventually(lambda: made.token_file.exists() and made.token_file.read_text())
+    for one in made.provisioners:
+        await eventually(one.is_ready)
+    await made.done("provisioner", "apply", str(spec))
+
+
+async def leader_of(made: Lab) -> Provisioner | None:
+    """Return who says that it leads."""
+    for one in made.provisioners:
+        if one.is_running and await one.leads():
+            return one
+    return None
+
+
+async def whole(
+    made: Lab, count: int, *, least_generations: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Return the instances once all is well, as every provisioner tells it."""
+    told: list[dict[str, Any]] = []
+
+    async def is_whole() -> bool:
+        nonlocal told
+        views = [await one.instances() for one in made.provisioners]
+        told = views[0]
+        return (
+            all(view == told for view in views)
+            and made.is_whole(told, count)
+            and all(one["generation"] >= least_generations.get(one["id"], 1) for one in told)
+            and await leader_of(made) is not None
+        )
+
+    try:
+        await eventually(is_whole, within_s=WHOLE_AGAIN_S)
+    except AssertionError as error:
+        leader = await leader_of(made)
+        raise AssertionError(f"{made.faults(told, count)}, {leader} leads") from error
+    return told
+
+
+def generations(instances: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the generation of each instance, by its id."""
+    return {one["id"]: one["generation"] for one in instances}
+
+
+async def assert_sane_histories(made: Lab, instances: Sequence[Mapping[str, Any]]) -> None:
+    """Assert that no instance's history tells of two starts where there was to be one."""
+    for one in instances:
+        shown = (await made.provisioners[0].answer(f"/instances/{one['id']}")).json
+        assert is_sane(shown["history"], one["generation"]), shown
+
+
+def is_sane(history: Sequence[Mapping[str, Any]], generation: int) -> bool:
+    """Say whether a history goes forward, and no generation was started twice."""
+    times = [line["at_s"] for line in history]
+    numbers = [line["generation"] for line in history]
+    started = Counter(line["generation"] for line in history if line["what"] == "started")
+    return (
+        times == sorted(times)
+        and numbers == sorted(numbers)
+        and numbers[-1] == generation
+        and max(started.values()) == 1
+        and started[generation] == 1
+    )
+
+
+Accident = Callable[[Lab, Cluster, random.Random], Awaitable[str]]
+
+
+async def kill_leader(made: Lab, _: Cluster, __: random.Random) -> str:
+    leader = await leader_of(made)
+    assert leader is not None
+    leader.kill()
+    await asyncio.sleep(LEASE_S / 2)
+    leader.start()
+    return f"killed {leader.url}, which led"
+
+
+async def hang_leader(made: Lab, _: Cluster, dice: random.Random) -> str:
+    """What it was about to write when it was stopped must not be written when it goes on."""
+    leader = await leader_of(made)
+    assert leader is not None
+    unit = kill_one(made, dice)
+    await asyncio.sleep(dice.uniform(0.0, 0.5))
+    leader.send(signal.SIGSTOP)
+    await asyncio.sleep(HANG_S)
+    leader.send(signal.SIGCONT)
+    return f"{unit} killed, then {leader.url}, which led, hung for {HANG_S} s"
+
+
+async def kill_standby(made: Lab, _: Cluster, dice: random.Random) -> str:
+    leader = await leader_of(made)
+    standby = dice.choice([one for one in made.provisioners if one is not leader])
+    standby.kill()
+    unit = kill_one(made, dice)
+    standby.start()
+    return f"killed {standby.url}, which stood by, and {unit}"
+
+
+async def kill_member(made: Lab, cluster: Cluster, dice: random.Random) -> str:
+    member = dice.choice(cluster.members)
+    member.kill()
+    unit = kill_one(made, dice)
+    await asyncio.sleep(LEASE_S)
+    member.start()
+    return f"killed {member.name} of etcd, and {unit}"
+
+
+async def hang_member(made: Lab, cluster: Cluster, dice: random.Random) -> str:
+    member = dice.choice(cluster.members)
+    member.pause()
+    unit = kill_one(made, dice)
+    await asyncio.sleep(HANG_S)
+    member.resume()
+    return f"{member.name} of etcd hung, {unit} killed"
+
+
+def kill_one(made: Lab, dice: random.Random) -> str:
+    """End one unit without warning; return its instance."""
+    unit: UnitProcess = dice.choice(made.units())
+    unit.kill()
+    return unit.instance_id
+
+
+ACCIDENTS: tuple[Accident, ...] = (
+    kill_leader,
+    hang_leader,
+    kill_standby,
+    kill_member,
+    hang_member,
+)
+"""What happens to provisioners and to members of etcd."""

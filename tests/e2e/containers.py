@@ -1,0 +1,230 @@
+"""Provisioners over two containerd daemons, which stand for two nodes, and real crun.
+
+In:   a folder for everything.
+Out:  a ContainerLab, whose units are small web servers in containers; what is left of units on the
+      nodes. Needs root, and skips the test where that is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.model import unit_name
+from provisioning.fleet.runtime import containerd_api as api
+from provisioning.fleet.runtime import containerd_messages_pb2 as messages
+from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
+from provisioning.fleet.runtime.containerd_daemon import Daemon
+from provisioning.fleet.runtime.containerd_record import Settings
+from provisioning.fleet.runtime.containerd_units import ACTIVE
+from tests.containerd import IMAGE, Containerd, busybox_archive, running_containerd
+from tests.e2e.provisioner import (
+    Lab,
+    UnitProcess,
+    command_lines,
+    loopback_of,
+    parent_of,
+    words_of,
+)
+
+NODE_GRACE_S = 6
+SERVE = 'echo ok >/tmp/health; exec "$@"'
+"""A shell's script: what follows it is the server's command."""
+
+
+@dataclass
+class Node:
+    """A containerd that stands for a node."""
+
+    name: str
+    address: str
+    containerd: Containerd
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """Return the node as a specification has it."""
+        return {
+            "name": self.name,
+            "runtime": "containerd",
+            "endpoint": self.containerd.endpoint,
+            "address": self.address,
+            "cpus": 4,
+            "memory": "4GiB",
+            "first_port": 21_000,
+            "last_port": 21_099,
+        }
+
+    def clean_up(self) -> None:
+        """Remove what the runtime and the kernel keep."""
+        shutil.rmtree(f"/run/ollama-fleet/{self.name}", ignore_errors=True)
+        for group in list(Path("/sys/fs/cgroup").glob(f"*/ollama-fleet.{self.name}")):
+            with suppress(OSError):  # some hierarchies have two names: it may be gone already
+                for inner in list(group.glob("*/")):
+                    inner.rmdir()
+                group.rmdir()
+
+
+class ContainerLab(Lab):
+    """A Lab whose units are containers."""
+
+    nodes: Sequence[Node] = ()
+
+    @property
+    def realm(self) -> str:
+        """Return what begins a word of each unit's command line, and of no other process's."""
+        return f"{self.fleet}/"
+
+    def containers(self, count: int) -> Path:
+        """Write a specification of so many web servers on both nodes."""
+        httpd = ["httpd", "-f", "-p", "{host}:{port}", "-h", "/tmp", "-r", self.realm + "{id}"]  # noqa: S108 - the container's
+        pool = {
+            "image": IMAGE,
+            "engine": "auto",
+            "command": ["sh", "-c", SERVE, "sh", *httpd],
+            "memory": "24MiB",
+            "health": {"path": "/health", "interval": "500ms", "timeout": "1s", "failures": 3},
+        }
+        return self.spec(
+            count,
+            pool=pool,
+            nodes=[node.entry for node in self.nodes],
+            limits={"node_grace": f"{NODE_GRACE_S}s"},
+        )
+
+    def units(self) -> list[UnitProcess]:
+        mark = self.realm.encode()
+        found = {
+            pid: _unit(pid, words, mark)
+            for pid, words in command_lines()
+            if any(word.startswith(mark) for word in words)
+        }
+        # The server forks for each request: such a child is no unit.
+        return [unit for pid, unit in found.items() if parent_of(pid) not in found]
+
+    async def orphans(self, instances: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what nodes have that is no part of an instance, and what they lack of one."""
+        found = []
+        for node in self.nodes:
+            here = [one for one in instances if one["node"] == node.name]
+            wanted = {unit_name(one["id"], one["generation"]) for one in here}
+            for kind, there in (await remains(node, self.fleet)).items():
+                found += [f"{kind} of {name} too many on {node.name}" for name in there - wanted]
+                found += [f"{kind} of {name} missing on {node.name}" for name in wanted - there]
+        return found
+
+    def doubled(self) -> dict[str, int]:
+        """Return the instances that have several processes, with how many."""
+        counted = Counter(unit.instance_id for unit in self.units())
+        return {id_: n for id_, n in counted.items() if n > 1}
+
+
+async def remains(node: Node, fleet: str) -> dict[str, set[str]]:
+    """Return the units of which something is on a node, by the kind of thing."""
+    containerd, namespace = node.containerd, namespace_of(fleet)
+    bundles = containerd.folder / "state/io.containerd.runtime.v2.task" / namespace
+    groups = Path("/sys/fs/cgroup").glob(f"*/ollama-fleet.{node.name}/{fleet}.*/")
+    states = Path(f"/run/ollama-fleet/{node.name}").glob("*/*/")
+    return {
+        **await _known_to(containerd.endpoint, namespace),
+        "shim": {_word_after(b"-id", pid) for pid in containerd.shims()} - {""},
+        "bundle": {path.name for path in bundles.glob("*/")},
+        "runtime's state": {path.name for path in states},
+        "cgroup": {path.name.removeprefix(f"{fleet}.") for path in groups},
+        "mount": _mounted_below(bundles, containerd),
+    }
+
+
+async def _known_to(endpoint: str, namespace: str) -> dict[str, set[str]]:
+    """Return the units that a daemon itself tells of."""
+    daemon = Daemon(endpoint, namespace)
+    try:
+        records = await daemon.call(api.LIST_CONTAINERS, messages.ListContainersRequest())
+        tasks = await daemon.call(api.LIST_TASKS, messages.Empty())
+        request = messages.ListSnapshotsRequest(snapshotter=Settings().snapshotter)
+        replies = daemon.stream(api.LIST_SNAPSHOTS, request, deadline_s=daemon.deadline_s)
+        snapshots = [snapshot async for reply in replies for snapshot in reply.info]
+    finally:
+        await daemon.close()
+    return {
+        "record": {record.id for record in records.containers},
+        "task": {task.id for task in tasks.tasks},
+        "snapshot": {one.name for one in snapshots if one.kind == ACTIVE},
+    }
+
+
+def _mounted_below(bundles: Path, containerd: Containerd) -> set[str]:
+    """Return the units whose file systems are mounted.
+
+    A shim sees those that were mounted when its daemon was begun, and a daemon none of those of
+    the one before it: each daemon has a mount namespace of its own.
+    """
+    assert containerd.process is not None
+    mounted = set()
+    for pid in (containerd.process.pid, *containerd.shims()):
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+                point = Path(line.split()[4])
+                if bundles in point.parents:
+                    mounted.add(point.relative_to(bundles).parts[0])
+    return mounted
+
+
+def _word_after(option: bytes, pid: int) -> str:
+    """Return what a process's command line has after an option; empty once it has ended."""
+    words = words_of(pid)
+    return words[words.index(option) + 1].decode() if option in words else ""
+
+
+def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
+    realm = next(word for word in words if word.startswith(mark))
+    host, _, port = words[words.index(b"-p") + 1].decode().rpartition(":")
+    return UnitProcess(pid, realm.removeprefix(mark).decode(), host, int(port))
+
+
+@asynccontextmanager
+async def container_lab(folder: Path) -> AsyncIterator[ContainerLab]:
+    """Make a ContainerLab of two nodes that have the image; it is gone after the block."""
+    with two_nodes(folder) as nodes:
+        made = ContainerLab(folder, f"lab-{os.getpid()}")
+        made.nodes = nodes
+        archive = busybox_archive(folder)
+        for node in nodes:
+            await with_runtime(node, made.fleet, archive)
+        try:
+            yield made
+        finally:
+            made.clean_up()
+            shutil.rmtree(f"/var/log/ollama-fleet/{made.fleet}", ignore_errors=True)
+
+
+@contextmanager
+def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
+    """Run two daemons until the block ends."""
+    base = loopback_of(folder).rpartition(".")[0]
+    with running_containerd(folder / "a") as first, running_containerd(folder / "b") as second:
+        nodes = (
+            Node(f"a-{os.getpid()}", f"{base}.1", first),
+            Node(f"b-{os.getpid()}", f"{base}.2", second),
+        )
+        try:
+            yield nodes
+        finally:
+            for node in nodes:
+                node.containerd.clean_up()
+                node.clean_up()
+
+
+async def with_runtime(node: Node, fleet: str, archive: Path) -> None:
+    """Bring the image to a node."""
+    runtime = ContainerdRuntime(
+        fleet, node.name, endpoint=node.containerd.endpoint, clock=SystemClock()
+    )
+    await runtime.images.import_archive(IMAGE, archive)
+    await runtime.close()

@@ -1,0 +1,188 @@
+"""How we talk with a daemon, where a real one would not show it: what it may be slow or odd in."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import grpc
+import msgspec
+import pytest
+
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
+from provisioning.fleet.runtime import containerd_api as api
+from provisioning.fleet.runtime import containerd_messages_pb2 as messages
+from provisioning.fleet.runtime.containerd import _classified
+from provisioning.fleet.runtime.containerd_daemon import DEADLINE_S, RefusedError
+from provisioning.fleet.runtime.containerd_events import Events
+from provisioning.fleet.runtime.containerd_images import (
+    CHUNK_BYTES,
+    Image,
+    ImageConfig,
+    Images,
+    _feed,
+)
+from provisioning.fleet.runtime.containerd_record import Settings, new_record
+from tests.provisioning.fleet.runtime.test_containerd_pure import UNIT
+
+LAYER = "sha256:layer"
+
+
+class Content:
+    """A daemon that has one image, `llm:1`, and the documents that it is made of."""
+
+    endpoint, deadline_s = "unix:///nowhere", DEADLINE_S
+
+    def __init__(self, documents: Mapping[str, Any]) -> None:
+        self._documents = documents
+
+    async def call(self, *_: object, **__: object) -> messages.GetImageReply:
+        reply = messages.GetImageReply()
+        reply.image.target.digest = "top"
+        return reply
+
+    async def stream(
+        self, method: object, request: messages.ReadContentRequest, **_: object
+    ) -> AsyncIterator[messages.ReadContentReply]:
+        yield messages.ReadContentReply(data=json.dumps(self._documents[request.digest]).encode())
+
+
+def images(*architectures: str) -> Images:
+    """Return what reads an image that is made for these, and tells by its user which it took."""
+    documents: dict[str, Any] = {
+        "top": {
+            "manifests": [
+                {"digest": f"for-{one}", "platform": {"architecture": one, "os": "linux"}}
+                for one in architectures
+            ]
+        }
+    }
+    for one in architectures:
+        documents[f"for-{one}"] = {"config": {"digest": f"config-{one}"}}
+        documents[f"config-{one}"] = {"rootfs": {"diff_ids": [LAYER]}, "config": {"User": one}}
+    content: Any = Content(documents)
+    return Images(content, snapshotter="overlayfs", architecture="amd64", registries_dir="/x")
+
+
+@pytest.mark.parametrize("order", [("arm64", "amd64"), ("amd64", "arm64")])
+async def test_of_an_image_for_several_platforms_the_nodes_is_taken(order: Sequence[str]) -> None:
+    assert "amd64" == (await images(*order).ensure("llm:1")).config.User
+
+
+async def test_an_image_for_other_platforms_only_is_refused_for_good() -> None:
+    with pytest.raises(LastingError, match="made for other machines than linux/amd64"):
+        await images("arm64", "riscv64").ensure("llm:1")
+
+
+class Windowed:
+    """The daemon's end of an import, which takes one chunk at a time."""
+
+    def __init__(self) -> None:
+        self.free_bytes = 0
+        self.taken = b""
+        self.is_done = False
+
+    async def read(self) -> Any:
+        self.free_bytes += CHUNK_BYTES
+        update = messages.WindowUpdate(update=CHUNK_BYTES)
+        return api.wrapped(f"{api.TRANSFER}.WindowUpdate", update)
+
+    async def write(self, wrapped: Any) -> None:
+        data = messages.Data.FromString(wrapped.value).data
+        assert len(data) <= self.free_bytes
+        self.free_bytes -= len(data)
+        self.taken += data
+
+    async def done_writing(self) -> None:
+        self.is_done = True
+
+
+async def test_an_archive_is_sent_no_faster_than_the_daemon_takes_it() -> None:
+    archive = bytes(range(256)) * (3 * CHUNK_BYTES // 256) + b"end"
+    stream: Any = Windowed()
+
+    await _feed(stream, io.BytesIO(archive))
+
+    assert (archive, True) == (stream.taken, stream.is_done)
+
+
+class Sleeps(Clock):
+    """A clock that notes how long is slept, and that ends it all at the twelfth time."""
+
+    def __init__(self) -> None:
+        self.slept_s: list[float] = []
+
+    async def sleep(self, duration_s: float) -> None:
+        self.slept_s.append(duration_s)
+        if len(self.slept_s) == 12:
+            raise asyncio.CancelledError
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+    def unix_s(self) -> float:
+        return 0.0
+
+
+async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been_back() -> None:
+    clock, n_tries = Sleeps(), 0
+
+    async def connecting() -> None:
+        nonlocal n_tries
+        n_tries += 1
+        if n_tries != 10:
+            raise TransientError("down")
+
+    class Ending:
+        endpoint = "unix:///nowhere"
+
+        async def stream(self, *_: object, **__: object) -> AsyncIterator[messages.Envelope]:
+            nothing: tuple[messages.Envelope, ...] = ()
+            for envelope in nothing:
+                yield envelope
+
+    async def heard(topic: str, name: str) -> None: ...
+
+    daemon: Any = Ending()
+    events = Events(daemon, "lab", clock, connecting=connecting, heard=heard)
+    events.listen()
+    assert events._listening is not None
+    await asyncio.wait([events._listening])
+
+    down_s = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+    assert [*down_s, 0.1, 0.2, 0.4] == clock.slept_s
+
+
+@pytest.mark.parametrize(
+    ("details", "kind"),
+    [
+        ("failed to write: No space left on device", NoRoomError),
+        ("OCI runtime create failed: fork: Cannot allocate memory", NoRoomError),
+        ("OCI runtime create failed: exec `serve`: No such file or directory", LastingError),
+        ("parent snapshot sha256:1 does not exist: not found", LastingError),
+        ("OCI runtime create failed: the shim went away", TransientError),
+        ("lease not found", TransientError),
+    ],
+)
+def test_a_refusal_is_taken_for_what_the_caller_can_do(details: str, kind: type[UnitError]) -> None:
+    error = RefusedError("Create on n1", grpc.StatusCode.UNKNOWN, details)
+
+    assert kind is type(_classified(UNIT, error))
+
+
+def test_what_is_no_valid_request_is_refused_for_good() -> None:
+    error = RefusedError("Create on n1", grpc.StatusCode.INVALID_ARGUMENT, "a name")
+
+    assert LastingError is type(_classified(UNIT, error))
+
+
+def test_fleets_of_one_node_have_no_cgroup_in_common() -> None:
+    image = Image("sha256:1", LAYER, ImageConfig())
+
+    document = msgspec.json.decode(new_record(UNIT, image, Settings().of("n1")).spec.value)
+
+    assert "/ollama-fleet.n1/llms.pool-7.2" == document["linux"]["cgroupsPath"]

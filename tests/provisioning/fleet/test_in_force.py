@@ -1,0 +1,40 @@
+"""Which specification a leader goes by."""
+
+from __future__ import annotations
+
+import pytest
+
+from provisioning.fleet.in_force import InForce
+from provisioning.fleet.store.base import StoredSpec
+from tests.provisioning.fleet.making import fleet, pool
+from tests.provisioning.fleet.scene import read, text
+
+ONE, TWO = (StoredSpec(text(fleet(pool(n))), n) for n in (1, 2))
+BAD = StoredSpec("nonsense", 3)
+
+
+def test_before_there_is_one_there_is_none() -> None:
+    assert None is InForce(read).roster(None)
+
+
+def test_a_roster_is_made_once_for_each_specification() -> None:
+    in_force = InForce(read)
+
+    first = in_force.roster(ONE)
+    assert first is in_force.roster(ONE)
+
+    second = in_force.roster(TWO)
+    assert second
+    assert 2 == second.n_wanted
+
+
+def test_what_cannot_be_read_leaves_the_last_one_in_force_and_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    in_force = InForce(read)
+    first = in_force.roster(ONE)
+
+    assert first is in_force.roster(BAD)
+    assert first is in_force.roster(BAD)
+    assert first is in_force.roster(None)
+    assert 1 == caplog.text.count("the specification is not taken over")
