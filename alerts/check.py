@@ -19,6 +19,7 @@ from alerts import rulebook
 from alerts.errors import CheckError
 from alerts.explain import mentions
 from alerts.model import Alert, Group, Recording, Severity
+from alerts.series import ALL_SERIES
 from alerts.settings import Settings
 from exporter import catalogue
 from exporter.catalogue import Kind
@@ -112,7 +113,7 @@ def _readable(groups: Iterable[Group]) -> tuple[str, ...]:
 
 
 def _published() -> Iterable[str]:
-    for series in catalogue.ALL_SERIES:
+    for series in ALL_SERIES:
         if series.kind is Kind.HISTOGRAM:
             yield from (f"{series.name}_bucket", f"{series.name}_count")
         elif series is not catalogue.FLEET_THRESHOLD:

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 OURS = 'alertname=~"Ollama.*"'
 """Matches our alerts, never Watchdog, and no alert of others in the same Alertmanager."""
 
+EXPORTERS = 'alertname=~"Ollama(Fleet|Model|Node).*"'
+"""Matches what rests on the exporters' series; provisioners are scraped by themselves."""
+
 FLEET = (
     "OllamaFleetHealthyInstancesLow",
     "OllamaFleetHealthDroppingFast",
@@ -77,8 +80,8 @@ class Inhibition:
 RULES = (
     Inhibition(
         sources=(named("OllamaFleetExporterDown"),),
-        targets=(OURS, 'alertname!="OllamaFleetExporterDown"'),
-        reason="No exporter answers: every other alert is an effect of that, or old.",
+        targets=(EXPORTERS, 'alertname!="OllamaFleetExporterDown"'),
+        reason="No exporter answers: every other alert on the fleet is an effect of that, or old.",
     ),
     Inhibition(
         # A lost shard takes its instances out of every sum at once. HealthDroppingFast, the first
@@ -157,6 +160,24 @@ RULES = (
         sources=(named("OllamaFleetRotationCritical"),),
         targets=(named("OllamaFleetRotationOverdue"),),
         reason="The same instances, a week older.",
+    ),
+    Inhibition(
+        # What leads no more is seen to lead until its last value is forgotten. NoLeader fires that
+        # much later, and still before the tickets.
+        sources=(named("OllamaProvisionerNoLeader"),),
+        targets=(named("OllamaProvisionerDown", "OllamaProvisionerStoreUnavailable"),),
+        reason="Why nobody leads is what its runbook asks first.",
+    ),
+    Inhibition(
+        sources=(named("OllamaProvisionerStalled"),),
+        targets=(
+            named(
+                "OllamaProvisionerStoreUnavailable",
+                "OllamaProvisionerInstancesFailed",
+                "OllamaProvisionerBehind",
+            ),
+        ),
+        reason="Without passes nothing gets on; the store is one cause that its runbook asks for.",
     ),
     Inhibition(
         sources=(OURS, 'severity="critical"'),

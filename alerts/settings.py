@@ -18,7 +18,7 @@ from alerts.levels import Level, LevelSetting, Share
 from alerts.model import Severity
 from alerts.promql import Scope
 from alerts.receivers import RoutingSettings
-from exporter.catalogue import ALL_SERIES
+from alerts.series import ALL_SERIES
 
 INVENTORY = "inventory"
 SAMPLES_TO_BRIDGE = 4
@@ -60,20 +60,26 @@ def _no_template(text: str) -> str:
     return text
 
 
+JobName = Annotated[str, Field(min_length=1, pattern=r'^[^"\\\n]+$'), AfterValidator(_no_template)]
 PageUrl = Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)]
 
 
 class PrometheusSettings(Section):
     """How Prometheus scrapes the exporter and evaluates the rules."""
 
-    job: Annotated[
-        str, Field(min_length=1, pattern=r'^[^"\\\n]+$'), AfterValidator(_no_template)
-    ] = Field("ollama-fleet-exporter", description="Name of the scrape job of the exporters.")
+    job: JobName = Field(
+        "ollama-fleet-exporter", description="Name of the scrape job of the exporters."
+    )
     scrape_interval: Duration = Field(15.0, description="Of that job.")
     scrape_timeout: Duration = Field(10.0, description="Of that job.")
     evaluation_interval: Duration = Field(15.0, description="Of the rules.")
     cluster_label: Annotated[str, Field(pattern=NAME), AfterValidator(_own_label)] = Field(
         "cluster", description="Label that tells fleets apart where one Prometheus has several."
+    )
+    provisioner_job: JobName = Field(
+        "ollama-fleet-provisioner",
+        description="Name of the scrape job of the provisioners, with the same intervals. Where "
+        "there is no such job, none is missed.",
     )
 
 
@@ -184,6 +190,20 @@ class Thresholds(Section):
     scrape_duration: Share = Field(
         0.8, description="A scrape longer than this part of its time-out: ticket."
     )
+    view_age: Duration = Field(
+        120.0, description="A provisioner that knows nothing newer of its store: ticket."
+    )
+    pass_age: Duration = Field(
+        120.0, description="A provisioner that leads and has made no pass for longer pages."
+    )
+    failed_instances: Annotated[int, Field(gt=0)] = Field(
+        1, description="So many instances that cannot be started, or more: ticket."
+    )
+    as_wanted: Share = Field(
+        0.9,
+        description="A smaller part of the wanted instances running as wanted, and no progress: "
+        "ticket. Keep it below what the specification's `unavailable` leaves.",
+    )
 
 
 class Slo(Section):
@@ -212,6 +232,12 @@ class Windows(Section):
     horizon: Duration = Field(14_400.0, description="How far ahead a trend is followed.")
     telemetry: Duration = Field(900.0, description="In which failed figures are counted.")
     figures: Duration = Field(21_600.0, description="In which a figure that is missed was there.")
+    failed: Duration = Field(
+        900.0, description="In which an instance that failed is tried again, or counts as mended."
+    )
+    progress: Duration = Field(
+        1800.0, description="In which a roll-out must get on, however little."
+    )
 
 
 class Links(Section):
@@ -311,6 +337,11 @@ class Settings(Section):
         yield from self._budget_faults()
         if thresholds.inventory_lost <= thresholds.inventory_shrunk:
             yield "thresholds.inventory_lost must be larger than thresholds.inventory_shrunk"
+        if self.prometheus.provisioner_job == self.prometheus.job:
+            yield (
+                "prometheus.provisioner_job must not be prometheus.job: exporters and provisioners "
+                "are watched for different things"
+            )
 
     def _budget_faults(self) -> Iterator[str]:
         """Yield why an objective can never be missed: its fastest burn is more than everything."""

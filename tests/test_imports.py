@@ -21,6 +21,7 @@ ALLOWED = {
         "exporter.catalogue",
         "alerts.names",
         "alerts.promql",
+        "alerts.series",
         "alerts.generated",
         "alerts.errors",
     ),

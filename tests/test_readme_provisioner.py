@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from alerts.durations import duration_text
+from alerts.series import PROVISIONER_SERIES
+from alerts.settings import Settings
+from exporter.config import build, read_file
+from exporter.inventory import source_for
+from exporter.inventory.naming import urls_of
+from provisioning.fleet.api.forms import AGE_HEADER
 from provisioning.fleet.api.operations import OPERATIONS
-from provisioning.fleet.api.reads import AGE_HEADER
 from provisioning.fleet.cli.run_options import OPTIONS
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.metrics import Metrics
+from provisioning.fleet.runtime import containerd_record
+from provisioning.fleet.runtime.containerd import namespace_of
+from provisioning.fleet.runtime.records import Records
 from provisioning.fleet.spec import form, load_fleet
+from provisioning.sim.spec import MODELS
+from provisioning.stack.prometheus import PROVISIONER_JOB
 from tests.test_readme import README, table
 
 SPECIFICATIONS = [
@@ -77,6 +89,33 @@ def test_every_series_of_the_provisioner_is_in_the_readme() -> None:
     assert series_of(metrics) == table("series of the provisioner")
 
 
+def test_the_rules_know_the_provisioners_series_as_they_are_published() -> None:
+    metrics = Metrics(SystemClock(), version="1")
+
+    assert [row[:3] for row in series_of(metrics)] == [
+        [series.name, series.kind, ", ".join(series.labels) or "–"] for series in PROVISIONER_SERIES
+    ]
+
+
+def test_prometheus_scrapes_provisioners_as_the_readme_says_and_the_alerts_expect(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    (text,) = re.findall(r"```yaml\n(scrape_configs:.*?provisioner.*?)```", README, re.DOTALL)
+    path = tmp_path / "prometheus.yml"
+    path.write_text(text)
+
+    checked = subprocess.run(
+        [promtool_binary, "check", "config", path], capture_output=True, text=True, check=False
+    )
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+    expected = Settings().prometheus
+    assert expected.provisioner_job == job["job_name"] == PROVISIONER_JOB
+    assert duration_text(expected.scrape_interval) == job["scrape_interval"]
+    assert [expected.cluster_label] == list(job["static_configs"][0]["labels"])
+
+
 @pytest.mark.parametrize("text", SPECIFICATIONS)
 def test_a_specification_in_the_readme_is_a_good_one(text: str, tmp_path: Path) -> None:
     (tmp_path / "developers.txt").write_text("ada\nbob\n")
@@ -105,3 +144,35 @@ def test_the_readme_shows_every_key_that_a_specification_may_have() -> None:
 
 def test_the_readme_names_the_header_that_tells_the_lists_age() -> None:
     assert f"`{AGE_HEADER}`" in README
+
+
+def test_the_readme_says_where_an_instances_log_and_image_are() -> None:
+    settings = containerd_record.Settings()
+    log = Records(Path("units/FLEET/NODE"), "").log("ID")
+
+    assert f"`{settings.log_dir}/FLEET/ID.log`" in README
+    assert f"`{log}`" in README
+    assert f"`{namespace_of('FLEET')}`" in README
+    assert f"`ctr -n {namespace_of('rack1')} images import " in README
+    assert f"`{settings.registries_dir}/HOST/hosts.toml`" in README
+
+
+def test_the_readme_names_the_models_of_simulated_instances() -> None:
+    *most, last = (f"`{model.name}`" for model in MODELS)
+
+    assert f"{', '.join(most)} or {last}." in " ".join(README.split())
+
+
+def test_the_exporters_settings_in_the_readme_have_three_provisioners_as_one_inventory(
+    tmp_path: Path,
+) -> None:
+    (text,) = re.findall(r"```yaml\n(inventory: .*?)```", README, re.DOTALL)
+    path = tmp_path / "exporter.yml"
+    path.write_text(text)
+
+    given, faults = read_file(path)
+    config = build(given, faults=faults)
+
+    (inventory,) = config.inventory
+    assert inventory == source_for(inventory).name
+    assert 3 == len(urls_of(inventory))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards import choices
 from dashboards.choices import Uid
-from dashboards.exporter_health import alerting, figures, inventory, polls, serving
+from dashboards.exporter_health import alerting, figures, inventory, polls, provisioners, serving
 from dashboards.kit import variables
 from dashboards.kit.board import Board
 from dashboards.kit.grid import Section, row
@@ -30,6 +30,7 @@ def dashboard(settings: DashboardSettings) -> Board:
             Section("Exporters", (row(7, (24, polls.exporters(ask))),)),
             polls.section(ask),
             inventory.section(ask),
+            provisioners.section(ask),
             serving.page(ask),
             serving.process(ask),
             alerting.rules(ask),

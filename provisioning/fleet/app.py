@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,11 +18,14 @@ from urllib.parse import urlsplit
 
 from provisioning.fleet.api.app import LOOPBACK_BY_WILDCARD, Api, bound, serving, url_of
 from provisioning.fleet.api.commands import StoreCommands
+from provisioning.fleet.api.errors import NotLeadingError
+from provisioning.fleet.api.ports import Reports
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import ProvisionerError
 from provisioning.fleet.metrics import Metrics
 from provisioning.fleet.mirror import Mirror
+from provisioning.fleet.model import NodeReport
 from provisioning.fleet.reconciler import Reconciler
 from provisioning.fleet.runtime.opening import Local, Machines
 from provisioning.fleet.spec import decode_fleet
@@ -93,10 +96,12 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             tokens,
             metrics,
             clock,
+            reports=_reports_of(reconciler, leadership),
             fleet=settings.fleet,
             version=version("ollama-fleet"),
             audit_path=settings.audit_file,
             own_names=_own_names(settings),
+            log_of=machines.log_of,
         )
         url = await stack.enter_async_context(serving(api, sockets))
         await stack.enter_async_context(_going_on(mirror, reconciler))
@@ -157,6 +162,17 @@ def _reconciler(
     )
 
 
+def _reports_of(reconciler: Reconciler, leadership: Leadership) -> Reports:
+    """Return what gives the reports of the nodes, to a leader's clients alone."""
+
+    async def reports() -> Mapping[str, NodeReport]:
+        if reconciler.term is None:
+            raise NotLeadingError(await leadership.leader(), so="it knows nothing of nodes")
+        return reconciler.reports
+
+    return reports
+
+
 def _telling(
     mirror: Mirror, reconciler: Reconciler
 ) -> Callable[[Sequence[Change], Sequence[Done]], None]:
@@ -173,14 +189,18 @@ def _telling(
 async def _going_on(mirror: Mirror, reconciler: Reconciler) -> AsyncIterator[None]:
     """Follow the store and reconcile until the block ends; what breaks there ends the block.
 
+    A store that will not do is known before the block begins, and before anybody tries to lead.
+
     Raises:
         ProvisionerError: One of them cannot go on, now or ever.
     """
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = (group.create_task(mirror.follow()), group.create_task(reconciler.run()))
+            following = group.create_task(mirror.follow())
+            await mirror.tried()
+            reconciling = group.create_task(reconciler.run())
             yield
-            for task in tasks:
+            for task in (following, reconciling):
                 task.cancel()
     except ExceptionGroup as errors:
         raise _first(errors) from errors

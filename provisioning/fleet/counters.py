@@ -1,6 +1,6 @@
 """Tell of what the reconciler does, for whoever counts it.
 
-In:   operations that ended, passes, calls of the store that failed.
+In:   operations that ended, passes, outages of the store.
 Out:  a Listener is told of each as it happens; Counters is one that only counts.
 """
 
@@ -25,8 +25,8 @@ class Listener(Protocol):
         """Take note of a pass."""
         ...
 
-    def store_failed(self, fault: str) -> None:
-        """Take note that the store could not be reached: nothing is changed meanwhile."""
+    def outage_began(self) -> None:
+        """Take note that the store cannot be used: nothing is changed until it is back."""
         ...
 
 
@@ -42,7 +42,7 @@ class Counters:
         self.pass_s = 0.0
         """All passes together."""
         self.last: Report | None = None
-        self.n_store_failures = 0
+        self.n_outages = 0
 
     def operation_ended(self, operation: Operation, outcome: Outcome) -> None:
         """Count an operation."""
@@ -57,7 +57,6 @@ class Counters:
         self.pass_s += report.duration_s
         self.last = report
 
-    def store_failed(self, fault: str) -> None:
-        """Count a failure of the store."""
-        del fault
-        self.n_store_failures += 1
+    def outage_began(self) -> None:
+        """Count an outage of the store."""
+        self.n_outages += 1

@@ -15,7 +15,7 @@ from provisioning.fleet.actions import Action, Observed
 from provisioning.fleet.draft import Draft
 from provisioning.fleet.fleet import Fleet, Pool, Rotation
 from provisioning.fleet.model import FoundUnit, Instance
-from provisioning.fleet.strangers import n_kept_strangers
+from provisioning.fleet.strangers import strangers_of
 from provisioning.fleet.survey import NodeState
 from provisioning.fleet.unwanted import is_leaving, part_with
 from provisioning.fleet.wanted import PoolPass
@@ -35,12 +35,12 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
         part_with(draft, instance, _rotation(pool_by_name.get(instance.pool)))
     for pool_pass in passes:
         pool_pass.mend()
+    strangers = strangers_of(desired, observed)
     for pool_pass in passes:
-        pool_pass.complete()
+        pool_pass.complete(may_place=strangers.may_place)
     # Last: however many removals hang, they take no operation from what somebody waits for.
-    keeps_strangers = n_kept_strangers(desired, observed) > 0
     for node, unit in draft.survey.strays:
-        is_kept = keeps_strangers and unit.instance_id not in observed.stored
+        is_kept = strangers.n_kept > 0 and unit.instance_id not in observed.stored
         if not is_kept and _may_sweep(draft, node, unit):
             draft.sweep(node, unit.name)
     return tuple(draft.actions)

@@ -148,7 +148,8 @@ class Executor:
         except TimeoutError:
             raise TransientError(
                 f"start of {unit.name} on {order.node}: not healthy within "
-                f"{limits.start_timeout_s:g} s (limits.start_timeout_s); last seen: {heard[-1]}"
+                f"{limits.start_timeout_s:g} s (limits.start_timeout); last seen: {heard[-1]}"
+                f"{self._see_log(order)}"
             ) from None
         await self._prober.warm_up(unit.host, unit.port, order.workload.warm_up)
 
@@ -161,11 +162,19 @@ class Executor:
                 return
             if ending := self._endings[unit.name][1]:
                 raise TransientError(
-                    f"start of {unit.name} on {order.node}: {ending} before it was healthy; "
-                    f"see its log"
+                    f"start of {unit.name} on {order.node}: {ending} before it was healthy"
+                    f"{self._see_log(order)}"
                 )
             await self._clock.sleep(wait_s)
             wait_s = min(LONGEST_LOOK_S, wait_s * LOOK_GROWTH)
+
+    def _see_log(self, order: Order) -> str:
+        """Return where to look further; nothing of what stands there, which may be secret."""
+        try:
+            log_path = self._runtime_of(order.node).log_of(order.unit.instance_id)
+        except NodeUnreachableError:
+            return ""  # it has left the specification meanwhile
+        return f"; see its log, {log_path} on {order.node}" if log_path else ""
 
     async def _remove_once(self, node: str, name: str, limits: Limits) -> None:
         timeout_s = limits.stop_grace_s + REMOVAL_SLACK_S

@@ -15,6 +15,7 @@ from provisioning.fleet.model import NodeReport
 from provisioning.fleet.nodes import Nodes
 from provisioning.fleet.roster import Roster
 from provisioning.fleet.runtime.base import Prober, Runtime
+from provisioning.fleet.silences import Silences
 from provisioning.fleet.store.base import Stored
 
 
@@ -32,10 +33,10 @@ class Lookout:
     ) -> None:
         self.nodes = Nodes(open_runtime, clock, on_report=self._take_report)
         self.health = HealthMonitor(prober, clock, on_change=on_news)
+        self.silences = Silences(clock)
         self._on_report = on_report
         self._on_news = on_news
         self._roster: Roster | None = None
-        self._silent: set[str] = set()
 
     async def follow(self, roster: Roster, stored: Mapping[str, Stored]) -> None:
         """Ask the nodes of a roster, those that are used besides, and what runs by it."""
@@ -45,6 +46,7 @@ class Lookout:
                 self.take_record(id_, one)
         used = frozenset(one.instance.node for one in stored.values())
         await self.nodes.update(roster.fleet.nodes, used=used)
+        self.silences.forget(all_but=frozenset(self.nodes.reports))
 
     def take_record(self, id_: str, stored: Stored | None) -> None:
         """Ask an instance for its health while it runs."""
@@ -58,14 +60,12 @@ class Lookout:
         """Ask nobody any more, and know nothing."""
         await self.nodes.close()
         self.health.clear()
+        self.silences.forget()
         self._roster = None
 
     def _take_report(self, report: NodeReport, is_news: bool) -> None:
         self._on_report(report)
-        if not report.is_reachable:
-            self._silent.add(report.node)
-        elif report.node in self._silent:
-            self._silent.remove(report.node)
+        if self.silences.take_report(report):
             self.health.forgive(report.node)
         if is_news:
             self._on_news()

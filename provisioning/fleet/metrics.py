@@ -157,9 +157,8 @@ class Metrics:
         self._running_operations.set(report.n_running)
         self._as_wanted.set(report.n_as_wanted)
 
-    def store_failed(self, fault: str) -> None:
+    def outage_began(self) -> None:
         """Count a time without the store."""
-        del fault
         self._store_outages.inc()
 
     @contextmanager

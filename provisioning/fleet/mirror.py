@@ -56,6 +56,7 @@ class Mirror:
         """By the watch, since the load that goes on has begun: it may show an earlier state."""
         self._known_at_s = 0.0
         self._is_followed = False
+        self._is_tried = asyncio.Event()
         self._changed = asyncio.Event()
         self._listeners: list[OnChange] = []
         self._outage = Outage(clock, log, restored="the store is followed again")
@@ -84,6 +85,10 @@ class Mirror:
     def as_of_s(self) -> float:
         """Return when the view was last known to be the store's, in seconds since 1970 UTC."""
         return self._clock.unix_s() if self._is_followed else self._known_at_s
+
+    async def tried(self) -> None:
+        """Return once the store was read, or is out of reach and may come back."""
+        await self._is_tried.wait()
 
     async def changed(self, after: int) -> None:
         """Return once there is a view with a revision above `after`."""
@@ -148,6 +153,7 @@ class Mirror:
             try:
                 await self.load()
                 self._outage.note_well()
+                self._is_tried.set()
                 await self._follow()
             except CompactedError:
                 continue
@@ -157,6 +163,7 @@ class Mirror:
                 if self._revision < 0:
                     raise
                 self._outage.note_failed("the store cannot be read, the view gets old", error)
+            self._is_tried.set()
             await self._clock.sleep(PAUSE_S)
 
     async def _follow(self) -> None:

@@ -38,6 +38,8 @@ class Reason(StrEnum):
     """The specification asks for another workload."""
     REPLACED = "replaced"
     """A person asked for it."""
+    DRAINED = "drained"
+    """A person asked for it at once, whatever the limits."""
     UNHEALTHY = "unhealthy"
     EXITED = "exited"
     NODE_LOST = "node_lost"

@@ -38,6 +38,9 @@ class Operation(msgspec.Struct, frozen=True):
     generation: int = 0
 
 
+Ended = tuple[tuple[Operation, Outcome], ...]
+
+
 class Operations:
     """Operations that are going on, or have ended and were not written down yet."""
 
@@ -55,7 +58,7 @@ class Operations:
         return len(self._tasks)
 
     @property
-    def ended(self) -> tuple[tuple[Operation, Outcome], ...]:
+    def ended(self) -> Ended:
         """Return those whose outcome was not written down yet, the first ended first."""
         return tuple(self._ended)
 

@@ -9,7 +9,6 @@ what cannot be read. While it is out of reach nothing is changed. Instances go o
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from provisioning.fleet.actions import Action, Observed
@@ -21,20 +20,19 @@ from provisioning.fleet.errors import StoreUnavailableError
 from provisioning.fleet.fleet import Fleet, Node
 from provisioning.fleet.grace import Grace
 from provisioning.fleet.in_force import InForce
+from provisioning.fleet.logbook import Logbook
 from provisioning.fleet.lookout import Lookout
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import NodeReport
+from provisioning.fleet.operations import Ended
 from provisioning.fleet.outage import Outage
 from provisioning.fleet.report import Report, events_of
 from provisioning.fleet.roster import Roster
 from provisioning.fleet.runtime.base import Prober, Runtime
 from provisioning.fleet.store.base import Change, Done, Store, Term
-from provisioning.fleet.strangers import StrangerWarning, n_kept_strangers
 from provisioning.fleet.waiting import wait_at_most
 from provisioning.fleet.work import Work
 from provisioning.fleet.writing import changed_id, changes_after, changes_before, subject_id
-
-log = logging.getLogger("provisioning.fleet.passes")
 
 INTERVAL_S = 5.0
 """From pass to pass while nothing happens: so late is noticed what only time brings about."""
@@ -78,7 +76,7 @@ class Passes:
         self._nodes, self._health = self._lookout.nodes, self._lookout.health
         self._work = Work(self._nodes, prober, clock, dice=dice, on_end=self._wake.set)
         self._grace = Grace(clock)
-        self._warning = StrangerWarning(clock)
+        self._logbook = Logbook(clock, self._lookout.silences)
         self._in_force = InForce(read_spec)
         self._is_outdated = True
         self._n_passes = 0
@@ -137,10 +135,9 @@ class Passes:
                 # What was written nobody knows: load before anything is written again.
                 self._is_outdated = True
                 self._outage.note_failed("nothing is changed until the store is back", error)
-                self._listener.store_failed(str(error))
                 await self._clock.sleep(STORE_PAUSE_S)
                 continue
-            self._outage.note_well()
+            self._outage.note_read()
             await self._clock.sleep(SHORTEST_GAP_S)
             await wait_at_most(self._wake, self._clock, quiet_s - SHORTEST_GAP_S)
 
@@ -158,31 +155,26 @@ class Passes:
         if roster is None:
             return INTERVAL_S
         await self._lookout.follow(roster, self._mirror.stored)
-        ended = self._work.ended
-        n_refused = await self._write_ended(roster, term)
+        ended, n_refused = await self._write_ended(roster, term)
         observed = self._observed()
-        self._warning.give(n_kept_strangers(roster.fleet, observed))
         decided_s = self._clock.unix_s()
+        self._logbook.note_seen(roster.fleet, observed, now_s=decided_s)
         actions = decide(roster.fleet, observed, decided_s)
         begun, n_refused_now = await self._begin(roster, actions, term)
         self._n_passes += 1
-        self._tell(
-            Report(
-                number=self._n_passes,
-                n_wanted=roster.n_wanted,
-                n_as_wanted=roster.count_as_wanted(self._mirror.stored, self._health.ill),
-                events=events_of(ended, begun),
-                n_running=self._work.n_running,
-                n_refused=n_refused + n_refused_now,
-                duration_s=self._clock.monotonic_s() - begun_s,
-            )
+        report = Report(
+            number=self._n_passes,
+            n_wanted=roster.n_wanted,
+            n_as_wanted=roster.count_as_wanted(self._mirror.stored, self._health.ill),
+            events=events_of(ended, begun),
+            n_running=self._work.n_running,
+            n_refused=n_refused + n_refused_now,
+            duration_s=self._clock.monotonic_s() - begun_s,
         )
+        self._logbook.note_done(report, ended, begun, self._mirror.stored)
+        self._listener.pass_ended(report)
         instances = (one.instance for one in self._mirror.stored.values())
         return min(INTERVAL_S, drain_left_s(roster, instances, since_s=decided_s))
-
-    def _tell(self, report: Report) -> None:
-        log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
-        self._listener.pass_ended(report)
 
     def _observed(self) -> Observed:
         return Observed(
@@ -196,8 +188,8 @@ class Passes:
             resting=self._work.resting(),
         )
 
-    async def _write_ended(self, roster: Roster, term: Term) -> int:
-        """Write down what has become of operations; return how many writes were refused."""
+    async def _write_ended(self, roster: Roster, term: Term) -> tuple[Ended, int]:
+        """Write down what has become of operations; return that, and how many were refused."""
         n_refused = 0
         for _ in range(MAX_REFUSALS):
             ended = self._work.ended
@@ -214,10 +206,10 @@ class Passes:
                 self._work.take(len(ended))
                 for operation, outcome in ended:
                     self._listener.operation_ended(operation, outcome)
-                break
+                return ended, n_refused
             n_refused += len(refused)
             await self._mirror.load()
-        return n_refused
+        return (), n_refused
 
     async def _begin(
         self, roster: Roster, actions: Sequence[Action], term: Term
@@ -242,5 +234,6 @@ class Passes:
         if not changes:
             return ()
         done = await self._store.commit(changes, term=term)
+        self._outage.note_well()
         self._mirror.take_own(changes, done)
         return done

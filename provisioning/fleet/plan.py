@@ -1,7 +1,8 @@
 """What a new specification would change, before anything is changed.
 
 In:   the specification in force, if any, the new one, and the instances that the store holds.
-Out:  a Plan: what is done to each pool and node, and which of their settings differ. Pure.
+Out:  a Plan: what is done to each pool and node, and which of their settings differ, by their names
+and in their units in the file. Pure.
 Numbers are a forecast: instances that fail or are rotated meanwhile are not foreseen. Of values of
 environment variables and of warm-up requests only that they differ is told: they may be secrets.
 """
@@ -9,24 +10,28 @@ environment variables and of warm-up requests only that they differ is told: the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
 
-from provisioning.fleet.fleet import Fleet, Node, Pool
+from provisioning.fleet.fleet import Fleet, Limits, Node, Pool
 from provisioning.fleet.model import FOR_GOOD, Instance, Phase
+from provisioning.fleet.spec.document import (
+    Document,
+    limits_document,
+    node_document,
+    pool_document,
+)
 from provisioning.fleet.units import workload_digest
 
 HIDDEN = "…"
-ENVIRONMENT = "workload.environment"
-UNSHOWN = (f"{ENVIRONMENT}.", "workload.warm_up")
+UNSHOWN = ("environment.", "warm_up")
 """How settings begin that may hold secrets."""
-PAIRED = (ENVIRONMENT, "labels", "placement.selector")
-"""Settings that are pairs of name and value."""
 
 NamedT = TypeVar("NamedT", bound=Node | Pool)
+DescribedT = TypeVar("DescribedT", bound=Node | Pool | Limits)
 
 
 class Verb(StrEnum):
@@ -60,6 +65,8 @@ class PoolPlan(msgspec.Struct, frozen=True):
     n_moved: int
     """Because their node is gone or cordoned."""
     changes: tuple[FieldChange, ...] = ()
+    n_without: int = 0
+    """Developers who are listed, and have no instance while the pool's count is 0."""
 
 
 class NodePlan(msgspec.Struct, frozen=True):
@@ -123,7 +130,7 @@ def plan_of(
         base_version=base_version,
         pools=tuple(_pool_plan(*pair, by_pool, usable) for pair in _pairs(old.pools, after.pools)),
         nodes=tuple(_node_plans(_pairs(old.nodes, after.nodes), n_held_by_node)),
-        limits=_differences(old.limits, after.limits),
+        limits=_differences(old.limits, after.limits, limits_document),
         renamed_from=old.name if old.name != after.name else "",
     )
 
@@ -152,7 +159,7 @@ def _pool_plan(
     # Those that are too many are taken to be among those that would have to be renewed anyway.
     n_moved = max(0, causes["moved"] - n_removed)
     n_replaced = max(0, causes["replaced"] - max(0, n_removed - causes["moved"]))
-    changes = _differences(before, after) if before and after else ()
+    changes = _differences(before, after, pool_document) if before and after else ()
     return PoolPlan(
         name=name,
         verb=_verb(before, after, changes),
@@ -163,6 +170,7 @@ def _pool_plan(
         n_replaced=n_replaced,
         n_moved=n_moved,
         changes=changes,
+        n_without=len(after.developers) if after and not after.count else 0,
     )
 
 
@@ -181,7 +189,7 @@ def _node_plans(
     pairs: Iterable[tuple[str, Node | None, Node | None]], n_held_by_node: Mapping[str, int]
 ) -> Iterator[NodePlan]:
     for name, before, after in pairs:
-        changes = _differences(before, after) if before and after else ()
+        changes = _differences(before, after, node_document) if before and after else ()
         verb = _verb(before, after, changes)
         n_held = n_held_by_node.get(name, 0) if before and not after else 0
         is_in_use = n_held > 0 and before is not None and not before.is_cordoned
@@ -197,9 +205,14 @@ def _verb(before: object, after: object, changes: Sequence[FieldChange]) -> Verb
     return Verb.CHANGED if changes else Verb.UNCHANGED
 
 
-def _differences(before: msgspec.Struct, after: msgspec.Struct) -> tuple[FieldChange, ...]:
-    """Return the settings that differ, sorted by name."""
-    old, new = (dict(_flat("", msgspec.to_builtins(one))) for one in (before, after))
+def _differences(
+    before: DescribedT, after: DescribedT, document_of: Callable[[DescribedT], Document]
+) -> tuple[FieldChange, ...]:
+    """Return the settings that differ, sorted by name, as the specification has them."""
+    if before == after:
+        return ()
+    old = dict(_flat("", document_of(before)))
+    new = dict(_flat("", document_of(after)))
     return tuple(
         _shown(name, old.get(name, ""), new.get(name, ""))
         for name in sorted({*old, *new})
@@ -218,8 +231,6 @@ def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
-    elif prefix in PAIRED and isinstance(value, tuple):
-        for key, inner in value:
-            yield f"{prefix}.{key}", inner or '""'
-    else:
-        yield prefix, value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    elif value is not None:
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        yield prefix, text or '""'

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from provisioning.fleet.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb
+from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.tables import table
 
 MAX_SHOWN_CHARACTERS = 60
@@ -32,6 +33,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield table(HEAD, map(_row, plan.pools))
     for pool in plan.pools:
         yield from _differences(f"pool {pool.name}", pool.changes)
+        if pool.n_without:
+            yield _without_text(pool)
     for verb in (Verb.ADDED, Verb.REMOVED):
         names = [_name(node) for node in plan.nodes if node.verb is verb]
         if names:
@@ -54,12 +57,17 @@ def in_use_text(nodes: Sequence[NodePlan]) -> str:
     )
 
 
+def _without_text(pool: PoolPlan) -> str:
+    whose = "1 developer has" if pool.n_without == 1 else f"{pool.n_without:,} developers have"
+    return f"pool {pool.name}: {whose} no instance while its count is 0"
+
+
 def _name(node: NodePlan) -> str:
     return f"{node.name} (holds {_instances(node.n_held)})" if node.n_held else node.name
 
 
 def _instances(n: int) -> str:
-    return f"{n:,} instances" if n != 1 else "1 instance"
+    return count_text(n, "instance")
 
 
 def _row(pool: PoolPlan) -> tuple[str, ...]:

@@ -51,9 +51,10 @@ class Reconciler:
     ) -> None:
         self._leadership = leadership
         self._clock = clock
-        self._listener = listener
         self._term: Term | None = None
-        self._outage = Outage(clock, log, restored="the store is back")
+        self._outage = Outage(
+            clock, log, restored="the store is back", on_begin=listener.outage_began
+        )
         self._standby = Standby(leadership, clock, on_answer=self._outage.note_well)
         self._passes = Passes(
             store=store,
@@ -103,19 +104,19 @@ class Reconciler:
 
     async def _lead_once(self) -> bool:
         """Wait to lead, and lead; say whether that ended with an error that may last."""
+        consequence = "cannot lead"
         try:
             async with AsyncExitStack() as stack:
                 async with self._standby.telling():
                     leading = await stack.enter_async_context(self._leadership.lead())
+                consequence = "leads no more"
                 await self._lead(leading)
         except StoreUnavailableError as error:
-            self._outage.note_failed("cannot lead, the store is out of reach", error)
-            self._listener.store_failed(str(error))
+            self._outage.note_failed(f"{consequence}, the store is out of reach", error)
         except FencedError as error:
-            log.warning("leads no more: %s", error)
+            log.warning("%s: %s", consequence, error)
         except StoreError as error:
-            log.error("leads no more, the store refused: %s", error)
-            self._listener.store_failed(str(error))
+            self._outage.note_failed(f"{consequence}, the store refused", error)
             return True
         return False
 

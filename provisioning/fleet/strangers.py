@@ -1,18 +1,23 @@
 """Whether the units that no record tells of are swept, or the store is doubted.
 
 In:   a Fleet and an Observed.
-Out:  how many such units are kept; a warning in the log. Never fails.
+Out:  how many such units are kept, and whether instances may be made; a warning in the log. Never
+      fails.
 
-A few units without a record are leftovers. Many are the sign of a store that is empty, was restored
-from an old backup, or is another fleet's: to sweep them would end what people use, and nothing
-would bring it back. They are kept, and hold their room, until there are records for the rest, or a
-person says that they may go: with limits.unavailable 1 all of them are swept.
+A few units without a record, beside more instances that are known, are leftovers. If they are more
+than the records, or many, then the store is empty, was restored from an old backup, or is another
+fleet's: to sweep them would end what people use, and nothing would bring it back. They are kept,
+and hold their room, until a person says that they may go: with limits.unavailable 1 all are swept.
+
+While they are more than the records nothing is made either: the records of new instances would
+soon be many enough for the strangers to look like leftovers.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from typing import NamedTuple
 
 from provisioning.fleet.actions import Observed
 from provisioning.fleet.clock import Clock
@@ -22,8 +27,19 @@ from provisioning.fleet.model import UnitState
 log = logging.getLogger("provisioning.fleet.strangers")
 
 FEW = 10
-"""So many are always swept."""
+"""So many are swept, where there are as many records at least."""
+ALL = 1.0
+"""The limits.unavailable by which a person says that they may go."""
 WARNING_EVERY_S = 60.0
+
+
+class Strangers(NamedTuple):
+    """What comes of the running units that have no record."""
+
+    n_kept: int
+    """0: all are swept."""
+    may_place: bool
+    """Whether instances may be made that have no record yet."""
 
 
 class StrangerWarning:
@@ -33,21 +49,25 @@ class StrangerWarning:
         self._clock = clock
         self._next_s = 0.0
 
-    def give(self, n_kept: int) -> None:
+    def give(self, strangers: Strangers) -> None:
         """Log it, if it is time and there are any."""
         now_s = self._clock.monotonic_s()
-        if n_kept and now_s >= self._next_s:
+        if strangers.n_kept and now_s >= self._next_s:
             self._next_s = now_s + WARNING_EVERY_S
             log.error(
-                "%d units run that the store has no record of: they are kept, for it may be the "
-                "wrong store, or an old backup; if they are to go, set limits.unavailable to 1 "
-                "until they are gone",
-                n_kept,
+                "%d units run that the store has no record of: they are kept%s, for it may be the "
+                "wrong store, an empty one, or an old backup; stop the provisioner and bring the "
+                "right one back, or, if they are to go, set limits.unavailable to 100%% until they "
+                "are gone",
+                strangers.n_kept,
+                "" if strangers.may_place else ", and no instance is made",
             )
 
 
-def n_kept_strangers(desired: Fleet, observed: Observed) -> int:
-    """Return how many running units without a record are kept; 0: all are swept."""
+def strangers_of(desired: Fleet, observed: Observed) -> Strangers:
+    """Return what comes of the running units that have no record."""
+    if desired.limits.unavailable_ratio >= ALL:
+        return Strangers(0, may_place=True)
     running = [
         unit.instance_id
         for report in observed.reports.values()
@@ -55,5 +75,19 @@ def n_kept_strangers(desired: Fleet, observed: Observed) -> int:
         if unit.state is UnitState.RUNNING
     ]
     n_strangers = sum(id_ not in observed.stored for id_ in running)
+    is_doubted = n_strangers > len(observed.stored)
     n_allowed = max(FEW, math.floor(desired.limits.unavailable_ratio * len(running) + 1e-9))
-    return n_strangers if n_strangers > n_allowed else 0
+    return Strangers(
+        n_kept=n_strangers if is_doubted or n_strangers > n_allowed else 0,
+        may_place=not is_doubted
+        and (bool(observed.stored) or _is_every_node_asked(desired, observed)),
+    )
+
+
+def _is_every_node_asked(desired: Fleet, observed: Observed) -> bool:
+    """Say whether each node has answered, or is known not to.
+
+    A store without any record may be a lost one: whether it is, the next node may tell.
+    """
+    reports = (observed.reports.get(node.name) for node in desired.nodes)
+    return all(report is not None and (report.at_s > 0 or report.fault) for report in reports)

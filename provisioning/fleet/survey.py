@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 
 from provisioning.fleet.actions import Observed
-from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.fleet import Fleet, Limits
 from provisioning.fleet.model import FoundUnit, Instance, NodeReport, Phase, UnitState
 from provisioning.fleet.placement import Size, largest_size, size_of
 
@@ -89,12 +89,8 @@ class Survey:
         return newest
 
     def _state(self, report: NodeReport | None) -> NodeState:
-        if report is not None and report.is_reachable:
-            return NodeState.REACHABLE
-        at_s = report.at_s if report else 0.0
-        heard_s = max(self.observed.since_s, at_s if at_s <= self.now_s else 0.0)
-        is_over = self.now_s - heard_s >= self._desired.limits.node_grace_s
-        return NodeState.LOST if is_over else NodeState.SILENT
+        limits, since_s = self._desired.limits, self.observed.since_s
+        return node_state(report, limits, since_s=since_s, now_s=self.now_s)
 
     def _sort(self, report: NodeReport) -> None:
         stored, node = self.observed.stored, report.node
@@ -104,6 +100,17 @@ class Survey:
                 self.current[unit.instance_id] = unit
             else:
                 self.strays.append((node, unit))
+
+
+def node_state(
+    report: NodeReport | None, limits: Limits, *, since_s: float, now_s: float
+) -> NodeState:
+    """Return how a node is; before `since_s`, its silence says nothing."""
+    if report is not None and report.is_reachable:
+        return NodeState.REACHABLE
+    at_s = report.at_s if report else 0.0
+    heard_s = max(since_s, at_s if at_s <= now_s else 0.0)
+    return NodeState.LOST if now_s - heard_s >= limits.node_grace_s else NodeState.SILENT
 
 
 def _is_wanted(unit: FoundUnit, instance: Instance, node: str) -> bool:

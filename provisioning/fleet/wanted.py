@@ -13,6 +13,7 @@ from typing import ClassVar
 from provisioning.fleet.assignment import Assignment
 from provisioning.fleet.draft import Draft
 from provisioning.fleet.fleet import Pool
+from provisioning.fleet.keeping import Keeping
 from provisioning.fleet.limits import Tally, kills_of_ill, replacements
 from provisioning.fleet.model import Instance, Phase, Reason, UnitState
 from provisioning.fleet.placement import is_suitable
@@ -25,14 +26,6 @@ MOST_NODES_TRIED = 3
 """A start that fails for good on so many nodes fails by the workload's fault."""
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
 """In which order instances that serve well are replaced."""
-KEPT_FIRST = {
-    Phase.RUNNING: 0,
-    Phase.DRAINING: 1,
-    Phase.STARTING: 2,
-    Phase.STOPPING: 3,
-    Phase.FAILED: 4,
-}
-"""Which instances stay when a pool becomes smaller."""
 
 
 class PoolPass:
@@ -53,7 +46,7 @@ class PoolPass:
         self.kept: Sequence[Instance] = instances
         self.surplus: Sequence[Instance] = ()
         if len(instances) > pool.count:
-            ranked = sorted(instances, key=self._keeping_rank)
+            ranked = self._ranked(instances)
             self.kept, self.surplus = ranked[: pool.count], ranked[pool.count :]
 
     def mend(self) -> None:
@@ -65,13 +58,14 @@ class PoolPass:
         self._stop_ill()
         self._drain_outdated()
 
-    def complete(self) -> None:
-        """Make the instances that are missing, and give instances to developers."""
+    def complete(self, *, may_place: bool) -> None:
+        """Make the instances that are missing, if they may be; give instances to developers."""
         assignment = Assignment(self._pool, self.kept)
         for assign in assignment.changes():
             self._draft.assign(assign)
         number = 0
-        for _ in range(self._pool.count - len(self.kept)):
+        n_missing = self._pool.count - len(self.kept) if may_place else 0
+        for _ in range(n_missing):
             if self._draft.is_full:
                 return
             number = self._draft.free_number(self._pool, after=number)
@@ -79,16 +73,17 @@ class PoolPass:
                 return
             assignment.serve()
 
-    def _keeping_rank(self, instance: Instance) -> tuple[bool, int, bool, bool, float, str]:
-        """Order instances: what is kept first serves well, has a developer, is young."""
-        return (
-            instance.id in self._draft.observed.ill,
-            KEPT_FIRST[instance.phase],
-            instance.node not in self._serving_nodes,
-            not instance.developer,
-            -instance.started_s,
-            instance.id,
+    def _ranked(self, instances: Sequence[Instance]) -> list[Instance]:
+        """Return the instances, those in front that stay where there are too many."""
+        keeping = Keeping(
+            self._pool,
+            self._draft.desired.nodes,
+            serving_nodes=self._serving_nodes,
+            ill=self._draft.observed.ill.keys(),
         )
+        stored = self._draft.observed.stored.values()
+        others = (one.instance for one in stored if one.instance.pool != self._pool.name)
+        return keeping.ranked(instances, others)
 
     def _is_fine(self, instance: Instance) -> bool:
         """Say whether nothing is to be done about an instance, its age aside."""

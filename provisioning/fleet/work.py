@@ -15,7 +15,7 @@ from provisioning.fleet.fleet import Limits
 from provisioning.fleet.lifecycle import Outcome, Result
 from provisioning.fleet.model import Instance, NodeReport, UnitState
 from provisioning.fleet.nodes import Nodes
-from provisioning.fleet.operations import Kind, Operation, Operations
+from provisioning.fleet.operations import Ended, Kind, Operation, Operations
 from provisioning.fleet.rests import Rests
 from provisioning.fleet.roster import Roster
 from provisioning.fleet.runtime.base import Prober
@@ -50,7 +50,7 @@ class Work:
         return self._operations.n_running
 
     @property
-    def ended(self) -> tuple[tuple[Operation, Outcome], ...]:
+    def ended(self) -> Ended:
         """Return the operations whose outcome was not written down yet."""
         return self._operations.ended
 

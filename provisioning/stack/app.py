@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 
 import aiohttp
 import click
@@ -76,7 +77,8 @@ async def _run(plan: Plan, settings: Settings) -> None:
 async def _stage(plan: Plan, settings: Settings) -> None:
     timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
     async with (
-        leftovers.none_of(plan.run_dir, is_kept=settings.is_kept),
+        leftovers.none_of(plan.run_dir, is_kept=plan.is_kept),
+        telling_what_is_left(plan),
         Children(plan.run_dir.path, environ=ourselves.environ(os.environ)) as children,
         aiohttp.ClientSession(timeout=timeout) as session,
         talk.keeping_busy(lambda: real_servers(session, plan)),
@@ -91,6 +93,19 @@ async def _stage(plan: Plan, settings: Settings) -> None:
         else:
             click.echo(report.for_people(plan, seen, await pages(session, plan)))
         await children.guard(keep_saying(session, plan, settings.duration_s))
+
+
+@contextlib.asynccontextmanager
+async def telling_what_is_left(plan: Plan) -> AsyncIterator[None]:
+    """Say after the block, however it ends, which instances go on."""
+    try:
+        yield
+    finally:
+        n_processes = 0
+        if plan.is_kept:
+            n_processes = await leftovers.n_running(plan.run_dir.provisioner_units)
+        if words := report.left_behind(plan, n_processes):
+            say(words)
 
 
 async def _start_fleet(plan: Plan, children: Children) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.fleet import Fleet, RuntimeKind
 from provisioning.stack import ourselves
 from provisioning.stack.demo import Demo
 from provisioning.stack.observers import Observers
@@ -34,6 +34,13 @@ class Plan:
     """What it was made from; None: it is a person's own."""
     provisioner_port: int
     observers: Observers
+    is_kept: bool = False
+    """Instances that are processes go on after the run."""
+
+    @property
+    def has_containers(self) -> bool:
+        """Say whether some instances are containers, which go on after any run."""
+        return any(node.runtime is RuntimeKind.CONTAINERD for node in self.fleet.nodes)
 
     @property
     def provisioner_url(self) -> str:

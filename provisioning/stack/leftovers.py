@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from provisioning.fleet.errors import ProvisionerError
+from provisioning.fleet.model import UnitState
 from provisioning.fleet.runtime import cgroups
 from provisioning.fleet.runtime.process import ProcessRuntime
 from provisioning.stack.errors import LeftoverError
@@ -42,6 +43,16 @@ async def none_of(run_dir: RunDir, *, is_kept: bool) -> AsyncIterator[None]:
         await _finished(run_dir.provisioner_units)
 
 
+async def n_running(units_dir: Path) -> int:
+    """Return how many processes that a provisioner has recorded in the folder are running."""
+    n = 0
+    for folder in _folders(units_dir):
+        async with _runtime(units_dir, folder) as runtime:
+            units = await runtime.units()
+        n += sum(unit.state is UnitState.RUNNING for unit in units)
+    return n
+
+
 async def remove_all(units_dir: Path) -> None:
     """End every process that a provisioner has recorded in the folder, of any fleet and node.
 
@@ -50,7 +61,11 @@ async def remove_all(units_dir: Path) -> None:
     """
     try:
         for folder in _folders(units_dir):
-            await _remove_units(units_dir, fleet=folder.parent.name, node=folder.name)
+            async with _runtime(units_dir, folder) as runtime:
+                units = await runtime.units()
+                await asyncio.gather(
+                    *(runtime.remove(unit.name, grace_s=GRACE_S) for unit in units)
+                )
     except ProvisionerError as error:
         raise LeftoverError(f"cannot end what {units_dir} has a record of: {error}") from error
 
@@ -60,11 +75,13 @@ def _folders(units_dir: Path) -> list[Path]:
     return [path for path in sorted(units_dir.glob("*/*")) if path.is_dir()]
 
 
-async def _remove_units(units_dir: Path, *, fleet: str, node: str) -> None:
+@asynccontextmanager
+async def _runtime(units_dir: Path, folder: Path) -> AsyncIterator[ProcessRuntime]:
+    """Give the runtime whose records are in the folder of a fleet's node."""
+    fleet, node = folder.parent.name, folder.name
     runtime = ProcessRuntime(fleet, node, state_dir=units_dir, environ={}, groups=cgroups.find())
     try:
-        units = await runtime.units()
-        await asyncio.gather(*(runtime.remove(unit.name, grace_s=GRACE_S) for unit in units))
+        yield runtime
     finally:
         await runtime.close()
 

@@ -83,6 +83,7 @@ def make_plan(
             interval_s=settings.poll_interval_s,
             provisioner_address=address_of(provisioner_port),
         ),
+        is_kept=settings.is_kept,
     )
 
 

@@ -54,7 +54,7 @@ def for_people(plan: Plan, seen: FleetStatus, pages: Pages) -> str:
   what it keeps        {plan.spec}
   logs and data        {plan.run_dir.path}
 {_changing(plan)}{_breaking(plan, plan.demo) if plan.demo else ""}
-Ctrl-C stops everything."""
+{_ending(plan)}"""
 
 
 def as_json(
@@ -79,6 +79,21 @@ def as_json(
             "pids": dict(pids),
         }
     )
+
+
+def left_behind(plan: Plan, n_processes: int) -> str:
+    """Return what goes on after the run; empty: nothing does.
+
+    Args:
+        plan: Of the run.
+        n_processes: How many instances that are processes were left.
+    """
+    left = []
+    if n_processes:
+        left.append(f"{n_processes:,} instances that are processes go on, as --keep-instances asks")
+    if plan.has_containers:
+        left.append("containers of the fleet go on")
+    return "; ".join(left)
 
 
 def fleet_url(plan: Plan) -> str:
@@ -132,6 +147,14 @@ def variables(plan: Plan) -> str:
         f"export {PREFIX}PROVISIONER_URL={plan.provisioner_url}\n"
         f"  export {PREFIX}PROVISIONER_TOKEN_FILE={token_file}"
     )
+
+
+def _ending(plan: Plan) -> str:
+    if plan.is_kept:
+        return "Ctrl-C stops everything but the instances, which go on."
+    if plan.has_containers:
+        return "Ctrl-C stops everything but containers of the fleet, which go on."
+    return "Ctrl-C stops everything."
 
 
 def _changing(plan: Plan) -> str:

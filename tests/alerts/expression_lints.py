@@ -2,8 +2,8 @@
 
 In:   groups of rules and the Settings that they were made with.
 Out:  faults, a sentence each, which begins with the name of the rule; none where all is well.
-What series there are, the catalogue and the recording rules tell; what of its own Prometheus has is
-told here.
+What series there are, `alerts.series` and the recording rules tell; what of its own Prometheus has
+is told here.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from promql_parser import Call, MatrixSelector, VectorMatchCardinality, VectorSelector
 
 from alerts.model import Alert, Group, Recording, Severity
+from alerts.series import ALL_SERIES
 from alerts.settings import SAMPLES_TO_BRIDGE, Settings
-from exporter import catalogue
 from exporter.catalogue import Kind, Series
 from exporter.model import Status
 from exporter.selfmetrics import Request
+from provisioning.fleet.model import Phase
 from tests.alerts import promql_tree as tree
 from tests.alerts.lints import LABEL_IN_TEXT, Lint, alerts, texts
 
@@ -37,6 +38,7 @@ ABSENT = frozenset({"absent", "absent_over_time"})
 CLOSED: Mapping[str, frozenset[str]] = {
     "status": frozenset(map(str, Status)),
     "request": frozenset(map(str, Request)),
+    "phase": frozenset(map(str, Phase)),
 }
 """Labels that have only these values."""
 
@@ -79,8 +81,8 @@ def known(groups: Sequence[Group], settings: Settings) -> Known:
 
 
 def series(name: str) -> Series | None:
-    """Return what the catalogue has under a name, or under a histogram's part of it."""
-    for found in catalogue.ALL_SERIES:
+    """Return what is published under a name, or under a histogram's part of it."""
+    for found in ALL_SERIES:
         parts = HISTOGRAM_PARTS if found.kind is Kind.HISTOGRAM else ("",)
         if name in {found.name + part for part in parts}:
             return found

@@ -22,17 +22,21 @@ import yaml
 from alerts import explain, rulebook
 from alerts.errors import AlertsError
 from alerts.model import Alert
+from alerts.series import ALL_SERIES
 from alerts.settings import Settings
-from exporter import catalogue
 from exporter.catalogue import Kind
 from exporter.instances import FILTER_KEYS, InstanceView
 from exporter.model import EngineName, Outcome, State, Status
 from exporter.settings import SETTINGS
 from exporter.web import PAGES
 from ollama_fleet import main
+from provisioning.fleet.cli.run_options import OPTIONS
+from provisioning.fleet.model import Phase
+from provisioning.fleet.spec import form
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "alerts" / "runbooks"
+SPEC_FORMS = (form.FleetForm, form.PoolForm, form.LimitsForm, form.RotationForm)
 OTHERS_OPTIONS = {"--metrics"}
 """Of llama-server, which is none of our programs."""
 OTHERS_WORDS = {
@@ -131,7 +135,7 @@ def _asked(script: str) -> Iterator[str]:
 def _labels_by_series() -> dict[str, frozenset[str]]:
     """Return the labels that each series may have, by the names that queries may use."""
     labels: dict[str, frozenset[str]] = {}
-    for series in catalogue.ALL_SERIES:
+    for series in ALL_SERIES:
         names = [series.name]
         if series.kind is Kind.HISTOGRAM:
             names = [f"{series.name}{suffix}" for suffix in ("", "_bucket", "_count", "_sum")]
@@ -245,6 +249,7 @@ def span_faults(span: str) -> list[str]:
     if span.startswith("--"):
         option = span.split()[0]
         known = {setting.option for setting in SETTINGS} | OTHERS_OPTIONS
+        known |= {f"--{option.name}" for option in OPTIONS}
         return [] if option in known else [f"there is no option {option}"]
     if span.startswith("/"):
         return path_faults(f"$EXPORTER{span}") if span != "/health" else []
@@ -259,8 +264,9 @@ def _vocabulary() -> frozenset[str]:
     labels = {label for labels in _labels_by_series().values() for label in labels}
     own = {label for alerts in alerts_by_name().values() for a in alerts for label in a.labels}
     view = InstanceView.__struct_fields__
-    words: set[str] = {*Status, *Outcome, *State, *EngineName, *labels, *view, *own}
-    return frozenset(words | OTHERS_WORDS)
+    spec = {key for section in SPEC_FORMS for key in section.model_fields}
+    words: set[str] = {*Status, *Outcome, *State, *EngineName, *Phase, *labels, *view, *own}
+    return frozenset(words | spec | OTHERS_WORDS)
 
 
 def path_faults(text: str) -> list[str]:

@@ -151,13 +151,14 @@ CHANGED: dict[str, dict[str, object]] = {
         "rotation_critical_age": "27d", "rotation_critical_instances": "7%", "versions": 7,
         "inventory_shrunk": "7%", "inventory_lost": "77%", "inventory_age": "77m",
         "poll_intervals": 7, "poll_lateness": "7%", "metrics_failures": "7%", "samples": 777,
-        "samples_per_instance": 7, "scrape_duration": "77%",
+        "samples_per_instance": 7, "scrape_duration": "77%", "view_age": "7m", "pass_age": "7m",
+        "failed_instances": 7, "as_wanted": "77%",
     },
     "slo": {"availability": "97%", "requests": "97%", "period": "7d"},
     "windows": {
         "rate": "7m", "drop": "7m", "provisioning": "7m", "stuck": "7m", "flapping": "7m",
         "out_of_memory": "7m", "inventory": "7m", "trend": "7h", "horizon": "7h",
-        "telemetry": "7m", "figures": "7h",
+        "telemetry": "7m", "figures": "7h", "failed": "7m", "progress": "7m",
     },
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alerts import config
+from alerts import config, rulebook
 from alerts.errors import SettingsError
 from alerts.levels import Level
 from alerts.model import Severity
@@ -152,14 +152,33 @@ def test_settings_that_contradict_each_other_are_refused_together() -> None:
         assert part in problem
 
 
-def test_a_quotation_mark_in_the_jobs_name_is_refused() -> None:
+def test_one_scrape_job_for_exporters_and_provisioners_is_refused() -> None:
+    (problem,) = refusal(None, "prometheus.provisioner_job=ollama-fleet-exporter")
+
+    assert "prometheus.provisioner_job must not be prometheus.job" in problem
+
+
+def test_the_scrape_job_of_the_provisioners_may_have_another_name() -> None:
+    groups = rulebook.groups(config.load(changes=["prometheus.provisioner_job=keepers"]))
+    asked = {alert.name for group in groups for alert in group.alerts if "keepers" in alert.expr}
+
+    assert {"OllamaProvisionerNoLeader", "OllamaProvisionerDown"} == asked
+    assert not [
+        rule for group in groups for rule in group.rules if "ollama-fleet-provisioner" in rule.expr
+    ]
+
+
+@pytest.mark.parametrize("job", ["job", "provisioner_job"])
+def test_a_quotation_mark_in_a_jobs_name_is_refused(job: str) -> None:
     """It would end the selector and begin another expression."""
-    (problem,) = refusal(None, """prometheus.job='a"} or vector(1) #'""")
+    (problem,) = refusal(None, f"""prometheus.{job}='a"}} or vector(1) #'""")
 
-    assert problem.startswith("--set prometheus.job: ")
+    assert problem.startswith(f"--set prometheus.{job}: ")
 
 
-@pytest.mark.parametrize("label", ["status", "shard", "instance", "alertname", "severity", "nan"])
+@pytest.mark.parametrize(
+    "label", ["status", "phase", "shard", "instance", "alertname", "severity", "nan"]
+)
 def test_a_cluster_label_that_our_series_use_is_refused(label: str) -> None:
     (problem,) = refusal(None, f"prometheus.cluster_label={label}")
 
@@ -168,7 +187,12 @@ def test_a_cluster_label_that_our_series_use_is_refused(label: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["prometheus.job='a{{b'", "links.grafana='http://x/{{'", "links.runbooks='http://x/{{'"],
+    [
+        "prometheus.job='a{{b'",
+        "prometheus.provisioner_job='a{{b'",
+        "links.grafana='http://x/{{'",
+        "links.runbooks='http://x/{{'",
+    ],
 )
 def test_the_beginning_of_a_template_is_refused(change: str) -> None:
     (problem,) = refusal(None, change)

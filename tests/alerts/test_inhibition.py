@@ -61,12 +61,24 @@ def _sent_after_s(name: str) -> float:
         ("OllamaFleetHealthyInstancesLow", "OllamaFleetTokenThroughputLow"),
         ("OllamaFleetHealthyInstancesLow", "OllamaNodeAllInstancesDown"),
         ("OllamaNodeAllInstancesDown", "OllamaNodeSlowerThanFleet"),
+        ("OllamaProvisionerStalled", "OllamaProvisionerBehind"),
+        ("OllamaProvisionerStalled", "OllamaProvisionerInstancesFailed"),
+        ("OllamaProvisionerStalled", "OllamaProvisionerStoreUnavailable"),
         ("OllamaFleetManySlowNodes", "OllamaNodeSlowerThanFleet"),
     ],
 )
 def test_what_mutes_fires_before_what_it_mutes_is_sent(source: str, target: str) -> None:
     """Of one cause. Rules are evaluated at intervals, so the two may be an interval apart."""
     assert ALERTS[source].hold_s + EVALUATION_S <= _sent_after_s(target)
+
+
+@pytest.mark.parametrize("target", ["OllamaProvisionerDown", "OllamaProvisionerStoreUnavailable"])
+def test_that_nobody_leads_is_told_first_though_the_last_leader_is_forgotten_late(
+    target: str,
+) -> None:
+    late_s = Settings().scope.bridge_s + EVALUATION_S
+
+    assert ALERTS["OllamaProvisionerNoLeader"].hold_s + late_s <= _sent_after_s(target)
 
 
 @pytest.mark.parametrize(
@@ -80,17 +92,18 @@ def test_a_label_that_must_agree_must_be_there(rule: inhibition.Inhibition) -> N
 
 # What a real Alertmanager mutes
 
+OF_PROVISIONERS = ("OllamaProvisionerNoLeader", "OllamaProvisionerManyLeaders")
 OF_A_SHARD = ("OllamaFleetShardMissing", "OllamaFleetExporterReplicaDown")
 NODE_1 = {"severity": "warning", "node": "n1"}
 
 MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
     (
-        "a dead exporter mutes all that is ours",
+        "a dead exporter mutes all that is ours, but for provisioners, which need none",
         named("OllamaFleetExporterDown"),
         named(*inhibition.FIGURES, *OF_A_SHARD, "OllamaFleetMetricsAbsent")
         + named("OllamaFleetPollStale", shard="0")
         + named("OllamaFleetCardinalityHigh", severity="warning", instance="a:1"),
-        named("Watchdog", severity="none") + named("NodeFilesystemFull"),
+        named("Watchdog", severity="none") + named("NodeFilesystemFull", *OF_PROVISIONERS),
     ),
     (
         "absent figures mute what is computed of them",
@@ -174,6 +187,23 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
         named("OllamaFleetManySlowNodes"),
         named("OllamaNodeSlowerThanFleet", **NODE_1),
         named("OllamaNodeAllInstancesDown", **NODE_1),
+    ),
+    (
+        "that nobody leads mutes why that may be",
+        named("OllamaProvisionerNoLeader"),
+        named("OllamaProvisionerDown", severity="warning", instance="p:1")
+        + named("OllamaProvisionerStoreUnavailable", severity="warning", instance="p:2"),
+        named("OllamaFleetHealthyInstancesLow")
+        + named("OllamaProvisionerNodeUnreachable", severity="warning"),
+    ),
+    (
+        "a leader that does nothing mutes what comes of it, and its cause",
+        named("OllamaProvisionerStalled", instance="p:1"),
+        named("OllamaProvisionerStoreUnavailable", severity="warning", instance="p:1")
+        + named("OllamaProvisionerInstancesFailed", severity="warning")
+        + named("OllamaProvisionerBehind", severity="warning"),
+        named("OllamaProvisionerNodeUnreachable", severity="warning")
+        + named("OllamaProvisionerDown", severity="warning", instance="p:2"),
     ),
     (
         "critical age mutes age",

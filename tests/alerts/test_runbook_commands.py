@@ -1,7 +1,8 @@
 """The commands and queries of the runbooks run, where all that they ask is running.
 
-That is a simulated fleet in which things are wrong, with its exporter, Prometheus with our rules,
-and Alertmanager. Commands of Linux that ask a node what it went through are known by name only.
+That is a simulated fleet in which things are wrong, with its exporter, a provisioner, Prometheus
+with our rules, and Alertmanager. Commands of Linux that ask a node what it went through are known
+by name only.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ LOOKS = ("free", "ps", "ss", "top", "uname")
 """Commands of Linux that only look, and that not every machine has."""
 OTHERS = ("cat", "df", "dmesg", "ip", "systemctl")
 """Those that say something on the machine in question only, or to root only."""
+SPEC = """
+name: fleet
+nodes: [{name: here, runtime: process, cpus: 1, memory: 1GiB}]
+pools: [{name: llama, model: llama3.1:8b, count: 0}]
+"""
 PREAMBLE = """
 set -u
 note() { printf '%s\\n' "$*" >> "$FAILURES"; }
@@ -69,8 +75,8 @@ class Live:
 @asynccontextmanager
 async def live(folder: Path) -> AsyncIterator[Live]:
     """Run everything that runbooks ask, on free ports."""
-    urls = [f"127.0.0.1:{port}" for port in free_ports(5)]
-    simulated, control, exporter, observer, notifier = urls
+    urls = [f"127.0.0.1:{port}" for port in free_ports(6)]
+    simulated, control, exporter, observer, notifier, keeper = urls
     inventory = folder / "fleet.json"
     settings = PrometheusSettings(
         exporter,
@@ -78,6 +84,7 @@ async def live(folder: Path) -> AsyncIterator[Live]:
         interval_s=1,
         rule_files=(str(folder / "alerts/rules/*.yml"),),
         alertmanager_address=notifier,
+        provisioner_address=keeper,
     )
     rules.build(rules.build_command(folder / "alerts", interval_s=1, options=()))
     (folder / "prometheus.yml").write_text(prometheus.render(settings))
@@ -86,6 +93,9 @@ async def live(folder: Path) -> AsyncIterator[Live]:
         "PROMETHEUS": f"http://{observer}",
         "ALERTMANAGER": f"http://{notifier}",
         "INVENTORY": str(inventory),
+        "PROVISIONER": f"http://{keeper}",
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": f"http://{keeper}",
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE": str(folder / "provisioner.token"),
     }
     async with Children(folder) as children, aiohttp.ClientSession() as session:
         await children.start(_fleet(folder, inventory, simulated, control))
@@ -93,7 +103,9 @@ async def live(folder: Path) -> AsyncIterator[Live]:
             _exporter(inventory, exporter),
             _prometheus(folder, settings),
             _notifier(folder, notifier),
+            _provisioner(folder, keeper),
         )
+        await _apply(folder, environ)
         yield Live(environ, session)
 
 
@@ -115,6 +127,24 @@ def _exporter(inventory: Path, address: str) -> ChildSpec:
         *("--poll.interval=1s", "--poll.health-timeout=400ms", "--poll.metrics-timeout=800ms"),
     )
     return ChildSpec("exporter", command, f"http://{address}/-/ready")
+
+
+def _provisioner(folder: Path, address: str) -> ChildSpec:
+    command = ourselves.command(
+        *("provisioner", "run", "--store.url=memory:", f"--web.listen-address={address}"),
+        *(f"--state-dir={folder}", f"--web.token-file={folder / 'provisioner.token'}"),
+    )
+    return ChildSpec("provisioner", command, f"http://{address}/-/ready")
+
+
+async def _apply(folder: Path, environ: dict[str, str]) -> None:
+    """Give the provisioner a specification; nothing has to be made for it."""
+    (folder / "spec.yml").write_text(SPEC)
+    command = ourselves.command("provisioner", "apply", "--yes", str(folder / "spec.yml"))
+    ours = {**ourselves.environ(os.environ), **environ}
+    applied = await asyncio.create_subprocess_exec(*command, env=ours)
+
+    assert 0 == await applied.wait()
 
 
 def _prometheus(folder: Path, settings: PrometheusSettings) -> ChildSpec:
@@ -142,7 +172,7 @@ async def test_every_query_runs_on_a_live_prometheus(tmp_path: Path) -> None:
     async with live(tmp_path) as running:
         await eventually(lambda: running.has('ALERTS{alertname="Watchdog"}'))
         await eventually(lambda: running.has("fleet:ollama_generated_tokens:rate"))
-        await eventually(lambda: running.has("count(up == 1) == 3"))
+        await eventually(lambda: running.has("count(up == 1) == 4"))
         queries = [(page.name, query) for page in PAGES for query in page.queries]
         answers = [(name, query, await running.query(query)) for name, query in queries]
         strangers = {

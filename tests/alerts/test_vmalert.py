@@ -23,8 +23,14 @@ from tests.alerts.promtool import RULES, TESTS
 from tests.conftest import program
 
 TIMEOUT_S = 110
-ALIKE = ("OllamaFleetExporterDown", "OllamaFleetScrapeNearTimeout", "Watchdog")
-"""Alerts whose promtool tests are run: on absence, on a value, and the one that always fires."""
+ALIKE = (
+    "OllamaFleetExporterDown",
+    "OllamaFleetScrapeNearTimeout",
+    "OllamaProvisionerManyLeaders",
+    "Watchdog",
+)
+"""Alerts whose promtool tests are run: on absence, on a value, on a sum, and one that always fires.
+"""
 SOONER = (("1h6m45s", "1h6m30s"), ("1h7m", "1h6m45s"), ("1h2m45s", "1h2m30s"), ("1h3m", "1h2m45s"))
 """When OllamaFleetExporterDown forgets a target, an hour after its last sample: there and here.
 

@@ -14,7 +14,7 @@ import pytest
 from exporter.inventory import Inventory, SourceSettings, source_for
 from exporter.inventory.http_source import AGE_HEADER
 from exporter.model import EngineName, State, Status, Target
-from provisioning.fleet.api.reads import AGE_HEADER as TOLD_AGE_HEADER
+from provisioning.fleet.api.forms import AGE_HEADER as TOLD_AGE_HEADER
 from provisioning.fleet.model import Phase
 from tests.exporter.pollers import polling
 from tests.provisioning.fleet.api.board import instance, running_board

@@ -58,12 +58,14 @@ UNITS: Mapping[Uid, Mapping[str, Sequence[str]]] = {
         "none": (
             "Exporters", "Shards that nobody polls", "Since the last whole pass",
             "Inventory sources that fail", "Rules that fail", "Alerts lost",
-            "Instances in the inventory", "CPU",
+            "Instances in the inventory", "CPU", "Provisioner that leads", "Instances as wanted",
+            "Nodes out of reach",
         ),
         "cpm": ("Passes over the fleet",),
         "s": (
             "Duration of a pass", "Lateness of polls", "Age of the inventory", "Age of the page",
             "Rendering and scraping the page", "Duration of rule groups",
+            "Since the last pass and the last word of the store",
         ),
         "cps": (
             "Polls by outcome", "Failed evaluations", "Evaluations left out",
@@ -189,6 +191,7 @@ COLOURS: Mapping[Key, Mapping[str, str]] = {
     (Uid.EXPORTER, "Polls by outcome"): {"good": GOOD, "failed": BAD},
     (Uid.EXPORTER, "Failed polls, share"): {"failed": BAD},
     (Uid.EXPORTER, "Alerts sent to Alertmanagers"): {"lost": BAD},
+    (Uid.EXPORTER, "Instances as wanted"): {"as wanted": GOOD, "failed": BAD, "wanted": LIMIT},
 }  # fmt: skip
 """Where a colour says what is well and what is not."""
 NODE, MODEL = (Uid.NODES, ("node",)), (Uid.MODELS, ("model",))

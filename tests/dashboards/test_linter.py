@@ -53,7 +53,8 @@ NO_INSTANCE = (
 )
 OF_ALL_SHARDS = "a shard lacks an exporter only if none at all has it, chosen or not"
 NOT_THE_EXPORTER = (
-    "Prometheus and Alertmanager are other jobs and instances than the exporters to choose from"
+    "Prometheus, Alertmanager and provisioners are other jobs and instances than the exporters to "
+    "choose from"
 )
 NOT_OF_THE_EXPORTER = (
     "Rules that fail A",
@@ -66,6 +67,13 @@ NOT_OF_THE_EXPORTER = (
     "Alerts sent to Alertmanagers B",
     "Notifications A",
     "Notifications that failed A",
+    "Provisioner that leads A",
+    "Instances as wanted A",
+    "Instances as wanted B",
+    "Instances as wanted C",
+    "Nodes out of reach A",
+    "Since the last pass and the last word of the store A",
+    "Since the last pass and the last word of the store B",
 )
 EXCEPTIONS = (
     *(

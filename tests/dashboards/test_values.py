@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.queries import fleet, instance, models, nodes, pipeline
+from dashboards.queries import fleet, instance, models, nodes, pipeline, provisioner
 from tests.alerts import promtool
 from tests.dashboards.values import (
     case,
@@ -20,6 +20,7 @@ from tests.dashboards.values import (
     model_cases,
     node_cases,
     pipeline_cases,
+    provisioner_cases,
 )
 from tests.dashboards.values.case import Case
 
@@ -29,6 +30,7 @@ CASES = (
     *node_cases.CASES,
     *instance_cases.CASES,
     *pipeline_cases.CASES,
+    *provisioner_cases.CASES,
 )
 
 
@@ -54,7 +56,7 @@ def test_names_of_cases_are_told_apart() -> None:
     assert [] == [name for name, count in counts.items() if count > 1]
 
 
-@pytest.mark.parametrize("module", [fleet, models, nodes, instance, pipeline])
+@pytest.mark.parametrize("module", [fleet, models, nodes, instance, pipeline, provisioner])
 def test_every_query_has_a_case(module: object) -> None:
     asked = {
         node.attr

@@ -96,8 +96,6 @@ async def three(made: Lab, cluster: Cluster, spec: Path) -> None:
     """Start three provisioners, and apply a fleet."""
     for _ in range(3):
         made.provisioner(f"--store.lease={LEASE_S}", store=cluster.url).start()
-        # One after the other: the first makes the token that all share.
-        await eventually(lambda: made.token_file.exists() and made.token_file.read_text())
     for one in made.provisioners:
         await eventually(one.is_ready)
     await made.done("provisioner", "apply", str(spec))

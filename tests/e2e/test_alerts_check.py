@@ -68,8 +68,10 @@ async def test_a_check_tells_what_is_missing_where_the_rules_are_not_loaded(
     async with watched_fleet(tmp_path, prometheus_binary, SPEC, has_rules=False) as (_, url):
         await eventually(lambda: _is(url, "OllamaFleetExporterDown", "quiet"))
         shown = await check(url)
-        low = (await rules(url))["OllamaFleetHealthyInstancesLow"]
+        judged = await rules(url)
 
+    leaders, low = judged["OllamaProvisionerManyLeaders"], judged["OllamaFleetHealthyInstancesLow"]
+    assert ("no data", ["ollama_provisioner_leader"]) == (leaders["state"], leaders["missing"])
     assert "no data" == low["state"]
     assert ["fleet:ollama_instances:sum", "fleet:ollama_instances_expected:sum"] == low["missing"]
     assert (

@@ -127,7 +127,11 @@ async def test_up_keeps_a_fleet_of_ones_own_and_ends_its_processes_with_it_or_le
         assert "curl" not in said
         kept = _naming(str(tiny_model))
         process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 20)
+        rest, words = await asyncio.wait_for(process.communicate(), 20)
+    assert b" everything but the instances, which go on.\n" == rest
+    assert words.endswith(
+        b"2 instances that are processes go on, as --keep-instances asks\nstopped\n"
+    )
     assert 2 == len(kept)
     assert all(map(is_running, kept))
 

@@ -8,11 +8,13 @@ import json
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.provisioner import FLEET, Lab, Provisioner, UnitProcess, lab
 from tests.e2e.running import Running, running
@@ -85,6 +87,42 @@ async def test_a_change_waits_for_a_provisioner_that_has_just_started_to_lead(
     statuses = [json.loads(line)["status"] for line in audit.read_text().splitlines()]
     assert ({503}, 202) == (set(statuses[:-1]), statuses[-1])
     await whole(fleet_lab, one)
+
+
+async def test_the_fix_of_a_fleet_that_cannot_start_is_waited_for(fleet_lab: Lab) -> None:
+    """Its instances have failed already when it is put in force."""
+    limits = {"retry_failed": "10m"}
+    broken = {"command": ["/bin/sh", "-c", "exit 3"]}
+    await fleet_lab.started()
+    spec = str(fleet_lab.spec(N, pool=broken, limits=limits))
+    failed = await fleet_lab.run("provisioner", "apply", spec)
+
+    mended = await fleet_lab.run(
+        "provisioner", "apply", "--yes", str(fleet_lab.spec(N, limits=limits))
+    )
+
+    assert 1 == failed.returncode
+    assert "what is missing cannot start" in failed.stderr
+    assert "status 3" in failed.stderr
+    assert 0 == mended.returncode, mended.stderr
+    assert mended.stderr.endswith(f"{N} of {N} instances ready\n")
+
+
+async def test_a_provisioner_that_is_stopped_holds_up_no_command(fleet_lab: Lab) -> None:
+    """It is the first that the commands ask, and the kernel takes connections for it."""
+    leader = await applied(fleet_lab, 2)
+    await fleet_lab.started(is_standby=True)
+
+    leader.send(signal.SIGSTOP)
+    try:
+        began_s = time.monotonic()
+        listed = json.loads(await fleet_lab.done("instances", "list", "--json"))
+        took_s = time.monotonic() - began_s
+    finally:
+        leader.send(signal.SIGCONT)
+
+    assert ["web-00001", "web-00002"] == [one["id"] for one in listed]
+    assert took_s < 15.0
 
 
 async def test_the_exporter_sees_the_fleet_as_it_is(fleet_lab: Lab, tmp_path: Path) -> None:
@@ -280,7 +318,7 @@ async def test_a_plan_says_what_would_change_and_changes_nothing(fleet_lab: Lab)
     await whole(fleet_lab, one, 2)
     shown = json.loads(await fleet_lab.done("provisioner", "show", "--json"))
     assert (FLEET, 2) == (shown["name"], shown["pools"][0]["count"])
-    assert shown == json.loads(await fleet_lab.done("provisioner", "show"))
+    assert shown == yaml.safe_load(await fleet_lab.done("provisioner", "show"))
 
 
 async def test_a_specification_is_checked_without_a_provisioner(fleet_lab: Lab) -> None:

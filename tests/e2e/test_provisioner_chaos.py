@@ -6,6 +6,7 @@ is there, running, and nothing else is.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -92,8 +93,9 @@ async def test_without_etcd_nothing_is_changed_and_instances_go_on(
         cluster.kill()
         killed = dice_free_choice(fleet_lab)
         killed.kill()
+        refusing = asyncio.create_task(fleet_lab.run("instances", "drain", "web-00002"))
         await eventually(lambda: all_older_than(fleet_lab, 2.0 * LEASE_S))
-        refused = await fleet_lab.run("instances", "drain", "web-00002")
+        refused = await refusing
         told = [await one.instances() for one in fleet_lab.provisioners]
         assert units - {killed} == set(fleet_lab.units())
         assert [before] * 3 == told

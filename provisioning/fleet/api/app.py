@@ -21,9 +21,9 @@ from provisioning.fleet.api.audit import Audit
 from provisioning.fleet.api.errors import ListenError
 from provisioning.fleet.api.feed import Feed
 from provisioning.fleet.api.idempotency import Answers
-from provisioning.fleet.api.inventory import Directory
+from provisioning.fleet.api.inventory import Directory, LogOf
 from provisioning.fleet.api.operations import OPERATIONS, Operation
-from provisioning.fleet.api.ports import Commands, Source
+from provisioning.fleet.api.ports import Commands, Reports, Source
 from provisioning.fleet.api.problems import Handler, problems
 from provisioning.fleet.api.reads import Reads, check_query
 from provisioning.fleet.api.requests import check_body, check_host
@@ -51,10 +51,12 @@ class Api:
         metrics: Metrics,
         clock: Clock,
         *,
+        reports: Reports,
         fleet: str,
         version: str,
         audit_path: Path | None = None,
         own_names: Collection[str] = (),
+        log_of: LogOf = lambda *_: "",
     ) -> None:
         """Put the operations together.
 
@@ -64,20 +66,29 @@ class Api:
             tokens: Who may order.
             metrics: Count requests, and are served.
             clock: For ages.
+            reports: Gives what was last heard of each node.
             fleet: Its name, as its specification has to have it.
             version: Of the release.
             audit_path: Where orders, and who is turned away, are written down; None: nowhere.
             own_names: Hosts that requests may be for, besides addresses and `localhost`.
+            log_of: Tells where an instance's log is on a node.
 
         Raises:
             AuditFileError: The file cannot be written.
         """
-        directory = Directory()
+        directory = Directory(log_of)
         self.feed = Feed(source, directory, clock)
         self._metrics = metrics
         self._own_names = own_names
         self._reads = Reads(
-            source, directory, self.feed, metrics, clock, fleet=fleet, version=version
+            source,
+            directory,
+            self.feed,
+            metrics,
+            clock,
+            reports=reports,
+            fleet=fleet,
+            version=version,
         )
         audit = Audit(audit_path, clock)
         self._admission = Admission(tokens, audit)

@@ -177,7 +177,7 @@ def _drained(view: View, id_: str, *, now_s: float) -> _Step[Instance]:
         return _Step((), instance)
     if instance.phase is not Phase.RUNNING:
         raise RefusedError(f"{id_} is {instance.phase}: only a running instance can be drained")
-    drained = begin(Drain(id_, Reason.REPLACED), instance, now_s=now_s) or instance
+    drained = begin(Drain(id_, Reason.DRAINED), instance, now_s=now_s) or instance
     return _Step((Put(drained, target.version),), drained)
 
 
@@ -193,7 +193,7 @@ def _scaled(view: View, name: str, count: int) -> _Step[Plan]:
     fleet = _fleet(view)
     pool = next((pool for pool in fleet.pools if pool.name == name), None)
     if pool is None:
-        raise UnknownError(f"there is no pool {name!r}; see GET /spec")
+        raise UnknownError(f"there is no pool {name!r}; see the specification in force")
     changed = _with_pool(fleet, msgspec.structs.replace(pool, count=count))
     return _specified(view, checked_fleet(encode_fleet(changed)), None)
 
@@ -202,7 +202,7 @@ def _specified(view: View, fleet: Fleet, expected: int | None) -> _Step[Plan]:
     version = view.spec.version if view.spec else NEW
     if expected not in (None, version):
         seen = f"version {version} of the specification is in force, not {expected}"
-        raise OutdatedError(f"{seen}; look at it with GET /spec, then send yours again")
+        raise OutdatedError(f"{seen}; look at that one, then send yours again")
     plan = plan_for(view, fleet)
     if plan.renamed_from:
         raise RefusedError(
@@ -244,7 +244,7 @@ def plan_for(view: View, fleet: Fleet) -> Plan:
 def _stored(view: View, id_: str) -> Stored:
     stored = view.stored.get(id_)
     if stored is None:
-        raise UnknownError(f"there is no instance {id_!r}; see GET /instances")
+        raise UnknownError(f"there is no instance {id_!r}; list them all to see")
     return stored
 
 

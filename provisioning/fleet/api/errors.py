@@ -10,12 +10,12 @@ class ApiError(ProvisionerError):
 
 
 class NotLeadingError(ApiError):
-    """Another provisioner leads, or none: nothing is changed here."""
+    """Another provisioner leads, or none: nothing is changed here, and no node is asked."""
 
-    def __init__(self, leader: str | None) -> None:
+    def __init__(self, leader: str | None, *, so: str = "it changes nothing") -> None:
         self.leader = leader
         helps = f"ask the leader, {leader}" if leader else "nobody leads now; try again soon"
-        super().__init__(f"this provisioner does not lead, so it changes nothing: {helps}")
+        super().__init__(f"this provisioner does not lead, so {so}: {helps}")
 
 
 class UnknownError(ApiError):

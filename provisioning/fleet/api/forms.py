@@ -14,6 +14,16 @@ from msgspec import Meta
 
 from provisioning.fleet.model import Phase, Reason
 
+AGE_HEADER = "Inventory-Age-Seconds"
+"""How old what an answer tells is."""
+NOT_LEADING = "urn:ollama-fleet:not-leading"
+"""Type of the problem that another provisioner leads, or none: nothing was changed."""
+
+PROBLEM_TYPES = (
+    f"`{NOT_LEADING}`: this provisioner does not lead, so it has changed nothing; `leader` is the "
+    "one that does, where there is one. `about:blank`: the status says which kind it is."
+)
+
 
 class State(StrEnum):
     """What the exporter is told about an instance."""
@@ -79,7 +89,32 @@ class HistoryLine(msgspec.Struct, frozen=True):
 class InstanceDocument(Details, frozen=True, omit_defaults=False, kw_only=True):
     """An instance with its history, oldest first."""
 
+    log: str = ""
+    """The path, on its node, of what it writes; empty: it has none, or its node is not listed."""
     history: tuple[HistoryLine, ...]
+
+
+class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as the leader knows it, and what the records place on it."""
+
+    name: str
+    runtime: str
+    """Empty, as are CPUs and memory: the specification does not list it any more."""
+    is_listed: bool
+    is_cordoned: bool
+    is_reachable: bool
+    """Whether it answered when it was asked last."""
+    heard_s: float
+    """When it last answered; 0: never, since this provisioner leads."""
+    fault: str
+    """Why it does not answer; empty: it does."""
+    n_instances: int
+    """Failed ones aside: those have no unit."""
+    n_failed: int
+    cpus_used: float
+    cpus: float
+    memory_used_bytes: int
+    memory_bytes: int
 
 
 class SdGroup(msgspec.Struct, frozen=True):
@@ -95,16 +130,19 @@ class AssignOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     developer: Annotated[str, Meta(min_length=1, max_length=256)]
 
 
+MAX_COUNT = 1_000_000
+
+
 class ScaleOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many instances the pool is to have."""
 
-    count: Annotated[int, Meta(ge=0, le=1_000_000)]
+    count: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
 
 class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """What went wrong, as RFC 9457 has it."""
 
-    type: str
+    type: Annotated[str, Meta(description=PROBLEM_TYPES)]
     title: str
     status: int
     detail: str

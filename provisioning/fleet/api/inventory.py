@@ -34,6 +34,7 @@ from provisioning.fleet.units import netloc, workload_digest
 log = logging.getLogger("provisioning.fleet.api")
 
 ETAG_DIGITS = 32
+LogOf = Callable[[Node, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,9 @@ class Directory:
     alone tells what they were.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log_of: LogOf = lambda *_: "") -> None:
+        """Take what tells where an instance's log is on a node."""
+        self._log_of = log_of
         self.fleet: Fleet | None = None
         """Of the latest specification that could be read."""
         self._spec: StoredSpec | None = None
@@ -110,7 +113,9 @@ class Directory:
             for event in instance.history
         )
         details = self._details(instance)
-        return InstanceDocument(**msgspec.structs.asdict(details), history=history)
+        node = self._node_by_name.get(instance.node)
+        log_path = self._log_of(node, instance.id) if node else ""
+        return InstanceDocument(**msgspec.structs.asdict(details), log=log_path, history=history)
 
     def _learn(self, spec: StoredSpec | None) -> None:
         self._spec = spec

@@ -15,6 +15,7 @@ from provisioning.fleet.api.forms import (
     Details,
     Entry,
     InstanceDocument,
+    NodeDocument,
     ScaleOrder,
     SdGroup,
     State,
@@ -178,6 +179,14 @@ OPERATIONS = (
     ),
     _order("drain", "Let the instance end what it has begun, now; then it starts afresh."),
     _order("replace", "Replace the instance by a fresh one when the fleet's limits allow it."),
+    Operation(
+        "nodes",
+        "GET",
+        "/nodes",
+        "How each node is: whether it answers, since when not and why, and what it holds.",
+        list[NodeDocument],
+        failures=(BAD_REQUEST, UNAVAILABLE),
+    ),
     Operation(
         "scale",
         "POST",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from provisioning.fleet.fleet import Fleet
-from provisioning.fleet.model import Instance
+from provisioning.fleet.model import Instance, NodeReport
 from provisioning.fleet.plan import Plan
 from provisioning.fleet.store.base import View
 
@@ -26,6 +27,10 @@ class Source(Protocol):
     async def changed(self, after: int) -> None:
         """Return once there is a view with a revision above `after`."""
         ...
+
+
+Reports = Callable[[], Awaitable[Mapping[str, NodeReport]]]
+"""Gives what was last heard of each node; NotLeadingError: only the leader asks them."""
 
 
 class Commands(Protocol):

@@ -23,13 +23,15 @@ from provisioning.fleet.api.errors import (
     TooManyStreamsError,
     UnknownError,
 )
-from provisioning.fleet.api.forms import ProblemDocument
+from provisioning.fleet.api.forms import NOT_LEADING, ProblemDocument
 from provisioning.fleet.api.openapi import PROBLEM
 from provisioning.fleet.errors import ProvisionerError, SpecError, StoreUnavailableError
 
 log = logging.getLogger("provisioning.fleet.api")
 
 RETRY_AFTER_S = 2
+UNTYPED = "about:blank"
+"""Its status says all there is to go by."""
 KEPT_HEADERS = ("Allow", "WWW-Authenticate")
 STATUS_BY_ERROR: Mapping[type[ProvisionerError], HTTPStatus] = {
     BadRequestError: HTTPStatus.BAD_REQUEST,
@@ -79,6 +81,7 @@ def response_of(error: ProvisionerError) -> web.Response:
     return _response(
         status,
         str(error),
+        type_=NOT_LEADING if isinstance(error, NotLeadingError) else UNTYPED,
         problems=error.problems if isinstance(error, SpecError) else (),
         leader=(error.leader or "") if isinstance(error, NotLeadingError) else "",
         headers=headers,
@@ -97,11 +100,12 @@ def _response(
     status: HTTPStatus,
     detail: str,
     *,
+    type_: str = UNTYPED,
     problems: tuple[str, ...] = (),
     leader: str = "",
     headers: Mapping[str, str],
 ) -> web.Response:
-    document = ProblemDocument("about:blank", status.phrase, status.value, detail, problems, leader)
+    document = ProblemDocument(type_, status.phrase, status.value, detail, problems, leader)
     return web.Response(
         status=status, body=msgspec.json.encode(document), content_type=PROBLEM, headers=headers
     )

@@ -19,7 +19,9 @@ from provisioning.fleet.api import inventory, openapi
 from provisioning.fleet.api.commands import check_name, plan_for
 from provisioning.fleet.api.errors import BadRequestError, UnknownError
 from provisioning.fleet.api.feed import Feed, Message
+from provisioning.fleet.api.forms import AGE_HEADER
 from provisioning.fleet.api.inventory import Directory, Inventory
+from provisioning.fleet.api.nodes import node_documents
 from provisioning.fleet.api.operations import (
     EVENTS,
     FILTERS,
@@ -28,7 +30,7 @@ from provisioning.fleet.api.operations import (
     OPERATIONS,
     Operation,
 )
-from provisioning.fleet.api.ports import Source
+from provisioning.fleet.api.ports import Reports, Source
 from provisioning.fleet.api.requests import body_of
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import StoreUnavailableError
@@ -38,7 +40,6 @@ from provisioning.fleet.spec import checked_fleet
 from provisioning.fleet.spec.problems import did_you_mean
 from provisioning.fleet.store.base import View
 
-AGE_HEADER = "Inventory-Age-Seconds"
 HEARTBEAT_S = 15.0
 """A comment is sent so often, so that dead connections are noticed."""
 
@@ -54,9 +55,11 @@ class Reads:
         metrics: Metrics,
         clock: Clock,
         *,
+        reports: Reports,
         fleet: str,
         version: str,
     ) -> None:
+        self._reports = reports
         self._fleet = fleet
         self._one_at_a_time = asyncio.Lock()
         self._source = source
@@ -85,7 +88,7 @@ class Reads:
         id_ = request.match_info["id"]
         row = self._inventory().rows.get(id_)
         if row is None:
-            raise UnknownError(f"there is no instance {id_!r}; see GET /instances")
+            raise UnknownError(f"there is no instance {id_!r}; list them all to see")
         return self._aged(json_of(self._directory.document_of(row.stored.instance)))
 
     async def changes(self, request: web.Request) -> web.StreamResponse:
@@ -115,7 +118,7 @@ class Reads:
         """Return the specification in force."""
         spec = self._view().spec
         if spec is None:
-            raise UnknownError("there is no specification yet; put one with PUT /spec")
+            raise UnknownError("there is no specification yet; apply one first")
         return self._tagged(request, spec.text.encode(), str(spec.version))
 
     async def plan(self, request: web.Request) -> web.Response:
@@ -128,6 +131,14 @@ class Reads:
         async with self._one_at_a_time:
             planned = await asyncio.to_thread(_planned, view, body, self._fleet)
         return self._aged(json_of(planned))
+
+    async def nodes(self, _request: web.Request) -> web.Response:
+        """Return how each node is, if we lead: nobody else asks them."""
+        rows = self._inventory().rows.values()
+        reports = await self._reports()
+        instances = (row.stored.instance for row in rows)
+        documents = node_documents(self._directory.fleet, instances, reports)
+        return self._aged(json_of(documents))
 
     async def sd(self, request: web.Request) -> web.Response:
         """Return the instances for Prometheus."""
@@ -152,7 +163,11 @@ class Reads:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Answer 200 once the fleet is known."""
-        return self._aged(web.Response(text=f"ready: {self._inventory()!r}\n"))
+        known = self._inventory()
+        n = len(known.rows)
+        count = f"{n:,} instance" if n == 1 else f"{n:,} instances"
+        text = f"The fleet is known: {count}, as of revision {known.revision}.\n"
+        return self._aged(web.Response(text=text))
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """Return the description of the API."""

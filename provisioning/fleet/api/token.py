@@ -8,11 +8,13 @@ Fails with TokenFileError. Tokens are never logged or printed, only the file's p
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -110,9 +112,15 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 def _make(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"{secrets.token_urlsafe(TOKEN_BYTES)}\n")
+        descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(f"{secrets.token_urlsafe(TOKEN_BYTES)}\n")
+            # A standby that begins at the same moment makes one as well: the first one counts.
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            os.unlink(draft)
     except OSError as error:
         raise _error(path, error.strerror) from error
 

@@ -26,6 +26,8 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 TOKEN_OPTION = "--provisioner.token-file"  # noqa: S105 - names a file that holds one
 PREFIX = "OLLAMA_FLEET_INSTANCES_"
 
+json_option = click.option("--json", "is_json", is_flag=True, help="JSON instead of words.")
+
 
 def with_client(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options, and give the command a `client` instead of them."""
@@ -57,12 +59,17 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
             return first_token(token_path, option=TOKEN_OPTION)
 
         try:
-            with Transport(urls, token, tell=_tell) as transport:
+            with Transport(urls, token, tell=_tell, warn=_warn) as transport:
                 command(client=Client(transport), **others)
         except ProvisionerError as error:
             raise click.ClickException(str(error)) from error
 
     return run
+
+
+def _warn(line: str) -> None:
+    cleared = CLEARED if sys.stderr.isatty() else ""
+    click.echo(f"{cleared}{line}", err=True)
 
 
 def _tell(line: str) -> None:

@@ -6,6 +6,7 @@ options.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,17 +14,20 @@ import click
 import msgspec
 
 from provisioning.fleet.api.forms import InstanceDocument, State
-from provisioning.fleet.cli.connection import with_client
+from provisioning.fleet.cli.choosing import (
+    choice_options,
+    chosen,
+    node_option,
+    phase_option,
+    pool_option,
+)
+from provisioning.fleet.cli.connection import json_option, with_client
 from provisioning.fleet.cli.instances_text import list_text, show_text
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.errors import RefusedError
 from provisioning.fleet.clock import SystemClock
-from provisioning.fleet.model import Phase
 
 UNAUTHORIZED = 401
-
-json_option = click.option("--json", "is_json", is_flag=True, help="JSON instead of words.")
-ids_argument = click.argument("ids", nargs=-1, required=True, metavar="ID...")
 
 
 @click.group(
@@ -42,6 +46,7 @@ def instances() -> None:
     Examples:
       ollama-fleet instances list --phase failed
       ollama-fleet instances replace llama-00042
+      ollama-fleet instances replace --pool llama --node n07
       ollama-fleet instances assign llama-00042 ann
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
@@ -49,14 +54,9 @@ def instances() -> None:
 @instances.command("list", short_help="List instances with their phases.")
 @click.option("--developer", multiple=True, help="Only instances of this developer; repeatable.")
 @click.option("--model", multiple=True, help="Only instances with this model; repeatable.")
-@click.option("--node", multiple=True, help="Only instances on this node; repeatable.")
-@click.option(
-    "--phase",
-    multiple=True,
-    type=click.Choice([*map(str, Phase)]),
-    help="Only instances in this phase; repeatable.",
-)
-@click.option("--pool", multiple=True, help="Only instances of this pool; repeatable.")
+@node_option
+@phase_option
+@pool_option
 @click.option(
     "--state",
     multiple=True,
@@ -66,9 +66,13 @@ def instances() -> None:
 @json_option
 @with_client
 def list_(*, client: Client, is_json: bool, **filters: tuple[str, ...]) -> None:
-    """List instances, with their phase and how long they have been in it."""
+    """List instances, with their phase and how long they have been in it.
+
+    On a terminal a long note is cut; elsewhere, and in `show`, it is whole.
+    """
     found = client.instances(filters)
-    _say(found, list_text(found, now_s=SystemClock().unix_s()), is_json=is_json)
+    words = list_text(found, now_s=SystemClock().unix_s(), is_cut=sys.stdout.isatty())
+    _say(found, words, is_json=is_json)
 
 
 @instances.command(short_help="Show an instance and its history.")
@@ -82,24 +86,28 @@ def show(*, client: Client, id_: str, is_json: bool) -> None:
 
 
 @instances.command(short_help="Drain instances now; they start afresh.")
-@ids_argument
+@choice_options
 @json_option
 @with_client
-def drain(*, client: Client, ids: tuple[str, ...], is_json: bool) -> None:
+def drain(*, client: Client, is_json: bool, **choice: Any) -> None:
     """Let instances end what they have begun, now; then they start afresh.
 
-    The fleet's limits are not looked at; `replace` keeps to them.
+    The fleet's limits are not looked at; `replace` keeps to them. What --node, --phase and --pool
+    choose is told first, and whether to go on is asked.
     """
-    _for_each(ids, client.drain, is_json=is_json)
+    _for_each(_ids(client, "drain", **choice), client.drain, is_json=is_json)
 
 
 @instances.command(short_help="Replace instances when limits allow it.")
-@ids_argument
+@choice_options
 @json_option
 @with_client
-def replace(*, client: Client, ids: tuple[str, ...], is_json: bool) -> None:
-    """Replace instances by fresh ones, as soon as the fleet's limits allow it."""
-    _for_each(ids, client.replace, is_json=is_json)
+def replace(*, client: Client, is_json: bool, **choice: Any) -> None:
+    """Replace instances by fresh ones, as soon as the fleet's limits allow it.
+
+    What --node, --phase and --pool choose is told first, and whether to go on is asked.
+    """
+    _for_each(_ids(client, "replace", **choice), client.replace, is_json=is_json)
 
 
 @instances.command(short_help="Give an instance to a developer.")
@@ -117,15 +125,22 @@ def assign(*, client: Client, id_: str, developer: str, is_json: bool) -> None:
 
 
 @instances.command(short_help="Take instances from their developers.")
-@ids_argument
+@choice_options
 @json_option
 @with_client
-def release(*, client: Client, ids: tuple[str, ...], is_json: bool) -> None:
+def release(*, client: Client, is_json: bool, **choice: Any) -> None:
     """Take instances from their developers, whom the pool does not list any more.
 
-    Take them out of your specification as well, or the next `apply` brings them back.
+    Take them out of your specification as well, or the next `apply` brings them back. What --node,
+    --phase and --pool choose is told first, and whether to go on is asked.
     """
-    _for_each(ids, client.release, is_json=is_json)
+    _for_each(_ids(client, "release", **choice), client.release, is_json=is_json)
+
+
+def _ids(
+    client: Client, name: str, *, ids: Sequence[str], is_agreed: bool, **filters: Sequence[str]
+) -> Sequence[str]:
+    return chosen(client, ids, filters, name=name, is_agreed=is_agreed)
 
 
 def _for_each(

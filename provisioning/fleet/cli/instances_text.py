@@ -19,11 +19,17 @@ MAX_NOTE_CHARACTERS = 60
 UNITS_S = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
-def list_text(instances: Sequence[Details], *, now_s: float) -> str:
-    """Return a table, and how many there are of each phase."""
+def list_text(instances: Sequence[Details], *, now_s: float, is_cut: bool = False) -> str:
+    """Return a table, and how many there are of each phase.
+
+    Args:
+        instances: In this order.
+        now_s: For ages.
+        is_cut: Long notes are; whole ones can be searched.
+    """
     if not instances:
         return "no instances"
-    rows = table(HEAD, (_row(instance, now_s) for instance in instances))
+    rows = table(HEAD, (_row(instance, now_s, is_cut=is_cut) for instance in instances))
     return f"{rows}\n{summary(instances)}"
 
 
@@ -56,7 +62,7 @@ def shown(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _row(instance: Details, now_s: float) -> tuple[str, ...]:
+def _row(instance: Details, now_s: float, *, is_cut: bool) -> tuple[str, ...]:
     return (
         instance.id,
         instance.phase,
@@ -65,16 +71,17 @@ def _row(instance: Details, now_s: float) -> tuple[str, ...]:
         instance.model or "-",
         instance.developer or "-",
         str(instance.generation),
-        _note(instance),
+        _note(instance, is_cut=is_cut),
     )
 
 
-def _note(instance: Details) -> str:
-    """Return why an instance is where it is, short and on one line."""
+def _note(instance: Details, *, is_cut: bool) -> str:
+    """Return why an instance is where it is, on one line."""
     asked = "replacement asked for" if instance.is_replace_asked else ""
     words = "; ".join(filter(None, (instance.reason or "", asked, instance.fault)))
     line = shown(words)
-    return line if len(line) <= MAX_NOTE_CHARACTERS else f"{line[:MAX_NOTE_CHARACTERS]}…"
+    is_long = len(line) > MAX_NOTE_CHARACTERS
+    return f"{line[:MAX_NOTE_CHARACTERS]}…" if is_long and is_cut else line
 
 
 def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
@@ -91,6 +98,7 @@ def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
         "engine": instance.engine,
         "developer": instance.developer,
         "generation": f"{instance.generation}, workload {instance.workload}",
+        "log": f"{shown(instance.log)} on {instance.node}" if instance.log else "",
         "healthy since": _moment(instance.started_s),
         "failed starts": str(instance.n_failures or ""),
         "replacement": "asked for" if instance.is_replace_asked else "",

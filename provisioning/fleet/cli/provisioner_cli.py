@@ -1,6 +1,6 @@
 """The commands `ollama-fleet provisioner …`: run one, and tell it what the fleet is to be.
 
-`run` is the long-running process. `plan`, `apply` and `show` speak with it through its API.
+`run` is the long-running process. All but `check` and what makes files speak with it by its API.
 Exit status: 0 done; 1 it cannot be done; 2 wrong options; 130 stopped waiting by Ctrl-C.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from provisioning.fleet.app import Settings, running
+from provisioning.fleet.cli.asking import yes_option
 from provisioning.fleet.cli.awaiting import wait_for
-from provisioning.fleet.cli.connection import with_client
+from provisioning.fleet.cli.changing import agree, fleet_in_force, show_plan, waiting_options
+from provisioning.fleet.cli.connection import json_option, with_client
+from provisioning.fleet.cli.nodes_cli import nodes
 from provisioning.fleet.cli.run_options import run_options, settings_of
+from provisioning.fleet.cli.scale_cli import scale
 from provisioning.fleet.cli.setup_cli import node_files, systemd_units
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.errors import ProvisionerError
-from provisioning.fleet.plan import Plan
-from provisioning.fleet.plan_text import plan_text
-from provisioning.fleet.spec import load_fleet
+from provisioning.fleet.spec import fleet_json, fleet_yaml, load_fleet
+from provisioning.fleet.spec.amounts import count_text
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -37,7 +38,6 @@ log = logging.getLogger("provisioning.fleet")
 spec_argument = click.argument(
     "spec", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="SPEC"
 )
-json_option = click.option("--json", "is_json", is_flag=True, help="JSON instead of words.")
 
 
 @click.group(
@@ -60,18 +60,11 @@ def provisioner() -> None:
 
 @provisioner.command(short_help="Run a provisioner until it is told to stop.")
 @run_options
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="What is logged, to stderr.",
-)
 def run(*, log_level: str, **options: Any) -> None:
     """Run a provisioner until SIGTERM or Ctrl-C; instances go on without it.
 
     Several of them on one etcd stand in for each other: one leads, the others answer reads.
-    Each option but --log-level is a variable of the environment too: --web.listen-address is
+    Each option is a variable of the environment too: --web.listen-address is
     OLLAMA_FLEET_PROVISIONER_WEB_LISTEN_ADDRESS.
     """
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT, force=True)
@@ -87,27 +80,13 @@ def run(*, log_level: str, **options: Any) -> None:
 @with_client
 def plan(*, client: Client, spec: Path, is_json: bool) -> None:
     """Show what a specification would change; change nothing."""
-    _show_plan(client.plan(load_fleet(spec)), is_json=is_json)
+    show_plan(client.plan(load_fleet(spec)), is_json=is_json)
 
 
 @provisioner.command(short_help="Put a specification in force; wait until it is so.")
 @spec_argument
-@click.option("--yes", "is_agreed", is_flag=True, help="Do not ask before instances are ended.")
-@click.option(
-    "--wait/--no-wait",
-    "is_waiting",
-    default=True,
-    show_default=True,
-    help="Until all instances are ready, or what is missing cannot start.",
-)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    show_default="as long as it takes",
-    help="How long to wait; then it exits with 1.",
-)
+@yes_option
+@waiting_options
 @json_option
 @with_client
 def apply(
@@ -116,7 +95,7 @@ def apply(
     spec: Path,
     is_agreed: bool,
     is_waiting: bool,
-    timeout_s: float | None,
+    timeout_s: float,
     is_json: bool,
 ) -> None:
     """Put a specification in force, and show how the fleet gets there.
@@ -127,12 +106,10 @@ def apply(
     """
     fleet = load_fleet(spec)
     planned = client.plan(fleet)
-    _show_plan(planned, is_json=is_json)
-    if planned.is_ending_some and not planned.nodes_in_use and not is_agreed:
-        _ask()  # not about what is refused in any case
+    agree(planned, is_agreed=is_agreed, is_json=is_json)
     client.apply(fleet, plan=planned)
     if is_waiting:
-        wait_for(client, fleet, math.inf if timeout_s is None else timeout_s)
+        wait_for(client, fleet, timeout_s)
 
 
 @provisioner.command()
@@ -143,28 +120,23 @@ def check(spec: Path) -> None:
         fleet = load_fleet(spec)
     n_instances = sum(pool.count for pool in fleet.pools)
     click.echo(
-        f"fleet {fleet.name}: {_counted(n_instances, 'instance')} in "
-        f"{_counted(len(fleet.pools), 'pool')} on {_counted(len(fleet.nodes), 'node')}",
+        f"fleet {fleet.name}: {count_text(n_instances, 'instance')} in "
+        f"{count_text(len(fleet.pools), 'pool')} on {count_text(len(fleet.nodes), 'node')}",
         err=True,
     )
 
 
-@provisioner.command()
+@provisioner.command(short_help="Show the specification in force, as a file.")
 @json_option
 @with_client
 def show(*, client: Client, is_json: bool) -> None:
-    """Show the specification in force, every default written out."""
-    in_force = client.spec()
-    if in_force is None:
-        raise click.ClickException(
-            "no specification is in force; put one there with: ollama-fleet provisioner apply SPEC"
-        )
-    encoded = msgspec.json.encode(in_force.fleet)
-    click.echo(encoded if is_json else msgspec.json.format(encoded))
+    """Show the specification in force, every default written out.
 
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+    What it prints is a file for check, plan and apply, as YAML or as JSON. It holds the values of
+    environment variables, which may be secrets: keep it as you keep them.
+    """
+    fleet = fleet_in_force(client)
+    click.echo(fleet_json(fleet) if is_json else fleet_yaml(fleet).rstrip("\n"))
 
 
 async def _until_stopped(settings: Settings) -> None:
@@ -176,19 +148,6 @@ async def _until_stopped(settings: Settings) -> None:
         await stopped.wait()
 
 
-def _show_plan(planned: Plan, *, is_json: bool) -> None:
-    click.echo(msgspec.json.encode(planned) if is_json else plan_text(planned))
-
-
-def _ask() -> None:
-    if not sys.stdin.isatty():
-        raise click.ClickException(
-            "this ends instances, and nobody can be asked here whether it may; "
-            "if it may, say so with --yes"
-        )
-    click.confirm("Put this in force?", abort=True, err=True)
-
-
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     try:
@@ -197,5 +156,7 @@ def _translated() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
+provisioner.add_command(nodes)
+provisioner.add_command(scale)
 provisioner.add_command(systemd_units)
 provisioner.add_command(node_files)

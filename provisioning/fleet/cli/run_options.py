@@ -21,6 +21,7 @@ from provisioning.fleet.store.etcd.access import Credentials
 
 PREFIX = "OLLAMA_FLEET_PROVISIONER_"
 LISTEN_ADDRESS = "127.0.0.1:8080"
+LOG_LEVELS = ("debug", "info", "warning", "error")
 ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]*):(?P<port>[0-9]{1,5})")
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -53,7 +54,7 @@ OPTIONS = (
         "Where the fleet is kept: sqlite:PATH on one machine; etcd://host:port,… for several "
         "provisioners, etcds:// with TLS; memory: forgets all.",
         default="",
-        shown_default=f"sqlite:{STATE}/FLEET.db",
+        shown_default="sqlite:FLEET.db in state-dir",
     ),
     Option("store.ca-file", "Authority that signed etcd's certificates.", FILE),
     Option("store.certificate-file", "Our certificate for etcd.", FILE),
@@ -96,6 +97,7 @@ OPTIONS = (
         lambda: state_dir() / "simulate.token",
         f"{STATE}/simulate.token",
     ),
+    Option("log-level", "What is logged, to stderr.", click.Choice(LOG_LEVELS), "info"),
 )
 
 

@@ -77,7 +77,15 @@ def node_files(node: str, address: str, output_dir: Path, port: int, client: str
     _write((output_dir / file.path.lstrip("/"), file.text) for file in files)
     _tell("once, where the authority's key is kept", nodeconfig.authority_commands())
     _tell(f"on {node}, as root, with the files in place", nodeconfig.node_commands(access))
-    _tell("where a provisioner runs", nodeconfig.client_commands(access, "/etc/ollama-fleet/nodes"))
+    _tell(
+        "where a provisioner runs, unless it was done for another node",
+        nodeconfig.client_commands(access, "/etc/ollama-fleet/nodes"),
+    )
+    _tell(
+        "for each request.pem, where the authority's key is kept; certificate.pem and "
+        "authority.pem then go where request.pem came from",
+        nodeconfig.signing_commands(),
+    )
 
 
 def _write(files: Iterable[tuple[Path, str]]) -> None:

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 
 import msgspec
 import requests
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
-from provisioning.fleet.api.errors import NotLeadingError
-from provisioning.fleet.api.forms import ProblemDocument
+from provisioning.fleet.api.forms import AGE_HEADER, NOT_LEADING, ProblemDocument
 from provisioning.fleet.client.errors import RefusedError, UnreachableError
 
 UNAUTHORIZED = 401
 UNAVAILABLE = 503
 PASSING = frozenset({502, UNAVAILABLE, 504})
 SHOWN_CHARACTERS = 2_000
-NOBODY_LEADS = str(NotLeadingError(None))
 START_AND_URL = "see that a provisioner runs there, and that --provisioner.url is right"
 
 
@@ -55,13 +53,22 @@ class Answer:
     @property
     def leader(self) -> str:
         """Return the URL of the provisioner that leads, where this one says that it does not."""
-        return self._unreadiness.leader.rstrip("/") if self._unreadiness else ""
+        problem = self._unreadiness
+        return problem.leader.rstrip("/") if problem and self.is_standbys else ""
 
     @property
     def is_standbys(self) -> bool:
         """Say whether it comes from one that does not lead, and so has changed nothing."""
         problem = self._unreadiness
-        return problem is not None and bool(problem.leader or problem.detail == NOBODY_LEADS)
+        return problem is not None and problem.type == NOT_LEADING
+
+    @property
+    def age_s(self) -> float:
+        """Return how long ago what it tells was known to be so; 0.0 where it does not say."""
+        try:
+            return float(self.headers.get(AGE_HEADER, "0"))
+        except ValueError:
+            return 0.0
 
     @property
     def _unreadiness(self) -> ProblemDocument | None:
@@ -122,11 +129,20 @@ def error_text(error: requests.RequestException, *, connect_s: float, silence_s:
         return "its TLS certificate is not trusted"
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {connect_s:g} s"
-    if isinstance(error, requests.Timeout):
-        return str(error) if "whole" in str(error) else f"no answer within {silence_s:g} s"
+    if isinstance(error, requests.Timeout) and "whole" in str(error):
+        return str(error)
+    if was_silent(error):
+        return f"no answer within {silence_s:g} s"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
     return str(error)[:SHOWN_CHARACTERS] or type(error).__name__
+
+
+def was_silent(error: requests.RequestException) -> bool:
+    """Say whether a server was waited for in vain, for a connection or for an answer."""
+    if isinstance(error, requests.Timeout):
+        return True
+    return bool(error.args) and isinstance(error.args[0], ReadTimeoutError)
 
 
 def never_arrived(error: requests.RequestException) -> bool:

@@ -12,7 +12,13 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from provisioning.fleet.api.forms import AssignOrder, Details, InstanceDocument, ScaleOrder
+from provisioning.fleet.api.forms import (
+    AssignOrder,
+    Details,
+    InstanceDocument,
+    NodeDocument,
+    ScaleOrder,
+)
 from provisioning.fleet.client.answers import Answer
 from provisioning.fleet.client.errors import RefusedError, UnreachableError
 from provisioning.fleet.client.transport import Transport
@@ -65,6 +71,11 @@ class Client:
     def replace(self, id_: str) -> InstanceDocument:
         """Replace an instance by a fresh one when the fleet's limits allow it."""
         return self._order("replace", id_)
+
+    def nodes(self) -> list[NodeDocument]:
+        """Return how each node is, as the leader knows it."""
+        doing = "list nodes"
+        return _decoded(self._transport.read("/nodes", doing=doing), list[NodeDocument], doing)
 
     def scale(self, pool: str, count: int) -> Plan:
         """Change how many instances a pool has."""

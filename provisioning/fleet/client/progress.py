@@ -33,7 +33,7 @@ class Progress:
     n_surplus: int
     """Of pools that have more than they should, or are not wanted at all."""
     n_given_up: int = 0
-    """Of the wanted ones: failed, and not tried again, or not soon."""
+    """Of what is wanted now: failed, and not tried again, or not soon."""
     faults: tuple[str, ...] = ()
     """Why, of the first of them."""
 
@@ -62,6 +62,8 @@ def progress_until_done(
 ) -> Iterator[Progress]:
     """Yield how far the fleet is, every `poll_s`, until it is as it should be, or stuck.
 
+    It is stuck when two looks, one after the other, say so.
+
     Args:
         listed: Asks for the instances, such as `Client.instances`.
         fleet: What was applied.
@@ -70,7 +72,9 @@ def progress_until_done(
     """
     progress = progress_of(fleet, listed())
     yield progress
-    while not (progress.is_done or progress.is_stuck):
+    was_stuck = False
+    while not (progress.is_done or (progress.is_stuck and was_stuck)):
+        was_stuck = progress.is_stuck  # what has just been applied may have it tried again
         sleep(poll_s)
         progress = progress_of(fleet, listed())
         yield progress
@@ -88,10 +92,11 @@ def progress_of(fleet: Fleet, instances: Iterable[Details]) -> Progress:
     for instance in instances:
         there[instance.pool] += 1
         n_failed += instance.phase is Phase.FAILED
-        if instance.pool in wanted and _is_given_up(instance):
+        if instance.workload != digests.get(instance.pool):
+            continue  # it will be replaced, and how the former one fared does not matter
+        if _is_given_up(instance):
             given_up.append(instance)
-        is_as_wanted = instance.workload == digests.get(instance.pool) and instance.node in usable
-        ready[instance.pool] += is_as_wanted and instance.phase is Phase.RUNNING
+        ready[instance.pool] += instance.node in usable and instance.phase is Phase.RUNNING
     n_kept = sum(min(there[pool], count) for pool, count in wanted.items())
     return Progress(
         n_wanted=sum(wanted.values()),

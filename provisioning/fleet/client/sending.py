@@ -25,6 +25,8 @@ class Bounds:
     connect_s: float = 3.0
     silence_s: float = 30.0
     """Between two pieces of an answer."""
+    hasty_s: float = 3.0
+    """Likewise, where another provisioner can be asked instead."""
     total_s: float = 120.0
     body_bytes: int = 256 * 2**20
     rounds: int = 3
@@ -72,8 +74,13 @@ class Sender:
         """Close them."""
         self._session.close()
 
-    def send(self, url: str, order: Order) -> Answer:
+    def send(self, url: str, order: Order, *, is_hasty: bool = False) -> Answer:
         """Send a request to the server at a URL; return its answer, whatever it says.
+
+        Args:
+            url: Of the server.
+            order: The request.
+            is_hasty: It is waited for no longer than while others can be asked.
 
         Raises:
             requests.RequestException: There is no whole answer within the bounds.
@@ -87,7 +94,7 @@ class Sender:
             data=order.body,
             headers={"Accept": "application/json", **content, **order.headers},
             auth=_Bearer(order.token),
-            timeout=(bounds.connect_s, bounds.silence_s),
+            timeout=(bounds.connect_s, self._silence_s(is_hasty=is_hasty)),
             allow_redirects=False,
             stream=True,
         ) as response:
@@ -105,7 +112,10 @@ class Sender:
                 raise requests.Timeout(f"no whole answer within {self._bounds.total_s:g} s")
         return bytes(body)
 
-    def words(self, error: requests.RequestException) -> str:
+    def words(self, error: requests.RequestException, *, is_hasty: bool = False) -> str:
         """Return what an error of `send` means."""
-        bounds = self._bounds
-        return error_text(error, connect_s=bounds.connect_s, silence_s=bounds.silence_s)
+        silence_s = self._silence_s(is_hasty=is_hasty)
+        return error_text(error, connect_s=self._bounds.connect_s, silence_s=silence_s)
+
+    def _silence_s(self, *, is_hasty: bool) -> float:
+        return self._bounds.hasty_s if is_hasty else self._bounds.silence_s

@@ -4,6 +4,9 @@ In:   the URLs of provisioners, a token for writes and what is private.
 Out:  bodies of good answers, bounded in time and size.
 Fails with ClientError. Reads are tried again, and at each provisioner in turn; writes follow a
 standby's word to the leader, with the token only where it may go, and wait where nobody leads.
+One that hangs holds nobody up while others can be asked: it is waited for briefly, and comes last
+from then on. A write is sent only to who has just answered, as what may have been done must not be
+sent to another: each provisioner knows only the Idempotency-Keys that it was given itself.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ from provisioning.fleet.client.answers import (
 from provisioning.fleet.client.errors import ClientError, UntrustedLeaderError
 from provisioning.fleet.client.patience import Patience
 from provisioning.fleet.client.sending import Bounds, Order, Sender
+from provisioning.fleet.client.turns import Turns
 from provisioning.fleet.errors import ProvisionerError
 
 MAX_LEADERS = 3
-"""How often a write is sent on: leadership may change meanwhile, but not in circles."""
+"""How often a request is sent on: leadership may change meanwhile, but not in circles."""
+OLD_S = 10.0
+"""What is told is usually of this moment, or of a second ago: older is worth a word."""
 
 
 class Transport:
@@ -45,6 +51,7 @@ class Transport:
         bounds: Bounds | None = None,
         sleep: Callable[[float], None] = time.sleep,
         tell: Callable[[str], None] = lambda _: None,
+        warn: Callable[[str], None] = lambda _: None,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Keep what is needed; nothing is sent yet.
@@ -55,6 +62,7 @@ class Transport:
             bounds: Where others than the usual ones are wanted.
             sleep: Waits for so many seconds.
             tell: Told why it waits when that may take long.
+            warn: Told once where what is read is old.
             monotonic_s: The time.
         """
         self.urls = tuple(map(checked_url, urls))
@@ -62,7 +70,10 @@ class Transport:
         self._bounds = bounds or Bounds()
         self._sleep = sleep
         self._tell = tell
+        self._warn = warn
+        self._has_warned = False
         self._sender = Sender(self._bounds, monotonic_s=monotonic_s)
+        self._turns = Turns(self.urls, self._sender, self._bounds, monotonic_s=monotonic_s)
 
     def __enter__(self) -> Transport:
         return self
@@ -87,8 +98,9 @@ class Transport:
         n_rounds = 0
         while True:
             seen: dict[str, str] = {}
-            answer = self._read_of_any(order, seen)
+            answer = self._read_of_any(order, doing, seen)
             if answer is not None and not answer.is_unready:
+                self._warn_if_old(answer)
                 return good(answer, doing)
             if answer is not None and not patience.lasts(answer):
                 raise unreachable(doing, seen, helps=f"waited {patience.waited_s:g} s")
@@ -132,19 +144,34 @@ class Transport:
         whole_s = self._bounds.wait_s * 2.0 ** (n_rounds - 1)
         self._sleep(whole_s * random.uniform(0.5, 1.0))  # noqa: S311 - not for secrets
 
-    def _read_of_any(self, order: Order, seen: dict[str, str]) -> Answer | None:
-        """Return the answer of the first that has one, or else of one that is not ready yet."""
+    def _warn_if_old(self, answer: Answer) -> None:
+        if answer.age_s < OLD_S or self._has_warned:
+            return
+        self._has_warned = True
+        age = f"{answer.age_s:,.0f} s old"
+        self._warn(f"this is {age}: the provisioner at {answer.url} does not reach its store")
+
+    def _read_of_any(self, order: Order, doing: str, seen: dict[str, str]) -> Answer | None:
+        """Return the answer of the first that has one, or else of one that is not ready yet.
+
+        A leader that is named by one who cannot answer is asked last.
+        """
         unready: Answer | None = None
-        for url in self.urls:
+        in_turn = self._turns.in_turn()
+        most = len(in_turn) + MAX_LEADERS
+        for url in in_turn:
+            is_hasty = url != in_turn[-1] or unready is not None
             try:
-                answer = self._sender.send(url, order)
-            except requests.RequestException as error:
-                seen[url] = self._sender.words(error)
+                answer = self._turns.send(url, order, seen, is_hasty=is_hasty)
+            except requests.RequestException:
                 continue
             if answer.status not in PASSING:
                 return answer
             seen[url] = str(answer)
             unready = answer if answer.is_unready else unready
+            if answer.leader and answer.leader not in in_turn and len(in_turn) < most:
+                self._check_trust(answer, doing)
+                in_turn.append(answer.leader)
         return unready
 
     def _answer_of_any(self, order: Order, doing: str, seen: dict[str, str]) -> Answer | None:
@@ -159,25 +186,26 @@ class Transport:
             None where nobody got it.
         """
         standbys: Answer | None = None
-        for url in self.urls:
-            answer = self._answer_of_leader(url, order, doing, seen)
+        in_turn = self._turns.in_turn()
+        for url in in_turn:
+            is_hasty = url != in_turn[-1] or standbys is not None
+            answer = self._answer_of_leader(url, order, doing, seen, is_hasty=is_hasty)
             if answer is not None and not answer.is_standbys:
                 return answer
             standbys = answer or standbys
         return standbys
 
     def _answer_of_leader(
-        self, url: str, order: Order, doing: str, seen: dict[str, str]
+        self, url: str, order: Order, doing: str, seen: dict[str, str], *, is_hasty: bool
     ) -> Answer | None:
         """Send to a provisioner, and on to the leader that it names; return the last answer."""
         answer: Answer | None = None
         for _ in range(1 + MAX_LEADERS):
-            if url in seen:
+            if url in seen or (is_hasty and not self._turns.is_there(url, seen)):
                 break
             try:
-                answer = self._sender.send(url, order)
+                answer = self._turns.send(url, order, seen, is_hasty=False)
             except requests.RequestException as error:
-                seen[url] = self._sender.words(error)
                 if never_arrived(error):
                     break
                 seen[url] += ", so it may have been done: look before you try again"
@@ -186,7 +214,7 @@ class Transport:
             if not answer.leader:
                 break
             self._check_trust(answer, doing)
-            url = answer.leader
+            url, is_hasty = answer.leader, True
         return answer
 
     def _check_trust(self, answer: Answer, doing: str) -> None:

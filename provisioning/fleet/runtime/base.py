@@ -46,6 +46,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def log_of(self, instance_id: str, /) -> str:
+        """Return the path, on the node, of what an instance's units write; empty: it has none."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections; the units go on."""
         ...

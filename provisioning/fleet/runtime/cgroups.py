@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 PROC = Path("/proc/self")
+HIERARCHIES = Path("/sys/fs/cgroup")
 MOUNT_ROOT, MOUNT_POINT = 3, 4
 """Places in a line of mountinfo; see proc_pid_mountinfo(5)."""
 LIMITS = {
@@ -86,6 +87,13 @@ def remove(group: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def remove_empty(path: str, hierarchies: Path = HIERARCHIES) -> None:
+    """Remove a group from each hierarchy that has it; the kernel keeps those that hold others."""
+    name = path.strip("/")
+    for group in (hierarchies / name, *hierarchies.glob(f"*/{name}")):
+        remove(group)
 
 
 def _own_paths(proc: Path) -> Iterator[tuple[int, str]]:

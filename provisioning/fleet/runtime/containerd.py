@@ -25,15 +25,15 @@ import msgspec
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.fleet.model import FoundUnit, Unit, UnitState
+from provisioning.fleet.runtime import cgroups, logfiles
 from provisioning.fleet.runtime import containerd_events as events
 from provisioning.fleet.runtime import containerd_units as units
-from provisioning.fleet.runtime import logfiles
 from provisioning.fleet.runtime.containerd_containers import Containers
 from provisioning.fleet.runtime.containerd_daemon import Certificates, Daemon, RefusedError
 from provisioning.fleet.runtime.containerd_images import Image, Images
 from provisioning.fleet.runtime.containerd_record import Settings, new_record
 from provisioning.fleet.runtime.endings import News
-from provisioning.fleet.runtime.logfiles import LogBound
+from provisioning.fleet.runtime.logkeeper import LogKeeper
 
 OCI_FAILURE, NO_PARENT = "oci runtime create failed", "parent snapshot"
 LASTING_TEXTS = (
@@ -68,7 +68,7 @@ class ContainerdRuntime:
         self._fleet = fleet
         self._settings = (settings or Settings()).of(node)
         self._is_local = endpoint.startswith("unix:")
-        self._log_bound = LogBound(self._settings.max_log_bytes)
+        self._logs = LogKeeper(self._settings.max_log_bytes, clock)
         namespace = namespace_of(fleet)
         self._daemon = Daemon(endpoint, namespace, certificates)
         self._containers = Containers(self._daemon, self._settings.snapshotter)
@@ -102,6 +102,9 @@ class ContainerdRuntime:
                 return
             await self._containers.end(name, grace_s)
             await self._containers.clear(name)
+        if self._is_local and not self._starting:
+            # The last one has gone; one that begins now would miss the group that it has just made.
+            cgroups.remove_empty(self._settings.cgroup_parent)
 
     async def units(self) -> tuple[FoundUnit, ...]:
         """Return all units of which anything is left."""
@@ -109,8 +112,7 @@ class ContainerdRuntime:
         starting = set(self._starting)
         found = await self._containers.found(self._fleet)
         if self._is_local:
-            logs = [self._log(unit.instance_id) for unit in found]
-            await asyncio.to_thread(self._log_bound.keep, logs)
+            await self._logs.keep(self._log(unit.instance_id) for unit in found)
         return tuple(_as_created(unit) if unit.name in starting else unit for unit in found)
 
     async def changes(self) -> AsyncIterator[str]:
@@ -120,9 +122,14 @@ class ContainerdRuntime:
             while (name := await names.get()) is not None:
                 yield name
 
+    def log_of(self, instance_id: str) -> str:
+        """Return the path of an instance's log, on the node."""
+        return str(self._log(instance_id))
+
     async def close(self) -> None:
         """Close the connection; containers go on."""
         await self._events.close()
+        await self._logs.close()
         for starting in tuple(self._starting.values()):
             starting.cancel()
             await asyncio.wait([starting])
@@ -173,7 +180,7 @@ class ContainerdRuntime:
         self._news.tell(name)
 
     def _log(self, instance_id: str) -> Path:
-        return Path(self._settings.log_dir, self._fleet, f"{instance_id}.log")
+        return logfiles.of_container(self._settings.log_dir, self._fleet, instance_id)
 
     def _lock(self, name: str) -> asyncio.Lock:
         """Return what makes starts and removals of one unit take turns."""

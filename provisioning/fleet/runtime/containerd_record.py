@@ -37,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True):
     registries_dir: str = "/etc/containerd/certs.d"
     """How registries are reached, for containerd 2; 1.7 asks them over HTTPS, and trusts those
     whom the node trusts."""
-    log_dir: str = "/var/log/ollama-fleet"
+    log_dir: str = logfiles.CONTAINERS_DIR
     max_log_bytes: int = logfiles.MAX_BYTES
 
     def of(self, node: str) -> Settings:

@@ -94,6 +94,10 @@ class HostedRuntime:
                 yield self._name_in(line, what)
         raise NodeUnreachableError(f"{what}: {self._url} has ended the stream")
 
+    def log_of(self, _instance_id: str) -> str:
+        """Return nothing: simulated units write no log."""
+        return ""
+
     async def close(self) -> None:
         """Let go of connections; the units go on."""
         await self._session.close()

@@ -13,10 +13,13 @@ import contextlib
 import errno
 import logging
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 MAX_BYTES = 16 * 2**20
+CONTAINERS_DIR = "/var/log/ollama-fleet"
+"""Of the logs of containers, on their node."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _log = logging.getLogger(__name__)
@@ -29,10 +32,23 @@ class LogBound:
         """Let no log be larger."""
         self._max_bytes = max_bytes
         self._is_failing = False
+        self._one_keeps = threading.Lock()
 
-    def keep(self, logs: Iterable[Path]) -> None:
-        """Bound each log that can be; warn of the others once, until all can be again."""
-        faults = [fault for log in logs if (fault := self._fault(log))]
+    def keep(self, logs: Iterable[Path]) -> bool:
+        """Bound each log that can be; warn of the others once, until all can be again.
+
+        Returns whether one was too large, and is not any more. Several threads may call it.
+        """
+        with self._one_keeps:
+            return self._keep(logs)
+
+    def _keep(self, logs: Iterable[Path]) -> bool:
+        faults, n_cut = [], 0
+        for log in logs:
+            try:
+                n_cut += bound(log, self._max_bytes)
+            except OSError as error:
+                faults.append(error)
         if faults and not self._is_failing:
             _log.warning(
                 "cannot keep %d logs within %d bytes, as %s; see that their folder can be written "
@@ -40,13 +56,17 @@ class LogBound:
                 *(len(faults), self._max_bytes, faults[0]),
             )
         self._is_failing = bool(faults)
+        return n_cut > 0
 
-    def _fault(self, log: Path) -> OSError | None:
-        try:
-            bound(log, self._max_bytes)
-        except OSError as error:
-            return error
-        return None
+
+def of_process(folder: Path, instance_id: str) -> Path:
+    """Return where an instance's processes write, in the folder of its node's records."""
+    return folder / "logs" / f"{instance_id}.log"
+
+
+def of_container(folder: str, fleet: str, instance_id: str) -> Path:
+    """Return where an instance's containers write, on their node."""
+    return Path(folder, fleet, f"{instance_id}.log")
 
 
 def predecessor(log: Path) -> Path:
@@ -54,11 +74,13 @@ def predecessor(log: Path) -> Path:
     return log.with_name(f"{log.name}.1")
 
 
-def bound(log: Path, max_bytes: int) -> None:
-    """Move the newest `max_bytes` to the predecessor where the log holds more; else do nothing."""
+def bound(log: Path, max_bytes: int) -> bool:
+    """Move the newest `max_bytes` to the predecessor where the log holds more; say whether."""
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size > max_bytes:
             _copy_and_cut(log, max_bytes)
+            return True
+    return False
 
 
 def forget(log: Path) -> None:

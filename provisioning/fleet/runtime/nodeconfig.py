@@ -79,11 +79,17 @@ def client_commands(access: NodeAccess, folder: str) -> tuple[str, ...]:
     return (f"{_request_command(folder, '/dev/null')} -subj '/CN={access.client}'",)
 
 
-def authority_commands(days: int = 365) -> tuple[str, ...]:
-    """Return how the authority is made, once, and how it signs a request."""
+def authority_commands() -> tuple[str, ...]:
+    """Return how the authority is made, once."""
     return (
         f"openssl req -x509 -newkey {KEY_KIND} -noenc -keyout authority.key -out authority.pem "
         "-days 3650 -subj '/CN=ollama-fleet containerd access'",
+    )
+
+
+def signing_commands(days: int = 365) -> tuple[str, ...]:
+    """Return how the authority signs a request: each node's, and each provisioner's."""
+    return (
         "openssl x509 -req -in request.pem -CA authority.pem -CAkey authority.key "
         f"-copy_extensions copyall -days {days} -out certificate.pem",
     )

@@ -18,7 +18,7 @@ from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import LastingError
 from provisioning.fleet.fleet import Node, RuntimeKind
 from provisioning.fleet.model import Probe, WarmUp
-from provisioning.fleet.runtime import cgroups
+from provisioning.fleet.runtime import cgroups, logfiles
 from provisioning.fleet.runtime.base import Runtime
 from provisioning.fleet.runtime.hosted import HostedRuntime
 from provisioning.fleet.runtime.prober import HttpProber
@@ -76,6 +76,18 @@ class Machines:
                 return SimulatedRuntime(self._world, node.name, self._fleet)
             case RuntimeKind.CONTAINERD:
                 return self._open_containerd(node)
+
+    def log_of(self, node: Node, instance_id: str) -> str:
+        """Return the path, on a node, of what an instance writes; empty: it has none."""
+        match node.runtime:
+            case RuntimeKind.PROCESS:
+                folder = self._local.state_dir / self._fleet / node.name
+                return str(logfiles.of_process(folder, instance_id))
+            case RuntimeKind.CONTAINERD:
+                folder_there = logfiles.CONTAINERS_DIR
+                return str(logfiles.of_container(folder_there, self._fleet, instance_id))
+            case RuntimeKind.SIMULATED:
+                return ""
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         """Return why an instance is not healthy, in words; empty: it is."""

@@ -30,12 +30,13 @@ import weakref
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.fleet.model import FoundUnit, Unit, UnitState
 from provisioning.fleet.runtime import cgroups, logfiles, procfs, spawning
 from provisioning.fleet.runtime.cgroups import Cgroups
 from provisioning.fleet.runtime.endings import Endings, News, until_ended
-from provisioning.fleet.runtime.logfiles import LogBound
+from provisioning.fleet.runtime.logkeeper import LogKeeper
 from provisioning.fleet.runtime.procfs import Identity
 from provisioning.fleet.runtime.records import MARK_VARIABLE, Record, Records
 from provisioning.fleet.runtime.spawning import Order
@@ -71,7 +72,7 @@ class ProcessRuntime:
         self._records = Records(state_dir / fleet / node, procfs.boot())
         self._inherited = spawning.inherited(environ)
         self._groups = groups
-        self._log_bound = LogBound(max_log_bytes)
+        self._logs = LogKeeper(max_log_bytes, SystemClock())
         self._unwritten: dict[str, int] = {}
         """Exit statuses that the disk had no room for, by the units' names."""
         self._news = News()
@@ -107,6 +108,7 @@ class ProcessRuntime:
         """Return all units that have a record, and keep their logs within bounds."""
         async with self._kept():
             seen = await asyncio.to_thread(self._look)
+            await self._logs.keep(self._records.log(record.instance_id) for record, _ in seen)
             return tuple(self._found(record, state) for record, state in seen)
 
     async def changes(self) -> AsyncIterator[str]:
@@ -116,10 +118,15 @@ class ProcessRuntime:
             while (name := await names.get()) is not None:
                 yield name
 
+    def log_of(self, instance_id: str) -> str:
+        """Return the path of an instance's log."""
+        return str(self._records.log(instance_id))
+
     async def close(self) -> None:
         """Watch no process any more; they go on."""
         self._endings.close()
         self._news.close()
+        await self._logs.close()
 
     async def _launch(self, unit: Unit) -> None:
         record = self._new_record(unit)
@@ -232,7 +239,6 @@ class ProcessRuntime:
 
     def _look(self) -> list[tuple[Record, UnitState]]:
         records = [record for name in self._records.names() if (record := self._records.read(name))]
-        self._log_bound.keep(self._records.log(record.instance_id) for record in records)
         return [(record, self._state(record)) for record in records]
 
     def _state(self, record: Record) -> UnitState:

@@ -83,6 +83,10 @@ class SimulatedRuntime:
             next_s = min(ahead, default=NEVER_S) - self._clock.monotonic_s()
             await wait_at_most(has_endings, self._clock, min(LONGEST_WAIT_S, next_s))
 
+    def log_of(self, _instance_id: str) -> str:
+        """Return nothing: simulated units write no log."""
+        return ""
+
     async def close(self) -> None:
         """Do nothing: the world goes on."""
 

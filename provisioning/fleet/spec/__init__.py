@@ -1,10 +1,19 @@
-"""Read a fleet's specification: YAML that a person wrote, or the JSON that the store keeps.
+"""Read a fleet's specification, and write it: as the YAML of a person, or as the store's JSON.
 
 YAML ─ form ─► completion ─► Fleet ◄─ canonical ─► JSON
-                               └─► checks
+YAML ◄────────── document ─────┴─► checks
 """
 
 from provisioning.fleet.spec.canonical import checked_fleet, decode_fleet, encode_fleet
+from provisioning.fleet.spec.document import fleet_json, fleet_yaml
 from provisioning.fleet.spec.reading import load_fleet, read_fleet
 
-__all__ = ["checked_fleet", "decode_fleet", "encode_fleet", "load_fleet", "read_fleet"]
+__all__ = [
+    "checked_fleet",
+    "decode_fleet",
+    "encode_fleet",
+    "fleet_json",
+    "fleet_yaml",
+    "load_fleet",
+    "read_fleet",
+]

@@ -7,6 +7,7 @@ Out:  bytes, seconds or a ratio; and back, as short as can be. Fails with ValueE
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 BYTES_BY_UNIT = {
     "B": 1,
@@ -20,7 +21,7 @@ BYTES_BY_UNIT = {
     "TiB": 2**40,
 }
 SECONDS_BY_UNIT = {"w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,9})?"
+NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,20})?"
 SIZE = re.compile(rf"({NUMBER}) ?({'|'.join(BYTES_BY_UNIT)})", re.ASCII)
 DURATION_PART = re.compile(rf"({NUMBER})(ms|[wdhms])", re.ASCII)
 DURATION = re.compile(rf"(?:{DURATION_PART.pattern})+", re.ASCII)
@@ -32,7 +33,7 @@ def parse_size_bytes(given: object) -> int:
     found = SIZE.fullmatch(given) if isinstance(given, str) else None
     if found is None:
         raise ValueError(f"must be a size such as 8GiB or 512MiB, got {given!r}")
-    return round(float(found[1]) * BYTES_BY_UNIT[found[2]])
+    return round(Decimal(found[1]) * BYTES_BY_UNIT[found[2]])
 
 
 def parse_duration_s(given: object) -> float:
@@ -73,4 +74,20 @@ def duration_text(duration_s: float) -> str:
         amount, rest = divmod(duration_s, SECONDS_BY_UNIT[unit])
         if amount and not rest:
             return f"{amount:.0f}{unit}"
-    return f"{1000 * duration_s:.12g}ms" if duration_s else "0s"
+    short = f"{1000 * duration_s:.12g}ms" if duration_s else "0s"
+    return short if _is_read_as(duration_s, short) else f"{Decimal(repr(duration_s)):f}s"
+
+
+def share_text(ratio: float) -> str | float:
+    """Return a ratio as a share, 5%, or as it is where no short percentage is the same."""
+    short = f"{100 * ratio:.9g}%"
+    return short if SHARE.fullmatch(short) and parse_share(short) == ratio else ratio
+
+
+def count_text(n: int, noun: str) -> str:
+    """Return a number of things: 1 node, 1,200 nodes."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _is_read_as(duration_s: float, text: str) -> bool:
+    return DURATION.fullmatch(text) is not None and parse_duration_s(text) == duration_s

@@ -14,6 +14,7 @@ from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, Rotation, Runtim
 from provisioning.fleet.model import Workload
 from provisioning.fleet.placeholders import NAMES, placeholder_fault
 from provisioning.fleet.spec import room, words
+from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.spec.engines import ENGINES
 from provisioning.fleet.spec.problems import Path, Problem, did_you_mean
 from provisioning.fleet.spec.words import MAX_NAME_CHARACTERS, MAX_POOL_NAME_CHARACTERS
@@ -191,9 +192,12 @@ def _rotation(path: Path, rotation: Rotation, count: int) -> Iterator[Problem]:
 
 def _developers(path: Path, pool: Pool) -> Iterator[Problem]:
     n_developers = len(pool.developers)
-    if n_developers > pool.count:
+    # With count 0 the pool is put away, and whoever is listed has one again once it is not.
+    if 0 < pool.count < n_developers:
         helps = "raise its count or list fewer"
-        yield Problem(path, f"{n_developers:,} want one of {pool.count:,} instances; {helps}")
+        yield Problem(
+            path, f"{n_developers:,} want one of {count_text(pool.count, 'instance')}; {helps}"
+        )
     for index, name in enumerate(pool.developers):
         fault = words.text_fault(name) if name else "must not be empty"
         yield from _complaint((*path, index), fault)
@@ -223,7 +227,8 @@ def _too_many(pools: Sequence[Pool], shapes: room.Shapes) -> Problem | None:
     n_given = sum(1 + len(node.labels) for node in shapes)
     if n_asked * n_given <= MAX_COMPARISONS:
         return None
-    kinds = f"{len(pools):,} pools on {len(shapes):,} kinds of nodes"
+    pools_text = count_text(len(pools), "pool")
+    kinds = f"{pools_text} on {count_text(len(shapes), 'kind')} of nodes"
     helps = "have fewer pools, or label nodes alike"
     return Problem(("pools",), f"{kinds} are too many to be compared; {helps}")
 

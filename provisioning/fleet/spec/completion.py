@@ -73,7 +73,7 @@ class Completion:
             engine=entry.engine,
             image=entry.image,
             command=engine.command if entry.command is None else tuple(entry.command),
-            environment=sorted_pairs({**engine.environment, **entry.environment}),
+            environment=_environment(engine, entry),
             mounts=tuple((mount.source, mount.target) for mount in entry.mounts),
             cpus=entry.cpus,
             memory_bytes=entry.memory,
@@ -136,6 +136,11 @@ class Completion:
 def sorted_pairs(texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return a mapping as pairs, sorted by key."""
     return tuple(sorted(texts.items()))
+
+
+def _environment(engine: Engine, entry: form.PoolForm) -> tuple[tuple[str, str], ...]:
+    given = {**engine.environment, **entry.environment}
+    return sorted_pairs({name: value for name, value in given.items() if value is not None})
 
 
 def _node(entry: form.NodeForm, name: str, address: str, endpoint: str) -> Node:

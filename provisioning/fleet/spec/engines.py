@@ -80,3 +80,9 @@ def warm_up_of(engine: str, preset: Preset, model: str) -> tuple[WarmUp, ...]:
         LOAD_TIMEOUT_S,
     )
     return (pull, load) if preset is Preset.PULL else (load,)
+
+
+def preset_of(engine: str, model: str, requests: tuple[WarmUp, ...]) -> Preset | None:
+    """Return the preset that stands for these requests, if one does."""
+    usable = Preset if engine == "ollama" else (Preset.NONE,)
+    return next((one for one in usable if requests == warm_up_of(engine, one, model)), None)

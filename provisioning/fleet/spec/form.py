@@ -35,6 +35,10 @@ def _text(value: object) -> str:
     return str(value)
 
 
+def _text_or_nothing(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
 Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
 Cpus = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Duration = Annotated[float, BeforeValidator(parse_duration_s)]
@@ -43,6 +47,8 @@ Share = Annotated[float, BeforeValidator(parse_share)]
 Size = Annotated[int, BeforeValidator(parse_size_bytes)]
 Text = Annotated[str, BeforeValidator(_text)]
 Texts = dict[Text, Text]
+Variables = dict[Text, Annotated[str | None, BeforeValidator(_text_or_nothing)]]
+"""A variable without a value is taken from the engine's defaults."""
 
 
 class Section(BaseModel):
@@ -115,7 +121,7 @@ class PoolForm(Section):
     count: Amount
     image: str = ""
     command: list[Text] | None = None
-    environment: Texts = {}
+    environment: Variables = {}
     mounts: list[MountForm] = []
     cpus: Cpus = Workload("", "").cpus
     memory: Size = Workload("", "").memory_bytes

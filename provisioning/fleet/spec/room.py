@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from provisioning.fleet.fleet import Node, Pool
-from provisioning.fleet.spec.amounts import size_text
+from provisioning.fleet.spec.amounts import count_text, size_text
 from provisioning.fleet.spec.problems import Problem
 
 Shapes = Counter[Node]
@@ -77,11 +77,16 @@ def _alone(index: int, pool: Pool, shapes: Shapes) -> Problem | None:
         return None
     path = ("pools", index, "count")
     if not rooms:
-        return Problem(path, f"{pool.count:,} instances, but no node may take any")
+        return Problem(path, f"{_instances(pool)}, but no node may take any")
     binding = min(rooms[0][0], key=lambda resource: sum(n * room[resource] for room, n in rooms))
-    where = f"there is room for {n_fit:,} on {shapes.total():,} nodes"
-    fit = f"{pool.count:,} instances do not fit: {where}, {pool.count - n_fit:,} too few"
+    where = f"there is room for {n_fit:,} on {count_text(shapes.total(), 'node')}"
+    do = "does" if pool.count == 1 else "do"
+    fit = f"{_instances(pool)} {do} not fit: {where}, {pool.count - n_fit:,} too few"
     return Problem(path, f"{fit}; {_binds(binding, pool, shapes)}")
+
+
+def _instances(pool: Pool) -> str:
+    return count_text(pool.count, "instance")
 
 
 def _binds(resource: str, pool: Pool, shapes: Shapes) -> str:

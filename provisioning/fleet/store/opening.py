@@ -56,7 +56,14 @@ def open_store(
         case "memory" if not rest:
             backend = memory or MemoryBackend()
             return MemoryStore(backend), MemoryLeadership(backend, holder=holder)
-        case "sqlite" if rest:
+        case "memory":
+            raise StoreError(f"cannot open the store {url}: memory: takes no path; write memory:")
+        case "sqlite" if not rest:
+            raise StoreError(
+                "cannot open the store sqlite: without a file; write sqlite:PATH, "
+                "as sqlite:/var/lib/ollama-fleet/fleet.db"
+            )
+        case "sqlite":
             return _open_sqlite(Path(rest), fleet, clock=clock, holder=holder)
         case "etcd" | "etcds":
             access = Access(

@@ -259,3 +259,14 @@ async def test_a_start_while_all_are_away_leaves_their_part_empty(servers: Serve
     (state,) = inventory.states
     assert (made.name, 0, False) == (state.source, state.n_instances, state.last_reload_successful)
     assert all(server.url in state.last_error for server in servers)
+
+
+async def test_a_bad_list_is_told_of_as_one_from_a_url(servers: Servers) -> None:
+    say(b"[7]", *servers)
+    made = source_of(servers)
+
+    with pytest.raises(InputError) as caught:
+        await Inventory([made], clock=HeldClock()).load()
+    await made.close()
+
+    assert [f"{made.name}[0]"] == [problem.place for problem in caught.value.problems]

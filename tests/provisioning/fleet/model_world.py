@@ -279,6 +279,7 @@ def check(world: World, seen: Observed, actions: Sequence[Action]) -> None:
     check_operations(world, [action for action in actions if not calls_off(seen, action)])
     check_room(world, actions)
     check_lost(world, seen, actions)
+    check_strangers(world, seen, actions)
     for pool in world.fleet.pools:
         check_kills(world, pool, seen, actions)
 
@@ -371,6 +372,20 @@ def check_lost(world: World, seen: Observed, actions: Sequence[Action]) -> None:
         if isinstance(action, Renew) and action.reason is Reason.NODE_LOST:
             is_running = world.records[action.id].phase is Phase.RUNNING
             assert not is_running or action.id in seen.ill
+
+
+def check_strangers(world: World, seen: Observed, actions: Sequence[Action]) -> None:
+    """A store that knows less than half of what runs is doubted, until a person has spoken."""
+    running = [
+        unit
+        for report in seen.reports.values()
+        for unit in report.units
+        if unit.state is UnitState.RUNNING
+    ]
+    strangers = {unit.name for unit in running if unit.instance_id not in seen.stored}
+    if len(strangers) > len(seen.stored) and world.fleet.limits.unavailable_ratio < 1.0:
+        assert not [action for action in actions if isinstance(action, Place)]
+        assert not strangers & {action.unit for action in actions if isinstance(action, Sweep)}
 
 
 def check_node(world: World, name: str, records: dict[str, Instance]) -> None:

@@ -196,7 +196,28 @@ async def test_a_store_that_breaks_for_good_ends_the_provisioner_with_its_reason
 
     with pytest.raises(StoreError, match="it is no SQLite file"):
         async with running(settings(tmp_path, store_url=f"sqlite:{path}")):
-            await asyncio.sleep(10.0)
+            pytest.fail("it says that it runs")
+
+
+async def test_a_store_that_will_not_do_is_known_before_anybody_tries_to_lead(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(StoreError, match="see that its folder exists"):
+        async with running(settings(tmp_path, store_url="sqlite:/proc/none/x.db")):
+            pytest.fail("it says that it runs")
+
+    assert "lead" not in caplog.text
+
+
+async def test_a_store_that_is_out_of_reach_at_first_leaves_the_api_to_say_so(
+    tmp_path: Path,
+) -> None:
+    (port,) = free_ports(1)
+    async with client(settings(tmp_path, store_url=f"etcd://127.0.0.1:{port}")) as session:
+        assert not await is_ready(session)
+        async with session.get("/-/healthy") as response:
+            assert 200 == response.status
 
 
 async def test_a_provisioner_that_is_cancelled_hands_over_at_once(tmp_path: Path) -> None:
@@ -229,6 +250,9 @@ async def test_others_are_told_the_url_that_was_given(tmp_path: Path) -> None:
             await eventually(lambda: is_ready(standby))
             async with standby.put("/spec", data=encode_fleet(FLEET).encode()) as response:
                 problem = await response.json()
+            async with standby.get("/nodes") as unknown, first.get("/nodes") as known:
+                assert (503, 200) == (unknown.status, known.status)
+                assert "https://fleet.example:8443" == (await unknown.json())["leader"]
 
     assert (503, "https://fleet.example:8443") == (response.status, problem["leader"])
 

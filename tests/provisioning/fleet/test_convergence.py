@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, Rotation, Spread
 from provisioning.fleet.model import Event, FoundUnit, Instance, Phase, Reason, UnitState
+from provisioning.fleet.strangers import strangers_of
 from provisioning.fleet.units import workload_digest
 from provisioning.fleet.wanted import MOST_NODES_TRIED
 from tests.provisioning.fleet.making import CHAT, GIB, NOW_S, node
@@ -161,6 +162,7 @@ def test_any_mixture_becomes_the_fleet_that_is_wanted(world: World) -> None:
     heal(world)
 
     settle(world)
+    settle_doubts(world)
 
     assert_wanted(world)
 
@@ -183,6 +185,7 @@ def test_a_node_that_is_broken_for_good_keeps_nobody_from_the_fleet_that_is_want
         assert all(len(one.failed_on) >= MOST_NODES_TRIED for one in given_up)
         ask_for_the_given_up(world)
         settle(world)
+    settle_doubts(world)
 
     assert_wanted(world)
 
@@ -211,6 +214,14 @@ def ask_for_the_given_up(world: World) -> None:
     for id_, one in world.records.items():
         if is_given_up(one):
             world.records[id_] = replace(one, is_replace_asked=True)
+
+
+def settle_doubts(world: World) -> None:
+    """Have a person say that units without a record may go, where they are kept."""
+    if strangers_of(world.fleet, world.observe()).n_kept:
+        allowing = replace(world.fleet.limits, unavailable_ratio=1.0)
+        world.fleet = replace(world.fleet, limits=allowing)
+        settle(world)
 
 
 def assert_wanted(world: World) -> None:

@@ -90,9 +90,9 @@ class TestCounts:
         assert ["chat-00001"] == [one.id for one in placed(decided(pool(2), instance(2)))]
 
     def test_an_id_whose_unit_is_still_around_is_not_used_again(self) -> None:
-        ghost = instance(1, generation=4)
+        ghost, known = instance(1, generation=4), instance(3)
 
-        actions = decided(pool(1), reports=[report("n1", found(ghost))])
+        actions = decided(pool(2), known, reports=[report("n1", found(ghost), found(known))])
 
         assert ["chat-00002"] == [one.id for one in placed(actions)]
 
@@ -226,9 +226,12 @@ class TestPlaces:
     def test_units_that_nobody_wants_use_their_node_as_long_as_they_are_there(self) -> None:
         ghosts = [found(one) for one in many(3, pool="old")]
         dead = found(instance(4), UnitState.EXITED)
+        known = [instance(number) for number in (5, 6, 7)]
 
         actions = decided(
-            fleet(pool(9), nodes=[node(cpus=5.0)]), reports=[report("n1", *ghosts, dead)]
+            fleet(pool(9), nodes=[node(cpus=8.0)]),
+            *known,
+            reports=[report("n1", *ghosts, dead, *map(found, known))],
         )
 
         assert 2 == len(placed(actions))
@@ -272,9 +275,14 @@ class TestPlaces:
 
     def test_a_node_that_does_not_answer_gets_nothing(self) -> None:
         nodes = [node("n1"), node("n2"), node("n3")]
+        known = instance(7, node="n2")
 
         new = placed(
-            decided(fleet(pool(2), nodes=nodes), reports=[silent("n1", for_s=5), report("n2")])
+            decided(
+                fleet(pool(3), nodes=nodes),
+                known,
+                reports=[silent("n1", for_s=5), report("n2", found(known))],
+            )
         )
 
         assert ["n2", "n2"] == [one.node for one in new]
@@ -380,7 +388,7 @@ class TestOperations:
         ghosts = [found(one, generation=9) for one in many(20, pool="old")]
 
         actions = decided(
-            fleet(pool(4), nodes=[WIDE], limits=Limits(operations=4)),
+            fleet(pool(4), nodes=[WIDE], limits=Limits(operations=4, unavailable_ratio=1.0)),
             reports=[report("n1", *ghosts)],
         )
 
@@ -837,8 +845,10 @@ class TestSweeping:
     """Units that no record wants."""
 
     def test_a_unit_without_a_record_is_swept(self) -> None:
+        known, leftover = instance(1), found(instance(7), generation=3)
+
         assert (Sweep("n1", "chat-00007.3"),) == decided(
-            pool(0), reports=[report("n1", found(instance(7), generation=3))]
+            pool(1), known, reports=[report("n1", found(known), leftover)]
         )
 
     def test_a_unit_of_another_generation_is_swept(self) -> None:
@@ -874,8 +884,15 @@ class TestSweeping:
     @pytest.mark.parametrize(
         ("n_known", "n_strangers", "ratio", "n_swept"),
         [
-            (0, 10, 0.05, 10),
-            (0, 11, 0.05, 0),
+            (0, 1, 0.05, 0),
+            (0, 1, 0.99, 0),
+            (0, 1, 1.0, 1),
+            (1, 1, 0.05, 1),
+            (1, 2, 0.05, 0),
+            (4, 4, 0.05, 4),
+            (4, 5, 0.05, 0),
+            (10, 10, 0.05, 10),
+            (12, 11, 0.05, 0),
             (0, 11, 1.0, 11),
             (45, 15, 0.25, 15),
             (45, 16, 0.25, 0),
@@ -896,6 +913,66 @@ class TestSweeping:
         )
 
         assert n_swept + len(old) == sum(isinstance(action, Sweep) for action in actions)
+
+    @pytest.mark.parametrize(
+        ("n_known", "n_strangers", "ratio", "n_placed"),
+        [
+            (0, 0, 0.05, 4),
+            (0, 1, 0.05, 0),
+            (0, 1, 1.0, 4),
+            (1, 2, 0.05, 0),
+            (2, 2, 0.05, 2),
+            (1, 0, 0.05, 3),
+        ],
+    )
+    def test_nothing_is_made_beside_more_units_without_a_record_than_records(
+        self, n_known: int, n_strangers: int, ratio: float, n_placed: int
+    ) -> None:
+        known = many(n_known)
+        strangers = [found(instance(number)) for number in range(500, 500 + n_strangers)]
+
+        actions = decided(
+            fleet(pool(4), nodes=[WIDE], limits=Limits(unavailable_ratio=ratio)),
+            *known,
+            reports=[report("n1", *map(found, known), *strangers)],
+        )
+
+        assert n_placed == len(placed(actions))
+
+    def test_what_is_known_is_mended_though_the_store_is_doubted(self) -> None:
+        """That all of them have ended at once makes the others no less strange."""
+        known = instance(1, phase=Phase.STARTING)
+        strangers = [found(instance(number)) for number in (500, 501)]
+
+        (start,) = decided(pool(1), known, reports=[report("n1", *strangers)])
+
+        assert isinstance(start, Start)
+
+    def test_what_has_ended_is_no_reason_to_doubt_the_store(self) -> None:
+        dead = found(instance(7), UnitState.EXITED)
+
+        actions = decided(pool(1), reports=[report("n1", dead)])
+
+        assert {Sweep("n1", dead.name)} < set(actions)
+        assert 1 == len(placed(actions))
+
+    @pytest.mark.parametrize(
+        ("reports", "n_placed"),
+        [
+            ([report("n1")], 0),
+            ([report("n1"), report("n2", at_s=0.0)], 0),
+            ([report("n1"), report("n2", at_s=0.0, fault="refused")], 2),
+            ([report("n1"), silent("n2", for_s=9.0)], 2),
+            ([report("n1"), report("n2")], 2),
+        ],
+        ids=["unasked", "being asked", "refuses", "silent", "answered"],
+    )
+    def test_the_first_instances_wait_until_each_node_was_asked_what_runs(
+        self, reports: list[NodeReport], n_placed: int
+    ) -> None:
+        wanted = fleet(pool(2), nodes=[WIDE, N2])
+
+        assert n_placed == len(placed(decided(wanted, reports=reports)))
 
     def test_what_could_just_not_be_removed_is_left_alone_for_a_while(self) -> None:
         leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)

@@ -42,6 +42,7 @@ class Scripted:
         self.warm_ups: list[UnitError] = []
         self.start_s = 0.0
         self.remove_s = 0.0
+        self.log = ""
 
     async def start(self, unit: Unit) -> None:
         self.calls.append("start")
@@ -54,6 +55,9 @@ class Scripted:
         await VirtualClock().sleep(self.remove_s)
         if self.removals and (error := self.removals.pop(0)):
             raise error
+
+    def log_of(self, instance_id: str) -> str:
+        return self.log and f"{self.log}/{instance_id}.log"
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         self.calls.append(f"ask {host}:{port}{probe.path}")
@@ -167,8 +171,34 @@ def test_what_is_not_healthy_in_time_is_tried_again_and_says_what_was_seen() -> 
 
     assert 30.0 + 1.0 + 30.0 == took_s
     assert (Result.FAILED, 2) == (outcome.result, outcome.n_tries)
-    for words in (NAME, "n1", "30 s", "limits.start_timeout_s", "status 503"):
+    for words in (NAME, "n1", "30 s", "(limits.start_timeout)", "status 503"):
         assert words in outcome.fault
+
+
+def test_what_is_not_healthy_in_time_is_told_with_the_place_of_its_log() -> None:
+    script = Scripted()
+    script.answers, script.log = ["status 503"] * 100_000, "/logs"
+
+    outcome, _ = start(script, Limits(tries=1, start_timeout_s=30.0))
+
+    where = f"see its log, /logs/{UNIT.instance_id}.log on n1"
+    assert outcome.fault.endswith(f"last seen: status 503; {where}")
+
+
+def test_a_unit_of_a_node_that_has_left_meanwhile_has_no_log_to_be_seen() -> None:
+    script = Scripted()
+    script.answers = ["refused"] * 100_000
+    runtimes = [script]
+
+    def runtime_of(node: str) -> Scripted:
+        if not runtimes:
+            raise NodeUnreachableError(f"node {node} is not in the specification")
+        return runtimes.pop()
+
+    made = Executor(runtime_of, script, VirtualClock(), dice=lambda: 1.0)  # type: ignore[arg-type]
+    outcome, _ = run(lambda: made.start(ORDER, Limits(tries=1, start_timeout_s=30.0)))
+
+    assert "last seen: refused; it could not be removed either" in outcome.fault
 
 
 def test_a_runtime_that_hangs_is_given_up_after_the_same_time() -> None:
@@ -233,10 +263,11 @@ def test_a_clean_up_that_fails_is_told_with_the_fault() -> None:
     assert "no image; it could not be removed either: busy" == outcome.fault
 
 
+@pytest.mark.parametrize("log", ["", "/logs"])
 @pytest.mark.parametrize("at_s", [EPOCH_S + 1.0, EPOCH_S + 5.0])
-def test_a_unit_that_was_seen_to_end_is_not_waited_for(at_s: float) -> None:
+def test_a_unit_that_was_seen_to_end_is_not_waited_for(at_s: float, log: str) -> None:
     script = Scripted()
-    script.answers = ["refused"] * 100_000
+    script.answers, script.log = ["refused"] * 100_000, log
 
     async def scene() -> Outcome:
         made = executor(script)
@@ -248,7 +279,8 @@ def test_a_unit_that_was_seen_to_end_is_not_waited_for(at_s: float) -> None:
     outcome, took_s = run(scene)
 
     assert 2.0 < took_s < 4.0
-    assert "its unit has exited, status 1 before it was healthy" in outcome.fault
+    where = f"; see its log, /logs/{UNIT.instance_id}.log on n1" if log else ""
+    assert outcome.fault.endswith(f"its unit has exited, status 1 before it was healthy{where}")
 
 
 def test_an_ending_from_before_the_try_says_nothing() -> None:

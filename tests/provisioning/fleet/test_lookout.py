@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import pytest
 from msgspec.structs import replace
 
 from provisioning.fleet.fleet import Fleet, Node
@@ -164,6 +166,28 @@ def test_a_node_that_was_silent_has_its_instances_forgiven_once() -> None:
             assert {TWO.id} == set(made.lookout.health.ill)
 
     virtual_run(scene())
+
+
+def test_a_silent_node_that_left_and_comes_back_well_was_never_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scene() -> None:
+        async with looking() as made:
+            await made.follow(FLEET, ONE)
+            made.world.silence("n2")
+            await VirtualClock().sleep(60.0)
+            await made.follow(fleet(pool(1), nodes=(N1,)), ONE)
+            assert {"n1"} == set(made.lookout.nodes.reports)
+
+            made.world.restore("n2")
+            await made.follow(FLEET, ONE)
+            await VirtualClock().sleep(60.0)
+
+    virtual_run(scene())
+
+    assert 1 == len([one for one in caplog.records if one.name.endswith("silences")])
 
 
 def test_a_node_that_is_used_is_asked_though_it_is_not_listed_any_more() -> None:

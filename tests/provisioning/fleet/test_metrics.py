@@ -96,7 +96,7 @@ def test_a_pass_says_what_it_found_and_when(metrics: Metrics) -> None:
 
 
 def test_outages_of_the_store_are_counted(metrics: Metrics) -> None:
-    metrics.store_failed("away")
+    metrics.outage_began()
 
     assert 1.0 == samples(metrics)["store_outages_total"]
 

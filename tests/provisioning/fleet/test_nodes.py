@@ -37,6 +37,9 @@ class Telling:
             raise self.error
         return self.units_found
 
+    def log_of(self, instance_id: str) -> str:
+        raise NotImplementedError
+
     async def changes(self) -> AsyncIterator[str]:
         while True:
             if self.changes_error:

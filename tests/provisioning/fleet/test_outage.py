@@ -112,6 +112,68 @@ def test_what_a_person_has_to_mend_is_an_error(caplog: pytest.LogCaptureFixture)
     assert [("ERROR", "nothing is changed: permission denied")] == told(caplog)
 
 
+def test_each_outage_is_counted_once_however_many_tries_fail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun: list[bool] = []
+
+    async def scene() -> None:
+        one = Outage(
+            VirtualClock(),
+            logging.getLogger("test"),
+            restored="it is back",
+            on_begin=lambda: begun.append(True),
+        )
+        one.note_well()
+        assert [] == begun
+        await fail_for(one, 10)
+        await fail_for(one, 10, BLIND)
+        assert 1 == len(begun)
+        one.note_well()
+        one.note_failed(AWAY, GONE)  # too soon to be told
+        assert 2 == len(begun)
+
+    virtual_run(scene())
+
+    assert 3 == len(told(caplog))
+
+
+def test_after_a_refusal_only_a_write_or_a_long_quiet_time_is_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        one = outage()
+        for _ in range(3):
+            one.note_failed(AWAY, StoreError("permission denied"))
+            await VirtualClock().sleep(119.0)
+            one.note_read()
+        assert 3 == len(told(caplog))
+        await VirtualClock().sleep(1.0)
+        one.note_read()
+        one.note_failed(AWAY, StoreError("permission denied"))
+        one.note_well()
+        one.note_failed(BLIND, GONE)
+        one.note_read()
+
+    virtual_run(scene())
+
+    restored = [words for _, words in told(caplog)[3:] if words.startswith("it is back")]
+    assert ["it is back, after 358 s", "it is back, after 0 s", "it is back, after 0 s"] == restored
+
+
+def test_a_store_that_is_reached_again_is_back_without_a_write(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        one = outage()
+        await fail_for(one, 1)
+        one.note_read()
+
+    virtual_run(scene())
+
+    assert ("INFO", "it is back, after 1 s") == told(caplog)[-1]
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     """Return the lines of the log, each with its level."""
     return [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "test"]

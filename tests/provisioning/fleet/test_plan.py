@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, RuntimeKind
+from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, Rotation, RuntimeKind
 from provisioning.fleet.model import Instance, Phase, Probe, Reason, WarmUp, Workload
 from provisioning.fleet.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb, plan_of
 from provisioning.fleet.plan_text import plan_text
@@ -82,6 +82,31 @@ def test_another_count_creates_or_removes(count: int, expected: tuple[int, int, 
     assert (Verb.CHANGED, (FieldChange("count", "4", str(count)),)) == (plan.verb, plan.changes)
 
 
+@pytest.mark.parametrize(("count", "n_without"), [(0, 2), (2, 0)])
+def test_a_pool_that_is_put_away_tells_how_many_developers_have_no_instance(
+    count: int, n_without: int
+) -> None:
+    kept = changed(count=count, developers=("ann", "bob"))
+
+    assert n_without == pool_plan(fleet(kept), instances(4)).n_without
+    assert 0 == pool_plan(fleet(), instances(4)).n_without
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("ann",), "pool llama: 1 developer has no instance while its count is 0"),
+        (("ann", "bob"), "pool llama: 2 developers have no instance while its count is 0"),
+    ],
+)
+def test_developers_without_an_instance_are_told_in_words(
+    names: tuple[str, ...], words: str
+) -> None:
+    plan = plan_of(FLEET, fleet(changed(count=0, developers=names)), instances(4))
+
+    assert words in plan_text(plan).splitlines()
+
+
 def test_instances_that_were_not_made_yet_are_still_created() -> None:
     assert (3, 0, 0, 0) == counts(pool_plan(FLEET, instances(1)))
     assert not plan_of(FLEET, FLEET, instances(1)).is_empty
@@ -100,8 +125,8 @@ def test_another_workload_replaces_every_instance_and_says_what_differs() -> Non
 
     assert (0, 0, 4, 0) == counts(plan)
     assert (
-        FieldChange("workload.cpus", "2.0", "4.0"),
-        FieldChange("workload.model", "m", "n"),
+        FieldChange("cpus", "2", "4"),
+        FieldChange("model", "m", "n"),
     ) == plan.changes
 
 
@@ -111,7 +136,41 @@ def test_another_health_check_replaces_nothing() -> None:
     plan = pool_plan(fleet(changed(workload=workload)), instances(4))
 
     assert (0, 0, 0, 0) == counts(plan)
-    assert (FieldChange("workload.probe.path", "/health", "/x"),) == plan.changes
+    assert (FieldChange("health.path", "/health", "/x"),) == plan.changes
+
+
+def test_settings_have_their_names_and_units_in_the_file() -> None:
+    """What a plan tells can be found in the file, and put there."""
+    workload = msgspec.structs.replace(WORKLOAD, memory_bytes=2**34, probe=Probe(n_failures=5))
+    pool = changed(workload=workload, rotation=Rotation(every_s=3600.0, drain_s=90.0))
+    limits = Limits(unavailable_ratio=0.1, start_timeout_s=60.0)
+    node = msgspec.structs.replace(NODES[0], is_cordoned=True)
+
+    plan = plan_of(FLEET, fleet(pool, limits=limits, nodes=(node, NODES[1])), ())
+
+    assert (
+        FieldChange("health.failures", "3", "5"),
+        FieldChange("memory", "8GiB", "16GiB"),
+        FieldChange("rotation.drain", "1m", "90s"),
+        FieldChange("rotation.every", "7d", "1h"),
+    ) == plan.pools[0].changes
+    assert (
+        FieldChange("start_timeout", "30s", "1m"),
+        FieldChange("unavailable", "5%", "10%"),
+    ) == plan.limits
+    assert (FieldChange("cordoned", "false", "true"),) == plan.nodes[0].changes
+
+
+def test_a_variable_that_is_gone_has_no_value_afterwards() -> None:
+    """Of an engine's own ones as well, which the file then has without a value."""
+    given = (("A", "old"), ("OLLAMA_HOST", "{address}"), ("X", ""))
+    before = fleet(changed(workload=msgspec.structs.replace(WORKLOAD, environment=given)))
+
+    plan = plan_of(before, FLEET, ())
+
+    assert [("environment.OLLAMA_HOST", "…", ""), ("environment.X", "…", "")] == [
+        (change.name, change.before, change.after) for change in plan.pools[0].changes
+    ]
 
 
 def test_values_of_environment_variables_are_hidden() -> None:
@@ -120,8 +179,8 @@ def test_values_of_environment_variables_are_hidden() -> None:
     plan = plan_of(FLEET, fleet(changed(workload=workload)), instances(4))
 
     assert (
-        FieldChange("workload.environment.A", "…", "…"),
-        FieldChange("workload.environment.B", "", "…"),
+        FieldChange("environment.A", "…", "…"),
+        FieldChange("environment.B", "", "…"),
     ) == plan.pools[0].changes
     assert not {"old", "new", "hidden"} & set(plan_text(plan).split())
 
@@ -166,7 +225,7 @@ def test_nodes_and_limits_that_differ_are_told() -> None:
 
     plan = plan_of(FLEET, fleet(POOL, nodes=nodes, limits=Limits(tries=4)), instances(4))
 
-    changes = (FieldChange("cpus", "1.0", "2.0"), FieldChange("labels.a", "", "1"))
+    changes = (FieldChange("cpus", "1", "2"), FieldChange("labels.a", "", "1"))
     assert (NodePlan("n1", Verb.CHANGED, changes),) == plan.nodes
     assert (FieldChange("tries", "3", "4"),) == plan.limits
 
@@ -178,7 +237,7 @@ def test_nodes_and_limits_that_differ_are_told_in_words() -> None:
 
     assert """\
 node n1:
-  cpus: 1.0 → 2.0
+  cpus: 1 → 2
 limits:
   tries: 3 → 4""" == text.partition("\n")[2].partition("\n")[2]
 
@@ -272,7 +331,7 @@ llama  changed  4 → 1,200   1,196       -        4     -
 x      added    0 → 1           1       -        -     -
 pool llama:
   count: 4 → 1200
-  workload.model: m → {"n" * 60}…
+  model: m → {"n" * 60}…
 nodes added: r0, r1, r2, r3, r4, r5, r6, r7 and 2 more
 nodes removed: n2"""
         == text
@@ -286,7 +345,7 @@ def test_of_warm_up_requests_it_is_told_only_that_they_differ() -> None:
 
     plan = plan_of(before, FLEET, ())
 
-    assert [("workload.warm_up", "…", "…")] == [
+    assert [("warm_up", "…", "…")] == [
         (change.name, change.before, change.after) for change in plan.pools[0].changes
     ]
     assert b"s3cret" not in msgspec.json.encode(plan)

@@ -68,6 +68,8 @@ def test_nothing_changes_once_the_term_is_lost_and_instances_go_on() -> None:
 def test_a_store_that_refuses_is_asked_ever_less_often_and_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
+
     async def scene() -> None:
         async with provisioner(fleet(pool(4))) as stage:
             await stage.until(stage.is_whole)
@@ -75,15 +77,18 @@ def test_a_store_that_refuses_is_asked_ever_less_often_and_ends_nothing(
             stage.world.kill(stage.instances[0].unit)
             await VirtualClock().sleep(600.0)
             assert 10 < stage.store.n_refused < 20
-            assert stage.store.n_refused == stage.counters.n_store_failures
+            assert 1 == stage.counters.n_outages
 
             stage.store.refusal = None
             await stage.until(stage.is_whole, within_s=90.0)
             assert [2, 1, 1, 1] == [one.generation for one in stage.instances]
+            assert said(caplog, "reconciler")[-1].startswith("the store is back, after 6")
 
     virtual_run(scene())
 
-    assert "permission denied" in caplog.text
+    told = [line for line in said(caplog, "reconciler") if line.startswith("leads no more")]
+    assert "leads no more, the store refused: cannot write: permission denied" == told[0]
+    assert 9 < len(told) < 14  # once a minute
 
 
 def test_no_task_is_left_and_no_operation_half_written_wherever_it_is_stopped() -> None:
@@ -202,7 +207,7 @@ def test_an_outage_of_the_store_takes_a_line_a_minute_and_one_when_it_is_over(
             stage.store.is_down = True
             stage.world.kill(stage.instances[0].unit)
             await VirtualClock().sleep(150.0)
-            assert stage.counters.n_store_failures > 100
+            assert 1 == stage.counters.n_outages
             stage.store.is_down = False
             await stage.until(stage.is_whole, within_s=30.0)
 
@@ -251,7 +256,7 @@ def test_a_provisioner_that_cannot_lead_says_so_once_a_minute_until_the_store_is
             backend.end_term(tenure)
         async with provisioner(None, backend=backend) as stage:
             await VirtualClock().sleep(120.0)
-            assert 90 == stage.counters.n_store_failures
+            assert 1 == stage.counters.n_outages
             assert is_led == (stage.reconciler.term is None)
 
     virtual_run(scene())
@@ -262,6 +267,32 @@ def test_a_provisioner_that_cannot_lead_says_so_once_a_minute_until_the_store_is
         f"{words}, for 60 s now: no member answers",
         "the store is back, after 90 s",
     ] == [one for one in said(caplog, "reconciler") if not one.startswith("leads, epoch")]
+
+
+class Refusing(MemoryLeadership):
+    """A leadership of a store that will not do."""
+
+    @asynccontextmanager
+    async def lead(self) -> AsyncIterator[Tenure]:
+        for error in [StoreError("permission denied")]:
+            raise error
+        async with super().lead() as tenure:
+            yield tenure
+
+
+def test_who_never_led_does_not_say_that_it_leads_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tests.provisioning.fleet.scene.MemoryLeadership", Refusing)
+
+    async def scene() -> None:
+        async with provisioner(None) as stage:
+            await VirtualClock().sleep(59.0)
+            assert 1 == stage.counters.n_outages
+
+    virtual_run(scene())
+
+    assert ["cannot lead, the store refused: permission denied"] == said(caplog, "reconciler")
 
 
 def said(caplog: pytest.LogCaptureFixture, module: str) -> list[str]:

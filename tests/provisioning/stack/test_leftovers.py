@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,22 @@ async def test_what_is_to_be_kept_is_there_before_and_after(tmp_path: Path) -> N
     assert is_running(pid)
     assert run_dir.provisioner_store.exists()
     await leftovers.remove_all(run_dir.provisioner_units)
+
+
+async def test_what_goes_on_is_counted_over_every_fleet_and_node(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    assert 0 == await leftovers.n_running(run_dir.provisioner_units)
+    await _started(run_dir)
+    ended = await _started(run_dir, node="there")
+    await _started(run_dir, fleet="lab")
+    assert 3 == await leftovers.n_running(run_dir.provisioner_units)
+
+    os.kill(ended, signal.SIGKILL)
+    await eventually(lambda: not is_running(ended))
+
+    assert 2 == await leftovers.n_running(run_dir.provisioner_units)
+    await leftovers.remove_all(run_dir.provisioner_units)
+    assert 0 == await leftovers.n_running(run_dir.provisioner_units)
 
 
 async def test_a_second_cancellation_does_not_leave_processes_behind(tmp_path: Path) -> None:

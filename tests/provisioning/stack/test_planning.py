@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from provisioning.stack import planning
+from provisioning.stack import planning, programs
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import UnwatchableError
+from provisioning.stack.planning import Settings
+from provisioning.stack.ports import Ports, Wanted
+from provisioning.stack.rundir import RunDir
+from tests.ports import free_ports
 
 
 def test_instances_that_only_the_provisioner_would_see_are_refused_with_what_to_do(
@@ -23,3 +30,37 @@ def test_instances_that_only_the_provisioner_would_see_are_refused_with_what_to_
 
 def test_instances_that_are_really_there_are_not_refused(plan: Plan) -> None:
     assert plan.fleet == planning.pollable(plan.fleet)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_plan_knows_whether_instances_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    monkeypatch.setattr(programs, "locate", lambda name, *_, **__: Path("/usr/bin") / name)
+    spec = tmp_path / "lab.yml"
+    node = {"name": "here", "runtime": "process", "cpus": 2, "memory": "4GiB"}
+    pool = {"name": "web", "model": "toy", "engine": "ollama", "count": 1, "memory": "1GiB"}
+    spec.write_text(json.dumps({"name": "lab", "nodes": [node], "pools": [pool]}))
+    provisioner, exporter, prometheus, alertmanager = (
+        Wanted("a program", port, option="", is_explicit=False) for port in free_ports(4)
+    )
+    settings = Settings(
+        spec=spec,
+        n_simulated=0,
+        n_llama_servers=0,
+        is_kept=is_kept,
+        run_dir=tmp_path,
+        provisioner=provisioner,
+        exporter=exporter,
+        prometheus=prometheus,
+        alertmanager=alertmanager,
+        poll_interval_s=5,
+        duration_s=None,
+        is_json=False,
+    )
+
+    plan = planning.make_plan(
+        settings, RunDir(tmp_path), Ports(say=lambda _: None), say=lambda _: None
+    )
+
+    assert is_kept is plan.is_kept

@@ -4,8 +4,10 @@ import json
 import shlex
 from dataclasses import replace
 
+import msgspec
 import pytest
 
+from provisioning.fleet.fleet import RuntimeKind
 from provisioning.stack import report
 from provisioning.stack.commands import Plan
 from provisioning.stack.demo import Demo
@@ -75,6 +77,30 @@ def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
     ):
         assert url in text
     assert "wait about two minutes: OllamaFleetHealthyInstancesLow fires" in text
+
+
+def with_containers(plan: Plan) -> Plan:
+    first, *others = plan.fleet.nodes
+    container = msgspec.structs.replace(first, runtime=RuntimeKind.CONTAINERD)
+    return replace(plan, fleet=msgspec.structs.replace(plan.fleet, nodes=(container, *others)))
+
+
+def test_what_ctrl_c_leaves_is_said_before_and_after(plan: Plan) -> None:
+    kept, containers = replace(plan, is_kept=True), with_containers(plan)
+
+    assert report.for_people(plan, SEEN, ALL_PAGES).endswith("\nCtrl-C stops everything.")
+    assert report.for_people(kept, SEEN, ALL_PAGES).endswith(
+        "\nCtrl-C stops everything but the instances, which go on."
+    )
+    assert report.for_people(containers, SEEN, ALL_PAGES).endswith(
+        "\nCtrl-C stops everything but containers of the fleet, which go on."
+    )
+    assert "" == report.left_behind(plan, 0) == report.left_behind(kept, 0)
+    assert "containers of the fleet go on" == report.left_behind(containers, 0)
+    assert (
+        "1,200 instances that are processes go on, as --keep-instances asks; "
+        "containers of the fleet go on"
+    ) == report.left_behind(replace(containers, is_kept=True), 1_200)
 
 
 def test_a_page_that_a_build_does_not_have_is_not_named(plan: Plan) -> None:

@@ -92,15 +92,22 @@ class Client:
         For what may be asked twice without harm. `doing` stands in the error: "load", ….
 
         Raises:
-            StoreUnavailableError: None answered.
+            StoreUnavailableError: None answered; tells of the last one, and names the others.
             StoreError: One refused.
         """
+        silent: list[str] = []
         for _ in self.access.members[1:]:
+            member = self.member
             try:
                 return await self.write(method, request, doing=doing, deadline_s=deadline_s)
             except StoreUnavailableError:
-                continue
-        return await self.write(method, request, doing=doing, deadline_s=deadline_s)
+                silent.append(member)
+        try:
+            return await self.write(method, request, doing=doing, deadline_s=deadline_s)
+        except StoreUnavailableError as error:
+            if not silent:
+                raise
+            raise StoreUnavailableError(f"{error}; nor at {', '.join(silent)}") from error
 
     async def write(
         self,

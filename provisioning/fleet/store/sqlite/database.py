@@ -3,13 +3,13 @@
 In:   the file's path, the fleet's name, and work to do on the connection.
 Out:  what the work returns.
 Fails with StoreUnavailableError where it may go well later (disk full, file locked), else with
-StoreError (no permission, corrupt, not ours). No sqlite3 error leaves this module.
+StoreError (no permission, corrupt, not ours, removed meanwhile). No sqlite3 error leaves this
+module.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +18,12 @@ from typing import TypeVar
 
 from provisioning.fleet.errors import StoreError, StoreUnavailableError
 from provisioning.fleet.store.sqlite import schema
+from provisioning.fleet.store.sqlite.place import Place
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 BUSY_TIMEOUT_S = 5.0
-MODE = 0o600
-"""The specification may hold secrets in the instances' environment."""
 
 PASSING = {
     sqlite3.SQLITE_FULL: "free some space",
@@ -37,7 +36,8 @@ LASTING = {
     sqlite3.SQLITE_CANTOPEN: "see that its folder exists and may be written by this user",
     sqlite3.SQLITE_PERM: "let this user write it",
     sqlite3.SQLITE_READONLY: "let this user write it and its folder",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: put a backup in its place",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: stop the provisioner, put a backup in "
+    "its place, start it",
     sqlite3.SQLITE_NOTADB: "it is no SQLite file: name another one, or put a backup in its place",
 }
 
@@ -45,13 +45,21 @@ LASTING = {
 class Database:
     """A connection that is opened at its first use, and again after an error."""
 
-    def __init__(self, path: Path, fleet: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        self.path = path
+    def __init__(self, place: Place, fleet: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        """Share the place with all other connections of this process to the file."""
+        self._place = place
         self._fleet = fleet
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite {path.name}")
+        self._thread = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix=f"sqlite {place.path.name}"
+        )
+
+    @property
+    def path(self) -> Path:
+        """Return where the file is."""
+        return self._place.path
 
     async def run(self, work: Work[T], *, doing: str) -> T:
         """Do the work in the thread; `doing` stands in the error: "read", "write", ….
@@ -60,7 +68,7 @@ class Database:
 
         Raises:
             StoreUnavailableError: It may go well later.
-            StoreError: It will not.
+            StoreError: It will not; or the file has gone, and what was written with it.
         """
         if self._is_closed:
             raise StoreUnavailableError(f"cannot {doing} {self.path}: it was closed")
@@ -78,8 +86,13 @@ class Database:
     def _run(self, work: Work[T], doing: str) -> T:
         try:
             if self._connection is None:
-                self._connection = self._connect()
-            return work(self._connection)
+                with self._place.opening():
+                    self._connection = self._connect()
+            self._place.check()
+            result = work(self._connection)
+            # Nothing is acknowledged that went into a file which nobody will find.
+            self._place.check()
+            return result
         except (sqlite3.Error, OSError) as error:
             # Whatever state the connection is in now, a new one is in none.
             self._disconnect()
@@ -91,10 +104,10 @@ class Database:
             self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
-        # SQLite would make it readable for all that the umask lets; its side files follow it.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
         connection = sqlite3.connect(
-            self.path,
+            # Where the file has gone since, SQLite must not make another.
+            f"{self.path.absolute().as_uri()}?mode=rw",
+            uri=True,
             timeout=self._busy_timeout_s,
             isolation_level=None,
             check_same_thread=False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -16,11 +17,14 @@ from functools import partial
 from pathlib import Path
 
 from provisioning.fleet.clock import Clock
-from provisioning.fleet.errors import StoreError
+from provisioning.fleet.errors import StoreError, StoreUnavailableError
 from provisioning.fleet.store.base import Term
 from provisioning.fleet.store.sqlite import writing
-from provisioning.fleet.store.sqlite.database import MODE, Database
+from provisioning.fleet.store.sqlite.database import Database
+from provisioning.fleet.store.sqlite.place import MODE, identity_at, identity_of
 from provisioning.fleet.store.tenure import Tenure
+
+log = logging.getLogger("provisioning.fleet.store.sqlite.leadership")
 
 TRY_EVERY_S = 0.2
 LOOK_EVERY_S = 1.0
@@ -48,12 +52,10 @@ class SqliteLeadership:
             StoreUnavailableError: The file cannot be written now.
             StoreError: It never can.
         """
-        with _opened(self._lock_path) as lock:
-            while not _locked(lock, fcntl.LOCK_EX):
-                await self._clock.sleep(TRY_EVERY_S)
+        async with self._held_lock() as lock:
             begin = partial(writing.begin_term, holder=self._holder)
             epoch = await self._database.run(begin, doing="write")
-            async with self._going_on(Tenure(Term(epoch, self._holder))) as tenure:
+            async with self._going_on(Tenure(Term(epoch, self._holder)), lock) as tenure:
                 yield tenure
 
     async def leader(self) -> str | None:
@@ -65,8 +67,21 @@ class SqliteLeadership:
         return None
 
     @asynccontextmanager
-    async def _going_on(self, tenure: Tenure) -> AsyncIterator[Tenure]:
-        following = asyncio.create_task(self._follow(tenure))
+    async def _held_lock(self) -> AsyncIterator[int]:
+        """Wait until we have the lock, and it is the one that others find."""
+        while True:
+            with _opened(self._lock_path) as lock:
+                if _locked(lock, fcntl.LOCK_EX) and self._is_in_place(lock):
+                    yield lock
+                    return
+            await self._clock.sleep(TRY_EVERY_S)
+
+    def _is_in_place(self, lock: int) -> bool:
+        return identity_at(self._lock_path) == identity_of(lock)
+
+    @asynccontextmanager
+    async def _going_on(self, tenure: Tenure, lock: int) -> AsyncIterator[Tenure]:
+        following = asyncio.create_task(self._follow(tenure, lock))
         try:
             yield tenure
         finally:
@@ -77,16 +92,26 @@ class SqliteLeadership:
                 end = partial(writing.end_term, epoch=tenure.term.epoch)
                 await self._database.run(end, doing="write")
 
-    async def _follow(self, tenure: Tenure) -> None:
-        """End the tenure when another term has begun: somebody has removed the lock file."""
+    async def _follow(self, tenure: Tenure, lock: int) -> None:
+        """End the tenure when another term has begun, or the lock or the database is not ours."""
         epoch = tenure.term.epoch
         try:
             while epoch == tenure.term.epoch:
                 await self._clock.sleep(LOOK_EVERY_S)
-                with suppress(StoreError):
+                self._check_lock(lock)
+                with suppress(StoreUnavailableError):
                     epoch, _ = await self._database.run(writing.current_term, doing="read")
+        except (StoreError, OSError) as error:
+            log.error("the term ends: %s", error)
         finally:
             tenure.end()
+
+    def _check_lock(self, lock: int) -> None:
+        if not self._is_in_place(lock):
+            raise StoreError(
+                f"cannot keep the lock {self._lock_path}: it was removed or replaced, so that "
+                f"another provisioner could lead beside this one; leave it where it is"
+            )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 In:   changes with a term, revisions to watch from.
 Out:  every commit is one transaction and one revision, on the disk before it is acknowledged.
 Fails with FencedError, CompactedError, StoreUnavailableError, StoreError.
+Whoever finds the file removed or replaced refuses, for good: what it knows is not in that file.
 The file must lie on a local disk: SQLite's WAL does not work over a network.
 """
 
@@ -16,6 +17,7 @@ from provisioning.fleet.clock import Clock
 from provisioning.fleet.store.base import Change, Done, Term, Update, View
 from provisioning.fleet.store.sqlite import reading, writing
 from provisioning.fleet.store.sqlite.database import Database
+from provisioning.fleet.store.sqlite.place import Place
 
 LOOK_EVERY_S = 0.2
 KEPT_DELETIONS = 10_000
@@ -34,9 +36,10 @@ class SqliteStore:
         look_every_s: float = LOOK_EVERY_S,
         kept_deletions: int = KEPT_DELETIONS,
     ) -> None:
-        self.writer = Database(path, fleet)
+        place = Place(path)
+        self.writer = Database(place, fleet)
         # A second connection, so that a large commit does not hold up the watches.
-        self._reader = Database(path, fleet)
+        self._reader = Database(place, fleet)
         self._clock = clock
         self._look_every_s = look_every_s
         self._kept_deletions = kept_deletions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import msgspec
 
 from provisioning.fleet.api.app import Api, bound, serving
 from provisioning.fleet.api.commands import StoreCommands
+from provisioning.fleet.api.errors import NotLeadingError
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import StoreUnavailableError
 from provisioning.fleet.fleet import Fleet, Node, Pool, RuntimeKind
 from provisioning.fleet.metrics import Metrics
-from provisioning.fleet.model import Event, Instance, Listing, Phase, Workload
+from provisioning.fleet.model import Event, Instance, Listing, NodeReport, Phase, Workload
 from provisioning.fleet.spec import encode_fleet
 from provisioning.fleet.store.base import NEW, Change, Delete, Done, Put, PutSpec, Term, View
 from provisioning.fleet.store.memory import MemoryBackend, MemoryStore
@@ -122,6 +123,7 @@ class Board:
         self.metrics = Metrics(SystemClock(), version="0.0")
         self.is_leading = True
         self.leader = LEADER
+        self.reports: dict[str, NodeReport] = {}
         self.term = self.backend.begin_term("us").term
         self.api = Api(
             self.follower,
@@ -137,6 +139,7 @@ class Board:
             self.tokens,
             self.metrics,
             SystemClock(),
+            reports=self._reports,
             fleet=FLEET.name,
             version="0.0",
             own_names={"fleet.example"},
@@ -148,6 +151,11 @@ class Board:
     @property
     def token(self) -> str:
         return self.tokens.path.read_text().strip()
+
+    async def _reports(self) -> Mapping[str, NodeReport]:
+        if not self.is_leading:
+            raise NotLeadingError(self.leader, so="it knows nothing of nodes")
+        return self.reports
 
     async def _leader(self) -> str | None:
         return self.leader

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from provisioning.fleet.model import Instance
 from tests.provisioning.fleet.api.board import Board, running_board
 
 
@@ -36,6 +37,10 @@ class Served:
         self._thread.start()
         assert self._is_up.wait(10)
         return self
+
+    def put(self, changed: Instance) -> None:
+        """Write a record, as a leader would."""
+        asyncio.run_coroutine_threadsafe(self.board.put(changed), self._loop).result(10)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:

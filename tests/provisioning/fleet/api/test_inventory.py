@@ -57,6 +57,16 @@ def test_an_instance_on_a_node_that_is_gone_is_listed_as_before() -> None:
     assert THERE == found_by(listed(replace(FLEET, nodes=FLEET.nodes[1:]), OLD))
 
 
+def test_an_instances_document_says_where_its_log_is_if_its_node_is_listed() -> None:
+    directory = Directory(lambda node, id_: f"/logs/{node.name}/{id_}.log")
+    view = View(1, {}, StoredSpec(encode_fleet(FLEET), 1))
+    directory.inventory_of(view)
+
+    assert f"/logs/n1/{OLD.id}.log" == directory.document_of(OLD).log
+    assert "" == directory.document_of(replace(OLD, node="gone")).log
+    assert "" == Directory().document_of(OLD).log
+
+
 def test_an_instance_without_any_specification_is_listed_as_before() -> None:
     assert THERE == found_by(listed(None, OLD))
 

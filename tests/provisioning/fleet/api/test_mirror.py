@@ -15,6 +15,7 @@ from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.metrics import Metrics
 from provisioning.fleet.mirror import Mirror
+from provisioning.fleet.model import NodeReport
 from provisioning.fleet.spec import encode_fleet
 from provisioning.fleet.store.base import NEW, Put, PutSpec
 from provisioning.fleet.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
@@ -42,7 +43,9 @@ async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
         )
         tokens = Tokens(tmp_path / "token")
         metrics = Metrics(clock, version="")
-        api = Api(source, commands, tokens, metrics, clock, fleet=FLEET.name, version="")
+        api = Api(
+            source, commands, tokens, metrics, clock, reports=_silence, fleet=FLEET.name, version=""
+        )
         headers = {"Authorization": f"Bearer {tokens.path.read_text().strip()}"}
         async with AsyncExitStack() as stack:
             sockets = stack.enter_context(bound("127.0.0.1", 0))
@@ -58,3 +61,7 @@ async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
             await following
 
     assert ["llama-00001", "llama-00003", "tiny-00002"] == found
+
+
+async def _silence() -> dict[str, NodeReport]:
+    return {}

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from provisioning.fleet.api.forms import NOT_LEADING
 from provisioning.fleet.api.openapi import description
 from provisioning.fleet.api.operations import OPERATIONS
 from tests.provisioning.fleet.api.served import Served
@@ -103,3 +104,9 @@ def test_every_reference_leads_somewhere() -> None:
 
     known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     assert set(references(document)) <= known
+
+
+def test_the_types_of_problems_are_described() -> None:
+    schemas = description(OPERATIONS, version="1")["components"]["schemas"]
+
+    assert NOT_LEADING in schemas["ProblemDocument"]["properties"]["type"]["description"]

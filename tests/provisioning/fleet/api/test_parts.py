@@ -34,6 +34,20 @@ def test_a_missing_token_file_is_made_for_its_owner_only(tmp_path: Path) -> None
     assert not Tokens(tokens.path).is_new
 
 
+def test_provisioners_that_begin_at_the_same_moment_share_the_token_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tokens"
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # neither finds the other's
+    Tokens(path)
+    first = path.read_text()
+
+    Tokens(path)
+
+    assert first == path.read_text()
+    assert [path] == list(tmp_path.iterdir())
+
+
 def test_each_token_may_have_a_holder(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text(f"# who may write\nann {'a' * 16}\n\n  bob\t{'b' * 16}\n{'c' * 16}\n")

@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from provisioning.fleet.api.forms import NOT_LEADING
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Phase, Reason
 from provisioning.fleet.spec import decode_fleet, encode_fleet
@@ -70,7 +71,7 @@ async def test_a_standby_changes_nothing_and_names_the_leader(
 
     problem = await board.ask(method, path, order, expect=503)
 
-    assert (LEADER, 503) == (problem["leader"], problem["status"])
+    assert (LEADER, 503, NOT_LEADING) == (problem["leader"], problem["status"], problem["type"])
 
 
 async def test_a_leader_that_was_fenced_off_says_who_leads_now(board: Board) -> None:
@@ -78,7 +79,7 @@ async def test_a_leader_that_was_fenced_off_says_who_leads_now(board: Board) -> 
 
     problem = await board.ask("POST", "/instances/llama-00001/replace", expect=503)
 
-    assert LEADER == problem["leader"]
+    assert (LEADER, NOT_LEADING) == (problem["leader"], problem["type"])
     assert not board.stored("llama-00001").is_replace_asked
 
 
@@ -87,7 +88,8 @@ async def test_a_store_that_is_away_is_told_with_when_to_come_again(board: Board
 
     async with board.session.post("/instances/llama-00001/replace") as response:
         assert (503, "2") == (response.status, response.headers["Retry-After"])
-        assert "the store is away" == json.loads(await response.read())["detail"]
+        problem = json.loads(await response.read())
+        assert ("the store is away", "about:blank") == (problem["detail"], problem["type"])
 
 
 # Developers
@@ -174,9 +176,9 @@ async def test_draining_begins_at_once(board: Board) -> None:
     document = await board.ask("POST", "/instances/llama-00001/drain", expect=202)
 
     stored = board.stored("llama-00001")
-    assert ("draining", "replaced") == (document["phase"], document["reason"])
-    assert (Phase.DRAINING, Reason.REPLACED) == (stored.phase, stored.reason)
-    assert "replaced" == document["history"][-1]["what"]
+    assert ("draining", "drained") == (document["phase"], document["reason"])
+    assert (Phase.DRAINING, Reason.DRAINED) == (stored.phase, stored.reason)
+    assert "drained" == document["history"][-1]["what"]
 
 
 async def test_only_what_runs_is_drained(board: Board) -> None:
@@ -212,11 +214,18 @@ async def test_a_pool_is_scaled_in_the_specification(board: Board) -> None:
     assert (2, 4, 6) == tuple(plan["pools"][0][key] for key in ("n_created", "n_before", "n_after"))
 
 
+async def test_a_pool_with_developers_is_put_away_whole_and_the_plan_says_so(board: Board) -> None:
+    plan = await board.ask("POST", "/pools/llama/scale", {"count": 0}, expect=202)
+
+    assert 0 == fleet(board).pools[0].count
+    assert FLEET.pools[0].developers == fleet(board).pools[0].developers
+    assert (4, 1) == tuple(plan["pools"][0][key] for key in ("n_removed", "n_without"))
+
+
 @pytest.mark.parametrize(
     ("path", "count", "status", "detail"),
     [
-        ("/pools/lama/scale", 1, 404, "there is no pool 'lama'; see GET /spec"),
-        ("/pools/llama/scale", 0, 422, "1 want one of 0 instances"),
+        ("/pools/lama/scale", 1, 404, "there is no pool 'lama'; see the specification in force"),
         ("/pools/llama/scale", 99, 422, "99 instances do not fit: there is room for 16"),
     ],
 )
@@ -569,7 +578,12 @@ async def test_every_write_leaves_a_line_that_says_who_did_what(board: Board) ->
         "order": {"developer": "bob"},
         "status": 200,
     } == first
-    assert ("scale", "nobody", 404, "there is no pool 'nobody'; see GET /spec") == (
+    assert (
+        "scale",
+        "nobody",
+        404,
+        "there is no pool 'nobody'; see the specification in force",
+    ) == (
         second["operation"],
         second["target"],
         second["status"],

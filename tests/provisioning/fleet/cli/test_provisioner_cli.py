@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import re
-import subprocess
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +21,13 @@ from provisioning.fleet.cli.awaiting import wait_for
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.errors import UnreachableError
 from provisioning.fleet.client.transport import Transport
-from provisioning.fleet.model import Instance, Phase
-from provisioning.fleet.spec import decode_fleet
+from provisioning.fleet.model import Phase
+from provisioning.fleet.spec import load_fleet
+from provisioning.fleet.units import workload_digest
 from tests.ports import free_ports
 from tests.provisioning.fleet.api.board import FLEET, instance
 from tests.provisioning.fleet.api.served import Served
+from tests.provisioning.fleet.cli import terminal
 
 
 @pytest.fixture
@@ -74,13 +73,20 @@ def fleet_name(served: Served) -> str:
     return name
 
 
-def test_what_is_in_force_is_shown_whole(served: Served) -> None:
-    result = run(served, "show")
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_what_is_in_force_is_shown_as_a_file_that_changes_nothing(
+    served: Served, tmp_path: Path, form: str
+) -> None:
+    shown = run(served, "show", *(["--json"] if form == "json" else []))
+    path = tmp_path / f"shown.{form}"
+    path.write_text(shown.stdout)
 
-    assert 0 == result.exit_code, result.output
-    assert decode_fleet(result.stdout).pools
-    assert len(result.stdout.splitlines()) > 10
-    assert 1 == len(run(served, "show", "--json").stdout.splitlines())
+    checked, planned = run(served, "check", path), run(served, "plan", path)
+
+    assert (0, 0, 0) == (shown.exit_code, checked.exit_code, planned.exit_code), checked.output
+    assert not [line for line in planned.stdout.splitlines() if "→" in line], planned.stdout
+    assert FLEET == load_fleet(path)
+    assert (form == "json") == (1 == len(shown.stdout.splitlines()))
 
 
 def test_a_plan_changes_nothing(served: Served, tmp_path: Path) -> None:
@@ -158,9 +164,7 @@ def test_applying_ends_when_what_is_missing_cannot_start(served: Served, tmp_pat
     """Each of them has failed for good, so waiting would never end."""
     path = spec(tmp_path, 2, name=fleet_name(served))
     empty(served)
-    for number in (1, 2):
-        fault = f"no\nprogram {number}"
-        put(served, instance(number, "web", phase=Phase.FAILED, fault=fault, n_failures=1))
+    put_failed(served, path)
 
     result = run(served, "apply", "--yes", path)
 
@@ -169,6 +173,36 @@ def test_applying_ends_when_what_is_missing_cannot_start(served: Served, tmp_pat
     assert ["  web-00001: no program 1", "  web-00002: no program 2"] == (
         result.stderr.splitlines()[-2:]
     )
+
+
+def put_failed(served: Served, path: Path, **changes: Any) -> None:
+    """Put instances that cannot start as a specification wants them."""
+    (pool,) = load_fleet(path).pools
+    wanted = {"workload": workload_digest(pool.workload), **changes}
+    for number in (1, 2):
+        failed = {"phase": Phase.FAILED, "fault": f"no\nprogram {number}", "n_failures": 1}
+        served.put(instance(number, "web", **{**failed, **wanted}))
+
+
+def test_the_fix_of_what_could_not_start_is_awaited(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have failed with what was in force before, and that is no fault of what is now."""
+    path = spec(tmp_path, 2, name=fleet_name(served))
+    empty(served)
+    put_failed(served, path, workload="before")
+    asleep: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        asleep.append(seconds)
+        if len(asleep) == 3:
+            put_failed(served, path, phase=Phase.RUNNING, fault="", n_failures=0)
+
+    monkeypatch.setattr("provisioning.fleet.cli.awaiting.time.sleep", sleep)
+    result = run(served, "apply", "--yes", path)
+
+    assert 0 == result.exit_code, result.output
+    assert "2 of 2 instances ready" in result.stderr
 
 
 def test_waiting_ends_with_its_time(served: Served, tmp_path: Path) -> None:
@@ -180,10 +214,6 @@ def test_waiting_ends_with_its_time(served: Served, tmp_path: Path) -> None:
     assert "0 of 2 instances ready" in result.stderr
     assert "after 0.001 s; the provisioner goes on" in result.stderr
     assert {"web": 2} == count_in_force(served)
-
-
-def put(served: Served, changed: Instance) -> None:
-    asyncio.run_coroutine_threadsafe(served.board.put(changed), served._loop).result(10)
 
 
 @pytest.mark.parametrize(
@@ -220,42 +250,81 @@ def on_terminal(
     answer: bytes,
     seen: Callable[[bytes], object] = lambda _: None,
 ) -> tuple[int, str]:
-    """Run a command on a terminal, where a person answers its first question.
-
-    Args:
-        served: What the command speaks with.
-        words: After `ollama-fleet provisioner`.
-        answer: To the question.
-        seen: Is shown the whole screen whenever there is more on it.
-    """
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        (sys.executable, "-P", "-m", "ollama_fleet", "provisioner", *words),
-        env={**os.environ, **environment(served)},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        preexec_fn=_with_terminal,  # noqa: PLW1509 - this process has one thread more, which waits
-    ) as process:
-        os.close(theirs)
-        screen = b""
-        with suppress(OSError):  # the other side is closed
-            while piece := os.read(ours, 4096):
-                screen += piece
-                seen(screen)
-                if b"[y/N]" in piece:
-                    os.write(ours, answer)
-    os.close(ours)
-    return process.returncode, screen.decode()
+    return terminal.on_terminal(("provisioner", *words), environment(served), answer, seen)
 
 
-def _with_terminal() -> None:
-    """Make the terminal the session's own, so that Ctrl-C reaches it."""
-    import fcntl
-    import termios
+def test_ctrl_c_is_an_answer_though_it_is_ignored_here(served: Served, tmp_path: Path) -> None:
+    """As it is by all that a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        path = spec(tmp_path, 2, name=fleet_name(served))
+        ended, screen = on_terminal(served, ("apply", "--no-wait", str(path)), b"\x03")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    assert 1 == ended, screen
+    assert "Aborted!" in screen
+
+
+def test_a_command_that_does_not_end_fails_the_test(served: Served, tmp_path: Path) -> None:
+    path = spec(tmp_path, 2, name=fleet_name(served))
+    words = ("provisioner", "apply", "--no-wait", str(path))
+
+    with pytest.raises(pytest.fail.Exception, match="it does not end; on the screen: "):
+        terminal.on_terminal(words, environment(served), b"", within_s=3.0)
+
+
+def test_a_pool_is_scaled_and_nothing_else(served: Served) -> None:
+    before = count_in_force(served)
+
+    result = run(served, "scale", "llama", "5", "--no-wait")
+
+    assert 0 == result.exit_code, result.output
+    assert re.search(r"llama +changed", result.stdout)
+    assert {**before, "llama": 5} == count_in_force(served)
+
+
+def test_scaling_waits_until_all_is_ready(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty(served)
+    asleep: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        asleep.append(seconds)
+        if len(asleep) == 2:
+            for pool, number in (("llama", 1), ("tiny", 1), ("tiny", 2)):
+                served.put(instance(number, pool))
+
+    monkeypatch.setattr("provisioning.fleet.cli.awaiting.time.sleep", sleep)
+    result = run(served, "scale", "llama", "1", "--timeout", "20")
+
+    assert 0 == result.exit_code, result.output
+    assert [1.0, 1.0] == asleep
+    assert result.stderr.endswith("3 of 3 instances ready\n")
+
+
+def test_instances_are_not_ended_by_scaling_where_nobody_can_be_asked(served: Served) -> None:
+    before = count_in_force(served)
+
+    refused = run(served, "scale", "llama", "1", "--no-wait")
+    after = count_in_force(served)
+    done = run(served, "scale", "llama", "1", "--no-wait", "--yes", "--json")
+
+    assert (1, before) == (refused.exit_code, after)
+    assert "this ends instances, and nobody can be asked" in refused.stderr
+    assert (0, {**before, "llama": 1}) == (done.exit_code, count_in_force(served))
+    assert 3 == json.loads(done.stdout)["pools"][0]["n_removed"]
+
+
+def test_scaling_what_is_not_there_says_what_is(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown, wrong = run(served, "scale", "lama", "3"), run(served, "scale", "llama", "x")
+    monkeypatch.setattr(Client, "spec", lambda _: None)
+    nothing = run(served, "scale", "llama", "3")
+
+    assert (1, 2, 1) == (unknown.exit_code, wrong.exit_code, nothing.exit_code)
+    assert "there is no pool 'lama'; there are llama, tiny" in unknown.stderr
+    assert "no specification is in force" in nothing.stderr
 
 
 def test_another_fleets_specification_is_refused(served: Served, tmp_path: Path) -> None:

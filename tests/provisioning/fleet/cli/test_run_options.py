@@ -88,7 +88,8 @@ EXPECTED: Mapping[str, object] = {
 
 
 def test_every_option_is_tried_here() -> None:
-    assert {option.name for option in OPTIONS} == set(VALUES) == set(EXPECTED)
+    assert {option.name for option in OPTIONS} == {*VALUES, "log-level"}
+    assert set(VALUES) == set(EXPECTED)
 
 
 def test_every_option_becomes_its_own_setting() -> None:
@@ -98,9 +99,27 @@ def test_every_option_becomes_its_own_setting() -> None:
 
 
 def test_every_option_is_a_variable_too() -> None:
-    made = made_of(env={option.variable: VALUES[option.name] for option in OPTIONS})
+    made = made_of(env={one.variable: VALUES[one.name] for one in OPTIONS if one.name in VALUES})
 
     assert EXPECTED == figures(made)
+
+
+def test_what_is_logged_is_an_option_and_a_variable_too() -> None:
+    """It is no setting of what runs: the command itself sees to it."""
+    levels: list[str] = []
+
+    @click.command()
+    @run_options
+    def command(*, log_level: str, **_: Any) -> None:
+        levels.append(log_level)
+
+    for words, level in (([], ""), ([], "debug"), (["--log-level=error"], "debug")):
+        env = {"OLLAMA_FLEET_PROVISIONER_LOG_LEVEL": level}
+        assert 0 == CliRunner().invoke(command, words, env=env).exit_code
+    wrong = CliRunner().invoke(command, env={"OLLAMA_FLEET_PROVISIONER_LOG_LEVEL": "loud"})
+
+    assert ["info", "debug", "error"] == levels
+    assert "'loud' is not one of 'debug', 'info', 'warning', 'error'" in wrong.output
 
 
 def test_a_word_wins_over_the_variable() -> None:

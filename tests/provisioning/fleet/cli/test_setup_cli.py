@@ -45,9 +45,28 @@ def test_a_nodes_files_stand_where_they_are_to_be_on_the_node(tmp_path: Path) ->
     assert [
         "once, where the authority's key is kept:",
         "on rack1-n01, as root, with the files in place:",
-        "where a provisioner runs:",
+        "where a provisioner runs, unless it was done for another node:",
+        "for each request.pem, where the authority's key is kept; certificate.pem and "
+        "authority.pem then go where request.pem came from:",
     ] == [line for line in done.stderr.splitlines() if not line.startswith(" ")]
     assert "-keyout /etc/ollama-fleet/nodes/key.pem" in done.stderr
+
+
+def test_a_certificate_is_signed_after_it_was_asked_for(tmp_path: Path) -> None:
+    done = run("node-files", "rack1-n01", "192.0.2.7", "--output-dir", tmp_path)
+
+    steps = [
+        done.stderr.index(step)
+        for step in (
+            "once, where",
+            "req -x509",
+            "-out /etc/ollama-fleet/node/request.pem",
+            "-out /etc/ollama-fleet/nodes/request.pem",
+            "for each request.pem",
+            "x509 -req",
+        )
+    ]
+    assert sorted(steps) == steps
 
 
 def test_a_node_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -17,7 +24,9 @@ from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.errors import UnreachableError
 from provisioning.fleet.model import Phase, Reason
 from tests.ports import free_ports
+from tests.provisioning.fleet.api.board import instance
 from tests.provisioning.fleet.api.served import Served
+from tests.provisioning.fleet.cli.terminal import on_terminal
 
 
 @pytest.fixture
@@ -26,12 +35,15 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield running
 
 
-def run(served: Served, *words: str, env: dict[str, str] | None = None) -> Result:
-    options = {
+def environment(served: Served) -> dict[str, str]:
+    return {
         "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": served.url,
         "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE": str(served.board.tokens.path),
     }
-    return CliRunner().invoke(instances, words, env={**options, **(env or {})})
+
+
+def run(served: Served, *words: str, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(instances, words, env={**environment(served), **(env or {})})
 
 
 def test_instances_are_listed_as_a_table(served: Served) -> None:
@@ -61,6 +73,17 @@ def test_instances_are_listed_as_json(served: Served) -> None:
     assert ["llama-00002", "llama-00004"] == [one["id"] for one in json.loads(result.stdout)]
 
 
+def test_a_note_is_cut_on_a_terminal_alone(served: Served) -> None:
+    fault = f"{'no room ' * 10}cause"
+    served.put(instance(4, phase=Phase.FAILED, fault=fault, n_failures=1))
+
+    _, screen = on_terminal(("instances", "list"), environment(served))
+
+    assert fault in run(served, "list").stdout
+    assert "no room" in screen
+    assert "cause" not in screen
+
+
 def test_an_empty_list_is_said_in_words(served: Served) -> None:
     assert "no instances\n" == run(served, "list", "--node", "nobody").stdout
     assert "[]\n" == run(served, "list", "--node", "nobody", "--json").stdout
@@ -88,6 +111,80 @@ def test_several_instances_are_drained_or_replaced(served: Served) -> None:
     assert [True] == [one["is_replace_asked"] for one in json.loads(replaced.stdout)]
 
 
+@pytest.mark.parametrize(
+    ("command", "filters", "expected"),
+    [
+        ("replace", ("--pool", "tiny"), ["tiny-00001: running, replacement asked for"]),
+        ("replace", ("--node", "n2"), ["llama-00004: failed, replacement asked for"]),
+        (
+            "drain",
+            ("--phase", "running", "--phase", "draining"),
+            ["llama-00001: draining, of ann", "llama-00003: draining", "tiny-00001: draining"],
+        ),
+        ("drain", ("--phase", "running", "--pool", "llama"), ["llama-00001: draining, of ann"]),
+        ("release", ("--pool", "llama", "--phase", "running"), ["llama-00001: running"]),
+    ],
+)
+def test_instances_are_chosen_as_they_are_listed(
+    served: Served, command: str, filters: tuple[str, ...], expected: list[str]
+) -> None:
+    result = run(served, command, *filters, "--yes")
+
+    assert 0 == result.exit_code, result.output
+    assert expected == [line for line in result.stdout.splitlines() if "stopping" not in line]
+
+
+def test_one_of_the_chosen_that_refuses_does_not_stop_the_others(served: Served) -> None:
+    """A drain is for what runs."""
+    result = run(served, "drain", "--pool", "llama", "--yes")
+
+    assert 1 == result.exit_code
+    assert ["llama-00001", "llama-00003"] == [
+        line.partition(":")[0] for line in result.stdout.splitlines()
+    ]
+    assert "llama-00004 is failed: only a running instance can be drained" in result.stderr
+
+
+def test_nothing_that_is_chosen_is_no_failure(served: Served) -> None:
+    result = run(served, "drain", "--pool", "nobody", "--json")
+
+    assert (0, "[]\n", "no instances\n") == (result.exit_code, result.stdout, result.stderr)
+
+
+def test_what_filters_choose_is_not_changed_where_nobody_can_be_asked(served: Served) -> None:
+    result = run(served, "drain", "--pool", "tiny")
+
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert (
+        "Error: this would drain 2 instances: 1 running, 1 stopping, and nobody can be asked here "
+        "whether it may; if it may, say so with --yes\n"
+    ) == result.stderr
+    assert Phase.RUNNING is served.board.stored("tiny-00001").phase
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "phase"), [(b"y\n", 0, Phase.DRAINING), (b"n\n", 1, Phase.RUNNING)]
+)
+def test_a_person_is_asked_before_many_are_changed(
+    served: Served, answer: bytes, status: int, phase: Phase
+) -> None:
+    words = ("instances", "drain", "--phase", "running")
+
+    ended, screen = on_terminal(words, environment(served), answer)
+
+    assert status == ended, screen
+    assert "drain 2 instances: 2 running. Go on? [y/N]" in screen
+    assert {phase} == {served.board.stored(f"{pool}-00001").phase for pool in ("llama", "tiny")}
+
+
+def test_instances_are_named_or_chosen_and_not_both(served: Served) -> None:
+    result = run(served, "drain", "llama-00001", "--pool", "tiny", "--yes")
+
+    assert 2 == result.exit_code
+    assert "name instances by ID, or choose them" in result.stderr
+    assert Phase.RUNNING is served.board.stored("llama-00001").phase
+
+
 def test_an_instance_that_refuses_does_not_stop_the_others(served: Served) -> None:
     result = run(served, "replace", "nobody", "llama-00001")
 
@@ -95,7 +192,7 @@ def test_an_instance_that_refuses_does_not_stop_the_others(served: Served) -> No
         result.exit_code,
         result.stdout,
     )
-    assert "there is no instance 'nobody'; see GET /instances" in result.stderr
+    assert "there is no instance 'nobody'; list them all to see" in result.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
@@ -201,6 +298,69 @@ def test_several_provisioners_may_be_given(served: Served) -> None:
     assert 0 == result.exit_code
 
 
+@pytest.mark.parametrize("words", [("list",), ("replace", "llama-00001")])
+def test_a_provisioner_that_hangs_holds_nobody_up_where_there_is_another(
+    served: Served, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    with Served(tmp_path / "hangs") as hangs, hangs.hanging():
+        urls = f"{hangs.url} {served.url}"
+        began_s = time.monotonic()
+        result = run(served, *words, env={"OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": urls})
+        took_s = time.monotonic() - began_s
+
+    assert 0 == result.exit_code, result.output
+    assert "llama-00001" in result.stdout
+    assert 3.0 <= took_s < 10.0
+
+
+def test_a_process_that_is_stopped_holds_nobody_up_either(served: Served) -> None:
+    """The kernel takes its connections all the same."""
+    (port,) = free_ports(1)
+    server = subprocess.Popen(
+        (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        listening(port)
+        server.send_signal(signal.SIGSTOP)
+        urls = f"http://127.0.0.1:{port} {served.url}"
+        result = run(
+            served, "drain", "llama-00001", env={"OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": urls}
+        )
+    finally:
+        server.kill()
+        server.communicate()
+
+    assert (0, "llama-00001: draining, of ann\n") == (result.exit_code, result.stdout)
+
+
+def listening(port: int, within_s: float = 20.0) -> None:
+    give_up_s = time.monotonic() + within_s
+    while time.monotonic() < give_up_s:
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+    pytest.fail("it does not listen")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_a_provisioner_without_its_store_tells_is_said_to_be_old(
+    served: Served, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    now, as_of_s = run(served, "list", *options), served.board.follower.as_of_s
+    monkeypatch.setattr(served.board.follower, "as_of_s", as_of_s - 300.0)
+
+    old = run(served, "list", *options)
+
+    assert ("", 0) == (now.stderr, old.exit_code)
+    assert re.fullmatch(
+        rf"this is 3\d\d s old: the provisioner at {served.url} does not reach its store\n",
+        old.stderr,
+    )
+    if options:
+        assert now.stdout == old.stdout
+
+
 def test_every_command_says_what_it_does() -> None:
     result = CliRunner().invoke(instances, ["--help"])
 
@@ -231,6 +391,7 @@ DOCUMENT = InstanceDocument(
     n_failures=2,
     retry_at_s=1300.0,
     is_replace_asked=True,
+    log="/var/log/a-00001.log",
     history=(HistoryLine(1000.0, "failed", "", 3),),
 )
 
@@ -249,6 +410,7 @@ model          m
 engine         ollama
 developer      ann
 generation     3, workload d
+log            /var/log/a-00001.log on n1
 healthy since  1970-01-01 00:15:00Z
 failed starts  2
 replacement    asked for
@@ -268,6 +430,7 @@ def test_what_there_is_nothing_to_say_of_is_left_out() -> None:
         retry_at_s=1090.0,
         is_replace_asked=False,
         developer="",
+        log="",
         history=(),
     )
 
@@ -282,12 +445,13 @@ engine      ollama
 generation  3, workload d""" == show_text(quiet, now_s=1090.0)
 
 
-def test_a_long_note_is_cut() -> None:
+def test_a_long_note_is_cut_for_a_terminal_and_whole_for_a_search() -> None:
     plain = msgspec.structs.replace(DOCUMENT, reason=None, is_replace_asked=False)
     longest, longer = (msgspec.structs.replace(plain, fault="x" * n) for n in (60, 61))
 
-    assert f" {'x' * 60}\n" in list_text([longest], now_s=1090.0)
-    assert f" {'x' * 60}…\n" in list_text([longer], now_s=1090.0)
+    assert f" {'x' * 60}\n" in list_text([longest], now_s=1090.0, is_cut=True)
+    assert f" {'x' * 60}…\n" in list_text([longer], now_s=1090.0, is_cut=True)
+    assert f" {'x' * 61}\n" in list_text([longer], now_s=1090.0)
 
 
 def test_a_note_stays_on_its_line() -> None:

@@ -165,13 +165,14 @@ def test_failures_and_what_is_too_much_are_told() -> None:
         ({"n_failures": 1, "retry_at_s": 59.0}, False),
         ({"n_failures": 0}, False),
         ({"n_failures": 1, "pool": "old"}, False),
+        ({"n_failures": 1, "workload": "old"}, False),
         ({"n_failures": 1, "phase": Phase.STARTING}, False),
     ],
 )
 def test_a_fleet_is_stuck_when_all_that_is_missing_has_failed(
     changes: dict[str, Any], is_stuck: bool
 ) -> None:
-    """What is tried again soon, or starts, may still get there."""
+    """What is tried again soon, starts, or failed as it was before, may still get there."""
     fleet = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
     failed = details(4, **{"phase": Phase.FAILED, "fault": "no program", **changes})
     running = [details(n) for n in range(3)]
@@ -181,12 +182,39 @@ def test_a_fleet_is_stuck_when_all_that_is_missing_has_failed(
     assert not progress_of(fleet, [*running, details(3), failed]).is_stuck
 
 
-def test_progress_is_not_awaited_once_a_fleet_is_stuck() -> None:
-    failed = [details(n, phase=Phase.FAILED, n_failures=1, fault="x") for n in range(6)]
+def failed(n: int, **changes: Any) -> Details:
+    return details(n, phase=Phase.FAILED, n_failures=1, fault="x", **changes)
 
-    (told,) = progress_until_done(lambda: failed, FLEET, sleep=lambda _: pytest.fail("waits"))
 
+def test_progress_is_not_awaited_once_two_looks_find_a_fleet_stuck() -> None:
+    waited_s: list[float] = []
+    looks = [[failed(n) for n in range(6)]] * 2
+
+    *_, told = progress_until_done(lambda: looks.pop(0), FLEET, sleep=waited_s.append)
+
+    assert (1, []) == (len(waited_s), looks)
     assert ("llama-00000: x", "llama-00001: x", "llama-00002: x") == told.faults
+
+
+def test_what_failed_before_and_is_tried_again_at_once_is_awaited() -> None:
+    """A node more is in force, and the next pass finds that there is room now."""
+    fleet = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
+    before, trying, after = (
+        [failed(n) for n in range(4)],
+        [details(n, phase=Phase.STARTING) for n in range(4)],
+        [details(n) for n in range(4)],
+    )
+    looks = [before, trying, before, after]
+
+    *_, told = progress_until_done(lambda: looks.pop(0), fleet, sleep=lambda _: None)
+
+    assert told.is_done
+
+
+def test_what_failed_as_it_was_before_is_no_fault_of_what_is_wanted_now() -> None:
+    told = progress(*(failed(n, workload="old") for n in range(4)), details(5, pool="tiny"))
+
+    assert (4, 0, ()) == (told.n_failed, told.n_given_up, told.faults)
 
 
 def test_progress_is_told_until_all_is_done() -> None:

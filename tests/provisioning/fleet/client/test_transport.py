@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 import requests
 import responses
-from urllib3.exceptions import NewConnectionError
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
-from provisioning.fleet.api.errors import NotLeadingError
+from provisioning.fleet.api.forms import AGE_HEADER, NOT_LEADING
 from provisioning.fleet.client.addresses import checked_url, is_trusted
 from provisioning.fleet.client.errors import (
     ClientError,
@@ -26,6 +28,7 @@ from provisioning.fleet.client.transport import Transport
 ONE = "http://one.example:8080"
 TWO = "http://two.example:8080"
 TOKEN = "t" * 32
+LIVES = re.compile(r".*/-/healthy")
 
 
 class Waits:
@@ -42,6 +45,7 @@ class Waits:
 @pytest.fixture
 def web() -> Iterator[responses.RequestsMock]:
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mocked:
+        mocked.get(LIVES, body="ok\n")
         yield mocked
 
 
@@ -56,6 +60,9 @@ def transport(waits: Waits) -> Iterator[Transport]:
         yield made
 
 
+READ_TIMEOUT = ReadTimeoutError(HTTPConnectionPool("one.example"), "/x", "silent")
+
+
 def problem(status: int, detail: str = "no", **others: Any) -> dict[str, Any]:
     document = {"type": "about:blank", "title": "No", "status": status, "detail": detail, **others}
     return {
@@ -65,6 +72,15 @@ def problem(status: int, detail: str = "no", **others: Any) -> dict[str, Any]:
     }
 
 
+def not_leading(detail: str = "not I", **others: Any) -> dict[str, Any]:
+    return problem(503, detail, type=NOT_LEADING, **others)
+
+
+def calls(web: responses.RequestsMock) -> list[responses.Call]:
+    """Return the requests, without those that only ask whether somebody is there."""
+    return [call for call in web.calls if not LIVES.fullmatch(str(call.request.url))]
+
+
 def asked(web: responses.RequestsMock) -> list[tuple[str, str | None]]:
     """Return each request's host with its Authorization."""
     return [
@@ -72,7 +88,7 @@ def asked(web: responses.RequestsMock) -> list[tuple[str, str | None]]:
             str(call.request.url).split("/")[2].split(":")[0],
             call.request.headers.get("Authorization"),
         )
-        for call in web.calls
+        for call in calls(web)
     ]
 
 
@@ -105,7 +121,7 @@ def test_a_read_with_a_body_is_sent_as_json(
 
     transport.read("/plan", doing="plan", body=b"[1]")
 
-    request = web.calls[0].request
+    request = calls(web)[0].request
     assert (b"[1]", "application/json") == (request.body, request.headers["Content-Type"])
     assert [("one.example", None)] == asked(web)
 
@@ -129,7 +145,7 @@ def test_a_read_is_tried_again_with_growing_waits(
     with pytest.raises(UnreachableError) as caught:
         transport.read("/x", doing="look")
 
-    assert 6 == len(web.calls)
+    assert 6 == len(calls(web))
     assert 2 == len(waits.waited_s)
     assert 0.25 <= waits.waited_s[0] <= 0.5 <= waits.waited_s[1] <= 1.0
     assert (
@@ -189,7 +205,7 @@ def test_a_read_that_is_refused_is_not_tried_again(
     with pytest.raises(RefusedError, match=f"cannot look at {ONE}: there is no x") as caught:
         transport.read("/x", doing="look")
 
-    assert (404, 1) == (caught.value.status, len(web.calls))
+    assert (404, 1) == (caught.value.status, len(calls(web)))
 
 
 def test_a_redirect_is_not_followed(web: responses.RequestsMock, transport: Transport) -> None:
@@ -234,26 +250,53 @@ def test_an_answer_that_is_too_large_or_too_slow_is_given_up(web: responses.Requ
             transport.read("/x", doing="look")
 
 
+def test_a_read_that_the_leader_alone_can_answer_goes_on_to_it(
+    web: responses.RequestsMock,
+) -> None:
+    web.get(f"{ONE}/x", **not_leading(leader="http://127.0.0.1:9999/"))
+    web.get("http://127.0.0.1:9999/x", json=[])
+
+    with Transport([ONE], lambda: TOKEN) as transport:
+        assert b"[]" == transport.read("/x", doing="look").body
+
+
+def test_a_read_is_not_sent_on_to_a_stranger_or_for_ever(web: responses.RequestsMock) -> None:
+    for n in range(9):
+        web.get(f"http://127.0.0.{n + 1}/x", **not_leading(leader=f"http://127.0.0.{n + 2}"))
+    web.get(f"{TWO}/x", **not_leading(leader="http://evil.example"))
+    bounds = Bounds(patience_s=0.0)
+
+    with Transport(["http://127.0.0.1"], lambda: TOKEN, bounds=bounds) as transport:
+        with pytest.raises(UnreachableError):
+            transport.read("/x", doing="look", is_private=True)
+    assert 4 == len(calls(web))
+
+    with Transport([TWO], lambda: TOKEN) as transport:
+        with pytest.raises(UntrustedLeaderError):
+            transport.read("/x", doing="look", is_private=True)
+    assert "two.example" == asked(web)[-1][0]
+
+
 # Writes
 
 
 def test_a_write_goes_on_to_the_leader_that_is_configured(
     web: responses.RequestsMock, transport: Transport
 ) -> None:
-    web.post(f"{ONE}/x", **problem(503, leader=f"{TWO}/"))
+    web.post(f"{ONE}/x", **not_leading(leader=f"{TWO}/"))
     web.post(f"{TWO}/x", json={})
 
     transport.write("POST", "/x", doing="change", body=b"{}")
 
     assert [("one.example", f"Bearer {TOKEN}"), ("two.example", f"Bearer {TOKEN}")] == asked(web)
-    keys = {call.request.headers["Idempotency-Key"] for call in web.calls}
+    keys = {call.request.headers["Idempotency-Key"] for call in calls(web)}
     assert 1 == len(keys)
 
 
 def test_a_leader_on_this_machine_is_followed(
     web: responses.RequestsMock, transport: Transport
 ) -> None:
-    web.post(f"{ONE}/x", **problem(503, leader="http://127.0.0.1:9999"))
+    web.post(f"{ONE}/x", **not_leading(leader="http://127.0.0.1:9999"))
     web.post("http://127.0.0.1:9999/x", json={})
 
     assert transport.write("POST", "/x", doing="change").is_good
@@ -266,7 +309,7 @@ def test_a_leader_on_this_machine_is_followed(
 def test_the_token_never_goes_to_a_stranger(
     web: responses.RequestsMock, transport: Transport, leader: str
 ) -> None:
-    web.post(f"{ONE}/x", **problem(503, leader=leader))
+    web.post(f"{ONE}/x", **not_leading(leader=leader))
 
     with pytest.raises(UntrustedLeaderError, match="which the token is not for; give it as anot"):
         transport.write("POST", "/x", doing="change")
@@ -278,14 +321,14 @@ def test_provisioners_that_name_each_other_are_not_asked_for_ever(
     web: responses.RequestsMock, transport: Transport, waits: Waits
 ) -> None:
     """Once each, until the next look; in the end both are told."""
-    web.post(f"{ONE}/x", **problem(503, "not I", leader=TWO), headers={"Retry-After": "15"})
-    web.post(f"{TWO}/x", **problem(503, "nor I", leader=ONE), headers={"Retry-After": "15"})
+    web.post(f"{ONE}/x", **not_leading("not I", leader=TWO), headers={"Retry-After": "15"})
+    web.post(f"{TWO}/x", **not_leading("nor I", leader=ONE), headers={"Retry-After": "15"})
 
     with pytest.raises(UnreachableError) as caught:
         transport.write("POST", "/x", doing="change")
 
     assert [15, 5] == waits.waited_s
-    assert 3 * 2 == len(web.calls)
+    assert 3 * 2 == len(calls(web))
     assert (
         f"cannot change: {ONE}: not I; {TWO}: nor I; waited 20 s for one to lead; see the "
         "provisioners' logs"
@@ -295,14 +338,14 @@ def test_provisioners_that_name_each_other_are_not_asked_for_ever(
 def test_a_chain_of_leaders_ends(web: responses.RequestsMock) -> None:
     for n in range(9):
         leader = f"http://127.0.0.{n + 2}"
-        web.post(f"http://127.0.0.{n + 1}/x", **problem(503, leader=leader))
+        web.post(f"http://127.0.0.{n + 1}/x", **not_leading(leader=leader))
 
     bounds = Bounds(patience_s=0.0)
     with Transport(["http://127.0.0.1"], lambda: TOKEN, bounds=bounds) as transport:
         with pytest.raises(UnreachableError):
             transport.write("POST", "/x", doing="change")
 
-    assert 4 == len(web.calls)
+    assert 4 == len(calls(web))
 
 
 def test_a_write_that_never_arrived_is_sent_to_the_next(
@@ -327,7 +370,7 @@ def test_a_write_that_arrives_nowhere_is_not_waited_for(
         f"cannot change: {ONE}: no connection; {TWO}: no connection; see that a provisioner runs "
         "there, and that --provisioner.url is right"
     ) == str(caught.value)
-    assert ([], 2) == (waits.waited_s, len(web.calls))
+    assert ([], 2) == (waits.waited_s, len(calls(web)))
 
 
 @pytest.mark.parametrize("error", [requests.ReadTimeout(), requests.ConnectionError("reset")])
@@ -339,7 +382,7 @@ def test_a_write_that_may_have_been_done_is_not_sent_again(
     with pytest.raises(UnreachableError, match="so it may have been done: look before you try"):
         transport.write("POST", "/x", doing="change")
 
-    assert 1 == len(web.calls)
+    assert 1 == len(calls(web))
 
 
 def test_a_refused_token_is_told_with_the_option_that_helps(
@@ -362,7 +405,7 @@ def test_all_problems_of_a_refusal_are_at_hand(
     with pytest.raises(RefusedError) as caught:
         transport.write("PUT", "/spec", doing="apply", if_match='"3"')
 
-    assert (("a", "b"), '"3"') == (caught.value.problems, web.calls[0].request.headers["If-Match"])
+    assert (("a", "b"), '"3"') == (caught.value.problems, calls(web)[0].request.headers["If-Match"])
 
 
 def test_what_a_stranger_says_cannot_move_the_cursor(
@@ -394,8 +437,6 @@ def test_a_password_for_the_host_in_netrc_is_not_sent_instead(
 
 # Waiting for a leader
 
-NOBODY_LEADS = str(NotLeadingError(None))
-
 
 def test_a_write_waits_until_one_leads_and_says_so_once(
     web: responses.RequestsMock, transport: Transport, waits: Waits
@@ -403,21 +444,21 @@ def test_a_write_waits_until_one_leads_and_says_so_once(
     """Nobody leads, then the second of them does; it is one and the same request."""
     retry = {"Retry-After": "2"}
     for _ in range(3):
-        web.post(f"{ONE}/x", **problem(503, NOBODY_LEADS), headers=retry)
-        web.post(f"{TWO}/x", **problem(503, NOBODY_LEADS), headers=retry)
+        web.post(f"{ONE}/x", **not_leading(), headers=retry)
+        web.post(f"{TWO}/x", **not_leading(), headers=retry)
     web.post(f"{TWO}/x", json={})
 
     assert TWO == transport.write("POST", "/x", doing="change").url
 
     assert [2, 2, 2] == waits.waited_s
     assert ["waits for a provisioner to lead"] == waits.told
-    assert 1 == len({call.request.headers["Idempotency-Key"] for call in web.calls})
+    assert 1 == len({call.request.headers["Idempotency-Key"] for call in calls(web)})
 
 
 def test_a_provisioner_that_cannot_say_who_leads_does_not_hide_the_leader(
     web: responses.RequestsMock, transport: Transport, waits: Waits
 ) -> None:
-    web.post(f"{ONE}/x", **problem(503, NOBODY_LEADS))
+    web.post(f"{ONE}/x", **not_leading())
     web.post(f"{TWO}/x", json={})
 
     assert TWO == transport.write("POST", "/x", doing="change").url
@@ -429,7 +470,7 @@ def test_a_write_waits_for_the_successor_of_a_leader_that_is_gone(
 ) -> None:
     """The lease of the first still lasts, so the standby names it; then the standby leads."""
     web.post(f"{ONE}/x", body=refused())
-    web.post(f"{TWO}/x", **problem(503, leader=ONE))
+    web.post(f"{TWO}/x", **not_leading(leader=ONE))
     web.post(f"{TWO}/x", json={})
 
     assert TWO == transport.write("POST", "/x", doing="change").url
@@ -439,7 +480,7 @@ def test_a_write_waits_for_the_successor_of_a_leader_that_is_gone(
 def test_a_leader_that_does_not_answer_is_told_by_its_own_address(
     web: responses.RequestsMock,
 ) -> None:
-    web.post(f"{TWO}/x", **problem(503, "ask the leader", leader=ONE))
+    web.post(f"{TWO}/x", **not_leading("ask the leader", leader=ONE))
     web.post(f"{ONE}/x", body=refused())
 
     with Transport([TWO], lambda: TOKEN, bounds=Bounds(patience_s=0.0)) as transport:
@@ -454,7 +495,7 @@ def test_a_restarted_provisioner_that_still_names_itself_is_waited_for(
     web: responses.RequestsMock, transport: Transport
 ) -> None:
     """The lease of its former self lasts for some seconds more."""
-    web.post(f"{ONE}/x", **problem(503, leader=ONE))
+    web.post(f"{ONE}/x", **not_leading(leader=ONE))
     web.post(f"{TWO}/x", body=refused())
     web.post(f"{ONE}/x", json={})
 
@@ -464,19 +505,19 @@ def test_a_restarted_provisioner_that_still_names_itself_is_waited_for(
 def test_a_write_that_may_have_been_done_while_it_waited_is_not_sent_again(
     web: responses.RequestsMock, transport: Transport, waits: Waits
 ) -> None:
-    web.post(f"{ONE}/x", **problem(503, NOBODY_LEADS))
+    web.post(f"{ONE}/x", **not_leading())
     web.post(f"{TWO}/x", body=refused())
     web.post(f"{ONE}/x", body=requests.ReadTimeout())
 
     with pytest.raises(UnreachableError, match="so it may have been done"):
         transport.write("POST", "/x", doing="change")
 
-    assert ([1], 3) == (waits.waited_s, len(web.calls))
+    assert ([1], 3) == (waits.waited_s, len(calls(web)))
 
 
 @pytest.mark.parametrize(
     "answer",
-    [problem(503, "the store may have it or not"), {"status": 503}, problem(409, NOBODY_LEADS)],
+    [problem(503, "the store may have it or not"), {"status": 503}, problem(409, type=NOT_LEADING)],
     ids=["store", "gateway", "conflict"],
 )
 def test_a_write_that_a_leader_could_not_finish_is_not_sent_again(
@@ -487,7 +528,7 @@ def test_a_write_that_a_leader_could_not_finish_is_not_sent_again(
     with pytest.raises(ClientError):
         transport.write("POST", "/x", doing="change")
 
-    assert ([], 1) == (waits.waited_s, len(web.calls))
+    assert ([], 1) == (waits.waited_s, len(calls(web)))
 
 
 @pytest.mark.parametrize(
@@ -497,13 +538,220 @@ def test_a_write_that_a_leader_could_not_finish_is_not_sent_again(
 def test_a_provisioner_says_when_to_ask_again(
     web: responses.RequestsMock, waits: Waits, retry_after: str, expected: float
 ) -> None:
-    web.post(f"{ONE}/x", **problem(503, NOBODY_LEADS), headers={"Retry-After": retry_after})
+    web.post(f"{ONE}/x", **not_leading(), headers={"Retry-After": retry_after})
     web.post(f"{ONE}/x", json={})
 
     with Transport([ONE], lambda: TOKEN, sleep=waits) as transport:
         transport.write("POST", "/x", doing="change")
 
     assert [expected] == waits.waited_s
+
+
+@pytest.mark.parametrize("kind", ["about:blank", "urn:ollama-fleet:other"])
+def test_a_standby_is_known_by_the_type_of_its_problem_alone(
+    web: responses.RequestsMock, transport: Transport, kind: str
+) -> None:
+    """Whatever else says so in words, or names a leader, may have done it."""
+    web.post(f"{ONE}/x", **problem(503, "nobody leads now", type=kind, leader=TWO))
+
+    with pytest.raises(RefusedError, match="nobody leads now"):
+        transport.write("POST", "/x", doing="change")
+
+    assert 1 == len(calls(web))
+
+
+# One that hangs
+
+
+def silent(*_: object) -> requests.ReadTimeout:
+    return requests.ReadTimeout()
+
+
+def limits(web: responses.RequestsMock) -> list[tuple[str, float]]:
+    """Return who was asked, and how long an answer was waited for."""
+    return [
+        (str(call.request.url).split("/")[2].split(".")[0], call.request.req_kwargs["timeout"][1])  # type: ignore[attr-defined]
+        for call in web.calls
+    ]
+
+
+def test_one_that_hangs_is_waited_for_briefly_and_comes_last_from_then_on(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/x", body=silent())
+    web.get(f"{TWO}/x", json={})
+
+    for _ in range(2):
+        assert TWO == transport.read("/x", doing="look").url
+
+    assert [("one", 3.0), ("two", 30.0), ("two", 3.0)] == limits(web)
+
+
+def test_one_that_is_slow_gets_its_time_where_nobody_else_answers(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/x", body=silent())
+    web.get(f"{ONE}/x", json={})
+    web.get(f"{TWO}/x", body=refused())
+
+    assert ONE == transport.read("/x", doing="look").url
+
+    assert [("one", 3.0), ("two", 30.0), ("two", 3.0), ("one", 30.0)] == limits(web)
+
+
+def test_one_that_answers_again_is_asked_in_its_turn_again(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/x", body=silent())
+    web.get(f"{ONE}/x", json={})
+    web.get(f"{TWO}/x", json={})
+    web.get(f"{TWO}/x", body=refused())
+
+    answering = [transport.read("/x", doing="look").url for _ in range(3)]
+
+    assert [TWO, ONE, ONE] == answering
+    assert ["one", "two", "two", "one", "one"] == [name for name, _ in limits(web)]
+
+
+def test_one_that_hangs_does_not_hold_up_the_wait_for_one_that_begins(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/x", **problem(503))
+    web.get(f"{ONE}/x", json={})
+    web.get(f"{TWO}/x", body=silent())
+
+    assert ONE == transport.read("/x", doing="look").url
+
+    assert [("one", 3.0), ("two", 3.0), ("one", 3.0)] == limits(web)
+
+
+@pytest.mark.parametrize(
+    "error", [silent(), requests.ConnectTimeout(), requests.ConnectionError(READ_TIMEOUT)]
+)
+def test_who_does_not_answer_at_all_is_told_so_and_comes_last(
+    web: responses.RequestsMock, transport: Transport, error: Exception
+) -> None:
+    """Urllib3's own error is what a silence in the middle of an answer gives."""
+    web.get(f"{ONE}/x", body=error)
+    web.get(f"{TWO}/x", body=refused())
+
+    with pytest.raises(UnreachableError, match=f"{TWO}: no connection; {ONE}: no .* within 3"):
+        transport.read("/x", doing="look")
+
+
+def test_a_write_is_not_sent_to_one_that_hangs(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.remove("GET", LIVES)
+    web.get(f"{ONE}/-/healthy", body=silent())
+    web.post(f"{TWO}/x", json={})
+
+    assert TWO == transport.write("POST", "/x", doing="change").url
+
+    assert [("one", 3.0), ("two", 30.0)] == limits(web)
+
+
+def test_a_leader_that_hangs_is_waited_for_until_another_leads(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    """The second names it for as long as its lease lasts, and then leads itself."""
+    web.remove("GET", LIVES)
+    web.get(f"{ONE}/-/healthy", body=silent())
+    web.get(f"{TWO}/-/healthy", body="ok")
+    web.post(f"{TWO}/x", **not_leading(leader=ONE))
+    web.post(f"{TWO}/x", json={})
+
+    assert TWO == transport.write("POST", "/x", doing="change").url
+
+    assert [1] == waits.waited_s
+    assert [("two.example", f"Bearer {TOKEN}")] * 2 == asked(web)
+
+
+def test_a_leader_that_hangs_for_good_is_told_and_nothing_was_done(
+    web: responses.RequestsMock, waits: Waits
+) -> None:
+    web.remove("GET", LIVES)
+    web.get(f"{ONE}/-/healthy", body=silent())
+    web.get(f"{TWO}/-/healthy", body="ok")
+    web.post(f"{TWO}/x", **not_leading("ask the leader", leader=ONE))
+
+    with Transport([TWO, ONE], lambda: TOKEN, sleep=waits) as transport:
+        with pytest.raises(UnreachableError) as caught:
+            transport.write("POST", "/x", doing="change")
+
+    assert f"{TWO}: ask the leader; {ONE}: no answer within 3 s; waited 20 s" in str(caught.value)
+    assert {"two.example"} == {host for host, _ in asked(web)}
+
+
+def test_the_last_is_not_sent_a_write_if_it_hangs_and_another_waits_for_a_leader(
+    web: responses.RequestsMock, transport: Transport, waits: Waits
+) -> None:
+    web.remove("GET", LIVES)
+    web.get(f"{ONE}/-/healthy", body="ok")
+    web.get(f"{TWO}/-/healthy", body=silent())
+    web.post(f"{ONE}/x", **not_leading())
+    web.post(f"{ONE}/x", json={})
+
+    assert ONE == transport.write("POST", "/x", doing="change").url
+    assert [1] == waits.waited_s
+
+
+def test_a_leader_that_nobody_configured_is_not_sent_a_write_if_it_hangs(
+    web: responses.RequestsMock, waits: Waits
+) -> None:
+    leader = "http://127.0.0.1:9999"
+    web.remove("GET", LIVES)
+    web.get(f"{leader}/-/healthy", body=silent())
+    web.post(f"{TWO}/x", **not_leading(leader=leader))
+    web.post(f"{TWO}/x", json={})
+
+    with Transport([TWO], lambda: TOKEN, sleep=waits) as transport:
+        assert TWO == transport.write("POST", "/x", doing="change").url
+
+
+def test_the_only_one_left_is_sent_the_write_at_once(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.remove("GET", LIVES)
+    web.get(f"{ONE}/-/healthy", body=refused())
+    web.post(f"{TWO}/x", json={})
+
+    assert TWO == transport.write("POST", "/x", doing="change").url
+    assert 2 == len(web.calls)
+
+
+def test_who_has_just_answered_is_not_asked_again_whether_it_is_there(
+    web: responses.RequestsMock,
+) -> None:
+    now_s = [100.0]
+    web.post(f"{ONE}/x", json={})
+
+    with Transport([ONE, TWO], lambda: TOKEN, monotonic_s=lambda: now_s[0]) as transport:
+        n_requests = []
+        for later_s in (0.0, 2.9, 3.0):
+            now_s[0] += later_s
+            transport.write("POST", "/x", doing="change")
+            n_requests.append(len(web.calls))
+
+    assert [2, 3, 5] == n_requests
+
+
+# Age
+
+
+@pytest.mark.parametrize(
+    ("age", "is_old"), [("0.0", False), ("9.9", False), ("10.0", True), ("x", False)]
+)
+def test_what_is_old_is_said_to_be(web: responses.RequestsMock, age: str, is_old: bool) -> None:
+    web.get(f"{ONE}/x", json={}, headers={AGE_HEADER: age})
+    warned: list[str] = []
+
+    with Transport([ONE], lambda: TOKEN, warn=warned.append) as transport:
+        for _ in range(2):
+            transport.read("/x", doing="look")
+
+    said = f"this is 10 s old: the provisioner at {ONE} does not reach its store"
+    assert ([said] if is_old else []) == warned
 
 
 # Addresses

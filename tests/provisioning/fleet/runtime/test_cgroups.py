@@ -38,6 +38,20 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
+@pytest.mark.parametrize("hierarchy", ["", "memory", "cpu"])
+def test_an_empty_group_is_removed_wherever_it_is_and_no_other(
+    tmp_path: Path, hierarchy: str
+) -> None:
+    empty, full = (tmp_path / hierarchy / name for name in ("fleet.n1", "fleet.n2"))
+    for folder in (empty, full / "lab.chat-00001.1"):
+        folder.mkdir(parents=True)
+
+    for path in ("/fleet.n1", "/fleet.n2", "/fleet.n3"):
+        cgroups.remove_empty(path, tmp_path)
+
+    assert [full] == list((tmp_path / hierarchy).iterdir())
+
+
 def test_version_1_makes_groups_below_our_own(tree: Tree) -> None:
     tree.is_in("8:pids:/\n4:cpu,memory:/system/fleet\n0::/\n", V1)
     own = tree.group("system/fleet")

@@ -177,6 +177,7 @@ async def test_the_log_outlives_the_unit_until_the_next_one_of_its_instance(
 
 
 async def test_a_chatty_units_log_stays_within_bounds(lab: ContainerdLab) -> None:
+    """Also while nobody asks for its units."""
     limit = 10_000
     settings = msgspec.structs.replace(lab.containerd.settings, max_log_bytes=limit)
     runtime = lab.open(settings=settings)
@@ -187,9 +188,32 @@ async def test_a_chatty_units_log_stays_within_bounds(lab: ContainerdLab) -> Non
 
     await runtime.units()
 
-    assert limit == log.with_name("pool-1.log.1").stat().st_size
+    older = log.with_name("pool-1.log.1")
+    for _ in range(2):
+        await eventually(older.exists)
+        assert limit == older.stat().st_size
+        older.unlink()
     await runtime.remove(unit.name, grace_s=0.0)
     assert b"\0" not in log.read_bytes()
+    await runtime.close()
+    assert [] == [task for task in asyncio.all_tasks() if "LogKeeper" in repr(task)]
+
+
+async def test_the_nodes_cgroup_goes_with_its_last_container(lab: ContainerdLab) -> None:
+    runtime, first, second = lab.open(), lab.unit(), lab.unit(number=2)
+    await runtime.start(first)
+    await runtime.start(second)
+
+    def groups() -> list[Path]:
+        return list(Path("/sys/fs/cgroup").glob(f"*/{lab.containerd.cgroup}"))
+
+    await runtime.remove(first.name, grace_s=0.0)
+    assert groups()
+    await runtime.remove(second.name, grace_s=0.0)
+
+    assert [] == groups()
+    await runtime.start(first)
+    assert groups()
 
 
 async def test_out_of_memory_is_known_to_later_provisioners_and_forgotten_at_the_next_start(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -117,6 +119,26 @@ def test_a_log_that_cannot_be_moved_is_left_whole_and_the_others_are_bound(
     written(tmp_path, LIMIT + 1)
     kept.keep([first])
     assert [logging.WARNING] * 2 == [one.levelno for one in caplog.records]
+
+
+def test_two_threads_never_move_logs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that is asked for its units may meet the look that comes by itself."""
+    meeting = threading.Barrier(2)
+    met = []
+
+    def bound(log: Path, max_bytes: int) -> bool:
+        try:
+            met.append(meeting.wait(timeout=0.2))
+        except threading.BrokenBarrierError:
+            return False
+        return True
+
+    monkeypatch.setattr(logfiles, "bound", bound)
+    kept = LogBound(LIMIT)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(kept.keep, [[Path("a.log")], [Path("a.log")]]))
+
+    assert [] == met
 
 
 @pytest.fixture

@@ -41,8 +41,8 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.folder.mkdir()
-        self._make, self._sign = nodeconfig.authority_commands()
-        self._run(self._make)
+        (make,) = nodeconfig.authority_commands()
+        self._run(make)
 
     def sign_node(self, access: NodeAccess) -> None:
         folder = Path(access.folder)
@@ -61,7 +61,8 @@ class Authority:
     def _signed(self, folder: Path, request: str) -> None:
         self._run(request)
         (self.folder / "request.pem").write_bytes((folder / "request.pem").read_bytes())
-        self._run(self._sign)
+        (sign,) = nodeconfig.signing_commands()
+        self._run(sign)
         for name in ("certificate.pem", "authority.pem"):
             (folder / name).write_bytes((self.folder / name).read_bytes())
 

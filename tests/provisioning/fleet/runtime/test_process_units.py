@@ -199,6 +199,7 @@ async def test_the_log_outlives_the_unit_until_the_next_one_of_its_instance(
     await eventually(lambda: has_exited(runtime, unit))
 
     await runtime.remove(unit.name, grace_s=GRACE_S)
+    assert str(log) == runtime.log_of("pool-1")
     assert "out\nerr\n" == log.read_text()
 
     await runtime.start(process_lab.unit())
@@ -206,7 +207,9 @@ async def test_the_log_outlives_the_unit_until_the_next_one_of_its_instance(
 
 
 async def test_a_chatty_units_log_stays_within_bounds(process_lab: ProcessLab) -> None:
+    """Also while nobody asks for its units."""
     limit = 10_000
+    tasks = asyncio.all_tasks()
     runtime = ProcessRuntime(
         FLEET,
         NODE,
@@ -222,11 +225,15 @@ async def test_a_chatty_units_log_stays_within_bounds(process_lab: ProcessLab) -
 
     await runtime.units()
 
-    older = log.with_name("pool-1.log.1").stat()
-    assert (limit, 0o600) == (older.st_size, older.st_mode & 0o777)
+    older = log.with_name("pool-1.log.1")
+    for _ in range(2):
+        await eventually(older.exists)
+        assert (limit, 0o600) == (older.stat().st_size, older.stat().st_mode & 0o777)
+        older.unlink()
     await runtime.remove(process_lab.unit().name, grace_s=0.1)
     assert b"\0" not in log.read_bytes()  # the writer goes on at the new end
     await runtime.close()
+    assert tasks == asyncio.all_tasks()
 
 
 async def test_a_unit_reads_nothing_and_is_told_of_broken_pipes(process_lab: ProcessLab) -> None:

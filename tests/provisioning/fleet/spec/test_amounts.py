@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.fleet.spec.amounts import (
+    count_text,
     duration_text,
     parse_duration_s,
     parse_share,
     parse_size_bytes,
+    share_text,
     size_text,
 )
 
@@ -90,3 +92,23 @@ def test_a_size_is_written_in_the_largest_whole_unit(size_bytes: int, text: str)
 )
 def test_a_duration_is_written_in_the_largest_whole_unit(duration_s: float, text: str) -> None:
     assert text == duration_text(duration_s)
+
+
+def test_a_large_size_is_read_to_the_byte() -> None:
+    assert 2**53 + 1 == parse_size_bytes(f"{2**53 + 1}B")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "share"), [(0.05, "5%"), (0.07, "7%"), (1.0, "100%"), (0.0, "0%"), (1 / 3, 1 / 3)]
+)
+def test_a_share_is_written_as_a_percentage_where_it_is_one(ratio: float, share: object) -> None:
+    assert share == share_text(ratio)
+
+
+def test_a_share_that_no_short_percentage_is_is_written_as_it_is() -> None:
+    assert 1e-12 == share_text(1e-12)
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0 nodes"), (1, "1 node"), (1200, "1,200 nodes")])
+def test_a_number_of_things_is_written_with_their_name(n: int, text: str) -> None:
+    assert text == count_text(n, "node")

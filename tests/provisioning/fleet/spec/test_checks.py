@@ -82,6 +82,7 @@ def test_addresses_and_names_of_hosts_are_taken(address: str) -> None:
         ({"rotation": {"at_once": 0}}, "rotation.at_once: must be 1 or more"),
         ({"rotation": {"every": "1m", "at_once": 1}}, "every: 60 s is too short: draining 4 inst"),
         ({"developers": ["a"] * 5}, "developers: 5 want one of 4 instances"),
+        ({"developers": ["a", "b"], "count": 1}, "developers: 2 want one of 1 instance;"),
         ({"developers": ["a", "a"]}, "developers: holds 'a' twice"),
         ({"developers": [""]}, "developers[0]: must not be empty"),
         ({"placement": {"selector": {"a": 1}}}, "selector: no node has the labels a=1"),
@@ -95,6 +96,10 @@ def test_a_fleet_has_a_size_that_can_be() -> None:
     pools = [pool(name=name, count=600_000) for name in ("a", "b")]
 
     assert "pools: must not have more than 1,000,000 instances in all" in faults(pools=pools)
+
+
+def test_a_pool_that_is_put_away_keeps_its_developers_listed() -> None:
+    assert "" == faults(pools=[pool(count=0, developers=["ann", "bob"])])
 
 
 def test_as_many_developers_as_instances_are_taken() -> None:
@@ -199,11 +204,11 @@ def test_containers_need_an_image_and_processes_a_command() -> None:
 @pytest.mark.parametrize(
     ("node_changes", "pool_changes", "fault"),
     [
-        ({"memory": "31GiB"}, {}, "room for 3 on 1 nodes, 1 too few; memory binds: 8GiB each"),
-        ({"cpus": 7}, {}, "room for 3 on 1 nodes, 1 too few; cpus bind: 2 each, the nodes have 7"),
-        ({"last_port": 20_002}, {}, "room for 3 on 1 nodes, 1 too few; ports bind: the nodes h"),
-        ({"max_instances": 3}, {}, "room for 3 on 1 nodes, 1 too few; max_instances binds"),
-        ({}, {"placement": {"max_per_node": 3}}, "3 on 1 nodes, 1 too few; max_per_node binds"),
+        ({"memory": "31GiB"}, {}, "room for 3 on 1 node, 1 too few; memory binds: 8GiB each"),
+        ({"cpus": 7}, {}, "room for 3 on 1 node, 1 too few; cpus bind: 2 each, the nodes have 7"),
+        ({"last_port": 20_002}, {}, "room for 3 on 1 node, 1 too few; ports bind: the nodes h"),
+        ({"max_instances": 3}, {}, "room for 3 on 1 node, 1 too few; max_instances binds"),
+        ({}, {"placement": {"max_per_node": 3}}, "3 on 1 node, 1 too few; max_per_node binds"),
         ({"cordoned": True}, {}, "4 instances, but no node may take any"),
     ],
 )

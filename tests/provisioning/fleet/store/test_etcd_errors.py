@@ -9,6 +9,9 @@ import pytest
 from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.fleet.store.etcd.access import Access, Credentials
 from provisioning.fleet.store.etcd.client import Client
+from provisioning.fleet.store.etcd.messages_pb2 import RangeRequest
+from provisioning.fleet.store.etcd.methods import RANGE
+from tests.ports import free_ports
 
 STATUS = grpc.StatusCode
 
@@ -50,3 +53,18 @@ def test_an_error_says_whether_it_may_pass_and_what_helps(
     assert expected is type(error)
     assert words in str(error)
     assert help_ in str(error)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+async def test_where_no_member_answers_each_is_named_once(n_members: int) -> None:
+    members = tuple(f"127.0.0.1:{port}" for port in free_ports(n_members))
+    client = Client(Access(members=members, deadline_s=1.0))
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        await client.read(RANGE, RangeRequest(key=b"a"), doing="load")
+
+    words = str(caught.value)
+    assert words.startswith(f"cannot load at etcd {members[-1]}: ")
+    others = f"; nor at {', '.join(members[:-1])}" if n_members > 1 else "reach each other"
+    assert words.endswith(others)
+    await client.close()

@@ -59,8 +59,8 @@ def test_etcd_takes_its_members(url: str, expected: tuple[str, ...]) -> None:
     [
         ("", "there is no such kind; write memory:, sqlite:PATH, etcd://host:port"),
         ("postgres://db", "'postgres'"),
-        ("memory:x", "'memory'"),
-        ("sqlite:", "'sqlite'"),
+        ("memory:x", "the store memory:x: memory: takes no path; write memory:"),
+        ("sqlite:", "the store sqlite: without a file; write sqlite:PATH"),
         ("/var/lib/fleet.db", "/var/lib/fleet.db"),
         ("etcd:", "'' is no address of an etcd member; write etcd://host:port"),
         ("etcd://", "'' is no address"),

@@ -19,6 +19,7 @@ from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailab
 from provisioning.fleet.store.base import NEW, Delete, Put
 from provisioning.fleet.store.sqlite.database import Database
 from provisioning.fleet.store.sqlite.leadership import SqliteLeadership
+from provisioning.fleet.store.sqlite.place import Place
 from provisioning.fleet.store.sqlite.store import SqliteStore
 from tests.provisioning.fleet.store.examples import (
     Opened,
@@ -148,7 +149,7 @@ async def test_a_damaged_file_is_told(path: Path) -> None:
 
     error = await error_of(path)
 
-    assert "malformed; the file is damaged: put a backup in its place" in str(error)
+    assert "malformed; the file is damaged: stop the provisioner, put a backup" in str(error)
     assert not isinstance(error, StoreUnavailableError)
 
 
@@ -170,7 +171,7 @@ async def test_a_full_disk_is_told_and_heals(opened: Opened, path: Path) -> None
 
 
 async def test_a_file_that_another_program_keeps_locked_is_told_in_time(path: Path) -> None:
-    database = Database(path, "test", busy_timeout_s=0.2)
+    database = Database(Place(path), "test", busy_timeout_s=0.2)
     await database.run(lambda db: None, doing="open")
     with locked(path):
         begun_s = time.monotonic()

@@ -1,0 +1,226 @@
+"""Rules on the provisioners: does one lead, does it get on, does the fleet become what is wanted.
+
+Without a provisioner there is none of their series, and none of these alerts. Of several the one
+that leads counts: a standby knows nothing of nodes, and what it says of passes is of its last term.
+"""
+
+from __future__ import annotations
+
+from alerts import series
+from alerts.durations import duration_text
+from alerts.levels import number, percent
+from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.names import AS_WANTED_RATIO
+from alerts.promql import Scope, indented, joined, over
+from alerts.settings import Settings
+
+VANISHED_S = 3600.0
+"""For how long a provisioner is missed that is no longer a target of Prometheus."""
+
+
+def group(settings: Settings) -> Group:
+    """Return the alerts on provisioners, and what they rest on."""
+    return Group(
+        "ollama-fleet-provisioner",
+        (
+            _as_wanted_ratio(settings),
+            _no_leader(settings),
+            _many_leaders(settings),
+            _down(settings),
+            _store_unavailable(settings),
+            _stalled(settings),
+            _node_unreachable(settings),
+            _instances_failed(settings),
+            _behind(settings),
+        ),
+    )
+
+
+def _up(settings: Settings) -> str:
+    return f'up{{job="{settings.prometheus.provisioner_job}"}}'
+
+
+def _of_leader(scope: Scope, expression: str) -> str:
+    """Return what the leading provisioner says, by cluster."""
+    return joined(
+        f"max {scope.by()} (",
+        f"  {indented(expression)}",
+        f"  and {scope.on_exporter} {scope.last(series.LEADER)} == 1",
+        ")",
+    )
+
+
+def _as_wanted_ratio(settings: Settings) -> Recording:
+    scope = settings.scope
+    wanted = scope.last(series.WANTED_INSTANCES)
+    return Recording(
+        AS_WANTED_RATIO,
+        _of_leader(scope, f"{scope.last(series.INSTANCES_AS_WANTED)} / ({wanted} > 0)"),
+    )
+
+
+def _no_leader(settings: Settings) -> Alert:
+    scope, window = settings.scope, duration_text(VANISHED_S)
+    return Alert(
+        name="OllamaProvisionerNoLeader",
+        # Whether they stand by, cannot be scraped or have vanished: those that there were count.
+        expr=joined(
+            f"count {scope.by()} (present_over_time({_up(settings)}[{window}]))",
+            f"unless {scope.on()} max {scope.by()} ({scope.last(series.LEADER)}) == 1",
+        ),
+        hold_s=300,
+        keep_s=360,
+        severity=Severity.CRITICAL,
+        summary="No provisioner leads the fleet.",
+        description=(
+            "None of the {{ $value }} provisioners that Prometheus knows leads. Instances go on, "
+            "but none that fails is replaced, none is rotated, and every change is refused."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _many_leaders(settings: Settings) -> Alert:
+    scope = settings.scope
+    return Alert(
+        name="OllamaProvisionerManyLeaders",
+        # After a takeover the one that led before is seen to lead for a while, until its last
+        # value is forgotten.
+        expr=f"sum {scope.by()} ({scope.last(series.LEADER)}) > 1",
+        hold_s=300,
+        keep_s=360,
+        severity=Severity.CRITICAL,
+        summary="Several provisioners lead one fleet.",
+        description=(
+            "{{ $value }} provisioners lead at the same time. They do not share a store, so each "
+            "keeps the nodes as its own specification says, and may remove what the others make."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _down(settings: Settings) -> Alert:
+    return Alert(
+        name="OllamaProvisionerDown",
+        expr=f"{_up(settings)} == 0",
+        hold_s=600,
+        keep_s=300,
+        severity=Severity.WARNING,
+        summary="One of the provisioners cannot be scraped.",
+        description=(
+            "The provisioner {{ $labels.instance }} cannot be scraped. While another one leads, "
+            "nothing is lost yet; the next failure would leave the fleet without a leader."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _store_unavailable(settings: Settings) -> Alert:
+    scope, age_s = settings.scope, settings.thresholds.view_age
+    failures = over("increase", series.STORE_ERRORS, settings.windows.rate)
+    return Alert(
+        name="OllamaProvisionerStoreUnavailable",
+        settings=("thresholds.view_age", "windows.rate"),
+        expr=joined(
+            f"sum {scope.by('job', 'instance')} ({failures}) > 0",
+            "or",
+            f"time() - {scope.latest(series.VIEW_TIMESTAMP)} > {number(age_s)}",
+        ),
+        hold_s=600,
+        keep_s=300,
+        severity=Severity.WARNING,
+        summary="A provisioner cannot use the store of the fleet.",
+        description=(
+            "The provisioner {{ $labels.instance }} fails to read or write its store again and "
+            "again. It changes nothing meanwhile, and what it tells of the fleet gets old."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _stalled(settings: Settings) -> Alert:
+    scope, age_s = settings.scope, settings.thresholds.pass_age
+    known = f"max {scope.by('job', 'instance')} ({scope.last(series.INSTANCES)})"
+    return Alert(
+        name="OllamaProvisionerStalled",
+        settings=("thresholds.pass_age",),
+        # One that has nothing to do, as no specification was ever applied, makes no passes either.
+        expr=joined(
+            f"time() - {scope.latest(series.LAST_PASS)} > {number(age_s)}",
+            f"and {scope.on_exporter} {scope.last(series.LEADER)} == 1",
+            f"and {scope.on_exporter} {known} > 0",
+        ),
+        hold_s=300,
+        keep_s=360,
+        severity=Severity.CRITICAL,
+        summary="A provisioner leads the fleet, and does nothing for it.",
+        description=(
+            "The provisioner {{ $labels.instance }} leads, and last looked over the whole fleet "
+            "{{ $value | humanizeDuration }} ago (decades mean never). No other one takes over "
+            "while it leads; nothing that fails is replaced."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _node_unreachable(settings: Settings) -> Alert:
+    scope = settings.scope
+    return Alert(
+        name="OllamaProvisionerNodeUnreachable",
+        expr=f"max {scope.by()} ({scope.latest(series.UNREACHABLE_NODES)}) > 0",
+        hold_s=600,
+        keep_s=300,
+        severity=Severity.WARNING,
+        summary="The provisioner does not reach some nodes.",
+        description=(
+            "The runtimes of {{ $value }} nodes do not answer the provisioner. It can neither "
+            "start nor stop anything there, and after the grace makes their instances elsewhere."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _instances_failed(settings: Settings) -> Alert:
+    least = settings.thresholds.failed_instances
+    failed = over(
+        "max_over_time", series.INSTANCES, settings.windows.failed, where='phase="failed"'
+    )
+    return Alert(
+        name="OllamaProvisionerInstancesFailed",
+        settings=("thresholds.failed_instances", "windows.failed"),
+        # An instance is tried again, for which it leaves the phase; the window bridges that.
+        expr=f"{_of_leader(settings.scope, failed)} >= {least}",
+        hold_s=1800,
+        keep_s=300,
+        severity=Severity.WARNING,
+        summary="Instances cannot be started, however often they are tried.",
+        description=(
+            "{{ $value }} instances have used up all their tries and failed, and trying them again "
+            "later has not helped. They are missing from the fleet until their fault is mended."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _behind(settings: Settings) -> Alert:
+    share, window = settings.thresholds.as_wanted, duration_text(settings.windows.progress)
+    return Alert(
+        name="OllamaProvisionerBehind",
+        settings=("thresholds.as_wanted", "windows.progress"),
+        # A roll-out is behind as well, but gets on.
+        expr=joined(
+            f"{AS_WANTED_RATIO} < {number(share)}",
+            f"and {AS_WANTED_RATIO} <= {AS_WANTED_RATIO} offset {window}",
+        ),
+        hold_s=3600,
+        keep_s=300,
+        severity=Severity.WARNING,
+        summary="The fleet is not what was asked for, and gets no nearer.",
+        description=(
+            "{{ $value | humanizePercentage }} of the wanted instances run, are healthy and up to "
+            f"date, less than {percent(share)}, and no more than {window} before. What the "
+            "provisioner never made, for want of room, is in no inventory, and no other alert "
+            "misses it."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )

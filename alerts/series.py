@@ -1,0 +1,47 @@
+"""Every series that rules may read: the exporter's, from its catalogue, and the provisioner's.
+
+The provisioner spells its own where it counts. It is no library for rules, so the names stand here
+once more; a test holds them equal to what it publishes, which is also where their meaning is told.
+"""
+
+from __future__ import annotations
+
+from exporter import catalogue
+from exporter.catalogue import Kind, Series
+
+
+def _of_provisioner(name: str, kind: Kind, *labels: str) -> Series:
+    return Series(f"ollama_provisioner_{name}", kind, "", labels)
+
+
+BUILD_INFO = _of_provisioner("build_info", Kind.GAUGE, "version", "python")
+LEADER = _of_provisioner("leader", Kind.GAUGE)
+WANTED_INSTANCES = _of_provisioner("wanted_instances", Kind.GAUGE)
+"""Of standbys too, like INSTANCES and VIEW_TIMESTAMP: they follow the store."""
+INSTANCES = _of_provisioner("instances", Kind.GAUGE, "phase")
+VIEW_TIMESTAMP = _of_provisioner("view_timestamp_seconds", Kind.GAUGE)
+"""While the store cannot be followed, when it last changed, which may be long ago at once."""
+UNREACHABLE_NODES = _of_provisioner("unreachable_nodes", Kind.GAUGE)
+"""0 of all that do not lead."""
+PROVISION_DURATION = _of_provisioner("provision_duration_seconds", Kind.HISTOGRAM)
+OPERATIONS = _of_provisioner("operations_total", Kind.COUNTER, "operation", "result")
+TRIES = _of_provisioner("tries_total", Kind.COUNTER)
+RUNNING_OPERATIONS = _of_provisioner("running_operations", Kind.GAUGE)
+INSTANCES_AS_WANTED = _of_provisioner("instances_as_wanted", Kind.GAUGE)
+"""Of the last pass, like LAST_PASS: one that leads no more goes on saying what it said then."""
+PASS_DURATION = _of_provisioner("pass_duration_seconds", Kind.HISTOGRAM)
+LAST_PASS = _of_provisioner("last_pass_timestamp_seconds", Kind.GAUGE)
+STORE_DURATION = _of_provisioner("store_duration_seconds", Kind.HISTOGRAM, "call")
+STORE_ERRORS = _of_provisioner("store_errors_total", Kind.COUNTER, "call")
+STORE_OUTAGES = _of_provisioner("store_outages_total", Kind.COUNTER)
+API_REQUESTS = _of_provisioner("api_requests_total", Kind.COUNTER, "operation", "status")
+API_STREAMS = _of_provisioner("api_streams", Kind.GAUGE)
+API_DROPPED_STREAMS = _of_provisioner("api_dropped_streams", Kind.GAUGE)
+
+PROVISIONER_SERIES = (
+    BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES,
+    PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, INSTANCES_AS_WANTED, PASS_DURATION,
+    LAST_PASS, STORE_DURATION, STORE_ERRORS, STORE_OUTAGES, API_REQUESTS, API_STREAMS,
+    API_DROPPED_STREAMS,
+)  # fmt: skip
+ALL_SERIES = catalogue.ALL_SERIES + PROVISIONER_SERIES

@@ -1,0 +1,49 @@
+"""What the passes of a leader say in the log.
+
+In:   what each pass observes; what it did.
+Out:  a line for each pass that did something, and warnings of what fares badly. Never fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from provisioning.fleet.actions import Action, Observed
+from provisioning.fleet.clock import Clock
+from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.lifecycle import Outcome
+from provisioning.fleet.mishaps import Mishaps
+from provisioning.fleet.operations import Operation
+from provisioning.fleet.report import Report
+from provisioning.fleet.silences import Silences
+from provisioning.fleet.store.base import Stored
+from provisioning.fleet.strangers import StrangerWarning, strangers_of
+
+log = logging.getLogger("provisioning.fleet.passes")
+
+
+class Logbook:
+    """Tells of each thing once, or once a minute while it lasts."""
+
+    def __init__(self, clock: Clock, silences: Silences) -> None:
+        self._silences = silences
+        self._strangers = StrangerWarning(clock)
+        self._mishaps = Mishaps(clock)
+
+    def note_seen(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
+        """Take note of what a pass decides on."""
+        self._strangers.give(strangers_of(desired, observed))
+        self._silences.note_gone(desired, observed, now_s=now_s)
+        self._mishaps.look(observed)
+
+    def note_done(
+        self,
+        report: Report,
+        ended: Sequence[tuple[Operation, Outcome]],
+        begun: Sequence[Action],
+        stored: Mapping[str, Stored],
+    ) -> None:
+        """Take note of what a pass did."""
+        log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
+        self._mishaps.tell(ended, begun, stored)
