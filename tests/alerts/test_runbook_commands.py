@@ -25,6 +25,7 @@ import pytest
 from provisioning.stack import alertmanager, ourselves, prometheus, rules
 from provisioning.stack.processes import Children, ChildSpec
 from provisioning.stack.prometheus import PrometheusSettings
+from tests import keeper
 from tests.alerts import runbooks
 from tests.conftest import ROOT, program
 from tests.ports import free_ports
@@ -36,11 +37,6 @@ LOOKS = ("free", "ps", "ss", "top", "uname")
 """Commands of Linux that only look, and that not every machine has."""
 OTHERS = ("cat", "df", "dmesg", "ip", "systemctl")
 """Those that say something on the machine in question only, or to root only."""
-SPEC = """
-name: fleet
-nodes: [{name: here, runtime: process, cpus: 1, memory: 1GiB}]
-pools: [{name: llama, model: llama3.1:8b, count: 0}]
-"""
 PREAMBLE = """
 set -u
 note() { printf '%s\\n' "$*" >> "$FAILURES"; }
@@ -76,7 +72,7 @@ class Live:
 async def live(folder: Path) -> AsyncIterator[Live]:
     """Run everything that runbooks ask, on free ports."""
     urls = [f"127.0.0.1:{port}" for port in free_ports(6)]
-    simulated, control, exporter, observer, notifier, keeper = urls
+    simulated, control, exporter, observer, notifier, provisioner = urls
     inventory = folder / "fleet.json"
     settings = PrometheusSettings(
         exporter,
@@ -84,7 +80,7 @@ async def live(folder: Path) -> AsyncIterator[Live]:
         interval_s=1,
         rule_files=(str(folder / "alerts/rules/*.yml"),),
         alertmanager_address=notifier,
-        provisioner_address=keeper,
+        provisioner_address=provisioner,
     )
     rules.build(rules.build_command(folder / "alerts", interval_s=1, options=()))
     (folder / "prometheus.yml").write_text(prometheus.render(settings))
@@ -93,9 +89,8 @@ async def live(folder: Path) -> AsyncIterator[Live]:
         "PROMETHEUS": f"http://{observer}",
         "ALERTMANAGER": f"http://{notifier}",
         "INVENTORY": str(inventory),
-        "PROVISIONER": f"http://{keeper}",
-        "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": f"http://{keeper}",
-        "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE": str(folder / "provisioner.token"),
+        "PROVISIONER": f"http://{provisioner}",
+        **keeper.environ(folder, provisioner),
     }
     async with Children(folder) as children, aiohttp.ClientSession() as session:
         await children.start(_fleet(folder, inventory, simulated, control))
@@ -103,9 +98,8 @@ async def live(folder: Path) -> AsyncIterator[Live]:
             _exporter(inventory, exporter),
             _prometheus(folder, settings),
             _notifier(folder, notifier),
-            _provisioner(folder, keeper),
         )
-        await _apply(folder, environ)
+        await keeper.start(children, folder, provisioner)
         yield Live(environ, session)
 
 
@@ -127,24 +121,6 @@ def _exporter(inventory: Path, address: str) -> ChildSpec:
         *("--poll.interval=1s", "--poll.health-timeout=400ms", "--poll.metrics-timeout=800ms"),
     )
     return ChildSpec("exporter", command, f"http://{address}/-/ready")
-
-
-def _provisioner(folder: Path, address: str) -> ChildSpec:
-    command = ourselves.command(
-        *("provisioner", "run", "--store.url=memory:", f"--web.listen-address={address}"),
-        *(f"--state-dir={folder}", f"--web.token-file={folder / 'provisioner.token'}"),
-    )
-    return ChildSpec("provisioner", command, f"http://{address}/-/ready")
-
-
-async def _apply(folder: Path, environ: dict[str, str]) -> None:
-    """Give the provisioner a specification; nothing has to be made for it."""
-    (folder / "spec.yml").write_text(SPEC)
-    command = ourselves.command("provisioner", "apply", "--yes", str(folder / "spec.yml"))
-    ours = {**ourselves.environ(os.environ), **environ}
-    applied = await asyncio.create_subprocess_exec(*command, env=ours)
-
-    assert 0 == await applied.wait()
 
 
 def _prometheus(folder: Path, settings: PrometheusSettings) -> ChildSpec:

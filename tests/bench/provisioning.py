@@ -97,12 +97,12 @@ def fleet(n_instances: int, *, n_at_once: int) -> Fleet:
 
 @asynccontextmanager
 async def provisioner(
-    opened: Opened, wanted: Fleet, counters: Counters
+    opened: Opened, wanted: Fleet, counters: Counters, *, seed: int
 ) -> AsyncIterator[Reconciler]:
     """Run a provisioner over a simulated world."""
     store, leadership = opened
     clock = SystemClock()
-    world = World(clock, behaviour=BEHAVIOUR)
+    world = World(clock, behaviour=BEHAVIOUR, seed=seed)
     mirror = Mirror(store, clock)
     reconciler = Reconciler(
         store=store,
@@ -112,7 +112,7 @@ async def provisioner(
         prober=SimulatedProber(world),
         clock=clock,
         read_spec=lambda _: wanted,
-        dice=random.Random(0).random,  # noqa: S311
+        dice=random.Random(seed).random,  # noqa: S311
         listener=counters,
     )
     async with leadership.lead() as leading:
@@ -128,14 +128,14 @@ async def provisioner(
 
 
 async def measure(
-    store_url: str, n_instances: int, *, n_at_once: int, calm_s: float = CALM_S
+    store_url: str, n_instances: int, *, n_at_once: int, seed: int = 0, calm_s: float = CALM_S
 ) -> Provisioned:
     """Provision, then watch."""
     counters = PassCounters()
     opened = open_store(store_url, NAME, clock=SystemClock(), holder="bench")
     begun_s, cpu_s = time.perf_counter(), time.process_time()
     wanted = fleet(n_instances, n_at_once=n_at_once)
-    async with provisioner(opened, wanted, counters) as reconciler:
+    async with provisioner(opened, wanted, counters, seed=seed) as reconciler:
         await counters.whole.wait()
         wall_s, used_s = time.perf_counter() - begun_s, time.process_time() - cpu_s
         n_passes, calm_begun_s = counters.n_passes, time.process_time()
@@ -172,9 +172,10 @@ async def cpu_of_a_pass(reconciler: Reconciler, counters: PassCounters) -> float
 @click.option("--store", default="memory:", help="URL of the store.")
 @click.option("--instances", type=int, default=10_000, help="How many.")
 @click.option("--at-once", type=int, default=1_000, help="Operations at the same time.")
-def main(store: str, instances: int, at_once: int) -> None:
+@click.option("--seed", type=int, default=0, help="Of chance.")
+def main(store: str, instances: int, at_once: int, seed: int) -> None:
     """Provision a simulated fleet and print what it took as JSON."""
-    seen = asyncio.run(measure(store, instances, n_at_once=at_once))
+    seen = asyncio.run(measure(store, instances, n_at_once=at_once, seed=seed))
     click.echo(msgspec.json.encode(seen).decode())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tests.bench.provisioner import default_sentence, sentence
+from tests.bench.provisioner import default_sentence, failures_sentence, sentence
 from tests.bench.provisioning import Provisioned, fleet, measure
 
 SEEN = Provisioned(
@@ -42,9 +42,19 @@ def test_the_sentence_says_what_was_seen_and_what_it_is_held_against() -> None:
     assert (
         "provisioner with etcd: 10,000 simulated instances from nothing to healthy in 24.4 s (at "
         "most 60 s), 1,000 at once, 4.4 CPU-s, 85 passes, 61 MiB; 4% of tries fail: 10,436 tries, "
-        "0.0100% of provisions failed (at most 0.01%); once healthy, a pass takes 11 ms of CPU "
+        "failed provisions: 1; once healthy, a pass takes 11 ms of CPU "
         "(at most 300 ms), and all that goes on 3.1% of a core"
     ) == sentence("etcd", SEEN)
+
+
+def test_failures_of_several_fleets_are_counted_together() -> None:
+    worse = msgspec.structs.replace(SEEN, n_failed=2)
+
+    assert (
+        "provisions that failed, with 4% of tries: 2 of 20,000, 0.0100% (at most 0.01%; all of "
+        "three tries fail for 0.0064%)"
+    ) == failures_sentence([SEEN, msgspec.structs.replace(SEEN, n_failed=1)])
+    assert "0.0150% (NOT at most" in failures_sentence([SEEN, worse])
 
 
 def test_the_default_of_operations_at_once_is_held_against_what_the_starts_alone_take() -> None:

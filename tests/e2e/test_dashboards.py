@@ -94,6 +94,7 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
             SPEC,
             alertmanager_binary=program("alertmanager"),
             alert_options=IMPATIENT,
+            has_provisioner=True,
         ) as (fleet, url),
         aiohttp.ClientSession() as session,
     ):

@@ -13,6 +13,7 @@ from provisioning.stack import observers, prometheus
 from provisioning.stack.observers import Observers
 from provisioning.stack.processes import Children
 from provisioning.stack.rundir import RunDir
+from tests import keeper
 from tests.ports import free_ports
 
 
@@ -25,15 +26,17 @@ async def watched_fleet(
     has_rules: bool = True,
     alertmanager_binary: Path | None = None,
     alert_options: tuple[str, ...] = (),
+    has_provisioner: bool = False,
 ) -> AsyncIterator[tuple[RunningFleet, str]]:
     """Run a fleet, the exporter and Prometheus, a second apart; give fleet and Prometheus' URL.
 
-    Alertmanager runs as well where its program is given.
+    Alertmanager runs as well where its program is given, and a provisioner, which has made nothing
+    of this, if it is asked for.
     """
     async with running_fleet(spec) as fleet:
         inventory = tmp_path / "fleet.json"
         inventory.write_text(json.dumps(list(fleet.inventory)))
-        ports = free_ports(3)
+        ports = free_ports(4)
         watch = Observers(
             run_dir=RunDir(tmp_path),
             inventories=(inventory,),
@@ -43,6 +46,7 @@ async def watched_fleet(
             prometheus_binary=binary,
             alertmanager_binary=alertmanager_binary or binary,
             interval_s=1,
+            provisioner_address=f"127.0.0.1:{ports[3]}" if has_provisioner else None,
             alert_options=alert_options,
         )
         observers.configure(watch)
@@ -58,4 +62,6 @@ async def watched_fleet(
             specs.insert(1, observers.alertmanager_server(watch))
         async with Children(tmp_path) as children:
             await children.start(*specs)
+            if watch.provisioner_address is not None:
+                await keeper.start(children, tmp_path, watch.provisioner_address)
             yield fleet, watch.prometheus_url

@@ -40,7 +40,10 @@ STREAM_LOST = "not found"
 """All that containerd says where its collection of garbage, which follows on any removal, has taken
 the stream before the transfer asked for it; of missing content it says which."""
 STREAM_TRIES = 5
-BROKEN_TEXTS = ("unexpected EOF", "invalid", "archive/tar", "unsupported", "unrecognized")
+ENDED = "unexpected EOF"
+"""The archive is cut off; or, where we have not sent all of it yet, the stream."""
+LAST_WORD_S = 1.0
+BROKEN_TEXTS = (ENDED, "invalid", "archive/tar", "unsupported", "unrecognized")
 
 
 class StreamLostError(TransientError):
@@ -172,6 +175,10 @@ class Images:
             try:
                 wrapped = api.wrapped(f"{api.TRANSFER}.ImageImportStream", source)
                 await self._transfer(name, wrapped)
+            except LastingError as error:
+                if ENDED in str(error) and not await _has_sent_all(sending):
+                    raise StreamLostError(str(error)) from error
+                raise
             finally:
                 sending.cancel()
                 await asyncio.wait([sending])
@@ -262,8 +269,16 @@ def transfer_error(name: str, error: RefusedError) -> UnitError:
     return kind(f"cannot bring the image {name!r} to the node: {error.details}")
 
 
-async def _feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO) -> None:
-    """Send a file, never more than the daemon's window allows; windows add up."""
+async def _has_sent_all(sending: asyncio.Future[bool]) -> bool:
+    done, _ = await asyncio.wait([sending], timeout=LAST_WORD_S)
+    return bool(done) and sending.result()
+
+
+async def _feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO) -> bool:
+    """Send a file, never more than the daemon's window allows; windows add up.
+
+    Returns whether that was all of it.
+    """
     window = 0
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         while True:
@@ -273,8 +288,10 @@ async def _feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO) -> 
             while window < len(chunk):
                 update = await stream.read()
                 if not isinstance(update, Any):
-                    return  # the daemon has heard enough
+                    return False  # the daemon has heard enough
                 window += messages.WindowUpdate.FromString(update.value).update
             await stream.write(api.wrapped(f"{api.TRANSFER}.Data", messages.Data(data=chunk)))
             window -= len(chunk)
         await stream.done_writing()
+        return True
+    return False

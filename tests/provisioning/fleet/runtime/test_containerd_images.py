@@ -160,11 +160,12 @@ async def test_importing_again_changes_nothing(lab: ContainerdLab, busybox: Path
 
 
 @pytest.mark.parametrize("n_lost", [1, 4])
+@pytest.mark.parametrize("lost", ["before", "amid"])
 async def test_an_import_whose_stream_is_collected_as_garbage_begins_anew(
-    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch, n_lost: int
+    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch, n_lost: int, lost: str
 ) -> None:
     images = lab.open().images
-    monkeypatch.setattr(images, "_transfer", losing(n_lost, images._transfer))
+    monkeypatch.setattr(images, "_transfer", losing(n_lost, images._transfer, LOST[lost]))
 
     await images.import_archive("lost:1", busybox)
 
@@ -175,19 +176,26 @@ async def test_an_import_that_loses_every_stream_may_go_well_later(
     lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = lab.open().images
-    monkeypatch.setattr(images, "_transfer", losing(5, images._transfer))
+    monkeypatch.setattr(images, "_transfer", losing(5, images._transfer, LOST["before"]))
 
     with pytest.raises(TransientError, match="'lost:2' to the node: containerd lost the stream"):
         await images.import_archive("lost:2", busybox)
 
 
-def losing(n: int, transfer: Transfer) -> Transfer:
-    """Let a transfer find no stream n times, which containerd does not do on demand."""
+LOST = {
+    "before": RefusedError("x", grpc.StatusCode.NOT_FOUND, "not found"),
+    "amid": RefusedError("x", grpc.StatusCode.UNKNOWN, "failed to ingest: unexpected EOF"),
+}
+"""What containerd says of a stream that it has collected before, or amid, the transfer."""
+
+
+def losing(n: int, transfer: Transfer, lost: RefusedError) -> Transfer:
+    """Let a transfer lose its stream n times, which containerd does not do on demand."""
     left = iter(range(n))
 
     async def transfer_or_lose(name: str, source: Any) -> None:
         if next(left, None) is not None:
-            raise transfer_error(name, RefusedError("x", grpc.StatusCode.NOT_FOUND, "not found"))
+            raise transfer_error(name, lost)
         await transfer(name, source)
 
     return transfer_or_lose

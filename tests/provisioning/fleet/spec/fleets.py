@@ -20,14 +20,15 @@ from provisioning.fleet.spec.engines import ENGINES, Preset, warm_up_of
 
 NAMES = st.from_regex(r"[A-Za-z0-9]([._-]?[A-Za-z0-9]){0,8}", fullmatch=True)
 LABEL_NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).map("l_".__add__)
-WORDS = st.text(st.characters().filter(str.isprintable), min_size=1, max_size=12)
+PRINTABLE = st.characters(exclude_categories=("C", "Z")) | st.just(" ")
+WORDS = st.text(PRINTABLE, min_size=1, max_size=12)
 ANYTHING = st.text(st.characters(codec="utf-8", exclude_characters="\0{}"), max_size=12)
 VARIABLES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True) | st.sampled_from(
     [name for engine in ENGINES.values() for name in engine.environment]
 )
 DURATIONS_S = st.floats(0.001, 3.2e8)
 MOMENTS_S = DURATIONS_S | st.just(0.0)
-CPUS = st.floats(0.001, 1.0)
+CPUS = st.floats(0.001, 1.0) | st.floats(1e-9, 0.001) | st.just(5e-05)
 PATHS = st.sampled_from(["/health", "/a?b=c&d", "/api/version"])
 FOLDERS = st.from_regex(r"/[A-Za-z0-9_ :#-]{1,9}", fullmatch=True)
 
@@ -116,10 +117,10 @@ def fleets(draw: st.DrawFn) -> Fleet:
         Limits(
             draw(st.integers(1, 999)),
             draw(st.integers(0, 999)),
-            draw(st.floats(0.0001, 1.0) | st.sampled_from([0.0, 0.05, 0.07, 1 / 3])),
+            draw(st.floats(0.0, 1.0) | st.sampled_from([0.0, 5e-05, 0.05, 0.07, 1 / 3])),
             draw(DURATIONS_S),
             draw(st.integers(1, 9)),
-            draw(st.floats(0.0, 9.0).filter(lambda s: s == 0 or s > 0.001)),
+            draw(st.just(0.0) | st.floats(0.001, 9.0, exclude_min=True)),
             draw(st.floats(9.0, 99.0)),
             draw(MOMENTS_S),
             draw(MOMENTS_S),
