@@ -27,6 +27,9 @@ PROVISION_DURATION = _of_provisioner("provision_duration_seconds", Kind.HISTOGRA
 OPERATIONS = _of_provisioner("operations_total", Kind.COUNTER, "operation", "result")
 TRIES = _of_provisioner("tries_total", Kind.COUNTER)
 RUNNING_OPERATIONS = _of_provisioner("running_operations", Kind.GAUGE)
+WAITING_OPERATIONS = _of_provisioner("waiting_operations", Kind.GAUGE)
+"""Of the last pass, like INSTANCES_AS_WANTED."""
+REPLACEMENTS = _of_provisioner("replacements_total", Kind.COUNTER, "reason")
 INSTANCES_AS_WANTED = _of_provisioner("instances_as_wanted", Kind.GAUGE)
 """Of the last pass, like LAST_PASS: one that leads no more goes on saying what it said then."""
 PASS_DURATION = _of_provisioner("pass_duration_seconds", Kind.HISTOGRAM)
@@ -40,8 +43,8 @@ API_DROPPED_STREAMS = _of_provisioner("api_dropped_streams", Kind.GAUGE)
 
 PROVISIONER_SERIES = (
     BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES,
-    PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, INSTANCES_AS_WANTED, PASS_DURATION,
-    LAST_PASS, STORE_DURATION, STORE_ERRORS, STORE_OUTAGES, API_REQUESTS, API_STREAMS,
-    API_DROPPED_STREAMS,
+    PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, WAITING_OPERATIONS, REPLACEMENTS,
+    INSTANCES_AS_WANTED, PASS_DURATION, LAST_PASS, STORE_DURATION, STORE_ERRORS, STORE_OUTAGES,
+    API_REQUESTS, API_STREAMS, API_DROPPED_STREAMS,
 )  # fmt: skip
 ALL_SERIES = catalogue.ALL_SERIES + PROVISIONER_SERIES

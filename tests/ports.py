@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
+
+BELOW_EPHEMERAL = (20_000, 32_000)
 
 
 def free_ports(n: int) -> list[int]:
@@ -14,3 +18,11 @@ def free_ports(n: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def free_steady_port() -> int:
+    """Return a free loopback port that no connection of a test beside this one gets by chance."""
+    while True:
+        port = random.randrange(*BELOW_EPHEMERAL)  # noqa: S311 # nothing to guess here
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

@@ -18,14 +18,18 @@ from exporter.inventory import source_for
 from exporter.inventory.naming import urls_of
 from provisioning.fleet.api.forms import AGE_HEADER
 from provisioning.fleet.api.operations import OPERATIONS
+from provisioning.fleet.cli.connection import PREFIX, TOKEN_OPTION
 from provisioning.fleet.cli.run_options import OPTIONS
+from provisioning.fleet.cli.setup_cli import CLIENT_DIR
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.metrics import Metrics
-from provisioning.fleet.runtime import containerd_record
+from provisioning.fleet.runtime import containerd_record, nodeconfig
 from provisioning.fleet.runtime.containerd import namespace_of
 from provisioning.fleet.runtime.records import Records
 from provisioning.fleet.spec import form, load_fleet
+from provisioning.fleet.spec.engines import Preset, warm_up_of
 from provisioning.sim.spec import MODELS
+from provisioning.stack import systemd
 from provisioning.stack.prometheus import PROVISIONER_JOB
 from tests.test_readme import README, table
 
@@ -176,3 +180,43 @@ def test_the_exporters_settings_in_the_readme_have_three_provisioners_as_one_inv
     (inventory,) = config.inventory
     assert inventory == source_for(inventory).name
     assert 3 == len(urls_of(inventory))
+
+
+def test_the_readme_says_which_token_file_several_provisioners_share_and_commands_need() -> None:
+    unit = systemd.provisioner(Path("/opt/ollama-fleet"))
+    path = f"{systemd.STATE_DIR}/provisioner.token"
+    user = systemd.USER
+
+    assert f"Environment={variable_of('web.token-file')}={path}\n" in unit
+    assert f"\ninstall -o {user} -g {user} -m 600 provisioner.token {path}\n" in README
+    assert f"`{TOKEN_OPTION}`" in README
+    assert f"`{PREFIX}PROVISIONER_TOKEN_FILE`" in README
+    assert f"`{PREFIX}PROVISIONER_URL`" in README
+
+
+def test_the_readmes_provisioner_has_its_key_where_the_commands_for_it_put_it() -> None:
+    for option, name in (("ca", "authority"), ("certificate", "certificate"), ("key", "key")):
+        variable = variable_of(f"nodes.{option}-file")
+        assert f"\n{variable}={CLIENT_DIR}/{name}.pem\n" in README
+    assert f"`{nodeconfig.UNIT}`" in README
+
+
+def variable_of(option: str) -> str:
+    """Return the environment variable of an option of `provisioner run`."""
+    (found,) = [one.variable for one in OPTIONS if one.name == option]
+    return found
+
+
+def test_the_readmes_rack_loads_its_models_from_the_folder_that_is_mounted(tmp_path: Path) -> None:
+    """Its mount is read-only: a pull would be of each generation anew."""
+    (tmp_path / "developers.txt").write_text("ada\n")
+    (text,) = [text for text in SPECIFICATIONS if text.startswith("name: rack1\n")]
+    (tmp_path / "fleet.yml").write_text(text)
+
+    (pool,) = load_fleet(tmp_path / "fleet.yml").pools
+
+    workload = pool.workload
+    assert [dict(workload.environment)["OLLAMA_MODELS"]] == [
+        target for _, target in workload.mounts
+    ]
+    assert warm_up_of("ollama", Preset.LOAD, workload.model) == workload.warm_up

@@ -40,8 +40,8 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
         pool_pass.complete(may_place=strangers.may_place)
     # Last: however many removals hang, they take no operation from what somebody waits for.
     for node, unit in draft.survey.strays:
-        is_kept = strangers.n_kept > 0 and unit.instance_id not in observed.stored
-        if not is_kept and _may_sweep(draft, node, unit):
+        is_known = unit.instance_id in observed.stored
+        if (is_known or strangers.may_sweep) and _may_sweep(draft, node, unit):
             draft.sweep(node, unit.name)
     return tuple(draft.actions)
 

@@ -158,9 +158,15 @@ class Executor:
         unit, wait_s = order.unit, FIRST_LOOK_S
         while True:
             heard[-1] = await self._prober.ask(unit.host, unit.port, order.workload.probe)
+            ending = self._endings[unit.name][1]
+            if ending and not heard[-1]:
+                raise NoRoomError(
+                    f"start of {unit.name} on {order.node}: {ending}, and yet {unit.host}:"
+                    f"{unit.port} answers: a stranger has its port; see who: `ss -ltnp` there"
+                )
             if not heard[-1]:
                 return
-            if ending := self._endings[unit.name][1]:
+            if ending:
                 raise TransientError(
                     f"start of {unit.name} on {order.node}: {ending} before it was healthy"
                     f"{self._see_log(order)}"

@@ -83,6 +83,9 @@ class Pool(msgspec.Struct, frozen=True):
     rotation: Rotation = Rotation()
     developers: tuple[str, ...] = ()
     """Who gets an instance of the pool for themselves, one each."""
+    archive: str = ""
+    """Where the provisioner's machine has the image, for nodes that lack it; no part of the
+    workload: to have it elsewhere changes nothing that runs."""
 
 
 class Limits(msgspec.Struct, frozen=True):

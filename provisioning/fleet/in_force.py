@@ -1,4 +1,4 @@
-"""Hold the specification in force: the last one that could be read.
+"""Hold the specification in force: the last one that could be read, as long as there is one.
 
 In:   what the store holds, as text.
 Out:  its Roster; the same one as long as it is in force. Never fails: what cannot be read is told
@@ -27,8 +27,10 @@ class InForce:
         self._roster: Roster | None = None
 
     def roster(self, spec: StoredSpec | None) -> Roster | None:
-        """Take over what the store holds now, and return what is in force; None: nothing yet."""
-        if spec is not None and spec != self._spec:
+        """Take over what the store holds now, and return what is in force; None: nothing."""
+        if spec is None:  # also where there was one: an emptied store asks for nothing
+            self._spec = self._roster = None
+        elif spec != self._spec:
             self._spec = spec
             try:
                 self._roster = Roster(self._read_spec(spec.text))

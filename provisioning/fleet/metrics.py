@@ -29,6 +29,7 @@ from provisioning.fleet.lifecycle import Outcome, Result
 from provisioning.fleet.model import Instance, Phase
 from provisioning.fleet.operations import Kind, Operation
 from provisioning.fleet.report import Report
+from provisioning.fleet.tallies import REASONS
 
 PREFIX = "ollama_provisioner_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -98,6 +99,17 @@ class Metrics:
                 self._operations.labels(kind, result)
         self._tries = self._counter("tries_total", "Tries of operations, the first ones included.")
         self._running_operations = self._gauge("running_operations", "Operations going on now.")
+        self._waiting_operations = self._gauge(
+            "waiting_operations",
+            "Instances to be made, started or stopped that wait for an operation, room or a node.",
+        )
+        self._replacements = self._counter(
+            "replacements_total",
+            "Instances whose unit was given up, by why; operations_total has starts that failed.",
+            "reason",
+        )
+        for reason in REASONS:
+            self._replacements.labels(reason)
         self._as_wanted = self._gauge(
             "instances_as_wanted", "Instances that run, are healthy, and are up to date."
         )
@@ -155,7 +167,10 @@ class Metrics:
         self._pass_duration_s.observe(report.duration_s)
         self._last_pass_timestamp_s.set(self._clock.unix_s())
         self._running_operations.set(report.n_running)
+        self._waiting_operations.set(report.n_waiting)
         self._as_wanted.set(report.n_as_wanted)
+        for reason, n in report.reasons.items():
+            self._replacements.labels(reason).inc(n)
 
     def outage_began(self) -> None:
         """Count a time without the store."""

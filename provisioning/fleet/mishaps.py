@@ -44,8 +44,8 @@ class Mishaps:
         self._clock = clock
         self._ill: frozenset[str] = frozenset()
         """Those of the pass before."""
-        self._unhealthy: list[Mishap] = []
-        """Seen, and not told yet."""
+        self._unhealthy: dict[str, Mishap] = {}
+        """Seen, and not told yet; the newest of each instance: passes may break off for days."""
         self._next_s: dict[Mishap, float] = {}
         """When each may be told again."""
 
@@ -54,7 +54,7 @@ class Mishaps:
         before, self._ill = self._ill, _ill_on_heard_nodes(observed)
         for id_ in sorted(self._ill - before):
             node = observed.stored[id_].instance.node
-            self._unhealthy.append(Mishap(id_, node, f"unhealthy, {observed.ill[id_].fault}"))
+            self._unhealthy[id_] = Mishap(id_, node, f"unhealthy, {observed.ill[id_].fault}")
 
     def tell(
         self,
@@ -63,7 +63,7 @@ class Mishaps:
         stored: Mapping[str, Stored],
     ) -> None:
         """Tell of what failed, what has exited, and what was seen to be unhealthy."""
-        mishaps = [*_failures(ended), *_exits(begun, stored), *self._unhealthy]
+        mishaps = [*_failures(ended), *_exits(begun, stored), *self._unhealthy.values()]
         self._unhealthy.clear()
         if mishaps:
             self._log(mishaps)

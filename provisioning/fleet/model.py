@@ -181,6 +181,8 @@ class Unit(msgspec.Struct, frozen=True):
     mounts: tuple[tuple[str, str], ...]
     cpus: float
     memory_bytes: int
+    archive: str = ""
+    """An OCI archive of the image on this machine, for where the image is missing."""
     model: str = ""
     """For simulated units; real ones learn it from command, environment or warm-up."""
 
@@ -216,6 +218,11 @@ class NodeReport(msgspec.Struct, frozen=True):
     """As of then; only those that carry this fleet's name."""
     fault: str = ""
     """Why it does not answer now; empty: it does."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Say whether it was asked yet."""
+        return bool(self.fault) or self.at_s > 0
 
     @property
     def is_reachable(self) -> bool:

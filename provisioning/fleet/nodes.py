@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import NodeUnreachableError, UnitError
 from provisioning.fleet.fleet import Node
-from provisioning.fleet.model import NodeReport
+from provisioning.fleet.model import FoundUnit, NodeReport
 from provisioning.fleet.runtime.base import Runtime
 from provisioning.fleet.waiting import wait_at_most
 
@@ -41,6 +41,8 @@ class Ward:
         self.runtime: Runtime | None = None
         """None: it could not be opened yet; see the report's fault."""
         self.report = NodeReport(node.name, 0.0)
+        self.removed: set[str] = set()
+        """Units removed since it was asked last: the answer may still tell of them."""
         self.has_changed = asyncio.Event()
         self.tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -103,7 +105,8 @@ class Nodes:
     def forget_unit(self, node: str, unit: str) -> None:
         """Take a unit that has just been removed out of its node's report."""
         if ward := self._wards.get(node):
-            left = tuple(found for found in ward.report.units if found.name != unit)
+            ward.removed.add(unit)
+            left = _without(ward.report.units, {unit})
             ward.report = msgspec.structs.replace(ward.report, units=left)
 
     async def close(self) -> None:
@@ -159,6 +162,7 @@ class Nodes:
 
     async def _asked(self, ward: Ward) -> NodeReport:
         name, begun_s = ward.node.name, self._clock.unix_s()
+        ward.removed.clear()
         try:
             async with asyncio.timeout(self._deadline_s):
                 units = await self._opened(ward).units()
@@ -171,7 +175,7 @@ class Nodes:
             fault = f"{error!r}"
         else:
             # As of the question: what was made since may be missing in the answer.
-            return NodeReport(name, begun_s, units)
+            return NodeReport(name, begun_s, _without(units, ward.removed))
         return msgspec.structs.replace(ward.report, fault=fault)
 
     async def _listen(self, ward: Ward) -> None:
@@ -184,6 +188,10 @@ class Nodes:
             except Exception:
                 log.exception("changes of node %s could not be read", ward.node.name)
             await self._clock.sleep(self._interval_s)
+
+
+def _without(units: Iterable[FoundUnit], removed: Set[str]) -> tuple[FoundUnit, ...]:
+    return tuple(unit for unit in units if unit.name not in removed)
 
 
 def _is_reached_otherwise(before: Node, after: Node) -> bool:

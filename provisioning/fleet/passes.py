@@ -9,6 +9,7 @@ what cannot be read. While it is out of reach nothing is changed. Instances go o
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from provisioning.fleet.actions import Action, Observed
@@ -30,6 +31,7 @@ from provisioning.fleet.report import Report, events_of
 from provisioning.fleet.roster import Roster
 from provisioning.fleet.runtime.base import Prober, Runtime
 from provisioning.fleet.store.base import Change, Done, Store, Term
+from provisioning.fleet.tallies import count_waiting, reasons_of
 from provisioning.fleet.waiting import wait_at_most
 from provisioning.fleet.work import Work
 from provisioning.fleet.writing import changed_id, changes_after, changes_before, subject_id
@@ -160,6 +162,7 @@ class Passes:
         decided_s = self._clock.unix_s()
         self._logbook.note_seen(roster.fleet, observed, now_s=decided_s)
         actions = decide(roster.fleet, observed, decided_s)
+        reasons = reasons_of(actions, observed)
         begun, n_refused_now = await self._begin(roster, actions, term)
         self._n_passes += 1
         report = Report(
@@ -168,6 +171,10 @@ class Passes:
             n_as_wanted=roster.count_as_wanted(self._mirror.stored, self._health.ill),
             events=events_of(ended, begun),
             n_running=self._work.n_running,
+            n_waiting=count_waiting(
+                roster.fleet, self._mirror.stored, self._work.working(), now_s=decided_s
+            ),
+            reasons=Counter(reasons[id_] for id_ in map(subject_id, begun) if id_ in reasons),
             n_refused=n_refused + n_refused_now,
             duration_s=self._clock.monotonic_s() - begun_s,
         )

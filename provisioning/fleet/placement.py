@@ -125,23 +125,21 @@ class Usage:
         """Say whether the port is one of the node's, and no record claims it."""
         return self.node.first_port <= port <= self.node.last_port and port not in self.ports
 
-    def free_port(self, instance_id: str, *, used_before: int = 0) -> int | None:
+    def free_port(self, seed: str, *, avoided: int = 0) -> int | None:
         """Return a port that no record claims; None: all are taken.
 
-        The search begins where the instance's id says, not at the first port: what is just being
-        stopped, or is held by a unit without a record, is then seldom hit. After a failure it
-        begins behind the port used before, which a stranger may have.
+        The search begins where the seed says, not at the first port: what is just being stopped,
+        or is held by a unit without a record, is then seldom hit. The avoided port is the last
+        choice.
         """
         node = self.node
         n_ports = node.last_port - node.first_port + 1
-        if n_ports <= 0:
-            return None
-        start = used_before + 1 if used_before else zlib.crc32(instance_id.encode())
+        start = zlib.crc32(seed.encode())
         for n in range(n_ports):
             port = node.first_port + (start - node.first_port + n) % n_ports
-            if port not in self.ports:
+            if port not in self.ports and port != avoided:
                 return port
-        return None
+        return avoided if self.is_free(avoided) else None
 
 
 class Ledger:
@@ -199,9 +197,9 @@ class Ledger:
         elsewhere = [usage for usage in ranked if usage.node.name != instance.node]
         if instance.n_failures:
             elsewhere.sort(key=lambda usage: usage.node.name in instance.failed_on)
-            return _first_free(elsewhere, instance.id) or _first_free(
-                here, instance.id, used_before=instance.port
-            )
+            # A stranger may have the port, and those beside it, on other nodes too.
+            seed = f"{instance.id} {instance.n_failures}"
+            return _first_free(elsewhere + here, seed, avoided=instance.port)
         if here and here[0].is_free(instance.port):
             return Spot(instance.node, instance.port)
         return _first_free(here + elsewhere, instance.id)
@@ -240,9 +238,9 @@ class Ledger:
         )
 
 
-def _first_free(usages: Sequence[Usage], instance_id: str, *, used_before: int = 0) -> Spot | None:
+def _first_free(usages: Sequence[Usage], seed: str, *, avoided: int = 0) -> Spot | None:
     for usage in usages:
-        port = usage.free_port(instance_id, used_before=used_before)
+        port = usage.free_port(seed, avoided=avoided)
         if port is not None:
             return Spot(usage.node.name, port)
     return None

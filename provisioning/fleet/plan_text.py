@@ -58,7 +58,8 @@ def in_use_text(nodes: Sequence[NodePlan]) -> str:
 
 
 def _without_text(pool: PoolPlan) -> str:
-    whose = "1 developer has" if pool.n_without == 1 else f"{pool.n_without:,} developers have"
+    have = "has" if pool.n_without == 1 else "have"
+    whose = f"{count_text(pool.n_without, 'developer')} {have}"
     return f"pool {pool.name}: {whose} no instance while its count is 0"
 
 

@@ -35,6 +35,10 @@ class Report(msgspec.Struct, frozen=True):
     """What has ended or begun, in words, and how often."""
     n_running: int = 0
     """Operations that go on after the pass."""
+    n_waiting: int = 0
+    """Instances that are to be made, started or stopped, and that nothing works on yet."""
+    reasons: Mapping[str, int] = {}
+    """Why it gave up instances' units, and how often."""
     n_refused: int = 0
     """Changes that the store refused, as somebody else was faster."""
     duration_s: float = 0.0

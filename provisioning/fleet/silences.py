@@ -63,8 +63,9 @@ class Silences:
 
     def forget(self, *, all_but: frozenset[str] = frozenset()) -> None:
         """Know nothing any more of nodes that are not asked."""
-        for name in self._silence_by_node.keys() - all_but:
-            del self._silence_by_node[name]
+        for known in (self._silence_by_node, self._next_s):
+            for name in known.keys() - all_but:
+                del known[name]
 
     def _end(self, node: str) -> bool:
         silence = self._silence_by_node.pop(node, None)

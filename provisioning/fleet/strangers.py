@@ -1,8 +1,8 @@
 """Whether the units that no record tells of are swept, or the store is doubted.
 
 In:   a Fleet and an Observed.
-Out:  how many such units are kept, and whether instances may be made; a warning in the log. Never
-      fails.
+Out:  whether such units are kept, how many, and whether instances may be made; a warning in the
+      log. Never fails.
 
 A few units without a record, beside more instances that are known, are leftovers. If they are more
 than the records, or many, then the store is empty, was restored from an old backup, or is another
@@ -11,6 +11,10 @@ and hold their room, until a person says that they may go: with limits.unavailab
 
 While they are more than the records nothing is made either: the records of new instances would
 soon be many enough for the strangers to look like leftovers.
+
+Nothing of this can be said before each node was asked: what one tells may be a few beside what all
+know, and what another will tell may be a fleet. A node that hangs is waited for until its first
+look is over, once; whoever has answered or failed before is never waited for again.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ class Strangers(NamedTuple):
     """What comes of the running units that have no record."""
 
     n_kept: int
-    """0: all are swept."""
+    """So many are told of."""
+    may_sweep: bool
     may_place: bool
     """Whether instances may be made that have no record yet."""
 
@@ -67,7 +72,9 @@ class StrangerWarning:
 def strangers_of(desired: Fleet, observed: Observed) -> Strangers:
     """Return what comes of the running units that have no record."""
     if desired.limits.unavailable_ratio >= ALL:
-        return Strangers(0, may_place=True)
+        return Strangers(0, may_sweep=True, may_place=True)
+    if not _is_every_node_asked(desired, observed):
+        return Strangers(0, may_sweep=False, may_place=False)
     running = [
         unit.instance_id
         for report in observed.reports.values()
@@ -75,19 +82,15 @@ def strangers_of(desired: Fleet, observed: Observed) -> Strangers:
         if unit.state is UnitState.RUNNING
     ]
     n_strangers = sum(id_ not in observed.stored for id_ in running)
-    is_doubted = n_strangers > len(observed.stored)
     n_allowed = max(FEW, math.floor(desired.limits.unavailable_ratio * len(running) + 1e-9))
+    is_doubted = n_strangers > len(observed.stored)
+    may_sweep = not is_doubted and n_strangers <= n_allowed
     return Strangers(
-        n_kept=n_strangers if is_doubted or n_strangers > n_allowed else 0,
-        may_place=not is_doubted
-        and (bool(observed.stored) or _is_every_node_asked(desired, observed)),
+        n_kept=0 if may_sweep else n_strangers, may_sweep=may_sweep, may_place=not is_doubted
     )
 
 
 def _is_every_node_asked(desired: Fleet, observed: Observed) -> bool:
-    """Say whether each node has answered, or is known not to.
-
-    A store without any record may be a lost one: whether it is, the next node may tell.
-    """
+    """Say whether each node has answered once, or is known not to."""
     reports = (observed.reports.get(node.name) for node in desired.nodes)
     return all(report is not None and (report.at_s > 0 or report.fault) for report in reports)

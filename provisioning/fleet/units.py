@@ -68,5 +68,6 @@ def unit_of(fleet_name: str, pool: Pool, node: Node, instance: Instance) -> Unit
         mounts=workload.mounts,
         cpus=workload.cpus,
         memory_bytes=workload.memory_bytes,
+        archive=pool.archive,
         model=workload.model,
     )

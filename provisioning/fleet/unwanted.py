@@ -25,12 +25,21 @@ def part_with(draft: Draft, instance: Instance, rotation: Rotation) -> None:
         draft.call_off(instance, Reason.SCALED_DOWN)
         return
     state = draft.survey.state(instance.node)
-    if instance.phase is Phase.FAILED or state is NodeState.LOST:
-        draft.forget(instance)  # what it may have left on its node is swept
+    if instance.phase is Phase.FAILED or _is_out_of_sight(draft, instance.node, state):
+        draft.forget(instance)
     elif instance.phase is Phase.RUNNING or not _is_in_order(instance):
         draft.drain(instance, Reason.SCALED_DOWN)
     elif state is NodeState.REACHABLE and _may_stop(draft, instance, rotation):
         draft.stop(instance, Reason.SCALED_DOWN)
+
+
+def _is_out_of_sight(draft: Draft, node: str, state: NodeState) -> bool:
+    """Say whether a node is lost and has left the specification.
+
+    One that is listed may return, with its units: without their records they would be strangers,
+    and many of them a reason to doubt the store.
+    """
+    return state is NodeState.LOST and not draft.survey.is_listed(node)
 
 
 def _is_in_order(instance: Instance) -> bool:

@@ -76,6 +76,9 @@ PACKAGES: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         "ctr": (Package("containerd", "usr/bin/ctr"),),
         "crun": (Package("crun", "usr/bin/crun", libraries=("libyajl2",)),),
         "runc": (Package("runc", "usr/sbin/runc"),),
+        "logrotate": (
+            Package("logrotate", "usr/sbin/logrotate", libraries=("libpopt0", "libacl1")),
+        ),
         "systemd-analyze": (
             Package(
                 "systemd",

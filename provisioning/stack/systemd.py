@@ -87,7 +87,11 @@ WantedBy=multi-user.target
 
 
 def exporter(command: PurePath) -> str:
-    """Return the unit of an exporter, which may read its settings and the network."""
+    """Return the unit of an exporter, which may read its settings and the network.
+
+    No `--check` comes before it: that fails while no provisioner answers, and the exporter, which
+    refuses bad settings itself, waits for one.
+    """
     executable = _executable(command)
     return f"""\
 [Unit]
@@ -98,7 +102,6 @@ Wants=network-online.target
 [Service]
 Type=exec
 DynamicUser=yes
-ExecStartPre={executable} exporter --config.file {CONFIG_DIR}/exporter.yml --check
 ExecStart={executable} exporter --config.file {CONFIG_DIR}/exporter.yml
 Restart=always
 RestartSec=2

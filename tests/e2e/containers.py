@@ -46,6 +46,8 @@ class Node:
     name: str
     address: str
     containerd: Containerd
+    endpoint: str = ""
+    """Where provisioners reach it; empty: at its socket."""
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class Node:
         return {
             "name": self.name,
             "runtime": "containerd",
-            "endpoint": self.containerd.endpoint,
+            "endpoint": self.endpoint or self.containerd.endpoint,
             "address": self.address,
             "cpus": 4,
             "memory": "4GiB",

@@ -8,6 +8,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,32 @@ async def test_what_is_not_ours_is_left_alone(fleet_lab: ContainerLab, tmp_path:
     await daemon.call(api.GET_CONTAINER, messages.ContainerId(id="stranger"))
     await daemon.close()
     await neighbour.close()
+
+
+async def test_instances_keep_off_ports_on_which_strangers_answer(
+    fleet_lab: ContainerLab,
+) -> None:
+    """As another fleet of the same nodes would, whose ports are by default the same."""
+    taken = range(21_000, 21_050)
+    async with AsyncExitStack() as strangers:
+        for node in fleet_lab.nodes:
+            for port in taken:
+                stranger = await asyncio.start_server(answer_well, node.address, port)
+                await strangers.enter_async_context(stranger)
+
+        one = await applied(fleet_lab)
+
+        instances = await one.instances()
+    assert [] == [each["id"] for each in instances if each["port"] in taken]
+    assert 1 < max(each["generation"] for each in instances)
+    assert {"running"} == {each["phase"] for each in instances}
+
+
+async def answer_well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer whatever is asked as a healthy server does."""
+    await reader.read(1)
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    writer.close()
 
 
 async def test_whatever_is_killed_the_fleet_is_whole_again(fleet_lab: ContainerLab) -> None:

@@ -91,7 +91,7 @@ class Api:
             version=version,
         )
         audit = Audit(audit_path, clock)
-        self._admission = Admission(tokens, audit)
+        self.admission = Admission(tokens, audit, clock)
         self._writes = Writes(commands, directory, audit, Answers(clock))
 
     def application(self) -> web.Application:
@@ -117,7 +117,7 @@ class Api:
             check_body(operation, request)
             who = ""
             if operation.needs_token:
-                who = await self._admission.holder(operation, request)
+                who = await self.admission.holder(operation, request)
             if operation.is_write:
                 return await self._writes.carry_out(operation, request, who)
             read: Handler = getattr(self._reads, operation.name)
@@ -139,6 +139,7 @@ async def serving(api: Api, sockets: Sequence[socket.socket]) -> AsyncIterator[s
     await runner.setup()
     telling = asyncio.create_task(api.feed.run())
     telling.add_done_callback(_log_fault)
+    counting = asyncio.create_task(api.admission.run())
     try:
         for one in sockets:
             await _listen(runner, one)
@@ -147,6 +148,8 @@ async def serving(api: Api, sockets: Sequence[socket.socket]) -> AsyncIterator[s
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
         await runner.cleanup()
+        counting.cancel()
+        await asyncio.gather(counting, return_exceptions=True)
 
 
 def _log_fault(telling: asyncio.Task[None]) -> None:

@@ -22,6 +22,7 @@ from aiohttp import web
 
 from provisioning.fleet.api.errors import AuditFileError
 from provisioning.fleet.api.operations import Operation
+from provisioning.fleet.api.refusals import LeftOut
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.fleet import Fleet
 
@@ -70,9 +71,8 @@ class Audit:
         fault: str = "",
     ) -> None:
         """Write down what was asked, and what became of it."""
-        at = datetime.fromtimestamp(self._clock.unix_s(), UTC)
         record = Record(
-            at=at.isoformat(timespec="milliseconds"),
+            at=self._now(),
             who=who,
             address=request.remote or "",
             operation=operation.name,
@@ -82,6 +82,24 @@ class Audit:
             fault=fault,
         )
         await self._write(record)
+
+    async def note_left_out(self, left_out: LeftOut) -> None:
+        """Write down how many more were turned away than have lines of their own."""
+        record = Record(
+            at=self._now(),
+            who="",
+            address=left_out.address,
+            operation=left_out.operation,
+            target="",
+            order=msgspec.Raw(b"null"),
+            status=HTTPStatus.UNAUTHORIZED.value,
+            fault=f"and {left_out.count:,} more in the last minute",
+        )
+        await self._write(record)
+
+    def _now(self) -> str:
+        at = datetime.fromtimestamp(self._clock.unix_s(), UTC)
+        return at.isoformat(timespec="milliseconds")
 
     async def _write(self, record: Record) -> None:
         log.log(

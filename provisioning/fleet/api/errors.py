@@ -18,6 +18,16 @@ class NotLeadingError(ApiError):
         super().__init__(f"this provisioner does not lead, so {so}: {helps}")
 
 
+class HalfDoneError(ApiError):
+    """Another provisioner took over while it was done: some of it may be written, and stays."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another provisioner took over in the midst of it, so it may have been done in part: "
+            "look before you try again"
+        )
+
+
 class UnknownError(ApiError):
     """There is no such instance or pool."""
 

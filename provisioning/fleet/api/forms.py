@@ -102,12 +102,14 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Empty, as are CPUs and memory: the specification does not list it any more."""
     is_listed: bool
     is_cordoned: bool
+    is_asked: bool
+    """Whether it was asked yet, since this provisioner leads."""
     is_reachable: bool
     """Whether it answered when it was asked last."""
     heard_s: float
     """When it last answered; 0: never, since this provisioner leads."""
     fault: str
-    """Why it does not answer; empty: it does."""
+    """Why it does not answer, or is not asked; empty: it answers."""
     n_instances: int
     """Failed ones aside: those have no unit."""
     n_failed: int

@@ -42,6 +42,7 @@ def node_documents(
                 runtime=node.runtime.value if node else "",
                 is_listed=node is not None,
                 is_cordoned=node is not None and node.is_cordoned,
+                is_asked=report is not None and report.is_asked,
                 is_reachable=report is not None and report.is_reachable,
                 heard_s=report.at_s if report else 0.0,
                 fault=_fault(report, is_listed=node is not None),
@@ -59,6 +60,4 @@ def node_documents(
 def _fault(report: NodeReport | None, *, is_listed: bool) -> str:
     if report is None:
         return NOT_ASKED if is_listed else NOT_LISTED
-    if report.is_reachable:
-        return ""
-    return report.fault or NOT_ASKED
+    return report.fault if report.is_asked else NOT_ASKED

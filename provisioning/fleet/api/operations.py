@@ -193,10 +193,10 @@ OPERATIONS = (
         "/pools/{name}/scale",
         "Change how many instances a pool has.",
         Plan,
-        (POOL, IDEMPOTENCY_KEY),
+        (POOL, IF_MATCH, IDEMPOTENCY_KEY),
         ScaleOrder,
         HTTPStatus.ACCEPTED,
-        (BAD_REQUEST, NOT_FOUND, *WRITE_FAILURES, *BODY_FAILURES),
+        (BAD_REQUEST, NOT_FOUND, PRECONDITION_FAILED, *WRITE_FAILURES, *BODY_FAILURES),
         is_write=True,
     ),
     Operation(

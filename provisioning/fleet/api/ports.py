@@ -36,8 +36,9 @@ Reports = Callable[[], Awaitable[Mapping[str, NodeReport]]]
 class Commands(Protocol):
     """What a person may ask for. Each may be asked again: it is done once.
 
-    Every method may raise NotLeadingError and StoreUnavailableError; those with an id UnknownError,
-    and RefusedError where the instance is in no state for it.
+    Every method may raise NotLeadingError, with which nothing was written, HalfDoneError, and
+    StoreUnavailableError; those with an id UnknownError, and RefusedError where the instance is in
+    no state for it.
     """
 
     async def assign(self, id: str, developer: str) -> Instance:  # noqa: A002
@@ -56,10 +57,17 @@ class Commands(Protocol):
         """Replace an instance by a fresh one as soon as the fleet's limits allow it."""
         ...
 
-    async def scale(self, pool: str, count: int) -> Plan:
+    async def scale(self, pool: str, count: int, expected: int | None) -> Plan:
         """Change how many instances a pool has.
 
+        Args:
+            pool: Its name.
+            count: How many it is to have.
+            expected: As of `put_spec`.
+
         Raises:
+            UnknownError: There is no such pool.
+            OutdatedError: Another version is in force.
             SpecError: So many do not fit.
         """
         ...
@@ -73,6 +81,7 @@ class Commands(Protocol):
 
         Raises:
             OutdatedError: Another version is in force.
-            RefusedError: It has another name than the fleet in force.
+            RefusedError: It has another name than the fleet in force, or lacks a node that holds
+                instances and is not cordoned.
         """
         ...

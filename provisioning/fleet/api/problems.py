@@ -16,6 +16,7 @@ from aiohttp import web
 from provisioning.fleet.api.errors import (
     BadRequestError,
     DeniedError,
+    HalfDoneError,
     NotLeadingError,
     OutdatedError,
     RefusedError,
@@ -41,6 +42,7 @@ STATUS_BY_ERROR: Mapping[type[ProvisionerError], HTTPStatus] = {
     OutdatedError: HTTPStatus.PRECONDITION_FAILED,
     SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotLeadingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    HalfDoneError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     TooManyStreamsError: HTTPStatus.SERVICE_UNAVAILABLE,
     TokenFileError: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -16,7 +16,6 @@ import msgspec
 from aiohttp import ETag, web
 
 from provisioning.fleet.api import inventory, openapi
-from provisioning.fleet.api.commands import check_name, plan_for
 from provisioning.fleet.api.errors import BadRequestError, UnknownError
 from provisioning.fleet.api.feed import Feed, Message
 from provisioning.fleet.api.forms import AGE_HEADER
@@ -32,11 +31,13 @@ from provisioning.fleet.api.operations import (
 )
 from provisioning.fleet.api.ports import Reports, Source
 from provisioning.fleet.api.requests import body_of
+from provisioning.fleet.api.steps import check_name, plan_for
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import StoreUnavailableError
 from provisioning.fleet.metrics import CONTENT_TYPE, Metrics
 from provisioning.fleet.plan import Plan
 from provisioning.fleet.spec import checked_fleet
+from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.spec.problems import did_you_mean
 from provisioning.fleet.store.base import View
 
@@ -164,8 +165,7 @@ class Reads:
     async def ready(self, _request: web.Request) -> web.Response:
         """Answer 200 once the fleet is known."""
         known = self._inventory()
-        n = len(known.rows)
-        count = f"{n:,} instance" if n == 1 else f"{n:,} instances"
+        count = count_text(len(known.rows), "instance")
         text = f"The fleet is known: {count}, as of revision {known.revision}.\n"
         return self._aged(web.Response(text=text))
 

@@ -9,6 +9,7 @@ Fails with TokenFileError. Tokens are never logged or printed, only the file's p
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -26,6 +27,8 @@ TOKEN_BYTES = 32
 MAX_FILE_BYTES = 100_000
 LINE = re.compile(r"(?:(?P<name>\S+)\s+)?(?P<token>[!-~]{16,512})", re.ASCII)
 NAMELESS = "token"
+NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""What file systems without hard links say, as vfat and some network shares."""
 SERVER_OPTION = "--web.token-file"
 
 
@@ -72,7 +75,8 @@ class Tokens:
             raise DeniedError(
                 "this needs 'Authorization: Bearer TOKEN', got "
                 f"{'another token' if given else 'none'}; tokens are in the file that the "
-                f"provisioner's {SERVER_OPTION} names"
+                f"provisioner's {SERVER_OPTION} names; if several provisioners stand in for each "
+                "other, they need the same file"
             )
         return who
 
@@ -118,11 +122,24 @@ def _make(path: Path) -> None:
                 file.write(f"{secrets.token_urlsafe(TOKEN_BYTES)}\n")
             # A standby that begins at the same moment makes one as well: the first one counts.
             with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
+                _put(draft, path)
         finally:
             os.unlink(draft)
     except OSError as error:
         raise _error(path, error.strerror) from error
+
+
+def _put(draft: str, path: Path) -> None:
+    """Have the draft's content at the path, unless something is there: at once where that goes."""
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        content = Path(draft).read_bytes()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
 
 
 def _read(path: Path, option: str = SERVER_OPTION) -> Mapping[str, str]:

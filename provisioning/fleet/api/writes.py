@@ -106,7 +106,8 @@ class Writes:
 
     async def _scale(self, request: web.Request, body: bytes) -> Any:
         order = decoded(body, ScaleOrder)
-        return await self._commands.scale(request.match_info["name"], order.count)
+        expected = expected_version(request)
+        return await self._commands.scale(request.match_info["name"], order.count, expected)
 
     async def _put_spec(self, request: web.Request, body: bytes) -> Any:
         fleet = await asyncio.to_thread(checked_fleet, body)

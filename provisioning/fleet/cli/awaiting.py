@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import click
 
+from provisioning.fleet.api.nodes import NOT_ASKED
 from provisioning.fleet.cli.instances_text import shown
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.progress import Progress, progress_until_done
@@ -32,7 +33,9 @@ def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
         click.ClickException: It does not get there.
         SystemExit: Ctrl-C ends the waiting.
     """
-    steps = progress_until_done(client.instances, fleet, sleep=time.sleep)
+    steps = progress_until_done(
+        client.instances, fleet, silent_nodes=lambda: _silent_nodes(client), sleep=time.sleep
+    )
     try:
         last = _last_shown(_within(steps, timeout_s))
     except KeyboardInterrupt:
@@ -47,6 +50,12 @@ def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
         raise click.ClickException(f"{last}, and what is missing cannot start:{faults}")
     if not last.is_done:
         raise click.ClickException(f"{last} after {timeout_s:g} s; the provisioner goes on")
+
+
+def _silent_nodes(client: Client) -> frozenset[str]:
+    """Return the nodes that do not answer; one that is being asked, after a take-over, may yet."""
+    nodes = [one for one in client.nodes() if one.is_listed and not one.is_reachable]
+    return frozenset(one.name for one in nodes if one.fault != NOT_ASKED)
 
 
 def _within(steps: Iterable[Progress], timeout_s: float) -> Iterator[Progress]:

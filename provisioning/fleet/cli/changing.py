@@ -14,10 +14,9 @@ import click
 import msgspec
 
 from provisioning.fleet.cli.asking import ask
-from provisioning.fleet.client.client import Client
-from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.client.client import Client, SpecInForce
 from provisioning.fleet.plan import Plan
-from provisioning.fleet.plan_text import plan_text
+from provisioning.fleet.plan_text import in_use_text, plan_text
 
 
 def waiting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,10 +41,17 @@ def waiting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def agree(planned: Plan, *, is_agreed: bool, is_json: bool) -> None:
-    """Show what would change; ask where instances would be ended."""
+    """Show what would change; ask where instances would be ended.
+
+    Raises:
+        click.ClickException: It drops nodes that are in use, or nobody agrees.
+    """
     show_plan(planned, is_json=is_json)
-    if planned.is_ending_some and not planned.nodes_in_use and not is_agreed:
-        ask("Put this in force?", what="this ends instances")  # not about what is refused anyway
+    if planned.nodes_in_use:
+        # The provisioner would refuse it too, unless they move away just now: then unasked.
+        raise click.ClickException(in_use_text(planned.nodes_in_use))
+    if planned.is_ending_some and not is_agreed:
+        ask("Put this in force?", what="this ends instances")
 
 
 def show_plan(planned: Plan, *, is_json: bool) -> None:
@@ -53,8 +59,8 @@ def show_plan(planned: Plan, *, is_json: bool) -> None:
     click.echo(msgspec.json.encode(planned) if is_json else plan_text(planned))
 
 
-def fleet_in_force(client: Client) -> Fleet:
-    """Return the specification in force.
+def spec_in_force(client: Client) -> SpecInForce:
+    """Return the specification in force, and its tag.
 
     Raises:
         click.ClickException: There is none.
@@ -64,4 +70,4 @@ def fleet_in_force(client: Client) -> Fleet:
         raise click.ClickException(
             "no specification is in force; put one there with: ollama-fleet provisioner apply SPEC"
         )
-    return in_force.fleet
+    return in_force

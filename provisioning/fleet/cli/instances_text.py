@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from provisioning.fleet.api.forms import Details, InstanceDocument
 from provisioning.fleet.model import Phase
+from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.tables import table
 
 HEAD = ("ID", "PHASE", "FOR", "NODE", "MODEL", "DEVELOPER", "GENERATION", "NOTE")
@@ -37,8 +38,7 @@ def summary(instances: Sequence[Details]) -> str:
     """Return `3 instances: 2 running, 1 failed`."""
     tally = Counter(instance.phase for instance in instances)
     phases = ", ".join(f"{tally[phase]:,} {phase}" for phase in Phase if tally[phase])
-    noun = "instance" if len(instances) == 1 else "instances"
-    return f"{len(instances):,} {noun}: {phases}"
+    return f"{count_text(len(instances), 'instance')}: {phases}"
 
 
 def show_text(instance: InstanceDocument, *, now_s: float) -> str:

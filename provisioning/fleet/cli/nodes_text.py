@@ -6,13 +6,16 @@ Out:  a text without a line end after the last line. Pure.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from provisioning.fleet.api.forms import NodeDocument
 from provisioning.fleet.cli.instances_text import age_text, shown
+from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.tables import table
 
 HEAD = ("NODE", "RUNTIME", "STATE", "INSTANCES", "FAILED", "CPUS", "MEMORY", "NOTE")
+ANSWERS, SILENT, NOT_ASKED = "answers", "silent", "not asked"
 GIB = 2**30
 
 
@@ -20,18 +23,22 @@ def nodes_text(nodes: Sequence[NodeDocument], *, now_s: float) -> str:
     """Return a table, and how many there are and do not answer."""
     if not nodes:
         return "no nodes"
-    n_silent = sum(not node.is_reachable for node in nodes)
-    noun = "node" if len(nodes) == 1 else "nodes"
-    silent = f"{n_silent:,} of them silent" if n_silent else "all answer"
     rows = table(HEAD, (_row(node, now_s) for node in nodes))
-    return f"{rows}\n{len(nodes):,} {noun}, {silent}"
+    return f"{rows}\n{count_text(len(nodes), 'node')}, {_answering(nodes)}"
+
+
+def _answering(nodes: Sequence[NodeDocument]) -> str:
+    """Return how many do not answer; those that were not asked say nothing of it."""
+    tally = Counter(map(_state, nodes))
+    unheard = (state for state in (SILENT, NOT_ASKED) if tally[state])
+    return ", ".join(f"{tally[state]:,} of them {state}" for state in unheard) or "all answer"
 
 
 def _row(node: NodeDocument, now_s: float) -> tuple[str, ...]:
     return (
         node.name,
         node.runtime or "-",
-        "answers" if node.is_reachable else "silent",
+        _state(node),
         f"{node.n_instances:,}",
         f"{node.n_failed:,}",
         f"{node.cpus_used:g} of {node.cpus:g}",
@@ -40,11 +47,18 @@ def _row(node: NodeDocument, now_s: float) -> tuple[str, ...]:
     )
 
 
+def _state(node: NodeDocument) -> str:
+    if node.is_reachable:
+        return ANSWERS
+    return SILENT if node.is_asked else NOT_ASKED
+
+
 def _note(node: NodeDocument, now_s: float) -> str:
     """Return what is out of the ordinary, on one line."""
     heard = f"heard {age_text(now_s - node.heard_s)} ago" if node.heard_s else "never heard"
+    fault = shown(node.fault)
     notes = (
-        "" if node.is_reachable else f"{heard}: {shown(node.fault)}",
+        f"{heard}: {fault}" if fault and node.is_asked else fault,
         "" if node.is_listed else "not in the specification",
         "cordoned" if node.is_cordoned else "",
     )

@@ -20,7 +20,7 @@ import click
 from provisioning.fleet.app import Settings, running
 from provisioning.fleet.cli.asking import yes_option
 from provisioning.fleet.cli.awaiting import wait_for
-from provisioning.fleet.cli.changing import agree, fleet_in_force, show_plan, waiting_options
+from provisioning.fleet.cli.changing import agree, show_plan, spec_in_force, waiting_options
 from provisioning.fleet.cli.connection import json_option, with_client
 from provisioning.fleet.cli.nodes_cli import nodes
 from provisioning.fleet.cli.run_options import run_options, settings_of
@@ -135,7 +135,7 @@ def show(*, client: Client, is_json: bool) -> None:
     What it prints is a file for check, plan and apply, as YAML or as JSON. It holds the values of
     environment variables, which may be secrets: keep it as you keep them.
     """
-    fleet = fleet_in_force(client)
+    fleet = spec_in_force(client).fleet
     click.echo(fleet_json(fleet) if is_json else fleet_yaml(fleet).rstrip("\n"))
 
 

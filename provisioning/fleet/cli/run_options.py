@@ -83,7 +83,8 @@ OPTIONS = (
     ),
     Option(
         "web.audit-file",
-        "Gets a line of JSON for each change that was asked for, and for each refused token.",
+        "Gets a line of JSON for each change that was asked for, and for refused tokens: one an "
+        "address and minute, the others counted.",
         FILE,
     ),
     Option("state-dir", "Records and logs of units that are processes.", FOLDER, state_dir, STATE),

@@ -8,10 +8,11 @@ import msgspec
 from provisioning.fleet.api.forms import MAX_COUNT
 from provisioning.fleet.cli.asking import yes_option
 from provisioning.fleet.cli.awaiting import wait_for
-from provisioning.fleet.cli.changing import agree, fleet_in_force, waiting_options
+from provisioning.fleet.cli.changing import agree, spec_in_force, waiting_options
 from provisioning.fleet.cli.connection import json_option, with_client
-from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.client import Client, SpecInForce, etag_of
 from provisioning.fleet.fleet import Fleet
+from provisioning.fleet.plan import Plan
 
 
 @click.command(short_help="Change how many instances a pool has.")
@@ -36,11 +37,25 @@ def scale(
     Where instances are removed, it asks first; where nobody can be asked, it needs --yes. Change
     your specification as well, or the next `apply` sets the number back.
     """
-    scaled = _scaled(fleet_in_force(client), pool, count)
-    agree(client.plan(scaled), is_agreed=is_agreed, is_json=is_json)
-    client.scale(pool, count)
+    in_force = spec_in_force(client)
+    scaled = _scaled(in_force.fleet, pool, count)
+    planned = client.plan(scaled)
+    _check_same(in_force, planned)
+    agree(planned, is_agreed=is_agreed, is_json=is_json)
+    client.scale(pool, count, etag=in_force.etag)
     if is_waiting:
-        wait_for(client, fleet_in_force(client), timeout_s)
+        # Read again, it might come from a provisioner that does not know of the change yet.
+        wait_for(client, scaled, timeout_s)
+
+
+def _check_same(in_force: SpecInForce, planned: Plan) -> None:
+    """Refuse a plan that is not made against what was read: it would show what else differs."""
+    read, base = in_force.etag.removeprefix("W/"), etag_of(planned)
+    if read != base:
+        raise click.ClickException(
+            f"the plan is against version {base} of the specification, and {read or 'another'} was "
+            "read: it was changed in between, or a provisioner does not reach its store; try again"
+        )
 
 
 def _scaled(fleet: Fleet, name: str, count: int) -> Fleet:

@@ -9,10 +9,12 @@ from pathlib import Path
 import click
 
 from provisioning.fleet.errors import SpecError
-from provisioning.fleet.runtime import nodeconfig
+from provisioning.fleet.runtime import nodeconfig, nodesteps
 from provisioning.fleet.runtime.nodeconfig import NodeAccess
 from provisioning.stack import systemd
 
+CLIENT_DIR = f"{systemd.CONFIG_DIR}/nodes"
+"""Where a provisioner has its key and certificate for nodes."""
 output_option = click.option(
     "--output-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -67,7 +69,7 @@ def node_files(node: str, address: str, output_dir: Path, port: int, client: str
 
     nginx stands in front of containerd's socket and lets through whoever has a certificate of an
     authority made for this alone: such a client is root on the node. The commands that make the
-    certificates are printed.
+    certificates and start nginx are printed, in their order.
     """
     access = NodeAccess(node, address, port=port, client=client)
     try:
@@ -75,16 +77,21 @@ def node_files(node: str, address: str, output_dir: Path, port: int, client: str
     except SpecError as error:
         raise click.UsageError(str(error)) from error
     _write((output_dir / file.path.lstrip("/"), file.text) for file in files)
-    _tell("once, where the authority's key is kept", nodeconfig.authority_commands())
-    _tell(f"on {node}, as root, with the files in place", nodeconfig.node_commands(access))
+    _tell("once, where the authority's key is kept", nodesteps.authority_commands())
+    _tell(f"on {node}, as root, with the files in place", nodesteps.node_commands(access))
     _tell(
-        "where a provisioner runs, unless it was done for another node",
-        nodeconfig.client_commands(access, "/etc/ollama-fleet/nodes"),
+        "where a provisioner runs, as root, if it was not done for another node",
+        nodesteps.client_commands(access, CLIENT_DIR, systemd.USER),
     )
     _tell(
         "for each request.pem, where the authority's key is kept; certificate.pem and "
         "authority.pem then go where request.pem came from",
-        nodeconfig.signing_commands(),
+        nodesteps.signing_commands(),
+    )
+    _tell(f"on {node}, as root, with them in place", nodesteps.node_start_commands())
+    _tell(
+        "where a provisioner runs, as root, if it was not done before, with them in place",
+        nodesteps.client_end_commands(CLIENT_DIR, systemd.USER),
     )
 
 

@@ -1,7 +1,8 @@
 """Where provisioners are, and where a token may be sent.
 
 In:   URLs that a person configured, and URLs that a provisioner names as the leader's.
-Out:  base URLs; whether one may be trusted with the token. Fails with ClientError. Pure.
+Out:  base URLs; whether one may be trusted, with or without the token. Fails with ClientError.
+Pure.
 """
 
 from __future__ import annotations
@@ -38,18 +39,25 @@ def is_trusted(url: str, configured: Sequence[str]) -> bool:
     It may to this machine itself, and to a host that is configured, as long as it does not go in
     clear where the configured URL is encrypted.
     """
-    parts = _parts(url)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = _server(url)
+    if parts is None:
         return False
-    if "@" in parts.netloc:
-        return False
-    if is_loopback(parts.hostname):
+    if is_loopback(parts.hostname or ""):
         return True
     known = [urlsplit(one) for one in configured]
     return any(
         parts.hostname == one.hostname and (parts.scheme == "https" or one.scheme == "http")
         for one in known
     )
+
+
+def is_alike(url: str, named_by: str) -> bool:
+    """Say whether what a URL answers is worth as much as what the one that names it would say.
+
+    It is not where that one's answers are encrypted and these would not be.
+    """
+    parts = _server(url)
+    return parts is not None and (parts.scheme == "https" or urlsplit(named_by).scheme == "http")
 
 
 def is_loopback(host: str) -> bool:
@@ -60,6 +68,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _server(url: str) -> SplitResult | None:
+    """Return the parts of a server's URL without user and password; None where it is none."""
+    parts = _parts(url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        return None
+    return None if "@" in parts.netloc else parts
 
 
 def _parts(url: str) -> SplitResult | None:

@@ -17,9 +17,11 @@ from provisioning.fleet.api.forms import AGE_HEADER, NOT_LEADING, ProblemDocumen
 from provisioning.fleet.client.errors import RefusedError, UnreachableError
 
 UNAUTHORIZED = 401
+SERVER_FAULT = 500
 UNAVAILABLE = 503
 PASSING = frozenset({502, UNAVAILABLE, 504})
 SHOWN_CHARACTERS = 2_000
+MAYBE_DONE = ", so it may have been done: look before you try again"
 START_AND_URL = "see that a provisioner runs there, and that --provisioner.url is right"
 
 
@@ -83,8 +85,13 @@ class Answer:
         return text[:SHOWN_CHARACTERS] or f"status {self.status}"
 
 
-def good(answer: Answer, doing: str) -> Answer:
+def good(answer: Answer, doing: str, *, is_write: bool = False) -> Answer:
     """Return an answer that is good.
+
+    Args:
+        answer: Whatever was answered.
+        doing: For messages.
+        is_write: A proxy that fails may have passed it on.
 
     Raises:
         RefusedError: It is not.
@@ -94,7 +101,9 @@ def good(answer: Answer, doing: str) -> Answer:
         return answer
     problem = answer.problem
     if problem is None:
-        raise unreachable(doing, {answer.url: str(answer)}, helps=START_AND_URL)
+        is_maybe_done = is_write and answer.status >= SERVER_FAULT
+        words = f"{answer}{MAYBE_DONE}" if is_maybe_done else str(answer)
+        raise unreachable(doing, {answer.url: words}, helps=START_AND_URL)
     helps = ""
     if answer.status == UNAUTHORIZED:
         helps = "; give with --provisioner.token-file the file that the provisioner reads"

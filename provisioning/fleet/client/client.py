@@ -77,12 +77,12 @@ class Client:
         doing = "list nodes"
         return _decoded(self._transport.read("/nodes", doing=doing), list[NodeDocument], doing)
 
-    def scale(self, pool: str, count: int) -> Plan:
-        """Change how many instances a pool has."""
+    def scale(self, pool: str, count: int, *, etag: str) -> Plan:
+        """Change how many instances a pool has, if the specification with this tag is in force."""
         doing = f"scale pool {pool}"
         body = msgspec.json.encode(ScaleOrder(count))
         path = f"/pools/{_quoted(pool)}/scale"
-        answer = self._transport.write("POST", path, doing=doing, body=body)
+        answer = self._transport.write("POST", path, doing=doing, body=body, if_match=etag)
         return _decoded(answer, Plan, doing)
 
     def spec(self) -> SpecInForce | None:
@@ -110,7 +110,7 @@ class Client:
             "/spec",
             doing=doing,
             body=encode_fleet(fleet).encode(),
-            if_match=f'"{plan.base_version}"',
+            if_match=etag_of(plan),
         )
         return _decoded(answer, Plan, doing)
 
@@ -119,6 +119,11 @@ class Client:
         path = f"/instances/{_quoted(id_)}/{name}"
         answer = self._transport.write("POST", path, doing=doing, body=body)
         return _decoded(answer, InstanceDocument, doing)
+
+
+def etag_of(plan: Plan) -> str:
+    """Return the tag of the specification that was planned against."""
+    return f'"{plan.base_version}"'
 
 
 def _pairs(filters: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:

@@ -47,6 +47,11 @@ class Order(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
     token: str | None = None
 
+    @property
+    def is_telling(self) -> bool:
+        """Say whether it holds what not everybody may know: a token, or a specification."""
+        return self.token is not None or self.body is not None
+
 
 class _Bearer(AuthBase):
     """Sets the token, or none; as `auth`, because requests prefers a ~/.netrc to a header."""

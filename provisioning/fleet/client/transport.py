@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 
 import requests
 
-from provisioning.fleet.client.addresses import checked_url, is_trusted
+from provisioning.fleet.client.addresses import checked_url, is_alike, is_trusted
 from provisioning.fleet.client.answers import (
+    MAYBE_DONE,
     PASSING,
     SHOWN_CHARACTERS,
     START_AND_URL,
@@ -125,7 +126,7 @@ class Transport:
             if answer is None:
                 raise unreachable(doing, seen, helps=START_AND_URL)
             if not answer.is_standbys:
-                return good(answer, doing)
+                return good(answer, doing, is_write=True)
             if not patience.lasts(answer):
                 waited = f"waited {patience.waited_s:g} s for one to lead"
                 raise unreachable(doing, seen, helps=f"{waited}; see the provisioners' logs")
@@ -155,8 +156,12 @@ class Transport:
         """Return the answer of the first that has one, or else of one that is not ready yet.
 
         A leader that is named by one who cannot answer is asked last.
+
+        Raises:
+            UntrustedLeaderError: Nobody has one, and a leader that is named may not be asked.
         """
         unready: Answer | None = None
+        untrusted: UntrustedLeaderError | None = None
         in_turn = self._turns.in_turn()
         most = len(in_turn) + MAX_LEADERS
         for url in in_turn:
@@ -170,8 +175,14 @@ class Transport:
             seen[url] = str(answer)
             unready = answer if answer.is_unready else unready
             if answer.leader and answer.leader not in in_turn and len(in_turn) < most:
-                self._check_trust(answer, doing)
-                in_turn.append(answer.leader)
+                try:
+                    self._check_trust(answer, order, doing)
+                except UntrustedLeaderError as error:
+                    untrusted = error  # it may be one of those that come yet, by another name
+                else:
+                    in_turn.append(answer.leader)
+        if untrusted is not None:
+            raise untrusted
         return unready
 
     def _answer_of_any(self, order: Order, doing: str, seen: dict[str, str]) -> Answer | None:
@@ -208,24 +219,30 @@ class Transport:
             except requests.RequestException as error:
                 if never_arrived(error):
                     break
-                seen[url] += ", so it may have been done: look before you try again"
+                seen[url] += MAYBE_DONE
                 raise unreachable(doing, seen, helps=START_AND_URL) from error
             seen[url] = str(answer)
             if not answer.leader:
                 break
-            self._check_trust(answer, doing)
+            self._check_trust(answer, order, doing)
             url, is_hasty = answer.leader, True
         return answer
 
-    def _check_trust(self, answer: Answer, doing: str) -> None:
-        """Refuse to send the token to the leader that an answer names, if it is not for it.
+    def _check_trust(self, answer: Answer, order: Order, doing: str) -> None:
+        """Refuse to send an order to the leader that an answer names, if it is not for it.
+
+        What tells nothing may be sent to any server that the one who answers could be as well.
 
         Raises:
             UntrustedLeaderError: It is not.
         """
-        if answer.leader in self.urls or is_trusted(answer.leader, self.urls):
+        leader = answer.leader
+        if leader in self.urls or is_trusted(leader, self.urls):
             return
+        if not order.is_telling and is_alike(leader, answer.url):
+            return
+        why = "which the token is not for" if order.token else "where nothing is sent unasked"
         raise UntrustedLeaderError(
-            f"cannot {doing}: {answer.url} says that {answer.leader[:SHOWN_CHARACTERS]!r} leads, "
-            "which the token is not for; give it as another --provisioner.url if it is one of yours"
+            f"cannot {doing}: {answer.url} says that {leader[:SHOWN_CHARACTERS]!r} leads, "
+            f"{why}; give it as another --provisioner.url if it is one of yours"
         )

@@ -33,9 +33,12 @@ from provisioning.fleet.runtime.containerd_daemon import Certificates, Daemon, R
 from provisioning.fleet.runtime.containerd_images import Image, Images
 from provisioning.fleet.runtime.containerd_record import Settings, new_record
 from provisioning.fleet.runtime.endings import News
+from provisioning.fleet.runtime.listeners import refuse_taken
 from provisioning.fleet.runtime.logkeeper import LogKeeper
 
 OCI_FAILURE, NO_PARENT = "oci runtime create failed", "parent snapshot"
+GROUP_FAILURE = "creating cgroup directory"
+"""Says crun where another fleet has just removed the group above, which was empty."""
 LASTING_TEXTS = (
     "no such file",
     "not found",
@@ -86,10 +89,10 @@ class ContainerdRuntime:
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
     async def start(self, unit: Unit) -> None:
-        """Make the unit's container and start it; pull its image where that is missing."""
+        """Make the unit's container and start it; bring its image where that is missing."""
         self._events.listen()
         if not await self._containers.is_running(unit.name):
-            image = await self.images.ensure(unit.image)
+            image = await self.images.ensure(unit.image, unit.archive)
             await self._finished(unit.name, self._start(unit, image))
 
     async def remove(self, name: str, *, grace_s: float) -> None:
@@ -103,7 +106,8 @@ class ContainerdRuntime:
             await self._containers.end(name, grace_s)
             await self._containers.clear(name)
         if self._is_local and not self._starting:
-            # The last one has gone; one that begins now would miss the group that it has just made.
+            # The last one has gone; one that begins now would miss the group that it has just made,
+            # as one of another fleet on this machine still may: it tries again (GROUP_FAILURE).
             cgroups.remove_empty(self._settings.cgroup_parent)
 
     async def units(self) -> tuple[FoundUnit, ...]:
@@ -161,6 +165,7 @@ class ContainerdRuntime:
             if await self._containers.is_running(unit.name):
                 return
             await self._containers.clear(unit.name)
+            await refuse_taken(unit.host, unit.port)
             if self._is_local:
                 await asyncio.to_thread(_forget_log, log)
             try:
@@ -180,7 +185,7 @@ class ContainerdRuntime:
         self._news.tell(name)
 
     def _log(self, instance_id: str) -> Path:
-        return logfiles.of_container(self._settings.log_dir, self._fleet, instance_id)
+        return logfiles.of_container(self._fleet, instance_id, folder=self._settings.log_dir)
 
     def _lock(self, name: str) -> asyncio.Lock:
         """Return what makes starts and removals of one unit take turns."""
@@ -209,7 +214,7 @@ def _classified(unit: Unit, error: RefusedError) -> UnitError:
     text = error.details.lower()
     if any(part in text for part in NO_ROOM_TEXTS):
         return NoRoomError(f"cannot start {unit.name}: {error}; free some on the node")
-    is_told = OCI_FAILURE in text or NO_PARENT in text
+    is_told = NO_PARENT in text or (OCI_FAILURE in text and GROUP_FAILURE not in text)
     is_lasting = is_told and any(part in text for part in LASTING_TEXTS)
     if is_lasting or error.code is grpc.StatusCode.INVALID_ARGUMENT:
         return LastingError(

@@ -116,20 +116,24 @@ class Images:
         self._known: dict[str, Image] = {}
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
-    async def ensure(self, name: str) -> Image:
-        """Return the image; pull it where it is missing and its name begins with a registry.
+    async def ensure(self, name: str, archive: str = "") -> Image:
+        """Return the image; where it is missing, import the archive, or pull it by its name.
 
         Raises:
             LastingError: It is nowhere to be had.
         """
         lock = self._locks.setdefault(name, asyncio.Lock())
-        async with lock:  # many units of one image pull it once
+        async with lock:  # many units of one image bring it once
             if found := await self._find(name):
                 return found
+            if archive:
+                await self.import_archive(name, Path(archive))
+                return await self._must_find(name)
             if not has_registry(name):
                 raise LastingError(
                     f"the image {name!r} is not on {self._daemon.endpoint}; import an archive of "
-                    "it, or begin its name with a registry, as registry.example:5000/llm:1"
+                    "it, set the pool's `archive`, or begin its name with a registry, as "
+                    "registry.example:5000/llm:1"
                 )
             await self.pull(name)
             return await self._must_find(name)
@@ -152,10 +156,13 @@ class Images:
         """
         for _ in range(STREAM_TRIES):
             try:
-                with archive.open("rb") as file:
+                with await asyncio.to_thread(_opened, archive) as file:
                     await self._send(name, file)
             except OSError as error:
-                raise LastingError(f"cannot read the image {archive}: {error.strerror}") from error
+                raise LastingError(
+                    f"cannot read the image {archive} on the provisioner's machine: "
+                    f"{error.strerror}"
+                ) from error
             except StreamLostError:
                 continue
             await self._must_find(name)
@@ -272,6 +279,13 @@ def transfer_error(name: str, error: RefusedError) -> UnitError:
 async def _has_sent_all(sending: asyncio.Future[bool]) -> bool:
     done, _ = await asyncio.wait([sending], timeout=LAST_WORD_S)
     return bool(done) and sending.result()
+
+
+def _opened(archive: Path) -> BinaryIO:
+    """Open a file to be read; a pipe or a device might never end, or never begin."""
+    if archive.exists() and not archive.is_file():
+        raise LastingError(f"cannot read the image {archive}: it is no file")
+    return archive.open("rb")
 
 
 async def _feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO) -> bool:

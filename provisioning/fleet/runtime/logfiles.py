@@ -60,11 +60,11 @@ class LogBound:
 
 
 def of_process(folder: Path, instance_id: str) -> Path:
-    """Return where an instance's processes write, in the folder of its node's records."""
+    """Return where an instance's processes write, in the folder of `records.folder_of`."""
     return folder / "logs" / f"{instance_id}.log"
 
 
-def of_container(folder: str, fleet: str, instance_id: str) -> Path:
+def of_container(fleet: str, instance_id: str, *, folder: str = CONTAINERS_DIR) -> Path:
     """Return where an instance's containers write, on their node."""
     return Path(folder, fleet, f"{instance_id}.log")
 
@@ -104,7 +104,8 @@ def _copy_and_cut(log: Path, max_bytes: int) -> None:
 
 def _newest(log: Path, max_bytes: int) -> bytes:
     with log.open("rb") as source:
-        source.seek(-max_bytes, os.SEEK_END)
+        # It may have become shorter meanwhile: others cut logs off too.
+        source.seek(max(0, source.seek(0, os.SEEK_END) - max_bytes))
         return source.read(max_bytes)
 
 

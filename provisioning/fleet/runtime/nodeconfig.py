@@ -1,12 +1,14 @@
 """Write what a node needs to be reached by provisioners: configuration, and no program of ours.
 
 In:   a node's name and address, where its containerd listens, who may use it.
-Out:  files for the node: nginx in front of containerd's socket with mutual TLS, the request for the
-      node's certificate, the rotation of its units' logs; and the commands that use them.
+Out:  files for the node: nginx in front of containerd's socket with mutual TLS, the unit that runs
+      it, the request for the node's certificate, the rotation of its units' logs.
 Fails with SpecError, which carries every problem.
 
 Whoever holds a client certificate is root on the node: the authority is for this alone, and besides
-its signature the client's common name is checked. Keys are made where they are used and never sent.
+its signature the client's common name is checked. The nginx is one of its own and runs as root, as
+nobody else may open containerd's socket; letting nginx's usual user in would make root of all that
+runs as that user.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from provisioning.fleet.errors import SpecError
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 PATH = re.compile(r"/[A-Za-z0-9/._-]+")
 PORT = 11_480
-KEY_KIND = "ec -pkeyopt ec_paramgen_curve:P-256"
+UNIT = "ollama-fleet-node"
 IDLE_LIMIT = "1h"
 """How long a connection may say nothing; events are rare, and pings come more often."""
 
@@ -41,6 +43,11 @@ class NodeAccess(msgspec.Struct, frozen=True):
     """On the node; holds key, certificate and the authority's certificate."""
     log_dir: str = "/var/log/ollama-fleet"
     max_log_bytes: int = 16 * 2**20
+    nginx: str = "/usr/sbin/nginx"
+    modules_dir: str = "/usr/lib/nginx/modules"
+    """Where Debian's packages put nginx's modules."""
+    pid_file: str = f"/run/{UNIT}.pid"
+    """Not nginx's usual one, which Debian's own service has."""
 
 
 class File(msgspec.Struct, frozen=True):
@@ -59,47 +66,23 @@ def node_files(access: NodeAccess) -> tuple[File, ...]:
     if problems := list(_problems(access)):
         raise SpecError(f"node {access.node!r}", problems)
     return (
-        # Debian's nginx reads this folder outside of `http`, after the module of the same package.
-        File("/etc/nginx/modules-enabled/90-ollama-fleet.conf", nginx_stream(access)),
+        File(f"{access.folder}/nginx.conf", nginx_config(access)),
+        File(f"/etc/systemd/system/{UNIT}.service", unit(access)),
         File(f"{access.folder}/request.cnf", certificate_request(access)),
         File("/etc/logrotate.d/ollama-fleet", log_rotation(access)),
     )
 
 
-def node_commands(access: NodeAccess) -> tuple[str, ...]:
-    """Return what to run on the node, as root, before its certificate is signed."""
-    return (
-        "apt-get install --no-install-recommends containerd crun nginx libnginx-mod-stream",
-        _request_command(access.folder, f"{access.folder}/request.cnf"),
-    )
-
-
-def client_commands(access: NodeAccess, folder: str) -> tuple[str, ...]:
-    """Return what to run where a provisioner runs, before its certificate is signed."""
-    return (f"{_request_command(folder, '/dev/null')} -subj '/CN={access.client}'",)
-
-
-def authority_commands() -> tuple[str, ...]:
-    """Return how the authority is made, once."""
-    return (
-        f"openssl req -x509 -newkey {KEY_KIND} -noenc -keyout authority.key -out authority.pem "
-        "-days 3650 -subj '/CN=ollama-fleet containerd access'",
-    )
-
-
-def signing_commands(days: int = 365) -> tuple[str, ...]:
-    """Return how the authority signs a request: each node's, and each provisioner's."""
-    return (
-        "openssl x509 -req -in request.pem -CA authority.pem -CAkey authority.key "
-        f"-copy_extensions copyall -days {days} -out certificate.pem",
-    )
-
-
-def nginx_stream(access: NodeAccess) -> str:
-    """Return the part of nginx's configuration that stands outside of `http`."""
+def nginx_config(access: NodeAccess) -> str:
+    """Return the whole configuration of the node's own nginx."""
     name = re.escape(access.client)
     return f"""\
 # containerd of {access.node}, for provisioners of ollama-fleet; whoever gets through is root here.
+user root;
+daemon off;
+pid {access.pid_file};
+load_module {access.modules_dir}/ngx_stream_module.so;
+events {{}}
 stream {{
   map $ssl_client_s_dn $ollama_fleet_containerd {{
     "~(^|,)CN={name}$" unix:{access.socket};
@@ -119,6 +102,25 @@ stream {{
     proxy_pass $ollama_fleet_containerd;
   }}
 }}
+"""
+
+
+def unit(access: NodeAccess) -> str:
+    """Return the systemd unit of the node's own nginx."""
+    return f"""\
+[Unit]
+Description=Lets provisioners of ollama-fleet reach containerd
+After=network-online.target containerd.service
+Wants=network-online.target
+
+[Service]
+Type=exec
+ExecStart={access.nginx} -e stderr -c {access.folder}/nginx.conf
+Restart=always
+RestartSec=2
+
+[Install]
+WantedBy=multi-user.target
 """
 
 
@@ -154,14 +156,6 @@ def log_rotation(access: NodeAccess) -> str:
 """
 
 
-def _request_command(folder: str, config: str) -> str:
-    """Return how a key is made that its owner alone can read, and a certificate asked for."""
-    return (
-        f"umask 077 && openssl req -new -newkey {KEY_KIND} -noenc -config {config} "
-        f"-keyout {folder}/key.pem -out {folder}/request.pem"
-    )
-
-
 def _bracketed(access: NodeAccess) -> str:
     """Return the address to listen on: a name is looked up by nginx when it starts."""
     return f"[{access.address}]" if ":" in access.address else access.address
@@ -184,7 +178,7 @@ def _problems(access: NodeAccess) -> Iterator[str]:
         yield f"address  an IP address or a host name, got {access.address!r}"
     if not 0 < access.port < 65_536:
         yield f"port  from 1 to 65535, got {access.port}"
-    for field in ("socket", "folder", "log_dir"):
+    for field in ("socket", "folder", "log_dir", "nginx", "modules_dir", "pid_file"):
         if not PATH.fullmatch(getattr(access, field)):
             yield (
                 f"{field}  an absolute path of letters, digits and `/._-`, "

@@ -18,7 +18,7 @@ from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import LastingError
 from provisioning.fleet.fleet import Node, RuntimeKind
 from provisioning.fleet.model import Probe, WarmUp
-from provisioning.fleet.runtime import cgroups, logfiles
+from provisioning.fleet.runtime import cgroups, logfiles, records
 from provisioning.fleet.runtime.base import Runtime
 from provisioning.fleet.runtime.hosted import HostedRuntime
 from provisioning.fleet.runtime.prober import HttpProber
@@ -81,11 +81,10 @@ class Machines:
         """Return the path, on a node, of what an instance writes; empty: it has none."""
         match node.runtime:
             case RuntimeKind.PROCESS:
-                folder = self._local.state_dir / self._fleet / node.name
+                folder = records.folder_of(self._local.state_dir, self._fleet, node.name)
                 return str(logfiles.of_process(folder, instance_id))
             case RuntimeKind.CONTAINERD:
-                folder_there = logfiles.CONTAINERS_DIR
-                return str(logfiles.of_container(folder_there, self._fleet, instance_id))
+                return str(logfiles.of_container(self._fleet, instance_id))
             case RuntimeKind.SIMULATED:
                 return ""
 

@@ -5,9 +5,8 @@ Out:  processes, each the leader of a session of its own, with its output in a f
 Fails with UnitError, by what the caller can do.
 
 The provisioner may be killed at any moment: the record is written before the process is made, and
-the process writes into it who it is before it runs the command (launch.py). No process is signalled
-unless its id, start time and boot are those of the record. While the provisioner lives it learns
-each unit's exit status; a unit that ended without it is told as exited, with an unknown status.
+the process writes into it who it is before it runs the command (launch.py). What runs by a record,
+and how it is ended, is in unit_processes.py.
 
 Memory is limited where we may make cgroups (cgroups.py), and not at all elsewhere: a limit on the
 address space would refuse to map a model's file. CPUs are not limited. Units run as the
@@ -19,11 +18,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 import os
 import re
 import secrets
-import signal
 import socket
 import time
 import weakref
@@ -32,24 +29,19 @@ from pathlib import Path
 
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
-from provisioning.fleet.model import FoundUnit, Unit, UnitState
+from provisioning.fleet.model import FoundUnit, Unit
 from provisioning.fleet.runtime import cgroups, logfiles, procfs, spawning
 from provisioning.fleet.runtime.cgroups import Cgroups
-from provisioning.fleet.runtime.endings import Endings, News, until_ended
+from provisioning.fleet.runtime.endings import News
 from provisioning.fleet.runtime.logkeeper import LogKeeper
-from provisioning.fleet.runtime.procfs import Identity
-from provisioning.fleet.runtime.records import MARK_VARIABLE, Record, Records
+from provisioning.fleet.runtime.records import MARK_VARIABLE, Record, Records, folder_of
 from provisioning.fleet.runtime.spawning import Order
+from provisioning.fleet.runtime.unit_processes import UnitProcesses
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 POLL_S = 0.01
 LAUNCH_LIMIT_S = 10.0
 """How long a process may take to run its command; milliseconds as a rule."""
-KILL_LIMIT_S = 10.0
-"""How long killed processes may take to end."""
-GROUP_LIMIT_S = 2.0
-
-log = logging.getLogger(__name__)
 
 
 class ProcessRuntime:
@@ -69,14 +61,12 @@ class ProcessRuntime:
         for name in (fleet, node):
             _checked(name)
         self._label = label_of(fleet, node, state_dir)
-        self._records = Records(state_dir / fleet / node, procfs.boot())
+        self._records = Records(folder_of(state_dir, fleet, node), procfs.boot())
         self._inherited = spawning.inherited(environ)
         self._groups = groups
         self._logs = LogKeeper(max_log_bytes, SystemClock())
-        self._unwritten: dict[str, int] = {}
-        """Exit statuses that the disk had no room for, by the units' names."""
         self._news = News()
-        self._endings = Endings(self._on_end)
+        self._processes = UnitProcesses(self._records, on_end=self._news.tell)
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
     async def start(self, unit: Unit) -> None:
@@ -86,7 +76,7 @@ class ProcessRuntime:
         async with self._lock(unit.name), self._kept():
             await self._until_launched(unit.name)
             if record := self._records.read(unit.name):
-                if self._is_running(record):
+                if self._processes.is_running(record):
                     return
                 await self._clear(record)
             await self._launch(unit)
@@ -100,16 +90,16 @@ class ProcessRuntime:
             if record is None:
                 self._records.delete(name)
                 return
-            if self._is_running(record):
-                await self._ask_to_end(record, grace_s)
+            if self._processes.is_running(record):
+                await self._processes.ask_to_end(record, grace_s)
             await self._clear(record)
 
     async def units(self) -> tuple[FoundUnit, ...]:
         """Return all units that have a record, and keep their logs within bounds."""
         async with self._kept():
-            seen = await asyncio.to_thread(self._look)
+            seen = await asyncio.to_thread(self._processes.look)
             await self._logs.keep(self._records.log(record.instance_id) for record, _ in seen)
-            return tuple(self._found(record, state) for record, state in seen)
+            return tuple(self._processes.found(record, state) for record, state in seen)
 
     async def changes(self) -> AsyncIterator[str]:
         """Yield the name of each unit whose process ends, adopted ones included."""
@@ -124,7 +114,7 @@ class ProcessRuntime:
 
     async def close(self) -> None:
         """Watch no process any more; they go on."""
-        self._endings.close()
+        self._processes.close()
         self._news.close()
         await self._logs.close()
 
@@ -139,8 +129,7 @@ class ProcessRuntime:
             if self._records.read(unit.name) == record:
                 await self._clear(record)
             raise
-        if identity := self._records.identity(record):
-            self._endings.watch(unit.name, identity)
+        self._processes.watch(record)
 
     async def _run(self, unit: Unit, record: Record, order: Order) -> None:
         """Write the record, make the process, and wait until its command runs."""
@@ -187,98 +176,15 @@ class ProcessRuntime:
                 )
             await asyncio.sleep(POLL_S)
 
-    async def _ask_to_end(self, record: Record, grace_s: float) -> None:
-        for member in await asyncio.to_thread(self._members, record):
-            procfs.send_signal(member, signal.SIGTERM)
-        if identity := self._records.identity(record):
-            await until_ended(identity, grace_s)
-
     async def _clear(self, record: Record) -> None:
         """Kill what is left of the unit, and forget it.
 
         Raises:
             TransientError: It does not end, as a process that waits for a broken disk.
         """
-        deadline_s = time.monotonic() + KILL_LIMIT_S
-        while not await self._is_gone(record):
-            if time.monotonic() > deadline_s:
-                raise TransientError(
-                    f"processes of {record.name} were killed and do not end within "
-                    f"{KILL_LIMIT_S:g} s; see what they wait for: `ps -o pid,stat,wchan`"
-                )
-            await asyncio.sleep(POLL_S)
-        if identity := self._records.identity(record):
-            procfs.reap(identity)
-        if record.cgroup:
-            await _remove_group(Path(record.cgroup))
-        self._endings.forget(record.name)
-        self._unwritten.pop(record.name, None)
+        await self._processes.kill(record)
+        self._processes.forget(record)
         self._records.delete(record.name)
-
-    async def _is_gone(self, record: Record) -> bool:
-        """Kill what is left; say whether nothing was."""
-        members = await asyncio.to_thread(self._members, record)
-        for member in members:
-            procfs.send_signal(member, signal.SIGKILL)
-        return not members
-
-    def _members(self, record: Record) -> list[Identity]:
-        """Return the unit's living processes; blocks for a millisecond per hundred processes."""
-        found = set[Identity]()
-        if record.cgroup:
-            found.update(procfs.identities(cgroups.members(Path(record.cgroup))))
-        if identity := self._records.identity(record):
-            found.update(procfs.session_members(identity, record.environment_line))
-            # Its environment may be hidden from us, but who it is was written down.
-            found.update({identity} if procfs.is_alive(identity) else ())
-        return list(found)
-
-    def _is_running(self, record: Record) -> bool:
-        identity = self._records.identity(record)
-        return identity is not None and procfs.is_alive(identity)
-
-    def _look(self) -> list[tuple[Record, UnitState]]:
-        records = [record for name in self._records.names() if (record := self._records.read(name))]
-        return [(record, self._state(record)) for record in records]
-
-    def _state(self, record: Record) -> UnitState:
-        if self._is_running(record):
-            return UnitState.RUNNING
-        return UnitState.EXITED if self._records.was_launched(record) else UnitState.CREATED
-
-    def _found(self, record: Record, state: UnitState) -> FoundUnit:
-        has_exited = state is UnitState.EXITED
-        if state is UnitState.RUNNING and (identity := self._records.identity(record)):
-            self._endings.watch(record.name, identity)
-        return FoundUnit(
-            record.name,
-            record.instance_id,
-            record.generation,
-            state,
-            exit_status=self._exit_status(record) if has_exited else None,
-            is_out_of_memory=has_exited and _was_out_of_memory(record),
-        )
-
-    def _exit_status(self, record: Record) -> int | None:
-        """Return how it ended; asks the kernel, which tells a parent once, and writes it down."""
-        identity = self._records.identity(record)
-        if identity and (status := procfs.reap(identity)) is not None:
-            self._keep_status(record.name, status)
-        return self._unwritten.get(record.name, self._records.status(record.name))
-
-    def _keep_status(self, name: str, status: int) -> None:
-        try:
-            self._records.write_status(name, status)
-        except OSError as error:
-            self._unwritten[name] = status
-            log.warning("cannot write how %s ended, with status %d: %s", name, status, error)
-
-    def _on_end(self, name: str) -> None:
-        try:
-            if record := self._records.read(name):
-                self._exit_status(record)
-        finally:
-            self._news.tell(name)
 
     @contextlib.asynccontextmanager
     async def _kept(self) -> AsyncIterator[None]:
@@ -312,23 +218,6 @@ def _checked(name: str) -> None:
         raise LastingError(
             f"{name!r} cannot name a unit, fleet or node: letters, digits, `.`, `-` and `_` can"
         )
-
-
-async def _remove_group(group: Path) -> None:
-    """Remove a group whose processes have ended; the kernel may need a moment to see it so.
-
-    What stays is empty and harms nobody, so it does not hold the unit's removal up for long.
-    """
-    deadline_s = time.monotonic() + GROUP_LIMIT_S
-    while not cgroups.remove(group):
-        if time.monotonic() > deadline_s:
-            log.warning("%s cannot be removed yet, though nothing runs in it", group)
-            return
-        await asyncio.sleep(POLL_S)
-
-
-def _was_out_of_memory(record: Record) -> bool:
-    return bool(record.cgroup) and cgroups.has_killed(Path(record.cgroup))
 
 
 def _check_port(host: str, port: int) -> None:

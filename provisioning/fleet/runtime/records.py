@@ -48,6 +48,11 @@ class Record(msgspec.Struct, frozen=True):
         return f"{MARK_VARIABLE}={self.mark}".encode()
 
 
+def folder_of(state_dir: Path, fleet: str, node: str) -> Path:
+    """Return where the records of one fleet's units on one node are."""
+    return state_dir / fleet / node
+
+
 class Records:
     """The records of one fleet on one node."""
 

@@ -21,7 +21,8 @@ BYTES_BY_UNIT = {
     "TiB": 2**40,
 }
 SECONDS_BY_UNIT = {"w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,20})?"
+NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,400})?"
+"""Of the smallest float, what is not zero begins at the 308th decimal."""
 SIZE = re.compile(rf"({NUMBER}) ?({'|'.join(BYTES_BY_UNIT)})", re.ASCII)
 DURATION_PART = re.compile(rf"({NUMBER})(ms|[wdhms])", re.ASCII)
 DURATION = re.compile(rf"(?:{DURATION_PART.pattern})+", re.ASCII)

@@ -117,6 +117,7 @@ def _pool(path: Path, pool: Pool) -> Iterator[Problem]:
     yield from _named((*path, "name"), pool.name, MAX_POOL_NAME_CHARACTERS)
     yield from _at_least(0, path, count=pool.count)
     yield from _workload(path, pool.workload)
+    yield from _archive((*path, "archive"), pool)
     at_most = pool.placement.max_per_node
     yield from _at_least(0, (*path, "placement"), max_per_node=at_most)
     yield from _rotation((*path, "rotation"), pool.rotation, pool.count)
@@ -161,6 +162,15 @@ def _environment(path: Path, environment: Sequence[tuple[str, str]]) -> Iterator
             fault = f"holds braces that are no placeholder; known are {known}; {{{{ is a brace"
         yield from _complaint((*path, name), fault)
     yield from _repeated_names(path, environment)
+
+
+def _archive(path: Path, pool: Pool) -> Iterator[Problem]:
+    if not pool.archive:
+        return
+    if not pool.archive.startswith("/") or "\0" in pool.archive:
+        yield Problem(path, f"must be an absolute path, got {pool.archive!r}")
+    if not pool.workload.image:
+        yield Problem(path, "needs an `image`: the name that its image gets on the nodes")
 
 
 def _mounts(path: Path, mounts: Sequence[tuple[str, str]]) -> Iterator[Problem]:

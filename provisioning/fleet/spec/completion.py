@@ -60,6 +60,7 @@ class Completion:
             Placement(placement.strategy, placement.max_per_node, sorted_pairs(placement.selector)),
             Rotation(rotation.every, rotation.at_once, rotation.drain),
             self._developers(entry.developers, (*path, "developers")),
+            entry.archive,
         )
 
     def _workload(self, entry: form.PoolForm, path: Path) -> Workload:
@@ -73,7 +74,7 @@ class Completion:
             engine=entry.engine,
             image=entry.image,
             command=engine.command if entry.command is None else tuple(entry.command),
-            environment=_environment(engine, entry),
+            environment=self._environment(entry, engine, (*path, "environment")),
             mounts=tuple((mount.source, mount.target) for mount in entry.mounts),
             cpus=entry.cpus,
             memory_bytes=entry.memory,
@@ -93,6 +94,18 @@ class Completion:
                 path, f"must be one of {known}, got {name!r}{did_you_mean(name, ENGINES)}"
             )
         return ENGINES.get(name, Engine())
+
+    def _environment(
+        self, entry: form.PoolForm, engine: Engine, path: Path
+    ) -> tuple[tuple[str, str], ...]:
+        known = engine.environment if entry.engine in ENGINES else entry.environment
+        for name, value in entry.environment.items():
+            if value is None and name not in known:
+                drops = f"has no value, which only drops what engine {entry.engine} sets by default"
+                near = did_you_mean(name, known)
+                self._complain((*path, name), f'{drops}; write "" for an empty text{near}')
+        given = {**engine.environment, **entry.environment}
+        return sorted_pairs({name: value for name, value in given.items() if value is not None})
 
     def _warm_up(self, entry: form.PoolForm, engine: Engine, path: Path) -> tuple[WarmUp, ...]:
         wanted = engine.warm_up if entry.warm_up is None else entry.warm_up
@@ -136,11 +149,6 @@ class Completion:
 def sorted_pairs(texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return a mapping as pairs, sorted by key."""
     return tuple(sorted(texts.items()))
-
-
-def _environment(engine: Engine, entry: form.PoolForm) -> tuple[tuple[str, str], ...]:
-    given = {**engine.environment, **entry.environment}
-    return sorted_pairs({name: value for name, value in given.items() if value is not None})
 
 
 def _node(entry: form.NodeForm, name: str, address: str, endpoint: str) -> Node:

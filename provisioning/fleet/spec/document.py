@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import yaml
@@ -21,6 +22,9 @@ from provisioning.fleet.spec.amounts import duration_text, share_text, size_text
 from provisioning.fleet.spec.engines import ENGINES, Engine, preset_of
 
 Document = dict[str, Any]
+TEXT_OR_POWER = re.compile(r'"(?:[^"\\]|\\.)*"|[0-9.]+e[-+][0-9]+')
+"""In JSON, a text, or else a number with a power of ten: without a dot, YAML takes that for a text.
+"""
 BROKEN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """What writers of JSON and YAML leave as it is, and a reader of YAML takes for something else."""
 
@@ -40,6 +44,7 @@ def fleet_yaml(fleet: Fleet) -> str:
 def fleet_json(fleet: Fleet) -> str:
     """Return the fleet as JSON on one line, which a specification may be written in too."""
     text = json.dumps(fleet_document(fleet), ensure_ascii=False)
+    text = TEXT_OR_POWER.sub(lambda found: _without_power(found[0]), text)
     return BROKEN_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -80,6 +85,7 @@ def pool_document(pool: Pool) -> Document:
         "engine": workload.engine,
         "count": pool.count,
         "image": workload.image,
+        "archive": pool.archive,
         "command": list(workload.command),
         "environment": _environment(workload),
         "mounts": [{"source": source, "target": target} for source, target in workload.mounts],
@@ -137,6 +143,10 @@ def _warm_up(workload: Workload) -> str | list[Document]:
         {"path": one.path, "body": one.body, "timeout": duration_text(one.timeout_s)}
         for one in workload.warm_up
     ]
+
+
+def _without_power(text_or_number: str) -> str:
+    return text_or_number if text_or_number[0] == '"' else f"{Decimal(text_or_number):f}"
 
 
 def _number(amount: float) -> float:

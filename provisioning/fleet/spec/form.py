@@ -48,7 +48,7 @@ Size = Annotated[int, BeforeValidator(parse_size_bytes)]
 Text = Annotated[str, BeforeValidator(_text)]
 Texts = dict[Text, Text]
 Variables = dict[Text, Annotated[str | None, BeforeValidator(_text_or_nothing)]]
-"""A variable without a value is taken from the engine's defaults."""
+"""A variable without a value is one that the engine sets by default, and is left out."""
 
 
 class Section(BaseModel):
@@ -120,6 +120,7 @@ class PoolForm(Section):
     engine: str = "ollama"
     count: Amount
     image: str = ""
+    archive: str = ""
     command: list[Text] | None = None
     environment: Variables = {}
     mounts: list[MountForm] = []

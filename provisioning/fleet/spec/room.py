@@ -53,7 +53,7 @@ def room_by_resource(pool: Pool, node: Node) -> dict[str, int]:
     workload = pool.workload
     return {
         "memory": node.memory_bytes // workload.memory_bytes,
-        "cpus": int(node.cpus / workload.cpus + ROUNDING),
+        "cpus": int(min(node.cpus / workload.cpus + ROUNDING, UNLIMITED)),
         "ports": _ports(node),
         "max_instances": node.max_instances or UNLIMITED,
         "max_per_node": pool.placement.max_per_node or UNLIMITED,

@@ -96,11 +96,15 @@ class World:
         for node in self.fleet.nodes:
             self.units.setdefault(node.name, {})
         self.last_seen: dict[str, tuple[FoundUnit, ...]] = {}
+        self.unasked: set[str] = set()
+        """Nodes that have not said anything yet since the last take-over, not even a fault."""
 
     def step(self) -> tuple[Action, ...]:
         """Let time pass, end some operations, decide, and begin what was decided."""
         self.now_s += STEP_S
         self._end_operations()
+        if not self.is_wild or self.dice.random() < 0.5:
+            self.unasked.clear()
         seen = self.observe()
         actions = decide(self.fleet, seen, self.now_s)
         check(self, seen, actions)
@@ -111,7 +115,7 @@ class World:
     def observe(self) -> Observed:
         """Return what a provisioner sees of the world now."""
         for name, held in self.units.items():
-            if not self.is_unheard(name):
+            if not self.is_unheard(name) and name not in self.unasked:
                 self.heard_s[name] = self.now_s
                 self.last_seen[name] = tuple(one.found for one in held.values())
         return Observed(
@@ -133,7 +137,7 @@ class World:
             name,
             self.heard_s.get(name, 0.0),
             self.last_seen.get(name, ()),
-            "cannot connect" if self.is_unheard(name) else "",
+            "cannot connect" if self.is_unheard(name) and name not in self.unasked else "",
         )
 
     def _answers(self, instance: Instance) -> bool:
@@ -252,7 +256,7 @@ class World:
             self.now_s += dice.choice((60.0, 200.0, 3600.0, 86_400.0))
         elif kind == 6:
             self.operations.clear()  # another provisioner takes over
-            self.since_s = self.now_s
+            self._forget_reports()
         elif kind == 7:
             node = dice.choice(names)
             units = self.units[node]
@@ -260,6 +264,13 @@ class World:
                 del units[dice.choice(sorted(units))]
         elif kind == 8:
             self.fleet = replace(self.fleet, pools=tuple(map(self._respecified, self.fleet.pools)))
+
+    def _forget_reports(self) -> None:
+        """Know nothing of nodes; those that are slow to answer are not heard at once."""
+        self.since_s = self.now_s
+        self.heard_s.clear()
+        self.last_seen.clear()
+        self.unasked = {name for name in sorted(self.units) if self.dice.random() < 0.5}
 
     def _respecified(self, pool: Pool) -> Pool:
         """Return a pool of another count or workload, or as it was: a rollback."""
@@ -375,7 +386,10 @@ def check_lost(world: World, seen: Observed, actions: Sequence[Action]) -> None:
 
 
 def check_strangers(world: World, seen: Observed, actions: Sequence[Action]) -> None:
-    """A store that knows less than half of what runs is doubted, until a person has spoken."""
+    """A store that knows less than half of what runs is doubted, until a person has spoken.
+
+    So is any as long as not all nodes were asked what runs.
+    """
     running = [
         unit
         for report in seen.reports.values()
@@ -383,7 +397,8 @@ def check_strangers(world: World, seen: Observed, actions: Sequence[Action]) -> 
         if unit.state is UnitState.RUNNING
     ]
     strangers = {unit.name for unit in running if unit.instance_id not in seen.stored}
-    if len(strangers) > len(seen.stored) and world.fleet.limits.unavailable_ratio < 1.0:
+    is_doubted = len(strangers) > len(seen.stored) or bool(world.unasked)
+    if is_doubted and world.fleet.limits.unavailable_ratio < 1.0:
         assert not [action for action in actions if isinstance(action, Place)]
         assert not strangers & {action.unit for action in actions if isinstance(action, Sweep)}
 

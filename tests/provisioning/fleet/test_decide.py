@@ -160,12 +160,37 @@ class TestCounts:
 
         assert () == decided(pool(0), one, reports=[silent("n1", for_s=60.0)])
 
-    def test_what_is_on_its_way_out_on_a_lost_node_is_forgotten(self) -> None:
-        leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
+    @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.DRAINING, Phase.STOPPING])
+    def test_what_is_on_its_way_out_on_a_lost_node_is_remembered_while_that_may_return(
+        self, phase: Phase
+    ) -> None:
+        leaving = instance(1, phase=phase, reason=Reason.SCALED_DOWN)
 
-        assert (Forget("chat-00001"),) == decided(
-            pool(0), leaving, reports=[silent("n1", for_s=121.0)]
-        )
+        assert () == decided(pool(0), leaving, reports=[silent("n1", for_s=121.0)])
+
+    def test_what_is_too_much_on_a_lost_node_is_drained_and_stopped_when_that_returns(self) -> None:
+        one = instance(1)
+        drain = Drain(one.id, Reason.SCALED_DOWN)
+        assert (drain,) == decided(pool(0), one, reports=[silent("n1", for_s=121.0)])
+
+        leaving = replace(one, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN)
+        stop = Stop(one.id, Reason.SCALED_DOWN)
+        assert (stop,) == decided(pool(0), leaving, reports=[report("n1", found(one))])
+
+    @pytest.mark.parametrize("reports", [[], [silent("n1", for_s=121.0)]], ids=["unknown", "known"])
+    def test_what_is_on_its_way_out_on_a_node_that_has_left_is_forgotten_after_the_grace(
+        self, reports: list[NodeReport]
+    ) -> None:
+        leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
+        left = fleet(pool(0), nodes=[N2])
+
+        assert (Forget("chat-00001"),) == decided(left, leaving, reports=[report("n2"), *reports])
+
+    def test_what_is_on_its_way_out_on_a_node_that_has_just_left_has_its_grace(self) -> None:
+        leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
+        reports = [report("n2"), silent("n1", for_s=119.0)]
+
+        assert () == decided(fleet(pool(0), nodes=[N2]), leaving, reports=reports)
 
     def test_what_is_worked_on_is_left_alone(self) -> None:
         for one in (instance(1, phase=Phase.STARTING), instance(1, phase=Phase.STOPPING)):
@@ -281,11 +306,45 @@ class TestPlaces:
             decided(
                 fleet(pool(3), nodes=nodes),
                 known,
-                reports=[silent("n1", for_s=5), report("n2", found(known))],
+                reports=[
+                    silent("n1", for_s=5),
+                    report("n2", found(known)),
+                    report("n3", at_s=0.0, fault="refused"),
+                ],
             )
         )
 
         assert ["n2", "n2"] == [one.node for one in new]
+
+    @pytest.mark.parametrize("nodes", [[node("n1")], [node("n1"), N2]], ids=["here", "elsewhere"])
+    def test_after_each_failed_start_it_gets_another_port_wherever_it_goes(
+        self, nodes: list[Node]
+    ) -> None:
+        """A stranger may have the old one, and those beside it, on every node."""
+        failed = instance(phase=Phase.FAILED, retry_at_s=NOW_S, failed_on=("n2", "n1"))
+        reports = [report(one.name) for one in nodes]
+        ports = [failed.port]
+
+        for n in range(1, 9):
+            failed = replace(failed, n_failures=n, port=ports[-1])
+            (renew,) = decided(fleet(pool(1), nodes=nodes), failed, reports=reports)
+            assert isinstance(renew, Renew)
+            assert nodes[-1].name == renew.node
+            ports.append(renew.port)
+
+        assert 9 == len(set(ports))
+        assert max(ports) - min(ports) > 1000
+
+    @pytest.mark.parametrize(("last_port", "expected"), [(20_000, 20_000), (20_001, 20_001)])
+    def test_after_a_failed_start_the_old_port_is_the_last_choice(
+        self, last_port: int, expected: int
+    ) -> None:
+        small = fleet(pool(1), nodes=[node(first_port=20_000, last_port=last_port)])
+        for n in range(1, 9):
+            failed = instance(phase=Phase.FAILED, retry_at_s=NOW_S, n_failures=n, port=20_000)
+            (renew,) = decided(small, failed, reports=[report()])
+            assert isinstance(renew, Renew)
+            assert expected == renew.port
 
     def test_ports_on_a_node_are_all_different(self) -> None:
         tight = node(cpus=90.0, memory_bytes=90 * GIB, first_port=20_000, last_port=20_049)
@@ -939,6 +998,17 @@ class TestSweeping:
 
         assert n_placed == len(placed(actions))
 
+    def test_many_units_without_a_record_keep_nothing_from_being_made_beside_more_records(
+        self,
+    ) -> None:
+        known = many(12)
+        strangers = [found(instance(number)) for number in range(500, 511)]
+
+        actions = decided(pool(13), *known, reports=[report("n1", *map(found, known), *strangers)])
+
+        assert [] == [action for action in actions if isinstance(action, Sweep)]
+        assert 1 == len(placed(actions))
+
     def test_what_is_known_is_mended_though_the_store_is_doubted(self) -> None:
         """That all of them have ended at once makes the others no less strange."""
         known = instance(1, phase=Phase.STARTING)
@@ -956,23 +1026,71 @@ class TestSweeping:
         assert {Sweep("n1", dead.name)} < set(actions)
         assert 1 == len(placed(actions))
 
+    @pytest.mark.parametrize("n_known", [0, 1])
     @pytest.mark.parametrize(
-        ("reports", "n_placed"),
+        ("reports", "is_asked"),
         [
-            ([report("n1")], 0),
-            ([report("n1"), report("n2", at_s=0.0)], 0),
-            ([report("n1"), report("n2", at_s=0.0, fault="refused")], 2),
-            ([report("n1"), silent("n2", for_s=9.0)], 2),
-            ([report("n1"), report("n2")], 2),
+            ([], False),
+            ([report("n2", at_s=0.0)], False),
+            ([report("n2", at_s=0.0, fault="refused")], True),
+            ([silent("n2", for_s=9.0)], True),
+            ([report("n2")], True),
         ],
         ids=["unasked", "being asked", "refuses", "silent", "answered"],
     )
-    def test_the_first_instances_wait_until_each_node_was_asked_what_runs(
-        self, reports: list[NodeReport], n_placed: int
+    def test_nothing_is_made_or_swept_until_each_node_was_asked_what_runs(
+        self, reports: list[NodeReport], is_asked: bool, n_known: int
     ) -> None:
-        wanted = fleet(pool(2), nodes=[WIDE, N2])
+        """However much the store knows; what it knows is put right meanwhile."""
+        known = many(n_known)
+        old = [found(one, generation=9) for one in known]
+        dead = found(instance(7), UnitState.EXITED)
+        here = report("n1", *map(found, known), *old, dead)
 
-        assert n_placed == len(placed(decided(wanted, reports=reports)))
+        actions = decided(fleet(pool(3), nodes=[WIDE, N2]), *known, reports=[here, *reports])
+
+        assert (3 - n_known if is_asked else 0) == len(placed(actions))
+        swept = {action.unit for action in actions if isinstance(action, Sweep)}
+        assert {unit.name for unit in old} | ({dead.name} if is_asked else set()) == swept
+
+    def test_few_strangers_on_one_node_are_not_swept_before_the_others_were_asked(self) -> None:
+        """Nine on each of five nodes are a fleet."""
+        nodes = [node(f"n{n}") for n in range(1, 6)]
+        known = [instance(n, node=f"n{n}") for n in range(1, 6)]
+        reports = [
+            report(
+                one.name,
+                found(mine),
+                *(found(instance(number)) for number in range(100 * n, 100 * n + 9)),
+            )
+            for n, (one, mine) in enumerate(zip(nodes, known, strict=True), start=1)
+        ]
+        wanted = fleet(pool(5), nodes=nodes)
+
+        for n_heard in range(1, 6):
+            unheard = [report(one.name, at_s=0.0) for one in nodes[n_heard:]]
+            assert () == decided(wanted, *known, reports=reports[:n_heard] + unheard)
+
+    def test_with_a_persons_word_nobody_is_waited_for(self) -> None:
+        wanted = fleet(pool(1), nodes=[WIDE, N2], limits=Limits(unavailable_ratio=1.0))
+        stray = found(instance(7))
+
+        actions = decided(wanted, reports=[report("n1", stray), report("n2", at_s=0.0)])
+
+        assert {Sweep("n1", stray.name)} < set(actions)
+        assert 1 == len(placed(actions))
+
+    def test_units_whose_instances_have_moved_elsewhere_are_no_strangers(self) -> None:
+        moved = [instance(n, node="n2", generation=2) for n in range(1, 13)]
+        left = [found(one, generation=1) for one in moved]
+
+        actions = decided(
+            fleet(pool(12), nodes=[WIDE, N2]),
+            *moved,
+            reports=[report("n1", *left), report("n2", *map(found, moved))],
+        )
+
+        assert {Sweep("n1", unit.name) for unit in left} == set(actions)
 
     def test_what_could_just_not_be_removed_is_left_alone_for_a_while(self) -> None:
         leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
@@ -1021,7 +1139,8 @@ class TestFailures:
         (renew,) = decided(pool(1), self.failed())
 
         assert isinstance(renew, Renew)
-        assert ("n1", self.failed().port + 1) == (renew.node, renew.port)
+        assert "n1" == renew.node
+        assert self.failed().port != renew.port
 
     def test_stays_in_its_place_after_a_crash(self) -> None:
         (renew,) = decided(

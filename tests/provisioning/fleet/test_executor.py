@@ -283,6 +283,24 @@ def test_a_unit_that_was_seen_to_end_is_not_waited_for(at_s: float, log: str) ->
     assert outcome.fault.endswith(f"its unit has exited, status 1 before it was healthy{where}")
 
 
+def test_a_healthy_answer_where_the_unit_has_ended_is_a_strangers() -> None:
+    script = Scripted()
+
+    async def ask(host: str, port: int, probe: Probe) -> str:
+        made.note_ended(NAME, "its unit has exited, status 1", at_s=EPOCH_S + 1.0)
+        return ""
+
+    script.ask = ask  # type: ignore[method-assign]
+    made = executor(script)
+
+    outcome, _ = run(lambda: made.start(ORDER, LIMITS))
+
+    assert (Result.NO_ROOM, 1) == (outcome.result, outcome.n_tries)
+    seen = f"exited, status 1, and yet 127.0.0.1:{UNIT.port} answers: a stranger has its port"
+    assert seen in outcome.fault
+    assert ["start", f"remove {NAME} 10"] == script.calls
+
+
 def test_an_ending_from_before_the_try_says_nothing() -> None:
     script = Scripted()
     script.answers = ["refused"] * 8

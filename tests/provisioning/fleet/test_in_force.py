@@ -36,5 +36,19 @@ def test_what_cannot_be_read_leaves_the_last_one_in_force_and_is_told_of_once(
 
     assert first is in_force.roster(BAD)
     assert first is in_force.roster(BAD)
-    assert first is in_force.roster(None)
     assert 1 == caplog.text.count("the specification is not taken over")
+
+
+def test_once_the_store_has_none_there_is_none_until_it_has_one_again() -> None:
+    in_force = InForce(read)
+    assert in_force.roster(ONE)
+
+    assert None is in_force.roster(None)
+    assert in_force.roster(ONE)
+
+    assert None is in_force.roster(None)
+    assert None is in_force.roster(BAD)
+
+    again = in_force.roster(ONE)
+    assert again
+    assert 1 == again.n_wanted

@@ -9,6 +9,7 @@ from provisioning.fleet.counters import Listener
 from provisioning.fleet.errors import FencedError
 from provisioning.fleet.lifecycle import Outcome, Result
 from provisioning.fleet.metrics import Metrics, StoreCall
+from provisioning.fleet.model import Reason
 from provisioning.fleet.operations import Kind, Operation
 from provisioning.fleet.report import Report
 from provisioning.fleet.store.base import Store, Term
@@ -57,6 +58,9 @@ def test_series_are_there_from_the_start(metrics: Metrics) -> None:
         "store_outages_total",
         "leader",
         "running_operations",
+        "waiting_operations",
+        'replacements_total{reason="node_lost"}',
+        'replacements_total{reason="out_of_memory"}',
     ):
         assert 0.0 == found[name]
     assert any('build_info{python="3.' in name for name in found)
@@ -85,9 +89,17 @@ def test_operations_are_counted_by_how_they_ended(metrics: Metrics) -> None:
 
 
 def test_a_pass_says_what_it_found_and_when(metrics: Metrics) -> None:
-    metrics.pass_ended(Report(1, 10, 9, {}, n_running=3, duration_s=0.25))
+    given_up = {Reason.UNHEALTHY: 2, "out_of_memory": 1}
+    metrics.pass_ended(
+        Report(1, 10, 9, {}, n_running=3, n_waiting=4, reasons=given_up, duration_s=0.25)
+    )
 
     found = samples(metrics)
+    assert 4.0 == found["waiting_operations"]
+    assert (2.0, 1.0, 0.0) == tuple(
+        found[f'replacements_total{{reason="{reason}"}}']
+        for reason in ("unhealthy", "out_of_memory", "exited")
+    )
     assert (9.0, 3.0) == (found["instances_as_wanted"], found["running_operations"])
     assert (0.25, 1000.0) == (
         found["pass_duration_seconds_sum"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from provisioning.fleet.actions import Drain, Observed, Stop
+from provisioning.fleet.actions import Drain, Illness, Observed, Stop
 from provisioning.fleet.errors import LastingError
 from provisioning.fleet.fleet import Limits
 from provisioning.fleet.lifecycle import Outcome, Result
@@ -191,6 +191,24 @@ def test_what_was_seen_in_a_pass_that_broke_off_is_told_by_the_next(
     virtual_run(scene())
 
     assert 1 == len(said(caplog))
+
+
+def test_what_came_and_went_while_passes_broke_off_is_told_once_with_its_newest_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As on a full disk, where all can be read and nothing begun, for days."""
+
+    async def scene() -> None:
+        mishaps = Mishaps(VirtualClock())
+        for n in range(100):
+            one = ill(1)
+            mishaps.look(replace(one, ill={"chat-00001": Illness(NOW_S, f"failed {n} times")}))
+            mishaps.look(ill())
+        mishaps.tell((), (), {})
+
+    virtual_run(scene())
+
+    assert ["chat-00001 on n1: unhealthy, failed 99 times"] == said(caplog)
 
 
 def test_a_silent_nodes_instances_are_not_told_of_one_by_one(

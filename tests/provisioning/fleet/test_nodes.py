@@ -279,6 +279,30 @@ def test_a_unit_that_was_removed_is_not_reported_any_more() -> None:
     virtual_run(scene())
 
 
+def test_an_answer_to_a_question_from_before_a_removal_does_not_bring_the_unit_back() -> None:
+    """The next one tells of it again, should it be there."""
+
+    async def scene() -> None:
+        made = Scene()
+        await made.begin("n1")
+        await VirtualClock().sleep(1.0)
+        other = found(instance(2))
+        made.runtimes["n1"].units_found = (*UNITS, other)
+        made.runtimes["n1"].takes_s = 3.0
+        await VirtualClock().sleep(5.0)
+        made.nodes.forget_unit("n1", UNITS[0].name)
+        await VirtualClock().sleep(3.0)
+        report = made.nodes.reports["n1"]
+        assert EPOCH_S + 5.2 == pytest.approx(report.at_s)
+        assert (other,) == report.units
+
+        await VirtualClock().sleep(8.0)
+        assert (*UNITS, other) == made.nodes.reports["n1"].units
+        await made.nodes.close()
+
+    virtual_run(scene())
+
+
 def test_a_node_that_is_not_ours_has_no_runtime() -> None:
     async def scene() -> None:
         with pytest.raises(NodeUnreachableError, match="n9"):

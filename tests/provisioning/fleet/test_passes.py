@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,9 +14,10 @@ from provisioning.fleet.errors import (
     LastingError,
     NodeUnreachableError,
 )
-from provisioning.fleet.fleet import Fleet, Limits, Rotation
+from provisioning.fleet.fleet import Fleet, Limits, Pool, Rotation
 from provisioning.fleet.lifecycle import Result
-from provisioning.fleet.model import Phase, Reason, Unit
+from provisioning.fleet.model import FoundUnit, Phase, Reason, Unit
+from provisioning.fleet.nodes import DEADLINE_S
 from provisioning.fleet.operations import Kind
 from provisioning.fleet.passes import SHORTEST_GAP_S
 from provisioning.fleet.report import Report
@@ -88,6 +90,35 @@ def test_a_killed_unit_is_replaced_soon_by_the_next_generation() -> None:
             assert "out of memory" in event.detail
 
     virtual_run(scene())
+
+
+def test_a_pass_tells_what_waits_and_why_instances_are_given_up() -> None:
+    async def scene() -> tuple[list[int], Counter[str]]:
+        told: list[Report] = []
+        behaviour = Behaviour(start_s=5.0)
+        slow = fleet(pool(8), limits=Limits(operations=2))
+        async with provisioner(slow, behaviour=behaviour) as stage:
+            counters, count = stage.counters, stage.counters.pass_ended
+
+            def pass_ended(report: Report) -> None:
+                told.append(report)
+                count(report)
+
+            counters.pass_ended = pass_ended  # type: ignore[method-assign]
+            await stage.until(stage.is_whole, within_s=120.0)
+            stage.world.kill(stage.instances[0].unit, is_out_of_memory=True)
+            stage.world.kill(stage.instances[1].unit)
+            await VirtualClock().sleep(1.0)
+            await stage.until(stage.is_whole, within_s=60.0)
+        reasons: Counter[str] = Counter()
+        for report in told:
+            reasons.update(report.reasons)
+        return [report.n_waiting for report in told], reasons
+
+    waiting, reasons = virtual_run(scene())
+
+    assert [6, 4, 2, 0] == list(dict.fromkeys(n for n in waiting if n in {0, 2, 4, 6}))
+    assert {"out_of_memory": 1, "exited": 1} == reasons
 
 
 def test_an_instance_that_crashes_again_and_again_is_restarted_ever_more_slowly() -> None:
@@ -485,6 +516,145 @@ def test_a_store_that_knows_nothing_of_what_runs_ends_nothing_of_it(
 
     kept = f"{n_lost} units run that the store has no record of: they are kept, and no instance"
     assert 3 == caplog.text.count(kept)
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "after"),
+    [
+        ([pool(3, name="old")], [pool(3, name="new")], [pool(3, name="new")]),
+        ([pool(4)], [pool(1)], [pool(4)]),
+        ([pool(4)], [pool(0)], [pool(2)]),
+    ],
+    ids=["renamed", "scaled down and up", "emptied and filled"],
+)
+@pytest.mark.parametrize("n_nodes", [1, 2])
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_what_became_too_much_while_its_node_was_lost_does_not_make_the_store_doubtful(
+    before: list[Pool],
+    meanwhile: list[Pool],
+    after: list[Pool],
+    n_nodes: int,
+    is_taken_over: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nodes = TWO_NODES[-n_nodes:]
+
+    async def scene() -> None:
+        async with provisioner(fleet(*before, nodes=nodes)) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.silence("n2")
+            await VirtualClock().sleep(150.0)
+            await stage.put_spec(fleet(*meanwhile, nodes=nodes))
+            await VirtualClock().sleep(150.0)
+            await stage.put_spec(fleet(*after, nodes=nodes))
+            await VirtualClock().sleep(30.0)
+            world, backend = stage.world, stage.backend
+            if is_taken_over:
+                await stage.stop()
+            else:
+                world.restore("n2")
+                await stage.until(stage.is_whole, within_s=60.0)
+        if is_taken_over:
+            async with provisioner(None, world=world, backend=backend, name="two") as stage:
+                await VirtualClock().sleep(150.0)
+                world.restore("n2")
+                await stage.until(stage.is_whole, within_s=60.0)
+
+    virtual_run(scene())
+
+    assert "no record of" not in caplog.text
+
+
+def test_what_is_too_much_on_a_lost_node_is_forgotten_once_that_leaves_the_specification() -> None:
+    async def scene() -> None:
+        first, second = TWO_NODES
+        async with provisioner(fleet(pool(4), nodes=[second])) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.silence("n2")
+            await stage.put_spec(fleet(pool(2), nodes=[second]))
+            await VirtualClock().sleep(300.0)
+            assert 4 == len(stage.instances)
+
+            await stage.put_spec(fleet(pool(2), nodes=[first]))
+            await stage.until(lambda: {"n1"} == {one.node for one in stage.instances})
+            await stage.until(stage.is_whole)
+
+    virtual_run(scene())
+
+
+def test_a_scale_down_says_nothing_of_strangers_however_slow_the_nodes_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a node tells may be older than a removal."""
+    units = SimulatedRuntime.units
+
+    async def slow(self: SimulatedRuntime) -> tuple[FoundUnit, ...]:
+        found = await units(self)
+        await VirtualClock().sleep(DEADLINE_S - 1.0)
+        return found
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4))) as stage:
+            await stage.until(stage.is_whole)
+            await stage.put_spec(fleet(pool(0)))
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+
+    monkeypatch.setattr(SimulatedRuntime, "units", slow)
+    virtual_run(scene())
+
+    assert "no record of" not in caplog.text
+
+
+def test_a_node_that_hangs_delays_what_is_placed_elsewhere_by_its_first_look_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    units = SimulatedRuntime.units
+
+    async def hanging(self: SimulatedRuntime) -> tuple[FoundUnit, ...]:
+        if not self._node.is_reachable:
+            await VirtualClock().sleep(1e6)
+        return await units(self)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2), nodes=TWO_NODES)) as first:
+            await first.until(first.is_whole)
+            await first.stop()
+        first.world.silence("n2")
+        async with provisioner(
+            None, world=first.world, backend=first.backend, name="two"
+        ) as second:
+            await second.until(lambda: second.reconciler.term)
+            await second.put_spec(fleet(pool(3), nodes=TWO_NODES))
+            await VirtualClock().sleep(DEADLINE_S - 1.0)
+            assert 2 == len(second.instances)
+            await VirtualClock().sleep(2.0)
+            assert 3 == len(second.instances)
+
+            await second.put_spec(fleet(pool(4), nodes=TWO_NODES))
+            await second.until(lambda: len(second.instances) == 4, within_s=1.0)
+
+    monkeypatch.setattr(SimulatedRuntime, "units", hanging)
+    virtual_run(scene())
+
+
+def test_an_emptied_store_asks_for_nothing_whatever_the_same_provisioner_did_before() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(3))) as stage:
+            await stage.until(stage.is_whole)
+            tenure = stage.backend.tenure
+            assert tenure
+            stage.backend.spec = None
+            stage.backend.stored.clear()
+            stage.backend.end_term(tenure)
+            await stage.until(lambda: stage.reconciler.term not in (None, tenure.term))
+            for unit in stage.world.units("n1"):
+                stage.world.kill(unit.name)  # else they would be strangers, and nothing made
+            await VirtualClock().sleep(60.0)
+
+            assert [] == stage.instances
+
+    virtual_run(scene())
 
 
 def test_however_much_happens_passes_keep_their_distance() -> None:

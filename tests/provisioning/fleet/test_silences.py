@@ -191,6 +191,25 @@ def test_who_is_not_asked_any_more_is_forgotten_without_a_word(
     virtual_run(scene())
 
 
+def test_a_node_that_left_the_fleet_and_is_in_it_again_is_told_of_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        silences = Silences(VirtualClock())
+        for name in ("n1", "n2"):
+            silences.take_report(silent(name, for_s=5.0))
+            silences.take_report(report(name))  # it may be told again in a minute, if it stays
+        caplog.clear()
+
+        silences.forget(all_but=frozenset({"n2"}))
+        for name in ("n1", "n2"):
+            silences.take_report(silent(name, for_s=5.0))
+
+    virtual_run(scene())
+
+    assert ["node n1 does not answer: cannot connect"] == [words for _, words in said(caplog)]
+
+
 def test_a_node_that_fails_and_returns_is_three_lines_of_a_provisioners_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -33,7 +33,7 @@ def _instance(**changes: Any) -> Instance:
 
 
 def test_a_unit_is_its_instances_generation_with_all_placeholders_filled_in() -> None:
-    unit = unit_of("lab", Pool("llama", 1, WORKLOAD), NODE, _instance())
+    unit = unit_of("lab", Pool("llama", 1, WORKLOAD, archive="/srv/llama.tar"), NODE, _instance())
 
     assert (
         Unit(
@@ -50,6 +50,7 @@ def test_a_unit_is_its_instances_generation_with_all_placeholders_filled_in() ->
             mounts=(("/srv", "/models"),),
             cpus=1.5,
             memory_bytes=2**30,
+            archive="/srv/llama.tar",
             model="llama3.1:8b",
         )
         == unit

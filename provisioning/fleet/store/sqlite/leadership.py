@@ -61,7 +61,7 @@ class SqliteLeadership:
     async def leader(self) -> str | None:
         """Return who leads now; None: nobody, or it cannot be said."""
         with suppress(StoreError), _opened(self._lock_path) as lock:
-            if not _locked(lock, fcntl.LOCK_SH):
+            if not self._locked(lock, fcntl.LOCK_SH):
                 _, holder = await self._database.run(writing.current_term, doing="read")
                 return holder
         return None
@@ -71,10 +71,23 @@ class SqliteLeadership:
         """Wait until we have the lock, and it is the one that others find."""
         while True:
             with _opened(self._lock_path) as lock:
-                if _locked(lock, fcntl.LOCK_EX) and self._is_in_place(lock):
+                if self._locked(lock, fcntl.LOCK_EX) and self._is_in_place(lock):
                     yield lock
                     return
             await self._clock.sleep(TRY_EVERY_S)
+
+    def _locked(self, lock: int, kind: int) -> bool:
+        """Take the lock if it is free now, and say whether that went well; never waits."""
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise StoreError(
+                f"cannot take the lock {self._lock_path}: {error.strerror or error}; see that its "
+                f"file system can lock files, or keep the database on another one"
+            ) from error
+        return True
 
     def _is_in_place(self, lock: int) -> bool:
         return identity_at(self._lock_path) == identity_of(lock)
@@ -129,12 +142,3 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _locked(descriptor: int, kind: int) -> bool:
-    """Take the lock if it is free now, and say whether that went well; never waits."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

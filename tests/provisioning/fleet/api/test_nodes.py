@@ -61,11 +61,13 @@ def test_why_a_node_does_not_answer_is_told(
     (only,) = node_documents(fleet(nodes=(SECOND,)), (), {"n2": heard} if heard else {})
 
     assert expected == (only.is_reachable, only.heard_s, only.fault)
+    assert (expected[2] != "it was not asked yet") == only.is_asked
 
 
 def test_a_node_that_is_not_listed_says_so_and_one_without_a_specification_is_told_too() -> None:
     (only,) = node_documents(None, HELD[:1], {})
     assert "it cannot be asked: the specification does not list it" == only.fault
+    assert not only.is_asked
 
     (asked,) = node_documents(None, (), {"n3": report("n3")})
     assert ("n3", True, False) == (asked.name, asked.is_reachable, asked.is_listed)

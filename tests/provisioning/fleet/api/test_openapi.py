@@ -106,6 +106,15 @@ def test_every_reference_leads_somewhere() -> None:
     assert set(references(document)) <= known
 
 
+@pytest.mark.parametrize("name", ["put_spec", "scale"])
+def test_what_changes_the_specification_may_name_the_version_that_it_changes(name: str) -> None:
+    (operation,) = (one for one in OPERATIONS if one.name == name)
+    (described,) = description((operation,), version="1")["paths"][operation.path].values()
+
+    assert "If-Match" in [one["name"] for one in described["parameters"]]
+    assert "412" in described["responses"]
+
+
 def test_the_types_of_problems_are_described() -> None:
     schemas = description(OPERATIONS, version="1")["components"]["schemas"]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,43 @@ def test_provisioners_that_begin_at_the_same_moment_share_the_token_of_the_first
 
     assert first == path.read_text()
     assert [path] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_token_file_is_made_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "token"
+    monkeypatch.setattr(os, "link", refuser(number))
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # two begin at the same moment
+    tokens = Tokens(path)
+    first = path.read_text()
+
+    Tokens(path)
+
+    assert "token" == tokens.holder(f"Bearer {first.strip()}")
+    assert first == path.read_text()
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_token_file_that_there_is_no_room_for_is_told_and_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", refuser(errno.ENOSPC))
+
+    with pytest.raises(TokenFileError, match="No space left"):
+        Tokens(tmp_path / "token")
+    assert [] == list(tmp_path.iterdir())
+
+
+def refuser(number: int) -> Callable[[str, Path], None]:
+    """Return what fails with an errno whatever is to be linked."""
+
+    def refuse(_source: str, _target: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
 
 
 def test_each_token_may_have_a_holder(tmp_path: Path) -> None:

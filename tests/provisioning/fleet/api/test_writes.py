@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from provisioning.fleet.api.forms import NOT_LEADING
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Phase, Reason
 from provisioning.fleet.spec import decode_fleet, encode_fleet
-from provisioning.fleet.store.base import Put, PutSpec
+from provisioning.fleet.store.base import Change, Done, Put, PutSpec, Term
 from tests.provisioning.fleet.api.board import FLEET, LEADER, Board, instance, running_board
 
 SPEC = json.loads(encode_fleet(FLEET))
@@ -81,6 +81,54 @@ async def test_a_leader_that_was_fenced_off_says_who_leads_now(board: Board) -> 
 
     assert (LEADER, NOT_LEADING) == (problem["leader"], problem["type"])
     assert not board.stored("llama-00001").is_replace_asked
+
+
+def fenced_at_second_commit(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let others write before the first commit, and another provisioner take over before the next.
+
+    The instance is another generation then, so that what is written of it is refused at first.
+    """
+    known = board.backend.stored["llama-00002"]
+    moved = msgspec.structs.replace(known.instance, generation=2)
+    board.store.before_commit.append([Put(moved, known.version)])
+    commit, n_commits = board.store.commit, 0
+
+    async def fenced(changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+        nonlocal n_commits
+        n_commits += 1
+        if n_commits == 2:
+            board.backend.begin_term("other")
+        return await commit(changes, term=term)
+
+    monkeypatch.setattr(board.store, "commit", fenced)
+
+
+async def test_what_was_begun_before_another_took_over_is_not_said_to_be_undone(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool lists the developer, and the instance is not theirs yet."""
+    fenced_at_second_commit(board, monkeypatch)
+
+    order = {"developer": "bob"}
+    problem = await board.ask("POST", "/instances/llama-00002/assign", order, expect=503)
+
+    assert (("ann", "bob"), "") == (developers(board), board.stored("llama-00002").developer)
+    assert ("about:blank", False) == (problem["type"], "leader" in problem)
+    assert (
+        "another provisioner took over in the midst of it, so it may have been done in part: "
+        "look before you try again"
+    ) == problem["detail"]
+
+
+async def test_what_was_refused_whole_before_another_took_over_changed_nothing(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fenced_at_second_commit(board, monkeypatch)
+
+    problem = await board.ask("POST", "/instances/llama-00002/replace", expect=503)
+
+    assert (LEADER, NOT_LEADING) == (problem["leader"], problem["type"])
+    assert not board.stored("llama-00002").is_replace_asked
 
 
 async def test_a_store_that_is_away_is_told_with_when_to_come_again(board: Board) -> None:
@@ -276,9 +324,40 @@ async def test_a_specification_that_another_one_overtook_is_refused(board: Board
     assert 5 == fleet(board).pools[0].count
 
 
+async def test_a_pool_of_a_specification_that_another_one_overtook_is_not_scaled(
+    board: Board,
+) -> None:
+    """Even if the other one comes when this one is about to be written."""
+    async with board.session.get("/spec") as response:
+        known = {"If-Match": response.headers["ETag"]}
+    spec = board.backend.spec
+    assert spec is not None
+    others = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
+    board.store.before_commit.append([PutSpec(encode_fleet(others), spec.version)])
+
+    for _ in range(2):
+        problem = await board.ask(
+            "POST", "/pools/llama/scale", {"count": 5}, headers=known, expect=412
+        )
+        assert "of the specification is in force, not " in problem["detail"]
+
+    assert others == fleet(board)
+
+
+async def test_a_pool_is_scaled_in_the_specification_that_is_named(board: Board) -> None:
+    async with board.session.get("/spec") as response:
+        known = {"If-Match": response.headers["ETag"]}
+
+    await board.ask("POST", "/pools/llama/scale", {"count": 5}, headers=known, expect=202)
+
+    assert 5 == fleet(board).pools[0].count
+
+
 @pytest.mark.parametrize("tag", ['"x"', '"1", "2"', '"-1"'])
 async def test_a_tag_that_was_never_given_is_refused(board: Board, tag: str) -> None:
     await board.ask("PUT", "/spec", SPEC, headers={"If-Match": tag}, expect=412)
+    scaled = {"count": 5}
+    await board.ask("POST", "/pools/llama/scale", scaled, headers={"If-Match": tag}, expect=412)
 
 
 async def test_a_fleet_keeps_its_name(board: Board) -> None:

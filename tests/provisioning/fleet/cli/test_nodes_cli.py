@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ WELL = NodeDocument(
     runtime="containerd",
     is_listed=True,
     is_cordoned=False,
+    is_asked=True,
     is_reachable=True,
     heard_s=100.0,
     fault="",
@@ -69,7 +71,7 @@ def test_of_several_provisioners_the_one_that_leads_is_asked(
         result = run("--provisioner.url", standby.url, "--provisioner.url", served.url)
 
     assert 0 == result.exit_code, result.output
-    assert "2 nodes, 2 of them silent" == result.stdout.splitlines()[-1]
+    assert "2 nodes, 2 of them not asked" == result.stdout.splitlines()[-1]
 
 
 def test_a_row_tells_the_state_the_room_and_what_is_out_of_the_ordinary() -> None:
@@ -81,6 +83,15 @@ def test_a_row_tells_the_state_the_room_and_what_is_out_of_the_ordinary() -> Non
     assert gone.split()[:3] == ["n3", "-", "silent"]
     assert gone.endswith("never heard: cannot connect; not in the specification")
     assert "3 nodes, 2 of them silent" == summary
+
+
+def test_a_node_that_was_not_asked_yet_is_not_said_to_be_silent() -> None:
+    """So it is with each of them just after a takeover."""
+    unasked = replace(GONE, is_asked=False, is_listed=True, fault="it was not asked yet")
+    *_, row, summary = nodes_text((WELL, SILENT, unasked), now_s=172.0).splitlines()
+
+    assert re.search("^n3 +- +not asked +1,200 .* GiB +it was not asked yet$", row)
+    assert "3 nodes, 1 of them silent, 1 of them not asked" == summary
 
 
 def test_a_fleet_whose_nodes_all_answer_says_so_and_one_without_any_too() -> None:

@@ -18,10 +18,10 @@ from click.testing import CliRunner, Result
 from ollama_fleet import main
 from provisioning.fleet.api.forms import Details
 from provisioning.fleet.cli.awaiting import wait_for
-from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.client import Client, SpecInForce
 from provisioning.fleet.client.errors import UnreachableError
 from provisioning.fleet.client.transport import Transport
-from provisioning.fleet.model import Phase
+from provisioning.fleet.model import NodeReport, Phase
 from provisioning.fleet.spec import load_fleet
 from provisioning.fleet.units import workload_digest
 from tests.ports import free_ports
@@ -158,6 +158,20 @@ def test_progress_is_told_where_there_is_no_terminal(
         "0 of 0 instances ready, 1 failed, 6 to be removed",
         "0 of 0 instances ready",
     ] == result.stderr.splitlines()
+
+
+def test_what_is_too_much_on_a_silent_node_is_told_but_not_awaited(
+    served: Served, tmp_path: Path
+) -> None:
+    empty(served)
+    served.put(instance(1, "web", phase=Phase.DRAINING, node="n1"))
+    served.board.reports = {"n1": NodeReport("n1", 5.0, (), "cannot connect")}
+
+    result = run(served, "apply", "--yes", spec(tmp_path, 0, name=fleet_name(served)))
+
+    assert 0 == result.exit_code, result.output
+    (line,) = result.stderr.splitlines()
+    assert "0 of 0 instances ready, 1 to be removed once heard of n1" == line
 
 
 def test_applying_ends_when_what_is_missing_cannot_start(served: Served, tmp_path: Path) -> None:
@@ -313,6 +327,94 @@ def test_instances_are_not_ended_by_scaling_where_nobody_can_be_asked(served: Se
     assert "this ends instances, and nobody can be asked" in refused.stderr
     assert (0, {**before, "llama": 1}) == (done.exit_code, count_in_force(served))
     assert 3 == json.loads(done.stdout)["pools"][0]["n_removed"]
+
+
+def in_between(monkeypatch: pytest.MonkeyPatch, after: str, change: Callable[[], object]) -> None:
+    """Let something happen just after the first call of a Client's method."""
+    called = getattr(Client, after)
+
+    def then_changed(self: Client, *arguments: Any) -> Any:
+        monkeypatch.setattr(Client, after, called)
+        answer = called(self, *arguments)
+        change()
+        return answer
+
+    monkeypatch.setattr(Client, after, then_changed)
+
+
+def test_what_was_planned_for_another_specification_is_not_scaled(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else scales while the question is thought over: eight would become five."""
+    in_between(monkeypatch, "plan", lambda: run(served, "scale", "llama", "8", "--no-wait"))
+
+    result = run(served, "scale", "llama", "5", "--no-wait")
+
+    assert 1 == result.exit_code
+    assert "of the specification is in force, not " in result.stderr
+    assert {"llama": 8, "tiny": 2} == count_in_force(served)
+
+
+def test_a_plan_against_another_specification_than_was_read_is_not_agreed_upon(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_between(monkeypatch, "spec", lambda: run(served, "scale", "llama", "8", "--no-wait"))
+
+    result = run(served, "scale", "llama", "5", "--no-wait", "--yes")
+
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert re.search(r'against version "\d+" of the spec.*, and "\d+" was read', result.stderr)
+    assert {"llama": 8, "tiny": 2} == count_in_force(served)
+
+
+def test_a_tag_that_a_proxy_has_weakened_still_names_its_version(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Client.spec
+
+    def weak(self: Client) -> SpecInForce | None:
+        spec = read(self)
+        return spec and spec._replace(etag=f"W/{spec.etag}")
+
+    monkeypatch.setattr(Client, "spec", weak)
+
+    assert 0 == run(served, "scale", "llama", "5", "--no-wait").exit_code
+    assert {"llama": 5, "tiny": 2} == count_in_force(served)
+
+
+def test_scaling_waits_for_what_was_scaled_whatever_is_read_afterwards(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby that is cut off from the store still tells the former specification."""
+    empty(served)
+    for pool, numbers in (("llama", (1, 2, 3, 4)), ("tiny", (1, 2))):
+        for number in numbers:
+            served.put(instance(number, pool))
+    with Transport([served.url], lambda: served.token) as transport:
+        former = Client(transport).spec()
+    monkeypatch.setattr(Client, "spec", lambda _: former)
+
+    result = run(served, "scale", "llama", "5", "--timeout", "0.001")
+
+    assert 1 == result.exit_code
+    assert "6 of 7 instances ready after 0.001 s" in result.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--yes",)])
+def test_what_drops_a_node_that_is_in_use_is_refused_though_its_instances_may_move_away(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Otherwise nobody would have been asked about what is applied then."""
+    served.put(instance(9, node="n2"))
+    path = spec(tmp_path, 2, name=fleet_name(served))
+    in_between(monkeypatch, "plan", lambda: empty(served))
+
+    result = run(served, "apply", "--no-wait", *options, path)
+
+    assert 1 == result.exit_code
+    assert "Error: cannot drop nodes that hold instances and are not cordoned: n2" in result.stderr
+    assert "n2 (holds 1 instance)" in result.stdout
+    assert {"llama": 4, "tiny": 2} == count_in_force(served)
 
 
 def test_scaling_what_is_not_there_says_what_is(

@@ -35,8 +35,9 @@ def test_a_nodes_files_stand_where_they_are_to_be_on_the_node(tmp_path: Path) ->
     assert 0 == done.exit_code
     assert [
         "etc/logrotate.d/ollama-fleet",
-        "etc/nginx/modules-enabled/90-ollama-fleet.conf",
+        "etc/ollama-fleet/node/nginx.conf",
         "etc/ollama-fleet/node/request.cnf",
+        "etc/systemd/system/ollama-fleet-node.service",
     ] == files_below(tmp_path)
     assert "openssl x509 -req" in done.stderr
     assert [f"{tmp_path}/{name}" for name in files_below(tmp_path)] == sorted(
@@ -45,9 +46,11 @@ def test_a_nodes_files_stand_where_they_are_to_be_on_the_node(tmp_path: Path) ->
     assert [
         "once, where the authority's key is kept:",
         "on rack1-n01, as root, with the files in place:",
-        "where a provisioner runs, unless it was done for another node:",
+        "where a provisioner runs, as root, if it was not done for another node:",
         "for each request.pem, where the authority's key is kept; certificate.pem and "
         "authority.pem then go where request.pem came from:",
+        "on rack1-n01, as root, with them in place:",
+        "where a provisioner runs, as root, if it was not done before, with them in place:",
     ] == [line for line in done.stderr.splitlines() if not line.startswith(" ")]
     assert "-keyout /etc/ollama-fleet/nodes/key.pem" in done.stderr
 
@@ -61,9 +64,14 @@ def test_a_certificate_is_signed_after_it_was_asked_for(tmp_path: Path) -> None:
             "once, where",
             "req -x509",
             "-out /etc/ollama-fleet/node/request.pem",
+            "adduser --system --group ollama-fleet",
+            "install -d -o ollama-fleet -g ollama-fleet -m 700 /etc/ollama-fleet/nodes",
             "-out /etc/ollama-fleet/nodes/request.pem",
             "for each request.pem",
             "x509 -req",
+            "systemctl restart ollama-fleet-node",
+            "chown -R ollama-fleet:ollama-fleet /etc/ollama-fleet/nodes",
+            "systemctl try-restart ollama-fleet-provisioner",
         )
     ]
     assert sorted(steps) == steps

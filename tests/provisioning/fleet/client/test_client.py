@@ -11,7 +11,7 @@ import pytest
 import responses
 
 from provisioning.fleet.api.forms import Details
-from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.client import Client, etag_of
 from provisioning.fleet.client.errors import RefusedError, UnreachableError
 from provisioning.fleet.client.progress import Progress, progress_of, progress_until_done
 from provisioning.fleet.client.transport import Transport
@@ -64,10 +64,20 @@ def test_a_specification_is_read_planned_and_applied(served: Served, client: Cli
 
 def test_what_was_planned_against_an_old_specification_is_not_applied(client: Client) -> None:
     plan = client.plan(scaled(5))
-    client.scale("llama", 6)
+    client.scale("llama", 6, etag=etag_of(plan))
 
     with pytest.raises(RefusedError, match="of the specification is in force, not ") as caught:
         client.apply(scaled(5), plan=plan)
+
+    assert 412 == caught.value.status
+
+
+def test_a_pool_of_an_old_specification_is_not_scaled(client: Client) -> None:
+    plan = client.plan(scaled(5))
+    client.apply(scaled(5), plan=plan)
+
+    with pytest.raises(RefusedError, match="of the specification is in force, not ") as caught:
+        client.scale("llama", 6, etag=etag_of(plan))
 
     assert 412 == caught.value.status
 
@@ -157,6 +167,51 @@ def test_failures_and_what_is_too_much_are_told() -> None:
     assert "1 of 6 instances ready, 1 failed, 1 to be removed" == str(found)
 
 
+def test_what_is_too_much_on_a_silent_node_is_told_but_not_awaited() -> None:
+    fleet = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
+    running = [details(n) for n in range(4)]
+    leaving = details(5, node="n2", phase=Phase.DRAINING)
+    there = [*running, leaving, details(6, node="n3", pool="old"), details(7)]
+
+    before = progress_of(fleet, there, {"n2", "n3", "n4"})
+    after = progress_of(fleet, there[:-1], {"n2", "n3", "n4"})
+
+    assert (1, 2, False) == (before.n_surplus, before.n_held_up, before.is_done)
+    assert (0, 2, True) == (after.n_surplus, after.n_held_up, after.is_done)
+    assert "4 of 4 instances ready, 2 to be removed once heard of n2, n3" == str(after)
+    assert not progress_of(fleet, there[1:-1], {"n2", "n3"}).is_done
+
+
+@pytest.mark.parametrize(
+    ("n_nodes", "words"), [(1, "n0"), (3, "n0, n1, n2"), (5, "n0, n1, n2 and 2 more")]
+)
+def test_of_many_silent_nodes_the_first_are_told(n_nodes: int, words: str) -> None:
+    fleet = msgspec.structs.replace(FLEET, pools=())
+    nodes = [f"n{n}" for n in range(n_nodes)]
+
+    told = progress_of(fleet, [details(n, node=name) for n, name in enumerate(nodes)], nodes)
+
+    assert str(told).endswith(f"ready, {n_nodes} to be removed once heard of {words}")
+
+
+def test_nodes_are_asked_for_only_while_something_is_too_much() -> None:
+    fleet = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
+    running = [details(n) for n in range(4)]
+    looks = [running[1:], [*running, details(4, node="n2")]]
+    asked: list[int] = []
+
+    def silent_nodes() -> set[str]:
+        asked.append(len(looks))
+        return {"n2"}
+
+    *_, told = progress_until_done(
+        lambda: looks.pop(0), fleet, silent_nodes=silent_nodes, sleep=lambda _: None
+    )
+
+    assert told.is_done
+    assert [0] == asked
+
+
 @pytest.mark.parametrize(
     ("changes", "is_stuck"),
     [
@@ -190,7 +245,9 @@ def test_progress_is_not_awaited_once_two_looks_find_a_fleet_stuck() -> None:
     waited_s: list[float] = []
     looks = [[failed(n) for n in range(6)]] * 2
 
-    *_, told = progress_until_done(lambda: looks.pop(0), FLEET, sleep=waited_s.append)
+    *_, told = progress_until_done(
+        lambda: looks.pop(0), FLEET, silent_nodes=set, sleep=waited_s.append
+    )
 
     assert (1, []) == (len(waited_s), looks)
     assert ("llama-00000: x", "llama-00001: x", "llama-00002: x") == told.faults
@@ -206,7 +263,9 @@ def test_what_failed_before_and_is_tried_again_at_once_is_awaited() -> None:
     )
     looks = [before, trying, before, after]
 
-    *_, told = progress_until_done(lambda: looks.pop(0), fleet, sleep=lambda _: None)
+    *_, told = progress_until_done(
+        lambda: looks.pop(0), fleet, silent_nodes=set, sleep=lambda _: None
+    )
 
     assert told.is_done
 
@@ -222,7 +281,9 @@ def test_progress_is_told_until_all_is_done() -> None:
     lists = [[details(n) for n in range(count)] for count in (0, 2, 4, 4)]
     waited_s: list[float] = []
 
-    told = progress_until_done(lambda: lists.pop(0), fleet, sleep=waited_s.append, poll_s=3.0)
+    told = progress_until_done(
+        lambda: lists.pop(0), fleet, silent_nodes=set, sleep=waited_s.append, poll_s=3.0
+    )
 
     assert [0, 2, 4] == [one.n_ready for one in told]
     assert [3.0, 3.0] == waited_s

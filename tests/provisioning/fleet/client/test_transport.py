@@ -208,6 +208,15 @@ def test_a_read_that_is_refused_is_not_tried_again(
     assert (404, 1) == (caught.value.status, len(calls(web)))
 
 
+def test_a_read_without_an_answer_has_done_nothing(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/x", status=500)
+
+    with pytest.raises(UnreachableError, match="would say; see that a provisioner runs there"):
+        transport.read("/x", doing="look")
+
+
 def test_a_redirect_is_not_followed(web: responses.RequestsMock, transport: Transport) -> None:
     web.get(f"{ONE}/x", status=302, headers={"Location": f"{TWO}/x"})
 
@@ -275,6 +284,67 @@ def test_a_read_is_not_sent_on_to_a_stranger_or_for_ever(web: responses.Requests
         with pytest.raises(UntrustedLeaderError):
             transport.read("/x", doing="look", is_private=True)
     assert "two.example" == asked(web)[-1][0]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_leader_elsewhere_is_asked_what_needs_no_token(
+    web: responses.RequestsMock, scheme: str
+) -> None:
+    """It calls itself otherwise than we do."""
+    web.get(f"{scheme}://one.example/x", **not_leading(leader=f"{scheme}://10.0.0.2:8080"))
+    web.get(f"{scheme}://10.0.0.2:8080/x", json=[])
+
+    with Transport([f"{scheme}://one.example"], lambda: TOKEN) as transport:
+        assert b"[]" == transport.read("/x", doing="look").body
+
+    assert [("one.example", None), ("10.0.0.2", None)] == asked(web)
+
+
+def test_who_is_configured_is_asked_before_a_leader_elsewhere(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.get(f"{ONE}/x", **not_leading(leader="http://10.0.0.2:8080"))
+    web.get(f"{TWO}/x", json=[])
+
+    for is_private in (False, True):
+        answer = transport.read("/x", doing="look", is_private=is_private)
+        assert TWO == answer.url
+
+
+@pytest.mark.parametrize(
+    ("url", "leader"),
+    [
+        ("https://one.example", "http://10.0.0.2"),
+        (ONE, "http://ann:pw@10.0.0.2"),
+        (ONE, "ftp://10.0.0.2"),
+        (ONE, "x"),
+    ],
+)
+def test_a_leader_that_is_worth_less_trust_is_not_asked_and_no_token_is_spoken_of(
+    web: responses.RequestsMock, url: str, leader: str
+) -> None:
+    web.get(f"{url}/x", **not_leading(leader=leader))
+
+    with Transport([url], lambda: TOKEN) as transport:
+        with pytest.raises(UntrustedLeaderError) as caught:
+            transport.read("/x", doing="look")
+
+    assert (
+        f"cannot look: {url} says that {leader!r} leads, where nothing is sent unasked; "
+        "give it as another --provisioner.url if it is one of yours"
+    ) == str(caught.value)
+    assert 1 == len(calls(web))
+
+
+def test_a_specification_is_not_sent_to_a_leader_elsewhere(web: responses.RequestsMock) -> None:
+    """It may hold secrets, as values of environment variables."""
+    web.post(f"{ONE}/plan", **not_leading(leader="http://10.0.0.2:8080"))
+
+    with Transport([ONE], lambda: TOKEN) as transport:
+        with pytest.raises(UntrustedLeaderError, match="where nothing is sent unasked"):
+            transport.read("/plan", doing="plan", body=b"{}")
+
+    assert 1 == len(calls(web))
 
 
 # Writes
@@ -382,6 +452,23 @@ def test_a_write_that_may_have_been_done_is_not_sent_again(
     with pytest.raises(UnreachableError, match="so it may have been done: look before you try"):
         transport.write("POST", "/x", doing="change")
 
+    assert 1 == len(calls(web))
+
+
+@pytest.mark.parametrize(
+    ("status", "is_maybe_done"), [(404, False), (500, True), (502, True), (503, True), (504, True)]
+)
+def test_a_write_that_a_proxy_has_no_answer_to_may_have_been_done(
+    web: responses.RequestsMock, transport: Transport, status: int, is_maybe_done: bool
+) -> None:
+    web.post(f"{ONE}/x", status=status)
+
+    with pytest.raises(UnreachableError) as caught:
+        transport.write("POST", "/x", doing="change")
+
+    words = ", so it may have been done: look before you try again" if is_maybe_done else ""
+    said = f"status {status}, and nothing that a provisioner would say{words}; see that"
+    assert said in str(caught.value)
     assert 1 == len(calls(web))
 
 

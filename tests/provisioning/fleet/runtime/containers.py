@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_o
 from provisioning.fleet.runtime.containerd_daemon import Daemon
 from provisioning.fleet.runtime.containerd_record import Settings
 from tests.containerd import IMAGE, Containerd
+from tests.ports import free_steady_port
 from tests.provisioning.fleet.runtime.contract import (
     EXIT_STATUS,
     FLEET,
@@ -44,11 +46,12 @@ class ContainerdLab:
         self._archive = archive
         self._node = node
         self._opened: list[ContainerdRuntime] = []
+        self._strangers: list[socket.socket] = []
         self._fleets = {FLEET}
 
     @property
     def features(self) -> frozenset[Feature]:
-        return frozenset(Feature) - {Feature.PORTS}
+        return frozenset(Feature)
 
     def open(self, *, fleet: str = FLEET, settings: Settings | None = None) -> ContainerdRuntime:
         self._fleets.add(fleet)
@@ -72,7 +75,7 @@ class ContainerdLab:
             generation=1,
             pool="pool",
             host="127.0.0.1",
-            port=20_000 + number,
+            port=free_steady_port(),
             image=IMAGE,
             command=COMMANDS[behaviour],
             environment=(),
@@ -88,7 +91,7 @@ class ContainerdLab:
         await daemon.close()
 
     async def take_port(self, unit: Unit) -> None:
-        raise NotImplementedError
+        self._strangers.append(socket.create_server((unit.host, unit.port)))
 
     async def environment(self, unit: Unit) -> Mapping[str, str]:
         text = Path(f"/proc/{await self.pid(unit)}/environ").read_bytes().decode()
@@ -119,6 +122,8 @@ class ContainerdLab:
             await self.open(fleet=fleet).images.import_archive(IMAGE, self._archive)
 
     async def close(self) -> None:
+        for stranger in self._strangers:
+            stranger.close()
         for fleet in self._fleets:
             runtime = self.open(fleet=fleet)
             for found in await runtime.units():

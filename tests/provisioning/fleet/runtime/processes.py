@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import signal
 import socket
 import sys
@@ -16,6 +14,7 @@ from provisioning.fleet.runtime import cgroups, procfs
 from provisioning.fleet.runtime.process import ProcessRuntime, label_of
 from provisioning.fleet.runtime.procfs import Identity
 from provisioning.fleet.runtime.records import MARK_VARIABLE, Records
+from tests.ports import free_steady_port
 from tests.provisioning.fleet.runtime.contract import (
     EXIT_STATUS,
     FLEET,
@@ -34,7 +33,6 @@ COMMANDS: Mapping[Behaviour, tuple[str, ...]] = {
 }
 FOLDER_VARIABLE = "TEST_FOLDER"
 """Tells this test's processes from those of tests that run beside it."""
-BELOW_EPHEMERAL = (20_000, 32_000)
 MEMORY_BYTES = 48 * 2**20
 
 
@@ -70,7 +68,7 @@ class ProcessLab:
             generation=1,
             pool="pool",
             host="127.0.0.1",
-            port=self._port(),
+            port=free_steady_port(),
             image="",
             command=COMMANDS[behaviour],
             environment=((FOLDER_VARIABLE, str(self.state_dir)),),
@@ -78,13 +76,6 @@ class ProcessLab:
             cpus=1.0,
             memory_bytes=MEMORY_BYTES,
         )
-
-    def _port(self) -> int:
-        """Return a free port that no connection of a test beside this one gets by chance."""
-        while True:
-            port = random.randrange(*BELOW_EPHEMERAL)  # noqa: S311 # nothing to guess here
-            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-                return port
 
     async def kill(self, unit: Unit) -> None:
         os.kill(self.identity(unit).pid, signal.SIGKILL)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+import os
 import ssl
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -238,6 +239,54 @@ async def test_a_unit_without_a_command_runs_what_its_image_says(
 
     await eventually(lambda: has_exited(runtime, unit))
     assert "65534\nyes /tmp\n" == lab.log(unit).read_text()
+
+
+async def test_a_start_brings_the_units_archive_where_the_node_lacks_the_image(
+    lab: ContainerdLab, busybox: Path
+) -> None:
+    runtime = lab.open()
+    unit = msgspec.structs.replace(lab.unit(), image="carried:1", archive=str(busybox))
+    beside = msgspec.structs.replace(
+        lab.unit(number=2), image="carried:1", archive="/nonexistent/llm.tar"
+    )
+
+    await runtime.start(unit)
+    await runtime.start(beside)  # the image is there: nobody looks for the archive
+
+    assert {running(unit), running(beside)} == set(await runtime.units())
+
+
+async def test_an_archive_comes_before_the_registry_of_the_images_name(
+    lab: ContainerdLab, busybox: Path
+) -> None:
+    name = "registry.invalid/carried:1"
+
+    images = lab.open().images
+
+    assert await images.ensure(IMAGE) == await images.ensure(name, str(busybox))
+
+
+async def test_a_start_without_its_archive_is_a_lasting_fault_that_says_where_it_looked(
+    lab: ContainerdLab, tmp_path: Path
+) -> None:
+    runtime = lab.open()
+    missing = msgspec.structs.replace(
+        lab.unit(), image="absent:1", archive=str(tmp_path / "llm.tar")
+    )
+
+    with pytest.raises(LastingError, match=r"llm\.tar on the provisioner's machine: No such file"):
+        await runtime.start(missing)
+
+    assert () == await runtime.units()
+
+
+async def test_an_archive_that_is_no_file_is_not_read(lab: ContainerdLab, tmp_path: Path) -> None:
+    """Nobody writes into this pipe: to open it would never end."""
+    pipe = tmp_path / "llm.tar"
+    os.mkfifo(pipe)
+
+    with pytest.raises(LastingError, match="it is no file"):
+        await lab.open().images.ensure("pipe:1", str(pipe))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "corrupt", "empty", "text", "missing"])

@@ -165,6 +165,11 @@ async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been
         ("OCI runtime create failed: exec `serve`: No such file or directory", LastingError),
         ("parent snapshot sha256:1 does not exist: not found", LastingError),
         ("OCI runtime create failed: the shim went away", TransientError),
+        (
+            "OCI runtime create failed: creating cgroup directory "
+            "`/sys/fs/cgroup/pids/ollama-fleet.n1/lab.pool-1.1`: No such file or directory",
+            TransientError,
+        ),
         ("lease not found", TransientError),
     ],
 )

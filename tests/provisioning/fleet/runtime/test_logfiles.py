@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import msgspec
 import pytest
@@ -91,6 +91,23 @@ def test_a_log_at_its_limit_is_left_as_it_is(tmp_path: Path) -> None:
     logfiles.bound(log, LIMIT)
 
     assert {"pool-1.log": LIMIT} == sizes(tmp_path)
+
+
+class Shrinking(PosixPath):
+    """A log that somebody else cuts off as soon as its size is known."""
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        seen = super().stat(follow_symlinks=follow_symlinks)
+        os.truncate(self, 3)
+        return seen
+
+
+def test_a_log_that_becomes_shorter_meanwhile_is_moved_as_it_is(tmp_path: Path) -> None:
+    log = written(tmp_path, LIMIT + 1)
+
+    assert logfiles.bound(Shrinking(log), LIMIT)
+
+    assert {"pool-1.log": 0, "pool-1.log.1": 3} == sizes(tmp_path)
 
 
 def test_a_log_that_cannot_be_moved_is_left_whole_and_the_others_are_bound(

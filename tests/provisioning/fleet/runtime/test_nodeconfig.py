@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import stat
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,64 +13,23 @@ import pytest
 
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import LastingError, NodeUnreachableError, SpecError
-from provisioning.fleet.runtime import nodeconfig
+from provisioning.fleet.runtime import nodeconfig, nodesteps
 from provisioning.fleet.runtime.containerd import ContainerdRuntime
 from provisioning.fleet.runtime.containerd_daemon import Certificates
 from provisioning.fleet.runtime.nodeconfig import NodeAccess
 from tests.conftest import program
-from tests.containerd import IMAGE, Containerd, package, running_containerd
-from tests.ports import free_ports
+from tests.containerd import IMAGE, Containerd, running_containerd
+from tests.nodeaccess import (
+    CLIENT_USER,
+    Authority,
+    access_to,
+    endpoint_of,
+    running_nginx,
+)
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.provisioning.fleet.runtime.contract import FLEET, running
-from tests.waiting import eventually
 
 ACCESS = NodeAccess(node="node-1", address="127.0.0.1")
-NGINX = """\
-daemon off;
-master_process off;
-user root;
-pid {folder}/nginx.pid;
-load_module {module};
-events {{}}
-include {folder}/stream.conf;
-"""
-
-
-class Authority:
-    """A certificate authority, and the keys of those whom it signs, made by our own commands."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.folder.mkdir()
-        (make,) = nodeconfig.authority_commands()
-        self._run(make)
-
-    def sign_node(self, access: NodeAccess) -> None:
-        folder = Path(access.folder)
-        folder.mkdir()
-        (folder / "request.cnf").write_text(nodeconfig.certificate_request(access))
-        self._signed(folder, nodeconfig.node_commands(access)[1])
-
-    def sign_client(self, access: NodeAccess, folder: Path) -> Certificates:
-        folder.mkdir()
-        (command,) = nodeconfig.client_commands(access, str(folder))
-        self._signed(folder, command)
-        return Certificates(
-            folder / "authority.pem", folder / "certificate.pem", folder / "key.pem"
-        )
-
-    def _signed(self, folder: Path, request: str) -> None:
-        self._run(request)
-        (self.folder / "request.pem").write_bytes((folder / "request.pem").read_bytes())
-        (sign,) = nodeconfig.signing_commands()
-        self._run(sign)
-        for name in ("certificate.pem", "authority.pem"):
-            (folder / name).write_bytes((self.folder / name).read_bytes())
-
-    def _run(self, command: str) -> None:
-        subprocess.run(  # as a person would in a shell
-            ["/bin/sh", "-ec", command], cwd=self.folder, check=True, capture_output=True
-        )
 
 
 @pytest.fixture(scope="module")
@@ -88,38 +48,17 @@ async def access(
     containerd: Containerd, authority: Authority, tmp_path: Path
 ) -> AsyncIterator[NodeAccess]:
     """A node whose containerd is behind a real nginx."""
-    (port,) = free_ports(1)
-    access = msgspec.structs.replace(
-        ACCESS, port=port, socket=str(containerd.socket), folder=str(tmp_path / "node")
-    )
-    authority.sign_node(access)
-    (tmp_path / "stream.conf").write_text(nodeconfig.nginx_stream(access))
-    modules = package("libnginx-mod-stream").glob("usr/lib/nginx/modules/ngx_stream_module.so")
-    config = tmp_path / "nginx.conf"
-    config.write_text(NGINX.format(folder=tmp_path, module=next(modules)))
-    command = [str(program("nginx")), "-p", str(tmp_path), "-e", "stderr", "-c", str(config)]
-    with (tmp_path / "nginx.log").open("wb") as log:
-        nginx = await asyncio.create_subprocess_exec(*command, stderr=log)
-    await eventually(lambda: nginx.returncode is not None or accepts(port))
-    assert nginx.returncode is None, (tmp_path / "nginx.log").read_text()
-    yield access
-    nginx.terminate()
-    await nginx.wait()
-
-
-def accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
+    made = access_to(containerd, "node-1", "127.0.0.1", tmp_path / "node")
+    authority.sign_node(made)
+    async with running_nginx(made):
+        yield made
 
 
 def runtime_of(access: NodeAccess, certificates: Certificates | None) -> ContainerdRuntime:
     return ContainerdRuntime(
         FLEET,
         access.node,
-        endpoint=f"https://{access.address}:{access.port}",
+        endpoint=endpoint_of(access),
         clock=SystemClock(),
         certificates=certificates,
     )
@@ -131,7 +70,7 @@ async def test_a_provisioner_with_a_certificate_is_served_by_the_containerd_behi
     runtime = ContainerdRuntime(
         FLEET,
         access.node,
-        endpoint=f"https://{access.address}:{access.port}",
+        endpoint=endpoint_of(access),
         clock=SystemClock(),
         certificates=authority.sign_client(access, tmp_path / "client"),
         settings=containerd.settings,
@@ -162,7 +101,8 @@ async def test_a_client_of_another_authority_is_refused(access: NodeAccess, tmp_
 async def test_a_client_of_another_name_is_refused(
     access: NodeAccess, authority: Authority, tmp_path: Path
 ) -> None:
-    for name in ("somebody", f"not-{access.client}", f"{access.client}-not"):
+    ours = access.client
+    for name in ("somebody", f"not-{ours}", f"{ours}-not", f"CN={ours}"):
         other = msgspec.structs.replace(access, client=name)
         await assert_refused(access, authority.sign_client(other, tmp_path / name))
 
@@ -227,11 +167,97 @@ def test_what_is_no_endpoint_is_told(endpoint: str) -> None:
         ContainerdRuntime(FLEET, "node-1", endpoint=endpoint, clock=SystemClock())
 
 
-def test_a_node_gets_three_files() -> None:
+async def test_a_key_is_read_by_whoever_needs_it_and_by_nobody_else(
+    access: NodeAccess, authority: Authority, tmp_path: Path
+) -> None:
+    """nginx begins as root; a provisioner runs as a user of its own."""
+    ours = authority.sign_client(access, tmp_path / "client")
+    node_key = Path(access.folder) / "key.pem"
+
+    assert ("root", 0o600) == (node_key.owner(), stat.S_IMODE(node_key.stat().st_mode))
+    for path in (ours.key.parent, ours.authority, ours.certificate, ours.key):
+        assert CLIENT_USER == path.owner()
+    assert (0o700, 0o600) == (
+        stat.S_IMODE(ours.key.parent.stat().st_mode),
+        stat.S_IMODE(ours.key.stat().st_mode),
+    )
+
+
+async def test_certificates_are_renewed_by_the_same_commands(
+    access: NodeAccess, authority: Authority, tmp_path: Path
+) -> None:
+    first = authority.sign_client(access, tmp_path / "client").certificate.read_bytes()
+
+    assert first != authority.sign_client(access, tmp_path / "client").certificate.read_bytes()
+    authority.sign_node(access)
+
+
+async def test_nothing_is_started_before_its_certificate_is_there(
+    access: NodeAccess, authority: Authority, tmp_path: Path
+) -> None:
+    authority.sign_client(access, tmp_path / "client")
+
+    assert [
+        "apt-get install --no-install-recommends containerd crun logrotate nginx "
+        "libnginx-mod-stream",
+        "systemctl daemon-reload",
+        "systemctl enable ollama-fleet-node",
+        "systemctl restart ollama-fleet-node",
+        f"adduser --system --group {CLIENT_USER}",
+        "systemctl try-restart ollama-fleet-provisioner",
+    ] == authority.undone.read_text().splitlines()
+
+
+def test_a_command_leaves_nothing_behind_in_the_shell() -> None:
+    """A umask of 077 would make certificates that the provisioner's user cannot read."""
+    for command in (
+        nodesteps.node_commands(ACCESS)[-1],
+        nodesteps.client_commands(ACCESS, "/etc/x", "x")[-1],
+    ):
+        assert command.startswith("(umask 077 && ")
+        assert command.endswith(")")
+
+
+async def test_a_nodes_nginx_leaves_that_of_the_machine_alone(access: NodeAccess) -> None:
+    (pid,) = Path(access.pid_file).read_text().split()
+
+    assert b"nginx: master process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert "/run/ollama-fleet-node.pid" == ACCESS.pid_file
+
+
+def test_a_nodes_nginx_is_kept_running_and_speaks_in_the_journal() -> None:
+    lines = nodeconfig.unit(ACCESS).splitlines()
+
+    assert {
+        "Type=exec",
+        "ExecStart=/usr/sbin/nginx -e stderr -c /etc/ollama-fleet/node/nginx.conf",
+        "Restart=always",
+        "WantedBy=multi-user.target",
+    } <= set(lines)
+
+
+def test_systemd_finds_no_fault_in_a_nodes_unit(tmp_path: Path) -> None:
+    (tmp_path / "nginx").touch(mode=0o755)
+    access = msgspec.structs.replace(ACCESS, nginx=str(tmp_path / "nginx"))
+    unit = tmp_path / f"{nodeconfig.UNIT}.service"
+    unit.write_text(nodeconfig.unit(access))
+
+    verified = subprocess.run(
+        [program("systemd-analyze"), "verify", "--man=no", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (0, "") == (verified.returncode, verified.stdout + verified.stderr)
+
+
+def test_a_node_gets_four_files() -> None:
     paths = [file.path for file in nodeconfig.node_files(ACCESS)]
 
     assert [
-        "/etc/nginx/modules-enabled/90-ollama-fleet.conf",
+        "/etc/ollama-fleet/node/nginx.conf",
+        "/etc/systemd/system/ollama-fleet-node.service",
         "/etc/ollama-fleet/node/request.cnf",
         "/etc/logrotate.d/ollama-fleet",
     ] == paths
@@ -250,7 +276,7 @@ def test_the_nodes_address_is_listened_on_and_in_its_certificate(
 ) -> None:
     access = msgspec.structs.replace(ACCESS, address=address)
 
-    nginx, request, _ = nodeconfig.node_files(access)
+    nginx, _, request, _ = nodeconfig.node_files(access)
 
     assert listens in nginx.text
     assert f"subjectAltName = {named}\n" in request.text
@@ -276,6 +302,9 @@ def test_logs_are_copied_and_cut_by_size() -> None:
         {"socket": "/run/a;b"},
         {"folder": "relative"},
         {"log_dir": "/logs {"},
+        {"nginx": "/a b"},
+        {"modules_dir": "/a;b"},
+        {"pid_file": "a.pid"},
     ],
 )
 def test_what_would_break_out_of_a_file_is_refused(change: dict[str, object]) -> None:

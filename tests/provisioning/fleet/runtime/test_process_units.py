@@ -290,7 +290,7 @@ async def test_an_end_is_told_though_the_disk_is_full(
     assert [-signal.SIGKILL] * 2 == [(await one(runtime)).exit_status for _ in range(2)]
     assert 1 == caplog.text.count("cannot write how")
     await runtime.remove(unit.name, grace_s=0.1)
-    assert {} == runtime._unwritten
+    assert {} == runtime._processes._unwritten
 
 
 async def test_a_killed_units_status_is_the_signal(process_lab: ProcessLab) -> None:

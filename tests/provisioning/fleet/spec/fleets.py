@@ -26,9 +26,9 @@ ANYTHING = st.text(st.characters(codec="utf-8", exclude_characters="\0{}"), max_
 VARIABLES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True) | st.sampled_from(
     [name for engine in ENGINES.values() for name in engine.environment]
 )
-DURATIONS_S = st.floats(0.001, 3.2e8)
+DURATIONS_S = st.floats(0.0, 3.2e8, exclude_min=True)
 MOMENTS_S = DURATIONS_S | st.just(0.0)
-CPUS = st.floats(0.001, 1.0) | st.floats(1e-9, 0.001) | st.just(5e-05)
+CPUS = st.floats(0.0, 1.0, exclude_min=True) | st.just(5e-05)
 PATHS = st.sampled_from(["/health", "/a?b=c&d", "/api/version"])
 FOLDERS = st.from_regex(r"/[A-Za-z0-9_ :#-]{1,9}", fullmatch=True)
 
@@ -80,6 +80,7 @@ def pools(draw: st.DrawFn, name: str, selector: Pairs) -> Pool:
         ),
         rotation=Rotation(every_s, draw(st.integers(1, 9)), drain_s),
         developers=tuple(draw(st.lists(WORDS, max_size=3, unique=True))),
+        archive=draw(st.just("") | FOLDERS),
     )
 
 
@@ -120,7 +121,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
             draw(st.floats(0.0, 1.0) | st.sampled_from([0.0, 5e-05, 0.05, 0.07, 1 / 3])),
             draw(DURATIONS_S),
             draw(st.integers(1, 9)),
-            draw(st.just(0.0) | st.floats(0.001, 9.0, exclude_min=True)),
+            draw(st.just(0.0) | st.floats(0.0, 9.0)),
             draw(st.floats(9.0, 99.0)),
             draw(MOMENTS_S),
             draw(MOMENTS_S),

@@ -88,10 +88,22 @@ def test_a_size_is_written_in_the_largest_whole_unit(size_bytes: int, text: str)
 
 @pytest.mark.parametrize(
     ("duration_s", "text"),
-    [(604_800, "7d"), (5400, "90m"), (90.0, "90s"), (0.25, "250ms"), (0, "0s")],
+    [
+        (604_800, "7d"),
+        (5400, "90m"),
+        (90.0, "90s"),
+        (0.25, "250ms"),
+        (0, "0s"),
+        (1.25e-07, "0.000125ms"),
+    ],
 )
 def test_a_duration_is_written_in_the_largest_whole_unit(duration_s: float, text: str) -> None:
     assert text == duration_text(duration_s)
+
+
+@given(st.floats(0.0, 3.2e8, exclude_min=True))
+def test_any_duration_that_is_written_is_read_as_the_very_same(duration_s: float) -> None:
+    assert duration_s == parse_duration_s(duration_text(duration_s))
 
 
 def test_a_large_size_is_read_to_the_byte() -> None:

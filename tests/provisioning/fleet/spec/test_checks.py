@@ -184,6 +184,15 @@ def test_one_containerd_cannot_be_two_nodes() -> None:
     assert "is also the endpoint of node n1: one containerd" in faults(nodes=[twins])
 
 
+def test_an_archive_is_an_absolute_path_to_an_image_with_a_name() -> None:
+    assert "" == faults(pools=[pool(image="llm:1", archive="/srv/llm.tar")])
+    for path in ("llm.tar", "/srv/\0.tar"):
+        assert "archive: must be an absolute path" in (
+            faults(pools=[pool(image="llm:1", archive=path)])
+        )
+    assert "archive: needs an `image`" in faults(pools=[pool(archive="/srv/llm.tar")])
+
+
 # What nodes of a kind ask of pools
 
 

@@ -115,6 +115,21 @@ def test_any_text_survives(text: str) -> None:
         assert (("A", text),) == read(written).pools[0].workload.environment
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(5e-05, "0.00005"), (1.25e-07, "0.000000125"), (1e16, "10000000000000000"), (0.25, "0.25")],
+)
+def test_numbers_are_written_without_powers_of_ten_in_json(number: float, text: str) -> None:
+    """YAML takes some of those for texts."""
+    fleet = with_workload(cpus=number, environment=(("A", '1e-05"2e-05'),))
+
+    written = fleet_json(fleet)
+
+    assert f'"cpus": {text}, "memory"' in written
+    assert fleet_document(fleet) == json.loads(written)
+    assert fleet_document(fleet) == yaml.safe_load(written)
+
+
 def test_nodes_of_a_group_are_written_one_by_one_without_aliases() -> None:
     fleet = fleet_of(nodes=[node(name="n{1..3}", labels={"rack": "1"})])
 

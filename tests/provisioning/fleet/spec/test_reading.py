@@ -39,6 +39,7 @@ pools:
     engine: llamacpp
     count: 12
     image: registry.local/llama:1
+    archive: /srv/images/llama.tar
     command: [llama-server, --host, "{host}", --port, "{port}"]
     environment: {LLAMA_ARG_CTX_SIZE: 4096}
     mounts: [{source: /srv/models, target: /models}]
@@ -88,8 +89,10 @@ def test_a_workload_is_read_as_it_was_meant(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yml"
     path.write_text(WHOLE)
 
-    workload = load_fleet(path).pools[0].workload
+    pool = load_fleet(path).pools[0]
+    workload = pool.workload
 
+    assert "/srv/images/llama.tar" == pool.archive
     assert ("llama3.1:8b", "llamacpp") == (workload.model, workload.engine)
     assert "registry.local/llama:1" == workload.image
     assert ("llama-server", "--host", "{host}", "--port", "{port}") == workload.command
@@ -128,6 +131,22 @@ def test_what_a_person_sets_goes_before_an_engines_default() -> None:
 
     assert "4" == dict(workload.environment)["OLLAMA_NUM_PARALLEL"]
     assert ("/opt/ollama", "serve") == workload.command
+
+
+def test_a_variable_without_a_value_drops_an_engines_default() -> None:
+    changed = pool(environment={"OLLAMA_NUM_PARALLEL": None, "A": ""})
+
+    workload = fleet_of(pools=[changed]).pools[0].workload
+
+    assert ["A", "OLLAMA_HOST", "OLLAMA_MAX_LOADED_MODELS"] == [
+        name for name, _ in workload.environment
+    ]
+
+
+def test_of_an_engine_that_is_unknown_no_variable_is_told_to_be_unknown_too() -> None:
+    changed = pool(engine="olama", environment={"OLLAMA_HOST": None})
+
+    assert "has no value" not in faults(pools=[changed])
 
 
 @pytest.mark.parametrize(
@@ -210,6 +229,15 @@ def test_what_is_no_specification_is_told_in_a_line(text: str, fault: str) -> No
         ({"warm_up": "pulll"}, "pools[0].warm_up: must be 'pull', 'load' or 'none'"),
         ({"warm_up": [{"paht": "/"}]}, "warm_up[0].paht: unknown key; did you mean path?"),
         ({"environment": {"A": True}}, "environment.A: must be a text or a number; put it in"),
+        ({"environment": {"API_KEY": None}}, "environment.API_KEY: has no value, which only drops"),
+        (
+            {"environment": {"OLLAMA_HOTS": None}},
+            'sets by default; write "" for an empty text; did you mean OLLAMA_HOST?',
+        ),
+        (
+            {"engine": "fleet", "environment": {"OLLAMA_HOST": None}},
+            "has no value, which only drops what engine fleet sets by default",
+        ),
         ({"count": True}, "pools[0].count: must be a valid integer"),
         ({"count": 10**7}, "must be less than or equal to 1000000, got 10000000"),
     ],

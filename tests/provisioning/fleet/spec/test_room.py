@@ -43,6 +43,15 @@ def node(number: int, chosen: list[Pool], labels: dict[str, str]) -> Node:
     )
 
 
+def test_what_needs_next_to_nothing_finds_room() -> None:
+    """More than there are numbers for, where no other resource bounds it."""
+    tiny = Pool("a", 3, Workload("m", "fleet", cpus=5e-324, memory_bytes=1))
+    roomy = Node("n1", RuntimeKind.SIMULATED, cpus=64.0, memory_bytes=2**30)
+
+    assert [] == list(room.problems_of((tiny,), Counter({roomy: 1})))
+    assert room.UNLIMITED == room.room_by_resource(tiny, roomy)["cpus"]
+
+
 @given(POOLS, st.lists(st.tuples(PICKS, LABELS), min_size=1, max_size=4))
 def test_what_can_be_placed_is_never_refused(
     pools: list[Pool], picks: list[tuple[list[int], dict[str, str]]]

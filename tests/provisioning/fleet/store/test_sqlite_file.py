@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import sqlite3
 import stat
@@ -103,6 +105,24 @@ async def test_a_leader_without_a_place_for_its_lock_is_told(tmp_path: Path) -> 
         async with leadership_of(store).lead():
             pass
     assert await leadership_of(store).leader() is None
+    await store.close()
+
+
+async def test_a_file_system_that_refuses_locks_is_told_and_hides_who_leads(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network share does whose lock service is away."""
+
+    def refuse(_descriptor: int, _kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store = SqliteStore(path, "test", clock=SystemClock())
+
+    assert await leadership_of(store).leader() is None
+    with pytest.raises(StoreError, match=r"cannot take the lock .*\.lock: No locks available; see"):
+        async with leadership_of(store).lead():
+            pass
     await store.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import shutil
@@ -16,7 +17,6 @@ from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import StoreError, StoreUnavailableError
 from provisioning.fleet.store.base import Leading
 from provisioning.fleet.store.opening import open_store
-from provisioning.fleet.store.sqlite import leadership as sqlite_leadership
 from provisioning.fleet.store.sqlite.place import Place
 from tests.provisioning.fleet.store.examples import Opened, instance, leading, put
 from tests.provisioning.fleet.store.leaders import leader
@@ -157,15 +157,15 @@ async def test_a_lock_that_is_lost_before_it_is_had_is_none(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = path.with_name("fleet.db.lock")
-    take = sqlite_leadership._locked
+    take = fcntl.flock
     losses = [lock]
 
-    def lose_then_take(descriptor: int, kind: int) -> bool:
+    def lose_then_take(descriptor: int, kind: int) -> None:
         if losses:
             losses.pop().unlink()
-        return take(descriptor, kind)
+        take(descriptor, kind)
 
-    monkeypatch.setattr(sqlite_leadership, "_locked", lose_then_take)
+    monkeypatch.setattr(fcntl, "flock", lose_then_take)
     async with AsyncExitStack() as stack:
         alice, bob = (open_one(path, stack, name)[1] for name in ("alice", "bob"))
         await stack.enter_async_context(alice.lead())

@@ -1,0 +1,170 @@
+"""Know what runs by a unit's record, end it, and learn how it ended.
+
+In:   Records, and what the kernel tells of processes and cgroups.
+Out:  FoundUnits; signals; a call when a unit's first process has ended.
+Fails with TransientError where killed processes do not end, and with OSError.
+
+No process is signalled unless its id, start time and boot are those of the record. While the
+provisioner lives it learns each unit's exit status; a unit that ended without it is told as exited,
+with an unknown status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from provisioning.fleet.errors import TransientError
+from provisioning.fleet.model import FoundUnit, UnitState
+from provisioning.fleet.runtime import cgroups, procfs
+from provisioning.fleet.runtime.endings import Endings, until_ended
+from provisioning.fleet.runtime.procfs import Identity
+from provisioning.fleet.runtime.records import Record, Records
+
+POLL_S = 0.01
+KILL_LIMIT_S = 10.0
+"""How long killed processes may take to end."""
+GROUP_LIMIT_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class UnitProcesses:
+    """The processes of the units of one fleet on one node."""
+
+    def __init__(self, records: Records, *, on_end: Callable[[str], None]) -> None:
+        """Have `on_end` called with the name of each unit whose first process has ended."""
+        self._records = records
+        self._tell_ended = on_end
+        self._unwritten: dict[str, int] = {}
+        """Exit statuses that the disk had no room for, by the units' names."""
+        self._endings = Endings(self._on_end)
+
+    def is_running(self, record: Record) -> bool:
+        """Say whether the unit's first process runs."""
+        identity = self._records.identity(record)
+        return identity is not None and procfs.is_alive(identity)
+
+    def look(self) -> list[tuple[Record, UnitState]]:
+        """Return every unit that has a record; blocks while the records are read."""
+        records = [record for name in self._records.names() if (record := self._records.read(name))]
+        return [(record, self._state(record)) for record in records]
+
+    def found(self, record: Record, state: UnitState) -> FoundUnit:
+        """Return what is known of a unit that was looked at, and watch it while it runs."""
+        has_exited = state is UnitState.EXITED
+        if state is UnitState.RUNNING:
+            self.watch(record)
+        return FoundUnit(
+            record.name,
+            record.instance_id,
+            record.generation,
+            state,
+            exit_status=self._exit_status(record) if has_exited else None,
+            is_out_of_memory=has_exited and _was_out_of_memory(record),
+        )
+
+    def watch(self, record: Record) -> None:
+        """Hear of it when the unit's first process ends."""
+        if identity := self._records.identity(record):
+            self._endings.watch(record.name, identity)
+
+    async def ask_to_end(self, record: Record, grace_s: float) -> None:
+        """Have them end by themselves; return when the first one has, or the grace is over."""
+        for member in await asyncio.to_thread(self._members, record):
+            procfs.send_signal(member, signal.SIGTERM)
+        if identity := self._records.identity(record):
+            await until_ended(identity, grace_s)
+
+    async def kill(self, record: Record) -> None:
+        """Kill them all, and remove their cgroup.
+
+        Raises:
+            TransientError: They do not end, as a process that waits for a broken disk.
+        """
+        deadline_s = time.monotonic() + KILL_LIMIT_S
+        while not await self._are_gone(record):
+            if time.monotonic() > deadline_s:
+                raise TransientError(
+                    f"processes of {record.name} were killed and do not end within "
+                    f"{KILL_LIMIT_S:g} s; see what they wait for: `ps -o pid,stat,wchan`"
+                )
+            await asyncio.sleep(POLL_S)
+        if identity := self._records.identity(record):
+            procfs.reap(identity)
+        if record.cgroup:
+            await _remove_group(Path(record.cgroup))
+
+    def forget(self, record: Record) -> None:
+        """Know nothing of the unit any more."""
+        self._endings.forget(record.name)
+        self._unwritten.pop(record.name, None)
+
+    def close(self) -> None:
+        """Watch no process any more."""
+        self._endings.close()
+
+    async def _are_gone(self, record: Record) -> bool:
+        """Kill what is left; say whether nothing was."""
+        members = await asyncio.to_thread(self._members, record)
+        for member in members:
+            procfs.send_signal(member, signal.SIGKILL)
+        return not members
+
+    def _members(self, record: Record) -> list[Identity]:
+        """Return the unit's living processes; blocks for a millisecond per hundred processes."""
+        found = set[Identity]()
+        if record.cgroup:
+            found.update(procfs.identities(cgroups.members(Path(record.cgroup))))
+        if identity := self._records.identity(record):
+            found.update(procfs.session_members(identity, record.environment_line))
+            # Its environment may be hidden from us, but who it is was written down.
+            found.update({identity} if procfs.is_alive(identity) else ())
+        return list(found)
+
+    def _state(self, record: Record) -> UnitState:
+        if self.is_running(record):
+            return UnitState.RUNNING
+        return UnitState.EXITED if self._records.was_launched(record) else UnitState.CREATED
+
+    def _exit_status(self, record: Record) -> int | None:
+        """Return how it ended; asks the kernel, which tells a parent once, and writes it down."""
+        identity = self._records.identity(record)
+        if identity and (status := procfs.reap(identity)) is not None:
+            self._keep_status(record.name, status)
+        return self._unwritten.get(record.name, self._records.status(record.name))
+
+    def _keep_status(self, name: str, status: int) -> None:
+        try:
+            self._records.write_status(name, status)
+        except OSError as error:
+            self._unwritten[name] = status
+            log.warning("cannot write how %s ended, with status %d: %s", name, status, error)
+
+    def _on_end(self, name: str) -> None:
+        try:
+            if record := self._records.read(name):
+                self._exit_status(record)
+        finally:
+            self._tell_ended(name)
+
+
+async def _remove_group(group: Path) -> None:
+    """Remove a group whose processes have ended; the kernel may need a moment to see it so.
+
+    What stays is empty and harms nobody, so it does not hold the unit's removal up for long.
+    """
+    deadline_s = time.monotonic() + GROUP_LIMIT_S
+    while not cgroups.remove(group):
+        if time.monotonic() > deadline_s:
+            log.warning("%s cannot be removed yet, though nothing runs in it", group)
+            return
+        await asyncio.sleep(POLL_S)
+
+
+def _was_out_of_memory(record: Record) -> bool:
+    return bool(record.cgroup) and cgroups.has_killed(Path(record.cgroup))
