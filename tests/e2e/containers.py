@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.model import unit_name
 from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
-from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
+from provisioning.fleet.runtime.containerd import namespace_of
 from provisioning.fleet.runtime.containerd_daemon import Daemon
 from provisioning.fleet.runtime.containerd_record import Settings
 from provisioning.fleet.runtime.containerd_units import ACTIVE
@@ -77,6 +76,8 @@ class ContainerLab(Lab):
     """A Lab whose units are containers."""
 
     nodes: Sequence[Node] = ()
+    archive: Path
+    """Of the image, on this machine."""
 
     @property
     def realm(self) -> str:
@@ -88,6 +89,7 @@ class ContainerLab(Lab):
         httpd = ["httpd", "-f", "-p", "{host}:{port}", "-h", "/tmp", "-r", self.realm + "{id}"]  # noqa: S108 - the container's
         pool = {
             "image": IMAGE,
+            "archive": str(self.archive),
             "engine": "auto",
             "command": ["sh", "-c", SERVE, "sh", *httpd],
             "memory": "24MiB",
@@ -192,13 +194,11 @@ def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
 
 @asynccontextmanager
 async def container_lab(folder: Path) -> AsyncIterator[ContainerLab]:
-    """Make a ContainerLab of two nodes that have the image; it is gone after the block."""
+    """Make a ContainerLab of two nodes that lack the image; it is gone after the block."""
     with two_nodes(folder) as nodes:
         made = ContainerLab(folder, f"lab-{os.getpid()}")
         made.nodes = nodes
-        archive = busybox_archive(folder)
-        for node in nodes:
-            await with_runtime(node, made.fleet, archive)
+        made.archive = busybox_archive(folder)
         try:
             yield made
         finally:
@@ -221,12 +221,3 @@ def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
             for node in nodes:
                 node.containerd.clean_up()
                 node.clean_up()
-
-
-async def with_runtime(node: Node, fleet: str, archive: Path) -> None:
-    """Bring the image to a node."""
-    runtime = ContainerdRuntime(
-        fleet, node.name, endpoint=node.containerd.endpoint, clock=SystemClock()
-    )
-    await runtime.images.import_archive(IMAGE, archive)
-    await runtime.close()

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from provisioning.fleet.api.nodes import NOT_ASKED
 from provisioning.fleet.cli.instances_text import shown
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.progress import Progress, progress_until_done
@@ -54,8 +53,8 @@ def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
 
 def _silent_nodes(client: Client) -> frozenset[str]:
     """Return the nodes that do not answer; one that is being asked, after a take-over, may yet."""
-    nodes = [one for one in client.nodes() if one.is_listed and not one.is_reachable]
-    return frozenset(one.name for one in nodes if one.fault != NOT_ASKED)
+    nodes = [one for one in client.nodes() if one.is_listed and one.is_asked]
+    return frozenset(one.name for one in nodes if not one.is_reachable)
 
 
 def _within(steps: Iterable[Progress], timeout_s: float) -> Iterator[Progress]:

@@ -90,6 +90,13 @@ def test_what_goes_on_is_given_up_once() -> None:
     assert {ID: "drained"} == reasons(Stop(ID, Reason.DRAINED), drained)
 
 
+def test_a_second_lost_node_counts_again() -> None:
+    moved = instance(phase=Phase.STARTING, reason=Reason.NODE_LOST)
+    renew = Renew(ID, "n2", 20_001, 2, "w", 1.0, 1, Listing(), Reason.NODE_LOST)
+
+    assert {ID: "node_lost"} == reasons(renew, moved)
+
+
 def test_another_try_and_what_is_no_end_have_no_reason() -> None:
     renew = Renew(ID, "n2", 20_001, 2, "w", 1.0, 1, Listing())
 
