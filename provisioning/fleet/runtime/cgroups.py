@@ -96,6 +96,13 @@ def remove_empty(path: str, hierarchies: Path = HIERARCHIES) -> None:
         remove(group)
 
 
+def names_in(path: str, hierarchies: Path = HIERARCHIES) -> frozenset[str]:
+    """Return the names of the groups in a group, those of all hierarchies."""
+    name = path.strip("/")
+    patterns = (f"{name}/*/", f"*/{name}/*/")
+    return frozenset(group.name for one in patterns for group in hierarchies.glob(one))
+
+
 def _own_paths(proc: Path) -> Iterator[tuple[int, str]]:
     """Yield (version, path) of the groups that we are in and that can limit memory."""
     for line in (proc / "cgroup").read_text().splitlines():

@@ -31,7 +31,7 @@ from provisioning.fleet.runtime import containerd_units as units
 from provisioning.fleet.runtime.containerd_containers import Containers
 from provisioning.fleet.runtime.containerd_daemon import Certificates, Daemon, RefusedError
 from provisioning.fleet.runtime.containerd_images import Image, Images
-from provisioning.fleet.runtime.containerd_record import Settings, new_record
+from provisioning.fleet.runtime.containerd_record import Settings, cgroup_of, new_record
 from provisioning.fleet.runtime.endings import News
 from provisioning.fleet.runtime.listeners import refuse_taken
 from provisioning.fleet.runtime.logkeeper import LogKeeper
@@ -114,9 +114,12 @@ class ContainerdRuntime:
         """Return all units of which anything is left."""
         self._events.listen()
         starting = set(self._starting)
+        groups = await asyncio.to_thread(self._groups)
         found = await self._containers.found(self._fleet)
         if self._is_local:
             await self._logs.keep(self._log(unit.instance_id) for unit in found)
+        for name in groups - {unit.name for unit in found} - starting:
+            cgroups.remove_empty(cgroup_of(self._fleet, name, self._settings))
         return tuple(_as_created(unit) if unit.name in starting else unit for unit in found)
 
     async def changes(self) -> AsyncIterator[str]:
@@ -183,6 +186,16 @@ class ContainerdRuntime:
         if topic == events.OUT_OF_MEMORY:
             await self._containers.mark_out_of_memory(name)
         self._news.tell(name)
+
+    def _groups(self) -> frozenset[str]:
+        """Return the units that have a cgroup here.
+
+        containerd forgets a group where it is killed while a container begins or ends. A container
+        has its record first: what is asked for records after this knows all that are wanted.
+        """
+        names = cgroups.names_in(self._settings.cgroup_parent) if self._is_local else ()
+        mark = f"{self._fleet}."
+        return frozenset(name.removeprefix(mark) for name in names if name.startswith(mark))
 
     def _log(self, instance_id: str) -> Path:
         return logfiles.of_container(self._fleet, instance_id, folder=self._settings.log_dir)

@@ -49,11 +49,14 @@ class Settings(msgspec.Struct, frozen=True):
         )
 
 
+def cgroup_of(fleet: str, name: str, settings: Settings) -> str:
+    """Return a unit's cgroup: fleets share a node's groups, other than namespaces."""
+    return posixpath.join(settings.cgroup_parent, f"{fleet}.{name}")
+
+
 def new_record(unit: Unit, image: Image, settings: Settings) -> messages.Container:
     """Return the record; what the runtime needs to know is read from it at every later step."""
-    # Fleets have namespaces of their own, but the node's groups in common.
-    cgroup = posixpath.join(settings.cgroup_parent, f"{unit.fleet}.{unit.name}")
-    document = spec.render(unit, image.config, cgroup=cgroup)
+    document = spec.render(unit, image.config, cgroup=cgroup_of(unit.fleet, unit.name, settings))
     options = messages.RuncOptions(binary_name=settings.runtime, root=settings.runtime_root)
     return messages.Container(
         id=unit.name,

@@ -52,6 +52,16 @@ def test_an_empty_group_is_removed_wherever_it_is_and_no_other(
     assert [full] == list((tmp_path / hierarchy).iterdir())
 
 
+@pytest.mark.parametrize("hierarchy", ["", "memory"])
+def test_the_groups_in_a_group_are_found_in_any_hierarchy(tmp_path: Path, hierarchy: str) -> None:
+    for name in ("fleet.n1/lab.a.1", "fleet.n1/lab.b.1/below", "fleet.n2/lab.c.1"):
+        (tmp_path / hierarchy / name).mkdir(parents=True)
+    (tmp_path / hierarchy / "fleet.n1/tasks").touch()
+
+    assert {"lab.a.1", "lab.b.1"} == cgroups.names_in("/fleet.n1", tmp_path)
+    assert set() == cgroups.names_in("/fleet.n3", tmp_path)
+
+
 def test_version_1_makes_groups_below_our_own(tree: Tree) -> None:
     tree.is_in("8:pids:/\n4:cpu,memory:/system/fleet\n0::/\n", V1)
     own = tree.group("system/fleet")

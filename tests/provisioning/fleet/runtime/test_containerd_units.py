@@ -235,6 +235,23 @@ async def test_the_nodes_cgroup_goes_with_its_last_container(lab: ContainerdLab)
     assert groups()
 
 
+async def test_a_cgroup_that_containerd_has_forgotten_is_removed_and_no_other(
+    lab: ContainerdLab,
+) -> None:
+    """As it stays behind where containerd is killed while a container begins or ends."""
+    runtime, unit = lab.open(), lab.unit()
+    await runtime.start(unit)
+    memory = next(iter(Path("/sys/fs/cgroup").glob(f"**/{lab.containerd.cgroup}")))
+    names = (f"{unit.fleet}.{unit.name}", f"{unit.fleet}.gone.1", "another-fleet.gone.1")
+    for name in names[1:]:
+        (memory / name).mkdir()
+
+    await runtime.units()
+
+    assert {names[0], names[2]} == {path.name for path in memory.glob("*/")}
+    (memory / names[2]).rmdir()
+
+
 async def test_out_of_memory_is_known_to_later_provisioners_and_forgotten_at_the_next_start(
     lab: ContainerdLab,
 ) -> None:
