@@ -239,17 +239,20 @@ async def test_a_cgroup_that_containerd_has_forgotten_is_removed_and_no_other(
     lab: ContainerdLab,
 ) -> None:
     """As it stays behind where containerd is killed while a container begins or ends."""
-    runtime, unit = lab.open(), lab.unit()
-    await runtime.start(unit)
-    memory = next(iter(Path("/sys/fs/cgroup").glob(f"**/{lab.containerd.cgroup}")))
-    names = (f"{unit.fleet}.{unit.name}", f"{unit.fleet}.gone.1", "another-fleet.gone.1")
-    for name in names[1:]:
-        (memory / name).mkdir()
+    runtime, unit, ended = lab.open(), lab.unit(), lab.unit(Behaviour.ENDS, number=2)
+    for started in (unit, ended):
+        await runtime.start(started)
+    await eventually(lambda: has_exited(runtime, ended))
+    node = next(iter(Path("/sys/fs/cgroup").glob(f"**/{lab.containerd.cgroup}")))
+    recorded = {f"{one.fleet}.{one.name}" for one in (unit, ended)}
+    forgotten, foreign = node / f"{unit.fleet}.gone.1", node / "another-fleet.gone.1"
+    forgotten.mkdir()
+    foreign.mkdir()
 
     await runtime.units()
 
-    assert {names[0], names[2]} == {path.name for path in memory.glob("*/")}
-    (memory / names[2]).rmdir()
+    assert {*recorded, foreign.name} == {path.name for path in node.glob("*/")}
+    foreign.rmdir()
 
 
 async def test_out_of_memory_is_known_to_later_provisioners_and_forgotten_at_the_next_start(
