@@ -3,8 +3,10 @@
 export OLLAMA_FLEET_PROGRAMS_DIR ?= $(CURDIR)/.programs
 
 BIN := .venv/bin
-# A file's tests stay together, as they share the servers that they start.
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+# A worker more than there are processors, four at most: many tests wait for servers.
+# tests/sharing.py says who gets which tests.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 3 ? n + 1 : 4)))
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SLOW := tests/e2e tests/bench
 
 .DEFAULT_GOAL := help

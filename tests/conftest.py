@@ -7,6 +7,7 @@ integration (`CI=true`); elsewhere they are skipped with one line that says what
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from provisioning.stack import programs
 from provisioning.stack.errors import ProgramError
 from tests.llama import ALIAS, LlamaServer, llama_server, write_tiny_model
+from tests.sharing import Sharing, put_live_first
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +39,21 @@ def refuse(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(what, pytrace=False)
     pytest.skip(what)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> Sharing:
+    return Sharing(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    put_live_first(items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_reaches_what_is_started() -> None:
+    """However the tests were started: a shell's background commands ignore it, and so theirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -32,6 +32,7 @@ from tests.bench import (
     peers,
     procfs,
     provisioner,
+    reading,
     rules,
     scraping,
     servers,
@@ -87,6 +88,7 @@ STAGES = (
     ),
 )
 ALONE: Mapping[str, OfNothing] = {
+    "inventory": reading.measure_reading,
     "provisioner": provisioner.measure_provisioner,
     "containers": containers.measure_containers,
 }

@@ -274,14 +274,14 @@ async def test_nothing_is_left_open_after_a_stop_while_instances_hang(fleet: Fle
         fleet.write_list(*[f"i{n}" for n in range(50)], port=port)
         slow = config(
             fleet.path,
-            poll__interval="1s",
-            poll__health_timeout="900ms",
-            poll__metrics_timeout="900ms",
+            poll__interval="5s",
+            poll__health_timeout="4900ms",
+            poll__metrics_timeout="4900ms",
         )
         async with running(slow) as pages:
             await eventually(pages.has_many_connections)
             started_s = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - started_s < 0.8
+        assert asyncio.get_running_loop().time() - started_s < 3.0
 
     assert {asyncio.current_task()} == asyncio.all_tasks()
     await eventually(lambda: before == sockets())

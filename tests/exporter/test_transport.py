@@ -374,7 +374,7 @@ async def test_a_hung_server_is_given_up_at_the_first_deadline(wire: Wire) -> No
 
     assert [Outcome.TIMEOUT] * 2 == await outcomes(hanging, wire, soon(0.1, 5.0))
 
-    assert asyncio.get_running_loop().time() - started_s < 2
+    assert asyncio.get_running_loop().time() - started_s < 4
 
 
 async def test_figures_that_take_their_time_are_waited_for(wire: Wire) -> None:

@@ -634,7 +634,7 @@ async def test_the_exporter_stops_at_once_while_clients_keep_connections(
                 await answer.read()
             started_s = asyncio.get_running_loop().time()
 
-        assert asyncio.get_running_loop().time() - started_s < 3.0
+        assert asyncio.get_running_loop().time() - started_s < 10.0
 
 
 async def test_a_bad_web_configuration_neither_starts_nor_passes_the_check(file: File) -> None:

@@ -207,14 +207,14 @@ async def test_a_client_of_http_1_0_gets_the_stream_without_chunks(fleet: Runnin
 
 
 async def test_generating_takes_the_simulated_time_times_the_scale() -> None:
-    async with running_fleet(FleetSpec(n_instances=1, time_scale=0.1)) as fleet:
+    async with running_fleet(FleetSpec(n_instances=1, time_scale=0.01)) as fleet:
         began_s = time.monotonic()
         numbers = (await _generate(fleet, options={"num_predict": 100})).json
         took_s = time.monotonic() - began_s
 
     simulated_s = numbers["total_duration"] / 1e9
     assert 2.3 < simulated_s < 2.6
-    assert simulated_s * 0.1 <= took_s < simulated_s
+    assert simulated_s * 0.01 <= took_s < simulated_s
 
 
 async def test_tokens_come_one_by_one_at_the_instance_s_speed() -> None:
@@ -223,7 +223,8 @@ async def test_tokens_come_one_by_one_at_the_instance_s_speed() -> None:
         first_s, *_, last_s = [await _next_token_s(client) for _ in range(10)]
 
         speed = fleet.fleet.instances[0].tokens_per_second
-        assert 9 / speed == pytest.approx(last_s - first_s, abs=0.08)
+        at_speed_s = 9 / speed
+        assert at_speed_s - 0.08 <= last_s - first_s < 10 * at_speed_s
 
 
 def _begin_stream(client: Client, fleet: RunningFleet, *, num_predict: int) -> None:

@@ -6,7 +6,6 @@ A test class of each store takes over `StoreContract` and gives the fixture `ope
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 
@@ -27,6 +26,7 @@ from provisioning.fleet.store.base import (
     Stored,
     Term,
 )
+from provisioning.fleet.store.opening import LEASE_S
 from tests.provisioning.fleet.store.examples import (
     PATIENCE_S,
     Open,
@@ -48,7 +48,6 @@ PORT_TAKEN = Done(refusal=Refusal.PORT_TAKEN)
 class StoreContract:
     """Promises about records, ports, terms, watches and leadership."""
 
-    big_commit_s: float = 10.0
     is_never_closed: bool = False
 
     # Records and versions
@@ -488,9 +487,7 @@ class StoreContract:
                     store, start.revision, lambda seen: 10_000 == sum(len(u.stored) for u in seen)
                 )
             )
-            begun_s = time.monotonic()
             made = await put(store, term, *many)
-            took_s = time.monotonic() - begun_s
 
             view = await store.load()
             assert {one.instance.id: one for one in made} == view.stored
@@ -502,7 +499,6 @@ class StoreContract:
             ]
             assert {None} == {one.refusal for one in await store.commit(gone, term=term)}
             assert {} == (await store.load()).stored
-            assert took_s < self.big_commit_s
 
     # Leadership
 
@@ -546,12 +542,10 @@ class StoreContract:
                 waiting = asyncio.ensure_future(bobs.enter_async_context(bob[1].lead()))
                 await asyncio.sleep(0.3)
                 assert not waiting.done()
-                left_s = time.monotonic()
 
-            current = await asyncio.wait_for(waiting, 10)
+            current = await asyncio.wait_for(waiting, LEASE_S / 2)
 
             assert "bob" == current.term.holder
-            assert time.monotonic() - left_s < 1.5
 
     async def test_a_term_that_goes_on_is_not_lost(self, open_one: Open) -> None:
         _, leadership = open_one("alice")

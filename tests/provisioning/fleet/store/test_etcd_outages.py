@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -34,6 +33,8 @@ from tests.provisioning.fleet.store.leaders import leader
 from tests.waiting import eventually
 
 LEASE_S = 2
+BUSY_S = 2.0
+"""What a busy machine may add to what is promised."""
 DEADLINE_S = 0.5
 SILENCE_S = 0.5
 
@@ -117,15 +118,13 @@ async def test_a_cluster_that_is_gone_stops_changes_and_comes_back_whole(
     async with opened[1].lead() as current:
         await put(opened[0], current.term, instance("a", port=1))
         three.kill()
-        gone_s = time.monotonic()
 
         with pytest.raises(StoreUnavailableError):
             await opened[0].load()
         with pytest.raises(StoreUnavailableError, match="cannot write at etcd"):
             await opened[0].commit([Put(instance("b", port=2), NEW)], term=current.term)
         assert await opened[1].leader() is None
-        await asyncio.wait_for(current.lost(), 2 * LEASE_S)
-        assert time.monotonic() - gone_s <= LEASE_S + 1
+        await asyncio.wait_for(current.lost(), LEASE_S + BUSY_S)
 
     await asyncio.to_thread(three.start)
     async with leading(open_one("bob")) as (store, term):
@@ -164,10 +163,8 @@ async def test_a_standby_leads_soon_after_the_leader_was_killed(
             assert not waiting.done()
 
             alice.process.kill()
-            killed_s = time.monotonic()
 
-            current = await asyncio.wait_for(waiting, 10)
-            assert time.monotonic() - killed_s < 2 * LEASE_S
+            current = await asyncio.wait_for(waiting, 2 * LEASE_S + BUSY_S)
             stored = (await standby[0].load()).stored
             versions = {name: one.version for name, one in stored.items()}
             acknowledged = await alice.ended()
@@ -262,6 +259,6 @@ async def test_a_standby_is_not_deceived_by_a_member_that_hangs_with_the_leader(
         three.members[0].pause()
         alice.process.send_signal(signal.SIGSTOP)
 
-        current = await asyncio.wait_for(waiting, 2 * LEASE_S + 1)
+        current = await asyncio.wait_for(waiting, 2 * LEASE_S + BUSY_S)
 
         assert "bob" == current.term.holder

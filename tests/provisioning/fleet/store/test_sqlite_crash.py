@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import FencedError
 from provisioning.fleet.store.base import NEW, Put, Term
-from provisioning.fleet.store.opening import open_store
+from provisioning.fleet.store.opening import LEASE_S, open_store
 from provisioning.fleet.store.records import decode, place_of
 from tests.provisioning.fleet.store.examples import applied, content, instance, put, watched
 from tests.provisioning.fleet.store.leaders import leader
@@ -86,10 +85,8 @@ async def test_another_process_leads_at_once_when_the_leader_is_killed(tmp_path:
         assert not waiting.done()
 
         alice.process.kill()
-        killed_s = time.monotonic()
 
-        current = await asyncio.wait_for(waiting, 10)
-        assert time.monotonic() - killed_s < 1
+        current = await asyncio.wait_for(waiting, LEASE_S / 2)
         last = await store.load()
         assert len(wrote) <= len(last.stored)
         updates = await watched(

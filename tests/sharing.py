@@ -1,0 +1,31 @@
+"""How the tests are shared out between workers.
+
+A file's tests stay together, as they share the servers that they start. The end-to-end tests stay
+together too, and come first: they watch whole fleets in real time, and two of them at once would
+disturb each other; begun last, they would keep one worker busy long after the others have ended.
+"""
+
+from __future__ import annotations
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+LIVE = "tests/e2e"
+
+
+class Sharing(LoadFileScheduling):
+    """Gives each file to one worker, and the end-to-end tests to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope_of(nodeid)
+
+
+def scope_of(nodeid: str) -> str:
+    """Return what is given to a worker as one."""
+    path = nodeid.split("::", 1)[0]
+    return LIVE if path.startswith(f"{LIVE}/") else path
+
+
+def put_live_first(items: list[pytest.Item]) -> None:
+    """Order the tests in place; otherwise their order stays."""
+    items.sort(key=lambda item: scope_of(item.nodeid) != LIVE)
