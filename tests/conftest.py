@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from xdist.remote import Producer
 
 from provisioning.stack import programs
 from provisioning.stack.errors import ProgramError
@@ -41,8 +42,8 @@ def refuse(what: str) -> NoReturn:
     pytest.skip(what)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> Sharing:
-    return Sharing(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
+    return Sharing(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
