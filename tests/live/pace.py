@@ -17,9 +17,17 @@ from alerts.settings import SAMPLES_TO_BRIDGE, Windows
 LONGEST_SHORTENED_S = 900
 """Alerts that hold for longer are about hours and days: they stay as they are."""
 LONGEST_SHORT_KEEP_S = 12
-SHORT_HOLD_S = {"OllamaFleetMetricsAbsent": 30}
-"""An exporter says nothing until it has polled every instance, and polls are not made as much
-faster as windows are: what waits for its first word must wait for longer than that."""
+SHORT_HOLD_S = {
+    "OllamaFleetMetricsAbsent": 30,
+    "OllamaFleetHealthyInstancesLow": 9,
+    "OllamaModelUnavailable": 9,
+    "OllamaFleetTokenThroughputLow": 12,
+}
+"""Polls are not made as much faster as windows are, so what waits for them must wait for longer.
+
+An exporter says nothing until it has polled every instance. Instances that an inventory lists again
+are not healthy until they are polled. And what others mute must still come after those.
+"""
 
 
 class PaceName(StrEnum):
@@ -80,7 +88,7 @@ SHORT = Pace(
     scrape_timeout_s=3,
     evaluation_s=3,
     group_wait_s=1,
-    ticket_group_wait_s=6,
+    ticket_group_wait_s=9,
     group_interval_s=1,
     switch_s=4,
     divisor=60,

@@ -39,7 +39,9 @@ def test_a_short_pace_keeps_every_alert_and_threshold_and_no_hold_of_minutes() -
 
     assert Settings().thresholds == short.thresholds
     assert [alert["name"] for alert in ALERTS] == [one["name"] for one in explain.as_json(short)]
-    assert 3 == held["OllamaFleetHealthyInstancesLow"]
+    assert 3 == held["OllamaFleetInventoryLost"]
+    assert held["OllamaFleetHealthyInstancesLow"] < held["OllamaFleetTokenThroughputLow"]
+    assert SHORT.poll_s + SHORT.scrape_s < held["OllamaFleetHealthyInstancesLow"]
     assert 15 == held["OllamaNodeSlowerThanFleet"]
     assert 6 == held["OllamaFleetLatencyP99High"], "5 s, at the second evaluation"
     kept = {one["name"]: one["keep_firing_for_seconds"] for one in explain.as_json(short)}
