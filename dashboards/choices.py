@@ -21,6 +21,12 @@ from dashboards.kit.panels import Column, Panel, Words, table
 from dashboards.queries import fleet
 from dashboards.queries.select import Ask
 
+DISAGREEING = (
+    "While replicas disagree, of each status the highest count is shown: together they are more "
+    "than there are."
+)
+"""What is to be said wherever the rules' counts by status are stacked or added up."""
+
 
 class Uid(StrEnum):
     """The dashboards, by what their addresses end with; alerts link to them."""
@@ -110,6 +116,10 @@ def instance_links(ask: Ask) -> list[Json]:
     return [to_dashboard("The instance", Uid.INSTANCE, *columns, cluster=ask.cluster)]
 
 
-def exporter_links(ask: Ask) -> list[Json]:
-    """Return where the address of an exporter leads, from a row of one cluster."""
-    return [to_dashboard("The exporter", Uid.EXPORTER, "instance", cluster=ask.cluster)]
+def pipeline_links(ask: Ask) -> list[Json]:
+    """Return where the address of an exporter or a provisioner leads, from a row of one cluster.
+
+    It is not chosen there: the choice is among exporters, and an alert may name a provisioner.
+    """
+    title = "The exporters and provisioners"
+    return [to_dashboard(title, Uid.EXPORTER, cluster=ask.cluster)]

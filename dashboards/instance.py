@@ -25,7 +25,7 @@ def dashboard(settings: DashboardSettings) -> Board:
     restarts = marked(
         "Restarts",
         instance.restarts(ask),
-        title="$instance_id restarted",
+        title="Restarted",
         text="",
         colour=colours.PLAIN,
     )
@@ -62,6 +62,14 @@ def _variables(ask: Ask) -> tuple[object, ...]:
     )
 
 
+def _legend(ask: Ask, name: str) -> str:
+    """Return the name of a series in its cluster; of a fleet that has none Grafana leaves it out.
+
+    While All is chosen, several clusters may have an instance of this name.
+    """
+    return f"{name} {{{{{ask.cluster}}}}}"
+
+
 def _info(ask: Ask) -> Panel:
     words = Words(
         title="$instance_id",
@@ -88,7 +96,8 @@ def _up(ask: Ask) -> Panel:
         no_data=GONE,
         unit="none",
     )
-    return state_timeline(words, Query(instance.up(ask), "health"), mappings=fields.mapping(UP))
+    health = Query(instance.up(ask), _legend(ask, "health"))
+    return state_timeline(words, health, mappings=fields.mapping(UP))
 
 
 def _speed(ask: Ask) -> Panel:
@@ -100,19 +109,19 @@ def _speed(ask: Ask) -> Panel:
         no_data="The instance does not tell how fast it generates.",
         unit="short",
     )
+    names = ("instance", "its node", "peers' median", "limit")
+    own, node, peers, limit = (_legend(ask, name) for name in names)
     return chart(
         words,
-        Query(instance.value(ask, catalogue.INSTANCE_TOKENS_PER_SECOND), "instance"),
-        Query(instance.node_speed(ask), "its node"),
-        Query(instance.peers_speed(ask), "peers' median"),
-        Query(instance.slow_speed(ask), "limit"),
+        Query(instance.value(ask, catalogue.INSTANCE_TOKENS_PER_SECOND), own),
+        Query(instance.node_speed(ask), node),
+        Query(instance.peers_speed(ask), peers),
+        Query(instance.slow_speed(ask), limit),
         overrides=[
-            fields.override(
-                "instance", {"color": fields.fixed(colours.GOOD), "custom.lineWidth": 2}
-            ),
-            fields.coloured("its node", colours.PLAIN),
-            fields.coloured("peers' median", colours.NEUTRAL),
-            fields.limit_line("limit"),
+            fields.override(own, {"color": fields.fixed(colours.GOOD), "custom.lineWidth": 2}),
+            fields.coloured(node, colours.PLAIN),
+            fields.coloured(peers, colours.NEUTRAL),
+            fields.limit_line(limit),
         ],
     )
 
@@ -127,7 +136,7 @@ def _latency(ask: Ask) -> Panel:
     )
     return chart(
         words,
-        Query(instance.value(ask, catalogue.INSTANCE_LATENCY_P99), "p99"),
+        Query(instance.value(ask, catalogue.INSTANCE_LATENCY_P99), _legend(ask, "p99")),
         Query(instance.latency_limit(ask), "limit"),
         overrides=[fields.limit_line("limit")],
     )
@@ -142,13 +151,14 @@ def _requests(ask: Ask) -> Panel:
         no_data="The instance does not tell what it works on.",
         unit="none",
     )
+    running, queued = (_legend(ask, name) for name in ("running", "queued"))
     return chart(
         words,
-        Query(instance.value(ask, catalogue.INSTANCE_REQUESTS_RUNNING), "running"),
-        Query(instance.value(ask, catalogue.INSTANCE_REQUESTS_QUEUED), "queued"),
+        Query(instance.value(ask, catalogue.INSTANCE_REQUESTS_RUNNING), running),
+        Query(instance.value(ask, catalogue.INSTANCE_REQUESTS_QUEUED), queued),
         overrides=[
-            fields.coloured("running", colours.GOOD),
-            fields.coloured("queued", colours.WARNING),
+            fields.coloured(running, colours.GOOD),
+            fields.coloured(queued, colours.WARNING),
         ],
     ).optional()
 
@@ -163,8 +173,8 @@ def _tokens(ask: Ask) -> Panel:
     )
     return chart(
         words,
-        Query(instance.rate(ask, catalogue.INSTANCE_GENERATED_TOKENS), "generated"),
-        Query(instance.rate(ask, catalogue.INSTANCE_PROMPT_TOKENS), "read"),
+        Query(instance.rate(ask, catalogue.INSTANCE_GENERATED_TOKENS), _legend(ask, "generated")),
+        Query(instance.rate(ask, catalogue.INSTANCE_PROMPT_TOKENS), _legend(ask, "read")),
     ).optional()
 
 
@@ -175,7 +185,7 @@ def _errors(ask: Ask) -> Panel:
         no_data="The instance does not count its errors.",
         unit="reqps",
     )
-    errors = Query(instance.errors(ask), "{{error_type}}")
+    errors = Query(instance.errors(ask), _legend(ask, "{{error_type}}"))
     return chart(words, errors, is_stacked=True).optional()
 
 
@@ -187,7 +197,7 @@ def _age(ask: Ask) -> Panel:
         no_data="The instance does not tell when it started.",
         unit="s",
     )
-    return chart(words, Query(instance.age(ask), "age")).optional()
+    return chart(words, Query(instance.age(ask), _legend(ask, "age"))).optional()
 
 
 def _poll(ask: Ask) -> Panel:
@@ -198,7 +208,8 @@ def _poll(ask: Ask) -> Panel:
         no_data=GONE,
         unit="s",
     )
-    return chart(words, Query(instance.value(ask, catalogue.INSTANCE_POLL_DURATION), "poll"))
+    poll = Query(instance.value(ask, catalogue.INSTANCE_POLL_DURATION), _legend(ask, "poll"))
+    return chart(words, poll)
 
 
 def _neighbours(ask: Ask) -> Panel:

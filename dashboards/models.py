@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards import choices
-from dashboards.choices import Uid
+from dashboards.choices import DISAGREEING, Uid
 from dashboards.kit import colours, fields, variables
 from dashboards.kit.board import Board
 from dashboards.kit.grid import Section, row
@@ -54,7 +54,7 @@ def _all(ask: Ask) -> Panel:
         title="Models",
         description="The chosen models, the largest first. A share of healthy instances below "
         "100 % is what its users feel first; errors of one model alone are its own, of all are the "
-        "fleet's. Series: model:ollama_instances:sum, model:ollama_tokens_per_second:sum, "
+        "fleet's. Series: ollama_model_instances, model:ollama_tokens_per_second:sum, "
         "model:ollama_errors:rate5m.",
         no_data=NO_MODEL,
     )
@@ -84,7 +84,7 @@ def _all(ask: Ask) -> Panel:
 def _by_status(ask: Ask) -> Panel:
     words = Words(
         title="Instances of the chosen models",
-        description="Stacked by status. Good: nearly all healthy. "
+        description=f"Stacked by status. Good: nearly all healthy. {DISAGREEING} "
         "Series: model:ollama_instances:sum.",
         no_data=NO_MODEL,
         unit="none",
@@ -101,7 +101,7 @@ def _healthy(ask: Ask) -> Panel:
     words = Words(
         title="Healthy share by model",
         description="Of each model's instances. One line that falls alone: a bad rollout of that "
-        "model, or its nodes. All together: the fleet. Series: model:ollama_instances:sum.",
+        "model, or its nodes. All together: the fleet. Series: ollama_model_instances.",
         no_data=NO_MODEL,
         unit="percentunit",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards import choices
-from dashboards.choices import Uid
+from dashboards.choices import DISAGREEING, Uid
 from dashboards.kit import colours, fields, variables
 from dashboards.kit.board import Board
 from dashboards.kit.grid import Section, row
@@ -138,7 +138,7 @@ def _failing(ask: Ask) -> Panel:
     words = Words(
         title="Nodes with failing instances",
         description="Instances that should serve and do not, by status. Unreachable as a whole: "
-        "the node or its network is down. Series: node:ollama_instances:sum.",
+        f"the node or its network is down. {DISAGREEING} Series: node:ollama_instances:sum.",
         no_data="All instances of all nodes are healthy, or away on purpose.",
     )
     statuses = (*FAILING, "healthy")
@@ -158,7 +158,7 @@ def _failing_line(ask: Ask) -> Panel:
     words = Words(
         title="Failing instances by node",
         description=f"The {nodes.LINES} of the chosen nodes with most of them at the end of the "
-        "time range. Nodes that step together share a rack or a switch. "
+        f"time range. Nodes that step together share a rack or a switch. {DISAGREEING} "
         "Series: node:ollama_instances:sum.",
         no_data="On the chosen nodes nothing fails now.",
         unit="none",

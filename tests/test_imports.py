@@ -19,6 +19,7 @@ ALLOWED = {
     "dashboards": (
         "dashboards",
         "exporter.catalogue",
+        "alerts.durations",
         "alerts.names",
         "alerts.promql",
         "alerts.series",

@@ -9,6 +9,7 @@ from dashboards.queries import provisioner
 from dashboards.queries.select import Ask
 
 NO_PROVISIONER = "Prometheus scrapes no provisioner."
+NO_LEADER = "No provisioner leads, or Prometheus scrapes none."
 
 
 def section(ask: Ask) -> Section:
@@ -38,7 +39,7 @@ def _instances(ask: Ask) -> Panel:
         "and what cannot be started. Good: as many as wanted; in a roll-out the line climbs. "
         "Series: ollama_provisioner_wanted_instances, ollama_provisioner_instances_as_wanted, "
         "ollama_provisioner_instances.",
-        no_data=NO_PROVISIONER,
+        no_data=NO_LEADER,
         unit="none",
     )
     return chart(
@@ -59,7 +60,7 @@ def _nodes(ask: Ask) -> Panel:
         title="Nodes out of reach",
         description="Nodes whose runtime does not answer the provisioner that leads. Good: none; "
         "its log names them. Series: ollama_provisioner_unreachable_nodes.",
-        no_data=NO_PROVISIONER,
+        no_data=NO_LEADER,
         unit="none",
     )
     return chart(words, Query(provisioner.unreachable_nodes(ask), "nodes")).optional()

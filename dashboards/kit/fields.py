@@ -6,20 +6,34 @@ Out:  dictionaries as they stand in a panel's `fieldConfig`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dashboards.kit import colours
 
 Json = dict[str, Any]
+LABEL = re.compile(r"\{\{\w+\}\}")
+"""As a legend names it."""
 
 
 def override(name: str, properties: Mapping[str, Any]) -> Json:
-    """Return how one series or column differs from the others of its panel."""
+    """Return how one series or column differs from the others of its panel.
+
+    A name with labels, `{{label}}`, stands for all series of that legend.
+    """
     return {
-        "matcher": {"id": "byName", "options": name},
+        "matcher": _matcher(name),
         "properties": [{"id": key, "value": value} for key, value in properties.items()],
     }
+
+
+def _matcher(name: str) -> Json:
+    if not LABEL.search(name):
+        return {"id": "byName", "options": name}
+    # A space needs no escape there.
+    words = (re.escape(part).replace("\\ ", " ") for part in LABEL.split(name))
+    return {"id": "byRegexp", "options": f"/^{'.*'.join(words)}$/"}
 
 
 def fixed(colour: str) -> Json:

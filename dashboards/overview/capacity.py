@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dashboards.choices import DISAGREEING
 from dashboards.kit import fields
 from dashboards.kit.grid import Section, row
 from dashboards.kit.panels import Panel, Query, Words, chart
@@ -24,8 +25,8 @@ def section(ask: Ask) -> Section:
 def _by_status(ask: Ask) -> Panel:
     words = Words(
         title="Instances by status",
-        description="All instances of the inventory, stacked by status, and how many must be "
-        "healthy. Good: nearly all healthy. Series: fleet:ollama_instances:sum.",
+        description="Stacked by status, and how many must be healthy. Good: nearly all healthy. "
+        f"{DISAGREEING} Series: fleet:ollama_instances:sum.",
         no_data=NO_FLEET,
         unit="none",
     )
@@ -43,7 +44,7 @@ def _failing(ask: Ask) -> Panel:
         title="Instances that fail",
         description="Those that should serve and do not; the line is how many may fail before the "
         "floor is reached. A step is a node, a rack or a switch; a slope is a bad rollout. "
-        "Series: fleet:ollama_instances:sum.",
+        f"{DISAGREEING} Series: fleet:ollama_instances:sum.",
         no_data=NO_FLEET,
         unit="none",
     )

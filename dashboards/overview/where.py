@@ -34,7 +34,7 @@ def _firing(ask: Ask) -> Panel:
         links={
             "node": choices.node_links(ask),
             "model": choices.model_links(ask),
-            "instance": choices.exporter_links(ask),
+            "instance": choices.pipeline_links(ask),
         },
         further=[fields.override("severity", fields.coloured_cell(severity))],
         sort=[("severity", False), ("active since", False)],

@@ -1,7 +1,8 @@
 """One instance: how it is, and how it does against its node and its peers.
 
 Every selector names the node and the instance: what is asked for is one series per replica of the
-exporter, or those of one node.
+exporter, or those of one node. While All clusters are chosen there may be an instance of that name
+in several of them: each has a value of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def _info(ask: Ask) -> str:
 
 def up(ask: Ask) -> str:
     """Return whether the instance is healthy."""
-    return f"max({ask.series(catalogue.INSTANCE_UP, *THIS_INSTANCE)})"
+    return value(ask, catalogue.INSTANCE_UP)
 
 
 def known_up(ask: Ask) -> str:
@@ -42,17 +43,18 @@ def known_start(ask: Ask) -> str:
 
 def value(ask: Ask, series: Series) -> str:
     """Return one of the instance's gauges."""
-    return f"max({ask.series(series, *THIS_INSTANCE)})"
+    return f"max {ask.by()} ({ask.series(series, *THIS_INSTANCE)})"
 
 
 def rate(ask: Ask, series: Series) -> str:
     """Return how fast one of its counters grows."""
-    return f"max({ask.rate(series, *THIS_INSTANCE)})"
+    return f"max {ask.by()} ({ask.rate(series, *THIS_INSTANCE)})"
 
 
 def errors(ask: Ask) -> str:
     """Return its failed requests per second by type."""
-    return f"max by (error_type) ({ask.rate(catalogue.INSTANCE_ERRORS, *THIS_INSTANCE)})"
+    rates = ask.rate(catalogue.INSTANCE_ERRORS, *THIS_INSTANCE)
+    return f"max {ask.by('error_type')} ({rates})"
 
 
 def age(ask: Ask) -> str:
@@ -71,17 +73,19 @@ def restarts(ask: Ask) -> str:
 def node_speed(ask: Ask) -> str:
     """Return the mean speed of the instances of its node that run the same model."""
     mean = ask.series(names.NODE_SPEED, THIS_NODE)
-    return f"max({mean}\nand {ask.on('model', 'engine')} {_info(ask)})"
+    return f"max {ask.by()} ({mean}\nand {ask.on('model', 'engine')} {_info(ask)})"
 
 
 def peers_speed(ask: Ask) -> str:
     """Return the median speed of all nodes for its model and engine."""
-    return f"max({ask.series(names.PEERS_SPEED)}\nand {ask.on('model', 'engine')} {_info(ask)})"
+    peers = ask.series(names.PEERS_SPEED)
+    return f"max {ask.by()} ({peers}\nand {ask.on('model', 'engine')} {_info(ask)})"
 
 
 def slow_speed(ask: Ask) -> str:
     """Return the speed below which a node counts as slow."""
-    return f"{peers_speed(ask)} * {limits.line(ask, limits.NODE_RATIO)}"
+    ratio = limits.line(ask, limits.NODE_RATIO)
+    return f"{peers_speed(ask)}\n* on () group_left () {ratio}"
 
 
 def latency_limit(ask: Ask) -> str:

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from alerts import names
 from dashboards.queries.select import MODEL, Ask
 from exporter import catalogue
 from exporter.catalogue import FLEET_REQUEST_DURATION
 
 
+def _counted(ask: Ask, *matchers: str) -> str:
+    """Return instances by cluster and model; of replicas the one that counts most.
+
+    Each exporter's own statuses are added up first: of statuses about which replicas disagree the
+    rules record the highest count of each, which is more than there are.
+    """
+    by_model = replace(catalogue.MODEL_INSTANCES, labels=("model",))
+    told = ask.series(catalogue.MODEL_INSTANCES, *matchers)
+    by_exporter = f"sum {ask.by('job', 'instance', 'model')} ({told})"
+    return ask.scope.fleet_sum(by_model, "model", inner=ask.bridged(by_exporter))
+
+
 def instances(ask: Ask) -> str:
     """Return the instances of each model, whatever their status."""
-    return f"sum by (model) ({ask.series(names.MODEL_INSTANCES, MODEL)})"
+    return f"sum by (model) (\n{_counted(ask, MODEL)}\n)"
 
 
 def healthy(ask: Ask) -> str:
     """Return the healthy instances of each model."""
     matchers = ('status="healthy"', MODEL)
-    return f"sum by (model) ({ask.series(names.MODEL_INSTANCES, *matchers)})"
+    return f"sum by (model) (\n{_counted(ask, *matchers)}\n)"
 
 
 def healthy_ratio(ask: Ask) -> str:
     """Return the share of each model's instances that is healthy."""
-    return f"{healthy(ask)} / {instances(ask)}"
+    return f"{healthy(ask)}\n/ {instances(ask)}"
 
 
 def share(ask: Ask) -> str:
     """Return each model's share of the fleet."""
-    return f"{instances(ask)} / scalar(sum({ask.series(names.MODEL_INSTANCES)}))"
+    return f"{instances(ask)}\n/ scalar(sum(\n{_counted(ask)}\n))"
 
 
 def by_status(ask: Ask) -> str:
@@ -36,7 +50,7 @@ def by_status(ask: Ask) -> str:
 
 def healthy_over_time(ask: Ask) -> str:
     """Return the share that is healthy, of each model that should serve."""
-    return f"{healthy(ask)} / ({instances(ask)} > 0)"
+    return f"{healthy(ask)}\n/ ({instances(ask)} > 0)"
 
 
 def speed(ask: Ask) -> str:

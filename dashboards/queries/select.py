@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from alerts.durations import duration_text
 from alerts.promql import Scope
-from dashboards.settings import DashboardSettings
+from dashboards.settings import SAMPLES_TO_BRIDGE, DashboardSettings
 from exporter.catalogue import Kind, Series
 
 FAILING = ("unhealthy", "unreachable", "loading", "unknown")
@@ -64,6 +65,15 @@ class Ask:
     def rate(self, series: Series | str, *matchers: str, suffix: str = "") -> str:
         """Return how fast a counter grows, per second."""
         return f"rate({self.series(series, *matchers, suffix=suffix)}{RATE})"
+
+    def bridged(self, expression: str) -> str:
+        """Return what an expression last was: a scrape that fails leaves no gap.
+
+        Of a sum, unlike of each of its series, which would count for a while after they ended.
+        """
+        bridge_s = self.scope.bridge_s
+        span, step = duration_text(bridge_s), duration_text(bridge_s / SAMPLES_TO_BRIDGE)
+        return f"last_over_time(({expression})[{span}:{step}])"
 
     def by(self, *labels: str) -> str:
         """Return `by (…)`, clusters kept apart."""

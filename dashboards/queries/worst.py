@@ -21,7 +21,9 @@ def worst(ask: Ask, limit: str, *matchers: str) -> str:
     """Return the instances: 0 where down, else the speed, or UNKNOWN."""
     up = ask.series(catalogue.INSTANCE_UP, *matchers)
     speed = ask.series(catalogue.INSTANCE_TOKENS_PER_SECOND, *matchers)
-    return f"bottomk({limit}, max {ask.by(*INSTANCE)} ({speed} or {UNKNOWN} * {up}))"
+    # Of replicas first: one that was restarted knows no speed yet, and must not hide the other's.
+    each = f"max {ask.by(*INSTANCE)}"
+    return f"bottomk({limit}, {each} ({speed}) or {UNKNOWN} * {each} ({up}))"
 
 
 def value(ask: Ask, series: Series, limit: str, *matchers: str) -> str:

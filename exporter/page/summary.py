@@ -44,7 +44,7 @@ class Summary(msgspec.Struct, frozen=True):
     last_pass_age_seconds: float | None
     """Since the last whole pass over the fleet ended."""
     inventory_age_seconds: float | None
-    """Of the source that was read longest ago."""
+    """Of the source that was read longest ago; None while one was never read."""
     shard: dict[str, int]
     instances: dict[Status, int]
     figures: tuple[Figure, ...]

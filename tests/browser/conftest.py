@@ -41,7 +41,7 @@ async def browser() -> AsyncIterator[Browser]:
 async def start_exporter(tmp_path: Path) -> AsyncIterator[StartExporter]:
     async with AsyncExitStack() as stack:
 
-        async def start_exporter(inventory: Path, *options: str, **how: Any) -> str:
+        async def start_exporter(inventory: Path | str, *options: str, **how: Any) -> str:
             url = await stack.enter_async_context(exporter(tmp_path, inventory, *options, **how))
             return f"{url}/fleet"
 

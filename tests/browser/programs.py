@@ -76,7 +76,7 @@ async def simulation(run_dir: Path, n_instances: int) -> AsyncIterator[Simulatio
 @asynccontextmanager
 async def exporter(
     run_dir: Path,
-    inventory: Path,
+    inventory: Path | str,
     *options: str,
     port: int | None = None,
     interval: str = "1s",
@@ -97,6 +97,18 @@ async def exporter(
     async with Children(run_dir) as children:
         await children.start(ChildSpec("exporter", command, f"{url}{ready_path}", READY_WITHIN_S))
         yield url
+
+
+def write_inventory(path: Path, n: int, **more: str) -> Path:
+    """Write an inventory of instances of which none answers."""
+    (port,) = free_ports(1)
+    names = {"node": "node-1", "model": "m", **more}
+    listed = [
+        {"id": f"i{number}", "url": f"http://127.0.0.1:{port}", "engine": "fleet", **names}
+        for number in range(1, n + 1)
+    ]
+    path.write_text(json.dumps(listed))
+    return path
 
 
 def _program(name: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +17,7 @@ from playwright.async_api import Route, expect
 
 from tests.browser.conftest import Open, StartExporter
 from tests.browser.page import UPDATE, FleetPage, Held
-from tests.browser.programs import exporter
+from tests.browser.programs import exporter, write_inventory
 from tests.ports import free_ports
 from tests.waiting import eventually
 
@@ -26,6 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 UNREACHABLE = "#a00020"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+NEVER_READ = "An inventory source has never been read: its instances are missing."
 LEAST_CONTRAST = 4.5
 GONE = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
 """What Chromium itself writes to its console about an exporter that is gone."""
@@ -63,18 +63,6 @@ CONTRASTS = """() => {
     [element.textContent || element.placeholder, contrast(colour, backgroundOf(element))]);
 }"""
 """Every text that is shown, and its contrast to what is behind it."""
-
-
-def write_inventory(path: Path, n: int, **more: str) -> Path:
-    """Write an inventory of instances of which none answers."""
-    (port,) = free_ports(1)
-    names = {"node": "node-1", "model": "m", **more}
-    listed = [
-        {"id": f"i{number}", "url": f"http://127.0.0.1:{port}", "engine": "fleet", **names}
-        for number in range(1, n + 1)
-    ]
-    path.write_text(json.dumps(listed))
-    return path
 
 
 def pattern(text: str) -> re.Pattern[str]:
@@ -279,6 +267,34 @@ async def test_an_empty_fleet_is_told(
     page = await open_page(url)
 
     await expect(page.find("#notice")).to_have_text("The inventory holds no instance.")
+
+
+async def test_an_inventory_source_that_was_never_read_is_told(
+    tmp_path: Path, start_exporter: StartExporter, open_page: Open
+) -> None:
+    """One source is a file; the other one's server is away since the exporter started."""
+    inventory = write_inventory(tmp_path / "fleet.json", 3)
+    url = await start_exporter(inventory, f"--inventory={_away()}")
+    page = await open_page(url)
+
+    await expect(page.find("#facts")).to_contain_text("an inventory source was never read")
+    await expect(page.find("#notice")).to_have_text(NEVER_READ)
+
+
+async def test_a_fleet_of_which_no_inventory_was_read_is_not_called_empty(
+    start_exporter: StartExporter, open_page: Open
+) -> None:
+    url = await start_exporter(_away(), ready_path="/-/healthy")
+    page = await open_page(url)
+
+    await expect(page.find("#facts")).to_contain_text("0 instances")
+    await expect(page.find("#notice")).to_have_text(NEVER_READ)
+
+
+def _away() -> str:
+    """Return the URL of an inventory whose server is away."""
+    (port,) = free_ports(1)
+    return f"http://127.0.0.1:{port}/instances"
 
 
 async def test_what_the_fleet_says_of_itself_is_text_and_never_markup(

@@ -187,7 +187,7 @@ COLOURS: Mapping[Key, Mapping[str, str]] = {
     (Uid.MODELS, "Latency of $model"): {
         "median": GOOD, "slowest tenth": WARNING, "slowest hundredth": BAD,
     },
-    (Uid.INSTANCE, "Requests"): {"running": GOOD, "queued": WARNING},
+    (Uid.INSTANCE, "Requests"): {"/^running .*$/": GOOD, "/^queued .*$/": WARNING},
     (Uid.EXPORTER, "Polls by outcome"): {"good": GOOD, "failed": BAD},
     (Uid.EXPORTER, "Failed polls, share"): {"failed": BAD},
     (Uid.EXPORTER, "Alerts sent to Alertmanagers"): {"lost": BAD},
@@ -198,7 +198,7 @@ NODE, MODEL = (Uid.NODES, ("node",)), (Uid.MODELS, ("model",))
 INSTANCE = (Uid.INSTANCE, ("node", "instance_id"))
 LINKS: Mapping[Key, Mapping[str, tuple[Uid, Sequence[str]]]] = {
     (Uid.OVERVIEW, "Alerts that fire"): {
-        "node": NODE, "model": MODEL, "instance": (Uid.EXPORTER, ("instance",)),
+        "node": NODE, "model": MODEL, "instance": (Uid.EXPORTER, ()),
     },
     (Uid.OVERVIEW, "Nodes with most errors"): {"node": NODE},
     (Uid.NODES, "Nodes slowest against their peers"): {"node": NODE, "model": MODEL},

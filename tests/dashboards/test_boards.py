@@ -109,6 +109,19 @@ def test_critical_alerts_are_marked_and_warnings_can_be(uid: Uid) -> None:
 
 
 @every_dashboard
+def test_the_words_of_a_mark_name_no_variable(uid: Uid) -> None:
+    """Grafana fills in labels there, and leaves `$name` as it is."""
+    told = [
+        text
+        for one in document(uid)["annotations"]["list"]
+        if not one.get("builtIn")
+        for text in (one["titleFormat"], one["textFormat"])
+    ]
+
+    assert [] == [text for text in told if "$" in text]
+
+
+@every_dashboard
 def test_the_data_source_is_chosen_first_and_all_else_is_asked_of_it(uid: Uid) -> None:
     first, *others = document(uid)["templating"]["list"]
     asked = [
@@ -234,8 +247,20 @@ def test_what_is_coloured_or_linked_is_there(uid: Uid, panel: Json) -> None:
     if {name for name in names if "{{status}}" in name}:
         names |= set(Status)
 
-    overridden = {one["matcher"]["options"] for one in panel["fieldConfig"]["overrides"]}
-    assert overridden <= names
+    assert [] == [
+        one["matcher"]
+        for one in panel["fieldConfig"]["overrides"]
+        if not any(is_of(one["matcher"], name) for name in names)
+    ]
+
+
+def is_of(matcher: Json, name: str) -> bool:
+    """Return whether an override is of a series or column; `{{label}}` is any value."""
+    options: str = matcher["options"]
+    if matcher["id"] == "byRegexp":
+        return bool(re.fullmatch(options.removeprefix("/").removesuffix("/"), name))
+    assert "byName" == matcher["id"]
+    return options == name
 
 
 @every_panel
@@ -384,6 +409,44 @@ def test_the_p99_of_instances_is_a_band_and_not_a_line_each() -> None:
         "p99 of instances": "p90 of instances",
         "p90 of instances": "p50 of instances",
     } == filled
+
+
+def test_every_line_of_an_instance_says_which_cluster_it_is_of() -> None:
+    """While All is chosen there may be two of the name; the limit of the p99 is of all fleets."""
+    lines = {
+        f"{panel['title']}: {target['legendFormat']}"
+        for panel in panels(document(Uid.INSTANCE))
+        if panel["type"] != "table"
+        for target in panel["targets"]
+    }
+
+    assert {"Latency, p99: limit"} == {line for line in lines if "{{cluster}}" not in line}
+
+
+@pytest.mark.parametrize(
+    ("uid", "title"),
+    [
+        (Uid.OVERVIEW, "Instances by status"),
+        (Uid.OVERVIEW, "Instances that fail"),
+        (Uid.NODES, "Nodes with failing instances"),
+        (Uid.NODES, "Failing instances by node"),
+        (Uid.MODELS, "Instances of the chosen models"),
+    ],
+)
+def test_what_adds_up_statuses_says_that_replicas_may_disagree(uid: Uid, title: str) -> None:
+    assert "While replicas disagree" in panel(uid, title)["description"]
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("Provisioner that leads", "Prometheus scrapes no provisioner."),
+        ("Instances as wanted", "No provisioner leads, or Prometheus scrapes none."),
+        ("Nodes out of reach", "No provisioner leads, or Prometheus scrapes none."),
+    ],
+)
+def test_what_leaders_tell_may_be_missing_for_want_of_a_leader(title: str, expected: str) -> None:
+    assert expected == defaults(panel(Uid.EXPORTER, title))["noValue"]
 
 
 def test_every_status_has_a_colour_of_its_own() -> None:

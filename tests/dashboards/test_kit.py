@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,17 @@ def test_steps_begin_with_the_base_and_go_up() -> None:
         {"color": "orange", "value": 1},
         {"color": "red", "value": 5},
     ] == fields.steps((1, "orange"), (5, "red"))
+
+
+def test_a_legend_with_labels_is_of_all_its_series() -> None:
+    """Grafana leaves out a label that a series lacks, and keeps the space before it."""
+    matcher = fields.coloured("p99 (of {{node}}) {{cluster}}", "red")["matcher"]
+    pattern = matcher["options"].removeprefix("/").removesuffix("/")
+
+    assert ("byRegexp", r"/^p99 \(of .*\) .*$/") == (matcher["id"], matcher["options"])
+    assert re.search(pattern, "p99 (of n1) eu")
+    assert re.search(pattern, "p99 (of n1) ")
+    assert not re.search(pattern, "the p99 (of n1) eu")
 
 
 def test_a_figure_turns_at_its_value() -> None:

@@ -58,7 +58,8 @@ export class Banner {
 
   #passNotice({ summary, size, pollIntervalSeconds }) {
     const age = summary.last_pass_age_seconds;
-    if (size === 0) return "The inventory holds no instance.";
+    // Of an inventory that was never read nobody knows what it holds.
+    if (size === 0) return summary.inventory_age_seconds === null ? "" : "The inventory holds no instance.";
     if (age === null) return "The first pass over the fleet is under way: not every instance has been asked yet.";
     if (age <= INTERVALS_UNTIL_OLD * pollIntervalSeconds) return "";
     return `The exporter answers, but has not come round the whole fleet since ${this.#passEnded.clock(age)}.`;
@@ -66,7 +67,8 @@ export class Banner {
 
   #inventoryNotice({ summary, inventoryRefreshSeconds }) {
     const age = summary.inventory_age_seconds;
-    if (age === null || age <= INTERVALS_UNTIL_OLD * inventoryRefreshSeconds) return "";
+    if (age === null) return "An inventory source has never been read: its instances are missing.";
+    if (age <= INTERVALS_UNTIL_OLD * inventoryRefreshSeconds) return "";
     return `The inventory could not be read since ${this.#inventoryRead.clock(age)}: who came or left since is not known.`;
   }
 

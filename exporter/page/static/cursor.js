@@ -57,8 +57,10 @@ export class Cursor {
   /** Show the cell again, which may be elsewhere now, or be another one's, or have another value. */
   refresh() {
     const shown = this.#shown();
-    if (!this.#isShown || shown === null) return;
+    if (shown === null) return;
+    // Without a frame too: the keyboard goes on from the instance, not from where it was.
     if (shown.fleet.ids[this.#cell] !== this.#id) this.#cell = shown.fleet.cellOf(this.#id);
+    if (!this.#isShown) return;
     if (this.#cell < 0) this.hide();
     else this.#show(this.#cell);
   }
@@ -83,8 +85,8 @@ export class Cursor {
   #click(event) {
     const cell = this.#cellUnder(event);
     if (cell < 0) return;
-    this.#cell = cell;
-    this.#onOpen(this.#shown().fleet.ids[cell]);
+    this.#moveTo(cell);
+    this.#onOpen(this.#id);
   }
 
   #cellUnder(event) {
@@ -111,7 +113,7 @@ export class Cursor {
 
   #press(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || !this.#hasCells()) return;
-    if (event.key === "Enter" && this.#cell >= 0) this.#onOpen(this.#shown().fleet.ids[this.#cell]);
+    if (event.key === "Enter" && this.#cell >= 0) this.#onOpen(this.#id);
     else if (event.key === "Escape") this.hide();
     else if (!this.#step(event.key)) return;
     event.preventDefault();
@@ -125,13 +127,17 @@ export class Cursor {
   }
 
   #show(cell) {
-    const { fleet } = this.#shown();
-    if (fleet.ids[cell] !== this.#id) this.#failure = NO_FAILURE;
-    this.#cell = cell;
-    this.#id = fleet.ids[cell];
+    this.#moveTo(cell);
     this.#isShown = true;
     this.#tell();
-    this.#lookups.want(this.#id, fleet.revision);
+    this.#lookups.want(this.#id, this.#shown().fleet.revision);
+  }
+
+  #moveTo(cell) {
+    const id = this.#shown().fleet.ids[cell];
+    if (id !== this.#id) this.#failure = NO_FAILURE;
+    this.#cell = cell;
+    this.#id = id;
   }
 
   #tell() {

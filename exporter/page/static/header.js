@@ -111,5 +111,5 @@ function facts(summary) {
 }
 
 function inventoryFact(age) {
-  return age === null ? "inventory never read" : `inventory read ${span(age)} ago`;
+  return age === null ? "an inventory source was never read" : `inventory read ${span(age)} ago`;
 }

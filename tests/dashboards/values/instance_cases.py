@@ -29,6 +29,27 @@ INFO: Series = {
     f'ollama_instance_info{{job="x",instance="a",{KNOWN}}}': 1,
     f'ollama_instance_info{{job="x",instance="b",{KNOWN}}}': 1,
 }
+EU, US = '{cluster="eu"}', '{cluster="us"}'
+
+
+def in_two(name: str, labels: str, eu: float | str, us: float | str) -> Series:
+    """Return a series of two fleets."""
+    return {f'{name}{{cluster="{c}",{labels}}}': told for c, told in (("eu", eu), ("us", us))}
+
+
+def of_two(name: str, eu: float | str, us: float | str, labels: str = "") -> Series:
+    """Return what the exporters of two fleets tell of instances that are called the same."""
+    own = f'job="x",instance="a",instance_id="i1",node="n1",model="m"{labels}'
+    return in_two(name, own, eu, us)
+
+
+PEERS_OF_TWO: Series = {
+    **of_two("ollama_instance_info", 1, 1, ',engine="e",version="1",developer="d"'),
+    **in_two(
+        "node_model_engine:ollama_tokens_per_second:avg", 'node="n1",model="m",engine="e"', 30, 35
+    ),
+    **in_two("model_engine:ollama_tokens_per_second:median", 'model="m",engine="e"', 40, 60),
+}
 PEERS: Series = {
     **INFO,
     'node_model_engine:ollama_tokens_per_second:avg{node="n1",model="m",engine="e"}': 30,
@@ -79,6 +100,31 @@ CASES = (
     of_instance("no speed is slow without a limit", instance.slow_speed(ASK), PEERS, NOTHING),
     of_instance("the fleet's limit of the p99", instance.latency_limit(ASK),
                 {'ollama_fleet_threshold{name="request_latency_p99_seconds"}': 0.5}, 0.5),
+    of_instance("of two fleets each tells of its own instance", instance.up(ASK),
+                of_two("ollama_instance_up", 0, 1), {EU: 0, US: 1}),
+    of_instance("a gauge of each fleet's instance",
+                instance.value(ASK, catalogue.INSTANCE_POLL_DURATION),
+                of_two("ollama_instance_poll_duration_seconds", 0.25, 0.125),
+                {EU: 0.25, US: 0.125}),
+    of_instance("a counter's growth in each fleet",
+                instance.rate(ASK, catalogue.INSTANCE_GENERATED_TOKENS),
+                of_two("ollama_instance_generated_tokens_total", "0+30x240", "0+15x240"),
+                {EU: 2, US: 1}),
+    of_instance("errors by type in each fleet", instance.errors(ASK),
+                of_two("ollama_instance_errors_total", "0+30x240", "0+15x240",
+                       ',error_type="timeout"'),
+                {'{cluster="eu",error_type="timeout"}': 2,
+                 '{cluster="us",error_type="timeout"}': 1}),
+    of_instance("the age of each fleet's instance", instance.age(ASK), of_two(START, 1000, 2000),
+                {EU: 2600, US: 1600}),
+    of_instance("the start of the one fleet's instance", instance.restarts(ASK),
+                of_two(START, 1000, 3400), {US: 200}),
+    of_instance("the node of each fleet", instance.node_speed(ASK), PEERS_OF_TWO,
+                {EU: 30, US: 35}),
+    of_instance("the peers of each fleet", instance.peers_speed(ASK), PEERS_OF_TWO,
+                {EU: 40, US: 60}),
+    of_instance("one limit of slow nodes, for each fleet's peers", instance.slow_speed(ASK),
+                {**PEERS_OF_TWO, RATIO: 0.75}, {EU: 30, US: 45}),
     of_instance("its neighbours", instance.neighbours(ASK, catalogue.INSTANCE_UP), MIXED,
                 {row("down"): 0, row("slow"): 1, row("fast"): 1,
                  **{row(f"u{index}"): 1 for index in range(5)}}),

@@ -8,13 +8,58 @@ from dashboards.queries import models
 from tests.dashboards.values.case import ASK, NOTHING, Case, Series
 from tests.dashboards.values.fleet_cases import REPLICAS
 
-INSTANCES: Series = {
-    'model:ollama_instances:sum{cluster="a",model="m",status="healthy"}': 50,
+BY_STATUS: Series = {
+    'model:ollama_instances:sum{cluster="a",model="m",status="healthy"}': 70,
     'model:ollama_instances:sum{cluster="b",model="m",status="healthy"}': 10,
-    'model:ollama_instances:sum{cluster="a",model="m",status="loading"}': 20,
-    'model:ollama_instances:sum{cluster="a",model="n",status="healthy"}': 20,
-    'model:ollama_instances:sum{cluster="a",model="gone",status="healthy"}': 0,
+    'model:ollama_instances:sum{cluster="a",model="n",status="loading"}': 20,
 }
+TWO_CLUSTERS: Series = {
+    'exporter:ollama_exporter_shard:fresh{cluster="a",job="x",instance="a",shard="0"}': 1,
+    'exporter:ollama_exporter_shard:fresh{cluster="b",job="x",instance="b",shard="0"}': 1,
+}
+A, B, C = (f'job="x",instance="{instance}"' for instance in "abc")
+
+
+def exporters(*told: tuple[str, str, str, float | str]) -> Series:
+    """Return what exporters count, by (exporter, model, status, instances)."""
+    return {
+        f'ollama_model_instances{{{exporter},model="{model}",status="{status}"}}': count
+        for exporter, model, status, count in told
+    }
+
+
+INSTANCES: Series = {
+    **TWO_CLUSTERS,
+    **exporters(
+        (f'cluster="a",{A}', "m", "healthy", 50), (f'cluster="b",{B}', "m", "healthy", 10),
+        (f'cluster="a",{A}', "m", "loading", 20), (f'cluster="a",{A}', "n", "healthy", 20),
+        (f'cluster="a",{A}', "gone", "healthy", 0),
+    ),
+}  # fmt: skip
+CUT_OFF: Series = {
+    **REPLICAS,
+    **exporters(
+        (A, "m", "healthy", 100), (B, "m", "healthy", 0), (B, "m", "unreachable", 100),
+        (C, "m", "healthy", 50), (C, "m", "unreachable", 50), (C, "n", "healthy", 100),
+    ),
+}  # fmt: skip
+"""Two replicas of a shard, of which the second reaches nothing; and another shard."""
+NOT_SCRAPED = "x237 stale"
+"""The last scrapes failed."""
+FAILED_SCRAPE: Series = {
+    **REPLICAS,
+    **exporters(
+        (A, "m", "healthy", 100), (C, "m", "healthy", f"50{NOT_SCRAPED}"),
+        (C, "m", "unreachable", f"50{NOT_SCRAPED}"),
+    ),
+}  # fmt: skip
+RECOVERED: Series = {
+    **REPLICAS,
+    **exporters(
+        (A, "m", "healthy", "20x238 100x2"), (A, "m", "unreachable", "80x238 stale"),
+    ),
+}  # fmt: skip
+"""For no more than one scrape nothing has been unreachable."""
 SPEED: Series = {
     'model:ollama_tokens_per_second:sum{cluster="a",model="m"}': 3000,
     'model:ollama_tokens_per_second:sum{cluster="b",model="m"}': 600,
@@ -85,7 +130,42 @@ CASES = (
     ),
     Case(
         "the chosen models by status",
-        models.by_status(ASK), INSTANCES, {'{status="healthy"}': 80, '{status="loading"}': 20},
+        models.by_status(ASK), BY_STATUS, {'{status="healthy"}': 80, '{status="loading"}': 20},
+    ),
+    Case(
+        "instances that replicas see in different states count once",
+        models.instances(ASK), CUT_OFF, {'{model="m"}': 200, '{model="n"}': 100},
+    ),
+    Case(
+        "healthy is what one of the replicas finds healthy",
+        models.healthy(ASK), CUT_OFF, {'{model="m"}': 150, '{model="n"}': 100},
+    ),
+    Case(
+        "the healthy share while replicas disagree",
+        models.healthy_ratio(ASK), CUT_OFF, {'{model="m"}': 0.75, '{model="n"}': 1},
+    ),
+    Case(
+        "the healthy share over time while replicas disagree",
+        models.healthy_over_time(ASK), CUT_OFF, {'{model="m"}': 0.75, '{model="n"}': 1},
+    ),
+    Case(
+        "the share of the fleet while replicas disagree",
+        models.share(ASK), CUT_OFF, {'{model="m"}': 0.6667, '{model="n"}': 0.3333},
+    ),
+    Case(
+        "a shard whose scrape failed is not missing", models.instances(ASK), FAILED_SCRAPE,
+        {'{model="m"}': 200},
+    ),
+    Case(
+        "a scrape that failed changes no share", models.healthy_ratio(ASK), FAILED_SCRAPE,
+        {'{model="m"}': 0.75},
+    ),
+    Case(
+        "what has changed its status counts once", models.instances(ASK), RECOVERED,
+        {'{model="m"}': 100},
+    ),
+    Case(
+        "what has recovered is healthy", models.healthy_ratio(ASK), RECOVERED, {'{model="m"}': 1},
     ),
     Case(
         "a model without instances has no healthy share",

@@ -80,6 +80,29 @@ MIXED = {
 }
 
 
+def of_restarted(index: str, speed: float, again: float | None = None) -> Series:
+    """Return what two replicas tell of an instance; the second may not know its speed again."""
+    labels = f'instance_id="{index}",node="n1",model="m"'
+    speeds = {"a": speed, "b": again}
+    return {
+        **{f'ollama_instance_up{{job="x",instance="{one}",{labels}}}': 1 for one in speeds},
+        **{
+            f'ollama_instance_tokens_per_second{{job="x",instance="{one}",{labels}}}': known
+            for one, known in speeds.items()
+            if known is not None
+        },
+    }
+
+
+RESTARTED = {
+    **of_restarted("slow", 5),
+    **of_restarted("slower", 4),
+    **of_restarted("fast", 50, 50),
+    **of_restarted("faster", 60, 60),
+}
+"""The second replica was restarted and knows the speeds of fast instances only."""
+
+
 def row(index: str) -> str:
     """Return the labels of an instance's row."""
     return f'{{instance_id="{index}",node="n1",model="m"}}'
@@ -166,6 +189,11 @@ CASES = (
     Case(
         "the speed is told as it is",
         nodes.instance_value(ASK, catalogue.INSTANCE_TOKENS_PER_SECOND), MIXED, {row("slow"): 5},
+    ),
+    Case(
+        "slow is what one replica finds slow, though the other does not know yet",
+        nodes.instance_value(ASK, catalogue.INSTANCE_TOKENS_PER_SECOND), RESTARTED,
+        {row("slower"): 4, row("slow"): 5},
     ),
     Case(
         "an unknown speed is not told at all",
