@@ -116,6 +116,13 @@ class Containerd:
         process = await asyncio.create_subprocess_exec(self.binaries / "ctr", *command)
         assert 0 == await process.wait()
 
+    async def mount_memory(self, folder: Path) -> None:
+        """Mount an empty file system where the daemon and its containers see it."""
+        assert self.process is not None
+        inside = ("-m", "-t", str(self.process.pid), "mount", "-t", "tmpfs", "tmpfs", folder)
+        process = await asyncio.create_subprocess_exec("nsenter", *inside)
+        assert 0 == await process.wait()
+
     def shims(self) -> list[int]:
         """Return the process ids of its containers' shims."""
         mark = str(self.socket).encode()

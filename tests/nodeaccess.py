@@ -47,23 +47,28 @@ class Authority:
                 Path(file.path).parent.mkdir(exist_ok=True)  # as copying the files does
                 Path(file.path).write_text(file.text)
         self._run(nodesteps.node_commands(access))
-        self._sign(Path(access.folder))
+        self._answer(Path(access.folder), nodesteps.node_signing_commands(access))
         self._run(nodesteps.node_start_commands())
 
     def sign_client(self, access: NodeAccess, folder: Path) -> Certificates:
         """Do all that is to be done where a provisioner runs."""
         self._run(nodesteps.client_commands(access, str(folder), CLIENT_USER))
-        self._sign(folder)
+        self._answer(folder, nodesteps.client_signing_commands(access))
         self._run(nodesteps.client_end_commands(str(folder), CLIENT_USER))
         return Certificates(
             folder / "authority.pem", folder / "certificate.pem", folder / "key.pem"
         )
 
-    def _sign(self, folder: Path) -> None:
-        (self.folder / "request.pem").write_bytes((folder / "request.pem").read_bytes())
-        self._run(nodesteps.signing_commands())
-        for name in ("certificate.pem", "authority.pem"):
-            (folder / name).write_bytes((self.folder / name).read_bytes())
+    def sign(self, request: Path, commands: Sequence[str]) -> Path:
+        """Return the certificate that a request gets by these commands."""
+        (self.folder / "request.pem").write_bytes(request.read_bytes())
+        self._run(commands)
+        return self.folder / "certificate.pem"
+
+    def _answer(self, folder: Path, commands: Sequence[str]) -> None:
+        certificate = self.sign(folder / "request.pem", commands)
+        for file in (certificate, self.folder / "authority.pem"):
+            (folder / file.name).write_bytes(file.read_bytes())
 
     def _stand_ins(self) -> Path:
         folder = self.folder / "bin"
@@ -93,6 +98,7 @@ def access_to(containerd: Containerd, node: str, address: str, folder: Path) -> 
         port=port,
         socket=str(containerd.socket),
         folder=str(folder),
+        log_dir=f"{folder}/log",
         nginx=str(program("nginx")),
         modules_dir=str(next(modules).parent),
         pid_file=f"{folder}/nginx.pid",

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from provisioning import descriptors
 from provisioning.sim.address import Layout
 from provisioning.sim.control import Control, running_control
 from provisioning.sim.faults import Fault
@@ -22,13 +23,7 @@ from provisioning.sim.fleet import ActiveFault, Fleet
 from provisioning.sim.generator import TextGenerator
 from provisioning.sim.hosting import UnitHost
 from provisioning.sim.inventory import PublishedInventory, entries
-from provisioning.sim.listener import (
-    BACKLOG,
-    max_connections,
-    open_listener,
-    open_listeners,
-    raise_descriptor_limit,
-)
+from provisioning.sim.listener import BACKLOG, max_connections, open_listener, open_listeners
 from provisioning.sim.ollama import OllamaSite
 from provisioning.sim.pages import FleetSite, Site
 from provisioning.sim.server import FleetServer
@@ -154,7 +149,7 @@ async def running_host(
     fleet = Fleet(spec, clock=clock, instances=())
     layout = Layout(hosting.ports.start, len(hosting.ports))
     host = UnitHost(fleet, layout, load_s=hosting.load_s)
-    raise_descriptor_limit()  # a port each is more than some limits begin with
+    descriptors.raise_limit()  # a port each is more than some limits begin with
     async with _serving(fleet, open_listeners(layout.ports), layout, host) as running:
         yield running
 
@@ -163,7 +158,7 @@ async def running_host(
 async def _serving(
     fleet: Fleet, listeners: Sequence[socket.socket], layout: Layout, host: UnitHost | None = None
 ) -> AsyncIterator[RunningFleet]:
-    n_connections = max_connections(raise_descriptor_limit(), n_listeners=len(listeners))
+    n_connections = max_connections(descriptors.raise_limit(), n_listeners=len(listeners))
     server = FleetServer(
         fleet,
         site_of(fleet.spec),

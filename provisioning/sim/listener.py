@@ -10,7 +10,6 @@ Fails with ListenError.
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
 
 from provisioning.sim.errors import ListenError
@@ -66,14 +65,6 @@ def _listening(port: int) -> socket.socket:
         raise
     listener.setblocking(False)
     return listener
-
-
-def raise_descriptor_limit() -> int:
-    """Raise this process's limit of open files as far as it may; return the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def max_connections(n_descriptors: int, *, n_listeners: int = 1) -> int:

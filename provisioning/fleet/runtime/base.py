@@ -19,7 +19,8 @@ class Runtime(Protocol):
     async def start(self, unit: Unit) -> None:
         """Make the unit and start it; do nothing where it runs already.
 
-        Returns once its process runs, which says nothing about its health.
+        Returns once its process runs, which says nothing about its health. Cancelled while it waits
+        for what goes on without it, it notes on the CancelledError what that is.
 
         Raises:
             LastingError: Its image, command or limits can never work here.

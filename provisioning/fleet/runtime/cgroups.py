@@ -99,8 +99,15 @@ def remove_empty(path: str, hierarchies: Path = HIERARCHIES) -> None:
 def names_in(path: str, hierarchies: Path = HIERARCHIES) -> frozenset[str]:
     """Return the names of the groups in a group, those of all hierarchies."""
     name = path.strip("/")
-    patterns = (f"{name}/*/", f"*/{name}/*/")
-    return frozenset(group.name for one in patterns for group in hierarchies.glob(one))
+    groups = (hierarchies / name, *hierarchies.glob(f"*/{name}"))
+    return frozenset(below for group in groups for below in _folders_in(group))
+
+
+def _folders_in(group: Path) -> frozenset[str]:
+    """Return the names of the folders in a group; none where it is gone, if only just now."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(group) as entries:
+        return frozenset(entry.name for entry in entries if entry.is_dir())
+    return frozenset()
 
 
 def _own_paths(proc: Path) -> Iterator[tuple[int, str]]:

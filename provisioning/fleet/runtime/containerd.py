@@ -19,39 +19,22 @@ import weakref
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 
-import grpc
 import msgspec
 
 from provisioning.fleet.clock import Clock
-from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.fleet.model import FoundUnit, Unit, UnitState
 from provisioning.fleet.runtime import cgroups, logfiles
 from provisioning.fleet.runtime import containerd_events as events
 from provisioning.fleet.runtime import containerd_units as units
+from provisioning.fleet.runtime.containerd_bringing import IMPORTS_AT_ONCE, Bringing
 from provisioning.fleet.runtime.containerd_containers import Containers
 from provisioning.fleet.runtime.containerd_daemon import Certificates, Daemon, RefusedError
 from provisioning.fleet.runtime.containerd_images import Image, Images
 from provisioning.fleet.runtime.containerd_record import Settings, cgroup_of, new_record
+from provisioning.fleet.runtime.containerd_refusals import meaning_of
 from provisioning.fleet.runtime.endings import News
 from provisioning.fleet.runtime.listeners import refuse_taken
 from provisioning.fleet.runtime.logkeeper import LogKeeper
-
-OCI_FAILURE, NO_PARENT = "oci runtime create failed", "parent snapshot"
-GROUP_FAILURE = "creating cgroup directory"
-"""Says crun where another fleet has just removed the group above, which was empty."""
-LASTING_TEXTS = (
-    "no such file",
-    "not found",
-    "does not exist",
-    "permission denied",
-    "not a directory",
-    "is a directory",
-    "not a regular file",
-    "exec format error",
-    "argument list too long",
-    "invalid",
-)
-NO_ROOM_TEXTS = ("no space left", "cannot allocate memory", "resource temporarily unavailable")
 
 
 class ContainerdRuntime:
@@ -66,8 +49,12 @@ class ContainerdRuntime:
         clock: Clock,
         certificates: Certificates | None = None,
         settings: Settings | None = None,
+        import_turns: asyncio.Semaphore | None = None,
     ) -> None:
-        """Connect at the first call; raise LastingError where the endpoint cannot be right."""
+        """Connect at the first call; raise LastingError where the endpoint cannot be right.
+
+        Imports to all nodes take turns by `import_turns`; None: this node's among themselves.
+        """
         self._fleet = fleet
         self._settings = (settings or Settings()).of(node)
         self._is_local = endpoint.startswith("unix:")
@@ -75,8 +62,11 @@ class ContainerdRuntime:
         namespace = namespace_of(fleet)
         self._daemon = Daemon(endpoint, namespace, certificates)
         self._containers = Containers(self._daemon, self._settings.snapshotter)
+        turns = import_turns or asyncio.Semaphore(IMPORTS_AT_ONCE)
+        self._bringing = Bringing(node, clock, turns)
         self.images = Images(
             self._daemon,
+            self._bringing,
             snapshotter=self._settings.snapshotter,
             architecture=self._settings.architecture,
             registries_dir=self._settings.registries_dir,
@@ -137,6 +127,7 @@ class ContainerdRuntime:
         """Close the connection; containers go on."""
         await self._events.close()
         await self._logs.close()
+        await self._bringing.close()
         for starting in tuple(self._starting.values()):
             starting.cancel()
             await asyncio.wait([starting])
@@ -170,12 +161,12 @@ class ContainerdRuntime:
             await self._containers.clear(unit.name)
             await refuse_taken(unit.host, unit.port)
             if self._is_local:
-                await asyncio.to_thread(_forget_log, log)
+                await asyncio.to_thread(_make_way_for, log)
             try:
                 await self._containers.make(record, parent=image.snapshot, log=log)
             except RefusedError as error:
                 await self._containers.clear(unit.name)
-                raise _classified(unit, error) from error
+                raise meaning_of(unit, error) from error
 
     async def _tell_exited(self) -> None:
         for unit in await self.units():
@@ -210,8 +201,10 @@ def namespace_of(fleet: str) -> str:
     return f"ollama-fleet.{fleet}"
 
 
-def _forget_log(log: Path) -> None:
+def _make_way_for(log: Path) -> None:
     with contextlib.suppress(OSError):
+        # The shim would make the folder, and then the log, for all to read.
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         logfiles.forget(log)
 
 
@@ -220,18 +213,3 @@ def _as_created(unit: FoundUnit) -> FoundUnit:
     if unit.state is UnitState.EXITED and unit.exit_status is None:
         return msgspec.structs.replace(unit, state=UnitState.CREATED)
     return unit
-
-
-def _classified(unit: Unit, error: RefusedError) -> UnitError:
-    """Return what a refusal to make a unit means to who asked for it."""
-    text = error.details.lower()
-    if any(part in text for part in NO_ROOM_TEXTS):
-        return NoRoomError(f"cannot start {unit.name}: {error}; free some on the node")
-    is_told = NO_PARENT in text or (OCI_FAILURE in text and GROUP_FAILURE not in text)
-    is_lasting = is_told and any(part in text for part in LASTING_TEXTS)
-    if is_lasting or error.code is grpc.StatusCode.INVALID_ARGUMENT:
-        return LastingError(
-            f"cannot start {unit.name} of the image {unit.image!r}: {error}; correct its command, "
-            "mounts or environment, or import the image again"
-        )
-    return TransientError(f"cannot start {unit.name}: {error}")

@@ -1,8 +1,8 @@
 """Hear of containers that end or run out of memory, as it happens.
 
 In:   a daemon. Out: a call for each event, as long as the daemon lives and again once it is back.
-Fails never: what happened while the connection was down is not told, so `connecting` is called
-before each try, to look for it.
+Fails never, and logs what it did not expect. What happened while the connection was down is not
+told, so `connecting` is called before each try, to look for it.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class Events:
                 await self._hear()
             except UnitError as error:
                 log.debug("events of %s: %s", self._daemon.endpoint, error)
+            except Exception:
+                # A fault of ours must not make us deaf for ever; once is enough for a while.
+                log.exception("the events of %s could not be heard", self._daemon.endpoint)
+                wait_s = LONGEST_WAIT_S
             await self._clock.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
-import weakref
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -22,9 +21,9 @@ from google.protobuf.any_pb2 import Any
 from provisioning.fleet.errors import LastingError, TransientError, UnitError
 from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
+from provisioning.fleet.runtime.containerd_bringing import TRANSFER_LIMIT_S, Bringing
 from provisioning.fleet.runtime.containerd_daemon import Daemon, RefusedError
 
-TRANSFER_LIMIT_S = 3600.0
 CHUNK_BYTES = 32 * 1024
 BROKEN = frozenset(
     {
@@ -41,13 +40,21 @@ STREAM_LOST = "not found"
 the stream before the transfer asked for it; of missing content it says which."""
 STREAM_TRIES = 5
 ENDED = "unexpected EOF"
-"""The archive is cut off; or, where we have not sent all of it yet, the stream."""
+"""The archive is cut off; or, where we have not sent all of it yet, the stream; or a registry's
+answer, which is whole the next time."""
 LAST_WORD_S = 1.0
-BROKEN_TEXTS = (ENDED, "invalid", "archive/tar", "unsupported", "unrecognized")
+TRIED_AGAIN = (
+    "once that is mended, have it tried again: ollama-fleet instances replace --phase failed"
+)
+BROKEN_TEXTS = ("invalid", "archive/tar", "unsupported", "unrecognized")
 
 
 class StreamLostError(TransientError):
     """The stream that an image comes by is gone; a new one may last."""
+
+
+class CutOffError(TransientError):
+    """What came of the image ended too early."""
 
 
 class ImageConfig(msgspec.Struct, frozen=True):
@@ -67,10 +74,13 @@ class Image(msgspec.Struct, frozen=True):
     snapshot: str
     """The chain id of its topmost layer."""
     config: ImageConfig
+    size_bytes: int = 0
+    """Of its layers, as they are carried."""
 
 
 class _RootFs(msgspec.Struct, frozen=True):
-    diff_ids: tuple[str, ...]
+    diff_ids: tuple[str, ...] | None
+    """None: written by a program that has no other word for none."""
 
 
 class _ConfigDocument(msgspec.Struct, frozen=True):
@@ -86,13 +96,15 @@ class _Platform(msgspec.Struct, frozen=True):
 class _Reference(msgspec.Struct, frozen=True):
     digest: str
     platform: _Platform | None = None
+    size: int = 0
 
 
 class _Document(msgspec.Struct, frozen=True):
-    """An index, which has manifests, or a manifest, which has a config."""
+    """An index, which has manifests, or a manifest, which has a config and layers."""
 
     manifests: tuple[_Reference, ...] = ()
     config: _Reference | None = None
+    layers: tuple[_Reference, ...] | None = None
 
 
 Document = TypeVar("Document", _Document, _ConfigDocument)
@@ -102,7 +114,13 @@ class Images:
     """The images of one namespace of a daemon."""
 
     def __init__(
-        self, daemon: Daemon, *, snapshotter: str, architecture: str, registries_dir: str
+        self,
+        daemon: Daemon,
+        bringing: Bringing,
+        *,
+        snapshotter: str,
+        architecture: str,
+        registries_dir: str,
     ) -> None:
         """Take from images of several platforms the one of this architecture, as `amd64`.
 
@@ -110,11 +128,11 @@ class Images:
         documents it.
         """
         self._daemon = daemon
+        self._bringing = bringing
         self._snapshotter = snapshotter
         self._registries_dir = registries_dir
         self._platform = _Platform(architecture=architecture, os="linux")
         self._known: dict[str, Image] = {}
-        self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
     async def ensure(self, name: str, archive: str = "") -> Image:
         """Return the image; where it is missing, import the archive, or pull it by its name.
@@ -122,21 +140,20 @@ class Images:
         Raises:
             LastingError: It is nowhere to be had.
         """
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        async with lock:  # many units of one image bring it once
-            if found := await self._find(name):
-                return found
-            if archive:
-                await self.import_archive(name, Path(archive))
-                return await self._must_find(name)
-            if not has_registry(name):
-                raise LastingError(
-                    f"the image {name!r} is not on {self._daemon.endpoint}; import an archive of "
-                    "it, set the pool's `archive`, or begin its name with a registry, as "
-                    "registry.example:5000/llm:1"
-                )
-            await self.pull(name)
-            return await self._must_find(name)
+        if found := await self._find(name):
+            return found
+        if not archive and not has_registry(name):
+            raise LastingError(
+                f"the image {name!r} is not on {self._daemon.endpoint}; import an archive of "
+                "it, set the pool's `archive`, or begin its name with a registry, as "
+                f"registry.example:5000/llm:1; {TRIED_AGAIN}"
+            )
+        return await self._bringing.bring(
+            name,
+            lambda: self._find(name),
+            lambda: self._brought(name, archive),
+            is_import=bool(archive),
+        )
 
     async def pull(self, name: str) -> None:
         """Let the node fetch an image from the registry that its name begins with, and unpack it.
@@ -161,7 +178,7 @@ class Images:
             except OSError as error:
                 raise LastingError(
                     f"cannot read the image {archive} on the provisioner's machine: "
-                    f"{error.strerror}"
+                    f"{error.strerror}; {TRIED_AGAIN}"
                 ) from error
             except StreamLostError:
                 continue
@@ -171,6 +188,13 @@ class Images:
             f"cannot bring the image {name!r} to the node: containerd lost the stream "
             f"{STREAM_TRIES} times"
         )
+
+    async def _brought(self, name: str, archive: str) -> Image:
+        if archive:
+            await self.import_archive(name, Path(archive))
+        else:
+            await self.pull(name)
+        return await self._must_find(name)
 
     async def _send(self, name: str, file: BinaryIO) -> None:
         stream_id = f"import-{secrets.token_hex(8)}"
@@ -182,10 +206,9 @@ class Images:
             try:
                 wrapped = api.wrapped(f"{api.TRANSFER}.ImageImportStream", source)
                 await self._transfer(name, wrapped)
-            except LastingError as error:
-                if ENDED in str(error) and not await _has_sent_all(sending):
-                    raise StreamLostError(str(error)) from error
-                raise
+            except CutOffError as error:
+                kind = LastingError if await _has_sent_all(sending) else StreamLostError
+                raise kind(str(error)) from error
             finally:
                 sending.cancel()
                 await asyncio.wait([sending])
@@ -213,7 +236,7 @@ class Images:
         digest = reply.image.target.digest
         known = self._known.get(name)
         if known is None or known.digest != digest:
-            known = self._known[name] = await self._read(digest)
+            known = self._known[name] = await self._read(name, digest)
         return known
 
     async def _must_find(self, name: str) -> Image:
@@ -221,14 +244,20 @@ class Images:
             return found
         raise TransientError(f"the image {name!r} was brought to the node and is gone again")
 
-    async def _read(self, digest: str) -> Image:
+    async def _read(self, name: str, digest: str) -> Image:
         manifest = await self._document(digest, _Document)
         while manifest.manifests:
             manifest = await self._document(self._chosen(manifest.manifests), _Document)
         if manifest.config is None:
             raise LastingError(f"{digest} is no manifest of an image: it has no config")
         config = await self._document(manifest.config.digest, _ConfigDocument)
-        return Image(digest, chain_ids(config.rootfs.diff_ids)[-1], config.config)
+        if not config.rootfs.diff_ids:
+            raise LastingError(
+                f"the image {name!r} has no layers, and so no program to run; build it again, "
+                "with files"
+            )
+        size_bytes = sum(layer.size for layer in manifest.layers or ())
+        return Image(digest, chain_ids(config.rootfs.diff_ids)[-1], config.config, size_bytes)
 
     def _chosen(self, references: tuple[_Reference, ...]) -> str:
         for reference in references:
@@ -271,6 +300,8 @@ def transfer_error(name: str, error: RefusedError) -> UnitError:
     """Return what a refused transfer means: whether it may go well with the next try."""
     if error.code is grpc.StatusCode.NOT_FOUND and error.details == STREAM_LOST:
         return StreamLostError(f"cannot bring the image {name!r} to the node: stream not found")
+    if ENDED in error.details:
+        return CutOffError(f"cannot bring the image {name!r} to the node: {error.details}")
     is_broken = error.code in BROKEN or any(text in error.details for text in BROKEN_TEXTS)
     kind = LastingError if is_broken else TransientError
     return kind(f"cannot bring the image {name!r} to the node: {error.details}")
@@ -284,7 +315,7 @@ async def _has_sent_all(sending: asyncio.Future[bool]) -> bool:
 def _opened(archive: Path) -> BinaryIO:
     """Open a file to be read; a pipe or a device might never end, or never begin."""
     if archive.exists() and not archive.is_file():
-        raise LastingError(f"cannot read the image {archive}: it is no file")
+        raise LastingError(f"cannot read the image {archive}: it is no file; {TRIED_AGAIN}")
     return archive.open("rb")
 
 

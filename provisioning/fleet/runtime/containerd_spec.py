@@ -135,4 +135,5 @@ def _bind(mount: tuple[str, str]) -> Document:
     source, target = mount
     if not (posixpath.isabs(source) and posixpath.isabs(target)):
         raise LastingError(f"cannot mount {source!r} at {target!r}: both must begin with a slash")
-    return _mount(source, target, "bind", "rbind", "ro", "nosuid", "nodev")
+    # `rro` holds for what is mounted below too; a runtime that does not know it still sees `ro`.
+    return _mount(source, target, "bind", "rbind", "ro", "rro", "nosuid", "nodev")

@@ -2,7 +2,8 @@
 
 In:   Identities of processes, children or not.
 Out:  a call on the event loop soon after one has ended: the kernel makes its pidfd readable.
-Fails never: a process that is gone already is told like any other.
+Fails with OSError where a process cannot be watched, as without a file descriptor to spare; one
+that is gone already is told like any other.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> None:
     """Run what the arguments say; does not return where that works."""
     separator = arguments.index("--")
     os.dup2(0, NOTICE, inheritable=False)  # it closes when the command runs
-    os.closerange(NOTICE + 1, os.sysconf("SC_OPEN_MAX"))  # what the starter has inherited
+    # What the starter has inherited; the limit may be a thousand million.
+    os.closerange(NOTICE + 1, 1 + max(map(int, os.listdir("/proc/self/fd"))))
     try:
         introduce(arguments[:separator])
     except OSError as error:

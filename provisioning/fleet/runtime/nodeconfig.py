@@ -2,13 +2,13 @@
 
 In:   a node's name and address, where its containerd listens, who may use it.
 Out:  files for the node: nginx in front of containerd's socket with mutual TLS, the unit that runs
-      it, the request for the node's certificate, the rotation of its units' logs.
+      it, the rotation of its units' logs.
 Fails with SpecError, which carries every problem.
 
 Whoever holds a client certificate is root on the node: the authority is for this alone, and besides
-its signature the client's common name is checked. The nginx is one of its own and runs as root, as
-nobody else may open containerd's socket; letting nginx's usual user in would make root of all that
-runs as that user.
+its signature the client's subject is checked, the whole of it. The nginx is one of its own and runs
+as root, as nobody else may open containerd's socket; letting nginx's usual user in would make root
+of all that runs as that user.
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ def node_files(access: NodeAccess) -> tuple[File, ...]:
     return (
         File(f"{access.folder}/nginx.conf", nginx_config(access)),
         File(f"/etc/systemd/system/{UNIT}.service", unit(access)),
-        File(f"{access.folder}/request.cnf", certificate_request(access)),
         File("/etc/logrotate.d/ollama-fleet", log_rotation(access)),
     )
 
@@ -85,7 +84,7 @@ load_module {access.modules_dir}/ngx_stream_module.so;
 events {{}}
 stream {{
   map $ssl_client_s_dn $ollama_fleet_containerd {{
-    "~(^|,)CN={name}$" unix:{access.socket};
+    "~^CN={name}$" unix:{access.socket};
     default "";
   }}
   server {{
@@ -124,22 +123,9 @@ WantedBy=multi-user.target
 """
 
 
-def certificate_request(access: NodeAccess) -> str:
-    """Return the configuration of `openssl req` for the node's certificate."""
-    kind = "IP" if _is_ip(access.address) else "DNS"
-    return f"""\
-# The request for the certificate by which provisioners know {access.node}.
-[req]
-prompt = no
-distinguished_name = name
-req_extensions = extensions
-[name]
-CN = {access.node}
-[extensions]
-subjectAltName = {kind}:{access.address}
-keyUsage = critical, digitalSignature
-extendedKeyUsage = serverAuth
-"""
+def alternative_name(access: NodeAccess) -> str:
+    """Return what a node's certificate says of its address, as OpenSSL spells it."""
+    return f"{'IP' if _is_ip(access.address) else 'DNS'}:{access.address}"
 
 
 def log_rotation(access: NodeAccess) -> str:

@@ -10,7 +10,8 @@ and how it is ended, is in unit_processes.py.
 
 Memory is limited where we may make cgroups (cgroups.py), and not at all elsewhere: a limit on the
 address space would refuse to map a model's file. CPUs are not limited. Units run as the
-provisioner's user, in its current folder, with the variables of `spawning.INHERITED` and their own.
+provisioner's user, in its current folder and with its limit of open files, with the variables of
+`spawning.INHERITED` and their own.
 """
 
 from __future__ import annotations
@@ -139,11 +140,14 @@ class ProcessRuntime:
             self._records.write(record)
             if record.cgroup and self._groups:
                 self._groups.make(Path(record.cgroup).name, unit.memory_bytes)
-            pipe = spawning.spawn(order, process_file)
+            child = spawning.spawn(order, process_file)
+            self._processes.made(record, child.pid)
         try:
-            await spawning.until_running(order, pipe)
+            await spawning.until_running(order, child.pipe)
         finally:
-            os.close(pipe)
+            os.close(child.pipe)
+        if not self._records.was_launched(record):
+            raise spawning.silent_end(order)
 
     def _new_record(self, unit: Unit) -> Record:
         is_limited = self._groups is not None and unit.memory_bytes > 0
@@ -194,7 +198,7 @@ class ProcessRuntime:
         except OSError as error:
             raise TransientError(
                 f"cannot keep records of units: {error}; see that their folder and cgroups can be "
-                "written and have room"
+                "written and have room, and that files can be opened (`ulimit -n`)"
             ) from error
 
     def _lock(self, name: str) -> asyncio.Lock:

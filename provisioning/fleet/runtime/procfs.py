@@ -3,12 +3,14 @@
 In:   /proc. Out: Identities: a process id with the start time that belongs to it.
 A process id is used again and again; an Identity never is, as long as `boot()` is the same. Signals
 go through pidfds, which stand for one process and not for its number. No function fails where a
-process has ended meanwhile.
+process has ended meanwhile. Fails with OSError where nothing can be known, as without a file
+descriptor to spare: a process is never said to be gone unless the kernel says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -20,6 +22,9 @@ PROC = Path("/proc")
 STATE, SESSION, START_TICKS = 0, 3, 19
 """Places in /proc/PID/stat after the program's name; see proc(5)."""
 ENDED_STATES = frozenset("ZXx")
+ABSENT = frozenset({errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EACCES, errno.EPERM})
+"""What is said of a process that we have no business with: it is gone, its number is a thread's by
+now (EINVAL), or it is another user's and /proc is mounted with `hidepid`."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -62,7 +67,8 @@ def read_stat(pid: int) -> Stat | None:
     """Return what is known of a process id now; None: there is no such process."""
     try:
         return parse_stat((PROC / str(pid) / "stat").read_text(errors="replace"))
-    except OSError:
+    except OSError as error:
+        _raise_unless_absent(error)
         return None
 
 
@@ -82,13 +88,17 @@ def open_process(identity: Identity) -> int | None:
     """Return a pidfd of this very process, to be closed by the caller; None: it is gone."""
     try:
         descriptor = os.pidfd_open(identity.pid)
-    except OSError:
+    except OSError as error:
+        _raise_unless_absent(error)
         return None
-    # Asked after opening: should the number be another's by now, so is the start time.
-    if find(identity):
-        return descriptor
-    os.close(descriptor)
-    return None
+    is_it = False
+    try:
+        # Asked after opening: should the number be another's by now, so is the start time.
+        is_it = find(identity) is not None
+    finally:
+        if not is_it:
+            os.close(descriptor)
+    return descriptor if is_it else None
 
 
 def send_signal(identity: Identity, number: signal.Signals) -> None:
@@ -118,16 +128,28 @@ def reap(identity: Identity) -> int | None:
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
+def has_child_ended(pid: int) -> bool:
+    """Say whether a child of ours has ended, and reap it then; until that its number is its own."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
+
+
 def session_members(leader: Identity, mark: bytes) -> Iterator[Identity]:
     """Yield the living processes of a session, its leader included, dead or alive.
 
     Where the leader is gone, its number may lead a stranger's session: a member counts only with
-    `mark` in the environment that it was started with.
+    `mark` in its environment. One that wrote over its environment, as for a title in `ps`, is then
+    missed; a cgroup is the only certain way.
     """
-    for pid in (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()):
-        stat = read_stat(pid)
-        if stat and stat.session == leader.pid and not stat.has_ended and _has_mark(pid, mark):
-            yield Identity(pid, stat.start_ticks)
+    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
+    stats = [stat for stat in map(read_stat, pids) if stat and stat.session == leader.pid]
+    # Asked after the others: if it is there now, the number was no other's when they were read.
+    is_led = find(leader) is not None
+    for stat in stats:
+        if not stat.has_ended and (is_led or _has_mark(stat.pid, mark)):
+            yield Identity(stat.pid, stat.start_ticks)
 
 
 def identities(pids: Iterator[int]) -> Iterator[Identity]:
@@ -140,5 +162,12 @@ def identities(pids: Iterator[int]) -> Iterator[Identity]:
 def _has_mark(pid: int, mark: bytes) -> bool:
     try:
         return mark in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
+    except OSError as error:
+        _raise_unless_absent(error)
         return False
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    """Raise what tells nothing of the process, as that too many files are open."""
+    if error.errno not in ABSENT:
+        raise error

@@ -1,7 +1,7 @@
 """Make a unit's process, in a session of its own, with nothing of ours but a few variables.
 
 In:   a command, its environment, a locked process file, a log; see launch.py.
-Out:  a descriptor that tells whether the command runs.
+Out:  a child, and a descriptor that tells whether the command runs.
 Fails with LastingError (the command can never run), NoRoomError (too many processes), or
 TransientError. No message tells the environment, which may hold secrets.
 """
@@ -64,8 +64,16 @@ def check(order: Order) -> None:
             )
 
 
-def spawn(order: Order, process_file: int) -> int:
-    """Make the process; return a pipe that ends when the command runs, for the caller to close.
+class Child(msgspec.Struct, frozen=True):
+    """A process that was made and may still have to run its command."""
+
+    pid: int
+    pipe: int
+    """A descriptor for the caller to close; it ends when the command runs."""
+
+
+def spawn(order: Order, process_file: int) -> Child:
+    """Make the process.
 
     Raises:
         UnitError: It could not be made; nothing is left of it.
@@ -75,7 +83,7 @@ def spawn(order: Order, process_file: int) -> int:
     log = -1
     try:
         log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        _spawn(order, writing, process_file, log)
+        pid = _spawn(order, writing, process_file, log)
     except OSError as error:
         os.close(reading)
         raise failure(order.command[0], error.errno or 0, is_command=False) from error
@@ -83,11 +91,11 @@ def spawn(order: Order, process_file: int) -> int:
         os.close(writing)
         if log >= 0:
             os.close(log)
-    return reading
+    return Child(pid, reading)
 
 
 async def until_running(order: Order, pipe: int) -> None:
-    """Return when the command runs.
+    """Return when the command runs, or the process has ended without a word; see `silent_end`.
 
     Raises:
         UnitError: It cannot; the process has ended, or is about to.
@@ -96,6 +104,13 @@ async def until_running(order: Order, pipe: int) -> None:
     kind, _, number = os.read(pipe, NOTICE_BYTES).decode().partition(" ")
     if kind:
         raise failure(order.command[0], int(number), is_command=kind == "command")
+
+
+def silent_end(order: Order) -> UnitError:
+    """Return what it means that the process has ended and never said who it is."""
+    return TransientError(
+        f"the launcher of {order.command[0]} ended before it ran it; see its log, {order.log}"
+    )
 
 
 def failure(program: str, number: int, *, is_command: bool) -> UnitError:
@@ -110,9 +125,9 @@ def failure(program: str, number: int, *, is_command: bool) -> UnitError:
     return TransientError(f"cannot start a process for {program}: {seen}")
 
 
-def _spawn(order: Order, notice: int, process_file: int, log: int) -> None:
+def _spawn(order: Order, notice: int, process_file: int, log: int) -> int:
     """Spawn rather than fork: this process may have threads, of gRPC for example."""
-    os.posix_spawn(
+    return os.posix_spawn(
         sys.executable,
         _arguments(order),
         {os.fsencode(name): _encoded(value) for name, value in order.environment.items()},

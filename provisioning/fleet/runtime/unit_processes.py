@@ -4,7 +4,9 @@ In:   Records, and what the kernel tells of processes and cgroups.
 Out:  FoundUnits; signals; a call when a unit's first process has ended.
 Fails with TransientError where killed processes do not end, and with OSError.
 
-No process is signalled unless its id, start time and boot are those of the record. While the
+No process is signalled unless its id, start time and boot are those of the record, or it was seen
+in that process's session or cgroup. Without a cgroup a process is missed that wrote over its
+environment and whose leader ended before the unit was to end; see procfs.session_members. While the
 provisioner lives it learns each unit's exit status; a unit that ended without it is told as exited,
 with an unknown status.
 """
@@ -42,7 +44,15 @@ class UnitProcesses:
         self._tell_ended = on_end
         self._unwritten: dict[str, int] = {}
         """Exit statuses that the disk had no room for, by the units' names."""
+        self._seen: dict[str, frozenset[Identity]] = {}
+        """Who was to end, by the units' names: their leader may end first."""
+        self._children: dict[str, int] = {}
+        """Process ids of what we made, by the units' names."""
         self._endings = Endings(self._on_end)
+
+    def made(self, record: Record, pid: int) -> None:
+        """Know of a child that is to say by itself who it is, and may end before it does."""
+        self._children[record.name] = pid
 
     def is_running(self, record: Record) -> bool:
         """Say whether the unit's first process runs."""
@@ -75,7 +85,7 @@ class UnitProcesses:
 
     async def ask_to_end(self, record: Record, grace_s: float) -> None:
         """Have them end by themselves; return when the first one has, or the grace is over."""
-        for member in await asyncio.to_thread(self._members, record):
+        for member in await self._still_living(record):
             procfs.send_signal(member, signal.SIGTERM)
         if identity := self._records.identity(record):
             await until_ended(identity, grace_s)
@@ -102,7 +112,8 @@ class UnitProcesses:
     def forget(self, record: Record) -> None:
         """Know nothing of the unit any more."""
         self._endings.forget(record.name)
-        self._unwritten.pop(record.name, None)
+        for known in (self._unwritten, self._seen, self._children):
+            known.pop(record.name, None)
 
     def close(self) -> None:
         """Watch no process any more."""
@@ -110,14 +121,30 @@ class UnitProcesses:
 
     async def _are_gone(self, record: Record) -> bool:
         """Kill what is left; say whether nothing was."""
-        members = await asyncio.to_thread(self._members, record)
+        members = await self._still_living(record)
         for member in members:
             procfs.send_signal(member, signal.SIGKILL)
-        return not members
+        return not members and self._has_silent_child_ended(record)
+
+    def _has_silent_child_ended(self, record: Record) -> bool:
+        """Reap a child that never said who it is; say whether there is none any more."""
+        pid = self._children.get(record.name)
+        if pid is None or self._records.identity(record):
+            return True  # who said so is ended and reaped as that
+        if not procfs.has_child_ended(pid):
+            return False
+        del self._children[record.name]
+        return True
+
+    async def _still_living(self, record: Record) -> frozenset[Identity]:
+        """Return the unit's living processes, and remember them until it is forgotten."""
+        members = frozenset(await asyncio.to_thread(self._members, record))
+        self._seen[record.name] = members
+        return members
 
     def _members(self, record: Record) -> list[Identity]:
         """Return the unit's living processes; blocks for a millisecond per hundred processes."""
-        found = set[Identity]()
+        found = set(filter(procfs.is_alive, self._seen.get(record.name, ())))
         if record.cgroup:
             found.update(procfs.identities(cgroups.members(Path(record.cgroup))))
         if identity := self._records.identity(record):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from provisioning.fleet.model import Unit, unit_name
@@ -34,6 +36,22 @@ COMMANDS: Mapping[Behaviour, tuple[str, ...]] = {
 FOLDER_VARIABLE = "TEST_FOLDER"
 """Tells this test's processes from those of tests that run beside it."""
 MEMORY_BYTES = 48 * 2**20
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open nothing until the block ends."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def children() -> list[int]:
+    """Return the process ids of this process's children, those that nobody waited for included."""
+    return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
 
 
 class ProcessLab:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +63,23 @@ def test_the_groups_in_a_group_are_found_in_any_hierarchy(tmp_path: Path, hierar
 
     assert {"lab.a.1", "lab.b.1"} == cgroups.names_in("/fleet.n1", tmp_path)
     assert set() == cgroups.names_in("/fleet.n3", tmp_path)
+
+
+def test_a_group_that_vanishes_while_it_is_looked_at_has_none_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cpu/fleet.n1/lab.a.1", "memory/fleet.n1/lab.b.1"):
+        (tmp_path / name).mkdir(parents=True)
+    scan = os.scandir
+
+    def vanishing(path: Path) -> Any:
+        if path == tmp_path / "cpu/fleet.n1":
+            shutil.rmtree(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+
+    assert {"lab.b.1"} == cgroups.names_in("/fleet.n1", tmp_path)
 
 
 def test_version_1_makes_groups_below_our_own(tree: Tree) -> None:

@@ -33,6 +33,7 @@ from tests.waiting import eventually
 
 Transfer = Callable[[str, Any], Awaitable[None]]
 
+LARGE_BYTES = 100_000
 FIRST, SECOND, THIRD = (f"sha256:{digit * 64}" for digit in "123")
 
 
@@ -64,7 +65,13 @@ class Registry:
     """A registry with one image, which serves what the distribution specification asks for."""
 
     def __init__(self, archive: Path) -> None:
+        self.holds(archive)
         self.asked: list[str] = []
+        self.is_cut_off = False
+        """Whether what is large breaks off amid it, as behind a proxy that restarts."""
+
+    def holds(self, archive: Path) -> None:
+        """Serve this image from now on."""
         with tarfile.open(archive) as tar:
             self._blobs = {
                 f"sha256:{member.name.rpartition('/')[2]}": _content(tar, member)
@@ -80,14 +87,27 @@ class Registry:
         digest = self._manifest if reference == "1" else reference
         return self._answer(digest, "application/vnd.oci.image.manifest.v1+json")
 
-    async def blob(self, request: web.Request) -> web.Response:
-        return self._answer(request.match_info["reference"], "application/octet-stream")
+    async def blob(self, request: web.Request) -> web.StreamResponse:
+        whole = self._answer(request.match_info["reference"], "application/octet-stream")
+        if not self.is_cut_off or len(content := bytes_of(whole)) < LARGE_BYTES:
+            return whole
+        part = web.StreamResponse(headers={"Content-Length": str(len(content))})
+        await part.prepare(request)
+        await part.write(content[: LARGE_BYTES // 2])
+        assert request.transport is not None
+        request.transport.close()
+        return part
 
     def _answer(self, digest: str, kind: str) -> web.Response:
         if digest not in self._blobs:
             return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
         headers = {"Content-Type": kind, "Docker-Content-Digest": digest}
         return web.Response(body=self._blobs[digest], headers=headers)
+
+
+def bytes_of(answer: web.Response) -> bytes:
+    assert isinstance(answer.body, bytes)
+    return answer.body
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -129,6 +149,74 @@ async def test_an_image_is_pulled_once_from_the_registry_that_its_name_begins_wi
     assert 1 == server.asked.count("1")
 
 
+@pytest.mark.parametrize("source", ["archive", "registry"])
+async def test_an_image_comes_though_the_start_that_asked_for_it_is_called_off(
+    lab: ContainerdLab,
+    busybox: Path,
+    registry: tuple[Registry, str],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+) -> None:
+    name = f"{registry[1]}/llm:1" if source == "registry" else "slow:1"
+    archive = str(busybox) if source == "archive" else ""
+    runtime = lab.open()
+    slow = Slow(runtime.images._transfer)
+    monkeypatch.setattr(runtime.images, "_transfer", slow.transfer)
+    unit = msgspec.structs.replace(lab.unit(), image=name, archive=archive)
+    start = asyncio.create_task(notes_of(runtime.start(unit)))
+    await slow.has_begun.wait()
+
+    start.cancel()
+    notes = await start
+    slow.may_go_on.set()
+    await runtime.start(unit)
+
+    assert [f"its image {name!r} is still being brought to node-1"] == notes
+    assert 1 == slow.n_begun
+    assert (running(unit),) == await runtime.units()
+
+
+async def notes_of(start: Awaitable[None]) -> list[str]:
+    """Return what is noted where the start is cancelled."""
+    try:
+        await start
+    except asyncio.CancelledError as error:
+        return error.__notes__
+    return []
+
+
+class Slow:
+    """A transfer that waits until it may go on."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+        self.n_begun = 0
+        self.has_begun, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def transfer(self, name: str, source: Any) -> None:
+        self.n_begun += 1
+        self.has_begun.set()
+        await self.may_go_on.wait()
+        await self._transfer(name, source)
+
+
+async def test_a_runtime_that_is_closed_brings_nothing_any_more(
+    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = lab.open()
+    slow = Slow(runtime.images._transfer)
+    monkeypatch.setattr(runtime.images, "_transfer", slow.transfer)
+    unit = msgspec.structs.replace(lab.unit(), image="closed:1", archive=str(busybox))
+    start = asyncio.create_task(runtime.start(unit))
+    await slow.has_begun.wait()
+
+    await runtime.close()
+    slow.may_go_on.set()
+
+    with pytest.raises(TransientError, match="'closed:1' is brought to node-1 no more"):
+        await start
+
+
 async def test_an_image_that_its_registry_does_not_have_is_refused_for_good(
     lab: ContainerdLab, registry: tuple[Registry, str]
 ) -> None:
@@ -139,6 +227,21 @@ async def test_an_image_that_its_registry_does_not_have_is_refused_for_good(
         await runtime.start(msgspec.structs.replace(lab.unit(), image=f"{host}/llm:2"))
 
     assert () == await runtime.units()
+
+
+async def test_a_pull_that_is_cut_off_again_and_again_may_go_well_later(
+    lab: ContainerdLab, tmp_path: Path, registry: tuple[Registry, str]
+) -> None:
+    server, host = registry
+    server.holds(image_archive(tmp_path / "cut.tar", layer_with("weights", os.urandom(2**20))))
+    images = lab.open().images
+    server.is_cut_off = True
+
+    with pytest.raises(TransientError, match="unexpected EOF"):
+        await images.ensure(f"{host}/llm:1")
+
+    server.is_cut_off = False
+    assert (await images.ensure(f"{host}/llm:1")).size_bytes > 2**20
 
 
 async def test_a_registry_that_does_not_answer_may_do_so_later(lab: ContainerdLab) -> None:
@@ -274,10 +377,13 @@ async def test_a_start_without_its_archive_is_a_lasting_fault_that_says_where_it
         lab.unit(), image="absent:1", archive=str(tmp_path / "llm.tar")
     )
 
-    with pytest.raises(LastingError, match=r"llm\.tar on the provisioner's machine: No such file"):
+    with pytest.raises(
+        LastingError, match=r"llm\.tar on the provisioner's machine: No such file"
+    ) as caught:
         await runtime.start(missing)
 
     assert () == await runtime.units()
+    assert str(caught.value).endswith("tried again: ollama-fleet instances replace --phase failed")
 
 
 async def test_an_archive_that_is_no_file_is_not_read(lab: ContainerdLab, tmp_path: Path) -> None:

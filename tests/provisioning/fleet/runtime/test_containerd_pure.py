@@ -104,7 +104,7 @@ def test_mounts_are_read_only() -> None:
     mount = rendered()["mounts"][-1]
 
     assert ("/models", "/root/models") == (mount["source"], mount["destination"])
-    assert {"rbind", "ro"} <= set(mount["options"])
+    assert {"rbind", "ro", "rro"} <= set(mount["options"])
 
 
 def test_the_units_command_replaces_all_that_the_image_would_run() -> None:

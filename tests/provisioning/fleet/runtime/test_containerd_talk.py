@@ -16,7 +16,7 @@ from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
-from provisioning.fleet.runtime.containerd import _classified
+from provisioning.fleet.runtime.containerd_bringing import Bringing
 from provisioning.fleet.runtime.containerd_daemon import DEADLINE_S, RefusedError
 from provisioning.fleet.runtime.containerd_events import Events
 from provisioning.fleet.runtime.containerd_images import (
@@ -27,6 +27,7 @@ from provisioning.fleet.runtime.containerd_images import (
     _feed,
 )
 from provisioning.fleet.runtime.containerd_record import Settings, new_record
+from provisioning.fleet.runtime.containerd_refusals import meaning_of
 from tests.provisioning.fleet.runtime.test_containerd_pure import UNIT
 
 LAYER = "sha256:layer"
@@ -64,8 +65,15 @@ def images(*architectures: str) -> Images:
     for one in architectures:
         documents[f"for-{one}"] = {"config": {"digest": f"config-{one}"}}
         documents[f"config-{one}"] = {"rootfs": {"diff_ids": [LAYER]}, "config": {"User": one}}
+    return reading(documents)
+
+
+def reading(documents: Mapping[str, Any]) -> Images:
     content: Any = Content(documents)
-    return Images(content, snapshotter="overlayfs", architecture="amd64", registries_dir="/x")
+    bringing = Bringing("n1", Sleeps(), asyncio.Semaphore())
+    return Images(
+        content, bringing, snapshotter="overlayfs", architecture="amd64", registries_dir="/x"
+    )
 
 
 @pytest.mark.parametrize("order", [("arm64", "amd64"), ("amd64", "arm64")])
@@ -76,6 +84,61 @@ async def test_of_an_image_for_several_platforms_the_nodes_is_taken(order: Seque
 async def test_an_image_for_other_platforms_only_is_refused_for_good() -> None:
     with pytest.raises(LastingError, match="made for other machines than linux/amd64"):
         await images("arm64", "riscv64").ensure("llm:1")
+
+
+class Lacking(Content):
+    """A daemon that has no image."""
+
+    async def call(self, *_: object, **__: object) -> messages.GetImageReply:
+        raise RefusedError("Get", grpc.StatusCode.NOT_FOUND, "image: not found")
+
+
+class Noting:
+    """Brings nothing, and notes which are imports."""
+
+    def __init__(self) -> None:
+        self.imports: dict[str, bool] = {}
+
+    async def bring(self, name: str, *_: object, is_import: bool) -> Image:
+        self.imports[name] = is_import
+        return Image("top", LAYER, ImageConfig())
+
+
+async def test_what_has_an_archive_is_imported_and_what_names_a_registry_is_pulled() -> None:
+    noting: Any = Noting()
+    lacking: Any = Lacking({})
+    images = Images(
+        lacking, noting, snapshotter="overlayfs", architecture="amd64", registries_dir="/x"
+    )
+
+    await images.ensure("llm:1", "/srv/llm.tar")
+    await images.ensure("registry.example/llm:1", "/srv/llm.tar")
+    await images.ensure("registry.example/llm:2")
+    with pytest.raises(LastingError, match="set the pool's `archive`"):
+        await images.ensure("llm:2")
+
+    expected = {"llm:1": True, "registry.example/llm:1": True, "registry.example/llm:2": False}
+    assert expected == noting.imports
+
+
+@pytest.mark.parametrize("layers", [(), None])
+async def test_an_image_without_layers_is_refused_for_good(layers: Sequence[str] | None) -> None:
+    documents = {
+        "top": {"config": {"digest": "config"}, "layers": layers},
+        "config": {"rootfs": {"diff_ids": layers}},
+    }
+
+    with pytest.raises(LastingError, match=r"'llm:1' has no layers, .* build it again"):
+        await reading(documents).ensure("llm:1")
+
+
+async def test_an_image_is_as_large_as_its_layers() -> None:
+    documents = {
+        "top": {"config": {"digest": "config"}, "layers": [{"digest": LAYER, "size": 7}] * 2},
+        "config": {"rootfs": {"diff_ids": [LAYER, LAYER]}},
+    }
+
+    assert 14 == (await reading(documents).ensure("llm:1")).size_bytes
 
 
 class Windowed:
@@ -128,6 +191,17 @@ class Sleeps(Clock):
         return 0.0
 
 
+class Ending:
+    """A daemon that has nothing to tell."""
+
+    endpoint = "unix:///nowhere"
+
+    async def stream(self, *_: object, **__: object) -> AsyncIterator[messages.Envelope]:
+        nothing: tuple[messages.Envelope, ...] = ()
+        for envelope in nothing:
+            yield envelope
+
+
 async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been_back() -> None:
     clock, n_tries = Sleeps(), 0
 
@@ -136,14 +210,6 @@ async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been
         n_tries += 1
         if n_tries != 10:
             raise TransientError("down")
-
-    class Ending:
-        endpoint = "unix:///nowhere"
-
-        async def stream(self, *_: object, **__: object) -> AsyncIterator[messages.Envelope]:
-            nothing: tuple[messages.Envelope, ...] = ()
-            for envelope in nothing:
-                yield envelope
 
     async def heard(topic: str, name: str) -> None: ...
 
@@ -155,6 +221,28 @@ async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been
 
     down_s = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
     assert [*down_s, 0.1, 0.2, 0.4] == clock.slept_s
+
+
+async def test_a_fault_of_our_own_is_told_and_does_not_end_the_listening(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Sleeps()
+
+    async def connecting() -> None:
+        if len(clock.slept_s) == 3:
+            raise FileNotFoundError(2, "No such file", "/sys/fs/cgroup/memory/ollama-fleet.n1")
+
+    async def heard(topic: str, name: str) -> None: ...
+
+    daemon: Any = Ending()
+    events = Events(daemon, "lab", clock, connecting=connecting, heard=heard)
+    events.listen()
+    assert events._listening is not None
+    await asyncio.wait([events._listening])
+
+    assert [0.1, 0.1, 0.1, 5.0, 0.1] == clock.slept_s[:5]
+    (told,) = caplog.records
+    assert "ollama-fleet.n1" in (told.exc_text or "")
 
 
 @pytest.mark.parametrize(
@@ -171,18 +259,28 @@ async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been
             TransientError,
         ),
         ("lease not found", TransientError),
+        ("OCI runtime create failed: mount_setattr `/x`: Function not implemented", LastingError),
     ],
 )
 def test_a_refusal_is_taken_for_what_the_caller_can_do(details: str, kind: type[UnitError]) -> None:
     error = RefusedError("Create on n1", grpc.StatusCode.UNKNOWN, details)
 
-    assert kind is type(_classified(UNIT, error))
+    assert kind is type(meaning_of(UNIT, error))
+
+
+def test_a_kernel_that_cannot_keep_a_mount_read_only_is_told_of_and_never_got_round() -> None:
+    details = "OCI runtime create failed: mount_setattr `/models`: Function not implemented"
+    error = RefusedError("Create on n1", grpc.StatusCode.UNKNOWN, details)
+    bare = msgspec.structs.replace(UNIT, mounts=())
+
+    assert "from Linux 5.12 on" in str(meaning_of(UNIT, error))
+    assert TransientError is type(meaning_of(bare, error))
 
 
 def test_what_is_no_valid_request_is_refused_for_good() -> None:
     error = RefusedError("Create on n1", grpc.StatusCode.INVALID_ARGUMENT, "a name")
 
-    assert LastingError is type(_classified(UNIT, error))
+    assert LastingError is type(meaning_of(UNIT, error))
 
 
 def test_fleets_of_one_node_have_no_cgroup_in_common() -> None:

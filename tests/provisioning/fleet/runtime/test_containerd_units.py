@@ -15,6 +15,7 @@ from provisioning.fleet.model import FoundUnit, Unit, UnitState
 from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
+from provisioning.fleet.runtime.containerd_record import Settings
 from tests.containerd import Containerd, is_second_version, running_containerd
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.provisioning.fleet.runtime.contract import FLEET, Behaviour, has_exited, running
@@ -52,9 +53,9 @@ def running_command(lab: ContainerdLab, *command: str, **changes: Any) -> Unit:
     return msgspec.structs.replace(lab.unit(), command=command, **changes)
 
 
-async def output(lab: ContainerdLab, unit: Unit) -> str:
+async def output(lab: ContainerdLab, unit: Unit, settings: Settings | None = None) -> str:
     """Return all that a unit writes until it ends."""
-    runtime = lab.open()
+    runtime = lab.open(settings=settings)
     await runtime.start(unit)
     await eventually(lambda: has_exited(runtime, unit))
     await runtime.remove(unit.name, grace_s=0.1)  # before that, some may still be on its way
@@ -146,6 +147,40 @@ async def test_a_mount_is_seen_and_cannot_be_written(lab: ContainerdLab, tmp_pat
     assert "refused" in text
     assert "own" in text
     assert not (tmp_path / "new").exists()
+
+
+async def test_the_log_of_a_container_is_for_nobody_else_to_read(
+    lab: ContainerdLab, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(lab.containerd.settings, log_dir=str(tmp_path / "logs"))
+    runtime, unit = lab.open(settings=settings), lab.unit()
+
+    await runtime.start(unit)
+
+    folder = Path(runtime.log_of(unit.instance_id)).parent
+    assert 0o700 == folder.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("program", ["crun", "runc"])
+async def test_what_is_mounted_below_a_mount_cannot_be_written_either(
+    lab: ContainerdLab, tmp_path: Path, program: str
+) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    await lab.containerd.mount_memory(below)
+    settings = msgspec.structs.replace(
+        lab.containerd.settings, runtime=str(lab.containerd.binaries / program)
+    )
+    script = "ls -d /models/below; touch /models/below/new || echo refused"
+
+    text = await output(
+        lab,
+        running_command(lab, "sh", "-c", script, mounts=((str(tmp_path), "/models"),)),
+        settings,
+    )
+
+    assert "/models/below" in text
+    assert "refused" in text
 
 
 async def test_a_units_variable_replaces_the_images(lab: ContainerdLab) -> None:

@@ -102,7 +102,8 @@ async def test_a_client_of_another_name_is_refused(
     access: NodeAccess, authority: Authority, tmp_path: Path
 ) -> None:
     ours = access.client
-    for name in ("somebody", f"not-{ours}", f"{ours}-not", f"CN={ours}"):
+    names = ("somebody", f"not-{ours}", f"{ours}-not", f"CN={ours}", f"x,CN={ours}", ours.upper())
+    for name in names:
         other = msgspec.structs.replace(access, client=name)
         await assert_refused(access, authority.sign_client(other, tmp_path / name))
 
@@ -114,6 +115,119 @@ async def test_a_client_without_a_certificate_is_refused(
 
     assert b"" == await asyncio.to_thread(greeting, access, ours.authority, None)
     assert b"" != await asyncio.to_thread(greeting, access, ours.authority, ours)
+
+
+GREEDY = """\
+[req]
+prompt = no
+distinguished_name = name
+req_extensions = extensions
+[name]
+O = somebody
+CN = ollama-fleet-provisioner
+[extensions]
+subjectAltName = IP:127.0.0.1, IP:127.0.0.2, DNS:node-2
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, digitalSignature, keyCertSign
+extendedKeyUsage = serverAuth, clientAuth
+"""
+"""A request for everything, by somebody who is root on one node, or one provisioner's machine."""
+LEAF = "keyUsage = critical, digitalSignature\nextendedKeyUsage = clientAuth\n"
+
+
+def greedy_request(folder: Path) -> Path:
+    """Return a request for everything; its key is beside it."""
+    (folder / "greedy.cnf").write_text(GREEDY)
+    openssl(folder, "req -new -newkey rsa:2048 -noenc -config greedy.cnf -keyout key -out request")
+    return folder / "request"
+
+
+def openssl(folder: Path, arguments: str) -> str:
+    command = ("openssl", *arguments.split())
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def said_by(certificate: Path) -> tuple[str, set[str]]:
+    """Return a certificate's subject, and its extensions but those that are keys' numbers."""
+    subject = openssl(certificate.parent, f"x509 -in {certificate.name} -noout -subject")
+    text = openssl(certificate.parent, f"x509 -in {certificate.name} -noout -ext {EXTENSIONS}")
+    pairs = text.replace(": \n", ":\n").replace("\n    ", " ").splitlines()
+    return subject.strip(), {pair.replace("X509v3 ", "").strip() for pair in pairs}
+
+
+EXTENSIONS = "basicConstraints,keyUsage,extendedKeyUsage,subjectAltName"
+
+
+def test_a_node_gets_a_servers_certificate_of_its_own_name_whatever_it_asks_for(
+    authority: Authority, tmp_path: Path
+) -> None:
+    commands = nodesteps.node_signing_commands(ACCESS)
+
+    certificate = authority.sign(greedy_request(tmp_path), commands)
+
+    assert (
+        "subject=CN=node-1",
+        {
+            "Basic Constraints: critical CA:FALSE",
+            "Key Usage: critical Digital Signature",
+            "Extended Key Usage: TLS Web Server Authentication",
+            "Subject Alternative Name: IP Address:127.0.0.1",
+        },
+    ) == said_by(certificate)
+
+
+def test_a_provisioner_gets_a_clients_certificate_of_its_name_whatever_it_asks_for(
+    authority: Authority, tmp_path: Path
+) -> None:
+    commands = nodesteps.client_signing_commands(ACCESS)
+
+    certificate = authority.sign(greedy_request(tmp_path), commands)
+
+    assert (
+        "subject=CN=ollama-fleet-provisioner",
+        {
+            "Basic Constraints: critical CA:FALSE",
+            "Key Usage: critical Digital Signature",
+            "Extended Key Usage: TLS Web Client Authentication",
+        },
+    ) == said_by(certificate)
+
+
+def test_the_authority_signs_no_other_authority(authority: Authority) -> None:
+    assert (
+        "subject=CN=ollama-fleet containerd access",
+        {
+            "Basic Constraints: critical CA:TRUE, pathlen:0",
+            "Key Usage: critical Certificate Sign, CRL Sign",
+        },
+    ) == said_by(authority.folder / "authority.pem")
+
+
+async def test_a_node_that_was_broken_into_is_not_let_in_by_another(
+    access: NodeAccess, authority: Authority, tmp_path: Path
+) -> None:
+    """Neither by its own certificate, nor by one that it signs for a name of its choice."""
+    other = msgspec.structs.replace(access, node="node-2", address="127.0.0.2")
+    (tmp_path / "rogue").mkdir()
+    request = greedy_request(tmp_path / "rogue")
+    rogue = authority.sign(request, nodesteps.node_signing_commands(other))
+    (request.parent / "rogue").write_bytes(rogue.read_bytes())
+    (request.parent / "leaf.cnf").write_text(LEAF)
+    signed = "-CA rogue -CAkey key -extfile leaf.cnf -subj /CN=ollama-fleet-provisioner"
+    openssl(request.parent, f"x509 -req -in request {signed} -out leaf")
+    chain = (request.parent / "leaf").read_bytes() + rogue.read_bytes()
+    (request.parent / "chain").write_bytes(chain)
+
+    for name in ("rogue", "chain"):
+        own = Certificates(
+            authority.folder / "authority.pem", request.parent / name, request.parent / "key"
+        )
+        assert b"" == await asyncio.to_thread(greeting, access, own.authority, own)
+
+
+async def test_what_the_instances_of_a_node_write_is_for_root_alone(access: NodeAccess) -> None:
+    assert 0o700 == stat.S_IMODE(Path(access.log_dir).stat().st_mode)
 
 
 def greeting(access: NodeAccess, authority: Path, certificates: Certificates | None) -> bytes:
@@ -252,13 +366,12 @@ def test_systemd_finds_no_fault_in_a_nodes_unit(tmp_path: Path) -> None:
     assert (0, "") == (verified.returncode, verified.stdout + verified.stderr)
 
 
-def test_a_node_gets_four_files() -> None:
+def test_a_node_gets_three_files() -> None:
     paths = [file.path for file in nodeconfig.node_files(ACCESS)]
 
     assert [
         "/etc/ollama-fleet/node/nginx.conf",
         "/etc/systemd/system/ollama-fleet-node.service",
-        "/etc/ollama-fleet/node/request.cnf",
         "/etc/logrotate.d/ollama-fleet",
     ] == paths
 
@@ -276,10 +389,11 @@ def test_the_nodes_address_is_listened_on_and_in_its_certificate(
 ) -> None:
     access = msgspec.structs.replace(ACCESS, address=address)
 
-    nginx, _, request, _ = nodeconfig.node_files(access)
+    nginx, *_ = nodeconfig.node_files(access)
+    (signing,) = nodesteps.node_signing_commands(access)
 
     assert listens in nginx.text
-    assert f"subjectAltName = {named}\n" in request.text
+    assert f" subjectAltName={named} |" in signing
 
 
 def test_logs_are_copied_and_cut_by_size() -> None:

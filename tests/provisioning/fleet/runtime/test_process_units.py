@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -16,14 +17,19 @@ import msgspec
 import pytest
 import uvloop
 
-from provisioning.fleet.errors import LastingError, NoRoomError, TransientError
+from provisioning.fleet.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.fleet.model import FoundUnit, Unit, UnitState
-from provisioning.fleet.runtime import launch, process, procfs
+from provisioning.fleet.runtime import launch, process, procfs, spawning
 from provisioning.fleet.runtime.process import ProcessRuntime
 from provisioning.fleet.runtime.procfs import Identity
 from provisioning.fleet.runtime.records import Records
 from tests.provisioning.fleet.runtime.contract import FLEET, Behaviour, has_exited
-from tests.provisioning.fleet.runtime.processes import NODE, ProcessLab
+from tests.provisioning.fleet.runtime.processes import (
+    NODE,
+    ProcessLab,
+    children,
+    no_descriptors,
+)
 from tests.waiting import eventually
 
 GRACE_S = 5.0
@@ -35,6 +41,20 @@ LIMITED = (
     "os.execv(sys.argv[1], sys.argv[1:])",
 )
 """Runs what follows with room for 20 bytes in each file."""
+NAMELESS = """
+import ctypes, os, pathlib, signal, sys, time
+if os.fork():
+    time.sleep(1000)
+fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+start, end = int(fields[47]), int(fields[48])
+ctypes.memset(start, 0, end - start)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+draft = pathlib.Path(sys.argv[1] + ".draft")
+draft.write_text(str(os.getpid()))
+draft.rename(sys.argv[1])
+time.sleep(1000)
+"""
+"""A unit with a worker that writes over its environment, as for a title, and ignores SIGTERM."""
 SECRET = "s3cret-token"  # noqa: S105 # of this test alone
 
 
@@ -134,6 +154,102 @@ async def test_children_that_a_dead_unit_left_are_ended_by_its_removal(
 
     assert [] == process_lab.processes(unit)
     assert not process_lab.group(unit).exists()
+
+
+@pytest.mark.parametrize("grace_s", [0.0, GRACE_S])
+async def test_a_worker_that_wrote_over_its_environment_ends_with_its_unit(
+    process_lab: ProcessLab, tmp_path: Path, grace_s: float
+) -> None:
+    """Also where its leader, asked to end, does so first and no cgroup tells of it."""
+    process_lab.groups = None
+    runtime, said = process_lab.open(), tmp_path / "worker"
+    unit = running_command(process_lab, sys.executable, "-c", NAMELESS, str(said))
+    await runtime.start(unit)
+    await eventually(said.exists)
+    stat = procfs.read_stat(int(said.read_text()))
+    assert stat is not None
+    worker = Identity(stat.pid, stat.start_ticks)
+    assert procfs.is_alive(worker)
+
+    await runtime.remove(unit.name, grace_s=grace_s)
+
+    was_left = procfs.is_alive(worker)
+    procfs.send_signal(worker, signal.SIGKILL)
+    assert not was_left
+    assert ({}, {}) == (runtime._processes._seen, runtime._processes._children)
+
+
+async def test_a_unit_is_not_told_as_exited_because_the_kernel_cannot_be_asked(
+    process_lab: ProcessLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, unit = process_lab.open(), process_lab.unit()
+    await runtime.start(unit)
+    read_text = Path.read_text
+
+    def refuse_proc(path: Path, **options: str) -> str:
+        if path.is_relative_to(procfs.PROC):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return read_text(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refuse_proc)
+        with pytest.raises(TransientError, match=r"Too many open files.*`ulimit -n`"):
+            await runtime.units()
+
+    assert UnitState.RUNNING == (await one(runtime)).state
+
+
+async def test_without_file_descriptors_nothing_is_told_and_nothing_is_ended(
+    process_lab: ProcessLab,
+) -> None:
+    runtime, unit = process_lab.open(), process_lab.unit()
+    await runtime.start(unit)
+
+    for call in (
+        runtime.units,
+        lambda: runtime.remove(unit.name, grace_s=0.1),
+        lambda: runtime.start(unit),
+        process_lab.open().units,
+    ):
+        with no_descriptors(), pytest.raises(TransientError):
+            await call()
+
+    with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        process_lab.records().names()
+    assert UnitState.RUNNING == (await one(runtime)).state
+
+
+@pytest.mark.parametrize(
+    ("launcher", "said"),
+    [
+        (None, "the launcher of sleep ended before it ran it; see its log, {log}"),
+        ("import os; os.write(0, b'launch 28')", "cannot start sleep: No space left on device"),
+    ],
+)
+async def test_a_launcher_that_ends_before_it_says_who_it_is_is_told_and_leaves_nothing(
+    process_lab: ProcessLab,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    launcher: str | None,
+    said: str,
+) -> None:
+    """As when the package is replaced under a provisioner that runs."""
+    path = tmp_path / "launch.py"
+    if launcher:
+        path.write_text(launcher)
+    runtime, unit, before = process_lab.open(), process_lab.unit(), children()
+    with monkeypatch.context() as patch:
+        patch.setattr(spawning, "LAUNCHER", path)
+        with pytest.raises(UnitError) as caught:
+            await runtime.start(unit)
+
+    log = process_lab.records().log(unit.instance_id)
+    assert said.format(log=log) in str(caught.value)
+    assert not isinstance(caught.value, LastingError)
+    assert launcher or f"can't open file '{path}'" in log.read_text()
+    assert before == children()
+    assert () == await runtime.units()
+    await runtime.start(unit)
 
 
 async def test_a_unit_is_asked_before_it_is_killed(process_lab: ProcessLab, tmp_path: Path) -> None:
@@ -237,13 +353,17 @@ async def test_a_chatty_units_log_stays_within_bounds(process_lab: ProcessLab) -
 
 
 async def test_a_unit_reads_nothing_and_is_told_of_broken_pipes(process_lab: ProcessLab) -> None:
+    """It has nothing open of the provisioner's, not even what that lets its children have."""
     runtime, unit = process_lab.open(), process_lab.unit()
+    inheritable = fcntl.fcntl(2, fcntl.F_DUPFD, 200)
 
     await runtime.start(unit)
 
+    os.close(inheritable)
     folder = Path(f"/proc/{process_lab.identity(unit).pid}")
     assert "/dev/null" == os.readlink(folder / "fd/0")
-    assert {"0", "1", "2"} == {path.name for path in (folder / "fd").iterdir()}
+    # The program itself opens files while it begins: its libraries, its language.
+    await eventually(lambda: {"0", "1", "2"} == set(os.listdir(folder / "fd")))
     ignored = (folder / "status").read_text().partition("SigIgn:")[2].split()[0]
     assert 0 == int(ignored, 16)
 

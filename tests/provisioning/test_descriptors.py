@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from provisioning import descriptors
+
+
+@pytest.fixture
+def _limits() -> Iterator[None]:
+    """Leave the process as it was."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("_limits")
+def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+
+    assert [hard, hard] == [descriptors.raise_limit() for _ in range(2)]
+    assert (hard, hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
