@@ -5,7 +5,9 @@ Out:  a View, as fresh as the connection allows, and who of it has changed.
 Losing the store leaves the last view as it is, with its age; then it is followed again.
 
 Every store's version of a record is the revision that wrote it: so what the watch tells late, about
-records that this process has written since, is known to be old.
+records that this process has written since, is known to be old. So is what this process hears late
+of its own writes: a commit of several steps returns when the watch may long have told of the first
+ones, and of what others made of them.
 """
 
 from __future__ import annotations
@@ -47,10 +49,10 @@ class Mirror:
         self._stored: dict[str, Stored] = {}
         self._spec: StoredSpec | None = None
         self._revision = -1
-        self._loaded_revision = -1
-        """What the watch tells up to here is known already."""
-        self._deleted: set[str] = set()
-        """By this process, and not told by the watch yet."""
+        self._told_revision = -1
+        """All that was written up to here is known, by a load or by the watch."""
+        self._deleted: dict[str, int] = {}
+        """By this process, and not told by the watch yet: by id, the last version that it had."""
         self._one_load = asyncio.Lock()
         self._told_meanwhile: list[Update] = []
         """By the watch, since the load that goes on has begun: it may show an earlier state."""
@@ -90,9 +92,9 @@ class Mirror:
         """Return once the store was read, or is out of reach and may come back."""
         await self._is_tried.wait()
 
-    async def changed(self, after: int) -> None:
-        """Return once there is a view with a revision above `after`."""
-        while self._revision <= after:
+    async def changed(self, known: View | None) -> None:
+        """Return once there is a view, and it is another than `known`."""
+        while self._revision < 0 or (known is not None and self._view is known):
             await self._changed.wait()
 
     def listen(self, on_change: OnChange) -> None:
@@ -113,7 +115,7 @@ class Mirror:
                 self.take(update)
 
     def _take_view(self, view: View) -> None:
-        self._loaded_revision = view.revision
+        self._told_revision = view.revision
         self._deleted.clear()
         before = self._stored
         self._stored = dict(view.stored)
@@ -129,19 +131,25 @@ class Mirror:
         """Take over what this process has just written, without waiting for the watch."""
         revision = self._revision
         for change, one in zip(changes, done, strict=True):
-            if one.refusal:
-                continue
-            revision = max(revision, one.version)
-            match change:
-                case Put(instance):
-                    self._deleted.discard(instance.id)
-                    self._put(Stored(instance, one.version))
-                case Delete(id_):
-                    self._deleted.add(id_)
-                    self._delete(id_)
-                case PutSpec(text):
-                    self._spec = StoredSpec(text, one.version)
+            if not one.refusal:
+                revision = max(revision, one.version)
+                self._take_one(change, one.version)
         self._advance(revision)
+
+    def _take_one(self, change: Change, version: int) -> None:
+        """Take over one change of ours, unless it, or what came after, is known already."""
+        match change:
+            case Delete(id_, expected):
+                known = self._stored.get(id_)
+                if known is not None and known.version <= expected:
+                    self._deleted[id_] = expected
+                    self._delete(id_)
+            case _ if version <= self._told_revision:
+                pass
+            case Put(instance):
+                self._put(Stored(instance, version))
+            case PutSpec(text):
+                self._spec = StoredSpec(text, version)
 
     async def follow(self) -> None:
         """Load, and take over what is written from then on, until cancelled.
@@ -169,30 +177,34 @@ class Mirror:
     async def _follow(self) -> None:
         self._is_followed = True
         try:
-            async for update in self._store.watch(self._loaded_revision):
+            async for update in self._store.watch(self._told_revision):
                 self.take(update)
         finally:
             self._is_followed = False
+            self._known_at_s = self._clock.unix_s()
 
     def take(self, update: Update) -> None:
         """Take over what the watch tells, unless it is known, or something newer is."""
         if self._one_load.locked():
             self._told_meanwhile.append(update)
-        if update.revision <= self._loaded_revision:
+        if update.revision <= self._told_revision:
             return
+        self._told_revision = update.revision
         for stored in update.stored:
-            known = self._stored.get(stored.instance.id)
-            is_old = known is not None and known.version >= stored.version
-            if not is_old and stored.instance.id not in self._deleted:
+            if self._version(stored.instance.id) < stored.version:
                 self._put(stored)
         for id_ in update.deleted:
-            self._deleted.discard(id_)
-            known = self._stored.get(id_)
-            if known is not None and known.version < update.revision:
+            if self._version(id_) < update.revision:
+                self._deleted.pop(id_, None)
                 self._delete(id_)
         if update.spec and (self._spec is None or self._spec.version < update.spec.version):
             self._spec = update.spec
         self._advance(max(update.revision, self._revision))
+
+    def _version(self, id_: str) -> int:
+        """Return the last version of a record that is known; 0: none is."""
+        known = self._stored.get(id_)
+        return known.version if known else self._deleted.get(id_, 0)
 
     def _put(self, stored: Stored) -> None:
         self._stored[stored.instance.id] = stored

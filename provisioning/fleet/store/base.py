@@ -167,6 +167,14 @@ class Leading(Protocol):
         """Return the term that writes carry."""
         ...
 
+    @property
+    def until_s(self) -> float:
+        """Return until when nobody else can lead, by our monotonic clock; may be infinite.
+
+        Whoever slept past it must not touch a node any more, even before `lost` has returned.
+        """
+        ...
+
     async def lost(self) -> None:
         """Return when the term is over, by this provisioner's own clock at the latest."""
         ...

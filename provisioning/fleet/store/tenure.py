@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from provisioning.fleet.store.base import Term
 
@@ -12,6 +13,7 @@ class Tenure:
 
     def __init__(self, term: Term) -> None:
         self._term = term
+        self._until_s = math.inf
         self._over = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -22,6 +24,15 @@ class Tenure:
     def term(self) -> Term:
         """Return the term that writes carry."""
         return self._term
+
+    @property
+    def until_s(self) -> float:
+        """Return until when nobody else can lead: without end, if nobody says otherwise."""
+        return -math.inf if self._over.is_set() else self._until_s
+
+    def hold_until(self, until_s: float) -> None:
+        """Say until when nobody else can lead, by our monotonic clock."""
+        self._until_s = until_s
 
     async def lost(self) -> None:
         """Return when the term is over."""

@@ -14,17 +14,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailableError
-from provisioning.fleet.store.etcd.access import Access, read
+from provisioning.fleet.errors import StoreError, StoreUnavailableError
+from provisioning.fleet.store.etcd.access import Access
 from provisioning.fleet.store.etcd.messages_pb2 import AuthenticateRequest
 from provisioning.fleet.store.etcd.methods import AUTHENTICATE, Method, Request, Response
+from provisioning.fleet.store.etcd.refusals import PASSING, is_login_forgotten, meaning_of
 
 T = TypeVar("T")
 
@@ -42,23 +42,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-PASSING = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.ABORTED,
-    }
-)
-"""Another member, or the same one later, may answer otherwise."""
-NO_SPACE = "database space exceeded"
-COMPACTED = "required revision has been compacted"
-BUSY = "too many requests"
-OLD_LOGIN = "revision of auth store is old"
-"""Users or roles have changed since the log-in."""
-
 
 class Client:
     """The channels to all members, and which of them is asked now."""
@@ -69,7 +52,9 @@ class Client:
         self._current = 0
         self._is_closed = False
         self._token: str | None = None
-        self._secrets = _channel_credentials(access) if access.is_secure else None
+        self._secrets = (
+            grpc.ssl_channel_credentials(*access.credentials.tls()) if access.is_secure else None
+        )
 
     def __repr__(self) -> str:
         return f"<etcd client of {', '.join(self.access.members)}, at {self.member}>"
@@ -136,7 +121,7 @@ class Client:
             )
             return response
 
-        return await self._authenticated(ask, doing)
+        return await self._authenticated(ask, doing, request)
 
     async def first_response(
         self,
@@ -166,7 +151,7 @@ class Client:
             self.pass_by(member)
             raise StoreUnavailableError(f"cannot {doing} at etcd {member}: it ended the stream")
 
-        return await self._authenticated(ask, doing)
+        return await self._authenticated(ask, doing, request)
 
     async def stream(
         self,
@@ -183,29 +168,15 @@ class Client:
         )
         return call(timeout=timeout_s, metadata=(*await self._metadata(), *metadata))
 
-    def translated(self, error: grpc.aio.AioRpcError, *, doing: str, member: str) -> StoreError:
+    def translated(
+        self, error: grpc.aio.AioRpcError, *, doing: str, member: str, n_bytes: int = 0
+    ) -> StoreError:
         """Return an error of ours, and turn to the next member where that may help."""
-        attempted = f"cannot {doing} at etcd {member}: {error.details()}"
-        words = error.details() or ""
-        if error.code() is grpc.StatusCode.UNAUTHENTICATED or OLD_LOGIN in words:
+        if is_login_forgotten(error):
             self.forget_login()
-            return StoreUnavailableError(f"{attempted}; the next try logs in again")
-        if error.code() in PASSING:
+        elif error.code() in PASSING:
             self.pass_by(member)
-            return StoreUnavailableError(
-                f"{attempted} ({error.code().name}); see that the member runs and that most "
-                f"members reach each other"
-            )
-        if BUSY in words:
-            return StoreUnavailableError(f"{attempted}; see that its disk and network keep up")
-        if NO_SPACE in words:
-            return StoreUnavailableError(
-                f"{attempted}; compact and defragment it, then disarm its NOSPACE alarm, or raise "
-                f"--quota-backend-bytes"
-            )
-        if COMPACTED in words:
-            return CompactedError(f"{attempted}; load again")
-        return StoreError(f"{attempted} ({error.code().name}); see etcd's log and its users' roles")
+        return meaning_of(error, f"cannot {doing} at etcd {member}", n_bytes=n_bytes)
 
     def pass_by(self, member: str) -> None:
         """Turn to the next member, unless somebody else has turned from this one already."""
@@ -234,14 +205,18 @@ class Client:
             )
         return self._channels[self._current]
 
-    async def _authenticated(self, ask: Callable[[], Awaitable[T]], doing: str) -> T:
+    async def _authenticated(
+        self, ask: Callable[[], Awaitable[T]], doing: str, request: Message
+    ) -> T:
         """Ask, and once again after a new log-in where the token was not known any more."""
         for is_last in (not self._token, True):
             member = self.member
             try:
                 return await ask()
             except grpc.aio.AioRpcError as error:
-                translated = self.translated(error, doing=doing, member=member)
+                translated = self.translated(
+                    error, doing=doing, member=member, n_bytes=request.ByteSize()
+                )
                 if is_last or error.code() is not grpc.StatusCode.UNAUTHENTICATED:
                     raise translated from error
         raise AssertionError("the last try returns or raises")
@@ -271,16 +246,3 @@ async def send(call: grpc.aio.StreamStreamCall[Any, Any], request: Message) -> N
     """Send a request on a stream; where the stream has ended, its next `read` says why."""
     with suppress(asyncio.InvalidStateError):
         await call.write(request)
-
-
-def _channel_credentials(access: Access) -> grpc.ChannelCredentials:
-    files = access.credentials
-    return grpc.ssl_channel_credentials(
-        root_certificates=_content(files.ca_file, "etcd's CA certificate"),
-        private_key=_content(files.key_file, "the key of etcd's client"),
-        certificate_chain=_content(files.certificate_file, "the certificate of etcd's client"),
-    )
-
-
-def _content(path: Path | None, what: str) -> bytes | None:
-    return None if path is None else read(path, what)

@@ -144,6 +144,7 @@ class EtcdLeadership:
 
     @asynccontextmanager
     async def _kept(self, lease: Lease, tenure: Tenure) -> AsyncIterator[Tenure]:
+        tenure.hold_until(lease.until_s)
         keeping = asyncio.create_task(self._keep(lease, tenure))
         try:
             yield tenure
@@ -153,17 +154,17 @@ class EtcdLeadership:
 
     async def _keep(self, lease: Lease, tenure: Tenure) -> None:
         """Renew the lease three times in its length, until that goes wrong for its whole length."""
-        until_s = lease.until_s
         pause_s = lease.ttl_s / 3
         try:
-            while (left_s := until_s - self._clock.monotonic_s()) > 0:
+            while (left_s := tenure.until_s - self._clock.monotonic_s()) > 0:
                 await self._clock.sleep(min(pause_s, left_s))
                 sent_s = self._clock.monotonic_s()
-                ttl_s = await self._renew(lease, left_s=until_s - sent_s)
+                ttl_s = await self._renew(lease, left_s=tenure.until_s - sent_s)
                 if ttl_s is None:
                     pause_s = PAUSE_S
                 else:
-                    until_s, pause_s = sent_s + ttl_s, ttl_s / 3
+                    tenure.hold_until(sent_s + ttl_s)
+                    pause_s = ttl_s / 3
         finally:
             # However it came to its end, nobody keeps the lease any more.
             tenure.end()
@@ -172,14 +173,16 @@ class EtcdLeadership:
         """Return how long the lease lasts from now on; 0: it is lost, None: nobody answered."""
         if left_s <= 0:
             return 0
-        with suppress(StoreError):
-            response = await self._client.first_response(
-                KEEP_ALIVE,
-                LeaseKeepAliveRequest(id=lease.id),
-                doing="keep the lease",
-                deadline_s=min(left_s, lease.ttl_s / 6),
-            )
-            return response.ttl
+        with suppress(StoreError, TimeoutError):
+            # Where a log-in is due as well, that has no more time either: the lease ends meanwhile.
+            async with asyncio.timeout(left_s):
+                response = await self._client.first_response(
+                    KEEP_ALIVE,
+                    LeaseKeepAliveRequest(id=lease.id),
+                    doing="keep the lease",
+                    deadline_s=min(left_s, lease.ttl_s / 6),
+                )
+                return response.ttl
         return None
 
     async def _give_back(self, lease: Lease) -> None:

@@ -10,6 +10,7 @@ whether it was made, and to send it again would turn our own success into a conf
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from itertools import groupby
@@ -23,6 +24,7 @@ from provisioning.fleet.store.base import (
     Done,
     Put,
     PutSpec,
+    Refusal,
     Stored,
     StoredSpec,
     Term,
@@ -30,19 +32,27 @@ from provisioning.fleet.store.base import (
     View,
 )
 from provisioning.fleet.store.etcd import watching
+from provisioning.fleet.store.etcd.claims import (
+    MAX_CLAIMS,
+    claims_of,
+    giving_back,
+    left_behind,
+    reading,
+)
 from provisioning.fleet.store.etcd.client import Client
 from provisioning.fleet.store.etcd.keys import Keys, range_end
 from provisioning.fleet.store.etcd.messages_pb2 import (
     Event,
     KeyValue,
     RangeRequest,
-    RequestOp,
     TxnRequest,
     TxnResponse,
 )
 from provisioning.fleet.store.etcd.methods import RANGE, TXN
 from provisioning.fleet.store.etcd.transactions import Found, question, steps
-from provisioning.fleet.store.records import decode, place_of
+from provisioning.fleet.store.records import Place, decode, place_of
+
+log = logging.getLogger("provisioning.fleet.store.etcd.store")
 
 PAGE = 1000
 """Records that one request reads."""
@@ -89,6 +99,7 @@ class EtcdStore:
         done: list[Done] = []
         for step in steps(changes, found, keys=self._keys, epoch=term.epoch):
             done.extend(step.done(await self._fenced(step.request, term)))
+        await self._give_back(_taken(changes, done), term)
         return tuple(done)
 
     async def watch(self, after: int) -> AsyncIterator[Update]:
@@ -114,6 +125,24 @@ class EtcdStore:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    async def _give_back(self, taken: Sequence[Place], term: Term) -> None:
+        """Free those ports for the next commit that nobody has: a claim was left behind."""
+        for start in range(0, len(taken), MAX_CLAIMS):
+            places = taken[start : start + MAX_CLAIMS]
+            claims = claims_of(places, await self._read(map(self._keys.port, places)))
+            owners = [self._keys.instance(claim.owner) for claim in claims]
+            if found := left_behind(claims, await self._read(owners)):
+                request = giving_back(found, keys=self._keys, epoch=term.epoch)
+                await self._fenced(request, term)
+                log.warning(
+                    "claims of ports that no record stands behind are given back: %d, such as %s",
+                    len(found),
+                    found[0],
+                )
+
+    async def _read(self, keys: Iterable[bytes]) -> TxnResponse:
+        return await self._client.read(TXN, reading(keys), doing="read")
 
     async def _fenced(self, request: TxnRequest, term: Term) -> TxnResponse:
         response = await self._client.write(TXN, request, doing="write")
@@ -149,9 +178,7 @@ class EtcdStore:
         found: dict[str, Found] = {}
         for start in range(0, len(ids), MAX_READS):
             keys = [self._keys.instance(one) for one in ids[start : start + MAX_READS]]
-            reads = [RequestOp(request_range=RangeRequest(key=key)) for key in keys]
-            response = await self._client.read(TXN, TxnRequest(success=reads), doing="read")
-            for answer in response.responses:
+            for answer in (await self._read(keys)).responses:
                 for kv in answer.response_range.kvs:
                     one = _stored(kv)
                     found[one.instance.id] = Found(one.version, place_of(one.instance))
@@ -178,6 +205,15 @@ class EtcdStore:
     def _spec(self, kvs: Iterable[KeyValue]) -> StoredSpec | None:
         found = (kv for kv in kvs if kv.key == self._keys.spec)
         return next((StoredSpec(kv.value.decode(), kv.mod_revision) for kv in found), None)
+
+
+def _taken(changes: Sequence[Change], done: Sequence[Done]) -> list[Place]:
+    """Return the places that changes were refused."""
+    return [
+        place_of(change.instance)
+        for change, one in zip(changes, done, strict=True)
+        if isinstance(change, Put) and one.refusal is Refusal.PORT_TAKEN
+    ]
 
 
 def _id(change: Put | Delete) -> str:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from provisioning.fleet.errors import StoreError, StoreUnavailableError
 from provisioning.fleet.store.sqlite import schema
-from provisioning.fleet.store.sqlite.place import Place
+from provisioning.fleet.store.sqlite.place import Place, restoring
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -36,9 +36,8 @@ LASTING = {
     sqlite3.SQLITE_CANTOPEN: "see that its folder exists and may be written by this user",
     sqlite3.SQLITE_PERM: "let this user write it",
     sqlite3.SQLITE_READONLY: "let this user write it and its folder",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: stop the provisioner, put a backup in "
-    "its place, start it",
-    sqlite3.SQLITE_NOTADB: "it is no SQLite file: name another one, or put a backup in its place",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: stop the provisioner, {restoring}, start it",
+    sqlite3.SQLITE_NOTADB: "it is no SQLite file: name another one, or {restoring}",
 }
 
 
@@ -132,4 +131,5 @@ class Database:
         if code in PASSING:
             return StoreUnavailableError(f"{attempted}: {error}; {PASSING[code]}")
         help_text = LASTING.get(code, "see whether another program has changed the file")
+        help_text = help_text.format(restoring=restoring(self.path))
         return StoreError(f"{attempted}: {error}; {help_text}")

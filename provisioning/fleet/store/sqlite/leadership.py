@@ -37,7 +37,9 @@ class SqliteLeadership:
         self._database = database
         self._holder = holder
         self._clock = clock
-        self._lock_path = database.path.with_name(f"{database.path.name}.lock")
+        # Beside the file itself: who comes by a link must find the same lock.
+        file = Path(os.path.realpath(database.path))
+        self._lock_path = file.with_name(f"{file.name}.lock")
 
     @property
     def holder(self) -> str:

@@ -25,6 +25,11 @@ Identity = tuple[int, int]
 """Device and inode: no two files have them while one of the two is open."""
 
 
+def restoring(path: Path) -> str:
+    """Return how a backup comes into force: what an earlier file left in its WAL overrules it."""
+    return f"remove {path}-wal and {path}-shm, put a backup in its place"
+
+
 class Place:
     """The path of a database, which any number of connections of this process share."""
 
@@ -66,7 +71,8 @@ class Place:
         seen = "another file is in its place" if found else "it was removed"
         raise StoreError(
             f"cannot use {self.path}: {seen} since this provisioner opened it, and what is written "
-            f"now would be lost; stop the provisioner, put the file back from a backup, start it"
+            f"now would be lost; stop the provisioner, move the file back or "
+            f"{restoring(self.path)}, start it"
         )
 
 

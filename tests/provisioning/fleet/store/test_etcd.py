@@ -2,14 +2,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from http import HTTPStatus
 
 import pytest
 
+from provisioning.fleet.api.problems import status_of
 from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.errors import TooLargeError
+from provisioning.fleet.store.base import NEW, PutSpec
 from provisioning.fleet.store.opening import open_store
 from tests.etcd import Cluster
 from tests.provisioning.fleet.store.contract import StoreContract
-from tests.provisioning.fleet.store.examples import Open, Opened
+from tests.provisioning.fleet.store.examples import Open, Opened, leading
 
 
 @pytest.fixture
@@ -22,6 +26,24 @@ async def open_one(etcd: Cluster, fleet: str) -> AsyncIterator[Open]:
             return store, leadership
 
         yield open_one
+
+
+@pytest.mark.parametrize("size_bytes", [1_600_000, 3_000_000])
+async def test_what_is_more_than_etcd_takes_is_told_with_its_size_and_not_written(
+    open_one: Open, size_bytes: int
+) -> None:
+    """etcd refuses the one, and gRPC does so before etcd has seen the other."""
+    async with leading(open_one("alice")) as (store, term):
+        with pytest.raises(TooLargeError, match=r"too large|larger than max") as caught:
+            await store.commit([PutSpec("x" * size_bytes, NEW)], term=term)
+
+        assert f"{size_bytes // 10_000 / 100:,.2f} MB" in str(caught.value)
+        assert "--max-request-bytes" in str(caught.value)
+        assert (await store.load()).spec is None
+
+
+def test_what_is_more_than_the_store_takes_is_for_the_client_to_mend() -> None:
+    assert HTTPStatus.REQUEST_ENTITY_TOO_LARGE is status_of(TooLargeError("too large"))
 
 
 class TestEtcd(StoreContract):

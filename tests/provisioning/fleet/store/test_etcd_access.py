@@ -19,6 +19,7 @@ from tests.provisioning.fleet.store.examples import Opened, instance, leading, p
 
 PASSWORD = "s3cr3t-of-the-fleet"  # noqa: S105
 TOKEN_TTL_S = 1
+PEM_OF_NOTHING = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,46 @@ async def test_an_empty_password_file_is_told(guarded: Cluster, tmp_path: Path) 
     with pytest.raises(StoreError, match=r"password file .* is empty"):
         await store.load()
     await store.close()
+
+
+def test_a_password_that_is_no_utf8_is_told_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes("gehëim".encode("latin-1"))
+    credentials = Credentials(user="fleet", password_file=tmp_path / "password")
+
+    with pytest.raises(StoreError, match=r"password file .* is no UTF-8") as caught:
+        credentials.password()
+
+    assert "geh" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("content", ["", "no certificate\n", PEM_OF_NOTHING])
+def test_an_authority_that_is_no_certificate_is_refused_at_once(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "ca.pem").write_text(content)
+
+    with pytest.raises(StoreError, match=r"etcd's CA certificate .*ca\.pem holds no certificate"):
+        opened("etcds://127.0.0.1:1", Credentials(ca_file=tmp_path / "ca.pem"))
+
+
+@pytest.mark.parametrize("spoilt", ["client.pem", "client.key"])
+def test_a_certificate_and_a_key_that_do_not_fit_are_refused_at_once(
+    secured: Secured, tmp_path: Path, spoilt: str
+) -> None:
+    other = trustme.CA().issue_cert("somebody.example")
+    given = secured.credentials
+    if spoilt == "client.pem":
+        (tmp_path / spoilt).write_text("no certificate\n")
+        given = replace(given, certificate_file=tmp_path / spoilt)
+    else:
+        other.private_key_pem.write_to_path(tmp_path / spoilt)
+        given = replace(given, key_file=tmp_path / spoilt)
+
+    with pytest.raises(
+        StoreError, match=r"client\.pem and its key .*client\.key do not go together"
+    ):
+        opened(secured.url, given)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,24 @@ import pytest
 
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import StoreError
+from provisioning.fleet.store.etcd.access import Credentials
 from provisioning.fleet.store.memory import MemoryBackend, MemoryStore
 from provisioning.fleet.store.opening import open_store, read_members
 from provisioning.fleet.store.sqlite.store import SqliteStore
 from tests.provisioning.fleet.store.examples import Opened, instance, leading, put
 
 
-def opened(url: str, memory: MemoryBackend | None = None) -> Opened:
-    return open_store(url, "test", clock=SystemClock(), holder="alice", memory=memory)
+def opened(
+    url: str, memory: MemoryBackend | None = None, credentials: Credentials | None = None
+) -> Opened:
+    return open_store(
+        url,
+        "test",
+        clock=SystemClock(),
+        holder="alice",
+        memory=memory,
+        credentials=credentials,
+    )
 
 
 async def test_memory_is_forgotten_unless_it_is_shared() -> None:
@@ -85,6 +95,19 @@ def test_a_password_in_a_url_is_refused_and_not_shown(url: str) -> None:
         opened(url)
 
     assert "s3c" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"ca_file": Path("ca.pem")},
+        {"certificate_file": Path("client.pem"), "key_file": Path("client.key")},
+    ],
+)
+def test_files_of_tls_are_not_ignored_where_the_url_is_without_it(files: dict[str, Path]) -> None:
+    """Else a password would go in the clear to whoever answers."""
+    with pytest.raises(StoreError, match="write etcds://, or leave the files of TLS out"):
+        opened("etcd://a", credentials=Credentials(**files))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("missing", ["grpc", "google.protobuf"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +20,10 @@ from provisioning.fleet.store.records import decode, place_of
 from tests.provisioning.fleet.store.examples import applied, content, instance, put, watched
 from tests.provisioning.fleet.store.leaders import leader
 from tests.provisioning.fleet.store.sqlite_writer import N_COMMITS, ports
+from tests.waiting import eventually
 
+README = Path(__file__).parents[4] / "README.md"
+ADVICE = re.compile(r"^- Back a SQLite file up .*?(?=^- )", re.MULTILINE | re.DOTALL)
 MODULE = "tests.provisioning.fleet.store.sqlite_writer"
 
 
@@ -121,6 +125,32 @@ async def test_nobody_leads_after_the_leader_was_killed(tmp_path: Path) -> None:
         await alice.process.wait()
 
         assert await leadership.leader() is None
+    await store.close()
+
+
+async def test_a_backup_is_made_and_restored_as_the_readme_says(tmp_path: Path) -> None:
+    """Made while a provisioner writes; restored after one was killed, which leaves its WAL."""
+    path, copy = tmp_path / "fleet.db", tmp_path / "copy.db"
+    (advice,) = ADVICE.findall(README.read_text())
+    (command,) = re.findall(r"python3 -c '(.*)'", advice)
+    command = command.replace("FILE", str(path)).replace("COPY", str(copy))
+    async with leader(f"sqlite:{path}", "test", "alice") as alice:
+        before = [(await alice.says("wrote")).split()[1] for _ in range(10)]
+        await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", command], check=True, timeout=100
+        )
+        n_then = len(alice.said)
+        await eventually(lambda: len(alice.said) > n_then + 10)
+
+    for kind in ("-wal", "-shm"):
+        assert f"`FILE{kind}`" in advice
+        path.with_name(path.name + kind).unlink()
+    copy.replace(path)
+
+    store, _ = open_store(f"sqlite:{path}", "test", clock=SystemClock(), holder="bob")
+    held = (await store.load()).stored
+    assert set(before) <= set(held)
+    assert len(held) < len(alice.said)
     await store.close()
 
 

@@ -170,7 +170,8 @@ async def test_a_damaged_file_is_told(path: Path) -> None:
 
     error = await error_of(path)
 
-    assert "malformed; the file is damaged: stop the provisioner, put a backup" in str(error)
+    help_ = f"stop the provisioner, remove {path}-wal and {path}-shm, put a backup in its place"
+    assert f"malformed; the file is damaged: {help_}" in str(error)
     assert not isinstance(error, StoreUnavailableError)
 
 

@@ -63,7 +63,8 @@ async def test_nothing_is_acknowledged_once_the_file_is_lost(
     opened: Opened, path: Path, lose: Callable[[Path], None], seen: str
 ) -> None:
     store, leads = opened
-    words = rf"cannot use .*fleet\.db: {seen}.* lost; stop the provisioner, put the file back"
+    words = rf"cannot use .*fleet\.db: {seen}.* lost; stop the provisioner, "
+    words += rf"move the file back or remove {path}-wal and {path}-shm, put a backup in its place"
     async with leads.lead() as current:
         await put(store, current.term, instance("a", port=1))
         lose(path)
@@ -171,6 +172,20 @@ async def test_a_lock_that_is_lost_before_it_is_had_is_none(
         await stack.enter_async_context(alice.lead())
 
         assert "alice" == await bob.leader()
+
+
+async def test_two_that_name_one_file_by_different_paths_never_both_lead(path: Path) -> None:
+    """The lock lies beside the file, not beside a link to it."""
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with AsyncExitStack() as stack:
+        alice, bob = open_one(path, stack), open_one(link, stack, "bob")
+        await stack.enter_async_context(alice[1].lead())
+
+        assert "alice" == await bob[1].leader()
+        waiting = asyncio.ensure_future(stack.enter_async_context(bob[1].lead()))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(waiting, 0.6)
 
 
 @pytest.mark.parametrize("lose", [os.unlink, replace])
