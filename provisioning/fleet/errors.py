@@ -10,13 +10,17 @@ class ProvisionerError(Exception):
 
 
 class SpecError(ProvisionerError):
-    """A specification that cannot be: it has to be mended; carries every problem with its place."""
+    """A specification that cannot be: it has to be mended; carries its problems with their places.
 
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
+    Of those that are too many to be told, `n_more`, their number is the last of them.
+    """
+
+    def __init__(self, source: str, problems: Sequence[str], *, n_more: int = 0) -> None:
         self.source = source
-        self.problems = tuple(problems)
-        count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
-        super().__init__("\n  ".join((f"{count} in {source}", *problems)))
+        self.problems = (*problems, f"and {n_more:,} more") if n_more else tuple(problems)
+        n_problems = len(problems) + n_more
+        count = f"{n_problems:,} problem{'' if n_problems == 1 else 's'}"
+        super().__init__("\n  ".join((f"{count} in {source}", *self.problems)))
 
 
 class StoreError(ProvisionerError):
@@ -25,6 +29,10 @@ class StoreError(ProvisionerError):
 
 class StoreUnavailableError(StoreError):
     """The store cannot be reached or has no quorum; what was asked may have happened or not."""
+
+
+class TooLargeError(StoreError):
+    """It is more than the store takes at once; it was not written."""
 
 
 class FencedError(StoreError):

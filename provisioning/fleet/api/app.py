@@ -18,15 +18,16 @@ from aiohttp import web
 
 from provisioning.fleet.api.admission import Admission
 from provisioning.fleet.api.audit import Audit
+from provisioning.fleet.api.bodies import check_body
 from provisioning.fleet.api.errors import ListenError
 from provisioning.fleet.api.feed import Feed
 from provisioning.fleet.api.idempotency import Answers
 from provisioning.fleet.api.inventory import Directory, LogOf
 from provisioning.fleet.api.operations import OPERATIONS, Operation
 from provisioning.fleet.api.ports import Commands, Reports, Source
-from provisioning.fleet.api.problems import Handler, problems
-from provisioning.fleet.api.reads import Reads, check_query
-from provisioning.fleet.api.requests import check_body, check_host
+from provisioning.fleet.api.problems import Handler, http_log, problems
+from provisioning.fleet.api.reads import Reads
+from provisioning.fleet.api.requests import check_host, check_query
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.api.writes import Writes
 from provisioning.fleet.clock import Clock
@@ -113,13 +114,13 @@ class Api:
     def _handler(self, operation: Operation) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             check_host(request, self._own_names)
-            check_query(operation, request)
-            check_body(operation, request)
             who = ""
             if operation.needs_token:
                 who = await self.admission.holder(operation, request)
             if operation.is_write:
                 return await self._writes.carry_out(operation, request, who)
+            check_query(operation, request)
+            check_body(operation, request)
             read: Handler = getattr(self._reads, operation.name)
             return await read(request)
 
@@ -134,7 +135,11 @@ async def serving(api: Api, sockets: Sequence[socket.socket]) -> AsyncIterator[s
         ListenError: Somebody else has begun to listen there.
     """
     runner = web.AppRunner(
-        api.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False
+        api.application(),
+        access_log=None,
+        logger=http_log,
+        shutdown_timeout=SHUTDOWN_S,
+        handle_signals=False,
     )
     await runner.setup()
     telling = asyncio.create_task(api.feed.run())

@@ -105,11 +105,11 @@ class Audit:
         log.log(
             logging.WARNING if record.status == HTTPStatus.UNAUTHORIZED else logging.INFO,
             "%s by %s from %s: status %d %s",
-            f"{record.operation} {record.target}".rstrip(),
-            record.who or "nobody known",
+            f"{record.operation} {_on_one_line(record.target)}".rstrip(),
+            _on_one_line(record.who) or "nobody known",
             record.address,
             record.status,
-            record.fault,
+            _on_one_line(record.fault),
         )
         if self._path is None:
             return
@@ -118,6 +118,11 @@ class Audit:
                 await asyncio.to_thread(_append, self._path, msgspec.json.encode(record) + b"\n")
             except OSError as error:
                 log.error("cannot write to the audit log %s: %s", self._path, error.strerror)
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text as a log may have it: a stranger's words make no lines or colours there."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _order_shown(operation: Operation, body: bytes) -> msgspec.Raw:

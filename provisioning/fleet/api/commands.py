@@ -10,7 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from provisioning.fleet.api.errors import HalfDoneError, NotLeadingError, RefusedError
+from provisioning.fleet.api.errors import (
+    ApiError,
+    HalfDoneError,
+    NotLeadingError,
+    RefusedError,
+)
 from provisioning.fleet.api.ports import Source
 from provisioning.fleet.api.steps import (
     AnswerT,
@@ -24,13 +29,14 @@ from provisioning.fleet.api.steps import (
     to_be_replaced,
 )
 from provisioning.fleet.clock import Clock
-from provisioning.fleet.errors import FencedError
+from provisioning.fleet.errors import FencedError, SpecError
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Instance
 from provisioning.fleet.plan import Plan
 from provisioning.fleet.store.base import Change, Done, Store, Term, View
 
 TRIES = 5
+IN_PART = "part of it is written already, so look before you try again"
 
 
 class StoreCommands:
@@ -99,7 +105,7 @@ class StoreCommands:
         view = self._source.view or await self._store.load()
         has_written = False
         for _ in range(TRIES):
-            step = decide(view)
+            step = _decided(decide, view, has_written=has_written)
             if not step.changes:
                 return step.answer
             done = await self._committed(step.changes, term, has_written=has_written)
@@ -107,7 +113,10 @@ class StoreCommands:
                 return step.answer
             has_written = has_written or not all(one.refusal for one in done)
             view = await self._store.load()
-        raise RefusedError(f"it was changed by others {TRIES} times in between; try again")
+        done_in_part = f"; {IN_PART}" if has_written else ""
+        raise RefusedError(
+            f"it was changed by others {TRIES} times in between; try again{done_in_part}"
+        )
 
     async def _committed(
         self, changes: Sequence[Change], term: Term, *, has_written: bool
@@ -120,3 +129,15 @@ class StoreCommands:
             raise NotLeadingError(await self._leader()) from error
         self._written(changes, done)
         return done
+
+
+def _decided(
+    decide: Callable[[View], Step[AnswerT]], view: View, *, has_written: bool
+) -> Step[AnswerT]:
+    """Return what is to be written; what is refused in the midst of it says so."""
+    try:
+        return decide(view)
+    except (ApiError, SpecError) as error:
+        if not has_written:
+            raise
+        raise RefusedError(f"{error}; {IN_PART}") from error

@@ -17,6 +17,7 @@ from provisioning.fleet.api.errors import TooManyStreamsError
 from provisioning.fleet.api.inventory import Directory, Inventory
 from provisioning.fleet.api.ports import Source
 from provisioning.fleet.clock import Clock
+from provisioning.fleet.store.base import View
 
 MAX_STREAMS = 100
 MAX_PENDING = 64
@@ -57,7 +58,10 @@ class Feed:
         self._clock = clock
         self._max_streams = max_streams
         self._subscriptions: set[Subscription] = set()
+        self._seen: View | None = None
         self._told = Inventory(-1, {})
+        self._is_revision_spent = False
+        """Whether the latest revision was told before, of other contents."""
         self.n_dropped = 0
 
     def __repr__(self) -> str:
@@ -71,7 +75,7 @@ class Feed:
     async def run(self) -> None:
         """Tell of changes until cancelled."""
         while True:
-            await self._source.changed(self._told.revision)
+            await self._source.changed(self._seen)
             self._tell()
             await self._clock.sleep(MIN_GAP_S)
 
@@ -94,7 +98,7 @@ class Feed:
                 "try again later, or poll GET /instances with If-None-Match"
             )
         subscription = Subscription(drop)
-        if known != self._told.revision:
+        if known != self._told.revision or self._is_revision_spent:
             subscription.pending.put_nowait(whole(self._told))
         self._subscriptions.add(subscription)
         try:
@@ -106,10 +110,12 @@ class Feed:
         view = self._source.view
         if view is None:
             return
+        self._seen = view
         before, self._told = self._told, self._directory.inventory_of(view)
         message = change(before, self._told)
         if not (message.changed or message.removed):
             return
+        self._is_revision_spent = self._told.revision <= before.revision
         for subscription in list(self._subscriptions):
             self._tell_one(subscription, message)
 

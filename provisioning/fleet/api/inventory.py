@@ -90,17 +90,19 @@ class Directory:
         self._log_of = log_of
         self.fleet: Fleet | None = None
         """Of the latest specification that could be read."""
+        self._view: View | None = None
         self._spec: StoredSpec | None = None
         self._node_by_name: dict[str, Node] = {}
         self._workload_by_digest: dict[str, Workload] = {}
         self._inventory = Inventory(-1, {})
 
     def inventory_of(self, view: View) -> Inventory:
-        """Return the inventory of a view; that of the same revision is made once."""
+        """Return the inventory of a view; that of the same view is made once."""
         is_new_spec = view.spec != self._spec
         if is_new_spec:
             self._learn(view.spec)
-        if view.revision != self._inventory.revision or is_new_spec:
+        if view is not self._view or is_new_spec:
+            self._view = view
             known = {} if is_new_spec else self._inventory.rows
             rows = {id_: self._row(view.stored[id_], known) for id_ in sorted(view.stored)}
             self._inventory = Inventory(view.revision, rows)

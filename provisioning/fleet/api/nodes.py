@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from provisioning.fleet.api.forms import NodeDocument
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Instance, NodeReport, Phase
-from provisioning.fleet.placement import Load, size_of
+from provisioning.fleet.usage import Load, size_of
 
 NOT_ASKED = "it was not asked yet"
 NOT_LISTED = "it cannot be asked: the specification does not list it"

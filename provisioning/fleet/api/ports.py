@@ -10,6 +10,9 @@ from provisioning.fleet.model import Instance, NodeReport
 from provisioning.fleet.plan import Plan
 from provisioning.fleet.store.base import View
 
+ANY = -1
+"""As the version that is expected: whichever is in force, as long as one is."""
+
 
 class Source(Protocol):
     """What the provisioner knows of the fleet, at hand without asking the store."""
@@ -24,8 +27,11 @@ class Source(Protocol):
         """Return when the view was last known to be the store's, in seconds since 1970 UTC."""
         ...
 
-    async def changed(self, after: int) -> None:
-        """Return once there is a view with a revision above `after`."""
+    async def changed(self, known: View | None) -> None:
+        """Return once there is a view, and it is another than `known`.
+
+        Views of one revision may differ: answers to two writes may come the other way round.
+        """
         ...
 
 
@@ -77,11 +83,11 @@ class Commands(Protocol):
 
         Args:
             fleet: The whole specification.
-            expected: The version that must be in force, 0 for none; None: whichever is.
+            expected: The version that must be in force, 0 for none, or ANY; None: whichever is.
 
         Raises:
             OutdatedError: Another version is in force.
             RefusedError: It has another name than the fleet in force, or lacks a node that holds
-                instances and is not cordoned.
+                instances and is not cordoned, or has another machine for one that holds some.
         """
         ...

@@ -12,9 +12,11 @@ from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from provisioning.fleet.api.errors import (
     BadRequestError,
+    BusyError,
     DeniedError,
     HalfDoneError,
     NotLeadingError,
@@ -26,9 +28,16 @@ from provisioning.fleet.api.errors import (
 )
 from provisioning.fleet.api.forms import NOT_LEADING, ProblemDocument
 from provisioning.fleet.api.openapi import PROBLEM
-from provisioning.fleet.errors import ProvisionerError, SpecError, StoreUnavailableError
+from provisioning.fleet.errors import (
+    ProvisionerError,
+    SpecError,
+    StoreUnavailableError,
+    TooLargeError,
+)
 
 log = logging.getLogger("provisioning.fleet.api")
+http_log = logging.getLogger("provisioning.fleet.api.http")
+"""Of the server below us."""
 
 RETRY_AFTER_S = 2
 UNTYPED = "about:blank"
@@ -44,11 +53,22 @@ STATUS_BY_ERROR: Mapping[type[ProvisionerError], HTTPStatus] = {
     NotLeadingError: HTTPStatus.SERVICE_UNAVAILABLE,
     HalfDoneError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyStreamsError: HTTPStatus.SERVICE_UNAVAILABLE,
+    BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     TokenFileError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Say whether a record is of no fault of a client's: anybody could fill the log with those."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError)
+
+
+http_log.addFilter(_is_ours)
 
 
 @web.middleware
@@ -64,7 +84,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         kept = {name: error.headers[name] for name in KEPT_HEADERS if name in error.headers}
         return _response(HTTPStatus(error.status), error.text or error.reason, headers=kept)
     except Exception:  # a client gets an answer, whatever we did wrong
-        log.exception("%s %s fails", request.method, request.path)
+        log.exception("%s %a fails", request.method, request.path)
         return _response(
             HTTPStatus.INTERNAL_SERVER_ERROR, "the provisioner's log says why", headers={}
         )

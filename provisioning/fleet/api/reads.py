@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import ETag, web
 
 from provisioning.fleet.api import inventory, openapi
+from provisioning.fleet.api.bodies import Room, body_of
 from provisioning.fleet.api.errors import BadRequestError, UnknownError
 from provisioning.fleet.api.feed import Feed, Message
 from provisioning.fleet.api.forms import AGE_HEADER
@@ -27,10 +28,8 @@ from provisioning.fleet.api.operations import (
     JSON,
     MAX_SPEC_BYTES,
     OPERATIONS,
-    Operation,
 )
 from provisioning.fleet.api.ports import Reports, Source
-from provisioning.fleet.api.requests import body_of
 from provisioning.fleet.api.steps import check_name, plan_for
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import StoreUnavailableError
@@ -38,9 +37,12 @@ from provisioning.fleet.metrics import CONTENT_TYPE, Metrics
 from provisioning.fleet.plan import Plan
 from provisioning.fleet.spec import checked_fleet
 from provisioning.fleet.spec.amounts import count_text
-from provisioning.fleet.spec.problems import did_you_mean
 from provisioning.fleet.store.base import View
 
+PLANNED_BYTES = 4 * MAX_SPEC_BYTES
+"""Of specifications that are read, or wait to be planned, at once."""
+LOOK_S = 1.0
+"""So often it is seen whether a client has left: it holds a place of the few that there are."""
 HEARTBEAT_S = 15.0
 """A comment is sent so often, so that dead connections are noticed."""
 
@@ -63,6 +65,7 @@ class Reads:
         self._reports = reports
         self._fleet = fleet
         self._one_at_a_time = asyncio.Lock()
+        self._room = Room(PLANNED_BYTES)
         self._source = source
         self._directory = directory
         self._feed = feed
@@ -101,19 +104,24 @@ class Reads:
             response.content_type = EVENTS
             await response.prepare(request)
             with suppress(ConnectionResetError):  # whoever has heard enough just leaves
-                await self._send_all(response, subscription.pending)
+                await self._send_all(request, response, subscription.pending)
         return response
 
     async def _send_all(
-        self, response: web.StreamResponse, pending: asyncio.Queue[Message]
+        self, request: web.Request, response: web.StreamResponse, pending: asyncio.Queue[Message]
     ) -> None:
-        while True:
+        quiet_s = 0.0
+        while not _has_left(request):
             try:
-                message = await asyncio.wait_for(pending.get(), HEARTBEAT_S)
+                message = await asyncio.wait_for(pending.get(), LOOK_S)
             except TimeoutError:
+                quiet_s += LOOK_S
+                if quiet_s < HEARTBEAT_S:
+                    continue
                 await response.write(b": still here\n\n")
             else:
                 await response.write(event_of(message))
+            quiet_s = 0.0
 
     async def spec(self, request: web.Request) -> web.Response:
         """Return the specification in force."""
@@ -128,9 +136,10 @@ class Reads:
         Anybody may ask, and a large one takes a second: one at a time, and nobody else waits.
         """
         view = self._view()
-        body = await body_of(request, max_bytes=MAX_SPEC_BYTES)
-        async with self._one_at_a_time:
-            planned = await asyncio.to_thread(_planned, view, body, self._fleet)
+        with self._room.share() as take:
+            body = await body_of(request, max_bytes=MAX_SPEC_BYTES, take=take)
+            async with self._one_at_a_time:
+                planned = await asyncio.to_thread(_planned, view, body, self._fleet)
         return self._aged(json_of(planned))
 
     async def nodes(self, _request: web.Request) -> web.Response:
@@ -221,27 +230,6 @@ def filters_of(request: web.Request) -> Mapping[str, frozenset[str]]:
     return {name: frozenset(request.query.getall(name)) for name in names}
 
 
-def check_query(operation: Operation, request: web.Request) -> None:
-    """Refuse what the operation does not know.
-
-    Raises:
-        BadRequestError: A parameter or its value is unknown, or it is there twice.
-    """
-    known = {one.name: one for one in operation.parameters if one.where == "query"}
-    for name in request.query:
-        if name not in known:
-            near = did_you_mean(name, known)
-            raise BadRequestError(f"unknown parameter {name!r} of {operation.path}{near}")
-        values = request.query.getall(name)
-        if len(values) > 1 and not known[name].is_repeatable:
-            raise BadRequestError(f"parameter {name} is given {len(values)} times; give it once")
-        choices = known[name].choices
-        for value in values:
-            if choices and value not in choices:
-                seen = f"must be one of {', '.join(choices)}, got {value!r}"
-                raise BadRequestError(f"parameter {name} {seen}")
-
-
 def event_of(message: Message) -> bytes:
     """Return a message as a server-sent event."""
     kind = b"snapshot" if message.is_whole else b"change"
@@ -257,6 +245,10 @@ def _revision(text: str | None) -> int | None:
     if not text.isascii() or not text.isdecimal() or len(text) > 20:
         raise BadRequestError(f"Last-Event-ID must be a revision, got {text!r}")
     return int(text)
+
+
+def _has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _dropping(request: web.Request) -> Callable[[], None]:

@@ -1,21 +1,28 @@
-"""Which requests are looked at: for whom they are, and how much of them is read.
+"""Which requests are looked at: for whom they are, and what their queries and headers say.
 
 In:   a request, and what its operation takes.
-Out:  its body.
-Fails with web.HTTPException or BadRequestError.
+Out:  the version that it is for.
+Fails with web.HTTPException, BadRequestError or OutdatedError.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from provisioning.fleet.api.errors import BadRequestError
-from provisioning.fleet.api.operations import JSON, Operation
+from provisioning.fleet.api.errors import BadRequestError, OutdatedError
+from provisioning.fleet.api.operations import Operation
+from provisioning.fleet.api.ports import ANY
+from provisioning.fleet.spec.problems import did_you_mean
+
+TAGS = re.compile(r'"[!#-~]*"(?:[ \t]*,[ \t]*"[!#-~]*")*')
+"""One or more strong ETags."""
+VERSION = re.compile(r'"(0|[1-9][0-9]{0,18})"')
 
 
 class MisdirectedError(web.HTTPClientError):
@@ -56,26 +63,45 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def check_body(operation: Operation, request: web.Request) -> None:
-    """Refuse a body that is too large or no JSON, before it is read."""
-    _check_size(request.content_length or 0, operation.max_body_bytes)
-    if operation.order is None and request.can_read_body:
-        raise BadRequestError(f"{operation.method} {operation.path} takes no body")
-    if operation.order is not None and request.content_type != JSON:
-        raise web.HTTPUnsupportedMediaType(
-            text=f"the body must be {JSON}, got {request.content_type}"
+def check_query(operation: Operation, request: web.Request) -> None:
+    """Refuse what the operation does not know.
+
+    Raises:
+        BadRequestError: A parameter or its value is unknown, or it is there twice.
+    """
+    known = {one.name: one for one in operation.parameters if one.where == "query"}
+    for name in request.query:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise BadRequestError(f"unknown parameter {name!r} of {operation.path}{near}")
+        values = request.query.getall(name)
+        if len(values) > 1 and not known[name].is_repeatable:
+            raise BadRequestError(f"parameter {name} is given {len(values)} times; give it once")
+        choices = known[name].choices
+        for value in values:
+            if choices and value not in choices:
+                seen = f"must be one of {', '.join(choices)}, got {value!r}"
+                raise BadRequestError(f"parameter {name} {seen}")
+
+
+def expected_version(request: web.Request) -> int | None:
+    """Return the version that If-Match names, or ANY; None: it is not there.
+
+    Raises:
+        BadRequestError: It names none; to take it for absent would be to write unguarded.
+        OutdatedError: It names one that was never in force, or several.
+    """
+    given = ", ".join(request.headers.getall("If-Match", ())).strip()
+    if "If-Match" not in request.headers:
+        return None
+    if given == "*":
+        return ANY
+    if not TAGS.fullmatch(given):
+        raise BadRequestError(
+            'If-Match must be the ETag that GET /spec gave, in its quotes, such as "7", or *, '
+            f"got {given[:80]!a}"
         )
-
-
-async def body_of(request: web.Request, *, max_bytes: int) -> bytes:
-    """Return the body; it may come in pieces, without its length said before."""
-    body = bytearray()
-    async for piece in request.content.iter_any():
-        body += piece
-        _check_size(len(body), max_bytes)
-    return bytes(body)
-
-
-def _check_size(n_bytes: int, max_bytes: int) -> None:
-    if n_bytes > max_bytes:
-        raise web.HTTPRequestEntityTooLarge(max_bytes, n_bytes)
+    version = VERSION.fullmatch(given)
+    if version is None:
+        raise OutdatedError("If-Match must be the ETag that GET /spec gave")
+    return int(version[1])

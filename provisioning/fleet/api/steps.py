@@ -17,6 +17,7 @@ import msgspec
 
 from provisioning.fleet.actions import Drain
 from provisioning.fleet.api.errors import OutdatedError, RefusedError, UnknownError
+from provisioning.fleet.api.ports import ANY
 from provisioning.fleet.errors import SpecError
 from provisioning.fleet.fleet import Fleet, Pool
 from provisioning.fleet.lifecycle import begin
@@ -45,7 +46,15 @@ def assigned(view: View, id_: str, developer: str) -> Step[Instance]:
     fleet = _fleet(view)
     pool = _pool(fleet, instance.pool)
     is_listed = developer in pool.developers
-    if instance.developer == developer and is_listed:
+    others = [
+        other
+        for other in view.stored.values()
+        if other.instance.pool == pool.name
+        and other.instance.developer == developer
+        and other.instance.id != id_
+    ]
+    # With others still theirs, the next pass would leave them only the one that it likes best.
+    if instance.developer == developer and is_listed and not others:
         return Step((), instance)
     if instance.developer not in ("", developer):
         raise RefusedError(f"{id_} is {instance.developer}'s; release it first")
@@ -55,13 +64,7 @@ def assigned(view: View, id_: str, developer: str) -> Step[Instance]:
     if not is_listed:
         listed = msgspec.structs.replace(pool, developers=(*pool.developers, developer))
         changes.append(_put_pool(view, fleet, listed))
-    changes += [
-        _put(other, developer="")
-        for other in view.stored.values()
-        if other.instance.pool == pool.name
-        and other.instance.developer == developer
-        and other.instance.id != id_
-    ]
+    changes += [_put(other, developer="") for other in others]
     put = _put(target, developer=developer)
     return Step((*changes, put), put.instance)
 
@@ -116,9 +119,7 @@ def scaled(view: View, name: str, count: int, expected: int | None) -> Step[Plan
 def specified(view: View, fleet: Fleet, expected: int | None) -> Step[Plan]:
     """Put a specification in force in place of the version that is expected."""
     version = view.spec.version if view.spec else NEW
-    if expected not in (None, version):
-        seen = f"version {version} of the specification is in force, not {expected}"
-        raise OutdatedError(f"{seen}; look at that one, then send yours again")
+    _check_version(version, expected)
     plan = plan_for(view, fleet)
     if plan.renamed_from:
         raise RefusedError(
@@ -144,6 +145,15 @@ def check_name(fleet: Fleet, name: str) -> None:
             f"this provisioner keeps fleet {name}, and the specification is of fleet {fleet.name}; "
             f"mend its name, or send it to a provisioner that runs with --fleet {fleet.name}"
         )
+
+
+def _check_version(version: int, expected: int | None) -> None:
+    if expected == ANY:
+        if version == NEW:
+            raise OutdatedError("there is no specification in force yet, and If-Match asks for one")
+    elif expected not in (None, version):
+        seen = f"version {version} of the specification is in force, not {expected}"
+        raise OutdatedError(f"{seen}; look at that one, then send yours again")
 
 
 def plan_for(view: View, fleet: Fleet) -> Plan:

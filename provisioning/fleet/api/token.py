@@ -1,13 +1,15 @@
 """The bearer tokens that writes need.
 
 In:   the path of a file with a token a line, each after the name of whoever holds it if it has
-      one: `ann TOKEN`. A missing file is made, with one token, readable by its owner only.
+      one: `ann TOKEN`. Lines that begin with `#` are comments. A missing file is made, with one
+      token, readable by its owner only.
 Out:  the name behind an Authorization header. A changed file is read again.
 Fails with TokenFileError. Tokens are never logged or printed, only the file's path.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import logging
@@ -147,15 +149,15 @@ def _read(path: Path, option: str = SERVER_OPTION) -> Mapping[str, str]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise _error(path, f"it is larger than {MAX_FILE_BYTES:,} bytes", option)
-        lines = path.read_text(encoding="ascii").splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise _error(path, error.strerror, option) from error
-    except UnicodeDecodeError as error:
-        raise _error(path, "it is no text", option) from error
     name_by_token: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.startswith("#"):
-            found = LINE.fullmatch(line.strip())
+    for number, line in enumerate(map(bytes.strip, lines), 1):
+        if line and not line.startswith(b"#"):  # which may be in any encoding
+            if not line.isascii():
+                raise _error(path, f"line {number} holds something other than ASCII", option)
+            found = LINE.fullmatch(line.decode())
             if found is None:
                 raise _error(path, f"line {number} is no token of 16 characters or more", option)
             name_by_token[found["token"]] = found["name"] or NAMELESS

@@ -16,14 +16,15 @@ import msgspec
 from aiohttp import web
 
 from provisioning.fleet.api.audit import Audit
-from provisioning.fleet.api.errors import BadRequestError, OutdatedError
+from provisioning.fleet.api.bodies import body_of, check_body
+from provisioning.fleet.api.errors import BadRequestError
 from provisioning.fleet.api.forms import AssignOrder, ScaleOrder
 from provisioning.fleet.api.idempotency import Answer, Answers
 from provisioning.fleet.api.inventory import Directory
 from provisioning.fleet.api.operations import JSON, Operation
 from provisioning.fleet.api.ports import Commands
 from provisioning.fleet.api.problems import status_of
-from provisioning.fleet.api.requests import body_of
+from provisioning.fleet.api.requests import check_query, expected_version
 from provisioning.fleet.errors import ProvisionerError, SpecError
 from provisioning.fleet.model import Instance
 from provisioning.fleet.spec import checked_fleet
@@ -60,13 +61,19 @@ class Writes:
 
     async def carry_out(self, operation: Operation, request: web.Request, who: str) -> web.Response:
         """Carry out a write of the one who asks for it, and record it."""
-        body = await body_of(request, max_bytes=operation.max_body_bytes)
+        body = b""
         status, fault = HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the provisioner itself"
         try:
+            check_query(operation, request)
+            check_body(operation, request)
+            body = await body_of(request, max_bytes=operation.max_body_bytes)
             answer = await self._once(operation, request, body, who)
             status, fault = operation.status, ""
         except ProvisionerError as error:
             status, fault = status_of(error), str(error)
+            raise
+        except web.HTTPException as error:
+            status, fault = HTTPStatus(error.status), error.text or error.reason
             raise
         finally:
             await self._audit.note(operation, request, status, body=body, who=who, fault=fault)
@@ -130,14 +137,3 @@ def decoded(body: bytes, kind: type[OrderT]) -> OrderT:
         raise SpecError("the order", [str(error)]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"the body is no JSON: {error}") from error
-
-
-def expected_version(request: web.Request) -> int | None:
-    """Return the version that If-Match names; None: whichever is in force."""
-    tags = request.if_match
-    if not tags or any(tag.value == "*" for tag in tags):
-        return None
-    (tag, *others) = tags
-    if others or not tag.value.isascii() or not tag.value.isdecimal():
-        raise OutdatedError("If-Match must be the ETag that GET /spec gave")
-    return int(tag.value)

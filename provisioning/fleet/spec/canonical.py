@@ -15,7 +15,7 @@ import msgspec
 from provisioning.fleet.errors import SpecError
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.spec.checks import problems_of
-from provisioning.fleet.spec.problems import Path, Problem, did_you_mean
+from provisioning.fleet.spec.problems import Path, UnknownKey, clipped, refuse
 
 SOURCE = "the specification"
 
@@ -33,11 +33,9 @@ def decode_fleet(text: str | bytes) -> Fleet:
     """
     try:
         fleet = msgspec.json.decode(text, type=Fleet)
-        problems = list(_unknown((), msgspec.json.decode(text), msgspec.to_builtins(fleet)))
+        refuse(SOURCE, _unknown((), msgspec.json.decode(text), msgspec.to_builtins(fleet)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SpecError(SOURCE, [f"is none: {error}"]) from error
-    if problems:
-        raise SpecError(SOURCE, list(map(str, problems)))
+        raise SpecError(SOURCE, [clipped(f"is none: {error}")]) from error
     return fleet
 
 
@@ -48,19 +46,18 @@ def checked_fleet(text: str | bytes) -> Fleet:
         SpecError: As `decode_fleet`, and where there can be no such fleet.
     """
     fleet = decode_fleet(text)
-    if problems := problems_of(fleet):
-        raise SpecError(SOURCE, list(map(str, problems)))
+    refuse(SOURCE, problems_of(fleet))
     return fleet
 
 
-def _unknown(path: Path, given: object, known: object) -> Iterator[Problem]:
+def _unknown(path: Path, given: object, known: object) -> Iterator[UnknownKey]:
     """Yield the keys that decoding has passed over."""
     if isinstance(given, dict) and isinstance(known, dict):
         for key, value in given.items():
             if key in known:
                 yield from _unknown((*path, key), value, known[key])
             else:
-                yield Problem((*path, key), f"unknown key{did_you_mean(key, known)}")
+                yield UnknownKey((*path, key), known)
     elif isinstance(given, list) and isinstance(known, list | tuple):
         for index, (value, inner) in enumerate(zip(given, known, strict=True)):
             yield from _unknown((*path, index), value, inner)

@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, Rotation, RuntimeKind
+from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, RuntimeKind
+from provisioning.fleet.limits import allowed_down
 from provisioning.fleet.model import Workload
 from provisioning.fleet.placeholders import NAMES, placeholder_fault
 from provisioning.fleet.spec import room, words
@@ -46,6 +47,7 @@ def _described(fleet: Fleet) -> Iterator[Problem]:
     yield from _shared_endpoints(fleet.nodes)
     for index, pool in enumerate(fleet.pools):
         yield from _pool(("pools", index), pool)
+        yield from _rotation(("pools", index, "rotation"), pool, fleet.limits)
     yield from _repeated("pools", [pool.name for pool in fleet.pools])
     if sum(pool.count for pool in fleet.pools) > MAX_INSTANCES:
         yield Problem(("pools",), f"must not have more than {MAX_INSTANCES:,} instances in all")
@@ -120,7 +122,6 @@ def _pool(path: Path, pool: Pool) -> Iterator[Problem]:
     yield from _archive((*path, "archive"), pool)
     at_most = pool.placement.max_per_node
     yield from _at_least(0, (*path, "placement"), max_per_node=at_most)
-    yield from _rotation((*path, "rotation"), pool.rotation, pool.count)
     yield from _developers((*path, "developers"), pool)
 
 
@@ -188,16 +189,20 @@ def _probe(path: Path, workload: Workload) -> Iterator[Problem]:
     yield from _at_least(1, path, failures=probe.n_failures)
 
 
-def _rotation(path: Path, rotation: Rotation, count: int) -> Iterator[Problem]:
+def _rotation(path: Path, pool: Pool, limits: Limits) -> Iterator[Problem]:
+    rotation = pool.rotation
     yield from _at_least(0, path, every=rotation.every_s, drain=rotation.drain_s)
     yield from _at_least(1, path, at_once=rotation.at_once)
-    if rotation.every_s > 0 and rotation.at_once > 0:
-        whole_s = rotation.drain_s * count / rotation.at_once
+    if rotation.every_s > 0 and rotation.at_once > 0 and 0 <= limits.unavailable_ratio <= 1:
+        bounds = {"at_once": rotation.at_once, "limits.unavailable": allowed_down(pool, limits)}
+        n_at_once = min(bounds.values())
+        whole_s = rotation.drain_s * pool.count / n_at_once
         if whole_s > rotation.every_s:
-            drained = f"draining {count:,} instances takes {whole_s:,.0f} s"
-            helps = "rotate less often, drain for a shorter time, or raise at_once"
-            message = f"{rotation.every_s:,.0f} s is too short: {drained}; {helps}"
-            yield Problem((*path, "every"), message)
+            drained = f"draining {pool.count:,} instances, {n_at_once:,} at once, takes"
+            helps = "rotate less often, drain for a shorter time, or raise"
+            raised = " and ".join(name for name, most in bounds.items() if most == n_at_once)
+            message = f"{rotation.every_s:,.0f} s is too short: {drained} {whole_s:,.0f} s"
+            yield Problem((*path, "every"), f"{message}; {helps} {raised}")
 
 
 def _developers(path: Path, pool: Pool) -> Iterator[Problem]:
@@ -249,14 +254,20 @@ def _selected(fleet: Fleet, shapes: room.Shapes) -> Iterator[Problem]:
         nodes = room.shapes_for(pool, shapes)
         runtimes = {node.runtime for node in nodes}
         path = ("pools", index)
-        if not nodes and pool.placement.selector:
-            labels = ", ".join(f"{name}={value}" for name, value in pool.placement.selector)
-            yield Problem((*path, "placement", "selector"), f"no node has the labels {labels}")
+        if not nodes and pool.placement.selector and pool.count:
+            yield Problem((*path, "placement", "selector"), _unselected(pool, shapes))
         if RuntimeKind.CONTAINERD in runtimes and not pool.workload.image:
             yield Problem((*path, "image"), "required: its nodes run containerd")
         if RuntimeKind.PROCESS in runtimes and not pool.workload.command:
             message = "required: its nodes run processes; say how the server is started"
             yield Problem((*path, "command"), message)
+
+
+def _unselected(pool: Pool, shapes: room.Shapes) -> str:
+    labels = ", ".join(f"{name}={value}" for name, value in pool.placement.selector)
+    if any(room.is_selected(pool, node) for node in shapes):
+        return f"all nodes with the labels {labels} are cordoned"
+    return f"no node has the labels {labels}"
 
 
 def _named(path: Path, name: str, max_characters: int) -> Iterator[Problem]:

@@ -1,14 +1,26 @@
 """What is wrong with a specification, and where.
 
 In:   a path into the document, as keys and indices, and words.
-Out:  Problems that read `pools[2].count: must be …`; `did_you_mean`. Pure.
+Out:  Problems that read `pools[2].count: must be …`; `did_you_mean`; `refuse`. Pure.
+Fails with SpecError, in `refuse`.
+What is told is bounded: a stranger's document may hold a problem in every few of its bytes.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 from typing import NamedTuple
+
+from provisioning.fleet.errors import SpecError
+
+MAX_TOLD = 100
+"""Problems; of the others it is told how many they are."""
+MAX_CHARACTERS = 1_000
+"""Of a problem."""
+MAX_WORD_CHARACTERS = 100
+"""Nothing that is longer resembles a word of ours."""
 
 Path = tuple[str | int, ...]
 LineByPath = Mapping[Path, int]
@@ -22,6 +34,33 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         return f"{path_text(self.path)}: {self.message}"
+
+
+class UnknownKey(NamedTuple):
+    """A key that there is none of; what it resembles is looked for when it is told."""
+
+    path: Path
+    known: Collection[str]
+
+    def __str__(self) -> str:
+        return f"{path_text(self.path)}: unknown key{did_you_mean(str(self.path[-1]), self.known)}"
+
+
+def refuse(source: str, problems: Iterable[Problem | UnknownKey]) -> None:
+    """Refuse what has problems; with none, do nothing.
+
+    Raises:
+        SpecError: It has: the first of them, and how many more there are.
+    """
+    remaining = iter(problems)
+    told = [clipped(str(problem)) for problem in islice(remaining, MAX_TOLD)]
+    if told:
+        raise SpecError(source, told, n_more=sum(1 for _ in remaining))
+
+
+def clipped(text: str) -> str:
+    """Return a text, or the beginning of one that is too long to be told."""
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
 def path_text(path: Path) -> str:
@@ -42,5 +81,7 @@ def placed(problem: Problem, line_by_path: LineByPath, source: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?` for the known word that is closest, or nothing."""
+    if len(word) > MAX_WORD_CHARACTERS:
+        return ""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -24,7 +24,7 @@ from provisioning.fleet.spec.problems import LineByPath, Path, Problem, did_you_
 
 MAX_FILE_BYTES = 8_000_000
 MAX_DEPTH = 50
-UNSHOWN = frozenset({"environment", "body"})
+UNSHOWN = frozenset({"environment", "body", "command"})
 """Below these a value may be a secret."""
 
 

@@ -78,8 +78,8 @@ class Follower:
         self.as_of_s = 0.0
         self._moved = asyncio.Event()
 
-    async def changed(self, after: int) -> None:
-        while self.view is None or self.view.revision <= after:
+    async def changed(self, known: View | None) -> None:
+        while self.view is None or self.view is known:
             await self._moved.wait()
 
     async def run(self) -> None:
@@ -181,7 +181,7 @@ class Board:
 
     def audited(self) -> list[dict[str, Any]]:
         text = self.audit_path.read_text() if self.audit_path.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.split("\n") if line]
 
     async def ask(
         self, method: str, path: str, order: Any = None, *, expect: int = 200, **others: Any
@@ -200,7 +200,7 @@ async def running_board(folder: Path, *, is_filled: bool = True) -> AsyncIterato
     if is_filled:
         await board.fill()
     following = asyncio.create_task(board.follower.run())
-    await board.follower.changed(-1)
+    await board.follower.changed(None)
     headers = {"Authorization": f"Bearer {board.token}"}
     with bound("127.0.0.1", 0) as sockets:
         async with serving(board.api, sockets) as board.url:

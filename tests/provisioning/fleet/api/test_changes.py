@@ -90,7 +90,8 @@ async def test_a_revision_that_is_none_is_refused(board: Board) -> None:
 async def test_a_quiet_stream_shows_that_it_lives(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(reads, "LOOK_S", 0.01)
+    monkeypatch.setattr(reads, "HEARTBEAT_S", 0.03)
     await following(board)
     async with board.session.get("/instances/changes") as response:
         async with asyncio.timeout(10):
@@ -99,6 +100,26 @@ async def test_a_quiet_stream_shows_that_it_lives(
                     break
 
     assert b": still here\n" == line
+
+
+async def test_a_stream_is_silent_until_its_heartbeat_is_due(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is looked whether the client is still there."""
+    monkeypatch.setattr(reads, "LOOK_S", 0.001)
+    monkeypatch.setattr(reads, "HEARTBEAT_S", 1e9)
+    await following(board)
+    seen: list[bytes] = []
+    async with board.session.get("/instances/changes") as response:
+        for number in range(3):
+            await board.put(instance(2, generation=number + 2))
+            async for line in response.content:
+                seen.append(line)
+                if line.startswith(b"event: change"):
+                    break
+
+    assert 3 == seen.count(b"event: change\n")
+    assert b": still here\n" not in seen
 
 
 async def test_whoever_leaves_is_forgotten_without_a_word(
@@ -115,6 +136,20 @@ async def test_whoever_leaves_is_forgotten_without_a_word(
 
     await eventually(is_forgotten)
     assert [] == [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_whoever_leaves_gives_up_their_place_although_nothing_changes(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "LOOK_S", 0.01)
+    monkeypatch.setattr(reads, "HEARTBEAT_S", 1e9)
+    await following(board)
+    async with board.session.get("/instances/changes") as response:
+        await anext(events(response))
+        assert 1 == board.api.feed.n_streams
+        response.close()
+
+    await eventually(lambda: 0 == board.api.feed.n_streams, within_s=10)
 
 
 async def test_a_follower_that_does_not_read_is_dropped_and_the_others_go_on(
@@ -158,7 +193,7 @@ class StillSource:
         self.view: View | None = view(1, Phase.RUNNING)
         self.as_of_s = 0.0
 
-    async def changed(self, after: int) -> None:
+    async def changed(self, known: View | None) -> None:
         await asyncio.Event().wait()
 
 
@@ -213,10 +248,34 @@ def test_only_what_differs_is_told() -> None:
     assert ["llama-00002"] == [json.loads(one)["id"] for one in message.changed]
 
 
-def test_an_inventory_of_the_same_revision_is_made_once() -> None:
-    directory = Directory()
+def test_the_inventory_of_a_view_is_made_once() -> None:
+    directory, one = Directory(), view(1, Phase.RUNNING)
 
-    assert directory.inventory_of(view(1)) is directory.inventory_of(view(1))
+    assert directory.inventory_of(one) is directory.inventory_of(one)
+
+
+def test_another_view_of_the_same_revision_is_listed_as_it_is() -> None:
+    directory = Directory()
+    directory.inventory_of(view(1, Phase.STARTING))
+
+    (row,) = directory.inventory_of(view(1, Phase.RUNNING)).rows.values()
+
+    assert Phase.RUNNING == row.stored.instance.phase
+
+
+@pytest.mark.parametrize("revision", [2, 1])
+def test_who_knows_a_revision_that_was_told_of_other_contents_gets_all(revision: int) -> None:
+    source = StillSource()
+    feed = Feed(source, Directory(), SystemClock())
+    for source.view in (view(2, Phase.STARTING), view(revision, Phase.RUNNING)):
+        feed._tell()
+
+    with feed.subscribed(drop=lambda: None, known=revision) as subscription:
+        assert subscription.pending.get_nowait().is_whole
+    source.view = view(3, Phase.DRAINING)
+    feed._tell()
+    with feed.subscribed(drop=lambda: None, known=3) as subscription:
+        assert subscription.pending.empty()
 
 
 def test_a_specification_that_cannot_be_read_leaves_the_last_one(

@@ -31,7 +31,7 @@ async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
         puts = [Put(one, NEW) for one in INSTANCES]
         await store.commit([PutSpec(encode_fleet(FLEET), NEW), *puts], term=leading.term)
         following = asyncio.create_task(mirror.follow())
-        await source.changed(-1)
+        await source.changed(None)
         commands: Commands = StoreCommands(
             store,
             source,

@@ -96,6 +96,19 @@ def test_each_token_may_have_a_holder(tmp_path: Path) -> None:
     assert ["ann", "bob", "token"] == [tokens.holder(f"bearer {one * 16}") for one in "abc"]
 
 
+@pytest.mark.parametrize("indent", ["", " ", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_a_comment_is_no_token_whatever_it_holds(
+    tmp_path: Path, encoding: str, indent: str
+) -> None:
+    path = tmp_path / "token"
+    text = f"{indent}# für-die-Schicht\n{indent}# {'c' * 16}\nann {'a' * 16}\n"
+    path.write_bytes(text.encode(encoding))
+    tokens = Tokens(path)
+
+    assert [None, "ann"] == [tokens.holder(f"Bearer {one * 16}") for one in "ca"]
+
+
 @pytest.mark.parametrize(
     "authorization",
     [
@@ -135,7 +148,10 @@ def test_a_changed_token_file_counts_at_once(tmp_path: Path) -> None:
     [
         (b"", "it holds no token"),
         (b"short", "line 1 is no token of 16 characters or more"),
-        (b"\xff" * 20, "it is no text"),
+        (b"\xff" * 20, "line 1 holds something other than ASCII"),
+        (b"# \xc3\xbc\nann " + "ü".encode() * 16, "line 2 holds something other than ASCII"),
+        ("Jürg ".encode() + b"t" * 16, "line 1 holds something other than ASCII"),
+        (b"# " + b"x" * 16, "it holds no token"),
         (b"x" * 100_001, "it is larger than 100,000 bytes"),
     ],
 )

@@ -8,7 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
@@ -160,6 +160,40 @@ async def test_a_developer_who_gets_another_instance_gives_the_first_back(board:
         board.stored("llama-00002").developer,
     )
     assert ("ann",) == developers(board)
+
+
+async def test_a_developer_gets_the_instance_that_is_asked_for_though_the_former_one_changes(
+    board: Board,
+) -> None:
+    """What is written of it is refused at first; with two, the next pass would take one."""
+    known = board.backend.stored["llama-00001"]
+    failed = msgspec.structs.replace(known.instance, n_failures=1)
+    board.store.before_commit.append([Put(failed, known.version)])
+
+    await board.ask("POST", "/instances/llama-00002/assign", {"developer": "ann"})
+
+    assert ("", "ann") == (
+        board.stored("llama-00001").developer,
+        board.stored("llama-00002").developer,
+    )
+    assert 1 == board.stored("llama-00001").n_failures
+
+
+async def test_an_order_that_is_refused_when_part_of_it_is_written_says_so(board: Board) -> None:
+    """Another developer gets the instance in between; the pool lists ours already."""
+    known = board.backend.stored["llama-00002"]
+    taken = msgspec.structs.replace(known.instance, developer="eve")
+    board.store.before_commit.append([Put(taken, known.version)])
+
+    problem = await board.ask(
+        "POST", "/instances/llama-00002/assign", {"developer": "bob"}, expect=409
+    )
+
+    assert ("ann", "bob") == developers(board)
+    assert (
+        "llama-00002 is eve's; release it first; part of it is written already, so look before "
+        "you try again"
+    ) == problem["detail"]
 
 
 async def test_nobody_loses_an_instance_to_another_developer(board: Board) -> None:
@@ -461,6 +495,27 @@ async def test_a_cordoned_node_is_dropped_though_it_holds_instances(board: Board
     assert ["n1"] == [node.name for node in fleet(board).nodes]
 
 
+@pytest.mark.parametrize("is_cordoned", [False, True])
+async def test_a_node_that_holds_instances_does_not_become_another_machine(
+    board: Board, is_cordoned: bool
+) -> None:
+    await put_on(board, "n2", n=2)
+    first, second = SPEC["nodes"]
+    cordoned = {**second, "is_cordoned": is_cordoned}
+    await applied_nodes(board, first, cordoned)
+    before = fleet(board)
+
+    elsewhere = {**second, "runtime": "simulated", "endpoint": "http://127.0.0.1:1"}
+    problem = await applied_nodes(board, first, elsewhere, expect=409)
+    plan = await board.ask("POST", "/plan", {**SPEC, "nodes": [first, elsewhere]})
+
+    assert problem["detail"].startswith(
+        "cannot have another runtime or endpoint for nodes that hold instances: n2 (holds 2 "
+    )
+    assert ("n2", True) == (plan["nodes"][0]["name"], plan["nodes"][0]["is_moved"])
+    assert before == fleet(board)
+
+
 async def test_a_specification_that_cannot_be_is_refused_with_all_problems(board: Board) -> None:
     nodes = [{**SPEC["nodes"][0], "cpus": 0}, {**SPEC["nodes"][1], "nmae": "x"}]
 
@@ -574,6 +629,23 @@ async def test_a_write_that_always_comes_second_is_given_up(board: Board) -> Non
     assert "it was changed by others 5 times in between; try again" == problem["detail"]
 
 
+async def test_a_write_that_is_given_up_says_that_part_of_it_is_written(board: Board) -> None:
+    known = board.backend.stored["llama-00002"]
+    begun = board.backend.revision  # then others write, we list the developer, others write on
+    versions = (known.version, begun + 1, begun + 3, begun + 4, begun + 5)
+    board.store.before_commit = [
+        [Put(msgspec.structs.replace(known.instance, generation=n), version)]
+        for n, version in enumerate(versions, 2)
+    ]
+    order = {"developer": "bob"}
+
+    problem = await board.ask("POST", "/instances/llama-00002/assign", order, expect=409)
+
+    assert problem["detail"].endswith(
+        "try again; part of it is written already, so look before you try again"
+    )
+
+
 # Once
 
 
@@ -680,6 +752,27 @@ async def test_a_write_of_a_holder_of_a_token_is_no_warning(
     assert ["INFO", "INFO"] == [
         one.levelname for one in caplog.records if one.name == "provisioning.fleet.audit"
     ]
+
+
+async def test_a_stranger_forges_no_line_in_the_log(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither by a newline, in one of its spellings, nor by what colours or erases a terminal."""
+    caplog.set_level("INFO")
+    target = "x\n2026-01-01 INFO audit: drain all by root\x1b[31m\r\u2028\x85"
+    path = f"/instances/{quote(target)}/drain"
+    async with aiohttp.ClientSession(board.url) as session:
+        async with session.post(path) as response:
+            assert 401 == response.status
+    await board.ask("POST", path, expect=404)
+    await board.ask("PUT", "/spec", {**SPEC, "naem": 1, "x": 2}, expect=422)
+
+    lines = [one.getMessage() for one in caplog.records if one.name == "provisioning.fleet.audit"]
+    assert [True] * 3 == [line.isprintable() for line in lines]
+    shown = r"x\n2026-01-01 INFO audit: drain all by root\x1b[31m\r\u2028\x85"
+    assert lines[0].startswith(f"drain {shown} by nobody known from ")
+    assert r"2 problems in the specification\n  naem: unknown key" in lines[2]
+    assert [target, target, ""] == [record["target"] for record in board.audited()]
 
 
 async def test_the_audit_log_holds_neither_tokens_nor_specifications(board: Board) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from provisioning.fleet.errors import SpecError
 from provisioning.fleet.fleet import Fleet, Node, Pool
-from provisioning.fleet.spec import checked_fleet, decode_fleet, encode_fleet
+from provisioning.fleet.spec import checked_fleet, decode_fleet, encode_fleet, problems
 from provisioning.fleet.spec.checks import problems_of
+from provisioning.fleet.spec.problems import MAX_CHARACTERS, MAX_TOLD, did_you_mean
 from tests.provisioning.fleet.spec.documents import fleet_of, node, pool
 
 
@@ -71,6 +72,63 @@ def test_every_unknown_key_is_refused() -> None:
         "pools[0].workload.modell: unknown key; did you mean model?",
         "pols: unknown key; did you mean pools?",
     ) == caught.value.problems
+
+
+def test_of_many_unknown_keys_only_those_that_are_told_are_compared_with_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each comparison takes long, and a stranger's text may hold a million keys."""
+    compared: list[str] = []
+
+    def guess(word: str, _known: object) -> str:
+        compared.append(word)
+        return "?"
+
+    monkeypatch.setattr(problems, "did_you_mean", guess)
+    document = {**json.loads(encode_fleet(fleet_of())), **{f"x{n}": 0 for n in range(5_000)}}
+
+    with pytest.raises(SpecError, match=r"^5,000 problems in the specification\n") as caught:
+        decode_fleet(json.dumps(document))
+
+    assert (MAX_TOLD, "x0", "x99") == (len(compared), compared[0], compared[-1])
+    assert ("x99: unknown key?", "and 4,900 more") == caught.value.problems[-2:]
+
+
+@pytest.mark.parametrize(("n_problems", "last"), [(100, "x99: unknown key"), (101, "and 1 more")])
+def test_problems_are_counted_only_where_they_are_too_many(n_problems: int, last: str) -> None:
+    unknown = {f"x{n}": 0 for n in range(n_problems)}
+
+    with pytest.raises(SpecError, match=f"^{n_problems} problems") as caught:
+        decode_fleet(json.dumps({**json.loads(encode_fleet(fleet_of())), **unknown}))
+
+    assert last == caught.value.problems[-1]
+
+
+def test_of_many_problems_of_a_stranger_the_first_are_told() -> None:
+    many = msgspec.structs.replace(fleet_of().pools[0], count=0, developers=("",) * 300)
+
+    with pytest.raises(SpecError) as caught:
+        checked_fleet(encode_fleet(msgspec.structs.replace(fleet_of(), pools=(many,))))
+
+    assert MAX_TOLD + 1 == len(caught.value.problems)
+    assert caught.value.problems[-1].startswith("and ")
+
+
+def test_a_problem_is_told_in_a_bounded_number_of_characters() -> None:
+    document = {**json.loads(encode_fleet(fleet_of())), "x" * 1_000_000: 0}
+
+    with pytest.raises(SpecError) as caught:
+        decode_fleet(json.dumps(document))
+
+    assert ("x" * MAX_CHARACTERS + "…",) == caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("word", "is_compared"), [("b" + "a" * 99, True), ("b" + "a" * 100, False)]
+)
+def test_only_words_that_may_be_meant_are_compared(word: str, is_compared: bool) -> None:
+    """The time that it takes grows with their length."""
+    assert is_compared == bool(did_you_mean(word, ["a" * 100]))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "1", b"\xff", "[" * 10_000, '{"name": 3}'])

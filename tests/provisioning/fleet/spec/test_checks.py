@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from provisioning.fleet.fleet import Fleet, Node, Placement, Pool, RuntimeKind
+from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, RuntimeKind
 from provisioning.fleet.model import Workload
 from provisioning.fleet.spec import checks
 from tests.provisioning.fleet.spec.documents import faults, fleet_of, node, pool
@@ -110,6 +111,61 @@ def test_a_rotation_that_just_keeps_up_is_taken() -> None:
     """Four instances, one after the other, a minute each."""
     assert "" == faults(pools=[pool(rotation={"every": "4m", "at_once": 1})])
     assert "" == faults(pools=[pool(rotation={"every": 0})])
+    two_at_once = pool(rotation={"every": "2m", "at_once": 4})
+    assert "" == faults(pools=[two_at_once], limits={"unavailable": "50%"})
+
+
+@pytest.mark.parametrize(
+    ("rotation", "limits", "fault"),
+    [
+        (
+            {"every": "100s", "at_once": 1},
+            {},
+            "1 at once, takes 240 s; rotate less often, drain for a shorter time, or raise at_once "
+            "and limits.unavailable",
+        ),
+        (
+            {"every": "100s", "at_once": 4},
+            {},
+            "100 s is too short: draining 4 instances, 1 at once, takes 240 s; rotate less often, "
+            "drain for a shorter time, or raise limits.unavailable",
+        ),
+        (
+            {"every": "100s", "at_once": 4},
+            {"unavailable": "50%"},
+            "4 instances, 2 at once, takes 120 s; rotate less often, drain for a shorter time, or "
+            "raise limits.unavailable",
+        ),
+        (
+            {"every": "100s", "at_once": 2},
+            {"unavailable": "100%"},
+            "2 at once, takes 120 s; rotate less often, drain for a shorter time, or raise at_once",
+        ),
+    ],
+)
+def test_a_rotation_is_no_faster_than_the_instances_that_may_be_down(
+    rotation: dict[str, Any], limits: dict[str, Any], fault: str
+) -> None:
+    found = faults(pools=[pool(rotation=rotation)], limits=limits)
+
+    assert "pools[0].rotation.every: 100 s is too short: draining" in found
+    assert found.endswith(fault)
+
+
+@pytest.mark.parametrize("ratio", [1e308, -1e308])
+def test_a_share_that_cannot_be_says_nothing_of_a_rotation(ratio: float) -> None:
+    made = fleet_of(pools=[pool(rotation={"every": "60s", "at_once": 4, "drain": "1s"})])
+    wrong = msgspec.structs.replace(made, limits=Limits(unavailable_ratio=ratio))
+
+    assert ["limits.unavailable: must be from 0% to 100%"] == [
+        f"{one}" for one in checks.problems_of(wrong)
+    ]
+
+
+def test_of_a_rotation_within_limits_that_cannot_be_only_these_are_told() -> None:
+    found = faults(pools=[pool(rotation={"every": "1s"})], limits={"unavailable": "101%"})
+
+    assert ["limits.unavailable"] == [line.split(": ")[1] for line in found.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -225,6 +281,25 @@ def test_instances_that_do_not_fit_are_told_with_what_is_in_the_way(
     node_changes: dict[str, Any], pool_changes: dict[str, Any], fault: str
 ) -> None:
     assert fault in faults(nodes=[node(**node_changes)], pools=[pool(**pool_changes)])
+
+
+def test_a_pool_whose_nodes_are_all_cordoned_is_told_so() -> None:
+    zone = node(labels={"zone": "a"}, cordoned=True)
+    other = node(name="n2", labels={"zone": "b"})
+    chosen = pool(placement={"selector": {"zone": "a"}})
+
+    found = faults(nodes=[zone, other], pools=[chosen])
+
+    assert "selector: all nodes with the labels zone=a are cordoned" in found
+    assert "no node has" not in found
+
+
+@pytest.mark.parametrize("nodes", [[node(labels={"zone": "a"}, cordoned=True)], [node()]])
+def test_a_pool_that_is_put_away_needs_no_nodes(nodes: list[dict[str, Any]]) -> None:
+    """So that a zone can be emptied at once: its pool's count 0, its nodes cordoned or gone."""
+    away = pool(count=0, placement={"selector": {"zone": "a"}})
+
+    assert "" == faults(nodes=nodes, pools=[away])
 
 
 def test_what_just_fits_is_taken() -> None:

@@ -266,6 +266,12 @@ def test_values_of_environment_variables_are_never_shown() -> None:
     assert "4711" not in faults(pools=[pool(environment=4711)])
 
 
+def test_words_of_a_command_line_are_never_shown() -> None:
+    """One of them may be an API key."""
+    assert "4711" not in faults(pools=[pool(command=["serve", "--api-key", 4711])])
+    assert "4711" not in faults(pools=[pool(command=4711)])
+
+
 def test_bodies_of_warm_up_requests_are_never_shown() -> None:
     found = faults(pools=[pool(warm_up=[{"path": "/x", "body": 4711, "timeout": "x"}])])
 
