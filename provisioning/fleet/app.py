@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from provisioning import descriptors
 from provisioning.fleet.api.app import LOOPBACK_BY_WILDCARD, Api, bound, serving, url_of
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.errors import NotLeadingError
@@ -61,6 +62,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     Raises:
         ProvisionerError: The state folder, store, token file or address cannot be used.
     """
+    descriptors.raise_limit()  # each node, unit and client of the API takes some
     _make(settings.local.state_dir)
     clock = SystemClock()
     metrics = Metrics(clock, version=version("ollama-fleet"))

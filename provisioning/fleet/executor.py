@@ -2,8 +2,8 @@
 
 In:   a node's name, a Unit, the fleet's Limits.
 Out:  an Outcome; what fails is in it, with how often it was tried.
-Fails with nothing but CancelledError: then whatever has been begun is left as it is, for the stop
-that follows, or for whoever leads next.
+Fails with nothing but CancelledError, also by itself once it is not sure to lead: then whatever has
+been begun is left as it is, for the stop that follows, or for whoever leads next.
 """
 
 from __future__ import annotations
@@ -56,12 +56,17 @@ class Executor:
         clock: Clock,
         *,
         dice: Callable[[], float],
+        leads: Callable[[], bool],
     ) -> None:
-        """Take a way to a node's runtime, and dice that give 0 to 1 for the jitter of waits."""
+        """Take a way to a node's runtime, and dice that give 0 to 1 for the jitter of waits.
+
+        `leads` says whether it is certain, at that moment, that nobody else does.
+        """
         self._runtime_of = runtime_of
         self._prober = prober
         self._clock = clock
         self._dice = dice
+        self._leads = leads
         self._endings: dict[str, tuple[float, str]] = {}
         """Of units that are being started: when the present try began, and how it has ended."""
 
@@ -114,6 +119,11 @@ class Executor:
         return self._dice() * min(limits.backoff_cap_s, grown_s)
 
     async def _attempted(self, attempt: Callable[[], Awaitable[None]]) -> Outcome:
+        if not self._leads():
+            # After a freeze, all that was due meanwhile is due at once, and the end of the term
+            # takes some turns of the loop to get here. Writes are fenced, a node's runtime is not:
+            # whoever leads now may have gone on with this very unit.
+            raise asyncio.CancelledError
         try:
             await attempt()
         except UnitError as error:
@@ -145,11 +155,12 @@ class Executor:
             async with asyncio.timeout(limits.start_timeout_s):
                 await self._runtime_of(order.node).start(unit)
                 await self._wait_until_healthy(order, heard)
-        except TimeoutError:
+        except TimeoutError as late:
+            notes = getattr(late.__cause__, "__notes__", ())  # see Runtime.start
+            seen = "; ".join(notes) or f"last seen: {heard[-1]}{self._see_log(order)}"
             raise TransientError(
                 f"start of {unit.name} on {order.node}: not healthy within "
-                f"{limits.start_timeout_s:g} s (limits.start_timeout); last seen: {heard[-1]}"
-                f"{self._see_log(order)}"
+                f"{limits.start_timeout_s:g} s (limits.start_timeout); {seen}"
             ) from None
         await self._prober.warm_up(unit.host, unit.port, order.workload.warm_up)
 

@@ -58,6 +58,7 @@ class Passes:
         clock: Clock,
         read_spec: Callable[[str], Fleet],
         dice: Callable[[], float],
+        leads: Callable[[], bool],
         listener: Listener,
         outage: Outage,
     ) -> None:
@@ -76,11 +77,12 @@ class Passes:
         )
         mirror.listen(self._lookout.take_record)
         self._nodes, self._health = self._lookout.nodes, self._lookout.health
-        self._work = Work(self._nodes, prober, clock, dice=dice, on_end=self._wake.set)
+        self._work = Work(self._nodes, prober, clock, dice=dice, leads=leads, on_end=self._wake.set)
         self._grace = Grace(clock)
         self._logbook = Logbook(clock, self._lookout.silences)
         self._in_force = InForce(read_spec)
         self._is_outdated = True
+        self._was_refused = False  # some of what the last pass was to begin
         self._n_passes = 0
 
     def __repr__(self) -> str:
@@ -231,7 +233,9 @@ class Passes:
         }
         if refused:
             self._is_outdated = True
-            self._wake.set()
+            if not self._was_refused:  # on fresh records, again, haste does not help
+                self._wake.set()
+        self._was_refused = bool(refused)
         begun = [action for action in actions if subject_id(action) not in refused]
         for action in begun:
             self._work.begin(action, roster, self._mirror.stored)

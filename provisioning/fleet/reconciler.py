@@ -51,7 +51,7 @@ class Reconciler:
     ) -> None:
         self._leadership = leadership
         self._clock = clock
-        self._term: Term | None = None
+        self._leading: Leading | None = None
         self._outage = Outage(
             clock, log, restored="the store is back", on_begin=listener.outage_began
         )
@@ -64,18 +64,19 @@ class Reconciler:
             clock=clock,
             read_spec=read_spec,
             dice=dice,
+            leads=self._leads,
             listener=listener,
             outage=self._outage,
         )
 
     def __repr__(self) -> str:
-        role = f"leads, epoch {self._term.epoch}" if self._term else "waits"
+        role = f"leads, epoch {self.term.epoch}" if self.term else "waits"
         return f"<Reconciler {role}, {self._passes!r}>"
 
     @property
     def term(self) -> Term | None:
         """Return the term that writes carry; None: this provisioner does not lead."""
-        return self._term
+        return self._leading.term if self._leading else None
 
     @property
     def reports(self) -> Mapping[str, NodeReport]:
@@ -120,9 +121,13 @@ class Reconciler:
             return True
         return False
 
+    def _leads(self) -> bool:
+        """Say whether it is certain now that nobody else does, whatever was heard of the term."""
+        return self._leading is not None and self._clock.monotonic_s() < self._leading.until_s
+
     async def _lead(self, leading: Leading) -> None:
         log.info("leads, epoch %d", leading.term.epoch)
-        self._term = leading.term
+        self._leading = leading
         self._standby.forget()
         lost = asyncio.create_task(leading.lost())
         passes = asyncio.create_task(self._passes.run(leading.term))
@@ -133,7 +138,7 @@ class Reconciler:
             for task in done:
                 task.result()
         finally:
-            self._term = None
+            self._leading = None
             lost.cancel()
             passes.cancel()
             await asyncio.gather(lost, passes, return_exceptions=True)

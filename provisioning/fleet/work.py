@@ -34,10 +34,11 @@ class Work:
         clock: Clock,
         *,
         dice: Callable[[], float],
+        leads: Callable[[], bool],
         on_end: Callable[[], None],
     ) -> None:
         self._nodes = nodes
-        self._executor = Executor(nodes.runtime, prober, clock, dice=dice)
+        self._executor = Executor(nodes.runtime, prober, clock, dice=dice, leads=leads)
         self._operations = Operations(on_end=on_end)
         self._rests = Rests(clock)
 

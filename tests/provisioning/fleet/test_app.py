@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import logging
+import resource
 import socket
 import sqlite3
 from collections.abc import AsyncIterator
@@ -132,6 +133,17 @@ async def test_the_token_is_made_and_told_of_by_its_place_only(
     token = (tmp_path / "token").read_text().strip()
     assert f"a token for changes was written to {tmp_path / 'token'}" in caplog.text
     assert token not in caplog.text
+
+
+async def test_a_provisioner_may_open_as_many_files_as_the_machine_lets_it(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
+    try:
+        async with running(settings(tmp_path)):
+            assert (hard, hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_the_state_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:

@@ -69,8 +69,12 @@ class Scripted:
             raise self.warm_ups.pop(0)
 
 
-def executor(script: Scripted, dice: Callable[[], float] = lambda: 1.0) -> Executor:
-    return Executor(lambda _: script, script, VirtualClock(), dice=dice)  # type: ignore[arg-type, return-value]
+def executor(
+    script: Scripted,
+    dice: Callable[[], float] = lambda: 1.0,
+    leads: Callable[[], bool] = lambda: True,
+) -> Executor:
+    return Executor(lambda _: script, script, VirtualClock(), dice=dice, leads=leads)  # type: ignore[arg-type, return-value]
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Outcome]]) -> tuple[Outcome, float]:
@@ -195,7 +199,13 @@ def test_a_unit_of_a_node_that_has_left_meanwhile_has_no_log_to_be_seen() -> Non
             raise NodeUnreachableError(f"node {node} is not in the specification")
         return runtimes.pop()
 
-    made = Executor(runtime_of, script, VirtualClock(), dice=lambda: 1.0)  # type: ignore[arg-type]
+    made = Executor(
+        runtime_of,  # type: ignore[arg-type]
+        script,
+        VirtualClock(),
+        dice=lambda: 1.0,
+        leads=lambda: True,
+    )
     outcome, _ = run(lambda: made.start(ORDER, Limits(tries=1, start_timeout_s=30.0)))
 
     assert "last seen: refused; it could not be removed either" in outcome.fault
@@ -209,6 +219,26 @@ def test_a_runtime_that_hangs_is_given_up_after_the_same_time() -> None:
 
     assert 30.0 == took_s
     assert "not asked yet" in outcome.fault
+
+
+def test_a_start_that_waits_in_vain_for_what_goes_on_without_it_says_for_what() -> None:
+    script = Scripted()
+    script.log = "/logs"
+
+    async def held_up(unit: Unit) -> None:
+        try:
+            await VirtualClock().sleep(1e6)
+        except asyncio.CancelledError as error:
+            error.add_note("its image 'llm:1' is still being brought to n1")
+            raise
+
+    script.start = held_up  # type: ignore[method-assign]
+
+    outcome, took_s = start(script, Limits(tries=1))
+
+    assert (Result.FAILED, 30.0) == (outcome.result, took_s)
+    words = "within 30 s (limits.start_timeout); its image 'llm:1' is still being brought to n1"
+    assert outcome.fault.endswith(words)
 
 
 def test_health_is_looked_at_often_first_and_every_second_later() -> None:
@@ -332,6 +362,65 @@ def test_a_cancelled_start_leaves_everything_as_it_is() -> None:
 
     for after_s in (0.0, 0.5, 2.0):
         assert not any(call.startswith("remove") for call in virtual_run(scene(after_s)))
+
+
+@pytest.mark.parametrize(
+    ("until_s", "expected"),
+    [
+        (0.0, []),
+        (5.0, ["start"]),
+        (5.2, ["start", "remove"]),
+        (6.2, ["start", "remove", "start"]),
+        (20.0, ["start", "remove", "start", "remove", "start", "remove"]),
+    ],
+    ids=["no try", "no clean-up", "no second try", "no second clean-up", "all"],
+)
+def test_who_is_not_sure_to_lead_leaves_a_start_before_its_next_act(
+    until_s: float, expected: list[str]
+) -> None:
+    """Each try takes 5 s and fails; then it is removed in 0.5 s, and waited for 0.5 s."""
+    script = Scripted()
+    script.starts = [TransientError("bad luck")] * 3
+    script.start_s, script.remove_s = 5.0, 0.5
+
+    acts = acts_until(script, until_s, lambda made: made.start(ORDER, LIMITS))
+
+    assert expected == acts
+
+
+@pytest.mark.parametrize(
+    ("until_s", "expected"),
+    [(0.0, []), (1.0, ["remove"]), (20.0, ["remove", "remove"])],
+    ids=["no try", "no second try", "all"],
+)
+def test_who_is_not_sure_to_lead_removes_nothing(until_s: float, expected: list[str]) -> None:
+    script = Scripted()
+    script.removals = [TransientError("busy")]
+    script.remove_s = 1.0
+
+    acts = acts_until(script, until_s, lambda made: made.remove("n1", NAME, LIMITS))
+
+    assert expected == acts
+
+
+def acts_until(
+    script: Scripted, until_s: float, work: Callable[[Executor], Coroutine[Any, Any, Outcome]]
+) -> list[str]:
+    """Return what is done to the node where that is allowed until a moment."""
+
+    async def scene() -> bool:
+        made = executor(
+            script, dice=lambda: 0.5, leads=lambda: VirtualClock().monotonic_s() < until_s
+        )
+        task = asyncio.create_task(work(made))
+        await asyncio.wait({task})
+        return task.cancelled()
+
+    is_left = virtual_run(scene())
+
+    acts = [call.split()[0] for call in script.calls]
+    assert is_left == (until_s < 20.0)
+    return [act for act in acts if act in {"start", "remove"}]
 
 
 def test_a_removal_is_tried_again_as_well() -> None:

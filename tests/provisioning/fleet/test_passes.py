@@ -584,6 +584,32 @@ def test_what_is_too_much_on_a_lost_node_is_forgotten_once_that_leaves_the_speci
     virtual_run(scene())
 
 
+def test_a_dead_node_that_has_left_the_specification_is_let_go_of_with_what_it_had(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody hears of it again, and its units do not hold up what is made elsewhere."""
+
+    async def scene() -> None:
+        first, second = (replace(one, cpus=16.0, memory_bytes=16 * GIB) for one in TWO_NODES)
+        async with provisioner(fleet(pool(20), nodes=(first, second))) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            stage.world.silence("n2")
+            await VirtualClock().sleep(300.0)
+            cordoned = replace(second, is_cordoned=True)
+            await stage.put_spec(fleet(pool(3), nodes=(first, cordoned)))
+            await VirtualClock().sleep(120.0)
+            await stage.put_spec(fleet(pool(3), nodes=(first,)))
+            await stage.until(lambda: {"n1"} == set(stage.reconciler.reports), within_s=60.0)
+
+            await stage.put_spec(fleet(pool(9), nodes=(first,)))
+            await stage.until(stage.is_whole, within_s=60.0)
+
+    virtual_run(scene())
+
+    assert "no record of" not in caplog.text
+
+
 def test_a_scale_down_says_nothing_of_strangers_however_slow_the_nodes_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

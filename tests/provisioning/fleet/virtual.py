@@ -38,6 +38,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now_s
 
+    def freeze(self, duration_s: float) -> None:
+        """Let time pass of which the process sees nothing, as when it is stopped by a signal."""
+        self._jumping.now_s += duration_s
+
 
 class VirtualClock:
     """The clock of the running virtual loop; see `clock.Clock`."""
@@ -50,6 +54,13 @@ class VirtualClock:
 
     async def sleep(self, duration_s: float) -> None:
         await asyncio.sleep(max(0.0, duration_s))
+
+
+def freeze(duration_s: float) -> None:
+    """Freeze the running virtual loop: on waking, all that was due meanwhile is due at once."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.freeze(duration_s)
 
 
 def virtual_run(main: Coroutine[Any, Any, T]) -> T:
