@@ -42,13 +42,15 @@ class Subject(msgspec.Struct, frozen=True):
 class Watched:
     """One subject, and how its latest answers were."""
 
-    __slots__ = ("first_failure_s", "is_asking", "n_failures", "subject")
+    __slots__ = ("first_failure_s", "is_asking", "is_forgiven", "n_failures", "subject")
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.n_failures = 0
         self.first_failure_s = 0.0
         self.is_asking = False
+        self.is_forgiven = False
+        """It was, and has not answered well since."""
 
 
 class HealthMonitor:
@@ -86,10 +88,16 @@ class HealthMonitor:
         self._watched.pop(instance_id, None)
         self._ill.pop(instance_id, None)
 
-    def forgive(self, node: str) -> None:
-        """Begin anew with a node's instances: it was silent, so their failures say nothing."""
+    def forgive(self, node: str, *, since_s: float) -> None:
+        """Begin anew with those of a node's instances that have failed only since it was silent.
+
+        Their failures say nothing; but once only, or behind a node that now and then misses a
+        look nobody would ever be ill.
+        """
         for instance_id, watched in self._watched.items():
-            if watched.subject.node == node:
+            is_new = watched.n_failures > 0 and watched.first_failure_s >= since_s
+            if watched.subject.node == node and is_new and not watched.is_forgiven:
+                watched.is_forgiven = True
                 watched.n_failures = 0
                 self._ill.pop(instance_id, None)
 
@@ -156,6 +164,7 @@ class HealthMonitor:
         """Count an answer; tell of it when an instance has become ill or well."""
         if not fault:
             watched.n_failures = 0
+            watched.is_forgiven = False
             if self._ill.pop(instance_id, None):
                 self._on_change()
             return

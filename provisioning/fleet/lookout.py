@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.fleet import Node
 from provisioning.fleet.health import HealthMonitor
-from provisioning.fleet.model import NodeReport
+from provisioning.fleet.model import NodeReport, Phase
 from provisioning.fleet.nodes import Nodes
 from provisioning.fleet.roster import Roster
 from provisioning.fleet.runtime.base import Prober, Runtime
@@ -44,8 +44,12 @@ class Lookout:
             self._roster = roster
             for id_, one in stored.items():
                 self.take_record(id_, one)
-        used = frozenset(one.instance.node for one in stored.values())
-        await self.nodes.update(roster.fleet.nodes, used=used)
+        used = frozenset(
+            one.instance.node
+            for one in stored.values()
+            if one.instance.phase is not Phase.FAILED  # that has no unit
+        )
+        await self.nodes.update(roster.fleet.nodes, used=used, gone=self.silences.gone)
         self.silences.forget(all_but=frozenset(self.nodes.reports))
 
     def take_record(self, id_: str, stored: Stored | None) -> None:
@@ -65,7 +69,8 @@ class Lookout:
 
     def _take_report(self, report: NodeReport, is_news: bool) -> None:
         self._on_report(report)
+        heard_s = self.silences.heard_s(report.node)
         if self.silences.take_report(report):
-            self.health.forgive(report.node)
+            self.health.forgive(report.node, since_s=heard_s)
         if is_news:
             self._on_news()

@@ -18,6 +18,7 @@ import msgspec
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import NodeUnreachableError, UnitError
 from provisioning.fleet.fleet import Node
+from provisioning.fleet.holdings import is_reached_otherwise
 from provisioning.fleet.model import FoundUnit, NodeReport
 from provisioning.fleet.runtime.base import Runtime
 from provisioning.fleet.waiting import wait_at_most
@@ -90,13 +91,19 @@ class Nodes:
             )
         return ward.runtime
 
-    async def update(self, nodes: Iterable[Node], *, used: Iterable[str]) -> None:
-        """Ask these nodes, and those that are listed no more but still used or not empty."""
+    async def update(
+        self, nodes: Iterable[Node], *, used: Iterable[str], gone: Set[str] = frozenset()
+    ) -> None:
+        """Ask these nodes, and those that are listed no more but still used or not empty.
+
+        What a node had that is gone is no reason to ask it for ever.
+        """
         listed = {node.name: node for node in nodes}
         for name, ward in tuple(self._wards.items()):
             node = listed.get(name)
-            is_retired = node is None and name not in used and not ward.report.units
-            if is_retired or (node is not None and _is_reached_otherwise(ward.node, node)):
+            has_units = bool(ward.report.units) and name not in gone
+            is_retired = node is None and name not in used and not has_units
+            if is_retired or (node is not None and is_reached_otherwise(ward.node, node)):
                 await self._close(name)
         for name, node in listed.items():
             if name not in self._wards:
@@ -192,11 +199,3 @@ class Nodes:
 
 def _without(units: Iterable[FoundUnit], removed: Set[str]) -> tuple[FoundUnit, ...]:
     return tuple(unit for unit in units if unit.name not in removed)
-
-
-def _is_reached_otherwise(before: Node, after: Node) -> bool:
-    return (before.runtime, before.endpoint, before.address) != (
-        after.runtime,
-        after.endpoint,
-        after.address,
-    )

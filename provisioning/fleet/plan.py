@@ -4,34 +4,31 @@ In:   the specification in force, if any, the new one, and the instances that th
 Out:  a Plan: what is done to each pool and node, and which of their settings differ, by their names
 and in their units in the file. Pure.
 Numbers are a forecast: instances that fail or are rotated meanwhile are not foreseen. Of values of
-environment variables and of warm-up requests only that they differ is told: they may be secrets.
+environment variables, warm-up requests and command lines only that they differ is told: they may
+hold secrets.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
 
-from provisioning.fleet.fleet import Fleet, Limits, Node, Pool
-from provisioning.fleet.model import FOR_GOOD, Instance, Phase
+from provisioning.fleet.differences import FieldChange, differences
+from provisioning.fleet.fleet import Fleet, Node, Pool
+from provisioning.fleet.holdings import Holdings, has_less_room
+from provisioning.fleet.model import FOR_GOOD, Instance
 from provisioning.fleet.spec.document import (
-    Document,
     limits_document,
     node_document,
     pool_document,
 )
 from provisioning.fleet.units import workload_digest
 
-HIDDEN = "…"
-UNSHOWN = ("environment.", "warm_up")
-"""How settings begin that may hold secrets."""
-
 NamedT = TypeVar("NamedT", bound=Node | Pool)
-DescribedT = TypeVar("DescribedT", bound=Node | Pool | Limits)
 
 
 class Verb(StrEnum):
@@ -41,14 +38,6 @@ class Verb(StrEnum):
     REMOVED = "removed"
     CHANGED = "changed"
     UNCHANGED = "unchanged"
-
-
-class FieldChange(msgspec.Struct, frozen=True):
-    """A setting with another value; an empty text where there is none."""
-
-    name: str
-    before: str
-    after: str
 
 
 class PoolPlan(msgspec.Struct, frozen=True):
@@ -76,9 +65,20 @@ class NodePlan(msgspec.Struct, frozen=True):
     verb: Verb
     changes: tuple[FieldChange, ...] = ()
     n_held: int = 0
-    """Of a node that is removed: instances on it that have not moved away yet."""
+    """Of a node that is removed or moved: instances on it that have not moved away yet."""
     is_in_use: bool = False
     """It is removed, holds some, and is not cordoned: such a specification is refused."""
+    is_moved: bool = False
+    """It holds some, and would be reached otherwise: refused too."""
+    renamed_from: str = ""
+    """A node that is left out, holds some, and whose containerd this one would have: likewise."""
+    is_tightened: bool = False
+    """It has less room than before; what it holds may be more than that, and stays."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Say whether what nodes hold is in the way."""
+        return self.is_in_use or self.is_moved or bool(self.renamed_from)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -104,8 +104,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def nodes_in_use(self) -> tuple[NodePlan, ...]:
-        """Return the nodes that have to be cordoned before they may be removed."""
-        return tuple(node for node in self.nodes if node.is_in_use)
+        """Return the nodes that cannot be changed so while they, or others, hold instances."""
+        return tuple(node for node in self.nodes if node.is_refused)
 
     @property
     def is_ending_some(self) -> bool:
@@ -117,20 +117,21 @@ def plan_of(
     before: Fleet | None, after: Fleet, instances: Iterable[Instance], *, base_version: int = 0
 ) -> Plan:
     """Return what becomes of the fleet when `after` is in force instead of `before`."""
+    stored = tuple(instances)
     by_pool: defaultdict[str, list[Instance]] = defaultdict(list)
-    n_held_by_node: Counter[str] = Counter()
-    for instance in instances:
-        n_held_by_node[instance.node] += instance.phase is not Phase.FAILED  # that has no unit
+    for instance in stored:
         if instance.reason not in FOR_GOOD:
             by_pool[instance.pool].append(instance)
     old = before or Fleet(after.name, (), (), after.limits)
     usable = {node.name for node in after.nodes if not node.is_cordoned}
+    # Against what cannot be read nothing can be said of machines, and nothing is refused.
+    holdings = Holdings(stored if before else ())
     return Plan(
         fleet=after.name,
         base_version=base_version,
         pools=tuple(_pool_plan(*pair, by_pool, usable) for pair in _pairs(old.pools, after.pools)),
-        nodes=tuple(_node_plans(_pairs(old.nodes, after.nodes), n_held_by_node)),
-        limits=_differences(old.limits, after.limits, limits_document),
+        nodes=tuple(_node_plans(old.nodes, after.nodes, holdings)),
+        limits=differences(old.limits, after.limits, limits_document),
         renamed_from=old.name if old.name != after.name else "",
     )
 
@@ -159,7 +160,7 @@ def _pool_plan(
     # Those that are too many are taken to be among those that would have to be renewed anyway.
     n_moved = max(0, causes["moved"] - n_removed)
     n_replaced = max(0, causes["replaced"] - max(0, n_removed - causes["moved"]))
-    changes = _differences(before, after, pool_document) if before and after else ()
+    changes = differences(before, after, pool_document) if before and after else ()
     return PoolPlan(
         name=name,
         verb=_verb(before, after, changes),
@@ -186,15 +187,30 @@ def _renewed(pool: PoolPlan) -> int:
 
 
 def _node_plans(
-    pairs: Iterable[tuple[str, Node | None, Node | None]], n_held_by_node: Mapping[str, int]
+    before: Sequence[Node], after: Sequence[Node], holdings: Holdings
 ) -> Iterator[NodePlan]:
-    for name, before, after in pairs:
-        changes = _differences(before, after, node_document) if before and after else ()
-        verb = _verb(before, after, changes)
-        n_held = n_held_by_node.get(name, 0) if before and not after else 0
-        is_in_use = n_held > 0 and before is not None and not before.is_cordoned
-        if verb is not Verb.UNCHANGED:
-            yield NodePlan(name, verb, changes, n_held, is_in_use)
+    old = {node.name: node for node in before}
+    kept = {node.name for node in after}
+    for name, was, becomes in _pairs(before, after):
+        changes = differences(was, becomes, node_document) if was and becomes else ()
+        verb = _verb(was, becomes, changes)
+        if verb is Verb.UNCHANGED:
+            continue
+        n_held = holdings.count(name)
+        if becomes is None:
+            is_in_use = n_held > 0 and was is not None and not was.is_cordoned
+            yield NodePlan(name, verb, n_held=n_held, is_in_use=is_in_use)
+            continue
+        is_moved = holdings.is_moved(was, becomes)
+        yield NodePlan(
+            name,
+            verb,
+            changes,
+            n_held=n_held if is_moved else 0,
+            is_moved=is_moved,
+            renamed_from=holdings.renamed_from(was, becomes, old=old, kept=kept),
+            is_tightened=n_held > 0 and was is not None and has_less_room(was, becomes),
+        )
 
 
 def _verb(before: object, after: object, changes: Sequence[FieldChange]) -> Verb:
@@ -203,34 +219,3 @@ def _verb(before: object, after: object, changes: Sequence[FieldChange]) -> Verb
     if after is None:
         return Verb.REMOVED
     return Verb.CHANGED if changes else Verb.UNCHANGED
-
-
-def _differences(
-    before: DescribedT, after: DescribedT, document_of: Callable[[DescribedT], Document]
-) -> tuple[FieldChange, ...]:
-    """Return the settings that differ, sorted by name, as the specification has them."""
-    if before == after:
-        return ()
-    old = dict(_flat("", document_of(before)))
-    new = dict(_flat("", document_of(after)))
-    return tuple(
-        _shown(name, old.get(name, ""), new.get(name, ""))
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    )
-
-
-def _shown(name: str, before: str, after: str) -> FieldChange:
-    if name.startswith(UNSHOWN):
-        return FieldChange(name, before and HIDDEN, after and HIDDEN)
-    return FieldChange(name, before, after)
-
-
-def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
-    """Yield each setting with its dotted name and its value as text."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
-    elif value is not None:
-        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        yield prefix, text or '""'

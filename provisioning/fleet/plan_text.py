@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from provisioning.fleet.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb
+from provisioning.fleet.differences import FieldChange
+from provisioning.fleet.plan import NodePlan, Plan, PoolPlan, Verb
 from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.tables import table
 
@@ -41,20 +42,59 @@ def _lines(plan: Plan) -> Iterator[str]:
             yield f"nodes {verb}: {_listed(names)}"
     for node in _changed(plan.nodes):
         yield from _differences(f"node {node.name}", node.changes)
+        if node.is_tightened:
+            yield "  only for what is placed there anew: what it holds stays, be it more than that"
     yield from _differences("limits", plan.limits)
 
 
 def in_use_text(nodes: Sequence[NodePlan]) -> str:
-    """Say why nodes cannot leave the specification yet, and what helps."""
-    n_held = sum(node.n_held for node in nodes)
-    name = nodes[0].name if len(nodes) == 1 else "NODE"
-    named = _listed(map(_name, nodes))
-    return (
-        f"cannot drop nodes that hold instances and are not cordoned: {named}; "
-        f"a provisioner that takes over could not reach {_instances(n_held)} there. "
-        "List each of them with cordoned: true, apply that, and drop it once "
-        f"'ollama-fleet instances list --node={name}' shows none but failed ones"
+    """Say why nodes cannot be changed so yet, and what helps."""
+    dropped = [node for node in nodes if node.is_in_use]
+    moved = [node for node in nodes if node.is_moved]
+    renamed = [node for node in nodes if node.renamed_from]
+    return "\n".join(
+        text(those)
+        for text, those in (
+            (_dropped_text, dropped),
+            (_moved_text, moved),
+            (_renamed_text, renamed),
+        )
+        if those
     )
+
+
+def _dropped_text(nodes: Sequence[NodePlan]) -> str:
+    n_held = sum(node.n_held for node in nodes)
+    return (
+        f"cannot drop nodes that hold instances and are not cordoned: {_listed(map(_name, nodes))};"
+        f" a provisioner that takes over could not reach {_instances(n_held)} there. "
+        "List each of them with cordoned: true, apply that, and drop it "
+        f"{_once_empty([node.name for node in nodes])}"
+    )
+
+
+def _moved_text(nodes: Sequence[NodePlan]) -> str:
+    return (
+        "cannot have another runtime or endpoint for nodes that hold instances: "
+        f"{_listed(map(_name, nodes))}; those would be made anew at once, and their units run on "
+        "unseen. List each of them as it was, with cordoned: true, apply that, and change it "
+        f"{_once_empty([node.name for node in nodes])}; where it does not answer any more, do as "
+        "the README says under 'What it does, and what it never does'"
+    )
+
+
+def _renamed_text(nodes: Sequence[NodePlan]) -> str:
+    pairs = _listed(f"{node.renamed_from} as {node.name}" for node in nodes)
+    return (
+        f"cannot list a machine by another name while it holds instances: {pairs}; they would all "
+        "be ended at once. List each of them by the name that it had, with cordoned: true, apply "
+        f"that, and rename it {_once_empty([node.renamed_from for node in nodes])}"
+    )
+
+
+def _once_empty(names: Sequence[str]) -> str:
+    name = names[0] if len(names) == 1 else "NODE"
+    return f"once 'ollama-fleet instances list --node={name}' shows none but failed ones"
 
 
 def _without_text(pool: PoolPlan) -> str:

@@ -40,7 +40,9 @@ class Roster:
         node = self.node_by_name.get(instance.node)
         if pool is None or node is None or instance.phase is not Phase.RUNNING:
             return None
-        return Subject(instance.unit, node.name, node.address, instance.port, pool.workload.probe)
+        # It listens where it was told to when it was started, whatever the node's address is now.
+        host = instance.listing.address or node.address
+        return Subject(instance.unit, node.name, host, instance.port, pool.workload.probe)
 
     def count_as_wanted(self, stored: Mapping[str, Stored], ill: Mapping[str, object]) -> int:
         """Return how many instances run, are healthy, and are up to date."""

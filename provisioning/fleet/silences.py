@@ -27,6 +27,8 @@ class Silence(msgspec.Struct):
     """How long a node has not answered, and what of that was told."""
 
     since_s: float
+    heard_s: float
+    """When the node had answered last, in seconds since 1970 UTC; 0: never yet."""
     is_told: bool = False
     is_told_gone: bool = False
 
@@ -37,6 +39,8 @@ class Silences:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._silence_by_node: dict[str, Silence] = {}
+        self.gone: frozenset[str] = frozenset()
+        """Nodes whose grace is over, as of the latest pass."""
         self._next_s: dict[str, float] = {}
         """When a node's silence may be told again."""
 
@@ -45,30 +49,42 @@ class Silences:
         if report.is_reachable:
             return self._end(report.node)
         now_s = self._clock.monotonic_s()
-        silence = self._silence_by_node.setdefault(report.node, Silence(now_s))
+        silence = self._silence_by_node.setdefault(report.node, Silence(now_s, report.at_s))
         if not silence.is_told and now_s >= self._next_s.get(report.node, now_s):
             silence.is_told = True
             self._next_s[report.node] = now_s + REPEAT_S
             log.warning("node %s does not answer: %s", report.node, report.fault)
         return False
 
+    def heard_s(self, node: str) -> float:
+        """Return when a silent node last answered, in seconds since 1970 UTC; 0: never yet."""
+        silence = self._silence_by_node.get(node)
+        return silence.heard_s if silence else 0.0
+
     def note_gone(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
         """Tell of the nodes whose grace is over, each once until it answers again."""
+        gone = set()
         for name, silence in self._silence_by_node.items():
             report = observed.reports.get(name)
             state = node_state(report, desired.limits, since_s=observed.since_s, now_s=now_s)
-            if report and state is NodeState.LOST and not silence.is_told_gone:
+            if report is None or state is not NodeState.LOST:
+                continue
+            gone.add(name)
+            if not silence.is_told_gone:
                 silence.is_told = silence.is_told_gone = True
                 _tell_gone(report, desired.limits, observed)
+        self.gone = frozenset(gone)
 
     def forget(self, *, all_but: frozenset[str] = frozenset()) -> None:
         """Know nothing any more of nodes that are not asked."""
         for known in (self._silence_by_node, self._next_s):
             for name in known.keys() - all_but:
                 del known[name]
+        self.gone &= all_but
 
     def _end(self, node: str) -> bool:
         silence = self._silence_by_node.pop(node, None)
+        self.gone -= {node}
         if silence and silence.is_told:
             silent_s = self._clock.monotonic_s() - silence.since_s
             log.info("node %s answers again, after %.0f s", node, silent_s)

@@ -222,11 +222,45 @@ def test_a_node_that_was_silent_gets_a_fresh_start() -> None:
         made.monitor.watch("b", subject(2, node="n2"))
         made.prober.fault_by_port = {1: "bad", 2: "bad"}
         await made.run(40.0)
-        made.monitor.forgive("n1")
+        made.monitor.forgive("n1", since_s=EPOCH_S)
         await made.run(20.0)
         return made
 
     assert ["b"] == list(virtual_run(scene()).monitor.ill)
+
+
+def test_failures_from_before_a_silence_are_not_forgiven() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(20.0)
+        made.monitor.forgive("n1", since_s=EPOCH_S + made.prober.asked_s[1][0] + 0.5)
+        await made.run(10.0)
+        return made
+
+    assert ["a"] == list(virtual_run(scene()).monitor.ill)
+
+
+@pytest.mark.parametrize(("later_fault", "is_ill"), [("bad", True), ("", False)])
+def test_failures_are_forgiven_once_until_it_answers_well(later_fault: str, is_ill: bool) -> None:
+    """Whose node misses every second look was always silent just now."""
+
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(20.0)
+        made.monitor.forgive("n1", since_s=EPOCH_S)
+        made.prober.fault_by_port[1] = later_fault
+        await made.run(10.0)
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(20.0)
+        made.monitor.forgive("n1", since_s=EPOCH_S)
+        await made.run(10.0)
+        return made
+
+    assert is_ill == bool(virtual_run(scene()).monitor.ill)
 
 
 def test_a_prober_that_breaks_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,17 +13,18 @@ from msgspec.structs import replace
 
 from provisioning.fleet.fleet import Fleet, Node
 from provisioning.fleet.lookout import Lookout
-from provisioning.fleet.model import Instance, NodeReport, Probe, UnitState
+from provisioning.fleet.model import Instance, NodeReport, Phase, Probe, UnitState
 from provisioning.fleet.roster import Roster
 from provisioning.fleet.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.fleet.runtime.world import World
 from provisioning.fleet.store.base import Stored
-from provisioning.fleet.units import unit_of
+from provisioning.fleet.units import listing_of, unit_of
 from tests.provisioning.fleet.making import CHAT, fleet, instance, node, pool
 from tests.provisioning.fleet.virtual import VirtualClock, virtual_run
 
 N1, N2 = node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2")
-ONE, TWO = instance(1, node="n1"), instance(2, node="n2")
+ONE = instance(1, node="n1", listing=listing_of(CHAT, N1))
+TWO = instance(2, node="n2", listing=listing_of(CHAT, N2))
 FLEET = fleet(pool(2), nodes=(N1, N2))
 
 
@@ -135,6 +136,22 @@ def test_a_roster_that_stays_disturbs_nobody() -> None:
     virtual_run(scene())
 
 
+def test_what_runs_is_asked_where_it_listens_whatever_its_nodes_address_becomes() -> None:
+    async def scene() -> None:
+        async with looking() as made:
+            await made.follow(FLEET, ONE)
+            moved = replace(N1, address="127.0.0.9")
+            await made.follow(fleet(pool(2), nodes=(moved, N2)), ONE)
+            await VirtualClock().sleep(60.0)
+            assert {} == made.lookout.health.ill
+
+            made.world.sicken(ONE.unit)
+            await VirtualClock().sleep(60.0)
+            assert {ONE.id} == set(made.lookout.health.ill)
+
+    virtual_run(scene())
+
+
 def test_who_is_gone_is_asked_no_more() -> None:
     async def scene() -> None:
         async with looking() as made:
@@ -196,6 +213,35 @@ def test_a_node_that_is_used_is_asked_though_it_is_not_listed_any_more() -> None
             await made.follow(FLEET, ONE, TWO)
             await made.follow(fleet(pool(1), nodes=(N1,)), ONE, TWO)
             assert {"n1", "n2"} == set(made.lookout.nodes.reports)
+
+    virtual_run(scene())
+
+
+def test_who_has_failed_has_no_unit_and_does_not_use_its_node() -> None:
+    async def scene() -> None:
+        async with looking() as made:
+            await made.follow(FLEET, ONE, TWO)
+            await made.lookout.nodes.runtime("n2").remove(TWO.unit, grace_s=0.0)
+            await VirtualClock().sleep(6.0)
+            await made.follow(fleet(pool(1), nodes=(N1,)), ONE, replace(TWO, phase=Phase.FAILED))
+            assert {"n1"} == set(made.lookout.nodes.reports)
+
+    virtual_run(scene())
+
+
+def test_who_was_ill_before_its_node_fell_silent_still_is() -> None:
+    async def scene() -> None:
+        async with looking() as made:
+            await made.follow(FLEET, ONE, TWO)
+            made.world.sicken(TWO.unit)
+            await VirtualClock().sleep(60.0)
+            made.world.silence("n2")
+            await VirtualClock().sleep(20.0)
+            made.world.restore("n2")
+            await VirtualClock().sleep(6.0)
+
+            assert made.lookout.nodes.reports["n2"].is_reachable
+            assert {TWO.id} == set(made.lookout.health.ill)
 
     virtual_run(scene())
 

@@ -248,12 +248,36 @@ def test_a_node_that_is_listed_no_more_is_asked_until_it_is_empty_and_unused() -
     virtual_run(scene())
 
 
+def test_a_node_that_is_gone_and_listed_no_more_is_asked_only_while_it_is_used() -> None:
+    """What it had is out of sight, and would keep it for ever."""
+
+    async def scene() -> None:
+        made = Scene()
+        await made.begin("n1")
+        await VirtualClock().sleep(1.0)
+        made.runtimes["n1"].error = NodeUnreachableError("no route")
+        await VirtualClock().sleep(6.0)
+
+        await made.nodes.update([], used=())
+        assert ["n1"] == list(made.nodes.reports)
+        await made.nodes.update([], used=("n1",), gone={"n1"})
+        assert ["n1"] == list(made.nodes.reports)
+        await made.nodes.update([node("n1")], used=(), gone={"n1"})
+        assert ["n1"] == list(made.nodes.reports)
+
+        await made.nodes.update([], used=(), gone={"n1"})
+        assert [] == list(made.nodes.reports)
+        assert made.runtimes["n1"].is_closed
+
+    virtual_run(scene())
+
+
 def test_a_node_that_is_reached_otherwise_is_opened_anew() -> None:
     async def scene() -> None:
         made = Scene()
         await made.begin("n1")
         first = made.runtimes["n1"]
-        await made.nodes.update([node("n1", cpus=99.0)], used=())
+        await made.nodes.update([node("n1", cpus=99.0, address="10.0.0.9")], used=())
         assert first is made.nodes.runtime("n1")
 
         await made.nodes.update([replace(node("n1"), endpoint="https://n1:2")], used=())

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provisioning.fleet.differences import FieldChange
 from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, Rotation, RuntimeKind
 from provisioning.fleet.model import Instance, Phase, Probe, Reason, WarmUp, Workload
-from provisioning.fleet.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb, plan_of
+from provisioning.fleet.plan import NodePlan, Plan, PoolPlan, Verb, plan_of
 from provisioning.fleet.plan_text import plan_text
-from provisioning.fleet.units import instance_id, workload_digest
+from provisioning.fleet.units import instance_id, listing_of, workload_digest
 
 WORKLOAD = Workload(model="m", engine="ollama", environment=(("A", "old"),))
 POOL = Pool("llama", 4, WORKLOAD)
@@ -303,6 +304,212 @@ def test_a_cordoned_node_may_go_and_the_plan_says_what_it_holds() -> None:
     assert "nodes removed: n1 (holds 2 instances)" == text.splitlines()[-1]
 
 
+# Nodes that would be other machines
+
+
+CONTAINED = (
+    Node("n1", RuntimeKind.CONTAINERD, "10.0.0.1", "https://10.0.0.1:11480"),
+    Node("n2", RuntimeKind.CONTAINERD, "10.0.0.2", "https://10.0.0.2:11480"),
+)
+
+
+def held(count: int, *, node: Node = CONTAINED[0], phase: Phase = Phase.RUNNING) -> list[Instance]:
+    """Return instances that were started on a node."""
+    return [
+        msgspec.structs.replace(one, phase=phase, listing=listing_of(WORKLOAD, node))
+        for one in instances(count, node=node.name)
+    ]
+
+
+def node_plans(
+    after: Sequence[Node], stored: Sequence[Instance], *, before: Sequence[Node] = CONTAINED
+) -> tuple[NodePlan, ...]:
+    old, new = fleet(POOL, nodes=tuple(before)), fleet(POOL, nodes=tuple(after))
+    return plan_of(old, new, stored).nodes
+
+
+def other(node: Node = CONTAINED[0], **fields: Any) -> Node:
+    return msgspec.structs.replace(node, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"endpoint": "https://10.0.0.9:11480"},
+        {"runtime": RuntimeKind.PROCESS, "endpoint": ""},
+        {"endpoint": "https://10.0.0.9:11480", "address": "10.0.0.9"},
+        {"endpoint": "https://10.0.0.9:11480", "is_cordoned": True},
+    ],
+)
+def test_a_node_that_holds_instances_cannot_become_another_machine(fields: dict[str, Any]) -> None:
+    (plan,) = node_plans((other(**fields), CONTAINED[1]), held(2))
+
+    assert ("n1", 2, True, True) == (plan.name, plan.n_held, plan.is_moved, plan.is_refused)
+
+
+def test_that_it_is_cordoned_does_not_make_a_node_another_machine() -> None:
+    cordoned_one = other(is_cordoned=True)
+
+    (plan,) = node_plans(
+        (other(endpoint="https://10.0.0.9:11480"), CONTAINED[1]),
+        held(2),
+        before=(cordoned_one, CONTAINED[1]),
+    )
+
+    assert plan.is_moved
+
+
+@pytest.mark.parametrize("stored", [[], held(1, phase=Phase.FAILED), held(1, node=CONTAINED[1])])
+def test_an_empty_node_may_become_another_machine(stored: list[Instance]) -> None:
+    (plan,) = node_plans((other(endpoint="https://10.0.0.9:11480"), CONTAINED[1]), stored)
+
+    assert not plan.is_refused
+
+
+def test_another_address_is_no_other_machine() -> None:
+    """Instances keep the one that they were started with."""
+    (plan,) = node_plans((other(address="10.0.0.9"), CONTAINED[1]), held(2))
+
+    assert (0, False) == (plan.n_held, plan.is_refused)
+
+
+def test_a_machine_cannot_get_another_name_while_it_holds_instances() -> None:
+    """Its units would be nobody's there, and be ended all at once; cordoned or not."""
+    before = (other(is_cordoned=True), CONTAINED[1])
+
+    removed, added = node_plans((CONTAINED[1], other(name="n9")), held(2), before=before)
+
+    assert ("n1", 2, False) == (removed.name, removed.n_held, removed.is_refused)
+    assert ("n9", "n1", True) == (added.name, added.renamed_from, added.is_refused)
+
+
+def test_an_empty_machine_may_get_another_name() -> None:
+    plans = node_plans((CONTAINED[1], other(name="n9")), held(2, node=CONTAINED[1]))
+
+    assert ["", ""] == [plan.renamed_from for plan in plans]
+
+
+def test_a_node_cannot_become_the_machine_of_one_that_is_left_out_and_holds_instances() -> None:
+    taking = other(CONTAINED[1], endpoint=CONTAINED[0].endpoint)
+
+    _, changed_one = node_plans((taking,), held(2))
+
+    assert ("n2", "n1") == (changed_one.name, changed_one.renamed_from)
+
+
+@pytest.mark.parametrize("fields", [{"runtime": RuntimeKind.SIMULATED}, {"endpoint": "https://x"}])
+def test_what_is_no_ones_containerd_may_be_added(fields: dict[str, Any]) -> None:
+    _, added = node_plans((CONTAINED[1], other(name="n9", **fields)), held(2))
+
+    assert ("n9", "") == (added.name, added.renamed_from)
+
+
+@pytest.mark.parametrize(("address", "renamed_from"), [("10.0.0.1", "n1"), ("10.0.0.9", "")])
+def test_a_machine_that_was_dropped_before_is_known_by_its_address(
+    address: str, renamed_from: str
+) -> None:
+    (plan,) = node_plans(
+        (CONTAINED[1], other(name="n9", address=address)), held(2), before=CONTAINED[1:]
+    )
+
+    assert (Verb.ADDED, renamed_from) == (plan.verb, plan.renamed_from)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_moved"),
+    [({}, False), ({"endpoint": "https://x"}, False), ({"address": "10.0.0.9"}, True)],
+)
+def test_a_node_that_is_listed_again_while_it_holds_instances_has_to_be_where_they_listen(
+    fields: dict[str, Any], is_moved: bool
+) -> None:
+    """So a machine that is reached otherwise now is dropped and listed anew, and keeps them."""
+    (plan,) = node_plans((CONTAINED[1], other(**fields)), held(2), before=CONTAINED[1:])
+
+    assert (Verb.ADDED, is_moved, "") == (plan.verb, plan.is_moved, plan.renamed_from)
+
+
+def test_a_node_that_stays_as_it_is_reached_takes_no_other_ones_machine() -> None:
+    """Two containerds may be at one address; one of them was dropped, and still holds some."""
+    beside = other(name="n9", endpoint="https://10.0.0.1:11481")
+
+    (plan,) = node_plans((other(beside, cpus=2.0),), held(2), before=(beside,))
+
+    assert (Verb.CHANGED, False) == (plan.verb, plan.is_refused)
+
+
+def test_where_instances_of_an_older_release_listen_is_not_known_and_refuses_nothing() -> None:
+    (plan,) = node_plans(CONTAINED, instances(2), before=CONTAINED[1:])
+
+    assert not plan.is_refused
+
+
+def test_against_a_specification_that_cannot_be_read_no_node_is_another_machine() -> None:
+    plans = plan_of(None, fleet(POOL, nodes=(other(address="10.0.0.9"),)), held(2)).nodes
+
+    assert [False] == [plan.is_refused for plan in plans]
+
+
+def test_why_nodes_cannot_be_other_machines_comes_first() -> None:
+    after = (other(endpoint="https://x"), other(CONTAINED[1], name="n9"))
+    stored = [*held(1), *held(2, node=CONTAINED[1])]
+
+    text = plan_text(
+        plan_of(fleet(POOL, nodes=CONTAINED), fleet(POOL, nodes=after), stored)
+    ).splitlines()
+
+    assert text[0].startswith("cannot drop nodes that hold instances and are not cordoned: n2 (h")
+    assert text[1].startswith(
+        "cannot have another runtime or endpoint for nodes that hold instances: n1 (holds 1 "
+        "instance); "
+    )
+    assert "'ollama-fleet instances list --node=n1'" in text[1]
+    assert text[2].startswith(
+        "cannot list a machine by another name while it holds instances: n2 as n9; "
+    )
+    assert "'ollama-fleet instances list --node=n2'" in text[2]
+
+
+# Nodes with less room
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_tightened"),
+    [
+        ({"cpus": 3.0}, True),
+        ({"memory_bytes": 99}, True),
+        ({"max_instances": 4}, True),
+        ({"first_port": 21_000}, True),
+        ({"last_port": 21_000}, True),
+        ({"cpus": 5.0, "memory_bytes": 101, "max_instances": 6}, False),
+        ({"max_instances": 0, "first_port": 19_000, "last_port": 30_000}, False),
+        ({"labels": (("a", "1"),)}, False),
+    ],
+)
+def test_that_a_node_has_less_room_for_what_it_holds_is_told(
+    fields: dict[str, Any], is_tightened: bool
+) -> None:
+    before = other(cpus=4.0, memory_bytes=100, max_instances=5)
+    after = msgspec.structs.replace(before, **fields)
+
+    (plan,) = node_plans((after,), held(2), before=(before,))
+    (empty,) = node_plans((after,), [], before=(before,))
+
+    assert (is_tightened, False) == (plan.is_tightened, empty.is_tightened)
+
+
+def test_a_limit_where_there_was_none_is_less_room_and_told_in_words() -> None:
+    before, after = (other(max_instances=n) for n in (0, 9))
+
+    text = plan_text(
+        plan_of(fleet(POOL, nodes=(before,)), fleet(POOL, nodes=(after,)), held(4))
+    ).splitlines()
+
+    assert [
+        "  max_instances: 0 → 9",
+        "  only for what is placed there anew: what it holds stays, be it more than that",
+    ] == text[-2:]
+
+
 def test_a_fleet_cannot_be_renamed_and_the_plan_says_so() -> None:
     plan = plan_of(FLEET, fleet(POOL, name="other"), instances(4))
 
@@ -336,6 +543,19 @@ nodes added: r0, r1, r2, r3, r4, r5, r6, r7 and 2 more
 nodes removed: n2"""
         == text
     )
+
+
+def test_of_command_lines_it_is_told_only_that_they_differ() -> None:
+    """Anybody may ask for a plan, and a word of it may be a key."""
+    command = ("llama-server", "--api-key", "s3cret")
+    before = fleet(changed(workload=msgspec.structs.replace(WORKLOAD, command=command)))
+
+    plan = plan_of(before, FLEET, ())
+
+    assert [("command", "…", "…")] == [
+        (change.name, change.before, change.after) for change in plan.pools[0].changes
+    ]
+    assert b"s3cret" not in msgspec.json.encode(plan)
 
 
 def test_of_warm_up_requests_it_is_told_only_that_they_differ() -> None:

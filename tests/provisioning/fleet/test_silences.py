@@ -138,6 +138,38 @@ def test_a_node_whose_grace_is_over_is_told_once_with_what_becomes_of_its_instan
     assert [("WARNING", f"{GONE}{words}")] == said(caplog)
 
 
+def test_nodes_are_gone_from_the_end_of_their_grace_until_they_answer_or_are_asked_no_more() -> (
+    None
+):
+    async def scene() -> None:
+        silences = Silences(VirtualClock())
+        silences.take_report(silent("n1", for_s=5.0))
+        note_gone(silences, 119.0)
+        assert frozenset() == silences.gone
+        for _ in range(2):
+            note_gone(silences, 120.0)
+            assert {"n1"} == silences.gone
+
+        silences.take_report(report("n1"))
+        assert frozenset() == silences.gone
+
+        silences.take_report(silent("n1", for_s=5.0))
+        note_gone(silences, 120.0)
+        silences.forget(all_but=frozenset({"n2"}))
+        assert frozenset() == silences.gone
+
+    virtual_run(scene())
+
+
+def test_a_silent_node_was_heard_when_it_answered_last() -> None:
+    async def scene() -> None:
+        silences = Silences(VirtualClock())
+        await take(silences, silent("n1", for_s=5.0), n=2)
+        assert (NOW_S - 5.0, 0.0) == (silences.heard_s("n1"), silences.heard_s("n2"))
+
+    virtual_run(scene())
+
+
 def test_the_next_silence_of_a_node_that_was_gone_is_told_in_whole_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
