@@ -67,7 +67,8 @@ LONGEST_INTERVAL_S = 60
     "--run-dir",
     type=click.Path(file_okay=False, path_type=Path),
     show_default=".demo here, or a temporary folder",
-    help="For logs, configuration and what the programs keep.",
+    help="For logs, configuration and what the programs keep: a new or empty folder, or one of an "
+    "earlier run, whose files are replaced.",
 )
 @click.option("--provisioner-port", type=PORT, default=8_080, help="Another one where it is taken.")
 @click.option("--exporter-port", type=PORT, default=11_440, help="Another one where it is taken.")

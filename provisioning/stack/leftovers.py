@@ -87,10 +87,18 @@ async def _runtime(units_dir: Path, folder: Path) -> AsyncIterator[ProcessRuntim
 
 
 async def _finished(units_dir: Path) -> None:
-    """Remove all to the end, also where a second Ctrl-C would have it otherwise."""
+    """Remove all to the end, however often Ctrl-C would have it otherwise.
+
+    Raises:
+        LeftoverError: A process does not end.
+    """
     removing = asyncio.create_task(remove_all(units_dir))
-    try:
-        await asyncio.shield(removing)
-    except asyncio.CancelledError:
-        await removing
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not removing.done():
+        try:
+            await asyncio.shield(removing)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    removing.result()  # what is left behind is told, rather than that all was stopped
+    if cancelled is not None:
+        raise cancelled

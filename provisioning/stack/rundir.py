@@ -2,7 +2,7 @@
 
 In:   the folder that was asked for, or none. Out: an existing folder that is this run's alone until
 the block ends, without the data of the run before it.
-Fails with RunDirError.
+Fails with RunDirError, also where the folder holds what no run has made: nothing is touched then.
 """
 
 from __future__ import annotations
@@ -12,14 +12,36 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TextIO
 
 from provisioning.stack.errors import RunDirError
 
 DEFAULT = Path(".demo")
+LOCK = ".lock"
+MARK = "A folder of `ollama-fleet up`: each run replaces what the run before has left here.\n"
+"""What the lock file holds: by it a later run knows that what is beside it is no person's own."""
+WRITTEN_BEFORE_THE_MARK = (
+    LOCK,
+    "*.log",
+    "alertmanager",
+    "alerts",
+    "audit.jsonl",
+    "control.token",
+    "fleet.yml",
+    "prometheus",
+    "prometheus.yml",
+    "provisioner",
+    "provisioner.token",
+    "real.yml",
+    "simulated.json",
+)
+"""All that runs have left in their folder when its lock file was still empty."""
+N_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +121,39 @@ def claimed(wanted: Path | None) -> Iterator[RunDir]:
     """Hold a run folder: `wanted`, else `.demo` here, else a temporary one.
 
     Raises:
-        RunDirError: The folder cannot be made, or another run holds it.
+        RunDirError: The folder cannot be made, another run holds it, or it is a person's own.
     """
     try:
         run_dir = RunDir((wanted or _default()).resolve())
         run_dir.path.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir.path / ".lock").open("w")
+        _check_ours(run_dir.path)
+        lock = (run_dir.path / LOCK).open("a")
     except OSError as error:
         raise _unusable(wanted or DEFAULT, error) from error
     with lock:
         _lock(lock.fileno(), run_dir.path)
+        _mark(lock)
         # Prometheus would show the end of the run before as the fleet's present state, Alertmanager
         # would keep its silences, and rules that are no longer built would be loaded.
         for folder in (run_dir.prometheus_data, run_dir.alertmanager_data, run_dir.alerts):
             shutil.rmtree(folder, ignore_errors=True)
         yield run_dir
+
+
+def is_ours(names: Collection[str], lock: bytes | None) -> bool:
+    """Say whether a folder is new, or was left by a run, so that nothing in it is a person's own.
+
+    Args:
+        names: Of what is in it.
+        lock: What its lock file holds; None where there is none.
+    """
+    if not names or lock == MARK.encode():
+        return True
+    if lock is None or lock:
+        return False
+    # Other programs keep empty lock files too, and refused runs of then left one where they were.
+    is_of_a_run = any(fnmatchcase(name, "*.log") for name in names) or [*names] == [LOCK]
+    return is_of_a_run and not _foreign(names)
 
 
 def write(path: Path, text: str) -> None:
@@ -137,6 +177,49 @@ def _unusable(path: Path, error: OSError) -> RunDirError:
     return RunDirError(
         f"cannot use the run folder {path}: {error.strerror}{where}; choose another with --run-dir"
     )
+
+
+def _check_ours(path: Path) -> None:
+    """Refuse a folder in which a run would replace or remove what none has made.
+
+    Raises:
+        OSError: It cannot be read.
+        RunDirError: There is such a thing.
+    """
+    names = sorted(entry.name for entry in path.iterdir())
+    lock = (path / LOCK).read_bytes() if LOCK in names else None
+    if is_ours(names, lock):
+        return
+    told = _foreign(names) or names
+    more = f" and {len(told) - N_TOLD:,} more" if len(told) > N_TOLD else ""
+    raise RunDirError(
+        f"cannot use the run folder {path}: it holds {', '.join(told[:N_TOLD])}{more}, and no run "
+        "of `ollama-fleet up` is known to have made it; as a run replaces what it finds, give an "
+        "empty folder, or a new one, with --run-dir"
+    )
+
+
+def _foreign(names: Iterable[str]) -> list[str]:
+    """Return the names of what no run has ever made."""
+    return [
+        name
+        for name in names
+        if not any(fnmatchcase(name, ours) for ours in WRITTEN_BEFORE_THE_MARK)
+    ]
+
+
+def _mark(lock: TextIO) -> None:
+    """Write the mark, unless it is there: a run that comes meanwhile never finds it half written.
+
+    Raises:
+        RunDirError: It cannot be written.
+    """
+    try:
+        if not lock.tell():
+            lock.write(MARK)
+            lock.flush()
+    except OSError as error:
+        raise _unusable(Path(lock.name).parent, error) from error
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -7,6 +7,7 @@ Fails with click's errors. Whoever stops waiting stops nothing else.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,8 +20,11 @@ from provisioning.fleet.client.progress import Progress, progress_until_done
 from provisioning.fleet.errors import ProvisionerError
 from provisioning.fleet.fleet import Fleet
 
-STOPPED_WAITING = 130
+STOPPED = 130
+"""Exit status after Ctrl-C."""
 BAR_CELLS = 30
+LEAST_BAR_CELLS = 10
+USUAL_COLUMNS = 80
 CLEARED = "\r\x1b[K"
 """Takes what the last line of a terminal shows away."""
 
@@ -39,7 +43,7 @@ def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
         last = _last_shown(_within(steps, timeout_s))
     except KeyboardInterrupt:
         click.echo("\nstopped waiting; the provisioner goes on", err=True)
-        raise SystemExit(STOPPED_WAITING) from None
+        raise SystemExit(STOPPED) from None
     except ProvisionerError as error:
         if sys.stderr.isatty():
             click.echo(CLEARED, err=True, nl=False)
@@ -82,11 +86,26 @@ def _last_shown(steps: Iterator[Progress]) -> Progress:
 
 def _show(step: Progress, *, is_watched: bool) -> None:
     if is_watched:
-        click.echo(f"{CLEARED}{_bar(step)}", err=True, nl=False)
+        click.echo(f"{CLEARED}{bar(step, _n_columns())}", err=True, nl=False)
     else:
         click.echo(str(step), err=True)
 
 
-def _bar(progress: Progress) -> str:
-    n_filled = BAR_CELLS * progress.n_ready // max(1, progress.n_wanted)
-    return f"[{'#' * n_filled:{BAR_CELLS}}] {progress}"
+def bar(progress: Progress, n_columns: int) -> str:
+    """Return the line for a terminal so wide; one that wrapped could not be taken away again."""
+    text = str(progress)
+    n_free = n_columns - 1  # some terminals wrap once the last column is written
+    n_cells = min(BAR_CELLS, n_free - len(f"[] {text}"))
+    if n_cells < LEAST_BAR_CELLS:
+        return text if len(text) <= n_free else f"{text[: n_free - 1]}…"
+    n_filled = n_cells * progress.n_ready // max(1, progress.n_wanted)
+    return f"[{'#' * n_filled:{n_cells}}] {text}"
+
+
+def _n_columns() -> int:
+    """Return how wide the terminal is that words go to."""
+    try:
+        n_columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        return USUAL_COLUMNS
+    return n_columns or USUAL_COLUMNS  # 0 where it does not know

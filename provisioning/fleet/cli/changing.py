@@ -44,7 +44,8 @@ def agree(planned: Plan, *, is_agreed: bool, is_json: bool) -> None:
     """Show what would change; ask where instances would be ended.
 
     Raises:
-        click.ClickException: It drops nodes that are in use, or nobody agrees.
+        click.ClickException: It drops nodes that are in use or makes other machines of them, or
+            nobody agrees.
     """
     show_plan(planned, is_json=is_json)
     if planned.nodes_in_use:

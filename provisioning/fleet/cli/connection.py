@@ -2,7 +2,7 @@
 
 In:   `--provisioner.url`, `--provisioner.token-file` and their environment variables.
 Out:  a Client for the command's function.
-Fails with click's errors, made of ours.
+Fails with click's errors, made of ours; Ctrl-C ends it with 130, and says what became of a change.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 import click
 
 from provisioning.fleet.api.token import first_token
-from provisioning.fleet.cli.awaiting import CLEARED
+from provisioning.fleet.cli.awaiting import CLEARED, STOPPED
 from provisioning.fleet.cli.places import STATE, token_file
 from provisioning.fleet.client.client import Client
+from provisioning.fleet.client.errors import ChangeInterruptedError
 from provisioning.fleet.client.transport import Transport
 from provisioning.fleet.errors import ProvisionerError
 
@@ -63,8 +64,20 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
                 command(client=Client(transport), **others)
         except ProvisionerError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as error:
+            click.echo(f"\n{_stopped_text(error)}", err=True)
+            raise SystemExit(STOPPED) from None
 
     return run
+
+
+def _stopped_text(error: KeyboardInterrupt) -> str:
+    if not isinstance(error, ChangeInterruptedError):
+        return "stopped; no change was on its way"
+    return (
+        "stopped while a change was on its way: whether it was made cannot be told from here; see "
+        "`ollama-fleet provisioner show` or `ollama-fleet instances list` before you try again"
+    )
 
 
 def _warn(line: str) -> None:

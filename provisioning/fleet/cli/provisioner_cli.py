@@ -1,7 +1,7 @@
 """The commands `ollama-fleet provisioner …`: run one, and tell it what the fleet is to be.
 
 `run` is the long-running process. All but `check` and what makes files speak with it by its API.
-Exit status: 0 done; 1 it cannot be done; 2 wrong options; 130 stopped waiting by Ctrl-C.
+Exit status: 0 done; 1 it cannot be done; 2 wrong options; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def apply(
     """Put a specification in force, and show how the fleet gets there.
 
     Where instances are removed, replaced or moved, it asks first; where nobody can be asked, it
-    needs --yes. Ctrl-C only stops the waiting: the provisioner goes on. To go back, apply the
-    former file.
+    needs --yes. Ctrl-C only stops the waiting: the provisioner goes on. Then, as where it comes
+    earlier, the exit status is 130. To go back, apply the former file.
     """
     fleet = load_fleet(spec)
     planned = client.plan(fleet)

@@ -84,9 +84,13 @@ def node_files(node: str, address: str, output_dir: Path, port: int, client: str
         nodesteps.client_commands(access, CLIENT_DIR, systemd.USER),
     )
     _tell(
-        "for each request.pem, where the authority's key is kept; certificate.pem and "
+        f"for {node}'s request.pem, where the authority's key is kept; certificate.pem and "
         "authority.pem then go where request.pem came from",
-        nodesteps.signing_commands(),
+        nodesteps.node_signing_commands(access),
+    )
+    _tell(
+        "for a provisioner's request.pem, likewise",
+        nodesteps.client_signing_commands(access),
     )
     _tell(f"on {node}, as root, with them in place", nodesteps.node_start_commands())
     _tell(

@@ -155,8 +155,8 @@ def was_silent(error: requests.RequestException) -> bool:
 
 
 def never_arrived(error: requests.RequestException) -> bool:
-    """Say whether a request that failed was not even sent."""
-    if isinstance(error, requests.ConnectTimeout):
+    """Say whether a request that failed was not even sent, or not beyond a proxy."""
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.ProxyError):
         return True
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return isinstance(reason, NewConnectionError)

@@ -82,7 +82,9 @@ class Client:
         doing = f"scale pool {pool}"
         body = msgspec.json.encode(ScaleOrder(count))
         path = f"/pools/{_quoted(pool)}/scale"
-        answer = self._transport.write("POST", path, doing=doing, body=body, if_match=etag)
+        # A proxy that compresses answers has made the tag a weak one, which no write may name.
+        strong = etag.removeprefix("W/")
+        answer = self._transport.write("POST", path, doing=doing, body=body, if_match=strong)
         return _decoded(answer, Plan, doing)
 
     def spec(self) -> SpecInForce | None:

@@ -19,6 +19,10 @@ class UntrustedLeaderError(ClientError):
     """The leader is at an address that the token is not for."""
 
 
+class ChangeInterruptedError(KeyboardInterrupt):
+    """Ctrl-C came while a change was on its way, or its answer: it may have been made."""
+
+
 class RefusedError(ClientError):
     """The provisioner answered that it will not; carries the status and all problems."""
 

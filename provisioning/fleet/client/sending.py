@@ -2,10 +2,13 @@
 
 In:   where to, what, and whose token.
 Out:  whole answers. Fails with requests' errors, which `words` tells. Redirects are not followed.
+Of the environment only the authorities in REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE count, and proxies
+as `proxies` says.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +19,10 @@ import requests
 from requests.auth import AuthBase
 
 from provisioning.fleet.client.answers import Answer, error_text
+from provisioning.fleet.client.errors import ChangeInterruptedError
+from provisioning.fleet.client.proxies import proxy_of, with_proxy
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,11 @@ class Order(NamedTuple):
     token: str | None = None
 
     @property
+    def is_change(self) -> bool:
+        """Say whether it changes something; all that does has a key, to be done once."""
+        return IDEMPOTENCY_KEY in self.headers
+
+    @property
     def is_telling(self) -> bool:
         """Say whether it holds what not everybody may know: a token, or a specification."""
         return self.token is not None or self.body is not None
@@ -74,6 +86,10 @@ class Sender:
         self._bounds = bounds
         self._monotonic_s = monotonic_s
         self._session = requests.Session()
+        # By itself it would hand all to any proxy that the environment names, on loopback too.
+        self._session.trust_env = False
+        authorities = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        self._session.verify = authorities or True
 
     def close(self) -> None:
         """Close them."""
@@ -89,7 +105,16 @@ class Sender:
 
         Raises:
             requests.RequestException: There is no whole answer within the bounds.
+            ChangeInterruptedError: Ctrl-C came before there was one to a change.
         """
+        try:
+            return self._answer(url, order, is_hasty=is_hasty)
+        except KeyboardInterrupt as error:
+            if order.is_change:
+                raise ChangeInterruptedError from error
+            raise
+
+    def _answer(self, url: str, order: Order, *, is_hasty: bool) -> Answer:
         bounds = self._bounds
         give_up_s = self._monotonic_s() + bounds.total_s
         content = {} if order.body is None else {"Content-Type": "application/json"}
@@ -99,6 +124,7 @@ class Sender:
             data=order.body,
             headers={"Accept": "application/json", **content, **order.headers},
             auth=_Bearer(order.token),
+            proxies={} if (proxy := proxy_of(url)) is None else {"https": proxy},
             timeout=(bounds.connect_s, self._silence_s(is_hasty=is_hasty)),
             allow_redirects=False,
             stream=True,
@@ -117,10 +143,11 @@ class Sender:
                 raise requests.Timeout(f"no whole answer within {self._bounds.total_s:g} s")
         return bytes(body)
 
-    def words(self, error: requests.RequestException, *, is_hasty: bool = False) -> str:
-        """Return what an error of `send` means."""
+    def words(self, url: str, error: requests.RequestException, *, is_hasty: bool = False) -> str:
+        """Return what an error of `send` to a URL means."""
         silence_s = self._silence_s(is_hasty=is_hasty)
-        return error_text(error, connect_s=self._bounds.connect_s, silence_s=silence_s)
+        words = error_text(error, connect_s=self._bounds.connect_s, silence_s=silence_s)
+        return with_proxy(words, url, error)
 
     def _silence_s(self, *, is_hasty: bool) -> float:
         return self._bounds.hasty_s if is_hasty else self._bounds.silence_s

@@ -31,7 +31,7 @@ from provisioning.fleet.client.answers import (
 )
 from provisioning.fleet.client.errors import ClientError, UntrustedLeaderError
 from provisioning.fleet.client.patience import Patience
-from provisioning.fleet.client.sending import Bounds, Order, Sender
+from provisioning.fleet.client.sending import IDEMPOTENCY_KEY, Bounds, Order, Sender
 from provisioning.fleet.client.turns import Turns
 from provisioning.fleet.errors import ProvisionerError
 
@@ -115,7 +115,7 @@ class Transport:
         self, method: str, path: str, *, doing: str, body: bytes | None = None, if_match: str = ""
     ) -> Answer:
         """Ask the leader to change something, once; wait for one where nobody leads."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        headers = {IDEMPOTENCY_KEY: uuid.uuid4().hex}
         if if_match:
             headers["If-Match"] = if_match
         order = Order(method, path, body, headers, self._token_for(doing))

@@ -46,7 +46,7 @@ class Turns:
         try:
             answer = self._sender.send(url, order, is_hasty=is_hasty)
         except requests.RequestException as error:
-            seen[url] = self._sender.words(error, is_hasty=is_hasty)
+            seen[url] = self._sender.words(url, error, is_hasty=is_hasty)
             if was_silent(error):
                 self._silent.add(url)
             raise

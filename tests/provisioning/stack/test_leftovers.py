@@ -10,6 +10,7 @@ import pytest
 from provisioning.fleet.model import Unit
 from provisioning.fleet.runtime.process import ProcessRuntime
 from provisioning.stack import leftovers
+from provisioning.stack.errors import LeftoverError
 from provisioning.stack.rundir import RunDir
 from tests.ports import free_ports
 from tests.provisioning.stack.standin import is_running
@@ -98,7 +99,10 @@ async def test_what_goes_on_is_counted_over_every_fleet_and_node(tmp_path: Path)
     assert 0 == await leftovers.n_running(run_dir.provisioner_units)
 
 
-async def test_a_second_cancellation_does_not_leave_processes_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_further", [1, 2, 5])
+async def test_further_cancellations_do_not_leave_processes_behind(
+    tmp_path: Path, n_further: int
+) -> None:
     run_dir = RunDir(tmp_path)
     pids: list[int] = []
 
@@ -110,9 +114,39 @@ async def test_a_second_cancellation_does_not_leave_processes_behind(tmp_path: P
     running = asyncio.create_task(run())
     await eventually(lambda: pids)
     running.cancel()
-    await asyncio.sleep(0)  # it begins to remove
-    running.cancel()
+    for _ in range(n_further):
+        await asyncio.sleep(0)  # it begins to remove, or goes on with it
+        running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
     assert not is_running(pids[0])
+
+
+async def test_what_does_not_end_is_told_though_the_run_was_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last time just when the removal gives up."""
+    gives_up, begun = asyncio.Event(), asyncio.Event()
+
+    async def remove_all(_: Path) -> None:
+        if begun.is_set():  # that is at the end of the run
+            await gives_up.wait()
+            running.cancel()
+            raise LeftoverError("one does not end")
+
+    async def run() -> None:
+        async with leftovers.none_of(RunDir(tmp_path), is_kept=False):
+            begun.set()
+            await asyncio.sleep(600)
+
+    monkeypatch.setattr(leftovers, "remove_all", remove_all)
+    running = asyncio.create_task(run())
+    await begun.wait()
+    for _ in range(3):
+        running.cancel()
+        await asyncio.sleep(0)
+    gives_up.set()
+
+    with pytest.raises(LeftoverError, match="one does not end"):
+        await running

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from provisioning.stack import rundir
 from tests.provisioning.stack.standin import is_running
 from tests.waiting import eventually
 
@@ -120,9 +121,25 @@ async def _has_received(alertmanager_url: str, name: str) -> bool:
         return name in [alert["labels"]["alertname"] for alert in await answer.json()]
 
 
+def _leave_a_run(folder: Path) -> None:
+    """Make a folder one that a run has left."""
+    with rundir.claimed(folder):
+        pass
+
+
+async def test_a_folder_of_ones_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "alerts").mkdir()
+
+    _, stderr = await _refused(tmp_path, status=1)
+
+    assert f"Error: cannot use the run folder {tmp_path}: it holds alerts, and no run" in stderr
+    assert ["alerts"] == [path.name for path in tmp_path.iterdir()]
+
+
 async def test_rules_that_cannot_be_built_end_up_before_anything_starts(
     prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path
 ) -> None:
+    _leave_a_run(tmp_path)
     (tmp_path / "alerts").touch()  # where the folder should be
 
     async with _up(tmp_path) as process:
@@ -145,12 +162,12 @@ async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_
     (programs / "prometheus").chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
 
-    async with _up(tmp_path) as process:
+    async with _up(tmp_path / "run") as process:
         _, stderr = await asyncio.wait_for(process.communicate(), 20)
 
     assert 1 == process.returncode
     assert "prometheus ended by itself (exit status 3)" in stderr.decode()
-    assert f"{tmp_path}/prometheus.log" in stderr.decode()
+    assert f"{tmp_path}/run/prometheus.log" in stderr.decode()
     assert "the disk is full" in stderr.decode()
     assert not _pids_naming(str(tmp_path))
 
@@ -175,6 +192,7 @@ async def test_options_of_the_shell_for_other_commands_do_not_reach_the_demo(
 async def test_a_run_folder_that_cannot_be_written_is_told_in_a_sentence(
     prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path
 ) -> None:
+    _leave_a_run(tmp_path)
     (tmp_path / "prometheus.yml").mkdir()
 
     async with _up(tmp_path) as process:

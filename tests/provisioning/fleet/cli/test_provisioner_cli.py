@@ -8,18 +8,21 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import requests
 from click.testing import CliRunner, Result
 
 from ollama_fleet import main
 from provisioning.fleet.api.forms import Details
-from provisioning.fleet.cli.awaiting import wait_for
+from provisioning.fleet.cli.awaiting import bar, wait_for
 from provisioning.fleet.client.client import Client, SpecInForce
 from provisioning.fleet.client.errors import UnreachableError
+from provisioning.fleet.client.progress import Progress
 from provisioning.fleet.client.transport import Transport
 from provisioning.fleet.model import NodeReport, Phase
 from provisioning.fleet.spec import load_fleet
@@ -527,6 +530,73 @@ def test_ctrl_c_while_waiting_stops_the_waiting(
     assert 130 == result.exit_code
     assert "stopped waiting; the provisioner goes on" in result.stderr
     assert {"web": 2} == count_in_force(served)
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "is_applied"),
+    [
+        ("/plan", "\nstopped; no change was on its way\n", False),
+        (
+            "/spec",
+            "\nstopped while a change was on its way: whether it was made cannot be told",
+            True,
+        ),
+    ],
+)
+def test_ctrl_c_while_sending_says_whether_anything_may_have_been_put_in_force(
+    served: Served,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    told: str,
+    *,
+    is_applied: bool,
+) -> None:
+    """It comes just before the answer."""
+    before = count_in_force(served)
+    send = requests.Session.send
+
+    def interrupted(
+        session: requests.Session, request: requests.PreparedRequest, **how: Any
+    ) -> Any:
+        answer = send(session, request, **how)
+        if request.method != "GET" and request.path_url == path:
+            answer.close()
+            raise KeyboardInterrupt
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(requests.Session, "send", interrupted)
+        result = run(served, "apply", "--yes", spec(tmp_path, 2, name=fleet_name(served)))
+
+    assert 130 == result.exit_code
+    assert told in result.stderr
+    assert ({"web": 2} if is_applied else before) == count_in_force(served)
+
+
+LONG = Progress(n_wanted=10_000, n_ready=9_998, n_failed=12, n_surplus=3)
+LONGEST = replace(LONG, n_held_up=7, silent=tuple(f"rack1-node-{n:03}" for n in range(9)))
+
+
+@pytest.mark.parametrize("progress", [LONG, LONGEST, replace(LONG, n_failed=0, n_surplus=0)])
+@pytest.mark.parametrize("n_columns", [20, 60, 72, 80, 92, 93, 200])
+def test_the_bar_never_wraps(progress: Progress, n_columns: int) -> None:
+    assert len(bar(progress, n_columns)) < n_columns
+
+
+@pytest.mark.parametrize(
+    ("n_columns", "expected"),
+    [
+        (200, f"[{'#' * 29} ] {LONG}"),
+        (80, f"[{'#' * 16} ] {LONG}"),
+        (73, f"[{'#' * 9} ] {LONG}"),
+        (72, str(LONG)),
+        (60, str(LONG)),
+        (59, f"{str(LONG)[:57]}…"),
+    ],
+)
+def test_the_bar_gives_way_before_the_words_do(n_columns: int, expected: str) -> None:
+    assert expected == bar(LONG, n_columns)
 
 
 def test_a_person_is_told_that_a_change_waits_for_a_leader(served: Served, tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ def test_a_nodes_files_stand_where_they_are_to_be_on_the_node(tmp_path: Path) ->
     assert [
         "etc/logrotate.d/ollama-fleet",
         "etc/ollama-fleet/node/nginx.conf",
-        "etc/ollama-fleet/node/request.cnf",
         "etc/systemd/system/ollama-fleet-node.service",
     ] == files_below(tmp_path)
     assert "openssl x509 -req" in done.stderr
@@ -47,8 +46,9 @@ def test_a_nodes_files_stand_where_they_are_to_be_on_the_node(tmp_path: Path) ->
         "once, where the authority's key is kept:",
         "on rack1-n01, as root, with the files in place:",
         "where a provisioner runs, as root, if it was not done for another node:",
-        "for each request.pem, where the authority's key is kept; certificate.pem and "
+        "for rack1-n01's request.pem, where the authority's key is kept; certificate.pem and "
         "authority.pem then go where request.pem came from:",
+        "for a provisioner's request.pem, likewise:",
         "on rack1-n01, as root, with them in place:",
         "where a provisioner runs, as root, if it was not done before, with them in place:",
     ] == [line for line in done.stderr.splitlines() if not line.startswith(" ")]
@@ -67,8 +67,10 @@ def test_a_certificate_is_signed_after_it_was_asked_for(tmp_path: Path) -> None:
             "adduser --system --group ollama-fleet",
             "install -d -o ollama-fleet -g ollama-fleet -m 700 /etc/ollama-fleet/nodes",
             "-out /etc/ollama-fleet/nodes/request.pem",
-            "for each request.pem",
-            "x509 -req",
+            "for rack1-n01's request.pem",
+            "extendedKeyUsage=serverAuth subjectAltName=IP:192.0.2.7 | openssl x509 -req",
+            "for a provisioner's request.pem",
+            "extendedKeyUsage=clientAuth | openssl x509 -req",
             "systemctl restart ollama-fleet-node",
             "chown -R ollama-fleet:ollama-fleet /etc/ollama-fleet/nodes",
             "systemctl try-restart ollama-fleet-provisioner",

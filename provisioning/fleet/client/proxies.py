@@ -1,0 +1,66 @@
+"""Which proxy of the environment a request may go through, and what one that fails says.
+
+In:   URLs, what requests raises, and the variables HTTPS_PROXY, ALL_PROXY and NO_PROXY.
+Out:  a proxy's URL, or none; words without its password.
+
+Only what is encrypted to its end goes through a proxy, which then learns the provisioner's name and
+no more. What goes in clear is a token and a specification with its secrets: it goes straight to the
+provisioner, and so does everything on this machine, where a proxy would look for itself.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import requests
+from requests.utils import get_environ_proxies, select_proxy
+
+from provisioning.fleet.client.addresses import is_loopback
+from provisioning.fleet.client.answers import SHOWN_CHARACTERS
+
+TUNNEL_REFUSED = "Tunnel connection failed: "
+"""How http.client begins what it says of a proxy that does not pass on."""
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the URL of the proxy that a request for a URL goes through; None: through none."""
+    return _proxy_named_for(url) if urlsplit(url).scheme == "https" else None
+
+
+def with_proxy(words: str, url: str, error: requests.RequestException) -> str:
+    """Return words on an error with the proxy that has to do with it, where one has.
+
+    Args:
+        words: What is said of the error itself.
+        url: What was asked for.
+        error: What requests raised.
+    """
+    proxy = proxy_of(url)
+    if proxy is None:
+        is_missed = _proxy_named_for(url) is not None
+        return f"{words} (plain http goes through no proxy)" if is_missed else words
+    refusal = _refusal(error)
+    if refusal is not None:
+        return f"the proxy {_shown(proxy)} does not pass on: {refusal}"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"no connection to the proxy {_shown(proxy)}"
+    return f"{words}, through the proxy {_shown(proxy)}"
+
+
+def _proxy_named_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL; None on this machine."""
+    if is_loopback(urlsplit(url).hostname or ""):
+        return None
+    return select_proxy(url, get_environ_proxies(url))
+
+
+def _refusal(error: requests.RequestException) -> str | None:
+    """Return what a proxy answered that did not pass on: `403 Forbidden`; None: nothing such."""
+    _, found, words = str(error).partition(TUNNEL_REFUSED)
+    return words.rstrip("')").strip()[:SHOWN_CHARACTERS] if found else None
+
+
+def _shown(proxy: str) -> str:
+    """Return a proxy's URL without user and password."""
+    scheme, separator, rest = proxy.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
