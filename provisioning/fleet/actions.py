@@ -101,6 +101,18 @@ class Assign(msgspec.Struct, frozen=True):
     developer: str
 
 
+class Adopt(msgspec.Struct, frozen=True):
+    """Take a newer unit for an instance's own: its record is of an older backup.
+
+    What that unit runs, and for how long, is not known. It is taken for what the record says, and
+    is so rotated too early rather than too late.
+    """
+
+    id: str
+    generation: int
+    """The unit's."""
+
+
 class Sweep(msgspec.Struct, frozen=True):
     """Remove a unit that is ours and that no record wants."""
 
@@ -108,4 +120,4 @@ class Sweep(msgspec.Struct, frozen=True):
     unit: str
 
 
-Action = Place | Start | Renew | Drain | Stop | Forget | Assign | Sweep
+Action = Place | Start | Renew | Drain | Stop | Forget | Assign | Adopt | Sweep

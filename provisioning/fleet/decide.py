@@ -10,12 +10,13 @@ be done now, for want of room, operations or permitted kills, is not decided yet
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from provisioning.fleet.actions import Action, Observed
 from provisioning.fleet.draft import Draft
 from provisioning.fleet.fleet import Fleet, Pool, Rotation
 from provisioning.fleet.model import FoundUnit, Instance
-from provisioning.fleet.strangers import strangers_of
+from provisioning.fleet.strangers import is_known, strangers_of
 from provisioning.fleet.survey import NodeState
 from provisioning.fleet.unwanted import is_leaving, part_with
 from provisioning.fleet.wanted import PoolPass
@@ -31,19 +32,34 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
         leaving += instances
     for pool_pass in passes:
         leaving += pool_pass.surplus
+    for unit in draft.survey.adopted:
+        instance = observed.stored[unit.instance_id].instance
+        if draft.survey.state(instance.node) is NodeState.REACHABLE:
+            draft.adopt(unit)
+    _put_right(passes)
     for instance in leaving:
         part_with(draft, instance, _rotation(pool_by_name.get(instance.pool)))
-    for pool_pass in passes:
-        pool_pass.mend()
     strangers = strangers_of(desired, observed)
     for pool_pass in passes:
         pool_pass.complete(may_place=strangers.may_place)
     # Last: however many removals hang, they take no operation from what somebody waits for.
     for node, unit in draft.survey.strays:
-        is_known = unit.instance_id in observed.stored
-        if (is_known or strangers.may_sweep) and _may_sweep(draft, node, unit):
+        if (is_known(unit, observed) or strangers.may_sweep) and _may_sweep(draft, node, unit):
             draft.sweep(node, unit.name)
     return tuple(draft.actions)
+
+
+def _put_right(passes: Sequence[PoolPass]) -> None:
+    """Let all pools mend what was healthy before any has an operation for what never was."""
+    for pool_pass in passes:
+        pool_pass.mend()
+    for pool_pass in passes:
+        pool_pass.retry()
+    if any(pool_pass.has_to_move for pool_pass in passes):
+        for pool_pass in passes:
+            pool_pass.keep_room()
+    for pool_pass in passes:
+        pool_pass.replace()
 
 
 def _rotation(pool: Pool | None) -> Rotation:
@@ -66,5 +82,8 @@ def _may_sweep(draft: Draft, node: str, unit: FoundUnit) -> bool:
     if (node, unit.name) in draft.observed.sweeping:
         return False
     stored = draft.observed.stored.get(unit.instance_id)
+    is_worked_on = stored is not None and unit.instance_id in draft.observed.working
+    if is_worked_on and not is_known(unit, draft.observed):
+        return False  # it may be adopted when that has ended
     # A report from before the instance's last change may tell of what has gone since.
     return stored is None or draft.observed.reports[node].at_s >= stored.instance.since_s

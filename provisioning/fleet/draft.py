@@ -14,6 +14,7 @@ import msgspec
 
 from provisioning.fleet.actions import (
     Action,
+    Adopt,
     Assign,
     Drain,
     Forget,
@@ -26,7 +27,7 @@ from provisioning.fleet.actions import (
 )
 from provisioning.fleet.fleet import Fleet, Node, Pool
 from provisioning.fleet.limits import Slots
-from provisioning.fleet.model import Instance, Listing, Phase, Reason
+from provisioning.fleet.model import FoundUnit, Instance, Listing, Phase, Reason
 from provisioning.fleet.placement import Ledger, Spot
 from provisioning.fleet.survey import NodeState, Survey
 from provisioning.fleet.units import instance_id, listing_of, workload_digest
@@ -44,10 +45,14 @@ class Draft:
         self.now_s = now_s
         self.survey = Survey(desired, observed, now_s=now_s)
         self.actions: list[Action] = []
-        busy = [
-            observed.stored[id_].instance.node for id_ in observed.working & observed.stored.keys()
-        ]
-        self._slots = Slots(desired, [*busy, *(node for node, _ in observed.sweeping)])
+        busy = [observed.stored[id_].instance for id_ in observed.working & observed.stored.keys()]
+        self._slots = Slots(
+            desired,
+            [*(one.node for one in busy), *(node for node, _ in observed.sweeping)],
+            retrying_nodes=[
+                one.node for one in busy if one.phase is Phase.STARTING and is_retry(one)
+            ],
+        )
 
     @property
     def is_full(self) -> bool:
@@ -101,8 +106,12 @@ class Draft:
 
     def start(self, instance: Instance, pool: Pool) -> bool:
         """Go on with an instance's start."""
-        listing = self._listing(pool, instance.node)
-        return self._operate(instance.node, Start(instance.id, listing))
+        start = Start(instance.id, self._listing(pool, instance.node))
+        return self._operate(instance.node, start, is_retry=is_retry(instance))
+
+    def adopt(self, unit: FoundUnit) -> None:
+        """Take a unit for an instance's own whose record is of an older backup."""
+        self.actions.append(Adopt(unit.instance_id, unit.generation))
 
     def drain(self, instance: Instance, reason: Reason) -> None:
         """Let an instance end what it has begun."""
@@ -118,12 +127,15 @@ class Draft:
 
     def renew(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
         """Begin an instance's next generation, where there is room."""
-        if self.is_full:
+        is_tried_again = is_retry(instance)
+        if self.is_full or (is_tried_again and self._slots.n_free_retries <= 0):
             return False
         ledger = self._ledger
+        if ledger.is_full(pool, instance):
+            return False
         ledger.release(instance)
         spot = ledger.spot_again(pool, instance)
-        if spot is None or not self._slots.take(spot.node):
+        if spot is None or not self._slots.take(spot.node, is_retry=is_tried_again):
             ledger.reserve(instance)
             return False
         renew = self._renewal(instance, pool, spot, reason)
@@ -134,12 +146,20 @@ class Draft:
 
     def move_away(self, instance: Instance, pool: Pool) -> bool:
         """Drain an instance whose node it has to leave, where another one has room for it."""
+        if not self.keep_room(instance, pool):
+            return False
+        self.drain(instance, Reason.NODE_REMOVED)
+        return True
+
+    def keep_room(self, instance: Instance, pool: Pool) -> bool:
+        """Reserve room elsewhere for an instance that leaves its node, if there is any.
+
+        So that all who leave find room together; the place itself is chosen later.
+        """
         spot = self._ledger.spot(pool, instance.id)
         if spot is None:
             return False
-        # So that those drained together find room together; the place itself is chosen later.
         self._ledger.reserve(msgspec.structs.replace(instance, node=spot.node, port=spot.port))
-        self.drain(instance, Reason.NODE_REMOVED)
         return True
 
     def place(self, pool: Pool, number: int, developer: str) -> bool:
@@ -193,11 +213,16 @@ class Draft:
     def _listing(self, pool: Pool, node: str) -> Listing:
         return listing_of(pool.workload, self._node_by_name[node])
 
-    def _operate(self, node: str, action: Action) -> bool:
-        if not self._slots.take(node):
+    def _operate(self, node: str, action: Action, *, is_retry: bool = False) -> bool:
+        if not self._slots.take(node, is_retry=is_retry):
             return False
         self.actions.append(action)
         return True
+
+
+def is_retry(instance: Instance) -> bool:
+    """Say whether an instance could not be started the last time."""
+    return instance.n_failures > 0
 
 
 def _renewed(instance: Instance, renew: Renew) -> Instance:

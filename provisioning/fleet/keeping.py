@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from provisioning.fleet.fleet import Node, Pool, Spread
 from provisioning.fleet.model import Instance, Phase
-from provisioning.fleet.placement import Usage
+from provisioning.fleet.usage import Usage
 
 KEPT_FIRST = {
     Phase.RUNNING: 0,

@@ -19,7 +19,9 @@ LARGEST_SHARE = 0.5
 """Of the fleet's operations that one of several nodes may have: it may be one where all hang."""
 OPERATIONS_PER_CPU = 3
 """Making containers is bound by the CPU: more at once only makes each slower."""
-ON_THE_WAY = frozenset({Phase.STARTING, Phase.DRAINING, Phase.STOPPING})
+RETRIES_SHARE = 0.5
+"""Of the operations, over the fleet and on a node, that may be starts of what could not be started
+before: each may hang until its time is up, and what was healthy must not wait for that."""
 
 
 def operations_on(node: Node, limits: Limits) -> int:
@@ -32,27 +34,43 @@ def operations_on(node: Node, limits: Limits) -> int:
 class Slots:
     """The operations that may still be begun; changes as a pass decides."""
 
-    def __init__(self, fleet: Fleet, busy_nodes: Iterable[str]) -> None:
+    def __init__(
+        self, fleet: Fleet, busy_nodes: Iterable[str], *, retrying_nodes: Iterable[str] = ()
+    ) -> None:
+        """Take the nodes of the operations under way, and again those of them that are retries."""
         share = LARGEST_SHARE if len(fleet.nodes) > 1 else 1.0
         most = max(1, math.floor(share * fleet.limits.operations))
         self._limit_by_node = {
             node.name: min(most, operations_on(node, fleet.limits)) for node in fleet.nodes
         }
         self._n_by_node = Counter(busy_nodes)
+        self._n_retries_by_node = Counter(retrying_nodes)
         self.n_free = fleet.limits.operations - self._n_by_node.total()
+        self.n_free_retries = _retries_of(fleet.limits.operations) - self._n_retries_by_node.total()
 
-    def has_free(self, node: str) -> bool:
+    def has_free(self, node: str, *, is_retry: bool = False) -> bool:
         """Say whether one more operation may be begun on a node."""
         limit = self._limit_by_node.get(node, OPERATIONS_PER_CPU)
-        return self.n_free > 0 and self._n_by_node[node] < limit
+        if self.n_free <= 0 or self._n_by_node[node] >= limit:
+            return False
+        if not is_retry:
+            return True
+        return self.n_free_retries > 0 and self._n_retries_by_node[node] < _retries_of(limit)
 
-    def take(self, node: str) -> bool:
+    def take(self, node: str, *, is_retry: bool = False) -> bool:
         """Count one more operation on a node; say whether it may be begun."""
-        if not self.has_free(node):
+        if not self.has_free(node, is_retry=is_retry):
             return False
         self.n_free -= 1
         self._n_by_node[node] += 1
+        if is_retry:
+            self.n_free_retries -= 1
+            self._n_retries_by_node[node] += 1
         return True
+
+
+def _retries_of(n_operations: int) -> int:
+    return max(1, math.floor(RETRIES_SHARE * n_operations))
 
 
 class Tally(msgspec.Struct):
@@ -60,6 +78,8 @@ class Tally(msgspec.Struct):
 
     n_moving: int = 0
     """Drained, stopped, or started anew: by our own doing."""
+    n_stuck: int = 0
+    """Those of them whose unit could not be removed: for how long, nobody knows."""
     n_failed: int = 0
     n_down: int = 0
     """Running by the record, but unhealthy or ended."""
@@ -75,6 +95,7 @@ class Tally(msgspec.Struct):
             self.n_down += is_down
         elif instance.phase is not Phase.STARTING or instance.generation > 1:
             self.n_moving += 1
+            self.n_stuck += instance.n_stop_tries > 0
 
 
 def allowed_down(pool: Pool, limits: Limits) -> int:
@@ -86,9 +107,10 @@ def kills_of_ill(pool: Pool, limits: Limits, tally: Tally) -> int:
     """Return how many unhealthy instances may be stopped now.
 
     They may be healthy after all, and only out of our sight: so as slowly as healthy ones. Those
-    that wait for it do not count, or nothing would be done once too many are unhealthy.
+    that wait for it do not count, or nothing would be done once too many are unhealthy; nor do
+    those that cannot be removed, or one of a small pool would keep all others ill.
     """
-    return allowed_down(pool, limits) - tally.n_moving
+    return allowed_down(pool, limits) - (tally.n_moving - tally.n_stuck)
 
 
 def replacements(pool: Pool, limits: Limits, tally: Tally) -> int:

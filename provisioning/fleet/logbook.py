@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from provisioning.fleet.actions import Action, Observed
+from provisioning.fleet.actions import Action, Adopt, Observed
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.lifecycle import Outcome
@@ -46,4 +46,10 @@ class Logbook:
     ) -> None:
         """Take note of what a pass did."""
         log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
+        if n_adopted := sum(isinstance(action, Adopt) for action in begun):
+            log.warning(
+                "%d units are newer than their records, which come of an older backup: they are "
+                "kept, and taken for what the records say; apply the newest specification",
+                n_adopted,
+            )
         self._mishaps.tell(ended, begun, stored)

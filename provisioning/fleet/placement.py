@@ -4,24 +4,20 @@ In:   a Fleet, the stored instances, the units that exist without being wanted, 
       begin an operation.
 Out:  Spots, none of which exceeds a node's CPUs, memory, instances or ports. Pure; never fails.
 
-A unit that still exists uses its node whether it is wanted or not. A failed instance uses nothing
-but its port: its unit is gone, and it is placed anew when it is tried again. But it weighs: a node
-where every start fails would else stay the emptiest, and get every next one.
+A unit that still exists uses its node whether it is wanted or not.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 
 from provisioning.fleet.fleet import Fleet, Node, Pool, Spread
 from provisioning.fleet.model import Instance, Phase
+from provisioning.fleet.usage import Size, Usage
 
-SLACK = 1e-9
-"""CPUs are fractions; their sums are not exact."""
 FAILURE_MEMORY_S = 3600.0
 """So long after its start, an instance still tells on which nodes it could not be started."""
 
@@ -33,17 +29,6 @@ class Spot(msgspec.Struct, frozen=True):
     port: int
 
 
-class Size(msgspec.Struct, frozen=True):
-    """What a unit holds of its node."""
-
-    cpus: float
-    memory_bytes: int
-
-    def or_more(self, other: Size) -> Size:
-        """Return what is enough for either."""
-        return Size(max(self.cpus, other.cpus), max(self.memory_bytes, other.memory_bytes))
-
-
 def is_suitable(node: Node | None, pool: Pool) -> bool:
     """Say whether the pool's instances may be on the node, room or not."""
     if node is None or node.is_cordoned:
@@ -51,95 +36,12 @@ def is_suitable(node: Node | None, pool: Pool) -> bool:
     return set(pool.placement.selector) <= set(node.labels)
 
 
-def size_of(instance: Instance) -> Size:
-    """Return what an instance's unit holds of its node."""
-    return Size(instance.cpus, instance.memory_bytes)
+class MayBegin(Protocol):
+    """Says whether one more operation may be begun on a node."""
 
-
-def largest_size(fleet: Fleet) -> Size:
-    """Return a size that no unit made by this specification exceeds."""
-    workloads = [pool.workload for pool in fleet.pools]
-    return Size(
-        max((workload.cpus for workload in workloads), default=0.0),
-        max((workload.memory_bytes for workload in workloads), default=0),
-    )
-
-
-class Load:
-    """What some units hold together."""
-
-    def __init__(self) -> None:
-        self.cpus = 0.0
-        self.memory_bytes = 0
-        self.n_units = 0
-
-    def add(self, size: Size, *, n: int = 1) -> None:
-        """Count n more units, or less where n is negative."""
-        self.cpus += n * size.cpus
-        self.memory_bytes += n * size.memory_bytes
-        self.n_units += n
-
-
-class Usage:
-    """What is used of one node."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.held = Load()
-        self.failed = Load()
-        """What its failed instances would hold."""
-        self.n_failures: Counter[str] = Counter()
-        """Instances that could not be started here of late, by pool."""
-        self.n_by_pool: Counter[str] = Counter()
-        self.ports: set[int] = set()
-
-    def count(self, instance: Instance, *, n: int = 1) -> None:
-        """Count an instance, or no more where n is -1; its port aside."""
-        if instance.phase is Phase.FAILED:
-            self.failed.add(size_of(instance), n=n)
-        else:
-            self.held.add(size_of(instance), n=n)
-            self.n_by_pool[instance.pool] += n
-
-    def has_room(self, size: Size) -> bool:
-        """Say whether one more unit fits."""
-        node, held = self.node, self.held
-        return (
-            held.cpus + size.cpus <= node.cpus + SLACK
-            and held.memory_bytes + size.memory_bytes <= node.memory_bytes
-            and (not node.max_instances or held.n_units < node.max_instances)
-        )
-
-    @property
-    def share(self) -> float:
-        """Return the used share of what is scarcest, failed instances counted in; from 0 up."""
-        node, held, failed = self.node, self.held, self.failed
-        n_units = held.n_units + failed.n_units
-        return max(
-            (held.cpus + failed.cpus) / max(node.cpus, SLACK),
-            (held.memory_bytes + failed.memory_bytes) / max(node.memory_bytes, 1),
-            n_units / node.max_instances if node.max_instances else 0.0,
-        )
-
-    def is_free(self, port: int) -> bool:
-        """Say whether the port is one of the node's, and no record claims it."""
-        return self.node.first_port <= port <= self.node.last_port and port not in self.ports
-
-    def free_port(self, seed: str, *, avoided: int = 0) -> int | None:
-        """Return a port that no record claims; None: all are taken.
-
-        The search begins where the seed says, not at the first port: what is just being stopped,
-        or is held by a unit without a record, is then seldom hit. The avoided port is the last
-        choice.
-        """
-        node = self.node
-        n_ports = node.last_port - node.first_port + 1
-        start = zlib.crc32(seed.encode())
-        for n in range(n_ports):
-            port = node.first_port + (start - node.first_port + n) % n_ports
-            if port not in self.ports and port != avoided:
-                return port
-        return avoided if self.is_free(avoided) else None
+    def __call__(self, node: str, *, is_retry: bool = False) -> bool:
+        """Say so; a retry starts what could not be started before."""
+        ...
 
 
 class Ledger:
@@ -152,11 +54,13 @@ class Ledger:
         strays: Iterable[tuple[str, Size]],
         *,
         reachable: frozenset[str],
-        may_begin: Callable[[str], bool],
+        may_begin: MayBegin,
         now_s: float,
     ) -> None:
         self._usage = {node.name: Usage(node) for node in fleet.nodes if node.name in reachable}
         self._may_begin = may_begin
+        self._full: set[str] = set()
+        """Pools without room on any node, as long as nothing is released."""
         for instance in instances:
             self.reserve(instance)
             self._note_failures(instance, now_s)
@@ -180,9 +84,21 @@ class Ledger:
         if usage := self._usage.get(instance.node):
             usage.ports.discard(instance.port)
             usage.count(instance, n=-1)
+            self._full.clear()
+
+    def is_full(self, pool: Pool, instance: Instance) -> bool:
+        """Say whether it is known that there is no room for an instance of the pool.
+
+        One that holds room where the pool may be can have that at least.
+        """
+        usage = self._usage.get(instance.node)
+        has_own = usage is not None and is_suitable(usage.node, pool)
+        return pool.name in self._full and (not has_own or instance.phase is Phase.FAILED)
 
     def spot(self, pool: Pool, instance_id: str) -> Spot | None:
         """Return a place for a new instance; None: there is no room."""
+        if pool.name in self._full:
+            return None
         return _first_free(self._ranked(pool), instance_id)
 
     def spot_again(self, pool: Pool, instance: Instance) -> Spot | None:
@@ -192,7 +108,7 @@ class Ledger:
         has failed yet, stays only where there is no other place, and gets another port. The
         instance must have been released.
         """
-        ranked = self._ranked(pool)
+        ranked = self._ranked(pool, is_retry=instance.n_failures > 0)
         here = [usage for usage in ranked if usage.node.name == instance.node]
         elsewhere = [usage for usage in ranked if usage.node.name != instance.node]
         if instance.n_failures:
@@ -211,7 +127,7 @@ class Ledger:
             if usage := self._usage.get(name):
                 usage.n_failures[instance.pool] += 1
 
-    def _ranked(self, pool: Pool) -> list[Usage]:
+    def _ranked(self, pool: Pool, *, is_retry: bool = False) -> list[Usage]:
         """Return the nodes that have room for one more of the pool, the best one first.
 
         Where an operation may begin now comes first, then where the fewest starts have failed.
@@ -226,11 +142,13 @@ class Ledger:
             and usage.has_room(size)
             and (not limit or usage.n_by_pool[pool.name] < limit)
         ]
+        if not fitting:
+            self._full.add(pool.name)
         sign = -1.0 if pool.placement.strategy is Spread.PACK else 1.0
         return sorted(
             fitting,
             key=lambda usage: (
-                not self._may_begin(usage.node.name),
+                not self._may_begin(usage.node.name, is_retry=is_retry),
                 usage.n_failures[pool.name],
                 sign * usage.share,
                 usage.node.name,

@@ -10,7 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from provisioning.fleet.actions import Action, Assign, Drain, Forget, Place, Renew, Start, Stop
+from provisioning.fleet.actions import (
+    Action,
+    Adopt,
+    Assign,
+    Drain,
+    Forget,
+    Place,
+    Renew,
+    Start,
+    Stop,
+)
 from provisioning.fleet.lifecycle import Outcome, Result
 from provisioning.fleet.operations import Kind, Operation
 
@@ -90,5 +100,7 @@ def _words(action: Action) -> str:
             return "forgotten"
         case Assign():
             return "assigned" if action.developer else "given back"
+        case Adopt():
+            return "adopted"
         case _:
             return "being swept"

@@ -9,6 +9,9 @@ than the records, or many, then the store is empty, was restored from an old bac
 fleet's: to sweep them would end what people use, and nothing would bring it back. They are kept,
 and hold their room, until a person says that they may go: with limits.unavailable 1 all are swept.
 
+A unit that is newer than its instance's record is no more known than one without: the record is of
+an older backup. Where the instance is, that unit is adopted; elsewhere nobody knows its port.
+
 While they are more than the records nothing is made either: the records of new instances would
 soon be many enough for the strangers to look like leftovers.
 
@@ -26,7 +29,8 @@ from typing import NamedTuple
 from provisioning.fleet.actions import Observed
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.fleet import Fleet
-from provisioning.fleet.model import UnitState
+from provisioning.fleet.model import FoundUnit, UnitState
+from provisioning.fleet.survey import is_newer_in_place
 
 log = logging.getLogger("provisioning.fleet.strangers")
 
@@ -75,19 +79,41 @@ def strangers_of(desired: Fleet, observed: Observed) -> Strangers:
         return Strangers(0, may_sweep=True, may_place=True)
     if not _is_every_node_asked(desired, observed):
         return Strangers(0, may_sweep=False, may_place=False)
-    running = [
-        unit.instance_id
-        for report in observed.reports.values()
-        for unit in report.units
-        if unit.state is UnitState.RUNNING
-    ]
-    n_strangers = sum(id_ not in observed.stored for id_ in running)
-    n_allowed = max(FEW, math.floor(desired.limits.unavailable_ratio * len(running) + 1e-9))
+    n_running, n_strangers = _count_running(desired, observed)
+    n_allowed = max(FEW, math.floor(desired.limits.unavailable_ratio * n_running + 1e-9))
     is_doubted = n_strangers > len(observed.stored)
     may_sweep = not is_doubted and n_strangers <= n_allowed
     return Strangers(
         n_kept=0 if may_sweep else n_strangers, may_sweep=may_sweep, may_place=not is_doubted
     )
+
+
+def is_known(unit: FoundUnit, observed: Observed) -> bool:
+    """Say whether a record tells of a unit, or of one that came after it."""
+    stored = observed.stored.get(unit.instance_id)
+    return stored is not None and unit.generation <= stored.instance.generation
+
+
+def _count_running(desired: Fleet, observed: Observed) -> tuple[int, int]:
+    """Return how many units run, and how many of them are strangers."""
+    listed = {node.name for node in desired.nodes}
+    n_running = n_strangers = 0
+    for report in observed.reports.values():
+        if report.node not in listed and not report.is_reachable:
+            continue  # what was last heard of a node that has left for good is no news
+        for unit in report.units:
+            if unit.state is UnitState.RUNNING:
+                n_running += 1
+                n_strangers += _is_strange(unit, report.node, observed)
+    return n_running, n_strangers
+
+
+def _is_strange(unit: FoundUnit, node: str, observed: Observed) -> bool:
+    stored = observed.stored.get(unit.instance_id)
+    if stored is None:
+        return True
+    is_newer = unit.generation > stored.instance.generation
+    return is_newer and not is_newer_in_place(unit, stored.instance, node)
 
 
 def _is_every_node_asked(desired: Fleet, observed: Observed) -> bool:

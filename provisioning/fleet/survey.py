@@ -13,7 +13,7 @@ from enum import Enum, auto
 from provisioning.fleet.actions import Observed
 from provisioning.fleet.fleet import Fleet, Limits
 from provisioning.fleet.model import FoundUnit, Instance, NodeReport, Phase, UnitState
-from provisioning.fleet.placement import Size, largest_size, size_of
+from provisioning.fleet.usage import Size, largest_size, size_of
 
 
 class NodeState(Enum):
@@ -43,8 +43,17 @@ class Survey:
         """The unit of each instance's present generation, by instance id."""
         self.strays: list[tuple[str, FoundUnit]] = []
         """Units that no record wants, with their nodes."""
+        self.adopted: list[FoundUnit] = []
+        """Those of the current ones that are newer than their records."""
+        self.outrun: set[str] = set()
+        """Instances of which a stray runs that is newer than the record."""
+        self.namesakes: set[str] = set()
+        """Instances of which there is a stray that is as new as the record, or newer."""
+        in_place: list[tuple[str, FoundUnit]] = []
         for report in observed.reports.values():
-            self._sort(report)
+            in_place += self._sort(report)
+        for node, unit in sorted(in_place, key=lambda one: -one[1].generation):
+            self._adopt(node, unit)
 
     @property
     def reachable(self) -> frozenset[str]:
@@ -67,6 +76,8 @@ class Survey:
         if report.at_s < instance.since_s <= self.now_s:
             return ""  # the node was asked before: it may tell of an earlier try
         unit = self.current.get(instance.id)
+        if unit is None and instance.id in self.outrun:
+            return ""  # its record is of an older backup: it may serve elsewhere
         return ending_words(unit) if unit else "its unit is gone; how it ended is not known"
 
     def stray_sizes(self) -> Iterator[tuple[str, Size]]:
@@ -92,14 +103,41 @@ class Survey:
         limits, since_s = self._desired.limits, self.observed.since_s
         return node_state(report, limits, since_s=since_s, now_s=self.now_s)
 
-    def _sort(self, report: NodeReport) -> None:
+    def _sort(self, report: NodeReport) -> Iterator[tuple[str, FoundUnit]]:
+        """Sort a node's units, but yield those that may be adopted once all are sorted."""
         stored, node = self.observed.stored, report.node
         for unit in report.units:
             record = stored.get(unit.instance_id)
             if record is not None and _is_wanted(unit, record.instance, node):
                 self.current[unit.instance_id] = unit
+            elif (
+                record is not None
+                and unit.instance_id not in self.observed.working
+                and is_newer_in_place(unit, record.instance, node)
+            ):
+                yield node, unit
             else:
-                self.strays.append((node, unit))
+                self._take_stray(node, unit)
+
+    def _adopt(self, node: str, unit: FoundUnit) -> None:
+        """Take a unit for its instance's own, unless that has another one which runs."""
+        own = self.current.get(unit.instance_id)
+        if own is not None and own.state is UnitState.RUNNING:
+            self._take_stray(node, unit)
+            return
+        if own is not None:
+            self._take_stray(node, own)
+        self.current[unit.instance_id] = unit
+        self.adopted.append(unit)
+
+    def _take_stray(self, node: str, unit: FoundUnit) -> None:
+        self.strays.append((node, unit))
+        record = self.observed.stored.get(unit.instance_id)
+        if record is None or unit.generation < record.instance.generation:
+            return
+        self.namesakes.add(unit.instance_id)
+        if unit.state is UnitState.RUNNING and unit.generation > record.instance.generation:
+            self.outrun.add(unit.instance_id)
 
 
 def node_state(
@@ -117,6 +155,19 @@ def _is_wanted(unit: FoundUnit, instance: Instance, node: str) -> bool:
     return (
         unit.generation == instance.generation
         and node == instance.node
+        and instance.phase is not Phase.FAILED
+    )
+
+
+def is_newer_in_place(unit: FoundUnit, instance: Instance, node: str) -> bool:
+    """Say whether a unit runs where its instance is, and is newer than the record.
+
+    Records are written before units are made: this one was restored from an older backup.
+    """
+    return (
+        unit.generation > instance.generation
+        and node == instance.node
+        and unit.state is UnitState.RUNNING
         and instance.phase is not Phase.FAILED
     )
 

@@ -20,7 +20,7 @@ from provisioning.fleet.placement import is_suitable
 from provisioning.fleet.rotation import due_age_s, earliest_due_s
 from provisioning.fleet.survey import NodeState
 from provisioning.fleet.units import workload_digest
-from provisioning.fleet.unwanted import has_drained
+from provisioning.fleet.unwanted import LEAVING, has_drained
 
 MOST_NODES_TRIED = 3
 """A start that fails for good on so many nodes fails by the workload's fault."""
@@ -42,6 +42,9 @@ class PoolPass:
         self._longest_wait_s = max(1.0, draft.desired.limits.retry_failed_s)
         self._tally = Tally()
         self._ill: list[Instance] = []
+        self._failed: list[Instance] = []
+        self._waiting: list[Instance] = []
+        """Those that need another place, now or once they have stopped."""
         self._outdated: list[tuple[Reason, Instance]] = []
         self.kept: Sequence[Instance] = instances
         self.surplus: Sequence[Instance] = ()
@@ -50,13 +53,42 @@ class PoolPass:
             self.kept, self.surplus = ranked[: pool.count], ranked[pool.count :]
 
     def mend(self) -> None:
-        """Go on with what has been begun, and put right what is broken."""
+        """Go on with what has been begun, and put right what is broken but has run."""
         earliest_start_s = self._draft.now_s - earliest_due_s(self._pool.rotation)
         for instance in self.kept:
             if instance.started_s < earliest_start_s or not self._is_fine(instance):
                 self._mend(instance)
         self._stop_ill()
-        self._drain_outdated()
+
+    def retry(self) -> None:
+        """Try again to start what could not be started."""
+        for instance in self._failed:
+            self._mend_failed(instance)
+
+    @property
+    def has_to_move(self) -> bool:
+        """Say whether any instance that serves well has to leave its node."""
+        return any(reason is Reason.NODE_REMOVED for reason, _ in self._outdated)
+
+    def keep_room(self) -> None:
+        """Reserve room for those that leave their nodes already, before more do."""
+        for instance in self._waiting:
+            self._draft.keep_room(instance, self._pool)
+
+    def replace(self) -> None:
+        """Drain the instances whose replacement is most urgent, as many as may be."""
+        n_allowed = replacements(self._pool, self._draft.desired.limits, self._tally)
+        ranked = sorted(
+            self._outdated, key=lambda one: (URGENCY[one[0]], one[1].started_s, one[1].id)
+        )
+        for reason, instance in ranked:
+            if n_allowed <= 0:
+                return
+            if reason is not Reason.NODE_REMOVED:
+                self._draft.drain(instance, reason)
+                n_allowed -= 1
+            elif self._draft.move_away(instance, self._pool):
+                n_allowed -= 1
 
     def complete(self, *, may_place: bool) -> None:
         """Make the instances that are missing, if they may be; give instances to developers."""
@@ -102,61 +134,65 @@ class PoolPass:
         state = self._draft.survey.state(instance.node)
         is_busy = instance.id in self._draft.observed.working
         self._tally.count(instance, is_down=self._is_down(instance, state))
-        if not is_busy:
-            self._RULES[instance.phase](self, instance, state)
-        elif reason := self._why_in_vain(instance):
-            self._draft.call_off(instance, reason)
+        is_leaving = instance.phase in LEAVING and instance.node not in self._suitable
+        if is_leaving and (is_busy or state is not NodeState.LOST):
+            self._waiting.append(instance)
+        if is_busy:
+            if reason := self._why_in_vain(instance):
+                self._draft.call_off(instance, reason)
+        elif instance.phase is Phase.FAILED:
+            self._failed.append(instance)
+        elif state is NodeState.LOST:
+            self._mend_lost(instance)
+        elif state is NodeState.REACHABLE:
+            self._RULES[instance.phase](self, instance)
 
     def _is_down(self, instance: Instance, state: NodeState) -> bool:
         if instance.id in self._draft.observed.ill:
             return True
         return state is NodeState.REACHABLE and bool(self._draft.survey.ending(instance))
 
-    def _mend_running(self, instance: Instance, state: NodeState) -> None:
-        is_ill = instance.id in self._draft.observed.ill
-        if state is NodeState.LOST:
-            # Behind a node that is silent, an instance that still answers is not lost: it moves
-            # where the node has left the specification, but no faster than any other.
-            if is_ill:
-                self._draft.renew(instance, self._pool, Reason.NODE_LOST)
-            elif not self._draft.survey.is_listed(instance.node):
-                self._outdated.append((Reason.NODE_REMOVED, instance))
-        elif state is NodeState.REACHABLE:
-            if ending := self._draft.survey.ending(instance):
-                self._draft.stop(instance, Reason.EXITED, ending)
-            elif is_ill:
-                self._ill.append(instance)
-            elif reason := self._why_outdated(instance):
-                self._outdated.append((reason, instance))
+    def _mend_lost(self, instance: Instance) -> None:
+        # Behind a node that is silent, an instance that still answers is not lost: it moves
+        # where the node has left the specification, but no faster than any other.
+        if instance.phase is not Phase.RUNNING or instance.id in self._draft.observed.ill:
+            self._move(instance, Reason.NODE_LOST)
+        elif not self._draft.survey.is_listed(instance.node):
+            self._outdated.append((Reason.NODE_REMOVED, instance))
 
-    def _mend_draining(self, instance: Instance, state: NodeState) -> None:
-        if state is NodeState.LOST:
-            self._draft.renew(instance, self._pool, Reason.NODE_LOST)
-        elif state is NodeState.REACHABLE and has_drained(
-            self._draft, instance, self._pool.rotation
-        ):
+    def _mend_running(self, instance: Instance) -> None:
+        if ending := self._draft.survey.ending(instance):
+            self._draft.stop(instance, Reason.EXITED, ending)
+        elif instance.id in self._draft.observed.ill:
+            self._ill.append(instance)
+        elif reason := self._why_outdated(instance):
+            self._outdated.append((reason, instance))
+
+    def _mend_draining(self, instance: Instance) -> None:
+        if has_drained(self._draft, instance, self._pool.rotation):
             ending = self._draft.survey.ending(instance)
             self._draft.stop(instance, instance.reason or Reason.REPLACED, ending)
 
-    def _mend_stopping(self, instance: Instance, state: NodeState) -> None:
-        if state is NodeState.LOST:
-            self._draft.renew(instance, self._pool, Reason.NODE_LOST)
-        elif state is NodeState.REACHABLE:
-            self._draft.stop(instance, instance.reason or Reason.REPLACED)
+    def _mend_stopping(self, instance: Instance) -> None:
+        self._draft.stop(instance, instance.reason or Reason.REPLACED)
 
-    def _mend_starting(self, instance: Instance, state: NodeState) -> None:
-        if state is NodeState.SILENT:
-            return
-        if state is NodeState.LOST:
-            self._draft.renew(instance, self._pool, Reason.NODE_LOST)
-        elif instance.workload == self._digest and instance.node in self._suitable:
-            self._draft.start(instance, self._pool)
+    def _mend_starting(self, instance: Instance) -> None:
+        if instance.workload == self._digest and instance.node in self._suitable:
+            if instance.id in self._draft.survey.namesakes:
+                self._move(instance)  # no two units have one name
+            else:
+                self._draft.start(instance, self._pool)
         elif instance.id in self._draft.survey.current:
             self._draft.stop(instance, self._why_outdated(instance) or Reason.REPLACED)
         else:
-            self._draft.renew(instance, self._pool, self._why_outdated(instance))
+            self._move(instance, self._why_outdated(instance))
 
-    def _mend_failed(self, instance: Instance, _: NodeState) -> None:
+    def _move(self, instance: Instance, reason: Reason | None = None) -> None:
+        """Begin an instance's next generation; what waits for that has a claim to room."""
+        if not self._draft.renew(instance, self._pool, reason):
+            self._waiting.append(instance)
+
+    def _mend_failed(self, instance: Instance) -> None:
         wait_s = instance.retry_at_s - self._draft.now_s
         # No wait is so long: then the clock was set back.
         is_due = instance.retry_at_s > 0 and not 0 < wait_s <= self._longest_wait_s
@@ -177,7 +213,6 @@ class PoolPass:
         Phase.RUNNING: _mend_running,
         Phase.DRAINING: _mend_draining,
         Phase.STOPPING: _mend_stopping,
-        Phase.FAILED: _mend_failed,
     }
 
     def _why_outdated(self, instance: Instance) -> Reason | None:
@@ -211,18 +246,3 @@ class PoolPass:
             if self._draft.stop(instance, Reason.UNHEALTHY, illness[instance.id].fault):
                 self._tally.n_moving += 1
                 self._tally.n_down -= 1
-
-    def _drain_outdated(self) -> None:
-        """Drain the instances whose replacement is most urgent, as many as may be."""
-        n_allowed = replacements(self._pool, self._draft.desired.limits, self._tally)
-        ranked = sorted(
-            self._outdated, key=lambda one: (URGENCY[one[0]], one[1].started_s, one[1].id)
-        )
-        for reason, instance in ranked:
-            if n_allowed <= 0:
-                return
-            if reason is not Reason.NODE_REMOVED:
-                self._draft.drain(instance, reason)
-                n_allowed -= 1
-            elif self._draft.move_away(instance, self._pool):
-                n_allowed -= 1

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from provisioning.fleet.actions import (
     Action,
+    Adopt,
     Drain,
     Forget,
     Illness,
@@ -40,8 +41,8 @@ from provisioning.fleet.model import (
     UnitState,
     unit_name,
 )
-from provisioning.fleet.placement import largest_size, size_of
 from provisioning.fleet.store.base import Stored
+from provisioning.fleet.usage import largest_size, size_of
 from tests.provisioning.fleet.node_faults import (
     UNHEARD,
     Fault,
@@ -291,6 +292,7 @@ def check(world: World, seen: Observed, actions: Sequence[Action]) -> None:
     check_room(world, actions)
     check_lost(world, seen, actions)
     check_strangers(world, seen, actions)
+    check_names(world, actions)
     for pool in world.fleet.pools:
         check_kills(world, pool, seen, actions)
 
@@ -362,6 +364,10 @@ def check_room(world: World, actions: Sequence[Action]) -> None:
     records = dict(world.records)
     targets = set()
     for action in actions:
+        if isinstance(action, Adopt):
+            adopted = begin(action, records[action.id], now_s=world.now_s)
+            assert adopted is not None
+            records[action.id] = adopted
         if isinstance(action, Place | Renew):
             id_ = action.instance.id if isinstance(action, Place) else action.id
             record = begin(action, records.get(id_), now_s=world.now_s)
@@ -394,13 +400,38 @@ def check_strangers(world: World, seen: Observed, actions: Sequence[Action]) -> 
         unit
         for report in seen.reports.values()
         for unit in report.units
-        if unit.state is UnitState.RUNNING
+        if unit.state is UnitState.RUNNING and not may_be_adopted(seen, report.node, unit)
     ]
-    strangers = {unit.name for unit in running if unit.instance_id not in seen.stored}
+    strangers = {unit.name for unit in running if is_strange(seen, unit)}
     is_doubted = len(strangers) > len(seen.stored) or bool(world.unasked)
     if is_doubted and world.fleet.limits.unavailable_ratio < 1.0:
         assert not [action for action in actions if isinstance(action, Place)]
         assert not strangers & {action.unit for action in actions if isinstance(action, Sweep)}
+
+
+def is_strange(seen: Observed, unit: FoundUnit) -> bool:
+    """Say whether no record tells of a unit: its instance has none, or an older one."""
+    stored = seen.stored.get(unit.instance_id)
+    return stored is None or unit.generation > stored.instance.generation
+
+
+def may_be_adopted(seen: Observed, node: str, unit: FoundUnit) -> bool:
+    stored = seen.stored.get(unit.instance_id)
+    return (
+        stored is not None
+        and stored.instance.node == node
+        and stored.instance.phase is not Phase.FAILED
+    )
+
+
+def check_names(world: World, actions: Sequence[Action]) -> None:
+    """No unit is made whose name another one has elsewhere, as far as anybody can see."""
+    for action in actions:
+        if isinstance(action, Start | Renew):
+            record = begin(action, world.records[action.id], now_s=world.now_s)
+            assert record is not None
+            elsewhere = (units for node, units in world.last_seen.items() if node != record.node)
+            assert record.unit not in {unit.name for units in elsewhere for unit in units}
 
 
 def check_node(world: World, name: str, records: dict[str, Instance]) -> None:
@@ -454,8 +485,11 @@ def check_kills(world: World, pool: Pool, seen: Observed, actions: Sequence[Acti
     assert set(ill) <= set(seen.ill)
     assert not set(healthy) & set(seen.ill)
     allowed = allowed_down(pool, world.fleet.limits)
+    n_moving = sum(is_moving(one) for one in staying)
     if ill:
-        assert len(moving) + len(ill) <= allowed
+        # What cannot be removed may stay for ever, and keeps no other one ill.
+        n_stuck = sum(is_stuck(one) for one in staying)
+        assert max(0, n_moving - n_stuck - n_surplus) + len(ill) <= allowed
     if healthy:
         down = [
             one
@@ -465,7 +499,6 @@ def check_kills(world: World, pool: Pool, seen: Observed, actions: Sequence[Acti
             and one.id not in ill
         ]
         assert len(moving) + len(replaced) <= max(pool.rotation.at_once, len(ill) + len(moving))
-        n_moving = sum(is_moving(one) for one in staying)
         assert max(0, len(down) + n_moving - n_surplus) + len(replaced) <= allowed
 
 
@@ -475,6 +508,10 @@ def is_leaving(instance: Instance) -> bool:
 
 def is_moving(instance: Instance) -> bool:
     return is_leaving(instance) or (instance.phase is Phase.STARTING and instance.generation > 1)
+
+
+def is_stuck(instance: Instance) -> bool:
+    return instance.n_stop_tries > 0
 
 
 def stray(id_: str, generation: int, port: int) -> Held:

@@ -636,6 +636,26 @@ class TestIllness:
 
         assert () == actions
 
+    @pytest.mark.parametrize(("n_stop_tries", "expected"), [(0, 0), (1, 1), (300, 1)])
+    def test_one_that_cannot_be_removed_keeps_no_other_one_ill(
+        self, n_stop_tries: int, expected: int
+    ) -> None:
+        stuck = instance(1, phase=Phase.STOPPING, reason=Reason.ROTATED, n_stop_tries=n_stop_tries)
+        others = [instance(number) for number in range(2, 21)]
+        ill = {one.id: NOW_S - 86_400.0 for one in others[:2]}
+
+        actions = decided(pool(20), stuck, *others, ill=ill, resting=[stuck.unit])
+
+        assert expected == len(actions)
+
+    @pytest.mark.parametrize("n_stop_tries", [0, 300])
+    def test_one_that_cannot_be_removed_keeps_the_healthy_from_being_replaced(
+        self, n_stop_tries: int
+    ) -> None:
+        stuck = instance(1, phase=Phase.STOPPING, reason=Reason.ROTATED, n_stop_tries=n_stop_tries)
+
+        assert () == decided(pool(2, workload=NEW), stuck, instance(2), resting=[stuck.unit])
+
     def test_those_started_for_the_first_time_do_not_count(self) -> None:
         new = instance(1, phase=Phase.STARTING)
 
@@ -960,9 +980,9 @@ class TestSweeping:
     def test_units_without_a_record_are_kept_where_they_are_too_many_to_be_leftovers(
         self, n_known: int, n_strangers: int, ratio: float, n_swept: int
     ) -> None:
-        known = many(n_known)
+        known = many(n_known, generation=2)
         strangers = [found(instance(number)) for number in range(500, 500 + n_strangers)]
-        old = [found(one, generation=9) for one in known[:1]]
+        old = [found(one, generation=1) for one in known[:1]]
         units = [*(found(one) for one in known), *strangers, *old]
 
         actions = decided(
@@ -1042,8 +1062,8 @@ class TestSweeping:
         self, reports: list[NodeReport], is_asked: bool, n_known: int
     ) -> None:
         """However much the store knows; what it knows is put right meanwhile."""
-        known = many(n_known)
-        old = [found(one, generation=9) for one in known]
+        known = many(n_known, generation=2)
+        old = [found(one, generation=1) for one in known]
         dead = found(instance(7), UnitState.EXITED)
         here = report("n1", *map(found, known), *old, dead)
 

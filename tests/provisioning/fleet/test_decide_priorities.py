@@ -1,0 +1,192 @@
+"""Who gets an operation first, and who never gets all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from msgspec.structs import replace
+
+from provisioning.fleet.actions import Action, Place, Renew, Start, Stop
+from provisioning.fleet.decide import decide
+from provisioning.fleet.fleet import Limits
+from provisioning.fleet.model import Instance, NodeReport, Phase, Reason, UnitState
+from provisioning.fleet.runtime.world import Behaviour, World
+from tests.provisioning.fleet.making import (
+    CHAT,
+    GIB,
+    NOW_S,
+    fleet,
+    found,
+    healthy_reports,
+    instance,
+    node,
+    observed,
+    pool,
+    report,
+)
+from tests.provisioning.fleet.scene import QUICK, provisioner
+from tests.provisioning.fleet.virtual import VirtualClock, virtual_run
+
+NODES = tuple(node(f"n{n}", cpus=1000.0, memory_bytes=9000 * GIB) for n in (1, 2, 3))
+LIMITS = Limits(operations=10)
+DEAD = instance(1, node="n2")
+EMPTY = [report("n1"), report("n2", found(DEAD, UnitState.EXITED)), report("n3")]
+
+
+def failed(n: int, **fields: object) -> list[Instance]:
+    """Return instances of `bad` on all nodes that could not be started, and are due again."""
+    made = instance(phase=Phase.FAILED, n_failures=1, retry_at_s=NOW_S, started_s=0.0)
+    return [
+        replace(
+            made,
+            id=f"bad-{number:05}",
+            pool="bad",
+            node=NODES[number % 3].name,
+            port=21_000 + number,
+            **fields,
+        )
+        for number in range(1, n + 1)
+    ]
+
+
+def decided(
+    *records: Instance,
+    n_bad: int = 0,
+    limits: Limits = LIMITS,
+    reports: list[NodeReport] | None = None,
+    **seen: object,
+) -> tuple[Action, ...]:
+    wanted = fleet(pool(n_bad, name="bad"), pool(1), nodes=NODES, limits=limits)
+    looked = observed(records, EMPTY if reports is None else reports, **seen)  # type: ignore[arg-type]
+    return decide(wanted, looked, NOW_S)
+
+
+def test_what_has_run_is_mended_before_another_pools_failed_starts_are_tried_again() -> None:
+    first, *others = decided(*failed(100), DEAD, n_bad=100)
+
+    assert isinstance(first, Stop)
+    assert {Renew} == {type(action) for action in others}
+
+
+@pytest.mark.parametrize(("operations", "expected"), [(1, 1), (2, 1), (3, 1), (10, 5), (11, 5)])
+def test_starts_that_have_failed_before_have_half_of_the_operations(
+    operations: int, expected: int
+) -> None:
+    actions = decided(*failed(100), n_bad=100, limits=Limits(operations=operations))
+
+    assert expected == sum(isinstance(action, Renew) for action in actions)
+
+
+def test_those_that_go_on_count() -> None:
+    going_on = failed(4, phase=Phase.STARTING)
+    waiting = failed(20)[4:]
+
+    actions = decided(*going_on, *waiting, n_bad=20, working=[one.id for one in going_on])
+
+    assert 1 == sum(isinstance(action, Renew) for action in actions)
+
+
+def test_those_that_a_new_leader_goes_on_with_count() -> None:
+    actions = decided(*failed(20, phase=Phase.STARTING), n_bad=20)
+
+    assert 5 == sum(isinstance(action, Start) for action in actions)
+
+
+def test_stops_and_first_starts_are_none() -> None:
+    stopping = failed(5, phase=Phase.STOPPING, reason=Reason.UNHEALTHY)
+    first = failed(10, phase=Phase.STARTING, n_failures=0)[5:]
+
+    actions = decided(*stopping, *first, n_bad=10, working=[one.id for one in stopping])
+
+    assert 5 == sum(isinstance(action, Start) for action in actions)
+
+
+def test_a_stop_of_what_could_not_be_started_is_none() -> None:
+    records = failed(20)
+    stopping = [replace(one, phase=Phase.STOPPING, reason=Reason.CHANGED) for one in records[:3]]
+
+    actions = decided(*stopping, *records[3:], n_bad=20, working=[one.id for one in stopping])
+
+    assert 5 == sum(isinstance(action, Renew) for action in actions)
+
+
+def test_they_go_where_there_is_one_left_for_them() -> None:
+    """The emptier node could begin others, but no more of these."""
+    records = failed(20)
+    going_on = [replace(one, phase=Phase.STARTING, node="n2") for one in records[:2]]
+    waiting = replace(records[5], node="n1")
+    serving = [instance(number, node="n3") for number in range(1, 9)]
+
+    actions = decided(
+        *going_on,
+        waiting,
+        *serving,
+        n_bad=3,
+        limits=Limits(operations=100, operations_per_node=4),
+        reports=[report("n1"), report("n2"), report("n3", *map(found, serving))],
+        working=[one.id for one in going_on],
+    )
+
+    assert ["n3"] == [action.node for action in actions if isinstance(action, Renew)]
+
+
+def test_they_have_half_of_a_nodes_operations_too() -> None:
+    limits = Limits(operations=100, operations_per_node=4)
+
+    actions = decided(*failed(100), n_bad=100, limits=limits)
+
+    assert {"n1": 2, "n2": 2, "n3": 2} == Counter(
+        action.node for action in actions if isinstance(action, Renew)
+    )
+
+
+def test_what_has_run_is_mended_before_others_are_removed() -> None:
+    leaving = failed(100, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
+
+    actions = decided(*leaving, DEAD, reports=[report("n1", *map(found, leaving)), *EMPTY[1:]])
+
+    assert DEAD.id == next(action.id for action in actions if isinstance(action, Stop))
+
+
+def test_what_is_too_much_is_removed_before_more_is_made() -> None:
+    leaving = failed(9, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)[:4]
+    limits = Limits(operations=5)
+
+    wanted = fleet(pool(20), nodes=NODES, limits=limits)
+    seen = observed(leaving, [*healthy_reports(leaving), report("n2"), report("n3")])
+    actions = decide(wanted, seen, NOW_S)
+
+    assert {Stop: 4, Place: 1} == Counter(type(action) for action in actions)
+
+
+@pytest.mark.parametrize("is_bad_first", [True, False])
+def test_a_pool_that_never_starts_keeps_no_other_from_healing(is_bad_first: bool) -> None:
+    nodes = [node(f"n{n}", cpus=80.0, memory_bytes=80 * GIB) for n in (1, 2, 3)]
+    good = pool(10)
+    bad = pool(100, name="bad", workload=replace(CHAT, image="bad"))
+    pools = (bad, good) if is_bad_first else (good, bad)
+
+    async def scene() -> None:
+        clock = VirtualClock()
+        hanging = Behaviour(start_s=1.0, hang_ratio=1.0, stop_s=0.5)
+        world = World(clock, seed=0, behaviour=QUICK, by_image={"bad": hanging})
+        limits = Limits(operations=5)
+        async with provisioner(fleet(good, nodes=nodes, limits=limits), world=world) as stage:
+            await stage.until(stage.is_whole)
+            await stage.put_spec(fleet(*pools, nodes=nodes, limits=limits))
+            await clock.sleep(3600.0)
+            crashed = [one for one in stage.instances if one.pool == "chat"][:5]
+            for one in crashed:
+                world.kill(one.unit)
+
+            await stage.until(
+                lambda: all(
+                    one.phase is Phase.RUNNING and one.generation > 1
+                    for one in stage.instances
+                    if one.id in {crash.id for crash in crashed}
+                ),
+                within_s=300.0,
+            )
+
+    virtual_run(scene())
