@@ -12,14 +12,15 @@ class ProvisionerError(Exception):
 class SpecError(ProvisionerError):
     """A specification that cannot be: it has to be mended; carries its problems with their places.
 
-    Of those that are too many to be told, `n_more`, their number is the last of them.
+    Of those that are too many to be told, the last one says that there are more.
     """
 
-    def __init__(self, source: str, problems: Sequence[str], *, n_more: int = 0) -> None:
+    def __init__(self, source: str, problems: Sequence[str], *, has_more: bool = False) -> None:
         self.source = source
-        self.problems = (*problems, f"and {n_more:,} more") if n_more else tuple(problems)
-        n_problems = len(problems) + n_more
-        count = f"{n_problems:,} problem{'' if n_problems == 1 else 's'}"
+        self.problems = (*problems, "and more") if has_more else tuple(problems)
+        count = f"{len(problems):,} problem{'' if len(problems) == 1 else 's'}"
+        if has_more:
+            count = f"more than {count}"
         super().__init__("\n  ".join((f"{count} in {source}", *self.problems)))
 
 

@@ -15,7 +15,7 @@ import msgspec
 from provisioning.fleet.errors import SpecError
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.spec.checks import problems_of
-from provisioning.fleet.spec.problems import Path, UnknownKey, clipped, refuse
+from provisioning.fleet.spec.problems import Path, Unknown, clipped, refuse
 
 SOURCE = "the specification"
 
@@ -50,14 +50,14 @@ def checked_fleet(text: str | bytes) -> Fleet:
     return fleet
 
 
-def _unknown(path: Path, given: object, known: object) -> Iterator[UnknownKey]:
+def _unknown(path: Path, given: object, known: object) -> Iterator[Unknown]:
     """Yield the keys that decoding has passed over."""
     if isinstance(given, dict) and isinstance(known, dict):
         for key, value in given.items():
             if key in known:
                 yield from _unknown((*path, key), value, known[key])
             else:
-                yield UnknownKey((*path, key), known)
+                yield Unknown((*path, key), "unknown key", str(key), known)
     elif isinstance(given, list) and isinstance(known, list | tuple):
         for index, (value, inner) in enumerate(zip(given, known, strict=True)):
             yield from _unknown((*path, index), value, inner)

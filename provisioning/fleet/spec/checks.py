@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 
 from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, RuntimeKind
 from provisioning.fleet.limits import allowed_down
@@ -17,7 +16,7 @@ from provisioning.fleet.placeholders import NAMES, placeholder_fault
 from provisioning.fleet.spec import room, words
 from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.spec.engines import ENGINES
-from provisioning.fleet.spec.problems import Path, Problem, did_you_mean
+from provisioning.fleet.spec.problems import Path, Problem, Unknown
 from provisioning.fleet.spec.words import MAX_NAME_CHARACTERS, MAX_POOL_NAME_CHARACTERS
 
 MAX_INSTANCES = 1_000_000
@@ -26,19 +25,27 @@ MAX_COMPARISONS = 4_000_000
 """Of what pools select with what nodes are labelled; takes seconds."""
 
 
-def problems_of(fleet: Fleet) -> list[Problem]:
-    """Return all that is wrong with a fleet, in the order of the document."""
-    problems = list(_described(fleet))
+def problems_of(fleet: Fleet) -> Iterator[Problem | Unknown]:
+    """Yield all that is wrong with a fleet, in the order of the document."""
+    is_right = True
+    for problem in _described(fleet):
+        is_right = False
+        yield problem
     # Whether instances fit can be said only of nodes and pools that are right in themselves.
-    if problems:
-        return problems
+    if is_right:
+        yield from _placeable(fleet)
+
+
+def _placeable(fleet: Fleet) -> Iterator[Problem]:
     shapes = room.shapes_of(fleet.nodes)
     if problem := _too_many(fleet.pools, shapes):
-        return [problem]
-    return list(chain(_selected(fleet, shapes), room.problems_of(fleet.pools, shapes)))
+        yield problem
+        return
+    yield from _selected(fleet, shapes)
+    yield from room.problems_of(fleet.pools, shapes)
 
 
-def _described(fleet: Fleet) -> Iterator[Problem]:
+def _described(fleet: Fleet) -> Iterator[Problem | Unknown]:
     yield from _named(("name",), fleet.name, words.MAX_FLEET_NAME_CHARACTERS)
     for index, node in enumerate(fleet.nodes):
         yield from _node(("nodes", index), node)
@@ -115,7 +122,7 @@ def _shared_endpoints(nodes: Sequence[Node]) -> Iterator[Problem]:
             yield Problem(("nodes", index, "endpoint"), message)
 
 
-def _pool(path: Path, pool: Pool) -> Iterator[Problem]:
+def _pool(path: Path, pool: Pool) -> Iterator[Problem | Unknown]:
     yield from _named((*path, "name"), pool.name, MAX_POOL_NAME_CHARACTERS)
     yield from _at_least(0, path, count=pool.count)
     yield from _workload(path, pool.workload)
@@ -125,13 +132,13 @@ def _pool(path: Path, pool: Pool) -> Iterator[Problem]:
     yield from _developers((*path, "developers"), pool)
 
 
-def _workload(path: Path, workload: Workload) -> Iterator[Problem]:
+def _workload(path: Path, workload: Workload) -> Iterator[Problem | Unknown]:
     model = workload.model
     model_fault = words.text_fault(model) if model else "must not be empty"
     yield from _complaint((*path, "model"), model_fault)
     if workload.engine not in ENGINES:
-        near = did_you_mean(workload.engine, ENGINES)
-        yield Problem((*path, "engine"), f"must be one of {', '.join(ENGINES)}{near}")
+        message = f"must be one of {', '.join(ENGINES)}"
+        yield Unknown((*path, "engine"), message, workload.engine, ENGINES)
     yield from _above_zero(path, cpus=workload.cpus, memory=workload.memory_bytes)
     yield from _complaint((*path, "image"), words.text_fault(workload.image))
     yield from _command((*path, "command"), workload.command)

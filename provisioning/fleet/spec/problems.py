@@ -16,7 +16,7 @@ from typing import NamedTuple
 from provisioning.fleet.errors import SpecError
 
 MAX_TOLD = 100
-"""Problems; of the others it is told how many they are."""
+"""Problems; of the others it is told that there are some."""
 MAX_CHARACTERS = 1_000
 """Of a problem."""
 MAX_WORD_CHARACTERS = 100
@@ -36,26 +36,29 @@ class Problem(NamedTuple):
         return f"{path_text(self.path)}: {self.message}"
 
 
-class UnknownKey(NamedTuple):
-    """A key that there is none of; what it resembles is looked for when it is told."""
+class Unknown(NamedTuple):
+    """A word that there is none of; what it resembles is looked for when it is told."""
 
     path: Path
+    message: str
+    word: str
     known: Collection[str]
 
     def __str__(self) -> str:
-        return f"{path_text(self.path)}: unknown key{did_you_mean(str(self.path[-1]), self.known)}"
+        near = did_you_mean(self.word, self.known)
+        return f"{path_text(self.path)}: {self.message}{near}"
 
 
-def refuse(source: str, problems: Iterable[Problem | UnknownKey]) -> None:
-    """Refuse what has problems; with none, do nothing.
+def refuse(source: str, problems: Iterable[Problem | Unknown]) -> None:
+    """Refuse what has problems; with none, do nothing. Looks no further than it tells.
 
     Raises:
-        SpecError: It has: the first of them, and how many more there are.
+        SpecError: It has: the first of them, and whether there are more.
     """
     remaining = iter(problems)
     told = [clipped(str(problem)) for problem in islice(remaining, MAX_TOLD)]
     if told:
-        raise SpecError(source, told, n_more=sum(1 for _ in remaining))
+        raise SpecError(source, told, has_more=next(remaining, None) is not None)
 
 
 def clipped(text: str) -> str:
@@ -71,7 +74,7 @@ def path_text(path: Path) -> str:
     return text.removeprefix(".") or "the specification"
 
 
-def placed(problem: Problem, line_by_path: LineByPath, source: str) -> str:
+def placed(problem: Problem | Unknown, line_by_path: LineByPath, source: str) -> str:
     """Return a problem with its line, or the line of the nearest thing around it."""
     for n in range(len(problem.path), 0, -1):
         if line := line_by_path.get(problem.path[:n]):

@@ -7,7 +7,7 @@ Fails with SpecError: every problem at once, each with its line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
 from typing import Any, get_args
 
@@ -20,7 +20,14 @@ from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.spec.checks import problems_of
 from provisioning.fleet.spec.completion import Completion
 from provisioning.fleet.spec.form import FleetForm
-from provisioning.fleet.spec.problems import LineByPath, Path, Problem, did_you_mean, placed
+from provisioning.fleet.spec.problems import (
+    LineByPath,
+    Path,
+    Problem,
+    Unknown,
+    did_you_mean,
+    placed,
+)
 
 MAX_FILE_BYTES = 8_000_000
 MAX_DEPTH = 50
@@ -56,16 +63,15 @@ def read_fleet(text: str, *, source: str, folder: FilePath) -> Fleet:
     try:
         given = FleetForm.model_validate(document)
     except ValidationError as error:
-        problems = list(_form_problems(error))
-        raise SpecError(source, [placed(each, line_by_path, source) for each in problems]) from None
+        places = [placed(each, line_by_path, source) for each in _form_problems(error)]
+        raise SpecError(source, places) from None
     completion = Completion(given, folder)
     fleet = completion.fleet()
     # A fleet that is not whole would be blamed for what only its gaps cause.
-    problems = completion.problems or [
+    problems: Iterable[Problem | Unknown] = completion.problems or (
         _as_written(problem, completion.entry_of_node) for problem in problems_of(fleet)
-    ]
-    if problems:
-        unique = dict.fromkeys(placed(each, line_by_path, source) for each in problems)
+    )
+    if unique := dict.fromkeys(placed(each, line_by_path, source) for each in problems):
         raise SpecError(source, list(unique))
     return fleet
 
@@ -169,9 +175,9 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return next((model for inner in get_args(annotation) if (model := _model_of(inner))), None)
 
 
-def _as_written(problem: Problem, entry_of_node: list[int]) -> Problem:
+def _as_written(problem: Problem | Unknown, entry_of_node: list[int]) -> Problem | Unknown:
     """Return a problem of a fleet at its place in the form, which has fewer nodes."""
     match problem.path:
         case ("nodes", int(index), *rest):
-            return Problem(("nodes", entry_of_node[index], *rest), problem.message)
+            return problem._replace(path=("nodes", entry_of_node[index], *rest))
     return problem

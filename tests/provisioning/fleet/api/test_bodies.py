@@ -175,15 +175,15 @@ def test_room_is_for_as_many_bytes_as_are_said_and_free_again_after() -> None:
     assert "<Room for 10 of 10 bytes>" == repr(room)
 
 
-async def test_of_many_problems_the_first_are_told_and_the_others_counted(board: Board) -> None:
+async def test_of_many_problems_the_first_are_told_and_that_there_are_more(board: Board) -> None:
     document = {**json.loads(SPEC), **{f"nmae{n}": 0 for n in range(1300)}}
 
     problem = await board.ask("POST", "/plan", document, expect=422)
 
     first, *_, last = problem["problems"]
-    assert ("nmae0: unknown key; did you mean name?", "and 1,200 more") == (first, last)
+    assert ("nmae0: unknown key; did you mean name?", "and more") == (first, last)
     assert 101 == len(problem["problems"])
-    assert problem["detail"].startswith("1,300 problems in the specification\n  nmae0: ")
+    assert problem["detail"].startswith("more than 100 problems in the specification\n  nmae0: ")
 
 
 # Orders that are refused before their bodies are read
