@@ -14,8 +14,12 @@ class Case(pytest.Item):
         """Do nothing."""
 
 
-def test_end_to_end_tests_go_to_one_worker() -> None:
-    assert LIVE == scope_of("tests/e2e/test_demo.py::test_a") == scope_of("tests/e2e/test_b.py::b")
+def test_end_to_end_tests_go_to_two_workers() -> None:
+    demo, rules = (scope_of(f"tests/e2e/test_{name}.py::test_a") for name in ("demo", "rules"))
+    chaos = scope_of("tests/e2e/test_provisioner_chaos.py::test_a")
+
+    assert demo == rules != chaos
+    assert {demo, chaos} == set(LIVE)
 
 
 def test_a_file_goes_to_one_worker() -> None:
