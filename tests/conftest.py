@@ -42,6 +42,7 @@ def refuse(what: str) -> NoReturn:
     pytest.skip(what)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
     return Sharing(config, log)
 

@@ -27,7 +27,7 @@ from tests.nodeaccess import (
     running_nginx,
 )
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
-from tests.provisioning.fleet.runtime.contract import FLEET, running
+from tests.provisioning.fleet.runtime.contract import FLEET, running, told_of_a_kill
 
 ACCESS = NodeAccess(node="node-1", address="127.0.0.1")
 
@@ -81,9 +81,7 @@ async def test_a_provisioner_with_a_certificate_is_served_by_the_containerd_behi
     await runtime.images.import_archive(IMAGE, busybox)
     await runtime.start(unit)
     assert (running(unit),) == await runtime.units()
-    names = runtime.changes()
-    await lab.kill(unit)
-    assert unit.name == await anext(names)
+    assert unit.name == await told_of_a_kill(lab, runtime, unit)
     await runtime.remove(unit.name, grace_s=0.1)
     assert () == await runtime.units()
 
