@@ -81,6 +81,8 @@ class Api:
         self.feed = Feed(source, directory, clock)
         self._metrics = metrics
         self._own_names = own_names
+        audit = Audit(audit_path, clock)
+        self.admission = Admission(tokens, audit, clock)
         self._reads = Reads(
             source,
             directory,
@@ -88,11 +90,10 @@ class Api:
             metrics,
             clock,
             reports=reports,
+            is_holders=self.admission.is_holders,
             fleet=fleet,
             version=version,
         )
-        audit = Audit(audit_path, clock)
-        self.admission = Admission(tokens, audit, clock)
         self._writes = Writes(commands, directory, audit, Answers(clock))
 
     def application(self) -> web.Application:

@@ -24,7 +24,9 @@ WITHIN_S = 60.0
 class Room:
     """How much the bodies of strangers may take at once, all of them together.
 
-    Bytes are counted and not bodies: whoever sends theirs slowly keeps nobody else out.
+    Bytes are counted and not bodies: many who send a little, slowly, keep nobody else out. Whoever
+    sends all that there is room for, but for its end, keeps other strangers out for WITHIN_S, but
+    no holder of a token: what they send is not counted.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -35,12 +37,18 @@ class Room:
         return f"<Room for {self._free_bytes:,} of {self._max_bytes:,} bytes>"
 
     @contextmanager
-    def share(self) -> Iterator[Callable[[int], None]]:
-        """Give what takes so many bytes more, or raises BusyError; they are free again after."""
+    def share(self, *, is_holders: bool = False) -> Iterator[Callable[[int], None]]:
+        """Give what takes so many bytes more, or raises BusyError; they are free again after.
+
+        Args:
+            is_holders: It is for whoever has a token, and takes nothing.
+        """
         taken_bytes = 0
 
         def take(n_bytes: int) -> None:
             nonlocal taken_bytes
+            if is_holders:
+                return
             if n_bytes > self._free_bytes:
                 raise BusyError("too many specifications are being read at once; try again soon")
             self._free_bytes -= n_bytes

@@ -59,10 +59,12 @@ class Reads:
         clock: Clock,
         *,
         reports: Reports,
+        is_holders: Callable[[web.Request], bool],
         fleet: str,
         version: str,
     ) -> None:
         self._reports = reports
+        self._is_holders = is_holders
         self._fleet = fleet
         self._one_at_a_time = asyncio.Lock()
         self._room = Room(PLANNED_BYTES)
@@ -136,7 +138,7 @@ class Reads:
         Anybody may ask, and a large one takes a second: one at a time, and nobody else waits.
         """
         view = self._view()
-        with self._room.share() as take:
+        with self._room.share(is_holders=self._is_holders(request)) as take:
             body = await body_of(request, max_bytes=MAX_SPEC_BYTES, take=take)
             async with self._one_at_a_time:
                 planned = await asyncio.to_thread(_planned, view, body, self._fleet)

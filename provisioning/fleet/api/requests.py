@@ -98,8 +98,8 @@ def expected_version(request: web.Request) -> int | None:
         return ANY
     if not TAGS.fullmatch(given):
         raise BadRequestError(
-            'If-Match must be the ETag that GET /spec gave, in its quotes, such as "7", or *, '
-            f"got {given[:80]!a}"
+            "If-Match must be the ETag that GET /spec gave, in its quotes and without the W/ that "
+            f'a compressing proxy puts before it, such as "7", or *, got {given[:80]!a}'
         )
     version = VERSION.fullmatch(given)
     if version is None:

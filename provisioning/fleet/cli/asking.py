@@ -25,7 +25,7 @@ def ask(question: str, *, what: str) -> None:
 
     Raises:
         click.ClickException: Standard input is no terminal.
-        click.Abort: The answer is no.
+        click.Abort: The answer is no, or Ctrl-C.
     """
     if not sys.stdin.isatty():
         raise click.ClickException(

@@ -3,6 +3,7 @@
 In:   `--provisioner.url`, `--provisioner.token-file` and their environment variables.
 Out:  a Client for the command's function.
 Fails with click's errors, made of ours; Ctrl-C ends it with 130, and says what became of a change.
+At a question Ctrl-C is a no, which click ends with 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The commands `ollama-fleet instances …`: see and change single instances, over the API only.
 
 Data goes to stdout, words to stderr. Exit status: 0 done; 1 not done, or not for all; 2 wrong
-options; 130 stopped by Ctrl-C.
+options; 130 stopped by Ctrl-C, which at a question is a no, and 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The commands `ollama-fleet provisioner …`: run one, and tell it what the fleet is to be.
 
 `run` is the long-running process. All but `check` and what makes files speak with it by its API.
-Exit status: 0 done; 1 it cannot be done; 2 wrong options; 130 stopped by Ctrl-C.
+Exit status: 0 done; 1 it cannot be done; 2 wrong options; 130 stopped by Ctrl-C,
+which at a question is a no, and 1.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def apply(
 
     Where instances are removed, replaced or moved, it asks first; where nobody can be asked, it
     needs --yes. Ctrl-C only stops the waiting: the provisioner goes on. Then, as where it comes
-    earlier, the exit status is 130. To go back, apply the former file.
+    earlier, the exit status is 130; at the question it is a no, and the exit status 1. To go back,
+    apply the former file.
     """
     fleet = load_fleet(spec)
     planned = client.plan(fleet)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 import requests
-from urllib3.exceptions import NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
 from provisioning.fleet.api.forms import AGE_HEADER, NOT_LEADING, ProblemDocument
 from provisioning.fleet.client.errors import RefusedError, UnreachableError
@@ -21,6 +21,10 @@ SERVER_FAULT = 500
 UNAVAILABLE = 503
 PASSING = frozenset({502, UNAVAILABLE, 504})
 SHOWN_CHARACTERS = 2_000
+TUNNEL_REFUSED = "Tunnel connection failed: "
+"""How http.client begins what it says of a proxy that does not pass on."""
+UNSENDABLE = (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL)
+"""What requests raises before it connects, such as for a proxy that it cannot use."""
 MAYBE_DONE = ", so it may have been done: look before you try again"
 START_AND_URL = "see that a provisioner runs there, and that --provisioner.url is right"
 
@@ -156,7 +160,12 @@ def was_silent(error: requests.RequestException) -> bool:
 
 def never_arrived(error: requests.RequestException) -> bool:
     """Say whether a request that failed was not even sent, or not beyond a proxy."""
-    if isinstance(error, requests.ConnectTimeout | requests.exceptions.ProxyError):
+    if isinstance(error, (requests.ConnectTimeout, *UNSENDABLE)):
         return True
     reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, NewConnectionError)
+    # A tunnel that stood and is closed without an answer is a fault of the proxy's to urllib3 too,
+    # and the request has arrived by then: only what lies behind tells the one from the other.
+    cause = getattr(reason, "original_error", reason)
+    if isinstance(cause, NewConnectionError | ConnectTimeoutError):
+        return True
+    return str(cause).startswith(TUNNEL_REFUSED)

@@ -101,7 +101,9 @@ class Client:
     def plan(self, fleet: Fleet) -> Plan:
         """Return what a specification would change."""
         doing = "plan"
-        answer = self._transport.read("/plan", doing=doing, body=encode_fleet(fleet).encode())
+        body = encode_fleet(fleet).encode()
+        # Anybody may ask, and a provisioner takes only so much of strangers at once.
+        answer = self._transport.read("/plan", doing=doing, body=body, is_signed=True)
         return _decoded(answer, Plan, doing)
 
     def apply(self, fleet: Fleet, *, plan: Plan) -> Plan:

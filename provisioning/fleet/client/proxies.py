@@ -13,18 +13,35 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import requests
+from requests.exceptions import InvalidProxyURL, InvalidSchema, ProxyError
 from requests.utils import get_environ_proxies, select_proxy
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
 from provisioning.fleet.client.addresses import is_loopback
-from provisioning.fleet.client.answers import SHOWN_CHARACTERS
+from provisioning.fleet.client.answers import SHOWN_CHARACTERS, TUNNEL_REFUSED, never_arrived
 
-TUNNEL_REFUSED = "Tunnel connection failed: "
-"""How http.client begins what it says of a proxy that does not pass on."""
+SCHEMES = frozenset({None, "http", "https", "socks4", "socks4a", "socks5", "socks5h"})
+"""Those of proxies; None: it is not given, and http."""
 
 
 def proxy_of(url: str) -> str | None:
     """Return the URL of the proxy that a request for a URL goes through; None: through none."""
     return _proxy_named_for(url) if urlsplit(url).scheme == "https" else None
+
+
+def proxies_for(url: str) -> dict[str, str]:
+    """Return what requests is to be told of the proxy for a URL; nothing where there is none.
+
+    Raises:
+        InvalidProxyURL: It is no address. What requests itself would say has the password in it.
+    """
+    proxy = proxy_of(url)
+    if proxy is None:
+        return {}
+    if not _is_address(proxy):
+        raise InvalidProxyURL(_shown(proxy))
+    return {"https": proxy}
 
 
 def with_proxy(words: str, url: str, error: requests.RequestException) -> str:
@@ -42,7 +59,11 @@ def with_proxy(words: str, url: str, error: requests.RequestException) -> str:
     refusal = _refusal(error)
     if refusal is not None:
         return f"the proxy {_shown(proxy)} does not pass on: {refusal}"
-    if isinstance(error, requests.exceptions.ProxyError):
+    if isinstance(error, InvalidProxyURL):
+        return f"the proxy {_shown(proxy)} cannot be used: it is no address of a proxy"
+    if isinstance(error, InvalidSchema):
+        return f"the proxy {_shown(proxy)} cannot be used: it needs PySocks, which is not installed"
+    if isinstance(error, ProxyError) and never_arrived(error):
         return f"no connection to the proxy {_shown(proxy)}"
     return f"{words}, through the proxy {_shown(proxy)}"
 
@@ -52,6 +73,14 @@ def _proxy_named_for(url: str) -> str | None:
     if is_loopback(urlsplit(url).hostname or ""):
         return None
     return select_proxy(url, get_environ_proxies(url))
+
+
+def _is_address(proxy: str) -> bool:
+    try:
+        parts = parse_url(proxy)
+    except LocationParseError:
+        return False
+    return bool(parts.host) and parts.scheme in SCHEMES
 
 
 def _refusal(error: requests.RequestException) -> str | None:

@@ -1,7 +1,8 @@
 """Send one request to one server, within bounds.
 
 In:   where to, what, and whose token.
-Out:  whole answers. Fails with requests' errors, which `words` tells. Redirects are not followed.
+Out:  whole answers. Redirects are not followed.
+Fails with requests' errors, which `words` tells, and ClientError.
 Of the environment only the authorities in REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE count, and proxies
 as `proxies` says.
 """
@@ -14,15 +15,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
 
 from provisioning.fleet.client.answers import Answer, error_text
-from provisioning.fleet.client.errors import ChangeInterruptedError
-from provisioning.fleet.client.proxies import proxy_of, with_proxy
+from provisioning.fleet.client.errors import ChangeInterruptedError, ClientError
+from provisioning.fleet.client.proxies import proxies_for, with_proxy
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables that name a file or folder of them; the first that is set counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +92,6 @@ class Sender:
         self._session = requests.Session()
         # By itself it would hand all to any proxy that the environment names, on loopback too.
         self._session.trust_env = False
-        authorities = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-        self._session.verify = authorities or True
 
     def close(self) -> None:
         """Close them."""
@@ -105,6 +107,7 @@ class Sender:
 
         Raises:
             requests.RequestException: There is no whole answer within the bounds.
+            ClientError: The authorities that the environment names are not there.
             ChangeInterruptedError: Ctrl-C came before there was one to a change.
         """
         try:
@@ -124,7 +127,8 @@ class Sender:
             data=order.body,
             headers={"Accept": "application/json", **content, **order.headers},
             auth=_Bearer(order.token),
-            proxies={} if (proxy := proxy_of(url)) is None else {"https": proxy},
+            proxies=proxies_for(url),
+            verify=_authorities_for(url) or True,
             timeout=(bounds.connect_s, self._silence_s(is_hasty=is_hasty)),
             allow_redirects=False,
             stream=True,
@@ -151,3 +155,14 @@ class Sender:
 
     def _silence_s(self, *, is_hasty: bool) -> float:
         return self._bounds.hasty_s if is_hasty else self._bounds.silence_s
+
+
+def _authorities_for(url: str) -> str | None:
+    """Return where the authorities are that vouch for a URL; None: where they usually are."""
+    name = next(filter(os.environ.get, AUTHORITIES), None)
+    if name is None or urlsplit(url).scheme != "https":
+        return None
+    path = os.environ[name]
+    if not os.path.exists(path):
+        raise ClientError(f"cannot find the authorities in {path}; mend or unset {name}")
+    return path

@@ -1,6 +1,6 @@
 """Send requests to whichever provisioner can answer them.
 
-In:   the URLs of provisioners, a token for writes and what is private.
+In:   the URLs of provisioners, a token for writes, what is private and what is signed.
 Out:  bodies of good answers, bounded in time and size.
 Fails with ClientError. Reads are tried again, and at each provisioner in turn; writes follow a
 standby's word to the leader, with the token only where it may go, and wait where nobody leads.
@@ -18,11 +18,10 @@ from collections.abc import Callable, Sequence
 
 import requests
 
-from provisioning.fleet.client.addresses import checked_url, is_alike, is_trusted
+from provisioning.fleet.client.addresses import checked_url
 from provisioning.fleet.client.answers import (
     MAYBE_DONE,
     PASSING,
-    SHOWN_CHARACTERS,
     START_AND_URL,
     Answer,
     good,
@@ -32,6 +31,7 @@ from provisioning.fleet.client.answers import (
 from provisioning.fleet.client.errors import ClientError, UntrustedLeaderError
 from provisioning.fleet.client.patience import Patience
 from provisioning.fleet.client.sending import IDEMPOTENCY_KEY, Bounds, Order, Sender
+from provisioning.fleet.client.trust import check_leader
 from provisioning.fleet.client.turns import Turns
 from provisioning.fleet.errors import ProvisionerError
 
@@ -83,7 +83,13 @@ class Transport:
         self._sender.close()
 
     def read(
-        self, path: str, *, doing: str, body: bytes | None = None, is_private: bool = False
+        self,
+        path: str,
+        *,
+        doing: str,
+        body: bytes | None = None,
+        is_private: bool = False,
+        is_signed: bool = False,
     ) -> Answer:
         """Ask for something that changes nothing, by GET, or with a body by POST.
 
@@ -92,10 +98,14 @@ class Transport:
             doing: For messages: `list instances`.
             body: JSON.
             is_private: It needs the token.
+            is_signed: It goes with the token where there is one, and without it where not.
         """
         method = "GET" if body is None else "POST"
-        order = Order(method, path, body, token=self._token_for(doing) if is_private else None)
-        patience = self._patience("waits for a provisioner to know the fleet")
+        token = self._token_for(doing) if is_private else None
+        if is_signed and not is_private:
+            token = self._token_if_any()
+        order = Order(method, path, body, token=token)
+        patience = self._patience("waits for a provisioner that can answer")
         n_rounds = 0
         while True:
             seen: dict[str, str] = {}
@@ -137,6 +147,12 @@ class Transport:
         except ProvisionerError as error:
             raise ClientError(f"cannot {doing}: {error}") from error
 
+    def _token_if_any(self) -> str | None:
+        try:
+            return self._token()
+        except ProvisionerError:
+            return None
+
     def _patience(self, reason: str) -> Patience:
         return Patience(self._bounds.patience_s, reason, sleep=self._sleep, tell=self._tell)
 
@@ -176,7 +192,7 @@ class Transport:
             unready = answer if answer.is_unready else unready
             if answer.leader and answer.leader not in in_turn and len(in_turn) < most:
                 try:
-                    self._check_trust(answer, order, doing)
+                    check_leader(answer, order, self.urls, doing)
                 except UntrustedLeaderError as error:
                     untrusted = error  # it may be one of those that come yet, by another name
                 else:
@@ -224,25 +240,6 @@ class Transport:
             seen[url] = str(answer)
             if not answer.leader:
                 break
-            self._check_trust(answer, order, doing)
+            check_leader(answer, order, self.urls, doing)
             url, is_hasty = answer.leader, True
         return answer
-
-    def _check_trust(self, answer: Answer, order: Order, doing: str) -> None:
-        """Refuse to send an order to the leader that an answer names, if it is not for it.
-
-        What tells nothing may be sent to any server that the one who answers could be as well.
-
-        Raises:
-            UntrustedLeaderError: It is not.
-        """
-        leader = answer.leader
-        if leader in self.urls or is_trusted(leader, self.urls):
-            return
-        if not order.is_telling and is_alike(leader, answer.url):
-            return
-        why = "which the token is not for" if order.token else "where nothing is sent unasked"
-        raise UntrustedLeaderError(
-            f"cannot {doing}: {answer.url} says that {leader[:SHOWN_CHARACTERS]!r} leads, "
-            f"{why}; give it as another --provisioner.url if it is one of yours"
-        )

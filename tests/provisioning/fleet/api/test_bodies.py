@@ -118,8 +118,8 @@ async def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         yield running
 
 
-async def planned(board: Board) -> int:
-    async with aiohttp.ClientSession(board.url, headers=JSON) as session:
+async def planned(board: Board, **headers: str) -> int:
+    async with aiohttp.ClientSession(board.url, headers={**JSON, **headers}) as session:
         async with session.post("/plan", data=SPEC) as response:
             if response.status == 503:
                 assert "2" == response.headers["Retry-After"]
@@ -149,6 +149,24 @@ async def test_those_who_send_slowly_keep_nobody_else_out(narrow: Board) -> None
         await eventually(lambda: whole - 20 == narrow.api._reads._room._free_bytes)
 
         assert 200 == await planned(narrow)
+
+
+async def test_strangers_who_hold_all_room_keep_no_holder_of_a_token_out(narrow: Board) -> None:
+    """They send all that there is room for, but for its end."""
+    held = b" " * (2 * len(SPEC))
+    async with begun(narrow, held, f"Content-Length: {2 * len(SPEC) + 1}"):
+        await eventually(lambda: 0 == narrow.api._reads._room._free_bytes)
+
+        assert 200 == await planned(narrow, Authorization=f"Bearer {narrow.token}")
+        assert 503 == await planned(narrow, Authorization="Bearer " + "x" * 32)
+
+
+async def test_who_plans_needs_no_token_file_that_can_be_read(narrow: Board) -> None:
+    """They are strangers then."""
+    token = narrow.token
+    narrow.tokens.path.unlink()
+
+    assert 200 == await planned(narrow, Authorization=f"Bearer {token}")
 
 
 async def test_a_specification_that_waits_to_be_planned_takes_room(narrow: Board) -> None:

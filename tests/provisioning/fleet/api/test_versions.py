@@ -31,8 +31,8 @@ async def test_a_version_that_is_not_written_as_a_tag_is_refused(
     problem = await board.ask(method, path, order, headers={"If-Match": given}, expect=400)
 
     assert (
-        'If-Match must be the ETag that GET /spec gave, in its quotes, such as "7", or *, '
-        f"got {given.strip()!a}"
+        "If-Match must be the ETag that GET /spec gave, in its quotes and without the W/ that a "
+        f'compressing proxy puts before it, such as "7", or *, got {given.strip()!a}'
     ) == problem["detail"]
     assert board.backend.spec is not None
     assert encode_fleet(FLEET) == board.backend.spec.text

@@ -49,6 +49,18 @@ def test_instances_come_with_details_and_filters(client: Client) -> None:
     assert 6 == len(client.instances())
 
 
+def test_a_plan_is_asked_for_with_the_token(served: Served) -> None:
+    """A provisioner plans for its holders while strangers take all the room that there is."""
+    with (
+        responses.RequestsMock() as web,
+        Transport([served.url], lambda: served.token) as transport,
+    ):
+        web.post(f"{served.url}/plan", status=404)
+        with pytest.raises(UnreachableError):
+            Client(transport).plan(FLEET)
+        assert f"Bearer {served.token}" == web.calls[0].request.headers["Authorization"]
+
+
 def test_a_specification_is_read_planned_and_applied(served: Served, client: Client) -> None:
     in_force = client.spec()
     assert in_force is not None

@@ -7,12 +7,24 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import RemoteDisconnected
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import requests
 import trustme
+from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    MaxRetryError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
 
+from provisioning.fleet.client.answers import never_arrived
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.errors import ClientError, UnreachableError
 from provisioning.fleet.client.proxies import proxy_of
@@ -32,6 +44,7 @@ class Proxy:
     def __init__(self) -> None:
         self.heard = b""
         self.to_port: int | None = None
+        self.port_by_host: dict[str, int] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve)
@@ -53,11 +66,14 @@ class Proxy:
                     self._answer(client)
 
     def _answer(self, client: socket.socket) -> None:
-        self.heard += client.recv(2**16)
-        if self.to_port is None:
+        asked = client.recv(2**16)
+        self.heard += asked
+        host = asked.split()[1].decode().partition(":")[0]
+        port = self.port_by_host.get(host, self.to_port)
+        if port is None:
             client.sendall(FORBIDDEN)
             return
-        with socket.create_connection(("127.0.0.1", self.to_port)) as server:
+        with socket.create_connection(("127.0.0.1", port)) as server:
             client.sendall(TUNNELLING)
             back = threading.Thread(target=_pass_on, args=(server, client))
             back.start()
@@ -148,11 +164,13 @@ def test_a_proxy_passes_on_what_it_cannot_read(
 
 
 @contextmanager
-def _provisioner(authority: trustme.CA, name: str) -> Iterator[int]:
+def _provisioner(
+    authority: trustme.CA, name: str, handler: type[BaseHTTPRequestHandler] | None = None
+) -> Iterator[int]:
     """Serve what each request has as its Authorization, over TLS; give the port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(context)
-    with HTTPServer(("127.0.0.1", 0), _Repeating) as server:
+    with HTTPServer(("127.0.0.1", 0), handler or _Repeating) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -194,6 +212,122 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         transport.write("PUT", "/spec", doing="apply", body=b"{}")
 
     assert f"{url}: no connection to the proxy http://127.0.0.1:{port}; " in str(caught.value)
+
+
+@pytest.mark.parametrize("is_other_there", [False, True])
+def test_a_change_that_a_proxy_has_passed_on_is_not_sent_again(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_other_there: bool
+) -> None:
+    """The first provisioner gets it, and dies before it answers: the tunnel is closed."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    urls = ["https://one.example", "https://two.example"][: 1 + is_other_there]
+    _Closing.got = []
+
+    with (
+        _provisioner(authority, "one.example", _Closing) as one,
+        _provisioner(authority, "two.example", _Closing) as two,
+    ):
+        proxy.port_by_host = {"one.example": one, "two.example": two}
+        with Transport(urls, lambda: TOKEN) as transport:
+            with pytest.raises(UnreachableError) as caught:
+                transport.write("PUT", "/spec", doing="apply", body=b"{}")
+
+    assert ["one.example"] == _Closing.got
+    through = f"no connection, through the proxy http://{proxy.address}"
+    assert f"one.example: {through}, so it may have been done: look" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_told"),
+    [
+        (NewConnectionError(None, "refused"), True),  # type: ignore[arg-type]
+        (ConnectTimeoutError(None, "silent"), True),
+        (OSError("Tunnel connection failed: 502 Bad Gateway"), True),
+        (RemoteDisconnected("Remote end closed connection without response"), False),
+        (ConnectionResetError(104, "Tunnel connection failed: "), False),
+        (SSLError("unexpected end"), False),
+    ],
+)
+def test_of_a_proxys_fault_the_cause_tells_whether_anything_arrived(
+    cause: Exception, *, is_told: bool
+) -> None:
+    fault = MaxRetryError(HTTPSConnectionPool("x"), "/x", ProxyError("Unable to connect", cause))
+
+    assert is_told == never_arrived(requests.exceptions.ProxyError(fault))
+
+
+class _Closing(BaseHTTPRequestHandler):
+    """Is there, and closes the connection once it has an order."""
+
+    got: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.got.append(self.headers["Host"])
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ("socks5://ann:secret@proxy.example", "it needs PySocks, which is not installed"),
+        ("http://ann:secret@", "it is no address of a proxy"),
+        ("http://ann:secret@[::1", "it is no address of a proxy"),
+        ("http://ann:secret@proxy.example:port", "it is no address of a proxy"),
+        ("http://ann:secret@proxy.example:99999", "it is no address of a proxy"),
+        ("ftp://ann:secret@proxy.example", "it is no address of a proxy"),
+    ],
+)
+def test_through_a_proxy_that_cannot_be_used_nothing_was_done(
+    monkeypatch: pytest.MonkeyPatch, named: str, why: str
+) -> None:
+    monkeypatch.setenv("https_proxy", named)
+    url = "https://provisioner.example"
+
+    with Transport([url], lambda: TOKEN) as transport, pytest.raises(ClientError) as caught:
+        transport.write("PUT", "/spec", doing="apply", body=b"{}")
+
+    shown = named.replace("ann:secret@", "")
+    assert (
+        f"cannot apply: {url}: the proxy {shown} cannot be used: {why}; see that a provisioner "
+        "runs there, and that --provisioner.url is right"
+    ) == str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_authorities_that_are_not_there_are_told_by_the_variable_that_names_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, scheme: str
+) -> None:
+    for each in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, str(tmp_path / "nowhere.pem"))
+
+    with Transport([f"{scheme}://one.example"], lambda: TOKEN) as transport:
+        with pytest.raises(ClientError) as caught:
+            transport.write("PUT", "/spec", doing="apply", body=b"{}")
+
+    assert (
+        f"cannot find the authorities in {tmp_path / 'nowhere.pem'}; mend or unset {name}"
+    ) == str(caught.value)
+
+
+def test_what_goes_in_clear_needs_no_authorities(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
+
+    with Served(tmp_path) as served, Transport([served.url], lambda: served.token) as transport:
+        assert FLEET.name == Client(transport).plan(FLEET).fleet
 
 
 def test_what_fails_behind_a_proxy_is_told_with_it(proxy: Proxy) -> None:

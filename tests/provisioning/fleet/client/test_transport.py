@@ -14,6 +14,7 @@ import responses
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
+from provisioning.fleet.api.errors import TokenFileError
 from provisioning.fleet.api.forms import AGE_HEADER, NOT_LEADING
 from provisioning.fleet.client.addresses import checked_url, is_trusted
 from provisioning.fleet.client.errors import (
@@ -136,6 +137,28 @@ def test_only_what_is_private_is_asked_for_with_the_token(
     assert [("one.example", f"Bearer {TOKEN}")] == asked(web)
 
 
+def test_what_anybody_may_ask_is_asked_with_the_token_where_it_helps(
+    web: responses.RequestsMock, transport: Transport
+) -> None:
+    web.post(f"{ONE}/plan", json={})
+
+    transport.read("/plan", doing="plan", body=b"{}", is_signed=True)
+
+    assert [("one.example", f"Bearer {TOKEN}")] == asked(web)
+
+
+def test_what_anybody_may_ask_is_asked_without_a_token_too(web: responses.RequestsMock) -> None:
+    web.post(f"{ONE}/plan", json={})
+
+    def token() -> str:
+        raise TokenFileError("cannot use the token file nowhere")
+
+    with Transport([ONE], token) as transport:
+        transport.read("/plan", doing="plan", body=b"{}", is_signed=True)
+
+    assert [("one.example", None)] == asked(web)
+
+
 def test_a_read_is_tried_again_with_growing_waits(
     web: responses.RequestsMock, transport: Transport, waits: Waits
 ) -> None:
@@ -167,7 +190,7 @@ def test_a_read_is_tried_again_when_a_gateway_says_that_it_may_pass(
     assert transport.read("/x", doing="look").is_good
 
 
-def test_a_read_waits_for_a_provisioner_to_know_the_fleet(
+def test_a_read_waits_for_a_provisioner_that_can_answer(
     web: responses.RequestsMock, transport: Transport, waits: Waits
 ) -> None:
     """It has just started, and reads its store; the other one does not answer at all."""
@@ -179,7 +202,7 @@ def test_a_read_waits_for_a_provisioner_to_know_the_fleet(
     assert transport.read("/x", doing="look").is_good
 
     assert [3, 3, 3, 3] == waits.waited_s
-    assert ["waits for a provisioner to know the fleet"] == waits.told
+    assert ["waits for a provisioner that can answer"] == waits.told
 
 
 def test_a_read_does_not_wait_for_ever(
