@@ -44,16 +44,25 @@ class Holdings:
         return self._by_node[node].n_instances if node in self._by_node else 0
 
     def is_moved(self, before: Node | None, after: Node) -> bool:
-        """Say whether a node that holds instances would be another machine, as far as is seen.
-
-        Of one that was dropped before and is listed again only the address is known.
-        """
-        holding = self._by_node.get(after.name)
-        if holding is None:
+        """Say whether a node that holds instances would be another machine, as far as is seen."""
+        if after.name not in self._by_node:
             return False
         if before is None:
-            return bool(holding.addresses) and after.address not in holding.addresses
+            return bool(self.left_at(before, after))
         return is_reached_otherwise(before, after)
+
+    def left_at(self, before: Node | None, after: Node) -> tuple[str, ...]:
+        """Return where instances of a node that is listed again listen, if it is nowhere there.
+
+        Of one that was dropped before only that is known, and of containerd alone it tells
+        machines apart: process nodes are this one, and simulated ones none.
+        """
+        if before is not None or after.runtime is not RuntimeKind.CONTAINERD:
+            return ()
+        holding = self._by_node.get(after.name)
+        if holding is None or after.address in holding.addresses:
+            return ()
+        return tuple(sorted(holding.addresses))
 
     def renamed_from(
         self, before: Node | None, after: Node, *, old: Mapping[str, Node], kept: Iterable[str]

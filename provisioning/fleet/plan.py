@@ -70,6 +70,8 @@ class NodePlan(msgspec.Struct, frozen=True):
     """It is removed, holds some, and is not cordoned: such a specification is refused."""
     is_moved: bool = False
     """It holds some, and would be reached otherwise: refused too."""
+    left_at: tuple[str, ...] = ()
+    """Where those listen, if it is moved because it was dropped, and is listed again elsewhere."""
     renamed_from: str = ""
     """A node that is left out, holds some, and whose containerd this one would have: likewise."""
     is_tightened: bool = False
@@ -208,6 +210,7 @@ def _node_plans(
             changes,
             n_held=n_held if is_moved else 0,
             is_moved=is_moved,
+            left_at=holdings.left_at(was, becomes),
             renamed_from=holdings.renamed_from(was, becomes, old=old, kept=kept),
             is_tightened=n_held > 0 and was is not None and has_less_room(was, becomes),
         )

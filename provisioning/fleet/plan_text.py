@@ -50,13 +50,15 @@ def _lines(plan: Plan) -> Iterator[str]:
 def in_use_text(nodes: Sequence[NodePlan]) -> str:
     """Say why nodes cannot be changed so yet, and what helps."""
     dropped = [node for node in nodes if node.is_in_use]
-    moved = [node for node in nodes if node.is_moved]
+    moved = [node for node in nodes if node.is_moved and not node.left_at]
+    listed_again = [node for node in nodes if node.left_at]
     renamed = [node for node in nodes if node.renamed_from]
     return "\n".join(
         text(those)
         for text, those in (
             (_dropped_text, dropped),
             (_moved_text, moved),
+            (_listed_again_text, listed_again),
             (_renamed_text, renamed),
         )
         if those
@@ -80,6 +82,19 @@ def _moved_text(nodes: Sequence[NodePlan]) -> str:
         "unseen. List each of them as it was, with cordoned: true, apply that, and change it "
         f"{_once_empty([node.name for node in nodes])}; where it does not answer any more, do as "
         "the README says under 'What it does, and what it never does'"
+    )
+
+
+def _listed_again_text(nodes: Sequence[NodePlan]) -> str:
+    places = _listed(
+        f"{node.name} (holds {_instances(node.n_held)} at {' and '.join(node.left_at)})"
+        for node in nodes
+    )
+    return (
+        "cannot tell whether nodes that are listed again are the machines that hold their "
+        f"instances: {places}; on another one those would be made anew at once, and their units "
+        "run on unseen. Where it is the same machine, list it with an address that they listen "
+        "at, apply that, and change the address afterwards; list another one by another name"
     )
 
 

@@ -26,12 +26,13 @@ from provisioning.fleet.model import FoundUnit, Unit, UnitState
 from provisioning.fleet.runtime import cgroups, logfiles
 from provisioning.fleet.runtime import containerd_events as events
 from provisioning.fleet.runtime import containerd_units as units
-from provisioning.fleet.runtime.containerd_bringing import IMPORTS_AT_ONCE, Bringing
+from provisioning.fleet.runtime.containerd_bringing import Bringing
 from provisioning.fleet.runtime.containerd_containers import Containers
 from provisioning.fleet.runtime.containerd_daemon import Certificates, Daemon, RefusedError
 from provisioning.fleet.runtime.containerd_images import Image, Images
 from provisioning.fleet.runtime.containerd_record import Settings, cgroup_of, new_record
 from provisioning.fleet.runtime.containerd_refusals import meaning_of
+from provisioning.fleet.runtime.containerd_turns import Turns
 from provisioning.fleet.runtime.endings import News
 from provisioning.fleet.runtime.listeners import refuse_taken
 from provisioning.fleet.runtime.logkeeper import LogKeeper
@@ -49,7 +50,7 @@ class ContainerdRuntime:
         clock: Clock,
         certificates: Certificates | None = None,
         settings: Settings | None = None,
-        import_turns: asyncio.Semaphore | None = None,
+        import_turns: Turns | None = None,
     ) -> None:
         """Connect at the first call; raise LastingError where the endpoint cannot be right.
 
@@ -62,8 +63,7 @@ class ContainerdRuntime:
         namespace = namespace_of(fleet)
         self._daemon = Daemon(endpoint, namespace, certificates)
         self._containers = Containers(self._daemon, self._settings.snapshotter)
-        turns = import_turns or asyncio.Semaphore(IMPORTS_AT_ONCE)
-        self._bringing = Bringing(node, clock, turns)
+        self._bringing = Bringing(node, clock, import_turns or Turns())
         self.images = Images(
             self._daemon,
             self._bringing,

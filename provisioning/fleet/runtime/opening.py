@@ -7,7 +7,6 @@ Fails with LastingError where the node's kind needs what is not installed.
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from provisioning.fleet.fleet import Node, RuntimeKind
 from provisioning.fleet.model import Probe, WarmUp
 from provisioning.fleet.runtime import cgroups, logfiles, records
 from provisioning.fleet.runtime.base import Runtime
-from provisioning.fleet.runtime.containerd_bringing import IMPORTS_AT_ONCE
+from provisioning.fleet.runtime.containerd_turns import Turns
 from provisioning.fleet.runtime.hosted import HostedRuntime
 from provisioning.fleet.runtime.prober import HttpProber
 from provisioning.fleet.runtime.process import ProcessRuntime
@@ -50,7 +49,7 @@ class Machines:
         self._local = local
         self._clock = clock
         self._groups = cgroups.find()
-        self._import_turns = asyncio.Semaphore(IMPORTS_AT_ONCE)
+        self._import_turns = Turns()
         self._world = World(clock)
         self._simulated = SimulatedProber(self._world)
         self._http = HttpProber()

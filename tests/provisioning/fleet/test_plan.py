@@ -345,6 +345,7 @@ def test_a_node_that_holds_instances_cannot_become_another_machine(fields: dict[
     (plan,) = node_plans((other(**fields), CONTAINED[1]), held(2))
 
     assert ("n1", 2, True, True) == (plan.name, plan.n_held, plan.is_moved, plan.is_refused)
+    assert () == plan.left_at  # that is for those that are listed again
 
 
 def test_that_it_is_cordoned_does_not_make_a_node_another_machine() -> None:
@@ -426,6 +427,41 @@ def test_a_node_that_is_listed_again_while_it_holds_instances_has_to_be_where_th
     (plan,) = node_plans((CONTAINED[1], other(**fields)), held(2), before=CONTAINED[1:])
 
     assert (Verb.ADDED, is_moved, "") == (plan.verb, plan.is_moved, plan.renamed_from)
+
+
+def test_a_node_that_is_listed_again_elsewhere_is_told_where_its_instances_listen() -> None:
+    """It may be what it was when it was dropped: it had got that address while it held some."""
+    old, new = fleet(POOL, nodes=CONTAINED[1:]), fleet(POOL, nodes=(other(address="10.0.0.9"),))
+
+    text = plan_text(plan_of(old, new, held(2))).splitlines()[0]
+
+    assert text.startswith(
+        "cannot tell whether nodes that are listed again are the machines that hold their "
+        "instances: n1 (holds 2 instances at 10.0.0.1); "
+    )
+    assert "another runtime" not in text
+
+
+def test_a_node_may_be_listed_again_where_its_instances_listen_and_then_at_another_address() -> (
+    None
+):
+    again, readdressed = (*CONTAINED,), (other(address="10.0.0.9"), CONTAINED[1])
+
+    plans = (
+        *node_plans(again, held(2), before=CONTAINED[1:]),
+        *node_plans(readdressed, held(2), before=again),
+    )
+
+    assert [False, False] == [plan.is_refused for plan in plans]
+
+
+@pytest.mark.parametrize("runtime", [RuntimeKind.SIMULATED, RuntimeKind.PROCESS])
+def test_of_other_runtimes_the_address_is_no_machine(runtime: RuntimeKind) -> None:
+    again = other(runtime=runtime, endpoint="", address="10.0.0.9")
+
+    (plan,) = node_plans((CONTAINED[1], again), held(2), before=CONTAINED[1:])
+
+    assert (Verb.ADDED, False) == (plan.verb, plan.is_refused)
 
 
 def test_a_node_that_stays_as_it_is_reached_takes_no_other_ones_machine() -> None:

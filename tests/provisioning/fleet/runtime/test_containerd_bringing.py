@@ -10,6 +10,12 @@ import pytest
 from provisioning.fleet.errors import LastingError, TransientError
 from provisioning.fleet.runtime.containerd_bringing import TRANSFER_LIMIT_S, Bringing
 from provisioning.fleet.runtime.containerd_images import Image, ImageConfig
+from provisioning.fleet.runtime.containerd_turns import (
+    IMPORTS_AT_ONCE,
+    STALL_LIMIT_S,
+    Turn,
+    Turns,
+)
 from tests.provisioning.fleet.virtual import VirtualClock, virtual_run
 
 IMAGE = Image("sha256:1", "sha256:layer", ImageConfig(), size_bytes=4_200_000)
@@ -19,13 +25,17 @@ NAME = "llm:1"
 class Way:
     """A node and the way to it, on which an image takes its time."""
 
-    def __init__(self, node: str = "n1", *, turns: asyncio.Semaphore | None = None) -> None:
+    def __init__(self, node: str = "n1", *, turns: Turns | None = None) -> None:
         self.took_s = 100.0
+        self.unpacking_s = 0.0
+        """Of the time that it takes: how long after all is sent."""
+        self.stalled_s = 0.0
+        """Before anything is sent."""
         self.faults: list[Exception] = []
         """How the next ones end; then they go well."""
         self.n_begun = 0
         self.image: Image | None = None
-        self.bringing = Bringing(node, VirtualClock(), turns or asyncio.Semaphore(16))
+        self.bringing = Bringing(node, VirtualClock(), turns or Turns())
 
     async def ensure(self, *, is_import: bool = True) -> Image:
         return await self.bringing.bring(NAME, self._find, self._bring, is_import=is_import)
@@ -42,9 +52,16 @@ class Way:
     async def _find(self) -> Image | None:
         return self.image
 
-    async def _bring(self) -> Image:
+    async def _bring(self, turn: Turn) -> Image:
         self.n_begun += 1
-        await VirtualClock().sleep(self.took_s)
+        await VirtualClock().sleep(self.stalled_s)
+        left_s = self.took_s - self.stalled_s - self.unpacking_s
+        while left_s > 0:
+            turn.goes_on()
+            await VirtualClock().sleep(min(left_s, STALL_LIMIT_S / 2))
+            left_s -= STALL_LIMIT_S / 2
+        turn.has_sent_all()
+        await VirtualClock().sleep(self.unpacking_s)
         if self.faults:
             raise self.faults.pop(0)
         self.image = IMAGE
@@ -155,7 +172,7 @@ def test_imports_to_several_nodes_take_turns_and_pulls_need_not(
     is_import: bool, expected_s: float
 ) -> None:
     async def scene() -> float:
-        turns = asyncio.Semaphore(2)
+        turns = Turns(2)
         ways = [Way(f"n{number}", turns=turns) for number in range(4)]
         await asyncio.gather(*(way.ensure(is_import=is_import) for way in ways))
         return VirtualClock().monotonic_s()
@@ -165,7 +182,7 @@ def test_imports_to_several_nodes_take_turns_and_pulls_need_not(
 
 def test_the_limit_does_not_count_while_others_have_their_turn() -> None:
     async def scene() -> float:
-        turns = asyncio.Semaphore(1)
+        turns = Turns(1)
         ways = [Way(f"n{number}", turns=turns) for number in range(3)]
         for way in ways:
             way.took_s = TRANSFER_LIMIT_S - 1.0
@@ -173,6 +190,85 @@ def test_the_limit_does_not_count_while_others_have_their_turn() -> None:
         return VirtualClock().monotonic_s()
 
     assert 3 * (TRANSFER_LIMIT_S - 1.0) == virtual_run(scene())
+
+
+def hung(n: int, turns: Turns) -> list[Way]:
+    """Return nodes whose containerd takes nothing, and answers otherwise."""
+    ways = [Way(f"hung{number}", turns=turns) for number in range(n)]
+    for way in ways:
+        way.took_s = way.stalled_s = 1e6
+    return ways
+
+
+def test_imports_that_send_nothing_give_their_turns_to_others_and_say_so() -> None:
+    """Sixteen nodes hang on their disks; the seventeenth is well."""
+
+    async def scene() -> tuple[list[BaseException | Image], float]:
+        turns = Turns()
+        ways = [*hung(IMPORTS_AT_ONCE, turns), Way("n17", turns=turns)]
+        endings = await asyncio.gather(*(way.ensure() for way in ways), return_exceptions=True)
+        return endings, VirtualClock().monotonic_s()
+
+    (*failed, brought), took_s = virtual_run(scene())
+
+    assert (IMAGE, STALL_LIMIT_S + 100.0) == (brought, took_s)
+    assert {TransientError} == {type(one) for one in failed}
+    assert str(failed[0]).startswith(
+        "the image 'llm:1' was not brought to hung0: nothing of it could be sent for 300 s; see "
+    )
+
+
+def test_who_waits_for_a_turn_is_told_so_and_how_many_come_first() -> None:
+    async def scene() -> list[list[str]]:
+        turns = Turns()
+        first, second = Way("n17", turns=turns), Way("n18", turns=turns)
+        ways = [*hung(IMPORTS_AT_ONCE, turns), first, second]
+        notes = await asyncio.gather(*(way.waited_for_in_vain(30.0) for way in ways))
+        await VirtualClock().sleep(STALL_LIMIT_S)
+        notes.append(await first.waited_for_in_vain(30.0))
+        await asyncio.gather(*(way.bringing.close() for way in ways))
+        return notes[-4:]
+
+    assert [
+        ["its image 'llm:1' is still being brought to hung15"],
+        ["its image 'llm:1' waits for its turn to be brought to n17 (16 others come first)"],
+        ["its image 'llm:1' waits for its turn to be brought to n18 (17 others come first)"],
+        ["its image 'llm:1' is still being brought to n17"],
+    ] == virtual_run(scene())
+
+
+def test_who_waits_for_a_turn_and_is_closed_leaves_the_line() -> None:
+    async def scene() -> tuple[list[Turn], float]:
+        turns = Turns(1)
+        first, second, third = (Way(f"n{number}", turns=turns) for number in range(3))
+        starts = [asyncio.create_task(way.ensure()) for way in (first, second, third)]
+        await VirtualClock().sleep(1.0)
+        await second.bringing.close()
+        await asyncio.gather(*starts, return_exceptions=True)
+        return turns.line, VirtualClock().monotonic_s()
+
+    assert ([], 200.0) == virtual_run(scene())
+
+
+def test_an_image_that_is_sent_is_unpacked_for_long_and_others_have_their_turn_meanwhile() -> None:
+    async def scene() -> float:
+        turns = Turns(1)
+        ways = [Way(f"n{number}", turns=turns) for number in range(3)]
+        for way in ways:
+            way.took_s, way.unpacking_s = 100.0 + 3 * STALL_LIMIT_S, 3 * STALL_LIMIT_S
+        await asyncio.gather(*(way.ensure() for way in ways))
+        return VirtualClock().monotonic_s()
+
+    assert 3 * 100.0 + 3 * STALL_LIMIT_S == virtual_run(scene())
+
+
+def test_a_pull_is_not_sent_by_us_and_may_be_silent() -> None:
+    async def scene() -> Image:
+        way = Way()
+        way.took_s = way.stalled_s = 3 * STALL_LIMIT_S
+        return await way.ensure(is_import=False)
+
+    assert IMAGE == virtual_run(scene())
 
 
 def test_the_log_says_when_an_image_is_begun_and_when_it_is_there(

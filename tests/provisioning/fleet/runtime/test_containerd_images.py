@@ -20,18 +20,21 @@ from aiohttp import web
 from provisioning.fleet.errors import LastingError, TransientError, UnitError
 from provisioning.fleet.runtime.containerd_daemon import RefusedError
 from provisioning.fleet.runtime.containerd_images import (
+    Image,
     ImageConfig,
     chain_ids,
-    has_registry,
-    transfer_error,
 )
+from provisioning.fleet.runtime.containerd_transfers import has_registry, transfer_error
+from provisioning.fleet.runtime.containerd_turns import Turn
 from tests.containerd import IMAGE, Containerd, image_archive, running_containerd
 from tests.ports import free_ports
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.provisioning.fleet.runtime.contract import FLEET, has_exited, running
+from tests.provisioning.fleet.runtime.test_containerd_talk import Told
 from tests.waiting import eventually
 
 Transfer = Callable[[str, Any], Awaitable[None]]
+Bring = Callable[[Turn], Awaitable[Image]]
 
 LARGE_BYTES = 100_000
 FIRST, SECOND, THIRD = (f"sha256:{digit * 64}" for digit in "123")
@@ -160,8 +163,8 @@ async def test_an_image_comes_though_the_start_that_asked_for_it_is_called_off(
     name = f"{registry[1]}/llm:1" if source == "registry" else "slow:1"
     archive = str(busybox) if source == "archive" else ""
     runtime = lab.open()
-    slow = Slow(runtime.images._transfer)
-    monkeypatch.setattr(runtime.images, "_transfer", slow.transfer)
+    slow = Slow(runtime.images._transfers._transfer)
+    monkeypatch.setattr(runtime.images._transfers, "_transfer", slow.transfer)
     unit = msgspec.structs.replace(lab.unit(), image=name, archive=archive)
     start = asyncio.create_task(notes_of(runtime.start(unit)))
     await slow.has_begun.wait()
@@ -204,8 +207,8 @@ async def test_a_runtime_that_is_closed_brings_nothing_any_more(
     lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = lab.open()
-    slow = Slow(runtime.images._transfer)
-    monkeypatch.setattr(runtime.images, "_transfer", slow.transfer)
+    slow = Slow(runtime.images._transfers._transfer)
+    monkeypatch.setattr(runtime.images._transfers, "_transfer", slow.transfer)
     unit = msgspec.structs.replace(lab.unit(), image="closed:1", archive=str(busybox))
     start = asyncio.create_task(runtime.start(unit))
     await slow.has_begun.wait()
@@ -269,7 +272,9 @@ async def test_an_import_whose_stream_is_collected_as_garbage_begins_anew(
     lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch, n_lost: int, lost: str
 ) -> None:
     images = lab.open().images
-    monkeypatch.setattr(images, "_transfer", losing(n_lost, images._transfer, LOST[lost]))
+    monkeypatch.setattr(
+        images._transfers, "_transfer", losing(n_lost, images._transfers._transfer, LOST[lost])
+    )
 
     await images.import_archive("lost:1", busybox)
 
@@ -280,7 +285,9 @@ async def test_an_import_that_loses_every_stream_may_go_well_later(
     lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = lab.open().images
-    monkeypatch.setattr(images, "_transfer", losing(5, images._transfer, LOST["before"]))
+    monkeypatch.setattr(
+        images._transfers, "_transfer", losing(5, images._transfers._transfer, LOST["before"])
+    )
 
     with pytest.raises(TransientError, match="'lost:2' to the node: containerd lost the stream"):
         await images.import_archive("lost:2", busybox)
@@ -357,6 +364,23 @@ async def test_a_start_brings_the_units_archive_where_the_node_lacks_the_image(
     await runtime.start(beside)  # the image is there: nobody looks for the archive
 
     assert {running(unit), running(beside)} == set(await runtime.units())
+
+
+async def test_an_import_tells_its_turn_that_it_goes_on_and_when_all_is_sent(
+    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+
+    async def bring(_: str, __: object, bring: Bring, *, is_import: bool) -> Image:
+        return await bring(told)
+
+    images = lab.open().images
+    monkeypatch.setattr(images._bringing, "bring", bring)
+
+    await images.ensure("told:1", str(busybox))
+
+    assert ["goes on", "has sent all"] == list(dict.fromkeys(told.words))
+    assert "has sent all" == told.words[-1]
 
 
 async def test_an_archive_comes_before_the_registry_of_the_images_name(

@@ -19,15 +19,11 @@ from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime.containerd_bringing import Bringing
 from provisioning.fleet.runtime.containerd_daemon import DEADLINE_S, RefusedError
 from provisioning.fleet.runtime.containerd_events import Events
-from provisioning.fleet.runtime.containerd_images import (
-    CHUNK_BYTES,
-    Image,
-    ImageConfig,
-    Images,
-    _feed,
-)
+from provisioning.fleet.runtime.containerd_images import Image, ImageConfig, Images
 from provisioning.fleet.runtime.containerd_record import Settings, new_record
 from provisioning.fleet.runtime.containerd_refusals import meaning_of
+from provisioning.fleet.runtime.containerd_transfers import CHUNK_BYTES, _feed
+from provisioning.fleet.runtime.containerd_turns import Turn, Turns
 from tests.provisioning.fleet.runtime.test_containerd_pure import UNIT
 
 LAYER = "sha256:layer"
@@ -70,7 +66,7 @@ def images(*architectures: str) -> Images:
 
 def reading(documents: Mapping[str, Any]) -> Images:
     content: Any = Content(documents)
-    bringing = Bringing("n1", Sleeps(), asyncio.Semaphore())
+    bringing = Bringing("n1", Sleeps(), Turns())
     return Images(
         content, bringing, snapshotter="overlayfs", architecture="amd64", registries_dir="/x"
     )
@@ -168,9 +164,48 @@ async def test_an_archive_is_sent_no_faster_than_the_daemon_takes_it() -> None:
     archive = bytes(range(256)) * (3 * CHUNK_BYTES // 256) + b"end"
     stream: Any = Windowed()
 
-    await _feed(stream, io.BytesIO(archive))
+    await _feed(stream, io.BytesIO(archive), Turn(None))
 
     assert (archive, True) == (stream.taken, stream.is_done)
+
+
+class Told(Turn):
+    """A turn that notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.words: list[str] = []
+
+    def goes_on(self) -> None:
+        self.words.append("goes on")
+
+    def has_sent_all(self) -> None:
+        self.words.append("has sent all")
+
+
+async def test_each_chunk_that_is_sent_is_told_and_the_end_when_all_is_sent() -> None:
+    stream: Any = Windowed()
+    told = Told()
+
+    await _feed(stream, io.BytesIO(bytes(3 * CHUNK_BYTES)), told)
+
+    assert [*["goes on"] * 3, "has sent all"] == told.words
+
+
+class Sated(Windowed):
+    """The daemon's end of an import that takes one chunk, and no more."""
+
+    async def read(self) -> Any:
+        return grpc.aio.EOF if self.taken else await super().read()
+
+
+async def test_what_the_daemon_does_not_take_is_not_told_as_sent() -> None:
+    stream: Any = Sated()
+    told = Told()
+
+    await _feed(stream, io.BytesIO(bytes(3 * CHUNK_BYTES)), told)
+
+    assert ["goes on"] == told.words
 
 
 class Sleeps(Clock):
