@@ -16,10 +16,15 @@ from provisioning.fleet.actions import Action, Observed
 from provisioning.fleet.draft import Draft
 from provisioning.fleet.fleet import Fleet, Pool, Rotation
 from provisioning.fleet.model import FoundUnit, Instance
+from provisioning.fleet.retries import in_turn
 from provisioning.fleet.strangers import is_known, strangers_of
 from provisioning.fleet.survey import NodeState
 from provisioning.fleet.unwanted import is_leaving, part_with
 from provisioning.fleet.wanted import PoolPass
+
+MOST_KEPT = 300
+"""For so many that wait is room sought in a pass, each time on all nodes, before a healthy instance
+is moved. While more wait none is: a pass must not take seconds."""
 
 
 def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ...]:
@@ -36,10 +41,10 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
         instance = observed.stored[unit.instance_id].instance
         if draft.survey.state(instance.node) is NodeState.REACHABLE:
             draft.adopt(unit)
-    _put_right(passes)
+    strangers = strangers_of(desired, observed)
+    _put_right(draft, passes, may_sweep=strangers.may_sweep)
     for instance in leaving:
         part_with(draft, instance, _rotation(pool_by_name.get(instance.pool)))
-    strangers = strangers_of(desired, observed)
     for pool_pass in passes:
         pool_pass.complete(may_place=strangers.may_place)
     # Last: however many removals hang, they take no operation from what somebody waits for.
@@ -49,17 +54,26 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
     return tuple(draft.actions)
 
 
-def _put_right(passes: Sequence[PoolPass]) -> None:
+def _put_right(draft: Draft, passes: Sequence[PoolPass], *, may_sweep: bool) -> None:
     """Let all pools mend what was healthy before any has an operation for what never was."""
     for pool_pass in passes:
         pool_pass.mend()
+    failed = [one for pool_pass in passes for one in pool_pass.retries(may_sweep=may_sweep)]
+    for retry in in_turn(failed, now_s=draft.now_s):
+        draft.renew(retry.instance, retry.pool, retry.reason)
+    may_move = _keep_room(passes)
     for pool_pass in passes:
-        pool_pass.retry()
-    if any(pool_pass.has_to_move for pool_pass in passes):
-        for pool_pass in passes:
-            pool_pass.keep_room()
+        pool_pass.replace(may_move=may_move)
+
+
+def _keep_room(passes: Sequence[PoolPass]) -> bool:
+    """Keep room for those that wait for it; say whether others may give up their place now."""
+    if not any(pool_pass.has_to_move for pool_pass in passes):
+        return False
+    n_left = MOST_KEPT
     for pool_pass in passes:
-        pool_pass.replace()
+        n_left -= pool_pass.keep_room(at_most=n_left)
+    return n_left > 0
 
 
 def _rotation(pool: Pool | None) -> Rotation:

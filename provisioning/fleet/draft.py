@@ -159,7 +159,15 @@ class Draft:
         spot = self._ledger.spot(pool, instance.id)
         if spot is None:
             return False
-        self._ledger.reserve(msgspec.structs.replace(instance, node=spot.node, port=spot.port))
+        self._ledger.reserve(
+            msgspec.structs.replace(
+                instance,
+                node=spot.node,
+                port=spot.port,
+                cpus=pool.workload.cpus,
+                memory_bytes=pool.workload.memory_bytes,
+            )
+        )
         return True
 
     def place(self, pool: Pool, number: int, developer: str) -> bool:

@@ -108,9 +108,11 @@ def kills_of_ill(pool: Pool, limits: Limits, tally: Tally) -> int:
 
     They may be healthy after all, and only out of our sight: so as slowly as healthy ones. Those
     that wait for it do not count, or nothing would be done once too many are unhealthy; nor do
-    those that cannot be removed, or one of a small pool would keep all others ill.
+    those that cannot be removed, or one of a small pool would keep all others ill. But no more of
+    these than may be down: where no removal succeeds, all would be stopped, one after the other.
     """
-    return allowed_down(pool, limits) - (tally.n_moving - tally.n_stuck)
+    n_allowed = allowed_down(pool, limits)
+    return n_allowed - (tally.n_moving - min(tally.n_stuck, n_allowed))
 
 
 def replacements(pool: Pool, limits: Limits, tally: Tally) -> int:

@@ -10,7 +10,8 @@ fleet's: to sweep them would end what people use, and nothing would bring it bac
 and hold their room, until a person says that they may go: with limits.unavailable 1 all are swept.
 
 A unit that is newer than its instance's record is no more known than one without: the record is of
-an older backup. Where the instance is, that unit is adopted; elsewhere nobody knows its port.
+an older backup. Where the instance is, that unit is adopted; elsewhere nobody knows its port, nor
+where the record has failed: then nothing is tried again that would make a leftover of that unit.
 
 While they are more than the records nothing is made either: the records of new instances would
 soon be many enough for the strangers to look like leftovers.

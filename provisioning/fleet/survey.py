@@ -46,14 +46,16 @@ class Survey:
         self.adopted: list[FoundUnit] = []
         """Those of the current ones that are newer than their records."""
         self.outrun: set[str] = set()
-        """Instances of which a stray runs that is newer than the record."""
+        """Instances of which a stray runs that is newer than the record, once that has adopted."""
         self.namesakes: set[str] = set()
-        """Instances of which there is a stray that is as new as the record, or newer."""
+        """Instances of which there is a stray that is as new as that record, or newer."""
         in_place: list[tuple[str, FoundUnit]] = []
         for report in observed.reports.values():
             in_place += self._sort(report)
         for node, unit in sorted(in_place, key=lambda one: -one[1].generation):
             self._adopt(node, unit)
+        for _, unit in self.strays:
+            self._compare(unit)
 
     @property
     def reachable(self) -> frozenset[str]:
@@ -113,31 +115,34 @@ class Survey:
             elif (
                 record is not None
                 and unit.instance_id not in self.observed.working
+                and (node, unit.name) not in self.observed.sweeping  # its end may come any moment
                 and is_newer_in_place(unit, record.instance, node)
             ):
                 yield node, unit
             else:
-                self._take_stray(node, unit)
+                self.strays.append((node, unit))
 
     def _adopt(self, node: str, unit: FoundUnit) -> None:
         """Take a unit for its instance's own, unless that has another one which runs."""
         own = self.current.get(unit.instance_id)
         if own is not None and own.state is UnitState.RUNNING:
-            self._take_stray(node, unit)
+            self.strays.append((node, unit))
             return
-        if own is not None:
-            self._take_stray(node, own)
+        # What the record tells of does not run; it is a stray once the record tells of this one.
         self.current[unit.instance_id] = unit
         self.adopted.append(unit)
 
-    def _take_stray(self, node: str, unit: FoundUnit) -> None:
-        self.strays.append((node, unit))
-        record = self.observed.stored.get(unit.instance_id)
-        if record is None or unit.generation < record.instance.generation:
+    def _compare(self, stray: FoundUnit) -> None:
+        """Note what is as new as its instance, which is as new as the unit that it adopts."""
+        record = self.observed.stored.get(stray.instance_id)
+        if record is None:
             return
-        self.namesakes.add(unit.instance_id)
-        if unit.state is UnitState.RUNNING and unit.generation > record.instance.generation:
-            self.outrun.add(unit.instance_id)
+        own = self.current.get(stray.instance_id)
+        generation = own.generation if own else record.instance.generation
+        if stray.generation >= generation:
+            self.namesakes.add(stray.instance_id)
+        if stray.generation > generation and stray.state is UnitState.RUNNING:
+            self.outrun.add(stray.instance_id)
 
 
 def node_state(

@@ -7,7 +7,7 @@ Out:  actions on the Draft: what is broken is mended, what is missing is made, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from provisioning.fleet.assignment import Assignment
@@ -17,13 +17,12 @@ from provisioning.fleet.keeping import Keeping
 from provisioning.fleet.limits import Tally, kills_of_ill, replacements
 from provisioning.fleet.model import Instance, Phase, Reason, UnitState
 from provisioning.fleet.placement import is_suitable
+from provisioning.fleet.retries import Retry, is_due, why_anew
 from provisioning.fleet.rotation import due_age_s, earliest_due_s
 from provisioning.fleet.survey import NodeState
 from provisioning.fleet.units import workload_digest
 from provisioning.fleet.unwanted import LEAVING, has_drained
 
-MOST_NODES_TRIED = 3
-"""A start that fails for good on so many nodes fails by the workload's fault."""
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
 """In which order instances that serve well are replaced."""
 
@@ -39,7 +38,6 @@ class PoolPass:
             node.name for node in draft.desired.nodes if is_suitable(node, pool)
         )
         self._serving_nodes = self._suitable & draft.survey.reachable
-        self._longest_wait_s = max(1.0, draft.desired.limits.retry_failed_s)
         self._tally = Tally()
         self._ill: list[Instance] = []
         self._failed: list[Instance] = []
@@ -60,24 +58,31 @@ class PoolPass:
                 self._mend(instance)
         self._stop_ill()
 
-    def retry(self) -> None:
-        """Try again to start what could not be started."""
+    def retries(self, *, may_sweep: bool) -> Iterator[Retry]:
+        """Yield what could not be started, and may be tried again now."""
         for instance in self._failed:
-            self._mend_failed(instance)
+            reason = why_anew(instance, self._digest)
+            # A renewal makes what is newer than the record known, and so a leftover.
+            is_kept = instance.id in self._draft.survey.outrun and not may_sweep
+            if not is_kept and (reason or self._is_due(instance)):
+                yield Retry(instance, self._pool, reason)
 
     @property
     def has_to_move(self) -> bool:
-        """Say whether any instance that serves well has to leave its node."""
-        return any(reason is Reason.NODE_REMOVED for reason, _ in self._outdated)
+        """Say whether any instance that serves well has to leave its node, and may do so now."""
+        return Reason.NODE_REMOVED in dict(self._outdated) and self._n_replaceable > 0
 
-    def keep_room(self) -> None:
-        """Reserve room for those that leave their nodes already, before more do."""
+    def keep_room(self, *, at_most: int) -> int:
+        """Reserve room for those that wait for it already, before more do; return for how many."""
+        n_kept = 0
         for instance in self._waiting:
-            self._draft.keep_room(instance, self._pool)
+            if n_kept < at_most:
+                n_kept += self._draft.keep_room(instance, self._pool)
+        return n_kept
 
-    def replace(self) -> None:
+    def replace(self, *, may_move: bool) -> None:
         """Drain the instances whose replacement is most urgent, as many as may be."""
-        n_allowed = replacements(self._pool, self._draft.desired.limits, self._tally)
+        n_allowed = self._n_replaceable
         ranked = sorted(
             self._outdated, key=lambda one: (URGENCY[one[0]], one[1].started_s, one[1].id)
         )
@@ -87,7 +92,7 @@ class PoolPass:
             if reason is not Reason.NODE_REMOVED:
                 self._draft.drain(instance, reason)
                 n_allowed -= 1
-            elif self._draft.move_away(instance, self._pool):
+            elif may_move and self._draft.move_away(instance, self._pool):
                 n_allowed -= 1
 
     def complete(self, *, may_place: bool) -> None:
@@ -104,6 +109,10 @@ class PoolPass:
             if not self._draft.place(self._pool, number, assignment.waiting):
                 return
             assignment.serve()
+
+    @property
+    def _n_replaceable(self) -> int:
+        return replacements(self._pool, self._draft.desired.limits, self._tally)
 
     def _ranked(self, instances: Sequence[Instance]) -> list[Instance]:
         """Return the instances, those in front that stay where there are too many."""
@@ -192,21 +201,14 @@ class PoolPass:
         if not self._draft.renew(instance, self._pool, reason):
             self._waiting.append(instance)
 
-    def _mend_failed(self, instance: Instance) -> None:
-        wait_s = instance.retry_at_s - self._draft.now_s
-        # No wait is so long: then the clock was set back.
-        is_due = instance.retry_at_s > 0 and not 0 < wait_s <= self._longest_wait_s
-        if instance.workload != self._digest:
-            self._draft.renew(instance, self._pool, Reason.CHANGED)
-        elif instance.is_replace_asked:
-            self._draft.renew(instance, self._pool, Reason.REPLACED)
-        elif is_due or (not instance.retry_at_s and self._has_untried_node(instance)):
-            self._draft.renew(instance, self._pool)
-
-    def _has_untried_node(self, instance: Instance) -> bool:
-        """Say whether it may be its nodes' fault that an instance has failed for good."""
-        tried = {*instance.failed_on, instance.node} & self._suitable
-        return len(tried) < MOST_NODES_TRIED and bool(self._serving_nodes - tried)
+    def _is_due(self, instance: Instance) -> bool:
+        return is_due(
+            instance,
+            self._draft.desired.limits,
+            suitable=self._suitable,
+            serving=self._serving_nodes,
+            now_s=self._draft.now_s,
+        )
 
     _RULES: ClassVar = {
         Phase.STARTING: _mend_starting,

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, Rotation, Spread
 from provisioning.fleet.model import Event, FoundUnit, Instance, Phase, Reason, UnitState
+from provisioning.fleet.retries import MOST_NODES_TRIED
 from provisioning.fleet.strangers import strangers_of
 from provisioning.fleet.units import workload_digest
-from provisioning.fleet.wanted import MOST_NODES_TRIED
 from tests.provisioning.fleet.making import CHAT, GIB, NOW_S, node
 from tests.provisioning.fleet.model_world import Held, World, stray
 from tests.provisioning.fleet.node_faults import Fault

@@ -648,6 +648,26 @@ class TestIllness:
 
         assert expected == len(actions)
 
+    @pytest.mark.parametrize(("n_stuck", "expected"), [(2, 2), (3, 1), (4, 0), (19, 0)])
+    def test_where_none_can_be_removed_only_as_many_again_are_stopped_as_may_be_down(
+        self, n_stuck: int, expected: int
+    ) -> None:
+        stuck = [
+            instance(number, phase=Phase.STOPPING, reason=Reason.UNHEALTHY, n_stop_tries=6)
+            for number in range(1, 1 + n_stuck)
+        ]
+        ill = [instance(number) for number in range(1 + n_stuck, 41)]
+
+        actions = decided(
+            fleet(pool(40), nodes=[WIDE], limits=Limits(unavailable_ratio=0.05)),
+            *stuck,
+            *ill,
+            ill={one.id: NOW_S - 60.0 for one in ill},
+            resting=[one.unit for one in stuck],
+        )
+
+        assert expected == len(actions)
+
     @pytest.mark.parametrize("n_stop_tries", [0, 300])
     def test_one_that_cannot_be_removed_keeps_the_healthy_from_being_replaced(
         self, n_stop_tries: int

@@ -111,9 +111,36 @@ def test_a_unit_that_has_ended_gives_way_to_the_newer_one_that_runs() -> None:
 
     actions = decided(1, [one], report("n1", dead, found(one, generation=2)), report("n2"))
 
-    assert Adopt(one.id, 2) == actions[0]
-    assert not [action for action in actions if isinstance(action, Stop)]
-    assert Sweep("n1", dead.name) in actions
+    assert (Adopt(one.id, 2),) == actions
+    record = begin(actions[0], one, now_s=NOW_S)
+    assert record
+    assert (Sweep("n1", dead.name),) == decided(
+        1, [record], report("n1", dead, found(record)), report("n2")
+    )
+
+
+@pytest.mark.parametrize("newer", [(4,), (4, 3), (3, 4)])
+def test_a_start_whose_own_unit_has_ended_goes_on_with_the_newest(newer: tuple[int, ...]) -> None:
+    one = instance(1, phase=Phase.STARTING, generation=2)
+    units = [found(one, UnitState.EXITED), *(found(one, generation=number) for number in newer)]
+
+    actions = decided(1, [one], report("n1", *units), report("n2"))
+
+    assert [Adopt, Start] == [type(action) for action in actions if not isinstance(action, Sweep)]
+    assert Adopt(one.id, 4) == actions[0]
+    assert {f"{one.id}.{n}" for n in newer if n != 4} == {
+        action.unit for action in actions if isinstance(action, Sweep)
+    }
+
+
+def test_nothing_is_adopted_that_is_being_removed() -> None:
+    one = instance(1)
+    newer = found(one, generation=2)
+    there = report("n1", found(one, UnitState.EXITED), newer)
+
+    (stop,) = decided(1, [one], there, report("n2"), sweeping=[("n1", newer.name)])
+
+    assert isinstance(stop, Stop)
 
 
 def test_nothing_is_adopted_that_has_ended() -> None:
@@ -149,6 +176,30 @@ def test_what_could_not_be_started_by_its_record_adopts_nothing() -> None:
     wanted = fleet(pool(40), nodes=NODES)
     assert () == decide(wanted, seen, NOW_S)
     assert 40 == strangers_of(wanted, seen).n_kept
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"workload": "another"}, {"is_replace_asked": True}], ids=repr
+)
+def test_it_is_not_tried_again_while_its_newer_unit_is_kept(fields: dict[str, object]) -> None:
+    """Its next record would be newer than that unit, which then would be a leftover."""
+    records = many(40, phase=Phase.FAILED, n_failures=1, retry_at_s=NOW_S - 9.0, **fields)
+    newer = [found(one, generation=2) for one in records]
+    there = (report("n1", *newer), report("n2"))
+
+    assert () == decided(40, records, *there)
+    gone = report("n1", *(found(one, UnitState.EXITED, generation=2) for one in records))
+    assert Renew in map(type, decided(40, records, gone, report("n2")))
+    may_go = fleet(pool(40), nodes=NODES, limits=Limits(unavailable_ratio=1.0))
+    assert Renew in map(type, decide(may_go, observed(records, there), NOW_S))
+
+
+def test_a_unit_as_new_as_its_record_keeps_no_instance_from_being_tried_again() -> None:
+    one = instance(1, phase=Phase.FAILED, retry_at_s=NOW_S - 9.0)
+
+    (renew, _) = decided(1, [one], report("n1", found(one)), report("n2", at_s=0.0))
+
+    assert isinstance(renew, Renew)
 
 
 def test_a_unit_as_new_as_its_record_is_swept_before_all_nodes_were_asked() -> None:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from provisioning.fleet.actions import Action, Place, Renew, Start, Stop
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import Limits
+from provisioning.fleet.lifecycle import Outcome, Result, begin, finish_start
 from provisioning.fleet.model import Instance, NodeReport, Phase, Reason, UnitState
 from provisioning.fleet.runtime.world import Behaviour, World
 from tests.provisioning.fleet.making import (
@@ -29,7 +30,9 @@ from tests.provisioning.fleet.scene import QUICK, provisioner
 from tests.provisioning.fleet.virtual import VirtualClock, virtual_run
 
 NODES = tuple(node(f"n{n}", cpus=1000.0, memory_bytes=9000 * GIB) for n in (1, 2, 3))
+NAMES = tuple(one.name for one in NODES)
 LIMITS = Limits(operations=10)
+SHORT = Limits(retry_failed_s=10.0)
 DEAD = instance(1, node="n2")
 EMPTY = [report("n1"), report("n2", found(DEAD, UnitState.EXITED)), report("n3")]
 
@@ -76,6 +79,63 @@ def test_starts_that_have_failed_before_have_half_of_the_operations(
     actions = decided(*failed(100), n_bad=100, limits=Limits(operations=operations))
 
     assert expected == sum(isinstance(action, Renew) for action in actions)
+
+
+class TestTurns:
+    """Which of those that could not be started is tried again first."""
+
+    BAD = tuple(failed(20, retry_at_s=NOW_S - 100.0))
+    OK = instance(1, phase=Phase.FAILED, n_failures=1, started_s=0.0)
+
+    def first(self, one: Instance, *others: Instance) -> str:
+        """Return who is tried first, where the other pool comes first in the file."""
+        actions = decided(*(others or self.BAD), one, n_bad=20, reports=[*map(report, NAMES)])
+        return next(action.id for action in actions if isinstance(action, Renew))
+
+    @pytest.mark.parametrize(
+        ("fields", "is_first"),
+        [
+            ({"retry_at_s": NOW_S - 101.0}, True),
+            ({"retry_at_s": NOW_S - 99.0}, False),
+            ({"since_s": NOW_S - 101.0}, True),  # it has failed for good, by its node's fault
+            ({"since_s": NOW_S - 99.0}, False),
+            ({"retry_at_s": NOW_S - 99.0, "is_replace_asked": True}, True),
+            ({"retry_at_s": NOW_S + 99.0, "is_replace_asked": True}, True),
+            ({"retry_at_s": NOW_S - 99.0, "workload": "another"}, True),
+            ({"retry_at_s": NOW_S + 86_400.0}, True),  # the clock was set back
+            ({"since_s": NOW_S + 86_400.0}, True),
+        ],
+    )
+    def test_it_is_who_was_asked_for_or_changed_then_who_is_due_for_longest(
+        self, fields: dict[str, object], is_first: bool
+    ) -> None:
+        assert is_first is (self.OK.id == self.first(replace(self.OK, **fields)))
+
+    def test_of_several_that_were_asked_for_it_is_the_one_due_for_longest(self) -> None:
+        asked = failed(20, retry_at_s=NOW_S - 100.0, is_replace_asked=True)
+        one = replace(self.OK, retry_at_s=NOW_S - 101.0, is_replace_asked=True)
+
+        assert one.id == self.first(one, *asked)
+
+    def test_nobody_waits_for_longer_than_one_round(self) -> None:
+        """Five of 41 at a time, all due again before the last have had a turn."""
+        n_tries = Counter[str]()
+        records = {one.id: one for one in (*failed(40), replace(self.OK, retry_at_s=NOW_S))}
+        hung = Outcome(Result.FAILED, "not healthy", 90.0, 3)
+        wanted = fleet(pool(40, name="bad"), pool(1), nodes=NODES, limits=LIMITS)
+
+        for round_s in (100.0 * number for number in range(9)):
+            now_s = NOW_S + round_s
+            seen = observed(records.values(), [report(name, at_s=now_s) for name in NAMES])
+            for action in decide(wanted, seen, now_s):
+                assert isinstance(action, Renew)
+                n_tries[action.id] += 1
+                begun = begin(action, records[action.id], now_s=now_s)
+                assert begun
+                records[action.id] = finish_start(begun, hung, limits=SHORT, now_s=now_s + 90.0)
+
+        assert records.keys() == n_tries.keys()
+        assert {1, 2} == set(n_tries.values())
 
 
 def test_those_that_go_on_count() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
-from provisioning.fleet.actions import Drain, Place, Renew
-from provisioning.fleet.decide import decide
-from provisioning.fleet.fleet import Fleet, Limits, Node, Rotation
+from provisioning.fleet.actions import Action, Drain, Place, Renew
+from provisioning.fleet.decide import MOST_KEPT, decide
+from provisioning.fleet.draft import Draft
+from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, Rotation
 from provisioning.fleet.model import Instance, Phase, Reason
-from provisioning.fleet.placement import Ledger
+from provisioning.fleet.placement import Ledger, Spot
 from provisioning.fleet.usage import Usage
 from tests.provisioning.fleet.making import (
+    CHAT,
     GIB,
     NOW_S,
     fleet,
@@ -119,6 +122,88 @@ def test_a_node_that_leaves_gives_up_no_more_than_there_is_room_for() -> None:
             assert {"n1": 21, "n2": 19} == Counter(one.node for one in stage.instances)
 
     virtual_run(scene())
+
+
+@pytest.mark.parametrize(
+    ("grown", "room"),
+    [
+        ({"memory_bytes": 4 * GIB}, {"cpus": 100.0, "memory_bytes": 5 * GIB}),
+        ({"cpus": 4.0}, {"cpus": 5.0, "memory_bytes": 100 * GIB}),
+    ],
+    ids=["memory", "cpus"],
+)
+def test_who_grows_has_room_for_its_new_size_before_others_are_moved(
+    grown: dict[str, object], room: dict[str, object]
+) -> None:
+    """Each takes four times what it has now; the other node has that once."""
+    large = pool(3, workload=replace(CHAT, **grown), rotation=SLOW)
+    wanted = fleet(large, nodes=[OLD, node("n2", **room)], limits=ALL)
+    first, *others = (instance(number) for number in (1, 2, 3))
+
+    assert 1 == drained(wanted, first, *others)
+    assert 0 == drained(wanted, LEAVING[0], *others)
+
+
+class TestManyThatWait:
+    """A rack is lost while a node is emptied: room is sought on all nodes, for each of many."""
+
+    @staticmethod
+    def lost(n: int, pool_name: str) -> list[Instance]:
+        made = instance(pool=pool_name, node="n3")
+        return [
+            replace(made, id=f"{pool_name}-{number:05}", port=21_000 + number)
+            for number in range(1001, 1001 + n)
+        ]
+
+    def decided(self, wanted: Fleet, lost: list[Instance]) -> tuple[Action, ...]:
+        serving = instance(1)
+        reports = [report("n1", found(serving)), report("n2"), silent("n3", for_s=999.0)]
+        seen = observed([serving, *lost], reports, ill={one.id: 1.0 for one in lost})
+        return decide(wanted, seen, NOW_S)
+
+    def test_no_room_is_kept_where_too_many_are_down_for_one_to_move(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept = []
+        monkeypatch.setattr(Draft, "keep_room", lambda *asked: kept.append(asked))
+        nodes = [OLD, node("n2", cpus=999.0, memory_bytes=999 * GIB), node("n3")]
+
+        actions = self.decided(fleet(pool(100), nodes=nodes), self.lost(99, "chat"))
+
+        assert {Renew} == {type(action) for action in actions}
+        assert [] == kept
+
+    @pytest.mark.parametrize(("n_more", "expected"), [(-1, 1), (0, 0), (200, 0)])
+    def test_a_node_is_not_emptied_while_too_many_of_another_pool_wait(
+        self, n_more: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        n_asked = 0
+        spot = Ledger.spot
+
+        def counted(ledger: Ledger, pool: Pool, instance_id: str) -> Spot | None:
+            nonlocal n_asked
+            n_asked += 1
+            return spot(ledger, pool, instance_id)
+
+        monkeypatch.setattr(Ledger, "spot", counted)
+        nodes = [OLD, node("n2", cpus=999.0, memory_bytes=999 * GIB), node("n3")]
+        limits = Limits(operations=1)
+        n = 1 + MOST_KEPT + n_more  # one of them has the operation
+        wanted = fleet(pool(1), pool(n, name="code"), nodes=nodes, limits=limits)
+
+        actions = self.decided(wanted, self.lost(n, "code"))
+
+        assert expected == sum(isinstance(action, Drain) for action in actions)
+        assert n_asked <= MOST_KEPT
+
+    def test_those_for_whom_there_is_no_room_hold_nobody_up(self) -> None:
+        labelled = Placement(selector=(("disk", "nvme"),))
+        nodes = [OLD, node("n2", cpus=9.0, memory_bytes=9 * GIB), node("n3")]
+        wanted = fleet(pool(1), pool(999, name="code", placement=labelled), nodes=nodes)
+
+        assert (Drain("chat-00001", Reason.NODE_REMOVED),) == self.decided(
+            wanted, self.lost(999, "code")
+        )
 
 
 class TestWithoutRoom:
