@@ -25,6 +25,7 @@ from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_o
 from provisioning.fleet.runtime.containerd_units import FLEET
 from tests.bench.bench import output_of
 from tests.containerd import IMAGE, Containerd
+from tests.ports import IDLE_UNIT
 
 OURS, CTR = "ours", "ctr"
 """The fleets of the two, whose namespaces keep their containers apart."""
@@ -131,7 +132,7 @@ def new_unit(fleet: str, name: str) -> Unit:
         generation=1,
         pool="pool",
         host="127.0.0.1",
-        port=20_000,
+        port=IDLE_UNIT,
         image=IMAGE,
         command=COMMAND,
         environment=(),

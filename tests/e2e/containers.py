@@ -32,6 +32,7 @@ from tests.e2e.provisioner import (
     parent_of,
     words_of,
 )
+from tests.ports import UNITS
 
 NODE_GRACE_S = 6
 SERVE = 'echo ok >/tmp/health; exec "$@"'
@@ -58,8 +59,8 @@ class Node:
             "address": self.address,
             "cpus": 4,
             "memory": "4GiB",
-            "first_port": 21_000,
-            "last_port": 21_099,
+            "first_port": UNITS[0],
+            "last_port": UNITS[99],
         }
 
     def clean_up(self) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from provisioning.fleet.runtime import cgroups
 from provisioning.fleet.runtime.process import label_of
-from tests.ports import free_ports
+from tests.ports import UNITS, free_ports
 from tests.waiting import eventually
 
 PROGRAM = (sys.executable, "-P", "-m", "ollama_fleet")
@@ -273,8 +273,8 @@ class Lab:
             "address": loopback_of(self.folder),
             "cpus": 4,
             "memory": "64GiB",
-            "first_port": 21_000,
-            "last_port": 21_199,
+            "first_port": UNITS[0],
+            "last_port": UNITS[-1],
         }
 
     def command(self, *words: str) -> Sequence[str]:

@@ -18,6 +18,7 @@ import yaml
 
 from tests.e2e.provisioner import FLEET, Lab, Provisioner, UnitProcess, lab
 from tests.e2e.running import Running, running
+from tests.ports import OTHER_UNITS
 from tests.waiting import eventually
 
 N = 4
@@ -291,7 +292,8 @@ def found_by(instances: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str
 
 async def test_a_node_with_instances_is_not_dropped_and_the_plan_says_why(fleet_lab: Lab) -> None:
     one = await applied(fleet_lab, 2)
-    there = {**fleet_lab.node(), "name": "there", "first_port": 21_200, "last_port": 21_399}
+    ports = {"first_port": OTHER_UNITS[0], "last_port": OTHER_UNITS[-1]}
+    there = {**fleet_lab.node(), "name": "there", **ports}
     moved = str(fleet_lab.spec(2, nodes=[there]))
 
     plan = await fleet_lab.done("provisioner", "plan", moved)

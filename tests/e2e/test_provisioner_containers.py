@@ -21,6 +21,7 @@ from provisioning.fleet.runtime.containerd_daemon import Daemon
 from tests.containerd import busybox_archive
 from tests.e2e.containers import NODE_GRACE_S, ContainerLab, container_lab
 from tests.e2e.provisioner import Provisioner
+from tests.ports import UNITS
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.waiting import eventually
 
@@ -178,7 +179,7 @@ async def test_instances_keep_off_ports_on_which_strangers_answer(
     fleet_lab: ContainerLab,
 ) -> None:
     """As another fleet of the same nodes would, whose ports are by default the same."""
-    taken = range(21_000, 21_050)
+    taken = UNITS[:50]
     async with AsyncExitStack() as strangers:
         for node in fleet_lab.nodes:
             for port in taken:

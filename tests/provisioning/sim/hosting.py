@@ -11,21 +11,21 @@ from pathlib import Path
 from provisioning.sim.app import Hosting, Settings, Simulation, running_simulation
 from provisioning.sim.orders import UnitOrder
 from provisioning.sim.spec import FleetSpec
+from tests.ports import HOSTED
 
 N_PORTS = 30
-EPHEMERAL_FROM = 32_768
 SPEC = FleetSpec()
 
 
 def free_range(n: int = N_PORTS) -> range:
     """Return ports that follow one another, and on which nothing listens."""
-    span = EPHEMERAL_FROM - 12_000 - n
-    first = 12_000 + os.getpid() * 37 % span
+    span = len(HOSTED) - n
+    first = HOSTED.start + os.getpid() * 37 % span
     for _ in range(1000):
         ports = range(first, first + n)
         with suppress(OSError):
             return _probed(ports)
-        first = 12_000 + (first + n) % span
+        first = HOSTED.start + (first + n - HOSTED.start) % span
     raise AssertionError(f"no {n} free ports in a row")
 
 
