@@ -32,7 +32,6 @@ LEAST_NODES = 2
 """So that one may go, and the other takes over."""
 SPARE_PORTS = 10
 N_REAL_PORTS = 60
-"""Real servers may be asked for up to 50; some ports may be taken by others."""
 REAL_MEMORY_MIB = 1024
 HEALTH = {"interval": "5s", "timeout": "2s", "failures": 3}
 ROTATION = {"every": "7d", "at_once": 10, "drain": "10s"}
@@ -56,8 +55,8 @@ class Demo:
     """Of the process that hosts the simulated instances."""
     unit_ports: range
     """Of each simulated node."""
-    llama_port: int
-    """The first of the real servers'."""
+    llama_ports: range
+    """Of the real servers, which may be asked for up to 50; some may be taken by others."""
     model: str
     """Name of the real servers' model."""
     model_file: Path | None
@@ -157,8 +156,8 @@ def _real_node(demo: Demo) -> dict[str, Any]:
         "runtime": "process",
         "cpus": demo.n_llama_servers,
         "memory": f"{demo.n_llama_servers * REAL_MEMORY_MIB}MiB",
-        "first_port": demo.llama_port,
-        "last_port": min(demo.llama_port + N_REAL_PORTS, 65_535),
+        "first_port": demo.llama_ports[0],
+        "last_port": demo.llama_ports[-1],
         "labels": {"hardware": REAL_HARDWARE},
     }
 

@@ -100,7 +100,7 @@ def make_demo(settings: Settings, ports: Ports) -> Demo:
         n_llama_servers=settings.n_llama_servers,
         control_port=ports.take(Wanted("the fleet's control API", CONTROL_PORT)),
         unit_ports=ports.take_range(units, n_unit_ports),
-        llama_port=ports.take(Wanted("llama-server", LLAMA_PORT)),
+        llama_ports=ports.take_range(Wanted("llama-server", LLAMA_PORT), demo.N_REAL_PORTS),
         model=llama.MODEL_NAME,
         model_file=llama.model_file(os.environ) if settings.n_llama_servers else None,
         programs_dir=programs.default_dir(os.environ),

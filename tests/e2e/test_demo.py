@@ -41,8 +41,7 @@ async def _up(run_dir: Path, *options: str) -> AsyncIterator[tuple[Process, str]
     )
     assert process.stdout is not None
     try:
-        said = await asyncio.wait_for(process.stdout.readuntil(b"Ctrl-C stops"), DEMO_S)
-        yield process, said.decode()
+        yield process, await _until_up(process, process.stdout)
     finally:
         if process.returncode is None:
             process.kill()
@@ -149,6 +148,15 @@ async def test_up_keeps_a_fleet_of_ones_own_and_ends_its_processes_with_it_or_le
 
     assert 0 == process.returncode
     assert [] == _naming(str(tiny_model))
+
+
+async def _until_up(process: Process, output: asyncio.StreamReader) -> str:
+    """Return what `up` has said once all runs; where it ends instead, fail with why it does."""
+    try:
+        return (await asyncio.wait_for(output.readuntil(b"Ctrl-C stops"), DEMO_S)).decode()
+    except asyncio.IncompleteReadError as error:
+        _, words = await process.communicate()
+        pytest.fail(f"`up` ended ({process.returncode}): {error.partial!r}\n{words.decode()}")
 
 
 async def _until_all_healthy(said: str, n: int) -> None:

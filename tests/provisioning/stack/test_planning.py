@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from provisioning.stack import planning, programs
+from provisioning.stack import demo, planning, programs
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import UnwatchableError
 from provisioning.stack.planning import Settings
-from provisioning.stack.ports import Ports, Wanted
+from provisioning.stack.ports import Claims, Ports, Wanted
 from provisioning.stack.rundir import RunDir
 from tests.ports import free_ports
 
@@ -41,15 +42,39 @@ def test_a_plan_knows_whether_instances_go_on(
     node = {"name": "here", "runtime": "process", "cpus": 2, "memory": "4GiB"}
     pool = {"name": "web", "model": "toy", "engine": "ollama", "count": 1, "memory": "1GiB"}
     spec.write_text(json.dumps({"name": "lab", "nodes": [node], "pools": [pool]}))
+    settings = dataclasses.replace(make_settings(tmp_path), spec=spec, is_kept=is_kept)
+
+    plan = planning.make_plan(
+        settings, RunDir(tmp_path), Ports(say=lambda _: None), say=lambda _: None
+    )
+
+    assert is_kept is plan.is_kept
+
+
+def test_demonstrations_beside_each_other_never_give_an_instance_the_same_port(
+    tmp_path: Path,
+) -> None:
+    taken = []
+    with Claims() as ours, Claims() as theirs:
+        for claims in (ours, theirs):
+            ports = Ports(say=lambda _: None, claims=claims)
+            made = planning.make_demo(make_settings(tmp_path), ports)
+            taken += [made.control_port, *made.unit_ports, *made.llama_ports]
+
+    assert demo.N_REAL_PORTS == len(made.llama_ports)
+    assert sorted(set(taken)) == sorted(taken)
+
+
+def make_settings(run_dir: Path) -> Settings:
     provisioner, exporter, prometheus, alertmanager = (
         Wanted("a program", port, option="", is_explicit=False) for port in free_ports(4)
     )
-    settings = Settings(
-        spec=spec,
-        n_simulated=0,
+    return Settings(
+        spec=None,
+        n_simulated=30,
         n_llama_servers=0,
-        is_kept=is_kept,
-        run_dir=tmp_path,
+        is_kept=False,
+        run_dir=run_dir,
         provisioner=provisioner,
         exporter=exporter,
         prometheus=prometheus,
@@ -58,9 +83,3 @@ def test_a_plan_knows_whether_instances_go_on(
         duration_s=None,
         is_json=False,
     )
-
-    plan = planning.make_plan(
-        settings, RunDir(tmp_path), Ports(say=lambda _: None), say=lambda _: None
-    )
-
-    assert is_kept is plan.is_kept
