@@ -36,7 +36,7 @@ from provisioning.stack.processes import Children, answers_ok
 from provisioning.stack.report import Pages
 from provisioning.stack.status import FleetStatus
 
-SEEN_WITHIN_S = 60.0
+SEEN_WITHIN_S = 120.0
 """What Prometheus may take to see a healthy instance, from when the exporter is ready."""
 N_EVALUATIONS = 2
 """After so many, alerts know what Prometheus has scraped: some read what others have recorded."""

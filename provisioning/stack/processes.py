@@ -40,7 +40,8 @@ class ChildSpec:
     name: str
     command: tuple[str, ...]
     ready_url: str
-    ready_within_s: float = 30.0
+    ready_within_s: float = 120.0
+    """What takes longer hangs, however slow the machine; what ends is told at once."""
 
 
 @dataclass(frozen=True, slots=True)

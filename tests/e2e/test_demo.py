@@ -26,7 +26,7 @@ from tests.provisioning.stack.standin import is_running
 from tests.waiting import eventually
 
 DEMO = ("--simulated=30", "--llama-servers=2")
-DEMO_S = 90.0
+DEMO_S = 200.0
 SEEN_S = 20.0
 
 

@@ -20,7 +20,9 @@ from provisioning.stack import rundir
 from tests.provisioning.stack.standin import is_running
 from tests.waiting import eventually
 
-START_S = 60.0
+START_S = 200.0
+
+pytestmark = pytest.mark.timeout(START_S + 60)
 
 
 @contextlib.asynccontextmanager
