@@ -11,6 +11,10 @@ import socket
 # 32,768 on the kernel gives ports to connections.
 HOSTED = range(12_000, 20_000)
 """Of simulations that host units, at every address."""
+BENCHED = range(21_000, 22_000)
+"""Of what a benchmark runs."""
+LABS = range(22_000, 26_000)
+"""Of the labs in which alerts are watched, some at every address."""
 STEADY = range(26_000, 30_000)
 """Of servers that are started again at the same port."""
 UNITS = range(30_000, 30_200)

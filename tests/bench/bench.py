@@ -16,8 +16,9 @@ from pathlib import Path
 from provisioning.stack.ports import Ports, Wanted
 from tests.bench import procfs
 from tests.bench.procfs import Cpu
+from tests.ports import BENCHED
 
-FIRST_PORT = 21_000
+FIRST_PORT = BENCHED[0]
 MAX_WARM_CYCLES = 4
 """How many intervals a process may take until it has seen the whole fleet."""
 

@@ -23,8 +23,10 @@ from provisioning.stack.prometheus import PrometheusSettings
 from provisioning.stack.rundir import RunDir
 from tests.live import pace as paces
 from tests.live.pace import Pace
+from tests.ports import LABS
 
-FIRST_PORT = 12_000 + os.getpid() % 100 * 100
+PORTS_OF_PROCESS = 100
+FIRST_PORT = LABS[os.getpid() * PORTS_OF_PROCESS % len(LABS)]
 """Another for each process, as two may run. Below the ports that outgoing connections take: the
 exporters' alone are more than there are."""
 READY_WITHIN_S = 90.0
