@@ -1,0 +1,143 @@
+"""Whether pools are right in themselves, and beside each other.
+
+In:   Pools, as they were decoded, and the limits of their fleet.
+Out:  Problems, all of them, each with its path. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from provisioning.fleet.fleet import Limits, Pool
+from provisioning.fleet.limits import allowed_down
+from provisioning.fleet.model import Workload
+from provisioning.fleet.placeholders import NAMES, placeholder_fault
+from provisioning.fleet.spec import words
+from provisioning.fleet.spec.amounts import count_text
+from provisioning.fleet.spec.complaints import (
+    above_zero,
+    at_least,
+    complaint,
+    named,
+    repeated_items,
+    repeated_names,
+)
+from provisioning.fleet.spec.engines import ENGINES
+from provisioning.fleet.spec.problems import Path, Problem, Unknown
+from provisioning.fleet.spec.words import MAX_POOL_NAME_CHARACTERS
+
+MAX_INSTANCES = 1_000_000
+
+
+def problems_of(pools: Sequence[Pool], limits: Limits) -> Iterator[Problem | Unknown]:
+    """Yield all that is wrong with the pools, in the order of the document."""
+    for index, pool in enumerate(pools):
+        yield from _pool(("pools", index), pool)
+        yield from _rotation(("pools", index, "rotation"), pool, limits)
+    yield from repeated_items("pools", [pool.name for pool in pools])
+    if sum(pool.count for pool in pools) > MAX_INSTANCES:
+        yield Problem(("pools",), f"must not have more than {MAX_INSTANCES:,} instances in all")
+
+
+def _pool(path: Path, pool: Pool) -> Iterator[Problem | Unknown]:
+    yield from named((*path, "name"), pool.name, MAX_POOL_NAME_CHARACTERS)
+    yield from at_least(0, path, count=pool.count)
+    yield from _workload(path, pool.workload)
+    yield from _archive((*path, "archive"), pool)
+    at_most = pool.placement.max_per_node
+    yield from at_least(0, (*path, "placement"), max_per_node=at_most)
+    yield from _developers((*path, "developers"), pool)
+
+
+def _workload(path: Path, workload: Workload) -> Iterator[Problem | Unknown]:
+    model = workload.model
+    model_fault = words.text_fault(model) if model else "must not be empty"
+    yield from complaint((*path, "model"), model_fault)
+    if workload.engine not in ENGINES:
+        message = f"must be one of {', '.join(ENGINES)}"
+        yield Unknown((*path, "engine"), message, workload.engine, ENGINES)
+    yield from above_zero(path, cpus=workload.cpus, memory=workload.memory_bytes)
+    yield from complaint((*path, "image"), words.text_fault(workload.image))
+    yield from _command((*path, "command"), workload.command)
+    yield from _environment((*path, "environment"), workload.environment)
+    yield from _mounts((*path, "mounts"), workload.mounts)
+    yield from _probe((*path, "health"), workload)
+    for index, request in enumerate(workload.warm_up):
+        where = (*path, "warm_up", index)
+        yield from complaint((*where, "path"), words.path_fault(request.path))
+        yield from above_zero(where, timeout=request.timeout_s)
+
+
+def _command(path: Path, command: Sequence[str]) -> Iterator[Problem]:
+    for index, argument in enumerate(command):
+        fault = "must not hold a NUL" if "\0" in argument else placeholder_fault(argument)
+        yield from complaint((*path, index), fault)
+    if command and not command[0]:
+        yield Problem((*path, 0), "must name a program")
+
+
+def _environment(path: Path, environment: Sequence[tuple[str, str]]) -> Iterator[Problem]:
+    for name, value in environment:
+        fault = words.variable_fault(name)
+        if "\0" in value:
+            fault = "must not hold a NUL"
+        elif placeholder_fault(value):
+            # Not in its own words, which would show what may be a secret.
+            known = ", ".join(f"{{{known}}}" for known in NAMES)
+            fault = f"holds braces that are no placeholder; known are {known}; {{{{ is a brace"
+        yield from complaint((*path, name), fault)
+    yield from repeated_names(path, environment)
+
+
+def _archive(path: Path, pool: Pool) -> Iterator[Problem]:
+    if not pool.archive:
+        return
+    if not pool.archive.startswith("/") or "\0" in pool.archive:
+        yield Problem(path, f"must be an absolute path, got {pool.archive!r}")
+    if not pool.workload.image:
+        yield Problem(path, "needs an `image`: the name that its image gets on the nodes")
+
+
+def _mounts(path: Path, mounts: Sequence[tuple[str, str]]) -> Iterator[Problem]:
+    for index, pair in enumerate(mounts):
+        for key, folder in zip(("source", "target"), pair, strict=True):
+            if not folder.startswith("/") or ".." in folder.split("/") or "\0" in folder:
+                yield Problem((*path, index, key), f"must be an absolute path, got {folder!r}")
+    yield from repeated_names(path, [(target, "") for _, target in mounts])
+
+
+def _probe(path: Path, workload: Workload) -> Iterator[Problem]:
+    probe = workload.probe
+    yield from complaint((*path, "path"), words.path_fault(probe.path))
+    yield from above_zero(path, interval=probe.interval_s, timeout=probe.timeout_s)
+    yield from at_least(1, path, failures=probe.n_failures)
+
+
+def _rotation(path: Path, pool: Pool, limits: Limits) -> Iterator[Problem]:
+    rotation = pool.rotation
+    yield from at_least(0, path, every=rotation.every_s, drain=rotation.drain_s)
+    yield from at_least(1, path, at_once=rotation.at_once)
+    if rotation.every_s > 0 and rotation.at_once > 0 and 0 <= limits.unavailable_ratio <= 1:
+        bounds = {"at_once": rotation.at_once, "limits.unavailable": allowed_down(pool, limits)}
+        n_at_once = min(bounds.values())
+        whole_s = rotation.drain_s * pool.count / n_at_once
+        if whole_s > rotation.every_s:
+            drained = f"draining {pool.count:,} instances, {n_at_once:,} at once, takes"
+            helps = "rotate less often, drain for a shorter time, or raise"
+            raised = " and ".join(name for name, most in bounds.items() if most == n_at_once)
+            message = f"{rotation.every_s:,.0f} s is too short: {drained} {whole_s:,.0f} s"
+            yield Problem((*path, "every"), f"{message}; {helps} {raised}")
+
+
+def _developers(path: Path, pool: Pool) -> Iterator[Problem]:
+    n_developers = len(pool.developers)
+    # With count 0 the pool is put away, and whoever is listed has one again once it is not.
+    if 0 < pool.count < n_developers:
+        helps = "raise its count or list fewer"
+        yield Problem(
+            path, f"{n_developers:,} want one of {count_text(pool.count, 'instance')}; {helps}"
+        )
+    for index, name in enumerate(pool.developers):
+        fault = words.text_fault(name) if name else "must not be empty"
+        yield from complaint((*path, index), fault)
+    yield from repeated_names(path, [(name, "") for name in pool.developers])
