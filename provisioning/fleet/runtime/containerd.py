@@ -29,7 +29,8 @@ from provisioning.fleet.runtime import containerd_units as units
 from provisioning.fleet.runtime.containerd_bringing import Bringing
 from provisioning.fleet.runtime.containerd_containers import Containers
 from provisioning.fleet.runtime.containerd_daemon import Certificates, Daemon, RefusedError
-from provisioning.fleet.runtime.containerd_images import Image, Images
+from provisioning.fleet.runtime.containerd_image import Image
+from provisioning.fleet.runtime.containerd_images import Images
 from provisioning.fleet.runtime.containerd_record import Settings, cgroup_of, new_record
 from provisioning.fleet.runtime.containerd_refusals import meaning_of
 from provisioning.fleet.runtime.containerd_turns import Turns

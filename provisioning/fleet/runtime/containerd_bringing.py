@@ -12,16 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import TransientError, UnitError
+from provisioning.fleet.runtime.containerd_image import Image
+from provisioning.fleet.runtime.containerd_transfers import TRANSFER_LIMIT_S
 from provisioning.fleet.runtime.containerd_turns import STALL_LIMIT_S, Turn, Turns
 
-if TYPE_CHECKING:  # it imports us
-    from provisioning.fleet.runtime.containerd_images import Image
-
-TRANSFER_LIMIT_S = 3600.0
 MB = 1e6
 
 log = logging.getLogger(__name__)

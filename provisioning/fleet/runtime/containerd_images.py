@@ -7,7 +7,6 @@ Fails with LastingError (no such image, a broken archive), or another UnitError.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,29 +18,9 @@ from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime.containerd_bringing import Bringing
 from provisioning.fleet.runtime.containerd_daemon import Daemon, RefusedError
+from provisioning.fleet.runtime.containerd_image import Image, ImageConfig, chain_ids
 from provisioning.fleet.runtime.containerd_transfers import TRIED_AGAIN, Transfers, has_registry
 from provisioning.fleet.runtime.containerd_turns import Turn
-
-
-class ImageConfig(msgspec.Struct, frozen=True):
-    """What an image says about running it; names as in the OCI image specification."""
-
-    Env: tuple[str, ...] | None = None
-    Entrypoint: tuple[str, ...] | None = None
-    Cmd: tuple[str, ...] | None = None
-    WorkingDir: str = ""
-    User: str = ""
-
-
-class Image(msgspec.Struct, frozen=True):
-    """An image that a node has, unpacked."""
-
-    digest: str
-    snapshot: str
-    """The chain id of its topmost layer."""
-    config: ImageConfig
-    size_bytes: int = 0
-    """Of its layers, as they are carried."""
 
 
 class _RootFs(msgspec.Struct, frozen=True):
@@ -193,15 +172,3 @@ class Images:
             return msgspec.json.decode(b"".join(parts), type=kind)
         except msgspec.DecodeError as error:
             raise LastingError(f"{digest} is no document of an OCI image: {error}") from error
-
-
-def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:
-    """Return the names of the snapshots of layers, each upon those before it."""
-    chain: list[str] = []
-    for diff_id in diff_ids:
-        if not chain:
-            chain.append(diff_id)
-            continue
-        both = f"{chain[-1]} {diff_id}".encode()
-        chain.append(f"sha256:{hashlib.sha256(both).hexdigest()}")
-    return chain

@@ -17,7 +17,7 @@ from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime import containerd_spec as spec
 from provisioning.fleet.runtime import containerd_units as units
 from provisioning.fleet.runtime import logfiles
-from provisioning.fleet.runtime.containerd_images import Image
+from provisioning.fleet.runtime.containerd_image import Image
 
 SHIM = "io.containerd.runc.v2"
 

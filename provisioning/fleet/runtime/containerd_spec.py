@@ -16,7 +16,7 @@ from typing import Any
 
 from provisioning.fleet.errors import LastingError
 from provisioning.fleet.model import Unit
-from provisioning.fleet.runtime.containerd_images import ImageConfig
+from provisioning.fleet.runtime.containerd_image import ImageConfig
 
 VERSION = "1.0.2"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

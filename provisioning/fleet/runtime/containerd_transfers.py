@@ -19,10 +19,10 @@ from google.protobuf.any_pb2 import Any
 from provisioning.fleet.errors import LastingError, TransientError, UnitError
 from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
-from provisioning.fleet.runtime.containerd_bringing import TRANSFER_LIMIT_S
 from provisioning.fleet.runtime.containerd_daemon import Daemon, RefusedError
 from provisioning.fleet.runtime.containerd_turns import Turn
 
+TRANSFER_LIMIT_S = 3600.0
 CHUNK_BYTES = 32 * 1024
 BROKEN = frozenset(
     {

@@ -8,8 +8,9 @@ import logging
 import pytest
 
 from provisioning.fleet.errors import LastingError, TransientError
-from provisioning.fleet.runtime.containerd_bringing import TRANSFER_LIMIT_S, Bringing
-from provisioning.fleet.runtime.containerd_images import Image, ImageConfig
+from provisioning.fleet.runtime.containerd_bringing import Bringing
+from provisioning.fleet.runtime.containerd_image import Image, ImageConfig
+from provisioning.fleet.runtime.containerd_transfers import TRANSFER_LIMIT_S
 from provisioning.fleet.runtime.containerd_turns import (
     IMPORTS_AT_ONCE,
     STALL_LIMIT_S,

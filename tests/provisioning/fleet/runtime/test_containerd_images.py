@@ -19,11 +19,7 @@ from aiohttp import web
 
 from provisioning.fleet.errors import LastingError, TransientError, UnitError
 from provisioning.fleet.runtime.containerd_daemon import RefusedError
-from provisioning.fleet.runtime.containerd_images import (
-    Image,
-    ImageConfig,
-    chain_ids,
-)
+from provisioning.fleet.runtime.containerd_image import Image, ImageConfig, chain_ids
 from provisioning.fleet.runtime.containerd_transfers import has_registry, transfer_error
 from provisioning.fleet.runtime.containerd_turns import Turn
 from tests.containerd import IMAGE, Containerd, image_archive, running_containerd

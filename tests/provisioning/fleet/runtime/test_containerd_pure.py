@@ -14,7 +14,7 @@ from provisioning.fleet.model import FoundUnit, Unit, UnitState
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime import containerd_spec as spec
 from provisioning.fleet.runtime import containerd_units as units
-from provisioning.fleet.runtime.containerd_images import ImageConfig
+from provisioning.fleet.runtime.containerd_image import ImageConfig
 
 UNIT = Unit(
     name="pool-7.2",

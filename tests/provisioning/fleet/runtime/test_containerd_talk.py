@@ -19,7 +19,8 @@ from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime.containerd_bringing import Bringing
 from provisioning.fleet.runtime.containerd_daemon import DEADLINE_S, RefusedError
 from provisioning.fleet.runtime.containerd_events import Events
-from provisioning.fleet.runtime.containerd_images import Image, ImageConfig, Images
+from provisioning.fleet.runtime.containerd_image import Image, ImageConfig
+from provisioning.fleet.runtime.containerd_images import Images
 from provisioning.fleet.runtime.containerd_record import Settings, new_record
 from provisioning.fleet.runtime.containerd_refusals import meaning_of
 from provisioning.fleet.runtime.containerd_transfers import CHUNK_BYTES, _feed
