@@ -23,7 +23,7 @@ from tests.browser.programs import exporter
 Open = Callable[..., Awaitable[FleetPage]]
 """`await open_page(url, scheme="dark", width=1280, height=800)`"""
 StartExporter = Callable[..., Awaitable[str]]
-"""`await start_exporter(inventory, *options, interval="1s")`: the address of its page."""
+"""`await start_exporter(inventory, *options, interval_s=1)`: the address of its page."""
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

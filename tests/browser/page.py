@@ -119,15 +119,13 @@ class FleetPage:
         painted: list[str | None] = await self.run(PAINTED, list(ids))
         return painted
 
-    async def eventually_paints(
-        self, colour: str, instance_id: str, *, within_s: float = 15.0
-    ) -> None:
-        """Return once an instance's cell has this colour."""
+    async def eventually_paints(self, colour: str, *ids: str, within_s: float = 15.0) -> None:
+        """Return once the cells of all these instances have this colour."""
 
-        async def is_painted() -> bool:
-            return [colour] == await self.colours(instance_id)
+        async def are_painted() -> bool:
+            return {colour} == set(await self.colours(*ids))
 
-        await eventually(is_painted, within_s=within_s)
+        await eventually(are_painted, within_s=within_s)
 
     async def centre(self, instance_id: str) -> tuple[float, float]:
         """Return where the middle of a cell is in the window, in CSS pixels."""

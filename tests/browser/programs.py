@@ -79,19 +79,22 @@ async def exporter(
     inventory: Path | str,
     *options: str,
     port: int | None = None,
-    interval: str = "1s",
+    interval_s: int = 1,
     ready_path: str = "/-/ready",
 ) -> AsyncIterator[str]:
-    """Run the exporter over an inventory; give its base URL once it is ready."""
+    """Run the exporter over an inventory; give its base URL once it is ready.
+
+    An answer may take nearly as long as there is time: the tests' machine is a busy one.
+    """
     url = f"http://127.0.0.1:{port or free_ports(1)[0]}"
     command = (
         *_program("exporter"),
         f"--inventory={inventory}",
         f"--web.listen-address={url.removeprefix('http://')}",
         "--inventory.refresh-interval=500ms",
-        f"--poll.interval={interval}",
-        "--poll.health-timeout=800ms",
-        "--poll.metrics-timeout=900ms",
+        f"--poll.interval={interval_s}s",
+        f"--poll.health-timeout={800 * interval_s}ms",
+        f"--poll.metrics-timeout={900 * interval_s}ms",
         *options,
     )
     async with Children(run_dir) as children:

@@ -21,7 +21,7 @@ from tests.waiting import eventually
 N = 10_000
 SLOW_NODE, LOST_NODE = "node-018", "node-063"
 N_KILLED = 20
-INTERVAL = "5s"
+INTERVAL_S = 5
 
 
 async def shoot(run_dir: Path, target: Path) -> None:
@@ -29,7 +29,7 @@ async def shoot(run_dir: Path, target: Path) -> None:
     async with (
         chromium() as browser,
         simulation(run_dir, N) as simulated,
-        exporter(run_dir, simulated.inventory, interval=INTERVAL) as url,
+        exporter(run_dir, simulated.inventory, interval_s=INTERVAL_S) as url,
         opened(browser, f"{url}/fleet?value=speed", scheme="dark") as page,
     ):
         slowed = await simulated.inject("slow", node=SLOW_NODE, factor=0.7)

@@ -136,7 +136,7 @@ async def test_a_filter_counts_at_once_also_while_another_colour_is_awaited(
 
     # Before the answer is so late that a banner, which takes the map some room, draws it anew.
     await expect(page.find("#matching")).to_have_text("50 of 200 match", timeout=1_500)
-    assert [HEALTHY_BUT_LEFT_OUT] == await page.colours("llm-00001")
+    await page.eventually_paints(HEALTHY_BUT_LEFT_OUT, "llm-00001")
     held.release()
     await expect(page.find("#legend-unit")).to_have_text("p99 latency")
 

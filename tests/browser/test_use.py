@@ -68,8 +68,8 @@ async def test_a_filter_dims_what_it_leaves_out_and_says_how_many_it_takes(
     await page.press("Enter")
 
     await expect(page.find("#matching")).to_have_text("50 of 200 match")
-    assert {HEALTHY} == set(await page.colours(*fleet.ids(node="node-002")))
-    assert {HEALTHY_BUT_LEFT_OUT} == set(await page.colours(*fleet.ids(node="node-003")))
+    await page.eventually_paints(HEALTHY, *fleet.ids(node="node-002"))
+    await page.eventually_paints(HEALTHY_BUT_LEFT_OUT, *fleet.ids(node="node-003"))
 
 
 async def test_filters_are_in_the_address_and_survive_a_reload(
@@ -307,7 +307,7 @@ async def test_a_narrow_window_has_the_table_below_the_map(fleet: Fleet, open_pa
     assert table is not None
     assert canvas["y"] + canvas["height"] < table["y"]
     assert not await page.page.evaluate("() => document.body.scrollWidth > window.innerWidth")
-    assert {HEALTHY} == set(await page.colours("llm-00001", "llm-00200"))
+    await page.eventually_paints(HEALTHY, "llm-00001", "llm-00200")
 
 
 async def test_a_window_of_another_size_has_cells_of_another_size(
@@ -322,4 +322,4 @@ async def test_a_window_of_another_size_has_cells_of_another_size(
         return before != await page.centre("llm-00200")
 
     await eventually(is_elsewhere)
-    assert [HEALTHY] == await page.colours("llm-00200")
+    await page.eventually_paints(HEALTHY, "llm-00200")
