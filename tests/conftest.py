@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 
 from provisioning.stack import programs
@@ -22,6 +23,10 @@ from tests.llama import ALIAS, LlamaServer, llama_server, write_tiny_model
 from tests.sharing import Sharing, put_live_first
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long an example takes is up to the machine. All else is as Hypothesis has it here, or in CI.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 StartLlamaServer = Callable[..., Awaitable[LlamaServer]]
 """`await start(alias="tiny", port=0)`: a real llama-server, which is stopped after the test."""

@@ -21,7 +21,7 @@ import numpy as np
 
 ALIAS = "tiny"
 START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 30.0
 
 N_BLOCKS = 2
 WIDTH = 64

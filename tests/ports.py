@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import random
-import socket
+from collections.abc import Iterator
+from itertools import cycle
+
+from provisioning.stack.ports import EVERY_ADDRESS, can_bind
 
 # Tests run beside each other, and some servers listen at every address of the machine: so each
 # kind has ports of its own. From 20,000 on are those that `up` takes for simulated instances; from
@@ -15,8 +18,8 @@ BENCHED = range(21_000, 22_000)
 """Of what a benchmark runs."""
 LABS = range(22_000, 26_000)
 """Of the labs in which alerts are watched, some at every address."""
-STEADY = range(26_000, 30_000)
-"""Of servers that are started again at the same port."""
+OTHERS = range(26_000, 30_000)
+"""Of all other servers, each worker of the tests having a part of them to itself."""
 UNITS = range(30_000, 30_200)
 """Of a node's units, each node having an address of its own."""
 OTHER_UNITS = range(30_200, 30_400)
@@ -25,20 +28,38 @@ IDLE_UNIT = 30_500
 """Of units that do not listen."""
 
 
+N_PARTS = 5
+"""Of OTHERS: one for tests that run without workers, and one for each of four workers."""
+
+
 def free_ports(n: int) -> list[int]:
-    """Return n different loopback ports on which nothing listens."""
-    sockets = [socket.socket() for _ in range(n)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Return n different ports on which nothing listens, whatever the address.
+
+    Seconds may pass until a server listens there, and a test may end it and start it again. So
+    nobody else gets the ports meanwhile: the kernel, asked for any port or for a connection's,
+    gives none below 32,768; another worker has a part of its own; and this one begins anew only
+    when it has given away all of its part.
+    """
+    return [next(_free_ones) for _ in range(n)]
 
 
 def free_steady_port() -> int:
-    """Return a free loopback port that no connection of a test beside this one gets by chance."""
-    while True:
-        port = random.choice(STEADY)  # noqa: S311 # nothing to guess here
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+    """Return one port as `free_ports` does."""
+    return next(_free_ones)
+
+
+def _free_of_part() -> Iterator[int]:
+    """Yield free ports of this process's part, in turn, without an end."""
+    size = len(OTHERS) // N_PARTS
+    first = size * _part(os.environ.get("PYTEST_XDIST_WORKER", ""))
+    begin = random.randrange(size)  # noqa: S311 # two runs beside each other begin apart
+    turn = (OTHERS[first + (begin + step) % size] for step in range(size))
+    return (port for port in cycle(turn) if can_bind(port, EVERY_ADDRESS))
+
+
+def _part(worker: str) -> int:
+    """Return the part of the worker `gw0`, `gw1`, …; of no worker, the first one."""
+    return 1 + int(worker.removeprefix("gw")) % (N_PARTS - 1) if worker else 0
+
+
+_free_ones = _free_of_part()

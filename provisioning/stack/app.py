@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -30,7 +31,7 @@ from provisioning.stack import (
 )
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import NothingSeenError, QueryError
-from provisioning.stack.planning import Settings, make_plan
+from provisioning.stack.planning import Settings, gather, make_plan
 from provisioning.stack.ports import Claims, Ports
 from provisioning.stack.processes import Children, answers_ok
 from provisioning.stack.report import Pages
@@ -56,8 +57,12 @@ def run(settings: Settings) -> None:
         asyncio.CancelledError: A signal asked to stop; everything has been stopped.
     """
     with rundir.claimed(settings.run_dir) as run_dir, Claims() as claims:
-        plan = make_plan(settings, run_dir, Ports(say=say, claims=claims), say=say)
-        observers.configure(plan.observers)
+        supplies = gather(settings, say=say)
+        observers.build_rules(run_dir, interval_s=settings.poll_interval_s)
+        # Ports come last: whoever takes one before the program that is to listen on it ends the
+        # run, and what is done above takes seconds, or minutes where programs are fetched.
+        plan = make_plan(settings, supplies, run_dir, Ports(say=say, claims=claims))
+        observers.write_config(plan.observers)
         asyncio.run(_run(plan, settings))
 
 
@@ -146,25 +151,29 @@ async def until_seen(
 ) -> FleetStatus:
     """Wait until Prometheus itself sees the fleet, healthy and all there; return what it sees.
 
-    A fleet that takes longer, because models are loaded, is told as it is then.
+    A fleet that takes longer, because models are loaded, is told as it was seen last. A look that
+    has begun in time is waited for, so there is one at least.
 
     Raises:
         NothingSeenError: It sees none in time, or could not be asked.
     """
     url = plan.observers.prometheus_url
-    seen: FleetStatus | QueryError | None = None
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
-            while True:
-                seen = await _look(session, plan)
-                if isinstance(seen, FleetStatus) and seen.is_there:
-                    return seen
-                await asyncio.sleep(ASK_PAUSE_S)
-    if isinstance(seen, FleetStatus) and seen.n_healthy + seen.n_provisioning > 0:
+    seen: FleetStatus | None = None
+    until_s = time.monotonic() + within_s
+    while True:
+        answer = await _look(session, plan)
+        # One that fails, the last one too, takes nothing back of what was seen before.
+        seen = answer if isinstance(answer, FleetStatus) else seen
+        if seen is not None and seen.is_there:
+            return seen
+        if time.monotonic() >= until_s:
+            break
+        await asyncio.sleep(ASK_PAUSE_S)
+    if seen is not None and seen.n_healthy + seen.n_provisioning > 0:
         return seen
     raise NothingSeenError(
         f"Prometheus ({url}) saw no healthy instance within {within_s:g} s of the exporter's "
-        f"first whole cycle; at last: {seen or 'no answer'}. Look at {url}/api/v1/targets and "
+        f"first whole cycle; at last: {answer}. Look at {url}/api/v1/targets and "
         f"at the logs in {plan.run_dir.path}"
     )
 

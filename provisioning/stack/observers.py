@@ -80,13 +80,26 @@ def configure(observers: Observers) -> None:
         BuildError: The rules cannot be built.
         RunDirError: A file cannot be written.
     """
-    run_dir = observers.run_dir
-    rules.build(
-        rules.build_command(
-            run_dir.alerts, interval_s=observers.interval_s, options=observers.alert_options
-        )
-    )
-    rundir.write(run_dir.prometheus_config, prometheus.render(observers.prometheus))
+    build_rules(observers.run_dir, interval_s=observers.interval_s, options=observers.alert_options)
+    write_config(observers)
+
+
+def build_rules(run_dir: RunDir, *, interval_s: int, options: tuple[str, ...] = ()) -> None:
+    """Build the alert rules and Alertmanager's configuration, neither of which names a port.
+
+    Raises:
+        BuildError: They cannot be built.
+    """
+    rules.build(rules.build_command(run_dir.alerts, interval_s=interval_s, options=options))
+
+
+def write_config(observers: Observers) -> None:
+    """Write Prometheus' configuration.
+
+    Raises:
+        RunDirError: It cannot be written.
+    """
+    rundir.write(observers.run_dir.prometheus_config, prometheus.render(observers.prometheus))
 
 
 def all_of(observers: Observers) -> tuple[ChildSpec, ...]:

@@ -1,7 +1,8 @@
 """What a person chooses for a run of `up`, and the plan that it makes.
 
 In:   Settings, and the folder of the run.
-Out:  a Plan; the demonstration's specification in that folder, where no other one is named.
+Out:  Supplies, then a Plan; the demonstration's specification in that folder, where no other one
+is named.
 Fails with StackError, or with SpecError for a person's own specification; nothing runs then.
 """
 
@@ -48,24 +49,51 @@ class Settings:
     is_json: bool
 
 
-def make_plan(
-    settings: Settings, run_dir: RunDir, ports: Ports, *, say: Callable[[str], None]
-) -> Plan:
-    """Read the specification, or write the demonstration's; find the programs, choose the ports.
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What a run needs that no port is needed for; getting it may take minutes."""
+
+    own_fleet: Fleet | None
+    """What a person's own specification says; None: there is none."""
+    programs_dir: Path
+    prometheus: Path
+    alertmanager: Path
+    model_file: Path | None
+    """Of the demonstration's real servers; None where none runs."""
+
+
+def gather(settings: Settings, *, say: Callable[[str], None]) -> Supplies:
+    """Read a person's specification, find or fetch the programs, put the model together.
 
     Raises:
         StackError: One of these cannot be had.
         SpecError: The specification describes no fleet that can be.
     """
+    own_fleet = None if settings.spec is None else pollable(load_fleet(settings.spec.resolve()))
+    has_model = own_fleet is None and settings.n_llama_servers > 0
+    programs_dir = programs.default_dir(os.environ)
+    return Supplies(
+        own_fleet=own_fleet,
+        programs_dir=programs_dir,
+        prometheus=programs.locate("prometheus", programs_dir, say=say),
+        alertmanager=programs.locate("alertmanager", programs_dir, say=say),
+        model_file=llama.model_file(os.environ) if has_model else None,
+    )
+
+
+def make_plan(settings: Settings, supplies: Supplies, run_dir: RunDir, ports: Ports) -> Plan:
+    """Choose the ports; write the specification of the demonstration, where it is to run.
+
+    Raises:
+        StackError: One of these cannot be done.
+    """
     provisioner_port = ports.take(settings.provisioner)
     spec = (settings.spec or run_dir.spec).resolve()
-    made = make_demo(settings, ports) if settings.spec is None else None
-    if made is not None:
+    made, fleet = None, supplies.own_fleet
+    if fleet is None:
+        made = make_demo(settings, supplies, ports)
         rundir.write(spec, demo.specification(made, spec))
-    fleet = pollable(load_fleet(spec))
-    programs_dir = programs.default_dir(os.environ)
-    prometheus = programs.locate("prometheus", programs_dir, say=say)
-    alertmanager = programs.locate("alertmanager", programs_dir, say=say)
+        fleet = load_fleet(spec)
     return Plan(
         run_dir=run_dir,
         spec=spec,
@@ -78,8 +106,8 @@ def make_plan(
             exporter_port=ports.take(settings.exporter),
             prometheus_port=ports.take(settings.prometheus),
             alertmanager_port=ports.take(settings.alertmanager),
-            prometheus_binary=prometheus,
-            alertmanager_binary=alertmanager,
+            prometheus_binary=supplies.prometheus,
+            alertmanager_binary=supplies.alertmanager,
             interval_s=settings.poll_interval_s,
             provisioner_address=address_of(provisioner_port),
         ),
@@ -87,11 +115,11 @@ def make_plan(
     )
 
 
-def make_demo(settings: Settings, ports: Ports) -> Demo:
-    """Put the model of the real servers together, and choose the instances' ports.
+def make_demo(settings: Settings, supplies: Supplies, ports: Ports) -> Demo:
+    """Choose the instances' ports.
 
     Raises:
-        StackError: One of these cannot be had.
+        PortError: There are not enough.
     """
     n_unit_ports = demo.n_unit_ports(settings.n_simulated)
     units = Wanted("the simulated fleet", UNIT_PORT, host=EVERY_ADDRESS)
@@ -102,8 +130,8 @@ def make_demo(settings: Settings, ports: Ports) -> Demo:
         unit_ports=ports.take_range(units, n_unit_ports),
         llama_ports=ports.take_range(Wanted("llama-server", LLAMA_PORT), demo.N_REAL_PORTS),
         model=llama.MODEL_NAME,
-        model_file=llama.model_file(os.environ) if settings.n_llama_servers else None,
-        programs_dir=programs.default_dir(os.environ),
+        model_file=supplies.model_file,
+        programs_dir=supplies.programs_dir,
         owner=None if settings.is_kept else os.getpid(),
     )
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -158,11 +159,12 @@ async def test_every_query_runs_on_a_live_prometheus(tmp_path: Path) -> None:
             if selector.name and "ollama_" not in selector.name
         }
         strangers |= {name for page in PAGES for name in STRANGER.findall(page.text)}
-        missing = [name for name in sorted(strangers) if not await running.has(name)]
+        # One after the other: a scrape that takes too long ends a target's series until the next.
+        for name in sorted(strangers):
+            await eventually(partial(running.has, name))
 
     assert 100 < len(queries)
     assert [] == [(n, q, a) for n, q, a in answers if a["status"] != "success" or "warnings" in a]
-    assert [] == missing
 
 
 def _give_up(what_to_install: str) -> NoReturn:

@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from provisioning.stack.errors import StackError
-from provisioning.stack.ports import Ports
+from provisioning.stack.ports import Claims, Ports
 from tests.bench import (
     blocking,
     boards,
@@ -163,13 +163,13 @@ def main(instances: int, cycles: int, interval: int, only: tuple[str, ...], is_j
 
     Ratios are to the row "ours, the article's figures".
     """
-    with tempfile.TemporaryDirectory(prefix="ollama-fleet-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ollama-fleet-bench-") as folder, Claims() as claims:
         bench = Bench(
             n_instances=instances,
             n_cycles=cycles,
             interval_s=interval,
             run_dir=Path(folder),
-            ports=Ports(say=say),
+            ports=Ports(say=say, claims=claims),
             say=say,
         )
         try:

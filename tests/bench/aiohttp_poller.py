@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from exporter.descriptors import raise_limit
 from tests.bench.poller import Reporter
+from tests.waiting import eventually
 
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 METRICS_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
@@ -169,6 +170,8 @@ async def run(entries: list[dict[str, Any]], *, interval_s: float, n_cycles: int
             for index, entry in enumerate(entries)
         ]
         await asyncio.sleep(interval_s)
+        # On a busy machine the last ones are still on their way.
+        await eventually(lambda: len(collector.readings) == len(entries), within_s=600.0)
         reporter = Reporter(registry, lambda: collector.n_healthy)
         for number in range(n_cycles):
             await asyncio.sleep(started_s + (number + 2) * interval_s - loop.time())

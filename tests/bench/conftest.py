@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from provisioning.stack.ports import Ports
+from provisioning.stack.ports import Claims, Ports
 from tests.bench.bench import Bench
 
 
@@ -15,13 +16,14 @@ def _be_quiet(_words: str) -> None:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> Iterator[Bench]:
     """A run that is small."""
-    return Bench(
-        n_instances=4,
-        n_cycles=1,
-        interval_s=6,
-        run_dir=tmp_path,
-        ports=Ports(say=_be_quiet),
-        say=_be_quiet,
-    )
+    with Claims() as claims:
+        yield Bench(
+            n_instances=4,
+            n_cycles=1,
+            interval_s=6,
+            run_dir=tmp_path,
+            ports=Ports(say=_be_quiet, claims=claims),
+            say=_be_quiet,
+        )

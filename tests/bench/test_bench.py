@@ -22,24 +22,26 @@ def _python(code: str) -> tuple[str, ...]:
 
 
 async def test_the_output_of_a_command_is_returned() -> None:
-    assert b"7\n" == await output_of(_python("print(7)"), within_s=20.0)
+    assert b"7\n" == await output_of(_python("print(7)"), within_s=90.0)
 
 
 async def test_a_command_that_fails_says_why() -> None:
     with pytest.raises(BenchError, match="status 3:\nbecause"):
         await output_of(
-            _python("import sys; print('because', file=sys.stderr); sys.exit(3)"), within_s=20.0
+            _python("import sys; print('because', file=sys.stderr); sys.exit(3)"), within_s=90.0
         )
 
 
 async def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    started_s = time.monotonic()
-    code = f"import os, time; open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    with pytest.raises(BenchError, match=r"did not end within 0\.5 s"):
-        await output_of(_python(code), within_s=0.5)
+    # Written whole: a busy machine may end it at any moment.
+    code = f"echo $$ > {file}.new && mv {file}.new {file} && exec sleep 600"
+    within_s = 0.25
+    while not file.exists():
+        within_s *= 2
+        with pytest.raises(BenchError, match=f"did not end within {within_s:g} s"):
+            await output_of(("sh", "-c", code), within_s=within_s)
 
-    assert time.monotonic() - started_s < 20
     with pytest.raises(ProcessLookupError):
         os.kill(int(file.read_text()), 0)
 
@@ -86,10 +88,10 @@ async def test_a_run_that_is_stopped_leaves_no_process(number: signal.Signals) -
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        await eventually(lambda: 2 == len(_children_of(run.pid)), within_s=20.0)
+        await eventually(lambda: _runs_two(run), within_s=90.0)
         children = _children_of(run.pid)
         run.send_signal(number)
-        output, errors = await asyncio.wait_for(run.communicate(), timeout=20.0)
+        output, errors = await asyncio.wait_for(run.communicate(), timeout=90.0)
     finally:
         if run.returncode is None:
             run.kill()
@@ -97,6 +99,13 @@ async def test_a_run_that_is_stopped_leaves_no_process(number: signal.Signals) -
 
     assert (1, b"", b"Aborted!\n") == (run.returncode, output, errors)
     assert [] == [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+async def _runs_two(run: asyncio.subprocess.Process) -> bool:
+    """Return whether a run has both of its processes; fail with its words if it has ended."""
+    if run.returncode is not None:
+        raise AssertionError(await run.communicate())
+    return 2 == len(_children_of(run.pid))
 
 
 def _children_of(pid: int) -> list[int]:

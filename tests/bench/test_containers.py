@@ -46,6 +46,7 @@ from tests.bench.contestants import (
     operations,
 )
 from tests.containerd import Containerd, busybox_archive, running_containerd
+from tests.waiting import eventually
 
 ROLLUP = """\
 55d0c2a00000-7ffd1b3fe000 ---p 00000000 00:00 0                          [rollup]
@@ -76,7 +77,7 @@ async def test_a_race_makes_and_removes_every_container(daemon: Containerd, arch
         assert 6 == turn.n_containers
         assert turn.start_s > 0
         assert turn.removal_s > 0
-    assert [] == daemon.shims()
+    await eventually(lambda: not daemon.shims())
 
 
 async def test_each_contestant_runs_as_many_containers_as_it_is_told(
@@ -89,14 +90,14 @@ async def test_each_contestant_runs_as_many_containers_as_it_is_told(
             assert 3 == len(daemon.shims())
 
             await contestant.remove(names)
-            assert [] == daemon.shims()
+            await eventually(lambda: not daemon.shims())
 
 
 async def test_no_container_outlives_an_interruption(daemon: Containerd, archive: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await start_and_be_interrupted(daemon, archive)
 
-    assert [] == daemon.shims()
+    await eventually(lambda: not daemon.shims())
 
 
 async def start_and_be_interrupted(daemon: Containerd, archive: Path) -> None:
@@ -166,7 +167,7 @@ async def test_every_container_of_both_runtimes_is_measured(
         assert min(taken.start_s) > 0
         assert min(taken.shim_bytes) > 100_000
         assert (daemon.folder / f"runtime-{taken.runtime}" / namespace_of(taken.runtime)).exists()
-    assert [] == daemon.shims()
+    await eventually(lambda: not daemon.shims())
 
 
 # What needs no containerd

@@ -16,7 +16,7 @@ from tests.browser.timings import timings_of
 from tests.ports import free_ports
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 N = 100_000
 NODES = 1_000

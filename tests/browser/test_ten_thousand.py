@@ -110,7 +110,7 @@ async def test_an_update_is_a_small_part_of_the_map(
     page = await open_page(url)
     await simulated.inject("kill", count=20)
 
-    await expect(page.total("unreachable")).to_have_text("unreachable 20", timeout=15_000)
+    await expect(page.total("unreachable")).to_have_text("unreachable 20")
 
     loaded = await page.loaded()
     (map_bytes,) = [size for path, size in loaded if path == "/fleet/map"]

@@ -138,13 +138,12 @@ async def test_the_page_says_that_the_exporter_is_gone_and_recovers(
 
     alert = page.page.get_by_role("alert")
     await expect(alert).to_have_text(
-        pattern("The exporter does not answer since {clock}. What you see is from then."),
-        timeout=10_000,
+        pattern("The exporter does not answer since {clock}. What you see is from then.")
     )
     assert "grayscale(1) opacity(0.5)" == await _filter_of_the_map(page)
 
     async with exporter(tmp_path, inventory, port=port):
-        await expect(alert).to_be_hidden(timeout=15_000)
+        await expect(alert).to_be_hidden()
         assert "none" == await _filter_of_the_map(page)
         await page.eventually_paints(UNREACHABLE, "i1")
 
@@ -166,7 +165,12 @@ async def test_old_data_is_told(url: str, open_page: Open) -> None:
         pattern("The exporter answers, but has not come round the whole fleet since {clock}.")
     )
     await expect(notice).to_have_role("status")
-    assert 0 == await changes_of(page, "notice")
+
+    async def stays() -> bool:
+        return 0 == await changes_of(page, "notice")
+
+    # The moment in it may change by a second once, as it is reckoned from what was rounded.
+    await eventually(stays)
 
 
 async def test_an_inventory_that_could_not_be_read_is_told(url: str, open_page: Open) -> None:
@@ -214,10 +218,11 @@ async def test_an_exporter_that_hangs_is_told_soon_and_asked_again(
     await eventually(lambda: held.n == 1)
     await expect(alert).to_have_text(
         pattern("The exporter does not answer since {clock}. What you see is from then."),
-        timeout=4_000,
+        timeout=7_500,
     )
+    assert 1 == held.n
 
-    await eventually(lambda: held.n == 2, within_s=15.0)
+    await eventually(lambda: held.n == 2)
     held.release()
     await expect(alert).to_be_hidden()
 
@@ -232,12 +237,15 @@ async def test_open_details_say_that_they_are_old(url: str, open_page: Open) -> 
     await page.page.route("**/fleet/changes?*", lambda route: route.fulfill(body="<html>"))
 
     await expect(page.find("#details-state")).to_contain_text("this may be old")
-    banner = await page.find("#failure").bounding_box()
-    details = await page.find("#details").bounding_box()
-    assert banner is not None
-    assert details is not None
-    assert 0 == banner["y"]
-    assert banner["y"] + banner["height"] == details["y"]
+
+    async def are_details_below_the_banner() -> bool:
+        banner = await page.find("#failure").bounding_box()
+        details = await page.find("#details").bounding_box()
+        assert banner is not None
+        assert details is not None
+        return 0 == banner["y"] and banner["y"] + banner["height"] == details["y"]
+
+    await eventually(are_details_below_the_banner)
 
 
 async def test_instances_that_come_and_go_change_the_map(
@@ -335,10 +343,15 @@ async def test_a_hidden_page_asks_nothing_until_it_is_seen_again(url: str, open_
     await eventually(lambda: page.durations_ms(UPDATE))
 
     await _set_hidden(page, "true")
+
+    async def asks_nothing() -> bool:
+        n_before = len(await page.loaded())
+        await page.page.wait_for_timeout(2_000)  # two refreshes long
+        return n_before == len(await page.loaded())
+
+    # What it was asking for when it was hidden may still come.
+    await eventually(asks_nothing)
     n_before = len(await page.loaded())
-    # Two refreshes long, nothing comes.
-    await page.page.wait_for_timeout(2_000)
-    assert n_before == len(await page.loaded())
 
     await _set_hidden(page, "false")
     await eventually(lambda: _has_loaded_more(page, n_before))

@@ -55,7 +55,8 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
         running.inject("kill", ids=[KILLED])
         inventory = run_dir / "fleet.json"
         inventory.write_text(json.dumps(running.inventory))
-        async with exporter(run_dir, inventory) as url:
+        # The servers live in this process, which the tests keep busy: each has seconds to answer.
+        async with exporter(run_dir, inventory, interval_s=5) as url:
             yield Fleet(f"{url}/fleet", running)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -235,16 +236,25 @@ def test_a_pipe_gets_results_and_no_progress(options: list[str]) -> None:
     assert (0, "created    a\ncreated    b\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
+def read_to_its_end(terminal: int) -> str:
+    """Return all that was written to a terminal which everybody else has closed."""
+    shown = b""
+    with contextlib.suppress(OSError):  # its end is an error
+        while piece := os.read(terminal, 10_000):
+            shown += piece
+    return shown.decode()
+
+
 def test_a_terminal_gets_progress(options: list[str]) -> None:
     ours, theirs = pty.openpty()
     try:
         done = subprocess.run(
             [*PROGRAM, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, check=False
         )
-        shown = os.read(ours, 10_000).decode()
     finally:
-        os.close(ours)
         os.close(theirs)
+    shown = read_to_its_end(ours)
+    os.close(ours)
 
     assert 0 == done.returncode
     assert "[1/2] a\r\n[2/2] b\r\n" == shown

@@ -109,6 +109,19 @@ async def leader_of(made: Lab) -> Provisioner | None:
     return None
 
 
+async def led(made: Lab) -> Provisioner:
+    """Return who leads, once somebody does: who is asked while leaders change may name nobody."""
+    found: list[Provisioner] = []
+
+    async def is_led() -> bool:
+        leader = await leader_of(made)
+        found.extend([leader] if leader else [])
+        return leader is not None
+
+    await eventually(is_led)
+    return found[0]
+
+
 async def whole(
     made: Lab, count: int, *, least_generations: Mapping[str, int]
 ) -> list[dict[str, Any]]:
@@ -164,8 +177,7 @@ Accident = Callable[[Lab, Cluster, random.Random], Awaitable[str]]
 
 
 async def kill_leader(made: Lab, _: Cluster, __: random.Random) -> str:
-    leader = await leader_of(made)
-    assert leader is not None
+    leader = await led(made)
     leader.kill()
     await asyncio.sleep(LEASE_S / 2)
     leader.start()
@@ -174,8 +186,7 @@ async def kill_leader(made: Lab, _: Cluster, __: random.Random) -> str:
 
 async def hang_leader(made: Lab, _: Cluster, dice: random.Random) -> str:
     """What it was about to write when it was stopped must not be written when it goes on."""
-    leader = await leader_of(made)
-    assert leader is not None
+    leader = await led(made)
     unit = kill_one(made, dice)
     await asyncio.sleep(dice.uniform(0.0, 0.5))
     leader.send(signal.SIGSTOP)
@@ -185,7 +196,7 @@ async def hang_leader(made: Lab, _: Cluster, dice: random.Random) -> str:
 
 
 async def kill_standby(made: Lab, _: Cluster, dice: random.Random) -> str:
-    leader = await leader_of(made)
+    leader = await led(made)
     standby = dice.choice([one for one in made.provisioners if one is not leader])
     standby.kill()
     unit = kill_one(made, dice)

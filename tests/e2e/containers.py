@@ -94,7 +94,7 @@ class ContainerLab(Lab):
             "engine": "auto",
             "command": ["sh", "-c", SERVE, "sh", *httpd],
             "memory": "24MiB",
-            "health": {"path": "/health", "interval": "500ms", "timeout": "1s", "failures": 3},
+            "health": {"path": "/health", "interval": "500ms", "timeout": "3s", "failures": 3},
         }
         return self.spec(
             count,
@@ -110,8 +110,9 @@ class ContainerLab(Lab):
             for pid, words in command_lines()
             if any(word.startswith(mark) for word in words)
         }
-        # The server forks for each request: such a child is no unit.
-        return [unit for pid, unit in found.items() if parent_of(pid) not in found]
+        # The server forks for each request: such a child is no unit, nor one that has ended since.
+        parents = {pid: parent_of(pid) for pid in found}
+        return [found[pid] for pid, parent in parents.items() if parent and parent not in found]
 
     async def orphans(self, instances: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what nodes have that is no part of an instance, and what they lack of one."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from tests.e2e.watching import watched_fleet
 from tests.waiting import eventually
 
 SPEC = FleetSpec(n_instances=60, n_nodes=4, request_histogram=True)
+LOW = "OllamaFleetHealthyInstancesLow"
+WITHIN_S = 60.0
 SETTINGS = ("--set", "prometheus.scrape_interval=1s", "--set", "prometheus.scrape_timeout=1s")
 
 
@@ -29,48 +33,65 @@ async def rules(url: str) -> dict[str, dict[str, Any]]:
     return {rule["name"]: rule for rule in json.loads(checked.stdout)["rules"]}
 
 
-async def state_of(url: str, name: str) -> str:
-    return str((await rules(url))[name]["state"])
-
-
 async def test_a_check_tells_which_alerts_would_fire_now(
     tmp_path: Path, prometheus_binary: Path
 ) -> None:
     async with watched_fleet(tmp_path, prometheus_binary, SPEC) as (fleet, url):
-        await eventually(lambda: _is(url, "OllamaFleetHealthyInstancesLow", "quiet"))
-        fine = await check(url)
+        fine = await check_until(url, _is_fine)
         fleet.inject("kill", count=5)
-        await eventually(lambda: _is(url, "OllamaFleetHealthyInstancesLow", "fires"))
+        shown = await check_until(url, lambda seen: "fires" in line_of(LOW, seen.stdout))
+        await eventually(lambda: _is(url, LOW, "fires", n_results=1), within_s=WITHIN_S)
+        began_s = time.monotonic()
         broken = await rules(url)
-        shown = await check(url)
+        took_s = time.monotonic() - began_s
 
-    assert 0 == fine.exit_code, fine.output
-    assert "fires" not in fine.stdout
     assert "refused" not in fine.stdout
     assert "not loaded" not in fine.stdout
-    assert 1 == broken["OllamaFleetHealthyInstancesLow"]["n_results"]
+    assert ["critical", "fires"] == line_of(LOW, shown.stdout)[1:3]
     assert "quiet" == broken["Watchdog"]["state"]
-    assert 0 < sum(rule["evaluation_s"] for rule in broken.values()) < 30
-    (line,) = [
-        line for line in shown.stdout.splitlines()
-        if line.startswith("OllamaFleetHealthyInstancesLow")
-    ]  # fmt: skip
-    assert ["critical", "fires"] == line.split()[1:3]
+    assert 0 < sum(rule["evaluation_s"] for rule in broken.values()) < took_s
 
 
-async def _is(url: str, name: str, state: str) -> bool:
-    return await state_of(url, name) == state
+async def check_until(url: str, is_right: Callable[[Result], bool]) -> Result:
+    """Return the first check that is right: on a busy machine one late poll shows in a check."""
+    seen: list[Result] = []
+
+    async def looks_right() -> bool:
+        seen.append(await check(url))
+        return is_right(seen[-1])
+
+    try:
+        await eventually(looks_right, within_s=WITHIN_S)
+    except AssertionError as error:
+        raise AssertionError(seen[-1].output) from error
+    return seen[-1]
+
+
+def _is_fine(seen: Result) -> bool:
+    is_judged = "quiet" in line_of(LOW, seen.stdout)
+    return seen.exit_code == 0 and is_judged and "fires" not in seen.stdout
+
+
+def line_of(name: str, text: str) -> list[str]:
+    """Return the words of the line about a rule; none where the check has broken off."""
+    lines = [line.split() for line in text.splitlines() if line.startswith(f"{name} ")]
+    return lines[0] if lines else []
+
+
+async def _is(url: str, name: str, state: str, **others: object) -> bool:
+    rule = (await rules(url))[name]
+    return {"state": state, **others}.items() <= rule.items()
 
 
 async def test_a_check_tells_what_is_missing_where_the_rules_are_not_loaded(
     tmp_path: Path, prometheus_binary: Path
 ) -> None:
     async with watched_fleet(tmp_path, prometheus_binary, SPEC, has_rules=False) as (_, url):
-        await eventually(lambda: _is(url, "OllamaFleetExporterDown", "quiet"))
+        await eventually(lambda: _is(url, "OllamaFleetExporterDown", "quiet"), within_s=WITHIN_S)
         shown = await check(url)
         judged = await rules(url)
 
-    leaders, low = judged["OllamaProvisionerManyLeaders"], judged["OllamaFleetHealthyInstancesLow"]
+    leaders, low = judged["OllamaProvisionerManyLeaders"], judged[LOW]
     assert ("no data", ["ollama_provisioner_leader"]) == (leaders["state"], leaders["missing"])
     assert "no data" == low["state"]
     assert ["fleet:ollama_instances:sum", "fleet:ollama_instances_expected:sum"] == low["missing"]

@@ -21,13 +21,19 @@ import pytest
 import yaml
 
 from provisioning.stack import programs, status
-from tests.ports import free_ports
+from provisioning.stack.status import FleetStatus
+from tests.e2e.provisioner import loopback_of
+from tests.ports import UNITS
 from tests.provisioning.stack.standin import is_running
 from tests.waiting import eventually
 
 DEMO = ("--simulated=30", "--llama-servers=2")
 DEMO_S = 200.0
-SEEN_S = 20.0
+SEEN_S = 60.0
+ENDS_S = 60.0
+QUIET_S = 400.0
+"""A single late poll stays in an alert's window for as long as five minutes."""
+TEST_S = 900.0
 
 
 @asynccontextmanager
@@ -48,14 +54,16 @@ async def _up(run_dir: Path, *options: str) -> AsyncIterator[tuple[Process, str]
         await process.communicate()
 
 
-@pytest.mark.timeout(DEMO_S + 90)
+@pytest.mark.timeout(TEST_S)
 async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
     prometheus_binary: Path, tmp_path: Path
 ) -> None:
     """That the alert fires after its two minutes is left to the rules' own tests."""
     async with _up(tmp_path, *DEMO) as (process, said), aiohttp.ClientSession() as session:
         await _until_all_healthy(said, 32)
-        assert "tokens/s; no alert fires (Prometheus says so)" in said
+        assert "tokens/s; no alert fires" in said
+        assert "(Prometheus says so)" in said
+        await eventually(lambda: _is_quiet(session, said), within_s=QUIET_S)
         assert [] == [url for url in _urls(said) if not await _answers(session, url)]
         kill_command, break_command, heal_command = _lines(said, "curl")
         unreachable = next(url for url in _urls(said) if url.endswith("status=unreachable"))
@@ -78,7 +86,7 @@ async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
 
         members = {*_members(process.pid), *_naming(str(process.pid))}
         process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(process.wait(), 20)
+        await asyncio.wait_for(process.wait(), ENDS_S)
 
     assert 0 == process.returncode
     # up, simulation, provisioner, exporter, Prometheus, Alertmanager, two LLM servers
@@ -86,7 +94,7 @@ async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
     assert [] == [pid for pid in members if is_running(pid)]
 
 
-@pytest.mark.timeout(2 * DEMO_S + 60)
+@pytest.mark.timeout(TEST_S)
 async def test_the_commands_that_the_demo_tells_work_and_a_killed_demo_leaves_nothing(
     prometheus_binary: Path, tmp_path: Path
 ) -> None:
@@ -107,18 +115,18 @@ async def test_the_commands_that_the_demo_tells_work_and_a_killed_demo_leaves_no
         members = {*_members(process.pid), *_naming(str(process.pid))}
         process.kill()
         await process.wait()
-        await eventually(lambda: not any(map(is_running, members)), within_s=10.0)
+        await eventually(lambda: not any(map(is_running, members)))
 
     async with _up(tmp_path, *DEMO) as (_, said):
         await _until_all_healthy(said, 32)
 
 
-@pytest.mark.timeout(2 * DEMO_S + 60)
+@pytest.mark.timeout(TEST_S)
 async def test_up_keeps_a_fleet_of_ones_own_and_ends_its_processes_with_it_or_leaves_them(
     prometheus_binary: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     spec, run_dir = tmp_path / "lab.yml", tmp_path / "run"
-    spec.write_text(_own_spec(tiny_model))
+    spec.write_text(_own_spec(tiny_model, loopback_of(tmp_path)))
     option = f"--spec={spec}"
 
     async with _up(run_dir, option, "--keep-instances") as (process, said):
@@ -126,7 +134,7 @@ async def test_up_keeps_a_fleet_of_ones_own_and_ends_its_processes_with_it_or_le
         assert "curl" not in said
         kept = _naming(str(tiny_model))
         process.send_signal(signal.SIGTERM)
-        rest, words = await asyncio.wait_for(process.communicate(), 20)
+        rest, words = await asyncio.wait_for(process.communicate(), ENDS_S)
     assert b" everything but the instances, which go on.\n" == rest
     assert words.endswith(
         b"2 instances that are processes go on, as --keep-instances asks\nstopped\n"
@@ -144,7 +152,7 @@ async def test_up_keeps_a_fleet_of_ones_own_and_ends_its_processes_with_it_or_le
         await _until_all_healthy(said, 2)
         assert set() == {*kept} & {*_naming(str(tiny_model))}
         process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(process.wait(), 20)
+        await asyncio.wait_for(process.wait(), ENDS_S)
 
     assert 0 == process.returncode
     assert [] == _naming(str(tiny_model))
@@ -168,8 +176,7 @@ async def _until_all_healthy(said: str, n: int) -> None:
         await eventually(lambda: _n_listed(session, healthy, n), within_s=SEEN_S)
 
 
-def _own_spec(model: Path) -> str:
-    (first_port,) = free_ports(1)
+def _own_spec(model: Path, address: str) -> str:
     return yaml.safe_dump(
         {
             "name": "lab",
@@ -177,10 +184,11 @@ def _own_spec(model: Path) -> str:
                 {
                     "name": "here",
                     "runtime": "process",
+                    "address": address,
                     "cpus": 2,
                     "memory": "4GiB",
-                    "first_port": first_port,
-                    "last_port": min(first_port + 20, 65_535),
+                    "first_port": UNITS[0],
+                    "last_port": UNITS[-1],
                 }
             ],
             "pools": [
@@ -217,7 +225,7 @@ async def _said(command: str, environment: Mapping[str, str]) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), 2 * SEEN_S)
     assert 0 == process.returncode, output.decode()
     return output.decode()
 
@@ -285,10 +293,18 @@ async def _has_alert(session: aiohttp.ClientSession, url: str, name: str) -> boo
         return name in [alert["labels"]["alertname"] for alert in await answer.json()]
 
 
+async def _is_quiet(session: aiohttp.ClientSession, said: str) -> bool:
+    """Say whether no alert fires or is pending; one that a late poll has made pending goes."""
+    return not (await _status(session, said)).alerts
+
+
 async def _is_pending(session: aiohttp.ClientSession, said: str, name: str) -> bool:
+    return name in [alert.name for alert in (await _status(session, said)).pending]
+
+
+async def _status(session: aiohttp.ClientSession, said: str) -> FleetStatus:
     (prometheus_url,) = re.findall(r"(http://\S+)/api/v1/query\?", said)
-    seen = await status.ask(session, prometheus_url)
-    return name in [alert.name for alert in seen.pending]
+    return await status.ask(session, prometheus_url)
 
 
 def _members(pid: int) -> list[int]:

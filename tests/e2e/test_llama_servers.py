@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import StartLlamaServer
 from tests.e2e.running import Running, running
 from tests.llama import LlamaServer
+from tests.ports import free_steady_port
 from tests.waiting import eventually
 
 TOKENS = "ollama_fleet_generated_tokens_total"
@@ -51,8 +52,8 @@ async def test_what_real_servers_generate_is_what_we_count(
             timings = await generate(stack, server, 400)
             await eventually(partial(_is_counted, stack, name, 600.0))
 
-            speed = await stack.value("ollama_instance_tokens_per_second", **labels_of(name))
-            assert timings["predicted_per_second"] == pytest.approx(speed, rel=0.2)
+            speed = timings["predicted_per_second"]
+            await eventually(partial(_is_speed, stack, name, pytest.approx(speed, rel=0.2)))
 
         expected = {f"model=tiny-{name}": 600.0 for name in servers}
         await eventually(lambda: _answers(stack, TOKENS, expected))
@@ -72,6 +73,10 @@ async def _is_counted(stack: Running, name: str, n_tokens: float) -> bool:
     return await _is_value(stack, n_tokens, TOKENS, model=f"tiny-{name}")
 
 
+async def _is_speed(stack: Running, name: str, expected: object) -> bool:
+    return expected == await stack.value("ollama_instance_tokens_per_second", **labels_of(name))
+
+
 async def _is_value(stack: Running, expected: float, name: str, **labels: str) -> bool:
     return expected == await stack.value(name, **labels)
 
@@ -84,15 +89,15 @@ async def test_a_server_that_dies_and_comes_back_counts_on(
     start_llama_server: StartLlamaServer, tmp_path: Path
 ) -> None:
     """kill -9, then a new process on the same port: its counters are at zero, ours are not."""
-    first = await start_llama_server(alias="tiny")
+    first = await start_llama_server(alias="tiny", port=free_steady_port())
     inventory = write_inventory(tmp_path / "fleet.json", {"a": first}, engine="auto")
     async with running(tmp_path, inventory) as stack:
         await generate(stack, first, 50)
         await eventually(lambda: _is_value(stack, 50.0, TOKENS, model="tiny"))
 
         first.process.send_signal(signal.SIGKILL)
-        await eventually(lambda: stack.instances(status="unreachable"))
-        assert "refused" == (await stack.instances(id="a"))[0]["last_outcome"]
+        refused = dict.fromkeys(("last_outcome", "last_failure_outcome"), "refused")
+        await eventually(lambda: _is(stack, {"status": "unreachable", **refused}))
 
         second = await start_llama_server(alias="tiny", port=first.port)
         await eventually(lambda: stack.instances(status="healthy"))
@@ -101,7 +106,7 @@ async def test_a_server_that_dies_and_comes_back_counts_on(
         seen = (await stack.instances(id="a"))[0]
 
     assert ("llamacpp", "tiny") == (seen["engine"], seen["model"])
-    assert "refused" == seen["last_failure_outcome"]
+    assert seen["last_failure_outcome"]  # a poll that was late since then may have failed last
 
 
 async def test_a_frozen_server_is_unhealthy_until_it_goes_on(
@@ -113,10 +118,14 @@ async def test_a_frozen_server_is_unhealthy_until_it_goes_on(
     async with running(tmp_path, inventory) as stack:
         server.process.send_signal(signal.SIGSTOP)
         try:
-            await eventually(lambda: stack.instances(status="unhealthy"))
-            seen: dict[str, Any] = (await stack.instances(id="a"))[0]
+            hanging = {"status": "unhealthy", "last_outcome": "timeout"}
+            await eventually(lambda: _is(stack, hanging))
         finally:
             server.process.send_signal(signal.SIGCONT)
         await eventually(lambda: stack.instances(status="healthy"))
 
-    assert "timeout" == seen["last_outcome"]
+
+async def _is(stack: Running, expected: Mapping[str, str]) -> bool:
+    """Say whether the one instance is so, at one look."""
+    (seen,) = await stack.instances()
+    return expected.items() <= seen.items()

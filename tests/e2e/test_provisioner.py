@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.provisioner import FLEET, Lab, Provisioner, UnitProcess, lab
+from tests.e2e.provisioner import ENDING_S, FLEET, Lab, Provisioner, UnitProcess, lab
 from tests.e2e.running import Running, running
 from tests.ports import OTHER_UNITS
 from tests.waiting import eventually
 
 N = 4
+LONG_DRAIN = {"every": "7d", "drain": "10m"}
+"""It lasts until a test puts a shorter one in force, so no look comes too late for it."""
 
 
 @pytest.fixture
@@ -128,19 +130,29 @@ async def test_a_provisioner_that_is_stopped_holds_up_no_command(fleet_lab: Lab)
 
 async def test_the_exporter_sees_the_fleet_as_it_is(fleet_lab: Lab, tmp_path: Path) -> None:
     """Healthy; provisioning while it starts; draining while it ends what it has begun."""
-    one = await applied(fleet_lab, pool={"rotation": {"every": "7d", "drain": "4s"}})
+    one = await applied(fleet_lab, pool={"rotation": LONG_DRAIN})
     async with running(tmp_path, f"{one.url}/instances") as exporter:
         await eventually(lambda: sees(exporter, healthy=N))
 
         await fleet_lab.done("instances", "drain", "web-00001")
-        await eventually(lambda: sees(exporter, healthy=N - 1, draining=1), within_s=3.0)
+        await eventually(lambda: sees(exporter, healthy=N - 1, draining=1))
+        await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(N)))
         await eventually(lambda: sees(exporter, healthy=N))
 
         # It answers nobody before it is let go on: the unit is there, and not healthy yet.
-        fleet_lab.server.write_text(f"import time\ntime.sleep(5)\n{fleet_lab.server.read_text()}")
+        go = hold_back(fleet_lab)
         by_id(fleet_lab.units())["web-00002"].kill()
         await eventually(lambda: sees(exporter, healthy=N - 1, provisioning=1))
+        go.touch()
         await eventually(lambda: sees(exporter, healthy=N))
+
+
+def hold_back(made: Lab) -> Path:
+    """Let units that start from now on wait until a file is there; return where."""
+    go = made.folder / "go"
+    wait = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\n"
+    made.server.write_text(wait + made.server.read_text())
+    return go
 
 
 async def sees(exporter: Running, **expected: int) -> bool:
@@ -205,40 +217,52 @@ async def test_instances_outlive_a_provisioner_that_is_stopped(fleet_lab: Lab) -
 
 async def test_ctrl_c_stops_the_waiting_and_nothing_else(fleet_lab: Lab) -> None:
     one = await fleet_lab.started()
-    fleet_lab.server.write_text(f"import time\ntime.sleep(3)\n{fleet_lab.server.read_text()}")
-    command = fleet_lab.command("provisioner", "apply", str(fleet_lab.spec(N)))
-    with subprocess.Popen(  # noqa: ASYNC220 - it is not waited for
-        command,
+    go = hold_back(fleet_lab)
+    waiting = await asyncio.create_subprocess_exec(
+        *fleet_lab.command("provisioner", "apply", str(fleet_lab.spec(N))),
         env=fleet_lab.client_environment(),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
-    ) as waiting:
-        await eventually(fleet_lab.units)
+    )
+    assert waiting.stderr is not None
+    try:
+        await asyncio.wait_for(waiting.stderr.readuntil(b" instances ready\n"), ENDING_S)
         waiting.send_signal(signal.SIGINT)
-        _, words = await asyncio.to_thread(waiting.communicate, timeout=10)
+        _, words = await asyncio.wait_for(waiting.communicate(), ENDING_S)
+    finally:
+        if waiting.returncode is None:
+            waiting.kill()
+            await waiting.wait()
 
     assert 130 == waiting.returncode, words
-    assert "stopped waiting; the provisioner goes on" in words
+    assert b"stopped waiting; the provisioner goes on" in words
+    go.touch()
     await whole(fleet_lab, one)
 
 
 async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> None:
-    pool = {"rotation": {"every": "7d", "drain": "2s"}}
+    pool = {"rotation": LONG_DRAIN}
     one = await applied(fleet_lab, pool=pool)
-    seen: list[frozenset[str]] = []
+    draining = ["draining"] * (N - 1)
 
-    async def is_smaller() -> bool:
-        listed = await one.instances()
-        seen.append(frozenset(one["phase"] for one in listed if one["reason"] == "scaled_down"))
-        return fleet_lab.is_whole(listed, 1)
+    async def all_drain() -> bool:
+        return draining == phases_of_leaving(await one.instances())
 
     fewer = str(fleet_lab.spec(1, pool=pool))
     await fleet_lab.done("provisioner", "apply", "--yes", "--no-wait", fewer)
-    await eventually(is_smaller)
+    await eventually(all_drain)
+    # By the time that another command has been started, they would have gone without a drain.
+    listed = json.loads(await fleet_lab.done("instances", "list", "--json"))
+    assert draining == phases_of_leaving(listed)
+    assert N == len(fleet_lab.units())
 
-    assert frozenset({"draining"}) in seen
+    await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(1)))
+    await whole(fleet_lab, one, 1)
+
+
+def phases_of_leaving(instances: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [one["phase"] for one in instances if one["reason"] == "scaled_down"]
 
 
 async def test_a_changed_specification_rolls_through_within_its_limits(fleet_lab: Lab) -> None:

@@ -18,6 +18,7 @@ import pytest
 from tests.e2e.chaos import (
     ACCIDENTS,
     LEASE_S,
+    WHOLE_AGAIN_S,
     Accident,
     assert_sane_histories,
     generations,
@@ -58,13 +59,14 @@ async def hang_unit(made: Lab, _: Cluster, dice: random.Random) -> str:
     """It is stopped for good: it has to be killed and replaced."""
     unit = dice.choice(made.units())
     os.kill(unit.pid, signal.SIGSTOP)
-    await eventually(lambda: unit not in made.units())
+    await eventually(lambda: unit not in made.units(), within_s=WHOLE_AGAIN_S)
     return f"{unit.instance_id} hung"
 
 
 ROUNDS: tuple[Accident, ...] = (*ACCIDENTS, kill_units, hang_unit)
 
 
+@pytest.mark.timeout(600)
 async def test_whatever_is_killed_or_hangs_the_fleet_is_whole_again(
     fleet_lab: Lab, cluster: Cluster
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e import stub_ollama
 from tests.e2e.provisioner import Lab, UnitProcess, command_lines, fetch
@@ -38,9 +39,12 @@ class OllamaLab(Lab):
         return [UnitProcess(pid, "", "", 0) for pid in serving if mark in environment_of(pid)]
 
     def write(self, text: str) -> Path:
-        """Write a specification."""
+        """Write a specification, whose nodes have this lab's ports: `up` takes the usual ones."""
+        own = {key: self.node()[key] for key in ("address", "first_port", "last_port")}
+        document = yaml.safe_load(text)
+        document["nodes"] = [{**node, **own} for node in document["nodes"]]
         path = self.folder / "lab.yml"
-        path.write_text(text)
+        path.write_text(yaml.safe_dump(document))
         return path
 
 

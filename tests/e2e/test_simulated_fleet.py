@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,6 @@ def write_inventory(path: Path, entries: object) -> Path:
     return path
 
 
-async def n_of(stack: Running, status: str) -> int:
-    return len(await stack.instances(status=status))
-
-
 @pytest.mark.parametrize("engine", ["as listed", "auto"])
 @pytest.mark.parametrize("mode", Mode)
 async def test_every_simulated_instance_is_healthy(mode: Mode, engine: str, tmp_path: Path) -> None:
@@ -36,15 +33,14 @@ async def test_every_simulated_instance_is_healthy(mode: Mode, engine: str, tmp_
             entries = [{**entry, "engine": "auto"} for entry in entries]
         inventory = write_inventory(tmp_path / "fleet.json", entries)
         async with running(tmp_path, inventory) as stack:
-            await eventually(lambda: _all_healthy(stack))
-            seen = await stack.instances()
-
-    assert {mode.value} == {one["engine"] for one in seen}
-    assert {"ok"} == {one["metrics_outcome"] for one in seen}
+            expected = {"status": "healthy", "engine": mode.value, "metrics_outcome": "ok"}
+            await eventually(lambda: _are_all(stack, expected))
 
 
-async def _all_healthy(stack: Running) -> bool:
-    return await n_of(stack, "healthy") == N
+async def _are_all(stack: Running, expected: Mapping[str, str]) -> bool:
+    """Say whether all instances are so, at one look."""
+    seen = await stack.instances()
+    return N == len(seen) and all(expected.items() <= one.items() for one in seen)
 
 
 async def test_faults_are_seen_by_prometheus_and_healing_too(
@@ -57,24 +53,30 @@ async def test_faults_are_seen_by_prometheus_and_healing_too(
             fleet.inject("node_gone", node="node-002")
             fleet.inject("hang", node="node-003", count=5)
             await eventually(lambda: _counts(stack, healthy=145, unreachable=50, unhealthy=5))
-            nodes = await stack.query('ollama_node_instances{status="healthy"}')
+            nodes = {
+                "node=node-001,status=healthy": 50.0,
+                "node=node-002,status=healthy": 0.0,
+                "node=node-003,status=healthy": 45.0,
+                "node=node-004,status=healthy": 50.0,
+            }
+            await eventually(
+                lambda: _answers(stack, 'ollama_node_instances{status="healthy"}', nodes)
+            )
 
             fleet.heal()
             await eventually(lambda: _counts(stack, healthy=N))
-            firing = await stack.query("count(ollama_instance_up == 1)")
-
-    assert {
-        "node=node-001,status=healthy": 50.0,
-        "node=node-002,status=healthy": 0.0,
-        "node=node-003,status=healthy": 45.0,
-        "node=node-004,status=healthy": 50.0,
-    } == nodes
-    assert {"": float(N)} == firing
+            await eventually(
+                lambda: _answers(stack, "count(ollama_instance_up == 1)", {"": float(N)})
+            )
 
 
 async def _counts(stack: Running, **expected: int) -> bool:
-    seen = await stack.query("ollama_fleet_instances > 0")
-    return {f"status={status}": float(n) for status, n in expected.items()} == seen
+    by_status = {f"status={status}": float(n) for status, n in expected.items()}
+    return await _answers(stack, "ollama_fleet_instances > 0", by_status)
+
+
+async def _answers(stack: Running, expression: str, expected: Mapping[str, float]) -> bool:
+    return expected == await stack.query(expression)
 
 
 async def test_killed_instances_of_another_process_are_all_resets(tmp_path: Path) -> None:
@@ -91,9 +93,7 @@ async def test_killed_instances_of_another_process_are_all_resets(tmp_path: Path
     async with Children(tmp_path) as children:
         await children.start(simulator)
         async with running(tmp_path, inventory) as stack:
-            seen = await stack.instances()
-
-    assert {"reset"} == {one["last_outcome"] for one in seen}
+            await eventually(lambda: _are_all(stack, {"last_outcome": "reset"}))
 
 
 async def test_a_slow_node_stands_out(tmp_path: Path, prometheus_binary: Path) -> None:
@@ -104,7 +104,7 @@ async def test_a_slow_node_stands_out(tmp_path: Path, prometheus_binary: Path) -
         inventory = write_inventory(tmp_path / "fleet.json", list(fleet.inventory))
         async with running(tmp_path, inventory, prometheus_binary) as stack:
             await eventually(lambda: _up(stack, N))
-            assert {} == await stack.query(is_slow)
+            await eventually(lambda: _answers(stack, is_slow, {}))
 
             fleet.inject("slow", node="node-003", factor=0.7)
             await eventually(lambda: _names(stack, is_slow, ["node=node-003"]))
@@ -127,11 +127,11 @@ async def test_instances_that_leave_the_inventory_leave_prometheus(
 
             write_inventory(inventory, "garbage")
             await eventually(lambda: _is_stale(stack))
-            assert await _up(stack, 50)
+            await eventually(lambda: _up(stack, 50))
 
 
 async def _up(stack: Running, n: int) -> bool:
-    return {"": float(n)} == await stack.query("count(ollama_instance_up)")
+    return await _answers(stack, "count(ollama_instance_up)", {"": float(n)})
 
 
 async def _is_stale(stack: Running) -> bool:

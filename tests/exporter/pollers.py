@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from exporter.clock import Clock, SystemClock
 from exporter.engines.registry import all_engines
@@ -22,6 +23,8 @@ from exporter.watch import Manner
 from tests.waiting import eventually
 
 INTERVAL_S = 0.4
+PATIENCE_S = 60.0
+"""So much time no answer takes, however busy the machine is; nor does a test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Polled:
     publisher: Publisher
     ledger: Ledger
     metrics: SelfMetrics
+    manner: Manner
 
     async def update(self, *targets: Target) -> None:
         """Take over a new list of targets."""
@@ -50,6 +54,23 @@ class Polled:
         """Return when the last poll began; 0 before the first."""
         polled = self.poller.watches[instance_id].row.reading
         return 0.0 if polled is None else polled.polled_at_s
+
+    async def polled_all(self) -> None:
+        """Return once a cycle has ended and every instance that runs has been polled."""
+        running = [
+            watch
+            for watch in self.poller.watches.values()
+            if watch.target.state is not State.PROVISIONING
+        ]
+        await eventually(self.poller.has_seen_all.is_set)
+        # Where a poll may take longer than the interval, the next cycle may end before it does.
+        await eventually(lambda: all(watch.row.reading is not None for watch in running))
+
+    def be_patient(self) -> None:
+        """Give each poll from now on all the time that it takes."""
+        # What all instances share cannot change in the exporter, hence the detour.
+        object.__setattr__(self.manner, "health_timeout_s", PATIENCE_S)
+        object.__setattr__(self.manner, "metrics_timeout_s", PATIENCE_S)
 
     async def polled_again(self, instance_id: str) -> None:
         """Return once the instance has been polled anew."""
@@ -75,14 +96,18 @@ def target(
 
 @asynccontextmanager
 async def polling(
-    *targets: Target, interval_s: float = INTERVAL_S, clock: Clock | None = None
+    *targets: Target,
+    interval_s: float = INTERVAL_S,
+    health_timeout_s: float | None = None,
+    metrics_timeout_s: float | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Polled]:
-    """Poll targets until the block ends."""
+    """Poll targets until the block ends; a poll may take nearly the whole interval."""
     clock = clock or SystemClock()
     resolver = Resolver(clock)
     manner = Manner(
-        health_timeout_s=interval_s / 4,
-        metrics_timeout_s=interval_s / 2,
+        health_timeout_s=health_timeout_s or 0.95 * interval_s,
+        metrics_timeout_s=metrics_timeout_s or 0.975 * interval_s,
         identify_interval_s=3600.0,
         engines=all_engines(latency_unit_s=1.0),
         wire=Wire(resolver, ssl.create_default_context()),
@@ -92,7 +117,7 @@ async def polling(
     metrics = SelfMetrics(version="test", shard=WHOLE, poll_interval_s=interval_s)
     poller = Poller(interval_s, manner, ledger, metrics)
     publisher = Publisher(poller, ledger, metrics, clock)
-    polled = Polled(poller, publisher, ledger, metrics)
+    polled = Polled(poller, publisher, ledger, metrics, manner)
     await polled.update(*targets)
     running = asyncio.create_task(poller.run())
     try:
@@ -102,3 +127,9 @@ async def polling(
         await asyncio.gather(running, return_exceptions=True)
         await poller.close()
         await resolver.close()
+
+
+watching = partial(polling, health_timeout_s=PATIENCE_S, metrics_timeout_s=PATIENCE_S)
+"""Poll targets that all answer some time: none is ever late."""
+hastily_polling = partial(polling, health_timeout_s=0.1, metrics_timeout_s=0.2)
+"""Poll targets of which some never answer; on a busy machine others may be late too."""

@@ -111,7 +111,7 @@ async def test_one_look_up_serves_all_who_ask_while_it_is_under_way(
 async def test_each_host_has_its_own_look_up(resolver: Resolver, names: NameServer) -> None:
     await asyncio.gather(resolver.resolve("node-1", soon_s()), resolver.resolve("node-2", soon_s()))
 
-    assert ["node-1", "node-2"] == names.asked
+    assert ["node-1", "node-2"] == sorted(names.asked)
 
 
 async def test_an_address_is_remembered_until_it_expires(
@@ -256,13 +256,14 @@ async def test_a_few_names_are_looked_up_at_once_and_the_others_wait_in_order(
     resolver: Resolver, names: NameServer
 ) -> None:
     names.gate.clear()
+    others = set(resolver_threads())  # of a test before, which end soon
     hosts = [f"node-{i}" for i in range(3 * MAX_THREADS)]
     asking = [asyncio.create_task(resolver.resolve(host, soon_s())) for host in hosts]
     await eventually(lambda: len(names.asked) >= MAX_THREADS)
 
-    assert hosts[:MAX_THREADS] == names.asked
+    assert set(hosts[:MAX_THREADS]) == set(names.asked)
     assert f"{MAX_THREADS} look-ups under way, {2 * MAX_THREADS} waiting" in repr(resolver)
-    assert MAX_THREADS == len(resolver_threads())
+    assert MAX_THREADS == len(set(resolver_threads()) - others)
     names.gate.set()
     await asyncio.gather(*asking)
     assert set(hosts) == set(names.asked)
@@ -289,7 +290,7 @@ from exporter.clock import SystemClock
 from exporter.errors import PollError
 from exporter.resolver import Resolver
 
-socket.getaddrinfo = lambda *_, **__: time.sleep(20)
+socket.getaddrinfo = lambda *_, **__: time.sleep(600)
 
 async def main():
     resolver = Resolver(SystemClock())
@@ -307,7 +308,7 @@ async def main():
 def test_a_process_ends_without_a_look_up_that_hangs(run: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", HANGS.format(run=run)],
-        timeout=5,
+        timeout=60,
         capture_output=True,
         text=True,
         check=False,

@@ -42,7 +42,7 @@ def channel_to(port: int, wire: Wire, host: str = "127.0.0.1") -> Channel:
     return Channel(Target("a", host, port), wire)
 
 
-def soon(first_s: float = 5.0, all_s: float = 5.0) -> Deadlines:
+def soon(first_s: float = 30.0, all_s: float = 30.0) -> Deadlines:
     now_s = asyncio.get_running_loop().time()
     return Deadlines(now_s + first_s, now_s + all_s)
 
@@ -56,6 +56,27 @@ async def outcomes(
         answers = await channel.ask(BOTH, deadlines or soon())
         channel.close()
     return [Outcome.OK if isinstance(a, Answer) else a.outcome for a in answers.values()]
+
+
+async def eventually_are(
+    expected: list[Outcome], handler: Handler, wire: Wire, *, first_s: float, all_s: float
+) -> None:
+    """Return once asking goes as expected: an answer that was in time may be seen too late."""
+
+    async def are_so() -> bool:
+        return expected == await outcomes(handler, wire, soon(first_s, all_s))
+
+    await eventually(are_so)
+
+
+async def learns(channel: Channel) -> None:
+    """Ask a server that answers one of two pipelined requests, until the channel has seen that."""
+
+    async def has_seen() -> bool:
+        answers = await channel.ask(BOTH, soon(0.1, 0.2))
+        return [Outcome.OK, Outcome.TIMEOUT] == [_outcome(answer) for answer in answers.values()]
+
+    await eventually(has_seen)
 
 
 async def test_both_answers_come_back_under_their_paths(wire: Wire) -> None:
@@ -171,14 +192,11 @@ async def test_a_server_that_swallows_the_second_request_is_asked_one_by_one(wir
 
     async with serving(handle) as port:
         channel = channel_to(port, wire)
-        first = await channel.ask(BOTH, soon(0.1, 0.2))
-        second = await channel.ask(BOTH, soon())
+        await learns(channel)
+        answers = await channel.ask(BOTH, soon())
         channel.close()
 
-    failed = first["/api/metrics"]
-    assert isinstance(failed, PollError)
-    assert Outcome.TIMEOUT == failed.outcome
-    assert [Answer(200, b"ok")] * 2 == list(second.values())
+    assert [Answer(200, b"ok")] * 2 == list(answers.values())
 
 
 async def test_an_answer_without_a_length_ends_with_the_connection(wire: Wire) -> None:
@@ -270,29 +288,30 @@ async def test_a_kept_connection_that_hangs_is_not_asked_a_second_time(wire: Wir
     async with serving(handle) as port:
         channel = channel_to(port, wire)
         await channel.ask(BOTH, soon())
-        answers = await channel.ask(BOTH, soon(0.1, 5.0))
+        answers = await channel.ask(BOTH, soon(0.1, 30.0))
 
     assert [Outcome.TIMEOUT] * 2 == [_outcome(answer) for answer in answers.values()]
     assert 1 == n_connections
 
 
 async def test_one_by_one_a_slow_second_answer_has_the_whole_time(wire: Wire) -> None:
-    n_requests = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal n_requests
-        while await reader.read(4096):
-            n_requests += 1
-            await asyncio.sleep(0.3 if n_requests == 3 else 0.0)
+        while request := await reader.read(4096):
+            is_alone = 1 == request.count(b"GET ")
+            await asyncio.sleep(0.3 if is_alone and b"/api/metrics" in request else 0.0)
             writer.write(response())
 
     async with serving(handle) as port:
         channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon(0.1, 0.2))  # answers one of two: from now on one by one
-        answers = await channel.ask(BOTH, soon(0.2, 5.0))
-        channel.close()
+        await learns(channel)
 
-    assert [Answer(200, b"ok")] * 2 == list(answers.values())
+        async def are_both_answered() -> bool:
+            answers = await channel.ask(BOTH, soon(0.2, 30.0))
+            return [Answer(200, b"ok")] * 2 == list(answers.values())
+
+        await eventually(are_both_answered)
+        channel.close()
 
 
 async def test_pipelining_is_tried_again_after_a_while(wire: Wire) -> None:
@@ -307,13 +326,14 @@ async def test_pipelining_is_tried_again_after_a_while(wire: Wire) -> None:
 
     async with serving(handle) as port:
         channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon(0.1, 0.2))
+        await learns(channel)
         is_slow = False
+        n_before = len(requests)
         for _ in range(ONE_BY_ONE_POLLS + 1):
             await channel.ask(BOTH, soon())
         channel.close()
 
-    assert 1 == requests[1].count(b"GET ")
+    assert 1 == requests[n_before].count(b"GET ")
     assert 2 == requests[-1].count(b"GET ")
 
 
@@ -366,15 +386,16 @@ async def test_each_kind_of_bad_answer_has_its_own_outcome(case: str, wire: Wire
 async def test_a_body_of_just_the_limit_is_taken(wire: Wire) -> None:
     handler = saying(response(b"x" * 5000), then_close=False)
 
-    assert [Outcome.OK, Outcome.TIMEOUT] == await outcomes(handler, wire, soon(0.2, 0.2))
+    expected = [Outcome.OK, Outcome.TIMEOUT]
+    await eventually_are(expected, handler, wire, first_s=0.2, all_s=0.2)
 
 
 async def test_a_hung_server_is_given_up_at_the_first_deadline(wire: Wire) -> None:
     started_s = asyncio.get_running_loop().time()
 
-    assert [Outcome.TIMEOUT] * 2 == await outcomes(hanging, wire, soon(0.1, 5.0))
+    await eventually_are([Outcome.TIMEOUT] * 2, hanging, wire, first_s=0.1, all_s=100.0)
 
-    assert asyncio.get_running_loop().time() - started_s < 4
+    assert asyncio.get_running_loop().time() - started_s < 90
 
 
 async def test_figures_that_take_their_time_are_waited_for(wire: Wire) -> None:
@@ -387,13 +408,14 @@ async def test_figures_that_take_their_time_are_waited_for(wire: Wire) -> None:
         writer.write(response())
         await reader.read()
 
-    assert [Outcome.OK, Outcome.OK] == await outcomes(handle, wire, soon(0.1, 5.0))
+    await eventually_are([Outcome.OK] * 2, handle, wire, first_s=0.1, all_s=30.0)
 
 
 async def test_figures_that_never_come_cost_the_health_nothing(wire: Wire) -> None:
     handler = saying(response(), then_close=False)
 
-    assert [Outcome.OK, Outcome.TIMEOUT] == await outcomes(handler, wire, soon(0.1, 0.2))
+    expected = [Outcome.OK, Outcome.TIMEOUT]
+    await eventually_are(expected, handler, wire, first_s=0.1, all_s=0.2)
 
 
 async def test_a_port_where_nobody_listens_is_refused(wire: Wire) -> None:
@@ -448,12 +470,14 @@ async def test_a_name_that_resolves_is_reached(wire: Wire) -> None:
 async def test_without_a_free_slot_a_poll_ends_in_time(wire: Wire) -> None:
     wire.slots = asyncio.Semaphore(1)
     async with serving(hanging) as port:
-        blocking = asyncio.create_task(channel_to(port, wire).ask(BOTH, soon(0.5, 0.5)))
+        blocking = asyncio.create_task(channel_to(port, wire).ask(BOTH, soon(100.0, 100.0)))
         await eventually(lambda: wire.slots is not None and wire.slots.locked())
 
         answers = await channel_to(port, wire).ask(BOTH, soon(0.1, 0.1))
 
-        assert Outcome.TIMEOUT == _outcome((await blocking)["/health"])
+        assert not blocking.done()
+        blocking.cancel()
+        await asyncio.gather(blocking, return_exceptions=True)
     assert Outcome.NO_DESCRIPTOR == _outcome(answers["/health"])
 
 

@@ -28,7 +28,7 @@ from exporter.snapshot import Row
 from exporter.web import PAGES, Web
 from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.page.building import fleet_page
-from tests.exporter.pollers import Polled, polling, target
+from tests.exporter.pollers import Polled, polling, target, watching
 from tests.exporter.servers import answering, response, saying, serving
 from tests.ports import free_ports
 from tests.waiting import eventually
@@ -93,7 +93,7 @@ async def site(
     *targets: Target, interval_s: float = 1000.0, version: str = "1.2.3"
 ) -> AsyncIterator[Site]:
     """Serve the pages of targets that, by default, nothing polls."""
-    async with polling(*targets, interval_s=interval_s) as polled:
+    async with watching(*targets, interval_s=interval_s) as polled:
         web = web_of(polled, version=version)
         try:
             yield Site(polled, await web.start("127.0.0.1", 0))
@@ -106,7 +106,7 @@ async def site(
 async def polled_site(*targets: Target) -> AsyncIterator[Site]:
     """Serve the pages of targets that have all been polled once."""
     async with site(*targets, interval_s=0.4) as pages:
-        await eventually(pages.polled.poller.has_seen_all.is_set)
+        await pages.polled.polled_all()
         yield pages
 
 
@@ -409,8 +409,8 @@ async def test_instances_say_why_they_are_red_since_when_and_how_slow(mixed_flee
     assert "last_error" not in good
     assert 42.0 == good["tokens_per_second"]
     for view in (good, bad, dead):
-        assert 0 < view["latency_seconds"] < 5
-        assert 0 <= view["age_seconds"] < 5
+        assert 0 < view["latency_seconds"] < 60
+        assert 0 <= view["age_seconds"] < 60
     assert not {"latency_seconds", "age_seconds", "last_outcome"} & new.keys()
 
 
@@ -427,7 +427,7 @@ async def test_the_last_failure_stays_after_a_recovery() -> None:
         view["last_failure_outcome"],
     )
     assert view["last_failure"]
-    assert 0 < view["last_failure_age_seconds"] < 10
+    assert 0 < view["last_failure_age_seconds"] < 60
 
 
 @pytest.mark.parametrize(
@@ -551,7 +551,7 @@ async def test_closing_does_not_wait_for_scrapers_that_keep_their_connection() -
         writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"runs.\n")
 
-        await asyncio.wait_for(web.close(), 3.0)
+        await asyncio.wait_for(web.close(), 30.0)
 
         assert b"" == await reader.read()
         writer.close()

@@ -74,7 +74,7 @@ class ContainerdRuntime:
         )
         self._news = News()
         self._events = events.Events(
-            self._daemon, namespace, clock, connecting=self._tell_exited, heard=self._on_event
+            self._daemon, namespace, clock, look=self._tell_exited, heard=self._on_event
         )
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()

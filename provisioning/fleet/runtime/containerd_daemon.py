@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -91,17 +91,32 @@ class Daemon:
         method: Method[Request, Reply],
         request: Request,
         *,
-        deadline_s: float | None,
+        deadline_s: float,
     ) -> AsyncIterator[Reply]:
-        """Yield the replies to one request; None: as long as the connection holds."""
+        """Yield the replies to one request, which is sent when the first one is asked for."""
+        async with self.begun(method, request, deadline_s=deadline_s) as replies:
+            async for reply in replies:
+                yield reply
+
+    @contextlib.asynccontextmanager
+    async def begun(
+        self,
+        method: Method[Request, Reply],
+        request: Request,
+        *,
+        deadline_s: float | None = None,
+    ) -> AsyncIterator[AsyncIterable[Reply]]:
+        """Send one request, and give its replies for the block; they wait until they are read.
+
+        None: they come as long as the connection holds.
+        """
         call = self._channel.unary_stream(
             method.path, request_serializer=method.serialise, response_deserializer=method.parse
         )
         replies = call(request, metadata=self._metadata, timeout=deadline_s)
         try:
             with self._translated(method.path):
-                async for reply in replies:
-                    yield reply
+                yield replies
         finally:
             replies.cancel()
 

@@ -2,14 +2,16 @@
 
 In:   a daemon. Out: a call for each event, as long as the daemon lives and again once it is back.
 Fails never, and logs what it did not expect. What happened while the connection was down is not
-told, so `connecting` is called before each try, to look for it.
+told, so `look` is called in each try, to look for it: after the subscription was asked for, so that
+what happens amid it is heard. containerd does not say when it has taken a subscription: it does so
+in microseconds, while the look asks it two things, one after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import UnitError
@@ -33,15 +35,16 @@ class Events:
         namespace: str,
         clock: Clock,
         *,
-        connecting: Callable[[], Awaitable[None]],
+        look: Callable[[], Awaitable[None]],
         heard: Callable[[str, str], Awaitable[None]],
     ) -> None:
         """Call `heard(topic, container)`; both calls may raise UnitError, which ends a try."""
         topics = f"{EXIT}|{OUT_OF_MEMORY}"
-        self._filter = f'namespace=="{namespace}",topic~="^({topics})$"'
+        events = f'namespace=="{namespace}",topic~="^({topics})$"'
+        self._request = messages.SubscribeRequest(filters=[events])
         self._daemon = daemon
         self._clock = clock
-        self._connecting = connecting
+        self._look = look
         self._heard = heard
         self._listening: asyncio.Task[None] | None = None
 
@@ -60,9 +63,10 @@ class Events:
         wait_s = FIRST_WAIT_S
         while True:
             try:
-                await self._connecting()
-                wait_s = FIRST_WAIT_S
-                await self._hear()
+                async with self._daemon.begun(api.SUBSCRIBE, self._request) as envelopes:
+                    await self._look()
+                    wait_s = FIRST_WAIT_S
+                    await self._hear(envelopes)
             except UnitError as error:
                 log.debug("events of %s: %s", self._daemon.endpoint, error)
             except Exception:
@@ -72,8 +76,7 @@ class Events:
             await self._clock.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    async def _hear(self) -> None:
-        request = messages.SubscribeRequest(filters=[self._filter])
-        async for envelope in self._daemon.stream(api.SUBSCRIBE, request, deadline_s=None):
+    async def _hear(self, envelopes: AsyncIterable[messages.Envelope]) -> None:
+        async for envelope in envelopes:
             event = messages.TaskEvent.FromString(envelope.event.value)
             await self._heard(envelope.topic, event.container_id)

@@ -24,9 +24,12 @@ class Endings:
         """Call `ended` with the name of each process that has ended, once."""
         self._ended = ended
         self._watched: dict[str, tuple[Identity, int]] = {}
+        self._is_closed = False
 
     def watch(self, name: str, identity: Identity) -> None:
-        """Watch a process in place of the one that had the name before."""
+        """Watch a process in place of the one that had the name before; none once closed."""
+        if self._is_closed:
+            return  # whoever looked meanwhile would leave a descriptor open
         if name in self._watched and self._watched[name][0] == identity:
             return
         self.forget(name)
@@ -45,7 +48,8 @@ class Endings:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Forget all."""
+        """Forget all, and watch nothing from now on."""
+        self._is_closed = True
         for name in tuple(self._watched):
             self.forget(name)
 

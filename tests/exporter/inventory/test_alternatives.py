@@ -16,7 +16,9 @@ from exporter.inventory.http_source import AGE_HEADER
 from tests.exporter.inventory.fakes import HeldClock
 from tests.exporter.inventory.serving import Answer, InventoryServer
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 30.0
+HASTY_S = 3.0
+"""Where a server hangs, which then takes a third of it."""
 Servers = tuple[InventoryServer, InventoryServer, InventoryServer]
 
 
@@ -33,6 +35,13 @@ async def servers() -> AsyncIterator[Servers]:
 @pytest.fixture
 async def source(servers: Servers) -> AsyncIterator[Source]:
     made = source_of(servers)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def hasty_source(servers: Servers) -> AsyncIterator[Source]:
+    made = source_of(servers, timeout_s=HASTY_S)
     yield made
     await made.close()
 
@@ -70,28 +79,28 @@ async def test_only_the_first_is_asked_while_it_answers(servers: Servers, source
 
 @pytest.mark.parametrize("fault", [None, Answer(status=503), Answer(hangs_before_s=60.0)])
 async def test_the_next_one_is_asked_when_one_does_not_answer(
-    servers: Servers, source: Source, fault: Answer | None
+    servers: Servers, hasty_source: Source, fault: Answer | None
 ) -> None:
     say(b"[1]", *servers)
-    await source.read()
+    await hasty_source.read()
     say(b"[2]", *servers[1:])
     if fault is None:
         await servers[0].stop()
     else:
         servers[0].answer = fault
 
-    assert b"[2]" == await source.read()
+    assert b"[2]" == await hasty_source.read()
     assert 0 == len(servers[2].requests)
 
 
-async def test_it_stays_with_the_one_that_works(servers: Servers, source: Source) -> None:
+async def test_it_stays_with_the_one_that_works(servers: Servers, hasty_source: Source) -> None:
     say(b"[1]", *servers)
     hang(servers[0])
-    await source.read()
+    await hasty_source.read()
     say(b"[1]", servers[0])
 
     for _ in range(3):
-        assert await source.read() is None
+        assert await hasty_source.read() is None
 
     assert [1, 4, 0] == asked(servers)
 
@@ -168,13 +177,13 @@ async def test_a_list_that_is_hardly_old_is_taken(servers: Servers, source: Sour
     assert [1, 0, 0] == asked(servers)
 
 
-async def test_an_old_list_goes_before_none(servers: Servers, source: Source) -> None:
+async def test_an_old_list_goes_before_none(servers: Servers, hasty_source: Source) -> None:
     hang(servers[0])
     say(b"[1]", servers[1], age_s=3600.0)
     servers[2].answer = Answer(status=503)
 
-    assert b"[1]" == await source.read()
-    assert await source.read() is None
+    assert b"[1]" == await hasty_source.read()
+    assert await hasty_source.read() is None
 
 
 async def test_of_old_lists_another_is_taken_only_if_it_is_fresher_by_far(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.clock import SystemClock
+from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, SourceError
 from exporter.inventory import SourceSettings, source_for
 from exporter.inventory.file_source import FileSource
@@ -16,8 +16,9 @@ from exporter.inventory.formats import Format
 from tests.exporter.inventory.fakes import HeldClock
 
 
-def source(path: Path, *, max_body_bytes: int = 1_000) -> FileSource:
-    return FileSource(path, SourceSettings(max_body_bytes=max_body_bytes), SystemClock())
+def source(path: Path, *, max_body_bytes: int = 1_000, clock: Clock | None = None) -> FileSource:
+    settings = SourceSettings(max_body_bytes=max_body_bytes)
+    return FileSource(path, settings, clock or SystemClock())
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ async def test_a_file_is_given_once_and_again_when_it_changes(path: Path) -> Non
 
 async def test_a_second_write_within_the_same_tick_is_seen(path: Path) -> None:
     """Same size, same inode, same time of change: as two quick writes in place leave it."""
-    file = source(path)
+    file = source(path, clock=HeldClock(path.stat().st_mtime))
     await file.read()
 
     write_behind_the_stamp(path, b"[2]")

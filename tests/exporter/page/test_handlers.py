@@ -37,8 +37,8 @@ HEALTHY = {
 ANSWERS = ("/fleet/map", "/fleet/changes?layout=l&revision=1", "/fleet/worst")
 QUICK = {
     "poll.interval": "400ms",
-    "poll.health-timeout": "100ms",
-    "poll.metrics-timeout": "200ms",
+    "poll.health-timeout": "380ms",
+    "poll.metrics-timeout": "390ms",
     "inventory.refresh-interval": "50ms",
     "web.listen-address": "127.0.0.1:0",
     "log.level": "warning",

@@ -13,7 +13,7 @@ from provisioning.sim.app import RunningFleet
 from provisioning.sim.fleet import ActiveFault
 from provisioning.sim.spec import Instance
 
-ANSWER_S = 5.0
+ANSWER_S = 30.0
 SILENCE_S = 0.3
 
 

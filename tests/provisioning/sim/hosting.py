@@ -14,19 +14,32 @@ from provisioning.sim.spec import FleetSpec
 from tests.ports import HOSTED
 
 N_PORTS = 30
+N_WORKERS = 4
+"""Of pytest's at the most, each with ports of its own."""
 SPEC = FleetSpec()
 
 
 def free_range(n: int = N_PORTS) -> range:
     """Return ports that follow one another, and on which nothing listens."""
-    span = len(HOSTED) - n
-    first = HOSTED.start + os.getpid() * 37 % span
+    own = _part_of(HOSTED, _worker())
+    span = len(own) - n
+    offset = os.getpid() * 37 % span
     for _ in range(1000):
-        ports = range(first, first + n)
+        ports = own[offset : offset + n]
         with suppress(OSError):
             return _probed(ports)
-        first = HOSTED.start + (first + n - HOSTED.start) % span
+        offset = (offset + n) % span
     raise AssertionError(f"no {n} free ports in a row")
+
+
+def _part_of(ports: range, worker: int) -> range:
+    """Return the ports that no worker beside this one probes at the same moment."""
+    size = len(ports) // N_WORKERS
+    return ports[worker % N_WORKERS * size :][:size]
+
+
+def _worker() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def _probed(ports: range) -> range:

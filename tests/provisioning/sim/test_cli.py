@@ -21,7 +21,7 @@ import pytest
 from tests.provisioning.sim.hosting import free_range, order
 
 PROGRAM = (sys.executable, "-c", "from ollama_fleet import main; main()", "simulate")
-STOP_S = 10.0
+STOP_S = 60.0
 
 
 @pytest.fixture
@@ -58,13 +58,13 @@ def _run(environment: dict[str, str], *options: str) -> subprocess.CompletedProc
         env=environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 
 
 def _get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         return json.loads(response.read())
 
 
@@ -119,10 +119,10 @@ def test_units_are_hosted_until_a_signal(environment: dict[str, str], tmp_path: 
         unit_url = f"{where['control_url']}/nodes/n1/units/u"
         put = urllib.request.Request(unit_url, data=asked, method="PUT")
         put.add_header("Authorization", f"Bearer {(tmp_path / 'token').read_text().strip()}")
-        with urllib.request.urlopen(put, timeout=5) as response:
+        with urllib.request.urlopen(put, timeout=60) as response:
             assert 204 == response.status
         assert {"status": "ok"} == _get(f"http://127.1.0.1:{ports[-1]}/health")
-        with urllib.request.urlopen(f"{where['control_url']}/nodes/n1/changes?fleet=f", timeout=5):
+        with urllib.request.urlopen(f"{where['control_url']}/nodes/n1/changes?fleet=f", timeout=60):
             process.send_signal(signal.SIGTERM)
             _, words = process.communicate(timeout=STOP_S)
 

@@ -28,7 +28,9 @@ class Mode(StrEnum):
     """Starts a process that ignores SIGTERM, says its id, and leaves it behind when it ends."""
 
 
-def child(name: str, port: int, mode: Mode = Mode.OK, *, ready_within_s: float = 10.0) -> ChildSpec:
+def child(
+    name: str, port: int, mode: Mode = Mode.OK, *, ready_within_s: float = 120.0
+) -> ChildSpec:
     command = (sys.executable, "-m", "tests.provisioning.stack.standin", str(port), mode.value)
     return ChildSpec(name, command, f"http://127.0.0.1:{port}/", ready_within_s)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,7 @@ async def test_a_real_alertmanager_is_ready_keeps_its_data_and_is_gone_afterward
 
 def _listening(pid: int) -> list[str]:
     """Return the local addresses on which a process takes connections or datagrams."""
-    inodes = {
-        path.readlink().name.removeprefix("socket:").strip("[]")
-        for path in Path(f"/proc/{pid}/fd").iterdir()
-        if path.readlink().name.startswith("socket:")
-    }
+    inodes = _socket_inodes(pid)
     lines = [
         line.split()
         for kind in ("tcp", "tcp6", "udp", "udp6")
@@ -89,6 +86,17 @@ def _listening(pid: int) -> list[str]:
         for fields in lines
         if fields[9] in inodes and fields[3] in (listening, unconnected)
     ]
+
+
+def _socket_inodes(pid: int) -> set[str]:
+    """Return the inodes of a process's sockets, as /proc/net lists them."""
+    names = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            names.append(path.readlink().name)
+    return {
+        name.removeprefix("socket:").strip("[]") for name in names if name.startswith("socket:")
+    }
 
 
 @pytest.fixture

@@ -1,24 +1,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from provisioning.stack import app, status
+from provisioning.stack import app, programs, rules, status
 from provisioning.stack.commands import Plan
-from provisioning.stack.errors import NothingSeenError
+from provisioning.stack.errors import NothingSeenError, PortError
+from provisioning.stack.ports import Wanted
 from provisioning.stack.report import Pages
 from provisioning.stack.status import FleetStatus
+from tests.provisioning.stack.test_planning import make_settings
+
+
+def test_no_port_is_chosen_before_all_that_takes_long_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes a port between its choice and the program's start would end the run."""
+    done: list[str] = []
+
+    def locate(name: str, *_: object, **__: object) -> Path:
+        done.append(name)
+        return tmp_path / name
+
+    monkeypatch.setattr(programs, "locate", locate)
+    monkeypatch.setattr(rules, "build", lambda _: done.append("rules"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wanted = Wanted("the provisioner", taken.getsockname()[1], is_explicit=True)
+        settings = replace(make_settings(tmp_path / "run"), provisioner=wanted)
+        with pytest.raises(PortError):
+            app.run(settings)
+
+    assert ["prometheus", "alertmanager", "rules"] == done
 
 
 async def test_a_run_with_a_duration_ends_by_itself(plan: Plan) -> None:
     async with aiohttp.ClientSession() as session:
-        await asyncio.wait_for(app.keep_saying(session, plan, duration_s=0.05), 5)
+        await asyncio.wait_for(app.keep_saying(session, plan, duration_s=0.05), 60)
 
 
 async def test_a_run_without_a_duration_goes_on(plan: Plan) -> None:
@@ -29,9 +54,13 @@ async def test_a_run_without_a_duration_goes_on(plan: Plan) -> None:
 
 @asynccontextmanager
 async def _prometheus(
-    plan: Plan, *, n_failing: int = 0, n_pending: int = 0, status_label: str = "healthy"
+    plan: Plan,
+    *,
+    failing: Container[int] = (),
+    n_pending: int = 0,
+    labels: Sequence[str] = ("healthy",),
 ) -> AsyncIterator[Plan]:
-    """Run a server whose first answers are an error and whose others are 7; give its plan.
+    """Run a server whose answers are 7 of each status, but for those that fail; give its plan.
 
     The first times that it is asked for alerts, one is pending.
     """
@@ -40,21 +69,22 @@ async def _prometheus(
     async def query(request: web.Request) -> web.Response:
         nonlocal n_asked, n_asked_for_alerts
         n_asked += 1
-        if n_asked <= n_failing:
+        if n_asked in failing:
             return web.json_response({"status": "error", "error": "query timed out"}, status=503)
         if request.query["query"] != status.ALERTS:
-            return _answer({"status": status_label}, "7")
+            return _answer(*({"status": label} for label in labels), value="7")
         n_asked_for_alerts += 1
         if n_asked_for_alerts > n_pending:
             return _answer()
-        return _answer({"alertname": "A", "severity": "critical", "alertstate": "pending"}, "1")
+        pending = {"alertname": "A", "severity": "critical", "alertstate": "pending"}
+        return _answer(pending, value="1")
 
     async with _serving(web.get("/api/v1/query", query)) as port:
         yield replace(plan, observers=replace(plan.observers, prometheus_port=port))
 
 
-def _answer(labels: dict[str, str] | None = None, value: str = "") -> web.Response:
-    result = [] if labels is None else [{"metric": labels, "value": [1_800_000_000, value]}]
+def _answer(*series: dict[str, str], value: str = "") -> web.Response:
+    result = [{"metric": labels, "value": [1_800_000_000, value]} for labels in series]
     return web.json_response({"status": "success", "data": {"result": result}})
 
 
@@ -92,17 +122,31 @@ def test_a_fleet_is_there_once_none_is_on_its_way(
 async def test_a_fleet_that_takes_longer_is_told_as_it_is(plan: Plan) -> None:
     """Its models may have to be loaded, which takes minutes."""
     async with (
-        _prometheus(plan, n_failing=1, status_label="provisioning") as plan,
+        _prometheus(plan, labels=["provisioning"]) as plan,
         aiohttp.ClientSession() as session,
     ):
-        seen = await app.until_seen(session, plan, within_s=1.5)
+        seen = await app.until_seen(session, plan, within_s=0)
 
     assert (0, 7) == (seen.n_healthy, seen.n_provisioning)
 
 
+async def test_a_fleet_that_was_seen_is_told_though_the_looks_after_it_fail(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look is four queries: the first is answered, and none after it until the time is over."""
+    monkeypatch.setattr(app, "ASK_PAUSE_S", 0.01)
+    async with (
+        _prometheus(plan, labels=["healthy", "loading"], failing=range(5, 100_000)) as plan,
+        aiohttp.ClientSession() as session,
+    ):
+        seen = await app.until_seen(session, plan, within_s=0.3)
+
+    assert {"healthy": 7, "loading": 7} == seen.n_by_status
+
+
 async def test_a_query_that_fails_is_asked_again(plan: Plan) -> None:
     async with (
-        _prometheus(plan, n_failing=2) as plan,
+        _prometheus(plan, failing=(1, 2)) as plan,
         aiohttp.ClientSession() as session,
     ):
         seen = await app.until_seen(session, plan)
@@ -114,11 +158,11 @@ async def test_a_prometheus_that_sees_nothing_is_told_with_what_it_said_at_last(
     plan: Plan,
 ) -> None:
     async with (
-        _prometheus(plan, n_failing=1_000) as plan,
+        _prometheus(plan, failing=range(1_000)) as plan,
         aiohttp.ClientSession() as session,
     ):
         with pytest.raises(NothingSeenError) as caught:
-            await app.until_seen(session, plan, within_s=0.3)
+            await app.until_seen(session, plan, within_s=0)
 
     assert "query timed out" in str(caught.value)
     assert f"{plan.observers.prometheus_url}/api/v1/targets" in str(caught.value)
@@ -129,7 +173,7 @@ async def test_what_is_pending_until_the_rules_know_the_fleet_is_waited_for_but_
     plan: Plan, monkeypatch: pytest.MonkeyPatch, n_pending: int, *, is_over: bool
 ) -> None:
     monkeypatch.setattr(app, "ASK_PAUSE_S", 0.01)
-    monkeypatch.setattr(app, "EVALUATION_S", 0.5 if is_over else -9.5)
+    monkeypatch.setattr(app, "EVALUATION_S", 60.0 if is_over else -9.5)
     async with (
         _prometheus(plan, n_pending=n_pending) as plan,
         aiohttp.ClientSession() as session,

@@ -51,7 +51,7 @@ async def test_a_llama_server_ends_with_status_0_when_asked_to(
 
     server.process.send_signal(number)
 
-    assert 0 == await asyncio.wait_for(server.process.wait(), 5)
+    assert 0 == await asyncio.wait_for(server.process.wait(), 60)
 
 
 async def test_a_llama_server_ends_with_the_process_that_it_is_not_to_outlive(
@@ -65,11 +65,11 @@ async def test_a_llama_server_ends_with_the_process_that_it_is_not_to_outlive(
         stderr=asyncio.subprocess.DEVNULL,
     )
     assert process.stdout is not None
-    assert b"http://" in await asyncio.wait_for(process.stdout.readline(), 30)
+    assert b"http://" in await asyncio.wait_for(process.stdout.readline(), 60)
 
     owner.kill()
 
-    assert 0 == await asyncio.wait_for(process.wait(), 5)
+    assert 0 == await asyncio.wait_for(process.wait(), 60)
     await owner.wait()
 
 
@@ -84,7 +84,7 @@ async def test_a_llama_server_whose_owner_has_ended_already_does_not_begin(tmp_p
         f"--ends-with={owner.pid}",
     )
 
-    assert 0 == await asyncio.wait_for(process.wait(), 20)
+    assert 0 == await asyncio.wait_for(process.wait(), 60)
 
 
 async def test_a_file_that_is_no_model_is_refused_with_its_path(tmp_path: Path) -> None:

@@ -10,10 +10,18 @@ import pytest
 from provisioning.stack import demo, planning, programs
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import UnwatchableError
-from provisioning.stack.planning import Settings
+from provisioning.stack.planning import Settings, Supplies
 from provisioning.stack.ports import Claims, Ports, Wanted
 from provisioning.stack.rundir import RunDir
 from tests.ports import free_ports
+
+SUPPLIES = Supplies(
+    own_fleet=None,
+    programs_dir=Path("/cache/programs"),
+    prometheus=Path("/usr/bin/prometheus"),
+    alertmanager=Path("/usr/bin/prometheus-alertmanager"),
+    model_file=None,
+)
 
 
 def test_instances_that_only_the_provisioner_would_see_are_refused_with_what_to_do(
@@ -44,9 +52,8 @@ def test_a_plan_knows_whether_instances_go_on(
     spec.write_text(json.dumps({"name": "lab", "nodes": [node], "pools": [pool]}))
     settings = dataclasses.replace(make_settings(tmp_path), spec=spec, is_kept=is_kept)
 
-    plan = planning.make_plan(
-        settings, RunDir(tmp_path), Ports(say=lambda _: None), say=lambda _: None
-    )
+    supplies = planning.gather(settings, say=lambda _: None)
+    plan = planning.make_plan(settings, supplies, RunDir(tmp_path), Ports(say=lambda _: None))
 
     assert is_kept is plan.is_kept
 
@@ -58,7 +65,7 @@ def test_demonstrations_beside_each_other_never_give_an_instance_the_same_port(
     with Claims() as ours, Claims() as theirs:
         for claims in (ours, theirs):
             ports = Ports(say=lambda _: None, claims=claims)
-            made = planning.make_demo(make_settings(tmp_path), ports)
+            made = planning.make_demo(make_settings(tmp_path), SUPPLIES, ports)
             taken += [made.control_port, *made.unit_ports, *made.llama_ports]
 
     assert demo.N_REAL_PORTS == len(made.llama_ports)

@@ -184,7 +184,7 @@ async def test_a_signal_at_any_time_leaves_nothing_behind(
 
     process.send_signal(number)
 
-    assert 0 == await asyncio.wait_for(process.wait(), 10)
+    assert 0 == await asyncio.wait_for(process.wait(), 60)
     assert [False, False] == [is_running(pid) for pid in pids]
 
 

@@ -21,6 +21,7 @@ from tests.provisioning.stack.standin import is_running
 from tests.waiting import eventually
 
 START_S = 200.0
+STOP_S = 60.0
 
 pytestmark = pytest.mark.timeout(START_S + 60)
 
@@ -52,21 +53,46 @@ async def _ready(process: asyncio.subprocess.Process) -> dict[str, Any]:
     return said
 
 
+async def _until_all_healthy(said: dict[str, Any], n: int) -> None:
+    """What was said is true of its moment: on a busy machine a poll may have timed out then."""
+    assert (n, n) == (sum(said["instances"].values()), said["inventory"])
+    assert 0 < said["healthy"] <= n
+    await eventually(lambda: _n_healthy(said, n), within_s=START_S)
+
+
+async def _n_healthy(said: dict[str, Any], n: int) -> bool:
+    """Return whether the exporter sees so many healthy instances."""
+    return n == len(await _ids_seen(said, "healthy"))
+
+
+async def _are_seen(said: dict[str, Any], status: str, ids: list[str]) -> bool:
+    """Return whether the exporter sees all of these instances in that status."""
+    return {*ids} <= await _ids_seen(said, status)
+
+
+async def _ids_seen(said: dict[str, Any], status: str) -> set[str]:
+    url = f"{said['exporter_url']}/instances?status={status}"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return {one["id"] for one in await answer.json()}
+
+
 async def test_up_says_what_prometheus_sees_heals_what_is_killed_and_leaves_nothing_after_ctrl_c(
     prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path
 ) -> None:
     async with _up(tmp_path) as process:
         said = await _ready(process)
+        await _until_all_healthy(said, 20)
         await _inject(said, {"kind": "kill", "count": 5})
-        await eventually(lambda: _are_healed(said, n_replaced=5, n=20))
-        await _inject(said, {"kind": "hang", "count": 2})
-        await _until_n_not_healthy(said["exporter_url"], 2)
-        await eventually(lambda: _has_received(said["alertmanager_url"], "Watchdog"))
+        await eventually(lambda: _are_healed(said, n_replaced=5, n=20), within_s=START_S)
+        hanging = await _inject(said, {"kind": "hang", "count": 2})
+        await eventually(lambda: _are_seen(said, "unhealthy", hanging), within_s=START_S)
+        await eventually(
+            lambda: _has_received(said["alertmanager_url"], "Watchdog"), within_s=START_S
+        )
 
         process.send_signal(signal.SIGINT)
 
-        assert 0 == await asyncio.wait_for(process.wait(), 20)
-    assert (20, 20) == (said["healthy"], said["inventory"])
+        assert 0 == await asyncio.wait_for(process.wait(), STOP_S)
     assert said["tokens_per_second"] > 0
     assert ["simulated-fleet", "provisioner", "exporter", "alertmanager", "prometheus"] == list(
         said["pids"]
@@ -91,7 +117,8 @@ async def _listed(said: dict[str, Any]) -> list[dict[str, Any]]:
     return listed
 
 
-async def _inject(said: dict[str, Any], fault: dict[str, object]) -> None:
+async def _inject(said: dict[str, Any], fault: dict[str, object]) -> list[str]:
+    """Inject a fault; return the ids of the instances that it befalls."""
     token = Path(said["control_token_file"]).read_text().strip()
     async with (
         aiohttp.ClientSession(raise_for_status=True) as session,
@@ -99,19 +126,10 @@ async def _inject(said: dict[str, Any], fault: dict[str, object]) -> None:
             f"{said['control_url']}/faults",
             json=fault,
             headers={"Authorization": f"Bearer {token}"},
-        ),
+        ) as answer,
     ):
-        pass
-
-
-async def _until_n_not_healthy(exporter_url: str, n: int) -> None:
-    line = f'ollama_fleet_instances{{status="healthy"}} {20 - n}'
-    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
-        while True:
-            async with session.get(f"{exporter_url}/metrics") as answer:
-                if any(one.startswith(line) for one in (await answer.text()).splitlines()):
-                    return
-            await asyncio.sleep(0.1)
+        ids: list[str] = (await answer.json())["instance_ids"]
+    return ids
 
 
 async def _has_received(alertmanager_url: str, name: str) -> bool:
@@ -145,7 +163,7 @@ async def test_rules_that_cannot_be_built_end_up_before_anything_starts(
     (tmp_path / "alerts").touch()  # where the folder should be
 
     async with _up(tmp_path) as process:
-        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+        _, stderr = await asyncio.wait_for(process.communicate(), START_S)
 
     assert 1 == process.returncode
     assert "the alert rules could not be built with `" in stderr.decode()
@@ -165,7 +183,7 @@ async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
 
     async with _up(tmp_path / "run") as process:
-        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+        _, stderr = await asyncio.wait_for(process.communicate(), START_S)
 
     assert 1 == process.returncode
     assert "prometheus ended by itself (exit status 3)" in stderr.decode()
@@ -185,10 +203,9 @@ async def test_options_of_the_shell_for_other_commands_do_not_reach_the_demo(
 
     async with _up(tmp_path) as process:
         said = await _ready(process)
+        await _until_all_healthy(said, 20)
         process.send_signal(signal.SIGINT)
-        assert 0 == await asyncio.wait_for(process.wait(), 20)
-
-    assert (20, 20) == (said["healthy"], said["inventory"])
+        assert 0 == await asyncio.wait_for(process.wait(), STOP_S)
 
 
 async def test_a_run_folder_that_cannot_be_written_is_told_in_a_sentence(
@@ -198,7 +215,7 @@ async def test_a_run_folder_that_cannot_be_written_is_told_in_a_sentence(
     (tmp_path / "prometheus.yml").mkdir()
 
     async with _up(tmp_path) as process:
-        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+        _, stderr = await asyncio.wait_for(process.communicate(), START_S)
 
     assert 1 == process.returncode
     assert "Traceback" not in stderr.decode()
@@ -210,10 +227,10 @@ async def test_a_signal_during_the_start_leaves_nothing(
     prometheus_binary: Path, alertmanager_binary: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     async with _up(tmp_path) as process:
-        await eventually((tmp_path / "simulated-fleet.log").exists)
+        await eventually((tmp_path / "simulated-fleet.log").exists, within_s=START_S)
 
         process.send_signal(number)
-        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+        _, stderr = await asyncio.wait_for(process.communicate(), STOP_S)
 
     assert 0 == process.returncode
     assert stderr.decode().endswith("stopped\n")
@@ -237,7 +254,7 @@ async def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with _up(tmp_path, f"{option}={port}") as process:
-            _, stderr = await asyncio.wait_for(process.communicate(), 20)
+            _, stderr = await asyncio.wait_for(process.communicate(), START_S)
 
     assert 1 == process.returncode
     assert f"{program} cannot listen on port {port}" in stderr.decode()
@@ -251,7 +268,7 @@ async def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything
 )
 async def test_a_senseless_option_is_refused(tmp_path: Path, option: str) -> None:
     async with _up(tmp_path, option) as process:
-        _, stderr = await asyncio.wait_for(process.communicate(), 20)
+        _, stderr = await asyncio.wait_for(process.communicate(), START_S)
 
     assert 2 == process.returncode
     assert option.partition("=")[0] in stderr.decode()
@@ -313,11 +330,11 @@ async def test_a_provisioner_that_dies_ends_up_and_its_instances(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        await eventually(lambda: _pids_naming(f"unit in {tmp_path}"))
+        await eventually(lambda: _pids_naming(f"unit in {tmp_path}"), within_s=START_S)
         (pid,) = _pids_naming(f"--state-dir={tmp_path}/run/provisioner")
 
         os.kill(pid, signal.SIGKILL)
-        _, stderr = await asyncio.wait_for(process.communicate(), 30)
+        _, stderr = await asyncio.wait_for(process.communicate(), STOP_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -343,6 +360,6 @@ async def _refused(run_dir: Path, *options: str, status: int) -> tuple[str, str]
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    stdout, stderr = await asyncio.wait_for(process.communicate(), 20)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), START_S)
     assert status == process.returncode, stderr.decode()
     return stdout.decode(), stderr.decode()

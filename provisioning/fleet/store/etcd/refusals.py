@@ -32,6 +32,7 @@ COMPACTED = "required revision has been compacted"
 TOO_LARGE = ("request is too large", "received message larger than max")
 """By etcd; and by its gRPC, which reads no more than 0.5 MiB beyond that."""
 BUSY = "too many requests"
+NO_LEASE = "requested lease not found"
 OLD_LOGIN = "revision of auth store is old"
 """Users or roles have changed since the log-in."""
 
@@ -54,6 +55,10 @@ def meaning_of(error: grpc.aio.AioRpcError, attempted: str, *, n_bytes: int) -> 
         )
     if BUSY in words:
         return StoreUnavailableError(f"{seen}; see that its disk and network keep up")
+    if NO_LEASE in words:
+        return StoreUnavailableError(
+            f"{seen}; it ended before it was used: see that this machine and etcd keep up"
+        )
     if NO_SPACE in words:
         return StoreUnavailableError(
             f"{seen}; compact and defragment it, then disarm its NOSPACE alarm, or raise "

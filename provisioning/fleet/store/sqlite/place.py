@@ -21,6 +21,9 @@ from provisioning.fleet.errors import StoreError
 MODE = 0o600
 """The specification may hold secrets in the instances' environment."""
 
+HOLD = os.O_PATH | os.O_CLOEXEC
+"""To close a descriptor that can read would take from SQLite the locks that it has on the file."""
+
 Identity = tuple[int, int]
 """Device and inode: no two files have them while one of the two is open."""
 
@@ -37,6 +40,8 @@ class Place:
         self.path = path
         self._identity: Identity | None = None
         """Of the file that was opened first; None: none was yet."""
+        self._hold: int | None = None
+        """Keeps the identity from passing to another file while nobody has this one open."""
         self._one_opens = threading.Lock()
 
     @contextmanager
@@ -53,11 +58,14 @@ class Place:
                 yield
                 return
             # SQLite would make it readable for all that the umask lets; its side files follow it.
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
-            identity = identity_of(descriptor)
-            os.close(descriptor)
-            yield
-            self._identity = identity
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
+            hold = os.open(self.path, HOLD)
+            try:
+                yield
+            except BaseException:
+                os.close(hold)
+                raise
+            self._hold, self._identity = hold, identity_of(hold)
 
     def check(self) -> None:
         """Refuse to go on without the file.
@@ -74,6 +82,12 @@ class Place:
             f"now would be lost; stop the provisioner, move the file back or "
             f"{restoring(self.path)}, start it"
         )
+
+    def close(self) -> None:
+        """Let go of the file, once no connection will use it any more."""
+        if self._hold is not None:
+            os.close(self._hold)
+            self._hold = None
 
 
 def identity_of(descriptor: int) -> Identity:

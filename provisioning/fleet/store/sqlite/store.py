@@ -36,10 +36,10 @@ class SqliteStore:
         look_every_s: float = LOOK_EVERY_S,
         kept_deletions: int = KEPT_DELETIONS,
     ) -> None:
-        place = Place(path)
-        self.writer = Database(place, fleet)
+        self._place = Place(path)
+        self.writer = Database(self._place, fleet)
         # A second connection, so that a large commit does not hold up the watches.
-        self._reader = Database(place, fleet)
+        self._reader = Database(self._place, fleet)
         self._clock = clock
         self._look_every_s = look_every_s
         self._kept_deletions = kept_deletions
@@ -80,3 +80,4 @@ class SqliteStore:
         """Wait for what is being written, then close the file."""
         await self._reader.close()
         await self.writer.close()
+        self._place.close()

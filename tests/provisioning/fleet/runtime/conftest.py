@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.fleet.runtime import listeners
 from tests.containerd import busybox_archive
 from tests.provisioning.fleet.runtime.processes import ProcessLab
+
+
+@pytest.fixture(autouse=True)
+def _no_port_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports here are on this machine: who does not answer within a second is slow, and there."""
+    monkeypatch.setattr(listeners, "CONNECT_LIMIT_S", 60.0)
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.errors import TransientError
 from provisioning.fleet.model import Unit, unit_name
 from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
@@ -21,6 +23,8 @@ from tests.provisioning.fleet.runtime.contract import (
     Behaviour,
     Feature,
 )
+from tests.provisioning.fleet.runtime.processes import environment_of
+from tests.waiting import eventually
 
 NODE = "node-1"
 READY = "ready"
@@ -94,9 +98,9 @@ class ContainerdLab:
         self._strangers.append(socket.create_server((unit.host, unit.port)))
 
     async def environment(self, unit: Unit) -> Mapping[str, str]:
-        text = Path(f"/proc/{await self.pid(unit)}/environ").read_bytes().decode()
-        pairs = (pair.partition("=") for pair in text.split("\0") if pair)
-        return {name: value for name, _, value in pairs}
+        # Before its command runs, the process is one of the low-level runtime, with another.
+        await eventually(lambda: self.is_ready(unit))
+        return await environment_of(await self.pid(unit))
 
     async def pid(self, unit: Unit) -> int:
         daemon = self.daemon(unit.fleet)
@@ -113,8 +117,15 @@ class ContainerdLab:
 
     def is_ready(self, unit: Unit) -> bool:
         """Say whether a unit that serves handles signals by now."""
+        return READY in self.said(unit)
+
+    def said(self, unit: Unit) -> str:
+        """Return what a unit has written so far; the shim gives up the last words of one that ends.
+
+        So what has to be read is read while the unit runs.
+        """
         log = self.log(unit)
-        return log.exists() and READY in log.read_text()
+        return log.read_text() if log.exists() else ""
 
     async def prepare(self, *fleets: str) -> None:
         """Bring the image to the fleets' namespaces."""
@@ -125,8 +136,19 @@ class ContainerdLab:
         for stranger in self._strangers:
             stranger.close()
         for fleet in self._fleets:
-            runtime = self.open(fleet=fleet)
-            for found in await runtime.units():
-                await runtime.remove(found.name, grace_s=0.0)
+            await eventually(partial(is_removed, self.open(fleet=fleet)))
         for runtime in self._opened:
             await runtime.close()
+
+
+async def is_removed(runtime: ContainerdRuntime, *names: str) -> bool:
+    """Remove these units, or else all; say whether none is left.
+
+    As often as it takes: after a call that broke off, or a lost shim, containerd itself cleans up.
+    """
+    try:
+        for name in names or [found.name for found in await runtime.units()]:
+            await runtime.remove(name, grace_s=0.0)
+        return () == await runtime.units()
+    except TransientError:
+        return False

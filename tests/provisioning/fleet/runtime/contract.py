@@ -355,7 +355,7 @@ class RuntimeContract:
         await runtime.start(hungry)
 
         await eventually(lambda: has_exited(runtime, hungry))
-        await eventually(lambda: is_out_of_memory(runtime, hungry), within_s=5.0)
+        await eventually(lambda: is_out_of_memory(runtime, hungry))
         assert running(neighbour) in await runtime.units()
 
 
@@ -375,7 +375,7 @@ async def has_exited(runtime: Runtime, unit: Unit) -> bool:
 async def told_of_a_kill(lab: Lab, runtime: Runtime, unit: Unit) -> str:
     """Kill a running unit until its end is told: a stream takes a moment to be set up."""
     told = asyncio.ensure_future(anext(runtime.changes()))
-    for _ in range(5):
+    for _ in range(10):
         await lab.kill(unit)
         if (await asyncio.wait({told}, timeout=3.0))[0]:
             return told.result()

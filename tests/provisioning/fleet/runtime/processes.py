@@ -23,6 +23,7 @@ from tests.provisioning.fleet.runtime.contract import (
     Behaviour,
     Feature,
 )
+from tests.waiting import eventually
 
 NODE = "here"
 EATER = "eaten = []\nwhile True: eaten.append(bytearray(2**20))"
@@ -52,6 +53,14 @@ def no_descriptors() -> Iterator[None]:
 def children() -> list[int]:
     """Return the process ids of this process's children, those that nobody waited for included."""
     return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
+
+
+async def environment_of(pid: int) -> Mapping[str, str]:
+    """Return what a process was given; the kernel tells of nothing amid the start of a program."""
+    environ = Path(f"/proc/{pid}/environ")
+    await eventually(environ.read_bytes)
+    pairs = (pair.partition("=") for pair in environ.read_bytes().decode().split("\0") if pair)
+    return {name: value for name, _, value in pairs}
 
 
 class ProcessLab:
@@ -102,9 +111,7 @@ class ProcessLab:
         self._strangers.append(socket.create_server((unit.host, unit.port)))
 
     async def environment(self, unit: Unit) -> Mapping[str, str]:
-        text = Path(f"/proc/{self.identity(unit).pid}/environ").read_bytes().decode()
-        pairs = (pair.partition("=") for pair in text.split("\0") if pair)
-        return {name: value for name, _, value in pairs}
+        return await environment_of(self.identity(unit).pid)
 
     def records(self, fleet: str = FLEET) -> Records:
         return Records(self.state_dir / fleet / NODE, procfs.boot())

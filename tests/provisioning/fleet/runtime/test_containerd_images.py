@@ -25,7 +25,7 @@ from provisioning.fleet.runtime.containerd_turns import Turn
 from tests.containerd import IMAGE, Containerd, image_archive, running_containerd
 from tests.ports import free_ports
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
-from tests.provisioning.fleet.runtime.contract import FLEET, has_exited, running
+from tests.provisioning.fleet.runtime.contract import FLEET, running
 from tests.provisioning.fleet.runtime.test_containerd_talk import Told
 from tests.waiting import eventually
 
@@ -126,9 +126,8 @@ async def registry(busybox: Path, authority: trustme.CA) -> AsyncIterator[tuple[
     app.router.add_get("/v2/llm/blobs/{reference}", registry.blob)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    (port,) = free_ports(1)
-    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
-    yield registry, f"127.0.0.1:{port}"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    yield registry, f"127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
 
 
@@ -332,7 +331,7 @@ async def test_a_unit_without_a_command_runs_what_its_image_says(
         tmp_path / "entry.tar",
         layers[0],
         Entrypoint=["/bin/sh", "-c"],
-        Cmd=["id -u; echo $FROM_IMAGE $PWD"],
+        Cmd=["id -u; echo $FROM_IMAGE $PWD; exec sleep 1000"],
         Env=["PATH=/bin", "FROM_IMAGE=yes"],
         WorkingDir="/tmp",  # noqa: S108 # the container's
         User="65534:65534",
@@ -343,8 +342,7 @@ async def test_a_unit_without_a_command_runs_what_its_image_says(
 
     await runtime.start(unit)
 
-    await eventually(lambda: has_exited(runtime, unit))
-    assert "65534\nyes /tmp\n" == lab.log(unit).read_text()
+    await eventually(lambda: "65534\nyes /tmp\n" == lab.said(unit))
 
 
 async def test_a_start_brings_the_units_archive_where_the_node_lacks_the_image(

@@ -15,7 +15,6 @@ from provisioning.fleet.model import Probe, Unit, WarmUp
 from provisioning.fleet.runtime.prober import HttpProber
 from tests.conftest import ROOT
 from tests.containerd import Containerd, image_archive, layer_of, package, running_containerd
-from tests.ports import free_ports
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.provisioning.fleet.runtime.contract import running
 from tests.waiting import eventually
@@ -56,16 +55,15 @@ def empty_image(folder: Path) -> Path:
 
 def llama_unit(lab: ContainerdLab, model: Path) -> Unit:
     """Return a unit that runs this interpreter, with these packages, on the node's files."""
-    (port,) = free_ports(1)
+    unit = lab.unit()
     library = next(package("libgomp1").glob("usr/lib/*/libgomp.so.1")).parent
     interpreter, packages = Path(sys.executable).resolve(), sysconfig.get_path("purelib")
     return msgspec.structs.replace(
-        lab.unit(),
+        unit,
         image=IMAGE,
-        port=port,
         command=(
             *(str(interpreter), "-m", "provisioning.stack.llama"),
-            *("--model=/model.gguf", f"--port={port}"),
+            *("--model=/model.gguf", f"--port={unit.port}"),
         ),
         environment=(
             ("HOME", "/tmp"),  # noqa: S108 # the container's

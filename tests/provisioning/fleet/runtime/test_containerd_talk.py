@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -232,7 +233,11 @@ class Ending:
 
     endpoint = "unix:///nowhere"
 
-    async def stream(self, *_: object, **__: object) -> AsyncIterator[messages.Envelope]:
+    @contextlib.asynccontextmanager
+    async def begun(self, *_: object) -> AsyncIterator[AsyncIterator[messages.Envelope]]:
+        yield self._nothing()
+
+    async def _nothing(self) -> AsyncIterator[messages.Envelope]:
         nothing: tuple[messages.Envelope, ...] = ()
         for envelope in nothing:
             yield envelope
@@ -241,7 +246,7 @@ class Ending:
 async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been_back() -> None:
     clock, n_tries = Sleeps(), 0
 
-    async def connecting() -> None:
+    async def look() -> None:
         nonlocal n_tries
         n_tries += 1
         if n_tries != 10:
@@ -250,7 +255,7 @@ async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been
     async def heard(topic: str, name: str) -> None: ...
 
     daemon: Any = Ending()
-    events = Events(daemon, "lab", clock, connecting=connecting, heard=heard)
+    events = Events(daemon, "lab", clock, look=look, heard=heard)
     events.listen()
     assert events._listening is not None
     await asyncio.wait([events._listening])
@@ -264,14 +269,14 @@ async def test_a_fault_of_our_own_is_told_and_does_not_end_the_listening(
 ) -> None:
     clock = Sleeps()
 
-    async def connecting() -> None:
+    async def look() -> None:
         if len(clock.slept_s) == 3:
             raise FileNotFoundError(2, "No such file", "/sys/fs/cgroup/memory/ollama-fleet.n1")
 
     async def heard(topic: str, name: str) -> None: ...
 
     daemon: Any = Ending()
-    events = Events(daemon, "lab", clock, connecting=connecting, heard=heard)
+    events = Events(daemon, "lab", clock, look=look, heard=heard)
     events.listen()
     assert events._listening is not None
     await asyncio.wait([events._listening])

@@ -17,7 +17,7 @@ from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
 from provisioning.fleet.runtime.containerd_record import Settings
 from tests.containerd import Containerd, is_second_version, running_containerd
-from tests.provisioning.fleet.runtime.containers import ContainerdLab
+from tests.provisioning.fleet.runtime.containers import ContainerdLab, is_removed
 from tests.provisioning.fleet.runtime.contract import FLEET, Behaviour, has_exited, running
 from tests.waiting import eventually
 
@@ -32,6 +32,7 @@ LIMITS_OF_SECOND_VERSION = {
     "memory.max": str(32 * 2**20),
     "cpu.max": "50000 100000",
 }
+END = "the-end"
 SECRET = "s3cret"  # noqa: S105 # of this test alone
 
 
@@ -54,18 +55,13 @@ def running_command(lab: ContainerdLab, *command: str, **changes: Any) -> Unit:
 
 
 async def output(lab: ContainerdLab, unit: Unit, settings: Settings | None = None) -> str:
-    """Return all that a unit writes until it ends.
-
-    It is run again where nothing is there: on a busy machine the shim may give up its last words.
-    """
-    runtime, text = lab.open(settings=settings), ""
-    for _ in range(3):
-        await runtime.start(unit)
-        await eventually(lambda: has_exited(runtime, unit))
-        await runtime.remove(unit.name, grace_s=0.1)  # before that, some may still be on its way
-        if text := lab.log(unit).read_text():
-            break
-    return text
+    """Return all that a unit's command writes; see `ContainerdLab.said` for why it stays."""
+    runtime = lab.open(settings=settings)
+    command = ("sh", "-c", f'"$@"; echo {END}; exec sleep 1000', "sh", *unit.command)
+    await runtime.start(msgspec.structs.replace(unit, command=command))
+    await eventually(lambda: END in lab.said(unit))
+    await runtime.remove(unit.name, grace_s=0.1)
+    return lab.said(unit).removesuffix(f"{END}\n")
 
 
 async def one(runtime: ContainerdRuntime) -> FoundUnit:
@@ -93,7 +89,7 @@ async def test_nothing_is_left_on_the_machine_of_a_removed_unit(lab: ContainerdL
     runtime, unit = lab.open(), lab.unit()
     await runtime.start(unit)
     pid = await lab.pid(unit)
-    assert 1 == len(lab.containerd.shims())
+    await eventually(lambda: 1 == len(lab.containerd.shims()))
 
     await runtime.remove(unit.name, grace_s=0.1)
 
@@ -317,14 +313,18 @@ async def test_out_of_memory_is_known_to_later_provisioners_and_forgotten_at_the
 
 
 async def test_a_unit_is_given_the_grace_to_end_what_it_has_begun(lab: ContainerdLab) -> None:
-    script = "trap 'sleep 0.5; echo done; exit' TERM; echo ready; while :; do sleep 0.05; done"
+    script = f"trap 'sleep 0.5; echo {END}; sleep 1000' TERM; while :; do echo up; sleep 0.05; done"
     runtime, unit = lab.open(), running_command(lab, "sh", "-c", script)
     await runtime.start(unit)
-    await eventually(lambda: "ready" in lab.log(unit).read_text())
+    await eventually(lambda: "up" in lab.said(unit))
 
-    await runtime.remove(unit.name, grace_s=20.0)
+    removing = asyncio.create_task(runtime.remove(unit.name, grace_s=600.0))
 
-    assert "ready\ndone\n" == lab.log(unit).read_text()
+    await eventually(lambda: END in lab.said(unit))
+    assert not removing.done()
+    await lab.kill(unit)
+    await removing
+    assert () == await runtime.units()
 
 
 async def test_a_killed_units_status_is_the_signal(lab: ContainerdLab) -> None:
@@ -493,11 +493,6 @@ async def test_closing_leaves_no_start_behind_that_goes_on(lab: ContainerdLab) -
     await eventually(lambda: is_removed(other, lab.unit().name))
 
 
-async def is_removed(runtime: ContainerdRuntime, name: str) -> bool:
-    await runtime.remove(name, grace_s=0.0)
-    return () == await runtime.units()
-
-
 async def test_whoever_asks_for_a_start_that_goes_on_already_waits_for_it(
     lab: ContainerdLab, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -521,7 +516,7 @@ async def test_closing_ends_changes(lab: ContainerdLab) -> None:
 
     await runtime.close()
 
-    assert [] == await asyncio.wait_for(names, 5.0)
+    assert [] == await asyncio.wait_for(names, 30.0)
 
 
 async def collected(runtime: ContainerdRuntime) -> list[str]:
@@ -535,7 +530,26 @@ async def test_a_unit_that_runs_out_of_memory_is_told_by_changes(lab: Containerd
 
     await runtime.start(unit)
 
-    assert unit.name == await asyncio.wait_for(told, 20.0)
+    assert unit.name == await asyncio.wait_for(told, 60.0)
+
+
+async def test_what_ends_just_after_the_first_look_is_told(
+    lab: ContainerdLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look has found it running, so only an event can tell."""
+    unit = lab.unit()
+    await lab.open().start(unit)
+    runtime = lab.open()
+    look = runtime._events._look
+
+    async def look_and_kill() -> None:
+        await look()
+        await lab.kill(unit)
+        await eventually(lambda: has_exited(runtime, unit))
+
+    monkeypatch.setattr(runtime._events, "_look", look_and_kill)
+
+    assert unit.name == await asyncio.wait_for(anext(runtime.changes()), 30.0)
 
 
 async def test_a_unit_that_is_being_started_is_never_taken_for_one_that_has_exited(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -245,15 +246,19 @@ async def test_a_simulation_that_hangs_is_an_unreachable_node(
             await runtime.units()
 
 
-async def test_a_stream_goes_on_however_long_nothing_happens(lab: HostedLab) -> None:
+async def test_a_stream_goes_on_however_long_nothing_happens(
+    lab: HostedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kill comes long after any answer would have been late."""
-    unit = lab.unit()
-    runtime = lab.open(timeout_s=0.2)
+    runtime, unit, loop = lab.open(), lab.unit(), asyncio.get_running_loop()
     await runtime.start(unit)
     names = runtime.changes()
     next_name = asyncio.ensure_future(anext(names))
+    await eventually(lambda: lab.host.n_listeners == 1)
 
-    await asyncio.wait([next_name], timeout=0.5)
+    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 3600)  # so every timer is due
+    done, _ = await asyncio.wait([next_name], timeout=0.1)
+    assert set() == done
     await lab.kill(unit)
 
     assert unit.name == await next_name

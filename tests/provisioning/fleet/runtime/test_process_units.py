@@ -148,7 +148,7 @@ async def test_children_that_a_dead_unit_left_are_ended_by_its_removal(
     unit = running_command(process_lab, "sh", "-c", "trap '' TERM; sleep 1000 & exit 0")
     await runtime.start(unit)
     await eventually(lambda: has_exited(runtime, unit))
-    assert 1 == len(process_lab.processes(unit))
+    await eventually(lambda: 1 == len(process_lab.processes(unit)))
 
     await runtime.remove(unit.name, grace_s=0.1)
 
@@ -404,7 +404,7 @@ async def test_an_end_is_told_though_the_disk_is_full(
     await asyncio.sleep(0)
     await process_lab.kill(unit)
 
-    assert unit.name == await asyncio.wait_for(first, 10)
+    assert unit.name == await asyncio.wait_for(first, 30.0)
     await changes.aclose()  # type: ignore[attr-defined]
 
     assert [-signal.SIGKILL] * 2 == [(await one(runtime)).exit_status for _ in range(2)]
@@ -518,7 +518,22 @@ async def test_closing_ends_changes_and_lets_go_of_every_descriptor(
 
     await runtime.close()
 
-    assert [] == await asyncio.wait_for(names, 5.0)
+    assert [] == await asyncio.wait_for(names, 30.0)
+    assert before == len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_look_that_closing_overtakes_leaves_no_descriptor_open(
+    process_lab: ProcessLab,
+) -> None:
+    await process_lab.open().start(process_lab.unit())
+    before = len(os.listdir("/proc/self/fd"))
+    runtime = process_lab.open()
+    looking = asyncio.create_task(runtime.units())
+    await asyncio.sleep(0)  # it looks in a thread, and comes back no earlier than the loop goes on
+
+    await runtime.close()
+
+    assert [UnitState.RUNNING] == [found.state for found in await looking]
     assert before == len(os.listdir("/proc/self/fd"))
 
 
@@ -599,12 +614,13 @@ async def test_changes_alone_is_enough_to_hear_of_units_that_are_there(
 ) -> None:
     unit = process_lab.unit()
     await process_lab.open().start(unit)
-    told = asyncio.ensure_future(anext(process_lab.open().changes()))
-    await asyncio.sleep(0.1)
+    runtime = process_lab.open()
+    told = asyncio.ensure_future(anext(runtime.changes()))
+    await eventually(lambda: runtime._processes._endings._watched)
 
     await process_lab.kill(unit)
 
-    assert unit.name == await asyncio.wait_for(told, 5.0)
+    assert unit.name == await asyncio.wait_for(told, 30.0)
 
 
 async def test_changes_tells_of_units_that_start_later(process_lab: ProcessLab) -> None:
@@ -615,7 +631,7 @@ async def test_changes_tells_of_units_that_start_later(process_lab: ProcessLab) 
     await runtime.start(unit)
     await process_lab.kill(unit)
 
-    assert unit.name == await asyncio.wait_for(told, 5.0)
+    assert unit.name == await asyncio.wait_for(told, 30.0)
 
 
 async def test_a_cgroup_that_cannot_be_removed_does_not_hold_the_unit(

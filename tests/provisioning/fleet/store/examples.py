@@ -24,7 +24,8 @@ from provisioning.fleet.store.base import (
     View,
 )
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
+"""Ends a hang; no promise is as long."""
 
 Opened = tuple[Store, Leadership]
 Open = Callable[[str], Opened]

@@ -24,9 +24,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from provisioning.fleet.clock import SystemClock
+from provisioning.fleet.clock import Clock, SystemClock
 from provisioning.fleet.store.base import NEW, Change, Delete, Put, Stored
 from provisioning.fleet.store.opening import open_store
+from tests.provisioning.fleet.store.clocks import SleepyClock
 from tests.provisioning.fleet.store.examples import instance
 
 N_COMMITS = 4
@@ -56,9 +57,9 @@ def name(n: int) -> str:
     return f"chat-{n}"
 
 
-async def write(path: Path, n_commits: int | None) -> None:
+async def write(path: Path, n_commits: int | None, *, clock: Clock) -> None:
     """Go on where the last process was killed, for n commits or without end."""
-    store, leadership = open_store(f"sqlite:{path}", "test", clock=SystemClock(), holder="alice")
+    store, leadership = open_store(f"sqlite:{path}", "test", clock=clock, holder="alice")
     acks = os.open(path.with_suffix(".acks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     async with leadership.lead() as current:
         stored = (await store.load()).stored
@@ -116,7 +117,8 @@ def kill_at_statements(folder: Path) -> None:
 
         def child(path: Path = path, statement: int = statement) -> None:
             kill_at(statement)
-            asyncio.run(write(path, N_COMMITS))
+            # What is looked at now and then would be a statement more where the disk is slow.
+            asyncio.run(write(path, N_COMMITS, clock=SleepyClock()))
 
         if not is_killed(forked(child)):
             return
@@ -129,7 +131,7 @@ def kill_at_moments(folder: Path, n_rounds: int) -> None:
     acks.touch()
     for _ in range(n_rounds):
         n_bytes = acks.stat().st_size
-        pid = forked(lambda: asyncio.run(write(path, None)))
+        pid = forked(lambda: asyncio.run(write(path, None, clock=SystemClock())))
         while acks.stat().st_size == n_bytes:
             time.sleep(0.001)
         time.sleep(LONGEST_S * chance.random())

@@ -7,13 +7,12 @@ from http import HTTPStatus
 import pytest
 
 from provisioning.fleet.api.problems import status_of
-from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import TooLargeError
 from provisioning.fleet.store.base import NEW, PutSpec
-from provisioning.fleet.store.opening import open_store
 from tests.etcd import Cluster
 from tests.provisioning.fleet.store.contract import StoreContract
 from tests.provisioning.fleet.store.examples import Open, Opened, leading
+from tests.provisioning.fleet.store.patience import opened_with, patient_client
 
 
 @pytest.fixture
@@ -21,9 +20,9 @@ async def open_one(etcd: Cluster, fleet: str) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         def open_one(holder: str) -> Opened:
-            store, leadership = open_store(etcd.url, fleet, clock=SystemClock(), holder=holder)
-            stack.push_async_callback(store.close)
-            return store, leadership
+            client = patient_client(etcd)
+            stack.push_async_callback(client.close)
+            return opened_with(client, fleet, holder=holder)
 
         yield open_one
 

@@ -85,6 +85,7 @@ def has_written_more(leaders: list[Leader], before: int) -> bool:
     return n_writes(leaders) > before
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_what_was_acknowledged_outlives_all_harm(
     three: Cluster, fleet: str, seed: int

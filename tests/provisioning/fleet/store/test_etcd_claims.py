@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 
-from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import FencedError
 from provisioning.fleet.store.base import NEW, Done, Put, Refusal, Store, Term
 from provisioning.fleet.store.etcd.claims import MAX_CLAIMS, Claim, giving_back
 from provisioning.fleet.store.etcd.keys import Keys
-from provisioning.fleet.store.opening import open_store
 from provisioning.fleet.store.records import place_of
 from tests.etcd import Cluster, encoded, gateway
 from tests.provisioning.fleet.store.examples import (
@@ -24,6 +21,7 @@ from tests.provisioning.fleet.store.examples import (
     leading,
     put,
 )
+from tests.provisioning.fleet.store.patience import opened_with, patient_client
 
 OLD, NEXT = instance("old", port=7), instance("next", port=7)
 TAKEN = Done(refusal=Refusal.PORT_TAKEN)
@@ -31,10 +29,9 @@ TAKEN = Done(refusal=Refusal.PORT_TAKEN)
 
 @pytest.fixture
 async def opened(etcd: Cluster, fleet: str) -> AsyncIterator[Opened]:
-    store, leadership = open_store(etcd.url, fleet, clock=SystemClock(), holder="alice")
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(store.close)
-        yield store, leadership
+    client = patient_client(etcd)
+    yield opened_with(client, fleet)
+    await client.close()
 
 
 @pytest.fixture
@@ -134,10 +131,9 @@ async def test_more_claims_than_fit_into_one_request_are_given_back(
     etcd: Cluster, opened: Opened, keys: Keys
 ) -> None:
     made = instances(2 * MAX_CLAIMS + 10)
+    for one in made:
+        put_by_hand(etcd, keys.port(place_of(one)), b"nobody")
     async with leading(opened) as (store, term):
-        for one in made:
-            put_by_hand(etcd, keys.port(place_of(one)), b"nobody")
-
         done = await store.commit([Put(one, NEW) for one in made], term=term)
 
         assert {Refusal.PORT_TAKEN} == {one.refusal for one in done}

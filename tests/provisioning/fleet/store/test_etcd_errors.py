@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import grpc
 import grpc.aio
 import pytest
@@ -40,6 +42,7 @@ def translated(code: grpc.StatusCode, words: str) -> StoreError:
             StoreUnavailableError,
             "logs in",
         ),
+        (STATUS.NOT_FOUND, "requested lease not found", StoreUnavailableError, "keep up"),
         (STATUS.UNAUTHENTICATED, "invalid auth token", StoreUnavailableError, "logs in"),
         (STATUS.OUT_OF_RANGE, "required revision has been compacted", CompactedError, "load"),
         (STATUS.PERMISSION_DENIED, "permission denied", StoreError, "roles"),
@@ -68,3 +71,13 @@ async def test_where_no_member_answers_each_is_named_once(n_members: int) -> Non
     others = f"; nor at {', '.join(members[:-1])}" if n_members > 1 else "reach each other"
     assert words.endswith(others)
     await client.close()
+
+
+async def test_a_connection_may_take_as_long_as_the_call_that_needs_it() -> None:
+    """A busy one, or one that is far away: more than a moment goes by until TLS has begun."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = Client(Access((f"127.0.0.1:{silent.getsockname()[1]}",), deadline_s=0.5))
+
+        with pytest.raises(StoreUnavailableError, match="DEADLINE_EXCEEDED"):
+            await client.read(RANGE, RangeRequest(key=b"a"), doing="load")
+        await client.close()

@@ -9,14 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.fleet.store.base import NEW, Delete, Done, Put, PutSpec, Store, Term, Update
-from provisioning.fleet.store.etcd.access import Access
 from provisioning.fleet.store.etcd.client import Client
 from provisioning.fleet.store.etcd.keys import Keys
-from provisioning.fleet.store.etcd.leadership import EtcdLeadership
-from provisioning.fleet.store.etcd.store import EtcdStore
 from tests.etcd import Cluster, encoded, etcd_cluster, gateway
 from tests.provisioning.fleet.store.examples import (
     PATIENCE_S,
@@ -28,11 +24,15 @@ from tests.provisioning.fleet.store.examples import (
     put,
     watched,
 )
+from tests.provisioning.fleet.store.patience import opened_with, patient_client
+
+PAUSE_S = 0.05
+"""Between writes while a load is going on, at first."""
 
 
 @pytest.fixture
 async def client(etcd: Cluster) -> AsyncIterator[Client]:
-    client = Client(Access(etcd.addresses))
+    client = patient_client(etcd)
     yield client
     await client.close()
 
@@ -40,12 +40,6 @@ async def client(etcd: Cluster) -> AsyncIterator[Client]:
 @pytest.fixture
 def opened(client: Client, fleet: str) -> Opened:
     return opened_with(client, fleet)
-
-
-def opened_with(client: Client, fleet: str, *, page: int = 1000) -> Opened:
-    clock = SystemClock()
-    leadership = EtcdLeadership(client, fleet, holder="alice", clock=clock, lease_s=5)
-    return EtcdStore(client, fleet, clock=clock, page=page), leadership
 
 
 async def test_a_watch_from_a_forgotten_revision_has_to_load_again(
@@ -87,13 +81,18 @@ async def followed(store: Store, after: int) -> AsyncGenerator[Update, None]:
 async def test_loading_page_by_page_shows_one_moment(
     etcd: Cluster, client: Client, fleet: str
 ) -> None:
-    """Two records are always written together, and history is dropped all the time."""
+    """Two records are always written together, and history is dropped all the time.
+
+    Ever less often while a load is going on, so that however slow it is, it comes to its end.
+    """
+    pause_s = PAUSE_S
     store, leadership = opened_with(client, fleet, page=1)
     async with leading((store, leadership)) as (_, term):
         pair = await put(store, term, instance("a", port=1), instance("z", port=2))
         await put(store, term, *(instance(f"m{n}", port=n + 3) for n in range(20)))
 
         async def rewrite() -> None:
+            nonlocal pause_s
             versions = [one.version for one in pair]
             while True:
                 changes = [
@@ -102,10 +101,12 @@ async def test_loading_page_by_page_shows_one_moment(
                 versions = [one.version for one in await store.commit(changes, term=term)]
                 with suppress(OSError):
                     await asyncio.to_thread(compact, etcd, versions[0])
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(pause_s)
+                pause_s *= 2
 
         writing = asyncio.ensure_future(rewrite())
         for _ in range(10):
+            pause_s = PAUSE_S
             view = await store.load()
             assert 22 == len(view.stored)
             assert view.stored["a"].version == view.stored["z"].version
@@ -178,7 +179,7 @@ async def test_two_fleets_in_one_cluster_do_not_meet(client: Client, fleet: str)
 
 async def test_a_full_etcd_says_what_to_do(etcd_binary: Path, tmp_path: Path) -> None:
     with etcd_cluster(etcd_binary, tmp_path, "--quota-backend-bytes=2000000") as small:
-        client = Client(Access(small.addresses))
+        client = patient_client(small)
         async with leading(opened_with(client, "small")) as (store, term):
             await put(store, term, instance("a"))
             spec = (await commit_one(store, term, PutSpec("first", NEW))).version

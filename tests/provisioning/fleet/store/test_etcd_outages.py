@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from provisioning.fleet.store.etcd.client import Client
 from provisioning.fleet.store.etcd.leadership import EtcdLeadership
 from provisioning.fleet.store.etcd.store import EtcdStore
 from tests.etcd import Cluster, Member, etcd_cluster, gateway
+from tests.provisioning.fleet.store.clocks import HurriedClock
 from tests.provisioning.fleet.store.examples import (
+    PATIENCE_S,
     Open,
     Opened,
     applied,
@@ -32,11 +35,11 @@ from tests.provisioning.fleet.store.examples import (
 from tests.provisioning.fleet.store.leaders import leader
 from tests.waiting import eventually
 
-LEASE_S = 2
+LEASE_S = 6
 BUSY_S = 2.0
 """What a busy machine may add to what is promised."""
-DEADLINE_S = 0.5
-SILENCE_S = 0.5
+DEADLINE_S = 3.0
+SILENCE_S = 2.0
 
 
 @pytest.fixture
@@ -47,11 +50,19 @@ def three(etcd_binary: Path, tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 async def open_one(three: Cluster, fleet: str) -> AsyncIterator[Open]:
-    """Each asks the first member first."""
+    async with opening(three, fleet) as open_one:
+        yield open_one
+
+
+@asynccontextmanager
+async def opening(
+    cluster: Cluster, fleet: str, *, deadline_s: float = DEADLINE_S
+) -> AsyncIterator[Open]:
+    """Give what opens stores and leaderships; each asks the first member first."""
     async with AsyncExitStack() as stack:
 
         def open_one(holder: str) -> Opened:
-            client = Client(Access(three.addresses, deadline_s=DEADLINE_S))
+            client = Client(Access(cluster.addresses, deadline_s=deadline_s))
             stack.push_async_callback(client.close)
             clock = SystemClock()
             return EtcdStore(client, fleet, clock=clock, silence_s=SILENCE_S), EtcdLeadership(
@@ -78,7 +89,7 @@ async def test_one_member_less_is_no_loss(
 
         harm(three.members[0])
 
-        await eventually(lambda: loaded(store), within_s=10)
+        await eventually(lambda: loaded(store))
         with_b = Put(instance("b", port=2), NEW)
         (done,) = await store.commit([with_b], term=term)
         assert done.refusal is None
@@ -102,7 +113,7 @@ async def test_a_watch_goes_on_at_another_member(
 
         with pytest.raises(StoreUnavailableError, match="cannot watch at etcd"):
             await watching
-        await eventually(lambda: loaded(writer[0]), within_s=10)
+        await eventually(lambda: loaded(writer[0]))
         await put(writer[0], term, instance("b", port=2))
         last = await store.load()
         updates = await watched(
@@ -135,9 +146,13 @@ async def test_a_cluster_that_is_gone_stops_changes_and_comes_back_whole(
 
 
 async def test_a_cluster_without_most_of_its_members_accepts_nothing(
-    three: Cluster, open_one: Open
+    three: Cluster, fleet: str
 ) -> None:
-    async with leading(open_one("alice")) as (store, term):
+    """Nothing is to go well once somebody leads, so that nobody needs to be patient."""
+    async with (
+        opening(three, fleet, deadline_s=0.5) as open_one,
+        leading(open_one("alice")) as (store, term),
+    ):
         for member in three.members[1:]:
             member.kill()
 
@@ -192,71 +207,84 @@ async def test_a_leader_that_hung_longer_than_its_lease_writes_nothing_more(
 
 async def test_the_lease_outlives_the_member_that_keeps_it(three: Cluster, fleet: str) -> None:
     """It hangs, and the lease is kept through another one."""
-    kept_at = follower(three)
-    others = [one.address for one in three.members if one is not kept_at]
-    client = Client(Access((kept_at.address, *others)))
-    leadership = EtcdLeadership(client, fleet, holder="alice", clock=SystemClock(), lease_s=4)
+    cluster, clock = with_a_follower_first(three), SystemClock()
+    client = Client(Access(cluster.addresses))
+    leadership = EtcdLeadership(client, fleet, holder="alice", clock=clock, lease_s=2 * LEASE_S)
     async with leadership.lead() as current:
-        kept_at.pause()
+        cluster.members[0].pause()
+        paused_s = clock.monotonic_s()
         losing = asyncio.ensure_future(current.lost())
 
-        await asyncio.wait({losing}, timeout=6)
+        # It was asked for after the member hung, and granted.
+        await eventually(lambda: current.until_s > paused_s + 2 * LEASE_S)
 
         assert not losing.done()
+        assert "alice" == await leadership.leader()
     await losing
     await client.close()
 
 
-def follower(cluster: Cluster) -> Member:
-    """Return a member whose loss makes no election."""
+def with_a_follower_first(cluster: Cluster) -> Cluster:
+    """Return the members so that the loss of the first one makes no election."""
     status = {one.name: gateway(one.address, "maintenance/status") for one in cluster.members}
-    return next(
-        one
-        for one in cluster.members
-        if status[one.name]["leader"] != status[one.name]["header"]["member_id"]
+    follows = {name: one["leader"] != one["header"]["member_id"] for name, one in status.items()}
+    return Cluster(tuple(sorted(cluster.members, key=lambda one: not follows[one.name])))
+
+
+async def is_watched(member: Member) -> bool:
+    def metrics() -> str:
+        with urllib.request.urlopen(member.health_url.replace("/health", "/metrics")) as answer:
+            return str(answer.read().decode())
+
+    return "\netcd_debugging_mvcc_watcher_total 1\n" in await asyncio.to_thread(metrics)
+
+
+async def test_a_lease_that_somebody_ended_is_noticed(etcd: Cluster, fleet: str) -> None:
+    """By the answer to the next renewal, not only by the refused write, nor by its own end."""
+    client = Client(Access(etcd.addresses))
+    lease_s = int(2 * PATIENCE_S)
+    leadership = EtcdLeadership(
+        client, fleet, holder="alice", clock=HurriedClock(), lease_s=lease_s
     )
-
-
-async def test_a_lease_that_somebody_ended_is_noticed(three: Cluster, fleet: str) -> None:
-    """By the answer to the next renewal, not only by the refused write."""
-    clock = SystemClock()
-    client = Client(Access(three.addresses))
-    leadership = EtcdLeadership(client, fleet, holder="alice", clock=clock, lease_s=LEASE_S)
     async with leadership.lead() as current:
-        address = three.members[0].address
+        (address,) = etcd.addresses
         for lease in gateway(address, "lease/leases")["leases"]:
             gateway(address, "lease/revoke", ID=lease["ID"])
 
-        await asyncio.wait_for(current.lost(), LEASE_S)
+        await asyncio.wait_for(current.lost(), PATIENCE_S)
     await client.close()
 
 
-async def test_a_watch_that_has_nothing_to_tell_stays_open(three: Cluster, open_one: Open) -> None:
+async def test_a_watch_that_has_nothing_to_tell_stays_open(etcd: Cluster, fleet: str) -> None:
     """Asked for a sign of life, an idle member gives one."""
-    store, _ = open_one("carol")
-    start = await store.load()
-    watching = asyncio.ensure_future(watched(store, start.revision, bool))
+    async with opening(etcd, fleet) as open_one:
+        store, _ = open_one("carol")
+        start = await store.load()
+        watching = asyncio.ensure_future(watched(store, start.revision, bool))
 
-    await asyncio.wait({watching}, timeout=6 * SILENCE_S)
+        await asyncio.wait({watching}, timeout=2.5 * SILENCE_S)
 
-    assert not watching.done()
-    async with leading(open_one("alice")) as (writer, term):
-        (made,) = await put(writer, term, instance())
-    assert (made,) == (await watching)[0].stored
+        assert not watching.done()
+        async with leading(open_one("alice")) as (writer, term):
+            (made,) = await put(writer, term, instance())
+        assert (made,) == (await watching)[0].stored
 
 
 async def test_a_standby_is_not_deceived_by_a_member_that_hangs_with_the_leader(
-    three: Cluster, open_one: Open, fleet: str
+    three: Cluster, fleet: str
 ) -> None:
-    standby = open_one("bob")
+    """The standby watches there whether the leader's key is deleted."""
+    cluster = with_a_follower_first(three)
     async with (
-        leader(three.url, fleet, "alice", lease_s=LEASE_S) as alice,
+        opening(cluster, fleet) as open_one,
+        leader(cluster.url, fleet, "alice", lease_s=LEASE_S) as alice,
         AsyncExitStack() as stack,
     ):
         await alice.says("leads")
-        waiting = asyncio.ensure_future(entered(stack, standby[1]))
+        waiting = asyncio.ensure_future(entered(stack, open_one("bob")[1]))
+        await eventually(lambda: is_watched(cluster.members[0]))
         await alice.says("wrote")
-        three.members[0].pause()
+        cluster.members[0].pause()
         alice.process.send_signal(signal.SIGSTOP)
 
         current = await asyncio.wait_for(waiting, 2 * LEASE_S + BUSY_S)

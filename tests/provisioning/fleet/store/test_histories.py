@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
+import pytest
 from hypothesis import given, settings
 
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.store.opening import open_store
 from tests.etcd import Cluster
-from tests.provisioning.fleet.store.examples import leading
+from tests.provisioning.fleet.store.examples import Opened, leading
 from tests.provisioning.fleet.store.model_store import Wish, check_history, histories
+from tests.provisioning.fleet.store.patience import opened_with, patient_client
+
+# Hundreds of commits, each of which the disk or etcd has to acknowledge.
+pytestmark = pytest.mark.timeout(600)
 
 
-async def check(url: str, history: Sequence[Sequence[Wish]]) -> None:
-    opened = open_store(url, f"fleet-{uuid4().hex}", clock=SystemClock(), holder="alice")
+async def check(open_one: Callable[[], Opened], history: Sequence[Sequence[Wish]]) -> None:
+    opened = open_one()
     try:
         async with leading(opened) as (store, term):
             await check_history(store, term, history)
@@ -25,23 +30,28 @@ async def check(url: str, history: Sequence[Sequence[Wish]]) -> None:
         await opened[0].close()
 
 
+def opened_by(url: str) -> Opened:
+    return open_store(url, "test", clock=SystemClock(), holder="alice")
+
+
 @settings(max_examples=200, deadline=None)
 @given(history=histories)
 def test_memory_agrees_with_the_model(history: list[list[Wish]]) -> None:
-    asyncio.run(check("memory:", history))
+    asyncio.run(check(lambda: opened_by("memory:"), history))
 
 
 @settings(max_examples=60, deadline=None)
 @given(history=histories)
 def test_sqlite_agrees_with_the_model(history: list[list[Wish]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(check(f"sqlite:{folder}/fleet.db", history))
+        asyncio.run(check(lambda: opened_by(f"sqlite:{folder}/fleet.db"), history))
 
 
 def test_etcd_agrees_with_the_model(etcd: Cluster) -> None:
     @settings(max_examples=60, deadline=None)
     @given(history=histories)
     def agrees(history: list[list[Wish]]) -> None:
-        asyncio.run(check(etcd.url, history))
+        fleet = f"fleet-{uuid4().hex}"
+        asyncio.run(check(lambda: opened_with(patient_client(etcd), fleet), history))
 
     agrees()

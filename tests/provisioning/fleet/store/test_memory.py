@@ -8,7 +8,7 @@ from provisioning.fleet.errors import CompactedError, FencedError
 from provisioning.fleet.store.base import NEW, Put
 from provisioning.fleet.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
 from tests.provisioning.fleet.store.contract import StoreContract
-from tests.provisioning.fleet.store.examples import Open, Opened, instance, leading, put
+from tests.provisioning.fleet.store.examples import PATIENCE_S, Open, Opened, instance, leading, put
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def test_a_term_can_be_ended_from_outside() -> None:
         assert backend.tenure is not None
         backend.end_term(backend.tenure)
 
-        await asyncio.wait_for(current.lost(), 1)
+        await asyncio.wait_for(current.lost(), PATIENCE_S)
         with pytest.raises(FencedError):
             await MemoryStore(backend).commit([Put(instance(), NEW)], term=current.term)
         async with leading(opened(backend, "bob")) as (_, term):

@@ -17,7 +17,14 @@ from provisioning.fleet.errors import FencedError
 from provisioning.fleet.store.base import NEW, Put, Term
 from provisioning.fleet.store.opening import LEASE_S, open_store
 from provisioning.fleet.store.records import decode, place_of
-from tests.provisioning.fleet.store.examples import applied, content, instance, put, watched
+from tests.provisioning.fleet.store.examples import (
+    PATIENCE_S,
+    applied,
+    content,
+    instance,
+    put,
+    watched,
+)
 from tests.provisioning.fleet.store.leaders import leader
 from tests.provisioning.fleet.store.sqlite_writer import N_COMMITS, ports
 from tests.waiting import eventually
@@ -28,7 +35,7 @@ MODULE = "tests.provisioning.fleet.store.sqlite_writer"
 
 
 def run_writer(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-P", "-m", MODULE, *arguments], check=True, timeout=100)
+    subprocess.run([sys.executable, "-P", "-m", MODULE, *arguments], check=True, timeout=500)
 
 
 async def check(path: Path) -> int:
@@ -58,6 +65,7 @@ def check_tables(path: Path) -> None:
         assert (name, (node, port)) == (name, place_of(decode(body, source=name)))
 
 
+@pytest.mark.timeout(600)  # hundreds of writes, each of which the disk has to acknowledge
 async def test_a_process_may_be_killed_at_every_statement(tmp_path: Path) -> None:
     run_writer("statements", str(tmp_path))
 
@@ -70,6 +78,7 @@ async def test_a_process_may_be_killed_at_every_statement(tmp_path: Path) -> Non
     assert len(found) > 60
 
 
+@pytest.mark.timeout(600)
 async def test_a_process_may_be_killed_at_any_moment(tmp_path: Path) -> None:
     """Forty times, on the same file."""
     run_writer("moments", str(tmp_path), "40")
@@ -89,6 +98,7 @@ async def test_another_process_leads_at_once_when_the_leader_is_killed(tmp_path:
         assert not waiting.done()
 
         alice.process.kill()
+        await alice.process.wait()
 
         current = await asyncio.wait_for(waiting, LEASE_S / 2)
         last = await store.load()
@@ -161,7 +171,7 @@ async def test_programs_that_a_leader_has_started_do_not_keep_its_lock(tmp_path:
     async with leadership.lead():
         instance_process = await asyncio.create_subprocess_exec("sleep", "60", close_fds=False)
     try:
-        async with asyncio.timeout(5), leadership.lead() as current:
+        async with asyncio.timeout(PATIENCE_S), leadership.lead() as current:
             assert "alice" == current.term.holder
     finally:
         instance_process.kill()

@@ -18,7 +18,8 @@ from provisioning.fleet.errors import StoreError, StoreUnavailableError
 from provisioning.fleet.store.base import Leading
 from provisioning.fleet.store.opening import open_store
 from provisioning.fleet.store.sqlite.place import Place
-from tests.provisioning.fleet.store.examples import Opened, instance, leading, put
+from provisioning.fleet.store.sqlite.store import SqliteStore
+from tests.provisioning.fleet.store.examples import PATIENCE_S, Opened, instance, leading, put
 from tests.provisioning.fleet.store.leaders import leader
 from tests.waiting import eventually
 
@@ -84,7 +85,7 @@ async def test_a_leader_that_has_nothing_to_write_learns_of_it_and_does_not_lead
     async with leadership.lead() as current:
         remove(path)
 
-        await asyncio.wait_for(current.lost(), 5)
+        await asyncio.wait_for(current.lost(), PATIENCE_S)
 
     assert "the term ends: cannot use" in caplog.text
     with pytest.raises(StoreError, match="it was removed"):
@@ -112,11 +113,59 @@ async def test_a_file_that_could_never_be_opened_may_be_replaced_by_a_good_one(
     path.write_bytes(b"no database at all\n" * 100)
     with pytest.raises(StoreError, match="not a database"):
         await opened[0].load()
+    assert path not in held_files()
 
     path.unlink()
 
     async with leading(opened) as (store, term):
         assert await put(store, term, instance())
+
+
+async def test_a_new_file_is_not_taken_for_one_that_was_closed_after_an_error(
+    opened: Opened, path: Path
+) -> None:
+    """Some file systems number a new file as a removed one that nobody holds."""
+    store, _ = opened
+    assert isinstance(store, SqliteStore)
+    with pytest.raises(StoreError, match="syntax error"):
+        await store.writer.run(lambda db: db.execute("nonsense"), doing="write")
+
+    number = path.stat().st_ino
+    remove(path)
+    made_with_number(number, path.parent).rename(path)
+
+    with pytest.raises(StoreError, match="another file is in its place"):
+        await store.load()
+
+
+def made_with_number(number: int, folder: Path) -> Path:
+    """Return a new file of that inode, or of any other where there is none to be had."""
+    for n in range(500):
+        made = folder / f"new-{n}"
+        made.touch()
+        if made.stat().st_ino == number:
+            break
+    return made
+
+
+async def test_whoever_has_closed_the_store_holds_no_file_of_it(opened: Opened, path: Path) -> None:
+    async with leading(opened) as (store, _):
+        await store.load()
+        assert path in held_files()
+
+    await store.close()
+
+    assert not {one for one in held_files() if one.parent == path.parent}
+
+
+def held_files() -> set[Path]:
+    """Return the files that this process has open, whichever way."""
+    descriptors = Path("/proc/self/fd")
+    held = set()
+    for one in descriptors.iterdir():
+        with suppress(FileNotFoundError):  # what has listed them is among them
+            held.add(one.readlink())
+    return held
 
 
 async def test_what_went_into_a_file_that_is_lost_meanwhile_is_not_acknowledged(
@@ -199,7 +248,7 @@ async def test_a_leader_whose_lock_is_lost_leads_anew_with_the_right_one(
     lock = path.with_name("fleet.db.lock")
     async with leadership.lead() as current:
         lose(lock)
-        await asyncio.wait_for(current.lost(), 5)
+        await asyncio.wait_for(current.lost(), PATIENCE_S)
 
     assert "cannot keep the lock" in caplog.text
     assert [logging.ERROR] == [one.levelno for one in caplog.records]
@@ -227,7 +276,7 @@ async def test_a_lock_that_nobody_finds_is_not_one_to_lead_by(path: Path) -> Non
         assert "eve" == await eve.leader()
 
         await second.aclose()
-        current: Leading = await asyncio.wait_for(waiting, 5)
+        current: Leading = await asyncio.wait_for(waiting, PATIENCE_S)
         assert "bob" == current.term.holder
 
 
