@@ -41,7 +41,7 @@ CHANGES_AT_ONCE = 200
 
 @dataclass(slots=True)
 class Cycle:
-    """One pass over the whole fleet, from its first tick to its last answer."""
+    """One pass over the whole fleet, from its first poll to its last answer."""
 
     first_tick: int
     started_s: float
@@ -111,7 +111,10 @@ class Poller:
             await self._clock.sleep(wheel.starts_at_s(tick) - offset_s - self._clock.monotonic_s())
             now_s = self._clock.monotonic_s() + offset_s
             # After a long stall only one interval is made up for: each instance is due once.
-            tick = max(tick, wheel.tick_at(now_s) - wheel.n_slots + 1)
+            if tick < (resumed := wheel.tick_at(now_s) - wheel.n_slots + 1):
+                if tick < cycle.first_tick + wheel.n_slots:
+                    cycle.first_tick = resumed  # it lasts until those leapt over were due too
+                tick = resumed
             while wheel.starts_at_s(tick) <= now_s:
                 if tick >= cycle.first_tick + wheel.n_slots:
                     cycle = self._next_cycle(cycle, tick)

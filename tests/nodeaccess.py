@@ -22,7 +22,7 @@ from provisioning.fleet.runtime.containerd_daemon import Certificates
 from provisioning.fleet.runtime.nodeconfig import NodeAccess
 from tests.conftest import program
 from tests.containerd import Containerd, package
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 UNDONE = ("adduser", "apt-get", "systemctl")
@@ -90,7 +90,7 @@ class Authority:
 
 def access_to(containerd: Containerd, node: str, address: str, folder: Path) -> NodeAccess:
     """Return how a test's containerd is reached, with everything of it in one folder."""
-    (port,) = free_ports(1)
+    port = free_port()
     modules = package("libnginx-mod-stream").glob("usr/lib/nginx/modules/ngx_stream_module.so")
     return NodeAccess(
         node,

@@ -19,7 +19,7 @@ BENCHED = range(21_000, 22_000)
 LABS = range(22_000, 26_000)
 """Of the labs in which alerts are watched, some at every address."""
 OTHERS = range(26_000, 30_000)
-"""Of all other servers, each worker of the tests having a part of them to itself."""
+"""Of all other servers."""
 UNITS = range(30_000, 30_200)
 """Of a node's units, each node having an address of its own."""
 OTHER_UNITS = range(30_200, 30_400)
@@ -29,7 +29,7 @@ IDLE_UNIT = 30_500
 
 
 N_PARTS = 5
-"""Of OTHERS: one for tests that run without workers, and one for each of four workers."""
+"""Of each kind: one for tests that run without workers, and one for each of four workers."""
 
 
 def free_ports(n: int) -> list[int]:
@@ -40,21 +40,25 @@ def free_ports(n: int) -> list[int]:
     gives none below 32,768; another worker has a part of its own; and this one begins anew only
     when it has given away all of its part.
     """
-    return [next(_free_ones) for _ in range(n)]
+    return [free_port() for _ in range(n)]
 
 
-def free_steady_port() -> int:
+def free_port() -> int:
     """Return one port as `free_ports` does."""
     return next(_free_ones)
 
 
+def own_part(ports: range) -> range:
+    """Return those of a kind's ports that no worker beside this one takes."""
+    size = len(ports) // N_PARTS
+    return ports[size * _part(os.environ.get("PYTEST_XDIST_WORKER", "")) :][:size]
+
+
 def _free_of_part() -> Iterator[int]:
     """Yield free ports of this process's part, in turn, without an end."""
-    size = len(OTHERS) // N_PARTS
-    first = size * _part(os.environ.get("PYTEST_XDIST_WORKER", ""))
-    begin = random.randrange(size)  # noqa: S311 # two runs beside each other begin apart
-    turn = (OTHERS[first + (begin + step) % size] for step in range(size))
-    return (port for port in cycle(turn) if can_bind(port, EVERY_ADDRESS))
+    own = own_part(OTHERS)
+    begin = random.randrange(len(own))  # noqa: S311 # two runs beside each other begin apart
+    return (port for port in cycle([*own[begin:], *own[:begin]]) if can_bind(port, EVERY_ADDRESS))
 
 
 def _part(worker: str) -> int:

@@ -23,6 +23,7 @@ from provisioning.stack import (
     leftovers,
     observers,
     ourselves,
+    ports,
     provisioner,
     report,
     rundir,
@@ -57,10 +58,12 @@ def run(settings: Settings) -> None:
         asyncio.CancelledError: A signal asked to stop; everything has been stopped.
     """
     with rundir.claimed(settings.run_dir) as run_dir, Claims() as claims:
+        # Whoever named a port that is taken is told at once.
+        ports.look_at(*settings.listeners)
         supplies = gather(settings, say=say)
         observers.build_rules(run_dir, interval_s=settings.poll_interval_s)
-        # Ports come last: whoever takes one before the program that is to listen on it ends the
-        # run, and what is done above takes seconds, or minutes where programs are fetched.
+        # Ports are chosen last: whoever takes one before the program that is to listen on it ends
+        # the run, and what is done above takes seconds, or minutes where programs are fetched.
         plan = make_plan(settings, supplies, run_dir, Ports(say=say, claims=claims))
         observers.write_config(plan.observers)
         asyncio.run(_run(plan, settings))

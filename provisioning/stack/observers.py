@@ -5,7 +5,8 @@ Out:  their configuration in the run folder, and a ChildSpec for each.
 Fails with BuildError or RunDirError.
 
     watch = Observers(run_dir=RunDir(tmp_path), inventories=(path,), …)
-    observers.configure(watch)
+    observers.build_rules(watch.run_dir, interval_s=watch.interval_s)
+    observers.write_config(watch)
     await children.start(*observers.all_of(watch))
 """
 
@@ -22,7 +23,7 @@ from provisioning.stack.rundir import RunDir
 
 HEALTH_TIMEOUT_MS = 2_000
 METRICS_TIMEOUT_MS = 5_000
-FIRST_CYCLE_S = 90.0
+FIRST_CYCLE_S = 120.0
 """What the exporter may take beyond one interval to have polled every instance."""
 
 
@@ -42,8 +43,6 @@ class Observers:
     """Between two polls of an instance, two scrapes, and two evaluations of the rules."""
     provisioner_address: str | None = None
     """`host:port` to scrape; None where there is none."""
-    alert_options: tuple[str, ...] = ()
-    """Further ones of `ollama-fleet alerts build`, such as `--config-file=FILE`."""
 
     @property
     def exporter_url(self) -> str:
@@ -73,19 +72,10 @@ class Observers:
         )
 
 
-def configure(observers: Observers) -> None:
-    """Build the alert rules and write the configuration that the programs read.
-
-    Raises:
-        BuildError: The rules cannot be built.
-        RunDirError: A file cannot be written.
-    """
-    build_rules(observers.run_dir, interval_s=observers.interval_s, options=observers.alert_options)
-    write_config(observers)
-
-
 def build_rules(run_dir: RunDir, *, interval_s: int, options: tuple[str, ...] = ()) -> None:
     """Build the alert rules and Alertmanager's configuration, neither of which names a port.
+
+    Further options are those of `ollama-fleet alerts build`, such as `--config-file=FILE`.
 
     Raises:
         BuildError: They cannot be built.

@@ -48,6 +48,11 @@ class Settings:
     """How long to run once all is ready; None: until cancelled."""
     is_json: bool
 
+    @property
+    def listeners(self) -> tuple[Wanted, ...]:
+        """Return the ports that a person can name."""
+        return (self.provisioner, self.exporter, self.prometheus, self.alertmanager)
+
 
 @dataclass(frozen=True, slots=True)
 class Supplies:

@@ -80,10 +80,7 @@ class Ports:
         if self._is_free(wanted.port, wanted.host):
             return self._hand_out(wanted.port)
         if wanted.is_explicit:
-            raise PortError(
-                f"{wanted.what} cannot listen on port {wanted.port}: another program does; "
-                f"choose another with {wanted.option}, or leave the option out for any free one"
-            )
+            raise _taken(wanted)
         port = self._next_free(wanted)
         if wanted.option:
             self._say(f"port {wanted.port} is taken: {wanted.what} listens on {port} instead")
@@ -127,6 +124,24 @@ class Ports:
     def _hand_out(self, port: int) -> int:
         self._handed_out.add(port)
         return port
+
+
+def look_at(*wanted: Wanted) -> None:
+    """Look whether what a person named can be had now; nothing is chosen or claimed.
+
+    Raises:
+        PortError: A port that was asked for explicitly is taken.
+    """
+    for one in wanted:
+        if one.is_explicit and not can_bind(one.port, one.host):
+            raise _taken(one)
+
+
+def _taken(wanted: Wanted) -> PortError:
+    return PortError(
+        f"{wanted.what} cannot listen on port {wanted.port}: another program does; "
+        f"choose another with {wanted.option}, or leave the option out for any free one"
+    )
 
 
 def address_of(port: int) -> str:

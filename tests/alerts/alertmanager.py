@@ -20,7 +20,7 @@ from alerts.receivers import RoutingSettings
 from provisioning.stack import alertmanager
 from provisioning.stack.processes import Children, ChildSpec
 from tests.conftest import ROOT, program
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 QUICK = {
@@ -99,7 +99,7 @@ class Inbox:
 @asynccontextmanager
 async def inbox() -> AsyncIterator[Inbox]:
     """Run the server that takes messages."""
-    (port,) = free_ports(1)
+    port = free_port()
     taken = Inbox(f"http://127.0.0.1:{port}")
     app = web.Application()
     app.router.add_post("/{path:.+}", taken.take)
@@ -158,7 +158,7 @@ async def running(
 ) -> AsyncIterator[Alertmanager]:
     """Run Alertmanager until the block ends."""
     config = write(folder, settings, cluster_label=cluster_label)
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    address = f"127.0.0.1:{free_port()}"
     command = alertmanager.command(
         program("alertmanager"), config=config, data_dir=folder / "data", address=address
     )

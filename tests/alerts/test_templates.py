@@ -16,7 +16,7 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from tests.alerts.alertmanager import QUICK, Inbox, inbox, labels_of, running
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 EARLY = datetime(2026, 3, 1, 9, 30, 15, tzinfo=UTC)
@@ -58,7 +58,7 @@ def _authenticated(
 
 @asynccontextmanager
 async def mailbox() -> AsyncIterator[Mailbox]:
-    made = Mailbox(free_ports(1)[0])
+    made = Mailbox(free_port())
 
     def protocol() -> SMTP:
         return SMTP(

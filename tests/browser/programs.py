@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from provisioning.stack.processes import Children, ChildSpec
-from tests.ports import free_ports
+from tests.ports import free_port, free_ports
 
 READY_WITHIN_S = 90.0
 
@@ -86,7 +86,7 @@ async def exporter(
 
     An answer may take nearly as long as there is time: the tests' machine is a busy one.
     """
-    url = f"http://127.0.0.1:{port or free_ports(1)[0]}"
+    url = f"http://127.0.0.1:{port or free_port()}"
     command = (
         *_program("exporter"),
         f"--inventory={inventory}",
@@ -104,7 +104,7 @@ async def exporter(
 
 def write_inventory(path: Path, n: int, **more: str) -> Path:
     """Write an inventory of instances of which none answers."""
-    (port,) = free_ports(1)
+    port = free_port()
     names = {"node": "node-1", "model": "m", **more}
     listed = [
         {"id": f"i{number}", "url": f"http://127.0.0.1:{port}", "engine": "fleet", **names}

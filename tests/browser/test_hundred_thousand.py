@@ -13,7 +13,7 @@ from playwright.async_api import expect
 from tests.browser.conftest import Open, StartExporter
 from tests.browser.page import FleetPage
 from tests.browser.timings import timings_of
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
@@ -30,7 +30,7 @@ WITHIN_S = 60.0
 
 def write_inventory(path: Path, n: int = N) -> list[str]:
     """Write an inventory; return its ids."""
-    (port,) = free_ports(1)
+    port = free_port()
     listed = [
         {
             "id": f"llm-{number:06}",

@@ -86,13 +86,13 @@ async def _worst_are_all_on(page: FleetPage, node: str) -> bool:
 async def test_a_killed_instance_turns_red_within_an_interval_and_a_refresh(
     simulated: Simulation, url: str, open_page: Open, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Seen within an interval, told within a refresh; twice that is allowed, for other work."""
     page = await open_page(url)
     await page.eventually_paints(HEALTHY, "llm-04000")
 
     killed_at_s = time.monotonic()
     (killed,) = await simulated.inject("kill", ids=["llm-04000"])
 
-    # Seen within an interval, told within a refresh; as long again for the way and other work.
     await page.eventually_paints(UNREACHABLE, killed, within_s=2 * (INTERVAL_S + REFRESH_S))
     told(capsys, f"red {time.monotonic() - killed_at_s:.1f} s after the kill (interval: 5)")
     await expect(page.total("unreachable")).to_have_text("unreachable 1")

@@ -18,7 +18,7 @@ from playwright.async_api import Route, expect
 from tests.browser.conftest import Open, StartExporter
 from tests.browser.page import UPDATE, FleetPage, Held
 from tests.browser.programs import exporter, write_inventory
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -129,7 +129,7 @@ async def test_the_page_says_that_the_exporter_is_gone_and_recovers(
     tmp_path: Path, open_page: Open
 ) -> None:
     inventory = write_inventory(tmp_path / "fleet.json", 3)
-    (port,) = free_ports(1)
+    port = free_port()
     async with exporter(tmp_path, inventory, port=port) as url:
         page = await open_page(f"{url}/fleet")
         page.watch.allowed += GONE
@@ -301,7 +301,7 @@ async def test_a_fleet_of_which_no_inventory_was_read_is_not_called_empty(
 
 def _away() -> str:
     """Return the URL of an inventory whose server is away."""
-    (port,) = free_ports(1)
+    port = free_port()
     return f"http://127.0.0.1:{port}/instances"
 
 
@@ -390,7 +390,7 @@ class StandIn:
         app.router.add_get("/api/v1/query", self.query)
         runner = web.AppRunner(app)
         await runner.setup()
-        (port,) = free_ports(1)
+        port = free_port()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         try:
             yield f"http://127.0.0.1:{port}"

@@ -35,13 +35,6 @@ def values_of(polled: Polled) -> list[Values]:
     return [row.reading.verdict.values for row in rows if row.reading]
 
 
-def outcomes(polled: Polled, instance_id: str) -> tuple[Outcome, Outcome]:
-    """Return how an instance's last poll ended, and the request for its metrics."""
-    reading = polled.poller.watches[instance_id].row.reading
-    assert reading is not None
-    return reading.verdict.outcome, reading.verdict.metrics_outcome
-
-
 async def test_the_inventory_is_read_as_it_was_meant(tmp_path: Path) -> None:
     async with running_fleet(FleetSpec(n_instances=3)) as fleet:
         target = (await targets_of(fleet, tmp_path / "fleet.json"))[0]
@@ -123,8 +116,8 @@ async def test_each_fault_has_its_own_outcome(kind: str, tmp_path: Path) -> None
         seen = []
 
         def are_told() -> bool:
-            seen.append(outcomes(polled, broken))
-            return (seen[-1], outcomes(polled, other)) == (FAULTS[kind], FINE)
+            seen.append(polled.outcomes(broken))
+            return (seen[-1], polled.outcomes(other)) == (FAULTS[kind], FINE)
 
         async with poll(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
             await polled.polled_all()

@@ -25,7 +25,7 @@ from provisioning.sim import hosting
 from provisioning.sim.orders import UnitOrder
 from provisioning.stack.processes import Children, ChildSpec
 from tests.e2e.running import Running, running
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.provisioning.sim.hosting import free_range
 from tests.waiting import eventually
 
@@ -63,7 +63,7 @@ class Rack:
 @asynccontextmanager
 async def rack(run_dir: Path, ports: range) -> AsyncIterator[Rack]:
     """Run `simulate` as a process of its own."""
-    (control_port,) = free_ports(1)
+    control_port = free_port()
     url, token_path = f"http://127.0.0.1:{control_port}", run_dir / "simulate.token"
     command = (
         *(sys.executable, "-P", "-m", "ollama_fleet", "simulate"),

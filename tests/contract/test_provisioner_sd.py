@@ -14,7 +14,7 @@ import yaml
 
 from provisioning.fleet.model import Phase
 from provisioning.stack.prometheus import PrometheusSettings, command
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.provisioning.fleet.api.board import instance, running_board
 from tests.waiting import eventually
 
@@ -30,7 +30,7 @@ def running_prometheus(binary: Path, folder: Path, discovery_url: str) -> Iterat
     }
     config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
-    settings = PrometheusSettings("", f"127.0.0.1:{free_ports(1)[0]}")
+    settings = PrometheusSettings("", f"127.0.0.1:{free_port()}")
     words = command(binary, config=config, data_dir=folder / "data", settings=settings)
     process = subprocess.Popen(words, cwd=folder)
     try:

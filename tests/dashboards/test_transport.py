@@ -24,7 +24,7 @@ from dashboards.errors import (
 from dashboards.transport import SHOWN_CHARACTERS, Answer, Bounds, Transport
 from tests.dashboards.clock import FakeClock
 from tests.dashboards.grafana_server import TOKEN, Running, grafana
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 URL = "https://grafana.example.org"
@@ -265,7 +265,7 @@ def test_an_answer_that_is_too_large_is_given_up(web: responses.RequestsMock) ->
 
 
 def test_nobody_listening_is_told_with_the_reason_alone() -> None:
-    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    url = f"http://127.0.0.1:{free_port()}"
 
     with pytest.raises(UnreachableError) as caught:
         ask(url)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from provisioning.fleet.runtime import cgroups
 from provisioning.fleet.runtime.process import label_of
-from tests.ports import UNITS, free_ports
+from tests.ports import UNITS, free_port
 from tests.waiting import eventually
 
 PROGRAM = (sys.executable, "-P", "-m", "ollama_fleet")
@@ -204,7 +204,7 @@ class Lab:
         self, *options: str, store: str = "", wrapper: Sequence[str] = ()
     ) -> Provisioner:
         """Return a provisioner that is not started yet; later options win over earlier ones."""
-        (port,) = free_ports(1)
+        port = free_port()
         number = len(self.provisioners) + 1
         command = (
             *(*wrapper, *PROGRAM, "provisioner", "run", f"--fleet={self.fleet}"),

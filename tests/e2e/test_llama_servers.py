@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import StartLlamaServer
 from tests.e2e.running import Running, running
 from tests.llama import LlamaServer
-from tests.ports import free_steady_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 TOKENS = "ollama_fleet_generated_tokens_total"
@@ -89,7 +89,7 @@ async def test_a_server_that_dies_and_comes_back_counts_on(
     start_llama_server: StartLlamaServer, tmp_path: Path
 ) -> None:
     """kill -9, then a new process on the same port: its counters are at zero, ours are not."""
-    first = await start_llama_server(alias="tiny", port=free_steady_port())
+    first = await start_llama_server(alias="tiny", port=free_port())
     inventory = write_inventory(tmp_path / "fleet.json", {"a": first}, engine="auto")
     async with running(tmp_path, inventory) as stack:
         await generate(stack, first, 50)

@@ -11,7 +11,7 @@ import pytest
 
 from provisioning.stack.processes import Children, ChildSpec
 from tests.e2e.running import running
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 
@@ -20,7 +20,7 @@ async def ollama_url(tmp_path: Path) -> AsyncIterator[str]:
     binary = shutil.which("ollama")
     if binary is None:
         pytest.skip("no ollama on PATH: https://ollama.com/download installs it")
-    (port,) = free_ports(1)
+    port = free_port()
     settings = {"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(tmp_path / "models")}
     command = (*("env", *(f"{key}={value}" for key, value in settings.items())), binary, "serve")
     logs = tmp_path / "ollama"

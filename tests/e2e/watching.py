@@ -47,9 +47,9 @@ async def watched_fleet(
             alertmanager_binary=alertmanager_binary or binary,
             interval_s=1,
             provisioner_address=f"127.0.0.1:{ports[3]}" if has_provisioner else None,
-            alert_options=alert_options,
         )
-        observers.configure(watch)
+        observers.build_rules(watch.run_dir, interval_s=watch.interval_s, options=alert_options)
+        observers.write_config(watch)
         if not has_rules:
             text = prometheus.render(prometheus.PrometheusSettings(
                 exporter_address=f"127.0.0.1:{ports[0]}",

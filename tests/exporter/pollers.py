@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from exporter.clock import Clock, SystemClock
@@ -50,6 +50,11 @@ class Polled:
         polled = self.poller.watches[instance_id].row.reading
         return None if polled is None else polled.verdict.outcome
 
+    def outcomes(self, instance_id: str) -> tuple[Outcome, Outcome] | None:
+        """Return how the last poll's request for the health went, and that for the figures."""
+        polled = self.poller.watches[instance_id].row.reading
+        return None if polled is None else (polled.verdict.outcome, polled.verdict.metrics_outcome)
+
     def polled_at_s(self, instance_id: str) -> float:
         """Return when the last poll began; 0 before the first."""
         polled = self.poller.watches[instance_id].row.reading
@@ -68,9 +73,9 @@ class Polled:
 
     def be_patient(self) -> None:
         """Give each poll from now on all the time that it takes."""
-        # What all instances share cannot change in the exporter, hence the detour.
-        object.__setattr__(self.manner, "health_timeout_s", PATIENCE_S)
-        object.__setattr__(self.manner, "metrics_timeout_s", PATIENCE_S)
+        patient = replace(self.manner, health_timeout_s=PATIENCE_S, metrics_timeout_s=PATIENCE_S)
+        for watch in self.poller.watches.values():
+            watch._manner = patient
 
     async def polled_again(self, instance_id: str) -> None:
         """Return once the instance has been polled anew."""

@@ -21,7 +21,7 @@ from exporter.descriptors import RESERVE
 from exporter.errors import ExporterError, InputError
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import answering, hanging, serving
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 FLEET = {
@@ -290,7 +290,7 @@ async def test_nothing_is_left_open_after_a_stop_while_instances_hang(fleet: Fle
 
 async def test_nothing_is_said_of_a_fleet_whose_inventory_was_never_read(port: int) -> None:
     """The provisioner is down when we start: a page of zeros would wake the on-call."""
-    (inventory_port,) = free_ports(1)
+    inventory_port = free_port()
     listed = msgspec.json.encode([{"id": "a", "url": f"http://127.0.0.1:{port}"}])
     told: list[list[float]] = []
 

@@ -178,7 +178,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     return snapshot(*rows, ledger=ledger)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(snapshots())
 def test_prometheus_clients_renderer_gives_the_same_samples(of: Snapshot) -> None:
     registry = CollectorRegistry()
@@ -191,7 +191,7 @@ def test_prometheus_clients_renderer_gives_the_same_samples(of: Snapshot) -> Non
     assert len(expected) == page.n_samples
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(snapshots())
 def test_prometheus_clients_openmetrics_gives_the_same_samples(of: Snapshot) -> None:
     registry = CollectorRegistry()

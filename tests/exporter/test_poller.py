@@ -21,7 +21,7 @@ from tests.exporter.pollers import (
     watching,
 )
 from tests.exporter.servers import Handler, answering, hanging, response, saying, serving
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 FLEET = {
@@ -87,12 +87,6 @@ def n_errors(polled: Polled) -> float:
     return sum([float(counter._value.get()) for counter in counters])
 
 
-def outcomes(polled: Polled, instance_id: str) -> tuple[Outcome, Outcome] | None:
-    """Return how the last poll's request for the health went, and that for the figures."""
-    seen = polled.poller.watches[instance_id].row.reading
-    return None if seen is None else (seen.verdict.outcome, seen.verdict.metrics_outcome)
-
-
 async def test_a_healthy_instance_is_seen_with_its_figures() -> None:
     async with serving(answering(FLEET)) as port, watching(target("a", port, model="m")) as polled:
         await eventually(lambda: polled.status("a") == Status.HEALTHY)
@@ -151,7 +145,7 @@ async def test_a_bad_instance_has_its_own_outcome_and_is_seen_again_when_it_reco
 
 async def test_a_refused_instance_is_seen_again_when_it_listens() -> None:
     with socket.socket() as reserved:
-        (port,) = free_ports(1)
+        port = free_port()
         reserved.bind(("127.0.0.1", port))
         async with watching(target("a", port)) as polled:
             await eventually(lambda: polled.status("a") == Status.UNREACHABLE)
@@ -335,7 +329,7 @@ async def test_auto_gives_slow_figures_their_whole_time() -> None:
         async with watching(auto, health_timeout_s=0.1) as polled:
             await eventually(lambda: polled.outcome("a") == Outcome.OK)
 
-            assert (Outcome.OK, Outcome.OK) == outcomes(polled, "a")
+            assert (Outcome.OK, Outcome.OK) == polled.outcomes("a")
 
 
 async def test_figures_that_hang_end_at_the_metrics_timeout_and_leave_it_healthy() -> None:
@@ -345,7 +339,7 @@ async def test_figures_that_hang_end_at_the_metrics_timeout_and_leave_it_healthy
             def has_ended_soon() -> bool:
                 seen = polled.poller.watches["a"].row.reading
                 return (
-                    outcomes(polled, "a") == (Outcome.OK, Outcome.TIMEOUT)
+                    polled.outcomes("a") == (Outcome.OK, Outcome.TIMEOUT)
                     and seen is not None
                     and seen.duration_s < INTERVAL_S
                 )
@@ -509,6 +503,13 @@ class LeapingClock:
             raise asyncio.CancelledError
 
 
+class SluggishClock(LeapingClock):
+    """A clock of a machine that stalls for longer than an interval, again and again."""
+
+    async def sleep(self, duration_s: float) -> None:
+        await super().sleep(duration_s + 25.0)
+
+
 async def _cycles(clock: LeapingClock) -> Polled:
     async with watching(interval_s=10.0, clock=clock) as polled:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -524,9 +525,26 @@ async def test_a_cycle_ends_every_interval() -> None:
 
 
 async def test_after_a_long_stall_only_one_interval_is_made_up_for() -> None:
+    """The stalled cycle ends right after it, and one more in what is left."""
     polled = await _cycles(LeapingClock(stall_s=1000.0, end_s=1024.0))
 
-    assert 4 >= polled.metrics.cycles._value.get()
+    assert 2 == polled.metrics.cycles._value.get()
+
+
+async def test_a_long_stall_ends_no_cycle_in_which_some_instance_was_never_due() -> None:
+    """It begins in the middle of the first cycle; what was leapt over is due only after it."""
+    polled = await _cycles(LeapingClock(stall_s=1000.0, end_s=1005.15))
+
+    assert (0, False) == (polled.metrics.cycles._value.get(), polled.poller.has_seen_all.is_set())
+
+
+async def test_cycles_end_though_each_poll_begins_after_a_long_stall() -> None:
+    """Each stall brings every instance its turn, and each but the first at least ends a cycle."""
+    clock = SluggishClock(stall_s=0.0, end_s=260.0)
+    polled = await _cycles(clock)
+
+    n_stalls = clock.n_sleeps - 1  # the last one was cancelled
+    assert n_stalls - 1 <= polled.metrics.cycles._value.get()
 
 
 async def test_polls_that_begin_late_are_told() -> None:

@@ -28,6 +28,8 @@ from tests.waiting import eventually
 
 BOTH = ("/health", "/api/metrics")
 BODIES = {"/health": b"ok", "/api/metrics": b"{}"}
+TOO_LATE = (Outcome.TIMEOUT, Outcome.CONNECT_TIMEOUT)
+"""What a slow machine makes of an answer that was in time."""
 
 
 @pytest.fixture
@@ -64,9 +66,16 @@ async def eventually_are(
     """Return once asking goes as expected: an answer that was in time may be seen too late."""
 
     async def are_so() -> bool:
-        return expected == await outcomes(handler, wire, soon(first_s, all_s))
+        return are_or_too_late(expected, await outcomes(handler, wire, soon(first_s, all_s)))
 
     await eventually(are_so)
+
+
+def are_or_too_late(expected: list[Outcome], found: list[Outcome]) -> bool:
+    """Say whether they are as expected; fail where they differ by more than being too late."""
+    pairs = list(zip(expected, found, strict=True))
+    assert [] == [pair for pair in pairs if pair[1] not in {pair[0], *TOO_LATE}]
+    return expected == found
 
 
 async def learns(channel: Channel) -> None:
@@ -74,7 +83,8 @@ async def learns(channel: Channel) -> None:
 
     async def has_seen() -> bool:
         answers = await channel.ask(BOTH, soon(0.1, 0.2))
-        return [Outcome.OK, Outcome.TIMEOUT] == [_outcome(answer) for answer in answers.values()]
+        found = [_outcome(answer) for answer in answers.values()]
+        return are_or_too_late([Outcome.OK, Outcome.TIMEOUT], found)
 
     await eventually(has_seen)
 
@@ -308,7 +318,10 @@ async def test_one_by_one_a_slow_second_answer_has_the_whole_time(wire: Wire) ->
 
         async def are_both_answered() -> bool:
             answers = await channel.ask(BOTH, soon(0.2, 30.0))
-            return [Answer(200, b"ok")] * 2 == list(answers.values())
+            found = [_outcome(answer) for answer in answers.values()]
+            is_ok = are_or_too_late([Outcome.OK] * 2, found)
+            assert not is_ok or [Answer(200, b"ok")] * 2 == list(answers.values())
+            return is_ok
 
         await eventually(are_both_answered)
         channel.close()

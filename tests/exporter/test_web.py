@@ -30,7 +30,7 @@ from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.page.building import fleet_page
 from tests.exporter.pollers import Polled, polling, target, watching
 from tests.exporter.servers import answering, response, saying, serving
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 PROMETHEUS_2_ACCEPT = (
@@ -353,7 +353,7 @@ async def mixed_fleet() -> AsyncIterator[Site]:
         async with polled_site(
             target("good", port, node="n1", model="m1", developer="ada"),
             target("bad", bad_port, node="n1", model="m2"),
-            target("dead", free_ports(1)[0], node="n2", model="m1"),
+            target("dead", free_port(), node="n2", model="m1"),
             target("new", 1, node="n2", state=State.PROVISIONING),
         ) as pages:
             yield pages
@@ -415,7 +415,7 @@ async def test_instances_say_why_they_are_red_since_when_and_how_slow(mixed_flee
 
 
 async def test_the_last_failure_stays_after_a_recovery() -> None:
-    port = free_ports(1)[0]
+    port = free_port()
     async with polled_site(target("a", port)) as pages:
         async with serving(answering(FLEET), port):
             await eventually(lambda: pages.polled.status("a") == Status.HEALTHY)

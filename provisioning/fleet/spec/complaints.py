@@ -14,7 +14,7 @@ from provisioning.fleet.spec.problems import Path, Problem
 
 
 def named(path: Path, name: str, max_characters: int) -> Iterator[Problem]:
-    """Yield a problem where a name is none that we can give on."""
+    """Yield a problem where a name cannot be used as one."""
     yield from complaint(path, words.name_fault(name, max_characters))
 
 

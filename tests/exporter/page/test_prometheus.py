@@ -302,13 +302,13 @@ async def test_a_fault_is_logged_once_and_so_is_the_recovery(
     asked.results = dict.fromkeys(QUERIES, b"{}")
     async with serving(asked.handle) as port, asking(port, clock) as prometheus:
 
-        def has_asked(times: int) -> bool:
+        def asking_makes(times: int) -> bool:
             prometheus.latest()
             return times == len(asked.paths)
 
         for n_asked in (3, 6, 9):
             # While the answers before are still taken in, no new ones are asked for.
-            await eventually(partial(has_asked, n_asked))
+            await eventually(partial(asking_makes, n_asked))
             await eventually(lambda: "no query result" in repr(prometheus))
             clock.move(REFRESH_S)
         asked.results = Asked().results

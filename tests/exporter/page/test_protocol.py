@@ -138,7 +138,7 @@ TURN = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from("abcdefgh"), INSTANCE), st.lists(TURN, max_size=25))
 def test_changes_lead_to_what_a_fresh_map_shows(
     fleet: dict[str, dict[str, Any]],

@@ -26,7 +26,7 @@ from provisioning.fleet.fleet import Fleet, Node, Pool, RuntimeKind
 from provisioning.fleet.model import Probe, Workload
 from provisioning.fleet.runtime.opening import Local
 from provisioning.fleet.spec import encode_fleet
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.waiting import eventually
 
 FLEET = Fleet(
@@ -191,7 +191,7 @@ async def test_what_cannot_be_used_is_said_and_nothing_is_left_open(
 
 async def test_a_port_that_is_taken_leaves_the_store_to_others(tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path / 'fleet.db'}"
-    (port,) = free_ports(1)
+    port = free_port()
     with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(ListenError, match="Address already in use"):
             async with running(settings(tmp_path, store_url=store, port=port)):
@@ -229,7 +229,7 @@ async def test_a_store_that_will_not_do_is_known_before_anybody_tries_to_lead(
 async def test_a_store_that_is_out_of_reach_at_first_leaves_the_api_to_say_so(
     tmp_path: Path,
 ) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     async with client(settings(tmp_path, store_url=f"etcd://127.0.0.1:{port}")) as session:
         assert not await is_ready(session)
         async with session.get("/-/healthy") as response:

@@ -11,17 +11,15 @@ from pathlib import Path
 from provisioning.sim.app import Hosting, Settings, Simulation, running_simulation
 from provisioning.sim.orders import UnitOrder
 from provisioning.sim.spec import FleetSpec
-from tests.ports import HOSTED
+from tests.ports import HOSTED, own_part
 
 N_PORTS = 30
-N_WORKERS = 4
-"""Of pytest's at the most, each with ports of its own."""
 SPEC = FleetSpec()
 
 
 def free_range(n: int = N_PORTS) -> range:
     """Return ports that follow one another, and on which nothing listens."""
-    own = _part_of(HOSTED, _worker())
+    own = own_part(HOSTED)
     span = len(own) - n
     offset = os.getpid() * 37 % span
     for _ in range(1000):
@@ -30,16 +28,6 @@ def free_range(n: int = N_PORTS) -> range:
             return _probed(ports)
         offset = (offset + n) % span
     raise AssertionError(f"no {n} free ports in a row")
-
-
-def _part_of(ports: range, worker: int) -> range:
-    """Return the ports that no worker beside this one probes at the same moment."""
-    size = len(ports) // N_WORKERS
-    return ports[worker % N_WORKERS * size :][:size]
-
-
-def _worker() -> int:
-    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def _probed(ports: range) -> range:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from provisioning.sim import generator
 from provisioning.sim.app import RunningFleet, running_fleet
 from provisioning.sim.generate import NS_PER_S
 from provisioning.sim.generator import TextGenerator
@@ -22,8 +24,6 @@ NUMBERS = [
     *("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration"),
     *("eval_count", "eval_duration"),
 ]
-TIMERS_S = 0.002
-"""How much too early a timer may fire: an event loop's clock counts in steps."""
 
 
 @pytest.fixture
@@ -210,42 +210,68 @@ async def test_a_client_of_http_1_0_gets_the_stream_without_chunks(fleet: Runnin
     assert [False, False, True] == [json.loads(line)["done"] for line in lines.splitlines()]
 
 
-async def test_generating_takes_the_simulated_time_times_the_scale() -> None:
-    """Four minutes by the numbers, and longer than the client waits if they were not scaled."""
-    async with running_fleet(FleetSpec(n_instances=1, time_scale=0.0002)) as fleet:
+async def test_generating_takes_the_simulated_time_times_the_scale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = _clock_of_sleeping(monkeypatch)
+    began_s = clock.now_s
+    spec = FleetSpec(n_instances=1, time_scale=0.0002)
+    async with running_fleet(spec, clock=clock) as fleet:
         fleet.inject("slow", share=1, factor=0.01)
-        began_s = time.monotonic()
         numbers = (await _generate(fleet, options={"num_predict": 100})).json
-        took_s = time.monotonic() - began_s
 
     simulated_s = numbers["total_duration"] / 1e9
     assert 230 < simulated_s < 260
-    assert simulated_s * 0.0002 - TIMERS_S <= took_s
+    assert simulated_s * 0.0002 == pytest.approx(clock.now_s - began_s, rel=0.001)
 
 
 async def test_tokens_come_one_by_one_at_the_instance_s_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _hold(monkeypatch, n_tokens=10)
-    async with running_fleet(FleetSpec(n_instances=1)) as fleet, connected(fleet) as client:
-        sent_s = time.monotonic()
+    is_over, clock = _hold(monkeypatch, n_tokens=10), _clock_of_sleeping(monkeypatch)
+    began_s = clock.now_s
+    async with (
+        running_fleet(FleetSpec(n_instances=1), clock=clock) as fleet,
+        connected(fleet) as client,
+    ):
         _begin_stream(client, fleet, num_predict=20)
-        after_s = [await _next_token_s(client) - sent_s for _ in range(10)]
+        pieces = [await _next_line(client) for _ in range(10)]
         assert 1 == fleet.fleet.states[0].n_generating
 
+        is_over.set()
+        pieces += [await _next_line(client) for _ in range(10)]
+        last = await _next_line(client)
         token_s = 1 / fleet.fleet.instances[0].tokens_per_second
-        too_early = [s for n, s in enumerate(after_s, 1) if s < n * token_s - TIMERS_S]
-        assert [] == too_early
+
+    before_s = (last["load_duration"] + last.get("prompt_eval_duration", 0)) / 1e9
+    after_s = [_created_s(piece) - began_s for piece in pieces]
+    assert [before_s + n * token_s for n in range(1, 21)] == pytest.approx(after_s, rel=0.01)
+
+
+def _clock_of_sleeping(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Return a clock that the generator goes by, and which moves only as the generator sleeps."""
+    clock = FakeClock()
+
+    async def sleep(duration_s: float) -> None:
+        clock.now_s += duration_s
+
+    monkeypatch.setattr(generator, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
+    monkeypatch.setattr(TextGenerator, "_loop_s", lambda _: clock())
+    return clock
+
+
+def _created_s(piece: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(piece["created_at"]).timestamp()
 
 
 def _hold(monkeypatch: pytest.MonkeyPatch, *, n_tokens: int) -> asyncio.Event:
     """Let so many tokens of a stream come at their speed, the others only after the event."""
     is_over, until, n_begun = asyncio.Event(), TextGenerator._until, count()
 
-    async def held(generator: TextGenerator, began_s: float, due_ns: int) -> None:
+    async def held(self: TextGenerator, began_s: float, due_ns: int) -> None:
         if next(n_begun) >= n_tokens:
             await is_over.wait()
-        await until(generator, began_s, due_ns)
+        await until(self, began_s, due_ns)
 
     monkeypatch.setattr(TextGenerator, "_until", held)
     return is_over
@@ -258,10 +284,12 @@ def _begin_stream(client: Client, fleet: RunningFleet, *, num_predict: int) -> N
     )
 
 
-async def _next_token_s(client: Client) -> float:
+async def _next_line(client: Client) -> dict[str, Any]:
+    """Return what the next line of a stream says."""
     async with asyncio.timeout(ANSWER_S):
-        await client.reader.readuntil(b'"done":false}\n')
-    return time.monotonic()
+        await client.reader.readuntil(b"{")
+        line: dict[str, Any] = json.loads(b"{" + await client.reader.readuntil(b"}\n"))
+    return line
 
 
 async def test_one_request_runs_at_a_time_and_waiting_is_in_the_total_only(
@@ -313,7 +341,7 @@ async def test_a_client_that_leaves_frees_the_instance_and_its_tokens_count(
             before = state.life.at_since
             _begin_stream(client, fleet, num_predict=100)
             for _ in range(3):
-                await _next_token_s(client)
+                await _next_line(client)
             assert 1 == state.n_generating
         await eventually(lambda: 0 == state.n_generating)
 
@@ -324,7 +352,7 @@ async def test_a_stream_freezes_when_the_instance_hangs(monkeypatch: pytest.Monk
     is_over = _hold(monkeypatch, n_tokens=1)
     async with running_fleet(FleetSpec(n_instances=1)) as fleet, connected(fleet) as client:
         _begin_stream(client, fleet, num_predict=100)
-        await _next_token_s(client)
+        await _next_line(client)
         fleet.inject("hang", share=1)
         is_over.set()
         await client.reader.readuntil(b"\r\n")

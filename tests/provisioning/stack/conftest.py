@@ -10,13 +10,13 @@ from provisioning.stack.commands import Plan
 from provisioning.stack.demo import Demo
 from provisioning.stack.observers import Observers
 from provisioning.stack.rundir import RunDir
+from tests import ports
 from tests.conftest import program
-from tests.ports import free_ports
 
 
 @pytest.fixture
 def free_port() -> int:
-    return free_ports(1)[0]
+    return ports.free_port()
 
 
 @pytest.fixture(scope="session")

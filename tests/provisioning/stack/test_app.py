@@ -5,40 +5,73 @@ import socket
 from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from provisioning.stack import app, programs, rules, status
+from provisioning.stack import app, llama, programs, rules, status
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import NothingSeenError, PortError
+from provisioning.stack.planning import Settings
 from provisioning.stack.ports import Wanted
 from provisioning.stack.report import Pages
 from provisioning.stack.status import FleetStatus
-from tests.provisioning.stack.test_planning import make_settings
+from tests.provisioning.stack.settings import make_settings
 
 
-def test_no_port_is_chosen_before_all_that_takes_long_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever takes a port between its choice and the program's start would end the run."""
+@pytest.fixture
+def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Do nothing of what takes long, and note what was asked for."""
     done: list[str] = []
 
-    def locate(name: str, *_: object, **__: object) -> Path:
+    def note(name: str, *_: object, **__: object) -> Path:
         done.append(name)
         return tmp_path / name
 
-    monkeypatch.setattr(programs, "locate", locate)
-    monkeypatch.setattr(rules, "build", lambda _: done.append("rules"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        wanted = Wanted("the provisioner", taken.getsockname()[1], is_explicit=True)
-        settings = replace(make_settings(tmp_path / "run"), provisioner=wanted)
-        with pytest.raises(PortError):
-            app.run(settings)
+    monkeypatch.setattr(programs, "locate", note)
+    monkeypatch.setattr(llama, "model_file", partial(note, "model"))
+    monkeypatch.setattr(rules, "build", partial(note, "rules"))
+    return done
 
-    assert ["prometheus", "alertmanager", "rules"] == done
+
+def settings_with(port: int, run_dir: Path) -> Settings:
+    """Return those of a demonstration, with real servers, whose provisioner is to listen there."""
+    wanted = Wanted("the provisioner", port, option="--port", is_explicit=True)
+    return replace(make_settings(run_dir), n_llama_servers=1, provisioner=wanted)
+
+
+def test_no_port_is_chosen_before_all_that_takes_long_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
+) -> None:
+    """Whoever takes a port between its choice and the program's start would end the run."""
+    with socket.socket() as other:
+        # Bound so that others may bind the port as well, until it listens.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+
+        def build(*_: object) -> None:
+            done.append("rules")
+            other.listen()
+
+        monkeypatch.setattr(rules, "build", build)
+        with pytest.raises(PortError):
+            app.run(settings_with(other.getsockname()[1], tmp_path / "run"))
+
+    assert ["prometheus", "alertmanager", "model", "rules"] == done
+
+
+def test_a_taken_port_that_was_asked_for_is_refused_before_anything_that_takes_long(
+    tmp_path: Path, done: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortError, match=f"port {port}: .*with --port"):
+            app.run(settings_with(port, tmp_path / "run"))
+
+    assert [] == done
 
 
 async def test_a_run_with_a_duration_ends_by_itself(plan: Plan) -> None:

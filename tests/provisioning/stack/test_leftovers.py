@@ -12,7 +12,7 @@ from provisioning.fleet.runtime.process import ProcessRuntime
 from provisioning.stack import leftovers
 from provisioning.stack.errors import LeftoverError
 from provisioning.stack.rundir import RunDir
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.provisioning.stack.standin import is_running
 from tests.waiting import eventually
 
@@ -27,7 +27,7 @@ async def _started(run_dir: RunDir, *, fleet: str = "demo", node: str = "here") 
         generation=1,
         pool="pool",
         host="127.0.0.1",
-        port=free_ports(1)[0],
+        port=free_port(),
         image="",
         command=("sh", "-c", f"echo $$ >'{pid_file}'; exec sleep 600"),
         environment=(),

@@ -63,7 +63,8 @@ def test_rules_are_built_for_every_interval_that_up_allows(
 ) -> None:
     watch = replace(plan.observers, run_dir=RunDir(tmp_path), interval_s=interval_s)
 
-    observers.configure(watch)
+    observers.build_rules(watch.run_dir, interval_s=watch.interval_s)
+    observers.write_config(watch)
 
     (pattern,) = yaml.safe_load(watch.run_dir.prometheus_config.read_text())["rule_files"]
     assert "OllamaFleetHealthyInstancesLow" in "".join(
@@ -72,8 +73,6 @@ def test_rules_are_built_for_every_interval_that_up_allows(
     assert "route" in yaml.safe_load(watch.run_dir.alertmanager_config.read_text())
 
 
-def test_settings_of_the_alerts_can_be_given(plan: Plan, tmp_path: Path) -> None:
-    watch = replace(plan.observers, run_dir=RunDir(tmp_path))
-
+def test_settings_of_the_alerts_can_be_given(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"slo\.periode .*unknown key"):
-        observers.configure(replace(watch, alert_options=("--set=slo.periode=1d",)))
+        observers.build_rules(RunDir(tmp_path), interval_s=5, options=("--set=slo.periode=1d",))

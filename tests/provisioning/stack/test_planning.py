@@ -10,10 +10,10 @@ import pytest
 from provisioning.stack import demo, planning, programs
 from provisioning.stack.commands import Plan
 from provisioning.stack.errors import UnwatchableError
-from provisioning.stack.planning import Settings, Supplies
-from provisioning.stack.ports import Claims, Ports, Wanted
+from provisioning.stack.planning import Supplies
+from provisioning.stack.ports import Claims, Ports
 from provisioning.stack.rundir import RunDir
-from tests.ports import free_ports
+from tests.provisioning.stack.settings import make_settings
 
 SUPPLIES = Supplies(
     own_fleet=None,
@@ -70,23 +70,3 @@ def test_demonstrations_beside_each_other_never_give_an_instance_the_same_port(
 
     assert demo.N_REAL_PORTS == len(made.llama_ports)
     assert sorted(set(taken)) == sorted(taken)
-
-
-def make_settings(run_dir: Path) -> Settings:
-    provisioner, exporter, prometheus, alertmanager = (
-        Wanted("a program", port, option="", is_explicit=False) for port in free_ports(4)
-    )
-    return Settings(
-        spec=None,
-        n_simulated=30,
-        n_llama_servers=0,
-        is_kept=False,
-        run_dir=run_dir,
-        provisioner=provisioner,
-        exporter=exporter,
-        prometheus=prometheus,
-        alertmanager=alertmanager,
-        poll_interval_s=5,
-        duration_s=None,
-        is_json=False,
-    )

@@ -22,26 +22,12 @@ from google.protobuf.message import Message
 
 from provisioning.fleet.errors import StoreError, StoreUnavailableError
 from provisioning.fleet.store.etcd.access import Access
+from provisioning.fleet.store.etcd.channels import channel
 from provisioning.fleet.store.etcd.messages_pb2 import AuthenticateRequest
 from provisioning.fleet.store.etcd.methods import AUTHENTICATE, Method, Request, Response
 from provisioning.fleet.store.etcd.refusals import PASSING, is_login_forgotten, meaning_of
 
 T = TypeVar("T")
-
-MAX_MESSAGE_BYTES = 64 * 2**20
-OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A member that is back is used again soon, not after two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # In spite of its name: how long a connection may take to be made, TLS included.
-    ("grpc.min_reconnect_backoff_ms", 2000),
-    ("grpc.enable_http_proxy", 0),
-    # What is tried again, and where, is decided here.
-    ("grpc.enable_retries", 0),
-    # Clients of one process do not share a connection, nor its back-off.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class Client:
@@ -191,18 +177,16 @@ class Client:
     async def close(self) -> None:
         """Close all channels for good; calls that are going on are cancelled."""
         self._is_closed = True
-        for channel in self._channels.values():
-            await channel.close()
+        for one in self._channels.values():
+            await one.close()
         self._channels.clear()
 
     def _channel(self) -> grpc.aio.Channel:
         if self._is_closed:
             raise StoreUnavailableError(f"cannot speak with etcd {self.member}: it was closed")
         if self._current not in self._channels:
-            self._channels[self._current] = (
-                grpc.aio.insecure_channel(self.member, options=OPTIONS)
-                if self._secrets is None
-                else grpc.aio.secure_channel(self.member, self._secrets, options=OPTIONS)
+            self._channels[self._current] = channel(
+                self.member, self._secrets, deadline_s=self.access.deadline_s
             )
         return self._channels[self._current]
 

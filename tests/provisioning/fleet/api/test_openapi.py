@@ -18,7 +18,6 @@ from tests.provisioning.fleet.api.served import Served
 
 EXAMPLES = settings(
     max_examples=10,
-    deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
     database=None,

@@ -27,7 +27,7 @@ from provisioning.fleet.client.transport import Transport
 from provisioning.fleet.model import NodeReport, Phase
 from provisioning.fleet.spec import load_fleet
 from provisioning.fleet.units import workload_digest
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.provisioning.fleet.api.board import FLEET, instance
 from tests.provisioning.fleet.api.served import Served
 from tests.provisioning.fleet.cli import terminal
@@ -475,7 +475,7 @@ def test_a_check_counts_what_is_asked_for(served: Served, tmp_path: Path) -> Non
 
 
 def test_a_provisioner_that_is_not_there_is_said_with_what_helps(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     (tmp_path / "token").write_text("t" * 16)
     options = (f"--provisioner.url={url}", f"--provisioner.token-file={tmp_path / 'token'}")

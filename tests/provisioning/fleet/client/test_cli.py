@@ -23,7 +23,7 @@ from provisioning.fleet.cli.instances_text import age_text, list_text, show_text
 from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.errors import UnreachableError
 from provisioning.fleet.model import Phase, Reason
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.provisioning.fleet.api.board import instance
 from tests.provisioning.fleet.api.served import Served
 from tests.provisioning.fleet.cli.terminal import on_terminal
@@ -280,7 +280,7 @@ def test_a_standby_leads_to_the_leader(served: Served, tmp_path: Path) -> None:
 
 
 def test_without_a_provisioner_it_says_what_to_look_at(served: Served) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
 
     result = run(served, "drain", "x", "--provisioner.url", url)
@@ -290,7 +290,7 @@ def test_without_a_provisioner_it_says_what_to_look_at(served: Served) -> None:
 
 
 def test_several_provisioners_may_be_given(served: Served) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     urls = f"http://127.0.0.1:{port} {served.url}"
 
     result = run(served, "list", env={"OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": urls})
@@ -315,7 +315,7 @@ def test_a_provisioner_that_hangs_holds_nobody_up_where_there_is_another(
 
 def test_a_process_that_is_stopped_holds_nobody_up_either(served: Served) -> None:
     """The kernel takes its connections all the same."""
-    (port,) = free_ports(1)
+    port = free_port()
     server = subprocess.Popen(
         (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)),
         stderr=subprocess.PIPE,

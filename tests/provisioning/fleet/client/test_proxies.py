@@ -29,7 +29,7 @@ from provisioning.fleet.client.client import Client
 from provisioning.fleet.client.errors import ClientError, UnreachableError
 from provisioning.fleet.client.proxies import proxy_of
 from provisioning.fleet.client.transport import Transport
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.provisioning.fleet.api.board import FLEET
 from tests.provisioning.fleet.api.served import Served
 
@@ -116,7 +116,7 @@ def test_what_is_on_this_machine_goes_through_no_proxy(proxy: Proxy, tmp_path: P
 
 def test_what_goes_in_clear_goes_through_no_proxy_which_is_said(proxy: Proxy) -> None:
     """The address is this machine's, but does not look like it."""
-    (port,) = free_ports(1)
+    port = free_port()
     url = f"http://0.0.0.0:{port}"
 
     with Transport([url], lambda: TOKEN) as transport, pytest.raises(UnreachableError) as caught:
@@ -204,7 +204,7 @@ def test_a_proxy_that_does_not_pass_on_is_named_and_nothing_was_done(proxy: Prox
 
 
 def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     monkeypatch.setenv("https_proxy", f"http://ann:secret@127.0.0.1:{port}")
     url = "https://provisioner.example"
 

@@ -16,7 +16,7 @@ from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_o
 from provisioning.fleet.runtime.containerd_daemon import Daemon
 from provisioning.fleet.runtime.containerd_record import Settings
 from tests.containerd import IMAGE, Containerd
-from tests.ports import free_steady_port
+from tests.ports import free_port
 from tests.provisioning.fleet.runtime.contract import (
     EXIT_STATUS,
     FLEET,
@@ -79,7 +79,7 @@ class ContainerdLab:
             generation=1,
             pool="pool",
             host="127.0.0.1",
-            port=free_steady_port(),
+            port=free_port(),
             image=IMAGE,
             command=COMMANDS[behaviour],
             environment=(),

@@ -16,7 +16,7 @@ from provisioning.fleet.runtime import cgroups, procfs
 from provisioning.fleet.runtime.process import ProcessRuntime, label_of
 from provisioning.fleet.runtime.procfs import Identity
 from provisioning.fleet.runtime.records import MARK_VARIABLE, Records
-from tests.ports import free_steady_port
+from tests.ports import free_port
 from tests.provisioning.fleet.runtime.contract import (
     EXIT_STATUS,
     FLEET,
@@ -95,7 +95,7 @@ class ProcessLab:
             generation=1,
             pool="pool",
             host="127.0.0.1",
-            port=free_steady_port(),
+            port=free_port(),
             image="",
             command=COMMANDS[behaviour],
             environment=((FOLDER_VARIABLE, str(self.state_dir)),),

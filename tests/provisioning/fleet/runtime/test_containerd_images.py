@@ -23,7 +23,7 @@ from provisioning.fleet.runtime.containerd_image import Image, ImageConfig, chai
 from provisioning.fleet.runtime.containerd_transfers import has_registry, transfer_error
 from provisioning.fleet.runtime.containerd_turns import Turn
 from tests.containerd import IMAGE, Containerd, image_archive, running_containerd
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.provisioning.fleet.runtime.containers import ContainerdLab
 from tests.provisioning.fleet.runtime.contract import FLEET, running
 from tests.provisioning.fleet.runtime.test_containerd_talk import Told
@@ -243,7 +243,7 @@ async def test_a_pull_that_is_cut_off_again_and_again_may_go_well_later(
 
 
 async def test_a_registry_that_does_not_answer_may_do_so_later(lab: ContainerdLab) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     runtime = lab.open()
 
     with pytest.raises(UnitError, match="connection refused") as caught:

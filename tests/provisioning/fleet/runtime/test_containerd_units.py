@@ -486,10 +486,11 @@ async def test_closing_leaves_no_start_behind_that_goes_on(lab: ContainerdLab) -
 
     await runtime.close()
 
+    # Nobody makes another call.
     assert {} == runtime._starting
     await asyncio.wait([starting])
     other = lab.open()
-    # containerd may still end a call that was broken off, but nobody makes another.
+    # containerd may still end one that was broken off.
     await eventually(lambda: is_removed(other, lab.unit().name))
 
 

@@ -24,7 +24,7 @@ from provisioning.fleet.errors import (
 from provisioning.fleet.model import Unit, UnitState, unit_name
 from provisioning.fleet.runtime.hosted import TIMEOUT_S, HostedRuntime
 from provisioning.sim.app import Simulation
-from tests.ports import free_ports
+from tests.ports import free_port
 from tests.provisioning.fleet.runtime.contract import (
     FLEET,
     Behaviour,
@@ -224,7 +224,7 @@ async def test_a_simulation_that_does_not_run_is_an_unreachable_node(
     open_at: OpenAt, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("secret-token")
-    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    url = f"http://127.0.0.1:{free_port()}"
     runtime = open_at(url, tmp_path / "token")
 
     with pytest.raises(NodeUnreachableError, match="--host-units` running there") as caught:

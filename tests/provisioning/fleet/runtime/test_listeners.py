@@ -11,13 +11,13 @@ import pytest
 
 from provisioning.fleet.errors import NoRoomError
 from provisioning.fleet.runtime import listeners
-from tests.ports import free_steady_port
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 
 
 async def test_a_port_on_which_nobody_listens_is_free() -> None:
-    await listeners.refuse_taken(HOST, free_steady_port())
+    await listeners.refuse_taken(HOST, free_port())
 
 
 @pytest.mark.parametrize("listening_on", [HOST, "0.0.0.0"])  # noqa: S104 # what strangers do
@@ -45,7 +45,7 @@ async def test_a_host_that_is_silent_does_not_hold_up_a_start(
 async def test_a_connection_that_has_reached_itself_is_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    port = free_steady_port()
+    port = free_port()
     from_there = functools.partial(asyncio.open_connection, local_addr=(HOST, port))
     monkeypatch.setattr(asyncio, "open_connection", from_there)
 

@@ -10,7 +10,7 @@ from provisioning.fleet.errors import TransientError
 from provisioning.fleet.model import Probe, WarmUp
 from provisioning.fleet.runtime.base import Prober
 from provisioning.fleet.runtime.prober import HttpProber
-from tests.ports import free_ports
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 PROBE = Probe(timeout_s=60.0)
@@ -86,7 +86,7 @@ async def test_an_instance_that_hangs_is_told_after_the_probes_time(
 
 
 async def test_an_instance_that_refuses_connections_is_told(prober: Prober) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
 
     assert "cannot be asked" in await prober.ask(HOST, port, PROBE)
 
@@ -195,13 +195,13 @@ async def test_a_warm_up_that_takes_too_long_fails(prober: Prober, serve: Serve)
 
 
 async def test_a_warm_up_of_an_instance_that_is_not_there_fails(prober: Prober) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
 
     with pytest.raises(TransientError, match="failed"):
         await prober.warm_up(HOST, port, (WarmUp(path="/load"),))
 
 
 async def test_an_address_of_version_6_is_asked(prober: Prober) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
 
     assert f"http://[::1]:{port}/health" in await prober.ask("::1", port, PROBE)

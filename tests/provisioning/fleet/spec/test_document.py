@@ -34,7 +34,7 @@ def with_workload(**changes: Any) -> Fleet:
 
 
 @given(fleets())
-@settings(deadline=None, max_examples=60, phases=[Phase.generate, Phase.shrink])
+@settings(max_examples=60, phases=[Phase.generate, Phase.shrink])
 def test_what_is_written_is_read_as_the_same_fleet(fleet: Fleet) -> None:
     assert fleet == read(fleet_yaml(fleet))
     assert fleet == read(fleet_json(fleet))

@@ -9,7 +9,8 @@ import grpc.aio
 import pytest
 
 from provisioning.fleet.errors import CompactedError, StoreError, StoreUnavailableError
-from provisioning.fleet.store.etcd.access import Access, Credentials
+from provisioning.fleet.store.etcd import channels
+from provisioning.fleet.store.etcd.access import DEADLINE_S, Access, Credentials
 from provisioning.fleet.store.etcd.client import Client
 from provisioning.fleet.store.etcd.messages_pb2 import RangeRequest
 from provisioning.fleet.store.etcd.methods import RANGE
@@ -73,8 +74,15 @@ async def test_where_no_member_answers_each_is_named_once(n_members: int) -> Non
     await client.close()
 
 
-async def test_a_connection_may_take_as_long_as_the_call_that_needs_it() -> None:
-    """A busy one, or one that is far away: more than a moment goes by until TLS has begun."""
+@pytest.mark.parametrize("deadline_s", [0.5, DEADLINE_S, 10.0])
+def test_a_connection_may_take_as_long_as_the_call_that_needs_it(deadline_s: float) -> None:
+    limit_ms = dict(channels.options(deadline_s))["grpc.min_reconnect_backoff_ms"]
+
+    assert 1000 * deadline_s <= limit_ms
+
+
+async def test_a_call_that_waits_for_its_connection_ends_at_its_own_deadline() -> None:
+    """A member that is busy or far away: more than a moment goes by until one is made."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = Client(Access((f"127.0.0.1:{silent.getsockname()[1]}",), deadline_s=0.5))
 

@@ -34,13 +34,13 @@ def opened_by(url: str) -> Opened:
     return open_store(url, "test", clock=SystemClock(), holder="alice")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(history=histories)
 def test_memory_agrees_with_the_model(history: list[list[Wish]]) -> None:
     asyncio.run(check(lambda: opened_by("memory:"), history))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(history=histories)
 def test_sqlite_agrees_with_the_model(history: list[list[Wish]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def test_sqlite_agrees_with_the_model(history: list[list[Wish]]) -> None:
 
 
 def test_etcd_agrees_with_the_model(etcd: Cluster) -> None:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(history=histories)
     def agrees(history: list[list[Wish]]) -> None:
         fleet = f"fleet-{uuid4().hex}"
