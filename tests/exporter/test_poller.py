@@ -404,23 +404,32 @@ async def test_polls_are_counted_and_loading_is_no_failure() -> None:
 
 async def test_a_cycle_ends_only_when_its_last_poll_has() -> None:
     """Hung ones are due in every tick: some of their polls outlast the cycle's last tick."""
-    hung = [f"i{n}" for n in range(200)]
     async with serving(hanging) as port:
-        targets = [target(name, port) for name in hung]
-        async with polling_over_cycles(*targets) as polled:
+        async with polling_over_cycles(*targets_in_every_tick(port)) as polled:
             await eventually(polled.poller.has_seen_all.is_set)
 
-            assert None not in {polled.outcome(name) for name in hung}
+            assert None not in outcomes_of_all(polled)
 
 
 async def test_aggregates_wait_for_the_first_whole_cycle() -> None:
-    """One of two instances hangs: until its poll has ended, nothing is said of the fleet."""
+    """Some hang: until the last of their polls has ended, no page tells what others have said."""
     async with serving(hanging) as hung_port, serving(answering(FLEET)) as port:
-        targets = target("a", port), target("b", hung_port)
+        targets = target("a", port), *targets_in_every_tick(hung_port)
         async with polling_over_cycles(*targets) as polled:
-            await eventually(polled.poller.has_seen_all.is_set)
+            publishing = asyncio.create_task(polled.publisher.run(60.0))
+            await eventually(lambda: polled.publisher.edition)
 
-            assert None not in (polled.outcome("a"), polled.outcome("b"))
+            assert None not in outcomes_of_all(polled)
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+
+
+def targets_in_every_tick(port: int) -> list[Target]:
+    return [target(f"i{n}", port) for n in range(200)]
+
+
+def outcomes_of_all(polled: Polled) -> set[Outcome | None]:
+    return {polled.outcome(name) for name in polled.poller.watches}
 
 
 async def test_failures_are_counted_by_request_and_reason() -> None:

@@ -17,14 +17,14 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 def channel(
     member: str, secrets: grpc.ChannelCredentials | None, *, deadline_s: float
 ) -> grpc.aio.Channel:
-    """Return a channel to a member, for calls of which most have so much time."""
+    """Return a channel to a member, for calls that have so much time as a rule."""
     if secrets is None:
         return grpc.aio.insecure_channel(member, options=options(deadline_s))
     return grpc.aio.secure_channel(member, secrets, options=options(deadline_s))
 
 
 def options(deadline_s: float) -> tuple[tuple[str, int], ...]:
-    """Return how a channel behaves whose calls have so much time."""
+    """Return how a channel behaves whose calls have so much time as a rule."""
     # Hasty calls give up before their connection is made; it is then there for later ones.
     connecting_s = max(DEADLINE_S, deadline_s)
     return (
