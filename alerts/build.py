@@ -1,8 +1,9 @@
 """Make the files that Prometheus and Alertmanager load, or see whether they are as made.
 
 In:   Settings and a folder.
-Out:  rules/*.yml, alertmanager.yml and templates/*.tmpl in it, byte for byte the same for the same
-      settings. Fails with GeneratedError; a file is written whole or not at all.
+Out:  rules/*.yml, alertmanager.yml and templates/*.tmpl in it, or the rule files alone; byte for
+      byte the same for the same settings. Fails with GeneratedError; a file is written whole or not
+      at all.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ ALERTMANAGER = "alertmanager.yml"
 TEMPLATE_BANNER = "{{- /*\nMade by `ollama-fleet alerts build`."
 OURS = ((RULES, "*.yml"), (TEMPLATES, "*.tmpl"))
 """Folders that hold nothing but what is made here."""
+RULES_ALONE = ((".", "*.yml"),)
 
 
 def files(settings: Settings) -> dict[str, str]:
     """Return the text of each file, by its path below the output folder."""
-    groups = rulebook.groups(settings)
-    rules = {f"{RULES}/{group.name}.yml": rule_file(group, settings) for group in groups}
+    rules = {f"{RULES}/{name}": text for name, text in rule_files(settings).items()}
     document = routing.document(settings.routing, cluster_label=settings.prometheus.cluster_label)
     return {**rules, ALERTMANAGER: as_yaml(document), **_templates()}
+
+
+def rule_files(settings: Settings) -> dict[str, str]:
+    """Return the text of each rule file, by its name."""
+    return {f"{group.name}.yml": rule_file(group, settings) for group in rulebook.groups(settings)}
 
 
 def _templates() -> dict[str, str]:
@@ -40,27 +46,29 @@ def _templates() -> dict[str, str]:
     }
 
 
-def write(settings: Settings, folder: Path) -> tuple[str, ...]:
+def write(settings: Settings, folder: Path, *, is_rules_only: bool = False) -> tuple[str, ...]:
     """Write the files that differ, remove those of ours that are no longer made; return which.
 
     Raises:
         GeneratedError: A file cannot be written or removed, or one of that name is not ours.
     """
-    return generated.write(output(settings), folder)
+    return generated.write(output(settings, is_rules_only=is_rules_only), folder)
 
 
-def check(settings: Settings, folder: Path) -> None:
+def check(settings: Settings, folder: Path, *, is_rules_only: bool = False) -> None:
     """See whether the folder holds what `write` would write, and no more.
 
     Raises:
         GeneratedError: Files are missing, differ, or are left over; names each.
     """
-    generated.check(output(settings), folder)
+    generated.check(output(settings, is_rules_only=is_rules_only), folder)
 
 
-def output(settings: Settings) -> Output:
+def output(settings: Settings, *, is_rules_only: bool = False) -> Output:
     """Return everything that the command makes under these settings."""
-    return Output(what="alerts", made=files(settings), folders=OURS, is_ours=_is_ours)
+    made = rule_files(settings) if is_rules_only else files(settings)
+    folders = RULES_ALONE if is_rules_only else OURS
+    return Output(what="alerts", made=made, folders=folders, is_ours=_is_ours)
 
 
 def _is_ours(text: str) -> bool:

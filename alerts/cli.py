@@ -74,17 +74,28 @@ def alerts() -> None:
     show_default=True,
     help="Where to write rules/*.yml, alertmanager.yml and templates/*.tmpl.",
 )
+@click.option(
+    "--rules-only",
+    "is_rules_only",
+    is_flag=True,
+    help="Write the rule files alone, straight into the output folder.",
+)
 @click.option("--check", "is_check", is_flag=True, help="Write nothing; fail if something differs.")
 def build(
-    *, config_file: Path | None, changes: tuple[str, ...], output_dir: Path, is_check: bool
+    *,
+    config_file: Path | None,
+    changes: tuple[str, ...],
+    output_dir: Path,
+    is_rules_only: bool,
+    is_check: bool,
 ) -> None:
     """Write the rule files and Alertmanager's configuration."""
     settings = config.load(config_file, changes)
     if is_check:
-        building.check(settings, output_dir)
+        building.check(settings, output_dir, is_rules_only=is_rules_only)
         click.echo(f"{output_dir} is as the settings make it", err=True)
         return
-    for path in building.write(settings, output_dir):
+    for path in building.write(settings, output_dir, is_rules_only=is_rules_only):
         click.echo(output_dir / path)
 
 

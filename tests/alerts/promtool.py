@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "alerts" / "rules"
 TESTS = Path(__file__).resolve().parent / "rules"
 SCENARIOS = TESTS / "scenarios"
+ARTICLE = "article"
+"""The set of rules with the article's figures: a folder of the rules, and of the tests."""
 
 NAME = re.compile(r"[a-zA-Z_:][\w:]*")
 RULE_FILE = "rules.yml"
@@ -126,11 +128,11 @@ def _seconds(text: str) -> float:
     return sum(int(n) * UNITS_MS[unit] for n, unit in units) / 1000
 
 
-def read_rules() -> tuple[Rule, ...]:
-    """Return all rules, in the order of files, groups and rules."""
+def read_rules(folder: Path = RULES) -> tuple[Rule, ...]:
+    """Return all rules of one set, in the order of files, groups and rules."""
     return tuple(
         Rule(group["name"], body)
-        for path in sorted(RULES.glob("*.yml"))
+        for path in sorted(folder.glob("*.yml"))
         for group in yaml.safe_load(path.read_text())["groups"]
         for body in group["rules"]
     )
@@ -139,7 +141,12 @@ def read_rules() -> tuple[Rule, ...]:
 def read_tests() -> tuple[TestFile, ...]:
     """Return the files of all alerts, then those of the scenarios, each by name."""
     paths = [*sorted(TESTS.glob("*.yml")), *sorted(SCENARIOS.glob("*.yml"))]
-    return tuple(TestFile(path, yaml.load(path.read_text(), _Loader)) for path in paths)  # noqa: S506
+    return tuple(map(read_test, paths))
+
+
+def read_test(path: Path) -> TestFile:
+    """Return one file of tests."""
+    return TestFile(path, yaml.load(path.read_text(), _Loader))  # noqa: S506
 
 
 def foundations(names: Iterable[str], rules: Iterable[Rule]) -> frozenset[str]:

@@ -25,6 +25,20 @@ def test_the_committed_files_are_as_the_default_settings_make_them() -> None:
     build.check(Settings(), RULES)
 
 
+def test_the_committed_rules_of_the_article_are_as_its_settings_make_them() -> None:
+    build.check(config.load(RULES / "article.yml"), RULES / "rules" / "article", is_rules_only=True)
+
+
+def test_rules_alone_are_written_straight_into_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text("groups: []")
+
+    written = build.write(Settings(), tmp_path, is_rules_only=True)
+
+    assert {f"rules/{name}" for name in written} < set(build.files(Settings()))
+    assert {"mine.yml", *written} == {path.name for path in tmp_path.iterdir()}
+    build.check(Settings(), tmp_path, is_rules_only=True)
+
+
 def test_what_was_written_is_found_to_be_right_and_writing_again_changes_nothing(
     tmp_path: Path,
 ) -> None:

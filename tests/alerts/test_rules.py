@@ -6,18 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.alerts import promtool
 from tests.alerts.promtool import (
+    ARTICLE,
     CASES,
     Rule,
     TestFile,
     foundations,
     read_rules,
+    read_test,
     read_tests,
     run,
     write,
 )
 
 RULES = read_rules()
+ARTICLE_RULES = read_rules(promtool.RULES / ARTICLE)
 FILES = read_tests()
 ALERTS = sorted({rule.name for rule in RULES if rule.is_alert})
 ANNOTATIONS = {"summary", "description", "runbook_url", "dashboard_url"}
@@ -38,6 +42,32 @@ def test_promtool_finds_that_rules_keep_their_promises(
     result = run(promtool_binary, write(tmp_path, _seen_by(file), file.document))
 
     assert 0 == result.returncode, result.stdout
+
+
+def test_the_articles_rules_fire_at_its_three_figures(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    file = read_test(promtool.TESTS / ARTICLE / "thresholds.yml")
+    texts = {rule.name: str(rule.body["expr"]) for rule in ARTICLE_RULES}
+
+    result = run(promtool_binary, write(tmp_path, ARTICLE_RULES, file.document))
+
+    assert 0 == result.returncode, result.stdout
+    assert texts["OllamaFleetHealthyInstancesLow"].endswith("< 9900")
+    assert texts["OllamaFleetLatencyP99High"].endswith("> 0.15")
+    assert texts["OllamaFleetTokenThroughputLow"].endswith("< 400000")
+
+
+def test_every_other_rule_of_the_article_is_one_that_the_tests_above_have_seen() -> None:
+    """So the tests of the shipped rules hold for the article's as well."""
+    differing = {rule.name for rule in ARTICLE_RULES if rule not in RULES}
+
+    assert [rule.name for rule in RULES] == [rule.name for rule in ARTICLE_RULES]
+    assert differing == {
+        "OllamaFleetHealthyInstancesLow",
+        "OllamaFleetTokenThroughputLow",
+        "ollama_fleet_threshold",
+    }
 
 
 def test_rules_rest_on_rules_before_them_only() -> None:
