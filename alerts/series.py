@@ -22,7 +22,8 @@ INSTANCES = _of_provisioner("instances", Kind.GAUGE, "phase")
 VIEW_TIMESTAMP = _of_provisioner("view_timestamp_seconds", Kind.GAUGE)
 """While the store cannot be followed, when it last changed, which may be long ago at once."""
 UNREACHABLE_NODES = _of_provisioner("unreachable_nodes", Kind.GAUGE)
-"""0 of all that do not lead."""
+"""0 of all that do not lead, like ORPHANS."""
+ORPHANS = _of_provisioner("orphans", Kind.GAUGE)
 PROVISION_DURATION = _of_provisioner("provision_duration_seconds", Kind.HISTOGRAM)
 OPERATIONS = _of_provisioner("operations_total", Kind.COUNTER, "operation", "result")
 TRIES = _of_provisioner("tries_total", Kind.COUNTER)
@@ -42,7 +43,7 @@ API_STREAMS = _of_provisioner("api_streams", Kind.GAUGE)
 API_DROPPED_STREAMS = _of_provisioner("api_dropped_streams", Kind.GAUGE)
 
 PROVISIONER_SERIES = (
-    BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES,
+    BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES, ORPHANS,
     PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, WAITING_OPERATIONS, REPLACEMENTS,
     INSTANCES_AS_WANTED, PASS_DURATION, LAST_PASS, STORE_DURATION, STORE_ERRORS, STORE_OUTAGES,
     API_REQUESTS, API_STREAMS, API_DROPPED_STREAMS,

@@ -42,6 +42,8 @@ class Observed(msgspec.Struct, frozen=True):
     """Node and name of units that are being removed without a record."""
     resting: frozenset[str] = frozenset()
     """Names of units that could just not be removed, and are left alone for a while."""
+    deletable_orphans: frozenset[tuple[str, str]] = frozenset()
+    """Node and name of orphans that a person has ordered to be deleted."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -101,18 +103,6 @@ class Assign(msgspec.Struct, frozen=True):
     developer: str
 
 
-class Adopt(msgspec.Struct, frozen=True):
-    """Take a newer unit for an instance's own: its record is of an older backup.
-
-    What that unit runs, and for how long, is not known. It is taken for what the record says, and
-    is so rotated too early rather than too late.
-    """
-
-    id: str
-    generation: int
-    """The unit's."""
-
-
 class Sweep(msgspec.Struct, frozen=True):
     """Remove a unit that is ours and that no record wants."""
 
@@ -120,4 +110,4 @@ class Sweep(msgspec.Struct, frozen=True):
     unit: str
 
 
-Action = Place | Start | Renew | Drain | Stop | Forget | Assign | Adopt | Sweep
+Action = Place | Start | Renew | Drain | Stop | Forget | Assign | Sweep

@@ -20,6 +20,7 @@ from provisioning import descriptors
 from provisioning.fleet.api.app import LOOPBACK_BY_WILDCARD, Api, bound, serving, url_of
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.errors import NotLeadingError
+from provisioning.fleet.api.orphans import LeaderOrphans
 from provisioning.fleet.api.ports import Reports
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
@@ -83,6 +84,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         metrics.unreachable_nodes.set_function(
             lambda: sum(not report.is_reachable for report in reconciler.reports.values())
         )
+        metrics.orphans.set_function(lambda: len(reconciler.orphans))
         commands = StoreCommands(
             store,
             mirror,
@@ -99,6 +101,12 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             metrics,
             clock,
             reports=_reports_of(reconciler, leadership),
+            orphans=LeaderOrphans(
+                seen=lambda: reconciler.orphans,
+                delete=reconciler.delete_orphans,
+                leads=lambda: reconciler.term is not None,
+                leader=leadership.leader,
+            ),
             fleet=settings.fleet,
             version=version("ollama-fleet"),
             audit_path=settings.audit_file,

@@ -17,7 +17,6 @@ from provisioning.fleet.draft import Draft
 from provisioning.fleet.fleet import Fleet, Pool, Rotation
 from provisioning.fleet.model import FoundUnit, Instance
 from provisioning.fleet.retries import in_turn
-from provisioning.fleet.strangers import is_known, strangers_of
 from provisioning.fleet.survey import NodeState
 from provisioning.fleet.unwanted import is_leaving, part_with
 from provisioning.fleet.wanted import PoolPass
@@ -37,28 +36,23 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
         leaving += instances
     for pool_pass in passes:
         leaving += pool_pass.surplus
-    for unit in draft.survey.adopted:
-        instance = observed.stored[unit.instance_id].instance
-        if draft.survey.state(instance.node) is NodeState.REACHABLE:
-            draft.adopt(unit)
-    strangers = strangers_of(desired, observed)
-    _put_right(draft, passes, may_sweep=strangers.may_sweep)
+    _put_right(draft, passes)
     for instance in leaving:
         part_with(draft, instance, _rotation(pool_by_name.get(instance.pool)))
     for pool_pass in passes:
-        pool_pass.complete(may_place=strangers.may_place)
+        pool_pass.complete(may_place=draft.orphans.may_place)
     # Last: however many removals hang, they take no operation from what somebody waits for.
-    for node, unit in draft.survey.strays:
-        if (is_known(unit, observed) or strangers.may_sweep) and _may_sweep(draft, node, unit):
+    for node, unit in draft.survey.unwanted:
+        if _may_sweep(draft, node, unit):
             draft.sweep(node, unit.name)
     return tuple(draft.actions)
 
 
-def _put_right(draft: Draft, passes: Sequence[PoolPass], *, may_sweep: bool) -> None:
+def _put_right(draft: Draft, passes: Sequence[PoolPass]) -> None:
     """Let all pools mend what was healthy before any has an operation for what never was."""
     for pool_pass in passes:
         pool_pass.mend()
-    failed = [one for pool_pass in passes for one in pool_pass.retries(may_sweep=may_sweep)]
+    failed = [one for pool_pass in passes for one in pool_pass.retries()]
     for retry in in_turn(failed, now_s=draft.now_s):
         draft.renew(retry.instance, retry.pool, retry.reason)
     may_move = _keep_room(passes)
@@ -93,11 +87,8 @@ def _sort(observed: Observed) -> tuple[dict[str, list[Instance]], list[Instance]
 def _may_sweep(draft: Draft, node: str, unit: FoundUnit) -> bool:
     if draft.survey.state(node) is not NodeState.REACHABLE:
         return False
-    if (node, unit.name) in draft.observed.sweeping:
+    if (node, unit.name) in draft.observed.sweeping or (node, unit.name) in draft.orphans.kept:
         return False
     stored = draft.observed.stored.get(unit.instance_id)
-    is_worked_on = stored is not None and unit.instance_id in draft.observed.working
-    if is_worked_on and not is_known(unit, draft.observed):
-        return False  # it may be adopted when that has ended
     # A report from before the instance's last change may tell of what has gone since.
     return stored is None or draft.observed.reports[node].at_s >= stored.instance.since_s

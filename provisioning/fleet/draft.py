@@ -14,7 +14,6 @@ import msgspec
 
 from provisioning.fleet.actions import (
     Action,
-    Adopt,
     Assign,
     Drain,
     Forget,
@@ -27,7 +26,8 @@ from provisioning.fleet.actions import (
 )
 from provisioning.fleet.fleet import Fleet, Node, Pool
 from provisioning.fleet.limits import Slots
-from provisioning.fleet.model import FoundUnit, Instance, Listing, Phase, Reason
+from provisioning.fleet.model import Instance, Listing, Phase, Reason
+from provisioning.fleet.orphans import orphan_policy
 from provisioning.fleet.placement import Ledger, Spot
 from provisioning.fleet.survey import NodeState, Survey
 from provisioning.fleet.units import instance_id, listing_of, workload_digest
@@ -44,6 +44,7 @@ class Draft:
         self.observed = observed
         self.now_s = now_s
         self.survey = Survey(desired, observed, now_s=now_s)
+        self.orphans = orphan_policy(desired, observed)
         self.actions: list[Action] = []
         busy = [observed.stored[id_].instance for id_ in observed.working & observed.stored.keys()]
         self._slots = Slots(
@@ -65,7 +66,7 @@ class Draft:
         return Ledger(
             self.desired,
             (stored.instance for stored in self.observed.stored.values()),
-            self.survey.stray_sizes(),
+            self.survey.unwanted_sizes(),
             reachable=self.survey.reachable,
             may_begin=self._slots.has_free,
             now_s=self.now_s,
@@ -108,10 +109,6 @@ class Draft:
         """Go on with an instance's start."""
         start = Start(instance.id, self._listing(pool, instance.node))
         return self._operate(instance.node, start, is_retry=is_retry(instance))
-
-    def adopt(self, unit: FoundUnit) -> None:
-        """Take a unit for an instance's own whose record is of an older backup."""
-        self.actions.append(Adopt(unit.instance_id, unit.generation))
 
     def drain(self, instance: Instance, reason: Reason) -> None:
         """Let an instance end what it has begun."""

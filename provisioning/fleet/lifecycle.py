@@ -15,7 +15,7 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import replace
 
-from provisioning.fleet.actions import Action, Adopt, Assign, Drain, Place, Renew, Start, Stop
+from provisioning.fleet.actions import Action, Assign, Drain, Place, Renew, Start, Stop
 from provisioning.fleet.fleet import Limits
 from provisioning.fleet.history import told, told_again, told_more, tries
 from provisioning.fleet.model import FOR_GOOD, Instance, Phase, Reason
@@ -73,9 +73,6 @@ def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instanc
             return replace(instance, developer=action.developer)
         case Start():
             return replace(instance, listing=action.listing)
-        case Adopt():
-            adopted = replace(instance, generation=action.generation, n_stop_tries=0)
-            return told(adopted, now_s, "adopted", f"after generation {instance.generation}")
         case _:
             return instance
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from provisioning.fleet.actions import Action, Adopt, Observed
+from provisioning.fleet.actions import Action, Observed
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.lifecycle import Outcome
 from provisioning.fleet.mishaps import Mishaps
 from provisioning.fleet.operations import Operation
+from provisioning.fleet.orphans import OrphanWarning, orphan_policy
 from provisioning.fleet.report import Report
 from provisioning.fleet.silences import Silences
 from provisioning.fleet.store.base import Stored
-from provisioning.fleet.strangers import StrangerWarning, strangers_of
 
 log = logging.getLogger("provisioning.fleet.passes")
 
@@ -28,12 +28,12 @@ class Logbook:
 
     def __init__(self, clock: Clock, silences: Silences) -> None:
         self._silences = silences
-        self._strangers = StrangerWarning(clock)
+        self._orphans = OrphanWarning(clock)
         self._mishaps = Mishaps(clock)
 
     def note_seen(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
         """Take note of what a pass decides on."""
-        self._strangers.give(strangers_of(desired, observed))
+        self._orphans.give(orphan_policy(desired, observed))
         self._silences.note_gone(desired, observed, now_s=now_s)
         self._mishaps.look(observed)
 
@@ -46,10 +46,4 @@ class Logbook:
     ) -> None:
         """Take note of what a pass did."""
         log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
-        if n_adopted := sum(isinstance(action, Adopt) for action in begun):
-            log.warning(
-                "%d units are newer than their records, which come of an older backup: they are "
-                "kept, and taken for what the records say; apply the newest specification",
-                n_adopted,
-            )
         self._mishaps.tell(ended, begun, stored)

@@ -80,6 +80,11 @@ class Metrics:
         self.unreachable_nodes = self._gauge(
             "unreachable_nodes", "Nodes whose runtime does not answer."
         )
+        self.orphans = self._gauge(
+            "orphans",
+            "Containers and processes of the fleet without a record in the store; "
+            "see: ollama-fleet provisioner orphans list.",
+        )
         self.set_instances(())
 
     def _make_work_series(self) -> None:

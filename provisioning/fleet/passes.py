@@ -26,6 +26,7 @@ from provisioning.fleet.lookout import Lookout
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import NodeReport
 from provisioning.fleet.operations import Ended
+from provisioning.fleet.orphans import Orphan, find_orphans
 from provisioning.fleet.outage import Outage
 from provisioning.fleet.report import Report, events_of
 from provisioning.fleet.roster import Roster
@@ -81,6 +82,8 @@ class Passes:
         self._grace = Grace(clock)
         self._logbook = Logbook(clock, self._lookout.silences)
         self._in_force = InForce(read_spec)
+        self._orphans: tuple[Orphan, ...] = ()
+        self._deletable_orphans: frozenset[tuple[str, str]] = frozenset()
         self._is_outdated = True
         self._was_refused = False  # some of what the last pass was to begin
         self._n_passes = 0
@@ -97,6 +100,16 @@ class Passes:
     def n_running(self) -> int:
         """Return how many operations are going on."""
         return self._work.n_running
+
+    @property
+    def orphans(self) -> tuple[Orphan, ...]:
+        """Return what the last pass saw running without a record; empty between terms."""
+        return self._orphans
+
+    def delete_orphans(self) -> None:
+        """Have the orphans deleted that there are now; those that come later are not meant."""
+        self._deletable_orphans = frozenset(one.key for one in self._orphans)
+        self._wake.set()
 
     def wake(self) -> None:
         """Begin the next pass at once."""
@@ -128,6 +141,7 @@ class Passes:
         await self._work.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._lookout.close()
+        self._orphans, self._deletable_orphans = (), frozenset()
         self._is_outdated = True
 
     async def _pass_again_and_again(self, term: Term) -> None:
@@ -161,6 +175,7 @@ class Passes:
         await self._lookout.follow(roster, self._mirror.stored)
         ended, n_refused = await self._write_ended(roster, term)
         observed = self._observed()
+        self._note_orphans(find_orphans(roster.fleet, observed))
         decided_s = self._clock.unix_s()
         self._logbook.note_seen(roster.fleet, observed, now_s=decided_s)
         actions = decide(roster.fleet, observed, decided_s)
@@ -195,7 +210,13 @@ class Passes:
             starting=self._work.starting(),
             sweeping=self._work.sweeping(),
             resting=self._work.resting(),
+            deletable_orphans=self._deletable_orphans,
         )
+
+    def _note_orphans(self, orphans: tuple[Orphan, ...]) -> None:
+        """Keep the orphans of this pass; an order ends with those that it was about."""
+        self._orphans = orphans
+        self._deletable_orphans &= {one.key for one in orphans}
 
     async def _write_ended(self, roster: Roster, term: Term) -> tuple[Ended, int]:
         """Write down what has become of operations; return that, and how many were refused."""

@@ -51,7 +51,7 @@ class Ledger:
         self,
         fleet: Fleet,
         instances: Iterable[Instance],
-        strays: Iterable[tuple[str, Size]],
+        unwanted: Iterable[tuple[str, Size]],
         *,
         reachable: frozenset[str],
         may_begin: MayBegin,
@@ -64,7 +64,7 @@ class Ledger:
         for instance in instances:
             self.reserve(instance)
             self._note_failures(instance, now_s)
-        for node, size in strays:
+        for node, size in unwanted:
             if usage := self._usage.get(node):
                 usage.held.add(size)
 

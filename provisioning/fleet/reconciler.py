@@ -19,6 +19,7 @@ from provisioning.fleet.errors import FencedError, StoreError, StoreUnavailableE
 from provisioning.fleet.fleet import Fleet, Node
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import NodeReport
+from provisioning.fleet.orphans import Orphan
 from provisioning.fleet.outage import Outage
 from provisioning.fleet.passes import Passes
 from provisioning.fleet.runtime.base import Prober, Runtime
@@ -82,6 +83,15 @@ class Reconciler:
     def reports(self) -> Mapping[str, NodeReport]:
         """Return what was last heard of each node; empty while it does not lead."""
         return self._passes.reports
+
+    @property
+    def orphans(self) -> tuple[Orphan, ...]:
+        """Return what runs without a record; empty while it does not lead."""
+        return self._passes.orphans
+
+    def delete_orphans(self) -> None:
+        """Have the orphans deleted that there are now."""
+        self._passes.delete_orphans()
 
     @property
     def n_running(self) -> int:

@@ -12,7 +12,6 @@ import msgspec
 
 from provisioning.fleet.actions import (
     Action,
-    Adopt,
     Assign,
     Drain,
     Forget,
@@ -100,7 +99,5 @@ def _words(action: Action) -> str:
             return "forgotten"
         case Assign():
             return "assigned" if action.developer else "given back"
-        case Adopt():
-            return "adopted"
         case _:
             return "being swept"

@@ -41,21 +41,12 @@ class Survey:
         }
         self.current: dict[str, FoundUnit] = {}
         """The unit of each instance's present generation, by instance id."""
-        self.strays: list[tuple[str, FoundUnit]] = []
-        """Units that no record wants, with their nodes."""
-        self.adopted: list[FoundUnit] = []
-        """Those of the current ones that are newer than their records."""
-        self.outrun: set[str] = set()
-        """Instances of which a stray runs that is newer than the record, once that has adopted."""
+        self.unwanted: list[tuple[str, FoundUnit]] = []
+        """Units that no record wants, with their nodes: leftovers, and orphans."""
         self.namesakes: set[str] = set()
-        """Instances of which there is a stray that is as new as that record, or newer."""
-        in_place: list[tuple[str, FoundUnit]] = []
+        """Instances of which an unwanted unit is as new as the record, or newer."""
         for report in observed.reports.values():
-            in_place += self._sort(report)
-        for node, unit in sorted(in_place, key=lambda one: -one[1].generation):
-            self._adopt(node, unit)
-        for _, unit in self.strays:
-            self._compare(unit)
+            self._sort(report)
 
     @property
     def reachable(self) -> frozenset[str]:
@@ -78,17 +69,15 @@ class Survey:
         if report.at_s < instance.since_s <= self.now_s:
             return ""  # the node was asked before: it may tell of an earlier try
         unit = self.current.get(instance.id)
-        if unit is None and instance.id in self.outrun:
-            return ""  # its record is of an older backup: it may serve elsewhere
         return ending_words(unit) if unit else "its unit is gone; how it ended is not known"
 
-    def stray_sizes(self) -> Iterator[tuple[str, Size]]:
+    def unwanted_sizes(self) -> Iterator[tuple[str, Size]]:
         """Yield what the units that no record wants hold, with their nodes.
 
         That is a guess, upwards: such a unit may be of a specification long gone.
         """
         largest = largest_size(self._desired)
-        for node, unit in self.strays:
+        for node, unit in self.unwanted:
             if unit.state is not UnitState.EXITED:
                 stored = self.observed.stored.get(unit.instance_id)
                 yield node, largest.or_more(size_of(stored.instance)) if stored else largest
@@ -105,44 +94,16 @@ class Survey:
         limits, since_s = self._desired.limits, self.observed.since_s
         return node_state(report, limits, since_s=since_s, now_s=self.now_s)
 
-    def _sort(self, report: NodeReport) -> Iterator[tuple[str, FoundUnit]]:
-        """Sort a node's units, but yield those that may be adopted once all are sorted."""
-        stored, node = self.observed.stored, report.node
+    def _sort(self, report: NodeReport) -> None:
         for unit in report.units:
-            record = stored.get(unit.instance_id)
-            if record is not None and _is_wanted(unit, record.instance, node):
+            stored = self.observed.stored.get(unit.instance_id)
+            is_going = (report.node, unit.name) in self.observed.sweeping
+            if stored and not is_going and _is_wanted(unit, stored.instance, report.node):
                 self.current[unit.instance_id] = unit
-            elif (
-                record is not None
-                and unit.instance_id not in self.observed.working
-                and (node, unit.name) not in self.observed.sweeping  # its end may come any moment
-                and is_newer_in_place(unit, record.instance, node)
-            ):
-                yield node, unit
-            else:
-                self.strays.append((node, unit))
-
-    def _adopt(self, node: str, unit: FoundUnit) -> None:
-        """Take a unit for its instance's own, unless that has another one which runs."""
-        own = self.current.get(unit.instance_id)
-        if own is not None and own.state is UnitState.RUNNING:
-            self.strays.append((node, unit))
-            return
-        # What the record tells of does not run; it is a stray once the record tells of this one.
-        self.current[unit.instance_id] = unit
-        self.adopted.append(unit)
-
-    def _compare(self, stray: FoundUnit) -> None:
-        """Note what is as new as its instance, which is as new as the unit that it adopts."""
-        record = self.observed.stored.get(stray.instance_id)
-        if record is None:
-            return
-        own = self.current.get(stray.instance_id)
-        generation = own.generation if own else record.instance.generation
-        if stray.generation >= generation:
-            self.namesakes.add(stray.instance_id)
-        if stray.generation > generation and stray.state is UnitState.RUNNING:
-            self.outrun.add(stray.instance_id)
+                continue
+            self.unwanted.append((report.node, unit))
+            if stored is not None and unit.generation >= stored.instance.generation:
+                self.namesakes.add(unit.instance_id)
 
 
 def node_state(
@@ -160,19 +121,6 @@ def _is_wanted(unit: FoundUnit, instance: Instance, node: str) -> bool:
     return (
         unit.generation == instance.generation
         and node == instance.node
-        and instance.phase is not Phase.FAILED
-    )
-
-
-def is_newer_in_place(unit: FoundUnit, instance: Instance, node: str) -> bool:
-    """Say whether a unit runs where its instance is, and is newer than the record.
-
-    Records are written before units are made: this one was restored from an older backup.
-    """
-    return (
-        unit.generation > instance.generation
-        and node == instance.node
-        and unit.state is UnitState.RUNNING
         and instance.phase is not Phase.FAILED
     )
 

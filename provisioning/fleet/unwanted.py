@@ -36,7 +36,7 @@ def part_with(draft: Draft, instance: Instance, rotation: Rotation) -> None:
 def _is_out_of_sight(draft: Draft, node: str, state: NodeState) -> bool:
     """Say whether a node is lost and has left the specification.
 
-    One that is listed may return, with its units: without their records they would be strangers,
+    One that is listed may return, with its units: without their records they would be orphans,
     and many of them a reason to doubt the store.
     """
     return state is NodeState.LOST and not draft.survey.is_listed(node)

@@ -58,13 +58,11 @@ class PoolPass:
                 self._mend(instance)
         self._stop_ill()
 
-    def retries(self, *, may_sweep: bool) -> Iterator[Retry]:
+    def retries(self) -> Iterator[Retry]:
         """Yield what could not be started, and may be tried again now."""
         for instance in self._failed:
             reason = why_anew(instance, self._digest)
-            # A renewal makes what is newer than the record known, and so a leftover.
-            is_kept = instance.id in self._draft.survey.outrun and not may_sweep
-            if not is_kept and (reason or self._is_due(instance)):
+            if reason or self._is_due(instance):
                 yield Retry(instance, self._pool, reason)
 
     @property
@@ -149,7 +147,12 @@ class PoolPass:
         if is_busy:
             if reason := self._why_in_vain(instance):
                 self._draft.call_off(instance, reason)
-        elif instance.phase is Phase.FAILED:
+        elif instance.id not in self._draft.orphans.kept_ids:
+            self._mend_idle(instance, state)
+
+    def _mend_idle(self, instance: Instance, state: NodeState) -> None:
+        """Mend what no operation is about, and what has no newer unit that is kept."""
+        if instance.phase is Phase.FAILED:
             self._failed.append(instance)
         elif state is NodeState.LOST:
             self._mend_lost(instance)

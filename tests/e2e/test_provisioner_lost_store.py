@@ -13,7 +13,7 @@ from tests.e2e.provisioner import Lab, Provisioner, lab
 from tests.waiting import eventually
 
 N = 4
-KEPT = f"{N} units run that the store has no record of: they are kept, and no instance is made"
+KEPT = f"orphans={N}: they run without a record in the store, and are not deleted; no instance"
 
 
 @pytest.fixture
@@ -36,6 +36,10 @@ def remove_database(made: Lab) -> None:
 
 def has_told_again(one: Provisioner, n_before: int) -> bool:
     return one.said.count(KEPT) > n_before
+
+
+async def lists_all(made: Lab) -> bool:
+    return f"{N} orphans" in await made.done("provisioner", "orphans", "list")
 
 
 async def test_a_lost_database_ends_no_instance_until_a_person_says_so(fleet_lab: Lab) -> None:
@@ -64,7 +68,11 @@ async def test_a_lost_database_ends_no_instance_until_a_person_says_so(fleet_lab
 
     one.start()
     await eventually(one.leads)
-    allowing = fleet_lab.spec(N, limits={"unavailable": "100%"})
-    await fleet_lab.done("provisioner", "apply", "--yes", str(allowing))
+    await eventually(partial(lists_all, fleet_lab))
+    unasked = await fleet_lab.run("provisioner", "orphans", "delete")
+    assert 1 == unasked.returncode, unasked.stdout
+    assert servers == {unit.pid for unit in fleet_lab.units()}
+
+    await fleet_lab.done("provisioner", "orphans", "delete", "--yes")
     await whole(fleet_lab, one)
     assert not servers & {unit.pid for unit in fleet_lab.units()}

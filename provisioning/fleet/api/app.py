@@ -24,7 +24,7 @@ from provisioning.fleet.api.feed import Feed
 from provisioning.fleet.api.idempotency import Answers
 from provisioning.fleet.api.inventory import Directory, LogOf
 from provisioning.fleet.api.operations import OPERATIONS, Operation
-from provisioning.fleet.api.ports import Commands, Reports, Source
+from provisioning.fleet.api.ports import Commands, Orphans, Reports, Source
 from provisioning.fleet.api.problems import Handler, http_log, problems
 from provisioning.fleet.api.reads import Reads
 from provisioning.fleet.api.requests import check_host, check_query
@@ -53,6 +53,7 @@ class Api:
         clock: Clock,
         *,
         reports: Reports,
+        orphans: Orphans,
         fleet: str,
         version: str,
         audit_path: Path | None = None,
@@ -68,6 +69,7 @@ class Api:
             metrics: Count requests, and are served.
             clock: For ages.
             reports: Gives what was last heard of each node.
+            orphans: Lists and deletes what runs without a record.
             fleet: Its name, as its specification has to have it.
             version: Of the release.
             audit_path: Where orders, and who is turned away, are written down; None: nowhere.
@@ -90,11 +92,12 @@ class Api:
             metrics,
             clock,
             reports=reports,
+            orphans=orphans,
             is_holders=self.admission.is_holders,
             fleet=fleet,
             version=version,
         )
-        self._writes = Writes(commands, directory, audit, Answers(clock))
+        self._writes = Writes(commands, orphans, directory, audit, Answers(clock))
 
     def application(self) -> web.Application:
         """Return the application with all its routes."""

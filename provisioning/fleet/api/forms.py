@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from provisioning.fleet.model import Phase, Reason
+from provisioning.fleet.model import Phase, Reason, UnitState
 
 AGE_HEADER = "Inventory-Age-Seconds"
 """How old what an answer tells is."""
@@ -119,6 +119,16 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
+class OrphanDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A container or process of the fleet that the store has no record of."""
+
+    node: str
+    name: str
+    instance_id: str
+    generation: int
+    state: UnitState
+
+
 class SdGroup(msgspec.Struct, frozen=True):
     """One target of Prometheus's HTTP service discovery."""
 
@@ -137,6 +147,12 @@ MAX_COUNT = 1_000_000
 
 class ScaleOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many instances the pool is to have."""
+
+    count: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+
+
+class DeleteOrphansOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many orphans the caller has seen; if there are more or less, none is deleted."""
 
     count: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 

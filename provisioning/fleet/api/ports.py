@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from provisioning.fleet.api.forms import OrphanDocument
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Instance, NodeReport
 from provisioning.fleet.plan import Plan
@@ -37,6 +38,18 @@ class Source(Protocol):
 
 Reports = Callable[[], Awaitable[Mapping[str, NodeReport]]]
 """Gives what was last heard of each node; NotLeadingError: only the leader asks them."""
+
+
+class Orphans(Protocol):
+    """What runs without a record, as the leader sees it; both may raise NotLeadingError."""
+
+    async def all(self) -> list[OrphanDocument]:
+        """Return every orphan that is known, by node and name."""
+        ...
+
+    async def delete(self, count: int) -> list[OrphanDocument]:
+        """Have all orphans deleted; RefusedError: they are more or less than `count`."""
+        ...
 
 
 class Commands(Protocol):

@@ -29,7 +29,7 @@ from provisioning.fleet.api.operations import (
     MAX_SPEC_BYTES,
     OPERATIONS,
 )
-from provisioning.fleet.api.ports import Reports, Source
+from provisioning.fleet.api.ports import Orphans, Reports, Source
 from provisioning.fleet.api.steps import check_name, plan_for
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import StoreUnavailableError
@@ -59,11 +59,13 @@ class Reads:
         clock: Clock,
         *,
         reports: Reports,
+        orphans: Orphans,
         is_holders: Callable[[web.Request], bool],
         fleet: str,
         version: str,
     ) -> None:
         self._reports = reports
+        self._orphans = orphans
         self._is_holders = is_holders
         self._fleet = fleet
         self._one_at_a_time = asyncio.Lock()
@@ -151,6 +153,11 @@ class Reads:
         instances = (row.stored.instance for row in rows)
         documents = node_documents(self._directory.fleet, instances, reports)
         return self._aged(json_of(documents))
+
+    async def orphans(self, _request: web.Request) -> web.Response:
+        """Return what runs without a record, if we lead."""
+        self._view()
+        return self._aged(json_of(await self._orphans.all()))
 
     async def sd(self, request: web.Request) -> web.Response:
         """Return the instances for Prometheus."""

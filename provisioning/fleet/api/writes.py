@@ -18,11 +18,11 @@ from aiohttp import web
 from provisioning.fleet.api.audit import Audit
 from provisioning.fleet.api.bodies import body_of, check_body
 from provisioning.fleet.api.errors import BadRequestError
-from provisioning.fleet.api.forms import AssignOrder, ScaleOrder
+from provisioning.fleet.api.forms import AssignOrder, DeleteOrphansOrder, ScaleOrder
 from provisioning.fleet.api.idempotency import Answer, Answers
 from provisioning.fleet.api.inventory import Directory
 from provisioning.fleet.api.operations import JSON, Operation
-from provisioning.fleet.api.ports import Commands
+from provisioning.fleet.api.ports import Commands, Orphans
 from provisioning.fleet.api.problems import status_of
 from provisioning.fleet.api.requests import check_query, expected_version
 from provisioning.fleet.errors import ProvisionerError, SpecError
@@ -42,11 +42,13 @@ class Writes:
     def __init__(
         self,
         commands: Commands,
+        orphans: Orphans,
         directory: Directory,
         audit: Audit,
         answers: Answers,
     ) -> None:
         self._commands = commands
+        self._orphans = orphans
         self._directory = directory
         self._audit = audit
         self._answers = answers
@@ -57,6 +59,7 @@ class Writes:
             "replace": self._replace,
             "scale": self._scale,
             "put_spec": self._put_spec,
+            "delete_orphans": self._delete_orphans,
         }
 
     async def carry_out(self, operation: Operation, request: web.Request, who: str) -> web.Response:
@@ -119,6 +122,9 @@ class Writes:
     async def _put_spec(self, request: web.Request, body: bytes) -> Any:
         fleet = await asyncio.to_thread(checked_fleet, body)
         return await self._commands.put_spec(fleet, expected_version(request))
+
+    async def _delete_orphans(self, _request: web.Request, body: bytes) -> Any:
+        return await self._orphans.delete(decoded(body, DeleteOrphansOrder).count)
 
     def _told(self, instance: Instance) -> Any:
         return self._directory.document_of(instance)

@@ -24,6 +24,7 @@ from provisioning.fleet.cli.awaiting import wait_for
 from provisioning.fleet.cli.changing import agree, show_plan, spec_in_force, waiting_options
 from provisioning.fleet.cli.connection import json_option, with_client
 from provisioning.fleet.cli.nodes_cli import nodes
+from provisioning.fleet.cli.orphans_cli import orphans
 from provisioning.fleet.cli.run_options import run_options, settings_of
 from provisioning.fleet.cli.scale_cli import scale
 from provisioning.fleet.cli.setup_cli import node_files, systemd_units
@@ -159,6 +160,7 @@ def _translated() -> Iterator[None]:
 
 
 provisioner.add_command(nodes)
+provisioner.add_command(orphans)
 provisioner.add_command(scale)
 provisioner.add_command(systemd_units)
 provisioner.add_command(node_files)

@@ -14,9 +14,11 @@ import msgspec
 
 from provisioning.fleet.api.forms import (
     AssignOrder,
+    DeleteOrphansOrder,
     Details,
     InstanceDocument,
     NodeDocument,
+    OrphanDocument,
     ScaleOrder,
 )
 from provisioning.fleet.client.answers import Answer
@@ -76,6 +78,18 @@ class Client:
         """Return how each node is, as the leader knows it."""
         doing = "list nodes"
         return _decoded(self._transport.read("/nodes", doing=doing), list[NodeDocument], doing)
+
+    def orphans(self) -> list[OrphanDocument]:
+        """Return what runs without a record, as the leader knows it."""
+        doing = "list orphans"
+        return _decoded(self._transport.read("/orphans", doing=doing), list[OrphanDocument], doing)
+
+    def delete_orphans(self, count: int) -> list[OrphanDocument]:
+        """Have all orphans deleted, if they are that many."""
+        doing = f"delete {count:,} orphans"
+        body = msgspec.json.encode(DeleteOrphansOrder(count))
+        answer = self._transport.write("POST", "/orphans/delete", doing=doing, body=body)
+        return _decoded(answer, list[OrphanDocument], doing)
 
     def scale(self, pool: str, count: int, *, etag: str) -> Plan:
         """Change how many instances a pool has, if the specification with this tag is in force."""

@@ -99,6 +99,7 @@ def observed(
     starting: Iterable[str] = (),
     sweeping: Iterable[tuple[str, str]] = (),
     resting: Iterable[str] = (),
+    deletable_orphans: Iterable[tuple[str, str]] = (),
     since_s: float = NOW_S - DAY_S,
 ) -> Observed:
     """Return a view of instances; without reports, their nodes run all that they should."""
@@ -114,6 +115,7 @@ def observed(
         starting=frozenset(starting),
         sweeping=frozenset(sweeping),
         resting=frozenset(resting),
+        deletable_orphans=frozenset(deletable_orphans),
     )
 
 

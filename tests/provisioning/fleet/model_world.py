@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from provisioning.fleet.actions import (
     Action,
-    Adopt,
     Drain,
     Forget,
     Illness,
@@ -91,6 +90,8 @@ class World:
     operations: list[Operation] = field(default_factory=list)
     heard_s: dict[str, float] = field(default_factory=dict)
     is_wild: bool = True
+    are_orphans_deletable: bool = False
+    """Whether a person has ordered to delete all orphans."""
 
     def __post_init__(self) -> None:
         self.since_s = self.now_s
@@ -131,6 +132,12 @@ class World:
             working=frozenset(one.id for one in self.operations if one.id),
             starting=frozenset(one.id for one in self.operations if one.is_start),
             sweeping=frozenset((one.node, one.unit) for one in self.operations if not one.id),
+            deletable_orphans=frozenset(
+                (node, held.found.name)
+                for node, units in self.units.items()
+                for held in units.values()
+                if self.are_orphans_deletable
+            ),
         )
 
     def _report(self, name: str) -> NodeReport:
@@ -291,7 +298,7 @@ def check(world: World, seen: Observed, actions: Sequence[Action]) -> None:
     check_operations(world, [action for action in actions if not calls_off(seen, action)])
     check_room(world, actions)
     check_lost(world, seen, actions)
-    check_strangers(world, seen, actions)
+    check_orphans(world, seen, actions)
     check_names(world, actions)
     for pool in world.fleet.pools:
         check_kills(world, pool, seen, actions)
@@ -364,10 +371,6 @@ def check_room(world: World, actions: Sequence[Action]) -> None:
     records = dict(world.records)
     targets = set()
     for action in actions:
-        if isinstance(action, Adopt):
-            adopted = begin(action, records[action.id], now_s=world.now_s)
-            assert adopted is not None
-            records[action.id] = adopted
         if isinstance(action, Place | Renew):
             id_ = action.instance.id if isinstance(action, Place) else action.id
             record = begin(action, records.get(id_), now_s=world.now_s)
@@ -391,8 +394,8 @@ def check_lost(world: World, seen: Observed, actions: Sequence[Action]) -> None:
             assert not is_running or action.id in seen.ill
 
 
-def check_strangers(world: World, seen: Observed, actions: Sequence[Action]) -> None:
-    """A store that knows less than half of what runs is doubted, until a person has spoken.
+def check_orphans(world: World, seen: Observed, actions: Sequence[Action]) -> None:
+    """A store that knows less than half of what runs is doubted, until a person orders otherwise.
 
     So is any as long as not all nodes were asked what runs.
     """
@@ -400,28 +403,19 @@ def check_strangers(world: World, seen: Observed, actions: Sequence[Action]) -> 
         unit
         for report in seen.reports.values()
         for unit in report.units
-        if unit.state is UnitState.RUNNING and not may_be_adopted(seen, report.node, unit)
+        if unit.state is UnitState.RUNNING
     ]
-    strangers = {unit.name for unit in running if is_strange(seen, unit)}
-    is_doubted = len(strangers) > len(seen.stored) or bool(world.unasked)
-    if is_doubted and world.fleet.limits.unavailable_ratio < 1.0:
+    orphans = {unit.name for unit in running if is_orphan(seen, unit)}
+    is_doubted = len(orphans) > len(seen.stored) or bool(world.unasked)
+    if is_doubted and not world.are_orphans_deletable:
         assert not [action for action in actions if isinstance(action, Place)]
-        assert not strangers & {action.unit for action in actions if isinstance(action, Sweep)}
+        assert not orphans & {action.unit for action in actions if isinstance(action, Sweep)}
 
 
-def is_strange(seen: Observed, unit: FoundUnit) -> bool:
+def is_orphan(seen: Observed, unit: FoundUnit) -> bool:
     """Say whether no record tells of a unit: its instance has none, or an older one."""
     stored = seen.stored.get(unit.instance_id)
     return stored is None or unit.generation > stored.instance.generation
-
-
-def may_be_adopted(seen: Observed, node: str, unit: FoundUnit) -> bool:
-    stored = seen.stored.get(unit.instance_id)
-    return (
-        stored is not None
-        and stored.instance.node == node
-        and stored.instance.phase is not Phase.FAILED
-    )
 
 
 def check_names(world: World, actions: Sequence[Action]) -> None:

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, Rotation, Spread
 from provisioning.fleet.model import Event, FoundUnit, Instance, Phase, Reason, UnitState
+from provisioning.fleet.orphans import orphan_policy
 from provisioning.fleet.retries import MOST_NODES_TRIED
-from provisioning.fleet.strangers import strangers_of
 from provisioning.fleet.units import workload_digest
 from tests.provisioning.fleet.making import CHAT, GIB, NOW_S, node
 from tests.provisioning.fleet.model_world import Held, World, stray
@@ -213,10 +213,9 @@ def ask_for_the_given_up(world: World) -> None:
 
 
 def settle_doubts(world: World) -> None:
-    """Have a person say that units without a record may go, where they are kept."""
-    if strangers_of(world.fleet, world.observe()).n_kept:
-        allowing = replace(world.fleet.limits, unavailable_ratio=1.0)
-        world.fleet = replace(world.fleet, limits=allowing)
+    """Have a person order to delete the orphans, where they are kept."""
+    if orphan_policy(world.fleet, world.observe()).n_refused:
+        world.are_orphans_deletable = True
         settle(world)
 
 

@@ -437,8 +437,9 @@ class TestOperations:
         ghosts = [found(one) for one in many(20)]
 
         actions = decided(
-            fleet(pool(0), nodes=nodes, limits=Limits(operations=10, unavailable_ratio=1.0)),
+            fleet(pool(0), nodes=nodes, limits=Limits(operations=10)),
             reports=[report("n1", *ghosts), report("n2")],
+            deletable_orphans=[("n1", ghost.name) for ghost in ghosts],
         )
 
         assert expected == len(actions)
@@ -447,8 +448,9 @@ class TestOperations:
         ghosts = [found(one, generation=9) for one in many(20, pool="old")]
 
         actions = decided(
-            fleet(pool(4), nodes=[WIDE], limits=Limits(operations=4, unavailable_ratio=1.0)),
+            fleet(pool(4), nodes=[WIDE], limits=Limits(operations=4)),
             reports=[report("n1", *ghosts)],
+            deletable_orphans=[("n1", ghost.name) for ghost in ghosts],
         )
 
         assert 4 == len(placed(actions))
@@ -980,91 +982,14 @@ class TestSweeping:
 
         assert () == actions
 
-    @pytest.mark.parametrize(
-        ("n_known", "n_strangers", "ratio", "n_swept"),
-        [
-            (0, 1, 0.05, 0),
-            (0, 1, 0.99, 0),
-            (0, 1, 1.0, 1),
-            (1, 1, 0.05, 1),
-            (1, 2, 0.05, 0),
-            (4, 4, 0.05, 4),
-            (4, 5, 0.05, 0),
-            (10, 10, 0.05, 10),
-            (12, 11, 0.05, 0),
-            (0, 11, 1.0, 11),
-            (45, 15, 0.25, 15),
-            (45, 16, 0.25, 0),
-        ],
-    )
-    def test_units_without_a_record_are_kept_where_they_are_too_many_to_be_leftovers(
-        self, n_known: int, n_strangers: int, ratio: float, n_swept: int
-    ) -> None:
-        known = many(n_known, generation=2)
-        strangers = [found(instance(number)) for number in range(500, 500 + n_strangers)]
-        old = [found(one, generation=1) for one in known[:1]]
-        units = [*(found(one) for one in known), *strangers, *old]
-
-        actions = decided(
-            fleet(pool(n_known), nodes=[WIDE], limits=Limits(unavailable_ratio=ratio)),
-            *known,
-            reports=[report("n1", *units)],
-        )
-
-        assert n_swept + len(old) == sum(isinstance(action, Sweep) for action in actions)
-
-    @pytest.mark.parametrize(
-        ("n_known", "n_strangers", "ratio", "n_placed"),
-        [
-            (0, 0, 0.05, 4),
-            (0, 1, 0.05, 0),
-            (0, 1, 1.0, 4),
-            (1, 2, 0.05, 0),
-            (2, 2, 0.05, 2),
-            (1, 0, 0.05, 3),
-        ],
-    )
-    def test_nothing_is_made_beside_more_units_without_a_record_than_records(
-        self, n_known: int, n_strangers: int, ratio: float, n_placed: int
-    ) -> None:
-        known = many(n_known)
-        strangers = [found(instance(number)) for number in range(500, 500 + n_strangers)]
-
-        actions = decided(
-            fleet(pool(4), nodes=[WIDE], limits=Limits(unavailable_ratio=ratio)),
-            *known,
-            reports=[report("n1", *map(found, known), *strangers)],
-        )
-
-        assert n_placed == len(placed(actions))
-
-    def test_many_units_without_a_record_keep_nothing_from_being_made_beside_more_records(
-        self,
-    ) -> None:
-        known = many(12)
-        strangers = [found(instance(number)) for number in range(500, 511)]
-
-        actions = decided(pool(13), *known, reports=[report("n1", *map(found, known), *strangers)])
-
-        assert [] == [action for action in actions if isinstance(action, Sweep)]
-        assert 1 == len(placed(actions))
-
     def test_what_is_known_is_mended_though_the_store_is_doubted(self) -> None:
-        """That all of them have ended at once makes the others no less strange."""
+        """That all of them have ended at once makes the others no less orphans."""
         known = instance(1, phase=Phase.STARTING)
-        strangers = [found(instance(number)) for number in (500, 501)]
+        orphans = [found(instance(number)) for number in (500, 501)]
 
-        (start,) = decided(pool(1), known, reports=[report("n1", *strangers)])
+        (start,) = decided(pool(1), known, reports=[report("n1", *orphans)])
 
         assert isinstance(start, Start)
-
-    def test_what_has_ended_is_no_reason_to_doubt_the_store(self) -> None:
-        dead = found(instance(7), UnitState.EXITED)
-
-        actions = decided(pool(1), reports=[report("n1", dead)])
-
-        assert {Sweep("n1", dead.name)} < set(actions)
-        assert 1 == len(placed(actions))
 
     @pytest.mark.parametrize("n_known", [0, 1])
     @pytest.mark.parametrize(
@@ -1093,7 +1018,7 @@ class TestSweeping:
         swept = {action.unit for action in actions if isinstance(action, Sweep)}
         assert {unit.name for unit in old} | ({dead.name} if is_asked else set()) == swept
 
-    def test_few_strangers_on_one_node_are_not_swept_before_the_others_were_asked(self) -> None:
+    def test_few_orphans_on_one_node_are_not_swept_before_the_others_were_asked(self) -> None:
         """Nine on each of five nodes are a fleet."""
         nodes = [node(f"n{n}") for n in range(1, 6)]
         known = [instance(n, node=f"n{n}") for n in range(1, 6)]
@@ -1111,16 +1036,7 @@ class TestSweeping:
             unheard = [report(one.name, at_s=0.0) for one in nodes[n_heard:]]
             assert () == decided(wanted, *known, reports=reports[:n_heard] + unheard)
 
-    def test_with_a_persons_word_nobody_is_waited_for(self) -> None:
-        wanted = fleet(pool(1), nodes=[WIDE, N2], limits=Limits(unavailable_ratio=1.0))
-        stray = found(instance(7))
-
-        actions = decided(wanted, reports=[report("n1", stray), report("n2", at_s=0.0)])
-
-        assert {Sweep("n1", stray.name)} < set(actions)
-        assert 1 == len(placed(actions))
-
-    def test_units_whose_instances_have_moved_elsewhere_are_no_strangers(self) -> None:
+    def test_units_whose_instances_have_moved_elsewhere_are_no_orphans(self) -> None:
         moved = [instance(n, node="n2", generation=2) for n in range(1, 13)]
         left = [found(one, generation=1) for one in moved]
 

@@ -510,13 +510,12 @@ def test_a_store_that_knows_nothing_of_what_runs_ends_nothing_of_it(
                 await VirtualClock().sleep(150.0)
                 assert before == set(second.running_units)
 
-                allowing = Limits(unavailable_ratio=1.0)
-                await second.put_spec(fleet(pool(n_lost), nodes=[big], limits=allowing))
+                second.reconciler.delete_orphans()
                 await second.until(second.is_whole)
 
     virtual_run(scene())
 
-    kept = f"{n_lost} units run that the store has no record of: they are kept, and no instance"
+    kept = f"orphans={n_lost}: they run without a record in the store, and are not deleted; no "
     assert 3 == caplog.text.count(kept)
 
 
@@ -564,7 +563,7 @@ def test_what_became_too_much_while_its_node_was_lost_does_not_make_the_store_do
 
     virtual_run(scene())
 
-    assert "no record of" not in caplog.text
+    assert "orphans=" not in caplog.text
 
 
 def test_what_is_too_much_on_a_lost_node_is_forgotten_once_that_leaves_the_specification() -> None:
@@ -607,10 +606,10 @@ def test_a_dead_node_that_has_left_the_specification_is_let_go_of_with_what_it_h
 
     virtual_run(scene())
 
-    assert "no record of" not in caplog.text
+    assert "orphans=" not in caplog.text
 
 
-def test_a_scale_down_says_nothing_of_strangers_however_slow_the_nodes_answer(
+def test_a_scale_down_says_nothing_of_orphans_however_slow_the_nodes_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a node tells may be older than a removal."""
@@ -631,7 +630,7 @@ def test_a_scale_down_says_nothing_of_strangers_however_slow_the_nodes_answer(
     monkeypatch.setattr(SimulatedRuntime, "units", slow)
     virtual_run(scene())
 
-    assert "no record of" not in caplog.text
+    assert "orphans=" not in caplog.text
 
 
 def test_a_node_that_hangs_delays_what_is_placed_elsewhere_by_its_first_look_alone(
@@ -677,7 +676,7 @@ def test_an_emptied_store_asks_for_nothing_whatever_the_same_provisioner_did_bef
             stage.backend.end_term(tenure)
             await stage.until(lambda: stage.reconciler.term not in (None, tenure.term))
             for unit in stage.world.units("n1"):
-                stage.world.kill(unit.name)  # else they would be strangers, and nothing made
+                stage.world.kill(unit.name)  # else they would be orphans, and nothing made
             await VirtualClock().sleep(60.0)
 
             assert [] == stage.instances

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from provisioning.fleet.actions import (
     Action,
-    Adopt,
     Assign,
     Drain,
     Forget,
@@ -68,7 +67,6 @@ def test_events_are_counted_by_what_they_are() -> None:
         Forget("a"),
         Assign("a", "ada"),
         Assign("a", ""),
-        Adopt("a", 2),
         Sweep("n1", "c.1"),
     ]
 
@@ -88,6 +86,5 @@ def test_events_are_counted_by_what_they_are() -> None:
         "forgotten": 1,
         "assigned": 1,
         "given back": 1,
-        "adopted": 1,
         "being swept": 1,
     } == events_of(ended, begun)

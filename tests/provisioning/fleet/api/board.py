@@ -15,12 +15,14 @@ import msgspec
 from provisioning.fleet.api.app import Api, bound, serving
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.errors import NotLeadingError
+from provisioning.fleet.api.orphans import LeaderOrphans
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import StoreUnavailableError
 from provisioning.fleet.fleet import Fleet, Node, Pool, RuntimeKind
 from provisioning.fleet.metrics import Metrics
 from provisioning.fleet.model import Event, Instance, Listing, NodeReport, Phase, Workload
+from provisioning.fleet.orphans import Orphan
 from provisioning.fleet.spec import encode_fleet
 from provisioning.fleet.store.base import NEW, Change, Delete, Done, Put, PutSpec, Term, View
 from provisioning.fleet.store.memory import MemoryBackend, MemoryStore
@@ -124,6 +126,8 @@ class Board:
         self.is_leading = True
         self.leader = LEADER
         self.reports: dict[str, NodeReport] = {}
+        self.orphans: list[Orphan] = []
+        self.n_orphan_orders = 0
         self.term = self.backend.begin_term("us").term
         self.api = Api(
             self.follower,
@@ -140,6 +144,12 @@ class Board:
             self.metrics,
             SystemClock(),
             reports=self._reports,
+            orphans=LeaderOrphans(
+                seen=lambda: self.orphans,
+                delete=self._delete_orphans,
+                leads=lambda: self.is_leading,
+                leader=self._leader,
+            ),
             fleet=FLEET.name,
             version="0.0",
             own_names={"fleet.example"},
@@ -156,6 +166,9 @@ class Board:
         if not self.is_leading:
             raise NotLeadingError(self.leader, so="it knows nothing of nodes")
         return self.reports
+
+    def _delete_orphans(self) -> None:
+        self.n_orphan_orders += 1
 
     async def _leader(self) -> str | None:
         return self.leader

@@ -10,6 +10,7 @@ import aiohttp
 
 from provisioning.fleet.api.app import Api, bound, serving
 from provisioning.fleet.api.commands import StoreCommands
+from provisioning.fleet.api.orphans import LeaderOrphans
 from provisioning.fleet.api.ports import Commands, Source
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
@@ -44,7 +45,17 @@ async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
         tokens = Tokens(tmp_path / "token")
         metrics = Metrics(clock, version="")
         api = Api(
-            source, commands, tokens, metrics, clock, reports=_silence, fleet=FLEET.name, version=""
+            source,
+            commands,
+            tokens,
+            metrics,
+            clock,
+            reports=_silence,
+            orphans=LeaderOrphans(
+                seen=list, delete=lambda: None, leads=lambda: True, leader=leadership.leader
+            ),
+            fleet=FLEET.name,
+            version="",
         )
         headers = {"Authorization": f"Bearer {tokens.path.read_text().strip()}"}
         async with AsyncExitStack() as stack:

@@ -86,7 +86,16 @@ def test_writes_and_what_is_private_ask_for_the_token() -> None:
         for item in items.values()
         if "security" in item
     }
-    assert {"assign", "release", "drain", "replace", "scale", "put_spec", "spec"} == secured
+    assert {
+        "assign",
+        "release",
+        "drain",
+        "replace",
+        "scale",
+        "put_spec",
+        "spec",
+        "delete_orphans",
+    } == secured
 
 
 def test_every_reference_leads_somewhere() -> None:

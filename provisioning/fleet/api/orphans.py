@@ -1,0 +1,70 @@
+"""Orphans for the API: list them, and have them deleted.
+
+In:   what the last pass of the leader saw.
+Out:  OrphanDocuments. Fails with NotLeadingError, and RefusedError where the count is another one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from provisioning.fleet.api.errors import NotLeadingError, RefusedError
+from provisioning.fleet.api.forms import OrphanDocument
+from provisioning.fleet.orphans import LIST_COMMAND, Orphan, count_by_node
+from provisioning.fleet.spec.amounts import count_text
+
+log = logging.getLogger("provisioning.fleet.orphans")
+
+
+class LeaderOrphans:
+    """See `ports.Orphans`."""
+
+    def __init__(
+        self,
+        *,
+        seen: Callable[[], Sequence[Orphan]],
+        delete: Callable[[], None],
+        leads: Callable[[], bool],
+        leader: Callable[[], Awaitable[str | None]],
+    ) -> None:
+        self._seen = seen
+        self._delete = delete
+        self._leads = leads
+        self._leader = leader
+
+    async def all(self) -> list[OrphanDocument]:
+        """Return every orphan that is known, by node and name."""
+        await self._check()
+        return _documents(self._seen())
+
+    async def delete(self, count: int) -> list[OrphanDocument]:
+        """Have all orphans deleted, if they are as many as the caller has seen."""
+        await self._check()
+        seen = self._seen()
+        if len(seen) != count:
+            raise RefusedError(
+                f"delete {count_text(count, 'orphan')}: there are {len(seen):,} now, and none was "
+                f"deleted; look at them again: `{LIST_COMMAND}`"
+            )
+        by_node = ",".join(f"{node}:{n}" for node, n in count_by_node(seen).items())
+        log.warning("orphans ordered to be deleted: count=%d by_node=%s", count, by_node)
+        self._delete()
+        return _documents(seen)
+
+    async def _check(self) -> None:
+        if not self._leads():
+            raise NotLeadingError(await self._leader(), so="it knows nothing of orphans")
+
+
+def _documents(orphans: Sequence[Orphan]) -> list[OrphanDocument]:
+    return [
+        OrphanDocument(
+            node=node,
+            name=unit.name,
+            instance_id=unit.instance_id,
+            generation=unit.generation,
+            state=unit.state,
+        )
+        for node, unit in sorted(orphans, key=lambda one: one.key)
+    ]
