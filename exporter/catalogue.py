@@ -276,7 +276,7 @@ EXPORTER_POLL_ERRORS = Series(
     "ollama_exporter_poll_errors_total",
     Kind.COUNTER,
     "Requests to instances that failed. request: health (the instance does not count as healthy) "
-    "or metrics (it does, but its figures are missing).",
+    "or metrics (it does, but figures of it are missing, broken or implausible).",
     ("request", "reason"),
 )
 EXPORTER_POLL_CYCLES = Series(

@@ -64,6 +64,7 @@ class Config:
     shard: Shard
     metrics_per_instance: bool
     metrics_latency_unit: str
+    metrics_max_tokens_per_second: int
     web_listen_address: tuple[str, int]
     web_config_file: str
     page_healthy_instances: Level

@@ -5,6 +5,7 @@ Out:  a new memory, and the Increase since the last poll. Pure.
 Instances restart and their counters with them: a count below the last one began at zero again, so
 all of it is new, and ours goes on from where it was. Start times are not asked about this: servers
 that compute theirs from an uptime let it jitter, and each jitter would count everything anew.
+A count that rises faster than any server counts is not taken: ours goes on from there.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ import msgspec
 
 from exporter.bounded import bounded
 from exporter.model import Histogram, Values
+from exporter.plausible import MAX_LATENCY_S, MAX_TOKENS_PER_SECOND, PROMPT_FACTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Mapping
 
     from exporter.model import Target
 
 SPEED_KEPT_S = 3600.0
 """How long a speed stands while an instance is idle and says nothing new."""
+
+MAX_REQUESTS_PER_SECOND = 10_000.0
+"""Of one instance, failed ones included: more no HTTP server before a model ends."""
+BURST_S = 60.0
+"""So much time's work may be counted at once: some servers count a request when it ends."""
 
 MAX_ERROR_TYPES = 32
 """Of one instance. What comes under more is counted together."""
@@ -57,6 +64,8 @@ class Memory(msgspec.Struct, frozen=True, gc=False):
     Empty where there were too many to keep.
     """
     durations: Histogram | None = None
+    told_at_s: float = 0.0
+    """When figures were last told, in seconds since 1970 UTC."""
 
 
 class Increase(msgspec.Struct, frozen=True, gc=False):
@@ -73,6 +82,8 @@ class Increase(msgspec.Struct, frozen=True, gc=False):
     durations: Histogram | None = None
     failed_requests: float = 0.0
     """Those of the errors that belong to the requests in `durations`: 0 where none are told."""
+    implausible: tuple[str, ...] = ()
+    """What rose faster than any server counts, in words; none of it is in here."""
 
 
 NOTHING = Increase()
@@ -80,9 +91,30 @@ NO_ERRORS = Counter(0.0, 0.0)
 
 
 def remember(
-    memory: Memory, values: Values, target: Target, *, now_s: float
+    memory: Memory,
+    values: Values,
+    target: Target,
+    *,
+    now_s: float,
+    max_tokens_per_second: float = MAX_TOKENS_PER_SECOND,
 ) -> tuple[Memory, Increase]:
     """Take in what a healthy instance says; return the new memory and what it did meanwhile."""
+    after, increase = _advanced(memory, values, target, now_s)
+    if increase is NOTHING and after.prompt is memory.prompt:
+        return after, increase
+    # The time is below zero where the clock was set back.
+    span_s = max(BURST_S, now_s - memory.told_at_s)
+    rises = _rises(memory, after, increase, span_s, max_tokens_per_second)
+    leaps = {name: risen for name, (risen, most) in rises.items() if risen > most}
+    if not leaps:
+        return after, increase
+    after, increase = _advanced(_without_marks(memory, leaps), values, target, now_s)
+    return after, msgspec.structs.replace(increase, implausible=_words(leaps))
+
+
+def _advanced(
+    memory: Memory, values: Values, target: Target, now_s: float
+) -> tuple[Memory, Increase]:
     generated = _advance(memory.generated, values.generated_tokens_total)
     seconds = _advance(memory.generating_seconds, values.generating_seconds_total)
     errors = memory.errors
@@ -101,8 +133,48 @@ def remember(
         errors,
         values.errors_total if len(values.errors_total) <= MAX_ERROR_TYPES else (),
         values.request_duration or memory.durations,
+        now_s,
     )
     return after, _increase(memory, after, values)
+
+
+MARKS = {
+    "generated": "generated_tokens_total",
+    "generating_seconds": "generated_tokens_total by generating_seconds_total",
+    "prompt": "prompt_tokens_total",
+    "errors": "error_count and errors",
+    "durations": "request_duration_seconds",
+}
+"""The fields of Memory that only say how far an instance has counted, and what it calls them."""
+
+
+def _rises(
+    memory: Memory, after: Memory, increase: Increase, span_s: float, max_tokens_per_second: float
+) -> dict[str, tuple[float, float]]:
+    """Return by how much each count has risen, and by how much it may have, by field of Memory."""
+    max_requests = MAX_REQUESTS_PER_SECOND * span_s
+    speed = after.speed_tokens_per_second if after.speed_at_s == after.told_at_s else None
+    rises = {
+        "generated": (increase.generated_tokens or 0.0, max_tokens_per_second * span_s),
+        "generating_seconds": (speed or 0.0, max_tokens_per_second),
+        "errors": (sum([count for _, count in increase.errors]), max_requests),
+    }
+    if memory.prompt and after.prompt:
+        risen = after.prompt.total - memory.prompt.total
+        rises["prompt"] = (risen, max_tokens_per_second * PROMPT_FACTOR * span_s)
+    if increase.durations is not None:
+        n, sum_s = increase.durations.cumulative[-1], increase.durations.sum_s
+        rises["durations"] = (max(n, sum_s / MAX_LATENCY_S), max_requests)
+    return rises
+
+
+def _words(leaps: Mapping[str, float]) -> tuple[str, ...]:
+    return tuple(
+        [
+            f"{MARKS[name]}: {risen:.6g} since the last poll, which no server does"
+            for name, risen in leaps.items()
+        ]
+    )
 
 
 def carried(memory: Memory) -> Memory:
@@ -112,20 +184,24 @@ def carried(memory: Memory) -> Memory:
     address, maybe, and how far its counts are from the old one's says nothing. So its first values
     only set new marks.
     """
-    return msgspec.structs.replace(
-        memory,
-        start_time_s=None,
-        generated=memory.generated and _unmarked(memory.generated),
-        generating_seconds=memory.generating_seconds and _unmarked(memory.generating_seconds),
-        prompt=memory.prompt and _unmarked(memory.prompt),
-        errors=memory.errors and tuple([(kind, _unmarked(c)) for kind, c in memory.errors]),
-        errors_told=(),
-        durations=None,
-    )
+    moved = _without_marks(memory, MARKS)
+    return msgspec.structs.replace(moved, start_time_s=None, errors_told=())
 
 
-def _unmarked(counter: Counter) -> Counter:
-    return Counter(None, counter.total)
+def _without_marks(memory: Memory, names: Iterable[str]) -> Memory:
+    """Return the memory from which the next values of some counts only set new marks."""
+    marks = {name: _without_mark(getattr(memory, name)) for name in names}
+    return msgspec.structs.replace(memory, **marks)
+
+
+def _without_mark(
+    mark: Counter | tuple[tuple[str, Counter], ...] | Histogram | None,
+) -> Counter | tuple[tuple[str, Counter], ...] | None:
+    if isinstance(mark, Counter):
+        return Counter(None, mark.total)
+    if isinstance(mark, tuple):
+        return tuple([(kind, Counter(None, counter.total)) for kind, counter in mark])
+    return None
 
 
 def speed_now(memory: Memory, *, now_s: float) -> float | None:

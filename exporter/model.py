@@ -68,6 +68,7 @@ class Outcome(StrEnum):
     FORBIDDEN = "forbidden"
     HTTP_STATUS = "http_status"
     BAD_BODY = "bad_body"
+    IMPLAUSIBLE = "implausible"
     UNRECOGNISED = "unrecognised"
     NO_DESCRIPTOR = "no_descriptor"
 

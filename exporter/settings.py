@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from exporter.inventory import Shard
 from exporter.page.levels import level
+from exporter.plausible import MAX_TOKENS_PER_SECOND
 
 ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
 
@@ -233,6 +234,14 @@ SETTINGS = (
         "Unit of latency_p99 in /api/metrics of `fleet` instances.",
         one_of("seconds", "milliseconds"),
         "seconds|milliseconds",
+    ),
+    Setting(
+        "metrics.max-tokens-per-second",
+        f"{MAX_TOKENS_PER_SECOND:.0f}",
+        "Fastest that one instance can be, in tokens/s. Faster figures are left out and counted as "
+        "implausible. Raise it where a pool of machines is listed as one instance.",
+        count,
+        "N",
     ),
     Setting(
         "web.listen-address",

@@ -17,6 +17,7 @@ from exporter.connection import Deadlines
 from exporter.engines import auto
 from exporter.memory import NOTHING, Increase, Memory, carried, remember
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
+from exporter.plausible import doubted, plausible
 from exporter.snapshot import Row, info_label_text, is_up, label_text, status_of
 from exporter.transport import Channel
 
@@ -39,6 +40,7 @@ class Manner:
     health_timeout_s: float
     metrics_timeout_s: float
     identify_interval_s: float
+    max_tokens_per_second: float
     engines: Mapping[EngineName, Engine]
     wire: Wire
     clock: Clock
@@ -194,6 +196,11 @@ class Watch:
 
     def _take(self, begun: Begun, verdict: Verdict) -> Polled:
         self.tally.tried += 1
+        verdict = plausible(
+            verdict,
+            now_s=begun.polled_at_s,
+            max_tokens_per_second=self._manner.max_tokens_per_second,
+        )
         if verdict.outcome is not Outcome.OK:
             self._identify_at_s = ALWAYS_DUE_S
             if verdict.outcome is not Outcome.LOADING:
@@ -202,13 +209,21 @@ class Watch:
         increase = NOTHING
         if verdict.values is not NO_VALUES:
             increase = self._remember(verdict.values, begun.polled_at_s)
+            if increase.implausible:
+                verdict = doubted(verdict, increase.implausible)
         duration_s = round(self._manner.clock.monotonic_s() - begun.started_s, 6)
         self._show(Reading(verdict, self._engine_name(), begun.polled_at_s, duration_s))
         return Polled(verdict, increase)
 
     def _remember(self, values: Values, now_s: float) -> Increase:
         before = self._memory
-        self._memory, increase = remember(before, values, self.target, now_s=now_s)
+        self._memory, increase = remember(
+            before,
+            values,
+            self.target,
+            now_s=now_s,
+            max_tokens_per_second=self._manner.max_tokens_per_second,
+        )
         if (self._memory.model, self._memory.version) != (before.model, before.version):
             self._label()
         return increase

@@ -13,10 +13,12 @@
                               of every request that ended, those that failed included
 
 At least one of the three must be there; unknown keys are ignored. Numbers are 0 to 2**53.
+A figure that is not as it should be is left out, and the others are taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Annotated
@@ -38,7 +40,7 @@ from exporter.engines.base import (
     without_figures,
 )
 from exporter.errors import PollError
-from exporter.model import EngineName, Histogram, Outcome, Values, Verdict
+from exporter.model import NO_VALUES, EngineName, Histogram, Outcome, Values, Verdict
 
 METRICS = "/api/metrics"
 
@@ -71,7 +73,14 @@ class _Metrics(msgspec.Struct, gc=False):
     request_duration_seconds: _Duration | None = None
 
 
+ARTICLE_FIGURES = ("tokens_per_second", "latency_p99", "error_count")
+
 _decode = msgspec.json.Decoder(_Metrics).decode
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_figure = {
+    field.name: msgspec.json.Decoder(field.type).decode
+    for field in msgspec.structs.fields(_Metrics)
+}
 
 
 def engine(*, latency_unit_s: float = 1.0) -> Engine:
@@ -85,26 +94,53 @@ def read(answers: Answers, *, latency_unit_s: float) -> Verdict:
     if verdict.outcome is not Outcome.OK:
         return verdict
     try:
-        metrics = decode(metrics_body(METRICS, answers[METRICS]))
-        return healthy(_values(metrics, latency_unit_s))
+        metrics, faults = decode(metrics_body(METRICS, answers[METRICS]))
     except PollError as error:
         return without_figures(error.outcome, error.detail)
+    values = _values(metrics, latency_unit_s, faults)
+    if not faults:
+        return healthy(values)
+    detail = f"{METRICS}: {clipped('; '.join(faults))}"
+    return without_figures(Outcome.BAD_BODY, detail, NO_VALUES if values == NO_VALUES else values)
 
 
-def decode(body: bytes) -> _Metrics:
-    """Decode a body of `/api/metrics`.
+def decode(body: bytes) -> tuple[_Metrics, list[str]]:
+    """Decode a body of `/api/metrics`; return the figures, and why others are left out.
 
     Raises:
         PollError: BAD_BODY; it is not such an object.
     """
-    metrics = decode_json(_decode, body, METRICS)
-    if metrics.tokens_per_second is metrics.latency_p99 is metrics.error_count is None:
-        missing = "none of tokens_per_second, latency_p99, error_count"
+    try:
+        metrics = decode_json(_decode, body, METRICS)
+        given = {name for name in ARTICLE_FIGURES if getattr(metrics, name) is not None}
+        faults: list[str] = []
+    except PollError:  # then each figure is looked at by itself
+        figures = decode_json(_decode_raw, body, METRICS)
+        given = figures.keys() & ARTICLE_FIGURES
+        metrics, faults = _decode_each(figures)
+    if not given:
+        missing = f"none of {', '.join(ARTICLE_FIGURES)}"
         raise PollError(Outcome.BAD_BODY, f"{METRICS}: the object has {missing}")
-    return metrics
+    return metrics, faults
 
 
-def _values(metrics: _Metrics, latency_unit_s: float) -> Values:
+def _decode_each(figures: Mapping[str, msgspec.Raw]) -> tuple[_Metrics, list[str]]:
+    """Return the figures that are as they should be, and what is wrong with the others."""
+    metrics = _Metrics()
+    fault_by_name: dict[str, str] = {}
+    for name in [name for name in _decode_figure if name in figures]:
+        try:
+            setattr(metrics, name, decode_json(_decode_figure[name], figures[name], name))
+        except PollError as error:
+            fault_by_name[name] = error.detail
+    if not fault_by_name.keys().isdisjoint(("errors", "error_count")):
+        # One without the other would move errors from one type to another.
+        metrics.errors = metrics.error_count = None
+    return metrics, list(fault_by_name.values())
+
+
+def _values(metrics: _Metrics, latency_unit_s: float, faults: list[str]) -> Values:
+    """Return the figures in our units; add to the faults what is wrong with the histogram."""
     p99 = metrics.latency_p99
     return Values(
         (metrics.model,) if metrics.model else (),
@@ -118,7 +154,7 @@ def _values(metrics: _Metrics, latency_unit_s: float) -> Values:
         metrics.prompt_tokens_total,
         metrics.generating_seconds_total,
         _errors(metrics),
-        _histogram(metrics.request_duration_seconds),
+        _histogram(metrics.request_duration_seconds, faults),
     )
 
 
@@ -138,30 +174,23 @@ def _errors(metrics: _Metrics) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(counts.items()))
 
 
-def _histogram(duration: _Duration | None) -> Histogram | None:
-    """Return the histogram over our boundaries.
+def _histogram(duration: _Duration | None, faults: list[str]) -> Histogram | None:
+    """Return the histogram over our boundaries; None, and a fault more, where it has none.
 
-    Raises:
-        PollError: BAD_BODY. A boundary of ours is missing: what lies between two boundaries cannot
-            be told, and a guess would move the quantiles that alerts look at.
+    What lies between two boundaries cannot be told, and a guess would move the quantiles that
+    alerts look at: so each of our boundaries must be there.
     """
     if duration is None:
         return None
-    count_by_boundary_s = {_boundary(le): n for le, n in duration.buckets.items()}
     try:
+        count_by_boundary_s = {float(le): n for le, n in duration.buckets.items()}
         cumulative = tuple(count_by_boundary_s[le] for le in (*BOUNDARIES_S, float("inf")))
     except KeyError as error:
-        detail = f"{METRICS}: request_duration_seconds lacks the boundary {error}"
-        raise PollError(Outcome.BAD_BODY, detail) from error
-    if any(lower > upper for lower, upper in pairwise(cumulative)):
-        detail = f"{METRICS}: request_duration_seconds is not cumulative"
-        raise PollError(Outcome.BAD_BODY, detail)
-    return Histogram(cumulative, duration.sum)
-
-
-def _boundary(text: str) -> float:
-    try:
-        return float(text)
+        faults.append(f"request_duration_seconds lacks the boundary {error}")
     except ValueError as error:
-        what = "request_duration_seconds has a boundary that is no number"
-        raise PollError(Outcome.BAD_BODY, f"{METRICS}: {what}: {clipped(text, 100)}") from error
+        faults.append(f"request_duration_seconds has a boundary that is no number: {error}")
+    else:
+        if all(lower <= upper for lower, upper in pairwise(cumulative)):
+            return Histogram(cumulative, duration.sum)
+        faults.append("request_duration_seconds is not cumulative")
+    return None

@@ -15,6 +15,7 @@ from exporter.engines.base import (
     MAX_VERSION_CHARACTERS,
     Answers,
     Engine,
+    clipped,
     decode_json,
     healthy,
     metrics_body,
@@ -53,13 +54,16 @@ def read(answers: Answers) -> Verdict:
         return verdict
     known = _known(_read_props(answers.get(PROPS)))
     try:
-        samples = samples_without_labels(metrics_body(METRICS, answers[METRICS]), WANTED)
+        page = metrics_body(METRICS, answers[METRICS])
     except PollError as error:
         return without_figures(error.outcome, error.detail, known)
-    if GENERATED not in samples:
-        detail = f"{METRICS} has no {GENERATED}: is this a llama-server?"
-        return without_figures(Outcome.BAD_BODY, detail, known)
-    return healthy(_values(known, samples))
+    samples, faults = samples_without_labels(page, WANTED)
+    if GENERATED not in samples and not faults:
+        faults.append(f"no {GENERATED}: is this a llama-server?")
+    if not faults:
+        return healthy(_values(known, samples))
+    values = _values(known, samples) if samples else known
+    return without_figures(Outcome.BAD_BODY, f"{METRICS}: {clipped('; '.join(faults))}", values)
 
 
 def _known(props: _Props) -> Values:
@@ -76,7 +80,7 @@ def _values(known: Values, samples: dict[str, float]) -> Values:
         version=known.version,
         requests_running=samples.get(RUNNING),
         requests_queued=samples.get(QUEUED),
-        generated_tokens_total=samples[GENERATED],
+        generated_tokens_total=samples.get(GENERATED),
         prompt_tokens_total=samples.get(PROMPT),
         generating_seconds_total=samples.get(GENERATING_S),
     )

@@ -1,7 +1,7 @@
 """Read Prometheus' text format 0.0.4, keeping only what is wanted.
 
 In:   a page and the names of the samples to keep.
-Out:  their values. Fails with PollError(BAD_BODY).
+Out:  their values, and what is wrong with those that have no usable one.
 A page may be large and most of it of no use here, so wanted lines are searched for from the end,
 where the last one of a name is the one that counts: no line is read but one a name.
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exporter.engines.base import MAX_AMOUNT, excerpt
-from exporter.errors import PollError
-from exporter.model import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,16 +18,26 @@ if TYPE_CHECKING:
 MAX_SHOWN_BYTES = 50
 
 
-def samples_without_labels(page: bytes, wanted: Iterable[str]) -> dict[str, float]:
-    """Return the value of each wanted sample that stands on the page without labels.
+def samples_without_labels(
+    page: bytes, wanted: Iterable[str]
+) -> tuple[dict[str, float], list[str]]:
+    """Return the value of each wanted sample that stands on the page without labels, and faults.
 
-    Values are 0 to MAX_AMOUNT. Of a sample that stands there repeatedly, the last one counts.
-
-    Raises:
-        PollError: BAD_BODY. A wanted sample has no such value, or the page is no text at all.
+    Values are 0 to MAX_AMOUNT. Of a sample that stands there repeatedly, the last one counts. One
+    without such a value is left out, and a fault says so.
     """
-    rest_by_name = {name: _last(page, name.encode()) for name in wanted}
-    return {name: _value(name, rest) for name, rest in rest_by_name.items() if rest is not None}
+    samples: dict[str, float] = {}
+    faults: list[str] = []
+    for name in wanted:
+        rest = _last(page, name.encode())
+        if rest is None:
+            continue
+        value = _value(rest)
+        if value is None:
+            faults.append(f"{name} has no usable value: {excerpt(rest[:MAX_SHOWN_BYTES])}")
+        else:
+            samples[name] = value
+    return samples, faults
 
 
 def _last(page: bytes, name: bytes) -> bytes | None:
@@ -43,17 +51,10 @@ def _last(page: bytes, name: bytes) -> bytes | None:
     return page[start:] if end < 0 else page[start:end]
 
 
-def _value(name: str, rest: bytes) -> float:
+def _value(rest: bytes) -> float | None:
     fields = rest.split(maxsplit=1)  # value, and maybe a timestamp
     try:
         value = float(fields[0])
-    except (IndexError, ValueError) as error:
-        raise _bad(name, rest) from error
-    if not 0 <= value <= MAX_AMOUNT:  # nor is NaN
-        raise _bad(name, rest)
-    return value
-
-
-def _bad(name: str, rest: bytes) -> PollError:
-    shown = excerpt(rest[:MAX_SHOWN_BYTES])
-    return PollError(Outcome.BAD_BODY, f"{name} has no usable value: {shown}")
+    except (IndexError, ValueError):
+        return None
+    return value if 0 <= value <= MAX_AMOUNT else None  # nor is NaN

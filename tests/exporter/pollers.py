@@ -14,6 +14,7 @@ from exporter.engines.registry import all_engines
 from exporter.inventory import WHOLE, diff
 from exporter.ledger import Ledger
 from exporter.model import EngineName, Outcome, State, Status, Target
+from exporter.plausible import MAX_TOKENS_PER_SECOND
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
@@ -114,6 +115,7 @@ async def polling(
         health_timeout_s=health_timeout_s or 0.95 * interval_s,
         metrics_timeout_s=metrics_timeout_s or 0.975 * interval_s,
         identify_interval_s=3600.0,
+        max_tokens_per_second=MAX_TOKENS_PER_SECOND,
         engines=all_engines(latency_unit_s=1.0),
         wire=Wire(resolver, ssl.create_default_context()),
         clock=clock,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from exporter.bounded import OTHER
 from exporter.engines import fleet
 from exporter.engines.base import MAX_AMOUNT
+from exporter.ledger import Ledger
 from exporter.memory import (
     MAX_ERROR_TYPES,
     NOTHING,
@@ -330,6 +331,62 @@ def test_an_error_without_a_new_request_is_counted() -> None:
     _, increases = after(counted(100, oom=0), counted(100, oom=1))
 
     assert (None, 1.0) == (increases[1].durations, increases[1].failed_requests)
+
+
+def ledger_after(increases: list[Increase]) -> tuple[float, float, float, float]:
+    """Return what the fleet's counters are: tokens, errors, requests, failed requests."""
+    ledger = Ledger()
+    for increase in increases:
+        ledger.record("node", "m", increase)
+    return (
+        sum(ledger.generated_tokens.values()),
+        sum(ledger.errors.values()),
+        ledger.requests or 0.0,
+        ledger.failed_requests,
+    )
+
+
+LEAPS = {
+    "tokens": Values(generated_tokens_total=2.0**44),
+    "prompt tokens": Values(prompt_tokens_total=2.0**51),
+    "errors": Values(errors_total=(("oom", 2.0**53),)),
+    "errors of new types": Values(errors_total=(("oom", 7.0), *types(1000, 1e4))),
+    "requests": Values(request_duration=Histogram((0.0, 2.0**53), 150.0)),
+    "seconds": Values(request_duration=Histogram((100.0, 101.0), 2.0**53)),
+    "speed": Values(generated_tokens_total=2000.0, generating_seconds_total=100.001),
+}
+
+
+@pytest.mark.parametrize("leap", LEAPS)
+def test_a_count_that_leaps_is_not_taken(leap: str) -> None:
+    before = Values(
+        generated_tokens_total=1000.0,
+        prompt_tokens_total=1000.0,
+        generating_seconds_total=100.0,
+        errors_total=(("oom", 7.0),),
+        request_duration=Histogram((100.0, 100.0), 150.0),
+    )
+
+    memory, increases = after(before, LEAPS[leap], LEAPS[leap])
+
+    assert [0, 1, 0] == [len(increase.implausible) for increase in increases]
+    assert (1000.0 if leap == "speed" else 0.0, 0.0, 0.0, 0.0) == ledger_after(increases)
+    assert memory.prompt is not None
+    assert (1000.0, None) == (memory.prompt.total, speed_now(memory, now_s=20.0))
+
+
+def test_a_count_goes_on_after_a_leap() -> None:
+    _, increases = after(*generated(5, 2.0**44, 2.0**44 + 7))
+
+    assert [0, 0, 7] == [increase.generated_tokens for increase in increases]
+
+
+def test_a_server_that_was_away_for_long_or_counts_at_the_end_is_believed() -> None:
+    """Also where the clock was set back meanwhile."""
+    memory, _ = after(*generated(0))
+    for now_s, tokens in ((1.0, 6e6), (-1e9, 12e6), (1e6, 1e11)):
+        memory, increase = remember(memory, generated(tokens)[0], TARGET, now_s=now_s)
+        assert () == increase.implausible
 
 
 def moved(before: Values, *polls: Values) -> tuple[Memory, list[Increase]]:

@@ -11,6 +11,7 @@ import pytest
 
 from exporter.memory import remember
 from exporter.model import EngineName, Outcome, State, Status, Target
+from exporter.selfmetrics import Request
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.pollers import (
     INTERVAL_S,
@@ -95,6 +96,45 @@ async def test_a_healthy_instance_is_seen_with_its_figures() -> None:
 
     assert 'ollama_fleet_instances{status="healthy"} 1\n' in page
     assert 'ollama_fleet_tokens_per_second{model="m"} 42.0\n' in page
+
+
+async def test_one_liar_among_slow_instances_does_not_hide_that_the_fleet_is_slow() -> None:
+    """It stays healthy, its honest figures count, and each of its lies is counted as a failure."""
+    lies = {"latency_p99": 2**53, "requests_queued": 2**53, "start_time_seconds": 2**52}
+    liar = fleet_metrics(tokens_per_second=2**53, requests_running=1, **lies)
+    async with serving(answering(fleet_metrics(tokens_per_second=4))) as port:
+        async with serving(answering(liar)) as liars_port:
+            honest = [target(f"slow-{n}", port, model="m") for n in range(5)]
+            async with watching(*honest, target("liar", liars_port, model="m")) as polled:
+                await polled.polled_all()
+                page = await polled.page()
+                outcomes = polled.outcomes("liar")
+
+    assert 'ollama_fleet_tokens_per_second{model="m"} 20.0\n' in page
+    assert 'ollama_fleet_instances{status="healthy"} 6\n' in page
+    assert "ollama_fleet_request_latency_p99_seconds 0.089\n" in page
+    assert 'ollama_instance_requests_running{instance_id="liar",node="",model="m"} 1.0\n' in page
+    assert 'ollama_instance_requests_queued{instance_id="liar"' not in page
+    assert (Outcome.OK, Outcome.IMPLAUSIBLE) == outcomes
+    assert polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE]._value.get()
+
+
+def raw_tokens(polled: Polled, instance_id: str) -> float | None:
+    generated = polled.poller.watches[instance_id].row.memory.generated
+    return None if generated is None else generated.raw
+
+
+async def test_an_instance_that_counts_faster_than_can_be_adds_nothing_to_the_fleet() -> None:
+    server = Server(answering(fleet_metrics(generated_tokens_total=1000)))
+    async with serving(server) as port, watching(target("a", port, model="m")) as polled:
+        await polled.polled_all()
+        server.become(answering(fleet_metrics(generated_tokens_total=2**44, error_count=2**53)))
+        await eventually(lambda: 2.0**44 == raw_tokens(polled, "a"))
+        page = await polled.page()
+
+    assert 'ollama_fleet_generated_tokens_total{model="m"} 0.0\n' in page
+    assert 'ollama_fleet_errors_total{error_type="unspecified"} 0.0\n' in page
+    assert 1 == polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE]._value.get()
 
 
 BAD: dict[str, tuple[Handler, Outcome, Status]] = {
@@ -456,10 +496,10 @@ def counted_failures(polled: Polled) -> set[tuple[str, str]]:
 async def test_a_fault_of_our_own_in_one_poll_is_logged_and_stops_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(memory: object, values: object, of: Target, *, now_s: float) -> object:
+    def broken(memory: object, values: object, of: Target, **rest: float) -> object:
         if of.id == "a":
             raise RuntimeError("a bug")
-        return remember(memory, values, of, now_s=now_s)  # type: ignore[arg-type]
+        return remember(memory, values, of, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr("exporter.watch.remember", broken)
     with caplog.at_level(logging.ERROR, "exporter.poller"):

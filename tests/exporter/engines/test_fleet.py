@@ -134,7 +134,8 @@ def test_a_boundary_that_is_no_number_is_quoted_printable_and_short() -> None:
 
     verdict = read_body(error_count=0, request_duration_seconds={"buckets": hostile, "sum": 1})
 
-    assert "?[31m" in verdict.metrics_detail
+    assert "'\\x1b[31m" in verdict.metrics_detail
+    assert verdict.metrics_detail.isprintable()
     assert len(verdict.metrics_detail) <= 250
 
 
@@ -146,15 +147,11 @@ BAD_METRICS: dict[str, tuple[Answer | PollError, Outcome]] = {
     "half an object": (Answer(200, b'{"tokens_per_second":'), Outcome.BAD_BODY),
     "not an object": (Answer(200, b"[1]"), Outcome.BAD_BODY),
     "nothing known": (Answer(200, b'{"up":1}'), Outcome.BAD_BODY),
-    "negative": (Answer(200, b'{"tokens_per_second":-1}'), Outcome.BAD_BODY),
+    "negative, and nothing else": (Answer(200, b'{"tokens_per_second":-1}'), Outcome.BAD_BODY),
     "a string": (Answer(200, b'{"tokens_per_second":"42"}'), Outcome.BAD_BODY),
     "infinite": (Answer(200, b'{"tokens_per_second":1e999}'), Outcome.BAD_BODY),
     "not a number": (Answer(200, b'{"tokens_per_second":NaN}'), Outcome.BAD_BODY),
-    "bad UTF-8": (Answer(200, b'{"error_count":1,"model":"\xff"}'), Outcome.BAD_BODY),
-    "a model name too long": (
-        Answer(200, b'{"error_count":1,"model":"' + b"m" * 257 + b'"}'),
-        Outcome.BAD_BODY,
-    ),
+    "bad UTF-8": (Answer(200, b'{"latency_p99":"\xff"}'), Outcome.BAD_BODY),
     "HTML": (HTML, Outcome.BAD_BODY),
     "nested without end": (Answer(200, nested(b'{"error_count":1,')), Outcome.BAD_BODY),
     "an amount beyond counting": (Answer(200, b'{"tokens_per_second":1e300}'), Outcome.BAD_BODY),
@@ -181,6 +178,28 @@ def test_bad_figures_leave_the_instance_healthy_and_say_why(case: str) -> None:
     assert (Outcome.OK, expected) == (verdict.outcome, verdict.metrics_outcome)
     assert verdict.metrics_detail
     assert verdict.values is NO_VALUES
+
+
+def test_one_bad_figure_costs_that_one_only() -> None:
+    bad = {
+        "tokens_per_second": -1,
+        "latency_p99": "fast",
+        "errors": {"oom": -1},
+        "model": "m" * 257,
+        "requests_queued": 1e300,
+        "request_duration_seconds": {"buckets": {"0.33": 1}, "sum": 1},
+    }
+
+    verdict = read_body(**bad, error_count=7, requests_running=2, version="1")
+
+    assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)
+    assert Values(version="1", requests_running=2.0) == verdict.values
+
+
+def test_what_is_wrong_with_a_figure_is_said_by_name() -> None:
+    detail = read_body(tokens_per_second=-1, latency_p99=0.1).metrics_detail
+
+    assert "/api/metrics: tokens_per_second: Expected `float` >= 0.0" == detail
 
 
 HEALTH: dict[str, tuple[Answer | PollError, Outcome]] = {

@@ -82,6 +82,16 @@ def test_a_value_that_is_none_is_quoted_printable_and_short() -> None:
     assert len(verdict.metrics_detail) <= 250
 
 
+def test_one_bad_sample_costs_that_one_only() -> None:
+    page = LLAMACPP_METRICS + b"llamacpp:requests_deferred -3\n"
+
+    verdict = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)})
+
+    assert Outcome.BAD_BODY is verdict.metrics_outcome
+    assert (None, 1.0) == (verdict.values.requests_queued, verdict.values.requests_running)
+    assert 1234570.0 == verdict.values.generated_tokens_total
+
+
 def test_a_server_that_loads_its_model_is_loading() -> None:
     answers = dict.fromkeys(("/health", "/metrics", "/props"), LLAMACPP_LOADING)
 
