@@ -39,6 +39,7 @@ STORE_DURATION = _of_provisioner("store_duration_seconds", Kind.HISTOGRAM, "call
 STORE_ERRORS = _of_provisioner("store_errors_total", Kind.COUNTER, "call")
 STORE_OUTAGES = _of_provisioner("store_outages_total", Kind.COUNTER)
 API_REQUESTS = _of_provisioner("api_requests_total", Kind.COUNTER, "operation", "status")
+API_CLOSED_CONNECTIONS = _of_provisioner("api_closed_connections_total", Kind.COUNTER)
 API_STREAMS = _of_provisioner("api_streams", Kind.GAUGE)
 API_DROPPED_STREAMS = _of_provisioner("api_dropped_streams", Kind.GAUGE)
 
@@ -46,6 +47,6 @@ PROVISIONER_SERIES = (
     BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES, ORPHANS,
     PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, WAITING_OPERATIONS, REPLACEMENTS,
     INSTANCES_AS_WANTED, PASS_DURATION, LAST_PASS, STORE_DURATION, STORE_ERRORS, STORE_OUTAGES,
-    API_REQUESTS, API_STREAMS, API_DROPPED_STREAMS,
+    API_REQUESTS, API_CLOSED_CONNECTIONS, API_STREAMS, API_DROPPED_STREAMS,
 )  # fmt: skip
 ALL_SERIES = catalogue.ALL_SERIES + PROVISIONER_SERIES

@@ -1,11 +1,17 @@
-"""Let a program of ours open as many files as it may.
+"""Let a program of ours open as many files as it may, and share them out.
 
-In:   this process's limits. Out: the limit that it has from now on.
+In:   this process's limits. Out: the limit that it has from now on; the share of one use.
 """
 
 from __future__ import annotations
 
+import errno
 import resource
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the system says when this machine lacks something, whoever was to be reached."""
+SHARE = 4
+"""One use takes at most a quarter: half is left for the store, the nodes and the processes."""
 
 
 def raise_limit() -> int:
@@ -17,3 +23,10 @@ def raise_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def share(limit: int, most: int) -> int:
+    """Return how many descriptors one use may have: `most`, or its share of a low limit."""
+    if limit == resource.RLIM_INFINITY:
+        return most
+    return max(1, min(most, limit // SHARE))

@@ -17,11 +17,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from provisioning import descriptors
-from provisioning.fleet.api.app import LOOPBACK_BY_WILDCARD, Api, bound, serving, url_of
+from provisioning.fleet.api.app import Api
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.errors import NotLeadingError
 from provisioning.fleet.api.orphans import LeaderOrphans
 from provisioning.fleet.api.ports import Reports
+from provisioning.fleet.api.server import (
+    LOOPBACK_BY_WILDCARD,
+    MAX_CONNECTIONS,
+    bound,
+    serving,
+    url_of,
+)
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import ProvisionerError
@@ -30,6 +37,7 @@ from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import NodeReport
 from provisioning.fleet.reconciler import Reconciler
 from provisioning.fleet.runtime.opening import Local, Machines
+from provisioning.fleet.runtime.prober import MAX_AT_ONCE
 from provisioning.fleet.spec import decode_fleet
 from provisioning.fleet.store.base import Change, Done, Leadership, Store
 from provisioning.fleet.store.etcd.access import Credentials
@@ -54,6 +62,8 @@ class Settings:
     """Where other provisioners' clients find us; empty: as we listen."""
     credentials: Credentials = field(default_factory=Credentials)
     lease_s: int = 10
+    max_connections: int = MAX_CONNECTIONS
+    """Of clients of the API; a low limit of open files lowers it."""
 
 
 @asynccontextmanager
@@ -63,7 +73,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     Raises:
         ProvisionerError: The state folder, store, token file or address cannot be used.
     """
-    descriptors.raise_limit()  # each node, unit and client of the API takes some
+    n_files = descriptors.raise_limit()  # each node, unit and client of the API takes some
     _make(settings.local.state_dir)
     clock = SystemClock()
     metrics = Metrics(clock, version=version("ollama-fleet"))
@@ -76,7 +86,8 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         opened, leadership = _open(settings, clock, holder)
         store = TimedStore(opened, metrics)
         stack.push_async_callback(store.close)
-        machines = Machines(settings.fleet, settings.local, clock)
+        max_probes = descriptors.share(n_files, MAX_AT_ONCE)
+        machines = Machines(settings.fleet, settings.local, clock, max_probes=max_probes)
         stack.push_async_callback(machines.close)
         mirror = Mirror(store, clock)
         reconciler = _reconciler(store, mirror, leadership, machines, metrics)
@@ -113,7 +124,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             own_names=_own_names(settings),
             log_of=machines.log_of,
         )
-        url = await stack.enter_async_context(serving(api, sockets))
+        max_connections = descriptors.share(n_files, settings.max_connections)
+        url = await stack.enter_async_context(
+            serving(api, sockets, max_connections=max_connections)
+        )
         await stack.enter_async_context(_going_on(mirror, reconciler))
         yield url
 

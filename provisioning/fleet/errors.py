@@ -44,6 +44,10 @@ class CompactedError(StoreError):
     """The changes since that revision are forgotten; load everything anew."""
 
 
+class NotAskedError(ProvisionerError):
+    """A question was not sent, for want of descriptors or memory here: it says nothing."""
+
+
 class UnitError(ProvisionerError):
     """A node's runtime could not do what was asked."""
 

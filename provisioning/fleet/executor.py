@@ -19,6 +19,7 @@ from provisioning.fleet.errors import (
     LastingError,
     NodeUnreachableError,
     NoRoomError,
+    NotAskedError,
     TransientError,
     UnitError,
 )
@@ -168,7 +169,7 @@ class Executor:
         """Ask until the unit is healthy; what it answers is put into `heard`."""
         unit, wait_s = order.unit, FIRST_LOOK_S
         while True:
-            heard[-1] = await self._prober.ask(unit.host, unit.port, order.workload.probe)
+            heard[-1] = await self._seen(order)
             ending = self._endings[unit.name][1]
             if ending and not heard[-1]:
                 raise NoRoomError(
@@ -184,6 +185,13 @@ class Executor:
                 )
             await self._clock.sleep(wait_s)
             wait_s = min(LONGEST_LOOK_S, wait_s * LOOK_GROWTH)
+
+    async def _seen(self, order: Order) -> str:
+        """Return why a unit is not healthy yet, as far as it could be asked; empty: it is."""
+        try:
+            return await self._prober.ask(order.unit.host, order.unit.port, order.workload.probe)
+        except NotAskedError as error:
+            return str(error)
 
     def _see_log(self, order: Order) -> str:
         """Return where to look further; nothing of what stands there, which may be secret."""

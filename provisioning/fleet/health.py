@@ -17,6 +17,8 @@ import msgspec
 
 from provisioning.fleet.actions import Illness
 from provisioning.fleet.clock import Clock
+from provisioning.fleet.errors import NotAskedError
+from provisioning.fleet.eventlog import RateLimit
 from provisioning.fleet.model import Probe
 from provisioning.fleet.rotation import phase_ratio
 from provisioning.fleet.runtime.base import Prober
@@ -65,6 +67,7 @@ class HealthMonitor:
         self._due: list[tuple[float, int, str, Watched]] = []
         self._numbers = itertools.count()  # so that no two in the heap compare equal
         self._asking: set[asyncio.Task[None]] = set()
+        self._shortages = RateLimit(clock)
 
     def __repr__(self) -> str:
         return f"<HealthMonitor of {len(self._watched):,} instances, {len(self._ill):,} ill>"
@@ -155,10 +158,24 @@ class HealthMonitor:
         subject = watched.subject
         try:
             fault = await self._prober.ask(subject.host, subject.port, subject.probe)
+        except NotAskedError as error:
+            self._log_shortage(instance_id, error)
+            return
         finally:
             watched.is_asking = False
         if self._watched.get(instance_id) is watched:
             self._take(instance_id, watched, fault)
+
+    def _log_shortage(self, instance_id: str, error: NotAskedError) -> None:
+        n_held = self._shortages.admit("")
+        if n_held is not None:
+            log.warning(
+                "health check not sent instance=%s held_back=%d: %s; no failure is counted; raise "
+                "the limit of open files (ulimit -n, LimitNOFILE=)",
+                instance_id,
+                n_held,
+                error,
+            )
 
     def _take(self, instance_id: str, watched: Watched, fault: str) -> None:
         """Count an answer; tell of it when an instance has become ill or well."""

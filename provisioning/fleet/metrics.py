@@ -149,6 +149,10 @@ class Metrics:
             "operation",
             "status",
         )
+        self.api_closed_connections = self._counter(
+            "api_closed_connections_total",
+            "Connections closed because web.max-connections of them were open.",
+        )
         self.api_streams = self._gauge("api_streams", "Clients that follow the changes.")
         self.api_dropped_streams = self._gauge(
             "api_dropped_streams", "Followers dropped since the start: they were too slow."

@@ -16,6 +16,13 @@ def _limits() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(1_000_000, 500), (200, 50), (3, 1), (resource.RLIM_INFINITY, 500)]
+)
+def test_one_use_takes_a_quarter_of_a_low_limit(limit: int, expected: int) -> None:
+    assert expected == descriptors.share(limit, 500)
+
+
 @pytest.mark.usefixtures("_limits")
 def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -29,7 +29,9 @@ from provisioning.fleet.cli.run_options import run_options, settings_of
 from provisioning.fleet.cli.scale_cli import scale
 from provisioning.fleet.cli.setup_cli import node_files, systemd_units
 from provisioning.fleet.client.client import Client
+from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import ProvisionerError
+from provisioning.fleet.eventlog import RateLimit
 from provisioning.fleet.spec import fleet_json, fleet_yaml, load_fleet
 from provisioning.fleet.spec.amounts import count_text
 
@@ -71,6 +73,8 @@ def run(*, log_level: str, **options: Any) -> None:
     """
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT, force=True)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    # What goes wrong in it goes wrong again and again, with a traceback each time.
+    logging.getLogger("asyncio").addFilter(RateLimit(SystemClock()))
     with _translated():
         asyncio.run(_until_stopped(settings_of(options)))
     log.info("stopped; instances go on")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from provisioning.fleet.api.server import MAX_CONNECTIONS
 from provisioning.fleet.app import Settings, is_everywhere
 from provisioning.fleet.cli.places import STATE, state_dir, token_file
 from provisioning.fleet.runtime.opening import Local
@@ -68,6 +69,13 @@ OPTIONS = (
         10,
     ),
     Option("web.listen-address", "Where the API listens.", default=LISTEN_ADDRESS),
+    Option(
+        "web.max-connections",
+        "Open connections to the API; one more closes the longest idle one. At most a quarter of "
+        "the limit of open files.",
+        click.IntRange(1),
+        MAX_CONNECTIONS,
+    ),
     Option(
         "web.external-url",
         "Where clients of the other provisioners find this one.",
@@ -150,6 +158,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
         token_file=given["web_token_file"],
         audit_file=given["web_audit_file"],
         lease_s=given["store_lease"],
+        max_connections=given["web_max_connections"],
         credentials=Credentials(
             ca_file=given["store_ca_file"],
             certificate_file=given["store_certificate_file"],

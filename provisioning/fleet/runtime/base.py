@@ -60,7 +60,11 @@ class Prober(Protocol):
     """Asks instances over the network whether they serve."""
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
-        """Return why an instance is not healthy, in words; empty: it is. Never raises."""
+        """Return why an instance is not healthy, in words; empty: it is.
+
+        Raises:
+            NotAskedError: This machine lacks what a question takes.
+        """
         ...
 
     async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:

@@ -12,6 +12,7 @@ from provisioning.fleet.errors import (
     LastingError,
     NodeUnreachableError,
     NoRoomError,
+    NotAskedError,
     TransientError,
     UnitError,
 )
@@ -37,7 +38,7 @@ class Scripted:
         self.starts: list[UnitError | Exception | None] = []
         """How the next starts end; then they go well."""
         self.removals: list[UnitError | None] = []
-        self.answers: list[str] = []
+        self.answers: list[str | NotAskedError] = []
         """What the next questions for health are answered; then they are answered well."""
         self.warm_ups: list[UnitError] = []
         self.start_s = 0.0
@@ -61,7 +62,10 @@ class Scripted:
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         self.calls.append(f"ask {host}:{port}{probe.path}")
-        return self.answers.pop(0) if self.answers else ""
+        answer = self.answers.pop(0) if self.answers else ""
+        if isinstance(answer, NotAskedError):
+            raise answer
+        return answer
 
     async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
         self.calls.append(f"warm up {len(requests)}")
@@ -209,6 +213,15 @@ def test_a_unit_of_a_node_that_has_left_meanwhile_has_no_log_to_be_seen() -> Non
     outcome, _ = run(lambda: made.start(ORDER, Limits(tries=1, start_timeout_s=30.0)))
 
     assert "last seen: refused; it could not be removed either" in outcome.fault
+
+
+def test_a_start_goes_on_where_it_could_not_be_asked() -> None:
+    script = Scripted()
+    script.answers = [NotAskedError("too many open files")]
+
+    outcome, _ = start(script)
+
+    assert (Result.DONE, 1) == (outcome.result, outcome.n_tries)
 
 
 def test_a_runtime_that_hangs_is_given_up_after_the_same_time() -> None:

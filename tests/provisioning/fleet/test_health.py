@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from provisioning.fleet.errors import NotAskedError
 from provisioning.fleet.health import HealthMonitor, Subject
 from provisioning.fleet.model import Probe, WarmUp
 from tests.provisioning.fleet.virtual import EPOCH_S, VirtualClock, virtual_run
@@ -30,6 +31,8 @@ class Answering:
         fault = self.fault_by_port.get(port, "")
         if fault == "raise":
             raise ZeroDivisionError
+        if fault == "shortage":
+            raise NotAskedError("too many open files")
         return fault
 
     async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
@@ -120,6 +123,26 @@ def test_a_good_answer_in_between_begins_the_count_anew() -> None:
         return made
 
     assert {} == virtual_run(scene()).monitor.ill
+
+
+def test_what_was_not_asked_is_no_failure_and_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        for port in range(20):
+            made.monitor.watch(f"a{port}", subject(port))
+            made.prober.fault_by_port[port] = "shortage"
+        await made.run(65.0)
+        return made
+
+    made = virtual_run(scene())
+
+    assert {} == made.monitor.ill
+    assert len(made.prober.asked_s[1]) >= 6
+    first, second = caplog.messages
+    assert "held_back=0: too many open files" in first
+    assert "held_back=0:" not in second
 
 
 def test_a_good_answer_makes_it_well() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from provisioning.fleet.api.app import Api, bound, serving
+from provisioning.fleet.api.app import Api
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.errors import NotLeadingError
 from provisioning.fleet.api.orphans import LeaderOrphans
+from provisioning.fleet.api.server import bound, serving
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.errors import StoreUnavailableError

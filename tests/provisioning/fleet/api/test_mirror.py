@@ -8,10 +8,11 @@ from pathlib import Path
 
 import aiohttp
 
-from provisioning.fleet.api.app import Api, bound, serving
+from provisioning.fleet.api.app import Api
 from provisioning.fleet.api.commands import StoreCommands
 from provisioning.fleet.api.orphans import LeaderOrphans
 from provisioning.fleet.api.ports import Commands, Source
+from provisioning.fleet.api.server import bound, serving
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
 from provisioning.fleet.metrics import Metrics

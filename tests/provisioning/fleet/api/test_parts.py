@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.fleet.api.app import bound, url_of
 from provisioning.fleet.api.audit import Audit
 from provisioning.fleet.api.errors import (
     AuditFileError,
@@ -20,6 +19,7 @@ from provisioning.fleet.api.errors import (
     TokenFileError,
 )
 from provisioning.fleet.api.idempotency import KEPT_S, MAX_ANSWERS, Answer, Answers
+from provisioning.fleet.api.server import bound, url_of
 from provisioning.fleet.api.token import Tokens
 from provisioning.fleet.clock import SystemClock
 from tests.provisioning.fleet.api.board import Board

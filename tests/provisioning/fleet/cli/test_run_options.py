@@ -23,6 +23,7 @@ VALUES: Mapping[str, str] = {
     "store.password-file": "/s/password",
     "store.lease": "30",
     "web.listen-address": "[::1]:9",
+    "web.max-connections": "7",
     "web.external-url": "https://fleet.example",
     "web.token-file": "/w/token",
     "web.audit-file": "/w/audit",
@@ -68,6 +69,7 @@ def figures(settings: Settings) -> Mapping[str, object]:
         "store.password-file": settings.credentials.password_file,
         "store.lease": settings.lease_s,
         "web.listen-address": (settings.host, settings.port),
+        "web.max-connections": settings.max_connections,
         "web.external-url": settings.advertised_url,
         "web.token-file": settings.token_file,
         "web.audit-file": settings.audit_file,
@@ -83,6 +85,7 @@ EXPECTED: Mapping[str, object] = {
     **{name: Path(value) if value.startswith("/") else value for name, value in VALUES.items()},
     "store.lease": 30,
     "web.listen-address": ("::1", 9),
+    "web.max-connections": 7,
     "state-dir": Path("/state/units"),
 }
 

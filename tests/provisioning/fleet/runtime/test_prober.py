@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import resource
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from aiohttp import web
 
-from provisioning.fleet.errors import TransientError
+from provisioning.fleet.errors import NotAskedError, TransientError
 from provisioning.fleet.model import Probe, WarmUp
 from provisioning.fleet.runtime.base import Prober
 from provisioning.fleet.runtime.prober import HttpProber
 from tests.ports import free_port
+from tests.waiting import eventually
 
 HOST = "127.0.0.1"
 PROBE = Probe(timeout_s=60.0)
@@ -83,6 +86,48 @@ async def test_an_instance_that_hangs_is_told_after_the_probes_time(
     said = await prober.ask(HOST, port, Probe(timeout_s=0.1))
 
     assert f"http://{HOST}:{port}/health does not answer within 0.1 s" == said
+
+
+@pytest.mark.parametrize("host", [HOST, "no-such-host.invalid"])
+async def test_without_a_descriptor_an_instance_is_not_asked(prober: Prober, host: str) -> None:
+    await prober.ask(HOST, free_port(), PROBE)  # what a first question loads takes descriptors
+
+    with no_descriptor_left(), pytest.raises(NotAskedError, match="was not asked"):
+        await prober.ask(host, 1, PROBE)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open("/dev/null") as lowest_free:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free.fileno(), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_no_more_are_asked_at_once_than_may_be_and_waiting_is_no_failure(
+    serve: Serve,
+) -> None:
+    n_at_once, most, let_go = 0, 0, asyncio.Event()
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal n_at_once, most
+        n_at_once += 1
+        most = max(most, n_at_once)
+        await let_go.wait()
+        n_at_once -= 1
+        return web.Response()
+
+    port, prober = await serve(answer), HttpProber(max_at_once=2)
+    asking = [asyncio.create_task(prober.ask(HOST, port, PROBE)) for _ in range(6)]
+    await eventually(lambda: n_at_once == 2)
+    let_go.set()
+
+    assert [""] * 6 == await asyncio.gather(*asking)
+    assert 2 == most
+    await prober.close()
 
 
 async def test_an_instance_that_refuses_connections_is_told(prober: Prober) -> None:
