@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, TimerHandle, Transport
     from collections.abc import Callable
 
-LENGTH_HEADERS = (b"content-length", b"transfer-encoding")
+CONTENT_LENGTH = b"content-length"
+TRANSFER_ENCODING = b"transfer-encoding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,13 @@ class Deadlines:
     """For the last answer."""
 
 
+@dataclass(slots=True)
+class OpenConnections:
+    """How many connections are open now: counted as they come and go, as there may be 100,000."""
+
+    n: int = 0
+
+
 class Exchange(msgspec.Struct, frozen=True, gc=False):
     """What came of one request."""
 
@@ -56,23 +64,32 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
 
 
 class Connection(asyncio.Protocol):
-    """One connection: asks, parses, and stays open for the next time where the server allows it."""
+    """One connection: asks, parses, and stays open for the next time where the server allows it.
+
+    It and its parser refer to each other only while it is open, and it keeps nothing of an exchange
+    that has ended: the exporter's garbage collector hardly ever runs.
+    """
 
     __slots__ = (
         "_answers", "_body", "_body_bytes", "_bounds", "_done", "_has_length",
-        "_header_bytes", "_is_closing", "_is_in_body", "_loop", "_parser", "_spare_bytes",
-        "_timer", "_transport", "_wanted", "is_open",
+        "_header_bytes", "_is_closing", "_is_in_body", "_is_too_large", "_loop",
+        "_open_connections", "_parser", "_spare_bytes", "_timer", "_transport", "_wanted",
+        "is_open",
     )  # fmt: skip
 
-    def __init__(self, loop: AbstractEventLoop, bounds: Bounds) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, bounds: Bounds, open_connections: OpenConnections
+    ) -> None:
         self._loop = loop
         self._bounds = bounds
-        self._parser = httptools.HttpResponseParser(self)
+        self._open_connections = open_connections
+        self._parser: httptools.HttpResponseParser | None = None
         self._transport: Transport | None = None
         self._timer: TimerHandle | None = None
         self._done: Callable[[Exchange], None] | None = None
         self._wanted = 0
         self._answers: list[Answer] = []
+        self._body: list[bytes] = []
         self._begin_answer()
         self._spare_bytes = 0
         self._is_closing = False
@@ -88,7 +105,6 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - a Connection is only had once connected
         self._done = done
         self._wanted = n_answers
-        self._answers = []
         self._spare_bytes = n_answers * self._bounds.answer_bytes
         self._timer = self._loop.call_at(deadlines.first_s, self._on_deadline, deadlines)
         self._transport.write(request)
@@ -103,11 +119,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport to write to."""
         self._transport = transport  # type: ignore[assignment]  # a stream transport, as asked for
+        self._parser = httptools.HttpResponseParser(self)
+        self._open_connections.n += 1
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; end the exchange when it is complete or out of bounds."""
-        if self._done is None:
+        if self._done is None or self._parser is None:
             self._drop()  # nobody asked: what comes could be taken for a later answer
             return
         self._spare_bytes -= len(data)
@@ -130,7 +148,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange under way, if there is one: closed before or in the middle of it."""
-        self.is_open = False
+        self._retire()
         self._transport = None
         if self._done is not None:
             self._finish(self._closed_early(exc))
@@ -138,8 +156,12 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note whether the answer says where it ends."""
-        if name.lower() in LENGTH_HEADERS:
+        """Note whether the answer says where it ends; a body too large need not come."""
+        name = name.lower()
+        if name == CONTENT_LENGTH:
+            self._has_length = True
+            self._is_too_large = int(value) > self._bounds.body_bytes
+        elif name == TRANSFER_ENCODING:
             self._has_length = True
 
     def on_headers_complete(self) -> None:
@@ -150,19 +172,22 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Collect the body, up to the bound."""
         self._body_bytes += len(data)
-        if self._body_bytes <= self._bounds.body_bytes:
+        if self._body_bytes > self._bounds.body_bytes:
+            self._is_too_large = True
+        elif not self._is_too_large:
             self._body.append(data)
 
     def on_message_complete(self) -> None:
         """Take the answer; end the exchange with the last one."""
-        status = self._parser.get_status_code()
-        if self._body_bytes > self._bounds.body_bytes:
+        parser = self._parser
+        if parser is None or self._is_too_large:
             return  # _conclude ends the exchange
+        status = parser.get_status_code()
         if len(self._answers) == self._wanted:
             self._is_closing = True  # one too many: what follows could be taken for a later answer
         elif status >= 200:  # 1xx only announces the answer
             self._answers.append(Answer(status, b"".join(self._body)))
-            self._is_closing = not self._parser.should_keep_alive()
+            self._is_closing = not parser.should_keep_alive()
         self._begin_answer()
 
     # the rest
@@ -171,7 +196,8 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._has_length = False
         self._is_in_body = False
-        self._body: list[bytes] = []
+        self._is_too_large = False
+        self._body.clear()
         self._body_bytes = 0
 
     def _conclude(self) -> None:
@@ -183,13 +209,13 @@ class Connection(asyncio.Protocol):
             self._finish(None)
         elif self._is_closing:
             self._fail(Outcome.CLOSED, "the server closes the connection after each answer")
-        elif self._body_bytes > bounds.body_bytes or self._header_bytes > bounds.header_bytes:
+        elif self._is_too_large or self._header_bytes > bounds.header_bytes:
             self._fail_out_of_bounds()
         elif self._spare_bytes < 0:
             self._fail(Outcome.TOO_LARGE, "there is no end to the answer's frame or trailers")
 
     def _fail_out_of_bounds(self) -> None:
-        if self._body_bytes > self._bounds.body_bytes:
+        if self._is_too_large:
             limit = self._bounds.body_bytes
             self._fail(
                 Outcome.TOO_LARGE,
@@ -223,13 +249,22 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         done, self._done = self._done, None
+        exchange = Exchange(tuple(self._answers), failure)
+        self._answers.clear()
         if done is not None:
-            done(Exchange(tuple(self._answers), failure))
+            done(exchange)
 
     def _drop(self) -> None:
-        self.is_open = False
+        self._retire()
         if self._transport is not None:
             self._transport.abort()
+
+    def _retire(self) -> None:
+        """Part with the parser; count the connection out, once."""
+        self._parser = None
+        if self.is_open:
+            self.is_open = False
+            self._open_connections.n -= 1
 
 
 def _words(error: Exception) -> str:

@@ -231,7 +231,7 @@ class Poller:
         self.has_seen_all.set()
 
     def _n_open(self) -> int:
-        return sum(watch.is_open for watch in self._watches.values())
+        return self._manner.wire.open_connections.n
 
 
 async def _pause_now_and_then(n_done: int) -> None:

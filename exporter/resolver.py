@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from exporter.clock import Clock
 
 Addresses = tuple[str, ...]
+Found = Addresses | OSError | ValueError
+"""A failure is handed on as a value: a future that raises it is held by the failure's own frames,
+and such a ring waits for the garbage collector, which hardly ever comes."""
 
 TTL_S = 60.0
 """When addresses are looked up again; the system's resolver does not tell a record's own time."""
@@ -46,7 +49,7 @@ class _Entry:
     due_s: float = 0.0
     """When known addresses are to be looked up again."""
     asked_s: float = 0.0
-    look_up: asyncio.Future[Addresses] | None = None
+    look_up: asyncio.Future[Found] | None = None
     """The one under way."""
 
 
@@ -84,13 +87,14 @@ class Resolver:
         try:
             async with asyncio.timeout_at(deadline_s):
                 # One poll that runs out of time must not end the look-up for the others.
-                return await asyncio.shield(look_up)
+                found = await asyncio.shield(look_up)
         except TimeoutError as error:
             raise _unresolved(host, "the system's resolver gave no answer in time") from error
-        except OSError as error:
-            raise _unresolved(host, error.strerror) from error
-        except ValueError as error:  # such as a label that is empty or longer than 63 characters
-            raise _unresolved(host, str(error)) from error
+        if isinstance(found, OSError):
+            raise _unresolved(host, found.strerror)
+        if isinstance(found, ValueError):  # such as a label longer than 63 characters
+            raise _unresolved(host, str(found))
+        return found
 
     async def close(self) -> None:
         """Give up the look-ups under way; threads that hang are left behind."""
@@ -116,7 +120,7 @@ class Resolver:
                 return
             del self._entries[host]
 
-    def _look_up_if_due(self, host: str, entry: _Entry) -> asyncio.Future[Addresses] | None:
+    def _look_up_if_due(self, host: str, entry: _Entry) -> asyncio.Future[Found] | None:
         """Return the look-up under way, a new one where it is time for it, or None."""
         is_due = not entry.addresses or entry.due_s <= self._clock.monotonic_s()
         if entry.look_up is None and is_due:
@@ -124,30 +128,32 @@ class Resolver:
             entry.look_up.add_done_callback(partial(self._take, entry))
         return entry.look_up
 
-    def _take(self, entry: _Entry, look_up: asyncio.Future[Addresses]) -> None:
+    def _take(self, entry: _Entry, look_up: asyncio.Future[Found]) -> None:
         """Remember what a look-up found; those who wait for it are woken after this."""
         entry.look_up = None
         if look_up.cancelled():
             return
-        has_failed = look_up.exception() is not None
-        if not has_failed:
-            entry.addresses = look_up.result()
-        entry.due_s = self._clock.monotonic_s() + (RETRY_S if has_failed else TTL_S)
+        found = look_up.result()
+        if isinstance(found, Exception):
+            entry.due_s = self._clock.monotonic_s() + RETRY_S
+        else:
+            entry.addresses = found
+            entry.due_s = self._clock.monotonic_s() + TTL_S
 
 
 class _LookUps:
     """Asks the system's resolver for a few names at once; further names wait in order."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[str, asyncio.Future[Addresses]]] = deque()
+        self._waiting: deque[tuple[str, asyncio.Future[Found]]] = deque()
         self._n_threads = 0
 
     def __repr__(self) -> str:
         return f"{self._n_threads} look-ups under way, {len(self._waiting)} waiting"
 
-    def start(self, host: str) -> asyncio.Future[Addresses]:
-        """Return the addresses to come, or the OSError or ValueError."""
-        found: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    def start(self, host: str) -> asyncio.Future[Found]:
+        """Return what there will be: addresses, or why there are none."""
+        found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self._waiting.append((host, found))
         self._start_threads()
         return found
@@ -169,24 +175,20 @@ class _LookUps:
                 why = OSError(errno.EAGAIN, f"{error} (raise the limit: ulimit -u, pids.max)")
                 found.get_loop().call_soon(self._hand_over, found, why)
 
-    def _run(self, host: str, found: asyncio.Future[Addresses]) -> None:
+    def _run(self, host: str, found: asyncio.Future[Found]) -> None:
         """Look one name up; runs in a thread of its own."""
-        result: Addresses | Exception
+        result: Found
         try:
             result = _look_up(host)
         except (OSError, ValueError) as error:
-            result = error
+            result = error.with_traceback(None)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             found.get_loop().call_soon_threadsafe(self._hand_over, found, result)
 
-    def _hand_over(self, found: asyncio.Future[Addresses], result: Addresses | Exception) -> None:
+    def _hand_over(self, found: asyncio.Future[Found], result: Found) -> None:
         self._n_threads -= 1
         self._start_threads()
-        if found.done():  # cancelled by `close`
-            return
-        if isinstance(result, Exception):
-            found.set_exception(result)
-        else:
+        if not found.done():  # else cancelled by `close`
             found.set_result(result)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from exporter.connection import Bounds, Connection, Deadlines, Exchange
+from exporter.connection import Bounds, Connection, Deadlines, Exchange, OpenConnections
 from exporter.dialling import dial
 from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Target
@@ -44,6 +44,7 @@ class Wire:
     tls: ssl.SSLContext
     bounds: Bounds = field(default_factory=Bounds)
     user_agent: str = "ollama-fleet"
+    open_connections: OpenConnections = field(default_factory=OpenConnections)
     slots: asyncio.Semaphore | None = None
     """Bounds the open connections where not every instance can keep one; None: all can."""
 
@@ -139,6 +140,8 @@ class Channel:
         is_kept: bool,
     ) -> None:
         """Add the answers; where no other try is worth it, the failure stands for the rest."""
+        if not self.is_open:
+            self._connection = None
         answers += exchange.answers
         failure = exchange.failure
         if failure is not None and not self._tries_again(paths, exchange, is_kept=is_kept):
@@ -219,7 +222,7 @@ async def _speak(connected: socket.socket, target: Target, wire: Wire) -> Connec
     loop = asyncio.get_running_loop()
     try:
         _, connection = await loop.create_connection(
-            lambda: Connection(loop, wire.bounds),
+            lambda: Connection(loop, wire.bounds, wire.open_connections),
             sock=connected,
             ssl=wire.tls if target.tls else None,
             server_hostname=target.host if target.tls else None,

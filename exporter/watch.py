@@ -104,11 +104,6 @@ class Watch:
     def __repr__(self) -> str:
         return f"<Watch {self.target.id} {self.target.url} {self.row.status}>"
 
-    @property
-    def is_open(self) -> bool:
-        """Return whether a connection to the instance is open."""
-        return self._channel.is_open
-
     def successor(self, target: Target) -> Watch:
         """Return the watch for a changed target: totals and the last failure stay known."""
         is_moved = (target.host, target.port) != (self.target.host, self.target.port)

@@ -140,7 +140,8 @@ def metrics_body(path: str, answer: Answer | PollError) -> bytes:
         PollError: The request failed, or its status is not 200.
     """
     if isinstance(answer, PollError):
-        raise answer
+        # Not the answer itself: the frames that it passes hold it, and it would hold them.
+        raise PollError(answer.outcome, answer.detail)
     if answer.status != 200:
         verdict = status_verdict(path, answer)
         raise PollError(verdict.outcome, verdict.detail)

@@ -255,7 +255,7 @@ async def test_a_removed_instance_is_polled_no_more_and_its_poll_under_way_ends(
 
     server = Server(hang_until_left)
     async with serving(server) as port, watching(target("a", port)) as polled:
-        await eventually(lambda: polled.poller.watches["a"].is_open)
+        await eventually(lambda: 1 == polled.manner.wire.open_connections.n)
 
         await polled.update()
 

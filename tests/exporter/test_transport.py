@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 import struct
@@ -114,6 +115,17 @@ async def test_one_connection_serves_many_polls(wire: Wire) -> None:
         channel.close()
 
     assert 1 == n_connections
+
+
+async def test_a_kept_connection_keeps_nothing_of_what_came(wire: Wire) -> None:
+    async with serving(answering(BODIES)) as port:
+        channel = channel_to(port, wire)
+        await channel.ask(BOTH, soon())
+
+        kept = gc.get_referents(channel._connection)
+        channel.close()
+
+    assert [] == [one for one in kept if isinstance(one, list | tuple | bytes) and one]
 
 
 async def test_both_requests_leave_in_one_piece(wire: Wire) -> None:
@@ -370,6 +382,10 @@ REFUSALS: dict[str, tuple[Handler, Outcome]] = {
     "closed in the header": (saying(b"HTTP/1.1 200 OK\r\nCont"), Outcome.CLOSED),
     "closed in the body": (saying(response(b"x" * 100)[:-1]), Outcome.CLOSED),
     "a body too large": (saying(response(b"x" * 5001)), Outcome.TOO_LARGE),
+    "a length too large, before the body comes": (
+        saying(b"HTTP/1.1 200 OK\r\nContent-Length: 5001\r\n\r\n", then_close=False),
+        Outcome.TOO_LARGE,
+    ),
     "an endless body": (
         saying(b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 1000] * 6, then_close=False),
         Outcome.TOO_LARGE,
