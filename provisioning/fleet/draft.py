@@ -25,7 +25,7 @@ from provisioning.fleet.actions import (
     Sweep,
 )
 from provisioning.fleet.fleet import Fleet, Node, Pool
-from provisioning.fleet.limits import Slots
+from provisioning.fleet.limits import Claim, Slots, claim_of
 from provisioning.fleet.model import Instance, Listing, Phase, Reason
 from provisioning.fleet.orphans import orphan_policy
 from provisioning.fleet.placement import Ledger, Spot
@@ -47,18 +47,13 @@ class Draft:
         self.orphans = orphan_policy(desired, observed)
         self.actions: list[Action] = []
         busy = [observed.stored[id_].instance for id_ in observed.working & observed.stored.keys()]
-        self._slots = Slots(
-            desired,
-            [*(one.node for one in busy), *(node for node, _ in observed.sweeping)],
-            retrying_nodes=[
-                one.node for one in busy if one.phase is Phase.STARTING and is_retry(one)
-            ],
-        )
+        sweeps = [(node, Claim.HEALING) for node, _ in observed.sweeping]
+        self._slots = Slots(desired, [*((one.node, _claim_of_busy(one)) for one in busy), *sweeps])
 
     @property
     def is_full(self) -> bool:
-        """Say whether no further operation may be begun in this pass."""
-        return self._slots.n_free <= 0
+        """Say whether no further instance may be made in this pass."""
+        return self._slots.is_full(Claim.NEW)
 
     @cached_property
     def _ledger(self) -> Ledger:
@@ -108,7 +103,7 @@ class Draft:
     def start(self, instance: Instance, pool: Pool) -> bool:
         """Go on with an instance's start."""
         start = Start(instance.id, self._listing(pool, instance.node))
-        return self._operate(instance.node, start, is_retry=is_retry(instance))
+        return self._operate(instance.node, start, claim_of(instance, instance.workload))
 
     def drain(self, instance: Instance, reason: Reason) -> None:
         """Let an instance end what it has begun."""
@@ -124,15 +119,15 @@ class Draft:
 
     def renew(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
         """Begin an instance's next generation, where there is room."""
-        is_tried_again = is_retry(instance)
-        if self.is_full or (is_tried_again and self._slots.n_free_retries <= 0):
+        claim = claim_of(instance, workload_digest(pool.workload))
+        if self._slots.is_full(claim):
             return False
         ledger = self._ledger
         if ledger.is_full(pool, instance):
             return False
         ledger.release(instance)
-        spot = ledger.spot_again(pool, instance)
-        if spot is None or not self._slots.take(spot.node, is_retry=is_tried_again):
+        spot = ledger.spot_again(pool, instance, claim)
+        if spot is None or not self._slots.take(spot.node, claim):
             ledger.reserve(instance)
             return False
         renew = self._renewal(instance, pool, spot, reason)
@@ -189,7 +184,7 @@ class Draft:
             memory_bytes=pool.workload.memory_bytes,
             listing=self._listing(pool, spot.node),
         )
-        if not self._operate(spot.node, Place(instance)):
+        if not self._operate(spot.node, Place(instance), Claim.NEW):
             return False
         self._ledger.reserve(instance)
         return True
@@ -218,16 +213,16 @@ class Draft:
     def _listing(self, pool: Pool, node: str) -> Listing:
         return listing_of(pool.workload, self._node_by_name[node])
 
-    def _operate(self, node: str, action: Action, *, is_retry: bool = False) -> bool:
-        if not self._slots.take(node, is_retry=is_retry):
+    def _operate(self, node: str, action: Action, claim: Claim = Claim.HEALING) -> bool:
+        if not self._slots.take(node, claim):
             return False
         self.actions.append(action)
         return True
 
 
-def is_retry(instance: Instance) -> bool:
-    """Say whether an instance could not be started the last time."""
-    return instance.n_failures > 0
+def _claim_of_busy(instance: Instance) -> Claim:
+    is_start = instance.phase is Phase.STARTING
+    return claim_of(instance, instance.workload) if is_start else Claim.HEALING
 
 
 def _renewed(instance: Instance, renew: Renew) -> Instance:

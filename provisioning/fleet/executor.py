@@ -45,6 +45,8 @@ class Order(msgspec.Struct, frozen=True):
     node: str
     unit: Unit
     workload: Workload
+    store: str = ""
+    """Where it keeps models; see `base.Prober`."""
 
 
 class Executor:
@@ -163,7 +165,23 @@ class Executor:
                 f"start of {unit.name} on {order.node}: not healthy within "
                 f"{limits.start_timeout_s:g} s (limits.start_timeout); {seen}"
             ) from None
-        await self._prober.warm_up(unit.host, unit.port, order.workload.warm_up)
+        await self._warm_up(order, limits)
+
+    async def _warm_up(self, order: Order, limits: Limits) -> None:
+        """Have the model fetched and loaded; a registry that hangs hangs no longer than that."""
+        unit = order.unit
+        try:
+            async with asyncio.timeout(limits.warm_up_timeout_s):
+                await self._prober.warm_up(
+                    unit.host, unit.port, order.workload.warm_up, store=order.store
+                )
+        except TimeoutError as late:
+            notes = getattr(late.__cause__, "__notes__", ("it was not asked yet",))
+            raise TransientError(
+                f"start of {unit.name} on {order.node}: its model is not loaded within "
+                f"{limits.warm_up_timeout_s:g} s (limits.warm_up_timeout); "
+                f"{'; '.join(notes)}{self._see_log(order)}"
+            ) from None
 
     async def _wait_until_healthy(self, order: Order, heard: list[str]) -> None:
         """Ask until the unit is healthy; what it answers is put into `heard`."""

@@ -99,6 +99,8 @@ class Limits(msgspec.Struct, frozen=True):
     """Share of a pool that may be down at once by our own doing; one instance always may."""
     start_timeout_s: float = 30.0
     """From the order to the first healthy answer."""
+    warm_up_timeout_s: float = 1800.0
+    """From then on, until its model is fetched and loaded; later the try has failed."""
     tries: int = 3
     backoff_base_s: float = 1.0
     backoff_cap_s: float = 30.0

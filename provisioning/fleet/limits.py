@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from enum import IntEnum
 
 import msgspec
 
@@ -19,9 +20,30 @@ LARGEST_SHARE = 0.5
 """Of the fleet's operations that one of several nodes may have: it may be one where all hang."""
 OPERATIONS_PER_CPU = 3
 """Making containers is bound by the CPU: more at once only makes each slower."""
-RETRIES_SHARE = 0.5
-"""Of the operations, over the fleet and on a node, that may be starts of what could not be started
-before: each may hang until its time is up, and what was healthy must not wait for that."""
+
+
+class Claim(IntEnum):
+    """What an operation is for; the later ones may hang, so they have a smaller share."""
+
+    HEALING = 0
+    """A removal, or a start of what was healthy with this workload."""
+    NEW = 1
+    """A start of what was never healthy: its model may have to come from a registry that hangs."""
+    RETRY = 2
+    """A start of what could not be started the last time."""
+
+
+SHARES = {Claim.HEALING: 1.0, Claim.NEW: 0.9, Claim.RETRY: 0.5}
+"""Of the operations, over the fleet and on a node, that a claim and those after it may have: what
+was healthy must not wait until the time of starts that hang is up."""
+
+
+def claim_of(instance: Instance, digest: str) -> Claim:
+    """Return what the start of an instance's next unit is, by the digest of what that is to run."""
+    if instance.n_failures > 0:
+        return Claim.RETRY
+    is_known = instance.has_served and instance.workload == digest
+    return Claim.HEALING if is_known else Claim.NEW
 
 
 def operations_on(node: Node, limits: Limits) -> int:
@@ -34,43 +56,49 @@ def operations_on(node: Node, limits: Limits) -> int:
 class Slots:
     """The operations that may still be begun; changes as a pass decides."""
 
-    def __init__(
-        self, fleet: Fleet, busy_nodes: Iterable[str], *, retrying_nodes: Iterable[str] = ()
-    ) -> None:
-        """Take the nodes of the operations under way, and again those of them that are retries."""
+    def __init__(self, fleet: Fleet, busy: Iterable[tuple[str, Claim]]) -> None:
+        """Take the operations under way, each with its node."""
         share = LARGEST_SHARE if len(fleet.nodes) > 1 else 1.0
         most = max(1, math.floor(share * fleet.limits.operations))
         self._limit_by_node = {
             node.name: min(most, operations_on(node, fleet.limits)) for node in fleet.nodes
         }
-        self._n_by_node = Counter(busy_nodes)
-        self._n_retries_by_node = Counter(retrying_nodes)
-        self.n_free = fleet.limits.operations - self._n_by_node.total()
-        self.n_free_retries = _retries_of(fleet.limits.operations) - self._n_retries_by_node.total()
+        self._n_free = {claim: _share(claim, fleet.limits.operations) for claim in Claim}
+        self._n_on = {claim: Counter[str]() for claim in Claim}
+        for node, claim in busy:
+            self._count(node, claim)
 
-    def has_free(self, node: str, *, is_retry: bool = False) -> bool:
+    def is_full(self, claim: Claim) -> bool:
+        """Say whether no more operations of the kind may be begun on any node."""
+        return any(self._n_free[one] <= 0 for one in _counted_as(claim))
+
+    def has_free(self, node: str, claim: Claim) -> bool:
         """Say whether one more operation may be begun on a node."""
         limit = self._limit_by_node.get(node, OPERATIONS_PER_CPU)
-        if self.n_free <= 0 or self._n_by_node[node] >= limit:
-            return False
-        if not is_retry:
-            return True
-        return self.n_free_retries > 0 and self._n_retries_by_node[node] < _retries_of(limit)
+        return not self.is_full(claim) and all(
+            self._n_on[one][node] < _share(one, limit) for one in _counted_as(claim)
+        )
 
-    def take(self, node: str, *, is_retry: bool = False) -> bool:
+    def take(self, node: str, claim: Claim) -> bool:
         """Count one more operation on a node; say whether it may be begun."""
-        if not self.has_free(node, is_retry=is_retry):
-            return False
-        self.n_free -= 1
-        self._n_by_node[node] += 1
-        if is_retry:
-            self.n_free_retries -= 1
-            self._n_retries_by_node[node] += 1
-        return True
+        is_free = self.has_free(node, claim)
+        if is_free:
+            self._count(node, claim)
+        return is_free
+
+    def _count(self, node: str, claim: Claim) -> None:
+        for one in _counted_as(claim):
+            self._n_free[one] -= 1
+            self._n_on[one][node] += 1
 
 
-def _retries_of(n_operations: int) -> int:
-    return max(1, math.floor(RETRIES_SHARE * n_operations))
+def _counted_as(claim: Claim) -> tuple[Claim, ...]:
+    """Return the claims out of whose share an operation is: a retry is a start, too."""
+    return tuple(Claim)[: claim + 1]
+
+
+def _share(claim: Claim, n_operations: int) -> int:
+    return max(min(1, n_operations), math.floor(SHARES[claim] * n_operations + 1e-9))
 
 
 class Tally(msgspec.Struct):

@@ -111,6 +111,8 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     """What its unit holds of its node: the workload's, as it was when the unit was ordered."""
     memory_bytes: int = 0
     listing: Listing = Listing()
+    has_served: bool = False
+    """It was healthy with this workload, on this node or another one."""
     n_stop_tries: int = 0
     """Tries to remove this generation's unit that have failed."""
 
@@ -142,6 +144,7 @@ class WarmUp(msgspec.Struct, frozen=True):
     body: str = ""
     """JSON, sent by POST; empty: a GET."""
     timeout_s: float = 300.0
+    """0: as long as the whole warm-up may take; see `Limits`."""
 
 
 class Workload(msgspec.Struct, frozen=True):

@@ -9,12 +9,12 @@ A unit that still exists uses its node whether it is wanted or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from provisioning.fleet.fleet import Fleet, Node, Pool, Spread
+from provisioning.fleet.limits import Claim
 from provisioning.fleet.model import Instance, Phase
 from provisioning.fleet.usage import Size, Usage
 
@@ -36,14 +36,6 @@ def is_suitable(node: Node | None, pool: Pool) -> bool:
     return set(pool.placement.selector) <= set(node.labels)
 
 
-class MayBegin(Protocol):
-    """Says whether one more operation may be begun on a node."""
-
-    def __call__(self, node: str, *, is_retry: bool = False) -> bool:
-        """Say so; a retry starts what could not be started before."""
-        ...
-
-
 class Ledger:
     """What is used of every node that new units may be started on; changes as a pass decides."""
 
@@ -54,9 +46,10 @@ class Ledger:
         unwanted: Iterable[tuple[str, Size]],
         *,
         reachable: frozenset[str],
-        may_begin: MayBegin,
+        may_begin: Callable[[str, Claim], bool],
         now_s: float,
     ) -> None:
+        """Take what says whether one more operation may be begun on a node."""
         self._usage = {node.name: Usage(node) for node in fleet.nodes if node.name in reachable}
         self._may_begin = may_begin
         self._full: set[str] = set()
@@ -99,16 +92,16 @@ class Ledger:
         """Return a place for a new instance; None: there is no room."""
         if pool.name in self._full:
             return None
-        return _first_free(self._ranked(pool), instance_id)
+        return _first_free(self._ranked(pool, Claim.NEW), instance_id)
 
-    def spot_again(self, pool: Pool, instance: Instance) -> Spot | None:
+    def spot_again(self, pool: Pool, instance: Instance, claim: Claim) -> Spot | None:
         """Return a place for an instance's next generation; None: there is no room.
 
         It stays where it is if it can, except after a failed start: then it goes first where none
         has failed yet, stays only where there is no other place, and gets another port. The
         instance must have been released.
         """
-        ranked = self._ranked(pool, is_retry=instance.n_failures > 0)
+        ranked = self._ranked(pool, claim)
         here = [usage for usage in ranked if usage.node.name == instance.node]
         elsewhere = [usage for usage in ranked if usage.node.name != instance.node]
         if instance.n_failures:
@@ -127,7 +120,7 @@ class Ledger:
             if usage := self._usage.get(name):
                 usage.n_failures[instance.pool] += 1
 
-    def _ranked(self, pool: Pool, *, is_retry: bool = False) -> list[Usage]:
+    def _ranked(self, pool: Pool, claim: Claim) -> list[Usage]:
         """Return the nodes that have room for one more of the pool, the best one first.
 
         Where an operation may begin now comes first, then where the fewest starts have failed.
@@ -148,7 +141,7 @@ class Ledger:
         return sorted(
             fitting,
             key=lambda usage: (
-                not self._may_begin(usage.node.name, is_retry=is_retry),
+                not self._may_begin(usage.node.name, claim),
                 usage.n_failures[pool.name],
                 sign * usage.share,
                 usage.node.name,

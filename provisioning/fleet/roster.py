@@ -13,7 +13,7 @@ from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.health import Subject
 from provisioning.fleet.model import Instance, Phase
 from provisioning.fleet.store.base import Stored
-from provisioning.fleet.units import unit_of, workload_digest
+from provisioning.fleet.units import model_store, unit_of, workload_digest
 
 
 class Roster:
@@ -32,7 +32,8 @@ class Roster:
         node = self.node_by_name.get(instance.node)
         if pool is None or node is None:
             return None
-        return Order(node.name, unit_of(self.fleet.name, pool, node, instance), pool.workload)
+        unit = unit_of(self.fleet.name, pool, node, instance)
+        return Order(node.name, unit, pool.workload, model_store(node, unit))
 
     def subject(self, instance: Instance) -> Subject | None:
         """Return how an instance is asked whether it is healthy; None: it is not asked."""

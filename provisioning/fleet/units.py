@@ -10,7 +10,7 @@ import hashlib
 
 import msgspec
 
-from provisioning.fleet.fleet import Node, Pool
+from provisioning.fleet.fleet import Node, Pool, RuntimeKind
 from provisioning.fleet.model import Instance, Listing, Probe, Unit, Workload
 from provisioning.fleet.placeholders import filled
 
@@ -41,6 +41,18 @@ def listing_of(workload: Workload, node: Node) -> Listing:
 def netloc(host: str, port: int) -> str:
     """Return `host:port` as a URL writes it, IPv6 addresses in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def model_store(node: Node, unit: Unit) -> str:
+    """Return a text that is the same for units which keep Ollama's models in one folder.
+
+    Processes share it, whatever the node's name is: they run on the provisioner's machine. What a
+    container fetches it keeps to itself: its mounts are read-only.
+    """
+    if node.runtime is not RuntimeKind.PROCESS:
+        return unit.name
+    own = dict(unit.environment)
+    return own.get("OLLAMA_MODELS") or own.get("HOME") or ""
 
 
 def unit_of(fleet_name: str, pool: Pool, node: Node, instance: Instance) -> Unit:

@@ -67,8 +67,13 @@ class Prober(Protocol):
         """
         ...
 
-    async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
         """Send the requests one after the other, so that the model is loaded.
+
+        Those who have the same `store` share a folder of models. Cancelled, it notes on the
+        CancelledError what it was waiting for.
 
         Raises:
             TransientError: One of them was not answered with 200 in time.

@@ -97,10 +97,13 @@ class Machines:
         is_simulated = (host, port) in self._world.at_address
         return await (self._simulated if is_simulated else self._http).ask(host, port, probe)
 
-    async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
         """Send the requests that load the model; see base.Prober."""
         is_simulated = (host, port) in self._world.at_address
-        await (self._simulated if is_simulated else self._http).warm_up(host, port, requests)
+        prober = self._simulated if is_simulated else self._http
+        await prober.warm_up(host, port, requests, store=store)
 
     async def close(self) -> None:
         """Close the connections to instances."""

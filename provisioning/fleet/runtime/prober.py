@@ -4,13 +4,19 @@ In:   where an instance listens, and what to ask.
 Out:  whether it answers 200 in time; else what was seen, in words.
 `ask` fails with NotAskedError, `warm_up` with TransientError. Redirects are not followed, the body
 of a probe is not read, and of other bodies at most `SAID_BYTES` are kept.
+
+A model is pulled only where the instance does not have it: what has run once starts without a
+registry. Instances with one folder of models pull one after the other, so the first does for all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import aiohttp
 
@@ -18,6 +24,9 @@ from provisioning.descriptors import SHORTAGES
 from provisioning.fleet.errors import NotAskedError, TransientError
 from provisioning.fleet.model import Probe, WarmUp
 
+PULL_PATH, SHOW_PATH = "/api/pull", "/api/show"
+"""Of Ollama: it fetches a model, and says what it has of one."""
+SHOW_TIMEOUT_S = 30.0
 SAID_BYTES = 200
 """How much of a refusal is told."""
 CHUNK_BYTES = 65_536
@@ -33,6 +42,8 @@ class HttpProber:
         """Connect at the first question; have no more than that many probes under way."""
         self._opened: aiohttp.ClientSession | None = None
         self._turns = asyncio.Semaphore(max_at_once)
+        self._pulls = weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock]()
+        """By folder of models and model."""
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         """Return an empty text where the probe's path answers 200 within its time."""
@@ -51,19 +62,15 @@ class HttpProber:
                 raise NotAskedError(f"{url} was not asked: {_words(error)}") from error
             return f"{url} cannot be asked: {_words(error)}"
 
-    async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
-        """Send each request, and read its answer to the end."""
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
+        """Send each request, and read its answer to the end; a pull only where it is needed."""
         for request in requests:
-            url = _url(host, port, request.path)
-            try:
-                await self._send(url, request)
-            except TimeoutError as error:
-                raise TransientError(
-                    f"the warm-up {url} is not answered within {request.timeout_s:g} s; raise its "
-                    "`timeout`, or see the instance's log"
-                ) from error
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise TransientError(f"the warm-up {url} failed: {_words(error)}") from error
+            if model := pulled_model(request):
+                await self._pull(host, port, request, model, store)
+            else:
+                await self._demand(_url(host, port, request.path), request)
 
     async def close(self) -> None:
         """Close what is open."""
@@ -80,21 +87,76 @@ class HttpProber:
             )
         return self._opened
 
-    async def _send(self, url: str, request: WarmUp) -> None:
+    async def _pull(self, host: str, port: int, request: WarmUp, model: str, store: str) -> None:
+        show = WarmUp(SHOW_PATH, json.dumps({"model": model}), SHOW_TIMEOUT_S)
+        turn = self._pulls.setdefault((store, whole_name(model)), asyncio.Lock())
+        with _noted(f"it waits for {model}, which another instance pulls"):
+            await turn.acquire()
+        try:
+            status, _ = await self._send(_url(host, port, SHOW_PATH), show)
+            if not _is_good(status):
+                await self._demand(_url(host, port, PULL_PATH), request)
+        finally:
+            turn.release()
+
+    async def _demand(self, url: str, request: WarmUp) -> None:
+        """Send a request that has to be answered with 200."""
+        status, said = await self._send(url, request)
+        if not _is_good(status):
+            raise TransientError(
+                f"the warm-up {url} was answered with {status}: {said}; see the instance's log"
+            )
+
+    async def _send(self, url: str, request: WarmUp) -> tuple[str, str]:
+        """Return the status and the beginning of the body, once all of it has come."""
+        try:
+            with _noted(f"the warm-up {url} is not answered"):
+                return await self._answer(url, request)
+        except TimeoutError as error:
+            raise TransientError(
+                f"the warm-up {url} is not answered within {request.timeout_s:g} s; raise its "
+                "`timeout`, or see the instance's log"
+            ) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise TransientError(f"the warm-up {url} failed: {_words(error)}") from error
+
+    async def _answer(self, url: str, request: WarmUp) -> tuple[str, str]:
         async with self._session.request(
             "POST" if request.body else "GET",
             url,
             data=request.body.encode() or None,
             headers={"Content-Type": "application/json"} if request.body else {},
-            timeout=aiohttp.ClientTimeout(total=request.timeout_s),
+            timeout=aiohttp.ClientTimeout(total=request.timeout_s or None),
             allow_redirects=False,
         ) as response:
-            said = await _read(response)
-            if response.status != 200:
-                raise TransientError(
-                    f"the warm-up {url} was answered with {_status(response)}: {said}; see the "
-                    "instance's log"
-                )
+            return _status(response), await _read(response)
+
+
+def pulled_model(request: WarmUp) -> str:
+    """Return the model that a request has Ollama pull; empty: it is no pull."""
+    if request.path != PULL_PATH:
+        return ""
+    try:
+        asked = json.loads(request.body)
+    except ValueError:
+        return ""  # Ollama refuses it, in words of its own
+    model = asked.get("model") if isinstance(asked, dict) else None
+    return model if isinstance(model, str) else ""
+
+
+def whole_name(model: str) -> str:
+    """Return a model's name with its tag: `tiny` is `tiny:latest`."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
+@contextmanager
+def _noted(words: str) -> Iterator[None]:
+    """Say what was waited for where that is cancelled, as by a time-out."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        error.add_note(words)
+        raise
 
 
 def _url(host: str, port: int, path: str) -> str:
@@ -104,6 +166,10 @@ def _url(host: str, port: int, path: str) -> str:
 
 def _status(response: aiohttp.ClientResponse) -> str:
     return f"{response.status} {response.reason or ''}".strip()
+
+
+def _is_good(status: str) -> bool:
+    return status.startswith("200")
 
 
 def _words(error: Exception) -> str:

@@ -165,7 +165,9 @@ class SimulatedProber:
             return f"GET http://{host}:{port}{probe.path}: status 503 (simulated)"
         return ""
 
-    async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
         """Take the time that loading the model takes, once for each request."""
         for request in requests:
             held = self._reached(host, port)

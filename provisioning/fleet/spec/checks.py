@@ -47,7 +47,8 @@ def _limits(path: Path, limits: Limits) -> Iterator[Problem]:
         retry_failed=limits.retry_failed_s,
         stop_grace=limits.stop_grace_s,
     )
-    yield from above_zero(path, start_timeout=limits.start_timeout_s)
+    bounds = {"start_timeout": limits.start_timeout_s, "warm_up_timeout": limits.warm_up_timeout_s}
+    yield from above_zero(path, **bounds)
     if limits.backoff_cap_s < limits.backoff_base_s:
         yield Problem((*path, "backoff_cap"), "must not be shorter than backoff_base")
     if not 0 <= limits.unavailable_ratio <= 1:

@@ -178,6 +178,7 @@ def _limits(given: form.LimitsForm) -> Limits:
         operations_per_node=given.operations_per_node,
         unavailable_ratio=given.unavailable,
         start_timeout_s=given.start_timeout,
+        warm_up_timeout_s=given.warm_up_timeout,
         tries=given.tries,
         backoff_base_s=given.backoff_base,
         backoff_cap_s=given.backoff_cap,

@@ -119,6 +119,7 @@ def limits_document(limits: Limits) -> Document:
         "operations_per_node": limits.operations_per_node,
         "unavailable": share_text(limits.unavailable_ratio),
         "start_timeout": duration_text(limits.start_timeout_s),
+        "warm_up_timeout": duration_text(limits.warm_up_timeout_s),
         "tries": limits.tries,
         "backoff_base": duration_text(limits.backoff_base_s),
         "backoff_cap": duration_text(limits.backoff_cap_s),

@@ -16,15 +16,12 @@ from types import MappingProxyType
 
 from provisioning.fleet.model import WarmUp
 
-PULL_TIMEOUT_S = 1800.0
-LOAD_TIMEOUT_S = 300.0
-
 
 class Preset(StrEnum):
     """Warm-ups that go by a name."""
 
     PULL = "pull"
-    """Fetch the model, then load it."""
+    """Fetch the model where it is missing, then load it."""
     LOAD = "load"
     """Load a model that is there already."""
     NONE = "none"
@@ -73,11 +70,11 @@ def warm_up_of(engine: str, preset: Preset, model: str) -> tuple[WarmUp, ...]:
     if engine != "ollama":
         raise ValueError(f"engine {engine} has no warm-up `{preset}`; list its requests, or `none`")
     # Not streamed: a stream answers 200 before it knows whether the pull succeeds.
-    pull = WarmUp("/api/pull", json.dumps({"model": model, "stream": False}), PULL_TIMEOUT_S)
+    pull = WarmUp("/api/pull", json.dumps({"model": model, "stream": False}), timeout_s=0.0)
     load = WarmUp(
         "/api/generate",
         json.dumps({"model": model, "stream": False, "keep_alive": -1}),
-        LOAD_TIMEOUT_S,
+        timeout_s=0.0,
     )
     return (pull, load) if preset is Preset.PULL else (load,)
 

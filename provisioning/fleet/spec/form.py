@@ -160,6 +160,7 @@ class LimitsForm(Section):
     operations_per_node: Amount = Limits().operations_per_node
     unavailable: Share = Limits().unavailable_ratio
     start_timeout: Duration = Limits().start_timeout_s
+    warm_up_timeout: Duration = Limits().warm_up_timeout_s
     tries: Amount = Limits().tries
     backoff_base: Duration = Limits().backoff_base_s
     backoff_cap: Duration = Limits().backoff_cap_s

@@ -65,7 +65,7 @@ def _workload(path: Path, workload: Workload) -> Iterator[Problem | Unknown]:
     for index, request in enumerate(workload.warm_up):
         where = (*path, "warm_up", index)
         yield from complaint((*where, "path"), words.path_fault(request.path))
-        yield from above_zero(where, timeout=request.timeout_s)
+        yield from at_least(0, where, timeout=request.timeout_s)
 
 
 def _command(path: Path, command: Sequence[str]) -> Iterator[Problem]:

@@ -38,12 +38,13 @@ PULLS = Behaviour(start_s=1e6)
 FAILS = Behaviour(failure_ratio=1.0)
 PATIENT = Limits(
     start_timeout_s=3600.0,
-    operations=2,
+    operations=3,
     unavailable_ratio=0.25,
     backoff_base_s=1e6,
     backoff_cap_s=1e6,
 )
-"""A start that cannot succeed takes hours to fail, and two of them leave no operation to others."""
+"""A start that cannot succeed takes hours to fail, and two of them leave no operation to others
+that never served."""
 
 
 class TestDeciding:

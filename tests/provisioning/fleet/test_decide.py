@@ -349,7 +349,7 @@ class TestPlaces:
     def test_ports_on_a_node_are_all_different(self) -> None:
         tight = node(cpus=90.0, memory_bytes=90 * GIB, first_port=20_000, last_port=20_049)
 
-        new = placed(decided(fleet(pool(50), nodes=[tight])))
+        new = placed(decided(fleet(pool(50), nodes=[tight], limits=Limits(operations=100))))
 
         assert 50 == len({one.port for one in new})
 
@@ -418,11 +418,11 @@ class TestOperations:
 
     def test_a_node_that_is_busy_holds_up_no_other(self) -> None:
         nodes = [node("n1"), N2]
-        busy = [("n1", f"x.{n}") for n in range(2)]
+        busy = [("n1", f"x.{n}") for n in range(3)]
 
         new = placed(
             decided(
-                fleet(pool(9), nodes=nodes, limits=Limits(operations_per_node=2)),
+                fleet(pool(9), nodes=nodes, limits=Limits(operations_per_node=3)),
                 reports=[report("n1"), report("n2")],
                 sweeping=busy,
             )
@@ -448,7 +448,7 @@ class TestOperations:
         ghosts = [found(one, generation=9) for one in many(20, pool="old")]
 
         actions = decided(
-            fleet(pool(4), nodes=[WIDE], limits=Limits(operations=4)),
+            fleet(pool(4), nodes=[WIDE], limits=Limits(operations=5)),
             reports=[report("n1", *ghosts)],
             deletable_orphans=[("n1", ghost.name) for ghost in ghosts],
         )
@@ -456,7 +456,7 @@ class TestOperations:
         assert 4 == len(placed(actions))
 
     def test_no_more_over_the_fleet_than_its_limit(self) -> None:
-        starting = many(3, phase=Phase.STARTING)
+        starting = many(3, phase=Phase.STARTING, has_served=True)
         limits = Limits(operations=5)
 
         actions = decided(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from provisioning.fleet.actions import Action, Place, Renew, Start, Stop
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import Limits
 from provisioning.fleet.lifecycle import Outcome, Result, begin, finish_start
-from provisioning.fleet.model import Instance, NodeReport, Phase, Reason, UnitState
+from provisioning.fleet.model import Instance, NodeReport, Phase, Reason, UnitState, WarmUp
 from provisioning.fleet.runtime.world import Behaviour, World
 from tests.provisioning.fleet.making import (
     CHAT,
@@ -79,6 +80,70 @@ def test_starts_that_have_failed_before_have_half_of_the_operations(
     actions = decided(*failed(100), n_bad=100, limits=Limits(operations=operations))
 
     assert expected == sum(isinstance(action, Renew) for action in actions)
+
+
+@pytest.mark.parametrize(("operations", "expected"), [(1, 1), (2, 1), (3, 2), (10, 9), (50, 45)])
+def test_first_starts_leave_a_tenth_of_the_operations_to_what_has_run(
+    operations: int, expected: int
+) -> None:
+    assert expected == len(first_starts(Limits(operations=operations)))
+
+
+def test_what_has_run_is_healed_however_many_first_starts_hang() -> None:
+    """Five have crashed, and as many first starts as may be begun hang in their warm-up."""
+    hanging = first_starts(Limits())
+    crashed = [instance(n, node=NAMES[n % 3], has_served=True) for n in range(1, 6)]
+    starting = [
+        replace(one, phase=Phase.STARTING, reason=Reason.EXITED, started_s=0.0) for one in crashed
+    ]
+
+    stops = beside(hanging, crashed, ended=crashed)
+    starts = beside(hanging, starting)
+
+    assert {one.id for one in crashed} == {one.id for one in stops if isinstance(one, Stop)}
+    assert {one.id for one in crashed} == {one.id for one in starts if isinstance(one, Start)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_begun"),
+    [
+        ({}, True),
+        ({"has_served": False}, False),
+        ({"workload": "another"}, False),
+        ({"node": "n9"}, True),
+        ({"n_failures": 1}, False),
+    ],
+    ids=["in place", "never served", "changed", "moved", "could not be started"],
+)
+def test_only_what_has_served_as_it_is_started_has_what_first_starts_leave(
+    fields: dict[str, object], is_begun: bool
+) -> None:
+    """A model that was never loaded may have to be fetched, and its start hang as well."""
+    crashed = instance(phase=Phase.FAILED, retry_at_s=NOW_S, reason=Reason.EXITED, has_served=True)
+
+    actions = beside(first_starts(Limits()), [replace(crashed, **fields)])
+
+    assert is_begun is any(isinstance(action, Renew) for action in actions)
+
+
+def first_starts(limits: Limits) -> list[Instance]:
+    """Return the instances of an empty fleet whose starts are begun at once."""
+    wanted = fleet(pool(100, name="bad"), nodes=NODES, limits=limits)
+    actions = decide(wanted, observed((), map(report, NAMES)), NOW_S)
+    return [action.instance for action in actions if isinstance(action, Place)]
+
+
+def beside(
+    hanging: list[Instance], records: list[Instance], ended: Sequence[Instance] = ()
+) -> tuple[Action, ...]:
+    """Decide on the records of `chat`, while starts of `bad` hang."""
+    wanted = fleet(pool(100, name="bad"), pool(len(records)), nodes=NODES)
+    units = {
+        name: [found(one, UnitState.EXITED) for one in ended if one.node == name] for name in NAMES
+    }
+    reports = [report(name, *units[name]) for name in NAMES]
+    seen = observed([*hanging, *records], reports, starting=[one.id for one in hanging])
+    return decide(wanted, seen, NOW_S)
 
 
 class TestTurns:
@@ -220,22 +285,30 @@ def test_what_is_too_much_is_removed_before_more_is_made() -> None:
     assert {Stop: 4, Place: 1} == Counter(type(action) for action in actions)
 
 
+HANGS = Behaviour(start_s=1.0, hang_ratio=1.0, stop_s=0.5)
+HANGS_LATE = Behaviour(start_s=1.0, stop_s=0.5, warm_up_s=1e6)
+"""It is healthy, and its registry never answers."""
+
+
 @pytest.mark.parametrize("is_bad_first", [True, False])
-def test_a_pool_that_never_starts_keeps_no_other_from_healing(is_bad_first: bool) -> None:
+@pytest.mark.parametrize("hanging", [HANGS, HANGS_LATE], ids=["start", "warm-up"])
+@pytest.mark.parametrize("hung_for_s", [60.0, 3600.0], ids=["first", "again"])
+def test_a_pool_that_never_starts_keeps_no_other_from_healing(
+    is_bad_first: bool, hanging: Behaviour, hung_for_s: float
+) -> None:
     nodes = [node(f"n{n}", cpus=80.0, memory_bytes=80 * GIB) for n in (1, 2, 3)]
     good = pool(10)
-    bad = pool(100, name="bad", workload=replace(CHAT, image="bad"))
+    bad = pool(100, name="bad", workload=replace(CHAT, image="bad", warm_up=(WarmUp("/load"),)))
     pools = (bad, good) if is_bad_first else (good, bad)
 
     async def scene() -> None:
         clock = VirtualClock()
-        hanging = Behaviour(start_s=1.0, hang_ratio=1.0, stop_s=0.5)
         world = World(clock, seed=0, behaviour=QUICK, by_image={"bad": hanging})
         limits = Limits(operations=5)
         async with provisioner(fleet(good, nodes=nodes, limits=limits), world=world) as stage:
             await stage.until(stage.is_whole)
             await stage.put_spec(fleet(*pools, nodes=nodes, limits=limits))
-            await clock.sleep(3600.0)
+            await clock.sleep(hung_for_s)
             crashed = [one for one in stage.instances if one.pool == "chat"][:5]
             for one in crashed:
                 world.kill(one.unit)
@@ -246,7 +319,7 @@ def test_a_pool_that_never_starts_keeps_no_other_from_healing(is_bad_first: bool
                     for one in stage.instances
                     if one.id in {crash.id for crash in crashed}
                 ),
-                within_s=300.0,
+                within_s=60.0,
             )
 
     virtual_run(scene())

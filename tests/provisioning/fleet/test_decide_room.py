@@ -237,7 +237,7 @@ class TestWithoutRoom:
             [instance(1)],
             [],
             reachable=frozenset({"n1"}),
-            may_begin=lambda _node, *, is_retry=False: not is_retry,
+            may_begin=lambda _node, _claim: True,
             now_s=NOW_S,
         )
         assert ledger.spot(chosen, "chat-00003") is None

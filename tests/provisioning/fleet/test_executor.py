@@ -67,7 +67,9 @@ class Scripted:
             raise answer
         return answer
 
-    async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
         self.calls.append(f"warm up {len(requests)}")
         if self.warm_ups:
             raise self.warm_ups.pop(0)
@@ -277,14 +279,37 @@ def test_a_warm_up_that_fails_is_a_failed_try() -> None:
 def test_a_warm_up_may_take_longer_than_a_start() -> None:
     script = Scripted()
 
-    async def slow(host: str, port: int, requests: Sequence[WarmUp]) -> None:
-        await VirtualClock().sleep(200.0)
-
-    script.warm_up = slow  # type: ignore[method-assign]
+    script.warm_up = lasting(200.0)  # type: ignore[method-assign]
 
     outcome, _ = start(script)
 
     assert (Result.DONE, 200.0) == (outcome.result, outcome.duration_s)
+
+
+def test_a_warm_up_that_hangs_is_a_failed_try_once_its_time_is_up() -> None:
+    """As of a registry that takes the connection and never answers."""
+    script = Scripted()
+    script.log = "/logs"
+    script.warm_up = lasting(1e6)  # type: ignore[method-assign]
+
+    outcome, took_s = start(script, Limits(tries=2, warm_up_timeout_s=100.0))
+
+    assert (Result.FAILED, 2, 100.0 + 1.0 + 100.0) == (outcome.result, outcome.n_tries, took_s)
+    seen = "not loaded within 100 s (limits.warm_up_timeout); the pull is not answered; see its log"
+    assert seen in outcome.fault
+
+
+def lasting(duration_s: float) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return a warm-up that takes so long."""
+
+    async def warm_up(host: str, port: int, requests: Sequence[WarmUp], *, store: str) -> None:
+        try:
+            await VirtualClock().sleep(duration_s)
+        except asyncio.CancelledError as error:
+            error.add_note("the pull is not answered")
+            raise
+
+    return warm_up
 
 
 def test_waits_are_random_up_to_twice_as_long_each_time_and_capped() -> None:

@@ -35,7 +35,9 @@ class Answering:
             raise NotAskedError("too many open files")
         return fault
 
-    async def warm_up(self, host: str, port: int, requests: Sequence[WarmUp]) -> None:
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
         raise NotImplementedError
 
 

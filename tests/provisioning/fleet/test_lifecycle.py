@@ -97,6 +97,21 @@ def test_renewed_begins_a_generation_in_its_new_place() -> None:
     assert Event(NOW_S, "changed", "n1 → n2", 7) == one.history[-1]
 
 
+@pytest.mark.parametrize("workload", ["same", "new"])
+def test_what_was_healthy_counts_as_that_until_it_is_to_run_another_workload(workload: str) -> None:
+    fresh = starting(workload="same")
+    served = started(fresh, DONE)
+    renew = Renew(served.id, "n2", 99, 7, workload, 3.0, 5, Listing(), Reason.NODE_LOST)
+
+    renewed = begin(renew, served, now_s=NOW_S)
+
+    assert renewed
+    stopped_ = stopped(replace(served, phase=Phase.STOPPING, reason=Reason.EXITED))
+    assert stopped_
+    assert [False, True, True] == [one.has_served for one in (fresh, served, stopped_)]
+    assert (workload == "same") is renewed.has_served
+
+
 def test_drained_for_good_gives_its_developer_back() -> None:
     owned = instance(1, developer="ada")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -219,6 +220,113 @@ async def test_a_warm_up_that_is_refused_fails_with_what_was_said_and_stops(
 
     assert ["/one"] == asked
     assert len(str(caught.value)) < 400
+
+
+class Store:
+    """A folder of models, and an Ollama that has it; notes what is pulled."""
+
+    def __init__(self, *models: str) -> None:
+        self.models = set(models)
+        self.pulled: list[str] = []
+        self.refusals: list[int] = []
+        """What the next pulls are answered with; then they go well."""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        model = (await request.json())["model"]
+        whole = model if ":" in model else f"{model}:latest"
+        if request.path == "/api/show":
+            return web.Response(status=200 if whole in self.models else 404)
+        self.pulled.append(model)
+        await asyncio.sleep(0.02)  # so that others could pull meanwhile
+        if self.refusals:
+            return web.Response(status=self.refusals.pop(0))
+        self.models.add(whole)
+        return web.Response()
+
+
+def pull(model: str) -> tuple[WarmUp]:
+    return (WarmUp("/api/pull", json.dumps({"model": model, "stream": False})),)
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [((), ["tiny"]), (("tiny:latest",), []), (("tiny:8b",), ["tiny"])],
+    ids=["missing", "there", "another"],
+)
+async def test_only_a_model_that_is_missing_is_pulled(
+    prober: Prober, serve: Serve, models: tuple[str, ...], expected: list[str]
+) -> None:
+    store = Store(*models)
+    port = await serve(store.answer)
+
+    await prober.warm_up(HOST, port, pull("tiny"))
+
+    assert expected == store.pulled
+
+
+async def test_instances_with_one_folder_of_models_pull_once(prober: Prober, serve: Serve) -> None:
+    store = Store()
+    ports = [await serve(store.answer) for _ in range(6)]
+    names = ["tiny", "tiny:latest"] * 3
+
+    async with asyncio.TaskGroup() as group:
+        for port, name in zip(ports, names, strict=True):
+            group.create_task(prober.warm_up(HOST, port, pull(name), store="/models"))
+
+    assert ["tiny"] == store.pulled
+
+
+async def test_a_pull_that_fails_is_made_by_the_next_of_its_folder_and_holds_up_no_other(
+    prober: Prober, serve: Serve
+) -> None:
+    store, is_asked = Store(), asyncio.Event()
+    store.refusals = [500]
+    ports = [await serve(store.answer) for _ in range(2)]
+
+    async def hang_once_asked(request: web.Request) -> web.Response:
+        if request.path == "/api/show":
+            return web.Response(status=404)
+        is_asked.set()
+        return await hang(request)
+
+    hanging = asyncio.create_task(
+        prober.warm_up(HOST, await serve(hang_once_asked), pull("tiny"), store="/elsewhere")
+    )
+    await is_asked.wait()
+
+    ends = await asyncio.gather(
+        *(prober.warm_up(HOST, port, pull("tiny"), store="/models") for port in ports),
+        return_exceptions=True,
+    )
+
+    assert [TransientError, type(None)] == [type(end) for end in ends]
+    assert ["tiny", "tiny"] == store.pulled
+    hanging.cancel()
+    await asyncio.gather(hanging, return_exceptions=True)
+
+
+async def test_a_warm_up_that_is_given_up_says_what_it_has_waited_for(
+    prober: Prober, serve: Serve
+) -> None:
+    """The first waits for the registry, the second for the first."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=404) if request.path == "/api/show" else await hang(request)
+
+    port = await serve(answer)
+    notes = []
+    tasks = [asyncio.create_task(prober.warm_up(HOST, port, pull("tiny"))) for _ in range(2)]
+    await asyncio.wait(tasks, timeout=0.2)
+    for task in reversed(tasks):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        notes += caught.value.__notes__
+
+    assert [
+        "it waits for tiny, which another instance pulls",
+        f"the warm-up http://{HOST}:{port}/api/pull is not answered",
+    ] == notes
 
 
 async def test_a_warm_up_follows_no_redirect(prober: Prober, serve: Serve) -> None:

@@ -120,6 +120,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
             draw(st.integers(0, 999)),
             draw(st.floats(0.0, 1.0) | st.sampled_from([0.0, 5e-05, 0.05, 0.07, 1 / 3])),
             draw(DURATIONS_S),
+            draw(DURATIONS_S),
             draw(st.integers(1, 9)),
             draw(st.just(0.0) | st.floats(0.0, 9.0)),
             draw(st.floats(9.0, 99.0)),

@@ -174,6 +174,7 @@ def test_of_a_rotation_within_limits_that_cannot_be_only_these_are_told() -> Non
         ({"operations": 0}, "limits.operations: must be 1 or more, got 0"),
         ({"tries": 0}, "limits.tries: must be 1 or more"),
         ({"start_timeout": 0}, "limits.start_timeout: must be more than 0"),
+        ({"warm_up_timeout": 0}, "limits.warm_up_timeout: must be more than 0"),
         ({"backoff_base": "2s", "backoff_cap": "1s"}, "backoff_cap: must not be shorter than"),
         ({"unavailable": "101%"}, "limits.unavailable: must be from 0% to 100%"),
     ],

@@ -51,7 +51,8 @@ pools:
     rotation: {every: 1d12h, at_once: 2, drain: 30s}
     developers: [ann, bob]
 limits:
-  {operations: 7, operations_per_node: 2, unavailable: 10%, start_timeout: 45s, tries: 5,
+  {operations: 7, operations_per_node: 2, unavailable: 10%, start_timeout: 45s,
+   warm_up_timeout: 10m, tries: 5,
    backoff_base: 2s, backoff_cap: 1m, retry_failed: 5m, node_grace: 3m, stop_grace: 20s}
 """
 
@@ -82,7 +83,7 @@ def test_a_whole_specification_is_read_as_it_was_meant(tmp_path: Path) -> None:
     assert ("llama", 12, ("ann", "bob")) == (llama.name, llama.count, llama.developers)
     assert Placement(Spread.PACK, 6, (("rack", "1"),)) == llama.placement
     assert Rotation(1.5 * DAY_S, 2, 30.0) == llama.rotation
-    assert Limits(7, 2, 0.1, 45.0, 5, 2.0, 60.0, 300.0, 180.0, 20.0) == fleet.limits
+    assert Limits(7, 2, 0.1, 45.0, 600.0, 5, 2.0, 60.0, 300.0, 180.0, 20.0) == fleet.limits
 
 
 def test_a_workload_is_read_as_it_was_meant(tmp_path: Path) -> None:
@@ -117,10 +118,8 @@ def test_an_ollama_pool_is_complete_with_a_name_a_model_and_a_count() -> None:
     ) == workload.environment
     assert Probe(path="/api/version") == workload.probe
     assert (
-        WarmUp("/api/pull", '{"model": "llama3.1:8b", "stream": false}', 1800.0),
-        WarmUp(
-            "/api/generate", '{"model": "llama3.1:8b", "stream": false, "keep_alive": -1}', 300.0
-        ),
+        WarmUp("/api/pull", '{"model": "llama3.1:8b", "stream": false}', 0.0),
+        WarmUp("/api/generate", '{"model": "llama3.1:8b", "stream": false, "keep_alive": -1}', 0.0),
     ) == workload.warm_up
 
 
