@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 
 import aiohttp
 
+from provisioning.stack import rundir
 from provisioning.stack.errors import ChildError
 
 READY_POLL_S = 0.1
@@ -117,7 +118,7 @@ class Children:
     async def _spawn(self, spec: ChildSpec) -> Child:
         log = self._run_dir / f"{spec.name}.log"
         try:
-            with log.open("wb") as output:
+            with rundir.opened(log, "wb") as output:
                 process = await asyncio.create_subprocess_exec(
                     *_dying_with_parent(),
                     *spec.command,

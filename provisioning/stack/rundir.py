@@ -1,8 +1,9 @@
 """The folder of one run: logs, specification, configuration, what the programs keep.
 
 In:   the folder that was asked for, or none. Out: an existing folder that is this run's alone until
-the block ends, without the data of the run before it.
-Fails with RunDirError, also where the folder holds what no run has made: nothing is touched then.
+the block ends, that no other user can enter, without the data of the run before it.
+Fails with RunDirError, also where the folder holds what no run has made, or what another user may
+have prepared: nothing is touched then.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import fcntl
 import glob
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 from provisioning.stack.errors import RunDirError
 
@@ -25,23 +27,8 @@ DEFAULT = Path(".demo")
 LOCK = ".lock"
 MARK = "A folder of `ollama-fleet up`: each run replaces what the run before has left here.\n"
 """What the lock file holds: by it a later run knows that what is beside it is no person's own."""
-WRITTEN_BEFORE_THE_MARK = (
-    LOCK,
-    "*.log",
-    "alertmanager",
-    "alerts",
-    "audit.jsonl",
-    "control.token",
-    "fleet.yml",
-    "prometheus",
-    "prometheus.yml",
-    "provisioner",
-    "provisioner.token",
-    "real.yml",
-    "simulated.json",
-)
-"""All that runs have left in their folder when its lock file was still empty."""
-N_TOLD = 3
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+N_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +111,10 @@ def claimed(wanted: Path | None) -> Iterator[RunDir]:
         RunDirError: The folder cannot be made, another run holds it, or it is a person's own.
     """
     try:
-        run_dir = RunDir((wanted or _default()).resolve())
-        run_dir.path.mkdir(parents=True, exist_ok=True)
-        _check_ours(run_dir.path)
-        lock = (run_dir.path / LOCK).open("a")
+        run_dir = RunDir(_absolute(wanted or _default()))
+        run_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _take(run_dir.path)
+        lock = opened(run_dir.path / LOCK, "a")
     except OSError as error:
         raise _unusable(wanted or DEFAULT, error) from error
     with lock:
@@ -147,13 +134,21 @@ def is_ours(names: Collection[str], lock: bytes | None) -> bool:
         names: Of what is in it.
         lock: What its lock file holds; None where there is none.
     """
-    if not names or lock == MARK.encode():
-        return True
-    if lock is None or lock:
-        return False
-    # Other programs keep empty lock files too, and refused runs of then left one where they were.
-    is_of_a_run = any(fnmatchcase(name, "*.log") for name in names) or [*names] == [LOCK]
-    return is_of_a_run and not _foreign(names)
+    # A run that is killed between the two leaves a lock file without its mark.
+    return not names or lock == MARK.encode() or (lock == b"" and [*names] == [LOCK])
+
+
+def opened(path: Path, mode: str) -> IO[Any]:
+    """Open a file of the run, never through a symbolic link; a new one is its owner's only.
+
+    Raises:
+        OSError: As `open` does.
+    """
+    return open(path, mode, opener=_no_follow)
+
+
+def _no_follow(path: str, flags: int, *, extra: int = 0) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | extra, 0o600)
 
 
 def write(path: Path, text: str) -> None:
@@ -163,7 +158,8 @@ def write(path: Path, text: str) -> None:
         RunDirError: It cannot be written.
     """
     try:
-        path.write_text(text)
+        with opened(path, "w") as file:
+            file.write(text)
     except OSError as error:
         raise _unusable(path.parent, error) from error
 
@@ -179,33 +175,79 @@ def _unusable(path: Path, error: OSError) -> RunDirError:
     )
 
 
-def _check_ours(path: Path) -> None:
-    """Refuse a folder in which a run would replace or remove what none has made.
+def _absolute(path: Path) -> Path:
+    """Return the path without symbolic links, but for its last part, which must not be one."""
+    return path.parent.resolve() / path.name if path.name else path.resolve()
+
+
+def _take(path: Path) -> None:
+    """Make the folder its owner's alone, unless there is a reason to refuse it.
 
     Raises:
-        OSError: It cannot be read.
-        RunDirError: There is such a thing.
+        OSError: It cannot be read or changed.
+        RunDirError: It is a person's own, or another user may have prepared what is in it.
     """
+    is_open = bool(path.lstat().st_mode & WRITABLE_BY_OTHERS)
+    _check_owner(path)
     names = sorted(entry.name for entry in path.iterdir())
-    lock = (path / LOCK).read_bytes() if LOCK in names else None
-    if is_ours(names, lock):
-        return
-    told = _foreign(names) or names
-    more = f" and {len(told) - N_TOLD:,} more" if len(told) > N_TOLD else ""
-    raise RunDirError(
-        f"cannot use the run folder {path}: it holds {', '.join(told[:N_TOLD])}{more}, and no run "
-        "of `ollama-fleet up` is known to have made it; as a run replaces what it finds, give an "
-        "empty folder, or a new one, with --run-dir"
+    if is_open and names:
+        raise _prepared(path, f"others can write in it (chmod 700 {path} once you trust it)")
+    _check_ours(path, names)
+    path.chmod(0o700)
+    if is_open and any(path.iterdir()):
+        raise _prepared(path, "somebody has just written in it")
+    for entry in path.iterdir():
+        _check_owner(entry)
+
+
+def _check_owner(path: Path) -> None:
+    """Refuse what is another user's, what others can change, and links, which may lead anywhere.
+
+    Raises:
+        RunDirError: It is one of these.
+    """
+    state, parent = path.lstat(), path.parent.stat()
+    if stat.S_ISLNK(state.st_mode):
+        raise _prepared(path, "it is a symbolic link")
+    if state.st_uid != os.geteuid():
+        raise _prepared(path, f"it belongs to the user {state.st_uid}, not to {os.geteuid()}")
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        raise _prepared(path, "it is neither a file nor a folder")
+    if stat.S_ISREG(state.st_mode) and state.st_mode & stat.S_IWOTH:
+        raise _prepared(path, "everybody can write it")
+    if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
+        raise _prepared(path, f"everybody can replace it ({path.parent} is not sticky)")
+
+
+def _prepared(path: Path, seen: str) -> RunDirError:
+    return RunDirError(
+        f"cannot use {path} for a run: {seen}, so another user may have prepared what would be run "
+        "from there; choose a new folder with --run-dir"
     )
 
 
-def _foreign(names: Iterable[str]) -> list[str]:
-    """Return the names of what no run has ever made."""
-    return [
-        name
-        for name in names
-        if not any(fnmatchcase(name, ours) for ours in WRITTEN_BEFORE_THE_MARK)
-    ]
+def _check_ours(path: Path, names: list[str]) -> None:
+    """Refuse a folder in which a run would replace or remove what none has made.
+
+    Raises:
+        OSError: Its lock file cannot be read.
+        RunDirError: There is such a thing.
+    """
+    if is_ours(names, _mark_of(path / LOCK) if LOCK in names else None):
+        return
+    shown = [name for name in names if name != LOCK] or names
+    more = f" and {len(shown) - N_SHOWN:,} more" if len(shown) > N_SHOWN else ""
+    raise RunDirError(
+        f"cannot use the run folder {path}: it holds {', '.join(shown[:N_SHOWN])}{more}, and no "
+        "run of `ollama-fleet up` is known to have made it; as a run replaces what it finds, give "
+        "an empty folder, or a new one, with --run-dir"
+    )
+
+
+def _mark_of(lock: Path) -> bytes:
+    """Return the beginning of a lock file; a FIFO is not waited for."""
+    with open(lock, "rb", opener=partial(_no_follow, extra=os.O_NONBLOCK)) as file:
+        return file.read(len(MARK) + 1)
 
 
 def _mark(lock: TextIO) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from provisioning.stack import rundir
-from provisioning.stack.errors import RunDirError
+from provisioning.stack.errors import ChildError, RunDirError
+from provisioning.stack.processes import Children, ChildSpec
 
 
 def test_a_run_folder_is_made_where_it_is_missing(tmp_path: Path) -> None:
@@ -47,11 +50,6 @@ def test_what_the_programs_kept_and_the_rules_of_the_run_before_are_gone(tmp_pat
 
 
 MARK = rundir.MARK.encode()
-LEFT_BEFORE_THE_MARK = (
-    *(".lock", "alerts", "alertmanager", "audit.jsonl", "control.token", "exporter.log"),
-    *("fleet.yml", "prometheus", "prometheus.yml", "provisioner", "provisioner.log"),
-    "provisioner.token",
-)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +58,8 @@ LEFT_BEFORE_THE_MARK = (
         ((), None, True),
         ((".lock", "alerts", "notes"), MARK, True),
         ((".lock",), b"", True),
-        (LEFT_BEFORE_THE_MARK, b"", True),
-        ((*LEFT_BEFORE_THE_MARK, "notes"), b"", False),
-        (LEFT_BEFORE_THE_MARK, b"17\n", False),
-        ((*LEFT_BEFORE_THE_MARK[1:],), None, False),
-        # An earlier version's run that was refused left its lock in a person's own folder.
-        ((".lock", "alerts", "fleet.yml", "prometheus.yml"), b"", False),
+        ((".lock", "exporter.log"), b"", False),
+        ((".lock", "alerts"), b"17\n", False),
         (("prometheus",), None, False),
         (("poetry.lock",), None, False),
     ],
@@ -96,7 +90,7 @@ def contents(folder: Path) -> dict[Path, str]:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"), [("alerts c b a", "a, b, c"), ("alerts c b d a", "a, b, c and 1 more")]
+    ("names", "told"), [("c b a", "a, b, c"), ("c b d a", "a, b, c and 1 more")]
 )
 def test_a_folder_that_is_refused_is_told_with_what_is_in_it_and_the_option(
     tmp_path: Path, names: str, told: str
@@ -114,22 +108,82 @@ def test_a_folder_that_is_refused_is_told_with_what_is_in_it_and_the_option(
     ) == str(caught.value)
 
 
-def test_a_folder_of_an_earlier_version_gets_the_mark(tmp_path: Path) -> None:
-    for name in (".lock", "exporter.log"):
-        (tmp_path / name).touch()
-    with rundir.claimed(tmp_path):
-        pass
-    (tmp_path / "notes").touch()  # from here on there may be anything beside it
+def test_only_its_owner_can_enter_the_folder_and_read_what_is_written(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    empty.chmod(0o775)  # as a shell makes it where users have a group of their own
 
-    for _ in range(2):
-        with rundir.claimed(tmp_path):
-            assert rundir.MARK == (tmp_path / ".lock").read_text()
+    for path in (empty, tmp_path / "new"):
+        with rundir.claimed(path) as run_dir:
+            rundir.write(run_dir.spec, "[]")
+
+            modes = [each.stat().st_mode & 0o777 for each in (path, path / ".lock", run_dir.spec)]
+            assert [0o700, 0o600, 0o600] == modes
+
+
+def other_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+
+
+PREPARED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
+    "it belongs to the user": other_user,
+    "others can write in it": lambda path, _: path.chmod(0o770),
+    "everybody can replace it": lambda path, _: path.parent.chmod(0o777),
+    r"\.lock for a run: everybody can write it": lambda path, _: (path / ".lock").chmod(0o666),
+    r"exporter\.log for a run: it is a symbolic link": lambda path, _: (
+        path / "exporter.log"
+    ).symlink_to(path.parent / "precious"),
+    "it is neither a file nor a folder": lambda path, _: os.mkfifo(path / "exporter.log"),
+    "run for a run: it is a symbolic link": lambda path, _: (
+        path.rename(path.parent / "elsewhere"),
+        path.symlink_to(path.parent / "elsewhere"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("why", "prepare"), PREPARED.items(), ids=PREPARED.keys())
+def test_what_another_user_may_have_prepared_is_refused_and_stays_as_it_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    why: str,
+    prepare: Callable[[Path, pytest.MonkeyPatch], object],
+) -> None:
+    """A run as root would start the commands of its specification."""
+    path = tmp_path / "run"
+    with rundir.claimed(path) as run_dir:
+        rundir.write(run_dir.spec, "precious")
+    (tmp_path / "precious").write_text("precious")
+    prepare(path, monkeypatch)
+    before = contents(tmp_path)
+
+    with pytest.raises(RunDirError, match=f"{why}.*--run-dir"), rundir.claimed(path):
+        pass
+
+    assert before == contents(tmp_path)
+
+
+async def test_no_log_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "a.log").symlink_to(tmp_path / "precious")
+
+    async with Children(tmp_path) as children:
+        with pytest.raises(ChildError, match="Too many levels of symbolic links"):
+            await children.start(ChildSpec("a", ("true",), "http://127.0.0.1:1/"))
+
+    assert "precious" == (tmp_path / "precious").read_text()
 
 
 def test_a_lock_that_cannot_be_read_is_told_with_the_option(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
 
     with pytest.raises(RunDirError, match=r"Is a directory .*--run-dir"), rundir.claimed(tmp_path):
+        pass
+
+
+def test_a_lock_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+
+    with pytest.raises(RunDirError, match="neither a file nor a folder"), rundir.claimed(tmp_path):
         pass
 
 
