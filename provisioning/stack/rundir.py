@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
 from provisioning.stack.errors import RunDirError
 
@@ -250,7 +250,7 @@ def _mark_of(lock: Path) -> bytes:
         return file.read(len(MARK) + 1)
 
 
-def _mark(lock: TextIO) -> None:
+def _mark(lock: IO[Any]) -> None:
     """Write the mark, unless it is there: a run that comes meanwhile never finds it half written.
 
     Raises:

@@ -1,7 +1,7 @@
 """Who is let in to what only holders of a token may ask.
 
 In:   a request for such an operation.
-Out:  whose token it carries; of other requests, whether they carry one.
+Out:  whose token it carries.
 Fails with DeniedError, which leaves a line in the audit log, and TokenFileError. Of one address
 that is the first of each minute; how many others there were is told when the minute is over.
 """
@@ -13,7 +13,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from provisioning.fleet.api.audit import Audit
-from provisioning.fleet.api.errors import DeniedError, TokenFileError
+from provisioning.fleet.api.errors import DeniedError
 from provisioning.fleet.api.operations import Operation
 from provisioning.fleet.api.refusals import PERIOD_S, Refusals
 from provisioning.fleet.api.token import Tokens
@@ -43,13 +43,6 @@ class Admission:
                 fault = str(error)
                 await self._audit.note(operation, request, HTTPStatus.UNAUTHORIZED, fault=fault)
             raise
-
-    def is_holders(self, request: web.Request) -> bool:
-        """Say whether a request that needs no token carries somebody's."""
-        try:
-            return self._tokens.holder(request.headers.get("Authorization", "")) is not None
-        except TokenFileError:
-            return False  # what needs one is answered so; this is answered as to anybody
 
     async def run(self) -> None:
         """Tell once a minute, and when cancelled, how many were turned away without a line."""

@@ -82,7 +82,6 @@ class Api:
             clock,
             reports=reports,
             orphans=orphans,
-            is_holders=self.admission.is_holders,
             fleet=fleet,
             version=version,
         )

@@ -52,10 +52,6 @@ class TooManyStreamsError(ApiError):
     """No further client can follow the changes now."""
 
 
-class BusyError(ApiError):
-    """Too much is being done at once; it may be asked again soon."""
-
-
 class TokenFileError(ApiError):
     """The token file can be neither read nor made."""
 

@@ -65,7 +65,7 @@ class Operation:
     is_write: bool = False
     """It needs a token, and a leader."""
     is_private: bool = False
-    """It tells what not everybody may know, such as values of environment variables."""
+    """It needs a token: it shows what not everybody may know, or costs much to answer."""
 
     @property
     def media_type(self) -> str:
@@ -252,7 +252,8 @@ OPERATIONS = (
         Plan,
         (),
         Fleet,
-        failures=(BAD_REQUEST, CONFLICT, UNAVAILABLE, *BODY_FAILURES),
+        failures=(BAD_REQUEST, HTTPStatus.UNAUTHORIZED, CONFLICT, UNAVAILABLE, *BODY_FAILURES),
+        is_private=True,
     ),
     Operation(
         "sd",

@@ -16,7 +16,6 @@ from aiohttp.http import HttpProcessingError
 
 from provisioning.fleet.api.errors import (
     BadRequestError,
-    BusyError,
     DeniedError,
     HalfDoneError,
     NotLeadingError,
@@ -55,7 +54,6 @@ STATUS_BY_ERROR: Mapping[type[ProvisionerError], HTTPStatus] = {
     StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyStreamsError: HTTPStatus.SERVICE_UNAVAILABLE,
-    BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     TokenFileError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 

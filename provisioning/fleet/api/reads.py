@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import ETag, web
 
 from provisioning.fleet.api import inventory, openapi
-from provisioning.fleet.api.bodies import Room, body_of
+from provisioning.fleet.api.bodies import body_of
 from provisioning.fleet.api.errors import BadRequestError, UnknownError
 from provisioning.fleet.api.feed import Feed, Message
 from provisioning.fleet.api.forms import AGE_HEADER
@@ -39,8 +39,6 @@ from provisioning.fleet.spec import checked_fleet
 from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.store.base import View
 
-PLANNED_BYTES = 4 * MAX_SPEC_BYTES
-"""Of specifications that are read, or wait to be planned, at once."""
 LOOK_S = 1.0
 """So often it is seen whether a client has left: it holds a place of the few that there are."""
 HEARTBEAT_S = 15.0
@@ -60,16 +58,13 @@ class Reads:
         *,
         reports: Reports,
         orphans: Orphans,
-        is_holders: Callable[[web.Request], bool],
         fleet: str,
         version: str,
     ) -> None:
         self._reports = reports
         self._orphans = orphans
-        self._is_holders = is_holders
         self._fleet = fleet
         self._one_at_a_time = asyncio.Lock()
-        self._room = Room(PLANNED_BYTES)
         self._source = source
         self._directory = directory
         self._feed = feed
@@ -137,13 +132,12 @@ class Reads:
     async def plan(self, request: web.Request) -> web.Response:
         """Return what a specification would change.
 
-        Anybody may ask, and a large one takes a second: one at a time, and nobody else waits.
+        A large one takes a second: one at a time, and nobody else waits.
         """
         view = self._view()
-        with self._room.share(is_holders=self._is_holders(request)) as take:
-            body = await body_of(request, max_bytes=MAX_SPEC_BYTES, take=take)
-            async with self._one_at_a_time:
-                planned = await asyncio.to_thread(_planned, view, body, self._fleet)
+        body = await body_of(request, max_bytes=MAX_SPEC_BYTES)
+        async with self._one_at_a_time:
+            planned = await asyncio.to_thread(_planned, view, body, self._fleet)
         return self._aged(json_of(planned))
 
     async def nodes(self, _request: web.Request) -> web.Response:

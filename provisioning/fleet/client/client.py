@@ -116,8 +116,7 @@ class Client:
         """Return what a specification would change."""
         doing = "plan"
         body = encode_fleet(fleet).encode()
-        # Anybody may ask, and a provisioner takes only so much of strangers at once.
-        answer = self._transport.read("/plan", doing=doing, body=body, is_signed=True)
+        answer = self._transport.read("/plan", doing=doing, body=body, is_private=True)
         return _decoded(answer, Plan, doing)
 
     def apply(self, fleet: Fleet, *, plan: Plan) -> Plan:

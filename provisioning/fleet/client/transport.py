@@ -89,7 +89,6 @@ class Transport:
         doing: str,
         body: bytes | None = None,
         is_private: bool = False,
-        is_signed: bool = False,
     ) -> Answer:
         """Ask for something that changes nothing, by GET, or with a body by POST.
 
@@ -98,12 +97,9 @@ class Transport:
             doing: For messages: `list instances`.
             body: JSON.
             is_private: It needs the token.
-            is_signed: It goes with the token where there is one, and without it where not.
         """
         method = "GET" if body is None else "POST"
         token = self._token_for(doing) if is_private else None
-        if is_signed and not is_private:
-            token = self._token_if_any()
         order = Order(method, path, body, token=token)
         patience = self._patience("waits for a provisioner that can answer")
         n_rounds = 0
@@ -146,12 +142,6 @@ class Transport:
             return self._token()
         except ProvisionerError as error:
             raise ClientError(f"cannot {doing}: {error}") from error
-
-    def _token_if_any(self) -> str | None:
-        try:
-            return self._token()
-        except ProvisionerError:
-            return None
 
     def _patience(self, reason: str) -> Patience:
         return Patience(self._bounds.patience_s, reason, sleep=self._sleep, tell=self._tell)

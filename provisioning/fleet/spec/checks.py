@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from provisioning.fleet.fleet import Fleet, Limits, Pool, RuntimeKind
 from provisioning.fleet.spec import node_checks, pool_checks, room, words
 from provisioning.fleet.spec.amounts import count_text
-from provisioning.fleet.spec.complaints import above_zero, at_least, named
+from provisioning.fleet.spec.complaints import MAX_DURATION_S, above_zero, at_least, named
 from provisioning.fleet.spec.problems import Path, Problem, Unknown
 
 MAX_COMPARISONS = 4_000_000
@@ -38,17 +38,19 @@ def _described(fleet: Fleet) -> Iterator[Problem | Unknown]:
 
 def _limits(path: Path, limits: Limits) -> Iterator[Problem]:
     yield from at_least(1, path, operations=limits.operations, tries=limits.tries)
+    yield from at_least(0, path, operations_per_node=limits.operations_per_node)
     yield from at_least(
         0,
         path,
-        operations_per_node=limits.operations_per_node,
+        MAX_DURATION_S,
         backoff_base=limits.backoff_base_s,
         node_grace=limits.node_grace_s,
         retry_failed=limits.retry_failed_s,
         stop_grace=limits.stop_grace_s,
+        backoff_cap=limits.backoff_cap_s,
     )
     bounds = {"start_timeout": limits.start_timeout_s, "warm_up_timeout": limits.warm_up_timeout_s}
-    yield from above_zero(path, **bounds)
+    yield from above_zero(path, MAX_DURATION_S, **bounds)
     if limits.backoff_cap_s < limits.backoff_base_s:
         yield Problem((*path, "backoff_cap"), "must not be shorter than backoff_base")
     if not 0 <= limits.unavailable_ratio <= 1:

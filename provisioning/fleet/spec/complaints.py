@@ -12,6 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from provisioning.fleet.spec import words
 from provisioning.fleet.spec.problems import Path, Problem
 
+MAX_COUNT = 1_000_000
+"""Of anything that is counted, CPUs too."""
+MAX_BYTES = 2**60
+MAX_DURATION_S = 10 * 365 * 86_400
+"""What is to happen later than in ten years is to happen never."""
+
 
 def named(path: Path, name: str, max_characters: int) -> Iterator[Problem]:
     """Yield a problem where a name cannot be used as one."""
@@ -24,18 +30,36 @@ def complaint(path: Path, fault: str) -> Iterator[Problem]:
         yield Problem(path, fault)
 
 
-def above_zero(path: Path, **amounts: float) -> Iterator[Problem]:
-    """Yield a problem for each amount, by its key, that is not finite and above zero."""
+def above_zero(path: Path, most: float, **amounts: float) -> Iterator[Problem]:
+    """Yield a problem for each amount, by its key, that is not above zero and at most `most`."""
     for key, amount in amounts.items():
-        if not 0 < amount < float("inf"):
-            yield Problem((*path, key), f"must be more than 0, got {amount:g}")
+        if not amount > 0:
+            yield Problem((*path, key), f"must be more than 0, got {_shown(amount)}")
+        elif amount > most:
+            yield _too_much((*path, key), amount, most)
 
 
-def at_least(least: int, path: Path, **amounts: float) -> Iterator[Problem]:
-    """Yield a problem for each amount, by its key, that is less than the least."""
+def at_least(
+    least: int, path: Path, most: float = MAX_COUNT, **amounts: float
+) -> Iterator[Problem]:
+    """Yield a problem for each amount, by its key, that is not from the least to the most."""
     for key, amount in amounts.items():
-        if amount < least:
-            yield Problem((*path, key), f"must be {least} or more, got {amount:g}")
+        if not amount >= least:
+            yield Problem((*path, key), f"must be {least} or more, got {_shown(amount)}")
+        elif amount > most:
+            yield _too_much((*path, key), amount, most)
+
+
+def _too_much(path: Path, amount: float, most: float) -> Problem:
+    return Problem(path, f"must be at most {most:,}, got {_shown(amount)}")
+
+
+def _shown(amount: float) -> str:
+    """Return a number in few characters; JSON may hold one of a thousand digits."""
+    try:
+        return f"{amount:,.15g}"
+    except OverflowError:
+        return "a number of more than 300 digits"
 
 
 def repeated_items(section: str, names: Sequence[str]) -> Iterator[Problem]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from provisioning.fleet.fleet import Node, RuntimeKind
 from provisioning.fleet.spec import words
 from provisioning.fleet.spec.complaints import (
+    MAX_BYTES,
+    MAX_COUNT,
     above_zero,
     at_least,
     complaint,
@@ -37,7 +39,8 @@ def _node(path: Path, node: Node) -> Iterator[Problem]:
     yield from named((*path, "name"), node.name, MAX_NAME_CHARACTERS)
     yield from complaint((*path, "address"), words.host_fault(node.address))
     yield from _endpoint((*path, "endpoint"), node)
-    yield from above_zero(path, cpus=node.cpus, memory=node.memory_bytes)
+    yield from above_zero(path, MAX_COUNT, cpus=node.cpus)
+    yield from above_zero(path, MAX_BYTES, memory=node.memory_bytes)
     yield from at_least(0, path, max_instances=node.max_instances)
     if not 1 <= node.first_port <= node.last_port <= 65_535:
         ports = f"{node.first_port} to {node.last_port}"

@@ -15,6 +15,9 @@ from provisioning.fleet.placeholders import NAMES, placeholder_fault
 from provisioning.fleet.spec import words
 from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.spec.complaints import (
+    MAX_BYTES,
+    MAX_COUNT,
+    MAX_DURATION_S,
     above_zero,
     at_least,
     complaint,
@@ -56,7 +59,8 @@ def _workload(path: Path, workload: Workload) -> Iterator[Problem | Unknown]:
     if workload.engine not in ENGINES:
         message = f"must be one of {', '.join(ENGINES)}"
         yield Unknown((*path, "engine"), message, workload.engine, ENGINES)
-    yield from above_zero(path, cpus=workload.cpus, memory=workload.memory_bytes)
+    yield from above_zero(path, MAX_COUNT, cpus=workload.cpus)
+    yield from above_zero(path, MAX_BYTES, memory=workload.memory_bytes)
     yield from complaint((*path, "image"), words.text_fault(workload.image))
     yield from _command((*path, "command"), workload.command)
     yield from _environment((*path, "environment"), workload.environment)
@@ -65,7 +69,7 @@ def _workload(path: Path, workload: Workload) -> Iterator[Problem | Unknown]:
     for index, request in enumerate(workload.warm_up):
         where = (*path, "warm_up", index)
         yield from complaint((*where, "path"), words.path_fault(request.path))
-        yield from at_least(0, where, timeout=request.timeout_s)
+        yield from at_least(0, where, MAX_DURATION_S, timeout=request.timeout_s)
 
 
 def _command(path: Path, command: Sequence[str]) -> Iterator[Problem]:
@@ -109,15 +113,19 @@ def _mounts(path: Path, mounts: Sequence[tuple[str, str]]) -> Iterator[Problem]:
 def _probe(path: Path, workload: Workload) -> Iterator[Problem]:
     probe = workload.probe
     yield from complaint((*path, "path"), words.path_fault(probe.path))
-    yield from above_zero(path, interval=probe.interval_s, timeout=probe.timeout_s)
+    yield from above_zero(path, MAX_DURATION_S, interval=probe.interval_s, timeout=probe.timeout_s)
     yield from at_least(1, path, failures=probe.n_failures)
 
 
 def _rotation(path: Path, pool: Pool, limits: Limits) -> Iterator[Problem]:
     rotation = pool.rotation
-    yield from at_least(0, path, every=rotation.every_s, drain=rotation.drain_s)
-    yield from at_least(1, path, at_once=rotation.at_once)
-    if rotation.every_s > 0 and rotation.at_once > 0 and 0 <= limits.unavailable_ratio <= 1:
+    faults = [
+        *at_least(0, path, MAX_DURATION_S, every=rotation.every_s, drain=rotation.drain_s),
+        *at_least(1, path, at_once=rotation.at_once),
+    ]
+    yield from faults
+    is_countable = 0 <= pool.count <= MAX_COUNT and 0 <= limits.unavailable_ratio <= 1
+    if rotation.every_s and is_countable and not faults:
         bounds = {"at_once": rotation.at_once, "limits.unavailable": allowed_down(pool, limits)}
         n_at_once = min(bounds.values())
         whole_s = rotation.drain_s * pool.count / n_at_once

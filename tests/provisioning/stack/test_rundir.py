@@ -125,6 +125,11 @@ def other_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
 
 
+def replaced_by_a_link(path: Path, _: pytest.MonkeyPatch) -> None:
+    path.rename(path.parent / "elsewhere")
+    path.symlink_to(path.parent / "elsewhere")
+
+
 PREPARED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "it belongs to the user": other_user,
     "others can write in it": lambda path, _: path.chmod(0o770),
@@ -134,10 +139,7 @@ PREPARED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
         path / "exporter.log"
     ).symlink_to(path.parent / "precious"),
     "it is neither a file nor a folder": lambda path, _: os.mkfifo(path / "exporter.log"),
-    "run for a run: it is a symbolic link": lambda path, _: (
-        path.rename(path.parent / "elsewhere"),
-        path.symlink_to(path.parent / "elsewhere"),
-    ),
+    "run for a run: it is a symbolic link": replaced_by_a_link,
 }
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-from provisioning.fleet.api import bodies, reads
-from provisioning.fleet.api.bodies import Room
-from provisioning.fleet.api.errors import BusyError
+from provisioning.fleet.api import bodies
 from provisioning.fleet.spec import encode_fleet
-from tests.provisioning.fleet.api.board import FLEET, Board, running_board
+from tests.provisioning.fleet.api.board import FLEET, Board
 from tests.waiting import eventually
 
 SPEC = encode_fleet(FLEET).encode()
@@ -29,10 +26,12 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 async def begun(
     board: Board, body: bytes, *headers: str, path: str = "/plan"
 ) -> AsyncIterator[Connection]:
-    """Send the beginning of a request without a token, and leave when the context ends."""
+    """Send the beginning of a request, and leave when the context ends."""
     url = urlsplit(board.url)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
-    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers)
+    token = f"Authorization: Bearer {board.token}"
+    common = ("Host: localhost", "Content-Type: application/json", token)
+    lines = (f"POST {path} HTTP/1.1", *common, *headers)
     writer.write("\r\n".join((*lines, "", "")).encode() + body)
     try:
         yield reader, writer
@@ -83,7 +82,7 @@ async def test_whoever_leaves_before_the_body_is_whole_is_no_fault_of_ours(
     board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with begun(board, b"{", "Content-Length: 5000"):
-        await eventually(lambda: "share" if board.api._reads._room._free_bytes else "")
+        pass
 
     await eventually(lambda: 1 == answered(board, "plan", 400))
     assert [] == errors(caplog)
@@ -94,10 +93,9 @@ async def test_a_body_that_does_not_come_is_waited_for_no_longer_than_is_allowed
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bodies, "WITHIN_S", 0.01)
-    token = f"Authorization: Bearer {board.token}"
     path = "/pools/llama/scale"
 
-    async with begun(board, b"{", "Content-Length: 50", token, path=path) as (reader, _):
+    async with begun(board, b"{", "Content-Length: 50", path=path) as (reader, _):
         assert 408 == await status_of(reader)
 
     (record,) = board.audited()
@@ -107,90 +105,15 @@ async def test_a_body_that_does_not_come_is_waited_for_no_longer_than_is_allowed
     )
 
 
-# Bodies of strangers
-
-
-@pytest.fixture
-async def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Board]:
-    """A provisioner with room for two specifications of strangers."""
-    monkeypatch.setattr(reads, "PLANNED_BYTES", 2 * len(SPEC))
-    async with running_board(tmp_path) as running:
-        yield running
-
-
-async def planned(board: Board, **headers: str) -> int:
-    async with aiohttp.ClientSession(board.url, headers={**JSON, **headers}) as session:
-        async with session.post("/plan", data=SPEC) as response:
-            if response.status == 503:
-                assert "2" == response.headers["Retry-After"]
-                assert "being read at once" in json.loads(await response.read())["detail"]
-            return response.status
-
-
-async def test_bodies_of_strangers_are_not_collected_without_bound(narrow: Board) -> None:
-    """What is sent but for its end is held; who comes then is told to come again."""
-    held = b" " * (len(SPEC) + 1)
-    async with begun(narrow, held, f"Content-Length: {2 * len(SPEC)}"):
-        await eventually(lambda: narrow.api._reads._room._free_bytes < len(SPEC))
-        assert 503 == await planned(narrow)
-
-    async def is_planned() -> bool:
-        return 200 == await planned(narrow)
-
-    await eventually(is_planned)
-    assert 2 * len(SPEC) == narrow.api._reads._room._free_bytes
-
-
-async def test_those_who_send_slowly_keep_nobody_else_out(narrow: Board) -> None:
-    async with AsyncExitStack() as stack:
-        for _ in range(20):
-            await stack.enter_async_context(begun(narrow, b"{", f"Content-Length: {len(SPEC)}"))
-        whole = 2 * len(SPEC)
-        await eventually(lambda: whole - 20 == narrow.api._reads._room._free_bytes)
-
-        assert 200 == await planned(narrow)
-
-
-async def test_strangers_who_hold_all_room_keep_no_holder_of_a_token_out(narrow: Board) -> None:
-    """They send all that there is room for, but for its end."""
-    held = b" " * (2 * len(SPEC))
-    async with begun(narrow, held, f"Content-Length: {2 * len(SPEC) + 1}"):
-        await eventually(lambda: 0 == narrow.api._reads._room._free_bytes)
-
-        assert 200 == await planned(narrow, Authorization=f"Bearer {narrow.token}")
-        assert 503 == await planned(narrow, Authorization="Bearer " + "x" * 32)
-
-
-async def test_who_plans_needs_no_token_file_that_can_be_read(narrow: Board) -> None:
-    """They are strangers then."""
-    token = narrow.token
-    narrow.tokens.path.unlink()
-
-    assert 200 == await planned(narrow, Authorization=f"Bearer {token}")
-
-
-async def test_a_specification_that_waits_to_be_planned_takes_room(narrow: Board) -> None:
-    async with narrow.api._reads._one_at_a_time:
-        first = asyncio.create_task(planned(narrow))
-        second = asyncio.create_task(planned(narrow))
-        await eventually(lambda: 0 == narrow.api._reads._room._free_bytes)
-        assert 503 == await planned(narrow)
-
-    assert [200, 200] == [await first, await second]
-
-
-def test_room_is_for_as_many_bytes_as_are_said_and_free_again_after() -> None:
-    room = Room(10)
-
-    with room.share() as take:
-        take(4)
-        with room.share() as other:
-            other(6)
-            assert "<Room for 0 of 10 bytes>" == repr(room)
-        with pytest.raises(BusyError):
-            take(7)
-
-    assert "<Room for 10 of 10 bytes>" == repr(room)
+async def test_a_number_beyond_all_bounds_is_refused_in_words(board: Board) -> None:
+    """As 10^400, which is no float: it was an error of ours."""
+    for path, body in (
+        ("/plan", SPEC.replace(b'"count":4', b'"count":1' + 400 * b"0")),
+        ("/pools/llama/scale", b'{"count":1' + 400 * b"0" + b"}"),
+    ):
+        assert 400 * b"0" in body
+        problem = await board.ask("POST", path, data=body, headers=JSON, expect=422)
+        assert "count" in problem["detail"]
 
 
 async def test_of_many_problems_the_first_are_told_and_that_there_are_more(board: Board) -> None:

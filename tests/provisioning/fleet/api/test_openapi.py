@@ -93,6 +93,7 @@ def test_writes_and_what_is_private_ask_for_the_token() -> None:
         "replace",
         "scale",
         "put_spec",
+        "plan",
         "spec",
         "delete_orphans",
     } == secured

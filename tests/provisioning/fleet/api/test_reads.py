@@ -210,10 +210,10 @@ async def test_a_specification_is_planned_without_being_written(board: Board) ->
     assert version == board.backend.revision
 
 
-async def test_planning_needs_no_token(board: Board) -> None:
+async def test_planning_needs_the_token(board: Board) -> None:
     async with aiohttp.ClientSession(board.url) as session:
         async with session.post("/plan", data=encode_fleet(FLEET), headers=JSON) as response:
-            assert 200 == response.status
+            assert 401 == response.status
 
 
 JSON = {"Content-Type": "application/json"}

@@ -14,7 +14,6 @@ import responses
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
-from provisioning.fleet.api.errors import TokenFileError
 from provisioning.fleet.api.forms import AGE_HEADER, NOT_LEADING
 from provisioning.fleet.client.addresses import checked_url, is_trusted
 from provisioning.fleet.client.errors import (
@@ -135,28 +134,6 @@ def test_only_what_is_private_is_asked_for_with_the_token(
     transport.read("/spec", doing="look", is_private=True)
 
     assert [("one.example", f"Bearer {TOKEN}")] == asked(web)
-
-
-def test_what_anybody_may_ask_is_asked_with_the_token_where_it_helps(
-    web: responses.RequestsMock, transport: Transport
-) -> None:
-    web.post(f"{ONE}/plan", json={})
-
-    transport.read("/plan", doing="plan", body=b"{}", is_signed=True)
-
-    assert [("one.example", f"Bearer {TOKEN}")] == asked(web)
-
-
-def test_what_anybody_may_ask_is_asked_without_a_token_too(web: responses.RequestsMock) -> None:
-    web.post(f"{ONE}/plan", json={})
-
-    def token() -> str:
-        raise TokenFileError("cannot use the token file nowhere")
-
-    with Transport([ONE], token) as transport:
-        transport.read("/plan", doing="plan", body=b"{}", is_signed=True)
-
-    assert [("one.example", None)] == asked(web)
 
 
 def test_a_read_is_tried_again_with_growing_waits(

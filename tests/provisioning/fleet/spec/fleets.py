@@ -16,6 +16,7 @@ from provisioning.fleet.fleet import (
     Spread,
 )
 from provisioning.fleet.model import Probe, WarmUp, Workload
+from provisioning.fleet.spec.complaints import MAX_DURATION_S
 from provisioning.fleet.spec.engines import ENGINES, Preset, warm_up_of
 
 NAMES = st.from_regex(r"[A-Za-z0-9]([._-]?[A-Za-z0-9]){0,8}", fullmatch=True)
@@ -26,7 +27,7 @@ ANYTHING = st.text(st.characters(codec="utf-8", exclude_characters="\0{}"), max_
 VARIABLES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True) | st.sampled_from(
     [name for engine in ENGINES.values() for name in engine.environment]
 )
-DURATIONS_S = st.floats(0.0, 3.2e8, exclude_min=True)
+DURATIONS_S = st.floats(0.0, 3.1e8, exclude_min=True)
 MOMENTS_S = DURATIONS_S | st.just(0.0)
 CPUS = st.floats(0.0, 1.0, exclude_min=True) | st.just(5e-05)
 PATHS = st.sampled_from(["/health", "/a?b=c&d", "/api/version"])
@@ -69,8 +70,8 @@ def workloads(draw: st.DrawFn) -> Workload:
 
 @st.composite
 def pools(draw: st.DrawFn, name: str, selector: Pairs) -> Pool:
-    drain_s = draw(MOMENTS_S)
-    every_s = draw(st.just(0.0) | st.floats(4 * drain_s + 1, 4e9))
+    drain_s = draw(st.just(0.0) | st.floats(0.0, MAX_DURATION_S / 5))
+    every_s = draw(st.just(0.0) | st.floats(4 * drain_s + 1, MAX_DURATION_S))
     return Pool(
         name=name,
         count=3,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import msgspec
 import pytest
 
+from provisioning.fleet.errors import SpecError
 from provisioning.fleet.fleet import Fleet, Limits, Node, Placement, Pool, RuntimeKind
 from provisioning.fleet.model import Workload
-from provisioning.fleet.spec import checks
+from provisioning.fleet.spec import checked_fleet, checks, encode_fleet
 from tests.provisioning.fleet.spec.documents import faults, fleet_of, node, pool
 
 
@@ -181,6 +186,39 @@ def test_of_a_rotation_within_limits_that_cannot_be_only_these_are_told() -> Non
 )
 def test_limits_that_stop_everything_are_refused(changes: dict[str, Any], fault: str) -> None:
     assert fault in faults(limits=changes)
+
+
+Place = tuple[str | int, ...]
+
+
+def numbers_of(document: Any, place: Place = ()) -> Iterator[Place]:
+    """Yield where numbers are in a JSON document."""
+    if isinstance(document, int | float) and not isinstance(document, bool):
+        yield place
+    elif isinstance(document, dict | list):
+        items = document.items() if isinstance(document, dict) else enumerate(document)
+        for key, value in items:
+            yield from numbers_of(value, (*place, key))
+
+
+@pytest.mark.parametrize(
+    "number", ["1e308", f"{2**64}", f"1{400 * '0'}", f"-1{400 * '0'}", f"1{6000 * '0'}"]
+)
+def test_no_number_is_too_large_to_be_refused(number: str) -> None:
+    """JSON has no bound: 10^400 is no float, and Python reads 10^6000 from no text."""
+    fleet = fleet_of(nodes=[node()], pools=[pool()])
+    encoded = encode_fleet(fleet)
+    taken: list[Place] = []
+
+    for place in numbers_of(json.loads(encoded)):
+        document = json.loads(encoded)
+        inner = reduce(lambda at, key: at[key], place[:-1], document)
+        inner[place[-1]] = "@"
+        with contextlib.suppress(SpecError):
+            checked_fleet(json.dumps(document).replace('"@"', number).encode())
+            taken.append(place)
+
+    assert [] == taken
 
 
 def test_names_that_are_there_twice_are_refused() -> None:
