@@ -14,12 +14,12 @@ import click
 import uvloop
 
 from exporter import config as configuration
-from exporter import logs
 from exporter.app import Exporter
 from exporter.app import check as check_inventory
 from exporter.config import Config, Given
 from exporter.errors import ExporterError
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
+from ollama_fleet import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import logging
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import click
 import uvloop
 from click.core import ParameterSource
 
+from ollama_fleet import logs
 from provisioning.sim.address import address_of
 from provisioning.sim.app import Hosting, RunningFleet, Settings, Simulation, running_simulation
 from provisioning.sim.errors import FaultError, SimulationError, SpecError
@@ -144,7 +144,7 @@ fault upon it; node_gone: the node's units are dead, and the control API answers
 @click.pass_context
 def simulate(context: click.Context, /, **options: Any) -> None:
     """Run the command: read the options, run until a signal, stop."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logs.configure("warning", format_="%(levelname)s: %(message)s")
     if options["host_units"] is not None:
         refuse_given(context, MEANINGLESS_WHILE_HOSTING)
     try:

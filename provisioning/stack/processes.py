@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 
 import aiohttp
 
+from ollama_fleet.logs import escaped
 from provisioning.stack import rundir
 from provisioning.stack.errors import ChildError
 
@@ -212,4 +213,4 @@ def _tail(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(f"  {line}" for line in lines[-TAIL_LINES:]) or "  (empty)"
+    return "\n".join(f"  {escaped(line)}" for line in lines[-TAIL_LINES:]) or "  (empty)"

@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ollama_fleet import logs
 from provisioning.fleet.app import Settings, running
 from provisioning.fleet.cli.asking import yes_option
 from provisioning.fleet.cli.awaiting import wait_for
@@ -34,8 +34,6 @@ from provisioning.fleet.errors import ProvisionerError
 from provisioning.fleet.eventlog import RateLimit
 from provisioning.fleet.spec import fleet_json, fleet_yaml, load_fleet
 from provisioning.fleet.spec.amounts import count_text
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 log = logging.getLogger("provisioning.fleet")
 
@@ -71,8 +69,7 @@ def run(*, log_level: str, **options: Any) -> None:
     Each option is a variable of the environment too: --web.listen-address is
     OLLAMA_FLEET_PROVISIONER_WEB_LISTEN_ADDRESS.
     """
-    logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT, force=True)
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logs.configure(log_level)
     # What goes wrong in it goes wrong again and again, with a traceback each time.
     logging.getLogger("asyncio").addFilter(RateLimit(SystemClock()))
     with _translated():

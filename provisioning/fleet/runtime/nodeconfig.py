@@ -160,7 +160,10 @@ def _problems(access: NodeAccess) -> Iterator[str]:
     for field in ("node", "client"):
         if not NAME.fullmatch(getattr(access, field)):
             yield f"{field}  letters, digits, dots and hyphens, got {getattr(access, field)!r}"
-    if not (_is_ip(access.address) or NAME.fullmatch(access.address)):
+    if "%" in access.address:
+        # A zone may be any text, which would be written into nginx's configuration, root's.
+        yield f"address  an IP address without a zone (%), got {access.address!r}"
+    elif not (_is_ip(access.address) or NAME.fullmatch(access.address)):
         yield f"address  an IP address or a host name, got {access.address!r}"
     if not 0 < access.port < 65_536:
         yield f"port  from 1 to 65535, got {access.port}"

@@ -55,7 +55,3 @@ class LazyGroup(click.Group):
 @click.version_option(version("ollama-fleet"), prog_name="ollama-fleet")
 def main() -> None:
     """Watch and run fleets of local LLM servers (Ollama, llama-server and others)."""
-
-
-if __name__ == "__main__":
-    main(prog_name="ollama-fleet")

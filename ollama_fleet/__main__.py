@@ -1,0 +1,5 @@
+"""Run the command as `python -m ollama_fleet`."""
+
+from ollama_fleet import main
+
+main(prog_name="ollama-fleet")
