@@ -7,6 +7,9 @@ Fails with click's errors: nobody can be asked, or the answer is no.
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 
 import click
@@ -31,4 +34,36 @@ def ask(question: str, *, what: str) -> None:
         raise click.ClickException(
             f"{what}, and nobody can be asked here whether it may; if it may, say so with --yes"
         )
-    click.confirm(question, abort=True, err=True)
+    try:
+        while not (answer := _answer(f"{question} [y/N]: ")):
+            click.echo("Error: invalid input", err=True)
+    except KeyboardInterrupt:
+        raise click.Abort from None
+    if answer != "yes":
+        raise click.Abort
+
+
+def _answer(prompt: str) -> str:
+    """Return `yes` or `no`; nothing where a person typed something else."""
+    click.echo(prompt, err=True, nl=False)
+    wait_for_line()
+    typed = sys.stdin.readline()
+    known = {"y": "yes", "yes": "yes", "n": "no", "no": "no", "": "no"}
+    return known.get(typed.strip().lower(), "")
+
+
+def wait_for_line() -> None:
+    """Return once a line can be read, or a signal has come; its handler runs then.
+
+    A Ctrl-C that comes between Python's last look at signals and a read that waits does not end
+    the read. What a signal writes to the wake-up descriptor stays until it is seen.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        select.select([sys.stdin, reader], [], [])
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)

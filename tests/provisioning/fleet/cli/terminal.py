@@ -19,11 +19,6 @@ import pytest
 
 QUESTION = b"[y/N]"
 CTRL_C = b"\x03"
-ECHO = b"^C"
-"""Of the terminal: it says nothing about the program."""
-AGAIN_S = 5.0
-"""Ctrl-C gets lost in the moment between Python's last look at signals and the read that waits: a
-person to whom nothing is said presses it again."""
 WITHIN_S = 60.0
 ON_TERMINAL = """\
 import fcntl, os, signal, sys, termios
@@ -77,17 +72,14 @@ def _screen(
 ) -> bytes:
     """Return all that is shown until the other side is closed."""
     screen = b""
-    n_before_answer: int | None = None
+    is_answered = False
     with suppress(OSError):  # the other side is closed
         while time.monotonic() < give_up_s:
-            if has_more := bool(select.select([terminal], [], [], AGAIN_S)[0]):
+            if select.select([terminal], [], [], 1.0)[0]:
                 screen += os.read(terminal, 4096)
                 seen(screen)
-            is_answered = n_before_answer is not None
-            is_silent = not has_more and not screen[n_before_answer:].replace(ECHO, b"")
-            is_lost = is_answered and answer == CTRL_C and is_silent
-            if QUESTION in screen and (is_lost or not is_answered):
-                n_before_answer = len(screen)
+            if QUESTION in screen and not is_answered:
+                is_answered = True
                 os.write(terminal, answer)
         pytest.fail(f"it does not end; on the screen: {screen.decode(errors='replace')}")
     return screen
