@@ -8,9 +8,11 @@ BIN := .venv/bin
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 3 ? n + 1 : 4)))
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SLOW := tests/e2e tests/bench
+# For every platform and Python that the project runs on; the build's own packages are locked too.
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench alerts-live programs format clean
+.PHONY: help demo test check lint bench alerts-live programs format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +49,12 @@ format: ## Format the code and mend what the linter can mend
 	@.ci/venv test
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
+
+lock: ## Write the lock files anew: the newest versions that pyproject.toml allows, with their hashes
+	@.ci/venv test
+	@$(BIN)/python -m pip install --quiet uv
+	@printf 'hatchling\neditables\n' | $(LOCK) --upgrade --extra provisioner --extra demo --extra dev --output-file requirements.lock -
+	@printf 'hatchling\neditables\n' | $(LOCK) --constraint requirements.lock --extra demo --output-file requirements-demo.lock -
 
 clean: ## Remove everything that these targets made
 	@rm -rf .venv .programs .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
