@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PIN = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)([^\n]*(?:\\\n[^\n]*)*)", re.MULTILINE)
+PIN = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
