@@ -100,6 +100,11 @@ class RunningFleet:
         return self._server.n_connections
 
     @property
+    def n_paused(self) -> int:
+        """Return how many connections are read no further until their clients have caught up."""
+        return self._server.n_paused
+
+    @property
     def n_accepted(self) -> int:
         """Return how many connections instances accepted since the start."""
         return self._server.n_accepted

@@ -38,7 +38,9 @@ HELP = """Run a fleet of simulated LLM servers on this machine, all in one proce
 
 Each instance has a loopback address of its own, 127.1.0.1 and up, and all share one port.
 They answer as the server kind of --mode does, generate text at their own speed, and have
-believable counters that grow by themselves.
+believable counters that grow by themselves. With --mode ollama they have the endpoints of a real
+Ollama under /api and /v1, and load, keep and unload models as requests say (keep_alive). Until a
+request or a fault changes that, an instance's own model stays loaded.
 
 \b
   ollama-fleet simulate --instances 10000 --inventory fleet.json
@@ -62,6 +64,14 @@ Faults are KIND:KEY=VALUE,... The keys say whom a fault befalls: ids=A+B, node=N
   delay         every answer comes seconds (5) late
   no_metrics    health is fine, metrics are not: how=404 or how=broken
   shrink        the instances leave the inventory
+  runner_hang   the model's process freezes, pages are answered; a new request waits seconds (20)
+                for another process, a request under way hangs
+  runner_kill   the model's process is killed: a stream ends with an error, the next request
+                starts another process
+  runner_oom    as runner_kill, and every load fails for lack of memory
+  unload        a client unloads the models; the next request loads one
+  no_model      the store is empty
+  partly_cpu    ratio (0.5) of a GPU instance's model is not in the GPU's memory
 
 The control API takes the same as JSON, writes with the token of --control.token-file:
 
@@ -107,6 +117,14 @@ fault upon it; node_gone: the node's units are dead, and the control API answers
 @click.option("--article-metrics", is_flag=True, help="Give the three required metrics only.")
 @click.option("--request-histogram", is_flag=True, help="Give request durations too (large).")
 @click.option("--time-scale", default=1.0, help=TIME_SCALE_HELP)
+@click.option(
+    "--installed-models", default=1, help="Models in the store of each instance, its own included."
+)
+@click.option(
+    "--max-loaded-models",
+    default=3,
+    help="Models that each instance may have loaded; one more unloads an idle one.",
+)
 @click.option("--inventory", type=FILE, help="Keep the inventory in this file.")
 @click.option(
     "--inventory-engine",

@@ -19,7 +19,7 @@ from typing import Protocol, cast
 from provisioning.sim.faults import Kind, MetricsFailure
 from provisioning.sim.fleet import ENDS_PROCESS, ActiveFault, Fleet, InstanceState
 from provisioning.sim.nonsense import BROKEN_METRICS, NO_HTTP, NO_JSON, half
-from provisioning.sim.pages import Page, Site, not_found
+from provisioning.sim.pages import Answer, Endpoint, Page, Site, not_found
 from provisioning.sim.wire import (
     TEXT_UTF8,
     BadRequestError,
@@ -38,12 +38,12 @@ RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 class Generator(Protocol):
     """What answers the requests that take time."""
 
-    def takes(self, request: Request) -> bool:
-        """Say whether the request is one to generate text."""
-        ...
-
     async def answer(
-        self, request: Request, state: InstanceState, write: Callable[[bytes], None]
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        state: InstanceState,
+        write: Callable[[bytes], None],
     ) -> None:
         """Write the whole answer, head included."""
         ...
@@ -103,6 +103,11 @@ class Connection(asyncio.Protocol):
         self._state: InstanceState
         self._life_start_s: float
         """Tells the process that accepted this connection from one started later."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Say whether it is read no further, as its answers do not leave or its queue is full."""
+        return self._is_paused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Find out which instance was called; reset where nobody is."""
@@ -181,7 +186,7 @@ class Connection(asyncio.Protocol):
 
     def _remember(self, data: bytes, requests: list[Request]) -> None:
         """Keep what these requests are answered with, for a next read of the same bytes."""
-        pages = [self._gate.site.find(request, self._state) for request in requests]
+        pages = [self._find(request)[1] for request in requests]
         if all(request.is_plain for request in requests):
             self._plan = tuple(page for page in pages if isinstance(page, Page))
             self._known = data if len(self._plan) == len(requests) else b""
@@ -208,39 +213,51 @@ class Connection(asyncio.Protocol):
         else:
             self._answer_badly(request, trouble)
 
-    def _answer_well(self, request: Request) -> None:
-        if self._gate.generator.takes(request):
-            self._start(self._generate(request))
+    def _answer_well(self, request: Request, *, is_loading: bool = False) -> None:
+        request, found = self._find(request, is_loading=is_loading)
+        if isinstance(found, Endpoint):
+            self._start(self._generate(request, found))
         else:
-            self._send(request, self._gate.site.find(request, self._state))
+            self._send(request, found)
+
+    def _find(self, request: Request, *, is_loading: bool = False) -> tuple[Request, Answer]:
+        """Return what a request is answered by, and the request as it is to be answered."""
+        site = self._gate.site
+        admitted = site.admit(request, self._state)
+        if isinstance(admitted, Response):
+            return request, admitted
+        find = site.loading if is_loading else site.find
+        return admitted, find(admitted, self._state)
 
     def _answer_badly(self, request: Request, trouble: ActiveFault) -> None:
-        site = self._gate.site
         match trouble.fault.kind:
             case Kind.GARBAGE:
                 self._send(request, NO_JSON)
             case Kind.MALFORMED:
                 self._close_after(NO_HTTP)
             case Kind.CLOSE:
-                whole = self._response(site.find(request, self._state))
+                _, found = self._find(request)
+                whole = NO_JSON if isinstance(found, Endpoint) else self._response(found)
                 self._close_after(half(request, whole, now_s=self._clock()))
-            case Kind.NO_METRICS if request.path == site.metrics_path:
+            case Kind.NO_METRICS if request.path == self._gate.site.metrics_path:
                 is_broken = trouble.fault.how is MetricsFailure.BROKEN
                 self._send(request, BROKEN_METRICS if is_broken else not_found())
             case Kind.LOADING | Kind.OOM_RESTART:
-                self._send(request, site.loading(request, self._state))
+                self._answer_well(request, is_loading=True)
             case _:
                 self._answer_well(request)
 
     async def _answer_late(self, request: Request, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        if self._gate.generator.takes(request):
-            await self._generate(request)
+        request, found = self._find(request)
+        if isinstance(found, Endpoint):
+            await self._generate(request, found)
         else:
-            self._send(request, self._gate.site.find(request, self._state))
+            self._send(request, found)
 
-    async def _generate(self, request: Request) -> None:
-        await self._gate.generator.answer(request, self._state, self._transport.write)
+    async def _generate(self, request: Request, endpoint: Endpoint) -> None:
+        write = self._transport.write
+        await self._gate.generator.answer(request, endpoint, self._state, write)
         if not request.keep_alive:
             self._transport.close()
 

@@ -50,6 +50,18 @@ class Kind(StrEnum):
     """Health is fine, the metrics are not there, or broken."""
     SHRINK = "shrink"
     """The instances leave the inventory; they go on answering."""
+    RUNNER_HANG = "runner_hang"
+    """The model's process freezes, the server does not; a request has it replaced after a time."""
+    RUNNER_KILL = "runner_kill"
+    """The model's process is killed; a request starts another."""
+    RUNNER_OOM = "runner_oom"
+    """The model's process is killed for lack of memory, as is every other that is started."""
+    UNLOAD = "unload"
+    """A client unloads the models."""
+    NO_MODEL = "no_model"
+    """The store is empty."""
+    PARTLY_CPU = "partly_cpu"
+    """`ratio` of the model is not in the GPU's memory."""
 
 
 class MetricsFailure(StrEnum):
@@ -84,6 +96,8 @@ class Fault:
 SELECTORS = ("ids", "node", "model", "count", "share")
 PARAMETERS_BY_KIND: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
     {
+        Kind.RUNNER_HANG: ("seconds",),
+        Kind.PARTLY_CPU: ("ratio",),
         Kind.SLOW: ("factor",),
         Kind.ERRORS: ("ratio",),
         Kind.OOM_RESTART: ("seconds",),
@@ -91,6 +105,10 @@ PARAMETERS_BY_KIND: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
         Kind.NO_METRICS: ("how",),
     }
 )
+DEFAULTS_BY_KIND: Mapping[Kind, Mapping[str, float]] = MappingProxyType(
+    {Kind.RUNNER_HANG: {"seconds": 20.0}, Kind.PARTLY_CPU: {"ratio": 0.5}}
+)
+"""Where they differ from a Fault's own; 20 s as a real server was seen to take."""
 
 
 def parse_fault(text: str) -> Fault:
@@ -125,7 +143,7 @@ def read_fault(values: Mapping[str, object]) -> Fault:
     problems += _unselected(kind, values)
     if problems:
         raise FaultError(problems)
-    return Fault(kind=kind, **read)
+    return Fault(kind=kind, **{**DEFAULTS_BY_KIND.get(kind, {}), **read})
 
 
 def select(

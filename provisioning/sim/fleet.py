@@ -9,12 +9,13 @@ Fails with FaultError and UnknownFaultError. Whoever watches hears which instanc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from provisioning.sim.errors import UnknownFaultError
 from provisioning.sim.faults import Fault, Kind, read_fault, select
+from provisioning.sim.models import ModelCache
 from provisioning.sim.spec import FleetSpec, Instance, instances_of
 from provisioning.sim.values import (
     NOTHING,
@@ -26,9 +27,16 @@ from provisioning.sim.values import (
     with_request,
 )
 
-ALTERS_ANSWERS = frozenset(set(Kind) - {Kind.SLOW, Kind.ERRORS, Kind.SHRINK})
+OF_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL, Kind.RUNNER_OOM})
+ENDS_WITH_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL})
+OF_MODELS = frozenset({Kind.RUNNER_OOM, Kind.UNLOAD, Kind.NO_MODEL})
+"""Healing one has the instance's own model loaded again."""
+ALTERS_ANSWERS = (
+    frozenset(Kind) - OF_RUNNER - OF_MODELS - {Kind.SLOW, Kind.ERRORS, Kind.SHRINK, Kind.PARTLY_CPU}
+)
 ENDS_PROCESS = frozenset({Kind.KILL, Kind.OOM_KILL, Kind.NODE_GONE})
 STOPS_WORK = ENDS_PROCESS | {Kind.HANG, Kind.LOADING, Kind.OOM_RESTART}
+STOPS_MODEL = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_OOM, Kind.NO_MODEL})
 LOADING = Fault(Kind.LOADING)
 OUT_OF_MEMORY = Counters(out_of_memory=1.0)
 
@@ -63,13 +71,16 @@ class InstanceState:
     """What changes about one instance."""
 
     __slots__ = (
+        "cpu_ratio",
         "identity",
         "instance",
         "is_absent",
         "life",
+        "models",
         "n_asked",
         "n_generating",
         "n_waiting",
+        "runner",
         "starting",
         "trouble",
     )
@@ -87,6 +98,12 @@ class InstanceState:
         """What it does before it serves, where it began while somebody watched."""
         self.trouble: ActiveFault | None = None
         """Which of its faults decides how it answers; None: it answers well."""
+        self.models: ModelCache | None = None
+        """None: what is installed is as at first, and its own model is loaded."""
+        self.runner: ActiveFault | None = None
+        """What is wrong with the process that runs its models."""
+        self.cpu_ratio = 0.0
+        """How much of a model is not in its GPU's memory."""
         self.n_asked = 0
         """Requests to generate text, those that failed included."""
         self.n_generating = 0
@@ -186,6 +203,9 @@ class Fleet:
             raise UnknownFaultError(f"no active fault has the id {fault_id!r}")
         for active in healed:
             del self._active[active.id]
+            if active.fault.kind in OF_MODELS:
+                for index in active.indices:
+                    self.states[index].models = None
         self._settle(frozenset().union(*(active.indices for active in healed)))
         return healed
 
@@ -213,6 +233,21 @@ class Fleet:
             self._settle(frozenset({state.instance.index}))
         return state.trouble
 
+    def models_of(self, state: InstanceState) -> ModelCache:
+        """Return the models of an instance, to be changed."""
+        if state.models is None:
+            installed, most = state.instance.installed, self.spec.max_loaded_models
+            state.models = ModelCache(installed, max_loaded=most)
+        return state.models
+
+    def runner_was_renewed(self, state: InstanceState) -> None:
+        """End the faults that were upon the process that ran an instance's models."""
+        index = state.instance.index
+        for active in tuple(self._active.values()):
+            if active.fault.kind in ENDS_WITH_RUNNER and index in active.indices:
+                self._spare(active, index)
+        self._settle(frozenset({index}))
+
     def record(self, state: InstanceState, done: Counters) -> None:
         """Count a request that an instance was really asked."""
         state.life = with_request(state.life, done)
@@ -235,13 +270,32 @@ class Fleet:
             trouble = worst(mine, now_s)
             condition = condition_under(trouble, mine)
             if begun is not None and begun.fault.kind is Kind.OOM_RESTART:
-                state.life = restarted(state.instance, condition, now_s, OUT_OF_MEMORY)
+                self._restart(state, condition, OUT_OF_MEMORY)
             elif _has_ended(state.trouble) and not _has_ended(trouble):
-                state.life = restarted(state.instance, condition, now_s, NOTHING)
+                self._restart(state, condition, NOTHING)
             else:
                 state.life = changed(state.life, state.instance, now_s=now_s, condition=condition)
             state.trouble = trouble
+            state.runner = latest(mine, OF_RUNNER)
+            partly = latest(mine, {Kind.PARTLY_CPU})
+            state.cpu_ratio = partly.fault.ratio if partly else 0.0
+            if begun is not None:
+                self._change_models(state, begun.fault.kind)
         self._tell(indices)
+
+    def _restart(self, state: InstanceState, condition: Condition, counts: Counters) -> None:
+        state.life = restarted(state.instance, condition, self.clock(), counts)
+        if state.models is not None:
+            state.models.restart()
+
+    def _change_models(self, state: InstanceState, begun: Kind) -> None:
+        """Do what a fault does once, when it begins."""
+        if begun is Kind.UNLOAD:
+            self.models_of(state).expire_all()
+        elif begun is Kind.NO_MODEL:
+            self.models_of(state).clear()
+        elif begun is Kind.RUNNER_OOM:
+            self.record(state, OUT_OF_MEMORY)
 
     def _tell(self, indices: frozenset[int]) -> None:
         for watcher in self._watchers:
@@ -261,12 +315,18 @@ def worst(faults: Sequence[ActiveFault], now_s: float) -> ActiveFault | None:
     return max(altering)[-1] if altering else None
 
 
+def latest(faults: Sequence[ActiveFault], kinds: Set[Kind]) -> ActiveFault | None:
+    """Return the latest fault of some kinds."""
+    return next((active for active in reversed(faults) if active.fault.kind in kinds), None)
+
+
 def condition_under(trouble: ActiveFault | None, faults: Sequence[ActiveFault]) -> Condition:
     """Return how an instance works under all its faults."""
     factors = [active.fault.factor for active in faults if active.fault.kind is Kind.SLOW]
     ratios = [active.fault.ratio for active in faults if active.fault.kind is Kind.ERRORS]
+    is_stopped = trouble is not None and trouble.fault.kind in STOPS_WORK
     return Condition(
-        is_running=trouble is None or trouble.fault.kind not in STOPS_WORK,
+        is_running=not is_stopped and latest(faults, STOPS_MODEL) is None,
         speed_factor=math.prod(factors),
         error_ratio=ratios[-1] if ratios else None,
     )

@@ -1,165 +1,74 @@
-"""Answer requests to generate text, one at a time per instance, at the instance's speed.
+"""Answer what an instance's models are asked for, at the instance's speed.
 
 In:   whole Requests. Out: whole answers, written piece by piece as the tokens come.
 Every request counts in its instance's own counters, one whose client left with what was done.
 A request fails at the instance's error ratio, as its believed load does.
-`time_scale` stretches the waiting, never the numbers: they are the simulated instance's.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
-from provisioning.sim.fleet import Fleet, InstanceState
-from provisioning.sim.generate import (
-    CHAT_PATH,
-    GENERATE_PATH,
-    NS_PER_S,
+from provisioning.sim import store
+from provisioning.sim.asking import (
+    EMBEDDING,
+    GENERATING,
     Ask,
+    Deed,
     RefusedError,
-    Work,
-    last_line,
-    load_line,
-    piece_line,
+    check_options,
     read_ask,
-    work_for,
 )
+from provisioning.sim.fleet import Fleet, InstanceState
+from provisioning.sim.generate import Answers, Work, work_for
+from provisioning.sim.golang import NS_PER_S, encode_json
+from provisioning.sim.pages import Endpoint
+from provisioning.sim.runner import LoadFailedError, Run, RunnerLostError, Runners
+from provisioning.sim.spec import Model
 from provisioning.sim.values import Counters
-from provisioning.sim.wire import JSON_UTF8, NDJSON, Request, Response, chunk, encode, head
+from provisioning.sim.wire import JSON, NDJSON, Request, Response, chunk, encode, head
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 FAILED = "timed out waiting for llama runner to start"
+LOST = "an error was encountered while running the model: unexpected EOF"
+"""As measured on a real server whose runner was killed in a stream."""
+KILLED = "llama runner process has terminated: signal: killed"
+"""As Ollama's llm/server.go says of a runner that was killed while it loaded, and issues report."""
+NO_EMBEDDING = "this model does not support embeddings"
+ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
 Write = Callable[[bytes], None]
 
 
-class TextGenerator:
-    """All instances' generating."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request, and where its answer goes."""
 
-    def __init__(self, fleet: Fleet, *, time_scale: float) -> None:
-        self._fleet = fleet
-        self._clock = fleet.clock
-        self._time_scale = time_scale
-        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+    request: Request
+    ask: Ask
+    answers: Answers
+    state: InstanceState
+    write: Write
 
-    def takes(self, request: Request) -> bool:
-        """Say whether the request is one to generate text."""
-        return request.method == "POST" and request.path in {GENERATE_PATH, CHAT_PATH}
-
-    async def answer(self, request: Request, state: InstanceState, write: Write) -> None:
-        """Write the whole answer, head included; an error of the request is an answer too."""
-        try:
-            ask = read_ask(request, state.instance)
-            if ask.prompt:
-                self._admit(state)
-                await self._work(request, ask, state, write)
-            else:
-                self._write_whole(request, load_line(ask, now_s=self._clock()), write)
-        except RefusedError as refused:
-            write(encode(request, refused.response, now_s=self._clock()))
-
-    def _admit(self, state: InstanceState) -> None:
-        """Refuse what the queue has no place for, and the share of requests that fails."""
-        max_queue = state.instance.release.max_queue
-        if max_queue is not None and state.n_waiting >= max_queue:
-            self._fleet.record(state, Counters(requests=1, overloaded=1))
-            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, BUSY)
-        state.n_asked += 1
-        ratio = state.life.error_ratio
-        if int(state.n_asked * ratio) > int((state.n_asked - 1) * ratio):
-            self._fleet.record(state, Counters(requests=1, timeouts=1))
-            raise RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
-
-    async def _work(self, request: Request, ask: Ask, state: InstanceState, write: Write) -> None:
-        asked_s = self._loop_s()
-        async with self._turn(state):
-            work = work_for(ask, state.instance, state.life)
-            start_s = state.life.start_s
-            waited_ns = self._simulated_ns(self._loop_s() - asked_s)
-            progress = _Progress(work)
-            try:
-                if ask.is_stream:
-                    await self._stream(request, ask, progress, waited_ns, write)
-                else:
-                    await self._whole(request, ask, progress, waited_ns, write)
-            finally:
-                # A process that was started meanwhile has not done this work.
-                if start_s == state.life.start_s:
-                    self._fleet.record(state, progress.done(waited_ns))
-
-    async def _stream(
-        self, request: Request, ask: Ask, progress: _Progress, waited_ns: int, write: Write
-    ) -> None:
-        work, began_s = progress.work, self._loop_s()
-        frame = chunk if request.version == "1.1" else bytes
-        response = Response(HTTPStatus.OK, NDJSON, b"")
-        write(head(request, response, now_s=self._clock()))
-        for token in work.tokens:
-            due_ns = work.first_token_ns + progress.n_tokens * work.token_ns
-            await self._until(began_s, due_ns)
-            write(frame(piece_line(ask, token, now_s=self._clock()) + b"\n"))
-            progress.n_tokens += 1
-        last = last_line(ask, work, "", waited_ns=waited_ns, now_s=self._clock())
-        write(frame(last + b"\n"))
-        if request.version == "1.1":
-            write(chunk(b""))
-
-    async def _whole(
-        self, request: Request, ask: Ask, progress: _Progress, waited_ns: int, write: Write
-    ) -> None:
-        work = progress.work
-        await self._until(self._loop_s(), work.total_ns)
-        progress.n_tokens = len(work.tokens)
-        text = "".join(work.tokens)
-        line = last_line(ask, work, text, waited_ns=waited_ns, now_s=self._clock())
-        self._write_whole(request, line, write)
-
-    def _write_whole(self, request: Request, line: bytes, write: Write) -> None:
-        write(encode(request, Response(HTTPStatus.OK, JSON_UTF8, line), now_s=self._clock()))
-
-    @asynccontextmanager
-    async def _turn(self, state: InstanceState) -> AsyncIterator[None]:
-        """Wait for the requests before this one, then be the one that runs."""
-        turn = self._turns[state.instance.index]
-        state.n_waiting += 1
-        try:
-            await turn.acquire()
-        finally:
-            state.n_waiting -= 1
-        state.n_generating += 1
-        try:
-            yield
-        finally:
-            state.n_generating -= 1
-            turn.release()
-
-    async def _until(self, began_s: float, due_ns: int) -> None:
-        """Wait until so much simulated time has passed since `began_s`."""
-        left_s = began_s + due_ns / NS_PER_S * self._time_scale - self._loop_s()
-        if left_s > 0:
-            await asyncio.sleep(left_s)
-
-    def _simulated_ns(self, duration_s: float) -> int:
-        return int(duration_s / self._time_scale * NS_PER_S) if self._time_scale else 0
-
-    def _loop_s(self) -> float:
-        return asyncio.get_running_loop().time()
+    def refusal(self, status: HTTPStatus, message: str) -> RefusedError:
+        return RefusedError(self.answers.failure(status, message))
 
 
+@dataclass(slots=True)
 class _Progress:
     """How much of a Work is done."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.n_tokens = 0
+    work: Work
+    run: Run
+    n_tokens: int = 0
+    is_begun: bool = False
+    """True once a piece of the answer has been written."""
 
-    def done(self, waited_ns: int) -> Counters:
+    def done(self) -> Counters:
         """Return what the instance's counters grow by."""
         generating_s = self.n_tokens * self.work.token_ns / NS_PER_S
-        reading_s = (waited_ns + self.work.load_ns + self.work.prompt_ns) / NS_PER_S
+        reading_s = (self.run.waited_ns + self.work.due_ns(0)) / NS_PER_S
         return Counters(
             requests=1,
             duration_s=reading_s + generating_s,
@@ -167,3 +76,166 @@ class _Progress:
             generated_tokens=self.n_tokens,
             prompt_tokens=self.work.n_prompt_tokens,
         )
+
+
+class TextGenerator:
+    """What all instances' models do."""
+
+    def __init__(self, fleet: Fleet, *, time_scale: float) -> None:
+        self._fleet = fleet
+        self._clock = fleet.clock
+        self._runners = Runners(fleet, time_scale=time_scale)
+
+    async def answer(
+        self, request: Request, endpoint: Endpoint, state: InstanceState, write: Write
+    ) -> None:
+        """Write the whole answer, head included; an error of the request is an answer too."""
+        try:
+            ask = _read(request, endpoint)
+            await self._runners.serving(state)
+            await self._answer(_Call(request, ask, endpoint.answers, state, write))
+        except RefusedError as refused:
+            write(encode(request, refused.response, now_s=self._clock()))
+
+    async def _answer(self, call: _Call) -> None:
+        ask, models = call.ask, self._fleet.models_of(call.state)
+        if ask.deed is Deed.PULL:
+            self._pull(call)
+            return
+        model = store.find_model(models, ask, call.answers)
+        if ask.deed not in GENERATING | EMBEDDING:
+            self._write(call, store.respond(ask, model, models, call.state, call.answers))
+            return
+        check_options(ask, call.answers)
+        try:
+            await self._use(call, model)
+        except LoadFailedError:
+            self._fleet.record(call.state, Counters(requests=1, out_of_memory=1))
+            raise call.refusal(ERROR, KILLED) from None
+
+    async def _use(self, call: _Call, model: Model) -> None:
+        ask = call.ask
+        if ask.deed in GENERATING and not ask.prompt:
+            await self._only_load(call, model)
+            return
+        self._admit(call)
+        if ask.deed in EMBEDDING and not call.state.instance.release.embeds_with_any_model:
+            await self._runners.load(call.state, model, ask.keep_alive_s)
+            is_new = ask.deed is Deed.EMBED
+            raise call.refusal(HTTPStatus.NOT_IMPLEMENTED if is_new else ERROR, NO_EMBEDDING)
+        await self._work(call, model)
+
+    def _admit(self, call: _Call) -> None:
+        """Refuse what the queue has no place for, and the share of requests that fails."""
+        state = call.state
+        max_queue = state.instance.release.max_queue
+        if max_queue is not None and state.n_waiting >= max_queue:
+            self._fleet.record(state, Counters(requests=1, overloaded=1))
+            raise call.refusal(HTTPStatus.SERVICE_UNAVAILABLE, BUSY)
+        state.n_asked += 1
+        ratio = state.life.error_ratio
+        if int(state.n_asked * ratio) > int((state.n_asked - 1) * ratio):
+            self._fleet.record(state, Counters(requests=1, timeouts=1))
+            raise call.refusal(ERROR, FAILED)
+
+    async def _only_load(self, call: _Call, model: Model) -> None:
+        """Load a model, or unload it as soon as nobody uses it."""
+        ask = call.ask
+        if ask.keep_alive_s == 0:
+            self._fleet.models_of(call.state).expire(model)
+            reason = "unload"
+        else:
+            await self._runners.load(call.state, model, ask.keep_alive_s)
+            reason = "load"
+        self._write_whole(call, Work((), reason), waited_ns=0)
+
+    async def _work(self, call: _Call, model: Model) -> None:
+        state = call.state
+        async with self._runners.turn(state, model, call.ask.keep_alive_s) as run:
+            start_s = state.life.start_s
+            work = work_for(call.ask, state.instance, state.life, cold_ns=run.cold_ns)
+            progress = _Progress(work, run)
+            try:
+                await self._runners.carry_out(run, lambda: self._go_on(call, progress))
+            except RunnerLostError:
+                self._break_off(call, progress)
+            finally:
+                # A process that was started meanwhile has not done this work.
+                if start_s == state.life.start_s:
+                    self._fleet.record(state, progress.done())
+
+    async def _go_on(self, call: _Call, progress: _Progress) -> None:
+        """Do what is left of a Work."""
+        work, run = progress.work, progress.run
+        if call.ask.is_stream and call.ask.deed in GENERATING:
+            await self._stream(call, progress)
+            return
+        await self._runners.until(run, work.total_ns)
+        progress.n_tokens = len(work.tokens)
+        self._write_whole(call, work, waited_ns=run.waited_ns)
+
+    async def _stream(self, call: _Call, progress: _Progress) -> None:
+        work, run, answers = progress.work, progress.run, call.answers
+        while progress.n_tokens < len(work.tokens):
+            await self._runners.until(run, work.due_ns(progress.n_tokens + 1))
+            text = work.tokens[progress.n_tokens]
+            self._write_piece(call, progress, answers.piece(call.ask, text, now_s=self._clock()))
+            progress.n_tokens += 1
+        last = answers.end(call.ask, work, waited_ns=run.waited_ns, now_s=self._clock())
+        self._write_piece(call, progress, last)
+        self._end(call)
+
+    def _break_off(self, call: _Call, progress: _Progress) -> None:
+        """Answer with an error; in a stream that has begun it is the last piece."""
+        if not progress.is_begun:
+            raise call.refusal(ERROR, LOST)
+        self._write_piece(call, progress, call.answers.broken(call.ask, LOST, now_s=self._clock()))
+        self._end(call)
+
+    def _pull(self, call: _Call) -> None:
+        *lines, last = store.pull(call.ask, self._fleet.models_of(call.state))
+        if call.ask.is_stream:
+            self._write_head(call, NDJSON)
+            for line in (*lines, last):
+                call.write(_framed(call, encode_json(line) + b"\n"))
+            self._end(call)
+        else:
+            status = ERROR if "error" in last else HTTPStatus.OK
+            self._write(call, Response(status, JSON, encode_json(last)))
+
+    def _write_whole(self, call: _Call, work: Work, *, waited_ns: int) -> None:
+        ask, answers, now_s = call.ask, call.answers, self._clock()
+        if ask.deed in EMBEDDING:
+            body = answers.embedded(ask, work, waited_ns=waited_ns)
+        else:
+            body = answers.whole(ask, work, waited_ns=waited_ns, now_s=now_s)
+        self._write(call, Response(HTTPStatus.OK, answers.whole_type, body))
+
+    def _write(self, call: _Call, response: Response) -> None:
+        call.write(encode(call.request, response, now_s=self._clock()))
+
+    def _write_piece(self, call: _Call, progress: _Progress, piece: bytes) -> None:
+        if not progress.is_begun:
+            progress.is_begun = True
+            self._write_head(call, call.answers.stream_type)
+        call.write(_framed(call, piece))
+
+    def _write_head(self, call: _Call, content_type: str) -> None:
+        response = Response(HTTPStatus.OK, content_type, b"")
+        call.write(head(call.request, response, now_s=self._clock()))
+
+    def _end(self, call: _Call) -> None:
+        if call.request.version == "1.1":
+            call.write(chunk(b""))
+
+
+def _read(request: Request, endpoint: Endpoint) -> Ask:
+    """Read what is wanted; a GET names the model in its path."""
+    answers, deed = endpoint.answers, endpoint.deed
+    if request.method == "GET":
+        return Ask(deed, request.path.rpartition("/")[2])
+    return read_ask(request.body, deed, answers, is_openai=answers.is_openai)
+
+
+def _framed(call: _Call, piece: bytes) -> bytes:
+    return chunk(piece) if call.request.version == "1.1" else piece

@@ -26,7 +26,7 @@ from provisioning.sim.orders import OrderBook, UnitOrder
 from provisioning.sim.spec import Instance
 
 SIGKILL_STATUS = -9
-OUT_OF_MEMORY = frozenset({Kind.OOM_KILL, Kind.OOM_RESTART})
+OUT_OF_MEMORY = frozenset({Kind.OOM_KILL, Kind.OOM_RESTART, Kind.RUNNER_OOM})
 
 
 class UnitState(StrEnum):
@@ -185,8 +185,8 @@ class UnitHost:
     def _status(self, unit: HostedUnit) -> UnitStatus:
         state = self._fleet.states[unit.index]
         trouble = self._fleet.trouble_of(state, self._fleet.clock())
-        kind = None if trouble is None else trouble.fault.kind
-        has_ended = kind in ENDS_PROCESS
+        kinds = {upon.fault.kind for upon in (trouble, state.runner) if upon is not None}
+        has_ended = not ENDS_PROCESS.isdisjoint(kinds)
         order = unit.order
         return UnitStatus(
             name=unit.name,
@@ -198,7 +198,7 @@ class UnitHost:
             model=order.model,
             state=UnitState.EXITED if has_ended else UnitState.RUNNING,
             exit_status=SIGKILL_STATUS if has_ended else None,
-            is_out_of_memory=kind in OUT_OF_MEMORY,
+            is_out_of_memory=not OUT_OF_MEMORY.isdisjoint(kinds),
         )
 
     def _changed(self, indices: frozenset[int]) -> None:

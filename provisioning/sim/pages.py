@@ -8,12 +8,16 @@ A Page answers 200 to plain GETs; its `render` is the path that 10,000 instances
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from itertools import accumulate, pairwise
+from types import MappingProxyType
 from typing import Protocol
 
+from provisioning.sim.asking import Deed
 from provisioning.sim.fleet import InstanceState
+from provisioning.sim.generate import OLLAMA, Answers
 from provisioning.sim.spec import FleetSpec
 from provisioning.sim.values import BOUNDARIES_S, n_running
 from provisioning.sim.wire import JSON, TEXT, Request, Response
@@ -52,23 +56,39 @@ class Page:
         ).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What an instance's models are asked for, and in which API's words it answers."""
+
+    deed: Deed
+    answers: Answers
+
+
+Answer = Page | Response | Endpoint
+"""How a request is answered: by a page, by what is known already, or by the models."""
+
+
 class Site(Protocol):
-    """What the instances serve: either mode's pages."""
+    """What the instances serve: either mode's pages and endpoints."""
 
     metrics_path: str
     """Of the page that carries figures, as opposed to health."""
 
-    def find(self, request: Request, state: InstanceState) -> Page | Response:
-        """Return the page for a GET that is allowed, else the whole answer."""
+    def admit(self, request: Request, state: InstanceState) -> Request | Response:
+        """Return the request as it is to be answered, or the refusal of one from outside."""
         ...
 
-    def loading(self, request: Request, state: InstanceState) -> Page | Response:
+    def find(self, request: Request, state: InstanceState) -> Answer:
+        """Return what a request that was admitted is answered by."""
+        ...
+
+    def loading(self, request: Request, state: InstanceState) -> Answer:
         """As `find`, for an instance whose model is being loaded."""
         ...
 
 
 class FleetSite:
-    """Fleet mode: `/health` and `/api/metrics`."""
+    """Fleet mode: `/health`, `/api/metrics`, and text generated on demand."""
 
     metrics_path = "/api/metrics"
 
@@ -78,20 +98,34 @@ class FleetSite:
             "/api/metrics": Page(JSON, metrics_body(spec)),
         }
 
-    def find(self, request: Request, state: InstanceState) -> Page | Response:
+    def admit(self, request: Request, state: InstanceState) -> Request | Response:
+        """Let every request pass."""
+        return request
+
+    def find(self, request: Request, state: InstanceState) -> Answer:
         """Return the page for a GET or HEAD, 404 or 405 for anything else."""
+        if request.method == "POST" and request.path in FLEET_ENDPOINTS:
+            return FLEET_ENDPOINTS[request.path]
         page = self._page_by_path.get(request.path)
         if page is None:
             return not_found()
         return page if request.method in {"GET", "HEAD"} else not_allowed("HEAD, GET")
 
-    def loading(self, request: Request, state: InstanceState) -> Page | Response:
+    def loading(self, request: Request, state: InstanceState) -> Answer:
         """Answer 503 on every page there is."""
         found = self.find(request, state)
         if isinstance(found, Response):
             return found
         body = b'{"status":"loading"}'
         return Response(HTTPStatus.SERVICE_UNAVAILABLE, JSON, body)
+
+
+FLEET_ENDPOINTS: Mapping[str, Endpoint] = MappingProxyType(
+    {
+        "/api/generate": Endpoint(Deed.GENERATE, OLLAMA),
+        "/api/chat": Endpoint(Deed.CHAT, OLLAMA),
+    }
+)
 
 
 def not_found() -> Response:

@@ -54,6 +54,11 @@ class FleetServer:
         """Return how many connections are open."""
         return len(self._connections)
 
+    @property
+    def n_paused(self) -> int:
+        """Return how many connections are read no further until their clients have caught up."""
+        return sum(connection.is_paused for connection in self._connections)
+
     async def start(self, *listeners: socket.socket, backlog: int) -> None:
         """Accept connections from now on; the listeners are the server's to close."""
         loop = asyncio.get_running_loop()

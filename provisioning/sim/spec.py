@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import count
+from itertools import count, islice
 from types import MappingProxyType
 
 from provisioning.sim.address import MAX_INSTANCES, address_of
@@ -70,8 +70,8 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """Return a made-up digest in the form of a real one: 64 hexadecimal digits."""
-        return hashlib.sha256(self.name.encode()).hexdigest()
+        """Return a made-up digest in the form of a real one; copies under other names share it."""
+        return hashlib.sha256(f"{self.family} {self.size_bytes}".encode()).hexdigest()
 
 
 MODELS = (
@@ -101,6 +101,10 @@ class FleetSpec:
     """Give the request durations in /api/metrics too: 17 buckets, so it is large."""
     time_scale: float = 1.0
     """Real seconds that a simulated second of generating takes; 0 answers at once."""
+    installed_models: int = 1
+    """How many models each instance has in its store; its own is the first and is loaded."""
+    max_loaded_models: int = 3
+    """Of each instance; another one that is asked for takes the place of one that is idle."""
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -137,6 +141,13 @@ class Instance:
     """How long it has been running when the simulation starts."""
     port: int = 0
     """0: the one port of the whole fleet."""
+    n_installed: int = 1
+
+    @property
+    def installed(self) -> tuple[Model, ...]:
+        """Return the models in its store, its own first."""
+        others = (model for model in MODELS if model != self.model)
+        return (self.model, *islice(others, self.n_installed - 1))
 
 
 def instances_of(spec: FleetSpec) -> tuple[Instance, ...]:
@@ -146,7 +157,7 @@ def instances_of(spec: FleetSpec) -> tuple[Instance, ...]:
     nodes = _nodes(spec)
     weights = _release_weights(spec.mode)
     return tuple(
-        _instance(index, *nodes[index * len(nodes) // spec.n_instances], weights, dice)
+        _instance(spec, index, *nodes[index * len(nodes) // spec.n_instances], weights, dice)
         for index in range(spec.n_instances)
     )
 
@@ -167,7 +178,7 @@ def hosted_instance(
     It has no age and no developer: who ordered it knows those.
     """
     dice = random.Random(f"{spec.seed}/{instance_id}")  # noqa: S311 - as above
-    made = _instance(number, node, hardware, _release_weights(spec.mode), dice)
+    made = _instance(spec, number, node, hardware, _release_weights(spec.mode), dice)
     speed = made.tokens_per_second * model.relative_speed / made.model.relative_speed
     return replace(
         made,
@@ -198,6 +209,7 @@ def _release_weights(mode: Mode) -> list[int]:
 
 
 def _instance(
+    spec: FleetSpec,
     index: int,
     node: str,
     hardware: Hardware,
@@ -223,6 +235,7 @@ def _instance(
         error_ratio=ERROR_RATIO * dice.uniform(0.6, 1.4),
         prompt_tokens_per_request=int(dice.uniform(200, 900)),
         age_s=dice.uniform(0.0, ROTATION_S),
+        n_installed=spec.installed_models,
     )
 
 
@@ -242,5 +255,9 @@ def _problems(spec: FleetSpec) -> Iterator[str]:
         )
     if min((weight for _, weight in spec.hardware), default=0) <= 0:
         yield "every kind of hardware needs a weight of 1 or more, and there has to be one kind"
+    if not 1 <= spec.installed_models <= len(MODELS):
+        yield f"an instance has 1 to {len(MODELS)} models installed, not {spec.installed_models}"
+    if spec.max_loaded_models < 1:
+        yield f"an instance loads 1 model or more, not {spec.max_loaded_models}"
     if not 0 <= spec.time_scale < math.inf:
         yield f"the time scale is 0 or more, not {spec.time_scale}"

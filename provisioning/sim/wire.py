@@ -16,11 +16,16 @@ import httptools
 JSON = "application/json"
 JSON_UTF8 = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
+EVENT_STREAM = "text/event-stream"
 TEXT = "text/plain"
 TEXT_UTF8 = "text/plain; charset=utf-8"
+HTML_UTF8 = "text/html; charset=utf-8"
 
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """Of one request, head and body together."""
+
+
+Headers = tuple[tuple[str, str], ...]
 
 
 class BadRequestError(Exception):
@@ -39,6 +44,10 @@ class Request:
     host: str | None
     keep_alive: bool
     body: bytes = b""
+    origin: str | None = None
+    """Of the page whose script asks, as a browser says."""
+    echoes: Headers = ()
+    """Headers that every answer to this request has."""
 
     @property
     def is_plain(self) -> bool:
@@ -48,6 +57,7 @@ class Request:
             and self.version == "1.1"
             and self.keep_alive
             and self.host is not None
+            and self.origin is None
             and not self.body
         )
 
@@ -59,7 +69,7 @@ class Response:
     status: HTTPStatus
     content_type: str | None
     body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
 
 
 def head(request: Request, response: Response, *, now_s: float, length: int | None = None) -> bytes:
@@ -68,9 +78,11 @@ def head(request: Request, response: Response, *, now_s: float, length: int | No
     lines = [f"HTTP/{request.version} {status.value} {status.phrase}"]
     if response.content_type is not None:
         lines.append(f"Content-Type: {response.content_type}")
-    lines += [f"{name}: {value}" for name, value in response.headers]
+    lines += [f"{name}: {value}" for name, value in (*response.headers, *request.echoes)]
     lines.append(f"Date: {formatdate(now_s, usegmt=True)}")
-    if length is not None:
+    if status is HTTPStatus.NO_CONTENT:
+        pass
+    elif length is not None:
         lines.append(f"Content-Length: {length}")
     elif request.version != "1.0":
         lines.append("Transfer-Encoding: chunked")
@@ -98,7 +110,7 @@ class RequestReader:
     The `on_...` methods are httptools' callbacks.
     """
 
-    __slots__ = ("_body", "_host", "_is_idle", "_n_bytes", "_parser", "_ready", "_url")
+    __slots__ = ("_body", "_host", "_is_idle", "_n_bytes", "_origin", "_parser", "_ready", "_url")
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -107,6 +119,7 @@ class RequestReader:
         self._is_idle = True
         self._url = b""
         self._host: str | None = None
+        self._origin: str | None = None
         self._body = bytearray()
 
     @property
@@ -135,6 +148,7 @@ class RequestReader:
         self._is_idle = False
         self._url = b""
         self._host = None
+        self._origin = None
         self._body = bytearray()
 
     def on_url(self, url: bytes) -> None:
@@ -142,9 +156,12 @@ class RequestReader:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a whole header; only the host matters."""
-        if name.lower() == b"host":
+        """Take a whole header; only the host and the origin matter."""
+        key = name.lower()
+        if key == b"host":
             self._host = value.decode("latin-1")
+        elif key == b"origin":
+            self._origin = value.decode("latin-1")
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -161,5 +178,6 @@ class RequestReader:
                 host=self._host,
                 keep_alive=self._parser.should_keep_alive(),
                 body=bytes(self._body),
+                origin=self._origin,
             )
         )

@@ -45,13 +45,16 @@ class Client:
         self.reader = reader
         self.writer = writer
 
-    async def get(self, path: str, *, method: str = "GET", host: str = "localhost") -> Answer:
-        self.send(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    async def get(
+        self, path: str, *, method: str = "GET", host: str = "localhost", more: str = ""
+    ) -> Answer:
+        self.send(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n".encode())
         return await self.read_answer(has_body=method != "HEAD")
 
-    async def post(self, path: str, body: object) -> Answer:
+    async def post(self, path: str, body: object, *, method: str = "POST") -> Answer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+        length = f"Content-Length: {len(data)}"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n"
         self.send(head.encode() + data)
         return await self.read_answer()
 
@@ -69,8 +72,14 @@ class Client:
             if headers.get("transfer-encoding") == "chunked":
                 body = b"".join([piece async for piece in self._chunks()])
             else:
-                body = await self.reader.readexactly(int(headers["content-length"]) * has_body)
+                body = await self.reader.readexactly(
+                    int(headers.get("content-length", 0)) * has_body
+                )
             return Answer(int(first.split()[1]), headers, body)
+
+    async def read_rest_of_chunks(self) -> bytes:
+        async with asyncio.timeout(ANSWER_S):
+            return b"".join([piece async for piece in self._chunks()])
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         while n_bytes := int(await self.reader.readuntil(b"\r\n"), 16):

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from provisioning.sim import generator
+from provisioning.sim import runner
 from provisioning.sim.app import RunningFleet, running_fleet
-from provisioning.sim.generate import NS_PER_S
-from provisioning.sim.generator import TextGenerator
+from provisioning.sim.golang import NS_PER_S
+from provisioning.sim.runner import Runners
 from provisioning.sim.spec import FleetSpec, Hardware, Mode
 from tests.provisioning.sim.client import ANSWER_S, Answer, Client, FakeClock, connected, get
 from tests.waiting import eventually
@@ -151,7 +151,7 @@ async def test_without_a_prompt_the_model_is_only_loaded(
         (b"", 400, "missing request body"),
         (b"\xff\xfe", 400, ""),
         ({"model": 3}, 400, ""),
-        ({"model": "llama3.1:8b", "options": {"num_predict": "x"}}, 400, ""),
+        ({"model": "llama3.1:8b", "options": {"num_predict": "x"}}, 500, "num_predict"),
     ],
 )
 async def test_what_cannot_be_done_is_an_error_and_the_connection_stays(
@@ -255,8 +255,8 @@ def _clock_of_sleeping(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     async def sleep(duration_s: float) -> None:
         clock.now_s += duration_s
 
-    monkeypatch.setattr(generator, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
-    monkeypatch.setattr(TextGenerator, "_loop_s", lambda _: clock())
+    monkeypatch.setattr(runner, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
+    monkeypatch.setattr(Runners, "_loop_s", lambda _: clock())
     return clock
 
 
@@ -266,14 +266,14 @@ def _created_s(piece: Mapping[str, Any]) -> float:
 
 def _hold(monkeypatch: pytest.MonkeyPatch, *, n_tokens: int) -> asyncio.Event:
     """Let so many tokens of a stream come at their speed, the others only after the event."""
-    is_over, until, n_begun = asyncio.Event(), TextGenerator._until, count()
+    is_over, until, n_begun = asyncio.Event(), Runners._until, count()
 
-    async def held(self: TextGenerator, began_s: float, due_ns: int) -> None:
+    async def held(self: Runners, began_s: float, due_ns: int) -> None:
         if next(n_begun) >= n_tokens:
             await is_over.wait()
         await until(self, began_s, due_ns)
 
-    monkeypatch.setattr(TextGenerator, "_until", held)
+    monkeypatch.setattr(Runners, "_until", held)
     return is_over
 
 
@@ -321,13 +321,13 @@ def _stop_time(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Stop the generator's time until the event; then it passes only by what is waited for."""
     now_s, may_pass = 0.0, asyncio.Event()
 
-    async def until(_: TextGenerator, began_s: float, due_ns: int) -> None:
+    async def until(_: Runners, began_s: float, due_ns: int) -> None:
         nonlocal now_s
         await may_pass.wait()
         now_s = max(now_s, began_s + due_ns / NS_PER_S)
 
-    monkeypatch.setattr(TextGenerator, "_until", until)
-    monkeypatch.setattr(TextGenerator, "_loop_s", lambda _: now_s)
+    monkeypatch.setattr(Runners, "_until", until)
+    monkeypatch.setattr(Runners, "_loop_s", lambda _: now_s)
     return may_pass
 
 

@@ -246,6 +246,7 @@ async def test_who_follows_in_a_place_has_no_fault_of_its_forerunner(
         ("kill", UnitState.EXITED, -9, False),
         ("oom_kill", UnitState.EXITED, -9, True),
         ("oom_restart", UnitState.RUNNING, None, True),
+        ("runner_oom", UnitState.RUNNING, None, True),
         ("hang", UnitState.RUNNING, None, False),
         ("slow", UnitState.RUNNING, None, False),
         ("loading", UnitState.RUNNING, None, False),

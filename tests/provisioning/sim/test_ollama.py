@@ -11,6 +11,10 @@ from provisioning.sim.spec import FleetSpec, Mode
 from tests.provisioning.sim.client import connected, get
 
 OLD, MAIN, NEW = "0.4.7", "0.23.0", "0.32.15"
+POST_ONLY = (
+    *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/api/pull"),
+    *("/api/copy", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
+)
 
 
 @pytest.fixture
@@ -35,7 +39,10 @@ def _cases() -> Iterator[tuple[str, str, str, int]]:
         yield version, "HEAD", "/api/ps", wrong_method
         yield version, "OPTIONS", "/", wrong_method
         yield version, "POST", "/api/version", wrong_method
-        yield version, "GET", "/api/generate", wrong_method
+        for path in POST_ONLY:
+            yield version, "GET", path, wrong_method
+        yield version, "POST", "/api/delete", wrong_method
+        yield version, "POST", "/v1/models/x", wrong_method
         yield version, "GET", "/api/status", status_page
 
 
@@ -44,7 +51,7 @@ async def test_status(
     fleet: RunningFleet, version: str, method: str, path: str, status: int
 ) -> None:
     async with connected(fleet, _of(fleet, version)) as client:
-        assert status == (await client.get(path, method=method)).status
+        assert status == (await client.get(path, method=method, host="127.0.0.1")).status
 
 
 async def test_the_root_is_text_without_a_newline(fleet: RunningFleet) -> None:
@@ -63,7 +70,7 @@ async def test_an_unknown_path_is_plain_text(fleet: RunningFleet) -> None:
 
 async def test_a_refused_method_is_told_which_ones_there_are(fleet: RunningFleet) -> None:
     async with connected(fleet, _of(fleet, MAIN)) as client:
-        root = await client.get("/", method="OPTIONS")
+        root = await client.get("/", method="OPTIONS", host="127.0.0.1")
         ps = await client.get("/api/ps", method="HEAD")
 
     assert b"405 method not allowed" == root.body
@@ -126,6 +133,54 @@ async def test_a_foreign_host_name_is_refused_with_an_empty_body(
         for _ in range(2):
             answer = await client.get("/api/version", host=host)
             assert (403, b"") == (answer.status, answer.body)
+
+
+@pytest.mark.parametrize(("version", "status"), [(OLD, 403), (MAIN, 200), (NEW, 200)])
+async def test_only_the_old_release_minds_the_case_of_a_host(
+    fleet: RunningFleet, version: str, status: int
+) -> None:
+    async with connected(fleet, _of(fleet, version)) as client:
+        assert status == (await client.get("/", host="LocalHost:11434")).status
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example"])
+async def test_a_page_from_elsewhere_is_refused_with_an_empty_body(
+    fleet: RunningFleet, method: str, origin: str
+) -> None:
+    async with connected(fleet) as client:
+        answer = await client.get("/api/generate", method=method, more=f"Origin: {origin}\r\n")
+
+    assert (403, b"") == (answer.status, answer.body)
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_a_local_page_is_served_and_its_preflight_answered(fleet: RunningFleet) -> None:
+    more = "Origin: http://localhost:3000\r\n"
+    async with connected(fleet) as client:
+        preflight = await client.get("/api/generate", method="OPTIONS", more=more)
+        answer = await client.get("/api/ps", more=more)
+        own = await client.get("/api/ps", more="Origin: http://localhost\r\n")
+
+    assert (204, b"") == (preflight.status, preflight.body)
+    assert "content-length" not in preflight.headers
+    assert "43200" == preflight.headers["access-control-max-age"]
+    assert "Content-Type" in preflight.headers["access-control-allow-headers"].split(",")
+    methods = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+    assert methods == preflight.headers["access-control-allow-methods"]
+    for one in (preflight, answer):
+        assert "http://localhost:3000" == one.headers["access-control-allow-origin"]
+    assert (200, "Origin") == (answer.status, answer.headers["vary"])
+    assert "vary" not in own.headers
+
+
+@pytest.mark.parametrize("path", ["//api/ps", "/api//ps", "/api/./ps", "/x/../api/ps"])
+async def test_a_path_with_empty_or_dotted_steps_is_moved(fleet: RunningFleet, path: str) -> None:
+    async with connected(fleet) as client:
+        answer = await client.get(path)
+
+    assert (301, "/api/ps") == (answer.status, answer.headers["location"])
+    assert b'<a href="/api/ps">Moved Permanently</a>.\n\n' == answer.body
 
 
 async def test_http_1_1_without_a_host_is_a_bad_request(fleet: RunningFleet) -> None:

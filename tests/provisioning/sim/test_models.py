@@ -1,0 +1,151 @@
+"""Models are loaded, kept, evicted and unloaded as clients ask, and as a real Ollama does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import pytest
+
+from provisioning.sim.app import RunningFleet, running_fleet
+from provisioning.sim.models import KEEP_ALIVE_S, ModelCache
+from provisioning.sim.runner import Runners
+from provisioning.sim.spec import MODELS, FleetSpec, Hardware, Mode
+from tests.provisioning.sim.client import Answer, FakeClock, connected, get
+from tests.waiting import eventually
+
+GPUS = ((Hardware.GPU, 1),)
+OWN, SECOND, THIRD, FOURTH = (model.name for model in MODELS)
+SPEC = FleetSpec(n_instances=2, mode=Mode.OLLAMA, hardware=GPUS, time_scale=0.0, installed_models=4)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def fleet(clock: FakeClock) -> AsyncIterator[RunningFleet]:
+    async with running_fleet(SPEC, clock=clock) as running:
+        assert OWN == running.fleet.instances[0].model.name
+        yield running
+
+
+async def _generate(fleet: RunningFleet, model: str = OWN, **others: object) -> Answer:
+    async with connected(fleet) as client:
+        ask = {"model": model, "prompt": "hi", "stream": False, "options": {"num_predict": 1}}
+        return await client.post("/api/generate", ask | others)
+
+
+async def _loaded(fleet: RunningFleet) -> dict[str, float]:
+    """Return the loaded models and when they will be unloaded."""
+    return {
+        model["name"]: datetime.fromisoformat(model["expires_at"]).timestamp()
+        for model in (await get(fleet, 0, "/api/ps")).json["models"]
+    }
+
+
+async def test_an_instance_that_nobody_changed_has_its_model_loaded_and_costs_nothing(
+    fleet: RunningFleet, clock: FakeClock
+) -> None:
+    for _ in range(2):
+        assert {OWN: clock.now_s + KEEP_ALIVE_S} == await _loaded(fleet)
+        clock.now_s += 3600
+
+    assert 4 == len((await get(fleet, 0, "/api/tags")).json["models"])
+    assert fleet.fleet.states[0].models is None
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "seconds"),
+    [("5m", 300), (42, 42), (42.5, 42), ("1h30m", 5400), (-1, 2**63 / 1e9), ("-1m", 2**63 / 1e9)],
+)
+async def test_a_model_stays_for_as_long_as_the_last_request_said(
+    fleet: RunningFleet, clock: FakeClock, keep_alive: object, seconds: float
+) -> None:
+    await _generate(fleet, keep_alive=keep_alive)
+
+    assert {OWN: pytest.approx(clock.now_s + seconds, abs=1)} == await _loaded(fleet)
+    clock.now_s += min(seconds, 10**9) - 1
+    assert [OWN] == list(await _loaded(fleet))
+    clock.now_s += 2
+    assert ([OWN] if seconds > 10**9 else []) == list(await _loaded(fleet))
+
+
+async def test_a_request_without_a_time_begins_the_last_one_anew(
+    fleet: RunningFleet, clock: FakeClock
+) -> None:
+    await _generate(fleet, keep_alive=100)
+    clock.now_s += 60
+    await _generate(fleet)
+
+    assert {OWN: clock.now_s + 100} == await _loaded(fleet)
+
+
+@pytest.mark.parametrize("keep_alive", [0, "0", "0s"])
+async def test_a_model_is_unloaded_at_once_and_loaded_again_by_the_next_request(
+    fleet: RunningFleet, clock: FakeClock, keep_alive: object
+) -> None:
+    answer = await _generate(fleet, prompt="", keep_alive=keep_alive)
+    assert "unload" == answer.json["done_reason"]
+    assert {} == await _loaded(fleet)
+
+    cold = (await _generate(fleet)).json["load_duration"]
+    warm = (await _generate(fleet)).json["load_duration"]
+
+    assert cold > 2e9 > 1e7 > warm
+    assert {OWN: clock.now_s + KEEP_ALIVE_S} == await _loaded(fleet)
+
+
+async def test_a_prompt_that_says_0_is_answered_before_the_model_goes(fleet: RunningFleet) -> None:
+    assert 1 == (await _generate(fleet, keep_alive=0)).json["eval_count"]
+    assert {} == await _loaded(fleet)
+
+
+async def test_without_a_prompt_another_model_is_loaded_beside(fleet: RunningFleet) -> None:
+    answer = await _generate(fleet, SECOND, prompt="", keep_alive="1h")
+
+    assert "load" == answer.json["done_reason"]
+    assert [SECOND, OWN] == list(await _loaded(fleet)), "the one that stays longest comes first"
+
+
+async def test_one_more_than_may_be_loaded_takes_the_place_of_the_one_that_stays_shortest(
+    fleet: RunningFleet,
+) -> None:
+    for model, keep_alive in ((SECOND, "1m"), (THIRD, "1h"), (FOURTH, "1h")):
+        await _generate(fleet, model, keep_alive=keep_alive)
+
+    assert {OWN, THIRD, FOURTH} == set(await _loaded(fleet))
+
+
+async def test_a_model_is_not_evicted_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = asyncio.Event()
+
+    async def until(_: Runners, _began_s: float, _due_ns: int) -> None:
+        await may_end.wait()
+
+    monkeypatch.setattr(Runners, "_until", until)
+    spec = FleetSpec(n_instances=1, mode=Mode.OLLAMA, installed_models=2, max_loaded_models=1)
+    async with running_fleet(spec) as fleet:
+        state = fleet.fleet.states[0]
+        working = asyncio.create_task(_generate(fleet))
+        await eventually(lambda: state.n_generating == 1)
+        coming = asyncio.create_task(_generate(fleet, SECOND))
+        await eventually(lambda: state.n_generating == 2)
+        assert [OWN] == list(await _loaded(fleet))
+        may_end.set()
+
+        assert [200, 200] == [(await task).status for task in (working, coming)]
+        assert [SECOND] == list(await _loaded(fleet))
+
+
+async def test_a_model_is_known_by_any_case_and_with_latest_where_no_tag_is_given() -> None:
+    models = ModelCache(MODELS, max_loaded=1)
+    models.copy(MODELS[0], "mine")
+
+    for name in ("mine", "MINE", "mine:latest", "Mine:Latest"):
+        found = models.find(name)
+        assert found is not None
+        assert ("mine:latest", MODELS[0].digest) == (found.name, found.digest)
+    assert models.find("mine:other") is None
