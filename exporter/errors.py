@@ -15,6 +15,10 @@ class ExporterError(Exception):
     """Root of every error that the exporter raises on purpose."""
 
 
+MAX_MESSAGE_CHARACTERS = 1_000
+"""Of one problem: a message may quote what a stranger wrote."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong in a configuration or an inventory."""
@@ -23,6 +27,10 @@ class Problem:
     """File and line, index of the entry, or name of the setting."""
     message: str
     """What is wrong with it, and what would be right."""
+
+    def __post_init__(self) -> None:
+        if len(self.message) > MAX_MESSAGE_CHARACTERS:
+            object.__setattr__(self, "message", f"{self.message[:MAX_MESSAGE_CHARACTERS]}…")
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"

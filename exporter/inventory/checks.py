@@ -14,7 +14,6 @@ MAX_TEXT_CHARACTERS = 256
 MAX_SHOWN_CHARACTERS = 60
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-CREDENTIALS = re.compile(r"(?P<scheme>\w+://)?.*@", re.DOTALL)
 
 
 def text_fault(value: str, limit: int = MAX_TEXT_CHARACTERS) -> str:
@@ -38,6 +37,8 @@ def label_name_fault(name: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?` for the known word that is closest, or nothing."""
+    if len(word) > MAX_SHOWN_CHARACTERS:
+        return ""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -51,8 +52,20 @@ def shown(value: object) -> str:
     if value is None:
         return "nothing"
     if not isinstance(value, str):
-        return str(value)
-    text = CREDENTIALS.sub(r"\g<scheme>***@", value)
-    if len(text) > MAX_SHOWN_CHARACTERS:
-        text = f"{text[:MAX_SHOWN_CHARACTERS]}…"
-    return ascii(text)
+        return _clipped(str(value))
+    return ascii(_clipped(_without_credentials(value)))
+
+
+def _without_credentials(text: str) -> str:
+    """Return a text without what may be a password before its last @, or a token after a ?."""
+    before, at, after = text.rpartition("@")
+    scheme, separator, _ = before.partition("://")
+    shown_before = f"{scheme}://***" if separator and scheme.isalnum() else "***"
+    text = f"{shown_before}@{after}" if at else text
+    url, query, _ = text.partition("?")
+    return f"{url}?***" if query and "://" in url else text
+
+
+def _clipped(text: str) -> str:
+    is_long = len(text) > MAX_SHOWN_CHARACTERS
+    return f"{text[:MAX_SHOWN_CHARACTERS]}…" if is_long else text

@@ -8,13 +8,14 @@ because half an inventory looks like a fleet that lost its other half.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from exporter.errors import InputError, Problem
 from exporter.inventory import groups
 from exporter.inventory.address import Address, parse_host, parse_url
 from exporter.inventory.checks import shown
 from exporter.inventory.description import FIELDS, RESERVED, describe, new_target
+from exporter.inventory.faults import Problems
 from exporter.inventory.fields import Fields
 from exporter.inventory.record import Record
 from exporter.model import Target
@@ -22,26 +23,30 @@ from exporter.model import Target
 KEYS = FIELDS | {"url", "host", "port", "labels"}
 SUGGESTED = KEYS | {groups.TARGETS}
 
-Named = tuple[str, str]
-"""An instance's id, and where it stands."""
+MAX_INSTANCES = 500_000
+"""In one source. An instance takes about 700 bytes here, and far more once it is polled."""
 
 
 def targets_of(records: Iterable[Record], source: str) -> tuple[Target, ...]:
     """Return the targets of all records.
 
     Raises:
-        InputError: An entry is bad, an id stands twice, or the document cannot be read on.
+        InputError: An entry is bad, an id stands twice, there are too many instances, or the
+            document cannot be read on.
     """
-    problems: list[Problem] = []
+    problems = Problems(source)
     targets: list[Target] = []
-    named: list[Named] = []
+    place_by_id: dict[str, str] = {}
     for record in records:
-        found = _record_targets(record, problems)
-        targets += found
-        named += [(target.id, target.origin) for target in found] or _unaddressed(record)
-    problems += _repeated(named)
-    if problems:
-        raise InputError(source, problems)
+        n_before = len(targets)
+        for target in _record_targets(record, problems):
+            _claim(target.id, target.origin, place_by_id, problems)
+            targets.append(target)
+            if len(targets) > MAX_INSTANCES:
+                raise InputError(source, [_too_many(record.place)])
+        if len(targets) == n_before and (id_ := _id_without_address(record)):
+            _claim(id_, record.place, place_by_id, problems)
+    problems.raise_if_any()
     return tuple(targets)
 
 
@@ -51,29 +56,33 @@ def repetition(id_: str, place: str, other_place: str) -> Problem:
     return Problem(place, message)
 
 
-def _record_targets(record: Record, problems: list[Problem]) -> list[Target]:
+def _too_many(place: str) -> Problem:
+    helps = "split the list, and give each part as an --inventory of its own"
+    return Problem(place, f"is beyond the limit: more than {MAX_INSTANCES:,} instances; {helps}")
+
+
+def _record_targets(record: Record, problems: Problems) -> Iterator[Target]:
     value = record.value
     if not isinstance(value, dict):
         message = f"an instance must be an object, got {shown(value)}"
-        problems.append(Problem(record.place, message))
-        return []
-    if groups.TARGETS in value:
-        return groups.group_targets(record, value, problems)
-    return _entry_targets(record, value, problems)
+        problems.add(Problem(record.place, message))
+    elif groups.TARGETS in value:
+        yield from groups.group_targets(record, value, problems)
+    else:
+        yield from _entry_targets(record, value, problems)
 
 
 def _entry_targets(
-    record: Record, entry: Mapping[str, object], problems: list[Problem]
-) -> list[Target]:
-    """Return the one target of an entry, or none when its address is refused."""
+    record: Record, entry: Mapping[str, object], problems: Problems
+) -> Iterator[Target]:
+    """Yield the one target of an entry, or none when its address is refused."""
     fields = Fields(entry, record, problems)
     fields.refuse_unknown(KEYS, SUGGESTED)
     address = _address(fields)
     description = describe(fields)
     labels = fields.labels("labels", RESERVED)
-    if address is None:
-        return []
-    return [new_target(address, description, labels, record.place)]
+    if address is not None:
+        yield new_target(address, description, labels, record.place)
 
 
 def _address(fields: Fields) -> Address | None:
@@ -91,19 +100,15 @@ def _address(fields: Fields) -> Address | None:
     return Address(host, port) if host is not None and port is not None else None
 
 
-def _unaddressed(record: Record) -> list[Named]:
-    """Return the id that an entry gives although its address was refused."""
+def _id_without_address(record: Record) -> str:
+    """Return the id that an entry gives although its address was refused; empty for none."""
     id_ = record.value.get("id") if isinstance(record.value, dict) else None
-    return [(id_, record.place)] if isinstance(id_, str) and id_ else []
+    return id_ if isinstance(id_, str) else ""
 
 
-def _repeated(named: Iterable[Named]) -> list[Problem]:
-    """Return a problem for every id that an earlier instance has."""
-    problems: list[Problem] = []
-    first_place_by_id: dict[str, str] = {}
-    for id_, place in named:
-        if id_ in first_place_by_id:
-            problems.append(repetition(id_, place, first_place_by_id[id_]))
-        else:
-            first_place_by_id[id_] = place
-    return problems
+def _claim(id_: str, place: str, place_by_id: dict[str, str], problems: Problems) -> None:
+    """Note where an id stands; it is a problem if an earlier instance has it."""
+    if id_ in place_by_id:
+        problems.add(repetition(id_, place, place_by_id[id_]))
+    else:
+        place_by_id[id_] = place

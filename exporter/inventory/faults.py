@@ -3,13 +3,42 @@
 In:   the error of the reader that gave up, and what messages call the text's source.
 Out:  one Problem, on one line, at `fleet.yml:12`. Pure.
 Inventories and the exporter's own configuration are told about in the same words.
+Problems gathers what is wrong with one inventory, up to a limit.
 """
 
 from __future__ import annotations
 
 import yaml
 
-from exporter.errors import Problem
+from exporter.errors import InputError, Problem
+
+MAX_PROBLEMS = 100
+"""Of one source. Nobody reads more, and a list of millions of faults would fill the memory."""
+
+
+class Problems:
+    """Gathers the problems of one source, and ends the reading when there are too many."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._found: list[Problem] = []
+
+    def add(self, problem: Problem) -> None:
+        """Note a problem.
+
+        Raises:
+            InputError: It is one too many; the last one says that reading stopped there.
+        """
+        if len(self._found) < MAX_PROBLEMS - 1:
+            self._found.append(problem)
+            return
+        self._found.append(Problem(problem.place, "reading stops here: too many problems"))
+        self.raise_if_any()
+
+    def raise_if_any(self) -> None:
+        """Raise an InputError with all problems, if there are any."""
+        if self._found:
+            raise InputError(self._source, self._found)
 
 
 def encoding_problem(error: UnicodeDecodeError, source: str) -> Problem:

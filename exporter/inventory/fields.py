@@ -1,8 +1,8 @@
 """Read the named values of one record, and collect all that is wrong with them.
 
-In:   a mapping as it was decoded, the Record for places, the list that gathers problems.
+In:   a mapping as it was decoded, the Record for places, and where problems are gathered.
 Out:  checked texts, choices and labels; a default where a value is absent, null or refused.
-Nothing is raised: a reader goes on to the next field, so that a person sees all at once.
+A reader goes on to the next field, so that a person sees all at once; only too many problems raise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TypeVar
 from exporter.errors import Problem
 from exporter.inventory.address import parse_port
 from exporter.inventory.checks import did_you_mean, label_name_fault, shown, text_fault
+from exporter.inventory.faults import Problems
 from exporter.inventory.record import Record
 from exporter.model import NO_LABELS
 
@@ -33,7 +34,7 @@ class Fields:
         self,
         values: Mapping[str, object],
         record: Record,
-        problems: list[Problem],
+        problems: Problems,
         path_by_key: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.values = values
@@ -45,7 +46,7 @@ class Fields:
     def complain(self, key: str, message: str) -> None:
         """Note that the value under `key` is wrong; `message` follows its name."""
         path = self._path_by_key.get(key, key)
-        self._problems.append(Problem(self._record.at(path), f"{path} {message}{self._whose()}"))
+        self._problems.add(Problem(self._record.at(path), f"{path} {message}{self._whose()}"))
 
     def _whose(self) -> str:
         """Return a hint at the instance, for lists where a place is but an index."""
@@ -58,7 +59,7 @@ class Fields:
             if key not in known:
                 guess = did_you_mean(key, suggested or known)
                 message = f"unknown key {shown(key)}{guess}{self._whose()}"
-                self._problems.append(Problem(self._record.at(key), message))
+                self._problems.add(Problem(self._record.at(key), message))
 
     def text(self, key: str) -> str:
         """Return a text; empty when it is absent, null or refused."""

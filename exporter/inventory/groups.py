@@ -8,13 +8,14 @@ labels with `__` in front belong to Prometheus and are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from exporter.errors import Problem
 from exporter.inventory.address import Address, parse_netloc
 from exporter.inventory.checks import shown
 from exporter.inventory.description import FIELDS, describe, new_target
+from exporter.inventory.faults import Problems
 from exporter.inventory.fields import Fields
 from exporter.inventory.record import Record
 from exporter.model import Target
@@ -42,18 +43,16 @@ class _Split(NamedTuple):
 
 
 def group_targets(
-    record: Record, group: Mapping[str, object], problems: list[Problem]
-) -> list[Target]:
-    """Return the group's targets, all with the same description and the same labels object."""
+    record: Record, group: Mapping[str, object], problems: Problems
+) -> Iterator[Target]:
+    """Yield the group's targets, all with the same description and the same labels object."""
     fields = Fields(group, record, problems)
     fields.refuse_unknown(KEYS)
     split = _split(fields)
     description = describe(Fields(split.value_by_field, record, problems, split.path_by_field))
     labels = fields.checked_labels(LABELS, split.labels)
-    return [
-        new_target(address, description, labels, record.at_item(TARGETS, index))
-        for index, address in _addresses(fields, record, problems, tls=split.tls)
-    ]
+    for index, address in _addresses(fields, record, problems, tls=split.tls):
+        yield new_target(address, description, labels, record.at_item(TARGETS, index))
 
 
 def _split(fields: Fields) -> _Split:
@@ -90,21 +89,19 @@ def _is_tls(fields: Fields, labels: Mapping[str, object]) -> bool:
 
 
 def _addresses(
-    fields: Fields, record: Record, problems: list[Problem], *, tls: bool
-) -> list[tuple[int, Address]]:
-    """Return index and address of every element of `targets` that is one."""
+    fields: Fields, record: Record, problems: Problems, *, tls: bool
+) -> Iterator[tuple[int, Address]]:
+    """Yield index and address of every element of `targets` that is one."""
     texts = fields.values.get(TARGETS)
     if not isinstance(texts, list):
         fields.complain(TARGETS, f"must be a list of host:port, got {shown(texts)}")
-        return []
-    found: list[tuple[int, Address]] = []
+        return
     for index, text in enumerate(texts):
         try:
-            found.append((index, _address(text, tls=tls)))
+            yield index, _address(text, tls=tls)
         except ValueError as error:
             place = record.at_item(TARGETS, index)
-            problems.append(Problem(place, f"{TARGETS}[{index}] {error}"))
-    return found
+            problems.add(Problem(place, f"{TARGETS}[{index}] {error}"))
 
 
 def _address(text: object, *, tls: bool) -> Address:

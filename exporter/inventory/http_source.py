@@ -24,6 +24,8 @@ from exporter.inventory.sources import SourceSettings, digest
 CHUNK_BYTES = 2**16
 MAX_TOKEN_BYTES = 8_192
 TOKEN = re.compile(r"[!-~]+")
+ETAG = re.compile(r"[!-~]{1,1000}")
+"""Anything else could not be sent back, or only at a cost."""
 AGE_HEADER = "Inventory-Age-Seconds"
 """By it a provisioner that cannot read its store says how old its list is."""
 OK = 200
@@ -67,7 +69,7 @@ class HttpSource:
             raise SourceError(
                 f"gave no whole answer within {limit_s:g} s (its time-out)"
             ) from error
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise SourceError(f"cannot be read: {str(error) or type(error).__name__}") from error
         self.age_s = _age_s(response.headers.get(AGE_HEADER, ""))
         return (
@@ -153,7 +155,7 @@ class HttpSource:
         """Return the body unless it is the last one again; remember it, with its ETag."""
         found = await asyncio.to_thread(digest, body)
         is_known = found == self.digest
-        self._etag, self.digest = etag, found
+        self._etag, self.digest = etag if etag and ETAG.fullmatch(etag) else None, found
         return None if is_known else body
 
 

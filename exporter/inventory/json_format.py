@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from exporter.errors import InputError, Problem
-from exporter.inventory.checks import did_you_mean
+from exporter.inventory.checks import did_you_mean, shown
 from exporter.inventory.record import Record
 
 INSTANCES = "instances"
@@ -61,7 +61,7 @@ def _envelope_message(document: Envelope) -> str:
     if not strange:
         return f"is an object without the key {INSTANCES}; {EXPECTED}"
     guess = did_you_mean(strange[0], [INSTANCES])
-    return f"unknown key {strange[0]!r} beside the list{guess}; {EXPECTED}"
+    return f"unknown key {shown(strange[0])} beside the list{guess}; {EXPECTED}"
 
 
 def _lines(text: bytes, elements: Elements, start: int, source: str) -> Iterator[str]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from exporter.errors import InputError, Problem, SourceError
 from exporter.inventory.entries import targets_of
+from exporter.inventory.faults import MAX_PROBLEMS
 from exporter.inventory.formats import Format, records
 from exporter.inventory.merge import Listed
 from exporter.inventory.sources import Source
@@ -47,7 +50,9 @@ class Listing:
         self.new: Listed | None = None
         """Parsed, but not in force: not decided on yet, or refused for ids that others have."""
         self._unparsed: bytes | None = None
-        self._read_failure: InputError | SourceError | None = None
+        # Not the errors themselves: their tracebacks would keep whole bodies in memory.
+        self._read_problems: tuple[Problem, ...] = ()
+        self._is_away = False
         self._content_problems: tuple[Problem, ...] = ()
         self._last_success_s = 0.0
         self._logged = ""
@@ -60,19 +65,12 @@ class Listing:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Return all that went wrong with the last reading."""
-        match self._read_failure:
-            case InputError(problems=problems):
-                return problems
-            case SourceError():
-                return (Problem(self.source.name, str(self._read_failure)),)
-            case _:
-                return self._content_problems
+        return self._read_problems or self._content_problems
 
     @property
     def forbids_start(self) -> bool:
         """Return whether the exporter must not start like this."""
-        is_away = isinstance(self._read_failure, SourceError)
-        return bool(self.problems) and not (is_away and self.source.may_be_absent)
+        return bool(self.problems) and not (self._is_away and self.source.may_be_absent)
 
     @property
     def state(self) -> SourceState:
@@ -89,10 +87,13 @@ class Listing:
         """Ask the source; when there is something new, parse it without stalling the loop."""
         try:
             body = await self.source.read()
-        except (InputError, SourceError) as error:
-            self._read_failure = error
+        except InputError as error:
+            self._read_problems, self._is_away = error.problems, False
             return
-        self._read_failure = None
+        except Exception as error:  # noqa: BLE001 - the exporter goes on with the last good list
+            self._read_problems, self._is_away = (self._problem(error),), True
+            return
+        self._read_problems, self._is_away = (), False
         # Kept until it is parsed: the source gives it only once, and parsing may be cancelled.
         self._unparsed = self._unparsed if body is None else body
         if self._unparsed is not None:
@@ -104,7 +105,15 @@ class Listing:
             self._content_problems = ()
         except InputError as error:
             self.new, self._content_problems = None, error.problems
+        except Exception as error:  # noqa: BLE001 - as above
+            # It is tried again at the next reading: memory may have been short.
+            self.new, self._content_problems = None, (self._problem(error),)
+            return
         self._unparsed = None
+
+    def _problem(self, error: Exception) -> Problem:
+        is_foreseen = isinstance(error, SourceError)
+        return Problem(self.source.name, str(error) if is_foreseen else _bug(error))
 
     def take(self) -> None:
         """Put the new list in force."""
@@ -135,8 +144,15 @@ def _parse(body: bytes, source: str, form: Format) -> Listed:
     return targets_of(records(body, source, form), source)
 
 
+def _bug(error: Exception) -> str:
+    """Return where an error came up. Its own text may repeat a secret, and stays out."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a bug: {type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+
+
 def _summary(problems: Sequence[Problem]) -> str:
     """Return the problems on one line, the first few of them in full."""
     first = "; ".join(str(problem) for problem in problems[:MAX_SUMMARISED])
     rest = len(problems) - MAX_SUMMARISED
-    return f"{first}; and {rest:,} more" if rest > 0 else first
+    least = "at least " if len(problems) == MAX_PROBLEMS else ""
+    return f"{first}; and {least}{rest:,} more" if rest > 0 else first

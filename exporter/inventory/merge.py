@@ -8,12 +8,13 @@ A list is taken whole or not at all; lists in force never contradict each other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from exporter.errors import Problem
 from exporter.inventory.diff import NO_CHANGE, Change, diff, keep_identity
 from exporter.inventory.entries import repetition
+from exporter.inventory.faults import MAX_PROBLEMS
 from exporter.inventory.shard import Shard
 from exporter.model import Target
 
@@ -53,8 +54,8 @@ def settle(in_force: Sequence[Listed], new: Mapping[int, Listed]) -> Settlement:
         if not found:
             return Settlement(frozenset(taken), refused)
         for loser in {max(taken.intersection(claim.sources)) for claim in found}:
-            own = (claim for claim in found if loser in claim.sources)
-            refused[loser] = tuple(claim.problem_for(loser) for claim in own)
+            own = (claim.problem_for(loser) for claim in found if loser in claim.sources)
+            refused[loser] = tuple(islice(own, MAX_PROBLEMS))
             taken.remove(loser)
 
 

@@ -46,7 +46,9 @@ def urls_of(text: str) -> tuple[str, ...]:
 
     No URL holds the separator itself: RFC 3986 has it percent-encoded. A path may.
     """
-    return tuple(text.split(SEPARATOR)) if "://" in text else ()
+    # With one slash it is a slip of the pen, and may hold a password all the same.
+    is_url = "://" in text or text.lower().startswith(("http:/", "https:/"))
+    return tuple(text.split(SEPARATOR)) if is_url else ()
 
 
 def _fault(urls: tuple[str, ...]) -> str:
@@ -74,4 +76,9 @@ def _url_fault(text: str) -> str:
         return "must not carry credentials, which would show in logs and series; use a token file"
     if not parts.hostname or port == 0:
         return "must name a host, and a port from 1 to 65535 if any"
+    try:
+        parts.hostname.encode("idna")  # as the resolver will do, whose error would be less clear
+    except UnicodeError:
+        host = shown(parts.hostname)
+        return f"must name a host; {host} has an empty part or one longer than 63 characters"
     return "must not have a fragment (#)" if parts.fragment else ""

@@ -14,12 +14,17 @@ from typing import NoReturn
 import yaml
 
 from exporter.errors import InputError, Problem
-from exporter.inventory.checks import did_you_mean
+from exporter.inventory.checks import MAX_TEXT_CHARACTERS, did_you_mean, shown
 from exporter.inventory.faults import yaml_problem
 from exporter.inventory.json_format import INSTANCES
 from exporter.inventory.record import Record
 
 MAX_DEPTH = 8
+MAX_KEYS = 1_000
+"""In one mapping: without a limit, merge keys would multiply a long mapping."""
+MAX_MERGED = 64
+MAX_PLACES = 10_000
+"""In one record; the values beyond are told at the place of the record."""
 NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 MERGE = "<<"
 EXPECTED = "expected a list of instances, or a list under the key instances"
@@ -74,7 +79,7 @@ class _Walker:
             key = self._key(event)
             if key != INSTANCES:
                 guess = did_you_mean(key, [INSTANCES])
-                self._refuse(event, f"unknown key {key!r} beside the list{guess}; {EXPECTED}")
+                self._refuse(event, f"unknown key {shown(key)} beside the list{guess}; {EXPECTED}")
             if not is_empty:
                 self._refuse(event, f"has the key {INSTANCES} twice")
             is_empty = False
@@ -100,7 +105,7 @@ class _Walker:
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             self._refuse(event, EXPECTED)
         if event.tag is not None:
-            self._refuse(event, f"has the tag {event.tag}; tags are not supported")
+            self._refuse(event, f"has the tag {shown(event.tag)[1:-1]}; tags are not supported")
         value: Value
         if isinstance(event, yaml.ScalarEvent):
             value = None if event.implicit[0] and event.value in NULLS else event.value
@@ -119,11 +124,16 @@ class _Walker:
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._key(event)
             if key in values:
-                self._refuse(event, f"has the key {key} twice in one mapping; is a '- ' missing?")
+                self._refuse(
+                    event,
+                    f"has the key {shown(key)[1:-1]} twice in one mapping; is a '- ' missing?",
+                )
             if key == MERGE:
                 inherited |= self._merged(self._next(), depth + 1)
                 continue
-            self._places[prefix + key] = self._place(event)
+            if len(values) == MAX_KEYS:
+                self._refuse(event, f"is in a mapping of more than {MAX_KEYS:,} keys")
+            self._remember(prefix + key, event)
             values[key] = self._value(self._next(), prefix + key, depth + 1)
         return inherited | values if inherited else values
 
@@ -131,15 +141,18 @@ class _Walker:
         values: list[Value] = []
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             item = f"{path}[{len(values)}]"
-            self._places[item] = self._place(event)
+            self._remember(item, event)
             values.append(self._value(event, item, depth + 1))
         return values
 
     def _merged(self, event: yaml.Event, depth: int) -> dict[str, Value]:
         """Return what `<<` brings in: a mapping, or several of which the first wins."""
         value = self._value(event, MERGE, depth)
+        mappings = value if isinstance(value, list) else [value]
+        if len(mappings) > MAX_MERGED:
+            self._refuse(event, f"merges (<<) more than {MAX_MERGED} mappings")
         merged: dict[str, Value] = {}
-        for mapping in reversed(value if isinstance(value, list) else [value]):
+        for mapping in reversed(mappings):
             if not isinstance(mapping, dict):
                 self._refuse(event, "merges (<<) something that is not a mapping")
             merged |= mapping
@@ -148,13 +161,20 @@ class _Walker:
     def _aliased(self, event: yaml.AliasEvent) -> Value:
         name = str(event.anchor)
         if name not in self._value_by_anchor:
-            self._refuse(event, f"refers to *{name}, which is not defined before it")
+            self._refuse(event, f"refers to *{shown(name)[1:-1]}, which is not defined before it")
         return self._value_by_anchor[name]
 
     def _key(self, event: yaml.Event) -> str:
         if not isinstance(event, yaml.ScalarEvent):
             self._refuse(event, "has a key that is not a plain text")
+        if len(event.value) > MAX_TEXT_CHARACTERS:
+            limit = f"at most {MAX_TEXT_CHARACTERS} are allowed"
+            self._refuse(event, f"has a key of {len(event.value):,} characters; {limit}")
         return str(event.value)
+
+    def _remember(self, path: str, event: yaml.Event) -> None:
+        if len(self._places) < MAX_PLACES:
+            self._places[path] = self._place(event)
 
     def _next(self) -> yaml.Event:
         event = self._next_event()

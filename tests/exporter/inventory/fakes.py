@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from exporter.errors import InputError, SourceError
 from exporter.inventory.formats import Format
 from exporter.model import Target
 
@@ -34,7 +33,7 @@ class ToldSource:
     def __init__(self, name: str, *, may_be_absent: bool = False) -> None:
         self.name = name
         self.may_be_absent = may_be_absent
-        self.next: bytes | SourceError | InputError | None = b"[]"
+        self.next: bytes | Exception | None = b"[]"
         self.later: list[bytes] = []
         """What comes after `next`, one for each reading."""
         self.was_read = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import ssl
 import subprocess
@@ -15,6 +16,7 @@ from exporter.errors import InputError, SourceError
 from exporter.inventory import SourceSettings
 from exporter.inventory.http_source import HttpSource
 from tests.exporter.inventory.serving import Answer, InventoryServer
+from tests.exporter.servers import response, serving
 
 
 @asynccontextmanager
@@ -62,6 +64,22 @@ async def test_a_new_etag_for_the_same_bytes_is_unchanged(server: InventoryServe
         assert await source.read() is None
 
     assert '"v2"' == server.requests[-1]["If-None-Match"]
+
+
+@pytest.mark.parametrize("etag", ['"a\x01b"', '"a\x7fb"', '"a b"', '"é"', "x" * 2_000])
+async def test_an_etag_that_cannot_be_sent_back_is_not_kept(etag: str) -> None:
+    requests: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(response(b"[1]", "200 OK", f"ETag: {etag}"))
+        await writer.drain()
+
+    async with serving(handle) as port, reading(f"http://127.0.0.1:{port}/instances") as source:
+        assert b"[1]" == await source.read()
+        assert await source.read() is None
+
+    assert [False, False] == [b"If-None-Match" in request for request in requests]
 
 
 async def test_a_failure_in_between_does_not_lose_the_etag(server: InventoryServer) -> None:

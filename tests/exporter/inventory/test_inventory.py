@@ -226,8 +226,61 @@ async def test_many_problems_are_summed_up_on_one_line() -> None:
     await inventory.refresh()
 
     error = inventory.states[0].last_error
-    assert error.endswith("got 2; and 997 more")
+    assert error.endswith("got 2; and at least 97 more")
     assert "\n" not in error
+
+
+async def test_many_ids_that_another_source_has_are_a_hundred_problems() -> None:
+    first, second = ToldSource("1"), ToldSource("2")
+    first.next = second.next = listed(*(entry(f"i{n}") for n in range(1_000)))
+    inventory = Inventory([first, second])
+
+    with pytest.raises(InputError) as caught:
+        await inventory.load()
+
+    assert 100 == len(caught.value.problems)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("s3cret"), UnicodeError("s3cret"), MemoryError()])
+async def test_a_source_that_breaks_in_an_unforeseen_way_keeps_its_last_good_list(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = ToldSource("http://h", may_be_absent=True)
+    source.next = listed(entry("a"))
+    inventory = await told(source)
+    for _ in range(2):
+        source.next = error
+        assert not await inventory.refresh()
+
+    assert ["a"] == ids(inventory.targets)
+    (line,) = caplog.messages
+    assert f"http://h: a bug: {type(error).__name__} in fakes.py:" in line
+    assert "s3cret" not in caplog.text
+    source.next = listed(entry("b"))
+    assert await inventory.refresh()
+
+
+async def test_a_list_whose_reading_breaks_in_an_unforeseen_way_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = ToldSource("http://h", may_be_absent=True)
+    source.next = listed(entry("a"))
+    inventory = await told(source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("exporter.inventory.listing.targets_of", broken)
+        source.next = listed(entry("b"))
+        assert not await inventory.refresh()
+        assert not await inventory.refresh()  # the same list is not taken for a good one
+
+    assert ["a"] == ids(inventory.targets)
+    assert "a bug: RuntimeError in test_inventory.py:" in inventory.states[0].last_error
+    source.next = listed(entry("b"))
+    assert await inventory.refresh()
+
+
+def broken(*_: object) -> None:
+    raise RuntimeError
 
 
 async def test_an_id_that_appears_in_a_second_source_is_a_failure_of_that_source() -> None:
