@@ -20,7 +20,7 @@ from provisioning.fleet.fleet import Limits
 from provisioning.fleet.history import told, told_again, told_more, tries
 from provisioning.fleet.model import FOR_GOOD, Instance, Phase, Reason
 
-CRASHES = frozenset({Reason.EXITED, Reason.UNHEALTHY})
+CRASHES = frozenset({Reason.EXITED, Reason.OUT_OF_MEMORY, Reason.UNHEALTHY})
 CRASH_MEMORY_S = 3600.0
 """Crashes further back do not slow down a restart."""
 CRASH_GROWTH = 4.0

@@ -26,10 +26,9 @@ from prometheus_client import (
 
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.lifecycle import Outcome, Result
-from provisioning.fleet.model import Instance, Phase
+from provisioning.fleet.model import Instance, Phase, Reason
 from provisioning.fleet.operations import Kind, Operation
 from provisioning.fleet.report import Report
-from provisioning.fleet.tallies import REASONS
 
 PREFIX = "ollama_provisioner_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -113,7 +112,7 @@ class Metrics:
             "Instances whose unit was given up, by why; operations_total has starts that failed.",
             "reason",
         )
-        for reason in REASONS:
+        for reason in Reason:
             self._replacements.labels(reason)
         self._as_wanted = self._gauge(
             "instances_as_wanted", "Instances that run, are healthy, and are up to date."

@@ -22,6 +22,7 @@ from provisioning.fleet.store.base import Stored
 
 log = logging.getLogger("provisioning.fleet.mishaps")
 
+ENDINGS = frozenset({Reason.EXITED, Reason.OUT_OF_MEMORY})
 MAX_LINES = 5
 """In one pass."""
 REPEAT_S = 60.0
@@ -89,7 +90,7 @@ def _failures(ended: Iterable[tuple[Operation, Outcome]]) -> Iterator[Mishap]:
 
 def _exits(begun: Iterable[Action], stored: Mapping[str, Stored]) -> Iterator[Mishap]:
     for action in begun:
-        if isinstance(action, Stop) and action.reason is Reason.EXITED and action.detail:
+        if isinstance(action, Stop) and action.reason in ENDINGS and action.detail:
             yield Mishap(action.id, stored[action.id].instance.node, action.detail)
 
 

@@ -42,6 +42,8 @@ class Reason(StrEnum):
     """A person asked for it at once, whatever the limits."""
     UNHEALTHY = "unhealthy"
     EXITED = "exited"
+    OUT_OF_MEMORY = "out_of_memory"
+    """The kernel killed a process of its unit, the first one or another; more memory helps."""
     NODE_LOST = "node_lost"
     NODE_REMOVED = "node_removed"
     SCALED_DOWN = "scaled_down"
@@ -209,6 +211,7 @@ class FoundUnit(msgspec.Struct, frozen=True):
     exit_status: int | None = None
     """Negative for a signal; None: it runs, or nobody knows."""
     is_out_of_memory: bool = False
+    """The kernel has killed a process of it for want of memory, and it runs on or has ended so."""
 
 
 class NodeReport(msgspec.Struct, frozen=True):

@@ -65,11 +65,16 @@ class Survey:
 
     def ending(self, instance: Instance) -> str:
         """Say in words how the unit of a running instance has ended; empty: it has not."""
-        report = self.observed.reports[instance.node]
-        if report.at_s < instance.since_s <= self.now_s:
-            return ""  # the node was asked before: it may tell of an earlier try
+        if self._is_of_earlier_try(instance):
+            return ""
         unit = self.current.get(instance.id)
         return ending_words(unit) if unit else "its unit is gone; how it ended is not known"
+
+    def is_out_of_memory(self, instance: Instance) -> bool:
+        """Say whether the kernel killed a process of an instance's unit for want of memory."""
+        unit = self.current.get(instance.id)
+        is_hit = unit is not None and unit.is_out_of_memory
+        return is_hit and not self._is_of_earlier_try(instance)
 
     def unwanted_sizes(self) -> Iterator[tuple[str, Size]]:
         """Yield what the units that no record wants hold, with their nodes.
@@ -89,6 +94,10 @@ class Survey:
             for unit in report.units:
                 newest[unit.instance_id] = max(newest.get(unit.instance_id, 0), unit.generation)
         return newest
+
+    def _is_of_earlier_try(self, instance: Instance) -> bool:
+        """Say whether its node was asked before it ran: it may tell of an earlier try."""
+        return self.observed.reports[instance.node].at_s < instance.since_s <= self.now_s
 
     def _state(self, report: NodeReport | None) -> NodeState:
         limits, since_s = self._desired.limits, self.observed.since_s

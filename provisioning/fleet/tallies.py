@@ -15,9 +15,6 @@ from provisioning.fleet.model import Instance, Phase, Reason
 from provisioning.fleet.store.base import Stored
 from provisioning.fleet.unwanted import is_leaving
 
-OUT_OF_MEMORY = "out_of_memory"
-"""Told apart from other exits, as more memory helps."""
-REASONS = (*Reason, OUT_OF_MEMORY)
 UNDER_WAY = frozenset({Phase.STARTING, Phase.STOPPING})
 
 
@@ -37,8 +34,8 @@ def count_waiting(
     return n_waiting + sum(max(0, pool.count - n_by_pool[pool.name]) for pool in fleet.pools)
 
 
-def reasons_of(actions: Iterable[Action], observed: Observed) -> dict[str, str]:
-    """Return why each instance that is given up now is, one of REASONS, by its id.
+def reasons_of(actions: Iterable[Action], observed: Observed) -> dict[str, Reason]:
+    """Return why each instance that is given up now is, by its id.
 
     What goes on with an instance given up earlier is not among them.
     """
@@ -48,7 +45,7 @@ def reasons_of(actions: Iterable[Action], observed: Observed) -> dict[str, str]:
             instance = observed.stored[action.id].instance
             is_news = isinstance(action, Renew) or instance.reason is not action.reason
             if is_news:
-                found[action.id] = _label(action.reason, instance, observed)
+                found[action.id] = action.reason
     return found
 
 
@@ -56,10 +53,3 @@ def _is_to_be_worked_on(instance: Instance, now_s: float) -> bool:
     if instance.phase is Phase.FAILED:
         return 0 < instance.retry_at_s <= now_s
     return instance.phase in UNDER_WAY
-
-
-def _label(reason: Reason, instance: Instance, observed: Observed) -> str:
-    report = observed.reports.get(instance.node)
-    units = report.units if report and reason is Reason.EXITED else ()
-    is_out_of_memory = any(one.name == instance.unit and one.is_out_of_memory for one in units)
-    return OUT_OF_MEMORY if is_out_of_memory else reason

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from provisioning.fleet.actions import Illness
 from provisioning.fleet.assignment import Assignment
 from provisioning.fleet.draft import Draft
 from provisioning.fleet.fleet import Pool
@@ -25,6 +26,7 @@ from provisioning.fleet.unwanted import LEAVING, has_drained
 
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
 """In which order instances that serve well are replaced."""
+KILLED_WORDS = "the kernel killed a process of it for want of memory; raise the pool's `memory`"
 
 
 class PoolPass:
@@ -134,6 +136,7 @@ class PoolPass:
             and instance.workload == self._digest
             and instance.node in self._serving_nodes
             and instance.id not in self._draft.observed.ill
+            and not unit.is_out_of_memory
             and not instance.is_replace_asked
         )
 
@@ -162,7 +165,10 @@ class PoolPass:
     def _is_down(self, instance: Instance, state: NodeState) -> bool:
         if instance.id in self._draft.observed.ill:
             return True
-        return state is NodeState.REACHABLE and bool(self._draft.survey.ending(instance))
+        survey = self._draft.survey
+        return state is NodeState.REACHABLE and (
+            survey.is_out_of_memory(instance) or bool(survey.ending(instance))
+        )
 
     def _mend_lost(self, instance: Instance) -> None:
         # Behind a node that is silent, an instance that still answers is not lost: it moves
@@ -173,9 +179,11 @@ class PoolPass:
             self._outdated.append((Reason.NODE_REMOVED, instance))
 
     def _mend_running(self, instance: Instance) -> None:
+        is_out_of_memory = self._draft.survey.is_out_of_memory(instance)
         if ending := self._draft.survey.ending(instance):
-            self._draft.stop(instance, Reason.EXITED, ending)
-        elif instance.id in self._draft.observed.ill:
+            why = Reason.OUT_OF_MEMORY if is_out_of_memory else Reason.EXITED
+            self._draft.stop(instance, why, ending)
+        elif is_out_of_memory or instance.id in self._draft.observed.ill:
             self._ill.append(instance)
         elif reason := self._why_outdated(instance):
             self._outdated.append((reason, instance))
@@ -244,10 +252,17 @@ class PoolPass:
 
     def _stop_ill(self) -> None:
         """Stop the instances that have been unhealthy for longest, as many as may be."""
-        illness = self._draft.observed.ill
         n_allowed = kills_of_ill(self._pool, self._draft.desired.limits, self._tally)
-        ranked = sorted(self._ill, key=lambda one: (illness[one.id].since_s, one.id))
+        ranked = sorted(self._ill, key=lambda one: (self._illness(one).since_s, one.id))
         for instance in ranked[: max(0, n_allowed)]:
-            if self._draft.stop(instance, Reason.UNHEALTHY, illness[instance.id].fault):
+            is_out_of_memory = self._draft.survey.is_out_of_memory(instance)
+            reason = Reason.OUT_OF_MEMORY if is_out_of_memory else Reason.UNHEALTHY
+            if self._draft.stop(instance, reason, self._illness(instance).fault):
                 self._tally.n_moving += 1
                 self._tally.n_down -= 1
+
+    def _illness(self, instance: Instance) -> Illness:
+        """Return what is wrong with an instance that runs; that it lacks memory says the most."""
+        if self._draft.survey.is_out_of_memory(instance):
+            return Illness(self._draft.now_s, KILLED_WORDS)
+        return self._draft.observed.ill[instance.id]

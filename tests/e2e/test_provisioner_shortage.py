@@ -1,9 +1,10 @@
-"""What a provisioner's own troubles do to the instances that it watches: nothing."""
+"""A provisioner short of descriptors, and an instance short of memory."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from provisioning.fleet.runtime import cgroups
+from tests.conftest import refuse
 from tests.e2e.provisioner import Lab, Provisioner, lab
 from tests.waiting import eventually
 
@@ -44,6 +47,35 @@ async def test_idle_strangers_use_up_no_descriptors_that_health_checks_need(
     assert before == sorted(fleet_lab.units())
     assert n_open < N_FILES / 2
     assert len(one.said) < 20_000
+
+
+async def test_an_instance_that_lost_a_child_for_want_of_memory_is_replaced_while_it_serves(
+    fleet_lab: Lab,
+) -> None:
+    if cgroups.find() is None:
+        refuse("memory can be limited by cgroups, as root")
+    flag = fleet_lab.folder / "eat"
+    eater = f"{sys.executable} -S -c 'x = []\nwhile True: x.append(bytearray(2**20))'"
+    command = (
+        f"(until rmdir {flag}; do kill -0 $$ || exit; sleep 0.1; done 2>&-; {eater}) & "
+        f"exec {sys.executable} -I -S {fleet_lab.server} {{host}} {{port}} {{id}}"
+    )
+    one = await fleet_lab.started()
+    pool = {"command": ["sh", "-c", command], "memory": "48MiB"}
+    await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(2, pool=pool)))
+
+    flag.mkdir()  # whoever removes it eats
+
+    async def is_replaced() -> bool:
+        listed = await one.instances()
+        return [1, 2] == sorted(each["generation"] for each in listed) and fleet_lab.is_whole(
+            listed, 2
+        )
+
+    await eventually(is_replaced, within_s=60.0)
+    page = (await one.answer("/metrics")).body.decode()
+    assert 'ollama_provisioner_replacements_total{reason="out_of_memory"} 1.0' in page
+    assert "the kernel killed a process of it for want of memory" in one.said
 
 
 def connected(one: Provisioner) -> socket.socket:

@@ -69,13 +69,13 @@ def members(group: Path) -> Iterator[int]:
         yield from map(int, procs_file(group).read_text().split())
 
 
-def has_killed(group: Path) -> bool:
-    """Say whether the kernel killed a process of the group for want of memory."""
+def n_killed(group: Path) -> int:
+    """Return how many processes of the group the kernel has killed for want of memory."""
     for file in KILLS.values():
         with contextlib.suppress(OSError):
             lines = (line.split() for line in (group / file).read_text().splitlines())
-            return any(name == "oom_kill" and value != "0" for name, value in lines)
-    return False
+            return sum(int(value) for name, value in lines if name == "oom_kill")
+    return 0
 
 
 def remove(group: Path) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,7 @@ from provisioning.fleet.runtime.containerd_turns import Turns
 from provisioning.fleet.runtime.endings import News
 from provisioning.fleet.runtime.listeners import refuse_taken
 from provisioning.fleet.runtime.logkeeper import LogKeeper
+from provisioning.fleet.runtime.oom_kills import DYING_S, OomKills
 
 
 class ContainerdRuntime:
@@ -76,6 +77,10 @@ class ContainerdRuntime:
         self._events = events.Events(
             self._daemon, namespace, clock, look=self._tell_exited, heard=self._on_event
         )
+        self._clock = clock
+        self._oom_kills = OomKills(clock)
+        self._suspects: dict[str, float] = {}
+        """Units that may just have run out of memory, and until when that is looked at."""
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
@@ -96,6 +101,7 @@ class ContainerdRuntime:
                 return
             await self._containers.end(name, grace_s)
             await self._containers.clear(name)
+            self._oom_kills.forget(name)
         if self._is_local and not self._starting:
             # The last one has gone; one that begins now would miss the group that it has just made,
             # as one of another fleet on this machine still may: it tries again (GROUP_FAILURE).
@@ -106,7 +112,7 @@ class ContainerdRuntime:
         self._events.listen()
         starting = set(self._starting)
         groups = await asyncio.to_thread(self._groups)
-        found = await self._containers.found(self._fleet)
+        found = await self._with_oom_kills(await self._containers.found(self._fleet))
         if self._is_local:
             await self._logs.keep(self._log(unit.instance_id) for unit in found)
         for name in groups - {unit.name for unit in found} - starting:
@@ -160,6 +166,7 @@ class ContainerdRuntime:
             if await self._containers.is_running(unit.name):
                 return
             await self._containers.clear(unit.name)
+            self._oom_kills.begin(unit.name)
             await refuse_taken(unit.host, unit.port)
             if self._is_local:
                 await asyncio.to_thread(_make_way_for, log)
@@ -176,8 +183,21 @@ class ContainerdRuntime:
 
     async def _on_event(self, topic: str, name: str) -> None:
         if topic == events.OUT_OF_MEMORY:
-            await self._containers.mark_out_of_memory(name)
+            # It comes before the kernel kills, and for all in a group of groups that is full.
+            self._suspects[name] = self._clock.monotonic_s() + DYING_S
         self._news.tell(name)
+
+    async def _with_oom_kills(self, found: Sequence[FoundUnit]) -> tuple[FoundUnit, ...]:
+        """Say of each whether the kernel killed a process of it, by its own counter."""
+        now_s = self._clock.monotonic_s()
+        self._suspects = {name: at_s for name, at_s in self._suspects.items() if now_s < at_s}
+        asked = [
+            unit.name
+            for unit in found
+            if unit.name in self._suspects or self._oom_kills.is_open(unit)
+        ]
+        n_by_name = await self._containers.oom_kills(asked)
+        return tuple(self._oom_kills.judged(unit, n_by_name.get(unit.name)) for unit in found)
 
     def _groups(self) -> frozenset[str]:
         """Return the units that have a cgroup here.

@@ -79,9 +79,6 @@ CREATE_CONTAINER = Method(
 GET_CONTAINER = Method(
     f"{_service('Containers')}/Get", messages.ContainerId, messages.ContainerReply
 )
-UPDATE_CONTAINER = Method(
-    f"{_service('Containers')}/Update", messages.UpdateContainerRequest, messages.ContainerReply
-)
 DELETE_CONTAINER = Method(f"{_service('Containers')}/Delete", messages.ContainerId, messages.Empty)
 LIST_CONTAINERS = Method(
     f"{_service('Containers')}/List",
@@ -97,4 +94,5 @@ KILL_TASK = Method(f"{_service('Tasks')}/Kill", messages.KillTaskRequest, messag
 WAIT_TASK = Method(f"{_service('Tasks')}/Wait", messages.TaskId, messages.WaitTaskReply)
 DELETE_TASK = Method(f"{_service('Tasks')}/Delete", messages.TaskId, messages.DeleteTaskReply)
 LIST_TASKS = Method(f"{_service('Tasks')}/List", messages.Empty, messages.ListTasksReply)
+METRICS = Method(f"{_service('Tasks')}/Metrics", messages.MetricsRequest, messages.MetricsReply)
 SUBSCRIBE = Method(f"{_service('Events')}/Subscribe", messages.SubscribeRequest, messages.Envelope)

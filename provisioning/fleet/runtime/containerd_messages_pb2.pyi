@@ -2,7 +2,6 @@
 import datetime
 
 from google.protobuf import any_pb2 as _any_pb2
-from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -286,14 +285,6 @@ class CreateContainerRequest(_message.Message):
     container: Container
     def __init__(self, container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
 
-class UpdateContainerRequest(_message.Message):
-    __slots__ = ("container", "update_mask")
-    CONTAINER_FIELD_NUMBER: _ClassVar[int]
-    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
-    container: Container
-    update_mask: _field_mask_pb2.FieldMask
-    def __init__(self, container: _Optional[_Union[Container, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
-
 class ContainerReply(_message.Message):
     __slots__ = ("container",)
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
@@ -413,3 +404,47 @@ class TaskEvent(_message.Message):
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+
+class MetricsRequest(_message.Message):
+    __slots__ = ("filters",)
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    filters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, filters: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MetricsReply(_message.Message):
+    __slots__ = ("metrics",)
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("id", "data")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    data: _any_pb2.Any
+    def __init__(self, id: _Optional[str] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class MetricsOfV1(_message.Message):
+    __slots__ = ("memory_oom_control",)
+    MEMORY_OOM_CONTROL_FIELD_NUMBER: _ClassVar[int]
+    memory_oom_control: OomControl
+    def __init__(self, memory_oom_control: _Optional[_Union[OomControl, _Mapping]] = ...) -> None: ...
+
+class OomControl(_message.Message):
+    __slots__ = ("oom_kill",)
+    OOM_KILL_FIELD_NUMBER: _ClassVar[int]
+    oom_kill: int
+    def __init__(self, oom_kill: _Optional[int] = ...) -> None: ...
+
+class MetricsOfV2(_message.Message):
+    __slots__ = ("memory_events",)
+    MEMORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    memory_events: MemoryEvents
+    def __init__(self, memory_events: _Optional[_Union[MemoryEvents, _Mapping]] = ...) -> None: ...
+
+class MemoryEvents(_message.Message):
+    __slots__ = ("oom_kill",)
+    OOM_KILL_FIELD_NUMBER: _ClassVar[int]
+    oom_kill: int
+    def __init__(self, oom_kill: _Optional[int] = ...) -> None: ...

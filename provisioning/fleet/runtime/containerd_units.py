@@ -17,11 +17,12 @@ FLEET = f"{PREFIX}fleet"
 INSTANCE = f"{PREFIX}instance"
 GENERATION = f"{PREFIX}generation"
 POOL = f"{PREFIX}pool"
-OUT_OF_MEMORY = f"{PREFIX}out-of-memory"
 KEPT = "containerd.io/gc.root"
 """Keeps a snapshot from being collected while it has no record."""
 ACTIVE = 2
 """The kind of snapshots that can be written to."""
+CGROUPS_V2 = "cgroups.v2.Metrics"
+"""How the type of figures ends that are of version 2."""
 SIGNALLED = 128
 """A status above it tells of the signal that is so much less."""
 
@@ -70,6 +71,13 @@ def exit_status(status: int) -> int:
     return SIGNALLED - status if status > SIGNALLED else status
 
 
+def oom_kills(metric: messages.Metric) -> int:
+    """Return how many processes the kernel killed for want of memory, by a container's figures."""
+    if metric.data.type_url.endswith(CGROUPS_V2):
+        return messages.MetricsOfV2.FromString(metric.data.value).memory_events.oom_kill
+    return messages.MetricsOfV1.FromString(metric.data.value).memory_oom_control.oom_kill
+
+
 def _of_record(record: messages.Container, task: messages.Task | None) -> FoundUnit:
     if task is None:
         return _found(record.id, record.labels, UnitState.EXITED)
@@ -105,5 +113,4 @@ def _found(
         generation=int(number) if number.isdigit() else 0,
         state=state,
         exit_status=status,
-        is_out_of_memory=state is UnitState.EXITED and OUT_OF_MEMORY in marks,
     )

@@ -65,9 +65,10 @@ class ProcessRuntime:
         self._records = Records(folder_of(state_dir, fleet, node), procfs.boot())
         self._inherited = spawning.inherited(environ)
         self._groups = groups
-        self._logs = LogKeeper(max_log_bytes, SystemClock())
+        clock = SystemClock()
+        self._logs = LogKeeper(max_log_bytes, clock)
         self._news = News()
-        self._processes = UnitProcesses(self._records, on_end=self._news.tell)
+        self._processes = UnitProcesses(self._records, clock, on_end=self._news.tell)
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
     async def start(self, unit: Unit) -> None:
@@ -99,8 +100,8 @@ class ProcessRuntime:
         """Return all units that have a record, and keep their logs within bounds."""
         async with self._kept():
             seen = await asyncio.to_thread(self._processes.look)
-            await self._logs.keep(self._records.log(record.instance_id) for record, _ in seen)
-            return tuple(self._processes.found(record, state) for record, state in seen)
+            await self._logs.keep(self._records.log(look.record.instance_id) for look in seen)
+            return tuple(self._processes.found(look) for look in seen)
 
     async def changes(self) -> AsyncIterator[str]:
         """Yield the name of each unit whose process ends, adopted ones included."""

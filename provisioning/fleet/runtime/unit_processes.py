@@ -19,11 +19,14 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import TransientError
 from provisioning.fleet.model import FoundUnit, UnitState
 from provisioning.fleet.runtime import cgroups, procfs
 from provisioning.fleet.runtime.endings import Endings, until_ended
+from provisioning.fleet.runtime.oom_kills import OomKills
 from provisioning.fleet.runtime.procfs import Identity
 from provisioning.fleet.runtime.records import Record, Records
 
@@ -35,10 +38,19 @@ GROUP_LIMIT_S = 2.0
 log = logging.getLogger(__name__)
 
 
+class Look(NamedTuple):
+    """What was seen of a unit."""
+
+    record: Record
+    state: UnitState
+    n_killed: int
+    """Processes that the kernel has killed for want of memory."""
+
+
 class UnitProcesses:
     """The processes of the units of one fleet on one node."""
 
-    def __init__(self, records: Records, *, on_end: Callable[[str], None]) -> None:
+    def __init__(self, records: Records, clock: Clock, *, on_end: Callable[[str], None]) -> None:
         """Have `on_end` called with the name of each unit whose first process has ended."""
         self._records = records
         self._tell_ended = on_end
@@ -49,34 +61,36 @@ class UnitProcesses:
         self._children: dict[str, int] = {}
         """Process ids of what we made, by the units' names."""
         self._endings = Endings(self._on_end)
+        self._oom_kills = OomKills(clock)
 
     def made(self, record: Record, pid: int) -> None:
         """Know of a child that is to say by itself who it is, and may end before it does."""
         self._children[record.name] = pid
+        self._oom_kills.begin(record.name, _n_killed(record))
 
     def is_running(self, record: Record) -> bool:
         """Say whether the unit's first process runs."""
         identity = self._records.identity(record)
         return identity is not None and procfs.is_alive(identity)
 
-    def look(self) -> list[tuple[Record, UnitState]]:
+    def look(self) -> list[Look]:
         """Return every unit that has a record; blocks while the records are read."""
         records = [record for name in self._records.names() if (record := self._records.read(name))]
-        return [(record, self._state(record)) for record in records]
+        return [Look(record, self._state(record), _n_killed(record)) for record in records]
 
-    def found(self, record: Record, state: UnitState) -> FoundUnit:
+    def found(self, look: Look) -> FoundUnit:
         """Return what is known of a unit that was looked at, and watch it while it runs."""
-        has_exited = state is UnitState.EXITED
+        record, state = look.record, look.state
         if state is UnitState.RUNNING:
             self.watch(record)
-        return FoundUnit(
+        unit = FoundUnit(
             record.name,
             record.instance_id,
             record.generation,
             state,
-            exit_status=self._exit_status(record) if has_exited else None,
-            is_out_of_memory=has_exited and _was_out_of_memory(record),
+            exit_status=self._exit_status(record) if state is UnitState.EXITED else None,
         )
+        return self._oom_kills.judged(unit, look.n_killed)
 
     def watch(self, record: Record) -> None:
         """Hear of it when the unit's first process ends."""
@@ -112,6 +126,7 @@ class UnitProcesses:
     def forget(self, record: Record) -> None:
         """Know nothing of the unit any more."""
         self._endings.forget(record.name)
+        self._oom_kills.forget(record.name)
         for known in (self._unwritten, self._seen, self._children):
             known.pop(record.name, None)
 
@@ -193,5 +208,5 @@ async def _remove_group(group: Path) -> None:
         await asyncio.sleep(POLL_S)
 
 
-def _was_out_of_memory(record: Record) -> bool:
-    return bool(record.cgroup) and cgroups.has_killed(Path(record.cgroup))
+def _n_killed(record: Record) -> int:
+    return cgroups.n_killed(Path(record.cgroup)) if record.cgroup else 0

@@ -573,7 +573,6 @@ class TestEndings:
             (found(instance(1), UnitState.EXITED, exit_status=-9), "status -9 (SIGKILL)"),
             (found(instance(1), UnitState.EXITED, exit_status=-99), "status -99"),
             (found(instance(1), UnitState.EXITED), "status not known"),
-            (found(instance(1), UnitState.EXITED, is_out_of_memory=True), "out of memory"),
             (found(instance(1), UnitState.CREATED), "does not run"),
         ],
     )
@@ -583,6 +582,35 @@ class TestEndings:
         assert isinstance(stop, Stop)
         assert Reason.EXITED is stop.reason
         assert words in stop.detail
+
+    def test_an_end_for_want_of_memory_has_a_reason_of_its_own(self) -> None:
+        ended = found(instance(1), UnitState.EXITED, exit_status=-9, is_out_of_memory=True)
+
+        (stop,) = decided(pool(1), instance(1), reports=[report("n1", ended)])
+
+        assert isinstance(stop, Stop)
+        assert Reason.OUT_OF_MEMORY is stop.reason
+        assert "out of memory" in stop.detail
+
+    def test_those_that_run_on_without_a_killed_process_are_replaced_as_the_unhealthy_are(
+        self,
+    ) -> None:
+        some = many(20)
+        hit = [found(one, is_out_of_memory=True) for one in some]
+
+        desired = fleet(pool(20), nodes=[WIDE], limits=Limits(unavailable_ratio=0.1))
+        stops = decided(desired, *some, reports=[report("n1", *hit)])
+
+        assert [Reason.OUT_OF_MEMORY] * 2 == [one.reason for one in stops if isinstance(one, Stop)]
+        assert {
+            "the kernel killed a process of it for want of memory; raise the pool's `memory`"
+        } == {one.detail for one in stops if isinstance(one, Stop)}
+
+    def test_a_kill_from_before_it_ran_is_an_earlier_trys(self) -> None:
+        one = instance(1, since_s=NOW_S - 1.0)
+        hit = report("n1", found(one, is_out_of_memory=True), at_s=NOW_S - 2.0)
+
+        assert () == decided(pool(1), one, reports=[hit])
 
     def test_is_stopped_when_its_unit_is_gone(self) -> None:
         (stop,) = decided(pool(1), instance(1), reports=[report("n1")])

@@ -326,7 +326,7 @@ def test_another_generations_failed_stop_has_a_line_of_its_own() -> None:
         ((0.0, 3599.0), 1.0),
     ],
 )
-@pytest.mark.parametrize("reason", [Reason.EXITED, Reason.UNHEALTHY])
+@pytest.mark.parametrize("reason", [Reason.EXITED, Reason.OUT_OF_MEMORY, Reason.UNHEALTHY])
 def test_what_crashes_again_and_again_waits_ever_longer(
     reason: Reason, ages_s: tuple[float, ...], delay_s: float
 ) -> None:

@@ -86,7 +86,9 @@ def test_a_killed_unit_is_replaced_soon_by_the_next_generation() -> None:
             await stage.until(stage.is_whole, within_s=10.0)
 
             assert (first.node, first.port) == (stage.instances[0].node, stage.instances[0].port)
-            (event,) = [one for one in stage.instances[0].history if one.what == Reason.EXITED]
+            (event,) = [
+                one for one in stage.instances[0].history if one.what == Reason.OUT_OF_MEMORY
+            ]
             assert "out of memory" in event.detail
 
     virtual_run(scene())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from provisioning.fleet.actions import Action, Assign, Drain, Renew, Stop
-from provisioning.fleet.model import Instance, Listing, Phase, Reason, UnitState
+from provisioning.fleet.model import Instance, Listing, Phase, Reason
 from provisioning.fleet.store.base import Stored
-from provisioning.fleet.tallies import REASONS, count_waiting, reasons_of
-from tests.provisioning.fleet.making import NOW_S, fleet, found, instance, observed, pool, report
+from provisioning.fleet.tallies import count_waiting, reasons_of
+from tests.provisioning.fleet.making import NOW_S, fleet, instance, observed, pool
 
 ID = "chat-00001"
 
@@ -51,10 +51,8 @@ def test_what_waits_in_one_pool_is_not_made_up_for_by_another() -> None:
     assert 2 == waiting(instance(1), other, count=3)
 
 
-def reasons(action: Action, known: Instance, *, is_out_of_memory: bool = False) -> dict[str, str]:
-    unit = found(known, UnitState.EXITED, is_out_of_memory=is_out_of_memory)
-    neighbour = found(instance(7), UnitState.EXITED, is_out_of_memory=True)
-    return reasons_of([action], observed([known], [report("n1", neighbour, unit)]))
+def reasons(action: Action, known: Instance) -> dict[str, Reason]:
+    return reasons_of([action], observed([known]))
 
 
 def test_an_instance_is_given_up_for_the_reason_of_its_action() -> None:
@@ -63,21 +61,6 @@ def test_an_instance_is_given_up_for_the_reason_of_its_action() -> None:
     assert {ID: "rotated"} == reasons(Drain(ID, Reason.ROTATED), instance())
     assert {ID: "unhealthy"} == reasons(Stop(ID, Reason.UNHEALTHY), instance())
     assert {ID: "node_lost"} == reasons(renew, instance())
-
-
-@pytest.mark.parametrize(
-    ("is_out_of_memory", "label"), [(True, "out_of_memory"), (False, "exited")]
-)
-def test_exits_for_want_of_memory_are_told_apart(is_out_of_memory: bool, label: str) -> None:
-    stop = Stop(ID, Reason.EXITED, "its unit has exited")
-
-    assert {ID: label} == reasons(stop, instance(), is_out_of_memory=is_out_of_memory)
-
-
-def test_one_that_ran_out_of_memory_while_it_was_ill_was_ill() -> None:
-    stop = Stop(ID, Reason.UNHEALTHY)
-
-    assert {ID: "unhealthy"} == reasons(stop, instance(), is_out_of_memory=True)
 
 
 def test_what_goes_on_is_given_up_once() -> None:
@@ -102,7 +85,3 @@ def test_another_try_and_what_is_no_end_have_no_reason() -> None:
 
     assert {} == reasons(renew, instance(phase=Phase.FAILED, reason=Reason.EXITED))
     assert {} == reasons(Assign(ID, "ada"), instance())
-
-
-def test_every_reason_has_a_label() -> None:
-    assert {*Reason, "out_of_memory"} == set(REASONS)

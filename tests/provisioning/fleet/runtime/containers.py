@@ -37,6 +37,11 @@ COMMANDS: Mapping[Behaviour, tuple[str, ...]] = {
     Behaviour.IGNORES_SIGTERM: ("sleep", "1000"),  # as every process 1 without a handler
     Behaviour.ENDS: ("sh", "-c", f"exit {EXIT_STATUS}"),
     Behaviour.EATS_MEMORY: ("sh", "-c", "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"),
+    Behaviour.ITS_CHILD_EATS_MEMORY: (
+        "sh",
+        "-c",
+        "(x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done); exec sleep 1000",
+    ),
     Behaviour.CANNOT_START: ("/nonexistent/llm-server", "--serve"),
 }
 MEMORY_BYTES = 24 * 2**20

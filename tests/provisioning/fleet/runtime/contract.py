@@ -51,6 +51,8 @@ class Behaviour(StrEnum):
     """Ends at once, with EXIT_STATUS."""
     EATS_MEMORY = "eats_memory"
     """Takes more and more memory, beyond the unit's limit."""
+    ITS_CHILD_EATS_MEMORY = "its_child_eats_memory"
+    """Likewise, in a child of its first process, which goes on without it."""
     CANNOT_START = "cannot_start"
     """Its command, or image, does not exist."""
 
@@ -357,6 +359,26 @@ class RuntimeContract:
         await eventually(lambda: has_exited(runtime, hungry))
         await eventually(lambda: is_out_of_memory(runtime, hungry))
         assert running(neighbour) in await runtime.units()
+
+    async def test_a_unit_that_goes_on_without_a_child_is_told_as_out_of_memory(
+        self, lab: Lab
+    ) -> None:
+        needs(lab, Feature.MEMORY)
+        runtime, server = lab.open(), lab.unit(Behaviour.ITS_CHILD_EATS_MEMORY)
+        neighbour = lab.unit(number=2)
+        await runtime.start(neighbour)
+
+        await runtime.start(server)
+
+        await eventually(lambda: is_out_of_memory(runtime, server))
+        told = msgspec.structs.replace(running(server), is_out_of_memory=True)
+        assert (told, running(neighbour)) == await runtime.units()
+        # What it had lost before is no news to another provisioner.
+        assert (running(server), running(neighbour)) == await lab.open().units()
+
+        await runtime.remove(server.name, grace_s=0.0)
+        await runtime.start(lab.unit())
+        assert (running(server), running(neighbour)) == await runtime.units()
 
 
 def running(unit: Unit) -> FoundUnit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import signal
 import socket
 import sys
@@ -32,6 +33,11 @@ COMMANDS: Mapping[Behaviour, tuple[str, ...]] = {
     Behaviour.IGNORES_SIGTERM: ("sh", "-c", "trap '' TERM; sleep 1000 & wait"),
     Behaviour.ENDS: ("sh", "-c", f"exit {EXIT_STATUS}"),
     Behaviour.EATS_MEMORY: (sys.executable, "-S", "-c", EATER),
+    Behaviour.ITS_CHILD_EATS_MEMORY: (
+        "sh",
+        "-c",
+        f"{shlex.join((sys.executable, '-S', '-c', EATER))}; exec sleep 1000",
+    ),
     Behaviour.CANNOT_START: ("/nonexistent/llm-server", "--serve"),
 }
 FOLDER_VARIABLE = "TEST_FOLDER"

@@ -6,11 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.fleet.errors import LastingError
 from provisioning.fleet.model import FoundUnit, Unit, UnitState
+from provisioning.fleet.runtime import containerd_api as api
 from provisioning.fleet.runtime import containerd_messages_pb2 as messages
 from provisioning.fleet.runtime import containerd_spec as spec
 from provisioning.fleet.runtime import containerd_units as units
@@ -172,7 +174,7 @@ def test_a_tasks_state_is_the_units(status: messages.Status, expected: UnitState
 
 def test_whatever_is_left_of_a_unit_is_found() -> None:
     records = [
-        record("a.1", **{"fleet": "llms", "out-of-memory": "true"}),
+        record("a.1", fleet="llms"),
         record("other.1", fleet="others"),
         record("stranger"),
     ]
@@ -190,20 +192,23 @@ def test_whatever_is_left_of_a_unit_is_found() -> None:
     found = units.found_units("llms", records, tasks, snapshots)
 
     assert (
-        FoundUnit("a.1", "a", 1, UnitState.EXITED, is_out_of_memory=True),
+        FoundUnit("a.1", "a", 1, UnitState.EXITED),
         FoundUnit("b.1", "b", 1, UnitState.RUNNING),
         FoundUnit("c.1", "c", 1, UnitState.CREATED),
     ) == found
 
 
-def test_a_unit_that_runs_is_not_out_of_memory_yet() -> None:
-    """The kernel killed a child of it, and it lives on."""
-    marked = record("a.1", **{"fleet": "llms", "out-of-memory": "true"})
-    task = messages.Task(id="a.1", status=messages.RUNNING)
+@pytest.mark.parametrize(
+    ("kind", "figures"),
+    [
+        ("v1", messages.MetricsOfV1(memory_oom_control=messages.OomControl(oom_kill=3))),
+        ("v2", messages.MetricsOfV2(memory_events=messages.MemoryEvents(oom_kill=3))),
+    ],
+)
+def test_kills_are_counted_by_both_versions_of_cgroups(kind: str, figures: Message) -> None:
+    data = api.wrapped(f"io.containerd.cgroups.{kind}.Metrics", figures)
 
-    (found,) = units.found_units("llms", [marked], [task], [])
-
-    assert not found.is_out_of_memory
+    assert 3 == units.oom_kills(messages.Metric(id="a.1", data=data))
 
 
 def test_a_name_that_is_no_units_is_told_all_the_same() -> None:
