@@ -19,7 +19,7 @@ from provisioning.fleet.limits import Tally, kills_of_ill, replacements
 from provisioning.fleet.model import Instance, Phase, Reason, UnitState
 from provisioning.fleet.placement import is_suitable
 from provisioning.fleet.retries import Retry, is_due, why_anew
-from provisioning.fleet.rotation import due_age_s, earliest_due_s
+from provisioning.fleet.rotation import schedule_of
 from provisioning.fleet.survey import NodeState
 from provisioning.fleet.units import workload_digest
 from provisioning.fleet.unwanted import LEAVING, has_drained
@@ -40,6 +40,7 @@ class PoolPass:
             node.name for node in draft.desired.nodes if is_suitable(node, pool)
         )
         self._serving_nodes = self._suitable & draft.survey.reachable
+        self._schedule = schedule_of(pool, draft.desired.limits)
         self._tally = Tally()
         self._ill: list[Instance] = []
         self._failed: list[Instance] = []
@@ -54,9 +55,9 @@ class PoolPass:
 
     def mend(self) -> None:
         """Go on with what has been begun, and put right what is broken but has run."""
-        earliest_start_s = self._draft.now_s - earliest_due_s(self._pool.rotation)
+        earliest_start_s = self._draft.now_s - self._schedule.earliest_s
         for instance in self.kept:
-            if instance.started_s < earliest_start_s or not self._is_fine(instance):
+            if instance.started_s <= earliest_start_s or not self._is_fine(instance):
                 self._mend(instance)
         self._stop_ill()
 
@@ -237,7 +238,7 @@ class PoolPass:
             return Reason.NODE_REMOVED
         if instance.workload != self._digest:
             return Reason.CHANGED
-        if age_s >= due_age_s(instance.id, self._pool.rotation):
+        if age_s >= self._schedule.due_age_s(instance.id):
             return Reason.ROTATED
         return None
 

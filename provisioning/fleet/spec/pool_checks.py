@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from provisioning.fleet.fleet import Limits, Pool
-from provisioning.fleet.limits import allowed_down
 from provisioning.fleet.model import Workload
 from provisioning.fleet.placeholders import NAMES, placeholder_fault
+from provisioning.fleet.rotation import PASSES_S, Throughput, throughput_of
 from provisioning.fleet.spec import words
 from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.spec.complaints import (
@@ -124,17 +124,32 @@ def _rotation(path: Path, pool: Pool, limits: Limits) -> Iterator[Problem]:
         *at_least(1, path, at_once=rotation.at_once),
     ]
     yield from faults
-    is_countable = 0 <= pool.count <= MAX_COUNT and 0 <= limits.unavailable_ratio <= 1
-    if rotation.every_s and is_countable and not faults:
-        bounds = {"at_once": rotation.at_once, "limits.unavailable": allowed_down(pool, limits)}
-        n_at_once = min(bounds.values())
-        whole_s = rotation.drain_s * pool.count / n_at_once
-        if whole_s > rotation.every_s:
-            drained = f"draining {pool.count:,} instances, {n_at_once:,} at once, takes"
-            helps = "rotate less often, drain for a shorter time, or raise"
-            raised = " and ".join(name for name, most in bounds.items() if most == n_at_once)
-            message = f"{rotation.every_s:,.0f} s is too short: {drained} {whole_s:,.0f} s"
-            yield Problem((*path, "every"), f"{message}; {helps} {raised}")
+    if rotation.every_s and not faults and 0 <= pool.count <= MAX_COUNT and _may_be(limits):
+        throughput = throughput_of(pool, limits)
+        if throughput.whole_s > rotation.every_s:
+            yield Problem((*path, "every"), _too_slow(pool, limits, throughput))
+
+
+def _may_be(limits: Limits) -> bool:
+    """Say whether a rotation can be reckoned with these limits; what is wrong is told elsewhere."""
+    durations_s = (limits.start_timeout_s, limits.stop_grace_s)
+    is_timed = all(0 <= duration_s <= MAX_DURATION_S for duration_s in durations_s)
+    return is_timed and 0 < limits.operations <= MAX_COUNT and 0 <= limits.unavailable_ratio <= 1
+
+
+def _too_slow(pool: Pool, limits: Limits, throughput: Throughput) -> str:
+    """Return the arithmetic by which a rotation cannot keep its period, and what to change."""
+    rotation = pool.rotation
+    turn = (
+        f"{rotation.drain_s:g} s drain, {limits.stop_grace_s:g} s limits.stop_grace, "
+        f"{limits.start_timeout_s:g} s limits.start_timeout, {PASSES_S:g} s to notice"
+    )
+    return (
+        f"{rotation.every_s:,.0f} s is too short: to replace {count_text(pool.count, 'instance')}, "
+        f"{throughput.n_at_once:,} at once, {throughput.turn_s:,.0f} s each ({turn}), takes "
+        f"{throughput.whole_s:,.0f} s; rotate less often, drain for a shorter time, or raise "
+        f"{' and '.join(throughput.bounds)}"
+    )
 
 
 def _developers(path: Path, pool: Pool) -> Iterator[Problem]:

@@ -29,6 +29,8 @@ VARIABLES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True) | st.sampled_
 )
 DURATIONS_S = st.floats(0.0, 3.1e8, exclude_min=True)
 MOMENTS_S = DURATIONS_S | st.just(0.0)
+PART_OF_A_TURN_S = st.floats(0.0, MAX_DURATION_S / 12, exclude_min=True)
+"""A drain, a stop or a start: three of each are no longer than a rotation may be."""
 CPUS = st.floats(0.0, 1.0, exclude_min=True) | st.just(5e-05)
 PATHS = st.sampled_from(["/health", "/a?b=c&d", "/api/version"])
 FOLDERS = st.from_regex(r"/[A-Za-z0-9_ :#-]{1,9}", fullmatch=True)
@@ -70,8 +72,8 @@ def workloads(draw: st.DrawFn) -> Workload:
 
 @st.composite
 def pools(draw: st.DrawFn, name: str, selector: Pairs) -> Pool:
-    drain_s = draw(st.just(0.0) | st.floats(0.0, MAX_DURATION_S / 5))
-    every_s = draw(st.just(0.0) | st.floats(4 * drain_s + 1, MAX_DURATION_S))
+    drain_s = draw(PART_OF_A_TURN_S)
+    every_s = draw(st.just(0.0) | st.floats(0.8 * MAX_DURATION_S, MAX_DURATION_S))
     return Pool(
         name=name,
         count=3,
@@ -120,13 +122,13 @@ def fleets(draw: st.DrawFn) -> Fleet:
             draw(st.integers(1, 999)),
             draw(st.integers(0, 999)),
             draw(st.floats(0.0, 1.0) | st.sampled_from([0.0, 5e-05, 0.05, 0.07, 1 / 3])),
-            draw(DURATIONS_S),
+            draw(PART_OF_A_TURN_S),
             draw(DURATIONS_S),
             draw(st.integers(1, 9)),
             draw(st.just(0.0) | st.floats(0.0, 9.0)),
             draw(st.floats(9.0, 99.0)),
             draw(MOMENTS_S),
             draw(MOMENTS_S),
-            draw(MOMENTS_S),
+            draw(PART_OF_A_TURN_S),
         ),
     )

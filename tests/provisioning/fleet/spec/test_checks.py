@@ -86,7 +86,7 @@ def test_addresses_and_names_of_hosts_are_taken(address: str) -> None:
         ({"health": {"failures": 0}}, "health.failures: must be 1 or more"),
         ({"warm_up": [{"path": "x"}]}, "warm_up[0].path: must begin with /"),
         ({"rotation": {"at_once": 0}}, "rotation.at_once: must be 1 or more"),
-        ({"rotation": {"every": "1m", "at_once": 1}}, "every: 60 s is too short: draining 4 inst"),
+        ({"rotation": {"every": "1m", "at_once": 1}}, "every: 60 s is too short: to replace 4 i"),
         ({"developers": ["a"] * 5}, "developers: 5 want one of 4 instances"),
         ({"developers": ["a", "b"], "count": 1}, "developers: 2 want one of 1 instance;"),
         ({"developers": ["a", "a"]}, "developers: holds 'a' twice"),
@@ -113,53 +113,50 @@ def test_as_many_developers_as_instances_are_taken() -> None:
 
 
 def test_a_rotation_that_just_keeps_up_is_taken() -> None:
-    """Four instances, one after the other, a minute each."""
-    assert "" == faults(pools=[pool(rotation={"every": "4m", "at_once": 1})])
+    """Four instances, one after the other: drain, stop, start, and 5 s to notice."""
+    assert "" == faults(pools=[pool(rotation={"every": "420s", "at_once": 1})])
     assert "" == faults(pools=[pool(rotation={"every": 0})])
-    two_at_once = pool(rotation={"every": "2m", "at_once": 4})
+    two_at_once = pool(rotation={"every": "210s", "at_once": 4})
     assert "" == faults(pools=[two_at_once], limits={"unavailable": "50%"})
 
 
 @pytest.mark.parametrize(
-    ("rotation", "limits", "fault"),
+    ("rotation", "limits", "whole", "bounds"),
     [
+        ({"at_once": 1}, {}, "1 at once, 105 s each", "at_once and limits.unavailable"),
+        ({"at_once": 4}, {}, "1 at once, 105 s each", "limits.unavailable"),
+        ({"at_once": 4}, {"unavailable": "50%"}, "2 at once, 105 s each", "limits.unavailable"),
+        ({"at_once": 2}, {"unavailable": "100%"}, "2 at once, 105 s each", "at_once"),
         (
-            {"every": "100s", "at_once": 1},
-            {},
-            "1 at once, takes 240 s; rotate less often, drain for a shorter time, or raise at_once "
-            "and limits.unavailable",
-        ),
-        (
-            {"every": "100s", "at_once": 4},
-            {},
-            "100 s is too short: draining 4 instances, 1 at once, takes 240 s; rotate less often, "
-            "drain for a shorter time, or raise limits.unavailable",
-        ),
-        (
-            {"every": "100s", "at_once": 4},
-            {"unavailable": "50%"},
-            "4 instances, 2 at once, takes 120 s; rotate less often, drain for a shorter time, or "
-            "raise limits.unavailable",
-        ),
-        (
-            {"every": "100s", "at_once": 2},
-            {"unavailable": "100%"},
-            "2 at once, takes 120 s; rotate less often, drain for a shorter time, or raise at_once",
+            {"at_once": 4, "drain": 0},
+            {"unavailable": "100%", "operations": 1, "start_timeout": "3m"},
+            "1 at once, 195 s each",
+            "limits.operations",
         ),
     ],
 )
-def test_a_rotation_is_no_faster_than_the_instances_that_may_be_down(
-    rotation: dict[str, Any], limits: dict[str, Any], fault: str
+def test_a_rotation_that_cannot_keep_its_period_is_refused_with_the_arithmetic(
+    rotation: dict[str, Any], limits: dict[str, Any], whole: str, bounds: str
 ) -> None:
-    found = faults(pools=[pool(rotation=rotation)], limits=limits)
+    found = faults(pools=[pool(rotation={"every": "100s", **rotation})], limits=limits)
 
-    assert "pools[0].rotation.every: 100 s is too short: draining" in found
-    assert found.endswith(fault)
+    assert "pools[0].rotation.every: 100 s is too short: to replace 4 instances, " in found
+    assert whole in found
+    assert found.endswith(f"rotate less often, drain for a shorter time, or raise {bounds}")
+
+
+def test_a_refused_rotation_shows_what_each_turn_consists_of() -> None:
+    found = faults(pools=[pool(rotation={"every": "419s", "at_once": 1})])
+
+    assert (
+        "to replace 4 instances, 1 at once, 105 s each (60 s drain, 10 s limits.stop_grace, 30 s "
+        "limits.start_timeout, 5 s to notice), takes 420 s; "
+    ) in found
 
 
 @pytest.mark.parametrize("ratio", [1e308, -1e308])
 def test_a_share_that_cannot_be_says_nothing_of_a_rotation(ratio: float) -> None:
-    made = fleet_of(pools=[pool(rotation={"every": "60s", "at_once": 4, "drain": "1s"})])
+    made = fleet_of(pools=[pool(rotation={"every": "1h", "at_once": 4})])
     wrong = msgspec.structs.replace(made, limits=Limits(unavailable_ratio=ratio))
 
     assert ["limits.unavailable: must be from 0% to 100%"] == [
