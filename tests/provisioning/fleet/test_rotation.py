@@ -18,7 +18,7 @@ LIMITS = Limits(start_timeout_s=390.0, stop_grace_s=5.0, unavailable_ratio=0.05,
 def ages_at_the_end(wanted: Fleet, n: int) -> list[float]:
     """Return how old each instance was when it was replaced; every turn lasts as long as it may."""
     seen = observed([instance(number, started_s=NOW_S) for number in range(1, n + 1)])
-    stored, ages = dict(seen.stored), []
+    stored, ages = dict(seen.stored), list[float]()
     now_s = NOW_S + wanted.pools[0].rotation.every_s - 30 * TURN_S
     while len(ages) < n:
         actions = decide(wanted, replace(seen, stored=stored), now_s)
