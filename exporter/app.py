@@ -20,7 +20,7 @@ from exporter.connection import Bounds
 from exporter.engines.registry import all_engines
 from exporter.errors import SourceError
 from exporter.failurelog import failure_lines
-from exporter.inventory import Inventory, SourceSettings, diff, source_for
+from exporter.inventory import Inventory, SourceSettings, diff, sources_for
 from exporter.ledger import Ledger
 from exporter.model import State
 from exporter.page import static
@@ -249,7 +249,7 @@ def inventory_of(config: Config, clock: Clock) -> Inventory:
         token_file=_path(config.inventory_token_file),
         ca_file=_path(config.inventory_ca_file),
     )
-    sources = [source_for(text, settings, clock) for text in config.inventory]
+    sources = sources_for(config.inventory, settings, clock)
     return Inventory(sources, shard=config.shard, clock=clock)
 
 

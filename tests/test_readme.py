@@ -17,7 +17,7 @@ from exporter import catalogue, webconfig
 from exporter.engines import auto, fleet, llamacpp, ollama
 from exporter.engines.base import Engine
 from exporter.exposition import BOUNDARY_TEXTS
-from exporter.inventory import Inventory, source_for
+from exporter.inventory import Inventory, sources_for
 from exporter.model import EngineName, Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.snapshot import status_of
@@ -164,7 +164,7 @@ def _yaml_blocks() -> list[str]:
 async def test_the_inventory_in_the_readme_is_a_good_one(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yml"
     path.write_text(_yaml_blocks()[0])
-    inventory = Inventory([source_for(str(path))])
+    inventory = Inventory(sources_for([str(path)]))
 
     await inventory.load()
     await inventory.close()

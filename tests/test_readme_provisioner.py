@@ -14,7 +14,7 @@ from alerts.durations import duration_text
 from alerts.series import PROVISIONER_SERIES
 from alerts.settings import Settings
 from exporter.config import build, read_file
-from exporter.inventory import source_for
+from exporter.inventory import sources_for
 from exporter.inventory.naming import urls_of
 from provisioning.fleet.api.forms import AGE_HEADER
 from provisioning.fleet.api.operations import OPERATIONS
@@ -178,7 +178,7 @@ def test_the_exporters_settings_in_the_readme_have_three_provisioners_as_one_inv
     config = build(given, faults=faults)
 
     (inventory,) = config.inventory
-    assert inventory == source_for(inventory).name
+    assert [inventory] == [source.name for source in sources_for([inventory])]
     assert 3 == len(urls_of(inventory))
 
 

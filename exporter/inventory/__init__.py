@@ -3,7 +3,7 @@
 from exporter.inventory.diff import Change, diff
 from exporter.inventory.inventory import Inventory
 from exporter.inventory.listing import SourceState
-from exporter.inventory.naming import source_for
+from exporter.inventory.naming import sources_for
 from exporter.inventory.shard import WHOLE, Shard
 from exporter.inventory.sources import Source, SourceSettings
 
@@ -16,5 +16,5 @@ __all__ = [
     "SourceSettings",
     "SourceState",
     "diff",
-    "source_for",
+    "sources_for",
 ]

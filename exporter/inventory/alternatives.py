@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 from exporter.errors import SourceError
 from exporter.inventory.formats import Format
 from exporter.inventory.http_source import HttpSource
-from exporter.inventory.sources import SourceSettings
+from exporter.inventory.sources import SourceSettings, public_names
 
 log = logging.getLogger("exporter.inventory")
 
-SEPARATOR = "|"
 OLD_AFTER_S = 30.0
 """From then on other servers are asked as well, and one is taken if its list is fresher by as much.
 A provisioner that follows its store says 0."""
@@ -42,11 +41,12 @@ class AlternativesSource:
     may_be_absent = True
     form = Format.HTTP
 
-    def __init__(self, urls: Sequence[str], settings: SourceSettings) -> None:
-        self.name = SEPARATOR.join(urls)
+    def __init__(self, urls: Sequence[str], name: str, settings: SourceSettings) -> None:
+        self.name = name
         # All of them together may take as long as one: a server that hangs holds up nobody.
         share = replace(settings, timeout_s=settings.timeout_s / len(urls))
-        self._sources = [HttpSource(url, share) for url in urls]
+        names = public_names(urls)
+        self._sources = [HttpSource(*pair, share) for pair in zip(urls, names, strict=True)]
         self._current = 0
         self._digest = b""
         """Of the body that was given last."""

@@ -1,6 +1,6 @@
 """Read inventory over HTTP, from the provisioner or any HTTP service discovery.
 
-In:   a URL without credentials.
+In:   a URL without user and password, and the name that stands for it where people read.
 Out:  the JSON body, only when it has changed (ETag, and the bytes themselves), and how old it is by
 the server's own account.
 Fails with SourceError, never with an aiohttp error; with InputError when the token or the
@@ -28,6 +28,8 @@ ETAG = re.compile(r"[!-~]{1,1000}")
 """Anything else could not be sent back, or only at a cost."""
 AGE_HEADER = "Inventory-Age-Seconds"
 """By it a provisioner that cannot read its store says how old its list is."""
+MAX_REASON_CHARACTERS = 300
+"""An error may quote a good part of what a server sent."""
 OK = 200
 NOT_MODIFIED = 304
 
@@ -38,8 +40,9 @@ class HttpSource:
     may_be_absent = True
     form = Format.HTTP
 
-    def __init__(self, url: str, settings: SourceSettings) -> None:
-        self.name = url
+    def __init__(self, url: str, name: str, settings: SourceSettings) -> None:
+        self.name = name
+        self._url = url
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
         self._etag: str | None = None
@@ -62,7 +65,7 @@ class HttpSource:
         headers = await self._request_headers()
         session = self._session = self._session or await self._new_session()
         try:
-            async with session.get(self.name, headers=headers, allow_redirects=False) as response:
+            async with session.get(self._url, headers=headers, allow_redirects=False) as response:
                 body = await self._new_body(response)
         except TimeoutError as error:
             limit_s = self._settings.timeout_s
@@ -70,11 +73,17 @@ class HttpSource:
                 f"gave no whole answer within {limit_s:g} s (its time-out)"
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise SourceError(f"cannot be read: {str(error) or type(error).__name__}") from error
+            raise SourceError(f"cannot be read: {self._reason(error)}") from error
         self.age_s = _age_s(response.headers.get(AGE_HEADER, ""))
         return (
             None if body is None else await self._unless_known(body, response.headers.get("ETag"))
         )
+
+    def _reason(self, error: Exception) -> str:
+        """Return the text of an error, unless it may repeat a query, which may be a token."""
+        may_repeat = isinstance(error, aiohttp.ClientResponseError | ValueError)
+        text = "" if may_repeat and "?" in self._url else " ".join(str(error).split())
+        return text[:MAX_REASON_CHARACTERS] or type(error).__name__
 
     def forget(self) -> None:
         """Have the next reading return a body, known or not."""
@@ -88,7 +97,7 @@ class HttpSource:
 
     async def _new_session(self) -> aiohttp.ClientSession:
         """Return a session that keeps no cookies and, between two reads, no connection."""
-        is_tls = self.name.lower().startswith("https:")
+        is_tls = self._url.lower().startswith("https:")
         verified = await asyncio.to_thread(self._tls_context) if is_tls else True
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=verified, force_close=True),

@@ -7,38 +7,45 @@ Fails with InputError, whose text does not repeat credentials.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, Problem
-from exporter.inventory.alternatives import SEPARATOR, AlternativesSource
+from exporter.inventory.alternatives import AlternativesSource
 from exporter.inventory.checks import shown
 from exporter.inventory.file_source import FileSource
 from exporter.inventory.http_source import HttpSource
-from exporter.inventory.sources import Source, SourceSettings
+from exporter.inventory.sources import SEPARATOR, Source, SourceSettings, public_names
 
 DEFAULTS = SourceSettings()
 SCHEMES = ("http://", "https://")
 
 
-def source_for(
-    text: str, settings: SourceSettings = DEFAULTS, clock: Clock | None = None
-) -> Source:
-    """Return the source that a path, an http(s) URL or several alternative URLs name.
+def sources_for(
+    texts: Iterable[str], settings: SourceSettings = DEFAULTS, clock: Clock | None = None
+) -> list[Source]:
+    """Return the sources that texts name: a path, an http(s) URL or several alternative URLs each.
 
     Raises:
-        InputError: The text is empty, or holds a URL that cannot be used.
+        InputError: A text is empty, or holds a URL that cannot be used.
     """
+    texts = list(texts)
+    named = zip(texts, public_names(texts), strict=True)
+    return [_source(text, name, settings, clock or SystemClock()) for text, name in named]
+
+
+def _source(text: str, name: str, settings: SourceSettings, clock: Clock) -> Source:
     urls = urls_of(text)
     fault = _fault(urls) if urls else "" if text else "is empty"
     if fault:
         raise InputError("inventory", [Problem(f"source {shown(text)}", fault)])
     if len(urls) > 1:
-        return AlternativesSource(urls, settings)
+        return AlternativesSource(urls, name, settings)
     if urls:
-        return HttpSource(text, settings)
-    return FileSource(Path(text), settings, clock or SystemClock())
+        return HttpSource(text, name, settings)
+    return FileSource(Path(text), settings, clock)
 
 
 def urls_of(text: str) -> tuple[str, ...]:
@@ -70,8 +77,8 @@ def _url_fault(text: str) -> str:
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as error:
-        return f"is not a URL: {error}"
+    except ValueError:  # whose text may repeat a password
+        return "is not a URL: its host or port cannot be read"
     if "@" in parts.netloc:
         return "must not carry credentials, which would show in logs and series; use a token file"
     if not parts.hostname or port == 0:

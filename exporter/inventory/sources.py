@@ -8,11 +8,18 @@ Fails with SourceError (reading again later may work) or InputError (a person ha
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from exporter.inventory.formats import Format
+
+SEPARATOR = "|"
+"""Stands between URLs that say the same."""
+QUERY = re.compile(r"\?[^|]*")
 
 
 class Source(Protocol):
@@ -20,7 +27,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """Return what messages and series call the source: its path or URL."""
+        """Return what messages and series call the source: its path or URL, without a query."""
         ...
 
     @property
@@ -58,6 +65,20 @@ class SourceSettings:
     """Holds a bearer token, sent to this source only; read anew each time, so it may be rotated."""
     ca_file: Path | None = None
     """Certificates (PEM) to verify the server by, in place of the system's."""
+
+
+def public_names(texts: Iterable[str]) -> list[str]:
+    """Return what messages and series call sources.
+
+    A query may be a token and is hidden. Sources that differ only there get a number.
+    """
+    n_by_name: Counter[str] = Counter()
+    names: list[str] = []
+    for text in texts:
+        name = QUERY.sub("?***", text) if "://" in text else text
+        n_by_name[name] += 1
+        names.append(name if n_by_name[name] == 1 else f"{name} ({n_by_name[name]})")
+    return names
 
 
 def digest(body: bytes) -> bytes:

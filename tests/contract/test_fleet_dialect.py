@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter.inventory import Inventory, source_for
+from exporter.inventory import Inventory, sources_for
 from exporter.model import EngineName, Outcome, State, Target, Values
 from provisioning.sim.app import RunningFleet, running_fleet
 from provisioning.sim.release import RELEASES
@@ -23,7 +23,7 @@ from tests.waiting import eventually
 async def targets_of(fleet: RunningFleet, path: Path) -> tuple[Target, ...]:
     """Return the simulator's inventory as the exporter reads it."""
     path.write_text(json.dumps(fleet.inventory))
-    inventory = Inventory([source_for(str(path))])
+    inventory = Inventory(sources_for([str(path)]))
     await inventory.load()
     await inventory.close()
     return inventory.targets

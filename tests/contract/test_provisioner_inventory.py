@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.inventory import Change, Inventory, SourceSettings, source_for
+from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.inventory.http_source import AGE_HEADER
 from exporter.model import EngineName, State, Status, Target
 from provisioning.fleet.api.forms import AGE_HEADER as TOLD_AGE_HEADER
@@ -25,7 +25,7 @@ PROMISED = Path(__file__).parent / "provisioner_instances.json"
 
 
 async def read(source: str) -> tuple[Target, ...]:
-    inventory = Inventory([source_for(source)])
+    inventory = Inventory(sources_for([source]))
     await inventory.load()
     await inventory.close()
     return inventory.targets
@@ -68,7 +68,7 @@ async def test_the_exporter_reads_the_real_answer(path: str, tmp_path: Path) -> 
 
 async def test_an_inventory_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     async with running_board(tmp_path) as board:
-        source = source_for(f"{board.url}/instances")
+        (source,) = sources_for([f"{board.url}/instances"])
         assert await source.read()
         assert await source.read() is None
 
@@ -90,7 +90,7 @@ async def test_a_provisioner_that_hangs_and_one_that_stops_are_stood_in_for(
     with Served(tmp_path / "1") as first:
         async with running_board(tmp_path / "2") as second:
             urls = f"{first.url}/instances", f"{second.url}/instances"
-            inventory = Inventory([source_for("|".join(urls), SourceSettings(timeout_s=4.0))])
+            inventory = Inventory(sources_for(["|".join(urls)], SourceSettings(timeout_s=4.0)))
             await inventory.load()
             targets = inventory.targets
 

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from exporter.app import Exporter, check
 from exporter.catalogue import Series
 from exporter.config import Config, Given, build
 from exporter.descriptors import RESERVE
-from exporter.errors import ExporterError, InputError
+from exporter.errors import ExporterError, InputError, SourceError
 from tests.exporter.fetching import fetch
-from tests.exporter.servers import answering, hanging, serving
+from tests.exporter.servers import Handler, answering, hanging, saying, serving
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -201,6 +202,39 @@ async def test_a_bad_inventory_keeps_the_last_good_list_and_says_so(
         fleet.write_list("b", port=port)
         await pages.until_values(reload_successful, [1.0])
         await pages.until_statuses({"b": "healthy"})
+
+
+@pytest.mark.parametrize("fault", [hanging, saying(b"s3cret\r\n\r\n"), answering({}), None])
+async def test_the_query_of_an_inventorys_url_is_shown_nowhere(
+    fault: Handler | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be a token. Two that differ only there are told apart by a number."""
+    caplog.set_level(logging.DEBUG)
+    port = free_port()
+    paths = [f"/instances?token=s3cret{n}" for n in (1, 2, 3, 4)]
+    first, second, *others = [f"http://127.0.0.1:{port}{path}" for path in paths]
+    of = replace(config("-"), inventory=(first, second, "|".join(others)), inventory_timeout=0.5)
+    bodies = dict.fromkeys(paths, b"[]")
+    shown: list[str] = []
+    async with AsyncExitStack() as stack:
+        async with serving(answering(bodies), port):
+            shown.append(await check(of))
+            exporter = await stack.enter_async_context(Exporter(of))
+        if fault is not None:
+            await stack.enter_async_context(serving(fault, port))
+        pages = Pages(exporter)
+        reload_successful = catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL
+        await pages.until_values(reload_successful, [0.0, 0.0, 0.0])
+        with pytest.raises(SourceError) as caught:
+            await check(of)
+        shown.append(str(caught.value))
+        paths = ["/metrics", "/-/ready", "/instances", "/"]
+        shown += [(await fetch(exporter.port, path)).text for path in paths]
+
+    name = f"http://127.0.0.1:{port}/instances?***"
+    for source in (name, f"{name} (2)", f"{name}|{name}"):
+        assert f'{{source="{source}"}}' in shown[2]
+    assert "s3cret" not in "".join(shown) + caplog.text + repr(exporter)
 
 
 async def test_an_empty_fleet_is_published_as_empty(fleet: Fleet) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import InputError, SourceError
-from exporter.inventory import Inventory, Source, SourceSettings, source_for
-from exporter.inventory.alternatives import OLD_AFTER_S, SEPARATOR
+from exporter.inventory import Inventory, Source, SourceSettings, sources_for
+from exporter.inventory.alternatives import OLD_AFTER_S
 from exporter.inventory.http_source import AGE_HEADER
+from exporter.inventory.sources import SEPARATOR
 from tests.exporter.inventory.fakes import HeldClock
 from tests.exporter.inventory.serving import Answer, InventoryServer
 
@@ -49,7 +50,8 @@ async def hasty_source(servers: Servers) -> AsyncIterator[Source]:
 def source_of(servers: Servers, **settings: object) -> Source:
     text = SEPARATOR.join(server.url for server in servers)
     given: dict[str, object] = {"timeout_s": TIMEOUT_S, **settings}
-    return source_for(text, SourceSettings(**given))  # type: ignore[arg-type]
+    (source,) = sources_for([text], SourceSettings(**given))  # type: ignore[arg-type]
+    return source
 
 
 def say(body: bytes, *servers: InventoryServer, age_s: object = 0.0) -> None:

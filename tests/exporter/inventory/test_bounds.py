@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import InputError
-from exporter.inventory import entries, formats, source_for
+from exporter.inventory import entries, formats, sources_for
 from exporter.inventory.entries import targets_of
 from exporter.inventory.formats import Format, records
 from exporter.model import Target
@@ -165,4 +165,4 @@ def test_any_document_is_read_or_refused_but_nothing_else(
 @given(st.text(max_size=40) | st.text("http://ab.:@[]|?#%1", max_size=30).map("http://{}".format))
 def test_any_text_is_a_source_or_refused_but_nothing_else(text: str) -> None:
     with suppress(InputError):
-        source_for(text)
+        sources_for([text])

@@ -10,7 +10,7 @@ import pytest
 
 from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, SourceError
-from exporter.inventory import SourceSettings, source_for
+from exporter.inventory import SourceSettings, sources_for
 from exporter.inventory.file_source import FileSource
 from exporter.inventory.formats import Format
 from tests.exporter.inventory.fakes import HeldClock
@@ -145,7 +145,7 @@ async def test_a_file_is_settled_by_the_clock_it_was_given(path: Path) -> None:
     [("f.json", Format.JSON), ("F.JSON", Format.JSON), ("f.yml", Format.YAML), ("f", Format.YAML)],
 )
 def test_the_name_tells_json_from_yaml(name: str, form: Format) -> None:
-    assert form is source_for(name).form
+    assert [form] == [source.form for source in sources_for([name])]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_source_that_cannot_be_is_refused_without_repeating_secrets(
     text: str, message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        source_for(text)
+        sources_for([text])
 
     assert message in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -186,14 +186,16 @@ def test_a_source_that_cannot_be_is_refused_without_repeating_secrets(
 def test_a_path_may_hold_what_stands_between_urls(tmp_path: Path) -> None:
     name = str(tmp_path / "a|b.yml")
 
-    assert isinstance(source_for(name), FileSource)
+    (source,) = sources_for([name])
+
+    assert isinstance(source, FileSource)
 
 
 @pytest.mark.parametrize(
-    "url", ["http://h", "http://h/a%7Cb", "HTTPS://[::1]:8443/sd?dc=1", "http://h/a@b"]
+    "url", ["http://h", "http://h/a%7Cb", "http://h/a@b", "HTTPS://[::1]:8443/sd"]
 )
 def test_a_url_is_an_http_source_named_by_it(url: str) -> None:
-    made = source_for(url)
+    (made,) = sources_for([url])
 
     assert url == made.name
     assert Format.HTTP is made.form

@@ -21,7 +21,7 @@ from tests.exporter.servers import response, serving
 
 @asynccontextmanager
 async def reading(url: str, **settings: object) -> AsyncIterator[HttpSource]:
-    source = HttpSource(url, SourceSettings(**settings))  # type: ignore[arg-type]
+    source = HttpSource(url, url, SourceSettings(**settings))  # type: ignore[arg-type]
     try:
         yield source
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import InputError, Problem, SourceError
-from exporter.inventory import Change, Inventory, Shard, SourceSettings, SourceState, source_for
+from exporter.inventory import Change, Inventory, Shard, SourceSettings, SourceState, sources_for
 from tests.exporter.inventory.fakes import HeldClock, ToldSource, entry, ids
 from tests.exporter.inventory.serving import Answer, InventoryServer
 
@@ -24,7 +24,7 @@ def listed(*entries: object) -> bytes:
 @asynccontextmanager
 async def inventory_of(*texts: str | Path, timeout_s: float = 5.0) -> AsyncIterator[Inventory]:
     settings = SourceSettings(timeout_s=timeout_s)
-    inventory = Inventory([source_for(str(text), settings) for text in texts], clock=HeldClock())
+    inventory = Inventory(sources_for(map(str, texts), settings), clock=HeldClock())
     try:
         yield inventory
     finally:
@@ -114,7 +114,7 @@ async def test_a_token_file_that_is_missing_at_start_is_refused(
     tmp_path: Path, server: InventoryServer
 ) -> None:
     settings = SourceSettings(token_file=tmp_path / "none")
-    inventory = Inventory([source_for(server.url, settings)])
+    inventory = Inventory(sources_for([server.url], settings))
 
     with pytest.raises(InputError, match="No such file or directory"):
         await inventory.load()
@@ -154,7 +154,7 @@ async def test_nothing_changed_nothing_done(tmp_path: Path) -> None:
 async def test_a_source_that_fails_keeps_its_last_good_list(server: InventoryServer) -> None:
     good = server.answer = Answer(listed(entry("a")), etag='"v1"')
     clock = HeldClock()
-    inventory = Inventory([source_for(server.url)], clock=clock)
+    inventory = Inventory(sources_for([server.url]), clock=clock)
     await inventory.load()
     clock.now_s += 30.0
     server.answer = Answer(status=500)
