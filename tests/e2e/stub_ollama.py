@@ -1,20 +1,26 @@
 """Answer as Ollama does, as far as the provisioner asks it; write down what is asked.
 
-In:   `ollama serve`, and OLLAMA_HOST; run as a program of its own, without this repository.
+In:   `ollama serve`, OLLAMA_HOST and HOME; run as a program of its own, without this repository.
 Out:  a file beside the program for each process: Ollama's settings, then each POST, a line of JSON.
-What a real Ollama answers was measured with 0.23.0.
+What a real Ollama does was measured with 0.23.0: models are in a folder of HOME, which all servers
+share; a loaded one has a child process, `ollama runner`. Here that never ends by itself.
+A model named `host:port/…` is pulled from a registry there; others are pulled from nowhere.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-pulled: list[str] = []
 loaded: list[str] = []
+runners: list[subprocess.Popen[bytes]] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -23,10 +29,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Tell the version, or models."""
+        """Tell the version, or the loaded models."""
         answers = {
             "/api/version": {"version": "0.23.0"},
-            "/api/tags": {"models": [{"name": name, "model": name} for name in pulled]},
             "/api/ps": {"models": [{"name": name, "model": name} for name in loaded]},
         }
         if self.path in answers:
@@ -35,17 +40,21 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": "404 page not found"})
 
     def do_POST(self) -> None:
-        """Pull a model, or load one that was pulled."""
+        """Show, pull, make or load a model."""
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         note({"path": self.path, "body": asked})
         model = asked["model"]
-        if self.path == "/api/pull":
-            pulled.append(model)
+        if self.path == "/api/pull" and not reaches_registry(model):
+            self._answer(500, {"error": "pull model manifest: cannot be reached"})
+        elif self.path in {"/api/pull", "/api/create"}:
+            file_of(model).touch()
             self._answer(200, {"status": "success"})
-        elif model not in pulled:
+        elif not file_of(model).exists():
             self._answer(404, {"error": f"model '{model}' not found"})
+        elif self.path == "/api/show":
+            self._answer(200, {"details": {"format": "gguf"}})
         else:
-            loaded.append(model)
+            load(model)
             done = {"response": "", "done": True, "done_reason": "load"}
             self._answer(200, {"model": model, **done})
 
@@ -61,18 +70,63 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
 
+def whole_name(model: str) -> str:
+    """Return a model's name with its tag."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
+def file_of(model: str) -> Path:
+    """Return what is there once a model is."""
+    folder = Path(os.environ["HOME"]) / ".ollama" / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / whole_name(model).replace("/", "_")
+
+
+def reaches_registry(model: str) -> bool:
+    """Wait for the registry's answer, as long as that takes; say whether there is one."""
+    place, has_place, _ = model.partition("/")
+    if not has_place:
+        return True
+    host, _, port = place.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port))) as registry:
+            return bool(registry.recv(1))
+    except OSError:
+        return False
+
+
+def load(model: str) -> None:
+    """Start a runner of the model, unless it has one."""
+    if whole_name(model) not in loaded:
+        loaded.append(whole_name(model))
+        command = (sys.executable, "-IS", __file__, "runner", "--port", "0")
+        runners.append(subprocess.Popen(command))
+
+
 def note(what: object) -> None:
     """Write a line down."""
     with (Path(__file__).parent / f"{os.getpid()}.asked").open("a") as file:
         file.write(json.dumps(what) + "\n")
 
 
+def create(model: str) -> None:
+    """Have a server make a model, as `ollama create` does."""
+    url = f"{os.environ['OLLAMA_HOST']}/api/create"
+    body = json.dumps({"model": model}).encode()
+    urllib.request.urlopen(urllib.request.Request(url, body), timeout=30).close()
+
+
 def main() -> None:
-    """Serve where OLLAMA_HOST says."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("OLLAMA_")}
-    note({"arguments": sys.argv[1:], "environment": own})
-    host, _, port = os.environ["OLLAMA_HOST"].rpartition(":")
-    ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
+    """Serve where OLLAMA_HOST says, or be what a server or a user starts besides."""
+    if sys.argv[1] == "runner":
+        time.sleep(3600.0)
+    elif sys.argv[1] == "create":
+        create(sys.argv[2])
+    else:
+        own = {name: value for name, value in os.environ.items() if name.startswith("OLLAMA_")}
+        note({"arguments": sys.argv[1:], "environment": own})
+        host, _, port = os.environ["OLLAMA_HOST"].rpartition(":")
+        ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +20,16 @@ import pytest
 import yaml
 
 from tests.e2e import stub_ollama
-from tests.e2e.provisioner import Lab, UnitProcess, command_lines, fetch
+from tests.e2e.provisioner import Lab, Provisioner, UnitProcess, command_lines, fetch, words_of
 from tests.test_readme import README
+from tests.waiting import eventually
 
 (LAB,) = re.findall(r"`lab\.yml`:\n\n```yaml\n(.*?)```", README, re.DOTALL)
 N, MODEL = 6, "llama3.1:8b"
 OWN = {"OLLAMA_NUM_PARALLEL": "1", "OLLAMA_MAX_LOADED_MODELS": "1"}
 TINY = "tiny"
+LONG_S = 60.0
+"""Enough for a start on a busy machine."""
 
 
 class OllamaLab(Lab):
@@ -34,9 +41,18 @@ class OllamaLab(Lab):
         return self.folder / "home"
 
     def units(self) -> list[UnitProcess]:
+        """Return all processes of the lab but provisioners: servers, and the runners they made."""
         mark = f"HOME={self.home}".encode()
-        serving = (pid for pid, words in command_lines() if b"serve" in words)
-        return [UnitProcess(pid, "", "", 0) for pid in serving if mark in environment_of(pid)]
+        own = {one.process.pid for one in self.provisioners if one.process}
+        return [
+            UnitProcess(pid, "", "", 0)
+            for pid, _ in command_lines()
+            if pid not in own and mark in environment_of(pid)
+        ]
+
+    def pids(self, word: bytes) -> set[int]:
+        """Return the processes with a word in their command lines: `serve` or `runner`."""
+        return {one.pid for one in self.units() if word in words_of(one.pid)}
 
     def write(self, text: str) -> Path:
         """Write a specification, whose nodes have this lab's ports: `up` takes the usual ones."""
@@ -57,6 +73,7 @@ def ollama_lab(tmp_path: Path) -> Iterator[OllamaLab]:
         yield made
     finally:
         made.clean_up()
+    assert [] == made.units()
 
 
 @pytest.fixture
@@ -69,6 +86,22 @@ def stub(ollama_lab: OllamaLab) -> Path:
     program.chmod(0o755)
     ollama_lab.environment["PATH"] = f"{folder}:{os.environ['PATH']}"
     return folder
+
+
+@pytest.fixture(params=["stub", "real"])
+def either(request: pytest.FixtureRequest) -> None:
+    """Have what answers as Ollama does on PATH, then a real one."""
+    if request.param == "stub":
+        request.getfixturevalue("stub")
+    elif shutil.which("ollama") is None:
+        pytest.skip("no ollama on PATH: https://ollama.com/download installs it")
+
+
+@pytest.fixture
+def hanging_registry() -> Iterator[str]:
+    """Where a registry is that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 async def test_the_readmes_fleet_has_six_ollamas_each_with_its_model_loaded(
@@ -85,36 +118,82 @@ async def test_the_readmes_fleet_has_six_ollamas_each_with_its_model_loaded(
     addresses = {each["url"].removeprefix("http://") for each in instances}
     assert N == len(asked) == len(addresses)
     assert addresses == {begun["environment"]["OLLAMA_HOST"] for begun, *_ in asked}
-    for begun, *requests in asked:
+    for begun, *_ in asked:
         assert ["serve"] == begun["arguments"]
         assert OWN.items() <= begun["environment"].items()
-        assert [
-            {"path": "/api/pull", "body": {"model": MODEL, "stream": False}},
-            {
-                "path": "/api/generate",
-                "body": {"model": MODEL, "stream": False, "keep_alive": -1},
-            },
-        ] == requests
+    requests = [(each["path"], each["body"]) for _, *rest in asked for each in rest]
+    assert {"/api/show": N, "/api/pull": 1, "/api/generate": N} == Counter(
+        path for path, _ in requests
+    )
+    assert ("/api/pull", {"model": MODEL, "stream": False}) in requests
+    assert ("/api/generate", {"model": MODEL, "stream": False, "keep_alive": -1}) in requests
 
 
-async def test_a_real_ollama_is_started_and_has_its_model_loaded(
+@pytest.mark.usefixtures("either")
+async def test_an_ollama_that_has_its_model_needs_no_registry_and_leaves_no_runner_behind(
     ollama_lab: OllamaLab, tiny_model: Path
 ) -> None:
-    """As the README's, with a model that is made here, not pulled."""
-    if shutil.which("ollama") is None:
-        pytest.skip("no ollama on PATH: https://ollama.com/download installs it")
+    """As the README's, with a model that is made here, and is in no registry."""
     one = await ollama_lab.started()
     empty = LAB.replace(MODEL, TINY).replace(f"count: {N}", "count: 1") + "    warm_up: none\n"
-    loaded = f"  - {{name: loaded, model: {TINY}, count: 2, warm_up: load}}\n"
-
+    loaded = f"  - {{name: loaded, model: {TINY}, count: 2, rotation: {{drain: 0s}}}}\n"
     await ollama_lab.done("provisioner", "apply", str(ollama_lab.write(empty)))
     (first,) = await one.instances()
     create(first["url"], ollama_lab, tiny_model)
+
     await ollama_lab.done("provisioner", "apply", str(ollama_lab.write(empty + loaded)))
 
+    before, runners = ollama_lab.pids(b"serve"), ollama_lab.pids(b"runner")
+    assert [[f"{TINY}:latest"]] * 2 == await models_of(one)
+
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: is_whole_again(one, n=3), within_s=LONG_S)
+
+    assert [[f"{TINY}:latest"]] * 2 == await models_of(one)
+    assert set() == (before | runners) & {each.pid for each in ollama_lab.units()}
+
+    assert [] == pulls(ollama_lab.folder / "bin")
+    none = empty + loaded.replace("count: 2", "count: 0")
+    await ollama_lab.done("provisioner", "apply", "--yes", str(ollama_lab.write(none)))
+    await eventually(lambda: not ollama_lab.pids(b"runner"), within_s=LONG_S)
+
+
+async def test_a_registry_that_hangs_holds_up_no_healing(
+    ollama_lab: OllamaLab, stub: Path, hanging_registry: str
+) -> None:
+    one = await ollama_lab.started()
+    good = f"{LAB.replace(f'count: {N}', 'count: 1')}limits: {{operations: 3}}\n"
+    new = f"  - {{name: new, model: {hanging_registry}/library/new, count: 6}}\n"
+    await ollama_lab.done("provisioner", "apply", str(ollama_lab.write(good)))
+    (before,) = ollama_lab.pids(b"serve")
+    text = good.replace("limits:", f"{new}limits:")
+    await ollama_lab.run("provisioner", "apply", "--timeout", "1", str(ollama_lab.write(text)))
+    await eventually(lambda: len(ollama_lab.pids(b"serve")) > 2 and pulls(stub)[1:])
+
+    os.kill(before, signal.SIGKILL)
+
+    await eventually(lambda: is_whole_again(one, n=1), within_s=LONG_S)
+    assert [f"{hanging_registry}/library/new", MODEL] == pulls(stub)
+
+
+async def is_whole_again(one: Provisioner, *, n: int) -> bool:
+    """Say whether so many instances run that were started again."""
+    again = [each for each in await one.instances() if each["generation"] > 1]
+    return n == [each["phase"] for each in again].count("running")
+
+
+async def models_of(one: Provisioner) -> list[list[str]]:
+    """Return what each instance of the pool `loaded` has loaded."""
     urls = [each["url"] for each in await one.instances() if each["pool"] == "loaded"]
-    models = [fetch(f"{url}/api/ps").json["models"] for url in urls]
-    assert [[f"{TINY}:latest"]] * 2 == [[model["name"] for model in some] for some in models]
+    answers = [await asyncio.to_thread(fetch, f"{url}/api/ps") for url in urls]
+    return [[model["name"] for model in answer.json["models"]] for answer in answers]
+
+
+def pulls(stub: Path) -> list[str]:
+    """Return the models that were asked of registries, sorted; a real Ollama notes none."""
+    requests = [each for path in stub.glob("*.asked") for each in noted(path)[1:]]
+    return sorted(each["body"]["model"] for each in requests if each["path"] == "/api/pull")
 
 
 def create(url: str, made: OllamaLab, model: Path) -> None:
