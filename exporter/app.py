@@ -34,6 +34,7 @@ from exporter.page.survey import Surveyor
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
+from exporter.responses import ResponseSender
 from exporter.selfmetrics import SelfMetrics
 from exporter.transport import Wire
 from exporter.watch import Manner
@@ -120,7 +121,8 @@ class Exporter:
         )
         self._stack.push_async_callback(publisher.close)
         recent = Recent(self._poller, ledger, self._clock)
-        await self._listen(publisher, self._fleet_page(recent))
+        sender = ResponseSender(self._metrics, timeout_s=config.web_write_timeout)
+        await self._listen(publisher, self._fleet_page(recent, sender), sender)
         self._fit()
         await self._poller.update(diff((), self._inventory.targets))
         self._stack.push_async_callback(self._stop_tasks)
@@ -135,7 +137,7 @@ class Exporter:
         self._stack.push_async_callback(self._inventory.close)
         await self._inventory.load()
 
-    def _fleet_page(self, recent: Recent) -> FleetPage:
+    def _fleet_page(self, recent: Recent, sender: ResponseSender) -> FleetPage:
         config, clock = self._config, self._clock
         facts = facts_of(config, self._version)
         prometheus = None
@@ -150,9 +152,11 @@ class Exporter:
             facts, self._poller, self._metrics, lambda: self._inventory.states, prometheus, clock
         )
         files = static.read(STATIC_FOLDER)
-        return FleetPage(files, revisions, summariser, self._poller, facts, clock)
+        return FleetPage(files, revisions, summariser, self._poller, facts, clock, sender)
 
-    async def _listen(self, publisher: Publisher, fleet_page: FleetPage) -> None:
+    async def _listen(
+        self, publisher: Publisher, fleet_page: FleetPage, sender: ResponseSender
+    ) -> None:
         guard = self._guard
         web = Web(
             self._poller,
@@ -160,6 +164,7 @@ class Exporter:
             self._metrics,
             self._clock,
             fleet_page,
+            sender,
             version=self._version,
             guard=guard,
         )

@@ -321,6 +321,19 @@ EXPORTER_PAGE_TIMESTAMP = Series(
     Kind.GAUGE,
     "When the last page was rendered, in seconds since 1970 UTC.",
 )
+EXPORTER_WEB_REQUESTS_REFUSED = Series(
+    "ollama_exporter_web_requests_refused_total",
+    Kind.COUNTER,
+    "Requests to the exporter's pages that it refused. reason: responses (503, too many were being "
+    "sent), passwords (503, too many were waiting to be checked) or host (403, the Host header is "
+    "not in web.allowed-hosts).",
+    ("reason",),
+)
+EXPORTER_WEB_RESPONSES_ABORTED = Series(
+    "ollama_exporter_web_responses_aborted_total",
+    Kind.COUNTER,
+    "Responses cut off because reading them took longer than web.write-timeout.",
+)
 EXPORTER_INVENTORY_INSTANCES = Series(
     "ollama_exporter_inventory_instances",
     Kind.GAUGE,
@@ -355,6 +368,8 @@ EXPORTER_SERIES = (
     EXPORTER_PAGE_DURATION,
     EXPORTER_PAGE_SAMPLES,
     EXPORTER_PAGE_TIMESTAMP,
+    EXPORTER_WEB_REQUESTS_REFUSED,
+    EXPORTER_WEB_RESPONSES_ABORTED,
     EXPORTER_INVENTORY_INSTANCES,
     EXPORTER_INVENTORY_LAST_SUCCESS,
     EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL,

@@ -67,6 +67,7 @@ class Config:
     metrics_max_tokens_per_second: int
     web_listen_address: tuple[str, int]
     web_config_file: str
+    web_write_timeout: float
     page_healthy_instances: Level
     page_request_latency_p99: float
     page_tokens_per_second: Level

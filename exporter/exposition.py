@@ -1,7 +1,8 @@
 """Write a snapshot as a Prometheus page.
 
 In:   a Snapshot.
-Out:  its samples in portions, put together as a Page: text 0.0.4 or OpenMetrics 1.0.
+Out:  its samples in portions, put together as a Page: text 0.0.4 or OpenMetrics 1.0, which share
+the bytes of the samples. A page is never joined: that would hold the loop, and double it.
 Pure; series come in catalogue order and instances in the snapshot's, so equal snapshots give equal
 bytes. prometheus-client's renderer costs ten times as much, and is the oracle in the tests.
 """
@@ -9,6 +10,7 @@ bytes. prometheus-client's renderer costs ten times as much, and is the oracle i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
@@ -36,6 +38,13 @@ PORTION_ROWS = 500
 BOUNDARY_TEXTS = (*(repr(boundary) for boundary in BOUNDARIES_S), "+Inf")
 
 
+class Format(StrEnum):
+    """The exposition formats that a page can be had in."""
+
+    TEXT = "text"
+    OPENMETRICS = "openmetrics"
+
+
 @dataclass(frozen=True, slots=True)
 class Portion:
     """Some samples of one series, as lines that both formats share."""
@@ -54,19 +63,13 @@ class Page:
     rendered_at_s: float
     """Seconds since 1970 UTC."""
 
-    def text(self) -> bytes:
-        """Return the page as text 0.0.4."""
-        return self._join([_head(series, series.name) for series, _ in self.families])
-
-    def openmetrics(self) -> bytes:
-        """Return the page as OpenMetrics 1.0, without the closing `# EOF`."""
-        return self._join([_head(series, series.family) for series, _ in self.families])
-
-    def _join(self, heads: Sequence[bytes]) -> bytes:
-        chunks: list[bytes] = []
-        for head, (_, lines) in zip(heads, self.families, strict=True):
-            chunks += (head, *lines)
-        return b"".join(chunks)
+    def parts(self, format_: Format) -> tuple[bytes, ...]:
+        """Return the page in a format, OpenMetrics without the closing `# EOF`."""
+        parts: list[bytes] = []
+        for series, lines in self.families:
+            name = series.name if format_ is Format.TEXT else series.family
+            parts += (_head(series, name), *lines)
+        return tuple(parts)
 
 
 def page(rendered: Iterable[Portion], rendered_at_s: float) -> Page:

@@ -9,12 +9,13 @@ happens in a thread: no poll waits for a page.
 from __future__ import annotations
 
 import asyncio
+import gc
 import zlib
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from exporter.exposition import (
     PORTION_ROWS,
+    Format,
     Page,
     Portion,
     fleet_portions,
@@ -25,7 +26,7 @@ from exporter.leisure import at_leisure
 from exporter.snapshot import Aggregation, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     # typeshed's name for what zlib.compressobj returns
     from zlib import _Compress as _Compressor
@@ -41,19 +42,12 @@ GZIP_WINDOW_BITS = 31
 """zlib's way of saying: with gzip's header and trailer."""
 
 
-class Format(StrEnum):
-    """The exposition formats that a page can be had in."""
-
-    TEXT = "text"
-    OPENMETRICS = "openmetrics"
-
-
 class Edition:
     """A page in the forms that scrapers ask for, each made once, when first asked for."""
 
     def __init__(self, page_: Page) -> None:
         self.page = page_
-        self._bodies: dict[Format, bytes] = {}
+        self._plain: dict[Format, tuple[bytes, ...]] = {}
         self._gzipped: dict[Format, asyncio.Task[tuple[bytes, _Compressor]]] = {}
 
     @property
@@ -61,21 +55,19 @@ class Edition:
         """Return the formats that were asked for with gzip."""
         return tuple(self._gzipped)
 
-    def plain(self, format_: Format) -> bytes:
-        """Return the page as it is."""
-        body = self._bodies.get(format_)
-        if body is None:
-            is_text = format_ is Format.TEXT
-            body = self.page.text() if is_text else self.page.openmetrics()
-            self._bodies[format_] = body
-        return body
+    def plain(self, format_: Format) -> tuple[bytes, ...]:
+        """Return the page as it is, in parts."""
+        parts = self._plain.get(format_)
+        if parts is None:
+            parts = self._plain[format_] = self.page.parts(format_)
+        return parts
 
-    async def gzipped(self, format_: Format, tail: bytes) -> bytes:
+    async def gzipped(self, format_: Format, tail: bytes) -> tuple[bytes, ...]:
         """Return the page followed by `tail`, compressed; the page itself only once for all."""
         # One scraper that leaves must not end the work for the others.
         head, compressor = await asyncio.shield(self.prepare_gzip(format_))
         end = compressor.copy()
-        return b"".join((head, end.compress(tail), end.flush()))
+        return head, end.compress(tail) + end.flush()
 
     def prepare_gzip(self, format_: Format) -> asyncio.Task[tuple[bytes, _Compressor]]:
         """Begin to compress the page, unless that was begun before."""
@@ -130,6 +122,8 @@ class Publisher:
         self._metrics.page_duration_s.set(busy_s)
         self._metrics.page_samples.set(edition_page.n_samples)
         self._metrics.page_rendered_at_s.set(edition_page.rendered_at_s)
+        # The collector rarely comes by itself, and broken-off requests leave cycles of exceptions.
+        gc.collect(0)
 
     async def close(self) -> None:
         """Wait for the edition's work to end."""
@@ -153,6 +147,6 @@ class Publisher:
         return page(rendered, now_s)
 
 
-def _compress(body: bytes) -> tuple[bytes, _Compressor]:
+def _compress(parts: Sequence[bytes]) -> tuple[bytes, _Compressor]:
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_WINDOW_BITS)
-    return compressor.compress(body), compressor
+    return b"".join([compressor.compress(part) for part in parts]), compressor

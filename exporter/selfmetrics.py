@@ -37,6 +37,14 @@ class Request(StrEnum):
     METRICS = "metrics"
 
 
+class Refusal(StrEnum):
+    """Why a request for a page was refused."""
+
+    RESPONSES = "responses"
+    PASSWORDS = "passwords"
+    HOST = "host"
+
+
 class SelfMetrics:
     """What the exporter says of itself; one object per process."""
 
@@ -67,6 +75,9 @@ class SelfMetrics:
         self.page_duration_s = self._gauge(catalogue.EXPORTER_PAGE_DURATION)
         self.page_samples = self._gauge(catalogue.EXPORTER_PAGE_SAMPLES)
         self.page_rendered_at_s = self._gauge(catalogue.EXPORTER_PAGE_TIMESTAMP)
+        refused = self._counter(catalogue.EXPORTER_WEB_REQUESTS_REFUSED)
+        self.requests_refused = {reason: refused.labels(reason) for reason in Refusal}
+        self.responses_aborted = self._counter(catalogue.EXPORTER_WEB_RESPONSES_ABORTED)
         self._source_instances = self._gauge(catalogue.EXPORTER_INVENTORY_INSTANCES)
         self._source_success = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)
         self._source_is_good = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL)

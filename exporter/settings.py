@@ -259,6 +259,13 @@ SETTINGS = (
         "FILE",
     ),
     Setting(
+        "web.write-timeout",
+        "30s",
+        "How long a client may take to read a response; then the connection is closed.",
+        duration_s,
+        "DURATION",
+    ),
+    Setting(
         "page.healthy-instances",
         "99%",
         "Below how many healthy instances /fleet shows red: a number, or a share of those that "

@@ -9,6 +9,7 @@ become a script; headers that the web configuration sets come before ours.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +26,7 @@ from exporter.page.changes import told, whole
 from exporter.page.shared import Shared
 from exporter.page.static import INDEX
 from exporter.page.worst import worst
+from exporter.responses import Body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from exporter.page.static import File
     from exporter.page.summary import Facts, Summariser, Summary
     from exporter.poller import Poller
+    from exporter.responses import ResponseSender
 
 PATH = "/fleet"
 HEADERS = {
@@ -59,6 +62,7 @@ class FleetPage:
         poller: Poller,
         facts: Facts,
         clock: Clock,
+        sender: ResponseSender,
     ) -> None:
         self._files = files
         self._revisions = revisions
@@ -66,6 +70,7 @@ class FleetPage:
         self._poller = poller
         self._facts = facts
         self._clock = clock
+        self._sender = sender
         self._drawn: tuple[str, Drawn] | None = None
         """The layout that was written last, with its name."""
         self._shared = Shared()
@@ -93,16 +98,19 @@ class FleetPage:
             raise web.HTTPNotFound
         return _file_response(request, file)
 
-    async def _map(self, request: web.Request) -> web.Response:
+    async def _map(self, request: web.Request) -> web.StreamResponse:
         try:
             value = questions.parse_map(request.query)
         except ValueError as error:
             return _refusal(str(error), 400)
+        return await self._sender.send(request, partial(self._map_body, request, value))
+
+    async def _map_body(self, request: web.Request, value: Value | None) -> Body:
         revision = await self._revisions.latest(value)
         drawn = await self._drawn_of(revision)
         summary = self._summariser.summary(revision.sight)
         answer = await asyncio.to_thread(self._map_answer, revision, drawn, value, summary)
-        return await _json_response(request, answer)
+        return await _json_body(request, answer)
 
     def _map_answer(
         self, revision: Revision, drawn: Drawn, value: Value | None, summary: Summary
@@ -131,16 +139,19 @@ class FleetPage:
             self._drawn = (layout.name, await asyncio.to_thread(answers.drawn, layout))
         return self._drawn[1]
 
-    async def _changes(self, request: web.Request) -> web.Response:
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
         try:
             since = questions.parse_changes(request.query)
         except ValueError as error:
             return _refusal(str(error), 400)
+        return await self._sender.send(request, partial(self._changes_body, request, since))
+
+    async def _changes_body(self, request: web.Request, since: SinceThen) -> Body:
         revision = await self._revisions.latest(since.value)
         if since.layout != revision.sight.layout.name:
             # No refusal: browsers would note it as an error, and it happens every day.
-            return await _json_response(request, OtherLayout(revision.sight.layout.name))
-        return await _json_response(request, self._changes_answer(since, revision))
+            return await _json_body(request, OtherLayout(revision.sight.layout.name))
+        return await _json_body(request, self._changes_answer(since, revision))
 
     def _changes_answer(self, since: SinceThen, revision: Revision) -> ChangesAnswer:
         sight = revision.sight
@@ -161,18 +172,21 @@ class FleetPage:
             changed = self._revisions.changes(since.revision, since.value, revision)
         return ChangedValue(since.value, changed.cells, changed.to)
 
-    async def _worst(self, request: web.Request) -> web.Response:
+    async def _worst(self, request: web.Request) -> web.StreamResponse:
         try:
             value, wanted = questions.parse_worst(request.query)
         except ValueError as error:
             return _refusal(str(error), 400)
+        return await self._sender.send(request, partial(self._worst_body, request, value, wanted))
+
+    async def _worst_body(self, request: web.Request, value: Value | None, wanted: Filter) -> Body:
         revision = await self._revisions.latest(value)
         answer = await self._shared.get(
             revision.number,
             (value, wanted),
             lambda: self._worst_answer(revision.sight, value, wanted),
         )
-        return await _json_response(request, answer)
+        return await _json_body(request, answer)
 
     async def _worst_answer(self, sight: Sight, value: Value | None, wanted: Filter) -> object:
         column = sight.columns[value or STATUS]
@@ -204,7 +218,7 @@ def _refusal(message: str, status: int) -> web.Response:
     return web.json_response({"error": message}, status=status)
 
 
-async def _json_response(request: web.Request, answer: object) -> web.Response:
+async def _json_body(request: web.Request, answer: object) -> Body:
     is_taken = takes_gzip(request.headers.get("Accept-Encoding", ""))
     # Beside the event loop: what 100,000 cells are takes a while.
     body, is_gzipped = await asyncio.to_thread(answers.encode, answer, is_gzip_taken=is_taken)
@@ -215,7 +229,7 @@ async def _json_response(request: web.Request, answer: object) -> web.Response:
     }
     if is_gzipped:
         headers["Content-Encoding"] = "gzip"
-    return web.Response(body=body, headers=headers)
+    return Body(headers, [body], own_bytes=len(body))
 
 
 def _file_response(request: web.Request, file: File) -> web.Response:

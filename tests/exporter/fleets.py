@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.exposition import Page, fleet_portions, instance_portions, page
+from exporter.exposition import Format, Page, fleet_portions, instance_portions, page
 from exporter.ledger import Ledger
 from exporter.memory import Memory, remember
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
@@ -54,3 +54,8 @@ def render(of: Snapshot, *, per_instance: bool = True) -> Page:
     rows = of.rows if per_instance else ()
     rendered = (*fleet_portions(of), *instance_portions(rows, now_s=of.taken_at_s))
     return page(rendered, of.taken_at_s)
+
+
+def text_of(of: Page, format_: Format = Format.TEXT) -> bytes:
+    """Return a page in one piece."""
+    return b"".join(of.parts(format_))

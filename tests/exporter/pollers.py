@@ -11,6 +11,7 @@ from functools import partial
 
 from exporter.clock import Clock, SystemClock
 from exporter.engines.registry import all_engines
+from exporter.exposition import Format
 from exporter.inventory import WHOLE, diff
 from exporter.ledger import Ledger
 from exporter.model import EngineName, Outcome, State, Status, Target
@@ -87,7 +88,7 @@ class Polled:
         """Publish and return the page."""
         await self.publisher.publish()
         assert self.publisher.edition is not None
-        return self.publisher.edition.page.text().decode()
+        return b"".join(self.publisher.edition.page.parts(Format.TEXT)).decode()
 
 
 def target(

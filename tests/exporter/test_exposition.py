@@ -24,12 +24,12 @@ from prometheus_client.registry import Collector
 
 from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Kind, Series
-from exporter.exposition import fleet_portions, instance_portions, page
+from exporter.exposition import Format, fleet_portions, instance_portions, page
 from exporter.ledger import Ledger
 from exporter.memory import Increase
 from exporter.model import Histogram, Outcome, State, Target, Values
 from exporter.snapshot import Row, Snapshot
-from tests.exporter.fleets import reading, render, row, snapshot
+from tests.exporter.fleets import reading, render, row, snapshot, text_of
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -187,7 +187,7 @@ def test_prometheus_clients_renderer_gives_the_same_samples(of: Snapshot) -> Non
     page = render(of)
 
     expected = samples(parse_text(generate_latest(registry).decode()))
-    assert expected == samples(parse_text(page.text().decode()))
+    assert expected == samples(parse_text(text_of(page).decode()))
     assert len(expected) == page.n_samples
 
 
@@ -197,7 +197,7 @@ def test_prometheus_clients_openmetrics_gives_the_same_samples(of: Snapshot) -> 
     registry = CollectorRegistry()
     registry.register(Oracle(of))
 
-    page = render(of).openmetrics().decode() + "# EOF\n"
+    page = text_of(render(of), Format.OPENMETRICS).decode() + "# EOF\n"
 
     oracle = generate_openmetrics(registry).decode()  # type: ignore[no-untyped-call]
     expected = samples(parse_openmetrics(oracle))  # type: ignore[no-untyped-call]
@@ -237,13 +237,13 @@ def test_every_fleet_and_instance_series_of_the_catalogue_is_on_a_full_page() ->
 def test_labels_are_those_of_the_catalogue() -> None:
     by_name = {series.name: set(series.labels) for series in catalogue.ALL_SERIES}
 
-    for name, labels in samples(parse_text(render(full_snapshot()).text().decode())):
+    for name, labels in samples(parse_text(text_of(render(full_snapshot())).decode())):
         series = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
         assert by_name[series] == {label for label, _ in labels} - {"le"}
 
 
 def test_equal_snapshots_give_equal_bytes() -> None:
-    assert render(full_snapshot()).text() == render(full_snapshot()).text()
+    assert text_of(render(full_snapshot())) == text_of(render(full_snapshot()))
 
 
 def test_a_page_put_together_from_portions_of_instances_is_the_same() -> None:
@@ -254,11 +254,11 @@ def test_a_page_put_together_from_portions_of_instances_is_the_same() -> None:
         *fleet_portions(of),
     ]
 
-    assert render(of).text() == page(rendered, of.taken_at_s).text()
+    assert text_of(render(of)) == text_of(page(rendered, of.taken_at_s))
 
 
 def test_without_per_instance_series_the_aggregates_stay() -> None:
-    page = render(full_snapshot(), per_instance=False).text()
+    page = text_of(render(full_snapshot(), per_instance=False))
 
     assert b"ollama_instance_" not in page
     assert b'ollama_fleet_instances{status="healthy"} 2\n' in page
@@ -280,7 +280,7 @@ def test_requests_are_not_counted_before_an_instance_tells_their_durations() -> 
 
 
 def test_a_target_never_polled_is_listed_and_says_nothing_of_itself() -> None:
-    page = render(snapshot(row(Target("a", "127.0.0.1", 1)))).text()
+    page = text_of(render(snapshot(row(Target("a", "127.0.0.1", 1)))))
 
     assert b'ollama_fleet_instances{status="unknown"} 1\n' in page
     assert b"ollama_instance_info{" in page
@@ -289,7 +289,7 @@ def test_a_target_never_polled_is_listed_and_says_nothing_of_itself() -> None:
 
 @pytest.mark.parametrize("per_instance", [True, False])
 def test_promtool_finds_nothing_to_lint(promtool_binary: Path, per_instance: bool) -> None:
-    page = render(full_snapshot(), per_instance=per_instance).text()
+    page = text_of(render(full_snapshot(), per_instance=per_instance))
 
     linted = subprocess.run(
         [promtool_binary, "check", "metrics"], input=page, capture_output=True, check=False

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import threading
+import weakref
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
 
 from exporter.catalogue import INSTANCE_SERIES
-from exporter.exposition import PORTION_ROWS
-from exporter.publisher import Edition, Format
+from exporter.exposition import PORTION_ROWS, Format
+from exporter.publisher import Edition
 from tests.exporter.pollers import Polled, polling, target
 from tests.exporter.servers import answering, serving
 from tests.waiting import eventually
@@ -49,6 +51,14 @@ async def polled() -> AsyncIterator[Polled]:
         await polled.publisher.close()
 
 
+def joined(parts: Iterable[bytes]) -> bytes:
+    return b"".join(parts)
+
+
+async def gzipped(edition: Edition, format_: Format, tail: bytes) -> bytes:
+    return joined(await edition.gzipped(format_, tail))
+
+
 async def edition_of(polled: Polled) -> Edition:
     await polled.publisher.publish()
     assert polled.publisher.edition is not None
@@ -83,15 +93,15 @@ async def test_editions_follow_each_other_at_the_interval(polled: Polled) -> Non
 
 async def test_an_edition_is_replaced_whole_and_never_changes(polled: Polled) -> None:
     first = await edition_of(polled)
-    page = first.plain(Format.TEXT)
+    page = joined(first.plain(Format.TEXT))
 
     await polled.update()
     second = await edition_of(polled)
 
     assert first is not second
-    assert page == first.plain(Format.TEXT)
+    assert page == joined(first.plain(Format.TEXT))
     assert b'instance_id="i1"' in page
-    assert b'instance_id="i1"' not in second.plain(Format.TEXT)
+    assert b'instance_id="i1"' not in joined(second.plain(Format.TEXT))
 
 
 async def test_other_tasks_run_while_a_large_page_is_made() -> None:
@@ -111,19 +121,26 @@ async def test_other_tasks_run_while_a_large_page_is_made() -> None:
 async def test_an_edition_can_be_had_in_both_formats(polled: Polled) -> None:
     edition = await edition_of(polled)
 
-    assert b"# TYPE ollama_node_instances gauge" in edition.plain(Format.TEXT)
-    assert edition.page.text() == edition.plain(Format.TEXT)
-    assert edition.page.openmetrics() == edition.plain(Format.OPENMETRICS)
+    assert b"# TYPE ollama_node_instances gauge" in joined(edition.plain(Format.TEXT))
+    assert b"# TYPE ollama_node_instances gauge" in joined(edition.plain(Format.OPENMETRICS))
+
+
+async def test_both_formats_share_the_bytes_of_the_samples(polled: Polled) -> None:
+    edition = await edition_of(polled)
+
+    text, openmetrics = (edition.plain(format_) for format_ in Format)
+    assert all(one is other for one, other in zip(text[1::2], openmetrics[1::2], strict=True))
+    assert len(text) > 10
 
 
 async def test_gzip_is_one_member_that_holds_the_page_and_the_tail(polled: Polled) -> None:
     edition = await edition_of(polled)
 
     for tail in (TAIL, b"", b"other\n"):
-        body = await edition.gzipped(Format.TEXT, tail)
+        body = await gzipped(edition, Format.TEXT, tail)
         decompressor = zlib.decompressobj(31)
 
-        assert edition.plain(Format.TEXT) + tail == decompressor.decompress(body)
+        assert joined(edition.plain(Format.TEXT)) + tail == decompressor.decompress(body)
         assert (True, b"") == (decompressor.eof, decompressor.unused_data)
 
 
@@ -132,7 +149,7 @@ async def test_many_scrapers_share_one_compression(
 ) -> None:
     edition = await edition_of(polled)
 
-    bodies = await asyncio.gather(*[edition.gzipped(Format.TEXT, TAIL) for _ in range(20)])
+    bodies = await asyncio.gather(*[gzipped(edition, Format.TEXT, TAIL) for _ in range(20)])
     await edition.gzipped(Format.TEXT, TAIL)
 
     assert 1 == compressors.n_made
@@ -144,12 +161,12 @@ async def test_each_format_is_compressed_by_itself(
 ) -> None:
     edition = await edition_of(polled)
 
-    text = await edition.gzipped(Format.TEXT, b"")
-    openmetrics = await edition.gzipped(Format.OPENMETRICS, b"")
+    text = await gzipped(edition, Format.TEXT, b"")
+    openmetrics = await gzipped(edition, Format.OPENMETRICS, b"")
 
     assert 2 == compressors.n_made
-    assert edition.plain(Format.TEXT) == gzip.decompress(text)
-    assert edition.plain(Format.OPENMETRICS) == gzip.decompress(openmetrics)
+    assert joined(edition.plain(Format.TEXT)) == gzip.decompress(text)
+    assert joined(edition.plain(Format.OPENMETRICS)) == gzip.decompress(openmetrics)
 
 
 async def test_what_was_asked_for_with_gzip_is_prepared_for_the_next_edition(
@@ -172,15 +189,15 @@ async def test_a_scraper_that_leaves_does_not_end_the_work_for_the_others(
 ) -> None:
     edition = await edition_of(polled)
     compressors.gate.clear()
-    leaving = asyncio.create_task(edition.gzipped(Format.TEXT, TAIL))
-    staying = asyncio.create_task(edition.gzipped(Format.TEXT, TAIL))
+    leaving = asyncio.create_task(gzipped(edition, Format.TEXT, TAIL))
+    staying = asyncio.create_task(gzipped(edition, Format.TEXT, TAIL))
     await eventually(lambda: compressors.n_made)
 
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     compressors.gate.set()
 
-    assert edition.plain(Format.TEXT) + TAIL == gzip.decompress(await staying)
+    assert joined(edition.plain(Format.TEXT)) + TAIL == gzip.decompress(await staying)
     assert 1 == compressors.n_made
 
 
@@ -202,13 +219,28 @@ async def test_closing_waits_for_the_thread_that_compresses(
     assert work.done()
 
 
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_young_garbage_is_collected_with_each_edition(polled: Polled) -> None:
+    gc.disable()
+    try:
+        garbage = weakref.ref(Cycle())
+        await edition_of(polled)
+        assert garbage() is None
+    finally:
+        gc.enable()
+
+
 async def test_closing_without_an_edition_is_nothing(polled: Polled) -> None:
     await polled.publisher.close()
 
 
 async def test_a_page_says_how_large_it_is_and_when_it_was_made(polled: Polled) -> None:
     edition = await edition_of(polled)
-    body = edition.plain(Format.TEXT).decode()
+    body = joined(edition.plain(Format.TEXT)).decode()
 
     n_samples = sum(not line.startswith("#") for line in body.splitlines())
     assert n_samples == polled.metrics.page_samples._value.get()

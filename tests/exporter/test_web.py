@@ -20,10 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter import instances
 from exporter.clock import SystemClock
 from exporter.errors import ExporterError
+from exporter.exposition import Format
 from exporter.instances import Filter
 from exporter.memory import Increase
 from exporter.model import State, Status, Target
-from exporter.publisher import Edition, Format
+from exporter.publisher import Edition
+from exporter.responses import MAX_OWN_BYTES, ResponseSender
 from exporter.snapshot import Row
 from exporter.web import PAGES, Web
 from tests.exporter.fetching import Fetched, fetch
@@ -81,20 +83,30 @@ class Site:
         return self.polled.publisher.edition
 
 
-def web_of(polled: Polled, *, version: str = "1.2.3") -> Web:
+def web_of(
+    polled: Polled,
+    *,
+    version: str = "1.2.3",
+    write_timeout_s: float = 30.0,
+    max_own_bytes: int = MAX_OWN_BYTES,
+) -> Web:
     page = fleet_page(polled.poller, polled.ledger, polled.metrics)
+    clock = SystemClock()
+    sender = ResponseSender(polled.metrics, timeout_s=write_timeout_s, max_own_bytes=max_own_bytes)
     return Web(
-        polled.poller, polled.publisher, polled.metrics, SystemClock(), page, version=version
+        polled.poller, polled.publisher, polled.metrics, clock, page, sender, version=version
     )
 
 
 @asynccontextmanager
 async def site(
-    *targets: Target, interval_s: float = 1000.0, version: str = "1.2.3"
+    *targets: Target,
+    interval_s: float = 1000.0,
+    **settings: Any,
 ) -> AsyncIterator[Site]:
     """Serve the pages of targets that, by default, nothing polls."""
     async with watching(*targets, interval_s=interval_s) as polled:
-        web = web_of(polled, version=version)
+        web = web_of(polled, **settings)
         try:
             yield Site(polled, await web.start("127.0.0.1", 0))
         finally:
@@ -108,6 +120,10 @@ async def polled_site(*targets: Target) -> AsyncIterator[Site]:
     async with site(*targets, interval_s=0.4) as pages:
         await pages.polled.polled_all()
         yield pages
+
+
+def joined(parts: Iterable[bytes]) -> bytes:
+    return b"".join(parts)
 
 
 def family_names(text: str) -> list[str]:
@@ -139,7 +155,7 @@ async def test_then_the_fleets_series_come_first_and_the_own_ones_follow() -> No
         edition = await pages.publish()
         answer = await pages.get("/metrics")
 
-    page = edition.plain(Format.TEXT)
+    page = joined(edition.plain(Format.TEXT))
     assert answer.body.startswith(page)
     rest = family_names(answer.body[len(page) :].decode())
     assert own(rest) == rest
@@ -167,7 +183,7 @@ async def test_gzip_is_one_member_with_the_plain_page() -> None:
         decompressor.eof,
         decompressor.unused_data,
     )
-    assert body.startswith(edition.plain(Format.TEXT))
+    assert body.startswith(joined(edition.plain(Format.TEXT)))
     assert "ollama_exporter_polls" in family_names(body.decode())
 
 
@@ -202,7 +218,7 @@ async def test_prometheus_gets_openmetrics(accept: str, accept_encoding: str) ->
     parsed = parse_openmetrics(body.decode())  # type: ignore[no-untyped-call]
     assert {"ollama_instance_info", "ollama_exporter_polls"} <= {family.name for family in parsed}
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert body.startswith(edition.plain(Format.OPENMETRICS))
+    assert body.startswith(joined(edition.plain(Format.OPENMETRICS)))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +237,7 @@ async def test_others_get_text(accept: str) -> None:
         answer = await pages.get("/metrics", Accept=accept)
 
     assert "text/plain; version=0.0.4; charset=utf-8" == answer.headers["Content-Type"]
-    assert answer.body.startswith(edition.plain(Format.TEXT))
+    assert answer.body.startswith(joined(edition.plain(Format.TEXT)))
     assert "ollama_instance_info" in family_names(answer.text)
 
 
@@ -253,7 +269,7 @@ async def test_many_scrapers_at_once_share_one_compression(
             *[pages.get("/metrics", Accept_Encoding="gzip") for _ in range(20)]
         )
 
-    page = edition.plain(Format.TEXT)
+    page = joined(edition.plain(Format.TEXT))
     assert all(gzip.decompress(answer.body).startswith(page) for answer in answers)
     assert 1 == n_compressors
 

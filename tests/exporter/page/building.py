@@ -23,6 +23,7 @@ from exporter.page.revisions import Revisions
 from exporter.page.summary import Facts, Summariser
 from exporter.page.survey import Surveyor
 from exporter.poller import Poller
+from exporter.responses import ResponseSender
 from exporter.selfmetrics import SelfMetrics
 from exporter.snapshot import Row, is_up, status_of
 from exporter.watch import LastFailure
@@ -149,7 +150,8 @@ def fleet_page(
     )
     revisions = Revisions(surveyor.survey, clock, refresh_s=of.refresh_s)
     summariser = Summariser(of, poller, own, sources, prometheus, clock)
-    return FleetPage(files or FILES, revisions, summariser, poller, of, clock)
+    sender = ResponseSender(own, timeout_s=30.0)
+    return FleetPage(files or FILES, revisions, summariser, poller, of, clock, sender)
 
 
 def file(text: str, content_type: str = "text/html; charset=utf-8") -> static.File:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_writer import StreamWriter
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,25 @@ from tests.exporter.page.building import (
 REFRESH_S = facts().refresh_s
 
 
+class Written(StreamWriter):
+    """Keeps a response's body."""
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    async def write_headers(self, *_: Any) -> None:
+        pass
+
+    def send_headers(self) -> None:
+        pass
+
+    async def write(self, chunk: Any, **_: Any) -> None:
+        self.body += chunk
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        self.body += chunk
+
+
 class Site:
     """The page of a fake fleet, asked without a network."""
 
@@ -46,14 +66,18 @@ class Site:
         )
         self._app = web.Application()
         page.add_to(self._app)
+        self._app.freeze()
 
     async def get(self, path: str, **query: object) -> tuple[int, Any]:
-        request = make_mocked_request("GET", f"{path}?{urlencode(query)}", app=self._app)
+        writer = Written()
+        url = f"{path}?{urlencode(query)}"
+        request = make_mocked_request("GET", url, app=self._app, writer=writer)
         match = await self._app.router.resolve(request)
         answer = await match.handler(request)
-        assert isinstance(answer, web.Response)
-        assert isinstance(answer.body, bytes)
-        return answer.status, msgspec.json.decode(answer.body)
+        if isinstance(answer, web.Response):
+            await answer.prepare(request)
+            await answer.write_eof()
+        return answer.status, msgspec.json.decode(writer.body)
 
 
 @dataclass(slots=True)

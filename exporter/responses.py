@@ -1,0 +1,117 @@
+"""Send large responses within bounds: in chunks, to a deadline, and not too many at once.
+
+In:   a request, and what makes the body: parts that readers may share.
+Out:  the response, sent; 503 where too much is being sent already.
+aiohttp copies a whole body for each reader, waits for slow readers without end, and leaves the body
+of a broken-off one in a cycle of exceptions that only the garbage collector finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from exporter.selfmetrics import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from exporter.selfmetrics import SelfMetrics
+
+CHUNK_BYTES = 131_072
+"""What one reader may leave unread in our memory, on top of what the loop buffers."""
+MAX_RESPONSES = 100
+"""More than any number of scrapers and browsers; each also holds memory in the kernel."""
+MAX_OWN_BYTES = 128 * 1024 * 1024
+"""Bodies that were made for one reader each: 25 lists of 10,000 instances."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What to send."""
+
+    headers: Mapping[str, str]
+    parts: Sequence[bytes]
+    own_bytes: int = 0
+    """What no other reader shares."""
+
+
+class ResponseSender:
+    """Sends responses, and knows how many and how large those are that are being sent."""
+
+    def __init__(
+        self,
+        metrics: SelfMetrics,
+        *,
+        timeout_s: float,
+        max_responses: int = MAX_RESPONSES,
+        max_own_bytes: int = MAX_OWN_BYTES,
+    ) -> None:
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._max_responses = max_responses
+        self._max_own_bytes = max_own_bytes
+        self._n_responses = 0
+        self._own_bytes = 0
+
+    async def send(
+        self, request: web.Request, make: Callable[[], Awaitable[Body]]
+    ) -> web.StreamResponse:
+        """Make a body and send it; refuse before anything is made where too many are sent."""
+        if self._n_responses >= self._max_responses:
+            return self._refusal()
+        self._n_responses += 1
+        try:
+            return await self._send(request, await make())
+        finally:
+            self._n_responses -= 1
+
+    async def _send(self, request: web.Request, body: Body) -> web.StreamResponse:
+        if self._own_bytes and self._own_bytes + body.own_bytes > self._max_own_bytes:
+            return self._refusal()
+        response = web.StreamResponse(headers=body.headers)
+        response.content_length = sum(map(len, body.parts))
+        self._own_bytes += body.own_bytes
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await _write(request, response, body.parts)
+        except TimeoutError:
+            self._metrics.responses_aborted.inc()
+            _abort(request, response)
+        except ConnectionError as error:
+            # What the loop waited on holds the error, and its traceback what the loop waited on.
+            error.__traceback__ = None
+            _abort(request, response)
+        finally:
+            self._own_bytes -= body.own_bytes
+        return response
+
+    def _refusal(self) -> web.Response:
+        self._metrics.requests_refused[Refusal.RESPONSES].inc()
+        return web.Response(
+            status=503,
+            headers={"Retry-After": str(math.ceil(self._timeout_s))},
+            text="Too many responses are being sent. Try again later.\n",
+        )
+
+
+async def _write(
+    request: web.Request, response: web.StreamResponse, parts: Sequence[bytes]
+) -> None:
+    await response.prepare(request)
+    for part in () if request.method == "HEAD" else parts:
+        for begin in range(0, len(part), CHUNK_BYTES):
+            await response.write(memoryview(part)[begin : begin + CHUNK_BYTES])
+            await asyncio.sleep(0)  # a fast reader never lets the writing wait
+    await response.write_eof()
+
+
+def _abort(request: web.Request, response: web.StreamResponse) -> None:
+    """Close the connection without sending what was not read."""
+    response.force_close()
+    if request.transport is not None:
+        request.transport.abort()

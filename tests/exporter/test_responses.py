@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import gc
+import re
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+from aiohttp import web
+
+from exporter.exposition import Format
+from exporter.model import Target
+from exporter.responses import MAX_RESPONSES, Body, ResponseSender
+from exporter.selfmetrics import Refusal, SelfMetrics
+from tests.exporter.fetching import fetch
+from tests.exporter.page.building import metrics
+from tests.exporter.pollers import target
+from tests.exporter.reading import Reader
+from tests.exporter.test_web import site
+from tests.waiting import eventually
+
+LARGE_LABEL = "n" * 4000
+
+
+def large_fleet() -> list[Target]:
+    """Return instances whose page and list are larger than what kernels take unread."""
+    return [target(f"i{n}", 1, node=LARGE_LABEL) for n in range(3000)]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@asynccontextmanager
+async def sending(
+    sender: ResponseSender, body: Body
+) -> AsyncIterator[tuple[int, list[web.Request]]]:
+    """Serve one body at /page; yield the port, and the requests as they come."""
+    requests: list[web.Request] = []
+
+    async def make() -> Body:
+        return body
+
+    async def page(request: web.Request) -> web.StreamResponse:
+        requests.append(request)
+        return await sender.send(request, make)
+
+    app = web.Application()
+    app.router.add_get("/page", page)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][1], requests
+    finally:
+        await runner.cleanup()
+
+
+def n_responses() -> int:
+    return sum(isinstance(item, web.StreamResponse) for item in gc.get_objects())
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("path", ["/metrics", "/instances"])
+async def test_readers_that_break_off_leave_no_response_behind(path: str) -> None:
+    async with site(*large_fleet()) as pages:
+        await pages.publish()
+        for _ in range(10):
+            reader = await Reader.asking(pages.port, path)
+            assert 200 == await reader.status()
+            reader.break_off()
+
+        await eventually(lambda: n_responses() == 0)
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_write_that_fails_leaves_no_response_behind() -> None:
+    """The loop tells it as an error to whoever waits for the client to read."""
+    sender = ResponseSender(metrics(), timeout_s=30.0)
+    async with sending(sender, Body({}, [b"x" * 30_000_000])) as (port, requests):
+        reader = await Reader.asking(port, "/page")
+        assert 200 == await reader.status()
+        await eventually(lambda: requests[0].protocol.writing_paused)
+
+        transport, protocol = requests[0].transport, requests.pop().protocol
+        assert transport is not None
+        protocol.connection_lost(BrokenPipeError())
+        transport.abort()
+        reader.break_off()
+
+        await eventually(lambda: n_responses() == 0, within_s=10.0)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/instances"])
+async def test_twenty_slow_readers_hold_no_twenty_pages(path: str) -> None:
+    async with site(*large_fleet(), max_own_bytes=1) as pages:
+        edition = await pages.publish()
+        n_page = sum(map(len, edition.plain(Format.TEXT)))
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+
+        readers = [await Reader.asking(pages.port, path) for _ in range(20)]
+        for reader in readers:
+            await reader.status()
+
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert after - before < 1.5 * n_page
+        for reader in readers:
+            reader.break_off()
+
+
+async def test_a_reader_that_is_too_slow_is_cut_off_and_counted() -> None:
+    async with site(*large_fleet(), write_timeout_s=0.5) as pages:
+        await pages.publish()
+        reader = await Reader.asking(pages.port)
+        length = re.search(r"Content-Length: (\d+)", await reader.head())
+        assert length is not None
+
+        aborted = pages.polled.metrics.responses_aborted
+        await eventually(lambda: aborted._value.get() == 1)
+
+        assert len(await reader.rest()) < int(length[1])
+        reader.break_off()
+        assert 200 == (await pages.get("/-/ready")).status
+
+
+async def test_more_readers_than_can_be_borne_are_sent_away_until_others_have_gone() -> None:
+    async with site(*large_fleet()) as pages:
+        await pages.publish()
+        readers = [await Reader.asking(pages.port) for _ in range(2 * MAX_RESPONSES)]
+        statuses = [await reader.status() for reader in readers]
+
+        assert (MAX_RESPONSES, MAX_RESPONSES) == (statuses.count(200), statuses.count(503))
+        refused = await pages.get("/instances")
+        assert (503, "30") == (refused.status, refused.headers["Retry-After"])
+        assert MAX_RESPONSES + 1 == refusals(pages.polled.metrics)
+        for reader in readers:
+            reader.break_off()
+        await eventually(partial(is_served, pages.port, "/metrics"))
+
+
+async def test_bodies_that_readers_do_not_share_are_bounded_in_bytes_but_one_is_always_sent() -> (
+    None
+):
+    own = metrics()
+    sender = ResponseSender(own, timeout_s=30.0, max_own_bytes=1000)
+    body = Body({}, [b"x" * 30_000_000], own_bytes=30_000_000)
+    async with sending(sender, body) as (port, _):
+        first = await Reader.asking(port, "/page")
+        assert 200 == await first.status()
+        second = await Reader.asking(port, "/page")
+        assert 503 == await second.status()
+        assert 1 == refusals(own)
+
+        for reader in (first, second):
+            reader.break_off()
+        await eventually(partial(is_served, port, "/page"))
+
+
+async def test_a_head_request_gets_the_length_and_no_body() -> None:
+    async with site(target("a", 1)) as pages:
+        await pages.publish()
+        answer = await fetch(pages.port, "/metrics", method="HEAD")
+
+    assert (200, b"") == (answer.status, answer.body)
+    assert int(answer.headers["Content-Length"]) > 1000
+
+
+def refusals(of: SelfMetrics) -> float:
+    count: float = of.requests_refused[Refusal.RESPONSES]._value.get()
+    return count
+
+
+async def is_served(port: int, path: str) -> bool:
+    return 200 == (await fetch(port, path)).status
