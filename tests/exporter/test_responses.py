@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import re
 import tracemalloc
@@ -129,6 +130,16 @@ async def test_a_reader_that_is_too_slow_is_cut_off_and_counted() -> None:
         assert len(await reader.rest()) < int(length[1])
         reader.break_off()
         assert 200 == (await pages.get("/-/ready")).status
+
+
+async def test_closing_does_not_wait_for_slow_readers() -> None:
+    reader: Reader | None = None
+    async with asyncio.timeout(20.0):
+        async with site(*large_fleet()) as pages:
+            await pages.publish()
+            reader = await Reader.asking(pages.port)
+            assert 200 == await reader.status()
+    reader.break_off()
 
 
 async def test_more_readers_than_can_be_borne_are_sent_away_until_others_have_gone() -> None:
