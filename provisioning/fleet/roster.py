@@ -13,7 +13,7 @@ from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.health import Subject
 from provisioning.fleet.model import Instance, Phase
 from provisioning.fleet.store.base import Stored
-from provisioning.fleet.units import model_store, unit_of, workload_digest
+from provisioning.fleet.units import host_of, model_store, unit_of, workload_digest
 
 
 class Roster:
@@ -41,8 +41,7 @@ class Roster:
         node = self.node_by_name.get(instance.node)
         if pool is None or node is None or instance.phase is not Phase.RUNNING:
             return None
-        # It listens where it was told to when it was started, whatever the node's address is now.
-        host = instance.listing.address or node.address
+        host = host_of(instance, node)
         return Subject(instance.unit, node.name, host, instance.port, pool.workload.probe)
 
     def count_as_wanted(self, stored: Mapping[str, Stored], ill: Mapping[str, object]) -> int:

@@ -38,6 +38,11 @@ def listing_of(workload: Workload, node: Node) -> Listing:
     return Listing(workload.model, workload.engine, node.address, node.labels)
 
 
+def host_of(instance: Instance, node: Node) -> str:
+    """Return where an instance listens: where its unit was told to, whatever its node has now."""
+    return instance.listing.address or node.address
+
+
 def netloc(host: str, port: int) -> str:
     """Return `host:port` as a URL writes it, IPv6 addresses in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -29,7 +29,7 @@ from provisioning.fleet.fleet import Fleet, Node
 from provisioning.fleet.model import Instance, Listing, Workload
 from provisioning.fleet.spec import decode_fleet
 from provisioning.fleet.store.base import Stored, StoredSpec, View
-from provisioning.fleet.units import netloc, workload_digest
+from provisioning.fleet.units import host_of, netloc, workload_digest
 
 log = logging.getLogger("provisioning.fleet.api")
 
@@ -168,13 +168,14 @@ class Directory:
     def _listing(self, instance: Instance) -> Listing:
         """Return what an instance is found by, now.
 
-        Where its node is listed still, that entry counts: health is asked there as well. Of its
-        workload the specification tells only where the record, of an earlier release, does not.
+        It listens where it was told to when it was started; its labels are its node's of now. The
+        specification tells the rest only where the record, of an earlier release, does not.
         """
         listing = instance.listing
         node = self._node_by_name.get(instance.node)
         if node is not None:
-            listing = replace(listing, address=node.address, labels=node.labels)
+            address = host_of(instance, node)
+            listing = replace(listing, address=address, labels=node.labels)
         workload = self._workload_by_digest.get(instance.workload)
         if workload is not None and not listing.model:
             listing = replace(listing, model=workload.model, engine=workload.engine)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from msgspec.structs import replace
 
 from provisioning.fleet.api.forms import Details
 from provisioning.fleet.api.inventory import Directory
 from provisioning.fleet.fleet import Fleet
 from provisioning.fleet.model import Instance, Listing
+from provisioning.fleet.roster import Roster
 from provisioning.fleet.spec import encode_fleet
 from provisioning.fleet.store.base import Stored, StoredSpec, View
 from tests.provisioning.fleet.api.board import FLEET, WORKLOAD, instance
@@ -71,16 +73,25 @@ def test_an_instance_without_any_specification_is_listed_as_before() -> None:
     assert THERE == found_by(listed(None, OLD))
 
 
-def test_a_node_that_is_listed_tells_its_address_and_labels_itself() -> None:
-    """Health is asked there too, and labels may change while an instance lives."""
+@pytest.mark.parametrize(
+    ("listing", "host"),
+    [(OLD.listing, "127.0.0.1"), (Listing(), "10.0.0.9")],
+    ids=["recorded", "of an earlier release"],
+)
+def test_an_instance_is_listed_where_it_listens_and_is_asked_for_its_health(
+    listing: Listing, host: str
+) -> None:
+    """Its node's address has changed since it was started; its labels count at once."""
     moved = replace(FLEET.nodes[0], address="10.0.0.9", labels=(("rack", "r2"),))
+    fleet = replace(FLEET, nodes=(moved,))
+    one = replace(OLD, listing=listing)
 
-    details = listed(replace(FLEET, nodes=(moved,)), OLD)
+    details = listed(fleet, one)
+    subject = Roster(fleet).subject(one)
 
-    assert ("http://10.0.0.9:20501", {"pool": "llama", "rack": "r2"}) == (
-        details.url,
-        dict(details.labels),
-    )
+    assert subject
+    assert (host, f"http://{host}:20501") == (subject.host, details.url)
+    assert {"pool": "llama", "rack": "r2"} == dict(details.labels)
 
 
 def test_a_record_of_an_earlier_release_is_listed_by_the_specification() -> None:
