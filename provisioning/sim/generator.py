@@ -33,10 +33,11 @@ from provisioning.sim.wire import JSON, NDJSON, Request, Response, chunk, encode
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 FAILED = "timed out waiting for llama runner to start"
 LOST = "an error was encountered while running the model: unexpected EOF"
-"""As measured on a real server whose runner was killed in a stream."""
+"""Of a runner that was killed in a stream: measured on a real server."""
 KILLED = "llama runner process has terminated: signal: killed"
-"""As Ollama's llm/server.go says of a runner that was killed while it loaded, and issues report."""
+"""Of a runner that was killed while it loaded: Ollama's llm/server.go, and users' reports of it."""
 NO_EMBEDDING = "this model does not support embeddings"
+"""Of a runner whose model is not made for that; the status is measured, the words are reported."""
 ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
 Write = Callable[[bytes], None]
 

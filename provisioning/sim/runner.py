@@ -47,7 +47,7 @@ class Run:
     cold_ns: int
     """What loading the model took."""
     limit: asyncio.Timeout | None = None
-    """Of what it does now; it is over at once when something happens to the runner."""
+    """Of what it does now; it is over at once when a fault of the instance begins or ends."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -58,7 +58,7 @@ class Run:
     def tell(self) -> None:
         """Take note that the instance's faults are other ones now."""
         self.news.set()
-        if self.limit is not None and self.state.runner is not None:
+        if self.limit is not None:
             self.limit.reschedule(0.0)
 
 
@@ -118,7 +118,7 @@ class Runners:
         runs.add(run)
         try:
             while not await _is_done(run, work):
-                await self._thaw(run)
+                await self._survive(run)
         finally:
             runs.discard(run)
             if not runs:
@@ -155,8 +155,8 @@ class Runners:
             async with self._lock_of(state, victim):
                 models.take(victim)
 
-    async def _thaw(self, run: Run) -> None:
-        """Wait until the runner is frozen no more."""
+    async def _survive(self, run: Run) -> None:
+        """Wait while the runner is frozen; raise RunnerLostError where it was killed."""
         since_s = self._loop_s()
         while run.is_frozen:
             run.news.clear()
@@ -205,13 +205,11 @@ def _kind(state: InstanceState) -> Kind | None:
 
 
 async def _is_done(run: Run, work: Callable[[], Awaitable[None]]) -> bool:
-    """Work until the end, or until something happens to the runner."""
+    """Work until the end, or until a fault begins or ends."""
     try:
         async with asyncio.timeout(None) as run.limit:
             await work()
     except TimeoutError:
-        if not run.is_frozen:
-            raise RunnerLostError from None
         return False
     finally:
         run.limit = None

@@ -61,6 +61,10 @@ def _error(message: str, kind: str) -> str:
         ("POST", "/api/embed", {"model": "x"}, 404, '{"error":"model \'x\' not found"}'),
         ("POST", "/api/embed", {"model": M, "input": 3}, 400, '{"error":"invalid input type"}'),
         (
+            *("POST", "/api/embed", {"model": M, "input": ["x"] * 1001}, 400),
+            '{"error":"the simulation embeds at most 1,000 inputs at once"}',
+        ),
+        (
             *("POST", "/api/embed", {"model": M, "input": "x"}, 501),
             '{"error":"this model does not support embeddings"}',
         ),

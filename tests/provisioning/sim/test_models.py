@@ -98,9 +98,15 @@ async def test_a_model_is_unloaded_at_once_and_loaded_again_by_the_next_request(
     assert {OWN: clock.now_s + KEEP_ALIVE_S} == await _loaded(fleet)
 
 
-async def test_a_prompt_that_says_0_is_answered_before_the_model_goes(fleet: RunningFleet) -> None:
-    assert 1 == (await _generate(fleet, keep_alive=0)).json["eval_count"]
-    assert {} == await _loaded(fleet)
+async def test_a_restart_empties_the_memory_and_not_the_store(fleet: RunningFleet) -> None:
+    async with connected(fleet) as client:
+        await client.post("/api/copy", {"source": OWN, "destination": "mine"})
+    await _generate(fleet, keep_alive=0)
+    fleet.inject("kill", ids=["llm-00001"])
+    fleet.heal()
+
+    assert [OWN] == list(await _loaded(fleet)), "its imagined clients have asked it"
+    assert 5 == len((await get(fleet, 0, "/api/tags")).json["models"])
 
 
 async def test_without_a_prompt_another_model_is_loaded_beside(fleet: RunningFleet) -> None:
@@ -119,7 +125,7 @@ async def test_one_more_than_may_be_loaded_takes_the_place_of_the_one_that_stays
     assert {OWN, THIRD, FOURTH} == set(await _loaded(fleet))
 
 
-async def test_a_model_is_not_evicted_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_stays_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     may_end = asyncio.Event()
 
     async def until(_: Runners, _began_s: float, _due_ns: int) -> None:
@@ -129,8 +135,9 @@ async def test_a_model_is_not_evicted_while_it_works(monkeypatch: pytest.MonkeyP
     spec = FleetSpec(n_instances=1, mode=Mode.OLLAMA, installed_models=2, max_loaded_models=1)
     async with running_fleet(spec) as fleet:
         state = fleet.fleet.states[0]
-        working = asyncio.create_task(_generate(fleet))
+        working = asyncio.create_task(_generate(fleet, keep_alive=0))
         await eventually(lambda: state.n_generating == 1)
+        assert [OWN] == list(await _loaded(fleet))
         coming = asyncio.create_task(_generate(fleet, SECOND))
         await eventually(lambda: state.n_generating == 2)
         assert [OWN] == list(await _loaded(fleet))

@@ -159,7 +159,7 @@ async def test_a_local_page_is_served_and_its_preflight_answered(fleet: RunningF
     more = "Origin: http://localhost:3000\r\n"
     async with connected(fleet) as client:
         preflight = await client.get("/api/generate", method="OPTIONS", more=more)
-        answer = await client.get("/api/ps", more=more)
+        _, answer = [await client.get("/api/ps", more=more) for _ in range(2)]
         own = await client.get("/api/ps", more="Origin: http://localhost\r\n")
 
     assert (204, b"") == (preflight.status, preflight.body)
@@ -172,6 +172,11 @@ async def test_a_local_page_is_served_and_its_preflight_answered(fleet: RunningF
         assert "http://localhost:3000" == one.headers["access-control-allow-origin"]
     assert (200, "Origin") == (answer.status, answer.headers["vary"])
     assert "vary" not in own.headers
+
+
+async def test_the_methods_of_a_local_name_are_not_told(fleet: RunningFleet) -> None:
+    async with connected(fleet) as client:
+        assert 204 == (await client.get("/api/ps", method="OPTIONS")).status
 
 
 @pytest.mark.parametrize("path", ["//api/ps", "/api//ps", "/api/./ps", "/x/../api/ps"])

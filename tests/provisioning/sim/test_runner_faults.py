@@ -13,7 +13,15 @@ from provisioning.sim.app import RunningFleet, running_fleet
 from provisioning.sim.errors import UnknownFaultError
 from provisioning.sim.runner import Runners
 from provisioning.sim.spec import MODELS, FleetSpec, Hardware, Mode
-from tests.provisioning.sim.client import ANSWER_S, Answer, Client, FakeClock, connected, get
+from tests.provisioning.sim.client import (
+    ANSWER_S,
+    SILENCE_S,
+    Answer,
+    Client,
+    FakeClock,
+    connected,
+    get,
+)
 from tests.waiting import eventually
 
 M = MODELS[0].name
@@ -46,12 +54,18 @@ class _Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, n_free: int) -> None:
         self.is_open = asyncio.Event()
         self.n_waiting = 0
+        self.now_s = 0.0
+        """The only time that the runners know."""
+        self.began_s: set[float] = set()
+        """From when the waits were counted."""
         self._n_free = n_free
 
-        async def until(_: Runners, _began_s: float, _due_ns: int) -> None:
+        async def until(_: Runners, began_s: float, _due_ns: int) -> None:
+            self.began_s.add(began_s)
             await self._pass()
 
         monkeypatch.setattr(Runners, "_until", until)
+        monkeypatch.setattr(Runners, "_loop_s", lambda _: self.now_s)
 
     def is_reached(self) -> bool:
         return self.n_waiting == 1
@@ -154,17 +168,22 @@ async def test_a_request_hangs_while_its_runner_is_frozen_and_pages_are_answered
 ) -> None:
     async with connected(fleet) as client:
         await _begin(client, gate)
+        fleet.inject("slow", ids=["llm-00001"])
+        assert await client.hears_nothing(), "a fault of another kind ends nothing"
         fault = fleet.inject("runner_hang", ids=["llm-00001"])
-        gate.is_open.set()
         assert await client.hears_nothing()
         assert [M] == await _loaded(fleet)
         fleet.inject("slow", ids=["llm-00001"])
-        assert await client.hears_nothing(), "another fault thaws nothing"
+        assert await client.hears_nothing(), "a fault of another kind thaws nothing"
+        assert {0.0} == gate.began_s
 
+        gate.now_s = 7.0
+        gate.is_open.set()
         fleet.heal(fault.id)
 
         rest = (await client.read_rest_of_chunks()).splitlines()
         assert json.loads(rest[-1])["done"]
+        assert {0.0, 7.0} == gate.began_s, "it goes on where it was"
 
 
 async def test_a_frozen_stream_s_runner_can_be_killed_too(fleet: RunningFleet, gate: _Gate) -> None:
@@ -190,6 +209,23 @@ async def test_out_of_memory_fails_every_load_until_it_is_healed(fleet: RunningF
 
     assert [M] == await _loaded(fleet)
     assert 200 == (await _generate(fleet)).status
+
+
+async def test_out_of_memory_is_counted_when_it_comes_and_for_each_request() -> None:
+    async with running_fleet(FleetSpec(n_instances=1, time_scale=0.0)) as fleet:
+        fleet.inject("runner_oom", share=1)
+        for _ in range(2):
+            assert 500 == (await _generate(fleet)).status
+        assert 3 == (await get(fleet, 0, "/api/metrics")).json["errors"]["out_of_memory"]
+
+
+async def test_a_request_waits_while_its_instance_is_loading(fleet: RunningFleet) -> None:
+    fleet.inject("loading", ids=["llm-00001"])
+    async with connected(fleet) as client:
+        asked = asyncio.create_task(client.post("/api/generate", _body()))
+        assert not (await asyncio.wait([asked], timeout=SILENCE_S))[0]
+        fleet.heal()
+        assert 200 == (await asked).status
 
 
 async def test_a_model_unloaded_by_a_client_is_installed_and_loads_again(
