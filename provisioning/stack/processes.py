@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, Self, TypeVar
 import aiohttp
 
 from ollama_fleet.logs import escaped
+from provisioning.fleet.runtime.endings import until_readable
 from provisioning.stack import rundir
 from provisioning.stack.errors import ChildError
 
@@ -51,15 +53,19 @@ class Child:
     """A started process."""
 
     spec: ChildSpec
-    process: asyncio.subprocess.Process
+    process: subprocess.Popen[bytes]
     log: Path
     ended: asyncio.Task[int]
     """Gives the exit status, negative for a signal."""
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Signal the process and whatever it has started; do nothing where all have ended."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+        """Signal the process and whatever it has started; do nothing where all have ended.
+
+        Once it is reaped, the number of its group may be another's.
+        """
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
 
     def error(self, what: str) -> ChildError:
         """Return an error that says what happened, with the end of the log."""
@@ -92,7 +98,7 @@ class Children:
         Raises:
             ChildError: One cannot be run, is not ready in time, or any child has ended.
         """
-        started = [await self._spawn(spec) for spec in specs]
+        started = [self._spawn(spec) for spec in specs]
         await self.guard(_until_all_ready(started))
 
     async def guard(self, work: Coroutine[Any, Any, T]) -> T:
@@ -116,23 +122,23 @@ class Children:
             if child.ended.done():
                 raise child.error(f"ended by itself ({_status_words(child.ended.result())})")
 
-    async def _spawn(self, spec: ChildSpec) -> Child:
+    def _spawn(self, spec: ChildSpec) -> Child:
         log = self._run_dir / f"{spec.name}.log"
         try:
             with rundir.opened(log, "wb") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *_dying_with_parent(),
-                    *spec.command,
-                    stdin=asyncio.subprocess.DEVNULL,
+                process = subprocess.Popen(
+                    [*_dying_with_parent(), *spec.command],
+                    stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
                     env=self._environ,
                 )
+            descriptor = os.pidfd_open(process.pid)
         except OSError as error:
             command = " ".join(spec.command)
             raise ChildError(f"cannot run {spec.name} (`{command}`): {error}") from error
-        child = Child(spec, process, log, asyncio.create_task(process.wait()))
+        child = Child(spec, process, log, asyncio.create_task(_ended(process, descriptor)))
         self._children.append(child)
         return child
 
@@ -164,9 +170,19 @@ class Children:
         if not child.ended.done():
             child.signal_group(signal.SIGTERM)
             await asyncio.wait([child.ended], timeout=self._grace_s)
-        # Also for what the child started and left behind.
         child.signal_group(signal.SIGKILL)
         await child.ended
+
+
+async def _ended(process: subprocess.Popen[bytes], descriptor: int) -> int:
+    """Return the status of a process that has ended, and end what it has left behind."""
+    try:
+        await until_readable(descriptor)
+    finally:
+        os.close(descriptor)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def _dying_with_parent() -> tuple[str, ...]:

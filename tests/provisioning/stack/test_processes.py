@@ -68,6 +68,31 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(
     assert 0.2 <= time.monotonic() - before_s < 5
 
 
+@pytest.mark.parametrize("does_end_first", [True, False])
+async def test_no_group_is_signalled_whose_number_may_be_anothers(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch, does_end_first: bool
+) -> None:
+    """As long as its leader was not reaped, dead or alive, it is not."""
+    was_there: list[bool] = []
+
+    def killpg(pid: int, number: int) -> None:
+        was_there.append(Path(f"/proc/{pid}").exists())
+        real(pid, number)
+
+    real = os.killpg
+    monkeypatch.setattr(os, "killpg", killpg)
+    async with Children(tmp_path) as children:
+        await children.start(child("one", free_port))
+        (pid,) = children.pids.values()
+        if does_end_first:
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(ChildError, match="SIGKILL"):
+                await children.guard(asyncio.sleep(60))
+
+    assert {True} == set(was_there)
+    assert not Path(f"/proc/{pid}").exists()
+
+
 async def test_what_a_child_started_ends_with_it(tmp_path: Path, free_port: int) -> None:
     spec = child("parent", free_port, Mode.PARENT)
 
