@@ -20,6 +20,7 @@ from exporter.config import Config, Given
 from exporter.errors import ExporterError
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
 from ollama_fleet import logs
+from ollama_fleet.signals import ignore_hangup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -116,6 +117,7 @@ async def _serve(config: Config) -> None:
     running = asyncio.create_task(_run(config))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    ignore_hangup()
     await asyncio.wait((running,))
     if not running.cancelled():
         running.result()

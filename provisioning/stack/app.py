@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import click
 
+from ollama_fleet.signals import IGNORED
 from provisioning.stack import (
     commands,
     leftovers,
@@ -77,9 +78,27 @@ def say(text: str) -> None:
 async def _run(plan: Plan, settings: Settings) -> None:
     """Let every way of asking to stop end the stage, which then stops its children."""
     staged = asyncio.create_task(_stage(plan, settings))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, staged.cancel)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, staged.cancel)
+    loop.add_signal_handler(signal.SIGHUP, _hang_up, staged, _has_terminal())
     await staged
+
+
+def _hang_up(staged: asyncio.Task[None], had_terminal: bool) -> None:
+    """Stop when the terminal is closed, where nobody could press Ctrl-C any more; else go on."""
+    if had_terminal and not _has_terminal():
+        staged.cancel()
+    else:
+        say(IGNORED)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 async def _stage(plan: Plan, settings: Settings) -> None:

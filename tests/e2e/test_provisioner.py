@@ -111,6 +111,15 @@ async def test_the_fix_of_a_fleet_that_cannot_start_is_waited_for(fleet_lab: Lab
     assert mended.stderr.endswith(f"{N} of {N} instances ready\n")
 
 
+async def test_a_hangup_is_logged_and_ignored(fleet_lab: Lab) -> None:
+    one = await fleet_lab.started()
+
+    one.send(signal.SIGHUP)
+
+    await eventually(lambda: "signal=SIGHUP ignored" in one.said)
+    assert await one.is_ready()
+
+
 async def test_a_provisioner_that_is_stopped_holds_up_no_command(fleet_lab: Lab) -> None:
     """It is the first that the commands ask, and the kernel takes connections for it."""
     leader = await applied(fleet_lab, 2)

@@ -264,6 +264,9 @@ class Running:
             assert line, self.log
             self.log += line.decode()
 
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, bytes]:
         """Send a signal; return status and stdout. Fail when it takes too long."""
         started_s = time.monotonic()
@@ -351,6 +354,16 @@ async def test_it_stops_at_once_while_instances_hang(
 
     assert 0 == status
     assert "Traceback" not in running.log
+
+
+async def test_a_hangup_is_logged_and_ignored(inventory: Path) -> None:
+    async with started("--inventory", inventory, *ANYWHERE) as running:
+        port = await running.port()
+        running.send(signal.SIGHUP)
+        await running.until_logged("signal=SIGHUP ignored")
+
+        assert 200 == (await fetch(port, "/-/healthy")).status
+        assert 0 == (await running.stop())[0]
 
 
 async def test_it_stops_at_once_while_it_starts() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from ollama_fleet import logs
+from ollama_fleet.signals import ignore_hangup
 from provisioning.fleet.app import Settings, running
 from provisioning.fleet.cli.asking import yes_option
 from provisioning.fleet.cli.awaiting import wait_for
@@ -147,6 +148,7 @@ async def _until_stopped(settings: Settings) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    ignore_hangup()
     async with running(settings) as url:
         log.info("the API is at %s", url)
         await stopped.wait()

@@ -229,10 +229,12 @@ async def test_a_signal_during_the_start_leaves_nothing(
     async with _up(tmp_path) as process:
         await eventually((tmp_path / "simulated-fleet.log").exists, within_s=START_S)
 
+        process.send_signal(signal.SIGHUP)  # which says nothing, unless the terminal is gone
         process.send_signal(number)
         _, stderr = await asyncio.wait_for(process.communicate(), STOP_S)
 
     assert 0 == process.returncode
+    assert "signal=SIGHUP ignored" in stderr.decode()
     assert stderr.decode().endswith("stopped\n")
     assert not _pids_naming(str(tmp_path))
 

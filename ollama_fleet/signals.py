@@ -1,0 +1,16 @@
+"""Keep a server alive that is sent SIGHUP, until it means that settings are to be read again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+IGNORED = "signal=SIGHUP ignored: restart to read changed settings"
+
+log = logging.getLogger(__name__)
+
+
+def ignore_hangup() -> None:
+    """Have the running loop log SIGHUP, which would end the process."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, log.warning, IGNORED)
