@@ -108,9 +108,11 @@ class Exporter:
         self._metrics = SelfMetrics(
             version=self._version, shard=config.shard, poll_interval_s=config.poll_interval
         )
-        self._note_inventory()
         ledger = Ledger()
         self._poller = Poller(config.poll_interval, self._manner(), ledger, self._metrics)
+        self._note_inventory()
+        if not self._poller.knows_whole_fleet:
+            log.warning("not ready until every inventory was read (or inventory.allow-partial)")
         self._stack.push_async_callback(self._poller.close)
         publisher = Publisher(
             self._poller,
@@ -165,6 +167,7 @@ class Exporter:
             self._clock,
             fleet_page,
             sender,
+            sources=lambda: self._inventory.states,
             version=self._version,
             guard=guard,
         )
@@ -207,15 +210,17 @@ class Exporter:
             self._wire.slots = asyncio.Semaphore(n_slots)
 
     async def _poll(self) -> None:
-        """Poll from when an inventory was read: an empty fleet is news, an unknown one is not."""
+        """Poll what is known as soon as an inventory was read."""
         await self._has_inventory.wait()
         await self._poller.run()
 
     def _note_inventory(self) -> None:
         states = self._inventory.states
         self._metrics.set_sources(states)
-        if any(state.last_success_s for state in states):
+        is_read = [state.last_success_s > 0 for state in states]
+        if any(is_read):
             self._has_inventory.set()
+        self._poller.knows_whole_fleet = all(is_read) or self._config.inventory_allow_partial
 
     async def _refresh_inventory(self) -> None:
         while True:

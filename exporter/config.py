@@ -52,6 +52,7 @@ class Config:
     inventory: tuple[str, ...]
     inventory_refresh_interval: float
     inventory_timeout: float
+    inventory_allow_partial: bool
     inventory_token_file: str
     inventory_ca_file: str
     poll_interval: float

@@ -45,6 +45,8 @@ class Cycle:
 
     first_tick: int
     started_s: float
+    is_whole: bool
+    """Whether every inventory had been read when it began."""
     n_running: int = 0
     n_polled: int = 0
     lateness_s: float = 0.0
@@ -65,6 +67,8 @@ class Poller:
         self._watches: dict[str, Watch] = {}
         self._polls: dict[str, asyncio.Task[None] | None] = {}
         """Polls under way by instance id; None for those that need no task."""
+        self.knows_whole_fleet = True
+        """False while an inventory was never read: then no cycle counts as one over the fleet."""
         self.has_seen_all = asyncio.Event()
         """Set once the first whole cycle has ended; before that, aggregates would mislead."""
         metrics.open_connections.set_function(self._n_open)
@@ -106,7 +110,7 @@ class Poller:
         # The wall clock may be set while we run; polls keep their distance by the monotonic one.
         offset_s = self._clock.unix_s() - self._clock.monotonic_s()
         tick = wheel.tick_at(self._clock.unix_s()) + 1
-        cycle = Cycle(tick, self._clock.monotonic_s())
+        cycle = self._new_cycle(tick)
         while True:
             await self._clock.sleep(wheel.starts_at_s(tick) - offset_s - self._clock.monotonic_s())
             now_s = self._clock.monotonic_s() + offset_s
@@ -155,7 +159,10 @@ class Poller:
     def _next_cycle(self, cycle: Cycle, tick: int) -> Cycle:
         cycle.is_all_started = True
         self._complete(cycle)
-        return Cycle(tick, self._clock.monotonic_s())
+        return self._new_cycle(tick)
+
+    def _new_cycle(self, tick: int) -> Cycle:
+        return Cycle(tick, self._clock.monotonic_s(), self.knows_whole_fleet)
 
     def _start_due(self, tick: int, cycle: Cycle, *, lateness_s: float) -> None:
         cycle.lateness_s = max(cycle.lateness_s, lateness_s)
@@ -224,6 +231,8 @@ class Poller:
         if cycle.n_running or not cycle.is_all_started:
             return
         self._metrics.polls.inc(cycle.n_polled)
+        if not cycle.is_whole:
+            return
         self._metrics.cycles.inc()
         self._metrics.cycle_duration_s.set(self._clock.monotonic_s() - cycle.started_s)
         self._metrics.cycle_completed_at_s.set(self._clock.unix_s())

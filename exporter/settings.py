@@ -150,6 +150,14 @@ SETTINGS = (
         "DURATION",
     ),
     Setting(
+        "inventory.allow-partial",
+        "false",
+        "Publish the fleet before every inventory was read once. By default the exporter is not "
+        "ready until then: half a fleet would look like a whole one.",
+        switch,
+        "true|false",
+    ),
+    Setting(
         "inventory.token-file",
         "",
         "File with the bearer token that inventory URLs ask for.",

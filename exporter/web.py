@@ -27,10 +27,11 @@ from exporter.model import Status
 from exporter.responses import Body
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from exporter.clock import Clock
     from exporter.instances import Filter
+    from exporter.inventory import SourceState
     from exporter.page.handlers import FleetPage
     from exporter.poller import Poller
     from exporter.publisher import Publisher
@@ -45,7 +46,7 @@ PAGES = {
     "/instances": "every instance with its last outcome, as JSON; "
     "?status=unhealthy&node=…&model=… filters",
     "/-/healthy": "200 while the process runs",
-    "/-/ready": "200 once every instance has been polled",
+    "/-/ready": "200 once every inventory was read and every instance polled",
 }
 
 CONTENT_TYPES = {
@@ -77,6 +78,7 @@ class Web:
         fleet_page: FleetPage,
         sender: ResponseSender,
         *,
+        sources: Callable[[], Sequence[SourceState]] = tuple,
         version: str,
         guard: Guard | None = None,
     ) -> None:
@@ -87,6 +89,7 @@ class Web:
         self._clock = clock
         self._sender = sender
         self._one_list_at_a_time = asyncio.Lock()
+        self._sources = sources
         self._version = version
         self._guard = guard
         self._runner: web.AppRunner | None = None
@@ -177,10 +180,18 @@ class Web:
         return web.Response(text="The exporter runs.\n")
 
     async def _ready(self, _: web.Request) -> web.Response:
-        if self._publisher.edition is None:
-            text = "Not ready: the first whole cycle over the fleet has not ended.\n"
-            return web.Response(text=text, status=503)
-        return web.Response(text="Every instance has been polled.\n")
+        never_read = [
+            f"inventory source {state.source} was never read: {state.last_error}"
+            for state in self._sources()
+            if not state.last_success_s
+        ]
+        if self._publisher.edition is not None:
+            lines = ["Every instance that is known has been polled.", *never_read]
+            return web.Response(text="\n".join([*lines, ""]))
+        helps = ["--inventory.allow-partial true publishes the fleet without it"]
+        unended = ["the first whole cycle over the fleet has not ended"]
+        reasons = [*never_read, *helps] if never_read else unended
+        return web.Response(text="Not ready: " + "\n".join([*reasons, ""]), status=503)
 
     async def _landing(self, _: web.Request) -> web.Response:
         counts = Counter(row.status for row in self._poller.rows())

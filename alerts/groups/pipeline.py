@@ -128,8 +128,9 @@ def _metrics_absent(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="The exporter answers, but says nothing of the fleet.",
         description=(
-            "The exporter can be scraped and publishes no count of instances: it has read no "
-            "inventory, or has never finished polling the fleet. Alerts on the fleet are blind."
+            "The exporter can be scraped and publishes no count of instances: it has not read "
+            "every inventory yet, or has never finished polling the fleet; its page /-/ready says "
+            "which. Alerts on the fleet are blind."
         ),
         dashboard=Dashboard.EXPORTER,
     )

@@ -87,6 +87,10 @@ class Pages:
         """Return whether the page has a line."""
         return line in (await fetch(self._port, "/metrics")).text.splitlines()
 
+    async def ready(self) -> tuple[int, str]:
+        page = await fetch(self._port, "/-/ready")
+        return page.status, page.text
+
     async def has_many_connections(self) -> bool:
         return (await self.values(catalogue.EXPORTER_OPEN_CONNECTIONS))[0] > 10
 
@@ -340,6 +344,58 @@ async def test_nothing_is_said_of_a_fleet_whose_inventory_was_never_read(port: i
             await pages.until_values(catalogue.FLEET_INVENTORY_INSTANCES, [1.0])
 
     assert [[]] * len(told) == told
+
+
+async def test_a_fleet_of_which_a_part_is_unknown_is_polled_but_not_published(
+    fleet: Fleet, port: int
+) -> None:
+    """Of two sources one is away at the start: half the fleet must not look like the whole."""
+    fleet.write_list("a", port=port)
+    url = f"http://127.0.0.1:{(url_port := free_port())}/instances"
+    listed = msgspec.json.encode([{"id": "b", "url": f"http://127.0.0.1:{port}"}])
+    seen: list[list[float]] = []
+    async with running(replace(config("-"), inventory=(str(fleet.path), url))) as pages:
+
+        async def has_polled_often() -> bool:
+            seen.append(await pages.values(catalogue.FLEET_INVENTORY_INSTANCES))
+            return (await pages.values(catalogue.EXPORTER_POLLS))[0] >= 3
+
+        await pages.until_statuses({"a": "healthy"})
+        await eventually(has_polled_often)
+        # By this series the alerts know an exporter that watches its whole part of the fleet.
+        assert [0.0] == await pages.values(catalogue.EXPORTER_POLL_LAST_COMPLETED)
+        read_at_s = await pages.values(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)
+        assert [True, False] == [at_s > 0 for at_s in read_at_s]
+        status, text = await pages.ready()
+        assert 503 == status
+        assert f"inventory source {url} was never read: " in text
+        assert "inventory.allow-partial" in text
+
+        async with serving(answering({"/instances": listed}), url_port):
+
+            async def is_published() -> bool:
+                seen.append(await pages.values(catalogue.FLEET_INVENTORY_INSTANCES))
+                return seen[-1] != []
+
+            await eventually(is_published)
+            assert {"a": "healthy", "b": "healthy"} == await pages.statuses()
+            assert 200 == (await pages.ready())[0]
+
+    assert [[]] * (len(seen) - 1) + [[2.0]] == seen
+
+
+async def test_a_part_of_the_fleet_is_published_where_that_is_allowed(
+    fleet: Fleet, port: int
+) -> None:
+    fleet.write_list("a", port=port)
+    url = f"http://127.0.0.1:{free_port()}/instances"
+    of = config("-", inventory__allow_partial="true")
+    async with running(replace(of, inventory=(str(fleet.path), url))) as pages:
+        await pages.until_values(catalogue.FLEET_INVENTORY_INSTANCES, [1.0])
+        status, text = await pages.ready()
+
+    assert 200 == status
+    assert f"inventory source {url} was never read: " in text
 
 
 async def test_it_can_be_started_again_in_the_same_process(fleet: Fleet, port: int) -> None:
