@@ -42,6 +42,8 @@ class Observed(msgspec.Struct, frozen=True):
     """Node and name of units that are being removed without a record."""
     resting: frozenset[str] = frozenset()
     """Names of units that could just not be removed, and are left alone for a while."""
+    idle: frozenset[str] = frozenset()
+    """Units of draining instances that have no request under way."""
     deletable_orphans: frozenset[tuple[str, str]] = frozenset()
     """Node and name of orphans that a person has ordered to be deleted."""
 

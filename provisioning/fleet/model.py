@@ -139,6 +139,14 @@ class Probe(msgspec.Struct, frozen=True):
     """So many in a row make a running instance unhealthy."""
 
 
+class RequestsPage(msgspec.Struct, frozen=True):
+    """Where an engine says how many requests run and wait."""
+
+    path: str
+    names: tuple[str, ...]
+    """Keys of its JSON, or names of its Prometheus samples; all 0: nothing is under way."""
+
+
 class WarmUp(msgspec.Struct, frozen=True):
     """Requests that load the model before the first user waits for it; each must answer 200."""
 

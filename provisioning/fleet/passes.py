@@ -16,6 +16,7 @@ from provisioning.fleet.actions import Action, Observed
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.counters import Listener
 from provisioning.fleet.decide import decide
+from provisioning.fleet.drains import DrainMonitor
 from provisioning.fleet.due import drain_left_s
 from provisioning.fleet.errors import StoreUnavailableError
 from provisioning.fleet.fleet import Fleet, Node
@@ -78,6 +79,7 @@ class Passes:
         )
         mirror.listen(self._lookout.take_record)
         self._nodes, self._health = self._lookout.nodes, self._lookout.health
+        self._drains = DrainMonitor(prober, clock, on_idle=self._wake.set)
         self._work = Work(self._nodes, prober, clock, dice=dice, leads=leads, on_end=self._wake.set)
         self._grace = Grace(clock)
         self._logbook = Logbook(clock, self._lookout.silences)
@@ -126,6 +128,7 @@ class Passes:
         tasks = (
             asyncio.create_task(self._pass_again_and_again(term)),
             asyncio.create_task(self._health.run()),
+            asyncio.create_task(self._drains.run()),
         )
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -174,6 +177,7 @@ class Passes:
             return INTERVAL_S
         await self._lookout.follow(roster, self._mirror.stored)
         ended, n_refused = await self._write_ended(roster, term)
+        self._drains.follow(self._mirror.stored)
         observed = self._observed()
         self._note_orphans(find_orphans(roster.fleet, observed))
         decided_s = self._clock.unix_s()
@@ -210,6 +214,7 @@ class Passes:
             starting=self._work.starting(),
             sweeping=self._work.sweeping(),
             resting=self._work.resting(),
+            idle=self._drains.idle,
             deletable_orphans=self._deletable_orphans,
         )
 

@@ -52,7 +52,8 @@ def _may_stop(draft: Draft, instance: Instance, rotation: Rotation) -> bool:
 
 
 def has_drained(draft: Draft, instance: Instance, rotation: Rotation) -> bool:
-    """Say whether a draining instance had its time, or has nothing left that serves."""
+    """Say whether a draining instance had its time, or has nothing under way, or has ended."""
     # Negative once the clock was set back: then nobody knows how long it has drained.
     is_over = not 0 <= draft.now_s - instance.since_s < rotation.drain_s
-    return is_over or bool(draft.survey.ending(instance))
+    is_idle = instance.unit in draft.observed.idle
+    return is_over or is_idle or bool(draft.survey.ending(instance))

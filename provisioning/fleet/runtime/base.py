@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from provisioning.fleet.model import FoundUnit, Probe, Unit, WarmUp
+from provisioning.fleet.model import FoundUnit, Probe, RequestsPage, Unit, WarmUp
 
 
 class Runtime(Protocol):
@@ -65,6 +65,10 @@ class Prober(Protocol):
         Raises:
             NotAskedError: This machine lacks what a question takes.
         """
+        ...
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        """Say whether it is certain that no request runs or waits there."""
         ...
 
     async def warm_up(

@@ -17,7 +17,7 @@ import msgspec
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import LastingError
 from provisioning.fleet.fleet import Node, RuntimeKind
-from provisioning.fleet.model import Probe, WarmUp
+from provisioning.fleet.model import Probe, RequestsPage, WarmUp
 from provisioning.fleet.runtime import cgroups, logfiles, records
 from provisioning.fleet.runtime.base import Runtime
 from provisioning.fleet.runtime.containerd_turns import Turns
@@ -96,6 +96,11 @@ class Machines:
         """Return why an instance is not healthy, in words; empty: it is."""
         is_simulated = (host, port) in self._world.at_address
         return await (self._simulated if is_simulated else self._http).ask(host, port, probe)
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        """Say whether it is certain that no request runs or waits there."""
+        is_simulated = (host, port) in self._world.at_address
+        return await (self._simulated if is_simulated else self._http).is_idle(host, port, page)
 
     async def warm_up(
         self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""

@@ -15,14 +15,14 @@ import asyncio
 import json
 import socket
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import aiohttp
 
 from provisioning.descriptors import SHORTAGES
 from provisioning.fleet.errors import NotAskedError, TransientError
-from provisioning.fleet.model import Probe, WarmUp
+from provisioning.fleet.model import Probe, RequestsPage, WarmUp
 
 PULL_PATH, SHOW_PATH = "/api/pull", "/api/show"
 """Of Ollama: it fetches a model, and says what it has of one."""
@@ -30,6 +30,10 @@ SHOW_TIMEOUT_S = 30.0
 SAID_BYTES = 200
 """How much of a refusal is told."""
 CHUNK_BYTES = 65_536
+REQUESTS_TIMEOUT_S = 2.0
+MAX_PAGE_BYTES = 1_000_000
+"""Of a page that counts requests; a longer one counts as none."""
+ZEROS = (0, "0", "0.0")
 MAX_AT_ONCE = 1000
 """Probes: 10,000 instances that all hang for 2 s take 2,000 at once, and more descriptors than
 most machines give; those that wait are asked later, which counts as no failure."""
@@ -61,6 +65,20 @@ class HttpProber:
             if _is_shortage(error):
                 raise NotAskedError(f"{url} was not asked: {_words(error)}") from error
             return f"{url} cannot be asked: {_words(error)}"
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        """Say whether all counts on the page are there, and 0."""
+        timeout = aiohttp.ClientTimeout(total=REQUESTS_TIMEOUT_S)
+        url = _url(host, port, page.path)
+        try:
+            async with (
+                self._turns,
+                self._session.get(url, timeout=timeout, allow_redirects=False) as response,
+            ):
+                body = await _whole(response) if response.status == 200 else b""
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            return False
+        return are_all_zero(body, page.names)
 
     async def warm_up(
         self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
@@ -132,6 +150,18 @@ class HttpProber:
             return _status(response), await _read(response)
 
 
+def are_all_zero(body: bytes, names: Collection[str]) -> bool:
+    """Say whether a JSON object, or Prometheus text, has all of these figures, and each is 0."""
+    figures: dict[str, object] = {}
+    if body.lstrip().startswith(b"{"):
+        with suppress(ValueError, RecursionError):
+            figures = json.loads(body)
+    else:
+        samples = (line.split() for line in body.decode(errors="replace").splitlines())
+        figures = {sample[0]: sample[1] for sample in samples if len(sample) > 1}
+    return all(figures.get(name) in ZEROS and figures[name] is not False for name in names)
+
+
 def pulled_model(request: WarmUp) -> str:
     """Return the model that a request has Ollama pull; empty: it is no pull."""
     if request.path != PULL_PATH:
@@ -184,6 +214,16 @@ def _is_shortage(error: Exception) -> bool:
         except OSError as of_ours:
             error = of_ours
     return isinstance(error, OSError) and error.errno in SHORTAGES
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """Return a body; of one that is too long nothing."""
+    body = b""
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        body += chunk
+        if len(body) > MAX_PAGE_BYTES:
+            return b""
+    return body
 
 
 async def _read(response: aiohttp.ClientResponse) -> str:

@@ -16,7 +16,7 @@ from provisioning.fleet.errors import (
     NoRoomError,
     TransientError,
 )
-from provisioning.fleet.model import FoundUnit, Probe, Unit, UnitState, WarmUp
+from provisioning.fleet.model import FoundUnit, Probe, RequestsPage, Unit, UnitState, WarmUp
 from provisioning.fleet.runtime.world import KILLED, NEVER_S, Held, World
 from provisioning.fleet.waiting import wait_at_most
 
@@ -164,6 +164,10 @@ class SimulatedProber:
         if not held.is_healthy(self._world.clock.monotonic_s()):
             return f"GET http://{host}:{port}{probe.path}: status 503 (simulated)"
         return ""
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        """Say no: these take no requests, and so count none."""
+        return False
 
     async def warm_up(
         self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from provisioning.fleet.model import WarmUp
+from provisioning.fleet.model import RequestsPage, WarmUp
 
 
 class Preset(StrEnum):
@@ -36,13 +36,24 @@ class Engine:
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     warm_up: Preset = Preset.NONE
+    requests: RequestsPage | None = None
+    """None: it does not say how many it has, as stock Ollama, so a drain lasts its whole time."""
 
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "auto": Engine(),
-        "fleet": Engine(health_path="/health"),
-        "llamacpp": Engine(health_path="/health"),
+        "fleet": Engine(
+            health_path="/health",
+            requests=RequestsPage("/api/metrics", ("requests_running", "requests_queued")),
+        ),
+        "llamacpp": Engine(
+            health_path="/health",
+            # Only with its option --metrics; without, it answers 501, and its drain lasts its time.
+            requests=RequestsPage(
+                "/metrics", ("llamacpp:requests_processing", "llamacpp:requests_deferred")
+            ),
+        ),
         "ollama": Engine(
             health_path="/api/version",
             command=("ollama", "serve"),

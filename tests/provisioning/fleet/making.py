@@ -99,6 +99,7 @@ def observed(
     starting: Iterable[str] = (),
     sweeping: Iterable[tuple[str, str]] = (),
     resting: Iterable[str] = (),
+    idle: Iterable[str] = (),
     deletable_orphans: Iterable[tuple[str, str]] = (),
     since_s: float = NOW_S - DAY_S,
 ) -> Observed:
@@ -115,6 +116,7 @@ def observed(
         starting=frozenset(starting),
         sweeping=frozenset(sweeping),
         resting=frozenset(resting),
+        idle=frozenset(idle),
         deletable_orphans=frozenset(deletable_orphans),
     )
 

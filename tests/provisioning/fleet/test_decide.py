@@ -852,6 +852,13 @@ class TestReplacement:
 
         assert (Stop(one.id, Reason.ROTATED),) == decided(pool(1, rotation=FAST), one)
 
+    def test_what_has_nothing_under_way_has_drained(self) -> None:
+        one = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 15.0)
+
+        actions = decided(pool(1, rotation=FAST), one, idle=[one.unit])
+
+        assert (Stop(one.id, Reason.ROTATED),) == actions
+
     def test_what_ended_while_it_drained_is_stopped_at_once(self) -> None:
         one = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 1.0)
 

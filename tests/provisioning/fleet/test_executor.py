@@ -19,7 +19,7 @@ from provisioning.fleet.errors import (
 from provisioning.fleet.executor import Executor, Order
 from provisioning.fleet.fleet import Limits
 from provisioning.fleet.lifecycle import Outcome, Result
-from provisioning.fleet.model import Probe, Unit, WarmUp, Workload
+from provisioning.fleet.model import Probe, RequestsPage, Unit, WarmUp, Workload
 from provisioning.fleet.units import unit_of
 from tests.provisioning.fleet.making import CHAT, instance, node, pool
 from tests.provisioning.fleet.virtual import EPOCH_S, VirtualClock, virtual_run
@@ -59,6 +59,9 @@ class Scripted:
 
     def log_of(self, instance_id: str) -> str:
         return self.log and f"{self.log}/{instance_id}.log"
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        raise NotImplementedError
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         self.calls.append(f"ask {host}:{port}{probe.path}")

@@ -11,7 +11,7 @@ import pytest
 
 from provisioning.fleet.errors import NotAskedError
 from provisioning.fleet.health import HealthMonitor, Subject
-from provisioning.fleet.model import Probe, WarmUp
+from provisioning.fleet.model import Probe, RequestsPage, WarmUp
 from tests.provisioning.fleet.virtual import EPOCH_S, VirtualClock, virtual_run
 
 PROBE = Probe(interval_s=10.0, n_failures=3)
@@ -24,6 +24,9 @@ class Answering:
         self.fault_by_port: dict[int, str] = {}
         self.asked_s: dict[int, list[float]] = defaultdict(list)
         self.takes_s = 0.0
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        raise NotImplementedError
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         self.asked_s[port].append(VirtualClock().unix_s() - EPOCH_S)

@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 
 from provisioning.fleet.errors import NotAskedError, TransientError
-from provisioning.fleet.model import Probe, WarmUp
+from provisioning.fleet.model import Probe, RequestsPage, WarmUp
 from provisioning.fleet.runtime.base import Prober
-from provisioning.fleet.runtime.prober import HttpProber
+from provisioning.fleet.runtime.prober import MAX_PAGE_BYTES, HttpProber
+from provisioning.fleet.spec.engines import ENGINES
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -358,3 +359,34 @@ async def test_an_address_of_version_6_is_asked(prober: Prober) -> None:
     port = free_port()
 
     assert f"http://[::1]:{port}/health" in await prober.ask("::1", port, PROBE)
+
+
+FLEET, LLAMA = (ENGINES[name].requests for name in ("fleet", "llamacpp"))
+
+
+@pytest.mark.parametrize(
+    ("page", "status", "body", "is_idle"),
+    [
+        (FLEET, 200, '{"requests_running": 0, "requests_queued": 0, "x": 3}', True),
+        (FLEET, 200, '{"requests_running": 0, "requests_queued": 1}', False),
+        (FLEET, 200, '{"requests_running": 0}', False),
+        (FLEET, 200, '{"requests_running": 0, "requests_queued": false}', False),
+        (FLEET, 200, '{"requests_running": 0', False),
+        (LLAMA, 200, "# X\nllamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n", True),
+        (LLAMA, 200, "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n", False),
+        (LLAMA, 200, "llamacpp:requests_processing 0\n" + "#" * MAX_PAGE_BYTES, False),
+        (LLAMA, 501, "llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n", False),
+    ],
+)  # fmt: skip
+async def test_an_instance_is_idle_only_where_its_page_says_that_nothing_runs_or_waits(
+    prober: Prober, serve: Serve, page: RequestsPage, status: int, body: str, is_idle: bool
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=status if request.path == page.path else 404, text=body)
+
+    assert is_idle == await prober.is_idle(HOST, await serve(answer), page)
+
+
+async def test_who_cannot_be_asked_is_not_idle(prober: Prober) -> None:
+    assert FLEET
+    assert not await prober.is_idle(HOST, free_port(), FLEET)
