@@ -43,9 +43,9 @@ class Run:
     began_s: float
     """By the loop's clock; later by the time that the runner was frozen."""
     waited_ns: int
-    """Before its turn came."""
+    """Before its turn came, without what it waited for the model to be loaded."""
     cold_ns: int
-    """What loading the model took."""
+    """What loading the model took, whoever had it loaded."""
     limit: asyncio.Timeout | None = None
     """Of what it does now; it is over at once when a fault of the instance begins or ends."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,6 +71,8 @@ class Runners:
         self._time_scale = time_scale
         self._locks: defaultdict[tuple[int, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         """By instance and model."""
+        self._loaded_s: dict[tuple[int, str], float] = {}
+        """When each was loaded last, by the loop's clock."""
         self._runs_by_index: dict[int, set[Run]] = {}
         fleet.watch(self._faults_changed)
 
@@ -103,8 +105,11 @@ class Runners:
         models = self._fleet.models_of(state)
         async with self._locked(state, model):
             began_s = self._loop_s()
-            waited_ns = self._simulated_ns(began_s - asked_s)
-            run = Run(state, began_s, waited_ns, await self._load(state, model, began_s))
+            loaded_s = max(asked_s, self._loaded_s.get(_key(state, model), asked_s))
+            waited_ns = self._simulated_ns(began_s - loaded_s)
+            load_ns = self._simulated_ns(loaded_s - asked_s)
+            load_ns += await self._load(state, model, began_s)
+            run = Run(state, began_s, waited_ns, load_ns)
             with models.using(model, keep_alive_s, self._clock):
                 yield run
 
@@ -144,6 +149,7 @@ class Runners:
         if _kind(state) is Kind.RUNNER_OOM:
             raise LoadFailedError
         models.put(loaded)
+        self._loaded_s[_key(state, model)] = self._loop_s()
         if state.runner is not None:
             self._fleet.runner_was_renewed(state)
         return took_ns
@@ -181,7 +187,7 @@ class Runners:
             lock.release()
 
     def _lock_of(self, state: InstanceState, model: Model) -> asyncio.Lock:
-        return self._locks[state.instance.index, canonical(model.name)]
+        return self._locks[_key(state, model)]
 
     async def _until(self, began_s: float, due_ns: int) -> None:
         left_s = began_s + due_ns / NS_PER_S * self._time_scale - self._loop_s()
@@ -198,6 +204,10 @@ class Runners:
         for index in indices & self._runs_by_index.keys():
             for run in self._runs_by_index[index]:
                 run.tell()
+
+
+def _key(state: InstanceState, model: Model) -> tuple[int, str]:
+    return state.instance.index, canonical(model.name)
 
 
 def _kind(state: InstanceState) -> Kind | None:

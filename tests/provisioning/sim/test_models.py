@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -156,3 +157,32 @@ async def test_a_model_is_known_by_any_case_and_with_latest_where_no_tag_is_give
         assert found is not None
         assert ("mine:latest", MODELS[0].digest) == (found.name, found.digest)
     assert models.find("mine:other") is None
+
+
+async def test_waiting_for_a_load_counts_as_loading_and_for_a_turn_as_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s, may_pass = 0.0, asyncio.Event()
+
+    async def until(_: Runners, began_s: float, due_ns: int) -> None:
+        nonlocal now_s
+        await may_pass.wait()
+        now_s = max(now_s, began_s + due_ns / 1e9)
+
+    monkeypatch.setattr(Runners, "_until", until)
+    monkeypatch.setattr(Runners, "_loop_s", lambda _: now_s)
+    async with running_fleet(replace(SPEC, time_scale=1.0), clock=FakeClock()) as fleet:
+        fleet.inject("unload", share=1)
+        state = fleet.fleet.states[0]
+        asked = [asyncio.create_task(_generate(fleet)) for _ in range(2)]
+        await eventually(lambda: (state.n_generating, state.n_waiting) == (1, 1))
+        may_pass.set()
+        first, second = sorted(
+            [(await one).json for one in asked], key=lambda one: one["total_duration"]
+        )
+
+    assert first["load_duration"] == pytest.approx(second["load_duration"], rel=0.01)
+    parts = ("load_duration", "prompt_eval_duration", "eval_duration")
+    waited_ns = second["total_duration"] - sum(second[part] for part in parts)
+    worked_ns = sum(first[part] for part in parts[1:])
+    assert worked_ns == pytest.approx(waited_ns, rel=0.5)
