@@ -63,7 +63,7 @@ class Slots:
         self._limit_by_node = {
             node.name: min(most, operations_on(node, fleet.limits)) for node in fleet.nodes
         }
-        self._n_free = {claim: _share(claim, fleet.limits.operations) for claim in Claim}
+        self._n_free = {claim: share_of(claim, fleet.limits.operations) for claim in Claim}
         self._n_on = {claim: Counter[str]() for claim in Claim}
         for node, claim in busy:
             self._count(node, claim)
@@ -76,7 +76,7 @@ class Slots:
         """Say whether one more operation may be begun on a node."""
         limit = self._limit_by_node.get(node, OPERATIONS_PER_CPU)
         return not self.is_full(claim) and all(
-            self._n_on[one][node] < _share(one, limit) for one in _counted_as(claim)
+            self._n_on[one][node] < share_of(one, limit) for one in _counted_as(claim)
         )
 
     def take(self, node: str, claim: Claim) -> bool:
@@ -97,7 +97,8 @@ def _counted_as(claim: Claim) -> tuple[Claim, ...]:
     return tuple(Claim)[: claim + 1]
 
 
-def _share(claim: Claim, n_operations: int) -> int:
+def share_of(claim: Claim, n_operations: int) -> int:
+    """Return how many of the operations a claim and those after it may have together."""
     return max(min(1, n_operations), math.floor(SHARES[claim] * n_operations + 1e-9))
 
 

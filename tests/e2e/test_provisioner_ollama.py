@@ -156,7 +156,7 @@ async def test_an_ollama_that_has_its_model_needs_no_registry_and_leaves_no_runn
     assert [] == pulls(ollama_lab.folder / "bin")
     none = empty + loaded.replace("count: 2", "count: 0")
     await ollama_lab.done("provisioner", "apply", "--yes", str(ollama_lab.write(none)))
-    await eventually(lambda: not ollama_lab.pids(b"runner"), within_s=LONG_S)
+    await eventually(lambda: len(ollama_lab.units()) == 1, within_s=LONG_S)
 
 
 async def test_a_registry_that_hangs_holds_up_no_healing(
