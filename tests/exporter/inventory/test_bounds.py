@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.errors import InputError
+from exporter.errors import InputError, Problem
 from exporter.inventory import entries, formats, sources_for
 from exporter.inventory.entries import targets_of
 from exporter.inventory.formats import Format, records
@@ -52,6 +52,10 @@ def test_a_text_of_any_length_is_refused_at_once_in_a_short_message(
     body = json.dumps([LONG_TEXTS[place]("a" * LONG)]).encode()
 
     assert len(str(refusal(body, form))) < 1_000
+
+
+def test_the_message_of_a_problem_is_cut_where_it_is_long() -> None:
+    assert len(str(Problem("f", "x" * LONG))) < 1_100
 
 
 @pytest.mark.parametrize("form", Format)
