@@ -3,17 +3,18 @@
 In:   a host name, a deadline.
 Out:  its addresses, IPv4 first. Fails with PollError(UNRESOLVED).
 The system's resolver may hang for longer than the process has to end, so it is asked in daemon
-threads: unlike the event loop's own, nobody waits for them.
+threads: unlike the event loop's own, nobody waits for them. An asynchronous one (c-ares) would need
+none, but it knows nothing of mDNS and the other modules of nsswitch.conf, which small fleets use.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import socket
 import threading
+import zlib
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from functools import partial
@@ -26,18 +27,26 @@ if TYPE_CHECKING:
     from exporter.clock import Clock
 
 Addresses = tuple[str, ...]
-Found = Addresses | OSError | ValueError
-"""A failure is handed on as a value: a future that raises it is held by the failure's own frames,
+Found = Addresses | str
+"""A failure is handed on in words: a future that raises it is held by the failure's own frames,
 and such a ring waits for the garbage collector, which hardly ever comes."""
 
 TTL_S = 60.0
 """When addresses are looked up again; the system's resolver does not tell a record's own time."""
 RETRY_S = 5.0
-"""When they are looked up again after that failed."""
+"""When a host is looked up again after that failed once; then in ever longer steps."""
+MAX_RETRY_S = 40.0
+"""The longest step. With what `retry_s` adds, a host that comes back is found within a minute."""
 FORGET_S = 10 * TTL_S
 """After how long a host that nobody asked for is forgotten."""
 MAX_ADDRESSES = 8
-MAX_THREADS = 8
+MAX_THREADS = 512
+"""Look-ups at once of hosts that are new, or were found last time. Most take milliseconds; one that
+hangs keeps a thread (some 50 kB) for as long as the timeouts in resolv.conf let it."""
+MAX_RETRY_THREADS = 64
+"""Look-ups at once of hosts that were not found last time: others never wait behind those."""
+STARTS_AT_ONCE = 8
+"""Threads started before the event loop turns: a start takes up to a millisecond."""
 
 
 @dataclass(slots=True)
@@ -46,8 +55,12 @@ class _Entry:
 
     addresses: Addresses = ()
     """Empty until a look-up has succeeded."""
-    due_s: float = 0.0
-    """When known addresses are to be looked up again."""
+    failure: str = ""
+    """Why the last look-up found none."""
+    n_failures: int = 0
+    """Since one found some."""
+    due_s: float = float("-inf")
+    """When it is to be looked up next."""
     asked_s: float = 0.0
     look_up: asyncio.Future[Found] | None = None
     """The one under way."""
@@ -59,16 +72,19 @@ class Resolver:
     Thousands of instances live on a few hosts: one look-up serves all of a host's, also the ones
     that ask while it is under way. Addresses older than a minute are looked up again while the old
     ones stay in use, until the new ones are there: a name server that fails takes no host away.
+    In the same way a host that was not found counts as such until a look-up finds it.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         """The host that was asked for longest ago comes first."""
-        self._look_ups = _LookUps()
+        self._look_ups = _LookUps(MAX_THREADS)
+        self._retries = _LookUps(MAX_RETRY_THREADS)
 
     def __repr__(self) -> str:
-        return f"<Resolver: {len(self._entries)} hosts known, {self._look_ups!r}>"
+        n_hosts = len(self._entries)
+        return f"<Resolver: {n_hosts} hosts known, {self._look_ups!r}; retries: {self._retries!r}>"
 
     async def resolve(self, host: str, deadline_s: float) -> Addresses:
         """Return one to eight addresses of a host that is given by name, IPv4 first.
@@ -78,27 +94,29 @@ class Resolver:
             deadline_s: On the event loop's clock.
 
         Raises:
-            PollError: UNRESOLVED, where the name has no address or none was found in time.
+            PollError: UNRESOLVED, where the name has no address or none was found in time; at once
+                where the last look-up found none.
         """
         entry = self._entry(host)
         look_up = self._look_up_if_due(host, entry)
-        if look_up is None or entry.addresses:
+        if entry.addresses:
             return entry.addresses
+        if look_up is None or entry.failure:
+            raise _unresolved(host, entry.failure)
         try:
             async with asyncio.timeout_at(deadline_s):
                 # One poll that runs out of time must not end the look-up for the others.
                 found = await asyncio.shield(look_up)
         except TimeoutError as error:
             raise _unresolved(host, "the system's resolver gave no answer in time") from error
-        if isinstance(found, OSError):
-            raise _unresolved(host, found.strerror)
-        if isinstance(found, ValueError):  # such as a label longer than 63 characters
-            raise _unresolved(host, str(found))
+        if isinstance(found, str):
+            raise _unresolved(host, found)
         return found
 
     async def close(self) -> None:
         """Give up the look-ups under way; threads that hang are left behind."""
         self._look_ups.drop_waiting()
+        self._retries.drop_waiting()
         for entry in self._entries.values():
             if entry.look_up is not None:
                 entry.look_up.cancel()
@@ -122,31 +140,46 @@ class Resolver:
 
     def _look_up_if_due(self, host: str, entry: _Entry) -> asyncio.Future[Found] | None:
         """Return the look-up under way, a new one where it is time for it, or None."""
-        is_due = not entry.addresses or entry.due_s <= self._clock.monotonic_s()
-        if entry.look_up is None and is_due:
-            entry.look_up = self._look_ups.start(host)
-            entry.look_up.add_done_callback(partial(self._take, entry))
+        if entry.look_up is None and entry.due_s <= self._clock.monotonic_s():
+            look_ups = self._retries if entry.failure else self._look_ups
+            entry.look_up = look_ups.start(host)
+            entry.look_up.add_done_callback(partial(self._take, host, entry))
         return entry.look_up
 
-    def _take(self, entry: _Entry, look_up: asyncio.Future[Found]) -> None:
+    def _take(self, host: str, entry: _Entry, look_up: asyncio.Future[Found]) -> None:
         """Remember what a look-up found; those who wait for it are woken after this."""
         entry.look_up = None
         if look_up.cancelled():
             return
         found = look_up.result()
-        if isinstance(found, Exception):
-            entry.due_s = self._clock.monotonic_s() + RETRY_S
+        if isinstance(found, str):
+            entry.failure, entry.n_failures = found, entry.n_failures + 1
+            wait_s = retry_s(host, entry.n_failures)
         else:
-            entry.addresses = found
-            entry.due_s = self._clock.monotonic_s() + TTL_S
+            entry.addresses, entry.failure, entry.n_failures = found, "", 0
+            wait_s = TTL_S
+        entry.due_s = self._clock.monotonic_s() + wait_s
+
+
+def retry_s(host: str, n_failures: int) -> float:
+    """Return after how long to look a host up again that was not found so many times in a row.
+
+    Up to a half is added, so that many hosts do not come all at once. How much comes from the name,
+    not from a dice roll, as the phases of polls do.
+    """
+    share = zlib.crc32(f"{n_failures} {host}".encode()) / 2**32
+    doublings = min(n_failures - 1, 10)
+    return min(RETRY_S * 2.0**doublings, MAX_RETRY_S) * (1.0 + 0.5 * share)
 
 
 class _LookUps:
-    """Asks the system's resolver for a few names at once; further names wait in order."""
+    """Asks the system's resolver for some names at once; further names wait in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_threads: int) -> None:
+        self._max_threads = max_threads
         self._waiting: deque[tuple[str, asyncio.Future[Found]]] = deque()
         self._n_threads = 0
+        self._is_starting = False
 
     def __repr__(self) -> str:
         return f"{self._n_threads} look-ups under way, {len(self._waiting)} waiting"
@@ -155,39 +188,52 @@ class _LookUps:
         """Return what there will be: addresses, or why there are none."""
         found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self._waiting.append((host, found))
-        self._start_threads()
+        self._start_soon()
         return found
 
     def drop_waiting(self) -> None:
         """Forget the names that no thread has taken up yet."""
         self._waiting.clear()
 
-    def _start_threads(self) -> None:
-        while self._waiting and self._n_threads < MAX_THREADS:
-            host, found = self._waiting.popleft()
-            thread = threading.Thread(
-                target=self._run, args=(host, found), name="resolver", daemon=True
-            )
-            self._n_threads += 1
-            try:
-                thread.start()
-            except RuntimeError as error:
-                why = OSError(errno.EAGAIN, f"{error} (raise the limit: ulimit -u, pids.max)")
-                found.get_loop().call_soon(self._hand_over, found, why)
+    def _start_soon(self) -> None:
+        if not self._is_starting and self._waiting and self._n_threads < self._max_threads:
+            self._is_starting = True
+            asyncio.get_running_loop().call_soon(self._start_some)
+
+    def _start_some(self) -> None:
+        self._is_starting = False
+        for _ in range(
+            min(STARTS_AT_ONCE, len(self._waiting), self._max_threads - self._n_threads)
+        ):
+            self._start_thread(*self._waiting.popleft())
+        self._start_soon()
+
+    def _start_thread(self, host: str, found: asyncio.Future[Found]) -> None:
+        thread = threading.Thread(
+            target=self._run, args=(host, found), name="resolver", daemon=True
+        )
+        self._n_threads += 1
+        try:
+            thread.start()
+        except RuntimeError as error:
+            why = f"{error} (raise the limit: ulimit -u, pids.max)"
+            found.get_loop().call_soon(self._hand_over, found, why)
 
     def _run(self, host: str, found: asyncio.Future[Found]) -> None:
         """Look one name up; runs in a thread of its own."""
         result: Found
         try:
             result = _look_up(host)
-        except (OSError, ValueError) as error:
-            result = error.with_traceback(None)
+        except OSError as error:
+            result = error.strerror or str(error)
+        except ValueError as error:  # such as a label that is empty or longer than 63 characters
+            result = str(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             found.get_loop().call_soon_threadsafe(self._hand_over, found, result)
 
     def _hand_over(self, found: asyncio.Future[Found], result: Found) -> None:
         self._n_threads -= 1
-        self._start_threads()
+        self._start_soon()
         if not found.done():  # else cancelled by `close`
             found.set_result(result)
 
@@ -201,7 +247,7 @@ def is_address(host: str) -> bool:
     return True
 
 
-def _unresolved(host: str, why: str | None) -> PollError:
+def _unresolved(host: str, why: str) -> PollError:
     return PollError(Outcome.UNRESOLVED, f"cannot resolve {host}: {why}")
 
 

@@ -57,6 +57,10 @@ class Polled:
         polled = self.poller.watches[instance_id].row.reading
         return None if polled is None else (polled.verdict.outcome, polled.verdict.metrics_outcome)
 
+    def is_idle(self, instance_id: str) -> bool:
+        """Return whether no poll of the instance is under way."""
+        return instance_id not in self.poller._polls
+
     def polled_at_s(self, instance_id: str) -> float:
         """Return when the last poll began; 0 before the first."""
         polled = self.poller.watches[instance_id].row.reading

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 from collections import Counter
 from functools import partial
 
@@ -491,6 +492,31 @@ def counted_failures(polled: Polled) -> set[tuple[str, str]]:
         for (request, reason), counter in polled.metrics.poll_errors.items()
         if counter._value.get()
     }
+
+
+async def test_hundreds_of_names_that_hang_delay_no_poll_of_a_good_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They were there first, and their look-ups never end."""
+    over = threading.Event()
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[object]:
+        if host != "good":
+            over.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    dead = [Target(f"dead-{n}", f"dead-{n}", 1) for n in range(400)]
+    try:
+        async with serving(answering(FLEET)) as port, watching(*dead) as polled:
+            await eventually(lambda: 400 == sum(not polled.is_idle(one.id) for one in dead))
+            await polled.update(*dead, Target("good", "good", port, engine=EngineName.FLEET))
+            for _ in range(3):
+                await polled.polled_again("good")
+                assert Outcome.OK == polled.outcome("good")
+            assert {None} == {polled.outcome(one.id) for one in dead}
+    finally:
+        over.set()
 
 
 async def test_a_fault_of_our_own_in_one_poll_is_logged_and_stops_no_other(

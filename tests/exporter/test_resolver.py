@@ -7,12 +7,24 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 
 import pytest
 
 from exporter.errors import PollError
 from exporter.model import Outcome
-from exporter.resolver import FORGET_S, MAX_THREADS, RETRY_S, TTL_S, Resolver, is_address
+from exporter.resolver import (
+    FORGET_S,
+    MAX_RETRY_S,
+    MAX_RETRY_THREADS,
+    MAX_THREADS,
+    RETRY_S,
+    STARTS_AT_ONCE,
+    TTL_S,
+    Resolver,
+    is_address,
+    retry_s,
+)
 from tests.waiting import eventually
 
 
@@ -39,14 +51,17 @@ class NameServer:
         self.asked: list[str] = []
         self.addresses = ["192.0.2.1"]
         self.error: Exception | None = None
+        self.held: frozenset[str] | None = None
+        """Those whose answers the gate holds back; None for all."""
         self.gate = threading.Event()
         self.gate.set()
 
     def getaddrinfo(self, host: str, port: None, *, type: int) -> list[object]:  # noqa: A002
         self.asked.append(host)
-        self.gate.wait()
+        if self.held is None or host in self.held:
+            self.gate.wait()
         if self.error is not None:
-            raise self.error
+            raise type(self.error)(*self.error.args)  # one of its own, as a resolver does
         return [(_family(address), type, 6, "", (address, 0)) for address in self.addresses]
 
 
@@ -156,7 +171,7 @@ async def test_a_name_server_that_fails_takes_no_known_address_away(
     clock.now_s += TTL_S
 
     async def asked_twice_more() -> bool:
-        clock.now_s += RETRY_S
+        clock.now_s += TTL_S
         assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
         return len(names.asked) >= 3
 
@@ -170,13 +185,13 @@ async def test_a_failed_renewal_is_tried_again_soon_but_not_at_once(
     names.error = UNKNOWN_NAME
     clock.now_s += TTL_S
     await resolver.resolve("node-1", soon_s())
-    await eventually(lambda: "0 look-ups under way" in repr(resolver))
+    await eventually(lambda: "known, 0 look-ups under way, 0 waiting" in repr(resolver))
 
-    clock.now_s += RETRY_S - 0.1
+    clock.now_s += retry_s("node-1", 1) - 0.1
     await resolver.resolve("node-1", soon_s())
     assert ["node-1"] * 2 == names.asked
 
-    clock.now_s += 0.1
+    clock.now_s += 0.2
     await resolver.resolve("node-1", soon_s())
     await eventually(lambda: 3 == len(names.asked))
 
@@ -188,6 +203,7 @@ async def test_a_host_that_nobody_asked_for_lately_is_forgotten(
     await resolver.resolve("node-2", soon_s())
     clock.now_s += FORGET_S
     await resolver.resolve("node-2", soon_s())
+    await eventually(lambda: 3 == len(names.asked))
     clock.now_s += 0.1
     names.addresses = ["192.0.2.2"]
 
@@ -252,25 +268,46 @@ async def test_one_deadline_does_not_end_the_look_up_for_the_others(
     assert ["node-1"] == names.asked
 
 
-async def test_a_few_names_are_looked_up_at_once_and_the_others_wait_in_order(
+async def test_many_names_are_looked_up_at_once_and_the_others_wait_in_order(
     resolver: Resolver, names: NameServer
 ) -> None:
     names.gate.clear()
     others = set(resolver_threads())  # of a test before, which end soon
-    hosts = [f"node-{i}" for i in range(3 * MAX_THREADS)]
+    hosts = [f"node-{i}" for i in range(MAX_THREADS + 9)]
     asking = [asyncio.create_task(resolver.resolve(host, soon_s())) for host in hosts]
     await eventually(lambda: len(names.asked) >= MAX_THREADS)
 
     assert set(hosts[:MAX_THREADS]) == set(names.asked)
-    assert f"{MAX_THREADS} look-ups under way, {2 * MAX_THREADS} waiting" in repr(resolver)
+    assert f"{MAX_THREADS} look-ups under way, 9 waiting" in repr(resolver)
     assert MAX_THREADS == len(set(resolver_threads()) - others)
     names.gate.set()
     await asyncio.gather(*asking)
     assert set(hosts) == set(names.asked)
 
 
+async def test_many_names_at_once_do_not_hold_the_event_loop(
+    resolver: Resolver, names: NameServer
+) -> None:
+    """The loop turns after each few threads that are started."""
+    names.gate.clear()
+    before = len(resolver_threads())
+    asking = [asyncio.create_task(resolver.resolve(f"node-{i}", soon_s())) for i in range(64)]
+
+    n_threads = [before]
+    while n_threads[-1] < before + 64:
+        await asyncio.sleep(0)
+        n_threads.append(len(resolver_threads()))
+
+    assert STARTS_AT_ONCE == max(after - now for now, after in pairwise(n_threads))
+    names.gate.set()
+    await asyncio.gather(*asking)
+
+
 async def test_a_machine_without_a_thread_to_spare_is_a_failure_like_others(
-    resolver: Resolver, names: NameServer, monkeypatch: pytest.MonkeyPatch
+    resolver: Resolver,
+    names: NameServer,
+    clock: HeldClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -280,7 +317,12 @@ async def test_a_machine_without_a_thread_to_spare_is_a_failure_like_others(
         with pytest.raises(PollError, match="cannot resolve node-1: can't start new thread"):
             await resolver.resolve("node-1", soon_s())
 
-    assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
+    clock.now_s += TTL_S
+
+    async def is_found() -> bool:
+        return not await fails(resolver, "node-1")
+
+    await eventually(is_found)
 
 
 HANGS = """
@@ -346,13 +388,80 @@ async def test_a_failure_says_which_name_and_why(resolver: Resolver, names: Name
     assert Outcome.UNRESOLVED == caught.value.outcome
 
 
-async def test_a_failure_is_not_remembered(resolver: Resolver, names: NameServer) -> None:
-    names.error = UNKNOWN_NAME
-    with pytest.raises(PollError):
-        await resolver.resolve("node-1", soon_s())
-    names.error = None
+async def fails(resolver: Resolver, host: str, within_s: float = 30.0) -> bool:
+    try:
+        await resolver.resolve(host, soon_s(within_s))
+    except PollError:
+        return True
+    return False
 
-    assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
+
+async def test_a_failure_is_remembered_and_looked_up_again_ever_less_often(
+    resolver: Resolver, names: NameServer, clock: HeldClock
+) -> None:
+    names.error = UNKNOWN_NAME
+    for n in range(1, 7):
+        assert await fails(resolver, "node-1")
+        await eventually(lambda: "retries: 0 look-ups under way, 0 waiting" in repr(resolver))
+        assert n == len(names.asked)
+        clock.now_s += retry_s("node-1", n) - 0.1
+        assert await fails(resolver, "node-1")
+        assert n == len(names.asked)
+        clock.now_s += 0.1
+
+
+def test_a_host_that_fails_is_looked_up_within_a_minute_and_not_with_all_others() -> None:
+    waits_s = [[retry_s(f"node-{i}", n) for i in range(100)] for n in (1, 2, 4, 1000)]
+
+    bounds_s = [(RETRY_S, 7.5), (10.0, 15.0), (MAX_RETRY_S, 60.0), (MAX_RETRY_S, 60.0)]
+    for some_s, (least_s, most_s) in zip(waits_s, bounds_s, strict=True):
+        assert least_s <= min(some_s) <= max(some_s) <= most_s
+        assert max(some_s) - min(some_s) > 0.3 * least_s
+
+
+async def test_a_host_that_comes_back_is_found_and_its_failures_are_forgotten(
+    resolver: Resolver, names: NameServer, clock: HeldClock
+) -> None:
+    names.error = UNKNOWN_NAME
+    assert await fails(resolver, "node-1")
+    names.error = None
+    clock.now_s += retry_s("node-1", 1)
+
+    async def is_back() -> bool:
+        return not await fails(resolver, "node-1")
+
+    await eventually(is_back)
+    names.error = UNKNOWN_NAME
+    for n, wait_s in ((3, TTL_S), (4, retry_s("node-1", 1))):
+        await eventually(lambda: "known, 0 look-ups under way, 0 waiting" in repr(resolver))
+        clock.now_s += wait_s
+        assert await is_back()
+        await eventually(lambda n=n: n == len(names.asked))  # type: ignore[misc]
+
+
+async def test_hosts_that_failed_last_and_hang_hold_up_no_other(
+    resolver: Resolver, names: NameServer, clock: HeldClock
+) -> None:
+    """Neither one that is new nor one whose address has changed."""
+    await resolver.resolve("good", soon_s())
+    names.error = UNKNOWN_NAME
+    dead = [f"dead-{i}" for i in range(MAX_THREADS + MAX_RETRY_THREADS)]
+    for host in dead:
+        assert await fails(resolver, host)
+    names.error = None
+    names.addresses = ["192.0.2.2"]
+    names.held = frozenset(dead)
+    names.gate.clear()
+    clock.now_s += TTL_S
+
+    assert {True} == {await fails(resolver, host) for host in dead}
+
+    async def is_new() -> bool:
+        return ("192.0.2.2",) == await resolver.resolve("good", soon_s())
+
+    await eventually(is_new)
+    assert ("192.0.2.2",) == await resolver.resolve("fresh", soon_s())
+    await eventually(lambda: f"retries: {MAX_RETRY_THREADS} look-ups under" in repr(resolver))
 
 
 async def test_all_who_wait_see_the_failure(resolver: Resolver, names: NameServer) -> None:
@@ -391,22 +500,6 @@ async def test_one_who_gives_up_does_not_end_the_look_up_for_the_others(
 
     assert ("192.0.2.1",) == await patient
     assert ["node-1"] == names.asked
-
-
-async def test_a_failure_that_nobody_waited_for_is_not_remembered_either(
-    resolver: Resolver, names: NameServer
-) -> None:
-    names.gate.clear()
-    impatient = asyncio.create_task(resolver.resolve("node-1", soon_s()))
-    await eventually(lambda: names.asked)
-    impatient.cancel()
-    await asyncio.gather(impatient, return_exceptions=True)
-    names.error = UNKNOWN_NAME
-    names.gate.set()
-    await eventually(lambda: "0 look-ups under way" in repr(resolver))
-    names.error = None
-
-    assert ("192.0.2.1",) == await resolver.resolve("node-1", soon_s())
 
 
 async def test_closing_gives_up_what_is_under_way(resolver: Resolver, names: NameServer) -> None:
