@@ -61,7 +61,7 @@ class NameServer:
         if self.held is None or host in self.held:
             self.gate.wait()
         if self.error is not None:
-            raise type(self.error)(*self.error.args)  # one of its own, as a resolver does
+            raise self.error.__class__(*self.error.args)  # one of its own, as a resolver does
         return [(_family(address), type, 6, "", (address, 0)) for address in self.addresses]
 
 
