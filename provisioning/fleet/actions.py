@@ -19,8 +19,16 @@ class Illness(msgspec.Struct, frozen=True):
     """A running instance does not answer its health check."""
 
     since_s: float
-    """When the first of the failures in a row was seen."""
+    """When the first of the failures in a row was seen, by the monotonic clock."""
     fault: str
+
+
+class Skip(msgspec.Struct, frozen=True):
+    """The wall clock was set forward: nothing has grown older by that."""
+
+    at_s: float
+    """When, by the clock as it was then set."""
+    by_s: float
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -32,6 +40,8 @@ class Observed(msgspec.Struct, frozen=True):
     """By node; a node that was never asked may be missing."""
     since_s: float = 0.0
     """When this provisioner began to ask nodes: before that, silence says nothing."""
+    skips: tuple[Skip, ...] = ()
+    """What the wall clock has left out since this provisioner runs."""
     ill: Mapping[str, Illness] = {}
     """Running instances that are unhealthy, by id."""
     working: frozenset[str] = frozenset()

@@ -90,5 +90,5 @@ def _may_sweep(draft: Draft, node: str, unit: FoundUnit) -> bool:
     if (node, unit.name) in draft.observed.sweeping or (node, unit.name) in draft.orphans.kept:
         return False
     stored = draft.observed.stored.get(unit.instance_id)
-    # A report from before the instance's last change may tell of what has gone since.
-    return stored is None or draft.observed.reports[node].at_s >= stored.instance.since_s
+    # An outdated report may tell of what has gone since.
+    return stored is None or not draft.survey.is_outdated(node, stored.instance)

@@ -50,6 +50,14 @@ class Draft:
         sweeps = [(node, Claim.HEALING) for node, _ in observed.sweeping]
         self._slots = Slots(desired, [*((one.node, _claim_of_busy(one)) for one in busy), *sweeps])
 
+    def age_s(self, instance: Instance) -> float:
+        """Return how long ago an instance was started; negative where the clock was set back."""
+        started_s = instance.started_s
+        skipped_s = (
+            skip.by_s for skip in self.observed.skips if started_s <= skip.at_s - skip.by_s
+        )
+        return self.now_s - started_s - sum(skipped_s)
+
     @property
     def is_full(self) -> bool:
         """Say whether no further instance may be made in this pass."""

@@ -94,8 +94,8 @@ class HealthMonitor:
     def forgive(self, node: str, *, since_s: float) -> None:
         """Begin anew with those of a node's instances that have failed only since it was silent.
 
-        Their failures say nothing; but once only, or behind a node that now and then misses a
-        look nobody would ever be ill.
+        That is by the monotonic clock. Their failures say nothing; but once only, or behind a node
+        that now and then misses a look nobody would ever be ill.
         """
         for instance_id, watched in self._watched.items():
             is_new = watched.n_failures > 0 and watched.first_failure_s >= since_s
@@ -186,7 +186,7 @@ class HealthMonitor:
                 self._on_change()
             return
         if not watched.n_failures:
-            watched.first_failure_s = self._clock.unix_s()
+            watched.first_failure_s = self._clock.monotonic_s()
         watched.n_failures += 1
         if watched.n_failures >= watched.subject.probe.n_failures:
             is_new = instance_id not in self._ill

@@ -209,6 +209,7 @@ class Passes:
             stored=self._mirror.stored,
             reports=self._nodes.reports,
             since_s=self._grace.since_s,
+            skips=self._grace.skips,
             ill=self._health.ill,
             working=self._work.working(),
             starting=self._work.starting(),

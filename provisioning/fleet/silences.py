@@ -28,7 +28,7 @@ class Silence(msgspec.Struct):
 
     since_s: float
     heard_s: float
-    """When the node had answered last, in seconds since 1970 UTC; 0: never yet."""
+    """When the node was asked what it answered last, by the monotonic clock; 0: never yet."""
     is_told: bool = False
     is_told_gone: bool = False
 
@@ -41,15 +41,19 @@ class Silences:
         self._silence_by_node: dict[str, Silence] = {}
         self.gone: frozenset[str] = frozenset()
         """Nodes whose grace is over, as of the latest pass."""
+        self._heard_s: dict[str, float] = {}
+        """When each node last answered, by the monotonic clock."""
         self._next_s: dict[str, float] = {}
         """When a node's silence may be told again."""
 
     def take_report(self, report: NodeReport) -> bool:
         """Take note of a report; say whether its node answers again."""
-        if report.is_reachable:
-            return self._end(report.node)
         now_s = self._clock.monotonic_s()
-        silence = self._silence_by_node.setdefault(report.node, Silence(now_s, report.at_s))
+        if report.is_reachable:
+            self._heard_s[report.node] = now_s - max(0.0, self._clock.unix_s() - report.at_s)
+            return self._end(report.node)
+        heard_s = self._heard_s.get(report.node, 0.0)
+        silence = self._silence_by_node.setdefault(report.node, Silence(now_s, heard_s))
         if not silence.is_told and now_s >= self._next_s.get(report.node, now_s):
             silence.is_told = True
             self._next_s[report.node] = now_s + REPEAT_S
@@ -57,7 +61,7 @@ class Silences:
         return False
 
     def heard_s(self, node: str) -> float:
-        """Return when a silent node last answered, in seconds since 1970 UTC; 0: never yet."""
+        """Return when a silent node last answered, by the monotonic clock; 0: never yet."""
         silence = self._silence_by_node.get(node)
         return silence.heard_s if silence else 0.0
 
@@ -77,7 +81,7 @@ class Silences:
 
     def forget(self, *, all_but: frozenset[str] = frozenset()) -> None:
         """Know nothing any more of nodes that are not asked."""
-        for known in (self._silence_by_node, self._next_s):
+        for known in (self._silence_by_node, self._heard_s, self._next_s):
             for name in known.keys() - all_but:
                 del known[name]
         self.gone &= all_but

@@ -65,7 +65,7 @@ class Survey:
 
     def ending(self, instance: Instance) -> str:
         """Say in words how the unit of a running instance has ended; empty: it has not."""
-        if self._is_of_earlier_try(instance):
+        if self.is_outdated(instance.node, instance):
             return ""
         unit = self.current.get(instance.id)
         return ending_words(unit) if unit else "its unit is gone; how it ended is not known"
@@ -74,7 +74,7 @@ class Survey:
         """Say whether the kernel killed a process of an instance's unit for want of memory."""
         unit = self.current.get(instance.id)
         is_hit = unit is not None and unit.is_out_of_memory
-        return is_hit and not self._is_of_earlier_try(instance)
+        return is_hit and not self.is_outdated(instance.node, instance)
 
     def unwanted_sizes(self) -> Iterator[tuple[str, Size]]:
         """Yield what the units that no record wants hold, with their nodes.
@@ -95,9 +95,14 @@ class Survey:
                 newest[unit.instance_id] = max(newest.get(unit.instance_id, 0), unit.generation)
         return newest
 
-    def _is_of_earlier_try(self, instance: Instance) -> bool:
-        """Say whether its node was asked before it ran: it may tell of an earlier try."""
-        return self.observed.reports[instance.node].at_s < instance.since_s <= self.now_s
+    def is_outdated(self, node: str, instance: Instance) -> bool:
+        """Say whether a node was asked before an instance's last change, such as an earlier try.
+
+        A report of later than now is from before the clock was set back; an instance that has
+        changed later than now did so before that as well.
+        """
+        at_s = self.observed.reports[node].at_s
+        return at_s > self.now_s or at_s < instance.since_s <= self.now_s
 
     def _state(self, report: NodeReport | None) -> NodeState:
         limits, since_s = self._desired.limits, self.observed.since_s

@@ -7,6 +7,7 @@ Out:  actions on the Draft: what is broken is mended, what is missing is made, w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -231,7 +232,7 @@ class PoolPass:
 
     def _why_outdated(self, instance: Instance) -> Reason | None:
         """Return why an instance that serves well is replaced; None: it is not."""
-        age_s = self._draft.now_s - instance.started_s
+        age_s = self._draft.age_s(instance)
         if instance.is_replace_asked:
             return Reason.REPLACED
         if instance.node not in self._suitable:
@@ -265,5 +266,5 @@ class PoolPass:
     def _illness(self, instance: Instance) -> Illness:
         """Return what is wrong with an instance that runs; that it lacks memory says the most."""
         if self._draft.survey.is_out_of_memory(instance):
-            return Illness(self._draft.now_s, KILLED_WORDS)
+            return Illness(math.inf, KILLED_WORDS)
         return self._draft.observed.ill[instance.id]
