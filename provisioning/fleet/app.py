@@ -178,7 +178,7 @@ def _reconciler(
         mirror=mirror,
         leadership=leadership,
         open_runtime=machines.open,
-        prober=machines,
+        prober_of=machines.prober,
         clock=SystemClock(),
         read_spec=decode_fleet,
         dice=random.SystemRandom().random,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.model import Instance, Phase
-from provisioning.fleet.runtime.base import Prober
+from provisioning.fleet.runtime.base import ProberOf
 from provisioning.fleet.spec.engines import ENGINES, Engine
 from provisioning.fleet.store.base import Stored
 
@@ -24,8 +24,8 @@ LOOK_S = 2.0
 class DrainMonitor:
     """Asks draining instances again and again whether a request runs or waits."""
 
-    def __init__(self, prober: Prober, clock: Clock, *, on_idle: Callable[[], None]) -> None:
-        self._prober = prober
+    def __init__(self, prober_of: ProberOf, clock: Clock, *, on_idle: Callable[[], None]) -> None:
+        self._prober_of = prober_of
         self._clock = clock
         self._on_idle = on_idle
         self._draining: dict[str, Instance] = {}
@@ -62,7 +62,7 @@ class DrainMonitor:
         host = instance.listing.address
         if page is None or not host:
             return
-        is_idle = await self._prober.is_idle(host, instance.port, page)
+        is_idle = await self._prober_of(instance.node).is_idle(host, instance.port, page)
         if is_idle and instance.unit in self._draining:
             self._idle.add(instance.unit)
             self._on_idle()

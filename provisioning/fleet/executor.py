@@ -26,7 +26,7 @@ from provisioning.fleet.errors import (
 from provisioning.fleet.fleet import Limits
 from provisioning.fleet.lifecycle import Outcome, Result
 from provisioning.fleet.model import Unit, Workload
-from provisioning.fleet.runtime.base import Prober, Runtime
+from provisioning.fleet.runtime.base import ProberOf, Runtime
 
 log = logging.getLogger("provisioning.fleet.executor")
 
@@ -55,7 +55,7 @@ class Executor:
     def __init__(
         self,
         runtime_of: Callable[[str], Runtime],
-        prober: Prober,
+        prober_of: ProberOf,
         clock: Clock,
         *,
         dice: Callable[[], float],
@@ -66,7 +66,7 @@ class Executor:
         `leads` says whether it is certain, at that moment, that nobody else does.
         """
         self._runtime_of = runtime_of
-        self._prober = prober
+        self._prober_of = prober_of
         self._clock = clock
         self._dice = dice
         self._leads = leads
@@ -172,7 +172,7 @@ class Executor:
         unit = order.unit
         try:
             async with asyncio.timeout(limits.warm_up_timeout_s):
-                await self._prober.warm_up(
+                await self._prober_of(order.node).warm_up(
                     unit.host, unit.port, order.workload.warm_up, store=order.store
                 )
         except TimeoutError as late:
@@ -207,7 +207,9 @@ class Executor:
     async def _seen(self, order: Order) -> str:
         """Return why a unit is not healthy yet, as far as it could be asked; empty: it is."""
         try:
-            return await self._prober.ask(order.unit.host, order.unit.port, order.workload.probe)
+            return await self._prober_of(order.node).ask(
+                order.unit.host, order.unit.port, order.workload.probe
+            )
         except NotAskedError as error:
             return str(error)
 

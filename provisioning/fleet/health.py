@@ -21,7 +21,7 @@ from provisioning.fleet.errors import NotAskedError
 from provisioning.fleet.eventlog import RateLimit
 from provisioning.fleet.model import Probe
 from provisioning.fleet.rotation import phase_ratio
-from provisioning.fleet.runtime.base import Prober
+from provisioning.fleet.runtime.base import ProberOf
 
 log = logging.getLogger("provisioning.fleet.health")
 
@@ -58,8 +58,8 @@ class Watched:
 class HealthMonitor:
     """Knows which running instances do not answer as they should."""
 
-    def __init__(self, prober: Prober, clock: Clock, *, on_change: Callable[[], None]) -> None:
-        self._prober = prober
+    def __init__(self, prober_of: ProberOf, clock: Clock, *, on_change: Callable[[], None]) -> None:
+        self._prober_of = prober_of
         self._clock = clock
         self._on_change = on_change
         self._watched: dict[str, Watched] = {}
@@ -157,7 +157,9 @@ class HealthMonitor:
     async def _ask(self, instance_id: str, watched: Watched) -> None:
         subject = watched.subject
         try:
-            fault = await self._prober.ask(subject.host, subject.port, subject.probe)
+            fault = await self._prober_of(subject.node).ask(
+                subject.host, subject.port, subject.probe
+            )
         except NotAskedError as error:
             self._log_shortage(instance_id, error)
             return

@@ -14,7 +14,7 @@ from provisioning.fleet.health import HealthMonitor
 from provisioning.fleet.model import NodeReport, Phase
 from provisioning.fleet.nodes import Nodes
 from provisioning.fleet.roster import Roster
-from provisioning.fleet.runtime.base import Prober, Runtime
+from provisioning.fleet.runtime.base import ProberOf, Runtime
 from provisioning.fleet.silences import Silences
 from provisioning.fleet.store.base import Stored
 
@@ -25,14 +25,14 @@ class Lookout:
     def __init__(
         self,
         open_runtime: Callable[[Node], Runtime],
-        prober: Prober,
+        prober_of: ProberOf,
         clock: Clock,
         *,
         on_report: Callable[[NodeReport], None],
         on_news: Callable[[], None],
     ) -> None:
         self.nodes = Nodes(open_runtime, clock, on_report=self._take_report)
-        self.health = HealthMonitor(prober, clock, on_change=on_news)
+        self.health = HealthMonitor(prober_of, clock, on_change=on_news)
         self.silences = Silences(clock)
         self._on_report = on_report
         self._on_news = on_news
@@ -40,16 +40,16 @@ class Lookout:
 
     async def follow(self, roster: Roster, stored: Mapping[str, Stored]) -> None:
         """Ask the nodes of a roster, those that are used besides, and what runs by it."""
-        if roster is not self._roster:
-            self._roster = roster
-            for id_, one in stored.items():
-                self.take_record(id_, one)
         used = frozenset(
             one.instance.node
             for one in stored.values()
             if one.instance.phase is not Phase.FAILED  # that has no unit
         )
         await self.nodes.update(roster.fleet.nodes, used=used, gone=self.silences.gone)
+        if roster is not self._roster:  # only now: how an instance is asked its node decides
+            self._roster = roster
+            for id_, one in stored.items():
+                self.take_record(id_, one)
         self.silences.forget(all_but=frozenset(self.nodes.reports))
 
     def take_record(self, id_: str, stored: Stored | None) -> None:

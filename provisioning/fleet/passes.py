@@ -31,7 +31,7 @@ from provisioning.fleet.orphans import Orphan, find_orphans
 from provisioning.fleet.outage import Outage
 from provisioning.fleet.report import Report, events_of
 from provisioning.fleet.roster import Roster
-from provisioning.fleet.runtime.base import Prober, Runtime
+from provisioning.fleet.runtime.base import ProberOf, Runtime
 from provisioning.fleet.store.base import Change, Done, Store, Term
 from provisioning.fleet.tallies import count_waiting, reasons_of
 from provisioning.fleet.waiting import wait_at_most
@@ -56,7 +56,7 @@ class Passes:
         store: Store,
         mirror: Mirror,
         open_runtime: Callable[[Node], Runtime],
-        prober: Prober,
+        prober_of: ProberOf,
         clock: Clock,
         read_spec: Callable[[str], Fleet],
         dice: Callable[[], float],
@@ -72,15 +72,17 @@ class Passes:
         self._wake = asyncio.Event()
         self._lookout = Lookout(
             open_runtime,
-            prober,
+            prober_of,
             clock,
             on_report=lambda report: self._work.take_report(report),  # noqa: PLW0108 - made below
             on_news=self._wake.set,
         )
         mirror.listen(self._lookout.take_record)
         self._nodes, self._health = self._lookout.nodes, self._lookout.health
-        self._drains = DrainMonitor(prober, clock, on_idle=self._wake.set)
-        self._work = Work(self._nodes, prober, clock, dice=dice, leads=leads, on_end=self._wake.set)
+        self._drains = DrainMonitor(prober_of, clock, on_idle=self._wake.set)
+        self._work = Work(
+            self._nodes, prober_of, clock, dice=dice, leads=leads, on_end=self._wake.set
+        )
         self._grace = Grace(clock)
         self._logbook = Logbook(clock, self._lookout.silences)
         self._in_force = InForce(read_spec)

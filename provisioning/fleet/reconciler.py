@@ -22,7 +22,7 @@ from provisioning.fleet.model import NodeReport
 from provisioning.fleet.orphans import Orphan
 from provisioning.fleet.outage import Outage
 from provisioning.fleet.passes import Passes
-from provisioning.fleet.runtime.base import Prober, Runtime
+from provisioning.fleet.runtime.base import ProberOf, Runtime
 from provisioning.fleet.standby import Standby
 from provisioning.fleet.store.base import Leadership, Leading, Store, Term
 
@@ -44,7 +44,7 @@ class Reconciler:
         mirror: Mirror,
         leadership: Leadership,
         open_runtime: Callable[[Node], Runtime],
-        prober: Prober,
+        prober_of: ProberOf,
         clock: Clock,
         read_spec: Callable[[str], Fleet],
         dice: Callable[[], float],
@@ -61,7 +61,7 @@ class Reconciler:
             store=store,
             mirror=mirror,
             open_runtime=open_runtime,
-            prober=prober,
+            prober_of=prober_of,
             clock=clock,
             read_spec=read_spec,
             dice=dice,

@@ -18,7 +18,7 @@ from provisioning.fleet.nodes import Nodes
 from provisioning.fleet.operations import Ended, Kind, Operation, Operations
 from provisioning.fleet.rests import Rests
 from provisioning.fleet.roster import Roster
-from provisioning.fleet.runtime.base import Prober
+from provisioning.fleet.runtime.base import ProberOf
 from provisioning.fleet.store.base import Stored
 from provisioning.fleet.survey import ending_words
 from provisioning.fleet.writing import subject_id
@@ -30,7 +30,7 @@ class Work:
     def __init__(
         self,
         nodes: Nodes,
-        prober: Prober,
+        prober_of: ProberOf,
         clock: Clock,
         *,
         dice: Callable[[], float],
@@ -38,7 +38,7 @@ class Work:
         on_end: Callable[[], None],
     ) -> None:
         self._nodes = nodes
-        self._executor = Executor(nodes.runtime, prober, clock, dice=dice, leads=leads)
+        self._executor = Executor(nodes.runtime, prober_of, clock, dice=dice, leads=leads)
         self._operations = Operations(on_end=on_end)
         self._rests = Rests(clock)
 

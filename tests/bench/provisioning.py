@@ -109,7 +109,7 @@ async def provisioner(
         mirror=mirror,
         leadership=leadership,
         open_runtime=lambda node: SimulatedRuntime(world, node.name, NAME),
-        prober=SimulatedProber(world),
+        prober_of=lambda _: SimulatedProber(world),
         clock=clock,
         read_spec=lambda _: wanted,
         dice=random.Random(seed).random,  # noqa: S311

@@ -7,7 +7,7 @@ any moment and made again: each is idempotent, and what a cancelled `start` leav
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from provisioning.fleet.model import FoundUnit, Probe, RequestsPage, Unit, WarmUp
@@ -54,6 +54,10 @@ class Runtime(Protocol):
     async def close(self) -> None:
         """Let go of connections; the units go on."""
         ...
+
+
+ProberOf = Callable[[str], "Prober"]
+"""Gives what reaches the instances of a node, by its name."""
 
 
 class Prober(Protocol):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,9 +16,8 @@ import msgspec
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import LastingError
 from provisioning.fleet.fleet import Node, RuntimeKind
-from provisioning.fleet.model import Probe, RequestsPage, WarmUp
 from provisioning.fleet.runtime import cgroups, logfiles, records
-from provisioning.fleet.runtime.base import Runtime
+from provisioning.fleet.runtime.base import Prober, Runtime
 from provisioning.fleet.runtime.containerd_turns import Turns
 from provisioning.fleet.runtime.hosted import HostedRuntime
 from provisioning.fleet.runtime.prober import MAX_AT_ONCE, HttpProber
@@ -54,6 +52,8 @@ class Machines:
         self._import_turns = Turns()
         self._world = World(clock)
         self._simulated = SimulatedProber(self._world)
+        self._in_memory: set[str] = set()
+        """Nodes whose instances are in the world alone."""
         self._http = HttpProber(max_at_once=max_probes)
 
     def open(self, node: Node) -> Runtime:
@@ -62,6 +62,7 @@ class Machines:
         Raises:
             LastingError: Something has to be installed or configured first.
         """
+        self._in_memory.discard(node.name)
         match node.runtime:
             case RuntimeKind.PROCESS:
                 return ProcessRuntime(
@@ -77,6 +78,7 @@ class Machines:
                     self._fleet, node.name, endpoint=node.endpoint, token_path=token_path
                 )
             case RuntimeKind.SIMULATED:
+                self._in_memory.add(node.name)
                 return SimulatedRuntime(self._world, node.name, self._fleet)
             case RuntimeKind.CONTAINERD:
                 return self._open_containerd(node)
@@ -92,23 +94,9 @@ class Machines:
             case RuntimeKind.SIMULATED:
                 return ""
 
-    async def ask(self, host: str, port: int, probe: Probe) -> str:
-        """Return why an instance is not healthy, in words; empty: it is."""
-        is_simulated = (host, port) in self._world.at_address
-        return await (self._simulated if is_simulated else self._http).ask(host, port, probe)
-
-    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
-        """Say whether it is certain that no request runs or waits there."""
-        is_simulated = (host, port) in self._world.at_address
-        return await (self._simulated if is_simulated else self._http).is_idle(host, port, page)
-
-    async def warm_up(
-        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
-    ) -> None:
-        """Send the requests that load the model; see base.Prober."""
-        is_simulated = (host, port) in self._world.at_address
-        prober = self._simulated if is_simulated else self._http
-        await prober.warm_up(host, port, requests, store=store)
+    def prober(self, node: str) -> Prober:
+        """Return what reaches the instances of a node: those in memory are on no network."""
+        return self._simulated if node in self._in_memory else self._http
 
     async def close(self) -> None:
         """Close the connections to instances."""

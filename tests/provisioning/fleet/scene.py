@@ -186,7 +186,7 @@ def staged(world: World, backend: MemoryBackend, *, name: str, seed: int) -> Sta
         mirror=mirror,
         leadership=MemoryLeadership(backend, holder=name),
         open_runtime=open_runtime,
-        prober=SimulatedProber(world),
+        prober_of=lambda _: SimulatedProber(world),
         clock=clock,
         read_spec=read,
         dice=random.Random(seed).random,  # noqa: S311

@@ -83,7 +83,7 @@ def executor(
     dice: Callable[[], float] = lambda: 1.0,
     leads: Callable[[], bool] = lambda: True,
 ) -> Executor:
-    return Executor(lambda _: script, script, VirtualClock(), dice=dice, leads=leads)  # type: ignore[arg-type, return-value]
+    return Executor(lambda _: script, lambda _: script, VirtualClock(), dice=dice, leads=leads)  # type: ignore[arg-type, return-value]
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Outcome]]) -> tuple[Outcome, float]:
@@ -210,7 +210,7 @@ def test_a_unit_of_a_node_that_has_left_meanwhile_has_no_log_to_be_seen() -> Non
 
     made = Executor(
         runtime_of,  # type: ignore[arg-type]
-        script,
+        lambda _: script,
         VirtualClock(),
         dice=lambda: 1.0,
         leads=lambda: True,

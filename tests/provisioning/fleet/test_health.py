@@ -54,7 +54,7 @@ class Scene:
     def __init__(self) -> None:
         self.prober = Answering()
         self.n_changes = 0
-        self.monitor = HealthMonitor(self.prober, VirtualClock(), on_change=self.count)
+        self.monitor = HealthMonitor(lambda _: self.prober, VirtualClock(), on_change=self.count)
 
     def count(self) -> None:
         self.n_changes += 1

@@ -58,7 +58,7 @@ async def looking() -> AsyncIterator[Scene]:
 
     lookout = Lookout(
         open_runtime,
-        SimulatedProber(world),
+        lambda _: SimulatedProber(world),
         VirtualClock(),
         on_report=reports.append,
         on_news=take_news,
