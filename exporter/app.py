@@ -170,6 +170,7 @@ class Exporter:
             sources=lambda: self._inventory.states,
             version=self._version,
             guard=guard,
+            allowed_hosts=self._config.web_allowed_hosts,
         )
         self._stack.push_async_callback(web.close)
         host, port = self._config.web_listen_address

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 import ssl
-import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from exporter.errors import InputError, Problem
+from exporter.files import UnreadableFileError, read_regular
 from exporter.inventory.checks import did_you_mean, shown
 from exporter.inventory.faults import encoding_problem, yaml_problem
 from exporter.inventory.naming import urls_of
@@ -39,6 +39,9 @@ OTHERS_VARIABLES = tuple(
     for begin in ("ALERTS_", "INSTANCES_", "PROGRAMS_DIR", "PROVISIONER_", "SIMULATE_", "UP_")
 )
 """How variables of our other commands begin."""
+
+MAX_FILE_BYTES = 1_048_576
+"""A file of settings with a thousand inventories is a tenth of that."""
 
 LIKENESS = 0.88
 """From which ratio on two variables are taken for one. Kubernetes' own for a service that is named
@@ -68,6 +71,7 @@ class Config:
     metrics_max_tokens_per_second: int
     web_listen_address: tuple[str, int]
     web_config_file: str
+    web_allowed_hosts: tuple[str, ...]
     web_write_timeout: float
     page_healthy_instances: Level
     page_request_latency_p99: float
@@ -147,13 +151,11 @@ def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:
 
 
 def _regular_text(path: Path) -> str:
-    """Return what a file holds. A pipe is refused: reading it might never end."""
-    problem = Problem(str(path), "cannot be read: it is not a regular file")
+    """Return what a file of settings holds."""
     try:
-        if stat.S_ISREG(path.stat().st_mode):
-            return path.read_bytes().decode()
-    except OSError as error:
-        problem = Problem(str(path), f"cannot be read: {error.strerror or error}")
+        return read_regular(path, MAX_FILE_BYTES)[0].decode()
+    except UnreadableFileError as error:
+        problem = Problem(str(path), str(error))
     except UnicodeDecodeError as error:
         problem = encoding_problem(error, str(path))
     raise InputError(str(path), [problem])

@@ -51,6 +51,7 @@ class Setting:
 DURATION = re.compile(
     r"(?:(\d{1,9})h)?(?:(\d{1,9})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?", re.ASCII
 )
+HOST_NAME = re.compile(r"\*|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 ADDRESS = re.compile(r"(?:\[([^\[\]\s]+)\]|([^\[\]:/\s]*)):([0-9]{1,5})")
 
 
@@ -101,6 +102,14 @@ def address(text: str) -> tuple[str, int]:
     if match is None or int(match[3]) > 65535:
         raise ValueError(f"is not an address such as 127.0.0.1:11440: {text!r}")
     return match[1] or match[2], int(match[3])
+
+
+def host_name(text: str) -> str:
+    """Return a host name in lower case; `*` for any, empty for none."""
+    name = text.strip().lower().rstrip(".")
+    if name and HOST_NAME.fullmatch(name) is None:
+        raise ValueError(f"is not a host name such as exporter.example.org: {text!r}")
+    return name
 
 
 def prometheus_url(text: str) -> str:
@@ -265,6 +274,16 @@ SETTINGS = (
         "exporters share.",
         str,
         "FILE",
+    ),
+    Setting(
+        "web.allowed-hosts",
+        "",
+        "Further host name under which the pages may be requested, such as exporter.example.org; * "
+        "for any. Addresses, the machine's own name and local names always work. Has no effect "
+        "where web.config.file has certificates or users. Repeatable.",
+        host_name,
+        "NAME",
+        is_repeatable=True,
     ),
     Setting(
         "web.write-timeout",

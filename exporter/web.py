@@ -8,6 +8,8 @@ the guard does.
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import html
 import os
 import socket
@@ -25,6 +27,8 @@ from exporter.errors import ExporterError
 from exporter.exposition import Format
 from exporter.model import Status
 from exporter.responses import Body
+from exporter.selfmetrics import Refusal
+from exporter.webhost import HostCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,11 +58,25 @@ CONTENT_TYPES = {
     Format.OPENMETRICS: "application/openmetrics-text; version=1.0.0; charset=utf-8",
 }
 
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em}
+td{padding-right:2em}
+@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}a{color:#8bf}}
+"""
+STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
+    f"style-src 'self' 'sha256-{STYLE_HASH}'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+"""On every response, so that a text out of the fleet cannot become a script."""
+
 LANDING = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>ollama-fleet exporter</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em}}
-td{{padding-right:2em}}@media(prefers-color-scheme:dark){{body{{background:#111;color:#ddd}}
-a{{color:#8bf}}}}</style></head>
+<style>{style}</style></head>
 <body><h1>ollama-fleet exporter {version}</h1>
 <p>{total} instances, polled in the background.</p>
 <table>{statuses}</table>
@@ -81,6 +99,7 @@ class Web:
         sources: Callable[[], Sequence[SourceState]] = tuple,
         version: str,
         guard: Guard | None = None,
+        allowed_hosts: Sequence[str] = (),
     ) -> None:
         self._fleet_page = fleet_page
         self._poller = poller
@@ -92,6 +111,7 @@ class Web:
         self._sources = sources
         self._version = version
         self._guard = guard
+        self._allowed_hosts = allowed_hosts
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -111,8 +131,7 @@ class Web:
             ]
         )
         self._fleet_page.add_to(app)
-        if self._guard is not None:
-            self._guard.protect(app)
+        self._protect(app, host)
         # Scrapers keep their connections open: closing must not wait for them to go.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -127,6 +146,17 @@ class Web:
             raise ExporterError(f"{what}; choose another --web.listen-address") from error
         bound: int = self._runner.addresses[0][1]
         return bound
+
+    def _protect(self, app: web.Application, listening_host: str) -> None:
+        refused, guard = self._metrics.requests_refused, self._guard
+        HostCheck([listening_host.lower(), *self._allowed_hosts]).protect(
+            app,
+            is_needed=lambda: guard is None or not guard.is_closed,
+            on_refusal=refused[Refusal.HOST].inc,
+        )
+        if guard is not None:
+            guard.protect(app, on_busy=refused[Refusal.PASSWORDS].inc)
+        app.on_response_prepare.append(_add_headers)
 
     async def close(self) -> None:
         """Stop listening; answers under way have a second to end."""
@@ -201,12 +231,19 @@ class Web:
             for path, text in PAGES.items()
         ]
         text = LANDING.format(
+            style=STYLE,
             version=html.escape(self._version),
             total=f"{counts.total():,}",
             statuses="".join(rows),
             pages="".join(links),
         )
         return web.Response(text=text, content_type="text/html")
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """Forbid the browser what no page needs; what the web configuration sets comes before that."""
+    for name, text in HEADERS.items():
+        response.headers.setdefault(name, text)
 
 
 def _reason(error: OSError) -> str:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import bcrypt
 from aiohttp import web
 
-from exporter.errors import InputError, Problem
+from exporter.errors import ExporterError, InputError, Problem
+from exporter.files import UnreadableFileError, read_regular
 from exporter.webconfig import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from aiohttp.typedefs import Handler
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exporter.web")
 
+MAX_FILE_BYTES = 65_536
+"""A web configuration has a line for each user; it is read on the event loop."""
+MAX_CHECKS = 20
+"""Passwords that wait to be checked: about 0.1 s each."""
+RETRY_AFTER_S = 2
 MAX_REMEMBERED = 100
 """Good passwords that are remembered; each user of the file usually has one."""
 MAX_PASSWORD_BYTES = 72
@@ -39,6 +45,8 @@ MAX_PASSWORD_BYTES = 72
 TLS_SECTION = "tls_server_config"
 
 T = TypeVar("T")
+_Key = tuple[str, "bytes | None", bytes]
+"""User, hash (None for an unknown user) and the digest of what was given as password."""
 
 
 class LastGood(Generic[T]):
@@ -91,24 +99,40 @@ class Guard:
     def __init__(self, path: Path) -> None:
         self._config = LastGood(str(path), path, read=lambda last: _config(path, last))
         self._passwords = _Passwords()
+        self._on_busy: Callable[[], object] = bool
         tls = self._config.value().tls
         self.context = None if tls is None else _rotating_context(tls)
 
-    def protect(self, app: web.Application) -> None:
+    @property
+    def is_closed(self) -> bool:
+        """Return whether a stranger's page has neither the certificate nor the password."""
+        return self.context is not None or bool(self._config.value().users)
+
+    def protect(self, app: web.Application, *, on_busy: Callable[[], object]) -> None:
         """Let the application answer only whom it may; this goes for every path."""
+        self._on_busy = on_busy
         app.middlewares.append(self._authenticate)
         app.on_response_prepare.append(self._add_headers)
 
     @web.middleware
     async def _authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         users = self._config.value().users
-        if not users or await self._is_known(users, request.headers.get("Authorization", "")):
-            return await handler(request)
-        raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Basic"})
+        try:
+            if not users or await self._is_known(users, request):
+                return await handler(request)
+        except BusyError:
+            self._on_busy()
+            words = "Too many passwords are waiting to be checked. Try again later.\n"
+            return web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER_S)}, text=words)
+        return web.Response(
+            status=401, headers={"WWW-Authenticate": "Basic"}, text="401: Unauthorized"
+        )
 
-    async def _is_known(self, users: Mapping[str, bytes], authorization: str) -> bool:
-        given = credentials(authorization)
-        return given is not None and await self._passwords.are_good(users, *given)
+    async def _is_known(self, users: Mapping[str, bytes], request: web.Request) -> bool:
+        given = credentials(request.headers.get("Authorization", ""))
+        return given is not None and await self._passwords.are_good(
+            users, *given, is_asking=lambda: request.transport is not None
+        )
 
     async def _add_headers(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(self._config.value().headers)
@@ -116,10 +140,9 @@ class Guard:
 
 def _config(path: Path, last: WebConfig | None) -> WebConfig:
     try:
-        config = parse(path.read_bytes(), path)
-    except OSError as error:
-        problem = Problem(str(path), f"cannot be read: {error.strerror}")
-        raise InputError(str(path), [problem]) from error
+        config = parse(read_regular(path, MAX_FILE_BYTES)[0], path)
+    except UnreadableFileError as error:
+        raise InputError(str(path), [Problem(str(path), str(error))]) from error
     if last and last.users and not config.users:
         # A file that is being written begins as an empty one, which would open every page.
         message = "passwords are not given up while the exporter runs; restart it for that"
@@ -145,11 +168,21 @@ def _rotating_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+def _unreadable(*paths: Path | None) -> Iterator[Problem]:
+    """Yield a problem for each pipe or device: OpenSSL would wait for its end."""
+    for path in filter(None, paths):
+        if path.exists() and not path.is_file():
+            yield Problem(f"{TLS_SECTION}: {path}", "cannot be read: it is not a regular file")
+
+
 def _context(tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version, context.maximum_version = tls.min_version, tls.max_version
     context.verify_mode = tls.verify_mode
-    problems = []
+    files = (tls.cert_file, tls.key_file, tls.client_ca_file)
+    problems = list(_unreadable(*files))
+    if problems:
+        raise InputError("the web configuration", problems)
     try:
         # With a password at hand, OpenSSL does not ask for one on the terminal.
         context.load_cert_chain(tls.cert_file, tls.key_file, password="")
@@ -168,28 +201,54 @@ def _context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+class BusyError(ExporterError):
+    """Too many passwords wait to be checked."""
+
+
 class _Passwords:
     """Checks passwords, one at a time and beside the event loop, and remembers the good ones."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes()
-        self._remembered: dict[tuple[str, bytes | None, bytes], None] = {}
+        self._remembered: dict[_Key, None] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._n_checks = 0
 
-    async def are_good(self, users: Mapping[str, bytes], user: str, password: bytes) -> bool:
-        """Return whether this is a user's password; for an unknown user after as long a time."""
+    async def are_good(
+        self,
+        users: Mapping[str, bytes],
+        user: str,
+        password: bytes,
+        *,
+        is_asking: Callable[[], bool],
+    ) -> bool:
+        """Return whether this is a user's password; for an unknown user after as long a time.
+
+        Who hung up before their turn are not asking any more, and are not checked.
+
+        Raises:
+            BusyError: Too many others wait.
+        """
         known = users.get(user)
         key = (user, known, self._digest(password))
         if key not in self._remembered:
-            async with self._one_at_a_time:
-                if key not in self._remembered:
-                    hash_ = known or max(users.values(), key=_cost)
-                    is_match = await asyncio.to_thread(_matches, password, hash_)
-                    if known and is_match:
-                        self._remember(key)
+            if self._n_checks >= MAX_CHECKS:
+                raise BusyError
+            self._n_checks += 1
+            try:
+                async with self._one_at_a_time:
+                    if key not in self._remembered and is_asking():
+                        await self._check(key, password, known or max(users.values(), key=_cost))
+            finally:
+                self._n_checks -= 1
         return key in self._remembered
 
-    def _remember(self, key: tuple[str, bytes | None, bytes]) -> None:
+    async def _check(self, key: _Key, password: bytes, hash_: bytes) -> None:
+        is_match = await asyncio.to_thread(_matches, password, hash_)
+        if is_match and key[1] is not None:
+            self._remember(key)
+
+    def _remember(self, key: _Key) -> None:
         if len(self._remembered) >= MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         self._remembered[key] = None

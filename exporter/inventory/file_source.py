@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.clock import Clock
 from exporter.errors import SourceError
+from exporter.files import TooLargeError, UnreadableFileError, read_regular
 from exporter.inventory.formats import Format
 from exporter.inventory.sources import SourceSettings, digest
 
@@ -75,8 +75,6 @@ class FileSource:
     def _read_if_changed(self, known: _Version | None) -> tuple[bytes, _Version] | None:
         try:
             status = os.stat(self._path)
-            if not stat.S_ISREG(status.st_mode):
-                raise SourceError("cannot be read: it is not a regular file")
             if known and known.stamp == _stamp(status):
                 return None
             return self._read_all()
@@ -84,14 +82,13 @@ class FileSource:
             raise SourceError(f"cannot be read: {error.strerror or error}") from error
 
     def _read_all(self) -> tuple[bytes, _Version]:
-        with self._path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            body = file.read(self._max_bytes + 1)
-        if len(body) > self._max_bytes:
-            raise SourceError(
-                f"is larger than {self._max_bytes:,} bytes (the limit for an inventory); "
-                "split it, and give each part as an --inventory of its own"
-            )
+        try:
+            body, status = read_regular(self._path, self._max_bytes)
+        except TooLargeError as error:
+            helps = "split it, and give each part as an --inventory of its own"
+            raise SourceError(f"{error} (the limit for an inventory); {helps}") from error
+        except UnreadableFileError as error:
+            raise SourceError(str(error)) from error
         return body, _Version(self._settled_stamp(status), digest(body))
 
     def _settled_stamp(self, status: os.stat_result) -> _Stamp | None:

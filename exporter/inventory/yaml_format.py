@@ -49,6 +49,24 @@ def yaml_records(text: bytes, source: str) -> Iterator[Record]:
         raise InputError(source, [yaml_problem(error, text, source)]) from error
 
 
+def is_too_deep(text: bytes) -> bool:
+    """Return whether a YAML text is nested more deeply than anything that we read.
+
+    Raises:
+        yaml.YAMLError: The text is not YAML.
+    """
+    depth = 0
+    next_event = EventLoader(text).get_event
+    while not isinstance(event := next_event(), yaml.StreamEndEvent | None):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return False
+
+
 class _Walker:
     """Follows the events of one document; remembers anchors, and the lines of one record."""
 

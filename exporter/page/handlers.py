@@ -2,8 +2,6 @@
 
 In:   requests.
 Out:  the page's files, the map, changes and the worst instances. A question that cannot be is 400.
-Every answer forbids the browser what the page does not need, so that a text out of the fleet cannot
-become a script; headers that the web configuration sets come before ours.
 """
 
 from __future__ import annotations
@@ -42,13 +40,6 @@ if TYPE_CHECKING:
     from exporter.responses import ResponseSender
 
 PATH = "/fleet"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 class FleetPage:
@@ -87,7 +78,6 @@ class FleetPage:
                 web.get(f"{PATH}/{{name}}", self._file),
             ]
         )
-        app.on_response_prepare.append(_add_headers)
 
     async def _index(self, request: web.Request) -> web.Response:
         return _file_response(request, self._files[INDEX])
@@ -206,12 +196,6 @@ class FleetPage:
             "n_ranked": ranked.n_ranked,
             "instances": views,
         }
-
-
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    if request.path == PATH or request.path.startswith(f"{PATH}/"):
-        for name, text in HEADERS.items():
-            response.headers.setdefault(name, text)
 
 
 def _refusal(message: str, status: int) -> web.Response:

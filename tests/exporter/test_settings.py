@@ -12,6 +12,7 @@ from exporter.settings import (
     address,
     count,
     duration_s,
+    host_name,
     one_of,
     prometheus_url,
     switch,
@@ -178,6 +179,20 @@ def test_what_may_be_a_secret_in_a_url_is_refused_and_not_repeated(
         prometheus_url(text)
 
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("Exporter.example.org", "exporter.example.org"), ("*", "*"), ("a_b.c-d. ", "a_b.c-d")],
+)
+def test_a_host_name_is_kept_in_lower_case(text: str, expected: str) -> None:
+    assert expected == host_name(text)
+
+
+@pytest.mark.parametrize("text", ["a:11440", "http://a", "*.example.org", "a b", "ü.example"])
+def test_what_is_no_host_name_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a host name such as"):
+        host_name(text)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)

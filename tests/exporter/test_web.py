@@ -89,12 +89,20 @@ def web_of(
     version: str = "1.2.3",
     write_timeout_s: float = 30.0,
     max_own_bytes: int = MAX_OWN_BYTES,
+    **settings: Any,
 ) -> Web:
     page = fleet_page(polled.poller, polled.ledger, polled.metrics)
     clock = SystemClock()
     sender = ResponseSender(polled.metrics, timeout_s=write_timeout_s, max_own_bytes=max_own_bytes)
     return Web(
-        polled.poller, polled.publisher, polled.metrics, clock, page, sender, version=version
+        polled.poller,
+        polled.publisher,
+        polled.metrics,
+        clock,
+        page,
+        sender,
+        version=version,
+        **settings,
     )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
 import re
 import ssl
 import threading
@@ -23,7 +24,7 @@ from exporter.app import Exporter, check
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
 from exporter.webconfig import parse
-from exporter.websecurity import Guard, credentials
+from exporter.websecurity import MAX_CHECKS, Guard, credentials
 from tests.conftest import ROOT
 from tests.exporter.fetching import Fetched, fetch
 from tests.waiting import eventually
@@ -82,8 +83,16 @@ def n_checks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 @asynccontextmanager
-async def guarded(file: File) -> AsyncIterator[int]:
-    """Serve one page behind a guard."""
+async def guarded(file: File, on_busy: Callable[[], object] = bool) -> AsyncIterator[int]:
+    """Serve one page behind a guard; yield the port."""
+    async with guarded_site(file, on_busy) as runner:
+        yield runner.addresses[0][1]
+
+
+@asynccontextmanager
+async def guarded_site(
+    file: File, on_busy: Callable[[], object] = bool
+) -> AsyncIterator[web.AppRunner]:
 
     async def page(_: web.Request) -> web.Response:
         return web.Response(text="the page")
@@ -91,12 +100,12 @@ async def guarded(file: File) -> AsyncIterator[int]:
     guard = Guard(file.path)
     app = web.Application()
     app.router.add_get("/", page)
-    guard.protect(app)
+    guard.protect(app, on_busy=on_busy)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=guard.context).start()
     try:
-        yield runner.addresses[0][1]
+        yield runner
     finally:
         await runner.cleanup()
 
@@ -262,7 +271,89 @@ async def test_a_check_delays_only_who_has_to_be_checked(
     assert 1 == n_at_once_most
 
 
+class HeldChecks:
+    """Checks of passwords that last until they may go on; all find the password wrong."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go_on = threading.Event()
+        self.n_begun = 0
+        monkeypatch.setattr(bcrypt, "checkpw", self._check)
+
+    def _check(self, _password: bytes, _hash: bytes) -> bool:
+        self.n_begun += 1
+        return not self.go_on.wait(60)
+
+
+async def test_few_wait_for_a_check_and_others_are_sent_away(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[None] = []
+    file.set_users(alice=HASH)
+    async with guarded(file, on_busy=lambda: refused.append(None)) as port:
+        checks = HeldChecks(monkeypatch)
+        guesses = [asyncio.create_task(status(port, basic("m", str(n)))) for n in range(100)]
+        await eventually(lambda: len(refused) == 100 - MAX_CHECKS)
+        away = await fetch(port, "/", Authorization=basic("m", "guess"))
+
+        assert (503, "2") == (away.status, away.headers["Retry-After"])
+        checks.go_on.set()
+        statuses = await asyncio.gather(*guesses)
+    assert (MAX_CHECKS, 100 - MAX_CHECKS) == (statuses.count(401), statuses.count(503))
+
+
+async def test_who_hung_up_is_not_checked(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.set_users(alice=HASH)
+    async with guarded_site(file) as runner:
+        server, port = runner.server, runner.addresses[0][1]
+        assert server is not None
+        checks = HeldChecks(monkeypatch)
+        guesses = [asyncio.create_task(status(port, basic("m", str(n)))) for n in range(10)]
+        await eventually(lambda: len(server.connections) == 10 and checks.n_begun)
+        for guess in guesses:
+            guess.cancel()
+        await asyncio.gather(*guesses, return_exceptions=True)
+        await eventually(lambda: not any(client.transport for client in server.connections))
+
+        checks.go_on.set()
+
+        assert 401 == await status(port, basic("m", "still here"))
+    assert 2 == checks.n_begun
+
+
 # The file changes
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+async def test_a_pipe_in_the_files_place_leaves_what_was(
+    file: File, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None]
+) -> None:
+    file.set_users(alice=HASH)
+    async with guarded(file) as port:
+        file.path.unlink()
+        make(file.path)
+
+        assert [200, 401] == [await status(port, ALICE), await status(port, "")]
+    assert [True] == ["not a regular file" in record.message for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a: " + "[" * 30_000, "{path}: is nested too deeply"),
+        ("#" * 70_000, "{path}: is larger than 65,536 bytes"),
+    ],
+)
+def test_a_deep_or_large_file_is_refused(file: File, content: str, expected: str) -> None:
+    file.write(content)
+
+    assert [expected.format(path=file.path)] == start_problems(file)
+
+
+def test_a_pipe_instead_of_a_certificate_is_refused(file: File) -> None:
+    os.mkfifo(file.path.parent / "pipe")
+    file.write("tls_server_config: {cert_file: pipe, key_file: pipe}")
+
+    assert all("not a regular file" in problem for problem in start_problems(file))
 
 
 async def test_a_changed_password_is_in_force_at_the_next_request(file: File) -> None:

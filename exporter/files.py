@@ -1,0 +1,48 @@
+"""Read a file that somebody named, within bounds: reading a pipe or a device might never end.
+
+In:   a path.
+Out:  its bytes. Fails with UnreadableFileError, whose text says what was wrong with the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from exporter.errors import ExporterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class UnreadableFileError(ExporterError):
+    """A file is missing, no regular file, too large, or may not be read."""
+
+
+class TooLargeError(UnreadableFileError):
+    """A file holds more than its reader takes."""
+
+
+def read_regular(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """Return what a regular file holds, and what the file system says of it.
+
+    Raises:
+        UnreadableFileError: There is no such file, or none that can be read within bounds.
+    """
+    try:
+        # Opening a pipe waits for whoever writes to it, unless told not to.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableFileError("cannot be read: it is not a regular file")
+            with open(descriptor, "rb", closefd=False) as file:
+                body = file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UnreadableFileError(f"cannot be read: {error.strerror or error}") from error
+    if len(body) > max_bytes:
+        raise TooLargeError(f"is larger than {max_bytes:,} bytes")
+    return body, status
