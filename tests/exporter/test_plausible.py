@@ -11,17 +11,17 @@ HONEST = Values(
     ("m",), "1", 42.0, 0.1, 2.0, 3.0, NOW_S - 60.0, 5000.0, 6000.0, 100.0, (("oom", 1.0),)
 )
 HIGHEST = {
-    "tokens_per_second": 100_000.0,
+    "tokens_per_second": 10_000.0,
     "latency_p99_s": 86_400.0,
     "requests_running": 100_000.0,
     "requests_queued": 100_000.0,
     "start_time_s": NOW_S + 3600.0,
-    "generated_tokens_total": 3e13,
-    "prompt_tokens_total": 3e15,
+    "generated_tokens_total": 3e12,
+    "prompt_tokens_total": 3e14,
 }
 
 
-def judged(verdict: Verdict, max_tokens_per_second: float = 100_000.0) -> Verdict:
+def judged(verdict: Verdict, max_tokens_per_second: float = 10_000.0) -> Verdict:
     return plausible(verdict, now_s=NOW_S, max_tokens_per_second=max_tokens_per_second)
 
 
