@@ -25,8 +25,9 @@ def raise_limit() -> int:
     return hard
 
 
-def share(limit: int, most: int) -> int:
+def share(most: int) -> int:
     """Return how many descriptors one use may have: `most`, or its share of a low limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return most
     return max(1, min(most, limit // SHARE))

@@ -37,7 +37,6 @@ from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import NodeReport
 from provisioning.fleet.reconciler import Reconciler
 from provisioning.fleet.runtime.opening import Local, Machines
-from provisioning.fleet.runtime.prober import MAX_AT_ONCE
 from provisioning.fleet.spec import decode_fleet
 from provisioning.fleet.store.base import Change, Done, Leadership, Store
 from provisioning.fleet.store.etcd.access import Credentials
@@ -73,7 +72,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     Raises:
         ProvisionerError: The state folder, store, token file or address cannot be used.
     """
-    n_files = descriptors.raise_limit()  # each node, unit and client of the API takes some
+    descriptors.raise_limit()  # each node, unit and client of the API takes some
     _make(settings.local.state_dir)
     clock = SystemClock()
     metrics = Metrics(clock, version=version("ollama-fleet"))
@@ -86,8 +85,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         opened, leadership = _open(settings, clock, holder)
         store = TimedStore(opened, metrics)
         stack.push_async_callback(store.close)
-        max_probes = descriptors.share(n_files, MAX_AT_ONCE)
-        machines = Machines(settings.fleet, settings.local, clock, max_probes=max_probes)
+        machines = Machines(settings.fleet, settings.local, clock)
         stack.push_async_callback(machines.close)
         mirror = Mirror(store, clock)
         reconciler = _reconciler(store, mirror, leadership, machines, metrics)
@@ -124,7 +122,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             own_names=_own_names(settings),
             log_of=machines.log_of,
         )
-        max_connections = descriptors.share(n_files, settings.max_connections)
+        max_connections = descriptors.share(settings.max_connections)
         url = await stack.enter_async_context(
             serving(api, sockets, max_connections=max_connections)
         )

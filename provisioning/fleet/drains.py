@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from provisioning import descriptors
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.model import Instance, Phase
 from provisioning.fleet.runtime.base import ProberOf
@@ -19,6 +20,8 @@ from provisioning.fleet.store.base import Stored
 NOTICE_S = 10.0
 """From the beginning of a drain: clients and balancers still send until they see that it drains."""
 LOOK_S = 2.0
+MAX_AT_ONCE = 100
+"""A rollout drains few at once; each question takes a descriptor."""
 
 
 class DrainMonitor:
@@ -28,6 +31,7 @@ class DrainMonitor:
         self._prober_of = prober_of
         self._clock = clock
         self._on_idle = on_idle
+        self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
         self._draining: dict[str, Instance] = {}
         self._idle: set[str] = set()
 
@@ -62,7 +66,8 @@ class DrainMonitor:
         host = instance.listing.address
         if page is None or not host:
             return
-        is_idle = await self._prober_of(instance.node).is_idle(host, instance.port, page)
+        async with self._turns:
+            is_idle = await self._prober_of(instance.node).is_idle(host, instance.port, page)
         if is_idle and instance.unit in self._draining:
             self._idle.add(instance.unit)
             self._on_idle()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from provisioning import descriptors
 from provisioning.fleet.actions import Illness
 from provisioning.fleet.clock import Clock
 from provisioning.fleet.errors import NotAskedError
@@ -27,6 +28,9 @@ log = logging.getLogger("provisioning.fleet.health")
 
 IDLE_S = 0.5
 """How long to wait for something to be watched, and how soon something new may be due."""
+MAX_AT_ONCE = 1000
+"""10,000 instances that all hang for 2 s would take 2,000 descriptors; those that wait for their
+turn are asked late, which is no failure."""
 TICK_S = 0.05
 """What is due together is asked together: it halves the wake-ups of a large fleet."""
 
@@ -68,6 +72,7 @@ class HealthMonitor:
         self._numbers = itertools.count()  # so that no two in the heap compare equal
         self._asking: set[asyncio.Task[None]] = set()
         self._shortages = RateLimit(clock)
+        self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
 
     def __repr__(self) -> str:
         return f"<HealthMonitor of {len(self._watched):,} instances, {len(self._ill):,} ill>"
@@ -157,9 +162,9 @@ class HealthMonitor:
     async def _ask(self, instance_id: str, watched: Watched) -> None:
         subject = watched.subject
         try:
-            fault = await self._prober_of(subject.node).ask(
-                subject.host, subject.port, subject.probe
-            )
+            async with self._turns:
+                prober = self._prober_of(subject.node)
+                fault = await prober.ask(subject.host, subject.port, subject.probe)
         except NotAskedError as error:
             self._log_shortage(instance_id, error)
             return

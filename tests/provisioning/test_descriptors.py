@@ -19,8 +19,12 @@ def _limits() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("limit", "expected"), [(1_000_000, 500), (200, 50), (3, 1), (resource.RLIM_INFINITY, 500)]
 )
-def test_one_use_takes_a_quarter_of_a_low_limit(limit: int, expected: int) -> None:
-    assert expected == descriptors.share(limit, 500)
+def test_one_use_takes_a_quarter_of_a_low_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: int, expected: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+
+    assert expected == descriptors.share(500)
 
 
 @pytest.mark.usefixtures("_limits")

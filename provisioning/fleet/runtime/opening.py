@@ -20,7 +20,7 @@ from provisioning.fleet.runtime import cgroups, logfiles, records
 from provisioning.fleet.runtime.base import Prober, Runtime
 from provisioning.fleet.runtime.containerd_turns import Turns
 from provisioning.fleet.runtime.hosted import HostedRuntime
-from provisioning.fleet.runtime.prober import MAX_AT_ONCE, HttpProber
+from provisioning.fleet.runtime.prober import HttpProber
 from provisioning.fleet.runtime.process import ProcessRuntime
 from provisioning.fleet.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.fleet.runtime.world import World
@@ -42,9 +42,7 @@ class Local(msgspec.Struct, frozen=True):
 class Machines:
     """The runtimes of one fleet's nodes, and what runs on them."""
 
-    def __init__(
-        self, fleet: str, local: Local, clock: Clock, *, max_probes: int = MAX_AT_ONCE
-    ) -> None:
+    def __init__(self, fleet: str, local: Local, clock: Clock) -> None:
         self._fleet = fleet
         self._local = local
         self._clock = clock
@@ -54,7 +52,7 @@ class Machines:
         self._simulated = SimulatedProber(self._world)
         self._in_memory: set[str] = set()
         """Nodes whose instances are in the world alone."""
-        self._http = HttpProber(max_at_once=max_probes)
+        self._http = HttpProber()
 
     def open(self, node: Node) -> Runtime:
         """Return a node's runtime; nothing is connected before the first call.

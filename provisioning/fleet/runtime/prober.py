@@ -34,27 +34,20 @@ REQUESTS_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 1_000_000
 """Of a page that counts requests; a longer one counts as none."""
 ZEROS = (0, "0", "0.0")
-MAX_AT_ONCE = 1000
-"""Probes: 10,000 instances that all hang for 2 s take 2,000 at once, and more descriptors than
-most machines give; those that wait are asked later, which counts as no failure."""
 
 
 class HttpProber:
     """Asks each time anew: between two probes no connection is held."""
 
-    def __init__(self, *, max_at_once: int = MAX_AT_ONCE) -> None:
-        """Connect at the first question; have no more than that many probes under way."""
+    def __init__(self) -> None:
+        """Connect at the first question."""
         self._opened: aiohttp.ClientSession | None = None
-        self._turns = asyncio.Semaphore(max_at_once)
         self._pulls = weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock]()
         """By folder of models and model."""
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         """Return an empty text where the probe's path answers 200 within its time."""
-        async with self._turns:  # its time begins with its turn
-            return await self._ask(_url(host, port, probe.path), probe)
-
-    async def _ask(self, url: str, probe: Probe) -> str:
+        url = _url(host, port, probe.path)
         try:
             timeout = aiohttp.ClientTimeout(total=probe.timeout_s)
             async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
@@ -71,10 +64,7 @@ class HttpProber:
         timeout = aiohttp.ClientTimeout(total=REQUESTS_TIMEOUT_S)
         url = _url(host, port, page.path)
         try:
-            async with (
-                self._turns,
-                self._session.get(url, timeout=timeout, allow_redirects=False) as response,
-            ):
+            async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
                 body = await _whole(response) if response.status == 200 else b""
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
             return False
@@ -98,7 +88,7 @@ class HttpProber:
     @property
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
-            # How many are asked at once is limited above: time-outs would run in its queue.
+            # Who limits how many are asked at once is the caller: time-outs would run in its queue.
             connector = aiohttp.TCPConnector(limit=0, force_close=True)
             self._opened = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from provisioning.fleet import health
 from provisioning.fleet.errors import NotAskedError
 from provisioning.fleet.health import HealthMonitor, Subject
 from provisioning.fleet.model import Probe, RequestsPage, WarmUp
@@ -148,6 +149,28 @@ def test_what_was_not_asked_is_no_failure_and_is_logged_once_a_minute(
     first, second = caplog.messages
     assert "held_back=0: too many open files" in first
     assert "held_back=0:" not in second
+
+
+def test_no_more_are_asked_at_once_than_may_be_and_to_wait_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is one that waits asked twice."""
+    monkeypatch.setattr(health, "MAX_AT_ONCE", 2)
+
+    async def scene() -> Scene:
+        made = Scene()
+        made.prober.takes_s = 2.0
+        for port in range(20):
+            made.monitor.watch(f"a{port}", subject(port))
+        await made.run(40.0)
+        return made
+
+    made = virtual_run(scene())
+
+    begun_s = sorted(at_s for times in made.prober.asked_s.values() for at_s in times)
+    assert all(third >= first + 2.0 for first, third in itertools.pairwise(begun_s[::2]))
+    assert {1, 2} == {len(times) for times in made.prober.asked_s.values()}
+    assert {} == made.monitor.ill
 
 
 def test_a_good_answer_makes_it_well() -> None:

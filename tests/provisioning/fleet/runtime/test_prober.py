@@ -15,7 +15,6 @@ from provisioning.fleet.runtime.base import Prober
 from provisioning.fleet.runtime.prober import MAX_PAGE_BYTES, HttpProber
 from provisioning.fleet.spec.engines import ENGINES
 from tests.ports import free_port
-from tests.waiting import eventually
 
 HOST = "127.0.0.1"
 PROBE = Probe(timeout_s=60.0)
@@ -107,29 +106,6 @@ def no_descriptor_left() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-async def test_no_more_are_asked_at_once_than_may_be_and_waiting_is_no_failure(
-    serve: Serve,
-) -> None:
-    n_at_once, most, let_go = 0, 0, asyncio.Event()
-
-    async def answer(_: web.Request) -> web.Response:
-        nonlocal n_at_once, most
-        n_at_once += 1
-        most = max(most, n_at_once)
-        await let_go.wait()
-        n_at_once -= 1
-        return web.Response()
-
-    port, prober = await serve(answer), HttpProber(max_at_once=2)
-    asking = [asyncio.create_task(prober.ask(HOST, port, PROBE)) for _ in range(6)]
-    await eventually(lambda: n_at_once == 2)
-    let_go.set()
-
-    assert [""] * 6 == await asyncio.gather(*asking)
-    assert 2 == most
-    await prober.close()
 
 
 async def test_an_instance_that_refuses_connections_is_told(prober: Prober) -> None:
