@@ -36,6 +36,7 @@ from tests.bench import (
     rules,
     scraping,
     servers,
+    soak,
     table,
 )
 from tests.bench.bench import Bench, BenchError
@@ -91,8 +92,9 @@ ALONE: Mapping[str, OfNothing] = {
     "inventory": reading.measure_reading,
     "provisioner": provisioner.measure_provisioner,
     "containers": containers.measure_containers,
+    "memory": soak.measure_memory,
 }
-"""Parts that need no fleet of servers."""
+"""Parts that need no fleet of servers, or one of their own."""
 NAMES = (
     *(name for stage in STAGES for name in (*stage.of_exporter, *stage.of_fleet)),
     *ALONE,
@@ -156,9 +158,23 @@ def say(words: str) -> None:
 @click.option(
     "--interval", type=click.IntRange(min=6), default=10, help="Seconds from poll to poll."
 )
+@click.option(
+    "--soak", type=click.IntRange(min=10), default=600, help="Seconds that memory is watched."
+)
+@click.option(
+    "--ill", type=click.IntRange(min=1), default=15, help="Instances of each kind of fault."
+)
 @click.option("--only", type=click.Choice(NAMES), multiple=True, help="Parts; repeatable.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON instead of a table.")
-def main(instances: int, cycles: int, interval: int, only: tuple[str, ...], is_json: bool) -> None:
+def main(
+    instances: int,
+    cycles: int,
+    interval: int,
+    soak: int,
+    ill: int,
+    only: tuple[str, ...],
+    is_json: bool,
+) -> None:
     """Measure the exporter and its peers on one simulated fleet and print one table.
 
     Ratios are to the row "ours, the article's figures".
@@ -171,6 +187,8 @@ def main(instances: int, cycles: int, interval: int, only: tuple[str, ...], is_j
             run_dir=Path(folder),
             ports=Ports(say=say, claims=claims),
             say=say,
+            soak_s=soak,
+            n_ill=ill,
         )
         try:
             findings = asyncio.run(run(bench, frozenset(only or NAMES)))

@@ -38,6 +38,10 @@ class Bench:
     ports: Ports
     say: Callable[[str], None]
     """Takes words of progress."""
+    soak_s: float = 600.0
+    """For how long ill instances are polled."""
+    n_ill: int = 15
+    """Instances of each kind of fault."""
 
     @property
     def n_short_cycles(self) -> int:

@@ -21,6 +21,7 @@ class Target(StrEnum):
 
     CPU = "CPU"
     MEMORY = "memory"
+    FLAT = "growth"
     PAGE = "page"
     BLOCKING = "blocking"
     BELOW_OURS = "CPU below healthy"
@@ -36,6 +37,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """CPU-seconds per cycle."""
     system_s: float | None = None
     resident_bytes: int | None = None
+    grown_bytes: int | None = None
+    """How far the memory went above its first reading."""
     samples: int | None = None
     page_bytes: int | None = None
     gzip_bytes: int | None = None

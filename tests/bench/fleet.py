@@ -56,9 +56,13 @@ class SimulatedFleet:
         """
         return await self.children.guard(work)
 
+    async def inject(self, fault: dict[str, object]) -> None:
+        """Let a fault befall some instances."""
+        await self._change("POST", fault)
+
     async def kill(self, share: float) -> None:
         """Let a share of the instances die: connections to them are reset."""
-        await self._change("POST", {"kind": "kill", "share": share})
+        await self.inject({"kind": "kill", "share": share})
 
     async def heal(self) -> None:
         """Start all dead instances anew."""

@@ -43,6 +43,7 @@ def test_every_column_is_aligned_under_its_head() -> None:
     [
         (Target.CPU, {"user_s": 0.3, "system_s": 0.2}, {"user_s": 0.3, "system_s": 0.21}),
         (Target.MEMORY, {"resident_bytes": 200_000_000}, {"resident_bytes": 200_000_001}),
+        (Target.FLAT, {"grown_bytes": 20_000_000}, {"grown_bytes": 20_000_001}),
         (Target.PAGE, {"render_s": 0.050}, {"render_s": 0.051}),
         (Target.BLOCKING, {"blocked_s": 0.050}, {"blocked_s": 0.051}),
         (Target.BELOW_OURS, {"user_s": 0.2, "system_s": 0.1}, {"user_s": 0.3, "system_s": 0.1}),
@@ -62,7 +63,7 @@ def test_each_target_is_met_up_to_its_limit(
 def test_the_verdict_names_what_is_missed() -> None:
     row = Row(what="x", render_s=0.06, resident_bytes=1, targets=frozenset(Target))
 
-    assert "no: CPU, page, blocking, CPU below healthy" in table.render([row])
+    assert "no: CPU, growth, page, blocking, CPU below healthy" in table.render([row])
 
 
 def test_units_are_those_of_the_head() -> None:
