@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.watch import Tally, Watch
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from exporter.watch import Watch
 
 MAX_LINES = 20
 """Per window. When a rack goes, one number says more than a thousand lines."""
@@ -25,7 +25,7 @@ def failure_lines(watches: Iterable[Watch], window_s: float) -> Iterator[str]:
             n_failing += 1
             if n_failing <= MAX_LINES:
                 yield failure_line(watch, window_s)
-        watch.tally = Tally()
+        watch.tally.tried = watch.tally.failed = 0
     if n_failing > MAX_LINES:
         rest = n_failing - MAX_LINES
         yield f"{rest:,} more instances failed polls in the last {window_s:.0f} s; see /instances"

@@ -7,13 +7,17 @@ Out:  its result, and the CPU time that it took.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Collection, Generator, Iterator, Sequence
 
 T = TypeVar("T")
+
+STEP = 500
+"""Items of light work per step: less than a millisecond."""
 
 
 async def at_leisure(steps: Generator[None, None, T]) -> tuple[T, float]:
@@ -27,3 +31,36 @@ async def at_leisure(steps: Generator[None, None, T]) -> tuple[T, float]:
             return stop.value, busy_s + time.thread_time() - started_s
         busy_s += time.thread_time() - started_s
         await asyncio.sleep(0)
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """Run steps in a thread of their own; return their result.
+
+    Between them other threads get their turn: one call that sorts 100,000 texts would keep the
+    event loop waiting for as long as it takes.
+    """
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def batched(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in portions for one step each."""
+    return (items[first : first + STEP] for first in range(0, len(items), STEP))
+
+
+def sorted_in_steps(texts: Collection[str]) -> Generator[None, None, list[str]]:
+    """Sort texts in steps: there may be as many as instances."""
+    parts = []
+    for some in batched(list(texts)):
+        parts.append(sorted(some))
+        yield
+    merged: list[str] = []
+    for text in heapq.merge(*parts):
+        merged.append(text)
+        if len(merged) % STEP == 0:
+            yield
+    return merged

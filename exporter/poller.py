@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from exporter.leisure import at_leisure, batched, sorted_in_steps
 from exporter.memory import NOTHING
 from exporter.model import Outcome, State, Target
 from exporter.schedule import Wheel
@@ -22,7 +23,7 @@ from exporter.selfmetrics import Request
 from exporter.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping
 
     from exporter.clock import Clock
     from exporter.connection import Exchange
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exporter.poller")
 
-CHANGES_AT_ONCE = 200
-"""A few milliseconds' worth."""
+AT_ONCE = 20
+"""Polls or changes until the event loop turns: a few milliseconds' worth, also where each takes a
+task and a connection of its own."""
 
 
 @dataclass(slots=True)
@@ -81,9 +83,13 @@ class Poller:
         """Return the watches by instance id, in the order of the ids."""
         return self._watches
 
-    def rows(self) -> tuple[Row, ...]:
-        """Return the latest row of every instance, sorted by id."""
-        return tuple([watch.row for watch in self._watches.values()])
+    def rows(self) -> Generator[None, None, list[Row]]:
+        """Return the latest row of every instance, sorted by id, in steps."""
+        rows: list[Row] = []
+        for some in batched(list(self._watches.values())):
+            rows += [watch.row for watch in some]
+            yield
+        return rows
 
     async def update(self, change: Change) -> None:
         """Take over a changed inventory; what did not change goes on undisturbed.
@@ -99,10 +105,9 @@ class Poller:
         for n, target in enumerate(change.added):
             self._begin(Watch(target, self._manner))
             await _pause_now_and_then(n)
-        if change.added or change.changed:
-            self._watches = dict(sorted(self._watches.items()))
         if change:
-            self._ledger.keep_nodes({watch.target.node for watch in self._watches.values()})
+            (self._watches, nodes), _ = await at_leisure(self._in_order())
+            self._ledger.keep_nodes(nodes)
 
     async def run(self) -> None:
         """Start each poll when it is due, until cancelled."""
@@ -122,13 +127,25 @@ class Poller:
             while wheel.starts_at_s(tick) <= now_s:
                 if tick >= cycle.first_tick + wheel.n_slots:
                     cycle = self._next_cycle(cycle, tick)
-                self._start_due(tick, cycle, lateness_s=now_s - wheel.starts_at_s(tick))
+                cycle.lateness_s = max(cycle.lateness_s, now_s - wheel.starts_at_s(tick))
+                await self._start_due(tick, cycle)
                 tick += 1
 
     async def close(self) -> None:
         """Stop all polls and close all connections."""
         for instance_id in tuple(self._watches):
             await self._end(instance_id)
+
+    def _in_order(self) -> Generator[None, None, tuple[dict[str, Watch], set[str]]]:
+        """Return the watches by id, in the order of the ids, and their nodes."""
+        watches: dict[str, Watch] = {}
+        nodes: set[str] = set()
+        for instance_ids in batched((yield from sorted_in_steps(self._watches))):
+            some = [self._watches[instance_id] for instance_id in instance_ids]
+            watches.update(zip(instance_ids, some, strict=True))
+            nodes.update([watch.target.node for watch in some])
+            yield
+        return watches, nodes
 
     def _begin(self, watch: Watch) -> None:
         target = watch.target
@@ -164,11 +181,12 @@ class Poller:
     def _new_cycle(self, tick: int) -> Cycle:
         return Cycle(tick, self._clock.monotonic_s(), self.knows_whole_fleet)
 
-    def _start_due(self, tick: int, cycle: Cycle, *, lateness_s: float) -> None:
-        cycle.lateness_s = max(cycle.lateness_s, lateness_s)
-        for watch in self._wheel.due(tick):
-            if watch.target.id not in self._polls:  # else its last one still waits for its deadline
+    async def _start_due(self, tick: int, cycle: Cycle) -> None:
+        for n, watch in enumerate(self._wheel.due(tick), 1):
+            # One whose last poll still waits for its deadline is left out; one may have gone.
+            if watch.target.id not in self._polls and self._is_watched(watch):
                 self._start(watch, cycle)
+            await _pause_now_and_then(n)
 
     def _start(self, watch: Watch, cycle: Cycle) -> None:
         cycle.n_running += 1
@@ -181,7 +199,7 @@ class Poller:
         """End a poll that needed no task of its own, or go on with one."""
         polled = None
         try:
-            if self._watches.get(watch.target.id) is watch:
+            if self._is_watched(watch):
                 polled = watch.conclude(begun, exchange)
                 if polled is None:
                     self._start_task(watch, cycle, begun)
@@ -239,13 +257,16 @@ class Poller:
         self._metrics.poll_lateness_s.set(cycle.lateness_s)
         self.has_seen_all.set()
 
+    def _is_watched(self, watch: Watch) -> bool:
+        return self._watches.get(watch.target.id) is watch
+
     def _n_open(self) -> int:
         return self._manner.wire.open_connections.n
 
 
 async def _pause_now_and_then(n_done: int) -> None:
     """Let the event loop turn: a whole fleet may change at once."""
-    if n_done % CHANGES_AT_ONCE == 0:
+    if n_done % AT_ONCE == 0:
         await asyncio.sleep(0)
 
 

@@ -132,7 +132,7 @@ class Publisher:
 
     def _steps(self) -> Generator[None, None, Page]:
         """Aggregate and render in steps of about a millisecond; return the page."""
-        rows = self._poller.rows()
+        rows = yield from self._poller.rows()
         now_s = self._clock.unix_s()
         aggregation = Aggregation(now_s=now_s)
         rendered: list[Portion] = []
@@ -143,7 +143,7 @@ class Publisher:
             for portion in instance_portions(some if self._per_instance else (), now_s=now_s):
                 rendered.append(portion)
                 yield
-        rendered += fleet_portions(Snapshot(rows, aggregation.finish(self._ledger), now_s))
+        rendered += fleet_portions(Snapshot(tuple(rows), aggregation.finish(self._ledger), now_s))
         return page(rendered, now_s)
 
 

@@ -25,6 +25,7 @@ from exporter import instances
 from exporter.accept import taken, takes_gzip
 from exporter.errors import ExporterError
 from exporter.exposition import Format
+from exporter.leisure import at_leisure
 from exporter.model import Status
 from exporter.responses import Body
 from exporter.selfmetrics import Refusal
@@ -224,7 +225,8 @@ class Web:
         return web.Response(text="Not ready: " + "\n".join([*reasons, ""]), status=503)
 
     async def _landing(self, _: web.Request) -> web.Response:
-        counts = Counter(row.status for row in self._poller.rows())
+        seen, _cpu_s = await at_leisure(self._poller.rows())
+        counts = Counter([row.status for row in seen])
         rows = [f"<tr><td>{status}</td><td>{counts[status]:,}</td></tr>" for status in Status]
         links = [
             f'<li><a href="{path}">{path}</a> – {html.escape(text)}</li>'

@@ -15,7 +15,7 @@ from exporter.model import Target
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What differs between two states, each part sorted by id; false when nothing does."""
+    """What differs between two states, in their order; false when nothing does."""
 
     added: tuple[Target, ...] = ()
     removed: tuple[Target, ...] = ()
@@ -37,13 +37,11 @@ def diff(before: Iterable[Target], after: Iterable[Target]) -> Change:
     """Return what has to be done to get from `before` to `after`."""
     old_by_id = {target.id: target for target in before}
     new_by_id = {target.id: target for target in after}
-    stayed = sorted(old_by_id.keys() & new_by_id.keys())
+    pairs = ((old_by_id.get(key), new) for key, new in new_by_id.items())
     return Change(
-        added=tuple(new_by_id[key] for key in sorted(new_by_id.keys() - old_by_id.keys())),
-        removed=tuple(old_by_id[key] for key in sorted(old_by_id.keys() - new_by_id.keys())),
-        changed=tuple(
-            (old_by_id[key], new_by_id[key]) for key in stayed if old_by_id[key] != new_by_id[key]
-        ),
+        added=tuple(new for key, new in new_by_id.items() if key not in old_by_id),
+        removed=tuple(old for key, old in old_by_id.items() if key not in new_by_id),
+        changed=tuple((old, new) for old, new in pairs if old is not None and old != new),
     )
 
 

@@ -16,6 +16,7 @@ from exporter.inventory.diff import NO_CHANGE, Change, diff, keep_identity
 from exporter.inventory.entries import repetition
 from exporter.inventory.faults import MAX_PROBLEMS
 from exporter.inventory.shard import Shard
+from exporter.leisure import at_once, sorted_in_steps
 from exporter.model import Target
 
 Listed = tuple[Target, ...]
@@ -76,14 +77,12 @@ def merge(before: Listed, lists: Iterable[Listed], shard: Shard) -> tuple[Listed
 
     Targets that are equal to one in `before` are that very object.
     """
-    held = (target for target in chain.from_iterable(lists) if shard.holds(target.id))
-    after = keep_identity(before, sorted(held, key=_id))
+    held = [target for target in chain.from_iterable(lists) if shard.holds(target.id)]
+    target_by_id = {target.id: target for target in held}
+    ids = at_once(sorted_in_steps(target_by_id))
+    after = keep_identity(before, (target_by_id[id_] for id_ in ids))
     is_same = len(before) == len(after) and all(map(_is, before, after))
     return (before, NO_CHANGE) if is_same else (after, diff(before, after))
-
-
-def _id(target: Target) -> str:
-    return target.id
 
 
 def _is(one: Target, other: Target) -> bool:

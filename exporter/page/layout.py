@@ -7,15 +7,15 @@ engine. Pure; in steps, so that the event loop turns in between.
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from exporter.instances import engine_of
+from exporter.leisure import sorted_in_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Hashable, Sequence
+    from collections.abc import Callable, Generator, Hashable, Sequence
 
     from exporter.model import Target
     from exporter.snapshot import Row
@@ -169,27 +169,13 @@ def _order(rows: Sequence[Row]) -> Generator[None, None, tuple[list[str], Number
         for index, row in enumerate(rows[first : first + STEP_ROWS], first):
             rows_by_node.setdefault(row.target.node, array("I")).append(index)
         yield
-    nodes = yield from _sorted(rows_by_node)
+    nodes = yield from sorted_in_steps(rows_by_node)
     order = array("I")
     for count, node in enumerate(nodes, 1):
         order.extend(rows_by_node[node])
         if count % STEP_ROWS == 0:
             yield
     return nodes, order
-
-
-def _sorted(texts: Collection[str]) -> Generator[None, None, list[str]]:
-    """Sort texts in steps: there may be as many nodes as instances."""
-    unsorted, parts = list(texts), []
-    for first in range(0, len(unsorted), STEP_ROWS):
-        parts.append(sorted(unsorted[first : first + STEP_ROWS]))
-        yield
-    merged: list[str] = []
-    for text in heapq.merge(*parts):
-        merged.append(text)
-        if len(merged) % STEP_ROWS == 0:
-            yield
-    return merged
 
 
 def _described(rows: Sequence[Row]) -> Generator[None, None, Described]:

@@ -86,7 +86,7 @@ class Recent:
         return quantile(own_p99s_s, QUANTILE)
 
     def _steps(self) -> Generator[None, None, Sample]:
-        rows = self._poller.rows()
+        rows = yield from self._poller.rows()
         errors: dict[str, float] = {}
         known: set[str] = set()
         for first in range(0, len(rows), STEP_ROWS):

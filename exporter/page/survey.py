@@ -47,9 +47,8 @@ class Surveyor:
     def _steps(
         self, before: Layout | None, wanted: frozenset[Value]
     ) -> Generator[None, None, Sight]:
-        rows = self._poller.rows()
+        rows = yield from self._poller.rows()
         now_s = self._clock.unix_s()
-        yield
         layout = yield from settle(rows, before, self._new_name, is_held=self._is_held())
         seen = yield from columns(rows, layout, wanted, now_s=now_s, errors=self._recent.errors_of)
         p99_s = self._recent.request_latency_p99_s(seen.totals.latencies_p99_s)

@@ -93,6 +93,7 @@ ALONE: Mapping[str, OfNothing] = {
     "provisioner": provisioner.measure_provisioner,
     "containers": containers.measure_containers,
     "memory": soak.measure_memory,
+    "large": blocking.measure_large_ticking,
 }
 """Parts that need no fleet of servers, or one of their own."""
 NAMES = (

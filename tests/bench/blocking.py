@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import itertools
+import json
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 
 from tests.bench.bench import Bench, output_of, python
 from tests.bench.figures import Durations, Finding, Row, Target
-from tests.bench.fleet import SimulatedFleet
+from tests.bench.fleet import Body, SimulatedFleet, simulated_fleet
 from tests.bench.ours import RunningExporter
 from tests.bench.page import fetch
+from tests.waiting import eventually
 
 SCRAPE_INTERVAL_S = 5.0
+N_LARGE = 100_000
+LARGE_INTERVAL_S = 60
+"""In which one processor polls so many over connections that are not kept."""
+CHANGE_INTERVAL_S = 15.0
 
 
 class ProbeReport(msgspec.Struct, frozen=True):
@@ -71,11 +80,49 @@ def _probe_words(report: ProbeReport) -> str:
 
 async def measure_ticking(bench: Bench, fleet: SimulatedFleet) -> list[Finding]:
     """Run the exporter with a ticker on its event loop, while a scraper takes the page."""
+    return await _ticking(bench, fleet.inventory)
+
+
+async def measure_large_ticking(bench: Bench) -> list[Finding]:
+    """Do the same with 100,000 instances, while the inventory changes again and again."""
+    large = replace(bench, n_instances=N_LARGE, interval_s=LARGE_INTERVAL_S, n_cycles=1)
+    async with simulated_fleet(large, Body.ARTICLE) as fleet:
+        inventory = bench.run_dir / "changing.json"
+        changing = asyncio.create_task(_change_for_ever(fleet.inventory, inventory))
+        try:
+            await eventually(inventory.exists)
+            return await _ticking(large, inventory)
+        finally:
+            changing.cancel()
+            await asyncio.gather(changing, return_exceptions=True)
+
+
+async def _change_for_ever(whole: Path, inventory: Path) -> None:
+    """Write the inventory, and another one, in turn."""
+    entries = json.loads(whole.read_bytes())
+    lists = itertools.cycle((entries, changed(entries)))
+    while True:
+        text = await asyncio.to_thread(json.dumps, next(lists))
+        unfinished = inventory.with_suffix(".new")
+        unfinished.write_text(text)
+        unfinished.rename(inventory)
+        await asyncio.sleep(CHANGE_INTERVAL_S)
+
+
+def changed(entries: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """Return a list in which a twentieth is gone, has come, and says something else."""
+    n = len(entries) // 20
+    come = [{**entry, "id": f"{entry['id']}-new"} for entry in entries[:n]]
+    other = [{**entry, "developer": "other"} for entry in entries[n : 2 * n]]
+    return [*entries[2 * n :], *other, *come]
+
+
+async def _ticking(bench: Bench, inventory: Path) -> list[Finding]:
     bench.say(f"event loop, from inside: {bench.n_short_cycles} cycles")
     port = bench.port("the exporter")
     command = python(
         "tests.bench.ticking",
-        f"--inventory={fleet.inventory}",
+        f"--inventory={inventory}",
         f"--port={port}",
         f"--interval={bench.interval_s}",
         f"--cycles={bench.n_short_cycles}",
@@ -85,19 +132,19 @@ async def measure_ticking(bench: Bench, fleet: SimulatedFleet) -> list[Finding]:
         output = await output_of(command, within_s=within_s)
     report = msgspec.json.decode(output, type=TickingReport)
     row = Row(
-        what="ours, ticking every 5 ms",
+        what=f"ours, ticking every 5 ms, {bench.n_instances:,}",
         blocked_s=report.blocked.worst,
         targets=frozenset({Target.BLOCKING}),
     )
-    return [row, _ticking_words(report)]
+    return [row, _ticking_words(bench, report)]
 
 
-def _ticking_words(report: TickingReport) -> str:
+def _ticking_words(bench: Bench, report: TickingReport) -> str:
     late, blocked = report.late, report.blocked
     return (
-        f"event loop from inside: {report.n:,} ticks of 5 ms, late by p99 {late.p99 * 1e3:.1f} ms, "
-        f"worst {late.worst * 1e3:.1f} ms; without waiting for a processor p99 "
-        f"{blocked.p99 * 1e3:.1f} ms, worst {blocked.worst * 1e3:.1f} ms"
+        f"event loop from inside, {bench.n_instances:,} instances: {report.n:,} ticks of 5 ms, "
+        f"late by p99 {late.p99 * 1e3:.1f} ms, worst {late.worst * 1e3:.1f} ms; without waiting "
+        f"for a processor p99 {blocked.p99 * 1e3:.1f} ms, worst {blocked.worst * 1e3:.1f} ms"
     )
 
 

@@ -16,10 +16,10 @@ CPU_LIMIT_S = 0.5
 RESIDENT_LIMIT_BYTES = 200_000_000
 GROWTH_LIMIT_BYTES = 20_000_000
 RENDER_LIMIT_S = 0.050
-BLOCKING_LIMIT_S = 0.050
+BLOCKING_LIMIT_S = 0.020
 TARGETS_LINE = (
     "targets: at most 0.5 CPU-s per cycle, 200 MB, 20 MB growth, 50 ms for a page of 60,000 "
-    "samples, 50 ms blocking; dead instances cheaper than healthy ones"
+    "samples, 20 ms blocking; dead instances cheaper than healthy ones"
 )
 
 NOTHING = "–"

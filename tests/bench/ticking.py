@@ -19,7 +19,7 @@ import uvloop
 
 from exporter import config as configuration
 from exporter.app import Exporter
-from exporter.cli import COLLECTOR_THRESHOLDS
+from exporter.cli import favour_the_loop
 from exporter.config import Given
 from tests.bench import procfs
 from tests.bench.figures import durations_of
@@ -54,6 +54,7 @@ def main(inventory: Path, port: int, interval: int, cycles: int) -> None:
         "inventory": str(inventory),
         "web.listen-address": f"127.0.0.1:{port}",
         "poll.interval": f"{interval}s",
+        "inventory.refresh-interval": "5s",
         "log.level": "warning",
     }
     given = {name: Given((text,), f"--{name}") for name, text in settings.items()}
@@ -69,11 +70,9 @@ def main(inventory: Path, port: int, interval: int, cycles: int) -> None:
 
 async def ticking(config: configuration.Config, *, seconds: float, port: int) -> list[Tick]:
     """Run the exporter; once it has seen the whole fleet, tick for some seconds."""
+    favour_the_loop()  # as the command does it
     async with Exporter(config):
-        # As the command does it.
-        gc.collect()
         gc.freeze()
-        gc.set_threshold(*COLLECTOR_THRESHOLDS)
         await _until_ready(f"http://127.0.0.1:{port}{READY_PATH}")
         return await tick(seconds)
 

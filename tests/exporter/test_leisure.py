@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from exporter.leisure import at_leisure
+from exporter.leisure import STEP, at_leisure, at_once, sorted_in_steps
 
 
 def steps(n: int) -> Generator[None, None, str]:
@@ -63,3 +63,14 @@ async def test_a_step_that_fails_fails_the_work() -> None:
 
     with pytest.raises(LookupError, match="no such row"):
         await at_leisure(failing())
+
+
+@pytest.mark.parametrize("n", [0, 1, STEP, 5 * STEP + 1])
+def test_texts_are_sorted_a_few_at_a_time(n: int) -> None:
+    texts = [str(7919 * number % (n + 1)) for number in range(n)]
+    steps = sorted_in_steps(texts)
+
+    n_steps = sum(1 for _ in steps)
+
+    assert n_steps >= n // STEP
+    assert sorted(texts) == at_once(sorted_in_steps(texts))

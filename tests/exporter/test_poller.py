@@ -10,9 +10,13 @@ from functools import partial
 
 import pytest
 
+from exporter.leisure import STEP, at_once
 from exporter.memory import remember
 from exporter.model import EngineName, Outcome, State, Status, Target
+from exporter.poller import AT_ONCE
+from exporter.schedule import TICK_S
 from exporter.selfmetrics import Request
+from exporter.watch import Begun, Watch
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.pollers import (
     INTERVAL_S,
@@ -423,6 +427,36 @@ async def test_an_instance_removed_in_the_middle_of_a_poll_is_let_go() -> None:
     assert (0, 1) == (n_errors(polled), server.n_connections)
 
 
+async def test_the_loop_turns_between_polls_and_rows_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All are due in the same tick, as the interval has but one."""
+    n_turns = 0
+    begun_in: Counter[int] = Counter()
+    begin = Watch.begin
+
+    async def turn() -> None:
+        nonlocal n_turns
+        while True:
+            n_turns += 1
+            await asyncio.sleep(0)
+
+    def note(watch: Watch) -> Begun:
+        begun_in[n_turns] += 1
+        return begin(watch)
+
+    monkeypatch.setattr(Watch, "begin", note)
+    port = free_port()
+    targets = [target(f"{n:04}", port) for n in range(3 * STEP)]
+    turning = asyncio.create_task(turn())
+    async with watching(*targets, interval_s=TICK_S) as polled:
+        await polled.polled_all()
+
+        assert max(begun_in.values()) <= 2 * AT_ONCE
+        assert 3 == sum(1 for _ in polled.poller.rows())
+    turning.cancel()
+
+
 async def test_instances_stay_sorted_whatever_changes() -> None:
     async with serving(answering(FLEET)) as port, serving(answering(FLEET)) as other_port:
         async with watching(*[target(f"i{n}", port) for n in range(5)]) as polled:
@@ -430,7 +464,7 @@ async def test_instances_stay_sorted_whatever_changes() -> None:
             await polled.update(*moved, target("h", port), target("j", port))
 
             expected = ["h", "i0", "i1", "i2", "i3", "i4", "j"]
-            assert expected == [row.target.id for row in polled.poller.rows()]
+            assert expected == [row.target.id for row in at_once(polled.poller.rows())]
 
 
 async def test_polls_are_counted_and_loading_is_no_failure() -> None:

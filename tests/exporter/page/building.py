@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,9 @@ class FakePoller:
     watches: Mapping[str, StandIn] = field(default_factory=dict)
     has_seen_all: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def rows(self) -> tuple[Row, ...]:
-        return tuple([watch.row for watch in self.watches.values()])
+    def rows(self) -> Generator[None, None, list[Row]]:
+        yield
+        return [watch.row for watch in self.watches.values()]
 
     def show(self, *rows: Row) -> None:
         self.watches = {row.target.id: StandIn(row) for row in sorted(rows, key=_id)}
