@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from exporter.ledger import Ledger
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
+    from exporter.snapshot import Row
 
 GZIP_LEVEL = 1
 """Level 9 takes six times as long for a page that is an eighth smaller."""
@@ -113,7 +114,7 @@ class Publisher:
 
     async def publish(self) -> None:
         """Make an edition of the fleet as it is now."""
-        edition_page, busy_s = await at_leisure(self._steps())
+        edition_page, busy_s = await self._render()
         edition = Edition(edition_page)
         if self.edition is not None:
             for format_ in self.edition.gzipped_formats:
@@ -130,10 +131,20 @@ class Publisher:
         if self.edition is not None:
             await self.edition.close()
 
-    def _steps(self) -> Generator[None, None, Page]:
-        """Aggregate and render in steps of about a millisecond; return the page."""
-        rows = yield from self._poller.rows()
+    async def _render(self) -> tuple[Page, float]:
+        """Return the page of the fleet as it is now, and the event loop's CPU time for it in s."""
+        rows, rows_s = await at_leisure(self._poller.rows())
         now_s = self._clock.unix_s()
+        of_instances, instances_s = await at_leisure(self._instance_steps(rows, now_s))
+        aggregation, portions = of_instances
+        fleet = await asyncio.to_thread(aggregation.finish, self._ledger)
+        more, fleet_s = await at_leisure(_fleet_steps(Snapshot(tuple(rows), fleet, now_s)))
+        return page([*portions, *more], now_s), rows_s + instances_s + fleet_s
+
+    def _instance_steps(
+        self, rows: Sequence[Row], now_s: float
+    ) -> Generator[None, None, tuple[Aggregation, list[Portion]]]:
+        """Aggregate and render the instances in steps of about a millisecond."""
         aggregation = Aggregation(now_s=now_s)
         rendered: list[Portion] = []
         for first in range(0, len(rows), PORTION_ROWS):
@@ -143,8 +154,16 @@ class Publisher:
             for portion in instance_portions(some if self._per_instance else (), now_s=now_s):
                 rendered.append(portion)
                 yield
-        rendered += fleet_portions(Snapshot(tuple(rows), aggregation.finish(self._ledger), now_s))
-        return page(rendered, now_s)
+        return aggregation, rendered
+
+
+def _fleet_steps(snapshot: Snapshot) -> Generator[None, None, list[Portion]]:
+    """Render the fleet, its models and its nodes, of which there may be tens of thousands."""
+    rendered: list[Portion] = []
+    for portion in fleet_portions(snapshot):
+        rendered.append(portion)
+        yield
+    return rendered
 
 
 def _compress(parts: Sequence[bytes]) -> tuple[bytes, _Compressor]:

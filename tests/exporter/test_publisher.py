@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from exporter.catalogue import INSTANCE_SERIES
-from exporter.exposition import PORTION_ROWS, Format
+from exporter.catalogue import INSTANCE_SERIES, NODE_INSTANCES
+from exporter.exposition import PORTION_ROWS, PORTION_SAMPLES, Format
 from exporter.publisher import Edition
 from tests.exporter.pollers import Polled, polling, target
 from tests.exporter.servers import answering, serving
@@ -123,6 +123,18 @@ async def test_an_edition_can_be_had_in_both_formats(polled: Polled) -> None:
 
     assert b"# TYPE ollama_node_instances gauge" in joined(edition.plain(Format.TEXT))
     assert b"# TYPE ollama_node_instances gauge" in joined(edition.plain(Format.OPENMETRICS))
+
+
+async def test_no_portion_is_long_however_many_nodes_there_are() -> None:
+    targets = [target(f"i{n}", 1, node=f"n{n}") for n in range(2 * PORTION_SAMPLES + 1)]
+    async with polling(*targets, interval_s=1000.0) as polled:
+        edition = await edition_of(polled)
+
+    lines = dict(edition.page.families)[NODE_INSTANCES]
+    assert max(part.count(b"\n") for part in lines) <= PORTION_SAMPLES
+    written = b"".join(lines).splitlines()
+    assert sorted(written) == written
+    assert len(targets) * 2 == len(written)
 
 
 async def test_both_formats_share_the_bytes_of_the_samples(polled: Polled) -> None:
