@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import ClassVar
 
 SMALL_BUFFER_BYTES = 4096
 """What a reader's kernel takes of an answer that is not read."""
@@ -12,7 +13,10 @@ SMALL_BUFFER_BYTES = 4096
 class Reader:
     """A connection that asked for a page and leaves the answer where it is."""
 
+    opened: ClassVar[list[Reader]] = []
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened.append(self)
         self._reader = reader
         self._writer = writer
 

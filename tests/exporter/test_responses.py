@@ -63,6 +63,14 @@ async def sending(
         await runner.cleanup()
 
 
+@pytest.fixture(autouse=True)
+async def no_reader_left() -> AsyncIterator[None]:
+    """Close what a failed test left open: the event loop would wait for it for ever."""
+    yield
+    while Reader.opened:
+        Reader.opened.pop().break_off()
+
+
 def n_responses() -> int:
     return sum(isinstance(item, web.StreamResponse) for item in gc.get_objects())
 
