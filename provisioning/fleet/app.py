@@ -93,7 +93,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         metrics.unreachable_nodes.set_function(
             lambda: sum(not report.is_reachable for report in reconciler.reports.values())
         )
-        metrics.orphans.set_function(lambda: len(reconciler.orphans))
+        metrics.orphans.set_function(lambda: len(reconciler.orphans or ()))
         commands = StoreCommands(
             store,
             mirror,

@@ -101,11 +101,17 @@ def orphan_policy(desired: Fleet, observed: Observed) -> OrphanPolicy:
     ]
     n_running = sum(one.unit.state is UnitState.RUNNING for one in orphans)
     is_doubted = n_running > len(observed.stored)
-    if not _is_every_node_asked(desired, observed):
+    if not is_every_node_asked(desired, observed):
         return _keeping(orphans, n_refused=0, may_place=False)
     if is_doubted or n_running > MOST_DELETED:
         return _keeping(orphans, n_refused=n_running, may_place=not is_doubted)
     return _keeping((), n_refused=0, may_place=True)
+
+
+def is_every_node_asked(desired: Fleet, observed: Observed) -> bool:
+    """Say whether each node has answered once, or is known not to."""
+    reports = (observed.reports.get(node.name) for node in desired.nodes)
+    return all(report is not None and report.is_asked for report in reports)
 
 
 def count_by_node(orphans: Sequence[Orphan]) -> dict[str, int]:
@@ -134,9 +140,3 @@ def _is_recorded(unit: FoundUnit, observed: Observed) -> bool:
     """Say whether a record tells of a unit, or of one that came after it."""
     stored = observed.stored.get(unit.instance_id)
     return stored is not None and unit.generation <= stored.instance.generation
-
-
-def _is_every_node_asked(desired: Fleet, observed: Observed) -> bool:
-    """Say whether each node has answered once, or is known not to."""
-    reports = (observed.reports.get(node.name) for node in desired.nodes)
-    return all(report is not None and report.is_asked for report in reports)

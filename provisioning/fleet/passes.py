@@ -27,7 +27,7 @@ from provisioning.fleet.lookout import Lookout
 from provisioning.fleet.mirror import Mirror
 from provisioning.fleet.model import NodeReport
 from provisioning.fleet.operations import Ended
-from provisioning.fleet.orphans import Orphan, find_orphans
+from provisioning.fleet.orphans import Orphan, find_orphans, is_every_node_asked
 from provisioning.fleet.outage import Outage
 from provisioning.fleet.report import Report, events_of
 from provisioning.fleet.roster import Roster
@@ -86,7 +86,7 @@ class Passes:
         self._grace = Grace(clock)
         self._logbook = Logbook(clock, self._lookout.silences)
         self._in_force = InForce(read_spec)
-        self._orphans: tuple[Orphan, ...] = ()
+        self._orphans: tuple[Orphan, ...] | None = None
         self._deletable_orphans: frozenset[tuple[str, str]] = frozenset()
         self._is_outdated = True
         self._was_refused = False  # some of what the last pass was to begin
@@ -106,13 +106,13 @@ class Passes:
         return self._work.n_running
 
     @property
-    def orphans(self) -> tuple[Orphan, ...]:
-        """Return what the last pass saw running without a record; empty between terms."""
+    def orphans(self) -> tuple[Orphan, ...] | None:
+        """Return what the last pass saw without a record; None: not each node was asked yet."""
         return self._orphans
 
     def delete_orphans(self) -> None:
         """Have the orphans deleted that there are now; those that come later are not meant."""
-        self._deletable_orphans = frozenset(one.key for one in self._orphans)
+        self._deletable_orphans = frozenset(one.key for one in self._orphans or ())
         self._wake.set()
 
     def wake(self) -> None:
@@ -146,7 +146,7 @@ class Passes:
         await self._work.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._lookout.close()
-        self._orphans, self._deletable_orphans = (), frozenset()
+        self._orphans, self._deletable_orphans = None, frozenset()
         self._is_outdated = True
 
     async def _pass_again_and_again(self, term: Term) -> None:
@@ -181,7 +181,7 @@ class Passes:
         ended, n_refused = await self._write_ended(roster, term)
         self._drains.follow(self._mirror.stored)
         observed = self._observed()
-        self._note_orphans(find_orphans(roster.fleet, observed))
+        self._note_orphans(roster.fleet, observed)
         decided_s = self._clock.unix_s()
         self._logbook.note_seen(roster.fleet, observed, now_s=decided_s)
         actions = decide(roster.fleet, observed, decided_s)
@@ -221,9 +221,10 @@ class Passes:
             deletable_orphans=self._deletable_orphans,
         )
 
-    def _note_orphans(self, orphans: tuple[Orphan, ...]) -> None:
+    def _note_orphans(self, desired: Fleet, observed: Observed) -> None:
         """Keep the orphans of this pass; an order ends with those that it was about."""
-        self._orphans = orphans
+        orphans = find_orphans(desired, observed)
+        self._orphans = orphans if is_every_node_asked(desired, observed) else None
         self._deletable_orphans &= {one.key for one in orphans}
 
     async def _write_ended(self, roster: Roster, term: Term) -> tuple[Ended, int]:

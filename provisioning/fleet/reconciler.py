@@ -85,8 +85,8 @@ class Reconciler:
         return self._passes.reports
 
     @property
-    def orphans(self) -> tuple[Orphan, ...]:
-        """Return what runs without a record; empty while it does not lead."""
+    def orphans(self) -> tuple[Orphan, ...] | None:
+        """Return what is there without a record; None: it is not known, as while we do not lead."""
         return self._passes.orphans
 
     def delete_orphans(self) -> None:

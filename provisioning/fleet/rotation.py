@@ -6,7 +6,8 @@ Out:  the ages at which its instances are due. Pure; never fails.
 No instance gets older than its pool's period. To replace all instances, `at_once` of them at a
 time and the oldest first, takes `whole_s`. So each instance is due at the latest when that much of
 the period is left: then even the last one of a pool that was created at once is replaced in time,
-however many are due together. A specification in which that is longer than the period is refused.
+however many are due together. A specification in which that is longer than the period is refused;
+one that is in force already, by an earlier release, rotates as well as it can.
 
 A small pool that was created at once would be replaced at once. So an instance is due earlier, by a
 hash of its id, as long as the last seventh of the period allows: the last day of a week.
@@ -83,5 +84,7 @@ def schedule_of(pool: Pool, limits: Limits) -> Schedule:
     if every_s <= 0:
         return Schedule(math.inf, math.inf)
     whole_s = throughput_of(pool, limits).whole_s
-    earliest_s = every_s - max(SPREAD_RATIO * every_s, whole_s)
-    return Schedule(max(0.0, earliest_s), max(0.0, every_s - whole_s))
+    if whole_s > every_s:
+        # It cannot be kept: to begin earlier would replace young instances again and again.
+        whole_s = 0.0
+    return Schedule(every_s - max(SPREAD_RATIO * every_s, whole_s), every_s - whole_s)

@@ -196,7 +196,7 @@ OPERATIONS = (
         "/orphans",
         "The orphans: containers and processes of the fleet without a record in the store.",
         list[OrphanDocument],
-        failures=(BAD_REQUEST, UNAVAILABLE),
+        failures=(BAD_REQUEST, CONFLICT, UNAVAILABLE),
     ),
     Operation(
         "delete_orphans",

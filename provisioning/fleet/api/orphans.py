@@ -1,7 +1,9 @@
 """Orphans for the API: list them, and have them deleted.
 
 In:   what the last pass of the leader saw.
-Out:  OrphanDocuments. Fails with NotLeadingError, and RefusedError where the count is another one.
+Out:  OrphanDocuments.
+Fails with NotLeadingError, and with RefusedError where they are not known, or their count is
+another one.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class LeaderOrphans:
     def __init__(
         self,
         *,
-        seen: Callable[[], Sequence[Orphan]],
+        seen: Callable[[], Sequence[Orphan] | None],
         delete: Callable[[], None],
         leads: Callable[[], bool],
         leader: Callable[[], Awaitable[str | None]],
@@ -35,13 +37,11 @@ class LeaderOrphans:
 
     async def all(self) -> list[OrphanDocument]:
         """Return every orphan that is known, by node and name."""
-        await self._check()
-        return _documents(self._seen())
+        return _documents(await self._known())
 
     async def delete(self, count: int) -> list[OrphanDocument]:
         """Have all orphans deleted, if they are as many as the caller has seen."""
-        await self._check()
-        seen = self._seen()
+        seen = await self._known()
         if len(seen) != count:
             raise RefusedError(
                 f"delete {count_text(count, 'orphan')}: there are {len(seen):,} now, and none was "
@@ -52,9 +52,16 @@ class LeaderOrphans:
         self._delete()
         return _documents(seen)
 
-    async def _check(self) -> None:
+    async def _known(self) -> Sequence[Orphan]:
         if not self._leads():
             raise NotLeadingError(await self._leader(), so="it knows nothing of orphans")
+        seen = self._seen()
+        if seen is None:
+            raise RefusedError(
+                "orphans are not known before each node of the specification was asked: apply a "
+                "specification where there is none, else try again in ten seconds"
+            )
+        return seen
 
 
 def _documents(orphans: Sequence[Orphan]) -> list[OrphanDocument]:

@@ -41,7 +41,10 @@ Reports = Callable[[], Awaitable[Mapping[str, NodeReport]]]
 
 
 class Orphans(Protocol):
-    """What runs without a record, as the leader sees it; both may raise NotLeadingError."""
+    """What runs without a record, as the leader sees it.
+
+    Both may raise NotLeadingError, and RefusedError before each node was asked.
+    """
 
     async def all(self) -> list[OrphanDocument]:
         """Return every orphan that is known, by node and name."""

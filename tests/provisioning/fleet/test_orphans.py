@@ -200,6 +200,28 @@ class TestNodesThatHaveLeft:
         assert 20 == orphan_policy(fleet(pool(2), nodes=[WIDE]), seen).n_refused
 
 
+def test_orphans_are_not_known_before_each_node_was_asked() -> None:
+    """A leader that has asked none of two, or one, does not say that there are none."""
+
+    async def scene() -> None:
+        clock = VirtualClock()
+        backend = MemoryBackend()
+        async with provisioner(None, backend=backend) as stage:
+            await stage.until(lambda: stage.reconciler.term)
+            await clock.sleep(30.0)
+            assert stage.reconciler.orphans is None  # without a specification there are no nodes
+
+            stage.world.silence("n2")
+            await stage.put_spec(fleet(pool(0), nodes=NODES))
+            await stage.until(lambda: "n1" in stage.reconciler.reports)
+            assert stage.reconciler.orphans is None
+            await stage.until(lambda: stage.reconciler.orphans == ())
+            await stage.stop()
+            assert stage.reconciler.orphans is None
+
+    virtual_run(scene())
+
+
 def test_an_older_backup_ends_nobodys_instance_until_a_person_orders_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -227,7 +249,7 @@ def test_an_older_backup_ends_nobodys_instance_until_a_person_orders_it(
             for _ in range(80):
                 await clock.sleep(1.0)
                 assert before == set(second.running_units)
-            assert n == len(second.reconciler.orphans)
+            assert n == len(second.reconciler.orphans or ())
 
             second.reconciler.delete_orphans()
             await second.until(second.is_whole)

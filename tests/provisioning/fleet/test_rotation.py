@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from provisioning.fleet.actions import Drain
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import DAY_S, Fleet, Limits, Rotation
+from provisioning.fleet.rotation import schedule_of
 from provisioning.fleet.store.base import Stored
 from tests.provisioning.fleet.making import NOW_S, fleet, instance, node, observed, pool
 
@@ -39,3 +40,14 @@ def test_of_10_000_in_one_pool_made_at_once_none_gets_older_than_promised() -> N
     ages = ages_at_the_end(fleet(pool(n, rotation=WEEK), nodes=[big], limits=LIMITS), n)
 
     assert 5.8 * DAY_S < min(ages) <= max(ages) <= WEEK.every_s
+
+
+def test_a_period_that_cannot_be_kept_does_not_replace_instances_again_and_again() -> None:
+    """A store of an earlier release may hold one; all are due in the last seventh, as they were."""
+    hourly = Rotation(every_s=3600.0, at_once=1, drain_s=600.0)
+    schedule = schedule_of(pool(20, rotation=hourly), LIMITS)
+
+    due_s = sorted(schedule.due_age_s(f"chat-{number:05}") for number in range(1000))
+
+    assert 3600.0 * 6 / 7 <= due_s[0] < 3100.0
+    assert 3590.0 < due_s[-1] <= 3600.0

@@ -127,7 +127,7 @@ class Board:
         self.is_leading = True
         self.leader = LEADER
         self.reports: dict[str, NodeReport] = {}
-        self.orphans: list[Orphan] = []
+        self.orphans: list[Orphan] | None = []
         self.n_orphan_orders = 0
         self.term = self.backend.begin_term("us").term
         self.api = Api(

@@ -29,3 +29,15 @@ async def test_a_standby_names_the_leader(board: Board) -> None:
         ("POST", "/orphans/delete", {"count": 0}),
     ):
         assert LEADER == (await board.ask(method, path, order, expect=503))["leader"]
+
+
+async def test_before_they_are_known_none_is_listed_or_deleted(board: Board) -> None:
+    board.orphans = None
+
+    for method, path, order in (
+        ("GET", "/orphans", None),
+        ("POST", "/orphans/delete", {"count": 0}),
+    ):
+        problem = await board.ask(method, path, order, expect=409)
+        assert "each node" in problem["detail"]
+    assert 0 == board.n_orphan_orders
