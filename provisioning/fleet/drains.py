@@ -68,6 +68,6 @@ class DrainMonitor:
             return
         async with self._turns:
             is_idle = await self._prober_of(instance.node).is_idle(host, instance.port, page)
-        if is_idle and instance.unit in self._draining:
+        if is_idle:
             self._idle.add(instance.unit)
             self._on_idle()

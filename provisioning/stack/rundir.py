@@ -198,10 +198,12 @@ def _take(path: Path) -> None:
         raise _prepared(path, "somebody has just written in it")
     for entry in path.iterdir():
         _check_owner(entry)
+        if entry.lstat().st_mode & stat.S_IWOTH:
+            raise _prepared(entry, "everybody can write it")
 
 
 def _check_owner(path: Path) -> None:
-    """Refuse what is another user's, what others can change, and links, which may lead anywhere.
+    """Refuse what is another user's, what others can replace, and links, which may lead anywhere.
 
     Raises:
         RunDirError: It is one of these.
@@ -213,8 +215,6 @@ def _check_owner(path: Path) -> None:
         raise _prepared(path, f"it belongs to the user {state.st_uid}, not to {os.geteuid()}")
     if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
         raise _prepared(path, "it is neither a file nor a folder")
-    if stat.S_ISREG(state.st_mode) and state.st_mode & stat.S_IWOTH:
-        raise _prepared(path, "everybody can write it")
     if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
         raise _prepared(path, f"everybody can replace it ({path.parent} is not sticky)")
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
 
-from provisioning.fleet.drains import LOOK_S, NOTICE_S
+from provisioning.fleet.drains import LOOK_S, NOTICE_S, DrainMonitor
 from provisioning.fleet.fleet import Rotation
 from provisioning.fleet.model import Phase, RequestsPage
 from provisioning.fleet.runtime.simulated import SimulatedProber
+from provisioning.fleet.runtime.world import World
 from provisioning.fleet.spec.engines import ENGINES
-from tests.provisioning.fleet.making import CHAT, fleet, pool
+from provisioning.fleet.store.base import Stored
+from tests.provisioning.fleet.making import CHAT, fleet, instance, pool
 from tests.provisioning.fleet.scene import provisioner
 from tests.provisioning.fleet.virtual import VirtualClock, virtual_run
 
@@ -48,6 +52,37 @@ def test_a_drain_ends_once_nothing_is_under_way(
             await stage.until(lambda: stage.instances[0].phase is Phase.STOPPING)
 
             assert least_s <= stage.instances[0].since_s - begun_s <= most_s
+
+    monkeypatch.setattr(SimulatedProber, "is_idle", is_idle)
+    virtual_run(scene())
+
+
+def test_what_drains_no_more_is_asked_no_more_and_not_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    async def is_idle(_: SimulatedProber, __: str, port: int, ___: RequestsPage) -> bool:
+        asked.append(port)
+        return len(asked) > 1
+
+    async def scene() -> None:
+        clock = VirtualClock()
+        prober = SimulatedProber(World(clock))
+        monitor = DrainMonitor(lambda _: prober, clock, on_idle=lambda: None)
+        listing = replace(instance().listing, engine="fleet")
+        draining = instance(phase=Phase.DRAINING, since_s=clock.unix_s() - 60.0, listing=listing)
+        monitor.follow({draining.id: Stored(draining, 1)})
+        running = asyncio.create_task(monitor.run())
+        await clock.sleep(5 * LOOK_S)
+        assert frozenset({draining.unit}) == monitor.idle
+        assert 2 == len(asked)
+
+        monitor.follow({})
+
+        assert not monitor.idle
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
     monkeypatch.setattr(SimulatedProber, "is_idle", is_idle)
     virtual_run(scene())

@@ -200,6 +200,32 @@ class TestNodesThatHaveLeft:
         assert 20 == orphan_policy(fleet(pool(2), nodes=[WIDE]), seen).n_refused
 
 
+def test_an_order_to_delete_orphans_ends_with_the_term() -> None:
+    """What was out of reach then may be needed by whoever leads next, on another store."""
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=NODES)) as first:
+            await first.until(first.is_whole)
+            await first.stop()
+        async with provisioner(fleet(pool(0), nodes=NODES), world=first.world) as second:
+            await second.until(lambda: 8 == len(second.reconciler.orphans or ()))
+            second.world.silence("n2")
+            await VirtualClock().sleep(30.0)
+            second.reconciler.delete_orphans()
+            await second.until(lambda: 4 == len(second.running_units))
+
+            tenure = second.backend.tenure
+            assert tenure
+            second.backend.end_term(tenure)
+            await second.until(lambda: second.reconciler.term not in (None, tenure.term))
+            second.world.restore("n2")
+            await VirtualClock().sleep(60.0)
+
+            assert 4 == len(second.running_units)
+
+    virtual_run(scene())
+
+
 def test_orphans_are_not_known_before_each_node_was_asked() -> None:
     """A leader that has asked none of two, or one, does not say that there are none."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from provisioning.fleet.actions import Drain
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import DAY_S, Fleet, Limits, Rotation
-from provisioning.fleet.rotation import schedule_of
+from provisioning.fleet.rotation import schedule_of, throughput_of
 from provisioning.fleet.store.base import Stored
 from tests.provisioning.fleet.making import NOW_S, fleet, instance, node, observed, pool
 
@@ -51,3 +52,17 @@ def test_a_period_that_cannot_be_kept_does_not_replace_instances_again_and_again
 
     assert 3600.0 * 6 / 7 <= due_s[0] < 3100.0
     assert 3590.0 < due_s[-1] <= 3600.0
+
+
+@pytest.mark.parametrize(
+    ("count", "operations", "n_turns"),
+    [(1, 500, 1), (40, 500, 20), (41, 500, 21), (59, 500, 30), (60, 500, 20), (60, 1, 60)],
+)
+def test_a_pool_is_replaced_in_whole_turns_of_as_many_as_the_limits_allow(
+    count: int, operations: int, n_turns: int
+) -> None:
+    """Of 40 two may be down at once, of 60 three; an operation lasts as long as a turn here."""
+    limits = replace(LIMITS, operations=operations)
+    throughput = throughput_of(pool(count, rotation=replace(WEEK, drain_s=0.0)), limits)
+
+    assert n_turns == throughput.whole_s / throughput.turn_s

@@ -130,11 +130,17 @@ def replaced_by_a_link(path: Path, _: pytest.MonkeyPatch) -> None:
     path.symlink_to(path.parent / "elsewhere")
 
 
+def folder_open_to_all(path: Path, _: pytest.MonkeyPatch) -> None:
+    (path / "provisioner").mkdir()
+    (path / "provisioner").chmod(0o777)
+
+
 PREPARED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "it belongs to the user": other_user,
     "others can write in it": lambda path, _: path.chmod(0o770),
     "everybody can replace it": lambda path, _: path.parent.chmod(0o777),
     r"\.lock for a run: everybody can write it": lambda path, _: (path / ".lock").chmod(0o666),
+    "provisioner for a run: everybody can write it": folder_open_to_all,
     r"exporter\.log for a run: it is a symbolic link": lambda path, _: (
         path / "exporter.log"
     ).symlink_to(path.parent / "precious"),
@@ -162,6 +168,23 @@ def test_what_another_user_may_have_prepared_is_refused_and_stays_as_it_is(
         pass
 
     assert before == contents(tmp_path)
+
+
+def test_what_comes_into_an_open_folder_while_it_is_checked_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, closing = tmp_path / "run", Path.chmod
+    path.mkdir()
+    path.chmod(0o777)
+
+    def chmod(closed: Path, mode: int) -> None:
+        (closed / "fleet.yml").write_text("another user's")
+        closing(closed, mode)
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+
+    with pytest.raises(RunDirError, match="somebody has just written in it"), rundir.claimed(path):
+        pass
 
 
 async def test_no_log_is_written_through_a_link(tmp_path: Path) -> None:
