@@ -53,11 +53,11 @@ class OrphanPolicy(NamedTuple):
     """What becomes of the orphans."""
 
     n_refused: int
-    """Running orphans that only a person may have deleted."""
+    """Running orphans that are kept until a person orders to delete them."""
     kept: frozenset[tuple[str, str]]
     """Node and name of those that are not deleted now."""
     kept_ids: frozenset[str]
-    """Their instances, of which some may have an older record."""
+    """Their instances; some may have an older record."""
     may_place: bool
     """Whether instances may be made that have no record yet."""
 

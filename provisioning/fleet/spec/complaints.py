@@ -1,4 +1,4 @@
-"""What is complained of in the same words, wherever it stands in a specification.
+"""Checks that nodes, pools and limits share: of names, numbers and repetitions.
 
 In:   a path in the document, and what was read there.
 Out:  Problems. Pure.
@@ -13,10 +13,10 @@ from provisioning.fleet.spec import words
 from provisioning.fleet.spec.problems import Path, Problem
 
 MAX_COUNT = 1_000_000
-"""Of anything that is counted, CPUs too."""
+"""Upper bound of all counts, and of CPUs."""
 MAX_BYTES = 2**60
 MAX_DURATION_S = 10 * 365 * 86_400
-"""What is to happen later than in ten years is to happen never."""
+"""Ten years: nobody means a longer one, and sums of such stay finite."""
 
 
 def named(path: Path, name: str, max_characters: int) -> Iterator[Problem]:

@@ -124,14 +124,14 @@ def _rotation(path: Path, pool: Pool, limits: Limits) -> Iterator[Problem]:
         *at_least(1, path, at_once=rotation.at_once),
     ]
     yield from faults
-    if rotation.every_s and not faults and 0 <= pool.count <= MAX_COUNT and _may_be(limits):
+    if rotation.every_s and not faults and 0 <= pool.count <= MAX_COUNT and _are_countable(limits):
         throughput = throughput_of(pool, limits)
         if throughput.whole_s > rotation.every_s:
             yield Problem((*path, "every"), _too_slow(pool, limits, throughput))
 
 
-def _may_be(limits: Limits) -> bool:
-    """Say whether a rotation can be reckoned with these limits; what is wrong is told elsewhere."""
+def _are_countable(limits: Limits) -> bool:
+    """Say whether the arithmetic works with these limits; `checks` reports their faults."""
     durations_s = (limits.start_timeout_s, limits.stop_grace_s)
     is_timed = all(0 <= duration_s <= MAX_DURATION_S for duration_s in durations_s)
     return is_timed and 0 < limits.operations <= MAX_COUNT and 0 <= limits.unavailable_ratio <= 1
