@@ -88,6 +88,12 @@ class Draft:
         # An id whose units are still around must not begin again with generation 1.
         return {*self.observed.stored, *self._generations}
 
+    @cached_property
+    def _unwanted_names(self) -> frozenset[str]:
+        """Units that are being removed, or will be: their nodes answer."""
+        reachable = self.survey.reachable
+        return frozenset(unit.name for node, unit in self.survey.unwanted if node in reachable)
+
     def sweep(self, node: str, unit: str) -> bool:
         """Remove a unit that nobody wants."""
         return unit not in self.observed.resting and self._operate(node, Sweep(node, unit))
@@ -109,7 +115,9 @@ class Draft:
             self.actions.append(Stop(instance.id, reason))
 
     def start(self, instance: Instance, pool: Pool) -> bool:
-        """Go on with an instance's start."""
+        """Go on with an instance's start, unless a unit of that name is still to be removed."""
+        if instance.unit in self._unwanted_names:
+            return False
         start = Start(instance.id, self._listing(pool, instance.node))
         return self._operate(instance.node, start, claim_of(instance, instance.workload))
 

@@ -43,8 +43,6 @@ class Survey:
         """The unit of each instance's present generation, by instance id."""
         self.unwanted: list[tuple[str, FoundUnit]] = []
         """Units that no record wants, with their nodes: leftovers, and orphans."""
-        self.namesakes: set[str] = set()
-        """Instances of which an unwanted unit is as new as the record, or newer."""
         for report in observed.reports.values():
             self._sort(report)
 
@@ -114,10 +112,8 @@ class Survey:
             is_going = (report.node, unit.name) in self.observed.sweeping
             if stored and not is_going and _is_wanted(unit, stored.instance, report.node):
                 self.current[unit.instance_id] = unit
-                continue
-            self.unwanted.append((report.node, unit))
-            if stored is not None and unit.generation >= stored.instance.generation:
-                self.namesakes.add(unit.instance_id)
+            else:
+                self.unwanted.append((report.node, unit))
 
 
 def node_state(

@@ -200,10 +200,7 @@ class PoolPass:
 
     def _mend_starting(self, instance: Instance) -> None:
         if instance.workload == self._digest and instance.node in self._suitable:
-            if instance.id in self._draft.survey.namesakes:
-                self._move(instance)  # no two units have one name
-            else:
-                self._draft.start(instance, self._pool)
+            self._draft.start(instance, self._pool)
         elif instance.id in self._draft.survey.current:
             self._draft.stop(instance, self._why_outdated(instance) or Reason.REPLACED)
         else:

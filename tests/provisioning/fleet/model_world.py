@@ -419,12 +419,13 @@ def is_orphan(seen: Observed, unit: FoundUnit) -> bool:
 
 
 def check_names(world: World, actions: Sequence[Action]) -> None:
-    """No unit is made whose name another one has elsewhere, as far as anybody can see."""
+    """No unit is made whose name another one has elsewhere on a node that answers."""
+    heard = {node: units for node, units in world.last_seen.items() if not world.is_unheard(node)}
     for action in actions:
         if isinstance(action, Start | Renew):
             record = begin(action, world.records[action.id], now_s=world.now_s)
             assert record is not None
-            elsewhere = (units for node, units in world.last_seen.items() if node != record.node)
+            elsewhere = (units for node, units in heard.items() if node != record.node)
             assert record.unit not in {unit.name for units in elsewhere for unit in units}
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from provisioning.fleet.actions import Action, Place, Renew, Start, Stop, Sweep
+from provisioning.fleet.actions import Action, Place, Start, Stop, Sweep
 from provisioning.fleet.decide import decide
 from provisioning.fleet.fleet import Limits, Rotation
 from provisioning.fleet.model import Instance, NodeReport, Phase, UnitState
@@ -32,6 +32,8 @@ WIDE = node("n1", cpus=100.0, memory_bytes=1000 * GIB)
 N2 = node("n2", cpus=100.0, memory_bytes=1000 * GIB)
 NODES = (WIDE, N2)
 ORPHANS = tuple(found(instance(number)) for number in range(500, 520))
+STOPPED = instance(1, phase=Phase.STARTING, generation=2)
+"""The unit of its first generation was just removed."""
 
 
 def many(n: int, **fields: object) -> list[Instance]:
@@ -150,29 +152,34 @@ class TestNewerThanTheirRecords:
             action.id for action in actions if isinstance(action, Stop)
         }
 
-    @pytest.mark.parametrize("is_going", [False, True])
-    def test_no_start_takes_the_name_of_what_is_being_deleted(self, *, is_going: bool) -> None:
-        stopped = instance(1, phase=Phase.STARTING, generation=2)
-        other = report("n1", found(stopped))
-        sweeping = [("n1", stopped.unit)] if is_going else []
+    @pytest.mark.parametrize("sweeping", [[], [("n1", STOPPED.unit)]], ids=["here", "deleted"])
+    def test_no_start_takes_the_name_of_what_is_being_deleted(
+        self, sweeping: list[tuple[str, str]]
+    ) -> None:
+        there = report("n1", found(STOPPED))
 
-        (action,) = decided(1, [stopped], other, report("n2"), sweeping=sweeping)
+        actions = decided(1, [STOPPED], there, report("n2"), sweeping=sweeping)
 
-        if is_going:
-            assert isinstance(action, Renew)
-            assert 3 == action.generation
-        else:
-            assert isinstance(action, Start)
+        assert ([] if sweeping else [Start]) == [type(one) for one in actions]
 
-    @pytest.mark.parametrize(("generation", "expected"), [(2, 3), (5, 6)])
-    def test_nor_of_what_runs_elsewhere(self, generation: int, expected: int) -> None:
-        stopped = instance(1, phase=Phase.STARTING, generation=2)
-        other = report("n2", found(stopped, generation=generation))
+    def test_nor_of_what_runs_elsewhere_where_that_can_be_deleted(self) -> None:
+        elsewhere = report("n2", found(STOPPED))
+        unheard = silent("n2", found(STOPPED), for_s=500.0)
 
-        (renew, *_) = decided(1, [stopped], report("n1"), other)
+        assert (Sweep("n2", STOPPED.unit),) == decided(1, [STOPPED], report("n1"), elsewhere)
+        assert [Start] == list(map(type, decided(1, [STOPPED], report("n1"), unheard)))
 
-        assert isinstance(renew, Renew)
-        assert (expected, "n1") == (renew.generation, renew.node)
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_start_goes_on_beside_one_and_gives_its_room_to_nobody(self, place: int) -> None:
+        newer = found(STOPPED, generation=5)
+        units = [[found(STOPPED)], []]
+        units[place].append(newer)
+        reports = [report(f"n{n}", *there) for n, there in enumerate(units, start=1)]
+
+        start, sweep = decided(1, [STOPPED], *reports)
+
+        assert isinstance(start, Start)
+        assert Sweep(f"n{place + 1}", newer.name) == sweep
 
 
 class TestNodesThatHaveLeft:
@@ -264,7 +271,7 @@ def test_an_older_backup_ends_nobodys_instance_until_a_person_orders_it(
             await clock.sleep(3900.0)
             await first.until(first.is_whole)
             await first.stop()
-        before = set(first.running_units)
+        before = set(map(first.world.held, first.running_units))
         assert {2} == {one.generation for one in first.instances}
 
         restored = MemoryBackend()
@@ -274,13 +281,13 @@ def test_an_older_backup_ends_nobodys_instance_until_a_person_orders_it(
         async with provisioner(wanted, world=first.world, backend=restored, name="two") as second:
             for _ in range(80):
                 await clock.sleep(1.0)
-                assert before == set(second.running_units)
+                assert before == set(map(second.world.held, second.running_units))
             assert n == len(second.reconciler.orphans or ())
 
             second.reconciler.delete_orphans()
             await second.until(second.is_whole)
             assert () == second.reconciler.orphans
-            assert before.isdisjoint(second.running_units)
+            assert before.isdisjoint(map(second.world.held, second.running_units))
 
     with caplog.at_level(logging.WARNING):
         virtual_run(scene())
