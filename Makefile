@@ -21,8 +21,8 @@ demo: ## Provision a simulated fleet and two real LLM servers, and watch them, u
 	@.ci/venv demo
 	@$(BIN)/ollama-fleet up --simulated 1000 --llama-servers 2
 
-test: lint ## Check everything: formatting, lint, types, all tests
-	@$(PYTEST)
+test: lint ## Check everything: formatting, lint, types, all tests; print the slowest
+	@$(PYTEST) --durations=40
 
 check: lint ## Check the quick part: all but the end-to-end tests and benchmarks
 	@$(PYTEST) $(SLOW:%=--ignore=%)
