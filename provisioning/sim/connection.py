@@ -31,6 +31,8 @@ from provisioning.sim.wire import (
 
 MAX_QUEUED_REQUESTS = 64
 """On one connection, before it is read no further."""
+MAX_QUEUED_BYTES = 1024 * 1024
+"""Of their bodies."""
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: close sends RST."""
 
@@ -289,9 +291,15 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
         self._transport.close()
 
+    def _is_queue_full(self) -> bool:
+        return (
+            len(self._queue) > MAX_QUEUED_REQUESTS
+            or sum(len(request.body) for request in self._queue) > MAX_QUEUED_BYTES
+        )
+
     def _pause_or_resume(self) -> None:
         """Read only as fast as answers leave."""
-        is_paused = self._is_backed_up or len(self._queue) > MAX_QUEUED_REQUESTS
+        is_paused = self._is_backed_up or self._is_queue_full()
         if is_paused == self._is_paused or self._transport.is_closing():
             return
         self._is_paused = is_paused

@@ -28,6 +28,7 @@ from provisioning.sim.values import (
 )
 
 OF_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL, Kind.RUNNER_OOM})
+KILLS_RUNNER = frozenset({Kind.RUNNER_KILL, Kind.RUNNER_OOM})
 ENDS_WITH_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL})
 OF_MODELS = frozenset({Kind.RUNNER_OOM, Kind.UNLOAD, Kind.NO_MODEL})
 """Healing one has the instance's own model loaded again."""
@@ -79,6 +80,7 @@ class InstanceState:
         "models",
         "n_asked",
         "n_generating",
+        "n_runners_killed",
         "n_waiting",
         "runner",
         "starting",
@@ -104,6 +106,8 @@ class InstanceState:
         """What is wrong with the process that runs its models."""
         self.cpu_ratio = 0.0
         """How much of a model is not in its GPU's memory."""
+        self.n_runners_killed = 0
+        """How often a fault has killed the process that runs its models."""
         self.n_asked = 0
         """Requests to generate text, those that failed included."""
         self.n_generating = 0
@@ -290,6 +294,7 @@ class Fleet:
 
     def _change_models(self, state: InstanceState, begun: Kind) -> None:
         """Do what a fault does once, when it begins."""
+        state.n_runners_killed += begun in KILLS_RUNNER
         if begun is Kind.UNLOAD:
             self.models_of(state).expire_all()
         elif begun is Kind.NO_MODEL:

@@ -157,7 +157,7 @@ class TextGenerator:
             work = work_for(call.ask, state.instance, state.life, cold_ns=run.cold_ns)
             progress = _Progress(work, run)
             try:
-                await self._runners.carry_out(run, lambda: self._go_on(call, progress))
+                await self._write_work(call, progress)
             except RunnerLostError:
                 self._break_off(call, progress)
             finally:
@@ -165,8 +165,8 @@ class TextGenerator:
                 if start_s == state.life.start_s:
                     self._fleet.record(state, progress.done())
 
-    async def _go_on(self, call: _Call, progress: _Progress) -> None:
-        """Do what is left of a Work."""
+    async def _write_work(self, call: _Call, progress: _Progress) -> None:
+        """Answer with a Work as its time passes."""
         work, run = progress.work, progress.run
         if call.ask.is_stream and call.ask.deed in GENERATING:
             await self._stream(call, progress)

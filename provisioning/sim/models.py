@@ -27,15 +27,38 @@ class Loaded:
     free_since_s: float | None = None
     """When its last request ended; None: the instance's imagined clients go on asking it."""
     n_users: int = 0
+    is_loading: bool = False
+    """It has its place, and is not listed yet."""
+    loaded_s: float = 0.0
+    """When the load ended, by the loop's clock."""
+
+    @property
+    def is_in_use(self) -> bool:
+        """Say whether requests wait for it or are answered by it."""
+        return self.is_loading or self.n_users > 0
 
     def expires_s(self, now_s: float) -> float:
         """Return when it will be unloaded if nobody asks it again."""
-        is_in_use = self.n_users or self.free_since_s is None
-        return (now_s if is_in_use else self.free_since_s or 0.0) + self.keep_alive_s
+        since_s = now_s if self.is_in_use or self.free_since_s is None else self.free_since_s
+        return since_s + self.keep_alive_s
 
     def is_over(self, now_s: float) -> bool:
         """Say whether its time is over."""
-        return not self.n_users and self.expires_s(now_s) <= now_s
+        return not self.is_in_use and self.expires_s(now_s) <= now_s
+
+    @contextmanager
+    def using(self, keep_alive_s: float | None, clock: Callable[[], float]) -> Iterator[None]:
+        """Keep it in memory; its time to stay begins when nobody uses it any more."""
+        if keep_alive_s is not None:
+            self.keep_alive_s = keep_alive_s
+            self.free_since_s = clock()
+        self.n_users += 1
+        try:
+            yield
+        finally:
+            self.n_users -= 1
+            if self.free_since_s is not None:
+                self.free_since_s = clock()
 
 
 def canonical(name: str) -> str:
@@ -87,29 +110,32 @@ class ModelCache:
 
     def loaded(self, now_s: float) -> list[Loaded]:
         """Return the loaded models, the one that stays longest first."""
-        self._loaded = {
-            name: loaded for name, loaded in self._loaded.items() if not loaded.is_over(now_s)
-        }
-        return sorted(self._loaded.values(), key=lambda one: -one.expires_s(now_s))
+        loaded = [one for one in self._in_memory(now_s).values() if not one.is_loading]
+        return sorted(loaded, key=lambda one: -one.expires_s(now_s))
 
-    def is_loaded(self, model: Model, now_s: float) -> bool:
-        """Say whether a model is in memory."""
-        return any(loaded.model == model for loaded in self.loaded(now_s))
+    def find_loaded(self, model: Model, now_s: float) -> Loaded | None:
+        """Return a model in memory, or None where it has to be loaded."""
+        return next((one for one in self.loaded(now_s) if one.model == model), None)
 
-    def victim(self, now_s: float) -> Model | None:
+    def reserve(self, model: Model, now_s: float) -> Loaded | None:
+        """Give a model that is to be loaded its place in memory; None: there is no room."""
+        name = canonical(model.name)
+        if name not in self._in_memory(now_s):
+            if len(self._loaded) >= self._max_loaded:
+                return None
+            self._loaded[name] = Loaded(model, free_since_s=now_s)
+        loaded = self._loaded[name]
+        loaded.model, loaded.is_loading = model, True
+        return loaded
+
+    def victim(self) -> Model:
         """Return the model that has to go before another is loaded: idle, for the shortest time."""
-        loaded = self.loaded(now_s)
-        if len(loaded) < self._max_loaded:
-            return None
-        return min(loaded, key=lambda one: (one.n_users, one.keep_alive_s)).model
+        in_memory = self._loaded.values()
+        return min(in_memory, key=lambda one: (one.is_in_use, one.keep_alive_s)).model
 
-    def put(self, loaded: Loaded) -> None:
-        """Put a model into memory."""
-        self._loaded[canonical(loaded.model.name)] = loaded
-
-    def take(self, model: Model) -> Loaded | None:
-        """Take a model out of memory at once, and return it."""
-        return self._loaded.pop(canonical(model.name), None)
+    def take(self, model: Model) -> None:
+        """Take a model out of memory at once."""
+        self._loaded.pop(canonical(model.name), None)
 
     def expire(self, model: Model) -> None:
         """Unload a model as soon as nobody uses it."""
@@ -122,19 +148,9 @@ class ModelCache:
         for loaded in tuple(self._loaded.values()):
             self.expire(loaded.model)
 
-    @contextmanager
-    def using(
-        self, model: Model, keep_alive_s: float | None, clock: Callable[[], float]
-    ) -> Iterator[None]:
-        """Keep a loaded model in memory; its time to stay begins when nobody uses it any more."""
-        loaded = self._loaded[canonical(model.name)]
-        if keep_alive_s is not None:
-            loaded.keep_alive_s = keep_alive_s
-            loaded.free_since_s = clock()
-        loaded.n_users += 1
-        try:
-            yield
-        finally:
-            loaded.n_users -= 1
-            if loaded.free_since_s is not None:
-                loaded.free_since_s = clock()
+    def _in_memory(self, now_s: float) -> dict[str, Loaded]:
+        """Drop the models whose time is over; return the others by name."""
+        self._loaded = {
+            name: loaded for name, loaded in self._loaded.items() if not loaded.is_over(now_s)
+        }
+        return self._loaded

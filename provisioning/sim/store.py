@@ -7,6 +7,7 @@ The registry that models are pulled from has those of the simulation, and sends 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -23,6 +24,10 @@ CONTEXT_LENGTH = 131_072
 EMBEDDING_LENGTH = 4096
 """As the models' files say; made-up vectors are shorter."""
 REGISTRY: Mapping[str, Model] = MappingProxyType({canonical(model.name): model for model in MODELS})
+MAX_INSTALLED = 100
+"""In one instance's store: copies are what a client can make without end."""
+NAME = re.compile(r"([\w.:-]{1,350}/)?([\w-]{1,80}/)?\w[\w.-]{0,79}(:\w[\w.-]{0,79})?", re.ASCII)
+"""Of a model, as Ollama's types/model/name.go allows: host, namespace, model, tag."""
 NO_SUCH_MODEL = "pull model manifest: file does not exist"
 DONE = Response(HTTPStatus.OK, None, b"")
 
@@ -73,9 +78,12 @@ def show(ask: Ask, model: Model, state: InstanceState, *, is_openai: bool) -> Re
 
 def copy(ask: Ask, model: Model, models: ModelCache, refusals: Refusals) -> Response:
     """Give a model one more name."""
-    if not ask.destination:
-        message = 'destination "" is invalid'
+    if not NAME.fullmatch(ask.destination):
+        message = f'destination "{ask.destination}" is invalid'
         raise RefusedError(refusals.failure(HTTPStatus.BAD_REQUEST, message))
+    if len(models.installed) >= MAX_INSTALLED:
+        message = f"the simulation keeps at most {MAX_INSTALLED} models in a store: delete one"
+        raise RefusedError(refusals.failure(HTTPStatus.INTERNAL_SERVER_ERROR, message))
     models.copy(model, ask.destination)
     return DONE
 

@@ -75,6 +75,10 @@ def _error(message: str, kind: str) -> str:
         ("POST", "/api/show", {}, 400, '{"error":"model is required"}'),
         ("POST", "/api/show", {"name": "x"}, 404, '{"error":"model \'x\' not found"}'),
         ("POST", "/api/copy", {"source": "x"}, 404, r'{"error":"model \"x\" not found"}'),
+        (
+            *("POST", "/api/copy", {"source": M, "destination": "a b"}, 400),
+            r'{"error":"destination \"a b\" is invalid"}',
+        ),
         ("DELETE", "/api/delete", {"model": "x"}, 404, '{"error":"model \'x\' not found"}'),
         (
             *("POST", "/api/pull", {"model": "x", "stream": False}, 500),

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -266,14 +265,20 @@ def _created_s(piece: Mapping[str, Any]) -> float:
 
 def _hold(monkeypatch: pytest.MonkeyPatch, *, n_tokens: int) -> asyncio.Event:
     """Let so many tokens of a stream come at their speed, the others only after the event."""
-    is_over, until, n_begun = asyncio.Event(), Runners._until, count()
+    is_over, left_s, wait, begun = asyncio.Event(), Runners._left_s, runner._wait, set[int]()
 
-    async def held(self: Runners, began_s: float, due_ns: int) -> None:
-        if next(n_begun) >= n_tokens:
+    def recorded(self: Runners, began_s: float, due_ns: int) -> float:
+        begun.add(due_ns)
+        is_held = len(begun) > n_tokens and not is_over.is_set()
+        return max(left_s(self, began_s, due_ns), 1e-9 * is_held)
+
+    async def held(most_s: float) -> None:
+        if len(begun) > n_tokens:
             await is_over.wait()
-        await until(self, began_s, due_ns)
+        await wait(most_s)
 
-    monkeypatch.setattr(Runners, "_until", held)
+    monkeypatch.setattr(Runners, "_left_s", recorded)
+    monkeypatch.setattr(runner, "_wait", held)
     return is_over
 
 
@@ -321,12 +326,14 @@ def _stop_time(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Stop the generator's time until the event; then it passes only by what is waited for."""
     now_s, may_pass = 0.0, asyncio.Event()
 
-    async def until(_: Runners, began_s: float, due_ns: int) -> None:
+    def left_s(_: Runners, began_s: float, due_ns: int) -> float:
         nonlocal now_s
-        await may_pass.wait()
+        if not may_pass.is_set():
+            return 1.0
         now_s = max(now_s, began_s + due_ns / NS_PER_S)
+        return 0.0
 
-    monkeypatch.setattr(Runners, "_until", until)
+    monkeypatch.setattr(Runners, "_left_s", left_s)
     monkeypatch.setattr(Runners, "_loop_s", lambda _: now_s)
     return may_pass
 

@@ -10,9 +10,11 @@ from datetime import datetime
 import pytest
 
 from provisioning.sim.app import RunningFleet, running_fleet
+from provisioning.sim.generator import TextGenerator
 from provisioning.sim.models import KEEP_ALIVE_S, ModelCache
 from provisioning.sim.runner import Runners
 from provisioning.sim.spec import MODELS, FleetSpec, Hardware, Mode
+from provisioning.sim.store import MAX_INSTALLED
 from tests.provisioning.sim.client import Answer, FakeClock, connected, get
 from tests.waiting import eventually
 
@@ -126,13 +128,76 @@ async def test_one_more_than_may_be_loaded_takes_the_place_of_the_one_that_stays
     assert {OWN, THIRD, FOURTH} == set(await _loaded(fleet))
 
 
+async def test_models_that_are_loaded_at_once_are_no_more_than_may_be_loaded() -> None:
+    spec = replace(SPEC, time_scale=0.05, max_loaded_models=1)
+    async with running_fleet(spec) as fleet:
+        answers = await asyncio.gather(
+            *(_generate(fleet, model, prompt="") for model in (SECOND, THIRD, FOURTH))
+        )
+
+        assert [200] * 3 == [answer.status for answer in answers]
+        assert 1 == len(await _loaded(fleet))
+
+
+async def test_a_client_that_leaves_while_its_model_loads_leaves_the_place_to_others() -> None:
+    spec = replace(SPEC, time_scale=1000.0, max_loaded_models=1)
+    async with running_fleet(spec) as fleet:
+        state = fleet.fleet.states[0]
+        asked = asyncio.create_task(_generate(fleet, SECOND))
+        await eventually(lambda: state.models is not None and state.models.victim() == MODELS[1])
+        assert {} == await _loaded(fleet), "a model that is still loading is not listed"
+        asked.cancel()
+        await eventually(lambda: state.n_generating == 0)
+
+        assert {} == await _loaded(fleet)
+        assert state.models is not None
+        assert state.models.reserve(MODELS[2], 0.0) is not None
+
+
+async def test_a_model_copied_over_another_is_loaded_once(fleet: RunningFleet) -> None:
+    await _generate(fleet, SECOND)
+    async with connected(fleet) as client:
+        await client.post("/api/copy", {"source": OWN, "destination": SECOND})
+    first, second = [(await _generate(fleet, SECOND)).json["load_duration"] for _ in range(2)]
+
+    assert first > 2e9 > 1e7 > second
+
+
+async def test_a_request_that_waited_while_its_model_went_and_came_back_is_answered() -> None:
+    async with running_fleet(replace(SPEC, time_scale=1.0)) as fleet:
+        state = fleet.fleet.states[0]
+        asked = [
+            asyncio.create_task(_generate(fleet, options={"num_predict": 50})) for _ in range(2)
+        ]
+        await eventually(lambda: state.n_waiting == 1)
+        fleet.inject("no_model", ids=["llm-00001"])
+        fleet.heal()
+
+        assert [200, 200] == [(await one).status for one in asked]
+
+
+async def test_copies_end_at_a_bound_and_their_locks_with_their_requests(
+    fleet: RunningFleet,
+) -> None:
+    async with connected(fleet) as client:
+        copied = [
+            (await client.post("/api/copy", {"source": OWN, "destination": f"m{n}"})).status
+            for n in range(MAX_INSTALLED)
+        ]
+    generator = fleet._server.generator
+    assert isinstance(generator, TextGenerator)
+    for n in range(5):
+        assert 200 == (await _generate(fleet, f"m{n}")).status
+
+    assert copied.count(200) == MAX_INSTALLED - len(MODELS)
+    assert copied[-1] == 500
+    await eventually(lambda: not generator._runners._locks)
+
+
 async def test_a_model_stays_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     may_end = asyncio.Event()
 
-    async def until(_: Runners, _began_s: float, _due_ns: int) -> None:
-        await may_end.wait()
-
-    monkeypatch.setattr(Runners, "_until", until)
+    monkeypatch.setattr(Runners, "_left_s", lambda *_: 0.0 if may_end.is_set() else 1.0)
     spec = FleetSpec(n_instances=1, mode=Mode.OLLAMA, installed_models=2, max_loaded_models=1)
     async with running_fleet(spec) as fleet:
         state = fleet.fleet.states[0]
@@ -146,6 +211,19 @@ async def test_a_model_stays_while_it_works(monkeypatch: pytest.MonkeyPatch) -> 
 
         assert [200, 200] == [(await task).status for task in (working, coming)]
         assert [SECOND] == list(await _loaded(fleet))
+
+
+async def test_a_model_that_works_stays_before_an_idle_one_and_its_time_has_not_begun() -> None:
+    clock, models = FakeClock(), ModelCache(MODELS[:1], max_loaded=2)
+    working = models.reserve(MODELS[1], clock())
+    assert working is not None
+    working.is_loading = False
+
+    with working.using(60.0, clock):
+        clock.now_s += 1000
+        assert clock.now_s + 60 == working.expires_s(clock.now_s)
+        assert MODELS[0] == models.victim()
+    assert MODELS[1] == models.victim()
 
 
 async def test_a_model_is_known_by_any_case_and_with_latest_where_no_tag_is_given() -> None:
@@ -164,12 +242,14 @@ async def test_waiting_for_a_load_counts_as_loading_and_for_a_turn_as_nothing(
 ) -> None:
     now_s, may_pass = 0.0, asyncio.Event()
 
-    async def until(_: Runners, began_s: float, due_ns: int) -> None:
+    def left_s(_: Runners, began_s: float, due_ns: int) -> float:
         nonlocal now_s
-        await may_pass.wait()
+        if not may_pass.is_set():
+            return 1.0
         now_s = max(now_s, began_s + due_ns / 1e9)
+        return 0.0
 
-    monkeypatch.setattr(Runners, "_until", until)
+    monkeypatch.setattr(Runners, "_left_s", left_s)
     monkeypatch.setattr(Runners, "_loop_s", lambda _: now_s)
     async with running_fleet(replace(SPEC, time_scale=1.0), clock=FakeClock()) as fleet:
         fleet.inject("unload", share=1)

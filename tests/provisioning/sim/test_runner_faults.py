@@ -53,28 +53,23 @@ class _Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, n_free: int) -> None:
         self.is_open = asyncio.Event()
-        self.n_waiting = 0
         self.now_s = 0.0
         """The only time that the runners know."""
         self.began_s: set[float] = set()
         """From when the waits were counted."""
+        self._due_ns: set[int] = set()
         self._n_free = n_free
 
-        async def until(_: Runners, began_s: float, _due_ns: int) -> None:
+        def left_s(_: Runners, began_s: float, due_ns: int) -> float:
             self.began_s.add(began_s)
-            await self._pass()
+            self._due_ns.add(due_ns)
+            return 1.0 if self.is_reached() and not self.is_open.is_set() else 0.0
 
-        monkeypatch.setattr(Runners, "_until", until)
+        monkeypatch.setattr(Runners, "_left_s", left_s)
         monkeypatch.setattr(Runners, "_loop_s", lambda _: self.now_s)
 
     def is_reached(self) -> bool:
-        return self.n_waiting == 1
-
-    async def _pass(self) -> None:
-        self._n_free -= 1
-        if self._n_free < 0:
-            self.n_waiting += 1
-            await self.is_open.wait()
+        return len(self._due_ns) > self._n_free
 
 
 @pytest.fixture
@@ -124,6 +119,17 @@ async def test_a_runner_killed_in_a_stream_ends_it_with_an_error(
         assert b"" == await _piece(client)
         gate.is_open.set()
         assert 200 == (await client.post("/api/generate", _body())).status
+
+
+async def test_a_runner_killed_in_a_stream_ends_it_even_if_another_was_started_at_once(
+    fleet: RunningFleet, gate: _Gate
+) -> None:
+    async with connected(fleet) as client:
+        await _begin(client, gate)
+        fleet.inject("runner_kill", ids=["llm-00001"])
+        fleet.heal()
+
+        assert f'{{"error":"{LOST}"}}\n'.encode() == await _piece(client)
 
 
 async def test_a_runner_killed_in_a_stream_of_events_ends_it_with_an_empty_one(

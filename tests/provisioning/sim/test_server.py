@@ -18,7 +18,7 @@ from provisioning.sim.listener import BACKLOG, open_listener
 from provisioning.sim.pages import FleetSite
 from provisioning.sim.server import FleetServer
 from provisioning.sim.spec import FleetSpec
-from provisioning.sim.wire import Request
+from provisioning.sim.wire import Request, RequestReader
 from tests.provisioning.sim.client import FakeClock, connected, get, victim
 from tests.waiting import eventually
 
@@ -144,7 +144,7 @@ async def test_a_request_larger_than_the_limit_is_refused(fleet: RunningFleet) -
     async with connected(fleet) as client:
         client.send(
             b"POST /api/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
-            + b" " * 4_300_000
+            + b" " * 1_100_000
         )
         assert 400 == (await client.read_answer()).status
 
@@ -262,6 +262,29 @@ async def test_a_hung_instance_takes_only_so_many_requests_into_its_queue(
         await eventually(lambda: fleet.n_paused == 1)
         fleet.heal()
         await eventually(lambda: fleet.n_paused == 0)
+
+
+async def test_a_hung_instance_takes_only_so_many_bytes_into_its_queue(
+    fleet: RunningFleet,
+) -> None:
+    fleet.inject("hang", share=1)
+    async with connected(fleet, 0) as client:
+        for _ in range(3):
+            client.send(
+                b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n" + b" " * 500_000
+            )
+        await eventually(lambda: fleet.n_paused == 1)
+
+
+async def test_many_requests_in_one_stream_are_no_large_request_and_leave_nothing() -> None:
+    reader = RequestReader()
+    request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n" + b" " * 500_000
+    stream = request * 5
+    for begin in range(0, len(stream), 300_000):
+        reader.feed(stream[begin : begin + 300_000])
+
+    assert reader.is_idle
+    assert not reader._body
 
 
 async def test_a_client_that_reads_no_answers_is_read_no_further(fleet: RunningFleet) -> None:
