@@ -55,7 +55,7 @@ async def follows(client: Client) -> bool:
 
 async def is_closed(client: Client) -> bool:
     try:
-        return not await client[0].read(1)
+        return not await asyncio.wait_for(client[0].read(1), 30.0)  # less than IDLE_S
     except ConnectionError:
         return True
 

@@ -3,9 +3,12 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -90,7 +93,13 @@ async def test_an_instance_that_hangs_is_told_after_the_probes_time(
 
 
 @pytest.mark.parametrize("host", [HOST, "no-such-host.invalid"])
-async def test_without_a_descriptor_an_instance_is_not_asked(prober: Prober, host: str) -> None:
+async def test_without_a_descriptor_an_instance_is_not_asked(
+    prober: Prober, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_AGAIN, "as resolvers do without a descriptor")
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
     await prober.ask(HOST, free_port(), PROBE)  # what a first question loads takes descriptors
 
     with no_descriptor_left(), pytest.raises(NotAskedError, match="was not asked"):
