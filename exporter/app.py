@@ -123,7 +123,7 @@ class Exporter:
         )
         self._stack.push_async_callback(publisher.close)
         recent = Recent(self._poller, ledger, self._clock)
-        sender = ResponseSender(self._metrics, timeout_s=config.web_write_timeout)
+        sender = self._sender()
         await self._listen(publisher, self._fleet_page(recent, sender), sender)
         self._fit()
         await self._poller.update(diff((), self._inventory.targets))
@@ -156,6 +156,9 @@ class Exporter:
         files = static.read(STATIC_FOLDER)
         return FleetPage(files, revisions, summariser, self._poller, facts, clock, sender)
 
+    def _sender(self) -> ResponseSender:
+        return ResponseSender(self._metrics, timeout_s=self._config.web_write_timeout)
+
     async def _listen(
         self, publisher: Publisher, fleet_page: FleetPage, sender: ResponseSender
     ) -> None:
@@ -167,6 +170,7 @@ class Exporter:
             self._clock,
             fleet_page,
             sender,
+            self._sender(),
             sources=lambda: self._inventory.states,
             version=self._version,
             guard=guard,

@@ -332,7 +332,8 @@ EXPORTER_WEB_REQUESTS_REFUSED = Series(
 EXPORTER_WEB_RESPONSES_ABORTED = Series(
     "ollama_exporter_web_responses_aborted_total",
     Kind.COUNTER,
-    "Responses cut off because reading them took longer than web.write-timeout.",
+    "Responses cut off because reading them took longer than web.write-timeout, or too long while "
+    "others waited to be sent.",
 )
 EXPORTER_INVENTORY_INSTANCES = Series(
     "ollama_exporter_inventory_instances",

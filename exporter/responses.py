@@ -28,6 +28,8 @@ MAX_RESPONSES = 100
 """More than any number of scrapers and browsers; each also holds memory in the kernel."""
 MAX_OWN_BYTES = 128 * 1024 * 1024
 """Bodies that were made for one reader each: 25 lists of 10,000 instances."""
+UNHURRIED_S = 1.0
+"""Where too much is being sent, who has read for longer than this makes room: most read faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,16 @@ class Body:
     parts: Sequence[bytes]
     own_bytes: int = 0
     """What no other reader shares."""
+
+
+@dataclass(slots=True, eq=False)
+class _Reader:
+    """Whom a response is being sent to."""
+
+    request: web.Request
+    response: web.StreamResponse
+    own_bytes: int
+    since_s: float
 
 
 class ResponseSender:
@@ -55,27 +67,32 @@ class ResponseSender:
         self._timeout_s = timeout_s
         self._max_responses = max_responses
         self._max_own_bytes = max_own_bytes
-        self._n_responses = 0
-        self._own_bytes = 0
+        self._n_making = 0
+        self._readers: dict[_Reader, None] = {}
+        """The one that has read for longest comes first."""
 
     async def send(
         self, request: web.Request, make: Callable[[], Awaitable[Body]]
     ) -> web.StreamResponse:
         """Make a body and send it; refuse before anything is made where too many are sent."""
-        if self._n_responses >= self._max_responses:
+        if self._n_making + len(self._readers) >= self._max_responses and not self._cut_off_one():
             return self._refusal()
-        self._n_responses += 1
+        self._n_making += 1
         try:
-            return await self._send(request, await make())
+            body = await make()
         finally:
-            self._n_responses -= 1
+            self._n_making -= 1
+        return await self._send(request, body)
 
     async def _send(self, request: web.Request, body: Body) -> web.StreamResponse:
-        if self._own_bytes and self._own_bytes + body.own_bytes > self._max_own_bytes:
-            return self._refusal()
+        while self._is_too_much(body.own_bytes):
+            if not self._cut_off_one():
+                return self._refusal()
         response = web.StreamResponse(headers=body.headers)
         response.content_length = sum(map(len, body.parts))
-        self._own_bytes += body.own_bytes
+        now_s = asyncio.get_running_loop().time()
+        reader = _Reader(request, response, body.own_bytes, now_s)
+        self._readers[reader] = None
         try:
             async with asyncio.timeout(self._timeout_s):
                 await _write(request, response, body.parts)
@@ -87,14 +104,29 @@ class ResponseSender:
             error.__traceback__ = None
             _abort(request, response)
         finally:
-            self._own_bytes -= body.own_bytes
+            self._readers.pop(reader, None)
         return response
+
+    def _is_too_much(self, own_bytes: int) -> bool:
+        held_bytes = sum([reader.own_bytes for reader in self._readers])
+        return held_bytes > 0 and held_bytes + own_bytes > self._max_own_bytes
+
+    def _cut_off_one(self) -> bool:
+        """Cut off who has read for longest; return False where nobody has read for long."""
+        reader = next(iter(self._readers), None)
+        now_s = asyncio.get_running_loop().time()
+        if reader is None or now_s - reader.since_s < UNHURRIED_S:
+            return False
+        del self._readers[reader]
+        self._metrics.responses_aborted.inc()
+        _abort(reader.request, reader.response)
+        return True
 
     def _refusal(self) -> web.Response:
         self._metrics.requests_refused[Refusal.RESPONSES].inc()
         return web.Response(
             status=503,
-            headers={"Retry-After": str(math.ceil(self._timeout_s))},
+            headers={"Retry-After": str(math.ceil(UNHURRIED_S))},
             text="Too many responses are being sent. Try again later.\n",
         )
 

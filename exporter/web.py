@@ -96,6 +96,7 @@ class Web:
         clock: Clock,
         fleet_page: FleetPage,
         sender: ResponseSender,
+        scrape_sender: ResponseSender,
         *,
         sources: Callable[[], Sequence[SourceState]] = tuple,
         version: str,
@@ -108,6 +109,7 @@ class Web:
         self._metrics = metrics
         self._clock = clock
         self._sender = sender
+        self._scrape_sender = scrape_sender  # so that no reader of lists keeps a scraper waiting
         self._one_list_at_a_time = asyncio.Lock()
         self._sources = sources
         self._version = version
@@ -166,7 +168,7 @@ class Web:
             self._runner = None
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        return await self._sender.send(request, partial(self._page_body, request))
+        return await self._scrape_sender.send(request, partial(self._page_body, request))
 
     async def _page_body(self, request: web.Request) -> Body:
         """Return the edition, with the exporter's own series as they are now."""

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 from aiohttp import web
 
+from exporter import responses
 from exporter.exposition import Format
 from exporter.model import Target
 from exporter.responses import MAX_RESPONSES, Body, ResponseSender
@@ -150,24 +151,62 @@ async def test_closing_does_not_wait_for_slow_readers() -> None:
     reader.break_off()
 
 
-async def test_more_readers_than_can_be_borne_are_sent_away_until_others_have_gone() -> None:
+async def test_more_readers_than_can_be_borne_are_sent_away_until_others_have_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
     async with site(*large_fleet()) as pages:
         await pages.publish()
         readers = [await Reader.asking(pages.port) for _ in range(2 * MAX_RESPONSES)]
         statuses = [await reader.status() for reader in readers]
 
         assert (MAX_RESPONSES, MAX_RESPONSES) == (statuses.count(200), statuses.count(503))
-        refused = await pages.get("/instances")
-        assert (503, "30") == (refused.status, refused.headers["Retry-After"])
+        refused = await pages.get("/metrics")
+        assert (503, "1000") == (refused.status, refused.headers["Retry-After"])
         assert MAX_RESPONSES + 1 == refusals(pages.polled.metrics)
         for reader in readers:
             reader.break_off()
         await eventually(partial(is_served, pages.port, "/metrics"))
 
 
-async def test_bodies_that_readers_do_not_share_are_bounded_in_bytes_but_one_is_always_sent() -> (
-    None
-):
+async def test_slow_readers_of_the_page_keep_no_scraper_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one that has read for longest makes room; nobody waits until all have run out of time."""
+    async with site(*large_fleet()) as pages:
+        await pages.publish()
+        monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
+        readers = [await Reader.asking(pages.port) for _ in range(MAX_RESPONSES)]
+        assert {200} == {await reader.status() for reader in readers}
+        assert not await is_served(pages.port, "/metrics")
+
+        monkeypatch.setattr(responses, "UNHURRIED_S", 0.0)
+        assert await is_served(pages.port, "/metrics")
+
+        assert 1 == pages.polled.metrics.responses_aborted._value.get()
+        assert len(await readers[0].rest()) < len((await pages.get("/metrics")).body)
+        for reader in readers:
+            reader.break_off()
+
+
+async def test_slow_readers_of_lists_keep_no_scraper_from_the_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
+    async with site(*large_fleet(), max_responses=1) as pages:
+        await pages.publish()
+        reader = await Reader.asking(pages.port, "/instances")
+        assert 200 == await reader.status()
+        assert not await is_served(pages.port, "/instances")
+
+        assert await is_served(pages.port, "/metrics")
+        reader.break_off()
+
+
+async def test_bodies_that_readers_do_not_share_are_bounded_in_bytes_but_one_is_always_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
     own = metrics()
     sender = ResponseSender(own, timeout_s=30.0, max_own_bytes=1000)
     body = Body({}, [b"x" * 30_000_000], own_bytes=30_000_000)
@@ -178,9 +217,11 @@ async def test_bodies_that_readers_do_not_share_are_bounded_in_bytes_but_one_is_
         assert 503 == await second.status()
         assert 1 == refusals(own)
 
+        monkeypatch.setattr(responses, "UNHURRIED_S", 0.0)
+        assert await is_served(port, "/page")
+        assert len(await first.rest()) < 30_000_000
         for reader in (first, second):
             reader.break_off()
-        await eventually(partial(is_served, port, "/page"))
 
 
 async def test_a_head_request_gets_the_length_and_no_body() -> None:

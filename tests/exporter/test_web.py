@@ -25,7 +25,7 @@ from exporter.instances import Filter
 from exporter.memory import Increase
 from exporter.model import State, Status, Target
 from exporter.publisher import Edition
-from exporter.responses import MAX_OWN_BYTES, ResponseSender
+from exporter.responses import MAX_OWN_BYTES, MAX_RESPONSES, ResponseSender
 from exporter.snapshot import Row
 from exporter.web import PAGES, Web
 from tests.exporter.fetching import Fetched, fetch
@@ -89,11 +89,20 @@ def web_of(
     version: str = "1.2.3",
     write_timeout_s: float = 30.0,
     max_own_bytes: int = MAX_OWN_BYTES,
+    max_responses: int = MAX_RESPONSES,
     **settings: Any,
 ) -> Web:
     page = fleet_page(polled.poller, polled.ledger, polled.metrics)
     clock = SystemClock()
-    sender = ResponseSender(polled.metrics, timeout_s=write_timeout_s, max_own_bytes=max_own_bytes)
+    sender, scrape_sender = [
+        ResponseSender(
+            polled.metrics,
+            timeout_s=write_timeout_s,
+            max_own_bytes=max_own_bytes,
+            max_responses=max_responses,
+        )
+        for _ in range(2)
+    ]
     return Web(
         polled.poller,
         polled.publisher,
@@ -101,6 +110,7 @@ def web_of(
         clock,
         page,
         sender,
+        scrape_sender,
         version=version,
         **settings,
     )
