@@ -65,6 +65,12 @@ async def sending(
 
 
 @pytest.fixture(autouse=True)
+def nobody_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep slow readers until a test says otherwise, however slow this machine is."""
+    monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
+
+
+@pytest.fixture(autouse=True)
 async def no_reader_left() -> AsyncIterator[None]:
     """Close what a failed test left open: the event loop would wait for it for ever."""
     yield
@@ -151,10 +157,7 @@ async def test_closing_does_not_wait_for_slow_readers() -> None:
     reader.break_off()
 
 
-async def test_more_readers_than_can_be_borne_are_sent_away_until_others_have_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
+async def test_more_readers_than_can_be_borne_are_sent_away_until_others_have_gone() -> None:
     async with site(*large_fleet()) as pages:
         await pages.publish()
         readers = [await Reader.asking(pages.port) for _ in range(2 * MAX_RESPONSES)]
@@ -175,7 +178,6 @@ async def test_slow_readers_of_the_page_keep_no_scraper_from_it(
     """The one that has read for longest makes room; nobody waits until all have run out of time."""
     async with site(*large_fleet()) as pages:
         await pages.publish()
-        monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
         readers = [await Reader.asking(pages.port) for _ in range(MAX_RESPONSES)]
         assert {200} == {await reader.status() for reader in readers}
         assert not await is_served(pages.port, "/metrics")
@@ -189,10 +191,7 @@ async def test_slow_readers_of_the_page_keep_no_scraper_from_it(
             reader.break_off()
 
 
-async def test_slow_readers_of_lists_keep_no_scraper_from_the_page(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
+async def test_slow_readers_of_lists_keep_no_scraper_from_the_page() -> None:
     async with site(*large_fleet(), max_responses=1) as pages:
         await pages.publish()
         reader = await Reader.asking(pages.port, "/instances")
@@ -206,7 +205,6 @@ async def test_slow_readers_of_lists_keep_no_scraper_from_the_page(
 async def test_bodies_that_readers_do_not_share_are_bounded_in_bytes_but_one_is_always_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(responses, "UNHURRIED_S", 1000.0)
     own = metrics()
     sender = ResponseSender(own, timeout_s=30.0, max_own_bytes=1000)
     body = Body({}, [b"x" * 30_000_000], own_bytes=30_000_000)
