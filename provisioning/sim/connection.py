@@ -130,8 +130,9 @@ class Connection(asyncio.Protocol):
             self._read(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop what is being answered."""
+        """Stop what is being answered, and keep nothing for the collector to find."""
         self._queue.clear()
+        self._reader.close()
         if self._task is not None:
             self._task.cancel()
         self._gate.release(self)

@@ -143,6 +143,11 @@ class RequestReader:
         ready, self._ready = self._ready, []
         return ready
 
+    def close(self) -> None:
+        """Let go of everything; the parser refers back to this reader, and no more is fed."""
+        del self._parser
+        self._body = bytearray()
+
     def on_message_begin(self) -> None:
         """Begin a request; nothing of the one before is left."""
         self._is_idle = False

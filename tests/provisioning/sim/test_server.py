@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
 from typing import cast
@@ -285,6 +286,22 @@ async def test_many_requests_in_one_stream_are_no_large_request_and_leave_nothin
 
     assert reader.is_idle
     assert not reader._body
+
+
+async def test_a_lost_connection_leaves_nothing_to_the_collector(fleet: RunningFleet) -> None:
+    def readers() -> int:
+        return sum(type(one) is RequestReader for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        n_before = readers()
+        async with connected(fleet, 0) as client:
+            client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1234")
+            await eventually(lambda: readers() > n_before)
+        await eventually(lambda: readers() == n_before)
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_reads_no_answers_is_read_no_further(fleet: RunningFleet) -> None:
