@@ -71,6 +71,8 @@ class Rotation(msgspec.Struct, frozen=True):
     """Instances of the pool that may be on their way at the same time."""
     drain_s: float = 60.0
     """How long an instance serves what it has begun before it is stopped."""
+    warm_up_s: float = 60.0
+    """Expected time to load the model; counted in the arithmetic of the rotation."""
 
 
 class Pool(msgspec.Struct, frozen=True):

@@ -59,9 +59,19 @@ def phase_ratio(instance_id: str) -> float:
     return int.from_bytes(digest, "big") / 2**48
 
 
+def warm_up_s_of(pool: Pool) -> float:
+    """Return how long an instance of a pool is expected to load its model before it is ready."""
+    return pool.rotation.warm_up_s if pool.workload.warm_up else 0.0
+
+
 def throughput_of(pool: Pool, limits: Limits) -> Throughput:
-    """Return how fast a pool can be rotated, where stops and starts take as long as they may."""
-    operation_s = max(0.001, limits.stop_grace_s + limits.start_timeout_s)
+    """Return how fast a pool can be rotated.
+
+    Stops and starts take as long as they may, and models load as long as is expected: as long as
+    `limits.warm_up_timeout` allows would be hours a turn.
+    """
+    operation_s = limits.stop_grace_s + limits.start_timeout_s + warm_up_s_of(pool)
+    operation_s = max(0.001, operation_s)
     turn_s = pool.rotation.drain_s + operation_s + PASSES_S
     n_by_bound = {
         "at_once": pool.rotation.at_once,

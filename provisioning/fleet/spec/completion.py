@@ -58,7 +58,7 @@ class Completion:
             entry.count,
             self._workload(entry, path),
             Placement(placement.strategy, placement.max_per_node, sorted_pairs(placement.selector)),
-            Rotation(rotation.every, rotation.at_once, rotation.drain),
+            Rotation(rotation.every, rotation.at_once, rotation.drain, rotation.warm_up),
             self._developers(entry.developers, (*path, "developers")),
             entry.archive,
         )

@@ -107,6 +107,7 @@ def pool_document(pool: Pool) -> Document:
             "every": duration_text(rotation.every_s),
             "at_once": rotation.at_once,
             "drain": duration_text(rotation.drain_s),
+            "warm_up": duration_text(rotation.warm_up_s),
         },
         "developers": list(pool.developers),
     }

@@ -102,6 +102,7 @@ class RotationForm(Section):
     every: Duration = Rotation().every_s
     at_once: Amount = Rotation().at_once
     drain: Duration = Rotation().drain_s
+    warm_up: Duration = Rotation().warm_up_s
 
 
 class DevelopersForm(Section):

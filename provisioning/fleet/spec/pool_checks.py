@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from provisioning.fleet.fleet import Limits, Pool
 from provisioning.fleet.model import Workload
 from provisioning.fleet.placeholders import NAMES, placeholder_fault
-from provisioning.fleet.rotation import PASSES_S, Throughput, throughput_of
+from provisioning.fleet.rotation import PASSES_S, Throughput, throughput_of, warm_up_s_of
 from provisioning.fleet.spec import words
 from provisioning.fleet.spec.amounts import count_text
 from provisioning.fleet.spec.complaints import (
@@ -121,6 +121,7 @@ def _rotation(path: Path, pool: Pool, limits: Limits) -> Iterator[Problem]:
     rotation = pool.rotation
     faults = [
         *at_least(0, path, MAX_DURATION_S, every=rotation.every_s, drain=rotation.drain_s),
+        *at_least(0, path, MAX_DURATION_S, warm_up=rotation.warm_up_s),
         *at_least(1, path, at_once=rotation.at_once),
     ]
     yield from faults
@@ -139,10 +140,11 @@ def _are_countable(limits: Limits) -> bool:
 
 def _too_slow(pool: Pool, limits: Limits, throughput: Throughput) -> str:
     """Return the arithmetic by which a rotation cannot keep its period, and what to change."""
-    rotation = pool.rotation
+    rotation, warm_up_s = pool.rotation, warm_up_s_of(pool)
+    warm_up = f"{warm_up_s:g} s warm_up, " if warm_up_s else ""
     turn = (
         f"{rotation.drain_s:g} s drain, {limits.stop_grace_s:g} s limits.stop_grace, "
-        f"{limits.start_timeout_s:g} s limits.start_timeout, {PASSES_S:g} s to notice"
+        f"{limits.start_timeout_s:g} s limits.start_timeout, {warm_up}{PASSES_S:g} s to notice"
     )
     return (
         f"{rotation.every_s:,.0f} s is too short: to replace {count_text(pool.count, 'instance')}, "

@@ -29,8 +29,8 @@ VARIABLES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True) | st.sampled_
 )
 DURATIONS_S = st.floats(0.0, 3.1e8, exclude_min=True)
 MOMENTS_S = DURATIONS_S | st.just(0.0)
-PART_OF_A_TURN_S = st.floats(0.0, MAX_DURATION_S / 12, exclude_min=True)
-"""A drain, a stop or a start: three of each are no longer than a rotation may be."""
+PART_OF_A_TURN_S = st.floats(0.0, MAX_DURATION_S / 16, exclude_min=True)
+"""A drain, a stop, a start or a warm-up: three of each are no longer than a rotation may be."""
 CPUS = st.floats(0.0, 1.0, exclude_min=True) | st.just(5e-05)
 PATHS = st.sampled_from(["/health", "/a?b=c&d", "/api/version"])
 FOLDERS = st.from_regex(r"/[A-Za-z0-9_ :#-]{1,9}", fullmatch=True)
@@ -72,7 +72,7 @@ def workloads(draw: st.DrawFn) -> Workload:
 
 @st.composite
 def pools(draw: st.DrawFn, name: str, selector: Pairs) -> Pool:
-    drain_s = draw(PART_OF_A_TURN_S)
+    drain_s, warm_up_s = draw(PART_OF_A_TURN_S), draw(PART_OF_A_TURN_S)
     every_s = draw(st.just(0.0) | st.floats(0.8 * MAX_DURATION_S, MAX_DURATION_S))
     return Pool(
         name=name,
@@ -81,7 +81,7 @@ def pools(draw: st.DrawFn, name: str, selector: Pairs) -> Pool:
         placement=Placement(
             draw(st.sampled_from(Spread)), draw(st.just(0) | st.integers(3, 9)), selector
         ),
-        rotation=Rotation(every_s, draw(st.integers(1, 9)), drain_s),
+        rotation=Rotation(every_s, draw(st.integers(1, 9)), drain_s, warm_up_s),
         developers=tuple(draw(st.lists(WORDS, max_size=3, unique=True))),
         archive=draw(st.just("") | FOLDERS),
     )

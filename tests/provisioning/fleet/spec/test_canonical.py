@@ -37,6 +37,13 @@ def test_defaults_are_written_out() -> None:
     assert set(Node.__struct_fields__) == set(document["nodes"][0])
 
 
+def test_a_specification_of_an_earlier_release_gets_the_default_of_a_later_setting() -> None:
+    document = json.loads(encode_fleet(fleet_of()))
+    del document["pools"][0]["rotation"]["warm_up_s"]
+
+    assert 60.0 == decode_fleet(json.dumps(document)).pools[0].rotation.warm_up_s
+
+
 def test_a_fleet_of_a_stranger_is_checked() -> None:
     fleet = msgspec.structs.replace(fleet_of(), name="-")
     text = encode_fleet(fleet)

@@ -86,6 +86,7 @@ def test_addresses_and_names_of_hosts_are_taken(address: str) -> None:
         ({"health": {"failures": 0}}, "health.failures: must be 1 or more"),
         ({"warm_up": [{"path": "x"}]}, "warm_up[0].path: must begin with /"),
         ({"rotation": {"at_once": 0}}, "rotation.at_once: must be 1 or more"),
+        ({"rotation": {"warm_up": "99999d"}}, "rotation.warm_up: must be"),
         ({"rotation": {"every": "1m", "at_once": 1}}, "every: 60 s is too short: to replace 4 i"),
         ({"developers": ["a"] * 5}, "developers: 5 want one of 4 instances"),
         ({"developers": ["a", "b"], "count": 1}, "developers: 2 want one of 1 instance;"),
@@ -113,24 +114,24 @@ def test_as_many_developers_as_instances_are_taken() -> None:
 
 
 def test_a_rotation_that_just_keeps_up_is_taken() -> None:
-    """Four instances, one after the other: drain, stop, start, and 5 s to notice."""
-    assert "" == faults(pools=[pool(rotation={"every": "420s", "at_once": 1})])
+    """Four instances, one after the other: drain, stop, start, warm-up, and 5 s to notice."""
+    assert "" == faults(pools=[pool(rotation={"every": "660s", "at_once": 1})])
     assert "" == faults(pools=[pool(rotation={"every": 0})])
-    two_at_once = pool(rotation={"every": "210s", "at_once": 4})
+    two_at_once = pool(rotation={"every": "330s", "at_once": 4})
     assert "" == faults(pools=[two_at_once], limits={"unavailable": "50%"})
 
 
 @pytest.mark.parametrize(
     ("rotation", "limits", "whole", "bounds"),
     [
-        ({"at_once": 1}, {}, "1 at once, 105 s each", "at_once and limits.unavailable"),
-        ({"at_once": 4}, {}, "1 at once, 105 s each", "limits.unavailable"),
-        ({"at_once": 4}, {"unavailable": "50%"}, "2 at once, 105 s each", "limits.unavailable"),
-        ({"at_once": 2}, {"unavailable": "100%"}, "2 at once, 105 s each", "at_once"),
+        ({"at_once": 1}, {}, "1 at once, 165 s each", "at_once and limits.unavailable"),
+        ({"at_once": 4}, {}, "1 at once, 165 s each", "limits.unavailable"),
+        ({"at_once": 4}, {"unavailable": "50%"}, "2 at once, 165 s each", "limits.unavailable"),
+        ({"at_once": 2}, {"unavailable": "100%"}, "2 at once, 165 s each", "at_once"),
         (
             {"at_once": 4, "drain": 0},
             {"unavailable": "100%", "operations": 1, "start_timeout": "3m"},
-            "1 at once, 195 s each",
+            "1 at once, 255 s each",
             "limits.operations",
         ),
     ],
@@ -145,13 +146,24 @@ def test_a_rotation_that_cannot_keep_its_period_is_refused_with_the_arithmetic(
     assert found.endswith(f"rotate less often, drain for a shorter time, or raise {bounds}")
 
 
-def test_a_refused_rotation_shows_what_each_turn_consists_of() -> None:
-    found = faults(pools=[pool(rotation={"every": "419s", "at_once": 1})])
+@pytest.mark.parametrize(
+    ("warm_up", "expected", "every", "figures"),
+    [
+        ("none", "2m", "419s", ("105 s", "", "420 s")),
+        ("load", "1m", "659s", ("165 s", "60 s warm_up, ", "660 s")),
+        ([{"path": "/load"}], "2m", "899s", ("225 s", "120 s warm_up, ", "900 s")),
+    ],
+)
+def test_a_refused_rotation_shows_what_each_turn_consists_of(
+    warm_up: object, expected: str, every: str, figures: tuple[str, str, str]
+) -> None:
+    rotation = {"every": every, "at_once": 1, "warm_up": expected}
+    turn, loading, whole = figures
 
     assert (
-        "to replace 4 instances, 1 at once, 105 s each (60 s drain, 10 s limits.stop_grace, 30 s "
-        "limits.start_timeout, 5 s to notice), takes 420 s; "
-    ) in found
+        f"to replace 4 instances, 1 at once, {turn} each (60 s drain, 10 s limits.stop_grace, "
+        f"30 s limits.start_timeout, {loading}5 s to notice), takes {whole}; "
+    ) in faults(pools=[pool(warm_up=warm_up, rotation=rotation)])
 
 
 @pytest.mark.parametrize("ratio", [1e308, -1e308])

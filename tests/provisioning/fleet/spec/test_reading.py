@@ -48,7 +48,7 @@ pools:
     health: {path: /ready, interval: 5s, timeout: 500ms, failures: 2}
     warm_up: [{path: /completion, body: {prompt: x, n_predict: 1}, timeout: 1m}, {path: /slots}]
     placement: {strategy: pack, max_per_node: 6, selector: {rack: 1}}
-    rotation: {every: 1d12h, at_once: 2, drain: 30s}
+    rotation: {every: 1d12h, at_once: 2, drain: 30s, warm_up: 90s}
     developers: [ann, bob]
 limits:
   {operations: 7, operations_per_node: 2, unavailable: 10%, start_timeout: 45s,
@@ -82,7 +82,7 @@ def test_a_whole_specification_is_read_as_it_was_meant(tmp_path: Path) -> None:
     assert ((("gpu", "no"), ("rack", "1")), False) == (third.labels, third.is_cordoned)
     assert ("llama", 12, ("ann", "bob")) == (llama.name, llama.count, llama.developers)
     assert Placement(Spread.PACK, 6, (("rack", "1"),)) == llama.placement
-    assert Rotation(1.5 * DAY_S, 2, 30.0) == llama.rotation
+    assert Rotation(1.5 * DAY_S, 2, 30.0, 90.0) == llama.rotation
     assert Limits(7, 2, 0.1, 45.0, 600.0, 5, 2.0, 60.0, 300.0, 180.0, 20.0) == fleet.limits
 
 
