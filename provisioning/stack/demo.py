@@ -34,7 +34,7 @@ SPARE_PORTS = 10
 N_REAL_PORTS = 60
 REAL_MEMORY_MIB = 1024
 HEALTH = {"interval": "5s", "timeout": "2s", "failures": 3}
-ROTATION = {"every": "7d", "at_once": 10, "drain": "10s"}
+ROTATION = {"every": "7d", "at_once": 20, "drain": "10s"}
 LIMITS = {
     # Simulated ones cost next to nothing to start.
     "operations": 500,
