@@ -10,7 +10,8 @@ until a person orders to delete them. While they are more than the records nothi
 the records of new instances would soon be many enough for the orphans to look like garbage.
 
 What is newer than its instance's record is an orphan too: records are written before anything is
-started, so this one is of an older backup. Nothing is done to that instance while it is kept.
+started, so that record is of an older backup. While it runs it is kept, be it the only one, and
+nothing is done to that instance.
 
 None of this can be said before each node was asked: what one has may be a few beside what all
 have. A node that hangs is waited for until its first look is over, once.
@@ -75,9 +76,9 @@ class OrphanWarning:
         if policy.n_refused and now_s >= self._next_s:
             self._next_s = now_s + WARNING_EVERY_S
             log.error(
-                "orphans=%d: they run without a record in the store, and are not deleted%s; the "
-                "store may be the wrong one, empty, or an old backup: then stop the provisioner "
-                "and restore the right store; otherwise see `%s` and `%s`",
+                "orphans=%d: they run without a record in the store, or with an older one, and are "
+                "not deleted%s; the store may be the wrong one, empty, or an old backup: then stop "
+                "the provisioner and restore the right store; otherwise see `%s` and `%s`",
                 policy.n_refused,
                 "" if policy.may_place else "; no instance is made",
                 LIST_COMMAND,
@@ -105,7 +106,8 @@ def orphan_policy(desired: Fleet, observed: Observed) -> OrphanPolicy:
         return _keeping(orphans, n_refused=0, may_place=False)
     if is_doubted or n_running > MOST_DELETED:
         return _keeping(orphans, n_refused=n_running, may_place=not is_doubted)
-    return _keeping((), n_refused=0, may_place=True)
+    newer = [one for one in orphans if _is_newer_and_runs(one.unit, observed)]
+    return _keeping(newer, n_refused=len(newer), may_place=True)
 
 
 def is_every_node_asked(desired: Fleet, observed: Observed) -> bool:
@@ -134,6 +136,11 @@ def _seen_units(desired: Fleet, observed: Observed) -> Iterator[tuple[str, Found
         # What was last heard of a node that has left for good is no news.
         if report.node in listed or report.is_reachable:
             yield from ((report.node, unit) for unit in report.units)
+
+
+def _is_newer_and_runs(unit: FoundUnit, observed: Observed) -> bool:
+    """Say whether what runs here proves that its instance's record is old; of an orphan."""
+    return unit.state is UnitState.RUNNING and unit.instance_id in observed.stored
 
 
 def _is_recorded(unit: FoundUnit, observed: Observed) -> bool:

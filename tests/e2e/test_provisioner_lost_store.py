@@ -13,7 +13,10 @@ from tests.e2e.provisioner import Lab, Provisioner, lab
 from tests.waiting import eventually
 
 N = 4
-KEPT = f"orphans={N}: they run without a record in the store, and are not deleted; no instance"
+KEPT = (
+    f"orphans={N}: they run without a record in the store, or with an older one, and are "
+    "not deleted; no instance"
+)
 
 
 @pytest.fixture

@@ -1221,7 +1221,10 @@ class TestFailures:
     def test_the_next_generation_is_newer_than_any_unit_that_is_still_around(self) -> None:
         one = self.failed()
 
-        actions = decided(pool(1), one, reports=[report("n1", found(one, generation=6))])
+        newer = found(one, generation=6)
+        ordered = [("n1", newer.name)]
+
+        actions = decided(pool(1), one, reports=[report("n1", newer)], deletable_orphans=ordered)
 
         assert [7] == [action.generation for action in actions if isinstance(action, Renew)]
 

@@ -1,4 +1,4 @@
-"""Orphans: few are deleted, many are counted and kept until a person orders to delete them."""
+"""Orphans: few are deleted; many, and newer ones, are kept until a person orders to delete them."""
 
 from __future__ import annotations
 
@@ -140,17 +140,38 @@ class TestNewerThanTheirRecords:
         seen = observed(records, reports)
         assert 40 == orphan_policy(fleet(pool(40), nodes=NODES), seen).n_refused
 
-    def test_few_are_deleted_and_their_instances_mended(self) -> None:
+    def test_a_pool_of_four_keeps_all_four(self) -> None:
+        records = many(4)
+        there = report("n1", *(found(one, generation=3) for one in records))
+
+        assert () == decided(4, records, there, report("n2"))
+
+    def test_few_are_deleted_on_order_only_and_their_instances_mended(self) -> None:
+        """An orphan without a record is deleted meanwhile; the instance that is missing is made."""
         records = many(12)
         newer = [found(one, generation=3) for one in records[:2]]
-        there = report("n1", *newer, *map(found, records[2:]))
+        there = report("n1", *newer, *map(found, records[2:]), ORPHANS[0])
+        ordered = [("n1", unit.name) for unit in newer]
 
-        actions = decided(12, records, there, report("n2"))
+        place, sweep = decided(13, records, there, report("n2"))
+        seen = observed(records, [there, report("n2")])
+        actions = decided(13, records, there, report("n2"), deletable_orphans=ordered)
 
-        assert {Sweep("n1", unit.name) for unit in newer} < set(actions)
+        assert Sweep("n1", ORPHANS[0].name) == sweep
+        assert isinstance(place, Place)
+        assert 2 == orphan_policy(fleet(pool(13), nodes=NODES), seen).n_refused
+        assert {Sweep(*one) for one in ordered} < set(actions)
         assert {one.id for one in records[:2]} == {
             action.id for action in actions if isinstance(action, Stop)
         }
+
+    def test_one_that_has_ended_is_deleted_and_its_instance_mended(self) -> None:
+        one = instance(1)
+        ended = found(one, UnitState.EXITED, generation=3)
+
+        actions = decided(1, [one], report("n1", ended), report("n2"))
+
+        assert [Stop, Sweep] == [type(action) for action in actions]
 
     @pytest.mark.parametrize("sweeping", [[], [("n1", STOPPED.unit)]], ids=["here", "deleted"])
     def test_no_start_takes_the_name_of_what_is_being_deleted(
@@ -176,7 +197,9 @@ class TestNewerThanTheirRecords:
         units[place].append(newer)
         reports = [report(f"n{n}", *there) for n, there in enumerate(units, start=1)]
 
-        start, sweep = decided(1, [STOPPED], *reports)
+        ordered = [(f"n{place + 1}", newer.name)]
+        assert () == decided(1, [STOPPED], *reports)
+        start, sweep = decided(1, [STOPPED], *reports, deletable_orphans=ordered)
 
         assert isinstance(start, Start)
         assert Sweep(f"n{place + 1}", newer.name) == sweep
