@@ -20,7 +20,7 @@ from exporter.connection import Bounds
 from exporter.engines.registry import all_engines
 from exporter.errors import SourceError
 from exporter.failurelog import failure_lines
-from exporter.inventory import Inventory, SourceSettings, diff, sources_for
+from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.ledger import Ledger
 from exporter.model import State
 from exporter.page import static
@@ -126,7 +126,7 @@ class Exporter:
         sender = self._sender()
         await self._listen(publisher, self._fleet_page(recent, sender), sender)
         self._fit()
-        await self._poller.update(diff((), self._inventory.targets))
+        await self._poller.update(Change(added=self._inventory.targets))
         self._stack.push_async_callback(self._stop_tasks)
         self._run(self._poll(), "poller")
         self._run(publisher.run(config.poll_interval), "publisher")

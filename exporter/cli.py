@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("exporter")
 
 CONFIG_FILE_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG_FILE"
-COLLECTOR_THRESHOLDS = (50_000, 20, 100)
-"""Allocations before a young collection, and how many of each before the next older one."""
+COLLECTOR_THRESHOLDS = (2_000, 5, 10_000)
+"""Allocations before a young collection, and how many of each before the next older one: the young
+take milliseconds, the oldest takes a second where there are 100,000 instances."""
 SWITCH_INTERVAL_S = 0.0001
 """How long a thread may compute while another one waits."""
 
@@ -139,7 +140,7 @@ def favour_the_loop() -> None:
 
     A full collection over what 10,000 instances keep takes about 0.1 s, in which no answer is read.
     While another thread reads an inventory, the loop has to ask for its turn after each system
-    call: waiting 5 ms for it, 20 new connections would take a third of a second.
+    call: waiting 5 ms each time, 10 new connections would take a third of a second.
     """
     gc.collect()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exporter.poller")
 
-AT_ONCE = 20
+AT_ONCE = 10
 """Polls or changes until the event loop turns: a few milliseconds' worth, also where each takes a
 task and a connection of its own."""
 
@@ -133,8 +133,9 @@ class Poller:
 
     async def close(self) -> None:
         """Stop all polls and close all connections."""
-        for instance_id in tuple(self._watches):
+        for n, instance_id in enumerate(tuple(self._watches)):
             await self._end(instance_id)
+            await _pause_now_and_then(n)
 
     def _in_order(self) -> Generator[None, None, tuple[dict[str, Watch], set[str]]]:
         """Return the watches by id, in the order of the ids, and their nodes."""
