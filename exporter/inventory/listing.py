@@ -20,6 +20,7 @@ from exporter.inventory.faults import MAX_PROBLEMS
 from exporter.inventory.formats import Format, records
 from exporter.inventory.merge import Listed
 from exporter.inventory.sources import Source
+from exporter.leisure import gently
 
 log = logging.getLogger("exporter.inventory")
 
@@ -141,7 +142,7 @@ class Listing:
 
 
 def _parse(body: bytes, source: str, form: Format) -> Listed:
-    return targets_of(records(body, source, form), source)
+    return targets_of(gently(records(body, source, form)), source)
 
 
 def _bug(error: Exception) -> str:

@@ -6,7 +6,15 @@ from collections.abc import Generator
 
 import pytest
 
-from exporter.leisure import STEP, at_leisure, at_once, sorted_in_steps
+from exporter.leisure import (
+    ITEMS_PER_PAUSE,
+    PAUSE_S,
+    STEP,
+    at_leisure,
+    at_once,
+    gently,
+    sorted_in_steps,
+)
 
 
 def steps(n: int) -> Generator[None, None, str]:
@@ -74,3 +82,11 @@ def test_texts_are_sorted_a_few_at_a_time(n: int) -> None:
 
     assert n_steps >= n // STEP
     assert sorted(texts) == at_once(sorted_in_steps(texts))
+
+
+def test_a_thread_that_reads_much_sleeps_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses_s: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses_s.append)
+
+    assert list(range(3 * ITEMS_PER_PAUSE)) == list(gently(range(3 * ITEMS_PER_PAUSE)))
+    assert [PAUSE_S] * 3 == pauses_s
