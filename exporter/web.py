@@ -11,6 +11,7 @@ import asyncio
 import base64
 import hashlib
 import html
+import logging
 import os
 import socket
 from collections import Counter
@@ -30,6 +31,7 @@ from exporter.model import Status
 from exporter.responses import Body
 from exporter.selfmetrics import Refusal
 from exporter.webhost import HostCheck
+from ollama_fleet.httplog import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
     from exporter.selfmetrics import SelfMetrics
     from exporter.watch import Watch
     from exporter.websecurity import Guard
+
+http_log = logging.getLogger("exporter.web.http")
+"""Of the server below us."""
+http_log.addFilter(is_ours)
 
 PAGES = {
     "/fleet": "the whole fleet at a glance, for people",
@@ -136,7 +142,7 @@ class Web:
         self._fleet_page.add_to(app)
         self._protect(app, host)
         # Scrapers keep their connections open: closing must not wait for them to go.
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, logger=http_log, shutdown_timeout=1.0)
         await self._runner.setup()
         context = None if self._guard is None else self._guard.context
         site = web.TCPSite(self._runner, host or None, port, ssl_context=context)

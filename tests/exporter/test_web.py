@@ -598,3 +598,31 @@ async def test_closing_twice_is_nothing() -> None:
         await web.start("127.0.0.1", 0)
         await web.close()
         await web.close()
+
+
+MALFORMED = {
+    "a header without end": b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 9000 + b"\r\n\r\n",
+    "a length that is none": b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED)
+async def test_a_malformed_request_is_refused_and_fills_no_log(
+    request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site() as pages:
+        reader, writer = await asyncio.open_connection("127.0.0.1", pages.port)
+        writer.write(request_)
+        assert b" 400 " in await reader.readline()
+        writer.close()
+
+    assert [] == caplog.messages
+
+
+async def test_a_fault_of_ours_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with site() as pages:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(pages.polled.publisher, "edition", "none")
+            assert 500 == (await pages.get("/metrics")).status
+
+    assert "AttributeError" in caplog.text

@@ -12,8 +12,8 @@ from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
+from ollama_fleet.httplog import is_ours
 from provisioning.fleet.api.errors import (
     BadRequestError,
     DeniedError,
@@ -59,14 +59,7 @@ STATUS_BY_ERROR: Mapping[type[ProvisionerError], HTTPStatus] = {
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Say whether a record is of no fault of a client's: anybody could fill the log with those."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError)
-
-
-http_log.addFilter(_is_ours)
+http_log.addFilter(is_ours)
 
 
 @web.middleware
