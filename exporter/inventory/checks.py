@@ -63,7 +63,7 @@ def _without_credentials(text: str) -> str:
     shown_before = f"{scheme}://***" if separator and scheme.isalnum() else "***"
     text = f"{shown_before}@{after}" if at else text
     url, query, _ = text.partition("?")
-    return f"{url}?***" if query and "://" in url else text
+    return f"{url}?***" if query and "/" in url else text
 
 
 def _clipped(text: str) -> str:

@@ -21,6 +21,7 @@ from exporter.inventory.sources import SEPARATOR, Source, SourceSettings, public
 
 DEFAULTS = SourceSettings()
 SCHEMES = ("http://", "https://")
+NEITHER = "must be a path or begin with http:// or https://"
 
 
 def sources_for(
@@ -38,7 +39,7 @@ def sources_for(
 
 def _source(text: str, name: str, settings: SourceSettings, clock: Clock) -> Source:
     urls = urls_of(text)
-    fault = _fault(urls) if urls else "" if text else "is empty"
+    fault = _fault(urls) if urls else _path_fault(text)
     if fault:
         raise InputError("inventory", [Problem(f"source {shown(text)}", fault)])
     if len(urls) > 1:
@@ -58,6 +59,12 @@ def urls_of(text: str) -> tuple[str, ...]:
     return tuple(text.split(SEPARATOR)) if is_url else ()
 
 
+def _path_fault(text: str) -> str:
+    if "?" in text and not Path(text).exists():  # a URL without its scheme: a path shows in logs
+        return NEITHER
+    return "" if text else "is empty"
+
+
 def _fault(urls: tuple[str, ...]) -> str:
     """Return what is wrong with a source's URLs; empty when nothing is."""
     if len(urls) == 1:
@@ -71,7 +78,7 @@ def _fault(urls: tuple[str, ...]) -> str:
 def _url_fault(text: str) -> str:
     """Return what is wrong with the URL of a source; empty when nothing is."""
     if not text.lower().startswith(SCHEMES):
-        return "must be a path or begin with http:// or https://"
+        return NEITHER
     if not (text.isascii() and text.isprintable()) or " " in text:
         return "must be visible ASCII; other characters are written percent-encoded"
     try:

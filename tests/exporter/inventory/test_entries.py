@@ -255,6 +255,7 @@ def test_two_entries_without_an_id_at_one_address_are_one_id_twice() -> None:
         "http://ada:s3/cret@h:1",
         "ftp://ada:s3cret@h",
         "http://h:1/?token=s3cret",
+        "h:1/?token=s3cret",
     ],
 )
 def test_credentials_in_an_address_are_refused_and_never_repeated(url: str) -> None:

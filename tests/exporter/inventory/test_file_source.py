@@ -161,6 +161,8 @@ def test_the_name_tells_json_from_yaml(name: str, form: Format) -> None:
         ("http://a..b/", "must name a host; 'a..b' has an empty part or one longer than 63"),
         (f"http://{'a' * 64}/", "an empty part or one longer than 63"),
         ("http:/ada:s3cret@h/", "must be a path or begin with http:// or https://"),
+        ("http:/h/x?token=s3cret", "must be a path or begin with http:// or https://"),
+        ("h:1/x?token=s3cret", "must be a path or begin with http:// or https://"),
         ("http://h:0/", "must name a host, and a port from 1"),
         ("http://h/#x", "must not have a fragment"),
         ("http://h/a b", "must be visible ASCII"),
