@@ -64,6 +64,8 @@ class Feature(StrEnum):
     """It sees that a stranger has the unit's port."""
     MEMORY = "memory"
     """It limits memory and says when the limit was hit."""
+    CHILDREN = "children"
+    """Its units have children, whose ends for want of memory it sees."""
     ENVIRONMENT = "environment"
     """Its units are real enough to have an environment."""
     EXIT_STATUS = "exit_status"
@@ -363,7 +365,7 @@ class RuntimeContract:
     async def test_a_unit_that_goes_on_without_a_child_is_told_as_out_of_memory(
         self, lab: Lab
     ) -> None:
-        needs(lab, Feature.MEMORY)
+        needs(lab, Feature.CHILDREN)
         runtime, server = lab.open(), lab.unit(Behaviour.ITS_CHILD_EATS_MEMORY)
         neighbour = lab.unit(number=2)
         await runtime.start(neighbour)
