@@ -75,7 +75,9 @@ async def test_allowed_hosts_are_served() -> None:
     assert 200 == answer.status
 
 
-@pytest.mark.parametrize("users", ["", f"basic_auth_users: {{alice: {HASH}}}"])
+@pytest.mark.parametrize(
+    "users", ["", f"basic_auth_users: {{alice: {HASH}}}"], ids=["nobody", "alice"]
+)
 async def test_where_a_password_is_asked_for_any_name_will_do(users: str, tmp_path: Path) -> None:
     """A stranger's page has no password to give."""
     (tmp_path / "web.yml").write_text(users)
