@@ -126,6 +126,10 @@ async def _serve(config: Config) -> None:
     if not running.cancelled():
         running.result()
     log.info("stopped")
+    # Leaving the event loop would wait for its threads: one may parse a long inventory, or wait for
+    # a file system that hangs. Nothing is left to be saved.
+    logging.shutdown()
+    os._exit(0)
 
 
 async def _run(config: Config) -> None:

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -284,9 +284,11 @@ class Running:
 
 
 @asynccontextmanager
-async def started(*arguments: str | Path, **variables: str) -> AsyncIterator[Running]:
+async def started(
+    *arguments: str | Path, program: Sequence[str] = ("-m", "ollama_fleet"), **variables: str
+) -> AsyncIterator[Running]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ollama_fleet", "exporter", *map(str, arguments)),
+        *(sys.executable, *program, "exporter", *map(str, arguments)),
         stdout=PIPE,
         stderr=PIPE,
         env={**os.environ, **variables},
@@ -379,6 +381,29 @@ async def test_it_stops_at_once_while_it_starts() -> None:
     assert 0 == status
     assert "listening" not in running.log
     assert "Traceback" not in running.log
+
+
+LOST_IN_A_THREAD = """
+import logging, time
+from exporter.inventory import listing
+from ollama_fleet import main
+def parse(*_):
+    logging.getLogger("exporter").warning("parses")
+    time.sleep(1000)
+listing._parse = parse
+main()
+"""
+
+
+async def test_it_stops_at_once_while_a_thread_reads_an_inventory(inventory: Path) -> None:
+    """A long one takes a while, and a file system may hang."""
+    program = ("-c", LOST_IN_A_THREAD)
+    async with started("--inventory", inventory, *ANYWHERE, program=program) as running:
+        await running.until_logged("parses")
+        status, _ = await running.stop()
+
+    assert 0 == status
+    assert "stopped" in running.log
 
 
 async def test_settings_come_from_the_environment_and_a_secret_is_shown_nowhere(
