@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import re
 import socket
 from pathlib import Path
 
@@ -93,3 +95,18 @@ async def test_few_of_the_refused_names_are_logged(caplog: pytest.LogCaptureFixt
             await fetch(pages.port, "/", Host=f"{n}.evil.example")
 
     assert MAX_LOGGED == len(caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET / HTTP/1.0", "200"),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", "40[03]"),
+    ],
+)
+async def test_no_name_is_ours_and_one_of_two_is_not_enough(head: str, status: str) -> None:
+    async with site() as pages:
+        reader, writer = await asyncio.open_connection("127.0.0.1", pages.port)
+        writer.write(f"{head}\r\n\r\n".encode())
+        assert re.match(rf"HTTP/1\.\d {status} ", (await reader.readline()).decode())
+        writer.close()
