@@ -282,7 +282,7 @@ async def test_an_inventory_source_that_was_never_read_is_told(
 ) -> None:
     """One source is a file; the other one's server is away since the exporter started."""
     inventory = write_inventory(tmp_path / "fleet.json", 3)
-    url = await start_exporter(inventory, f"--inventory={_away()}")
+    url = await start_exporter(inventory, f"--inventory={_away()}", ready_path="/-/healthy")
     page = await open_page(url)
 
     await expect(page.find("#facts")).to_contain_text("an inventory source was never read")

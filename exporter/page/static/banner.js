@@ -58,8 +58,9 @@ export class Banner {
 
   #passNotice({ summary, size, pollIntervalSeconds }) {
     const age = summary.last_pass_age_seconds;
-    // Of an inventory that was never read nobody knows what it holds.
-    if (size === 0) return summary.inventory_age_seconds === null ? "" : "The inventory holds no instance.";
+    // Of an inventory that was never read nobody knows what it holds: no pass is over the whole fleet.
+    if (summary.inventory_age_seconds === null && (size === 0 || age === null)) return "";
+    if (size === 0) return "The inventory holds no instance.";
     if (age === null) return "The first pass over the fleet is under way: not every instance has been asked yet.";
     if (age <= INTERVALS_UNTIL_OLD * pollIntervalSeconds) return "";
     return `The exporter answers, but has not come round the whole fleet since ${this.#passEnded.clock(age)}.`;
