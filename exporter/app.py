@@ -103,6 +103,7 @@ class Exporter:
     async def _start(self) -> None:
         config = self._config
         self._limit = descriptors.raise_limit()
+        self._n_clients = descriptors.n_clients(config.web_max_connections, self._limit)
         self._guard = guard_of(config)
         await self._load_inventory()
         self._metrics = SelfMetrics(
@@ -175,6 +176,7 @@ class Exporter:
             version=self._version,
             guard=guard,
             allowed_hosts=self._config.web_allowed_hosts,
+            max_connections=self._n_clients,
         )
         self._stack.push_async_callback(web.close)
         host, port = self._config.web_listen_address
@@ -207,11 +209,14 @@ class Exporter:
         """Make the fleet fit the limit of open files."""
         targets = self._inventory.targets
         n_instances = sum(target.state is not State.PROVISIONING for target in targets)
-        n_slots = descriptors.n_slots(n_instances, self._limit)
+        n_slots = descriptors.n_slots(n_instances, self._limit, n_clients=self._n_clients)
         if n_slots is None:
             self._wire.slots = None
         elif self._wire.slots is None:
-            log.warning("%s", descriptors.warning(n_instances, self._limit))
+            max_clients = self._config.web_max_connections
+            log.warning(
+                "%s", descriptors.warning(n_instances, self._limit, max_clients=max_clients)
+            )
             self._wire.slots = asyncio.Semaphore(n_slots)
 
     async def _poll(self) -> None:

@@ -335,6 +335,11 @@ EXPORTER_WEB_RESPONSES_ABORTED = Series(
     "Responses cut off because reading them took longer than web.write-timeout, or too long while "
     "others waited to be sent.",
 )
+EXPORTER_WEB_CONNECTIONS_CLOSED = Series(
+    "ollama_exporter_web_connections_closed_total",
+    Kind.COUNTER,
+    "Connections to the exporter's pages closed because web.max-connections of them were open.",
+)
 EXPORTER_INVENTORY_INSTANCES = Series(
     "ollama_exporter_inventory_instances",
     Kind.GAUGE,
@@ -371,6 +376,7 @@ EXPORTER_SERIES = (
     EXPORTER_PAGE_TIMESTAMP,
     EXPORTER_WEB_REQUESTS_REFUSED,
     EXPORTER_WEB_RESPONSES_ABORTED,
+    EXPORTER_WEB_CONNECTIONS_CLOSED,
     EXPORTER_INVENTORY_INSTANCES,
     EXPORTER_INVENTORY_LAST_SUCCESS,
     EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL,

@@ -73,6 +73,7 @@ class Config:
     web_config_file: str
     web_allowed_hosts: tuple[str, ...]
     web_write_timeout: float
+    web_max_connections: int
     page_healthy_instances: Level
     page_request_latency_p99: float
     page_tokens_per_second: Level

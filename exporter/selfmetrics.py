@@ -78,6 +78,7 @@ class SelfMetrics:
         refused = self._counter(catalogue.EXPORTER_WEB_REQUESTS_REFUSED)
         self.requests_refused = {reason: refused.labels(reason) for reason in Refusal}
         self.responses_aborted = self._counter(catalogue.EXPORTER_WEB_RESPONSES_ABORTED)
+        self.connections_closed = self._counter(catalogue.EXPORTER_WEB_CONNECTIONS_CLOSED)
         self._source_instances = self._gauge(catalogue.EXPORTER_INVENTORY_INSTANCES)
         self._source_success = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)
         self._source_is_good = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL)

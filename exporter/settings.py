@@ -293,6 +293,14 @@ SETTINGS = (
         "DURATION",
     ),
     Setting(
+        "web.max-connections",
+        "200",
+        "Open connections to the pages; one more closes the longest idle one. At most a quarter of "
+        "the limit of open files.",
+        count,
+        "N",
+    ),
+    Setting(
         "page.healthy-instances",
         "99%",
         "Below how many healthy instances /fleet shows red: a number, or a share of those that "

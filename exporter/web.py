@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 from collections import Counter
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,10 @@ from exporter.errors import ExporterError
 from exporter.exposition import Format
 from exporter.leisure import at_leisure
 from exporter.model import Status
-from exporter.responses import Body
+from exporter.responses import UNHURRIED_S, Body
 from exporter.selfmetrics import Refusal
 from exporter.webhost import HostCheck
+from ollama_fleet.http_server import HttpServer, Limits, bind
 from ollama_fleet.httplog import is_ours
 
 if TYPE_CHECKING:
@@ -47,9 +49,13 @@ if TYPE_CHECKING:
     from exporter.watch import Watch
     from exporter.websecurity import Guard
 
+log = logging.getLogger("exporter.web")
 http_log = logging.getLogger("exporter.web.http")
 """Of the server below us."""
 http_log.addFilter(is_ours)
+
+SHUTDOWN_S = 1.0
+"""Scrapers keep their connections open: closing must not wait for them to go."""
 
 PAGES = {
     "/fleet": "the whole fleet at a glance, for people",
@@ -108,6 +114,7 @@ class Web:
         version: str,
         guard: Guard | None = None,
         allowed_hosts: Sequence[str] = (),
+        max_connections: int,
     ) -> None:
         self._fleet_page = fleet_page
         self._poller = poller
@@ -121,7 +128,10 @@ class Web:
         self._version = version
         self._guard = guard
         self._allowed_hosts = allowed_hosts
-        self._runner: web.AppRunner | None = None
+        self._limits = Limits(
+            max_connections, on_closed=metrics.connections_closed.inc, spared_s=UNHURRIED_S
+        )
+        self._stack = AsyncExitStack()
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port, which is a free one when 0 was asked for.
@@ -141,19 +151,29 @@ class Web:
         )
         self._fleet_page.add_to(app)
         self._protect(app, host)
-        # Scrapers keep their connections open: closing must not wait for them to go.
-        self._runner = web.AppRunner(app, access_log=None, logger=http_log, shutdown_timeout=1.0)
-        await self._runner.setup()
-        context = None if self._guard is None else self._guard.context
-        site = web.TCPSite(self._runner, host or None, port, ssl_context=context)
         try:
-            await site.start()
+            return await self._listen(app, host, port)
         except OSError as error:
             await self.close()
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             what = f"cannot listen on {where}: {_reason(error)}"
             raise ExporterError(f"{what}; choose another --web.listen-address") from error
-        bound: int = self._runner.addresses[0][1]
+
+    async def _listen(self, app: web.Application, host: str, port: int) -> int:
+        sockets = bind(host, port)
+        for one in sockets:
+            self._stack.enter_context(one)
+        server = HttpServer(
+            app,
+            self._limits,
+            log=log,
+            http_log=http_log,
+            shutdown_s=SHUTDOWN_S,
+            tls=None if self._guard is None else self._guard.context,
+        )
+        self._stack.push_async_callback(server.close)
+        await server.start(sockets)
+        bound: int = sockets[0].getsockname()[1]
         return bound
 
     def _protect(self, app: web.Application, listening_host: str) -> None:
@@ -169,9 +189,7 @@ class Web:
 
     async def close(self) -> None:
         """Stop listening; answers under way have a second to end."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._stack.aclose()
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         return await self._scrape_sender.send(request, partial(self._page_body, request))

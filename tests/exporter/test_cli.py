@@ -10,7 +10,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -450,3 +450,35 @@ async def test_a_bad_start_as_a_process_ends_with_its_problems_on_stderr(tmp_pat
     assert (1, b"") == (status, stdout)
     assert running.log.startswith("Error: 1 problem in inventory\n")
     assert "Traceback" not in running.log
+
+
+# More clients than file descriptors
+
+N_FILES = 200
+LIMITED = (
+    "import resource, runpy; "
+    f"resource.setrlimit(resource.RLIMIT_NOFILE, ({N_FILES}, {N_FILES})); "
+    "runpy.run_module('ollama_fleet', run_name='__main__')"
+)
+
+
+async def test_silent_strangers_keep_neither_scrapers_nor_inventories_out(tmp_path: Path) -> None:
+    fleet = list_instances(tmp_path, port=1)
+    often = ("--inventory.refresh-interval", "100ms")
+    async with AsyncExitStack() as stack:
+        arguments = ("--inventory", fleet, *often, *ANYWHERE, *QUICK)
+        running = await stack.enter_async_context(started(*arguments, program=("-c", LIMITED)))
+        port = await running.port()
+        for _ in range(N_FILES + 100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60.0))
+
+        list_instances(tmp_path, port=1, n=7)
+        read = f'ollama_exporter_inventory_instances{{source="{fleet}"}} 7.0'
+        page = await asyncio.wait_for(page_with(port, read), 60.0)
+        await running.stop()
+
+    closed = re.search(r"^ollama_exporter_web_connections_closed_total (\S+)$", page, re.MULTILINE)
+    assert closed
+    assert float(closed[1]) > N_FILES / 2
+    assert "Too many open files" not in running.log
+    assert 1 == running.log.count("web.max-connections"), running.log

@@ -30,9 +30,9 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
     ("n_instances", "limit", "expected"),
     [
         (0, 1024, None),
-        (1024 - RESERVE, 1024, None),
-        (1024 - RESERVE + 1, 1024, 1024 - RESERVE),
-        (100_000, 1024, 1024 - RESERVE),
+        (1024 - RESERVE - 9, 1024, None),
+        (1024 - RESERVE - 8, 1024, 1024 - RESERVE - 9),
+        (100_000, 1024, 1024 - RESERVE - 9),
         (1, RESERVE, None),
         (2, RESERVE, 1),
         (2, 10, 1),
@@ -41,16 +41,24 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
 def test_a_fleet_that_does_not_fit_shares_the_room_there_is(
     n_instances: int, limit: int, expected: int | None
 ) -> None:
-    assert expected == descriptors.n_slots(n_instances, limit)
+    assert expected == descriptors.n_slots(n_instances, limit, n_clients=9)
 
 
 def test_the_warning_says_which_limit_and_what_helps() -> None:
-    text = descriptors.warning(10_000, 1024)
+    text = descriptors.warning(10_000, 1024, max_clients=200)
 
     assert "10,000 instances" in text
     assert "limit of 1,024" in text
-    assert f"to {10_000 + RESERVE:,} (ulimit -n, LimitNOFILE=) or use --shard" in text
+    assert f"to {10_000 + RESERVE + 200:,} (ulimit -n, LimitNOFILE=) or use --shard" in text
 
 
 def test_what_the_warning_asks_for_is_enough() -> None:
-    assert descriptors.n_slots(10_000, 10_000 + RESERVE) is None
+    limit = 10_000 + RESERVE + 200
+    n_clients = descriptors.n_clients(200, limit)
+
+    assert descriptors.n_slots(10_000, limit, n_clients=n_clients) is None
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(20_000, 200), (800, 200), (700, 175), (2, 1)])
+def test_clients_of_the_pages_get_a_quarter_of_a_low_limit(limit: int, expected: int) -> None:
+    assert expected == descriptors.n_clients(200, limit)

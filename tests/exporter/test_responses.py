@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import aiohttp
 import pytest
 from aiohttp import web
 
+import exporter.web
 from exporter import responses
 from exporter.exposition import Format
 from exporter.model import Target
@@ -200,6 +202,37 @@ async def test_slow_readers_of_lists_keep_no_scraper_from_the_page() -> None:
 
         assert await is_served(pages.port, "/metrics")
         reader.break_off()
+
+
+@pytest.mark.parametrize(("spared_s", "is_spared"), [(1000.0, True), (0.0, False)])
+async def test_slow_readers_on_every_connection_make_room_once_nobody_is_idle(
+    spared_s: float, is_spared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter.web, "UNHURRIED_S", spared_s)
+    async with site(*large_fleet(), max_connections=3) as pages:
+        await pages.publish()
+        oldest = await Reader.asking(pages.port, "/metrics", "Connection: close")
+        length = re.search(r"200 OK.*Content-Length: (\d+)", await oldest.head(), re.DOTALL)
+        assert length is not None
+        readers = [oldest, await Reader.asking(pages.port)]
+        assert 200 == await readers[1].status()
+        for _ in range(3):  # each in place of the idle one before
+            idle = await Reader.asking(pages.port, "/-/healthy")
+            assert 200 == await idle.status()
+        readers.append(await Reader.asking(pages.port))
+        assert 200 == await readers[-1].status()
+
+        assert is_spared != await is_let_in(pages.port)
+        assert is_spared == (len(await oldest.rest()) == int(length[1]))
+        for reader in readers:
+            reader.break_off()
+
+
+async def is_let_in(port: int) -> bool:
+    try:
+        return await is_served(port, "/-/healthy")
+    except aiohttp.ClientError:
+        return False
 
 
 async def test_bodies_that_readers_do_not_share_are_bounded_in_bytes_but_one_is_always_sent(

@@ -90,6 +90,7 @@ def web_of(
     write_timeout_s: float = 30.0,
     max_own_bytes: int = MAX_OWN_BYTES,
     max_responses: int = MAX_RESPONSES,
+    max_connections: int = 200,
     **settings: Any,
 ) -> Web:
     page = fleet_page(polled.poller, polled.ledger, polled.metrics)
@@ -112,6 +113,7 @@ def web_of(
         sender,
         scrape_sender,
         version=version,
+        max_connections=max_connections,
         **settings,
     )
 

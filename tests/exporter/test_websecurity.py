@@ -24,7 +24,7 @@ from exporter.app import Exporter, check
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
 from exporter.webconfig import parse
-from exporter.websecurity import MAX_CHECKS, Guard, credentials
+from exporter.websecurity import MAX_CHECKS, MAX_CHECKS_OF_ONE, Guard, credentials
 from tests.conftest import ROOT
 from tests.exporter.fetching import Fetched, fetch
 from tests.waiting import eventually
@@ -287,11 +287,15 @@ class HeldChecks:
 async def test_few_wait_for_a_check_and_others_are_sent_away(
     file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    n_peers = MAX_CHECKS // MAX_CHECKS_OF_ONE + 1
     refused: list[None] = []
     file.set_users(alice=HASH)
     async with guarded(file, on_busy=lambda: refused.append(None)) as port:
         checks = HeldChecks(monkeypatch)
-        guesses = [asyncio.create_task(status(port, basic("m", str(n)))) for n in range(100)]
+        guesses = [
+            asyncio.create_task(status_from(f"127.0.0.{2 + n % n_peers}", port, str(n)))
+            for n in range(100)
+        ]
         await eventually(lambda: len(refused) == 100 - MAX_CHECKS)
         away = await fetch(port, "/", Authorization=basic("m", "guess"))
 
@@ -301,14 +305,41 @@ async def test_few_wait_for_a_check_and_others_are_sent_away(
     assert (MAX_CHECKS, 100 - MAX_CHECKS) == (statuses.count(401), statuses.count(503))
 
 
+async def test_guesses_from_one_address_keep_nobody_elsewhere_out(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[None] = []
+    file.set_users(alice=HASH)
+    async with guarded(file, on_busy=lambda: refused.append(None)) as port:
+        checks = HeldChecks(monkeypatch)
+        guesses = [asyncio.create_task(status(port, basic("m", str(n)))) for n in range(30)]
+        await eventually(lambda: len(refused) == 30 - MAX_CHECKS_OF_ONE)
+        elsewhere = asyncio.create_task(status_from("127.0.0.2", port, "secret"))
+        checks.go_on.set()
+
+        assert 401 == await elsewhere  # checked; all are found wrong here
+        await asyncio.gather(*guesses)
+
+
+async def status_from(address: str, port: int, password: str) -> int:
+    """Ask from an address of this machine."""
+    connector = aiohttp.TCPConnector(local_addr=(address, 0))
+    headers = {"Authorization": basic("alice", password)}
+    async with (
+        aiohttp.ClientSession(connector=connector, headers=headers) as session,
+        session.get(f"http://127.0.0.1:{port}/") as answer,
+    ):
+        return answer.status
+
+
 async def test_who_hung_up_is_not_checked(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     file.set_users(alice=HASH)
     async with guarded_site(file) as runner:
         server, port = runner.server, runner.addresses[0][1]
         assert server is not None
         checks = HeldChecks(monkeypatch)
-        guesses = [asyncio.create_task(status(port, basic("m", str(n)))) for n in range(10)]
-        await eventually(lambda: len(server.connections) == 10 and checks.n_begun)
+        guesses = [asyncio.create_task(status(port, basic("m", str(n)))) for n in range(4)]
+        await eventually(lambda: len(server.connections) == 4 and checks.n_begun)
         for guess in guesses:
             guess.cancel()
         await asyncio.gather(*guesses, return_exceptions=True)
@@ -711,6 +742,23 @@ async def test_the_exporter_serves_what_the_web_configuration_says(
     assert (401, 200) == (refused.status, answer.status)
     assert "ollama-fleet exporter" in answer.text
     assert f"listening on https://127.0.0.1:{exporter.port}" in caplog.text
+
+
+async def test_handshakes_that_never_end_keep_no_scraper_out(
+    file: File, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "raise_limit", lambda: 8)  # two connections
+    file.write(certificates.section())
+    async with Exporter(config(file)) as exporter:
+        strangers = [await asyncio.open_connection("127.0.0.1", exporter.port) for _ in range(4)]
+
+        answer = await fetch_tls(exporter.port, certificates.client())
+        gone = [reader.read() for reader, _ in strangers[:3]]
+
+        assert 200 == answer.status
+        assert [b""] * 3 == await asyncio.wait_for(asyncio.gather(*gone), 30.0)  # none by its age
+        for _, writer in strangers:
+            writer.transport.abort()
 
 
 async def test_the_exporter_stops_at_once_while_clients_keep_connections(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from provisioning.fleet.api import server
+from ollama_fleet import http_server
 from provisioning.fleet.api.server import bound, serving
 from tests.provisioning.fleet.api.board import Board, running_board
 
@@ -91,7 +91,7 @@ async def test_while_all_are_busy_no_more_are_taken(tmp_path: Path, connected: C
 async def test_a_connection_that_asks_nothing_is_closed(
     tmp_path: Path, connected: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "IDLE_S", 0.1)
+    monkeypatch.setattr(http_server, "IDLE_S", 0.1)
 
     async with limited(tmp_path, 3) as (_, url):
         assert await is_closed(await connected(url))
