@@ -14,6 +14,8 @@ import hashlib
 import logging
 import secrets
 import ssl
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import bcrypt
@@ -24,7 +26,7 @@ from exporter.files import UnreadableFileError, read_regular
 from exporter.webconfig import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from aiohttp.typedefs import Handler
@@ -37,6 +39,8 @@ MAX_FILE_BYTES = 65_536
 """A web configuration has a line for each user; it is read on the event loop."""
 MAX_CHECKS = 20
 """Passwords that wait to be checked: about 0.1 s each."""
+MAX_CHECKS_OF_ONE = 5
+"""Of these from one address, so that who guesses there keeps nobody out elsewhere."""
 RETRY_AFTER_S = 2
 MAX_REMEMBERED = 100
 """Good passwords that are remembered; each user of the file usually has one."""
@@ -131,7 +135,10 @@ class Guard:
     async def _is_known(self, users: Mapping[str, bytes], request: web.Request) -> bool:
         given = credentials(request.headers.get("Authorization", ""))
         return given is not None and await self._passwords.are_good(
-            users, *given, is_asking=lambda: request.transport is not None
+            users,
+            *given,
+            peer=request.remote or "",
+            is_asking=lambda: request.transport is not None,
         )
 
     async def _add_headers(self, _: web.Request, response: web.StreamResponse) -> None:
@@ -205,6 +212,16 @@ class BusyError(ExporterError):
     """Too many passwords wait to be checked."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """The check of one password, which everybody shares who gives the same."""
+
+    peer: str
+    """The address that gave it first, whose place it takes."""
+    askers: list[Callable[[], bool]]
+    task: asyncio.Task[None]
+
+
 class _Passwords:
     """Checks passwords, one at a time and beside the event loop, and remembers the good ones."""
 
@@ -212,7 +229,8 @@ class _Passwords:
         self._secret = secrets.token_bytes()
         self._remembered: dict[_Key, None] = {}
         self._one_at_a_time = asyncio.Lock()
-        self._n_checks = 0
+        self._checks: dict[_Key, _Check] = {}
+        """Of which one is under way and the others wait."""
 
     async def are_good(
         self,
@@ -220,6 +238,7 @@ class _Passwords:
         user: str,
         password: bytes,
         *,
+        peer: str,
         is_asking: Callable[[], bool],
     ) -> bool:
         """Return whether this is a user's password; for an unknown user after as long a time.
@@ -227,21 +246,40 @@ class _Passwords:
         Who hung up before their turn are not asking any more, and are not checked.
 
         Raises:
-            BusyError: Too many others wait.
+            BusyError: Too many others wait, in all or from the same address.
         """
         known = users.get(user)
         key = (user, known, self._digest(password))
         if key not in self._remembered:
-            if self._n_checks >= MAX_CHECKS:
-                raise BusyError
-            self._n_checks += 1
-            try:
-                async with self._one_at_a_time:
-                    if key not in self._remembered and is_asking():
-                        await self._check(key, password, known or max(users.values(), key=_cost))
-            finally:
-                self._n_checks -= 1
+            check = self._checks.get(key)
+            if check is None:
+                hash_ = known or max(users.values(), key=_cost)
+                check = self._begin(key, peer, partial(self._check, key, password, hash_))
+            check.askers.append(is_asking)
+            await asyncio.shield(check.task)
         return key in self._remembered
+
+    def _begin(self, key: _Key, peer: str, check: Callable[[], Awaitable[None]]) -> _Check:
+        n_of_peer = sum(one.peer == peer for one in self._checks.values())
+        if len(self._checks) >= MAX_CHECKS or n_of_peer >= MAX_CHECKS_OF_ONE:
+            raise BusyError
+        askers: list[Callable[[], bool]] = []
+        task = asyncio.create_task(self._run(key, askers, check))
+        begun = self._checks[key] = _Check(peer, askers, task)
+        return begun
+
+    async def _run(
+        self,
+        key: _Key,
+        askers: Sequence[Callable[[], bool]],
+        check: Callable[[], Awaitable[None]],
+    ) -> None:
+        try:
+            async with self._one_at_a_time:
+                if any(is_asking() for is_asking in askers):
+                    await check()
+        finally:
+            del self._checks[key]
 
     async def _check(self, key: _Key, password: bytes, hash_: bytes) -> None:
         is_match = await asyncio.to_thread(_matches, password, hash_)
