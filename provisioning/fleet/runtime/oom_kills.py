@@ -67,6 +67,8 @@ class OomKills:
         if kills is None:
             if n_kills is not None:
                 self.begin(name, n_kills)
+                # It may be dying of the kill that was counted just before the first look.
+                self._kills[name].risen_s = self._clock.monotonic_s() if n_kills else -math.inf
             return False
         kills.has_ended_it = None
         if n_kills is not None and n_kills > kills.latest:

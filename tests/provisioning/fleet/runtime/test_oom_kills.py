@@ -40,6 +40,11 @@ def test_kills_from_before_a_unit_was_adopted_are_not_told() -> None:
     assert [False, True] == told((1, RUNNING, 3), (1, RUNNING, 4), is_ours=False)
 
 
+def test_a_unit_that_is_adopted_while_it_dies_of_a_kill_has_ended_of_it() -> None:
+    assert [False, True] == told((1, RUNNING, 1), (0.1, EXITED, 1), is_ours=False)
+    assert [False, False] == told((1, RUNNING, 0), (0.1, EXITED, 0), is_ours=False)
+
+
 @pytest.mark.parametrize(
     ("looks", "expected"),
     [
