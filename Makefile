@@ -43,7 +43,7 @@ alerts-live: ## Prove the alerts with the shipped windows; takes about 55 minute
 
 programs: ## Fetch the programs that the tests and the demo run beside ours
 	@.ci/venv demo
-	@$(BIN)/python -m provisioning.stack.programs
+	@$(BIN)/python -m provisioning.demo.programs
 
 format: ## Format the code and mend what the linter can mend
 	@.ci/venv test

@@ -16,15 +16,15 @@ COMMANDS = {
     "dashboards": ("dashboards.cli:dashboards", "Make Grafana's dashboards and bring them there."),
     "exporter": ("exporter.cli:exporter", "Poll a fleet and publish it to Prometheus."),
     "instances": (
-        "provisioning.fleet.cli.instances_cli:instances",
+        "provisioning.cli.instances_cli:instances",
         "See and change the instances of a fleet.",
     ),
     "provisioner": (
-        "provisioning.fleet.cli.provisioner_cli:provisioner",
+        "provisioning.cli.provisioner_cli:provisioner",
         "Create, watch, rotate and replace instances.",
     ),
-    "simulate": ("provisioning.sim.cli:simulate", "Run a fleet of simulated LLM servers."),
-    "up": ("provisioning.stack.cli:up", "Run a whole fleet and its observers on this machine."),
+    "simulate": ("provisioning.simulator.cli:simulate", "Run a fleet of simulated LLM servers."),
+    "up": ("provisioning.demo.cli:up", "Run a whole fleet and its observers on this machine."),
 }
 """By name: what to import, and what `--help` says without importing it."""
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 
-from provisioning.stack import programs
-from provisioning.stack.errors import ProgramError
+from provisioning.demo import programs
+from provisioning.demo.errors import ProgramError
 from tests.llama import ALIAS, LlamaServer, llama_server, write_tiny_model
 from tests.sharing import Sharing, put_live_first
 

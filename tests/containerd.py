@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provisioning.fleet.runtime.containerd_record import Settings
-from provisioning.stack import programs
-from provisioning.stack.errors import ProgramError
+from provisioning.demo import programs
+from provisioning.demo.errors import ProgramError
+from provisioning.runtime.containerd_record import Settings
 from tests.conftest import program, refuse
 
 IMAGE = "busybox:tests"

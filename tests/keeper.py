@@ -10,8 +10,8 @@ import asyncio
 import os
 from pathlib import Path
 
-from provisioning.stack import ourselves
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo import ourselves
+from provisioning.demo.processes import Children, ChildSpec
 
 SPEC = """
 name: fleet

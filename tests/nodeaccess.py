@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from provisioning.fleet.runtime import nodeconfig, nodesteps
-from provisioning.fleet.runtime.containerd_daemon import Certificates
-from provisioning.fleet.runtime.nodeconfig import NodeAccess
+from provisioning.runtime import nodeconfig, nodesteps
+from provisioning.runtime.containerd_daemon import Certificates
+from provisioning.runtime.nodeconfig import NodeAccess
 from tests.conftest import program
 from tests.containerd import Containerd, package
 from tests.ports import free_port

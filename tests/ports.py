@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from itertools import cycle
 
-from provisioning.stack.ports import EVERY_ADDRESS, can_bind
+from provisioning.demo.ports import EVERY_ADDRESS, can_bind
 
 # Tests run beside each other, and some servers listen at every address of the machine: so each
 # kind has ports of its own. From 20,000 on are those that `up` takes for simulated instances; from

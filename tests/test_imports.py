@@ -133,9 +133,9 @@ def test_every_folder_with_code_is_a_package() -> None:
         ("dashboards.kit", "from exporter import catalogue, model", ["exporter.model"]),
         ("dashboards.kit", "def f():\n    import alerts.slo", ["alerts.slo"]),
         ("dashboards.nodes", "from alerts import names, settings", ["alerts.settings"]),
-        ("exporter.app", "from provisioning.fleet import api", ["provisioning.fleet.api"]),
+        ("exporter.app", "from provisioning import api", ["provisioning.api"]),
         (
-            "provisioning.sim.app",
+            "provisioning.simulator.app",
             "if TYPE_CHECKING:\n    from exporter.model import Target",
             ["exporter.model.Target"],
         ),
@@ -157,7 +157,7 @@ def test_the_checker_finds_what_is_not_allowed(
         ("exporter.app", "from exporter.model import Target\nimport aiohttp"),
         ("exporter.app", "from . import model\nfrom .model import Target"),
         ("exporter.app", "import exporters, tests_of_others"),
-        ("provisioning.sim.app", "from provisioning.stack import ports"),
+        ("provisioning.simulator.app", "from provisioning.demo import ports"),
     ],
 )
 def test_the_checker_lets_pass_what_is_allowed(module: str, source: str) -> None:

@@ -23,10 +23,10 @@ from exporter.settings import SETTINGS
 from exporter.snapshot import status_of
 from exporter.web import PAGES
 from ollama_fleet import COMMANDS
-from provisioning.fleet.cli.instances_cli import instances
-from provisioning.fleet.cli.provisioner_cli import provisioner
-from provisioning.sim.cli import simulate
-from provisioning.stack.cli import up
+from provisioning.cli.instances_cli import instances
+from provisioning.cli.provisioner_cli import provisioner
+from provisioning.demo.cli import up
+from provisioning.simulator.cli import simulate
 from tests.conftest import ROOT
 from tests.exporter.fleets import reading
 

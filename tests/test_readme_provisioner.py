@@ -16,21 +16,21 @@ from alerts.settings import Settings
 from exporter.config import build, read_file
 from exporter.inventory import sources_for
 from exporter.inventory.naming import urls_of
-from provisioning.fleet.api.forms import AGE_HEADER
-from provisioning.fleet.api.operations import OPERATIONS
-from provisioning.fleet.cli.connection import PREFIX, TOKEN_OPTION
-from provisioning.fleet.cli.run_options import OPTIONS
-from provisioning.fleet.cli.setup_cli import CLIENT_DIR
-from provisioning.fleet.clock import SystemClock
-from provisioning.fleet.metrics import Metrics
-from provisioning.fleet.runtime import containerd_record, nodeconfig
-from provisioning.fleet.runtime.containerd import namespace_of
-from provisioning.fleet.runtime.records import Records
-from provisioning.fleet.spec import form, load_fleet
-from provisioning.fleet.spec.engines import Preset, warm_up_of
-from provisioning.sim.spec import MODELS
-from provisioning.stack import systemd
-from provisioning.stack.prometheus import PROVISIONER_JOB
+from provisioning.api.forms import AGE_HEADER
+from provisioning.api.operations import OPERATIONS
+from provisioning.cli.connection import PREFIX, TOKEN_OPTION
+from provisioning.cli.run_options import OPTIONS
+from provisioning.cli.setup_cli import CLIENT_DIR
+from provisioning.clock import SystemClock
+from provisioning.demo import systemd
+from provisioning.demo.prometheus import PROVISIONER_JOB
+from provisioning.metrics import Metrics
+from provisioning.runtime import containerd_record, nodeconfig
+from provisioning.runtime.containerd import namespace_of
+from provisioning.runtime.records import Records
+from provisioning.simulator.spec import MODELS
+from provisioning.spec import form, load_fleet
+from provisioning.spec.engines import Preset, warm_up_of
 from tests.test_readme import README, table
 
 SPECIFICATIONS = [

@@ -17,8 +17,8 @@ from aiohttp import web
 
 from alerts import routing
 from alerts.receivers import RoutingSettings
-from provisioning.stack import alertmanager
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo import alertmanager
+from provisioning.demo.processes import Children, ChildSpec
 from tests.conftest import ROOT, program
 from tests.ports import free_port
 from tests.waiting import eventually

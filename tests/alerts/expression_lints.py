@@ -19,7 +19,7 @@ from alerts.settings import SAMPLES_TO_BRIDGE, Settings
 from exporter.catalogue import Kind, Series
 from exporter.model import Status
 from exporter.selfmetrics import Request
-from provisioning.fleet.model import Phase
+from provisioning.model import Phase
 from tests.alerts import promql_tree as tree
 from tests.alerts.lints import LABEL_IN_TEXT, Lint, alerts, texts
 

@@ -30,9 +30,9 @@ from exporter.model import EngineName, Outcome, State, Status
 from exporter.settings import SETTINGS
 from exporter.web import PAGES
 from ollama_fleet import main
-from provisioning.fleet.cli.run_options import OPTIONS
-from provisioning.fleet.model import Phase
-from provisioning.fleet.spec import form
+from provisioning.cli.run_options import OPTIONS
+from provisioning.model import Phase
+from provisioning.spec import form
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "alerts" / "runbooks"

@@ -23,9 +23,9 @@ import aiohttp
 import promql_parser
 import pytest
 
-from provisioning.stack import alertmanager, ourselves, prometheus, rules
-from provisioning.stack.processes import Children, ChildSpec
-from provisioning.stack.prometheus import PrometheusSettings
+from provisioning.demo import alertmanager, ourselves, prometheus, rules
+from provisioning.demo.processes import Children, ChildSpec
+from provisioning.demo.prometheus import PrometheusSettings
 from tests import keeper
 from tests.alerts import runbooks
 from tests.conftest import ROOT, program

@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
-from provisioning.stack.errors import StackError
-from provisioning.stack.ports import Claims, Ports
+from provisioning.demo.errors import StackError
+from provisioning.demo.ports import Claims, Ports
 from tests.bench import (
     blocking,
     boards,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioning.stack.ports import Ports, Wanted
+from provisioning.demo.ports import Ports, Wanted
 from tests.bench import procfs
 from tests.bench.procfs import Cpu
 from tests.ports import BENCHED

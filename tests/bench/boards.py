@@ -25,8 +25,8 @@ from dashboards.choices import Uid
 from dashboards.collection import boards
 from dashboards.kit.board import document
 from dashboards.settings import DashboardSettings
-from provisioning.stack.errors import ProgramError
-from provisioning.stack.prometheus import PrometheusSettings
+from provisioning.demo.errors import ProgramError
+from provisioning.demo.prometheus import PrometheusSettings
 from tests import history
 from tests.bench.bench import Bench
 from tests.bench.figures import Finding

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.stack.ports import Claims, Ports
+from provisioning.demo.ports import Claims, Ports
 from tests.bench.bench import Bench
 
 

@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioning.fleet.errors import UnitError
-from provisioning.fleet.runtime.containerd import namespace_of
-from provisioning.stack import programs
-from provisioning.stack.errors import ProgramError
+from provisioning.demo import programs
+from provisioning.demo.errors import ProgramError
+from provisioning.errors import UnitError
+from provisioning.runtime.containerd import namespace_of
 from tests.bench import procfs
 from tests.bench.bench import Bench, BenchError
 from tests.bench.contestants import (

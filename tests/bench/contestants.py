@@ -17,12 +17,12 @@ from typing import Protocol
 
 import msgspec
 
-from provisioning.fleet.clock import SystemClock
-from provisioning.fleet.errors import UnitError
-from provisioning.fleet.limits import OPERATIONS_PER_CPU
-from provisioning.fleet.model import Unit, unit_name
-from provisioning.fleet.runtime.containerd import ContainerdRuntime, namespace_of
-from provisioning.fleet.runtime.containerd_units import FLEET
+from provisioning.clock import SystemClock
+from provisioning.errors import UnitError
+from provisioning.limits import OPERATIONS_PER_CPU
+from provisioning.model import Unit, unit_name
+from provisioning.runtime.containerd import ContainerdRuntime, namespace_of
+from provisioning.runtime.containerd_units import FLEET
 from tests.bench.bench import output_of
 from tests.containerd import IMAGE, Containerd
 from tests.ports import IDLE_UNIT

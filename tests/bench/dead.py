@@ -16,7 +16,7 @@ import msgspec
 
 from exporter import catalogue
 from exporter.model import Status
-from provisioning.stack.ports import EVERY_ADDRESS
+from provisioning.demo.ports import EVERY_ADDRESS
 from tests.bench import procfs
 from tests.bench.bench import Bench, BenchError, cpu_by_cycle
 from tests.bench.figures import Finding, Row, Target, median_cpu

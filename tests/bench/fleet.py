@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo.processes import Children, ChildSpec
 from tests.bench.bench import Bench, BenchError, python
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioning.stack import programs
-from provisioning.stack.ports import EVERY_ADDRESS, Wanted
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo import programs
+from provisioning.demo.ports import EVERY_ADDRESS, Wanted
+from provisioning.demo.processes import Children, ChildSpec
 from tests.bench.bench import FIRST_PORT, Bench
 
 N_CONNECTIONS = 16_000

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from exporter import catalogue
 from exporter.model import Status
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo.processes import Children, ChildSpec
 from tests.bench import procfs
 from tests.bench.bench import Bench, cpu_by_cycle, python
 from tests.bench.figures import Finding, Row, Target, durations_of, median_cpu

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from provisioning.fleet.fleet import Limits
-from provisioning.fleet.limits import Claim, share_of
-from provisioning.stack.errors import ProgramError
+from provisioning.demo.errors import ProgramError
+from provisioning.limits import Claim, share_of
+from provisioning.spec_model import Limits
 from tests.bench.bench import Bench, output_of, python
 from tests.bench.figures import Finding
 from tests.bench.nginx import find

@@ -17,20 +17,20 @@ from contextlib import asynccontextmanager
 import click
 import msgspec
 
-from provisioning.fleet.clock import SystemClock
-from provisioning.fleet.counters import Counters
-from provisioning.fleet.fleet import Fleet, Limits, Node, Pool, RuntimeKind
-from provisioning.fleet.lifecycle import Result
-from provisioning.fleet.mirror import Mirror
-from provisioning.fleet.model import Workload
-from provisioning.fleet.operations import Kind
-from provisioning.fleet.passes import SHORTEST_GAP_S
-from provisioning.fleet.reconciler import Reconciler
-from provisioning.fleet.report import Report
-from provisioning.fleet.runtime.simulated import SimulatedProber, SimulatedRuntime
-from provisioning.fleet.runtime.world import Behaviour, World
-from provisioning.fleet.store.base import PutSpec
-from provisioning.fleet.store.opening import Opened, open_store
+from provisioning.clock import SystemClock
+from provisioning.counters import Counters
+from provisioning.lifecycle import Result
+from provisioning.mirror import Mirror
+from provisioning.model import Workload
+from provisioning.operations import Kind
+from provisioning.passes import SHORTEST_GAP_S
+from provisioning.reconciler import Reconciler
+from provisioning.report import Report
+from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
+from provisioning.runtime.world import Behaviour, World
+from provisioning.spec_model import Fleet, Limits, Node, Pool, RuntimeKind
+from provisioning.store.base import PutSpec
+from provisioning.store.opening import Opened, open_store
 from tests.bench import procfs
 
 NAME = "bench"

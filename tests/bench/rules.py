@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from alerts import build, config
-from provisioning.stack.errors import ProgramError
+from provisioning.demo.errors import ProgramError
 from tests.bench.bench import Bench
 from tests.bench.figures import Finding
 from tests.bench.fleet import SimulatedFleet

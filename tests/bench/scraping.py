@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import yaml
 
-from provisioning.stack import prometheus
-from provisioning.stack.errors import ProgramError
-from provisioning.stack.processes import Children, ChildSpec
-from provisioning.stack.prometheus import PrometheusSettings
-from provisioning.stack.status import query
+from provisioning.demo import prometheus
+from provisioning.demo.errors import ProgramError
+from provisioning.demo.processes import Children, ChildSpec
+from provisioning.demo.prometheus import PrometheusSettings
+from provisioning.demo.status import query
 from tests.bench import procfs
 from tests.bench.bench import Bench, cpu_by_cycle
 from tests.bench.figures import Durations, Finding, Row, Target, median_cpu

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
-from provisioning.stack.errors import ProgramError
+from provisioning.demo.errors import ProgramError
 from tests.bench import procfs
 from tests.bench.bench import Bench, BenchError
 from tests.bench.fleet import SimulatedFleet, addresses

@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporter import catalogue
-from provisioning.stack.ports import Wanted
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo.ports import Wanted
+from provisioning.demo.processes import Children, ChildSpec
 from tests.bench import procfs
 from tests.bench.bench import FIRST_PORT, Bench, cpu_by_cycle, python
 from tests.bench.faulty import HANDLERS

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from provisioning.fleet.runtime import containerd_api as api
-from provisioning.fleet.runtime import containerd_messages_pb2 as messages
-from provisioning.fleet.runtime.containerd import namespace_of
-from provisioning.fleet.runtime.containerd_daemon import Daemon
-from provisioning.stack.errors import ProgramError
+from provisioning.demo.errors import ProgramError
+from provisioning.runtime import containerd_api as api
+from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime.containerd import namespace_of
+from provisioning.runtime.containerd_daemon import Daemon
 from tests.bench import containers
 from tests.bench.bench import Bench, BenchError
 from tests.bench.containers import (

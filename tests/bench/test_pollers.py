@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from provisioning.sim.app import running_fleet
-from provisioning.sim.spec import FleetSpec
+from provisioning.simulator.app import running_fleet
+from provisioning.simulator.spec import FleetSpec
 from tests.bench import aiohttp_poller, article_poller
 from tests.bench.page import new_connection
 from tests.bench.probe import probe

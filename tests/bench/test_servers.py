@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from provisioning.sim.app import running_fleet
-from provisioning.sim.spec import FleetSpec
+from provisioning.simulator.app import running_fleet
+from provisioning.simulator.spec import FleetSpec
 from tests.bench import servers
 from tests.bench.bench import Bench, BenchError
 from tests.bench.nginx import running_nginx

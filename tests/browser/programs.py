@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo.processes import Children, ChildSpec
 from tests.ports import free_port, free_ports
 
 READY_WITHIN_S = 90.0

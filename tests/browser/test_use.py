@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from provisioning.sim.app import RunningFleet, running_fleet
-from provisioning.sim.spec import FleetSpec
+from provisioning.simulator.app import RunningFleet, running_fleet
+from provisioning.simulator.spec import FleetSpec
 from tests.browser.conftest import Open
 from tests.browser.page import FleetPage
 from tests.browser.programs import exporter

@@ -14,9 +14,9 @@ import pytest
 from exporter.inventory import Inventory, sources_for
 from exporter.leisure import at_once
 from exporter.model import EngineName, Outcome, State, Target, Values
-from provisioning.sim.app import RunningFleet, running_fleet
-from provisioning.sim.release import RELEASES
-from provisioning.sim.spec import FleetSpec, Mode
+from provisioning.simulator.app import RunningFleet, running_fleet
+from provisioning.simulator.release import RELEASES
+from provisioning.simulator.spec import FleetSpec, Mode
 from tests.exporter.pollers import Polled, hastily_polling, watching
 from tests.waiting import eventually
 

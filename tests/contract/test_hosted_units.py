@@ -18,15 +18,15 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from provisioning.fleet import model
-from provisioning.fleet.model import FoundUnit, Unit, unit_name
-from provisioning.fleet.runtime.hosted import HostedRuntime
-from provisioning.sim import hosting
-from provisioning.sim.orders import UnitOrder
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning import model
+from provisioning.demo.processes import Children, ChildSpec
+from provisioning.model import FoundUnit, Unit, unit_name
+from provisioning.runtime.hosted import HostedRuntime
+from provisioning.simulator import hosting
+from provisioning.simulator.orders import UnitOrder
 from tests.e2e.running import Running, running
 from tests.ports import free_port
-from tests.provisioning.sim.hosting import free_range
+from tests.provisioning.simulator.hosting import free_range
 from tests.waiting import eventually
 
 FLEET = "main"

@@ -15,11 +15,11 @@ from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.inventory.http_source import AGE_HEADER
 from exporter.leisure import at_once
 from exporter.model import EngineName, State, Status, Target
-from provisioning.fleet.api.forms import AGE_HEADER as TOLD_AGE_HEADER
-from provisioning.fleet.model import Phase
+from provisioning.api.forms import AGE_HEADER as TOLD_AGE_HEADER
+from provisioning.model import Phase
 from tests.exporter.pollers import polling
-from tests.provisioning.fleet.api.board import instance, running_board
-from tests.provisioning.fleet.api.served import Served
+from tests.provisioning.api.board import instance, running_board
+from tests.provisioning.api.served import Served
 from tests.waiting import eventually
 
 PROMISED = Path(__file__).parent / "provisioner_instances.json"

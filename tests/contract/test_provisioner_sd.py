@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import yaml
 
-from provisioning.fleet.model import Phase
-from provisioning.stack.prometheus import PrometheusSettings, command
+from provisioning.demo.prometheus import PrometheusSettings, command
+from provisioning.model import Phase
 from tests.ports import free_port
-from tests.provisioning.fleet.api.board import instance, running_board
+from tests.provisioning.api.board import instance, running_board
 from tests.waiting import eventually
 
 PROMISED = Path(__file__).parent / "provisioner_instances.json"

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provisioning.fleet.model import unit_name
-from provisioning.fleet.runtime import containerd_api as api
-from provisioning.fleet.runtime import containerd_messages_pb2 as messages
-from provisioning.fleet.runtime.containerd import namespace_of
-from provisioning.fleet.runtime.containerd_daemon import Daemon
-from provisioning.fleet.runtime.containerd_record import Settings
-from provisioning.fleet.runtime.containerd_units import ACTIVE
+from provisioning.model import unit_name
+from provisioning.runtime import containerd_api as api
+from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime.containerd import namespace_of
+from provisioning.runtime.containerd_daemon import Daemon
+from provisioning.runtime.containerd_record import Settings
+from provisioning.runtime.containerd_units import ACTIVE
 from tests.containerd import IMAGE, Containerd, busybox_archive, running_containerd
 from tests.e2e.provisioner import (
     Lab,

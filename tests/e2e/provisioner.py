@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from provisioning.fleet.runtime import cgroups
-from provisioning.fleet.runtime.process import label_of
+from provisioning.runtime import cgroups
+from provisioning.runtime.process import label_of
 from tests.ports import UNITS, free_port
 from tests.waiting import eventually
 

@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from provisioning.stack import prometheus
-from provisioning.stack.processes import Children, ChildSpec
-from provisioning.stack.prometheus import PrometheusSettings
+from provisioning.demo import prometheus
+from provisioning.demo.processes import Children, ChildSpec
+from provisioning.demo.prometheus import PrometheusSettings
 from tests.ports import free_ports
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -12,7 +12,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from alerts.cli import alerts
-from provisioning.sim.spec import FleetSpec
+from provisioning.simulator.spec import FleetSpec
 from tests.e2e.watching import watched_fleet
 from tests.waiting import eventually
 

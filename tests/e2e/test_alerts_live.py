@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from provisioning.stack.ports import Ports
-from provisioning.stack.rundir import RunDir
+from provisioning.demo.ports import Ports
+from provisioning.demo.rundir import RunDir
 from tests.conftest import program
 from tests.live import lab as labs
 from tests.live import trial

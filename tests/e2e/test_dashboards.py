@@ -18,8 +18,8 @@ from dashboards.choices import Uid
 from dashboards.collection import boards
 from dashboards.kit.board import Board, document
 from dashboards.settings import DashboardSettings
-from provisioning.sim.app import RunningFleet
-from provisioning.sim.spec import FleetSpec
+from provisioning.simulator.app import RunningFleet
+from provisioning.simulator.spec import FleetSpec
 from tests.conftest import program
 from tests.dashboards import expansion
 from tests.dashboards.asking import Answer, Source, ask

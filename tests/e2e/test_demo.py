@@ -20,11 +20,11 @@ import aiohttp
 import pytest
 import yaml
 
-from provisioning.stack import programs, status
-from provisioning.stack.status import FleetStatus
+from provisioning.demo import programs, status
+from provisioning.demo.status import FleetStatus
 from tests.e2e.provisioner import loopback_of
 from tests.ports import UNITS
-from tests.provisioning.stack.standin import is_running
+from tests.provisioning.demo.standin import is_running
 from tests.waiting import eventually
 
 DEMO = ("--simulated=30", "--llama-servers=2")
@@ -198,7 +198,7 @@ def _own_spec(model: Path, address: str) -> str:
                     "engine": "llamacpp",
                     "count": 2,
                     "command": [
-                        *(sys.executable, "-P", "-m", "provisioning.stack.llama"),
+                        *(sys.executable, "-P", "-m", "provisioning.demo.llama"),
                         *(f"--model={model}", "--host={host}", "--port={port}", "--alias={model}"),
                     ],
                     "environment": {programs.DIR_VARIABLE: os.environ[programs.DIR_VARIABLE]},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo.processes import Children, ChildSpec
 from tests.e2e.running import running
 from tests.ports import free_port
 from tests.waiting import eventually

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from provisioning.fleet.runtime import containerd_api as api
-from provisioning.fleet.runtime import containerd_messages_pb2 as messages
-from provisioning.fleet.runtime.containerd import namespace_of
-from provisioning.fleet.runtime.containerd_daemon import Daemon
+from provisioning.runtime import containerd_api as api
+from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime.containerd import namespace_of
+from provisioning.runtime.containerd_daemon import Daemon
 from tests.containerd import busybox_archive
 from tests.e2e.containers import NODE_GRACE_S, ContainerLab, container_lab
 from tests.e2e.provisioner import Provisioner
 from tests.ports import UNITS
-from tests.provisioning.fleet.runtime.containers import ContainerdLab
+from tests.provisioning.runtime.containers import ContainerdLab
 from tests.waiting import eventually
 
 N = 6

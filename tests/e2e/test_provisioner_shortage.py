@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from provisioning.fleet.runtime import cgroups
+from provisioning.runtime import cgroups
 from tests.conftest import refuse
 from tests.e2e.provisioner import Lab, Provisioner, lab
 from tests.waiting import eventually

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.sim.app import running_fleet
-from provisioning.sim.spec import FleetSpec, Mode
-from provisioning.stack.processes import Children, ChildSpec
+from provisioning.demo.processes import Children, ChildSpec
+from provisioning.simulator.app import running_fleet
+from provisioning.simulator.spec import FleetSpec, Mode
 from tests.e2e.running import Running, running
 from tests.ports import free_ports
 from tests.waiting import eventually

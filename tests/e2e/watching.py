@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from provisioning.sim.app import RunningFleet, running_fleet
-from provisioning.sim.spec import FleetSpec
-from provisioning.stack import observers, prometheus
-from provisioning.stack.observers import Observers
-from provisioning.stack.processes import Children
-from provisioning.stack.rundir import RunDir
+from provisioning.demo import observers, prometheus
+from provisioning.demo.observers import Observers
+from provisioning.demo.processes import Children
+from provisioning.demo.rundir import RunDir
+from provisioning.simulator.app import RunningFleet, running_fleet
+from provisioning.simulator.spec import FleetSpec
 from tests import keeper
 from tests.ports import free_ports
 

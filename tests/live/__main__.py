@@ -18,10 +18,10 @@ from pathlib import Path
 
 import click
 
-from provisioning.stack import programs
-from provisioning.stack.errors import StackError
-from provisioning.stack.ports import Ports
-from provisioning.stack.rundir import RunDir
+from provisioning.demo import programs
+from provisioning.demo.errors import StackError
+from provisioning.demo.ports import Ports
+from provisioning.demo.rundir import RunDir
 from tests.live import table, trial
 from tests.live.lab import LabError, lab
 from tests.live.pace import PACES, Pace, PaceName

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from provisioning.stack import ourselves
-from provisioning.stack.ports import address_of, url_of
-from provisioning.stack.processes import Children
+from provisioning.demo import ourselves
+from provisioning.demo.ports import address_of, url_of
+from provisioning.demo.processes import Children
 from tests import history
 from tests.history import Past
 from tests.live import messages, parts

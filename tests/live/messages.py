@@ -20,7 +20,7 @@ from typing import Any
 from aiohttp import web
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from provisioning.stack.ports import LOOPBACK, url_of
+from provisioning.demo.ports import LOOPBACK, url_of
 
 PAGER_ADDRESS = "on-call@example.org"
 SENDER = "alertmanager@example.org"

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from provisioning.stack import alertmanager, ourselves, prometheus, rules
-from provisioning.stack.ports import EVERY_ADDRESS, LOOPBACK, Ports, Wanted, address_of, url_of
-from provisioning.stack.processes import ChildSpec
-from provisioning.stack.prometheus import PrometheusSettings
-from provisioning.stack.rundir import RunDir
+from provisioning.demo import alertmanager, ourselves, prometheus, rules
+from provisioning.demo.ports import EVERY_ADDRESS, LOOPBACK, Ports, Wanted, address_of, url_of
+from provisioning.demo.processes import ChildSpec
+from provisioning.demo.prometheus import PrometheusSettings
+from provisioning.demo.rundir import RunDir
 from tests.live import pace as paces
 from tests.live.pace import Pace
 from tests.ports import LABS

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from provisioning.stack.ports import LOOPBACK
+from provisioning.demo.ports import LOOPBACK
 
 CHUNK_BYTES = 262_144
 

@@ -1,0 +1,125 @@
+"""What there is to decide on, and what can be decided.
+
+    Fleet, Observed ─► decide ─► Actions ─► lifecycle.begin ─► store ─► executor
+
+Each is made once and never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from provisioning.model import Instance, Listing, NodeReport, Reason
+from provisioning.store.base import Stored
+
+
+class Illness(msgspec.Struct, frozen=True):
+    """A running instance does not answer its health check."""
+
+    since_s: float
+    """When the first of the failures in a row was seen, by the monotonic clock."""
+    fault: str
+
+
+class Skip(msgspec.Struct, frozen=True):
+    """The wall clock was set forward: nothing has grown older by that."""
+
+    at_s: float
+    """When, by the clock as it was then set."""
+    by_s: float
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """All that a pass knows, as of one moment."""
+
+    stored: Mapping[str, Stored]
+    """By instance id."""
+    reports: Mapping[str, NodeReport]
+    """By node; a node that was never asked may be missing."""
+    since_s: float = 0.0
+    """When this provisioner began to ask nodes: before that, silence says nothing."""
+    skips: tuple[Skip, ...] = ()
+    """What the wall clock has left out since this provisioner runs."""
+    ill: Mapping[str, Illness] = {}
+    """Running instances that are unhealthy, by id."""
+    working: frozenset[str] = frozenset()
+    """Ids of instances that an operation of this provisioner is about now."""
+    starting: frozenset[str] = frozenset()
+    """Those of them that are being started: a Stop calls that off."""
+    sweeping: frozenset[tuple[str, str]] = frozenset()
+    """Node and name of units that are being removed without a record."""
+    resting: frozenset[str] = frozenset()
+    """Names of units that could just not be removed, and are left alone for a while."""
+    idle: frozenset[str] = frozenset()
+    """Units of draining instances that have no request under way."""
+    deletable_orphans: frozenset[tuple[str, str]] = frozenset()
+    """Node and name of orphans that a person has ordered to be deleted."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Write a new instance, and start it."""
+
+    instance: Instance
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Go on with a start that nobody works on."""
+
+    id: str
+    listing: Listing
+    """Of the unit that is made now."""
+
+
+class Renew(msgspec.Struct, frozen=True):
+    """Begin the next generation at a place, and start it; the last one's unit is not wanted."""
+
+    id: str
+    node: str
+    port: int
+    generation: int
+    workload: str
+    cpus: float
+    memory_bytes: int
+    listing: Listing
+    reason: Reason | None = None
+    """None: it is tried again."""
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Let an instance end what it has begun; it is stopped later."""
+
+    id: str
+    reason: Reason
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Remove an instance's unit; it starts again, or is gone for good. A start is called off."""
+
+    id: str
+    reason: Reason
+    detail: str = ""
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Delete the record of an instance that is not wanted and has no unit to be removed."""
+
+    id: str
+
+
+class Assign(msgspec.Struct, frozen=True):
+    """Give an instance to a developer; empty: to nobody."""
+
+    id: str
+    developer: str
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """Remove a unit that is ours and that no record wants."""
+
+    node: str
+    unit: str
+
+
+Action = Place | Start | Renew | Drain | Stop | Forget | Assign | Sweep

@@ -1,0 +1,235 @@
+"""One provisioner: builds its parts, starts them, and stops them in reverse.
+
+In:   Settings. Out: an API that answers, a fleet that is kept as it is to be while we lead.
+Fails with ProvisionerError. Instances go on when it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from provisioning import descriptors
+from provisioning.api.app import Api
+from provisioning.api.commands import StoreCommands
+from provisioning.api.errors import NotLeadingError
+from provisioning.api.orphans import LeaderOrphans
+from provisioning.api.ports import Reports
+from provisioning.api.server import (
+    LOOPBACK_BY_WILDCARD,
+    MAX_CONNECTIONS,
+    bound,
+    serving,
+    url_of,
+)
+from provisioning.api.token import Tokens
+from provisioning.clock import SystemClock
+from provisioning.errors import ProvisionerError
+from provisioning.metrics import Metrics
+from provisioning.mirror import Mirror
+from provisioning.model import NodeReport
+from provisioning.reconciler import Reconciler
+from provisioning.runtime.opening import Local, Machines
+from provisioning.spec import decode_fleet
+from provisioning.store.base import Change, Done, Leadership, Store
+from provisioning.store.etcd.access import Credentials
+from provisioning.store.opening import open_store
+from provisioning.timed_store import TimedStore
+
+log = logging.getLogger("provisioning")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person chooses for a provisioner."""
+
+    fleet: str
+    store_url: str
+    host: str
+    port: int
+    token_file: Path
+    local: Local
+    audit_file: Path | None = None
+    advertised_url: str = ""
+    """Where other provisioners' clients find us; empty: as we listen."""
+    credentials: Credentials = field(default_factory=Credentials)
+    lease_s: int = 10
+    max_connections: int = MAX_CONNECTIONS
+    """Of clients of the API; a low limit of open files lowers it."""
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[str]:
+    """Run a provisioner until the block ends; gives the URL of its API.
+
+    Raises:
+        ProvisionerError: The state folder, store, token file or address cannot be used.
+    """
+    descriptors.raise_limit()  # each node, unit and client of the API takes some
+    _make(settings.local.state_dir)
+    clock = SystemClock()
+    metrics = Metrics(clock, version=version("ollama-fleet"))
+    tokens = Tokens(settings.token_file)
+    if tokens.is_new:
+        log.info("a token for changes was written to %s", tokens.path)
+    async with AsyncExitStack() as stack:
+        sockets = stack.enter_context(bound(settings.host, settings.port))
+        holder = settings.advertised_url or url_of(sockets)
+        opened, leadership = _open(settings, clock, holder)
+        store = TimedStore(opened, metrics)
+        stack.push_async_callback(store.close)
+        machines = Machines(settings.fleet, settings.local, clock)
+        stack.push_async_callback(machines.close)
+        mirror = Mirror(store, clock)
+        reconciler = _reconciler(store, mirror, leadership, machines, metrics)
+        metrics.is_leader.set_function(lambda: reconciler.term is not None)
+        metrics.unreachable_nodes.set_function(
+            lambda: sum(not report.is_reachable for report in reconciler.reports.values())
+        )
+        metrics.orphans.set_function(lambda: len(reconciler.orphans or ()))
+        commands = StoreCommands(
+            store,
+            mirror,
+            clock,
+            fleet=settings.fleet,
+            term=lambda: reconciler.term,
+            leader=leadership.leader,
+            written=_telling(mirror, reconciler),
+        )
+        api = Api(
+            mirror,
+            commands,
+            tokens,
+            metrics,
+            clock,
+            reports=_reports_of(reconciler, leadership),
+            orphans=LeaderOrphans(
+                seen=lambda: reconciler.orphans,
+                delete=reconciler.delete_orphans,
+                leads=lambda: reconciler.term is not None,
+                leader=leadership.leader,
+            ),
+            fleet=settings.fleet,
+            version=version("ollama-fleet"),
+            audit_path=settings.audit_file,
+            own_names=_own_names(settings),
+            log_of=machines.log_of,
+        )
+        max_connections = descriptors.share(settings.max_connections)
+        url = await stack.enter_async_context(
+            serving(api, sockets, max_connections=max_connections)
+        )
+        await stack.enter_async_context(_going_on(mirror, reconciler))
+        yield url
+
+
+def _own_names(settings: Settings) -> frozenset[str]:
+    """Return the names that clients know our API by."""
+    external = urlsplit(settings.advertised_url).hostname
+    return frozenset(name.lower() for name in (settings.host, external) if name)
+
+
+def _make(state_dir: Path) -> None:
+    """Make the folder now: not before the first unit would be late to hear that it cannot be."""
+    try:
+        for folder in (state_dir.parent, state_dir):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProvisionerError(
+            f"cannot make the folder {state_dir} for units that are processes: {error.strerror}; "
+            "choose another with --state-dir"
+        ) from error
+
+
+def is_everywhere(host: str) -> bool:
+    """Say whether to listen there is to listen at all of a machine's addresses."""
+    return host in LOOPBACK_BY_WILDCARD
+
+
+def _open(settings: Settings, clock: SystemClock, holder: str) -> tuple[Store, Leadership]:
+    return open_store(
+        settings.store_url,
+        settings.fleet,
+        clock=clock,
+        holder=holder,
+        credentials=settings.credentials,
+        lease_s=settings.lease_s,
+    )
+
+
+def _reconciler(
+    store: Store,
+    mirror: Mirror,
+    leadership: Leadership,
+    machines: Machines,
+    metrics: Metrics,
+) -> Reconciler:
+    return Reconciler(
+        store=store,
+        mirror=mirror,
+        leadership=leadership,
+        open_runtime=machines.open,
+        prober_of=machines.prober,
+        clock=SystemClock(),
+        read_spec=decode_fleet,
+        dice=random.SystemRandom().random,
+        listener=metrics,
+    )
+
+
+def _reports_of(reconciler: Reconciler, leadership: Leadership) -> Reports:
+    """Return what gives the reports of the nodes, to a leader's clients alone."""
+
+    async def reports() -> Mapping[str, NodeReport]:
+        if reconciler.term is None:
+            raise NotLeadingError(await leadership.leader(), so="it knows nothing of nodes")
+        return reconciler.reports
+
+    return reports
+
+
+def _telling(
+    mirror: Mirror, reconciler: Reconciler
+) -> Callable[[Sequence[Change], Sequence[Done]], None]:
+    """Return what takes a person's order over, and has it acted on without waiting."""
+
+    def tell(changes: Sequence[Change], done: Sequence[Done]) -> None:
+        mirror.take_own(changes, done)
+        reconciler.wake()
+
+    return tell
+
+
+@asynccontextmanager
+async def _going_on(mirror: Mirror, reconciler: Reconciler) -> AsyncIterator[None]:
+    """Follow the store and reconcile until the block ends; what breaks there ends the block.
+
+    A store that will not do is known before the block begins, and before anybody tries to lead.
+
+    Raises:
+        ProvisionerError: One of them cannot go on, now or ever.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(mirror.follow())
+            await mirror.tried()
+            reconciling = group.create_task(reconciler.run())
+            yield
+            for task in (following, reconciling):
+                task.cancel()
+    except ExceptionGroup as errors:
+        raise _first(errors) from errors
+
+
+def _first(error: Exception) -> Exception:
+    """Return the first of the errors that a group is made of."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,163 @@
+"""What a person chooses for a run of `up`, and the plan that it makes.
+
+In:   Settings, and the folder of the run.
+Out:  Supplies, then a Plan; the demonstration's specification in that folder, where no other one
+is named.
+Fails with StackError, or with SpecError for a person's own specification; nothing runs then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioning.demo import demo, llama, programs, rundir
+from provisioning.demo.commands import Plan
+from provisioning.demo.demo import Demo
+from provisioning.demo.errors import UnwatchableError
+from provisioning.demo.observers import Observers
+from provisioning.demo.ports import EVERY_ADDRESS, Ports, Wanted, address_of, url_of
+from provisioning.demo.rundir import RunDir
+from provisioning.spec import load_fleet
+from provisioning.spec_model import Fleet, RuntimeKind
+
+CONTROL_PORT = 11_451
+LLAMA_PORT = 11_460
+UNIT_PORT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person chooses for a run."""
+
+    spec: Path | None
+    """None: the demonstration's fleet, of the next two."""
+    n_simulated: int
+    n_llama_servers: int
+    is_kept: bool
+    """Whether processes of the fleet go on after the run, and the next run goes on with them."""
+    run_dir: Path | None
+    provisioner: Wanted
+    exporter: Wanted
+    prometheus: Wanted
+    alertmanager: Wanted
+    poll_interval_s: int
+    duration_s: float | None
+    """How long to run once all is ready; None: until cancelled."""
+    is_json: bool
+
+    @property
+    def listeners(self) -> tuple[Wanted, ...]:
+        """Return the ports that a person can name."""
+        return (self.provisioner, self.exporter, self.prometheus, self.alertmanager)
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What a run needs that no port is needed for; getting it may take minutes."""
+
+    own_fleet: Fleet | None
+    """What a person's own specification says; None: there is none."""
+    programs_dir: Path
+    prometheus: Path
+    alertmanager: Path
+    model_file: Path | None
+    """Of the demonstration's real servers; None where none runs."""
+
+
+def gather(settings: Settings, *, say: Callable[[str], None]) -> Supplies:
+    """Read a person's specification, find or fetch the programs, put the model together.
+
+    Raises:
+        StackError: One of these cannot be had.
+        SpecError: The specification describes no fleet that can be.
+    """
+    own_fleet = None if settings.spec is None else pollable(load_fleet(settings.spec.resolve()))
+    has_model = own_fleet is None and settings.n_llama_servers > 0
+    programs_dir = programs.default_dir(os.environ)
+    return Supplies(
+        own_fleet=own_fleet,
+        programs_dir=programs_dir,
+        prometheus=programs.locate("prometheus", programs_dir, say=say),
+        alertmanager=programs.locate("alertmanager", programs_dir, say=say),
+        model_file=llama.model_file(os.environ) if has_model else None,
+    )
+
+
+def make_plan(settings: Settings, supplies: Supplies, run_dir: RunDir, ports: Ports) -> Plan:
+    """Choose the ports; write the specification of the demonstration, where it is to run.
+
+    Raises:
+        StackError: One of these cannot be done.
+    """
+    provisioner_port = ports.take(settings.provisioner)
+    spec = (settings.spec or run_dir.spec).resolve()
+    made, fleet = None, supplies.own_fleet
+    if fleet is None:
+        made = make_demo(settings, supplies, ports)
+        rundir.write(spec, demo.specification(made, spec))
+        fleet = load_fleet(spec)
+    return Plan(
+        run_dir=run_dir,
+        spec=spec,
+        fleet=fleet,
+        demo=made,
+        provisioner_port=provisioner_port,
+        observers=Observers(
+            run_dir=run_dir,
+            inventories=(f"{url_of(provisioner_port)}/instances",),
+            exporter_port=ports.take(settings.exporter),
+            prometheus_port=ports.take(settings.prometheus),
+            alertmanager_port=ports.take(settings.alertmanager),
+            prometheus_binary=supplies.prometheus,
+            alertmanager_binary=supplies.alertmanager,
+            interval_s=settings.poll_interval_s,
+            provisioner_address=address_of(provisioner_port),
+        ),
+        is_kept=settings.is_kept,
+    )
+
+
+def make_demo(settings: Settings, supplies: Supplies, ports: Ports) -> Demo:
+    """Choose the instances' ports.
+
+    Raises:
+        PortError: There are not enough.
+    """
+    n_unit_ports = demo.n_unit_ports(settings.n_simulated)
+    units = Wanted("the simulated fleet", UNIT_PORT, host=EVERY_ADDRESS)
+    return Demo(
+        n_simulated=settings.n_simulated,
+        n_llama_servers=settings.n_llama_servers,
+        control_port=ports.take(Wanted("the fleet's control API", CONTROL_PORT)),
+        unit_ports=ports.take_range(units, n_unit_ports),
+        llama_ports=ports.take_range(Wanted("llama-server", LLAMA_PORT), demo.N_REAL_PORTS),
+        model=llama.MODEL_NAME,
+        model_file=supplies.model_file,
+        programs_dir=supplies.programs_dir,
+        owner=None if settings.is_kept else os.getpid(),
+    )
+
+
+def pollable(fleet: Fleet) -> Fleet:
+    """Return the fleet, if all its instances will be there to be polled.
+
+    Raises:
+        UnwatchableError: Some are simulated in the provisioner's memory.
+    """
+    unreal = [
+        node.name
+        for node in fleet.nodes
+        if node.runtime is RuntimeKind.SIMULATED and not node.endpoint
+    ]
+    if unreal:
+        others = f" and {len(unreal) - 1:,} more" if len(unreal) > 1 else ""
+        raise UnwatchableError(
+            f"node {unreal[0]}{others}: instances would be simulated in the provisioner's memory, "
+            "where no exporter can poll them; run `ollama-fleet simulate --host-units 20000-20199` "
+            "and give each such node `endpoint: http://127.0.0.1:11451`, these ports, and an "
+            "`address` of its own from 127.1.0.1 on"
+        )
+    return fleet

@@ -1,0 +1,245 @@
+"""Do what was decided about one unit: try, clean up, wait, try again.
+
+In:   a node's name, a Unit, the fleet's Limits.
+Out:  an Outcome; what fails is in it, with how often it was tried.
+Fails with nothing but CancelledError, also by itself once it is not sure to lead: then whatever has
+been begun is left as it is, for the stop that follows, or for whoever leads next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from provisioning.clock import Clock
+from provisioning.errors import (
+    LastingError,
+    NodeUnreachableError,
+    NoRoomError,
+    NotAskedError,
+    TransientError,
+    UnitError,
+)
+from provisioning.lifecycle import Outcome, Result
+from provisioning.model import Unit, Workload
+from provisioning.runtime.base import ProberOf, Runtime
+from provisioning.spec_model import Limits
+
+log = logging.getLogger("provisioning.executor")
+
+FIRST_LOOK_S = 0.05
+"""Small servers are healthy at once; each further look waits longer, up to the limit."""
+LOOK_GROWTH = 1.5
+LONGEST_LOOK_S = 1.0
+REMOVAL_SLACK_S = 30.0
+"""A removal that takes so much longer than its grace hangs."""
+WITHOUT_NEXT_TRY = frozenset({Result.LASTING, Result.NO_ROOM})
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A unit to be made on a node, and how to see that it is healthy."""
+
+    node: str
+    unit: Unit
+    workload: Workload
+    store: str = ""
+    """Where it keeps models; see `base.Prober`."""
+
+
+class Executor:
+    """Makes and removes units on any node; holds nothing but what is going on."""
+
+    def __init__(
+        self,
+        runtime_of: Callable[[str], Runtime],
+        prober_of: ProberOf,
+        clock: Clock,
+        *,
+        dice: Callable[[], float],
+        leads: Callable[[], bool],
+    ) -> None:
+        """Take a way to a node's runtime, and dice that give 0 to 1 for the jitter of waits.
+
+        `leads` says whether it is certain, at that moment, that nobody else does.
+        """
+        self._runtime_of = runtime_of
+        self._prober_of = prober_of
+        self._clock = clock
+        self._dice = dice
+        self._leads = leads
+        self._endings: dict[str, tuple[float, str]] = {}
+        """Of units that are being started: when the present try began, and how it has ended."""
+
+    async def start(self, order: Order, limits: Limits) -> Outcome:
+        """Make a unit, wait until it is healthy, and warm it up."""
+        name = order.unit.name
+        try:
+            return await self._tried(
+                lambda: self._start_once(order, limits),
+                lambda: self._remove_once(order.node, name, limits),
+                limits,
+            )
+        finally:
+            self._endings.pop(name, None)
+
+    async def remove(self, node: str, name: str, limits: Limits) -> Outcome:
+        """Remove a unit and all that it leaves."""
+        return await self._tried(lambda: self._remove_once(node, name, limits), None, limits)
+
+    def note_ended(self, name: str, words: str, *, at_s: float) -> None:
+        """Take note that a unit was seen to have ended, so that its start need not time out."""
+        begun_s, _ = self._endings.get(name, (float("inf"), ""))
+        if at_s >= begun_s:
+            self._endings[name] = (begun_s, words)
+
+    async def _tried(
+        self,
+        attempt: Callable[[], Awaitable[None]],
+        clean_up: Callable[[], Awaitable[None]] | None,
+        limits: Limits,
+    ) -> Outcome:
+        begun_s = self._clock.monotonic_s()
+        n_tries = max(1, limits.tries)
+        for n in range(1, n_tries + 1):
+            outcome = await self._attempted(attempt)
+            if outcome.result is not Result.DONE and clean_up:
+                outcome = await self._cleaned_up(outcome, clean_up)
+            if outcome.result is Result.DONE or outcome.result in WITHOUT_NEXT_TRY or n == n_tries:
+                break
+            await self._clock.sleep(self.backoff_s(n, limits))
+        duration_s = self._clock.monotonic_s() - begun_s
+        return msgspec.structs.replace(outcome, duration_s=duration_s, n_tries=n)
+
+    def backoff_s(self, n_failed: int, limits: Limits) -> float:
+        """Return how long to wait after the nth failure: at random, up to twice as long each time.
+
+        Full jitter: many that failed together do not come back together.
+        """
+        grown_s: float = limits.backoff_base_s * 2.0 ** (n_failed - 1)
+        return self._dice() * min(limits.backoff_cap_s, grown_s)
+
+    async def _attempted(self, attempt: Callable[[], Awaitable[None]]) -> Outcome:
+        if not self._leads():
+            # After a freeze, all that was due meanwhile is due at once, and the end of the term
+            # takes some turns of the loop to get here. Writes are fenced, a node's runtime is not:
+            # whoever leads now may have gone on with this very unit.
+            raise asyncio.CancelledError
+        try:
+            await attempt()
+        except UnitError as error:
+            return Outcome(_result_of(error), str(error))
+        except Exception as error:
+            # A fault of ours, or of a library that a runtime should have translated: it may befall
+            # one unit, but must not end the work on all the others.
+            log.exception("an operation broke off")
+            return Outcome(Result.FAILED, f"{type(error).__name__}: {error}")
+        return Outcome(Result.DONE)
+
+    async def _cleaned_up(
+        self, outcome: Outcome, clean_up: Callable[[], Awaitable[None]]
+    ) -> Outcome:
+        """Remove what a failed start has left; where that fails too, it is swept later."""
+        if outcome.result is Result.UNREACHABLE:
+            return outcome
+        cleaned = await self._attempted(clean_up)
+        if cleaned.result is Result.DONE:
+            return outcome
+        fault = f"{outcome.fault}; it could not be removed either: {cleaned.fault}"
+        return msgspec.structs.replace(outcome, fault=fault)
+
+    async def _start_once(self, order: Order, limits: Limits) -> None:
+        unit = order.unit
+        self._endings[unit.name] = (self._clock.unix_s(), "")
+        heard = ["it was not asked yet"]
+        try:
+            async with asyncio.timeout(limits.start_timeout_s):
+                await self._runtime_of(order.node).start(unit)
+                await self._wait_until_healthy(order, heard)
+        except TimeoutError as late:
+            notes = getattr(late.__cause__, "__notes__", ())  # see Runtime.start
+            seen = "; ".join(notes) or f"last seen: {heard[-1]}{self._see_log(order)}"
+            raise TransientError(
+                f"start of {unit.name} on {order.node}: not healthy within "
+                f"{limits.start_timeout_s:g} s (limits.start_timeout); {seen}"
+            ) from None
+        await self._warm_up(order, limits)
+
+    async def _warm_up(self, order: Order, limits: Limits) -> None:
+        """Have the model fetched and loaded; a registry that hangs hangs no longer than that."""
+        unit = order.unit
+        try:
+            async with asyncio.timeout(limits.warm_up_timeout_s):
+                await self._prober_of(order.node).warm_up(
+                    unit.host, unit.port, order.workload.warm_up, store=order.store
+                )
+        except TimeoutError as late:
+            notes = getattr(late.__cause__, "__notes__", ("it was not asked yet",))
+            raise TransientError(
+                f"start of {unit.name} on {order.node}: its model is not loaded within "
+                f"{limits.warm_up_timeout_s:g} s (limits.warm_up_timeout); "
+                f"{'; '.join(notes)}{self._see_log(order)}"
+            ) from None
+
+    async def _wait_until_healthy(self, order: Order, heard: list[str]) -> None:
+        """Ask until the unit is healthy; what it answers is put into `heard`."""
+        unit, wait_s = order.unit, FIRST_LOOK_S
+        while True:
+            heard[-1] = await self._seen(order)
+            ending = self._endings[unit.name][1]
+            if ending and not heard[-1]:
+                raise NoRoomError(
+                    f"start of {unit.name} on {order.node}: {ending}, and yet {unit.host}:"
+                    f"{unit.port} answers: a stranger has its port; see who: `ss -ltnp` there"
+                )
+            if not heard[-1]:
+                return
+            if ending:
+                raise TransientError(
+                    f"start of {unit.name} on {order.node}: {ending} before it was healthy"
+                    f"{self._see_log(order)}"
+                )
+            await self._clock.sleep(wait_s)
+            wait_s = min(LONGEST_LOOK_S, wait_s * LOOK_GROWTH)
+
+    async def _seen(self, order: Order) -> str:
+        """Return why a unit is not healthy yet, as far as it could be asked; empty: it is."""
+        try:
+            return await self._prober_of(order.node).ask(
+                order.unit.host, order.unit.port, order.workload.probe
+            )
+        except NotAskedError as error:
+            return str(error)
+
+    def _see_log(self, order: Order) -> str:
+        """Return where to look further; nothing of what stands there, which may be secret."""
+        try:
+            log_path = self._runtime_of(order.node).log_of(order.unit.instance_id)
+        except NodeUnreachableError:
+            return ""  # it has left the specification meanwhile
+        return f"; see its log, {log_path} on {order.node}" if log_path else ""
+
+    async def _remove_once(self, node: str, name: str, limits: Limits) -> None:
+        timeout_s = limits.stop_grace_s + REMOVAL_SLACK_S
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._runtime_of(node).remove(name, grace_s=limits.stop_grace_s)
+        except TimeoutError:
+            raise TransientError(
+                f"removal of {name} on {node}: not done within {timeout_s:g} s; "
+                f"look at the node's runtime"
+            ) from None
+
+
+def _result_of(error: UnitError) -> Result:
+    match error:
+        case LastingError():
+            return Result.LASTING
+        case NoRoomError():
+            return Result.NO_ROOM
+        case NodeUnreachableError():
+            return Result.UNREACHABLE
+        case _:
+            return Result.FAILED

@@ -1,1 +1,0 @@
-"""Create, watch, rotate and replace the instances of a fleet, as its specification says."""

@@ -1,0 +1,209 @@
+"""Ask each running instance again and again whether it is healthy, each at its own phase.
+
+In:   the instances to be asked (`watch`, `unwatch`).
+Out:  `ill`: those that failed so many times in a row as their probe says, and since when.
+Each question ends by itself, so that an instance which hangs delays nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from provisioning import descriptors
+from provisioning.actions import Illness
+from provisioning.clock import Clock
+from provisioning.errors import NotAskedError
+from provisioning.eventlog import RateLimit
+from provisioning.model import Probe
+from provisioning.rotation import phase_ratio
+from provisioning.runtime.base import ProberOf
+
+log = logging.getLogger("provisioning.health")
+
+IDLE_S = 0.5
+"""How long to wait for something to be watched, and how soon something new may be due."""
+MAX_AT_ONCE = 1000
+"""10,000 instances that all hang for 2 s would take 2,000 descriptors; those that wait for their
+turn are asked late, which is no failure."""
+TICK_S = 0.05
+"""What is due together is asked together: it halves the wake-ups of a large fleet."""
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A unit that is asked."""
+
+    unit: str
+    node: str
+    host: str
+    port: int
+    probe: Probe
+
+
+class Watched:
+    """One subject, and how its latest answers were."""
+
+    __slots__ = ("first_failure_s", "is_asking", "is_forgiven", "n_failures", "subject")
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.n_failures = 0
+        self.first_failure_s = 0.0
+        self.is_asking = False
+        self.is_forgiven = False
+        """It was, and has not answered well since."""
+
+
+class HealthMonitor:
+    """Knows which running instances do not answer as they should."""
+
+    def __init__(self, prober_of: ProberOf, clock: Clock, *, on_change: Callable[[], None]) -> None:
+        self._prober_of = prober_of
+        self._clock = clock
+        self._on_change = on_change
+        self._watched: dict[str, Watched] = {}
+        self._ill: dict[str, Illness] = {}
+        self._due: list[tuple[float, int, str, Watched]] = []
+        self._numbers = itertools.count()  # so that no two in the heap compare equal
+        self._asking: set[asyncio.Task[None]] = set()
+        self._shortages = RateLimit(clock)
+        self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
+
+    def __repr__(self) -> str:
+        return f"<HealthMonitor of {len(self._watched):,} instances, {len(self._ill):,} ill>"
+
+    @property
+    def ill(self) -> Mapping[str, Illness]:
+        """Return the unhealthy ones by instance id."""
+        return self._ill
+
+    def watch(self, instance_id: str, subject: Subject) -> None:
+        """Ask an instance from now on; one that is asked alike already is not disturbed."""
+        watched = self._watched.get(instance_id)
+        if watched and watched.subject == subject:
+            return
+        self._ill.pop(instance_id, None)
+        new = self._watched[instance_id] = Watched(subject)
+        self._push(self._first_due_s(instance_id, subject.probe), instance_id, new)
+
+    def unwatch(self, instance_id: str) -> None:
+        """Ask an instance no more."""
+        self._watched.pop(instance_id, None)
+        self._ill.pop(instance_id, None)
+
+    def forgive(self, node: str, *, since_s: float) -> None:
+        """Begin anew with those of a node's instances that have failed only since it was silent.
+
+        That is by the monotonic clock. Their failures say nothing; but once only, or behind a node
+        that now and then misses a look nobody would ever be ill.
+        """
+        for instance_id, watched in self._watched.items():
+            is_new = watched.n_failures > 0 and watched.first_failure_s >= since_s
+            if watched.subject.node == node and is_new and not watched.is_forgiven:
+                watched.is_forgiven = True
+                watched.n_failures = 0
+                self._ill.pop(instance_id, None)
+
+    def clear(self) -> None:
+        """Ask nobody any more, and know nothing."""
+        self._watched.clear()
+        self._ill.clear()
+        self._due.clear()
+
+    async def run(self) -> None:
+        """Ask whoever is due, until cancelled."""
+        try:
+            while True:
+                self._ask_due()
+                await self._clock.sleep(self._wait_s())
+        finally:
+            for task in self._asking:
+                task.cancel()
+            await asyncio.gather(*self._asking, return_exceptions=True)
+
+    def _first_due_s(self, instance_id: str, probe: Probe) -> float:
+        """Return when an instance is asked first: at its phase, the same after every restart."""
+        phase_s = phase_ratio(instance_id) * probe.interval_s
+        wait_s = (phase_s - self._clock.unix_s()) % probe.interval_s
+        return self._clock.monotonic_s() + wait_s
+
+    def _push(self, due_s: float, instance_id: str, watched: Watched) -> None:
+        heapq.heappush(self._due, (due_s, next(self._numbers), instance_id, watched))
+
+    def _wait_s(self) -> float:
+        if not self._due:
+            return IDLE_S
+        return min(IDLE_S, max(TICK_S, self._due[0][0] - self._clock.monotonic_s()))
+
+    def _ask_due(self) -> None:
+        now_s = self._clock.monotonic_s()
+        while self._due and self._due[0][0] <= now_s:
+            due_s, _, instance_id, watched = heapq.heappop(self._due)
+            if self._watched.get(instance_id) is not watched:
+                continue  # it is gone, or another generation of it is asked
+            interval_s = watched.subject.probe.interval_s
+            # After a long stall one question is enough.
+            missed_s = max(0.0, now_s - due_s) // interval_s * interval_s
+            self._push(due_s + missed_s + interval_s, instance_id, watched)
+            if not watched.is_asking:
+                self._begin(instance_id, watched)
+
+    def _begin(self, instance_id: str, watched: Watched) -> None:
+        watched.is_asking = True
+        task = asyncio.get_running_loop().create_task(self._ask(instance_id, watched))
+        self._asking.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _ask(self, instance_id: str, watched: Watched) -> None:
+        subject = watched.subject
+        try:
+            async with self._turns:
+                prober = self._prober_of(subject.node)
+                fault = await prober.ask(subject.host, subject.port, subject.probe)
+        except NotAskedError as error:
+            self._log_shortage(instance_id, error)
+            return
+        finally:
+            watched.is_asking = False
+        if self._watched.get(instance_id) is watched:
+            self._take(instance_id, watched, fault)
+
+    def _log_shortage(self, instance_id: str, error: NotAskedError) -> None:
+        n_held = self._shortages.admit("")
+        if n_held is not None:
+            log.warning(
+                "health check not sent instance=%s held_back=%d: %s; no failure is counted; raise "
+                "the limit of open files (ulimit -n, LimitNOFILE=)",
+                instance_id,
+                n_held,
+                error,
+            )
+
+    def _take(self, instance_id: str, watched: Watched, fault: str) -> None:
+        """Count an answer; tell of it when an instance has become ill or well."""
+        if not fault:
+            watched.n_failures = 0
+            watched.is_forgiven = False
+            if self._ill.pop(instance_id, None):
+                self._on_change()
+            return
+        if not watched.n_failures:
+            watched.first_failure_s = self._clock.monotonic_s()
+        watched.n_failures += 1
+        if watched.n_failures >= watched.subject.probe.n_failures:
+            is_new = instance_id not in self._ill
+            words = f"failed {watched.n_failures} health checks in a row, last: {fault}"
+            self._ill[instance_id] = Illness(watched.first_failure_s, words)
+            if is_new:
+                self._on_change()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # A fault of ours: probers report what instances do wrong, they do not raise it.
+            log.error("a health check broke off", exc_info=task.exception())

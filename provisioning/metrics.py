@@ -1,0 +1,212 @@
+"""The provisioner's own series, in a registry of their own.
+
+In:   what the reconciler, the store and the API do, as they do it; see `counters.Listener`.
+Out:  Prometheus text; label sets are there from the start, so that rates begin at zero.
+The exporter's catalogue spells the series of the fleet, this module those of its provisioner.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from provisioning.clock import Clock
+from provisioning.lifecycle import Outcome, Result
+from provisioning.model import Instance, Phase, Reason
+from provisioning.operations import Kind, Operation
+from provisioning.report import Report
+
+PREFIX = "ollama_provisioner_"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PROVISION_BOUNDARIES_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+"""From the order to the first healthy answer; the time-out of 30 s is a boundary."""
+STORE_BOUNDARIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+PASS_BOUNDARIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0)
+
+
+class StoreCall(StrEnum):
+    """What the store is asked."""
+
+    LOAD = "load"
+    COMMIT = "commit"
+
+
+class Metrics:
+    """What the provisioner says of itself; one object per process."""
+
+    def __init__(self, clock: Clock, *, version: str) -> None:
+        self._clock = clock
+        # A `_created` beside each counter would double their number for nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        build = self._gauge("build_info", "Always 1; the release in labels.", "version", "python")
+        build.labels(version, platform.python_version()).set(1)
+        self._make_fleet_series()
+        self._make_work_series()
+        self._make_store_series()
+        self._make_api_series()
+
+    def _make_fleet_series(self) -> None:
+        self.is_leader = self._gauge("leader", "1 while this provisioner leads, otherwise 0.")
+        self.wanted_instances = self._gauge(
+            "wanted_instances", "Instances that the specification asks for."
+        )
+        self._instances = self._gauge(
+            "instances",
+            "Instances by phase, as the store has them; every phase is present.",
+            "phase",
+        )
+        self.view_timestamp_s = self._gauge(
+            "view_timestamp_seconds",
+            "When the view was last known to be the store's, in seconds since 1970.",
+        )
+        self.unreachable_nodes = self._gauge(
+            "unreachable_nodes", "Nodes whose runtime does not answer."
+        )
+        self.orphans = self._gauge(
+            "orphans",
+            "Containers and processes of the fleet without a record in the store; "
+            "see: ollama-fleet provisioner orphans list.",
+        )
+        self.set_instances(())
+
+    def _make_work_series(self) -> None:
+        self._provision_duration_s = self._histogram(
+            "provision_duration_seconds",
+            "From the order to make an instance to its first healthy answer, tries included.",
+            PROVISION_BOUNDARIES_S,
+        )
+        self._operations = self._counter(
+            "operations_total",
+            "Operations on units that ended, by how: done, or why not.",
+            "operation",
+            "result",
+        )
+        for kind in Kind:
+            for result in Result:
+                self._operations.labels(kind, result)
+        self._tries = self._counter("tries_total", "Tries of operations, the first ones included.")
+        self._running_operations = self._gauge("running_operations", "Operations going on now.")
+        self._waiting_operations = self._gauge(
+            "waiting_operations",
+            "Instances to be made, started or stopped that wait for an operation, room or a node.",
+        )
+        self._replacements = self._counter(
+            "replacements_total",
+            "Instances whose unit was given up, by why; operations_total has starts that failed.",
+            "reason",
+        )
+        for reason in Reason:
+            self._replacements.labels(reason)
+        self._as_wanted = self._gauge(
+            "instances_as_wanted", "Instances that run, are healthy, and are up to date."
+        )
+        self._pass_duration_s = self._histogram(
+            "pass_duration_seconds",
+            "One pass of deciding, over the whole fleet.",
+            PASS_BOUNDARIES_S,
+        )
+        self._last_pass_timestamp_s = self._gauge(
+            "last_pass_timestamp_seconds",
+            "When the last pass ended, in seconds since 1970; 0: never.",
+        )
+
+    def _make_store_series(self) -> None:
+        duration = self._histogram(
+            "store_duration_seconds",
+            "Calls of the store, failed ones too.",
+            STORE_BOUNDARIES_S,
+            "call",
+        )
+        errors = self._counter("store_errors_total", "Calls of the store that failed.", "call")
+        self._store_outages = self._counter(
+            "store_outages_total", "Times that changes stopped because the store was out of reach."
+        )
+        self.store_duration_s = {call: duration.labels(call) for call in StoreCall}
+        self.store_errors = {call: errors.labels(call) for call in StoreCall}
+
+    def _make_api_series(self) -> None:
+        self.api_requests = self._counter(
+            "api_requests_total",
+            "Requests answered, by operation and status.",
+            "operation",
+            "status",
+        )
+        self.api_closed_connections = self._counter(
+            "api_closed_connections_total",
+            "Connections closed because web.max-connections of them were open.",
+        )
+        self.api_streams = self._gauge("api_streams", "Clients that follow the changes.")
+        self.api_dropped_streams = self._gauge(
+            "api_dropped_streams", "Followers dropped since the start: they were too slow."
+        )
+
+    def set_instances(self, instances: Iterable[Instance]) -> None:
+        """Publish how many instances are in each phase."""
+        tally = Tally(instance.phase for instance in instances)
+        for phase in Phase:
+            self._instances.labels(phase).set(tally[phase])
+
+    def operation_ended(self, operation: Operation, outcome: Outcome) -> None:
+        """Count and time an operation on a unit."""
+        self._operations.labels(operation.kind, outcome.result).inc()
+        self._tries.inc(outcome.n_tries)
+        if operation.kind is Kind.START and outcome.result is Result.DONE:
+            self._provision_duration_s.observe(outcome.duration_s)
+
+    def pass_ended(self, report: Report) -> None:
+        """Take over what a pass has found."""
+        self._pass_duration_s.observe(report.duration_s)
+        self._last_pass_timestamp_s.set(self._clock.unix_s())
+        self._running_operations.set(report.n_running)
+        self._waiting_operations.set(report.n_waiting)
+        self._as_wanted.set(report.n_as_wanted)
+        for reason, n in report.reasons.items():
+            self._replacements.labels(reason).inc(n)
+
+    def outage_began(self) -> None:
+        """Count a time without the store."""
+        self._store_outages.inc()
+
+    @contextmanager
+    def timing(self, call: StoreCall) -> Iterator[None]:
+        """Time a call of the store; an error goes on, and is counted."""
+        begun_s = self._clock.monotonic_s()
+        try:
+            yield
+        except Exception:
+            self.store_errors[call].inc()
+            raise
+        finally:
+            self.store_duration_s[call].observe(self._clock.monotonic_s() - begun_s)
+
+    def page(self) -> bytes:
+        """Return all series as Prometheus text, version 0.0.4."""
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, help_, labels, registry=self.registry)
+
+    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, help_, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, help_: str, boundaries_s: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(PREFIX + name, help_, labels, registry=self.registry, buckets=boundaries_s)

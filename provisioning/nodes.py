@@ -1,0 +1,201 @@
+"""Ask each node again and again what runs there.
+
+In:   the nodes to be asked (`update`), and a way to open a node's runtime.
+Out:  `reports`: what was last heard of each node, and how long ago.
+A node that does not answer, or whose runtime cannot even be opened, has its own fault in its
+report, and delays no other node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import suppress
+
+import msgspec
+
+from provisioning.clock import Clock
+from provisioning.errors import NodeUnreachableError, UnitError
+from provisioning.holdings import is_reached_otherwise
+from provisioning.model import FoundUnit, NodeReport
+from provisioning.runtime.base import Runtime
+from provisioning.spec_model import Node
+from provisioning.waiting import wait_at_most
+
+log = logging.getLogger("provisioning.nodes")
+
+INTERVAL_S = 5.0
+"""From answer to question; what ends in between is told by the runtime's changes."""
+DEADLINE_S = 10.0
+SHORTEST_GAP_S = 0.2
+"""However many changes a node tells of."""
+OnReport = Callable[[NodeReport, bool], None]
+"""Told of each report, and whether it differs from the one before."""
+
+
+class Ward:
+    """One node, and the tasks that look after it."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.runtime: Runtime | None = None
+        """None: it could not be opened yet; see the report's fault."""
+        self.report = NodeReport(node.name, 0.0)
+        self.removed: set[str] = set()
+        """Units removed since it was asked last: the answer may still tell of them."""
+        self.has_changed = asyncio.Event()
+        self.tasks: tuple[asyncio.Task[None], ...] = ()
+
+
+class Nodes:
+    """The runtimes of a fleet's nodes, and what they say."""
+
+    def __init__(
+        self,
+        open_runtime: Callable[[Node], Runtime],
+        clock: Clock,
+        *,
+        on_report: OnReport,
+        interval_s: float = INTERVAL_S,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._open_runtime = open_runtime
+        self._clock = clock
+        self._on_report = on_report
+        self._interval_s = interval_s
+        self._deadline_s = deadline_s
+        self._wards: dict[str, Ward] = {}
+
+    def __repr__(self) -> str:
+        n_silent = sum(bool(ward.report.fault) for ward in self._wards.values())
+        return f"<Nodes: {len(self._wards)}, {n_silent} of them silent>"
+
+    @property
+    def reports(self) -> Mapping[str, NodeReport]:
+        """Return what was last heard of each node, by its name."""
+        return {name: ward.report for name, ward in self._wards.items()}
+
+    def runtime(self, node: str) -> Runtime:
+        """Return the runtime of a node.
+
+        Raises:
+            NodeUnreachableError: The node is not one of ours, or could not be opened yet.
+        """
+        ward = self._wards.get(node)
+        if ward is None:
+            raise NodeUnreachableError(f"node {node} is not in the specification")
+        if ward.runtime is None:
+            raise NodeUnreachableError(
+                f"the runtime of node {node} cannot be opened: {ward.report.fault}"
+            )
+        return ward.runtime
+
+    async def update(
+        self, nodes: Iterable[Node], *, used: Iterable[str], gone: Set[str] = frozenset()
+    ) -> None:
+        """Ask these nodes, and those that are listed no more but still used or not empty.
+
+        What a node had that is gone is no reason to ask it for ever.
+        """
+        listed = {node.name: node for node in nodes}
+        for name, ward in tuple(self._wards.items()):
+            node = listed.get(name)
+            has_units = bool(ward.report.units) and name not in gone
+            is_retired = node is None and name not in used and not has_units
+            if is_retired or (node is not None and is_reached_otherwise(ward.node, node)):
+                await self._close(name)
+        for name, node in listed.items():
+            if name not in self._wards:
+                self._open(node)
+
+    def forget_unit(self, node: str, unit: str) -> None:
+        """Take a unit that has just been removed out of its node's report."""
+        if ward := self._wards.get(node):
+            ward.removed.add(unit)
+            left = _without(ward.report.units, {unit})
+            ward.report = msgspec.structs.replace(ward.report, units=left)
+
+    async def close(self) -> None:
+        """Ask nobody any more; the units go on."""
+        for name in tuple(self._wards):
+            await self._close(name)
+
+    def _open(self, node: Node) -> None:
+        ward = self._wards[node.name] = Ward(node)
+        with suppress(Exception):  # the first look, which follows at once, tries it again
+            self._opened(ward)
+        loop = asyncio.get_running_loop()
+        ward.tasks = (
+            loop.create_task(self._look_again_and_again(ward)),
+            loop.create_task(self._listen(ward)),
+        )
+
+    def _opened(self, ward: Ward) -> Runtime:
+        if ward.runtime is None:
+            ward.runtime = self._open_runtime(ward.node)
+        return ward.runtime
+
+    async def _close(self, name: str) -> None:
+        ward = self._wards.pop(name)
+        for task in ward.tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*ward.tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                log.error("looking after node %s broke off", name, exc_info=ended)
+        if ward.runtime is None:
+            return
+        try:
+            await ward.runtime.close()
+        except Exception:
+            log.exception("the runtime of node %s could not be closed", name)
+
+    async def _look_again_and_again(self, ward: Ward) -> None:
+        while True:
+            ward.has_changed.clear()
+            await self._look(ward)
+            await self._clock.sleep(SHORTEST_GAP_S)
+            await wait_at_most(ward.has_changed, self._clock, self._interval_s)
+
+    async def _look(self, ward: Ward) -> None:
+        before = ward.report
+        ward.report = await self._asked(ward)
+        is_news = (before.units, bool(before.fault), before.at_s > 0) != (
+            ward.report.units,
+            bool(ward.report.fault),
+            ward.report.at_s > 0,
+        )
+        self._on_report(ward.report, is_news)
+
+    async def _asked(self, ward: Ward) -> NodeReport:
+        name, begun_s = ward.node.name, self._clock.unix_s()
+        ward.removed.clear()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                units = await self._opened(ward).units()
+        except TimeoutError:
+            fault = f"units of node {name}: no answer within {self._deadline_s:g} s"
+        except UnitError as error:
+            fault = str(error)
+        except Exception as error:
+            log.exception("units of node %s could not be read", name)
+            fault = f"{error!r}"
+        else:
+            # As of the question: what was made since may be missing in the answer.
+            return NodeReport(name, begun_s, _without(units, ward.removed))
+        return msgspec.structs.replace(ward.report, fault=fault)
+
+    async def _listen(self, ward: Ward) -> None:
+        while True:
+            try:
+                async for _ in self.runtime(ward.node.name).changes():
+                    ward.has_changed.set()
+            except UnitError as error:
+                log.debug("changes of node %s: %s", ward.node.name, error)
+            except Exception:
+                log.exception("changes of node %s could not be read", ward.node.name)
+            await self._clock.sleep(self._interval_s)
+
+
+def _without(units: Iterable[FoundUnit], removed: Set[str]) -> tuple[FoundUnit, ...]:
+    return tuple(unit for unit in units if unit.name not in removed)

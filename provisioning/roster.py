@@ -1,0 +1,55 @@
+"""A specification, with everything in it found by its name.
+
+In:   a Fleet.
+Out:  how an instance of it is made, and how it is asked whether it is healthy. Pure; never fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from provisioning.executor import Order
+from provisioning.health import Subject
+from provisioning.model import Instance, Phase
+from provisioning.spec_model import Fleet
+from provisioning.store.base import Stored
+from provisioning.units import host_of, model_store, unit_of, workload_digest
+
+
+class Roster:
+    """A fleet's pools and nodes by name; made once for each specification."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.pool_by_name = {pool.name: pool for pool in fleet.pools}
+        self.node_by_name = {node.name: node for node in fleet.nodes}
+        self.n_wanted = sum(pool.count for pool in fleet.pools)
+        self._digest_by_pool = {pool.name: workload_digest(pool.workload) for pool in fleet.pools}
+
+    def order(self, instance: Instance) -> Order | None:
+        """Return the order to make an instance's unit; None: it is not in the specification."""
+        pool = self.pool_by_name.get(instance.pool)
+        node = self.node_by_name.get(instance.node)
+        if pool is None or node is None:
+            return None
+        unit = unit_of(self.fleet.name, pool, node, instance)
+        return Order(node.name, unit, pool.workload, model_store(node, unit))
+
+    def subject(self, instance: Instance) -> Subject | None:
+        """Return how an instance is asked whether it is healthy; None: it is not asked."""
+        pool = self.pool_by_name.get(instance.pool)
+        node = self.node_by_name.get(instance.node)
+        if pool is None or node is None or instance.phase is not Phase.RUNNING:
+            return None
+        host = host_of(instance, node)
+        return Subject(instance.unit, node.name, host, instance.port, pool.workload.probe)
+
+    def count_as_wanted(self, stored: Mapping[str, Stored], ill: Mapping[str, object]) -> int:
+        """Return how many instances run, are healthy, and are up to date."""
+        digest_by_pool = self._digest_by_pool
+        return sum(
+            one.instance.phase is Phase.RUNNING
+            and one.instance.workload == digest_by_pool.get(one.instance.pool)
+            and id_ not in ill
+            for id_, one in stored.items()
+        )

@@ -1,0 +1,89 @@
+"""What the provisioner asks of a node's runtime.
+
+Every implementation passes tests/provisioning/runtime/contract.py. Calls may be cancelled at
+any moment and made again: each is idempotent, and what a cancelled `start` leaves is found by
+`units` and removed by `remove`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+from provisioning.model import FoundUnit, Probe, RequestsPage, Unit, WarmUp
+
+
+class Runtime(Protocol):
+    """Makes and removes the units of one fleet on one node. Every method may raise UnitError."""
+
+    async def start(self, unit: Unit) -> None:
+        """Make the unit and start it; do nothing where it runs already.
+
+        Returns once its process runs, which says nothing about its health. Cancelled while it waits
+        for what goes on without it, it notes on the CancelledError what that is.
+
+        Raises:
+            LastingError: Its image, command or limits can never work here.
+            NoRoomError: The node has too little memory, or its port is taken by a stranger.
+            TransientError: It may work the next time.
+        """
+        ...
+
+    async def remove(self, name: str, *, grace_s: float) -> None:
+        """Ask the unit to end, kill it after `grace_s`, and remove all that it leaves.
+
+        Do nothing where there is no such unit; its log is kept until the next unit of its instance.
+        """
+        ...
+
+    async def units(self) -> tuple[FoundUnit, ...]:
+        """Return all units of this fleet, whoever made them, sorted by name."""
+        ...
+
+    def changes(self) -> AsyncIterator[str]:
+        """Yield the name of each unit that has ended or run out of memory, soon after it did.
+
+        A hint to look at `units` earlier than usual: some may be missed, none is promised.
+        """
+        ...
+
+    def log_of(self, instance_id: str, /) -> str:
+        """Return the path, on the node, of what an instance's units write; empty: it has none."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections; the units go on."""
+        ...
+
+
+ProberOf = Callable[[str], "Prober"]
+"""Gives what reaches the instances of a node, by its name."""
+
+
+class Prober(Protocol):
+    """Asks instances over the network whether they serve."""
+
+    async def ask(self, host: str, port: int, probe: Probe) -> str:
+        """Return why an instance is not healthy, in words; empty: it is.
+
+        Raises:
+            NotAskedError: This machine lacks what a question takes.
+        """
+        ...
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        """Say whether it is certain that no request runs or waits there."""
+        ...
+
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
+        """Send the requests one after the other, so that the model is loaded.
+
+        Those who have the same `store` share a folder of models. Cancelled, it notes on the
+        CancelledError what it was waiting for.
+
+        Raises:
+            TransientError: One of them was not answered with 200 in time.
+        """
+        ...

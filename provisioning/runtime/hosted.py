@@ -1,0 +1,194 @@
+"""Simulated units that really answer, in a process of `ollama-fleet simulate --host-units`.
+
+In:   the name of a fleet, that of a node, the URL of the simulation's control API, the file with
+      its token.
+Out:  a Runtime of that node.
+Fails with LastingError, NoRoomError, TransientError, NodeUnreachableError; never with an aiohttp
+error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
+
+from provisioning.errors import (
+    LastingError,
+    NodeUnreachableError,
+    NoRoomError,
+    TransientError,
+    UnitError,
+)
+from provisioning.model import FoundUnit, Unit
+
+TIMEOUT_S = 10.0
+UNANSWERED = (aiohttp.ClientError, HttpProcessingError, TimeoutError, ValueError)
+"""The second and the last are how aiohttp, by version, tells of a line without end."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+
+
+class HostedRuntime:
+    """See `base.Runtime`."""
+
+    def __init__(
+        self,
+        fleet: str,
+        node: str,
+        *,
+        endpoint: str,
+        token_path: Path,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._fleet = fleet
+        self._node = node
+        self._url = f"{endpoint.rstrip('/')}/nodes/{quote(node, safe='')}"
+        self._token_path = token_path
+        self._timeout_s = timeout_s
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+
+    def __repr__(self) -> str:
+        return f"<HostedRuntime of {self._fleet} at {self._url}>"
+
+    async def start(self, unit: Unit) -> None:
+        """Order the unit; nothing happens where it runs already."""
+        what = f"start of {unit.name} on {self._node}"
+        order = {
+            "fleet": unit.fleet,
+            "instance_id": unit.instance_id,
+            "generation": unit.generation,
+            "host": unit.host,
+            "port": unit.port,
+            "model": unit.model,
+        }
+        await self._write("PUT", unit.name, what, body=msgspec.json.encode(order))
+
+    async def remove(self, name: str, *, grace_s: float) -> None:
+        """End the unit; a simulated one ends as soon as it is asked, whatever the grace."""
+        await self._write("DELETE", name, f"removal of {name} on {self._node}")
+
+    async def units(self) -> tuple[FoundUnit, ...]:
+        """Return all units of this fleet, whoever made them, sorted by name."""
+        what = f"units of node {self._node}"
+        async with self._asked("GET", f"{self._url}/units?{self._query}", what) as answer:
+            body = await answer.read()
+        try:
+            found = msgspec.json.decode(body, type=tuple[FoundUnit, ...])
+        except UNREADABLE as error:
+            raise self._not_ours(what, error) from error
+        return tuple(sorted(found, key=lambda unit: unit.name))
+
+    async def changes(self) -> AsyncGenerator[str, None]:
+        """Yield the name of each unit that has ended, first of those that have already."""
+        what = f"changes of node {self._node}"
+        url = f"{self._url}/changes?{self._query}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s)
+        async with self._asked("GET", url, what, timeout=timeout) as answer:
+            async for line in answer.content:
+                yield self._name_in(line, what)
+        raise NodeUnreachableError(f"{what}: {self._url} has ended the stream")
+
+    def log_of(self, _instance_id: str) -> str:
+        """Return nothing: simulated units write no log."""
+        return ""
+
+    async def close(self) -> None:
+        """Let go of connections; the units go on."""
+        await self._session.close()
+
+    @property
+    def _query(self) -> str:
+        return f"fleet={quote(self._fleet, safe='')}"
+
+    async def _write(self, method: str, name: str, what: str, *, body: bytes = b"") -> None:
+        headers = {"Authorization": f"Bearer {self._token(what)}"}
+        url = f"{self._url}/units/{quote(name, safe='')}?{self._query}"
+        async with self._asked(method, url, what, headers=headers, body=body):
+            return
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        url: str,
+        what: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - aiohttp's own kind
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask, and give the answer if it is a good one; every failure becomes a UnitError."""
+        try:
+            async with self._session.request(
+                method,
+                url,
+                data=body or None,
+                headers=headers,
+                timeout=timeout or aiohttp.ClientTimeout(total=self._timeout_s),
+            ) as answer:
+                if answer.status >= HTTPStatus.BAD_REQUEST:
+                    raise _refusal(answer.status, await answer.read(), what)
+                yield answer
+        except UNANSWERED as error:
+            raise NodeUnreachableError(
+                f"{what}: {self._url} does not answer: {str(error) or type(error).__name__}; is "
+                "`ollama-fleet simulate --host-units` running there?"
+            ) from error
+
+    def _token(self, what: str) -> str:
+        """Read the token anew each time: the simulation may make it after we were started."""
+        try:
+            token = self._token_path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            seen = getattr(error, "strerror", None) or "it is no text"
+            raise self._no_token(what, seen) from error
+        if not token or not token.isprintable():
+            raise self._no_token(what, "it holds no token")
+        return token
+
+    def _no_token(self, what: str, seen: str) -> TransientError:
+        return TransientError(
+            f"{what}: cannot use the token file {self._token_path}: {seen}; it is the one of "
+            "simulate's --control.token-file"
+        )
+
+    def _name_in(self, line: bytes, what: str) -> str:
+        try:
+            return msgspec.json.decode(line, type=_Change).name
+        except UNREADABLE as error:
+            raise self._not_ours(what, error) from error
+
+    def _not_ours(self, what: str, error: Exception) -> TransientError:
+        return TransientError(
+            f"{what}: {self._url} answers something else than units ({error}); is it the control "
+            "API of `ollama-fleet simulate --host-units`?"
+        )
+
+
+class _Change(msgspec.Struct):
+    name: str
+
+
+class _Problem(msgspec.Struct):
+    detail: str
+
+
+def _refusal(status: int, body: bytes, what: str) -> UnitError:
+    """Return the error that a status means, in the words of whoever sent it."""
+    try:
+        detail = msgspec.json.decode(body, type=_Problem).detail
+    except UNREADABLE:
+        detail = "no problem document came with it"
+    message = f"{what}: HTTP {status}: {detail}"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return NodeUnreachableError(message)
+    if status == HTTPStatus.CONFLICT:
+        return NoRoomError(message)
+    is_ours_to_mend = status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return LastingError(message) if is_ours_to_mend else TransientError(message)

@@ -1,0 +1,238 @@
+"""Run units as processes of this machine, which go on when the provisioner ends.
+
+In:   Units with a command; a folder for their records (records.py).
+Out:  processes, each the leader of a session of its own, with its output in a file per instance.
+Fails with UnitError, by what the caller can do.
+
+The provisioner may be killed at any moment: the record is written before the process is made, and
+the process writes into it who it is before it runs the command (launch.py). What runs by a record,
+and how it is ended, is in unit_processes.py.
+
+Memory is limited where we may make cgroups (cgroups.py), and not at all elsewhere: a limit on the
+address space would refuse to map a model's file. CPUs are not limited. Units run as the
+provisioner's user, in its current folder and with its limit of open files, with the variables of
+`spawning.INHERITED` and their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import socket
+import time
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from provisioning.clock import SystemClock
+from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
+from provisioning.model import FoundUnit, Unit
+from provisioning.runtime import cgroups, logfiles, procfs, spawning
+from provisioning.runtime.cgroups import Cgroups
+from provisioning.runtime.endings import News
+from provisioning.runtime.logkeeper import LogKeeper
+from provisioning.runtime.records import MARK_VARIABLE, Record, Records, folder_of
+from provisioning.runtime.spawning import Order
+from provisioning.runtime.unit_processes import UnitProcesses
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+POLL_S = 0.01
+LAUNCH_LIMIT_S = 10.0
+"""How long a process may take to run its command; milliseconds as a rule."""
+
+
+class ProcessRuntime:
+    """The units of one fleet on this machine, or on the part of it that `node` names."""
+
+    def __init__(
+        self,
+        fleet: str,
+        node: str,
+        *,
+        state_dir: Path,
+        environ: Mapping[str, str],
+        groups: Cgroups | None,
+        max_log_bytes: int = logfiles.MAX_BYTES,
+    ) -> None:
+        """Keep records in `state_dir`; limit memory by `groups`, as of `cgroups.find()`."""
+        for name in (fleet, node):
+            _checked(name)
+        self._label = label_of(fleet, node, state_dir)
+        self._records = Records(folder_of(state_dir, fleet, node), procfs.boot())
+        self._inherited = spawning.inherited(environ)
+        self._groups = groups
+        clock = SystemClock()
+        self._logs = LogKeeper(max_log_bytes, clock)
+        self._news = News()
+        self._processes = UnitProcesses(self._records, clock, on_end=self._news.tell)
+        self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
+
+    async def start(self, unit: Unit) -> None:
+        """Make the unit's process; return when its command runs."""
+        for name in (unit.name, unit.instance_id):
+            _checked(name)
+        async with self._lock(unit.name), self._kept():
+            await self._until_launched(unit.name)
+            if record := self._records.read(unit.name):
+                if self._processes.is_running(record):
+                    return
+                await self._clear(record)
+            await self._launch(unit)
+
+    async def remove(self, name: str, *, grace_s: float) -> None:
+        """End the unit's session and whatever is in its cgroup, then forget it."""
+        _checked(name)
+        async with self._lock(name), self._kept():
+            await self._until_launched(name)
+            record = self._records.read(name)
+            if record is None:
+                self._records.delete(name)
+                return
+            if self._processes.is_running(record):
+                await self._processes.ask_to_end(record, grace_s)
+            await self._clear(record)
+
+    async def units(self) -> tuple[FoundUnit, ...]:
+        """Return all units that have a record, and keep their logs within bounds."""
+        async with self._kept():
+            seen = await asyncio.to_thread(self._processes.look)
+            await self._logs.keep(self._records.log(look.record.instance_id) for look in seen)
+            return tuple(self._processes.found(look) for look in seen)
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Yield the name of each unit whose process ends, adopted ones included."""
+        with self._news.listening() as names:
+            await self.units()  # which watches all that run
+            while (name := await names.get()) is not None:
+                yield name
+
+    def log_of(self, instance_id: str) -> str:
+        """Return the path of an instance's log."""
+        return str(self._records.log(instance_id))
+
+    async def close(self) -> None:
+        """Watch no process any more; they go on."""
+        self._processes.close()
+        self._news.close()
+        await self._logs.close()
+
+    async def _launch(self, unit: Unit) -> None:
+        record = self._new_record(unit)
+        order = self._order(unit, record)
+        spawning.check(order)
+        _check_port(unit.host, unit.port)
+        try:
+            await self._run(unit, record, order)
+        except (UnitError, OSError):
+            if self._records.read(unit.name) == record:
+                await self._clear(record)
+            raise
+        self._processes.watch(record)
+
+    async def _run(self, unit: Unit, record: Record, order: Order) -> None:
+        """Write the record, make the process, and wait until its command runs."""
+        # No moment at which to be cancelled is between the record and the process.
+        with self._records.launching(unit.name) as process_file:
+            logfiles.forget(order.log)
+            self._records.write(record)
+            if record.cgroup and self._groups:
+                self._groups.make(Path(record.cgroup).name, unit.memory_bytes)
+            child = spawning.spawn(order, process_file)
+            self._processes.made(record, child.pid)
+        try:
+            await spawning.until_running(order, child.pipe)
+        finally:
+            os.close(child.pipe)
+        if not self._records.was_launched(record):
+            raise spawning.silent_end(order)
+
+    def _new_record(self, unit: Unit) -> Record:
+        is_limited = self._groups is not None and unit.memory_bytes > 0
+        group = self._groups.parent / f"{self._label}.{unit.name}" if self._groups else ""
+        return Record(
+            name=unit.name,
+            instance_id=unit.instance_id,
+            generation=unit.generation,
+            boot=self._records.boot,
+            mark=f"{unit.name}:{secrets.token_hex(8)}",
+            cgroup=str(group) if is_limited else "",
+        )
+
+    def _order(self, unit: Unit, record: Record) -> Order:
+        own = {**dict(unit.environment), MARK_VARIABLE: record.mark}
+        return Order(
+            command=unit.command,
+            environment={**self._inherited, **own},
+            log=self._records.log(unit.instance_id),
+            procs_file=cgroups.procs_file(Path(record.cgroup)) if record.cgroup else None,
+        )
+
+    async def _until_launched(self, name: str) -> None:
+        """Wait for a process that is being made, by a cancelled start or a dead provisioner."""
+        deadline_s = time.monotonic() + LAUNCH_LIMIT_S
+        while self._records.is_launching(name):
+            if time.monotonic() > deadline_s:
+                raise TransientError(
+                    f"{name} is being started since {LAUNCH_LIMIT_S:g} s; see what its process does"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _clear(self, record: Record) -> None:
+        """Kill what is left of the unit, and forget it.
+
+        Raises:
+            TransientError: It does not end, as a process that waits for a broken disk.
+        """
+        await self._processes.kill(record)
+        self._processes.forget(record)
+        self._records.delete(record.name)
+
+    @contextlib.asynccontextmanager
+    async def _kept(self) -> AsyncIterator[None]:
+        """Translate what the file system refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise TransientError(
+                f"cannot keep records of units: {error}; see that their folder and cgroups can be "
+                "written and have room, and that files can be opened (`ulimit -n`)"
+            ) from error
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Return what makes starts and removals of one unit take turns."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+def label_of(fleet: str, node: str, state_dir: Path) -> str:
+    """Return how the names of our cgroups begin: as those of no other state folder do.
+
+    Or a provisioner of another fleet of that name, on this machine, would take our processes for
+    those of its own.
+    """
+    digest = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]
+    return f"ollama-fleet.{fleet}.{node}.{digest}"
+
+
+def _checked(name: str) -> None:
+    """Refuse names that are no file names."""
+    if not NAME.fullmatch(name):
+        raise LastingError(
+            f"{name!r} cannot name a unit, fleet or node: letters, digits, `.`, `-` and `_` can"
+        )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuse a port on which somebody listens; the answer may be old a moment later."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NoRoomError(
+                f"cannot listen on {host}:{port}: {error.strerror}; see who does: `ss -ltnp`"
+            ) from error

@@ -1,0 +1,230 @@
+"""What clients ask an instance's models for: the endpoints, and their requests read.
+
+In:   a request's body, and the Endpoint that it was sent to.
+Out:  an Ask. Fails with RefusedError, which carries Ollama's answer to what cannot be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import msgspec
+
+from provisioning.simulator.golang import first_value, keep_alive_s
+from provisioning.simulator.wire import Response
+
+MAX_INPUTS = 1_000
+"""To be embedded by one request: each makes a long answer."""
+BAD_REQUEST = HTTPStatus.BAD_REQUEST
+NOT_FOUND = HTTPStatus.NOT_FOUND
+
+
+class Deed(Enum):
+    """What an endpoint does."""
+
+    GENERATE = auto()
+    CHAT = auto()
+    EMBED = auto()
+    EMBEDDINGS = auto()
+    SHOW = auto()
+    PULL = auto()
+    COPY = auto()
+    DELETE = auto()
+
+
+GENERATING = frozenset({Deed.GENERATE, Deed.CHAT})
+EMBEDDING = frozenset({Deed.EMBED, Deed.EMBEDDINGS})
+
+
+class Refusals(Protocol):
+    """How an API words its errors."""
+
+    def failure(self, status: HTTPStatus, message: str) -> Response:
+        """Write the answer to a request that was read, and cannot be granted."""
+        ...
+
+    def misread(self, message: str) -> Response:
+        """Write the answer to a body that cannot be read."""
+        ...
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        super().__init__(response.body.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a client wants."""
+
+    deed: Deed
+    name: str
+    """Of the model, as the client wrote it; the answer repeats it."""
+    prompt: str = ""
+    """Empty: only load the model, or unload it."""
+    inputs: tuple[str, ...] = ()
+    """To be embedded."""
+    destination: str = ""
+    """Of a copy."""
+    is_stream: bool = True
+    includes_usage: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive_s: float | None = None
+
+    @property
+    def num_predict(self) -> int:
+        """Return the most tokens that are wanted; 0 or less: any number."""
+        return int(self.options.get("num_predict") or 0)
+
+
+NAMELESS: Mapping[Deed, tuple[HTTPStatus, str]] = MappingProxyType(
+    {
+        Deed.GENERATE: (NOT_FOUND, "model '' not found"),
+        Deed.CHAT: (BAD_REQUEST, "model is required"),
+        Deed.EMBED: (NOT_FOUND, "model '' not found"),
+        Deed.EMBEDDINGS: (BAD_REQUEST, "model is required"),
+        Deed.SHOW: (BAD_REQUEST, "model is required"),
+        Deed.PULL: (BAD_REQUEST, "invalid model name"),
+        Deed.COPY: (BAD_REQUEST, 'source "" is invalid'),
+        Deed.DELETE: (BAD_REQUEST, 'name "" is invalid'),
+    }
+)
+"""What a request without a model is answered."""
+UNKNOWN: Mapping[Deed, str] = MappingProxyType(
+    dict.fromkeys(Deed, "model '{}' not found")
+    | {
+        Deed.EMBEDDINGS: 'model "{}" not found, try pulling it first',
+        Deed.COPY: 'model "{}" not found',
+    }
+)
+"""What a request for a model that is not installed is answered, with 404."""
+WORD_BY_OPTION: Mapping[str, str] = MappingProxyType(
+    {
+        "main_gpu": "integer",
+        "num_batch": "integer",
+        "num_ctx": "integer",
+        "num_gpu": "integer",
+        "num_keep": "integer",
+        "num_predict": "integer",
+        "num_thread": "integer",
+        "repeat_last_n": "integer",
+        "seed": "integer",
+        "top_k": "integer",
+        "frequency_penalty": "float32",
+        "min_p": "float32",
+        "presence_penalty": "float32",
+        "repeat_penalty": "float32",
+        "temperature": "float32",
+        "top_p": "float32",
+        "typical_p": "float32",
+        "use_mmap": "boolean",
+        "stop": "array",
+    }
+)
+TYPES_BY_WORD: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    {"integer": (int, float), "float32": (int, float), "boolean": (bool,), "array": (list,)}
+)
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+
+
+class _Message(msgspec.Struct):
+    content: str | list[dict[str, Any]] | None = None
+
+    @property
+    def text(self) -> str:
+        """Return what it says; pictures say nothing."""
+        if isinstance(self.content, list):
+            return "".join(str(part.get("text", "")) for part in self.content)
+        return self.content or ""
+
+
+class _Body(msgspec.Struct):
+    """All fields that mean something to an endpoint."""
+
+    model: str | None = None
+    name: str | None = None
+    source: str | None = None
+    destination: str | None = None
+    prompt: str | None = None
+    messages: list[_Message] | None = None
+    input: Any = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: Any = None
+
+
+def read_ask(body: bytes, deed: Deed, refusals: Refusals, *, is_openai: bool) -> Ask:
+    """Read what is wanted, whether it can be had or not.
+
+    Raises:
+        RefusedError: It cannot be read.
+    """
+    try:
+        ask = _ask(msgspec.convert(first_value(body), type=_Body), deed, is_openai=is_openai)
+    except EOFError:
+        raise RefusedError(
+            refusals.misread("EOF" if is_openai else "missing request body")
+        ) from None
+    except (ValueError, OverflowError) as error:  # msgspec's errors are ValueErrors too
+        raise RefusedError(refusals.misread(str(error))) from error
+    if not ask.name:
+        raise RefusedError(refusals.failure(*NAMELESS[deed]))
+    return ask
+
+
+def check_options(ask: Ask, refusals: Refusals) -> None:
+    """Raise RefusedError where an option has a value of the wrong type."""
+    for key, value in ask.options.items():
+        word = WORD_BY_OPTION.get(key)
+        if word is not None and value is not None and type(value) not in TYPES_BY_WORD[word]:
+            message = f'option "{key}" must be of type {word}'
+            raise RefusedError(refusals.failure(HTTPStatus.INTERNAL_SERVER_ERROR, message))
+
+
+def _ask(body: _Body, deed: Deed, *, is_openai: bool) -> Ask:
+    if is_openai and deed is Deed.CHAT and not body.messages:
+        raise ValueError("[] is too short - 'messages'")
+    options = body.options or {}
+    if is_openai:
+        options = {} if body.max_tokens is None else {"num_predict": body.max_tokens}
+    messages = "\n".join(message.text for message in body.messages or ())
+    return Ask(
+        deed=deed,
+        name=(body.source if deed is Deed.COPY else body.model or body.name) or "",
+        prompt=messages if deed is Deed.CHAT else body.prompt or "",
+        inputs=_inputs(body, deed, is_openai=is_openai),
+        destination=body.destination or "",
+        is_stream=bool(body.stream) if is_openai else body.stream is not False,
+        includes_usage=body.stream_options is not None and body.stream_options.include_usage,
+        options=options,
+        keep_alive_s=keep_alive_s(body.keep_alive),
+    )
+
+
+def _inputs(body: _Body, deed: Deed, *, is_openai: bool) -> tuple[str, ...]:
+    if deed is Deed.EMBEDDINGS:
+        return (body.prompt,) if body.prompt else ()
+    given = body.input
+    if is_openai and deed is Deed.EMBED and given in (None, []):
+        raise ValueError("invalid input")
+    if given is None or (given == "" and not is_openai):
+        return ()
+    inputs = [given] if isinstance(given, str) else given
+    if not isinstance(inputs, list) or not all(isinstance(one, str) for one in inputs):
+        raise ValueError("invalid input type")
+    if len(inputs) > MAX_INPUTS:
+        raise ValueError(f"the simulation embeds at most {MAX_INPUTS:,} inputs at once")
+    return tuple(inputs)

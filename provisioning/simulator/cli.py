@@ -1,0 +1,292 @@
+"""The command `ollama-fleet simulate`: options in, a fleet on this machine's loopback out.
+
+Words go to stderr; stdout gets one line of JSON once everything listens: where the instances,
+the control API, the inventory and the token are. Exit status: 0 stopped by SIGTERM or SIGINT,
+1 cannot start, 2 wrong options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+from click.core import ParameterSource
+
+from ollama_fleet import logs
+from provisioning.simulator.address import address_of
+from provisioning.simulator.app import (
+    Hosting,
+    RunningFleet,
+    Settings,
+    Simulation,
+    running_simulation,
+)
+from provisioning.simulator.errors import FaultError, SimulationError, SpecError
+from provisioning.simulator.faults import Fault
+from provisioning.simulator.options import Address, FaultParam, Ports, Weights
+from provisioning.simulator.spec import FleetSpec, InventoryEngine, Mode
+from provisioning.simulator.token import default_path
+
+HARDWARE_HELP = "Weights of epyc-9654, xeon-8380, gpu (42, 31, 187 tokens/s) among the nodes."
+TIME_SCALE_HELP = "Real seconds that a simulated second of generating takes."
+MEANINGLESS_WHILE_HOSTING = ("instances", "nodes", "listen_port", "inventory", "fault")
+"""Options that say which instances there are from the start, where there are none."""
+FILE = click.Path(dir_okay=False, path_type=Path)
+PORT = click.IntRange(0, 65_535)
+HELP = """Run a fleet of simulated LLM servers on this machine, all in one process.
+
+Each instance has a loopback address of its own, 127.1.0.1 and up, and all share one port.
+They answer as the server kind of --mode does, generate text at their own speed, and have
+believable counters that grow by themselves. With --mode ollama they have the endpoints of a real
+Ollama under /api and /v1, and load, keep and unload models as requests say (keep_alive). Until a
+request or a fault changes that, an instance's own model stays loaded.
+
+\b
+  ollama-fleet simulate --instances 10000 --inventory fleet.json
+  ollama-fleet simulate --fault kill:count=20 --fault slow:node=node-003,factor=0.7
+
+Faults are KIND:KEY=VALUE,... The keys say whom a fault befalls: ids=A+B, node=NAME, model=NAME
+(together: all of these), and count=N or share=0.1 of what is left. Kinds and their own keys:
+
+\b
+  kill          connections are reset; healing starts a new process
+  node_gone     every instance of a node is killed (node=NAME)
+  hang          connections are accepted and never answered
+  slow          speed times factor (0.7), durations divided by it
+  errors        requests fail at ratio (0.05)
+  oom_kill      as kill, for lack of memory
+  oom_restart   counters at zero, loading for seconds (5)
+  loading       503 until healed
+  garbage       status 200 with a body that is no JSON
+  malformed     bytes that are no HTTP
+  close         connections are closed in the middle of an answer
+  delay         every answer comes seconds (5) late
+  no_metrics    health is fine, metrics are not: how=404 or how=broken
+  shrink        the instances leave the inventory
+  runner_hang   the model's process freezes, pages are answered; a new request waits seconds (20)
+                for another process, a request under way hangs
+  runner_kill   the model's process is killed: a stream ends with an error, the next request
+                starts another process
+  runner_oom    as runner_kill, and every load fails for lack of memory
+  unload        a client unloads the models; the next request loads one
+  no_model      the store is empty
+  partly_cpu    ratio (0.5) of a GPU instance's model is not in the GPU's memory
+
+The control API takes the same as JSON, writes with the token of --control.token-file:
+
+\b
+  GET    /instances     the inventory (ETag, If-None-Match)
+  GET    /faults        the active faults
+  POST   /faults        {"kind": "kill", "count": 20}
+  DELETE /faults        heal all;  DELETE /faults/ID heals one
+  GET    /-/healthy
+
+With --host-units no instance lives until a provisioner orders it. Each node has an address,
+127.1.0.1 and up, and each of its units a port of the range. The control API then has:
+
+\b
+  GET    /nodes/NODE/units[?fleet=F]        state, exit status, out of memory
+  PUT    /nodes/NODE/units/NAME             {"fleet", "instance_id", "generation", "host", "port",
+                                             "model"}; nothing where it runs already
+  DELETE /nodes/NODE/units/NAME?fleet=F     nothing where there is none
+  GET    /nodes/NODE/changes?fleet=F        a stream: the names of units that end
+
+kill, oom_kill: the unit is told as exited until it is started anew, which also ends every other
+fault upon it; node_gone: the node's units are dead, and the control API answers 503 for it.
+"""
+
+
+@click.command(
+    help=HELP,
+    context_settings={
+        "auto_envvar_prefix": "OLLAMA_FLEET_SIMULATE",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    },
+    epilog="Every option is also an environment variable: --time-scale is "
+    "OLLAMA_FLEET_SIMULATE_TIME_SCALE, --control.token-file is "
+    "OLLAMA_FLEET_SIMULATE_CONTROL_TOKEN_FILE; several faults are parted by spaces.",
+)
+@click.option("--instances", default=100, help="How many instances.")
+@click.option("--nodes", type=int, help="How many nodes; without it, one for every 100.")
+@click.option("--mode", type=click.Choice([*map(str, Mode)]), default="fleet", help="Server kind.")
+@click.option("--seed", default=1, help="Equal seeds give equal fleets.")
+@click.option("--hardware", type=Weights(), default="epyc-9654=1", help=HARDWARE_HELP)
+@click.option("--listen-port", type=PORT, default=11450, help="Of all instances; 0: any.")
+@click.option("--article-metrics", is_flag=True, help="Give the three required metrics only.")
+@click.option("--request-histogram", is_flag=True, help="Give request durations too (large).")
+@click.option("--time-scale", default=1.0, help=TIME_SCALE_HELP)
+@click.option(
+    "--installed-models", default=1, help="Models in the store of each instance, its own included."
+)
+@click.option(
+    "--max-loaded-models",
+    default=3,
+    help="Models that each instance may have loaded; one more unloads an idle one.",
+)
+@click.option("--inventory", type=FILE, help="Keep the inventory in this file.")
+@click.option(
+    "--inventory-engine",
+    type=click.Choice([*map(str, InventoryEngine)]),
+    default="mode",
+    help="The engine that the inventory names: the mode's own, or auto.",
+)
+@click.option("--fault", type=FaultParam(), multiple=True, help="To begin with; repeatable.")
+@click.option(
+    "--host-units",
+    type=Ports(),
+    help="Begin with no instance, and host units on these ports as a provisioner orders them.",
+)
+@click.option(
+    "--load-seconds",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    help="How long a hosted unit is loading after its start.",
+)
+@click.option(
+    "--control.listen-address",
+    "control_listen_address",
+    type=Address(),
+    default="127.0.0.1:11451",
+    help="Of the control API; port 0: any.",
+)
+@click.option(
+    "--control.token-file",
+    "control_token_file",
+    type=FILE,
+    default=default_path,
+    show_default="~/.local/state/ollama-fleet/simulate.token",
+    help="Holds the token for writes; made where it is missing.",
+)
+@click.pass_context
+def simulate(context: click.Context, /, **options: Any) -> None:
+    """Run the command: read the options, run until a signal, stop."""
+    logs.configure("warning", format_="%(levelname)s: %(message)s")
+    if options["host_units"] is not None:
+        refuse_given(context, MEANINGLESS_WHILE_HOSTING)
+    try:
+        settings = settings_of(**options)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings))
+    except (SpecError, FaultError) as error:
+        raise click.UsageError(str(error)) from error
+    except SimulationError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def refuse_given(context: click.Context, names: Sequence[str]) -> None:
+    """Refuse options that mean nothing for a fleet that begins empty."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name in names and source is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"{param.opts[0]} ({(source or ParameterSource.DEFAULT).name.lower()}) means "
+                "nothing with --host-units, which begins with no instance; leave it out"
+            )
+
+
+def settings_of(
+    *,
+    instances: int,
+    nodes: int | None,
+    mode: str,
+    inventory_engine: str,
+    listen_port: int,
+    fault: tuple[Fault, ...],
+    inventory: Path | None,
+    control_listen_address: tuple[str, int],
+    control_token_file: Path,
+    host_units: range | None,
+    load_seconds: float,
+    **others: Any,
+) -> Settings:
+    """Make the settings from the options; `others` are FleetSpec's fields of the same names.
+
+    Raises:
+        SpecError: There can be no such fleet.
+    """
+    spec = FleetSpec(
+        n_instances=instances,
+        n_nodes=nodes,
+        mode=Mode(mode),
+        inventory_engine=InventoryEngine(inventory_engine),
+        **others,
+    )
+    host, port = control_listen_address
+    return Settings(
+        spec=spec,
+        listen_port=listen_port,
+        faults=fault,
+        inventory_path=inventory,
+        control_host=host,
+        control_port=port,
+        token_path=control_token_file,
+        hosting=None if host_units is None else Hosting(host_units, load_seconds),
+    )
+
+
+async def run(settings: Settings) -> None:
+    """Run a simulation until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with running_simulation(settings) as simulation:
+        # The fleet's many objects live as long as the process: never search them for garbage.
+        gc.freeze()
+        announce(simulation, settings)
+        await stopped.wait()
+    click.echo("stopped", err=True)
+
+
+def announce(simulation: Simulation, settings: Settings) -> None:
+    """Say on stderr what runs, and on stdout where, as one line of JSON."""
+    for line in words(simulation, settings):
+        click.echo(line, err=True)
+    click.echo(
+        json.dumps(
+            {
+                "instances": len(simulation.running.fleet.states),
+                "listen_port": simulation.running.port,
+                "control_url": simulation.control_url,
+                "inventory": str(settings.inventory_path) if settings.inventory_path else None,
+                "token_file": str(simulation.token.path),
+            }
+        )
+    )
+
+
+def words(simulation: Simulation, settings: Settings) -> Iterator[str]:
+    """Return what a person wants to know at the start, a line each."""
+    running, token = simulation.running, simulation.token
+    n_instances = len(running.fleet.states)
+    yield _whereabouts(running, settings)
+    yield f"control API: {simulation.control_url}"
+    yield f"token for writes: {token.path}{' (new)' if token.is_new else ''}"
+    if n_instances > running.max_connections:
+        yield (
+            f"WARNING: the fleet does not fit: the limit of open files leaves room for "
+            f"{running.max_connections:,} connections, fewer than {n_instances:,} instances; "
+            "connections beyond are reset. Raise the hard limit (ulimit -Hn), simulate fewer "
+            "instances, or poll without keeping connections."
+        )
+
+
+def _whereabouts(running: RunningFleet, settings: Settings) -> str:
+    if settings.hosting is not None:
+        ports = settings.hosting.ports
+        return f"hosting units on {address_of(0)} and up, ports {ports[0]} to {ports[-1]}"
+    spec = settings.spec
+    nodes = "1 node" if spec.nodes == 1 else f"{spec.nodes:,} nodes"
+    first, last = address_of(0), address_of(spec.n_instances - 1)
+    return (
+        f"simulating {spec.n_instances:,} instances on {nodes}: "
+        f"{first} to {last}, port {running.port}"
+    )

@@ -1,0 +1,346 @@
+"""The simulated fleet's present state: its instances' lives, and the faults that are upon them.
+
+In:   a FleetSpec and a clock (seconds since 1970 UTC); then `inject` and `heal`, and where units
+      are hosted, `begin` and `end`.
+Out:  InstanceState per instance for the server, ActiveFaults and the inventory for everyone else.
+Fails with FaultError and UnknownFaultError. Whoever watches hears which instances have changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from provisioning.simulator.errors import UnknownFaultError
+from provisioning.simulator.faults import Fault, Kind, read_fault, select
+from provisioning.simulator.models import ModelCache
+from provisioning.simulator.spec import FleetSpec, Instance, instances_of
+from provisioning.simulator.values import (
+    NOTHING,
+    Condition,
+    Counters,
+    Life,
+    born,
+    changed,
+    with_request,
+)
+
+OF_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL, Kind.RUNNER_OOM})
+KILLS_RUNNER = frozenset({Kind.RUNNER_KILL, Kind.RUNNER_OOM})
+ENDS_WITH_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL})
+OF_MODELS = frozenset({Kind.RUNNER_OOM, Kind.UNLOAD, Kind.NO_MODEL})
+"""Healing one has the instance's own model loaded again."""
+ALTERS_ANSWERS = (
+    frozenset(Kind) - OF_RUNNER - OF_MODELS - {Kind.SLOW, Kind.ERRORS, Kind.SHRINK, Kind.PARTLY_CPU}
+)
+ENDS_PROCESS = frozenset({Kind.KILL, Kind.OOM_KILL, Kind.NODE_GONE})
+STOPS_WORK = ENDS_PROCESS | {Kind.HANG, Kind.LOADING, Kind.OOM_RESTART}
+STOPS_MODEL = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_OOM, Kind.NO_MODEL})
+LOADING = Fault(Kind.LOADING)
+OUT_OF_MEMORY = Counters(out_of_memory=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveFault:
+    """A fault that was injected and not healed yet."""
+
+    id: str
+    fault: Fault
+    indices: frozenset[int]
+    """Of the instances that it befalls."""
+    since_s: float
+    ends_s: float = math.inf
+    """Of a restart; other faults last until they are healed."""
+
+    def is_over(self, now_s: float) -> bool:
+        """Say whether a restart has ended."""
+        return now_s >= self.ends_s
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fault as the control API writes it."""
+        return {
+            "id": self.id,
+            **self.fault.as_json(),
+            "instances": len(self.indices),
+            "since": self.since_s,
+        }
+
+
+class InstanceState:
+    """What changes about one instance."""
+
+    __slots__ = (
+        "cpu_ratio",
+        "identity",
+        "instance",
+        "is_absent",
+        "life",
+        "models",
+        "n_asked",
+        "n_generating",
+        "n_runners_killed",
+        "n_waiting",
+        "runner",
+        "starting",
+        "trouble",
+    )
+
+    def __init__(self, instance: Instance, life: Life) -> None:
+        self.instance = instance
+        self.life = life
+        self.identity = (
+            f'"model":"{instance.model.name}","version":"{instance.release.version}"'.encode()
+        )
+        """The two as they stand in /api/metrics, made once."""
+        self.is_absent = False
+        """True for good once it has ended; whoever follows in its place has a state of its own."""
+        self.starting: ActiveFault | None = None
+        """What it does before it serves, where it began while somebody watched."""
+        self.trouble: ActiveFault | None = None
+        """Which of its faults decides how it answers; None: it answers well."""
+        self.models: ModelCache | None = None
+        """None: what is installed is as at first, and its own model is loaded."""
+        self.runner: ActiveFault | None = None
+        """What is wrong with the process that runs its models."""
+        self.cpu_ratio = 0.0
+        """How much of a model is not in its GPU's memory."""
+        self.n_runners_killed = 0
+        """How often a fault has killed the process that runs its models."""
+        self.n_asked = 0
+        """Requests to generate text, those that failed included."""
+        self.n_generating = 0
+        self.n_waiting = 0
+
+
+class Fleet:
+    """All instances and all active faults."""
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        *,
+        clock: Callable[[], float],
+        instances: Sequence[Instance] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.clock = clock
+        self.n_changes_of_roster = 0
+        """How often an instance has begun or ended."""
+        now_s = clock()
+        self.states = {
+            instance.index: InstanceState(instance, born(instance, start_s=now_s - instance.age_s))
+            for instance in (instances_of(spec) if instances is None else instances)
+        }
+        """By index; where nobody lives, there is none."""
+        self._active: dict[str, ActiveFault] = {}
+        self._n_injected = 0
+        self._watchers: list[Callable[[frozenset[int]], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Fleet of {len(self.states):,} instances, {len(self._active)} faults>"
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """Return all instances there are, in the order in which they began."""
+        return tuple(state.instance for state in self.states.values())
+
+    @property
+    def faults(self) -> tuple[ActiveFault, ...]:
+        """Return the active faults, oldest first."""
+        return tuple(self._active.values())
+
+    @property
+    def unlisted(self) -> frozenset[int]:
+        """Return the indices of the instances that have left the inventory."""
+        return frozenset().union(
+            *(active.indices for active in self.faults if active.fault.kind is Kind.SHRINK)
+        )
+
+    @property
+    def listed(self) -> list[Instance]:
+        """Return the instances that the inventory shows."""
+        unlisted = self.unlisted
+        return [instance for instance in self.instances if instance.index not in unlisted]
+
+    def is_gone(self, node: str) -> bool:
+        """Say whether a node does not answer, as a fault has it."""
+        return any(
+            active.fault.kind is Kind.NODE_GONE and active.fault.node == node
+            for active in self._active.values()
+        )
+
+    def watch(self, watcher: Callable[[frozenset[int]], None]) -> None:
+        """Have `watcher` called with the indices of changed instances after every change."""
+        self._watchers.append(watcher)
+
+    def inject(self, fault: Fault | str, **parameters: object) -> ActiveFault:
+        """Let a fault befall the instances that it selects; `inject("kill", count=200)` works too.
+
+        Raises:
+            FaultError: It cannot be read, or selects nothing.
+        """
+        if isinstance(fault, str):
+            fault = read_fault({"kind": fault, **parameters})
+        taken = frozenset().union(*(active.indices for active in self._active.values()))
+        indices = select(fault, self.instances, taken=taken, seed=self.spec.seed)
+        self._n_injected += 1
+        now_s = self.clock()
+        ends_s = now_s + fault.seconds if fault.kind is Kind.OOM_RESTART else math.inf
+        active = ActiveFault(f"fault-{self._n_injected}", fault, indices, now_s, ends_s)
+        self._active[active.id] = active
+        self._settle(indices, begun=active)
+        return active
+
+    def heal(self, fault_id: str | None = None) -> tuple[ActiveFault, ...]:
+        """End one fault, or all of them; return those that ended.
+
+        Raises:
+            UnknownFaultError: No active fault has this id.
+        """
+        if fault_id is None:
+            healed = tuple(self._active.values())
+        elif fault_id in self._active:
+            healed = (self._active[fault_id],)
+        else:
+            raise UnknownFaultError(f"no active fault has the id {fault_id!r}")
+        for active in healed:
+            del self._active[active.id]
+            if active.fault.kind in OF_MODELS:
+                for index in active.indices:
+                    self.states[index].models = None
+        self._settle(frozenset().union(*(active.indices for active in healed)))
+        return healed
+
+    def begin(self, instance: Instance, *, load_s: float) -> None:
+        """Start an instance where nobody lives; it serves once it has been loading for `load_s`."""
+        index, now_s = instance.index, self.clock()
+        state = InstanceState(instance, born(instance, start_s=now_s))
+        state.starting = ActiveFault("", LOADING, frozenset({index}), now_s, now_s + load_s)
+        self.states[index] = state
+        self.n_changes_of_roster += 1
+        self._settle(frozenset({index}))
+
+    def end(self, index: int) -> None:
+        """End an instance; no fault is upon it, or upon who follows in its place, any more."""
+        self.states.pop(index).is_absent = True
+        self.n_changes_of_roster += 1
+        for active in tuple(self._active.values()):
+            if index in active.indices:
+                self._spare(active, index)
+        self._tell(frozenset({index}))
+
+    def trouble_of(self, state: InstanceState, now_s: float) -> ActiveFault | None:
+        """Return what keeps an instance from answering normally, a restart only while it lasts."""
+        if state.trouble is not None and state.trouble.is_over(now_s):
+            self._settle(frozenset({state.instance.index}))
+        return state.trouble
+
+    def models_of(self, state: InstanceState) -> ModelCache:
+        """Return the models of an instance, to be changed."""
+        if state.models is None:
+            installed, most = state.instance.installed, self.spec.max_loaded_models
+            state.models = ModelCache(installed, max_loaded=most)
+        return state.models
+
+    def runner_was_renewed(self, state: InstanceState) -> None:
+        """End the faults that were upon the process that ran an instance's models."""
+        index = state.instance.index
+        for active in tuple(self._active.values()):
+            if active.fault.kind in ENDS_WITH_RUNNER and index in active.indices:
+                self._spare(active, index)
+        self._settle(frozenset({index}))
+
+    def record(self, state: InstanceState, done: Counters) -> None:
+        """Count a request that an instance was really asked."""
+        state.life = with_request(state.life, done)
+
+    def _spare(self, active: ActiveFault, index: int) -> None:
+        """Take an instance out of a fault, which is over when it was the last."""
+        left = active.indices - {index}
+        if left:
+            self._active[active.id] = replace(active, indices=left)
+        else:
+            del self._active[active.id]
+
+    def _settle(self, indices: frozenset[int], *, begun: ActiveFault | None = None) -> None:
+        """Bring the instances into line with the active faults, and tell the watchers."""
+        now_s = self.clock()
+        for index in indices:
+            state = self.states[index]
+            upon = chain((state.starting,), self._active.values())
+            mine = [active for active in upon if active is not None and index in active.indices]
+            trouble = worst(mine, now_s)
+            condition = condition_under(trouble, mine)
+            if begun is not None and begun.fault.kind is Kind.OOM_RESTART:
+                self._restart(state, condition, OUT_OF_MEMORY)
+            elif _has_ended(state.trouble) and not _has_ended(trouble):
+                self._restart(state, condition, NOTHING)
+            else:
+                state.life = changed(state.life, state.instance, now_s=now_s, condition=condition)
+            state.trouble = trouble
+            state.runner = latest(mine, OF_RUNNER)
+            partly = latest(mine, {Kind.PARTLY_CPU})
+            state.cpu_ratio = partly.fault.ratio if partly else 0.0
+            if begun is not None:
+                self._change_models(state, begun.fault.kind)
+        self._tell(indices)
+
+    def _restart(self, state: InstanceState, condition: Condition, counts: Counters) -> None:
+        state.life = restarted(state.instance, condition, self.clock(), counts)
+        if state.models is not None:
+            state.models.restart()
+
+    def _change_models(self, state: InstanceState, begun: Kind) -> None:
+        """Do what a fault does once, when it begins."""
+        state.n_runners_killed += begun in KILLS_RUNNER
+        if begun is Kind.UNLOAD:
+            self.models_of(state).expire_all()
+        elif begun is Kind.NO_MODEL:
+            self.models_of(state).clear()
+        elif begun is Kind.RUNNER_OOM:
+            self.record(state, OUT_OF_MEMORY)
+
+    def _tell(self, indices: frozenset[int]) -> None:
+        for watcher in self._watchers:
+            watcher(indices)
+
+
+def worst(faults: Sequence[ActiveFault], now_s: float) -> ActiveFault | None:
+    """Choose the fault that decides how an instance answers.
+
+    Death outdoes hanging, hanging outdoes the rest, and of equals the latest counts.
+    """
+    altering = [
+        (active.fault.kind in ENDS_PROCESS, active.fault.kind is Kind.HANG, order, active)
+        for order, active in enumerate(faults)
+        if active.fault.kind in ALTERS_ANSWERS and not active.is_over(now_s)
+    ]
+    return max(altering)[-1] if altering else None
+
+
+def latest(faults: Sequence[ActiveFault], kinds: Set[Kind]) -> ActiveFault | None:
+    """Return the latest fault of some kinds."""
+    return next((active for active in reversed(faults) if active.fault.kind in kinds), None)
+
+
+def condition_under(trouble: ActiveFault | None, faults: Sequence[ActiveFault]) -> Condition:
+    """Return how an instance works under all its faults."""
+    factors = [active.fault.factor for active in faults if active.fault.kind is Kind.SLOW]
+    ratios = [active.fault.ratio for active in faults if active.fault.kind is Kind.ERRORS]
+    is_stopped = trouble is not None and trouble.fault.kind in STOPS_WORK
+    return Condition(
+        is_running=not is_stopped and latest(faults, STOPS_MODEL) is None,
+        speed_factor=math.prod(factors),
+        error_ratio=ratios[-1] if ratios else None,
+    )
+
+
+def restarted(instance: Instance, condition: Condition, now_s: float, counts: Counters) -> Life:
+    """Begin a new life whose counters start at `counts`."""
+    return replace(born(instance, start_s=now_s, condition=condition), at_since=counts)
+
+
+def _has_ended(trouble: ActiveFault | None) -> bool:
+    return trouble is not None and trouble.fault.kind in ENDS_PROCESS

@@ -1,0 +1,213 @@
+"""Decide what a request to generate or embed text costs, and write its answer as Ollama does.
+
+In:   an Ask, and the instance that is asked.
+Out:  the Work that it means (tokens and durations, in ns as Ollama reports them), and the JSON of
+      the answer, whole or line by line. Pure: who waits, and how long, is `generator`'s business.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import zlib
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Protocol
+
+from provisioning.simulator.asking import Ask, Deed, Refusals
+from provisioning.simulator.golang import NS_PER_S, encode_json, timestamp
+from provisioning.simulator.spec import Instance, Model
+from provisioning.simulator.values import Life
+from provisioning.simulator.wire import JSON_UTF8, NDJSON, Response
+
+PROMPT_SPEED_FACTOR = 20
+"""Prompt tokens are read so many times faster than new ones are generated."""
+LOAD_BYTES_PER_S = 2_000_000_000
+"""How fast a model's weights come into memory."""
+CHARACTERS_PER_TOKEN = 4
+EMBEDDING_LENGTH = 64
+"""Short, so that answers are; real models have thousands of numbers."""
+VOCABULARY = (
+    *("the", "fleet", "answers", "quietly", "while", "each", "node", "keeps", "its", "model"),
+    *("warm", "and", "a", "short", "reply", "comes", "back", "before", "you", "notice"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an Ask costs one instance."""
+
+    tokens: tuple[str, ...]
+    done_reason: str
+    n_prompt_tokens: int = 0
+    load_ns: int = 0
+    prompt_ns: int = 0
+    eval_ns: int = 0
+
+    @property
+    def total_ns(self) -> int:
+        """Return how long the work takes, without waiting for a turn."""
+        return self.load_ns + self.prompt_ns + self.eval_ns
+
+    @property
+    def text(self) -> str:
+        """Return all that is generated."""
+        return "".join(self.tokens)
+
+    def due_ns(self, n_tokens: int) -> int:
+        """Return how long after its turn began so many tokens are there."""
+        return self.load_ns + self.prompt_ns + self.token_ns * n_tokens
+
+    @property
+    def token_ns(self) -> int:
+        """Return the time between two tokens."""
+        return self.eval_ns // max(1, len(self.tokens))
+
+
+def work_for(ask: Ask, instance: Instance, life: Life, *, cold_ns: int) -> Work:
+    """Work an Ask out; the same prompt to the same instance gives the same tokens.
+
+    `cold_ns` is what loading the model took; for a loaded one, the load takes a moment too.
+    """
+    text = "".join(ask.inputs) or ask.prompt
+    lot = zlib.crc32(text.encode("utf-8", "replace"))
+    n_natural = 20 + lot % 180 if ask.prompt and not ask.inputs else 0
+    n_tokens = min(n_natural, ask.num_predict) if ask.num_predict > 0 else n_natural
+    n_prompt_tokens = max(1, len(text) // CHARACTERS_PER_TOKEN)
+    step_ns = instance.release.runner_step_ns
+    speed = life.tokens_per_second
+    return Work(
+        tokens=tuple(" " + VOCABULARY[(lot + 7 * i) % len(VOCABULARY)] for i in range(n_tokens)),
+        done_reason="length" if n_tokens < n_natural else "stop",
+        n_prompt_tokens=n_prompt_tokens,
+        load_ns=cold_ns + 600_000 + lot % 2_400_000,
+        prompt_ns=_stepped(n_prompt_tokens / (speed * PROMPT_SPEED_FACTOR) * NS_PER_S, step_ns),
+        eval_ns=_stepped(n_tokens / speed * NS_PER_S, step_ns),
+    )
+
+
+def cold_ns(model: Model) -> int:
+    """Return how long it takes to load a model into memory."""
+    return model.size_bytes * NS_PER_S // LOAD_BYTES_PER_S
+
+
+def embedding(text: str) -> list[float]:
+    """Make up a vector of length 1; the same text gives the same one."""
+    dice = random.Random(text)  # noqa: S311 - not for secrets, and it has to be the same one
+    vector = [dice.uniform(-1.0, 1.0) for _ in range(EMBEDDING_LENGTH)]
+    length = math.hypot(*vector)
+    return [round(number / length, 8) for number in vector]
+
+
+class Answers(Refusals, Protocol):
+    """How an API words its answers."""
+
+    is_openai: bool
+    whole_type: str
+    stream_type: str
+
+    def piece(self, ask: Ask, text: str, *, now_s: float) -> bytes:
+        """Write one piece of a streamed answer."""
+        ...
+
+    def end(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+        """Write the end of a streamed answer."""
+        ...
+
+    def whole(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+        """Write an answer in one piece."""
+        ...
+
+    def embedded(self, ask: Ask, work: Work, *, waited_ns: int) -> bytes:
+        """Write the vectors that were asked for."""
+        ...
+
+    def broken(self, ask: Ask, message: str, *, now_s: float) -> bytes:
+        """Write the end of a stream that fails."""
+        ...
+
+
+class OllamaAnswers:
+    """Answers of the endpoints under `/api`."""
+
+    is_openai = False
+    whole_type = JSON_UTF8
+    stream_type = NDJSON
+
+    def piece(self, ask: Ask, text: str, *, now_s: float) -> bytes:
+        """Write the line of one piece of a streamed answer."""
+        return encode_json(_beginning(ask, text, now_s) | {"done": False}) + b"\n"
+
+    def end(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+        """Write the last line of a streamed answer, which has the numbers."""
+        return self._last(ask, work, "", waited_ns, now_s) + b"\n"
+
+    def whole(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+        """Write an answer in one piece."""
+        return self._last(ask, work, work.text, waited_ns, now_s)
+
+    def embedded(self, ask: Ask, work: Work, *, waited_ns: int) -> bytes:
+        """Write the vectors that were asked for."""
+        vectors = [embedding(text) for text in ask.inputs]
+        if ask.deed is Deed.EMBEDDINGS:
+            return encode_json({"embedding": vectors[0] if vectors else []})
+        numbers = {
+            "total_duration": (work.total_ns + waited_ns) * bool(vectors),
+            "load_duration": work.load_ns * bool(vectors),
+            "prompt_eval_count": work.n_prompt_tokens * bool(vectors),
+        }
+        return encode_json({"model": ask.name, "embeddings": vectors} | _without_zeros(numbers))
+
+    def broken(self, ask: Ask, message: str, *, now_s: float) -> bytes:
+        """Write the last line of a stream that fails."""
+        return encode_json({"error": message}) + b"\n"
+
+    def failure(self, status: HTTPStatus, message: str) -> Response:
+        """Write an error."""
+        return Response(status, JSON_UTF8, encode_json({"error": message}))
+
+    def misread(self, message: str) -> Response:
+        """Write the error of a body that cannot be read."""
+        return self.failure(HTTPStatus.BAD_REQUEST, message)
+
+    def _last(self, ask: Ask, work: Work, text: str, waited_ns: int, now_s: float) -> bytes:
+        """Time waited for a turn is in the total and in none of the parts; a zero is left out."""
+        numbers = {
+            "total_duration": (work.total_ns + waited_ns) * bool(work.tokens),
+            "load_duration": work.load_ns * bool(work.tokens),
+            "prompt_eval_count": work.n_prompt_tokens,
+            "prompt_eval_duration": work.prompt_ns,
+            "eval_count": len(work.tokens),
+            "eval_duration": work.eval_ns,
+        }
+        context = {"context": _context(work)} if ask.deed is Deed.GENERATE and work.tokens else {}
+        return encode_json(
+            _beginning(ask, text, now_s)
+            | {"done": True, "done_reason": work.done_reason}
+            | context
+            | _without_zeros(numbers)
+        )
+
+
+OLLAMA = OllamaAnswers()
+
+
+def _beginning(ask: Ask, text: str, now_s: float) -> dict[str, object]:
+    is_chat = ask.deed is Deed.CHAT
+    said: dict[str, object] = (
+        {"message": {"role": "assistant", "content": text}} if is_chat else {"response": text}
+    )
+    return {"model": ask.name, "created_at": timestamp(now_s)} | said
+
+
+def _context(work: Work) -> list[int]:
+    """Make up token numbers for prompt and answer."""
+    return [17 + 31 * i % 32_000 for i in range(work.n_prompt_tokens + len(work.tokens))]
+
+
+def _without_zeros(numbers: dict[str, int]) -> dict[str, int]:
+    return {name: number for name, number in numbers.items() if number}
+
+
+def _stepped(duration_ns: float, step_ns: int) -> int:
+    return int(duration_ns) // step_ns * step_ns

@@ -1,0 +1,222 @@
+"""Host units: instances that somebody else orders, on nodes with one address each.
+
+In:   a Fleet that begins empty, the Layout of ports, and orders: which unit, where, which model.
+Out:  instances that are really there, and what a container runtime would say about each unit.
+Fails with OrderError, PlaceTakenError, NodeGoneError.
+A unit runs until it is removed or a fault ends its process; then it is told as exited until it is
+started anew, with a fresh life, or the fault is healed. Units of several fleets share the nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+from provisioning.simulator.address import Layout
+from provisioning.simulator.errors import NodeGoneError, PlaceTakenError
+from provisioning.simulator.faults import Kind
+from provisioning.simulator.fleet import ENDS_PROCESS, Fleet
+from provisioning.simulator.orders import OrderBook, UnitOrder
+from provisioning.simulator.spec import Instance
+
+SIGKILL_STATUS = -9
+OUT_OF_MEMORY = frozenset({Kind.OOM_KILL, Kind.OOM_RESTART, Kind.RUNNER_OOM})
+
+
+class UnitState(StrEnum):
+    """Whether a unit's process lives."""
+
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class UnitStatus(msgspec.Struct, frozen=True):
+    """What is said about a unit."""
+
+    name: str
+    fleet: str
+    instance_id: str
+    generation: int
+    host: str
+    port: int
+    model: str
+    state: UnitState
+    exit_status: int | None
+    """Negative for a signal; None: it runs."""
+    is_out_of_memory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostedUnit:
+    """A unit and the index of its instance."""
+
+    name: str
+    node: str
+    order: UnitOrder
+    index: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listener:
+    """Somebody who is told of the units of a fleet on a node."""
+
+    fleet: str
+    names: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+    """Of units that have ended or run out of memory; None: nothing more will come."""
+
+
+class UnitHost:
+    """All units of all nodes."""
+
+    def __init__(self, fleet: Fleet, layout: Layout, *, load_s: float) -> None:
+        self._fleet = fleet
+        self._orders = OrderBook(fleet.spec, layout)
+        self._load_s = load_s
+        self._units_by_node: defaultdict[str, dict[tuple[str, str], HostedUnit]] = defaultdict(dict)
+        """By fleet and name on each node."""
+        self._unit_by_index: dict[int, HostedUnit] = {}
+        self._listeners_by_node: defaultdict[str, set[Listener]] = defaultdict(set)
+        fleet.watch(self._changed)
+
+    def __repr__(self) -> str:
+        return f"<UnitHost of {len(self._unit_by_index):,} units, {self.n_listeners} listeners>"
+
+    @property
+    def n_listeners(self) -> int:
+        """Return how many are told of changes now."""
+        return sum(map(len, self._listeners_by_node.values()))
+
+    def start(self, node: str, name: str, order: UnitOrder) -> None:
+        """Start a unit; do nothing where it runs already.
+
+        Raises:
+            OrderError: It can never run here.
+            PlaceTakenError: Another unit has its address and port.
+            NodeGoneError: The node does not answer.
+        """
+        self._reach(node)
+        instance = self._orders.instance_of(node, order)
+        known = self._units_by_node[node].get((order.fleet, name))
+        if known is not None and self._status(known).state is UnitState.RUNNING:
+            return
+        occupant = self._unit_by_index.get(instance.index)
+        if occupant is not None and occupant is not known:
+            raise PlaceTakenError(
+                f"cannot start {name} on {node}: port {order.port} of {order.host} is taken by "
+                f"{occupant.name}; remove that one, or choose another port"
+            )
+        if known is not None:
+            self._remove(known)
+        self._add(HostedUnit(name, node, order, instance.index), instance)
+
+    def remove(self, node: str, name: str, *, fleet: str) -> None:
+        """End a unit and forget it; do nothing where there is none.
+
+        Raises:
+            NodeGoneError: The node does not answer.
+        """
+        self._reach(node)
+        unit = self._units_by_node.get(node, {}).get((fleet, name))
+        if unit is not None:
+            self._remove(unit)
+
+    def units(self, node: str, *, fleet: str | None = None) -> list[UnitStatus]:
+        """Return a node's units, those of one fleet or all, sorted by name.
+
+        Raises:
+            NodeGoneError: The node does not answer.
+        """
+        self._reach(node)
+        found = [
+            self._status(unit)
+            for (of_fleet, _), unit in self._units_by_node.get(node, {}).items()
+            if fleet in (None, of_fleet)
+        ]
+        return sorted(found, key=lambda status: (status.name, status.fleet))
+
+    @contextmanager
+    def listening(self, node: str, *, fleet: str) -> Iterator[asyncio.Queue[str | None]]:
+        """Give the names of a fleet's units that end or run out of memory, until None.
+
+        Those that have ended already come first: whoever listens a moment late misses nothing.
+
+        Raises:
+            NodeGoneError: The node does not answer.
+        """
+        ended = [
+            status.name
+            for status in self.units(node, fleet=fleet)
+            if status.state is UnitState.EXITED
+        ]
+        listener = Listener(fleet)
+        for name in ended:
+            listener.names.put_nowait(name)
+        self._listeners_by_node[node].add(listener)
+        try:
+            yield listener.names
+        finally:
+            self._listeners_by_node[node].discard(listener)
+
+    def close(self) -> None:
+        """Tell all who listen that nothing more will come."""
+        for node in tuple(self._listeners_by_node):
+            self._dismiss(node)
+
+    def _reach(self, node: str) -> None:
+        if self._fleet.is_gone(node):
+            raise NodeGoneError(f"node {node} does not answer: a node_gone fault is upon it")
+
+    def _add(self, unit: HostedUnit, instance: Instance) -> None:
+        self._units_by_node[unit.node][unit.order.fleet, unit.name] = unit
+        self._unit_by_index[unit.index] = unit
+        self._fleet.begin(instance, load_s=self._load_s)
+
+    def _remove(self, unit: HostedUnit) -> None:
+        del self._units_by_node[unit.node][unit.order.fleet, unit.name]
+        del self._unit_by_index[unit.index]
+        self._fleet.end(unit.index)
+
+    def _status(self, unit: HostedUnit) -> UnitStatus:
+        state = self._fleet.states[unit.index]
+        trouble = self._fleet.trouble_of(state, self._fleet.clock())
+        kinds = {upon.fault.kind for upon in (trouble, state.runner) if upon is not None}
+        has_ended = not ENDS_PROCESS.isdisjoint(kinds)
+        order = unit.order
+        return UnitStatus(
+            name=unit.name,
+            fleet=order.fleet,
+            instance_id=order.instance_id,
+            generation=order.generation,
+            host=order.host,
+            port=order.port,
+            model=order.model,
+            state=UnitState.EXITED if has_ended else UnitState.RUNNING,
+            exit_status=SIGKILL_STATUS if has_ended else None,
+            is_out_of_memory=not OUT_OF_MEMORY.isdisjoint(kinds),
+        )
+
+    def _changed(self, indices: frozenset[int]) -> None:
+        """Tell those who listen what has become of units."""
+        for index in indices & self._unit_by_index.keys():
+            unit = self._unit_by_index[index]
+            if self._fleet.is_gone(unit.node):
+                self._dismiss(unit.node)
+            else:
+                self._tell(unit)
+
+    def _tell(self, unit: HostedUnit) -> None:
+        status = self._status(unit)
+        if status.state is UnitState.EXITED or status.is_out_of_memory:
+            for listener in self._listeners_by_node.get(unit.node, ()):
+                if listener.fleet == unit.order.fleet:
+                    listener.names.put_nowait(unit.name)
+
+    def _dismiss(self, node: str) -> None:
+        for listener in self._listeners_by_node.pop(node, ()):
+            listener.names.put_nowait(None)

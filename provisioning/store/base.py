@@ -1,0 +1,180 @@
+"""What the provisioner asks of a store, and of the leadership that goes with it.
+
+Every implementation passes tests/provisioning/store/contract.py.
+
+    leadership ─ Term ─► commit ─► records ─► watch ─► every provisioner's view
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from provisioning.model import Instance
+
+NEW = 0
+"""The version of what does not exist yet."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """An instance as the store holds it."""
+
+    instance: Instance
+    version: int
+    """Changes with every write of the record, never comes back; above 0."""
+
+
+class StoredSpec(msgspec.Struct, frozen=True):
+    """The fleet's specification, as text."""
+
+    text: str
+    version: int
+
+
+class View(msgspec.Struct, frozen=True):
+    """All that a store holds, as of one moment."""
+
+    revision: int
+    """Grows with every write; a watch goes on from it."""
+    stored: Mapping[str, Stored]
+    """By instance id."""
+    spec: StoredSpec | None = None
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Write a record and claim its port on its node; an earlier port of it is given back."""
+
+    instance: Instance
+    expected: int
+    """The version that the record must still have; NEW: it must not exist."""
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Delete a record and give its port back."""
+
+    id: str
+    expected: int
+
+
+class PutSpec(msgspec.Struct, frozen=True):
+    """Write the specification."""
+
+    text: str
+    expected: int
+
+
+Change = Put | Delete | PutSpec
+
+
+class Refusal(StrEnum):
+    """Why one change was not made, while others of the same commit were."""
+
+    CONFLICT = "conflict"
+    """The record has another version, exists, or is gone."""
+    PORT_TAKEN = "port_taken"
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What became of one change."""
+
+    version: int = 0
+    """The record's new version; 0 after a deletion or a refusal."""
+    refusal: Refusal | None = None
+
+
+class Update(msgspec.Struct, frozen=True):
+    """What a watch tells: the state of some records after a write."""
+
+    revision: int
+    stored: tuple[Stored, ...] = ()
+    deleted: tuple[str, ...] = ()
+    spec: StoredSpec | None = None
+
+
+class Term(msgspec.Struct, frozen=True):
+    """A time of leading; every write carries it, and is refused once another term has begun."""
+
+    epoch: int
+    """Greater than that of every earlier term."""
+    holder: str
+    """Who leads: the URL of its API."""
+
+
+class Store(Protocol):
+    """Records of one fleet. Every method may raise StoreUnavailableError."""
+
+    async def load(self) -> View:
+        """Return everything, as of one revision."""
+        ...
+
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+        """Make each change whole or not at all, in order; say what became of each.
+
+        Changes of one commit may be made in several steps; a later step may fail where an earlier
+        one was made. No record and no port may be in two changes of one commit. Without changes
+        it says whether the term goes on.
+
+        Raises:
+            FencedError: The term is over. The changes of this step were not made.
+            StoreUnavailableError: Nobody knows what was made; load again before the next commit.
+        """
+        ...
+
+    def watch(self, after: int) -> AsyncIterator[Update]:
+        """Yield what is written after a revision, in order, without end.
+
+        Raises:
+            CompactedError: Too much was written since; load again.
+            StoreUnavailableError: The connection is lost; watch again from the last revision.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and files."""
+        ...
+
+
+class Leadership(Protocol):
+    """Who of several provisioners may change the fleet."""
+
+    @property
+    def holder(self) -> str:
+        """Return who we are: the holder of the terms that begin here."""
+        ...
+
+    def lead(self) -> AbstractAsyncContextManager[Leading]:
+        """Wait until nobody else leads, then lead; leaving the block hands over at once.
+
+        Raises:
+            StoreUnavailableError: While waiting, the store could not be reached.
+        """
+        ...
+
+    async def leader(self) -> str | None:
+        """Return who leads now; None: nobody, or it cannot be said."""
+        ...
+
+
+class Leading(Protocol):
+    """A term that is going on."""
+
+    @property
+    def term(self) -> Term:
+        """Return the term that writes carry."""
+        ...
+
+    @property
+    def until_s(self) -> float:
+        """Return until when nobody else can lead, by our monotonic clock; may be infinite.
+
+        Whoever slept past it must not touch a node any more, even before `lost` has returned.
+        """
+        ...
+
+    async def lost(self) -> None:
+        """Return when the term is over, by this provisioner's own clock at the latest."""
+        ...

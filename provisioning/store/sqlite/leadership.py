@@ -1,0 +1,146 @@
+"""Leadership among the processes of one machine, by a lock on a file beside the database.
+
+In:   the database, whose epoch every commit compares.
+Out:  a Tenure; the kernel gives the lock back when its holder dies, however it dies.
+Fails with StoreUnavailableError, StoreError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from provisioning.clock import Clock
+from provisioning.errors import StoreError, StoreUnavailableError
+from provisioning.store.base import Term
+from provisioning.store.sqlite import writing
+from provisioning.store.sqlite.database import Database
+from provisioning.store.sqlite.place import MODE, identity_at, identity_of
+from provisioning.store.tenure import Tenure
+
+log = logging.getLogger("provisioning.store.sqlite.leadership")
+
+TRY_EVERY_S = 0.2
+LOOK_EVERY_S = 1.0
+
+
+class SqliteLeadership:
+    """See `base.Leadership`."""
+
+    def __init__(self, database: Database, *, holder: str, clock: Clock) -> None:
+        self._database = database
+        self._holder = holder
+        self._clock = clock
+        # Beside the file itself: who comes by a link must find the same lock.
+        file = Path(os.path.realpath(database.path))
+        self._lock_path = file.with_name(f"{file.name}.lock")
+
+    @property
+    def holder(self) -> str:
+        """Return who we are: the holder of the terms that begin here."""
+        return self._holder
+
+    @asynccontextmanager
+    async def lead(self) -> AsyncIterator[Tenure]:
+        """Wait until no other process leads, then lead.
+
+        Raises:
+            StoreUnavailableError: The file cannot be written now.
+            StoreError: It never can.
+        """
+        async with self._held_lock() as lock:
+            begin = partial(writing.begin_term, holder=self._holder)
+            epoch = await self._database.run(begin, doing="write")
+            async with self._going_on(Tenure(Term(epoch, self._holder)), lock) as tenure:
+                yield tenure
+
+    async def leader(self) -> str | None:
+        """Return who leads now; None: nobody, or it cannot be said."""
+        with suppress(StoreError), _opened(self._lock_path) as lock:
+            if not self._locked(lock, fcntl.LOCK_SH):
+                _, holder = await self._database.run(writing.current_term, doing="read")
+                return holder
+        return None
+
+    @asynccontextmanager
+    async def _held_lock(self) -> AsyncIterator[int]:
+        """Wait until we have the lock, and it is the one that others find."""
+        while True:
+            with _opened(self._lock_path) as lock:
+                if self._locked(lock, fcntl.LOCK_EX) and self._is_in_place(lock):
+                    yield lock
+                    return
+            await self._clock.sleep(TRY_EVERY_S)
+
+    def _locked(self, lock: int, kind: int) -> bool:
+        """Take the lock if it is free now, and say whether that went well; never waits."""
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise StoreError(
+                f"cannot take the lock {self._lock_path}: {error.strerror or error}; see that its "
+                f"file system can lock files, or keep the database on another one"
+            ) from error
+        return True
+
+    def _is_in_place(self, lock: int) -> bool:
+        return identity_at(self._lock_path) == identity_of(lock)
+
+    @asynccontextmanager
+    async def _going_on(self, tenure: Tenure, lock: int) -> AsyncIterator[Tenure]:
+        following = asyncio.create_task(self._follow(tenure, lock))
+        try:
+            yield tenure
+        finally:
+            following.cancel()
+            await asyncio.wait({following})
+            # Where this fails, the next one's term ends this one all the same.
+            with suppress(StoreError):
+                end = partial(writing.end_term, epoch=tenure.term.epoch)
+                await self._database.run(end, doing="write")
+
+    async def _follow(self, tenure: Tenure, lock: int) -> None:
+        """End the tenure when another term has begun, or the lock or the database is not ours."""
+        epoch = tenure.term.epoch
+        try:
+            while epoch == tenure.term.epoch:
+                await self._clock.sleep(LOOK_EVERY_S)
+                self._check_lock(lock)
+                with suppress(StoreUnavailableError):
+                    epoch, _ = await self._database.run(writing.current_term, doing="read")
+        except (StoreError, OSError) as error:
+            log.error("the term ends: %s", error)
+        finally:
+            tenure.end()
+
+    def _check_lock(self, lock: int) -> None:
+        if not self._is_in_place(lock):
+            raise StoreError(
+                f"cannot keep the lock {self._lock_path}: it was removed or replaced, so that "
+                f"another provisioner could lead beside this one; leave it where it is"
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open the lock file, which is never removed; closing it gives the lock back."""
+    try:
+        # Programs that are started meanwhile, such as instances, must not inherit the lock.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    except OSError as error:
+        raise StoreError(
+            f"cannot open the lock {path}: {error.strerror or error}; see that its folder exists "
+            f"and may be written by this user"
+        ) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,90 @@
+"""What an instance runs: its workload's digest, and the order to a runtime.
+
+In:   the specification's pool and node, and the instance that the store keeps.
+Out:  names, digests and Units, all placeholders filled in. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from provisioning.model import Instance, Listing, Probe, Unit, Workload
+from provisioning.placeholders import filled
+from provisioning.spec_model import Node, Pool, RuntimeKind
+
+DIGEST_DIGITS = 12
+
+
+def instance_id(pool_name: str, number: int) -> str:
+    """Return the id of a pool's instance: `llama-00042`."""
+    return f"{pool_name}-{number:05}"
+
+
+def workload_digest(workload: Workload) -> str:
+    """Return a short text that is the same for all workloads that run alike.
+
+    How health is looked at and how an instance is warmed up are left out: to change them, nothing
+    that runs has to be replaced.
+    """
+    running = msgspec.structs.replace(workload, probe=Probe(), warm_up=())
+    encoded = msgspec.json.encode(running)  # fields in their order
+    return hashlib.sha256(encoded).hexdigest()[:DIGEST_DIGITS]
+
+
+def listing_of(workload: Workload, node: Node) -> Listing:
+    """Return what an instance is found by that runs the workload on the node."""
+    return Listing(workload.model, workload.engine, node.address, node.labels)
+
+
+def host_of(instance: Instance, node: Node) -> str:
+    """Return where an instance listens: where its unit was told to, whatever its node has now."""
+    return instance.listing.address or node.address
+
+
+def netloc(host: str, port: int) -> str:
+    """Return `host:port` as a URL writes it, IPv6 addresses in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def model_store(node: Node, unit: Unit) -> str:
+    """Return a text that is the same for units which keep Ollama's models in one folder.
+
+    Processes share it, whatever the node's name is: they run on the provisioner's machine. What a
+    container fetches it keeps to itself: its mounts are read-only.
+    """
+    if node.runtime is not RuntimeKind.PROCESS:
+        return unit.name
+    own = dict(unit.environment)
+    return own.get("OLLAMA_MODELS") or own.get("HOME") or ""
+
+
+def unit_of(fleet_name: str, pool: Pool, node: Node, instance: Instance) -> Unit:
+    """Return the order to make an instance's present generation on its node."""
+    workload = pool.workload
+    values = {
+        "address": netloc(node.address, instance.port),
+        "host": node.address,
+        "id": instance.id,
+        "model": workload.model,
+        "node": node.name,
+        "port": str(instance.port),
+    }
+    return Unit(
+        name=instance.unit,
+        fleet=fleet_name,
+        instance_id=instance.id,
+        generation=instance.generation,
+        pool=pool.name,
+        host=node.address,
+        port=instance.port,
+        image=workload.image,
+        command=tuple(filled(argument, values) for argument in workload.command),
+        environment=tuple((name, filled(text, values)) for name, text in workload.environment),
+        mounts=workload.mounts,
+        cpus=workload.cpus,
+        memory_bytes=workload.memory_bytes,
+        archive=pool.archive,
+        model=workload.model,
+    )

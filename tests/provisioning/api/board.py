@@ -1,0 +1,225 @@
+"""A served API over a real store, with a small fleet in it; nothing reconciles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from provisioning.api.app import Api
+from provisioning.api.commands import StoreCommands
+from provisioning.api.errors import NotLeadingError
+from provisioning.api.orphans import LeaderOrphans
+from provisioning.api.server import bound, serving
+from provisioning.api.token import Tokens
+from provisioning.clock import SystemClock
+from provisioning.errors import StoreUnavailableError
+from provisioning.metrics import Metrics
+from provisioning.model import Event, Instance, Listing, NodeReport, Phase, Workload
+from provisioning.orphans import Orphan
+from provisioning.spec import encode_fleet
+from provisioning.spec_model import Fleet, Node, Pool, RuntimeKind
+from provisioning.store.base import NEW, Change, Delete, Done, Put, PutSpec, Term, View
+from provisioning.store.memory import MemoryBackend, MemoryStore
+from provisioning.units import instance_id, listing_of, workload_digest
+
+LEADER = "http://127.0.0.1:8081"
+WORKLOAD = Workload(model="llama3.1:8b", engine="ollama", memory_bytes=2**30, cpus=1.0)
+FLEET = Fleet(
+    name="lab",
+    nodes=(
+        Node(
+            "n1", RuntimeKind.SIMULATED, "127.0.0.1", cpus=8.0, memory_bytes=2**33,
+            labels=(("rack", "r1"),),
+        ),
+        Node("n2", RuntimeKind.SIMULATED, "::1", cpus=8.0, memory_bytes=2**33),
+    ),
+    pools=(Pool("llama", 4, WORKLOAD, developers=("ann",)), Pool("tiny", 2, WORKLOAD)),
+)  # fmt: skip
+
+
+def instance(number: int, pool: str = "llama", node: str = "n1", **changes: Any) -> Instance:
+    nodes = [one for one in FLEET.nodes if one.name == node]
+    made = Instance(
+        id=instance_id(pool, number),
+        pool=pool,
+        node=node,
+        port=20_000 + number + 100 * len(pool),
+        generation=1,
+        phase=Phase.RUNNING,
+        since_s=1000.0,
+        workload=workload_digest(WORKLOAD),
+        started_s=1000.0,
+        listing=listing_of(WORKLOAD, nodes[0]) if nodes else Listing(),
+        history=(Event(990.0, "placed", "n1", 1), Event(1000.0, "started", "in 1.0 s", 1)),
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+INSTANCES = (
+    instance(1, developer="ann"),
+    instance(2, phase=Phase.STARTING, started_s=0.0),
+    instance(3, phase=Phase.DRAINING),
+    instance(4, node="n2", phase=Phase.FAILED, fault="exited with status 1", n_failures=1),
+    instance(1, "tiny"),
+    instance(2, "tiny", phase=Phase.STOPPING),
+)
+
+
+class Follower:
+    """A view that is kept in step with a store; see `ports.Source`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.view: View | None = None
+        self.as_of_s = 0.0
+        self._moved = asyncio.Event()
+
+    async def changed(self, known: View | None) -> None:
+        while self.view is None or self.view is known:
+            await self._moved.wait()
+
+    async def run(self) -> None:
+        await self.refresh()
+        assert self.view is not None
+        async for _ in self._store.watch(self.view.revision):
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        self.view = await self._store.load()
+        self.as_of_s = SystemClock().unix_s()
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+class FragileStore(MemoryStore):
+    """A store that can be away, and into which others write just before we do."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        super().__init__(backend)
+        self.is_away = False
+        self.before_commit: list[Sequence[Change]] = []
+
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+        if self.is_away:
+            raise StoreUnavailableError("the store is away")
+        if self.before_commit:
+            await super().commit(self.before_commit.pop(0), term=term)
+        return await super().commit(changes, term=term)
+
+
+class Board:
+    """One provisioner as its API's clients see it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.backend = MemoryBackend()
+        self.store = FragileStore(self.backend)
+        self.follower = Follower(self.store)
+        self.tokens = Tokens(folder / "token")
+        self.audit_path = folder / "audit.jsonl"
+        self.metrics = Metrics(SystemClock(), version="0.0")
+        self.is_leading = True
+        self.leader = LEADER
+        self.reports: dict[str, NodeReport] = {}
+        self.orphans: list[Orphan] | None = []
+        self.n_orphan_orders = 0
+        self.term = self.backend.begin_term("us").term
+        self.api = Api(
+            self.follower,
+            StoreCommands(
+                self.store,
+                self.follower,
+                SystemClock(),
+                fleet=FLEET.name,
+                term=lambda: self.term if self.is_leading else None,
+                leader=self._leader,
+                written=lambda changes, done: None,
+            ),
+            self.tokens,
+            self.metrics,
+            SystemClock(),
+            reports=self._reports,
+            orphans=LeaderOrphans(
+                seen=lambda: self.orphans,
+                delete=self._delete_orphans,
+                leads=lambda: self.is_leading,
+                leader=self._leader,
+            ),
+            fleet=FLEET.name,
+            version="0.0",
+            own_names={"fleet.example"},
+            audit_path=self.audit_path,
+        )
+        self.url = ""
+        self.session: aiohttp.ClientSession
+
+    @property
+    def token(self) -> str:
+        return self.tokens.path.read_text().strip()
+
+    async def _reports(self) -> Mapping[str, NodeReport]:
+        if not self.is_leading:
+            raise NotLeadingError(self.leader, so="it knows nothing of nodes")
+        return self.reports
+
+    def _delete_orphans(self) -> None:
+        self.n_orphan_orders += 1
+
+    async def _leader(self) -> str | None:
+        return self.leader
+
+    async def fill(self) -> None:
+        puts = [Put(one, NEW) for one in INSTANCES]
+        await self.store.commit([PutSpec(encode_fleet(FLEET), NEW), *puts], term=self.term)
+
+    async def put(self, changed: Instance) -> None:
+        version = (
+            self.backend.stored[changed.id].version if changed.id in self.backend.stored else 0
+        )
+        (done,) = await self.store.commit([Put(changed, version)], term=self.term)
+        assert done.refusal is None
+        await self.follower.refresh()
+
+    async def delete(self, id_: str) -> None:
+        await self.store.commit([Delete(id_, self.backend.stored[id_].version)], term=self.term)
+        await self.follower.refresh()
+
+    def stored(self, id_: str) -> Instance:
+        return self.backend.stored[id_].instance
+
+    def audited(self) -> list[dict[str, Any]]:
+        text = self.audit_path.read_text() if self.audit_path.exists() else ""
+        return [json.loads(line) for line in text.split("\n") if line]
+
+    async def ask(
+        self, method: str, path: str, order: Any = None, *, expect: int = 200, **others: Any
+    ) -> Any:
+        """Send a request with the token; return the JSON of an answer of the expected status."""
+        sent = {} if order is None else {"json": order}
+        async with self.session.request(method, path, **sent, **others) as response:
+            body = await response.read()
+            assert expect == response.status, body
+            return json.loads(body)
+
+
+@asynccontextmanager
+async def running_board(folder: Path, *, is_filled: bool = True) -> AsyncIterator[Board]:
+    board = Board(folder)
+    if is_filled:
+        await board.fill()
+    following = asyncio.create_task(board.follower.run())
+    await board.follower.changed(None)
+    headers = {"Authorization": f"Bearer {board.token}"}
+    with bound("127.0.0.1", 0) as sockets:
+        async with serving(board.api, sockets) as board.url:
+            async with aiohttp.ClientSession(board.url, headers=headers) as board.session:
+                yield board
+    following.cancel()
+    with suppress(asyncio.CancelledError):
+        await following

@@ -1,0 +1,97 @@
+"""How many connections the API has, and whose it closes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from ollama_fleet import http_server
+from provisioning.api.server import bound, serving
+from tests.provisioning.api.board import Board, running_board
+
+GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[str], Awaitable[Client]]
+
+
+@asynccontextmanager
+async def limited(folder: Path, max_connections: int) -> AsyncIterator[tuple[Board, str]]:
+    async with running_board(folder) as board:
+        with bound("127.0.0.1", 0) as sockets:
+            async with serving(board.api, sockets, max_connections=max_connections) as url:
+                yield board, url
+
+
+@pytest.fixture
+async def connected() -> AsyncIterator[Connect]:
+    """`await connected(url)`: a client's connection."""
+    writers = []
+
+    async def connect(url: str) -> Client:
+        address = urlsplit(url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writers.append(writer)
+        return reader, writer
+
+    yield connect
+    for writer in writers:
+        writer.transport.abort()
+
+
+async def is_answered(client: Client) -> bool:
+    client[1].write(GET % b"/-/healthy")
+    return (await client[0].readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
+
+
+async def follows(client: Client) -> bool:
+    client[1].write(GET % b"/instances/changes")
+    return (await client[0].readline()).startswith(b"HTTP/1.1 200")
+
+
+async def is_closed(client: Client) -> bool:
+    try:
+        return not await asyncio.wait_for(client[0].read(1), 30.0)  # less than IDLE_S
+    except ConnectionError:
+        return True
+
+
+async def test_one_connection_too_many_closes_the_longest_idle_one(
+    tmp_path: Path, connected: Connect
+) -> None:
+    async with limited(tmp_path, 3) as (board, url):
+        following = await connected(url)
+        assert await follows(following)
+        idle, used = await connected(url), await connected(url)
+        assert await is_answered(used)
+
+        newest = await connected(url)
+
+        assert await is_answered(newest)
+        assert await is_closed(idle)
+        assert await is_answered(used)
+        assert following[0].at_eof() is False
+        assert 1 == board.metrics.registry.get_sample_value(
+            "ollama_provisioner_api_closed_connections_total"
+        )
+
+
+async def test_while_all_are_busy_no_more_are_taken(tmp_path: Path, connected: Connect) -> None:
+    async with limited(tmp_path, 1) as (_, url):
+        following = await connected(url)
+        assert await follows(following)
+
+        assert await is_closed(await connected(url))
+
+
+async def test_a_connection_that_asks_nothing_is_closed(
+    tmp_path: Path, connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "IDLE_S", 0.1)
+
+    async with limited(tmp_path, 3) as (_, url):
+        assert await is_closed(await connected(url))

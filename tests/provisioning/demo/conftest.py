@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioning.demo import demo
+from provisioning.demo.commands import Plan
+from provisioning.demo.demo import Demo
+from provisioning.demo.observers import Observers
+from provisioning.demo.rundir import RunDir
+from provisioning.spec import read_fleet
+from tests import ports
+from tests.conftest import program
+
+
+@pytest.fixture
+def free_port() -> int:
+    return ports.free_port()
+
+
+@pytest.fixture(scope="session")
+def alertmanager_binary() -> Path:
+    return program("alertmanager")
+
+
+@pytest.fixture
+def plan() -> Plan:
+    run_dir = RunDir(Path("/runs/my demo"))
+    made = Demo(
+        n_simulated=10_000,
+        n_llama_servers=2,
+        control_port=11_451,
+        unit_ports=range(20_000, 20_000 + demo.n_unit_ports(10_000)),
+        llama_ports=range(11_460, 11_520),
+        model="gemma3:270m",
+        model_file=Path("/cache/model.gguf"),
+        programs_dir=Path("/cache/programs"),
+        owner=17,
+    )
+    text = demo.specification(made, run_dir.spec)
+    return Plan(
+        run_dir=run_dir,
+        spec=run_dir.spec,
+        fleet=read_fleet(text, source="fleet.yml", folder=run_dir.path),
+        demo=made,
+        provisioner_port=8_080,
+        observers=Observers(
+            run_dir=run_dir,
+            inventories=("http://127.0.0.1:8080/instances",),
+            exporter_port=11_440,
+            prometheus_port=9_090,
+            alertmanager_port=9_093,
+            prometheus_binary=Path("/usr/bin/prometheus"),
+            alertmanager_binary=Path("/usr/bin/prometheus-alertmanager"),
+            provisioner_address="127.0.0.1:8080",
+        ),
+    )

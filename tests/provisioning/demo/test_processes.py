@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from provisioning.demo.errors import ChildError
+from provisioning.demo.processes import Children, ChildSpec
+from tests.ports import free_ports
+from tests.provisioning.demo.standin import Mode, child, is_running
+from tests.waiting import eventually
+
+
+async def _get(url: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return await answer.text()
+
+
+async def test_children_are_ready_when_start_returns_and_gone_after_the_block(
+    tmp_path: Path,
+) -> None:
+    specs = [child(f"one-{port}", port) for port in free_ports(2)]
+
+    async with Children(tmp_path) as children:
+        await children.start(*specs)
+        pids = children.pids
+        answers = [await _get(spec.ready_url) for spec in specs]
+
+    assert ["", ""] == answers
+    assert [spec.name for spec in specs] == list(pids)
+    assert [False, False] == [is_running(pid) for pid in pids.values()]
+
+
+async def test_children_are_stopped_in_reverse_order(tmp_path: Path) -> None:
+    """The first one to start ignores SIGTERM: the last one has ended long before it is killed."""
+    first, last = free_ports(2)
+
+    async with Children(tmp_path, grace_s=60) as children:
+        await children.start(child("first", first, Mode.STUBBORN), child("last", last))
+        pids = children.pids
+        stopping = asyncio.create_task(children.__aexit__(None, None, None))
+        await eventually(lambda: not is_running(pids["last"]))
+        assert is_running(pids["first"])
+        stopping.cancel()  # as a second Ctrl-C does: no waiting for the grace any more
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+
+    assert not is_running(pids["first"])
+
+
+async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(
+    tmp_path: Path, free_port: int
+) -> None:
+    async with Children(tmp_path, grace_s=0.2) as children:
+        await children.start(child("stubborn", free_port, Mode.STUBBORN))
+        (pid,) = children.pids.values()
+        before_s = time.monotonic()
+
+    assert not is_running(pid)
+    assert 0.2 <= time.monotonic() - before_s < 5
+
+
+@pytest.mark.parametrize("does_end_first", [True, False])
+async def test_no_group_is_signalled_whose_number_may_be_anothers(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch, does_end_first: bool
+) -> None:
+    """As long as its leader was not reaped, dead or alive, it is not."""
+    was_there: list[bool] = []
+
+    def killpg(pid: int, number: int) -> None:
+        was_there.append(Path(f"/proc/{pid}").exists())
+        real(pid, number)
+
+    real = os.killpg
+    monkeypatch.setattr(os, "killpg", killpg)
+    async with Children(tmp_path) as children:
+        await children.start(child("one", free_port))
+        (pid,) = children.pids.values()
+        if does_end_first:
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(ChildError, match="SIGKILL"):
+                await children.guard(asyncio.sleep(60))
+
+    assert {True} == set(was_there)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_what_a_child_started_ends_with_it(tmp_path: Path, free_port: int) -> None:
+    spec = child("parent", free_port, Mode.PARENT)
+
+    async with Children(tmp_path) as children:
+        await children.start(spec)
+        grandchild = int(await _get(spec.ready_url))
+        assert is_running(grandchild)
+
+    await eventually(lambda: not is_running(grandchild))
+
+
+async def test_a_child_that_fails_to_start_is_told_with_its_log(tmp_path: Path) -> None:
+    good, bad = free_ports(2)
+
+    async with Children(tmp_path) as children:
+        await children.start(child("good", good))
+        with pytest.raises(ChildError) as caught:
+            await children.start(child("bad", bad, Mode.FAILS))
+
+    assert str(caught.value) == (
+        f"bad ended by itself (exit status 3); the end of {tmp_path}/bad.log:\n"
+        "  the configuration is wrong: line 7"
+    )
+
+
+async def test_an_error_in_the_block_stops_all_children(tmp_path: Path, free_port: int) -> None:
+    children = Children(tmp_path)
+
+    async def start_and_fail() -> None:
+        async with children:
+            await children.start(child("one", free_port))
+            pids.update(children.pids)
+            raise ZeroDivisionError
+
+    pids: dict[str, int] = {}
+    with pytest.raises(ZeroDivisionError):
+        await start_and_fail()
+
+    assert not is_running(pids["one"])
+
+
+async def test_a_child_that_is_never_ready_is_told_with_the_url_that_was_asked(
+    tmp_path: Path, free_port: int
+) -> None:
+    async with Children(tmp_path) as children:
+        with pytest.raises(ChildError, match=r"slow was not ready within 0\.5 s \(http://127"):
+            await children.start(child("slow", free_port, Mode.UNREADY, ready_within_s=0.5))
+
+
+async def test_a_death_while_another_child_starts_ends_the_start(tmp_path: Path) -> None:
+    good, slow = free_ports(2)
+
+    async with Children(tmp_path) as children:
+        await children.start(child("good", good))
+        starting = asyncio.create_task(
+            children.start(child("slow", slow, Mode.UNREADY, ready_within_s=60))
+        )
+        await eventually(lambda: "slow" in children.pids)
+        os.kill(children.pids["good"], signal.SIGKILL)
+        with pytest.raises(ChildError, match=r"good ended by itself \(killed by SIGKILL\)"):
+            await starting
+
+
+async def test_a_death_ends_the_guarded_work(tmp_path: Path, free_port: int) -> None:
+    work = asyncio.Event()
+
+    async with Children(tmp_path) as children:
+        await children.start(child("one", free_port))
+        os.kill(children.pids["one"], signal.SIGKILL)
+        with pytest.raises(ChildError, match="SIGKILL"):
+            await children.guard(work.wait())
+
+
+async def test_guarded_work_gives_its_result(tmp_path: Path, free_port: int) -> None:
+    async with Children(tmp_path) as children:
+        await children.start(child("one", free_port))
+
+        assert "done" == await children.guard(asyncio.sleep(0, "done"))
+
+
+@pytest.mark.parametrize("path", [os.environ["PATH"], ""], ids=["setpriv", "no setpriv"])
+async def test_a_command_that_cannot_be_run_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("PATH", path)
+    missing = ChildSpec("etcd", (str(tmp_path / "etcd"),), "http://127.0.0.1:1/")
+
+    async with Children(tmp_path) as children:
+        with pytest.raises(ChildError, match=r"(?s)etcd .*No such file or directory"):
+            await children.start(missing)
+
+
+async def _start_runner(
+    run_dir: Path, mode: Mode, ports: list[int]
+) -> tuple[asyncio.subprocess.Process, list[int]]:
+    """Start a process that runs stand-ins; return it and their process ids."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.provisioning.demo.runner", str(run_dir), mode.value),
+        *map(str, ports),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    pids = json.loads(await process.stdout.readline())
+    return process, list(pids.values())
+
+
+@pytest.mark.parametrize("mode", [Mode.OK, Mode.UNREADY])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_at_any_time_leaves_nothing_behind(
+    tmp_path: Path, mode: Mode, number: signal.Signals
+) -> None:
+    """UNREADY: the signal comes in the middle of the start."""
+    process, pids = await _start_runner(tmp_path, mode, free_ports(2))
+
+    process.send_signal(number)
+
+    assert 0 == await asyncio.wait_for(process.wait(), 60)
+    assert [False, False] == [is_running(pid) for pid in pids]
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, of util-linux")
+async def test_killing_the_parent_leaves_nothing_behind(tmp_path: Path) -> None:
+    process, pids = await _start_runner(tmp_path, Mode.STUBBORN, free_ports(2))
+    await eventually(lambda: all(map(_is_past_setpriv, pids)))
+
+    process.kill()
+    await process.wait()
+
+    await eventually(lambda: not any(map(is_running, pids)))
+
+
+def _is_past_setpriv(pid: int) -> bool:
+    return b"setpriv" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+async def test_a_child_has_the_environment_that_it_is_given(tmp_path: Path, free_port: int) -> None:
+    command = ("/bin/sh", "-c", "echo $GIVEN $HOME; exec sleep 60")
+    spec = ChildSpec("one", command, f"http://127.0.0.1:{free_port}/", ready_within_s=60)
+    environ = {"PATH": os.environ["PATH"], "GIVEN": "this"}
+
+    async with Children(tmp_path, environ=environ) as children:
+        starting = asyncio.create_task(children.start(spec))
+        await eventually((tmp_path / "one.log").exists)
+        await eventually((tmp_path / "one.log").read_text)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+
+    assert "this\n" == (tmp_path / "one.log").read_text()

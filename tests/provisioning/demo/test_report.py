@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from provisioning.demo import report
+from provisioning.demo.commands import Plan
+from provisioning.demo.demo import Demo
+from provisioning.demo.report import Pages
+from provisioning.demo.status import Alert, FleetStatus
+from provisioning.spec_model import RuntimeKind
+
+SEEN = FleetStatus(
+    n_by_status={"healthy": 9_980, "unreachable": 20, "loading": 0, "draining": 2},
+    n_inventory=10_002,
+    tokens_per_second=420_000.4,
+)
+LOW = Alert("OllamaFleetHealthyInstancesLow", "critical", is_firing=True)
+SLOW = Alert("OllamaNodeSlowerThanFleet", "warning", is_firing=True, n=1_200)
+FAST = Alert("OllamaFleetHealthDroppingFast", "critical", is_firing=False)
+ALL_PAGES = Pages(has_graph=True, has_alertmanager=True)
+
+
+@pytest.fixture
+def made(plan: Plan) -> Demo:
+    assert plan.demo is not None
+    return plan.demo
+
+
+def test_a_status_reads_as_a_sentence_without_what_there_is_none_of() -> None:
+    assert (
+        "9,980 of 10,002 instances healthy, 2 draining, 20 unreachable; "
+        "they generate up to 420,000 tokens/s; no alert fires"
+    ) == str(SEEN)
+
+
+@pytest.mark.parametrize(
+    ("alerts", "expected"),
+    [
+        ([], "no alert fires"),
+        ([LOW], "alerts firing: OllamaFleetHealthyInstancesLow (critical)"),
+        ([FAST], "no alert fires; pending: OllamaFleetHealthDroppingFast (critical)"),
+        (
+            [replace(SLOW, n=2)],
+            "alerts firing: OllamaNodeSlowerThanFleet (warning) × 2",
+        ),
+        (
+            [FAST, LOW, SLOW],
+            "alerts firing: OllamaFleetHealthyInstancesLow (critical), "
+            "OllamaNodeSlowerThanFleet (warning) × 1,200; "
+            "pending: OllamaFleetHealthDroppingFast (critical)",
+        ),
+    ],
+)
+def test_a_status_ends_with_the_alerts(alerts: list[Alert], expected: str) -> None:
+    assert str(replace(SEEN, alerts=tuple(alerts))).endswith(f" tokens/s; {expected}")
+
+
+def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
+    text = report.for_people(plan, SEEN, ALL_PAGES)
+
+    assert str(SEEN) in text
+    for url in (
+        "http://127.0.0.1:11440/fleet\n",
+        "http://127.0.0.1:11440/\n",
+        "http://127.0.0.1:11440/metrics",
+        "http://127.0.0.1:11440/instances?status=unhealthy",
+        "http://127.0.0.1:9090/api/v1/query?query=sum+by",
+        "http://127.0.0.1:9090/graph?g0.expr=",
+        "http://127.0.0.1:9093/api/v2/alerts\n",
+        "http://127.0.0.1:9093/\n",
+        "http://127.0.0.1:8080/instances\n",
+    ):
+        assert url in text
+    assert "wait about two minutes: OllamaFleetHealthyInstancesLow fires" in text
+
+
+def with_containers(plan: Plan) -> Plan:
+    first, *others = plan.fleet.nodes
+    container = msgspec.structs.replace(first, runtime=RuntimeKind.CONTAINERD)
+    return replace(plan, fleet=msgspec.structs.replace(plan.fleet, nodes=(container, *others)))
+
+
+def test_what_ctrl_c_leaves_is_said_before_and_after(plan: Plan) -> None:
+    kept, containers = replace(plan, is_kept=True), with_containers(plan)
+
+    assert report.for_people(plan, SEEN, ALL_PAGES).endswith("\nCtrl-C stops everything.")
+    assert report.for_people(kept, SEEN, ALL_PAGES).endswith(
+        "\nCtrl-C stops everything but the instances, which go on."
+    )
+    assert report.for_people(containers, SEEN, ALL_PAGES).endswith(
+        "\nCtrl-C stops everything but containers of the fleet, which go on."
+    )
+    assert "" == report.left_behind(plan, 0) == report.left_behind(kept, 0)
+    assert "containers of the fleet go on" == report.left_behind(containers, 0)
+    assert (
+        "1,200 instances that are processes go on, as --keep-instances asks; "
+        "containers of the fleet go on"
+    ) == report.left_behind(replace(containers, is_kept=True), 1_200)
+
+
+def test_a_page_that_a_build_does_not_have_is_not_named(plan: Plan) -> None:
+    without_graph = report.for_people(plan, SEEN, replace(ALL_PAGES, has_graph=False))
+    without_page = report.for_people(plan, SEEN, replace(ALL_PAGES, has_alertmanager=False))
+
+    assert "/graph" not in without_graph
+    assert "http://127.0.0.1:9093/\n" in without_graph
+    assert "http://127.0.0.1:9093/\n" not in without_page
+    assert "/graph" in without_page
+
+
+@pytest.mark.parametrize(("n_simulated", "n_killed"), [(3, 3), (20, 20), (10_000, 20)])
+def test_the_kill_command_kills_no_more_than_there_are(
+    plan: Plan, made: Demo, n_simulated: int, n_killed: int
+) -> None:
+    command = report.kill_command(plan, replace(made, n_simulated=n_simulated))
+    words = shlex.split(command)
+
+    assert {"kind": "kill", "count": n_killed} == json.loads(words[words.index("-d") + 1])
+
+
+@pytest.mark.parametrize(
+    ("n_simulated", "node"), [(1, "node-001"), (30, "node-002"), (10_000, "node-100")]
+)
+def test_the_break_command_names_a_node_that_there_is(
+    plan: Plan, made: Demo, n_simulated: int, node: str
+) -> None:
+    words = shlex.split(report.break_command(plan, replace(made, n_simulated=n_simulated)))
+
+    assert {"kind": "node_gone", "node": node} == json.loads(words[words.index("-d") + 1])
+
+
+def test_of_a_persons_own_fleet_nothing_is_said_about_breaking_it(plan: Plan) -> None:
+    own = report.for_people(replace(plan, demo=None), SEEN, ALL_PAGES)
+
+    assert "curl" in report.for_people(plan, SEEN, ALL_PAGES)
+    assert "curl" not in own
+    assert "provisioner apply '/runs/my demo/fleet.yml'\n" in own
+
+
+def test_the_fault_commands_are_one_shell_line_each_and_hold_no_token(
+    plan: Plan, made: Demo
+) -> None:
+    command = report.break_command(plan, made)
+
+    assert "http://127.0.0.1:11451/faults" == shlex.split(command)[-1]
+    assert "$(cat '/runs/my demo/control.token')" in command
+    assert report.heal_command(plan, made).endswith("-X DELETE http://127.0.0.1:11451/faults")
+
+
+def test_the_commands_find_the_provisioner_and_its_token(plan: Plan) -> None:
+    words = shlex.split(report.variables(plan))
+
+    assert [
+        "export",
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL=http://127.0.0.1:8080",
+        "export",
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE=/runs/my demo/provisioner.token",
+    ] == words
+
+
+def test_the_json_is_one_line_with_the_figures_and_the_places(plan: Plan) -> None:
+    seen = replace(SEEN, alerts=(FAST, LOW))
+
+    line = report.as_json(plan, seen, {"exporter": 17}, ["http://127.0.0.1:11460"])
+
+    said = json.loads(line)
+    assert "\n" not in line
+    assert (9_980, 10_002) == (said["healthy"], said["inventory"])
+    assert 20 == said["instances"]["unreachable"]
+    assert ["OllamaFleetHealthyInstancesLow"] == said["alerts_firing"]
+    assert "http://127.0.0.1:11440/fleet" == said["fleet_url"]
+    assert "http://127.0.0.1:9090" == said["prometheus_url"]
+    assert "http://127.0.0.1:9093" == said["alertmanager_url"]
+    assert "http://127.0.0.1:8080" == said["provisioner_url"]
+    assert "/runs/my demo/provisioner.token" == said["provisioner_token_file"]
+    assert "/runs/my demo/fleet.yml" == said["spec"]
+    assert "http://127.0.0.1:11451" == said["control_url"]
+    assert ["http://127.0.0.1:11460"] == said["llama_urls"]
+    assert {"exporter": 17} == said["pids"]

@@ -1,0 +1,131 @@
+"""Make the things that tests decide on, each with what the test does not care about filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec.structs import replace
+
+from provisioning.actions import Illness, Observed
+from provisioning.model import (
+    FoundUnit,
+    Instance,
+    NodeReport,
+    Phase,
+    UnitState,
+    Workload,
+)
+from provisioning.spec_model import (
+    DAY_S,
+    Fleet,
+    Limits,
+    Node,
+    Pool,
+    Rotation,
+    RuntimeKind,
+)
+from provisioning.store.base import Stored
+from provisioning.units import listing_of, workload_digest
+
+NOW_S = 1_800_000_000.0
+GIB = 2**30
+CHAT = Workload("llama3", "fleet", command=("serve", "{port}"), cpus=1.0, memory_bytes=GIB)
+
+
+def node(name: str = "n1", **fields: object) -> Node:
+    """Return a node with room for eight small instances."""
+    made = Node(name, RuntimeKind.SIMULATED, cpus=8.0, memory_bytes=8 * GIB)
+    return replace(made, **fields)
+
+
+def pool(count: int = 1, **fields: object) -> Pool:
+    """Return a pool `chat` of small instances that never rotate."""
+    made = Pool("chat", count, CHAT, rotation=Rotation(every_s=0.0))
+    return replace(made, **fields)
+
+
+def fleet(
+    *pools: Pool, nodes: Iterable[Node] = (), limits: Limits | None = None, **fields: object
+) -> Fleet:
+    """Return a fleet of one node, if no others are given."""
+    made = Fleet("test", tuple(nodes) or (node(),), pools, limits or Limits())
+    return replace(made, **fields)
+
+
+def instance(number: int = 1, **fields: object) -> Instance:
+    """Return an instance of the pool `chat` that runs and is an hour old."""
+    made = Instance(
+        id=f"chat-{number:05}",
+        pool="chat",
+        node="n1",
+        port=20_000 + number,
+        generation=1,
+        phase=Phase.RUNNING,
+        since_s=NOW_S - 3600,
+        started_s=NOW_S - 3600,
+        workload=workload_digest(CHAT),
+        cpus=CHAT.cpus,
+        memory_bytes=CHAT.memory_bytes,
+        listing=listing_of(CHAT, node()),
+    )
+    return replace(made, **fields)
+
+
+def found(
+    of: Instance, state: UnitState = UnitState.RUNNING, *, generation: int = 0, **fields: object
+) -> FoundUnit:
+    """Return the unit of an instance's generation, as its node tells of it."""
+    number = generation or of.generation
+    made = FoundUnit(f"{of.id}.{number}", of.id, number, state)
+    return replace(made, **fields)
+
+
+def report(name: str = "n1", *units: FoundUnit, at_s: float = NOW_S, fault: str = "") -> NodeReport:
+    """Return what was heard of a node just now."""
+    return NodeReport(name, at_s, units, fault)
+
+
+def silent(name: str = "n1", *units: FoundUnit, for_s: float) -> NodeReport:
+    """Return what is known of a node that has not answered for a time."""
+    return report(name, *units, at_s=NOW_S - for_s, fault="cannot connect")
+
+
+def observed(
+    instances: Iterable[Instance],
+    reports: Iterable[NodeReport] | None = None,
+    *,
+    ill: Mapping[str, float] | None = None,
+    working: Iterable[str] = (),
+    starting: Iterable[str] = (),
+    sweeping: Iterable[tuple[str, str]] = (),
+    resting: Iterable[str] = (),
+    idle: Iterable[str] = (),
+    deletable_orphans: Iterable[tuple[str, str]] = (),
+    since_s: float = NOW_S - DAY_S,
+) -> Observed:
+    """Return a view of instances; without reports, their nodes run all that they should."""
+    listed = tuple(instances)
+    return Observed(
+        stored={one.id: Stored(one, 1) for one in listed},
+        reports={
+            one.node: one for one in (healthy_reports(listed) if reports is None else reports)
+        },
+        since_s=since_s,
+        ill={id_: Illness(at_s, "no answer") for id_, at_s in (ill or {}).items()},
+        working=frozenset(working) | frozenset(starting),
+        starting=frozenset(starting),
+        sweeping=frozenset(sweeping),
+        resting=frozenset(resting),
+        idle=frozenset(idle),
+        deletable_orphans=frozenset(deletable_orphans),
+    )
+
+
+def healthy_reports(instances: Iterable[Instance]) -> list[NodeReport]:
+    """Return reports of nodes that run the units of all instances with a phase that has one."""
+    by_node: dict[str, list[FoundUnit]] = {"n1": []}
+    for one in instances:
+        units = by_node.setdefault(one.node, [])
+        if one.phase in (Phase.RUNNING, Phase.DRAINING):
+            units.append(found(one))
+    return [report(name, *units) for name, units in by_node.items()]

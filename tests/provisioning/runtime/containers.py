@@ -1,0 +1,159 @@
+"""A containerd as a node, for tests."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from provisioning.clock import SystemClock
+from provisioning.errors import TransientError
+from provisioning.model import Unit, unit_name
+from provisioning.runtime import containerd_api as api
+from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime.containerd import ContainerdRuntime, namespace_of
+from provisioning.runtime.containerd_daemon import Daemon
+from provisioning.runtime.containerd_record import Settings
+from tests.containerd import IMAGE, Containerd
+from tests.ports import free_port
+from tests.provisioning.runtime.contract import (
+    EXIT_STATUS,
+    FLEET,
+    Behaviour,
+    Feature,
+)
+from tests.provisioning.runtime.processes import environment_of
+from tests.waiting import eventually
+
+NODE = "node-1"
+READY = "ready"
+COMMANDS: Mapping[Behaviour, tuple[str, ...]] = {
+    Behaviour.SERVES: (
+        "sh",
+        "-c",
+        f"trap 'exit 0' TERM; echo {READY}; while :; do sleep 1000 & wait; done",
+    ),
+    Behaviour.IGNORES_SIGTERM: ("sleep", "1000"),  # as every process 1 without a handler
+    Behaviour.ENDS: ("sh", "-c", f"exit {EXIT_STATUS}"),
+    Behaviour.EATS_MEMORY: ("sh", "-c", "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"),
+    Behaviour.ITS_CHILD_EATS_MEMORY: (
+        "sh",
+        "-c",
+        "(x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done); exec sleep 1000",
+    ),
+    Behaviour.CANNOT_START: ("/nonexistent/llm-server", "--serve"),
+}
+MEMORY_BYTES = 24 * 2**20
+
+
+class ContainerdLab:
+    """A containerd that has the image, as a node."""
+
+    def __init__(self, containerd: Containerd, archive: Path, *, node: str = NODE) -> None:
+        self.containerd = containerd
+        self._archive = archive
+        self._node = node
+        self._opened: list[ContainerdRuntime] = []
+        self._strangers: list[socket.socket] = []
+        self._fleets = {FLEET}
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        return frozenset(Feature)
+
+    def open(self, *, fleet: str = FLEET, settings: Settings | None = None) -> ContainerdRuntime:
+        self._fleets.add(fleet)
+        runtime = ContainerdRuntime(
+            fleet,
+            self._node,
+            endpoint=self.containerd.endpoint,
+            clock=SystemClock(),
+            settings=settings or self.containerd.settings,
+        )
+        self._opened.append(runtime)
+        return runtime
+
+    def unit(
+        self, behaviour: Behaviour = Behaviour.SERVES, *, number: int = 1, fleet: str = FLEET
+    ) -> Unit:
+        return Unit(
+            name=unit_name(f"pool-{number}", 1),
+            fleet=fleet,
+            instance_id=f"pool-{number}",
+            generation=1,
+            pool="pool",
+            host="127.0.0.1",
+            port=free_port(),
+            image=IMAGE,
+            command=COMMANDS[behaviour],
+            environment=(),
+            mounts=(),
+            cpus=1.0,
+            memory_bytes=MEMORY_BYTES,
+        )
+
+    async def kill(self, unit: Unit) -> None:
+        daemon = self.daemon(unit.fleet)
+        request = messages.KillTaskRequest(container_id=unit.name, signal=9)
+        await daemon.call(api.KILL_TASK, request)
+        await daemon.close()
+
+    async def take_port(self, unit: Unit) -> None:
+        self._strangers.append(socket.create_server((unit.host, unit.port)))
+
+    async def environment(self, unit: Unit) -> Mapping[str, str]:
+        # Before its command runs, the process is one of the low-level runtime, with another.
+        await eventually(lambda: self.is_ready(unit))
+        return await environment_of(await self.pid(unit))
+
+    async def pid(self, unit: Unit) -> int:
+        daemon = self.daemon(unit.fleet)
+        reply = await daemon.call(api.GET_TASK, messages.TaskId(container_id=unit.name))
+        await daemon.close()
+        return reply.process.pid
+
+    def daemon(self, fleet: str = FLEET) -> Daemon:
+        """Return a connection of the test's own."""
+        return Daemon(self.containerd.endpoint, namespace_of(fleet))
+
+    def log(self, unit: Unit) -> Path:
+        return self.containerd.folder / "log" / unit.fleet / f"{unit.instance_id}.log"
+
+    def is_ready(self, unit: Unit) -> bool:
+        """Say whether a unit that serves handles signals by now."""
+        return READY in self.said(unit)
+
+    def said(self, unit: Unit) -> str:
+        """Return what a unit has written so far; the shim gives up the last words of one that ends.
+
+        So what has to be read is read while the unit runs.
+        """
+        log = self.log(unit)
+        return log.read_text() if log.exists() else ""
+
+    async def prepare(self, *fleets: str) -> None:
+        """Bring the image to the fleets' namespaces."""
+        for fleet in fleets:
+            await self.open(fleet=fleet).images.import_archive(IMAGE, self._archive)
+
+    async def close(self) -> None:
+        for stranger in self._strangers:
+            stranger.close()
+        for fleet in self._fleets:
+            await eventually(partial(is_removed, self.open(fleet=fleet)))
+        for runtime in self._opened:
+            await runtime.close()
+
+
+async def is_removed(runtime: ContainerdRuntime, *names: str) -> bool:
+    """Remove these units, or else all; say whether none is left.
+
+    As often as it takes: after a call that broke off, or a lost shim, containerd itself cleans up.
+    """
+    try:
+        for name in names or [found.name for found in await runtime.units()]:
+            await runtime.remove(name, grace_s=0.0)
+        return () == await runtime.units()
+    except TransientError:
+        return False

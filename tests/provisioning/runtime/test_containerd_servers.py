@@ -1,0 +1,108 @@
+"""A real LLM server in a real container: nothing in it but what is mounted from the node."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from provisioning.errors import TransientError
+from provisioning.model import Probe, Unit, WarmUp
+from provisioning.runtime.prober import HttpProber
+from tests.conftest import ROOT
+from tests.containerd import Containerd, image_archive, layer_of, package, running_containerd
+from tests.provisioning.runtime.containers import ContainerdLab
+from tests.provisioning.runtime.contract import running
+from tests.waiting import eventually
+
+IMAGE = "mounts-only:1"
+NOBODY = "65534:65534"
+MIB = 2**20
+
+
+@pytest.fixture
+def containerd(tmp_path: Path) -> Iterator[Containerd]:
+    with running_containerd(tmp_path / "containerd") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+async def lab(containerd: Containerd, busybox: Path) -> AsyncIterator[ContainerdLab]:
+    lab = ContainerdLab(containerd, busybox)
+    yield lab
+    await lab.close()
+
+
+@pytest.fixture
+async def prober() -> AsyncIterator[HttpProber]:
+    prober = HttpProber()
+    yield prober
+    await prober.close()
+
+
+def empty_image(folder: Path) -> Path:
+    """Return an archive of an image with the places of a system, and nothing in them."""
+    layer = layer_of(
+        folders=("usr", "proc", "sys", "dev", "tmp"),
+        links={name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")},
+    )
+    return image_archive(folder / "empty.tar", layer, User=NOBODY)
+
+
+def llama_unit(lab: ContainerdLab, model: Path) -> Unit:
+    """Return a unit that runs this interpreter, with these packages, on the node's files."""
+    unit = lab.unit()
+    library = next(package("libgomp1").glob("usr/lib/*/libgomp.so.1")).parent
+    interpreter, packages = Path(sys.executable).resolve(), sysconfig.get_path("purelib")
+    return msgspec.structs.replace(
+        unit,
+        image=IMAGE,
+        command=(
+            *(str(interpreter), "-m", "provisioning.demo.llama"),
+            *("--model=/model.gguf", f"--port={unit.port}"),
+        ),
+        environment=(
+            ("HOME", "/tmp"),  # noqa: S108 # the container's
+            ("LD_LIBRARY_PATH", str(library)),
+            ("PYTHONDONTWRITEBYTECODE", "1"),
+            ("PYTHONPATH", f"/project:{packages}"),
+        ),
+        mounts=(
+            ("/usr", "/usr"),
+            *((folder, folder) for folder in (sys.base_prefix, packages, str(library))),
+            (str(ROOT / "provisioning"), "/project/provisioning"),
+            (str(model), "/model.gguf"),
+        ),
+        memory_bytes=512 * MIB,
+    )
+
+
+async def test_a_real_llama_server_serves_from_a_container(
+    lab: ContainerdLab, prober: HttpProber, tiny_model: Path, tmp_path: Path
+) -> None:
+    runtime, unit = lab.open(), llama_unit(lab, tiny_model)
+    await runtime.images.import_archive(IMAGE, empty_image(tmp_path))
+
+    await runtime.start(unit)
+
+    async def is_healthy() -> bool:
+        return "" == await prober.ask("127.0.0.1", unit.port, Probe())
+
+    try:
+        await eventually(is_healthy)
+    except AssertionError:
+        pytest.fail(lab.log(unit).read_text())
+    warm_up = WarmUp(path="/completion", body='{"prompt": "a", "n_predict": 4}')
+    await prober.warm_up("127.0.0.1", unit.port, (warm_up,))
+    assert (running(unit),) == await runtime.units()
+    status = Path(f"/proc/{await lab.pid(unit)}/status").read_text()
+    assert "Uid:\t65534" in status
+
+    await runtime.remove(unit.name, grace_s=10.0)
+
+    with pytest.raises(TransientError):
+        await prober.warm_up("127.0.0.1", unit.port, (warm_up,))

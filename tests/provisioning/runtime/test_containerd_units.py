@@ -1,0 +1,568 @@
+"""What is special about units that are containers, on a real containerd with a real crun."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from provisioning.errors import LastingError, TransientError, UnitError
+from provisioning.model import FoundUnit, Unit, UnitState
+from provisioning.runtime import containerd_api as api
+from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime.containerd import ContainerdRuntime, namespace_of
+from provisioning.runtime.containerd_record import Settings
+from tests.containerd import Containerd, is_second_version, running_containerd
+from tests.provisioning.runtime.containers import ContainerdLab, is_removed
+from tests.provisioning.runtime.contract import FLEET, Behaviour, has_exited, running
+from tests.waiting import eventually
+
+LIMITS_OF_FIRST_VERSION = {
+    "memory.limit_in_bytes": str(32 * 2**20),
+    "memory.memsw.limit_in_bytes": str(32 * 2**20),
+    "cpu.cfs_quota_us": "50000",
+    "cpu.cfs_period_us": "100000",
+    "cpu.shares": "512",
+}
+LIMITS_OF_SECOND_VERSION = {
+    "memory.max": str(32 * 2**20),
+    "cpu.max": "50000 100000",
+}
+END = "the-end"
+SECRET = "s3cret"  # noqa: S105 # of this test alone
+
+
+@pytest.fixture(scope="module")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
+    with running_containerd(tmp_path_factory.mktemp("containerd")) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+async def lab(containerd: Containerd, busybox: Path) -> AsyncIterator[ContainerdLab]:
+    lab = ContainerdLab(containerd, busybox)
+    await lab.prepare(FLEET)
+    yield lab
+    await lab.close()
+
+
+def running_command(lab: ContainerdLab, *command: str, **changes: Any) -> Unit:
+    return msgspec.structs.replace(lab.unit(), command=command, **changes)
+
+
+async def output(lab: ContainerdLab, unit: Unit, settings: Settings | None = None) -> str:
+    """Return all that a unit's command writes; see `ContainerdLab.said` for why it stays."""
+    runtime = lab.open(settings=settings)
+    command = ("sh", "-c", f'"$@"; echo {END}; exec sleep 1000', "sh", *unit.command)
+    await runtime.start(msgspec.structs.replace(unit, command=command))
+    await eventually(lambda: END in lab.said(unit))
+    await runtime.remove(unit.name, grace_s=0.1)
+    return lab.said(unit).removesuffix(f"{END}\n")
+
+
+async def one(runtime: ContainerdRuntime) -> FoundUnit:
+    (found,) = await runtime.units()
+    return found
+
+
+async def test_a_container_has_the_units_limits(lab: ContainerdLab) -> None:
+    unit = msgspec.structs.replace(lab.unit(), cpus=0.5, memory_bytes=32 * 2**20)
+    await lab.open().start(unit)
+
+    expected = LIMITS_OF_SECOND_VERSION if is_second_version() else LIMITS_OF_FIRST_VERSION
+    seen = {name: limit(lab, unit, name) for name in expected}
+
+    assert expected == seen
+
+
+def limit(lab: ContainerdLab, unit: Unit, name: str) -> str:
+    """Return what the kernel has of a unit's limits."""
+    group = lab.containerd.group(f"{FLEET}.{unit.name}", name.partition(".")[0])
+    return (group / name).read_text().strip()
+
+
+async def test_nothing_is_left_on_the_machine_of_a_removed_unit(lab: ContainerdLab) -> None:
+    runtime, unit = lab.open(), lab.unit()
+    await runtime.start(unit)
+    pid = await lab.pid(unit)
+    await eventually(lambda: 1 == len(lab.containerd.shims()))
+
+    await runtime.remove(unit.name, grace_s=0.1)
+
+    assert not Path(f"/proc/{pid}").exists()
+    await eventually(lambda: [] == lab.containerd.shims())
+    left = [group.name for group in lab.containerd.groups()]
+    assert {lab.containerd.cgroup} >= set(left)
+    assert [] == list((lab.containerd.folder / "runtime").glob("*/*"))
+    daemon = lab.daemon()
+    snapshots = daemon.stream(
+        api.LIST_SNAPSHOTS,
+        messages.ListSnapshotsRequest(snapshotter="overlayfs"),
+        deadline_s=10.0,
+    )
+    kinds = [snapshot.kind async for reply in snapshots for snapshot in reply.info]
+    assert {3} == set(kinds)  # the image's layers alone
+    await daemon.close()
+
+
+async def test_a_record_carries_the_fleets_labels(lab: ContainerdLab) -> None:
+    unit = lab.unit()
+    await lab.open().start(unit)
+
+    daemon = lab.daemon()
+    reply = await daemon.call(api.GET_CONTAINER, messages.ContainerId(id=unit.name))
+    await daemon.close()
+
+    assert {
+        "ollama-fleet/fleet": FLEET,
+        "ollama-fleet/instance": "pool-1",
+        "ollama-fleet/generation": "1",
+        "ollama-fleet/pool": "pool",
+    } == dict(reply.container.labels)
+
+
+async def test_a_unit_has_no_privileges_and_nothing_of_the_nodes_processes(
+    lab: ContainerdLab,
+) -> None:
+    script = "cat /proc/self/status; ls -d /proc/[0-9]*; id -u"
+    text = await output(lab, running_command(lab, "sh", "-c", script))
+
+    assert "CapEff:\t0000000000000000" in text
+    assert "CapBnd:\t0000000000000000" in text
+    assert "NoNewPrivs:\t1" in text
+    assert text.count("/proc/") <= 3
+
+
+async def test_a_mount_is_seen_and_cannot_be_written(lab: ContainerdLab, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("weights")
+    script = "cat /models/model; touch /models/new || echo refused; touch /own && echo own"
+
+    text = await output(
+        lab, running_command(lab, "sh", "-c", script, mounts=((str(tmp_path), "/models"),))
+    )
+
+    assert "weights" in text
+    assert "refused" in text
+    assert "own" in text
+    assert not (tmp_path / "new").exists()
+
+
+async def test_the_log_of_a_container_is_for_nobody_else_to_read(
+    lab: ContainerdLab, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(lab.containerd.settings, log_dir=str(tmp_path / "logs"))
+    runtime, unit = lab.open(settings=settings), lab.unit()
+
+    await runtime.start(unit)
+
+    folder = Path(runtime.log_of(unit.instance_id)).parent
+    assert 0o700 == folder.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("program", ["crun", "runc"])
+async def test_what_is_mounted_below_a_mount_cannot_be_written_either(
+    lab: ContainerdLab, tmp_path: Path, program: str
+) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    await lab.containerd.mount_memory(below)
+    settings = msgspec.structs.replace(
+        lab.containerd.settings, runtime=str(lab.containerd.binaries / program)
+    )
+    script = "ls -d /models/below; touch /models/below/new || echo refused"
+
+    text = await output(
+        lab,
+        running_command(lab, "sh", "-c", script, mounts=((str(tmp_path), "/models"),)),
+        settings,
+    )
+
+    assert "/models/below" in text
+    assert "refused" in text
+
+
+async def test_a_units_variable_replaces_the_images(lab: ContainerdLab) -> None:
+    unit = running_command(lab, "env", environment=(("PATH", "/bin:/own"), ("TOKEN", SECRET)))
+
+    lines = (await output(lab, unit)).splitlines()
+
+    assert ["PATH=/bin:/own"] == [line for line in lines if line.startswith("PATH=")]
+    assert f"TOKEN={SECRET}" in lines
+
+
+async def test_no_secret_is_on_a_command_line_or_in_a_label(lab: ContainerdLab) -> None:
+    unit = msgspec.structs.replace(lab.unit(), environment=(("TOKEN", SECRET),))
+    await lab.open().start(unit)
+
+    command_lines = [path for path in Path("/proc").glob("[0-9]*/cmdline") if holds_secret(path)]
+
+    assert [] == command_lines
+
+
+def holds_secret(path: Path) -> bool:
+    try:
+        return f"TOKEN={SECRET}".encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
+async def test_the_log_outlives_the_unit_until_the_next_one_of_its_instance(
+    lab: ContainerdLab,
+) -> None:
+    # It goes on: the shim waits two seconds at most for the last words of one that has ended.
+    command = "echo out; echo err >&2; exec sleep 1000"
+    runtime, unit = lab.open(), running_command(lab, "sh", "-c", command)
+    await runtime.start(unit)
+    await eventually(lambda: ["err", "out"] == written(lab, unit))
+
+    await runtime.remove(unit.name, grace_s=0.1)
+    assert ["err", "out"] == written(lab, unit)
+
+    await runtime.start(lab.unit())
+    await eventually(lambda: lab.is_ready(unit))
+    assert "ready\n" == lab.log(unit).read_text()
+
+
+def written(lab: ContainerdLab, unit: Unit) -> list[str]:
+    """Return the words in a unit's log, sorted, as its streams follow no order."""
+    log = lab.log(unit)
+    return sorted(log.read_text().split()) if log.exists() else []
+
+
+async def test_a_chatty_units_log_stays_within_bounds(lab: ContainerdLab) -> None:
+    """Also while nobody asks for its units."""
+    limit = 10_000
+    settings = msgspec.structs.replace(lab.containerd.settings, max_log_bytes=limit)
+    runtime = lab.open(settings=settings)
+    unit = running_command(lab, "sh", "-c", "while :; do echo line of a chatty unit; done")
+    log = lab.log(unit)
+    await runtime.start(unit)
+    await eventually(lambda: log.exists() and log.stat().st_size > 3 * limit)
+
+    await runtime.units()
+
+    older = log.with_name("pool-1.log.1")
+    for _ in range(2):
+        await eventually(older.exists)
+        assert limit == older.stat().st_size
+        older.unlink()
+    await runtime.remove(unit.name, grace_s=0.0)
+    assert b"\0" not in log.read_bytes()
+    await runtime.close()
+    assert [] == [task for task in asyncio.all_tasks() if "LogKeeper" in repr(task)]
+
+
+async def test_the_nodes_cgroup_goes_with_its_last_container(lab: ContainerdLab) -> None:
+    runtime, first, second = lab.open(), lab.unit(), lab.unit(number=2)
+    await runtime.start(first)
+    await runtime.start(second)
+
+    def groups() -> list[Path]:
+        return list(Path("/sys/fs/cgroup").glob(f"*/{lab.containerd.cgroup}"))
+
+    await runtime.remove(first.name, grace_s=0.0)
+    assert groups()
+    await runtime.remove(second.name, grace_s=0.0)
+
+    assert [] == groups()
+    await runtime.start(first)
+    assert groups()
+
+
+async def test_a_cgroup_that_containerd_has_forgotten_is_removed_and_no_other(
+    lab: ContainerdLab,
+) -> None:
+    """As it stays behind where containerd is killed while a container begins or ends."""
+    runtime, unit, ended = lab.open(), lab.unit(), lab.unit(Behaviour.ENDS, number=2)
+    for started in (unit, ended):
+        await runtime.start(started)
+    await eventually(lambda: has_exited(runtime, ended))
+    node = next(iter(Path("/sys/fs/cgroup").glob(f"**/{lab.containerd.cgroup}")))
+    recorded = {f"{one.fleet}.{one.name}" for one in (unit, ended)}
+    forgotten, foreign = node / f"{unit.fleet}.gone.1", node / "another-fleet.gone.1"
+    forgotten.mkdir()
+    foreign.mkdir()
+
+    await runtime.units()
+
+    assert {*recorded, foreign.name} == {path.name for path in node.glob("*/")}
+    foreign.rmdir()
+
+
+async def test_out_of_memory_is_known_to_later_provisioners_and_forgotten_at_the_next_start(
+    lab: ContainerdLab,
+) -> None:
+    first, unit = lab.open(), lab.unit(Behaviour.EATS_MEMORY)
+    await first.start(unit)
+    await eventually(lambda: has_exited(first, unit))
+
+    async def is_marked() -> bool:
+        return (await one(first)).is_out_of_memory
+
+    await eventually(is_marked)
+    second = lab.open()
+    assert (await one(second)).is_out_of_memory
+
+    await second.start(lab.unit(Behaviour.ENDS))
+    await eventually(lambda: has_exited(second, unit))
+    assert not (await one(second)).is_out_of_memory
+
+
+async def test_a_unit_is_given_the_grace_to_end_what_it_has_begun(lab: ContainerdLab) -> None:
+    script = f"trap 'sleep 0.5; echo {END}; sleep 1000' TERM; while :; do echo up; sleep 0.05; done"
+    runtime, unit = lab.open(), running_command(lab, "sh", "-c", script)
+    await runtime.start(unit)
+    await eventually(lambda: "up" in lab.said(unit))
+
+    removing = asyncio.create_task(runtime.remove(unit.name, grace_s=600.0))
+
+    await eventually(lambda: END in lab.said(unit))
+    assert not removing.done()
+    await lab.kill(unit)
+    await removing
+    assert () == await runtime.units()
+
+
+async def test_a_killed_units_status_is_the_signal(lab: ContainerdLab) -> None:
+    runtime, unit = lab.open(), lab.unit()
+    await runtime.start(unit)
+
+    await lab.kill(unit)
+
+    await eventually(lambda: has_exited(runtime, unit))
+    assert -9 == (await one(runtime)).exit_status
+
+
+@pytest.mark.parametrize("n_calls", [1, 2, 3])
+async def test_a_start_that_breaks_off_after_any_call_leaves_what_is_found_and_removed(
+    lab: ContainerdLab, n_calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the snapshot, after the record, after the task."""
+    broken, unit = lab.open(), lab.unit()
+    making = (api.PREPARE_SNAPSHOT, api.CREATE_CONTAINER, api.CREATE_TASK, api.START_TASK)
+    call = broken._daemon.call
+
+    async def call_or_die(method: Any, *arguments: Any, **options: Any) -> Any:
+        if method is making[n_calls]:
+            raise TransientError("the provisioner dies here")
+        return await call(method, *arguments, **options)
+
+    monkeypatch.setattr(broken._daemon, "call", call_or_die)
+    with pytest.raises(TransientError, match="dies here"):
+        await broken.start(unit)
+    runtime = lab.open()
+
+    expected = {1: UnitState.CREATED, 2: UnitState.EXITED, 3: UnitState.CREATED}
+    found = await one(runtime)
+    assert (unit.name, expected[n_calls]) == (found.name, found.state)
+    assert ("pool-1", 1, None) == (found.instance_id, found.generation, found.exit_status)
+
+    await runtime.remove(unit.name, grace_s=0.1)
+    assert () == await runtime.units()
+    await runtime.start(unit)
+    assert (running(unit),) == await runtime.units()
+
+
+async def test_garbage_is_collected_around_a_unit_that_is_being_made(
+    lab: ContainerdLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its snapshot has no record yet, which would make it garbage."""
+    runtime, unit = lab.open(), lab.unit()
+    call = runtime._daemon.call
+
+    async def collect_first(method: Any, *arguments: Any, **options: Any) -> Any:
+        if method is api.CREATE_CONTAINER:
+            await lab.containerd.collect_garbage(namespace_of(FLEET))
+        return await call(method, *arguments, **options)
+
+    monkeypatch.setattr(runtime._daemon, "call", collect_first)
+    await runtime.start(unit)
+
+    assert (running(unit),) == await runtime.units()
+
+
+async def test_a_task_whose_record_somebody_deleted_is_found_and_removed(
+    lab: ContainerdLab,
+) -> None:
+    runtime, unit = lab.open(), lab.unit()
+    await runtime.start(unit)
+    daemon = lab.daemon()
+    await daemon.call(api.DELETE_CONTAINER, messages.ContainerId(id=unit.name))
+    await daemon.close()
+
+    assert (running(unit),) == await runtime.units()
+    await runtime.remove(unit.name, grace_s=0.1)
+
+    assert () == await runtime.units()
+    await eventually(lambda: [] == lab.containerd.shims())
+
+
+async def test_a_stranger_in_the_fleets_namespace_is_left_alone(lab: ContainerdLab) -> None:
+    daemon, runtime = lab.daemon(), lab.open()
+    stranger = messages.Container(
+        id="stranger.1",
+        runtime=messages.Runtime(name="io.containerd.runc.v2"),
+        spec=api.wrapped(api.SPEC_TYPE, b"{}"),
+    )
+    await daemon.call(api.CREATE_CONTAINER, messages.CreateContainerRequest(container=stranger))
+
+    assert () == await runtime.units()
+    await runtime.remove("stranger.1", grace_s=0.1)
+
+    await daemon.call(api.GET_CONTAINER, messages.ContainerId(id="stranger.1"))
+    await daemon.call(api.DELETE_CONTAINER, messages.ContainerId(id="stranger.1"))
+    await daemon.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image": "nowhere:1"}, "import an archive"),
+        ({"image": "Not A Name"}, "Not A Name"),
+        ({"command": ("/bin",)}, "cannot start"),
+        ({"command": ()}, "says what to run"),
+        ({"mounts": (("/nonexistent/models", "/models"),)}, "/nonexistent/models"),
+        ({"mounts": (("relative", "/models"),)}, "slash"),
+        ({"environment": (("A=B", SECRET),)}, "A=B"),
+        ({"environment": (("A", f"{SECRET}\0"),)}, "'A'"),
+        ({"name": "not a name.1"}, "not a name"),
+        ({"name": "x" * 80}, "x"),
+    ],
+)
+async def test_what_can_never_run_is_refused_for_good_without_telling_secrets(
+    lab: ContainerdLab, change: dict[str, object], said: str
+) -> None:
+    runtime = lab.open()
+
+    with pytest.raises(LastingError, match=said) as caught:
+        await runtime.start(msgspec.structs.replace(lab.unit(), **change))
+
+    assert SECRET not in str(caught.value)
+    assert () == await runtime.units()
+
+
+async def test_a_runtime_that_is_not_installed_is_told(lab: ContainerdLab) -> None:
+    settings = msgspec.structs.replace(lab.containerd.settings, runtime="no-such-runtime")
+    runtime = lab.open(settings=settings)
+
+    with pytest.raises(UnitError, match="no-such-runtime"):
+        await runtime.start(lab.unit())
+
+    assert () == await runtime.units()
+
+
+async def test_runc_will_do_too(lab: ContainerdLab) -> None:
+    settings = msgspec.structs.replace(
+        lab.containerd.settings, runtime=str(lab.containerd.binaries / "runc")
+    )
+    runtime = lab.open(settings=settings)
+    unit = lab.unit()
+
+    await runtime.start(unit)
+    assert (running(unit),) == await runtime.units()
+    await runtime.remove(unit.name, grace_s=0.1)
+
+    assert () == await runtime.units()
+
+
+async def test_units_without_limits_run(lab: ContainerdLab) -> None:
+    unit = msgspec.structs.replace(lab.unit(), cpus=0.0, memory_bytes=0)
+    runtime = lab.open()
+
+    await runtime.start(unit)
+
+    assert (running(unit),) == await runtime.units()
+
+
+async def test_closing_leaves_no_start_behind_that_goes_on(lab: ContainerdLab) -> None:
+    runtime = lab.open()
+    starting = asyncio.create_task(runtime.start(lab.unit()))
+    await asyncio.sleep(0.02)
+    starting.cancel()
+
+    await runtime.close()
+
+    # Nobody makes another call.
+    assert {} == runtime._starting
+    await asyncio.wait([starting])
+    other = lab.open()
+    # containerd may still end one that was broken off.
+    await eventually(lambda: is_removed(other, lab.unit().name))
+
+
+async def test_whoever_asks_for_a_start_that_goes_on_already_waits_for_it(
+    lab: ContainerdLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of three that ask at once one gives up, and the others get their unit all the same."""
+    runtime, unit = lab.open(), lab.unit()
+    asking = [asyncio.create_task(runtime.start(unit)) for _ in range(3)]
+    await eventually(lambda: runtime._starting)
+    asking[0].cancel()
+
+    await asyncio.gather(*asking[1:])
+
+    assert asking[0].cancelled()
+    assert (running(unit),) == await runtime.units()
+    assert [] == [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+
+
+async def test_closing_ends_changes(lab: ContainerdLab) -> None:
+    runtime = lab.open()
+    names = asyncio.ensure_future(collected(runtime))
+    await asyncio.sleep(0.05)
+
+    await runtime.close()
+
+    assert [] == await asyncio.wait_for(names, 30.0)
+
+
+async def collected(runtime: ContainerdRuntime) -> list[str]:
+    return [name async for name in runtime.changes()]
+
+
+async def test_a_unit_that_runs_out_of_memory_is_told_by_changes(lab: ContainerdLab) -> None:
+    runtime, unit = lab.open(), lab.unit(Behaviour.EATS_MEMORY)
+    await runtime.units()
+    told = asyncio.ensure_future(anext(runtime.changes()))
+
+    await runtime.start(unit)
+
+    assert unit.name == await asyncio.wait_for(told, 60.0)
+
+
+async def test_what_ends_just_after_the_first_look_is_told(
+    lab: ContainerdLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look has found it running, so only an event can tell."""
+    unit = lab.unit()
+    await lab.open().start(unit)
+    runtime = lab.open()
+    look = runtime._events._look
+
+    async def look_and_kill() -> None:
+        await look()
+        await lab.kill(unit)
+        await eventually(lambda: has_exited(runtime, unit))
+
+    monkeypatch.setattr(runtime._events, "_look", look_and_kill)
+
+    assert unit.name == await asyncio.wait_for(anext(runtime.changes()), 30.0)
+
+
+async def test_a_unit_that_is_being_started_is_never_taken_for_one_that_has_exited(
+    lab: ContainerdLab,
+) -> None:
+    """Its record is there before its task; whoever saw it as exited would remove it."""
+    runtime, unit = lab.open(), lab.unit()
+    starting = asyncio.create_task(runtime.start(unit))
+    states = set()
+    while not starting.done():
+        states |= {found.state for found in await runtime.units()}
+
+    assert UnitState.EXITED not in states
+    assert UnitState.CREATED in states
+    await starting

@@ -1,0 +1,400 @@
+"""Hosted units keep the promises of every runtime, over a real control API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from provisioning.errors import (
+    LastingError,
+    NodeUnreachableError,
+    NoRoomError,
+    TransientError,
+    UnitError,
+)
+from provisioning.model import Unit, UnitState, unit_name
+from provisioning.runtime.hosted import TIMEOUT_S, HostedRuntime
+from provisioning.simulator.app import Simulation
+from tests.ports import free_port
+from tests.provisioning.runtime.contract import (
+    FLEET,
+    Behaviour,
+    Feature,
+    RuntimeContract,
+    has_exited,
+    running,
+)
+from tests.provisioning.simulator.hosting import hosting
+from tests.waiting import eventually
+
+NODE = "n1"
+HOST = "127.1.0.1"
+MODEL = "llama3.1:8b"
+STRANGER = "stranger"
+FAULT_BY_BEHAVIOUR: Mapping[Behaviour, str] = {
+    Behaviour.ENDS: "kill",
+    Behaviour.EATS_MEMORY: "oom_kill",
+}
+"""What befalls a unit as soon as it runs. One that ignores SIGTERM is like any other: there is no
+process that could ignore it."""
+
+
+OpenAt = Callable[..., HostedRuntime]
+"""`open_at(url, token_path, timeout_s=1.0)`."""
+
+
+class HostedLab:
+    """A simulation's first node.
+
+    Units have no environment, and none ends by itself, so that the exit status is that of the
+    fault: always -9.
+    """
+
+    features = frozenset({Feature.PORTS, Feature.MEMORY})
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        assert simulation.running.host is not None
+        self.host = simulation.running.host
+        self._fleet = simulation.running.fleet
+        self._ports = iter(range(simulation.running.port, simulation.running.port + 30))
+        self._opened: list[HostedRuntime] = []
+        self._fault_by_port: dict[int, str] = {}
+        self._fleet.watch(self._befall)
+
+    def open(
+        self, *, fleet: str = FLEET, node: str = NODE, timeout_s: float = TIMEOUT_S
+    ) -> HostedRuntime:
+        runtime = HostedRuntime(
+            fleet,
+            node,
+            endpoint=self.simulation.control_url,
+            token_path=self.simulation.token.path,
+            timeout_s=timeout_s,
+        )
+        self._opened.append(runtime)
+        return runtime
+
+    def unit(
+        self, behaviour: Behaviour = Behaviour.SERVES, *, number: int = 1, fleet: str = FLEET
+    ) -> Unit:
+        port = next(self._ports)
+        if behaviour in FAULT_BY_BEHAVIOUR:
+            self._fault_by_port[port] = FAULT_BY_BEHAVIOUR[behaviour]
+        return Unit(
+            name=unit_name(f"pool-{number}", 1),
+            fleet=fleet,
+            instance_id=f"pool-{number}",
+            generation=1,
+            pool="pool",
+            host=HOST,
+            port=port,
+            image="",
+            command=(),
+            environment=(),
+            mounts=(),
+            cpus=1.0,
+            memory_bytes=0,
+            model="no-such" if behaviour is Behaviour.CANNOT_START else MODEL,
+        )
+
+    async def kill(self, unit: Unit) -> None:
+        self._fleet.inject("kill", ids=[unit.instance_id])
+
+    async def take_port(self, unit: Unit) -> None:
+        taker = msgspec.structs.replace(unit, fleet=STRANGER, name=STRANGER)
+        await self.open(fleet=STRANGER).start(taker)
+
+    async def environment(self, unit: Unit) -> Mapping[str, str]:
+        raise AssertionError("simulated units have none")
+
+    async def close(self) -> None:
+        for runtime in self._opened:
+            await runtime.close()
+
+    def _befall(self, indices: frozenset[int]) -> None:
+        for index in indices & self._fleet.states.keys():
+            instance = self._fleet.states[index].instance
+            fault = self._fault_by_port.pop(instance.port, None)
+            if fault is not None:
+                self._fleet.inject(fault, ids=[instance.id])
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[HostedLab]:
+    async with hosting(tmp_path) as simulation:
+        made = HostedLab(simulation)
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+async def open_at() -> AsyncIterator[OpenAt]:
+    """Open runtimes of any control API; they are closed after the test."""
+    async with AsyncExitStack() as stack:
+
+        def opened(url: str, token_path: Path, *, timeout_s: float = TIMEOUT_S) -> HostedRuntime:
+            runtime = HostedRuntime(
+                FLEET, NODE, endpoint=url, token_path=token_path, timeout_s=timeout_s
+            )
+            stack.push_async_callback(runtime.close)
+            return runtime
+
+        yield opened
+
+
+class TestHostedRuntime(RuntimeContract):
+    """Hosted units keep the promises of every runtime."""
+
+
+async def test_a_unit_answers_where_it_was_ordered_until_it_is_removed(lab: HostedLab) -> None:
+    runtime, unit = lab.open(), lab.unit()
+    await runtime.start(unit)
+
+    reader, writer = await asyncio.open_connection(unit.host, unit.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b"HTTP/1.1 200 OK\r\n" == await reader.readline()
+
+    await runtime.remove(unit.name, grace_s=60.0)
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+
+
+async def test_a_killed_unit_is_told_with_its_signal_and_one_out_of_memory_as_such(
+    lab: HostedLab,
+) -> None:
+    runtime = lab.open()
+    killed, hungry = lab.unit(Behaviour.ENDS), lab.unit(Behaviour.EATS_MEMORY, number=2)
+    await runtime.start(killed)
+    await runtime.start(hungry)
+
+    found = {unit.name: (unit.exit_status, unit.is_out_of_memory) for unit in await runtime.units()}
+
+    assert {killed.name: (-9, False), hungry.name: (-9, True)} == found
+
+
+async def test_a_node_that_is_gone_is_unreachable_and_its_stream_breaks_off(lab: HostedLab) -> None:
+    runtime, unit = lab.open(), lab.unit()
+    await runtime.start(unit)
+    fleet = lab.simulation.running.fleet
+    async with aclosing(runtime.changes()) as names:
+        next_name = asyncio.ensure_future(anext(names))
+        await eventually(lambda: lab.host.n_listeners == 1)
+        fleet.inject("node_gone", node=NODE)
+
+        with pytest.raises(NodeUnreachableError, match="ended the stream"):
+            await next_name
+    for asked in (
+        runtime.start(unit),
+        runtime.remove(unit.name, grace_s=0.0),
+        runtime.units(),
+        anext(runtime.changes()),
+    ):
+        with pytest.raises(NodeUnreachableError, match=f"node {NODE} does not answer"):
+            await asked
+    assert () == await lab.open(node="n2").units()
+
+    fleet.heal()
+    assert (running(unit),) == await runtime.units()
+
+
+async def test_a_stream_that_nobody_reads_any_more_is_forgotten(lab: HostedLab) -> None:
+    runtime, unit = lab.open(), lab.unit(Behaviour.ENDS)
+    await runtime.start(unit)
+    names = runtime.changes()
+    assert unit.name == await anext(names)
+    assert 1 == lab.host.n_listeners
+
+    await names.aclose()
+
+    await eventually(lambda: lab.host.n_listeners == 0)
+
+
+async def test_a_simulation_that_does_not_run_is_an_unreachable_node(
+    open_at: OpenAt, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("secret-token")
+    url = f"http://127.0.0.1:{free_port()}"
+    runtime = open_at(url, tmp_path / "token")
+
+    with pytest.raises(NodeUnreachableError, match="--host-units` running there") as caught:
+        await runtime.remove("pool-1.1", grace_s=0.0)
+
+    assert url in str(caught.value)
+    assert "secret-token" not in str(caught.value)
+
+
+async def test_a_simulation_that_hangs_is_an_unreachable_node(
+    open_at: OpenAt, tmp_path: Path
+) -> None:
+    """A port that accepts and never answers, as of a process that is stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        runtime = open_at(url, tmp_path, timeout_s=0.1)
+
+        with pytest.raises(NodeUnreachableError, match="does not answer: TimeoutError"):
+            await runtime.units()
+
+
+async def test_a_stream_goes_on_however_long_nothing_happens(
+    lab: HostedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill comes long after any answer would have been late."""
+    runtime, unit, loop = lab.open(), lab.unit(), asyncio.get_running_loop()
+    await runtime.start(unit)
+    names = runtime.changes()
+    next_name = asyncio.ensure_future(anext(names))
+    await eventually(lambda: lab.host.n_listeners == 1)
+
+    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 3600)  # so every timer is due
+    done, _ = await asyncio.wait([next_name], timeout=0.1)
+    assert set() == done
+    await lab.kill(unit)
+
+    assert unit.name == await next_name
+    await names.aclose()
+
+
+async def test_a_stream_that_is_no_stream_of_units_is_told(open_at: OpenAt, tmp_path: Path) -> None:
+    async with answering(200, b"hello\n") as url:
+        runtime = open_at(url, tmp_path)
+
+        with pytest.raises(TransientError, match="something else than units"):
+            await anext(runtime.changes())
+
+
+async def test_a_line_without_end_breaks_the_stream_off(open_at: OpenAt, tmp_path: Path) -> None:
+    async with answering(200, b"x" * 1_000_000) as url:
+        runtime = open_at(url, tmp_path)
+
+        with pytest.raises(NodeUnreachableError):
+            await anext(runtime.changes())
+
+
+async def test_units_come_sorted_whatever_the_order_of_the_answer(
+    open_at: OpenAt, tmp_path: Path
+) -> None:
+    body = json.dumps(
+        [
+            {"name": name, "instance_id": name, "generation": 2, "state": "running"}
+            for name in ("b", "c", "a")
+        ]
+    )
+    async with answering(200, body.encode()) as url:
+        runtime = open_at(url, tmp_path)
+
+        assert ["a", "b", "c"] == [found.name for found in await runtime.units()]
+
+
+async def test_a_later_generation_is_told_as_such(lab: HostedLab) -> None:
+    runtime = lab.open()
+    unit = msgspec.structs.replace(lab.unit(), generation=7)
+
+    await runtime.start(unit)
+
+    assert (running(unit),) == await runtime.units()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file"), (b" \n", "holds no token"), (b"a\nb", "no token"), (b"\xff", "text")],
+)
+async def test_a_token_file_that_cannot_be_used_is_named(
+    open_at: OpenAt, lab: HostedLab, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    path = tmp_path / "other-token"
+    if content is not None:
+        path.write_bytes(content)
+    runtime = open_at(lab.simulation.control_url, path)
+
+    with pytest.raises(TransientError, match=f"{path}.*{said}"):
+        await runtime.start(lab.unit())
+
+
+async def test_a_wrong_token_will_not_heal(open_at: OpenAt, lab: HostedLab, tmp_path: Path) -> None:
+    path = tmp_path / "other-token"
+    path.write_text("wrong")
+    runtime = open_at(lab.simulation.control_url, path)
+
+    with pytest.raises(LastingError, match="HTTP 401"):
+        await runtime.start(lab.unit())
+
+    assert () == await runtime.units()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (400, LastingError),
+        (401, LastingError),
+        (404, LastingError),
+        (409, NoRoomError),
+        (500, TransientError),
+        (502, TransientError),
+        (503, NodeUnreachableError),
+    ],
+)
+async def test_every_refusal_is_an_error_of_its_own(
+    open_at: OpenAt, tmp_path: Path, status: int, expected: type[UnitError]
+) -> None:
+    async with answering(status, b'{"detail": "for a reason"}') as url:
+        runtime = open_at(url, tmp_path)
+
+        with pytest.raises(expected, match=f"HTTP {status}: for a reason") as caught:
+            await runtime.units()
+    assert expected is type(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"a": 1}', b'[{"name": 3}]', b'["\xff"]'])
+async def test_an_answer_that_is_no_list_of_units_is_told(
+    open_at: OpenAt, tmp_path: Path, body: bytes
+) -> None:
+    async with answering(200, body) as url:
+        runtime = open_at(url, tmp_path)
+
+        with pytest.raises(TransientError, match="something else than units"):
+            await runtime.units()
+
+
+async def test_a_started_unit_is_told_of_under_any_name(lab: HostedLab) -> None:
+    """Names that mean something in a URL are words like any other."""
+    runtime = lab.open(fleet="a&b=c d", node="rack 1/n?1#x")
+    unit = msgspec.structs.replace(lab.unit(), name="x/y?z#%41", fleet="a&b=c d")
+
+    await runtime.start(unit)
+    await lab.kill(unit)
+    await eventually(lambda: has_exited(runtime, unit))
+    await runtime.start(unit)
+
+    (found,) = await runtime.units()
+    assert (unit.name, UnitState.RUNNING) == (found.name, found.state)
+    await runtime.remove(unit.name, grace_s=0.0)
+    assert () == await runtime.units()
+
+
+@asynccontextmanager
+async def answering(status: int, body: bytes) -> AsyncIterator[str]:
+    """Run a server that answers everything alike."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=status, body=body)
+
+    app = web.Application()
+    app.add_routes([web.route("*", "/{path:.*}", answer)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

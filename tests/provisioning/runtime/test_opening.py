@@ -1,0 +1,66 @@
+"""Where logs are and how instances are reached, by the kind of their node."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from provisioning.clock import SystemClock
+from provisioning.model import Probe
+from provisioning.runtime.opening import Local, Machines
+from provisioning.spec_model import Node, RuntimeKind
+from provisioning.units import unit_of
+from tests.ports import free_port
+from tests.provisioning.making import instance, node, pool
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoint", "path"),
+    [
+        (RuntimeKind.PROCESS, "", "{state}/lab/n1/logs/chat-00001.log"),
+        (
+            RuntimeKind.CONTAINERD,
+            "unix:/run/containerd/containerd.sock",
+            "/var/log/ollama-fleet/lab/chat-00001.log",
+        ),
+        (RuntimeKind.SIMULATED, "", ""),
+        (RuntimeKind.SIMULATED, "http://127.0.0.1:9", ""),
+    ],
+)
+async def test_a_log_is_where_the_runtime_of_its_node_has_it(
+    tmp_path: Path, kind: RuntimeKind, endpoint: str, path: str
+) -> None:
+    machines = Machines("lab", Local(tmp_path, tmp_path / "token"), SystemClock())
+    where = Node("n1", kind, endpoint=endpoint)
+    runtime = machines.open(where)
+
+    expected = path.format(state=tmp_path)
+    assert expected == machines.log_of(where, "chat-00001") == runtime.log_of("chat-00001")
+
+    await runtime.close()
+    await machines.close()
+
+
+async def test_in_memory_and_real_instances_at_one_address_are_never_taken_for_each_other(
+    tmp_path: Path,
+) -> None:
+    machines = Machines("test", Local(tmp_path, tmp_path / "token"), SystemClock())
+    memory = node("memory", address="127.0.0.1")
+    runtimes = [machines.open(one) for one in (memory, Node("real", RuntimeKind.PROCESS))]
+    unit = unit_of("test", pool(), memory, instance(node="memory", port=free_port()))
+    await runtimes[0].start(unit)
+
+    assert "" == await machines.prober("memory").ask(unit.host, unit.port, Probe())
+    assert "cannot be asked" in await machines.prober("real").ask(unit.host, unit.port, Probe())
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        stranger.setblocking(False)
+        port = stranger.getsockname()[1]
+        assert "simulated" in await machines.prober("memory").ask("127.0.0.1", port, Probe())
+        with pytest.raises(BlockingIOError):
+            stranger.accept()
+
+    for runtime in runtimes:
+        await runtime.close()
+    await machines.close()

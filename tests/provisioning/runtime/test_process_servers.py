@@ -1,0 +1,65 @@
+"""Real LLM servers, and simulated ones, as processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from tests.provisioning.runtime.contract import running
+from tests.provisioning.runtime.processes import ProcessLab
+from tests.waiting import eventually
+
+GIB = 2**30
+
+
+async def answers(url: str) -> bool:
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+async def comes_up(url: str) -> bool:
+    try:
+        await eventually(lambda: answers(url))
+    except AssertionError:
+        return False
+    return True
+
+
+async def test_a_real_llama_server_serves_and_goes_when_it_is_asked(
+    process_lab: ProcessLab, tiny_model: Path
+) -> None:
+    runtime, unit = process_lab.open(), process_lab.unit()
+    command = ("-m", "provisioning.demo.llama", f"--port={unit.port}", f"--model={tiny_model}")
+    unit = msgspec.structs.replace(unit, command=(sys.executable, *command), memory_bytes=2 * GIB)
+
+    await runtime.start(unit)
+
+    log = process_lab.records().log(unit.instance_id)
+    assert await comes_up(f"http://127.0.0.1:{unit.port}/health"), log.read_text()
+    assert (running(unit),) == await runtime.units()
+    await runtime.remove(unit.name, grace_s=10.0)
+    assert not await answers(f"http://127.0.0.1:{unit.port}/health")
+
+
+async def test_a_simulated_instance_serves_and_goes_when_it_is_asked(
+    process_lab: ProcessLab, tmp_path: Path
+) -> None:
+    runtime, unit = process_lab.open(), process_lab.unit()
+    command = Path(sys.executable).with_name("ollama-fleet")
+    listen = (f"--listen-port={unit.port}", "--control.listen-address=127.0.0.1:0")
+    token = f"--control.token-file={tmp_path / 'token'}"
+    arguments = ("simulate", "--instances", "1", *listen, token)
+    unit = msgspec.structs.replace(unit, command=(str(command), *arguments), memory_bytes=GIB)
+
+    await runtime.start(unit)
+
+    log = process_lab.records().log(unit.instance_id)
+    assert await comes_up(f"http://127.1.0.1:{unit.port}/health"), log.read_text()
+    await runtime.remove(unit.name, grace_s=10.0)
+    assert not await answers(f"http://127.1.0.1:{unit.port}/health")

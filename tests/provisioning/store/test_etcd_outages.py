@@ -1,0 +1,321 @@
+"""Members and leaders that die or hang, and what the others see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioning.clock import SystemClock
+from provisioning.errors import FencedError, StoreUnavailableError
+from provisioning.store.base import NEW, Put, Store, View
+from provisioning.store.etcd import watching
+from provisioning.store.etcd.access import Access
+from provisioning.store.etcd.client import Client
+from provisioning.store.etcd.leadership import EtcdLeadership
+from provisioning.store.etcd.messages_pb2 import WatchResponse
+from provisioning.store.etcd.store import EtcdStore
+from tests.etcd import Cluster, Member, etcd_cluster, gateway
+from tests.provisioning.store.clocks import HurriedClock
+from tests.provisioning.store.examples import (
+    PATIENCE_S,
+    Open,
+    Opened,
+    applied,
+    content,
+    entered,
+    instance,
+    leading,
+    put,
+    watched,
+)
+from tests.provisioning.store.leaders import leader
+from tests.waiting import eventually
+
+LEASE_S = 6
+BUSY_S = 5.0
+"""What a busy machine may add to what is promised; below a second lease."""
+DEADLINE_S = 3.0
+SILENCE_S = 2.0
+PATIENT_SILENCE_S = 4.0
+"""So long a member that runs is not silent, however busy the machine is."""
+
+
+@pytest.fixture
+def three(etcd_binary: Path, tmp_path: Path) -> Iterator[Cluster]:
+    with etcd_cluster(etcd_binary, tmp_path, n_members=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def open_one(three: Cluster, fleet: str) -> AsyncIterator[Open]:
+    async with opening(three, fleet) as open_one:
+        yield open_one
+
+
+@asynccontextmanager
+async def opening(
+    cluster: Cluster, fleet: str, *, deadline_s: float = DEADLINE_S, silence_s: float = SILENCE_S
+) -> AsyncIterator[Open]:
+    """Give what opens stores and leaderships; each asks the first member first."""
+    async with AsyncExitStack() as stack:
+
+        def open_one(holder: str) -> Opened:
+            client = Client(Access(cluster.addresses, deadline_s=deadline_s))
+            stack.push_async_callback(client.close)
+            clock = SystemClock()
+            return EtcdStore(client, fleet, clock=clock, silence_s=silence_s), EtcdLeadership(
+                client, fleet, holder=holder, clock=clock, lease_s=LEASE_S
+            )
+
+        yield open_one
+
+
+async def loaded(store: Store) -> View | None:
+    try:
+        return await store.load()
+    except StoreUnavailableError:
+        return None
+
+
+@pytest.mark.parametrize("harm", [Member.kill, Member.pause])
+async def test_one_member_less_is_no_loss(
+    three: Cluster, open_one: Open, harm: Callable[[Member], None]
+) -> None:
+    """The member in use dies or hangs: reads go on, a write is lost once at most."""
+    async with leading(open_one("alice")) as (store, term):
+        made = await put(store, term, instance("a", port=1))
+
+        harm(three.members[0])
+
+        await eventually(lambda: loaded(store))
+        with_b = Put(instance("b", port=2), NEW)
+        (done,) = await store.commit([with_b], term=term)
+        assert done.refusal is None
+        assert {"a", "b"} == set((await store.load()).stored)
+        assert made[0] == (await store.load()).stored["a"]
+
+
+@pytest.mark.parametrize("harm", [Member.kill, Member.pause])
+async def test_a_watch_goes_on_at_another_member(
+    three: Cluster, open_one: Open, harm: Callable[[Member], None]
+) -> None:
+    store, _ = open_one("carol")
+    writer = open_one("alice")
+    start = await store.load()
+    watch = asyncio.ensure_future(watched(store, start.revision, lambda seen: len(seen) == 2))
+    async with leading(writer) as (_, term):
+        await put(writer[0], term, instance("a", port=1))
+        await eventually(lambda: loaded(store))
+
+        harm(three.members[0])
+
+        with pytest.raises(StoreUnavailableError, match="cannot watch at etcd"):
+            await watch
+        await eventually(lambda: loaded(writer[0]))
+        await put(writer[0], term, instance("b", port=2))
+        last = await store.load()
+        updates = await watched(
+            store, start.revision, lambda seen: applied(start, seen).revision == last.revision
+        )
+        assert last == applied(start, updates)
+
+
+async def test_a_cluster_that_is_gone_stops_changes_and_comes_back_whole(
+    three: Cluster, open_one: Open
+) -> None:
+    opened = open_one("alice")
+    async with opened[1].lead() as current:
+        await put(opened[0], current.term, instance("a", port=1))
+        three.kill()
+
+        with pytest.raises(StoreUnavailableError):
+            await opened[0].load()
+        with pytest.raises(StoreUnavailableError, match="cannot write at etcd"):
+            await opened[0].commit([Put(instance("b", port=2), NEW)], term=current.term)
+        assert await opened[1].leader() is None
+        await asyncio.wait_for(current.lost(), LEASE_S + BUSY_S)
+
+    await asyncio.to_thread(three.start)
+    async with leading(open_one("bob")) as (store, term):
+        assert {"a"} == set((await store.load()).stored)
+        await put(store, term, instance("b", port=2))
+    with pytest.raises(FencedError):
+        await opened[0].commit([Put(instance("c", port=3), NEW)], term=current.term)
+
+
+async def test_a_cluster_without_most_of_its_members_accepts_nothing(
+    three: Cluster, fleet: str
+) -> None:
+    """Nothing is to go well once somebody leads, so that nobody needs to be patient."""
+    async with (
+        opening(three, fleet, deadline_s=0.5) as open_one,
+        leading(open_one("alice")) as (store, term),
+    ):
+        for member in three.members[1:]:
+            member.kill()
+
+        with pytest.raises(StoreUnavailableError, match="most members reach each other"):
+            await store.commit([Put(instance(), NEW)], term=term)
+        with pytest.raises(StoreUnavailableError):
+            await store.load()
+        with pytest.raises(StoreUnavailableError):
+            await anext(store.watch(1))
+
+
+async def test_a_standby_leads_soon_after_the_leader_was_killed(
+    three: Cluster, open_one: Open, fleet: str
+) -> None:
+    """Within twice the lease; every write that was acknowledged is there."""
+    standby = open_one("bob")
+    async with leader(three.url, fleet, "alice", lease_s=LEASE_S) as alice:
+        await alice.says("leads")
+        async with AsyncExitStack() as stack:
+            waiting = asyncio.ensure_future(entered(stack, standby[1]))
+            for _ in range(20):
+                await alice.says("wrote")
+            assert not waiting.done()
+
+            alice.process.kill()
+
+            current = await asyncio.wait_for(waiting, 2 * LEASE_S + BUSY_S)
+            stored = (await standby[0].load()).stored
+            versions = {name: one.version for name, one in stored.items()}
+            acknowledged = await alice.ended()
+            assert acknowledged.items() <= versions.items()
+            assert 20 <= len(acknowledged)
+            await put(standby[0], current.term, instance("bob-1", port=9_999))
+
+
+async def test_a_leader_that_hung_longer_than_its_lease_writes_nothing_more(
+    three: Cluster, open_one: Open, fleet: str
+) -> None:
+    standby = open_one("bob")
+    async with leader(three.url, fleet, "alice", lease_s=LEASE_S) as alice:
+        await alice.says("wrote")
+        alice.process.send_signal(signal.SIGSTOP)
+        async with leading(standby) as (store, term):
+            await put(store, term, instance("bob-1", port=9_999))
+            before = content(await store.load())
+
+            alice.process.send_signal(signal.SIGCONT)
+
+            await alice.says("lost")
+            assert before == content(await store.load())
+
+
+async def test_the_lease_outlives_the_member_that_keeps_it(three: Cluster, fleet: str) -> None:
+    """It hangs, and the lease is kept through another one."""
+    cluster, clock = with_a_follower_first(three), SystemClock()
+    client = Client(Access(cluster.addresses))
+    leadership = EtcdLeadership(client, fleet, holder="alice", clock=clock, lease_s=2 * LEASE_S)
+    async with leadership.lead() as current:
+        cluster.members[0].pause()
+        paused_s = clock.monotonic_s()
+        losing = asyncio.ensure_future(current.lost())
+
+        # It was asked for after the member hung, and granted.
+        await eventually(lambda: current.until_s > paused_s + 2 * LEASE_S)
+
+        assert not losing.done()
+        assert "alice" == await leadership.leader()
+    await losing
+    await client.close()
+
+
+def with_a_follower_first(cluster: Cluster) -> Cluster:
+    """Return the members so that the loss of the first one makes no election."""
+    status = {one.name: gateway(one.address, "maintenance/status") for one in cluster.members}
+    follows = {name: one["leader"] != one["header"]["member_id"] for name, one in status.items()}
+    return Cluster(tuple(sorted(cluster.members, key=lambda one: not follows[one.name])))
+
+
+async def is_watched(member: Member) -> bool:
+    """Return whether just one watch is open at this member."""
+    url = member.health_url.replace("/health", "/metrics")
+
+    def metrics() -> str:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+            return str(answer.read().decode())
+
+    return "\netcd_debugging_mvcc_watcher_total 1\n" in await asyncio.to_thread(metrics)
+
+
+async def test_a_lease_that_somebody_ended_is_noticed(etcd: Cluster, fleet: str) -> None:
+    """By the answer to the next renewal, not only by the refused write, nor by its own end."""
+    client = Client(Access(etcd.addresses))
+    lease_s = int(2 * PATIENCE_S)
+    leadership = EtcdLeadership(
+        client, fleet, holder="alice", clock=HurriedClock(), lease_s=lease_s
+    )
+    async with leadership.lead() as current:
+        (address,) = etcd.addresses
+        for lease in gateway(address, "lease/leases")["leases"]:
+            gateway(address, "lease/revoke", ID=lease["ID"])
+
+        await asyncio.wait_for(current.lost(), PATIENCE_S)
+    await client.close()
+
+
+async def test_a_watch_that_has_nothing_to_tell_stays_open(
+    etcd: Cluster, fleet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for a sign of life, an idle member gives one."""
+    responses = responses_to_watches(monkeypatch)
+    async with opening(etcd, fleet, silence_s=PATIENT_SILENCE_S) as open_one:
+        store, _ = open_one("carol")
+        start = await store.load()
+        watch = asyncio.ensure_future(watched(store, start.revision, bool))
+
+        await eventually(lambda: watch.done() or any(map(is_sign_of_life, responses)))
+
+        assert not watch.done()
+        async with leading(open_one("alice")) as (writer, term):
+            (made,) = await put(writer, term, instance())
+        assert (made,) == (await watch)[0].stored
+
+
+def responses_to_watches(monkeypatch: pytest.MonkeyPatch) -> list[WatchResponse]:
+    """Return what members say to all watches from now on; it grows."""
+    seen: list[WatchResponse] = []
+    receive = watching._response
+
+    async def noted(*args: Any) -> WatchResponse:
+        seen.append(await receive(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(watching, "_response", noted)
+    return seen
+
+
+def is_sign_of_life(response: WatchResponse) -> bool:
+    """Return whether it tells neither of a change nor that a watch begins or ends."""
+    return not (response.created or response.canceled or response.events)
+
+
+async def test_a_standby_is_not_deceived_by_a_member_that_hangs_with_the_leader(
+    three: Cluster, fleet: str
+) -> None:
+    """The standby watches there whether the leader's key is deleted."""
+    cluster = with_a_follower_first(three)
+    async with (
+        opening(cluster, fleet) as open_one,
+        leader(cluster.url, fleet, "alice", lease_s=LEASE_S) as alice,
+        AsyncExitStack() as stack,
+    ):
+        await alice.says("leads")
+        waiting = asyncio.ensure_future(entered(stack, open_one("bob")[1]))
+        await eventually(lambda: is_watched(cluster.members[0]))
+        await alice.says("wrote")
+        cluster.members[0].pause()
+        alice.process.send_signal(signal.SIGSTOP)
+
+        current = await asyncio.wait_for(waiting, 2 * LEASE_S + BUSY_S)
+
+        assert "bob" == current.term.holder

@@ -1,0 +1,356 @@
+"""Who is asked when, and when an instance is called ill."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+
+from provisioning import health
+from provisioning.errors import NotAskedError
+from provisioning.health import HealthMonitor, Subject
+from provisioning.model import Probe, RequestsPage, WarmUp
+from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
+
+PROBE = Probe(interval_s=10.0, n_failures=3)
+
+
+class Answering:
+    """A prober that answers as told; keeps when it was asked."""
+
+    def __init__(self) -> None:
+        self.fault_by_port: dict[int, str] = {}
+        self.asked_s: dict[int, list[float]] = defaultdict(list)
+        self.takes_s = 0.0
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        raise NotImplementedError
+
+    async def ask(self, host: str, port: int, probe: Probe) -> str:
+        self.asked_s[port].append(VirtualClock().unix_s() - EPOCH_S)
+        await VirtualClock().sleep(self.takes_s)
+        fault = self.fault_by_port.get(port, "")
+        if fault == "raise":
+            raise ZeroDivisionError
+        if fault == "shortage":
+            raise NotAskedError("too many open files")
+        return fault
+
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
+        raise NotImplementedError
+
+
+def subject(port: int = 1, *, unit: str = "a.1", node: str = "n1") -> Subject:
+    return Subject(unit, node, "127.0.0.1", port, PROBE)
+
+
+class Scene:
+    """A monitor that runs for a while."""
+
+    def __init__(self) -> None:
+        self.prober = Answering()
+        self.n_changes = 0
+        self.monitor = HealthMonitor(lambda _: self.prober, VirtualClock(), on_change=self.count)
+
+    def count(self) -> None:
+        self.n_changes += 1
+
+    async def run(self, duration_s: float) -> None:
+        task = asyncio.create_task(self.monitor.run())
+        await VirtualClock().sleep(duration_s)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_each_is_asked_once_per_interval_at_a_phase_of_its_own() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        for port in range(200):
+            made.monitor.watch(f"chat-{port:05}", subject(port))
+        await made.run(30.0)
+        return made
+
+    asked_s = virtual_run(scene()).prober.asked_s
+
+    assert {3} == {len(times) for times in asked_s.values()}
+    assert all(
+        10.0 == pytest.approx(after - before, abs=0.2)
+        for times in asked_s.values()
+        for before, after in itertools.pairwise(times)
+    )
+    by_second = [sum(int(times[0]) == second for times in asked_s.values()) for second in range(10)]
+    assert max(by_second) < 40
+
+
+def test_the_phase_is_the_same_after_a_restart() -> None:
+    async def scene() -> tuple[float, float]:
+        first, second = Scene(), Scene()
+        first.monitor.watch("a", subject())
+        await first.run(13.0)
+        second.monitor.watch("a", subject())
+        await second.run(20.0)
+        return first.prober.asked_s[1][0] % 10.0, second.prober.asked_s[1][0] % 10.0
+
+    first_s, second_s = virtual_run(scene())
+
+    assert first_s == pytest.approx(second_s, abs=0.1)
+
+
+def test_so_many_failures_in_a_row_make_it_ill_since_the_first() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "status 503"
+        await made.run(20.0)
+        assert {} == made.monitor.ill
+        await made.run(10.0)
+        return made
+
+    made = virtual_run(scene())
+
+    illness = made.monitor.ill["a"]
+    assert illness.since_s == pytest.approx(made.prober.asked_s[1][0], abs=0.1)
+    assert "failed 3 health checks in a row, last: status 503" == illness.fault
+    assert 1 == made.n_changes
+
+
+def test_a_good_answer_in_between_begins_the_count_anew() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        for fault in ("bad", "bad", "", "bad", "bad"):
+            made.prober.fault_by_port[1] = fault
+            await made.run(10.0)
+        return made
+
+    assert {} == virtual_run(scene()).monitor.ill
+
+
+def test_what_was_not_asked_is_no_failure_and_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        for port in range(20):
+            made.monitor.watch(f"a{port}", subject(port))
+            made.prober.fault_by_port[port] = "shortage"
+        await made.run(65.0)
+        return made
+
+    made = virtual_run(scene())
+
+    assert {} == made.monitor.ill
+    assert len(made.prober.asked_s[1]) >= 6
+    first, second = caplog.messages
+    assert "held_back=0: too many open files" in first
+    assert "held_back=0:" not in second
+
+
+def test_no_more_are_asked_at_once_than_may_be_and_to_wait_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is one that waits asked twice."""
+    monkeypatch.setattr(health, "MAX_AT_ONCE", 2)
+
+    async def scene() -> Scene:
+        made = Scene()
+        made.prober.takes_s = 2.0
+        for port in range(20):
+            made.monitor.watch(f"a{port}", subject(port))
+        await made.run(40.0)
+        return made
+
+    made = virtual_run(scene())
+
+    begun_s = sorted(at_s for times in made.prober.asked_s.values() for at_s in times)
+    assert all(third >= first + 2.0 for first, third in itertools.pairwise(begun_s[::2]))
+    assert {1, 2} == {len(times) for times in made.prober.asked_s.values()}
+    assert {} == made.monitor.ill
+
+
+def test_a_good_answer_makes_it_well() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(40.0)
+        assert ["a"] == list(made.monitor.ill)
+        made.prober.fault_by_port[1] = ""
+        await made.run(10.0)
+        return made
+
+    made = virtual_run(scene())
+
+    assert {} == made.monitor.ill
+    assert 2 == made.n_changes
+
+
+def test_another_generation_begins_without_blame_and_the_same_one_is_not_disturbed() -> None:
+    async def scene() -> tuple[int, int]:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(40.0)
+        made.monitor.watch("a", subject())
+        n_before = len(made.monitor.ill)
+        made.monitor.watch("a", subject(unit="a.2"))
+        return n_before, len(made.monitor.ill)
+
+    assert (1, 0) == virtual_run(scene())
+
+
+def test_who_is_not_watched_is_not_asked() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(40.0)
+        made.monitor.unwatch("a")
+        made.prober.asked_s.clear()
+        await made.run(40.0)
+        return made
+
+    made = virtual_run(scene())
+
+    assert {} == made.prober.asked_s
+    assert {} == made.monitor.ill
+
+
+def test_an_answer_that_comes_after_the_end_is_not_counted() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.prober.takes_s = 5.0
+        made.prober.fault_by_port[1] = "bad"
+        made.monitor.watch("a", Subject("a.1", "n1", "h", 1, Probe(interval_s=10.0, n_failures=1)))
+        task = asyncio.create_task(made.monitor.run())
+        while not made.prober.asked_s:
+            await VirtualClock().sleep(0.1)
+        made.monitor.unwatch("a")
+        await VirtualClock().sleep(20.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return made
+
+    assert {} == virtual_run(scene()).monitor.ill
+
+
+def test_one_that_hangs_is_not_asked_again_meanwhile_and_delays_nobody() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.prober.takes_s = 35.0
+        made.monitor.watch("a", subject(1))
+        made.monitor.watch("b", subject(2))
+        await made.run(30.0)
+        return made
+
+    assert {1: 1, 2: 1} == {
+        port: len(times) for port, times in virtual_run(scene()).prober.asked_s.items()
+    }
+
+
+def test_when_it_ends_no_question_goes_on() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.prober.takes_s = 35.0
+        made.monitor.watch("a", subject())
+        await made.run(15.0)
+
+        assert made.prober.asked_s
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
+    virtual_run(scene())
+
+
+def test_a_node_that_was_silent_gets_a_fresh_start() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject(1, node="n1"))
+        made.monitor.watch("b", subject(2, node="n2"))
+        made.prober.fault_by_port = {1: "bad", 2: "bad"}
+        await made.run(40.0)
+        made.monitor.forgive("n1", since_s=0.0)
+        await made.run(20.0)
+        return made
+
+    assert ["b"] == list(virtual_run(scene()).monitor.ill)
+
+
+def test_failures_from_before_a_silence_are_not_forgiven() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(20.0)
+        made.monitor.forgive("n1", since_s=made.prober.asked_s[1][0] + 0.5)
+        await made.run(10.0)
+        return made
+
+    assert ["a"] == list(virtual_run(scene()).monitor.ill)
+
+
+@pytest.mark.parametrize(("later_fault", "is_ill"), [("bad", True), ("", False)])
+def test_failures_are_forgiven_once_until_it_answers_well(later_fault: str, is_ill: bool) -> None:
+    """Whose node misses every second look was always silent just now."""
+
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(20.0)
+        made.monitor.forgive("n1", since_s=0.0)
+        made.prober.fault_by_port[1] = later_fault
+        await made.run(10.0)
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(20.0)
+        made.monitor.forgive("n1", since_s=0.0)
+        await made.run(10.0)
+        return made
+
+    assert is_ill == bool(virtual_run(scene()).monitor.ill)
+
+
+def test_a_prober_that_breaks_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "raise"
+        await made.run(20.0)
+        assert 2 == len(made.prober.asked_s[1])
+
+    virtual_run(scene())
+
+    assert "a health check broke off" in caplog.text
+
+
+def test_what_is_cleared_is_forgotten() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        made.prober.fault_by_port[1] = "bad"
+        await made.run(40.0)
+        made.monitor.clear()
+        made.prober.asked_s.clear()
+        await made.run(40.0)
+        return made
+
+    made = virtual_run(scene())
+
+    assert {} == made.monitor.ill
+    assert {} == made.prober.asked_s
+    assert "<HealthMonitor of 0 instances, 0 ill>" == repr(made.monitor)
+
+
+def test_after_a_stall_each_is_asked_once() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", subject())
+        await VirtualClock().sleep(100.0)
+        await made.run(5.0)
+        return made
+
+    assert len(virtual_run(scene()).prober.asked_s[1]) <= 2

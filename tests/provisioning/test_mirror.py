@@ -1,0 +1,544 @@
+"""What a provisioner knows of the store without asking it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+
+from provisioning.errors import StoreError, StoreUnavailableError
+from provisioning.mirror import Mirror
+from provisioning.store.base import (
+    NEW,
+    Change,
+    Delete,
+    Done,
+    Put,
+    PutSpec,
+    Refusal,
+    Stored,
+    StoredSpec,
+    Term,
+    Update,
+    View,
+)
+from provisioning.store.memory import MemoryBackend, MemoryStore
+from tests.provisioning.making import instance
+from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
+
+ONE, TWO = instance(1), instance(2)
+
+
+class Told:
+    """A listener that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, int]] = []
+
+    def __call__(self, id_: str, stored: Stored | None) -> None:
+        self.changes.append((id_, stored.version if stored else 0))
+
+
+class UnreliableStore(MemoryStore):
+    """A store whose connections end when told so."""
+
+    is_down = False
+    refusal: StoreError | None = None
+    load_takes_s = 0.0
+    """From the state that it shows to its answer."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        super().__init__(backend)
+        self.n_loads = 0
+        self.broken = asyncio.Event()
+
+    async def load(self) -> View:
+        if self.is_down:
+            raise StoreUnavailableError("down")
+        if self.refusal:
+            raise self.refusal
+        self.n_loads += 1
+        view = await super().load()
+        await VirtualClock().sleep(self.load_takes_s)
+        return view
+
+    async def watch(self, after: int) -> AsyncIterator[Update]:
+        updates = super().watch(after)
+        while True:
+            coming = asyncio.ensure_future(anext(updates))
+            broken = asyncio.ensure_future(self.broken.wait())
+            try:
+                await asyncio.wait({coming, broken}, return_when=asyncio.FIRST_COMPLETED)
+                if broken.done():
+                    raise StoreUnavailableError("the connection is lost")
+                yield coming.result()
+            finally:
+                coming.cancel()
+                broken.cancel()
+                await asyncio.gather(coming, broken, return_exceptions=True)
+
+
+class Scene:
+    """A mirror of a store that is written to by somebody else."""
+
+    def __init__(self, *, kept_updates: int = 100) -> None:
+        self.backend = MemoryBackend(kept_updates=kept_updates)
+        self.term: Term = self.backend.begin_term("somebody").term
+        self.store = UnreliableStore(self.backend)
+        self.mirror = Mirror(self.store, VirtualClock())
+        self.told = Told()
+        self.mirror.listen(self.told)
+
+    def write(self, *changes: Change) -> tuple[Done, ...]:
+        return self.backend.commit(changes, self.term)
+
+    def write_own(self, *changes: Change) -> tuple[Done, ...]:
+        done = self.write(*changes)
+        self.mirror.take_own(changes, done)
+        return done
+
+    @property
+    def is_true(self) -> bool:
+        """Say whether the mirror has what the store has."""
+        view = self.mirror.view
+        return view is not None and dict(view.stored) == self.backend.stored
+
+    async def follow(self) -> asyncio.Task[None]:
+        task = asyncio.create_task(self.mirror.follow())
+        await VirtualClock().sleep(0.1)
+        return task
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_there_is_no_view_before_the_first() -> None:
+    async def scene() -> None:
+        made = Scene()
+        assert None is made.mirror.view
+        await made.mirror.load()
+        assert made.is_true
+
+    virtual_run(scene())
+
+
+def test_what_others_write_is_seen_and_told() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.write(Put(ONE, NEW))
+        task = await made.follow()
+        made.write(Put(TWO, NEW), PutSpec("spec", NEW))
+        made.write(Delete(ONE.id, 1))
+        await VirtualClock().sleep(0.1)
+
+        assert made.is_true
+        assert StoredSpec("spec", 2) == made.mirror.spec
+        assert [(ONE.id, 1), (TWO.id, 2), (ONE.id, 0)] == made.told.changes
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_a_view_does_not_change_any_more_once_it_was_given() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        before = made.mirror.view
+        made.write_own(Put(ONE, NEW))
+
+        assert before
+        assert {} == before.stored
+        assert made.mirror.view is made.mirror.view
+        assert made.mirror.view is not before
+
+    virtual_run(scene())
+
+
+def test_what_this_process_writes_is_seen_at_once() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        made.write_own(Put(ONE, NEW), Put(TWO, NEW), PutSpec("spec", NEW))
+        assert made.is_true
+        assert StoredSpec("spec", 1) == made.mirror.spec
+
+        made.write_own(Delete(ONE.id, 1))
+
+        assert made.is_true
+        assert [(ONE.id, 1), (TWO.id, 1), (ONE.id, 0)] == made.told.changes
+
+    virtual_run(scene())
+
+
+def test_what_was_refused_is_not_taken_over() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+
+        done = made.write_own(Put(ONE, 77))
+
+        assert (Done(refusal=Refusal.CONFLICT),) == done
+        assert [] == made.told.changes
+
+    virtual_run(scene())
+
+
+def test_what_the_watch_tells_late_does_not_undo_what_was_written_since() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        (first,) = made.write_own(Put(ONE, NEW))
+        (second,) = made.write_own(Put(replace(ONE, fault="x"), first.version))
+        made.write_own(Put(TWO, NEW))
+        made.write_own(Delete(ONE.id, second.version))
+        made.write_own(Delete(TWO.id, 3))
+        made.write_own(Put(TWO, NEW))
+        told = list(made.told.changes)
+        seen = dict(made.mirror.stored)
+
+        await VirtualClock().sleep(1.0)
+
+        assert told == made.told.changes
+        assert seen == made.mirror.stored
+        assert made.is_true
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_a_specification_that_the_watch_tells_late_is_not_taken_over() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.write_own(PutSpec("first", NEW))
+        made.write_own(PutSpec("second", 1))
+        made.mirror.take(Update(1, spec=StoredSpec("first", 1)))
+
+        assert StoredSpec("second", 2) == made.mirror.spec
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_a_record_deleted_here_and_made_by_others_is_seen() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.write_own(Put(ONE, NEW))
+        made.write_own(Delete(ONE.id, 1))
+        made.write(Put(ONE, NEW))
+        await VirtualClock().sleep(1.0)
+
+        assert made.is_true
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_what_this_process_hears_late_of_its_own_writes_does_not_undo_what_came_after() -> None:
+    """A commit of several steps: the watch has told the first, and somebody has built on it."""
+
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        puts = (Put(ONE, NEW), PutSpec("old", NEW))
+        done = made.write(*puts)
+        await VirtualClock().sleep(0.1)
+        made.write_own(Put(replace(ONE, is_replace_asked=True), 1), PutSpec("new", 1))
+
+        made.mirror.take_own(puts, done)
+
+        assert made.is_true
+        assert StoredSpec("new", 2) == made.mirror.spec
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_what_others_have_deleted_meanwhile_does_not_come_back() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        put = (Put(ONE, NEW),)
+        done = made.write(*put)
+        made.write(Delete(ONE.id, 1))
+        await VirtualClock().sleep(0.1)
+
+        made.mirror.take_own(put, done)
+
+        assert made.is_true
+        await ended(task)
+
+    virtual_run(scene())
+
+
+@pytest.mark.parametrize("is_made_before_it_is_heard", [True, False])
+def test_a_record_whose_deletion_is_heard_late_is_seen_once_others_make_it_again(
+    is_made_before_it_is_heard: bool,
+) -> None:
+    """The watch has told of the deletion before this process hears that it has deleted."""
+
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.write_own(Put(ONE, NEW))
+        deletion = (Delete(ONE.id, 1),)
+        done = made.write(*deletion)
+        for is_now in (is_made_before_it_is_heard, not is_made_before_it_is_heard):
+            if is_now:
+                made.write(Put(ONE, NEW))
+                await VirtualClock().sleep(0.1)
+            else:
+                await VirtualClock().sleep(0.1)
+                made.mirror.take_own(deletion, done)
+        await VirtualClock().sleep(0.1)
+
+        assert made.is_true
+        assert [3] == [one.version for one in made.mirror.stored.values()]
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_a_record_deleted_here_is_seen_again_though_the_watch_leaves_its_deletion_out() -> None:
+    """As SQLite's does of what has come back since the last look."""
+
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        made.write_own(Put(ONE, NEW))
+        made.write_own(Delete(ONE.id, 1))
+        (again,) = made.write(Put(ONE, NEW))
+
+        made.mirror.take(Update(again.version, stored=(Stored(ONE, again.version),)))
+
+        assert made.is_true
+
+    virtual_run(scene())
+
+
+def test_an_earlier_deletion_that_is_told_late_does_not_bring_back_what_was_deleted_since() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.write(Put(ONE, NEW))
+        task = await made.follow()
+        made.write_own(Delete(ONE.id, 1))
+        made.write_own(Put(ONE, NEW))
+        made.write_own(Delete(ONE.id, 3))
+        told = list(made.told.changes)
+
+        await VirtualClock().sleep(1.0)
+
+        assert told == made.told.changes
+        assert made.is_true
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_load_tells_what_has_changed_and_what_is_gone() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.write(Put(ONE, NEW), Put(TWO, NEW))
+        await made.mirror.load()
+        made.told.changes.clear()
+        made.write(Put(replace(ONE, fault="x"), 1), Delete(TWO.id, 1))
+
+        await made.mirror.load()
+
+        assert [(TWO.id, 0), (ONE.id, 2)] == made.told.changes
+        await made.mirror.load()
+        assert 2 == len(made.told.changes)
+
+    virtual_run(scene())
+
+
+def test_what_the_watch_tells_while_it_loads_is_newer_than_what_is_loaded() -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.write(PutSpec("old", NEW), Put(ONE, NEW), Put(TWO, NEW))
+        await VirtualClock().sleep(1.0)
+        made.store.load_takes_s = 10.0
+
+        loading = asyncio.create_task(made.mirror.load())
+        await VirtualClock().sleep(5.0)
+        made.write(PutSpec("new", 1), Put(replace(ONE, fault="x"), 1), Delete(TWO.id, 1))
+        await loading
+
+        assert StoredSpec("new", 2) == made.mirror.spec
+        assert made.is_true
+        assert made.mirror.view
+        assert 2 == made.mirror.view.revision
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_a_record_deleted_here_is_seen_again_after_a_load() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.write_own(Put(ONE, NEW))
+        made.write_own(Delete(ONE.id, 1))
+        await made.mirror.load()
+        (done,) = made.write(Put(ONE, NEW))
+        made.mirror.take(Update(done.version, stored=(Stored(ONE, done.version),)))
+
+        assert made.is_true
+
+    virtual_run(scene())
+
+
+def test_a_load_that_takes_longer_does_not_undo_one_that_has_begun_later() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.store.load_takes_s = 10.0
+        slow = asyncio.create_task(made.mirror.load())
+        await VirtualClock().sleep(1.0)
+        made.write(PutSpec("new", NEW))
+        made.store.load_takes_s = 0.0
+        await made.mirror.load()
+        await slow
+
+        assert StoredSpec("new", 1) == made.mirror.spec
+
+    virtual_run(scene())
+
+
+def test_a_store_that_cannot_be_read_is_followed_again_once_it_can(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        made = Scene()
+        task = await made.follow()
+        made.store.refusal = StoreError("cannot read the record x")
+        made.store.broken.set()
+        await VirtualClock().sleep(10.0)
+        made.store.broken.clear()
+        made.write(Put(ONE, NEW))
+
+        made.store.refusal = None
+        await VirtualClock().sleep(2.0)
+
+        assert made.is_true
+        await ended(task)
+
+    virtual_run(scene())
+
+    assert "cannot read the record x" in caplog.text
+
+
+def test_a_store_that_could_never_be_read_is_said_to_who_follows_it() -> None:
+    async def scene() -> None:
+        made = Scene()
+        made.store.refusal = StoreError("it is no store")
+        with pytest.raises(StoreError, match="it is no store"):
+            await made.mirror.follow()
+
+    virtual_run(scene())
+
+
+def test_after_a_lost_connection_it_catches_up_and_its_age_says_how_old_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scene() -> None:
+        made, clock = Scene(), VirtualClock()
+        task = await made.follow()
+        await clock.sleep(100.0)
+        assert clock.unix_s() == made.mirror.as_of_s
+
+        made.store.is_down = True
+        made.store.broken.set()
+        await clock.sleep(60.0)
+        made.write(Put(ONE, NEW))
+        # So old, and not as old as the last write: it was known to be current until then.
+        assert clock.unix_s() - 60.0 == pytest.approx(made.mirror.as_of_s, abs=1.0)
+        assert not made.is_true
+
+        made.store.broken.clear()
+        made.store.is_down = False
+        await clock.sleep(3.0)
+        assert made.is_true
+        assert clock.unix_s() == made.mirror.as_of_s
+        await ended(task)
+
+    virtual_run(scene())
+
+    assert [
+        "the store is out of reach, the view gets old: the connection is lost",
+        "the store is followed again, after 60 s",
+    ] == caplog.messages
+
+
+def test_what_was_forgotten_meanwhile_is_loaded_anew() -> None:
+    async def scene() -> None:
+        made = Scene(kept_updates=2)
+        task = await made.follow()
+        for number in range(1, 9):
+            made.write(Put(instance(number), NEW))
+        await VirtualClock().sleep(3.0)
+
+        assert made.is_true
+        assert 2 == made.store.n_loads
+        await ended(task)
+
+    virtual_run(scene())
+
+
+def test_who_waits_for_another_view_hears_of_it() -> None:
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        waiting = asyncio.create_task(made.mirror.changed(made.mirror.view))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+        made.write_own(Put(ONE, NEW))
+        await asyncio.wait_for(waiting, 1.0)
+
+        assert made.mirror.view
+        assert 1 == made.mirror.view.revision
+        assert made.mirror.as_of_s >= EPOCH_S
+
+    virtual_run(scene())
+
+
+def test_who_waits_before_anything_is_known_hears_of_the_first_view() -> None:
+    async def scene() -> None:
+        made = Scene()
+        waiting = asyncio.create_task(made.mirror.changed(None))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+        await made.mirror.load()
+
+        await asyncio.wait_for(waiting, 1.0)
+
+    virtual_run(scene())
+
+
+@pytest.mark.parametrize("revision", [12, 5])
+def test_a_view_of_no_higher_revision_is_another_one_too(revision: int) -> None:
+    """Two writes whose answers come the other way round; a store restored from a backup."""
+
+    async def scene() -> None:
+        made = Scene()
+        await made.mirror.load()
+        made.mirror.take_own([Put(ONE, NEW)], [Done(version=12)])
+        known = made.mirror.view
+        waiting = asyncio.create_task(made.mirror.changed(known))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+        made.mirror.take_own([Put(TWO, NEW)], [Done(version=revision)])
+
+        await asyncio.wait_for(waiting, 1.0)
+
+    virtual_run(scene())

@@ -1,0 +1,811 @@
+"""A whole provisioner over a simulated world: what it makes, keeps, moves and leaves alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from msgspec.structs import replace
+
+from provisioning.counters import Counters
+from provisioning.errors import (
+    LastingError,
+    NodeUnreachableError,
+)
+from provisioning.lifecycle import Result
+from provisioning.model import FoundUnit, Phase, Reason, Unit
+from provisioning.nodes import DEADLINE_S
+from provisioning.operations import Kind
+from provisioning.passes import SHORTEST_GAP_S
+from provisioning.report import Report
+from provisioning.runtime.simulated import SimulatedRuntime
+from provisioning.runtime.world import Behaviour, World
+from provisioning.spec_model import Fleet, Limits, Pool, Rotation
+from provisioning.store.base import Put, PutSpec
+from tests.provisioning.making import CHAT, GIB, fleet, node, pool
+from tests.provisioning.scene import Stage, provisioner
+from tests.provisioning.virtual import VirtualClock, virtual_run
+
+STUBBORN = Behaviour(ignores_sigterm=True)
+PERIOD_S = 7 * 1800.0
+TWO_NODES = (node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2"))
+
+
+def test_a_fleet_is_made_from_nothing() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+
+            assert {"n1": 4, "n2": 4} == {
+                name: len(stage.world.units(name)) for name in ("n1", "n2")
+            }
+            assert 8 == stage.counters.results[Kind.START, Result.DONE]
+
+    virtual_run(scene())
+
+
+def test_nothing_is_done_while_nothing_is_wrong() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            before, n_commits = stage.instances, stage.store.n_commits
+
+            await VirtualClock().sleep(3600.0)
+
+            assert before == stage.instances
+            assert n_commits == stage.store.n_commits
+            assert stage.counters.n_passes > 500
+            assert stage.counters.last
+            assert "8 as wanted, 0.00 s" in str(stage.counters.last)
+
+    virtual_run(scene())
+
+
+def test_tries_that_fail_are_made_again_until_all_is_there() -> None:
+    async def scene() -> None:
+        behaviour = Behaviour(start_s=1.0, failure_ratio=0.3, hang_ratio=0.05)
+        async with provisioner(fleet(pool(8)), behaviour=behaviour, seed=3) as stage:
+            await stage.until(stage.is_whole, within_s=3600.0)
+
+            assert stage.counters.n_tries > 8
+
+    virtual_run(scene())
+
+
+def test_a_killed_unit_is_replaced_soon_by_the_next_generation() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(3))) as stage:
+            await stage.until(stage.is_whole)
+            first = stage.instances[0]
+
+            stage.world.kill(first.unit, is_out_of_memory=True)
+            await stage.until(lambda: stage.instances[0].generation == 2, within_s=2.0)
+            await stage.until(stage.is_whole, within_s=10.0)
+
+            assert (first.node, first.port) == (stage.instances[0].node, stage.instances[0].port)
+            (event,) = [
+                one for one in stage.instances[0].history if one.what == Reason.OUT_OF_MEMORY
+            ]
+            assert "out of memory" in event.detail
+
+    virtual_run(scene())
+
+
+def test_a_pass_tells_what_waits_and_why_instances_are_given_up() -> None:
+    async def scene() -> tuple[list[Report], Counter[str]]:
+        told: list[Report] = []
+        behaviour = Behaviour(start_s=5.0)
+        slow = fleet(pool(8), limits=Limits(operations=2))
+        async with provisioner(slow, behaviour=behaviour) as stage:
+            counters, count = stage.counters, stage.counters.pass_ended
+
+            def pass_ended(report: Report) -> None:
+                told.append(report)
+                count(report)
+
+            counters.pass_ended = pass_ended  # type: ignore[method-assign]
+            await stage.until(stage.is_whole, within_s=120.0)
+            n_passes = len(told)
+            stage.world.kill(stage.instances[0].unit, is_out_of_memory=True)
+            stage.world.kill(stage.instances[1].unit)
+            await VirtualClock().sleep(1.0)
+            await stage.until(stage.is_whole, within_s=60.0)
+        reasons: Counter[str] = Counter()
+        for report in told:
+            reasons.update(report.reasons)
+        return told[:n_passes], reasons
+
+    told, reasons = virtual_run(scene())
+
+    assert {8} == {one.n_waiting + one.n_running + one.n_as_wanted for one in told}
+    assert {6, 0} <= {one.n_waiting for one in told}
+    assert {"out_of_memory": 1, "exited": 1} == reasons
+
+
+def test_an_instance_that_crashes_again_and_again_is_restarted_ever_more_slowly() -> None:
+    async def scene() -> int:
+        behaviour = Behaviour(start_s=0.1, ends_after_s=1.0, exit_status=1)
+        async with provisioner(fleet(pool(1)), behaviour=behaviour) as stage:
+            await VirtualClock().sleep(3600.0)
+            return stage.instances[0].generation
+
+    assert 6 <= virtual_run(scene()) <= 20
+
+
+def test_a_sick_instance_is_stopped_and_started_afresh() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(3))) as stage:
+            await stage.until(stage.is_whole)
+
+            stage.world.sicken(stage.instances[1].unit)
+            await stage.until(lambda: stage.instances[1].generation == 2, within_s=45.0)
+            await stage.until(stage.is_whole)
+
+            assert any(
+                one.what == Reason.UNHEALTHY and "status 503" in one.detail
+                for one in stage.instances[1].history
+            )
+
+    virtual_run(scene())
+
+
+def test_half_a_fleet_that_is_sick_is_replaced_slowly() -> None:
+    async def scene() -> int:
+        limits = Limits(unavailable_ratio=0.1)
+        async with provisioner(
+            fleet(pool(20), nodes=[node(cpus=20.0, memory_bytes=2**40)], limits=limits)
+        ) as stage:
+            await stage.until(stage.is_whole)
+            for one in stage.instances[::2]:
+                stage.world.sicken(one.unit)
+            most_down = 0
+            while any(one.generation == 1 for one in stage.instances[::2]):
+                moving = [one for one in stage.instances if one.phase is not Phase.RUNNING]
+                most_down = max(most_down, len(moving))
+                await VirtualClock().sleep(0.1)
+            return most_down
+
+    assert 2 == virtual_run(scene())
+
+
+def test_instances_of_a_lost_node_move_and_are_not_doubled_when_it_returns() -> None:
+    async def scene() -> None:
+        nodes = (*TWO_NODES, node("n3", address="127.0.0.3"))
+        async with provisioner(fleet(pool(9), nodes=nodes)) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.silence("n2")
+            moved = [one.id for one in stage.instances if one.node == "n2"]
+
+            await stage.until(lambda: all(one.node != "n2" for one in stage.instances))
+            await stage.until(lambda: all(one.phase is Phase.RUNNING for one in stage.instances))
+            stage.world.restore("n2")
+            await stage.until(stage.is_whole, within_s=30.0)
+
+            assert moved
+            assert () == stage.world.units("n2")
+            assert moved == [one.id for one in stage.instances if one.generation == 2]
+
+    virtual_run(scene())
+
+
+def test_nothing_happens_when_a_node_returns_within_the_grace() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+            before = stage.instances
+
+            stage.world.silence("n2")
+            await VirtualClock().sleep(100.0)
+            stage.world.restore("n2")
+            await VirtualClock().sleep(600.0)
+
+            assert before == stage.instances
+
+    virtual_run(scene())
+
+
+def test_a_fleet_made_at_once_is_rotated_a_few_at_a_time_and_never_gets_older() -> None:
+    async def scene() -> tuple[int, float]:
+        rotation = Rotation(every_s=PERIOD_S, at_once=2, drain_s=60.0)
+        limits = Limits(unavailable_ratio=0.5)
+        async with provisioner(
+            fleet(pool(16, rotation=rotation), nodes=TWO_NODES, limits=limits)
+        ) as stage:
+            await stage.until(stage.is_whole)
+            most_moving, oldest_s = 0, 0.0
+            while any(one.generation == 1 for one in stage.instances):
+                now_s = VirtualClock().unix_s()
+                moving = [one for one in stage.instances if one.phase is not Phase.RUNNING]
+                most_moving = max(most_moving, len(moving))
+                oldest_s = max(
+                    oldest_s,
+                    *(
+                        now_s - one.started_s
+                        for one in stage.instances
+                        if one.phase is Phase.RUNNING
+                    ),
+                )
+                await VirtualClock().sleep(20.0)
+            await stage.until(stage.is_whole)
+            return most_moving, oldest_s
+
+    most_moving, oldest_s = virtual_run(scene())
+
+    assert 1 <= most_moving <= 2
+    assert 6 / 7 * PERIOD_S < oldest_s <= PERIOD_S + 60
+
+
+def test_a_changed_workload_rolls_through_the_pool_and_developers_keep_their_instances() -> None:
+    async def scene() -> None:
+        chat = pool(6, developers=("ada", "bob"), rotation=Rotation(every_s=0.0, drain_s=5.0))
+        async with provisioner(fleet(chat, nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+            owned = {one.id: one.developer for one in stage.instances}
+
+            await stage.put_spec(
+                fleet(replace(chat, workload=replace(CHAT, model="new")), nodes=TWO_NODES)
+            )
+            await stage.until(lambda: not stage.is_whole())
+            await stage.until(stage.is_whole)
+
+            assert owned == {one.id: one.developer for one in stage.instances}
+            assert ["", "", "", "", "ada", "bob"] == sorted(owned.values())
+
+    virtual_run(scene())
+
+
+def test_a_workload_that_never_starts_stops_rolling_at_the_share_that_may_be_down() -> None:
+    async def scene() -> list[Phase]:
+        chat = pool(8, rotation=Rotation(every_s=0.0, drain_s=0.0))
+        limits = Limits(unavailable_ratio=0.25)
+        async with provisioner(fleet(chat, limits=limits)) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.behave(Behaviour(cannot_start=True), image="bad")
+
+            await stage.put_spec(
+                fleet(replace(chat, workload=replace(CHAT, image="bad")), limits=limits)
+            )
+            await VirtualClock().sleep(3600.0)
+            stuck = sorted(one.phase for one in stage.instances)
+
+            await stage.put_spec(fleet(chat, limits=limits))
+            await stage.until(stage.is_whole, within_s=60.0)
+            return stuck
+
+    assert [Phase.FAILED] * 2 + [Phase.RUNNING] * 6 == virtual_run(scene())
+
+
+def test_a_pool_becomes_smaller_and_its_developers_are_given_other_instances() -> None:
+    async def scene() -> None:
+        chat = pool(4, developers=("ada", "bob"), rotation=Rotation(every_s=0.0, drain_s=5.0))
+        async with provisioner(fleet(chat)) as stage:
+            await stage.until(stage.is_whole)
+
+            await stage.put_spec(fleet(replace(chat, count=2)))
+            await stage.until(stage.is_whole, within_s=30.0)
+
+            assert ["ada", "bob"] == sorted(one.developer for one in stage.instances)
+
+    virtual_run(scene())
+
+
+def test_without_the_store_nothing_changes_and_afterwards_the_fleet_becomes_whole() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4))) as stage:
+            await stage.until(stage.is_whole)
+            stage.store.is_down = True
+            stage.world.kill(stage.instances[0].unit)
+            before = stage.instances
+
+            await VirtualClock().sleep(300.0)
+            assert before == stage.instances
+            assert 1 == stage.counters.n_outages
+
+            stage.store.is_down = False
+            await stage.until(stage.is_whole, within_s=30.0)
+            assert [2, 1, 1, 1] == [one.generation for one in stage.instances]
+
+    virtual_run(scene())
+
+
+@pytest.mark.parametrize("n_answers", [1, 2, 3, 5, 8])
+def test_answers_of_the_store_that_are_lost_double_nothing(n_answers: int) -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            stage.store.forgets_answers = n_answers
+            await stage.until(stage.is_whole)
+
+            assert 8 == len(stage.running_units)
+            assert {1} == {one.generation for one in stage.instances}
+
+    virtual_run(scene())
+
+
+def test_what_somebody_else_writes_in_between_is_not_overwritten() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            assert stage.reconciler.term
+            id_, stored = next(iter(stage.backend.stored.items()))
+            asked = replace(stored.instance, is_replace_asked=True)
+            stage.world.kill(stored.instance.unit)
+
+            stage.backend.commit([Put(asked, stored.version)], stage.reconciler.term)
+            await stage.until(lambda: stage.backend.stored[id_].instance.generation == 2)
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(60.0)
+
+            assert 2 == stage.backend.stored[id_].instance.generation
+            assert not stage.backend.stored[id_].instance.is_replace_asked
+
+    virtual_run(scene())
+
+
+def test_a_person_who_asks_gets_a_fresh_instance() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            assert stage.reconciler.term
+            id_, stored = next(iter(stage.backend.stored.items()))
+
+            asked = replace(stored.instance, is_replace_asked=True)
+            stage.backend.commit([Put(asked, stored.version)], stage.reconciler.term)
+            await stage.until(lambda: stage.backend.stored[id_].instance.generation == 2)
+            await stage.until(stage.is_whole)
+
+            assert any(one.what == Reason.REPLACED for one in stage.instances[0].history)
+
+    virtual_run(scene())
+
+
+def test_who_has_written_wakes_it_and_need_not_wait() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            n_before = stage.counters.n_passes
+            await stage.until(lambda: stage.counters.n_passes > n_before)
+            await VirtualClock().sleep(1.0)
+            n_before = stage.counters.n_passes
+
+            stage.reconciler.wake()
+            await VirtualClock().sleep(0.1)
+
+            assert n_before + 1 == stage.counters.n_passes
+
+    virtual_run(scene())
+
+
+def test_a_specification_that_cannot_be_read_leaves_the_last_one_in_force(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            await _put_text(stage, "nonsense")
+            stage.world.kill(stage.instances[0].unit)
+
+            await stage.until(lambda: stage.instances[0].generation == 2)
+
+    virtual_run(scene())
+
+    assert "the specification is not taken over" in caplog.text
+
+
+async def _put_text(stage: Stage, words: str) -> None:
+    assert stage.reconciler.term
+    assert stage.backend.spec
+    stage.backend.commit([PutSpec(words, stage.backend.spec.version)], stage.reconciler.term)
+
+
+def test_a_node_that_leaves_the_specification_is_emptied_first() -> None:
+    async def scene() -> None:
+        chat = pool(4, rotation=Rotation(every_s=0.0, drain_s=5.0))
+        async with provisioner(fleet(chat, nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+
+            await stage.put_spec(fleet(chat, nodes=TWO_NODES[:1]))
+            await stage.until(stage.is_whole)
+
+            await stage.until(lambda: {"n1"} == set(stage.reconciler.reports), within_s=30.0)
+            assert () == stage.world.units("n2")
+
+    virtual_run(scene())
+
+
+class Named(SimulatedRuntime):
+    """A runtime that knows its node's name."""
+
+    def __init__(self, world: World, node: str, fleet: str) -> None:
+        super().__init__(world, node, fleet)
+        self.name = node
+
+
+def test_a_node_that_answers_but_starts_nothing_does_not_keep_its_instances(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Deaf(Named):
+        async def start(self, unit: Unit) -> None:
+            if self.name == "n1":
+                raise NodeUnreachableError("the daemon is deaf")
+            await super().start(unit)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole, within_s=120.0)
+
+            assert {"n2"} == {one.node for one in stage.instances}
+            assert any("deaf" in event.detail for event in stage.instances[0].history)
+
+    monkeypatch.setattr("tests.provisioning.scene.SimulatedRuntime", Deaf)
+    virtual_run(scene())
+
+
+def test_what_cannot_be_removed_is_tried_ever_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    removals: list[str] = []
+
+    class Stuck(Named):
+        async def remove(self, name: str, *, grace_s: float) -> None:
+            removals.append(name)
+            raise LastingError("it cannot be removed")
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.kill(stage.instances[0].unit)
+            await VirtualClock().sleep(600.0)
+
+    monkeypatch.setattr("tests.provisioning.scene.SimulatedRuntime", Stuck)
+    virtual_run(scene())
+
+    assert 8 <= len(removals) <= 20
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_gives_silent_nodes_their_grace_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, jump_s: float
+) -> None:
+    shifts = [0.0]
+
+    class Shifted(VirtualClock):
+        def unix_s(self) -> float:
+            return super().unix_s() + shifts[-1]
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4), nodes=TWO_NODES)) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            stage.world.silence("n2")
+            await VirtualClock().sleep(60.0)
+            shifts.append(jump_s)
+            await VirtualClock().sleep(100.0)
+            assert {1} == {one.generation for one in stage.instances}
+
+            await stage.until(lambda: {"n1"} == {one.node for one in stage.instances})
+
+    monkeypatch.setattr("tests.provisioning.scene.VirtualClock", Shifted)
+    virtual_run(scene())
+
+    assert f"the clock was set by {jump_s:+.0f} s" in caplog.text
+
+
+@pytest.mark.parametrize("n_lost", [1, 4, 12])
+def test_a_store_that_knows_nothing_of_what_runs_ends_nothing_of_it(
+    n_lost: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does the same specification, applied again, make others in their stead."""
+
+    async def scene() -> None:
+        big = node("n1", cpus=100.0, memory_bytes=100 * GIB)
+        async with provisioner(fleet(pool(n_lost), nodes=[big])) as first:
+            await first.until(first.is_whole)
+            before = set(first.running_units)
+            await first.stop()
+
+            again = fleet(pool(n_lost), nodes=[big])
+            async with provisioner(again, world=first.world) as second:
+                await VirtualClock().sleep(150.0)
+                assert before == set(second.running_units)
+
+                second.reconciler.delete_orphans()
+                await second.until(second.is_whole)
+
+    virtual_run(scene())
+
+    kept = (
+        f"orphans={n_lost}: they run without a record in the store, or with an older one, and are "
+        "not deleted; no instance is made; "
+    )
+    assert 3 == caplog.text.count(kept)
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "after"),
+    [
+        ([pool(3, name="old")], [pool(3, name="new")], [pool(3, name="new")]),
+        ([pool(4)], [pool(1)], [pool(4)]),
+        ([pool(4)], [pool(0)], [pool(2)]),
+    ],
+    ids=["renamed", "scaled down and up", "emptied and filled"],
+)
+@pytest.mark.parametrize("n_nodes", [1, 2])
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_what_became_too_much_while_its_node_was_lost_does_not_make_the_store_doubtful(
+    before: list[Pool],
+    meanwhile: list[Pool],
+    after: list[Pool],
+    n_nodes: int,
+    is_taken_over: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nodes = TWO_NODES[-n_nodes:]
+
+    async def scene() -> None:
+        async with provisioner(fleet(*before, nodes=nodes)) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.silence("n2")
+            await VirtualClock().sleep(150.0)
+            await stage.put_spec(fleet(*meanwhile, nodes=nodes))
+            await VirtualClock().sleep(150.0)
+            await stage.put_spec(fleet(*after, nodes=nodes))
+            await VirtualClock().sleep(30.0)
+            world, backend = stage.world, stage.backend
+            if is_taken_over:
+                await stage.stop()
+            else:
+                world.restore("n2")
+                await stage.until(stage.is_whole, within_s=60.0)
+        if is_taken_over:
+            async with provisioner(None, world=world, backend=backend, name="two") as stage:
+                await VirtualClock().sleep(150.0)
+                world.restore("n2")
+                await stage.until(stage.is_whole, within_s=60.0)
+
+    virtual_run(scene())
+
+    assert "orphans=" not in caplog.text
+
+
+def test_what_is_too_much_on_a_lost_node_is_forgotten_once_that_leaves_the_specification() -> None:
+    async def scene() -> None:
+        first, second = TWO_NODES
+        async with provisioner(fleet(pool(4), nodes=[second])) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.silence("n2")
+            await stage.put_spec(fleet(pool(2), nodes=[second]))
+            await VirtualClock().sleep(300.0)
+            assert 4 == len(stage.instances)
+
+            await stage.put_spec(fleet(pool(2), nodes=[first]))
+            await stage.until(lambda: {"n1"} == {one.node for one in stage.instances})
+            await stage.until(stage.is_whole)
+
+    virtual_run(scene())
+
+
+def test_a_dead_node_that_has_left_the_specification_is_let_go_of_with_what_it_had(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody hears of it again, and its units do not hold up what is made elsewhere."""
+
+    async def scene() -> None:
+        first, second = (replace(one, cpus=16.0, memory_bytes=16 * GIB) for one in TWO_NODES)
+        async with provisioner(fleet(pool(20), nodes=(first, second))) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            stage.world.silence("n2")
+            await VirtualClock().sleep(300.0)
+            cordoned = replace(second, is_cordoned=True)
+            await stage.put_spec(fleet(pool(3), nodes=(first, cordoned)))
+            await VirtualClock().sleep(120.0)
+            await stage.put_spec(fleet(pool(3), nodes=(first,)))
+            await stage.until(lambda: {"n1"} == set(stage.reconciler.reports), within_s=60.0)
+
+            await stage.put_spec(fleet(pool(9), nodes=(first,)))
+            await stage.until(stage.is_whole, within_s=60.0)
+
+    virtual_run(scene())
+
+    assert "orphans=" not in caplog.text
+
+
+def test_a_scale_down_says_nothing_of_orphans_however_slow_the_nodes_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a node tells may be older than a removal."""
+    units = SimulatedRuntime.units
+
+    async def slow(self: SimulatedRuntime) -> tuple[FoundUnit, ...]:
+        found = await units(self)
+        await VirtualClock().sleep(DEADLINE_S - 1.0)
+        return found
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4))) as stage:
+            await stage.until(stage.is_whole)
+            await stage.put_spec(fleet(pool(0)))
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+
+    monkeypatch.setattr(SimulatedRuntime, "units", slow)
+    virtual_run(scene())
+
+    assert "orphans=" not in caplog.text
+
+
+def test_a_node_that_hangs_delays_what_is_placed_elsewhere_by_its_first_look_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    units = SimulatedRuntime.units
+
+    async def hanging(self: SimulatedRuntime) -> tuple[FoundUnit, ...]:
+        if not self._node.is_reachable:
+            await VirtualClock().sleep(1e6)
+        return await units(self)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2), nodes=TWO_NODES)) as first:
+            await first.until(first.is_whole)
+            await first.stop()
+        first.world.silence("n2")
+        async with provisioner(
+            None, world=first.world, backend=first.backend, name="two"
+        ) as second:
+            await second.until(lambda: second.reconciler.term)
+            await second.put_spec(fleet(pool(3), nodes=TWO_NODES))
+            await VirtualClock().sleep(DEADLINE_S - 1.0)
+            assert 2 == len(second.instances)
+            await VirtualClock().sleep(2.0)
+            assert 3 == len(second.instances)
+
+            await second.put_spec(fleet(pool(4), nodes=TWO_NODES))
+            await second.until(lambda: len(second.instances) == 4, within_s=1.0)
+
+    monkeypatch.setattr(SimulatedRuntime, "units", hanging)
+    virtual_run(scene())
+
+
+def test_an_emptied_store_asks_for_nothing_whatever_the_same_provisioner_did_before() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(3))) as stage:
+            await stage.until(stage.is_whole)
+            tenure = stage.backend.tenure
+            assert tenure
+            stage.backend.spec = None
+            stage.backend.stored.clear()
+            stage.backend.end_term(tenure)
+            await stage.until(lambda: stage.reconciler.term not in (None, tenure.term))
+            for unit in stage.world.units("n1"):
+                stage.world.kill(unit.name)  # else they would be orphans, and nothing made
+            await VirtualClock().sleep(60.0)
+
+            assert [] == stage.instances
+
+    virtual_run(scene())
+
+
+def test_however_much_happens_passes_keep_their_distance() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+            n_before = stage.counters.n_passes
+
+            for _ in range(200):
+                stage.reconciler.wake()
+                await VirtualClock().sleep(0.01)
+
+            assert 9 <= stage.counters.n_passes - n_before <= 11
+
+    virtual_run(scene())
+
+
+@pytest.mark.parametrize("drain_s", [0.0, 7.3])
+def test_a_drain_is_ended_when_its_time_is_over(drain_s: float) -> None:
+    async def scene() -> None:
+        chat = pool(1, rotation=Rotation(every_s=0.0, drain_s=drain_s))
+        async with provisioner(fleet(chat)) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(30.0)
+
+            await stage.put_spec(fleet(replace(chat, workload=replace(CHAT, model="new"))))
+            await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
+            begun_s = stage.instances[0].since_s
+            await stage.until(lambda: stage.instances[0].phase is Phase.STOPPING)
+
+            took_s = stage.instances[0].since_s - begun_s
+            assert max(drain_s, SHORTEST_GAP_S) == pytest.approx(took_s, abs=2e-3)
+
+    virtual_run(scene())
+
+
+def test_drains_that_cannot_be_ended_cause_no_passes() -> None:
+    async def scene() -> None:
+        chat = pool(4, rotation=Rotation(every_s=0.0, drain_s=5.0))
+        async with provisioner(fleet(chat), behaviour=STUBBORN) as stage:
+            await stage.until(stage.is_whole)
+            await stage.put_spec(fleet(replace(chat, count=0)))
+            await VirtualClock().sleep(30.0)
+            assert {Phase.DRAINING, Phase.STOPPING} >= {one.phase for one in stage.instances}
+            stage.world.silence("n1")
+            await VirtualClock().sleep(10.0)
+            n_before = stage.counters.n_passes
+
+            await VirtualClock().sleep(50.0)
+
+            assert stage.counters.n_passes - n_before <= 12
+
+    virtual_run(scene())
+
+
+class Refusals(Counters):
+    """Counts the changes that the store refused as well."""
+
+    n_refused = 0
+
+    def pass_ended(self, report: Report) -> None:
+        super().pass_ended(report)
+        self.n_refused += report.n_refused
+
+
+def test_what_was_written_without_an_answer_is_read_before_anything_else_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even where nobody follows the store."""
+    monkeypatch.setattr("tests.provisioning.scene.Counters", Refusals)
+
+    async def scene() -> None:
+        async with unfollowed(fleet(pool(2))) as stage:
+            assert isinstance(stage.counters, Refusals)
+            stage.world.kill(stage.instances[0].unit)
+            stage.store.forgets_answers = 1
+
+            await stage.until(lambda: stage.instances[0].generation == 2)
+            await stage.until(stage.is_whole)
+
+            assert 0 == stage.store.forgets_answers
+            assert 1 == stage.counters.n_outages
+            assert 0 == stage.counters.n_refused
+
+    virtual_run(scene())
+
+
+def test_what_somebody_else_has_written_is_read_once_it_is_in_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even where nobody follows the store."""
+    monkeypatch.setattr("tests.provisioning.scene.Counters", Refusals)
+
+    async def scene() -> None:
+        async with unfollowed(fleet(pool(2))) as stage:
+            assert isinstance(stage.counters, Refusals)
+            assert stage.reconciler.term
+            one = stage.instances[0]
+            version = stage.backend.stored[one.id].version
+            stage.backend.commit(
+                [Put(replace(one, developer="ada"), version)], stage.reconciler.term
+            )
+
+            stage.world.kill(one.unit)
+            await stage.until(lambda: stage.instances[0].generation == 2, within_s=5.0)
+            await stage.until(stage.is_whole)
+
+            assert 1 == stage.counters.n_refused
+
+    virtual_run(scene())
+
+
+@asynccontextmanager
+async def unfollowed(wanted: Fleet) -> AsyncIterator[Stage]:
+    """Run a provisioner whose fleet is whole, and which is told of no write any more."""
+    async with provisioner(wanted) as stage:
+        await stage.until(stage.is_whole)
+        await VirtualClock().sleep(30.0)
+        following = stage.tasks[0]
+        following.cancel()
+        yield stage

@@ -1,0 +1,359 @@
+"""Leading, waiting to lead, and what becomes of a term."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from msgspec.structs import replace
+
+from provisioning.errors import FencedError, StoreError, StoreUnavailableError
+from provisioning.model import Phase
+from provisioning.runtime.simulated import SimulatedRuntime
+from provisioning.store.base import Put
+from provisioning.store.memory import MemoryBackend, MemoryLeadership
+from provisioning.store.tenure import Tenure
+from tests.provisioning.making import fleet, node, pool
+from tests.provisioning.scene import QUICK, provisioner
+from tests.provisioning.virtual import VirtualClock, virtual_run
+
+TWO_NODES = (node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2"))
+
+
+def test_a_successor_adopts_what_runs_and_goes_on_with_what_was_begun() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as first:
+            await first.until(lambda: len(first.running_units) >= 3)
+            await VirtualClock().sleep(0.3)
+            await first.stop()
+            running = {one.id for one in first.instances if one.phase is Phase.RUNNING}
+            before = {one.id: one for one in first.instances}
+
+            async with provisioner(
+                None, world=first.world, backend=first.backend, name="two"
+            ) as second:
+                await second.until(second.is_whole)
+
+                assert {1} == {one.generation for one in second.instances}
+                assert all(before[one.id] == one for one in second.instances if one.id in running)
+
+    virtual_run(scene())
+
+
+def test_nothing_changes_once_the_term_is_lost_and_instances_go_on() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
+            await stage.until(lambda: len(stage.running_units) >= 2)
+            assert stage.backend.tenure
+            usurper = stage.backend.tenure
+
+            usurper.end()
+            stage.backend.tenure = None
+            stage.backend.begin_term("another")
+            await VirtualClock().sleep(0.1)
+            before, units = stage.instances, stage.running_units
+            await VirtualClock().sleep(300.0)
+
+            assert before == stage.instances
+            assert units == stage.running_units
+            assert 0 == stage.reconciler.n_running
+            assert None is stage.reconciler.term
+
+    virtual_run(scene())
+
+
+def test_a_store_that_refuses_is_asked_ever_less_often_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4))) as stage:
+            await stage.until(stage.is_whole)
+            stage.store.refusal = StoreError("cannot write: permission denied")
+            stage.world.kill(stage.instances[0].unit)
+            await VirtualClock().sleep(600.0)
+            assert 10 < stage.store.n_refused < 20
+            assert 1 == stage.counters.n_outages
+
+            stage.store.refusal = None
+            await stage.until(stage.is_whole, within_s=90.0)
+            assert [2, 1, 1, 1] == [one.generation for one in stage.instances]
+            assert said(caplog, "reconciler")[-1].startswith("the store is back, after 6")
+
+    virtual_run(scene())
+
+    told = [line for line in said(caplog, "reconciler") if line.startswith("leads no more")]
+    assert "leads no more, the store refused: cannot write: permission denied" == told[0]
+    assert 9 < len(told) < 14  # once a minute
+
+
+def test_no_task_is_left_and_no_operation_half_written_wherever_it_is_stopped() -> None:
+    """Stopped after each tenth of a second of its work, the next one always completes it."""
+
+    async def scene(after_s: float) -> None:
+        async with provisioner(fleet(pool(4)), behaviour=QUICK) as first:
+            await VirtualClock().sleep(after_s)
+            await first.stop()
+            assert {asyncio.current_task()} == asyncio.all_tasks()
+            async with provisioner(
+                None, world=first.world, backend=first.backend, name="two"
+            ) as second:
+                await second.until(second.is_whole)
+
+    for tenths in range(60):
+        virtual_run(scene(tenths / 10))
+
+
+def test_a_refusal_after_a_long_term_is_the_first_again() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(1))) as stage:
+            await stage.until(stage.is_whole)
+            stage.store.refusal = StoreError("cannot write: no space left")
+            stage.world.kill(stage.instances[0].unit)
+            await VirtualClock().sleep(600.0)
+            stage.store.refusal = None
+            await stage.until(stage.is_whole, within_s=90.0)
+            await VirtualClock().sleep(3600.0)
+
+            stage.store.refusal = StoreError("cannot write: no space left")
+            n_before = stage.store.n_refused
+            stage.world.kill(stage.instances[0].unit)
+            await stage.until(lambda: stage.store.n_refused > n_before, within_s=10.0)
+            stage.store.refusal = None
+            await stage.until(stage.is_whole, within_s=10.0)
+
+    virtual_run(scene())
+
+
+def test_who_does_not_lead_any_more_sweeps_nothing() -> None:
+    """Even before it has heard that its term is over, and with nothing to write."""
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(1))) as stage:
+            await stage.until(stage.is_whole)
+            (unit,) = stage.world.units("n1")
+            stage.store.refusal = FencedError("its term is over")
+            stray = replace(unit, name="chat-00009.1", instance_id="chat-00009", port=20_999)
+            await SimulatedRuntime(stage.world, "n1", "test").start(stray)
+            await VirtualClock().sleep(60.0)
+            assert "chat-00009.1" in stage.running_units
+            assert stage.store.n_refused > 3
+
+            stage.store.refusal = None
+            await stage.until(stage.is_whole, within_s=30.0)
+
+    virtual_run(scene())
+
+
+def test_a_standby_says_once_who_leads_and_a_leader_when_it_stands_by_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(1)), name="one") as first:
+            await first.until(first.is_whole)
+            async with provisioner(
+                None, world=first.world, backend=first.backend, name="two"
+            ) as second:
+                await VirtualClock().sleep(600.0)
+                assert ["stands by, one leads"] == said(caplog, "standby")
+
+                await first.stop()
+                await second.until(lambda: second.reconciler.term)
+                await VirtualClock().sleep(60.0)
+                async with provisioner(
+                    None, world=first.world, backend=first.backend, name="one"
+                ) as third:
+                    await VirtualClock().sleep(60.0)
+                    assert third.backend.tenure
+                    third.backend.tenure.end()
+                    third.backend.end_term(third.backend.tenure)
+                    await third.until(lambda: third.reconciler.term)
+                    await VirtualClock().sleep(60.0)
+
+    virtual_run(scene())
+
+    told = ["stands by, one leads", "stands by, two leads", "stands by, one leads"]
+    assert told == said(caplog, "standby")
+
+
+def test_a_provisioner_alone_says_nothing_of_standing_by(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(1))) as stage:
+            await stage.until(stage.is_whole)
+            await VirtualClock().sleep(60.0)
+
+    virtual_run(scene())
+
+    assert [] == said(caplog, "standby")
+
+
+def test_an_outage_of_the_store_takes_a_line_a_minute_and_one_when_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(1))) as stage:
+            await stage.until(stage.is_whole)
+            caplog.clear()
+            stage.store.is_down = True
+            stage.world.kill(stage.instances[0].unit)
+            await VirtualClock().sleep(150.0)
+            assert 1 == stage.counters.n_outages
+            stage.store.is_down = False
+            await stage.until(stage.is_whole, within_s=30.0)
+
+    virtual_run(scene())
+
+    words = "nothing is changed until the store is back"
+    told = said(caplog, "reconciler")
+    assert [
+        f"{words}: the store is down",
+        f"{words}, for 60 s now: the store is down",
+        f"{words}, for 120 s now: the store is down",
+    ] == told[:3]
+    assert 4 == len(told)
+    assert told[3].startswith("the store is back, after 15")
+
+
+class Distant(MemoryLeadership):
+    """A leadership that cannot be asked for at first."""
+
+    n_failures = 0
+
+    @asynccontextmanager
+    async def lead(self) -> AsyncIterator[Tenure]:
+        if Distant.n_failures:
+            Distant.n_failures -= 1
+            raise StoreUnavailableError("no member answers")
+        async with super().lead() as tenure:
+            yield tenure
+
+    async def leader(self) -> str | None:
+        return None if Distant.n_failures else await super().leader()
+
+
+@pytest.mark.parametrize("is_led", [False, True], ids=["leads", "stands by"])
+def test_a_provisioner_that_cannot_lead_says_so_once_a_minute_until_the_store_is_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_led: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("tests.provisioning.scene.MemoryLeadership", Distant)
+    monkeypatch.setattr(Distant, "n_failures", 90)
+
+    async def scene() -> None:
+        backend = MemoryBackend()
+        tenure = backend.begin_term("another")
+        if not is_led:
+            backend.end_term(tenure)
+        async with provisioner(None, backend=backend) as stage:
+            await VirtualClock().sleep(120.0)
+            assert 1 == stage.counters.n_outages
+            assert is_led == (stage.reconciler.term is None)
+
+    virtual_run(scene())
+
+    words = "cannot lead, the store is out of reach"
+    assert [
+        f"{words}: no member answers",
+        f"{words}, for 60 s now: no member answers",
+        "the store is back, after 90 s",
+    ] == [one for one in said(caplog, "reconciler") if not one.startswith("leads, epoch")]
+
+
+class Refusing(MemoryLeadership):
+    """A leadership of a store that will not do."""
+
+    @asynccontextmanager
+    async def lead(self) -> AsyncIterator[Tenure]:
+        for error in [StoreError("permission denied")]:
+            raise error
+        async with super().lead() as tenure:
+            yield tenure
+
+
+def test_who_never_led_does_not_say_that_it_leads_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tests.provisioning.scene.MemoryLeadership", Refusing)
+
+    async def scene() -> None:
+        async with provisioner(None) as stage:
+            await VirtualClock().sleep(59.0)
+            assert 1 == stage.counters.n_outages
+
+    virtual_run(scene())
+
+    assert ["cannot lead, the store refused: permission denied"] == said(caplog, "reconciler")
+
+
+def said(caplog: pytest.LogCaptureFixture, module: str) -> list[str]:
+    """Return what a module of the provisioner has logged."""
+    return [one.getMessage() for one in caplog.records if one.name == f"provisioning.{module}"]
+
+
+def test_each_term_begins_with_what_the_store_holds_then() -> None:
+    """Even where nobody follows the store."""
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            await stage.until(stage.is_whole)
+            (following, _) = stage.tasks
+            following.cancel()
+            assert stage.reconciler.term
+            ours, theirs = stage.instances
+            renewed = replace(theirs, generation=7)
+            backend = stage.backend
+
+            tenure = backend.tenure
+            assert tenure
+            tenure.end()
+            backend.end_term(tenure)
+            other = backend.begin_term("another")
+            backend.commit([Put(renewed, backend.stored[renewed.id].version)], other.term)
+            await VirtualClock().sleep(30.0)
+            backend.end_term(other)
+            await stage.until(stage.is_whole, within_s=30.0)
+
+            assert [ours.generation, 8] == [one.generation for one in stage.instances]
+
+    virtual_run(scene())
+
+
+def test_the_first_term_too_reads_the_store_by_itself() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(2))) as stage:
+            (following, _) = stage.tasks
+            following.cancel()
+            await stage.until(stage.is_whole)
+
+    virtual_run(scene())
+
+
+def test_who_waited_long_to_lead_gives_silent_nodes_their_whole_grace() -> None:
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4), nodes=TWO_NODES)) as first:
+            await first.until(first.is_whole)
+            async with provisioner(
+                None, world=first.world, backend=first.backend, name="two"
+            ) as second:
+                await VirtualClock().sleep(3600.0)
+                first.world.silence("n2")
+                await first.stop()
+                await second.until(lambda: second.reconciler.term)
+
+                await VirtualClock().sleep(110.0)
+                assert {1} == {one.generation for one in second.instances}
+                await second.until(
+                    lambda: {"n1"} == {one.node for one in second.instances}, within_s=30.0
+                )
+
+    virtual_run(scene())
