@@ -24,8 +24,8 @@ from provisioning.errors import (
     UnitError,
 )
 from provisioning.lifecycle import Outcome, Result
-from provisioning.model import Unit, Workload
 from provisioning.runtime.base import ProberOf, Runtime
+from provisioning.spec_index import StartRequest
 from provisioning.spec_model import Limits
 
 log = logging.getLogger("provisioning.executor")
@@ -37,16 +37,6 @@ LONGEST_LOOK_S = 1.0
 REMOVAL_SLACK_S = 30.0
 """A removal that takes so much longer than its grace hangs."""
 WITHOUT_NEXT_TRY = frozenset({Result.LASTING, Result.NO_ROOM})
-
-
-class Order(msgspec.Struct, frozen=True):
-    """A unit to be made on a node, and how to see that it is healthy."""
-
-    node: str
-    unit: Unit
-    workload: Workload
-    store: str = ""
-    """Where it keeps models; see `base.Prober`."""
 
 
 class Executor:
@@ -73,7 +63,7 @@ class Executor:
         self._endings: dict[str, tuple[float, str]] = {}
         """Of units that are being started: when the present try began, and how it has ended."""
 
-    async def start(self, order: Order, limits: Limits) -> Outcome:
+    async def start(self, order: StartRequest, limits: Limits) -> Outcome:
         """Make a unit, wait until it is healthy, and warm it up."""
         name = order.unit.name
         try:
@@ -150,7 +140,7 @@ class Executor:
         fault = f"{outcome.fault}; it could not be removed either: {cleaned.fault}"
         return msgspec.structs.replace(outcome, fault=fault)
 
-    async def _start_once(self, order: Order, limits: Limits) -> None:
+    async def _start_once(self, order: StartRequest, limits: Limits) -> None:
         unit = order.unit
         self._endings[unit.name] = (self._clock.unix_s(), "")
         heard = ["it was not asked yet"]
@@ -167,7 +157,7 @@ class Executor:
             ) from None
         await self._warm_up(order, limits)
 
-    async def _warm_up(self, order: Order, limits: Limits) -> None:
+    async def _warm_up(self, order: StartRequest, limits: Limits) -> None:
         """Have the model fetched and loaded; a registry that hangs hangs no longer than that."""
         unit = order.unit
         try:
@@ -183,7 +173,7 @@ class Executor:
                 f"{'; '.join(notes)}{self._see_log(order)}"
             ) from None
 
-    async def _wait_until_healthy(self, order: Order, heard: list[str]) -> None:
+    async def _wait_until_healthy(self, order: StartRequest, heard: list[str]) -> None:
         """Ask until the unit is healthy; what it answers is put into `heard`."""
         unit, wait_s = order.unit, FIRST_LOOK_S
         while True:
@@ -204,7 +194,7 @@ class Executor:
             await self._clock.sleep(wait_s)
             wait_s = min(LONGEST_LOOK_S, wait_s * LOOK_GROWTH)
 
-    async def _seen(self, order: Order) -> str:
+    async def _seen(self, order: StartRequest) -> str:
         """Return why a unit is not healthy yet, as far as it could be asked; empty: it is."""
         try:
             return await self._prober_of(order.node).ask(
@@ -213,7 +203,7 @@ class Executor:
         except NotAskedError as error:
             return str(error)
 
-    def _see_log(self, order: Order) -> str:
+    def _see_log(self, order: StartRequest) -> str:
         """Return where to look further; nothing of what stands there, which may be secret."""
         try:
             log_path = self._runtime_of(order.node).log_of(order.unit.instance_id)

@@ -1,7 +1,7 @@
 """Hold the specification in force: the last one that could be read, as long as there is one.
 
 In:   what the store holds, as text.
-Out:  its Roster; the same one as long as it is in force. Never fails: what cannot be read is told
+Out:  its SpecIndex; the same one as long as it is in force. Never fails: what cannot be read is told
       of once, in the log.
 """
 
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from provisioning.errors import SpecError
-from provisioning.roster import Roster
+from provisioning.spec_index import SpecIndex
 from provisioning.spec_model import Fleet
 from provisioning.store.base import StoredSpec
 
@@ -24,16 +24,16 @@ class InForce:
     def __init__(self, read_spec: Callable[[str], Fleet]) -> None:
         self._read_spec = read_spec
         self._spec: StoredSpec | None = None
-        self._roster: Roster | None = None
+        self._roster: SpecIndex | None = None
 
-    def roster(self, spec: StoredSpec | None) -> Roster | None:
+    def spec_index(self, spec: StoredSpec | None) -> SpecIndex | None:
         """Take over what the store holds now, and return what is in force; None: nothing."""
         if spec is None:  # also where there was one: an emptied store asks for nothing
             self._spec = self._roster = None
         elif spec != self._spec:
             self._spec = spec
             try:
-                self._roster = Roster(self._read_spec(spec.text))
+                self._roster = SpecIndex(self._read_spec(spec.text))
             except SpecError as error:
                 log.error("the specification is not taken over: %s", error)
         return self._roster

@@ -1,6 +1,6 @@
 """Keep an eye on the nodes of a fleet, and on the health of what runs there.
 
-In:   the Roster in force; records as they change.
+In:   the SpecIndex in force; records as they change.
 Out:  reports of nodes, and who is ill; news are told at once. Never fails.
 """
 
@@ -12,15 +12,15 @@ from provisioning.clock import Clock
 from provisioning.health import HealthMonitor
 from provisioning.model import NodeReport, Phase
 from provisioning.nodes import Nodes
-from provisioning.roster import Roster
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.silences import Silences
+from provisioning.spec_index import SpecIndex
 from provisioning.spec_model import Node
 from provisioning.store.base import Stored
 
 
 class Lookout:
-    """Asks nodes and instances, from the first roster until it is closed; and then anew."""
+    """Asks nodes and instances, from the first spec_index until it is closed; and then anew."""
 
     def __init__(
         self,
@@ -36,18 +36,18 @@ class Lookout:
         self.silences = Silences(clock)
         self._on_report = on_report
         self._on_news = on_news
-        self._roster: Roster | None = None
+        self._roster: SpecIndex | None = None
 
-    async def follow(self, roster: Roster, stored: Mapping[str, Stored]) -> None:
-        """Ask the nodes of a roster, those that are used besides, and what runs by it."""
+    async def follow(self, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
+        """Ask the nodes of a spec_index, those that are used besides, and what runs by it."""
         used = frozenset(
             one.instance.node
             for one in stored.values()
             if one.instance.phase is not Phase.FAILED  # that has no unit
         )
-        await self.nodes.update(roster.fleet.nodes, used=used, gone=self.silences.gone)
-        if roster is not self._roster:  # only now: how an instance is asked its node decides
-            self._roster = roster
+        await self.nodes.update(spec_index.fleet.nodes, used=used, gone=self.silences.gone)
+        if spec_index is not self._roster:  # only now: how an instance is asked its node decides
+            self._roster = spec_index
             for id_, one in stored.items():
                 self.take_record(id_, one)
         self.silences.forget(all_but=frozenset(self.nodes.reports))

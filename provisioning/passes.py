@@ -29,8 +29,8 @@ from provisioning.operations import Ended
 from provisioning.orphans import Orphan, find_orphans, is_every_node_asked
 from provisioning.outage import Outage
 from provisioning.report import Report, events_of
-from provisioning.roster import Roster
 from provisioning.runtime.base import ProberOf, Runtime
+from provisioning.spec_index import SpecIndex
 from provisioning.spec_model import Fleet, Node
 from provisioning.store.base import Change, Done, Store, Term
 from provisioning.tallies import count_waiting, reasons_of
@@ -174,28 +174,28 @@ class Passes:
         if self._is_outdated:
             await self._mirror.load()
             self._is_outdated = False
-        roster = self._in_force.roster(self._mirror.spec)
-        if roster is None:
+        spec_index = self._in_force.spec_index(self._mirror.spec)
+        if spec_index is None:
             return INTERVAL_S
-        await self._lookout.follow(roster, self._mirror.stored)
-        ended, n_refused = await self._write_ended(roster, term)
+        await self._lookout.follow(spec_index, self._mirror.stored)
+        ended, n_refused = await self._write_ended(spec_index, term)
         self._drains.follow(self._mirror.stored)
         observed = self._observed()
-        self._note_orphans(roster.fleet, observed)
+        self._note_orphans(spec_index.fleet, observed)
         decided_s = self._clock.unix_s()
-        self._logbook.note_seen(roster.fleet, observed, now_s=decided_s)
-        actions = decide(roster.fleet, observed, decided_s)
+        self._logbook.note_seen(spec_index.fleet, observed, now_s=decided_s)
+        actions = decide(spec_index.fleet, observed, decided_s)
         reasons = reasons_of(actions, observed)
-        begun, n_refused_now = await self._begin(roster, actions, term)
+        begun, n_refused_now = await self._begin(spec_index, actions, term)
         self._n_passes += 1
         report = Report(
             number=self._n_passes,
-            n_wanted=roster.n_wanted,
-            n_as_wanted=roster.count_as_wanted(self._mirror.stored, self._health.ill),
+            n_wanted=spec_index.n_wanted,
+            n_as_wanted=spec_index.count_as_wanted(self._mirror.stored, self._health.ill),
             events=events_of(ended, begun),
             n_running=self._work.n_running,
             n_waiting=count_waiting(
-                roster.fleet, self._mirror.stored, self._work.working(), now_s=decided_s
+                spec_index.fleet, self._mirror.stored, self._work.working(), now_s=decided_s
             ),
             reasons=Counter(reasons[id_] for id_ in map(subject_id, begun) if id_ in reasons),
             n_refused=n_refused + n_refused_now,
@@ -204,7 +204,7 @@ class Passes:
         self._logbook.note_done(report, ended, begun, self._mirror.stored)
         self._listener.pass_ended(report)
         instances = (one.instance for one in self._mirror.stored.values())
-        return min(INTERVAL_S, drain_left_s(roster, instances, since_s=decided_s))
+        return min(INTERVAL_S, drain_left_s(spec_index, instances, since_s=decided_s))
 
     def _observed(self) -> Observed:
         return Observed(
@@ -227,7 +227,7 @@ class Passes:
         self._orphans = orphans if is_every_node_asked(desired, observed) else None
         self._deletable_orphans &= {one.key for one in orphans}
 
-    async def _write_ended(self, roster: Roster, term: Term) -> tuple[Ended, int]:
+    async def _write_ended(self, spec_index: SpecIndex, term: Term) -> tuple[Ended, int]:
         """Write down what has become of operations; return that, and how many were refused."""
         n_refused = 0
         for _ in range(MAX_REFUSALS):
@@ -236,7 +236,7 @@ class Passes:
                 ended,
                 self._mirror.stored,
                 self._nodes.reports,
-                limits=roster.fleet.limits,
+                limits=spec_index.fleet.limits,
                 now_s=self._clock.unix_s(),
             )
             done = await self._commit(changes, term)
@@ -251,7 +251,7 @@ class Passes:
         return (), n_refused
 
     async def _begin(
-        self, roster: Roster, actions: Sequence[Action], term: Term
+        self, spec_index: SpecIndex, actions: Sequence[Action], term: Term
     ) -> tuple[list[Action], int]:
         """Write the actions down, and begin those that were not refused; return them."""
         changes = changes_before(actions, self._mirror.stored, now_s=self._clock.unix_s())
@@ -268,7 +268,7 @@ class Passes:
         self._was_refused = bool(refused)
         begun = [action for action in actions if subject_id(action) not in refused]
         for action in begun:
-            self._work.begin(action, roster, self._mirror.stored)
+            self._work.begin(action, spec_index, self._mirror.stored)
         return begun, len(refused)
 
     async def _commit(self, changes: Sequence[Change], term: Term) -> tuple[Done, ...]:

@@ -16,8 +16,8 @@ from provisioning.model import Instance, NodeReport, UnitState
 from provisioning.nodes import Nodes
 from provisioning.operations import Ended, Kind, Operation, Operations
 from provisioning.rests import Rests
-from provisioning.roster import Roster
 from provisioning.runtime.base import ProberOf
+from provisioning.spec_index import SpecIndex
 from provisioning.spec_model import Limits
 from provisioning.store.base import Stored
 from provisioning.survey import ending_words
@@ -86,9 +86,9 @@ class Work:
             if unit.state is UnitState.EXITED:
                 self._executor.note_ended(unit.name, ending_words(unit), at_s=report.at_s)
 
-    def begin(self, action: Action, roster: Roster, stored: Mapping[str, Stored]) -> None:
+    def begin(self, action: Action, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
         """Begin what an action does to a unit, if it does anything."""
-        limits = roster.fleet.limits
+        limits = spec_index.fleet.limits
         known = stored.get(subject_id(action))
         match action:
             case Sweep(node, unit):
@@ -99,7 +99,7 @@ class Work:
                 self._operations.begin(operation, self._stop(operation, limits))
             case Place() | Start() | Renew() if known:
                 operation = _operation(Kind.START, known.instance)
-                self._operations.begin(operation, self._start(known.instance, roster))
+                self._operations.begin(operation, self._start(known.instance, spec_index))
 
     async def _stop(self, operation: Operation, limits: Limits) -> Outcome:
         """Remove an instance's unit; a start that goes on has to end first, or would make it."""
@@ -115,11 +115,11 @@ class Work:
             self._rests.note_failed(operation.unit)
         return outcome
 
-    async def _start(self, instance: Instance, roster: Roster) -> Outcome:
-        order = roster.order(instance)
+    async def _start(self, instance: Instance, spec_index: SpecIndex) -> Outcome:
+        order = spec_index.start_request(instance)
         if order is None:
             return Outcome(Result.UNREACHABLE, f"{instance.node} is not in the specification")
-        return await self._executor.start(order, roster.fleet.limits)
+        return await self._executor.start(order, spec_index.fleet.limits)
 
 
 def _operation(kind: Kind, instance: Instance) -> Operation:

@@ -47,9 +47,9 @@ class PublishedInventory:
     @property
     def current(self) -> Inventory:
         """Return the list of now; it is made anew only where it has changed."""
-        roster = self._roster_now()
-        if roster != self._roster:
-            self._roster = roster
+        spec_index = self._roster_now()
+        if spec_index != self._roster:
+            self._roster = spec_index
             self._latest = self._publish()
         return self._latest
 

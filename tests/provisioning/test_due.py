@@ -8,11 +8,11 @@ import pytest
 
 from provisioning.due import MARGIN_S, drain_left_s
 from provisioning.model import Instance, Phase
-from provisioning.roster import Roster
+from provisioning.spec_index import SpecIndex
 from provisioning.spec_model import Rotation
 from tests.provisioning.making import NOW_S, fleet, instance, pool
 
-ROSTER = Roster(fleet(pool(3, rotation=Rotation(drain_s=30.0))))
+ROSTER = SpecIndex(fleet(pool(3, rotation=Rotation(drain_s=30.0))))
 
 
 def approx(value_s: float) -> object:
@@ -43,9 +43,9 @@ def test_one_that_was_over_before_is_held_up_by_something_else() -> None:
 
 
 def test_one_that_has_no_time_is_over_at_once() -> None:
-    roster = Roster(fleet(pool(3, rotation=Rotation(drain_s=0.0))))
+    spec_index = SpecIndex(fleet(pool(3, rotation=Rotation(drain_s=0.0))))
 
-    assert MARGIN_S == approx(drain_left_s(roster, [draining(0.0)], since_s=NOW_S))
+    assert MARGIN_S == approx(drain_left_s(spec_index, [draining(0.0)], since_s=NOW_S))
 
 
 def test_without_its_pool_an_instance_drains_as_long_as_decide_lets_it() -> None:

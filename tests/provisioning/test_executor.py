@@ -16,9 +16,10 @@ from provisioning.errors import (
     TransientError,
     UnitError,
 )
-from provisioning.executor import Executor, Order
+from provisioning.executor import Executor
 from provisioning.lifecycle import Outcome, Result
 from provisioning.model import Probe, RequestsPage, Unit, WarmUp, Workload
+from provisioning.spec_index import StartRequest
 from provisioning.spec_model import Limits
 from provisioning.units import unit_of
 from tests.provisioning.making import CHAT, instance, node, pool
@@ -26,7 +27,7 @@ from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 
 LIMITS = Limits(tries=3, start_timeout_s=30.0, backoff_base_s=1.0, backoff_cap_s=30.0)
 UNIT = unit_of("test", pool(), node(), instance())
-ORDER = Order("n1", UNIT, CHAT)
+ORDER = StartRequest("n1", UNIT, CHAT)
 NAME = UNIT.name
 
 
@@ -496,6 +497,6 @@ def test_warm_up_requests_come_from_the_workload() -> None:
     script = Scripted()
     workload = Workload("llama3", "ollama", warm_up=(WarmUp("/api/pull"), WarmUp("/api/generate")))
 
-    run(lambda: executor(script).start(Order("n1", UNIT, workload), LIMITS))
+    run(lambda: executor(script).start(StartRequest("n1", UNIT, workload), LIMITS))
 
     assert "warm up 2" == script.calls[-1]

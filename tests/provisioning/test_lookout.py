@@ -1,4 +1,4 @@
-"""Who is asked what: by the roster in force, and by nobody once it is closed."""
+"""Who is asked what: by the spec_index in force, and by nobody once it is closed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from provisioning.lookout import Lookout
 from provisioning.model import Instance, NodeReport, Phase, Probe, UnitState
-from provisioning.roster import Roster
 from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.runtime.world import World
+from provisioning.spec_index import SpecIndex
 from provisioning.spec_model import Fleet, Node
 from provisioning.store.base import Stored
 from provisioning.units import listing_of, unit_of
@@ -37,10 +37,10 @@ class Scene:
     reports: list[NodeReport]
     n_news: int = 0
 
-    async def follow(self, wanted: Fleet, *instances: Instance) -> Roster:
-        roster = Roster(wanted)
-        await self.lookout.follow(roster, {one.id: Stored(one, 1) for one in instances})
-        return roster
+    async def follow(self, wanted: Fleet, *instances: Instance) -> SpecIndex:
+        spec_index = SpecIndex(wanted)
+        await self.lookout.follow(spec_index, {one.id: Stored(one, 1) for one in instances})
+        return spec_index
 
 
 @asynccontextmanager
@@ -124,11 +124,11 @@ def test_a_new_roster_holds_for_what_runs_already() -> None:
 def test_a_roster_that_stays_disturbs_nobody() -> None:
     async def scene() -> None:
         async with looking() as made:
-            roster = await made.follow(FLEET, ONE)
+            spec_index = await made.follow(FLEET, ONE)
             made.lookout.take_record(ONE.id, None)
             made.world.sicken(ONE.unit)
 
-            await made.lookout.follow(roster, {ONE.id: Stored(ONE, 1)})
+            await made.lookout.follow(spec_index, {ONE.id: Stored(ONE, 1)})
             await VirtualClock().sleep(60.0)
 
             assert {} == made.lookout.health.ill
@@ -249,7 +249,7 @@ def test_who_was_ill_before_its_node_fell_silent_still_is() -> None:
 def test_once_it_is_closed_nobody_is_asked_and_nothing_is_known() -> None:
     async def scene() -> None:
         async with looking() as made:
-            roster = await made.follow(FLEET, ONE, TWO)
+            spec_index = await made.follow(FLEET, ONE, TWO)
             made.world.silence("n2")
             await VirtualClock().sleep(60.0)
 
@@ -262,7 +262,7 @@ def test_once_it_is_closed_nobody_is_asked_and_nothing_is_known() -> None:
             assert n_before == len(made.reports)
             assert {} == made.lookout.health.ill
 
-            await made.lookout.follow(roster, {TWO.id: Stored(TWO, 1)})
+            await made.lookout.follow(spec_index, {TWO.id: Stored(TWO, 1)})
             await VirtualClock().sleep(60.0)
             assert {TWO.id} == set(made.lookout.health.ill)
 

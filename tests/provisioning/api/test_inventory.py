@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from provisioning.api.forms import Details
 from provisioning.api.inventory import Directory
 from provisioning.model import Instance, Listing
-from provisioning.roster import Roster
 from provisioning.spec import encode_fleet
+from provisioning.spec_index import SpecIndex
 from provisioning.spec_model import Fleet
 from provisioning.store.base import Stored, StoredSpec, View
 from tests.provisioning.api.board import FLEET, WORKLOAD, instance
@@ -87,7 +87,7 @@ def test_an_instance_is_listed_where_it_listens_and_is_asked_for_its_health(
     one = replace(OLD, listing=listing)
 
     details = listed(fleet, one)
-    subject = Roster(fleet).subject(one)
+    subject = SpecIndex(fleet).subject(one)
 
     assert subject
     assert (host, f"http://{host}:20501") == (subject.host, details.url)

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from provisioning.executor import Order
+import msgspec
+
 from provisioning.health import Subject
-from provisioning.model import Instance, Phase
+from provisioning.model import Instance, Phase, Unit, Workload
 from provisioning.spec_model import Fleet
 from provisioning.store.base import Stored
 from provisioning.units import host_of, model_store, unit_of, workload_digest
 
 
-class Roster:
+class StartRequest(msgspec.Struct, frozen=True):
+    """A unit to be made on a node, and how to see that it is healthy."""
+
+    node: str
+    unit: Unit
+    workload: Workload
+    store: str = ""
+    """Where it keeps models; see `base.Prober`."""
+
+
+class SpecIndex:
     """A fleet's pools and nodes by name; made once for each specification."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -26,14 +37,14 @@ class Roster:
         self.n_wanted = sum(pool.count for pool in fleet.pools)
         self._digest_by_pool = {pool.name: workload_digest(pool.workload) for pool in fleet.pools}
 
-    def order(self, instance: Instance) -> Order | None:
-        """Return the order to make an instance's unit; None: it is not in the specification."""
+    def start_request(self, instance: Instance) -> StartRequest | None:
+        """Return the request to start an instance's unit; None: it is not in the specification."""
         pool = self.pool_by_name.get(instance.pool)
         node = self.node_by_name.get(instance.node)
         if pool is None or node is None:
             return None
         unit = unit_of(self.fleet.name, pool, node, instance)
-        return Order(node.name, unit, pool.workload, model_store(node, unit))
+        return StartRequest(node.name, unit, pool.workload, model_store(node, unit))
 
     def subject(self, instance: Instance) -> Subject | None:
         """Return how an instance is asked whether it is healthy; None: it is not asked."""
