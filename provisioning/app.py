@@ -31,17 +31,16 @@ from provisioning.api.server import (
 )
 from provisioning.api.token import Tokens
 from provisioning.clock import SystemClock
+from provisioning.controller import Reconciler
 from provisioning.errors import ProvisionerError
-from provisioning.metrics import Metrics
+from provisioning.metrics import Metrics, TimedStore
 from provisioning.mirror import Mirror
 from provisioning.model import NodeReport
-from provisioning.reconciler import Reconciler
 from provisioning.runtime.opening import Local, Machines
 from provisioning.spec import decode_fleet
 from provisioning.store.base import Change, Done, Leadership, Store
 from provisioning.store.etcd.access import Credentials
 from provisioning.store.opening import open_store
-from provisioning.timed_store import TimedStore
 
 log = logging.getLogger("provisioning")
 

@@ -1,4 +1,4 @@
-"""Time as a collaborator, so that a test can hold the clock in its hand."""
+"""Time as a collaborator: real clocks, and waits that end in time."""
 
 from __future__ import annotations
 
@@ -37,3 +37,17 @@ class SystemClock:
     async def sleep(self, duration_s: float) -> None:
         """Sleep on the running event loop."""
         await asyncio.sleep(max(0.0, duration_s))
+
+
+async def wait_at_most(event: asyncio.Event, clock: Clock, duration_s: float) -> None:
+    """Return once the event is set, or after `duration_s`."""
+    if event.is_set():
+        return
+    waiting = asyncio.ensure_future(event.wait())
+    sleeping = asyncio.ensure_future(clock.sleep(duration_s))
+    try:
+        await asyncio.wait({waiting, sleeping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        sleeping.cancel()
+        await asyncio.gather(waiting, sleeping, return_exceptions=True)

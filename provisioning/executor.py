@@ -1,19 +1,14 @@
-"""Do what was decided about one unit: try, clean up, wait, try again.
-
-In:   a node's name, a Unit, the fleet's Limits.
-Out:  an Outcome; what fails is in it, with how often it was tried.
-Fails with nothing but CancelledError, also by itself once it is not sure to lead: then whatever has
-been begun is left as it is, for the stop that follows, or for whoever leads next.
-"""
+"""Carry actions out: tries with back-off, a bounded number at once."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from provisioning.actions import Action, Place, Renew, Start, Stop, Sweep
 from provisioning.clock import Clock
 from provisioning.errors import (
     LastingError,
@@ -23,10 +18,147 @@ from provisioning.errors import (
     TransientError,
     UnitError,
 )
-from provisioning.lifecycle import Outcome, Result
+from provisioning.lifecycle import Ended, Kind, Operation, Operations, Outcome, Result, subject_id
+from provisioning.model import Instance, Limits, NodeReport, UnitState
+from provisioning.nodes import Nodes
 from provisioning.runtime.base import ProberOf, Runtime
-from provisioning.spec_index import StartRequest
-from provisioning.spec_model import Limits
+from provisioning.spec_index import SpecIndex, StartRequest
+from provisioning.state import ending_words
+from provisioning.store.base import Stored
+
+FIRST_REST_S = 1.0
+LONGEST_REST_S = 60.0
+
+
+class Rests:
+    """The units whose removal has failed, until one has gone well."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rests: dict[str, tuple[float, float]] = {}
+        """By unit: how long it is left alone, and until when."""
+
+    def note_removed(self, unit: str) -> None:
+        """Take note that a unit is gone."""
+        self._rests.pop(unit, None)
+
+    def note_failed(self, unit: str) -> None:
+        """Leave a unit alone, each time for twice as long."""
+        before_s, _ = self._rests.get(unit, (FIRST_REST_S / 2, 0.0))
+        rest_s = min(LONGEST_REST_S, 2 * before_s)
+        self._rests[unit] = (rest_s, self._clock.monotonic_s() + rest_s)
+
+    def resting(self) -> frozenset[str]:
+        """Return the units that are to be left alone now."""
+        now_s = self._clock.monotonic_s()
+        return frozenset(unit for unit, (_, until_s) in self._rests.items() if now_s < until_s)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._rests.clear()
+
+
+class Work:
+    """The operations of one reconciler."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        prober_of: ProberOf,
+        clock: Clock,
+        *,
+        dice: Callable[[], float],
+        leads: Callable[[], bool],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._nodes = nodes
+        self._executor = Executor(nodes.runtime, prober_of, clock, dice=dice, leads=leads)
+        self._operations = Operations(on_end=on_end)
+        self._rests = Rests(clock)
+
+    def __repr__(self) -> str:
+        return f"{self._operations!r}"
+
+    @property
+    def n_running(self) -> int:
+        """Return how many operations are going on."""
+        return self._operations.n_running
+
+    @property
+    def ended(self) -> Ended:
+        """Return the operations whose outcome was not written down yet."""
+        return self._operations.ended
+
+    def working(self) -> frozenset[str]:
+        """Return the ids of instances that an operation is about."""
+        return self._operations.working()
+
+    def starting(self) -> frozenset[str]:
+        """Return the ids of instances that are being started."""
+        return self._operations.starting()
+
+    def sweeping(self) -> frozenset[tuple[str, str]]:
+        """Return the nodes and units that are being removed without a record."""
+        return self._operations.sweeping()
+
+    def resting(self) -> frozenset[str]:
+        """Return the units that could just not be removed, and are left alone for a while."""
+        return self._rests.resting()
+
+    def take(self, n: int) -> None:
+        """Forget the first n outcomes: they are written down."""
+        self._operations.take(n)
+
+    async def cancel(self) -> None:
+        """Leave everything as it is, and return when nothing goes on any more."""
+        await self._operations.cancel()
+        self._rests.clear()
+
+    def take_report(self, report: NodeReport) -> None:
+        """Tell starts of units that have ended already."""
+        for unit in report.units:
+            if unit.state is UnitState.EXITED:
+                self._executor.note_ended(unit.name, ending_words(unit), at_s=report.at_s)
+
+    def begin(self, action: Action, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
+        """Begin what an action does to a unit, if it does anything."""
+        limits = spec_index.fleet.limits
+        known = stored.get(subject_id(action))
+        match action:
+            case Sweep(node, unit):
+                operation = Operation(Kind.SWEEP, node, unit)
+                self._operations.begin(operation, self._remove(operation, limits))
+            case Stop() if known:
+                operation = _operation(Kind.STOP, known.instance)
+                self._operations.begin(operation, self._stop(operation, limits))
+            case Place() | Start() | Renew() if known:
+                operation = _operation(Kind.START, known.instance)
+                self._operations.begin(operation, self._start(known.instance, spec_index))
+
+    async def _stop(self, operation: Operation, limits: Limits) -> Outcome:
+        """Remove an instance's unit; a start that goes on has to end first, or would make it."""
+        await self._operations.call_off(operation.id)
+        return await self._remove(operation, limits)
+
+    async def _remove(self, operation: Operation, limits: Limits) -> Outcome:
+        outcome = await self._executor.remove(operation.node, operation.unit, limits)
+        if outcome.result is Result.DONE:
+            self._nodes.forget_unit(operation.node, operation.unit)
+            self._rests.note_removed(operation.unit)
+        else:
+            self._rests.note_failed(operation.unit)
+        return outcome
+
+    async def _start(self, instance: Instance, spec_index: SpecIndex) -> Outcome:
+        order = spec_index.start_request(instance)
+        if order is None:
+            return Outcome(Result.UNREACHABLE, f"{instance.node} is not in the specification")
+        return await self._executor.start(order, spec_index.fleet.limits)
+
+
+def _operation(kind: Kind, instance: Instance) -> Operation:
+    return Operation(kind, instance.node, instance.unit, instance.id, instance.generation)
+
 
 log = logging.getLogger("provisioning.executor")
 

@@ -21,7 +21,7 @@ from provisioning.clock import Clock
 from provisioning.errors import NotAskedError
 from provisioning.eventlog import RateLimit
 from provisioning.model import Probe
-from provisioning.rotation import phase_ratio
+from provisioning.reconcile import phase_ratio
 from provisioning.runtime.base import ProberOf
 
 log = logging.getLogger("provisioning.health")

@@ -1,24 +1,60 @@
-"""What an action, and what became of it, make of an instance's record.
-
-    RUNNING ─ Drain ─► DRAINING ─ Stop ─► STOPPING ─ done ─► STARTING of the next generation
-       ▲        └────────── Stop ───────────┘    └──────────► gone, or FAILED until it may try again
-       └── done ── STARTING ◄─ Place, Renew ── FAILED ◄─ failed ── STARTING
-
-In:   an Instance, an Action or Outcome, the time.
-Out:  the next Instance, or None where its record is deleted. Pure; never fails.
-"""
+"""The states of an instance, its history, and the record that each result leads to; pure."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from provisioning.actions import Action, Assign, Drain, Place, Renew, Start, Stop
-from provisioning.history import told, told_again, told_more, tries
-from provisioning.model import FOR_GOOD, Instance, Phase, Reason
-from provisioning.spec_model import Limits
+from provisioning.actions import Action, Assign, Drain, Forget, Place, Renew, Start, Stop, Sweep
+from provisioning.model import FOR_GOOD, Event, Instance, Limits, NodeReport, Phase, Reason
+from provisioning.store.base import NEW, Change, Delete, Put, Stored
+
+MAX_EVENTS = 20
+"""How many events of an instance's history are kept."""
+MAX_DETAIL = 300
+"""Letters of an event's detail: a history must stay small, 10,000 of them are stored."""
+
+
+def told(instance: Instance, at_s: float, what: str, detail: str = "") -> Instance:
+    """Return the instance with one more event, the oldest ones forgotten."""
+    event = Event(at_s, str(what), detail[:MAX_DETAIL], instance.generation)
+    return replace(instance, history=(*instance.history, event)[-MAX_EVENTS:])
+
+
+def told_again(instance: Instance, at_s: float, what: str, detail: str) -> Instance:
+    """Return the instance with an event in place of the last one, where that is of its kind.
+
+    What fails again and again would else push out what led to it.
+    """
+    history = instance.history
+    if history and (what, instance.generation) == (history[-1].what, history[-1].generation):
+        instance = replace(instance, history=history[:-1])
+    return told(instance, at_s, what, detail)
+
+
+def told_more(instance: Instance, kinds: Container[str], more: str) -> Instance:
+    """Return the instance with more said, in front, of its latest event of some kinds.
+
+    That takes no line: by the crashes that a history has, the next wait is reckoned.
+    """
+    events = list(instance.history)
+    for place, event in reversed(tuple(enumerate(events))):
+        if event.what in kinds:
+            events[place] = replace(event, detail=f"{more}: {event.detail}"[:MAX_DETAIL])
+            break
+    return replace(instance, history=tuple(events))
+
+
+def tries(n: int) -> str:
+    """Return a number of tries in words."""
+    return f"{n:,} tries" if n != 1 else "1 try"
+
 
 CRASHES = frozenset({Reason.EXITED, Reason.OUT_OF_MEMORY, Reason.UNHEALTHY})
 CRASH_MEMORY_S = 3600.0
@@ -247,3 +283,194 @@ def _stopped(action: Stop, instance: Instance, now_s: float) -> Instance:
 
 def _with_last(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     return (*(one for one in names if one != name), name)[-MAX_FAILED_ON:]
+
+
+log = logging.getLogger("provisioning.lifecycle")
+
+
+class Kind(StrEnum):
+    """What an operation does."""
+
+    START = "start"
+    STOP = "stop"
+    SWEEP = "sweep"
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """Something that is done to one unit."""
+
+    kind: Kind
+    node: str
+    unit: str
+    id: str = ""
+    """Of the instance whose record waits for the outcome; empty: it has none."""
+    generation: int = 0
+
+
+Ended = tuple[tuple[Operation, Outcome], ...]
+
+
+class Operations:
+    """Operations that are going on, or have ended and were not written down yet."""
+
+    def __init__(self, *, on_end: Callable[[], None]) -> None:
+        self._on_end = on_end
+        self._tasks: dict[Operation, asyncio.Task[Outcome]] = {}
+        self._ended: list[tuple[Operation, Outcome]] = []
+
+    def __repr__(self) -> str:
+        return f"<Operations: {self.n_running} running, {len(self._ended)} ended>"
+
+    @property
+    def n_running(self) -> int:
+        """Return how many are going on."""
+        return len(self._tasks)
+
+    @property
+    def ended(self) -> Ended:
+        """Return those whose outcome was not written down yet, the first ended first."""
+        return tuple(self._ended)
+
+    def working(self) -> frozenset[str]:
+        """Return the instances that an operation is about, or was and is not written down."""
+        ended = (operation for operation, _ in self._ended)
+        return frozenset(one.id for one in (*self._tasks, *ended) if one.id)
+
+    def starting(self) -> frozenset[str]:
+        """Return the instances whose start goes on, and was not called off."""
+        started = {one.id for one in self._tasks if one.kind is Kind.START}
+        return frozenset(started - {one.id for one in self._tasks if one.kind is Kind.STOP})
+
+    def sweeping(self) -> frozenset[tuple[str, str]]:
+        """Return the nodes and units that are being removed without a record."""
+        return frozenset((one.node, one.unit) for one in self._tasks if one.kind is Kind.SWEEP)
+
+    def begin(self, operation: Operation, work: Coroutine[Any, Any, Outcome]) -> None:
+        """Let something be done; its outcome is kept until it is taken."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[operation] = task
+        task.add_done_callback(lambda task: self._take_end(operation, task))
+
+    async def call_off(self, id_: str) -> None:
+        """Cancel the start of an instance, and return when it has ended."""
+        starts = [
+            task
+            for operation, task in self._tasks.items()
+            if operation.kind is Kind.START and operation.id == id_
+        ]
+        for task in starts:
+            task.cancel()
+        if starts:
+            await asyncio.wait(starts)
+
+    def take(self, n: int) -> None:
+        """Forget the first n outcomes: they are written down."""
+        del self._ended[:n]
+
+    async def cancel(self) -> None:
+        """Leave everything as it is, and return when nothing goes on any more."""
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._ended.clear()
+
+    def _take_end(self, operation: Operation, task: asyncio.Task[Outcome]) -> None:
+        del self._tasks[operation]
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            # A fault of ours: the executor reports what goes wrong, it does not raise it.
+            log.error("the %s of %s broke off", operation.kind, operation.unit, exc_info=error)
+        outcome = Outcome(Result.FAILED, f"{error!r}") if error else task.result()
+        self._ended.append((operation, outcome))
+        self._on_end()
+
+
+PHASE_DURING = {Kind.START: Phase.STARTING, Kind.STOP: Phase.STOPPING}
+
+
+def subject_id(action: Action) -> str:
+    """Return the id of the instance that an action is about; empty: it is about none."""
+    match action:
+        case Place(instance):
+            return instance.id
+        case Sweep():
+            return ""
+        case _:
+            return action.id
+
+
+def changed_id(change: Change) -> str:
+    """Return the id of the instance that a change is about; empty: it is about none."""
+    match change:
+        case Put(instance):
+            return instance.id
+        case Delete(id_):
+            return id_
+        case _:
+            return ""
+
+
+def changes_before(
+    actions: Iterable[Action], stored: Mapping[str, Stored], *, now_s: float
+) -> list[Change]:
+    """Return what is written before the actions are done; some need nothing to be written."""
+    records: dict[str, Instance | None] = {}
+    for action in actions:
+        if id_ := subject_id(action):
+            known = stored.get(id_)
+            before = records.get(id_, known.instance if known else None)
+            is_forgotten = isinstance(action, Forget)
+            records[id_] = None if is_forgotten else begin(action, before, now_s=now_s)
+    changes = (_change(id_, record, stored.get(id_)) for id_, record in records.items())
+    return [change for change in changes if change]
+
+
+def changes_after(
+    ended: Iterable[tuple[Operation, Outcome]],
+    stored: Mapping[str, Stored],
+    reports: Mapping[str, NodeReport],
+    *,
+    limits: Limits,
+    now_s: float,
+) -> list[Change]:
+    """Return what is written of operations that have ended; nothing of those overtaken."""
+    changes = []
+    for operation, outcome in ended:
+        known = stored.get(operation.id)
+        if known is None or not _waits_for(known.instance, operation):
+            continue
+        record = (
+            finish_start(
+                known.instance,
+                outcome,
+                limits=limits,
+                now_s=now_s,
+                is_node_heard=_is_heard(reports.get(operation.node), known.instance),
+            )
+            if operation.kind is Kind.START
+            else finish_stop(known.instance, outcome, limits=limits, now_s=now_s)
+        )
+        if change := _change(operation.id, record, known):
+            changes.append(change)
+    return changes
+
+
+def _is_heard(report: NodeReport | None, instance: Instance) -> bool:
+    """Say whether a node has answered since the instance has been starting, and still does."""
+    return report is not None and report.is_reachable and report.at_s >= instance.since_s
+
+
+def _waits_for(instance: Instance, operation: Operation) -> bool:
+    is_in_phase = instance.phase is PHASE_DURING.get(operation.kind)
+    return is_in_phase and instance.generation == operation.generation
+
+
+def _change(id_: str, record: Instance | None, known: Stored | None) -> Change | None:
+    if record is None:
+        return Delete(id_, known.version) if known else None
+    if known is None:
+        return Put(record, NEW)
+    return None if record == known.instance else Put(record, known.version)

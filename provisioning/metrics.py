@@ -1,15 +1,10 @@
-"""The provisioner's own series, in a registry of their own.
-
-In:   what the reconciler, the store and the API do, as they do it; see `counters.Listener`.
-Out:  Prometheus text; label sets are there from the start, so that rates begin at zero.
-The exporter's catalogue spells the series of the fleet, this module those of its provisioner.
-"""
+"""The provisioner's own series for Prometheus."""
 
 from __future__ import annotations
 
 import platform
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 
@@ -25,10 +20,37 @@ from prometheus_client import (
 )
 
 from provisioning.clock import Clock
-from provisioning.lifecycle import Outcome, Result
+from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import Instance, Phase, Reason
-from provisioning.operations import Kind, Operation
 from provisioning.report import Report
+from provisioning.store.base import Change, Done, Store, Term, Update, View
+
+
+class TimedStore:
+    """See `store.base.Store`."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+
+    async def load(self) -> View:
+        """Return everything, as of one revision."""
+        with self._metrics.timing(StoreCall.LOAD):
+            return await self._store.load()
+
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+        """Make each change whole or not at all, in order."""
+        with self._metrics.timing(StoreCall.COMMIT):
+            return await self._store.commit(changes, term=term)
+
+    def watch(self, after: int) -> AsyncIterator[Update]:
+        """Yield what is written after a revision."""
+        return self._store.watch(after)
+
+    async def close(self) -> None:
+        """Close the store inside."""
+        await self._store.close()
+
 
 PREFIX = "ollama_provisioner_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from provisioning.clock import Clock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
-from provisioning.outage import Outage
+from provisioning.eventlog import Outage
 from provisioning.store.base import (
     Change,
     Delete,

@@ -1,10 +1,4 @@
-"""Ask each node again and again what runs there.
-
-In:   the nodes to be asked (`update`), and a way to open a node's runtime.
-Out:  `reports`: what was last heard of each node, and how long ago.
-A node that does not answer, or whose runtime cannot even be opened, has its own fault in its
-report, and delays no other node.
-"""
+"""Watch each node: what runs there, and whether it answers."""
 
 from __future__ import annotations
 
@@ -15,13 +9,15 @@ from contextlib import suppress
 
 import msgspec
 
-from provisioning.clock import Clock
+from provisioning.clock import Clock, wait_at_most
 from provisioning.errors import NodeUnreachableError, UnitError
-from provisioning.holdings import is_reached_otherwise
-from provisioning.model import FoundUnit, NodeReport
-from provisioning.runtime.base import Runtime
-from provisioning.spec_model import Node
-from provisioning.waiting import wait_at_most
+from provisioning.eventlog import Silences
+from provisioning.health import HealthMonitor
+from provisioning.model import FoundUnit, Node, NodeReport, Phase
+from provisioning.plan import is_reached_otherwise
+from provisioning.runtime.base import ProberOf, Runtime
+from provisioning.spec_index import SpecIndex
+from provisioning.store.base import Stored
 
 log = logging.getLogger("provisioning.nodes")
 
@@ -199,3 +195,60 @@ class Nodes:
 
 def _without(units: Iterable[FoundUnit], removed: Set[str]) -> tuple[FoundUnit, ...]:
     return tuple(unit for unit in units if unit.name not in removed)
+
+
+class Lookout:
+    """Asks nodes and instances, from the first spec_index until it is closed; and then anew."""
+
+    def __init__(
+        self,
+        open_runtime: Callable[[Node], Runtime],
+        prober_of: ProberOf,
+        clock: Clock,
+        *,
+        on_report: Callable[[NodeReport], None],
+        on_news: Callable[[], None],
+    ) -> None:
+        self.nodes = Nodes(open_runtime, clock, on_report=self._take_report)
+        self.health = HealthMonitor(prober_of, clock, on_change=on_news)
+        self.silences = Silences(clock)
+        self._on_report = on_report
+        self._on_news = on_news
+        self._roster: SpecIndex | None = None
+
+    async def follow(self, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
+        """Ask the nodes of a spec_index, those that are used besides, and what runs by it."""
+        used = frozenset(
+            one.instance.node
+            for one in stored.values()
+            if one.instance.phase is not Phase.FAILED  # that has no unit
+        )
+        await self.nodes.update(spec_index.fleet.nodes, used=used, gone=self.silences.gone)
+        if spec_index is not self._roster:  # only now: how an instance is asked its node decides
+            self._roster = spec_index
+            for id_, one in stored.items():
+                self.take_record(id_, one)
+        self.silences.forget(all_but=frozenset(self.nodes.reports))
+
+    def take_record(self, id_: str, stored: Stored | None) -> None:
+        """Ask an instance for its health while it runs."""
+        subject = self._roster.subject(stored.instance) if self._roster and stored else None
+        if subject:
+            self.health.watch(id_, subject)
+        else:
+            self.health.unwatch(id_)
+
+    async def close(self) -> None:
+        """Ask nobody any more, and know nothing."""
+        await self.nodes.close()
+        self.health.clear()
+        self.silences.forget()
+        self._roster = None
+
+    def _take_report(self, report: NodeReport, is_news: bool) -> None:
+        self._on_report(report)
+        heard_s = self.silences.heard_s(report.node)
+        if self.silences.take_report(report):
+            self.health.forgive(report.node, since_s=heard_s)
+        if is_news:
+            self._on_news()

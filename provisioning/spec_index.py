@@ -11,8 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from provisioning.health import Subject
-from provisioning.model import Instance, Phase, Unit, Workload
-from provisioning.spec_model import Fleet
+from provisioning.model import Fleet, Instance, Phase, Unit, Workload
 from provisioning.store.base import Stored
 from provisioning.units import host_of, model_store, unit_of, workload_digest
 

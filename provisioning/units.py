@@ -10,9 +10,8 @@ import hashlib
 
 import msgspec
 
-from provisioning.model import Instance, Listing, Probe, Unit, Workload
+from provisioning.model import Instance, Listing, Node, Pool, Probe, RuntimeKind, Unit, Workload
 from provisioning.placeholders import filled
-from provisioning.spec_model import Node, Pool, RuntimeKind
 
 DIGEST_DIGITS = 12
 

@@ -24,7 +24,7 @@ from provisioning.api.errors import AuditFileError
 from provisioning.api.operations import Operation
 from provisioning.api.refusals import LeftOut
 from provisioning.clock import Clock
-from provisioning.spec_model import Fleet
+from provisioning.model import Fleet
 
 log = logging.getLogger("provisioning.audit")
 

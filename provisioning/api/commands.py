@@ -30,9 +30,8 @@ from provisioning.api.steps import (
 )
 from provisioning.clock import Clock
 from provisioning.errors import FencedError, SpecError
-from provisioning.model import Instance
+from provisioning.model import Fleet, Instance
 from provisioning.plan import Plan
-from provisioning.spec_model import Fleet
 from provisioning.store.base import Change, Done, Store, Term, View
 
 TRIES = 5

@@ -25,9 +25,8 @@ from provisioning.api.forms import (
     SdGroup,
 )
 from provisioning.errors import SpecError
-from provisioning.model import Instance, Listing, Workload
+from provisioning.model import Fleet, Instance, Listing, Node, Workload
 from provisioning.spec import decode_fleet
-from provisioning.spec_model import Fleet, Node
 from provisioning.store.base import Stored, StoredSpec, View
 from provisioning.units import host_of, netloc, workload_digest
 

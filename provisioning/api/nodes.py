@@ -10,9 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from provisioning.api.forms import NodeDocument
-from provisioning.model import Instance, NodeReport, Phase
-from provisioning.spec_model import Fleet
-from provisioning.usage import Load, size_of
+from provisioning.model import Fleet, Instance, NodeReport, Phase
+from provisioning.state import Load, size_of
 
 NOT_ASKED = "it was not asked yet"
 NOT_LISTED = "it cannot be asked: the specification does not list it"

@@ -22,9 +22,8 @@ from provisioning.api.forms import (
     SdGroup,
     State,
 )
-from provisioning.model import Phase
+from provisioning.model import Fleet, Phase
 from provisioning.plan import Plan
-from provisioning.spec_model import Fleet
 
 JSON = "application/json"
 TEXT = "text/plain"

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from provisioning.api.errors import NotLeadingError, RefusedError
 from provisioning.api.forms import OrphanDocument
-from provisioning.orphans import LIST_COMMAND, Orphan, count_by_node
 from provisioning.spec.amounts import count_text
+from provisioning.state import LIST_COMMAND, Orphan, count_by_node
 
-log = logging.getLogger("provisioning.orphans")
+log = logging.getLogger("provisioning.state")
 
 
 class LeaderOrphans:

@@ -6,9 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from provisioning.api.forms import OrphanDocument
-from provisioning.model import Instance, NodeReport
+from provisioning.model import Fleet, Instance, NodeReport
 from provisioning.plan import Plan
-from provisioning.spec_model import Fleet
 from provisioning.store.base import View
 
 ANY = -1

@@ -20,11 +20,9 @@ from provisioning.api.errors import OutdatedError, RefusedError, UnknownError
 from provisioning.api.ports import ANY
 from provisioning.errors import SpecError
 from provisioning.lifecycle import begin
-from provisioning.model import FOR_GOOD, Instance, Phase, Reason
-from provisioning.plan import Plan, plan_of
-from provisioning.plan_text import in_use_text
+from provisioning.model import FOR_GOOD, Fleet, Instance, Phase, Pool, Reason
+from provisioning.plan import Plan, in_use_text, plan_of
 from provisioning.spec import checked_fleet, decode_fleet, encode_fleet
-from provisioning.spec_model import Fleet, Pool
 from provisioning.store.base import NEW, Change, Put, PutSpec, Stored, View
 
 LEAVING = frozenset({Phase.DRAINING, Phase.STOPPING})

@@ -18,7 +18,7 @@ from provisioning.cli.instances_text import shown
 from provisioning.client.client import Client
 from provisioning.client.progress import Progress, progress_until_done
 from provisioning.errors import ProvisionerError
-from provisioning.spec_model import Fleet
+from provisioning.model import Fleet
 
 STOPPED = 130
 """Exit status after Ctrl-C."""

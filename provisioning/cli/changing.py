@@ -15,8 +15,7 @@ import msgspec
 
 from provisioning.cli.asking import ask
 from provisioning.client.client import Client, SpecInForce
-from provisioning.plan import Plan
-from provisioning.plan_text import in_use_text, plan_text
+from provisioning.plan import Plan, in_use_text, plan_text
 
 
 def waiting_options(command: Callable[..., Any]) -> Callable[..., Any]:

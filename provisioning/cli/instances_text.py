@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 from provisioning.api.forms import Details, InstanceDocument
 from provisioning.model import Phase
+from provisioning.plan import table
 from provisioning.spec.amounts import count_text
-from provisioning.tables import table
 
 HEAD = ("ID", "PHASE", "FOR", "NODE", "MODEL", "DEVELOPER", "GENERATION", "NOTE")
 MAX_NOTE_CHARACTERS = 60

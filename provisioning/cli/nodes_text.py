@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from provisioning.api.forms import NodeDocument
 from provisioning.cli.instances_text import age_text, shown
+from provisioning.plan import table
 from provisioning.spec.amounts import count_text
-from provisioning.tables import table
 
 HEAD = ("NODE", "RUNTIME", "STATE", "INSTANCES", "FAILED", "CPUS", "MEMORY", "NOTE")
 ANSWERS, SILENT, NOT_ASKED = "answers", "silent", "not asked"

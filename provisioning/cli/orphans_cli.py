@@ -14,9 +14,9 @@ from provisioning.cli.connection import json_option, with_client
 from provisioning.cli.instances_text import shown
 from provisioning.client.client import Client
 from provisioning.model import UnitState
-from provisioning.orphans import LIST_COMMAND
+from provisioning.plan import table
 from provisioning.spec.amounts import count_text
-from provisioning.tables import table
+from provisioning.state import LIST_COMMAND
 
 HEAD = ("NODE", "ORPHANS", "RUNNING", "FOR EXAMPLE")
 

@@ -11,8 +11,8 @@ from provisioning.cli.awaiting import wait_for
 from provisioning.cli.changing import agree, spec_in_force, waiting_options
 from provisioning.cli.connection import json_option, with_client
 from provisioning.client.client import Client, SpecInForce, etag_of
+from provisioning.model import Fleet
 from provisioning.plan import Plan
-from provisioning.spec_model import Fleet
 
 
 @click.command(short_help="Change how many instances a pool has.")

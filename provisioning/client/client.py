@@ -24,9 +24,9 @@ from provisioning.api.forms import (
 from provisioning.client.answers import Answer
 from provisioning.client.errors import RefusedError, UnreachableError
 from provisioning.client.transport import Transport
+from provisioning.model import Fleet
 from provisioning.plan import Plan
 from provisioning.spec import encode_fleet
-from provisioning.spec_model import Fleet
 
 NOT_FOUND = 404
 AnswerT = TypeVar("AnswerT")

@@ -12,8 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from provisioning.api.forms import Details
-from provisioning.model import Phase
-from provisioning.spec_model import Fleet
+from provisioning.model import Fleet, Phase
 from provisioning.units import workload_digest
 
 POLL_S = 1.0

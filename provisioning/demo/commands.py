@@ -15,7 +15,7 @@ from provisioning.demo.observers import Observers
 from provisioning.demo.ports import address_of, url_of
 from provisioning.demo.processes import ChildSpec
 from provisioning.demo.rundir import RunDir
-from provisioning.spec_model import Fleet, RuntimeKind
+from provisioning.model import Fleet, RuntimeKind
 
 LOAD_S = 1.0
 """How long a simulated instance loads its model."""

@@ -1,4 +1,4 @@
-# Generated from containerd_messages.proto by tests/provisioning/fleet/runtime/generated.py; do not edit.
+# Generated from containerd_messages.proto by tests/provisioning/runtime/generated.py; do not edit.
 import datetime
 
 from google.protobuf import any_pb2 as _any_pb2

@@ -15,6 +15,7 @@ import msgspec
 
 from provisioning.clock import Clock
 from provisioning.errors import LastingError
+from provisioning.model import Node, RuntimeKind
 from provisioning.runtime import cgroups, logfiles, records
 from provisioning.runtime.base import Prober, Runtime
 from provisioning.runtime.containerd_turns import Turns
@@ -23,7 +24,6 @@ from provisioning.runtime.prober import HttpProber
 from provisioning.runtime.process import ProcessRuntime
 from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.runtime.world import World
-from provisioning.spec_model import Node, RuntimeKind
 
 
 class Local(msgspec.Struct, frozen=True):

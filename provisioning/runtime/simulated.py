@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 
+from provisioning.clock import wait_at_most
 from provisioning.errors import (
     LastingError,
     NodeUnreachableError,
@@ -18,7 +19,6 @@ from provisioning.errors import (
 )
 from provisioning.model import FoundUnit, Probe, RequestsPage, Unit, UnitState, WarmUp
 from provisioning.runtime.world import KILLED, NEVER_S, Held, World
-from provisioning.waiting import wait_at_most
 
 LONGEST_WAIT_S = 3600.0
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import msgspec
 
 from provisioning.errors import SpecError
+from provisioning.model import Fleet
 from provisioning.spec.checks import problems_of
 from provisioning.spec.problems import Path, Unknown, clipped, refuse
-from provisioning.spec_model import Fleet
 
 SOURCE = "the specification"
 

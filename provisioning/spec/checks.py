@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from provisioning.model import Fleet, Limits, Pool, RuntimeKind
 from provisioning.spec import node_checks, pool_checks, room, words
 from provisioning.spec.amounts import count_text
 from provisioning.spec.complaints import MAX_DURATION_S, above_zero, at_least, named
 from provisioning.spec.problems import Path, Problem, Unknown
-from provisioning.spec_model import Fleet, Limits, Pool, RuntimeKind
 
 MAX_COMPARISONS = 4_000_000
 """Of what pools select with what nodes are labelled; takes seconds."""

@@ -11,11 +11,20 @@ import json
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 
-from provisioning.model import Probe, WarmUp, Workload
+from provisioning.model import (
+    Fleet,
+    Limits,
+    Node,
+    Placement,
+    Pool,
+    Probe,
+    Rotation,
+    WarmUp,
+    Workload,
+)
 from provisioning.spec import form, ranges
 from provisioning.spec.engines import ENGINES, Engine, Preset, warm_up_of
 from provisioning.spec.problems import Path, Problem, did_you_mean
-from provisioning.spec_model import Fleet, Limits, Node, Placement, Pool, Rotation
 
 MAX_DEVELOPERS_BYTES = 4_000_000
 

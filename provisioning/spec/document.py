@@ -16,10 +16,9 @@ from typing import Any
 
 import yaml
 
-from provisioning.model import Workload
+from provisioning.model import Fleet, Limits, Node, Pool, Workload
 from provisioning.spec.amounts import duration_text, share_text, size_text
 from provisioning.spec.engines import ENGINES, Engine, preset_of
-from provisioning.spec_model import Fleet, Limits, Node, Pool
 
 Document = dict[str, Any]
 TEXT_OR_POWER = re.compile(r'"(?:[^"\\]|\\.)*"|[0-9.]+e[-+][0-9]+')

@@ -12,10 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from provisioning.model import Probe, Workload
+from provisioning.model import Limits, Placement, Probe, Rotation, RuntimeKind, Spread, Workload
 from provisioning.spec.amounts import parse_duration_s, parse_share, parse_size_bytes
 from provisioning.spec.engines import Preset
-from provisioning.spec_model import Limits, Placement, Rotation, RuntimeKind, Spread
 
 LIST, MAPPING, TEXT = "@list", "@mapping", "@text"
 MAX_COUNT = 1_000_000

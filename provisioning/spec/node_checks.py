@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from provisioning.model import Node, RuntimeKind
 from provisioning.spec import words
 from provisioning.spec.complaints import (
     MAX_BYTES,
@@ -21,7 +22,6 @@ from provisioning.spec.complaints import (
 )
 from provisioning.spec.problems import Path, Problem
 from provisioning.spec.words import MAX_NAME_CHARACTERS
-from provisioning.spec_model import Node, RuntimeKind
 
 MAX_LABELS = 64
 

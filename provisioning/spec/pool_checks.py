@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from provisioning.model import Workload
+from provisioning.model import Limits, Pool, Workload
 from provisioning.placeholders import NAMES, placeholder_fault
-from provisioning.rotation import PASSES_S, Throughput, throughput_of, warm_up_s_of
+from provisioning.reconcile import PASSES_S, Throughput, throughput_of, warm_up_s_of
 from provisioning.spec import words
 from provisioning.spec.amounts import count_text
 from provisioning.spec.complaints import (
@@ -27,7 +27,6 @@ from provisioning.spec.complaints import (
 from provisioning.spec.engines import ENGINES
 from provisioning.spec.problems import Path, Problem, Unknown
 from provisioning.spec.words import MAX_POOL_NAME_CHARACTERS
-from provisioning.spec_model import Limits, Pool
 
 MAX_INSTANCES = 1_000_000
 

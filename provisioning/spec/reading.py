@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from provisioning.errors import SpecError
+from provisioning.model import Fleet
 from provisioning.spec.checks import problems_of
 from provisioning.spec.completion import Completion
 from provisioning.spec.form import FleetForm
@@ -27,7 +28,6 @@ from provisioning.spec.problems import (
     did_you_mean,
     placed,
 )
-from provisioning.spec_model import Fleet
 
 MAX_FILE_BYTES = 8_000_000
 MAX_DEPTH = 50

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
+from provisioning.model import Node, Pool
 from provisioning.spec.amounts import count_text, size_text
 from provisioning.spec.problems import Problem
-from provisioning.spec_model import Node, Pool
 
 Shapes = Counter[Node]
 """How many nodes there are of each kind, their names and addresses left out."""

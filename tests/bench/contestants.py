@@ -19,10 +19,10 @@ import msgspec
 
 from provisioning.clock import SystemClock
 from provisioning.errors import UnitError
-from provisioning.limits import OPERATIONS_PER_CPU
 from provisioning.model import Unit, unit_name
 from provisioning.runtime.containerd import ContainerdRuntime, namespace_of
 from provisioning.runtime.containerd_units import FLEET
+from provisioning.scheduler import OPERATIONS_PER_CPU
 from tests.bench.bench import output_of
 from tests.containerd import IMAGE, Containerd
 from tests.ports import IDLE_UNIT

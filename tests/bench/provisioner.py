@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from provisioning.demo.errors import ProgramError
-from provisioning.limits import Claim, share_of
-from provisioning.spec_model import Limits
+from provisioning.model import Limits
+from provisioning.scheduler import Claim, share_of
 from tests.bench.bench import Bench, output_of, python
 from tests.bench.figures import Finding
 from tests.bench.nginx import find

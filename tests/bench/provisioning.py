@@ -18,17 +18,13 @@ import click
 import msgspec
 
 from provisioning.clock import SystemClock
-from provisioning.counters import Counters
-from provisioning.lifecycle import Result
+from provisioning.controller import SHORTEST_GAP_S, Reconciler
+from provisioning.lifecycle import Kind, Result
 from provisioning.mirror import Mirror
-from provisioning.model import Workload
-from provisioning.operations import Kind
-from provisioning.passes import SHORTEST_GAP_S
-from provisioning.reconciler import Reconciler
-from provisioning.report import Report
+from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind, Workload
+from provisioning.report import Counters, Report
 from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.runtime.world import Behaviour, World
-from provisioning.spec_model import Fleet, Limits, Node, Pool, RuntimeKind
 from provisioning.store.base import PutSpec
 from provisioning.store.opening import Opened, open_store
 from tests.bench import procfs

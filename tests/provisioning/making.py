@@ -8,21 +8,19 @@ from msgspec.structs import replace
 
 from provisioning.actions import Illness, Observed
 from provisioning.model import (
-    FoundUnit,
-    Instance,
-    NodeReport,
-    Phase,
-    UnitState,
-    Workload,
-)
-from provisioning.spec_model import (
     DAY_S,
     Fleet,
+    FoundUnit,
+    Instance,
     Limits,
     Node,
+    NodeReport,
+    Phase,
     Pool,
     Rotation,
     RuntimeKind,
+    UnitState,
+    Workload,
 )
 from provisioning.store.base import Stored
 from provisioning.units import listing_of, workload_digest

@@ -26,22 +26,23 @@ from provisioning.actions import (
     Stop,
     Sweep,
 )
-from provisioning.decide import decide
 from provisioning.lifecycle import Outcome, Result, begin, finish_start, finish_stop
-from provisioning.limits import allowed_down, operations_on
 from provisioning.model import (
     FOR_GOOD,
+    Fleet,
     FoundUnit,
     Instance,
     NodeReport,
     Phase,
+    Pool,
     Reason,
     UnitState,
     unit_name,
 )
-from provisioning.spec_model import Fleet, Pool
+from provisioning.reconcile import decide
+from provisioning.scheduler import allowed_down, operations_on
+from provisioning.state import largest_size, size_of
 from provisioning.store.base import Stored
-from provisioning.usage import largest_size, size_of
 from tests.provisioning.node_faults import (
     UNHEARD,
     Fault,

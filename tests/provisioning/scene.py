@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from provisioning.counters import Counters
+from provisioning.controller import Reconciler
 from provisioning.errors import SpecError, StoreError, StoreUnavailableError
 from provisioning.mirror import Mirror
-from provisioning.model import Instance, Phase
-from provisioning.reconciler import Reconciler
+from provisioning.model import Fleet, Instance, Node, Phase
+from provisioning.report import Counters
 from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.runtime.world import Behaviour, World
-from provisioning.spec_model import Fleet, Node
 from provisioning.store.base import Change, Done, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
 from provisioning.units import workload_digest

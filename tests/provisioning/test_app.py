@@ -18,14 +18,13 @@ import aiohttp
 import msgspec
 import pytest
 
-from provisioning import passes
+from provisioning import controller
 from provisioning.api.errors import ListenError, TokenFileError
 from provisioning.app import Settings, running
 from provisioning.errors import ProvisionerError, StoreError
-from provisioning.model import Probe, Workload
+from provisioning.model import Fleet, Node, Pool, Probe, RuntimeKind, Workload
 from provisioning.runtime.opening import Local
 from provisioning.spec import encode_fleet
-from provisioning.spec_model import Fleet, Node, Pool, RuntimeKind
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -81,7 +80,7 @@ async def test_what_a_person_orders_is_begun_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next pass would be an hour away: a specification, a scaling, a replacement."""
-    monkeypatch.setattr(passes, "INTERVAL_S", 3600.0)
+    monkeypatch.setattr(controller, "INTERVAL_S", 3600.0)
     async with client(settings(tmp_path)) as session:
         await eventually(lambda: leads(session))
         assert 202 == await put_spec(session)
@@ -101,7 +100,7 @@ async def is_draining(session: aiohttp.ClientSession) -> bool:
 
 
 async def test_own_writes_wake_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "INTERVAL_S", 3600.0)
+    monkeypatch.setattr(controller, "INTERVAL_S", 3600.0)
     async with client(settings(tmp_path)) as session:
         await eventually(lambda: leads(session))
         await put_spec(session)
@@ -114,7 +113,7 @@ async def test_own_writes_wake_nobody(tmp_path: Path, monkeypatch: pytest.Monkey
 async def is_quiet(session: aiohttp.ClientSession) -> bool:
     """Say whether there is no pass for a while in which passes that wake each other make three."""
     before = await n_passes(session)
-    await asyncio.sleep(3 * passes.SHORTEST_GAP_S)
+    await asyncio.sleep(3 * controller.SHORTEST_GAP_S)
     return before == await n_passes(session)
 
 

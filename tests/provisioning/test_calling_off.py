@@ -8,12 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.actions import Action, Stop
-from provisioning.decide import decide
-from provisioning.lifecycle import Outcome, Result
-from provisioning.model import Instance, NodeReport, Phase, Reason
-from provisioning.operations import Kind, Operation, Operations
+from provisioning.lifecycle import Kind, Operation, Operations, Outcome, Result
+from provisioning.model import Instance, Limits, NodeReport, Phase, Reason, Rotation
+from provisioning.reconcile import decide
 from provisioning.runtime.world import Behaviour
-from provisioning.spec_model import Limits, Rotation
 from tests.provisioning.making import (
     CHAT,
     NOW_S,

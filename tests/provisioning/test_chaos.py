@@ -8,8 +8,8 @@ import random
 
 import pytest
 
+from provisioning.model import Limits, Rotation
 from provisioning.runtime.world import Behaviour, World
-from provisioning.spec_model import Limits, Rotation
 from provisioning.store.base import PutSpec
 from provisioning.store.memory import MemoryBackend
 from tests.provisioning.making import fleet, node, pool

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.model import Phase
-from provisioning.spec_model import Rotation
+from provisioning.model import Phase, Rotation
 from tests.provisioning.making import GIB, fleet, node, pool
 from tests.provisioning.scene import provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run

@@ -13,11 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from provisioning.decide import decide
-from provisioning.model import Event, FoundUnit, Instance, Phase, Reason, UnitState
-from provisioning.orphans import orphan_policy
-from provisioning.retries import MOST_NODES_TRIED
-from provisioning.spec_model import Fleet, Limits, Node, Placement, Pool, Rotation, Spread
+from provisioning.model import (
+    Event,
+    Fleet,
+    FoundUnit,
+    Instance,
+    Limits,
+    Node,
+    Phase,
+    Placement,
+    Pool,
+    Reason,
+    Rotation,
+    Spread,
+    UnitState,
+)
+from provisioning.reconcile import MOST_NODES_TRIED, decide
+from provisioning.state import orphan_policy
 from provisioning.units import workload_digest
 from tests.provisioning.making import CHAT, GIB, NOW_S, node
 from tests.provisioning.model_world import Held, World, stray

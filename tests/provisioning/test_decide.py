@@ -17,9 +17,22 @@ from provisioning.actions import (
     Stop,
     Sweep,
 )
-from provisioning.decide import decide
-from provisioning.model import Instance, Listing, NodeReport, Phase, Reason, UnitState
-from provisioning.spec_model import Fleet, Limits, Node, Placement, Pool, Rotation, Spread
+from provisioning.model import (
+    Fleet,
+    Instance,
+    Limits,
+    Listing,
+    Node,
+    NodeReport,
+    Phase,
+    Placement,
+    Pool,
+    Reason,
+    Rotation,
+    Spread,
+    UnitState,
+)
+from provisioning.reconcile import decide
 from provisioning.units import workload_digest
 from tests.provisioning.making import (
     CHAT,

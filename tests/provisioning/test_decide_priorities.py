@@ -9,11 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.actions import Action, Place, Renew, Start, Stop
-from provisioning.decide import decide
 from provisioning.lifecycle import Outcome, Result, begin, finish_start
-from provisioning.model import Instance, NodeReport, Phase, Reason, UnitState, WarmUp
+from provisioning.model import Instance, Limits, NodeReport, Phase, Reason, UnitState, WarmUp
+from provisioning.reconcile import decide
 from provisioning.runtime.world import Behaviour, World
-from provisioning.spec_model import Limits
 from tests.provisioning.making import (
     CHAT,
     GIB,

@@ -8,12 +8,20 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.actions import Action, Drain, Place, Renew
-from provisioning.decide import MOST_KEPT, decide
-from provisioning.draft import Draft
-from provisioning.model import Instance, Phase, Reason
-from provisioning.placement import Ledger, Spot
-from provisioning.spec_model import Fleet, Limits, Node, Placement, Pool, Rotation
-from provisioning.usage import Usage
+from provisioning.model import (
+    Fleet,
+    Instance,
+    Limits,
+    Node,
+    Phase,
+    Placement,
+    Pool,
+    Reason,
+    Rotation,
+)
+from provisioning.reconcile import MOST_KEPT, decide
+from provisioning.scheduler import Draft, Ledger, Spot
+from provisioning.state import Usage
 from tests.provisioning.making import (
     CHAT,
     GIB,

@@ -8,11 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.drains import LOOK_S, NOTICE_S, DrainMonitor
-from provisioning.model import Phase, RequestsPage
+from provisioning.model import Phase, RequestsPage, Rotation
 from provisioning.runtime.simulated import SimulatedProber
 from provisioning.runtime.world import World
 from provisioning.spec.engines import ENGINES
-from provisioning.spec_model import Rotation
 from provisioning.store.base import Stored
 from tests.provisioning.making import CHAT, fleet, instance, pool
 from tests.provisioning.scene import provisioner

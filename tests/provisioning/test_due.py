@@ -6,10 +6,9 @@ import math
 
 import pytest
 
-from provisioning.due import MARGIN_S, drain_left_s
-from provisioning.model import Instance, Phase
+from provisioning.controller import MARGIN_S, drain_left_s
+from provisioning.model import Instance, Phase, Rotation
 from provisioning.spec_index import SpecIndex
-from provisioning.spec_model import Rotation
 from tests.provisioning.making import NOW_S, fleet, instance, pool
 
 ROSTER = SpecIndex(fleet(pool(3, rotation=Rotation(drain_s=30.0))))

@@ -18,9 +18,8 @@ from provisioning.errors import (
 )
 from provisioning.executor import Executor
 from provisioning.lifecycle import Outcome, Result
-from provisioning.model import Probe, RequestsPage, Unit, WarmUp, Workload
+from provisioning.model import Limits, Probe, RequestsPage, Unit, WarmUp, Workload
 from provisioning.spec_index import StartRequest
-from provisioning.spec_model import Limits
 from provisioning.units import unit_of
 from tests.provisioning.making import CHAT, instance, node, pool
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run

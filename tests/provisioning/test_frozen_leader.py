@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from provisioning.errors import StoreUnavailableError
-from provisioning.model import Unit
+from provisioning.model import Limits, Unit
 from provisioning.runtime.simulated import SimulatedRuntime
 from provisioning.runtime.world import NEVER_S, Behaviour
-from provisioning.spec_model import Limits
 from provisioning.store.etcd.leadership import EtcdLeadership
 from provisioning.store.etcd.messages_pb2 import (
     Header,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.in_force import InForce
+from provisioning.controller import InForce
 from provisioning.store.base import StoredSpec
 from tests.provisioning.making import fleet, pool
 from tests.provisioning.scene import read, text

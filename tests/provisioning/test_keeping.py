@@ -9,10 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.actions import Drain
-from provisioning.decide import decide
-from provisioning.keeping import Keeping
-from provisioning.model import Instance, Phase
-from provisioning.spec_model import Node, Placement, Pool, Spread
+from provisioning.model import Instance, Node, Phase, Placement, Pool, Spread
+from provisioning.reconcile import Keeping, decide
 from tests.provisioning.making import GIB, NOW_S, fleet, instance, node, observed, pool
 from tests.provisioning.scene import provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run

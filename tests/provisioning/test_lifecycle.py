@@ -6,10 +6,16 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.actions import Assign, Drain, Place, Renew, Start, Stop
-from provisioning.history import MAX_DETAIL, MAX_EVENTS
-from provisioning.lifecycle import Outcome, Result, begin, finish_start, finish_stop
-from provisioning.model import Event, Instance, Listing, Phase, Reason
-from provisioning.spec_model import Limits
+from provisioning.lifecycle import (
+    MAX_DETAIL,
+    MAX_EVENTS,
+    Outcome,
+    Result,
+    begin,
+    finish_start,
+    finish_stop,
+)
+from provisioning.model import Event, Instance, Limits, Listing, Phase, Reason
 from tests.provisioning.making import NOW_S, instance
 
 LIMITS = Limits(retry_failed_s=600.0, backoff_base_s=1.0)

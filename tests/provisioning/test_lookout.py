@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
-from provisioning.lookout import Lookout
-from provisioning.model import Instance, NodeReport, Phase, Probe, UnitState
+from provisioning.model import Fleet, Instance, Node, NodeReport, Phase, Probe, UnitState
+from provisioning.nodes import Lookout
 from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
 from provisioning.runtime.world import World
 from provisioning.spec_index import SpecIndex
-from provisioning.spec_model import Fleet, Node
 from provisioning.store.base import Stored
 from provisioning.units import listing_of, unit_of
 from tests.provisioning.making import CHAT, fleet, instance, node, pool
@@ -204,7 +203,7 @@ def test_a_silent_node_that_left_and_comes_back_well_was_never_away(
 
     virtual_run(scene())
 
-    assert 1 == len([one for one in caplog.records if one.name.endswith("silences")])
+    assert 1 == len([one for one in caplog.records if one.name.endswith("eventlog")])
 
 
 def test_a_node_that_is_used_is_asked_though_it_is_not_listed_any_more() -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 
 from provisioning.clock import SystemClock
-from provisioning.counters import Listener
 from provisioning.errors import FencedError
-from provisioning.lifecycle import Outcome, Result
-from provisioning.metrics import Metrics, StoreCall
+from provisioning.lifecycle import Kind, Operation, Outcome, Result
+from provisioning.metrics import Metrics, StoreCall, TimedStore
 from provisioning.model import Reason
-from provisioning.operations import Kind, Operation
-from provisioning.report import Report
+from provisioning.report import Listener, Report
 from provisioning.store.base import Store, Term
 from provisioning.store.memory import MemoryBackend, MemoryStore
-from provisioning.timed_store import TimedStore
 
 NAME = "ollama_provisioner_"
 

@@ -7,12 +7,10 @@ from msgspec.structs import replace
 
 from provisioning.actions import Drain, Illness, Observed, Stop
 from provisioning.errors import LastingError
-from provisioning.lifecycle import Outcome, Result
-from provisioning.mishaps import MAX_FAULT, Mishaps
-from provisioning.model import Reason, Unit
-from provisioning.operations import Ended, Kind, Operation
+from provisioning.lifecycle import Ended, Kind, Operation, Outcome, Result
+from provisioning.model import Limits, Reason, Unit
+from provisioning.report import MAX_FAULT, Mishaps
 from provisioning.runtime.simulated import SimulatedRuntime
-from provisioning.spec_model import Limits
 from tests.provisioning.making import (
     NOW_S,
     fleet,
@@ -31,7 +29,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [
         one.getMessage()
         for one in caplog.records
-        if (one.name, one.levelname) == ("provisioning.mishaps", "WARNING")
+        if (one.name, one.levelname) == ("provisioning.report", "WARNING")
     ]
 
 

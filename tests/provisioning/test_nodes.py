@@ -9,9 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.errors import LastingError, NodeUnreachableError
-from provisioning.model import FoundUnit, NodeReport, Unit
+from provisioning.model import FoundUnit, Node, NodeReport, Unit
 from provisioning.nodes import Nodes
-from provisioning.spec_model import Node
 from tests.provisioning.making import found, instance, node
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 

@@ -7,10 +7,9 @@ import logging
 import pytest
 
 from provisioning.actions import Action, Place, Start, Stop, Sweep
-from provisioning.decide import decide
-from provisioning.model import Instance, NodeReport, Phase, UnitState
-from provisioning.orphans import DELETE_COMMAND, find_orphans, orphan_policy
-from provisioning.spec_model import Limits, Rotation
+from provisioning.model import Instance, Limits, NodeReport, Phase, Rotation, UnitState
+from provisioning.reconcile import decide
+from provisioning.state import DELETE_COMMAND, find_orphans, orphan_policy
 from provisioning.store.base import Put
 from provisioning.store.memory import MemoryBackend
 from tests.provisioning.making import (

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from provisioning.errors import StoreError, StoreUnavailableError
-from provisioning.outage import Outage
+from provisioning.eventlog import Outage
 from tests.provisioning.virtual import VirtualClock, virtual_run
 
 GONE = StoreUnavailableError("no answer")

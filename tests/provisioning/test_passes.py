@@ -9,20 +9,17 @@ from contextlib import asynccontextmanager
 import pytest
 from msgspec.structs import replace
 
-from provisioning.counters import Counters
+from provisioning.controller import SHORTEST_GAP_S
 from provisioning.errors import (
     LastingError,
     NodeUnreachableError,
 )
-from provisioning.lifecycle import Result
-from provisioning.model import FoundUnit, Phase, Reason, Unit
+from provisioning.lifecycle import Kind, Result
+from provisioning.model import Fleet, FoundUnit, Limits, Phase, Pool, Reason, Rotation, Unit
 from provisioning.nodes import DEADLINE_S
-from provisioning.operations import Kind
-from provisioning.passes import SHORTEST_GAP_S
-from provisioning.report import Report
+from provisioning.report import Counters, Report
 from provisioning.runtime.simulated import SimulatedRuntime
 from provisioning.runtime.world import Behaviour, World
-from provisioning.spec_model import Fleet, Limits, Pool, Rotation
 from provisioning.store.base import Put, PutSpec
 from tests.provisioning.making import CHAT, GIB, fleet, node, pool
 from tests.provisioning.scene import Stage, provisioner

@@ -10,11 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.differences import FieldChange
-from provisioning.model import Instance, Phase, Probe, Reason, WarmUp, Workload
-from provisioning.plan import NodePlan, Plan, PoolPlan, Verb, plan_of
-from provisioning.plan_text import plan_text
-from provisioning.spec_model import Fleet, Limits, Node, Pool, Rotation, RuntimeKind
+from provisioning.model import (
+    Fleet,
+    Instance,
+    Limits,
+    Node,
+    Phase,
+    Pool,
+    Probe,
+    Reason,
+    Rotation,
+    RuntimeKind,
+    WarmUp,
+    Workload,
+)
+from provisioning.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb, plan_of, plan_text
 from provisioning.units import instance_id, listing_of, workload_digest
 
 WORKLOAD = Workload(model="m", engine="ollama", environment=(("A", "old"),))

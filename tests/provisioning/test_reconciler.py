@@ -295,9 +295,13 @@ def test_who_never_led_does_not_say_that_it_leads_no_more(
     assert ["cannot lead, the store refused: permission denied"] == said(caplog, "reconciler")
 
 
-def said(caplog: pytest.LogCaptureFixture, module: str) -> list[str]:
-    """Return what a module of the provisioner has logged."""
-    return [one.getMessage() for one in caplog.records if one.name == f"provisioning.{module}"]
+STANDBY = "stands by"
+
+
+def said(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
+    """Return what the controller has logged: as a standby, or as one that leads or cannot."""
+    lines = [one.getMessage() for one in caplog.records if one.name == "provisioning.controller"]
+    return [line for line in lines if line.startswith(STANDBY) == (part == "standby")]
 
 
 def test_each_term_begins_with_what_the_store_holds_then() -> None:

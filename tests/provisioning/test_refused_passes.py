@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from provisioning.passes import INTERVAL_S
+from provisioning.controller import INTERVAL_S
 from provisioning.store.base import Change, Done, Put, Refusal, Term
 from provisioning.store.memory import MemoryStore
 from tests.provisioning.making import fleet, pool

@@ -13,9 +13,8 @@ from provisioning.actions import (
     Stop,
     Sweep,
 )
-from provisioning.lifecycle import Outcome, Result
+from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import Listing, Reason
-from provisioning.operations import Kind, Operation
 from provisioning.report import Report, events_of
 from tests.provisioning.making import instance
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisioning.rests import LONGEST_REST_S, Rests
+from provisioning.executor import LONGEST_REST_S, Rests
 
 
 class Hand:

@@ -6,10 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.actions import Drain
-from provisioning.decide import decide
-from provisioning.model import WarmUp, Workload
-from provisioning.rotation import schedule_of, throughput_of
-from provisioning.spec_model import DAY_S, Fleet, Limits, Rotation
+from provisioning.model import DAY_S, Fleet, Limits, Rotation, WarmUp, Workload
+from provisioning.reconcile import decide, schedule_of, throughput_of
 from provisioning.store.base import Stored
 from provisioning.units import workload_digest
 from tests.provisioning.making import CHAT, NOW_S, fleet, instance, node, observed, pool

@@ -6,9 +6,8 @@ import logging
 
 import pytest
 
-from provisioning.model import Instance, NodeReport, Phase, Reason
-from provisioning.silences import Silences
-from provisioning.spec_model import Limits
+from provisioning.eventlog import Silences
+from provisioning.model import Instance, Limits, NodeReport, Phase, Reason
 from tests.provisioning.making import (
     NOW_S,
     fleet,
@@ -34,7 +33,7 @@ def _all_levels(caplog: pytest.LogCaptureFixture) -> None:
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     """Return what was logged of nodes, each line with its level."""
-    name = "provisioning.silences"
+    name = "provisioning.eventlog"
     return [(one.levelname, one.getMessage()) for one in caplog.records if one.name == name]
 
 

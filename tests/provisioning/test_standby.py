@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from provisioning.standby import Standby
+from provisioning.controller import Standby
 from provisioning.store.tenure import Tenure
 from tests.provisioning.virtual import VirtualClock, virtual_run
 

@@ -6,8 +6,8 @@ import pytest
 
 from provisioning.actions import Action, Assign, Drain, Renew, Stop
 from provisioning.model import Instance, Listing, Phase, Reason
+from provisioning.report import count_waiting, reasons_of
 from provisioning.store.base import Stored
-from provisioning.tallies import count_waiting, reasons_of
 from tests.provisioning.making import NOW_S, fleet, instance, observed, pool
 
 ID = "chat-00001"

@@ -8,10 +8,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from provisioning.model import Instance, Phase, Probe, Unit, WarmUp, Workload
+from provisioning.model import (
+    Instance,
+    Node,
+    Phase,
+    Pool,
+    Probe,
+    RuntimeKind,
+    Unit,
+    WarmUp,
+    Workload,
+)
 from provisioning.placeholders import filled, placeholder_fault
 from provisioning.spec.words import MAX_POOL_NAME_CHARACTERS, NAME
-from provisioning.spec_model import Node, Pool, RuntimeKind
 from provisioning.units import instance_id, netloc, unit_of, workload_digest
 
 WORKLOAD = Workload(

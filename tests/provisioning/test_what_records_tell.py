@@ -11,11 +11,10 @@ from msgspec.structs import replace
 
 from provisioning.api.inventory import Directory
 from provisioning.errors import TransientError
-from provisioning.history import MAX_EVENTS
-from provisioning.model import Instance, Listing, Phase, Unit
+from provisioning.lifecycle import MAX_EVENTS
+from provisioning.model import Instance, Limits, Listing, Phase, Rotation, Unit
 from provisioning.runtime.simulated import SimulatedRuntime
 from provisioning.runtime.world import Behaviour
-from provisioning.spec_model import Limits, Rotation
 from provisioning.store.records import decode, encode
 from tests.provisioning.making import CHAT, fleet, node, pool
 from tests.provisioning.scene import Stage, provisioner

@@ -21,10 +21,20 @@ from provisioning.api.token import Tokens
 from provisioning.clock import SystemClock
 from provisioning.errors import StoreUnavailableError
 from provisioning.metrics import Metrics
-from provisioning.model import Event, Instance, Listing, NodeReport, Phase, Workload
-from provisioning.orphans import Orphan
+from provisioning.model import (
+    Event,
+    Fleet,
+    Instance,
+    Listing,
+    Node,
+    NodeReport,
+    Phase,
+    Pool,
+    RuntimeKind,
+    Workload,
+)
 from provisioning.spec import encode_fleet
-from provisioning.spec_model import Fleet, Node, Pool, RuntimeKind
+from provisioning.state import Orphan
 from provisioning.store.base import NEW, Change, Delete, Done, Put, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryStore
 from provisioning.units import instance_id, listing_of, workload_digest

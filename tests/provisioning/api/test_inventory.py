@@ -12,10 +12,9 @@ from msgspec.structs import replace
 
 from provisioning.api.forms import Details
 from provisioning.api.inventory import Directory
-from provisioning.model import Instance, Listing
+from provisioning.model import Fleet, Instance, Listing
 from provisioning.spec import encode_fleet
 from provisioning.spec_index import SpecIndex
-from provisioning.spec_model import Fleet
 from provisioning.store.base import Stored, StoredSpec, View
 from tests.provisioning.api.board import FLEET, WORKLOAD, instance
 

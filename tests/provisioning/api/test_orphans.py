@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from provisioning.model import FoundUnit, UnitState
-from provisioning.orphans import Orphan
+from provisioning.state import Orphan
 from tests.provisioning.api.board import LEADER, Board
 
 ORPHAN = Orphan("n1", FoundUnit("chat-00001.2", "chat-00001", 2, UnitState.RUNNING))

@@ -12,9 +12,8 @@ import aiohttp
 import pytest
 
 from provisioning.api import reads
-from provisioning.model import Phase
+from provisioning.model import Fleet, Phase
 from provisioning.spec import encode_fleet
-from provisioning.spec_model import Fleet
 from tests.provisioning.api.board import FLEET, Board, instance, running_board
 from tests.waiting import eventually
 

@@ -15,9 +15,8 @@ import msgspec
 import pytest
 
 from provisioning.api.forms import NOT_LEADING
-from provisioning.model import Phase, Reason
+from provisioning.model import Fleet, Phase, Reason
 from provisioning.spec import decode_fleet, encode_fleet
-from provisioning.spec_model import Fleet
 from provisioning.store.base import Change, Done, Put, PutSpec, Term
 from tests.provisioning.api.board import FLEET, LEADER, Board, instance, running_board
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from provisioning.cli.provisioner_cli import provisioner
 from provisioning.model import FoundUnit, UnitState
-from provisioning.orphans import Orphan
+from provisioning.state import Orphan
 from tests.provisioning.api.served import Served
 from tests.provisioning.cli.terminal import on_terminal
 

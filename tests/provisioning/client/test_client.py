@@ -15,8 +15,7 @@ from provisioning.client.client import Client, etag_of
 from provisioning.client.errors import RefusedError, UnreachableError
 from provisioning.client.progress import Progress, progress_of, progress_until_done
 from provisioning.client.transport import Transport
-from provisioning.model import Phase
-from provisioning.spec_model import Fleet
+from provisioning.model import Fleet, Phase
 from provisioning.units import workload_digest
 from tests.provisioning.api.board import FLEET, WORKLOAD
 from tests.provisioning.api.served import Served

@@ -9,8 +9,8 @@ import pytest
 from provisioning.demo import demo
 from provisioning.demo.commands import Plan
 from provisioning.demo.demo import Demo
+from provisioning.model import Fleet, RuntimeKind
 from provisioning.spec import read_fleet
-from provisioning.spec_model import Fleet, RuntimeKind
 
 
 @pytest.fixture

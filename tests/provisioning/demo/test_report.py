@@ -12,7 +12,7 @@ from provisioning.demo.commands import Plan
 from provisioning.demo.demo import Demo
 from provisioning.demo.report import Pages
 from provisioning.demo.status import Alert, FleetStatus
-from provisioning.spec_model import RuntimeKind
+from provisioning.model import RuntimeKind
 
 SEEN = FleetStatus(
     n_by_status={"healthy": 9_980, "unreachable": 20, "loading": 0, "draining": 2},

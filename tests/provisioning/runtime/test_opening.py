@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from provisioning.clock import SystemClock
-from provisioning.model import Probe
+from provisioning.model import Node, Probe, RuntimeKind
 from provisioning.runtime.opening import Local, Machines
-from provisioning.spec_model import Node, RuntimeKind
 from provisioning.units import unit_of
 from tests.ports import free_port
 from tests.provisioning.making import instance, node, pool

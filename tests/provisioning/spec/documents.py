@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from provisioning.errors import SpecError
+from provisioning.model import Fleet
 from provisioning.spec import read_fleet
-from provisioning.spec_model import Fleet
 
 FOLDER = Path("nowhere")
 

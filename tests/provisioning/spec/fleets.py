@@ -5,19 +5,21 @@ from __future__ import annotations
 import msgspec
 from hypothesis import strategies as st
 
-from provisioning.model import Probe, WarmUp, Workload
-from provisioning.spec.complaints import MAX_DURATION_S
-from provisioning.spec.engines import ENGINES, Preset, warm_up_of
-from provisioning.spec_model import (
+from provisioning.model import (
     Fleet,
     Limits,
     Node,
     Placement,
     Pool,
+    Probe,
     Rotation,
     RuntimeKind,
     Spread,
+    WarmUp,
+    Workload,
 )
+from provisioning.spec.complaints import MAX_DURATION_S
+from provisioning.spec.engines import ENGINES, Preset, warm_up_of
 
 NAMES = st.from_regex(r"[A-Za-z0-9]([._-]?[A-Za-z0-9]){0,8}", fullmatch=True)
 LABEL_NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).map("l_".__add__)

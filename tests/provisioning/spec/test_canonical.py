@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.errors import SpecError
+from provisioning.model import Fleet, Node, Pool
 from provisioning.spec import checked_fleet, decode_fleet, encode_fleet, problems
 from provisioning.spec.checks import problems_of
 from provisioning.spec.problems import MAX_CHARACTERS, MAX_TOLD, Problem, did_you_mean
-from provisioning.spec_model import Fleet, Node, Pool
 from tests.provisioning.spec.documents import fleet_of, node, pool
 
 

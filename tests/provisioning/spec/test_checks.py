@@ -12,9 +12,8 @@ import msgspec
 import pytest
 
 from provisioning.errors import SpecError
-from provisioning.model import Workload
+from provisioning.model import Fleet, Limits, Node, Placement, Pool, RuntimeKind, Workload
 from provisioning.spec import checked_fleet, checks, encode_fleet
-from provisioning.spec_model import Fleet, Limits, Node, Placement, Pool, RuntimeKind
 from tests.provisioning.spec.documents import faults, fleet_of, node, pool
 
 

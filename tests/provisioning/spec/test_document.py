@@ -12,10 +12,9 @@ import pytest
 import yaml
 from hypothesis import Phase, given, settings
 
-from provisioning.model import WarmUp
+from provisioning.model import Fleet, WarmUp
 from provisioning.spec import fleet_json, fleet_yaml, form, read_fleet
 from provisioning.spec.document import fleet_document
-from provisioning.spec_model import Fleet
 from tests.provisioning.spec.documents import fleet_of, node, pool
 from tests.provisioning.spec.fleets import fleets
 

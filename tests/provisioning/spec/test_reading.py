@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from provisioning.errors import SpecError
-from provisioning.model import Probe, WarmUp
+from provisioning.model import (
+    DAY_S,
+    Limits,
+    Placement,
+    Probe,
+    Rotation,
+    RuntimeKind,
+    Spread,
+    WarmUp,
+)
 from provisioning.spec import load_fleet
-from provisioning.spec_model import DAY_S, Limits, Placement, Rotation, RuntimeKind, Spread
 from tests.provisioning.spec.documents import (
     document,
     faults,

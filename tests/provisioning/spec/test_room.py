@@ -7,9 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.model import Workload
+from provisioning.model import Node, Placement, Pool, RuntimeKind, Workload
 from provisioning.spec import room
-from provisioning.spec_model import Node, Placement, Pool, RuntimeKind
 
 LABELS = st.dictionaries(st.sampled_from("ab"), st.sampled_from("12"), max_size=2)
 POOL = st.builds(

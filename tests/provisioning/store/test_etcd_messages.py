@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path("provisioning/store/etcd")
 PROTO = FOLDER / "messages.proto"
 

@@ -128,7 +128,7 @@ open_store("etcd://a", "test", clock=SystemClock(), holder="alice")
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": str(Path(__file__).parents[4])},
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
     )
 
     assert f"the Python module {missing} is missing; install ollama-fleet[provisioner]" in (

@@ -1,0 +1,516 @@
+"""Campaign for the lease and reconcile the fleet for as long as it is held."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from provisioning.actions import Action, Observed, Skip
+from provisioning.clock import Clock, wait_at_most
+from provisioning.drains import DrainMonitor
+from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavailableError
+from provisioning.eventlog import Outage
+from provisioning.executor import Work
+from provisioning.lifecycle import Ended, changed_id, changes_after, changes_before, subject_id
+from provisioning.mirror import Mirror
+from provisioning.model import Fleet, Instance, Node, NodeReport, Phase, Rotation
+from provisioning.nodes import Lookout
+from provisioning.reconcile import decide
+from provisioning.report import Listener, Logbook, Report, count_waiting, events_of, reasons_of
+from provisioning.runtime.base import ProberOf, Runtime
+from provisioning.spec_index import SpecIndex
+from provisioning.state import Orphan, find_orphans, is_every_node_asked
+from provisioning.store.base import Change, Done, Leadership, Leading, Store, StoredSpec, Term
+
+log = logging.getLogger("provisioning.controller")
+
+CLOCK_JUMP_S = 5.0
+"""Less is a clock that is kept right."""
+MAX_SKIPS = 100
+"""A machine that sleeps each night has one a day."""
+
+
+class Grace:
+    """When nodes were last given their grace anew, and what time the wall clock has left out."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.since_s = clock.unix_s()
+        self.skips: tuple[Skip, ...] = ()
+        self._lead_s = self.since_s - clock.monotonic_s()
+
+    def begin(self) -> None:
+        """From now on count how long nodes are silent."""
+        self.look()
+        self.since_s = self._clock.unix_s()
+
+    def look(self) -> None:
+        """Begin anew where the wall clock was set: nobody knows how long nodes were silent."""
+        now_s = self._clock.unix_s()
+        jump_s = now_s - self._clock.monotonic_s() - self._lead_s
+        if abs(jump_s) < CLOCK_JUMP_S:
+            return
+        log.warning("the clock was set by %+.0f s: silent nodes have their grace anew", jump_s)
+        self._lead_s += jump_s
+        self.since_s = now_s
+        # What is ahead by now was left out by a clock that was since set back.
+        skips = [skip for skip in self.skips if skip.at_s <= now_s]
+        if jump_s > 0:
+            skips.append(Skip(now_s, jump_s))
+        self.skips = tuple(skips[-MAX_SKIPS:])
+
+
+class InForce:
+    """The specification that a leader goes by."""
+
+    def __init__(self, read_spec: Callable[[str], Fleet]) -> None:
+        self._read_spec = read_spec
+        self._spec: StoredSpec | None = None
+        self._roster: SpecIndex | None = None
+
+    def spec_index(self, spec: StoredSpec | None) -> SpecIndex | None:
+        """Take over what the store holds now, and return what is in force; None: nothing."""
+        if spec is None:  # also where there was one: an emptied store asks for nothing
+            self._spec = self._roster = None
+        elif spec != self._spec:
+            self._spec = spec
+            try:
+                self._roster = SpecIndex(self._read_spec(spec.text))
+            except SpecError as error:
+                log.error("the specification is not taken over: %s", error)
+        return self._roster
+
+
+LOOK_EVERY_S = 5.0
+
+
+class Standby:
+    """A provisioner that waits to lead."""
+
+    def __init__(
+        self, leadership: Leadership, clock: Clock, *, on_answer: Callable[[], None]
+    ) -> None:
+        """Have `on_answer` called whenever the store has told who leads."""
+        self._leadership = leadership
+        self._clock = clock
+        self._on_answer = on_answer
+        self._told: str | None = None
+
+    @asynccontextmanager
+    async def telling(self) -> AsyncIterator[None]:
+        """Tell of each leader once, until the block ends."""
+        task = asyncio.create_task(self._tell_again_and_again())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    def forget(self) -> None:
+        """Tell of whoever leads next, though it be the same as before: we led in between."""
+        self._told = None
+
+    async def _tell_again_and_again(self) -> None:
+        while True:
+            self._tell(await self._leadership.leader())
+            await self._clock.sleep(LOOK_EVERY_S)
+
+    def _tell(self, leader: str | None) -> None:
+        # We ourselves: the term has begun, and `lead` is about to say so.
+        if leader is None or leader == self._leadership.holder:
+            return
+        self._on_answer()
+        if leader != self._told:
+            log.info("stands by, %s leads", leader)
+            self._told = leader
+
+
+MARGIN_S = 0.001
+"""A drain has to be over when it is looked at, however clocks round."""
+
+
+def drain_left_s(spec_index: SpecIndex, instances: Iterable[Instance], *, since_s: float) -> float:
+    """Return how long after `since_s` the next drain is over; infinite where there is none.
+
+    A drain that was over before does not count: what holds it up tells of itself when it ends.
+    """
+    ends_s = (_end_s(spec_index, one) for one in instances if one.phase is Phase.DRAINING)
+    return min((end_s - since_s for end_s in ends_s if end_s > since_s), default=math.inf)
+
+
+def _end_s(spec_index: SpecIndex, instance: Instance) -> float:
+    pool = spec_index.pool_by_name.get(instance.pool)
+    rotation = pool.rotation if pool else Rotation()
+    return instance.since_s + rotation.drain_s + MARGIN_S
+
+
+INTERVAL_S = 5.0
+"""From pass to pass while nothing happens: so late is noticed what only time brings about."""
+SHORTEST_GAP_S = 0.2
+"""However much happens: what ends within it is written down together."""
+STORE_PAUSE_S = 1.0
+MAX_REFUSALS = 5
+"""In a row, each on records freshly loaded; then the next pass goes on."""
+
+
+class Passes:
+    """What a provisioner does while it leads; knows nothing of nodes and instances before."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        mirror: Mirror,
+        open_runtime: Callable[[Node], Runtime],
+        prober_of: ProberOf,
+        clock: Clock,
+        read_spec: Callable[[str], Fleet],
+        dice: Callable[[], float],
+        leads: Callable[[], bool],
+        listener: Listener,
+        outage: Outage,
+    ) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._clock = clock
+        self._listener = listener
+        self._outage = outage
+        self._wake = asyncio.Event()
+        self._lookout = Lookout(
+            open_runtime,
+            prober_of,
+            clock,
+            on_report=lambda report: self._work.take_report(report),  # noqa: PLW0108 - made below
+            on_news=self._wake.set,
+        )
+        mirror.listen(self._lookout.take_record)
+        self._nodes, self._health = self._lookout.nodes, self._lookout.health
+        self._drains = DrainMonitor(prober_of, clock, on_idle=self._wake.set)
+        self._work = Work(
+            self._nodes, prober_of, clock, dice=dice, leads=leads, on_end=self._wake.set
+        )
+        self._grace = Grace(clock)
+        self._logbook = Logbook(clock, self._lookout.silences)
+        self._in_force = InForce(read_spec)
+        self._orphans: tuple[Orphan, ...] | None = None
+        self._deletable_orphans: frozenset[tuple[str, str]] = frozenset()
+        self._is_outdated = True
+        self._was_refused = False  # some of what the last pass was to begin
+        self._n_passes = 0
+
+    def __repr__(self) -> str:
+        return f"<Passes: {self._n_passes:,}, {self._work!r}>"
+
+    @property
+    def reports(self) -> Mapping[str, NodeReport]:
+        """Return what was last heard of each node; empty between terms."""
+        return self._nodes.reports
+
+    @property
+    def n_running(self) -> int:
+        """Return how many operations are going on."""
+        return self._work.n_running
+
+    @property
+    def orphans(self) -> tuple[Orphan, ...] | None:
+        """Return what the last pass saw without a record; None: not each node was asked yet."""
+        return self._orphans
+
+    def delete_orphans(self) -> None:
+        """Have the orphans deleted that there are now; those that come later are not meant."""
+        self._deletable_orphans = frozenset(one.key for one in self._orphans or ())
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Begin the next pass at once."""
+        self._wake.set()
+
+    async def run(self, term: Term) -> None:
+        """Make passes until cancelled; then everything has ended that was begun.
+
+        Raises:
+            FencedError: The term is over.
+            StoreError: The store refuses, or a record cannot be read.
+        """
+        self._grace.begin()
+        tasks = (
+            asyncio.create_task(self._pass_again_and_again(term)),
+            asyncio.create_task(self._health.run()),
+            asyncio.create_task(self._drains.run()),
+        )
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await self._end(tasks)
+
+    async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Let everything go that belongs to a term."""
+        for task in tasks:
+            task.cancel()
+        await self._work.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._lookout.close()
+        self._orphans, self._deletable_orphans = None, frozenset()
+        self._is_outdated = True
+
+    async def _pass_again_and_again(self, term: Term) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                quiet_s = await self._pass(term)
+            except StoreUnavailableError as error:
+                # What was written nobody knows: load before anything is written again.
+                self._is_outdated = True
+                self._outage.note_failed("nothing is changed until the store is back", error)
+                await self._clock.sleep(STORE_PAUSE_S)
+                continue
+            self._outage.note_read()
+            await self._clock.sleep(SHORTEST_GAP_S)
+            await wait_at_most(self._wake, self._clock, quiet_s - SHORTEST_GAP_S)
+
+    async def _pass(self, term: Term) -> float:
+        """Load if need be, write down what has ended, decide, write that down, and begin it.
+
+        Returns how long nothing more is due, if nothing happens.
+        """
+        begun_s = self._clock.monotonic_s()
+        self._grace.look()
+        if self._is_outdated:
+            await self._mirror.load()
+            self._is_outdated = False
+        spec_index = self._in_force.spec_index(self._mirror.spec)
+        if spec_index is None:
+            return INTERVAL_S
+        await self._lookout.follow(spec_index, self._mirror.stored)
+        ended, n_refused = await self._write_ended(spec_index, term)
+        self._drains.follow(self._mirror.stored)
+        observed = self._observed()
+        self._note_orphans(spec_index.fleet, observed)
+        decided_s = self._clock.unix_s()
+        self._logbook.note_seen(spec_index.fleet, observed, now_s=decided_s)
+        actions = decide(spec_index.fleet, observed, decided_s)
+        reasons = reasons_of(actions, observed)
+        begun, n_refused_now = await self._begin(spec_index, actions, term)
+        self._n_passes += 1
+        report = Report(
+            number=self._n_passes,
+            n_wanted=spec_index.n_wanted,
+            n_as_wanted=spec_index.count_as_wanted(self._mirror.stored, self._health.ill),
+            events=events_of(ended, begun),
+            n_running=self._work.n_running,
+            n_waiting=count_waiting(
+                spec_index.fleet, self._mirror.stored, self._work.working(), now_s=decided_s
+            ),
+            reasons=Counter(reasons[id_] for id_ in map(subject_id, begun) if id_ in reasons),
+            n_refused=n_refused + n_refused_now,
+            duration_s=self._clock.monotonic_s() - begun_s,
+        )
+        self._logbook.note_done(report, ended, begun, self._mirror.stored)
+        self._listener.pass_ended(report)
+        instances = (one.instance for one in self._mirror.stored.values())
+        return min(INTERVAL_S, drain_left_s(spec_index, instances, since_s=decided_s))
+
+    def _observed(self) -> Observed:
+        return Observed(
+            stored=self._mirror.stored,
+            reports=self._nodes.reports,
+            since_s=self._grace.since_s,
+            skips=self._grace.skips,
+            ill=self._health.ill,
+            working=self._work.working(),
+            starting=self._work.starting(),
+            sweeping=self._work.sweeping(),
+            resting=self._work.resting(),
+            idle=self._drains.idle,
+            deletable_orphans=self._deletable_orphans,
+        )
+
+    def _note_orphans(self, desired: Fleet, observed: Observed) -> None:
+        """Keep the orphans of this pass; an order ends with those that it was about."""
+        orphans = find_orphans(desired, observed)
+        self._orphans = orphans if is_every_node_asked(desired, observed) else None
+        self._deletable_orphans &= {one.key for one in orphans}
+
+    async def _write_ended(self, spec_index: SpecIndex, term: Term) -> tuple[Ended, int]:
+        """Write down what has become of operations; return that, and how many were refused."""
+        n_refused = 0
+        for _ in range(MAX_REFUSALS):
+            ended = self._work.ended
+            changes = changes_after(
+                ended,
+                self._mirror.stored,
+                self._nodes.reports,
+                limits=spec_index.fleet.limits,
+                now_s=self._clock.unix_s(),
+            )
+            done = await self._commit(changes, term)
+            refused = [one for one in done if one.refusal]
+            if not refused:
+                self._work.take(len(ended))
+                for operation, outcome in ended:
+                    self._listener.operation_ended(operation, outcome)
+                return ended, n_refused
+            n_refused += len(refused)
+            await self._mirror.load()
+        return (), n_refused
+
+    async def _begin(
+        self, spec_index: SpecIndex, actions: Sequence[Action], term: Term
+    ) -> tuple[list[Action], int]:
+        """Write the actions down, and begin those that were not refused; return them."""
+        changes = changes_before(actions, self._mirror.stored, now_s=self._clock.unix_s())
+        if actions and not changes:
+            await self._store.commit((), term=term)  # nobody acts whose term is over
+        done = await self._commit(changes, term)
+        refused = {
+            changed_id(change) for change, one in zip(changes, done, strict=True) if one.refusal
+        }
+        if refused:
+            self._is_outdated = True
+            if not self._was_refused:  # on fresh records, again, haste does not help
+                self._wake.set()
+        self._was_refused = bool(refused)
+        begun = [action for action in actions if subject_id(action) not in refused]
+        for action in begun:
+            self._work.begin(action, spec_index, self._mirror.stored)
+        return begun, len(refused)
+
+    async def _commit(self, changes: Sequence[Change], term: Term) -> tuple[Done, ...]:
+        if not changes:
+            return ()
+        done = await self._store.commit(changes, term=term)
+        self._outage.note_well()
+        self._mirror.take_own(changes, done)
+        return done
+
+
+PAUSE_S = 1.0
+"""Between a term and the next try to lead."""
+LONGEST_PAUSE_S = 60.0
+"""What the store refuses, or what cannot be read of it, heals only by a person's doing."""
+
+
+class Reconciler:
+    """Leads when it may, and then makes one pass after the other."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        mirror: Mirror,
+        leadership: Leadership,
+        open_runtime: Callable[[Node], Runtime],
+        prober_of: ProberOf,
+        clock: Clock,
+        read_spec: Callable[[str], Fleet],
+        dice: Callable[[], float],
+        listener: Listener,
+    ) -> None:
+        self._leadership = leadership
+        self._clock = clock
+        self._leading: Leading | None = None
+        self._outage = Outage(
+            clock, log, restored="the store is back", on_begin=listener.outage_began
+        )
+        self._standby = Standby(leadership, clock, on_answer=self._outage.note_well)
+        self._passes = Passes(
+            store=store,
+            mirror=mirror,
+            open_runtime=open_runtime,
+            prober_of=prober_of,
+            clock=clock,
+            read_spec=read_spec,
+            dice=dice,
+            leads=self._leads,
+            listener=listener,
+            outage=self._outage,
+        )
+
+    def __repr__(self) -> str:
+        role = f"leads, epoch {self.term.epoch}" if self.term else "waits"
+        return f"<Reconciler {role}, {self._passes!r}>"
+
+    @property
+    def term(self) -> Term | None:
+        """Return the term that writes carry; None: this provisioner does not lead."""
+        return self._leading.term if self._leading else None
+
+    @property
+    def reports(self) -> Mapping[str, NodeReport]:
+        """Return what was last heard of each node; empty while it does not lead."""
+        return self._passes.reports
+
+    @property
+    def orphans(self) -> tuple[Orphan, ...] | None:
+        """Return what is there without a record; None: it is not known, as while we do not lead."""
+        return self._passes.orphans
+
+    def delete_orphans(self) -> None:
+        """Have the orphans deleted that there are now."""
+        self._passes.delete_orphans()
+
+    @property
+    def n_running(self) -> int:
+        """Return how many operations are going on."""
+        return self._passes.n_running
+
+    def wake(self) -> None:
+        """Begin the next pass at once: somebody else has written what it has to act on."""
+        self._passes.wake()
+
+    async def run(self) -> None:
+        """Wait to lead, lead, and begin again when the term is lost; until cancelled."""
+        pause_s = PAUSE_S
+        while True:
+            begun_s = self._clock.monotonic_s()
+            is_refused = await self._lead_once()
+            is_soon = self._clock.monotonic_s() - begun_s < LONGEST_PAUSE_S
+            is_in_a_row = is_refused and is_soon
+            pause_s = min(LONGEST_PAUSE_S, 2.0 * pause_s) if is_in_a_row else PAUSE_S
+            await self._clock.sleep(pause_s)
+
+    async def _lead_once(self) -> bool:
+        """Wait to lead, and lead; say whether that ended with an error that may last."""
+        consequence = "cannot lead"
+        try:
+            async with AsyncExitStack() as stack:
+                async with self._standby.telling():
+                    leading = await stack.enter_async_context(self._leadership.lead())
+                consequence = "leads no more"
+                await self._lead(leading)
+        except StoreUnavailableError as error:
+            self._outage.note_failed(f"{consequence}, the store is out of reach", error)
+        except FencedError as error:
+            log.warning("%s: %s", consequence, error)
+        except StoreError as error:
+            self._outage.note_failed(f"{consequence}, the store refused", error)
+            return True
+        return False
+
+    def _leads(self) -> bool:
+        """Say whether it is certain now that nobody else does, whatever was heard of the term."""
+        return self._leading is not None and self._clock.monotonic_s() < self._leading.until_s
+
+    async def _lead(self, leading: Leading) -> None:
+        log.info("leads, epoch %d", leading.term.epoch)
+        self._leading = leading
+        self._standby.forget()
+        lost = asyncio.create_task(leading.lost())
+        passes = asyncio.create_task(self._passes.run(leading.term))
+        try:
+            done, _ = await asyncio.wait({lost, passes}, return_when=asyncio.FIRST_COMPLETED)
+            if lost in done:
+                log.warning("the term is lost: nothing is changed any more, instances go on")
+            for task in done:
+                task.result()
+        finally:
+            self._leading = None
+            lost.cancel()
+            passes.cancel()
+            await asyncio.gather(lost, passes, return_exceptions=True)

@@ -1,0 +1,525 @@
+"""Choose nodes and ports for instances within the fleet's limits and disruption budget; pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
+from functools import cached_property
+
+import msgspec
+
+from provisioning.actions import (
+    Action,
+    Assign,
+    Drain,
+    Forget,
+    Observed,
+    Place,
+    Renew,
+    Start,
+    Stop,
+    Sweep,
+)
+from provisioning.model import Fleet, Instance, Limits, Listing, Node, Phase, Pool, Reason, Spread
+from provisioning.state import NodeState, Size, Survey, Usage, orphan_policy
+from provisioning.units import instance_id, listing_of, workload_digest
+
+LARGEST_SHARE = 0.5
+"""Of the fleet's operations that one of several nodes may have: it may be one where all hang."""
+OPERATIONS_PER_CPU = 3
+"""Making containers is bound by the CPU: more at once only makes each slower."""
+
+
+class Claim(IntEnum):
+    """What an operation is for; the later ones may hang, so they have a smaller share."""
+
+    HEALING = 0
+    """A removal, or a start of what was healthy with this workload."""
+    NEW = 1
+    """A start of what was never healthy: its model may have to come from a registry that hangs."""
+    RETRY = 2
+    """A start of what could not be started the last time."""
+
+
+SHARES = {Claim.HEALING: 1.0, Claim.NEW: 0.9, Claim.RETRY: 0.5}
+"""Of the operations, over the fleet and on a node, that a claim and those after it may have: what
+was healthy must not wait until the time of starts that hang is up."""
+
+
+def claim_of(instance: Instance, digest: str) -> Claim:
+    """Return what the start of an instance's next unit is, by the digest of what that is to run."""
+    if instance.n_failures > 0:
+        return Claim.RETRY
+    is_known = instance.has_served and instance.workload == digest
+    return Claim.HEALING if is_known else Claim.NEW
+
+
+def operations_on(node: Node, limits: Limits) -> int:
+    """Return how many operations may be under way on a node at once."""
+    if limits.operations_per_node:
+        return limits.operations_per_node
+    return max(1, math.ceil(OPERATIONS_PER_CPU * node.cpus))
+
+
+class Slots:
+    """The operations that may still be begun; changes as a pass decides."""
+
+    def __init__(self, fleet: Fleet, busy: Iterable[tuple[str, Claim]]) -> None:
+        """Take the operations under way, each with its node."""
+        share = LARGEST_SHARE if len(fleet.nodes) > 1 else 1.0
+        most = max(1, math.floor(share * fleet.limits.operations))
+        self._limit_by_node = {
+            node.name: min(most, operations_on(node, fleet.limits)) for node in fleet.nodes
+        }
+        self._n_free = {claim: share_of(claim, fleet.limits.operations) for claim in Claim}
+        self._n_on = {claim: Counter[str]() for claim in Claim}
+        for node, claim in busy:
+            self._count(node, claim)
+
+    def is_full(self, claim: Claim) -> bool:
+        """Say whether no more operations of the kind may be begun on any node."""
+        return any(self._n_free[one] <= 0 for one in _counted_as(claim))
+
+    def has_free(self, node: str, claim: Claim) -> bool:
+        """Say whether one more operation may be begun on a node."""
+        limit = self._limit_by_node.get(node, OPERATIONS_PER_CPU)
+        return not self.is_full(claim) and all(
+            self._n_on[one][node] < share_of(one, limit) for one in _counted_as(claim)
+        )
+
+    def take(self, node: str, claim: Claim) -> bool:
+        """Count one more operation on a node; say whether it may be begun."""
+        is_free = self.has_free(node, claim)
+        if is_free:
+            self._count(node, claim)
+        return is_free
+
+    def _count(self, node: str, claim: Claim) -> None:
+        for one in _counted_as(claim):
+            self._n_free[one] -= 1
+            self._n_on[one][node] += 1
+
+
+def _counted_as(claim: Claim) -> tuple[Claim, ...]:
+    """Return the claims out of whose share an operation is: a retry is a start, too."""
+    return tuple(Claim)[: claim + 1]
+
+
+def share_of(claim: Claim, n_operations: int) -> int:
+    """Return how many of the operations a claim and those after it may have together."""
+    return max(min(1, n_operations), math.floor(SHARES[claim] * n_operations + 1e-9))
+
+
+class Tally(msgspec.Struct):
+    """How many of a pool's wanted instances are not serving, by whose doing."""
+
+    n_moving: int = 0
+    """Drained, stopped, or started anew: by our own doing."""
+    n_stuck: int = 0
+    """Those of them whose unit could not be removed: for how long, nobody knows."""
+    n_failed: int = 0
+    n_down: int = 0
+    """Running by the record, but unhealthy or ended."""
+
+    def count(self, instance: Instance, *, is_down: bool) -> None:
+        """Take an instance into account.
+
+        One that is started for the first time was never there to be missed.
+        """
+        if instance.phase is Phase.FAILED:
+            self.n_failed += 1
+        elif instance.phase is Phase.RUNNING:
+            self.n_down += is_down
+        elif instance.phase is not Phase.STARTING or instance.generation > 1:
+            self.n_moving += 1
+            self.n_stuck += instance.n_stop_tries > 0
+
+
+def allowed_down(pool: Pool, limits: Limits) -> int:
+    """Return how many of a pool's instances may be down by our own doing."""
+    return max(1, math.floor(limits.unavailable_ratio * pool.count + 1e-9))
+
+
+def kills_of_ill(pool: Pool, limits: Limits, tally: Tally) -> int:
+    """Return how many unhealthy instances may be stopped now.
+
+    They may be healthy after all, and only out of our sight: so as slowly as healthy ones. Those
+    that wait for it do not count, or nothing would be done once too many are unhealthy; nor do
+    those that cannot be removed, or one of a small pool would keep all others ill. But no more of
+    these than may be down: where no removal succeeds, all would be stopped, one after the other.
+    """
+    n_allowed = allowed_down(pool, limits)
+    return n_allowed - (tally.n_moving - min(tally.n_stuck, n_allowed))
+
+
+def replacements(pool: Pool, limits: Limits, tally: Tally) -> int:
+    """Return how many healthy instances may be drained now, to be replaced.
+
+    None while too many are down for whatever reason: a bad workload stops rolling out there.
+    """
+    n_missing = tally.n_moving + tally.n_failed + tally.n_down
+    return min(
+        pool.rotation.at_once - tally.n_moving,
+        allowed_down(pool, limits) - n_missing,
+    )
+
+
+FAILURE_MEMORY_S = 3600.0
+"""So long after its start, an instance still tells on which nodes it could not be started."""
+
+
+class Spot(msgspec.Struct, frozen=True):
+    """A place for an instance."""
+
+    node: str
+    port: int
+
+
+def is_suitable(node: Node | None, pool: Pool) -> bool:
+    """Say whether the pool's instances may be on the node, room or not."""
+    if node is None or node.is_cordoned:
+        return False
+    return set(pool.placement.selector) <= set(node.labels)
+
+
+class Ledger:
+    """What is used of every node that new units may be started on; changes as a pass decides."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        instances: Iterable[Instance],
+        unwanted: Iterable[tuple[str, Size]],
+        *,
+        reachable: frozenset[str],
+        may_begin: Callable[[str, Claim], bool],
+        now_s: float,
+    ) -> None:
+        """Take what says whether one more operation may be begun on a node."""
+        self._usage = {node.name: Usage(node) for node in fleet.nodes if node.name in reachable}
+        self._may_begin = may_begin
+        self._full: set[str] = set()
+        """Pools without room on any node, as long as nothing is released."""
+        for instance in instances:
+            self.reserve(instance)
+            self._note_failures(instance, now_s)
+        for node, size in unwanted:
+            if usage := self._usage.get(node):
+                usage.held.add(size)
+
+    def reserve(self, instance: Instance) -> None:
+        """Count an instance where it is placed."""
+        if usage := self._usage.get(instance.node):
+            usage.ports.add(instance.port)
+            usage.count(instance)
+
+    def keep_port(self, instance: Instance) -> None:
+        """Give a port that is given back to nobody else: a store makes one change a port."""
+        if usage := self._usage.get(instance.node):
+            usage.ports.add(instance.port)
+
+    def release(self, instance: Instance) -> None:
+        """Count an instance no more, so that it may be placed anew."""
+        if usage := self._usage.get(instance.node):
+            usage.ports.discard(instance.port)
+            usage.count(instance, n=-1)
+            self._full.clear()
+
+    def is_full(self, pool: Pool, instance: Instance) -> bool:
+        """Say whether it is known that there is no room for an instance of the pool.
+
+        One that holds room where the pool may be can have that at least.
+        """
+        usage = self._usage.get(instance.node)
+        has_own = usage is not None and is_suitable(usage.node, pool)
+        return pool.name in self._full and (not has_own or instance.phase is Phase.FAILED)
+
+    def spot(self, pool: Pool, instance_id: str) -> Spot | None:
+        """Return a place for a new instance; None: there is no room."""
+        if pool.name in self._full:
+            return None
+        return _first_free(self._ranked(pool, Claim.NEW), instance_id)
+
+    def spot_again(self, pool: Pool, instance: Instance, claim: Claim) -> Spot | None:
+        """Return a place for an instance's next generation; None: there is no room.
+
+        It stays where it is if it can, except after a failed start: then it goes first where none
+        has failed yet, stays only where there is no other place, and gets another port. The
+        instance must have been released.
+        """
+        ranked = self._ranked(pool, claim)
+        here = [usage for usage in ranked if usage.node.name == instance.node]
+        elsewhere = [usage for usage in ranked if usage.node.name != instance.node]
+        if instance.n_failures:
+            elsewhere.sort(key=lambda usage: usage.node.name in instance.failed_on)
+            # A stranger may have the port, and those beside it, on other nodes too.
+            seed = f"{instance.id} {instance.n_failures}"
+            return _first_free(elsewhere + here, seed, avoided=instance.port)
+        if here and here[0].is_free(instance.port):
+            return Spot(instance.node, instance.port)
+        return _first_free(here + elsewhere, instance.id)
+
+    def _note_failures(self, instance: Instance, now_s: float) -> None:
+        if instance.started_s and now_s - instance.started_s >= FAILURE_MEMORY_S:
+            return
+        for name in instance.failed_on:
+            if usage := self._usage.get(name):
+                usage.n_failures[instance.pool] += 1
+
+    def _ranked(self, pool: Pool, claim: Claim) -> list[Usage]:
+        """Return the nodes that have room for one more of the pool, the best one first.
+
+        Where an operation may begin now comes first, then where the fewest starts have failed.
+        """
+        workload = pool.workload
+        size = Size(workload.cpus, workload.memory_bytes)
+        limit = pool.placement.max_per_node
+        fitting = [
+            usage
+            for usage in self._usage.values()
+            if is_suitable(usage.node, pool)
+            and usage.has_room(size)
+            and (not limit or usage.n_by_pool[pool.name] < limit)
+        ]
+        if not fitting:
+            self._full.add(pool.name)
+        sign = -1.0 if pool.placement.strategy is Spread.PACK else 1.0
+        return sorted(
+            fitting,
+            key=lambda usage: (
+                not self._may_begin(usage.node.name, claim),
+                usage.n_failures[pool.name],
+                sign * usage.share,
+                usage.node.name,
+            ),
+        )
+
+
+def _first_free(usages: Sequence[Usage], seed: str, *, avoided: int = 0) -> Spot | None:
+    for usage in usages:
+        port = usage.free_port(seed, avoided=avoided)
+        if port is not None:
+            return Spot(usage.node.name, port)
+    return None
+
+
+CALLED_OFF = frozenset({Phase.STARTING, Phase.STOPPING})
+"""STOPPING with a start under way: the Stop was written, but that answer of the store was lost."""
+
+
+class Draft:
+    """The actions of one pass, as they come together."""
+
+    def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
+        self.desired = desired
+        self.observed = observed
+        self.now_s = now_s
+        self.survey = Survey(desired, observed, now_s=now_s)
+        self.orphans = orphan_policy(desired, observed)
+        self.actions: list[Action] = []
+        busy = [observed.stored[id_].instance for id_ in observed.working & observed.stored.keys()]
+        sweeps = [(node, Claim.HEALING) for node, _ in observed.sweeping]
+        self._slots = Slots(desired, [*((one.node, _claim_of_busy(one)) for one in busy), *sweeps])
+
+    def age_s(self, instance: Instance) -> float:
+        """Return how long ago an instance was started; negative where the clock was set back."""
+        started_s = instance.started_s
+        skipped_s = (
+            skip.by_s for skip in self.observed.skips if started_s <= skip.at_s - skip.by_s
+        )
+        return self.now_s - started_s - sum(skipped_s)
+
+    @property
+    def is_full(self) -> bool:
+        """Say whether no further instance may be made in this pass."""
+        return self._slots.is_full(Claim.NEW)
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        """What is used of the nodes; made only when something has to be placed."""
+        return Ledger(
+            self.desired,
+            (stored.instance for stored in self.observed.stored.values()),
+            self.survey.unwanted_sizes(),
+            reachable=self.survey.reachable,
+            may_begin=self._slots.has_free,
+            now_s=self.now_s,
+        )
+
+    @cached_property
+    def _node_by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.desired.nodes}
+
+    @cached_property
+    def _generations(self) -> dict[str, int]:
+        return self.survey.generations()
+
+    @cached_property
+    def _taken_ids(self) -> set[str]:
+        # An id whose units are still around must not begin again with generation 1.
+        return {*self.observed.stored, *self._generations}
+
+    @cached_property
+    def _unwanted_names(self) -> frozenset[str]:
+        """Units that are being removed, or will be: their nodes answer."""
+        reachable = self.survey.reachable
+        return frozenset(unit.name for node, unit in self.survey.unwanted if node in reachable)
+
+    def sweep(self, node: str, unit: str) -> bool:
+        """Remove a unit that nobody wants."""
+        return unit not in self.observed.resting and self._operate(node, Sweep(node, unit))
+
+    def stop(self, instance: Instance, reason: Reason, detail: str = "") -> bool:
+        """Remove an instance's unit."""
+        if instance.unit in self.observed.resting:
+            return False
+        return self._operate(instance.node, Stop(instance.id, reason, detail))
+
+    def call_off(self, instance: Instance, reason: Reason) -> None:
+        """Stop an instance that is being started, where its node answers.
+
+        The start gives its operation to the stop: starts that hang never keep themselves alive.
+        """
+        is_begun = instance.id in self.observed.starting and instance.phase in CALLED_OFF
+        is_reachable = self.survey.state(instance.node) is NodeState.REACHABLE
+        if is_begun and is_reachable:
+            self.actions.append(Stop(instance.id, reason))
+
+    def start(self, instance: Instance, pool: Pool) -> bool:
+        """Go on with an instance's start, unless a unit of that name is still to be removed."""
+        if instance.unit in self._unwanted_names:
+            return False
+        start = Start(instance.id, self._listing(pool, instance.node))
+        return self._operate(instance.node, start, claim_of(instance, instance.workload))
+
+    def drain(self, instance: Instance, reason: Reason) -> None:
+        """Let an instance end what it has begun."""
+        self.actions.append(Drain(instance.id, reason))
+
+    def forget(self, instance: Instance) -> None:
+        """Delete an instance's record."""
+        self.actions.append(Forget(instance.id))
+
+    def assign(self, assign: Assign) -> None:
+        """Give an instance to a developer, or take it back."""
+        self.actions.append(assign)
+
+    def renew(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
+        """Begin an instance's next generation, where there is room."""
+        claim = claim_of(instance, workload_digest(pool.workload))
+        if self._slots.is_full(claim):
+            return False
+        ledger = self._ledger
+        if ledger.is_full(pool, instance):
+            return False
+        ledger.release(instance)
+        spot = ledger.spot_again(pool, instance, claim)
+        if spot is None or not self._slots.take(spot.node, claim):
+            ledger.reserve(instance)
+            return False
+        renew = self._renewal(instance, pool, spot, reason)
+        self.actions.append(renew)
+        ledger.reserve(_renewed(instance, renew))
+        ledger.keep_port(instance)
+        return True
+
+    def move_away(self, instance: Instance, pool: Pool) -> bool:
+        """Drain an instance whose node it has to leave, where another one has room for it."""
+        if not self.keep_room(instance, pool):
+            return False
+        self.drain(instance, Reason.NODE_REMOVED)
+        return True
+
+    def keep_room(self, instance: Instance, pool: Pool) -> bool:
+        """Reserve room elsewhere for an instance that leaves its node, if there is any.
+
+        So that all who leave find room together; the place itself is chosen later.
+        """
+        spot = self._ledger.spot(pool, instance.id)
+        if spot is None:
+            return False
+        self._ledger.reserve(
+            msgspec.structs.replace(
+                instance,
+                node=spot.node,
+                port=spot.port,
+                cpus=pool.workload.cpus,
+                memory_bytes=pool.workload.memory_bytes,
+            )
+        )
+        return True
+
+    def place(self, pool: Pool, number: int, developer: str) -> bool:
+        """Make a new instance, where there is room."""
+        if self.is_full:
+            return False
+        new_id = instance_id(pool.name, number)
+        spot = self._ledger.spot(pool, new_id)
+        if spot is None:
+            return False
+        instance = Instance(
+            id=new_id,
+            pool=pool.name,
+            node=spot.node,
+            port=spot.port,
+            generation=1,
+            phase=Phase.STARTING,
+            since_s=self.now_s,
+            workload=workload_digest(pool.workload),
+            developer=developer,
+            cpus=pool.workload.cpus,
+            memory_bytes=pool.workload.memory_bytes,
+            listing=self._listing(pool, spot.node),
+        )
+        if not self._operate(spot.node, Place(instance), Claim.NEW):
+            return False
+        self._ledger.reserve(instance)
+        return True
+
+    def free_number(self, pool: Pool, *, after: int) -> int:
+        """Return the lowest number above `after` that no instance or unit of the pool has."""
+        number = after + 1
+        while instance_id(pool.name, number) in self._taken_ids:
+            number += 1
+        return number
+
+    def _renewal(self, instance: Instance, pool: Pool, spot: Spot, reason: Reason | None) -> Renew:
+        workload = pool.workload
+        return Renew(
+            id=instance.id,
+            node=spot.node,
+            port=spot.port,
+            generation=max(instance.generation, self._generations.get(instance.id, 0)) + 1,
+            workload=workload_digest(workload),
+            cpus=workload.cpus,
+            memory_bytes=workload.memory_bytes,
+            listing=self._listing(pool, spot.node),
+            reason=reason,
+        )
+
+    def _listing(self, pool: Pool, node: str) -> Listing:
+        return listing_of(pool.workload, self._node_by_name[node])
+
+    def _operate(self, node: str, action: Action, claim: Claim = Claim.HEALING) -> bool:
+        if not self._slots.take(node, claim):
+            return False
+        self.actions.append(action)
+        return True
+
+
+def _claim_of_busy(instance: Instance) -> Claim:
+    is_start = instance.phase is Phase.STARTING
+    return claim_of(instance, instance.workload) if is_start else Claim.HEALING
+
+
+def _renewed(instance: Instance, renew: Renew) -> Instance:
+    return msgspec.structs.replace(
+        instance,
+        node=renew.node,
+        port=renew.port,
+        phase=Phase.STARTING,
+        cpus=renew.cpus,
+        memory_bytes=renew.memory_bytes,
+    )
