@@ -16,11 +16,11 @@ COMMANDS = {
     "dashboards": ("dashboards.cli:dashboards", "Make Grafana's dashboards and bring them there."),
     "exporter": ("exporter.cli:exporter", "Poll a fleet and publish it to Prometheus."),
     "instances": (
-        "provisioning.cli.instances_cli:instances",
+        "provisioning.cli.instances:instances",
         "See and change the instances of a fleet.",
     ),
     "provisioner": (
-        "provisioning.cli.provisioner_cli:provisioner",
+        "provisioning.cli.provisioner:provisioner",
         "Create, watch, rotate and replace instances.",
     ),
     "simulate": ("provisioning.simulator.cli:simulate", "Run a fleet of simulated LLM servers."),

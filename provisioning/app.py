@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 from provisioning import descriptors
 from provisioning.api.app import Api
-from provisioning.api.commands import StoreCommands
+from provisioning.api.auth import Tokens
+from provisioning.api.commands import Reports, StoreCommands
 from provisioning.api.errors import NotLeadingError
 from provisioning.api.orphans import LeaderOrphans
-from provisioning.api.ports import Reports
 from provisioning.api.server import (
     LOOPBACK_BY_WILDCARD,
     MAX_CONNECTIONS,
@@ -29,14 +29,13 @@ from provisioning.api.server import (
     serving,
     url_of,
 )
-from provisioning.api.token import Tokens
+from provisioning.cache import Cache
 from provisioning.clock import SystemClock
 from provisioning.controller import Reconciler
 from provisioning.errors import ProvisionerError
 from provisioning.metrics import Metrics, TimedStore
-from provisioning.mirror import Mirror
 from provisioning.model import NodeReport
-from provisioning.runtime.opening import Local, Machines
+from provisioning.runtime.factory import Local, Machines
 from provisioning.spec import decode_fleet
 from provisioning.store.base import Change, Done, Leadership, Store
 from provisioning.store.etcd.access import Credentials
@@ -86,7 +85,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(store.close)
         machines = Machines(settings.fleet, settings.local, clock)
         stack.push_async_callback(machines.close)
-        mirror = Mirror(store, clock)
+        mirror = Cache(store, clock)
         reconciler = _reconciler(store, mirror, leadership, machines, metrics)
         metrics.is_leader.set_function(lambda: reconciler.term is not None)
         metrics.unreachable_nodes.set_function(
@@ -165,7 +164,7 @@ def _open(settings: Settings, clock: SystemClock, holder: str) -> tuple[Store, L
 
 def _reconciler(
     store: Store,
-    mirror: Mirror,
+    mirror: Cache,
     leadership: Leadership,
     machines: Machines,
     metrics: Metrics,
@@ -195,7 +194,7 @@ def _reports_of(reconciler: Reconciler, leadership: Leadership) -> Reports:
 
 
 def _telling(
-    mirror: Mirror, reconciler: Reconciler
+    mirror: Cache, reconciler: Reconciler
 ) -> Callable[[Sequence[Change], Sequence[Done]], None]:
     """Return what takes a person's order over, and has it acted on without waiting."""
 
@@ -207,7 +206,7 @@ def _telling(
 
 
 @asynccontextmanager
-async def _going_on(mirror: Mirror, reconciler: Reconciler) -> AsyncIterator[None]:
+async def _going_on(mirror: Cache, reconciler: Reconciler) -> AsyncIterator[None]:
     """Follow the store and reconcile until the block ends; what breaks there ends the block.
 
     A store that will not do is known before the block begins, and before anybody tries to lead.

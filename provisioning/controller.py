@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from provisioning.actions import Action, Observed, Skip
+from provisioning.cache import Cache
 from provisioning.clock import Clock, wait_at_most
 from provisioning.drains import DrainMonitor
 from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavailableError
 from provisioning.eventlog import Outage
 from provisioning.executor import Work
 from provisioning.lifecycle import Ended, changed_id, changes_after, changes_before, subject_id
-from provisioning.mirror import Mirror
 from provisioning.model import Fleet, Instance, Node, NodeReport, Phase, Rotation
 from provisioning.nodes import Lookout
 from provisioning.reconcile import decide
@@ -164,7 +164,7 @@ class Passes:
         self,
         *,
         store: Store,
-        mirror: Mirror,
+        mirror: Cache,
         open_runtime: Callable[[Node], Runtime],
         prober_of: ProberOf,
         clock: Clock,
@@ -403,7 +403,7 @@ class Reconciler:
         self,
         *,
         store: Store,
-        mirror: Mirror,
+        mirror: Cache,
         leadership: Leadership,
         open_runtime: Callable[[Node], Runtime],
         prober_of: ProberOf,

@@ -27,7 +27,7 @@ from typing import Any
 
 from provisioning.demo import programs
 from provisioning.demo.errors import ProgramError
-from provisioning.runtime.containerd_record import Settings
+from provisioning.runtime.containerd.containers import Settings
 from tests.conftest import program, refuse
 
 IMAGE = "busybox:tests"

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from provisioning.runtime import nodeconfig, nodesteps
-from provisioning.runtime.containerd_daemon import Certificates
-from provisioning.runtime.nodeconfig import NodeAccess
+from provisioning.runtime import node_setup
+from provisioning.runtime.containerd.client import Certificates
+from provisioning.runtime.node_setup import NodeAccess
 from tests.conftest import program
 from tests.containerd import Containerd, package
 from tests.ports import free_port
@@ -38,23 +38,23 @@ class Authority:
         self.folder.mkdir()
         self.undone = folder / "undone"
         self._programs = self._stand_ins()
-        self._run(nodesteps.authority_commands())
+        self._run(node_setup.authority_commands())
 
     def sign_node(self, access: NodeAccess) -> None:
         """Do all that is to be done on a node before its unit is started."""
-        for file in nodeconfig.node_files(access):
+        for file in node_setup.node_files(access):
             if Path(access.folder) in Path(file.path).parents:
                 Path(file.path).parent.mkdir(exist_ok=True)  # as copying the files does
                 Path(file.path).write_text(file.text)
-        self._run(nodesteps.node_commands(access))
-        self._answer(Path(access.folder), nodesteps.node_signing_commands(access))
-        self._run(nodesteps.node_start_commands())
+        self._run(node_setup.node_commands(access))
+        self._answer(Path(access.folder), node_setup.node_signing_commands(access))
+        self._run(node_setup.node_start_commands())
 
     def sign_client(self, access: NodeAccess, folder: Path) -> Certificates:
         """Do all that is to be done where a provisioner runs."""
-        self._run(nodesteps.client_commands(access, str(folder), CLIENT_USER))
-        self._answer(folder, nodesteps.client_signing_commands(access))
-        self._run(nodesteps.client_end_commands(str(folder), CLIENT_USER))
+        self._run(node_setup.client_commands(access, str(folder), CLIENT_USER))
+        self._answer(folder, node_setup.client_signing_commands(access))
+        self._run(node_setup.client_end_commands(str(folder), CLIENT_USER))
         return Certificates(
             folder / "authority.pem", folder / "certificate.pem", folder / "key.pem"
         )
@@ -128,7 +128,7 @@ def endpoint_of(access: NodeAccess) -> str:
 
 def _started_by(access: NodeAccess) -> list[str]:
     (line,) = [
-        line for line in nodeconfig.unit(access).splitlines() if line.startswith("ExecStart=")
+        line for line in node_setup.unit(access).splitlines() if line.startswith("ExecStart=")
     ]
     return line.removeprefix("ExecStart=").split()
 

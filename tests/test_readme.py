@@ -23,8 +23,8 @@ from exporter.settings import SETTINGS
 from exporter.snapshot import status_of
 from exporter.web import PAGES
 from ollama_fleet import COMMANDS
-from provisioning.cli.instances_cli import instances
-from provisioning.cli.provisioner_cli import provisioner
+from provisioning.cli.instances import instances
+from provisioning.cli.provisioner import provisioner
 from provisioning.demo.cli import up
 from provisioning.simulator.cli import simulate
 from tests.conftest import ROOT

@@ -16,20 +16,20 @@ from alerts.settings import Settings
 from exporter.config import build, read_file
 from exporter.inventory import sources_for
 from exporter.inventory.naming import urls_of
-from provisioning.api.forms import AGE_HEADER
-from provisioning.api.operations import OPERATIONS
-from provisioning.cli.connection import PREFIX, TOKEN_OPTION
+from provisioning.api.routes import AGE_HEADER, OPERATIONS
+from provisioning.cli.common import PREFIX, TOKEN_OPTION
 from provisioning.cli.run_options import OPTIONS
 from provisioning.cli.setup_cli import CLIENT_DIR
 from provisioning.clock import SystemClock
 from provisioning.demo import systemd
 from provisioning.demo.prometheus import PROVISIONER_JOB
 from provisioning.metrics import Metrics
-from provisioning.runtime import containerd_record, nodeconfig
-from provisioning.runtime.containerd import namespace_of
+from provisioning.runtime import node_setup
+from provisioning.runtime.containerd import containers
+from provisioning.runtime.containerd.runtime import namespace_of
 from provisioning.runtime.records import Records
 from provisioning.simulator.spec import MODELS
-from provisioning.spec import form, load_fleet
+from provisioning.spec import load_fleet, schema
 from provisioning.spec.engines import Preset, warm_up_of
 from tests.test_readme import README, table
 
@@ -130,14 +130,14 @@ def test_a_specification_in_the_readme_is_a_good_one(text: str, tmp_path: Path) 
 
 def test_the_readme_shows_every_key_that_a_specification_may_have() -> None:
     sections = (
-        form.FleetForm,
-        form.NodeForm,
-        form.PoolForm,
-        form.HealthForm,
-        form.MountForm,
-        form.PlacementForm,
-        form.RotationForm,
-        form.LimitsForm,
+        schema.FleetForm,
+        schema.NodeForm,
+        schema.PoolForm,
+        schema.HealthForm,
+        schema.MountForm,
+        schema.PlacementForm,
+        schema.RotationForm,
+        schema.LimitsForm,
     )
     expected = {key for section in sections for key in section.model_fields}
 
@@ -151,7 +151,7 @@ def test_the_readme_names_the_header_that_tells_the_lists_age() -> None:
 
 
 def test_the_readme_says_where_an_instances_log_and_image_are() -> None:
-    settings = containerd_record.Settings()
+    settings = containers.Settings()
     log = Records(Path("units/FLEET/NODE"), "").log("ID")
 
     assert f"`{settings.log_dir}/FLEET/ID.log`" in README
@@ -198,7 +198,7 @@ def test_the_readmes_provisioner_has_its_key_where_the_commands_for_it_put_it() 
     for option, name in (("ca", "authority"), ("certificate", "certificate"), ("key", "key")):
         variable = variable_of(f"nodes.{option}-file")
         assert f"\n{variable}={CLIENT_DIR}/{name}.pem\n" in README
-    assert f"`{nodeconfig.UNIT}`" in README
+    assert f"`{node_setup.UNIT}`" in README
 
 
 def variable_of(option: str) -> str:

@@ -11,19 +11,12 @@ from pathlib import Path
 
 from aiohttp import web
 
-from provisioning.api.admission import Admission
-from provisioning.api.audit import Audit
-from provisioning.api.bodies import check_body
-from provisioning.api.feed import Feed
-from provisioning.api.idempotency import Answers
-from provisioning.api.inventory import Directory, LogOf
-from provisioning.api.operations import OPERATIONS, Operation
-from provisioning.api.ports import Commands, Orphans, Reports, Source
-from provisioning.api.problems import Handler, problems
-from provisioning.api.reads import Reads
-from provisioning.api.requests import check_host, check_query
-from provisioning.api.token import Tokens
-from provisioning.api.writes import Writes
+from provisioning.api.auth import Admission, Audit, Tokens
+from provisioning.api.commands import Answers, Commands, Orphans, Reports, Source
+from provisioning.api.handlers import Reads, Writes
+from provisioning.api.inventory import Directory, Feed, LogOf
+from provisioning.api.requests import Handler, check_body, check_host, check_query, problems
+from provisioning.api.routes import OPERATIONS, Operation
 from provisioning.clock import Clock
 from provisioning.metrics import Metrics
 

@@ -1,36 +1,39 @@
-"""The instances as the API lists them.
-
-In:   Views, one after the other.
-Out:  Inventories: each instance's documents, encoded once for each of its changes.
-Fails with nothing; a specification that cannot be read is logged, and the last one goes on.
-"""
+"""The inventory as clients see it: instances, nodes, and the stream of changes."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import msgspec
 from msgspec.structs import replace
 
-from provisioning.api.forms import (
+from provisioning.api.commands import Source
+from provisioning.api.errors import TooManyStreamsError
+from provisioning.api.routes import (
     STATE_BY_PHASE,
     Details,
     Entry,
     HistoryLine,
     InstanceDocument,
+    NodeDocument,
     SdGroup,
 )
+from provisioning.clock import Clock
 from provisioning.errors import SpecError
-from provisioning.model import Fleet, Instance, Listing, Node, Workload
+from provisioning.model import Fleet, Instance, Listing, Node, NodeReport, Phase, Workload
 from provisioning.spec import decode_fleet
+from provisioning.state import Load, size_of
 from provisioning.store.base import Stored, StoredSpec, View
 from provisioning.units import host_of, netloc, workload_digest
 
-log = logging.getLogger("provisioning.api")
+log = logging.getLogger("provisioning.api.inventory")
 
 ETAG_DIGITS = 32
 LogOf = Callable[[Node, str], str]
@@ -221,3 +224,179 @@ def filtered(rows: Iterable[Row], wanted: Mapping[str, frozenset[str]]) -> Itera
     for row in rows:
         if all(field(row.details) in values for field, values in checks):
             yield row
+
+
+MAX_STREAMS = 100
+MAX_PENDING = 64
+"""Messages that a client may be behind."""
+MIN_GAP_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The instances that a revision changed; with `is_whole`, all that there are."""
+
+    revision: int
+    is_whole: bool
+    changed: tuple[bytes, ...]
+    """Their details as JSON."""
+    removed: tuple[str, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """What one client has yet to be sent."""
+
+    drop: Callable[[], None]
+    """Called when it is too far behind; closes its connection."""
+    pending: asyncio.Queue[Message] = field(
+        default_factory=lambda: asyncio.Queue(maxsize=MAX_PENDING)
+    )
+
+
+class Feed:
+    """The latest inventory, and who wants to hear of the next ones."""
+
+    def __init__(
+        self, source: Source, directory: Directory, clock: Clock, *, max_streams: int = MAX_STREAMS
+    ) -> None:
+        self._source = source
+        self._directory = directory
+        self._clock = clock
+        self._max_streams = max_streams
+        self._subscriptions: set[Subscription] = set()
+        self._seen: View | None = None
+        self._told = Inventory(-1, {})
+        self._is_revision_spent = False
+        """Whether the latest revision was told before, of other contents."""
+        self.n_dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<Feed to {self.n_streams} clients, {self.n_dropped} dropped, at {self._told}>"
+
+    @property
+    def n_streams(self) -> int:
+        """Return how many clients follow."""
+        return len(self._subscriptions)
+
+    async def run(self) -> None:
+        """Tell of changes until cancelled."""
+        while True:
+            await self._source.changed(self._seen)
+            self._tell()
+            await self._clock.sleep(MIN_GAP_S)
+
+    @contextmanager
+    def subscribed(
+        self, *, drop: Callable[[], None], known: int | None = None
+    ) -> Iterator[Subscription]:
+        """Follow the changes until the context ends.
+
+        Args:
+            drop: Called if the client is too far behind.
+            known: The revision of the last message that it had, if it had any.
+
+        Raises:
+            TooManyStreamsError: Too many clients follow already.
+        """
+        if self.n_streams >= self._max_streams:
+            raise TooManyStreamsError(
+                f"{self.n_streams} clients follow the changes, as many as are allowed; "
+                "try again later, or poll GET /instances with If-None-Match"
+            )
+        subscription = Subscription(drop)
+        if known != self._told.revision or self._is_revision_spent:
+            subscription.pending.put_nowait(whole(self._told))
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+
+    def _tell(self) -> None:
+        view = self._source.view
+        if view is None:
+            return
+        self._seen = view
+        before, self._told = self._told, self._directory.inventory_of(view)
+        message = change(before, self._told)
+        if not (message.changed or message.removed):
+            return
+        self._is_revision_spent = self._told.revision <= before.revision
+        for subscription in list(self._subscriptions):
+            self._tell_one(subscription, message)
+
+    def _tell_one(self, subscription: Subscription, message: Message) -> None:
+        try:
+            subscription.pending.put_nowait(message)
+        except asyncio.QueueFull:
+            self.n_dropped += 1
+            self._subscriptions.discard(subscription)
+            subscription.drop()
+
+
+def whole(inventory: Inventory) -> Message:
+    """Return all instances."""
+    changed = tuple(row.details_json for row in inventory.rows.values())
+    return Message(inventory.revision, is_whole=True, changed=changed, removed=())
+
+
+def change(before: Inventory, after: Inventory) -> Message:
+    """Return the instances that differ between two inventories."""
+    changed = tuple(
+        row.details_json
+        for id_, row in after.rows.items()
+        if (old := before.rows.get(id_)) is not row
+        and (old is None or old.details_json != row.details_json)
+    )
+    removed = tuple(id_ for id_ in before.rows if id_ not in after.rows)
+    return Message(after.revision, is_whole=False, changed=changed, removed=removed)
+
+
+NOT_ASKED = "it was not asked yet"
+NOT_LISTED = "it cannot be asked: the specification does not list it"
+
+
+def node_documents(
+    fleet: Fleet | None, instances: Iterable[Instance], reports: Mapping[str, NodeReport]
+) -> list[NodeDocument]:
+    """Return the nodes that are listed, and those besides that hold instances or are asked."""
+    by_node: defaultdict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        by_node[instance.node].append(instance)
+    listed = {node.name: node for node in fleet.nodes} if fleet else {}
+    documents = []
+    for name in sorted({*listed, *by_node, *reports}):
+        node, report = listed.get(name), reports.get(name)
+        held = Load()
+        n_failed = 0
+        for instance in by_node[name]:
+            if instance.phase is Phase.FAILED:
+                n_failed += 1
+            else:
+                held.add(size_of(instance))
+        documents.append(
+            NodeDocument(
+                name=name,
+                runtime=node.runtime.value if node else "",
+                is_listed=node is not None,
+                is_cordoned=node is not None and node.is_cordoned,
+                is_asked=report is not None and report.is_asked,
+                is_reachable=report is not None and report.is_reachable,
+                heard_s=report.at_s if report else 0.0,
+                fault=_fault(report, is_listed=node is not None),
+                n_instances=held.n_units,
+                n_failed=n_failed,
+                cpus_used=held.cpus,
+                cpus=node.cpus if node else 0.0,
+                memory_used_bytes=held.memory_bytes,
+                memory_bytes=node.memory_bytes if node else 0,
+            )
+        )
+    return documents
+
+
+def _fault(report: NodeReport | None, *, is_listed: bool) -> str:
+    if report is None:
+        return NOT_ASKED if is_listed else NOT_LISTED
+    return report.fault if report.is_asked else NOT_ASKED

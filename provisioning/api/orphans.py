@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from provisioning.api.errors import NotLeadingError, RefusedError
-from provisioning.api.forms import OrphanDocument
+from provisioning.api.routes import OrphanDocument
 from provisioning.spec.amounts import count_text
 from provisioning.state import LIST_COMMAND, Orphan, count_by_node
 

@@ -1,24 +1,78 @@
-"""Which requests are looked at: for whom they are, and what their queries and headers say.
-
-In:   a request, and what its operation takes.
-Out:  the version that it is for.
-Fails with web.HTTPException, BadRequestError or OutdatedError.
-"""
+"""Read requests within bounds and answer what is wrong with them."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+import msgspec
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
-from provisioning.api.errors import BadRequestError, OutdatedError
-from provisioning.api.operations import Operation
-from provisioning.api.ports import ANY
+from ollama_fleet.httplog import is_ours
+from provisioning.api.commands import ANY
+from provisioning.api.errors import (
+    BadRequestError,
+    DeniedError,
+    HalfDoneError,
+    NotLeadingError,
+    OutdatedError,
+    RefusedError,
+    TokenFileError,
+    TooManyStreamsError,
+    UnknownError,
+)
+from provisioning.api.routes import JSON, NOT_LEADING, PROBLEM, Operation, ProblemDocument
+from provisioning.errors import ProvisionerError, SpecError, StoreUnavailableError, TooLargeError
 from provisioning.spec.problems import did_you_mean
+
+WITHIN_S = 60.0
+"""So long a body may take to come whole."""
+
+
+def check_body(operation: Operation, request: web.Request) -> None:
+    """Refuse a body that is too large or no JSON, before it is read."""
+    _check_size(request.content_length or 0, operation.max_body_bytes)
+    if operation.order is None and request.can_read_body:
+        raise BadRequestError(f"{operation.method} {operation.path} takes no body")
+    if operation.order is not None and request.content_type != JSON:
+        raise web.HTTPUnsupportedMediaType(
+            text=f"the body must be {JSON}, got {request.content_type}"
+        )
+
+
+async def body_of(request: web.Request, *, max_bytes: int) -> bytes:
+    """Return the body; it may come in pieces, without its length said before."""
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            return await _whole(request, max_bytes)
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(
+            text=f"the body did not come whole within {WITHIN_S:g} s"
+        ) from error
+
+
+async def _whole(request: web.Request, max_bytes: int) -> bytes:
+    body = bytearray()
+    try:
+        async for piece in request.content.iter_any():
+            _check_size(len(body) + len(piece), max_bytes)
+            body += piece
+    # Whoever has left is answered as well, for the count of requests.
+    except (web.RequestPayloadError, HttpProcessingError, OSError) as error:
+        raise BadRequestError("the body did not come whole, or not as its headers say") from error
+    return bytes(body)
+
+
+def _check_size(n_bytes: int, max_bytes: int) -> None:
+    if n_bytes > max_bytes:
+        raise web.HTTPRequestEntityTooLarge(max_bytes, n_bytes)
+
 
 TAGS = re.compile(r'"[!#-~]*"(?:[ \t]*,[ \t]*"[!#-~]*")*')
 """One or more strong ETags."""
@@ -105,3 +159,93 @@ def expected_version(request: web.Request) -> int | None:
     if version is None:
         raise OutdatedError("If-Match must be the ETag that GET /spec gave")
     return int(version[1])
+
+
+log = logging.getLogger("provisioning.api.requests")
+http_log = logging.getLogger("provisioning.api.http")
+"""Of the server below us."""
+
+RETRY_AFTER_S = 2
+UNTYPED = "about:blank"
+"""Its status says all there is to go by."""
+KEPT_HEADERS = ("Allow", "WWW-Authenticate")
+STATUS_BY_ERROR: Mapping[type[ProvisionerError], HTTPStatus] = {
+    BadRequestError: HTTPStatus.BAD_REQUEST,
+    DeniedError: HTTPStatus.UNAUTHORIZED,
+    UnknownError: HTTPStatus.NOT_FOUND,
+    RefusedError: HTTPStatus.CONFLICT,
+    OutdatedError: HTTPStatus.PRECONDITION_FAILED,
+    SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotLeadingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    HalfDoneError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooManyStreamsError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TokenFileError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+http_log.addFilter(is_ours)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem document."""
+    try:
+        return await handler(request)
+    except ProvisionerError as error:
+        return response_of(error)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        kept = {name: error.headers[name] for name in KEPT_HEADERS if name in error.headers}
+        return _response(HTTPStatus(error.status), error.text or error.reason, headers=kept)
+    except Exception:  # a client gets an answer, whatever we did wrong
+        log.exception("%s %a fails", request.method, request.path)
+        return _response(
+            HTTPStatus.INTERNAL_SERVER_ERROR, "the provisioner's log says why", headers={}
+        )
+
+
+def response_of(error: ProvisionerError) -> web.Response:
+    """Return the answer to a request that failed with one of our errors."""
+    status = status_of(error)
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("a request fails: %s", error, exc_info=error)
+    headers = {}
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _response(
+        status,
+        str(error),
+        type_=NOT_LEADING if isinstance(error, NotLeadingError) else UNTYPED,
+        problems=error.problems if isinstance(error, SpecError) else (),
+        leader=(error.leader or "") if isinstance(error, NotLeadingError) else "",
+        headers=headers,
+    )
+
+
+def status_of(error: ProvisionerError) -> HTTPStatus:
+    """Return the status that tells a client what it can do about an error."""
+    for kind in type(error).__mro__:
+        if kind in STATUS_BY_ERROR:
+            return STATUS_BY_ERROR[kind]
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _response(
+    status: HTTPStatus,
+    detail: str,
+    *,
+    type_: str = UNTYPED,
+    problems: tuple[str, ...] = (),
+    leader: str = "",
+    headers: Mapping[str, str],
+) -> web.Response:
+    document = ProblemDocument(type_, status.phrase, status.value, detail, problems, leader)
+    return web.Response(
+        status=status, body=msgspec.json.encode(document), content_type=PROBLEM, headers=headers
+    )

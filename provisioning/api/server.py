@@ -17,7 +17,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from ollama_fleet.http_server import HttpServer, Limits, bind
 from provisioning.api.app import Api
 from provisioning.api.errors import ListenError
-from provisioning.api.problems import http_log
+from provisioning.api.requests import http_log
 from provisioning.units import netloc
 
 log = logging.getLogger("provisioning.api.server")

@@ -15,8 +15,8 @@ import click
 
 from provisioning.api.server import MAX_CONNECTIONS
 from provisioning.app import Settings, is_everywhere
-from provisioning.cli.places import STATE, state_dir, token_file
-from provisioning.runtime.opening import Local
+from provisioning.cli.common import STATE, state_dir, token_file
+from provisioning.runtime.factory import Local
 from provisioning.spec.words import MAX_FLEET_NAME_CHARACTERS, name_fault
 from provisioning.store.etcd.access import Credentials
 

@@ -10,8 +10,8 @@ import click
 
 from provisioning.demo import systemd
 from provisioning.errors import SpecError
-from provisioning.runtime import nodeconfig, nodesteps
-from provisioning.runtime.nodeconfig import NodeAccess
+from provisioning.runtime import node_setup
+from provisioning.runtime.node_setup import NodeAccess
 
 CLIENT_DIR = f"{systemd.CONFIG_DIR}/nodes"
 """Where a provisioner has its key and certificate for nodes."""
@@ -54,7 +54,7 @@ def systemd_units(output_dir: Path, command: Path) -> None:
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
-    default=nodeconfig.PORT,
+    default=node_setup.PORT,
     show_default=True,
     help="Where nginx listens.",
 )
@@ -73,29 +73,29 @@ def node_files(node: str, address: str, output_dir: Path, port: int, client: str
     """
     access = NodeAccess(node, address, port=port, client=client)
     try:
-        files = nodeconfig.node_files(access)
+        files = node_setup.node_files(access)
     except SpecError as error:
         raise click.UsageError(str(error)) from error
     _write((output_dir / file.path.lstrip("/"), file.text) for file in files)
-    _tell("once, where the authority's key is kept", nodesteps.authority_commands())
-    _tell(f"on {node}, as root, with the files in place", nodesteps.node_commands(access))
+    _tell("once, where the authority's key is kept", node_setup.authority_commands())
+    _tell(f"on {node}, as root, with the files in place", node_setup.node_commands(access))
     _tell(
         "where a provisioner runs, as root, if it was not done for another node",
-        nodesteps.client_commands(access, CLIENT_DIR, systemd.USER),
+        node_setup.client_commands(access, CLIENT_DIR, systemd.USER),
     )
     _tell(
         f"for {node}'s request.pem, where the authority's key is kept; certificate.pem and "
         "authority.pem then go where request.pem came from",
-        nodesteps.node_signing_commands(access),
+        node_setup.node_signing_commands(access),
     )
     _tell(
         "for a provisioner's request.pem, likewise",
-        nodesteps.client_signing_commands(access),
+        node_setup.client_signing_commands(access),
     )
-    _tell(f"on {node}, as root, with them in place", nodesteps.node_start_commands())
+    _tell(f"on {node}, as root, with them in place", node_setup.node_start_commands())
     _tell(
         "where a provisioner runs, as root, if it was not done before, with them in place",
-        nodesteps.client_end_commands(CLIENT_DIR, systemd.USER),
+        node_setup.client_end_commands(CLIENT_DIR, systemd.USER),
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 import requests
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
-from provisioning.api.forms import AGE_HEADER, NOT_LEADING, ProblemDocument
+from provisioning.api.routes import AGE_HEADER, NOT_LEADING, ProblemDocument
 from provisioning.client.errors import RefusedError, UnreachableError
 
 UNAUTHORIZED = 401

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from provisioning.api.forms import (
+from provisioning.api.routes import (
     AssignOrder,
     DeleteOrphansOrder,
     Details,

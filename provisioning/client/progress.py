@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from provisioning.api.forms import Details
+from provisioning.api.routes import Details
 from provisioning.model import Fleet, Phase
 from provisioning.units import workload_digest
 

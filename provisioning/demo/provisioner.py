@@ -10,7 +10,7 @@ import asyncio
 
 import aiohttp
 
-from provisioning.api.token import first_token
+from provisioning.api.auth import first_token
 from provisioning.client.client import Client
 from provisioning.client.transport import Transport
 from provisioning.demo import ourselves

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from provisioning.cli.connection import PREFIX
+from provisioning.cli.common import PREFIX
 from provisioning.demo import ourselves
 from provisioning.demo.commands import Plan
 from provisioning.demo.demo import Demo

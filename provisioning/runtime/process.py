@@ -1,43 +1,165 @@
-"""Run units as processes of this machine, which go on when the provisioner ends.
-
-In:   Units with a command; a folder for their records (records.py).
-Out:  processes, each the leader of a session of its own, with its output in a file per instance.
-Fails with UnitError, by what the caller can do.
-
-The provisioner may be killed at any moment: the record is written before the process is made, and
-the process writes into it who it is before it runs the command (launch.py). What runs by a record,
-and how it is ended, is in unit_processes.py.
-
-Memory is limited where we may make cgroups (cgroups.py), and not at all elsewhere: a limit on the
-address space would refuse to map a model's file. CPUs are not limited. Units run as the
-provisioner's user, in its current folder and with its limit of open files, with the variables of
-`spawning.INHERITED` and their own.
-"""
+"""Run instances as processes of this machine, as a node of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import secrets
+import signal
 import socket
+import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import msgspec
+
 from provisioning.clock import SystemClock
 from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.model import FoundUnit, Unit
-from provisioning.runtime import cgroups, logfiles, procfs, spawning
+from provisioning.runtime import cgroups, launch, logs, procfs
 from provisioning.runtime.cgroups import Cgroups
-from provisioning.runtime.endings import News
-from provisioning.runtime.logkeeper import LogKeeper
+from provisioning.runtime.endings import News, until_readable
+from provisioning.runtime.logs import LogKeeper
 from provisioning.runtime.records import MARK_VARIABLE, Record, Records, folder_of
-from provisioning.runtime.spawning import Order
 from provisioning.runtime.unit_processes import UnitProcesses
+
+INHERITED = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH")
+INHERITED_PREFIX = "XDG_"
+LAUNCHER = Path(launch.__file__)
+NOTICE_BYTES = 100
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A process that is to be made."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    log: Path
+    procs_file: Path | None = None
+    """Of the cgroup that it is to join."""
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a unit takes over from the provisioner's environment, tokens not among it."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in INHERITED or name.startswith(INHERITED_PREFIX)
+    }
+
+
+def check(order: Order) -> None:
+    """Refuse what no system can run.
+
+    Raises:
+        LastingError: It says what to mend.
+    """
+    if not order.command or not order.command[0]:
+        raise LastingError("a process needs a command, and there is none; set `command`")
+    if any("\0" in argument for argument in order.command):
+        raise LastingError(f"an argument of {order.command[0]} holds a NUL character; remove it")
+    for name, value in order.environment.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise LastingError(
+                f"no environment can hold the variable {name!r}: a name is not empty and has "
+                "no `=`, and neither name nor value holds a NUL character"
+            )
+
+
+class Child(msgspec.Struct, frozen=True):
+    """A process that was made and may still have to run its command."""
+
+    pid: int
+    pipe: int
+    """A descriptor for the caller to close; it ends when the command runs."""
+
+
+def spawn(order: Order, process_file: int) -> Child:
+    """Make the process.
+
+    Raises:
+        UnitError: It could not be made; nothing is left of it.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    os.set_blocking(writing, True)
+    log = -1
+    try:
+        log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        pid = _spawn(order, writing, process_file, log)
+    except OSError as error:
+        os.close(reading)
+        raise failure(order.command[0], error.errno or 0, is_command=False) from error
+    finally:
+        os.close(writing)
+        if log >= 0:
+            os.close(log)
+    return Child(pid, reading)
+
+
+async def until_running(order: Order, pipe: int) -> None:
+    """Return when the command runs, or the process has ended without a word; see `silent_end`.
+
+    Raises:
+        UnitError: It cannot; the process has ended, or is about to.
+    """
+    await until_readable(pipe)
+    kind, _, number = os.read(pipe, NOTICE_BYTES).decode().partition(" ")
+    if kind:
+        raise failure(order.command[0], int(number), is_command=kind == "command")
+
+
+def silent_end(order: Order) -> UnitError:
+    """Return what it means that the process has ended and never said who it is."""
+    return TransientError(
+        f"the launcher of {order.command[0]} ended before it ran it; see its log, {order.log}"
+    )
+
+
+def failure(program: str, number: int, *, is_command: bool) -> UnitError:
+    """Return what it means that a process could not be made, by its errno."""
+    seen = os.strerror(number)
+    if number in {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE}:
+        return NoRoomError(f"cannot start {program}: {seen}; free some, or raise the limit")
+    if is_command or number == errno.E2BIG:
+        return LastingError(
+            f"cannot run {program}: {seen}; correct `command` and `environment`, or install it"
+        )
+    return TransientError(f"cannot start a process for {program}: {seen}")
+
+
+def _spawn(order: Order, notice: int, process_file: int, log: int) -> int:
+    """Spawn rather than fork: this process may have threads, of gRPC for example."""
+    return os.posix_spawn(
+        sys.executable,
+        _arguments(order),
+        {os.fsencode(name): _encoded(value) for name, value in order.environment.items()},
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, notice, 0),
+            (os.POSIX_SPAWN_DUP2, process_file, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD),
+    )
+
+
+def _arguments(order: Order) -> list[bytes]:
+    procs_files = [os.fsencode(order.procs_file)] if order.procs_file else []
+    launcher = [os.fsencode(sys.executable), b"-I", b"-S", os.fsencode(LAUNCHER)]
+    return [*launcher, *procs_files, b"--", *map(_encoded, order.command)]
+
+
+def _encoded(text: str) -> bytes:
+    """Return what the specification, a UTF-8 file, held, whatever the locale is."""
+    return text.encode(errors="surrogateescape")
+
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 POLL_S = 0.01
@@ -56,14 +178,14 @@ class ProcessRuntime:
         state_dir: Path,
         environ: Mapping[str, str],
         groups: Cgroups | None,
-        max_log_bytes: int = logfiles.MAX_BYTES,
+        max_log_bytes: int = logs.MAX_BYTES,
     ) -> None:
         """Keep records in `state_dir`; limit memory by `groups`, as of `cgroups.find()`."""
         for name in (fleet, node):
             _checked(name)
         self._label = label_of(fleet, node, state_dir)
         self._records = Records(folder_of(state_dir, fleet, node), procfs.boot())
-        self._inherited = spawning.inherited(environ)
+        self._inherited = inherited(environ)
         self._groups = groups
         clock = SystemClock()
         self._logs = LogKeeper(max_log_bytes, clock)
@@ -123,7 +245,7 @@ class ProcessRuntime:
     async def _launch(self, unit: Unit) -> None:
         record = self._new_record(unit)
         order = self._order(unit, record)
-        spawning.check(order)
+        check(order)
         _check_port(unit.host, unit.port)
         try:
             await self._run(unit, record, order)
@@ -137,18 +259,18 @@ class ProcessRuntime:
         """Write the record, make the process, and wait until its command runs."""
         # No moment at which to be cancelled is between the record and the process.
         with self._records.launching(unit.name) as process_file:
-            logfiles.forget(order.log)
+            logs.forget(order.log)
             self._records.write(record)
             if record.cgroup and self._groups:
                 self._groups.make(Path(record.cgroup).name, unit.memory_bytes)
-            child = spawning.spawn(order, process_file)
+            child = spawn(order, process_file)
             self._processes.made(record, child.pid)
         try:
-            await spawning.until_running(order, child.pipe)
+            await until_running(order, child.pipe)
         finally:
             os.close(child.pipe)
         if not self._records.was_launched(record):
-            raise spawning.silent_end(order)
+            raise silent_end(order)
 
     def _new_record(self, unit: Unit) -> Record:
         is_limited = self._groups is not None and unit.memory_bytes > 0

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from provisioning.runtime import logfiles, procfs
+from provisioning.runtime import logs, procfs
 from provisioning.runtime.procfs import Identity
 
 RECORD, PROCESS, STATUS = "record.json", "process", "status"
@@ -154,7 +154,7 @@ class Records:
 
     def log(self, instance_id: str) -> Path:
         """Return where the output of an instance's units is; it need not exist."""
-        return logfiles.of_process(self._folder, instance_id)
+        return logs.of_process(self._folder, instance_id)
 
     def _make(self, name: str) -> None:
         for folder in (self._folder, self._units, self._folder / "logs", self._units / name):

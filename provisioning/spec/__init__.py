@@ -4,8 +4,13 @@ YAML ─ form ─► completion ─► Fleet ◄─ canonical ─► JSON
 YAML ◄────────── document ─────┴─► checks
 """
 
-from provisioning.spec.canonical import checked_fleet, decode_fleet, encode_fleet
-from provisioning.spec.document import fleet_json, fleet_yaml
+from provisioning.spec.document import (
+    checked_fleet,
+    decode_fleet,
+    encode_fleet,
+    fleet_json,
+    fleet_yaml,
+)
 from provisioning.spec.reading import load_fleet, read_fleet
 
 __all__ = [

@@ -22,7 +22,7 @@ from provisioning.model import (
     WarmUp,
     Workload,
 )
-from provisioning.spec import form, ranges
+from provisioning.spec import schema
 from provisioning.spec.engines import ENGINES, Engine, Preset, warm_up_of
 from provisioning.spec.problems import Path, Problem, did_you_mean
 
@@ -32,7 +32,7 @@ MAX_DEVELOPERS_BYTES = 4_000_000
 class Completion:
     """One reading of one form; `problems` grows while it goes on."""
 
-    def __init__(self, given: form.FleetForm, folder: FilePath) -> None:
+    def __init__(self, given: schema.FleetForm, folder: FilePath) -> None:
         self._given = given
         self._folder = folder
         self.problems: list[Problem] = []
@@ -50,17 +50,17 @@ class Completion:
         pools = [self._pool(entry, ("pools", index)) for index, entry in enumerate(given.pools)]
         return Fleet(given.name, tuple(nodes), tuple(pools), _limits(given.limits))
 
-    def _nodes(self, entry: form.NodeForm, path: Path) -> list[Node]:
+    def _nodes(self, entry: schema.NodeForm, path: Path) -> list[Node]:
         try:
-            names = ranges.names_of(entry.name, entry.count)
-            addresses = ranges.aligned(entry.address, len(names))
-            endpoints = ranges.aligned(entry.endpoint, len(names))
+            names = schema.names_of(entry.name, entry.count)
+            addresses = schema.aligned(entry.address, len(names))
+            endpoints = schema.aligned(entry.endpoint, len(names))
         except ValueError as error:
             self._complain((*path, "name"), str(error))
             return []
         return [_node(entry, *each) for each in zip(names, addresses, endpoints, strict=True)]
 
-    def _pool(self, entry: form.PoolForm, path: Path) -> Pool:
+    def _pool(self, entry: schema.PoolForm, path: Path) -> Pool:
         placement, rotation = entry.placement, entry.rotation
         return Pool(
             entry.name,
@@ -72,7 +72,7 @@ class Completion:
             entry.archive,
         )
 
-    def _workload(self, entry: form.PoolForm, path: Path) -> Workload:
+    def _workload(self, entry: schema.PoolForm, path: Path) -> Workload:
         engine = self._engine(entry.engine, (*path, "engine"))
         health = entry.health
         if health.path is None and not engine.health_path and entry.engine in ENGINES:
@@ -105,7 +105,7 @@ class Completion:
         return ENGINES.get(name, Engine())
 
     def _environment(
-        self, entry: form.PoolForm, engine: Engine, path: Path
+        self, entry: schema.PoolForm, engine: Engine, path: Path
     ) -> tuple[tuple[str, str], ...]:
         known = engine.environment if entry.engine in ENGINES else entry.environment
         for name, value in entry.environment.items():
@@ -116,7 +116,7 @@ class Completion:
         given = {**engine.environment, **entry.environment}
         return sorted_pairs({name: value for name, value in given.items() if value is not None})
 
-    def _warm_up(self, entry: form.PoolForm, engine: Engine, path: Path) -> tuple[WarmUp, ...]:
+    def _warm_up(self, entry: schema.PoolForm, engine: Engine, path: Path) -> tuple[WarmUp, ...]:
         wanted = engine.warm_up if entry.warm_up is None else entry.warm_up
         if not isinstance(wanted, Preset):
             return tuple(map(_request, wanted))
@@ -126,7 +126,7 @@ class Completion:
             self._complain(path, str(error))
             return ()
 
-    def _developers(self, given: list[str] | form.DevelopersForm, path: Path) -> tuple[str, ...]:
+    def _developers(self, given: list[str] | schema.DevelopersForm, path: Path) -> tuple[str, ...]:
         if isinstance(given, list):
             return tuple(given)
         if given.file is not None and given.count:
@@ -160,7 +160,7 @@ def sorted_pairs(texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(texts.items()))
 
 
-def _node(entry: form.NodeForm, name: str, address: str, endpoint: str) -> Node:
+def _node(entry: schema.NodeForm, name: str, address: str, endpoint: str) -> Node:
     return Node(
         name=name,
         runtime=entry.runtime,
@@ -176,12 +176,12 @@ def _node(entry: form.NodeForm, name: str, address: str, endpoint: str) -> Node:
     )
 
 
-def _request(given: form.RequestForm) -> WarmUp:
+def _request(given: schema.RequestForm) -> WarmUp:
     body = given.body if isinstance(given.body, str) else json.dumps(given.body)
     return WarmUp(given.path, body, given.timeout)
 
 
-def _limits(given: form.LimitsForm) -> Limits:
+def _limits(given: schema.LimitsForm) -> Limits:
     return Limits(
         operations=given.operations,
         operations_per_node=given.operations_per_node,

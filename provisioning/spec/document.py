@@ -1,24 +1,22 @@
-"""Write a fleet as the document that a person would have written: the file's keys and units.
-
-In:   a Fleet.
-Out:  mappings in the order of the README, every default written out; YAML or JSON of them. Pure.
-What is written is read as the same fleet; `form` has the same keys. Groups of nodes and files of
-developers' names are written out, for a Fleet does not know that it came from such.
-"""
+"""Write a fleet as the document that a person would have written, and as the one canonical JSON."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import yaml
 
+from provisioning.errors import SpecError
 from provisioning.model import Fleet, Limits, Node, Pool, Workload
 from provisioning.spec.amounts import duration_text, share_text, size_text
+from provisioning.spec.checks import problems_of
 from provisioning.spec.engines import ENGINES, Engine, preset_of
+from provisioning.spec.problems import Path, Unknown, clipped, refuse
 
 Document = dict[str, Any]
 TEXT_OR_POWER = re.compile(r'"(?:[^"\\]|\\.)*"|[0-9.]+e[-+][0-9]+')
@@ -168,3 +166,49 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper.quoted)
+
+
+SOURCE = "the specification"
+
+
+def encode_fleet(fleet: Fleet) -> str:
+    """Return the fleet as JSON."""
+    return msgspec.json.encode(fleet, order="deterministic").decode()
+
+
+def decode_fleet(text: str | bytes) -> Fleet:
+    """Return the fleet of a JSON text, as it was written: whether it can be is not looked at.
+
+    Raises:
+        SpecError: The text is no specification, or holds keys that are not known.
+    """
+    try:
+        fleet = msgspec.json.decode(text, type=Fleet)
+        refuse(SOURCE, _unknown((), msgspec.json.decode(text), msgspec.to_builtins(fleet)))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SpecError(SOURCE, [clipped(f"is none: {error}")]) from error
+    return fleet
+
+
+def checked_fleet(text: str | bytes) -> Fleet:
+    """Return the fleet of a JSON text that a stranger wrote.
+
+    Raises:
+        SpecError: As `decode_fleet`, and where there can be no such fleet.
+    """
+    fleet = decode_fleet(text)
+    refuse(SOURCE, problems_of(fleet))
+    return fleet
+
+
+def _unknown(path: Path, given: object, known: object) -> Iterator[Unknown]:
+    """Yield the keys that decoding has passed over."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, value in given.items():
+            if key in known:
+                yield from _unknown((*path, key), value, known[key])
+            else:
+                yield Unknown((*path, key), "unknown key", str(key), known)
+    elif isinstance(given, list) and isinstance(known, list | tuple):
+        for index, (value, inner) in enumerate(zip(given, known, strict=True)):
+            yield from _unknown((*path, index), value, inner)

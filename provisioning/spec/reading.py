@@ -19,7 +19,6 @@ from provisioning.errors import SpecError
 from provisioning.model import Fleet
 from provisioning.spec.checks import problems_of
 from provisioning.spec.completion import Completion
-from provisioning.spec.form import FleetForm
 from provisioning.spec.problems import (
     LineByPath,
     Path,
@@ -28,6 +27,7 @@ from provisioning.spec.problems import (
     did_you_mean,
     placed,
 )
+from provisioning.spec.schema import FleetForm
 
 MAX_FILE_BYTES = 8_000_000
 MAX_DEPTH = 50

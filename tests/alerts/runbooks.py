@@ -32,11 +32,11 @@ from exporter.web import PAGES
 from ollama_fleet import main
 from provisioning.cli.run_options import OPTIONS
 from provisioning.model import Phase
-from provisioning.spec import form
+from provisioning.spec import schema
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "alerts" / "runbooks"
-SPEC_FORMS = (form.FleetForm, form.PoolForm, form.LimitsForm, form.RotationForm)
+SPEC_FORMS = (schema.FleetForm, schema.PoolForm, schema.LimitsForm, schema.RotationForm)
 OTHERS_OPTIONS = {"--metrics"}
 """Of llama-server, which is none of our programs."""
 OTHERS_WORDS = {

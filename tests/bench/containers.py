@@ -20,7 +20,7 @@ from pathlib import Path
 from provisioning.demo import programs
 from provisioning.demo.errors import ProgramError
 from provisioning.errors import UnitError
-from provisioning.runtime.containerd import namespace_of
+from provisioning.runtime.containerd.runtime import namespace_of
 from tests.bench import procfs
 from tests.bench.bench import Bench, BenchError
 from tests.bench.contestants import (

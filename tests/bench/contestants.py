@@ -20,8 +20,8 @@ import msgspec
 from provisioning.clock import SystemClock
 from provisioning.errors import UnitError
 from provisioning.model import Unit, unit_name
-from provisioning.runtime.containerd import ContainerdRuntime, namespace_of
-from provisioning.runtime.containerd_units import FLEET
+from provisioning.runtime.containerd.containers import FLEET
+from provisioning.runtime.containerd.runtime import ContainerdRuntime, namespace_of
 from provisioning.scheduler import OPERATIONS_PER_CPU
 from tests.bench.bench import output_of
 from tests.containerd import IMAGE, Containerd

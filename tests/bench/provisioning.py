@@ -17,14 +17,13 @@ from contextlib import asynccontextmanager
 import click
 import msgspec
 
+from provisioning.cache import Cache
 from provisioning.clock import SystemClock
 from provisioning.controller import SHORTEST_GAP_S, Reconciler
 from provisioning.lifecycle import Kind, Result
-from provisioning.mirror import Mirror
 from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind, Workload
 from provisioning.report import Counters, Report
-from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
-from provisioning.runtime.world import Behaviour, World
+from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from provisioning.store.base import PutSpec
 from provisioning.store.opening import Opened, open_store
 from tests.bench import procfs
@@ -99,7 +98,7 @@ async def provisioner(
     store, leadership = opened
     clock = SystemClock()
     world = World(clock, behaviour=BEHAVIOUR, seed=seed)
-    mirror = Mirror(store, clock)
+    mirror = Cache(store, clock)
     reconciler = Reconciler(
         store=store,
         mirror=mirror,

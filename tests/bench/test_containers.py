@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from provisioning.demo.errors import ProgramError
-from provisioning.runtime import containerd_api as api
 from provisioning.runtime import containerd_messages_pb2 as messages
-from provisioning.runtime.containerd import namespace_of
-from provisioning.runtime.containerd_daemon import Daemon
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd.client import Daemon
+from provisioning.runtime.containerd.runtime import namespace_of
 from tests.bench import containers
 from tests.bench.bench import Bench, BenchError
 from tests.bench.containers import (

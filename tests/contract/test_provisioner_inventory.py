@@ -15,7 +15,7 @@ from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.inventory.http_source import AGE_HEADER
 from exporter.leisure import at_once
 from exporter.model import EngineName, State, Status, Target
-from provisioning.api.forms import AGE_HEADER as TOLD_AGE_HEADER
+from provisioning.api.routes import AGE_HEADER as TOLD_AGE_HEADER
 from provisioning.model import Phase
 from tests.exporter.pollers import polling
 from tests.provisioning.api.board import instance, running_board

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from provisioning.model import unit_name
-from provisioning.runtime import containerd_api as api
 from provisioning.runtime import containerd_messages_pb2 as messages
-from provisioning.runtime.containerd import namespace_of
-from provisioning.runtime.containerd_daemon import Daemon
-from provisioning.runtime.containerd_record import Settings
-from provisioning.runtime.containerd_units import ACTIVE
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd.client import Daemon
+from provisioning.runtime.containerd.containers import ACTIVE, Settings
+from provisioning.runtime.containerd.runtime import namespace_of
 from tests.containerd import IMAGE, Containerd, busybox_archive, running_containerd
 from tests.e2e.provisioner import (
     Lab,

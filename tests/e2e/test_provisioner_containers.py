@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from provisioning.runtime import containerd_api as api
 from provisioning.runtime import containerd_messages_pb2 as messages
-from provisioning.runtime.containerd import namespace_of
-from provisioning.runtime.containerd_daemon import Daemon
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd.client import Daemon
+from provisioning.runtime.containerd.runtime import namespace_of
 from tests.containerd import busybox_archive
 from tests.e2e.containers import NODE_GRACE_S, ContainerLab, container_lab
 from tests.e2e.provisioner import Provisioner

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.runtime.containerd_daemon import Certificates
+from provisioning.runtime.containerd.client import Certificates
 from tests.e2e.containers import ContainerLab, container_lab
 from tests.e2e.provisioner import Provisioner
 from tests.nodeaccess import Authority, access_to, endpoint_of, running_nginx

@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from provisioning.cache import Cache
 from provisioning.controller import Reconciler
 from provisioning.errors import SpecError, StoreError, StoreUnavailableError
-from provisioning.mirror import Mirror
 from provisioning.model import Fleet, Instance, Node, Phase
 from provisioning.report import Counters
-from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
-from provisioning.runtime.world import Behaviour, World
+from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from provisioning.store.base import Change, Done, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
 from provisioning.units import workload_digest
@@ -71,7 +70,7 @@ class Stage:
     world: World
     backend: MemoryBackend
     store: FickleStore
-    mirror: Mirror
+    mirror: Cache
     reconciler: Reconciler
     counters: Counters
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -175,7 +174,7 @@ async def provisioner(
 def staged(world: World, backend: MemoryBackend, *, name: str, seed: int) -> Stage:
     """Return a provisioner that does not run yet."""
     clock, counters, store = VirtualClock(), Counters(), FickleStore(backend)
-    mirror = Mirror(store, clock)
+    mirror = Cache(store, clock)
 
     def open_runtime(node: Node) -> SimulatedRuntime:
         return SimulatedRuntime(world, node.name, "test")

@@ -23,7 +23,7 @@ from provisioning.api.errors import ListenError, TokenFileError
 from provisioning.app import Settings, running
 from provisioning.errors import ProvisionerError, StoreError
 from provisioning.model import Fleet, Node, Pool, Probe, RuntimeKind, Workload
-from provisioning.runtime.opening import Local
+from provisioning.runtime.factory import Local
 from provisioning.spec import encode_fleet
 from tests.ports import free_port
 from tests.waiting import eventually

@@ -11,7 +11,7 @@ from provisioning.actions import Action, Stop
 from provisioning.lifecycle import Kind, Operation, Operations, Outcome, Result
 from provisioning.model import Instance, Limits, NodeReport, Phase, Reason, Rotation
 from provisioning.reconcile import decide
-from provisioning.runtime.world import Behaviour
+from provisioning.runtime.simulator import Behaviour
 from tests.provisioning.making import (
     CHAT,
     NOW_S,

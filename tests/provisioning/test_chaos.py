@@ -9,7 +9,7 @@ import random
 import pytest
 
 from provisioning.model import Limits, Rotation
-from provisioning.runtime.world import Behaviour, World
+from provisioning.runtime.simulator import Behaviour, World
 from provisioning.store.base import PutSpec
 from provisioning.store.memory import MemoryBackend
 from tests.provisioning.making import fleet, node, pool

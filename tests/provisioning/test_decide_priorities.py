@@ -12,7 +12,7 @@ from provisioning.actions import Action, Place, Renew, Start, Stop
 from provisioning.lifecycle import Outcome, Result, begin, finish_start
 from provisioning.model import Instance, Limits, NodeReport, Phase, Reason, UnitState, WarmUp
 from provisioning.reconcile import decide
-from provisioning.runtime.world import Behaviour, World
+from provisioning.runtime.simulator import Behaviour, World
 from tests.provisioning.making import (
     CHAT,
     GIB,

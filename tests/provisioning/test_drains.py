@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from provisioning.drains import LOOK_S, NOTICE_S, DrainMonitor
 from provisioning.model import Phase, RequestsPage, Rotation
-from provisioning.runtime.simulated import SimulatedProber
-from provisioning.runtime.world import World
+from provisioning.runtime.simulator import SimulatedProber, World
 from provisioning.spec.engines import ENGINES
 from provisioning.store.base import Stored
 from tests.provisioning.making import CHAT, fleet, instance, pool

@@ -13,8 +13,8 @@ import pytest
 
 from provisioning.errors import StoreUnavailableError
 from provisioning.model import Limits, Unit
-from provisioning.runtime.simulated import SimulatedRuntime
-from provisioning.runtime.world import NEVER_S, Behaviour
+from provisioning.runtime.simulator import NEVER_S, Behaviour, SimulatedRuntime
+from provisioning.store.etcd.client import GRANT, RANGE, REVOKE, Method
 from provisioning.store.etcd.leadership import EtcdLeadership
 from provisioning.store.etcd.messages_pb2 import (
     Header,
@@ -25,7 +25,6 @@ from provisioning.store.etcd.messages_pb2 import (
     RangeResponse,
     TxnResponse,
 )
-from provisioning.store.etcd.methods import GRANT, RANGE, REVOKE, Method
 from provisioning.store.memory import MemoryBackend
 from tests.provisioning.making import fleet, pool
 from tests.provisioning.scene import Stage, provisioner

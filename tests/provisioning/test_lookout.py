@@ -13,8 +13,7 @@ from msgspec.structs import replace
 
 from provisioning.model import Fleet, Instance, Node, NodeReport, Phase, Probe, UnitState
 from provisioning.nodes import Lookout
-from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
-from provisioning.runtime.world import World
+from provisioning.runtime.simulator import SimulatedProber, SimulatedRuntime, World
 from provisioning.spec_index import SpecIndex
 from provisioning.store.base import Stored
 from provisioning.units import listing_of, unit_of

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
+from provisioning.cache import Cache
 from provisioning.errors import StoreError, StoreUnavailableError
-from provisioning.mirror import Mirror
 from provisioning.store.base import (
     NEW,
     Change,
@@ -88,7 +88,7 @@ class Scene:
         self.backend = MemoryBackend(kept_updates=kept_updates)
         self.term: Term = self.backend.begin_term("somebody").term
         self.store = UnreliableStore(self.backend)
-        self.mirror = Mirror(self.store, VirtualClock())
+        self.mirror = Cache(self.store, VirtualClock())
         self.told = Told()
         self.mirror.listen(self.told)
 

@@ -10,7 +10,7 @@ from provisioning.errors import LastingError
 from provisioning.lifecycle import Ended, Kind, Operation, Outcome, Result
 from provisioning.model import Limits, Reason, Unit
 from provisioning.report import MAX_FAULT, Mishaps
-from provisioning.runtime.simulated import SimulatedRuntime
+from provisioning.runtime.simulator import SimulatedRuntime
 from tests.provisioning.making import (
     NOW_S,
     fleet,

@@ -18,8 +18,7 @@ from provisioning.lifecycle import Kind, Result
 from provisioning.model import Fleet, FoundUnit, Limits, Phase, Pool, Reason, Rotation, Unit
 from provisioning.nodes import DEADLINE_S
 from provisioning.report import Counters, Report
-from provisioning.runtime.simulated import SimulatedRuntime
-from provisioning.runtime.world import Behaviour, World
+from provisioning.runtime.simulator import Behaviour, SimulatedRuntime, World
 from provisioning.store.base import Put, PutSpec
 from tests.provisioning.making import CHAT, GIB, fleet, node, pool
 from tests.provisioning.scene import Stage, provisioner

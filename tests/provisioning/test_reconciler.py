@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from provisioning.errors import FencedError, StoreError, StoreUnavailableError
 from provisioning.model import Phase
-from provisioning.runtime.simulated import SimulatedRuntime
+from provisioning.runtime.simulator import SimulatedRuntime
 from provisioning.store.base import Put
 from provisioning.store.memory import MemoryBackend, MemoryLeadership
 from provisioning.store.tenure import Tenure

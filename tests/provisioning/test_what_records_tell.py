@@ -13,8 +13,7 @@ from provisioning.api.inventory import Directory
 from provisioning.errors import TransientError
 from provisioning.lifecycle import MAX_EVENTS
 from provisioning.model import Instance, Limits, Listing, Phase, Rotation, Unit
-from provisioning.runtime.simulated import SimulatedRuntime
-from provisioning.runtime.world import Behaviour
+from provisioning.runtime.simulator import Behaviour, SimulatedRuntime
 from provisioning.store.records import decode, encode
 from tests.provisioning.making import CHAT, fleet, node, pool
 from tests.provisioning.scene import Stage, provisioner

@@ -1,31 +1,148 @@
-"""Speak with the members of an etcd cluster, one at a time.
-
-In:   a Method and its request.
-Out:  the response of the first member that answers in time.
-Fails with StoreUnavailableError where no member answers, else with StoreError; no gRPC error
-leaves the clients of this module but through `translated`.
-
-Each member has a channel of its own: a channel with several addresses stays with a member that
-hangs, and would never come back from it.
-"""
+"""Call etcd over gRPC: one channel a member, the next one where one fails."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from provisioning.errors import StoreError, StoreUnavailableError
-from provisioning.store.etcd.access import Access
-from provisioning.store.etcd.channels import channel
-from provisioning.store.etcd.messages_pb2 import AuthenticateRequest
-from provisioning.store.etcd.methods import AUTHENTICATE, Method, Request, Response
-from provisioning.store.etcd.refusals import PASSING, is_login_forgotten, meaning_of
+from provisioning.errors import CompactedError, StoreError, StoreUnavailableError, TooLargeError
+from provisioning.store.etcd.access import DEADLINE_S, Access
+from provisioning.store.etcd.messages_pb2 import (
+    AuthenticateRequest,
+    AuthenticateResponse,
+    LeaseGrantRequest,
+    LeaseGrantResponse,
+    LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse,
+    LeaseRevokeRequest,
+    LeaseRevokeResponse,
+    RangeRequest,
+    RangeResponse,
+    TxnRequest,
+    TxnResponse,
+    WatchRequest,
+    WatchResponse,
+)
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Request, Response]):
+    """One call."""
+
+    path: str
+    request: type[Request]
+    response: type[Response]
+
+
+RANGE = Method("/etcdserverpb.KV/Range", RangeRequest, RangeResponse)
+TXN = Method("/etcdserverpb.KV/Txn", TxnRequest, TxnResponse)
+WATCH = Method("/etcdserverpb.Watch/Watch", WatchRequest, WatchResponse)
+GRANT = Method("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest, LeaseGrantResponse)
+REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", LeaseRevokeRequest, LeaseRevokeResponse)
+KEEP_ALIVE = Method(
+    "/etcdserverpb.Lease/LeaseKeepAlive", LeaseKeepAliveRequest, LeaseKeepAliveResponse
+)
+AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", AuthenticateRequest, AuthenticateResponse)
+
+
+PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.ABORTED,
+    }
+)
+"""Another member, or the same one later, may answer otherwise."""
+NO_SPACE = "database space exceeded"
+COMPACTED = "required revision has been compacted"
+TOO_LARGE = ("request is too large", "received message larger than max")
+"""By etcd; and by its gRPC, which reads no more than 0.5 MiB beyond that."""
+BUSY = "too many requests"
+NO_LEASE = "requested lease not found"
+OLD_LOGIN = "revision of auth store is old"
+"""Users or roles have changed since the log-in."""
+
+
+def is_login_forgotten(error: grpc.aio.AioRpcError) -> bool:
+    """Say whether it may go well after another log-in."""
+    return error.code() is grpc.StatusCode.UNAUTHENTICATED or OLD_LOGIN in (error.details() or "")
+
+
+def meaning_of(error: grpc.aio.AioRpcError, attempted: str, *, n_bytes: int) -> StoreError:
+    """Return an error of ours; `attempted` begins it, `n_bytes` is the size of the request."""
+    words = error.details() or ""
+    seen = f"{attempted}: {words}"
+    if is_login_forgotten(error):
+        return StoreUnavailableError(f"{seen}; the next try logs in again")
+    if error.code() in PASSING:
+        return StoreUnavailableError(
+            f"{seen} ({error.code().name}); see that the member runs and that most members reach "
+            f"each other"
+        )
+    if BUSY in words:
+        return StoreUnavailableError(f"{seen}; see that its disk and network keep up")
+    if NO_LEASE in words:
+        return StoreUnavailableError(
+            f"{seen}; it ended before it was used: see that this machine and etcd keep up"
+        )
+    if NO_SPACE in words:
+        return StoreUnavailableError(
+            f"{seen}; compact and defragment it, then disarm its NOSPACE alarm, or raise "
+            f"--quota-backend-bytes"
+        )
+    if any(one in words for one in TOO_LARGE):
+        return TooLargeError(
+            f"{seen}; it is {n_bytes / 1e6:,.2f} MB in one piece, and etcd takes 1.5 MiB unless "
+            f"all its members are started with a higher --max-request-bytes"
+        )
+    if COMPACTED in words:
+        return CompactedError(f"{seen}; load again")
+    return StoreError(f"{seen} ({error.code().name}); see etcd's log and its users' roles")
+
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+
+
+def channel(
+    member: str, secrets: grpc.ChannelCredentials | None, *, deadline_s: float
+) -> grpc.aio.Channel:
+    """Return a channel to a member, for calls that have so much time as a rule."""
+    if secrets is None:
+        return grpc.aio.insecure_channel(member, options=options(deadline_s))
+    return grpc.aio.secure_channel(member, secrets, options=options(deadline_s))
+
+
+def options(deadline_s: float) -> tuple[tuple[str, int], ...]:
+    """Return how a channel behaves whose calls have so much time as a rule."""
+    # Hasty calls give up before their connection is made; it is then there for later ones.
+    connecting_s = max(DEADLINE_S, deadline_s)
+    return (
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        # A member that is back is used again soon, not after two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # In spite of its name: how long a connection may take to be made, TLS included.
+        ("grpc.min_reconnect_backoff_ms", int(1000 * connecting_s)),
+        ("grpc.enable_http_proxy", 0),
+        # What is tried again, and where, is decided by our client.
+        ("grpc.enable_retries", 0),
+        # Clients of one process do not share a connection, nor its back-off.
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+
 
 T = TypeVar("T")
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from provisioning.clock import Clock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.store.base import Term
-from provisioning.store.etcd import watching
-from provisioning.store.etcd.client import Client
-from provisioning.store.etcd.keys import Keys
+from provisioning.store.etcd import store
+from provisioning.store.etcd.client import GRANT, KEEP_ALIVE, RANGE, REVOKE, TXN, Client
 from provisioning.store.etcd.messages_pb2 import (
     Event,
     LeaseGrantRequest,
@@ -30,8 +29,7 @@ from provisioning.store.etcd.messages_pb2 import (
     RequestOp,
     TxnRequest,
 )
-from provisioning.store.etcd.methods import GRANT, KEEP_ALIVE, RANGE, REVOKE, TXN
-from provisioning.store.etcd.transactions import held
+from provisioning.store.etcd.store import Keys, held
 from provisioning.store.tenure import Tenure
 
 PAUSE_S = 0.1
@@ -117,7 +115,7 @@ class EtcdLeadership:
                 await self._deletion(after=response.header.revision)
 
     async def _deletion(self, *, after: int) -> None:
-        following = watching.events(
+        following = store.watch_events(
             self._client,
             self._keys.leader,
             after=after,

@@ -1,22 +1,21 @@
-"""Records of one fleet in etcd, for several provisioners.
-
-In:   changes with a term, revisions to watch from.
-Out:  a commit is a row of transactions, up to 120 changes each, every one guarded by the leader's
-      key; versions are etcd's modification revisions.
-Fails with FencedError, CompactedError, StoreUnavailableError, StoreError.
-Reads go to whichever member answers. A transaction is sent once: after an error nobody knows
-whether it was made, and to send it again would turn our own success into a conflict.
-"""
+"""A store in etcd: records, claims of ports, fenced commits and watches."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
+from urllib.parse import quote, unquote
+
+import grpc
+import grpc.aio
 
 from provisioning.clock import Clock
-from provisioning.errors import CompactedError, FencedError
+from provisioning.errors import CompactedError, FencedError, StoreError, StoreUnavailableError
 from provisioning.store.base import (
     NEW,
     Change,
@@ -31,26 +30,390 @@ from provisioning.store.base import (
     Update,
     View,
 )
-from provisioning.store.etcd import watching
-from provisioning.store.etcd.claims import (
-    MAX_CLAIMS,
-    claims_of,
-    giving_back,
-    left_behind,
-    reading,
-)
-from provisioning.store.etcd.client import Client
-from provisioning.store.etcd.keys import Keys, range_end
+from provisioning.store.etcd.client import RANGE, TXN, WATCH, Client, send
 from provisioning.store.etcd.messages_pb2 import (
+    Compare,
+    DeleteRangeRequest,
     Event,
     KeyValue,
+    PutRequest,
     RangeRequest,
+    RequestOp,
     TxnRequest,
     TxnResponse,
+    WatchCreateRequest,
+    WatchProgressRequest,
+    WatchRequest,
+    WatchResponse,
 )
-from provisioning.store.etcd.methods import RANGE, TXN
-from provisioning.store.etcd.transactions import Found, question, steps
-from provisioning.store.records import Place, decode, place_of
+from provisioning.store.records import Place, decode, encode, place_of
+
+
+class Keys:
+    """The keys of one fleet."""
+
+    def __init__(self, fleet: str) -> None:
+        root = f"/ollama-fleet/{quote(fleet, safe='')}"
+        self.leader = f"{root}/leader".encode()
+        self.writer = f"{root}/writer".encode()
+        self.state = f"{root}/state/".encode()
+        self.spec = self.state + b"spec"
+        self._instances = self.state + b"instances/"
+        self._ports = f"{root}/ports"
+
+    def instance(self, instance_id: str) -> bytes:
+        """Return where an instance's record is."""
+        return self._instances + quote(instance_id, safe="").encode()
+
+    def instance_id(self, key: bytes) -> str | None:
+        """Return whose record this key is; None: no instance's."""
+        if not key.startswith(self._instances):
+            return None
+        return unquote(key.removeprefix(self._instances).decode())
+
+    def port(self, place: Place) -> bytes:
+        """Return where it stands who has a port."""
+        node, port = place
+        return f"{self._ports}/{quote(node, safe='')}/{port}".encode()
+
+
+def range_end(prefix: bytes) -> bytes:
+    """Return the end of the range of all keys that begin with a prefix, which ends in no 0xff."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+MAX_CLAIMS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """That an instance has a port."""
+
+    place: Place
+    owner: str
+    version: int
+    owner_version: int = 0
+    """Of the owner's record; 0: there is none."""
+
+    def __str__(self) -> str:
+        node, port = self.place
+        return f"port {port} of {node} for {self.owner}"
+
+
+def reading(keys: Iterable[bytes]) -> TxnRequest:
+    """Return what reads keys; they are answered in this order."""
+    ranges = (RangeRequest(key=key) for key in keys)
+    return TxnRequest(success=[RequestOp(request_range=one) for one in ranges])
+
+
+def claims_of(places: Sequence[Place], response: TxnResponse) -> list[Claim]:
+    """Return the claims that were read, of places that have one."""
+    found = zip(places, _read(response), strict=True)
+    return [
+        Claim(place, kv.value.decode(errors="replace"), kv.mod_revision)
+        for place, kv in found
+        if kv
+    ]
+
+
+def left_behind(claims: Sequence[Claim], response: TxnResponse) -> list[Claim]:
+    """Return the claims whose owners' records, as they were read, are not there or elsewhere."""
+    return [
+        Claim(claim.place, claim.owner, claim.version, kv.mod_revision if kv else 0)
+        for claim, kv in zip(claims, _read(response), strict=True)
+        if kv is None or _is_elsewhere(kv, claim.place)
+    ]
+
+
+def giving_back(claims: Iterable[Claim], *, keys: Keys, epoch: int) -> TxnRequest:
+    """Return what deletes claims, each only if it and its owner's record are as they were read."""
+    return TxnRequest(
+        compare=[held(keys, epoch)],
+        success=[RequestOp(request_txn=_deletion(claim, keys)) for claim in claims],
+    )
+
+
+def _deletion(claim: Claim, keys: Keys) -> TxnRequest:
+    key, record = keys.port(claim.place), keys.instance(claim.owner)
+    return TxnRequest(
+        compare=[
+            Compare(target=Compare.MOD, key=key, mod_revision=claim.version),
+            Compare(target=Compare.MOD, key=record, mod_revision=claim.owner_version),
+        ],
+        success=[RequestOp(request_delete_range=DeleteRangeRequest(key=key))],
+    )
+
+
+def _read(response: TxnResponse) -> Iterator[KeyValue | None]:
+    return (next(iter(one.response_range.kvs), None) for one in response.responses)
+
+
+def _is_elsewhere(record: KeyValue, place: Place) -> bool:
+    with suppress(StoreError):
+        return place_of(decode(record.value, source=record.key.decode())) != place
+    # Nobody knows which port it has, so that it may be this one.
+    return False
+
+
+MAX_CHANGES = 120
+"""Of a step: etcd allows 128 operations, those of its largest inner transaction counted in."""
+MAX_STEP_BYTES = 2**20
+"""etcd allows 1.5 MiB a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record as it was read before the commit."""
+
+    version: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One change, as a transaction inside its step's."""
+
+    change: Change
+    request: TxnRequest
+    keys: frozenset[bytes]
+    """That it may write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Changes that are made together."""
+
+    changes: tuple[Change, ...]
+    request: TxnRequest
+
+    def done(self, response: TxnResponse) -> tuple[Done, ...]:
+        """Read what became of each change; the step itself has succeeded."""
+        revision = response.header.revision
+        # The last response may be that of the put beside them.
+        answers = (one.response_txn for one in response.responses)
+        return tuple(
+            _done(change, answer, revision)
+            for change, answer in zip(self.changes, answers, strict=False)
+        )
+
+
+def steps(
+    changes: Sequence[Change], found: Mapping[str, Found], *, keys: Keys, epoch: int
+) -> Iterator[Step]:
+    """Yield the steps of a commit, in order."""
+    drafts: list[Draft] = []
+    n_bytes, touched = 0, set[bytes]()
+    for draft in (_draft(change, found, keys) for change in changes):
+        n_bytes += draft.request.ByteSize()
+        is_full = len(drafts) == MAX_CHANGES or n_bytes > MAX_STEP_BYTES
+        if drafts and (is_full or touched & draft.keys):
+            yield _step(drafts, keys, epoch)
+            drafts, n_bytes, touched = [], draft.request.ByteSize(), set()
+        drafts.append(draft)
+        touched |= draft.keys
+    if drafts:
+        yield _step(drafts, keys, epoch)
+
+
+def held(keys: Keys, epoch: int) -> Compare:
+    """Return the condition that the term goes on: the leader's key is the one that began it."""
+    return Compare(target=Compare.CREATE, key=keys.leader, create_revision=epoch)
+
+
+def question(keys: Keys, epoch: int) -> TxnRequest:
+    """Return what writes nothing, and succeeds while the term goes on.
+
+    It reads a key: of a transaction that holds nothing, a member without a quorum would judge.
+    """
+    read = RequestOp(request_range=RangeRequest(key=keys.leader, keys_only=True))
+    return TxnRequest(compare=[held(keys, epoch)], success=[read])
+
+
+def _step(drafts: Sequence[Draft], keys: Keys, epoch: int) -> Step:
+    changes = tuple(draft.change for draft in drafts)
+    request = TxnRequest(
+        compare=[held(keys, epoch)],
+        success=[RequestOp(request_txn=draft.request) for draft in drafts],
+    )
+    if not all(isinstance(change, Delete) for change in changes):
+        # etcd's quota is blind to inner transactions: without a put beside them the file would
+        # grow beyond it. Deletions alone are let through, as they make room.
+        request.success.append(_written(keys.writer, str(epoch).encode()))
+    return Step(changes, request)
+
+
+def _draft(change: Change, found: Mapping[str, Found], keys: Keys) -> Draft:
+    match change:
+        case Put():
+            return _put(change, found, keys)
+        case Delete():
+            return _delete(change, found, keys)
+        case PutSpec():
+            return _draft_of(
+                change,
+                keys.spec,
+                conditions=(),
+                writes=(_written(keys.spec, change.text.encode()),),
+            )
+
+
+def _put(change: Put, found: Mapping[str, Found], keys: Keys) -> Draft:
+    instance = change.instance
+    key = keys.instance(instance.id)
+    old, new = _place(change.expected, found.get(instance.id)), place_of(instance)
+    writes = [_written(key, encode(instance))]
+    conditions = []
+    if old != new:
+        claim = keys.port(new)
+        conditions.append(Compare(target=Compare.CREATE, key=claim, create_revision=0))
+        writes.append(_written(claim, instance.id.encode()))
+        writes.extend(_deleted(keys.port(old)) for _ in [old] if old)
+    return _draft_of(change, key, conditions=conditions, writes=writes)
+
+
+def _delete(change: Delete, found: Mapping[str, Found], keys: Keys) -> Draft:
+    key = keys.instance(change.id)
+    old = _place(change.expected, found.get(change.id))
+    writes = [_deleted(key), *([_deleted(keys.port(old))] if old else [])]
+    # What does not exist has version 0 in etcd as well, and cannot be deleted.
+    exists = Compare(target=Compare.VERSION, result=Compare.GREATER, key=key, version=0)
+    return _draft_of(change, key, conditions=(exists,), writes=writes)
+
+
+def _place(expected: int, found: Found | None) -> Place | None:
+    """Return the port that the change gives back; None: none, or it will be refused anyway."""
+    return found.place if found and found.version == expected else None
+
+
+def _draft_of(
+    change: Change,
+    key: bytes,
+    *,
+    conditions: Sequence[Compare],
+    writes: Sequence[RequestOp],
+) -> Draft:
+    unchanged = Compare(target=Compare.MOD, key=key, mod_revision=change.expected)
+    request = TxnRequest(
+        compare=[unchanged, *conditions],
+        success=writes,
+        # Tells a conflict from a port that is taken.
+        failure=[RequestOp(request_range=RangeRequest(key=key, keys_only=True))],
+    )
+    return Draft(change, request, frozenset(_key(write) for write in writes))
+
+
+def _written(key: bytes, value: bytes) -> RequestOp:
+    return RequestOp(request_put=PutRequest(key=key, value=value))
+
+
+def _deleted(key: bytes) -> RequestOp:
+    return RequestOp(request_delete_range=DeleteRangeRequest(key=key))
+
+
+def _key(write: RequestOp) -> bytes:
+    return write.request_put.key or write.request_delete_range.key
+
+
+def _done(change: Change, answer: TxnResponse, revision: int) -> Done:
+    if answer.succeeded:
+        return Done() if isinstance(change, Delete) else Done(revision)
+    kvs = answer.responses[0].response_range.kvs
+    version = kvs[0].mod_revision if kvs else NEW
+    is_as_expected = isinstance(change, Put) and version == change.expected
+    return Done(refusal=Refusal.PORT_TAKEN if is_as_expected else Refusal.CONFLICT)
+
+
+SILENCE_S = 5.0
+"""After so long without a word the member is asked for one; after twice as long it is given up."""
+# Without it a member that has lost the others would stay silent for ever.
+NEEDS_QUORUM = (("hasleader", "true"),)
+
+WatchCall = grpc.aio.StreamStreamCall[Any, Any]
+
+
+async def watch_events(
+    client: Client,
+    key: bytes,
+    *,
+    end: bytes = b"",
+    after: int,
+    clock: Clock,
+    silence_s: float = SILENCE_S,
+) -> AsyncGenerator[tuple[Event, ...], None]:
+    """Yield what is written to a key, or to a range, after a revision; at least one event each.
+
+    Raises:
+        CompactedError: Some of it is forgotten.
+        StoreUnavailableError: The member has gone, hangs, or has lost the others.
+    """
+    member = client.member
+    # Fragments keep a long history below the size of a message.
+    create = WatchCreateRequest(key=key, range_end=end, start_revision=after + 1, fragment=True)
+    parts: list[Event] = []
+    try:
+        call = await client.stream(WATCH, metadata=NEEDS_QUORUM)
+        try:
+            await send(call, WatchRequest(create_request=create))
+            while True:
+                response = await _response(call, client, member, clock, silence_s)
+                _refuse_the_end(response, client, member, after)
+                parts.extend(response.events)
+                if parts and not response.fragment:
+                    yield tuple(parts)
+                    parts.clear()
+        finally:
+            call.cancel()
+    except grpc.aio.AioRpcError as error:
+        raise client.translated(error, doing="watch", member=member) from error
+
+
+async def _response(
+    call: WatchCall, client: Client, member: str, clock: Clock, silence_s: float
+) -> WatchResponse:
+    """Return the stream's next response, asking for a sign of life where it is silent."""
+    reading = asyncio.ensure_future(call.read())
+    try:
+        if not await _is_done(reading, clock, silence_s):
+            await send(call, WatchRequest(progress_request=WatchProgressRequest()))
+            if not await _is_done(reading, clock, silence_s):
+                client.pass_by(member)
+                raise StoreUnavailableError(
+                    f"cannot watch at etcd {member}: no sign of life for {2 * silence_s:.0f} s; "
+                    f"see that it runs"
+                )
+        response = reading.result()
+    finally:
+        reading.cancel()
+    if isinstance(response, WatchResponse):
+        return response
+    client.pass_by(member)
+    raise StoreUnavailableError(f"cannot watch at etcd {member}: it ended the stream")
+
+
+async def _is_done(reading: asyncio.Future[Any], clock: Clock, within_s: float) -> bool:
+    waiting = asyncio.ensure_future(clock.sleep(within_s))
+    try:
+        await asyncio.wait({reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return reading.done()
+
+
+def _refuse_the_end(response: WatchResponse, client: Client, member: str, after: int) -> None:
+    """Raise where the member has ended the watch: the stream itself would stay open, and silent."""
+    if response.compact_revision:
+        raise CompactedError(
+            f"cannot watch from revision {after}: etcd has compacted everything before "
+            f"{response.compact_revision}; load again"
+        )
+    if response.canceled:
+        client.forget_login()
+        client.pass_by(member)
+        raise StoreUnavailableError(
+            f"cannot watch at etcd {member}: {response.cancel_reason or 'it ended the watch'}; "
+            f"see etcd's log and its users' roles"
+        )
+
 
 log = logging.getLogger("provisioning.store.etcd.store")
 
@@ -69,7 +432,7 @@ class EtcdStore:
         fleet: str,
         *,
         clock: Clock,
-        silence_s: float = watching.SILENCE_S,
+        silence_s: float = SILENCE_S,
         page: int = PAGE,
     ) -> None:
         self._client = client
@@ -109,7 +472,7 @@ class EtcdStore:
             CompactedError: Some of it is forgotten.
             StoreUnavailableError: The member is gone; the next watch asks another.
         """
-        following = watching.events(
+        following = watch_events(
             self._client,
             self._keys.state,
             end=range_end(self._keys.state),

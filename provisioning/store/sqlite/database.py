@@ -1,24 +1,193 @@
-"""One SQLite connection in a thread of its own, so that the event loop never waits for the disk.
-
-In:   the file's path, the fleet's name, and work to do on the connection.
-Out:  what the work returns.
-Fails with StoreUnavailableError where it may go well later (disk full, file locked), else with
-StoreError (no permission, corrupt, not ours, removed meanwhile). No sqlite3 error leaves this
-module.
-"""
+"""The SQLite file: where it is, its schema, and transactions on it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from provisioning.errors import StoreError, StoreUnavailableError
-from provisioning.store.sqlite import schema
-from provisioning.store.sqlite.place import Place, restoring
+
+MODE = 0o600
+"""The specification may hold secrets in the instances' environment."""
+
+HOLD = os.O_PATH | os.O_CLOEXEC
+"""To close a descriptor that can read would take from SQLite the locks that it has on the file."""
+
+Identity = tuple[int, int]
+"""Device and inode: no two files have them while one of the two is open."""
+
+
+def restoring(path: Path) -> str:
+    """Return how a backup comes into force: what an earlier file left in its WAL overrules it."""
+    return f"remove {path}-wal and {path}-shm, put a backup in its place"
+
+
+class Place:
+    """The path of a database, which any number of connections of this process share."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._identity: Identity | None = None
+        """Of the file that was opened first; None: none was yet."""
+        self._hold: int | None = None
+        """Keeps the identity from passing to another file while nobody has this one open."""
+        self._one_opens = threading.Lock()
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Make the file if none was opened yet; where the block goes well, it is the one for good.
+
+        Raises:
+            StoreError: Another one was opened before.
+            OSError: It cannot be made.
+        """
+        with self._one_opens:
+            if self._identity is not None:
+                self.check()
+                yield
+                return
+            # SQLite would make it readable for all that the umask lets; its side files follow it.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
+            hold = os.open(self.path, HOLD)
+            try:
+                yield
+            except BaseException:
+                os.close(hold)
+                raise
+            self._hold, self._identity = hold, identity_of(hold)
+
+    def check(self) -> None:
+        """Refuse to go on without the file.
+
+        Raises:
+            StoreError: It was removed, or another one is in its place.
+        """
+        found = identity_at(self.path)
+        if found == self._identity:
+            return
+        seen = "another file is in its place" if found else "it was removed"
+        raise StoreError(
+            f"cannot use {self.path}: {seen} since this provisioner opened it, and what is written "
+            f"now would be lost; stop the provisioner, move the file back or "
+            f"{restoring(self.path)}, start it"
+        )
+
+    def close(self) -> None:
+        """Let go of the file, once no connection will use it any more."""
+        if self._hold is not None:
+            os.close(self._hold)
+            self._hold = None
+
+
+def identity_of(descriptor: int) -> Identity:
+    """Return which file is open."""
+    seen = os.fstat(descriptor)
+    return seen.st_dev, seen.st_ino
+
+
+def identity_at(path: Path) -> Identity | None:
+    """Return which file a path leads to; None: to none."""
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        return None
+    return seen.st_dev, seen.st_ino
+
+
+APPLICATION_ID = 0x6F6C6C66
+"""Tells our files from those of other programs: `ollf`."""
+VERSION = 1
+
+TABLES = (
+    # One row. `forgotten` is the last revision whose deletions are not all known any more.
+    """CREATE TABLE fleet (
+        name TEXT NOT NULL,
+        revision INTEGER NOT NULL DEFAULT 0,
+        forgotten INTEGER NOT NULL DEFAULT 0,
+        epoch INTEGER NOT NULL DEFAULT 0,
+        holder TEXT
+    )""",
+    """CREATE TABLE instance (
+        id TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        node TEXT NOT NULL,
+        port INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        UNIQUE (node, port)
+    )""",
+    "CREATE INDEX instance_by_version ON instance (version)",
+    "CREATE TABLE deletion (id TEXT PRIMARY KEY, version INTEGER NOT NULL)",
+    "CREATE INDEX deletion_by_version ON deletion (version)",
+    # At most one row.
+    "CREATE TABLE spec (version INTEGER NOT NULL, text TEXT NOT NULL)",
+)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """Make what happens in the block happen whole, or not at all where it fails."""
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # After a full disk SQLite has rolled back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def prepare(connection: sqlite3.Connection, path: Path, fleet: str) -> None:
+    """Make the tables where there are none, and see that they are this fleet's.
+
+    Raises:
+        StoreError: They are not, or not ours at all.
+        sqlite3.Error: The file cannot be read or written.
+    """
+    with transaction(connection):
+        if _is_empty(connection):
+            _create(connection, fleet)
+        _check(connection, path, fleet)
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return bool(found == (0,))
+
+
+def _create(connection: sqlite3.Connection, fleet: str) -> None:
+    for statement in TABLES:
+        connection.execute(statement)
+    connection.execute("INSERT INTO fleet (name) VALUES (?)", (fleet,))
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _check(connection: sqlite3.Connection, path: Path, fleet: str) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID:
+        raise StoreError(
+            f"{path} is a SQLite file of another program; name a file of the fleet's own"
+        )
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != VERSION:
+        raise StoreError(
+            f"{path} has schema {version}, and this release knows schema {VERSION} only; "
+            f"run the release that wrote it, or name another file"
+        )
+    (name,) = connection.execute("SELECT name FROM fleet").fetchone()
+    if name != fleet:
+        raise StoreError(
+            f"{path} holds the fleet {name!r}, not {fleet!r}; name a file for each fleet"
+        )
+
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -115,7 +284,7 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL")
             # What was acknowledged outlives a loss of power too, not only the process.
             connection.execute("PRAGMA synchronous = FULL")
-            schema.prepare(connection, self.path, self._fleet)
+            prepare(connection, self.path, self._fleet)
         except BaseException:
             connection.close()
             raise

@@ -19,9 +19,8 @@ from pathlib import Path
 from provisioning.clock import Clock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import Term
-from provisioning.store.sqlite import writing
-from provisioning.store.sqlite.database import Database
-from provisioning.store.sqlite.place import MODE, identity_at, identity_of
+from provisioning.store.sqlite import store
+from provisioning.store.sqlite.database import MODE, Database, identity_at, identity_of
 from provisioning.store.tenure import Tenure
 
 log = logging.getLogger("provisioning.store.sqlite.leadership")
@@ -55,7 +54,7 @@ class SqliteLeadership:
             StoreError: It never can.
         """
         async with self._held_lock() as lock:
-            begin = partial(writing.begin_term, holder=self._holder)
+            begin = partial(store.begin_term, holder=self._holder)
             epoch = await self._database.run(begin, doing="write")
             async with self._going_on(Tenure(Term(epoch, self._holder)), lock) as tenure:
                 yield tenure
@@ -64,7 +63,7 @@ class SqliteLeadership:
         """Return who leads now; None: nobody, or it cannot be said."""
         with suppress(StoreError), _opened(self._lock_path) as lock:
             if not self._locked(lock, fcntl.LOCK_SH):
-                _, holder = await self._database.run(writing.current_term, doing="read")
+                _, holder = await self._database.run(store.current_term, doing="read")
                 return holder
         return None
 
@@ -104,7 +103,7 @@ class SqliteLeadership:
             await asyncio.wait({following})
             # Where this fails, the next one's term ends this one all the same.
             with suppress(StoreError):
-                end = partial(writing.end_term, epoch=tenure.term.epoch)
+                end = partial(store.end_term, epoch=tenure.term.epoch)
                 await self._database.run(end, doing="write")
 
     async def _follow(self, tenure: Tenure, lock: int) -> None:
@@ -115,7 +114,7 @@ class SqliteLeadership:
                 await self._clock.sleep(LOOK_EVERY_S)
                 self._check_lock(lock)
                 with suppress(StoreUnavailableError):
-                    epoch, _ = await self._database.run(writing.current_term, doing="read")
+                    epoch, _ = await self._database.run(store.current_term, doing="read")
         except (StoreError, OSError) as error:
             log.error("the term ends: %s", error)
         finally:

@@ -1,23 +1,207 @@
-"""Records of one fleet in a SQLite file, for any number of processes on one machine.
-
-In:   changes with a term, revisions to watch from.
-Out:  every commit is one transaction and one revision, on the disk before it is acknowledged.
-Fails with FencedError, CompactedError, StoreUnavailableError, StoreError.
-Whoever finds the file removed or replaced refuses, for good: what it knows is not in that file.
-The file must lie on a local disk: SQLite's WAL does not work over a network.
-"""
+"""A store in one SQLite file."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from provisioning.clock import Clock
-from provisioning.store.base import Change, Done, Term, Update, View
-from provisioning.store.sqlite import reading, writing
-from provisioning.store.sqlite.database import Database
-from provisioning.store.sqlite.place import Place
+from provisioning.errors import CompactedError, FencedError
+from provisioning.model import Instance
+from provisioning.store.base import (
+    NEW,
+    Change,
+    Delete,
+    Done,
+    Put,
+    PutSpec,
+    Refusal,
+    Stored,
+    StoredSpec,
+    Term,
+    Update,
+    View,
+)
+from provisioning.store.records import decode, encode, place_of
+from provisioning.store.sqlite.database import Database, Place, transaction
+
+
+def view(connection: sqlite3.Connection) -> View:
+    """Return everything."""
+    with transaction(connection, "DEFERRED"):
+        (revision,) = connection.execute("SELECT revision FROM fleet").fetchone()
+        stored = {one.instance.id: one for one in _stored(connection, after=0)}
+        return View(revision, stored, _spec(connection, after=0))
+
+
+def changes(connection: sqlite3.Connection, *, after: int) -> Update | None:
+    """Return what has another state now than at a revision; None: nothing was written since.
+
+    Raises:
+        CompactedError: Deletions since then are forgotten, or the file is an older one.
+    """
+    with transaction(connection, "DEFERRED"):
+        return _changes(connection, after)
+
+
+def _changes(connection: sqlite3.Connection, after: int) -> Update | None:
+    revision, forgotten = connection.execute("SELECT revision, forgotten FROM fleet").fetchone()
+    if revision == after:
+        return None
+    if not forgotten <= after < revision:
+        raise CompactedError(
+            f"cannot watch from revision {after}: the file knows {forgotten} to {revision}; "
+            f"load again"
+        )
+    deleted = connection.execute(
+        "SELECT id FROM deletion WHERE version > ? ORDER BY version, id", (after,)
+    )
+    return Update(
+        revision,
+        stored=tuple(_stored(connection, after=after)),
+        deleted=tuple(gone for (gone,) in deleted),
+        spec=_spec(connection, after=after),
+    )
+
+
+def _stored(connection: sqlite3.Connection, *, after: int) -> Iterator[Stored]:
+    rows = connection.execute(
+        "SELECT id, version, body FROM instance WHERE version > ? ORDER BY version, id", (after,)
+    )
+    for instance_id, version, body in rows:
+        yield Stored(decode(body, source=f"of instance {instance_id}"), version)
+
+
+def _spec(connection: sqlite3.Connection, *, after: int) -> StoredSpec | None:
+    row = connection.execute(
+        "SELECT text, version FROM spec WHERE version > ?", (after,)
+    ).fetchone()
+    return StoredSpec(*row) if row else None
+
+
+CONFLICT = Done(refusal=Refusal.CONFLICT)
+PORT_TAKEN = Done(refusal=Refusal.PORT_TAKEN)
+
+
+def begin_term(connection: sqlite3.Connection, *, holder: str) -> int:
+    """Begin a term and return its epoch; all earlier ones are over."""
+    with transaction(connection):
+        return _begin(connection, holder)
+
+
+def end_term(connection: sqlite3.Connection, *, epoch: int) -> None:
+    """Let nobody write until another term begins; do nothing where one has begun."""
+    with transaction(connection):
+        if current_term(connection)[0] == epoch:
+            _begin(connection, None)
+
+
+def current_term(connection: sqlite3.Connection) -> tuple[int, str | None]:
+    """Return the epoch and who holds it, who may have died since; None: nobody."""
+    epoch, holder = connection.execute("SELECT epoch, holder FROM fleet").fetchone()
+    return epoch, holder
+
+
+def _begin(connection: sqlite3.Connection, holder: str | None) -> int:
+    connection.execute("UPDATE fleet SET epoch = epoch + 1, holder = ?", (holder,))
+    return current_term(connection)[0]
+
+
+def commit(
+    connection: sqlite3.Connection, changes: Sequence[Change], *, term: Term, kept_deletions: int
+) -> tuple[Done, ...]:
+    """Make each change that can be made, all in one revision.
+
+    Raises:
+        FencedError: The term is over; nothing was written.
+    """
+    with transaction(connection):
+        _refuse_another(connection, term)
+        (revision,) = connection.execute("SELECT revision FROM fleet").fetchone()
+        done = tuple(_make(connection, change, revision + 1) for change in changes)
+        if not all(one.refusal for one in done):
+            connection.execute("UPDATE fleet SET revision = revision + 1")
+            _forget(connection, kept_deletions)
+        return done
+
+
+def _refuse_another(connection: sqlite3.Connection, term: Term) -> None:
+    epoch, _ = current_term(connection)
+    if epoch != term.epoch:
+        raise FencedError(
+            f"cannot write for {term.holder}: its term {term.epoch} is over; "
+            f"stop changing things and lead again"
+        )
+
+
+def _make(connection: sqlite3.Connection, change: Change, version: int) -> Done:
+    match change:
+        case Put():
+            return _put(connection, change, version)
+        case Delete():
+            return _delete(connection, change, version)
+        case PutSpec():
+            return _put_spec(connection, change, version)
+
+
+def _put(connection: sqlite3.Connection, change: Put, version: int) -> Done:
+    instance = change.instance
+    found = connection.execute("SELECT version FROM instance WHERE id = ?", (instance.id,))
+    if change.expected != _version(found):
+        return CONFLICT
+    if _is_taken(connection, instance):
+        return PORT_TAKEN
+    connection.execute(
+        "INSERT INTO instance (id, version, node, port, body) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET version = excluded.version, node = excluded.node,"
+        " port = excluded.port, body = excluded.body",
+        (instance.id, version, *place_of(instance), encode(instance)),
+    )
+    connection.execute("DELETE FROM deletion WHERE id = ?", (instance.id,))
+    return Done(version)
+
+
+def _is_taken(connection: sqlite3.Connection, instance: Instance) -> bool:
+    found = connection.execute(
+        "SELECT id FROM instance WHERE node = ? AND port = ?", place_of(instance)
+    ).fetchone()
+    return found is not None and found != (instance.id,)
+
+
+def _delete(connection: sqlite3.Connection, change: Delete, version: int) -> Done:
+    deleted = connection.execute(
+        "DELETE FROM instance WHERE id = ? AND version = ?", (change.id, change.expected)
+    )
+    if not deleted.rowcount:
+        return CONFLICT
+    connection.execute("INSERT INTO deletion (id, version) VALUES (?, ?)", (change.id, version))
+    return Done()
+
+
+def _put_spec(connection: sqlite3.Connection, change: PutSpec, version: int) -> Done:
+    if change.expected != _version(connection.execute("SELECT version FROM spec")):
+        return CONFLICT
+    connection.execute("DELETE FROM spec")
+    connection.execute("INSERT INTO spec (version, text) VALUES (?, ?)", (version, change.text))
+    return Done(version)
+
+
+def _version(found: sqlite3.Cursor) -> int:
+    row = found.fetchone()
+    return int(row[0]) if row else NEW
+
+
+def _forget(connection: sqlite3.Connection, kept_deletions: int) -> None:
+    """Forget the oldest deletions, and remember up to which revision they are forgotten."""
+    row = connection.execute(
+        "SELECT version FROM deletion ORDER BY version DESC LIMIT 1 OFFSET ?", (kept_deletions,)
+    ).fetchone()
+    if row is not None:
+        connection.execute("DELETE FROM deletion WHERE version <= ?", row)
+        connection.execute("UPDATE fleet SET forgotten = ?", row)
+
 
 LOOK_EVERY_S = 0.2
 KEPT_DELETIONS = 10_000
@@ -46,7 +230,7 @@ class SqliteStore:
 
     async def load(self) -> View:
         """Return everything, as of one revision."""
-        return await self._reader.run(reading.view, doing="read")
+        return await self._reader.run(view, doing="read")
 
     async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
         """Make each change that can be made, all in one transaction.
@@ -54,9 +238,7 @@ class SqliteStore:
         Raises:
             FencedError: The term is over; nothing was written.
         """
-        work = partial(
-            writing.commit, changes=changes, term=term, kept_deletions=self._kept_deletions
-        )
+        work = partial(commit, changes=changes, term=term, kept_deletions=self._kept_deletions)
         return await self.writer.run(work, doing="write")
 
     async def watch(self, after: int) -> AsyncIterator[Update]:
@@ -68,7 +250,7 @@ class SqliteStore:
             CompactedError: Too much was deleted since.
         """
         while True:
-            work = partial(reading.changes, after=after)
+            work = partial(changes, after=after)
             update = await self._reader.run(work, doing="watch")
             if update is None:
                 await self._clock.sleep(self._look_every_s)

@@ -13,11 +13,11 @@ import aiohttp
 import msgspec
 
 from provisioning.api.app import Api
+from provisioning.api.auth import Tokens
 from provisioning.api.commands import StoreCommands
 from provisioning.api.errors import NotLeadingError
 from provisioning.api.orphans import LeaderOrphans
 from provisioning.api.server import bound, serving
-from provisioning.api.token import Tokens
 from provisioning.clock import SystemClock
 from provisioning.errors import StoreUnavailableError
 from provisioning.metrics import Metrics

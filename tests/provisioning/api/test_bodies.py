@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from provisioning.api import bodies
+from provisioning.api import requests
 from provisioning.spec import encode_fleet
 from tests.provisioning.api.board import FLEET, Board
 from tests.waiting import eventually
@@ -92,7 +92,7 @@ async def test_whoever_leaves_before_the_body_is_whole_is_no_fault_of_ours(
 async def test_a_body_that_does_not_come_is_waited_for_no_longer_than_is_allowed(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies, "WITHIN_S", 0.01)
+    monkeypatch.setattr(requests, "WITHIN_S", 0.01)
     path = "/pools/llama/scale"
 
     async with begun(board, b"{", "Content-Length: 50", path=path) as (reader, _):

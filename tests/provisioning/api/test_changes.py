@@ -14,10 +14,9 @@ import aiohttp
 import msgspec
 import pytest
 
-from provisioning.api import reads
+from provisioning.api import handlers
 from provisioning.api.errors import TooManyStreamsError
-from provisioning.api.feed import MAX_PENDING, Feed, change
-from provisioning.api.inventory import Directory
+from provisioning.api.inventory import MAX_PENDING, Directory, Feed, change
 from provisioning.clock import SystemClock
 from provisioning.model import Phase
 from provisioning.spec import encode_fleet
@@ -90,8 +89,8 @@ async def test_a_revision_that_is_none_is_refused(board: Board) -> None:
 async def test_a_quiet_stream_shows_that_it_lives(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "LOOK_S", 0.01)
-    monkeypatch.setattr(reads, "HEARTBEAT_S", 0.03)
+    monkeypatch.setattr(handlers, "LOOK_S", 0.01)
+    monkeypatch.setattr(handlers, "HEARTBEAT_S", 0.03)
     await following(board)
     async with board.session.get("/instances/changes") as response:
         async with asyncio.timeout(30):
@@ -106,8 +105,8 @@ async def test_a_stream_is_silent_until_its_heartbeat_is_due(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is looked whether the client is still there."""
-    monkeypatch.setattr(reads, "LOOK_S", 0.001)
-    monkeypatch.setattr(reads, "HEARTBEAT_S", 1e9)
+    monkeypatch.setattr(handlers, "LOOK_S", 0.001)
+    monkeypatch.setattr(handlers, "HEARTBEAT_S", 1e9)
     await following(board)
     seen: list[bytes] = []
     async with board.session.get("/instances/changes") as response:
@@ -141,8 +140,8 @@ async def test_whoever_leaves_is_forgotten_without_a_word(
 async def test_whoever_leaves_gives_up_their_place_although_nothing_changes(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "LOOK_S", 0.01)
-    monkeypatch.setattr(reads, "HEARTBEAT_S", 1e9)
+    monkeypatch.setattr(handlers, "LOOK_S", 0.01)
+    monkeypatch.setattr(handlers, "HEARTBEAT_S", 1e9)
     await following(board)
     async with board.session.get("/instances/changes") as response:
         await anext(events(response))

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import pytest
 from msgspec.structs import replace
 
-from provisioning.api.forms import Details
 from provisioning.api.inventory import Directory
+from provisioning.api.routes import Details
 from provisioning.model import Fleet, Instance, Listing
 from provisioning.spec import encode_fleet
 from provisioning.spec_index import SpecIndex

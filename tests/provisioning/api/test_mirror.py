@@ -9,14 +9,13 @@ from pathlib import Path
 import aiohttp
 
 from provisioning.api.app import Api
-from provisioning.api.commands import StoreCommands
+from provisioning.api.auth import Tokens
+from provisioning.api.commands import Commands, Source, StoreCommands
 from provisioning.api.orphans import LeaderOrphans
-from provisioning.api.ports import Commands, Source
 from provisioning.api.server import bound, serving
-from provisioning.api.token import Tokens
+from provisioning.cache import Cache
 from provisioning.clock import SystemClock
 from provisioning.metrics import Metrics
-from provisioning.mirror import Mirror
 from provisioning.model import NodeReport
 from provisioning.spec import encode_fleet
 from provisioning.store.base import NEW, Put, PutSpec
@@ -27,7 +26,7 @@ from tests.provisioning.api.board import FLEET, INSTANCES
 async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
     clock, backend = SystemClock(), MemoryBackend()
     store, leadership = MemoryStore(backend), MemoryLeadership(backend, holder="us")
-    mirror = Mirror(store, clock)
+    mirror = Cache(store, clock)
     source: Source = mirror
     async with leadership.lead() as leading:
         puts = [Put(one, NEW) for one in INSTANCES]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.api.nodes import node_documents
+from provisioning.api.inventory import node_documents
 from provisioning.model import NodeReport, Phase
 from tests.provisioning.api.board import FLEET, LEADER, running_board
 from tests.provisioning.making import GIB, fleet, instance, node, report, silent

@@ -11,9 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from provisioning.api.forms import NOT_LEADING
-from provisioning.api.openapi import description
-from provisioning.api.operations import OPERATIONS
+from provisioning.api.routes import NOT_LEADING, OPERATIONS, description
 from tests.provisioning.api.served import Served
 
 EXAMPLES = settings(

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.api.audit import Audit
+from provisioning.api.auth import Audit, Tokens
+from provisioning.api.commands import KEPT_S, MAX_ANSWERS, Answer, Answers
 from provisioning.api.errors import (
     AuditFileError,
     ListenError,
     RefusedError,
     TokenFileError,
 )
-from provisioning.api.idempotency import KEPT_S, MAX_ANSWERS, Answer, Answers
 from provisioning.api.server import bound, url_of
-from provisioning.api.token import Tokens
 from provisioning.clock import SystemClock
 from tests.provisioning.api.board import Board
 

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from provisioning.api import reads
+from provisioning.api import handlers
 from provisioning.model import Fleet, Phase
 from provisioning.spec import encode_fleet
 from tests.provisioning.api.board import FLEET, Board, instance, running_board
@@ -256,7 +256,7 @@ async def test_a_refused_token_leaves_one_line_that_does_not_tell_it(
         record["status"],
     )
     assert seen in record["fault"]
-    (line,) = [one for one in caplog.records if one.name == "provisioning.audit"]
+    (line,) = [one for one in caplog.records if one.name == "provisioning.api.auth"]
     assert "WARNING" == line.levelname
     assert line.getMessage().startswith(f"{name} by nobody known from 127.0.0.1: status 401 ")
     assert "wrong-token" not in f"{line.getMessage()}{record}"
@@ -309,7 +309,7 @@ async def test_others_are_answered_while_a_plan_is_made(
         n_at_once -= 1
         return FLEET
 
-    monkeypatch.setattr(reads, "checked_fleet", slow)
+    monkeypatch.setattr(handlers, "checked_fleet", slow)
     body = json.loads(encode_fleet(FLEET))
     plans = [asyncio.create_task(board.ask("POST", "/plan", body)) for _ in range(3)]
     await eventually(lambda: n_at_once)

@@ -9,12 +9,9 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from provisioning.api.admission import Admission
-from provisioning.api.audit import Audit
+from provisioning.api.auth import MAX_ADDRESSES, OTHERS, Admission, Audit, LeftOut, Refusals, Tokens
 from provisioning.api.errors import DeniedError
-from provisioning.api.operations import OPERATIONS
-from provisioning.api.refusals import MAX_ADDRESSES, OTHERS, LeftOut, Refusals
-from provisioning.api.token import Tokens
+from provisioning.api.routes import OPERATIONS
 from tests.provisioning.api.board import running_board
 from tests.provisioning.virtual import VirtualClock, virtual_run
 
@@ -95,7 +92,7 @@ def test_the_token_of_another_provisioner_is_refused_with_what_helps(tmp_path: P
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.name == "provisioning.audit"]
+    return [one.getMessage() for one in caplog.records if one.name == "provisioning.api.auth"]
 
 
 async def test_a_provisioner_that_ends_tells_how_many_it_has_turned_away(tmp_path: Path) -> None:

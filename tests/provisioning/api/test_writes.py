@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from provisioning.api.forms import NOT_LEADING
+from provisioning.api.routes import NOT_LEADING
 from provisioning.model import Fleet, Phase, Reason
 from provisioning.spec import decode_fleet, encode_fleet
 from provisioning.store.base import Change, Done, Put, PutSpec, Term
@@ -749,7 +749,7 @@ async def test_a_write_of_a_holder_of_a_token_is_no_warning(
     await board.ask("POST", "/pools/nobody/scale", {"count": 1}, expect=404)
 
     assert ["INFO", "INFO"] == [
-        one.levelname for one in caplog.records if one.name == "provisioning.audit"
+        one.levelname for one in caplog.records if one.name == "provisioning.api.auth"
     ]
 
 
@@ -766,7 +766,7 @@ async def test_a_stranger_forges_no_line_in_the_log(
     await board.ask("POST", path, expect=404)
     await board.ask("PUT", "/spec", {**SPEC, "naem": 1, "x": 2}, expect=422)
 
-    lines = [one.getMessage() for one in caplog.records if one.name == "provisioning.audit"]
+    lines = [one.getMessage() for one in caplog.records if one.name == "provisioning.api.auth"]
     assert [True] * 3 == [line.isprintable() for line in lines]
     shown = r"x\n2026-01-01 INFO audit: drain all by root\x1b[31m\r\u2028\x85"
     assert lines[0].startswith(f"drain {shown} by nobody known from ")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from provisioning.cli.asking import wait_for_line
+from provisioning.cli.common import wait_for_line
 
 
 @pytest.fixture

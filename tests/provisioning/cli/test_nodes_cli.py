@@ -11,9 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from provisioning.api.forms import NodeDocument
-from provisioning.cli.nodes_text import nodes_text
-from provisioning.cli.provisioner_cli import provisioner
+from provisioning.api.routes import NodeDocument
+from provisioning.cli.provisioner import nodes_text, provisioner
 from provisioning.model import NodeReport
 from tests.provisioning.api.served import Served
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from provisioning.cli.provisioner_cli import provisioner
+from provisioning.cli.provisioner import provisioner
 from provisioning.model import FoundUnit, UnitState
 from provisioning.state import Orphan
 from tests.provisioning.api.served import Served

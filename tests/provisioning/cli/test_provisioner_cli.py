@@ -18,8 +18,8 @@ import requests
 from click.testing import CliRunner, Result
 
 from ollama_fleet import main
-from provisioning.api.forms import Details
-from provisioning.cli.awaiting import bar, wait_for
+from provisioning.api.routes import Details
+from provisioning.cli.common import bar, wait_for
 from provisioning.client.client import Client, SpecInForce
 from provisioning.client.errors import UnreachableError
 from provisioning.client.progress import Progress
@@ -152,7 +152,7 @@ def test_progress_is_told_where_there_is_no_terminal(
         if n_asleep == 3:
             empty(served)
 
-    monkeypatch.setattr("provisioning.cli.awaiting.time.sleep", sleep)
+    monkeypatch.setattr("provisioning.cli.common.time.sleep", sleep)
 
     result = run(served, "apply", "--yes", spec(tmp_path, 0, name=fleet_name(served)))
 
@@ -215,7 +215,7 @@ def test_the_fix_of_what_could_not_start_is_awaited(
         if len(asleep) == 3:
             put_failed(served, path, phase=Phase.RUNNING, fault="", n_failures=0)
 
-    monkeypatch.setattr("provisioning.cli.awaiting.time.sleep", sleep)
+    monkeypatch.setattr("provisioning.cli.common.time.sleep", sleep)
     result = run(served, "apply", "--yes", path)
 
     assert 0 == result.exit_code, result.output
@@ -311,7 +311,7 @@ def test_scaling_waits_until_all_is_ready(served: Served, monkeypatch: pytest.Mo
             for pool, number in (("llama", 1), ("tiny", 1), ("tiny", 2)):
                 served.put(instance(number, pool))
 
-    monkeypatch.setattr("provisioning.cli.awaiting.time.sleep", sleep)
+    monkeypatch.setattr("provisioning.cli.common.time.sleep", sleep)
     result = run(served, "scale", "llama", "1", "--timeout", "20")
 
     assert 0 == result.exit_code, result.output
@@ -499,7 +499,7 @@ def test_applying_ends_when_all_is_ready(
         if len(asleep) == 3:
             empty(served)
 
-    monkeypatch.setattr("provisioning.cli.awaiting.time.sleep", sleep)
+    monkeypatch.setattr("provisioning.cli.common.time.sleep", sleep)
     result = run(served, "apply", "--yes", path)
 
     assert 0 == result.exit_code, result.output
@@ -523,7 +523,7 @@ def test_ctrl_c_while_waiting_stops_the_waiting(
     def sleep(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("provisioning.cli.awaiting.time.sleep", sleep)
+    monkeypatch.setattr("provisioning.cli.common.time.sleep", sleep)
 
     result = run(served, "apply", "--yes", spec(tmp_path, 2, name=fleet_name(served)))
 
@@ -643,7 +643,7 @@ def test_an_error_does_not_stand_behind_the_bar(
                 raise UnreachableError("cannot list instances") from None
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("provisioning.cli.awaiting.time.sleep", lambda _: None)
+    monkeypatch.setattr("provisioning.cli.common.time.sleep", lambda _: None)
 
     with Transport(["http://one"], lambda: "") as transport:
         with pytest.raises(click.ClickException, match="is in force, but cannot list instances"):

@@ -17,9 +17,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from provisioning.api.forms import HistoryLine, InstanceDocument, State
-from provisioning.cli.instances_cli import instances
-from provisioning.cli.instances_text import age_text, list_text, show_text
+from provisioning.api.routes import HistoryLine, InstanceDocument, State
+from provisioning.cli.common import age_text, list_text, show_text
+from provisioning.cli.instances import instances
 from provisioning.client.client import Client
 from provisioning.client.errors import UnreachableError
 from provisioning.model import Phase, Reason

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import responses
 
-from provisioning.api.forms import Details
+from provisioning.api.routes import Details
 from provisioning.client.client import Client, etag_of
 from provisioning.client.errors import RefusedError, UnreachableError
 from provisioning.client.progress import Progress, progress_of, progress_until_done

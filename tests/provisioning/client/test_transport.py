@@ -14,7 +14,7 @@ import responses
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
-from provisioning.api.forms import AGE_HEADER, NOT_LEADING
+from provisioning.api.routes import AGE_HEADER, NOT_LEADING
 from provisioning.client.addresses import checked_url, is_trusted
 from provisioning.client.errors import (
     ClientError,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.runtime import listeners
+from provisioning.runtime import probe
 from tests.containerd import busybox_archive
 from tests.provisioning.runtime.processes import ProcessLab
 
@@ -13,7 +13,7 @@ from tests.provisioning.runtime.processes import ProcessLab
 @pytest.fixture(autouse=True)
 def _no_port_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports here are on this machine: who does not answer within a second is slow, and there."""
-    monkeypatch.setattr(listeners, "CONNECT_LIMIT_S", 60.0)
+    monkeypatch.setattr(probe, "CONNECT_LIMIT_S", 60.0)
 
 
 @pytest.fixture

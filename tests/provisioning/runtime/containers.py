@@ -10,11 +10,11 @@ from pathlib import Path
 from provisioning.clock import SystemClock
 from provisioning.errors import TransientError
 from provisioning.model import Unit, unit_name
-from provisioning.runtime import containerd_api as api
 from provisioning.runtime import containerd_messages_pb2 as messages
-from provisioning.runtime.containerd import ContainerdRuntime, namespace_of
-from provisioning.runtime.containerd_daemon import Daemon
-from provisioning.runtime.containerd_record import Settings
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd.client import Daemon
+from provisioning.runtime.containerd.containers import Settings
+from provisioning.runtime.containerd.runtime import ContainerdRuntime, namespace_of
 from tests.containerd import IMAGE, Containerd
 from tests.ports import free_port
 from tests.provisioning.runtime.contract import (

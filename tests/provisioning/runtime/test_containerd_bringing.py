@@ -8,10 +8,8 @@ import logging
 import pytest
 
 from provisioning.errors import LastingError, TransientError
-from provisioning.runtime.containerd_bringing import Bringing
-from provisioning.runtime.containerd_image import Image, ImageConfig
-from provisioning.runtime.containerd_transfers import TRANSFER_LIMIT_S
-from provisioning.runtime.containerd_turns import (
+from provisioning.runtime.containerd.images import TRANSFER_LIMIT_S, Bringing, Image, ImageConfig
+from provisioning.runtime.image_pulls import (
     IMPORTS_AT_ONCE,
     STALL_LIMIT_S,
     Turn,
@@ -286,4 +284,4 @@ def test_the_log_says_when_an_image_is_begun_and_when_it_is_there(
     assert [
         "the image 'llm:1' is being brought to n1",
         "the image 'llm:1', 4.2 MB, was brought to n1 in 100.0 s",
-    ] == [one.getMessage() for one in caplog.records if one.name.endswith("bringing")]
+    ] == [one.getMessage() for one in caplog.records if one.name.endswith("images")]

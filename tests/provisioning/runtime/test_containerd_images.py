@@ -18,10 +18,15 @@ import trustme
 from aiohttp import web
 
 from provisioning.errors import LastingError, TransientError, UnitError
-from provisioning.runtime.containerd_daemon import RefusedError
-from provisioning.runtime.containerd_image import Image, ImageConfig, chain_ids
-from provisioning.runtime.containerd_transfers import has_registry, transfer_error
-from provisioning.runtime.containerd_turns import Turn
+from provisioning.runtime.containerd.client import RefusedError
+from provisioning.runtime.containerd.images import (
+    Image,
+    ImageConfig,
+    chain_ids,
+    has_registry,
+    transfer_error,
+)
+from provisioning.runtime.image_pulls import Turn
 from tests.containerd import IMAGE, Containerd, image_archive, running_containerd
 from tests.ports import free_port
 from tests.provisioning.runtime.containers import ContainerdLab

@@ -12,7 +12,7 @@ import pytest
 
 from provisioning.errors import NodeUnreachableError, TransientError
 from provisioning.model import Unit, UnitState
-from provisioning.runtime.containerd import ContainerdRuntime
+from provisioning.runtime.containerd.runtime import ContainerdRuntime
 from tests.containerd import Containerd, running_containerd
 from tests.provisioning.runtime.containers import ContainerdLab, is_removed
 from tests.provisioning.runtime.contract import FLEET, has_exited, running

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from provisioning.errors import LastingError
 from provisioning.model import FoundUnit, Unit, UnitState
-from provisioning.runtime import containerd_api as api
 from provisioning.runtime import containerd_messages_pb2 as messages
-from provisioning.runtime import containerd_spec as spec
-from provisioning.runtime import containerd_units as units
-from provisioning.runtime.containerd_image import ImageConfig
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd import containers as units
+from provisioning.runtime.containerd import oci_spec as spec
+from provisioning.runtime.containerd.images import ImageConfig
 
 UNIT = Unit(
     name="pool-7.2",

@@ -12,7 +12,7 @@ import pytest
 
 from provisioning.errors import TransientError
 from provisioning.model import Probe, Unit, WarmUp
-from provisioning.runtime.prober import HttpProber
+from provisioning.runtime.probe import HttpProber
 from tests.conftest import ROOT
 from tests.containerd import Containerd, image_archive, layer_of, package, running_containerd
 from tests.provisioning.runtime.containers import ContainerdLab

@@ -15,17 +15,20 @@ import pytest
 
 from provisioning.clock import Clock
 from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
-from provisioning.runtime import containerd_api as api
 from provisioning.runtime import containerd_messages_pb2 as messages
-from provisioning.runtime.containerd_bringing import Bringing
-from provisioning.runtime.containerd_daemon import DEADLINE_S, RefusedError
-from provisioning.runtime.containerd_events import Events
-from provisioning.runtime.containerd_image import Image, ImageConfig
-from provisioning.runtime.containerd_images import Images
-from provisioning.runtime.containerd_record import Settings, new_record
-from provisioning.runtime.containerd_refusals import meaning_of
-from provisioning.runtime.containerd_transfers import CHUNK_BYTES, _feed
-from provisioning.runtime.containerd_turns import Turn, Turns
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd.client import DEADLINE_S, RefusedError, meaning_of
+from provisioning.runtime.containerd.containers import Settings, new_record
+from provisioning.runtime.containerd.images import (
+    CHUNK_BYTES,
+    Bringing,
+    Image,
+    ImageConfig,
+    Images,
+    _feed,
+)
+from provisioning.runtime.containerd.runtime import Events
+from provisioning.runtime.image_pulls import Turn, Turns
 from tests.provisioning.runtime.test_containerd_pure import UNIT
 
 LAYER = "sha256:layer"

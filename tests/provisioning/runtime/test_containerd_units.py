@@ -12,10 +12,10 @@ import pytest
 
 from provisioning.errors import LastingError, TransientError, UnitError
 from provisioning.model import FoundUnit, Unit, UnitState
-from provisioning.runtime import containerd_api as api
 from provisioning.runtime import containerd_messages_pb2 as messages
-from provisioning.runtime.containerd import ContainerdRuntime, namespace_of
-from provisioning.runtime.containerd_record import Settings
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd.containers import Settings
+from provisioning.runtime.containerd.runtime import ContainerdRuntime, namespace_of
 from tests.containerd import Containerd, is_second_version, running_containerd
 from tests.provisioning.runtime.containers import ContainerdLab, is_removed
 from tests.provisioning.runtime.contract import FLEET, Behaviour, has_exited, running

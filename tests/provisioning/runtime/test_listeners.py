@@ -10,14 +10,14 @@ import socket
 import pytest
 
 from provisioning.errors import NoRoomError
-from provisioning.runtime import listeners
+from provisioning.runtime import probe
 from tests.ports import free_port
 
 HOST = "127.0.0.1"
 
 
 async def test_a_port_on_which_nobody_listens_is_free() -> None:
-    await listeners.refuse_taken(HOST, free_port())
+    await probe.refuse_taken(HOST, free_port())
 
 
 @pytest.mark.parametrize("listening_on", [HOST, "0.0.0.0"])  # noqa: S104 # what strangers do
@@ -26,20 +26,20 @@ async def test_a_port_on_which_somebody_listens_is_refused(listening_on: str) ->
         port = stranger.getsockname()[1]
 
         with pytest.raises(NoRoomError, match=rf"{HOST}:{port}: somebody does already"):
-            await listeners.refuse_taken(HOST, port)
+            await probe.refuse_taken(HOST, port)
 
 
 async def test_a_host_that_is_silent_does_not_hold_up_a_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listeners, "CONNECT_LIMIT_S", 0.05)
+    monkeypatch.setattr(probe, "CONNECT_LIMIT_S", 0.05)
     with socket.create_server((HOST, 0), backlog=0) as full, contextlib.ExitStack() as stack:
         for _ in range(2):  # more than it keeps waiting: to the next one it does not answer
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
 
-        await listeners.refuse_taken(*full.getsockname())
+        await probe.refuse_taken(*full.getsockname())
 
 
 async def test_a_connection_that_has_reached_itself_is_nobody(
@@ -49,4 +49,4 @@ async def test_a_connection_that_has_reached_itself_is_nobody(
     from_there = functools.partial(asyncio.open_connection, local_addr=(HOST, port))
     monkeypatch.setattr(asyncio, "open_connection", from_there)
 
-    await listeners.refuse_taken(HOST, port)
+    await probe.refuse_taken(HOST, port)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from provisioning.runtime import nodeconfig
-from provisioning.runtime.nodeconfig import NodeAccess
+from provisioning.runtime import node_setup
+from provisioning.runtime.node_setup import NodeAccess
 from tests.conftest import program
 
 LIMIT = 1000
@@ -19,7 +19,7 @@ def rotate(folder: Path) -> None:
     """Do once what a node's timer does."""
     access = msgspec.structs.replace(ACCESS, log_dir=str(folder / "log"))
     config = folder / "logrotate.conf"
-    config.write_text(nodeconfig.log_rotation(access))
+    config.write_text(node_setup.log_rotation(access))
     config.chmod(0o644)
     command = (program("logrotate"), "-s", folder / "state", config)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

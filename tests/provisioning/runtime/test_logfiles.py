@@ -18,9 +18,9 @@ import pytest
 
 from provisioning.errors import TransientError
 from provisioning.model import Unit, UnitState
-from provisioning.runtime import logfiles
-from provisioning.runtime.containerd import ContainerdRuntime
-from provisioning.runtime.logfiles import LogBound
+from provisioning.runtime import logs
+from provisioning.runtime.containerd.runtime import ContainerdRuntime
+from provisioning.runtime.logs import LogBound
 from provisioning.runtime.process import ProcessRuntime
 from tests.containerd import running_containerd
 from tests.provisioning.runtime.containers import ContainerdLab
@@ -77,18 +77,18 @@ def test_a_log_is_moved_on_a_full_disk_and_loses_nothing_of_its_newest_part(disk
     log = written(disk, 20_000)
     fill(disk)
 
-    logfiles.bound(log, LIMIT)
+    logs.bound(log, LIMIT)
 
     assert {"pool-1.log": 0, "pool-1.log.1": LIMIT} == sizes(disk)
-    newest = logfiles.predecessor(log).read_bytes()
+    newest = logs.predecessor(log).read_bytes()
     assert bytes(LIMIT - 3) + b"end" == newest
-    assert 0o600 == logfiles.predecessor(log).stat().st_mode & 0o777
+    assert 0o600 == logs.predecessor(log).stat().st_mode & 0o777
 
 
 def test_a_log_at_its_limit_is_left_as_it_is(tmp_path: Path) -> None:
     log = written(tmp_path, LIMIT)
 
-    logfiles.bound(log, LIMIT)
+    logs.bound(log, LIMIT)
 
     assert {"pool-1.log": LIMIT} == sizes(tmp_path)
 
@@ -105,7 +105,7 @@ class Shrinking(PosixPath):
 def test_a_log_that_becomes_shorter_meanwhile_is_moved_as_it_is(tmp_path: Path) -> None:
     log = written(tmp_path, LIMIT + 1)
 
-    assert logfiles.bound(Shrinking(log), LIMIT)
+    assert logs.bound(Shrinking(log), LIMIT)
 
     assert {"pool-1.log": 0, "pool-1.log.1": 3} == sizes(tmp_path)
 
@@ -121,7 +121,7 @@ def test_a_log_that_cannot_be_moved_is_left_whole_and_the_others_are_bound(
 
     kept.keep([first, tmp_path / "missing.log", second])
     assert (LIMIT + 1, 0) == (first.stat().st_size, second.stat().st_size)
-    assert LIMIT == logfiles.predecessor(second).stat().st_size
+    assert LIMIT == logs.predecessor(second).stat().st_size
     assert not list(tmp_path.glob("*.draft"))
     kept.keep([first, second])
     assert 1 == caplog.text.count(f"cannot keep 1 logs within {LIMIT} bytes")
@@ -150,7 +150,7 @@ def test_two_threads_never_move_logs_at_once(monkeypatch: pytest.MonkeyPatch) ->
             return False
         return True
 
-    monkeypatch.setattr(logfiles, "bound", bound)
+    monkeypatch.setattr(logs, "bound", bound)
     kept = LogBound(LIMIT)
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(kept.keep, [[Path("a.log")], [Path("a.log")]]))
@@ -204,13 +204,13 @@ async def test_a_log_that_cannot_be_bound_hides_no_process(
     log = lab.records().log(unit.instance_id)
     await runtime.start(unit)
     await eventually(lambda: log.stat().st_size == N_WRITTEN)
-    logfiles.predecessor(log).mkdir()
+    logs.predecessor(log).mkdir()
 
     (found,) = await runtime.units()
 
     assert UnitState.RUNNING == found.state
     assert N_WRITTEN == log.stat().st_size
-    logfiles.predecessor(log).rmdir()
+    logs.predecessor(log).rmdir()
 
 
 @pytest.fixture

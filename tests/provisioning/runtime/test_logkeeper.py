@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 
 from provisioning.clock import SystemClock
-from provisioning.runtime.logfiles import predecessor
-from provisioning.runtime.logkeeper import (
+from provisioning.runtime.logs import (
     FLOODED_LOOK_EVERY_S,
     LOOK_EVERY_S,
     N_FLOODED_LOOKS,
     LogKeeper,
+    predecessor,
 )
 from tests.waiting import eventually
 

@@ -13,10 +13,10 @@ import pytest
 
 from provisioning.clock import SystemClock
 from provisioning.errors import LastingError, NodeUnreachableError, SpecError
-from provisioning.runtime import nodeconfig, nodesteps
-from provisioning.runtime.containerd import ContainerdRuntime
-from provisioning.runtime.containerd_daemon import Certificates
-from provisioning.runtime.nodeconfig import NodeAccess
+from provisioning.runtime import node_setup
+from provisioning.runtime.containerd.client import Certificates
+from provisioning.runtime.containerd.runtime import ContainerdRuntime
+from provisioning.runtime.node_setup import NodeAccess
 from tests.conftest import program
 from tests.containerd import IMAGE, Containerd, running_containerd
 from tests.nodeaccess import (
@@ -161,7 +161,7 @@ EXTENSIONS = "basicConstraints,keyUsage,extendedKeyUsage,subjectAltName"
 def test_a_node_gets_a_servers_certificate_of_its_own_name_whatever_it_asks_for(
     authority: Authority, tmp_path: Path
 ) -> None:
-    commands = nodesteps.node_signing_commands(ACCESS)
+    commands = node_setup.node_signing_commands(ACCESS)
 
     certificate = authority.sign(greedy_request(tmp_path), commands)
 
@@ -179,7 +179,7 @@ def test_a_node_gets_a_servers_certificate_of_its_own_name_whatever_it_asks_for(
 def test_a_provisioner_gets_a_clients_certificate_of_its_name_whatever_it_asks_for(
     authority: Authority, tmp_path: Path
 ) -> None:
-    commands = nodesteps.client_signing_commands(ACCESS)
+    commands = node_setup.client_signing_commands(ACCESS)
 
     certificate = authority.sign(greedy_request(tmp_path), commands)
 
@@ -210,7 +210,7 @@ async def test_a_node_that_was_broken_into_is_not_let_in_by_another(
     other = msgspec.structs.replace(access, node="node-2", address="127.0.0.2")
     (tmp_path / "rogue").mkdir()
     request = greedy_request(tmp_path / "rogue")
-    rogue = authority.sign(request, nodesteps.node_signing_commands(other))
+    rogue = authority.sign(request, node_setup.node_signing_commands(other))
     (request.parent / "rogue").write_bytes(rogue.read_bytes())
     (request.parent / "leaf.cnf").write_text(LEAF)
     signed = "-CA rogue -CAkey key -extfile leaf.cnf -subj /CN=ollama-fleet-provisioner"
@@ -324,8 +324,8 @@ async def test_nothing_is_started_before_its_certificate_is_there(
 def test_a_command_leaves_nothing_behind_in_the_shell() -> None:
     """A umask of 077 would make certificates that the provisioner's user cannot read."""
     for command in (
-        nodesteps.node_commands(ACCESS)[-1],
-        nodesteps.client_commands(ACCESS, "/etc/x", "x")[-1],
+        node_setup.node_commands(ACCESS)[-1],
+        node_setup.client_commands(ACCESS, "/etc/x", "x")[-1],
     ):
         assert command.startswith("(umask 077 && ")
         assert command.endswith(")")
@@ -346,7 +346,7 @@ def title_of(pid_file: str) -> bytes:
 
 
 def test_a_nodes_nginx_is_kept_running_and_speaks_in_the_journal() -> None:
-    lines = nodeconfig.unit(ACCESS).splitlines()
+    lines = node_setup.unit(ACCESS).splitlines()
 
     assert {
         "Type=exec",
@@ -359,8 +359,8 @@ def test_a_nodes_nginx_is_kept_running_and_speaks_in_the_journal() -> None:
 def test_systemd_finds_no_fault_in_a_nodes_unit(tmp_path: Path) -> None:
     (tmp_path / "nginx").touch(mode=0o755)
     access = msgspec.structs.replace(ACCESS, nginx=str(tmp_path / "nginx"))
-    unit = tmp_path / f"{nodeconfig.UNIT}.service"
-    unit.write_text(nodeconfig.unit(access))
+    unit = tmp_path / f"{node_setup.UNIT}.service"
+    unit.write_text(node_setup.unit(access))
 
     verified = subprocess.run(
         [program("systemd-analyze"), "verify", "--man=no", unit],
@@ -373,7 +373,7 @@ def test_systemd_finds_no_fault_in_a_nodes_unit(tmp_path: Path) -> None:
 
 
 def test_a_node_gets_three_files() -> None:
-    paths = [file.path for file in nodeconfig.node_files(ACCESS)]
+    paths = [file.path for file in node_setup.node_files(ACCESS)]
 
     assert [
         "/etc/ollama-fleet/node/nginx.conf",
@@ -395,15 +395,15 @@ def test_the_nodes_address_is_listened_on_and_in_its_certificate(
 ) -> None:
     access = msgspec.structs.replace(ACCESS, address=address)
 
-    nginx, *_ = nodeconfig.node_files(access)
-    (signing,) = nodesteps.node_signing_commands(access)
+    nginx, *_ = node_setup.node_files(access)
+    (signing,) = node_setup.node_signing_commands(access)
 
     assert listens in nginx.text
     assert f" subjectAltName={named} |" in signing
 
 
 def test_logs_are_copied_and_cut_by_size() -> None:
-    text = nodeconfig.log_rotation(msgspec.structs.replace(ACCESS, log_dir="/logs"))
+    text = node_setup.log_rotation(msgspec.structs.replace(ACCESS, log_dir="/logs"))
 
     assert "/logs/*/*.log {" in text
     assert "copytruncate" in text
@@ -429,6 +429,6 @@ def test_logs_are_copied_and_cut_by_size() -> None:
 )
 def test_what_would_break_out_of_a_file_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(SpecError) as caught:
-        nodeconfig.node_files(msgspec.structs.replace(ACCESS, **change))
+        node_setup.node_files(msgspec.structs.replace(ACCESS, **change))
 
     assert [next(iter(change))] == [problem.split()[0] for problem in caught.value.problems]

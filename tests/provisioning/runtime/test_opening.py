@@ -9,7 +9,7 @@ import pytest
 
 from provisioning.clock import SystemClock
 from provisioning.model import Node, Probe, RuntimeKind
-from provisioning.runtime.opening import Local, Machines
+from provisioning.runtime.factory import Local, Machines
 from provisioning.units import unit_of
 from tests.ports import free_port
 from tests.provisioning.making import instance, node, pool

@@ -15,7 +15,7 @@ from aiohttp import web
 from provisioning.errors import NotAskedError, TransientError
 from provisioning.model import Probe, RequestsPage, WarmUp
 from provisioning.runtime.base import Prober
-from provisioning.runtime.prober import MAX_PAGE_BYTES, HttpProber
+from provisioning.runtime.probe import MAX_PAGE_BYTES, HttpProber
 from provisioning.spec.engines import ENGINES
 from tests.ports import free_port
 

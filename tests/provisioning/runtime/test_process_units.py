@@ -19,7 +19,7 @@ import uvloop
 
 from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.model import FoundUnit, Unit, UnitState
-from provisioning.runtime import launch, process, procfs, spawning
+from provisioning.runtime import launch, process, procfs
 from provisioning.runtime.process import ProcessRuntime
 from provisioning.runtime.procfs import Identity
 from provisioning.runtime.records import Records
@@ -239,7 +239,7 @@ async def test_a_launcher_that_ends_before_it_says_who_it_is_is_told_and_leaves_
         path.write_text(launcher)
     runtime, unit, before = process_lab.open(), process_lab.unit(), children()
     with monkeypatch.context() as patch:
-        patch.setattr(spawning, "LAUNCHER", path)
+        patch.setattr(process, "LAUNCHER", path)
         with pytest.raises(UnitError) as caught:
             await runtime.start(unit)
 

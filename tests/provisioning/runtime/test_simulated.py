@@ -15,8 +15,7 @@ from provisioning.errors import (
     TransientError,
 )
 from provisioning.model import Probe, Unit, UnitState, WarmUp
-from provisioning.runtime.simulated import SimulatedProber, SimulatedRuntime
-from provisioning.runtime.world import Behaviour, World
+from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from tests.provisioning.runtime.contract import (
     EXIT_STATUS,
     FLEET,

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import Phase, given, settings
 
 from provisioning.model import Fleet, WarmUp
-from provisioning.spec import fleet_json, fleet_yaml, form, read_fleet
+from provisioning.spec import fleet_json, fleet_yaml, read_fleet, schema
 from provisioning.spec.document import fleet_document
 from tests.provisioning.spec.documents import fleet_of, node, pool
 from tests.provisioning.spec.fleets import fleets
@@ -52,16 +52,16 @@ def test_every_key_is_written() -> None:
     (first_node,), (first_pool,) = document["nodes"], document["pools"]
 
     for section, written in (
-        (form.FleetForm, document),
-        (form.PoolForm, first_pool),
-        (form.HealthForm, first_pool["health"]),
-        (form.MountForm, first_pool["mounts"][0]),
-        (form.PlacementForm, first_pool["placement"]),
-        (form.RotationForm, first_pool["rotation"]),
-        (form.LimitsForm, document["limits"]),
+        (schema.FleetForm, document),
+        (schema.PoolForm, first_pool),
+        (schema.HealthForm, first_pool["health"]),
+        (schema.MountForm, first_pool["mounts"][0]),
+        (schema.PlacementForm, first_pool["placement"]),
+        (schema.RotationForm, first_pool["rotation"]),
+        (schema.LimitsForm, document["limits"]),
     ):
         assert set(section.model_fields) == set(written)
-    assert set(form.NodeForm.model_fields) - {"count"} == set(first_node)
+    assert set(schema.NodeForm.model_fields) - {"count"} == set(first_node)
 
 
 def test_amounts_are_written_as_people_write_them() -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from provisioning.errors import FencedError
 from provisioning.store.base import NEW, Done, Put, Refusal, Store, Term
-from provisioning.store.etcd.claims import MAX_CLAIMS, Claim, giving_back
-from provisioning.store.etcd.keys import Keys
+from provisioning.store.etcd.store import MAX_CLAIMS, Claim, Keys, giving_back
 from provisioning.store.records import place_of
 from tests.etcd import Cluster, encoded, gateway
 from tests.provisioning.store.examples import (

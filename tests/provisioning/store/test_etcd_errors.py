@@ -9,11 +9,10 @@ import grpc.aio
 import pytest
 
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
-from provisioning.store.etcd import channels
+from provisioning.store.etcd import client
 from provisioning.store.etcd.access import DEADLINE_S, Access, Credentials
-from provisioning.store.etcd.client import Client
+from provisioning.store.etcd.client import RANGE, Client
 from provisioning.store.etcd.messages_pb2 import RangeRequest
-from provisioning.store.etcd.methods import RANGE
 from tests.ports import free_ports
 
 STATUS = grpc.StatusCode
@@ -76,7 +75,7 @@ async def test_where_no_member_answers_each_is_named_once(n_members: int) -> Non
 
 @pytest.mark.parametrize("deadline_s", [0.5, DEADLINE_S, 10.0])
 def test_a_connection_may_take_as_long_as_the_call_that_needs_it(deadline_s: float) -> None:
-    limit_ms = dict(channels.options(deadline_s))["grpc.min_reconnect_backoff_ms"]
+    limit_ms = dict(client.options(deadline_s))["grpc.min_reconnect_backoff_ms"]
 
     assert 1000 * deadline_s <= limit_ms
 

@@ -12,7 +12,7 @@ import pytest
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.store.base import NEW, Delete, Done, Put, PutSpec, Store, Term, Update
 from provisioning.store.etcd.client import Client
-from provisioning.store.etcd.keys import Keys
+from provisioning.store.etcd.store import Keys
 from tests.etcd import Cluster, encoded, etcd_cluster, gateway
 from tests.provisioning.store.examples import (
     PATIENCE_S,

@@ -13,7 +13,15 @@ import grpc
 import grpc.aio
 
 from provisioning.store.etcd.access import Access, Credentials
-from provisioning.store.etcd.client import Client
+from provisioning.store.etcd.client import (
+    AUTHENTICATE,
+    GRANT,
+    KEEP_ALIVE,
+    RANGE,
+    REVOKE,
+    TXN,
+    Client,
+)
 from provisioning.store.etcd.leadership import EtcdLeadership
 from provisioning.store.etcd.messages_pb2 import (
     AuthenticateResponse,
@@ -21,14 +29,6 @@ from provisioning.store.etcd.messages_pb2 import (
     LeaseRevokeResponse,
     RangeResponse,
     TxnResponse,
-)
-from provisioning.store.etcd.methods import (
-    AUTHENTICATE,
-    GRANT,
-    KEEP_ALIVE,
-    RANGE,
-    REVOKE,
-    TXN,
 )
 from tests.provisioning.store.clocks import HurriedClock
 from tests.provisioning.store.examples import PATIENCE_S

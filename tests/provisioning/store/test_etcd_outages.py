@@ -15,7 +15,7 @@ import pytest
 from provisioning.clock import SystemClock
 from provisioning.errors import FencedError, StoreUnavailableError
 from provisioning.store.base import NEW, Put, Store, View
-from provisioning.store.etcd import watching
+from provisioning.store.etcd import store
 from provisioning.store.etcd.access import Access
 from provisioning.store.etcd.client import Client
 from provisioning.store.etcd.leadership import EtcdLeadership
@@ -284,13 +284,13 @@ async def test_a_watch_that_has_nothing_to_tell_stays_open(
 def responses_to_watches(monkeypatch: pytest.MonkeyPatch) -> list[WatchResponse]:
     """Return what members say to all watches from now on; it grows."""
     seen: list[WatchResponse] = []
-    receive = watching._response
+    receive = store._response
 
     async def noted(*args: Any) -> WatchResponse:
         seen.append(await receive(*args))
         return seen[-1]
 
-    monkeypatch.setattr(watching, "_response", noted)
+    monkeypatch.setattr(store, "_response", noted)
     return seen
 
 

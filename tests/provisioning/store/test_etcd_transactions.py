@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from provisioning.store.base import NEW, Change, Delete, Put, PutSpec
-from provisioning.store.etcd.keys import Keys, range_end
-from provisioning.store.etcd.transactions import MAX_CHANGES, Found, Step, steps
+from provisioning.store.etcd.store import MAX_CHANGES, Found, Keys, Step, range_end, steps
 from tests.provisioning.store.examples import instance, instances
 
 KEYS = Keys("demo")

@@ -19,9 +19,8 @@ import pytest
 from provisioning.clock import SystemClock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.store.base import NEW, Delete, Put
-from provisioning.store.sqlite.database import BUSY_TIMEOUT_S, Database
+from provisioning.store.sqlite.database import BUSY_TIMEOUT_S, Database, Place
 from provisioning.store.sqlite.leadership import SqliteLeadership
-from provisioning.store.sqlite.place import Place
 from provisioning.store.sqlite.store import SqliteStore
 from tests.provisioning.store.examples import (
     PATIENCE_S,

@@ -17,7 +17,7 @@ from provisioning.clock import SystemClock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import Leading
 from provisioning.store.opening import open_store
-from provisioning.store.sqlite.place import Place
+from provisioning.store.sqlite.database import Place
 from provisioning.store.sqlite.store import SqliteStore
 from tests.provisioning.store.examples import PATIENCE_S, Opened, instance, leading, put
 from tests.provisioning.store.leaders import leader

@@ -1,0 +1,518 @@
+"""Every operation of the API with its documents, and the OpenAPI description of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from provisioning.model import Fleet, Phase, Reason, UnitState
+from provisioning.plan import Plan
+
+AGE_HEADER = "Inventory-Age-Seconds"
+"""How old what an answer tells is."""
+NOT_LEADING = "urn:ollama-fleet:not-leading"
+"""Type of the problem that another provisioner leads, or none: nothing was changed."""
+
+PROBLEM_TYPES = (
+    f"`{NOT_LEADING}`: this provisioner does not lead, so it has changed nothing; `leader` is the "
+    "one that does, where there is one. `about:blank`: the status says which kind it is."
+)
+
+
+class State(StrEnum):
+    """What the exporter is told about an instance."""
+
+    RUNNING = "running"
+    PROVISIONING = "provisioning"
+    DRAINING = "draining"
+
+
+STATE_BY_PHASE: Mapping[Phase, State] = {
+    Phase.STARTING: State.PROVISIONING,
+    Phase.RUNNING: State.RUNNING,
+    # A failed one is meant to run: it has to count as not healthy.
+    Phase.FAILED: State.RUNNING,
+    Phase.DRAINING: State.DRAINING,
+    Phase.STOPPING: State.DRAINING,
+}
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An instance as the exporter's inventory has it: no other keys than these."""
+
+    id: str
+    url: str
+    """Empty: the address of its node is not known."""
+    node: str
+    model: str = ""
+    engine: str = "auto"
+    state: State
+    developer: str = ""
+    labels: Mapping[str, str] = {}
+    """Its pool, and the labels of its node."""
+
+
+class Details(Entry, frozen=True, omit_defaults=False, kw_only=True):
+    """An instance with all that the provisioner knows of it."""
+
+    pool: str
+    port: int
+    phase: Phase
+    since_s: float
+    """When it entered its phase."""
+    generation: int
+    workload: str
+    """Digest of what it runs."""
+    started_s: float = 0.0
+    reason: Reason | None = None
+    fault: str = ""
+    n_failures: int = 0
+    retry_at_s: float = 0.0
+    is_replace_asked: bool = False
+
+
+class HistoryLine(msgspec.Struct, frozen=True):
+    """Something that happened to an instance."""
+
+    at_s: float
+    what: str
+    detail: str
+    generation: int
+
+
+class InstanceDocument(Details, frozen=True, omit_defaults=False, kw_only=True):
+    """An instance with its history, oldest first."""
+
+    log: str = ""
+    """The path, on its node, of what it writes; empty: it has none, or its node is not listed."""
+    history: tuple[HistoryLine, ...]
+
+
+class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as the leader knows it, and what the records place on it."""
+
+    name: str
+    runtime: str
+    """Empty, as are CPUs and memory: the specification does not list it any more."""
+    is_listed: bool
+    is_cordoned: bool
+    is_asked: bool
+    """Whether it was asked yet, since this provisioner leads."""
+    is_reachable: bool
+    """Whether it answered when it was asked last."""
+    heard_s: float
+    """When it last answered; 0: never, since this provisioner leads."""
+    fault: str
+    """Why it does not answer, or is not asked; empty: it answers."""
+    n_instances: int
+    """Failed ones aside: those have no unit."""
+    n_failed: int
+    cpus_used: float
+    cpus: float
+    memory_used_bytes: int
+    memory_bytes: int
+
+
+class OrphanDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A container or process of the fleet that the store has no record of."""
+
+    node: str
+    name: str
+    instance_id: str
+    generation: int
+    state: UnitState
+
+
+class SdGroup(msgspec.Struct, frozen=True):
+    """One target of Prometheus's HTTP service discovery."""
+
+    targets: tuple[str, ...]
+    labels: Mapping[str, str]
+
+
+class AssignOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who gets the instance."""
+
+    developer: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+MAX_COUNT = 1_000_000
+
+
+class ScaleOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many instances the pool is to have."""
+
+    count: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+
+
+class DeleteOrphansOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many orphans the caller has seen; if there are more or less, none is deleted."""
+
+    count: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+
+
+class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What went wrong, as RFC 9457 has it."""
+
+    type: Annotated[str, Meta(description=PROBLEM_TYPES)]
+    title: str
+    status: int
+    detail: str
+    problems: tuple[str, ...] = ()
+    """Of a specification: all that is wrong with it."""
+    leader: str = ""
+    """URL of the provisioner that leads, where this one does not."""
+
+
+JSON = "application/json"
+TEXT = "text/plain"
+EVENTS = "text/event-stream"
+MAX_ORDER_BYTES = 16_384
+MAX_SPEC_BYTES = 16_000_000
+"""Of a specification: room for 100,000 developers and 10,000 nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A part of the path, the query or the headers."""
+
+    name: str
+    where: str
+    """`path`, `query` or `header`."""
+    meaning: str
+    choices: tuple[str, ...] = ()
+    """The values that there are; empty: any text."""
+    is_repeatable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method on one path."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    answer: Any
+    """Type of the good answer's JSON, or several; a text: only its media type is fixed."""
+    parameters: tuple[Parameter, ...] = ()
+    order: Any = None
+    """Type of the request's JSON; None: it has no body."""
+    status: HTTPStatus = HTTPStatus.OK
+    failures: tuple[HTTPStatus, ...] = ()
+    is_write: bool = False
+    """It needs a token, and a leader."""
+    is_private: bool = False
+    """It needs a token: it shows what not everybody may know, or costs much to answer."""
+
+    @property
+    def media_type(self) -> str:
+        """Return the media type of the good answer."""
+        return self.answer if isinstance(self.answer, str) else JSON
+
+    @property
+    def needs_token(self) -> bool:
+        """Say whether only holders of a token may ask."""
+        return self.is_write or self.is_private
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Return how large a request may be."""
+        return MAX_SPEC_BYTES if self.order is Fleet else MAX_ORDER_BYTES
+
+
+def _filter(name: str, meaning: str, choices: tuple[str, ...] = ()) -> Parameter:
+    return Parameter(name, "query", f"{meaning}; repeat it for several.", choices, True)
+
+
+FILTERS = (
+    _filter("developer", "Only instances of this developer"),
+    _filter("model", "Only instances with this model"),
+    _filter("node", "Only instances on this node"),
+    _filter("phase", "Only instances in this phase", tuple(Phase)),
+    _filter("pool", "Only instances of this pool"),
+    _filter("state", "Only instances in this state", tuple(State)),
+)
+DETAILS = Parameter("details", "query", "1: everything that is known of each instance.", ("0", "1"))
+ID = Parameter("id", "path", "Id of an instance.")
+POOL = Parameter("name", "path", "Name of a pool.")
+IF_NONE_MATCH = Parameter("If-None-Match", "header", "ETag of the answer that is known already.")
+IF_MATCH = Parameter("If-Match", "header", "ETag of the specification that has to be in force.")
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key", "header", "Of this request: with the same key it is carried out once."
+)
+LAST_EVENT_ID = Parameter("Last-Event-ID", "header", "Revision of the last event that was had.")
+
+NOT_MODIFIED = HTTPStatus.NOT_MODIFIED
+BAD_REQUEST = HTTPStatus.BAD_REQUEST
+NOT_FOUND = HTTPStatus.NOT_FOUND
+CONFLICT = HTTPStatus.CONFLICT
+PRECONDITION_FAILED = HTTPStatus.PRECONDITION_FAILED
+UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE
+WRITE_FAILURES = (HTTPStatus.UNAUTHORIZED, CONFLICT, UNAVAILABLE)
+BODY_FAILURES = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
+
+def _order(
+    name: str,
+    summary: str,
+    *,
+    order: Any = None,
+    status: HTTPStatus = HTTPStatus.ACCEPTED,
+) -> Operation:
+    return Operation(
+        name,
+        "POST",
+        f"/instances/{{id}}/{name}",
+        summary,
+        InstanceDocument,
+        (ID, IDEMPOTENCY_KEY),
+        order,
+        status,
+        (BAD_REQUEST, NOT_FOUND, *WRITE_FAILURES, *BODY_FAILURES),
+        is_write=True,
+    )
+
+
+OPERATIONS = (
+    Operation(
+        "instances",
+        "GET",
+        "/instances",
+        "The inventory: what the exporter and load tests find the instances by.",
+        (list[Entry], list[Details]),
+        (*FILTERS, DETAILS, IF_NONE_MATCH),
+        failures=(NOT_MODIFIED, BAD_REQUEST, UNAVAILABLE),
+    ),
+    Operation(
+        "changes",
+        "GET",
+        "/instances/changes",
+        "Server-sent events: `snapshot` with all instances, then `change` with what is different.",
+        EVENTS,
+        (LAST_EVENT_ID,),
+        failures=(BAD_REQUEST, UNAVAILABLE),
+    ),
+    Operation(
+        "instance",
+        "GET",
+        "/instances/{id}",
+        "One instance with its history.",
+        InstanceDocument,
+        (ID,),
+        failures=(BAD_REQUEST, NOT_FOUND, UNAVAILABLE),
+    ),
+    _order(
+        "assign",
+        "Give the instance to a developer; the pool lists them from now on.",
+        order=AssignOrder,
+        status=HTTPStatus.OK,
+    ),
+    _order(
+        "release",
+        "Take the instance from its developer; the pool does not list them any more.",
+        status=HTTPStatus.OK,
+    ),
+    _order("drain", "Let the instance end what it has begun, now; then it starts afresh."),
+    _order("replace", "Replace the instance by a fresh one when the fleet's limits allow it."),
+    Operation(
+        "nodes",
+        "GET",
+        "/nodes",
+        "How each node is: whether it answers, since when not and why, and what it holds.",
+        list[NodeDocument],
+        failures=(BAD_REQUEST, UNAVAILABLE),
+    ),
+    Operation(
+        "orphans",
+        "GET",
+        "/orphans",
+        "The orphans: containers and processes of the fleet without a record in the store.",
+        list[OrphanDocument],
+        failures=(BAD_REQUEST, CONFLICT, UNAVAILABLE),
+    ),
+    Operation(
+        "delete_orphans",
+        "POST",
+        "/orphans/delete",
+        "Delete all orphans, if they are as many as the order says.",
+        list[OrphanDocument],
+        (IDEMPOTENCY_KEY,),
+        DeleteOrphansOrder,
+        HTTPStatus.ACCEPTED,
+        (BAD_REQUEST, *WRITE_FAILURES, *BODY_FAILURES),
+        is_write=True,
+    ),
+    Operation(
+        "scale",
+        "POST",
+        "/pools/{name}/scale",
+        "Change how many instances a pool has.",
+        Plan,
+        (POOL, IF_MATCH, IDEMPOTENCY_KEY),
+        ScaleOrder,
+        HTTPStatus.ACCEPTED,
+        (BAD_REQUEST, NOT_FOUND, PRECONDITION_FAILED, *WRITE_FAILURES, *BODY_FAILURES),
+        is_write=True,
+    ),
+    Operation(
+        "spec",
+        "GET",
+        "/spec",
+        "The specification in force, every default written out.",
+        Fleet,
+        (IF_NONE_MATCH,),
+        failures=(NOT_MODIFIED, BAD_REQUEST, HTTPStatus.UNAUTHORIZED, NOT_FOUND, UNAVAILABLE),
+        is_private=True,
+    ),
+    Operation(
+        "put_spec",
+        "PUT",
+        "/spec",
+        "Put a specification in force.",
+        Plan,
+        (IF_MATCH, IDEMPOTENCY_KEY),
+        Fleet,
+        HTTPStatus.ACCEPTED,
+        (BAD_REQUEST, PRECONDITION_FAILED, *WRITE_FAILURES, *BODY_FAILURES),
+        is_write=True,
+    ),
+    Operation(
+        "plan",
+        "POST",
+        "/plan",
+        "What a specification would change; nothing is changed.",
+        Plan,
+        (),
+        Fleet,
+        failures=(BAD_REQUEST, HTTPStatus.UNAUTHORIZED, CONFLICT, UNAVAILABLE, *BODY_FAILURES),
+        is_private=True,
+    ),
+    Operation(
+        "sd",
+        "GET",
+        "/sd",
+        "The instances for Prometheus's HTTP service discovery.",
+        list[SdGroup],
+        FILTERS,
+        failures=(BAD_REQUEST, UNAVAILABLE),
+    ),
+    Operation(
+        "metrics", "GET", "/metrics", "The provisioner's own series.", TEXT, failures=(BAD_REQUEST,)
+    ),
+    Operation("healthy", "GET", "/-/healthy", "200 while it lives.", TEXT, failures=(BAD_REQUEST,)),
+    Operation(
+        "ready",
+        "GET",
+        "/-/ready",
+        "200 once it knows the fleet.",
+        TEXT,
+        failures=(BAD_REQUEST, UNAVAILABLE),
+    ),
+    Operation(
+        "openapi",
+        "GET",
+        "/openapi.json",
+        "This description.",
+        dict[str, Any],
+        failures=(BAD_REQUEST,),
+    ),
+)
+
+
+PROBLEM = "application/problem+json"
+REF_TEMPLATE = "#/components/schemas/{name}"
+
+Json = dict[str, Any]
+
+
+def description(operations: Sequence[Operation], *, version: str) -> Json:
+    """Return the document."""
+    types = [
+        kind
+        for operation in operations
+        for kind in (*_answers(operation), operation.order)
+        if kind is not None
+    ]
+    (*schemas, problem), components = msgspec.json.schema_components(
+        [*types, ProblemDocument], ref_template=REF_TEMPLATE
+    )
+    schema_of = dict(zip(map(repr, types), schemas, strict=True))
+    paths: dict[str, Json] = {}
+    for operation in operations:
+        item = _item(operation, schema_of, problem)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = item
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "ollama-fleet provisioner",
+            "version": version,
+            "description": "What needs a bearer token says so. Writes go to the leader.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _item(operation: Operation, schema_of: Mapping[str, Json], problem: Json) -> Json:
+    good: Json = {"description": operation.status.phrase}
+    schemas = [schema_of[repr(kind)] for kind in _answers(operation)] or [{"type": "string"}]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    good["content"] = {operation.media_type: {"schema": schema}}
+    item: Json = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "responses": {str(operation.status.value): good}
+        | {str(status.value): _failure(status, problem) for status in operation.failures},
+    }
+    if operation.parameters:
+        item["parameters"] = [_parameter(one) for one in operation.parameters]
+    if operation.order is not None:
+        content = {JSON: {"schema": schema_of[repr(operation.order)]}}
+        item["requestBody"] = {"required": True, "content": content}
+    if operation.needs_token:
+        item["security"] = [{"token": []}]
+    return item
+
+
+def _answers(operation: Operation) -> tuple[Any, ...]:
+    """Return the types that a good answer may have; none where it is no JSON."""
+    if isinstance(operation.answer, str):
+        return ()
+    return operation.answer if isinstance(operation.answer, tuple) else (operation.answer,)
+
+
+def _failure(status: HTTPStatus, problem: Json) -> Json:
+    if status is HTTPStatus.NOT_MODIFIED:
+        return {"description": status.phrase}
+    return {"description": status.phrase, "content": {PROBLEM: {"schema": problem}}}
+
+
+def _parameter(parameter: Parameter) -> Json:
+    one: Json = {"type": "string"}
+    if parameter.choices:
+        one["enum"] = list(parameter.choices)
+    if parameter.where == "path":
+        one["minLength"] = 1
+    schema = {"type": "array", "items": one} if parameter.is_repeatable else one
+    return {
+        "name": parameter.name,
+        "in": parameter.where,
+        "required": parameter.where == "path",
+        "description": parameter.meaning,
+        "schema": schema,
+    }

@@ -1,0 +1,1 @@
+"""Containers on a node, through its containerd."""

@@ -1,0 +1,286 @@
+"""A node whose instances are containers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+
+import msgspec
+
+from provisioning.clock import Clock
+from provisioning.errors import UnitError
+from provisioning.model import FoundUnit, Unit, UnitState
+from provisioning.runtime import cgroups, logs
+from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd import containers as units
+from provisioning.runtime.containerd.client import Certificates, Daemon, RefusedError, meaning_of
+from provisioning.runtime.containerd.containers import Containers, Settings, cgroup_of, new_record
+from provisioning.runtime.containerd.images import Bringing, Image, Images
+from provisioning.runtime.endings import News
+from provisioning.runtime.image_pulls import Turns
+from provisioning.runtime.logs import LogKeeper
+from provisioning.runtime.oom_kills import DYING_S, OomKills
+from provisioning.runtime.probe import refuse_taken
+
+EXIT, OUT_OF_MEMORY = "/tasks/exit", "/tasks/oom"
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Events:
+    """A subscription that is renewed whenever it ends."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        namespace: str,
+        clock: Clock,
+        *,
+        look: Callable[[], Awaitable[None]],
+        heard: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        """Call `heard(topic, container)`; both calls may raise UnitError, which ends a try."""
+        topics = f"{EXIT}|{OUT_OF_MEMORY}"
+        events = f'namespace=="{namespace}",topic~="^({topics})$"'
+        self._request = messages.SubscribeRequest(filters=[events])
+        self._daemon = daemon
+        self._clock = clock
+        self._look = look
+        self._heard = heard
+        self._listening: asyncio.Task[None] | None = None
+
+    def listen(self) -> None:
+        """Go on listening in the background, from the first call until `close`."""
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listen())
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+
+    async def _listen(self) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                async with self._daemon.begun(api.SUBSCRIBE, self._request) as envelopes:
+                    await self._look()
+                    wait_s = FIRST_WAIT_S
+                    await self._hear(envelopes)
+            except UnitError as error:
+                log.debug("events of %s: %s", self._daemon.endpoint, error)
+            except Exception:
+                # A fault of ours must not make us deaf for ever; once is enough for a while.
+                log.exception("the events of %s could not be heard", self._daemon.endpoint)
+                wait_s = LONGEST_WAIT_S
+            await self._clock.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _hear(self, envelopes: AsyncIterable[messages.Envelope]) -> None:
+        async for envelope in envelopes:
+            event = messages.TaskEvent.FromString(envelope.event.value)
+            await self._heard(envelope.topic, event.container_id)
+
+
+class ContainerdRuntime:
+    """The units of one fleet on one node."""
+
+    def __init__(
+        self,
+        fleet: str,
+        node: str,
+        *,
+        endpoint: str,
+        clock: Clock,
+        certificates: Certificates | None = None,
+        settings: Settings | None = None,
+        import_turns: Turns | None = None,
+    ) -> None:
+        """Connect at the first call; raise LastingError where the endpoint cannot be right.
+
+        Imports to all nodes take turns by `import_turns`; None: this node's among themselves.
+        """
+        self._fleet = fleet
+        self._settings = (settings or Settings()).of(node)
+        self._is_local = endpoint.startswith("unix:")
+        self._logs = LogKeeper(self._settings.max_log_bytes, clock)
+        namespace = namespace_of(fleet)
+        self._daemon = Daemon(endpoint, namespace, certificates)
+        self._containers = Containers(self._daemon, self._settings.snapshotter)
+        self._bringing = Bringing(node, clock, import_turns or Turns())
+        self.images = Images(
+            self._daemon,
+            self._bringing,
+            snapshotter=self._settings.snapshotter,
+            architecture=self._settings.architecture,
+            registries_dir=self._settings.registries_dir,
+        )
+        self._news = News()
+        self._events = Events(
+            self._daemon, namespace, clock, look=self._tell_exited, heard=self._on_event
+        )
+        self._clock = clock
+        self._oom_kills = OomKills(clock)
+        self._suspects: dict[str, float] = {}
+        """Units that may just have run out of memory, and until when that is looked at."""
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
+
+    async def start(self, unit: Unit) -> None:
+        """Make the unit's container and start it; bring its image where that is missing."""
+        self._events.listen()
+        if not await self._containers.is_running(unit.name):
+            image = await self.images.ensure(unit.image, unit.archive)
+            await self._finished(unit.name, self._start(unit, image))
+
+    async def remove(self, name: str, *, grace_s: float) -> None:
+        """End the unit's process and remove its task, record and snapshot."""
+        async with self._lock(name):
+            record = await self._containers.record(name)
+            if record is None:
+                await self._containers.give_record(name, self._fleet)
+            elif record.labels.get(units.FLEET) != self._fleet:
+                return
+            await self._containers.end(name, grace_s)
+            await self._containers.clear(name)
+            self._oom_kills.forget(name)
+        if self._is_local and not self._starting:
+            # The last one has gone; one that begins now would miss the group that it has just made,
+            # as one of another fleet on this machine still may: it tries again (GROUP_FAILURE).
+            cgroups.remove_empty(self._settings.cgroup_parent)
+
+    async def units(self) -> tuple[FoundUnit, ...]:
+        """Return all units of which anything is left."""
+        self._events.listen()
+        starting = set(self._starting)
+        groups = await asyncio.to_thread(self._groups)
+        found = await self._with_oom_kills(await self._containers.found(self._fleet))
+        if self._is_local:
+            await self._logs.keep(self._log(unit.instance_id) for unit in found)
+        for name in groups - {unit.name for unit in found} - starting:
+            cgroups.remove_empty(cgroup_of(self._fleet, name, self._settings))
+        return tuple(_as_created(unit) if unit.name in starting else unit for unit in found)
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Yield the name of each unit that containerd says has ended or run out of memory."""
+        self._events.listen()
+        with self._news.listening() as names:
+            while (name := await names.get()) is not None:
+                yield name
+
+    def log_of(self, instance_id: str) -> str:
+        """Return the path of an instance's log, on the node."""
+        return str(self._log(instance_id))
+
+    async def close(self) -> None:
+        """Close the connection; containers go on."""
+        await self._events.close()
+        await self._logs.close()
+        await self._bringing.close()
+        for starting in tuple(self._starting.values()):
+            starting.cancel()
+            await asyncio.wait([starting])
+        self._news.close()
+        await self._daemon.close()
+
+    async def _finished(self, name: str, start: Coroutine[None, None, None]) -> None:
+        """Wait for a start, which goes on where the caller is cancelled.
+
+        containerd would clean up after a call that was broken off, but takes its time for it, in
+        which the unit can be neither started nor removed.
+        """
+        if name not in self._starting:
+            self._starting[name] = asyncio.create_task(start)
+            self._starting[name].add_done_callback(lambda ended: self._forget(name, ended))
+        else:
+            start.close()
+        await asyncio.shield(self._starting[name])
+
+    def _forget(self, name: str, ended: asyncio.Task[None]) -> None:
+        del self._starting[name]
+        if not ended.cancelled():
+            ended.exception()  # the caller heard of it, or was cancelled
+
+    async def _start(self, unit: Unit, image: Image) -> None:
+        record = new_record(unit, image, self._settings)
+        log = self._log(unit.instance_id)
+        async with self._lock(unit.name):
+            if await self._containers.is_running(unit.name):
+                return
+            await self._containers.clear(unit.name)
+            self._oom_kills.begin(unit.name)
+            await refuse_taken(unit.host, unit.port)
+            if self._is_local:
+                await asyncio.to_thread(_make_way_for, log)
+            try:
+                await self._containers.make(record, parent=image.snapshot, log=log)
+            except RefusedError as error:
+                await self._containers.clear(unit.name)
+                raise meaning_of(unit, error) from error
+
+    async def _tell_exited(self) -> None:
+        for unit in await self.units():
+            if unit.state is UnitState.EXITED:
+                self._news.tell(unit.name)
+
+    async def _on_event(self, topic: str, name: str) -> None:
+        if topic == OUT_OF_MEMORY:
+            # It comes before the kernel kills, and for all in a group of groups that is full.
+            self._suspects[name] = self._clock.monotonic_s() + DYING_S
+        self._news.tell(name)
+
+    async def _with_oom_kills(self, found: Sequence[FoundUnit]) -> tuple[FoundUnit, ...]:
+        """Say of each whether the kernel killed a process of it, by its own counter."""
+        now_s = self._clock.monotonic_s()
+        self._suspects = {name: at_s for name, at_s in self._suspects.items() if now_s < at_s}
+        asked = [
+            unit.name
+            for unit in found
+            if unit.name in self._suspects or self._oom_kills.is_open(unit)
+        ]
+        n_by_name = await self._containers.oom_kills(asked)
+        return tuple(self._oom_kills.judged(unit, n_by_name.get(unit.name)) for unit in found)
+
+    def _groups(self) -> frozenset[str]:
+        """Return the units that have a cgroup here.
+
+        containerd forgets a group where it is killed while a container begins or ends. A container
+        has its record first: what is asked for records after this knows all that are wanted.
+        """
+        names = cgroups.names_in(self._settings.cgroup_parent) if self._is_local else ()
+        mark = f"{self._fleet}."
+        return frozenset(name.removeprefix(mark) for name in names if name.startswith(mark))
+
+    def _log(self, instance_id: str) -> Path:
+        return logs.of_container(self._fleet, instance_id, folder=self._settings.log_dir)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Return what makes starts and removals of one unit take turns."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+def namespace_of(fleet: str) -> str:
+    """Return the fleet's own namespace, so that equal names of two fleets do not meet."""
+    return f"ollama-fleet.{fleet}"
+
+
+def _make_way_for(log: Path) -> None:
+    with contextlib.suppress(OSError):
+        # The shim would make the folder, and then the log, for all to read.
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        logs.forget(log)
+
+
+def _as_created(unit: FoundUnit) -> FoundUnit:
+    """Return a unit that is being started as such: it has a record already, and no task yet."""
+    if unit.state is UnitState.EXITED and unit.exit_status is None:
+        return msgspec.structs.replace(unit, state=UnitState.CREATED)
+    return unit

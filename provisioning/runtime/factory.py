@@ -1,0 +1,127 @@
+"""Open the runtime of a node, and ask whatever runs there for its health.
+
+In:   Nodes of a specification; folders and files that only this machine knows.
+Out:  a Runtime for each, and one Prober for all.
+Fails with LastingError where the node's kind needs what is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import msgspec
+
+from provisioning.clock import Clock
+from provisioning.errors import LastingError
+from provisioning.model import Node, RuntimeKind
+from provisioning.runtime import cgroups, logs, records
+from provisioning.runtime.base import Prober, Runtime
+from provisioning.runtime.hosted import HostedRuntime
+from provisioning.runtime.image_pulls import Turns
+from provisioning.runtime.probe import HttpProber
+from provisioning.runtime.process import ProcessRuntime
+from provisioning.runtime.simulator import SimulatedProber, SimulatedRuntime, World
+
+
+class Local(msgspec.Struct, frozen=True):
+    """What a node's entry cannot say: where this provisioner keeps things."""
+
+    state_dir: Path
+    """Of processes: their records and logs."""
+    simulation_token_file: Path
+    """Of the process that hosts simulated instances."""
+    authority_file: Path | None = None
+    """With the next two: how nodes reached over the network, and we, are known."""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+
+class Machines:
+    """The runtimes of one fleet's nodes, and what runs on them."""
+
+    def __init__(self, fleet: str, local: Local, clock: Clock) -> None:
+        self._fleet = fleet
+        self._local = local
+        self._clock = clock
+        self._groups = cgroups.find()
+        self._import_turns = Turns()
+        self._world = World(clock)
+        self._simulated = SimulatedProber(self._world)
+        self._in_memory: set[str] = set()
+        """Nodes whose instances are in the world alone."""
+        self._http = HttpProber()
+
+    def open(self, node: Node) -> Runtime:
+        """Return a node's runtime; nothing is connected before the first call.
+
+        Raises:
+            LastingError: Something has to be installed or configured first.
+        """
+        self._in_memory.discard(node.name)
+        match node.runtime:
+            case RuntimeKind.PROCESS:
+                return ProcessRuntime(
+                    self._fleet,
+                    node.name,
+                    state_dir=self._local.state_dir,
+                    environ=os.environ,
+                    groups=self._groups,
+                )
+            case RuntimeKind.SIMULATED if node.endpoint:
+                token_path = self._local.simulation_token_file
+                return HostedRuntime(
+                    self._fleet, node.name, endpoint=node.endpoint, token_path=token_path
+                )
+            case RuntimeKind.SIMULATED:
+                self._in_memory.add(node.name)
+                return SimulatedRuntime(self._world, node.name, self._fleet)
+            case RuntimeKind.CONTAINERD:
+                return self._open_containerd(node)
+
+    def log_of(self, node: Node, instance_id: str) -> str:
+        """Return the path, on a node, of what an instance writes; empty: it has none."""
+        match node.runtime:
+            case RuntimeKind.PROCESS:
+                folder = records.folder_of(self._local.state_dir, self._fleet, node.name)
+                return str(logs.of_process(folder, instance_id))
+            case RuntimeKind.CONTAINERD:
+                return str(logs.of_container(self._fleet, instance_id))
+            case RuntimeKind.SIMULATED:
+                return ""
+
+    def prober(self, node: str) -> Prober:
+        """Return what reaches the instances of a node: those in memory are on no network."""
+        return self._simulated if node in self._in_memory else self._http
+
+    async def close(self) -> None:
+        """Close the connections to instances."""
+        await self._http.close()
+
+    def _open_containerd(self, node: Node) -> Runtime:
+        if importlib.util.find_spec("grpc") is None:
+            raise LastingError(
+                f"node {node.name} has containerd, which needs the Python module grpc; "
+                "install ollama-fleet[provisioner]"
+            )
+        from provisioning.runtime.containerd.client import Certificates
+        from provisioning.runtime.containerd.runtime import ContainerdRuntime
+
+        files = (
+            self._local.authority_file,
+            self._local.certificate_file,
+            self._local.key_file,
+        )
+        authority, certificate, key = files
+        certificates = (
+            Certificates(authority, certificate, key) if authority and certificate and key else None
+        )
+        return ContainerdRuntime(
+            self._fleet,
+            node.name,
+            endpoint=node.endpoint,
+            clock=self._clock,
+            certificates=certificates,
+            import_turns=self._import_turns,
+        )

@@ -1,0 +1,239 @@
+"""Ask instances whether they are healthy, warm them up, and see who listens on a port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import weakref
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import aiohttp
+
+from provisioning.descriptors import SHORTAGES
+from provisioning.errors import NoRoomError, NotAskedError, TransientError
+from provisioning.model import Probe, RequestsPage, WarmUp
+
+CONNECT_LIMIT_S = 1.0
+"""Who has a port answers sooner; a node that drops what nobody wants is silent."""
+
+
+async def refuse_taken(host: str, port: int) -> None:
+    """Return where nobody listens.
+
+    Raises:
+        NoRoomError: Somebody does.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_LIMIT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:  # TimeoutError among them
+        return
+    ends = [writer.get_extra_info(name) for name in ("sockname", "peername")]
+    writer.close()
+    # A connection may get by chance the very port that it goes to: then it has reached itself.
+    if ends[0] != ends[1]:
+        raise NoRoomError(
+            f"cannot listen on {host}:{port}: somebody does already; see who: `ss -ltnp` there"
+        )
+
+
+PULL_PATH, SHOW_PATH = "/api/pull", "/api/show"
+"""Of Ollama: it fetches a model, and says what it has of one."""
+SHOW_TIMEOUT_S = 30.0
+SAID_BYTES = 200
+"""How much of a refusal is told."""
+CHUNK_BYTES = 65_536
+REQUESTS_TIMEOUT_S = 2.0
+MAX_PAGE_BYTES = 1_000_000
+"""Of a page that counts requests; a longer one counts as none."""
+ZEROS = (0, "0", "0.0")
+
+
+class HttpProber:
+    """Asks each time anew: between two probes no connection is held."""
+
+    def __init__(self) -> None:
+        """Connect at the first question."""
+        self._opened: aiohttp.ClientSession | None = None
+        self._pulls = weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock]()
+        """By folder of models and model."""
+
+    async def ask(self, host: str, port: int, probe: Probe) -> str:
+        """Return an empty text where the probe's path answers 200 within its time."""
+        url = _url(host, port, probe.path)
+        try:
+            timeout = aiohttp.ClientTimeout(total=probe.timeout_s)
+            async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
+                return "" if response.status == 200 else f"{url} answers {_status(response)}"
+        except TimeoutError:
+            return f"{url} does not answer within {probe.timeout_s:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if _is_shortage(error):
+                raise NotAskedError(f"{url} was not asked: {_words(error)}") from error
+            return f"{url} cannot be asked: {_words(error)}"
+
+    async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
+        """Say whether all counts on the page are there, and 0."""
+        timeout = aiohttp.ClientTimeout(total=REQUESTS_TIMEOUT_S)
+        url = _url(host, port, page.path)
+        try:
+            async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
+                body = await _whole(response) if response.status == 200 else b""
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            return False
+        return are_all_zero(body, page.names)
+
+    async def warm_up(
+        self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
+    ) -> None:
+        """Send each request, and read its answer to the end; a pull only where it is needed."""
+        for request in requests:
+            if model := pulled_model(request):
+                await self._pull(host, port, request, model, store)
+            else:
+                await self._demand(_url(host, port, request.path), request)
+
+    async def close(self) -> None:
+        """Close what is open."""
+        if self._opened is not None:
+            await self._opened.close()
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        if self._opened is None:
+            # Who limits how many are asked at once is the caller: time-outs would run in its queue.
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            self._opened = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._opened
+
+    async def _pull(self, host: str, port: int, request: WarmUp, model: str, store: str) -> None:
+        show = WarmUp(SHOW_PATH, json.dumps({"model": model}), SHOW_TIMEOUT_S)
+        turn = self._pulls.setdefault((store, whole_name(model)), asyncio.Lock())
+        with _noted(f"it waits for {model}, which another instance pulls"):
+            await turn.acquire()
+        try:
+            status, _ = await self._send(_url(host, port, SHOW_PATH), show)
+            if not _is_good(status):
+                await self._demand(_url(host, port, PULL_PATH), request)
+        finally:
+            turn.release()
+
+    async def _demand(self, url: str, request: WarmUp) -> None:
+        """Send a request that has to be answered with 200."""
+        status, said = await self._send(url, request)
+        if not _is_good(status):
+            raise TransientError(
+                f"the warm-up {url} was answered with {status}: {said}; see the instance's log"
+            )
+
+    async def _send(self, url: str, request: WarmUp) -> tuple[str, str]:
+        """Return the status and the beginning of the body, once all of it has come."""
+        try:
+            with _noted(f"the warm-up {url} is not answered"):
+                return await self._answer(url, request)
+        except TimeoutError as error:
+            raise TransientError(
+                f"the warm-up {url} is not answered within {request.timeout_s:g} s; raise its "
+                "`timeout`, or see the instance's log"
+            ) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise TransientError(f"the warm-up {url} failed: {_words(error)}") from error
+
+    async def _answer(self, url: str, request: WarmUp) -> tuple[str, str]:
+        async with self._session.request(
+            "POST" if request.body else "GET",
+            url,
+            data=request.body.encode() or None,
+            headers={"Content-Type": "application/json"} if request.body else {},
+            timeout=aiohttp.ClientTimeout(total=request.timeout_s or None),
+            allow_redirects=False,
+        ) as response:
+            return _status(response), await _read(response)
+
+
+def are_all_zero(body: bytes, names: Collection[str]) -> bool:
+    """Say whether a JSON object, or Prometheus text, has all of these figures, and each is 0."""
+    figures: dict[str, object] = {}
+    if body.lstrip().startswith(b"{"):
+        with suppress(ValueError, RecursionError):
+            figures = json.loads(body)
+    else:
+        samples = (line.split() for line in body.decode(errors="replace").splitlines())
+        figures = {sample[0]: sample[1] for sample in samples if len(sample) > 1}
+    return all(figures.get(name) in ZEROS and figures[name] is not False for name in names)
+
+
+def pulled_model(request: WarmUp) -> str:
+    """Return the model that a request has Ollama pull; empty: it is no pull."""
+    if request.path != PULL_PATH:
+        return ""
+    try:
+        asked = json.loads(request.body)
+    except ValueError:
+        return ""  # Ollama refuses it, in words of its own
+    model = asked.get("model") if isinstance(asked, dict) else None
+    return model if isinstance(model, str) else ""
+
+
+def whole_name(model: str) -> str:
+    """Return a model's name with its tag: `tiny` is `tiny:latest`."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
+@contextmanager
+def _noted(words: str) -> Iterator[None]:
+    """Say what was waited for where that is cancelled, as by a time-out."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        error.add_note(words)
+        raise
+
+
+def _url(host: str, port: int, path: str) -> str:
+    address = f"[{host}]" if ":" in host else host
+    return f"http://{address}:{port}{path}"
+
+
+def _status(response: aiohttp.ClientResponse) -> str:
+    return f"{response.status} {response.reason or ''}".strip()
+
+
+def _is_good(status: str) -> bool:
+    return status.startswith("200")
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Say whether this machine lacks something; a failed resolver does not say why it failed."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        try:
+            socket.socket().close()
+        except OSError as of_ours:
+            error = of_ours
+    return isinstance(error, OSError) and error.errno in SHORTAGES
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """Return a body; of one that is too long nothing."""
+    body = b""
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        body += chunk
+        if len(body) > MAX_PAGE_BYTES:
+            return b""
+    return body
+
+
+async def _read(response: aiohttp.ClientResponse) -> str:
+    """Read the body to its end, for it may be a stream of progress; return its beginning."""
+    said = b""
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        said += chunk[: SAID_BYTES - len(said)]
+    return " ".join(said.decode(errors="replace").split()) or "(nothing)"
