@@ -35,8 +35,8 @@ async def at_leisure(steps: Generator[None, None, T]) -> tuple[T, float]:
         await asyncio.sleep(0)
 
 
-def at_once(steps: Generator[None, None, T]) -> T:
-    """Run steps in a thread of their own, gently; return their result.
+def run_gently(steps: Generator[None, None, T]) -> T:
+    """Run steps in a thread that sleeps between them; return their result.
 
     One call that sorts 100,000 texts would keep the event loop waiting for as long as it takes.
     """

@@ -32,8 +32,7 @@ from exporter.model import Status
 from exporter.responses import UNHURRIED_S, Body
 from exporter.selfmetrics import Refusal
 from exporter.webhost import HostCheck
-from ollama_fleet.http_server import HttpServer, Limits, bind
-from ollama_fleet.httplog import is_ours
+from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 if TYPE_CHECKING:
     import logging
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
 BACKLOG = 128
+CLIENT_FAULTS = (web.RequestPayloadError, HttpProcessingError, ConnectionError)
 IDLE_S = 75.0
 """An idle connection is closed then; scrapers, and clients that poll, come again sooner."""
 ACCEPT_PAUSE_S = 1.0
@@ -235,3 +237,12 @@ def bind(host: str, port: int) -> list[socket.socket]:
             sockets.append(one)
         stack.pop_all()
     return sockets
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Return whether a log record of aiohttp's server is no client's fault; a filter.
+
+    Clients could fill the log with theirs.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, CLIENT_FAULTS)

@@ -16,7 +16,7 @@ from exporter.inventory.diff import NO_CHANGE, Change, diff, keep_identity
 from exporter.inventory.entries import repetition
 from exporter.inventory.faults import MAX_PROBLEMS
 from exporter.inventory.shard import Shard
-from exporter.leisure import at_once, sorted_in_steps
+from exporter.leisure import run_gently, sorted_in_steps
 from exporter.model import Target
 
 Listed = tuple[Target, ...]
@@ -79,7 +79,7 @@ def merge(before: Listed, lists: Iterable[Listed], shard: Shard) -> tuple[Listed
     """
     held = [target for target in chain.from_iterable(lists) if shard.holds(target.id)]
     target_by_id = {target.id: target for target in held}
-    ids = at_once(sorted_in_steps(target_by_id))
+    ids = run_gently(sorted_in_steps(target_by_id))
     after = keep_identity(before, (target_by_id[id_] for id_ in ids))
     is_same = len(before) == len(after) and all(map(_is, before, after))
     return (before, NO_CHANGE) if is_same else (after, diff(before, after))

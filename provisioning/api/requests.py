@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from ollama_fleet.httplog import is_ours
+from ollama_fleet.http_server import is_ours
 from provisioning.api.commands import ANY
 from provisioning.api.errors import (
     BadRequestError,

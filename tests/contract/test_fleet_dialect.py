@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from exporter.inventory import Inventory, sources_for
-from exporter.leisure import at_once
+from exporter.leisure import run_gently
 from exporter.model import EngineName, Outcome, State, Target, Values
 from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.release import RELEASES
@@ -31,7 +31,7 @@ async def targets_of(fleet: RunningFleet, path: Path) -> tuple[Target, ...]:
 
 
 def values_of(polled: Polled) -> list[Values]:
-    rows = at_once(polled.poller.rows())
+    rows = run_gently(polled.poller.rows())
     assert {Outcome.OK} == {row.reading.verdict.metrics_outcome for row in rows if row.reading}
     return [row.reading.verdict.values for row in rows if row.reading]
 
@@ -83,7 +83,7 @@ async def test_a_stock_ollamas_models_and_version_are_told_and_read(tmp_path: Pa
         async with watching(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
             await polled.polled_all()
             told = values_of(polled)[0]
-            known = at_once(polled.poller.rows())[0].memory
+            known = run_gently(polled.poller.rows())[0].memory
 
     assert (fleet.inventory[0]["model"],) == told.models
     assert known.version in {release.version for release in RELEASES}

@@ -11,8 +11,8 @@ from exporter.leisure import (
     PAUSE_S,
     STEP,
     at_leisure,
-    at_once,
     gently,
+    run_gently,
     sorted_in_steps,
 )
 
@@ -81,7 +81,7 @@ def test_texts_are_sorted_a_few_at_a_time(n: int) -> None:
     n_steps = sum(1 for _ in steps)
 
     assert n_steps >= n // STEP
-    assert sorted(texts) == at_once(sorted_in_steps(texts))
+    assert sorted(texts) == run_gently(sorted_in_steps(texts))
 
 
 def test_a_thread_that_reads_much_sleeps_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

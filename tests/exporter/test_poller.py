@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from exporter.leisure import STEP, at_once
+from exporter.leisure import STEP, run_gently
 from exporter.memory import remember
 from exporter.model import EngineName, Outcome, State, Status, Target
 from exporter.poller import AT_ONCE
@@ -464,7 +464,7 @@ async def test_instances_stay_sorted_whatever_changes() -> None:
             await polled.update(*moved, target("h", port), target("j", port))
 
             expected = ["h", "i0", "i1", "i2", "i3", "i4", "j"]
-            assert expected == [row.target.id for row in at_once(polled.poller.rows())]
+            assert expected == [row.target.id for row in run_gently(polled.poller.rows())]
 
 
 async def test_polls_are_counted_and_loading_is_no_failure() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.catalogue import BOUNDARIES_S
 from exporter.ledger import Ledger
-from exporter.leisure import at_once
+from exporter.leisure import run_gently
 from exporter.memory import Increase
 from exporter.model import Histogram
 from exporter.page.layout import STEP_ROWS
@@ -33,7 +33,7 @@ class Past:
 
     def now(self, **errors: float | None) -> dict[str, int | None]:
         self.poller.show(*[cell(id_, errors=total) for id_, total in errors.items()])
-        return {row.target.id: self.recent.errors_of(row) for row in at_once(self.poller.rows())}
+        return {row.target.id: self.recent.errors_of(row) for row in run_gently(self.poller.rows())}
 
     def finish(self, model: str, **requests_upto: int) -> None:
         """Record requests; `le3` of them are at or below the third boundary, and so on."""
