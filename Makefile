@@ -3,16 +3,15 @@
 export OLLAMA_FLEET_PROGRAMS_DIR ?= $(CURDIR)/.programs
 
 BIN := .venv/bin
-# A worker more than there are processors, four at most: many tests wait for servers.
-# tests/sharing.py says who gets which tests.
-WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 3 ? n + 1 : 4)))
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-SLOW := tests/e2e tests/bench
+# More workers than processors: many tests wait for servers. A file stays with one worker, as its tests
+# share the servers that they start; tests/conftest.py puts the longest files first.
+PYTEST := $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+FETCH := $(BIN)/python -m provisioning.demo.programs
 # For every platform and Python that the project runs on; the build's own packages are locked too.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench alerts-live programs format lock clean
+.PHONY: help demo test check nightly lint bench alerts-live programs format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,11 +20,16 @@ demo: ## Provision a simulated fleet and two real LLM servers, and watch them, u
 	@.ci/venv demo
 	@$(BIN)/ollama-fleet up --simulated 1000 --llama-servers 2
 
-test: lint ## Check everything: formatting, lint, types, all tests; print the slowest
-	@$(PYTEST) --durations=40
+test: lint ## Check formatting, lint, types and tests; print the slowest tests
+	@$(FETCH) || true # each test that lacks a program says so
+	@$(PYTEST) -m "not nightly" --durations=40
 
-check: lint ## Check the quick part: all but the end-to-end tests and benchmarks
-	@$(PYTEST) $(SLOW:%=--ignore=%)
+check: lint ## Check the quick part: what needs neither real programs nor seconds
+	@$(PYTEST) -m "not slow and not nightly"
+
+nightly: lint ## Run every test, with new random examples
+	@$(FETCH) || true
+	@$(PYTEST) --durations=40 --timeout=1200
 
 lint: ## Check formatting, lint and types
 	@.ci/venv test
@@ -35,15 +39,15 @@ lint: ## Check formatting, lint and types
 
 bench: ## Measure the speeds that the README states
 	@.ci/venv test
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m bench
 
 alerts-live: ## Prove the alerts with the shipped windows; takes about 55 minutes
 	@.ci/venv test
-	@$(BIN)/python -m tests.live
+	@$(BIN)/python -m bench.live
 
 programs: ## Fetch the programs that the tests and the demo run beside ours
 	@.ci/venv demo
-	@$(BIN)/python -m provisioning.demo.programs
+	@$(FETCH)
 
 format: ## Format the code and mend what the linter can mend
 	@.ci/venv test

@@ -11,7 +11,7 @@ POLL_S = 0.02
 
 
 async def eventually(
-    condition: Callable[[], object | Awaitable[object]], *, within_s: float = 30.0
+    condition: Callable[[], object | Awaitable[object]], *, within_s: float = 100.0
 ) -> None:
     """Return once `condition()` is true, or what it gives when awaited; fail after `within_s`."""
     deadline_s = time.monotonic() + within_s

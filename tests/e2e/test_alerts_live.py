@@ -13,15 +13,15 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from bench.live import lab as labs
+from bench.live import trial
+from bench.live.lab import Lab
+from bench.live.pace import SHORT
+from bench.live.parts import Plan, PortPlan, Programs
+from bench.live.scenarios import SCENARIOS
 from provisioning.demo.ports import Ports
 from provisioning.demo.rundir import RunDir
 from tests.conftest import program
-from tests.live import lab as labs
-from tests.live import trial
-from tests.live.lab import Lab
-from tests.live.pace import SHORT
-from tests.live.parts import Plan, PortPlan, Programs
-from tests.live.scenarios import SCENARIOS
 
 N = 5_000
 
