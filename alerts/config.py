@@ -6,7 +6,6 @@ Out:  Settings. Fails with SettingsError, which names every problem at once with
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +17,7 @@ from alerts import rulebook
 from alerts.errors import Problem, SettingsError
 from alerts.rulebook import UnknownAlertsError
 from alerts.settings import Settings
+from ollama_fleet.suggestions import did_you_mean
 
 OPTION = "--set"
 MAX_FILE_BYTES = 1_000_000
@@ -63,7 +63,8 @@ def _problems(error: ValidationError, place_by_key: Mapping[str, str]) -> Iterat
         key = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = f"unknown key{_did_you_mean(fault['loc'])}"
+            *_, word = map(str, fault["loc"])
+            message = f"unknown key{did_you_mean(word, _keys_beside(fault['loc']))}"
         yield Problem(_place(key, place_by_key), message)
 
 
@@ -75,11 +76,6 @@ def _place(key: str, place_by_key: Mapping[str, str]) -> str:
             return place if n == len(parts) else f"{place} ({key})"
     below = (place for name, place in place_by_key.items() if name.startswith(f"{key}."))
     return next(below, key or "settings")
-
-
-def _did_you_mean(loc: tuple[int | str, ...]) -> str:
-    near = difflib.get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:

@@ -6,7 +6,6 @@ Out:  a text for people, or all alerts as JSON's types. Fails with UnknownAlertE
 
 from __future__ import annotations
 
-import difflib
 import re
 import textwrap
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from alerts.durations import duration_text
 from alerts.errors import AlertsError
 from alerts.model import Alert, Group, Recording
 from alerts.settings import Settings
+from ollama_fleet.suggestions import did_you_mean
 
 RUNBOOKS = "runbooks"
 
@@ -128,6 +128,5 @@ def _indented(expression: str) -> str:
 
 def _unknown(groups: tuple[Group, ...], name: str) -> str:
     known = sorted({alert.name for group in groups for alert in group.alerts})
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "`ollama-fleet alerts list` names all"
-    return f"there is no alert {name}; {hint}"
+    hint = did_you_mean(name, known) or "; `ollama-fleet alerts list` names all"
+    return f"there is no alert {name}{hint}"

@@ -8,7 +8,6 @@ Fails with UnknownAlertsError where the settings name an alert that there is not
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 
 from alerts.groups import (
@@ -25,6 +24,7 @@ from alerts.groups import (
 )
 from alerts.model import Alert, Group, Recording
 from alerts.settings import Override, Settings
+from ollama_fleet.suggestions import did_you_mean
 
 GROUPS = (
     availability.group,
@@ -64,8 +64,7 @@ def groups(settings: Settings) -> tuple[Group, ...]:
 
 
 def _unknown(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return "there is no such alert" + (f"; did you mean {near[0]}?" if near else "")
+    return f"there is no such alert{did_you_mean(name, known)}"
 
 
 def _changed(group: Group, overrides: Mapping[str, Override]) -> Group:

@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from bench.bench import output_of
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import UnitError
 from provisioning.model import Unit, unit_name
 from provisioning.runtime.containerd.containers import FLEET

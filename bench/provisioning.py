@@ -18,8 +18,8 @@ import click
 import msgspec
 
 from bench import procfs
+from ollama_fleet.clock import SystemClock
 from provisioning.cache import Cache
-from provisioning.clock import SystemClock
 from provisioning.controller import SHORTEST_GAP_S, Reconciler
 from provisioning.lifecycle import Kind, Result
 from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind, Workload

@@ -7,7 +7,6 @@ Fails with DocumentError, which tells everything that is wrong.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dashboards.errors import DocumentError
+from ollama_fleet.suggestions import did_you_mean
 
 UID = re.compile(r"[a-zA-Z0-9_-]{1,40}")
 """What Grafana takes: `pkg/util/shortid_generator.go`."""
@@ -90,15 +90,10 @@ def _of_folder(folder: Traversable, uids: Sequence[str], problems: list[str]) ->
 
 def _unknown(uids: Iterable[str], known: Sequence[str]) -> list[str]:
     return [
-        f"{uid}: no such dashboard{_did_you_mean(uid, known)}; there are {', '.join(known)}"
+        f"{uid}: no such dashboard; there are {', '.join(known)}{did_you_mean(uid, known)}"
         for uid in uids
         if uid not in known
     ]
-
-
-def _did_you_mean(uid: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(uid, known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def _read(paths: Iterable[Traversable], problems: list[str]) -> list[Document]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import descriptors
-from exporter.clock import SystemClock
 from exporter.connection import Bounds
 from exporter.engines.registry import all_engines
 from exporter.errors import SourceError
@@ -40,13 +39,14 @@ from exporter.transport import Wire
 from exporter.watch import Manner
 from exporter.web import Web
 from exporter.websecurity import Guard
+from ollama_fleet.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from types import TracebackType
 
-    from exporter.clock import Clock
     from exporter.config import Config
+    from ollama_fleet.clock import Clock
 
 log = logging.getLogger("exporter")
 

@@ -6,7 +6,6 @@ Out:  a Config. Fails with InputError, which names every problem at once with it
 
 from __future__ import annotations
 
-import difflib
 import os
 import ssl
 from collections import Counter
@@ -18,10 +17,11 @@ import yaml
 
 from exporter.errors import InputError, Problem
 from exporter.files import UnreadableFileError, read_regular
-from exporter.inventory.checks import did_you_mean, shown
+from exporter.inventory.checks import shown
 from exporter.inventory.faults import encoding_problem, yaml_problem
 from exporter.inventory.naming import urls_of
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
+from ollama_fleet.suggestions import closest, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -129,8 +129,7 @@ def _near(name: str) -> str:
     """Return the variable for which another one may be meant; empty where there is none."""
     if name in VARIABLES or name.startswith(OTHERS_VARIABLES):
         return ""
-    near = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=LIKENESS)
-    return near[0] if near else ""
+    return closest(name.upper(), VARIABLES, likeness=LIKENESS) or ""
 
 
 def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:

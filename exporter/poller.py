@@ -25,7 +25,6 @@ from exporter.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
-    from exporter.clock import Clock
     from exporter.connection import Exchange
     from exporter.inventory import Change
     from exporter.ledger import Ledger
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import Row
     from exporter.watch import Begun, Manner, Polled
+    from ollama_fleet.clock import Clock
 
 log = logging.getLogger("exporter.poller")
 

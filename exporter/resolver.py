@@ -24,7 +24,7 @@ from exporter.errors import PollError
 from exporter.model import Outcome
 
 if TYPE_CHECKING:
-    from exporter.clock import Clock
+    from ollama_fleet.clock import Clock
 
 Addresses = tuple[str, ...]
 Found = Addresses | str

@@ -37,7 +37,6 @@ from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from exporter.clock import Clock
     from exporter.instances import Filter
     from exporter.inventory import SourceState
     from exporter.page.handlers import FleetPage
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from exporter.selfmetrics import SelfMetrics
     from exporter.watch import Watch
     from exporter.websecurity import Guard
+    from ollama_fleet.clock import Clock
 
 log = logging.getLogger("exporter.web")
 http_log = logging.getLogger("exporter.web.http")

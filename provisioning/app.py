@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ollama_fleet.clock import SystemClock
 from provisioning import descriptors
 from provisioning.api.app import Api
 from provisioning.api.auth import Tokens
@@ -30,7 +31,6 @@ from provisioning.api.server import (
     url_of,
 )
 from provisioning.cache import Cache
-from provisioning.clock import SystemClock
 from provisioning.controller import Reconciler
 from provisioning.errors import ProvisionerError
 from provisioning.metrics import Metrics, TimedStore

@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.eventlog import Outage
 from provisioning.store.base import (

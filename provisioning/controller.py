@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from ollama_fleet.clock import Clock, wait_at_most
 from provisioning.actions import Action, Observed, Skip
 from provisioning.cache import Cache
-from provisioning.clock import Clock, wait_at_most
 from provisioning.drains import DrainMonitor
 from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavailableError
 from provisioning.eventlog import Outage

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from ollama_fleet.clock import Clock
 from provisioning import descriptors
-from provisioning.clock import Clock
 from provisioning.model import Instance, Phase
 from provisioning.runtime.base import ProberOf
 from provisioning.spec.engines import ENGINES, Engine

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from ollama_fleet.clock import Clock
 from provisioning.actions import Observed
-from provisioning.clock import Clock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.model import Fleet, Limits, NodeReport, Phase
 from provisioning.reconcile import is_leaving

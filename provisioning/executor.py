@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from ollama_fleet.clock import Clock
 from provisioning.actions import Action, Place, Renew, Start, Stop, Sweep
-from provisioning.clock import Clock
 from provisioning.errors import (
     LastingError,
     NodeUnreachableError,

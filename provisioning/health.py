@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from ollama_fleet.clock import Clock
 from provisioning import descriptors
 from provisioning.actions import Illness
-from provisioning.clock import Clock
 from provisioning.errors import NotAskedError
 from provisioning.eventlog import RateLimit
 from provisioning.model import Probe

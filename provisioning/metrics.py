@@ -19,7 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import Instance, Phase, Reason
 from provisioning.report import Report

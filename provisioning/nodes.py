@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import msgspec
 
-from provisioning.clock import Clock, wait_at_most
+from ollama_fleet.clock import Clock, wait_at_most
 from provisioning.errors import NodeUnreachableError, UnitError
 from provisioning.eventlog import Silences
 from provisioning.health import HealthMonitor

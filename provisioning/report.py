@@ -9,8 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from ollama_fleet.clock import Clock
 from provisioning.actions import Action, Assign, Drain, Forget, Observed, Place, Renew, Start, Stop
-from provisioning.clock import Clock
 from provisioning.eventlog import Silences
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import Fleet, Instance, Phase, Reason

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from ollama_fleet.clock import Clock
 from provisioning.actions import Observed
-from provisioning.clock import Clock
 from provisioning.model import (
     Fleet,
     FoundUnit,

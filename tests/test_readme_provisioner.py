@@ -16,11 +16,11 @@ from alerts.settings import Settings
 from exporter.config import build, read_file
 from exporter.inventory import sources_for
 from exporter.inventory.naming import urls_of
+from ollama_fleet.clock import SystemClock
 from provisioning.api.routes import AGE_HEADER, OPERATIONS
 from provisioning.cli.common import PREFIX, TOKEN_OPTION
 from provisioning.cli.run_options import OPTIONS
 from provisioning.cli.setup_cli import CLIENT_DIR
-from provisioning.clock import SystemClock
 from provisioning.demo import systemd
 from provisioning.demo.prometheus import PROVISIONER_JOB
 from provisioning.metrics import Metrics

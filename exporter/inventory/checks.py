@@ -6,9 +6,7 @@ Out:  a verdict, or the words for a message. No I/O, no exceptions of our own.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 
 MAX_TEXT_CHARACTERS = 256
 MAX_SHOWN_CHARACTERS = 60
@@ -33,14 +31,6 @@ def label_name_fault(name: str) -> str:
     if name.startswith("__"):
         return "is not allowed: names that begin with __ are Prometheus's own"
     return ""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean X?` for the known word that is closest, or nothing."""
-    if len(word) > MAX_SHOWN_CHARACTERS:
-        return ""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def shown(value: object) -> str:

@@ -13,11 +13,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.clock import Clock
 from exporter.errors import SourceError
 from exporter.files import TooLargeError, UnreadableFileError, read_regular
 from exporter.inventory.formats import Format
 from exporter.inventory.sources import SourceSettings, digest
+from ollama_fleet.clock import Clock
 
 SETTLED_AFTER_S = 2.0
 

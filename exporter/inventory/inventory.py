@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, Problem
 from exporter.inventory.diff import NO_CHANGE, Change
 from exporter.inventory.listing import Listing, SourceState
@@ -19,6 +18,7 @@ from exporter.inventory.merge import Listed, merge, settle
 from exporter.inventory.shard import WHOLE, Shard
 from exporter.inventory.sources import Source
 from exporter.model import Target
+from ollama_fleet.clock import Clock, SystemClock
 
 
 class Inventory:

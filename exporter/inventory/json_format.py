@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import msgspec
 
 from exporter.errors import InputError, Problem
-from exporter.inventory.checks import did_you_mean, shown
+from exporter.inventory.checks import shown
 from exporter.inventory.record import Record
+from ollama_fleet.suggestions import did_you_mean
 
 INSTANCES = "instances"
 GAP = re.compile(rb"[\s,\[]*")

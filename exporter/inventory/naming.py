@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, Problem
 from exporter.inventory.alternatives import AlternativesSource
 from exporter.inventory.checks import shown
 from exporter.inventory.file_source import FileSource
 from exporter.inventory.http_source import HttpSource
 from exporter.inventory.sources import SEPARATOR, Source, SourceSettings, public_names
+from ollama_fleet.clock import Clock, SystemClock
 
 DEFAULTS = SourceSettings()
 SCHEMES = ("http://", "https://")

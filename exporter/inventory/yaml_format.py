@@ -14,10 +14,11 @@ from typing import NoReturn
 import yaml
 
 from exporter.errors import InputError, Problem
-from exporter.inventory.checks import MAX_TEXT_CHARACTERS, did_you_mean, shown
+from exporter.inventory.checks import MAX_TEXT_CHARACTERS, shown
 from exporter.inventory.faults import yaml_problem
 from exporter.inventory.json_format import INSTANCES
 from exporter.inventory.record import Record
+from ollama_fleet.suggestions import did_you_mean
 
 MAX_DEPTH = 8
 MAX_KEYS = 1_000

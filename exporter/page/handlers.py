@@ -29,7 +29,6 @@ from exporter.responses import Body
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from exporter.clock import Clock
     from exporter.instances import Filter
     from exporter.page.cells import Value
     from exporter.page.questions import SinceThen
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from exporter.page.summary import Facts, Summariser, Summary
     from exporter.poller import Poller
     from exporter.responses import ResponseSender
+    from ollama_fleet.clock import Clock
 
 PATH = "/fleet"
 

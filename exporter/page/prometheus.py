@@ -24,7 +24,7 @@ from exporter.errors import SourceError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from exporter.clock import Clock
+    from ollama_fleet.clock import Clock
 
 log = logging.getLogger("exporter.page")
 

@@ -18,12 +18,12 @@ from exporter.page.figures import Figure, Limits, Name, ThresholdSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from exporter.clock import Clock
     from exporter.inventory import Shard, SourceState
     from exporter.page.prometheus import Answer, Firing, Prometheus
     from exporter.page.revisions import Sight
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
+    from ollama_fleet.clock import Clock
 
 
 class Alerts(msgspec.Struct, frozen=True):

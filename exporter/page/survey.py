@@ -18,11 +18,11 @@ from exporter.page.revisions import Sight
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from exporter.clock import Clock
     from exporter.page.cells import Value
     from exporter.page.layout import Layout
     from exporter.page.recent import Recent
     from exporter.poller import Poller
+    from ollama_fleet.clock import Clock
 
 
 class Surveyor:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ollama_fleet.clock import Clock
 from provisioning.api.auth import Admission, Audit, Tokens
 from provisioning.api.commands import Answers, Commands, Orphans, Reports, Source
 from provisioning.api.handlers import Reads, Writes
 from provisioning.api.inventory import Directory, Feed, LogOf
 from provisioning.api.requests import Handler, check_body, check_host, check_query, problems
 from provisioning.api.routes import OPERATIONS, Operation
-from provisioning.clock import Clock
 from provisioning.metrics import Metrics
 
 NAME_BY_ROUTE = {(one.method, one.path): one.name for one in OPERATIONS}

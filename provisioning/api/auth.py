@@ -21,9 +21,9 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from ollama_fleet.clock import Clock
 from provisioning.api.errors import AuditFileError, DeniedError, TokenFileError
 from provisioning.api.routes import Operation
-from provisioning.clock import Clock
 from provisioning.model import Fleet
 
 log = logging.getLogger("provisioning.api.auth")

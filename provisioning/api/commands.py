@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from ollama_fleet.clock import Clock
 from provisioning.actions import Drain
 from provisioning.api.errors import (
     ApiError,
@@ -19,7 +20,6 @@ from provisioning.api.errors import (
     UnknownError,
 )
 from provisioning.api.routes import OrphanDocument
-from provisioning.clock import Clock
 from provisioning.errors import FencedError, SpecError
 from provisioning.lifecycle import begin
 from provisioning.model import FOR_GOOD, Fleet, Instance, NodeReport, Phase, Pool, Reason

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import ETag, web
 
+from ollama_fleet.clock import Clock
 from provisioning.api import inventory, routes
 from provisioning.api.auth import Audit
 from provisioning.api.commands import (
@@ -39,7 +40,6 @@ from provisioning.api.routes import (
     Operation,
     ScaleOrder,
 )
-from provisioning.clock import Clock
 from provisioning.errors import ProvisionerError, SpecError, StoreUnavailableError
 from provisioning.metrics import CONTENT_TYPE, Metrics
 from provisioning.model import Instance

@@ -14,6 +14,7 @@ from functools import cached_property
 import msgspec
 from msgspec.structs import replace
 
+from ollama_fleet.clock import Clock
 from provisioning.api.commands import Source
 from provisioning.api.errors import TooManyStreamsError
 from provisioning.api.routes import (
@@ -25,7 +26,6 @@ from provisioning.api.routes import (
     NodeDocument,
     SdGroup,
 )
-from provisioning.clock import Clock
 from provisioning.errors import SpecError
 from provisioning.model import Fleet, Instance, Listing, Node, NodeReport, Phase, Workload
 from provisioning.spec import decode_fleet

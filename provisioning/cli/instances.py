@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from ollama_fleet.clock import SystemClock
 from provisioning.api.routes import InstanceDocument, State
 from provisioning.cli.common import (
     ask,
@@ -21,7 +22,6 @@ from provisioning.cli.common import (
 )
 from provisioning.client.client import Client
 from provisioning.client.errors import RefusedError
-from provisioning.clock import SystemClock
 from provisioning.model import Phase
 
 Command = Callable[..., Any]

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from ollama_fleet import logs
+from ollama_fleet.clock import SystemClock
 from ollama_fleet.signals import ignore_hangup
 from provisioning.api.routes import MAX_COUNT, NodeDocument, OrphanDocument
 from provisioning.app import Settings, running
@@ -34,7 +35,6 @@ from provisioning.cli.common import (
 from provisioning.cli.run_options import run_options, settings_of
 from provisioning.cli.setup_cli import node_files, systemd_units
 from provisioning.client.client import Client, SpecInForce, etag_of
-from provisioning.clock import SystemClock
 from provisioning.errors import ProvisionerError
 from provisioning.eventlog import RateLimit
 from provisioning.model import Fleet, UnitState

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import LastingError
 from provisioning.model import Node, RuntimeKind
 from provisioning.runtime import cgroups, logs, records

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 
 MAX_BYTES = 16 * 2**20
 CONTAINERS_DIR = "/var/log/ollama-fleet"

@@ -14,7 +14,7 @@ import math
 
 import msgspec
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.model import FoundUnit, UnitState
 
 DYING_S = 10.0

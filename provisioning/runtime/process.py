@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.model import FoundUnit, Unit
 from provisioning.runtime import cgroups, launch, logs, procfs

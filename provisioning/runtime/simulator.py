@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
-from provisioning.clock import Clock, wait_at_most
+from ollama_fleet.clock import Clock, wait_at_most
 from provisioning.errors import LastingError, NodeUnreachableError, NoRoomError, TransientError
 from provisioning.model import FoundUnit, Probe, RequestsPage, Unit, UnitState, WarmUp
 

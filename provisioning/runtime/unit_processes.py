@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import TransientError
 from provisioning.model import FoundUnit, UnitState
 from provisioning.runtime import cgroups, procfs

@@ -7,14 +7,14 @@ Fails with FaultError, which names every problem and what was probably meant.
 
 from __future__ import annotations
 
-import difflib
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from ollama_fleet.suggestions import did_you_mean
 from provisioning.simulator.errors import FaultError
 from provisioning.simulator.spec import Instance
 
@@ -129,7 +129,7 @@ def read_fault(values: Mapping[str, object]) -> Fault:
     kind = _kind(values.get("kind"))
     known = (*SELECTORS, *PARAMETERS_BY_KIND.get(kind, ()))
     problems = [
-        f"unknown key {key!r} for {kind}{_meant(key, known)}"
+        f"unknown key {key!r} for {kind}{did_you_mean(key, known)}"
         for key in values
         if key not in known and key != "kind"
     ]
@@ -195,10 +195,10 @@ def _lot(kind: Kind, instance_id: str, seed: int) -> int:
 def _unknown(fault: Fault, instances: Sequence[Instance]) -> Iterator[str]:
     nodes = {instance.node for instance in instances}
     if fault.node is not None and fault.node not in nodes:
-        yield f"unknown node {fault.node!r}{_meant(fault.node, nodes)}"
+        yield f"unknown node {fault.node!r}{did_you_mean(fault.node, nodes)}"
     models = {instance.model.name for instance in instances}
     if fault.model is not None and fault.model not in models:
-        yield f"unknown model {fault.model!r}{_meant(fault.model, models)}"
+        yield f"unknown model {fault.model!r}{did_you_mean(fault.model, models)}"
     if fault.ids:
         ids = {instance.id for instance in instances}
         for unknown in sorted(set(fault.ids) - ids):
@@ -221,13 +221,8 @@ def _kind(value: object) -> Kind:
     except ValueError:
         kinds = [kind.value for kind in Kind]
         raise FaultError(
-            [f"unknown kind {value!r}{_meant(str(value), kinds)}; kinds: {', '.join(kinds)}"]
+            [f"unknown kind {value!r}; kinds: {', '.join(kinds)}{did_you_mean(str(value), kinds)}"]
         ) from None
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _text(value: object) -> str:

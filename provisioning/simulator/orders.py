@@ -7,13 +7,13 @@ Fails with OrderError.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import msgspec
 
+from ollama_fleet.suggestions import did_you_mean
 from provisioning.simulator.address import FIRST, Layout, address_of
 from provisioning.simulator.errors import OrderError
 from provisioning.simulator.spec import (
@@ -97,7 +97,6 @@ def _number_of(host: str) -> int:
 def _model_of(name: str) -> Model:
     if name in MODEL_BY_NAME:
         return MODEL_BY_NAME[name]
-    close = difflib.get_close_matches(name, MODEL_BY_NAME, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
     known = ", ".join(MODEL_BY_NAME)
-    raise OrderError(f"simulated instances have no model {name!r}{meant}; they have {known}")
+    meant = did_you_mean(name, MODEL_BY_NAME)
+    raise OrderError(f"simulated instances have no model {name!r}; they have {known}{meant}")

@@ -11,7 +11,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import StoreError
 from provisioning.store.base import Leadership, Store
 from provisioning.store.etcd.access import Access, Credentials

@@ -64,8 +64,8 @@ def test_an_unknown_uid_is_told_with_the_known_ones(tmp_path: Path) -> None:
     write(tmp_path, content("fleet-nodes"), content("fleet-models"))
 
     assert [
-        "fleet-node: no such dashboard, did you mean fleet-nodes?; there are fleet-models, "
-        "fleet-nodes"
+        "fleet-node: no such dashboard; there are fleet-models, fleet-nodes; did you mean "
+        "fleet-nodes?"
     ] == problems_of(tmp_path, "fleet-node")
 
 

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from exporter.clock import Clock, SystemClock
 from exporter.engines.registry import all_engines
 from exporter.exposition import Format
 from exporter.inventory import WHOLE, diff
@@ -22,6 +21,7 @@ from exporter.resolver import Resolver
 from exporter.selfmetrics import SelfMetrics
 from exporter.transport import Wire
 from exporter.watch import Manner
+from ollama_fleet.clock import Clock, SystemClock
 from tests.waiting import eventually
 
 INTERVAL_S = 0.4

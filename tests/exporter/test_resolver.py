@@ -328,7 +328,7 @@ async def test_a_machine_without_a_thread_to_spare_is_a_failure_like_others(
 HANGS = """
 import asyncio, socket, time
 import uvloop
-from exporter.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from exporter.errors import PollError
 from exporter.resolver import Resolver
 

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator
 import pytest
 import trustme
 
-from exporter.clock import SystemClock
 from exporter.connection import Bounds, Deadlines
 from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Target
 from exporter.resolver import Resolver
 from exporter.transport import ONE_BY_ONE_POLLS, Channel, Wire
+from ollama_fleet.clock import SystemClock
 from tests.exporter.servers import (
     Handler,
     answering,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import FencedError
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.metrics import Metrics, StoreCall, TimedStore

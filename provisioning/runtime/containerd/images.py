@@ -15,7 +15,7 @@ import grpc
 import msgspec
 from google.protobuf.any_pb2 import Any
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import LastingError, TransientError, UnitError
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api

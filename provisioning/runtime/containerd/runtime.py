@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import UnitError
 from provisioning.model import FoundUnit, Unit, UnitState
 from provisioning.runtime import cgroups, logs

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.store.base import Term
 from provisioning.store.etcd import store

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 import grpc
 import grpc.aio
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import CompactedError, FencedError, StoreError, StoreUnavailableError
 from provisioning.store.base import (
     NEW,

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import Term
 from provisioning.store.sqlite import store

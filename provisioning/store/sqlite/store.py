@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import CompactedError, FencedError
 from provisioning.model import Instance
 from provisioning.store.base import (

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporter.clock import Clock, SystemClock
 from exporter.inventory import WHOLE, Shard, SourceState
 from exporter.ledger import Ledger
 from exporter.memory import Counter, Memory
@@ -27,6 +26,7 @@ from exporter.responses import ResponseSender
 from exporter.selfmetrics import SelfMetrics
 from exporter.snapshot import Row, is_up, status_of
 from exporter.watch import LastFailure
+from ollama_fleet.clock import Clock, SystemClock
 
 NOW_S = 1_800_000_000.0
 LIMITS = Limits(Level(0.99, is_per_instance=True), 0.15, Level(40.0, is_per_instance=True))

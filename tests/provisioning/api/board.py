@@ -12,13 +12,13 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from ollama_fleet.clock import SystemClock
 from provisioning.api.app import Api
 from provisioning.api.auth import Tokens
 from provisioning.api.commands import StoreCommands
 from provisioning.api.errors import NotLeadingError
 from provisioning.api.orphans import LeaderOrphans
 from provisioning.api.server import bound, serving
-from provisioning.clock import SystemClock
 from provisioning.errors import StoreUnavailableError
 from provisioning.metrics import Metrics
 from provisioning.model import (

@@ -14,10 +14,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from ollama_fleet.clock import SystemClock
 from provisioning.api import handlers
 from provisioning.api.errors import TooManyStreamsError
 from provisioning.api.inventory import MAX_PENDING, Directory, Feed, change
-from provisioning.clock import SystemClock
 from provisioning.model import Phase
 from provisioning.spec import encode_fleet
 from provisioning.store.base import Stored, StoredSpec, View

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import aiohttp
 
+from ollama_fleet.clock import SystemClock
 from provisioning.api.app import Api
 from provisioning.api.auth import Tokens
 from provisioning.api.commands import Commands, Source, StoreCommands
 from provisioning.api.orphans import LeaderOrphans
 from provisioning.api.server import bound, serving
 from provisioning.cache import Cache
-from provisioning.clock import SystemClock
 from provisioning.metrics import Metrics
 from provisioning.model import NodeReport
 from provisioning.spec import encode_fleet

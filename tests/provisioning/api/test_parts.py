@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ollama_fleet.clock import SystemClock
 from provisioning.api.auth import Audit, Tokens
 from provisioning.api.commands import KEPT_S, MAX_ANSWERS, Answer, Answers
 from provisioning.api.errors import (
@@ -20,7 +21,6 @@ from provisioning.api.errors import (
     TokenFileError,
 )
 from provisioning.api.server import bound, url_of
-from provisioning.clock import SystemClock
 from tests.provisioning.api.board import Board
 
 # Tokens

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import TransientError
 from provisioning.model import Unit, unit_name
 from provisioning.runtime import containerd_messages_pb2 as messages

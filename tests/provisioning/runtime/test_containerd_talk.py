@@ -13,7 +13,7 @@ import grpc
 import msgspec
 import pytest
 
-from provisioning.clock import Clock
+from ollama_fleet.clock import Clock
 from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api

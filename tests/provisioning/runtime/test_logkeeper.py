@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.runtime.logs import (
     FLOODED_LOOK_EVERY_S,
     LOOK_EVERY_S,

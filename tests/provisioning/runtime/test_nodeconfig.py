@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import LastingError, NodeUnreachableError, SpecError
 from provisioning.runtime import node_setup
 from provisioning.runtime.containerd.client import Certificates

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.model import Node, Probe, RuntimeKind
 from provisioning.runtime.factory import Local, Machines
 from provisioning.units import unit_of

@@ -396,7 +396,7 @@ async def test_speed_is_that_of_the_model_on_the_hardware_of_the_nodes_address(
         ({"host": "::1"}, "no address"),
         ({"host": "localhost"}, "no address"),
         ({"port": 1}, "--host-units"),
-        ({"model": "llama3.1:9b"}, "did you mean 'llama3.1:8b'"),
+        ({"model": "llama3.1:9b"}, "did you mean llama3.1:8b?"),
         ({"model": ""}, "they have llama3.1:8b, mistral:7b"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 
 HURRIED_S = 0.1
 

@@ -13,7 +13,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import FencedError, StoreUnavailableError
 from provisioning.store.base import NEW, Leadership, Leading, Put, Store
 from provisioning.store.opening import open_store

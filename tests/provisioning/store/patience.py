@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.store.etcd.access import Access
 from provisioning.store.etcd.client import Client
 from provisioning.store.etcd.leadership import EtcdLeadership

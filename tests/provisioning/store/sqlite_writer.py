@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from provisioning.clock import Clock, SystemClock
+from ollama_fleet.clock import Clock, SystemClock
 from provisioning.store.base import NEW, Change, Delete, Put, Stored
 from provisioning.store.opening import open_store
 from tests.provisioning.store.clocks import SleepyClock

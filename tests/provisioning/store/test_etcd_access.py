@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import Store
 from provisioning.store.etcd.access import Credentials

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.store.opening import open_store
 from provisioning.store.records import place_of
 from tests.etcd import Cluster, etcd_cluster

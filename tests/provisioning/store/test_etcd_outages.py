@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import FencedError, StoreUnavailableError
 from provisioning.store.base import NEW, Put, Store, View
 from provisioning.store.etcd import store

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.store.opening import open_store
 from tests.etcd import Cluster
 from tests.provisioning.store.examples import Opened, leading

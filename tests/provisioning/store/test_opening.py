@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import StoreError
 from provisioning.store.etcd.access import Credentials
 from provisioning.store.memory import MemoryBackend, MemoryStore
@@ -116,7 +116,7 @@ def test_without_grpc_the_error_names_what_to_install(missing: str) -> None:
     script = f"""
 import sys
 sys.modules[{missing!r}] = None
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.store.opening import open_store
 open_store("memory:", "test", clock=SystemClock(), holder="alice")
 open_store("sqlite:x", "test", clock=SystemClock(), holder="alice")

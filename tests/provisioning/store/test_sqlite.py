@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.store.sqlite.leadership import SqliteLeadership
 from provisioning.store.sqlite.store import SqliteStore
 from tests.provisioning.store.contract import StoreContract

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import FencedError
 from provisioning.store.base import NEW, Put, Term
 from provisioning.store.opening import LEASE_S, open_store

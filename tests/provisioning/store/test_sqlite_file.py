@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.store.base import NEW, Delete, Put
 from provisioning.store.sqlite.database import BUSY_TIMEOUT_S, Database, Place

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.clock import SystemClock
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import Leading
 from provisioning.store.opening import open_store

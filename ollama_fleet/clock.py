@@ -1,4 +1,4 @@
-"""Time as a collaborator: real clocks, and waits that end in time."""
+"""Tell the time and wait, by a clock that tests can replace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the provisioner asks of time."""
+    """The time, and a way to wait."""
 
     def monotonic_s(self) -> float:
         """Return seconds since an arbitrary start; never goes back."""
