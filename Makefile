@@ -11,7 +11,7 @@ FETCH := $(BIN)/python -m provisioning.demo.programs
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check nightly lint bench alerts-live programs format lock clean
+.PHONY: help demo test check nightly lint bench alerts-live programs docs format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ alerts-live: ## Prove the alerts with the shipped windows; takes about 55 minute
 programs: ## Fetch the programs that the tests and the demo run beside ours
 	@.ci/venv demo
 	@$(FETCH)
+
+docs: ## Write the tables of docs/reference from the code
+	@.ci/venv test
+	@$(BIN)/python -m tests.reference
 
 format: ## Format the code and mend what the linter can mend
 	@.ci/venv test

@@ -21,7 +21,7 @@ import yaml
 
 from tests.e2e import stub_ollama
 from tests.e2e.provisioner import Lab, Provisioner, UnitProcess, command_lines, fetch, words_of
-from tests.test_readme import README
+from tests.test_docs import README
 from tests.waiting import eventually
 
 (LAB,) = re.findall(r"`lab\.yml`:\n\n```yaml\n(.*?)```", README, re.DOTALL)

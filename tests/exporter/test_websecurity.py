@@ -4,13 +4,11 @@ import asyncio
 import base64
 import logging
 import os
-import re
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import bcrypt
@@ -23,9 +21,7 @@ from exporter import descriptors, websecurity
 from exporter.app import Exporter, check
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
-from exporter.webconfig import parse
 from exporter.websecurity import MAX_CHECKS, MAX_CHECKS_OF_ONE, Guard, credentials
-from tests.conftest import ROOT
 from tests.exporter.fetching import Fetched, fetch
 from tests.waiting import eventually
 
@@ -789,21 +785,3 @@ async def test_a_bad_web_configuration_neither_starts_nor_passes_the_check(file:
 def test_a_web_configuration_must_be_there(file: File) -> None:
     with pytest.raises(InputError, match=rf"web\.config\.file: there is no file {file.path}"):
         config(file)
-
-
-# The README
-
-
-def test_the_web_configuration_in_the_readme_is_a_good_one(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```yaml\n(tls_server_config.*?)```", readme, flags=re.DOTALL)
-    whole = text.replace("  # client", "  client")
-
-    config: Any = parse(whole.encode(), tmp_path / "web.yml")
-
-    assert (tmp_path / "server.crt", ssl.CERT_REQUIRED) == (
-        config.tls.cert_file,
-        config.tls.verify_mode,
-    )
-    assert bcrypt.checkpw(b"example", config.users["prometheus"])
-    assert "the password is `example`" in text

@@ -29,7 +29,7 @@ from tests.provisioning.store.leaders import leader
 from tests.provisioning.store.sqlite_writer import N_COMMITS, ports
 from tests.waiting import eventually
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "docs" / "provisioner.md"
 ADVICE = re.compile(r"^- Back a SQLite file up .*?(?=^- )", re.MULTILINE | re.DOTALL)
 MODULE = "tests.provisioning.store.sqlite_writer"
 

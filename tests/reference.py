@@ -1,0 +1,173 @@
+"""Write the tables of docs/reference/ from the code: `python -m tests.reference` (`make docs`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from alerts import rulebook
+from alerts.durations import duration_text
+from alerts.model import Alert
+from alerts.series import PROVISIONER_SERIES
+from alerts.settings import Settings
+from dashboards.collection import boards
+from dashboards.settings import DashboardSettings
+from exporter import catalogue
+from exporter.settings import SETTINGS
+from ollama_fleet.clock import SystemClock
+from provisioning.api.routes import OPERATIONS
+from provisioning.cli.run_options import OPTIONS
+from provisioning.metrics import Metrics
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+BANNER = "<!-- Written by `make docs` from the code; do not edit. -->"
+Row = Iterable[str]
+
+
+def pages() -> Mapping[str, str]:
+    """Return the text of each page by its file name."""
+    return {
+        "series.md": _page("Series", _series()),
+        "settings.md": _page("Settings", _settings()),
+        "alerts.md": _page("Alerts", _alerts()),
+        "dashboards.md": _page("Dashboards", _dashboards()),
+        "api.md": _page("The provisioner's API", _api()),
+    }
+
+
+def _page(title: str, lines: Iterable[str]) -> str:
+    return "\n".join([f"# {title}", "", BANNER, "", *lines]).rstrip() + "\n"
+
+
+def _table(headers: Row, rows: Iterable[Row]) -> Iterator[str]:
+    headers = list(headers)
+    for row in (headers, ["---"] * len(headers), *rows):
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+    yield ""
+
+
+def _code(text: object) -> str:
+    return f"`{text}`" if text not in ("", None) else "–"
+
+
+def _labels(names: Iterable[str]) -> str:
+    return ", ".join(map(_code, names)) or "–"
+
+
+def _series() -> Iterator[str]:
+    headers = ("series", "type", "labels", "meaning")
+    for title, prefixes in (
+        ("Fleet, models and nodes", ("ollama_fleet_", "ollama_model_", "ollama_node_")),
+        ("Instances (absent with `--metrics.per-instance false`)", ("ollama_instance_",)),
+        ("The exporter itself, beside `process_*` and `python_gc_*`", ("ollama_exporter_",)),
+    ):
+        yield from (f"## {title}", "")
+        yield from _table(
+            headers,
+            (
+                [_code(one.name), one.kind, _labels(one.labels), one.help]
+                for one in catalogue.ALL_SERIES
+                if one.name.startswith(prefixes)
+            ),
+        )
+    yield from ("## The provisioner", "")
+    yield from _table(headers, _provisioner_series())
+
+
+def _provisioner_series() -> Iterator[Row]:
+    registry = Metrics(SystemClock(), version="1").registry
+    help_by_name = {family.name: family.documentation for family in registry.collect()}
+    for one in PROVISIONER_SERIES:
+        help_text = help_by_name[one.name.removesuffix("_total")]
+        yield [_code(one.name), one.kind, _labels(one.labels), help_text]
+
+
+def _settings() -> Iterator[str]:
+    yield from ("## ollama-fleet exporter", "")
+    yield from _table(
+        ("option and key", "environment variable", "default", "meaning"),
+        ([_code(s.name), _code(s.variable), _code(s.default), s.help] for s in SETTINGS),
+    )
+    yield from ("## ollama-fleet provisioner run", "")
+    yield from _table(
+        ("option", "environment variable", "default", "meaning"),
+        (
+            [_code(o.name), _code(o.variable), _code(o.shown_default or o.default), o.help]
+            for o in OPTIONS
+        ),
+    )
+    yield from ("## ollama-fleet alerts (the file `alerts.yml`)", "")
+    yield from _table(("key", "default", "meaning"), _alert_settings())
+
+
+def _alert_settings() -> Iterator[Row]:
+    values = Settings().model_dump(mode="json", by_alias=True)
+    for section in Settings.model_fields:
+        fields = getattr(type(getattr(Settings(), section)), "model_fields", {})
+        for name, field in fields.items():
+            value = values[section][name]
+            shown = "" if value in (None, [], ()) else value
+            yield [_code(f"{section}.{name}"), _code(shown), field.description or ""]
+
+
+def _alerts() -> Iterator[str]:
+    yield from ("`critical` pages, `warning` opens a ticket, `info` is only shown.", "")
+    yield from _table(
+        ("alert", "severity", "for", "summary"),
+        (
+            [
+                f"[{name}](../../alerts/runbooks/{name}.md)",
+                _distinct(str(one.severity) for one in variants),
+                _distinct(duration_text(one.hold_s) if one.hold_s else "–" for one in variants),
+                variants[0].summary,
+            ]
+            for name, variants in _alerts_by_name().items()
+        ),
+    )
+
+
+def _alerts_by_name() -> Mapping[str, list[Alert]]:
+    by_name: dict[str, list[Alert]] = {}
+    for group in rulebook.groups(Settings()):
+        for alert in group.alerts:
+            by_name.setdefault(alert.name, []).append(alert)
+    return by_name
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
+
+
+def _dashboards() -> Iterator[str]:
+    return _table(
+        ("dashboard", "uid", "answers"),
+        (
+            [
+                f"[{board.title}](../../dashboards/out/{board.uid}.json)",
+                _code(board.uid),
+                board.description,
+            ]
+            for board in boards(DashboardSettings())
+        ),
+    )
+
+
+def _api() -> Iterator[str]:
+    return _table(
+        ("request", "token", "answer"),
+        (
+            [_code(f"{one.method} {one.path}"), "yes" if one.needs_token else "–", one.summary]
+            for one in OPERATIONS
+        ),
+    )
+
+
+def main() -> None:
+    """Write every page."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

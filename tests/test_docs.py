@@ -1,0 +1,326 @@
+"""The documentation says what the code does: its references, commands and examples are tested."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import subprocess
+from pathlib import Path
+
+import bcrypt
+import pytest
+import yaml
+
+from alerts import config as alerts_config
+from alerts import rulebook
+from alerts.cli import alerts
+from alerts.durations import duration_text
+from alerts.series import PROVISIONER_SERIES
+from alerts.settings import Settings
+from dashboards.cli import dashboards
+from exporter import catalogue, webconfig
+from exporter.config import build, read_file
+from exporter.engines import fleet, llamacpp, ollama
+from exporter.engines.base import Engine
+from exporter.exposition import BOUNDARY_TEXTS
+from exporter.inventory import Inventory, sources_for
+from exporter.inventory.naming import urls_of
+from exporter.model import EngineName, Outcome, Target
+from exporter.settings import SETTINGS
+from exporter.snapshot import status_of
+from exporter.web import PAGES
+from ollama_fleet import COMMANDS
+from ollama_fleet.clock import SystemClock
+from provisioning.api.routes import AGE_HEADER
+from provisioning.cli.common import PREFIX, TOKEN_OPTION
+from provisioning.cli.instances import instances
+from provisioning.cli.provisioner import provisioner
+from provisioning.cli.run_options import OPTIONS
+from provisioning.cli.setup_cli import CLIENT_DIR
+from provisioning.demo import systemd
+from provisioning.demo.cli import up
+from provisioning.demo.prometheus import PROVISIONER_JOB
+from provisioning.metrics import Metrics
+from provisioning.runtime import node_setup
+from provisioning.runtime.containerd import containers
+from provisioning.runtime.containerd.runtime import namespace_of
+from provisioning.simulator.cli import simulate
+from provisioning.simulator.spec import MODELS
+from provisioning.spec import load_fleet
+from tests import reference
+from tests.conftest import ROOT
+from tests.exporter.fleets import reading
+
+DOCS = ROOT / "docs"
+TEXT_BY_PATH = {
+    path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *DOCS.rglob("*.md"))
+}
+ALL = "\n".join(TEXT_BY_PATH.values())
+README = TEXT_BY_PATH[ROOT / "README.md"]
+EXPORTER = TEXT_BY_PATH[DOCS / "exporter.md"]
+ALERTS = TEXT_BY_PATH[DOCS / "alerts.md"]
+PROVISIONER = TEXT_BY_PATH[DOCS / "provisioner.md"]
+YAML = [
+    re.sub(f"(?m)^{indent}", "", body)
+    for text in TEXT_BY_PATH.values()
+    for indent, body in re.findall(r"( *)```yaml\n(.*?)```", text, flags=re.DOTALL)
+]
+SPECIFICATIONS = [text for text in YAML if text.startswith("name: ")]
+
+
+def yaml_with(key: str) -> str:
+    """Return the one example that begins with a key."""
+    (found,) = [text for text in YAML if text.startswith(key)]
+    return found
+
+
+def table(text: str, first_header: str) -> dict[str, list[str]]:
+    """Return the rows of the table whose first column is headed so, by their first cell."""
+    _, _, after = text.partition(f"\n| {first_header} |")
+    rows = after.partition("\n\n")[0].splitlines()[2:]
+    cells = ([cell.strip().replace("`", "") for cell in row.split("|")[1:-1]] for row in rows)
+    return {first: rest for first, *rest in cells}
+
+
+def check_config(promtool: Path, path: Path, text: str) -> None:
+    path.write_text(text)
+    checked = subprocess.run(
+        [promtool, "check", "config", path], capture_output=True, text=True, check=False
+    )
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+
+
+# All documents
+
+
+def test_the_references_are_up_to_date() -> None:
+    """`make docs` writes them."""
+    written = {name: (reference.FOLDER / name).read_text() for name in reference.pages()}
+
+    assert reference.pages() == written
+
+
+def test_the_readme_is_short() -> None:
+    assert 200 > len(README.splitlines())
+
+
+def test_every_file_that_is_linked_to_exists() -> None:
+    links = [
+        path.parent / link
+        for path, text in TEXT_BY_PATH.items()
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    ]
+
+    assert 40 < len(links)
+    assert [] == [str(link) for link in links if not link.exists()]
+
+
+def test_every_series_that_is_named_exists() -> None:
+    names = {series.name for series in (*catalogue.ALL_SERIES, *PROVISIONER_SERIES)}
+    named = set(
+        re.findall(r"\bollama_(?:fleet|model|node|instance|exporter|provisioner)_\w+[^_\W]", ALL)
+    )
+
+    assert set() == {
+        name for name in named if name not in names and not re.search(f"{name}_", " ".join(names))
+    }
+
+
+def test_every_command_and_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"(?m)(?:^|`)ollama-fleet (\w+)", ALL)) <= set(COMMANDS)
+    for target in re.findall(r"(?m)(?:^|`)make ([a-z-]+)", ALL):
+        assert f"\n{target}:" in makefile
+
+
+def test_every_option_that_is_named_exists() -> None:
+    groups = (alerts, dashboards, instances, provisioner)
+    commands = (simulate, up, *(one for group in groups for one in group.commands.values()))
+    known = {
+        *(setting.option for setting in SETTINGS),
+        *(option for one in commands for parameter in one.params for option in parameter.opts),
+        *("--check", "--config.file", "--help", "--metrics"),
+        # etcd's
+        *("--auto-compaction-mode", "--auto-compaction-retention", "--max-request-bytes"),
+    }
+
+    assert set() == set(re.findall(r"--[a-z][a-z.-]+[a-z]", ALL)) - known
+
+
+def test_the_glossary_is_short() -> None:
+    rows = re.findall(r"(?m)^\| (?!term|-)", TEXT_BY_PATH[DOCS / "glossary.md"])
+
+    assert 30 >= len(rows)
+
+
+def test_every_path_and_name_in_the_architecture_exists() -> None:
+    """`path/to/file.py`, `path/to/folder/`, or `path/to/file.py:name`."""
+    text = TEXT_BY_PATH[DOCS / "architecture.md"]
+    named = re.findall(r"`((?:[\w.]+/)+(?:[\w]+\.py)?)(?::(\w+))?`", text)
+
+    assert 30 < len(named)
+    assert [] == [path for path, _ in named if not (ROOT / path).exists()]
+    assert [] == [
+        (path, name)
+        for path, name in named
+        if name
+        and not re.search(rf"(?m)^ *(?:async def|def|class) {name}\b", (ROOT / path).read_text())
+    ]
+
+
+# The exporter
+
+
+def test_every_endpoint_outcome_and_engine_is_documented() -> None:
+    target = Target("a", "127.0.0.1", 1)
+    engines: list[Engine] = [fleet.engine(), ollama.ENGINE, llamacpp.ENGINE]
+    outcomes = table(EXPORTER, "outcome")
+    rows = table(EXPORTER, "engine")
+
+    assert {*PAGES, "/"} == set(table(EXPORTER, "endpoint"))
+    assert {str(one): str(status_of(target, reading(one))) for one in Outcome} == {
+        name: cells[0] for name, cells in outcomes.items()
+    }
+    assert set(EngineName) == set(rows)
+    for engine in engines:
+        asked = (", ".join(engine.requests), ", ".join(engine.identity_requests) or "–")
+        assert asked == tuple(rows[str(engine.name)][:2])
+
+
+def test_the_boundaries_of_histograms_are_ours() -> None:
+    (listed,) = re.findall(r"cumulative counts at ([\d., \nand]+) seconds", EXPORTER)
+
+    assert [float(text) for text in BOUNDARY_TEXTS[:-1]] == [
+        float(number) for number in re.findall(r"[\d.]+", listed)
+    ]
+
+
+async def test_the_example_of_an_inventory_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yml"
+    path.write_text(yaml_with("- id:"))
+    inventory = Inventory(sources_for([str(path)]))
+
+    await inventory.load()
+    await inventory.close()
+
+    assert ["llm-0001", "llm-0002"] == [target.id for target in inventory.targets]
+
+
+def test_prometheus_accepts_the_scrape_configurations(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    exporter_text, provisioner_text = (text for text in YAML if text.startswith("scrape_configs"))
+    (of_exporter,) = yaml.safe_load(exporter_text)["scrape_configs"]
+    (of_provisioner,) = yaml.safe_load(provisioner_text)["scrape_configs"]
+    listen_address = next(item.default for item in SETTINGS if "web.listen-address" == item.name)
+    expected = Settings().prometheus
+
+    for text in (exporter_text, provisioner_text):
+        check_config(promtool_binary, tmp_path / "prometheus.yml", text)
+    assert of_exporter["honor_labels"]
+    assert [{"targets": [listen_address]}] == of_exporter["static_configs"]
+    assert expected.provisioner_job == of_provisioner["job_name"] == PROVISIONER_JOB
+    assert duration_text(expected.scrape_interval) == of_provisioner["scrape_interval"]
+    assert [expected.cluster_label] == list(of_provisioner["static_configs"][0]["labels"])
+
+
+def test_the_web_configuration_is_accepted(tmp_path: Path) -> None:
+    text = yaml_with("tls_server_config").replace("  # client", "  client")
+
+    config = webconfig.parse(text.encode(), tmp_path / "web.yml")
+
+    assert config.tls is not None
+    assert (tmp_path / "server.crt", ssl.CERT_REQUIRED) == (
+        config.tls.cert_file,
+        config.tls.verify_mode,
+    )
+    assert bcrypt.checkpw(b"example", config.users["prometheus"])
+    assert "the password is `example`" in text
+
+
+def test_three_provisioners_are_one_inventory(tmp_path: Path) -> None:
+    path = tmp_path / "exporter.yml"
+    path.write_text(yaml_with("inventory: "))
+
+    given, faults = read_file(path)
+    config = build(given, faults=faults)
+
+    (inventory,) = config.inventory
+    assert [inventory] == [source.name for source in sources_for([inventory])]
+    assert 3 == len(urls_of(inventory))
+
+
+# The alerts
+
+
+def test_the_readme_counts_the_alerts() -> None:
+    names = {alert.name for group in rulebook.groups(Settings()) for alert in group.alerts}
+
+    assert f"holds {len(names)} [alerts]" in README
+
+
+def test_the_example_of_alert_settings_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.yml"
+    path.write_text(yaml_with("thresholds:"))
+
+    settings = alerts_config.load(path)
+
+    assert Settings().thresholds == settings.thresholds
+    assert 1 == len(settings.routing.page)
+    assert 2 == len(settings.routing.ticket)
+    assert "OllamaFleetQueueSaturated" in settings.alerts
+
+
+# The provisioner
+
+
+def test_the_rules_know_the_provisioners_series_as_they_are_published() -> None:
+    published = {
+        (family.name, family.type)
+        for family in Metrics(SystemClock(), version="1").registry.collect()
+        if family.name.startswith("ollama_")
+    }
+
+    assert published == {(one.name.removesuffix("_total"), one.kind) for one in PROVISIONER_SERIES}
+
+
+@pytest.mark.parametrize("text", SPECIFICATIONS)
+def test_a_specification_that_is_shown_is_accepted(text: str, tmp_path: Path) -> None:
+    (tmp_path / "developers.txt").write_text("ada\nbob\n")
+    (tmp_path / "fleet.yml").write_text(text)
+
+    assert load_fleet(tmp_path / "fleet.yml").pools
+
+
+def test_the_provisioners_files_variables_and_names_are_documented() -> None:
+    settings = containers.Settings()
+    unit = systemd.provisioner(Path("/opt/ollama-fleet"))
+    token = f"{systemd.STATE_DIR}/provisioner.token"
+    user = systemd.USER
+    *most, last = (f"`{model.name}`" for model in MODELS)
+
+    assert f"Environment={variable_of('web.token-file')}={token}\n" in unit
+    for text in (
+        f"`{AGE_HEADER}`",
+        f"`{settings.log_dir}/FLEET/ID.log`",
+        f"`{namespace_of('FLEET')}`",
+        f"`ctr -n {namespace_of('rack1')} images import ",
+        f"`{settings.registries_dir}/HOST/hosts.toml`",
+        f"\ninstall -o {user} -g {user} -m 600 provisioner.token {token}\n",
+        f"`{TOKEN_OPTION}`",
+        f"`{PREFIX}PROVISIONER_TOKEN_FILE`",
+        f"`{PREFIX}PROVISIONER_URL`",
+        f"\n{variable_of('nodes.ca-file')}={CLIENT_DIR}/authority.pem\n",
+        f"\n{variable_of('nodes.certificate-file')}={CLIENT_DIR}/certificate.pem\n",
+        f"\n{variable_of('nodes.key-file')}={CLIENT_DIR}/key.pem\n",
+        f"`{node_setup.UNIT}`",
+    ):
+        assert text in PROVISIONER
+    assert f"{', '.join(most)} or {last}." in " ".join(ALL.split())
+
+
+def variable_of(option: str) -> str:
+    """Return the environment variable of an option of `provisioner run`."""
+    (found,) = [one.variable for one in OPTIONS if one.name == option]
+    return found
