@@ -15,12 +15,10 @@ from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
-from xdist.remote import Producer
 
 from provisioning.demo import programs
 from provisioning.demo.errors import ProgramError
 from tests.llama import ALIAS, LlamaServer, llama_server, write_tiny_model
-from tests.sharing import Sharing, put_live_first
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +31,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("unhurried")
+
+END_TO_END = "tests/e2e/"
+SLOW_FOLDERS = (END_TO_END, "tests/browser/", "tests/contract/")
+SLOW_FIXTURES = frozenset({"prometheus_binary", "promtool_binary", "start_llama_server"})
 
 StartLlamaServer = Callable[..., Awaitable[LlamaServer]]
 """`await start(alias="tiny", port=0)`: a real llama-server, which is stopped after the test."""
@@ -53,13 +55,17 @@ def refuse(what: str) -> NoReturn:
     pytest.skip(what)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
-    return Sharing(config, log)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    put_live_first(items)
+    """Mark what starts real programs as slow, and put the end-to-end tests first.
+
+    Begun last, they would keep one worker busy long after the others have ended.
+    """
+    for item in items:
+        if item.nodeid.startswith(SLOW_FOLDERS) or SLOW_FIXTURES.intersection(
+            getattr(item, "fixturenames", ())
+        ):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not item.nodeid.startswith(END_TO_END))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,6 +24,7 @@ from provisioning.demo.rundir import RunDir
 from tests.conftest import program
 
 N = 5_000
+IN_EVERY_RUN = "count"
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
@@ -45,7 +46,13 @@ async def test_a_healthy_fleet_wakes_nobody_and_keeps_the_dead_mans_switch_quiet
     assert [] == await lab.guard(trial.watch_healthy(lab))
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == IN_EVERY_RUN else pytest.mark.nightly)
+        for name in SCENARIOS
+    ],
+)
 async def test_the_on_call_is_told_once_of_what_is_broken_and_when_it_is_over(
     lab: Lab, name: str
 ) -> None:

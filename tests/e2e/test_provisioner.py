@@ -18,7 +18,6 @@ import yaml
 
 from tests.e2e.provisioner import ENDING_S, FLEET, Lab, Provisioner, UnitProcess, lab
 from tests.e2e.running import Running, running
-from tests.ports import OTHER_UNITS
 from tests.waiting import eventually
 
 N = 4
@@ -32,7 +31,7 @@ def fleet_lab(tmp_path: Path) -> Iterator[Lab]:
         yield made
 
 
-async def whole(made: Lab, one: Provisioner, count: int = N, within_s: float = 30.0) -> None:
+async def whole(made: Lab, one: Provisioner, count: int = N, within_s: float = 100.0) -> None:
     """Return once the fleet is as it should be."""
 
     async def is_whole() -> bool:
@@ -190,7 +189,9 @@ async def test_a_killed_instance_is_replaced_by_the_next_generation(fleet_lab: L
     assert "exited its unit has exited, status -9" in shown
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 8))]
+)
 async def test_a_killed_provisioner_loses_nothing_and_starts_nothing_twice(
     fleet_lab: Lab, seed: int
 ) -> None:
@@ -323,23 +324,6 @@ def found_by(instances: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str
     return {one["id"]: (one["model"], one["engine"], one["url"]) for one in instances}
 
 
-async def test_a_node_with_instances_is_not_dropped_and_the_plan_says_why(fleet_lab: Lab) -> None:
-    one = await applied(fleet_lab, 2)
-    ports = {"first_port": OTHER_UNITS[0], "last_port": OTHER_UNITS[-1]}
-    there = {**fleet_lab.node(), "name": "there", **ports}
-    moved = str(fleet_lab.spec(2, nodes=[there]))
-
-    plan = await fleet_lab.done("provisioner", "plan", moved)
-    refused = await fleet_lab.run("provisioner", "apply", "--no-wait", moved)
-
-    why = "cannot drop nodes that hold instances and are not cordoned: here (holds 2 instances)"
-    assert plan.startswith(why)
-    assert 1 == refused.returncode
-    assert why in refused.stderr
-    assert "nobody can be asked" not in refused.stderr
-    await whole(fleet_lab, one, 2)
-
-
 async def test_a_plan_says_what_would_change_and_changes_nothing(fleet_lab: Lab) -> None:
     one = await applied(fleet_lab, 2)
 
@@ -413,47 +397,29 @@ async def test_a_port_that_is_taken_is_said_and_nothing_is_touched(fleet_lab: La
     await whole(fleet_lab, one, 2)
 
 
-@pytest.mark.parametrize(
-    ("options", "status", "expected"),
-    [
-        (("--web.token-fil=x",), 2, "No such option"),
-        (("--web.listen-address=nowhere",), 2, "must be host:port"),
-        (("--web.token-file=/proc/nowhere/token",), 1, "choose another with --web.token-file"),
-        (("--store.url=mysql://x",), 1, "there is no such kind"),
-        (("--store.url=sqlite:/proc/nowhere/x.db",), 1, "see that its folder exists"),
-        (("--store.url=etcd://a:b",), 1, "is no address of an etcd member"),
-        (("--nodes.ca-file=/x",), 2, "go together"),
-        (("--state-dir=/dev/null",), 1, "/dev/null"),
-    ],
-)
-async def test_what_cannot_be_used_is_said(
-    fleet_lab: Lab, options: Sequence[str], status: int, expected: str
-) -> None:
-    seen, said = await refused_start(fleet_lab, *options)
-
-    assert status == seen, said
-    assert expected in said
-    assert "Traceback" not in said
+REFUSED_OPTIONS = {
+    "--web.token-fil=x": (2, "No such option"),
+    "--web.listen-address=nowhere": (2, "must be host:port"),
+    "--web.token-file=/proc/nowhere/token": (1, "choose another with --web.token-file"),
+    "--web.token-file=/proc": (2, "'/proc' is a directory"),
+    "--store.url=mysql://x": (1, "there is no such kind"),
+    "--store.url=sqlite:/proc/nowhere/x.db": (1, "see that its folder exists"),
+    "--store.url=etcd://a:b": (1, "is no address of an etcd member"),
+    "--nodes.ca-file=/x": (2, "go together"),
+    "--state-dir=/dev/null": (1, "/dev/null"),
+}
 
 
-async def test_a_token_file_that_is_a_folder_is_said(fleet_lab: Lab, tmp_path: Path) -> None:
-    status, said = await refused_start(fleet_lab, f"--web.token-file={tmp_path}")
+async def test_an_option_that_cannot_be_used_is_refused_with_its_name(fleet_lab: Lab) -> None:
+    started = {option: await refused_start(fleet_lab, option) for option in REFUSED_OPTIONS}
 
-    assert 2 == status
-    assert f"'{tmp_path}' is a directory" in said
-
-
-async def test_a_bad_specification_changes_nothing(fleet_lab: Lab) -> None:
-    one = await applied(fleet_lab, 2)
-    before = (await one.answer()).body
-    bad = fleet_lab.spec(2, pool={"cout": 3})
-
-    ended = await fleet_lab.run("provisioner", "apply", str(bad))
-
-    assert 1 == ended.returncode
-    assert "did you mean count?" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert before == (await one.answer()).body
+    assert {} == {
+        option: (status, said)
+        for option, (status, said) in started.items()
+        if REFUSED_OPTIONS[option][0] != status
+        or REFUSED_OPTIONS[option][1] not in said
+        or "Traceback" in said
+    }
 
 
 async def test_a_full_disk_stops_changes_until_there_is_room(fleet_lab: Lab) -> None:

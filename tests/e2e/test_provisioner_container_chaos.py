@@ -91,6 +91,7 @@ async def without_orphans(made: ContainerLab, instances: Sequence[Mapping[str, A
         raise AssertionError(found) from error
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 async def test_whatever_is_killed_or_hangs_while_containerd_restarts_the_fleet_is_whole_again(
     fleet_lab: ContainerLab, cluster: Cluster

@@ -201,6 +201,7 @@ async def answer_well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     writer.close()
 
 
+@pytest.mark.nightly
 async def test_whatever_is_killed_the_fleet_is_whole_again(fleet_lab: ContainerLab) -> None:
     """Daemons, containers and the provisioner, in rounds; daemons come back within the grace."""
     dice = random.Random(SEED)  # noqa: S311 - not for secrets

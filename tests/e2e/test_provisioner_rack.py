@@ -78,6 +78,7 @@ async def test_a_fleet_is_spread_over_two_nodes_behind_nginx_and_kept_whole(rack
     assert [killed.instance_id] == [each["id"] for each in after if each["generation"] == 2]
 
 
+@pytest.mark.nightly
 async def test_a_provisioner_that_follows_adopts_what_is_behind_nginx(rack: Rack) -> None:
     first = await rack.started()
     await rack.lab.done("provisioner", "apply", str(rack.lab.containers(N)))
