@@ -23,10 +23,11 @@ from provisioning.cache import Cache
 from provisioning.controller import SHORTEST_GAP_S, Reconciler
 from provisioning.lifecycle import Kind, Result
 from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind, Workload
-from provisioning.report import Counters, Report
+from provisioning.report import Report
 from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from provisioning.store.base import PutSpec
 from provisioning.store.opening import Opened, open_store
+from tests.provisioning.counters import Counters
 
 NAME = "bench"
 N_NODES = 12

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ollama_fleet.clock import Clock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
-from provisioning.eventlog import Outage
+from provisioning.eventlog import EventLog
 from provisioning.store.base import (
     Change,
     Delete,
@@ -61,7 +61,7 @@ class Cache:
         self._is_tried = asyncio.Event()
         self._changed = asyncio.Event()
         self._listeners: list[OnChange] = []
-        self._outage = Outage(clock, log, restored="the store is followed again")
+        self._events = EventLog(log, clock)
 
     def __repr__(self) -> str:
         return f"<Cache of {len(self._stored):,} instances, revision {self._revision}>"
@@ -160,17 +160,18 @@ class Cache:
         while True:
             try:
                 await self.load()
-                self._outage.note_well()
+                self._events.succeeded("store", "store followed again")
                 self._is_tried.set()
                 await self._follow()
             except CompactedError:
                 continue
             except StoreUnavailableError as error:
-                self._outage.note_failed("the store is out of reach, the view gets old", error)
+                self._events.failed("store", "store unreachable, the view gets old", error)
             except StoreError as error:
                 if self._revision < 0:
                     raise
-                self._outage.note_failed("the store cannot be read, the view gets old", error)
+                message = "store cannot be read, the view gets old"
+                self._events.failed("store", message, error, level=logging.ERROR)
             self._is_tried.set()
             await self._clock.sleep(PAUSE_S)
 

@@ -14,13 +14,20 @@ from provisioning.actions import Action, Observed, Skip
 from provisioning.cache import Cache
 from provisioning.drains import DrainMonitor
 from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavailableError
-from provisioning.eventlog import Outage
+from provisioning.eventlog import EventLog
 from provisioning.executor import Work
 from provisioning.lifecycle import Ended, changed_id, changes_after, changes_before, subject_id
 from provisioning.model import Fleet, Instance, Node, NodeReport, Phase, Rotation
 from provisioning.nodes import Lookout
 from provisioning.reconcile import decide
-from provisioning.report import Listener, Logbook, Report, count_waiting, events_of, reasons_of
+from provisioning.report import (
+    Listener,
+    ReconcileLog,
+    Report,
+    count_waiting,
+    events_of,
+    reasons_of,
+)
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex
 from provisioning.state import Orphan, find_orphans, is_every_node_asked
@@ -85,7 +92,36 @@ class InForce:
         return self._roster
 
 
-LOOK_EVERY_S = 5.0
+LEADER_EVERY_S = 5.0
+"""How often a standby asks the store who leads."""
+SURE_S = 120.0
+"""A store that refused a write may still be read; it is well if nothing fails for so long."""
+
+
+class StoreHealth:
+    """Whether the store can be used, as the leader's and the standby's tries show."""
+
+    def __init__(self, clock: Clock, *, on_outage: Callable[[], None]) -> None:
+        self._events = EventLog(log, clock)
+        self._on_outage = on_outage
+
+    def note_failed(self, consequence: str, error: StoreError) -> None:
+        """Take note of a try that failed; a person has to repair what is not unavailability."""
+        is_passing = isinstance(error, StoreUnavailableError)
+        key = "unavailable" if is_passing else "refused"
+        level = logging.WARNING if is_passing else logging.ERROR
+        if self._events.failed(key, f"store {key}, {consequence}", error, level=level):
+            self._on_outage()
+
+    def note_read(self) -> None:
+        """Take note that the store answers: where it refused a write, it may again."""
+        self._events.succeeded("unavailable", "store available")
+        self._events.succeeded("refused", "store available", quiet_s=SURE_S)
+
+    def note_written(self) -> None:
+        """Take note that the store takes writes."""
+        self._events.succeeded("unavailable", "store available")
+        self._events.succeeded("refused", "store takes writes")
 
 
 class Standby:
@@ -94,16 +130,16 @@ class Standby:
     def __init__(
         self, leadership: Leadership, clock: Clock, *, on_answer: Callable[[], None]
     ) -> None:
-        """Have `on_answer` called whenever the store has told who leads."""
+        """Have `on_answer` called whenever the store names another leader."""
         self._leadership = leadership
         self._clock = clock
         self._on_answer = on_answer
-        self._told: str | None = None
+        self._logged: str | None = None
 
     @asynccontextmanager
-    async def telling(self) -> AsyncIterator[None]:
-        """Tell of each leader once, until the block ends."""
-        task = asyncio.create_task(self._tell_again_and_again())
+    async def watching(self) -> AsyncIterator[None]:
+        """Log each leader once, until the block ends."""
+        task = asyncio.create_task(self._watch())
         try:
             yield
         finally:
@@ -111,22 +147,19 @@ class Standby:
             await asyncio.wait({task})
 
     def forget(self) -> None:
-        """Tell of whoever leads next, though it be the same as before: we led in between."""
-        self._told = None
+        """Log whoever leads next, though it be the same as before: we led in between."""
+        self._logged = None
 
-    async def _tell_again_and_again(self) -> None:
+    async def _watch(self) -> None:
         while True:
-            self._tell(await self._leadership.leader())
-            await self._clock.sleep(LOOK_EVERY_S)
-
-    def _tell(self, leader: str | None) -> None:
-        # We ourselves: the term has begun, and `lead` is about to say so.
-        if leader is None or leader == self._leadership.holder:
-            return
-        self._on_answer()
-        if leader != self._told:
-            log.info("stands by, %s leads", leader)
-            self._told = leader
+            leader = await self._leadership.leader()
+            # We ourselves: the term has begun, and `lead` is about to say so.
+            if leader not in (None, self._leadership.holder):
+                self._on_answer()
+                if leader != self._logged:
+                    log.info("standby leader=%s", leader)
+                    self._logged = leader
+            await self._clock.sleep(LEADER_EVERY_S)
 
 
 MARGIN_S = 0.001
@@ -172,13 +205,13 @@ class Passes:
         dice: Callable[[], float],
         leads: Callable[[], bool],
         listener: Listener,
-        outage: Outage,
+        store_health: StoreHealth,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._clock = clock
         self._listener = listener
-        self._outage = outage
+        self._store_health = store_health
         self._wake = asyncio.Event()
         self._lookout = Lookout(
             open_runtime,
@@ -194,7 +227,7 @@ class Passes:
             self._nodes, prober_of, clock, dice=dice, leads=leads, on_end=self._wake.set
         )
         self._grace = Grace(clock)
-        self._logbook = Logbook(clock, self._lookout.silences)
+        self._log = ReconcileLog(clock)
         self._in_force = InForce(read_spec)
         self._orphans: tuple[Orphan, ...] | None = None
         self._deletable_orphans: frozenset[tuple[str, str]] = frozenset()
@@ -267,10 +300,10 @@ class Passes:
             except StoreUnavailableError as error:
                 # What was written nobody knows: load before anything is written again.
                 self._is_outdated = True
-                self._outage.note_failed("nothing is changed until the store is back", error)
+                self._store_health.note_failed("nothing is changed", error)
                 await self._clock.sleep(STORE_PAUSE_S)
                 continue
-            self._outage.note_read()
+            self._store_health.note_read()
             await self._clock.sleep(SHORTEST_GAP_S)
             await wait_at_most(self._wake, self._clock, quiet_s - SHORTEST_GAP_S)
 
@@ -293,7 +326,7 @@ class Passes:
         observed = self._observed()
         self._note_orphans(spec_index.fleet, observed)
         decided_s = self._clock.unix_s()
-        self._logbook.note_seen(spec_index.fleet, observed, now_s=decided_s)
+        self._lookout.lost = self._log.note_seen(spec_index.fleet, observed, now_s=decided_s)
         actions = decide(spec_index.fleet, observed, decided_s)
         reasons = reasons_of(actions, observed)
         begun, n_refused_now = await self._begin(spec_index, actions, term)
@@ -303,6 +336,7 @@ class Passes:
             n_wanted=spec_index.n_wanted,
             n_as_wanted=spec_index.count_as_wanted(self._mirror.stored, self._health.ill),
             events=events_of(ended, begun),
+            n_actions=len(begun),
             n_running=self._work.n_running,
             n_waiting=count_waiting(
                 spec_index.fleet, self._mirror.stored, self._work.working(), now_s=decided_s
@@ -311,7 +345,7 @@ class Passes:
             n_refused=n_refused + n_refused_now,
             duration_s=self._clock.monotonic_s() - begun_s,
         )
-        self._logbook.note_done(report, ended, begun, self._mirror.stored)
+        self._log.note_done(report, ended, begun, self._mirror.stored)
         self._listener.pass_ended(report)
         instances = (one.instance for one in self._mirror.stored.values())
         return min(INTERVAL_S, drain_left_s(spec_index, instances, since_s=decided_s))
@@ -385,7 +419,7 @@ class Passes:
         if not changes:
             return ()
         done = await self._store.commit(changes, term=term)
-        self._outage.note_well()
+        self._store_health.note_written()
         self._mirror.take_own(changes, done)
         return done
 
@@ -415,10 +449,8 @@ class Reconciler:
         self._leadership = leadership
         self._clock = clock
         self._leading: Leading | None = None
-        self._outage = Outage(
-            clock, log, restored="the store is back", on_begin=listener.outage_began
-        )
-        self._standby = Standby(leadership, clock, on_answer=self._outage.note_well)
+        self._store_health = StoreHealth(clock, on_outage=listener.outage_began)
+        self._standby = Standby(leadership, clock, on_answer=self._store_health.note_written)
         self._passes = Passes(
             store=store,
             mirror=mirror,
@@ -429,7 +461,7 @@ class Reconciler:
             dice=dice,
             leads=self._leads,
             listener=listener,
-            outage=self._outage,
+            store_health=self._store_health,
         )
 
     def __repr__(self) -> str:
@@ -480,16 +512,16 @@ class Reconciler:
         consequence = "cannot lead"
         try:
             async with AsyncExitStack() as stack:
-                async with self._standby.telling():
+                async with self._standby.watching():
                     leading = await stack.enter_async_context(self._leadership.lead())
                 consequence = "leads no more"
                 await self._lead(leading)
         except StoreUnavailableError as error:
-            self._outage.note_failed(f"{consequence}, the store is out of reach", error)
+            self._store_health.note_failed(consequence, error)
         except FencedError as error:
             log.warning("%s: %s", consequence, error)
         except StoreError as error:
-            self._outage.note_failed(f"{consequence}, the store refused", error)
+            self._store_health.note_failed(consequence, error)
             return True
         return False
 
@@ -498,7 +530,7 @@ class Reconciler:
         return self._leading is not None and self._clock.monotonic_s() < self._leading.until_s
 
     async def _lead(self, leading: Leading) -> None:
-        log.info("leads, epoch %d", leading.term.epoch)
+        log.info("leading epoch=%d", leading.term.epoch)
         self._leading = leading
         self._standby.forget()
         lost = asyncio.create_task(leading.lost())
@@ -506,7 +538,7 @@ class Reconciler:
         try:
             done, _ = await asyncio.wait({lost, passes}, return_when=asyncio.FIRST_COMPLETED)
             if lost in done:
-                log.warning("the term is lost: nothing is changed any more, instances go on")
+                log.warning("lease lost: nothing is changed any more, instances go on")
             for task in done:
                 task.result()
         finally:

@@ -19,7 +19,7 @@ from ollama_fleet.clock import Clock
 from provisioning import descriptors
 from provisioning.actions import Illness
 from provisioning.errors import NotAskedError
-from provisioning.eventlog import RateLimit
+from provisioning.eventlog import EventLog
 from provisioning.model import Probe
 from provisioning.reconcile import phase_ratio
 from provisioning.runtime.base import ProberOf
@@ -31,6 +31,9 @@ IDLE_S = 0.5
 MAX_AT_ONCE = 1000
 """10,000 instances that all hang for 2 s would take 2,000 descriptors; those that wait for their
 turn are asked late, which is no failure."""
+BURST = 5
+"""Lines per window about unhealthy instances: a node that is gone has many."""
+MAX_FAULT = 300
 TICK_S = 0.05
 """What is due together is asked together: it halves the wake-ups of a large fleet."""
 
@@ -71,7 +74,7 @@ class HealthMonitor:
         self._due: list[tuple[float, int, str, Watched]] = []
         self._numbers = itertools.count()  # so that no two in the heap compare equal
         self._asking: set[asyncio.Task[None]] = set()
-        self._shortages = RateLimit(clock)
+        self._events = EventLog(log, clock)
         self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
 
     def __repr__(self) -> str:
@@ -174,15 +177,13 @@ class HealthMonitor:
             self._take(instance_id, watched, fault)
 
     def _log_shortage(self, instance_id: str, error: NotAskedError) -> None:
-        n_held = self._shortages.admit("")
-        if n_held is not None:
-            log.warning(
-                "health check not sent instance=%s held_back=%d: %s; no failure is counted; raise "
-                "the limit of open files (ulimit -n, LimitNOFILE=)",
-                instance_id,
-                n_held,
-                error,
-            )
+        self._events.event(
+            "not sent",
+            "health check not sent instance=%s: %s; no failure is counted; raise the limit of open "
+            "files (ulimit -n, LimitNOFILE=)",
+            instance_id,
+            error,
+        )
 
     def _take(self, instance_id: str, watched: Watched, fault: str) -> None:
         """Count an answer; tell of it when an instance has become ill or well."""
@@ -200,7 +201,12 @@ class HealthMonitor:
             words = f"failed {watched.n_failures} health checks in a row, last: {fault}"
             self._ill[instance_id] = Illness(watched.first_failure_s, words)
             if is_new:
+                self._log_unhealthy(instance_id, watched.subject.node, words)
                 self._on_change()
+
+    def _log_unhealthy(self, instance_id: str, node: str, fault: str) -> None:
+        message = "instance unhealthy instance=%s node=%s: %s"
+        self._events.event("unhealthy", message, instance_id, node, fault[:MAX_FAULT], burst=BURST)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)

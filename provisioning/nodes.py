@@ -11,7 +11,7 @@ import msgspec
 
 from ollama_fleet.clock import Clock, wait_at_most
 from provisioning.errors import NodeUnreachableError, UnitError
-from provisioning.eventlog import Silences
+from provisioning.eventlog import EventLog
 from provisioning.health import HealthMonitor
 from provisioning.model import FoundUnit, Node, NodeReport, Phase
 from provisioning.plan import is_reached_otherwise
@@ -211,7 +211,12 @@ class Lookout:
     ) -> None:
         self.nodes = Nodes(open_runtime, clock, on_report=self._take_report)
         self.health = HealthMonitor(prober_of, clock, on_change=on_news)
-        self.silences = Silences(clock)
+        self.lost: frozenset[str] = frozenset()
+        """Nodes whose grace was over at the last reconcile."""
+        self._events = EventLog(log, clock)
+        self._heard_s: dict[str, float] = {}
+        """When each node last answered, by the monotonic clock."""
+        self._clock = clock
         self._on_report = on_report
         self._on_news = on_news
         self._roster: SpecIndex | None = None
@@ -223,12 +228,14 @@ class Lookout:
             for one in stored.values()
             if one.instance.phase is not Phase.FAILED  # that has no unit
         )
-        await self.nodes.update(spec_index.fleet.nodes, used=used, gone=self.silences.gone)
+        reports = self.nodes.reports
+        lost = frozenset(one for one in self.lost if one in reports and reports[one].fault)
+        await self.nodes.update(spec_index.fleet.nodes, used=used, gone=lost)
         if spec_index is not self._roster:  # only now: how an instance is asked its node decides
             self._roster = spec_index
             for id_, one in stored.items():
                 self.take_record(id_, one)
-        self.silences.forget(all_but=frozenset(self.nodes.reports))
+        self._events.keep_only(frozenset(self.nodes.reports))
 
     def take_record(self, id_: str, stored: Stored | None) -> None:
         """Ask an instance for its health while it runs."""
@@ -242,13 +249,24 @@ class Lookout:
         """Ask nobody any more, and know nothing."""
         await self.nodes.close()
         self.health.clear()
-        self.silences.forget()
+        self._events.forget()
+        self._heard_s.clear()
+        self.lost = frozenset()
         self._roster = None
 
     def _take_report(self, report: NodeReport, is_news: bool) -> None:
         self._on_report(report)
-        heard_s = self.silences.heard_s(report.node)
-        if self.silences.take_report(report):
-            self.health.forgive(report.node, since_s=heard_s)
+        if report.is_reachable:
+            self._take_answer(report)
+        else:
+            message = f"node does not answer node={report.node}"
+            self._events.failed(report.node, message, report.fault)
         if is_news:
             self._on_news()
+
+    def _take_answer(self, report: NodeReport) -> None:
+        """Take note that a node answers; what failed while it was silent says nothing."""
+        if self._events.succeeded(report.node, f"node answers again node={report.node}"):
+            self.health.forgive(report.node, since_s=self._heard_s.get(report.node, 0.0))
+        age_s = max(0.0, self._clock.unix_s() - report.at_s)
+        self._heard_s[report.node] = self._clock.monotonic_s() - age_s

@@ -1,33 +1,49 @@
-"""What a pass has done, in numbers and in log lines."""
+"""What one reconcile found and did, in numbers and in log lines."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from ollama_fleet.clock import Clock
-from provisioning.actions import Action, Assign, Drain, Forget, Observed, Place, Renew, Start, Stop
-from provisioning.eventlog import Silences
-from provisioning.lifecycle import Kind, Operation, Outcome, Result
+from provisioning.actions import Action, Drain, Observed, Renew, Stop
+from provisioning.eventlog import EventLog
+from provisioning.lifecycle import Ended, Operation, Outcome, Result
 from provisioning.model import Fleet, Instance, Phase, Reason
 from provisioning.reconcile import is_leaving
-from provisioning.state import OrphanWarning, orphan_policy
+from provisioning.state import (
+    DELETE_COMMAND,
+    LIST_COMMAND,
+    OrphanPolicy,
+    lost_nodes,
+    orphan_policy,
+)
 from provisioning.store.base import Stored
+
+log = logging.getLogger("provisioning.report")
+
+UNDER_WAY = frozenset({Phase.STARTING, Phase.STOPPING})
+FAILURES = frozenset({Result.FAILED, Result.LASTING, Result.NO_ROOM, Result.UNREACHABLE})
+ENDINGS = frozenset({Reason.EXITED, Reason.OUT_OF_MEMORY})
+BURST = 5
+"""Lines of one kind of failure per window: a pool that cannot be started has thousands."""
+MAX_FAULT = 300
+"""Characters of a fault; the instance's history holds as many."""
 
 
 class Listener(Protocol):
-    """Wants to know what the reconciler does; must be quick, and must not fail."""
+    """Hears what the reconciler does; must be quick, and must not fail."""
 
     def operation_ended(self, operation: Operation, outcome: Outcome) -> None:
-        """Take note that something was done to a unit, well or not."""
+        """Take note of an operation on a container or process that succeeded or failed."""
         ...
 
     def pass_ended(self, report: Report) -> None:
-        """Take note of a pass."""
+        """Take note of a reconcile."""
         ...
 
     def outage_began(self) -> None:
@@ -35,39 +51,60 @@ class Listener(Protocol):
         ...
 
 
-class Counters:
-    """Counts in memory."""
+class Report(msgspec.Struct, frozen=True):
+    """One reconcile of the whole fleet."""
 
-    def __init__(self) -> None:
-        self.results: Counter[tuple[Kind, Result]] = Counter()
-        self.n_tries = 0
-        self.provision_s: list[float] = []
-        """How long each start that went well has taken, tries included."""
-        self.n_passes = 0
-        self.pass_s = 0.0
-        """All passes together."""
-        self.last: Report | None = None
-        self.n_outages = 0
+    number: int
+    n_wanted: int
+    """Instances that the specification asks for."""
+    n_as_wanted: int
+    """Instances that run, are healthy, and are up to date."""
+    events: Mapping[str, int]
+    """What has ended or begun, and how often."""
+    n_actions: int = 0
+    """Actions that were begun."""
+    n_running: int = 0
+    """Operations that go on after it."""
+    n_waiting: int = 0
+    """Instances that are to be made, started or stopped, and that nothing works on yet."""
+    reasons: Mapping[str, int] = {}
+    """Why it gave up instances' units, and how often."""
+    n_refused: int = 0
+    """Changes that the store refused, as somebody else was faster."""
+    duration_s: float = 0.0
 
-    def operation_ended(self, operation: Operation, outcome: Outcome) -> None:
-        """Count an operation."""
-        self.results[operation.kind, outcome.result] += 1
-        self.n_tries += outcome.n_tries
-        if operation.kind is Kind.START and outcome.result is Result.DONE:
-            self.provision_s.append(outcome.duration_s)
+    def __str__(self) -> str:
+        """Return the line of the log."""
+        counts = {
+            "ready": self.n_as_wanted,
+            "wanted": self.n_wanted,
+            "actions": self.n_actions,
+            "running": self.n_running,
+            "waiting": self.n_waiting,
+            "refused": self.n_refused,
+            **self.events,
+        }
+        parts = [f"{name}={n}" for name, n in counts.items()]
+        return f"reconcile n={self.number} {' '.join(parts)} duration_s={self.duration_s:.3f}"
 
-    def pass_ended(self, report: Report) -> None:
-        """Count a pass."""
-        self.n_passes += 1
-        self.pass_s += report.duration_s
-        self.last = report
-
-    def outage_began(self) -> None:
-        """Count an outage of the store."""
-        self.n_outages += 1
+    @property
+    def is_quiet(self) -> bool:
+        """Say whether nothing happened that anybody would read about."""
+        return not self.events and not self.n_refused
 
 
-UNDER_WAY = frozenset({Phase.STARTING, Phase.STOPPING})
+def events_of(ended: Ended, begun: Iterable[Action]) -> Mapping[str, int]:
+    """Count what has ended since the last reconcile, and what this one has begun, by name."""
+    counted: Counter[str] = Counter()
+    counted.update(f"{operation.kind}_{outcome.result}" for operation, outcome in ended)
+    counted.update(map(_name, begun))
+    return dict(counted)
+
+
+def _name(action: Action) -> str:
+    name = type(action).__name__.lower()
+    reason = action.reason if isinstance(action, Drain | Stop | Renew) else None
+    return f"{name}_{reason}" if reason else name
 
 
 def count_waiting(
@@ -86,6 +123,12 @@ def count_waiting(
     return n_waiting + sum(max(0, pool.count - n_by_pool[pool.name]) for pool in fleet.pools)
 
 
+def _is_to_be_worked_on(instance: Instance, now_s: float) -> bool:
+    if instance.phase is Phase.FAILED:
+        return 0 < instance.retry_at_s <= now_s
+    return instance.phase in UNDER_WAY
+
+
 def reasons_of(actions: Iterable[Action], observed: Observed) -> dict[str, Reason]:
     """Return why each instance that is given up now is, by its id.
 
@@ -101,196 +144,69 @@ def reasons_of(actions: Iterable[Action], observed: Observed) -> dict[str, Reaso
     return found
 
 
-def _is_to_be_worked_on(instance: Instance, now_s: float) -> bool:
-    if instance.phase is Phase.FAILED:
-        return 0 < instance.retry_at_s <= now_s
-    return instance.phase in UNDER_WAY
-
-
-WORD_BY_KIND = {Kind.START: "started", Kind.STOP: "stopped", Kind.SWEEP: "swept"}
-WORDS_OF_FAILURE = {
-    Result.FAILED: "failed",
-    Result.LASTING: "failed for good",
-    Result.NO_ROOM: "found no room",
-    Result.UNREACHABLE: "not reached",
-}
-
-
-class Report(msgspec.Struct, frozen=True):
-    """One pass over the whole fleet."""
-
-    number: int
-    n_wanted: int
-    """Instances that the specification asks for."""
-    n_as_wanted: int
-    """Instances that run, are healthy, and are up to date."""
-    events: Mapping[str, int]
-    """What has ended or begun, in words, and how often."""
-    n_running: int = 0
-    """Operations that go on after the pass."""
-    n_waiting: int = 0
-    """Instances that are to be made, started or stopped, and that nothing works on yet."""
-    reasons: Mapping[str, int] = {}
-    """Why it gave up instances' units, and how often."""
-    n_refused: int = 0
-    """Changes that the store refused, as somebody else was faster."""
-    duration_s: float = 0.0
-
-    def __str__(self) -> str:
-        """Return the line of the log."""
-        of = "" if self.n_as_wanted == self.n_wanted else f" of {self.n_wanted:,}"
-        parts = [f"{self.n_as_wanted:,}{of} as wanted"]
-        parts += [f"{n:,} {words}" for words, n in self.events.items()]
-        if self.n_running:
-            parts.append(f"{self.n_running:,} under way")
-        if self.n_refused:
-            parts.append(f"{self.n_refused:,} refused by the store")
-        parts.append(f"{self.duration_s:.2f} s")
-        return f"pass {self.number:,}: " + ", ".join(parts)
-
-    @property
-    def is_quiet(self) -> bool:
-        """Say whether nothing happened that anybody would read about."""
-        return not self.events and not self.n_refused
-
-
-def events_of(
-    ended: Sequence[tuple[Operation, Outcome]], begun: Iterable[Action]
-) -> Mapping[str, int]:
-    """Count what has ended since the last pass, and what this one has begun, in words."""
-    counted: Counter[str] = Counter()
-    for operation, outcome in ended:
-        done = WORD_BY_KIND[operation.kind]
-        failure = WORDS_OF_FAILURE.get(outcome.result)
-        counted[f"{operation.kind} {failure}" if failure else done] += 1
-    counted.update(_words(action) for action in begun)
-    return dict(counted)
-
-
-def _words(action: Action) -> str:
-    match action:
-        case Place():
-            return "placed"
-        case Start():
-            return "being started"
-        case Renew():
-            return f"placed anew ({action.reason or 'retried'})"
-        case Drain():
-            return f"drained ({action.reason})"
-        case Stop():
-            return f"being stopped ({action.reason})"
-        case Forget():
-            return "forgotten"
-        case Assign():
-            return "assigned" if action.developer else "given back"
-        case _:
-            return "being swept"
-
-
-log = logging.getLogger("provisioning.report")
-
-ENDINGS = frozenset({Reason.EXITED, Reason.OUT_OF_MEMORY})
-MAX_LINES = 5
-"""In one pass."""
-REPEAT_S = 60.0
-MAX_FAULT = 300
-"""Letters of a fault; the instance's history tells as many."""
-
-
-class Mishap(msgspec.Struct, frozen=True):
-    """What has befallen an instance, or a unit that has no record."""
-
-    subject: str
-    node: str
-    words: str
-
-
-class Mishaps:
-    """What was told of late, so that it is not told again and again."""
+class ReconcileLog:
+    """Writes the lines of each reconcile, and of what befell instances, nodes and orphans."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._ill: frozenset[str] = frozenset()
-        """Those of the pass before."""
-        self._unhealthy: dict[str, Mishap] = {}
-        """Seen, and not told yet; the newest of each instance: passes may break off for days."""
-        self._next_s: dict[Mishap, float] = {}
-        """When each may be told again."""
+        self._events = EventLog(log, clock)
+        self._lost: frozenset[str] = frozenset()
 
-    def look(self, observed: Observed) -> None:
-        """Take note of what has become unhealthy, on nodes that answer; the others tell of all."""
-        before, self._ill = self._ill, _ill_on_heard_nodes(observed)
-        for id_ in sorted(self._ill - before):
-            node = observed.stored[id_].instance.node
-            self._unhealthy[id_] = Mishap(id_, node, f"unhealthy, {observed.ill[id_].fault}")
-
-    def tell(
-        self,
-        ended: Iterable[tuple[Operation, Outcome]],
-        begun: Iterable[Action],
-        stored: Mapping[str, Stored],
-    ) -> None:
-        """Tell of what failed, what has exited, and what was seen to be unhealthy."""
-        mishaps = [*_failures(ended), *_exits(begun, stored), *self._unhealthy.values()]
-        self._unhealthy.clear()
-        if mishaps:
-            self._log(mishaps)
-
-    def _log(self, mishaps: Sequence[Mishap]) -> None:
-        now_s = self._clock.monotonic_s()
-        self._next_s = {one: next_s for one, next_s in self._next_s.items() if next_s > now_s}
-        fresh = [one for one in dict.fromkeys(mishaps) if one not in self._next_s]
-        told = fresh[:MAX_LINES]
-        n_more = len(fresh) - len(told)
-        for number, one in enumerate(told, 1):
-            self._next_s[one] = now_s + REPEAT_S
-            rest = f" (and {n_more:,} more)" if n_more and number == MAX_LINES else ""
-            log.warning("%s on %s: %s%s", one.subject, one.node, one.words[:MAX_FAULT], rest)
-
-
-def _failures(ended: Iterable[tuple[Operation, Outcome]]) -> Iterator[Mishap]:
-    for operation, outcome in ended:
-        if failure := WORDS_OF_FAILURE.get(outcome.result):
-            words = f"{operation.kind} {failure}: {outcome.fault}"
-            yield Mishap(operation.id or operation.unit, operation.node, words)
-
-
-def _exits(begun: Iterable[Action], stored: Mapping[str, Stored]) -> Iterator[Mishap]:
-    for action in begun:
-        if isinstance(action, Stop) and action.reason in ENDINGS and action.detail:
-            yield Mishap(action.id, stored[action.id].instance.node, action.detail)
-
-
-def _ill_on_heard_nodes(observed: Observed) -> frozenset[str]:
-    heard = {report.node for report in observed.reports.values() if report.is_reachable}
-    return frozenset(
-        id_
-        for id_ in observed.ill
-        if id_ in observed.stored and observed.stored[id_].instance.node in heard
-    )
-
-
-class Logbook:
-    """Tells of each thing once, or once a minute while it lasts."""
-
-    def __init__(self, clock: Clock, silences: Silences) -> None:
-        self._silences = silences
-        self._orphans = OrphanWarning(clock)
-        self._mishaps = Mishaps(clock)
-
-    def note_seen(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
-        """Take note of what a pass decides on."""
-        self._orphans.give(orphan_policy(desired, observed))
-        self._silences.note_gone(desired, observed, now_s=now_s)
-        self._mishaps.look(observed)
+    def note_seen(self, desired: Fleet, observed: Observed, *, now_s: float) -> frozenset[str]:
+        """Log orphans that are kept, and nodes when their grace ends; return the lost nodes."""
+        self._log_orphans(orphan_policy(desired, observed))
+        lost = lost_nodes(desired, observed, now_s=now_s)
+        for name in sorted(lost - self._lost):
+            self._log_lost(name, desired, observed)
+        self._lost = lost
+        return lost
 
     def note_done(
         self,
         report: Report,
-        ended: Sequence[tuple[Operation, Outcome]],
+        ended: Ended,
         begun: Sequence[Action],
         stored: Mapping[str, Stored],
     ) -> None:
-        """Take note of what a pass did."""
+        """Log the report, the operations that failed and the instances that have exited."""
         log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
-        self._mishaps.tell(ended, begun, stored)
+        for operation, outcome in ended:
+            if outcome.result in FAILURES:
+                subject = operation.id or operation.unit
+                event = f"{operation.kind} {outcome.result}"
+                self._log_fault(event, subject, operation.node, outcome.fault)
+        for action in begun:
+            if isinstance(action, Stop) and action.reason in ENDINGS and action.detail:
+                node = stored[action.id].instance.node
+                self._log_fault(action.reason, action.id, node, action.detail)
+
+    def _log_fault(self, event: str, subject: str, node: str, fault: str) -> None:
+        message = f"{event} instance=%s node=%s: %s"
+        self._events.event(event, message, subject, node, fault[:MAX_FAULT], burst=BURST)
+
+    def _log_orphans(self, policy: OrphanPolicy) -> None:
+        if policy.n_refused:
+            self._events.event(
+                "orphans",
+                "orphans=%d: they run without a record in the store, or with an older one, and are "
+                "not deleted%s; the store may be the wrong one, empty, or an old backup: then stop "
+                "the provisioner and restore the right store; otherwise see `%s` and `%s`",
+                policy.n_refused,
+                "" if policy.may_place else "; no instance is made",
+                LIST_COMMAND,
+                DELETE_COMMAND,
+                level=logging.ERROR,
+            )
+
+    def _log_lost(self, name: str, desired: Fleet, observed: Observed) -> None:
+        here = [one.instance for one in observed.stored.values() if one.instance.node == name]
+        kept = [one for one in here if one.phase is Phase.RUNNING and one.id not in observed.ill]
+        staying = [one for one in here if one.phase is not Phase.FAILED and not is_leaving(one)]
+        log.warning(
+            "node lost node=%s grace_s=%g moved=%d kept=%d: it does not answer for longer than "
+            "limits.node_grace; instances that still answer are kept; last: %s",
+            name,
+            desired.limits.node_grace_s,
+            len(staying) - len(kept),
+            len(kept),
+            observed.reports[name].fault,
+        )

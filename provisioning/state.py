@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import zlib
 from collections import Counter
@@ -12,7 +11,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from ollama_fleet.clock import Clock
 from provisioning.actions import Observed
 from provisioning.model import (
     Fleet,
@@ -242,6 +240,17 @@ def node_state(
     return NodeState.LOST if now_s - heard_s >= limits.node_grace_s else NodeState.SILENT
 
 
+def lost_nodes(desired: Fleet, observed: Observed, *, now_s: float) -> frozenset[str]:
+    """Return the nodes that do not answer for longer than their grace."""
+    limits, since_s = desired.limits, observed.since_s
+    return frozenset(
+        name
+        for name, report in observed.reports.items()
+        if report.fault
+        and node_state(report, limits, since_s=since_s, now_s=now_s) is NodeState.LOST
+    )
+
+
 def _is_wanted(unit: FoundUnit, instance: Instance, node: str) -> bool:
     return (
         unit.generation == instance.generation
@@ -269,11 +278,8 @@ def _status_words(status: int | None) -> str:
         return f"{status}"
 
 
-log = logging.getLogger("provisioning.state")
-
 MOST_DELETED = 10
 """Running orphans that are deleted without an order; more are no accident of one operation."""
-WARNING_EVERY_S = 60.0
 LIST_COMMAND = "ollama-fleet provisioner orphans list"
 DELETE_COMMAND = "ollama-fleet provisioner orphans delete"
 
@@ -301,29 +307,6 @@ class OrphanPolicy(NamedTuple):
     """Their instances; some may have an older record."""
     may_place: bool
     """Whether instances may be made that have no record yet."""
-
-
-class OrphanWarning:
-    """Logs that orphans are kept, once a minute while they are."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._next_s = 0.0
-
-    def give(self, policy: OrphanPolicy) -> None:
-        """Log it, if it is time and there are any."""
-        now_s = self._clock.monotonic_s()
-        if policy.n_refused and now_s >= self._next_s:
-            self._next_s = now_s + WARNING_EVERY_S
-            log.error(
-                "orphans=%d: they run without a record in the store, or with an older one, and are "
-                "not deleted%s; the store may be the wrong one, empty, or an old backup: then stop "
-                "the provisioner and restore the right store; otherwise see `%s` and `%s`",
-                policy.n_refused,
-                "" if policy.may_place else "; no instance is made",
-                LIST_COMMAND,
-                DELETE_COMMAND,
-            )
 
 
 def find_orphans(desired: Fleet, observed: Observed) -> tuple[Orphan, ...]:

@@ -363,8 +363,8 @@ async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab
     assert 0 == refused.returncode, refused.stderr
     ordered = await fleet_lab.done("instances", "replace", "web-00001")
     assert "web-00001: running, replacement asked for\n" == ordered
-    assert 1 == standby.said.count("stands by, ")
-    assert f"stands by, {leader.url} leads" in standby.said
+    assert 1 == standby.said.count("standby leader=")
+    assert f"standby leader={leader.url}" in standby.said
 
     leader.kill()
     ordered = await fleet_lab.done("instances", "replace", "web-00002")

@@ -202,7 +202,7 @@ def test_a_silent_node_that_left_and_comes_back_well_was_never_away(
 
     virtual_run(scene())
 
-    assert 1 == len([one for one in caplog.records if one.name.endswith("eventlog")])
+    assert 1 == len([one for one in caplog.records if one.name == "provisioning.nodes"])
 
 
 def test_a_node_that_is_used_is_asked_though_it_is_not_listed_any_more() -> None:

@@ -41,7 +41,7 @@ async def test_nothing_is_accepted_any_more_and_another_provisioner_leads_alone(
         await eventually(lambda: leads_no_more(first))
         assert 503 == await replaced(first)
         assert await has_running(first, 3)
-        await eventually(lambda: "the store refused: cannot use" in caplog.text)
+        await eventually(lambda: "store refused, cannot lead" in caplog.text)
         assert not (tmp_path / "fleet.db").exists()
 
         async with client(settings(tmp_path, store_url=store)) as second:

@@ -472,8 +472,8 @@ def test_after_a_lost_connection_it_catches_up_and_its_age_says_how_old_it_is(
     virtual_run(scene())
 
     assert [
-        "the store is out of reach, the view gets old: the connection is lost",
-        "the store is followed again, after 60 s",
+        "store unreachable, the view gets old failed=1 of=1 for_s=0: the connection is lost",
+        "store followed again after_s=60",
     ] == caplog.messages
 
 

@@ -82,13 +82,14 @@ def test_a_store_that_refuses_is_asked_ever_less_often_and_ends_nothing(
             stage.store.refusal = None
             await stage.until(stage.is_whole, within_s=90.0)
             assert [2, 1, 1, 1] == [one.generation for one in stage.instances]
-            assert said(caplog, "reconciler")[-1].startswith("the store is back, after 6")
+            assert said(caplog, "reconciler")[-1].startswith("store takes writes after_s=6")
 
     virtual_run(scene())
 
-    told = [line for line in said(caplog, "reconciler") if line.startswith("leads no more")]
-    assert "leads no more, the store refused: cannot write: permission denied" == told[0]
-    assert 9 < len(told) < 14  # once a minute
+    told = [line for line in said(caplog, "reconciler") if "leads no more" in line]
+    words = "store refused, leads no more failed=1 of=1 for_s=0: cannot write: permission denied"
+    assert words == told[0]
+    assert 3 < len(told) < 8  # at growing intervals
 
 
 def test_no_task_is_left_and_no_operation_half_written_wherever_it_is_stopped() -> None:
@@ -161,7 +162,7 @@ def test_a_standby_says_once_who_leads_and_a_leader_when_it_stands_by_again(
                 None, world=first.world, backend=first.backend, name="two"
             ) as second:
                 await VirtualClock().sleep(600.0)
-                assert ["stands by, one leads"] == said(caplog, "standby")
+                assert ["standby leader=one"] == said(caplog, "standby")
 
                 await first.stop()
                 await second.until(lambda: second.reconciler.term)
@@ -178,7 +179,7 @@ def test_a_standby_says_once_who_leads_and_a_leader_when_it_stands_by_again(
 
     virtual_run(scene())
 
-    told = ["stands by, one leads", "stands by, two leads", "stands by, one leads"]
+    told = ["standby leader=one", "standby leader=two", "standby leader=one"]
     assert told == said(caplog, "standby")
 
 
@@ -213,15 +214,15 @@ def test_an_outage_of_the_store_takes_a_line_a_minute_and_one_when_it_is_over(
 
     virtual_run(scene())
 
-    words = "nothing is changed until the store is back"
+    words = "store unavailable, nothing is changed"
     told = said(caplog, "reconciler")
     assert [
-        f"{words}: the store is down",
-        f"{words}, for 60 s now: the store is down",
-        f"{words}, for 120 s now: the store is down",
+        f"{words} failed=1 of=1 for_s=0: the store is down",
+        f"{words} failed=60 of=60 for_s=60: the store is down",
+        f"{words} failed=60 of=60 for_s=120: the store is down",
     ] == told[:3]
     assert 4 == len(told)
-    assert told[3].startswith("the store is back, after 15")
+    assert told[3].startswith("store available after_s=15")
 
 
 class Distant(MemoryLeadership):
@@ -261,12 +262,12 @@ def test_a_provisioner_that_cannot_lead_says_so_once_a_minute_until_the_store_is
 
     virtual_run(scene())
 
-    words = "cannot lead, the store is out of reach"
+    words = "store unavailable, cannot lead"
     assert [
-        f"{words}: no member answers",
-        f"{words}, for 60 s now: no member answers",
-        "the store is back, after 90 s",
-    ] == [one for one in said(caplog, "reconciler") if not one.startswith("leads, epoch")]
+        f"{words} failed=1 of=1 for_s=0: no member answers",
+        f"{words} failed=60 of=60 for_s=60: no member answers",
+        "store available after_s=90",
+    ] == [one for one in said(caplog, "reconciler") if not one.startswith("leading epoch=")]
 
 
 class Refusing(MemoryLeadership):
@@ -292,10 +293,11 @@ def test_who_never_led_does_not_say_that_it_leads_no_more(
 
     virtual_run(scene())
 
-    assert ["cannot lead, the store refused: permission denied"] == said(caplog, "reconciler")
+    (line,) = said(caplog, "reconciler")
+    assert "store refused, cannot lead failed=1 of=1 for_s=0: permission denied" == line
 
 
-STANDBY = "stands by"
+STANDBY = "standby leader="
 
 
 def said(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
