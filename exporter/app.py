@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import ssl
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter import descriptors
+from exporter.clock import SystemClock
 from exporter.connection import Bounds
-from exporter.engines.registry import all_engines
+from exporter.counters import Ledger
+from exporter.engines.auto import all_engines
 from exporter.errors import SourceError
-from exporter.failurelog import failure_lines
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
-from exporter.ledger import Ledger
 from exporter.model import State
-from exporter.page import static
+from exporter.page import static_files
 from exporter.page.figures import Limits
 from exporter.page.handlers import FleetPage
 from exporter.page.prometheus import Prometheus
@@ -34,19 +34,18 @@ from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
 from exporter.responses import ResponseSender
+from exporter.scrape_target import Manner, failure_lines
 from exporter.selfmetrics import SelfMetrics
 from exporter.transport import Wire
-from exporter.watch import Manner
 from exporter.web import Web
 from exporter.websecurity import Guard
-from ollama_fleet.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from types import TracebackType
 
+    from exporter.clock import Clock
     from exporter.config import Config
-    from ollama_fleet.clock import Clock
 
 log = logging.getLogger("exporter")
 
@@ -102,8 +101,8 @@ class Exporter:
 
     async def _start(self) -> None:
         config = self._config
-        self._limit = descriptors.raise_limit()
-        self._n_clients = descriptors.n_clients(config.web_max_connections, self._limit)
+        self._limit = raise_limit()
+        self._n_clients = client_connections(config.web_max_connections, self._limit)
         self._guard = guard_of(config)
         await self._load_inventory()
         self._metrics = SelfMetrics(
@@ -154,7 +153,7 @@ class Exporter:
         summariser = Summariser(
             facts, self._poller, self._metrics, lambda: self._inventory.states, prometheus, clock
         )
-        files = static.read(STATIC_FOLDER)
+        files = static_files.read(STATIC_FOLDER)
         return FleetPage(files, revisions, summariser, self._poller, facts, clock, sender)
 
     def _sender(self) -> ResponseSender:
@@ -209,13 +208,13 @@ class Exporter:
         """Make the fleet fit the limit of open files."""
         targets = self._inventory.targets
         n_instances = sum(target.state is not State.PROVISIONING for target in targets)
-        n_slots = descriptors.n_slots(n_instances, self._limit, n_clients=self._n_clients)
+        n_slots = instance_connections(n_instances, self._limit, n_clients=self._n_clients)
         if n_slots is None:
             self._wire.slots = None
         elif self._wire.slots is None:
             max_clients = self._config.web_max_connections
             log.warning(
-                "%s", descriptors.warning(n_instances, self._limit, max_clients=max_clients)
+                "%s", descriptor_shortage(n_instances, self._limit, max_clients=max_clients)
             )
             self._wire.slots = asyncio.Semaphore(n_slots)
 
@@ -332,3 +331,39 @@ def _tls_context(config: Config) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+RESERVE = 128
+"""For inventories, logs, files and whatever Python opens."""
+CLIENTS_SHARE = 4
+"""Clients of the pages get at most a quarter of a low limit: most is for instances."""
+
+
+def raise_limit() -> int:
+    """Raise the soft limit of open files to the hard one; return it.
+
+    The soft limit is low only for the sake of programs that use select(), which this one does not.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def client_connections(most: int, limit: int) -> int:
+    """Return how many connections clients of the pages may have."""
+    return max(1, min(most, limit // CLIENTS_SHARE))
+
+
+def instance_connections(n_instances: int, limit: int, *, n_clients: int) -> int | None:
+    """Return how many connections may be open at once; None where every instance can keep one."""
+    room = max(1, limit - RESERVE - n_clients)
+    return None if n_instances <= room else room
+
+
+def descriptor_shortage(n_instances: int, limit: int, *, max_clients: int) -> str:
+    """Say what happens to a fleet that does not fit, and what helps."""
+    return (
+        f"{n_instances:,} instances need more open files than the limit of {limit:,}: connections "
+        "are closed after each poll, which costs several times the CPU time; raise the limit "
+        f"to {n_instances + RESERVE + max_clients:,} (ulimit -n, LimitNOFILE=) or use --shard"
+    )

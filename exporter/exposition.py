@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Series
-from exporter.memory import speed_now
+from exporter.counters import speed_now
 from exporter.snapshot import escape
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from exporter.memory import speed_now
+from exporter.counters import speed_now
 from exporter.model import Outcome, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from exporter.scrape_target import LastFailure
     from exporter.snapshot import Row
-    from exporter.watch import LastFailure
 
     Seen = tuple[Row, LastFailure | None]
 

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     # typeshed's name for what zlib.compressobj returns
     from zlib import _Compress as _Compressor
 
-    from exporter.ledger import Ledger
+    from exporter.clock import Clock
+    from exporter.counters import Ledger
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import Row
-    from ollama_fleet.clock import Clock
 
 GZIP_LEVEL = 1
 """Level 9 takes six times as long for a page that is an eighth smaller."""

@@ -18,9 +18,10 @@ from aiohttp import web
 from exporter.selfmetrics import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from exporter.selfmetrics import SelfMetrics
+
 
 CHUNK_BYTES = 131_072
 """What one reader may leave unread in our memory, on top of what the loop buffers."""
@@ -147,3 +148,17 @@ def _abort(request: web.Request, response: web.StreamResponse) -> None:
     response.force_close()
     if request.transport is not None:
         request.transport.abort()
+
+
+def taken(header: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield what an Accept header names, with its parameters; a weight of 0 means `not this`."""
+    for part in header.lower().split(","):
+        name, *texts = [text.strip() for text in part.split(";")]
+        parameters = dict(text.split("=", 1) for text in texts if "=" in text)
+        if parameters.get("q", "1").strip("0."):
+            yield name, parameters
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Return whether an Accept-Encoding header takes gzip."""
+    return any(name == "gzip" for name, _ in taken(accept_encoding))

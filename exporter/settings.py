@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.inventory import Shard
 from exporter.page.levels import level
-from exporter.plausible import MAX_TOKENS_PER_SECOND
 
 ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
 

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from exporter.bounded import bounded
-from exporter.ledger import MAX_MODELS
-from exporter.memory import Memory, speed_now
+from exporter.counters import MAX_MODELS, Memory, bounded, speed_now
 from exporter.model import Outcome, Reading, State, Status, Target
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from exporter.ledger import Ledger
+    from exporter.counters import Ledger
     from exporter.model import EngineName, Histogram
 
 Key = TypeVar("Key", bound="Hashable")

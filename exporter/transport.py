@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from exporter.connection import Bounds, Connection, Deadlines, Exchange, OpenConnections
-from exporter.dialling import dial
+from exporter.connection import Bounds, Connection, Deadlines, Exchange, OpenConnections, dial
 from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Target
 from exporter.resolver import is_address

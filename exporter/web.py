@@ -1,9 +1,4 @@
-"""Serve the exporter's pages.
-
-In:   the publisher's edition, the poller's watches, the own metrics, the page `/fleet`.
-Out:  HTTP on one address. Nothing here changes anything, so a page asks for a password only where
-the guard does.
-"""
+"""Serve /metrics, /instances, the health checks, the landing page and the web UI over HTTP."""
 
 from __future__ import annotations
 
@@ -11,8 +6,10 @@ import asyncio
 import base64
 import hashlib
 import html
+import ipaddress
 import logging
 import os
+import re
 import socket
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -24,18 +21,19 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from exporter import instances
-from exporter.accept import taken, takes_gzip
 from exporter.errors import ExporterError
 from exporter.exposition import Format
+from exporter.inventory.checks import shown
 from exporter.leisure import at_leisure
 from exporter.model import Status
-from exporter.responses import UNHURRIED_S, Body
+from exporter.responses import UNHURRIED_S, Body, taken, takes_gzip
 from exporter.selfmetrics import Refusal
-from exporter.webhost import HostCheck
 from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aiohttp.typedefs import Handler
 
     from exporter.instances import Filter
     from exporter.inventory import SourceState
@@ -43,10 +41,11 @@ if TYPE_CHECKING:
     from exporter.poller import Poller
     from exporter.publisher import Publisher
     from exporter.responses import ResponseSender
+    from exporter.scrape_target import Watch
     from exporter.selfmetrics import SelfMetrics
-    from exporter.watch import Watch
     from exporter.websecurity import Guard
     from ollama_fleet.clock import Clock
+
 
 log = logging.getLogger("exporter.web")
 http_log = logging.getLogger("exporter.web.http")
@@ -287,3 +286,68 @@ def preferred_format(accept: str) -> Format:
         for name, parameters in taken(accept)
     )
     return Format.OPENMETRICS if is_taken else Format.TEXT
+
+
+ANY = "*"
+OPEN_PATHS = ("/-/healthy", "/-/ready")
+"""Probes ask under any name; there is nothing to be read."""
+LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+"""Nobody can register names that end so; Ollama takes the same."""
+MAX_LOGGED = 10
+"""Refused names that are logged, each once."""
+HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:/@]*))(?::\d*)?")
+
+
+class HostCheck:
+    """Takes requests to addresses, to local names and to those that are allowed."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._allowed = {socket.gethostname().lower(), *allowed}
+        self._logged: set[str] = set()
+
+    def protect(
+        self,
+        app: web.Application,
+        *,
+        is_needed: Callable[[], bool],
+        on_refusal: Callable[[], object],
+    ) -> None:
+        """Let the application answer requests to our names only, while that is needed."""
+
+        @web.middleware
+        async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+            hosts = request.headers.getall("Host", [])
+            if request.path in OPEN_PATHS or not is_needed() or all(map(self.is_ours, hosts)):
+                return await handler(request)
+            on_refusal()
+            return web.Response(status=403, text=self._refusal(", ".join(hosts)))
+
+        app.middlewares.append(check)
+
+    def is_ours(self, host: str) -> bool:
+        """Return whether a Host header names us."""
+        match = HOST.fullmatch(host.strip().lower())
+        if ANY in self._allowed or match is None:
+            return ANY in self._allowed
+        name = (match[1] or match[2] or "").rstrip(".")
+        return (
+            "." not in name
+            or name in self._allowed
+            or name.endswith(LOCAL_SUFFIXES)
+            or _is_address(name)
+        )
+
+    def _refusal(self, host: str) -> str:
+        helps = "--web.allowed-hosts NAME allows a further name, without its port"
+        if host not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add(host)
+            log.warning("request refused host=%s: %s", shown(host), helps)
+        return f"The exporter does not answer as {shown(host)}: {helps}.\n"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

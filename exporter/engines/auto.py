@@ -1,12 +1,10 @@
-"""Find out which server kind an instance is, from what it answers.
-
-In:   the answers to PROBES.
-Out:  the engine's name, or None and a Verdict that says what was seen instead.
-"""
+"""List the engines, and find out which one an instance needs from what it answers."""
 
 from __future__ import annotations
 
-from exporter.engines import fleet, llamacpp
+from typing import TYPE_CHECKING
+
+from exporter.engines import fleet, llamacpp, ollama
 from exporter.engines.base import (
     HEALTH,
     MAX_DETAIL_CHARACTERS,
@@ -81,3 +79,18 @@ def _is_llamacpp(answer: Answer | PollError) -> bool:
     if answer.status == 501:
         return LLAMACPP_SWITCHED_OFF in answer.body
     return answer.status == 200 and LLAMACPP_PREFIX in answer.body
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.engines.base import Engine
+
+
+def all_engines(*, latency_unit_s: float) -> Mapping[EngineName, Engine]:
+    """Return every engine but `auto`, which is a way to choose among these."""
+    return {
+        EngineName.FLEET: fleet.engine(latency_unit_s=latency_unit_s),
+        EngineName.OLLAMA: ollama.ENGINE,
+        EngineName.LLAMACPP: llamacpp.ENGINE,
+    }

@@ -1,9 +1,4 @@
-"""Read the named values of one record, and collect all that is wrong with them.
-
-In:   a mapping as it was decoded, the Record for places, and where problems are gathered.
-Out:  checked texts, choices and labels; a default where a value is absent, null or refused.
-A reader goes on to the next field, so that a person sees all at once; only too many problems raise.
-"""
+"""Read the named values of one inventory record and collect every problem with its place."""
 
 from __future__ import annotations
 
@@ -12,11 +7,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeVar
 
+import msgspec
+
 from exporter.errors import Problem
 from exporter.inventory.address import parse_port
 from exporter.inventory.checks import label_name_fault, shown, text_fault
 from exporter.inventory.faults import Problems
-from exporter.inventory.record import Record
 from exporter.model import NO_LABELS
 from ollama_fleet.suggestions import did_you_mean
 
@@ -144,3 +140,25 @@ def label_fault(name: str, value: object) -> str:
     if not isinstance(value, str):
         return f"must be a text, got {shown(value)}; put it in quotes"
     return text_fault(value)
+
+
+NO_PLACES: Mapping[str, str] = MappingProxyType({})
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One element of the document's list."""
+
+    value: object
+    place: str
+    """`fleet.yml:12`, `fleet.json:14 [3]` or `http://host/instances[3]`."""
+    places: Mapping[str, str] = NO_PLACES
+    """Place by path in the record (`port`, `labels.rack`, `targets[2]`), where lines are known."""
+
+    def at(self, path: str) -> str:
+        """Return the place of one value in the record; the record's own where it is not known."""
+        return self.places.get(path, self.place)
+
+    def at_item(self, key: str, index: int) -> str:
+        """Return the place of one element of the list `key`."""
+        path = f"{key}[{index}]"
+        return self.places.get(path) or f"{self.place}.{path}"

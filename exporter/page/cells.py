@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from exporter.memory import speed_now
+from exporter.counters import speed_now
 from exporter.model import Status
 from exporter.page.layout import STEP_ROWS
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from exporter.accept import takes_gzip
 from exporter.instances import view
 from exporter.leisure import at_leisure
 from exporter.model import Status
@@ -22,9 +21,9 @@ from exporter.page.answers import ChangedValue, ChangesAnswer, Drawn, MapAnswer,
 from exporter.page.cells import STATUS
 from exporter.page.changes import told, whole
 from exporter.page.shared import Shared
-from exporter.page.static import INDEX
+from exporter.page.static_files import INDEX
 from exporter.page.worst import worst
-from exporter.responses import Body
+from exporter.responses import Body, takes_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from exporter.page.cells import Value
     from exporter.page.questions import SinceThen
     from exporter.page.revisions import Revision, Revisions, Sight
-    from exporter.page.static import File
+    from exporter.page.static_files import File
     from exporter.page.summary import Facts, Summariser, Summary
     from exporter.poller import Poller
     from exporter.responses import ResponseSender

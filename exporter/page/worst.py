@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from exporter.instances import Filter
     from exporter.page.cells import Column
+    from exporter.scrape_target import Watch
     from exporter.snapshot import Row
-    from exporter.watch import Watch
 
     Rank = Callable[[Row, int], int | None]
     Ranked = tuple[int, str, int]

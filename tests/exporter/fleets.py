@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from exporter.counters import Ledger, Memory, remember
 from exporter.exposition import Format, Page, fleet_portions, instance_portions, page
-from exporter.ledger import Ledger
-from exporter.memory import Memory, remember
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
 from exporter.snapshot import (
     Aggregation,

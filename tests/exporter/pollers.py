@@ -9,19 +9,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from exporter.engines.registry import all_engines
+from exporter.clock import Clock, SystemClock
+from exporter.counters import Ledger
+from exporter.engines.auto import all_engines
+from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.exposition import Format
 from exporter.inventory import WHOLE, diff
-from exporter.ledger import Ledger
 from exporter.model import EngineName, Outcome, State, Status, Target
-from exporter.plausible import MAX_TOKENS_PER_SECOND
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
+from exporter.scrape_target import Manner
 from exporter.selfmetrics import SelfMetrics
 from exporter.transport import Wire
-from exporter.watch import Manner
-from ollama_fleet.clock import Clock, SystemClock
 from tests.waiting import eventually
 
 INTERVAL_S = 0.4

@@ -14,11 +14,10 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import catalogue, descriptors
-from exporter.app import Exporter, check
+from exporter import app, catalogue
+from exporter.app import RESERVE, Exporter, check
 from exporter.catalogue import Series
 from exporter.config import Config, Given, build
-from exporter.descriptors import RESERVE
 from exporter.errors import ExporterError, InputError, SourceError
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import Handler, answering, hanging, saying, serving
@@ -117,7 +116,7 @@ async def _until(read: Callable[[], Awaitable[object]], expected: object) -> Non
 @pytest.fixture(autouse=True)
 def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the limit of open files of the process that runs the tests alone."""
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: 4096)
+    monkeypatch.setattr(app, "raise_limit", lambda: 4096)
 
 
 @pytest.fixture
@@ -460,7 +459,7 @@ async def test_a_fleet_larger_than_the_limit_is_warned_about_and_still_polled(
         finally:
             n_open -= 1
 
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: RESERVED + n_room)
+    monkeypatch.setattr(app, "raise_limit", lambda: RESERVED + n_room)
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(serving(handle))
         names = [f"i{n}" for n in range(n_instances)]
@@ -478,7 +477,7 @@ async def test_a_fleet_larger_than_the_limit_is_warned_about_and_still_polled(
             await pages.until_statuses(dict.fromkeys([*names, "another"], "healthy"))
 
     warnings = [record.message for record in caplog.records if "open files" in record.message]
-    assert [descriptors.warning(n_instances, RESERVED + n_room, max_clients=20)] == warnings
+    assert [app.descriptor_shortage(n_instances, RESERVED + n_room, max_clients=20)] == warnings
     # The server sees a connection end a moment after the exporter closed it.
     assert 0 < n_open_most <= 2 * n_room
 
@@ -489,7 +488,7 @@ async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: RESERVED + 2)
+    monkeypatch.setattr(app, "raise_limit", lambda: RESERVED + 2)
     fleet.write_list("a", "b", port=port)
     async with running(config(fleet.path)) as pages:
         await pages.until_statuses({"a": "healthy", "b": "healthy"})
@@ -498,4 +497,4 @@ async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
         fleet.write_list("a", "b", "c", port=port)
         await pages.until_statuses({"a": "healthy", "b": "healthy", "c": "healthy"})
 
-    assert descriptors.warning(3, RESERVED + 2, max_clients=20) in caplog.text
+    assert app.descriptor_shortage(3, RESERVED + 2, max_clients=20) in caplog.text

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from exporter import descriptors
+from exporter import app
 from exporter.cli import exporter
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
 from tests.exporter.fetching import fetch
@@ -35,7 +35,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in os.environ:
         if name.startswith(ENVIRONMENT_PREFIX):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: 4096)
+    monkeypatch.setattr(app, "raise_limit", lambda: 4096)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter import descriptors
-from exporter.descriptors import RESERVE
+from exporter import app
+from exporter.app import RESERVE
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
 
-    assert hard == descriptors.raise_limit()
+    assert hard == app.raise_limit()
     assert (hard, hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
@@ -41,11 +41,11 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
 def test_a_fleet_that_does_not_fit_shares_the_room_there_is(
     n_instances: int, limit: int, expected: int | None
 ) -> None:
-    assert expected == descriptors.n_slots(n_instances, limit, n_clients=9)
+    assert expected == app.instance_connections(n_instances, limit, n_clients=9)
 
 
 def test_the_warning_says_which_limit_and_what_helps() -> None:
-    text = descriptors.warning(10_000, 1024, max_clients=200)
+    text = app.descriptor_shortage(10_000, 1024, max_clients=200)
 
     assert "10,000 instances" in text
     assert "limit of 1,024" in text
@@ -54,11 +54,11 @@ def test_the_warning_says_which_limit_and_what_helps() -> None:
 
 def test_what_the_warning_asks_for_is_enough() -> None:
     limit = 10_000 + RESERVE + 200
-    n_clients = descriptors.n_clients(200, limit)
+    n_clients = app.client_connections(200, limit)
 
-    assert descriptors.n_slots(10_000, limit, n_clients=n_clients) is None
+    assert app.instance_connections(10_000, limit, n_clients=n_clients) is None
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(20_000, 200), (800, 200), (700, 175), (2, 1)])
 def test_clients_of_the_pages_get_a_quarter_of_a_low_limit(limit: int, expected: int) -> None:
-    assert expected == descriptors.n_clients(200, limit)
+    assert expected == app.client_connections(200, limit)

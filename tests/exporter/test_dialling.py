@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from exporter.dialling import dial
+from exporter.connection import dial
 
 
 def soon_s(within_s: float = 30.0) -> float:

@@ -24,9 +24,8 @@ from prometheus_client.registry import Collector
 
 from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Kind, Series
+from exporter.counters import Increase, Ledger
 from exporter.exposition import Format, fleet_portions, instance_portions, page
-from exporter.ledger import Ledger
-from exporter.memory import Increase
 from exporter.model import Histogram, Outcome, State, Target, Values
 from exporter.snapshot import Row, Snapshot
 from tests.exporter.fleets import reading, render, row, snapshot, text_of

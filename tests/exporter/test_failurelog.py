@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.failurelog import MAX_LINES, failure_lines
 from exporter.model import Outcome
-from exporter.watch import LastFailure, Tally, Watch
+from exporter.scrape_target import MAX_LINES, LastFailure, Tally, Watch, failure_lines
 from tests.exporter.pollers import Polled, hastily_polling, polling, target
 from tests.exporter.servers import hanging, serving
 from tests.waiting import eventually

@@ -9,8 +9,8 @@ from multidict import MultiDict
 
 from exporter.instances import Filter, parse_filter, to_json
 from exporter.model import EngineName, Outcome, State, Status, Target, Values
+from exporter.scrape_target import LastFailure
 from exporter.snapshot import Row
-from exporter.watch import LastFailure
 from tests.exporter.fleets import NOW_S, reading, row
 
 A = row(

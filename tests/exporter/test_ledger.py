@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from exporter import ledger as ledger_
-from exporter.bounded import OTHER
-from exporter.ledger import Ledger
-from exporter.memory import Increase
+from exporter import counters as ledger_
+from exporter.counters import OTHER, Increase, Ledger
 from exporter.model import Histogram
 
 

@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.bounded import OTHER
-from exporter.engines import fleet
-from exporter.engines.base import MAX_AMOUNT
-from exporter.ledger import Ledger
-from exporter.memory import (
+from exporter.counters import (
     MAX_ERROR_TYPES,
     NOTHING,
+    OTHER,
     SPEED_KEPT_S,
     Increase,
+    Ledger,
     Memory,
     carried,
     remember,
     speed_now,
 )
+from exporter.engines import fleet
+from exporter.engines.base import MAX_AMOUNT
 from exporter.model import Answer, Histogram, Target, Values
 
 TARGET = Target("a", "127.0.0.1", 1)

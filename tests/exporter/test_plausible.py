@@ -3,8 +3,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from exporter.engines.base import plausible
 from exporter.model import Outcome, Values, Verdict
-from exporter.plausible import plausible
 
 NOW_S = 1_800_000_000.0
 HONEST = Values(

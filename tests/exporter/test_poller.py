@@ -10,13 +10,12 @@ from functools import partial
 
 import pytest
 
+from exporter.counters import remember
 from exporter.leisure import STEP, run_gently
-from exporter.memory import remember
 from exporter.model import EngineName, Outcome, State, Status, Target
-from exporter.poller import AT_ONCE
-from exporter.schedule import TICK_S
+from exporter.poller import AT_ONCE, TICK_S
+from exporter.scrape_target import Begun, Watch
 from exporter.selfmetrics import Request
-from exporter.watch import Begun, Watch
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.pollers import (
     INTERVAL_S,
@@ -561,7 +560,7 @@ async def test_a_fault_of_our_own_in_one_poll_is_logged_and_stops_no_other(
             raise RuntimeError("a bug")
         return remember(memory, values, of, **rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("exporter.watch.remember", broken)
+    monkeypatch.setattr("exporter.scrape_target.remember", broken)
     with caplog.at_level(logging.ERROR, "exporter.poller"):
         async with serving(answering(FLEET)) as port:
             async with watching(target("a", port), target("b", port)) as polled:
@@ -579,7 +578,7 @@ async def test_a_fault_of_our_own_over_a_kept_connection_is_logged_and_ends_no_c
     async with serving(answering(FLEET)) as port, watching(target("a", port)) as polled:
         await eventually(lambda: polled.status("a") == Status.HEALTHY)
         with caplog.at_level(logging.ERROR), monkeypatch.context() as patch:
-            patch.setattr("exporter.watch.remember", broken)
+            patch.setattr("exporter.scrape_target.remember", broken)
             await eventually(lambda: "a bug" in caplog.text)
         await cycles_have_ended(polled, n=2)
 

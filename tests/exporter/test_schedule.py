@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.schedule import MAX_SLOTS, TICK_S, Wheel, phase_s
+from exporter.poller import MAX_SLOTS, TICK_S, Wheel, phase_s
 
 INTERVAL_S = 10.0
 

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.bounded import OTHER
-from exporter.ledger import MAX_MODELS, Ledger
-from exporter.memory import SPEED_KEPT_S, Increase
+from exporter.counters import MAX_MODELS, OTHER, SPEED_KEPT_S, Increase, Ledger
 from exporter.model import Histogram, Outcome, State, Status, Target, Values
 from exporter.snapshot import Aggregation, label_text, quantile, status_of
 from tests.exporter.fleets import NOW_S, reading, row, snapshot

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.selfmetrics import Refusal
-from exporter.webhost import MAX_LOGGED, HostCheck
+from exporter.web import MAX_LOGGED, HostCheck
 from exporter.websecurity import Guard
 from tests.exporter.fetching import fetch
 from tests.exporter.test_web import site

@@ -17,7 +17,7 @@ import trustme
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
-from exporter import descriptors, websecurity
+from exporter import app, websecurity
 from exporter.app import Exporter, check
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
@@ -727,7 +727,7 @@ async def test_the_exporter_serves_what_the_web_configuration_says(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: 4096)
+    monkeypatch.setattr(app, "raise_limit", lambda: 4096)
     caplog.set_level(logging.INFO, "exporter")
     file.write(certificates.section() + f"basic_auth_users: {{alice: {HASH}}}")
     client = certificates.client()
@@ -743,7 +743,7 @@ async def test_the_exporter_serves_what_the_web_configuration_says(
 async def test_handshakes_that_never_end_keep_no_scraper_out(
     file: File, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: 8)  # two connections
+    monkeypatch.setattr(app, "raise_limit", lambda: 8)  # two connections
     file.write(certificates.section())
     async with Exporter(config(file)) as exporter:
         strangers = [await asyncio.open_connection("127.0.0.1", exporter.port) for _ in range(4)]
@@ -760,7 +760,7 @@ async def test_handshakes_that_never_end_keep_no_scraper_out(
 async def test_the_exporter_stops_at_once_while_clients_keep_connections(
     file: File, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: 4096)
+    monkeypatch.setattr(app, "raise_limit", lambda: 4096)
     file.write(certificates.section())
     async with aiohttp.ClientSession() as session:
         async with Exporter(config(file)) as exporter:

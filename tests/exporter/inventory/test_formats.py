@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import InputError
-from exporter.inventory import yaml_format
+from exporter.inventory import formats
+from exporter.inventory.fields import Record
 from exporter.inventory.formats import Format, records
-from exporter.inventory.record import Record
 
 
 def read(body: bytes, form: Format, name: str = "f") -> list[Record]:
@@ -147,7 +147,7 @@ def test_a_yaml_null_is_absent_and_a_quoted_one_a_text() -> None:
 
 
 def test_without_libyaml_yaml_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml_format, "EventLoader", yaml.BaseLoader)
+    monkeypatch.setattr(formats, "EventLoader", yaml.BaseLoader)
 
     (record,) = read(b"- {id: a, labels: {rack: 1}}", Format.YAML)
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exporter.clock import Clock, SystemClock
+from exporter.counters import Counter, Ledger, Memory
 from exporter.inventory import WHOLE, Shard, SourceState
-from exporter.ledger import Ledger
-from exporter.memory import Counter, Memory
 from exporter.model import EngineName, Outcome, Reading, State, Target, Values, Verdict
-from exporter.page import static
 from exporter.page.figures import Limits
 from exporter.page.handlers import FleetPage
 from exporter.page.levels import Level
@@ -23,10 +22,9 @@ from exporter.page.summary import Facts, Summariser
 from exporter.page.survey import Surveyor
 from exporter.poller import Poller
 from exporter.responses import ResponseSender
+from exporter.scrape_target import LastFailure
 from exporter.selfmetrics import SelfMetrics
 from exporter.snapshot import Row, is_up, status_of
-from exporter.watch import LastFailure
-from ollama_fleet.clock import Clock, SystemClock
 
 NOW_S = 1_800_000_000.0
 LIMITS = Limits(Level(0.99, is_per_instance=True), 0.15, Level(40.0, is_per_instance=True))
@@ -139,7 +137,7 @@ def fleet_page(
     of: Facts | None = None,
     prometheus: Prometheus | None = None,
     sources: Callable[[], Sequence[SourceState]] = no_sources,
-    files: Mapping[str, static.File] | None = None,
+    files: Mapping[str, static_files.File] | None = None,
 ) -> FleetPage:
     """Return the page as the exporter builds it."""
     clock, of = clock or SystemClock(), of or facts()
@@ -155,8 +153,8 @@ def fleet_page(
     return FleetPage(files or FILES, revisions, summariser, poller, of, clock, sender)
 
 
-def file(text: str, content_type: str = "text/html; charset=utf-8") -> static.File:
-    return static.File(content_type, text.encode(), text.encode() * 2, f"tag-{len(text)}")
+def file(text: str, content_type: str = "text/html; charset=utf-8") -> static_files.File:
+    return static_files.File(content_type, text.encode(), text.encode() * 2, f"tag-{len(text)}")
 
 
 FILES = {"index.html": file("<!doctype html><title>fleet</title>")}

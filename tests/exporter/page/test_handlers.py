@@ -17,7 +17,7 @@ import bcrypt
 import msgspec
 import pytest
 
-from exporter import descriptors
+from exporter import app
 from exporter.app import STATIC_FOLDER, Exporter
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
@@ -112,7 +112,7 @@ async def site(folder: Path, *instances: dict[str, Any], **settings: str) -> Asy
 @pytest.fixture(autouse=True)
 def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the limit of open files of the process that runs the tests alone."""
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: 4096)
+    monkeypatch.setattr(app, "raise_limit", lambda: 4096)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.ledger import Ledger
+from exporter.counters import Ledger
 from exporter.model import Outcome
 from exporter.page.cells import Value
 from exporter.page.handlers import FleetPage

@@ -5,9 +5,8 @@ import asyncio
 import pytest
 
 from exporter.catalogue import BOUNDARIES_S
-from exporter.ledger import Ledger
+from exporter.counters import Increase, Ledger
 from exporter.leisure import run_gently
-from exporter.memory import Increase
 from exporter.model import Histogram
 from exporter.page.layout import STEP_ROWS
 from exporter.page.recent import SAMPLE_INTERVAL_S, SAMPLES_KEPT, Recent, histogram_quantile

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from exporter.ledger import Ledger
+from exporter.counters import Ledger
 from exporter.model import Outcome
 from exporter.page.cells import STATUS, Value
 from exporter.page.changes import Changes

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from exporter.counters import Ledger
 from exporter.inventory import Shard, SourceState
-from exporter.ledger import Ledger
 from exporter.model import Outcome
 from exporter.page.levels import Level
 from exporter.page.prometheus import Answer, Firing

@@ -1,9 +1,4 @@
-"""One instance under watch: the way to it, and what its polls have told so far.
-
-In:   a Target; `poll_now` or `poll` asks it once.
-Out:  `row`, always the latest; `tally` and `last_failure`, for the log and `/instances`.
-A Watch is the only thing that changes between polls; what it hands out never does.
-"""
+"""One polled instance: its connection, its counters, its last result and its failures."""
 
 from __future__ import annotations
 
@@ -14,20 +9,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exporter.connection import Deadlines
+from exporter.counters import NOTHING, Increase, Memory, carried, remember
 from exporter.engines import auto
-from exporter.memory import NOTHING, Increase, Memory, carried, remember
+from exporter.engines.base import doubted, plausible
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
-from exporter.plausible import doubted, plausible
 from exporter.snapshot import Row, info_label_text, is_up, label_text, status_of
 from exporter.transport import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from exporter.clock import Clock
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.transport import Answers, Wire
-    from ollama_fleet.clock import Clock
+    from exporter.watch import Watch
+
 
 ALWAYS_DUE_S = float("-inf")
 """Before any moment of the monotonic clock."""
@@ -245,3 +242,31 @@ class Watch:
             self._labels,
             self._info_labels,
         )
+
+
+MAX_LINES = 20
+"""Per window. When a rack goes, one number says more than a thousand lines."""
+
+
+def failure_lines(watches: Iterable[Watch], window_s: float) -> Iterator[str]:
+    """Yield a line for each instance whose polls failed since the last call, up to MAX_LINES."""
+    n_failing = 0
+    for watch in watches:
+        if watch.tally.failed:
+            n_failing += 1
+            if n_failing <= MAX_LINES:
+                yield failure_line(watch, window_s)
+        watch.tally.tried = watch.tally.failed = 0
+    if n_failing > MAX_LINES:
+        rest = n_failing - MAX_LINES
+        yield f"{rest:,} more instances failed polls in the last {window_s:.0f} s; see /instances"
+
+
+def failure_line(watch: Watch, window_s: float) -> str:
+    """Return what there is to say of one failing instance."""
+    tally, last = watch.tally, watch.last_failure
+    said = "" if last is None else f"; last: {last.outcome}, {last.detail}"
+    return (
+        f"{watch.target.id} ({watch.target.url}) failed {tally.failed} of {tally.tried} polls in "
+        f"the last {window_s:.0f} s{said}"
+    )

@@ -1,12 +1,4 @@
-"""What is remembered of an instance between polls, so that its series run on smoothly.
-
-In:   the memory so far and what the instance says now.
-Out:  a new memory, and the Increase since the last poll. Pure.
-Instances restart and their counters with them: a count below the last one began at zero again, so
-all of it is new, and ours goes on from where it was. Start times are not asked about this: servers
-that compute theirs from an uptime let it jitter, and each jitter would count everything anew.
-A count that rises faster than any server counts is not taken: ours goes on from there.
-"""
+"""Continue counters across an instance's restarts, and add them up for the fleet."""
 
 from __future__ import annotations
 
@@ -15,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from exporter.bounded import bounded
+from exporter.engines.base import MAX_LATENCY_S, MAX_TOKENS_PER_SECOND, PROMPT_FACTOR
 from exporter.model import Histogram, Values
-from exporter.plausible import MAX_LATENCY_S, MAX_TOKENS_PER_SECOND, PROMPT_FACTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Set
 
+    from exporter.memory import Increase
     from exporter.model import Target
+
 
 SPEED_KEPT_S = 3600.0
 """How long a speed stands while an instance is idle and says nothing new."""
@@ -325,3 +318,73 @@ def _gained_durations(before: Histogram | None, now: Histogram) -> Histogram | N
     if gained_s < 0 or any(lower > upper for lower, upper in pairwise((0.0, *gained))):
         return now
     return Histogram(gained, gained_s) if gained[-1] else None
+
+
+MAX_MODELS = 500
+MAX_FLEET_ERROR_TYPES = 100
+
+
+class Ledger:
+    """Running totals; each only ever grows."""
+
+    def __init__(self) -> None:
+        self.generated_tokens: dict[str, float] = {}
+        """By model."""
+        self.errors: dict[str, float] = {}
+        """By error type."""
+        self.node_errors: dict[tuple[str, str], float] = {}
+        """By (node, error type)."""
+        self.durations: dict[str, Histogram] = {}
+        """By model."""
+        self.failed_requests = 0.0
+        """Of the instances that tell durations."""
+
+    @property
+    def requests(self) -> float | None:
+        """Return how many requests the durations are of; None until an instance tells any."""
+        if not self.durations:
+            return None
+        return sum(histogram.cumulative[-1] for histogram in self.durations.values())
+
+    def record(self, node: str, model: str, increase: Increase) -> None:
+        """Add what one instance did since its last poll."""
+        if increase.generated_tokens is not None:
+            _add(self.generated_tokens, model, increase.generated_tokens, MAX_MODELS)
+        for kind, count in increase.errors:
+            counted_as = _add(self.errors, kind, count, MAX_FLEET_ERROR_TYPES)
+            key = (node, counted_as)
+            self.node_errors[key] = self.node_errors.get(key, 0.0) + count
+        if increase.durations is not None:
+            counted_as = bounded(model, self.durations, MAX_MODELS)
+            known = self.durations.get(counted_as)
+            self.durations[counted_as] = _sum(known, increase.durations)
+        self.failed_requests += increase.failed_requests
+
+    def keep_nodes(self, present: Set[str]) -> None:
+        """Forget nodes that the inventory no longer has, so that their series vanish."""
+        gone = [key for key in self.node_errors if key[0] not in present]
+        for key in gone:
+            del self.node_errors[key]
+
+
+def _add(totals: dict[str, float], name: str, amount: float, limit: int) -> str:
+    """Add to a total; return the name that it counts under."""
+    counted_as = bounded(name, totals, limit)
+    totals[counted_as] = totals.get(counted_as, 0.0) + amount
+    return counted_as
+
+
+def _sum(total: Histogram | None, gained: Histogram) -> Histogram:
+    if total is None:
+        return gained
+    cumulative = tuple(n + m for n, m in zip(total.cumulative, gained.cumulative, strict=True))
+    return Histogram(cumulative, total.sum_s + gained.sum_s)
+
+
+OTHER = "other"
+"""Takes what comes under new names once there are too many."""
+
+
+def bounded(name: str, known: Collection[str], limit: int) -> str:
+    """Return the name to count under: itself if it is known or there are fewer than `limit`."""
+    return name if name in known or len(known) < limit else OTHER
