@@ -22,14 +22,12 @@ from exporter.engines.auto import all_engines
 from exporter.errors import SourceError
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.model import State
-from exporter.page import static_files
-from exporter.page.figures import Limits
+from exporter.page import handlers
 from exporter.page.handlers import FleetPage
 from exporter.page.prometheus import Prometheus
 from exporter.page.recent import Recent
-from exporter.page.revisions import Revisions
-from exporter.page.summary import Facts, Summariser
-from exporter.page.survey import Surveyor
+from exporter.page.revisions import Revisions, Surveyor
+from exporter.page.summary import Facts, Limits, Summariser
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
 
     from exporter.clock import Clock
     from exporter.config import Config
+
 
 log = logging.getLogger("exporter")
 
@@ -153,7 +152,7 @@ class Exporter:
         summariser = Summariser(
             facts, self._poller, self._metrics, lambda: self._inventory.states, prometheus, clock
         )
-        files = static_files.read(STATIC_FOLDER)
+        files = handlers.read(STATIC_FOLDER)
         return FleetPage(files, revisions, summariser, self._poller, facts, clock, sender)
 
     def _sender(self) -> ResponseSender:

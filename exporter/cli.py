@@ -26,6 +26,7 @@ from ollama_fleet.signals import ignore_hangup
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+
 log = logging.getLogger("exporter")
 
 CONFIG_FILE_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG_FILE"

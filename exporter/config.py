@@ -19,7 +19,7 @@ from exporter.errors import InputError, Problem
 from exporter.files import UnreadableFileError, read_regular
 from exporter.inventory.checks import shown
 from exporter.inventory.faults import encoding_problem, yaml_problem
-from exporter.inventory.naming import urls_of
+from exporter.inventory.sources import urls_of
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
 from ollama_fleet.suggestions import closest, did_you_mean
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from exporter.inventory import Shard
     from exporter.page.levels import Level
+
 
 SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
 

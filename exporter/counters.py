@@ -13,7 +13,6 @@ from exporter.model import Histogram, Values
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Set
 
-    from exporter.memory import Increase
     from exporter.model import Target
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Column = Callable[[Sequence[Row]], list[float | None]]
 
+
 Key = TypeVar("Key", bound="str | tuple[str, ...]")
 
 PAGE_SERIES = catalogue.FLEET_SERIES + catalogue.INSTANCE_SERIES

@@ -27,8 +27,6 @@ from exporter.snapshot import Aggregation, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-
-    # typeshed's name for what zlib.compressobj returns
     from zlib import _Compress as _Compressor
 
     from exporter.clock import Clock
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import Row
+
 
 GZIP_LEVEL = 1
 """Level 9 takes six times as long for a page that is an eighth smaller."""

@@ -26,6 +26,7 @@ from exporter.model import Outcome
 if TYPE_CHECKING:
     from ollama_fleet.clock import Clock
 
+
 Addresses = tuple[str, ...]
 Found = Addresses | str
 """A failure is handed on in words: a future that raises it is held by the failure's own frames,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.transport import Answers, Wire
-    from exporter.watch import Watch
 
 
 ALWAYS_DUE_S = float("-inf")

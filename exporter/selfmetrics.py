@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from exporter.catalogue import Series
     from exporter.inventory import SourceState
-    from exporter.inventory.shard import Shard
+    from exporter.inventory.merge import Shard
 
 
 class Request(StrEnum):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from exporter.counters import Ledger
     from exporter.model import EngineName, Histogram
 
+
 Key = TypeVar("Key", bound="Hashable")
 Amount = TypeVar("Amount", int, float)
 

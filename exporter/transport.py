@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from exporter.resolver import Resolver
 
+
 Answers = dict[str, Answer | PollError]
 
 ONE_BY_ONE_POLLS = 100

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from exporter.webconfig import Tls, WebConfig
 
+
 log = logging.getLogger("exporter.web")
 
 MAX_FILE_BYTES = 65_536

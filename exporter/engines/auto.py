@@ -18,6 +18,12 @@ from exporter.engines.ollama import VERSION, read_version
 from exporter.errors import PollError
 from exporter.model import Answer, EngineName, Outcome, Verdict
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.engines.base import Engine
+
+
 PROBES = (HEALTH, fleet.METRICS, VERSION, llamacpp.METRICS)
 
 HALF_DETAIL = MAX_DETAIL_CHARACTERS // 2
@@ -79,12 +85,6 @@ def _is_llamacpp(answer: Answer | PollError) -> bool:
     if answer.status == 501:
         return LLAMACPP_SWITCHED_OFF in answer.body
     return answer.status == 200 and LLAMACPP_PREFIX in answer.body
-
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from exporter.engines.base import Engine
 
 
 def all_engines(*, latency_unit_s: float) -> Mapping[EngineName, Engine]:

@@ -11,6 +11,12 @@ import msgspec
 from exporter.errors import PollError
 from exporter.model import NO_VALUES, Answer, EngineName, Outcome, Values, Verdict
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exporter.model import Values, Verdict
+
+
 Answers = Mapping[str, Answer | PollError]
 Decoded = TypeVar("Decoded")
 
@@ -167,11 +173,6 @@ def clipped(text: str, limit: int = MAX_DETAIL_CHARACTERS) -> str:
     shown = "".join(char if char.isprintable() else "?" for char in text[:limit])
     return shown if len(text) <= limit else f"{shown}…"
 
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exporter.model import Values, Verdict
 
 MAX_TOKENS_PER_SECOND = 10_000.0
 """The default of `metrics.max-tokens-per-second`. The engines that are known here serve a few

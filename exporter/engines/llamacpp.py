@@ -29,6 +29,10 @@ from exporter.engines.base import (
 from exporter.errors import PollError
 from exporter.model import NO_VALUES, Answer, EngineName, Outcome, Values, Verdict
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
 METRICS = "/metrics"
 PROPS = "/props"
 
@@ -101,9 +105,6 @@ def _read_props(answer: Answer | PollError | None) -> _Props:
 
 ENGINE = Engine(EngineName.LLAMACPP, (HEALTH, METRICS), read, (PROPS,))
 
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MAX_SHOWN_BYTES = 50
 

@@ -1,11 +1,8 @@
 """Find out which instances exist: files and URLs in, targets and changes out."""
 
-from exporter.inventory.diff import Change, diff
-from exporter.inventory.inventory import Inventory
-from exporter.inventory.listing import SourceState
-from exporter.inventory.naming import sources_for
-from exporter.inventory.shard import WHOLE, Shard
-from exporter.inventory.sources import Source, SourceSettings
+from exporter.inventory.inventory import Inventory, SourceState
+from exporter.inventory.merge import WHOLE, Change, Shard, diff
+from exporter.inventory.sources import Source, SourceSettings, sources_for
 
 __all__ = [
     "WHOLE",

@@ -1,24 +1,159 @@
-"""Know which instances exist, from all sources together.
-
-In:   sources, read again whenever the caller asks.
-Out:  `targets`, immutable and sorted by id, and a Change for each difference.
-The first reading refuses bad input (InputError). Later ones never raise: a source that fails keeps
-its last good list, and its state tells the age and the reason.
-"""
+"""Know which instances exist: read all sources, keep the last good list of each."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from exporter.errors import InputError, Problem
-from exporter.inventory.diff import NO_CHANGE, Change
-from exporter.inventory.listing import Listing, SourceState
-from exporter.inventory.merge import Listed, merge, settle
-from exporter.inventory.shard import WHOLE, Shard
+from exporter.clock import Clock, SystemClock
+from exporter.errors import InputError, Problem, SourceError
+from exporter.inventory.entries import targets_of
+from exporter.inventory.faults import MAX_PROBLEMS
+from exporter.inventory.formats import Format, records
+from exporter.inventory.merge import NO_CHANGE, WHOLE, Change, Listed, Shard, merge, settle
 from exporter.inventory.sources import Source
+from exporter.leisure import gently
 from exporter.model import Target
-from ollama_fleet.clock import Clock, SystemClock
+
+log = logging.getLogger("exporter.inventory")
+
+MAX_SUMMARISED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """How one source is doing."""
+
+    source: str
+    """Path or URL."""
+    last_success_s: float
+    """When its content was last known good and in force, in seconds since 1970; 0 if never."""
+    last_reload_successful: bool
+    n_instances: int
+    """In its last good list, before sharding."""
+    last_error: str
+    """Empty when the last reading went well."""
+
+
+class Listing:
+    """What the inventory knows of one source."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.in_force: Listed = ()
+        self.new: Listed | None = None
+        """Parsed, but not in force: not decided on yet, or refused for ids that others have."""
+        self._unparsed: bytes | None = None
+        # Not the errors themselves: their tracebacks would keep whole bodies in memory.
+        self._read_problems: tuple[Problem, ...] = ()
+        self._is_away = False
+        self._content_problems: tuple[Problem, ...] = ()
+        self._last_success_s = 0.0
+        self._logged = ""
+
+    @property
+    def is_undecided(self) -> bool:
+        """Return whether a new list waits that no one has looked at."""
+        return self.new is not None and not self._content_problems
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Return all that went wrong with the last reading."""
+        return self._read_problems or self._content_problems
+
+    @property
+    def forbids_start(self) -> bool:
+        """Return whether the exporter must not start like this."""
+        return bool(self.problems) and not (self._is_away and self.source.may_be_absent)
+
+    @property
+    def state(self) -> SourceState:
+        """Return how the source is doing now."""
+        return SourceState(
+            source=self.source.name,
+            last_success_s=self._last_success_s,
+            last_reload_successful=not self.problems,
+            n_instances=len(self.in_force),
+            last_error=_summary(self.problems),
+        )
+
+    async def read(self) -> None:
+        """Ask the source; when there is something new, parse it without stalling the loop."""
+        try:
+            body = await self.source.read()
+        except InputError as error:
+            self._read_problems, self._is_away = error.problems, False
+            return
+        except Exception as error:  # noqa: BLE001 - the exporter goes on with the last good list
+            self._read_problems, self._is_away = (self._problem(error),), True
+            return
+        self._read_problems, self._is_away = (), False
+        # Kept until it is parsed: the source gives it only once, and parsing may be cancelled.
+        self._unparsed = self._unparsed if body is None else body
+        if self._unparsed is not None:
+            await self._parse(self._unparsed)
+
+    async def _parse(self, body: bytes) -> None:
+        try:
+            self.new = await asyncio.to_thread(_parse, body, self.source.name, self.source.form)
+            self._content_problems = ()
+        except InputError as error:
+            self.new, self._content_problems = None, error.problems
+        except Exception as error:  # noqa: BLE001 - as above
+            # It is tried again at the next reading: memory may have been short.
+            self.new, self._content_problems = None, (self._problem(error),)
+            return
+        self._unparsed = None
+
+    def _problem(self, error: Exception) -> Problem:
+        is_foreseen = isinstance(error, SourceError)
+        return Problem(self.source.name, str(error) if is_foreseen else _bug(error))
+
+    def take(self) -> None:
+        """Put the new list in force."""
+        if self.new is not None:
+            self.in_force, self.new = self.new, None
+            self._content_problems = ()
+
+    def refuse(self, problems: Sequence[Problem]) -> None:
+        """Keep the list in force; the new one is tried again when another source changes."""
+        self._content_problems = tuple(problems)
+
+    def conclude(self, now_s: float) -> None:
+        """End a round: note the success, or log the failure if it is not the one logged last."""
+        error = _summary(self.problems)
+        n_instances = len(self.in_force)
+        if not error:
+            self._last_success_s = now_s
+        if error and error != self._logged:
+            log.error("inventory source fails, its last %d instances stay: %s", n_instances, error)
+        elif self._logged and not error:
+            log.info(
+                "inventory source works again, %d instances: %s", n_instances, self.source.name
+            )
+        self._logged = error
+
+
+def _parse(body: bytes, source: str, form: Format) -> Listed:
+    return targets_of(gently(records(body, source, form)), source)
+
+
+def _bug(error: Exception) -> str:
+    """Return where an error came up. Its own text may repeat a secret, and stays out."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a bug: {type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+
+
+def _summary(problems: Sequence[Problem]) -> str:
+    """Return the problems on one line, the first few of them in full."""
+    first = "; ".join(str(problem) for problem in problems[:MAX_SUMMARISED])
+    rest = len(problems) - MAX_SUMMARISED
+    least = "at least " if len(problems) == MAX_PROBLEMS else ""
+    return f"{first}; and {least}{rest:,} more" if rest > 0 else first
 
 
 class Inventory:

@@ -1,23 +1,104 @@
-"""Make one fleet of the lists of several sources.
-
-In:   each source's list in force, and the new lists of those that changed.
-Out:  which new lists can be taken, and for the others the ids that are in the way. Pure.
-A list is taken whole or not at all; lists in force never contradict each other.
-"""
+"""Merge the lists of all sources, keep this shard's part, and say what changed."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
 from exporter.errors import Problem
-from exporter.inventory.diff import NO_CHANGE, Change, diff, keep_identity
 from exporter.inventory.entries import repetition
 from exporter.inventory.faults import MAX_PROBLEMS
-from exporter.inventory.shard import Shard
 from exporter.leisure import run_gently, sorted_in_steps
 from exporter.model import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What differs between two states, in their order; false when nothing does."""
+
+    added: tuple[Target, ...] = ()
+    removed: tuple[Target, ...] = ()
+    changed: tuple[tuple[Target, Target], ...] = ()
+    """(before, after) of instances that stay but are described otherwise."""
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    def __str__(self) -> str:
+        counts = len(self.added), len(self.removed), len(self.changed)
+        return "{:,} added, {:,} removed, {:,} changed".format(*counts)
+
+
+NO_CHANGE = Change()
+
+
+def diff(before: Iterable[Target], after: Iterable[Target]) -> Change:
+    """Return what has to be done to get from `before` to `after`."""
+    old_by_id = {target.id: target for target in before}
+    new_by_id = {target.id: target for target in after}
+    pairs = ((old_by_id.get(key), new) for key, new in new_by_id.items())
+    return Change(
+        added=tuple(new for key, new in new_by_id.items() if key not in old_by_id),
+        removed=tuple(old for key, old in old_by_id.items() if key not in new_by_id),
+        changed=tuple((old, new) for old, new in pairs if old is not None and old != new),
+    )
+
+
+def keep_identity(before: Iterable[Target], after: Iterable[Target]) -> tuple[Target, ...]:
+    """Return `after` with each target that is equal to one in `before` replaced by that one."""
+    old_by_id = {target.id: target for target in before}
+    return tuple(_same_or_new(old_by_id.get(target.id), target) for target in after)
+
+
+def _same_or_new(old: Target | None, new: Target) -> Target:
+    return old if old is not None and old == new else new
+
+
+SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
+HASH_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `index` of `count`: 0 <= index < count."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"shard {self} does not exist: shards of {self.count} are counted from 0"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return the shard that `i/n` names.
+
+        Raises:
+            ValueError: The text is not two whole numbers, or i is not below n.
+        """
+        found = SHARD.fullmatch(text)
+        if found is None:
+            raise ValueError(f"shard must be i/n such as 0/4, got {text!r}")
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, instance_id: str) -> bool:
+        """Return whether an instance belongs to this shard."""
+        hashed = hashlib.blake2b(instance_id.encode(), digest_size=HASH_BYTES).digest()
+        return int.from_bytes(hashed, "big") % self.count == self.index
+
+
+WHOLE = Shard(0, 1)
+"""The shard that holds every instance."""
+
 
 Listed = tuple[Target, ...]
 

@@ -1,12 +1,8 @@
-"""What each cell shows: its status and its values; and what the cells amount to.
-
-In:   the poller's rows, a Layout, and which values are wanted.
-Out:  columns of whole numbers, one number per cell, and Totals. Pure; in steps, so that the event
-loop turns in between.
-"""
+"""What each cell of the map shows, what the cells add up to, and which are the worst."""
 
 from __future__ import annotations
 
+import heapq
 import math
 from array import array
 from bisect import bisect_left, bisect_right
@@ -20,13 +16,27 @@ from exporter.model import Status
 from exporter.page.layout import STEP_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+    from collections.abc import (
+        Callable,
+        Collection,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
+    from exporter.instances import Filter
     from exporter.page.layout import Layout
+    from exporter.scrape_target import Watch
     from exporter.snapshot import Row
 
     Column = array[int]
     Reader = Callable[[Row], int]
+    Rank = Callable[[Row, int], int | None]
+    Ranked = tuple[int, str, int]
+    """Rank, instance id and value: the lower, the worse."""
+
 
 STATUS_CODES = {status: code for code, status in enumerate(Status)}
 STATUS = "status"
@@ -213,3 +223,65 @@ def _readers(now_s: float, errors: Callable[[Row], int | None]) -> dict[Value, R
 def _whole(number: float) -> int:
     """Return a number as a column takes it, rounded."""
     return round(min(number, LARGEST)) if number >= 0 else UNKNOWN
+
+
+N_WORST = 50
+WORST_STATUSES = (
+    Status.UNREACHABLE,
+    Status.UNHEALTHY,
+    Status.LOADING,
+    Status.UNKNOWN,
+    Status.DRAINING,
+    Status.PROVISIONING,
+)
+"""Healthy ones are never among the worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The worst of the instances that a filter takes."""
+
+    n_matching: int
+    n_ranked: int
+    """Those that would stand in a list of any length."""
+    found: list[tuple[Watch, int]]
+    """With their values, the worst first."""
+
+
+def worst(
+    ids: Sequence[str],
+    watches: Mapping[str, Watch],
+    wanted: Filter,
+    value: Value | None,
+    column: Column,
+) -> Generator[None, None, Worst]:
+    """Return how many instances a filter takes, and the worst of them with their values.
+
+    `ids` and `column` go together, cell by cell; without a value, the status ranks.
+    """
+    n_matching = n_ranked = 0
+    found: list[Ranked] = []
+    for first in range(0, len(ids), STEP_ROWS):
+        some = range(first, min(first + STEP_ROWS, len(ids)))
+        # An instance may have gone since the column was made.
+        seen = [(watch.row, column[cell]) for cell in some if (watch := watches.get(ids[cell]))]
+        taken = [(row, number) for row, number in seen if wanted.takes(row)]
+        n_matching += len(taken)
+        ranked = list(_ranked(taken, value))
+        n_ranked += len(ranked)
+        found = heapq.nsmallest(N_WORST, [*found, *ranked])
+        yield
+    there = [
+        (watches[instance_id], number) for _, instance_id, number in found if instance_id in watches
+    ]
+    return Worst(n_matching, n_ranked, there)
+
+
+def _ranked(taken: Sequence[tuple[Row, int]], value: Value | None) -> Iterator[Ranked]:
+    for row, number in taken:
+        if value is None:
+            if row.status is not Status.HEALTHY:
+                rank = WORST_STATUSES.index(row.status)
+                yield rank, row.target.id, STATUS_CODES[row.status]
+        elif number != UNKNOWN:
+            yield (number if value is Value.SPEED else -number), row.target.id, number

@@ -1,42 +1,125 @@
-"""Answer what the page asks for, below `/fleet`.
-
-In:   requests.
-Out:  the page's files, the map, changes and the worst instances. A question that cannot be is 400.
-"""
+"""Answer the requests of the web UI, below /fleet."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
+import hashlib
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
+from exporter.errors import ExporterError
 from exporter.instances import view
 from exporter.leisure import at_leisure
 from exporter.model import Status
-from exporter.page import answers, questions
-from exporter.page.answers import ChangedValue, ChangesAnswer, Drawn, MapAnswer, OtherLayout
-from exporter.page.cells import STATUS
-from exporter.page.changes import told, whole
-from exporter.page.shared import Shared
-from exporter.page.static_files import INDEX
-from exporter.page.worst import worst
+from exporter.page import protocol
+from exporter.page.cells import STATUS, worst
+from exporter.page.protocol import (
+    ChangedValue,
+    ChangesAnswer,
+    Drawn,
+    MapAnswer,
+    OtherLayout,
+    told,
+    whole,
+)
 from exporter.responses import Body, takes_gzip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+    from pathlib import Path
 
     from exporter.instances import Filter
     from exporter.page.cells import Value
-    from exporter.page.questions import SinceThen
+    from exporter.page.protocol import SinceThen
     from exporter.page.revisions import Revision, Revisions, Sight
-    from exporter.page.static_files import File
     from exporter.page.summary import Facts, Summariser, Summary
     from exporter.poller import Poller
     from exporter.responses import ResponseSender
     from ollama_fleet.clock import Clock
+
+
+INDEX = "index.html"
+CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file in the forms that browsers ask for."""
+
+    content_type: str
+    body: bytes
+    gzipped: bytes
+    etag: str
+    """Of the plain form, without quotes."""
+
+
+def read(folder: Path) -> Mapping[str, File]:
+    """Return the files of a folder that a browser can use, by name.
+
+    Raises:
+        ExporterError: There is no page among them.
+    """
+    try:
+        paths = [path for path in sorted(folder.iterdir()) if path.suffix in CONTENT_TYPES]
+        files = {path.name: _file(path) for path in paths}
+    except OSError as error:
+        raise ExporterError(f"cannot read the page's files in {folder}: {error}") from error
+    if INDEX not in files:
+        raise ExporterError(f"there is no {INDEX} in {folder}; install ollama-fleet anew")
+    return files
+
+
+def _file(path: Path) -> File:
+    body = path.read_bytes()
+    etag = hashlib.blake2b(body, digest_size=16).hexdigest()
+    # Without a time in its header, so that equal files stay equal.
+    return File(CONTENT_TYPES[path.suffix], body, gzip.compress(body, mtime=0), etag)
+
+
+MAX_KEPT = 32
+"""Who types filters must not fill the memory."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    made: object | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Shared:
+    """What was made of the revision that was asked about last."""
+
+    def __init__(self) -> None:
+        self._revision = 0
+        self._entries: dict[Hashable, _Entry] = {}
+
+    def __repr__(self) -> str:
+        return f"<Shared: {len(self._entries)} of revision {self._revision}>"
+
+    async def get(
+        self, revision: int, wanted: Hashable, make: Callable[[], Awaitable[object]]
+    ) -> object:
+        """Return what is wanted, made by the first who asks; where that one leaves, by the next."""
+        if revision != self._revision:
+            self._revision, self._entries = revision, {}
+        entry = self._entries.setdefault(wanted, _Entry())
+        if len(self._entries) > MAX_KEPT:
+            del self._entries[next(iter(self._entries))]
+        async with entry.lock:
+            if entry.made is None:
+                entry.made = await make()
+            return entry.made
+
 
 PATH = "/fleet"
 
@@ -89,7 +172,7 @@ class FleetPage:
 
     async def _map(self, request: web.Request) -> web.StreamResponse:
         try:
-            value = questions.parse_map(request.query)
+            value = protocol.parse_map(request.query)
         except ValueError as error:
             return _refusal(str(error), 400)
         return await self._sender.send(request, partial(self._map_body, request, value))
@@ -117,7 +200,7 @@ class FleetPage:
             developers=drawn.developers,
             cells=drawn.cells,
             status=told(sight.columns[STATUS]),
-            value=None if value is None else answers.whole_value(revision, value),
+            value=None if value is None else protocol.whole_value(revision, value),
             summary=summary,
         )
 
@@ -125,12 +208,12 @@ class FleetPage:
         """Return the revision's layout, written; that is done once."""
         layout = revision.sight.layout
         if self._drawn is None or self._drawn[0] != layout.name:
-            self._drawn = (layout.name, await asyncio.to_thread(answers.drawn, layout))
+            self._drawn = (layout.name, await asyncio.to_thread(protocol.drawn, layout))
         return self._drawn[1]
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         try:
-            since = questions.parse_changes(request.query)
+            since = protocol.parse_changes(request.query)
         except ValueError as error:
             return _refusal(str(error), 400)
         return await self._sender.send(request, partial(self._changes_body, request, since))
@@ -163,7 +246,7 @@ class FleetPage:
 
     async def _worst(self, request: web.Request) -> web.StreamResponse:
         try:
-            value, wanted = questions.parse_worst(request.query)
+            value, wanted = protocol.parse_worst(request.query)
         except ValueError as error:
             return _refusal(str(error), 400)
         return await self._sender.send(request, partial(self._worst_body, request, value, wanted))
@@ -204,7 +287,7 @@ def _refusal(message: str, status: int) -> web.Response:
 async def _json_body(request: web.Request, answer: object) -> Body:
     is_taken = takes_gzip(request.headers.get("Accept-Encoding", ""))
     # Beside the event loop: what 100,000 cells are takes a while.
-    body, is_gzipped = await asyncio.to_thread(answers.encode, answer, is_gzip_taken=is_taken)
+    body, is_gzipped = await asyncio.to_thread(protocol.encode, answer, is_gzip_taken=is_taken)
     headers = {
         "Content-Type": "application/json",
         "Cache-Control": "no-store",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Numbers = array[int]
 
+
 Key = TypeVar("Key", bound="Hashable")
 
 STEP_ROWS = 500

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ollama_fleet.clock import Clock
 
+
 log = logging.getLogger("exporter.page")
 
 TIMEOUT_S = 5.0

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from exporter.poller import Poller
     from exporter.snapshot import Row
 
+
 SAMPLE_INTERVAL_S = 60.0
 SAMPLES_KEPT = 6
 """The oldest of them is five to six minutes old."""

@@ -14,8 +14,8 @@ from alerts.groups import availability, performance
 from alerts.groups.thresholds import group
 from alerts.levels import parse_level
 from alerts.settings import Settings
-from exporter.page.figures import Limits, Name, thresholds
 from exporter.page.levels import level
+from exporter.page.summary import Limits, Name, thresholds
 from exporter.settings import SETTINGS, duration_s
 
 N_INSTANCES = 10_000

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
-from exporter.inventory.http_source import AGE_HEADER
+from exporter.inventory.sources import AGE_HEADER
 from exporter.leisure import run_gently
 from exporter.model import EngineName, State, Status, Target
 from provisioning.api.routes import AGE_HEADER as TOLD_AGE_HEADER

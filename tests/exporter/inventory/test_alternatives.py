@@ -11,9 +11,7 @@ import pytest
 
 from exporter.errors import InputError, SourceError
 from exporter.inventory import Inventory, Source, SourceSettings, sources_for
-from exporter.inventory.alternatives import OLD_AFTER_S
-from exporter.inventory.http_source import AGE_HEADER
-from exporter.inventory.sources import SEPARATOR
+from exporter.inventory.sources import AGE_HEADER, OLD_AFTER_S, SEPARATOR
 from tests.exporter.inventory.fakes import HeldClock
 from tests.exporter.inventory.serving import Answer, InventoryServer
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.inventory import Change, diff
-from exporter.inventory.diff import keep_identity
+from exporter.inventory.merge import keep_identity
 from exporter.model import Target
 
 TARGETS = st.builds(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, SourceError
 from exporter.inventory import SourceSettings, sources_for
-from exporter.inventory.file_source import FileSource
 from exporter.inventory.formats import Format
-from ollama_fleet.clock import Clock, SystemClock
+from exporter.inventory.sources import FileSource
 from tests.exporter.inventory.fakes import HeldClock
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from exporter.errors import InputError, SourceError
 from exporter.inventory import SourceSettings
-from exporter.inventory.http_source import HttpSource
+from exporter.inventory.sources import HttpSource
 from tests.exporter.inventory.serving import Answer, InventoryServer
 from tests.exporter.servers import response, serving
 

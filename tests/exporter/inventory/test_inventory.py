@@ -268,7 +268,7 @@ async def test_a_list_whose_reading_breaks_in_an_unforeseen_way_is_refused(
     inventory = await told(source)
 
     with monkeypatch.context() as patch:
-        patch.setattr("exporter.inventory.listing.targets_of", broken)
+        patch.setattr("exporter.inventory.inventory.targets_of", broken)
         source.next = listed(entry("b"))
         assert not await inventory.refresh()
         assert not await inventory.refresh()  # the same list is not taken for a good one

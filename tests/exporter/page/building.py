@@ -12,14 +12,12 @@ from exporter.clock import Clock, SystemClock
 from exporter.counters import Counter, Ledger, Memory
 from exporter.inventory import WHOLE, Shard, SourceState
 from exporter.model import EngineName, Outcome, Reading, State, Target, Values, Verdict
-from exporter.page.figures import Limits
-from exporter.page.handlers import FleetPage
+from exporter.page.handlers import File, FleetPage
 from exporter.page.levels import Level
 from exporter.page.prometheus import Prometheus
 from exporter.page.recent import Recent
-from exporter.page.revisions import Revisions
-from exporter.page.summary import Facts, Summariser
-from exporter.page.survey import Surveyor
+from exporter.page.revisions import Revisions, Surveyor
+from exporter.page.summary import Facts, Limits, Summariser
 from exporter.poller import Poller
 from exporter.responses import ResponseSender
 from exporter.scrape_target import LastFailure
@@ -137,7 +135,7 @@ def fleet_page(
     of: Facts | None = None,
     prometheus: Prometheus | None = None,
     sources: Callable[[], Sequence[SourceState]] = no_sources,
-    files: Mapping[str, static_files.File] | None = None,
+    files: Mapping[str, File] | None = None,
 ) -> FleetPage:
     """Return the page as the exporter builds it."""
     clock, of = clock or SystemClock(), of or facts()
@@ -153,8 +151,8 @@ def fleet_page(
     return FleetPage(files or FILES, revisions, summariser, poller, of, clock, sender)
 
 
-def file(text: str, content_type: str = "text/html; charset=utf-8") -> static_files.File:
-    return static_files.File(content_type, text.encode(), text.encode() * 2, f"tag-{len(text)}")
+def file(text: str, content_type: str = "text/html; charset=utf-8") -> File:
+    return File(content_type, text.encode(), text.encode() * 2, f"tag-{len(text)}")
 
 
 FILES = {"index.html": file("<!doctype html><title>fleet</title>")}

@@ -6,7 +6,8 @@ import pytest
 
 from exporter.model import Status
 from exporter.page.cells import Totals
-from exporter.page.figures import (
+from exporter.page.levels import Level, level
+from exporter.page.summary import (
     Bound,
     Figure,
     Limits,
@@ -18,7 +19,6 @@ from exporter.page.figures import (
     throughput,
     values,
 )
-from exporter.page.levels import Level, level
 from tests.exporter.page.building import LIMITS
 
 

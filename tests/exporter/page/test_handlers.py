@@ -22,7 +22,7 @@ from exporter.app import STATIC_FOLDER, Exporter
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
 from exporter.model import Status
-from exporter.page import handlers, worst
+from exporter.page import cells, handlers
 from exporter.page.handlers import PATH
 from exporter.page.prometheus import QUERIES
 from exporter.web import HEADERS
@@ -457,7 +457,7 @@ async def test_the_same_question_about_a_revision_is_worked_out_once(
 
     def counted(*given: Any) -> Any:
         looks.append(given)
-        return worst.worst(*given)
+        return cells.worst(*given)
 
     monkeypatch.setattr(handlers, "worst", counted)
     async with site(tmp_path, instance("a", port), poll__interval="60s") as pages:

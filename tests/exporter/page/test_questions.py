@@ -5,7 +5,7 @@ from multidict import MultiDict
 
 from exporter.instances import Filter
 from exporter.page.cells import Value
-from exporter.page.questions import SinceThen, parse_changes, parse_map, parse_worst
+from exporter.page.protocol import SinceThen, parse_changes, parse_map, parse_worst
 
 SINCE = {"layout": "l-1", "revision": "7"}
 

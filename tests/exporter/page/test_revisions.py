@@ -8,11 +8,10 @@ import pytest
 from exporter.counters import Ledger
 from exporter.model import Outcome
 from exporter.page.cells import STATUS, Value
-from exporter.page.changes import Changes
 from exporter.page.layout import Layout
+from exporter.page.protocol import Changes
 from exporter.page.recent import Recent
-from exporter.page.revisions import KEPT, Revision, Revisions, Sight
-from exporter.page.survey import Surveyor
+from exporter.page.revisions import KEPT, Revision, Revisions, Sight, Surveyor
 from tests.exporter.page.building import FakePoller, HeldClock, cell
 from tests.waiting import eventually
 

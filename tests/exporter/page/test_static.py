@@ -7,7 +7,7 @@ import pytest
 
 from exporter.app import STATIC_FOLDER
 from exporter.errors import ExporterError
-from exporter.page.static_files import INDEX, read
+from exporter.page.handlers import INDEX, read
 from tests.exporter.page.building import written
 
 

@@ -4,9 +4,8 @@ from array import array
 
 from exporter.instances import Filter
 from exporter.model import Outcome, State
-from exporter.page.cells import STATUS_CODES, UNKNOWN, Value
+from exporter.page.cells import N_WORST, STATUS_CODES, UNKNOWN, Value, worst
 from exporter.page.layout import STEP_ROWS
-from exporter.page.worst import N_WORST, worst
 from exporter.snapshot import Row
 from tests.exporter.page.building import FakePoller, cell, ids, run
 
