@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.clock import SystemClock
 from exporter.connection import Bounds
 from exporter.counters import Ledger
 from exporter.engines.auto import all_engines
@@ -37,13 +36,14 @@ from exporter.selfmetrics import SelfMetrics
 from exporter.transport import Wire
 from exporter.web import Web
 from exporter.websecurity import Guard
+from ollama_fleet.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from types import TracebackType
 
-    from exporter.clock import Clock
     from exporter.config import Config
+    from ollama_fleet.clock import Clock
 
 
 log = logging.getLogger("exporter")

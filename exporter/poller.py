@@ -18,7 +18,6 @@ from exporter.selfmetrics import Request
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
-    from exporter.clock import Clock
     from exporter.connection import Exchange
     from exporter.counters import Ledger
     from exporter.inventory import Change
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from exporter.scrape_target import Begun, Manner, Polled
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import Row
+    from ollama_fleet.clock import Clock
 
 
 log = logging.getLogger("exporter.poller")

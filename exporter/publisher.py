@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from zlib import _Compress as _Compressor
 
-    from exporter.clock import Clock
     from exporter.counters import Ledger
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import Row
+    from ollama_fleet.clock import Clock
 
 
 GZIP_LEVEL = 1

@@ -19,10 +19,10 @@ from exporter.transport import Channel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from exporter.clock import Clock
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.transport import Answers, Wire
+    from ollama_fleet.clock import Clock
 
 
 ALWAYS_DUE_S = float("-inf")

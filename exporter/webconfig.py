@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from exporter.errors import InputError, Problem
-from exporter.inventory.checks import did_you_mean
 from exporter.inventory.formats import is_too_deep
+from ollama_fleet.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -24,7 +24,7 @@ from exporter.engines import fleet, llamacpp, ollama
 from exporter.engines.base import Engine
 from exporter.exposition import BOUNDARY_TEXTS
 from exporter.inventory import Inventory, sources_for
-from exporter.inventory.naming import urls_of
+from exporter.inventory.sources import urls_of
 from exporter.model import EngineName, Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.snapshot import status_of

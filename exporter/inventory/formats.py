@@ -11,9 +11,10 @@ import msgspec
 import yaml
 
 from exporter.errors import InputError, Problem
-from exporter.inventory.checks import MAX_TEXT_CHARACTERS, did_you_mean, shown
+from exporter.inventory.checks import MAX_TEXT_CHARACTERS, shown
 from exporter.inventory.faults import encoding_problem, yaml_problem
 from exporter.inventory.fields import Record
+from ollama_fleet.suggestions import did_you_mean
 
 
 class Format(StrEnum):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, Problem, SourceError
 from exporter.inventory.entries import targets_of
 from exporter.inventory.faults import MAX_PROBLEMS
@@ -18,6 +17,7 @@ from exporter.inventory.merge import NO_CHANGE, WHOLE, Change, Listed, Shard, me
 from exporter.inventory.sources import Source
 from exporter.leisure import gently
 from exporter.model import Target
+from ollama_fleet.clock import Clock, SystemClock
 
 log = logging.getLogger("exporter.inventory")
 

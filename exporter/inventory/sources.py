@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, Problem, SourceError
 from exporter.files import TooLargeError, UnreadableFileError, read_regular
 from exporter.inventory.checks import shown
 from exporter.inventory.formats import Format
+from ollama_fleet.clock import Clock, SystemClock
 
 SEPARATOR = "|"
 """Stands between URLs that say the same."""

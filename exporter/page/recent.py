@@ -20,11 +20,11 @@ from exporter.snapshot import QUANTILE, quantile
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-    from exporter.clock import Clock
     from exporter.counters import Ledger
     from exporter.model import Histogram
     from exporter.poller import Poller
     from exporter.snapshot import Row
+    from ollama_fleet.clock import Clock
 
 
 SAMPLE_INTERVAL_S = 60.0

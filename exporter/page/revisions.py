@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
     from typing import Any
 
-    from exporter.clock import Clock
     from exporter.page.cells import Column, Totals, Value
     from exporter.page.layout import Layout
     from exporter.page.recent import Recent
     from exporter.poller import Poller
+    from ollama_fleet.clock import Clock
 
     Survey = Callable[[Layout | None, frozenset[Value]], Coroutine[Any, Any, "Sight"]]
 

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from exporter.clock import Clock, SystemClock
 from exporter.counters import Ledger
 from exporter.engines.auto import all_engines
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
@@ -22,6 +21,7 @@ from exporter.resolver import Resolver
 from exporter.scrape_target import Manner
 from exporter.selfmetrics import SelfMetrics
 from exporter.transport import Wire
+from ollama_fleet.clock import Clock, SystemClock
 from tests.waiting import eventually
 
 INTERVAL_S = 0.4

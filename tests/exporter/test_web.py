@@ -18,7 +18,6 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import instances
-from exporter.clock import SystemClock
 from exporter.counters import Increase
 from exporter.errors import ExporterError
 from exporter.exposition import Format
@@ -28,6 +27,7 @@ from exporter.publisher import Edition
 from exporter.responses import MAX_OWN_BYTES, MAX_RESPONSES, ResponseSender
 from exporter.snapshot import Row
 from exporter.web import PAGES, Web
+from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.page.building import fleet_page
 from tests.exporter.pollers import Polled, polling, target, watching

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.clock import Clock, SystemClock
 from exporter.errors import InputError, SourceError
 from exporter.inventory import SourceSettings, sources_for
 from exporter.inventory.formats import Format
 from exporter.inventory.sources import FileSource
+from ollama_fleet.clock import Clock, SystemClock
 from tests.exporter.inventory.fakes import HeldClock
 
 

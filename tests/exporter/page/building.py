@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporter.clock import Clock, SystemClock
 from exporter.counters import Counter, Ledger, Memory
 from exporter.inventory import WHOLE, Shard, SourceState
 from exporter.model import EngineName, Outcome, Reading, State, Target, Values, Verdict
@@ -23,6 +22,7 @@ from exporter.responses import ResponseSender
 from exporter.scrape_target import LastFailure
 from exporter.selfmetrics import SelfMetrics
 from exporter.snapshot import Row, is_up, status_of
+from ollama_fleet.clock import Clock, SystemClock
 
 NOW_S = 1_800_000_000.0
 LIMITS = Limits(Level(0.99, is_per_instance=True), 0.15, Level(40.0, is_per_instance=True))
