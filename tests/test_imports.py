@@ -166,8 +166,8 @@ def test_the_checker_lets_pass_what_is_allowed(module: str, source: str) -> None
 
 def test_relative_imports_of_a_package_begin_at_the_package() -> None:
     assert ["exporter.inventory.merge"] == list(
-        imports("from . import diff", "exporter.inventory", is_package=True)
+        imports("from . import merge", "exporter.inventory", is_package=True)
     )
     assert ["exporter.inventory.merge"] == list(
-        imports("from . import diff", "exporter.inventory.merge")
+        imports("from . import merge", "exporter.inventory.merge")
     )
