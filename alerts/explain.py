@@ -13,10 +13,10 @@ from importlib import resources
 from typing import Any
 
 from alerts import rulebook, rulefile
-from alerts.durations import duration_text
 from alerts.errors import AlertsError
 from alerts.model import Alert, Group, Recording
 from alerts.settings import Settings
+from ollama_fleet.durations import duration_text
 from ollama_fleet.suggestions import did_you_mean
 
 RUNBOOKS = "runbooks"

@@ -14,9 +14,10 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from alerts.durations import duration_text
 from alerts.names import FRESH
 from exporter.catalogue import Kind, Series
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import ABSOLUTE, Level, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,15 @@ def over(
     """Return a function over a range of a series: `rate(name{where}[5m])`."""
     selector = f"{{{where}}}" if where else ""
     return f"{function}({series.name}{suffix}{selector}[{duration_text(window_s)}])"
+
+
+def of_size(level: Level, size: str) -> str:
+    """Return a level as PromQL; `size` is a number or an expression for the fleet's size."""
+    if not level.is_per_instance:
+        return number(level.value)
+    if ABSOLUTE.fullmatch(size):
+        return number(level.of(float(size)))
+    return f"{number(level.value)} * {size}"
 
 
 def indented(expression: str, depth: int = 2) -> str:

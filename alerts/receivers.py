@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from alerts.durations import Duration, duration_text
 from alerts.windows import RotationWindow
+from ollama_fleet.durations import Duration, duration_text
 
 SMARTHOST = re.compile(r"\S+:\d{1,5}")
 LONGEST_SILENCE_S = 300.0

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from alerts import rulebook
 from alerts.check import Checked, Result, State
-from alerts.durations import duration_text
 from alerts.settings import Settings
+from ollama_fleet.durations import duration_text
 
 Row = Sequence[str]
 

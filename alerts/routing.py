@@ -10,11 +10,11 @@ routes under the root name our alerts, so they can move into the tree of an exis
 
 from __future__ import annotations
 
-from alerts.durations import duration_text
 from alerts.inhibition import OURS, ROTATION_CAUSES, RULES, Inhibition, named
 from alerts.model import Severity
 from alerts.notifiers import receiver, switch
 from alerts.receivers import DeadMansSwitch, Receiver, RoutingSettings
+from ollama_fleet.durations import duration_text
 
 TEMPLATES = "templates/ollama-fleet.tmpl"
 """The texts of notifications, relative to alertmanager.yml."""

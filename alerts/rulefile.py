@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from alerts.durations import duration_text
 from alerts.model import Alert, Group, Recording
 from alerts.settings import Links, Settings
+from ollama_fleet.durations import duration_text
 
 BANNER = "# Made by `ollama-fleet alerts build`: change the settings, not this file.\n"
 LINE_WIDTH = 100_000

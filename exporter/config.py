@@ -21,13 +21,14 @@ from exporter.inventory.checks import shown
 from exporter.inventory.faults import encoding_problem, yaml_problem
 from exporter.inventory.sources import urls_of
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
+from ollama_fleet.durations import duration_text
 from ollama_fleet.suggestions import closest, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from exporter.inventory import Shard
-    from exporter.page.levels import Level
+    from ollama_fleet.levels import Level
 
 
 SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -297,10 +298,8 @@ def _in_force(name: str, given: Given | None) -> str:
 
 
 def _lower(name: str, duration_s: float) -> str:
-    """Return the advice to lower a setting to a duration, written to the millisecond."""
-    seconds, rest_ms = divmod(max(1, round(1000 * duration_s)), 1000)
-    written = f"{1000 * seconds + rest_ms}ms" if rest_ms else f"{seconds}s"
-    return f"lower it as well, for instance --{name} {written}"
+    """Return the advice to lower a setting to a duration, at least a millisecond."""
+    return f"lower it as well, for instance --{name} {duration_text(max(0.001, duration_s))}"
 
 
 def _certificate_fault(path: str) -> str:

@@ -1,7 +1,7 @@
 """Every setting of the exporter: its name, type, default and meaning, once.
 
 Options, environment variables, the configuration file's keys and the README's table all come from
-SETTINGS. Durations are written as Prometheus writes them: `500ms`, `10s`, `1m30s`, `1h`.
+SETTINGS. Durations are written like `500ms`, `1m30s` or `7d`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.inventory import Shard
-from exporter.page.levels import level
+from ollama_fleet.durations import parse_positive_duration_s
+from ollama_fleet.levels import parse_level
 
 ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
 
@@ -48,27 +49,8 @@ class Setting:
         return re.sub(r"[.-]", "_", self.name)
 
 
-DURATION = re.compile(
-    r"(?:(\d{1,9})h)?(?:(\d{1,9})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?", re.ASCII
-)
 HOST_NAME = re.compile(r"\*|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 ADDRESS = re.compile(r"(?:\[([^\[\]\s]+)\]|([^\[\]:/\s]*)):([0-9]{1,5})")
-
-
-def duration_s(text: str) -> float:
-    """Return the seconds of `1h2m3s4ms` or any part of it.
-
-    Raises:
-        ValueError: It is not written so, or is zero.
-    """
-    match = DURATION.fullmatch(text.strip())
-    if match is None or not text.strip():
-        raise ValueError(f"is not a duration such as 500ms, 10s or 1m30s: {text!r}")
-    hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
-    total_s = hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
-    if total_s <= 0:
-        raise ValueError(f"must be longer than nothing: {text!r}")
-    return total_s
 
 
 def count(text: str) -> int:
@@ -148,14 +130,14 @@ SETTINGS = (
         "inventory.refresh-interval",
         "10s",
         "How often each inventory is looked at again; nothing is done where it did not change.",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "inventory.timeout",
         "10s",
         "How long reading an inventory from a URL may take; URLs with a | between them share it.",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
@@ -184,21 +166,21 @@ SETTINGS = (
         "poll.interval",
         "10s",
         "How often each instance is polled. Polls are spread evenly over the interval.",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "poll.health-timeout",
         "2s",
         "How long connecting and the answer to the health check may take together.",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "poll.metrics-timeout",
         "5s",
         "How long a whole poll may take, the instance's figures included.",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
@@ -213,7 +195,7 @@ SETTINGS = (
         "1h",
         "How often an instance is asked anew which server it is and in which version. Failures "
         "bring that forward.",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
@@ -289,7 +271,7 @@ SETTINGS = (
         "web.write-timeout",
         "30s",
         "How long a client may take to read a response; then the connection is closed.",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
@@ -306,7 +288,7 @@ SETTINGS = (
         "Below how many healthy instances /fleet shows red: a number, or a share of those that "
         "should serve. It only colours the page: alerts have their own settings "
         "(`ollama-fleet alerts`).",
-        level,
+        parse_level,
         "LEVEL",
     ),
     Setting(
@@ -314,7 +296,7 @@ SETTINGS = (
         "150ms",
         "Above which p99 latency /fleet shows red. It only colours the page: alerts have their "
         "own settings (`ollama-fleet alerts`).",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
@@ -323,7 +305,7 @@ SETTINGS = (
         "Below which tokens/s of the whole fleet /fleet shows red: a number, or `N per instance` "
         "of those that should serve. It only colours the page: alerts have their own settings "
         "(`ollama-fleet alerts`).",
-        level,
+        parse_level,
         "LEVEL",
     ),
     Setting(
@@ -338,7 +320,7 @@ SETTINGS = (
         "log.window",
         "1m",
         "Failing instances are logged once per window, not at each poll.",
-        duration_s,
+        parse_positive_duration_s,
         "DURATION",
     ),
     Setting(

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from alerts import rulebook
-from alerts.durations import duration_text
 from alerts.model import Alert
 from alerts.series import PROVISIONER_SERIES
 from alerts.settings import Settings
@@ -15,6 +14,7 @@ from dashboards.settings import DashboardSettings
 from exporter import catalogue
 from exporter.settings import SETTINGS
 from ollama_fleet.clock import SystemClock
+from ollama_fleet.durations import duration_text
 from provisioning.api.routes import OPERATIONS
 from provisioning.cli.run_options import OPTIONS
 from provisioning.metrics import Metrics

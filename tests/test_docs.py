@@ -14,7 +14,6 @@ import yaml
 from alerts import config as alerts_config
 from alerts import rulebook
 from alerts.cli import alerts
-from alerts.durations import duration_text
 from alerts.series import PROVISIONER_SERIES
 from alerts.settings import Settings
 from dashboards.cli import dashboards
@@ -31,6 +30,7 @@ from exporter.snapshot import status_of
 from exporter.web import PAGES
 from ollama_fleet import COMMANDS
 from ollama_fleet.clock import SystemClock
+from ollama_fleet.durations import duration_text
 from provisioning.api.routes import AGE_HEADER
 from provisioning.cli.common import PREFIX, TOKEN_OPTION
 from provisioning.cli.instances import instances

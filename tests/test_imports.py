@@ -21,7 +21,6 @@ ALLOWED = {
     "dashboards": (
         "dashboards",
         "exporter.catalogue",
-        "alerts.durations",
         "alerts.names",
         "alerts.promql",
         "alerts.series",

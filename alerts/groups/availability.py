@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from alerts.durations import duration_text
-from alerts.levels import number
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     DRAINED,
@@ -15,9 +13,11 @@ from alerts.names import (
     MODEL_INSTANCES,
     STUCK,
 )
-from alerts.promql import joined
+from alerts.promql import joined, of_size
 from alerts.settings import Settings
 from exporter import catalogue
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import number
 
 HEALTHY = f'{INSTANCES}{{status="healthy"}}'
 PROVISIONING = f'{INSTANCES}{{status="provisioning"}}'
@@ -43,9 +43,9 @@ def healthy_floor(settings: Settings) -> str:
     """Return the number of healthy instances below which somebody is woken, as PromQL."""
     level = settings.thresholds.healthy_instances
     if settings.fixed_size or not level.is_per_instance:
-        return level.promql(settings.fixed_size or INVENTORY)
+        return of_size(level, settings.fixed_size or INVENTORY)
     # Rounded down: of a fleet of 50 the loss of a single instance must wake nobody.
-    return f"floor({level.promql(EXPECTED)})"
+    return f"floor({of_size(level, EXPECTED)})"
 
 
 def fresh(settings: Settings) -> Recording:

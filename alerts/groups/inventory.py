@@ -5,13 +5,13 @@ A bad inventory is dangerous because all ratios look fine: what is not listed is
 
 from __future__ import annotations
 
-from alerts.durations import duration_text
-from alerts.levels import number, percent
 from alerts.model import Alert, Dashboard, Group, Severity
 from alerts.names import DRAINED, INVENTORY
 from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import number, percent
 
 
 def group(settings: Settings) -> Group:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from alerts.durations import duration_text
-from alerts.levels import Level
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import INVENTORY, OLD, OVERDUE, VERSIONS
-from alerts.promql import joined, over
+from alerts.promql import joined, of_size, over
 from alerts.settings import Settings
 from exporter import catalogue
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import Level
 
 GRACE_S = 21_600.0
 """For how long a rotation may be late before anybody is told."""
@@ -32,7 +32,7 @@ def group(settings: Settings) -> Group:
 
 def _limit(level: Level, settings: Settings) -> str:
     """Return a number of instances, rounded up: in a small fleet one instance is nobody's alert."""
-    text = level.promql(settings.fixed_size or INVENTORY)
+    text = of_size(level, settings.fixed_size or INVENTORY)
     return f"ceil({text})" if INVENTORY in text else text
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from alerts.levels import number, percent
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import NODE_INSTANCES, NODE_SPEED, NODE_SPEED_RATIO, PEERS_SPEED
 from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
+from ollama_fleet.levels import number, percent
 
 NODE_QUERY = "var-node={{ $labels.node | urlquery }}"
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from alerts.durations import duration_text
 from alerts.groups.availability import HEALTHY
-from alerts.levels import number
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     CAPACITY,
@@ -18,9 +16,11 @@ from alerts.names import (
     QUEUED,
     SPEED,
 )
-from alerts.promql import indented, joined, over
+from alerts.promql import indented, joined, of_size, over
 from alerts.settings import Settings
 from exporter import catalogue
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import number
 
 DURATIONS = catalogue.FLEET_REQUEST_DURATION
 QUANTILE = 0.99
@@ -49,7 +49,7 @@ def latency_limit(settings: Settings) -> str:
 
 def speed_floor(settings: Settings) -> str:
     """Return the fleet's tokens/s below which somebody is woken, as PromQL."""
-    return settings.thresholds.tokens_per_second.promql(settings.fixed_size or EXPECTED)
+    return of_size(settings.thresholds.tokens_per_second, settings.fixed_size or EXPECTED)
 
 
 def _latency(settings: Settings) -> Recording:
@@ -172,7 +172,7 @@ def _not_serving(settings: Settings) -> Alert:
     scope, window_s = settings.scope, settings.windows.stuck
     waiting = over("min_over_time", catalogue.INSTANCE_REQUESTS_QUEUED, window_s)
     generating = over("rate", catalogue.INSTANCE_GENERATED_TOKENS, window_s)
-    limit = settings.thresholds.stuck_instances.promql(settings.fixed_size or EXPECTED)
+    limit = of_size(settings.thresholds.stuck_instances, settings.fixed_size or EXPECTED)
     same = scope.on("instance_id")
     return Alert(
         name="OllamaFleetInstancesNotServing",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from alerts.durations import duration_text
 from alerts.groups.availability import HEALTHY
-from alerts.levels import number, percent
 from alerts.model import Alert, Dashboard, Group, Severity
 from alerts.names import FRESH, GENERATED, LATENCY_P99, SPEED
 from alerts.promql import joined, over
 from alerts.settings import Settings
 from exporter import catalogue
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import number, percent
 
 SHARD_INFO = catalogue.EXPORTER_SHARD_INFO
 COMPLETED = catalogue.EXPORTER_POLL_LAST_COMPLETED

@@ -7,12 +7,12 @@ that leads counts: a standby knows nothing of nodes, and what it says of passes 
 from __future__ import annotations
 
 from alerts import series
-from alerts.durations import duration_text
-from alerts.levels import number, percent
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import AS_WANTED_RATIO
 from alerts.promql import Scope, indented, joined, over
 from alerts.settings import Settings
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import number, percent
 
 VANISHED_S = 3600.0
 """For how long a provisioner is missed that is no longer a target of Prometheus."""

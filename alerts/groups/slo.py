@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alerts.durations import duration_text
-from alerts.levels import number, percent
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.names import HEALTHY_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
 from alerts.promql import joined, over
 from alerts.settings import Settings
 from exporter import catalogue
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import number, percent
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0

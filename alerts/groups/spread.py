@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from alerts.levels import number
 from alerts.model import Group, Recording
 from alerts.names import (
     LATENCY_SPREAD,
@@ -22,6 +21,7 @@ from alerts.promql import over
 from alerts.settings import Settings
 from exporter import catalogue
 from exporter.catalogue import Series
+from ollama_fleet.levels import number
 
 QUANTILES_ABOVE = (0.5, 0.9, 0.99)
 """Of what hurts when it is high."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from alerts.groups import availability, nodes, performance
-from alerts.levels import ABSOLUTE, number
 from alerts.model import Group, Recording
 from alerts.settings import Settings
 from exporter.catalogue import FLEET_THRESHOLD
+from ollama_fleet.levels import ABSOLUTE, number
 
 
 def group(settings: Settings) -> Group:

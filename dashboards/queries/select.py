@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from alerts.durations import duration_text
 from alerts.promql import Scope
 from dashboards.settings import SAMPLES_TO_BRIDGE, DashboardSettings
 from exporter.catalogue import Kind, Series
+from ollama_fleet.durations import duration_text
 
 FAILING = ("unhealthy", "unreachable", "loading", "unknown")
 """Statuses of instances that should serve and do not."""

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from exporter.inventory import Shard, SourceState
     from exporter.page.cells import Totals
-    from exporter.page.levels import Level
     from exporter.page.prometheus import Answer, Firing, Prometheus
     from exporter.page.revisions import Sight
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
     from ollama_fleet.clock import Clock
+    from ollama_fleet.levels import Level
 
 
 MIN_MEASURED = 0.5

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from alerts.durations import duration_s, duration_text
+from ollama_fleet.durations import duration_text, parse_duration_s
 from tests.alerts.promtool import Rule
 
 EVALUATION_INTERVAL_S = 15.0
@@ -83,7 +83,7 @@ def mutants(rule: Rule) -> Iterator[Mutant]:
 def _durations(rule: Rule, key: str) -> Iterator[Mutant]:
     before = rule.body[key]
     for step_s in (-EVALUATION_INTERVAL_S, EVALUATION_INTERVAL_S):
-        after = duration_text(duration_s(before) + step_s)
+        after = duration_text(parse_duration_s(before) + step_s)
         yield Mutant(rule, f"{key} {before} -> {after}", {**rule.body, key: after})
 
 

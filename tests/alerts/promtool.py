@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from alerts.durations import UNITS_MS
+from ollama_fleet.durations import parse_duration_s
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "alerts" / "rules"
@@ -107,8 +107,8 @@ class TestFile:
     @property
     def n_evaluations(self) -> float:
         """Return how often rules have to be evaluated until the last case."""
-        times = (_seconds(case["eval_time"]) for kind in CASES for case in self.cases(kind))
-        return 1 + max(times, default=0.0) / _seconds(self.document["evaluation_interval"])
+        times = (parse_duration_s(case["eval_time"]) for kind in CASES for case in self.cases(kind))
+        return 1 + max(times, default=0.0) / parse_duration_s(self.document["evaluation_interval"])
 
     @property
     def expects_something(self) -> bool:
@@ -121,11 +121,6 @@ class TestFile:
         """Yield each test as a file of its own."""
         for test in self.document["tests"]:
             yield TestFile(self.path, {**self.document, "tests": [test]})
-
-
-def _seconds(text: str) -> float:
-    units = re.findall(r"(\d+)(ms|[wdhms])", text)
-    return sum(int(n) * UNITS_MS[unit] for n, unit in units) / 1000
 
 
 def read_rules(folder: Path = RULES) -> tuple[Rule, ...]:

@@ -8,9 +8,9 @@ import pytest
 
 from alerts import config, rulebook
 from alerts.errors import SettingsError
-from alerts.levels import Level
 from alerts.model import Severity
 from alerts.settings import Settings
+from ollama_fleet.levels import Level
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -77,10 +77,10 @@ def test_every_problem_is_named_with_its_place(tmp_path: Path) -> None:
     )
 
     assert [
-        f"{path}:2: thresholds.healthy_instances: is neither a number above 0, nor a share such "
-        "as 99%, nor `40 per instance`",
+        f"{path}:2: thresholds.healthy_instances: must be a number above 0, a share such as 99%, "
+        "or `40 per instance`, got 'some'",
         f"{path}:3: thresholds.flap: unknown key; did you mean flaps?",
-        f"{path}:5: windows.drop: is not a duration such as 500ms, 15s, 1h30m or 7d",
+        f"{path}:5: windows.drop: must be a duration such as 7d, 1h30m, 15s or 500ms, got 5",
         f"{path}:6: flet: unknown key; did you mean fleet?",
     ] == refusal(path)
 

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from alerts import explain, rulebook
-from alerts.durations import duration_text
 from alerts.inhibition import EXPORTERS, FIGURES, RULES
-from alerts.levels import percent
 from alerts.settings import Settings
 from exporter.model import Status
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import percent
 from tests.alerts import runbooks
 from tests.alerts.runbooks import Runbook, alerts_by_name
 

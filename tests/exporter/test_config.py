@@ -104,9 +104,9 @@ def test_a_repeatable_setting_is_taken_whole_from_one_layer() -> None:
 def test_a_bad_value_is_reported_with_the_place_that_counts() -> None:
     option, key = layer("option", log__window="soon"), layer("key", log__window="later")
 
-    assert ["option log.window: is not a duration such as 500ms, 10s or 1m30s: 'soon'"] == problems(
-        option, key, ENOUGH
-    )
+    assert [
+        "option log.window: must be a duration such as 7d, 1h30m, 15s or 500ms, got 'soon'"
+    ] == problems(option, key, ENOUGH)
 
 
 def test_all_that_is_wrong_is_reported_at_once() -> None:
@@ -333,7 +333,7 @@ def test_a_key_without_a_value_is_as_if_it_were_not_there(file: Path) -> None:
 
 def test_a_bad_value_names_the_file_and_the_key(file: Path) -> None:
     assert [
-        f"{file}:2: poll.interval: is not a duration such as 500ms, 10s or 1m30s: '10'"
+        f"{file}:2: poll.interval: must be a duration such as 7d, 1h30m, 15s or 500ms, got '10'"
     ] == problems(read(file, "poll:\n  interval: 10"), ENOUGH)
 
 

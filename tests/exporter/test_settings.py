@@ -11,7 +11,6 @@ from exporter.settings import (
     Setting,
     address,
     count,
-    duration_s,
     host_name,
     one_of,
     prometheus_url,
@@ -19,45 +18,6 @@ from exporter.settings import (
 )
 
 NAMES = [setting.name for setting in SETTINGS]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected_s"),
-    [
-        ("500ms", 0.5),
-        ("10s", 10.0),
-        ("0.25s", 0.25),
-        ("2m", 120.0),
-        ("1m30s", 90.0),
-        ("1h", 3600.0),
-        ("1h2m3s4ms", 3723.004),
-        ("1h1ms", 3600.001),
-        (" 10s ", 10.0),
-    ],
-)
-def test_durations_are_written_as_prometheus_writes_them(text: str, expected_s: float) -> None:
-    assert pytest.approx(expected_s) == duration_s(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "10", "s", "10 s", "-1s", "1.5m", "1s1m", "10S", "1d", "1s2s", "10s,", "1e3s", "inf"],
-)
-def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(ValueError, match="500ms, 10s or 1m30s"):
-        duration_s(text)
-
-
-@pytest.mark.parametrize("text", ["0s", "0ms", "0h0m0s"])
-def test_no_time_at_all_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="longer than nothing"):
-        duration_s(text)
-
-
-@pytest.mark.parametrize("text", ["9" * 400 + "h", "9" * 5000 + "s"])
-def test_a_duration_without_end_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a duration"):
-        duration_s(text)
 
 
 def test_a_count_is_a_whole_number_from_one_on() -> None:

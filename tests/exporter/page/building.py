@@ -12,7 +12,6 @@ from exporter.counters import Counter, Ledger, Memory
 from exporter.inventory import WHOLE, Shard, SourceState
 from exporter.model import EngineName, Outcome, Reading, State, Target, Values, Verdict
 from exporter.page.handlers import File, FleetPage
-from exporter.page.levels import Level
 from exporter.page.prometheus import Prometheus
 from exporter.page.recent import Recent
 from exporter.page.revisions import Revisions, Surveyor
@@ -23,6 +22,7 @@ from exporter.scrape_target import LastFailure
 from exporter.selfmetrics import SelfMetrics
 from exporter.snapshot import Row, is_up, status_of
 from ollama_fleet.clock import Clock, SystemClock
+from ollama_fleet.levels import Level
 
 NOW_S = 1_800_000_000.0
 LIMITS = Limits(Level(0.99, is_per_instance=True), 0.15, Level(40.0, is_per_instance=True))

@@ -6,7 +6,6 @@ import pytest
 
 from exporter.model import Status
 from exporter.page.cells import Totals
-from exporter.page.levels import Level, level
 from exporter.page.summary import (
     Bound,
     Figure,
@@ -19,6 +18,7 @@ from exporter.page.summary import (
     throughput,
     values,
 )
+from ollama_fleet.levels import Level, parse_level
 from tests.exporter.page.building import LIMITS
 
 
@@ -76,7 +76,7 @@ def test_what_is_drained_or_provisioned_is_not_expected_to_serve() -> None:
 def test_a_share_of_the_instances_is_rounded_down(
     text: str, n_instances: int, expected: float
 ) -> None:
-    limits = Limits(level(text), 0.15, Level(1.0))
+    limits = Limits(parse_level(text), 0.15, Level(1.0))
 
     assert expected == thresholds(limits, n_instances)[Name.HEALTHY_INSTANCES]
 
