@@ -26,7 +26,7 @@ from bench.contestants import (
     Ctr,
     Ours,
     container_names,
-    new_unit,
+    new_container,
     opened,
     operations,
 )
@@ -34,7 +34,7 @@ from bench.figures import Finding
 from bench.nginx import find
 from provisioning.demo import programs
 from provisioning.demo.errors import ProgramError
-from provisioning.errors import UnitError
+from provisioning.errors import ContainerError
 from provisioning.runtime.containerd.runtime import namespace_of
 from tests.containerd import Containerd, busybox_archive, running_containerd
 
@@ -83,7 +83,7 @@ async def measure_containers(bench: Bench) -> list[Finding]:
             ours, ctr = await race(daemon, archive, n_containers=N_PER_TURN)
             bench.say(f"containers: {N_ALONE} with crun, one at a time, and as many with runc")
             both = await taken_by_both(daemon, archive, n_containers=N_ALONE)
-    except (UnitError, AssertionError) as error:  # the latter: containerd does not answer
+    except (ContainerError, AssertionError) as error:  # the latter: containerd does not answer
         raise BenchError(f"containers: {error}") from error
     return [race_sentence(ours, ctr, operations()), runtimes_sentence(*both)]
 
@@ -158,8 +158,8 @@ async def taken_by_both(
     ):
         times_s = [
             (
-                await seconds_of(crun.start(new_unit(CRUN, name))),
-                await seconds_of(runc.start(new_unit(RUNC, name))),
+                await seconds_of(crun.start(new_container(CRUN, name))),
+                await seconds_of(runc.start(new_container(RUNC, name))),
             )
             for name in names
         ]

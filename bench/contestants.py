@@ -2,7 +2,7 @@
 
 In:   names; a containerd that runs, and the image's archive.
 Out:  containers of one image, with one command and the same limits, several made at once.
-Fails with UnitError (ours) or BenchError (ctr) where one is not made or not removed.
+Fails with ContainerError (ours) or BenchError (ctr) where one is not made or not removed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import msgspec
 
 from bench.bench import output_of
 from ollama_fleet.clock import SystemClock
-from provisioning.errors import UnitError
-from provisioning.model import Unit, unit_name
+from provisioning.errors import ContainerError
+from provisioning.model import ContainerSpec, container_name
 from provisioning.runtime.containerd.containers import FLEET
 from provisioning.runtime.containerd.runtime import ContainerdRuntime, namespace_of
 from provisioning.scheduler import OPERATIONS_PER_CPU
@@ -54,7 +54,7 @@ class Ours:
     runtime: ContainerdRuntime
 
     async def start(self, names: Sequence[str]) -> None:
-        await at_once(lambda name: self.runtime.start(new_unit(OURS, name)), names)
+        await at_once(lambda name: self.runtime.start(new_container(OURS, name)), names)
 
     async def remove(self, names: Sequence[str]) -> None:
         await removed(self.runtime, names)
@@ -113,19 +113,19 @@ async def opened(
         await runtime.images.import_archive(IMAGE, archive)
         yield runtime
     finally:
-        with contextlib.suppress(UnitError):  # what went wrong before says more
-            await removed(runtime, [unit.name for unit in await runtime.units()])
+        with contextlib.suppress(ContainerError):  # what went wrong before says more
+            await removed(runtime, [container.name for container in await runtime.containers()])
         await runtime.close()
 
 
 def container_names(group: str, n_containers: int) -> list[str]:
-    """Return that many names of units."""
-    return [unit_name(f"{group}-{number}", 1) for number in range(n_containers)]
+    """Return that many names of containers."""
+    return [container_name(f"{group}-{number}", 1) for number in range(n_containers)]
 
 
-def new_unit(fleet: str, name: str) -> Unit:
+def new_container(fleet: str, name: str) -> ContainerSpec:
     """Return a container that does nothing, within limits."""
-    return Unit(
+    return ContainerSpec(
         name=name,
         fleet=fleet,
         instance_id=name.rpartition(".")[0],

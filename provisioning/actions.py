@@ -49,11 +49,11 @@ class Observed(msgspec.Struct, frozen=True):
     starting: frozenset[str] = frozenset()
     """Those of them that are being started: a Stop calls that off."""
     sweeping: frozenset[tuple[str, str]] = frozenset()
-    """Node and name of units that are being removed without a record."""
+    """Node and name of containers that are being removed without a record."""
     resting: frozenset[str] = frozenset()
-    """Names of units that could just not be removed, and are left alone for a while."""
+    """Names of containers that could just not be removed, and are left alone for a while."""
     idle: frozenset[str] = frozenset()
-    """Units of draining instances that have no request under way."""
+    """Containers of draining instances that have no request under way."""
     deletable_orphans: frozenset[tuple[str, str]] = frozenset()
     """Node and name of orphans that a person has ordered to be deleted."""
 
@@ -69,11 +69,14 @@ class Start(msgspec.Struct, frozen=True):
 
     id: str
     listing: Listing
-    """Of the unit that is made now."""
+    """Of the container that is made now."""
 
 
 class Renew(msgspec.Struct, frozen=True):
-    """Begin the next generation at a place, and start it; the last one's unit is not wanted."""
+    """Begin the next generation at a place, and start it.
+
+    The last one's container is not wanted.
+    """
 
     id: str
     node: str
@@ -95,7 +98,10 @@ class Drain(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Remove an instance's unit; it starts again, or is gone for good. A start is called off."""
+    """Remove an instance's container.
+
+    It starts again, or is gone for good. A start is called off.
+    """
 
     id: str
     reason: Reason
@@ -103,7 +109,7 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 class Forget(msgspec.Struct, frozen=True):
-    """Delete the record of an instance that is not wanted and has no unit to be removed."""
+    """Delete the record of an instance that is not wanted and has no container to be removed."""
 
     id: str
 
@@ -116,10 +122,10 @@ class Assign(msgspec.Struct, frozen=True):
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """Remove a unit that is ours and that no record wants."""
+    """Remove a container that is ours and that no record wants."""
 
     node: str
-    unit: str
+    container: str
 
 
 Action = Place | Start | Renew | Drain | Stop | Forget | Assign | Sweep

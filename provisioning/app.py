@@ -70,7 +70,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     Raises:
         ProvisionerError: The state folder, store, token file or address cannot be used.
     """
-    descriptors.raise_limit()  # each node, unit and client of the API takes some
+    descriptors.raise_limit()  # each node, container and client of the API takes some
     _make(settings.local.state_dir)
     clock = SystemClock()
     metrics = Metrics(clock, version=version("ollama-fleet"))
@@ -135,13 +135,17 @@ def _own_names(settings: Settings) -> frozenset[str]:
 
 
 def _make(state_dir: Path) -> None:
-    """Make the folder now: not before the first unit would be late to hear that it cannot be."""
+    """Make the folder now.
+
+    Not before the first container would be late to hear that it cannot be.
+    """
     try:
         for folder in (state_dir.parent, state_dir):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ProvisionerError(
-            f"cannot make the folder {state_dir} for units that are processes: {error.strerror}; "
+            f"cannot make the folder {state_dir} for containers that are processes: "
+            f"{error.strerror}; "
             "choose another with --state-dir"
         ) from error
 

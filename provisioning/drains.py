@@ -1,7 +1,8 @@
 """See when draining instances have nothing under way, so that a drain need not last its whole time.
 
 In:   the records, as of each pass.
-Out:  `idle`: the units of draining instances that have no request left; `on_idle` for each new one.
+Out:  `idle`: the containers of draining instances that have no request left; `on_idle` for each
+new one.
 Never fails. An engine that does not count its requests is not asked: its drain lasts its time.
 """
 
@@ -37,13 +38,13 @@ class DrainMonitor:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Return the units of draining instances that have nothing under way."""
+        """Return the containers of draining instances that have nothing under way."""
         return frozenset(self._idle)
 
     def follow(self, stored: Mapping[str, Stored]) -> None:
         """Ask those that drain by their records, and nobody else."""
         self._draining = {
-            one.instance.unit: one.instance
+            one.instance.container: one.instance
             for one in stored.values()
             if one.instance.phase is Phase.DRAINING
         }
@@ -55,8 +56,8 @@ class DrainMonitor:
             clients_know_s = self._clock.unix_s() - NOTICE_S
             due = [
                 one
-                for unit, one in self._draining.items()
-                if one.since_s <= clients_know_s and unit not in self._idle
+                for container, one in self._draining.items()
+                if one.since_s <= clients_know_s and container not in self._idle
             ]
             await asyncio.gather(*map(self._ask, due))
             await self._clock.sleep(LOOK_S)
@@ -69,5 +70,5 @@ class DrainMonitor:
         async with self._turns:
             is_idle = await self._prober_of(instance.node).is_idle(host, instance.port, page)
         if is_idle:
-            self._idle.add(instance.unit)
+            self._idle.add(instance.container)
             self._on_idle()

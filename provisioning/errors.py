@@ -48,19 +48,19 @@ class NotAskedError(ProvisionerError):
     """A question was not sent, for want of descriptors or memory here: it says nothing."""
 
 
-class UnitError(ProvisionerError):
+class ContainerError(ProvisionerError):
     """A node's runtime could not do what was asked."""
 
 
-class TransientError(UnitError):
+class TransientError(ContainerError):
     """It may go well at the next try."""
 
 
-class LastingError(UnitError):
+class PermanentError(ContainerError):
     """It will not heal by trying again: the image is missing, or the specification is bad."""
 
 
-class NoRoomError(UnitError):
+class ResourceExhaustedError(ContainerError):
     """The node lacks memory, ports or the like; another node may have it."""
 
 

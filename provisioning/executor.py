@@ -11,15 +11,15 @@ import msgspec
 from ollama_fleet.clock import Clock
 from provisioning.actions import Action, Place, Renew, Start, Stop, Sweep
 from provisioning.errors import (
-    LastingError,
+    ContainerError,
     NodeUnreachableError,
-    NoRoomError,
     NotAskedError,
+    PermanentError,
+    ResourceExhaustedError,
     TransientError,
-    UnitError,
 )
 from provisioning.lifecycle import Ended, Kind, Operation, Operations, Outcome, Result, subject_id
-from provisioning.model import Instance, Limits, NodeReport, UnitState
+from provisioning.model import ContainerState, Instance, Limits, NodeReport
 from provisioning.nodes import Nodes
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex, StartRequest
@@ -31,27 +31,29 @@ LONGEST_REST_S = 60.0
 
 
 class Rests:
-    """The units whose removal has failed, until one has gone well."""
+    """The containers whose removal has failed, until one has gone well."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._rests: dict[str, tuple[float, float]] = {}
-        """By unit: how long it is left alone, and until when."""
+        """By container: how long it is left alone, and until when."""
 
-    def note_removed(self, unit: str) -> None:
-        """Take note that a unit is gone."""
-        self._rests.pop(unit, None)
+    def note_removed(self, container: str) -> None:
+        """Take note that a container is gone."""
+        self._rests.pop(container, None)
 
-    def note_failed(self, unit: str) -> None:
-        """Leave a unit alone, each time for twice as long."""
-        before_s, _ = self._rests.get(unit, (FIRST_REST_S / 2, 0.0))
+    def note_failed(self, container: str) -> None:
+        """Leave a container alone, each time for twice as long."""
+        before_s, _ = self._rests.get(container, (FIRST_REST_S / 2, 0.0))
         rest_s = min(LONGEST_REST_S, 2 * before_s)
-        self._rests[unit] = (rest_s, self._clock.monotonic_s() + rest_s)
+        self._rests[container] = (rest_s, self._clock.monotonic_s() + rest_s)
 
     def resting(self) -> frozenset[str]:
-        """Return the units that are to be left alone now."""
+        """Return the containers that are to be left alone now."""
         now_s = self._clock.monotonic_s()
-        return frozenset(unit for unit, (_, until_s) in self._rests.items() if now_s < until_s)
+        return frozenset(
+            container for container, (_, until_s) in self._rests.items() if now_s < until_s
+        )
 
     def clear(self) -> None:
         """Forget everything."""
@@ -98,11 +100,11 @@ class Work:
         return self._operations.starting()
 
     def sweeping(self) -> frozenset[tuple[str, str]]:
-        """Return the nodes and units that are being removed without a record."""
+        """Return the nodes and containers that are being removed without a record."""
         return self._operations.sweeping()
 
     def resting(self) -> frozenset[str]:
-        """Return the units that could just not be removed, and are left alone for a while."""
+        """Return the containers that could just not be removed, and are left alone for a while."""
         return self._rests.resting()
 
     def take(self, n: int) -> None:
@@ -115,18 +117,18 @@ class Work:
         self._rests.clear()
 
     def take_report(self, report: NodeReport) -> None:
-        """Tell starts of units that have ended already."""
-        for unit in report.units:
-            if unit.state is UnitState.EXITED:
-                self._executor.note_ended(unit.name, ending_words(unit), at_s=report.at_s)
+        """Tell starts of containers that have ended already."""
+        for container in report.containers:
+            if container.state is ContainerState.EXITED:
+                self._executor.note_ended(container.name, ending_words(container), at_s=report.at_s)
 
     def begin(self, action: Action, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
-        """Begin what an action does to a unit, if it does anything."""
+        """Begin what an action does to a container, if it does anything."""
         limits = spec_index.fleet.limits
         known = stored.get(subject_id(action))
         match action:
-            case Sweep(node, unit):
-                operation = Operation(Kind.SWEEP, node, unit)
+            case Sweep(node, container):
+                operation = Operation(Kind.SWEEP, node, container)
                 self._operations.begin(operation, self._remove(operation, limits))
             case Stop() if known:
                 operation = _operation(Kind.STOP, known.instance)
@@ -136,17 +138,20 @@ class Work:
                 self._operations.begin(operation, self._start(known.instance, spec_index))
 
     async def _stop(self, operation: Operation, limits: Limits) -> Outcome:
-        """Remove an instance's unit; a start that goes on has to end first, or would make it."""
+        """Remove an instance's container.
+
+        A start that goes on has to end first, or would make it.
+        """
         await self._operations.call_off(operation.id)
         return await self._remove(operation, limits)
 
     async def _remove(self, operation: Operation, limits: Limits) -> Outcome:
-        outcome = await self._executor.remove(operation.node, operation.unit, limits)
+        outcome = await self._executor.remove(operation.node, operation.container, limits)
         if outcome.result is Result.DONE:
-            self._nodes.forget_unit(operation.node, operation.unit)
-            self._rests.note_removed(operation.unit)
+            self._nodes.forget_container(operation.node, operation.container)
+            self._rests.note_removed(operation.container)
         else:
-            self._rests.note_failed(operation.unit)
+            self._rests.note_failed(operation.container)
         return outcome
 
     async def _start(self, instance: Instance, spec_index: SpecIndex) -> Outcome:
@@ -157,7 +162,7 @@ class Work:
 
 
 def _operation(kind: Kind, instance: Instance) -> Operation:
-    return Operation(kind, instance.node, instance.unit, instance.id, instance.generation)
+    return Operation(kind, instance.node, instance.container, instance.id, instance.generation)
 
 
 log = logging.getLogger("provisioning.executor")
@@ -172,7 +177,7 @@ WITHOUT_NEXT_TRY = frozenset({Result.LASTING, Result.NO_ROOM})
 
 
 class Executor:
-    """Makes and removes units on any node; holds nothing but what is going on."""
+    """Makes and removes containers on any node; holds nothing but what is going on."""
 
     def __init__(
         self,
@@ -193,11 +198,14 @@ class Executor:
         self._dice = dice
         self._leads = leads
         self._endings: dict[str, tuple[float, str]] = {}
-        """Of units that are being started: when the present try began, and how it has ended."""
+        """Of containers that are being started: when the present try began.
+
+        And how it has ended.
+        """
 
     async def start(self, order: StartRequest, limits: Limits) -> Outcome:
-        """Make a unit, wait until it is healthy, and warm it up."""
-        name = order.unit.name
+        """Make a container, wait until it is healthy, and warm it up."""
+        name = order.container.name
         try:
             return await self._tried(
                 lambda: self._start_once(order, limits),
@@ -208,11 +216,14 @@ class Executor:
             self._endings.pop(name, None)
 
     async def remove(self, node: str, name: str, limits: Limits) -> Outcome:
-        """Remove a unit and all that it leaves."""
+        """Remove a container and all that it leaves."""
         return await self._tried(lambda: self._remove_once(node, name, limits), None, limits)
 
     def note_ended(self, name: str, words: str, *, at_s: float) -> None:
-        """Take note that a unit was seen to have ended, so that its start need not time out."""
+        """Take note that a container was seen to have ended.
+
+        So that its start need not time out.
+        """
         begun_s, _ = self._endings.get(name, (float("inf"), ""))
         if at_s >= begun_s:
             self._endings[name] = (begun_s, words)
@@ -247,15 +258,15 @@ class Executor:
         if not self._leads():
             # After a freeze, all that was due meanwhile is due at once, and the end of the term
             # takes some turns of the loop to get here. Writes are fenced, a node's runtime is not:
-            # whoever leads now may have gone on with this very unit.
+            # whoever leads now may have gone on with this very container.
             raise asyncio.CancelledError
         try:
             await attempt()
-        except UnitError as error:
+        except ContainerError as error:
             return Outcome(_result_of(error), str(error))
         except Exception as error:
             # A fault of ours, or of a library that a runtime should have translated: it may befall
-            # one unit, but must not end the work on all the others.
+            # one container, but must not end the work on all the others.
             log.exception("an operation broke off")
             return Outcome(Result.FAILED, f"{type(error).__name__}: {error}")
         return Outcome(Result.DONE)
@@ -273,64 +284,65 @@ class Executor:
         return msgspec.structs.replace(outcome, fault=fault)
 
     async def _start_once(self, order: StartRequest, limits: Limits) -> None:
-        unit = order.unit
-        self._endings[unit.name] = (self._clock.unix_s(), "")
+        container = order.container
+        self._endings[container.name] = (self._clock.unix_s(), "")
         heard = ["it was not asked yet"]
         try:
             async with asyncio.timeout(limits.start_timeout_s):
-                await self._runtime_of(order.node).start(unit)
+                await self._runtime_of(order.node).start(container)
                 await self._wait_until_healthy(order, heard)
         except TimeoutError as late:
             notes = getattr(late.__cause__, "__notes__", ())  # see Runtime.start
             seen = "; ".join(notes) or f"last seen: {heard[-1]}{self._see_log(order)}"
             raise TransientError(
-                f"start of {unit.name} on {order.node}: not healthy within "
+                f"start of {container.name} on {order.node}: not healthy within "
                 f"{limits.start_timeout_s:g} s (limits.start_timeout); {seen}"
             ) from None
         await self._warm_up(order, limits)
 
     async def _warm_up(self, order: StartRequest, limits: Limits) -> None:
         """Have the model fetched and loaded; a registry that hangs hangs no longer than that."""
-        unit = order.unit
+        container = order.container
         try:
             async with asyncio.timeout(limits.warm_up_timeout_s):
                 await self._prober_of(order.node).warm_up(
-                    unit.host, unit.port, order.workload.warm_up, store=order.store
+                    container.host, container.port, order.workload.warm_up, store=order.store
                 )
         except TimeoutError as late:
             notes = getattr(late.__cause__, "__notes__", ("it was not asked yet",))
             raise TransientError(
-                f"start of {unit.name} on {order.node}: its model is not loaded within "
+                f"start of {container.name} on {order.node}: its model is not loaded within "
                 f"{limits.warm_up_timeout_s:g} s (limits.warm_up_timeout); "
                 f"{'; '.join(notes)}{self._see_log(order)}"
             ) from None
 
     async def _wait_until_healthy(self, order: StartRequest, heard: list[str]) -> None:
-        """Ask until the unit is healthy; what it answers is put into `heard`."""
-        unit, wait_s = order.unit, FIRST_LOOK_S
+        """Ask until the container is healthy; what it answers is put into `heard`."""
+        container, wait_s = order.container, FIRST_LOOK_S
         while True:
             heard[-1] = await self._seen(order)
-            ending = self._endings[unit.name][1]
+            ending = self._endings[container.name][1]
             if ending and not heard[-1]:
-                raise NoRoomError(
-                    f"start of {unit.name} on {order.node}: {ending}, and yet {unit.host}:"
-                    f"{unit.port} answers: a stranger has its port; see who: `ss -ltnp` there"
+                raise ResourceExhaustedError(
+                    f"start of {container.name} on {order.node}: {ending}, and yet "
+                    f"{container.host}:"
+                    f"{container.port} answers: a stranger has its port; see who: `ss -ltnp` there"
                 )
             if not heard[-1]:
                 return
             if ending:
                 raise TransientError(
-                    f"start of {unit.name} on {order.node}: {ending} before it was healthy"
+                    f"start of {container.name} on {order.node}: {ending} before it was healthy"
                     f"{self._see_log(order)}"
                 )
             await self._clock.sleep(wait_s)
             wait_s = min(LONGEST_LOOK_S, wait_s * LOOK_GROWTH)
 
     async def _seen(self, order: StartRequest) -> str:
-        """Return why a unit is not healthy yet, as far as it could be asked; empty: it is."""
+        """Return why a container is not healthy yet, as far as it could be asked; empty: it is."""
         try:
             return await self._prober_of(order.node).ask(
-                order.unit.host, order.unit.port, order.workload.probe
+                order.container.host, order.container.port, order.workload.probe
             )
         except NotAskedError as error:
             return str(error)
@@ -338,7 +350,7 @@ class Executor:
     def _see_log(self, order: StartRequest) -> str:
         """Return where to look further; nothing of what stands there, which may be secret."""
         try:
-            log_path = self._runtime_of(order.node).log_of(order.unit.instance_id)
+            log_path = self._runtime_of(order.node).log_of(order.container.instance_id)
         except NodeUnreachableError:
             return ""  # it has left the specification meanwhile
         return f"; see its log, {log_path} on {order.node}" if log_path else ""
@@ -355,11 +367,11 @@ class Executor:
             ) from None
 
 
-def _result_of(error: UnitError) -> Result:
+def _result_of(error: ContainerError) -> Result:
     match error:
-        case LastingError():
+        case PermanentError():
             return Result.LASTING
-        case NoRoomError():
+        case ResourceExhaustedError():
             return Result.NO_ROOM
         case NodeUnreachableError():
             return Result.UNREACHABLE

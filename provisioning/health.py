@@ -39,9 +39,9 @@ TICK_S = 0.05
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """A unit that is asked."""
+    """A container that is asked."""
 
-    unit: str
+    container: str
     node: str
     host: str
     port: int

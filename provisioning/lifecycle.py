@@ -215,7 +215,10 @@ def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) 
 
 
 def _still_there(instance: Instance, outcome: Outcome, now_s: float) -> Instance:
-    """Return the record of an instance whose unit could not be removed; it is stopped again."""
+    """Return the record of an instance whose container could not be removed.
+
+    It is stopped again.
+    """
     n_tries = instance.n_stop_tries + outcome.n_tries
     there = replace(instance, fault=outcome.fault, n_stop_tries=n_tries)
     return told_again(there, now_s, "stop_failed", f"after {tries(n_tries)}: {outcome.fault}")
@@ -297,11 +300,11 @@ class Kind(StrEnum):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """Something that is done to one unit."""
+    """Something that is done to one container."""
 
     kind: Kind
     node: str
-    unit: str
+    container: str
     id: str = ""
     """Of the instance whose record waits for the outcome; empty: it has none."""
     generation: int = 0
@@ -342,8 +345,8 @@ class Operations:
         return frozenset(started - {one.id for one in self._tasks if one.kind is Kind.STOP})
 
     def sweeping(self) -> frozenset[tuple[str, str]]:
-        """Return the nodes and units that are being removed without a record."""
-        return frozenset((one.node, one.unit) for one in self._tasks if one.kind is Kind.SWEEP)
+        """Return the nodes and containers that are being removed without a record."""
+        return frozenset((one.node, one.container) for one in self._tasks if one.kind is Kind.SWEEP)
 
     def begin(self, operation: Operation, work: Coroutine[Any, Any, Outcome]) -> None:
         """Let something be done; its outcome is kept until it is taken."""
@@ -382,7 +385,7 @@ class Operations:
         error = task.exception()
         if error is not None:
             # A fault of ours: the executor reports what goes wrong, it does not raise it.
-            log.error("the %s of %s broke off", operation.kind, operation.unit, exc_info=error)
+            log.error("the %s of %s broke off", operation.kind, operation.container, exc_info=error)
         outcome = Outcome(Result.FAILED, f"{error!r}") if error else task.result()
         self._ended.append((operation, outcome))
         self._on_end()

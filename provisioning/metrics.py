@@ -116,7 +116,7 @@ class Metrics:
         )
         self._operations = self._counter(
             "operations_total",
-            "Operations on units that ended, by how: done, or why not.",
+            "Operations on containers that ended, by how: done, or why not.",
             "operation",
             "result",
         )
@@ -131,7 +131,8 @@ class Metrics:
         )
         self._replacements = self._counter(
             "replacements_total",
-            "Instances whose unit was given up, by why; operations_total has starts that failed.",
+            "Instances whose container was given up, by why; operations_total has starts that "
+            "failed.",
             "reason",
         )
         for reason in Reason:
@@ -186,7 +187,7 @@ class Metrics:
             self._instances.labels(phase).set(tally[phase])
 
     def operation_ended(self, operation: Operation, outcome: Outcome) -> None:
-        """Count and time an operation on a unit."""
+        """Count and time an operation on a container."""
         self._operations.labels(operation.kind, outcome.result).inc()
         self._tries.inc(outcome.n_tries)
         if operation.kind is Kind.START and outcome.result is Result.DONE:

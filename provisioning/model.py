@@ -13,12 +13,12 @@ class Phase(StrEnum):
     __hash__ = str.__hash__  # Enum's own is written in Python, and these are counted all the time
 
     STARTING = "starting"
-    """It is placed; its unit is being made, or made and not healthy yet."""
+    """It is placed; its container is being made, or made and not healthy yet."""
     RUNNING = "running"
     DRAINING = "draining"
     """It serves what it has begun, gets nothing new, and will be stopped."""
     STOPPING = "stopping"
-    """Its unit is being removed; then it starts again, or is gone for good."""
+    """Its container is being removed; then it starts again, or is gone for good."""
     FAILED = "failed"
     """It could not be started; see its fault, and when it is tried again."""
 
@@ -36,7 +36,7 @@ class Reason(StrEnum):
     UNHEALTHY = "unhealthy"
     EXITED = "exited"
     OUT_OF_MEMORY = "out_of_memory"
-    """The kernel killed a process of its unit, the first one or another; more memory helps."""
+    """The kernel killed a process of its container, the first one or another; more memory helps."""
     NODE_LOST = "node_lost"
     NODE_REMOVED = "node_removed"
     SCALED_DOWN = "scaled_down"
@@ -57,7 +57,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Listing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an instance is found by, as it was when its unit was ordered.
+    """What an instance is found by, as it was when its container was ordered.
 
     The specification may have another workload since, or the node no more.
     """
@@ -72,7 +72,10 @@ class Listing(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One instance: a place in a pool that outlives the units which fill it, one a generation."""
+    """One instance: a place in a pool that outlives the containers which fill it.
+
+    One a generation.
+    """
 
     id: str
     pool: str
@@ -80,7 +83,7 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     port: int
     """Unique among the instances of a node; the store sees to it."""
     generation: int
-    """Grows by one with each unit that is made for the instance; the first is 1."""
+    """Grows by one with each container that is made for the instance; the first is 1."""
     phase: Phase
     since_s: float
     """When it entered its phase."""
@@ -103,22 +106,28 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     history: tuple[Event, ...] = ()
     """The latest events, oldest first; see `history.MAX_EVENTS`."""
     cpus: float = 0.0
-    """What its unit holds of its node: the workload's, as it was when the unit was ordered."""
+    """What its container holds of its node: the workload's.
+
+    As it was when the container was ordered.
+    """
     memory_bytes: int = 0
     listing: Listing = Listing()
     has_served: bool = False
     """It was healthy with this workload, on this node or another one."""
     n_stop_tries: int = 0
-    """Tries to remove this generation's unit that have failed."""
+    """Tries to remove this generation's container that have failed."""
 
     @property
-    def unit(self) -> str:
-        """Return the name of this generation's unit; no two units of a fleet share one."""
-        return unit_name(self.id, self.generation)
+    def container(self) -> str:
+        """Return the name of this generation's container.
+
+        No two containers of a fleet share one.
+        """
+        return container_name(self.id, self.generation)
 
 
-def unit_name(instance_id: str, generation: int) -> str:
-    """Return the name of a unit, fit for containerd: at most 76 of letters, digits, `.-_`."""
+def container_name(instance_id: str, generation: int) -> str:
+    """Return the name of a container, fit for containerd: at most 76 of letters, digits, `.-_`."""
     return f"{instance_id}.{generation}"
 
 
@@ -170,7 +179,7 @@ class Workload(msgspec.Struct, frozen=True):
     warm_up: tuple[WarmUp, ...] = ()
 
 
-class Unit(msgspec.Struct, frozen=True):
+class ContainerSpec(msgspec.Struct, frozen=True):
     """An order to a runtime: one generation of one instance, all its placeholders filled in."""
 
     name: str
@@ -190,11 +199,11 @@ class Unit(msgspec.Struct, frozen=True):
     archive: str = ""
     """An OCI archive of the image on this machine, for where the image is missing."""
     model: str = ""
-    """For simulated units; real ones learn it from command, environment or warm-up."""
+    """For simulated containers; real ones learn it from command, environment or warm-up."""
 
 
-class UnitState(StrEnum):
-    """What a runtime says about a unit."""
+class ContainerState(StrEnum):
+    """What a runtime says about a container."""
 
     CREATED = "created"
     """Made, never started: whoever was making it died."""
@@ -202,13 +211,13 @@ class UnitState(StrEnum):
     EXITED = "exited"
 
 
-class FoundUnit(msgspec.Struct, frozen=True):
-    """A unit that a runtime has, by its own account."""
+class ObservedContainer(msgspec.Struct, frozen=True):
+    """A container that a runtime has, by its own account."""
 
     name: str
     instance_id: str
     generation: int
-    state: UnitState
+    state: ContainerState
     exit_status: int | None = None
     """Negative for a signal; None: it runs, or nobody knows."""
     is_out_of_memory: bool = False
@@ -221,7 +230,7 @@ class NodeReport(msgspec.Struct, frozen=True):
     node: str
     at_s: float
     """When it last answered; 0: never yet."""
-    units: tuple[FoundUnit, ...] = ()
+    containers: tuple[ObservedContainer, ...] = ()
     """As of then; only those that carry this fleet's name."""
     fault: str = ""
     """Why it does not answer now; empty: it does."""
@@ -241,7 +250,7 @@ DAY_S = 86_400.0
 
 
 class RuntimeKind(StrEnum):
-    """How a node runs units."""
+    """How a node runs containers."""
 
     CONTAINERD = "containerd"
     PROCESS = "process"
@@ -320,7 +329,7 @@ class Limits(msgspec.Struct, frozen=True):
     """How fast the fleet may be changed, and when to give up on something."""
 
     operations: int = 50
-    """Units made or removed at once, over the fleet."""
+    """Containers made or removed at once, over the fleet."""
     operations_per_node: int = 0
     """0: three for each of the node's CPUs."""
     unavailable_ratio: float = 0.05
@@ -337,7 +346,7 @@ class Limits(msgspec.Struct, frozen=True):
     node_grace_s: float = 120.0
     """A node unheard of for so long is gone: its instances are placed elsewhere."""
     stop_grace_s: float = 10.0
-    """Between asking a unit to end and killing it."""
+    """Between asking a container to end and killing it."""
 
 
 class Fleet(msgspec.Struct, frozen=True):

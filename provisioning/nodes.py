@@ -10,10 +10,10 @@ from contextlib import suppress
 import msgspec
 
 from ollama_fleet.clock import Clock, wait_at_most
-from provisioning.errors import NodeUnreachableError, UnitError
+from provisioning.errors import ContainerError, NodeUnreachableError
 from provisioning.eventlog import EventLog
 from provisioning.health import HealthMonitor
-from provisioning.model import FoundUnit, Node, NodeReport, Phase
+from provisioning.model import Node, NodeReport, ObservedContainer, Phase
 from provisioning.plan import is_reached_otherwise
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex
@@ -39,7 +39,7 @@ class Ward:
         """None: it could not be opened yet; see the report's fault."""
         self.report = NodeReport(node.name, 0.0)
         self.removed: set[str] = set()
-        """Units removed since it was asked last: the answer may still tell of them."""
+        """Containers removed since it was asked last: the answer may still tell of them."""
         self.has_changed = asyncio.Event()
         self.tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -97,23 +97,23 @@ class Nodes:
         listed = {node.name: node for node in nodes}
         for name, ward in tuple(self._wards.items()):
             node = listed.get(name)
-            has_units = bool(ward.report.units) and name not in gone
-            is_retired = node is None and name not in used and not has_units
+            has_containers = bool(ward.report.containers) and name not in gone
+            is_retired = node is None and name not in used and not has_containers
             if is_retired or (node is not None and is_reached_otherwise(ward.node, node)):
                 await self._close(name)
         for name, node in listed.items():
             if name not in self._wards:
                 self._open(node)
 
-    def forget_unit(self, node: str, unit: str) -> None:
-        """Take a unit that has just been removed out of its node's report."""
+    def forget_container(self, node: str, container: str) -> None:
+        """Take a container that has just been removed out of its node's report."""
         if ward := self._wards.get(node):
-            ward.removed.add(unit)
-            left = _without(ward.report.units, {unit})
-            ward.report = msgspec.structs.replace(ward.report, units=left)
+            ward.removed.add(container)
+            left = _without(ward.report.containers, {container})
+            ward.report = msgspec.structs.replace(ward.report, containers=left)
 
     async def close(self) -> None:
-        """Ask nobody any more; the units go on."""
+        """Ask nobody any more; the containers go on."""
         for name in tuple(self._wards):
             await self._close(name)
 
@@ -156,8 +156,8 @@ class Nodes:
     async def _look(self, ward: Ward) -> None:
         before = ward.report
         ward.report = await self._asked(ward)
-        is_news = (before.units, bool(before.fault), before.at_s > 0) != (
-            ward.report.units,
+        is_news = (before.containers, bool(before.fault), before.at_s > 0) != (
+            ward.report.containers,
             bool(ward.report.fault),
             ward.report.at_s > 0,
         )
@@ -168,17 +168,17 @@ class Nodes:
         ward.removed.clear()
         try:
             async with asyncio.timeout(self._deadline_s):
-                units = await self._opened(ward).units()
+                containers = await self._opened(ward).containers()
         except TimeoutError:
-            fault = f"units of node {name}: no answer within {self._deadline_s:g} s"
-        except UnitError as error:
+            fault = f"containers of node {name}: no answer within {self._deadline_s:g} s"
+        except ContainerError as error:
             fault = str(error)
         except Exception as error:
-            log.exception("units of node %s could not be read", name)
+            log.exception("containers of node %s could not be read", name)
             fault = f"{error!r}"
         else:
             # As of the question: what was made since may be missing in the answer.
-            return NodeReport(name, begun_s, _without(units, ward.removed))
+            return NodeReport(name, begun_s, _without(containers, ward.removed))
         return msgspec.structs.replace(ward.report, fault=fault)
 
     async def _listen(self, ward: Ward) -> None:
@@ -186,15 +186,17 @@ class Nodes:
             try:
                 async for _ in self.runtime(ward.node.name).changes():
                     ward.has_changed.set()
-            except UnitError as error:
+            except ContainerError as error:
                 log.debug("changes of node %s: %s", ward.node.name, error)
             except Exception:
                 log.exception("changes of node %s could not be read", ward.node.name)
             await self._clock.sleep(self._interval_s)
 
 
-def _without(units: Iterable[FoundUnit], removed: Set[str]) -> tuple[FoundUnit, ...]:
-    return tuple(unit for unit in units if unit.name not in removed)
+def _without(
+    containers: Iterable[ObservedContainer], removed: Set[str]
+) -> tuple[ObservedContainer, ...]:
+    return tuple(container for container in containers if container.name not in removed)
 
 
 class Lookout:
@@ -226,7 +228,7 @@ class Lookout:
         used = frozenset(
             one.instance.node
             for one in stored.values()
-            if one.instance.phase is not Phase.FAILED  # that has no unit
+            if one.instance.phase is not Phase.FAILED  # that has no container
         )
         reports = self.nodes.reports
         lost = frozenset(one for one in self.lost if one in reports and reports[one].fault)

@@ -14,7 +14,7 @@ import msgspec
 from provisioning.model import FOR_GOOD, Fleet, Instance, Limits, Node, Phase, Pool, RuntimeKind
 from provisioning.spec.amounts import count_text
 from provisioning.spec.document import Document, limits_document, node_document, pool_document
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 
 GAP = "  "
 FIGURE = re.compile(r"-|[0-9][0-9.,]*%?")
@@ -103,7 +103,7 @@ class Holdings:
     def __init__(self, instances: Iterable[Instance]) -> None:
         self._by_node: defaultdict[str, Holding] = defaultdict(Holding)
         for one in instances:
-            if one.phase is Phase.FAILED:  # that has no unit
+            if one.phase is Phase.FAILED:  # that has no container
                 continue
             holding = self._by_node[one.node]
             holding.n_instances += 1
@@ -140,8 +140,8 @@ class Holdings:
     ) -> str:
         """Return a node that is left out, and holds instances in what is this one's containerd now.
 
-        Its units would be seen under the new name, where no record wants them, and be removed.
-        Other runtimes keep the units of each name apart.
+        Its containers would be seen under the new name, where no record wants them, and be removed.
+        Other runtimes keep the containers of each name apart.
         """
         is_new = before is None or is_reached_otherwise(before, after)
         if after.runtime is not RuntimeKind.CONTAINERD or not is_new:
@@ -236,7 +236,7 @@ class Plan(msgspec.Struct, frozen=True):
     nodes: tuple[NodePlan, ...] = ()
     limits: tuple[FieldChange, ...] = ()
     renamed_from: str = ""
-    """The fleet's name in force where it differs: units carry it, so it cannot be changed."""
+    """The fleet's name in force where it differs: containers carry it, so it cannot be changed."""
 
     @property
     def is_empty(self) -> bool:
@@ -382,7 +382,7 @@ def plan_text(plan: Plan) -> str:
 def _lines(plan: Plan) -> Iterator[str]:
     if plan.renamed_from:
         refusal = f"fleet {plan.renamed_from} cannot be renamed to {plan.fleet}"
-        yield f"{refusal}: its units carry the name"
+        yield f"{refusal}: its containers carry the name"
     if plan.nodes_in_use:
         yield in_use_text(plan.nodes_in_use)
     yield table(HEAD, map(_row, plan.pools))
@@ -432,7 +432,8 @@ def _dropped_text(nodes: Sequence[NodePlan]) -> str:
 def _moved_text(nodes: Sequence[NodePlan]) -> str:
     return (
         "cannot have another runtime or endpoint for nodes that hold instances: "
-        f"{_listed(map(_name, nodes))}; those would be made anew at once, and their units run on "
+        f"{_listed(map(_name, nodes))}; those would be made anew at once, and their containers "
+        "run on "
         "unseen. List each of them as it was, with cordoned: true, apply that, and change it "
         f"{_once_empty([node.name for node in nodes])}; where it does not answer any more, do as "
         "the README says under 'What it does, and what it never does'"
@@ -446,7 +447,8 @@ def _listed_again_text(nodes: Sequence[NodePlan]) -> str:
     )
     return (
         "cannot tell whether nodes that are listed again are the machines that hold their "
-        f"instances: {places}; on another one those would be made anew at once, and their units "
+        f"instances: {places}; on another one those would be made anew at once, and their "
+        "containers "
         "run on unseen. Where it is the same machine, list it with an address that they listen "
         "at, apply that, and change the address afterwards; list another one by another name"
     )

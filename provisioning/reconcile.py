@@ -11,17 +11,17 @@ from typing import ClassVar, NamedTuple
 from provisioning.actions import Action, Assign, Illness, Observed
 from provisioning.model import (
     FOR_GOOD,
+    ContainerState,
     Fleet,
-    FoundUnit,
     Instance,
     Limits,
     Node,
+    ObservedContainer,
     Phase,
     Pool,
     Reason,
     Rotation,
     Spread,
-    UnitState,
 )
 from provisioning.scheduler import (
     Draft,
@@ -32,7 +32,7 @@ from provisioning.scheduler import (
     replacements,
 )
 from provisioning.state import NodeState, Usage
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 
 MOST_KEPT = 300
 """For so many that wait is room sought in a pass, each time on all nodes, before a healthy instance
@@ -40,7 +40,10 @@ is moved. While more wait none is: a pass must not take seconds."""
 
 
 def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ...]:
-    """Return what is to be done now; at most one action that changes any one instance's unit."""
+    """Return what is to be done now.
+
+    At most one action that changes any one instance's container.
+    """
     draft = Draft(desired, observed, now_s=now_s)
     pool_by_name = {pool.name: pool for pool in desired.pools}
     staying, leaving = _sort(observed)
@@ -55,9 +58,9 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
     for pool_pass in passes:
         pool_pass.complete(may_place=draft.orphans.may_place)
     # Last: however many removals hang, they take no operation from what somebody waits for.
-    for node, unit in draft.survey.unwanted:
-        if _may_sweep(draft, node, unit):
-            draft.sweep(node, unit.name)
+    for node, container in draft.survey.unwanted:
+        if _may_sweep(draft, node, container):
+            draft.sweep(node, container.name)
     return tuple(draft.actions)
 
 
@@ -97,12 +100,15 @@ def _sort(observed: Observed) -> tuple[dict[str, list[Instance]], list[Instance]
     return dict(staying), leaving
 
 
-def _may_sweep(draft: Draft, node: str, unit: FoundUnit) -> bool:
+def _may_sweep(draft: Draft, node: str, container: ObservedContainer) -> bool:
     if draft.survey.state(node) is not NodeState.REACHABLE:
         return False
-    if (node, unit.name) in draft.observed.sweeping or (node, unit.name) in draft.orphans.kept:
+    if (node, container.name) in draft.observed.sweeping or (
+        node,
+        container.name,
+    ) in draft.orphans.kept:
         return False
-    stored = draft.observed.stored.get(unit.instance_id)
+    stored = draft.observed.stored.get(container.instance_id)
     # An outdated report may tell of what has gone since.
     return stored is None or not draft.survey.is_outdated(node, stored.instance)
 
@@ -212,15 +218,15 @@ class PoolPass:
 
     def _is_fine(self, instance: Instance) -> bool:
         """Say whether nothing is to be done about an instance, its age aside."""
-        unit = self._draft.survey.current.get(instance.id)
+        container = self._draft.survey.current.get(instance.id)
         return (
-            unit is not None
-            and unit.state is UnitState.RUNNING
+            container is not None
+            and container.state is ContainerState.RUNNING
             and instance.phase is Phase.RUNNING
             and instance.workload == self._digest
             and instance.node in self._serving_nodes
             and instance.id not in self._draft.observed.ill
-            and not unit.is_out_of_memory
+            and not container.is_out_of_memory
             and not instance.is_replace_asked
         )
 
@@ -238,7 +244,7 @@ class PoolPass:
             self._mend_idle(instance, state)
 
     def _mend_idle(self, instance: Instance, state: NodeState) -> None:
-        """Mend what no operation is about, and what has no newer unit that is kept."""
+        """Mend what no operation is about, and what has no newer container that is kept."""
         if instance.phase is Phase.FAILED:
             self._failed.append(instance)
         elif state is NodeState.LOST:
@@ -374,7 +380,7 @@ def part_with(draft: Draft, instance: Instance, rotation: Rotation) -> None:
 def _is_out_of_sight(draft: Draft, node: str, state: NodeState) -> bool:
     """Say whether a node is lost and has left the specification.
 
-    One that is listed may return, with its units: without their records they would be orphans,
+    One that is listed may return, with its containers: without their records they would be orphans,
     and many of them a reason to doubt the store.
     """
     return state is NodeState.LOST and not draft.survey.is_listed(node)
@@ -393,7 +399,7 @@ def has_drained(draft: Draft, instance: Instance, rotation: Rotation) -> bool:
     """Say whether a draining instance had its time, or has nothing under way, or has ended."""
     # Negative once the clock was set back: then nobody knows how long it has drained.
     is_over = not 0 <= draft.now_s - instance.since_s < rotation.drain_s
-    is_idle = instance.unit in draft.observed.idle
+    is_idle = instance.container in draft.observed.idle
     return is_over or is_idle or bool(draft.survey.ending(instance))
 
 

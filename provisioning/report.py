@@ -68,7 +68,7 @@ class Report(msgspec.Struct, frozen=True):
     n_waiting: int = 0
     """Instances that are to be made, started or stopped, and that nothing works on yet."""
     reasons: Mapping[str, int] = {}
-    """Why it gave up instances' units, and how often."""
+    """Why it gave up instances' containers, and how often."""
     n_refused: int = 0
     """Changes that the store refused, as somebody else was faster."""
     duration_s: float = 0.0
@@ -171,7 +171,7 @@ class ReconcileLog:
         log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
         for operation, outcome in ended:
             if outcome.result in FAILURES:
-                subject = operation.id or operation.unit
+                subject = operation.id or operation.container
                 event = f"{operation.kind} {outcome.result}"
                 self._log_fault(event, subject, operation.node, outcome.fault)
         for action in begun:

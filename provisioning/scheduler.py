@@ -24,7 +24,7 @@ from provisioning.actions import (
 )
 from provisioning.model import Fleet, Instance, Limits, Listing, Node, Phase, Pool, Reason, Spread
 from provisioning.state import NodeState, Size, Survey, Usage, orphan_policy
-from provisioning.units import instance_id, listing_of, workload_digest
+from provisioning.workload import instance_id, listing_of, workload_digest
 
 LARGEST_SHARE = 0.5
 """Of the fleet's operations that one of several nodes may have: it may be one where all hang."""
@@ -49,7 +49,10 @@ was healthy must not wait until the time of starts that hang is up."""
 
 
 def claim_of(instance: Instance, digest: str) -> Claim:
-    """Return what the start of an instance's next unit is, by the digest of what that is to run."""
+    """Return what the start of an instance's next container is.
+
+    By the digest of what that is to run.
+    """
     if instance.n_failures > 0:
         return Claim.RETRY
     is_known = instance.has_served and instance.workload == digest
@@ -118,7 +121,7 @@ class Tally(msgspec.Struct):
     n_moving: int = 0
     """Drained, stopped, or started anew: by our own doing."""
     n_stuck: int = 0
-    """Those of them whose unit could not be removed: for how long, nobody knows."""
+    """Those of them whose container could not be removed: for how long, nobody knows."""
     n_failed: int = 0
     n_down: int = 0
     """Running by the record, but unhealthy or ended."""
@@ -185,7 +188,10 @@ def is_suitable(node: Node | None, pool: Pool) -> bool:
 
 
 class Ledger:
-    """What is used of every node that new units may be started on; changes as a pass decides."""
+    """What is used of every node that new containers may be started on.
+
+    Changes as a pass decides.
+    """
 
     def __init__(
         self,
@@ -358,22 +364,26 @@ class Draft:
 
     @cached_property
     def _taken_ids(self) -> set[str]:
-        # An id whose units are still around must not begin again with generation 1.
+        # An id whose containers are still around must not begin again with generation 1.
         return {*self.observed.stored, *self._generations}
 
     @cached_property
     def _unwanted_names(self) -> frozenset[str]:
-        """Units that are being removed, or will be: their nodes answer."""
+        """Containers that are being removed, or will be: their nodes answer."""
         reachable = self.survey.reachable
-        return frozenset(unit.name for node, unit in self.survey.unwanted if node in reachable)
+        return frozenset(
+            container.name for node, container in self.survey.unwanted if node in reachable
+        )
 
-    def sweep(self, node: str, unit: str) -> bool:
-        """Remove a unit that nobody wants."""
-        return unit not in self.observed.resting and self._operate(node, Sweep(node, unit))
+    def sweep(self, node: str, container: str) -> bool:
+        """Remove a container that nobody wants."""
+        return container not in self.observed.resting and self._operate(
+            node, Sweep(node, container)
+        )
 
     def stop(self, instance: Instance, reason: Reason, detail: str = "") -> bool:
-        """Remove an instance's unit."""
-        if instance.unit in self.observed.resting:
+        """Remove an instance's container."""
+        if instance.container in self.observed.resting:
             return False
         return self._operate(instance.node, Stop(instance.id, reason, detail))
 
@@ -388,8 +398,11 @@ class Draft:
             self.actions.append(Stop(instance.id, reason))
 
     def start(self, instance: Instance, pool: Pool) -> bool:
-        """Go on with an instance's start, unless a unit of that name is still to be removed."""
-        if instance.unit in self._unwanted_names:
+        """Go on with an instance's start.
+
+        Unless a container of that name is still to be removed.
+        """
+        if instance.container in self._unwanted_names:
             return False
         start = Start(instance.id, self._listing(pool, instance.node))
         return self._operate(instance.node, start, claim_of(instance, instance.workload))
@@ -479,7 +492,7 @@ class Draft:
         return True
 
     def free_number(self, pool: Pool, *, after: int) -> int:
-        """Return the lowest number above `after` that no instance or unit of the pool has."""
+        """Return the lowest number above `after` that no instance or container of the pool has."""
         number = after + 1
         while instance_id(pool.name, number) in self._taken_ids:
             number += 1

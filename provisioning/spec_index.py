@@ -11,16 +11,16 @@ from collections.abc import Mapping
 import msgspec
 
 from provisioning.health import Subject
-from provisioning.model import Fleet, Instance, Phase, Unit, Workload
+from provisioning.model import ContainerSpec, Fleet, Instance, Phase, Workload
 from provisioning.store.base import Stored
-from provisioning.units import host_of, model_store, unit_of, workload_digest
+from provisioning.workload import container_spec, host_of, model_store, workload_digest
 
 
 class StartRequest(msgspec.Struct, frozen=True):
-    """A unit to be made on a node, and how to see that it is healthy."""
+    """A container to be made on a node, and how to see that it is healthy."""
 
     node: str
-    unit: Unit
+    container: ContainerSpec
     workload: Workload
     store: str = ""
     """Where it keeps models; see `base.Prober`."""
@@ -37,13 +37,16 @@ class SpecIndex:
         self._digest_by_pool = {pool.name: workload_digest(pool.workload) for pool in fleet.pools}
 
     def start_request(self, instance: Instance) -> StartRequest | None:
-        """Return the request to start an instance's unit; None: it is not in the specification."""
+        """Return the request to start an instance's container.
+
+        None: it is not in the specification.
+        """
         pool = self.pool_by_name.get(instance.pool)
         node = self.node_by_name.get(instance.node)
         if pool is None or node is None:
             return None
-        unit = unit_of(self.fleet.name, pool, node, instance)
-        return StartRequest(node.name, unit, pool.workload, model_store(node, unit))
+        container = container_spec(self.fleet.name, pool, node, instance)
+        return StartRequest(node.name, container, pool.workload, model_store(node, container))
 
     def subject(self, instance: Instance) -> Subject | None:
         """Return how an instance is asked whether it is healthy; None: it is not asked."""
@@ -52,7 +55,7 @@ class SpecIndex:
         if pool is None or node is None or instance.phase is not Phase.RUNNING:
             return None
         host = host_of(instance, node)
-        return Subject(instance.unit, node.name, host, instance.port, pool.workload.probe)
+        return Subject(instance.container, node.name, host, instance.port, pool.workload.probe)
 
     def count_as_wanted(self, stored: Mapping[str, Stored], ill: Mapping[str, object]) -> int:
         """Return how many instances run, are healthy, and are up to date."""

@@ -13,14 +13,14 @@ import msgspec
 
 from provisioning.actions import Observed
 from provisioning.model import (
+    ContainerState,
     Fleet,
-    FoundUnit,
     Instance,
     Limits,
     Node,
     NodeReport,
+    ObservedContainer,
     Phase,
-    UnitState,
 )
 
 SLACK = 1e-9
@@ -28,7 +28,7 @@ SLACK = 1e-9
 
 
 class Size(msgspec.Struct, frozen=True):
-    """What a unit holds of its node."""
+    """What a container holds of its node."""
 
     cpus: float
     memory_bytes: int
@@ -39,12 +39,12 @@ class Size(msgspec.Struct, frozen=True):
 
 
 def size_of(instance: Instance) -> Size:
-    """Return what an instance's unit holds of its node."""
+    """Return what an instance's container holds of its node."""
     return Size(instance.cpus, instance.memory_bytes)
 
 
 def largest_size(fleet: Fleet) -> Size:
-    """Return a size that no unit made by this specification exceeds."""
+    """Return a size that no container made by this specification exceeds."""
     workloads = [pool.workload for pool in fleet.pools]
     return Size(
         max((workload.cpus for workload in workloads), default=0.0),
@@ -53,18 +53,18 @@ def largest_size(fleet: Fleet) -> Size:
 
 
 class Load:
-    """What some units hold together."""
+    """What some containers hold together."""
 
     def __init__(self) -> None:
         self.cpus = 0.0
         self.memory_bytes = 0
-        self.n_units = 0
+        self.n_containers = 0
 
     def add(self, size: Size, *, n: int = 1) -> None:
-        """Count n more units, or less where n is negative."""
+        """Count n more containers, or less where n is negative."""
         self.cpus += n * size.cpus
         self.memory_bytes += n * size.memory_bytes
-        self.n_units += n
+        self.n_containers += n
 
 
 class Usage:
@@ -89,23 +89,23 @@ class Usage:
             self.n_by_pool[instance.pool] += n
 
     def has_room(self, size: Size) -> bool:
-        """Say whether one more unit fits."""
+        """Say whether one more container fits."""
         node, held = self.node, self.held
         return (
             held.cpus + size.cpus <= node.cpus + SLACK
             and held.memory_bytes + size.memory_bytes <= node.memory_bytes
-            and (not node.max_instances or held.n_units < node.max_instances)
+            and (not node.max_instances or held.n_containers < node.max_instances)
         )
 
     @property
     def share(self) -> float:
         """Return the used share of what is scarcest, failed instances counted in; from 0 up."""
         node, held, failed = self.node, self.held, self.failed
-        n_units = held.n_units + failed.n_units
+        n_containers = held.n_containers + failed.n_containers
         return max(
             (held.cpus + failed.cpus) / max(node.cpus, SLACK),
             (held.memory_bytes + failed.memory_bytes) / max(node.memory_bytes, 1),
-            n_units / node.max_instances if node.max_instances else 0.0,
+            n_containers / node.max_instances if node.max_instances else 0.0,
         )
 
     def is_free(self, port: int) -> bool:
@@ -116,7 +116,7 @@ class Usage:
         """Return a port that no record claims; None: all are taken.
 
         The search begins where the seed says, not at the first port: what is just being stopped,
-        or is held by a unit without a record, is then seldom hit. The avoided port is the last
+        or is held by a container without a record, is then seldom hit. The avoided port is the last
         choice.
         """
         node = self.node
@@ -141,7 +141,7 @@ class NodeState(Enum):
 
 
 class Survey:
-    """A fleet's nodes and units, as of one pass."""
+    """A fleet's nodes and containers, as of one pass."""
 
     def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
         self.observed = observed
@@ -152,10 +152,10 @@ class Survey:
             name: self._state(observed.reports.get(name))
             for name in {*self._node_names, *observed.reports}
         }
-        self.current: dict[str, FoundUnit] = {}
-        """The unit of each instance's present generation, by instance id."""
-        self.unwanted: list[tuple[str, FoundUnit]] = []
-        """Units that no record wants, with their nodes: leftovers, and orphans."""
+        self.current: dict[str, ObservedContainer] = {}
+        """The container of each instance's present generation, by instance id."""
+        self.unwanted: list[tuple[str, ObservedContainer]] = []
+        """Containers that no record wants, with their nodes: leftovers, and orphans."""
         for report in observed.reports.values():
             self._sort(report)
 
@@ -175,35 +175,39 @@ class Survey:
         return node in self._node_names
 
     def ending(self, instance: Instance) -> str:
-        """Say in words how the unit of a running instance has ended; empty: it has not."""
+        """Say in words how the container of a running instance has ended; empty: it has not."""
         if self.is_outdated(instance.node, instance):
             return ""
-        unit = self.current.get(instance.id)
-        return ending_words(unit) if unit else "its unit is gone; how it ended is not known"
+        container = self.current.get(instance.id)
+        if container is None:
+            return "its container is gone; how it ended is not known"
+        return ending_words(container)
 
     def is_out_of_memory(self, instance: Instance) -> bool:
-        """Say whether the kernel killed a process of an instance's unit for want of memory."""
-        unit = self.current.get(instance.id)
-        is_hit = unit is not None and unit.is_out_of_memory
+        """Say whether the kernel killed a process of an instance's container for want of memory."""
+        container = self.current.get(instance.id)
+        is_hit = container is not None and container.is_out_of_memory
         return is_hit and not self.is_outdated(instance.node, instance)
 
     def unwanted_sizes(self) -> Iterator[tuple[str, Size]]:
-        """Yield what the units that no record wants hold, with their nodes.
+        """Yield what the containers that no record wants hold, with their nodes.
 
-        That is a guess, upwards: such a unit may be of a specification long gone.
+        That is a guess, upwards: such a container may be of a specification long gone.
         """
         largest = largest_size(self._desired)
-        for node, unit in self.unwanted:
-            if unit.state is not UnitState.EXITED:
-                stored = self.observed.stored.get(unit.instance_id)
+        for node, container in self.unwanted:
+            if container.state is not ContainerState.EXITED:
+                stored = self.observed.stored.get(container.instance_id)
                 yield node, largest.or_more(size_of(stored.instance)) if stored else largest
 
     def generations(self) -> dict[str, int]:
-        """Return the newest generation of each instance that has a unit anywhere."""
+        """Return the newest generation of each instance that has a container anywhere."""
         newest: dict[str, int] = {}
         for report in self.observed.reports.values():
-            for unit in report.units:
-                newest[unit.instance_id] = max(newest.get(unit.instance_id, 0), unit.generation)
+            for container in report.containers:
+                newest[container.instance_id] = max(
+                    newest.get(container.instance_id, 0), container.generation
+                )
         return newest
 
     def is_outdated(self, node: str, instance: Instance) -> bool:
@@ -220,13 +224,13 @@ class Survey:
         return node_state(report, limits, since_s=since_s, now_s=self.now_s)
 
     def _sort(self, report: NodeReport) -> None:
-        for unit in report.units:
-            stored = self.observed.stored.get(unit.instance_id)
-            is_going = (report.node, unit.name) in self.observed.sweeping
-            if stored and not is_going and _is_wanted(unit, stored.instance, report.node):
-                self.current[unit.instance_id] = unit
+        for container in report.containers:
+            stored = self.observed.stored.get(container.instance_id)
+            is_going = (report.node, container.name) in self.observed.sweeping
+            if stored and not is_going and _is_wanted(container, stored.instance, report.node):
+                self.current[container.instance_id] = container
             else:
-                self.unwanted.append((report.node, unit))
+                self.unwanted.append((report.node, container))
 
 
 def node_state(
@@ -251,22 +255,22 @@ def lost_nodes(desired: Fleet, observed: Observed, *, now_s: float) -> frozenset
     )
 
 
-def _is_wanted(unit: FoundUnit, instance: Instance, node: str) -> bool:
+def _is_wanted(container: ObservedContainer, instance: Instance, node: str) -> bool:
     return (
-        unit.generation == instance.generation
+        container.generation == instance.generation
         and node == instance.node
         and instance.phase is not Phase.FAILED
     )
 
 
-def ending_words(unit: FoundUnit) -> str:
-    """Say in words how a unit has ended; empty: it runs."""
-    if unit.state is UnitState.RUNNING:
+def ending_words(container: ObservedContainer) -> str:
+    """Say in words how a container has ended; empty: it runs."""
+    if container.state is ContainerState.RUNNING:
         return ""
-    if unit.state is UnitState.CREATED:
-        return "its unit was made, but does not run"
-    memory = "; it ran out of memory" if unit.is_out_of_memory else ""
-    return f"its unit has exited, status {_status_words(unit.exit_status)}{memory}"
+    if container.state is ContainerState.CREATED:
+        return "its container was made, but does not run"
+    memory = "; it ran out of memory" if container.is_out_of_memory else ""
+    return f"its container has exited, status {_status_words(container.exit_status)}{memory}"
 
 
 def _status_words(status: int | None) -> str:
@@ -288,12 +292,12 @@ class Orphan(NamedTuple):
     """A container or process without a record, or newer than its record."""
 
     node: str
-    unit: FoundUnit
+    container: ObservedContainer
 
     @property
     def key(self) -> tuple[str, str]:
         """Return what tells it from all others."""
-        return self.node, self.unit.name
+        return self.node, self.container.name
 
 
 class OrphanPolicy(NamedTuple):
@@ -312,9 +316,9 @@ class OrphanPolicy(NamedTuple):
 def find_orphans(desired: Fleet, observed: Observed) -> tuple[Orphan, ...]:
     """Return the orphans on all nodes."""
     return tuple(
-        Orphan(node, unit)
-        for node, unit in _seen_units(desired, observed)
-        if not _is_recorded(unit, observed)
+        Orphan(node, container)
+        for node, container in _seen_containers(desired, observed)
+        if not _is_recorded(container, observed)
     )
 
 
@@ -323,13 +327,13 @@ def orphan_policy(desired: Fleet, observed: Observed) -> OrphanPolicy:
     orphans = [
         one for one in find_orphans(desired, observed) if one.key not in observed.deletable_orphans
     ]
-    n_running = sum(one.unit.state is UnitState.RUNNING for one in orphans)
+    n_running = sum(one.container.state is ContainerState.RUNNING for one in orphans)
     is_doubted = n_running > len(observed.stored)
     if not is_every_node_asked(desired, observed):
         return _keeping(orphans, n_refused=0, may_place=False)
     if is_doubted or n_running > MOST_DELETED:
         return _keeping(orphans, n_refused=n_running, may_place=not is_doubted)
-    newer = [one for one in orphans if _is_newer_and_runs(one.unit, observed)]
+    newer = [one for one in orphans if _is_newer_and_runs(one.container, observed)]
     return _keeping(newer, n_refused=len(newer), may_place=True)
 
 
@@ -348,25 +352,25 @@ def _keeping(orphans: Sequence[Orphan], *, n_refused: int, may_place: bool) -> O
     return OrphanPolicy(
         n_refused=n_refused,
         kept=frozenset(one.key for one in orphans),
-        kept_ids=frozenset(one.unit.instance_id for one in orphans),
+        kept_ids=frozenset(one.container.instance_id for one in orphans),
         may_place=may_place,
     )
 
 
-def _seen_units(desired: Fleet, observed: Observed) -> Iterator[tuple[str, FoundUnit]]:
+def _seen_containers(desired: Fleet, observed: Observed) -> Iterator[tuple[str, ObservedContainer]]:
     listed = {node.name for node in desired.nodes}
     for report in observed.reports.values():
         # What was last heard of a node that has left for good is no news.
         if report.node in listed or report.is_reachable:
-            yield from ((report.node, unit) for unit in report.units)
+            yield from ((report.node, container) for container in report.containers)
 
 
-def _is_newer_and_runs(unit: FoundUnit, observed: Observed) -> bool:
+def _is_newer_and_runs(container: ObservedContainer, observed: Observed) -> bool:
     """Say whether what runs here proves that its instance's record is old; of an orphan."""
-    return unit.state is UnitState.RUNNING and unit.instance_id in observed.stored
+    return container.state is ContainerState.RUNNING and container.instance_id in observed.stored
 
 
-def _is_recorded(unit: FoundUnit, observed: Observed) -> bool:
-    """Say whether a record tells of a unit, or of one that came after it."""
-    stored = observed.stored.get(unit.instance_id)
-    return stored is not None and unit.generation <= stored.instance.generation
+def _is_recorded(container: ObservedContainer, observed: Observed) -> bool:
+    """Say whether a record tells of a container, or of one that came after it."""
+    stored = observed.stored.get(container.instance_id)
+    return stored is not None and container.generation <= stored.instance.generation

@@ -221,7 +221,8 @@ def specified(view: View, fleet: Fleet, expected: int | None) -> Step[Plan]:
     plan = plan_for(view, fleet)
     if plan.renamed_from:
         raise RefusedError(
-            f"the fleet's name is {plan.renamed_from} and cannot become {fleet.name}: units carry "
+            f"the fleet's name is {plan.renamed_from} and cannot become {fleet.name}: containers "
+            "carry "
             "it; give the new fleet a provisioner of its own, with another --fleet and --store.url"
         )
     if plan.nodes_in_use:
@@ -233,7 +234,7 @@ def specified(view: View, fleet: Fleet, expected: int | None) -> Step[Plan]:
 
 
 def check_name(fleet: Fleet, name: str) -> None:
-    """Refuse a specification of another fleet: its units would carry a name that we do not know.
+    """Refuse a specification of another fleet: its containers would carry an unknown name.
 
     Raises:
         RefusedError: It has another name.

@@ -31,7 +31,7 @@ from provisioning.model import Fleet, Instance, Listing, Node, NodeReport, Phase
 from provisioning.spec import decode_fleet
 from provisioning.state import Load, size_of
 from provisioning.store.base import Stored, StoredSpec, View
-from provisioning.units import host_of, netloc, workload_digest
+from provisioning.workload import host_of, netloc, workload_digest
 
 log = logging.getLogger("provisioning.api.inventory")
 
@@ -385,7 +385,7 @@ def node_documents(
                 is_reachable=report is not None and report.is_reachable,
                 heard_s=report.at_s if report else 0.0,
                 fault=_fault(report, is_listed=node is not None),
-                n_instances=held.n_units,
+                n_instances=held.n_containers,
                 n_failed=n_failed,
                 cpus_used=held.cpus,
                 cpus=node.cpus if node else 0.0,

@@ -68,10 +68,10 @@ def _documents(orphans: Sequence[Orphan]) -> list[OrphanDocument]:
     return [
         OrphanDocument(
             node=node,
-            name=unit.name,
-            instance_id=unit.instance_id,
-            generation=unit.generation,
-            state=unit.state,
+            name=container.name,
+            instance_id=container.instance_id,
+            generation=container.generation,
+            state=container.state,
         )
-        for node, unit in sorted(orphans, key=lambda one: one.key)
+        for node, container in sorted(orphans, key=lambda one: one.key)
     ]

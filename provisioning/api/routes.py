@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from provisioning.model import Fleet, Phase, Reason, UnitState
+from provisioning.model import ContainerState, Fleet, Phase, Reason
 from provisioning.plan import Plan
 
 AGE_HEADER = "Inventory-Age-Seconds"
@@ -111,7 +111,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     fault: str
     """Why it does not answer, or is not asked; empty: it answers."""
     n_instances: int
-    """Failed ones aside: those have no unit."""
+    """Failed ones aside: those have no container."""
     n_failed: int
     cpus_used: float
     cpus: float
@@ -126,7 +126,7 @@ class OrphanDocument(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     instance_id: str
     generation: int
-    state: UnitState
+    state: ContainerState
 
 
 class SdGroup(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from ollama_fleet.http_server import HttpServer, Limits, bind
 from provisioning.api.app import Api
 from provisioning.api.errors import ListenError
 from provisioning.api.requests import http_log
-from provisioning.units import netloc
+from provisioning.workload import netloc
 
 log = logging.getLogger("provisioning.api.server")
 

@@ -37,7 +37,7 @@ from provisioning.cli.setup_cli import node_files, systemd_units
 from provisioning.client.client import Client, SpecInForce, etag_of
 from provisioning.errors import ProvisionerError
 from provisioning.eventlog import RateLimit
-from provisioning.model import Fleet, UnitState
+from provisioning.model import ContainerState, Fleet
 from provisioning.plan import Plan, table
 from provisioning.spec import fleet_json, fleet_yaml, load_fleet
 from provisioning.spec.amounts import count_text
@@ -212,7 +212,7 @@ def orphans_text(found: Sequence[OrphanDocument]) -> str:
 
 def _rows(found: Sequence[OrphanDocument]) -> Iterator[tuple[str, ...]]:
     counted = Counter(one.node for one in found)
-    running = Counter(one.node for one in found if one.state is UnitState.RUNNING)
+    running = Counter(one.node for one in found if one.state is ContainerState.RUNNING)
     example = {one.node: one.name for one in reversed(found)}
     for node in sorted(counted):
         yield node, f"{counted[node]:,}", f"{running[node]:,}", shown(example[node])

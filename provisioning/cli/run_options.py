@@ -95,7 +95,9 @@ OPTIONS = (
         "address and minute, the others counted.",
         FILE,
     ),
-    Option("state-dir", "Records and logs of units that are processes.", FOLDER, state_dir, STATE),
+    Option(
+        "state-dir", "Records and logs of containers that are processes.", FOLDER, state_dir, STATE
+    ),
     Option("nodes.ca-file", "Authority of the nodes' certificates.", FILE),
     Option("nodes.certificate-file", "Our certificate for the nodes.", FILE),
     Option("nodes.key-file", "Its key.", FILE),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from provisioning.api.routes import Details
 from provisioning.model import Fleet, Phase
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 
 POLL_S = 1.0
 GIVEN_UP_S = 60.0

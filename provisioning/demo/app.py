@@ -130,7 +130,7 @@ async def telling_what_is_left(plan: Plan) -> AsyncIterator[None]:
     finally:
         n_processes = 0
         if plan.is_kept:
-            n_processes = await leftovers.n_running(plan.run_dir.provisioner_units)
+            n_processes = await leftovers.n_running(plan.run_dir.provisioner_containers)
         if words := report.left_behind(plan, n_processes):
             say(words)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from provisioning.demo.errors import LeftoverError
 from provisioning.demo.rundir import RunDir
 from provisioning.errors import ProvisionerError
-from provisioning.model import UnitState
+from provisioning.model import ContainerState
 from provisioning.runtime import cgroups
 from provisioning.runtime.process import ProcessRuntime
 
@@ -35,64 +35,66 @@ async def none_of(run_dir: RunDir, *, is_kept: bool) -> AsyncIterator[None]:
     if is_kept:
         yield
         return
-    await remove_all(run_dir.provisioner_units)
+    await remove_all(run_dir.provisioner_containers)
     shutil.rmtree(run_dir.provisioner_state, ignore_errors=True)
     try:
         yield
     finally:
-        await _finished(run_dir.provisioner_units)
+        await _finished(run_dir.provisioner_containers)
 
 
-async def n_running(units_dir: Path) -> int:
+async def n_running(containers_dir: Path) -> int:
     """Return how many processes that a provisioner has recorded in the folder are running."""
     n = 0
-    for folder in _folders(units_dir):
-        async with _runtime(units_dir, folder) as runtime:
-            units = await runtime.units()
-        n += sum(unit.state is UnitState.RUNNING for unit in units)
+    for folder in _folders(containers_dir):
+        async with _runtime(containers_dir, folder) as runtime:
+            containers = await runtime.containers()
+        n += sum(container.state is ContainerState.RUNNING for container in containers)
     return n
 
 
-async def remove_all(units_dir: Path) -> None:
+async def remove_all(containers_dir: Path) -> None:
     """End every process that a provisioner has recorded in the folder, of any fleet and node.
 
     Raises:
         LeftoverError: One does not end.
     """
     try:
-        for folder in _folders(units_dir):
-            async with _runtime(units_dir, folder) as runtime:
-                units = await runtime.units()
+        for folder in _folders(containers_dir):
+            async with _runtime(containers_dir, folder) as runtime:
+                containers = await runtime.containers()
                 await asyncio.gather(
-                    *(runtime.remove(unit.name, grace_s=GRACE_S) for unit in units)
+                    *(runtime.remove(container.name, grace_s=GRACE_S) for container in containers)
                 )
     except ProvisionerError as error:
-        raise LeftoverError(f"cannot end what {units_dir} has a record of: {error}") from error
+        raise LeftoverError(f"cannot end what {containers_dir} has a record of: {error}") from error
 
 
-def _folders(units_dir: Path) -> list[Path]:
+def _folders(containers_dir: Path) -> list[Path]:
     """Return the folder of each node of each fleet."""
-    return [path for path in sorted(units_dir.glob("*/*")) if path.is_dir()]
+    return [path for path in sorted(containers_dir.glob("*/*")) if path.is_dir()]
 
 
 @asynccontextmanager
-async def _runtime(units_dir: Path, folder: Path) -> AsyncIterator[ProcessRuntime]:
+async def _runtime(containers_dir: Path, folder: Path) -> AsyncIterator[ProcessRuntime]:
     """Give the runtime whose records are in the folder of a fleet's node."""
     fleet, node = folder.parent.name, folder.name
-    runtime = ProcessRuntime(fleet, node, state_dir=units_dir, environ={}, groups=cgroups.find())
+    runtime = ProcessRuntime(
+        fleet, node, state_dir=containers_dir, environ={}, groups=cgroups.find()
+    )
     try:
         yield runtime
     finally:
         await runtime.close()
 
 
-async def _finished(units_dir: Path) -> None:
+async def _finished(containers_dir: Path) -> None:
     """Remove all to the end, however often Ctrl-C would have it otherwise.
 
     Raises:
         LeftoverError: A process does not end.
     """
-    removing = asyncio.create_task(remove_all(units_dir))
+    removing = asyncio.create_task(remove_all(containers_dir))
     cancelled: asyncio.CancelledError | None = None
     while not removing.done():
         try:

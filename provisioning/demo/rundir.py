@@ -53,7 +53,7 @@ class RunDir:
         return self.provisioner_state / "fleet.db"
 
     @property
-    def provisioner_units(self) -> Path:
+    def provisioner_containers(self) -> Path:
         """Return the records and logs of processes in there."""
         return self.provisioner_state / "units"
 

@@ -1,1 +1,1 @@
-"""Run units on a node: containers, processes or simulated ones."""
+"""Run containers on a node: containers, processes or simulated ones."""

@@ -2,7 +2,7 @@
 
 Every implementation passes tests/provisioning/runtime/contract.py. Calls may be cancelled at
 any moment and made again: each is idempotent, and what a cancelled `start` leaves is found by
-`units` and removed by `remove`.
+`containers` and removed by `remove`.
 """
 
 from __future__ import annotations
@@ -10,49 +10,53 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from provisioning.model import FoundUnit, Probe, RequestsPage, Unit, WarmUp
+from provisioning.model import ContainerSpec, ObservedContainer, Probe, RequestsPage, WarmUp
 
 
 class Runtime(Protocol):
-    """Makes and removes the units of one fleet on one node. Every method may raise UnitError."""
+    """Makes and removes containers of one fleet on one node; all may raise ContainerError."""
 
-    async def start(self, unit: Unit) -> None:
-        """Make the unit and start it; do nothing where it runs already.
+    async def start(self, container: ContainerSpec) -> None:
+        """Make the container and start it; do nothing where it runs already.
 
         Returns once its process runs, which says nothing about its health. Cancelled while it waits
         for what goes on without it, it notes on the CancelledError what that is.
 
         Raises:
-            LastingError: Its image, command or limits can never work here.
-            NoRoomError: The node has too little memory, or its port is taken by a stranger.
-            TransientError: It may work the next time.
+            PermanentError: Its image, command or limits can never work here.
+            ResourceExhaustedError: The node has too little memory, or its port is taken by a
+            stranger. TransientError: It may work the next time.
         """
         ...
 
     async def remove(self, name: str, *, grace_s: float) -> None:
-        """Ask the unit to end, kill it after `grace_s`, and remove all that it leaves.
+        """Ask the container to end, kill it after `grace_s`, and remove all that it leaves.
 
-        Do nothing where there is no such unit; its log is kept until the next unit of its instance.
+        Do nothing where there is no such container; its log is kept until the next container of
+        its instance.
         """
         ...
 
-    async def units(self) -> tuple[FoundUnit, ...]:
-        """Return all units of this fleet, whoever made them, sorted by name."""
+    async def containers(self) -> tuple[ObservedContainer, ...]:
+        """Return all containers of this fleet, whoever made them, sorted by name."""
         ...
 
     def changes(self) -> AsyncIterator[str]:
-        """Yield the name of each unit that has ended or run out of memory, soon after it did.
+        """Yield the name of each container that has ended or run out of memory, soon after it did.
 
-        A hint to look at `units` earlier than usual: some may be missed, none is promised.
+        A hint to look at `containers` earlier than usual: some may be missed, none is promised.
         """
         ...
 
     def log_of(self, instance_id: str, /) -> str:
-        """Return the path, on the node, of what an instance's units write; empty: it has none."""
+        """Return the path, on the node, of what an instance's containers write.
+
+        Empty: it has none.
+        """
         ...
 
     async def close(self) -> None:
-        """Let go of connections; the units go on."""
+        """Let go of connections; the containers go on."""
         ...
 
 

@@ -1,7 +1,8 @@
 """Limit the memory of a process and its children by a cgroup, where we may make one.
 
 In:   /proc and the cgroup file systems, version 1 or 2, as this process sees them.
-Out:  a Cgroups that makes one group for each unit beside or below our own; None where there is no
+Out:  a Cgroups that makes one group for each container beside or below our own; None where there
+is no
       memory controller that we may use: not root, or not delegated (systemd: `Delegate=yes` and
       `DelegateSubgroup=`).
 Fails with OSError where a group cannot be made.

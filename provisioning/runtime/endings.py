@@ -18,7 +18,7 @@ from provisioning.runtime.procfs import Identity
 
 
 class Endings:
-    """The processes that are watched, by the names of their units."""
+    """The processes that are watched, by the names of their containers."""
 
     def __init__(self, ended: Callable[[str], None]) -> None:
         """Call `ended` with the name of each process that has ended, once."""

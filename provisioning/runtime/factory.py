@@ -2,7 +2,7 @@
 
 In:   Nodes of a specification; folders and files that only this machine knows.
 Out:  a Runtime for each, and one Prober for all.
-Fails with LastingError where the node's kind needs what is not installed.
+Fails with PermanentError where the node's kind needs what is not installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ollama_fleet.clock import Clock
-from provisioning.errors import LastingError
+from provisioning.errors import PermanentError
 from provisioning.model import Node, RuntimeKind
 from provisioning.runtime import cgroups, logs, records
 from provisioning.runtime.base import Prober, Runtime
@@ -57,7 +57,7 @@ class Machines:
         """Return a node's runtime; nothing is connected before the first call.
 
         Raises:
-            LastingError: Something has to be installed or configured first.
+            PermanentError: Something has to be installed or configured first.
         """
         self._in_memory.discard(node.name)
         match node.runtime:
@@ -101,7 +101,7 @@ class Machines:
 
     def _open_containerd(self, node: Node) -> Runtime:
         if importlib.util.find_spec("grpc") is None:
-            raise LastingError(
+            raise PermanentError(
                 f"node {node.name} has containerd, which needs the Python module grpc; "
                 "install ollama-fleet[provisioner]"
             )

@@ -1,10 +1,10 @@
-"""Simulated units that really answer, in a process of `ollama-fleet simulate --host-units`.
+"""Simulated containers that really answer, in a process of `ollama-fleet simulate --host-units`.
 
 In:   the name of a fleet, that of a node, the URL of the simulation's control API, the file with
       its token.
 Out:  a Runtime of that node.
-Fails with LastingError, NoRoomError, TransientError, NodeUnreachableError; never with an aiohttp
-error.
+Fails with PermanentError, ResourceExhaustedError, TransientError, NodeUnreachableError; never with
+an aiohttp error.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
 
 from provisioning.errors import (
-    LastingError,
+    ContainerError,
     NodeUnreachableError,
-    NoRoomError,
+    PermanentError,
+    ResourceExhaustedError,
     TransientError,
-    UnitError,
 )
-from provisioning.model import FoundUnit, Unit
+from provisioning.model import ContainerSpec, ObservedContainer
 
 TIMEOUT_S = 10.0
 UNANSWERED = (aiohttp.ClientError, HttpProcessingError, TimeoutError, ValueError)
@@ -56,36 +56,36 @@ class HostedRuntime:
     def __repr__(self) -> str:
         return f"<HostedRuntime of {self._fleet} at {self._url}>"
 
-    async def start(self, unit: Unit) -> None:
-        """Order the unit; nothing happens where it runs already."""
-        what = f"start of {unit.name} on {self._node}"
+    async def start(self, container: ContainerSpec) -> None:
+        """Order the container; nothing happens where it runs already."""
+        what = f"start of {container.name} on {self._node}"
         order = {
-            "fleet": unit.fleet,
-            "instance_id": unit.instance_id,
-            "generation": unit.generation,
-            "host": unit.host,
-            "port": unit.port,
-            "model": unit.model,
+            "fleet": container.fleet,
+            "instance_id": container.instance_id,
+            "generation": container.generation,
+            "host": container.host,
+            "port": container.port,
+            "model": container.model,
         }
-        await self._write("PUT", unit.name, what, body=msgspec.json.encode(order))
+        await self._write("PUT", container.name, what, body=msgspec.json.encode(order))
 
     async def remove(self, name: str, *, grace_s: float) -> None:
-        """End the unit; a simulated one ends as soon as it is asked, whatever the grace."""
+        """End the container; a simulated one ends as soon as it is asked, whatever the grace."""
         await self._write("DELETE", name, f"removal of {name} on {self._node}")
 
-    async def units(self) -> tuple[FoundUnit, ...]:
-        """Return all units of this fleet, whoever made them, sorted by name."""
-        what = f"units of node {self._node}"
+    async def containers(self) -> tuple[ObservedContainer, ...]:
+        """Return all containers of this fleet, whoever made them, sorted by name."""
+        what = f"containers of node {self._node}"
         async with self._asked("GET", f"{self._url}/units?{self._query}", what) as answer:
             body = await answer.read()
         try:
-            found = msgspec.json.decode(body, type=tuple[FoundUnit, ...])
+            found = msgspec.json.decode(body, type=tuple[ObservedContainer, ...])
         except UNREADABLE as error:
             raise self._not_ours(what, error) from error
-        return tuple(sorted(found, key=lambda unit: unit.name))
+        return tuple(sorted(found, key=lambda container: container.name))
 
     async def changes(self) -> AsyncGenerator[str, None]:
-        """Yield the name of each unit that has ended, first of those that have already."""
+        """Yield the name of each container that has ended, first of those that have already."""
         what = f"changes of node {self._node}"
         url = f"{self._url}/changes?{self._query}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s)
@@ -95,11 +95,11 @@ class HostedRuntime:
         raise NodeUnreachableError(f"{what}: {self._url} has ended the stream")
 
     def log_of(self, _instance_id: str) -> str:
-        """Return nothing: simulated units write no log."""
+        """Return nothing: simulated containers write no log."""
         return ""
 
     async def close(self) -> None:
-        """Let go of connections; the units go on."""
+        """Let go of connections; the containers go on."""
         await self._session.close()
 
     @property
@@ -123,7 +123,7 @@ class HostedRuntime:
         body: bytes = b"",
         timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - aiohttp's own kind
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask, and give the answer if it is a good one; every failure becomes a UnitError."""
+        """Ask, and give the answer if it is a good one; every failure becomes a ContainerError."""
         try:
             async with self._session.request(
                 method,
@@ -166,7 +166,8 @@ class HostedRuntime:
 
     def _not_ours(self, what: str, error: Exception) -> TransientError:
         return TransientError(
-            f"{what}: {self._url} answers something else than units ({error}); is it the control "
+            f"{what}: {self._url} answers something else than containers ({error}); is it the "
+            "control "
             "API of `ollama-fleet simulate --host-units`?"
         )
 
@@ -179,7 +180,7 @@ class _Problem(msgspec.Struct):
     detail: str
 
 
-def _refusal(status: int, body: bytes, what: str) -> UnitError:
+def _refusal(status: int, body: bytes, what: str) -> ContainerError:
     """Return the error that a status means, in the words of whoever sent it."""
     try:
         detail = msgspec.json.decode(body, type=_Problem).detail
@@ -189,6 +190,6 @@ def _refusal(status: int, body: bytes, what: str) -> UnitError:
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return NodeUnreachableError(message)
     if status == HTTPStatus.CONFLICT:
-        return NoRoomError(message)
+        return ResourceExhaustedError(message)
     is_ours_to_mend = status < HTTPStatus.INTERNAL_SERVER_ERROR
-    return LastingError(message) if is_ours_to_mend else TransientError(message)
+    return PermanentError(message) if is_ours_to_mend else TransientError(message)

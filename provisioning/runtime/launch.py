@@ -1,15 +1,16 @@
-"""Become a unit's process: say who it is, join its cgroup, then run the command in its own place.
+"""Become a container's process: say who it is, join its cgroup, run the command.
 
     python -I -S launch.py [CGROUP_PROCS_FILE] -- COMMAND [ARGUMENT …]
 
-In:   descriptor 0: a pipe that the starter reads; 1: the unit's process file, locked by the
-      starter, unlocked when the command runs; 2: the unit's log. Environment: the command's own.
+In:   descriptor 0: a pipe that the starter reads; 1: the container's process file, locked by the
+      starter, unlocked when the command runs; 2: the container's log. Environment: the command's
+      own.
 Out:  its line of /proc/self/stat in the process file, and then the command, with an empty input
       and the log as its output. The pipe ends, empty, at the moment when the command runs.
 Fails with `KIND ERRNO` in the pipe and status 127; KIND is `command` or `launch`.
 
-The unit tells of itself, for its starter may be killed at any moment. Only built-in modules are
-imported: this is run for each unit.
+The container tells of itself, for its starter may be killed at any moment. Only built-in modules
+are imported: this is run for each container.
 """
 
 from __future__ import annotations

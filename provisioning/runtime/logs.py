@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class LogBound:
-    """A bound for all logs of a node; what cannot be kept within it hides no unit."""
+    """A bound for all logs of a node; what cannot be kept within it hides no container."""
 
     def __init__(self, max_bytes: int) -> None:
         """Let no log be larger."""

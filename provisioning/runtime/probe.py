@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import aiohttp
 
 from provisioning.descriptors import SHORTAGES
-from provisioning.errors import NoRoomError, NotAskedError, TransientError
+from provisioning.errors import NotAskedError, ResourceExhaustedError, TransientError
 from provisioning.model import Probe, RequestsPage, WarmUp
 
 CONNECT_LIMIT_S = 1.0
@@ -23,7 +23,7 @@ async def refuse_taken(host: str, port: int) -> None:
     """Return where nobody listens.
 
     Raises:
-        NoRoomError: Somebody does.
+        ResourceExhaustedError: Somebody does.
     """
     try:
         async with asyncio.timeout(CONNECT_LIMIT_S):
@@ -34,7 +34,7 @@ async def refuse_taken(host: str, port: int) -> None:
     writer.close()
     # A connection may get by chance the very port that it goes to: then it has reached itself.
     if ends[0] != ends[1]:
-        raise NoRoomError(
+        raise ResourceExhaustedError(
             f"cannot listen on {host}:{port}: somebody does already; see who: `ss -ltnp` there"
         )
 

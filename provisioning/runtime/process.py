@@ -20,8 +20,13 @@ from pathlib import Path
 import msgspec
 
 from ollama_fleet.clock import SystemClock
-from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
-from provisioning.model import FoundUnit, Unit
+from provisioning.errors import (
+    ContainerError,
+    PermanentError,
+    ResourceExhaustedError,
+    TransientError,
+)
+from provisioning.model import ContainerSpec, ObservedContainer
 from provisioning.runtime import cgroups, launch, logs, procfs
 from provisioning.runtime.cgroups import Cgroups
 from provisioning.runtime.endings import News, until_readable
@@ -46,7 +51,10 @@ class Order(msgspec.Struct, frozen=True):
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what a unit takes over from the provisioner's environment, tokens not among it."""
+    """Return what a container takes over from the provisioner's environment.
+
+    Tokens not among it.
+    """
     return {
         name: value
         for name, value in environ.items()
@@ -58,15 +66,15 @@ def check(order: Order) -> None:
     """Refuse what no system can run.
 
     Raises:
-        LastingError: It says what to mend.
+        PermanentError: It says what to mend.
     """
     if not order.command or not order.command[0]:
-        raise LastingError("a process needs a command, and there is none; set `command`")
+        raise PermanentError("a process needs a command, and there is none; set `command`")
     if any("\0" in argument for argument in order.command):
-        raise LastingError(f"an argument of {order.command[0]} holds a NUL character; remove it")
+        raise PermanentError(f"an argument of {order.command[0]} holds a NUL character; remove it")
     for name, value in order.environment.items():
         if not name or "=" in name or "\0" in name + value:
-            raise LastingError(
+            raise PermanentError(
                 f"no environment can hold the variable {name!r}: a name is not empty and has "
                 "no `=`, and neither name nor value holds a NUL character"
             )
@@ -84,7 +92,7 @@ def spawn(order: Order, process_file: int) -> Child:
     """Make the process.
 
     Raises:
-        UnitError: It could not be made; nothing is left of it.
+        ContainerError: It could not be made; nothing is left of it.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(writing, True)
@@ -106,7 +114,7 @@ async def until_running(order: Order, pipe: int) -> None:
     """Return when the command runs, or the process has ended without a word; see `silent_end`.
 
     Raises:
-        UnitError: It cannot; the process has ended, or is about to.
+        ContainerError: It cannot; the process has ended, or is about to.
     """
     await until_readable(pipe)
     kind, _, number = os.read(pipe, NOTICE_BYTES).decode().partition(" ")
@@ -114,20 +122,22 @@ async def until_running(order: Order, pipe: int) -> None:
         raise failure(order.command[0], int(number), is_command=kind == "command")
 
 
-def silent_end(order: Order) -> UnitError:
+def silent_end(order: Order) -> ContainerError:
     """Return what it means that the process has ended and never said who it is."""
     return TransientError(
         f"the launcher of {order.command[0]} ended before it ran it; see its log, {order.log}"
     )
 
 
-def failure(program: str, number: int, *, is_command: bool) -> UnitError:
+def failure(program: str, number: int, *, is_command: bool) -> ContainerError:
     """Return what it means that a process could not be made, by its errno."""
     seen = os.strerror(number)
     if number in {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE}:
-        return NoRoomError(f"cannot start {program}: {seen}; free some, or raise the limit")
+        return ResourceExhaustedError(
+            f"cannot start {program}: {seen}; free some, or raise the limit"
+        )
     if is_command or number == errno.E2BIG:
-        return LastingError(
+        return PermanentError(
             f"cannot run {program}: {seen}; correct `command` and `environment`, or install it"
         )
     return TransientError(f"cannot start a process for {program}: {seen}")
@@ -168,7 +178,7 @@ LAUNCH_LIMIT_S = 10.0
 
 
 class ProcessRuntime:
-    """The units of one fleet on this machine, or on the part of it that `node` names."""
+    """The containers of one fleet on this machine, or on the part of it that `node` names."""
 
     def __init__(
         self,
@@ -193,20 +203,20 @@ class ProcessRuntime:
         self._processes = UnitProcesses(self._records, clock, on_end=self._news.tell)
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
-    async def start(self, unit: Unit) -> None:
-        """Make the unit's process; return when its command runs."""
-        for name in (unit.name, unit.instance_id):
+    async def start(self, container: ContainerSpec) -> None:
+        """Make the container's process; return when its command runs."""
+        for name in (container.name, container.instance_id):
             _checked(name)
-        async with self._lock(unit.name), self._kept():
-            await self._until_launched(unit.name)
-            if record := self._records.read(unit.name):
+        async with self._lock(container.name), self._kept():
+            await self._until_launched(container.name)
+            if record := self._records.read(container.name):
                 if self._processes.is_running(record):
                     return
                 await self._clear(record)
-            await self._launch(unit)
+            await self._launch(container)
 
     async def remove(self, name: str, *, grace_s: float) -> None:
-        """End the unit's session and whatever is in its cgroup, then forget it."""
+        """End the container's session and whatever is in its cgroup, then forget it."""
         _checked(name)
         async with self._lock(name), self._kept():
             await self._until_launched(name)
@@ -218,17 +228,17 @@ class ProcessRuntime:
                 await self._processes.ask_to_end(record, grace_s)
             await self._clear(record)
 
-    async def units(self) -> tuple[FoundUnit, ...]:
-        """Return all units that have a record, and keep their logs within bounds."""
+    async def containers(self) -> tuple[ObservedContainer, ...]:
+        """Return all containers that have a record, and keep their logs within bounds."""
         async with self._kept():
             seen = await asyncio.to_thread(self._processes.look)
             await self._logs.keep(self._records.log(look.record.instance_id) for look in seen)
             return tuple(self._processes.found(look) for look in seen)
 
     async def changes(self) -> AsyncIterator[str]:
-        """Yield the name of each unit whose process ends, adopted ones included."""
+        """Yield the name of each container whose process ends, adopted ones included."""
         with self._news.listening() as names:
-            await self.units()  # which watches all that run
+            await self.containers()  # which watches all that run
             while (name := await names.get()) is not None:
                 yield name
 
@@ -242,27 +252,27 @@ class ProcessRuntime:
         self._news.close()
         await self._logs.close()
 
-    async def _launch(self, unit: Unit) -> None:
-        record = self._new_record(unit)
-        order = self._order(unit, record)
+    async def _launch(self, container: ContainerSpec) -> None:
+        record = self._new_record(container)
+        order = self._order(container, record)
         check(order)
-        _check_port(unit.host, unit.port)
+        _check_port(container.host, container.port)
         try:
-            await self._run(unit, record, order)
-        except (UnitError, OSError):
-            if self._records.read(unit.name) == record:
+            await self._run(container, record, order)
+        except (ContainerError, OSError):
+            if self._records.read(container.name) == record:
                 await self._clear(record)
             raise
         self._processes.watch(record)
 
-    async def _run(self, unit: Unit, record: Record, order: Order) -> None:
+    async def _run(self, container: ContainerSpec, record: Record, order: Order) -> None:
         """Write the record, make the process, and wait until its command runs."""
         # No moment at which to be cancelled is between the record and the process.
-        with self._records.launching(unit.name) as process_file:
+        with self._records.launching(container.name) as process_file:
             logs.forget(order.log)
             self._records.write(record)
             if record.cgroup and self._groups:
-                self._groups.make(Path(record.cgroup).name, unit.memory_bytes)
+                self._groups.make(Path(record.cgroup).name, container.memory_bytes)
             child = spawn(order, process_file)
             self._processes.made(record, child.pid)
         try:
@@ -272,24 +282,24 @@ class ProcessRuntime:
         if not self._records.was_launched(record):
             raise silent_end(order)
 
-    def _new_record(self, unit: Unit) -> Record:
-        is_limited = self._groups is not None and unit.memory_bytes > 0
-        group = self._groups.parent / f"{self._label}.{unit.name}" if self._groups else ""
+    def _new_record(self, container: ContainerSpec) -> Record:
+        is_limited = self._groups is not None and container.memory_bytes > 0
+        group = self._groups.parent / f"{self._label}.{container.name}" if self._groups else ""
         return Record(
-            name=unit.name,
-            instance_id=unit.instance_id,
-            generation=unit.generation,
+            name=container.name,
+            instance_id=container.instance_id,
+            generation=container.generation,
             boot=self._records.boot,
-            mark=f"{unit.name}:{secrets.token_hex(8)}",
+            mark=f"{container.name}:{secrets.token_hex(8)}",
             cgroup=str(group) if is_limited else "",
         )
 
-    def _order(self, unit: Unit, record: Record) -> Order:
-        own = {**dict(unit.environment), MARK_VARIABLE: record.mark}
+    def _order(self, container: ContainerSpec, record: Record) -> Order:
+        own = {**dict(container.environment), MARK_VARIABLE: record.mark}
         return Order(
-            command=unit.command,
+            command=container.command,
             environment={**self._inherited, **own},
-            log=self._records.log(unit.instance_id),
+            log=self._records.log(container.instance_id),
             procs_file=cgroups.procs_file(Path(record.cgroup)) if record.cgroup else None,
         )
 
@@ -304,7 +314,7 @@ class ProcessRuntime:
             await asyncio.sleep(POLL_S)
 
     async def _clear(self, record: Record) -> None:
-        """Kill what is left of the unit, and forget it.
+        """Kill what is left of the container, and forget it.
 
         Raises:
             TransientError: It does not end, as a process that waits for a broken disk.
@@ -320,12 +330,13 @@ class ProcessRuntime:
             yield
         except OSError as error:
             raise TransientError(
-                f"cannot keep records of units: {error}; see that their folder and cgroups can be "
+                f"cannot keep records of containers: {error}; see that their folder and cgroups "
+                "can be "
                 "written and have room, and that files can be opened (`ulimit -n`)"
             ) from error
 
     def _lock(self, name: str) -> asyncio.Lock:
-        """Return what makes starts and removals of one unit take turns."""
+        """Return what makes starts and removals of one container take turns."""
         return self._locks.setdefault(name, asyncio.Lock())
 
 
@@ -342,8 +353,9 @@ def label_of(fleet: str, node: str, state_dir: Path) -> str:
 def _checked(name: str) -> None:
     """Refuse names that are no file names."""
     if not NAME.fullmatch(name):
-        raise LastingError(
-            f"{name!r} cannot name a unit, fleet or node: letters, digits, `.`, `-` and `_` can"
+        raise PermanentError(
+            f"{name!r} cannot name a container, fleet or node: letters, digits, `.`, `-` and `_` "
+            "can"
         )
 
 
@@ -355,6 +367,6 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise NoRoomError(
+            raise ResourceExhaustedError(
                 f"cannot listen on {host}:{port}: {error.strerror}; see who does: `ss -ltnp`"
             ) from error

@@ -9,18 +9,30 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import msgspec
 
 from ollama_fleet.clock import Clock, wait_at_most
-from provisioning.errors import LastingError, NodeUnreachableError, NoRoomError, TransientError
-from provisioning.model import FoundUnit, Probe, RequestsPage, Unit, UnitState, WarmUp
+from provisioning.errors import (
+    NodeUnreachableError,
+    PermanentError,
+    ResourceExhaustedError,
+    TransientError,
+)
+from provisioning.model import (
+    ContainerSpec,
+    ContainerState,
+    ObservedContainer,
+    Probe,
+    RequestsPage,
+    WarmUp,
+)
 
 NEVER_S = float("inf")
 KILLED = -9
 
 
 class Behaviour(msgspec.Struct, frozen=True):
-    """How units of an image behave; ratios are 0 to 1."""
+    """How containers of an image behave; ratios are 0 to 1."""
 
     start_s: float = 0.0
-    """Mean time that it takes to make a unit; it varies from half to one and a half of it."""
+    """Mean time that it takes to make a container; it varies from half to one and a half of it."""
     healthy_after_s: float = 0.0
     """Mean time from then on until it is healthy; it varies exponentially."""
     failure_ratio: float = 0.0
@@ -39,13 +51,13 @@ class Behaviour(msgspec.Struct, frozen=True):
 
 
 class Held:
-    """A unit on a node."""
+    """A container on a node."""
 
-    def __init__(self, unit: Unit, behaviour: Behaviour, node: SimulatedNode) -> None:
-        self.unit = unit
+    def __init__(self, container: ContainerSpec, behaviour: Behaviour, node: SimulatedNode) -> None:
+        self.container = container
         self.node = node
         self.behaviour = behaviour
-        self.state = UnitState.CREATED
+        self.state = ContainerState.CREATED
         self.healthy_at_s = NEVER_S
         self.ends_at_s = NEVER_S
         self.exit_status: int | None = None
@@ -53,15 +65,15 @@ class Held:
         self.is_ill = False
         self.lock = asyncio.Lock()
 
-    def look(self, now_s: float) -> FoundUnit:
+    def look(self, now_s: float) -> ObservedContainer:
         """Return what the runtime says about it now."""
-        is_over = self.state is UnitState.RUNNING and now_s >= self.ends_at_s
-        state = UnitState.EXITED if is_over else self.state
-        has_ended = state is UnitState.EXITED
-        return FoundUnit(
-            self.unit.name,
-            self.unit.instance_id,
-            self.unit.generation,
+        is_over = self.state is ContainerState.RUNNING and now_s >= self.ends_at_s
+        state = ContainerState.EXITED if is_over else self.state
+        has_ended = state is ContainerState.EXITED
+        return ObservedContainer(
+            self.container.name,
+            self.container.instance_id,
+            self.container.generation,
             state,
             self.exit_status if has_ended else None,
             has_ended and self.is_out_of_memory,
@@ -69,7 +81,7 @@ class Held:
 
     def is_healthy(self, now_s: float) -> bool:
         """Say whether it answers its health check with 200."""
-        is_running = self.state is UnitState.RUNNING and now_s < self.ends_at_s
+        is_running = self.state is ContainerState.RUNNING and now_s < self.ends_at_s
         return is_running and now_s >= self.healthy_at_s and not self.is_ill
 
     def end(self, at_s: float, exit_status: int | None, *, is_out_of_memory: bool = False) -> None:
@@ -80,24 +92,24 @@ class Held:
 
 
 class SimulatedNode:
-    """A machine with units of any fleet."""
+    """A machine with containers of any fleet."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.held: dict[tuple[str, str], Held] = {}
-        """By fleet and name of the unit."""
+        """By fleet and name of the container."""
         self.is_reachable = True
         self.has_endings = asyncio.Event()
-        """Set when some unit will end that would not have ended before."""
+        """Set when some container will end that would not have ended before."""
 
     def tell_of_endings(self) -> None:
-        """Wake whoever waits for units to end."""
+        """Wake whoever waits for containers to end."""
         self.has_endings.set()
         self.has_endings = asyncio.Event()
 
 
 class World:
-    """All nodes and units, and the faults that are upon them."""
+    """All nodes and containers, and the faults that are upon them."""
 
     def __init__(
         self,
@@ -117,32 +129,32 @@ class World:
         """Who listens there; None: a stranger."""
 
     def __repr__(self) -> str:
-        n_units = sum(len(node.held) for node in self._nodes.values())
-        return f"<World of {len(self._nodes)} nodes, {n_units:,} units>"
+        n_containers = sum(len(node.held) for node in self._nodes.values())
+        return f"<World of {len(self._nodes)} nodes, {n_containers:,} containers>"
 
     def node(self, name: str) -> SimulatedNode:
         """Return a node; it is there as soon as it is asked for."""
         return self._nodes.setdefault(name, SimulatedNode(name))
 
-    def held(self, unit: str) -> Held:
-        """Return a unit, wherever it is.
+    def held(self, container: str) -> Held:
+        """Return a container, wherever it is.
 
         Raises:
             KeyError: There is none.
         """
         for node in self._nodes.values():
             for (_, name), held in node.held.items():
-                if name == unit:
+                if name == container:
                     return held
-        raise KeyError(unit)
+        raise KeyError(container)
 
-    def units(self, node: str) -> tuple[Unit, ...]:
-        """Return the units on a node that have not ended."""
+    def containers(self, node: str) -> tuple[ContainerSpec, ...]:
+        """Return the containers on a node that have not ended."""
         now_s = self.clock.monotonic_s()
         return tuple(
-            held.unit
+            held.container
             for held in self.node(node).held.values()
-            if held.look(now_s).state is not UnitState.EXITED
+            if held.look(now_s).state is not ContainerState.EXITED
         )
 
     def behave(self, behaviour: Behaviour, *, image: str | None = None) -> None:
@@ -153,43 +165,43 @@ class World:
             self._by_image[image] = behaviour
 
     def silence(self, node: str) -> None:
-        """Let a node, and its units, answer nobody."""
+        """Let a node, and its containers, answer nobody."""
         self.node(node).is_reachable = False
 
     def restore(self, node: str) -> None:
-        """Let a silenced node answer again; its units have gone on all the time."""
+        """Let a silenced node answer again; its containers have gone on all the time."""
         self.node(node).is_reachable = True
 
-    def kill(self, unit: str, *, is_out_of_memory: bool = False) -> None:
-        """End a unit by force, now."""
-        held = self.held(unit)
+    def kill(self, container: str, *, is_out_of_memory: bool = False) -> None:
+        """End a container by force, now."""
+        held = self.held(container)
         held.end(self.clock.monotonic_s(), KILLED, is_out_of_memory=is_out_of_memory)
         held.node.tell_of_endings()
 
-    def sicken(self, unit: str) -> None:
-        """Let a unit run on, but not answer its health check any more."""
-        self.held(unit).is_ill = True
+    def sicken(self, container: str) -> None:
+        """Let a container run on, but not answer its health check any more."""
+        self.held(container).is_ill = True
 
     def take_port(self, host: str, port: int) -> None:
         """Let a stranger listen there."""
         self.at_address[host, port] = None
 
     def is_taken(self, host: str, port: int, *, by_others_than: Held) -> bool:
-        """Say whether a stranger, or another unit that runs, listens there."""
+        """Say whether a stranger, or another container that runs, listens there."""
         holder = self.at_address.get((host, port), by_others_than)
         if holder is None:
             return True
-        has_ended = holder.look(self.clock.monotonic_s()).state is UnitState.EXITED
+        has_ended = holder.look(self.clock.monotonic_s()).state is ContainerState.EXITED
         return holder is not by_others_than and not has_ended
 
-    def behaviour_of(self, unit: Unit) -> Behaviour:
-        """Return how a unit behaves."""
-        return self._by_image.get(unit.image, self._behaviour)
+    def behaviour_of(self, container: ContainerSpec) -> Behaviour:
+        """Return how a container behaves."""
+        return self._by_image.get(container.image, self._behaviour)
 
-    def dice(self, unit: Unit) -> random.Random:
-        """Return the dice of the next try to start a unit."""
-        n_tries = self._tries[unit.name] = self._tries.get(unit.name, 0) + 1
-        return random.Random(f"{self._seed} {unit.name} {n_tries}")  # noqa: S311
+    def dice(self, container: ContainerSpec) -> random.Random:
+        """Return the dice of the next try to start a container."""
+        n_tries = self._tries[container.name] = self._tries.get(container.name, 0) + 1
+        return random.Random(f"{self._seed} {container.name} {n_tries}")  # noqa: S311
 
 
 LONGEST_WAIT_S = 3600.0
@@ -204,37 +216,40 @@ class SimulatedRuntime:
         self._node = world.node(node)
         self._fleet = fleet
 
-    async def start(self, unit: Unit) -> None:
-        """Make the unit and start it; do nothing where it runs already."""
+    async def start(self, container: ContainerSpec) -> None:
+        """Make the container and start it; do nothing where it runs already."""
         self._reach()
-        behaviour = self._world.behaviour_of(unit)
+        behaviour = self._world.behaviour_of(container)
         if behaviour.cannot_start:
-            raise LastingError(
-                f"start of {unit.name} on {self._node.name}: there is no image {unit.image!r}"
+            raise PermanentError(
+                f"start of {container.name} on {self._node.name}: there is no image "
+                f"{container.image!r}"
             )
-        held = self._node.held.get((self._fleet, unit.name))
+        held = self._node.held.get((self._fleet, container.name))
         if held is None:
-            held = self._node.held[self._fleet, unit.name] = Held(unit, behaviour, self._node)
+            held = self._node.held[self._fleet, container.name] = Held(
+                container, behaviour, self._node
+            )
         async with held.lock:
-            if held.look(self._clock.monotonic_s()).state is not UnitState.RUNNING:
+            if held.look(self._clock.monotonic_s()).state is not ContainerState.RUNNING:
                 await self._make(held)
 
     async def remove(self, name: str, *, grace_s: float) -> None:
-        """Ask the unit to end, kill it after the grace, and remove all that it leaves."""
+        """Ask the container to end, kill it after the grace, and remove all that it leaves."""
         self._reach()
         held = self._node.held.get((self._fleet, name))
         if held is None:
             return
         async with held.lock:
-            is_running = held.look(self._clock.monotonic_s()).state is UnitState.RUNNING
+            is_running = held.look(self._clock.monotonic_s()).state is ContainerState.RUNNING
             if is_running:
                 behaviour = held.behaviour
                 stop_s = grace_s if behaviour.ignores_sigterm else min(grace_s, behaviour.stop_s)
                 await self._clock.sleep(stop_s)
             self._let_go(held)
 
-    async def units(self) -> tuple[FoundUnit, ...]:
-        """Return all units of this fleet, whoever made them, sorted by name."""
+    async def containers(self) -> tuple[ObservedContainer, ...]:
+        """Return all containers of this fleet, whoever made them, sorted by name."""
         self._reach()
         now_s = self._clock.monotonic_s()
         found = [
@@ -243,7 +258,7 @@ class SimulatedRuntime:
         return tuple(sorted(found, key=lambda one: one.name))
 
     async def changes(self) -> AsyncIterator[str]:
-        """Yield the name of each unit that has ended."""
+        """Yield the name of each container that has ended."""
         told = {name: ends_at_s for name, ends_at_s in self._endings() if self._is_past(ends_at_s)}
         while True:
             has_endings = self._node.has_endings
@@ -256,7 +271,7 @@ class SimulatedRuntime:
             await wait_at_most(has_endings, self._clock, min(LONGEST_WAIT_S, next_s))
 
     def log_of(self, _instance_id: str) -> str:
-        """Return nothing: simulated units write no log."""
+        """Return nothing: simulated containers write no log."""
         return ""
 
     async def close(self) -> None:
@@ -277,29 +292,32 @@ class SimulatedRuntime:
             raise NodeUnreachableError(f"node {self._node.name} does not answer (simulated)")
 
     async def _make(self, held: Held) -> None:
-        """Let a unit run, or fail to; a cancelled try leaves it CREATED."""
-        unit, behaviour = held.unit, held.behaviour
-        dice = self._world.dice(unit)
-        self._node.held[self._fleet, unit.name] = held
-        held.state, held.ends_at_s, held.is_ill = UnitState.CREATED, NEVER_S, False
+        """Let a container run, or fail to; a cancelled try leaves it CREATED."""
+        container, behaviour = held.container, held.behaviour
+        dice = self._world.dice(container)
+        self._node.held[self._fleet, container.name] = held
+        held.state, held.ends_at_s, held.is_ill = ContainerState.CREATED, NEVER_S, False
         await self._clock.sleep(behaviour.start_s * dice.uniform(0.5, 1.5))
         if not self._node.is_reachable:
             raise NodeUnreachableError(f"node {self._node.name} does not answer (simulated)")
         if dice.random() < behaviour.failure_ratio:
             self._let_go(held)
-            raise TransientError(f"start of {unit.name} on {self._node.name}: bad luck (simulated)")
-        if self._world.is_taken(unit.host, unit.port, by_others_than=held):
+            raise TransientError(
+                f"start of {container.name} on {self._node.name}: bad luck (simulated)"
+            )
+        if self._world.is_taken(container.host, container.port, by_others_than=held):
             self._let_go(held)
-            raise NoRoomError(
-                f"start of {unit.name} on {self._node.name}: port {unit.port} of {unit.host} is "
+            raise ResourceExhaustedError(
+                f"start of {container.name} on {self._node.name}: port {container.port} of "
+                f"{container.host} is "
                 f"taken"
             )
         self._run(held, dice)
 
     def _run(self, held: Held, dice: random.Random) -> None:
         behaviour, now_s = held.behaviour, self._clock.monotonic_s()
-        self._world.at_address[held.unit.host, held.unit.port] = held
-        held.state = UnitState.RUNNING
+        self._world.at_address[held.container.host, held.container.port] = held
+        held.state = ContainerState.RUNNING
         is_hanging = dice.random() < behaviour.hang_ratio
         held.healthy_at_s = (
             NEVER_S if is_hanging else now_s + _varied(behaviour.healthy_after_s, dice)
@@ -313,13 +331,13 @@ class SimulatedRuntime:
             self._node.tell_of_endings()
 
     def _let_go(self, held: Held) -> None:
-        """Remove all traces of a unit."""
-        unit = held.unit
-        if self._node.held.get((self._fleet, unit.name)) is held:
-            del self._node.held[self._fleet, unit.name]
-        held.state = UnitState.CREATED
-        if self._world.at_address.get((unit.host, unit.port)) is held:
-            del self._world.at_address[unit.host, unit.port]
+        """Remove all traces of a container."""
+        container = held.container
+        if self._node.held.get((self._fleet, container.name)) is held:
+            del self._node.held[self._fleet, container.name]
+        held.state = ContainerState.CREATED
+        if self._world.at_address.get((container.host, container.port)) is held:
+            del self._world.at_address[container.host, container.port]
 
 
 class SimulatedProber:
@@ -354,7 +372,7 @@ class SimulatedProber:
             await self._world.clock.sleep(held.behaviour.warm_up_s)
 
     def _reached(self, host: str, port: int) -> Held | None:
-        """Return the unit that listens there, if its node lets it be reached."""
+        """Return the container that listens there, if its node lets it be reached."""
         held = self._world.at_address.get((host, port))
         if held is None or not held.node.is_reachable:
             return None

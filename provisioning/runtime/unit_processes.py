@@ -1,14 +1,15 @@
-"""Know what runs by a unit's record, end it, and learn how it ended.
+"""Know what runs by a container's record, end it, and learn how it ended.
 
 In:   Records, and what the kernel tells of processes and cgroups.
-Out:  FoundUnits; signals; a call when a unit's first process has ended.
+Out:  FoundUnits; signals; a call when a container's first process has ended.
 Fails with TransientError where killed processes do not end, and with OSError.
 
 No process is signalled unless its id, start time and boot are those of the record, or it was seen
 in that process's session or cgroup. Without a cgroup a process is missed that wrote over its
-environment and whose leader ended before the unit was to end; see procfs.session_members. While the
-provisioner lives it learns each unit's exit status; a unit that ended without it is told as exited,
-with an unknown status.
+environment and whose leader ended before the container was to end; see procfs.session_members.
+While the
+provisioner lives it learns each container's exit status; a container that ended without it is told
+as exited, with an unknown status.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 from ollama_fleet.clock import Clock
 from provisioning.errors import TransientError
-from provisioning.model import FoundUnit, UnitState
+from provisioning.model import ContainerState, ObservedContainer
 from provisioning.runtime import cgroups, procfs
 from provisioning.runtime.endings import Endings, until_ended
 from provisioning.runtime.oom_kills import OomKills
@@ -39,27 +40,27 @@ log = logging.getLogger(__name__)
 
 
 class Look(NamedTuple):
-    """What was seen of a unit."""
+    """What was seen of a container."""
 
     record: Record
-    state: UnitState
+    state: ContainerState
     n_killed: int
     """Processes that the kernel has killed for want of memory."""
 
 
 class UnitProcesses:
-    """The processes of the units of one fleet on one node."""
+    """The processes of the containers of one fleet on one node."""
 
     def __init__(self, records: Records, clock: Clock, *, on_end: Callable[[str], None]) -> None:
-        """Have `on_end` called with the name of each unit whose first process has ended."""
+        """Have `on_end` called with the name of each container whose first process has ended."""
         self._records = records
         self._tell_ended = on_end
         self._unwritten: dict[str, int] = {}
-        """Exit statuses that the disk had no room for, by the units' names."""
+        """Exit statuses that the disk had no room for, by the containers' names."""
         self._seen: dict[str, frozenset[Identity]] = {}
-        """Who was to end, by the units' names: their leader may end first."""
+        """Who was to end, by the containers' names: their leader may end first."""
         self._children: dict[str, int] = {}
-        """Process ids of what we made, by the units' names."""
+        """Process ids of what we made, by the containers' names."""
         self._endings = Endings(self._on_end)
         self._oom_kills = OomKills(clock)
 
@@ -69,31 +70,31 @@ class UnitProcesses:
         self._oom_kills.begin(record.name, _n_killed(record))
 
     def is_running(self, record: Record) -> bool:
-        """Say whether the unit's first process runs."""
+        """Say whether the container's first process runs."""
         identity = self._records.identity(record)
         return identity is not None and procfs.is_alive(identity)
 
     def look(self) -> list[Look]:
-        """Return every unit that has a record; blocks while the records are read."""
+        """Return every container that has a record; blocks while the records are read."""
         records = [record for name in self._records.names() if (record := self._records.read(name))]
         return [Look(record, self._state(record), _n_killed(record)) for record in records]
 
-    def found(self, look: Look) -> FoundUnit:
-        """Return what is known of a unit that was looked at, and watch it while it runs."""
+    def found(self, look: Look) -> ObservedContainer:
+        """Return what is known of a container that was looked at, and watch it while it runs."""
         record, state = look.record, look.state
-        if state is UnitState.RUNNING:
+        if state is ContainerState.RUNNING:
             self.watch(record)
-        unit = FoundUnit(
+        container = ObservedContainer(
             record.name,
             record.instance_id,
             record.generation,
             state,
-            exit_status=self._exit_status(record) if state is UnitState.EXITED else None,
+            exit_status=self._exit_status(record) if state is ContainerState.EXITED else None,
         )
-        return self._oom_kills.judged(unit, look.n_killed)
+        return self._oom_kills.judged(container, look.n_killed)
 
     def watch(self, record: Record) -> None:
-        """Hear of it when the unit's first process ends."""
+        """Hear of it when the container's first process ends."""
         if identity := self._records.identity(record):
             self._endings.watch(record.name, identity)
 
@@ -124,7 +125,7 @@ class UnitProcesses:
             await _remove_group(Path(record.cgroup))
 
     def forget(self, record: Record) -> None:
-        """Know nothing of the unit any more."""
+        """Know nothing of the container any more."""
         self._endings.forget(record.name)
         self._oom_kills.forget(record.name)
         for known in (self._unwritten, self._seen, self._children):
@@ -152,13 +153,16 @@ class UnitProcesses:
         return True
 
     async def _still_living(self, record: Record) -> frozenset[Identity]:
-        """Return the unit's living processes, and remember them until it is forgotten."""
+        """Return the container's living processes, and remember them until it is forgotten."""
         members = frozenset(await asyncio.to_thread(self._members, record))
         self._seen[record.name] = members
         return members
 
     def _members(self, record: Record) -> list[Identity]:
-        """Return the unit's living processes; blocks for a millisecond per hundred processes."""
+        """Return the container's living processes.
+
+        Blocks for a millisecond per hundred processes.
+        """
         found = set(filter(procfs.is_alive, self._seen.get(record.name, ())))
         if record.cgroup:
             found.update(procfs.identities(cgroups.members(Path(record.cgroup))))
@@ -168,10 +172,12 @@ class UnitProcesses:
             found.update({identity} if procfs.is_alive(identity) else ())
         return list(found)
 
-    def _state(self, record: Record) -> UnitState:
+    def _state(self, record: Record) -> ContainerState:
         if self.is_running(record):
-            return UnitState.RUNNING
-        return UnitState.EXITED if self._records.was_launched(record) else UnitState.CREATED
+            return ContainerState.RUNNING
+        return (
+            ContainerState.EXITED if self._records.was_launched(record) else ContainerState.CREATED
+        )
 
     def _exit_status(self, record: Record) -> int | None:
         """Return how it ended; asks the kernel, which tells a parent once, and writes it down."""
@@ -198,7 +204,7 @@ class UnitProcesses:
 async def _remove_group(group: Path) -> None:
     """Remove a group whose processes have ended; the kernel may need a moment to see it so.
 
-    What stays is empty and harms nobody, so it does not hold the unit's removal up for long.
+    What stays is empty and harms nobody, so it does not hold the container's removal up for long.
     """
     deadline_s = time.monotonic() + GROUP_LIMIT_S
     while not cgroups.remove(group):

@@ -29,7 +29,7 @@ SIGKILL_STATUS = -9
 OUT_OF_MEMORY = frozenset({Kind.OOM_KILL, Kind.OOM_RESTART, Kind.RUNNER_OOM})
 
 
-class UnitState(StrEnum):
+class ContainerState(StrEnum):
     """Whether a unit's process lives."""
 
     RUNNING = "running"
@@ -46,7 +46,7 @@ class UnitStatus(msgspec.Struct, frozen=True):
     host: str
     port: int
     model: str
-    state: UnitState
+    state: ContainerState
     exit_status: int | None
     """Negative for a signal; None: it runs."""
     is_out_of_memory: bool
@@ -103,7 +103,7 @@ class UnitHost:
         self._reach(node)
         instance = self._orders.instance_of(node, order)
         known = self._units_by_node[node].get((order.fleet, name))
-        if known is not None and self._status(known).state is UnitState.RUNNING:
+        if known is not None and self._status(known).state is ContainerState.RUNNING:
             return
         occupant = self._unit_by_index.get(instance.index)
         if occupant is not None and occupant is not known:
@@ -152,7 +152,7 @@ class UnitHost:
         ended = [
             status.name
             for status in self.units(node, fleet=fleet)
-            if status.state is UnitState.EXITED
+            if status.state is ContainerState.EXITED
         ]
         listener = Listener(fleet)
         for name in ended:
@@ -196,7 +196,7 @@ class UnitHost:
             host=order.host,
             port=order.port,
             model=order.model,
-            state=UnitState.EXITED if has_ended else UnitState.RUNNING,
+            state=ContainerState.EXITED if has_ended else ContainerState.RUNNING,
             exit_status=SIGKILL_STATUS if has_ended else None,
             is_out_of_memory=not OUT_OF_MEMORY.isdisjoint(kinds),
         )
@@ -212,7 +212,7 @@ class UnitHost:
 
     def _tell(self, unit: HostedUnit) -> None:
         status = self._status(unit)
-        if status.state is UnitState.EXITED or status.is_out_of_memory:
+        if status.state is ContainerState.EXITED or status.is_out_of_memory:
             for listener in self._listeners_by_node.get(unit.node, ()):
                 if listener.fleet == unit.order.fleet:
                     listener.names.put_nowait(unit.name)

@@ -16,7 +16,7 @@ MAX_NAME_CHARACTERS = CONTAINERD_CHARACTERS
 MAX_FLEET_NAME_CHARACTERS = 60
 """Room for what its namespace is called besides."""
 MAX_POOL_NAME_CHARACTERS = CONTAINERD_CHARACTERS - NUMBER_DIGITS - GENERATION_DIGITS - 2
-"""Room for the unit names of its instances: `pool-0000042.1234567890`."""
+"""Room for the container names of its instances: `pool-0000042.1234567890`."""
 MAX_TEXT_CHARACTERS = 256
 NAME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", re.ASCII)
 HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)

@@ -1,7 +1,7 @@
 """What a provisioner orders, a simulation hosts, and an exporter polls: three processes' worth.
 
 The simulation's control API and its client share no types; this is where they meet. The whole
-way is gone once with real processes: 200 units over 10 nodes, one of them killed and healed.
+way is gone once with real processes: 200 containers over 10 nodes, one of them killed and healed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 
 from provisioning import model
 from provisioning.demo.processes import Children, ChildSpec
-from provisioning.model import FoundUnit, Unit, unit_name
+from provisioning.model import ContainerSpec, ObservedContainer, container_name
 from provisioning.runtime.hosted import HostedRuntime
 from provisioning.simulator import hosting
 from provisioning.simulator.orders import UnitOrder
@@ -43,19 +43,19 @@ class Rack:
     runtimes: Sequence[HostedRuntime]
 
     async def inject(self, **fault: object) -> None:
-        """Let a fault befall units."""
+        """Let a fault befall containers."""
         headers = {"Authorization": f"Bearer {self.token_path.read_text().strip()}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             async with session.post(f"{self.url}/faults", json=fault) as answer:
                 assert 201 == answer.status
 
-    async def start(self, units: Sequence[Sequence[Unit]]) -> None:
-        """Start each node's units, all at once."""
+    async def start(self, containers: Sequence[Sequence[ContainerSpec]]) -> None:
+        """Start each node's containers, all at once."""
         await asyncio.gather(
             *(
-                runtime.start(unit)
-                for runtime, its_units in zip(self.runtimes, units, strict=True)
-                for unit in its_units
+                runtime.start(container)
+                for runtime, its_containers in zip(self.runtimes, containers, strict=True)
+                for container in its_containers
             )
         )
 
@@ -84,11 +84,11 @@ async def rack(run_dir: Path, ports: range) -> AsyncIterator[Rack]:
         yield Rack(url, token_path, runtimes)
 
 
-def unit(node: int, port: int) -> Unit:
-    """Return the order for one unit of a node."""
+def container(node: int, port: int) -> ContainerSpec:
+    """Return the order for one container of a node."""
     instance_id = f"llama-{node:02}-{port}"
-    return Unit(
-        name=unit_name(instance_id, 1),
+    return ContainerSpec(
+        name=container_name(instance_id, 1),
         fleet=FLEET,
         instance_id=instance_id,
         generation=1,
@@ -105,8 +105,8 @@ def unit(node: int, port: int) -> Unit:
     )
 
 
-def entry(node: int, one: Unit) -> dict[str, str]:
-    """Return what the inventory says about a unit."""
+def entry(node: int, one: ContainerSpec) -> dict[str, str]:
+    """Return what the inventory says about a container."""
     return {
         "id": one.instance_id,
         "url": f"http://{one.host}:{one.port}",
@@ -118,32 +118,32 @@ def entry(node: int, one: Unit) -> dict[str, str]:
 
 
 def test_a_state_that_is_told_is_a_state_that_is_known() -> None:
-    assert {*map(str, hosting.UnitState)} <= {*map(str, model.UnitState)}
+    assert {*map(str, hosting.ContainerState)} <= {*map(str, model.ContainerState)}
 
 
-def test_what_is_asked_about_a_unit_is_told() -> None:
+def test_what_is_asked_about_a_container_is_told() -> None:
     told = {field.name for field in msgspec.structs.fields(hosting.UnitStatus)}
 
-    assert {field.name for field in msgspec.structs.fields(FoundUnit)} <= told
+    assert {field.name for field in msgspec.structs.fields(ObservedContainer)} <= told
 
 
-def test_an_order_has_nothing_that_a_unit_lacks() -> None:
-    known = {field.name for field in msgspec.structs.fields(Unit)}
+def test_an_order_has_nothing_that_a_container_lacks() -> None:
+    known = {field.name for field in msgspec.structs.fields(ContainerSpec)}
 
     assert {field.name for field in msgspec.structs.fields(UnitOrder)} <= known
 
 
-async def test_units_are_ordered_polled_killed_told_and_healed(tmp_path: Path) -> None:
+async def test_containers_are_ordered_polled_killed_told_and_healed(tmp_path: Path) -> None:
     ports = free_range(N_PER_NODE)
-    units = [[unit(node, port) for port in ports] for node in range(1, N_NODES + 1)]
-    entries = [entry(node, one) for node, its in enumerate(units, start=1) for one in its]
+    containers = [[container(node, port) for port in ports] for node in range(1, N_NODES + 1)]
+    entries = [entry(node, one) for node, its in enumerate(containers, start=1) for one in its]
     inventory = tmp_path / "fleet.json"
     inventory.write_text(json.dumps(entries))
-    victim, its_runtime = units[3][7], 3
+    victim, its_runtime = containers[3][7], 3
 
     async with rack(tmp_path, ports) as made, running(tmp_path, inventory) as stack:
         runtime = made.runtimes[its_runtime]
-        await made.start(units)
+        await made.start(containers)
         await eventually(lambda: counts(stack, healthy=N_NODES * N_PER_NODE))
         await eventually(lambda: has_begun_after(stack, victim, 0.0))
         before_s = await start_time_s(stack, victim, node="n4")
@@ -154,14 +154,16 @@ async def test_units_are_ordered_polled_killed_told_and_healed(tmp_path: Path) -
         assert victim.name == await asyncio.wait_for(next_name, 60.0)
         await changes.aclose()
         assert [victim.name] == [
-            found.name for found in await runtime.units() if found.state is model.UnitState.EXITED
+            found.name
+            for found in await runtime.containers()
+            if found.state is model.ContainerState.EXITED
         ]
         await eventually(lambda: counts(stack, healthy=N_NODES * N_PER_NODE - 1, unreachable=1))
 
         await runtime.start(victim)
         await eventually(lambda: counts(stack, healthy=N_NODES * N_PER_NODE))
         await eventually(lambda: has_begun_after(stack, victim, before_s))
-        n_running = [len(await runtime.units()) for runtime in made.runtimes]
+        n_running = [len(await runtime.containers()) for runtime in made.runtimes]
 
     assert [N_PER_NODE] * N_NODES == n_running
 
@@ -171,12 +173,12 @@ async def counts(stack: Running, **wanted: int) -> bool:
     return wanted == Counter(one["status"] for one in await stack.instances())
 
 
-async def start_time_s(stack: Running, one: Unit, *, node: str) -> float:
-    """Return when the exporter says that a unit's server has started."""
+async def start_time_s(stack: Running, one: ContainerSpec, *, node: str) -> float:
+    """Return when the exporter says that a container's server has started."""
     labels = {"instance_id": one.instance_id, "node": node, "model": one.model}
     return await stack.value("ollama_instance_start_time_seconds", **labels) or 0.0
 
 
-async def has_begun_after(stack: Running, one: Unit, before_s: float) -> bool:
+async def has_begun_after(stack: Running, one: ContainerSpec, before_s: float) -> bool:
     """Say whether the exporter has seen a life that began later."""
     return await start_time_s(stack, one, node="n4") > before_s

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provisioning.model import unit_name
+from provisioning.model import container_name
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd.client import Daemon
@@ -118,7 +118,7 @@ class ContainerLab(Lab):
         found = []
         for node in self.nodes:
             here = [one for one in instances if one["node"] == node.name]
-            wanted = {unit_name(one["id"], one["generation"]) for one in here}
+            wanted = {container_name(one["id"], one["generation"]) for one in here}
             for kind, there in (await remains(node, self.fleet)).items():
                 found += [f"{kind} of {name} too many on {node.name}" for name in there - wanted]
                 found += [f"{kind} of {name} missing on {node.name}" for name in wanted - there]

@@ -186,7 +186,7 @@ async def test_a_killed_instance_is_replaced_by_the_next_generation(fleet_lab: L
         await one.instances()
     )
     shown = await fleet_lab.done("instances", "show", "web-00003")
-    assert "exited its unit has exited, status -9" in shown
+    assert "exited its container has exited, status -9" in shown
 
 
 @pytest.mark.parametrize(

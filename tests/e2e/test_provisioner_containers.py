@@ -159,7 +159,7 @@ async def test_what_is_not_ours_is_left_alone(fleet_lab: ContainerLab, tmp_path:
     await daemon.call(api.CREATE_CONTAINER, messages.CreateContainerRequest(container=stranger))
     neighbour = ContainerdLab(node.containerd, busybox_archive(tmp_path))
     await neighbour.prepare("neighbour")
-    theirs = neighbour.unit(fleet="neighbour")
+    theirs = neighbour.container(fleet="neighbour")
     await neighbour.open(fleet="neighbour").start(theirs)
     pid = await neighbour.pid(theirs)
 

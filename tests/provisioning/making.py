@@ -9,21 +9,21 @@ from msgspec.structs import replace
 from provisioning.actions import Illness, Observed
 from provisioning.model import (
     DAY_S,
+    ContainerState,
     Fleet,
-    FoundUnit,
     Instance,
     Limits,
     Node,
     NodeReport,
+    ObservedContainer,
     Phase,
     Pool,
     Rotation,
     RuntimeKind,
-    UnitState,
     Workload,
 )
 from provisioning.store.base import Stored
-from provisioning.units import listing_of, workload_digest
+from provisioning.workload import listing_of, workload_digest
 
 NOW_S = 1_800_000_000.0
 GIB = 2**30
@@ -70,22 +70,28 @@ def instance(number: int = 1, **fields: object) -> Instance:
 
 
 def found(
-    of: Instance, state: UnitState = UnitState.RUNNING, *, generation: int = 0, **fields: object
-) -> FoundUnit:
-    """Return the unit of an instance's generation, as its node tells of it."""
+    of: Instance,
+    state: ContainerState = ContainerState.RUNNING,
+    *,
+    generation: int = 0,
+    **fields: object,
+) -> ObservedContainer:
+    """Return the container of an instance's generation, as its node tells of it."""
     number = generation or of.generation
-    made = FoundUnit(f"{of.id}.{number}", of.id, number, state)
+    made = ObservedContainer(f"{of.id}.{number}", of.id, number, state)
     return replace(made, **fields)
 
 
-def report(name: str = "n1", *units: FoundUnit, at_s: float = NOW_S, fault: str = "") -> NodeReport:
+def report(
+    name: str = "n1", *containers: ObservedContainer, at_s: float = NOW_S, fault: str = ""
+) -> NodeReport:
     """Return what was heard of a node just now."""
-    return NodeReport(name, at_s, units, fault)
+    return NodeReport(name, at_s, containers, fault)
 
 
-def silent(name: str = "n1", *units: FoundUnit, for_s: float) -> NodeReport:
+def silent(name: str = "n1", *containers: ObservedContainer, for_s: float) -> NodeReport:
     """Return what is known of a node that has not answered for a time."""
-    return report(name, *units, at_s=NOW_S - for_s, fault="cannot connect")
+    return report(name, *containers, at_s=NOW_S - for_s, fault="cannot connect")
 
 
 def observed(
@@ -120,10 +126,10 @@ def observed(
 
 
 def healthy_reports(instances: Iterable[Instance]) -> list[NodeReport]:
-    """Return reports of nodes that run the units of all instances with a phase that has one."""
-    by_node: dict[str, list[FoundUnit]] = {"n1": []}
+    """Return reports of nodes that run the containers of all instances that have one."""
+    by_node: dict[str, list[ObservedContainer]] = {"n1": []}
     for one in instances:
-        units = by_node.setdefault(one.node, [])
+        containers = by_node.setdefault(one.node, [])
         if one.phase in (Phase.RUNNING, Phase.DRAINING):
-            units.append(found(one))
-    return [report(name, *units) for name, units in by_node.items()]
+            containers.append(found(one))
+    return [report(name, *containers) for name, containers in by_node.items()]

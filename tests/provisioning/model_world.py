@@ -1,6 +1,6 @@
 """A fleet in a few dictionaries: what decide's actions do to it, without any waiting.
 
-In:   a Fleet, the records and units to begin with, a source of dice.
+In:   a Fleet, the records and containers to begin with, a source of dice.
 Out:  `step`: one pass of decide on what can be observed, its promises checked, its actions begun.
 Operations end in later steps, well or not, as the dice say while the world is wild.
 """
@@ -29,15 +29,15 @@ from provisioning.actions import (
 from provisioning.lifecycle import Outcome, Result, begin, finish_start, finish_stop
 from provisioning.model import (
     FOR_GOOD,
+    ContainerState,
     Fleet,
-    FoundUnit,
     Instance,
     NodeReport,
+    ObservedContainer,
     Phase,
     Pool,
     Reason,
-    UnitState,
-    unit_name,
+    container_name,
 )
 from provisioning.reconcile import decide
 from provisioning.scheduler import allowed_down, operations_on
@@ -57,9 +57,9 @@ FAILURES = (Result.FAILED, Result.LASTING, Result.NO_ROOM, Result.UNREACHABLE)
 
 @dataclass
 class Held:
-    """A unit that exists on a node, and what it holds of it."""
+    """A container that exists on a node, and what it holds of it."""
 
-    found: FoundUnit
+    found: ObservedContainer
     cpus: float
     memory_bytes: int
     port: int
@@ -71,21 +71,21 @@ class Operation:
     """What is under way: about an instance, or a sweep."""
 
     node: str
-    unit: str
+    container: str
     id: str = ""
     is_start: bool = False
 
 
 @dataclass
 class World:
-    """Records, units, and operations under way."""
+    """Records, containers, and operations under way."""
 
     fleet: Fleet
     dice: random.Random
     now_s: float
     records: dict[str, Instance] = field(default_factory=dict)
-    units: dict[str, dict[str, Held]] = field(default_factory=dict)
-    """By node, then by unit."""
+    containers: dict[str, dict[str, Held]] = field(default_factory=dict)
+    """By node, then by container."""
     faults: dict[str, Fault] = field(default_factory=dict)
     """What is wrong with nodes, by their names."""
     operations: list[Operation] = field(default_factory=list)
@@ -97,8 +97,8 @@ class World:
     def __post_init__(self) -> None:
         self.since_s = self.now_s
         for node in self.fleet.nodes:
-            self.units.setdefault(node.name, {})
-        self.last_seen: dict[str, tuple[FoundUnit, ...]] = {}
+            self.containers.setdefault(node.name, {})
+        self.last_seen: dict[str, tuple[ObservedContainer, ...]] = {}
         self.unasked: set[str] = set()
         """Nodes that have not said anything yet since the last take-over, not even a fault."""
 
@@ -117,13 +117,13 @@ class World:
 
     def observe(self) -> Observed:
         """Return what a provisioner sees of the world now."""
-        for name, held in self.units.items():
+        for name, held in self.containers.items():
             if not self.is_unheard(name) and name not in self.unasked:
                 self.heard_s[name] = self.now_s
                 self.last_seen[name] = tuple(one.found for one in held.values())
         return Observed(
             stored={id_: Stored(one, 1) for id_, one in self.records.items()},
-            reports={name: self._report(name) for name in self.units},
+            reports={name: self._report(name) for name in self.containers},
             since_s=self.since_s,
             ill={
                 id_: Illness(self.now_s, "no answer")
@@ -132,11 +132,11 @@ class World:
             },
             working=frozenset(one.id for one in self.operations if one.id),
             starting=frozenset(one.id for one in self.operations if one.is_start),
-            sweeping=frozenset((one.node, one.unit) for one in self.operations if not one.id),
+            sweeping=frozenset((one.node, one.container) for one in self.operations if not one.id),
             deletable_orphans=frozenset(
                 (node, held.found.name)
-                for node, units in self.units.items()
-                for held in units.values()
+                for node, containers in self.containers.items()
+                for held in containers.values()
                 if self.are_orphans_deletable
             ),
         )
@@ -150,11 +150,11 @@ class World:
         )
 
     def _answers(self, instance: Instance) -> bool:
-        held = self.units.get(instance.node, {}).get(instance.unit)
+        held = self.containers.get(instance.node, {}).get(instance.container)
         return (
             held is not None
             and held.is_healthy
-            and held.found.state is UnitState.RUNNING
+            and held.found.state is ContainerState.RUNNING
             and self.faults.get(instance.node) is not Fault.LOST
         )
 
@@ -164,7 +164,7 @@ class World:
 
     def _begin(self, action: Action) -> None:
         if isinstance(action, Sweep):
-            self.operations.append(Operation(action.node, action.unit))
+            self.operations.append(Operation(action.node, action.container))
             return
         id_ = action.instance.id if isinstance(action, Place) else action.id
         if isinstance(action, Forget):
@@ -175,17 +175,19 @@ class World:
         self.records[id_] = record
         if isinstance(action, Place | Start | Renew):
             self._hold(record)
-            self.operations.append(Operation(record.node, record.unit, id_, is_start=True))
+            self.operations.append(Operation(record.node, record.container, id_, is_start=True))
         elif isinstance(action, Stop):
             # A start that is called off leaves what it has made; the removal is to end that too.
             self.operations = [one for one in self.operations if one.id != id_]
-            self.operations.append(Operation(record.node, record.unit, id_))
+            self.operations.append(Operation(record.node, record.container, id_))
 
     def _hold(self, record: Instance) -> None:
-        if self.is_unheard(record.node) or record.unit in self.units[record.node]:
+        if self.is_unheard(record.node) or record.container in self.containers[record.node]:
             return
-        self.units[record.node][record.unit] = Held(
-            FoundUnit(record.unit, record.id, record.generation, UnitState.RUNNING),
+        self.containers[record.node][record.container] = Held(
+            ObservedContainer(
+                record.container, record.id, record.generation, ContainerState.RUNNING
+            ),
             record.cpus,
             record.memory_bytes,
             record.port,
@@ -205,16 +207,16 @@ class World:
     def _end_start(self, operation: Operation) -> None:
         fault = self.faults.get(operation.node)
         outcome = outcome_of_start(fault, self.dice) or self._outcome()
-        held = self.units[operation.node]
+        held = self.containers[operation.node]
         if outcome.result is Result.DONE:
             self._hold(self.records[operation.id])
-            one = held[operation.unit]
+            one = held[operation.container]
             one.is_healthy = True
-            one.found = FoundUnit(
-                operation.unit, operation.id, one.found.generation, UnitState.RUNNING
+            one.found = ObservedContainer(
+                operation.container, operation.id, one.found.generation, ContainerState.RUNNING
             )
         elif outcome.result is not Result.UNREACHABLE and self.dice.random() < 0.9:
-            held.pop(operation.unit, None)  # now and then the clean-up fails as well
+            held.pop(operation.container, None)  # now and then the clean-up fails as well
         record = self.records[operation.id]
         self.records[operation.id] = finish_start(
             record,
@@ -228,7 +230,7 @@ class World:
     def _end_removal(self, operation: Operation) -> None:
         outcome = outcome_of_removal(self.faults.get(operation.node)) or self._outcome()
         if outcome.result is Result.DONE:
-            self.units[operation.node].pop(operation.unit, None)
+            self.containers[operation.node].pop(operation.container, None)
         if not operation.id:
             return
         record = finish_stop(
@@ -248,16 +250,20 @@ class World:
         """Let one thing go wrong, or come right again."""
         dice = self.dice
         kind = dice.randrange(9)
-        names = sorted(self.units)
-        held = [one for units in self.units.values() for one in units.values()]
+        names = sorted(self.containers)
+        held = [one for containers in self.containers.values() for one in containers.values()]
         if kind == 0:
             self.faults[dice.choice(names)] = dice.choice(tuple(Fault))
         elif kind in (1, 2) and self.faults:
             del self.faults[dice.choice(sorted(self.faults))]
         elif kind == 3 and held:
             one = dice.choice(held)
-            one.found = FoundUnit(
-                one.found.name, one.found.instance_id, one.found.generation, UnitState.EXITED, 137
+            one.found = ObservedContainer(
+                one.found.name,
+                one.found.instance_id,
+                one.found.generation,
+                ContainerState.EXITED,
+                137,
             )
         elif kind == 4 and held:
             dice.choice(held).is_healthy = False
@@ -268,9 +274,9 @@ class World:
             self._forget_reports()
         elif kind == 7:
             node = dice.choice(names)
-            units = self.units[node]
-            if units:
-                del units[dice.choice(sorted(units))]
+            containers = self.containers[node]
+            if containers:
+                del containers[dice.choice(sorted(containers))]
         elif kind == 8:
             self.fleet = replace(self.fleet, pools=tuple(map(self._respecified, self.fleet.pools)))
 
@@ -279,7 +285,7 @@ class World:
         self.since_s = self.now_s
         self.heard_s.clear()
         self.last_seen.clear()
-        self.unasked = {name for name in sorted(self.units) if self.dice.random() < 0.5}
+        self.unasked = {name for name in sorted(self.containers) if self.dice.random() < 0.5}
 
     def _respecified(self, pool: Pool) -> Pool:
         """Return a pool of another count or workload, or as it was: a rollback."""
@@ -318,7 +324,7 @@ def calls_off(seen: Observed, action: Action) -> bool:
 
 
 def subjects(actions: Sequence[Action]) -> list[str]:
-    """Return the instances whose units the actions change."""
+    """Return the instances whose containers the actions change."""
     return [
         action.instance.id if isinstance(action, Place) else action.id
         for action in actions
@@ -334,10 +340,13 @@ def check_one_action_each(seen: Observed, actions: Sequence[Action]) -> None:
     assert not (seen.working - called_off) & set(ids)
     for action in actions:
         if isinstance(action, Sweep):
-            assert (action.node, action.unit) not in seen.sweeping
-            stored = seen.stored.get(action.unit.rsplit(".", 1)[0])
+            assert (action.node, action.container) not in seen.sweeping
+            stored = seen.stored.get(action.container.rsplit(".", 1)[0])
             if stored and stored.instance.phase is not Phase.FAILED:
-                assert (action.node, action.unit) != (stored.instance.node, stored.instance.unit)
+                assert (action.node, action.container) != (
+                    stored.instance.node,
+                    stored.instance.container,
+                )
         if isinstance(action, Place):
             assert action.instance.id not in seen.stored
 
@@ -401,42 +410,48 @@ def check_orphans(world: World, seen: Observed, actions: Sequence[Action]) -> No
     So is any as long as not all nodes were asked what runs.
     """
     running = [
-        unit
+        container
         for report in seen.reports.values()
-        for unit in report.units
-        if unit.state is UnitState.RUNNING
+        for container in report.containers
+        if container.state is ContainerState.RUNNING
     ]
-    orphans = {unit.name for unit in running if is_orphan(seen, unit)}
+    orphans = {container.name for container in running if is_orphan(seen, container)}
     is_doubted = len(orphans) > len(seen.stored) or bool(world.unasked)
     if is_doubted and not world.are_orphans_deletable:
         assert not [action for action in actions if isinstance(action, Place)]
-        assert not orphans & {action.unit for action in actions if isinstance(action, Sweep)}
+        assert not orphans & {action.container for action in actions if isinstance(action, Sweep)}
 
 
-def is_orphan(seen: Observed, unit: FoundUnit) -> bool:
-    """Say whether no record tells of a unit: its instance has none, or an older one."""
-    stored = seen.stored.get(unit.instance_id)
-    return stored is None or unit.generation > stored.instance.generation
+def is_orphan(seen: Observed, container: ObservedContainer) -> bool:
+    """Say whether no record tells of a container: its instance has none, or an older one."""
+    stored = seen.stored.get(container.instance_id)
+    return stored is None or container.generation > stored.instance.generation
 
 
 def check_names(world: World, actions: Sequence[Action]) -> None:
-    """No unit is made whose name another one has elsewhere on a node that answers."""
-    heard = {node: units for node, units in world.last_seen.items() if not world.is_unheard(node)}
+    """No container is made whose name another one has elsewhere on a node that answers."""
+    heard = {
+        node: containers
+        for node, containers in world.last_seen.items()
+        if not world.is_unheard(node)
+    }
     for action in actions:
         if isinstance(action, Start | Renew):
             record = begin(action, world.records[action.id], now_s=world.now_s)
             assert record is not None
-            elsewhere = (units for node, units in heard.items() if node != record.node)
-            assert record.unit not in {unit.name for units in elsewhere for unit in units}
+            elsewhere = (containers for node, containers in heard.items() if node != record.node)
+            assert record.container not in {
+                container.name for containers in elsewhere for container in containers
+            }
 
 
 def check_node(world: World, name: str, records: dict[str, Instance]) -> None:
     node = {node.name: node for node in world.fleet.nodes}[name]
     here = [one for one in records.values() if one.node == name]
-    counted = {one.unit: (one.cpus, one.memory_bytes) for one in here if has_unit(one)}
-    for unit, held in world.units[name].items():
-        if held.found.state is not UnitState.EXITED:
-            counted.setdefault(unit, known_size(world, held))
+    counted = {one.container: (one.cpus, one.memory_bytes) for one in here if has_container(one)}
+    for container, held in world.containers[name].items():
+        if held.found.state is not ContainerState.EXITED:
+            counted.setdefault(container, known_size(world, held))
     assert not node.is_cordoned
     assert sum(cpus for cpus, _ in counted.values()) <= node.cpus + 1e-6
     assert sum(memory for _, memory in counted.values()) <= node.memory_bytes
@@ -446,7 +461,10 @@ def check_node(world: World, name: str, records: dict[str, Instance]) -> None:
 
 
 def known_size(world: World, held: Held) -> tuple[float, int]:
-    """Return what a unit holds, as far as anybody can know it once its record tells of another."""
+    """Return what a container holds.
+
+    As far as anybody can know it once its record tells of another.
+    """
     largest = largest_size(world.fleet)
     if record := world.records.get(held.found.instance_id):
         largest = largest.or_more(size_of(record))
@@ -458,7 +476,7 @@ def is_port_of(world: World, instance: Instance) -> bool:
     return node.first_port <= instance.port <= node.last_port
 
 
-def has_unit(instance: Instance) -> bool:
+def has_container(instance: Instance) -> bool:
     return instance.phase is not Phase.FAILED
 
 
@@ -511,7 +529,10 @@ def is_stuck(instance: Instance) -> bool:
 
 
 def stray(id_: str, generation: int, port: int) -> Held:
-    """Return a unit that no record need know of."""
+    """Return a container that no record need know of."""
     return Held(
-        FoundUnit(unit_name(id_, generation), id_, generation, UnitState.RUNNING), 1.0, 1, port
+        ObservedContainer(container_name(id_, generation), id_, generation, ContainerState.RUNNING),
+        1.0,
+        1,
+        port,
     )

@@ -16,7 +16,7 @@ class Fault(StrEnum):
     """How a node is broken, for some time or for good."""
 
     LOST = "lost"
-    """Neither it nor its instances answer; its units go on, and are there when it returns."""
+    """Neither it nor its instances answer; its containers go on, and are there when it returns."""
     SILENT = "silent"
     """It does not answer; its instances do."""
     BARREN = "barren"
@@ -24,7 +24,7 @@ class Fault(StrEnum):
     STERILE = "sterile"
     """Every start fails, and no further try would heal it."""
     DEAF = "deaf"
-    """It tells of its units and removes them, but answers to no start."""
+    """It tells of its containers and removes them, but answers to no start."""
 
 
 UNHEARD = frozenset({Fault.LOST, Fault.SILENT})

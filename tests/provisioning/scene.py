@@ -24,7 +24,7 @@ from provisioning.model import Fleet, Instance, Node, Phase
 from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from provisioning.store.base import Change, Done, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 from tests.provisioning.counters import Counters
 from tests.provisioning.virtual import VirtualClock
 
@@ -86,10 +86,12 @@ class Stage:
         return [self.backend.stored[id_].instance for id_ in sorted(self.backend.stored)]
 
     @property
-    def running_units(self) -> list[str]:
-        """Return the units that run anywhere."""
+    def running_containers(self) -> list[str]:
+        """Return the containers that run anywhere."""
         return sorted(
-            unit.name for node in self.fleet.nodes for unit in self.world.units(node.name)
+            container.name
+            for node in self.fleet.nodes
+            for container in self.world.containers(node.name)
         )
 
     def is_whole(self) -> bool:
@@ -101,7 +103,7 @@ class Stage:
             is_good = all(one.phase is Phase.RUNNING and one.workload == digest for one in mine)
             if len(mine) != count or not is_good:
                 return False
-        return self.running_units == sorted(one.unit for one in self.instances)
+        return self.running_containers == sorted(one.container for one in self.instances)
 
     async def until(self, condition: Callable[[], object], *, within_s: float = 600.0) -> None:
         """Let virtual time pass until something is so."""

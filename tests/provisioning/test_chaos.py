@@ -60,12 +60,14 @@ class Chaos:
         """Let one thing happen."""
         dice = self.dice
         stage = dice.choice(self.stages)
-        units = [unit.name for node in NODES for unit in self.world.units(node.name)]
+        containers = [
+            container.name for node in NODES for container in self.world.containers(node.name)
+        ]
         match dice.randrange(7):
-            case 0 | 1 if units:
-                self.world.kill(dice.choice(units))
-            case 2 if units:
-                self.world.sicken(dice.choice(units))
+            case 0 | 1 if containers:
+                self.world.kill(dice.choice(containers))
+            case 2 if containers:
+                self.world.sicken(dice.choice(containers))
             case 3:
                 self.world.silence(dice.choice(NODES).name)
             case 4:
@@ -102,11 +104,15 @@ class Chaos:
         records = [stored.instance for stored in self.backend.stored.values()]
         claims = [(one.node, one.port) for one in records]
         assert len(claims) == len(set(claims))
-        running = [unit.name for node in NODES for unit in self.world.units(node.name)]
+        running = [
+            container.name for node in NODES for container in self.world.containers(node.name)
+        ]
         assert len(running) == len(set(running))
         for one in NODES:
             if self.world.node(one.name).is_reachable:
-                assert sum(unit.cpus for unit in self.world.units(one.name)) <= one.cpus
+                assert (
+                    sum(container.cpus for container in self.world.containers(one.name)) <= one.cpus
+                )
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -87,13 +87,13 @@ def test_what_is_under_way_goes_on(shifts: list[float], jump_s: float) -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(4), nodes=NODES)) as stage:
             await stage.until(stage.is_whole)
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             shifts.append(jump_s)
             await stage.until(lambda: stage.instances[0].generation == 2, within_s=10.0)
             await stage.until(stage.is_whole, within_s=60.0)
             for _ in range(3):
                 await stage.until(stage.is_whole, within_s=400.0)
-                stage.world.kill(stage.instances[0].unit)
+                stage.world.kill(stage.instances[0].container)
                 await VirtualClock().sleep(6.0)
             shifts.append(0.0)
             await stage.until(stage.is_whole, within_s=700.0)

@@ -14,23 +14,23 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from provisioning.model import (
+    ContainerState,
     Event,
     Fleet,
-    FoundUnit,
     Instance,
     Limits,
     Node,
+    ObservedContainer,
     Phase,
     Placement,
     Pool,
     Reason,
     Rotation,
     Spread,
-    UnitState,
 )
 from provisioning.reconcile import MOST_NODES_TRIED, decide
 from provisioning.state import orphan_policy
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 from tests.provisioning.making import CHAT, GIB, NOW_S, node
 from tests.provisioning.model_world import Held, World, stray
 from tests.provisioning.node_faults import Fault
@@ -130,7 +130,7 @@ def records(draw: st.DrawFn, *, number: int) -> Instance:
 
 @st.composite
 def worlds(draw: st.DrawFn, large: str = "ab") -> World:
-    """Return a world in any state; units may be missing, extra, dead, or in the wrong place.
+    """Return a world in any state; containers may be missing, extra, dead, or in the wrong place.
 
     Any one of its nodes may be broken for good where it has three large ones.
     """
@@ -141,14 +141,16 @@ def worlds(draw: st.DrawFn, large: str = "ab") -> World:
         world.records[one.id] = one
         place = draw(st.sampled_from([one.node, one.node, *NAMES]))
         if place != "gone" and draw(st.integers(0, 3)):
-            state = draw(st.sampled_from([UnitState.RUNNING, UnitState.RUNNING, *UnitState]))
+            state = draw(
+                st.sampled_from([ContainerState.RUNNING, ContainerState.RUNNING, *ContainerState])
+            )
             generation = max(1, one.generation - draw(st.sampled_from([0, 0, 1, -1])))
             name = f"{one.id}.{generation}"
-            found = FoundUnit(name, one.id, generation, state)
-            world.units[place][name] = Held(found, one.cpus, one.memory_bytes, one.port)
+            found = ObservedContainer(name, one.id, generation, state)
+            world.containers[place][name] = Held(found, one.cpus, one.memory_bytes, one.port)
     for number in range(draw(st.integers(0, 3))):
         name = f"chat-{number:05}"
-        world.units[draw(st.sampled_from(NAMES))][f"{name}.9"] = stray(name, 9, 20_500)
+        world.containers[draw(st.sampled_from(NAMES))][f"{name}.9"] = stray(name, 9, 20_500)
     return world
 
 
@@ -187,7 +189,7 @@ def test_a_node_that_is_broken_for_good_keeps_nobody_from_the_fleet_that_is_want
     heal(world, {broken: fault})
 
     settle(world)
-    settle_doubts(world)  # else what was given up is left alone, for a newer unit that is kept
+    settle_doubts(world)  # else what was given up is left alone, for a newer container that is kept
     if given_up := [one for one in world.records.values() if is_given_up(one)]:
         # Before, it was tried in vain on two others; here, where it can never start.
         assert Fault.STERILE == fault
@@ -256,11 +258,13 @@ def assert_wanted(world: World) -> None:
         assert [1] * wanted == list(served.values())
         assert set(served) <= set(pool.developers)
     if not world.operations:
-        assert {one.unit for one in world.records.values() if one.phase is not Phase.FAILED} >= {
-            unit
-            for node_name, units in world.units.items()
+        assert {
+            one.container for one in world.records.values() if one.phase is not Phase.FAILED
+        } >= {
+            container
+            for node_name, containers in world.containers.items()
             if not world.is_unheard(node_name)
-            for unit in units
+            for container in containers
         }
 
 

@@ -18,6 +18,7 @@ from provisioning.actions import (
     Sweep,
 )
 from provisioning.model import (
+    ContainerState,
     Fleet,
     Instance,
     Limits,
@@ -30,10 +31,9 @@ from provisioning.model import (
     Reason,
     Rotation,
     Spread,
-    UnitState,
 )
 from provisioning.reconcile import decide
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 from tests.provisioning.making import (
     CHAT,
     GIB,
@@ -92,7 +92,7 @@ class TestCounts:
             for one in new
         }
 
-    def test_what_is_placed_is_listed_as_its_unit_will_be_made(self) -> None:
+    def test_what_is_placed_is_listed_as_its_container_will_be_made(self) -> None:
         there = node(address="10.0.0.9", labels=(("rack", "r1"),))
 
         (new,) = placed(decided(fleet(pool(1), nodes=[there])))
@@ -102,7 +102,7 @@ class TestCounts:
     def test_a_gap_in_the_numbers_is_filled_first(self) -> None:
         assert ["chat-00001"] == [one.id for one in placed(decided(pool(2), instance(2)))]
 
-    def test_an_id_whose_unit_is_still_around_is_not_used_again(self) -> None:
+    def test_an_id_whose_container_is_still_around_is_not_used_again(self) -> None:
         ghost, known = instance(1, generation=4), instance(3)
 
         actions = decided(pool(2), known, reports=[report("n1", found(ghost), found(known))])
@@ -261,9 +261,9 @@ class TestPlaces:
 
         assert 2 == len(placed(decided(limited)))
 
-    def test_units_that_nobody_wants_use_their_node_as_long_as_they_are_there(self) -> None:
+    def test_containers_that_nobody_wants_use_their_node_as_long_as_they_are_there(self) -> None:
         ghosts = [found(one) for one in many(3, pool="old")]
-        dead = found(instance(4), UnitState.EXITED)
+        dead = found(instance(4), ContainerState.EXITED)
         known = [instance(number) for number in (5, 6, 7)]
 
         actions = decided(
@@ -485,7 +485,7 @@ class TestOperations:
         self, limit: int, cpus: float, expected: int
     ) -> None:
         limits = Limits(operations_per_node=limit)
-        ghosts = [found(one, UnitState.EXITED) for one in many(20)]
+        ghosts = [found(one, ContainerState.EXITED) for one in many(20)]
 
         actions = decided(
             fleet(pool(0), nodes=[node(cpus=cpus)], limits=limits), reports=[report("n1", *ghosts)]
@@ -511,8 +511,8 @@ class TestStarting:
 
         assert (Start(one.id, one.listing),) == decided(pool(1), one)
 
-    def test_is_listed_as_its_unit_will_be_made(self) -> None:
-        """Its node may have another address since its last unit was ordered."""
+    def test_is_listed_as_its_container_will_be_made(self) -> None:
+        """Its node may have another address since its last container was ordered."""
         there = node(address="10.0.0.9", labels=(("rack", "r1"),))
 
         (start,) = decided(fleet(pool(1), nodes=[there]), instance(1, phase=Phase.STARTING))
@@ -545,7 +545,7 @@ class TestStarting:
         assert isinstance(renew, Renew)
         assert "n2" == renew.node
 
-    def test_of_an_old_workload_is_stopped_where_its_unit_is_there_already(self) -> None:
+    def test_of_an_old_workload_is_stopped_where_its_container_is_there_already(self) -> None:
         one = instance(1, phase=Phase.STARTING)
 
         actions = decided(pool(1, workload=NEW), one, reports=[report("n1", found(one))])
@@ -576,28 +576,34 @@ class TestStarting:
 
 
 class TestEndings:
-    """A running instance whose unit does not run."""
+    """A running instance whose container does not run."""
 
     @pytest.mark.parametrize(
-        ("unit", "words"),
+        ("container", "words"),
         [
-            (found(instance(1), UnitState.EXITED, exit_status=0), "its unit has exited, status 0"),
-            (found(instance(1), UnitState.EXITED, exit_status=3), "its unit has exited, status 3"),
-            (found(instance(1), UnitState.EXITED, exit_status=-9), "status -9 (SIGKILL)"),
-            (found(instance(1), UnitState.EXITED, exit_status=-99), "status -99"),
-            (found(instance(1), UnitState.EXITED), "status not known"),
-            (found(instance(1), UnitState.CREATED), "does not run"),
+            (
+                found(instance(1), ContainerState.EXITED, exit_status=0),
+                "its container has exited, status 0",
+            ),
+            (
+                found(instance(1), ContainerState.EXITED, exit_status=3),
+                "its container has exited, status 3",
+            ),
+            (found(instance(1), ContainerState.EXITED, exit_status=-9), "status -9 (SIGKILL)"),
+            (found(instance(1), ContainerState.EXITED, exit_status=-99), "status -99"),
+            (found(instance(1), ContainerState.EXITED), "status not known"),
+            (found(instance(1), ContainerState.CREATED), "does not run"),
         ],
     )
-    def test_is_stopped_and_says_how_it_ended(self, unit: object, words: str) -> None:
-        (stop,) = decided(pool(1), instance(1), reports=[report("n1", unit)])  # type: ignore[arg-type]
+    def test_is_stopped_and_says_how_it_ended(self, container: object, words: str) -> None:
+        (stop,) = decided(pool(1), instance(1), reports=[report("n1", container)])  # type: ignore[arg-type]
 
         assert isinstance(stop, Stop)
         assert Reason.EXITED is stop.reason
         assert words in stop.detail
 
     def test_an_end_for_want_of_memory_has_a_reason_of_its_own(self) -> None:
-        ended = found(instance(1), UnitState.EXITED, exit_status=-9, is_out_of_memory=True)
+        ended = found(instance(1), ContainerState.EXITED, exit_status=-9, is_out_of_memory=True)
 
         (stop,) = decided(pool(1), instance(1), reports=[report("n1", ended)])
 
@@ -625,17 +631,19 @@ class TestEndings:
 
         assert () == decided(pool(1), one, reports=[hit])
 
-    def test_is_stopped_when_its_unit_is_gone(self) -> None:
+    def test_is_stopped_when_its_container_is_gone(self) -> None:
         (stop,) = decided(pool(1), instance(1), reports=[report("n1")])
 
         assert isinstance(stop, Stop)
         assert "gone" in stop.detail
 
-    @pytest.mark.parametrize("units", [(), (found(instance(1), UnitState.EXITED),)])
-    def test_is_not_judged_by_what_was_seen_before_it_ran(self, units: tuple[object, ...]) -> None:
+    @pytest.mark.parametrize("containers", [(), (found(instance(1), ContainerState.EXITED),)])
+    def test_is_not_judged_by_what_was_seen_before_it_ran(
+        self, containers: tuple[object, ...]
+    ) -> None:
         one = instance(1, since_s=NOW_S - 1.0)
 
-        assert () == decided(pool(1), one, reports=[report("n1", *units, at_s=NOW_S - 2.0)])  # type: ignore[arg-type]
+        assert () == decided(pool(1), one, reports=[report("n1", *containers, at_s=NOW_S - 2.0)])  # type: ignore[arg-type]
 
     def test_is_judged_by_what_was_seen_from_the_moment_it_ran(self) -> None:
         one = instance(1, since_s=NOW_S - 1.0)
@@ -687,7 +695,7 @@ class TestIllness:
         others = [instance(number) for number in range(2, 21)]
         ill = {one.id: NOW_S - 86_400.0 for one in others[:2]}
 
-        actions = decided(pool(20), stuck, *others, ill=ill, resting=[stuck.unit])
+        actions = decided(pool(20), stuck, *others, ill=ill, resting=[stuck.container])
 
         assert expected == len(actions)
 
@@ -706,7 +714,7 @@ class TestIllness:
             *stuck,
             *ill,
             ill={one.id: NOW_S - 60.0 for one in ill},
-            resting=[one.unit for one in stuck],
+            resting=[one.container for one in stuck],
         )
 
         assert expected == len(actions)
@@ -717,7 +725,7 @@ class TestIllness:
     ) -> None:
         stuck = instance(1, phase=Phase.STOPPING, reason=Reason.ROTATED, n_stop_tries=n_stop_tries)
 
-        assert () == decided(pool(2, workload=NEW), stuck, instance(2), resting=[stuck.unit])
+        assert () == decided(pool(2, workload=NEW), stuck, instance(2), resting=[stuck.container])
 
     def test_those_started_for_the_first_time_do_not_count(self) -> None:
         new = instance(1, phase=Phase.STARTING)
@@ -868,15 +876,15 @@ class TestReplacement:
     def test_what_has_nothing_under_way_has_drained(self) -> None:
         one = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 15.0)
 
-        actions = decided(pool(1, rotation=FAST), one, idle=[one.unit])
+        actions = decided(pool(1, rotation=FAST), one, idle=[one.container])
 
         assert (Stop(one.id, Reason.ROTATED),) == actions
 
     def test_what_ended_while_it_drained_is_stopped_at_once(self) -> None:
         one = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 1.0)
 
-        ended = found(one, UnitState.EXITED, exit_status=1)
-        stop = Stop(one.id, Reason.ROTATED, "its unit has exited, status 1")
+        ended = found(one, ContainerState.EXITED, exit_status=1)
+        stop = Stop(one.id, Reason.ROTATED, "its container has exited, status 1")
 
         assert (stop,) == decided(pool(1, rotation=FAST), one, reports=[report("n1", ended)])
 
@@ -939,7 +947,7 @@ class TestLostNodes:
 
         assert () == actions
 
-    def test_when_it_returns_the_units_that_were_moved_are_swept(self) -> None:
+    def test_when_it_returns_the_containers_that_were_moved_are_swept(self) -> None:
         moved = instance(1, node="n2", generation=2)
         old = found(moved, generation=1)
 
@@ -991,23 +999,23 @@ class TestLostNodes:
 
 
 class TestSweeping:
-    """Units that no record wants."""
+    """Containers that no record wants."""
 
-    def test_a_unit_without_a_record_is_swept(self) -> None:
+    def test_a_container_without_a_record_is_swept(self) -> None:
         known, leftover = instance(1), found(instance(7), generation=3)
 
         assert (Sweep("n1", "chat-00007.3"),) == decided(
             pool(1), known, reports=[report("n1", found(known), leftover)]
         )
 
-    def test_a_unit_of_another_generation_is_swept(self) -> None:
+    def test_a_container_of_another_generation_is_swept(self) -> None:
         one = instance(1, generation=2)
 
         assert (Sweep("n1", "chat-00001.1"),) == decided(
             pool(1), one, reports=[report("n1", found(one, generation=1), found(one))]
         )
 
-    def test_a_unit_on_another_node_is_swept(self) -> None:
+    def test_a_container_on_another_node_is_swept(self) -> None:
         one = instance(1)
 
         assert (Sweep("n2", "chat-00001.1"),) == decided(
@@ -1057,14 +1065,14 @@ class TestSweeping:
         """However much the store knows; what it knows is put right meanwhile."""
         known = many(n_known, generation=2)
         old = [found(one, generation=1) for one in known]
-        dead = found(instance(7), UnitState.EXITED)
+        dead = found(instance(7), ContainerState.EXITED)
         here = report("n1", *map(found, known), *old, dead)
 
         actions = decided(fleet(pool(3), nodes=[WIDE, N2]), *known, reports=[here, *reports])
 
         assert (3 - n_known if is_asked else 0) == len(placed(actions))
-        swept = {action.unit for action in actions if isinstance(action, Sweep)}
-        assert {unit.name for unit in old} | ({dead.name} if is_asked else set()) == swept
+        swept = {action.container for action in actions if isinstance(action, Sweep)}
+        assert {container.name for container in old} | ({dead.name} if is_asked else set()) == swept
 
     def test_few_orphans_on_one_node_are_not_swept_before_the_others_were_asked(self) -> None:
         """Nine on each of five nodes are a fleet."""
@@ -1084,7 +1092,7 @@ class TestSweeping:
             unheard = [report(one.name, at_s=0.0) for one in nodes[n_heard:]]
             assert () == decided(wanted, *known, reports=reports[:n_heard] + unheard)
 
-    def test_units_whose_instances_have_moved_elsewhere_are_no_orphans(self) -> None:
+    def test_containers_whose_instances_have_moved_elsewhere_are_no_orphans(self) -> None:
         moved = [instance(n, node="n2", generation=2) for n in range(1, 13)]
         left = [found(one, generation=1) for one in moved]
 
@@ -1094,7 +1102,7 @@ class TestSweeping:
             reports=[report("n1", *left), report("n2", *map(found, moved))],
         )
 
-        assert {Sweep("n1", unit.name) for unit in left} == set(actions)
+        assert {Sweep("n1", container.name) for container in left} == set(actions)
 
     def test_what_could_just_not_be_removed_is_left_alone_for_a_while(self) -> None:
         leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
@@ -1104,7 +1112,7 @@ class TestSweeping:
             pool(0),
             leaving,
             reports=[report("n1", found(leaving), stray)],
-            resting=[leaving.unit, stray.name],
+            resting=[leaving.container, stray.name],
         )
 
     def test_nothing_is_swept_by_a_report_older_than_its_record(self) -> None:
@@ -1231,7 +1239,7 @@ class TestFailures:
         assert isinstance(renew, Renew)
         assert (Reason.CHANGED, workload_digest(NEW)) == (renew.reason, renew.workload)
 
-    def test_the_next_generation_is_newer_than_any_unit_that_is_still_around(self) -> None:
+    def test_the_next_generation_is_newer_than_any_container_that_is_still_around(self) -> None:
         one = self.failed()
 
         newer = found(one, generation=6)
@@ -1265,7 +1273,7 @@ class TestClockSetBack:
 
         assert (Stop(one.id, Reason.SCALED_DOWN),) == decided(pool(0), one)
 
-    def test_a_unit_that_has_ended_is_seen(self) -> None:
+    def test_a_container_that_has_ended_is_seen(self) -> None:
         (stop,) = decided(pool(1), instance(1, since_s=self.LATER_S), reports=[report("n1")])
 
         assert isinstance(stop, Stop)

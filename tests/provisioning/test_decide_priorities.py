@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from provisioning.actions import Action, Place, Renew, Start, Stop
 from provisioning.lifecycle import Outcome, Result, begin, finish_start
-from provisioning.model import Instance, Limits, NodeReport, Phase, Reason, UnitState, WarmUp
+from provisioning.model import ContainerState, Instance, Limits, NodeReport, Phase, Reason, WarmUp
 from provisioning.reconcile import decide
 from provisioning.runtime.simulator import Behaviour, World
 from tests.provisioning.making import (
@@ -34,7 +34,7 @@ NAMES = tuple(one.name for one in NODES)
 LIMITS = Limits(operations=10)
 SHORT = Limits(retry_failed_s=10.0)
 DEAD = instance(1, node="n2")
-EMPTY = [report("n1"), report("n2", found(DEAD, UnitState.EXITED)), report("n3")]
+EMPTY = [report("n1"), report("n2", found(DEAD, ContainerState.EXITED)), report("n3")]
 
 
 def failed(n: int, **fields: object) -> list[Instance]:
@@ -137,10 +137,11 @@ def beside(
 ) -> tuple[Action, ...]:
     """Decide on the records of `chat`, while starts of `bad` hang."""
     wanted = fleet(pool(100, name="bad"), pool(len(records)), nodes=NODES)
-    units = {
-        name: [found(one, UnitState.EXITED) for one in ended if one.node == name] for name in NAMES
+    containers = {
+        name: [found(one, ContainerState.EXITED) for one in ended if one.node == name]
+        for name in NAMES
     }
-    reports = [report(name, *units[name]) for name in NAMES]
+    reports = [report(name, *containers[name]) for name in NAMES]
     seen = observed([*hanging, *records], reports, starting=[one.id for one in hanging])
     return decide(wanted, seen, NOW_S)
 
@@ -310,7 +311,7 @@ def test_a_pool_that_never_starts_keeps_no_other_from_healing(
             await clock.sleep(hung_for_s)
             crashed = [one for one in stage.instances if one.pool == "chat"][:5]
             for one in crashed:
-                world.kill(one.unit)
+                world.kill(one.container)
 
             await stage.until(
                 lambda: all(

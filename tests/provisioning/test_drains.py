@@ -73,7 +73,7 @@ def test_what_drains_no_more_is_asked_no_more_and_not_remembered(
         monitor.follow({draining.id: Stored(draining, 1)})
         running = asyncio.create_task(monitor.run())
         await clock.sleep(5 * LOOK_S)
-        assert frozenset({draining.unit}) == monitor.idle
+        assert frozenset({draining.container}) == monitor.idle
         assert 2 == len(asked)
 
         monitor.follow({})

@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 
 from provisioning.errors import (
-    LastingError,
+    ContainerError,
     NodeUnreachableError,
-    NoRoomError,
     NotAskedError,
+    PermanentError,
+    ResourceExhaustedError,
     TransientError,
-    UnitError,
 )
 from provisioning.executor import Executor
 from provisioning.lifecycle import Outcome, Result
-from provisioning.model import Limits, Probe, RequestsPage, Unit, WarmUp, Workload
+from provisioning.model import ContainerSpec, Limits, Probe, RequestsPage, WarmUp, Workload
 from provisioning.spec_index import StartRequest
-from provisioning.units import unit_of
+from provisioning.workload import container_spec
 from tests.provisioning.making import CHAT, instance, node, pool
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 
 LIMITS = Limits(tries=3, start_timeout_s=30.0, backoff_base_s=1.0, backoff_cap_s=30.0)
-UNIT = unit_of("test", pool(), node(), instance())
+UNIT = container_spec("test", pool(), node(), instance())
 ORDER = StartRequest("n1", UNIT, CHAT)
 NAME = UNIT.name
 
@@ -35,17 +35,17 @@ class Scripted:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.starts: list[UnitError | Exception | None] = []
+        self.starts: list[ContainerError | Exception | None] = []
         """How the next starts end; then they go well."""
-        self.removals: list[UnitError | None] = []
+        self.removals: list[ContainerError | None] = []
         self.answers: list[str | NotAskedError] = []
         """What the next questions for health are answered; then they are answered well."""
-        self.warm_ups: list[UnitError] = []
+        self.warm_ups: list[ContainerError] = []
         self.start_s = 0.0
         self.remove_s = 0.0
         self.log = ""
 
-    async def start(self, unit: Unit) -> None:
+    async def start(self, container: ContainerSpec) -> None:
         self.calls.append("start")
         await VirtualClock().sleep(self.start_s)
         if self.starts and (error := self.starts.pop(0)):
@@ -100,7 +100,7 @@ def start(script: Scripted, limits: Limits = LIMITS, **arguments: Any) -> tuple[
     return run(lambda: executor(script, **arguments).start(ORDER, limits))
 
 
-def test_a_start_makes_the_unit_waits_for_health_and_warms_it_up() -> None:
+def test_a_start_makes_the_container_waits_for_health_and_warms_it_up() -> None:
     script = Scripted()
     script.answers = ["status 503"]
 
@@ -144,9 +144,12 @@ def test_after_its_tries_it_has_failed_with_the_last_fault_and_left_nothing() ->
 
 @pytest.mark.parametrize(
     ("error", "result"),
-    [(LastingError("no image"), Result.LASTING), (NoRoomError("no memory"), Result.NO_ROOM)],
+    [
+        (PermanentError("no image"), Result.LASTING),
+        (ResourceExhaustedError("no memory"), Result.NO_ROOM),
+    ],
 )
-def test_what_will_not_heal_is_not_tried_again(error: UnitError, result: Result) -> None:
+def test_what_will_not_heal_is_not_tried_again(error: ContainerError, result: Result) -> None:
     script = Scripted()
     script.starts = [error] * 3
 
@@ -198,7 +201,7 @@ def test_what_is_not_healthy_in_time_is_told_with_the_place_of_its_log() -> None
     assert outcome.fault.endswith(f"last seen: status 503; {where}")
 
 
-def test_a_unit_of_a_node_that_has_left_meanwhile_has_no_log_to_be_seen() -> None:
+def test_a_container_of_a_node_that_has_left_meanwhile_has_no_log_to_be_seen() -> None:
     script = Scripted()
     script.answers = ["refused"] * 100_000
     runtimes = [script]
@@ -243,7 +246,7 @@ def test_a_start_that_waits_in_vain_for_what_goes_on_without_it_says_for_what() 
     script = Scripted()
     script.log = "/logs"
 
-    async def held_up(unit: Unit) -> None:
+    async def held_up(container: ContainerSpec) -> None:
         try:
             await VirtualClock().sleep(1e6)
         except asyncio.CancelledError as error:
@@ -325,7 +328,7 @@ def test_waits_are_random_up_to_twice_as_long_each_time_and_capped() -> None:
 
 def test_a_clean_up_that_fails_is_told_with_the_fault() -> None:
     script = Scripted()
-    script.starts = [LastingError("no image")]
+    script.starts = [PermanentError("no image")]
     script.removals = [TransientError("busy")]
 
     outcome, _ = start(script)
@@ -336,7 +339,7 @@ def test_a_clean_up_that_fails_is_told_with_the_fault() -> None:
 
 @pytest.mark.parametrize("log", ["", "/logs"])
 @pytest.mark.parametrize("at_s", [EPOCH_S + 1.0, EPOCH_S + 5.0])
-def test_a_unit_that_was_seen_to_end_is_not_waited_for(at_s: float, log: str) -> None:
+def test_a_container_that_was_seen_to_end_is_not_waited_for(at_s: float, log: str) -> None:
     script = Scripted()
     script.answers, script.log = ["refused"] * 100_000, log
 
@@ -344,21 +347,23 @@ def test_a_unit_that_was_seen_to_end_is_not_waited_for(at_s: float, log: str) ->
         made = executor(script)
         task = asyncio.create_task(made.start(ORDER, Limits(tries=1)))
         await VirtualClock().sleep(2.0)
-        made.note_ended(NAME, "its unit has exited, status 1", at_s=at_s)
+        made.note_ended(NAME, "its container has exited, status 1", at_s=at_s)
         return await task
 
     outcome, took_s = run(scene)
 
     assert 2.0 < took_s < 4.0
     where = f"; see its log, /logs/{UNIT.instance_id}.log on n1" if log else ""
-    assert outcome.fault.endswith(f"its unit has exited, status 1 before it was healthy{where}")
+    assert outcome.fault.endswith(
+        f"its container has exited, status 1 before it was healthy{where}"
+    )
 
 
-def test_a_healthy_answer_where_the_unit_has_ended_is_a_strangers() -> None:
+def test_a_healthy_answer_where_the_container_has_ended_is_a_strangers() -> None:
     script = Scripted()
 
     async def ask(host: str, port: int, probe: Probe) -> str:
-        made.note_ended(NAME, "its unit has exited, status 1", at_s=EPOCH_S + 1.0)
+        made.note_ended(NAME, "its container has exited, status 1", at_s=EPOCH_S + 1.0)
         return ""
 
     script.ask = ask  # type: ignore[method-assign]
@@ -381,7 +386,7 @@ def test_an_ending_from_before_the_try_says_nothing() -> None:
         made.note_ended("another.1", "exited", at_s=EPOCH_S + 9.0)
         task = asyncio.create_task(made.start(ORDER, Limits(tries=1)))
         await asyncio.sleep(0)
-        made.note_ended(NAME, "its unit has exited", at_s=EPOCH_S - 1.0)
+        made.note_ended(NAME, "its container has exited", at_s=EPOCH_S - 1.0)
         return await task
 
     outcome, _ = run(scene)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from provisioning.errors import StoreUnavailableError
-from provisioning.model import Limits, Unit
+from provisioning.model import ContainerSpec, Limits
 from provisioning.runtime.simulator import NEVER_S, Behaviour, SimulatedRuntime
 from provisioning.store.etcd.client import GRANT, RANGE, REVOKE, Method
 from provisioning.store.etcd.leadership import EtcdLeadership
@@ -84,9 +84,9 @@ class Acts:
         self.seen: list[str] = []
         start, remove = SimulatedRuntime.start, SimulatedRuntime.remove
 
-        async def noted_start(runtime: SimulatedRuntime, unit: Unit) -> None:
-            self.seen.append(f"start {unit.name}")
-            await start(runtime, unit)
+        async def noted_start(runtime: SimulatedRuntime, container: ContainerSpec) -> None:
+            self.seen.append(f"start {container.name}")
+            await start(runtime, container)
 
         async def noted_remove(runtime: SimulatedRuntime, name: str, *, grace_s: float) -> None:
             self.seen.append(f"remove {name}")
@@ -127,12 +127,12 @@ def succeed(stage: Stage) -> None:
 def test_a_leader_that_wakes_after_its_lease_leaves_its_starts_to_its_successor(
     acts: Acts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them have timed out meanwhile; the successor has gone on with the same units."""
+    """All of them have timed out meanwhile; the successor has gone on with the same containers."""
 
     async def scene() -> None:
         limits = Limits(start_timeout_s=START_TIMEOUT_S)
         async with leader(monkeypatch, NEVER_HEALTHY, limits) as (stage, cluster):
-            await stage.until(lambda: N_UNITS == len(stage.running_units))
+            await stage.until(lambda: N_UNITS == len(stage.running_containers))
             await VirtualClock().sleep(START_TIMEOUT_S - 10.0)
             cluster.is_silent = True
             acts.seen.clear()
@@ -142,7 +142,7 @@ def test_a_leader_that_wakes_after_its_lease_leaves_its_starts_to_its_successor(
             await VirtualClock().sleep(60.0)
 
             assert [] == acts.seen
-            assert N_UNITS == len(stage.running_units)
+            assert N_UNITS == len(stage.running_containers)
             assert None is stage.reconciler.term
             assert 0 == stage.reconciler.n_running
 
@@ -155,14 +155,14 @@ def test_a_leader_that_wakes_within_its_lease_cleans_up_as_ever(
     async def scene() -> None:
         limits = Limits(start_timeout_s=START_TIMEOUT_S)
         async with leader(monkeypatch, NEVER_HEALTHY, limits) as (stage, _):
-            await stage.until(lambda: N_UNITS == len(stage.running_units))
+            await stage.until(lambda: N_UNITS == len(stage.running_containers))
             await VirtualClock().sleep(START_TIMEOUT_S - 5.0)
             acts.seen.clear()
 
             freeze(6.0)
             await VirtualClock().sleep(0.1)
 
-            removals = {f"remove {one.unit}" for one in stage.instances}
+            removals = {f"remove {one.container}" for one in stage.instances}
             assert removals == set(acts.seen)
             assert N_UNITS == len(acts.seen)
             assert stage.reconciler.term

@@ -45,8 +45,8 @@ class Answering:
         raise NotImplementedError
 
 
-def subject(port: int = 1, *, unit: str = "a.1", node: str = "n1") -> Subject:
-    return Subject(unit, node, "127.0.0.1", port, PROBE)
+def subject(port: int = 1, *, container: str = "a.1", node: str = "n1") -> Subject:
+    return Subject(container, node, "127.0.0.1", port, PROBE)
 
 
 class Scene:
@@ -199,7 +199,7 @@ def test_another_generation_begins_without_blame_and_the_same_one_is_not_disturb
         await made.run(40.0)
         made.monitor.watch("a", subject())
         n_before = len(made.monitor.ill)
-        made.monitor.watch("a", subject(unit="a.2"))
+        made.monitor.watch("a", subject(container="a.2"))
         return n_before, len(made.monitor.ill)
 
     assert (1, 0) == virtual_run(scene())

@@ -127,7 +127,7 @@ def test_a_fleet_is_removed_with_its_developers_listed() -> None:
         async with provisioner(fleet(pool(4, developers=names))) as stage:
             await stage.until(stage.is_whole)
             await stage.put_spec(fleet(pool(0, developers=names)))
-            await stage.until(lambda: not stage.instances and not stage.running_units)
+            await stage.until(lambda: not stage.instances and not stage.running_containers)
 
             await stage.put_spec(fleet(pool(2, developers=names)))
             await stage.until(stage.is_whole)

@@ -56,7 +56,7 @@ def test_a_start_that_goes_on_changes_nothing() -> None:
     assert one == begin(Start(one.id, one.listing), one, now_s=NOW_S)
 
 
-def test_a_start_that_goes_on_is_listed_as_its_unit_is_made() -> None:
+def test_a_start_that_goes_on_is_listed_as_its_container_is_made() -> None:
     """After a stop, and where the record is of a release that did not write it."""
     listing = Listing("llama3", "fleet", "10.0.0.9")
 
@@ -300,7 +300,7 @@ def test_what_could_not_be_stopped_is_stopped_again(reason: Reason) -> None:
 
 
 def test_all_failures_of_a_stop_share_a_line_of_the_history() -> None:
-    """They go on for as long as the unit cannot be removed, and what led to it stays."""
+    """They go on for as long as the container cannot be removed, and what led to it stays."""
     one = stopping(Reason.EXITED, history=crashes(9.0))
     for number in range(MAX_EVENTS + 5):
         again = stopped(one, Outcome(Result.FAILED, f"busy {number}", n_tries=3))

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
-from provisioning.model import Fleet, Instance, Node, NodeReport, Phase, Probe, UnitState
+from provisioning.model import ContainerState, Fleet, Instance, Node, NodeReport, Phase, Probe
 from provisioning.nodes import Lookout
 from provisioning.runtime.simulator import SimulatedProber, SimulatedRuntime, World
 from provisioning.spec_index import SpecIndex
 from provisioning.store.base import Stored
-from provisioning.units import listing_of, unit_of
+from provisioning.workload import container_spec, listing_of
 from tests.provisioning.making import CHAT, fleet, instance, node, pool
 from tests.provisioning.virtual import VirtualClock, virtual_run
 
@@ -43,7 +43,7 @@ class Scene:
 
 @asynccontextmanager
 async def looking() -> AsyncIterator[Scene]:
-    """Run a lookout whose world has a unit for each of the two instances."""
+    """Run a lookout whose world has a container for each of the two instances."""
     world = World(VirtualClock(), seed=0)
 
     def open_runtime(one: Node) -> SimulatedRuntime:
@@ -63,7 +63,7 @@ async def looking() -> AsyncIterator[Scene]:
     )
     made = Scene(world, lookout, reports)
     for where, one in ((N1, ONE), (N2, TWO)):
-        await open_runtime(where).start(unit_of("test", pool(), where, one))
+        await open_runtime(where).start(container_spec("test", pool(), where, one))
     asking = asyncio.create_task(lookout.health.run())
     try:
         yield made
@@ -77,7 +77,7 @@ def test_nodes_are_asked_and_those_that_run_for_their_health() -> None:
     async def scene() -> None:
         async with looking() as made:
             await made.follow(FLEET, ONE, TWO)
-            made.world.sicken(TWO.unit)
+            made.world.sicken(TWO.container)
             await VirtualClock().sleep(60.0)
 
             assert {TWO.id} == set(made.lookout.health.ill)
@@ -94,11 +94,13 @@ def test_news_are_told_and_reports_without_any_are_not_news() -> None:
             n_before = made.n_news
             assert 2 == n_before < len(made.reports)
 
-            made.world.kill(ONE.unit)
+            made.world.kill(ONE.container)
             await VirtualClock().sleep(1.0)
 
             assert n_before + 1 == made.n_news
-            assert UnitState.EXITED in {unit.state for unit in made.reports[-1].units}
+            assert ContainerState.EXITED in {
+                container.state for container in made.reports[-1].containers
+            }
 
     virtual_run(scene())
 
@@ -109,7 +111,7 @@ def test_a_new_roster_holds_for_what_runs_already() -> None:
             await made.follow(FLEET, ONE)
             patient = replace(CHAT, probe=Probe(interval_s=100.0))
             await made.follow(fleet(pool(2, workload=patient), nodes=(N1,)), ONE)
-            made.world.sicken(ONE.unit)
+            made.world.sicken(ONE.container)
 
             await VirtualClock().sleep(190.0)
             assert {} == made.lookout.health.ill
@@ -124,7 +126,7 @@ def test_a_roster_that_stays_disturbs_nobody() -> None:
         async with looking() as made:
             spec_index = await made.follow(FLEET, ONE)
             made.lookout.take_record(ONE.id, None)
-            made.world.sicken(ONE.unit)
+            made.world.sicken(ONE.container)
 
             await made.lookout.follow(spec_index, {ONE.id: Stored(ONE, 1)})
             await VirtualClock().sleep(60.0)
@@ -143,7 +145,7 @@ def test_what_runs_is_asked_where_it_listens_whatever_its_nodes_address_becomes(
             await VirtualClock().sleep(60.0)
             assert {} == made.lookout.health.ill
 
-            made.world.sicken(ONE.unit)
+            made.world.sicken(ONE.container)
             await VirtualClock().sleep(60.0)
             assert {ONE.id} == set(made.lookout.health.ill)
 
@@ -154,8 +156,8 @@ def test_who_is_gone_is_asked_no_more() -> None:
     async def scene() -> None:
         async with looking() as made:
             await made.follow(FLEET, ONE, TWO)
-            made.world.sicken(ONE.unit)
-            made.world.sicken(TWO.unit)
+            made.world.sicken(ONE.container)
+            made.world.sicken(TWO.container)
 
             made.lookout.take_record(ONE.id, None)
             await VirtualClock().sleep(60.0)
@@ -173,7 +175,7 @@ def test_a_node_that_was_silent_has_its_instances_forgiven_once() -> None:
             await VirtualClock().sleep(60.0)
             assert {TWO.id} == set(made.lookout.health.ill)
 
-            made.world.sicken(TWO.unit)
+            made.world.sicken(TWO.container)
             made.world.restore("n2")
             await VirtualClock().sleep(6.0)
             assert {} == made.lookout.health.ill
@@ -215,11 +217,11 @@ def test_a_node_that_is_used_is_asked_though_it_is_not_listed_any_more() -> None
     virtual_run(scene())
 
 
-def test_who_has_failed_has_no_unit_and_does_not_use_its_node() -> None:
+def test_who_has_failed_has_no_container_and_does_not_use_its_node() -> None:
     async def scene() -> None:
         async with looking() as made:
             await made.follow(FLEET, ONE, TWO)
-            await made.lookout.nodes.runtime("n2").remove(TWO.unit, grace_s=0.0)
+            await made.lookout.nodes.runtime("n2").remove(TWO.container, grace_s=0.0)
             await VirtualClock().sleep(6.0)
             await made.follow(fleet(pool(1), nodes=(N1,)), ONE, replace(TWO, phase=Phase.FAILED))
             assert {"n1"} == set(made.lookout.nodes.reports)
@@ -231,7 +233,7 @@ def test_who_was_ill_before_its_node_fell_silent_still_is() -> None:
     async def scene() -> None:
         async with looking() as made:
             await made.follow(FLEET, ONE, TWO)
-            made.world.sicken(TWO.unit)
+            made.world.sicken(TWO.container)
             await VirtualClock().sleep(60.0)
             made.world.silence("n2")
             await VirtualClock().sleep(20.0)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
-from provisioning.errors import LastingError, NodeUnreachableError
-from provisioning.model import FoundUnit, Node, NodeReport, Unit
+from provisioning.errors import NodeUnreachableError, PermanentError
+from provisioning.model import ContainerSpec, Node, NodeReport, ObservedContainer
 from provisioning.nodes import Nodes
 from tests.provisioning.making import found, instance, node
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
@@ -21,7 +21,7 @@ class Telling:
     """A runtime that tells what it is told to."""
 
     def __init__(self) -> None:
-        self.units_found: tuple[FoundUnit, ...] = UNITS
+        self.containers_found: tuple[ObservedContainer, ...] = UNITS
         self.error: Exception | None = None
         self.takes_s = 0.0
         self.asked_s: list[float] = []
@@ -29,12 +29,12 @@ class Telling:
         self.changes_error: Exception | None = None
         self.is_closed = False
 
-    async def units(self) -> tuple[FoundUnit, ...]:
+    async def containers(self) -> tuple[ObservedContainer, ...]:
         self.asked_s.append(VirtualClock().monotonic_s())
         await VirtualClock().sleep(self.takes_s)
         if self.error:
             raise self.error
-        return self.units_found
+        return self.containers_found
 
     def log_of(self, instance_id: str) -> str:
         raise NotImplementedError
@@ -45,7 +45,7 @@ class Telling:
                 raise self.changes_error
             yield await self.hints.get()
 
-    async def start(self, unit: Unit) -> None:
+    async def start(self, container: ContainerSpec) -> None:
         raise NotImplementedError
 
     async def remove(self, name: str, *, grace_s: float) -> None:
@@ -122,7 +122,7 @@ def test_a_node_that_fails_keeps_its_last_report_with_the_fault(
         made.runtimes["n1"].error = error
         await VirtualClock().sleep(6.0)
         report = made.nodes.reports["n1"]
-        assert (EPOCH_S, UNITS, False) == (report.at_s, report.units, report.is_reachable)
+        assert (EPOCH_S, UNITS, False) == (report.at_s, report.containers, report.is_reachable)
         assert words in report.fault
         assert made.nodes.reports["n2"].is_reachable
         assert "<Nodes: 2, 1 of them silent>" == repr(made.nodes)
@@ -171,7 +171,7 @@ def test_a_change_is_looked_at_at_once_and_a_storm_of_them_only_so_often() -> No
     assert 6 <= len(asked_s) <= 7
 
 
-@pytest.mark.parametrize("error", [LastingError("no such binary"), ValueError("bad endpoint")])
+@pytest.mark.parametrize("error", [PermanentError("no such binary"), ValueError("bad endpoint")])
 def test_a_node_that_cannot_be_opened_says_why_and_is_opened_once_it_can_be(
     error: Exception,
 ) -> None:
@@ -235,7 +235,7 @@ def test_a_node_that_is_listed_no_more_is_asked_until_it_is_empty_and_unused() -
         await made.begin()
         assert ["n1"] == list(made.nodes.reports)
 
-        made.runtimes["n1"].units_found = ()
+        made.runtimes["n1"].containers_found = ()
         await VirtualClock().sleep(6.0)
         await made.nodes.update([], used=["n1"])
         assert ["n1"] == list(made.nodes.reports)
@@ -288,21 +288,21 @@ def test_a_node_that_is_reached_otherwise_is_opened_anew() -> None:
     virtual_run(scene())
 
 
-def test_a_unit_that_was_removed_is_not_reported_any_more() -> None:
+def test_a_container_that_was_removed_is_not_reported_any_more() -> None:
     async def scene() -> None:
         made = Scene()
         await made.begin("n1")
         await VirtualClock().sleep(1.0)
-        made.nodes.forget_unit("n1", UNITS[0].name)
-        made.nodes.forget_unit("n9", UNITS[0].name)
+        made.nodes.forget_container("n1", UNITS[0].name)
+        made.nodes.forget_container("n9", UNITS[0].name)
 
-        assert () == made.nodes.reports["n1"].units
+        assert () == made.nodes.reports["n1"].containers
         await made.nodes.close()
 
     virtual_run(scene())
 
 
-def test_an_answer_to_a_question_from_before_a_removal_does_not_bring_the_unit_back() -> None:
+def test_an_answer_to_a_question_from_before_a_removal_does_not_bring_the_container_back() -> None:
     """The next one tells of it again, should it be there."""
 
     async def scene() -> None:
@@ -310,17 +310,17 @@ def test_an_answer_to_a_question_from_before_a_removal_does_not_bring_the_unit_b
         await made.begin("n1")
         await VirtualClock().sleep(1.0)
         other = found(instance(2))
-        made.runtimes["n1"].units_found = (*UNITS, other)
+        made.runtimes["n1"].containers_found = (*UNITS, other)
         made.runtimes["n1"].takes_s = 3.0
         await VirtualClock().sleep(5.0)
-        made.nodes.forget_unit("n1", UNITS[0].name)
+        made.nodes.forget_container("n1", UNITS[0].name)
         await VirtualClock().sleep(3.0)
         report = made.nodes.reports["n1"]
         assert EPOCH_S + 5.2 == pytest.approx(report.at_s)
-        assert (other,) == report.units
+        assert (other,) == report.containers
 
         await VirtualClock().sleep(8.0)
-        assert (*UNITS, other) == made.nodes.reports["n1"].units
+        assert (*UNITS, other) == made.nodes.reports["n1"].containers
         await made.nodes.close()
 
     virtual_run(scene())

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from provisioning.actions import Action, Place, Start, Stop, Sweep
-from provisioning.model import Instance, Limits, NodeReport, Phase, Rotation, UnitState
+from provisioning.model import ContainerState, Instance, Limits, NodeReport, Phase, Rotation
 from provisioning.reconcile import decide
 from provisioning.state import DELETE_COMMAND, find_orphans, orphan_policy
 from provisioning.store.base import Put
@@ -32,7 +32,7 @@ N2 = node("n2", cpus=100.0, memory_bytes=1000 * GIB)
 NODES = (WIDE, N2)
 ORPHANS = tuple(found(instance(number)) for number in range(500, 520))
 STOPPED = instance(1, phase=Phase.STARTING, generation=2)
-"""The unit of its first generation was just removed."""
+"""The container of its first generation was just removed."""
 
 
 def many(n: int, **fields: object) -> list[Instance]:
@@ -92,7 +92,7 @@ def test_many_orphans_keep_nothing_from_being_made_beside_more_records() -> None
 
 
 def test_an_order_deletes_the_orphans_that_it_was_about_and_no_others() -> None:
-    ordered = [("n1", unit.name) for unit in ORPHANS[:15]]
+    ordered = [("n1", container.name) for container in ORPHANS[:15]]
     wanted, there = fleet(pool(0), nodes=[WIDE]), report("n1", *ORPHANS)
     limits = Limits(operations_per_node=50)
     seen = observed([], [there], deletable_orphans=ordered)
@@ -105,7 +105,7 @@ def test_an_order_deletes_the_orphans_that_it_was_about_and_no_others() -> None:
 
 
 def test_what_has_ended_is_no_reason_to_doubt_the_store() -> None:
-    dead = found(instance(7), UnitState.EXITED)
+    dead = found(instance(7), ContainerState.EXITED)
 
     actions = decided(1, [], report("n1", dead), report("n2"))
 
@@ -150,7 +150,7 @@ class TestNewerThanTheirRecords:
         records = many(12)
         newer = [found(one, generation=3) for one in records[:2]]
         there = report("n1", *newer, *map(found, records[2:]), ORPHANS[0])
-        ordered = [("n1", unit.name) for unit in newer]
+        ordered = [("n1", container.name) for container in newer]
 
         place, sweep = decided(13, records, there, report("n2"))
         seen = observed(records, [there, report("n2")])
@@ -166,13 +166,13 @@ class TestNewerThanTheirRecords:
 
     def test_one_that_has_ended_is_deleted_and_its_instance_mended(self) -> None:
         one = instance(1)
-        ended = found(one, UnitState.EXITED, generation=3)
+        ended = found(one, ContainerState.EXITED, generation=3)
 
         actions = decided(1, [one], report("n1", ended), report("n2"))
 
         assert [Stop, Sweep] == [type(action) for action in actions]
 
-    @pytest.mark.parametrize("sweeping", [[], [("n1", STOPPED.unit)]], ids=["here", "deleted"])
+    @pytest.mark.parametrize("sweeping", [[], [("n1", STOPPED.container)]], ids=["here", "deleted"])
     def test_no_start_takes_the_name_of_what_is_being_deleted(
         self, sweeping: list[tuple[str, str]]
     ) -> None:
@@ -186,15 +186,15 @@ class TestNewerThanTheirRecords:
         elsewhere = report("n2", found(STOPPED))
         unheard = silent("n2", found(STOPPED), for_s=500.0)
 
-        assert (Sweep("n2", STOPPED.unit),) == decided(1, [STOPPED], report("n1"), elsewhere)
+        assert (Sweep("n2", STOPPED.container),) == decided(1, [STOPPED], report("n1"), elsewhere)
         assert [Start] == list(map(type, decided(1, [STOPPED], report("n1"), unheard)))
 
     @pytest.mark.parametrize("place", [0, 1])
     def test_a_start_goes_on_beside_one_and_gives_its_room_to_nobody(self, place: int) -> None:
         newer = found(STOPPED, generation=5)
-        units = [[found(STOPPED)], []]
-        units[place].append(newer)
-        reports = [report(f"n{n}", *there) for n, there in enumerate(units, start=1)]
+        containers = [[found(STOPPED)], []]
+        containers[place].append(newer)
+        reports = [report(f"n{n}", *there) for n, there in enumerate(containers, start=1)]
 
         ordered = [(f"n{place + 1}", newer.name)]
         assert () == decided(1, [STOPPED], *reports)
@@ -241,7 +241,7 @@ def test_an_order_to_delete_orphans_ends_with_the_term() -> None:
             second.world.silence("n2")
             await VirtualClock().sleep(30.0)
             second.reconciler.delete_orphans()
-            await second.until(lambda: 4 == len(second.running_units))
+            await second.until(lambda: 4 == len(second.running_containers))
 
             tenure = second.backend.tenure
             assert tenure
@@ -250,7 +250,7 @@ def test_an_order_to_delete_orphans_ends_with_the_term() -> None:
             second.world.restore("n2")
             await VirtualClock().sleep(60.0)
 
-            assert 4 == len(second.running_units)
+            assert 4 == len(second.running_containers)
 
     virtual_run(scene())
 
@@ -293,7 +293,7 @@ def test_an_older_backup_ends_nobodys_instance_until_a_person_orders_it(
             await clock.sleep(3900.0)
             await first.until(first.is_whole)
             await first.stop()
-        before = set(map(first.world.held, first.running_units))
+        before = set(map(first.world.held, first.running_containers))
         assert {2} == {one.generation for one in first.instances}
 
         restored = MemoryBackend()
@@ -303,13 +303,13 @@ def test_an_older_backup_ends_nobodys_instance_until_a_person_orders_it(
         async with provisioner(wanted, world=first.world, backend=restored, name="two") as second:
             for _ in range(80):
                 await clock.sleep(1.0)
-                assert before == set(map(second.world.held, second.running_units))
+                assert before == set(map(second.world.held, second.running_containers))
             assert n == len(second.reconciler.orphans or ())
 
             second.reconciler.delete_orphans()
             await second.until(second.is_whole)
             assert () == second.reconciler.orphans
-            assert before.isdisjoint(map(second.world.held, second.running_units))
+            assert before.isdisjoint(map(second.world.held, second.running_containers))
 
     with caplog.at_level(logging.WARNING):
         virtual_run(scene())

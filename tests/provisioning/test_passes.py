@@ -11,11 +11,20 @@ from msgspec.structs import replace
 
 from provisioning.controller import SHORTEST_GAP_S
 from provisioning.errors import (
-    LastingError,
     NodeUnreachableError,
+    PermanentError,
 )
 from provisioning.lifecycle import Kind, Result
-from provisioning.model import Fleet, FoundUnit, Limits, Phase, Pool, Reason, Rotation, Unit
+from provisioning.model import (
+    ContainerSpec,
+    Fleet,
+    Limits,
+    ObservedContainer,
+    Phase,
+    Pool,
+    Reason,
+    Rotation,
+)
 from provisioning.nodes import DEADLINE_S
 from provisioning.report import Report
 from provisioning.runtime.simulator import Behaviour, SimulatedRuntime, World
@@ -36,7 +45,7 @@ def test_a_fleet_is_made_from_nothing() -> None:
             await stage.until(stage.is_whole)
 
             assert {"n1": 4, "n2": 4} == {
-                name: len(stage.world.units(name)) for name in ("n1", "n2")
+                name: len(stage.world.containers(name)) for name in ("n1", "n2")
             }
             assert 8 == stage.counters.results[Kind.START, Result.DONE]
 
@@ -72,13 +81,13 @@ def test_tries_that_fail_are_made_again_until_all_is_there() -> None:
     virtual_run(scene())
 
 
-def test_a_killed_unit_is_replaced_soon_by_the_next_generation() -> None:
+def test_a_killed_container_is_replaced_soon_by_the_next_generation() -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(3))) as stage:
             await stage.until(stage.is_whole)
             first = stage.instances[0]
 
-            stage.world.kill(first.unit, is_out_of_memory=True)
+            stage.world.kill(first.container, is_out_of_memory=True)
             await stage.until(lambda: stage.instances[0].generation == 2, within_s=2.0)
             await stage.until(stage.is_whole, within_s=10.0)
 
@@ -106,8 +115,8 @@ def test_a_pass_tells_what_waits_and_why_instances_are_given_up() -> None:
             counters.pass_ended = pass_ended  # type: ignore[method-assign]
             await stage.until(stage.is_whole, within_s=120.0)
             n_passes = len(told)
-            stage.world.kill(stage.instances[0].unit, is_out_of_memory=True)
-            stage.world.kill(stage.instances[1].unit)
+            stage.world.kill(stage.instances[0].container, is_out_of_memory=True)
+            stage.world.kill(stage.instances[1].container)
             await VirtualClock().sleep(1.0)
             await stage.until(stage.is_whole, within_s=60.0)
         reasons: Counter[str] = Counter()
@@ -137,7 +146,7 @@ def test_a_sick_instance_is_stopped_and_started_afresh() -> None:
         async with provisioner(fleet(pool(3))) as stage:
             await stage.until(stage.is_whole)
 
-            stage.world.sicken(stage.instances[1].unit)
+            stage.world.sicken(stage.instances[1].container)
             await stage.until(lambda: stage.instances[1].generation == 2, within_s=45.0)
             await stage.until(stage.is_whole)
 
@@ -157,7 +166,7 @@ def test_half_a_fleet_that_is_sick_is_replaced_slowly() -> None:
         ) as stage:
             await stage.until(stage.is_whole)
             for one in stage.instances[::2]:
-                stage.world.sicken(one.unit)
+                stage.world.sicken(one.container)
             most_down = 0
             while any(one.generation == 1 for one in stage.instances[::2]):
                 moving = [one for one in stage.instances if one.phase is not Phase.RUNNING]
@@ -182,7 +191,7 @@ def test_instances_of_a_lost_node_move_and_are_not_doubled_when_it_returns() -> 
             await stage.until(stage.is_whole, within_s=30.0)
 
             assert moved
-            assert () == stage.world.units("n2")
+            assert () == stage.world.containers("n2")
             assert moved == [one.id for one in stage.instances if one.generation == 2]
 
     virtual_run(scene())
@@ -294,7 +303,7 @@ def test_without_the_store_nothing_changes_and_afterwards_the_fleet_becomes_whol
         async with provisioner(fleet(pool(4))) as stage:
             await stage.until(stage.is_whole)
             stage.store.is_down = True
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             before = stage.instances
 
             await VirtualClock().sleep(300.0)
@@ -315,7 +324,7 @@ def test_answers_of_the_store_that_are_lost_double_nothing(n_answers: int) -> No
             stage.store.forgets_answers = n_answers
             await stage.until(stage.is_whole)
 
-            assert 8 == len(stage.running_units)
+            assert 8 == len(stage.running_containers)
             assert {1} == {one.generation for one in stage.instances}
 
     virtual_run(scene())
@@ -328,7 +337,7 @@ def test_what_somebody_else_writes_in_between_is_not_overwritten() -> None:
             assert stage.reconciler.term
             id_, stored = next(iter(stage.backend.stored.items()))
             asked = replace(stored.instance, is_replace_asked=True)
-            stage.world.kill(stored.instance.unit)
+            stage.world.kill(stored.instance.container)
 
             stage.backend.commit([Put(asked, stored.version)], stage.reconciler.term)
             await stage.until(lambda: stage.backend.stored[id_].instance.generation == 2)
@@ -383,7 +392,7 @@ def test_a_specification_that_cannot_be_read_leaves_the_last_one_in_force(
         async with provisioner(fleet(pool(2))) as stage:
             await stage.until(stage.is_whole)
             await _put_text(stage, "nonsense")
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
 
             await stage.until(lambda: stage.instances[0].generation == 2)
 
@@ -408,7 +417,7 @@ def test_a_node_that_leaves_the_specification_is_emptied_first() -> None:
             await stage.until(stage.is_whole)
 
             await stage.until(lambda: {"n1"} == set(stage.reconciler.reports), within_s=30.0)
-            assert () == stage.world.units("n2")
+            assert () == stage.world.containers("n2")
 
     virtual_run(scene())
 
@@ -425,10 +434,10 @@ def test_a_node_that_answers_but_starts_nothing_does_not_keep_its_instances(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Deaf(Named):
-        async def start(self, unit: Unit) -> None:
+        async def start(self, container: ContainerSpec) -> None:
             if self.name == "n1":
                 raise NodeUnreachableError("the daemon is deaf")
-            await super().start(unit)
+            await super().start(container)
 
     async def scene() -> None:
         async with provisioner(fleet(pool(4), nodes=TWO_NODES)) as stage:
@@ -449,12 +458,12 @@ def test_what_cannot_be_removed_is_tried_ever_less_often(
     class Stuck(Named):
         async def remove(self, name: str, *, grace_s: float) -> None:
             removals.append(name)
-            raise LastingError("it cannot be removed")
+            raise PermanentError("it cannot be removed")
 
     async def scene() -> None:
         async with provisioner(fleet(pool(2))) as stage:
             await stage.until(stage.is_whole)
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             await VirtualClock().sleep(600.0)
 
     monkeypatch.setattr("tests.provisioning.scene.SimulatedRuntime", Stuck)
@@ -501,13 +510,13 @@ def test_a_store_that_knows_nothing_of_what_runs_ends_nothing_of_it(
         big = node("n1", cpus=100.0, memory_bytes=100 * GIB)
         async with provisioner(fleet(pool(n_lost), nodes=[big])) as first:
             await first.until(first.is_whole)
-            before = set(first.running_units)
+            before = set(first.running_containers)
             await first.stop()
 
             again = fleet(pool(n_lost), nodes=[big])
             async with provisioner(again, world=first.world) as second:
                 await VirtualClock().sleep(150.0)
-                assert before == set(second.running_units)
+                assert before == set(second.running_containers)
 
                 second.reconciler.delete_orphans()
                 await second.until(second.is_whole)
@@ -588,7 +597,7 @@ def test_what_is_too_much_on_a_lost_node_is_forgotten_once_that_leaves_the_speci
 def test_a_dead_node_that_has_left_the_specification_is_let_go_of_with_what_it_had(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nobody hears of it again, and its units do not hold up what is made elsewhere."""
+    """Nobody hears of it again, and its containers do not hold up what is made elsewhere."""
 
     async def scene() -> None:
         first, second = (replace(one, cpus=16.0, memory_bytes=16 * GIB) for one in TWO_NODES)
@@ -615,10 +624,10 @@ def test_a_scale_down_says_nothing_of_orphans_however_slow_the_nodes_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a node tells may be older than a removal."""
-    units = SimulatedRuntime.units
+    containers = SimulatedRuntime.containers
 
-    async def slow(self: SimulatedRuntime) -> tuple[FoundUnit, ...]:
-        found = await units(self)
+    async def slow(self: SimulatedRuntime) -> tuple[ObservedContainer, ...]:
+        found = await containers(self)
         await VirtualClock().sleep(DEADLINE_S - 1.0)
         return found
 
@@ -629,7 +638,7 @@ def test_a_scale_down_says_nothing_of_orphans_however_slow_the_nodes_answer(
             await stage.until(stage.is_whole)
             await VirtualClock().sleep(30.0)
 
-    monkeypatch.setattr(SimulatedRuntime, "units", slow)
+    monkeypatch.setattr(SimulatedRuntime, "containers", slow)
     virtual_run(scene())
 
     assert "orphans=" not in caplog.text
@@ -638,12 +647,12 @@ def test_a_scale_down_says_nothing_of_orphans_however_slow_the_nodes_answer(
 def test_a_node_that_hangs_delays_what_is_placed_elsewhere_by_its_first_look_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    units = SimulatedRuntime.units
+    containers = SimulatedRuntime.containers
 
-    async def hanging(self: SimulatedRuntime) -> tuple[FoundUnit, ...]:
+    async def hanging(self: SimulatedRuntime) -> tuple[ObservedContainer, ...]:
         if not self._node.is_reachable:
             await VirtualClock().sleep(1e6)
-        return await units(self)
+        return await containers(self)
 
     async def scene() -> None:
         async with provisioner(fleet(pool(2), nodes=TWO_NODES)) as first:
@@ -663,7 +672,7 @@ def test_a_node_that_hangs_delays_what_is_placed_elsewhere_by_its_first_look_alo
             await second.put_spec(fleet(pool(4), nodes=TWO_NODES))
             await second.until(lambda: len(second.instances) == 4, within_s=1.0)
 
-    monkeypatch.setattr(SimulatedRuntime, "units", hanging)
+    monkeypatch.setattr(SimulatedRuntime, "containers", hanging)
     virtual_run(scene())
 
 
@@ -677,8 +686,8 @@ def test_an_emptied_store_asks_for_nothing_whatever_the_same_provisioner_did_bef
             stage.backend.stored.clear()
             stage.backend.end_term(tenure)
             await stage.until(lambda: stage.reconciler.term not in (None, tenure.term))
-            for unit in stage.world.units("n1"):
-                stage.world.kill(unit.name)  # else they would be orphans, and nothing made
+            for container in stage.world.containers("n1"):
+                stage.world.kill(container.name)  # else they would be orphans, and nothing made
             await VirtualClock().sleep(60.0)
 
             assert [] == stage.instances
@@ -759,7 +768,7 @@ def test_what_was_written_without_an_answer_is_read_before_anything_else_is_writ
     async def scene() -> None:
         async with unfollowed(fleet(pool(2))) as stage:
             assert isinstance(stage.counters, Refusals)
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             stage.store.forgets_answers = 1
 
             await stage.until(lambda: stage.instances[0].generation == 2)
@@ -788,7 +797,7 @@ def test_what_somebody_else_has_written_is_read_once_it_is_in_the_way(
                 [Put(replace(one, developer="ada"), version)], stage.reconciler.term
             )
 
-            stage.world.kill(one.unit)
+            stage.world.kill(one.container)
             await stage.until(lambda: stage.instances[0].generation == 2, within_s=5.0)
             await stage.until(stage.is_whole)
 

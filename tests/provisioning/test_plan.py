@@ -25,7 +25,7 @@ from provisioning.model import (
     Workload,
 )
 from provisioning.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb, plan_of, plan_text
-from provisioning.units import instance_id, listing_of, workload_digest
+from provisioning.workload import instance_id, listing_of, workload_digest
 
 WORKLOAD = Workload(model="m", engine="ollama", environment=(("A", "old"),))
 POOL = Pool("llama", 4, WORKLOAD)
@@ -150,7 +150,7 @@ def test_another_health_check_replaces_nothing() -> None:
     assert (FieldChange("health.path", "/health", "/x"),) == plan.changes
 
 
-def test_settings_have_their_names_and_units_in_the_file() -> None:
+def test_settings_have_their_names_and_containers_in_the_file() -> None:
     """What a plan tells can be found in the file, and put there."""
     workload = msgspec.structs.replace(WORKLOAD, memory_bytes=2**34, probe=Probe(n_failures=5))
     pool = changed(workload=workload, rotation=Rotation(every_s=3600.0, drain_s=90.0))
@@ -385,7 +385,7 @@ def test_another_address_is_no_other_machine() -> None:
 
 
 def test_a_machine_cannot_get_another_name_while_it_holds_instances() -> None:
-    """Its units would be nobody's there, and be ended all at once; cordoned or not."""
+    """Its containers would be nobody's there, and be ended all at once; cordoned or not."""
     before = (other(is_cordoned=True), CONTAINED[1])
 
     removed, added = node_plans((CONTAINED[1], other(name="n9")), held(2), before=before)

@@ -26,7 +26,7 @@ TWO_NODES = (node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2"))
 def test_a_successor_adopts_what_runs_and_goes_on_with_what_was_begun() -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as first:
-            await first.until(lambda: len(first.running_units) >= 3)
+            await first.until(lambda: len(first.running_containers) >= 3)
             await VirtualClock().sleep(0.3)
             await first.stop()
             running = {one.id for one in first.instances if one.phase is Phase.RUNNING}
@@ -46,7 +46,7 @@ def test_a_successor_adopts_what_runs_and_goes_on_with_what_was_begun() -> None:
 def test_nothing_changes_once_the_term_is_lost_and_instances_go_on() -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
-            await stage.until(lambda: len(stage.running_units) >= 2)
+            await stage.until(lambda: len(stage.running_containers) >= 2)
             assert stage.backend.tenure
             usurper = stage.backend.tenure
 
@@ -54,11 +54,11 @@ def test_nothing_changes_once_the_term_is_lost_and_instances_go_on() -> None:
             stage.backend.tenure = None
             stage.backend.begin_term("another")
             await VirtualClock().sleep(0.1)
-            before, units = stage.instances, stage.running_units
+            before, containers = stage.instances, stage.running_containers
             await VirtualClock().sleep(300.0)
 
             assert before == stage.instances
-            assert units == stage.running_units
+            assert containers == stage.running_containers
             assert 0 == stage.reconciler.n_running
             assert None is stage.reconciler.term
 
@@ -74,7 +74,7 @@ def test_a_store_that_refuses_is_asked_ever_less_often_and_ends_nothing(
         async with provisioner(fleet(pool(4))) as stage:
             await stage.until(stage.is_whole)
             stage.store.refusal = StoreError("cannot write: permission denied")
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             await VirtualClock().sleep(600.0)
             assert 10 < stage.store.n_refused < 20
             assert 1 == stage.counters.n_outages
@@ -114,7 +114,7 @@ def test_a_refusal_after_a_long_term_is_the_first_again() -> None:
         async with provisioner(fleet(pool(1))) as stage:
             await stage.until(stage.is_whole)
             stage.store.refusal = StoreError("cannot write: no space left")
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             await VirtualClock().sleep(600.0)
             stage.store.refusal = None
             await stage.until(stage.is_whole, within_s=90.0)
@@ -122,7 +122,7 @@ def test_a_refusal_after_a_long_term_is_the_first_again() -> None:
 
             stage.store.refusal = StoreError("cannot write: no space left")
             n_before = stage.store.n_refused
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             await stage.until(lambda: stage.store.n_refused > n_before, within_s=10.0)
             stage.store.refusal = None
             await stage.until(stage.is_whole, within_s=10.0)
@@ -136,12 +136,12 @@ def test_who_does_not_lead_any_more_sweeps_nothing() -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(1))) as stage:
             await stage.until(stage.is_whole)
-            (unit,) = stage.world.units("n1")
+            (container,) = stage.world.containers("n1")
             stage.store.refusal = FencedError("its term is over")
-            stray = replace(unit, name="chat-00009.1", instance_id="chat-00009", port=20_999)
+            stray = replace(container, name="chat-00009.1", instance_id="chat-00009", port=20_999)
             await SimulatedRuntime(stage.world, "n1", "test").start(stray)
             await VirtualClock().sleep(60.0)
-            assert "chat-00009.1" in stage.running_units
+            assert "chat-00009.1" in stage.running_containers
             assert stage.store.n_refused > 3
 
             stage.store.refusal = None
@@ -206,7 +206,7 @@ def test_an_outage_of_the_store_takes_a_line_a_minute_and_one_when_it_is_over(
             await stage.until(stage.is_whole)
             caplog.clear()
             stage.store.is_down = True
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             await VirtualClock().sleep(150.0)
             assert 1 == stage.counters.n_outages
             stage.store.is_down = False

@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.actions import Action, Assign, Drain, Place, Renew, Stop
-from provisioning.errors import LastingError
+from provisioning.errors import PermanentError
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
-from provisioning.model import Instance, Limits, Listing, Phase, Reason, Unit
+from provisioning.model import ContainerSpec, Instance, Limits, Listing, Phase, Reason
 from provisioning.report import (
     BURST,
     MAX_FAULT,
@@ -135,8 +135,8 @@ def test_failed_operations_and_exits_are_logged_with_their_fault(
 def test_a_pool_that_cannot_be_started_floods_no_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(self: SimulatedRuntime, unit: Unit) -> None:
-        raise LastingError("the image is missing")
+    async def refuse(self: SimulatedRuntime, container: ContainerSpec) -> None:
+        raise PermanentError("the image is missing")
 
     monkeypatch.setattr(SimulatedRuntime, "start", refuse)
 
@@ -159,8 +159,8 @@ def test_a_crash_and_a_failed_health_check_are_one_line_each(
     async def scene() -> None:
         async with provisioner(fleet(pool(3))) as stage:
             await stage.until(stage.is_whole)
-            stage.world.kill(stage.instances[0].unit, is_out_of_memory=True)
-            stage.world.sicken(stage.instances[1].unit)
+            stage.world.kill(stage.instances[0].container, is_out_of_memory=True)
+            stage.world.sicken(stage.instances[1].container)
             await stage.until(lambda: stage.instances[1].generation == 2)
             await stage.until(stage.is_whole)
 
@@ -168,7 +168,7 @@ def test_a_crash_and_a_failed_health_check_are_one_line_each(
 
     crash, illness = said(caplog, "report", "health")
     assert crash.startswith(
-        f"out_of_memory instance={ID} node=n1: its unit has exited, status -9 (SIG"
+        f"out_of_memory instance={ID} node=n1: its container has exited, status -9 (SIG"
     )
     assert illness.startswith("instance unhealthy instance=chat-00002 node=n1: failed 3 health")
 

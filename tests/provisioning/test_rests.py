@@ -1,4 +1,4 @@
-"""Units that could not be removed, and how long they are left alone."""
+"""Containers that could not be removed, and how long they are left alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Hand:
 
 
 def rest_s(rests: Rests, hand: Hand) -> int:
-    """Return for how many whole seconds more the unit `a.1` is left alone."""
+    """Return for how many whole seconds more the container `a.1` is left alone."""
     begun_s = hand.now_s
     while "a.1" in rests.resting():
         hand.now_s += 1.0
@@ -41,7 +41,7 @@ def test_each_failure_doubles_the_rest_up_to_the_longest() -> None:
     assert [1, 2, 4, 8, 16, 32, LONGEST_REST_S, LONGEST_REST_S] == seen
 
 
-def test_a_unit_that_was_removed_begins_anew() -> None:
+def test_a_container_that_was_removed_begins_anew() -> None:
     hand = Hand()
     rests = Rests(hand)
     for _ in range(3):
@@ -53,7 +53,7 @@ def test_a_unit_that_was_removed_begins_anew() -> None:
     assert 1 == rest_s(rests, hand)
 
 
-def test_units_rest_each_by_itself_until_all_is_forgotten() -> None:
+def test_containers_rest_each_by_itself_until_all_is_forgotten() -> None:
     rests = Rests(Hand())
     rests.note_failed("a.1")
     rests.note_failed("b.1")

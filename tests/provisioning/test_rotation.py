@@ -9,7 +9,7 @@ from provisioning.actions import Drain
 from provisioning.model import DAY_S, Fleet, Limits, Rotation, WarmUp, Workload
 from provisioning.reconcile import decide, schedule_of, throughput_of
 from provisioning.store.base import Stored
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 from tests.provisioning.making import CHAT, NOW_S, fleet, instance, node, observed, pool
 
 TURN_S = 5000.0

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from provisioning.api.inventory import Directory
 from provisioning.errors import TransientError
 from provisioning.lifecycle import MAX_EVENTS
-from provisioning.model import Instance, Limits, Listing, Phase, Rotation, Unit
+from provisioning.model import ContainerSpec, Instance, Limits, Listing, Phase, Rotation
 from provisioning.runtime.simulator import Behaviour, SimulatedRuntime
 from provisioning.store.records import decode, encode
 from tests.provisioning.making import CHAT, fleet, node, pool
@@ -110,10 +110,10 @@ def test_a_stop_that_fails_is_told_with_why_and_how_often_it_was_tried(
     async def scene() -> None:
         async with provisioner(fleet(pool(1))) as stage:
             await stage.until(stage.is_whole)
-            stage.world.kill(stage.instances[0].unit)
+            stage.world.kill(stage.instances[0].container)
             await stage.until(lambda: lines(stage, "stop_failed"))
             assert ["after 3 tries: it is busy"] == lines(stage, "stop_failed")
-            assert ["its unit has exited, status -9 (SIGKILL)"] == lines(stage, "exited")
+            assert ["its container has exited, status -9 (SIGKILL)"] == lines(stage, "exited")
 
             await VirtualClock().sleep(3600.0)
             (line,) = lines(stage, "stop_failed")
@@ -134,12 +134,12 @@ def test_a_crash_is_told_and_that_it_waits_after_several() -> None:
             await stage.until(lambda: "crash 3" in "".join(lines(stage, "exited")))
 
             assert [
-                "its unit has exited, status 3",
-                "crash 2 within an hour, again in 1.0 s: its unit has exited, status 3",
-                "crash 3 within an hour, again in 4.0 s: its unit has exited, status 3",
+                "its container has exited, status 3",
+                "crash 2 within an hour, again in 1.0 s: its container has exited, status 3",
+                "crash 3 within an hour, again in 4.0 s: its container has exited, status 3",
             ] == lines(stage, "exited")
             assert Phase.FAILED is stage.instances[0].phase
-            assert "its unit has exited, status 3" == stage.instances[0].fault
+            assert "its container has exited, status 3" == stage.instances[0].fault
 
     virtual_run(scene())
 
@@ -148,7 +148,7 @@ def test_a_start_that_is_given_up_is_told_with_why_and_after_how_many_tries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Broken(SimulatedRuntime):
-        async def start(self, unit: Unit) -> None:
+        async def start(self, container: ContainerSpec) -> None:
             raise TransientError("it is broken")
 
     async def scene() -> None:
@@ -170,11 +170,11 @@ def test_what_ends_while_it_drains_says_how() -> None:
             changed = pool(1, rotation=SLOW, workload=replace(CHAT, model="llama4"))
             await stage.put_spec(fleet(changed))
             await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
-            stage.world.kill(stage.instances[0].unit, is_out_of_memory=True)
+            stage.world.kill(stage.instances[0].container, is_out_of_memory=True)
             await stage.until(stage.is_whole, within_s=60.0)
 
             first, second, *_ = lines(stage, "changed")
-            assert ("", "its unit has exited, status -9 (SIGKILL); it ran out of memory") == (
+            assert ("", "its container has exited, status -9 (SIGKILL); it ran out of memory") == (
                 first,
                 second,
             )

@@ -16,13 +16,13 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
 from provisioning.errors import (
-    LastingError,
+    ContainerError,
     NodeUnreachableError,
-    NoRoomError,
+    PermanentError,
+    ResourceExhaustedError,
     TransientError,
-    UnitError,
 )
-from provisioning.model import Unit
+from provisioning.model import ContainerSpec
 from provisioning.runtime import containerd_messages_pb2 as messages
 
 Request = TypeVar("Request", bound=Message)
@@ -128,25 +128,29 @@ LASTING_TEXTS = (
 NO_ROOM_TEXTS = ("no space left", "cannot allocate memory", "resource temporarily unavailable")
 
 
-def meaning_of(unit: Unit, error: RefusedError) -> UnitError:
-    """Return what a refusal to make a unit means to who asked for it."""
+def meaning_of(container: ContainerSpec, error: RefusedError) -> ContainerError:
+    """Return what a refusal to make a container means to who asked for it."""
     text = error.details.lower()
     if any(part in text for part in NO_ROOM_TEXTS):
-        return NoRoomError(f"cannot start {unit.name}: {error}; free some on the node")
-    if NO_SUCH_CALL in text and unit.mounts:
-        return LastingError(
-            f"cannot start {unit.name}: {error}; mounts are read-only with all that is mounted "
+        return ResourceExhaustedError(
+            f"cannot start {container.name}: {error}; free some on the node"
+        )
+    if NO_SUCH_CALL in text and container.mounts:
+        return PermanentError(
+            f"cannot start {container.name}: {error}; mounts are read-only with all that is "
+            "mounted "
             "below them, which the node's kernel can from Linux 5.12 on: take a newer one, or a "
             "pool without `mounts` there"
         )
     is_told = NO_PARENT in text or (OCI_FAILURE in text and GROUP_FAILURE not in text)
     is_lasting = is_told and any(part in text for part in LASTING_TEXTS)
     if is_lasting or error.code is grpc.StatusCode.INVALID_ARGUMENT:
-        return LastingError(
-            f"cannot start {unit.name} of the image {unit.image!r}: {error}; correct its command, "
+        return PermanentError(
+            f"cannot start {container.name} of the image {container.image!r}: {error}; correct "
+            "its command, "
             "mounts or environment, or import the image again"
         )
-    return TransientError(f"cannot start {unit.name}: {error}")
+    return TransientError(f"cannot start {container.name}: {error}")
 
 
 DEADLINE_S = 10.0
@@ -191,7 +195,7 @@ class Daemon:
     def __init__(
         self, endpoint: str, namespace: str, certificates: Certificates | None = None
     ) -> None:
-        """Refuse with LastingError an endpoint, or files, that cannot be right."""
+        """Refuse with PermanentError an endpoint, or files, that cannot be right."""
         self.endpoint = endpoint
         self.deadline_s = DEADLINE_S
         self._metadata = (("containerd-namespace", namespace),)
@@ -284,7 +288,7 @@ class Daemon:
         except grpc.aio.AioRpcError as error:
             raise self._error(path, error.code(), error.details() or "") from error
 
-    def _error(self, path: str, code: grpc.StatusCode, details: str) -> UnitError:
+    def _error(self, path: str, code: grpc.StatusCode, details: str) -> ContainerError:
         what = f"{path.rpartition('.')[2]} on {self.endpoint}"
         if code in UNREACHABLE:
             return NodeUnreachableError(
@@ -303,7 +307,7 @@ def _opener(endpoint: str, certificates: Certificates | None) -> Callable[[], gr
     if parts.scheme == "https" and parts.hostname and parts.port:
         credentials = _credentials(endpoint, certificates)
         return functools.partial(grpc.aio.secure_channel, parts.netloc, credentials, OPTIONS)
-    raise LastingError(
+    raise PermanentError(
         f"{endpoint!r} is no endpoint of containerd; write unix:///run/containerd/containerd.sock "
         "or https://host:port"
     )
@@ -311,7 +315,7 @@ def _opener(endpoint: str, certificates: Certificates | None) -> Callable[[], gr
 
 def _credentials(endpoint: str, certificates: Certificates | None) -> grpc.ChannelCredentials:
     if certificates is None:
-        raise LastingError(f"{endpoint} asks for a client certificate, and none is set")
+        raise PermanentError(f"{endpoint} asks for a client certificate, and none is set")
     try:
         return grpc.ssl_channel_credentials(
             root_certificates=certificates.authority.read_bytes(),
@@ -319,6 +323,6 @@ def _credentials(endpoint: str, certificates: Certificates | None) -> grpc.Chann
             certificate_chain=certificates.certificate.read_bytes(),
         )
     except OSError as error:
-        raise LastingError(
+        raise PermanentError(
             f"cannot read {error.filename} for {endpoint}: {error.strerror}; see who may read it"
         ) from error

@@ -12,7 +12,7 @@ import grpc
 import msgspec
 
 from provisioning.errors import TransientError
-from provisioning.model import FoundUnit, Unit, UnitState
+from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime import logs
 from provisioning.runtime.containerd import client as api
@@ -35,23 +35,23 @@ SIGNALLED = 128
 """A status above it tells of the signal that is so much less."""
 
 
-def labels(unit: Unit) -> dict[str, str]:
-    """Return what marks a unit's record and snapshot."""
+def labels(container: ContainerSpec) -> dict[str, str]:
+    """Return what marks a container's record and snapshot."""
     return {
-        FLEET: unit.fleet,
-        INSTANCE: unit.instance_id,
-        GENERATION: str(unit.generation),
-        POOL: unit.pool,
+        FLEET: container.fleet,
+        INSTANCE: container.instance_id,
+        GENERATION: str(container.generation),
+        POOL: container.pool,
     }
 
 
-def found_units(
+def found_containers(
     fleet: str,
     records: Iterable[messages.Container],
     tasks: Iterable[messages.Task],
     snapshots: Iterable[messages.Snapshot],
-) -> tuple[FoundUnit, ...]:
-    """Return every unit of which something is left, sorted by name; strangers are left out."""
+) -> tuple[ObservedContainer, ...]:
+    """Return every container of which something is left, sorted by name; strangers are left out."""
     record_by_id = {record.id: record for record in records}
     task_by_id = {task.id: task for task in tasks}
     found = [
@@ -62,15 +62,15 @@ def found_units(
     found += [_of_task(task) for task in task_by_id.values() if task.id not in record_by_id]
     named = record_by_id.keys() | task_by_id.keys()
     found += [
-        _found(snapshot.name, snapshot.labels, UnitState.CREATED)
+        _found(snapshot.name, snapshot.labels, ContainerState.CREATED)
         for snapshot in snapshots
         if snapshot.name not in named and is_left_over(snapshot, fleet)
     ]
-    return tuple(sorted(found, key=lambda unit: unit.name))
+    return tuple(sorted(found, key=lambda container: container.name))
 
 
 def is_left_over(snapshot: messages.Snapshot, fleet: str) -> bool:
-    """Say whether a snapshot was made for a unit of the fleet, and not for an image."""
+    """Say whether a snapshot was made for a container of the fleet, and not for an image."""
     return snapshot.kind == ACTIVE and snapshot.labels.get(FLEET) == fleet
 
 
@@ -86,36 +86,39 @@ def oom_kills(metric: messages.Metric) -> int:
     return messages.MetricsOfV1.FromString(metric.data.value).memory_oom_control.oom_kill
 
 
-def _of_record(record: messages.Container, task: messages.Task | None) -> FoundUnit:
+def _of_record(record: messages.Container, task: messages.Task | None) -> ObservedContainer:
     if task is None:
-        return _found(record.id, record.labels, UnitState.EXITED)
+        return _found(record.id, record.labels, ContainerState.EXITED)
     state = _state(task)
-    has_exited = state is UnitState.EXITED
+    has_exited = state is ContainerState.EXITED
     return _found(
         record.id, record.labels, state, exit_status(task.exit_status) if has_exited else None
     )
 
 
-def _of_task(task: messages.Task) -> FoundUnit:
-    """Return a unit whose record somebody deleted: its name tells the rest."""
+def _of_task(task: messages.Task) -> ObservedContainer:
+    """Return a container whose record somebody deleted: its name tells the rest."""
     state = _state(task)
     return _found(
-        task.id, {}, state, exit_status(task.exit_status) if state is UnitState.EXITED else None
+        task.id,
+        {},
+        state,
+        exit_status(task.exit_status) if state is ContainerState.EXITED else None,
     )
 
 
-def _state(task: messages.Task) -> UnitState:
+def _state(task: messages.Task) -> ContainerState:
     if task.status == messages.CREATED:
-        return UnitState.CREATED
-    return UnitState.EXITED if task.status == messages.STOPPED else UnitState.RUNNING
+        return ContainerState.CREATED
+    return ContainerState.EXITED if task.status == messages.STOPPED else ContainerState.RUNNING
 
 
 def _found(
-    name: str, marks: Mapping[str, str], state: UnitState, status: int | None = None
-) -> FoundUnit:
+    name: str, marks: Mapping[str, str], state: ContainerState, status: int | None = None
+) -> ObservedContainer:
     instance_id, _, generation = name.rpartition(".")
     number = marks.get(GENERATION) or generation
-    return FoundUnit(
+    return ObservedContainer(
         name=name,
         instance_id=marks.get(INSTANCE) or instance_id,
         generation=int(number) if number.isdigit() else 0,
@@ -155,20 +158,22 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def cgroup_of(fleet: str, name: str, settings: Settings) -> str:
-    """Return a unit's cgroup: fleets share a node's groups, other than namespaces."""
+    """Return a container's cgroup: fleets share a node's groups, other than namespaces."""
     return posixpath.join(settings.cgroup_parent, f"{fleet}.{name}")
 
 
-def new_record(unit: Unit, image: Image, settings: Settings) -> messages.Container:
+def new_record(container: ContainerSpec, image: Image, settings: Settings) -> messages.Container:
     """Return the record; what the runtime needs to know is read from it at every later step."""
-    document = spec.render(unit, image.config, cgroup=cgroup_of(unit.fleet, unit.name, settings))
+    document = spec.render(
+        container, image.config, cgroup=cgroup_of(container.fleet, container.name, settings)
+    )
     options = messages.RuncOptions(binary_name=settings.runtime, root=settings.runtime_root)
     return messages.Container(
-        id=unit.name,
-        labels=labels(unit),
-        image=unit.image,
+        id=container.name,
+        labels=labels(container),
+        image=container.image,
         snapshotter=settings.snapshotter,
-        snapshot_key=unit.name,
+        snapshot_key=container.name,
         runtime=messages.Runtime(name=SHIM, options=api.wrapped(api.RUNC_OPTIONS, options)),
         spec=api.wrapped(api.SPEC_TYPE, msgspec.json.encode(document)),
     )
@@ -253,8 +258,8 @@ class Containers:
         reply = await self._unless_gone(api.GET_CONTAINER, messages.ContainerId(id=name))
         return reply.container if reply else None
 
-    async def found(self, fleet: str) -> tuple[FoundUnit, ...]:
-        """Return every unit of the fleet of which something is left."""
+    async def found(self, fleet: str) -> tuple[ObservedContainer, ...]:
+        """Return every container of the fleet of which something is left."""
         # Records before tasks: one that is being made meanwhile has no record here, but a task.
         records = await self._daemon.call(api.LIST_CONTAINERS, messages.ListContainersRequest())
         tasks = await self._daemon.call(api.LIST_TASKS, messages.Empty())
@@ -263,7 +268,7 @@ class Containers:
             api.LIST_SNAPSHOTS, request, deadline_s=self._daemon.deadline_s
         )
         snapshots = [snapshot async for reply in replies for snapshot in reply.info]
-        return found_units(fleet, records.containers, tasks.tasks, snapshots)
+        return found_containers(fleet, records.containers, tasks.tasks, snapshots)
 
     async def give_record(self, name: str, fleet: str) -> None:
         """Give a task whose record was deleted a new one, without which it cannot be killed."""

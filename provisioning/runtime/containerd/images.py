@@ -16,7 +16,7 @@ import msgspec
 from google.protobuf.any_pb2 import Any
 
 from ollama_fleet.clock import Clock
-from provisioning.errors import LastingError, TransientError, UnitError
+from provisioning.errors import ContainerError, PermanentError, TransientError
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd.client import Daemon, RefusedError
@@ -106,7 +106,7 @@ class Transfers:
         """Let the node fetch an image from the registry that its name begins with, and unpack it.
 
         Raises:
-            LastingError: The registry does not have it, or not for us.
+            PermanentError: The registry does not have it, or not for us.
         """
         resolver = messages.RegistryResolver(host_dir=self._registries_dir)
         source = messages.OCIRegistry(reference=name, resolver=resolver)
@@ -118,14 +118,14 @@ class Transfers:
         The turn is told what is sent.
 
         Raises:
-            LastingError: The archive cannot be read, or is no image.
+            PermanentError: The archive cannot be read, or is no image.
         """
         for _ in range(STREAM_TRIES):
             try:
                 with await asyncio.to_thread(_opened, archive) as file:
                     await self._send(name, file, turn)
             except OSError as error:
-                raise LastingError(
+                raise PermanentError(
                     f"cannot read the image {archive} on the provisioner's machine: "
                     f"{error.strerror}; {TRIED_AGAIN}"
                 ) from error
@@ -148,7 +148,7 @@ class Transfers:
                 wrapped = api.wrapped(f"{api.TRANSFER}.ImageImportStream", source)
                 await self._transfer(name, wrapped)
             except CutOffError as error:
-                kind = LastingError if await _has_sent_all(sending) else StreamLostError
+                kind = PermanentError if await _has_sent_all(sending) else StreamLostError
                 raise kind(str(error)) from error
             finally:
                 sending.cancel()
@@ -172,14 +172,14 @@ def has_registry(name: str) -> bool:
     return bool(slash) and ("." in host or ":" in host or host == "localhost")
 
 
-def transfer_error(name: str, error: RefusedError) -> UnitError:
+def transfer_error(name: str, error: RefusedError) -> ContainerError:
     """Return what a refused transfer means: whether it may go well with the next try."""
     if error.code is grpc.StatusCode.NOT_FOUND and error.details == STREAM_LOST:
         return StreamLostError(f"cannot bring the image {name!r} to the node: stream not found")
     if ENDED in error.details:
         return CutOffError(f"cannot bring the image {name!r} to the node: {error.details}")
     is_broken = error.code in BROKEN or any(text in error.details for text in BROKEN_TEXTS)
-    kind = LastingError if is_broken else TransientError
+    kind = PermanentError if is_broken else TransientError
     return kind(f"cannot bring the image {name!r} to the node: {error.details}")
 
 
@@ -191,7 +191,7 @@ async def _has_sent_all(sending: asyncio.Future[bool]) -> bool:
 def _opened(archive: Path) -> BinaryIO:
     """Open a file to be read; a pipe or a device might never end, or never begin."""
     if archive.exists() and not archive.is_file():
-        raise LastingError(f"cannot read the image {archive}: it is no file; {TRIED_AGAIN}")
+        raise PermanentError(f"cannot read the image {archive}: it is no file; {TRIED_AGAIN}")
     return archive.open("rb")
 
 
@@ -284,12 +284,12 @@ class Images:
         """Return the image; where it is missing, import the archive, or pull it by its name.
 
         Raises:
-            LastingError: It is nowhere to be had.
+            PermanentError: It is nowhere to be had.
         """
         if found := await self._find(name):
             return found
         if not archive and not has_registry(name):
-            raise LastingError(
+            raise PermanentError(
                 f"the image {name!r} is not on {self._daemon.endpoint}; import an archive of "
                 "it, set the pool's `archive`, or begin its name with a registry, as "
                 f"registry.example:5000/llm:1; {TRIED_AGAIN}"
@@ -305,7 +305,7 @@ class Images:
         """Bring an OCI archive to the node, and unpack it; an older image of the name is replaced.
 
         Raises:
-            LastingError: The archive cannot be read, or is no image.
+            PermanentError: The archive cannot be read, or is no image.
         """
         await self._transfers.import_archive(name, archive, Turn(None))
         await self._must_find(name)
@@ -324,7 +324,7 @@ class Images:
             if error.code is grpc.StatusCode.NOT_FOUND:
                 return None
             if error.code is grpc.StatusCode.INVALID_ARGUMENT:
-                raise LastingError(f"{name!r} is no name of an image: {error.details}") from error
+                raise PermanentError(f"{name!r} is no name of an image: {error.details}") from error
             raise
         digest = reply.image.target.digest
         known = self._known.get(name)
@@ -342,10 +342,10 @@ class Images:
         while manifest.manifests:
             manifest = await self._document(self._chosen(manifest.manifests), _Document)
         if manifest.config is None:
-            raise LastingError(f"{digest} is no manifest of an image: it has no config")
+            raise PermanentError(f"{digest} is no manifest of an image: it has no config")
         config = await self._document(manifest.config.digest, _ConfigDocument)
         if not config.rootfs.diff_ids:
-            raise LastingError(
+            raise PermanentError(
                 f"the image {name!r} has no layers, and so no program to run; build it again, "
                 "with files"
             )
@@ -356,7 +356,7 @@ class Images:
         for reference in references:
             if reference.platform in {None, self._platform}:
                 return reference.digest
-        raise LastingError(
+        raise PermanentError(
             f"the image is made for other machines than {self._platform.os}/"
             f"{self._platform.architecture}; take one that is made for this kind"
         )
@@ -368,7 +368,7 @@ class Images:
         try:
             return msgspec.json.decode(b"".join(parts), type=kind)
         except msgspec.DecodeError as error:
-            raise LastingError(f"{digest} is no document of an OCI image: {error}") from error
+            raise PermanentError(f"{digest} is no document of an OCI image: {error}") from error
 
 
 MB = 1e6
@@ -478,5 +478,5 @@ class Bringing:
             return
         self._faults[name] = str(error)
         # Whoever asked for it may have been called off: then nobody else tells.
-        broken = None if isinstance(error, UnitError) else error
+        broken = None if isinstance(error, ContainerError) else error
         log.warning("bringing an image to %s has failed: %s", self._node, error, exc_info=broken)

@@ -1,8 +1,8 @@
-"""Write what a container is: the runtime specification of a unit.
+"""Write what a container is: the runtime specification of a container.
 
-In:   a Unit, and what its image says.
+In:   a ContainerSpec, and what its image says.
 Out:  a document as of the OCI runtime specification, for containerd's record.
-Fails with LastingError where unit and image together say too little, or what cannot be.
+Fails with PermanentError where container and image together say too little, or what cannot be.
 
 A container has the node's network, and process ids, mounts, names and messages of its own; no
 capabilities, no way to gain any, and devices of its own. Its process is number 1 there: it ends at
@@ -14,8 +14,8 @@ from __future__ import annotations
 import posixpath
 from typing import Any
 
-from provisioning.errors import LastingError
-from provisioning.model import Unit
+from provisioning.errors import PermanentError
+from provisioning.model import ContainerSpec
 from provisioning.runtime.containerd.images import ImageConfig
 
 VERSION = "1.0.2"
@@ -39,22 +39,22 @@ SAFE = ("nosuid", "noexec", "nodev")
 Document = dict[str, Any]
 
 
-def render(unit: Unit, config: ImageConfig, *, cgroup: str) -> Document:
+def render(container: ContainerSpec, config: ImageConfig, *, cgroup: str) -> Document:
     """Return the specification; `cgroup` is the container's, from the root of the hierarchy.
 
     Raises:
-        LastingError: There is no command, or the image's user has a name and no number.
+        PermanentError: There is no command, or the image's user has a name and no number.
     """
     return {
         "ociVersion": VERSION,
-        "hostname": unit.instance_id[:63],
+        "hostname": container.instance_id[:63],
         "root": {"path": "rootfs"},
-        "process": _process(unit, config),
-        "mounts": [*_system_mounts(), *map(_bind, unit.mounts)],
+        "process": _process(container, config),
+        "mounts": [*_system_mounts(), *map(_bind, container.mounts)],
         "linux": {
             "namespaces": [{"type": kind} for kind in NAMESPACES],
             "cgroupsPath": cgroup,
-            "resources": resources(cpus=unit.cpus, memory_bytes=unit.memory_bytes),
+            "resources": resources(cpus=container.cpus, memory_bytes=container.memory_bytes),
             "maskedPaths": list(MASKED),
             "readonlyPaths": list(READ_ONLY),
         },
@@ -73,12 +73,12 @@ def resources(*, cpus: float, memory_bytes: int) -> Document:
     return limits
 
 
-def _process(unit: Unit, config: ImageConfig) -> Document:
+def _process(container: ContainerSpec, config: ImageConfig) -> Document:
     user, group = _user(config.User)
     return {
-        "args": _arguments(unit, config),
+        "args": _arguments(container, config),
         "cwd": config.WorkingDir or "/",
-        "env": _environment(unit, config),
+        "env": _environment(container, config),
         "user": {"uid": user, "gid": group},
         "noNewPrivileges": True,
         "capabilities": {},
@@ -86,21 +86,26 @@ def _process(unit: Unit, config: ImageConfig) -> Document:
     }
 
 
-def _arguments(unit: Unit, config: ImageConfig) -> list[str]:
-    """Return the unit's command, which replaces all that the image would run."""
-    arguments = list(unit.command) or [*(config.Entrypoint or ()), *(config.Cmd or ())]
+def _arguments(container: ContainerSpec, config: ImageConfig) -> list[str]:
+    """Return the container's command, which replaces all that the image would run."""
+    arguments = list(container.command) or [*(config.Entrypoint or ()), *(config.Cmd or ())]
     if not arguments:
-        raise LastingError(
-            f"neither {unit.pool} nor its image {unit.image!r} says what to run; set `command`"
+        raise PermanentError(
+            f"neither {container.pool} nor its image {container.image!r} says what to run; set "
+            "`command`"
         )
     return arguments
 
 
-def _environment(unit: Unit, config: ImageConfig) -> list[str]:
-    for name, value in unit.environment:
+def _environment(container: ContainerSpec, config: ImageConfig) -> list[str]:
+    for name, value in container.environment:
         if not name or "=" in name or "\0" in name + value:
-            raise LastingError(f"no environment can hold the variable {name!r}; correct its name")
-    lines = [PATH, *(config.Env or ()), *(f"{name}={value}" for name, value in unit.environment)]
+            raise PermanentError(f"no environment can hold the variable {name!r}; correct its name")
+    lines = [
+        PATH,
+        *(config.Env or ()),
+        *(f"{name}={value}" for name, value in container.environment),
+    ]
     # Of several lines of one name the last counts; the runtime would take the first.
     return list({line.partition("=")[0]: line for line in lines}.values())
 
@@ -110,7 +115,7 @@ def _user(user: str) -> tuple[int, int]:
     try:
         return int(number or 0), int(group or number or 0)
     except ValueError:
-        raise LastingError(
+        raise PermanentError(
             f"the image's user {user!r} has no number; build it with a numeric USER"
         ) from None
 
@@ -134,6 +139,6 @@ def _mount(source: str, destination: str, kind: str, *options: str) -> Document:
 def _bind(mount: tuple[str, str]) -> Document:
     source, target = mount
     if not (posixpath.isabs(source) and posixpath.isabs(target)):
-        raise LastingError(f"cannot mount {source!r} at {target!r}: both must begin with a slash")
+        raise PermanentError(f"cannot mount {source!r} at {target!r}: both must begin with a slash")
     # `rro` holds for what is mounted below too; a runtime that does not know it still sees `ro`.
     return _mount(source, target, "bind", "rbind", "ro", "rro", "nosuid", "nodev")

@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 
 from ollama_fleet.clock import Clock
-from provisioning.errors import UnitError
-from provisioning.model import FoundUnit, Unit, UnitState
+from provisioning.errors import ContainerError
+from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import cgroups, logs
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
-from provisioning.runtime.containerd import containers as units
+from provisioning.runtime.containerd import containers as containers
 from provisioning.runtime.containerd.client import Certificates, Daemon, RefusedError, meaning_of
 from provisioning.runtime.containerd.containers import Containers, Settings, cgroup_of, new_record
 from provisioning.runtime.containerd.images import Bringing, Image, Images
@@ -46,7 +46,7 @@ class Events:
         look: Callable[[], Awaitable[None]],
         heard: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """Call `heard(topic, container)`; both calls may raise UnitError, which ends a try."""
+        """Call `heard(topic, container)`; both calls may raise ContainerError, which ends a try."""
         topics = f"{EXIT}|{OUT_OF_MEMORY}"
         events = f'namespace=="{namespace}",topic~="^({topics})$"'
         self._request = messages.SubscribeRequest(filters=[events])
@@ -75,7 +75,7 @@ class Events:
                     await self._look()
                     wait_s = FIRST_WAIT_S
                     await self._hear(envelopes)
-            except UnitError as error:
+            except ContainerError as error:
                 log.debug("events of %s: %s", self._daemon.endpoint, error)
             except Exception:
                 # A fault of ours must not make us deaf for ever; once is enough for a while.
@@ -91,7 +91,7 @@ class Events:
 
 
 class ContainerdRuntime:
-    """The units of one fleet on one node."""
+    """The containers of one fleet on one node."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class ContainerdRuntime:
         settings: Settings | None = None,
         import_turns: Turns | None = None,
     ) -> None:
-        """Connect at the first call; raise LastingError where the endpoint cannot be right.
+        """Connect at the first call; raise PermanentError where the endpoint cannot be right.
 
         Imports to all nodes take turns by `import_turns`; None: this node's among themselves.
         """
@@ -130,24 +130,24 @@ class ContainerdRuntime:
         self._clock = clock
         self._oom_kills = OomKills(clock)
         self._suspects: dict[str, float] = {}
-        """Units that may just have run out of memory, and until when that is looked at."""
+        """Containers that may just have run out of memory, and until when that is looked at."""
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
-    async def start(self, unit: Unit) -> None:
-        """Make the unit's container and start it; bring its image where that is missing."""
+    async def start(self, container: ContainerSpec) -> None:
+        """Make the container's container and start it; bring its image where that is missing."""
         self._events.listen()
-        if not await self._containers.is_running(unit.name):
-            image = await self.images.ensure(unit.image, unit.archive)
-            await self._finished(unit.name, self._start(unit, image))
+        if not await self._containers.is_running(container.name):
+            image = await self.images.ensure(container.image, container.archive)
+            await self._finished(container.name, self._start(container, image))
 
     async def remove(self, name: str, *, grace_s: float) -> None:
-        """End the unit's process and remove its task, record and snapshot."""
+        """End the container's process and remove its task, record and snapshot."""
         async with self._lock(name):
             record = await self._containers.record(name)
             if record is None:
                 await self._containers.give_record(name, self._fleet)
-            elif record.labels.get(units.FLEET) != self._fleet:
+            elif record.labels.get(containers.FLEET) != self._fleet:
                 return
             await self._containers.end(name, grace_s)
             await self._containers.clear(name)
@@ -157,20 +157,23 @@ class ContainerdRuntime:
             # as one of another fleet on this machine still may: it tries again (GROUP_FAILURE).
             cgroups.remove_empty(self._settings.cgroup_parent)
 
-    async def units(self) -> tuple[FoundUnit, ...]:
-        """Return all units of which anything is left."""
+    async def containers(self) -> tuple[ObservedContainer, ...]:
+        """Return all containers of which anything is left."""
         self._events.listen()
         starting = set(self._starting)
         groups = await asyncio.to_thread(self._groups)
         found = await self._with_oom_kills(await self._containers.found(self._fleet))
         if self._is_local:
-            await self._logs.keep(self._log(unit.instance_id) for unit in found)
-        for name in groups - {unit.name for unit in found} - starting:
+            await self._logs.keep(self._log(container.instance_id) for container in found)
+        for name in groups - {container.name for container in found} - starting:
             cgroups.remove_empty(cgroup_of(self._fleet, name, self._settings))
-        return tuple(_as_created(unit) if unit.name in starting else unit for unit in found)
+        return tuple(
+            _as_created(container) if container.name in starting else container
+            for container in found
+        )
 
     async def changes(self) -> AsyncIterator[str]:
-        """Yield the name of each unit that containerd says has ended or run out of memory."""
+        """Yield the name of each container that containerd says has ended or run out of memory."""
         self._events.listen()
         with self._news.listening() as names:
             while (name := await names.get()) is not None:
@@ -195,7 +198,7 @@ class ContainerdRuntime:
         """Wait for a start, which goes on where the caller is cancelled.
 
         containerd would clean up after a call that was broken off, but takes its time for it, in
-        which the unit can be neither started nor removed.
+        which the container can be neither started nor removed.
         """
         if name not in self._starting:
             self._starting[name] = asyncio.create_task(start)
@@ -209,27 +212,27 @@ class ContainerdRuntime:
         if not ended.cancelled():
             ended.exception()  # the caller heard of it, or was cancelled
 
-    async def _start(self, unit: Unit, image: Image) -> None:
-        record = new_record(unit, image, self._settings)
-        log = self._log(unit.instance_id)
-        async with self._lock(unit.name):
-            if await self._containers.is_running(unit.name):
+    async def _start(self, container: ContainerSpec, image: Image) -> None:
+        record = new_record(container, image, self._settings)
+        log = self._log(container.instance_id)
+        async with self._lock(container.name):
+            if await self._containers.is_running(container.name):
                 return
-            await self._containers.clear(unit.name)
-            self._oom_kills.begin(unit.name)
-            await refuse_taken(unit.host, unit.port)
+            await self._containers.clear(container.name)
+            self._oom_kills.begin(container.name)
+            await refuse_taken(container.host, container.port)
             if self._is_local:
                 await asyncio.to_thread(_make_way_for, log)
             try:
                 await self._containers.make(record, parent=image.snapshot, log=log)
             except RefusedError as error:
-                await self._containers.clear(unit.name)
-                raise meaning_of(unit, error) from error
+                await self._containers.clear(container.name)
+                raise meaning_of(container, error) from error
 
     async def _tell_exited(self) -> None:
-        for unit in await self.units():
-            if unit.state is UnitState.EXITED:
-                self._news.tell(unit.name)
+        for container in await self.containers():
+            if container.state is ContainerState.EXITED:
+                self._news.tell(container.name)
 
     async def _on_event(self, topic: str, name: str) -> None:
         if topic == OUT_OF_MEMORY:
@@ -237,20 +240,24 @@ class ContainerdRuntime:
             self._suspects[name] = self._clock.monotonic_s() + DYING_S
         self._news.tell(name)
 
-    async def _with_oom_kills(self, found: Sequence[FoundUnit]) -> tuple[FoundUnit, ...]:
+    async def _with_oom_kills(
+        self, found: Sequence[ObservedContainer]
+    ) -> tuple[ObservedContainer, ...]:
         """Say of each whether the kernel killed a process of it, by its own counter."""
         now_s = self._clock.monotonic_s()
         self._suspects = {name: at_s for name, at_s in self._suspects.items() if now_s < at_s}
         asked = [
-            unit.name
-            for unit in found
-            if unit.name in self._suspects or self._oom_kills.is_open(unit)
+            container.name
+            for container in found
+            if container.name in self._suspects or self._oom_kills.is_open(container)
         ]
         n_by_name = await self._containers.oom_kills(asked)
-        return tuple(self._oom_kills.judged(unit, n_by_name.get(unit.name)) for unit in found)
+        return tuple(
+            self._oom_kills.judged(container, n_by_name.get(container.name)) for container in found
+        )
 
     def _groups(self) -> frozenset[str]:
-        """Return the units that have a cgroup here.
+        """Return the containers that have a cgroup here.
 
         containerd forgets a group where it is killed while a container begins or ends. A container
         has its record first: what is asked for records after this knows all that are wanted.
@@ -263,7 +270,7 @@ class ContainerdRuntime:
         return logs.of_container(self._fleet, instance_id, folder=self._settings.log_dir)
 
     def _lock(self, name: str) -> asyncio.Lock:
-        """Return what makes starts and removals of one unit take turns."""
+        """Return what makes starts and removals of one container take turns."""
         return self._locks.setdefault(name, asyncio.Lock())
 
 
@@ -279,8 +286,11 @@ def _make_way_for(log: Path) -> None:
         logs.forget(log)
 
 
-def _as_created(unit: FoundUnit) -> FoundUnit:
-    """Return a unit that is being started as such: it has a record already, and no task yet."""
-    if unit.state is UnitState.EXITED and unit.exit_status is None:
-        return msgspec.structs.replace(unit, state=UnitState.CREATED)
-    return unit
+def _as_created(container: ObservedContainer) -> ObservedContainer:
+    """Return a container that is being started as such: it has a record already.
+
+    And no task yet.
+    """
+    if container.state is ContainerState.EXITED and container.exit_status is None:
+        return msgspec.structs.replace(container, state=ContainerState.CREATED)
+    return container

@@ -37,7 +37,7 @@ from provisioning.spec import encode_fleet
 from provisioning.state import Orphan
 from provisioning.store.base import NEW, Change, Delete, Done, Put, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryStore
-from provisioning.units import instance_id, listing_of, workload_digest
+from provisioning.workload import instance_id, listing_of, workload_digest
 
 LEADER = "http://127.0.0.1:8081"
 WORKLOAD = Workload(model="llama3.1:8b", engine="ollama", memory_bytes=2**30, cpus=1.0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from provisioning.model import FoundUnit, UnitState
+from provisioning.model import ContainerState, ObservedContainer
 from provisioning.state import Orphan
 from tests.provisioning.api.board import LEADER, Board
 
-ORPHAN = Orphan("n1", FoundUnit("chat-00001.2", "chat-00001", 2, UnitState.RUNNING))
+ORPHAN = Orphan("n1", ObservedContainer("chat-00001.2", "chat-00001", 2, ContainerState.RUNNING))
 
 
 async def test_only_as_many_as_were_seen_are_deleted(board: Board) -> None:

@@ -465,8 +465,8 @@ async def test_the_plan_of_what_is_refused_shows_why(board: Board) -> None:
 
 
 @pytest.mark.parametrize("phase", [one for one in Phase if one is not Phase.FAILED])
-async def test_whatever_has_a_unit_holds_its_node(board: Board, phase: Phase) -> None:
-    """One that leaves for good as well: its unit would be left behind."""
+async def test_whatever_has_a_container_holds_its_node(board: Board, phase: Phase) -> None:
+    """One that leaves for good as well: its container would be left behind."""
     reason = Reason.SCALED_DOWN if phase in (Phase.DRAINING, Phase.STOPPING) else None
     await put_on(board, "n2", phase=phase, reason=reason)
 

@@ -10,22 +10,22 @@ import pytest
 from click.testing import CliRunner, Result
 
 from provisioning.cli.provisioner import provisioner
-from provisioning.model import FoundUnit, UnitState
+from provisioning.model import ContainerState, ObservedContainer
 from provisioning.state import Orphan
 from tests.provisioning.api.served import Served
 from tests.provisioning.cli.terminal import on_terminal
 
 
-def orphan(node: str, number: int, state: UnitState = UnitState.RUNNING) -> Orphan:
+def orphan(node: str, number: int, state: ContainerState = ContainerState.RUNNING) -> Orphan:
     id_ = f"chat-{number:05}"
-    return Orphan(node, FoundUnit(f"{id_}.2", id_, 2, state))
+    return Orphan(node, ObservedContainer(f"{id_}.2", id_, 2, state))
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     with Served(tmp_path) as running:
         running.board.orphans = [
-            orphan("n2", 3, UnitState.EXITED),
+            orphan("n2", 3, ContainerState.EXITED),
             orphan("n2", 2),
             orphan("n1", 1),
         ]

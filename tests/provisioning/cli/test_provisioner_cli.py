@@ -26,7 +26,7 @@ from provisioning.client.progress import Progress
 from provisioning.client.transport import Transport
 from provisioning.model import NodeReport, Phase
 from provisioning.spec import load_fleet
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 from tests.ports import free_port
 from tests.provisioning.api.board import FLEET, instance
 from tests.provisioning.api.served import Served

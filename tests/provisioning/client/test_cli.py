@@ -474,5 +474,5 @@ def test_a_note_stays_on_its_line() -> None:
         (3661, "1h 1m"),
     ],
 )
-def test_an_age_has_its_two_largest_units(age_s: float, text: str) -> None:
+def test_an_age_has_its_two_largest_containers(age_s: float, text: str) -> None:
     assert text == age_text(age_s)

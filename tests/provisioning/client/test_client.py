@@ -16,7 +16,7 @@ from provisioning.client.errors import RefusedError, UnreachableError
 from provisioning.client.progress import Progress, progress_of, progress_until_done
 from provisioning.client.transport import Transport
 from provisioning.model import Fleet, Phase
-from provisioning.units import workload_digest
+from provisioning.workload import workload_digest
 from tests.provisioning.api.board import FLEET, WORKLOAD
 from tests.provisioning.api.served import Served
 

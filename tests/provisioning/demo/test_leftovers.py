@@ -10,7 +10,7 @@ import pytest
 from provisioning.demo import leftovers
 from provisioning.demo.errors import LeftoverError
 from provisioning.demo.rundir import RunDir
-from provisioning.model import Unit
+from provisioning.model import ContainerSpec
 from provisioning.runtime.process import ProcessRuntime
 from tests.ports import free_port
 from tests.provisioning.demo.standin import is_running
@@ -20,7 +20,7 @@ from tests.waiting import eventually
 async def _started(run_dir: RunDir, *, fleet: str = "demo", node: str = "here") -> int:
     """Start a process of a fleet, let its runtime go, and return the process's id."""
     pid_file = run_dir.path / f"{fleet}-{node}.pid"
-    unit = Unit(
+    container = ContainerSpec(
         name="pool-00001.1",
         fleet=fleet,
         instance_id="pool-00001",
@@ -36,9 +36,9 @@ async def _started(run_dir: RunDir, *, fleet: str = "demo", node: str = "here") 
         memory_bytes=0,
     )
     runtime = ProcessRuntime(
-        fleet, node, state_dir=run_dir.provisioner_units, environ=os.environ, groups=None
+        fleet, node, state_dir=run_dir.provisioner_containers, environ=os.environ, groups=None
     )
-    await runtime.start(unit)
+    await runtime.start(container)
     await eventually(lambda: pid_file.exists() and pid_file.read_text())
     await runtime.close()
     return int(pid_file.read_text())
@@ -80,23 +80,23 @@ async def test_what_is_to_be_kept_is_there_before_and_after(tmp_path: Path) -> N
 
     assert is_running(pid)
     assert run_dir.provisioner_store.exists()
-    await leftovers.remove_all(run_dir.provisioner_units)
+    await leftovers.remove_all(run_dir.provisioner_containers)
 
 
 async def test_what_goes_on_is_counted_over_every_fleet_and_node(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
-    assert 0 == await leftovers.n_running(run_dir.provisioner_units)
+    assert 0 == await leftovers.n_running(run_dir.provisioner_containers)
     await _started(run_dir)
     ended = await _started(run_dir, node="there")
     await _started(run_dir, fleet="lab")
-    assert 3 == await leftovers.n_running(run_dir.provisioner_units)
+    assert 3 == await leftovers.n_running(run_dir.provisioner_containers)
 
     os.kill(ended, signal.SIGKILL)
     await eventually(lambda: not is_running(ended))
 
-    assert 2 == await leftovers.n_running(run_dir.provisioner_units)
-    await leftovers.remove_all(run_dir.provisioner_units)
-    assert 0 == await leftovers.n_running(run_dir.provisioner_units)
+    assert 2 == await leftovers.n_running(run_dir.provisioner_containers)
+    await leftovers.remove_all(run_dir.provisioner_containers)
+    assert 0 == await leftovers.n_running(run_dir.provisioner_containers)
 
 
 @pytest.mark.parametrize("n_further", [1, 2, 5])

@@ -320,7 +320,7 @@ async def test_a_provisioner_that_dies_ends_up_and_its_instances(
                         "engine": "fleet",
                         "count": 1,
                         "memory": "1GiB",
-                        "command": ["sh", "-c", f"sleep 600; : unit in {tmp_path}"],
+                        "command": ["sh", "-c", f"sleep 600; : container in {tmp_path}"],
                     }
                 ],
             }
@@ -332,7 +332,7 @@ async def test_a_provisioner_that_dies_ends_up_and_its_instances(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        await eventually(lambda: _pids_naming(f"unit in {tmp_path}"), within_s=START_S)
+        await eventually(lambda: _pids_naming(f"container in {tmp_path}"), within_s=START_S)
         (pid,) = _pids_naming(f"--state-dir={tmp_path}/run/provisioner")
 
         os.kill(pid, signal.SIGKILL)

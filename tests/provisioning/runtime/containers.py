@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import TransientError
-from provisioning.model import Unit, unit_name
+from provisioning.model import ContainerSpec, container_name
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd.client import Daemon
@@ -74,11 +74,11 @@ class ContainerdLab:
         self._opened.append(runtime)
         return runtime
 
-    def unit(
+    def container(
         self, behaviour: Behaviour = Behaviour.SERVES, *, number: int = 1, fleet: str = FLEET
-    ) -> Unit:
-        return Unit(
-            name=unit_name(f"pool-{number}", 1),
+    ) -> ContainerSpec:
+        return ContainerSpec(
+            name=container_name(f"pool-{number}", 1),
             fleet=fleet,
             instance_id=f"pool-{number}",
             generation=1,
@@ -93,23 +93,23 @@ class ContainerdLab:
             memory_bytes=MEMORY_BYTES,
         )
 
-    async def kill(self, unit: Unit) -> None:
-        daemon = self.daemon(unit.fleet)
-        request = messages.KillTaskRequest(container_id=unit.name, signal=9)
+    async def kill(self, container: ContainerSpec) -> None:
+        daemon = self.daemon(container.fleet)
+        request = messages.KillTaskRequest(container_id=container.name, signal=9)
         await daemon.call(api.KILL_TASK, request)
         await daemon.close()
 
-    async def take_port(self, unit: Unit) -> None:
-        self._strangers.append(socket.create_server((unit.host, unit.port)))
+    async def take_port(self, container: ContainerSpec) -> None:
+        self._strangers.append(socket.create_server((container.host, container.port)))
 
-    async def environment(self, unit: Unit) -> Mapping[str, str]:
+    async def environment(self, container: ContainerSpec) -> Mapping[str, str]:
         # Before its command runs, the process is one of the low-level runtime, with another.
-        await eventually(lambda: self.is_ready(unit))
-        return await environment_of(await self.pid(unit))
+        await eventually(lambda: self.is_ready(container))
+        return await environment_of(await self.pid(container))
 
-    async def pid(self, unit: Unit) -> int:
-        daemon = self.daemon(unit.fleet)
-        reply = await daemon.call(api.GET_TASK, messages.TaskId(container_id=unit.name))
+    async def pid(self, container: ContainerSpec) -> int:
+        daemon = self.daemon(container.fleet)
+        reply = await daemon.call(api.GET_TASK, messages.TaskId(container_id=container.name))
         await daemon.close()
         return reply.process.pid
 
@@ -117,19 +117,20 @@ class ContainerdLab:
         """Return a connection of the test's own."""
         return Daemon(self.containerd.endpoint, namespace_of(fleet))
 
-    def log(self, unit: Unit) -> Path:
-        return self.containerd.folder / "log" / unit.fleet / f"{unit.instance_id}.log"
+    def log(self, container: ContainerSpec) -> Path:
+        return self.containerd.folder / "log" / container.fleet / f"{container.instance_id}.log"
 
-    def is_ready(self, unit: Unit) -> bool:
-        """Say whether a unit that serves handles signals by now."""
-        return READY in self.said(unit)
+    def is_ready(self, container: ContainerSpec) -> bool:
+        """Say whether a container that serves handles signals by now."""
+        return READY in self.said(container)
 
-    def said(self, unit: Unit) -> str:
-        """Return what a unit has written so far; the shim gives up the last words of one that ends.
+    def said(self, container: ContainerSpec) -> str:
+        """Return what a container has written so far; the shim gives up the last words of one that
+        ends.
 
-        So what has to be read is read while the unit runs.
+        So what has to be read is read while the container runs.
         """
-        log = self.log(unit)
+        log = self.log(container)
         return log.read_text() if log.exists() else ""
 
     async def prepare(self, *fleets: str) -> None:
@@ -147,13 +148,13 @@ class ContainerdLab:
 
 
 async def is_removed(runtime: ContainerdRuntime, *names: str) -> bool:
-    """Remove these units, or else all; say whether none is left.
+    """Remove these containers, or else all; say whether none is left.
 
     As often as it takes: after a call that broke off, or a lost shim, containerd itself cleans up.
     """
     try:
-        for name in names or [found.name for found in await runtime.units()]:
+        for name in names or [found.name for found in await runtime.containers()]:
             await runtime.remove(name, grace_s=0.0)
-        return () == await runtime.units()
+        return () == await runtime.containers()
     except TransientError:
         return False

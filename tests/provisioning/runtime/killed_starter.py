@@ -1,4 +1,5 @@
-"""Start a unit and be killed by SIGKILL at a chosen step; a step is a thing done to the system.
+"""Start a container and be killed by SIGKILL at a chosen step; a step is a thing done to the
+system.
 
     python -m tests.provisioning.runtime.killed_starter STATE_DIR STEP UNIT_JSON
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from provisioning.model import Unit
+from provisioning.model import ContainerSpec
 from provisioning.runtime import cgroups
 from provisioning.runtime.process import ProcessRuntime
 
@@ -29,17 +30,17 @@ SPAWN = os.posix_spawn
 
 
 def main() -> None:
-    """Start the unit, or die."""
-    state_dir, step, unit_json = sys.argv[1:]
-    unit = msgspec.json.decode(unit_json, type=Unit)
-    asyncio.run(start(Path(state_dir), int(step), unit))
+    """Start the container, or die."""
+    state_dir, step, container_json = sys.argv[1:]
+    container = msgspec.json.decode(container_json, type=ContainerSpec)
+    asyncio.run(start(Path(state_dir), int(step), container))
     sys.stdout.write("done")
 
 
-async def start(state_dir: Path, step: int, unit: Unit) -> None:
-    """Start the unit, counting steps from the call on."""
+async def start(state_dir: Path, step: int, container: ContainerSpec) -> None:
+    """Start the container, counting steps from the call on."""
     runtime = ProcessRuntime(
-        unit.fleet, "here", state_dir=state_dir, environ=os.environ, groups=cgroups.find()
+        container.fleet, "here", state_dir=state_dir, environ=os.environ, groups=cgroups.find()
     )
     steps = count(1)
 
@@ -50,7 +51,7 @@ async def start(state_dir: Path, step: int, unit: Unit) -> None:
     sys.addaudithook(on_event)
     if step == AFTER_SPAWN:
         os.posix_spawn = spawn_and_die
-    await runtime.start(unit)
+    await runtime.start(container)
     await runtime.close()
 
 

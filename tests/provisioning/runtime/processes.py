@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from provisioning.model import Unit, unit_name
+from provisioning.model import ContainerSpec, container_name
 from provisioning.runtime import cgroups, procfs
 from provisioning.runtime.process import ProcessRuntime, label_of
 from provisioning.runtime.procfs import Identity
@@ -91,11 +91,11 @@ class ProcessLab:
         self._opened.append(runtime)
         return runtime
 
-    def unit(
+    def container(
         self, behaviour: Behaviour = Behaviour.SERVES, *, number: int = 1, fleet: str = FLEET
-    ) -> Unit:
-        return Unit(
-            name=unit_name(f"pool-{number}", 1),
+    ) -> ContainerSpec:
+        return ContainerSpec(
+            name=container_name(f"pool-{number}", 1),
             fleet=fleet,
             instance_id=f"pool-{number}",
             generation=1,
@@ -110,48 +110,48 @@ class ProcessLab:
             memory_bytes=MEMORY_BYTES,
         )
 
-    async def kill(self, unit: Unit) -> None:
-        os.kill(self.identity(unit).pid, signal.SIGKILL)
+    async def kill(self, container: ContainerSpec) -> None:
+        os.kill(self.identity(container).pid, signal.SIGKILL)
 
-    async def take_port(self, unit: Unit) -> None:
-        self._strangers.append(socket.create_server((unit.host, unit.port)))
+    async def take_port(self, container: ContainerSpec) -> None:
+        self._strangers.append(socket.create_server((container.host, container.port)))
 
-    async def environment(self, unit: Unit) -> Mapping[str, str]:
-        return await environment_of(self.identity(unit).pid)
+    async def environment(self, container: ContainerSpec) -> Mapping[str, str]:
+        return await environment_of(self.identity(container).pid)
 
     def records(self, fleet: str = FLEET) -> Records:
         return Records(self.state_dir / fleet / NODE, procfs.boot())
 
-    def identity(self, unit: Unit) -> Identity:
-        record = self.records(unit.fleet).read(unit.name)
+    def identity(self, container: ContainerSpec) -> Identity:
+        record = self.records(container.fleet).read(container.name)
         assert record is not None
-        identity = self.records(unit.fleet).identity(record)
+        identity = self.records(container.fleet).identity(record)
         assert identity is not None
         return identity
 
-    def group(self, unit: Unit) -> Path:
-        """Return where the unit's cgroup would be."""
-        name = f"{label_of(unit.fleet, NODE, self.state_dir)}.{unit.name}"
+    def group(self, container: ContainerSpec) -> Path:
+        """Return where the container's cgroup would be."""
+        name = f"{label_of(container.fleet, NODE, self.state_dir)}.{container.name}"
         return (self.groups.parent if self.groups else Path("/nonexistent")) / name
 
-    def processes(self, unit: Unit) -> list[int]:
-        """Return the ids of all processes that were started as this unit, or by it."""
+    def processes(self, container: ContainerSpec) -> list[int]:
+        """Return the ids of all processes that were started as this container, or by it."""
         folders = (path for path in Path("/proc").iterdir() if path.name.isdigit())
-        return [int(folder.name) for folder in folders if self._is_of(folder, unit)]
+        return [int(folder.name) for folder in folders if self._is_of(folder, container)]
 
-    def _is_of(self, folder: Path, unit: Unit) -> bool:
+    def _is_of(self, folder: Path, container: ContainerSpec) -> bool:
         try:
             lines = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             return False
-        mark = f"{MARK_VARIABLE}={unit.name}:".encode()
+        mark = f"{MARK_VARIABLE}={container.name}:".encode()
         ours = f"{FOLDER_VARIABLE}={self.state_dir}".encode()
         return ours in lines and any(line.startswith(mark) for line in lines)
 
     async def close(self) -> None:
         for fleet in self._fleets:
             runtime = self.open(fleet=fleet)
-            for found in await runtime.units():
+            for found in await runtime.containers():
                 await runtime.remove(found.name, grace_s=0.0)
         for runtime in self._opened:
             await runtime.close()

@@ -138,20 +138,20 @@ def test_without_a_memory_controller_there_is_none(
     ],
 )
 def test_a_group_limits_memory_and_swap(tree: Tree, version: int, expected: dict[str, int]) -> None:
-    group = tree.group("unit")
+    group = tree.group("container")
     for file in expected:
         (group / file).touch()
 
-    Cgroups(tree.mount, version).make("unit", 64 * MIB)
+    Cgroups(tree.mount, version).make("container", 64 * MIB)
 
     assert expected == {file: int((group / file).read_text()) for file in expected}
 
 
 @pytest.mark.parametrize("file", ["memory.oom_control", "memory.events"])
 def test_the_kernels_count_of_kills_is_read(tree: Tree, file: str) -> None:
-    (tree.group("unit") / file).write_text("under_oom 1\noom 3\noom_kill 2\n")
+    (tree.group("container") / file).write_text("under_oom 1\noom 3\noom_kill 2\n")
 
-    assert 2 == cgroups.n_killed(tree.mount / "unit")
+    assert 2 == cgroups.n_killed(tree.mount / "container")
 
 
 def test_of_a_group_that_is_gone_nothing_is_said(tree: Tree) -> None:
@@ -163,6 +163,6 @@ def test_of_a_group_that_is_gone_nothing_is_said(tree: Tree) -> None:
 
 
 def test_a_group_that_is_in_use_is_not_removed(tree: Tree) -> None:
-    tree.group("unit/child")
+    tree.group("container/child")
 
-    assert not cgroups.remove(tree.mount / "unit")
+    assert not cgroups.remove(tree.mount / "container")

@@ -35,16 +35,16 @@ async def lab(containerd: Containerd, busybox: Path) -> AsyncIterator[Containerd
 class TestContainerdRuntime(RuntimeContract):
     """Containers keep the promises of every runtime."""
 
-    async def test_a_unit_that_ends_when_asked_is_removed_long_before_the_grace_is_over(
+    async def test_a_container_that_ends_when_asked_is_removed_long_before_the_grace_is_over(
         self, lab: Lab
     ) -> None:
         """Process 1 of a container is asked in vain before it handles the signal."""
         assert isinstance(lab, ContainerdLab)
-        runtime, unit = lab.open(), lab.unit()
-        await runtime.start(unit)
-        await eventually(lambda: lab.is_ready(unit))
+        runtime, container = lab.open(), lab.container()
+        await runtime.start(container)
+        await eventually(lambda: lab.is_ready(container))
 
         async with asyncio.timeout(GRACE_S * 6):
-            await runtime.remove(unit.name, grace_s=GRACE_S * 12)
+            await runtime.remove(container.name, grace_s=GRACE_S * 12)
 
-        assert () == await runtime.units()
+        assert () == await runtime.containers()

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from provisioning.errors import LastingError, TransientError
+from provisioning.errors import PermanentError, TransientError
 from provisioning.runtime.containerd.images import TRANSFER_LIMIT_S, Bringing, Image, ImageConfig
 from provisioning.runtime.image_pulls import (
     IMPORTS_AT_ONCE,
@@ -89,7 +89,7 @@ def test_who_waits_in_vain_is_told_for_what() -> None:
 def test_all_who_want_an_image_share_one_transfer_and_how_it_ends() -> None:
     async def scene() -> tuple[list[str], list[Image], int]:
         way = Way()
-        way.faults = [LastingError("no such image")]
+        way.faults = [PermanentError("no such image")]
         failed = await asyncio.gather(*(way.ensure() for _ in range(3)), return_exceptions=True)
         brought = await asyncio.gather(*(way.ensure() for _ in range(3)))
         return [str(one) for one in failed], brought, way.n_begun

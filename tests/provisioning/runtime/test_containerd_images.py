@@ -17,7 +17,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from provisioning.errors import LastingError, TransientError, UnitError
+from provisioning.errors import ContainerError, PermanentError, TransientError
 from provisioning.runtime.containerd.client import RefusedError
 from provisioning.runtime.containerd.images import (
     Image,
@@ -141,14 +141,14 @@ async def test_an_image_is_pulled_once_from_the_registry_that_its_name_begins_wi
 ) -> None:
     server, host = registry
     runtime = lab.open()
-    units = [
-        msgspec.structs.replace(lab.unit(number=number), image=f"{host}/llm:1")
+    containers = [
+        msgspec.structs.replace(lab.container(number=number), image=f"{host}/llm:1")
         for number in range(5)
     ]
 
-    await asyncio.gather(*(runtime.start(unit) for unit in units))
+    await asyncio.gather(*(runtime.start(container) for container in containers))
 
-    assert [running(unit) for unit in units] == list(await runtime.units())
+    assert [running(container) for container in containers] == list(await runtime.containers())
     assert 1 == server.asked.count("1")
 
 
@@ -165,18 +165,18 @@ async def test_an_image_comes_though_the_start_that_asked_for_it_is_called_off(
     runtime = lab.open()
     slow = Slow(runtime.images._transfers._transfer)
     monkeypatch.setattr(runtime.images._transfers, "_transfer", slow.transfer)
-    unit = msgspec.structs.replace(lab.unit(), image=name, archive=archive)
-    start = asyncio.create_task(notes_of(runtime.start(unit)))
+    container = msgspec.structs.replace(lab.container(), image=name, archive=archive)
+    start = asyncio.create_task(notes_of(runtime.start(container)))
     await slow.has_begun.wait()
 
     start.cancel()
     notes = await start
     slow.may_go_on.set()
-    await runtime.start(unit)
+    await runtime.start(container)
 
     assert [f"its image {name!r} is still being brought to node-1"] == notes
     assert 1 == slow.n_begun
-    assert (running(unit),) == await runtime.units()
+    assert (running(container),) == await runtime.containers()
 
 
 async def notes_of(start: Awaitable[None]) -> list[str]:
@@ -209,8 +209,8 @@ async def test_a_runtime_that_is_closed_brings_nothing_any_more(
     runtime = lab.open()
     slow = Slow(runtime.images._transfers._transfer)
     monkeypatch.setattr(runtime.images._transfers, "_transfer", slow.transfer)
-    unit = msgspec.structs.replace(lab.unit(), image="closed:1", archive=str(busybox))
-    start = asyncio.create_task(runtime.start(unit))
+    container = msgspec.structs.replace(lab.container(), image="closed:1", archive=str(busybox))
+    start = asyncio.create_task(runtime.start(container))
     await slow.has_begun.wait()
 
     await runtime.close()
@@ -226,10 +226,10 @@ async def test_an_image_that_its_registry_does_not_have_is_refused_for_good(
     _, host = registry
     runtime = lab.open()
 
-    with pytest.raises(LastingError, match="llm:2"):
-        await runtime.start(msgspec.structs.replace(lab.unit(), image=f"{host}/llm:2"))
+    with pytest.raises(PermanentError, match="llm:2"):
+        await runtime.start(msgspec.structs.replace(lab.container(), image=f"{host}/llm:2"))
 
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
 
 
 async def test_a_pull_that_is_cut_off_again_and_again_may_go_well_later(
@@ -251,10 +251,12 @@ async def test_a_registry_that_does_not_answer_may_do_so_later(lab: ContainerdLa
     port = free_port()
     runtime = lab.open()
 
-    with pytest.raises(UnitError, match="connection refused") as caught:
-        await runtime.start(msgspec.structs.replace(lab.unit(), image=f"127.0.0.1:{port}/llm:1"))
+    with pytest.raises(ContainerError, match="connection refused") as caught:
+        await runtime.start(
+            msgspec.structs.replace(lab.container(), image=f"127.0.0.1:{port}/llm:1")
+        )
 
-    assert not isinstance(caught.value, LastingError)
+    assert not isinstance(caught.value, PermanentError)
 
 
 async def test_importing_again_changes_nothing(lab: ContainerdLab, busybox: Path) -> None:
@@ -312,7 +314,7 @@ def losing(n: int, transfer: Transfer, lost: RefusedError) -> Transfer:
     return transfer_or_lose
 
 
-async def test_a_newer_image_of_the_name_is_taken_for_the_next_unit(
+async def test_a_newer_image_of_the_name_is_taken_for_the_next_container(
     lab: ContainerdLab, tmp_path: Path, busybox: Path
 ) -> None:
     images = lab.open().images
@@ -327,7 +329,7 @@ async def test_a_newer_image_of_the_name_is_taken_for_the_next_unit(
     assert before.snapshot != after.snapshot
 
 
-async def test_a_unit_without_a_command_runs_what_its_image_says(
+async def test_a_container_without_a_command_runs_what_its_image_says(
     lab: ContainerdLab, tmp_path: Path, busybox: Path
 ) -> None:
     with tarfile.open(busybox) as tar:
@@ -343,26 +345,26 @@ async def test_a_unit_without_a_command_runs_what_its_image_says(
     )
     runtime = lab.open()
     await runtime.images.import_archive("entry:1", archive)
-    unit = msgspec.structs.replace(lab.unit(), image="entry:1", command=())
+    container = msgspec.structs.replace(lab.container(), image="entry:1", command=())
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    await eventually(lambda: "65534\nyes /tmp\n" == lab.said(unit))
+    await eventually(lambda: "65534\nyes /tmp\n" == lab.said(container))
 
 
-async def test_a_start_brings_the_units_archive_where_the_node_lacks_the_image(
+async def test_a_start_brings_the_containers_archive_where_the_node_lacks_the_image(
     lab: ContainerdLab, busybox: Path
 ) -> None:
     runtime = lab.open()
-    unit = msgspec.structs.replace(lab.unit(), image="carried:1", archive=str(busybox))
+    container = msgspec.structs.replace(lab.container(), image="carried:1", archive=str(busybox))
     beside = msgspec.structs.replace(
-        lab.unit(number=2), image="carried:1", archive="/nonexistent/llm.tar"
+        lab.container(number=2), image="carried:1", archive="/nonexistent/llm.tar"
     )
 
-    await runtime.start(unit)
+    await runtime.start(container)
     await runtime.start(beside)  # the image is there: nobody looks for the archive
 
-    assert {running(unit), running(beside)} == set(await runtime.units())
+    assert {running(container), running(beside)} == set(await runtime.containers())
 
 
 async def test_an_import_tells_its_turn_that_it_goes_on_and_when_all_is_sent(
@@ -397,15 +399,15 @@ async def test_a_start_without_its_archive_is_a_lasting_fault_that_says_where_it
 ) -> None:
     runtime = lab.open()
     missing = msgspec.structs.replace(
-        lab.unit(), image="absent:1", archive=str(tmp_path / "llm.tar")
+        lab.container(), image="absent:1", archive=str(tmp_path / "llm.tar")
     )
 
     with pytest.raises(
-        LastingError, match=r"llm\.tar on the provisioner's machine: No such file"
+        PermanentError, match=r"llm\.tar on the provisioner's machine: No such file"
     ) as caught:
         await runtime.start(missing)
 
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
     assert str(caught.value).endswith("tried again: ollama-fleet instances replace --phase failed")
 
 
@@ -414,7 +416,7 @@ async def test_an_archive_that_is_no_file_is_not_read(lab: ContainerdLab, tmp_pa
     pipe = tmp_path / "llm.tar"
     os.mkfifo(pipe)
 
-    with pytest.raises(LastingError, match="it is no file"):
+    with pytest.raises(PermanentError, match="it is no file"):
         await lab.open().images.ensure("pipe:1", str(pipe))
 
 
@@ -437,10 +439,10 @@ async def test_a_broken_archive_is_refused_for_good_and_leaves_no_image(
         archive.write_bytes(damaged[damage])
     runtime = lab.open()
 
-    with pytest.raises(LastingError, match=rf"{damage}:1|{damage}\.tar"):
+    with pytest.raises(PermanentError, match=rf"{damage}:1|{damage}\.tar"):
         await runtime.images.import_archive(f"{damage}:1", archive)
 
-    with pytest.raises(LastingError, match="import an archive"):
+    with pytest.raises(PermanentError, match="import an archive"):
         await runtime.images.ensure(f"{damage}:1")
 
 
@@ -450,7 +452,7 @@ async def test_an_image_for_other_machines_is_refused_for_good(
     settings = msgspec.structs.replace(lab.containerd.settings, architecture="riscv64")
     runtime = lab.open(settings=settings)
 
-    with pytest.raises(LastingError):
+    with pytest.raises(PermanentError):
         await runtime.images.import_archive("other:1", busybox)
 
 

@@ -10,15 +10,15 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.errors import LastingError
-from provisioning.model import FoundUnit, Unit, UnitState
+from provisioning.errors import PermanentError
+from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
-from provisioning.runtime.containerd import containers as units
+from provisioning.runtime.containerd import containers as containers
 from provisioning.runtime.containerd import oci_spec as spec
 from provisioning.runtime.containerd.images import ImageConfig
 
-UNIT = Unit(
+UNIT = ContainerSpec(
     name="pool-7.2",
     fleet="llms",
     instance_id="pool-7",
@@ -43,14 +43,14 @@ def record(name: str, **labels: str) -> messages.Container:
 
 
 def snapshot(name: str, kind: int, fleet: str = "llms") -> messages.Snapshot:
-    return messages.Snapshot(name=name, kind=kind, labels={units.FLEET: fleet})
+    return messages.Snapshot(name=name, kind=kind, labels={containers.FLEET: fleet})
 
 
-def rendered(unit: Unit = UNIT, config: ImageConfig | None = None) -> Any:
-    return spec.render(unit, config or ImageConfig(), cgroup="/llms/pool-7.2")
+def rendered(container: ContainerSpec = UNIT, config: ImageConfig | None = None) -> Any:
+    return spec.render(container, config or ImageConfig(), cgroup="/llms/pool-7.2")
 
 
-def test_limits_are_those_of_the_unit() -> None:
+def test_limits_are_those_of_the_container() -> None:
     limits = rendered()["linux"]["resources"]
 
     assert {"limit": 8 * 2**30, "swap": 8 * 2**30} == limits["memory"]
@@ -92,13 +92,13 @@ def test_it_starts_in_the_images_folder() -> None:
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\0"])
 def test_a_variable_that_cannot_be_is_refused(name: str) -> None:
-    with pytest.raises(LastingError, match="no environment can hold"):
+    with pytest.raises(PermanentError, match="no environment can hold"):
         rendered(msgspec.structs.replace(UNIT, environment=((name, "value"),)))
 
 
 @pytest.mark.parametrize("mount", [("models", "/models"), ("/models", "models")])
 def test_a_mount_without_a_place_is_refused(mount: tuple[str, str]) -> None:
-    with pytest.raises(LastingError, match="must begin with a slash"):
+    with pytest.raises(PermanentError, match="must begin with a slash"):
         rendered(msgspec.structs.replace(UNIT, mounts=(mount,)))
 
 
@@ -109,7 +109,7 @@ def test_mounts_are_read_only() -> None:
     assert {"rbind", "ro", "rro"} <= set(mount["options"])
 
 
-def test_the_units_command_replaces_all_that_the_image_would_run() -> None:
+def test_the_containers_command_replaces_all_that_the_image_would_run() -> None:
     config = ImageConfig(Entrypoint=("/entry",), Cmd=("default",))
 
     assert ["serve"] == rendered(config=config)["process"]["args"]
@@ -117,7 +117,7 @@ def test_the_units_command_replaces_all_that_the_image_would_run() -> None:
     assert ["/entry", "default"] == rendered(bare, config)["process"]["args"]
 
 
-def test_of_variables_the_units_counts_then_the_images_then_the_usual() -> None:
+def test_of_variables_the_containers_counts_then_the_images_then_the_usual() -> None:
     config = ImageConfig(Env=("PATH=/opt/bin", "OLLAMA_HOST=0.0.0.0", "LANG=C"))
 
     lines = rendered(config=config)["process"]["env"]
@@ -137,7 +137,7 @@ def test_a_numeric_user_of_the_image_is_taken(user: str, expected: tuple[int, in
 
 
 def test_a_user_without_a_number_is_refused() -> None:
-    with pytest.raises(LastingError, match="'ollama' has no number"):
+    with pytest.raises(PermanentError, match="'ollama' has no number"):
         rendered(config=ImageConfig(User="ollama"))
 
 
@@ -149,30 +149,30 @@ def test_a_host_name_is_never_too_long() -> None:
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (3, 3), (128, 128), (137, -9)])
 def test_a_signal_is_a_negative_status(status: int, expected: int) -> None:
-    assert expected == units.exit_status(status)
+    assert expected == containers.exit_status(status)
 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (messages.CREATED, UnitState.CREATED),
-        (messages.RUNNING, UnitState.RUNNING),
-        (messages.PAUSED, UnitState.RUNNING),
-        (messages.STOPPED, UnitState.EXITED),
-        (messages.UNKNOWN, UnitState.RUNNING),
+        (messages.CREATED, ContainerState.CREATED),
+        (messages.RUNNING, ContainerState.RUNNING),
+        (messages.PAUSED, ContainerState.RUNNING),
+        (messages.STOPPED, ContainerState.EXITED),
+        (messages.UNKNOWN, ContainerState.RUNNING),
     ],
 )
-def test_a_tasks_state_is_the_units(status: messages.Status, expected: UnitState) -> None:
+def test_a_tasks_state_is_the_containers(status: messages.Status, expected: ContainerState) -> None:
     ours = record("pool-7.2", fleet="llms", instance="pool-7", generation="2")
     task = messages.Task(id="pool-7.2", status=status, exit_status=3)
 
-    (found,) = units.found_units("llms", [ours], [task], [])
+    (found,) = containers.found_containers("llms", [ours], [task], [])
 
     assert expected == found.state
-    assert (3 if expected is UnitState.EXITED else None) == found.exit_status
+    assert (3 if expected is ContainerState.EXITED else None) == found.exit_status
 
 
-def test_whatever_is_left_of_a_unit_is_found() -> None:
+def test_whatever_is_left_of_a_container_is_found() -> None:
     records = [
         record("a.1", fleet="llms"),
         record("other.1", fleet="others"),
@@ -189,12 +189,12 @@ def test_whatever_is_left_of_a_unit_is_found() -> None:
         snapshot("a.1", ACTIVE),
     ]
 
-    found = units.found_units("llms", records, tasks, snapshots)
+    found = containers.found_containers("llms", records, tasks, snapshots)
 
     assert (
-        FoundUnit("a.1", "a", 1, UnitState.EXITED),
-        FoundUnit("b.1", "b", 1, UnitState.RUNNING),
-        FoundUnit("c.1", "c", 1, UnitState.CREATED),
+        ObservedContainer("a.1", "a", 1, ContainerState.EXITED),
+        ObservedContainer("b.1", "b", 1, ContainerState.RUNNING),
+        ObservedContainer("c.1", "c", 1, ContainerState.CREATED),
     ) == found
 
 
@@ -208,12 +208,12 @@ def test_whatever_is_left_of_a_unit_is_found() -> None:
 def test_kills_are_counted_by_both_versions_of_cgroups(kind: str, figures: Message) -> None:
     data = api.wrapped(f"io.containerd.cgroups.{kind}.Metrics", figures)
 
-    assert 3 == units.oom_kills(messages.Metric(id="a.1", data=data))
+    assert 3 == containers.oom_kills(messages.Metric(id="a.1", data=data))
 
 
-def test_a_name_that_is_no_units_is_told_all_the_same() -> None:
+def test_a_name_that_is_no_containers_is_told_all_the_same() -> None:
     task = messages.Task(id="odd", status=messages.RUNNING)
 
-    (found,) = units.found_units("llms", [], [task], [])
+    (found,) = containers.found_containers("llms", [], [task], [])
 
     assert ("odd", 0) == (found.name, found.generation)

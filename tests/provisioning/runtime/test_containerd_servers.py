@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from provisioning.errors import TransientError
-from provisioning.model import Probe, Unit, WarmUp
+from provisioning.model import ContainerSpec, Probe, WarmUp
 from provisioning.runtime.probe import HttpProber
 from tests.conftest import ROOT
 from tests.containerd import Containerd, image_archive, layer_of, package, running_containerd
@@ -53,17 +53,17 @@ def empty_image(folder: Path) -> Path:
     return image_archive(folder / "empty.tar", layer, User=NOBODY)
 
 
-def llama_unit(lab: ContainerdLab, model: Path) -> Unit:
-    """Return a unit that runs this interpreter, with these packages, on the node's files."""
-    unit = lab.unit()
+def llama_container(lab: ContainerdLab, model: Path) -> ContainerSpec:
+    """Return a container that runs this interpreter, with these packages, on the node's files."""
+    container = lab.container()
     library = next(package("libgomp1").glob("usr/lib/*/libgomp.so.1")).parent
     interpreter, packages = Path(sys.executable).resolve(), sysconfig.get_path("purelib")
     return msgspec.structs.replace(
-        unit,
+        container,
         image=IMAGE,
         command=(
             *(str(interpreter), "-m", "provisioning.demo.llama"),
-            *("--model=/model.gguf", f"--port={unit.port}"),
+            *("--model=/model.gguf", f"--port={container.port}"),
         ),
         environment=(
             ("HOME", "/tmp"),  # noqa: S108 # the container's
@@ -84,25 +84,25 @@ def llama_unit(lab: ContainerdLab, model: Path) -> Unit:
 async def test_a_real_llama_server_serves_from_a_container(
     lab: ContainerdLab, prober: HttpProber, tiny_model: Path, tmp_path: Path
 ) -> None:
-    runtime, unit = lab.open(), llama_unit(lab, tiny_model)
+    runtime, container = lab.open(), llama_container(lab, tiny_model)
     await runtime.images.import_archive(IMAGE, empty_image(tmp_path))
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
     async def is_healthy() -> bool:
-        return "" == await prober.ask("127.0.0.1", unit.port, Probe())
+        return "" == await prober.ask("127.0.0.1", container.port, Probe())
 
     try:
         await eventually(is_healthy)
     except AssertionError:
-        pytest.fail(lab.log(unit).read_text())
+        pytest.fail(lab.log(container).read_text())
     warm_up = WarmUp(path="/completion", body='{"prompt": "a", "n_predict": 4}')
-    await prober.warm_up("127.0.0.1", unit.port, (warm_up,))
-    assert (running(unit),) == await runtime.units()
-    status = Path(f"/proc/{await lab.pid(unit)}/status").read_text()
+    await prober.warm_up("127.0.0.1", container.port, (warm_up,))
+    assert (running(container),) == await runtime.containers()
+    status = Path(f"/proc/{await lab.pid(container)}/status").read_text()
     assert "Uid:\t65534" in status
 
-    await runtime.remove(unit.name, grace_s=10.0)
+    await runtime.remove(container.name, grace_s=10.0)
 
     with pytest.raises(TransientError):
-        await prober.warm_up("127.0.0.1", unit.port, (warm_up,))
+        await prober.warm_up("127.0.0.1", container.port, (warm_up,))

@@ -14,7 +14,12 @@ import msgspec
 import pytest
 
 from ollama_fleet.clock import Clock
-from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
+from provisioning.errors import (
+    ContainerError,
+    PermanentError,
+    ResourceExhaustedError,
+    TransientError,
+)
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd.client import DEADLINE_S, RefusedError, meaning_of
@@ -83,7 +88,7 @@ async def test_of_an_image_for_several_platforms_the_nodes_is_taken(order: Seque
 
 
 async def test_an_image_for_other_platforms_only_is_refused_for_good() -> None:
-    with pytest.raises(LastingError, match="made for other machines than linux/amd64"):
+    with pytest.raises(PermanentError, match="made for other machines than linux/amd64"):
         await images("arm64", "riscv64").ensure("llm:1")
 
 
@@ -115,7 +120,7 @@ async def test_what_has_an_archive_is_imported_and_what_names_a_registry_is_pull
     await images.ensure("llm:1", "/srv/llm.tar")
     await images.ensure("registry.example/llm:1", "/srv/llm.tar")
     await images.ensure("registry.example/llm:2")
-    with pytest.raises(LastingError, match="set the pool's `archive`"):
+    with pytest.raises(PermanentError, match="set the pool's `archive`"):
         await images.ensure("llm:2")
 
     expected = {"llm:1": True, "registry.example/llm:1": True, "registry.example/llm:2": False}
@@ -129,7 +134,7 @@ async def test_an_image_without_layers_is_refused_for_good(layers: Sequence[str]
         "config": {"rootfs": {"diff_ids": layers}},
     }
 
-    with pytest.raises(LastingError, match=r"'llm:1' has no layers, .* build it again"):
+    with pytest.raises(PermanentError, match=r"'llm:1' has no layers, .* build it again"):
         await reading(documents).ensure("llm:1")
 
 
@@ -292,10 +297,10 @@ async def test_a_fault_of_our_own_is_told_and_does_not_end_the_listening(
 @pytest.mark.parametrize(
     ("details", "kind"),
     [
-        ("failed to write: No space left on device", NoRoomError),
-        ("OCI runtime create failed: fork: Cannot allocate memory", NoRoomError),
-        ("OCI runtime create failed: exec `serve`: No such file or directory", LastingError),
-        ("parent snapshot sha256:1 does not exist: not found", LastingError),
+        ("failed to write: No space left on device", ResourceExhaustedError),
+        ("OCI runtime create failed: fork: Cannot allocate memory", ResourceExhaustedError),
+        ("OCI runtime create failed: exec `serve`: No such file or directory", PermanentError),
+        ("parent snapshot sha256:1 does not exist: not found", PermanentError),
         ("OCI runtime create failed: the shim went away", TransientError),
         (
             "OCI runtime create failed: creating cgroup directory "
@@ -303,10 +308,12 @@ async def test_a_fault_of_our_own_is_told_and_does_not_end_the_listening(
             TransientError,
         ),
         ("lease not found", TransientError),
-        ("OCI runtime create failed: mount_setattr `/x`: Function not implemented", LastingError),
+        ("OCI runtime create failed: mount_setattr `/x`: Function not implemented", PermanentError),
     ],
 )
-def test_a_refusal_is_taken_for_what_the_caller_can_do(details: str, kind: type[UnitError]) -> None:
+def test_a_refusal_is_taken_for_what_the_caller_can_do(
+    details: str, kind: type[ContainerError]
+) -> None:
     error = RefusedError("Create on n1", grpc.StatusCode.UNKNOWN, details)
 
     assert kind is type(meaning_of(UNIT, error))
@@ -324,7 +331,7 @@ def test_a_kernel_that_cannot_keep_a_mount_read_only_is_told_of_and_never_got_ro
 def test_what_is_no_valid_request_is_refused_for_good() -> None:
     error = RefusedError("Create on n1", grpc.StatusCode.INVALID_ARGUMENT, "a name")
 
-    assert LastingError is type(meaning_of(UNIT, error))
+    assert PermanentError is type(meaning_of(UNIT, error))
 
 
 def test_fleets_of_one_node_have_no_cgroup_in_common() -> None:

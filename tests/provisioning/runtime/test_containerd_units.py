@@ -1,4 +1,4 @@
-"""What is special about units that are containers, on a real containerd with a real crun."""
+"""What is special about containers that are containers, on a real containerd with a real crun."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from provisioning.errors import LastingError, TransientError, UnitError
-from provisioning.model import FoundUnit, Unit, UnitState
+from provisioning.errors import ContainerError, PermanentError, TransientError
+from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd.containers import Settings
@@ -50,48 +50,50 @@ async def lab(containerd: Containerd, busybox: Path) -> AsyncIterator[Containerd
     await lab.close()
 
 
-def running_command(lab: ContainerdLab, *command: str, **changes: Any) -> Unit:
-    return msgspec.structs.replace(lab.unit(), command=command, **changes)
+def running_command(lab: ContainerdLab, *command: str, **changes: Any) -> ContainerSpec:
+    return msgspec.structs.replace(lab.container(), command=command, **changes)
 
 
-async def output(lab: ContainerdLab, unit: Unit, settings: Settings | None = None) -> str:
-    """Return all that a unit's command writes; see `ContainerdLab.said` for why it stays."""
+async def output(
+    lab: ContainerdLab, container: ContainerSpec, settings: Settings | None = None
+) -> str:
+    """Return all that a container's command writes; see `ContainerdLab.said` for why it stays."""
     runtime = lab.open(settings=settings)
-    command = ("sh", "-c", f'"$@"; echo {END}; exec sleep 1000', "sh", *unit.command)
-    await runtime.start(msgspec.structs.replace(unit, command=command))
-    await eventually(lambda: END in lab.said(unit))
-    await runtime.remove(unit.name, grace_s=0.1)
-    return lab.said(unit).removesuffix(f"{END}\n")
+    command = ("sh", "-c", f'"$@"; echo {END}; exec sleep 1000', "sh", *container.command)
+    await runtime.start(msgspec.structs.replace(container, command=command))
+    await eventually(lambda: END in lab.said(container))
+    await runtime.remove(container.name, grace_s=0.1)
+    return lab.said(container).removesuffix(f"{END}\n")
 
 
-async def one(runtime: ContainerdRuntime) -> FoundUnit:
-    (found,) = await runtime.units()
+async def one(runtime: ContainerdRuntime) -> ObservedContainer:
+    (found,) = await runtime.containers()
     return found
 
 
-async def test_a_container_has_the_units_limits(lab: ContainerdLab) -> None:
-    unit = msgspec.structs.replace(lab.unit(), cpus=0.5, memory_bytes=32 * 2**20)
-    await lab.open().start(unit)
+async def test_a_container_has_the_containers_limits(lab: ContainerdLab) -> None:
+    container = msgspec.structs.replace(lab.container(), cpus=0.5, memory_bytes=32 * 2**20)
+    await lab.open().start(container)
 
     expected = LIMITS_OF_SECOND_VERSION if is_second_version() else LIMITS_OF_FIRST_VERSION
-    seen = {name: limit(lab, unit, name) for name in expected}
+    seen = {name: limit(lab, container, name) for name in expected}
 
     assert expected == seen
 
 
-def limit(lab: ContainerdLab, unit: Unit, name: str) -> str:
-    """Return what the kernel has of a unit's limits."""
-    group = lab.containerd.group(f"{FLEET}.{unit.name}", name.partition(".")[0])
+def limit(lab: ContainerdLab, container: ContainerSpec, name: str) -> str:
+    """Return what the kernel has of a container's limits."""
+    group = lab.containerd.group(f"{FLEET}.{container.name}", name.partition(".")[0])
     return (group / name).read_text().strip()
 
 
-async def test_nothing_is_left_on_the_machine_of_a_removed_unit(lab: ContainerdLab) -> None:
-    runtime, unit = lab.open(), lab.unit()
-    await runtime.start(unit)
-    pid = await lab.pid(unit)
+async def test_nothing_is_left_on_the_machine_of_a_removed_container(lab: ContainerdLab) -> None:
+    runtime, container = lab.open(), lab.container()
+    await runtime.start(container)
+    pid = await lab.pid(container)
     await eventually(lambda: 1 == len(lab.containerd.shims()))
 
-    await runtime.remove(unit.name, grace_s=0.1)
+    await runtime.remove(container.name, grace_s=0.1)
 
     assert not Path(f"/proc/{pid}").exists()
     await eventually(lambda: [] == lab.containerd.shims())
@@ -110,11 +112,11 @@ async def test_nothing_is_left_on_the_machine_of_a_removed_unit(lab: ContainerdL
 
 
 async def test_a_record_carries_the_fleets_labels(lab: ContainerdLab) -> None:
-    unit = lab.unit()
-    await lab.open().start(unit)
+    container = lab.container()
+    await lab.open().start(container)
 
     daemon = lab.daemon()
-    reply = await daemon.call(api.GET_CONTAINER, messages.ContainerId(id=unit.name))
+    reply = await daemon.call(api.GET_CONTAINER, messages.ContainerId(id=container.name))
     await daemon.close()
 
     assert {
@@ -125,7 +127,7 @@ async def test_a_record_carries_the_fleets_labels(lab: ContainerdLab) -> None:
     } == dict(reply.container.labels)
 
 
-async def test_a_unit_has_no_privileges_and_nothing_of_the_nodes_processes(
+async def test_a_container_has_no_privileges_and_nothing_of_the_nodes_processes(
     lab: ContainerdLab,
 ) -> None:
     script = "cat /proc/self/status; ls -d /proc/[0-9]*; id -u"
@@ -155,11 +157,11 @@ async def test_the_log_of_a_container_is_for_nobody_else_to_read(
     lab: ContainerdLab, tmp_path: Path
 ) -> None:
     settings = msgspec.structs.replace(lab.containerd.settings, log_dir=str(tmp_path / "logs"))
-    runtime, unit = lab.open(settings=settings), lab.unit()
+    runtime, container = lab.open(settings=settings), lab.container()
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    folder = Path(runtime.log_of(unit.instance_id)).parent
+    folder = Path(runtime.log_of(container.instance_id)).parent
     assert 0o700 == folder.stat().st_mode & 0o777
 
 
@@ -185,18 +187,18 @@ async def test_what_is_mounted_below_a_mount_cannot_be_written_either(
     assert "refused" in text
 
 
-async def test_a_units_variable_replaces_the_images(lab: ContainerdLab) -> None:
-    unit = running_command(lab, "env", environment=(("PATH", "/bin:/own"), ("TOKEN", SECRET)))
+async def test_a_containers_variable_replaces_the_images(lab: ContainerdLab) -> None:
+    container = running_command(lab, "env", environment=(("PATH", "/bin:/own"), ("TOKEN", SECRET)))
 
-    lines = (await output(lab, unit)).splitlines()
+    lines = (await output(lab, container)).splitlines()
 
     assert ["PATH=/bin:/own"] == [line for line in lines if line.startswith("PATH=")]
     assert f"TOKEN={SECRET}" in lines
 
 
 async def test_no_secret_is_on_a_command_line_or_in_a_label(lab: ContainerdLab) -> None:
-    unit = msgspec.structs.replace(lab.unit(), environment=(("TOKEN", SECRET),))
-    await lab.open().start(unit)
+    container = msgspec.structs.replace(lab.container(), environment=(("TOKEN", SECRET),))
+    await lab.open().start(container)
 
     command_lines = [path for path in Path("/proc").glob("[0-9]*/cmdline") if holds_secret(path)]
 
@@ -210,54 +212,56 @@ def holds_secret(path: Path) -> bool:
         return False
 
 
-async def test_the_log_outlives_the_unit_until_the_next_one_of_its_instance(
+async def test_the_log_outlives_the_container_until_the_next_one_of_its_instance(
     lab: ContainerdLab,
 ) -> None:
     # It goes on: the shim waits two seconds at most for the last words of one that has ended.
     command = "echo out; echo err >&2; exec sleep 1000"
-    runtime, unit = lab.open(), running_command(lab, "sh", "-c", command)
-    await runtime.start(unit)
-    await eventually(lambda: ["err", "out"] == written(lab, unit))
+    runtime, container = lab.open(), running_command(lab, "sh", "-c", command)
+    await runtime.start(container)
+    await eventually(lambda: ["err", "out"] == written(lab, container))
 
-    await runtime.remove(unit.name, grace_s=0.1)
-    assert ["err", "out"] == written(lab, unit)
+    await runtime.remove(container.name, grace_s=0.1)
+    assert ["err", "out"] == written(lab, container)
 
-    await runtime.start(lab.unit())
-    await eventually(lambda: lab.is_ready(unit))
-    assert "ready\n" == lab.log(unit).read_text()
+    await runtime.start(lab.container())
+    await eventually(lambda: lab.is_ready(container))
+    assert "ready\n" == lab.log(container).read_text()
 
 
-def written(lab: ContainerdLab, unit: Unit) -> list[str]:
-    """Return the words in a unit's log, sorted, as its streams follow no order."""
-    log = lab.log(unit)
+def written(lab: ContainerdLab, container: ContainerSpec) -> list[str]:
+    """Return the words in a container's log, sorted, as its streams follow no order."""
+    log = lab.log(container)
     return sorted(log.read_text().split()) if log.exists() else []
 
 
-async def test_a_chatty_units_log_stays_within_bounds(lab: ContainerdLab) -> None:
-    """Also while nobody asks for its units."""
+async def test_a_chatty_containers_log_stays_within_bounds(lab: ContainerdLab) -> None:
+    """Also while nobody asks for its containers."""
     limit = 10_000
     settings = msgspec.structs.replace(lab.containerd.settings, max_log_bytes=limit)
     runtime = lab.open(settings=settings)
-    unit = running_command(lab, "sh", "-c", "while :; do echo line of a chatty unit; done")
-    log = lab.log(unit)
-    await runtime.start(unit)
+    container = running_command(
+        lab, "sh", "-c", "while :; do echo line of a chatty container; done"
+    )
+    log = lab.log(container)
+    await runtime.start(container)
     await eventually(lambda: log.exists() and log.stat().st_size > 3 * limit)
 
-    await runtime.units()
+    await runtime.containers()
 
     older = log.with_name("pool-1.log.1")
     for _ in range(2):
         await eventually(older.exists)
         assert limit == older.stat().st_size
         older.unlink()
-    await runtime.remove(unit.name, grace_s=0.0)
+    await runtime.remove(container.name, grace_s=0.0)
     assert b"\0" not in log.read_bytes()
     await runtime.close()
     assert [] == [task for task in asyncio.all_tasks() if "LogKeeper" in repr(task)]
 
 
 async def test_the_nodes_cgroup_goes_with_its_last_container(lab: ContainerdLab) -> None:
-    runtime, first, second = lab.open(), lab.unit(), lab.unit(number=2)
+    runtime, first, second = lab.open(), lab.container(), lab.container(number=2)
     await runtime.start(first)
     await runtime.start(second)
 
@@ -277,17 +281,17 @@ async def test_a_cgroup_that_containerd_has_forgotten_is_removed_and_no_other(
     lab: ContainerdLab,
 ) -> None:
     """As it stays behind where containerd is killed while a container begins or ends."""
-    runtime, unit, ended = lab.open(), lab.unit(), lab.unit(Behaviour.ENDS, number=2)
-    for started in (unit, ended):
+    runtime, container, ended = lab.open(), lab.container(), lab.container(Behaviour.ENDS, number=2)
+    for started in (container, ended):
         await runtime.start(started)
     await eventually(lambda: has_exited(runtime, ended))
     node = next(iter(Path("/sys/fs/cgroup").glob(f"**/{lab.containerd.cgroup}")))
-    recorded = {f"{one.fleet}.{one.name}" for one in (unit, ended)}
-    forgotten, foreign = node / f"{unit.fleet}.gone.1", node / "another-fleet.gone.1"
+    recorded = {f"{one.fleet}.{one.name}" for one in (container, ended)}
+    forgotten, foreign = node / f"{container.fleet}.gone.1", node / "another-fleet.gone.1"
     forgotten.mkdir()
     foreign.mkdir()
 
-    await runtime.units()
+    await runtime.containers()
 
     assert {*recorded, foreign.name} == {path.name for path in node.glob("*/")}
     foreign.rmdir()
@@ -296,9 +300,9 @@ async def test_a_cgroup_that_containerd_has_forgotten_is_removed_and_no_other(
 async def test_out_of_memory_is_known_to_later_provisioners_and_forgotten_at_the_next_start(
     lab: ContainerdLab,
 ) -> None:
-    first, unit = lab.open(), lab.unit(Behaviour.EATS_MEMORY)
-    await first.start(unit)
-    await eventually(lambda: has_exited(first, unit))
+    first, container = lab.open(), lab.container(Behaviour.EATS_MEMORY)
+    await first.start(container)
+    await eventually(lambda: has_exited(first, container))
 
     async def is_marked() -> bool:
         return (await one(first)).is_out_of_memory
@@ -307,33 +311,33 @@ async def test_out_of_memory_is_known_to_later_provisioners_and_forgotten_at_the
     second = lab.open()
     assert (await one(second)).is_out_of_memory
 
-    await second.start(lab.unit(Behaviour.ENDS))
-    await eventually(lambda: has_exited(second, unit))
+    await second.start(lab.container(Behaviour.ENDS))
+    await eventually(lambda: has_exited(second, container))
     assert not (await one(second)).is_out_of_memory
 
 
-async def test_a_unit_is_given_the_grace_to_end_what_it_has_begun(lab: ContainerdLab) -> None:
+async def test_a_container_is_given_the_grace_to_end_what_it_has_begun(lab: ContainerdLab) -> None:
     script = f"trap 'sleep 0.5; echo {END}; sleep 1000' TERM; while :; do echo up; sleep 0.05; done"
-    runtime, unit = lab.open(), running_command(lab, "sh", "-c", script)
-    await runtime.start(unit)
-    await eventually(lambda: "up" in lab.said(unit))
+    runtime, container = lab.open(), running_command(lab, "sh", "-c", script)
+    await runtime.start(container)
+    await eventually(lambda: "up" in lab.said(container))
 
-    removing = asyncio.create_task(runtime.remove(unit.name, grace_s=600.0))
+    removing = asyncio.create_task(runtime.remove(container.name, grace_s=600.0))
 
-    await eventually(lambda: END in lab.said(unit))
+    await eventually(lambda: END in lab.said(container))
     assert not removing.done()
-    await lab.kill(unit)
+    await lab.kill(container)
     await removing
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
 
 
-async def test_a_killed_units_status_is_the_signal(lab: ContainerdLab) -> None:
-    runtime, unit = lab.open(), lab.unit()
-    await runtime.start(unit)
+async def test_a_killed_containers_status_is_the_signal(lab: ContainerdLab) -> None:
+    runtime, container = lab.open(), lab.container()
+    await runtime.start(container)
 
-    await lab.kill(unit)
+    await lab.kill(container)
 
-    await eventually(lambda: has_exited(runtime, unit))
+    await eventually(lambda: has_exited(runtime, container))
     assert -9 == (await one(runtime)).exit_status
 
 
@@ -342,7 +346,7 @@ async def test_a_start_that_breaks_off_after_any_call_leaves_what_is_found_and_r
     lab: ContainerdLab, n_calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the snapshot, after the record, after the task."""
-    broken, unit = lab.open(), lab.unit()
+    broken, container = lab.open(), lab.container()
     making = (api.PREPARE_SNAPSHOT, api.CREATE_CONTAINER, api.CREATE_TASK, api.START_TASK)
     call = broken._daemon.call
 
@@ -353,25 +357,25 @@ async def test_a_start_that_breaks_off_after_any_call_leaves_what_is_found_and_r
 
     monkeypatch.setattr(broken._daemon, "call", call_or_die)
     with pytest.raises(TransientError, match="dies here"):
-        await broken.start(unit)
+        await broken.start(container)
     runtime = lab.open()
 
-    expected = {1: UnitState.CREATED, 2: UnitState.EXITED, 3: UnitState.CREATED}
+    expected = {1: ContainerState.CREATED, 2: ContainerState.EXITED, 3: ContainerState.CREATED}
     found = await one(runtime)
-    assert (unit.name, expected[n_calls]) == (found.name, found.state)
+    assert (container.name, expected[n_calls]) == (found.name, found.state)
     assert ("pool-1", 1, None) == (found.instance_id, found.generation, found.exit_status)
 
-    await runtime.remove(unit.name, grace_s=0.1)
-    assert () == await runtime.units()
-    await runtime.start(unit)
-    assert (running(unit),) == await runtime.units()
+    await runtime.remove(container.name, grace_s=0.1)
+    assert () == await runtime.containers()
+    await runtime.start(container)
+    assert (running(container),) == await runtime.containers()
 
 
-async def test_garbage_is_collected_around_a_unit_that_is_being_made(
+async def test_garbage_is_collected_around_a_container_that_is_being_made(
     lab: ContainerdLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its snapshot has no record yet, which would make it garbage."""
-    runtime, unit = lab.open(), lab.unit()
+    runtime, container = lab.open(), lab.container()
     call = runtime._daemon.call
 
     async def collect_first(method: Any, *arguments: Any, **options: Any) -> Any:
@@ -380,24 +384,24 @@ async def test_garbage_is_collected_around_a_unit_that_is_being_made(
         return await call(method, *arguments, **options)
 
     monkeypatch.setattr(runtime._daemon, "call", collect_first)
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    assert (running(unit),) == await runtime.units()
+    assert (running(container),) == await runtime.containers()
 
 
 async def test_a_task_whose_record_somebody_deleted_is_found_and_removed(
     lab: ContainerdLab,
 ) -> None:
-    runtime, unit = lab.open(), lab.unit()
-    await runtime.start(unit)
+    runtime, container = lab.open(), lab.container()
+    await runtime.start(container)
     daemon = lab.daemon()
-    await daemon.call(api.DELETE_CONTAINER, messages.ContainerId(id=unit.name))
+    await daemon.call(api.DELETE_CONTAINER, messages.ContainerId(id=container.name))
     await daemon.close()
 
-    assert (running(unit),) == await runtime.units()
-    await runtime.remove(unit.name, grace_s=0.1)
+    assert (running(container),) == await runtime.containers()
+    await runtime.remove(container.name, grace_s=0.1)
 
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
     await eventually(lambda: [] == lab.containerd.shims())
 
 
@@ -410,7 +414,7 @@ async def test_a_stranger_in_the_fleets_namespace_is_left_alone(lab: ContainerdL
     )
     await daemon.call(api.CREATE_CONTAINER, messages.CreateContainerRequest(container=stranger))
 
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
     await runtime.remove("stranger.1", grace_s=0.1)
 
     await daemon.call(api.GET_CONTAINER, messages.ContainerId(id="stranger.1"))
@@ -438,21 +442,21 @@ async def test_what_can_never_run_is_refused_for_good_without_telling_secrets(
 ) -> None:
     runtime = lab.open()
 
-    with pytest.raises(LastingError, match=said) as caught:
-        await runtime.start(msgspec.structs.replace(lab.unit(), **change))
+    with pytest.raises(PermanentError, match=said) as caught:
+        await runtime.start(msgspec.structs.replace(lab.container(), **change))
 
     assert SECRET not in str(caught.value)
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
 
 
 async def test_a_runtime_that_is_not_installed_is_told(lab: ContainerdLab) -> None:
     settings = msgspec.structs.replace(lab.containerd.settings, runtime="no-such-runtime")
     runtime = lab.open(settings=settings)
 
-    with pytest.raises(UnitError, match="no-such-runtime"):
-        await runtime.start(lab.unit())
+    with pytest.raises(ContainerError, match="no-such-runtime"):
+        await runtime.start(lab.container())
 
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
 
 
 async def test_runc_will_do_too(lab: ContainerdLab) -> None:
@@ -460,27 +464,27 @@ async def test_runc_will_do_too(lab: ContainerdLab) -> None:
         lab.containerd.settings, runtime=str(lab.containerd.binaries / "runc")
     )
     runtime = lab.open(settings=settings)
-    unit = lab.unit()
+    container = lab.container()
 
-    await runtime.start(unit)
-    assert (running(unit),) == await runtime.units()
-    await runtime.remove(unit.name, grace_s=0.1)
+    await runtime.start(container)
+    assert (running(container),) == await runtime.containers()
+    await runtime.remove(container.name, grace_s=0.1)
 
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
 
 
-async def test_units_without_limits_run(lab: ContainerdLab) -> None:
-    unit = msgspec.structs.replace(lab.unit(), cpus=0.0, memory_bytes=0)
+async def test_containers_without_limits_run(lab: ContainerdLab) -> None:
+    container = msgspec.structs.replace(lab.container(), cpus=0.0, memory_bytes=0)
     runtime = lab.open()
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    assert (running(unit),) == await runtime.units()
+    assert (running(container),) == await runtime.containers()
 
 
 async def test_closing_leaves_no_start_behind_that_goes_on(lab: ContainerdLab) -> None:
     runtime = lab.open()
-    starting = asyncio.create_task(runtime.start(lab.unit()))
+    starting = asyncio.create_task(runtime.start(lab.container()))
     await asyncio.sleep(0.02)
     starting.cancel()
 
@@ -491,22 +495,22 @@ async def test_closing_leaves_no_start_behind_that_goes_on(lab: ContainerdLab) -
     await asyncio.wait([starting])
     other = lab.open()
     # containerd may still end one that was broken off.
-    await eventually(lambda: is_removed(other, lab.unit().name))
+    await eventually(lambda: is_removed(other, lab.container().name))
 
 
 async def test_whoever_asks_for_a_start_that_goes_on_already_waits_for_it(
     lab: ContainerdLab, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of three that ask at once one gives up, and the others get their unit all the same."""
-    runtime, unit = lab.open(), lab.unit()
-    asking = [asyncio.create_task(runtime.start(unit)) for _ in range(3)]
+    """Of three that ask at once one gives up, and the others get their container all the same."""
+    runtime, container = lab.open(), lab.container()
+    asking = [asyncio.create_task(runtime.start(container)) for _ in range(3)]
     await eventually(lambda: runtime._starting)
     asking[0].cancel()
 
     await asyncio.gather(*asking[1:])
 
     assert asking[0].cancelled()
-    assert (running(unit),) == await runtime.units()
+    assert (running(container),) == await runtime.containers()
     assert [] == [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
 
 
@@ -524,45 +528,45 @@ async def collected(runtime: ContainerdRuntime) -> list[str]:
     return [name async for name in runtime.changes()]
 
 
-async def test_a_unit_that_runs_out_of_memory_is_told_by_changes(lab: ContainerdLab) -> None:
-    runtime, unit = lab.open(), lab.unit(Behaviour.EATS_MEMORY)
-    await runtime.units()
+async def test_a_container_that_runs_out_of_memory_is_told_by_changes(lab: ContainerdLab) -> None:
+    runtime, container = lab.open(), lab.container(Behaviour.EATS_MEMORY)
+    await runtime.containers()
     told = asyncio.ensure_future(anext(runtime.changes()))
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    assert unit.name == await asyncio.wait_for(told, 60.0)
+    assert container.name == await asyncio.wait_for(told, 60.0)
 
 
 async def test_what_ends_just_after_the_first_look_is_told(
     lab: ContainerdLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look has found it running, so only an event can tell."""
-    unit = lab.unit()
-    await lab.open().start(unit)
+    container = lab.container()
+    await lab.open().start(container)
     runtime = lab.open()
     look = runtime._events._look
 
     async def look_and_kill() -> None:
         await look()
-        await lab.kill(unit)
-        await eventually(lambda: has_exited(runtime, unit))
+        await lab.kill(container)
+        await eventually(lambda: has_exited(runtime, container))
 
     monkeypatch.setattr(runtime._events, "_look", look_and_kill)
 
-    assert unit.name == await asyncio.wait_for(anext(runtime.changes()), 30.0)
+    assert container.name == await asyncio.wait_for(anext(runtime.changes()), 30.0)
 
 
-async def test_a_unit_that_is_being_started_is_never_taken_for_one_that_has_exited(
+async def test_a_container_that_is_being_started_is_never_taken_for_one_that_has_exited(
     lab: ContainerdLab,
 ) -> None:
     """Its record is there before its task; whoever saw it as exited would remove it."""
-    runtime, unit = lab.open(), lab.unit()
-    starting = asyncio.create_task(runtime.start(unit))
+    runtime, container = lab.open(), lab.container()
+    starting = asyncio.create_task(runtime.start(container))
     states = set()
     while not starting.done():
-        states |= {found.state for found in await runtime.units()}
+        states |= {found.state for found in await runtime.containers()}
 
-    assert UnitState.EXITED not in states
-    assert UnitState.CREATED in states
+    assert ContainerState.EXITED not in states
+    assert ContainerState.CREATED in states
     await starting

@@ -1,4 +1,4 @@
-"""Hosted units keep the promises of every runtime, over a real control API."""
+"""Hosted containers keep the promises of every runtime, over a real control API."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 from aiohttp import web
 
 from provisioning.errors import (
-    LastingError,
+    ContainerError,
     NodeUnreachableError,
-    NoRoomError,
+    PermanentError,
+    ResourceExhaustedError,
     TransientError,
-    UnitError,
 )
-from provisioning.model import Unit, UnitState, unit_name
+from provisioning.model import ContainerSpec, ContainerState, container_name
 from provisioning.runtime.hosted import TIMEOUT_S, HostedRuntime
 from provisioning.simulator.app import Simulation
 from tests.ports import free_port
@@ -44,8 +44,8 @@ FAULT_BY_BEHAVIOUR: Mapping[Behaviour, str] = {
     Behaviour.ENDS: "kill",
     Behaviour.EATS_MEMORY: "oom_kill",
 }
-"""What befalls a unit as soon as it runs. One that ignores SIGTERM is like any other: there is no
-process that could ignore it."""
+"""What befalls a container as soon as it runs. One that ignores SIGTERM is like any other: there
+is no process that could ignore it."""
 
 
 OpenAt = Callable[..., HostedRuntime]
@@ -55,7 +55,7 @@ OpenAt = Callable[..., HostedRuntime]
 class HostedLab:
     """A simulation's first node.
 
-    Units have no environment, and none ends by itself, so that the exit status is that of the
+    Containers have no environment, and none ends by itself, so that the exit status is that of the
     fault: always -9.
     """
 
@@ -84,14 +84,14 @@ class HostedLab:
         self._opened.append(runtime)
         return runtime
 
-    def unit(
+    def container(
         self, behaviour: Behaviour = Behaviour.SERVES, *, number: int = 1, fleet: str = FLEET
-    ) -> Unit:
+    ) -> ContainerSpec:
         port = next(self._ports)
         if behaviour in FAULT_BY_BEHAVIOUR:
             self._fault_by_port[port] = FAULT_BY_BEHAVIOUR[behaviour]
-        return Unit(
-            name=unit_name(f"pool-{number}", 1),
+        return ContainerSpec(
+            name=container_name(f"pool-{number}", 1),
             fleet=fleet,
             instance_id=f"pool-{number}",
             generation=1,
@@ -107,15 +107,15 @@ class HostedLab:
             model="no-such" if behaviour is Behaviour.CANNOT_START else MODEL,
         )
 
-    async def kill(self, unit: Unit) -> None:
-        self._fleet.inject("kill", ids=[unit.instance_id])
+    async def kill(self, container: ContainerSpec) -> None:
+        self._fleet.inject("kill", ids=[container.instance_id])
 
-    async def take_port(self, unit: Unit) -> None:
-        taker = msgspec.structs.replace(unit, fleet=STRANGER, name=STRANGER)
+    async def take_port(self, container: ContainerSpec) -> None:
+        taker = msgspec.structs.replace(container, fleet=STRANGER, name=STRANGER)
         await self.open(fleet=STRANGER).start(taker)
 
-    async def environment(self, unit: Unit) -> Mapping[str, str]:
-        raise AssertionError("simulated units have none")
+    async def environment(self, container: ContainerSpec) -> Mapping[str, str]:
+        raise AssertionError("simulated containers have none")
 
     async def close(self) -> None:
         for runtime in self._opened:
@@ -153,39 +153,42 @@ async def open_at() -> AsyncIterator[OpenAt]:
 
 
 class TestHostedRuntime(RuntimeContract):
-    """Hosted units keep the promises of every runtime."""
+    """Hosted containers keep the promises of every runtime."""
 
 
-async def test_a_unit_answers_where_it_was_ordered_until_it_is_removed(lab: HostedLab) -> None:
-    runtime, unit = lab.open(), lab.unit()
-    await runtime.start(unit)
+async def test_a_container_answers_where_it_was_ordered_until_it_is_removed(lab: HostedLab) -> None:
+    runtime, container = lab.open(), lab.container()
+    await runtime.start(container)
 
-    reader, writer = await asyncio.open_connection(unit.host, unit.port)
+    reader, writer = await asyncio.open_connection(container.host, container.port)
     writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"HTTP/1.1 200 OK\r\n" == await reader.readline()
 
-    await runtime.remove(unit.name, grace_s=60.0)
+    await runtime.remove(container.name, grace_s=60.0)
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()
 
 
-async def test_a_killed_unit_is_told_with_its_signal_and_one_out_of_memory_as_such(
+async def test_a_killed_container_is_told_with_its_signal_and_one_out_of_memory_as_such(
     lab: HostedLab,
 ) -> None:
     runtime = lab.open()
-    killed, hungry = lab.unit(Behaviour.ENDS), lab.unit(Behaviour.EATS_MEMORY, number=2)
+    killed, hungry = lab.container(Behaviour.ENDS), lab.container(Behaviour.EATS_MEMORY, number=2)
     await runtime.start(killed)
     await runtime.start(hungry)
 
-    found = {unit.name: (unit.exit_status, unit.is_out_of_memory) for unit in await runtime.units()}
+    found = {
+        container.name: (container.exit_status, container.is_out_of_memory)
+        for container in await runtime.containers()
+    }
 
     assert {killed.name: (-9, False), hungry.name: (-9, True)} == found
 
 
 async def test_a_node_that_is_gone_is_unreachable_and_its_stream_breaks_off(lab: HostedLab) -> None:
-    runtime, unit = lab.open(), lab.unit()
-    await runtime.start(unit)
+    runtime, container = lab.open(), lab.container()
+    await runtime.start(container)
     fleet = lab.simulation.running.fleet
     async with aclosing(runtime.changes()) as names:
         next_name = asyncio.ensure_future(anext(names))
@@ -195,24 +198,24 @@ async def test_a_node_that_is_gone_is_unreachable_and_its_stream_breaks_off(lab:
         with pytest.raises(NodeUnreachableError, match="ended the stream"):
             await next_name
     for asked in (
-        runtime.start(unit),
-        runtime.remove(unit.name, grace_s=0.0),
-        runtime.units(),
+        runtime.start(container),
+        runtime.remove(container.name, grace_s=0.0),
+        runtime.containers(),
         anext(runtime.changes()),
     ):
         with pytest.raises(NodeUnreachableError, match=f"node {NODE} does not answer"):
             await asked
-    assert () == await lab.open(node="n2").units()
+    assert () == await lab.open(node="n2").containers()
 
     fleet.heal()
-    assert (running(unit),) == await runtime.units()
+    assert (running(container),) == await runtime.containers()
 
 
 async def test_a_stream_that_nobody_reads_any_more_is_forgotten(lab: HostedLab) -> None:
-    runtime, unit = lab.open(), lab.unit(Behaviour.ENDS)
-    await runtime.start(unit)
+    runtime, container = lab.open(), lab.container(Behaviour.ENDS)
+    await runtime.start(container)
     names = runtime.changes()
-    assert unit.name == await anext(names)
+    assert container.name == await anext(names)
     assert 1 == lab.host.n_listeners
 
     await names.aclose()
@@ -243,15 +246,15 @@ async def test_a_simulation_that_hangs_is_an_unreachable_node(
         runtime = open_at(url, tmp_path, timeout_s=0.1)
 
         with pytest.raises(NodeUnreachableError, match="does not answer: TimeoutError"):
-            await runtime.units()
+            await runtime.containers()
 
 
 async def test_a_stream_goes_on_however_long_nothing_happens(
     lab: HostedLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kill comes long after any answer would have been late."""
-    runtime, unit, loop = lab.open(), lab.unit(), asyncio.get_running_loop()
-    await runtime.start(unit)
+    runtime, container, loop = lab.open(), lab.container(), asyncio.get_running_loop()
+    await runtime.start(container)
     names = runtime.changes()
     next_name = asyncio.ensure_future(anext(names))
     await eventually(lambda: lab.host.n_listeners == 1)
@@ -259,17 +262,19 @@ async def test_a_stream_goes_on_however_long_nothing_happens(
     monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 3600)  # so every timer is due
     done, _ = await asyncio.wait([next_name], timeout=0.1)
     assert set() == done
-    await lab.kill(unit)
+    await lab.kill(container)
 
-    assert unit.name == await next_name
+    assert container.name == await next_name
     await names.aclose()
 
 
-async def test_a_stream_that_is_no_stream_of_units_is_told(open_at: OpenAt, tmp_path: Path) -> None:
+async def test_a_stream_that_is_no_stream_of_containers_is_told(
+    open_at: OpenAt, tmp_path: Path
+) -> None:
     async with answering(200, b"hello\n") as url:
         runtime = open_at(url, tmp_path)
 
-        with pytest.raises(TransientError, match="something else than units"):
+        with pytest.raises(TransientError, match="something else than containers"):
             await anext(runtime.changes())
 
 
@@ -281,7 +286,7 @@ async def test_a_line_without_end_breaks_the_stream_off(open_at: OpenAt, tmp_pat
             await anext(runtime.changes())
 
 
-async def test_units_come_sorted_whatever_the_order_of_the_answer(
+async def test_containers_come_sorted_whatever_the_order_of_the_answer(
     open_at: OpenAt, tmp_path: Path
 ) -> None:
     body = json.dumps(
@@ -293,16 +298,16 @@ async def test_units_come_sorted_whatever_the_order_of_the_answer(
     async with answering(200, body.encode()) as url:
         runtime = open_at(url, tmp_path)
 
-        assert ["a", "b", "c"] == [found.name for found in await runtime.units()]
+        assert ["a", "b", "c"] == [found.name for found in await runtime.containers()]
 
 
 async def test_a_later_generation_is_told_as_such(lab: HostedLab) -> None:
     runtime = lab.open()
-    unit = msgspec.structs.replace(lab.unit(), generation=7)
+    container = msgspec.structs.replace(lab.container(), generation=7)
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    assert (running(unit),) == await runtime.units()
+    assert (running(container),) == await runtime.containers()
 
 
 @pytest.mark.parametrize(
@@ -318,7 +323,7 @@ async def test_a_token_file_that_cannot_be_used_is_named(
     runtime = open_at(lab.simulation.control_url, path)
 
     with pytest.raises(TransientError, match=f"{path}.*{said}"):
-        await runtime.start(lab.unit())
+        await runtime.start(lab.container())
 
 
 async def test_a_wrong_token_will_not_heal(open_at: OpenAt, lab: HostedLab, tmp_path: Path) -> None:
@@ -326,60 +331,60 @@ async def test_a_wrong_token_will_not_heal(open_at: OpenAt, lab: HostedLab, tmp_
     path.write_text("wrong")
     runtime = open_at(lab.simulation.control_url, path)
 
-    with pytest.raises(LastingError, match="HTTP 401"):
-        await runtime.start(lab.unit())
+    with pytest.raises(PermanentError, match="HTTP 401"):
+        await runtime.start(lab.container())
 
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (400, LastingError),
-        (401, LastingError),
-        (404, LastingError),
-        (409, NoRoomError),
+        (400, PermanentError),
+        (401, PermanentError),
+        (404, PermanentError),
+        (409, ResourceExhaustedError),
         (500, TransientError),
         (502, TransientError),
         (503, NodeUnreachableError),
     ],
 )
 async def test_every_refusal_is_an_error_of_its_own(
-    open_at: OpenAt, tmp_path: Path, status: int, expected: type[UnitError]
+    open_at: OpenAt, tmp_path: Path, status: int, expected: type[ContainerError]
 ) -> None:
     async with answering(status, b'{"detail": "for a reason"}') as url:
         runtime = open_at(url, tmp_path)
 
         with pytest.raises(expected, match=f"HTTP {status}: for a reason") as caught:
-            await runtime.units()
+            await runtime.containers()
     assert expected is type(caught.value)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"a": 1}', b'[{"name": 3}]', b'["\xff"]'])
-async def test_an_answer_that_is_no_list_of_units_is_told(
+async def test_an_answer_that_is_no_list_of_containers_is_told(
     open_at: OpenAt, tmp_path: Path, body: bytes
 ) -> None:
     async with answering(200, body) as url:
         runtime = open_at(url, tmp_path)
 
-        with pytest.raises(TransientError, match="something else than units"):
-            await runtime.units()
+        with pytest.raises(TransientError, match="something else than containers"):
+            await runtime.containers()
 
 
-async def test_a_started_unit_is_told_of_under_any_name(lab: HostedLab) -> None:
+async def test_a_started_container_is_told_of_under_any_name(lab: HostedLab) -> None:
     """Names that mean something in a URL are words like any other."""
     runtime = lab.open(fleet="a&b=c d", node="rack 1/n?1#x")
-    unit = msgspec.structs.replace(lab.unit(), name="x/y?z#%41", fleet="a&b=c d")
+    container = msgspec.structs.replace(lab.container(), name="x/y?z#%41", fleet="a&b=c d")
 
-    await runtime.start(unit)
-    await lab.kill(unit)
-    await eventually(lambda: has_exited(runtime, unit))
-    await runtime.start(unit)
+    await runtime.start(container)
+    await lab.kill(container)
+    await eventually(lambda: has_exited(runtime, container))
+    await runtime.start(container)
 
-    (found,) = await runtime.units()
-    assert (unit.name, UnitState.RUNNING) == (found.name, found.state)
-    await runtime.remove(unit.name, grace_s=0.0)
-    assert () == await runtime.units()
+    (found,) = await runtime.containers()
+    assert (container.name, ContainerState.RUNNING) == (found.name, found.state)
+    await runtime.remove(container.name, grace_s=0.0)
+    assert () == await runtime.containers()
 
 
 @asynccontextmanager

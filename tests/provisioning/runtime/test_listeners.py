@@ -1,4 +1,4 @@
-"""Seeing a stranger where a unit is to listen."""
+"""Seeing a stranger where a container is to listen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from provisioning.errors import NoRoomError
+from provisioning.errors import ResourceExhaustedError
 from provisioning.runtime import probe
 from tests.ports import free_port
 
@@ -25,7 +25,7 @@ async def test_a_port_on_which_somebody_listens_is_refused(listening_on: str) ->
     with socket.create_server((listening_on, 0)) as stranger:
         port = stranger.getsockname()[1]
 
-        with pytest.raises(NoRoomError, match=rf"{HOST}:{port}: somebody does already"):
+        with pytest.raises(ResourceExhaustedError, match=rf"{HOST}:{port}: somebody does already"):
             await probe.refuse_taken(HOST, port)
 
 

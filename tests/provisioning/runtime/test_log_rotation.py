@@ -59,7 +59,7 @@ def test_a_log_within_its_bound_is_left_alone(tmp_path: Path) -> None:
     assert LIMIT - 1 == log.stat().st_size
 
 
-def test_a_node_without_units_has_nothing_to_rotate(tmp_path: Path) -> None:
+def test_a_node_without_containers_has_nothing_to_rotate(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
 
     rotate(tmp_path)

@@ -1,4 +1,4 @@
-"""Logs stay within bounds on a full disk too, and never hide the units that write them.
+"""Logs stay within bounds on a full disk too, and never hide the containers that write them.
 
 The disk is a file system of its own of 64 KiB, which needs root.
 """
@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from provisioning.errors import TransientError
-from provisioning.model import Unit, UnitState
+from provisioning.model import ContainerSpec, ContainerState
 from provisioning.runtime import logs
 from provisioning.runtime.containerd.runtime import ContainerdRuntime
 from provisioning.runtime.logs import LogBound
@@ -47,7 +47,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        # Lazily: a unit that is ending may still have its log open.
+        # Lazily: a container that is ending may still have its log open.
         subprocess.run(["umount", "-l", str(folder)], check=True)  # noqa: S607 - a system's own
 
 
@@ -139,7 +139,7 @@ def test_a_log_that_cannot_be_moved_is_left_whole_and_the_others_are_bound(
 
 
 def test_two_threads_never_move_logs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runtime that is asked for its units may meet the look that comes by itself."""
+    """A runtime that is asked for its containers may meet the look that comes by itself."""
     meeting = threading.Barrier(2)
     met = []
 
@@ -170,45 +170,45 @@ async def processes(disk: Path) -> AsyncIterator[tuple[ProcessLab, ProcessRuntim
     await lab.close()
 
 
-def chatty(unit: Unit) -> Unit:
-    return msgspec.structs.replace(unit, command=CHATTY)
+def chatty(container: ContainerSpec) -> ContainerSpec:
+    return msgspec.structs.replace(container, command=CHATTY)
 
 
 async def test_a_full_disk_hides_no_process_and_refuses_the_next_one(
     processes: tuple[ProcessLab, ProcessRuntime], disk: Path
 ) -> None:
     lab, runtime = processes
-    first, second = chatty(lab.unit()), lab.unit(number=2)
+    first, second = chatty(lab.container()), lab.container(number=2)
     log = lab.records().log(first.instance_id)
     await runtime.start(first)
     await eventually(lambda: log.stat().st_size == N_WRITTEN)
     ballast = fill(disk)
 
-    (found,) = await runtime.units()
-    assert (first.name, UnitState.RUNNING) == (found.name, found.state)
+    (found,) = await runtime.containers()
+    assert (first.name, ContainerState.RUNNING) == (found.name, found.state)
     fill(disk)
     with pytest.raises(TransientError, match="No space left on device; see that their folder"):
         await runtime.start(second)
-    assert [first.name] == [one.name for one in await runtime.units()]
+    assert [first.name] == [one.name for one in await runtime.containers()]
 
     ballast.unlink()
     await runtime.start(second)
-    assert {first.name, second.name} == {one.name for one in await runtime.units()}
+    assert {first.name, second.name} == {one.name for one in await runtime.containers()}
 
 
 async def test_a_log_that_cannot_be_bound_hides_no_process(
     processes: tuple[ProcessLab, ProcessRuntime],
 ) -> None:
     lab, runtime = processes
-    unit = chatty(lab.unit())
-    log = lab.records().log(unit.instance_id)
-    await runtime.start(unit)
+    container = chatty(lab.container())
+    log = lab.records().log(container.instance_id)
+    await runtime.start(container)
     await eventually(lambda: log.stat().st_size == N_WRITTEN)
     logs.predecessor(log).mkdir()
 
-    (found,) = await runtime.units()
+    (found,) = await runtime.containers()
 
-    assert UnitState.RUNNING == found.state
+    assert ContainerState.RUNNING == found.state
     assert N_WRITTEN == log.stat().st_size
     logs.predecessor(log).rmdir()
 
@@ -230,17 +230,17 @@ async def test_a_full_disk_of_logs_hides_no_container_and_refuses_none(
     containers: tuple[ContainerdLab, ContainerdRuntime], disk: Path
 ) -> None:
     lab, runtime = containers
-    first, second = chatty(lab.unit()), lab.unit(number=2)
+    first, second = chatty(lab.container()), lab.container(number=2)
     log = disk / FLEET / f"{first.instance_id}.log"
     await runtime.start(first)
     await eventually(lambda: log.exists() and log.stat().st_size == N_WRITTEN)
     fill(disk)
 
-    assert [first.name] == [one.name for one in await runtime.units()]
+    assert [first.name] == [one.name for one in await runtime.containers()]
     assert {"pool-1.log": 0, "pool-1.log.1": LIMIT} == sizes(disk / FLEET)
     fill(disk)
     await runtime.start(second)
 
-    assert {first.name: UnitState.RUNNING, second.name: UnitState.RUNNING} == {
-        one.name: one.state for one in await runtime.units()
+    assert {first.name: ContainerState.RUNNING, second.name: ContainerState.RUNNING} == {
+        one.name: one.state for one in await runtime.containers()
     }

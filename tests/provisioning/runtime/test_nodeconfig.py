@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from ollama_fleet.clock import SystemClock
-from provisioning.errors import LastingError, NodeUnreachableError, SpecError
+from provisioning.errors import NodeUnreachableError, PermanentError, SpecError
 from provisioning.runtime import node_setup
 from provisioning.runtime.containerd.client import Certificates
 from provisioning.runtime.containerd.runtime import ContainerdRuntime
@@ -77,14 +77,14 @@ async def test_a_provisioner_with_a_certificate_is_served_by_the_containerd_behi
         settings=containerd.settings,
     )
     lab = ContainerdLab(containerd, busybox)
-    unit = lab.unit()
+    container = lab.container()
 
     await runtime.images.import_archive(IMAGE, busybox)
-    await runtime.start(unit)
-    assert (running(unit),) == await runtime.units()
-    assert unit.name == await told_of_a_kill(lab, runtime, unit)
-    await runtime.remove(unit.name, grace_s=0.1)
-    assert () == await runtime.units()
+    await runtime.start(container)
+    assert (running(container),) == await runtime.containers()
+    assert container.name == await told_of_a_kill(lab, runtime, container)
+    await runtime.remove(container.name, grace_s=0.1)
+    assert () == await runtime.containers()
 
     await runtime.close()
     await lab.close()
@@ -256,19 +256,19 @@ async def test_a_node_of_another_authority_is_not_talked_to(
 async def assert_refused(access: NodeAccess, certificates: Certificates) -> None:
     runtime = runtime_of(access, certificates)
     with pytest.raises(NodeUnreachableError):
-        await runtime.units()
+        await runtime.containers()
     await runtime.close()
 
 
 async def test_an_endpoint_over_the_network_needs_a_certificate() -> None:
-    with pytest.raises(LastingError, match="client certificate"):
+    with pytest.raises(PermanentError, match="client certificate"):
         runtime_of(ACCESS, None)
 
 
 async def test_a_certificate_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
 
-    with pytest.raises(LastingError, match=r"cannot read .*missing\.pem"):
+    with pytest.raises(PermanentError, match=r"cannot read .*missing\.pem"):
         runtime_of(ACCESS, Certificates(missing, missing, missing))
 
 
@@ -276,7 +276,7 @@ async def test_a_certificate_that_cannot_be_read_is_told(tmp_path: Path) -> None
     "endpoint", ["", "unix://", "http://127.0.0.1:1", "https://host", "/run/x"]
 )
 def test_what_is_no_endpoint_is_told(endpoint: str) -> None:
-    with pytest.raises(LastingError, match="no endpoint of containerd"):
+    with pytest.raises(PermanentError, match="no endpoint of containerd"):
         ContainerdRuntime(FLEET, "node-1", endpoint=endpoint, clock=SystemClock())
 
 
@@ -356,14 +356,14 @@ def test_a_nodes_nginx_is_kept_running_and_speaks_in_the_journal() -> None:
     } <= set(lines)
 
 
-def test_systemd_finds_no_fault_in_a_nodes_unit(tmp_path: Path) -> None:
+def test_systemd_finds_no_fault_in_a_nodes_container(tmp_path: Path) -> None:
     (tmp_path / "nginx").touch(mode=0o755)
     access = msgspec.structs.replace(ACCESS, nginx=str(tmp_path / "nginx"))
-    unit = tmp_path / f"{node_setup.UNIT}.service"
-    unit.write_text(node_setup.unit(access))
+    container = tmp_path / f"{node_setup.UNIT}.service"
+    container.write_text(node_setup.unit(access))
 
     verified = subprocess.run(
-        [program("systemd-analyze"), "verify", "--man=no", unit],
+        [program("systemd-analyze"), "verify", "--man=no", container],
         capture_output=True,
         text=True,
         check=False,

@@ -10,7 +10,7 @@ import pytest
 from ollama_fleet.clock import SystemClock
 from provisioning.model import Node, Probe, RuntimeKind
 from provisioning.runtime.factory import Local, Machines
-from provisioning.units import unit_of
+from provisioning.workload import container_spec
 from tests.ports import free_port
 from tests.provisioning.making import instance, node, pool
 
@@ -48,11 +48,13 @@ async def test_in_memory_and_real_instances_at_one_address_are_never_taken_for_e
     machines = Machines("test", Local(tmp_path, tmp_path / "token"), SystemClock())
     memory = node("memory", address="127.0.0.1")
     runtimes = [machines.open(one) for one in (memory, Node("real", RuntimeKind.PROCESS))]
-    unit = unit_of("test", pool(), memory, instance(node="memory", port=free_port()))
-    await runtimes[0].start(unit)
+    container = container_spec("test", pool(), memory, instance(node="memory", port=free_port()))
+    await runtimes[0].start(container)
 
-    assert "" == await machines.prober("memory").ask(unit.host, unit.port, Probe())
-    assert "cannot be asked" in await machines.prober("real").ask(unit.host, unit.port, Probe())
+    assert "" == await machines.prober("memory").ask(container.host, container.port, Probe())
+    assert "cannot be asked" in await machines.prober("real").ask(
+        container.host, container.port, Probe()
+    )
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         stranger.setblocking(False)
         port = stranger.getsockname()[1]

@@ -34,32 +34,36 @@ async def comes_up(url: str) -> bool:
 async def test_a_real_llama_server_serves_and_goes_when_it_is_asked(
     process_lab: ProcessLab, tiny_model: Path
 ) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
-    command = ("-m", "provisioning.demo.llama", f"--port={unit.port}", f"--model={tiny_model}")
-    unit = msgspec.structs.replace(unit, command=(sys.executable, *command), memory_bytes=2 * GIB)
+    runtime, container = process_lab.open(), process_lab.container()
+    command = ("-m", "provisioning.demo.llama", f"--port={container.port}", f"--model={tiny_model}")
+    container = msgspec.structs.replace(
+        container, command=(sys.executable, *command), memory_bytes=2 * GIB
+    )
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    log = process_lab.records().log(unit.instance_id)
-    assert await comes_up(f"http://127.0.0.1:{unit.port}/health"), log.read_text()
-    assert (running(unit),) == await runtime.units()
-    await runtime.remove(unit.name, grace_s=10.0)
-    assert not await answers(f"http://127.0.0.1:{unit.port}/health")
+    log = process_lab.records().log(container.instance_id)
+    assert await comes_up(f"http://127.0.0.1:{container.port}/health"), log.read_text()
+    assert (running(container),) == await runtime.containers()
+    await runtime.remove(container.name, grace_s=10.0)
+    assert not await answers(f"http://127.0.0.1:{container.port}/health")
 
 
 async def test_a_simulated_instance_serves_and_goes_when_it_is_asked(
     process_lab: ProcessLab, tmp_path: Path
 ) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
+    runtime, container = process_lab.open(), process_lab.container()
     command = Path(sys.executable).with_name("ollama-fleet")
-    listen = (f"--listen-port={unit.port}", "--control.listen-address=127.0.0.1:0")
+    listen = (f"--listen-port={container.port}", "--control.listen-address=127.0.0.1:0")
     token = f"--control.token-file={tmp_path / 'token'}"
     arguments = ("simulate", "--instances", "1", *listen, token)
-    unit = msgspec.structs.replace(unit, command=(str(command), *arguments), memory_bytes=GIB)
+    container = msgspec.structs.replace(
+        container, command=(str(command), *arguments), memory_bytes=GIB
+    )
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    log = process_lab.records().log(unit.instance_id)
-    assert await comes_up(f"http://127.1.0.1:{unit.port}/health"), log.read_text()
-    await runtime.remove(unit.name, grace_s=10.0)
-    assert not await answers(f"http://127.1.0.1:{unit.port}/health")
+    log = process_lab.records().log(container.instance_id)
+    assert await comes_up(f"http://127.1.0.1:{container.port}/health"), log.read_text()
+    await runtime.remove(container.name, grace_s=10.0)
+    assert not await answers(f"http://127.1.0.1:{container.port}/health")

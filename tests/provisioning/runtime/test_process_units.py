@@ -1,4 +1,4 @@
-"""What is special about units that are processes."""
+"""What is special about containers that are processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ import msgspec
 import pytest
 import uvloop
 
-from provisioning.errors import LastingError, NoRoomError, TransientError, UnitError
-from provisioning.model import FoundUnit, Unit, UnitState
+from provisioning.errors import (
+    ContainerError,
+    PermanentError,
+    ResourceExhaustedError,
+    TransientError,
+)
+from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import launch, process, procfs
 from provisioning.runtime.process import ProcessRuntime
 from provisioning.runtime.procfs import Identity
@@ -54,7 +59,10 @@ draft.write_text(str(os.getpid()))
 draft.rename(sys.argv[1])
 time.sleep(1000)
 """
-"""A unit with a worker that writes over its environment, as for a title, and ignores SIGTERM."""
+"""A container with a worker that writes over its environment.
+
+As for a title, and ignores SIGTERM.
+"""
 SECRET = "s3cret-token"  # noqa: S105 # of this test alone
 
 
@@ -66,22 +74,22 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
         popen.kill()
 
 
-def running_command(lab: ProcessLab, *command: str, number: int = 1) -> Unit:
-    return msgspec.structs.replace(lab.unit(number=number), command=command)
+def running_command(lab: ProcessLab, *command: str, number: int = 1) -> ContainerSpec:
+    return msgspec.structs.replace(lab.container(number=number), command=command)
 
 
-async def one(runtime: ProcessRuntime) -> FoundUnit:
-    (found,) = await runtime.units()
+async def one(runtime: ProcessRuntime) -> ObservedContainer:
+    (found,) = await runtime.containers()
     return found
 
 
 async def test_a_number_that_is_a_strangers_by_now_is_never_signalled(
     process_lab: ProcessLab, stranger: subprocess.Popen[bytes]
 ) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
-    await runtime.start(unit)
-    identity = process_lab.identity(unit)
-    process_file = process_lab.state_dir / FLEET / NODE / "units" / unit.name / "process"
+    runtime, container = process_lab.open(), process_lab.container()
+    await runtime.start(container)
+    identity = process_lab.identity(container)
+    process_file = process_lab.state_dir / FLEET / NODE / "units" / container.name / "process"
     stat = procfs.read_stat(stranger.pid)
     assert stat is not None
     fields = Path(f"/proc/{stranger.pid}/stat").read_text().split()
@@ -89,8 +97,8 @@ async def test_a_number_that_is_a_strangers_by_now_is_never_signalled(
     process_file.write_text(" ".join(fields))
     successor = process_lab.open()
 
-    assert UnitState.EXITED == (await one(successor)).state
-    await successor.remove(unit.name, grace_s=0.1)
+    assert ContainerState.EXITED == (await one(successor)).state
+    await successor.remove(container.name, grace_s=0.1)
 
     assert stranger.poll() is None
     os.kill(identity.pid, signal.SIGKILL)
@@ -107,71 +115,71 @@ async def test_a_session_number_that_is_a_strangers_by_now_is_never_signalled(
 async def test_what_ran_before_the_machines_last_boot_has_exited(
     process_lab: ProcessLab, stranger: subprocess.Popen[bytes]
 ) -> None:
-    unit = process_lab.unit()
+    container = process_lab.container()
     records = process_lab.records()
     stat = Path(f"/proc/{stranger.pid}/stat").read_bytes()
     runtime = process_lab.open()
-    await runtime.start(unit)
-    pid = process_lab.identity(unit).pid
-    record = records.read(unit.name)
+    await runtime.start(container)
+    pid = process_lab.identity(container).pid
+    record = records.read(container.name)
     assert record is not None
-    folder = process_lab.state_dir / FLEET / NODE / "units" / unit.name
+    folder = process_lab.state_dir / FLEET / NODE / "units" / container.name
     (folder / "process").write_bytes(stat)
     earlier = msgspec.structs.replace(record, boot="an earlier boot", cgroup="")
     (folder / "record.json").write_bytes(msgspec.json.encode(earlier))
     os.kill(pid, signal.SIGKILL)
 
-    assert UnitState.EXITED == (await one(runtime)).state
-    await runtime.remove(unit.name, grace_s=0.1)
+    assert ContainerState.EXITED == (await one(runtime)).state
+    await runtime.remove(container.name, grace_s=0.1)
 
     assert stranger.poll() is None
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
 
 
-async def test_the_whole_session_ends_with_the_unit(process_lab: ProcessLab) -> None:
+async def test_the_whole_session_ends_with_the_container(process_lab: ProcessLab) -> None:
     runtime = process_lab.open()
-    unit = running_command(process_lab, "sh", "-c", "sleep 1000 & (sleep 1000 & wait) & wait")
-    await runtime.start(unit)
-    await eventually(lambda: 4 == len(process_lab.processes(unit)))
+    container = running_command(process_lab, "sh", "-c", "sleep 1000 & (sleep 1000 & wait) & wait")
+    await runtime.start(container)
+    await eventually(lambda: 4 == len(process_lab.processes(container)))
 
-    await runtime.remove(unit.name, grace_s=GRACE_S)
+    await runtime.remove(container.name, grace_s=GRACE_S)
 
-    assert [] == process_lab.processes(unit)
+    assert [] == process_lab.processes(container)
 
 
 @pytest.mark.parametrize("has_groups", [True, False])
-async def test_children_that_a_dead_unit_left_are_ended_by_its_removal(
+async def test_children_that_a_dead_container_left_are_ended_by_its_removal(
     process_lab: ProcessLab, has_groups: bool
 ) -> None:
     process_lab.groups = process_lab.groups if has_groups else None
     runtime = process_lab.open()
-    unit = running_command(process_lab, "sh", "-c", "trap '' TERM; sleep 1000 & exit 0")
-    await runtime.start(unit)
-    await eventually(lambda: has_exited(runtime, unit))
-    await eventually(lambda: 1 == len(process_lab.processes(unit)))
+    container = running_command(process_lab, "sh", "-c", "trap '' TERM; sleep 1000 & exit 0")
+    await runtime.start(container)
+    await eventually(lambda: has_exited(runtime, container))
+    await eventually(lambda: 1 == len(process_lab.processes(container)))
 
-    await runtime.remove(unit.name, grace_s=0.1)
+    await runtime.remove(container.name, grace_s=0.1)
 
-    assert [] == process_lab.processes(unit)
-    assert not process_lab.group(unit).exists()
+    assert [] == process_lab.processes(container)
+    assert not process_lab.group(container).exists()
 
 
 @pytest.mark.parametrize("grace_s", [0.0, GRACE_S])
-async def test_a_worker_that_wrote_over_its_environment_ends_with_its_unit(
+async def test_a_worker_that_wrote_over_its_environment_ends_with_its_container(
     process_lab: ProcessLab, tmp_path: Path, grace_s: float
 ) -> None:
     """Also where its leader, asked to end, does so first and no cgroup tells of it."""
     process_lab.groups = None
     runtime, said = process_lab.open(), tmp_path / "worker"
-    unit = running_command(process_lab, sys.executable, "-c", NAMELESS, str(said))
-    await runtime.start(unit)
+    container = running_command(process_lab, sys.executable, "-c", NAMELESS, str(said))
+    await runtime.start(container)
     await eventually(said.exists)
     stat = procfs.read_stat(int(said.read_text()))
     assert stat is not None
     worker = Identity(stat.pid, stat.start_ticks)
     assert procfs.is_alive(worker)
 
-    await runtime.remove(unit.name, grace_s=grace_s)
+    await runtime.remove(container.name, grace_s=grace_s)
 
     was_left = procfs.is_alive(worker)
     procfs.send_signal(worker, signal.SIGKILL)
@@ -179,11 +187,11 @@ async def test_a_worker_that_wrote_over_its_environment_ends_with_its_unit(
     assert ({}, {}) == (runtime._processes._seen, runtime._processes._children)
 
 
-async def test_a_unit_is_not_told_as_exited_because_the_kernel_cannot_be_asked(
+async def test_a_container_is_not_told_as_exited_because_the_kernel_cannot_be_asked(
     process_lab: ProcessLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
-    await runtime.start(unit)
+    runtime, container = process_lab.open(), process_lab.container()
+    await runtime.start(container)
     read_text = Path.read_text
 
     def refuse_proc(path: Path, **options: str) -> str:
@@ -194,29 +202,29 @@ async def test_a_unit_is_not_told_as_exited_because_the_kernel_cannot_be_asked(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_text", refuse_proc)
         with pytest.raises(TransientError, match=r"Too many open files.*`ulimit -n`"):
-            await runtime.units()
+            await runtime.containers()
 
-    assert UnitState.RUNNING == (await one(runtime)).state
+    assert ContainerState.RUNNING == (await one(runtime)).state
 
 
 async def test_without_file_descriptors_nothing_is_told_and_nothing_is_ended(
     process_lab: ProcessLab,
 ) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
-    await runtime.start(unit)
+    runtime, container = process_lab.open(), process_lab.container()
+    await runtime.start(container)
 
     for call in (
-        runtime.units,
-        lambda: runtime.remove(unit.name, grace_s=0.1),
-        lambda: runtime.start(unit),
-        process_lab.open().units,
+        runtime.containers,
+        lambda: runtime.remove(container.name, grace_s=0.1),
+        lambda: runtime.start(container),
+        process_lab.open().containers,
     ):
         with no_descriptors(), pytest.raises(TransientError):
             await call()
 
     with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
         process_lab.records().names()
-    assert UnitState.RUNNING == (await one(runtime)).state
+    assert ContainerState.RUNNING == (await one(runtime)).state
 
 
 @pytest.mark.parametrize(
@@ -237,44 +245,46 @@ async def test_a_launcher_that_ends_before_it_says_who_it_is_is_told_and_leaves_
     path = tmp_path / "launch.py"
     if launcher:
         path.write_text(launcher)
-    runtime, unit, before = process_lab.open(), process_lab.unit(), children()
+    runtime, container, before = process_lab.open(), process_lab.container(), children()
     with monkeypatch.context() as patch:
         patch.setattr(process, "LAUNCHER", path)
-        with pytest.raises(UnitError) as caught:
-            await runtime.start(unit)
+        with pytest.raises(ContainerError) as caught:
+            await runtime.start(container)
 
-    log = process_lab.records().log(unit.instance_id)
+    log = process_lab.records().log(container.instance_id)
     assert said.format(log=log) in str(caught.value)
-    assert not isinstance(caught.value, LastingError)
+    assert not isinstance(caught.value, PermanentError)
     assert launcher or f"can't open file '{path}'" in log.read_text()
     assert before == children()
-    assert () == await runtime.units()
-    await runtime.start(unit)
+    assert () == await runtime.containers()
+    await runtime.start(container)
 
 
-async def test_a_unit_is_asked_before_it_is_killed(process_lab: ProcessLab, tmp_path: Path) -> None:
+async def test_a_container_is_asked_before_it_is_killed(
+    process_lab: ProcessLab, tmp_path: Path
+) -> None:
     runtime, ready, saved = process_lab.open(), tmp_path / "ready", tmp_path / "saved"
     script = f"trap 'touch {saved}; exit 0' TERM; touch {ready}; while :; do sleep 0.05; done"
     await runtime.start(running_command(process_lab, "sh", "-c", script))
     await eventually(ready.exists)
 
-    await runtime.remove(process_lab.unit().name, grace_s=GRACE_S)
+    await runtime.remove(process_lab.container().name, grace_s=GRACE_S)
 
     assert saved.exists()
 
 
-async def test_a_unit_gets_nothing_of_the_provisioners_environment_but_a_few_variables(
+async def test_a_container_gets_nothing_of_the_provisioners_environment_but_a_few_variables(
     process_lab: ProcessLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_FLEET_PROVISIONER_TOKEN", SECRET)
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/lib")
     runtime = process_lab.open()
-    unit = msgspec.structs.replace(process_lab.unit(), environment=(("HOME", "/own"),))
+    container = msgspec.structs.replace(process_lab.container(), environment=(("HOME", "/own"),))
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
-    seen = dict(await process_lab.environment(unit))
+    seen = dict(await process_lab.environment(container))
     seen.pop("OLLAMA_FLEET_UNIT")
     assert "/cache" == seen.pop("XDG_CACHE_HOME")
     assert "/own" == seen.pop("HOME")
@@ -282,48 +292,48 @@ async def test_a_unit_gets_nothing_of_the_provisioners_environment_but_a_few_var
     assert {"PATH", "LANG", "XDG_RUNTIME_DIR"} >= set(seen)
 
 
-async def test_no_secret_of_a_unit_is_written_to_disk_or_to_a_command_line(
+async def test_no_secret_of_a_container_is_written_to_disk_or_to_a_command_line(
     process_lab: ProcessLab,
 ) -> None:
     runtime = process_lab.open()
-    unit = msgspec.structs.replace(process_lab.unit(), environment=(("TOKEN", SECRET),))
+    container = msgspec.structs.replace(process_lab.container(), environment=(("TOKEN", SECRET),))
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
     files = [path for path in process_lab.state_dir.rglob("*") if path.is_file()]
     assert [] == [path for path in files if SECRET.encode() in path.read_bytes()]
-    pid = process_lab.identity(unit).pid
+    pid = process_lab.identity(container).pid
     assert SECRET not in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 async def test_what_is_kept_is_for_its_owner_alone(process_lab: ProcessLab) -> None:
-    unit = process_lab.unit()
-    await process_lab.open().start(unit)
+    container = process_lab.container()
+    await process_lab.open().start(container)
 
     folder = process_lab.state_dir / FLEET / NODE
 
     assert 0o700 == folder.stat().st_mode & 0o777
-    assert 0o600 == process_lab.records().log(unit.instance_id).stat().st_mode & 0o777
+    assert 0o600 == process_lab.records().log(container.instance_id).stat().st_mode & 0o777
 
 
-async def test_the_log_outlives_the_unit_until_the_next_one_of_its_instance(
+async def test_the_log_outlives_the_container_until_the_next_one_of_its_instance(
     process_lab: ProcessLab,
 ) -> None:
     runtime, log = process_lab.open(), process_lab.records().log("pool-1")
-    unit = running_command(process_lab, "sh", "-c", "echo out; echo err >&2")
-    await runtime.start(unit)
-    await eventually(lambda: has_exited(runtime, unit))
+    container = running_command(process_lab, "sh", "-c", "echo out; echo err >&2")
+    await runtime.start(container)
+    await eventually(lambda: has_exited(runtime, container))
 
-    await runtime.remove(unit.name, grace_s=GRACE_S)
+    await runtime.remove(container.name, grace_s=GRACE_S)
     assert str(log) == runtime.log_of("pool-1")
     assert "out\nerr\n" == log.read_text()
 
-    await runtime.start(process_lab.unit())
+    await runtime.start(process_lab.container())
     assert "" == log.read_text()
 
 
-async def test_a_chatty_units_log_stays_within_bounds(process_lab: ProcessLab) -> None:
-    """Also while nobody asks for its units."""
+async def test_a_chatty_containers_log_stays_within_bounds(process_lab: ProcessLab) -> None:
+    """Also while nobody asks for its containers."""
     limit = 10_000
     tasks = asyncio.all_tasks()
     runtime = ProcessRuntime(
@@ -335,32 +345,34 @@ async def test_a_chatty_units_log_stays_within_bounds(process_lab: ProcessLab) -
         max_log_bytes=limit,
     )
     log = process_lab.records().log("pool-1")
-    loop = "n=0; while :; do n=$((n+1)); echo line $n of a chatty unit; done"
+    loop = "n=0; while :; do n=$((n+1)); echo line $n of a chatty container; done"
     await runtime.start(running_command(process_lab, "sh", "-c", loop))
     await eventually(lambda: log.stat().st_size > 3 * limit)
 
-    await runtime.units()
+    await runtime.containers()
 
     older = log.with_name("pool-1.log.1")
     for _ in range(2):
         await eventually(older.exists)
         assert (limit, 0o600) == (older.stat().st_size, older.stat().st_mode & 0o777)
         older.unlink()
-    await runtime.remove(process_lab.unit().name, grace_s=0.1)
+    await runtime.remove(process_lab.container().name, grace_s=0.1)
     assert b"\0" not in log.read_bytes()  # the writer goes on at the new end
     await runtime.close()
     assert tasks == asyncio.all_tasks()
 
 
-async def test_a_unit_reads_nothing_and_is_told_of_broken_pipes(process_lab: ProcessLab) -> None:
+async def test_a_container_reads_nothing_and_is_told_of_broken_pipes(
+    process_lab: ProcessLab,
+) -> None:
     """It has nothing open of the provisioner's, not even what that lets its children have."""
-    runtime, unit = process_lab.open(), process_lab.unit()
+    runtime, container = process_lab.open(), process_lab.container()
     inheritable = fcntl.fcntl(2, fcntl.F_DUPFD, 200)
 
-    await runtime.start(unit)
+    await runtime.start(container)
 
     os.close(inheritable)
-    folder = Path(f"/proc/{process_lab.identity(unit).pid}")
+    folder = Path(f"/proc/{process_lab.identity(container).pid}")
     assert "/dev/null" == os.readlink(folder / "fd/0")
     # The program itself opens files while it begins: its libraries, its language.
     await eventually(lambda: {"0", "1", "2"} == set(os.listdir(folder / "fd")))
@@ -369,11 +381,11 @@ async def test_a_unit_reads_nothing_and_is_told_of_broken_pipes(process_lab: Pro
 
 
 @pytest.mark.parametrize("garbage", ["1234 (py", "\0\0\0", "x", "17 (sh) S 1 42"])
-async def test_a_unit_whose_record_is_broken_hides_no_other(
+async def test_a_container_whose_record_is_broken_hides_no_other(
     process_lab: ProcessLab, garbage: str
 ) -> None:
-    runtime, broken = process_lab.open(), process_lab.unit()
-    whole = process_lab.unit(number=2)
+    runtime, broken = process_lab.open(), process_lab.container()
+    whole = process_lab.container(number=2)
     await runtime.start(broken)
     await runtime.start(whole)
     await process_lab.kill(broken)
@@ -381,11 +393,11 @@ async def test_a_unit_whose_record_is_broken_hides_no_other(
     (folder / "process").write_text(garbage)
     successor = process_lab.open()
 
-    found = {one.name: one.state for one in await successor.units()}
+    found = {one.name: one.state for one in await successor.containers()}
 
-    assert {broken.name: UnitState.EXITED, whole.name: UnitState.RUNNING} == found
+    assert {broken.name: ContainerState.EXITED, whole.name: ContainerState.RUNNING} == found
     await successor.remove(broken.name, grace_s=0.1)
-    assert [whole.name] == [one.name for one in await successor.units()]
+    assert [whole.name] == [one.name for one in await successor.containers()]
 
 
 async def test_an_end_is_told_though_the_disk_is_full(
@@ -397,29 +409,29 @@ async def test_an_end_is_told_though_the_disk_is_full(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Records, "write_status", full)
-    runtime, unit = process_lab.open(), process_lab.unit()
-    await runtime.start(unit)
+    runtime, container = process_lab.open(), process_lab.container()
+    await runtime.start(container)
     changes = runtime.changes()
     first = asyncio.ensure_future(anext(changes))
     await asyncio.sleep(0)
-    await process_lab.kill(unit)
+    await process_lab.kill(container)
 
-    assert unit.name == await asyncio.wait_for(first, 30.0)
+    assert container.name == await asyncio.wait_for(first, 30.0)
     await changes.aclose()  # type: ignore[attr-defined]
 
     assert [-signal.SIGKILL] * 2 == [(await one(runtime)).exit_status for _ in range(2)]
     assert 1 == caplog.text.count("cannot write how")
-    await runtime.remove(unit.name, grace_s=0.1)
+    await runtime.remove(container.name, grace_s=0.1)
     assert {} == runtime._processes._unwritten
 
 
-async def test_a_killed_units_status_is_the_signal(process_lab: ProcessLab) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
-    await runtime.start(unit)
+async def test_a_killed_containers_status_is_the_signal(process_lab: ProcessLab) -> None:
+    runtime, container = process_lab.open(), process_lab.container()
+    await runtime.start(container)
 
-    await process_lab.kill(unit)
+    await process_lab.kill(container)
 
-    await eventually(lambda: has_exited(runtime, unit))
+    await eventually(lambda: has_exited(runtime, container))
     assert -signal.SIGKILL == (await one(runtime)).exit_status
     assert -signal.SIGKILL == (await one(process_lab.open())).exit_status
 
@@ -445,47 +457,48 @@ async def test_what_can_never_run_is_refused_for_good_without_telling_secrets(
 ) -> None:
     runtime = process_lab.open()
 
-    with pytest.raises(LastingError) as caught:
-        await runtime.start(msgspec.structs.replace(process_lab.unit(), **change))
+    with pytest.raises(PermanentError) as caught:
+        await runtime.start(msgspec.structs.replace(process_lab.container(), **change))
 
     assert SECRET not in str(caught.value)
-    assert () == await runtime.units()
-    assert [] == process_lab.processes(process_lab.unit())
+    assert () == await runtime.containers()
+    assert [] == process_lab.processes(process_lab.container())
 
 
 @pytest.mark.parametrize(("fleet", "node"), [("../x", "here"), ("x", "a/b"), ("", "here")])
 def test_a_fleet_or_node_whose_name_is_no_folder_name_is_refused(
     tmp_path: Path, fleet: str, node: str
 ) -> None:
-    with pytest.raises(LastingError, match="cannot name"):
+    with pytest.raises(PermanentError, match="cannot name"):
         ProcessRuntime(fleet, node, state_dir=tmp_path, environ={}, groups=None)
 
 
 def test_it_works_on_uvloop(process_lab: ProcessLab) -> None:
     async def live() -> list[object]:
-        runtime, unit = process_lab.open(), process_lab.unit(Behaviour.IGNORES_SIGTERM)
+        runtime, container = process_lab.open(), process_lab.container(Behaviour.IGNORES_SIGTERM)
         changes = runtime.changes()
-        await runtime.start(unit)
+        await runtime.start(container)
         seen: list[object] = [(await one(runtime)).state]
-        pid = process_lab.identity(unit).pid
+        pid = process_lab.identity(container).pid
         os.kill(pid, signal.SIGKILL)
         seen.append(await anext(changes))
-        await runtime.remove(unit.name, grace_s=0.1)
+        await runtime.remove(container.name, grace_s=0.1)
         await changes.aclose()  # type: ignore[attr-defined]  # it is a generator
         await process_lab.close()
-        return [*seen, await runtime.units()]
+        return [*seen, await runtime.containers()]
 
-    assert [UnitState.RUNNING, "pool-1.1", ()] == uvloop.run(live())
+    assert [ContainerState.RUNNING, "pool-1.1", ()] == uvloop.run(live())
 
 
 def test_a_provisioner_in_another_process_sees_the_same(process_lab: ProcessLab) -> None:
-    asyncio.run(process_lab.open().start(process_lab.unit()))
+    asyncio.run(process_lab.open().start(process_lab.container()))
     script = (
         "import asyncio, sys, pathlib\n"
         "from provisioning.runtime.process import ProcessRuntime\n"
         f"runtime = ProcessRuntime({FLEET!r}, {NODE!r}, state_dir=pathlib.Path(sys.argv[1]), "
         "environ={}, groups=None)\n"
-        "for unit in asyncio.run(runtime.units()): print(unit.name, unit.state)\n"
+        "for container in asyncio.run(runtime.containers()): print(container.name, "
+        "container.state)\n"
     )
 
     run = subprocess.run(
@@ -501,7 +514,7 @@ def test_a_provisioner_in_another_process_sees_the_same(process_lab: ProcessLab)
 async def test_no_name_leads_out_of_the_folder(process_lab: ProcessLab, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
 
-    with pytest.raises(LastingError, match="cannot name"):
+    with pytest.raises(PermanentError, match="cannot name"):
         await process_lab.open().remove("../../../../kept", grace_s=0.1)
 
     assert (tmp_path / "kept").exists()
@@ -512,7 +525,7 @@ async def test_closing_ends_changes_and_lets_go_of_every_descriptor(
 ) -> None:
     before = len(os.listdir("/proc/self/fd"))
     runtime = process_lab.open()
-    await runtime.start(process_lab.unit())
+    await runtime.start(process_lab.container())
     names = asyncio.ensure_future(collected(runtime))
     await asyncio.sleep(0.05)
 
@@ -525,15 +538,15 @@ async def test_closing_ends_changes_and_lets_go_of_every_descriptor(
 async def test_a_look_that_closing_overtakes_leaves_no_descriptor_open(
     process_lab: ProcessLab,
 ) -> None:
-    await process_lab.open().start(process_lab.unit())
+    await process_lab.open().start(process_lab.container())
     before = len(os.listdir("/proc/self/fd"))
     runtime = process_lab.open()
-    looking = asyncio.create_task(runtime.units())
+    looking = asyncio.create_task(runtime.containers())
     await asyncio.sleep(0)  # it looks in a thread, and comes back no earlier than the loop goes on
 
     await runtime.close()
 
-    assert [UnitState.RUNNING] == [found.state for found in await looking]
+    assert [ContainerState.RUNNING] == [found.state for found in await looking]
     assert before == len(os.listdir("/proc/self/fd"))
 
 
@@ -541,16 +554,18 @@ async def collected(runtime: ProcessRuntime) -> list[str]:
     return [name async for name in runtime.changes()]
 
 
-async def test_a_record_that_a_power_failure_destroyed_is_no_unit(process_lab: ProcessLab) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
-    folder = process_lab.state_dir / FLEET / NODE / "units" / unit.name
+async def test_a_record_that_a_power_failure_destroyed_is_no_container(
+    process_lab: ProcessLab,
+) -> None:
+    runtime, container = process_lab.open(), process_lab.container()
+    folder = process_lab.state_dir / FLEET / NODE / "units" / container.name
     folder.mkdir(parents=True)
     (folder / "record.json").touch()
 
-    assert () == await runtime.units()
-    await runtime.start(unit)
+    assert () == await runtime.containers()
+    await runtime.start(container)
 
-    assert UnitState.RUNNING == (await one(runtime)).state
+    assert ContainerState.RUNNING == (await one(runtime)).state
 
 
 async def test_a_folder_that_cannot_be_written_is_told_and_may_heal(
@@ -561,36 +576,38 @@ async def test_a_folder_that_cannot_be_written_is_told_and_may_heal(
     runtime = process_lab.open()
 
     with pytest.raises(TransientError, match="cannot keep records"):
-        await runtime.start(process_lab.unit())
+        await runtime.start(process_lab.container())
 
     (process_lab.state_dir / FLEET).unlink()
-    await runtime.start(process_lab.unit())
+    await runtime.start(process_lab.container())
 
 
 async def test_a_port_whose_connections_have_just_ended_is_free(process_lab: ProcessLab) -> None:
-    unit = process_lab.unit()
-    with socket.create_server((unit.host, unit.port)) as server:
-        with socket.create_connection((unit.host, unit.port)):
+    container = process_lab.container()
+    with socket.create_server((container.host, container.port)) as server:
+        with socket.create_connection((container.host, container.port)):
             server.accept()[0].close()  # who closes first keeps the port waiting
 
-    await process_lab.open().start(unit)
+    await process_lab.open().start(container)
 
 
 async def test_an_address_of_another_machine_is_no_room(process_lab: ProcessLab) -> None:
-    unit = msgspec.structs.replace(process_lab.unit(), host="192.0.2.1")
+    container = msgspec.structs.replace(process_lab.container(), host="192.0.2.1")
 
-    with pytest.raises(NoRoomError, match=r"192\.0\.2\.1"):
-        await process_lab.open().start(unit)
+    with pytest.raises(ResourceExhaustedError, match=r"192\.0\.2\.1"):
+        await process_lab.open().start(container)
 
 
 @pytest.mark.parametrize("call", ["start", "remove"])
 async def test_a_start_by_another_provisioner_is_waited_for(
     process_lab: ProcessLab, call: str
 ) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
-    with process_lab.records().launching(unit.name):
+    runtime, container = process_lab.open(), process_lab.container()
+    with process_lab.records().launching(container.name):
         waiting = asyncio.create_task(
-            runtime.start(unit) if call == "start" else runtime.remove(unit.name, grace_s=0.1)
+            runtime.start(container)
+            if call == "start"
+            else runtime.remove(container.name, grace_s=0.1)
         )
         done, _ = await asyncio.wait([waiting], timeout=0.2)
         assert set() == done
@@ -602,53 +619,53 @@ async def test_a_start_by_another_provisioner_is_not_waited_for_for_ever(
     process_lab: ProcessLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "LAUNCH_LIMIT_S", 0.1)
-    runtime, unit = process_lab.open(), process_lab.unit()
+    runtime, container = process_lab.open(), process_lab.container()
 
-    with process_lab.records().launching(unit.name):
+    with process_lab.records().launching(container.name):
         with pytest.raises(TransientError, match="is being started"):
-            await runtime.start(unit)
+            await runtime.start(container)
 
 
-async def test_changes_alone_is_enough_to_hear_of_units_that_are_there(
+async def test_changes_alone_is_enough_to_hear_of_containers_that_are_there(
     process_lab: ProcessLab,
 ) -> None:
-    unit = process_lab.unit()
-    await process_lab.open().start(unit)
+    container = process_lab.container()
+    await process_lab.open().start(container)
     runtime = process_lab.open()
     told = asyncio.ensure_future(anext(runtime.changes()))
     await eventually(lambda: runtime._processes._endings._watched)
 
-    await process_lab.kill(unit)
+    await process_lab.kill(container)
 
-    assert unit.name == await asyncio.wait_for(told, 30.0)
+    assert container.name == await asyncio.wait_for(told, 30.0)
 
 
-async def test_changes_tells_of_units_that_start_later(process_lab: ProcessLab) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
+async def test_changes_tells_of_containers_that_start_later(process_lab: ProcessLab) -> None:
+    runtime, container = process_lab.open(), process_lab.container()
     told = asyncio.ensure_future(anext(runtime.changes()))
     await asyncio.sleep(0.1)
 
-    await runtime.start(unit)
-    await process_lab.kill(unit)
+    await runtime.start(container)
+    await process_lab.kill(container)
 
-    assert unit.name == await asyncio.wait_for(told, 30.0)
+    assert container.name == await asyncio.wait_for(told, 30.0)
 
 
-async def test_a_cgroup_that_cannot_be_removed_does_not_hold_the_unit(
+async def test_a_cgroup_that_cannot_be_removed_does_not_hold_the_container(
     process_lab: ProcessLab,
 ) -> None:
-    runtime, unit = process_lab.open(), process_lab.unit()
-    await runtime.start(unit)
+    runtime, container = process_lab.open(), process_lab.container()
+    await runtime.start(container)
     if process_lab.groups is None:
         pytest.skip("no memory cgroup can be made here")
-    inner = process_lab.group(unit) / "made-by-the-unit"
+    inner = process_lab.group(container) / "made-by-the-container"
     inner.mkdir()
 
-    await runtime.remove(unit.name, grace_s=1.0)
+    await runtime.remove(container.name, grace_s=1.0)
 
-    assert () == await runtime.units()
+    assert () == await runtime.containers()
     inner.rmdir()
-    process_lab.group(unit).rmdir()
+    process_lab.group(container).rmdir()
 
 
 async def test_fleets_of_one_name_leave_each_others_processes_alone(
@@ -656,13 +673,13 @@ async def test_fleets_of_one_name_leave_each_others_processes_alone(
 ) -> None:
     """Two provisioners on one machine, each with a state folder of its own, nothing else apart."""
     theirs = ProcessLab(tmp_path / "theirs")
-    runtime, unit = process_lab.open(), process_lab.unit()
-    await runtime.start(unit)
-    await theirs.open().start(msgspec.structs.replace(unit, port=theirs.unit().port))
+    runtime, container = process_lab.open(), process_lab.container()
+    await runtime.start(container)
+    await theirs.open().start(msgspec.structs.replace(container, port=theirs.container().port))
 
     await theirs.close()
 
-    assert UnitState.RUNNING == (await one(runtime)).state
+    assert ContainerState.RUNNING == (await one(runtime)).state
 
 
 def test_who_a_process_is_stands_in_its_file_whole_or_not_at_all(tmp_path: Path) -> None:

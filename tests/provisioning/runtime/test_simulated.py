@@ -9,12 +9,12 @@ import pytest
 
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import (
-    LastingError,
     NodeUnreachableError,
-    NoRoomError,
+    PermanentError,
+    ResourceExhaustedError,
     TransientError,
 )
-from provisioning.model import Probe, Unit, UnitState, WarmUp
+from provisioning.model import ContainerSpec, ContainerState, Probe, WarmUp
 from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from tests.provisioning.runtime.contract import (
     EXIT_STATUS,
@@ -48,23 +48,23 @@ class SimulatedLab:
     def open(self, *, fleet: str = FLEET) -> SimulatedRuntime:
         return SimulatedRuntime(self.world, NODE, fleet)
 
-    def unit(
+    def container(
         self, behaviour: Wanted = Wanted.SERVES, *, number: int = 1, fleet: str = FLEET
-    ) -> Unit:
-        return unit(number, image=f"{behaviour}", fleet=fleet)
+    ) -> ContainerSpec:
+        return container(number, image=f"{behaviour}", fleet=fleet)
 
-    async def kill(self, unit: Unit) -> None:
-        self.world.kill(unit.name)
+    async def kill(self, container: ContainerSpec) -> None:
+        self.world.kill(container.name)
 
-    async def take_port(self, unit: Unit) -> None:
-        self.world.take_port(unit.host, unit.port)
+    async def take_port(self, container: ContainerSpec) -> None:
+        self.world.take_port(container.host, container.port)
 
-    async def environment(self, unit: Unit) -> Mapping[str, str]:
+    async def environment(self, container: ContainerSpec) -> Mapping[str, str]:
         raise NotImplementedError
 
 
-def unit(number: int = 1, **fields: object) -> Unit:
-    made = Unit(
+def container(number: int = 1, **fields: object) -> ContainerSpec:
+    made = ContainerSpec(
         name=f"chat-{number:05}.1",
         fleet=FLEET,
         instance_id=f"chat-{number:05}",
@@ -102,7 +102,7 @@ def test_a_start_takes_about_as_long_as_told() -> None:
         durations = []
         for number in range(200):
             begun_s = world.clock.monotonic_s()
-            await runtime.start(unit(number))
+            await runtime.start(container(number))
             durations.append(world.clock.monotonic_s() - begun_s)
         return durations
 
@@ -118,7 +118,7 @@ def test_so_many_tries_fail_as_told_and_equal_seeds_fail_alike() -> None:
         failed = []
         for number in range(1000):
             try:
-                await runtime.start(unit(number))
+                await runtime.start(container(number))
             except TransientError:
                 failed.append(number)
         return failed
@@ -130,11 +130,11 @@ def test_so_many_tries_fail_as_told_and_equal_seeds_fail_alike() -> None:
     assert failed != virtual_run(scene(2))
 
 
-def test_a_unit_is_healthy_only_once_it_had_its_time() -> None:
+def test_a_container_is_healthy_only_once_it_had_its_time() -> None:
     async def scene() -> tuple[str, str]:
         world, runtime = world_of(Behaviour(healthy_after_s=5.0))
         prober = SimulatedProber(world)
-        await runtime.start(unit())
+        await runtime.start(container())
         at_first = await prober.ask("127.0.0.1", 20_001, Probe())
         await world.clock.sleep(100.0)
         return at_first, await prober.ask("127.0.0.1", 20_001, Probe())
@@ -145,60 +145,60 @@ def test_a_unit_is_healthy_only_once_it_had_its_time() -> None:
     assert "" == at_last
 
 
-def test_a_unit_that_hangs_never_gets_healthy() -> None:
+def test_a_container_that_hangs_never_gets_healthy() -> None:
     async def scene() -> str:
         world, runtime = world_of(Behaviour(hang_ratio=1.0))
-        await runtime.start(unit())
+        await runtime.start(container())
         await world.clock.sleep(1e6)
         return await SimulatedProber(world).ask("127.0.0.1", 20_001, Probe())
 
     assert "status 503" in virtual_run(scene())
 
 
-def test_a_sick_unit_runs_but_does_not_answer() -> None:
-    async def scene() -> tuple[str, UnitState]:
+def test_a_sick_container_runs_but_does_not_answer() -> None:
+    async def scene() -> tuple[str, ContainerState]:
         world, runtime = world_of(Behaviour())
-        await runtime.start(unit())
-        world.sicken(unit().name)
-        (found,) = await runtime.units()
+        await runtime.start(container())
+        world.sicken(container().name)
+        (found,) = await runtime.containers()
         return await SimulatedProber(world).ask("127.0.0.1", 20_001, Probe()), found.state
 
     answer, state = virtual_run(scene())
 
     assert "status 503" in answer
-    assert UnitState.RUNNING is state
+    assert ContainerState.RUNNING is state
 
 
-def test_a_silent_node_answers_nothing_and_its_units_go_on() -> None:
+def test_a_silent_node_answers_nothing_and_its_containers_go_on() -> None:
     async def scene() -> None:
         world, runtime = world_of(Behaviour())
-        await runtime.start(unit())
+        await runtime.start(container())
         world.silence(NODE)
 
         with pytest.raises(NodeUnreachableError, match=NODE):
-            await runtime.units()
+            await runtime.containers()
         with pytest.raises(NodeUnreachableError, match=NODE):
-            await runtime.start(unit(2))
+            await runtime.start(container(2))
         with pytest.raises(NodeUnreachableError, match=NODE):
-            await runtime.remove(unit().name, grace_s=1.0)
+            await runtime.remove(container().name, grace_s=1.0)
         assert "refused" in await SimulatedProber(world).ask("127.0.0.1", 20_001, Probe())
 
         world.restore(NODE)
-        assert [unit().name] == [one.name for one in await runtime.units()]
+        assert [container().name] == [one.name for one in await runtime.containers()]
         assert "" == await SimulatedProber(world).ask("127.0.0.1", 20_001, Probe())
 
     virtual_run(scene())
 
 
-def test_two_units_cannot_share_a_port_of_one_address() -> None:
+def test_two_containers_cannot_share_a_port_of_one_address() -> None:
     async def scene() -> None:
         world, runtime = world_of(Behaviour())
-        await runtime.start(unit(1))
+        await runtime.start(container(1))
 
-        with pytest.raises(NoRoomError, match="20001"):
-            await runtime.start(unit(2, port=20_001))
-        with pytest.raises(NoRoomError, match="20001"):
-            await SimulatedRuntime(world, "n2", FLEET).start(unit(3, port=20_001))
+        with pytest.raises(ResourceExhaustedError, match="20001"):
+            await runtime.start(container(2, port=20_001))
+        with pytest.raises(ResourceExhaustedError, match="20001"):
+            await SimulatedRuntime(world, "n2", FLEET).start(container(3, port=20_001))
 
     virtual_run(scene())
 
@@ -207,10 +207,10 @@ def test_an_image_behaves_as_told_for_it() -> None:
     async def scene() -> None:
         world, runtime = world_of(Behaviour())
         world.behave(Behaviour(cannot_start=True), image="missing")
-        await runtime.start(unit(1))
+        await runtime.start(container(1))
 
-        with pytest.raises(LastingError, match="missing"):
-            await runtime.start(unit(2, image="missing"))
+        with pytest.raises(PermanentError, match="missing"):
+            await runtime.start(container(2, image="missing"))
 
     virtual_run(scene())
 
@@ -221,7 +221,7 @@ def test_a_warm_up_takes_its_time_and_fails_where_nobody_listens() -> None:
         prober = SimulatedProber(world)
         with pytest.raises(TransientError, match="/load"):
             await prober.warm_up("127.0.0.1", 20_001, [WarmUp("/load")])
-        await runtime.start(unit())
+        await runtime.start(container())
         begun_s = world.clock.monotonic_s()
         await prober.warm_up("127.0.0.1", 20_001, [WarmUp("/a"), WarmUp("/b")])
         return world.clock.monotonic_s() - begun_s

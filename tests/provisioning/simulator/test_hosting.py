@@ -20,7 +20,7 @@ from provisioning.simulator.errors import (
     OrderError,
     PlaceTakenError,
 )
-from provisioning.simulator.hosting import UnitHost, UnitState
+from provisioning.simulator.hosting import ContainerState, UnitHost
 from provisioning.simulator.listener import open_listeners
 from provisioning.simulator.orders import MAX_NODES, OrderBook
 from provisioning.simulator.pages import metrics_body
@@ -67,7 +67,7 @@ def ports_of(running: RunningFleet) -> range:
     return layout_of(running).ports
 
 
-def states(host: UnitHost, node: str = "n1") -> dict[str, UnitState]:
+def states(host: UnitHost, node: str = "n1") -> dict[str, ContainerState]:
     return {status.name: status.state for status in host.units(node)}
 
 
@@ -151,7 +151,7 @@ async def test_a_place_belongs_to_one_unit_until_that_is_removed(
     host.remove("n1", "first", fleet="f")
     host.start("n1", "second", order(running.port))
 
-    assert {"second": UnitState.RUNNING} == states(host)
+    assert {"second": ContainerState.RUNNING} == states(host)
 
 
 async def test_a_removed_unit_is_gone_with_its_connections(
@@ -187,13 +187,13 @@ async def test_a_killed_unit_is_told_as_exited_and_started_anew_has_a_fresh_life
 
     host.start("n1", "u", order(running.port))
 
-    assert (UnitState.EXITED, -9, False) == (
+    assert (ContainerState.EXITED, -9, False) == (
         killed.state,
         killed.exit_status,
         killed.is_out_of_memory,
     )
     (healed,) = host.units("n1")
-    assert (UnitState.RUNNING, None) == (healed.state, healed.exit_status)
+    assert (ContainerState.RUNNING, None) == (healed.state, healed.exit_status)
     assert () == running.fleet.faults
     (state,) = running.fleet.states.values()
     assert clock.now_s == state.life.start_s
@@ -221,11 +221,11 @@ async def test_a_fault_spares_those_that_were_started_anew_and_befalls_the_other
 
     host.start("n1", "u1", order(running.port + 1, number=1))
 
-    assert {"u1": UnitState.RUNNING, "u2": UnitState.EXITED} == states(host)
+    assert {"u1": ContainerState.RUNNING, "u2": ContainerState.EXITED} == states(host)
     (left,) = running.fleet.faults
     assert (fault.id, 1) == (left.id, len(left.indices))
     running.fleet.heal(fault.id)
-    assert {"u1": UnitState.RUNNING, "u2": UnitState.RUNNING} == states(host)
+    assert {"u1": ContainerState.RUNNING, "u2": ContainerState.RUNNING} == states(host)
 
 
 async def test_who_follows_in_a_place_has_no_fault_of_its_forerunner(
@@ -243,20 +243,20 @@ async def test_who_follows_in_a_place_has_no_fault_of_its_forerunner(
 @pytest.mark.parametrize(
     ("kind", "state", "status", "is_out_of_memory"),
     [
-        ("kill", UnitState.EXITED, -9, False),
-        ("oom_kill", UnitState.EXITED, -9, True),
-        ("oom_restart", UnitState.RUNNING, None, True),
-        ("runner_oom", UnitState.RUNNING, None, True),
-        ("hang", UnitState.RUNNING, None, False),
-        ("slow", UnitState.RUNNING, None, False),
-        ("loading", UnitState.RUNNING, None, False),
+        ("kill", ContainerState.EXITED, -9, False),
+        ("oom_kill", ContainerState.EXITED, -9, True),
+        ("oom_restart", ContainerState.RUNNING, None, True),
+        ("runner_oom", ContainerState.RUNNING, None, True),
+        ("hang", ContainerState.RUNNING, None, False),
+        ("slow", ContainerState.RUNNING, None, False),
+        ("loading", ContainerState.RUNNING, None, False),
     ],
 )
 async def test_a_runtime_sees_of_a_fault_what_it_does_to_the_process(
     running: RunningFleet,
     host: UnitHost,
     kind: str,
-    state: UnitState,
+    state: ContainerState,
     status: int | None,
     is_out_of_memory: bool,
 ) -> None:
@@ -305,10 +305,10 @@ async def test_a_node_that_is_gone_answers_nothing_and_comes_back_whole(
         host.remove("n1", "u", fleet="f")
     with pytest.raises(NodeGoneError), host.listening("n1", fleet="f"):
         pass
-    assert {"v": UnitState.RUNNING} == states(host, "n2")
+    assert {"v": ContainerState.RUNNING} == states(host, "n2")
 
     running.fleet.heal()
-    assert {"u": UnitState.RUNNING} == states(host)
+    assert {"u": ContainerState.RUNNING} == states(host)
 
 
 async def test_units_are_told_sorted_by_name(running: RunningFleet, host: UnitHost) -> None:

@@ -32,7 +32,7 @@ def test_names_that_containerd_refuses_are_refused(name: str) -> None:
     ]
 
 
-def test_a_pools_name_leaves_room_for_the_longest_name_of_a_unit() -> None:
+def test_a_pools_name_leaves_room_for_the_longest_name_of_a_container() -> None:
     """`pool-1000000.1234567890` has to fit into containerd's 76 characters."""
     assert "" == faults(pools=[pool(name="p" * 57)])
     assert "must be at most 57 characters long, got 58" in faults(pools=[pool(name="p" * 58)])

@@ -9,19 +9,19 @@ import msgspec
 import pytest
 
 from provisioning.model import (
+    ContainerSpec,
     Instance,
     Node,
     Phase,
     Pool,
     Probe,
     RuntimeKind,
-    Unit,
     WarmUp,
     Workload,
 )
 from provisioning.placeholders import filled, placeholder_fault
 from provisioning.spec.words import MAX_POOL_NAME_CHARACTERS, NAME
-from provisioning.units import instance_id, netloc, unit_of, workload_digest
+from provisioning.workload import container_spec, instance_id, netloc, workload_digest
 
 WORKLOAD = Workload(
     model="llama3.1:8b",
@@ -41,11 +41,13 @@ def _instance(**changes: Any) -> Instance:
     return msgspec.structs.replace(instance, **changes)
 
 
-def test_a_unit_is_its_instances_generation_with_all_placeholders_filled_in() -> None:
-    unit = unit_of("lab", Pool("llama", 1, WORKLOAD, archive="/srv/llama.tar"), NODE, _instance())
+def test_a_container_is_its_instances_generation_with_all_placeholders_filled_in() -> None:
+    container = container_spec(
+        "lab", Pool("llama", 1, WORKLOAD, archive="/srv/llama.tar"), NODE, _instance()
+    )
 
     assert (
-        Unit(
+        ContainerSpec(
             name="llama-00042.3",
             fleet="lab",
             instance_id="llama-00042",
@@ -62,7 +64,7 @@ def test_a_unit_is_its_instances_generation_with_all_placeholders_filled_in() ->
             archive="/srv/llama.tar",
             model="llama3.1:8b",
         )
-        == unit
+        == container
     )
 
 
@@ -106,9 +108,9 @@ def test_instances_of_a_pool_are_numbered() -> None:
     )
 
 
-def test_the_longest_unit_name_fits_containerd() -> None:
+def test_the_longest_container_name_fits_containerd() -> None:
     pool = "p" * MAX_POOL_NAME_CHARACTERS
-    longest = _instance(id=instance_id(pool, 1_000_000), generation=10**10 - 1).unit
+    longest = _instance(id=instance_id(pool, 1_000_000), generation=10**10 - 1).container
 
     assert 76 == len(longest)
     assert NAME.fullmatch(longest)

@@ -1,7 +1,7 @@
 """What an instance runs: its workload's digest, and the order to a runtime.
 
 In:   the specification's pool and node, and the instance that the store keeps.
-Out:  names, digests and Units, all placeholders filled in. Pure.
+Out:  names, digests and Containers, all placeholders filled in. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ import hashlib
 
 import msgspec
 
-from provisioning.model import Instance, Listing, Node, Pool, Probe, RuntimeKind, Unit, Workload
+from provisioning.model import (
+    ContainerSpec,
+    Instance,
+    Listing,
+    Node,
+    Pool,
+    Probe,
+    RuntimeKind,
+    Workload,
+)
 from provisioning.placeholders import filled
 
 DIGEST_DIGITS = 12
@@ -38,7 +47,10 @@ def listing_of(workload: Workload, node: Node) -> Listing:
 
 
 def host_of(instance: Instance, node: Node) -> str:
-    """Return where an instance listens: where its unit was told to, whatever its node has now."""
+    """Return where an instance listens: where its container was told to.
+
+    Whatever its node has now.
+    """
     return instance.listing.address or node.address
 
 
@@ -47,19 +59,19 @@ def netloc(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def model_store(node: Node, unit: Unit) -> str:
-    """Return a text that is the same for units which keep Ollama's models in one folder.
+def model_store(node: Node, container: ContainerSpec) -> str:
+    """Return a text that is the same for containers which keep Ollama's models in one folder.
 
     Processes share it, whatever the node's name is: they run on the provisioner's machine. What a
     container fetches it keeps to itself: its mounts are read-only.
     """
     if node.runtime is not RuntimeKind.PROCESS:
-        return unit.name
-    own = dict(unit.environment)
+        return container.name
+    own = dict(container.environment)
     return own.get("OLLAMA_MODELS") or own.get("HOME") or ""
 
 
-def unit_of(fleet_name: str, pool: Pool, node: Node, instance: Instance) -> Unit:
+def container_spec(fleet_name: str, pool: Pool, node: Node, instance: Instance) -> ContainerSpec:
     """Return the order to make an instance's present generation on its node."""
     workload = pool.workload
     values = {
@@ -70,8 +82,8 @@ def unit_of(fleet_name: str, pool: Pool, node: Node, instance: Instance) -> Unit
         "node": node.name,
         "port": str(instance.port),
     }
-    return Unit(
-        name=instance.unit,
+    return ContainerSpec(
+        name=instance.container,
         fleet=fleet_name,
         instance_id=instance.id,
         generation=instance.generation,
