@@ -172,7 +172,7 @@ def main(
     cycles: int,
     interval: int,
     soak: int,
-    ill: int,
+    unhealthy: int,
     only: tuple[str, ...],
     is_json: bool,
 ) -> None:
@@ -189,7 +189,7 @@ def main(
             ports=Ports(say=say, claims=claims),
             say=say,
             soak_s=soak,
-            n_ill=ill,
+            n_ill=unhealthy,
         )
         try:
             findings = asyncio.run(run(bench, frozenset(only or NAMES)))

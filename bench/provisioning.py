@@ -20,7 +20,7 @@ import msgspec
 from bench import procfs
 from ollama_fleet.clock import SystemClock
 from provisioning.cache import Cache
-from provisioning.controller import SHORTEST_GAP_S, Reconciler
+from provisioning.controller import SHORTEST_GAP_S, Controller
 from provisioning.lifecycle import Kind, Result
 from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind, Workload
 from provisioning.report import Report
@@ -65,9 +65,9 @@ class PassCounters(Counters):
         self.whole = asyncio.Event()
         self.passed = asyncio.Event()
 
-    def pass_ended(self, report: Report) -> None:
+    def reconcile_ended(self, report: Report) -> None:
         """Count a pass."""
-        super().pass_ended(report)
+        super().reconcile_ended(report)
         self.passed.set()
         if report.n_as_wanted == report.n_wanted:
             self.whole.set()
@@ -94,28 +94,28 @@ def fleet(n_instances: int, *, n_at_once: int) -> Fleet:
 @asynccontextmanager
 async def provisioner(
     opened: Opened, wanted: Fleet, counters: Counters, *, seed: int
-) -> AsyncIterator[Reconciler]:
+) -> AsyncIterator[Controller]:
     """Run a provisioner over a simulated world."""
     store, leadership = opened
     clock = SystemClock()
     world = World(clock, behaviour=BEHAVIOUR, seed=seed)
-    mirror = Cache(store, clock)
-    reconciler = Reconciler(
+    cache = Cache(store, clock)
+    controller = Controller(
         store=store,
-        mirror=mirror,
+        cache=cache,
         leadership=leadership,
         open_runtime=lambda node: SimulatedRuntime(world, node.name, NAME),
         prober_of=lambda _: SimulatedProber(world),
         clock=clock,
         read_spec=lambda _: wanted,
-        dice=random.Random(seed).random,  # noqa: S311
+        jitter=random.Random(seed).random,  # noqa: S311
         listener=counters,
     )
     async with leadership.lead() as leading:
         await store.commit([PutSpec("bench", 0)], term=leading.term)
-    tasks = [asyncio.create_task(mirror.follow()), asyncio.create_task(reconciler.run())]
+    tasks = [asyncio.create_task(cache.follow()), asyncio.create_task(controller.run())]
     try:
-        yield reconciler
+        yield controller
     finally:
         for task in tasks:
             task.cancel()
@@ -131,7 +131,7 @@ async def measure(
     opened = open_store(store_url, NAME, clock=SystemClock(), holder="bench")
     begun_s, cpu_s = time.perf_counter(), time.process_time()
     wanted = fleet(n_instances, n_at_once=n_at_once)
-    async with provisioner(opened, wanted, counters, seed=seed) as reconciler:
+    async with provisioner(opened, wanted, counters, seed=seed) as controller:
         await counters.whole.wait()
         wall_s, used_s = time.perf_counter() - begun_s, time.process_time() - cpu_s
         n_passes, calm_begun_s = counters.n_passes, time.process_time()
@@ -145,20 +145,20 @@ async def measure(
             n_passes=n_passes,
             n_tries=counters.n_tries,
             n_failed=counters.results[Kind.START, Result.FAILED],
-            calm_pass_s=await cpu_of_a_pass(reconciler, counters),
+            calm_pass_s=await cpu_of_a_pass(controller, counters),
             calm_cpu_s=calm_cpu_s,
             resident_bytes=procfs.resident_bytes(os.getpid()),
         )
 
 
-async def cpu_of_a_pass(reconciler: Reconciler, counters: PassCounters) -> float:
+async def cpu_of_a_pass(controller: Controller, counters: PassCounters) -> float:
     """Return the CPU-seconds of a pass that finds nothing to do; the median of some."""
     seen_s = []
     for _ in range(N_PASSES):
         await asyncio.sleep(2 * SHORTEST_GAP_S)
         counters.passed.clear()
         begun_s = time.process_time()
-        reconciler.wake()
+        controller.wake()
         await counters.passed.wait()
         seen_s.append(time.process_time() - begun_s)
     return statistics.median(seen_s)

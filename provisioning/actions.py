@@ -15,7 +15,7 @@ from provisioning.model import Instance, Listing, NodeReport, Reason
 from provisioning.store.base import Stored
 
 
-class Illness(msgspec.Struct, frozen=True):
+class Unhealthy(msgspec.Struct, frozen=True):
     """A running instance does not answer its health check."""
 
     since_s: float
@@ -42,15 +42,15 @@ class Observed(msgspec.Struct, frozen=True):
     """When this provisioner began to ask nodes: before that, silence says nothing."""
     skips: tuple[Skip, ...] = ()
     """What the wall clock has left out since this provisioner runs."""
-    ill: Mapping[str, Illness] = {}
+    unhealthy: Mapping[str, Unhealthy] = {}
     """Running instances that are unhealthy, by id."""
     working: frozenset[str] = frozenset()
     """Ids of instances that an operation of this provisioner is about now."""
     starting: frozenset[str] = frozenset()
     """Those of them that are being started: a Stop calls that off."""
-    sweeping: frozenset[tuple[str, str]] = frozenset()
+    collecting: frozenset[tuple[str, str]] = frozenset()
     """Node and name of containers that are being removed without a record."""
-    resting: frozenset[str] = frozenset()
+    backing_off: frozenset[str] = frozenset()
     """Names of containers that could just not be removed, and are left alone for a while."""
     idle: frozenset[str] = frozenset()
     """Containers of draining instances that have no request under way."""
@@ -58,7 +58,7 @@ class Observed(msgspec.Struct, frozen=True):
     """Node and name of orphans that a person has ordered to be deleted."""
 
 
-class Place(msgspec.Struct, frozen=True):
+class CreateInstance(msgspec.Struct, frozen=True):
     """Write a new instance, and start it."""
 
     instance: Instance
@@ -72,7 +72,7 @@ class Start(msgspec.Struct, frozen=True):
     """Of the container that is made now."""
 
 
-class Renew(msgspec.Struct, frozen=True):
+class Replace(msgspec.Struct, frozen=True):
     """Begin the next generation at a place, and start it.
 
     The last one's container is not wanted.
@@ -108,7 +108,7 @@ class Stop(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class Forget(msgspec.Struct, frozen=True):
+class DeleteRecord(msgspec.Struct, frozen=True):
     """Delete the record of an instance that is not wanted and has no container to be removed."""
 
     id: str
@@ -121,11 +121,11 @@ class Assign(msgspec.Struct, frozen=True):
     developer: str
 
 
-class Sweep(msgspec.Struct, frozen=True):
+class GarbageCollect(msgspec.Struct, frozen=True):
     """Remove a container that is ours and that no record wants."""
 
     node: str
     container: str
 
 
-Action = Place | Start | Renew | Drain | Stop | Forget | Assign | Sweep
+Action = CreateInstance | Start | Replace | Drain | Stop | DeleteRecord | Assign | GarbageCollect

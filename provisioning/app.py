@@ -31,7 +31,7 @@ from provisioning.api.server import (
     url_of,
 )
 from provisioning.cache import Cache
-from provisioning.controller import Reconciler
+from provisioning.controller import Controller
 from provisioning.errors import ProvisionerError
 from provisioning.metrics import Metrics, TimedStore
 from provisioning.model import NodeReport
@@ -85,33 +85,33 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(store.close)
         machines = Machines(settings.fleet, settings.local, clock)
         stack.push_async_callback(machines.close)
-        mirror = Cache(store, clock)
-        reconciler = _reconciler(store, mirror, leadership, machines, metrics)
-        metrics.is_leader.set_function(lambda: reconciler.term is not None)
+        cache = Cache(store, clock)
+        controller = _controller(store, cache, leadership, machines, metrics)
+        metrics.is_leader.set_function(lambda: controller.term is not None)
         metrics.unreachable_nodes.set_function(
-            lambda: sum(not report.is_reachable for report in reconciler.reports.values())
+            lambda: sum(not report.is_reachable for report in controller.reports.values())
         )
-        metrics.orphans.set_function(lambda: len(reconciler.orphans or ()))
+        metrics.orphans.set_function(lambda: len(controller.orphans or ()))
         commands = StoreCommands(
             store,
-            mirror,
+            cache,
             clock,
             fleet=settings.fleet,
-            term=lambda: reconciler.term,
+            term=lambda: controller.term,
             leader=leadership.leader,
-            written=_telling(mirror, reconciler),
+            written=_telling(cache, controller),
         )
         api = Api(
-            mirror,
+            cache,
             commands,
             tokens,
             metrics,
             clock,
-            reports=_reports_of(reconciler, leadership),
+            reports=_reports_of(controller, leadership),
             orphans=LeaderOrphans(
-                seen=lambda: reconciler.orphans,
-                delete=reconciler.delete_orphans,
-                leads=lambda: reconciler.term is not None,
+                seen=lambda: controller.orphans,
+                delete=controller.delete_orphans,
+                leads=lambda: controller.term is not None,
                 leader=leadership.leader,
             ),
             fleet=settings.fleet,
@@ -124,7 +124,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         url = await stack.enter_async_context(
             serving(api, sockets, max_connections=max_connections)
         )
-        await stack.enter_async_context(_going_on(mirror, reconciler))
+        await stack.enter_async_context(_going_on(cache, controller))
         yield url
 
 
@@ -166,51 +166,51 @@ def _open(settings: Settings, clock: SystemClock, holder: str) -> tuple[Store, L
     )
 
 
-def _reconciler(
+def _controller(
     store: Store,
-    mirror: Cache,
+    cache: Cache,
     leadership: Leadership,
     machines: Machines,
     metrics: Metrics,
-) -> Reconciler:
-    return Reconciler(
+) -> Controller:
+    return Controller(
         store=store,
-        mirror=mirror,
+        cache=cache,
         leadership=leadership,
         open_runtime=machines.open,
         prober_of=machines.prober,
         clock=SystemClock(),
         read_spec=decode_fleet,
-        dice=random.SystemRandom().random,
+        jitter=random.SystemRandom().random,
         listener=metrics,
     )
 
 
-def _reports_of(reconciler: Reconciler, leadership: Leadership) -> Reports:
+def _reports_of(controller: Controller, leadership: Leadership) -> Reports:
     """Return what gives the reports of the nodes, to a leader's clients alone."""
 
     async def reports() -> Mapping[str, NodeReport]:
-        if reconciler.term is None:
+        if controller.term is None:
             raise NotLeadingError(await leadership.leader(), so="it knows nothing of nodes")
-        return reconciler.reports
+        return controller.reports
 
     return reports
 
 
 def _telling(
-    mirror: Cache, reconciler: Reconciler
+    cache: Cache, controller: Controller
 ) -> Callable[[Sequence[Change], Sequence[Done]], None]:
     """Return what takes a person's order over, and has it acted on without waiting."""
 
     def tell(changes: Sequence[Change], done: Sequence[Done]) -> None:
-        mirror.take_own(changes, done)
-        reconciler.wake()
+        cache.apply_local_write(changes, done)
+        controller.wake()
 
     return tell
 
 
 @asynccontextmanager
-async def _going_on(mirror: Cache, reconciler: Reconciler) -> AsyncIterator[None]:
+async def _going_on(cache: Cache, controller: Controller) -> AsyncIterator[None]:
     """Follow the store and reconcile until the block ends; what breaks there ends the block.
 
     A store that will not do is known before the block begins, and before anybody tries to lead.
@@ -220,9 +220,9 @@ async def _going_on(mirror: Cache, reconciler: Reconciler) -> AsyncIterator[None
     """
     try:
         async with asyncio.TaskGroup() as group:
-            following = group.create_task(mirror.follow())
-            await mirror.tried()
-            reconciling = group.create_task(reconciler.run())
+            following = group.create_task(cache.follow())
+            await cache.tried()
+            reconciling = group.create_task(controller.run())
             yield
             for task in (following, reconciling):
                 task.cancel()

@@ -49,12 +49,12 @@ class Cache:
         self._stored: dict[str, Stored] = {}
         self._spec: StoredSpec | None = None
         self._revision = -1
-        self._told_revision = -1
+        self._watch_revision = -1
         """All that was written up to here is known, by a load or by the watch."""
         self._deleted: dict[str, int] = {}
         """By this process, and not told by the watch yet: by id, the last version that it had."""
         self._one_load = asyncio.Lock()
-        self._told_meanwhile: list[Update] = []
+        self._updates_meanwhile: list[Update] = []
         """By the watch, since the load that goes on has begun: it may show an earlier state."""
         self._known_at_s = 0.0
         self._is_followed = False
@@ -109,13 +109,13 @@ class Cache:
             StoreError: It refuses, or a record cannot be read.
         """
         async with self._one_load:
-            self._told_meanwhile.clear()
+            self._updates_meanwhile.clear()
             self._take_view(await self._store.load())
-            for update in tuple(self._told_meanwhile):
+            for update in tuple(self._updates_meanwhile):
                 self.take(update)
 
     def _take_view(self, view: View) -> None:
-        self._told_revision = view.revision
+        self._watch_revision = view.revision
         self._deleted.clear()
         before = self._stored
         self._stored = dict(view.stored)
@@ -127,7 +127,7 @@ class Cache:
                 self._tell(id_, stored)
         self._advance(view.revision)
 
-    def take_own(self, changes: Sequence[Change], done: Sequence[Done]) -> None:
+    def apply_local_write(self, changes: Sequence[Change], done: Sequence[Done]) -> None:
         """Take over what this process has just written, without waiting for the watch."""
         revision = self._revision
         for change, one in zip(changes, done, strict=True):
@@ -144,7 +144,7 @@ class Cache:
                 if known is not None and known.version <= expected:
                     self._deleted[id_] = expected
                     self._delete(id_)
-            case _ if version <= self._told_revision:
+            case _ if version <= self._watch_revision:
                 pass
             case Put(instance):
                 self._put(Stored(instance, version))
@@ -178,7 +178,7 @@ class Cache:
     async def _follow(self) -> None:
         self._is_followed = True
         try:
-            async for update in self._store.watch(self._told_revision):
+            async for update in self._store.watch(self._watch_revision):
                 self.take(update)
         finally:
             self._is_followed = False
@@ -187,10 +187,10 @@ class Cache:
     def take(self, update: Update) -> None:
         """Take over what the watch tells, unless it is known, or something newer is."""
         if self._one_load.locked():
-            self._told_meanwhile.append(update)
-        if update.revision <= self._told_revision:
+            self._updates_meanwhile.append(update)
+        if update.revision <= self._watch_revision:
             return
-        self._told_revision = update.revision
+        self._watch_revision = update.revision
         for stored in update.stored:
             if self._version(stored.instance.id) < stored.version:
                 self._put(stored)

@@ -15,10 +15,10 @@ from provisioning.cache import Cache
 from provisioning.drains import DrainMonitor
 from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavailableError
 from provisioning.eventlog import EventLog
-from provisioning.executor import Work
+from provisioning.executor import Dispatcher
 from provisioning.lifecycle import Ended, changed_id, changes_after, changes_before, subject_id
 from provisioning.model import Fleet, Instance, Node, NodeReport, Phase, Rotation
-from provisioning.nodes import Lookout
+from provisioning.nodes import NodeMonitor
 from provisioning.reconcile import decide
 from provisioning.report import (
     Listener,
@@ -31,7 +31,7 @@ from provisioning.report import (
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex
 from provisioning.state import Orphan, find_orphans, is_every_node_asked
-from provisioning.store.base import Change, Done, Leadership, Leading, Store, StoredSpec, Term
+from provisioning.store.base import Change, Done, LeaderSession, Leadership, Store, StoredSpec, Term
 
 log = logging.getLogger("provisioning.controller")
 
@@ -41,7 +41,7 @@ MAX_SKIPS = 100
 """A machine that sleeps each night has one a day."""
 
 
-class Grace:
+class NodeGrace:
     """When nodes were last given their grace anew, and what time the wall clock has left out."""
 
     def __init__(self, clock: Clock) -> None:
@@ -71,25 +71,25 @@ class Grace:
         self.skips = tuple(skips[-MAX_SKIPS:])
 
 
-class InForce:
+class ActiveSpec:
     """The specification that a leader goes by."""
 
     def __init__(self, read_spec: Callable[[str], Fleet]) -> None:
         self._read_spec = read_spec
         self._spec: StoredSpec | None = None
-        self._roster: SpecIndex | None = None
+        self._spec_index: SpecIndex | None = None
 
     def spec_index(self, spec: StoredSpec | None) -> SpecIndex | None:
         """Take over what the store holds now, and return what is in force; None: nothing."""
         if spec is None:  # also where there was one: an emptied store asks for nothing
-            self._spec = self._roster = None
+            self._spec = self._spec_index = None
         elif spec != self._spec:
             self._spec = spec
             try:
-                self._roster = SpecIndex(self._read_spec(spec.text))
+                self._spec_index = SpecIndex(self._read_spec(spec.text))
             except SpecError as error:
                 log.error("the specification is not taken over: %s", error)
-        return self._roster
+        return self._spec_index
 
 
 LEADER_EVERY_S = 5.0
@@ -166,7 +166,7 @@ MARGIN_S = 0.001
 """A drain has to be over when it is looked at, however clocks round."""
 
 
-def drain_left_s(spec_index: SpecIndex, instances: Iterable[Instance], *, since_s: float) -> float:
+def next_wakeup_s(spec_index: SpecIndex, instances: Iterable[Instance], *, since_s: float) -> float:
     """Return how long after `since_s` the next drain is over; infinite where there is none.
 
     A drain that was over before does not count: what holds it up tells of itself when it ends.
@@ -190,53 +190,53 @@ MAX_REFUSALS = 5
 """In a row, each on records freshly loaded; then the next pass goes on."""
 
 
-class Passes:
+class ReconcileLoop:
     """What a provisioner does while it leads; knows nothing of nodes and instances before."""
 
     def __init__(
         self,
         *,
         store: Store,
-        mirror: Cache,
+        cache: Cache,
         open_runtime: Callable[[Node], Runtime],
         prober_of: ProberOf,
         clock: Clock,
         read_spec: Callable[[str], Fleet],
-        dice: Callable[[], float],
+        jitter: Callable[[], float],
         leads: Callable[[], bool],
         listener: Listener,
         store_health: StoreHealth,
     ) -> None:
         self._store = store
-        self._mirror = mirror
+        self._cache = cache
         self._clock = clock
         self._listener = listener
         self._store_health = store_health
         self._wake = asyncio.Event()
-        self._lookout = Lookout(
+        self._monitor = NodeMonitor(
             open_runtime,
             prober_of,
             clock,
-            on_report=lambda report: self._work.take_report(report),  # noqa: PLW0108 - made below
+            on_report=lambda report: self._dispatcher.take_report(report),  # noqa: PLW0108 - made below
             on_news=self._wake.set,
         )
-        mirror.listen(self._lookout.take_record)
-        self._nodes, self._health = self._lookout.nodes, self._lookout.health
+        cache.listen(self._monitor.take_record)
+        self._nodes, self._health = self._monitor.nodes, self._monitor.health
         self._drains = DrainMonitor(prober_of, clock, on_idle=self._wake.set)
-        self._work = Work(
-            self._nodes, prober_of, clock, dice=dice, leads=leads, on_end=self._wake.set
+        self._dispatcher = Dispatcher(
+            self._nodes, prober_of, clock, jitter=jitter, leads=leads, on_end=self._wake.set
         )
-        self._grace = Grace(clock)
+        self._node_grace = NodeGrace(clock)
         self._log = ReconcileLog(clock)
-        self._in_force = InForce(read_spec)
+        self._active_spec = ActiveSpec(read_spec)
         self._orphans: tuple[Orphan, ...] | None = None
         self._deletable_orphans: frozenset[tuple[str, str]] = frozenset()
         self._is_outdated = True
         self._was_refused = False  # some of what the last pass was to begin
-        self._n_passes = 0
+        self._n_reconciles = 0
 
     def __repr__(self) -> str:
-        return f"<Passes: {self._n_passes:,}, {self._work!r}>"
+        return f"<ReconcileLoop: {self._n_reconciles:,}, {self._dispatcher!r}>"
 
     @property
     def reports(self) -> Mapping[str, NodeReport]:
@@ -246,7 +246,7 @@ class Passes:
     @property
     def n_running(self) -> int:
         """Return how many operations are going on."""
-        return self._work.n_running
+        return self._dispatcher.n_running
 
     @property
     def orphans(self) -> tuple[Orphan, ...] | None:
@@ -269,9 +269,9 @@ class Passes:
             FencedError: The term is over.
             StoreError: The store refuses, or a record cannot be read.
         """
-        self._grace.begin()
+        self._node_grace.begin()
         tasks = (
-            asyncio.create_task(self._pass_again_and_again(term)),
+            asyncio.create_task(self._reconcile_forever(term)),
             asyncio.create_task(self._health.run()),
             asyncio.create_task(self._drains.run()),
         )
@@ -286,17 +286,17 @@ class Passes:
         """Let everything go that belongs to a term."""
         for task in tasks:
             task.cancel()
-        await self._work.cancel()
+        await self._dispatcher.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._lookout.close()
+        await self._monitor.close()
         self._orphans, self._deletable_orphans = None, frozenset()
         self._is_outdated = True
 
-    async def _pass_again_and_again(self, term: Term) -> None:
+    async def _reconcile_forever(self, term: Term) -> None:
         while True:
             self._wake.clear()
             try:
-                quiet_s = await self._pass(term)
+                quiet_s = await self._reconcile(term)
             except StoreUnavailableError as error:
                 # What was written nobody knows: load before anything is written again.
                 self._is_outdated = True
@@ -307,60 +307,60 @@ class Passes:
             await self._clock.sleep(SHORTEST_GAP_S)
             await wait_at_most(self._wake, self._clock, quiet_s - SHORTEST_GAP_S)
 
-    async def _pass(self, term: Term) -> float:
+    async def _reconcile(self, term: Term) -> float:
         """Load if need be, write down what has ended, decide, write that down, and begin it.
 
         Returns how long nothing more is due, if nothing happens.
         """
         begun_s = self._clock.monotonic_s()
-        self._grace.look()
+        self._node_grace.look()
         if self._is_outdated:
-            await self._mirror.load()
+            await self._cache.load()
             self._is_outdated = False
-        spec_index = self._in_force.spec_index(self._mirror.spec)
+        spec_index = self._active_spec.spec_index(self._cache.spec)
         if spec_index is None:
             return INTERVAL_S
-        await self._lookout.follow(spec_index, self._mirror.stored)
+        await self._monitor.follow(spec_index, self._cache.stored)
         ended, n_refused = await self._write_ended(spec_index, term)
-        self._drains.follow(self._mirror.stored)
+        self._drains.follow(self._cache.stored)
         observed = self._observed()
         self._note_orphans(spec_index.fleet, observed)
         decided_s = self._clock.unix_s()
-        self._lookout.lost = self._log.note_seen(spec_index.fleet, observed, now_s=decided_s)
+        self._monitor.lost = self._log.note_seen(spec_index.fleet, observed, now_s=decided_s)
         actions = decide(spec_index.fleet, observed, decided_s)
         reasons = reasons_of(actions, observed)
         begun, n_refused_now = await self._begin(spec_index, actions, term)
-        self._n_passes += 1
+        self._n_reconciles += 1
         report = Report(
-            number=self._n_passes,
+            number=self._n_reconciles,
             n_wanted=spec_index.n_wanted,
-            n_as_wanted=spec_index.count_as_wanted(self._mirror.stored, self._health.ill),
+            n_as_wanted=spec_index.count_as_wanted(self._cache.stored, self._health.unhealthy),
             events=events_of(ended, begun),
             n_actions=len(begun),
-            n_running=self._work.n_running,
+            n_running=self._dispatcher.n_running,
             n_waiting=count_waiting(
-                spec_index.fleet, self._mirror.stored, self._work.working(), now_s=decided_s
+                spec_index.fleet, self._cache.stored, self._dispatcher.working(), now_s=decided_s
             ),
             reasons=Counter(reasons[id_] for id_ in map(subject_id, begun) if id_ in reasons),
             n_refused=n_refused + n_refused_now,
             duration_s=self._clock.monotonic_s() - begun_s,
         )
-        self._log.note_done(report, ended, begun, self._mirror.stored)
-        self._listener.pass_ended(report)
-        instances = (one.instance for one in self._mirror.stored.values())
-        return min(INTERVAL_S, drain_left_s(spec_index, instances, since_s=decided_s))
+        self._log.note_done(report, ended, begun, self._cache.stored)
+        self._listener.reconcile_ended(report)
+        instances = (one.instance for one in self._cache.stored.values())
+        return min(INTERVAL_S, next_wakeup_s(spec_index, instances, since_s=decided_s))
 
     def _observed(self) -> Observed:
         return Observed(
-            stored=self._mirror.stored,
+            stored=self._cache.stored,
             reports=self._nodes.reports,
-            since_s=self._grace.since_s,
-            skips=self._grace.skips,
-            ill=self._health.ill,
-            working=self._work.working(),
-            starting=self._work.starting(),
-            sweeping=self._work.sweeping(),
-            resting=self._work.resting(),
+            since_s=self._node_grace.since_s,
+            skips=self._node_grace.skips,
+            unhealthy=self._health.unhealthy,
+            working=self._dispatcher.working(),
+            starting=self._dispatcher.starting(),
+            collecting=self._dispatcher.collecting(),
+            backing_off=self._dispatcher.backing_off(),
             idle=self._drains.idle,
             deletable_orphans=self._deletable_orphans,
         )
@@ -375,10 +375,10 @@ class Passes:
         """Write down what has become of operations; return that, and how many were refused."""
         n_refused = 0
         for _ in range(MAX_REFUSALS):
-            ended = self._work.ended
+            ended = self._dispatcher.ended
             changes = changes_after(
                 ended,
-                self._mirror.stored,
+                self._cache.stored,
                 self._nodes.reports,
                 limits=spec_index.fleet.limits,
                 now_s=self._clock.unix_s(),
@@ -386,19 +386,19 @@ class Passes:
             done = await self._commit(changes, term)
             refused = [one for one in done if one.refusal]
             if not refused:
-                self._work.take(len(ended))
+                self._dispatcher.take(len(ended))
                 for operation, outcome in ended:
                     self._listener.operation_ended(operation, outcome)
                 return ended, n_refused
             n_refused += len(refused)
-            await self._mirror.load()
+            await self._cache.load()
         return (), n_refused
 
     async def _begin(
         self, spec_index: SpecIndex, actions: Sequence[Action], term: Term
     ) -> tuple[list[Action], int]:
         """Write the actions down, and begin those that were not refused; return them."""
-        changes = changes_before(actions, self._mirror.stored, now_s=self._clock.unix_s())
+        changes = changes_before(actions, self._cache.stored, now_s=self._clock.unix_s())
         if actions and not changes:
             await self._store.commit((), term=term)  # nobody acts whose term is over
         done = await self._commit(changes, term)
@@ -412,7 +412,7 @@ class Passes:
         self._was_refused = bool(refused)
         begun = [action for action in actions if subject_id(action) not in refused]
         for action in begun:
-            self._work.begin(action, spec_index, self._mirror.stored)
+            self._dispatcher.begin(action, spec_index, self._cache.stored)
         return begun, len(refused)
 
     async def _commit(self, changes: Sequence[Change], term: Term) -> tuple[Done, ...]:
@@ -420,7 +420,7 @@ class Passes:
             return ()
         done = await self._store.commit(changes, term=term)
         self._store_health.note_written()
-        self._mirror.take_own(changes, done)
+        self._cache.apply_local_write(changes, done)
         return done
 
 
@@ -430,35 +430,35 @@ LONGEST_PAUSE_S = 60.0
 """What the store refuses, or what cannot be read of it, heals only by a person's doing."""
 
 
-class Reconciler:
+class Controller:
     """Leads when it may, and then makes one pass after the other."""
 
     def __init__(
         self,
         *,
         store: Store,
-        mirror: Cache,
+        cache: Cache,
         leadership: Leadership,
         open_runtime: Callable[[Node], Runtime],
         prober_of: ProberOf,
         clock: Clock,
         read_spec: Callable[[str], Fleet],
-        dice: Callable[[], float],
+        jitter: Callable[[], float],
         listener: Listener,
     ) -> None:
         self._leadership = leadership
         self._clock = clock
-        self._leading: Leading | None = None
+        self._leading: LeaderSession | None = None
         self._store_health = StoreHealth(clock, on_outage=listener.outage_began)
         self._standby = Standby(leadership, clock, on_answer=self._store_health.note_written)
-        self._passes = Passes(
+        self._loop = ReconcileLoop(
             store=store,
-            mirror=mirror,
+            cache=cache,
             open_runtime=open_runtime,
             prober_of=prober_of,
             clock=clock,
             read_spec=read_spec,
-            dice=dice,
+            jitter=jitter,
             leads=self._leads,
             listener=listener,
             store_health=self._store_health,
@@ -466,7 +466,7 @@ class Reconciler:
 
     def __repr__(self) -> str:
         role = f"leads, epoch {self.term.epoch}" if self.term else "waits"
-        return f"<Reconciler {role}, {self._passes!r}>"
+        return f"<Controller {role}, {self._loop!r}>"
 
     @property
     def term(self) -> Term | None:
@@ -476,25 +476,25 @@ class Reconciler:
     @property
     def reports(self) -> Mapping[str, NodeReport]:
         """Return what was last heard of each node; empty while it does not lead."""
-        return self._passes.reports
+        return self._loop.reports
 
     @property
     def orphans(self) -> tuple[Orphan, ...] | None:
         """Return what is there without a record; None: it is not known, as while we do not lead."""
-        return self._passes.orphans
+        return self._loop.orphans
 
     def delete_orphans(self) -> None:
         """Have the orphans deleted that there are now."""
-        self._passes.delete_orphans()
+        self._loop.delete_orphans()
 
     @property
     def n_running(self) -> int:
         """Return how many operations are going on."""
-        return self._passes.n_running
+        return self._loop.n_running
 
     def wake(self) -> None:
         """Begin the next pass at once: somebody else has written what it has to act on."""
-        self._passes.wake()
+        self._loop.wake()
 
     async def run(self) -> None:
         """Wait to lead, lead, and begin again when the term is lost; until cancelled."""
@@ -529,14 +529,14 @@ class Reconciler:
         """Say whether it is certain now that nobody else does, whatever was heard of the term."""
         return self._leading is not None and self._clock.monotonic_s() < self._leading.until_s
 
-    async def _lead(self, leading: Leading) -> None:
+    async def _lead(self, leading: LeaderSession) -> None:
         log.info("leading epoch=%d", leading.term.epoch)
         self._leading = leading
         self._standby.forget()
         lost = asyncio.create_task(leading.lost())
-        passes = asyncio.create_task(self._passes.run(leading.term))
+        reconcilers = asyncio.create_task(self._loop.run(leading.term))
         try:
-            done, _ = await asyncio.wait({lost, passes}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({lost, reconcilers}, return_when=asyncio.FIRST_COMPLETED)
             if lost in done:
                 log.warning("lease lost: nothing is changed any more, instances go on")
             for task in done:
@@ -544,5 +544,5 @@ class Reconciler:
         finally:
             self._leading = None
             lost.cancel()
-            passes.cancel()
-            await asyncio.gather(lost, passes, return_exceptions=True)
+            reconcilers.cancel()
+            await asyncio.gather(lost, reconcilers, return_exceptions=True)

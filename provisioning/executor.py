@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 
 from ollama_fleet.clock import Clock
-from provisioning.actions import Action, Place, Renew, Start, Stop, Sweep
+from provisioning.actions import Action, CreateInstance, GarbageCollect, Replace, Start, Stop
 from provisioning.errors import (
     ContainerError,
     NodeUnreachableError,
@@ -26,41 +26,41 @@ from provisioning.spec_index import SpecIndex, StartRequest
 from provisioning.state import ending_words
 from provisioning.store.base import Stored
 
-FIRST_REST_S = 1.0
-LONGEST_REST_S = 60.0
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 60.0
 
 
-class Rests:
+class RemovalBackoff:
     """The containers whose removal has failed, until one has gone well."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._rests: dict[str, tuple[float, float]] = {}
+        self._backoff: dict[str, tuple[float, float]] = {}
         """By container: how long it is left alone, and until when."""
 
     def note_removed(self, container: str) -> None:
         """Take note that a container is gone."""
-        self._rests.pop(container, None)
+        self._backoff.pop(container, None)
 
     def note_failed(self, container: str) -> None:
         """Leave a container alone, each time for twice as long."""
-        before_s, _ = self._rests.get(container, (FIRST_REST_S / 2, 0.0))
-        rest_s = min(LONGEST_REST_S, 2 * before_s)
-        self._rests[container] = (rest_s, self._clock.monotonic_s() + rest_s)
+        before_s, _ = self._backoff.get(container, (FIRST_BACKOFF_S / 2, 0.0))
+        rest_s = min(LONGEST_BACKOFF_S, 2 * before_s)
+        self._backoff[container] = (rest_s, self._clock.monotonic_s() + rest_s)
 
-    def resting(self) -> frozenset[str]:
+    def backing_off(self) -> frozenset[str]:
         """Return the containers that are to be left alone now."""
         now_s = self._clock.monotonic_s()
         return frozenset(
-            container for container, (_, until_s) in self._rests.items() if now_s < until_s
+            container for container, (_, until_s) in self._backoff.items() if now_s < until_s
         )
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._rests.clear()
+        """DeleteRecord everything."""
+        self._backoff.clear()
 
 
-class Work:
+class Dispatcher:
     """The operations of one reconciler."""
 
     def __init__(
@@ -69,14 +69,14 @@ class Work:
         prober_of: ProberOf,
         clock: Clock,
         *,
-        dice: Callable[[], float],
+        jitter: Callable[[], float],
         leads: Callable[[], bool],
         on_end: Callable[[], None],
     ) -> None:
         self._nodes = nodes
-        self._executor = Executor(nodes.runtime, prober_of, clock, dice=dice, leads=leads)
+        self._executor = Executor(nodes.runtime, prober_of, clock, jitter=jitter, leads=leads)
         self._operations = Operations(on_end=on_end)
-        self._rests = Rests(clock)
+        self._backoff = RemovalBackoff(clock)
 
     def __repr__(self) -> str:
         return f"{self._operations!r}"
@@ -99,22 +99,22 @@ class Work:
         """Return the ids of instances that are being started."""
         return self._operations.starting()
 
-    def sweeping(self) -> frozenset[tuple[str, str]]:
+    def collecting(self) -> frozenset[tuple[str, str]]:
         """Return the nodes and containers that are being removed without a record."""
-        return self._operations.sweeping()
+        return self._operations.collecting()
 
-    def resting(self) -> frozenset[str]:
+    def backing_off(self) -> frozenset[str]:
         """Return the containers that could just not be removed, and are left alone for a while."""
-        return self._rests.resting()
+        return self._backoff.backing_off()
 
     def take(self, n: int) -> None:
-        """Forget the first n outcomes: they are written down."""
+        """DeleteRecord the first n outcomes: they are written down."""
         self._operations.take(n)
 
     async def cancel(self) -> None:
         """Leave everything as it is, and return when nothing goes on any more."""
         await self._operations.cancel()
-        self._rests.clear()
+        self._backoff.clear()
 
     def take_report(self, report: NodeReport) -> None:
         """Tell starts of containers that have ended already."""
@@ -127,13 +127,13 @@ class Work:
         limits = spec_index.fleet.limits
         known = stored.get(subject_id(action))
         match action:
-            case Sweep(node, container):
-                operation = Operation(Kind.SWEEP, node, container)
+            case GarbageCollect(node, container):
+                operation = Operation(Kind.GARBAGE_COLLECT, node, container)
                 self._operations.begin(operation, self._remove(operation, limits))
             case Stop() if known:
                 operation = _operation(Kind.STOP, known.instance)
                 self._operations.begin(operation, self._stop(operation, limits))
-            case Place() | Start() | Renew() if known:
+            case CreateInstance() | Start() | Replace() if known:
                 operation = _operation(Kind.START, known.instance)
                 self._operations.begin(operation, self._start(known.instance, spec_index))
 
@@ -142,16 +142,16 @@ class Work:
 
         A start that goes on has to end first, or would make it.
         """
-        await self._operations.call_off(operation.id)
+        await self._operations.cancel_start(operation.id)
         return await self._remove(operation, limits)
 
     async def _remove(self, operation: Operation, limits: Limits) -> Outcome:
         outcome = await self._executor.remove(operation.node, operation.container, limits)
         if outcome.result is Result.DONE:
             self._nodes.forget_container(operation.node, operation.container)
-            self._rests.note_removed(operation.container)
+            self._backoff.note_removed(operation.container)
         else:
-            self._rests.note_failed(operation.container)
+            self._backoff.note_failed(operation.container)
         return outcome
 
     async def _start(self, instance: Instance, spec_index: SpecIndex) -> Outcome:
@@ -173,7 +173,7 @@ LOOK_GROWTH = 1.5
 LONGEST_LOOK_S = 1.0
 REMOVAL_SLACK_S = 30.0
 """A removal that takes so much longer than its grace hangs."""
-WITHOUT_NEXT_TRY = frozenset({Result.LASTING, Result.NO_ROOM})
+WITHOUT_NEXT_TRY = frozenset({Result.PERMANENT, Result.RESOURCE_EXHAUSTED})
 
 
 class Executor:
@@ -185,7 +185,7 @@ class Executor:
         prober_of: ProberOf,
         clock: Clock,
         *,
-        dice: Callable[[], float],
+        jitter: Callable[[], float],
         leads: Callable[[], bool],
     ) -> None:
         """Take a way to a node's runtime, and dice that give 0 to 1 for the jitter of waits.
@@ -195,7 +195,7 @@ class Executor:
         self._runtime_of = runtime_of
         self._prober_of = prober_of
         self._clock = clock
-        self._dice = dice
+        self._jitter = jitter
         self._leads = leads
         self._endings: dict[str, tuple[float, str]] = {}
         """Of containers that are being started: when the present try began.
@@ -252,7 +252,7 @@ class Executor:
         Full jitter: many that failed together do not come back together.
         """
         grown_s: float = limits.backoff_base_s * 2.0 ** (n_failed - 1)
-        return self._dice() * min(limits.backoff_cap_s, grown_s)
+        return self._jitter() * min(limits.backoff_cap_s, grown_s)
 
     async def _attempted(self, attempt: Callable[[], Awaitable[None]]) -> Outcome:
         if not self._leads():
@@ -370,9 +370,9 @@ class Executor:
 def _result_of(error: ContainerError) -> Result:
     match error:
         case PermanentError():
-            return Result.LASTING
+            return Result.PERMANENT
         case ResourceExhaustedError():
-            return Result.NO_ROOM
+            return Result.RESOURCE_EXHAUSTED
         case NodeUnreachableError():
             return Result.UNREACHABLE
         case _:

@@ -17,7 +17,7 @@ import msgspec
 
 from ollama_fleet.clock import Clock
 from provisioning import descriptors
-from provisioning.actions import Illness
+from provisioning.actions import Unhealthy
 from provisioning.errors import NotAskedError
 from provisioning.eventlog import EventLog
 from provisioning.model import Probe
@@ -38,7 +38,7 @@ TICK_S = 0.05
 """What is due together is asked together: it halves the wake-ups of a large fleet."""
 
 
-class Subject(msgspec.Struct, frozen=True):
+class ProbeTarget(msgspec.Struct, frozen=True):
     """A container that is asked."""
 
     container: str
@@ -48,17 +48,17 @@ class Subject(msgspec.Struct, frozen=True):
     probe: Probe
 
 
-class Watched:
+class ProbeState:
     """One subject, and how its latest answers were."""
 
-    __slots__ = ("first_failure_s", "is_asking", "is_forgiven", "n_failures", "subject")
+    __slots__ = ("first_failure_s", "is_asking", "is_reset", "n_failures", "target")
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+    def __init__(self, target: ProbeTarget) -> None:
+        self.target = target
         self.n_failures = 0
         self.first_failure_s = 0.0
         self.is_asking = False
-        self.is_forgiven = False
+        self.is_reset = False
         """It was, and has not answered well since."""
 
 
@@ -69,53 +69,53 @@ class HealthMonitor:
         self._prober_of = prober_of
         self._clock = clock
         self._on_change = on_change
-        self._watched: dict[str, Watched] = {}
-        self._ill: dict[str, Illness] = {}
-        self._due: list[tuple[float, int, str, Watched]] = []
+        self._watched: dict[str, ProbeState] = {}
+        self._unhealthy: dict[str, Unhealthy] = {}
+        self._due: list[tuple[float, int, str, ProbeState]] = []
         self._numbers = itertools.count()  # so that no two in the heap compare equal
         self._asking: set[asyncio.Task[None]] = set()
         self._events = EventLog(log, clock)
         self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
 
     def __repr__(self) -> str:
-        return f"<HealthMonitor of {len(self._watched):,} instances, {len(self._ill):,} ill>"
+        return f"<HealthMonitor of {len(self._watched):,} instances, {len(self._unhealthy):,} ill>"
 
     @property
-    def ill(self) -> Mapping[str, Illness]:
+    def unhealthy(self) -> Mapping[str, Unhealthy]:
         """Return the unhealthy ones by instance id."""
-        return self._ill
+        return self._unhealthy
 
-    def watch(self, instance_id: str, subject: Subject) -> None:
+    def watch(self, instance_id: str, target: ProbeTarget) -> None:
         """Ask an instance from now on; one that is asked alike already is not disturbed."""
-        watched = self._watched.get(instance_id)
-        if watched and watched.subject == subject:
+        state = self._watched.get(instance_id)
+        if state and state.target == target:
             return
-        self._ill.pop(instance_id, None)
-        new = self._watched[instance_id] = Watched(subject)
-        self._push(self._first_due_s(instance_id, subject.probe), instance_id, new)
+        self._unhealthy.pop(instance_id, None)
+        new = self._watched[instance_id] = ProbeState(target)
+        self._push(self._first_due_s(instance_id, target.probe), instance_id, new)
 
     def unwatch(self, instance_id: str) -> None:
         """Ask an instance no more."""
         self._watched.pop(instance_id, None)
-        self._ill.pop(instance_id, None)
+        self._unhealthy.pop(instance_id, None)
 
-    def forgive(self, node: str, *, since_s: float) -> None:
+    def reset_failures(self, node: str, *, since_s: float) -> None:
         """Begin anew with those of a node's instances that have failed only since it was silent.
 
         That is by the monotonic clock. Their failures say nothing; but once only, or behind a node
         that now and then misses a look nobody would ever be ill.
         """
-        for instance_id, watched in self._watched.items():
-            is_new = watched.n_failures > 0 and watched.first_failure_s >= since_s
-            if watched.subject.node == node and is_new and not watched.is_forgiven:
-                watched.is_forgiven = True
-                watched.n_failures = 0
-                self._ill.pop(instance_id, None)
+        for instance_id, state in self._watched.items():
+            is_new = state.n_failures > 0 and state.first_failure_s >= since_s
+            if state.target.node == node and is_new and not state.is_reset:
+                state.is_reset = True
+                state.n_failures = 0
+                self._unhealthy.pop(instance_id, None)
 
     def clear(self) -> None:
         """Ask nobody any more, and know nothing."""
         self._watched.clear()
-        self._ill.clear()
+        self._unhealthy.clear()
         self._due.clear()
 
     async def run(self) -> None:
@@ -135,8 +135,8 @@ class HealthMonitor:
         wait_s = (phase_s - self._clock.unix_s()) % probe.interval_s
         return self._clock.monotonic_s() + wait_s
 
-    def _push(self, due_s: float, instance_id: str, watched: Watched) -> None:
-        heapq.heappush(self._due, (due_s, next(self._numbers), instance_id, watched))
+    def _push(self, due_s: float, instance_id: str, state: ProbeState) -> None:
+        heapq.heappush(self._due, (due_s, next(self._numbers), instance_id, state))
 
     def _wait_s(self) -> float:
         if not self._due:
@@ -146,35 +146,35 @@ class HealthMonitor:
     def _ask_due(self) -> None:
         now_s = self._clock.monotonic_s()
         while self._due and self._due[0][0] <= now_s:
-            due_s, _, instance_id, watched = heapq.heappop(self._due)
-            if self._watched.get(instance_id) is not watched:
+            due_s, _, instance_id, state = heapq.heappop(self._due)
+            if self._watched.get(instance_id) is not state:
                 continue  # it is gone, or another generation of it is asked
-            interval_s = watched.subject.probe.interval_s
+            interval_s = state.target.probe.interval_s
             # After a long stall one question is enough.
             missed_s = max(0.0, now_s - due_s) // interval_s * interval_s
-            self._push(due_s + missed_s + interval_s, instance_id, watched)
-            if not watched.is_asking:
-                self._begin(instance_id, watched)
+            self._push(due_s + missed_s + interval_s, instance_id, state)
+            if not state.is_asking:
+                self._begin(instance_id, state)
 
-    def _begin(self, instance_id: str, watched: Watched) -> None:
-        watched.is_asking = True
-        task = asyncio.get_running_loop().create_task(self._ask(instance_id, watched))
+    def _begin(self, instance_id: str, state: ProbeState) -> None:
+        state.is_asking = True
+        task = asyncio.get_running_loop().create_task(self._ask(instance_id, state))
         self._asking.add(task)
         task.add_done_callback(self._ended)
 
-    async def _ask(self, instance_id: str, watched: Watched) -> None:
-        subject = watched.subject
+    async def _ask(self, instance_id: str, state: ProbeState) -> None:
+        target = state.target
         try:
             async with self._turns:
-                prober = self._prober_of(subject.node)
-                fault = await prober.ask(subject.host, subject.port, subject.probe)
+                prober = self._prober_of(target.node)
+                fault = await prober.ask(target.host, target.port, target.probe)
         except NotAskedError as error:
             self._log_shortage(instance_id, error)
             return
         finally:
-            watched.is_asking = False
-        if self._watched.get(instance_id) is watched:
-            self._take(instance_id, watched, fault)
+            state.is_asking = False
+        if self._watched.get(instance_id) is state:
+            self._take(instance_id, state, fault)
 
     def _log_shortage(self, instance_id: str, error: NotAskedError) -> None:
         self._events.event(
@@ -185,23 +185,23 @@ class HealthMonitor:
             error,
         )
 
-    def _take(self, instance_id: str, watched: Watched, fault: str) -> None:
+    def _take(self, instance_id: str, state: ProbeState, fault: str) -> None:
         """Count an answer; tell of it when an instance has become ill or well."""
         if not fault:
-            watched.n_failures = 0
-            watched.is_forgiven = False
-            if self._ill.pop(instance_id, None):
+            state.n_failures = 0
+            state.is_reset = False
+            if self._unhealthy.pop(instance_id, None):
                 self._on_change()
             return
-        if not watched.n_failures:
-            watched.first_failure_s = self._clock.monotonic_s()
-        watched.n_failures += 1
-        if watched.n_failures >= watched.subject.probe.n_failures:
-            is_new = instance_id not in self._ill
-            words = f"failed {watched.n_failures} health checks in a row, last: {fault}"
-            self._ill[instance_id] = Illness(watched.first_failure_s, words)
+        if not state.n_failures:
+            state.first_failure_s = self._clock.monotonic_s()
+        state.n_failures += 1
+        if state.n_failures >= state.target.probe.n_failures:
+            is_new = instance_id not in self._unhealthy
+            words = f"failed {state.n_failures} health checks in a row, last: {fault}"
+            self._unhealthy[instance_id] = Unhealthy(state.first_failure_s, words)
             if is_new:
-                self._log_unhealthy(instance_id, watched.subject.node, words)
+                self._log_unhealthy(instance_id, state.target.node, words)
                 self._on_change()
 
     def _log_unhealthy(self, instance_id: str, node: str, fault: str) -> None:

@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from provisioning.actions import Action, Assign, Drain, Forget, Place, Renew, Start, Stop, Sweep
+from provisioning.actions import (
+    Action,
+    Assign,
+    CreateInstance,
+    DeleteRecord,
+    Drain,
+    GarbageCollect,
+    Replace,
+    Start,
+    Stop,
+)
 from provisioning.model import FOR_GOOD, Event, Instance, Limits, NodeReport, Phase, Reason
 from provisioning.store.base import NEW, Change, Delete, Put, Stored
 
@@ -70,9 +80,9 @@ class Result(StrEnum):
     DONE = "done"
     FAILED = "failed"
     """All tries are used up."""
-    LASTING = "lasting"
+    PERMANENT = "permanent"
     """It will not heal by trying again."""
-    NO_ROOM = "no_room"
+    RESOURCE_EXHAUSTED = "resource_exhausted"
     UNREACHABLE = "unreachable"
     """Its node does not answer: nothing is known."""
 
@@ -86,7 +96,7 @@ class Outcome(msgspec.Struct, frozen=True):
     n_tries: int = 1
 
 
-FAULTS_OF_NODE = frozenset({Result.NO_ROOM, Result.UNREACHABLE})
+FAULTS_OF_NODE = frozenset({Result.RESOURCE_EXHAUSTED, Result.UNREACHABLE})
 
 
 def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instance | None:
@@ -94,13 +104,13 @@ def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instanc
 
     A record that the action does not change is returned equal to what it was.
     """
-    if isinstance(action, Place):
+    if isinstance(action, CreateInstance):
         return told(action.instance, now_s, "placed", action.instance.node)
     if instance is None:
         return None
     match action:
-        case Renew():
-            return _renewed(action, instance, now_s)
+        case Replace():
+            return _replaced(action, instance, now_s)
         case Drain():
             return _drained(action, instance, now_s)
         case Stop():
@@ -155,7 +165,7 @@ def finish_stop(
         return None
     delay_s = crash_delay_s(instance, limits, now_s) if instance.reason in CRASHES else 0.0
     if delay_s > 0:
-        return _held_back(instance, delay_s, now_s)
+        return _crash_loop_back_off(instance, delay_s, now_s)
     return replace(
         instance,
         phase=Phase.STARTING,
@@ -198,7 +208,7 @@ def retry_delay_s(instance: Instance, limits: Limits, result: Result) -> float:
 
 
 def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) -> Instance:
-    is_lasting = outcome.result is Result.LASTING
+    is_permanent = outcome.result is Result.PERMANENT
     delay_s = retry_delay_s(instance, limits, outcome.result)
     failed = replace(
         instance,
@@ -206,10 +216,10 @@ def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) 
         since_s=now_s,
         n_failures=instance.n_failures + 1,
         failed_on=_with_last(instance.failed_on, instance.node),
-        retry_at_s=0.0 if is_lasting else now_s + delay_s,
+        retry_at_s=0.0 if is_permanent else now_s + delay_s,
         fault=outcome.fault,
     )
-    what_next = "which would not heal by another" if is_lasting else f"again in {delay_s:,.1f} s"
+    what_next = "which would not heal by another" if is_permanent else f"again in {delay_s:,.1f} s"
     given_up = f"given up on {instance.node} after {tries(outcome.n_tries)}, {what_next}"
     return told(failed, now_s, "failed", f"{given_up}: {outcome.fault}")
 
@@ -224,7 +234,7 @@ def _still_there(instance: Instance, outcome: Outcome, now_s: float) -> Instance
     return told_again(there, now_s, "stop_failed", f"after {tries(n_tries)}: {outcome.fault}")
 
 
-def _held_back(instance: Instance, delay_s: float, now_s: float) -> Instance:
+def _crash_loop_back_off(instance: Instance, delay_s: float, now_s: float) -> Instance:
     """Return the record of an instance that crashes too often to be started again at once."""
     held = replace(
         instance, phase=Phase.FAILED, since_s=now_s, retry_at_s=now_s + delay_s, n_stop_tries=0
@@ -233,7 +243,7 @@ def _held_back(instance: Instance, delay_s: float, now_s: float) -> Instance:
     return told_more(held, CRASHES, f"{crash}, again in {delay_s:,.1f} s")
 
 
-def _renewed(action: Renew, instance: Instance, now_s: float) -> Instance:
+def _replaced(action: Replace, instance: Instance, now_s: float) -> Instance:
     renewed = replace(
         instance,
         node=action.node,
@@ -296,7 +306,7 @@ class Kind(StrEnum):
 
     START = "start"
     STOP = "stop"
-    SWEEP = "sweep"
+    GARBAGE_COLLECT = "garbage_collect"
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -344,9 +354,11 @@ class Operations:
         started = {one.id for one in self._tasks if one.kind is Kind.START}
         return frozenset(started - {one.id for one in self._tasks if one.kind is Kind.STOP})
 
-    def sweeping(self) -> frozenset[tuple[str, str]]:
+    def collecting(self) -> frozenset[tuple[str, str]]:
         """Return the nodes and containers that are being removed without a record."""
-        return frozenset((one.node, one.container) for one in self._tasks if one.kind is Kind.SWEEP)
+        return frozenset(
+            (one.node, one.container) for one in self._tasks if one.kind is Kind.GARBAGE_COLLECT
+        )
 
     def begin(self, operation: Operation, work: Coroutine[Any, Any, Outcome]) -> None:
         """Let something be done; its outcome is kept until it is taken."""
@@ -354,7 +366,7 @@ class Operations:
         self._tasks[operation] = task
         task.add_done_callback(lambda task: self._take_end(operation, task))
 
-    async def call_off(self, id_: str) -> None:
+    async def cancel_start(self, id_: str) -> None:
         """Cancel the start of an instance, and return when it has ended."""
         starts = [
             task
@@ -367,7 +379,7 @@ class Operations:
             await asyncio.wait(starts)
 
     def take(self, n: int) -> None:
-        """Forget the first n outcomes: they are written down."""
+        """DeleteRecord the first n outcomes: they are written down."""
         del self._ended[:n]
 
     async def cancel(self) -> None:
@@ -397,9 +409,9 @@ PHASE_DURING = {Kind.START: Phase.STARTING, Kind.STOP: Phase.STOPPING}
 def subject_id(action: Action) -> str:
     """Return the id of the instance that an action is about; empty: it is about none."""
     match action:
-        case Place(instance):
+        case CreateInstance(instance):
             return instance.id
-        case Sweep():
+        case GarbageCollect():
             return ""
         case _:
             return action.id
@@ -425,7 +437,7 @@ def changes_before(
         if id_ := subject_id(action):
             known = stored.get(id_)
             before = records.get(id_, known.instance if known else None)
-            is_forgotten = isinstance(action, Forget)
+            is_forgotten = isinstance(action, DeleteRecord)
             records[id_] = None if is_forgotten else begin(action, before, now_s=now_s)
     changes = (_change(id_, record, stored.get(id_)) for id_, record in records.items())
     return [change for change in changes if change]

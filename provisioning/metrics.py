@@ -193,7 +193,7 @@ class Metrics:
         if operation.kind is Kind.START and outcome.result is Result.DONE:
             self._provision_duration_s.observe(outcome.duration_s)
 
-    def pass_ended(self, report: Report) -> None:
+    def reconcile_ended(self, report: Report) -> None:
         """Take over what a pass has found."""
         self._pass_duration_s.observe(report.duration_s)
         self._last_pass_timestamp_s.set(self._clock.unix_s())

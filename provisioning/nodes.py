@@ -30,7 +30,7 @@ OnReport = Callable[[NodeReport, bool], None]
 """Told of each report, and whether it differs from the one before."""
 
 
-class Ward:
+class NodeHandle:
     """One node, and the tasks that look after it."""
 
     def __init__(self, node: Node) -> None:
@@ -61,16 +61,16 @@ class Nodes:
         self._on_report = on_report
         self._interval_s = interval_s
         self._deadline_s = deadline_s
-        self._wards: dict[str, Ward] = {}
+        self._handles: dict[str, NodeHandle] = {}
 
     def __repr__(self) -> str:
-        n_silent = sum(bool(ward.report.fault) for ward in self._wards.values())
-        return f"<Nodes: {len(self._wards)}, {n_silent} of them silent>"
+        n_silent = sum(bool(handle.report.fault) for handle in self._handles.values())
+        return f"<Nodes: {len(self._handles)}, {n_silent} of them silent>"
 
     @property
     def reports(self) -> Mapping[str, NodeReport]:
         """Return what was last heard of each node, by its name."""
-        return {name: ward.report for name, ward in self._wards.items()}
+        return {name: handle.report for name, handle in self._handles.items()}
 
     def runtime(self, node: str) -> Runtime:
         """Return the runtime of a node.
@@ -78,14 +78,14 @@ class Nodes:
         Raises:
             NodeUnreachableError: The node is not one of ours, or could not be opened yet.
         """
-        ward = self._wards.get(node)
-        if ward is None:
+        handle = self._handles.get(node)
+        if handle is None:
             raise NodeUnreachableError(f"node {node} is not in the specification")
-        if ward.runtime is None:
+        if handle.runtime is None:
             raise NodeUnreachableError(
-                f"the runtime of node {node} cannot be opened: {ward.report.fault}"
+                f"the runtime of node {node} cannot be opened: {handle.report.fault}"
             )
-        return ward.runtime
+        return handle.runtime
 
     async def update(
         self, nodes: Iterable[Node], *, used: Iterable[str], gone: Set[str] = frozenset()
@@ -95,80 +95,80 @@ class Nodes:
         What a node had that is gone is no reason to ask it for ever.
         """
         listed = {node.name: node for node in nodes}
-        for name, ward in tuple(self._wards.items()):
+        for name, handle in tuple(self._handles.items()):
             node = listed.get(name)
-            has_containers = bool(ward.report.containers) and name not in gone
+            has_containers = bool(handle.report.containers) and name not in gone
             is_retired = node is None and name not in used and not has_containers
-            if is_retired or (node is not None and is_reached_otherwise(ward.node, node)):
+            if is_retired or (node is not None and is_reached_otherwise(handle.node, node)):
                 await self._close(name)
         for name, node in listed.items():
-            if name not in self._wards:
+            if name not in self._handles:
                 self._open(node)
 
     def forget_container(self, node: str, container: str) -> None:
         """Take a container that has just been removed out of its node's report."""
-        if ward := self._wards.get(node):
-            ward.removed.add(container)
-            left = _without(ward.report.containers, {container})
-            ward.report = msgspec.structs.replace(ward.report, containers=left)
+        if handle := self._handles.get(node):
+            handle.removed.add(container)
+            left = _without(handle.report.containers, {container})
+            handle.report = msgspec.structs.replace(handle.report, containers=left)
 
     async def close(self) -> None:
         """Ask nobody any more; the containers go on."""
-        for name in tuple(self._wards):
+        for name in tuple(self._handles):
             await self._close(name)
 
     def _open(self, node: Node) -> None:
-        ward = self._wards[node.name] = Ward(node)
+        handle = self._handles[node.name] = NodeHandle(node)
         with suppress(Exception):  # the first look, which follows at once, tries it again
-            self._opened(ward)
+            self._opened(handle)
         loop = asyncio.get_running_loop()
-        ward.tasks = (
-            loop.create_task(self._look_again_and_again(ward)),
-            loop.create_task(self._listen(ward)),
+        handle.tasks = (
+            loop.create_task(self._look_forever(handle)),
+            loop.create_task(self._listen(handle)),
         )
 
-    def _opened(self, ward: Ward) -> Runtime:
-        if ward.runtime is None:
-            ward.runtime = self._open_runtime(ward.node)
-        return ward.runtime
+    def _opened(self, handle: NodeHandle) -> Runtime:
+        if handle.runtime is None:
+            handle.runtime = self._open_runtime(handle.node)
+        return handle.runtime
 
     async def _close(self, name: str) -> None:
-        ward = self._wards.pop(name)
-        for task in ward.tasks:
+        handle = self._handles.pop(name)
+        for task in handle.tasks:
             task.cancel()
-        for ended in await asyncio.gather(*ward.tasks, return_exceptions=True):
+        for ended in await asyncio.gather(*handle.tasks, return_exceptions=True):
             if isinstance(ended, Exception):
                 log.error("looking after node %s broke off", name, exc_info=ended)
-        if ward.runtime is None:
+        if handle.runtime is None:
             return
         try:
-            await ward.runtime.close()
+            await handle.runtime.close()
         except Exception:
             log.exception("the runtime of node %s could not be closed", name)
 
-    async def _look_again_and_again(self, ward: Ward) -> None:
+    async def _look_forever(self, handle: NodeHandle) -> None:
         while True:
-            ward.has_changed.clear()
-            await self._look(ward)
+            handle.has_changed.clear()
+            await self._look(handle)
             await self._clock.sleep(SHORTEST_GAP_S)
-            await wait_at_most(ward.has_changed, self._clock, self._interval_s)
+            await wait_at_most(handle.has_changed, self._clock, self._interval_s)
 
-    async def _look(self, ward: Ward) -> None:
-        before = ward.report
-        ward.report = await self._asked(ward)
+    async def _look(self, handle: NodeHandle) -> None:
+        before = handle.report
+        handle.report = await self._asked(handle)
         is_news = (before.containers, bool(before.fault), before.at_s > 0) != (
-            ward.report.containers,
-            bool(ward.report.fault),
-            ward.report.at_s > 0,
+            handle.report.containers,
+            bool(handle.report.fault),
+            handle.report.at_s > 0,
         )
-        self._on_report(ward.report, is_news)
+        self._on_report(handle.report, is_news)
 
-    async def _asked(self, ward: Ward) -> NodeReport:
-        name, begun_s = ward.node.name, self._clock.unix_s()
-        ward.removed.clear()
+    async def _asked(self, handle: NodeHandle) -> NodeReport:
+        name, begun_s = handle.node.name, self._clock.unix_s()
+        handle.removed.clear()
         try:
             async with asyncio.timeout(self._deadline_s):
-                containers = await self._opened(ward).containers()
+                containers = await self._opened(handle).containers()
         except TimeoutError:
             fault = f"containers of node {name}: no answer within {self._deadline_s:g} s"
         except ContainerError as error:
@@ -178,18 +178,18 @@ class Nodes:
             fault = f"{error!r}"
         else:
             # As of the question: what was made since may be missing in the answer.
-            return NodeReport(name, begun_s, _without(containers, ward.removed))
-        return msgspec.structs.replace(ward.report, fault=fault)
+            return NodeReport(name, begun_s, _without(containers, handle.removed))
+        return msgspec.structs.replace(handle.report, fault=fault)
 
-    async def _listen(self, ward: Ward) -> None:
+    async def _listen(self, handle: NodeHandle) -> None:
         while True:
             try:
-                async for _ in self.runtime(ward.node.name).changes():
-                    ward.has_changed.set()
+                async for _ in self.runtime(handle.node.name).changes():
+                    handle.has_changed.set()
             except ContainerError as error:
-                log.debug("changes of node %s: %s", ward.node.name, error)
+                log.debug("changes of node %s: %s", handle.node.name, error)
             except Exception:
-                log.exception("changes of node %s could not be read", ward.node.name)
+                log.exception("changes of node %s could not be read", handle.node.name)
             await self._clock.sleep(self._interval_s)
 
 
@@ -199,7 +199,7 @@ def _without(
     return tuple(container for container in containers if container.name not in removed)
 
 
-class Lookout:
+class NodeMonitor:
     """Asks nodes and instances, from the first spec_index until it is closed; and then anew."""
 
     def __init__(
@@ -221,7 +221,7 @@ class Lookout:
         self._clock = clock
         self._on_report = on_report
         self._on_news = on_news
-        self._roster: SpecIndex | None = None
+        self._spec_index: SpecIndex | None = None
 
     async def follow(self, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
         """Ask the nodes of a spec_index, those that are used besides, and what runs by it."""
@@ -233,17 +233,21 @@ class Lookout:
         reports = self.nodes.reports
         lost = frozenset(one for one in self.lost if one in reports and reports[one].fault)
         await self.nodes.update(spec_index.fleet.nodes, used=used, gone=lost)
-        if spec_index is not self._roster:  # only now: how an instance is asked its node decides
-            self._roster = spec_index
+        if (
+            spec_index is not self._spec_index
+        ):  # only now: how an instance is asked its node decides
+            self._spec_index = spec_index
             for id_, one in stored.items():
                 self.take_record(id_, one)
         self._events.keep_only(frozenset(self.nodes.reports))
 
     def take_record(self, id_: str, stored: Stored | None) -> None:
         """Ask an instance for its health while it runs."""
-        subject = self._roster.subject(stored.instance) if self._roster and stored else None
-        if subject:
-            self.health.watch(id_, subject)
+        probe_target = (
+            self._spec_index.probe_target(stored.instance) if self._spec_index and stored else None
+        )
+        if probe_target:
+            self.health.watch(id_, probe_target)
         else:
             self.health.unwatch(id_)
 
@@ -254,7 +258,7 @@ class Lookout:
         self._events.forget()
         self._heard_s.clear()
         self.lost = frozenset()
-        self._roster = None
+        self._spec_index = None
 
     def _take_report(self, report: NodeReport, is_news: bool) -> None:
         self._on_report(report)
@@ -269,6 +273,6 @@ class Lookout:
     def _take_answer(self, report: NodeReport) -> None:
         """Take note that a node answers; what failed while it was silent says nothing."""
         if self._events.succeeded(report.node, f"node answers again node={report.node}"):
-            self.health.forgive(report.node, since_s=self._heard_s.get(report.node, 0.0))
+            self.health.reset_failures(report.node, since_s=self._heard_s.get(report.node, 0.0))
         age_s = max(0.0, self._clock.unix_s() - report.at_s)
         self._heard_s[report.node] = self._clock.monotonic_s() - age_s

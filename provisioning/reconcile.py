@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-from provisioning.actions import Action, Assign, Illness, Observed
+from provisioning.actions import Action, Assign, Observed, Unhealthy
 from provisioning.model import (
     FOR_GOOD,
     ContainerState,
@@ -24,12 +24,12 @@ from provisioning.model import (
     Spread,
 )
 from provisioning.scheduler import (
-    Draft,
-    Tally,
+    ActionPlan,
+    StatusCounts,
     allowed_down,
     is_suitable,
-    kills_of_ill,
     replacements,
+    unhealthy_stops,
 )
 from provisioning.state import NodeState, Usage
 from provisioning.workload import workload_digest
@@ -44,45 +44,45 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
 
     At most one action that changes any one instance's container.
     """
-    draft = Draft(desired, observed, now_s=now_s)
+    plan = ActionPlan(desired, observed, now_s=now_s)
     pool_by_name = {pool.name: pool for pool in desired.pools}
     staying, leaving = _sort(observed)
-    passes = [PoolPass(draft, pool, staying.pop(pool.name, ())) for pool in desired.pools]
+    pools = [PoolReconciler(plan, pool, staying.pop(pool.name, ())) for pool in desired.pools]
     for instances in staying.values():  # of pools that the specification does not have any more
         leaving += instances
-    for pool_pass in passes:
-        leaving += pool_pass.surplus
-    _put_right(draft, passes)
+    for one in pools:
+        leaving += one.surplus
+    _repair_all(plan, pools)
     for instance in leaving:
-        part_with(draft, instance, _rotation(pool_by_name.get(instance.pool)))
-    for pool_pass in passes:
-        pool_pass.complete(may_place=draft.orphans.may_place)
+        scale_down(plan, instance, _rotation(pool_by_name.get(instance.pool)))
+    for one in pools:
+        one.complete(may_place=plan.orphans.may_place)
     # Last: however many removals hang, they take no operation from what somebody waits for.
-    for node, container in draft.survey.unwanted:
-        if _may_sweep(draft, node, container):
-            draft.sweep(node, container.name)
-    return tuple(draft.actions)
+    for node, container in plan.state.unwanted:
+        if _may_collect(plan, node, container):
+            plan.collect(node, container.name)
+    return tuple(plan.actions)
 
 
-def _put_right(draft: Draft, passes: Sequence[PoolPass]) -> None:
+def _repair_all(plan: ActionPlan, pools: Sequence[PoolReconciler]) -> None:
     """Let all pools mend what was healthy before any has an operation for what never was."""
-    for pool_pass in passes:
-        pool_pass.mend()
-    failed = [one for pool_pass in passes for one in pool_pass.retries()]
-    for retry in in_turn(failed, now_s=draft.now_s):
-        draft.renew(retry.instance, retry.pool, retry.reason)
-    may_move = _keep_room(passes)
-    for pool_pass in passes:
-        pool_pass.replace(may_move=may_move)
+    for one in pools:
+        one.repair()
+    failed = [retry for one in pools for retry in one.retries()]
+    for retry in retry_queue(failed, now_s=plan.now_s):
+        plan.replace_unit(retry.instance, retry.pool, retry.reason)
+    may_move = _reserve_capacity(pools)
+    for one in pools:
+        one.replace(may_move=may_move)
 
 
-def _keep_room(passes: Sequence[PoolPass]) -> bool:
+def _reserve_capacity(pools: Sequence[PoolReconciler]) -> bool:
     """Keep room for those that wait for it; say whether others may give up their place now."""
-    if not any(pool_pass.has_to_move for pool_pass in passes):
+    if not any(one.has_to_move for one in pools):
         return False
     n_left = MOST_KEPT
-    for pool_pass in passes:
-        n_left -= pool_pass.keep_room(at_most=n_left)
+    for one in pools:
+        n_left -= one.reserve_capacity(at_most=n_left)
     return n_left > 0
 
 
@@ -100,17 +100,17 @@ def _sort(observed: Observed) -> tuple[dict[str, list[Instance]], list[Instance]
     return dict(staying), leaving
 
 
-def _may_sweep(draft: Draft, node: str, container: ObservedContainer) -> bool:
-    if draft.survey.state(node) is not NodeState.REACHABLE:
+def _may_collect(plan: ActionPlan, node: str, container: ObservedContainer) -> bool:
+    if plan.state.state(node) is not NodeState.REACHABLE:
         return False
-    if (node, container.name) in draft.observed.sweeping or (
+    if (node, container.name) in plan.observed.collecting or (
         node,
         container.name,
-    ) in draft.orphans.kept:
+    ) in plan.orphans.kept:
         return False
-    stored = draft.observed.stored.get(container.instance_id)
+    stored = plan.observed.stored.get(container.instance_id)
     # An outdated report may tell of what has gone since.
-    return stored is None or not draft.survey.is_outdated(node, stored.instance)
+    return stored is None or not plan.state.is_outdated(node, stored.instance)
 
 
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
@@ -118,20 +118,20 @@ URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason
 KILLED_WORDS = "the kernel killed a process of it for want of memory; raise the pool's `memory`"
 
 
-class PoolPass:
+class PoolReconciler:
     """One pass over the instances of one pool."""
 
-    def __init__(self, draft: Draft, pool: Pool, instances: Sequence[Instance]) -> None:
-        self._draft = draft
+    def __init__(self, plan: ActionPlan, pool: Pool, instances: Sequence[Instance]) -> None:
+        self._plan = plan
         self._pool = pool
         self._digest = workload_digest(pool.workload)
         self._suitable = frozenset(
-            node.name for node in draft.desired.nodes if is_suitable(node, pool)
+            node.name for node in plan.desired.nodes if is_suitable(node, pool)
         )
-        self._serving_nodes = self._suitable & draft.survey.reachable
-        self._schedule = schedule_of(pool, draft.desired.limits)
-        self._tally = Tally()
-        self._ill: list[Instance] = []
+        self._serving_nodes = self._suitable & plan.state.reachable
+        self._schedule = schedule_of(pool, plan.desired.limits)
+        self._counts = StatusCounts()
+        self._unhealthy: list[Instance] = []
         self._failed: list[Instance] = []
         self._waiting: list[Instance] = []
         """Those that need another place, now or once they have stopped."""
@@ -142,13 +142,13 @@ class PoolPass:
             ranked = self._ranked(instances)
             self.kept, self.surplus = ranked[: pool.count], ranked[pool.count :]
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Go on with what has been begun, and put right what is broken but has run."""
-        earliest_start_s = self._draft.now_s - self._schedule.earliest_s
+        earliest_start_s = self._plan.now_s - self._schedule.earliest_s
         for instance in self.kept:
             if instance.started_s <= earliest_start_s or not self._is_fine(instance):
-                self._mend(instance)
-        self._stop_ill()
+                self._repair(instance)
+        self._stop_unhealthy()
 
     def retries(self) -> Iterator[Retry]:
         """Yield what could not be started, and may be tried again now."""
@@ -162,12 +162,12 @@ class PoolPass:
         """Say whether any instance that serves well has to leave its node, and may do so now."""
         return Reason.NODE_REMOVED in dict(self._outdated) and self._n_replaceable > 0
 
-    def keep_room(self, *, at_most: int) -> int:
+    def reserve_capacity(self, *, at_most: int) -> int:
         """Reserve room for those that wait for it already, before more do; return for how many."""
         n_kept = 0
         for instance in self._waiting:
             if n_kept < at_most:
-                n_kept += self._draft.keep_room(instance, self._pool)
+                n_kept += self._plan.reserve_capacity(instance, self._pool)
         return n_kept
 
     def replace(self, *, may_move: bool) -> None:
@@ -180,144 +180,144 @@ class PoolPass:
             if n_allowed <= 0:
                 return
             if reason is not Reason.NODE_REMOVED:
-                self._draft.drain(instance, reason)
+                self._plan.drain(instance, reason)
                 n_allowed -= 1
-            elif may_move and self._draft.move_away(instance, self._pool):
+            elif may_move and self._plan.migrate(instance, self._pool):
                 n_allowed -= 1
 
     def complete(self, *, may_place: bool) -> None:
         """Make the instances that are missing, if they may be; give instances to developers."""
         assignment = Assignment(self._pool, self.kept)
         for assign in assignment.changes():
-            self._draft.assign(assign)
+            self._plan.assign(assign)
         number = 0
         n_missing = self._pool.count - len(self.kept) if may_place else 0
         for _ in range(n_missing):
-            if self._draft.is_full:
+            if self._plan.is_full:
                 return
-            number = self._draft.free_number(self._pool, after=number)
-            if not self._draft.place(self._pool, number, assignment.waiting):
+            number = self._plan.free_number(self._pool, after=number)
+            if not self._plan.create_instance(self._pool, number, assignment.waiting):
                 return
             assignment.serve()
 
     @property
     def _n_replaceable(self) -> int:
-        return replacements(self._pool, self._draft.desired.limits, self._tally)
+        return replacements(self._pool, self._plan.desired.limits, self._counts)
 
     def _ranked(self, instances: Sequence[Instance]) -> list[Instance]:
         """Return the instances, those in front that stay where there are too many."""
-        keeping = Keeping(
+        keeping = ScaleDownRanking(
             self._pool,
-            self._draft.desired.nodes,
+            self._plan.desired.nodes,
             serving_nodes=self._serving_nodes,
-            ill=self._draft.observed.ill.keys(),
+            unhealthy=self._plan.observed.unhealthy.keys(),
         )
-        stored = self._draft.observed.stored.values()
+        stored = self._plan.observed.stored.values()
         others = (one.instance for one in stored if one.instance.pool != self._pool.name)
         return keeping.ranked(instances, others)
 
     def _is_fine(self, instance: Instance) -> bool:
         """Say whether nothing is to be done about an instance, its age aside."""
-        container = self._draft.survey.current.get(instance.id)
+        container = self._plan.state.current.get(instance.id)
         return (
             container is not None
             and container.state is ContainerState.RUNNING
             and instance.phase is Phase.RUNNING
             and instance.workload == self._digest
             and instance.node in self._serving_nodes
-            and instance.id not in self._draft.observed.ill
+            and instance.id not in self._plan.observed.unhealthy
             and not container.is_out_of_memory
             and not instance.is_replace_asked
         )
 
-    def _mend(self, instance: Instance) -> None:
-        state = self._draft.survey.state(instance.node)
-        is_busy = instance.id in self._draft.observed.working
-        self._tally.count(instance, is_down=self._is_down(instance, state))
+    def _repair(self, instance: Instance) -> None:
+        state = self._plan.state.state(instance.node)
+        is_busy = instance.id in self._plan.observed.working
+        self._counts.count(instance, is_down=self._is_down(instance, state))
         is_leaving = instance.phase in LEAVING and instance.node not in self._suitable
         if is_leaving and (is_busy or state is not NodeState.LOST):
             self._waiting.append(instance)
         if is_busy:
             if reason := self._why_in_vain(instance):
-                self._draft.call_off(instance, reason)
-        elif instance.id not in self._draft.orphans.kept_ids:
-            self._mend_idle(instance, state)
+                self._plan.cancel_start(instance, reason)
+        elif instance.id not in self._plan.orphans.kept_ids:
+            self._repair_idle(instance, state)
 
-    def _mend_idle(self, instance: Instance, state: NodeState) -> None:
+    def _repair_idle(self, instance: Instance, state: NodeState) -> None:
         """Mend what no operation is about, and what has no newer container that is kept."""
         if instance.phase is Phase.FAILED:
             self._failed.append(instance)
         elif state is NodeState.LOST:
-            self._mend_lost(instance)
+            self._repair_lost(instance)
         elif state is NodeState.REACHABLE:
             self._RULES[instance.phase](self, instance)
 
     def _is_down(self, instance: Instance, state: NodeState) -> bool:
-        if instance.id in self._draft.observed.ill:
+        if instance.id in self._plan.observed.unhealthy:
             return True
-        survey = self._draft.survey
+        seen = self._plan.state
         return state is NodeState.REACHABLE and (
-            survey.is_out_of_memory(instance) or bool(survey.ending(instance))
+            seen.is_out_of_memory(instance) or bool(seen.ending(instance))
         )
 
-    def _mend_lost(self, instance: Instance) -> None:
+    def _repair_lost(self, instance: Instance) -> None:
         # Behind a node that is silent, an instance that still answers is not lost: it moves
         # where the node has left the specification, but no faster than any other.
-        if instance.phase is not Phase.RUNNING or instance.id in self._draft.observed.ill:
+        if instance.phase is not Phase.RUNNING or instance.id in self._plan.observed.unhealthy:
             self._move(instance, Reason.NODE_LOST)
-        elif not self._draft.survey.is_listed(instance.node):
+        elif not self._plan.state.is_listed(instance.node):
             self._outdated.append((Reason.NODE_REMOVED, instance))
 
-    def _mend_running(self, instance: Instance) -> None:
-        is_out_of_memory = self._draft.survey.is_out_of_memory(instance)
-        if ending := self._draft.survey.ending(instance):
+    def _repair_running(self, instance: Instance) -> None:
+        is_out_of_memory = self._plan.state.is_out_of_memory(instance)
+        if ending := self._plan.state.ending(instance):
             why = Reason.OUT_OF_MEMORY if is_out_of_memory else Reason.EXITED
-            self._draft.stop(instance, why, ending)
-        elif is_out_of_memory or instance.id in self._draft.observed.ill:
-            self._ill.append(instance)
+            self._plan.stop(instance, why, ending)
+        elif is_out_of_memory or instance.id in self._plan.observed.unhealthy:
+            self._unhealthy.append(instance)
         elif reason := self._why_outdated(instance):
             self._outdated.append((reason, instance))
 
-    def _mend_draining(self, instance: Instance) -> None:
-        if has_drained(self._draft, instance, self._pool.rotation):
-            ending = self._draft.survey.ending(instance)
-            self._draft.stop(instance, instance.reason or Reason.REPLACED, ending)
+    def _repair_draining(self, instance: Instance) -> None:
+        if has_drained(self._plan, instance, self._pool.rotation):
+            ending = self._plan.state.ending(instance)
+            self._plan.stop(instance, instance.reason or Reason.REPLACED, ending)
 
-    def _mend_stopping(self, instance: Instance) -> None:
-        self._draft.stop(instance, instance.reason or Reason.REPLACED)
+    def _repair_stopping(self, instance: Instance) -> None:
+        self._plan.stop(instance, instance.reason or Reason.REPLACED)
 
-    def _mend_starting(self, instance: Instance) -> None:
+    def _repair_starting(self, instance: Instance) -> None:
         if instance.workload == self._digest and instance.node in self._suitable:
-            self._draft.start(instance, self._pool)
-        elif instance.id in self._draft.survey.current:
-            self._draft.stop(instance, self._why_outdated(instance) or Reason.REPLACED)
+            self._plan.start(instance, self._pool)
+        elif instance.id in self._plan.state.current:
+            self._plan.stop(instance, self._why_outdated(instance) or Reason.REPLACED)
         else:
             self._move(instance, self._why_outdated(instance))
 
     def _move(self, instance: Instance, reason: Reason | None = None) -> None:
         """Begin an instance's next generation; what waits for that has a claim to room."""
-        if not self._draft.renew(instance, self._pool, reason):
+        if not self._plan.replace_unit(instance, self._pool, reason):
             self._waiting.append(instance)
 
     def _is_due(self, instance: Instance) -> bool:
         return is_due(
             instance,
-            self._draft.desired.limits,
+            self._plan.desired.limits,
             suitable=self._suitable,
             serving=self._serving_nodes,
-            now_s=self._draft.now_s,
+            now_s=self._plan.now_s,
         )
 
     _RULES: ClassVar = {
-        Phase.STARTING: _mend_starting,
-        Phase.RUNNING: _mend_running,
-        Phase.DRAINING: _mend_draining,
-        Phase.STOPPING: _mend_stopping,
+        Phase.STARTING: _repair_starting,
+        Phase.RUNNING: _repair_running,
+        Phase.DRAINING: _repair_draining,
+        Phase.STOPPING: _repair_stopping,
     }
 
     def _why_outdated(self, instance: Instance) -> Reason | None:
         """Return why an instance that serves well is replaced; None: it is not."""
-        age_s = self._draft.age_s(instance)
+        age_s = self._plan.age_s(instance)
         if instance.is_replace_asked:
             return Reason.REPLACED
         if instance.node not in self._suitable:
@@ -337,22 +337,22 @@ class PoolPass:
             return instance.reason or Reason.REPLACED
         return Reason.CHANGED if instance.workload != self._digest else None
 
-    def _stop_ill(self) -> None:
+    def _stop_unhealthy(self) -> None:
         """Stop the instances that have been unhealthy for longest, as many as may be."""
-        n_allowed = kills_of_ill(self._pool, self._draft.desired.limits, self._tally)
-        ranked = sorted(self._ill, key=lambda one: (self._illness(one).since_s, one.id))
+        n_allowed = unhealthy_stops(self._pool, self._plan.desired.limits, self._counts)
+        ranked = sorted(self._unhealthy, key=lambda one: (self._why_unhealthy(one).since_s, one.id))
         for instance in ranked[: max(0, n_allowed)]:
-            is_out_of_memory = self._draft.survey.is_out_of_memory(instance)
+            is_out_of_memory = self._plan.state.is_out_of_memory(instance)
             reason = Reason.OUT_OF_MEMORY if is_out_of_memory else Reason.UNHEALTHY
-            if self._draft.stop(instance, reason, self._illness(instance).fault):
-                self._tally.n_moving += 1
-                self._tally.n_down -= 1
+            if self._plan.stop(instance, reason, self._why_unhealthy(instance).fault):
+                self._counts.n_moving += 1
+                self._counts.n_down -= 1
 
-    def _illness(self, instance: Instance) -> Illness:
+    def _why_unhealthy(self, instance: Instance) -> Unhealthy:
         """Return what is wrong with an instance that runs; that it lacks memory says the most."""
-        if self._draft.survey.is_out_of_memory(instance):
-            return Illness(math.inf, KILLED_WORDS)
-        return self._draft.observed.ill[instance.id]
+        if self._plan.state.is_out_of_memory(instance):
+            return Unhealthy(math.inf, KILLED_WORDS)
+        return self._plan.observed.unhealthy[instance.id]
 
 
 LEAVING = frozenset({Phase.DRAINING, Phase.STOPPING})
@@ -363,27 +363,27 @@ def is_leaving(instance: Instance) -> bool:
     return instance.phase in LEAVING and instance.reason in FOR_GOOD
 
 
-def part_with(draft: Draft, instance: Instance, rotation: Rotation) -> None:
+def scale_down(plan: ActionPlan, instance: Instance, rotation: Rotation) -> None:
     """Take the next step towards the end of an instance, if one can be taken now."""
-    if instance.id in draft.observed.working:
-        draft.call_off(instance, Reason.SCALED_DOWN)
+    if instance.id in plan.observed.working:
+        plan.cancel_start(instance, Reason.SCALED_DOWN)
         return
-    state = draft.survey.state(instance.node)
-    if instance.phase is Phase.FAILED or _is_out_of_sight(draft, instance.node, state):
-        draft.forget(instance)
+    state = plan.state.state(instance.node)
+    if instance.phase is Phase.FAILED or _is_out_of_sight(plan, instance.node, state):
+        plan.delete_record(instance)
     elif instance.phase is Phase.RUNNING or not _is_in_order(instance):
-        draft.drain(instance, Reason.SCALED_DOWN)
-    elif state is NodeState.REACHABLE and _may_stop(draft, instance, rotation):
-        draft.stop(instance, Reason.SCALED_DOWN)
+        plan.drain(instance, Reason.SCALED_DOWN)
+    elif state is NodeState.REACHABLE and _may_stop(plan, instance, rotation):
+        plan.stop(instance, Reason.SCALED_DOWN)
 
 
-def _is_out_of_sight(draft: Draft, node: str, state: NodeState) -> bool:
+def _is_out_of_sight(plan: ActionPlan, node: str, state: NodeState) -> bool:
     """Say whether a node is lost and has left the specification.
 
     One that is listed may return, with its containers: without their records they would be orphans,
     and many of them a reason to doubt the store.
     """
-    return state is NodeState.LOST and not draft.survey.is_listed(node)
+    return state is NodeState.LOST and not plan.state.is_listed(node)
 
 
 def _is_in_order(instance: Instance) -> bool:
@@ -391,16 +391,16 @@ def _is_in_order(instance: Instance) -> bool:
     return instance.phase is not Phase.DRAINING or instance.reason in FOR_GOOD
 
 
-def _may_stop(draft: Draft, instance: Instance, rotation: Rotation) -> bool:
-    return instance.phase is not Phase.DRAINING or has_drained(draft, instance, rotation)
+def _may_stop(plan: ActionPlan, instance: Instance, rotation: Rotation) -> bool:
+    return instance.phase is not Phase.DRAINING or has_drained(plan, instance, rotation)
 
 
-def has_drained(draft: Draft, instance: Instance, rotation: Rotation) -> bool:
+def has_drained(plan: ActionPlan, instance: Instance, rotation: Rotation) -> bool:
     """Say whether a draining instance had its time, or has nothing under way, or has ended."""
     # Negative once the clock was set back: then nobody knows how long it has drained.
-    is_over = not 0 <= draft.now_s - instance.since_s < rotation.drain_s
-    is_idle = instance.container in draft.observed.idle
-    return is_over or is_idle or bool(draft.survey.ending(instance))
+    is_over = not 0 <= plan.now_s - instance.since_s < rotation.drain_s
+    is_idle = instance.container in plan.observed.idle
+    return is_over or is_idle or bool(plan.state.ending(instance))
 
 
 MOST_NODES_TRIED = 3
@@ -445,7 +445,7 @@ def is_due(
     return not 0 < instance.retry_at_s - now_s <= max(1.0, limits.retry_failed_s)
 
 
-def in_turn(retries: Iterable[Retry], *, now_s: float) -> list[Retry]:
+def retry_queue(retries: Iterable[Retry], *, now_s: float) -> list[Retry]:
     """Return them in their turn: before all others those that somebody changed or asked for.
 
     None of these is one of them any more once it was tried, so they keep nobody waiting for ever.
@@ -473,7 +473,7 @@ KEPT_FIRST = {
 Rank = tuple[bool, int, bool, bool]
 
 
-class Keeping:
+class ScaleDownRanking:
     """Puts the instances of one pool in order."""
 
     def __init__(
@@ -482,12 +482,12 @@ class Keeping:
         nodes: Iterable[Node],
         *,
         serving_nodes: Collection[str],
-        ill: Collection[str],
+        unhealthy: Collection[str],
     ) -> None:
         self._pool = pool
         self._nodes = tuple(nodes)
         self._serving_nodes = serving_nodes
-        self._ill = ill
+        self._unhealthy = unhealthy
         self._developers = frozenset(pool.developers)
 
     def ranked(self, instances: Iterable[Instance], others: Iterable[Instance]) -> list[Instance]:
@@ -503,7 +503,7 @@ class Keeping:
 
     def _rank(self, instance: Instance) -> Rank:
         return (
-            instance.id in self._ill,
+            instance.id in self._unhealthy,
             KEPT_FIRST[instance.phase],
             instance.node not in self._serving_nodes,
             instance.developer not in self._developers,

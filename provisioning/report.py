@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -10,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from ollama_fleet.clock import Clock
-from provisioning.actions import Action, Drain, Observed, Renew, Stop
+from provisioning.actions import Action, Drain, Observed, Replace, Stop
 from provisioning.eventlog import EventLog
 from provisioning.lifecycle import Ended, Operation, Outcome, Result
 from provisioning.model import Fleet, Instance, Phase, Reason
@@ -27,7 +28,9 @@ from provisioning.store.base import Stored
 log = logging.getLogger("provisioning.report")
 
 UNDER_WAY = frozenset({Phase.STARTING, Phase.STOPPING})
-FAILURES = frozenset({Result.FAILED, Result.LASTING, Result.NO_ROOM, Result.UNREACHABLE})
+FAILURES = frozenset(
+    {Result.FAILED, Result.PERMANENT, Result.RESOURCE_EXHAUSTED, Result.UNREACHABLE}
+)
 ENDINGS = frozenset({Reason.EXITED, Reason.OUT_OF_MEMORY})
 BURST = 5
 """Lines of one kind of failure per window: a pool that cannot be started has thousands."""
@@ -42,7 +45,7 @@ class Listener(Protocol):
         """Take note of an operation on a container or process that succeeded or failed."""
         ...
 
-    def pass_ended(self, report: Report) -> None:
+    def reconcile_ended(self, report: Report) -> None:
         """Take note of a reconcile."""
         ...
 
@@ -102,8 +105,8 @@ def events_of(ended: Ended, begun: Iterable[Action]) -> Mapping[str, int]:
 
 
 def _name(action: Action) -> str:
-    name = type(action).__name__.lower()
-    reason = action.reason if isinstance(action, Drain | Stop | Renew) else None
+    name = re.sub(r"\B(?=[A-Z])", "_", type(action).__name__).lower()
+    reason = action.reason if isinstance(action, Drain | Stop | Replace) else None
     return f"{name}_{reason}" if reason else name
 
 
@@ -136,9 +139,9 @@ def reasons_of(actions: Iterable[Action], observed: Observed) -> dict[str, Reaso
     """
     found = {}
     for action in actions:
-        if isinstance(action, Drain | Stop | Renew) and action.reason:
+        if isinstance(action, Drain | Stop | Replace) and action.reason:
             instance = observed.stored[action.id].instance
-            is_news = isinstance(action, Renew) or instance.reason is not action.reason
+            is_news = isinstance(action, Replace) or instance.reason is not action.reason
             if is_news:
                 found[action.id] = action.reason
     return found
@@ -171,17 +174,17 @@ class ReconcileLog:
         log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
         for operation, outcome in ended:
             if outcome.result in FAILURES:
-                subject = operation.id or operation.container
+                name = operation.id or operation.container
                 event = f"{operation.kind} {outcome.result}"
-                self._log_fault(event, subject, operation.node, outcome.fault)
+                self._log_fault(event, name, operation.node, outcome.fault)
         for action in begun:
             if isinstance(action, Stop) and action.reason in ENDINGS and action.detail:
                 node = stored[action.id].instance.node
                 self._log_fault(action.reason, action.id, node, action.detail)
 
-    def _log_fault(self, event: str, subject: str, node: str, fault: str) -> None:
+    def _log_fault(self, event: str, name: str, node: str, fault: str) -> None:
         message = f"{event} instance=%s node=%s: %s"
-        self._events.event(event, message, subject, node, fault[:MAX_FAULT], burst=BURST)
+        self._events.event(event, message, name, node, fault[:MAX_FAULT], burst=BURST)
 
     def _log_orphans(self, policy: OrphanPolicy) -> None:
         if policy.n_refused:
@@ -199,7 +202,9 @@ class ReconcileLog:
 
     def _log_lost(self, name: str, desired: Fleet, observed: Observed) -> None:
         here = [one.instance for one in observed.stored.values() if one.instance.node == name]
-        kept = [one for one in here if one.phase is Phase.RUNNING and one.id not in observed.ill]
+        kept = [
+            one for one in here if one.phase is Phase.RUNNING and one.id not in observed.unhealthy
+        ]
         staying = [one for one in here if one.phase is not Phase.FAILED and not is_leaving(one)]
         log.warning(
             "node lost node=%s grace_s=%g moved=%d kept=%d: it does not answer for longer than "

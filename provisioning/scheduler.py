@@ -13,17 +13,17 @@ import msgspec
 from provisioning.actions import (
     Action,
     Assign,
+    CreateInstance,
+    DeleteRecord,
     Drain,
-    Forget,
+    GarbageCollect,
     Observed,
-    Place,
-    Renew,
+    Replace,
     Start,
     Stop,
-    Sweep,
 )
 from provisioning.model import Fleet, Instance, Limits, Listing, Node, Phase, Pool, Reason, Spread
-from provisioning.state import NodeState, Size, Survey, Usage, orphan_policy
+from provisioning.state import NodeState, ObservedState, Size, Usage, orphan_policy
 from provisioning.workload import instance_id, listing_of, workload_digest
 
 LARGEST_SHARE = 0.5
@@ -115,7 +115,7 @@ def share_of(claim: Claim, n_operations: int) -> int:
     return max(min(1, n_operations), math.floor(SHARES[claim] * n_operations + 1e-9))
 
 
-class Tally(msgspec.Struct):
+class StatusCounts(msgspec.Struct):
     """How many of a pool's wanted instances are not serving, by whose doing."""
 
     n_moving: int = 0
@@ -145,7 +145,7 @@ def allowed_down(pool: Pool, limits: Limits) -> int:
     return max(1, math.floor(limits.unavailable_ratio * pool.count + 1e-9))
 
 
-def kills_of_ill(pool: Pool, limits: Limits, tally: Tally) -> int:
+def unhealthy_stops(pool: Pool, limits: Limits, counts: StatusCounts) -> int:
     """Return how many unhealthy instances may be stopped now.
 
     They may be healthy after all, and only out of our sight: so as slowly as healthy ones. Those
@@ -154,17 +154,17 @@ def kills_of_ill(pool: Pool, limits: Limits, tally: Tally) -> int:
     these than may be down: where no removal succeeds, all would be stopped, one after the other.
     """
     n_allowed = allowed_down(pool, limits)
-    return n_allowed - (tally.n_moving - min(tally.n_stuck, n_allowed))
+    return n_allowed - (counts.n_moving - min(counts.n_stuck, n_allowed))
 
 
-def replacements(pool: Pool, limits: Limits, tally: Tally) -> int:
+def replacements(pool: Pool, limits: Limits, counts: StatusCounts) -> int:
     """Return how many healthy instances may be drained now, to be replaced.
 
     None while too many are down for whatever reason: a bad workload stops rolling out there.
     """
-    n_missing = tally.n_moving + tally.n_failed + tally.n_down
+    n_missing = counts.n_moving + counts.n_failed + counts.n_down
     return min(
-        pool.rotation.at_once - tally.n_moving,
+        pool.rotation.at_once - counts.n_moving,
         allowed_down(pool, limits) - n_missing,
     )
 
@@ -315,18 +315,18 @@ CALLED_OFF = frozenset({Phase.STARTING, Phase.STOPPING})
 """STOPPING with a start under way: the Stop was written, but that answer of the store was lost."""
 
 
-class Draft:
+class ActionPlan:
     """The actions of one pass, as they come together."""
 
     def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
         self.desired = desired
         self.observed = observed
         self.now_s = now_s
-        self.survey = Survey(desired, observed, now_s=now_s)
+        self.state = ObservedState(desired, observed, now_s=now_s)
         self.orphans = orphan_policy(desired, observed)
         self.actions: list[Action] = []
         busy = [observed.stored[id_].instance for id_ in observed.working & observed.stored.keys()]
-        sweeps = [(node, Claim.HEALING) for node, _ in observed.sweeping]
+        sweeps = [(node, Claim.HEALING) for node, _ in observed.collecting]
         self._slots = Slots(desired, [*((one.node, _claim_of_busy(one)) for one in busy), *sweeps])
 
     def age_s(self, instance: Instance) -> float:
@@ -348,8 +348,8 @@ class Draft:
         return Ledger(
             self.desired,
             (stored.instance for stored in self.observed.stored.values()),
-            self.survey.unwanted_sizes(),
-            reachable=self.survey.reachable,
+            self.state.unwanted_sizes(),
+            reachable=self.state.reachable,
             may_begin=self._slots.has_free,
             now_s=self.now_s,
         )
@@ -360,7 +360,7 @@ class Draft:
 
     @cached_property
     def _generations(self) -> dict[str, int]:
-        return self.survey.generations()
+        return self.state.generations()
 
     @cached_property
     def _taken_ids(self) -> set[str]:
@@ -370,30 +370,30 @@ class Draft:
     @cached_property
     def _unwanted_names(self) -> frozenset[str]:
         """Containers that are being removed, or will be: their nodes answer."""
-        reachable = self.survey.reachable
+        reachable = self.state.reachable
         return frozenset(
-            container.name for node, container in self.survey.unwanted if node in reachable
+            container.name for node, container in self.state.unwanted if node in reachable
         )
 
-    def sweep(self, node: str, container: str) -> bool:
+    def collect(self, node: str, container: str) -> bool:
         """Remove a container that nobody wants."""
-        return container not in self.observed.resting and self._operate(
-            node, Sweep(node, container)
+        return container not in self.observed.backing_off and self._operate(
+            node, GarbageCollect(node, container)
         )
 
     def stop(self, instance: Instance, reason: Reason, detail: str = "") -> bool:
         """Remove an instance's container."""
-        if instance.container in self.observed.resting:
+        if instance.container in self.observed.backing_off:
             return False
         return self._operate(instance.node, Stop(instance.id, reason, detail))
 
-    def call_off(self, instance: Instance, reason: Reason) -> None:
+    def cancel_start(self, instance: Instance, reason: Reason) -> None:
         """Stop an instance that is being started, where its node answers.
 
         The start gives its operation to the stop: starts that hang never keep themselves alive.
         """
         is_begun = instance.id in self.observed.starting and instance.phase in CALLED_OFF
-        is_reachable = self.survey.state(instance.node) is NodeState.REACHABLE
+        is_reachable = self.state.state(instance.node) is NodeState.REACHABLE
         if is_begun and is_reachable:
             self.actions.append(Stop(instance.id, reason))
 
@@ -411,15 +411,15 @@ class Draft:
         """Let an instance end what it has begun."""
         self.actions.append(Drain(instance.id, reason))
 
-    def forget(self, instance: Instance) -> None:
+    def delete_record(self, instance: Instance) -> None:
         """Delete an instance's record."""
-        self.actions.append(Forget(instance.id))
+        self.actions.append(DeleteRecord(instance.id))
 
     def assign(self, assign: Assign) -> None:
         """Give an instance to a developer, or take it back."""
         self.actions.append(assign)
 
-    def renew(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
+    def replace_unit(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
         """Begin an instance's next generation, where there is room."""
         claim = claim_of(instance, workload_digest(pool.workload))
         if self._slots.is_full(claim):
@@ -432,20 +432,20 @@ class Draft:
         if spot is None or not self._slots.take(spot.node, claim):
             ledger.reserve(instance)
             return False
-        renew = self._renewal(instance, pool, spot, reason)
-        self.actions.append(renew)
-        ledger.reserve(_renewed(instance, renew))
+        replace_unit = self._replacement(instance, pool, spot, reason)
+        self.actions.append(replace_unit)
+        ledger.reserve(_replaced(instance, replace_unit))
         ledger.keep_port(instance)
         return True
 
-    def move_away(self, instance: Instance, pool: Pool) -> bool:
+    def migrate(self, instance: Instance, pool: Pool) -> bool:
         """Drain an instance whose node it has to leave, where another one has room for it."""
-        if not self.keep_room(instance, pool):
+        if not self.reserve_capacity(instance, pool):
             return False
         self.drain(instance, Reason.NODE_REMOVED)
         return True
 
-    def keep_room(self, instance: Instance, pool: Pool) -> bool:
+    def reserve_capacity(self, instance: Instance, pool: Pool) -> bool:
         """Reserve room elsewhere for an instance that leaves its node, if there is any.
 
         So that all who leave find room together; the place itself is chosen later.
@@ -464,7 +464,7 @@ class Draft:
         )
         return True
 
-    def place(self, pool: Pool, number: int, developer: str) -> bool:
+    def create_instance(self, pool: Pool, number: int, developer: str) -> bool:
         """Make a new instance, where there is room."""
         if self.is_full:
             return False
@@ -486,7 +486,7 @@ class Draft:
             memory_bytes=pool.workload.memory_bytes,
             listing=self._listing(pool, spot.node),
         )
-        if not self._operate(spot.node, Place(instance), Claim.NEW):
+        if not self._operate(spot.node, CreateInstance(instance), Claim.NEW):
             return False
         self._ledger.reserve(instance)
         return True
@@ -498,9 +498,11 @@ class Draft:
             number += 1
         return number
 
-    def _renewal(self, instance: Instance, pool: Pool, spot: Spot, reason: Reason | None) -> Renew:
+    def _replacement(
+        self, instance: Instance, pool: Pool, spot: Spot, reason: Reason | None
+    ) -> Replace:
         workload = pool.workload
-        return Renew(
+        return Replace(
             id=instance.id,
             node=spot.node,
             port=spot.port,
@@ -527,12 +529,12 @@ def _claim_of_busy(instance: Instance) -> Claim:
     return claim_of(instance, instance.workload) if is_start else Claim.HEALING
 
 
-def _renewed(instance: Instance, renew: Renew) -> Instance:
+def _replaced(instance: Instance, replace_unit: Replace) -> Instance:
     return msgspec.structs.replace(
         instance,
-        node=renew.node,
-        port=renew.port,
+        node=replace_unit.node,
+        port=replace_unit.port,
         phase=Phase.STARTING,
-        cpus=renew.cpus,
-        memory_bytes=renew.memory_bytes,
+        cpus=replace_unit.cpus,
+        memory_bytes=replace_unit.memory_bytes,
     )

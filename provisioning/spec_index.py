@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from provisioning.health import Subject
+from provisioning.health import ProbeTarget
 from provisioning.model import ContainerSpec, Fleet, Instance, Phase, Workload
 from provisioning.store.base import Stored
 from provisioning.workload import container_spec, host_of, model_store, workload_digest
@@ -48,21 +48,21 @@ class SpecIndex:
         container = container_spec(self.fleet.name, pool, node, instance)
         return StartRequest(node.name, container, pool.workload, model_store(node, container))
 
-    def subject(self, instance: Instance) -> Subject | None:
+    def probe_target(self, instance: Instance) -> ProbeTarget | None:
         """Return how an instance is asked whether it is healthy; None: it is not asked."""
         pool = self.pool_by_name.get(instance.pool)
         node = self.node_by_name.get(instance.node)
         if pool is None or node is None or instance.phase is not Phase.RUNNING:
             return None
         host = host_of(instance, node)
-        return Subject(instance.container, node.name, host, instance.port, pool.workload.probe)
+        return ProbeTarget(instance.container, node.name, host, instance.port, pool.workload.probe)
 
-    def count_as_wanted(self, stored: Mapping[str, Stored], ill: Mapping[str, object]) -> int:
+    def count_as_wanted(self, stored: Mapping[str, Stored], unhealthy: Mapping[str, object]) -> int:
         """Return how many instances run, are healthy, and are up to date."""
         digest_by_pool = self._digest_by_pool
         return sum(
             one.instance.phase is Phase.RUNNING
             and one.instance.workload == digest_by_pool.get(one.instance.pool)
-            and id_ not in ill
+            and id_ not in unhealthy
             for id_, one in stored.items()
         )

@@ -140,7 +140,7 @@ class NodeState(Enum):
     specification does not have it any more, and this provisioner never knew it."""
 
 
-class Survey:
+class ObservedState:
     """A fleet's nodes and containers, as of one pass."""
 
     def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
@@ -226,7 +226,7 @@ class Survey:
     def _sort(self, report: NodeReport) -> None:
         for container in report.containers:
             stored = self.observed.stored.get(container.instance_id)
-            is_going = (report.node, container.name) in self.observed.sweeping
+            is_going = (report.node, container.name) in self.observed.collecting
             if stored and not is_going and _is_wanted(container, stored.instance, report.node):
                 self.current[container.instance_id] = container
             else:

@@ -355,7 +355,7 @@ class Answers:
         return kept.answer
 
     def _forget(self, *, keep: int) -> None:
-        """Forget old answers, and the oldest of too many; what is being worked on stays."""
+        """DeleteRecord old answers, and the oldest of too many; what is being worked on stays."""
         oldest_s = self._clock.monotonic_s() - KEPT_S
         n_too_many = len(self._kept) - keep
         for key, kept in list(self._kept.items()):

@@ -7,6 +7,8 @@ Every implementation passes tests/provisioning/store/contract.py.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
@@ -146,7 +148,7 @@ class Leadership(Protocol):
         """Return who we are: the holder of the terms that begin here."""
         ...
 
-    def lead(self) -> AbstractAsyncContextManager[Leading]:
+    def lead(self) -> AbstractAsyncContextManager[LeaderSession]:
         """Wait until nobody else leads, then lead; leaving the block hands over at once.
 
         Raises:
@@ -159,13 +161,22 @@ class Leadership(Protocol):
         ...
 
 
-class Leading(Protocol):
-    """A term that is going on."""
+class LeaderSession:
+    """A term that is going on, and its end."""
+
+    def __init__(self, term: Term) -> None:
+        self._term = term
+        self._until_s = math.inf
+        self._over = asyncio.Event()
+
+    def __repr__(self) -> str:
+        state = "over" if self._over.is_set() else "going on"
+        return f"<LeaderSession of {self._term.holder}, epoch {self._term.epoch}, {state}>"
 
     @property
     def term(self) -> Term:
         """Return the term that writes carry."""
-        ...
+        return self._term
 
     @property
     def until_s(self) -> float:
@@ -173,8 +184,16 @@ class Leading(Protocol):
 
         Whoever slept past it must not touch a node any more, even before `lost` has returned.
         """
-        ...
+        return -math.inf if self._over.is_set() else self._until_s
+
+    def hold_until(self, until_s: float) -> None:
+        """Say until when nobody else can lead, by our monotonic clock."""
+        self._until_s = until_s
 
     async def lost(self) -> None:
         """Return when the term is over, by this provisioner's own clock at the latest."""
-        ...
+        await self._over.wait()
+
+    def end(self) -> None:
+        """Say that the term is over; it never begins again."""
+        self._over.set()

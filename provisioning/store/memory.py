@@ -19,6 +19,7 @@ from provisioning.store.base import (
     Change,
     Delete,
     Done,
+    LeaderSession,
     Put,
     PutSpec,
     Refusal,
@@ -29,7 +30,6 @@ from provisioning.store.base import (
     View,
 )
 from provisioning.store.records import Place, place_of
-from provisioning.store.tenure import Tenure
 
 KEPT_UPDATES = 10_000
 """A watch that is further behind has to load again."""
@@ -44,7 +44,7 @@ class MemoryBackend:
         self.revision = 0
         self.stored: dict[str, Stored] = {}
         self.spec: StoredSpec | None = None
-        self.tenure: Tenure | None = None
+        self.session: LeaderSession | None = None
         """Of whoever leads; None: nobody does."""
         self._id_at: dict[Place, str] = {}
         self._updates: deque[Update] = deque(maxlen=kept_updates)
@@ -58,17 +58,17 @@ class MemoryBackend:
         """Return at the next write, or when a term ends."""
         await self._changed.wait()
 
-    def begin_term(self, holder: str) -> Tenure:
+    def begin_term(self, holder: str) -> LeaderSession:
         """Let somebody lead."""
         self._n_terms += 1
-        self.tenure = Tenure(Term(self._n_terms, holder))
-        return self.tenure
+        self.session = LeaderSession(Term(self._n_terms, holder))
+        return self.session
 
-    def end_term(self, tenure: Tenure) -> None:
+    def end_term(self, session: LeaderSession) -> None:
         """Let nobody lead, if this term is still going on."""
-        tenure.end()
-        if self.tenure is tenure:
-            self.tenure = None
+        session.end()
+        if self.session is session:
+            self.session = None
             self._tell()
 
     def updates(self, after: int) -> tuple[Update, ...]:
@@ -91,7 +91,7 @@ class MemoryBackend:
         Raises:
             FencedError: The term is over; nothing was written.
         """
-        if self.tenure is None or self.tenure.term.epoch != term.epoch:
+        if self.session is None or self.session.term.epoch != term.epoch:
             raise FencedError(
                 f"cannot write for {term.holder}: its term {term.epoch} is over; "
                 f"stop changing things and lead again"
@@ -207,16 +207,16 @@ class MemoryLeadership:
         return self._holder
 
     @asynccontextmanager
-    async def lead(self) -> AsyncIterator[Tenure]:
+    async def lead(self) -> AsyncIterator[LeaderSession]:
         """Wait until nobody else leads, then lead."""
-        while self._backend.tenure is not None:
+        while self._backend.session is not None:
             await self._backend.changed()
-        tenure = self._backend.begin_term(self._holder)
+        session = self._backend.begin_term(self._holder)
         try:
-            yield tenure
+            yield session
         finally:
-            self._backend.end_term(tenure)
+            self._backend.end_term(session)
 
     async def leader(self) -> str | None:
         """Return who leads now; None: nobody."""
-        return self._backend.tenure.term.holder if self._backend.tenure else None
+        return self._backend.session.term.holder if self._backend.session else None

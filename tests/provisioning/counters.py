@@ -28,7 +28,7 @@ class Counters:
         if operation.kind is Kind.START and outcome.result is Result.DONE:
             self.provision_s.append(outcome.duration_s)
 
-    def pass_ended(self, report: Report) -> None:
+    def reconcile_ended(self, report: Report) -> None:
         self.n_passes += 1
         self.pass_s += report.duration_s
         self.last = report

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from provisioning.actions import Illness, Observed
+from provisioning.actions import Observed, Unhealthy
 from provisioning.model import (
     DAY_S,
     ContainerState,
@@ -98,11 +98,11 @@ def observed(
     instances: Iterable[Instance],
     reports: Iterable[NodeReport] | None = None,
     *,
-    ill: Mapping[str, float] | None = None,
+    unhealthy: Mapping[str, float] | None = None,
     working: Iterable[str] = (),
     starting: Iterable[str] = (),
-    sweeping: Iterable[tuple[str, str]] = (),
-    resting: Iterable[str] = (),
+    collecting: Iterable[tuple[str, str]] = (),
+    backing_off: Iterable[str] = (),
     idle: Iterable[str] = (),
     deletable_orphans: Iterable[tuple[str, str]] = (),
     since_s: float = NOW_S - DAY_S,
@@ -115,11 +115,11 @@ def observed(
             one.node: one for one in (healthy_reports(listed) if reports is None else reports)
         },
         since_s=since_s,
-        ill={id_: Illness(at_s, "no answer") for id_, at_s in (ill or {}).items()},
+        unhealthy={id_: Unhealthy(at_s, "no answer") for id_, at_s in (unhealthy or {}).items()},
         working=frozenset(working) | frozenset(starting),
         starting=frozenset(starting),
-        sweeping=frozenset(sweeping),
-        resting=frozenset(resting),
+        collecting=frozenset(collecting),
+        backing_off=frozenset(backing_off),
         idle=frozenset(idle),
         deletable_orphans=frozenset(deletable_orphans),
     )

@@ -16,15 +16,15 @@ from msgspec.structs import replace
 
 from provisioning.actions import (
     Action,
+    CreateInstance,
+    DeleteRecord,
     Drain,
-    Forget,
-    Illness,
+    GarbageCollect,
     Observed,
-    Place,
-    Renew,
+    Replace,
     Start,
     Stop,
-    Sweep,
+    Unhealthy,
 )
 from provisioning.lifecycle import Outcome, Result, begin, finish_start, finish_stop
 from provisioning.model import (
@@ -52,7 +52,7 @@ from tests.provisioning.node_faults import (
 
 STEP_S = 7.0
 MODELS = ("llama3", "small", "large")
-FAILURES = (Result.FAILED, Result.LASTING, Result.NO_ROOM, Result.UNREACHABLE)
+FAILURES = (Result.FAILED, Result.PERMANENT, Result.RESOURCE_EXHAUSTED, Result.UNREACHABLE)
 
 
 @dataclass
@@ -125,14 +125,16 @@ class World:
             stored={id_: Stored(one, 1) for id_, one in self.records.items()},
             reports={name: self._report(name) for name in self.containers},
             since_s=self.since_s,
-            ill={
-                id_: Illness(self.now_s, "no answer")
+            unhealthy={
+                id_: Unhealthy(self.now_s, "no answer")
                 for id_, one in self.records.items()
                 if one.phase is Phase.RUNNING and not self._answers(one)
             },
             working=frozenset(one.id for one in self.operations if one.id),
             starting=frozenset(one.id for one in self.operations if one.is_start),
-            sweeping=frozenset((one.node, one.container) for one in self.operations if not one.id),
+            collecting=frozenset(
+                (one.node, one.container) for one in self.operations if not one.id
+            ),
             deletable_orphans=frozenset(
                 (node, held.found.name)
                 for node, containers in self.containers.items()
@@ -163,17 +165,17 @@ class World:
         return self.faults.get(node) in UNHEARD
 
     def _begin(self, action: Action) -> None:
-        if isinstance(action, Sweep):
+        if isinstance(action, GarbageCollect):
             self.operations.append(Operation(action.node, action.container))
             return
-        id_ = action.instance.id if isinstance(action, Place) else action.id
-        if isinstance(action, Forget):
+        id_ = action.instance.id if isinstance(action, CreateInstance) else action.id
+        if isinstance(action, DeleteRecord):
             del self.records[id_]
             return
         record = begin(action, self.records.get(id_), now_s=self.now_s)
         assert record is not None
         self.records[id_] = record
-        if isinstance(action, Place | Start | Renew):
+        if isinstance(action, CreateInstance | Start | Replace):
             self._hold(record)
             self.operations.append(Operation(record.node, record.container, id_, is_start=True))
         elif isinstance(action, Stop):
@@ -302,7 +304,7 @@ class World:
 def check(world: World, seen: Observed, actions: Sequence[Action]) -> None:
     """Assert what decide promises about every single pass."""
     check_one_action_each(seen, actions)
-    check_operations(world, [action for action in actions if not calls_off(seen, action)])
+    check_operations(world, [action for action in actions if not cancels_start(seen, action)])
     check_room(world, actions)
     check_lost(world, seen, actions)
     check_orphans(world, seen, actions)
@@ -311,7 +313,7 @@ def check(world: World, seen: Observed, actions: Sequence[Action]) -> None:
         check_kills(world, pool, seen, actions)
 
 
-def calls_off(seen: Observed, action: Action) -> bool:
+def cancels_start(seen: Observed, action: Action) -> bool:
     """Say whether an action turns a start that goes on into a stop; it needs no further operation.
 
     Only what is of no use is called off.
@@ -326,9 +328,9 @@ def calls_off(seen: Observed, action: Action) -> bool:
 def subjects(actions: Sequence[Action]) -> list[str]:
     """Return the instances whose containers the actions change."""
     return [
-        action.instance.id if isinstance(action, Place) else action.id
+        action.instance.id if isinstance(action, CreateInstance) else action.id
         for action in actions
-        if isinstance(action, Place | Start | Renew | Stop | Forget)
+        if isinstance(action, CreateInstance | Start | Replace | Stop | DeleteRecord)
     ]
 
 
@@ -336,18 +338,18 @@ def check_one_action_each(seen: Observed, actions: Sequence[Action]) -> None:
     """No instance gets two orders, or one while another is carried out."""
     ids = subjects(actions)
     assert len(ids) == len(set(ids))
-    called_off = set(subjects([action for action in actions if calls_off(seen, action)]))
-    assert not (seen.working - called_off) & set(ids)
+    cancelled = set(subjects([action for action in actions if cancels_start(seen, action)]))
+    assert not (seen.working - cancelled) & set(ids)
     for action in actions:
-        if isinstance(action, Sweep):
-            assert (action.node, action.container) not in seen.sweeping
+        if isinstance(action, GarbageCollect):
+            assert (action.node, action.container) not in seen.collecting
             stored = seen.stored.get(action.container.rsplit(".", 1)[0])
             if stored and stored.instance.phase is not Phase.FAILED:
                 assert (action.node, action.container) != (
                     stored.instance.node,
                     stored.instance.container,
                 )
-        if isinstance(action, Place):
+        if isinstance(action, CreateInstance):
             assert action.instance.id not in seen.stored
 
 
@@ -366,9 +368,9 @@ def check_operations(world: World, actions: Sequence[Action]) -> None:
 def operation_node(world: World, action: Action) -> str:
     """Return the node on which an action begins an operation; empty: it begins none."""
     match action:
-        case Place():
+        case CreateInstance():
             return action.instance.node
-        case Renew() | Sweep():
+        case Replace() | GarbageCollect():
             return action.node
         case Start() | Stop():
             return world.records[action.id].node
@@ -381,8 +383,8 @@ def check_room(world: World, actions: Sequence[Action]) -> None:
     records = dict(world.records)
     targets = set()
     for action in actions:
-        if isinstance(action, Place | Renew):
-            id_ = action.instance.id if isinstance(action, Place) else action.id
+        if isinstance(action, CreateInstance | Replace):
+            id_ = action.instance.id if isinstance(action, CreateInstance) else action.id
             record = begin(action, records.get(id_), now_s=world.now_s)
             assert record is not None
             records[id_] = record
@@ -399,9 +401,9 @@ def check_room(world: World, actions: Sequence[Action]) -> None:
 def check_lost(world: World, seen: Observed, actions: Sequence[Action]) -> None:
     """What still answers is not taken for lost, however long its node is silent."""
     for action in actions:
-        if isinstance(action, Renew) and action.reason is Reason.NODE_LOST:
+        if isinstance(action, Replace) and action.reason is Reason.NODE_LOST:
             is_running = world.records[action.id].phase is Phase.RUNNING
-            assert not is_running or action.id in seen.ill
+            assert not is_running or action.id in seen.unhealthy
 
 
 def check_orphans(world: World, seen: Observed, actions: Sequence[Action]) -> None:
@@ -418,8 +420,10 @@ def check_orphans(world: World, seen: Observed, actions: Sequence[Action]) -> No
     orphans = {container.name for container in running if is_orphan(seen, container)}
     is_doubted = len(orphans) > len(seen.stored) or bool(world.unasked)
     if is_doubted and not world.are_orphans_deletable:
-        assert not [action for action in actions if isinstance(action, Place)]
-        assert not orphans & {action.container for action in actions if isinstance(action, Sweep)}
+        assert not [action for action in actions if isinstance(action, CreateInstance)]
+        assert not orphans & {
+            action.container for action in actions if isinstance(action, GarbageCollect)
+        }
 
 
 def is_orphan(seen: Observed, container: ObservedContainer) -> bool:
@@ -436,7 +440,7 @@ def check_names(world: World, actions: Sequence[Action]) -> None:
         if not world.is_unheard(node)
     }
     for action in actions:
-        if isinstance(action, Start | Renew):
+        if isinstance(action, Start | Replace):
             record = begin(action, world.records[action.id], now_s=world.now_s)
             assert record is not None
             elsewhere = (containers for node, containers in heard.items() if node != record.node)
@@ -494,25 +498,27 @@ def check_kills(world: World, pool: Pool, seen: Observed, actions: Sequence[Acti
         and world.records[action.id].pool == pool.name
         and action.reason not in (Reason.SCALED_DOWN, Reason.EXITED)
     }
-    ill = [id_ for id_, reason in replaced.items() if reason is Reason.UNHEALTHY]
-    healthy = [id_ for id_ in replaced if id_ not in ill]
-    assert set(ill) <= set(seen.ill)
-    assert not set(healthy) & set(seen.ill)
+    unhealthy = [id_ for id_, reason in replaced.items() if reason is Reason.UNHEALTHY]
+    healthy = [id_ for id_ in replaced if id_ not in unhealthy]
+    assert set(unhealthy) <= set(seen.unhealthy)
+    assert not set(healthy) & set(seen.unhealthy)
     allowed = allowed_down(pool, world.fleet.limits)
     n_moving = sum(is_moving(one) for one in staying)
-    if ill:
+    if unhealthy:
         # What cannot be removed may stay for ever, and keeps no other one ill.
         n_stuck = sum(is_stuck(one) for one in staying)
-        assert max(0, n_moving - n_stuck - n_surplus) + len(ill) <= allowed
+        assert max(0, n_moving - n_stuck - n_surplus) + len(unhealthy) <= allowed
     if healthy:
         down = [
             one
             for one in staying
             if not is_moving(one)
-            and (one.phase is Phase.FAILED or one.id in seen.ill)
-            and one.id not in ill
+            and (one.phase is Phase.FAILED or one.id in seen.unhealthy)
+            and one.id not in unhealthy
         ]
-        assert len(moving) + len(replaced) <= max(pool.rotation.at_once, len(ill) + len(moving))
+        assert len(moving) + len(replaced) <= max(
+            pool.rotation.at_once, len(unhealthy) + len(moving)
+        )
         assert max(0, len(down) + n_moving - n_surplus) + len(replaced) <= allowed
 
 

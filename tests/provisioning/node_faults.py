@@ -37,9 +37,11 @@ def outcome_of_start(fault: Fault | None, dice: random.Random) -> Outcome | None
         case None:
             return None
         case Fault.BARREN:
-            return Outcome(dice.choice((Result.FAILED, Result.NO_ROOM)), "no start does well here")
+            return Outcome(
+                dice.choice((Result.FAILED, Result.RESOURCE_EXHAUSTED)), "no start does well here"
+            )
         case Fault.STERILE:
-            return Outcome(Result.LASTING, "no start can do well here")
+            return Outcome(Result.PERMANENT, "no start can do well here")
         case _:
             return Outcome(Result.UNREACHABLE, "cannot connect")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from provisioning.cache import Cache
-from provisioning.controller import Reconciler
+from provisioning.controller import Controller
 from provisioning.errors import SpecError, StoreError, StoreUnavailableError
 from provisioning.model import Fleet, Instance, Node, Phase
 from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
@@ -70,8 +70,8 @@ class Stage:
     world: World
     backend: MemoryBackend
     store: FickleStore
-    mirror: Cache
-    reconciler: Reconciler
+    cache: Cache
+    controller: Controller
     counters: Counters
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -111,14 +111,14 @@ class Stage:
         deadline_s = clock.monotonic_s() + within_s
         while not condition():
             assert clock.monotonic_s() < deadline_s, (
-                f"not so within {within_s} s: {self.reconciler!r}, {self.counters.last}\n"
+                f"not so within {within_s} s: {self.controller!r}, {self.counters.last}\n"
                 + "\n".join(f"{one}" for one in self.instances[:20])
             )
             await clock.sleep(0.1)
 
     async def put_spec(self, fleet: Fleet) -> None:
         """Put another specification in force, as the API does."""
-        term = self.reconciler.term
+        term = self.controller.term
         assert term
         expected = self.backend.spec.version if self.backend.spec else 0
         await MemoryStore(self.backend).commit([PutSpec(text(fleet), expected)], term=term)
@@ -159,13 +159,13 @@ async def provisioner(
     backend = backend or MemoryBackend()
     world = world or World(clock, seed=seed, behaviour=behaviour)
     if fleet is not None:
-        tenure = backend.begin_term("setup")
-        backend.commit([PutSpec(text(fleet), 0)], tenure.term)
-        backend.end_term(tenure)
+        session = backend.begin_term("setup")
+        backend.commit([PutSpec(text(fleet), 0)], session.term)
+        backend.end_term(session)
     stage = staged(world, backend, name=name, seed=seed)
     stage.tasks += [
-        asyncio.create_task(stage.mirror.follow()),
-        asyncio.create_task(stage.reconciler.run()),
+        asyncio.create_task(stage.cache.follow()),
+        asyncio.create_task(stage.controller.run()),
     ]
     try:
         yield stage
@@ -176,20 +176,20 @@ async def provisioner(
 def staged(world: World, backend: MemoryBackend, *, name: str, seed: int) -> Stage:
     """Return a provisioner that does not run yet."""
     clock, counters, store = VirtualClock(), Counters(), FickleStore(backend)
-    mirror = Cache(store, clock)
+    cache = Cache(store, clock)
 
     def open_runtime(node: Node) -> SimulatedRuntime:
         return SimulatedRuntime(world, node.name, "test")
 
-    reconciler = Reconciler(
+    controller = Controller(
         store=store,
-        mirror=mirror,
+        cache=cache,
         leadership=MemoryLeadership(backend, holder=name),
         open_runtime=open_runtime,
         prober_of=lambda _: SimulatedProber(world),
         clock=clock,
         read_spec=read,
-        dice=random.Random(seed).random,  # noqa: S311
+        jitter=random.Random(seed).random,  # noqa: S311
         listener=counters,
     )
-    return Stage(world, backend, store, mirror, reconciler, counters)
+    return Stage(world, backend, store, cache, controller, counters)

@@ -126,7 +126,7 @@ class TestProvisioning:
                 stage.world.behave(bad, image="bad")
                 await stage.put_spec(fleet(replace(chat, workload=BAD), limits=PATIENT))
                 await VirtualClock().sleep(300.0)
-                assert 2 == stage.reconciler.n_running
+                assert 2 == stage.controller.n_running
 
                 await stage.put_spec(fleet(chat, limits=PATIENT))
                 stage.store.forgets_answers = n_answers
@@ -140,13 +140,13 @@ class TestProvisioning:
         async def scene() -> None:
             async with provisioner(fleet(pool(2), limits=PATIENT), behaviour=bad) as stage:
                 await VirtualClock().sleep(300.0)
-                assert 2 == stage.reconciler.n_running
+                assert 2 == stage.controller.n_running
 
                 await stage.put_spec(fleet(pool(0), limits=PATIENT))
                 await stage.until(stage.is_whole, within_s=20.0)
 
                 assert [] == stage.instances
-                assert 0 == stage.reconciler.n_running
+                assert 0 == stage.controller.n_running
 
         virtual_run(scene())
 
@@ -162,7 +162,7 @@ class TestOperations:
             operations.begin(operation(Kind.START, "b"), done_after(5.0))
             await VirtualClock().sleep(1.0)
 
-            await operations.call_off("a")
+            await operations.cancel_start("a")
 
             assert ["ended"] == seen
             assert frozenset({"b"}) == operations.starting()
@@ -180,8 +180,8 @@ class TestOperations:
             operations.begin(operation(Kind.STOP, "a"), done_after(1.0))
             assert frozenset() == operations.starting()
             assert frozenset({"a"}) == operations.working()
-            await operations.call_off("a")
-            await operations.call_off("a")
+            await operations.cancel_start("a")
+            await operations.cancel_start("a")
             await VirtualClock().sleep(9.0)
 
             assert [operation(Kind.STOP, "a")] == [one for one, _ in operations.ended]

@@ -42,17 +42,17 @@ class Chaos:
 
     def begin(self) -> None:
         """Begin with a specification in the store, and two provisioners."""
-        tenure = self.backend.begin_term("setup")
-        self.backend.commit([PutSpec(text(WANTED), 0)], tenure.term)
-        self.backend.end_term(tenure)
+        session = self.backend.begin_term("setup")
+        self.backend.commit([PutSpec(text(WANTED), 0)], session.term)
+        self.backend.end_term(session)
         self.stages = [self.stage(), self.stage()]
 
     def stage(self) -> Stage:
         """Return another provisioner, at work."""
         made = staged(self.world, self.backend, name="one of two", seed=self.seed)
         made.tasks += [
-            asyncio.create_task(made.mirror.follow()),
-            asyncio.create_task(made.reconciler.run()),
+            asyncio.create_task(made.cache.follow()),
+            asyncio.create_task(made.controller.run()),
         ]
         return made
 
@@ -95,7 +95,7 @@ class Chaos:
         """Return the provisioner that leads, once one does."""
         while True:
             for stage in self.stages:
-                if stage.reconciler.term:
+                if stage.controller.term:
                     return stage
             await VirtualClock().sleep(0.1)
 

@@ -8,14 +8,14 @@ from msgspec.structs import replace
 from provisioning.actions import (
     Action,
     Assign,
+    CreateInstance,
+    DeleteRecord,
     Drain,
-    Forget,
+    GarbageCollect,
     Observed,
-    Place,
-    Renew,
+    Replace,
     Start,
     Stop,
-    Sweep,
 )
 from provisioning.model import (
     ContainerState,
@@ -73,7 +73,7 @@ def many(n: int, **fields: object) -> list[Instance]:
 
 
 def placed(actions: tuple[Action, ...]) -> list[Instance]:
-    return [action.instance for action in actions if isinstance(action, Place)]
+    return [action.instance for action in actions if isinstance(action, CreateInstance)]
 
 
 def test_nothing_is_decided_when_nothing_is_wrong() -> None:
@@ -117,7 +117,7 @@ class TestCounts:
     @pytest.mark.parametrize(
         ("worse", "expected"),
         [
-            (instance(2, phase=Phase.FAILED), Forget("chat-00002")),
+            (instance(2, phase=Phase.FAILED), DeleteRecord("chat-00002")),
             (instance(2, phase=Phase.STARTING), Stop("chat-00002", Reason.SCALED_DOWN)),
             (
                 instance(2, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S),
@@ -197,7 +197,9 @@ class TestCounts:
         leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
         left = fleet(pool(0), nodes=[N2])
 
-        assert (Forget("chat-00001"),) == decided(left, leaving, reports=[report("n2"), *reports])
+        assert (DeleteRecord("chat-00001"),) == decided(
+            left, leaving, reports=[report("n2"), *reports]
+        )
 
     def test_what_is_on_its_way_out_on_a_node_that_has_just_left_has_its_grace(self) -> None:
         leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
@@ -273,7 +275,7 @@ class TestPlaces:
         )
 
         assert 2 == len(placed(actions))
-        assert 4 == sum(isinstance(action, Sweep) for action in actions)
+        assert 4 == sum(isinstance(action, GarbageCollect) for action in actions)
 
     def test_what_is_draining_or_stopping_still_uses_its_node(self) -> None:
         going = [
@@ -341,7 +343,7 @@ class TestPlaces:
         for n in range(1, 9):
             failed = replace(failed, n_failures=n, port=ports[-1])
             (renew,) = decided(fleet(pool(1), nodes=nodes), failed, reports=reports)
-            assert isinstance(renew, Renew)
+            assert isinstance(renew, Replace)
             assert nodes[-1].name == renew.node
             ports.append(renew.port)
 
@@ -356,7 +358,7 @@ class TestPlaces:
         for n in range(1, 9):
             failed = instance(phase=Phase.FAILED, retry_at_s=NOW_S, n_failures=n, port=20_000)
             (renew,) = decided(small, failed, reports=[report()])
-            assert isinstance(renew, Renew)
+            assert isinstance(renew, Replace)
             assert expected == renew.port
 
     def test_ports_on_a_node_are_all_different(self) -> None:
@@ -437,7 +439,7 @@ class TestOperations:
             decided(
                 fleet(pool(9), nodes=nodes, limits=Limits(operations_per_node=3)),
                 reports=[report("n1"), report("n2")],
-                sweeping=busy,
+                collecting=busy,
             )
         )
 
@@ -497,7 +499,7 @@ class TestOperations:
         limits = Limits(operations=2)
 
         actions = decided(
-            fleet(pool(20), nodes=[WIDE], limits=limits), sweeping=[("n1", "x.1"), ("n1", "y.1")]
+            fleet(pool(20), nodes=[WIDE], limits=limits), collecting=[("n1", "x.1"), ("n1", "y.1")]
         )
 
         assert () == actions
@@ -532,7 +534,7 @@ class TestStarting:
             reports=[silent("n1", for_s=120.0), report("n2")],
         )
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert ("n2", 2, Reason.NODE_LOST) == (renew.node, renew.generation, renew.reason)
 
     def test_moves_from_a_cordoned_node(self) -> None:
@@ -542,7 +544,7 @@ class TestStarting:
             reports=[report("n1"), report("n2")],
         )
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert "n2" == renew.node
 
     def test_of_an_old_workload_is_stopped_where_its_container_is_there_already(self) -> None:
@@ -560,7 +562,9 @@ class TestStarting:
 
         (renew,) = decided(fleet(pool(1, workload=grown)), one)
 
-        assert Renew(one.id, "n1", one.port, 2, digest, 8.0, GIB, listing, Reason.CHANGED) == renew
+        assert (
+            Replace(one.id, "n1", one.port, 2, digest, 8.0, GIB, listing, Reason.CHANGED) == renew
+        )
 
     def test_without_room_anywhere_waits(self) -> None:
         one = instance(1, phase=Phase.STARTING, workload="old")
@@ -664,14 +668,16 @@ class TestIllness:
 
     def test_is_stopped(self) -> None:
         assert (Stop("chat-00001", Reason.UNHEALTHY, "no answer"),) == decided(
-            pool(1), instance(1), ill={"chat-00001": NOW_S - 30.0}
+            pool(1), instance(1), unhealthy={"chat-00001": NOW_S - 30.0}
         )
 
     def test_no_more_are_stopped_than_may_be_down_the_longest_ill_first(self) -> None:
-        ill = {one.id: NOW_S - number for number, one in enumerate(many(20))}
+        unhealthy = {one.id: NOW_S - number for number, one in enumerate(many(20))}
         limits = Limits(unavailable_ratio=0.1)
 
-        actions = decided(fleet(pool(40), nodes=[WIDE], limits=limits), *many(40), ill=ill)
+        actions = decided(
+            fleet(pool(40), nodes=[WIDE], limits=limits), *many(40), unhealthy=unhealthy
+        )
 
         assert {"chat-00020", "chat-00019", "chat-00018", "chat-00017"} == {
             action.id for action in actions if isinstance(action, Stop)
@@ -682,7 +688,7 @@ class TestIllness:
         moving = instance(1, phase=Phase.STARTING, generation=2)
 
         actions = decided(
-            pool(2), moving, instance(2), working=[moving.id], ill={"chat-00002": NOW_S}
+            pool(2), moving, instance(2), working=[moving.id], unhealthy={"chat-00002": NOW_S}
         )
 
         assert () == actions
@@ -693,9 +699,11 @@ class TestIllness:
     ) -> None:
         stuck = instance(1, phase=Phase.STOPPING, reason=Reason.ROTATED, n_stop_tries=n_stop_tries)
         others = [instance(number) for number in range(2, 21)]
-        ill = {one.id: NOW_S - 86_400.0 for one in others[:2]}
+        unhealthy = {one.id: NOW_S - 86_400.0 for one in others[:2]}
 
-        actions = decided(pool(20), stuck, *others, ill=ill, resting=[stuck.container])
+        actions = decided(
+            pool(20), stuck, *others, unhealthy=unhealthy, backing_off=[stuck.container]
+        )
 
         assert expected == len(actions)
 
@@ -707,14 +715,14 @@ class TestIllness:
             instance(number, phase=Phase.STOPPING, reason=Reason.UNHEALTHY, n_stop_tries=6)
             for number in range(1, 1 + n_stuck)
         ]
-        ill = [instance(number) for number in range(1 + n_stuck, 41)]
+        unhealthy = [instance(number) for number in range(1 + n_stuck, 41)]
 
         actions = decided(
             fleet(pool(40), nodes=[WIDE], limits=Limits(unavailable_ratio=0.05)),
             *stuck,
-            *ill,
-            ill={one.id: NOW_S - 60.0 for one in ill},
-            resting=[one.container for one in stuck],
+            *unhealthy,
+            unhealthy={one.id: NOW_S - 60.0 for one in unhealthy},
+            backing_off=[one.container for one in stuck],
         )
 
         assert expected == len(actions)
@@ -725,18 +733,22 @@ class TestIllness:
     ) -> None:
         stuck = instance(1, phase=Phase.STOPPING, reason=Reason.ROTATED, n_stop_tries=n_stop_tries)
 
-        assert () == decided(pool(2, workload=NEW), stuck, instance(2), resting=[stuck.container])
+        assert () == decided(
+            pool(2, workload=NEW), stuck, instance(2), backing_off=[stuck.container]
+        )
 
     def test_those_started_for_the_first_time_do_not_count(self) -> None:
         new = instance(1, phase=Phase.STARTING)
 
-        actions = decided(pool(2), new, instance(2), working=[new.id], ill={"chat-00002": NOW_S})
+        actions = decided(
+            pool(2), new, instance(2), working=[new.id], unhealthy={"chat-00002": NOW_S}
+        )
 
         assert 1 == len(actions)
 
     def test_nothing_is_done_about_it_while_its_node_is_silent(self) -> None:
         actions = decided(
-            pool(1), instance(1), ill={"chat-00001": 1.0}, reports=[silent("n1", for_s=119.0)]
+            pool(1), instance(1), unhealthy={"chat-00001": 1.0}, reports=[silent("n1", for_s=119.0)]
         )
 
         assert () == actions
@@ -858,7 +870,7 @@ class TestReplacement:
         limits = Limits(operations=0)
 
         actions = decided(
-            fleet(pool(2, workload=NEW), limits=limits), *many(2), ill={"chat-00001": NOW_S}
+            fleet(pool(2, workload=NEW), limits=limits), *many(2), unhealthy={"chat-00001": NOW_S}
         )
 
         assert () == actions
@@ -899,21 +911,21 @@ class TestLostNodes:
 
     NODES = (WIDE, N2)
 
-    def moved(self, one: Instance, *, for_s: float, **seen: object) -> list[Renew]:
+    def moved(self, one: Instance, *, for_s: float, **seen: object) -> list[Replace]:
         actions = decided(
             fleet(pool(1), nodes=self.NODES),
             one,
             reports=[silent("n1", found(one), for_s=for_s), report("n2")],
             **seen,
         )
-        assert all(isinstance(action, Renew) for action in actions)
-        return [action for action in actions if isinstance(action, Renew)]
+        assert all(isinstance(action, Replace) for action in actions)
+        return [action for action in actions if isinstance(action, Replace)]
 
     def test_within_the_grace_nothing_happens(self) -> None:
-        assert [] == self.moved(instance(1), for_s=119.0, ill={"chat-00001": 1.0})
+        assert [] == self.moved(instance(1), for_s=119.0, unhealthy={"chat-00001": 1.0})
 
     def test_after_the_grace_its_instances_get_a_new_generation_elsewhere(self) -> None:
-        (renew,) = self.moved(instance(1, generation=4), for_s=120.0, ill={"chat-00001": 1.0})
+        (renew,) = self.moved(instance(1, generation=4), for_s=120.0, unhealthy={"chat-00001": 1.0})
 
         assert ("n2", 5, Reason.NODE_LOST) == (renew.node, renew.generation, renew.reason)
 
@@ -925,24 +937,28 @@ class TestLostNodes:
         assert 1 == len(self.moved(instance(1, phase=phase, reason=Reason.ROTATED), for_s=120.0))
 
     def test_a_provisioner_that_has_just_begun_waits_for_the_grace_itself(self) -> None:
-        ill = {"chat-00001": 1.0}
+        unhealthy = {"chat-00001": 1.0}
 
-        assert [] == self.moved(instance(1), for_s=NOW_S, ill=ill, since_s=NOW_S - 119.0)
-        assert 1 == len(self.moved(instance(1), for_s=NOW_S, ill=ill, since_s=NOW_S - 120.0))
+        assert [] == self.moved(
+            instance(1), for_s=NOW_S, unhealthy=unhealthy, since_s=NOW_S - 119.0
+        )
+        assert 1 == len(
+            self.moved(instance(1), for_s=NOW_S, unhealthy=unhealthy, since_s=NOW_S - 120.0)
+        )
 
     def test_a_node_never_heard_of_is_lost_after_the_grace_as_well(self) -> None:
         actions = decided(
             fleet(pool(1), nodes=self.NODES),
             instance(1),
             reports=[report("n2")],
-            ill={"chat-00001": 1.0},
+            unhealthy={"chat-00001": 1.0},
         )
 
-        assert isinstance(actions[0], Renew)
+        assert isinstance(actions[0], Replace)
 
     def test_without_room_elsewhere_its_instances_stay_where_they_are(self) -> None:
         actions = decided(
-            pool(1), instance(1), reports=[silent("n1", for_s=999.0)], ill={"chat-00001": 1.0}
+            pool(1), instance(1), reports=[silent("n1", for_s=999.0)], unhealthy={"chat-00001": 1.0}
         )
 
         assert () == actions
@@ -957,7 +973,7 @@ class TestLostNodes:
             reports=[report("n1", old), report("n2", found(moved))],
         )
 
-        assert (Sweep("n1", "chat-00001.1"),) == actions
+        assert (GarbageCollect("n1", "chat-00001.1"),) == actions
 
     @pytest.mark.parametrize(
         "unlisted", [[], [silent("n1", for_s=119.0)]], ids=["unknown", "known"]
@@ -965,13 +981,13 @@ class TestLostNodes:
     def test_a_node_that_is_not_in_the_specification_has_its_grace_as_well(
         self, unlisted: list[NodeReport]
     ) -> None:
-        ill = {"chat-00001": 1.0}
+        unhealthy = {"chat-00001": 1.0}
 
         assert () == decided(
             fleet(pool(1), nodes=[N2]),
             instance(1),
             reports=[*unlisted, report("n2")],
-            ill=ill,
+            unhealthy=unhealthy,
             since_s=NOW_S - 119.0,
         )
 
@@ -994,7 +1010,7 @@ class TestLostNodes:
 
         (renew,) = decided(fleet(pool(1), nodes=[N2]), leaving, reports=[report("n2")])
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert "n2" == renew.node
 
 
@@ -1004,21 +1020,21 @@ class TestSweeping:
     def test_a_container_without_a_record_is_swept(self) -> None:
         known, leftover = instance(1), found(instance(7), generation=3)
 
-        assert (Sweep("n1", "chat-00007.3"),) == decided(
+        assert (GarbageCollect("n1", "chat-00007.3"),) == decided(
             pool(1), known, reports=[report("n1", found(known), leftover)]
         )
 
     def test_a_container_of_another_generation_is_swept(self) -> None:
         one = instance(1, generation=2)
 
-        assert (Sweep("n1", "chat-00001.1"),) == decided(
+        assert (GarbageCollect("n1", "chat-00001.1"),) == decided(
             pool(1), one, reports=[report("n1", found(one, generation=1), found(one))]
         )
 
     def test_a_container_on_another_node_is_swept(self) -> None:
         one = instance(1)
 
-        assert (Sweep("n2", "chat-00001.1"),) == decided(
+        assert (GarbageCollect("n2", "chat-00001.1"),) == decided(
             fleet(pool(1), nodes=[WIDE, N2]),
             one,
             reports=[report("n1", found(one)), report("n2", found(one))],
@@ -1027,13 +1043,13 @@ class TestSweeping:
     def test_what_a_failed_start_has_left_is_swept(self) -> None:
         one = instance(1, phase=Phase.FAILED, retry_at_s=NOW_S + 9.0)
 
-        assert (Sweep("n1", "chat-00001.1"),) == decided(
+        assert (GarbageCollect("n1", "chat-00001.1"),) == decided(
             pool(1), one, reports=[report("n1", found(one))]
         )
 
     def test_nothing_is_swept_twice_at_once(self) -> None:
         actions = decided(
-            pool(0), reports=[report("n1", found(instance(7)))], sweeping=[("n1", "chat-00007.1")]
+            pool(0), reports=[report("n1", found(instance(7)))], collecting=[("n1", "chat-00007.1")]
         )
 
         assert () == actions
@@ -1071,7 +1087,7 @@ class TestSweeping:
         actions = decided(fleet(pool(3), nodes=[WIDE, N2]), *known, reports=[here, *reports])
 
         assert (3 - n_known if is_asked else 0) == len(placed(actions))
-        swept = {action.container for action in actions if isinstance(action, Sweep)}
+        swept = {action.container for action in actions if isinstance(action, GarbageCollect)}
         assert {container.name for container in old} | ({dead.name} if is_asked else set()) == swept
 
     def test_few_orphans_on_one_node_are_not_swept_before_the_others_were_asked(self) -> None:
@@ -1102,7 +1118,7 @@ class TestSweeping:
             reports=[report("n1", *left), report("n2", *map(found, moved))],
         )
 
-        assert {Sweep("n1", container.name) for container in left} == set(actions)
+        assert {GarbageCollect("n1", container.name) for container in left} == set(actions)
 
     def test_what_could_just_not_be_removed_is_left_alone_for_a_while(self) -> None:
         leaving = instance(1, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN)
@@ -1112,7 +1128,7 @@ class TestSweeping:
             pool(0),
             leaving,
             reports=[report("n1", found(leaving), stray)],
-            resting=[leaving.container, stray.name],
+            backing_off=[leaving.container, stray.name],
         )
 
     def test_nothing_is_swept_by_a_report_older_than_its_record(self) -> None:
@@ -1136,7 +1152,7 @@ class TestFailures:
             fleet(pool(1), nodes=[WIDE, N2]), self.failed(), reports=[report("n1"), report("n2")]
         )
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert ("n2", 2, None) == (renew.node, renew.generation, renew.reason)
 
     def test_gets_a_port_of_its_node_after_the_nodes_ports_have_changed(self) -> None:
@@ -1144,13 +1160,13 @@ class TestFailures:
 
         (renew,) = decided(fleet(pool(1), nodes=[moved]), self.failed(n_failures=0))
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert 30_000 <= renew.port <= 30_009
 
     def test_is_tried_again_at_another_port_where_there_is_no_other_node(self) -> None:
         (renew,) = decided(pool(1), self.failed())
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert "n1" == renew.node
         assert self.failed().port != renew.port
 
@@ -1161,7 +1177,7 @@ class TestFailures:
             reports=[report("n1"), report("n2")],
         )
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert ("n1", self.failed().port) == (renew.node, renew.port)
 
     def test_is_not_tried_before_it_is_time(self) -> None:
@@ -1179,7 +1195,7 @@ class TestFailures:
             reports=[report(one.name) for one in nodes],
         )
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert ("n3", None) == (renew.node, renew.reason)
 
     def test_for_good_on_three_nodes_it_is_the_workloads_fault(self) -> None:
@@ -1198,7 +1214,7 @@ class TestFailures:
             reports=[report("n2")],
         )
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert "n2" == renew.node
 
     @pytest.mark.parametrize(
@@ -1211,7 +1227,7 @@ class TestFailures:
             reports=[report("n1"), report("n2")],
         )
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert "n2" == renew.node
 
     def test_goes_first_where_it_has_not_failed_yet(self) -> None:
@@ -1225,18 +1241,18 @@ class TestFailures:
             reports=[report("n1"), report("n2"), report("n3", found(taken))],
         )
 
-        assert ["n3"] == [renew.node for renew in renews if isinstance(renew, Renew)]
+        assert ["n3"] == [renew.node for renew in renews if isinstance(renew, Replace)]
 
     def test_for_good_is_tried_when_a_person_asks(self) -> None:
         (renew,) = decided(pool(1), self.failed(retry_at_s=0.0, is_replace_asked=True))
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert Reason.REPLACED is renew.reason
 
     def test_for_good_is_tried_when_the_workload_has_changed(self) -> None:
         (renew,) = decided(pool(1, workload=NEW), self.failed(retry_at_s=0.0))
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
         assert (Reason.CHANGED, workload_digest(NEW)) == (renew.reason, renew.workload)
 
     def test_the_next_generation_is_newer_than_any_container_that_is_still_around(self) -> None:
@@ -1247,14 +1263,14 @@ class TestFailures:
 
         actions = decided(pool(1), one, reports=[report("n1", newer)], deletable_orphans=ordered)
 
-        assert [7] == [action.generation for action in actions if isinstance(action, Renew)]
+        assert [7] == [action.generation for action in actions if isinstance(action, Replace)]
 
     def test_a_port_that_is_given_back_is_given_to_nobody_in_the_same_pass(self) -> None:
         tight = node(first_port=20_001, last_port=20_002)
 
         actions = decided(fleet(pool(2), nodes=[tight]), self.failed(port=20_001))
 
-        assert [20_002] == [action.port for action in actions if isinstance(action, Renew)]
+        assert [20_002] == [action.port for action in actions if isinstance(action, Replace)]
         assert [] == placed(actions)
 
 
@@ -1283,11 +1299,11 @@ class TestClockSetBack:
             fleet(pool(1), nodes=[WIDE, N2]),
             instance(1),
             reports=[silent("n1", for_s=-3600.0), report("n2")],
-            ill={"chat-00001": 1.0},
+            unhealthy={"chat-00001": 1.0},
             since_s=NOW_S - 120.0,
         )
 
-        assert isinstance(renew, Renew)
+        assert isinstance(renew, Replace)
 
 
 class TestDevelopers:

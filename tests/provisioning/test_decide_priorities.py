@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from provisioning.actions import Action, Place, Renew, Start, Stop
+from provisioning.actions import Action, CreateInstance, Replace, Start, Stop
 from provisioning.lifecycle import Outcome, Result, begin, finish_start
 from provisioning.model import ContainerState, Instance, Limits, NodeReport, Phase, Reason, WarmUp
 from provisioning.reconcile import decide
@@ -69,7 +69,7 @@ def test_what_has_run_is_mended_before_another_pools_failed_starts_are_tried_aga
     first, *others = decided(*failed(100), DEAD, n_bad=100)
 
     assert isinstance(first, Stop)
-    assert {Renew} == {type(action) for action in others}
+    assert {Replace} == {type(action) for action in others}
 
 
 @pytest.mark.parametrize(("operations", "expected"), [(1, 1), (2, 1), (3, 1), (10, 5), (11, 5)])
@@ -78,7 +78,7 @@ def test_starts_that_have_failed_before_have_half_of_the_operations(
 ) -> None:
     actions = decided(*failed(100), n_bad=100, limits=Limits(operations=operations))
 
-    assert expected == sum(isinstance(action, Renew) for action in actions)
+    assert expected == sum(isinstance(action, Replace) for action in actions)
 
 
 @pytest.mark.parametrize(("operations", "expected"), [(1, 1), (2, 1), (3, 2), (10, 9), (50, 45)])
@@ -122,14 +122,14 @@ def test_only_what_has_served_as_it_is_started_has_what_first_starts_leave(
 
     actions = beside(first_starts(Limits()), [replace(crashed, **fields)])
 
-    assert is_begun is any(isinstance(action, Renew) for action in actions)
+    assert is_begun is any(isinstance(action, Replace) for action in actions)
 
 
 def first_starts(limits: Limits) -> list[Instance]:
     """Return the instances of an empty fleet whose starts are begun at once."""
     wanted = fleet(pool(100, name="bad"), nodes=NODES, limits=limits)
     actions = decide(wanted, observed((), map(report, NAMES)), NOW_S)
-    return [action.instance for action in actions if isinstance(action, Place)]
+    return [action.instance for action in actions if isinstance(action, CreateInstance)]
 
 
 def beside(
@@ -155,7 +155,7 @@ class TestTurns:
     def first(self, one: Instance, *others: Instance) -> str:
         """Return who is tried first, where the other pool comes first in the file."""
         actions = decided(*(others or self.BAD), one, n_bad=20, reports=[*map(report, NAMES)])
-        return next(action.id for action in actions if isinstance(action, Renew))
+        return next(action.id for action in actions if isinstance(action, Replace))
 
     @pytest.mark.parametrize(
         ("fields", "is_first"),
@@ -193,7 +193,7 @@ class TestTurns:
             now_s = NOW_S + round_s
             seen = observed(records.values(), [report(name, at_s=now_s) for name in NAMES])
             for action in decide(wanted, seen, now_s):
-                assert isinstance(action, Renew)
+                assert isinstance(action, Replace)
                 n_tries[action.id] += 1
                 begun = begin(action, records[action.id], now_s=now_s)
                 assert begun
@@ -209,7 +209,7 @@ def test_those_that_go_on_count() -> None:
 
     actions = decided(*going_on, *waiting, n_bad=20, working=[one.id for one in going_on])
 
-    assert 1 == sum(isinstance(action, Renew) for action in actions)
+    assert 1 == sum(isinstance(action, Replace) for action in actions)
 
 
 def test_those_that_a_new_leader_goes_on_with_count() -> None:
@@ -233,7 +233,7 @@ def test_a_stop_of_what_could_not_be_started_is_none() -> None:
 
     actions = decided(*stopping, *records[3:], n_bad=20, working=[one.id for one in stopping])
 
-    assert 5 == sum(isinstance(action, Renew) for action in actions)
+    assert 5 == sum(isinstance(action, Replace) for action in actions)
 
 
 def test_they_go_where_there_is_one_left_for_them() -> None:
@@ -253,7 +253,7 @@ def test_they_go_where_there_is_one_left_for_them() -> None:
         working=[one.id for one in going_on],
     )
 
-    assert ["n3"] == [action.node for action in actions if isinstance(action, Renew)]
+    assert ["n3"] == [action.node for action in actions if isinstance(action, Replace)]
 
 
 def test_they_have_half_of_a_nodes_operations_too() -> None:
@@ -262,7 +262,7 @@ def test_they_have_half_of_a_nodes_operations_too() -> None:
     actions = decided(*failed(100), n_bad=100, limits=limits)
 
     assert {"n1": 2, "n2": 2, "n3": 2} == Counter(
-        action.node for action in actions if isinstance(action, Renew)
+        action.node for action in actions if isinstance(action, Replace)
     )
 
 
@@ -282,7 +282,7 @@ def test_what_is_too_much_is_removed_before_more_is_made() -> None:
     seen = observed(leaving, [*healthy_reports(leaving), report("n2"), report("n3")])
     actions = decide(wanted, seen, NOW_S)
 
-    assert {Stop: 4, Place: 1} == Counter(type(action) for action in actions)
+    assert {Stop: 4, CreateInstance: 1} == Counter(type(action) for action in actions)
 
 
 HANGS = Behaviour(start_s=1.0, hang_ratio=1.0, stop_s=0.5)

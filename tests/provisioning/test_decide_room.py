@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from provisioning.actions import Action, Drain, Place, Renew
+from provisioning.actions import Action, CreateInstance, Drain, Replace
 from provisioning.model import (
     Fleet,
     Instance,
@@ -20,7 +20,7 @@ from provisioning.model import (
     Rotation,
 )
 from provisioning.reconcile import MOST_KEPT, decide
-from provisioning.scheduler import Draft, Ledger, Spot
+from provisioning.scheduler import ActionPlan, Ledger, Spot
 from provisioning.state import Usage
 from tests.provisioning.making import (
     CHAT,
@@ -91,7 +91,7 @@ def test_who_waits_for_an_operation_has_a_place_as_well() -> None:
     serving = [instance(number) for number in range(2, 7)]
     busy = [("n2", f"x.{n}") for n in range(3)]
 
-    assert 0 == drained(evacuated(6, room=1), stopped, *serving, sweeping=busy)
+    assert 0 == drained(evacuated(6, room=1), stopped, *serving, collecting=busy)
 
 
 def test_who_leaves_in_another_pool_has_a_place_as_well() -> None:
@@ -166,19 +166,19 @@ class TestManyThatWait:
     def decided(self, wanted: Fleet, lost: list[Instance]) -> tuple[Action, ...]:
         serving = instance(1)
         reports = [report("n1", found(serving)), report("n2"), silent("n3", for_s=999.0)]
-        seen = observed([serving, *lost], reports, ill={one.id: 1.0 for one in lost})
+        seen = observed([serving, *lost], reports, unhealthy={one.id: 1.0 for one in lost})
         return decide(wanted, seen, NOW_S)
 
     def test_no_room_is_kept_where_too_many_are_down_for_one_to_move(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         kept = []
-        monkeypatch.setattr(Draft, "keep_room", lambda *asked: kept.append(asked))
+        monkeypatch.setattr(ActionPlan, "reserve_capacity", lambda *asked: kept.append(asked))
         nodes = [OLD, node("n2", cpus=999.0, memory_bytes=999 * GIB), node("n3")]
 
         actions = self.decided(fleet(pool(100), nodes=nodes), self.lost(99, "chat"))
 
-        assert {Renew} == {type(action) for action in actions}
+        assert {Replace} == {type(action) for action in actions}
         assert [] == kept
 
     @pytest.mark.parametrize(("n_more", "expected"), [(-1, 1), (0, 0), (200, 0)])
@@ -229,7 +229,7 @@ class TestWithoutRoom:
         monkeypatch.setattr(Usage, "has_room", counted)
         full = node("n1", cpus=0.5)
         seen = observed(
-            lost, [report("n1"), silent("n2", for_s=999.0)], ill={one.id: 1.0 for one in lost}
+            lost, [report("n1"), silent("n2", for_s=999.0)], unhealthy={one.id: 1.0 for one in lost}
         )
 
         assert () == decide(fleet(pool(100), nodes=[full, node("n2")]), seen, NOW_S)
@@ -266,9 +266,11 @@ class TestWithoutRoom:
         seen = observed(
             [lost, held],
             [report("n1"), silent("n2", found(lost), found(held), for_s=999.0)],
-            ill={lost.id: 1.0, held.id: 1.0},
+            unhealthy={lost.id: 1.0, held.id: 1.0},
         )
 
-        renews = [one for one in decide(tight, seen, NOW_S) if isinstance(one, Renew | Place)]
+        renews = [
+            one for one in decide(tight, seen, NOW_S) if isinstance(one, Replace | CreateInstance)
+        ]
 
         assert 1 == len(renews)

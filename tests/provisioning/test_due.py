@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from provisioning.controller import MARGIN_S, drain_left_s
+from provisioning.controller import MARGIN_S, next_wakeup_s
 from provisioning.model import Instance, Phase, Rotation
 from provisioning.spec_index import SpecIndex
 from tests.provisioning.making import NOW_S, fleet, instance, pool
@@ -24,7 +24,7 @@ def draining(for_s: float, **fields: object) -> Instance:
 
 
 def left_s(*instances: Instance) -> float:
-    return drain_left_s(ROSTER, instances, since_s=NOW_S)
+    return next_wakeup_s(ROSTER, instances, since_s=NOW_S)
 
 
 def test_the_first_that_ends_counts() -> None:
@@ -44,7 +44,7 @@ def test_one_that_was_over_before_is_held_up_by_something_else() -> None:
 def test_one_that_has_no_time_is_over_at_once() -> None:
     spec_index = SpecIndex(fleet(pool(3, rotation=Rotation(drain_s=0.0))))
 
-    assert MARGIN_S == approx(drain_left_s(spec_index, [draining(0.0)], since_s=NOW_S))
+    assert MARGIN_S == approx(next_wakeup_s(spec_index, [draining(0.0)], since_s=NOW_S))
 
 
 def test_without_its_pool_an_instance_drains_as_long_as_decide_lets_it() -> None:

@@ -83,7 +83,7 @@ def executor(
     dice: Callable[[], float] = lambda: 1.0,
     leads: Callable[[], bool] = lambda: True,
 ) -> Executor:
-    return Executor(lambda _: script, lambda _: script, VirtualClock(), dice=dice, leads=leads)  # type: ignore[arg-type, return-value]
+    return Executor(lambda _: script, lambda _: script, VirtualClock(), jitter=dice, leads=leads)  # type: ignore[arg-type, return-value]
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Outcome]]) -> tuple[Outcome, float]:
@@ -145,8 +145,8 @@ def test_after_its_tries_it_has_failed_with_the_last_fault_and_left_nothing() ->
 @pytest.mark.parametrize(
     ("error", "result"),
     [
-        (PermanentError("no image"), Result.LASTING),
-        (ResourceExhaustedError("no memory"), Result.NO_ROOM),
+        (PermanentError("no image"), Result.PERMANENT),
+        (ResourceExhaustedError("no memory"), Result.RESOURCE_EXHAUSTED),
     ],
 )
 def test_what_will_not_heal_is_not_tried_again(error: ContainerError, result: Result) -> None:
@@ -215,7 +215,7 @@ def test_a_container_of_a_node_that_has_left_meanwhile_has_no_log_to_be_seen() -
         runtime_of,  # type: ignore[arg-type]
         lambda _: script,
         VirtualClock(),
-        dice=lambda: 1.0,
+        jitter=lambda: 1.0,
         leads=lambda: True,
     )
     outcome, _ = run(lambda: made.start(ORDER, Limits(tries=1, start_timeout_s=30.0)))
@@ -333,7 +333,7 @@ def test_a_clean_up_that_fails_is_told_with_the_fault() -> None:
 
     outcome, _ = start(script)
 
-    assert Result.LASTING is outcome.result
+    assert Result.PERMANENT is outcome.result
     assert "no image; it could not be removed either: busy" == outcome.fault
 
 
@@ -371,7 +371,7 @@ def test_a_healthy_answer_where_the_container_has_ended_is_a_strangers() -> None
 
     outcome, _ = run(lambda: made.start(ORDER, LIMITS))
 
-    assert (Result.NO_ROOM, 1) == (outcome.result, outcome.n_tries)
+    assert (Result.RESOURCE_EXHAUSTED, 1) == (outcome.result, outcome.n_tries)
     seen = f"exited, status 1, and yet 127.0.0.1:{UNIT.port} answers: a stranger has its port"
     assert seen in outcome.fault
     assert ["start", f"remove {NAME} 10"] == script.calls

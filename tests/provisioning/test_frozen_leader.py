@@ -51,7 +51,7 @@ class Cluster:
         if method is REVOKE:
             return LeaseRevokeResponse()
         assert method is RANGE
-        return RangeResponse(kvs=[KeyValue(value=b"another")] if self._backend.tenure else [])
+        return RangeResponse(kvs=[KeyValue(value=b"another")] if self._backend.session else [])
 
     async def write(self, _method: object, _request: object, **_: object) -> object:
         epoch = self._backend.begin_term("one").term.epoch
@@ -120,7 +120,7 @@ async def leader(
 
 def succeed(stage: Stage) -> None:
     """Let another one lead."""
-    stage.backend.tenure = None
+    stage.backend.session = None
     stage.backend.begin_term("another")
 
 
@@ -143,8 +143,8 @@ def test_a_leader_that_wakes_after_its_lease_leaves_its_starts_to_its_successor(
 
             assert [] == acts.seen
             assert N_UNITS == len(stage.running_containers)
-            assert None is stage.reconciler.term
-            assert 0 == stage.reconciler.n_running
+            assert None is stage.controller.term
+            assert 0 == stage.controller.n_running
 
     virtual_run(scene())
 
@@ -165,7 +165,7 @@ def test_a_leader_that_wakes_within_its_lease_cleans_up_as_ever(
             removals = {f"remove {one.container}" for one in stage.instances}
             assert removals == set(acts.seen)
             assert N_UNITS == len(acts.seen)
-            assert stage.reconciler.term
+            assert stage.controller.term
 
     virtual_run(scene())
 

@@ -11,7 +11,7 @@ import pytest
 
 from provisioning import health
 from provisioning.errors import NotAskedError
-from provisioning.health import HealthMonitor, Subject
+from provisioning.health import HealthMonitor, ProbeTarget
 from provisioning.model import Probe, RequestsPage, WarmUp
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 
@@ -45,8 +45,8 @@ class Answering:
         raise NotImplementedError
 
 
-def subject(port: int = 1, *, container: str = "a.1", node: str = "n1") -> Subject:
-    return Subject(container, node, "127.0.0.1", port, PROBE)
+def target(port: int = 1, *, container: str = "a.1", node: str = "n1") -> ProbeTarget:
+    return ProbeTarget(container, node, "127.0.0.1", port, PROBE)
 
 
 class Scene:
@@ -71,7 +71,7 @@ def test_each_is_asked_once_per_interval_at_a_phase_of_its_own() -> None:
     async def scene() -> Scene:
         made = Scene()
         for port in range(200):
-            made.monitor.watch(f"chat-{port:05}", subject(port))
+            made.monitor.watch(f"chat-{port:05}", target(port))
         await made.run(30.0)
         return made
 
@@ -90,9 +90,9 @@ def test_each_is_asked_once_per_interval_at_a_phase_of_its_own() -> None:
 def test_the_phase_is_the_same_after_a_restart() -> None:
     async def scene() -> tuple[float, float]:
         first, second = Scene(), Scene()
-        first.monitor.watch("a", subject())
+        first.monitor.watch("a", target())
         await first.run(13.0)
-        second.monitor.watch("a", subject())
+        second.monitor.watch("a", target())
         await second.run(20.0)
         return first.prober.asked_s[1][0] % 10.0, second.prober.asked_s[1][0] % 10.0
 
@@ -104,31 +104,31 @@ def test_the_phase_is_the_same_after_a_restart() -> None:
 def test_so_many_failures_in_a_row_make_it_ill_since_the_first() -> None:
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         made.prober.fault_by_port[1] = "status 503"
         await made.run(20.0)
-        assert {} == made.monitor.ill
+        assert {} == made.monitor.unhealthy
         await made.run(10.0)
         return made
 
     made = virtual_run(scene())
 
-    illness = made.monitor.ill["a"]
-    assert illness.since_s == pytest.approx(made.prober.asked_s[1][0], abs=0.1)
-    assert "failed 3 health checks in a row, last: status 503" == illness.fault
+    unhealthy = made.monitor.unhealthy["a"]
+    assert unhealthy.since_s == pytest.approx(made.prober.asked_s[1][0], abs=0.1)
+    assert "failed 3 health checks in a row, last: status 503" == unhealthy.fault
     assert 1 == made.n_changes
 
 
 def test_a_good_answer_in_between_begins_the_count_anew() -> None:
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         for fault in ("bad", "bad", "", "bad", "bad"):
             made.prober.fault_by_port[1] = fault
             await made.run(10.0)
         return made
 
-    assert {} == virtual_run(scene()).monitor.ill
+    assert {} == virtual_run(scene()).monitor.unhealthy
 
 
 def test_what_was_not_asked_is_no_failure_and_is_logged_once_a_minute(
@@ -137,14 +137,14 @@ def test_what_was_not_asked_is_no_failure_and_is_logged_once_a_minute(
     async def scene() -> Scene:
         made = Scene()
         for port in range(20):
-            made.monitor.watch(f"a{port}", subject(port))
+            made.monitor.watch(f"a{port}", target(port))
             made.prober.fault_by_port[port] = "shortage"
         await made.run(65.0)
         return made
 
     made = virtual_run(scene())
 
-    assert {} == made.monitor.ill
+    assert {} == made.monitor.unhealthy
     assert len(made.prober.asked_s[1]) >= 6
     first, second = caplog.messages
     assert "too many open files" in first
@@ -162,7 +162,7 @@ def test_no_more_are_asked_at_once_than_may_be_and_to_wait_is_no_failure(
         made = Scene()
         made.prober.takes_s = 2.0
         for port in range(20):
-            made.monitor.watch(f"a{port}", subject(port))
+            made.monitor.watch(f"a{port}", target(port))
         await made.run(40.0)
         return made
 
@@ -171,36 +171,36 @@ def test_no_more_are_asked_at_once_than_may_be_and_to_wait_is_no_failure(
     begun_s = sorted(at_s for times in made.prober.asked_s.values() for at_s in times)
     assert all(third >= first + 2.0 for first, third in itertools.pairwise(begun_s[::2]))
     assert {1, 2} == {len(times) for times in made.prober.asked_s.values()}
-    assert {} == made.monitor.ill
+    assert {} == made.monitor.unhealthy
 
 
 def test_a_good_answer_makes_it_well() -> None:
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         made.prober.fault_by_port[1] = "bad"
         await made.run(40.0)
-        assert ["a"] == list(made.monitor.ill)
+        assert ["a"] == list(made.monitor.unhealthy)
         made.prober.fault_by_port[1] = ""
         await made.run(10.0)
         return made
 
     made = virtual_run(scene())
 
-    assert {} == made.monitor.ill
+    assert {} == made.monitor.unhealthy
     assert 2 == made.n_changes
 
 
 def test_another_generation_begins_without_blame_and_the_same_one_is_not_disturbed() -> None:
     async def scene() -> tuple[int, int]:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         made.prober.fault_by_port[1] = "bad"
         await made.run(40.0)
-        made.monitor.watch("a", subject())
-        n_before = len(made.monitor.ill)
-        made.monitor.watch("a", subject(container="a.2"))
-        return n_before, len(made.monitor.ill)
+        made.monitor.watch("a", target())
+        n_before = len(made.monitor.unhealthy)
+        made.monitor.watch("a", target(container="a.2"))
+        return n_before, len(made.monitor.unhealthy)
 
     assert (1, 0) == virtual_run(scene())
 
@@ -208,7 +208,7 @@ def test_another_generation_begins_without_blame_and_the_same_one_is_not_disturb
 def test_who_is_not_watched_is_not_asked() -> None:
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         made.prober.fault_by_port[1] = "bad"
         await made.run(40.0)
         made.monitor.unwatch("a")
@@ -219,7 +219,7 @@ def test_who_is_not_watched_is_not_asked() -> None:
     made = virtual_run(scene())
 
     assert {} == made.prober.asked_s
-    assert {} == made.monitor.ill
+    assert {} == made.monitor.unhealthy
 
 
 def test_an_answer_that_comes_after_the_end_is_not_counted() -> None:
@@ -227,7 +227,9 @@ def test_an_answer_that_comes_after_the_end_is_not_counted() -> None:
         made = Scene()
         made.prober.takes_s = 5.0
         made.prober.fault_by_port[1] = "bad"
-        made.monitor.watch("a", Subject("a.1", "n1", "h", 1, Probe(interval_s=10.0, n_failures=1)))
+        made.monitor.watch(
+            "a", ProbeTarget("a.1", "n1", "h", 1, Probe(interval_s=10.0, n_failures=1))
+        )
         task = asyncio.create_task(made.monitor.run())
         while not made.prober.asked_s:
             await VirtualClock().sleep(0.1)
@@ -237,15 +239,15 @@ def test_an_answer_that_comes_after_the_end_is_not_counted() -> None:
         await asyncio.gather(task, return_exceptions=True)
         return made
 
-    assert {} == virtual_run(scene()).monitor.ill
+    assert {} == virtual_run(scene()).monitor.unhealthy
 
 
 def test_one_that_hangs_is_not_asked_again_meanwhile_and_delays_nobody() -> None:
     async def scene() -> Scene:
         made = Scene()
         made.prober.takes_s = 35.0
-        made.monitor.watch("a", subject(1))
-        made.monitor.watch("b", subject(2))
+        made.monitor.watch("a", target(1))
+        made.monitor.watch("b", target(2))
         await made.run(30.0)
         return made
 
@@ -258,7 +260,7 @@ def test_when_it_ends_no_question_goes_on() -> None:
     async def scene() -> None:
         made = Scene()
         made.prober.takes_s = 35.0
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         await made.run(15.0)
 
         assert made.prober.asked_s
@@ -270,55 +272,57 @@ def test_when_it_ends_no_question_goes_on() -> None:
 def test_a_node_that_was_silent_gets_a_fresh_start() -> None:
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject(1, node="n1"))
-        made.monitor.watch("b", subject(2, node="n2"))
+        made.monitor.watch("a", target(1, node="n1"))
+        made.monitor.watch("b", target(2, node="n2"))
         made.prober.fault_by_port = {1: "bad", 2: "bad"}
         await made.run(40.0)
-        made.monitor.forgive("n1", since_s=0.0)
+        made.monitor.reset_failures("n1", since_s=0.0)
         await made.run(20.0)
         return made
 
-    assert ["b"] == list(virtual_run(scene()).monitor.ill)
+    assert ["b"] == list(virtual_run(scene()).monitor.unhealthy)
 
 
 def test_failures_from_before_a_silence_are_not_forgiven() -> None:
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         made.prober.fault_by_port[1] = "bad"
         await made.run(20.0)
-        made.monitor.forgive("n1", since_s=made.prober.asked_s[1][0] + 0.5)
+        made.monitor.reset_failures("n1", since_s=made.prober.asked_s[1][0] + 0.5)
         await made.run(10.0)
         return made
 
-    assert ["a"] == list(virtual_run(scene()).monitor.ill)
+    assert ["a"] == list(virtual_run(scene()).monitor.unhealthy)
 
 
-@pytest.mark.parametrize(("later_fault", "is_ill"), [("bad", True), ("", False)])
-def test_failures_are_forgiven_once_until_it_answers_well(later_fault: str, is_ill: bool) -> None:
+@pytest.mark.parametrize(("later_fault", "is_unhealthy"), [("bad", True), ("", False)])
+def test_failures_are_forgiven_once_until_it_answers_well(
+    later_fault: str, is_unhealthy: bool
+) -> None:
     """Whose node misses every second look was always silent just now."""
 
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         made.prober.fault_by_port[1] = "bad"
         await made.run(20.0)
-        made.monitor.forgive("n1", since_s=0.0)
+        made.monitor.reset_failures("n1", since_s=0.0)
         made.prober.fault_by_port[1] = later_fault
         await made.run(10.0)
         made.prober.fault_by_port[1] = "bad"
         await made.run(20.0)
-        made.monitor.forgive("n1", since_s=0.0)
+        made.monitor.reset_failures("n1", since_s=0.0)
         await made.run(10.0)
         return made
 
-    assert is_ill == bool(virtual_run(scene()).monitor.ill)
+    assert is_unhealthy == bool(virtual_run(scene()).monitor.unhealthy)
 
 
 def test_a_prober_that_breaks_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         made.prober.fault_by_port[1] = "raise"
         await made.run(20.0)
         assert 2 == len(made.prober.asked_s[1])
@@ -331,7 +335,7 @@ def test_a_prober_that_breaks_is_told_in_the_log(caplog: pytest.LogCaptureFixtur
 def test_what_is_cleared_is_forgotten() -> None:
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         made.prober.fault_by_port[1] = "bad"
         await made.run(40.0)
         made.monitor.clear()
@@ -341,15 +345,15 @@ def test_what_is_cleared_is_forgotten() -> None:
 
     made = virtual_run(scene())
 
-    assert {} == made.monitor.ill
+    assert {} == made.monitor.unhealthy
     assert {} == made.prober.asked_s
-    assert "<HealthMonitor of 0 instances, 0 ill>" == repr(made.monitor)
+    assert "<HealthMonitor of 0 instances, 0 unhealthy>" == repr(made.monitor)
 
 
 def test_after_a_stall_each_is_asked_once() -> None:
     async def scene() -> Scene:
         made = Scene()
-        made.monitor.watch("a", subject())
+        made.monitor.watch("a", target())
         await VirtualClock().sleep(100.0)
         await made.run(5.0)
         return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.controller import InForce
+from provisioning.controller import ActiveSpec
 from provisioning.store.base import StoredSpec
 from tests.provisioning.making import fleet, pool
 from tests.provisioning.scene import read, text
@@ -14,11 +14,11 @@ BAD = StoredSpec("nonsense", 3)
 
 
 def test_before_there_is_one_there_is_none() -> None:
-    assert None is InForce(read).spec_index(None)
+    assert None is ActiveSpec(read).spec_index(None)
 
 
 def test_a_roster_is_made_once_for_each_specification() -> None:
-    in_force = InForce(read)
+    in_force = ActiveSpec(read)
 
     first = in_force.spec_index(ONE)
     assert first is in_force.spec_index(ONE)
@@ -31,7 +31,7 @@ def test_a_roster_is_made_once_for_each_specification() -> None:
 def test_what_cannot_be_read_leaves_the_last_one_in_force_and_is_told_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    in_force = InForce(read)
+    in_force = ActiveSpec(read)
     first = in_force.spec_index(ONE)
 
     assert first is in_force.spec_index(BAD)
@@ -40,7 +40,7 @@ def test_what_cannot_be_read_leaves_the_last_one_in_force_and_is_told_of_once(
 
 
 def test_once_the_store_has_none_there_is_none_until_it_has_one_again() -> None:
-    in_force = InForce(read)
+    in_force = ActiveSpec(read)
     assert in_force.spec_index(ONE)
 
     assert None is in_force.spec_index(None)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from provisioning.actions import Drain
 from provisioning.model import Instance, Node, Phase, Placement, Pool, Spread
-from provisioning.reconcile import Keeping, decide
+from provisioning.reconcile import ScaleDownRanking, decide
 from tests.provisioning.making import GIB, NOW_S, fleet, instance, node, observed, pool
 from tests.provisioning.scene import provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
@@ -25,11 +25,13 @@ def kept(
     of: Pool | None = None,
     nodes: Iterable[Node] = NODES,
     others: Iterable[Instance] = (),
-    ill: Iterable[str] = (),
+    unhealthy: Iterable[str] = (),
     serving: Iterable[str] = ("n1", "n2"),
 ) -> list[int]:
     """Return the numbers of the instances that stay."""
-    keeping = Keeping(of or pool(), nodes, serving_nodes=frozenset(serving), ill=frozenset(ill))
+    keeping = ScaleDownRanking(
+        of or pool(), nodes, serving_nodes=frozenset(serving), unhealthy=frozenset(unhealthy)
+    )
     return sorted(int(one.id[-5:]) for one in keeping.ranked(instances, others)[:count])
 
 
@@ -85,7 +87,7 @@ def test_who_serves_stays_before_all_else() -> None:
     listed = pool(developers=("ann",))
 
     assert [2, 3] == kept(2, [*hers, *on("n1", 2, 3)], of=listed, serving=["n1"])
-    assert [2, 3] == kept(2, on("n1", 1, 2, 3), ill=["chat-00001"])
+    assert [2, 3] == kept(2, on("n1", 1, 2, 3), unhealthy=["chat-00001"])
     assert [2, 3] == kept(2, [*on("n2", 1), *on("n1", 2, 3)], serving=["n1"])
     gone = on("n9", 1)
     assert [2, 3] == kept(2, [*gone, *on("n1", 2, 3)])

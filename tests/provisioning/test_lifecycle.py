@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from provisioning.actions import Assign, Drain, Place, Renew, Start, Stop
+from provisioning.actions import Assign, CreateInstance, Drain, Replace, Start, Stop
 from provisioning.lifecycle import (
     MAX_DETAIL,
     MAX_EVENTS,
@@ -44,7 +44,7 @@ def stopped(one: Instance, outcome: Outcome = DONE) -> Instance | None:
 
 
 def test_placed_is_told_in_its_history() -> None:
-    one = begin(Place(starting(generation=1)), None, now_s=NOW_S)
+    one = begin(CreateInstance(starting(generation=1)), None, now_s=NOW_S)
 
     assert one
     assert (Event(NOW_S, "placed", "n1", 1),) == one.history
@@ -80,7 +80,7 @@ def test_renewed_begins_a_generation_in_its_new_place() -> None:
         n_stop_tries=4,
     )
     listing = Listing("llama4", "fleet", "10.0.0.2")
-    renew = Renew(failed.id, "n2", 99, 7, "new", 3.0, 5, listing, Reason.CHANGED)
+    renew = Replace(failed.id, "n2", 99, 7, "new", 3.0, 5, listing, Reason.CHANGED)
 
     one = begin(renew, failed, now_s=NOW_S)
 
@@ -107,7 +107,7 @@ def test_renewed_begins_a_generation_in_its_new_place() -> None:
 def test_what_was_healthy_counts_as_that_until_it_is_to_run_another_workload(workload: str) -> None:
     fresh = starting(workload="same")
     served = started(fresh, DONE)
-    renew = Renew(served.id, "n2", 99, 7, workload, 3.0, 5, Listing(), Reason.NODE_LOST)
+    renew = Replace(served.id, "n2", 99, 7, workload, 3.0, 5, Listing(), Reason.NODE_LOST)
 
     renewed = begin(renew, served, now_s=NOW_S)
 
@@ -203,9 +203,9 @@ def test_started_runs_and_has_nothing_against_it_any_more() -> None:
     ("result", "n_failures", "delay_s"),
     [
         (Result.FAILED, 0, 600.0),
-        (Result.NO_ROOM, 0, 1.0),
-        (Result.NO_ROOM, 3, 8.0),
-        (Result.NO_ROOM, 5000, 600.0),
+        (Result.RESOURCE_EXHAUSTED, 0, 1.0),
+        (Result.RESOURCE_EXHAUSTED, 3, 8.0),
+        (Result.RESOURCE_EXHAUSTED, 5000, 600.0),
     ],
 )
 def test_what_failed_is_tried_again_after_a_while(
@@ -220,7 +220,7 @@ def test_what_failed_is_tried_again_after_a_while(
 
 
 def test_what_failed_for_good_has_no_time_for_the_next_try() -> None:
-    one = started(starting(), Outcome(Result.LASTING, "no image"))
+    one = started(starting(), Outcome(Result.PERMANENT, "no image"))
 
     assert (Phase.FAILED, 0.0, "no image") == (one.phase, one.retry_at_s, one.fault)
     given_up = "given up on n1 after 1 try, which would not heal by another: no image"
@@ -261,7 +261,7 @@ def test_the_nodes_of_failed_starts_are_forgotten_with_what_was_started(
 ) -> None:
     failed = instance(1, phase=Phase.FAILED, failed_on=("n1",))
 
-    renew = Renew(failed.id, "n2", 99, 7, "new", 3.0, 5, Listing(), reason)
+    renew = Replace(failed.id, "n2", 99, 7, "new", 3.0, 5, Listing(), reason)
     renewed = begin(renew, failed, now_s=NOW_S)
     stopped_ = stopped(stopping(Reason.ROTATED, failed_on=("n1",)))
 

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.model import ContainerState, Fleet, Instance, Node, NodeReport, Phase, Probe
-from provisioning.nodes import Lookout
+from provisioning.nodes import NodeMonitor
 from provisioning.runtime.simulator import SimulatedProber, SimulatedRuntime, World
 from provisioning.spec_index import SpecIndex
 from provisioning.store.base import Stored
@@ -31,13 +31,13 @@ class Scene:
     """A lookout over a simulated world, and what it has told."""
 
     world: World
-    lookout: Lookout
+    monitor: NodeMonitor
     reports: list[NodeReport]
     n_news: int = 0
 
     async def follow(self, wanted: Fleet, *instances: Instance) -> SpecIndex:
         spec_index = SpecIndex(wanted)
-        await self.lookout.follow(spec_index, {one.id: Stored(one, 1) for one in instances})
+        await self.monitor.follow(spec_index, {one.id: Stored(one, 1) for one in instances})
         return spec_index
 
 
@@ -54,23 +54,23 @@ async def looking() -> AsyncIterator[Scene]:
     def take_news() -> None:
         made.n_news += 1
 
-    lookout = Lookout(
+    monitor = NodeMonitor(
         open_runtime,
         lambda _: SimulatedProber(world),
         VirtualClock(),
         on_report=reports.append,
         on_news=take_news,
     )
-    made = Scene(world, lookout, reports)
+    made = Scene(world, monitor, reports)
     for where, one in ((N1, ONE), (N2, TWO)):
         await open_runtime(where).start(container_spec("test", pool(), where, one))
-    asking = asyncio.create_task(lookout.health.run())
+    asking = asyncio.create_task(monitor.health.run())
     try:
         yield made
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        await lookout.close()
+        await monitor.close()
 
 
 def test_nodes_are_asked_and_those_that_run_for_their_health() -> None:
@@ -80,7 +80,7 @@ def test_nodes_are_asked_and_those_that_run_for_their_health() -> None:
             made.world.sicken(TWO.container)
             await VirtualClock().sleep(60.0)
 
-            assert {TWO.id} == set(made.lookout.health.ill)
+            assert {TWO.id} == set(made.monitor.health.unhealthy)
             assert {"n1", "n2"} == {one.node for one in made.reports}
 
     virtual_run(scene())
@@ -114,9 +114,9 @@ def test_a_new_roster_holds_for_what_runs_already() -> None:
             made.world.sicken(ONE.container)
 
             await VirtualClock().sleep(190.0)
-            assert {} == made.lookout.health.ill
+            assert {} == made.monitor.health.unhealthy
             await VirtualClock().sleep(190.0)
-            assert {ONE.id} == set(made.lookout.health.ill)
+            assert {ONE.id} == set(made.monitor.health.unhealthy)
 
     virtual_run(scene())
 
@@ -125,13 +125,13 @@ def test_a_roster_that_stays_disturbs_nobody() -> None:
     async def scene() -> None:
         async with looking() as made:
             spec_index = await made.follow(FLEET, ONE)
-            made.lookout.take_record(ONE.id, None)
+            made.monitor.take_record(ONE.id, None)
             made.world.sicken(ONE.container)
 
-            await made.lookout.follow(spec_index, {ONE.id: Stored(ONE, 1)})
+            await made.monitor.follow(spec_index, {ONE.id: Stored(ONE, 1)})
             await VirtualClock().sleep(60.0)
 
-            assert {} == made.lookout.health.ill
+            assert {} == made.monitor.health.unhealthy
 
     virtual_run(scene())
 
@@ -143,11 +143,11 @@ def test_what_runs_is_asked_where_it_listens_whatever_its_nodes_address_becomes(
             moved = replace(N1, address="127.0.0.9")
             await made.follow(fleet(pool(2), nodes=(moved, N2)), ONE)
             await VirtualClock().sleep(60.0)
-            assert {} == made.lookout.health.ill
+            assert {} == made.monitor.health.unhealthy
 
             made.world.sicken(ONE.container)
             await VirtualClock().sleep(60.0)
-            assert {ONE.id} == set(made.lookout.health.ill)
+            assert {ONE.id} == set(made.monitor.health.unhealthy)
 
     virtual_run(scene())
 
@@ -159,10 +159,10 @@ def test_who_is_gone_is_asked_no_more() -> None:
             made.world.sicken(ONE.container)
             made.world.sicken(TWO.container)
 
-            made.lookout.take_record(ONE.id, None)
+            made.monitor.take_record(ONE.id, None)
             await VirtualClock().sleep(60.0)
 
-            assert {TWO.id} == set(made.lookout.health.ill)
+            assert {TWO.id} == set(made.monitor.health.unhealthy)
 
     virtual_run(scene())
 
@@ -173,14 +173,14 @@ def test_a_node_that_was_silent_has_its_instances_forgiven_once() -> None:
             await made.follow(FLEET, ONE, TWO)
             made.world.silence("n2")
             await VirtualClock().sleep(60.0)
-            assert {TWO.id} == set(made.lookout.health.ill)
+            assert {TWO.id} == set(made.monitor.health.unhealthy)
 
             made.world.sicken(TWO.container)
             made.world.restore("n2")
             await VirtualClock().sleep(6.0)
-            assert {} == made.lookout.health.ill
+            assert {} == made.monitor.health.unhealthy
             await VirtualClock().sleep(60.0)
-            assert {TWO.id} == set(made.lookout.health.ill)
+            assert {TWO.id} == set(made.monitor.health.unhealthy)
 
     virtual_run(scene())
 
@@ -196,7 +196,7 @@ def test_a_silent_node_that_left_and_comes_back_well_was_never_away(
             made.world.silence("n2")
             await VirtualClock().sleep(60.0)
             await made.follow(fleet(pool(1), nodes=(N1,)), ONE)
-            assert {"n1"} == set(made.lookout.nodes.reports)
+            assert {"n1"} == set(made.monitor.nodes.reports)
 
             made.world.restore("n2")
             await made.follow(FLEET, ONE)
@@ -212,7 +212,7 @@ def test_a_node_that_is_used_is_asked_though_it_is_not_listed_any_more() -> None
         async with looking() as made:
             await made.follow(FLEET, ONE, TWO)
             await made.follow(fleet(pool(1), nodes=(N1,)), ONE, TWO)
-            assert {"n1", "n2"} == set(made.lookout.nodes.reports)
+            assert {"n1", "n2"} == set(made.monitor.nodes.reports)
 
     virtual_run(scene())
 
@@ -221,10 +221,10 @@ def test_who_has_failed_has_no_container_and_does_not_use_its_node() -> None:
     async def scene() -> None:
         async with looking() as made:
             await made.follow(FLEET, ONE, TWO)
-            await made.lookout.nodes.runtime("n2").remove(TWO.container, grace_s=0.0)
+            await made.monitor.nodes.runtime("n2").remove(TWO.container, grace_s=0.0)
             await VirtualClock().sleep(6.0)
             await made.follow(fleet(pool(1), nodes=(N1,)), ONE, replace(TWO, phase=Phase.FAILED))
-            assert {"n1"} == set(made.lookout.nodes.reports)
+            assert {"n1"} == set(made.monitor.nodes.reports)
 
     virtual_run(scene())
 
@@ -240,8 +240,8 @@ def test_who_was_ill_before_its_node_fell_silent_still_is() -> None:
             made.world.restore("n2")
             await VirtualClock().sleep(6.0)
 
-            assert made.lookout.nodes.reports["n2"].is_reachable
-            assert {TWO.id} == set(made.lookout.health.ill)
+            assert made.monitor.nodes.reports["n2"].is_reachable
+            assert {TWO.id} == set(made.monitor.health.unhealthy)
 
     virtual_run(scene())
 
@@ -253,17 +253,17 @@ def test_once_it_is_closed_nobody_is_asked_and_nothing_is_known() -> None:
             made.world.silence("n2")
             await VirtualClock().sleep(60.0)
 
-            await made.lookout.close()
-            assert {} == made.lookout.nodes.reports
-            assert {} == made.lookout.health.ill
-            made.lookout.take_record(TWO.id, Stored(TWO, 1))
+            await made.monitor.close()
+            assert {} == made.monitor.nodes.reports
+            assert {} == made.monitor.health.unhealthy
+            made.monitor.take_record(TWO.id, Stored(TWO, 1))
             n_before = len(made.reports)
             await VirtualClock().sleep(60.0)
             assert n_before == len(made.reports)
-            assert {} == made.lookout.health.ill
+            assert {} == made.monitor.health.unhealthy
 
-            await made.lookout.follow(spec_index, {TWO.id: Stored(TWO, 1)})
+            await made.monitor.follow(spec_index, {TWO.id: Stored(TWO, 1)})
             await VirtualClock().sleep(60.0)
-            assert {TWO.id} == set(made.lookout.health.ill)
+            assert {TWO.id} == set(made.monitor.health.unhealthy)
 
     virtual_run(scene())

@@ -47,7 +47,7 @@ def test_series_are_there_from_the_start(metrics: Metrics) -> None:
 
     for name in (
         'operations_total{operation="start",result="failed"}',
-        'operations_total{operation="sweep",result="done"}',
+        'operations_total{operation="garbage_collect",result="done"}',
         'instances{phase="starting"}',
         'store_errors_total{call="commit"}',
         'store_duration_seconds_count{call="load"}',
@@ -72,11 +72,11 @@ def test_operations_are_counted_by_how_they_ended(metrics: Metrics) -> None:
     start, stop = (Operation(kind, "n1", "a-00001.1") for kind in (Kind.START, Kind.STOP))
 
     listener.operation_ended(start, Outcome(Result.DONE, duration_s=2.0))
-    listener.operation_ended(start, Outcome(Result.NO_ROOM, duration_s=9.0, n_tries=3))
+    listener.operation_ended(start, Outcome(Result.RESOURCE_EXHAUSTED, duration_s=9.0, n_tries=3))
     listener.operation_ended(stop, Outcome(Result.DONE, duration_s=7.0))
 
     found = samples(metrics)
-    assert 1.0 == found['operations_total{operation="start",result="no_room"}']
+    assert 1.0 == found['operations_total{operation="start",result="resource_exhausted"}']
     assert 1.0 == found['operations_total{operation="stop",result="done"}']
     assert 5.0 == found["tries_total"]
     assert (1.0, 2.0) == (
@@ -87,7 +87,7 @@ def test_operations_are_counted_by_how_they_ended(metrics: Metrics) -> None:
 
 def test_a_pass_says_what_it_found_and_when(metrics: Metrics) -> None:
     given_up = {Reason.UNHEALTHY: 2, "out_of_memory": 1}
-    metrics.pass_ended(
+    metrics.reconcile_ended(
         Report(1, 10, 9, {}, n_running=3, n_waiting=4, reasons=given_up, duration_s=0.25)
     )
 

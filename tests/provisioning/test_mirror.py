@@ -88,26 +88,26 @@ class Scene:
         self.backend = MemoryBackend(kept_updates=kept_updates)
         self.term: Term = self.backend.begin_term("somebody").term
         self.store = UnreliableStore(self.backend)
-        self.mirror = Cache(self.store, VirtualClock())
+        self.cache = Cache(self.store, VirtualClock())
         self.told = Told()
-        self.mirror.listen(self.told)
+        self.cache.listen(self.told)
 
     def write(self, *changes: Change) -> tuple[Done, ...]:
         return self.backend.commit(changes, self.term)
 
     def write_own(self, *changes: Change) -> tuple[Done, ...]:
         done = self.write(*changes)
-        self.mirror.take_own(changes, done)
+        self.cache.apply_local_write(changes, done)
         return done
 
     @property
     def is_true(self) -> bool:
         """Say whether the mirror has what the store has."""
-        view = self.mirror.view
+        view = self.cache.view
         return view is not None and dict(view.stored) == self.backend.stored
 
     async def follow(self) -> asyncio.Task[None]:
-        task = asyncio.create_task(self.mirror.follow())
+        task = asyncio.create_task(self.cache.follow())
         await VirtualClock().sleep(0.1)
         return task
 
@@ -120,8 +120,8 @@ async def ended(task: asyncio.Task[None]) -> None:
 def test_there_is_no_view_before_the_first() -> None:
     async def scene() -> None:
         made = Scene()
-        assert None is made.mirror.view
-        await made.mirror.load()
+        assert None is made.cache.view
+        await made.cache.load()
         assert made.is_true
 
     virtual_run(scene())
@@ -137,7 +137,7 @@ def test_what_others_write_is_seen_and_told() -> None:
         await VirtualClock().sleep(0.1)
 
         assert made.is_true
-        assert StoredSpec("spec", 2) == made.mirror.spec
+        assert StoredSpec("spec", 2) == made.cache.spec
         assert [(ONE.id, 1), (TWO.id, 2), (ONE.id, 0)] == made.told.changes
         await ended(task)
 
@@ -147,14 +147,14 @@ def test_what_others_write_is_seen_and_told() -> None:
 def test_a_view_does_not_change_any_more_once_it_was_given() -> None:
     async def scene() -> None:
         made = Scene()
-        await made.mirror.load()
-        before = made.mirror.view
+        await made.cache.load()
+        before = made.cache.view
         made.write_own(Put(ONE, NEW))
 
         assert before
         assert {} == before.stored
-        assert made.mirror.view is made.mirror.view
-        assert made.mirror.view is not before
+        assert made.cache.view is made.cache.view
+        assert made.cache.view is not before
 
     virtual_run(scene())
 
@@ -162,10 +162,10 @@ def test_a_view_does_not_change_any_more_once_it_was_given() -> None:
 def test_what_this_process_writes_is_seen_at_once() -> None:
     async def scene() -> None:
         made = Scene()
-        await made.mirror.load()
+        await made.cache.load()
         made.write_own(Put(ONE, NEW), Put(TWO, NEW), PutSpec("spec", NEW))
         assert made.is_true
-        assert StoredSpec("spec", 1) == made.mirror.spec
+        assert StoredSpec("spec", 1) == made.cache.spec
 
         made.write_own(Delete(ONE.id, 1))
 
@@ -178,7 +178,7 @@ def test_what_this_process_writes_is_seen_at_once() -> None:
 def test_what_was_refused_is_not_taken_over() -> None:
     async def scene() -> None:
         made = Scene()
-        await made.mirror.load()
+        await made.cache.load()
 
         done = made.write_own(Put(ONE, 77))
 
@@ -199,12 +199,12 @@ def test_what_the_watch_tells_late_does_not_undo_what_was_written_since() -> Non
         made.write_own(Delete(TWO.id, 3))
         made.write_own(Put(TWO, NEW))
         told = list(made.told.changes)
-        seen = dict(made.mirror.stored)
+        seen = dict(made.cache.stored)
 
         await VirtualClock().sleep(1.0)
 
         assert told == made.told.changes
-        assert seen == made.mirror.stored
+        assert seen == made.cache.stored
         assert made.is_true
         await ended(task)
 
@@ -217,9 +217,9 @@ def test_a_specification_that_the_watch_tells_late_is_not_taken_over() -> None:
         task = await made.follow()
         made.write_own(PutSpec("first", NEW))
         made.write_own(PutSpec("second", 1))
-        made.mirror.take(Update(1, spec=StoredSpec("first", 1)))
+        made.cache.take(Update(1, spec=StoredSpec("first", 1)))
 
-        assert StoredSpec("second", 2) == made.mirror.spec
+        assert StoredSpec("second", 2) == made.cache.spec
         await ended(task)
 
     virtual_run(scene())
@@ -251,10 +251,10 @@ def test_what_this_process_hears_late_of_its_own_writes_does_not_undo_what_came_
         await VirtualClock().sleep(0.1)
         made.write_own(Put(replace(ONE, is_replace_asked=True), 1), PutSpec("new", 1))
 
-        made.mirror.take_own(puts, done)
+        made.cache.apply_local_write(puts, done)
 
         assert made.is_true
-        assert StoredSpec("new", 2) == made.mirror.spec
+        assert StoredSpec("new", 2) == made.cache.spec
         await ended(task)
 
     virtual_run(scene())
@@ -269,7 +269,7 @@ def test_what_others_have_deleted_meanwhile_does_not_come_back() -> None:
         made.write(Delete(ONE.id, 1))
         await VirtualClock().sleep(0.1)
 
-        made.mirror.take_own(put, done)
+        made.cache.apply_local_write(put, done)
 
         assert made.is_true
         await ended(task)
@@ -295,11 +295,11 @@ def test_a_record_whose_deletion_is_heard_late_is_seen_once_others_make_it_again
                 await VirtualClock().sleep(0.1)
             else:
                 await VirtualClock().sleep(0.1)
-                made.mirror.take_own(deletion, done)
+                made.cache.apply_local_write(deletion, done)
         await VirtualClock().sleep(0.1)
 
         assert made.is_true
-        assert [3] == [one.version for one in made.mirror.stored.values()]
+        assert [3] == [one.version for one in made.cache.stored.values()]
         await ended(task)
 
     virtual_run(scene())
@@ -310,12 +310,12 @@ def test_a_record_deleted_here_is_seen_again_though_the_watch_leaves_its_deletio
 
     async def scene() -> None:
         made = Scene()
-        await made.mirror.load()
+        await made.cache.load()
         made.write_own(Put(ONE, NEW))
         made.write_own(Delete(ONE.id, 1))
         (again,) = made.write(Put(ONE, NEW))
 
-        made.mirror.take(Update(again.version, stored=(Stored(ONE, again.version),)))
+        made.cache.take(Update(again.version, stored=(Stored(ONE, again.version),)))
 
         assert made.is_true
 
@@ -345,14 +345,14 @@ def test_load_tells_what_has_changed_and_what_is_gone() -> None:
     async def scene() -> None:
         made = Scene()
         made.write(Put(ONE, NEW), Put(TWO, NEW))
-        await made.mirror.load()
+        await made.cache.load()
         made.told.changes.clear()
         made.write(Put(replace(ONE, fault="x"), 1), Delete(TWO.id, 1))
 
-        await made.mirror.load()
+        await made.cache.load()
 
         assert [(TWO.id, 0), (ONE.id, 2)] == made.told.changes
-        await made.mirror.load()
+        await made.cache.load()
         assert 2 == len(made.told.changes)
 
     virtual_run(scene())
@@ -366,15 +366,15 @@ def test_what_the_watch_tells_while_it_loads_is_newer_than_what_is_loaded() -> N
         await VirtualClock().sleep(1.0)
         made.store.load_takes_s = 10.0
 
-        loading = asyncio.create_task(made.mirror.load())
+        loading = asyncio.create_task(made.cache.load())
         await VirtualClock().sleep(5.0)
         made.write(PutSpec("new", 1), Put(replace(ONE, fault="x"), 1), Delete(TWO.id, 1))
         await loading
 
-        assert StoredSpec("new", 2) == made.mirror.spec
+        assert StoredSpec("new", 2) == made.cache.spec
         assert made.is_true
-        assert made.mirror.view
-        assert 2 == made.mirror.view.revision
+        assert made.cache.view
+        assert 2 == made.cache.view.revision
         await ended(task)
 
     virtual_run(scene())
@@ -385,9 +385,9 @@ def test_a_record_deleted_here_is_seen_again_after_a_load() -> None:
         made = Scene()
         made.write_own(Put(ONE, NEW))
         made.write_own(Delete(ONE.id, 1))
-        await made.mirror.load()
+        await made.cache.load()
         (done,) = made.write(Put(ONE, NEW))
-        made.mirror.take(Update(done.version, stored=(Stored(ONE, done.version),)))
+        made.cache.take(Update(done.version, stored=(Stored(ONE, done.version),)))
 
         assert made.is_true
 
@@ -398,14 +398,14 @@ def test_a_load_that_takes_longer_does_not_undo_one_that_has_begun_later() -> No
     async def scene() -> None:
         made = Scene()
         made.store.load_takes_s = 10.0
-        slow = asyncio.create_task(made.mirror.load())
+        slow = asyncio.create_task(made.cache.load())
         await VirtualClock().sleep(1.0)
         made.write(PutSpec("new", NEW))
         made.store.load_takes_s = 0.0
-        await made.mirror.load()
+        await made.cache.load()
         await slow
 
-        assert StoredSpec("new", 1) == made.mirror.spec
+        assert StoredSpec("new", 1) == made.cache.spec
 
     virtual_run(scene())
 
@@ -438,7 +438,7 @@ def test_a_store_that_could_never_be_read_is_said_to_who_follows_it() -> None:
         made = Scene()
         made.store.refusal = StoreError("it is no store")
         with pytest.raises(StoreError, match="it is no store"):
-            await made.mirror.follow()
+            await made.cache.follow()
 
     virtual_run(scene())
 
@@ -452,21 +452,21 @@ def test_after_a_lost_connection_it_catches_up_and_its_age_says_how_old_it_is(
         made, clock = Scene(), VirtualClock()
         task = await made.follow()
         await clock.sleep(100.0)
-        assert clock.unix_s() == made.mirror.as_of_s
+        assert clock.unix_s() == made.cache.as_of_s
 
         made.store.is_down = True
         made.store.broken.set()
         await clock.sleep(60.0)
         made.write(Put(ONE, NEW))
         # So old, and not as old as the last write: it was known to be current until then.
-        assert clock.unix_s() - 60.0 == pytest.approx(made.mirror.as_of_s, abs=1.0)
+        assert clock.unix_s() - 60.0 == pytest.approx(made.cache.as_of_s, abs=1.0)
         assert not made.is_true
 
         made.store.broken.clear()
         made.store.is_down = False
         await clock.sleep(3.0)
         assert made.is_true
-        assert clock.unix_s() == made.mirror.as_of_s
+        assert clock.unix_s() == made.cache.as_of_s
         await ended(task)
 
     virtual_run(scene())
@@ -495,17 +495,17 @@ def test_what_was_forgotten_meanwhile_is_loaded_anew() -> None:
 def test_who_waits_for_another_view_hears_of_it() -> None:
     async def scene() -> None:
         made = Scene()
-        await made.mirror.load()
-        waiting = asyncio.create_task(made.mirror.changed(made.mirror.view))
+        await made.cache.load()
+        waiting = asyncio.create_task(made.cache.changed(made.cache.view))
         await asyncio.sleep(0)
         assert not waiting.done()
 
         made.write_own(Put(ONE, NEW))
         await asyncio.wait_for(waiting, 1.0)
 
-        assert made.mirror.view
-        assert 1 == made.mirror.view.revision
-        assert made.mirror.as_of_s >= EPOCH_S
+        assert made.cache.view
+        assert 1 == made.cache.view.revision
+        assert made.cache.as_of_s >= EPOCH_S
 
     virtual_run(scene())
 
@@ -513,11 +513,11 @@ def test_who_waits_for_another_view_hears_of_it() -> None:
 def test_who_waits_before_anything_is_known_hears_of_the_first_view() -> None:
     async def scene() -> None:
         made = Scene()
-        waiting = asyncio.create_task(made.mirror.changed(None))
+        waiting = asyncio.create_task(made.cache.changed(None))
         await asyncio.sleep(0)
         assert not waiting.done()
 
-        await made.mirror.load()
+        await made.cache.load()
 
         await asyncio.wait_for(waiting, 1.0)
 
@@ -530,14 +530,14 @@ def test_a_view_of_no_higher_revision_is_another_one_too(revision: int) -> None:
 
     async def scene() -> None:
         made = Scene()
-        await made.mirror.load()
-        made.mirror.take_own([Put(ONE, NEW)], [Done(version=12)])
-        known = made.mirror.view
-        waiting = asyncio.create_task(made.mirror.changed(known))
+        await made.cache.load()
+        made.cache.apply_local_write([Put(ONE, NEW)], [Done(version=12)])
+        known = made.cache.view
+        waiting = asyncio.create_task(made.cache.changed(known))
         await asyncio.sleep(0)
         assert not waiting.done()
 
-        made.mirror.take_own([Put(TWO, NEW)], [Done(version=revision)])
+        made.cache.apply_local_write([Put(TWO, NEW)], [Done(version=revision)])
 
         await asyncio.wait_for(waiting, 1.0)
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from provisioning.actions import Action, Place, Start, Stop, Sweep
+from provisioning.actions import Action, CreateInstance, GarbageCollect, Start, Stop
 from provisioning.model import ContainerState, Instance, Limits, NodeReport, Phase, Rotation
 from provisioning.reconcile import decide
 from provisioning.state import DELETE_COMMAND, find_orphans, orphan_policy
@@ -64,7 +64,7 @@ def test_orphans_are_kept_where_they_are_too_many_to_be_garbage(
         fleet(pool(n_known), nodes=[WIDE], limits=limits), observed(known, [there]), NOW_S
     )
 
-    assert n_deleted + len(old) == sum(isinstance(action, Sweep) for action in actions)
+    assert n_deleted + len(old) == sum(isinstance(action, GarbageCollect) for action in actions)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_nothing_is_made_beside_more_orphans_than_records(
 
     actions = decided(4, known, there, report("n2"))
 
-    assert n_placed == sum(isinstance(action, Place) for action in actions)
+    assert n_placed == sum(isinstance(action, CreateInstance) for action in actions)
 
 
 def test_many_orphans_keep_nothing_from_being_made_beside_more_records() -> None:
@@ -88,7 +88,7 @@ def test_many_orphans_keep_nothing_from_being_made_beside_more_records() -> None
 
     actions = decided(13, known, there, report("n2"))
 
-    assert [Place] == [type(action) for action in actions]
+    assert [CreateInstance] == [type(action) for action in actions]
 
 
 def test_an_order_deletes_the_orphans_that_it_was_about_and_no_others() -> None:
@@ -99,7 +99,7 @@ def test_an_order_deletes_the_orphans_that_it_was_about_and_no_others() -> None:
 
     actions = decide(fleet(pool(0), nodes=[WIDE], limits=limits), seen, NOW_S)
 
-    assert [Sweep(*one) for one in ordered] == list(actions)
+    assert [GarbageCollect(*one) for one in ordered] == list(actions)
     assert 5 == orphan_policy(wanted, seen).n_refused
     assert 20 == len(find_orphans(wanted, seen))
 
@@ -109,8 +109,8 @@ def test_what_has_ended_is_no_reason_to_doubt_the_store() -> None:
 
     actions = decided(1, [], report("n1", dead), report("n2"))
 
-    assert {Sweep("n1", dead.name)} < set(actions)
-    assert Place in map(type, actions)
+    assert {GarbageCollect("n1", dead.name)} < set(actions)
+    assert CreateInstance in map(type, actions)
 
 
 class TestNewerThanTheirRecords:
@@ -133,9 +133,9 @@ class TestNewerThanTheirRecords:
         records = many(40, **fields)
         newer = [found(one, generation=3) for one in records]
         reports = [report("n1", *newer[place * 40 :]), report("n2", *newer[: place * 40])]
-        ill = {one.id: NOW_S - 60.0 for one in records}
+        unhealthy = {one.id: NOW_S - 60.0 for one in records}
 
-        assert () == decided(40, records, *reports, ill=ill)
+        assert () == decided(40, records, *reports, unhealthy=unhealthy)
         seen = observed(records, reports)
         assert 40 == orphan_policy(fleet(pool(40), nodes=NODES), seen).n_refused
 
@@ -156,10 +156,10 @@ class TestNewerThanTheirRecords:
         seen = observed(records, [there, report("n2")])
         actions = decided(13, records, there, report("n2"), deletable_orphans=ordered)
 
-        assert Sweep("n1", ORPHANS[0].name) == sweep
-        assert isinstance(place, Place)
+        assert GarbageCollect("n1", ORPHANS[0].name) == sweep
+        assert isinstance(place, CreateInstance)
         assert 2 == orphan_policy(fleet(pool(13), nodes=NODES), seen).n_refused
-        assert {Sweep(*one) for one in ordered} < set(actions)
+        assert {GarbageCollect(*one) for one in ordered} < set(actions)
         assert {one.id for one in records[:2]} == {
             action.id for action in actions if isinstance(action, Stop)
         }
@@ -170,23 +170,27 @@ class TestNewerThanTheirRecords:
 
         actions = decided(1, [one], report("n1", ended), report("n2"))
 
-        assert [Stop, Sweep] == [type(action) for action in actions]
+        assert [Stop, GarbageCollect] == [type(action) for action in actions]
 
-    @pytest.mark.parametrize("sweeping", [[], [("n1", STOPPED.container)]], ids=["here", "deleted"])
+    @pytest.mark.parametrize(
+        "collecting", [[], [("n1", STOPPED.container)]], ids=["here", "deleted"]
+    )
     def test_no_start_takes_the_name_of_what_is_being_deleted(
-        self, sweeping: list[tuple[str, str]]
+        self, collecting: list[tuple[str, str]]
     ) -> None:
         there = report("n1", found(STOPPED))
 
-        actions = decided(1, [STOPPED], there, report("n2"), sweeping=sweeping)
+        actions = decided(1, [STOPPED], there, report("n2"), collecting=collecting)
 
-        assert ([] if sweeping else [Start]) == [type(one) for one in actions]
+        assert ([] if collecting else [Start]) == [type(one) for one in actions]
 
     def test_nor_of_what_runs_elsewhere_where_that_can_be_deleted(self) -> None:
         elsewhere = report("n2", found(STOPPED))
         unheard = silent("n2", found(STOPPED), for_s=500.0)
 
-        assert (Sweep("n2", STOPPED.container),) == decided(1, [STOPPED], report("n1"), elsewhere)
+        assert (GarbageCollect("n2", STOPPED.container),) == decided(
+            1, [STOPPED], report("n1"), elsewhere
+        )
         assert [Start] == list(map(type, decided(1, [STOPPED], report("n1"), unheard)))
 
     @pytest.mark.parametrize("place", [0, 1])
@@ -201,7 +205,7 @@ class TestNewerThanTheirRecords:
         start, sweep = decided(1, [STOPPED], *reports, deletable_orphans=ordered)
 
         assert isinstance(start, Start)
-        assert Sweep(f"n{place + 1}", newer.name) == sweep
+        assert GarbageCollect(f"n{place + 1}", newer.name) == sweep
 
 
 class TestNodesThatHaveLeft:
@@ -237,16 +241,16 @@ def test_an_order_to_delete_orphans_ends_with_the_term() -> None:
             await first.until(first.is_whole)
             await first.stop()
         async with provisioner(fleet(pool(0), nodes=NODES), world=first.world) as second:
-            await second.until(lambda: 8 == len(second.reconciler.orphans or ()))
+            await second.until(lambda: 8 == len(second.controller.orphans or ()))
             second.world.silence("n2")
             await VirtualClock().sleep(30.0)
-            second.reconciler.delete_orphans()
+            second.controller.delete_orphans()
             await second.until(lambda: 4 == len(second.running_containers))
 
-            tenure = second.backend.tenure
-            assert tenure
-            second.backend.end_term(tenure)
-            await second.until(lambda: second.reconciler.term not in (None, tenure.term))
+            session = second.backend.session
+            assert session
+            second.backend.end_term(session)
+            await second.until(lambda: second.controller.term not in (None, session.term))
             second.world.restore("n2")
             await VirtualClock().sleep(60.0)
 
@@ -262,17 +266,17 @@ def test_orphans_are_not_known_before_each_node_was_asked() -> None:
         clock = VirtualClock()
         backend = MemoryBackend()
         async with provisioner(None, backend=backend) as stage:
-            await stage.until(lambda: stage.reconciler.term)
+            await stage.until(lambda: stage.controller.term)
             await clock.sleep(30.0)
-            assert stage.reconciler.orphans is None  # without a specification there are no nodes
+            assert stage.controller.orphans is None  # without a specification there are no nodes
 
             stage.world.silence("n2")
             await stage.put_spec(fleet(pool(0), nodes=NODES))
-            await stage.until(lambda: "n1" in stage.reconciler.reports)
-            assert stage.reconciler.orphans is None
-            await stage.until(lambda: stage.reconciler.orphans == ())
+            await stage.until(lambda: "n1" in stage.controller.reports)
+            assert stage.controller.orphans is None
+            await stage.until(lambda: stage.controller.orphans == ())
             await stage.stop()
-            assert stage.reconciler.orphans is None
+            assert stage.controller.orphans is None
 
     virtual_run(scene())
 
@@ -297,18 +301,18 @@ def test_an_older_backup_ends_nobodys_instance_until_a_person_orders_it(
         assert {2} == {one.generation for one in first.instances}
 
         restored = MemoryBackend()
-        tenure = restored.begin_term("restore")
-        restored.commit([Put(one.instance, 0) for one in backup.values()], tenure.term)
-        restored.end_term(tenure)
+        session = restored.begin_term("restore")
+        restored.commit([Put(one.instance, 0) for one in backup.values()], session.term)
+        restored.end_term(session)
         async with provisioner(wanted, world=first.world, backend=restored, name="two") as second:
             for _ in range(80):
                 await clock.sleep(1.0)
                 assert before == set(map(second.world.held, second.running_containers))
-            assert n == len(second.reconciler.orphans or ())
+            assert n == len(second.controller.orphans or ())
 
-            second.reconciler.delete_orphans()
+            second.controller.delete_orphans()
             await second.until(second.is_whole)
-            assert () == second.reconciler.orphans
+            assert () == second.controller.orphans
             assert before.isdisjoint(map(second.world.held, second.running_containers))
 
     with caplog.at_level(logging.WARNING):

@@ -106,13 +106,13 @@ def test_a_pass_tells_what_waits_and_why_instances_are_given_up() -> None:
         behaviour = Behaviour(start_s=5.0)
         slow = fleet(pool(8), limits=Limits(operations=2))
         async with provisioner(slow, behaviour=behaviour) as stage:
-            counters, count = stage.counters, stage.counters.pass_ended
+            counters, count = stage.counters, stage.counters.reconcile_ended
 
-            def pass_ended(report: Report) -> None:
+            def reconcile_ended(report: Report) -> None:
                 told.append(report)
                 count(report)
 
-            counters.pass_ended = pass_ended  # type: ignore[method-assign]
+            counters.reconcile_ended = reconcile_ended  # type: ignore[method-assign]
             await stage.until(stage.is_whole, within_s=120.0)
             n_passes = len(told)
             stage.world.kill(stage.instances[0].container, is_out_of_memory=True)
@@ -334,12 +334,12 @@ def test_what_somebody_else_writes_in_between_is_not_overwritten() -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(2))) as stage:
             await stage.until(stage.is_whole)
-            assert stage.reconciler.term
+            assert stage.controller.term
             id_, stored = next(iter(stage.backend.stored.items()))
             asked = replace(stored.instance, is_replace_asked=True)
             stage.world.kill(stored.instance.container)
 
-            stage.backend.commit([Put(asked, stored.version)], stage.reconciler.term)
+            stage.backend.commit([Put(asked, stored.version)], stage.controller.term)
             await stage.until(lambda: stage.backend.stored[id_].instance.generation == 2)
             await stage.until(stage.is_whole)
             await VirtualClock().sleep(60.0)
@@ -354,11 +354,11 @@ def test_a_person_who_asks_gets_a_fresh_instance() -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(2))) as stage:
             await stage.until(stage.is_whole)
-            assert stage.reconciler.term
+            assert stage.controller.term
             id_, stored = next(iter(stage.backend.stored.items()))
 
             asked = replace(stored.instance, is_replace_asked=True)
-            stage.backend.commit([Put(asked, stored.version)], stage.reconciler.term)
+            stage.backend.commit([Put(asked, stored.version)], stage.controller.term)
             await stage.until(lambda: stage.backend.stored[id_].instance.generation == 2)
             await stage.until(stage.is_whole)
 
@@ -377,7 +377,7 @@ def test_who_has_written_wakes_it_and_need_not_wait() -> None:
             await VirtualClock().sleep(1.0)
             n_before = stage.counters.n_passes
 
-            stage.reconciler.wake()
+            stage.controller.wake()
             await VirtualClock().sleep(0.1)
 
             assert n_before + 1 == stage.counters.n_passes
@@ -402,9 +402,9 @@ def test_a_specification_that_cannot_be_read_leaves_the_last_one_in_force(
 
 
 async def _put_text(stage: Stage, words: str) -> None:
-    assert stage.reconciler.term
+    assert stage.controller.term
     assert stage.backend.spec
-    stage.backend.commit([PutSpec(words, stage.backend.spec.version)], stage.reconciler.term)
+    stage.backend.commit([PutSpec(words, stage.backend.spec.version)], stage.controller.term)
 
 
 def test_a_node_that_leaves_the_specification_is_emptied_first() -> None:
@@ -416,7 +416,7 @@ def test_a_node_that_leaves_the_specification_is_emptied_first() -> None:
             await stage.put_spec(fleet(chat, nodes=TWO_NODES[:1]))
             await stage.until(stage.is_whole)
 
-            await stage.until(lambda: {"n1"} == set(stage.reconciler.reports), within_s=30.0)
+            await stage.until(lambda: {"n1"} == set(stage.controller.reports), within_s=30.0)
             assert () == stage.world.containers("n2")
 
     virtual_run(scene())
@@ -518,7 +518,7 @@ def test_a_store_that_knows_nothing_of_what_runs_ends_nothing_of_it(
                 await VirtualClock().sleep(150.0)
                 assert before == set(second.running_containers)
 
-                second.reconciler.delete_orphans()
+                second.controller.delete_orphans()
                 await second.until(second.is_whole)
 
     virtual_run(scene())
@@ -610,7 +610,7 @@ def test_a_dead_node_that_has_left_the_specification_is_let_go_of_with_what_it_h
             await stage.put_spec(fleet(pool(3), nodes=(first, cordoned)))
             await VirtualClock().sleep(120.0)
             await stage.put_spec(fleet(pool(3), nodes=(first,)))
-            await stage.until(lambda: {"n1"} == set(stage.reconciler.reports), within_s=60.0)
+            await stage.until(lambda: {"n1"} == set(stage.controller.reports), within_s=60.0)
 
             await stage.put_spec(fleet(pool(9), nodes=(first,)))
             await stage.until(stage.is_whole, within_s=60.0)
@@ -662,7 +662,7 @@ def test_a_node_that_hangs_delays_what_is_placed_elsewhere_by_its_first_look_alo
         async with provisioner(
             None, world=first.world, backend=first.backend, name="two"
         ) as second:
-            await second.until(lambda: second.reconciler.term)
+            await second.until(lambda: second.controller.term)
             await second.put_spec(fleet(pool(3), nodes=TWO_NODES))
             await VirtualClock().sleep(DEADLINE_S - 1.0)
             assert 2 == len(second.instances)
@@ -680,12 +680,12 @@ def test_an_emptied_store_asks_for_nothing_whatever_the_same_provisioner_did_bef
     async def scene() -> None:
         async with provisioner(fleet(pool(3))) as stage:
             await stage.until(stage.is_whole)
-            tenure = stage.backend.tenure
-            assert tenure
+            session = stage.backend.session
+            assert session
             stage.backend.spec = None
             stage.backend.stored.clear()
-            stage.backend.end_term(tenure)
-            await stage.until(lambda: stage.reconciler.term not in (None, tenure.term))
+            stage.backend.end_term(session)
+            await stage.until(lambda: stage.controller.term not in (None, session.term))
             for container in stage.world.containers("n1"):
                 stage.world.kill(container.name)  # else they would be orphans, and nothing made
             await VirtualClock().sleep(60.0)
@@ -703,7 +703,7 @@ def test_however_much_happens_passes_keep_their_distance() -> None:
             n_before = stage.counters.n_passes
 
             for _ in range(200):
-                stage.reconciler.wake()
+                stage.controller.wake()
                 await VirtualClock().sleep(0.01)
 
             assert 9 <= stage.counters.n_passes - n_before <= 11
@@ -754,8 +754,8 @@ class Refusals(Counters):
 
     n_refused = 0
 
-    def pass_ended(self, report: Report) -> None:
-        super().pass_ended(report)
+    def reconcile_ended(self, report: Report) -> None:
+        super().reconcile_ended(report)
         self.n_refused += report.n_refused
 
 
@@ -790,11 +790,11 @@ def test_what_somebody_else_has_written_is_read_once_it_is_in_the_way(
     async def scene() -> None:
         async with unfollowed(fleet(pool(2))) as stage:
             assert isinstance(stage.counters, Refusals)
-            assert stage.reconciler.term
+            assert stage.controller.term
             one = stage.instances[0]
             version = stage.backend.stored[one.id].version
             stage.backend.commit(
-                [Put(replace(one, developer="ada"), version)], stage.reconciler.term
+                [Put(replace(one, developer="ada"), version)], stage.controller.term
             )
 
             stage.world.kill(one.container)

@@ -13,9 +13,8 @@ from msgspec.structs import replace
 from provisioning.errors import FencedError, StoreError, StoreUnavailableError
 from provisioning.model import Phase
 from provisioning.runtime.simulator import SimulatedRuntime
-from provisioning.store.base import Put
+from provisioning.store.base import LeaderSession, Put
 from provisioning.store.memory import MemoryBackend, MemoryLeadership
-from provisioning.store.tenure import Tenure
 from tests.provisioning.making import fleet, node, pool
 from tests.provisioning.scene import QUICK, provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
@@ -47,11 +46,11 @@ def test_nothing_changes_once_the_term_is_lost_and_instances_go_on() -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(8), nodes=TWO_NODES)) as stage:
             await stage.until(lambda: len(stage.running_containers) >= 2)
-            assert stage.backend.tenure
-            usurper = stage.backend.tenure
+            assert stage.backend.session
+            usurper = stage.backend.session
 
             usurper.end()
-            stage.backend.tenure = None
+            stage.backend.session = None
             stage.backend.begin_term("another")
             await VirtualClock().sleep(0.1)
             before, containers = stage.instances, stage.running_containers
@@ -59,8 +58,8 @@ def test_nothing_changes_once_the_term_is_lost_and_instances_go_on() -> None:
 
             assert before == stage.instances
             assert containers == stage.running_containers
-            assert 0 == stage.reconciler.n_running
-            assert None is stage.reconciler.term
+            assert 0 == stage.controller.n_running
+            assert None is stage.controller.term
 
     virtual_run(scene())
 
@@ -165,16 +164,16 @@ def test_a_standby_says_once_who_leads_and_a_leader_when_it_stands_by_again(
                 assert ["standby leader=one"] == said(caplog, "standby")
 
                 await first.stop()
-                await second.until(lambda: second.reconciler.term)
+                await second.until(lambda: second.controller.term)
                 await VirtualClock().sleep(60.0)
                 async with provisioner(
                     None, world=first.world, backend=first.backend, name="one"
                 ) as third:
                     await VirtualClock().sleep(60.0)
-                    assert third.backend.tenure
-                    third.backend.tenure.end()
-                    third.backend.end_term(third.backend.tenure)
-                    await third.until(lambda: third.reconciler.term)
+                    assert third.backend.session
+                    third.backend.session.end()
+                    third.backend.end_term(third.backend.session)
+                    await third.until(lambda: third.controller.term)
                     await VirtualClock().sleep(60.0)
 
     virtual_run(scene())
@@ -231,12 +230,12 @@ class Distant(MemoryLeadership):
     n_failures = 0
 
     @asynccontextmanager
-    async def lead(self) -> AsyncIterator[Tenure]:
+    async def lead(self) -> AsyncIterator[LeaderSession]:
         if Distant.n_failures:
             Distant.n_failures -= 1
             raise StoreUnavailableError("no member answers")
-        async with super().lead() as tenure:
-            yield tenure
+        async with super().lead() as session:
+            yield session
 
     async def leader(self) -> str | None:
         return None if Distant.n_failures else await super().leader()
@@ -252,13 +251,13 @@ def test_a_provisioner_that_cannot_lead_says_so_once_a_minute_until_the_store_is
 
     async def scene() -> None:
         backend = MemoryBackend()
-        tenure = backend.begin_term("another")
+        session = backend.begin_term("another")
         if not is_led:
-            backend.end_term(tenure)
+            backend.end_term(session)
         async with provisioner(None, backend=backend) as stage:
             await VirtualClock().sleep(120.0)
             assert 1 == stage.counters.n_outages
-            assert is_led == (stage.reconciler.term is None)
+            assert is_led == (stage.controller.term is None)
 
     virtual_run(scene())
 
@@ -274,11 +273,11 @@ class Refusing(MemoryLeadership):
     """A leadership of a store that will not do."""
 
     @asynccontextmanager
-    async def lead(self) -> AsyncIterator[Tenure]:
+    async def lead(self) -> AsyncIterator[LeaderSession]:
         for error in [StoreError("permission denied")]:
             raise error
-        async with super().lead() as tenure:
-            yield tenure
+        async with super().lead() as session:
+            yield session
 
 
 def test_who_never_led_does_not_say_that_it_leads_no_more(
@@ -314,15 +313,15 @@ def test_each_term_begins_with_what_the_store_holds_then() -> None:
             await stage.until(stage.is_whole)
             (following, _) = stage.tasks
             following.cancel()
-            assert stage.reconciler.term
+            assert stage.controller.term
             ours, theirs = stage.instances
             renewed = replace(theirs, generation=7)
             backend = stage.backend
 
-            tenure = backend.tenure
-            assert tenure
-            tenure.end()
-            backend.end_term(tenure)
+            session = backend.session
+            assert session
+            session.end()
+            backend.end_term(session)
             other = backend.begin_term("another")
             backend.commit([Put(renewed, backend.stored[renewed.id].version)], other.term)
             await VirtualClock().sleep(30.0)
@@ -354,7 +353,7 @@ def test_who_waited_long_to_lead_gives_silent_nodes_their_whole_grace() -> None:
                 await VirtualClock().sleep(3600.0)
                 first.world.silence("n2")
                 await first.stop()
-                await second.until(lambda: second.reconciler.term)
+                await second.until(lambda: second.controller.term)
 
                 await VirtualClock().sleep(110.0)
                 assert {1} == {one.generation for one in second.instances}

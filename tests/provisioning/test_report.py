@@ -7,7 +7,7 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from provisioning.actions import Action, Assign, Drain, Place, Renew, Stop
+from provisioning.actions import Action, Assign, CreateInstance, Drain, Replace, Stop
 from provisioning.errors import PermanentError
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import ContainerSpec, Instance, Limits, Listing, Phase, Reason
@@ -48,7 +48,7 @@ def said(caplog: pytest.LogCaptureFixture, *names: str) -> list[str]:
 def test_the_line_of_a_reconcile_has_its_counts() -> None:
     events = events_of(
         ((START, Outcome(Result.DONE)), (START, Outcome(Result.DONE))),
-        [Place(instance(1)), Drain(ID, Reason.ROTATED)],
+        [CreateInstance(instance(1)), Drain(ID, Reason.ROTATED)],
     )
     report = Report(
         number=12, n_wanted=10_000, n_as_wanted=9_998, events=events, n_actions=2, n_running=3,
@@ -57,7 +57,7 @@ def test_the_line_of_a_reconcile_has_its_counts() -> None:
 
     assert (
         "reconcile n=12 ready=9998 wanted=10000 actions=2 running=3 waiting=4 refused=1 "
-        "start_done=2 place=1 drain_rotated=1 duration_s=0.042"
+        "start_done=2 create_instance=1 drain_rotated=1 duration_s=0.042"
     ) == str(report)
     assert (False, True) == (report.is_quiet, QUIET.is_quiet)
 
@@ -89,7 +89,7 @@ def test_instances_without_a_record_wait_in_their_own_pool() -> None:
 
 
 def test_an_instance_is_given_up_once_for_the_reason_of_its_action() -> None:
-    renew = Renew(ID, "n2", 20_001, 2, "w", 1.0, 1, Listing(), Reason.NODE_LOST)
+    renew = Replace(ID, "n2", 20_001, 2, "w", 1.0, 1, Listing(), Reason.NODE_LOST)
     drained = instance(phase=Phase.DRAINING, reason=Reason.ROTATED)
     cases: list[tuple[Action, Instance, dict[str, str]]] = [
         (Drain(ID, Reason.ROTATED), instance(), {ID: "rotated"}),
@@ -149,7 +149,7 @@ def test_a_pool_that_cannot_be_started_floods_no_log(
     virtual_run(scene())
 
     told = said(caplog)
-    assert f"start {Result.LASTING} instance={ID} node=n1: the image is missing" == told[0]
+    assert f"start {Result.PERMANENT} instance={ID} node=n1: the image is missing" == told[0]
     assert BURST == len(told)
 
 
@@ -166,11 +166,11 @@ def test_a_crash_and_a_failed_health_check_are_one_line_each(
 
     virtual_run(scene())
 
-    crash, illness = said(caplog, "report", "health")
+    crash, unhealthy = said(caplog, "report", "health")
     assert crash.startswith(
         f"out_of_memory instance={ID} node=n1: its container has exited, status -9 (SIG"
     )
-    assert illness.startswith("instance unhealthy instance=chat-00002 node=n1: failed 3 health")
+    assert unhealthy.startswith("instance unhealthy instance=chat-00002 node=n1: failed 3 health")
 
 
 def test_a_node_that_fails_and_returns_is_logged_with_what_becomes_of_its_instances(
@@ -214,7 +214,7 @@ def test_a_lost_node_keeps_what_still_answers(caplog: pytest.LogCaptureFixture) 
     async def scene() -> None:
         reconciles = ReconcileLog(VirtualClock())
         for for_s, lost in ((119.0, set()), (120.0, {"n1"}), (300.0, {"n1"})):
-            seen = observed(here, [silent("n1", for_s=for_s)], ill={mute.id: NOW_S})
+            seen = observed(here, [silent("n1", for_s=for_s)], unhealthy={mute.id: NOW_S})
             assert lost == reconciles.note_seen(desired, seen, now_s=NOW_S)
 
     virtual_run(scene())

@@ -113,7 +113,7 @@ GROUP_FAILURE = "creating cgroup directory"
 """Says crun where another fleet has just removed the group above, which was empty."""
 NO_SUCH_CALL = "function not implemented"
 """Says a runtime where the kernel lacks mount_setattr(2)."""
-LASTING_TEXTS = (
+PERMANENT_TEXTS = (
     "no such file",
     "not found",
     "does not exist",
@@ -125,13 +125,17 @@ LASTING_TEXTS = (
     "argument list too long",
     "invalid",
 )
-NO_ROOM_TEXTS = ("no space left", "cannot allocate memory", "resource temporarily unavailable")
+RESOURCE_EXHAUSTED_TEXTS = (
+    "no space left",
+    "cannot allocate memory",
+    "resource temporarily unavailable",
+)
 
 
 def meaning_of(container: ContainerSpec, error: RefusedError) -> ContainerError:
     """Return what a refusal to make a container means to who asked for it."""
     text = error.details.lower()
-    if any(part in text for part in NO_ROOM_TEXTS):
+    if any(part in text for part in RESOURCE_EXHAUSTED_TEXTS):
         return ResourceExhaustedError(
             f"cannot start {container.name}: {error}; free some on the node"
         )
@@ -143,8 +147,8 @@ def meaning_of(container: ContainerSpec, error: RefusedError) -> ContainerError:
             "pool without `mounts` there"
         )
     is_told = NO_PARENT in text or (OCI_FAILURE in text and GROUP_FAILURE not in text)
-    is_lasting = is_told and any(part in text for part in LASTING_TEXTS)
-    if is_lasting or error.code is grpc.StatusCode.INVALID_ARGUMENT:
+    is_permanent = is_told and any(part in text for part in PERMANENT_TEXTS)
+    if is_permanent or error.code is grpc.StatusCode.INVALID_ARGUMENT:
         return PermanentError(
             f"cannot start {container.name} of the image {container.image!r}: {error}; correct "
             "its command, "

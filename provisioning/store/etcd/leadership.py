@@ -1,8 +1,8 @@
 """Leadership among the provisioners of a fleet, by a key in etcd that goes with a lease.
 
 In:   the fleet's leader key, who is leading, how long the lease is to be.
-Out:  a Tenure, whose epoch is the revision at which the key was made: every write compares it.
-Fails with StoreUnavailableError while waiting; a tenure ends by its own clock where etcd is silent.
+Out:  a LeaderSession; its epoch is the revision that made the key: every write compares it.
+Fails with StoreUnavailableError while waiting; a session ends by its own clock if etcd is silent.
 etcd deletes the key when its lease ends: by itself when the holder dies or hangs, at once when it
 is given back.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ollama_fleet.clock import Clock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
-from provisioning.store.base import Term
+from provisioning.store.base import LeaderSession, Term
 from provisioning.store.etcd import store
 from provisioning.store.etcd.client import GRANT, KEEP_ALIVE, RANGE, REVOKE, TXN, Client
 from provisioning.store.etcd.messages_pb2 import (
@@ -29,8 +29,7 @@ from provisioning.store.etcd.messages_pb2 import (
     RequestOp,
     TxnRequest,
 )
-from provisioning.store.etcd.store import Keys, held
-from provisioning.store.tenure import Tenure
+from provisioning.store.etcd.store import Keys, fence
 
 PAUSE_S = 0.1
 """After an error, before the next try to keep the lease."""
@@ -75,7 +74,7 @@ class EtcdLeadership:
         return self._holder
 
     @asynccontextmanager
-    async def lead(self) -> AsyncIterator[Tenure]:
+    async def lead(self) -> AsyncIterator[LeaderSession]:
         """Wait until nobody else leads, then lead.
 
         Raises:
@@ -87,11 +86,13 @@ class EtcdLeadership:
             try:
                 epoch = await self._claim(lease)
                 if epoch is not None:
-                    async with self._kept(lease, Tenure(Term(epoch, self._holder))) as tenure:
-                        yield tenure
+                    async with self._kept(
+                        lease, LeaderSession(Term(epoch, self._holder))
+                    ) as session:
+                        yield session
                     return
             finally:
-                await self._give_back(lease)
+                await self._revoke(lease)
 
     async def leader(self) -> str | None:
         """Return who leads now; None: nobody, or it cannot be said."""
@@ -136,36 +137,36 @@ class EtcdLeadership:
     async def _claim(self, lease: Lease) -> int | None:
         """Make the key if it does not exist; return the revision, None: another was quicker."""
         put = PutRequest(key=self._keys.leader, value=self._holder.encode(), lease=lease.id)
-        request = TxnRequest(compare=[held(self._keys, 0)], success=[RequestOp(request_put=put)])
+        request = TxnRequest(compare=[fence(self._keys, 0)], success=[RequestOp(request_put=put)])
         response = await self._client.write(TXN, request, doing="claim the leadership")
         return response.header.revision if response.succeeded else None
 
     @asynccontextmanager
-    async def _kept(self, lease: Lease, tenure: Tenure) -> AsyncIterator[Tenure]:
-        tenure.hold_until(lease.until_s)
-        keeping = asyncio.create_task(self._keep(lease, tenure))
+    async def _kept(self, lease: Lease, session: LeaderSession) -> AsyncIterator[LeaderSession]:
+        session.hold_until(lease.until_s)
+        keeping = asyncio.create_task(self._keep(lease, session))
         try:
-            yield tenure
+            yield session
         finally:
             keeping.cancel()
             await asyncio.wait({keeping})
 
-    async def _keep(self, lease: Lease, tenure: Tenure) -> None:
+    async def _keep(self, lease: Lease, session: LeaderSession) -> None:
         """Renew the lease three times in its length, until that goes wrong for its whole length."""
         pause_s = lease.ttl_s / 3
         try:
-            while (left_s := tenure.until_s - self._clock.monotonic_s()) > 0:
+            while (left_s := session.until_s - self._clock.monotonic_s()) > 0:
                 await self._clock.sleep(min(pause_s, left_s))
                 sent_s = self._clock.monotonic_s()
-                ttl_s = await self._renew(lease, left_s=tenure.until_s - sent_s)
+                ttl_s = await self._renew(lease, left_s=session.until_s - sent_s)
                 if ttl_s is None:
                     pause_s = PAUSE_S
                 else:
-                    tenure.hold_until(sent_s + ttl_s)
+                    session.hold_until(sent_s + ttl_s)
                     pause_s = ttl_s / 3
         finally:
             # However it came to its end, nobody keeps the lease any more.
-            tenure.end()
+            session.end()
 
     async def _renew(self, lease: Lease, *, left_s: float) -> int | None:
         """Return how long the lease lasts from now on; 0: it is lost, None: nobody answered."""
@@ -183,7 +184,7 @@ class EtcdLeadership:
                 return response.ttl
         return None
 
-    async def _give_back(self, lease: Lease) -> None:
+    async def _revoke(self, lease: Lease) -> None:
         """End the lease, and the key with it; where that fails, etcd does it when it is due."""
         with suppress(StoreError):
             request = LeaseRevokeRequest(id=lease.id)

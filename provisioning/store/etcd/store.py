@@ -125,10 +125,10 @@ def left_behind(claims: Sequence[Claim], response: TxnResponse) -> list[Claim]:
     ]
 
 
-def giving_back(claims: Iterable[Claim], *, keys: Keys, epoch: int) -> TxnRequest:
+def releasing(claims: Iterable[Claim], *, keys: Keys, epoch: int) -> TxnRequest:
     """Return what deletes claims, each only if it and its owner's record are as they were read."""
     return TxnRequest(
-        compare=[held(keys, epoch)],
+        compare=[fence(keys, epoch)],
         success=[RequestOp(request_txn=_deletion(claim, keys)) for claim in claims],
     )
 
@@ -215,24 +215,24 @@ def steps(
         yield _step(drafts, keys, epoch)
 
 
-def held(keys: Keys, epoch: int) -> Compare:
+def fence(keys: Keys, epoch: int) -> Compare:
     """Return the condition that the term goes on: the leader's key is the one that began it."""
     return Compare(target=Compare.CREATE, key=keys.leader, create_revision=epoch)
 
 
-def question(keys: Keys, epoch: int) -> TxnRequest:
+def fence_check(keys: Keys, epoch: int) -> TxnRequest:
     """Return what writes nothing, and succeeds while the term goes on.
 
     It reads a key: of a transaction that holds nothing, a member without a quorum would judge.
     """
     read = RequestOp(request_range=RangeRequest(key=keys.leader, keys_only=True))
-    return TxnRequest(compare=[held(keys, epoch)], success=[read])
+    return TxnRequest(compare=[fence(keys, epoch)], success=[read])
 
 
 def _step(drafts: Sequence[Draft], keys: Keys, epoch: int) -> Step:
     changes = tuple(draft.change for draft in drafts)
     request = TxnRequest(
-        compare=[held(keys, epoch)],
+        compare=[fence(keys, epoch)],
         success=[RequestOp(request_txn=draft.request) for draft in drafts],
     )
     if not all(isinstance(change, Delete) for change in changes):
@@ -456,13 +456,13 @@ class EtcdStore:
             StoreUnavailableError: Nobody knows about this step, earlier ones were made.
         """
         if not changes:
-            await self._fenced(question(self._keys, term.epoch), term)
+            await self._fenced(fence_check(self._keys, term.epoch), term)
             return ()
         found = await self._find(changes)
         done: list[Done] = []
         for step in steps(changes, found, keys=self._keys, epoch=term.epoch):
             done.extend(step.done(await self._fenced(step.request, term)))
-        await self._give_back(_taken(changes, done), term)
+        await self._release_ports(_taken(changes, done), term)
         return tuple(done)
 
     async def watch(self, after: int) -> AsyncIterator[Update]:
@@ -489,14 +489,14 @@ class EtcdStore:
         """Close the connections."""
         await self._client.close()
 
-    async def _give_back(self, taken: Sequence[Place], term: Term) -> None:
+    async def _release_ports(self, taken: Sequence[Place], term: Term) -> None:
         """Free those ports for the next commit that nobody has: a claim was left behind."""
         for start in range(0, len(taken), MAX_CLAIMS):
             places = taken[start : start + MAX_CLAIMS]
             claims = claims_of(places, await self._read(map(self._keys.port, places)))
             owners = [self._keys.instance(claim.owner) for claim in claims]
             if found := left_behind(claims, await self._read(owners)):
-                request = giving_back(found, keys=self._keys, epoch=term.epoch)
+                request = releasing(found, keys=self._keys, epoch=term.epoch)
                 await self._fenced(request, term)
                 log.warning(
                     "claims of ports that no record stands behind are given back: %d, such as %s",

@@ -1,7 +1,7 @@
 """Leadership among the processes of one machine, by a lock on a file beside the database.
 
 In:   the database, whose epoch every commit compares.
-Out:  a Tenure; the kernel gives the lock back when its holder dies, however it dies.
+Out:  a LeaderSession; the kernel gives the lock back when its holder dies, however it dies.
 Fails with StoreUnavailableError, StoreError.
 """
 
@@ -18,10 +18,9 @@ from pathlib import Path
 
 from ollama_fleet.clock import Clock
 from provisioning.errors import StoreError, StoreUnavailableError
-from provisioning.store.base import Term
+from provisioning.store.base import LeaderSession, Term
 from provisioning.store.sqlite import store
 from provisioning.store.sqlite.database import MODE, Database, identity_at, identity_of
-from provisioning.store.tenure import Tenure
 
 log = logging.getLogger("provisioning.store.sqlite.leadership")
 
@@ -46,7 +45,7 @@ class SqliteLeadership:
         return self._holder
 
     @asynccontextmanager
-    async def lead(self) -> AsyncIterator[Tenure]:
+    async def lead(self) -> AsyncIterator[LeaderSession]:
         """Wait until no other process leads, then lead.
 
         Raises:
@@ -56,8 +55,8 @@ class SqliteLeadership:
         async with self._held_lock() as lock:
             begin = partial(store.begin_term, holder=self._holder)
             epoch = await self._database.run(begin, doing="write")
-            async with self._going_on(Tenure(Term(epoch, self._holder)), lock) as tenure:
-                yield tenure
+            async with self._going_on(LeaderSession(Term(epoch, self._holder)), lock) as session:
+                yield session
 
     async def leader(self) -> str | None:
         """Return who leads now; None: nobody, or it cannot be said."""
@@ -94,23 +93,23 @@ class SqliteLeadership:
         return identity_at(self._lock_path) == identity_of(lock)
 
     @asynccontextmanager
-    async def _going_on(self, tenure: Tenure, lock: int) -> AsyncIterator[Tenure]:
-        following = asyncio.create_task(self._follow(tenure, lock))
+    async def _going_on(self, session: LeaderSession, lock: int) -> AsyncIterator[LeaderSession]:
+        following = asyncio.create_task(self._follow(session, lock))
         try:
-            yield tenure
+            yield session
         finally:
             following.cancel()
             await asyncio.wait({following})
             # Where this fails, the next one's term ends this one all the same.
             with suppress(StoreError):
-                end = partial(store.end_term, epoch=tenure.term.epoch)
+                end = partial(store.end_term, epoch=session.term.epoch)
                 await self._database.run(end, doing="write")
 
-    async def _follow(self, tenure: Tenure, lock: int) -> None:
-        """End the tenure when another term has begun, or the lock or the database is not ours."""
-        epoch = tenure.term.epoch
+    async def _follow(self, session: LeaderSession, lock: int) -> None:
+        """End the session when another term has begun, or the lock or the database is not ours."""
+        epoch = session.term.epoch
         try:
-            while epoch == tenure.term.epoch:
+            while epoch == session.term.epoch:
                 await self._clock.sleep(LOOK_EVERY_S)
                 self._check_lock(lock)
                 with suppress(StoreUnavailableError):
@@ -118,7 +117,7 @@ class SqliteLeadership:
         except (StoreError, OSError) as error:
             log.error("the term ends: %s", error)
         finally:
-            tenure.end()
+            session.end()
 
     def _check_lock(self, lock: int) -> None:
         if not self._is_in_place(lock):

@@ -86,10 +86,10 @@ def test_an_instance_is_listed_where_it_listens_and_is_asked_for_its_health(
     one = replace(OLD, listing=listing)
 
     details = listed(fleet, one)
-    subject = SpecIndex(fleet).subject(one)
+    probe_target = SpecIndex(fleet).probe_target(one)
 
-    assert subject
-    assert (host, f"http://{host}:20501") == (subject.host, details.url)
+    assert probe_target
+    assert (host, f"http://{host}:20501") == (probe_target.host, details.url)
     assert {"pool": "llama", "rack": "r2"} == dict(details.labels)
 
 

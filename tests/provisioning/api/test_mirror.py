@@ -26,12 +26,12 @@ from tests.provisioning.api.board import FLEET, INSTANCES
 async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
     clock, backend = SystemClock(), MemoryBackend()
     store, leadership = MemoryStore(backend), MemoryLeadership(backend, holder="us")
-    mirror = Cache(store, clock)
-    source: Source = mirror
+    cache = Cache(store, clock)
+    source: Source = cache
     async with leadership.lead() as leading:
         puts = [Put(one, NEW) for one in INSTANCES]
         await store.commit([PutSpec(encode_fleet(FLEET), NEW), *puts], term=leading.term)
-        following = asyncio.create_task(mirror.follow())
+        following = asyncio.create_task(cache.follow())
         await source.changed(None)
         commands: Commands = StoreCommands(
             store,
@@ -40,7 +40,7 @@ async def test_whoever_writes_reads_it_at_once(tmp_path: Path) -> None:
             fleet=FLEET.name,
             term=lambda: leading.term,
             leader=leadership.leader,
-            written=mirror.take_own,
+            written=cache.apply_local_write,
         )
         tokens = Tokens(tmp_path / "token")
         metrics = Metrics(clock, version="")

@@ -13,8 +13,8 @@ from provisioning.store.base import (
     NEW,
     Change,
     Done,
+    LeaderSession,
     Leadership,
-    Leading,
     Put,
     Store,
     Stored,
@@ -94,7 +94,7 @@ async def leading(opened: Opened) -> AsyncIterator[tuple[Store, Term]]:
         yield store, current.term
 
 
-async def entered(stack: AsyncExitStack, leadership: Leadership) -> Leading:
+async def entered(stack: AsyncExitStack, leadership: Leadership) -> LeaderSession:
     """Lead until the stack is left; wait again whenever the store cannot be reached."""
     async with asyncio.timeout(PATIENCE_S):
         while True:

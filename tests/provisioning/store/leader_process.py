@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import FencedError, StoreUnavailableError
-from provisioning.store.base import NEW, Leadership, Leading, Put, Store
+from provisioning.store.base import NEW, LeaderSession, Leadership, Put, Store
 from provisioning.store.opening import open_store
 from tests.provisioning.store.examples import instance
 
@@ -43,7 +43,7 @@ async def _lead_once(store: Store, leadership: Leadership, numbers: Iterator[int
         await asyncio.wait({writing})
 
 
-async def _write(store: Store, current: Leading, numbers: Iterator[int]) -> None:
+async def _write(store: Store, current: LeaderSession, numbers: Iterator[int]) -> None:
     """Write until a write is refused."""
     for n in numbers:
         made = instance(f"{current.term.holder}-{n}", port=n)

@@ -9,7 +9,7 @@ import pytest
 
 from provisioning.errors import FencedError
 from provisioning.store.base import NEW, Done, Put, Refusal, Store, Term
-from provisioning.store.etcd.store import MAX_CLAIMS, Claim, Keys, giving_back
+from provisioning.store.etcd.store import MAX_CLAIMS, Claim, Keys, releasing
 from provisioning.store.records import place_of
 from tests.etcd import Cluster, encoded, gateway
 from tests.provisioning.store.examples import (
@@ -114,7 +114,7 @@ async def test_a_port_whose_record_cannot_be_read_stays_taken(
 def test_a_claim_is_given_back_only_as_it_was_read_and_by_who_leads() -> None:
     """Somebody may have taken the port, or made the record again, since it was read."""
     keys = Keys("demo")
-    request = giving_back([Claim(("n1", 7), "old", 5, owner_version=9)], keys=keys, epoch=3)
+    request = releasing([Claim(("n1", 7), "old", 5, owner_version=9)], keys=keys, epoch=3)
 
     (leader,) = request.compare
     assert (keys.leader, 3) == (leader.key, leader.create_revision)

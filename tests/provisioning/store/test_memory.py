@@ -43,8 +43,8 @@ async def test_a_term_can_be_ended_from_outside() -> None:
     backend = MemoryBackend()
     _, leadership = opened(backend)
     async with leadership.lead() as current:
-        assert backend.tenure is not None
-        backend.end_term(backend.tenure)
+        assert backend.session is not None
+        backend.end_term(backend.session)
 
         await asyncio.wait_for(current.lost(), PATIENCE_S)
         with pytest.raises(FencedError):

@@ -15,7 +15,7 @@ import pytest
 
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import StoreError, StoreUnavailableError
-from provisioning.store.base import Leading
+from provisioning.store.base import LeaderSession
 from provisioning.store.opening import open_store
 from provisioning.store.sqlite.database import Place
 from provisioning.store.sqlite.store import SqliteStore
@@ -276,7 +276,7 @@ async def test_a_lock_that_nobody_finds_is_not_one_to_lead_by(path: Path) -> Non
         assert "eve" == await eve.leader()
 
         await second.aclose()
-        current: Leading = await asyncio.wait_for(waiting, PATIENCE_S)
+        current: LeaderSession = await asyncio.wait_for(waiting, PATIENCE_S)
         assert "bob" == current.term.holder
 
 
