@@ -80,7 +80,7 @@ async def _unwell_row(bench: Bench, ours: RunningExporter, what: str) -> Row:
         user_s=cpu.user_s,
         system_s=cpu.system_s,
         resident_bytes=procfs.resident_bytes(ours.pid),
-        render_s=value_of(page, catalogue.EXPORTER_PAGE_DURATION.name),
+        render_s=value_of(page, catalogue.EXPORTER_EXPOSITION_DURATION.name),
         targets=frozenset({Target.BELOW_OURS, Target.MEMORY}),
     )
 

@@ -95,7 +95,7 @@ async def measure_cycles(
         samples=count_samples(page),
         page_bytes=len(page),
         gzip_bytes=len(gzipped[-1].body),
-        render_s=value_of(page, catalogue.EXPORTER_PAGE_DURATION.name),
+        render_s=value_of(page, catalogue.EXPORTER_EXPOSITION_DURATION.name),
         fetch_s=durations_of([fetched.duration_s for fetched in plain]),
         gzip_fetch_s=durations_of([fetched.duration_s for fetched in gzipped]),
         targets=frozenset(targets),

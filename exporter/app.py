@@ -21,12 +21,6 @@ from exporter.engines.auto import all_engines
 from exporter.errors import SourceError
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.model import State
-from exporter.page import handlers
-from exporter.page.handlers import FleetPage
-from exporter.page.prometheus import Prometheus
-from exporter.page.recent import Recent
-from exporter.page.revisions import Revisions, Surveyor
-from exporter.page.summary import Facts, Limits, Summariser
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
@@ -34,6 +28,12 @@ from exporter.responses import ResponseSender
 from exporter.scrape_target import Manner, failure_lines
 from exporter.selfmetrics import SelfMetrics
 from exporter.transport import Wire
+from exporter.ui import handlers
+from exporter.ui.handlers import FleetPage
+from exporter.ui.prometheus import Prometheus
+from exporter.ui.recent import Recent
+from exporter.ui.revisions import Revisions, Surveyor
+from exporter.ui.summary import Facts, Limits, Summariser
 from exporter.web import Web
 from exporter.websecurity import Guard
 from ollama_fleet.clock import SystemClock
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exporter")
 
-STATIC_FOLDER = Path(__file__).parent / "page" / "static"
+STATIC_FOLDER = Path(__file__).parent / "ui" / "static"
 MIN_REFRESH_S = 1.0
 REFRESHES_PER_POLL = 5
 """How often the page is looked at anew while each instance is polled once."""
@@ -142,8 +142,8 @@ class Exporter:
         config, clock = self._config, self._clock
         facts = facts_of(config, self._version)
         prometheus = None
-        if config.page_prometheus_url:
-            url = config.page_prometheus_url
+        if config.ui_prometheus_url:
+            url = config.ui_prometheus_url
             prometheus = Prometheus(url, clock, refresh_s=facts.refresh_s)
             self._stack.push_async_callback(prometheus.close)
         surveyor = Surveyor(self._poller, recent, clock, poll_interval_s=config.poll_interval)
@@ -274,9 +274,9 @@ def inventory_of(config: Config, clock: Clock) -> Inventory:
 def facts_of(config: Config, version: str) -> Facts:
     """Return what the page `/fleet` is told once."""
     limits = Limits(
-        healthy_instances=config.page_healthy_instances,
-        request_latency_p99_s=config.page_request_latency_p99,
-        tokens_per_second=config.page_tokens_per_second,
+        healthy_instances=config.ui_healthy_instances,
+        request_latency_p99_s=config.ui_request_latency_p99,
+        tokens_per_second=config.ui_tokens_per_second,
     )
     refresh_s = max(MIN_REFRESH_S, config.poll_interval / REFRESHES_PER_POLL)
     return Facts(

@@ -306,18 +306,18 @@ EXPORTER_OPEN_CONNECTIONS = Series(
     Kind.GAUGE,
     "Connections to instances that are open now.",
 )
-EXPORTER_PAGE_DURATION = Series(
-    "ollama_exporter_page_duration_seconds",
+EXPORTER_EXPOSITION_DURATION = Series(
+    "ollama_exporter_exposition_duration_seconds",
     Kind.GAUGE,
     "CPU time that aggregating and rendering the last page took.",
 )
-EXPORTER_PAGE_SAMPLES = Series(
-    "ollama_exporter_page_samples",
+EXPORTER_EXPOSITION_SAMPLES = Series(
+    "ollama_exporter_exposition_samples",
     Kind.GAUGE,
     "Samples of the fleet on the last page.",
 )
-EXPORTER_PAGE_TIMESTAMP = Series(
-    "ollama_exporter_page_timestamp_seconds",
+EXPORTER_EXPOSITION_TIMESTAMP = Series(
+    "ollama_exporter_exposition_timestamp_seconds",
     Kind.GAUGE,
     "When the last page was rendered, in seconds since 1970 UTC.",
 )
@@ -371,9 +371,9 @@ EXPORTER_SERIES = (
     EXPORTER_POLL_LAST_COMPLETED,
     EXPORTER_POLL_LATENESS,
     EXPORTER_OPEN_CONNECTIONS,
-    EXPORTER_PAGE_DURATION,
-    EXPORTER_PAGE_SAMPLES,
-    EXPORTER_PAGE_TIMESTAMP,
+    EXPORTER_EXPOSITION_DURATION,
+    EXPORTER_EXPOSITION_SAMPLES,
+    EXPORTER_EXPOSITION_TIMESTAMP,
     EXPORTER_WEB_REQUESTS_REFUSED,
     EXPORTER_WEB_RESPONSES_ABORTED,
     EXPORTER_WEB_CONNECTIONS_CLOSED,

@@ -76,10 +76,10 @@ class Config:
     web_allowed_hosts: tuple[str, ...]
     web_write_timeout: float
     web_max_connections: int
-    page_healthy_instances: Level
-    page_request_latency_p99: float
-    page_tokens_per_second: Level
-    page_prometheus_url: str
+    ui_healthy_instances: Level
+    ui_request_latency_p99: float
+    ui_tokens_per_second: Level
+    ui_prometheus_url: str
     log_window: float
     log_level: str
 

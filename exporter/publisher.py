@@ -119,9 +119,9 @@ class Publisher:
             for format_ in self.edition.gzipped_formats:
                 edition.prepare_gzip(format_)
         self.edition = edition
-        self._metrics.page_duration_s.set(busy_s)
-        self._metrics.page_samples.set(edition_page.n_samples)
-        self._metrics.page_rendered_at_s.set(edition_page.rendered_at_s)
+        self._metrics.exposition_duration_s.set(busy_s)
+        self._metrics.exposition_samples.set(edition_page.n_samples)
+        self._metrics.exposition_rendered_at_s.set(edition_page.rendered_at_s)
         # The collector rarely comes by itself, and broken-off requests leave cycles of exceptions.
         gc.collect(0)
 

@@ -72,9 +72,9 @@ class SelfMetrics:
         self.cycle_completed_at_s = self._gauge(catalogue.EXPORTER_POLL_LAST_COMPLETED)
         self.poll_lateness_s = self._gauge(catalogue.EXPORTER_POLL_LATENESS)
         self.open_connections = self._gauge(catalogue.EXPORTER_OPEN_CONNECTIONS)
-        self.page_duration_s = self._gauge(catalogue.EXPORTER_PAGE_DURATION)
-        self.page_samples = self._gauge(catalogue.EXPORTER_PAGE_SAMPLES)
-        self.page_rendered_at_s = self._gauge(catalogue.EXPORTER_PAGE_TIMESTAMP)
+        self.exposition_duration_s = self._gauge(catalogue.EXPORTER_EXPOSITION_DURATION)
+        self.exposition_samples = self._gauge(catalogue.EXPORTER_EXPOSITION_SAMPLES)
+        self.exposition_rendered_at_s = self._gauge(catalogue.EXPORTER_EXPOSITION_TIMESTAMP)
         refused = self._counter(catalogue.EXPORTER_WEB_REQUESTS_REFUSED)
         self.requests_refused = {reason: refused.labels(reason) for reason in Refusal}
         self.responses_aborted = self._counter(catalogue.EXPORTER_WEB_RESPONSES_ABORTED)

@@ -283,7 +283,7 @@ SETTINGS = (
         "N",
     ),
     Setting(
-        "page.healthy-instances",
+        "ui.healthy-instances",
         "99%",
         "Below how many healthy instances /fleet shows red: a number, or a share of those that "
         "should serve. It only colours the page: alerts have their own settings "
@@ -292,7 +292,7 @@ SETTINGS = (
         "LEVEL",
     ),
     Setting(
-        "page.request-latency-p99",
+        "ui.request-latency-p99",
         "150ms",
         "Above which p99 latency /fleet shows red. It only colours the page: alerts have their "
         "own settings (`ollama-fleet alerts`).",
@@ -300,7 +300,7 @@ SETTINGS = (
         "DURATION",
     ),
     Setting(
-        "page.tokens-per-second",
+        "ui.tokens-per-second",
         "40 per instance",
         "Below which tokens/s of the whole fleet /fleet shows red: a number, or `N per instance` "
         "of those that should serve. It only colours the page: alerts have their own settings "
@@ -309,7 +309,7 @@ SETTINGS = (
         "LEVEL",
     ),
     Setting(
-        "page.prometheus-url",
+        "ui.prometheus-url",
         "",
         "Prometheus that has the alert rules, such as http://127.0.0.1:9090. /fleet then shows the "
         "alerts that fire, and the thresholds in force there instead of the three above.",

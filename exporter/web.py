@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
     from exporter.instances import Filter
     from exporter.inventory import SourceState
-    from exporter.page.handlers import FleetPage
     from exporter.poller import Poller
     from exporter.publisher import Publisher
     from exporter.responses import ResponseSender
     from exporter.scrape_target import Watch
     from exporter.selfmetrics import SelfMetrics
+    from exporter.ui.handlers import FleetPage
     from exporter.websecurity import Guard
     from ollama_fleet.clock import Clock
 

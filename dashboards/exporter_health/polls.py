@@ -28,7 +28,7 @@ def exporters(ask: Ask) -> Panel:
         _each(ask, "late by", own(ask, catalogue.EXPORTER_POLL_LATENESS), "s"),
         _each(ask, "polls/s", pipeline.rate(ask, catalogue.EXPORTER_POLLS), "cps"),
         _each(ask, "connections", own(ask, catalogue.EXPORTER_OPEN_CONNECTIONS), "none"),
-        _each(ask, "samples", own(ask, catalogue.EXPORTER_PAGE_SAMPLES), "none"),
+        _each(ask, "samples", own(ask, catalogue.EXPORTER_EXPOSITION_SAMPLES), "none"),
         _each(ask, "page age", pipeline.page_age(ask), "s"),
         labels=("instance", "shard", "version", "python"),
         hidden_labels=("job",),

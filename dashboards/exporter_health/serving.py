@@ -22,11 +22,13 @@ def _samples(ask: Ask) -> Panel:
     words = Words(
         title="Samples on the page",
         description="Of the fleet, by exporter: what Prometheus has to store with each scrape. "
-        "About ten per instance. Series: ollama_exporter_page_samples.",
+        "About ten per instance. Series: ollama_exporter_exposition_samples.",
         no_data=NO_EXPORTER,
         unit="short",
     )
-    return chart(words, Query(pipeline.own(ask, catalogue.EXPORTER_PAGE_SAMPLES), EXPORTER_NAME))
+    return chart(
+        words, Query(pipeline.own(ask, catalogue.EXPORTER_EXPOSITION_SAMPLES), EXPORTER_NAME)
+    )
 
 
 def _page_age(ask: Ask) -> Panel:
@@ -34,7 +36,7 @@ def _page_age(ask: Ask) -> Panel:
         title="Age of the page",
         description="How old the figures are that each exporter gives. Good: below the poll "
         "interval. Growing: it answers scrapes, and polls no more. "
-        "Series: ollama_exporter_page_timestamp_seconds.",
+        "Series: ollama_exporter_exposition_timestamp_seconds.",
         no_data=NO_EXPORTER,
         unit="s",
     )
@@ -46,13 +48,15 @@ def _page_cost(ask: Ask) -> Panel:
         title="Rendering and scraping the page",
         description="CPU time to render a page, and how long Prometheus takes to get it. Near the "
         "scrape timeout: publish less or divide the fleet. "
-        "Series: ollama_exporter_page_duration_seconds, scrape_duration_seconds.",
+        "Series: ollama_exporter_exposition_duration_seconds, scrape_duration_seconds.",
         no_data=NO_EXPORTER,
         unit="s",
     )
     return chart(
         words,
-        Query(pipeline.own(ask, catalogue.EXPORTER_PAGE_DURATION), f"rendering {EXPORTER_NAME}"),
+        Query(
+            pipeline.own(ask, catalogue.EXPORTER_EXPOSITION_DURATION), f"rendering {EXPORTER_NAME}"
+        ),
         Query(pipeline.scraped(ask, "scrape_duration_seconds"), f"scraping {EXPORTER_NAME}"),
     )
 

@@ -160,7 +160,7 @@ def inventory_good(ask: Ask) -> str:
 
 def page_age(ask: Ask) -> str:
     """Return how old the figures are that each exporter gives."""
-    return f"time() - {own(ask, catalogue.EXPORTER_PAGE_TIMESTAMP)}"
+    return f"time() - {own(ask, catalogue.EXPORTER_EXPOSITION_TIMESTAMP)}"
 
 
 def cpu(ask: Ask) -> str:

@@ -109,7 +109,7 @@ def exporter(observers: Observers) -> ChildSpec:
         f"--poll.interval={observers.interval_s}s",
         f"--poll.health-timeout={min(HEALTH_TIMEOUT_MS, poll_limit_ms)}ms",
         f"--poll.metrics-timeout={min(METRICS_TIMEOUT_MS, poll_limit_ms)}ms",
-        f"--page.prometheus-url={observers.prometheus_url}",
+        f"--ui.prometheus-url={observers.prometheus_url}",
     )
     ready_within_s = observers.interval_s + FIRST_CYCLE_S
     return ChildSpec("exporter", command, f"{observers.exporter_url}/-/ready", ready_within_s)

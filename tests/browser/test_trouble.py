@@ -406,7 +406,7 @@ async def test_what_fires_in_prometheus_is_told_and_so_is_its_silence(
     stand_in = StandIn([{"metric": labels, "value": [time.time(), str(since_s)]}])
     inventory = write_inventory(tmp_path / "fleet.json", 1)
     async with stand_in.serving() as prometheus_url:
-        url = await start_exporter(inventory, f"--page.prometheus-url={prometheus_url}")
+        url = await start_exporter(inventory, f"--ui.prometheus-url={prometheus_url}")
         page = await open_page(url)
         await expect(page.find("#alerts-state")).to_have_text("1 firing")
         await expect(page.find("#alerts-in-short")).to_have_text("1 alert fires, 0 critical")
@@ -417,7 +417,7 @@ async def test_what_fires_in_prometheus_is_told_and_so_is_its_silence(
         stand_in.status = 503
         await expect(page.find("#alerts-state")).to_have_text(
             "Prometheus answers with status 503: is it one, and is the path right? "
-            "(page.prometheus-url). What fired before:"
+            "(ui.prometheus-url). What fired before:"
         )
         await expect(page.find("#alerts-list li")).to_have_count(1)
         await expect(page.find("#alerts-in-short")).to_have_text("? alerts not known")
@@ -436,7 +436,7 @@ async def test_critical_alerts_are_told_at_the_top_and_lead_to_the_list(
     )
     inventory = write_inventory(tmp_path / "fleet.json", 1)
     async with stand_in.serving() as prometheus_url:
-        url = await start_exporter(inventory, f"--page.prometheus-url={prometheus_url}")
+        url = await start_exporter(inventory, f"--ui.prometheus-url={prometheus_url}")
         page = await open_page(url, width=420)
         in_short = page.find("#alerts-in-short")
         await expect(in_short).to_have_text("3 alerts fire, 1 critical")

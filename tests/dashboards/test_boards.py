@@ -360,7 +360,7 @@ def test_some_panels_of_every_dashboard_must_have_something_to_show() -> None:
         (Uid.EXPORTER, "Polls by outcome", ["polls_total", "poll_errors_total"]),
         (Uid.EXPORTER, "Failed requests to instances by reason", ["by (request, reason)"]),
         (Uid.EXPORTER, "Age of the inventory", ["inventory_last_success_timestamp_seconds"]),
-        (Uid.EXPORTER, "Samples on the page", ["ollama_exporter_page_samples"]),
+        (Uid.EXPORTER, "Samples on the page", ["ollama_exporter_exposition_samples"]),
         (Uid.EXPORTER, "Duration of rule groups", ["rule_group_last_duration_seconds"]),
         (Uid.EXPORTER, "Alerts sent to Alertmanagers", ["sent_total", "dropped_total"]),
         (Uid.EXPORTER, "CPU", ["process_cpu_seconds_total"]),

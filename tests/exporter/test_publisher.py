@@ -255,6 +255,6 @@ async def test_a_page_says_how_large_it_is_and_when_it_was_made(polled: Polled) 
     body = joined(edition.plain(Format.TEXT)).decode()
 
     n_samples = sum(not line.startswith("#") for line in body.splitlines())
-    assert n_samples == polled.metrics.page_samples._value.get()
-    assert edition.page.rendered_at_s == polled.metrics.page_rendered_at_s._value.get()
-    assert 0 < polled.metrics.page_duration_s._value.get() < 1
+    assert n_samples == polled.metrics.exposition_samples._value.get()
+    assert edition.page.rendered_at_s == polled.metrics.exposition_rendered_at_s._value.get()
+    assert 0 < polled.metrics.exposition_duration_s._value.get() < 1

@@ -19,10 +19,10 @@ from exporter.model import Target
 from exporter.responses import MAX_RESPONSES, Body, ResponseSender
 from exporter.selfmetrics import Refusal, SelfMetrics
 from tests.exporter.fetching import fetch
-from tests.exporter.page.building import metrics
 from tests.exporter.pollers import target
 from tests.exporter.reading import Reader
 from tests.exporter.test_web import site
+from tests.exporter.ui.building import metrics
 from tests.waiting import eventually
 
 LARGE_LABEL = "n" * 4000

@@ -29,9 +29,9 @@ from exporter.snapshot import Row
 from exporter.web import PAGES, Web
 from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import Fetched, fetch
-from tests.exporter.page.building import fleet_page
 from tests.exporter.pollers import Polled, polling, target, watching
 from tests.exporter.servers import answering, response, saying, serving
+from tests.exporter.ui.building import fleet_page
 from tests.ports import free_port
 from tests.waiting import eventually
 

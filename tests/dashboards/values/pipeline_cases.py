@@ -82,10 +82,10 @@ GROUP = 'rule_group="/etc/r.yml;ollama-fleet-nodes"'
 FOREIGN = 'rule_group="/etc/r.yml;node"'
 
 CASES = (
-    Case("an exporter's own series", pipeline.own(ASK, catalogue.EXPORTER_PAGE_SAMPLES),
-         of("ollama_exporter_page_samples", 7, 8), {A: 7, B: 8}),
-    Case("of the chosen exporter", pipeline.own(ASK, catalogue.EXPORTER_PAGE_SAMPLES),
-         of("ollama_exporter_page_samples", 7, 8), {A: 7}, ONLY_A),
+    Case("an exporter's own series", pipeline.own(ASK, catalogue.EXPORTER_EXPOSITION_SAMPLES),
+         of("ollama_exporter_exposition_samples", 7, 8), {A: 7, B: 8}),
+    Case("of the chosen exporter", pipeline.own(ASK, catalogue.EXPORTER_EXPOSITION_SAMPLES),
+         of("ollama_exporter_exposition_samples", 7, 8), {A: 7}, ONLY_A),
     Case("what Prometheus has of an exporter", pipeline.scraped(ASK, "up"),
          {**of("up", 1, 0), **OTHER_JOB}, {A: 1, B: 0}),
     Case("exporters that answer", pipeline.up_count(ASK), {**of("up", 1, 0), **OTHER_JOB}, 1),
@@ -148,7 +148,7 @@ CASES = (
          {'{source="x"}': 0, '{source="y"}': 0, '{source="z"}': 1,
           '{cluster="other",source="x"}': 1}),
     Case("how old a page is", pipeline.page_age(ASK),
-         of("ollama_exporter_page_timestamp_seconds", 3590, 3000), {A: 10, B: 600}),
+         of("ollama_exporter_exposition_timestamp_seconds", 3590, 3000), {A: 10, B: 600}),
     Case("cores in use", pipeline.cpu(ASK),
          {**of("process_cpu_seconds_total", "0+15x240", "0+7.5x240"),
           'process_cpu_seconds_total{job="node",instance="a"}': "0+15x240"},

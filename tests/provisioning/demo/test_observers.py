@@ -39,7 +39,7 @@ def test_prometheus_scrapes_the_provisioner_where_there_is_one(plan: Plan) -> No
 def test_the_fleets_page_shows_what_fires_in_this_prometheus(plan: Plan) -> None:
     command = observers.exporter(plan.observers).command
 
-    assert f"--page.prometheus-url={plan.observers.prometheus_url}" in command
+    assert f"--ui.prometheus-url={plan.observers.prometheus_url}" in command
 
 
 def test_a_poll_ends_before_the_next_one_is_due(plan: Plan) -> None:

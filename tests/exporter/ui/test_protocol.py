@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from exporter.counters import Ledger
 from exporter.model import Outcome
-from exporter.page.cells import Value
-from exporter.page.handlers import FleetPage
-from exporter.page.recent import Recent
-from tests.exporter.page.building import (
+from exporter.ui.cells import Value
+from exporter.ui.handlers import FleetPage
+from exporter.ui.recent import Recent
+from tests.exporter.ui.building import (
     FakePoller,
     HeldClock,
     cell,

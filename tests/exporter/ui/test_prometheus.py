@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from exporter.page import prometheus as module
-from exporter.page.prometheus import (
+from exporter.ui import prometheus as module
+from exporter.ui.prometheus import (
     FIRING_QUERY,
     KEPT_S,
     MAX_BODY_BYTES,
@@ -32,9 +32,9 @@ from exporter.page.prometheus import (
     firing_of,
     thresholds_of,
 )
-from tests.exporter.page.building import HeldClock
-from tests.exporter.page.prometheuses import Asked, alert, number, result, threshold
 from tests.exporter.servers import Handler, hanging, response, saying, serving
+from tests.exporter.ui.building import HeldClock
+from tests.exporter.ui.prometheuses import Asked, alert, number, result, threshold
 from tests.waiting import eventually
 
 REFRESH_S = 2.0
@@ -297,7 +297,7 @@ async def test_a_host_that_no_dns_can_spell_is_told_as_well() -> None:
 async def test_a_fault_is_logged_once_and_so_is_the_recovery(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "exporter.page")
+    caplog.set_level(logging.INFO, "exporter.ui")
     asked, clock = Asked(), HeldClock()
     asked.results = dict.fromkeys(QUERIES, b"{}")
     async with serving(asked.handle) as port, asking(port, clock) as prometheus:
@@ -319,7 +319,7 @@ async def test_a_fault_is_logged_once_and_so_is_the_recovery(
 
         await eventually(is_well)
 
-    url = f"page.prometheus-url: http://127.0.0.1:{port}"
+    url = f"ui.prometheus-url: http://127.0.0.1:{port}"
     failed, recovered = caplog.messages
     assert failed.startswith(f"{url} answers with what is no query result: ")
     assert f"{url} answers again" == recovered

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from exporter.page.handlers import MAX_KEPT, Shared
+from exporter.ui.handlers import MAX_KEPT, Shared
 
 
 class Workshop:

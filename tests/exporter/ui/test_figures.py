@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from exporter.model import Status
-from exporter.page.cells import Totals
-from exporter.page.summary import (
+from exporter.ui.cells import Totals
+from exporter.ui.summary import (
     Bound,
     Figure,
     Limits,
@@ -19,7 +19,7 @@ from exporter.page.summary import (
     values,
 )
 from ollama_fleet.levels import Level, parse_level
-from tests.exporter.page.building import LIMITS
+from tests.exporter.ui.building import LIMITS
 
 
 def totals(speed: float = 0.0, n_measured: int = 0, **instances: int) -> Totals:

@@ -9,12 +9,12 @@ import pytest
 from exporter.counters import Ledger
 from exporter.inventory import Shard, SourceState
 from exporter.model import Outcome
-from exporter.page.prometheus import Answer, Firing
-from exporter.page.recent import Recent
-from exporter.page.revisions import Surveyor
-from exporter.page.summary import Facts, Summariser
+from exporter.ui.prometheus import Answer, Firing
+from exporter.ui.recent import Recent
+from exporter.ui.revisions import Surveyor
+from exporter.ui.summary import Facts, Summariser
 from ollama_fleet.levels import Level
-from tests.exporter.page.building import LIMITS, NOW_S, FakePoller, HeldClock, cell, facts, metrics
+from tests.exporter.ui.building import LIMITS, NOW_S, FakePoller, HeldClock, cell, facts, metrics
 
 ALL = {"healthy_instances": 1.0, "request_latency_p99_seconds": 0.4, "tokens_per_second": 70.0}
 

@@ -11,16 +11,16 @@ from typing import Any
 from exporter.counters import Counter, Ledger, Memory
 from exporter.inventory import WHOLE, Shard, SourceState
 from exporter.model import EngineName, Outcome, Reading, State, Target, Values, Verdict
-from exporter.page.handlers import File, FleetPage
-from exporter.page.prometheus import Prometheus
-from exporter.page.recent import Recent
-from exporter.page.revisions import Revisions, Surveyor
-from exporter.page.summary import Facts, Limits, Summariser
 from exporter.poller import Poller
 from exporter.responses import ResponseSender
 from exporter.scrape_target import LastFailure
 from exporter.selfmetrics import SelfMetrics
 from exporter.snapshot import Row, is_up, status_of
+from exporter.ui.handlers import File, FleetPage
+from exporter.ui.prometheus import Prometheus
+from exporter.ui.recent import Recent
+from exporter.ui.revisions import Revisions, Surveyor
+from exporter.ui.summary import Facts, Limits, Summariser
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.levels import Level
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from exporter.inventory import Shard, SourceState
-    from exporter.page.cells import Totals
-    from exporter.page.prometheus import Answer, Firing, Prometheus
-    from exporter.page.revisions import Sight
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
+    from exporter.ui.cells import Totals
+    from exporter.ui.prometheus import Answer, Firing, Prometheus
+    from exporter.ui.revisions import Sight
     from ollama_fleet.clock import Clock
     from ollama_fleet.levels import Level
 

@@ -1,13 +1,13 @@
 /**
  * How much room there is for the map.
  *
- * In:   the page's layout, which page.css makes: beside the table, or above it on a narrow screen.
+ * In:   the page's layout, which style.css makes: beside the table, or above it on a narrow screen.
  * Out:  a width and a height in CSS pixels, and a call when they have changed.
  */
 
 import { byId } from "./elements.js";
 
-/** Side by side; page.css says the same. */
+/** Side by side; style.css says the same. */
 const WIDE = window.matchMedia("(min-width: 900px)");
 const NARROW_SHARE = 0.7;
 const LEAST_WIDTH = 120;

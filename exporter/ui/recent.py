@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from exporter.catalogue import BOUNDARIES_S
 from exporter.leisure import at_leisure
-from exporter.page.layout import STEP_ROWS
 from exporter.snapshot import QUANTILE, quantile
+from exporter.ui.layout import STEP_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence

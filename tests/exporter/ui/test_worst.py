@@ -4,10 +4,10 @@ from array import array
 
 from exporter.instances import Filter
 from exporter.model import Outcome, State
-from exporter.page.cells import N_WORST, STATUS_CODES, UNKNOWN, Value, worst
-from exporter.page.layout import STEP_ROWS
 from exporter.snapshot import Row
-from tests.exporter.page.building import FakePoller, cell, ids, run
+from exporter.ui.cells import N_WORST, STATUS_CODES, UNKNOWN, Value, worst
+from exporter.ui.layout import STEP_ROWS
+from tests.exporter.ui.building import FakePoller, cell, ids, run
 
 Found = tuple[int, int, list[tuple[str, int]]]
 

@@ -4,8 +4,8 @@ import pytest
 from multidict import MultiDict
 
 from exporter.instances import Filter
-from exporter.page.cells import Value
-from exporter.page.protocol import SinceThen, parse_changes, parse_map, parse_worst
+from exporter.ui.cells import Value
+from exporter.ui.protocol import SinceThen, parse_changes, parse_map, parse_worst
 
 SINCE = {"layout": "l-1", "revision": "7"}
 

@@ -22,13 +22,13 @@ from exporter.app import STATIC_FOLDER, Exporter
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
 from exporter.model import Status
-from exporter.page import cells, handlers
-from exporter.page.handlers import PATH
-from exporter.page.prometheus import QUERIES
+from exporter.ui import cells, handlers
+from exporter.ui.handlers import PATH
+from exporter.ui.prometheus import QUERIES
 from exporter.web import HEADERS
 from tests.exporter.fetching import Fetched, fetch
-from tests.exporter.page.prometheuses import Asked, result, threshold
 from tests.exporter.servers import answering, serving
+from tests.exporter.ui.prometheuses import Asked, result, threshold
 from tests.waiting import eventually
 
 HEALTHY = {
@@ -249,7 +249,7 @@ async def test_what_is_no_file_of_the_page_is_not_found(empty: Site, name: str) 
     assert 404 == (await empty.get(f"{PATH}/{name}")).status
 
 
-@pytest.mark.parametrize("path", [PATH, "/fleet/page.css", *ANSWERS])
+@pytest.mark.parametrize("path", [PATH, "/fleet/style.css", *ANSWERS])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_nothing_can_be_changed(empty: Site, path: str, method: str) -> None:
     answer = await empty.get(path, method=method)
@@ -257,7 +257,7 @@ async def test_nothing_can_be_changed(empty: Site, path: str, method: str) -> No
     assert (405, "GET,HEAD") == (answer.status, answer.headers["Allow"])
 
 
-@pytest.mark.parametrize("path", [PATH, "/fleet/page.css", "/fleet/map", "/fleet/worst"])
+@pytest.mark.parametrize("path", [PATH, "/fleet/style.css", "/fleet/map", "/fleet/worst"])
 async def test_a_head_tells_what_a_get_would_bring(empty: Site, path: str) -> None:
     whole = await empty.get(path)
     head = await empty.get(path, method="HEAD")
@@ -480,7 +480,7 @@ async def test_no_more_than_the_worst_few_are_sent(tmp_path: Path) -> None:
 # What an operator sets
 
 
-@pytest.mark.parametrize("path", [PATH, "/fleet/page.css", "/fleet/nothing", *ANSWERS])
+@pytest.mark.parametrize("path", [PATH, "/fleet/style.css", "/fleet/nothing", *ANSWERS])
 async def test_a_password_guards_the_page_as_it_does_the_instances(
     tmp_path: Path, path: str
 ) -> None:
@@ -519,9 +519,9 @@ async def test_thresholds_are_those_of_the_settings(tmp_path: Path, port: int) -
     async with site(
         tmp_path,
         instance("a", port),
-        page__healthy_instances="2",
-        page__request_latency_p99="50ms",
-        page__tokens_per_second="42 per instance",
+        ui__healthy_instances="2",
+        ui__request_latency_p99="50ms",
+        ui__tokens_per_second="42 per instance",
     ) as pages:
         await pages.until_seen(Status.HEALTHY)
         await eventually(pages.is_judged)
@@ -546,7 +546,7 @@ async def test_what_a_prometheus_tells_reaches_the_page(tmp_path: Path) -> None:
     asked.results = {**asked.results, QUERIES[0]: result(*thresholds)}
     async with (
         serving(asked.handle) as prometheus,
-        site(tmp_path, page__prometheus_url=f"http://127.0.0.1:{prometheus}") as pages,
+        site(tmp_path, ui__prometheus_url=f"http://127.0.0.1:{prometheus}") as pages,
     ):
 
         async def is_told() -> bool:
@@ -565,7 +565,7 @@ async def test_what_a_prometheus_tells_reaches_the_page(tmp_path: Path) -> None:
 
 
 async def test_a_prometheus_that_is_away_is_told_and_the_settings_count(tmp_path: Path) -> None:
-    async with site(tmp_path, page__prometheus_url="http://127.0.0.1:1") as pages:
+    async with site(tmp_path, ui__prometheus_url="http://127.0.0.1:1") as pages:
 
         async def is_told() -> bool:
             return "cannot be asked" in (await pages.map())["summary"]["alerts"]["error"]
@@ -577,7 +577,7 @@ async def test_a_prometheus_that_is_away_is_told_and_the_settings_count(tmp_path
 
 
 def test_a_password_in_the_url_of_a_prometheus_forbids_the_start(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"page\.prometheus-url: must not hold a user") as caught:
-        config(tmp_path, page__prometheus_url="http://ann:hunter2@127.0.0.1:9090")
+    with pytest.raises(InputError, match=r"ui.prometheus-url: must not hold a user") as caught:
+        config(tmp_path, ui__prometheus_url="http://ann:hunter2@127.0.0.1:9090")
 
     assert "hunter2" not in str(caught.value)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ollama_fleet.clock import Clock
 
 
-log = logging.getLogger("exporter.page")
+log = logging.getLogger("exporter.ui")
 
 TIMEOUT_S = 5.0
 MAX_BODY_BYTES = 2**20
@@ -159,9 +159,9 @@ class Prometheus:
     def _note(self, failure: str) -> None:
         """Log a failure, unless the one before was the same; and a recovery."""
         if failure and failure != self._logged:
-            log.warning("page.prometheus-url: %s %s", self._url, failure)
+            log.warning("ui.prometheus-url: %s %s", self._url, failure)
         elif self._logged and not failure:
-            log.info("page.prometheus-url: %s answers again", self._url)
+            log.info("ui.prometheus-url: %s answers again", self._url)
         self._logged = failure
 
     async def _query(self, text: str) -> list[Series]:

@@ -16,9 +16,10 @@ from exporter.errors import ExporterError
 from exporter.instances import view
 from exporter.leisure import at_leisure
 from exporter.model import Status
-from exporter.page import protocol
-from exporter.page.cells import STATUS, worst
-from exporter.page.protocol import (
+from exporter.responses import Body, takes_gzip
+from exporter.ui import protocol
+from exporter.ui.cells import STATUS, worst
+from exporter.ui.protocol import (
     ChangedValue,
     ChangesAnswer,
     Drawn,
@@ -27,19 +28,18 @@ from exporter.page.protocol import (
     told,
     whole,
 )
-from exporter.responses import Body, takes_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
     from pathlib import Path
 
     from exporter.instances import Filter
-    from exporter.page.cells import Value
-    from exporter.page.protocol import SinceThen
-    from exporter.page.revisions import Revision, Revisions, Sight
-    from exporter.page.summary import Facts, Summariser, Summary
     from exporter.poller import Poller
     from exporter.responses import ResponseSender
+    from exporter.ui.cells import Value
+    from exporter.ui.protocol import SinceThen
+    from exporter.ui.revisions import Revision, Revisions, Sight
+    from exporter.ui.summary import Facts, Summariser, Summary
     from ollama_fleet.clock import Clock
 
 

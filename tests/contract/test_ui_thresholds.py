@@ -12,8 +12,8 @@ import pytest
 from alerts.groups import availability, performance
 from alerts.groups.thresholds import group
 from alerts.settings import Settings
-from exporter.page.summary import Limits, Name, thresholds
 from exporter.settings import SETTINGS
+from exporter.ui.summary import Limits, Name, thresholds
 from ollama_fleet.levels import parse_level
 
 N_INSTANCES = 10_000
@@ -24,11 +24,11 @@ def test_the_defaults_are_those_of_the_alerts() -> None:
     alerts = Settings().thresholds
     healthy, speed = (
         BY_NAME[name].parse(BY_NAME[name].default)
-        for name in ("page.healthy-instances", "page.tokens-per-second")
+        for name in ("ui.healthy-instances", "ui.tokens-per-second")
     )
 
     assert (alerts.healthy_instances, alerts.tokens_per_second) == (healthy, speed)
-    p99 = BY_NAME["page.request-latency-p99"]
+    p99 = BY_NAME["ui.request-latency-p99"]
     assert alerts.request_latency_p99 == p99.parse(p99.default)
 
 

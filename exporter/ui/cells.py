@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from exporter.counters import speed_now
 from exporter.model import Status
-from exporter.page.layout import STEP_ROWS
+from exporter.ui.layout import STEP_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     )
 
     from exporter.instances import Filter
-    from exporter.page.layout import Layout
     from exporter.scrape_target import Watch
     from exporter.snapshot import Row
+    from exporter.ui.layout import Layout
 
     Column = array[int]
     Reader = Callable[[Row], int]

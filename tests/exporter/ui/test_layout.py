@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from exporter.model import EngineName, Outcome, State
-from exporter.page.layout import STEP_ROWS, Layout, settle
 from exporter.snapshot import Row
-from tests.exporter.page.building import cell, run
+from exporter.ui.layout import STEP_ROWS, Layout, settle
+from tests.exporter.ui.building import cell, run
 
 
 def layout_of(*rows: Row, before: Layout | None = None) -> Layout:

@@ -7,12 +7,12 @@ import pytest
 
 from exporter.app import STATIC_FOLDER
 from exporter.errors import ExporterError
-from exporter.page.handlers import INDEX, read
-from tests.exporter.page.building import written
+from exporter.ui.handlers import INDEX, read
+from tests.exporter.ui.building import written
 
 
 def test_files_are_read_with_what_http_needs(tmp_path: Path) -> None:
-    texts = {INDEX: "<p>größe", "page.css": "p{}", "main.js": "1;" * 1000, "a.svg": "<svg/>"}
+    texts = {INDEX: "<p>größe", "style.css": "p{}", "main.js": "1;" * 1000, "a.svg": "<svg/>"}
 
     files = read(written(tmp_path, texts))
 
@@ -21,7 +21,7 @@ def test_files_are_read_with_what_http_needs(tmp_path: Path) -> None:
     }
     assert {
         INDEX: "text/html; charset=utf-8",
-        "page.css": "text/css; charset=utf-8",
+        "style.css": "text/css; charset=utf-8",
         "main.js": "text/javascript; charset=utf-8",
         "a.svg": "image/svg+xml",
     } == {name: file.content_type for name, file in files.items()}
@@ -52,4 +52,4 @@ def test_without_a_page_the_exporter_does_not_start(tmp_path: Path) -> None:
 
 
 def test_the_exporter_brings_its_page_along() -> None:
-    assert {INDEX, "page.css"} <= set(read(STATIC_FOLDER))
+    assert {INDEX, "style.css"} <= set(read(STATIC_FOLDER))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from array import array
 
-from exporter.page.cells import UNKNOWN
-from exporter.page.protocol import COMPARED_AT_ONCE, Changes, changes, told, whole
+from exporter.ui.cells import UNKNOWN
+from exporter.ui.protocol import COMPARED_AT_ONCE, Changes, changes, told, whole
 
 
 def numbers(*values: int) -> array[int]:

@@ -45,14 +45,14 @@ export class Alerts {
 }
 
 function stateOf(alerts) {
-  if (alerts === null) return "No Prometheus is configured (page.prometheus-url).";
+  if (alerts === null) return "No Prometheus is configured (ui.prometheus-url).";
   if (alerts.error) return errorOf(alerts);
   return alerts.n_firing === 0 ? "None is firing." : `${count(alerts.n_firing)} firing`;
 }
 
 function errorOf({ error, firing }) {
   const before = firing.length > 0 ? " What fired before:" : "";
-  return `${error} (page.prometheus-url).${before}`;
+  return `${error} (ui.prometheus-url).${before}`;
 }
 
 function inShort({ error, n_firing: n, n_critical: critical }) {

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import EngineName, Outcome, State, Status
-from exporter.page import cells
-from exporter.page.cells import LARGEST, STATUS, UNKNOWN, Columns, Value, columns
-from exporter.page.layout import STEP_ROWS, settle
 from exporter.snapshot import Row
-from tests.exporter.page.building import NOW_S, cell, run
+from exporter.ui import cells
+from exporter.ui.cells import LARGEST, STATUS, UNKNOWN, Columns, Value, columns
+from exporter.ui.layout import STEP_ROWS, settle
+from tests.exporter.ui.building import NOW_S, cell, run
 
 HOUR_S = 3600.0
 

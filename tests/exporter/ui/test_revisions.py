@@ -7,12 +7,12 @@ import pytest
 
 from exporter.counters import Ledger
 from exporter.model import Outcome
-from exporter.page.cells import STATUS, Value
-from exporter.page.layout import Layout
-from exporter.page.protocol import Changes
-from exporter.page.recent import Recent
-from exporter.page.revisions import KEPT, Revision, Revisions, Sight, Surveyor
-from tests.exporter.page.building import FakePoller, HeldClock, cell
+from exporter.ui.cells import STATUS, Value
+from exporter.ui.layout import Layout
+from exporter.ui.protocol import Changes
+from exporter.ui.recent import Recent
+from exporter.ui.revisions import KEPT, Revision, Revisions, Sight, Surveyor
+from tests.exporter.ui.building import FakePoller, HeldClock, cell
 from tests.waiting import eventually
 
 REFRESH_S = 2.0

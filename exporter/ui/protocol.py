@@ -10,15 +10,15 @@ import msgspec
 
 from exporter.instances import FILTER_KEYS, Filter, check_keys, parse_filter
 from exporter.model import Status
-from exporter.page.cells import STATUS, UNKNOWN, Value
-from exporter.page.summary import Summary
+from exporter.ui.cells import STATUS, UNKNOWN, Value
+from exporter.ui.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from exporter.page.cells import Column, Value
-    from exporter.page.layout import Layout
-    from exporter.page.revisions import Revision
+    from exporter.ui.cells import Column, Value
+    from exporter.ui.layout import Layout
+    from exporter.ui.revisions import Revision
 
 
 COMPARED_AT_ONCE = 256

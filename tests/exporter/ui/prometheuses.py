@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from exporter.page.prometheus import QUERIES, Series
+from exporter.ui.prometheus import QUERIES, Series
 from tests.exporter.servers import read_request, response
 from tests.waiting import eventually
 

@@ -8,9 +8,9 @@ from exporter.catalogue import BOUNDARIES_S
 from exporter.counters import Increase, Ledger
 from exporter.leisure import run_gently
 from exporter.model import Histogram
-from exporter.page.layout import STEP_ROWS
-from exporter.page.recent import SAMPLE_INTERVAL_S, SAMPLES_KEPT, Recent, histogram_quantile
-from tests.exporter.page.building import FakePoller, HeldClock, cell
+from exporter.ui.layout import STEP_ROWS
+from exporter.ui.recent import SAMPLE_INTERVAL_S, SAMPLES_KEPT, Recent, histogram_quantile
+from tests.exporter.ui.building import FakePoller, HeldClock, cell
 
 N_BUCKETS = len(BOUNDARIES_S) + 1
 

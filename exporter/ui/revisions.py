@@ -10,18 +10,18 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from exporter.leisure import at_leisure
-from exporter.page.cells import columns
-from exporter.page.layout import settle
-from exporter.page.protocol import Changes, changes
+from exporter.ui.cells import columns
+from exporter.ui.layout import settle
+from exporter.ui.protocol import Changes, changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
     from typing import Any
 
-    from exporter.page.cells import Column, Totals, Value
-    from exporter.page.layout import Layout
-    from exporter.page.recent import Recent
     from exporter.poller import Poller
+    from exporter.ui.cells import Column, Totals, Value
+    from exporter.ui.layout import Layout
+    from exporter.ui.recent import Recent
     from ollama_fleet.clock import Clock
 
     Survey = Callable[[Layout | None, frozenset[Value]], Coroutine[Any, Any, "Sight"]]
