@@ -21,8 +21,7 @@ import yaml
 
 from provisioning.demo import ourselves, programs
 from provisioning.demo.ports import url_of
-from provisioning.simulator.address import address_of
-from provisioning.simulator.spec import INSTANCES_PER_NODE, MODELS, Hardware, Model
+from provisioning.simulator.spec import INSTANCES_PER_NODE, MODELS, Hardware, Model, address_of
 
 FLEET = "demo"
 REAL_NODE = "demo-host"

@@ -16,20 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioning import descriptors
-from provisioning.simulator.address import Layout
-from provisioning.simulator.control import Control, running_control
+from provisioning.simulator.control import Control, Token, UnitRoutes, read_or_make, running_control
 from provisioning.simulator.faults import Fault
 from provisioning.simulator.fleet import ActiveFault, Fleet
-from provisioning.simulator.generator import TextGenerator
+from provisioning.simulator.fleet_api import FleetSite, Site
 from provisioning.simulator.hosting import UnitHost
 from provisioning.simulator.inventory import PublishedInventory, entries
-from provisioning.simulator.listener import BACKLOG, max_connections, open_listener, open_listeners
 from provisioning.simulator.ollama import OllamaSite
-from provisioning.simulator.pages import FleetSite, Site
-from provisioning.simulator.server import FleetServer
-from provisioning.simulator.spec import FleetSpec, Mode
-from provisioning.simulator.token import Token, read_or_make
-from provisioning.simulator.unit_routes import UnitRoutes
+from provisioning.simulator.runner import TextGenerator
+from provisioning.simulator.server import (
+    BACKLOG,
+    FleetServer,
+    max_connections,
+    open_listener,
+    open_listeners,
+)
+from provisioning.simulator.spec import FleetSpec, Layout, Mode
 
 
 @dataclass(frozen=True, slots=True)

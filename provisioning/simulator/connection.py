@@ -18,15 +18,18 @@ from typing import Protocol, cast
 
 from provisioning.simulator.faults import Kind, MetricsFailure
 from provisioning.simulator.fleet import ENDS_PROCESS, ActiveFault, Fleet, InstanceState
-from provisioning.simulator.nonsense import BROKEN_METRICS, NO_HTTP, NO_JSON, half
-from provisioning.simulator.pages import Answer, Endpoint, Page, Site, not_found
+from provisioning.simulator.fleet_api import Answer, Endpoint, Page, Site, not_found
 from provisioning.simulator.wire import (
+    BROKEN_METRICS,
+    NO_HTTP,
+    NO_JSON,
     TEXT_UTF8,
     BadRequestError,
     Request,
     RequestReader,
     Response,
     encode,
+    half,
 )
 
 MAX_QUEUED_REQUESTS = 64

@@ -1,28 +1,235 @@
-"""The control API: the inventory, and faults to be injected and healed, over HTTP.
-
-In:   a Fleet, its PublishedInventory, a Token, and UnitRoutes where units are hosted.
-Out:  an aiohttp application; `running_control` serves it.
-Reads are free; writes need `Authorization: Bearer TOKEN`. Errors are told as `answers` says.
-"""
+"""The control API: inventory, faults, and the instances that a provisioner starts."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from aiohttp import ETag, web
 
-from provisioning.simulator.answers import check_token, json_answer, problems
-from provisioning.simulator.errors import ListenError
+from provisioning.simulator.errors import (
+    FaultError,
+    InventoryError,
+    ListenError,
+    NodeGoneError,
+    OrderError,
+    PlaceTakenError,
+    SimulationError,
+    TokenError,
+    UnknownFaultError,
+)
 from provisioning.simulator.faults import read_fault
 from provisioning.simulator.fleet import ActiveFault, Fleet
+from provisioning.simulator.hosting import UnitHost, UnitOrder
 from provisioning.simulator.inventory import PublishedInventory
-from provisioning.simulator.token import Token
-from provisioning.simulator.unit_routes import UnitRoutes
+from provisioning.simulator.wire import NDJSON
+
+TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A secret and where it came from."""
+
+    secret: str
+    path: Path
+    is_new: bool
+
+    def __repr__(self) -> str:
+        return f"<Token of {self.path}>"
+
+    def admits(self, authorization: str) -> bool:
+        """Say whether an Authorization header carries this token."""
+        scheme, _, credentials = authorization.partition(" ")
+        is_same = secrets.compare_digest(credentials.strip().encode(), self.secret.encode())
+        return scheme.lower() == "bearer" and is_same
+
+
+def default_path() -> Path:
+    """Return where the token lives unless told otherwise: the user's state folder."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "ollama-fleet" / "simulate.token"
+
+
+def read_or_make(path: Path) -> Token:
+    """Return the token in a file, made now where there is no such file.
+
+    Raises:
+        TokenError: The file is empty, or can be neither read nor made.
+    """
+    try:
+        return _read(path) if path.exists() else _make(path)
+    except OSError as error:
+        raise _error(path, error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise _error(path, "it is no text") from error
+
+
+def _make(path: Path) -> Token:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    secret = secrets.token_urlsafe(TOKEN_BYTES)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{secret}\n")
+    return Token(secret, path, is_new=True)
+
+
+def _read(path: Path) -> Token:
+    secret = path.read_text().strip()
+    if not secret:
+        raise _error(path, "it is empty")
+    return Token(secret, path, is_new=False)
+
+
+def _error(path: Path, seen: str | None) -> TokenError:
+    return TokenError(
+        f"cannot use the token file {path}: {seen}; choose another with --control.token-file"
+    )
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+STATUS_BY_ERROR: Mapping[type[SimulationError], HTTPStatus] = MappingProxyType(
+    {
+        FaultError: HTTPStatus.BAD_REQUEST,
+        OrderError: HTTPStatus.BAD_REQUEST,
+        UnknownFaultError: HTTPStatus.NOT_FOUND,
+        PlaceTakenError: HTTPStatus.CONFLICT,
+        InventoryError: HTTPStatus.INTERNAL_SERVER_ERROR,
+        NodeGoneError: HTTPStatus.SERVICE_UNAVAILABLE,
+    }
+)
+
+
+def json_answer(value: object, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
+    """Return a value as JSON."""
+    return web.Response(
+        status=status, body=msgspec.json.encode(value), content_type="application/json"
+    )
+
+
+def check_token(request: web.Request, token: Token) -> None:
+    """Let a request with the token pass, or raise HTTPUnauthorized."""
+    if not token.admits(request.headers.get("Authorization", "")):
+        raise web.HTTPUnauthorized(
+            headers={"WWW-Authenticate": "Bearer"},
+            text=f"writing needs 'Authorization: Bearer TOKEN'; it is in {token.path}",
+        )
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem document."""
+    try:
+        return await handler(request)
+    except SimulationError as error:
+        every = error.problems if isinstance(error, FaultError) else None
+        return _problem(STATUS_BY_ERROR[type(error)], str(error), problems=every)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        response = _problem(HTTPStatus(error.status), error.text or error.reason)
+        for name in ("Allow", "WWW-Authenticate"):
+            if name in error.headers:
+                response.headers[name] = error.headers[name]
+        return response
+
+
+def _problem(
+    status: HTTPStatus, detail: str, *, problems: Sequence[str] | None = None
+) -> web.Response:
+    document = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": detail,
+    } | ({} if problems is None else {"problems": problems})
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(document),
+        content_type="application/problem+json",
+    )
+
+
+class UnitRoutes:
+    """The handlers."""
+
+    def __init__(self, host: UnitHost, token: Token) -> None:
+        self._host = host
+        self._token = token
+
+    def add_to(self, app: web.Application) -> None:
+        """Serve the units as a part of an application."""
+        app.add_routes(
+            [
+                web.get("/nodes/{node}/units", self.units),
+                web.put("/nodes/{node}/units/{name}", self.start),
+                web.delete("/nodes/{node}/units/{name}", self.remove),
+                web.get("/nodes/{node}/changes", self.changes),
+            ]
+        )
+        app.on_shutdown.append(self._shut_down)
+
+    async def units(self, request: web.Request) -> web.Response:
+        """Return the node's units."""
+        node, fleet = request.match_info["node"], request.query.get("fleet")
+        return json_answer(self._host.units(node, fleet=fleet))
+
+    async def start(self, request: web.Request) -> web.Response:
+        """Start the unit in the body."""
+        check_token(request, self._token)
+        order = _order(await request.read())
+        self._host.start(request.match_info["node"], request.match_info["name"], order)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """End the unit."""
+        check_token(request, self._token)
+        node, name = request.match_info["node"], request.match_info["name"]
+        self._host.remove(node, name, fleet=_fleet(request))
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def changes(self, request: web.Request) -> web.StreamResponse:
+        """Stream the names of units that end, until the node is gone or the process stops."""
+        with self._host.listening(request.match_info["node"], fleet=_fleet(request)) as names:
+            response = web.StreamResponse(headers={"Content-Type": NDJSON})
+            await response.prepare(request)
+            # The client may hang up at any moment; there is nobody to tell that then.
+            with contextlib.suppress(ConnectionResetError):
+                await _write_all(response, names)
+        return response
+
+    async def _shut_down(self, _app: web.Application) -> None:
+        self._host.close()
+
+
+async def _write_all(response: web.StreamResponse, names: asyncio.Queue[str | None]) -> None:
+    while (name := await names.get()) is not None:
+        await response.write(msgspec.json.encode({"name": name}) + b"\n")
+
+
+def _order(body: bytes) -> UnitOrder:
+    try:
+        return msgspec.json.decode(body, type=UnitOrder)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise web.HTTPBadRequest(text=f"expected a unit to start: {error}") from error
+
+
+def _fleet(request: web.Request) -> str:
+    fleet = request.query.get("fleet")
+    if fleet is None:
+        raise web.HTTPBadRequest(text="whose unit is it? Add ?fleet=NAME, as in its order")
+    return fleet
+
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Of a fault: room for 100,000 ids."""

@@ -15,17 +15,17 @@ from itertools import chain
 
 from provisioning.simulator.errors import UnknownFaultError
 from provisioning.simulator.faults import Fault, Kind, read_fault, select
-from provisioning.simulator.models import ModelCache
-from provisioning.simulator.spec import FleetSpec, Instance, instances_of
-from provisioning.simulator.values import (
+from provisioning.simulator.instance import (
     NOTHING,
     Condition,
     Counters,
     Life,
+    ModelCache,
     born,
     changed,
     with_request,
 )
+from provisioning.simulator.spec import FleetSpec, Instance, instances_of
 
 OF_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL, Kind.RUNNER_OOM})
 KILLS_RUNNER = frozenset({Kind.RUNNER_KILL, Kind.RUNNER_OOM})

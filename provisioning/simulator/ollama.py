@@ -1,27 +1,259 @@
-"""The pages and endpoints of stock Ollama, as real servers of three releases were measured.
-
-In:   a Request and the InstanceState that was called.
-Out:  a Page for the GETs that Ollama has, an Endpoint for what its models are asked for, a whole
-      Response for everything else.
-Stock Ollama has neither /health nor /metrics nor /api/metrics: those are 404 like any other.
-"""
+"""The endpoints of stock Ollama, as real servers of three releases were measured."""
 
 from __future__ import annotations
 
+import html
+import ipaddress
+import posixpath
+import re
+import socket
 from collections.abc import Mapping
+from dataclasses import replace
+from http import HTTPStatus
 from types import MappingProxyType
 
-from provisioning.simulator.access import Access
-from provisioning.simulator.asking import Deed
+from provisioning.simulator.completion import OLLAMA, OPENAI, Answers
+from provisioning.simulator.endpoints import (
+    UNKNOWN,
+    Ask,
+    Deed,
+    Refusals,
+    RefusedError,
+    encode_json,
+    timestamp,
+)
 from provisioning.simulator.fleet import InstanceState
-from provisioning.simulator.generate import OLLAMA
-from provisioning.simulator.golang import encode_json, timestamp
-from provisioning.simulator.models import Loaded
-from provisioning.simulator.openai import OPENAI
-from provisioning.simulator.pages import Answer, Endpoint, Page, not_allowed, not_found
-from provisioning.simulator.spec import Hardware, Model
-from provisioning.simulator.store import details, tags_entry, v1_entry
-from provisioning.simulator.wire import JSON, JSON_UTF8, TEXT_UTF8, Request, Response
+from provisioning.simulator.fleet_api import Answer, Endpoint, Page, not_allowed, not_found
+from provisioning.simulator.instance import Loaded, ModelCache, canonical
+from provisioning.simulator.spec import MODELS, Hardware, Model, Release
+from provisioning.simulator.wire import HTML_UTF8, JSON, JSON_UTF8, TEXT_UTF8, Request, Response
+
+LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+LOCAL_ORIGIN = re.compile(
+    r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0)(:.*)?|(app|file|tauri|vscode-webview)://.*"
+)
+FORBIDDEN = Response(HTTPStatus.FORBIDDEN, None, b"")
+NO_HOST = Response(
+    HTTPStatus.BAD_REQUEST, TEXT_UTF8, b"400 Bad Request: missing required Host header"
+)
+ALLOWED_HEADERS = (
+    "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,"
+    "X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,"
+    "X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,X-Stainless-Retry-Count,"
+    "X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout"
+)
+PREFLIGHT = (
+    ("Access-Control-Allow-Methods", "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"),
+    ("Access-Control-Allow-Headers", ALLOWED_HEADERS),
+    ("Access-Control-Max-Age", "43200"),
+    ("Vary", "Origin"),
+    ("Vary", "Access-Control-Request-Method"),
+    ("Vary", "Access-Control-Request-Headers"),
+)
+
+
+class Access:
+    """The checks, for the machine that this is."""
+
+    def __init__(self) -> None:
+        self._hostname = socket.gethostname()
+
+    def admit(self, request: Request, release: Release) -> Request | Response:
+        """Let a request pass, or return what it is refused with."""
+        if request.host is None and request.version == "1.1":
+            return NO_HOST
+        if (path := _clean(request.path)) != request.path:
+            return _moved(request, path)
+        if (origin := _foreign_origin(request)) is not None:
+            return self._admit_page(request, release, origin)
+        return self._admit_host(request, release)
+
+    def _admit_page(self, request: Request, release: Release, origin: str) -> Request | Response:
+        """Ask for the origin of a script's page first, then for the host that it called."""
+        if not LOCAL_ORIGIN.fullmatch(origin):
+            return FORBIDDEN
+        allowed = ("Access-Control-Allow-Origin", origin)
+        if request.method == "OPTIONS":
+            return Response(HTTPStatus.NO_CONTENT, None, b"", (*PREFLIGHT, allowed))
+        return self._admit_host(replace(request, echoes=(("Vary", "Origin"), allowed)), release)
+
+    def _admit_host(self, request: Request, release: Release) -> Request | Response:
+        name = _name_of(request.host or "")
+        if _is_address(name):
+            return request
+        if not self._is_local(name, release):
+            return FORBIDDEN
+        is_asked_for_methods = request.method == "OPTIONS"
+        return Response(HTTPStatus.NO_CONTENT, None, b"") if is_asked_for_methods else request
+
+    def _is_local(self, name: str, release: Release) -> bool:
+        hostname = self._hostname
+        if release.ignores_case_of_host:
+            name, hostname = name.lower(), hostname.lower()
+        return name in {"", "localhost", hostname} or name.endswith(LOCAL_SUFFIXES)
+
+
+def _foreign_origin(request: Request) -> str | None:
+    """Return the origin that is asked from, unless it is the server's own."""
+    own = {f"http://{request.host}", f"https://{request.host}", ""}
+    return None if request.origin in own else request.origin
+
+
+def _name_of(host: str) -> str:
+    """Return a Host header without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _clean(path: str) -> str:
+    """Return a path without empty and dotted steps; a slash at its end stays."""
+    if "//" not in path and "/." not in path:
+        return path
+    cleaned = posixpath.normpath("/" + path.lstrip("/"))
+    return f"{cleaned}/" if path.endswith("/") and cleaned != "/" else cleaned
+
+
+def _moved(request: Request, path: str) -> Response:
+    link = f'<a href="{html.escape(path)}">Moved Permanently</a>.\n\n'
+    has_body = request.method in {"GET", "HEAD"}
+    return Response(
+        HTTPStatus.MOVED_PERMANENTLY,
+        HTML_UTF8 if has_body else None,
+        link.encode("latin-1") if has_body else b"",
+        (("Location", path),),
+    )
+
+
+SHOWN_CONTEXT_LENGTH = 131_072
+EMBEDDING_LENGTH = 4096
+"""As the models' files say; made-up vectors are shorter."""
+REGISTRY: Mapping[str, Model] = MappingProxyType({canonical(model.name): model for model in MODELS})
+MAX_INSTALLED = 100
+"""In one instance's store: copies are what a client can make without end."""
+NAME = re.compile(r"([\w.:-]{1,350}/)?([\w-]{1,80}/)?\w[\w.-]{0,79}(:\w[\w.-]{0,79})?", re.ASCII)
+"""Of a model, as Ollama's types/model/name.go allows: host, namespace, model, tag."""
+NO_SUCH_MODEL = "pull model manifest: file does not exist"
+DONE = Response(HTTPStatus.OK, None, b"")
+
+
+def find_model(models: ModelCache, ask: Ask, refusals: Refusals) -> Model:
+    """Return the installed model that is meant, or raise RefusedError."""
+    model = models.find(ask.name)
+    if model is None:
+        message = UNKNOWN[ask.deed].format(ask.name)
+        raise RefusedError(refusals.failure(HTTPStatus.NOT_FOUND, message))
+    return model
+
+
+def respond(
+    ask: Ask, model: Model, models: ModelCache, state: InstanceState, answers: Answers
+) -> Response:
+    """Do what is asked to an installed model."""
+    match ask.deed:
+        case Deed.COPY:
+            return copy(ask, model, models, answers)
+        case Deed.DELETE:
+            models.delete(model)
+            return DONE
+        case _:
+            return show(ask, model, state, is_openai=answers.is_openai)
+
+
+def show(ask: Ask, model: Model, state: InstanceState, *, is_openai: bool) -> Response:
+    """Describe a model."""
+    if is_openai:
+        entry = v1_entry(model, state) | {"id": ask.name}
+        return Response(HTTPStatus.OK, JSON, encode_json(entry) + b"\n")
+    body: dict[str, object] = {
+        "modelfile": f'# Modelfile generated by "ollama show"\n\nFROM {model.name}\n',
+        "template": "{{ .Prompt }}",
+        "details": details(model),
+        "model_info": {
+            "general.architecture": model.family,
+            f"{model.family}.context_length": SHOWN_CONTEXT_LENGTH,
+            f"{model.family}.embedding_length": EMBEDDING_LENGTH,
+        },
+    }
+    if state.instance.release.show_has_capabilities:
+        body["capabilities"] = ["completion"]
+    body["modified_at"] = timestamp(state.life.start_s)
+    return Response(HTTPStatus.OK, JSON_UTF8, encode_json(body))
+
+
+def copy(ask: Ask, model: Model, models: ModelCache, refusals: Refusals) -> Response:
+    """Give a model one more name."""
+    if not NAME.fullmatch(ask.destination):
+        message = f'destination "{ask.destination}" is invalid'
+        raise RefusedError(refusals.failure(HTTPStatus.BAD_REQUEST, message))
+    if len(models.installed) >= MAX_INSTALLED:
+        message = f"the simulation keeps at most {MAX_INSTALLED} models in a store: delete one"
+        raise RefusedError(refusals.failure(HTTPStatus.INTERNAL_SERVER_ERROR, message))
+    models.copy(model, ask.destination)
+    return DONE
+
+
+def pull(ask: Ask, models: ModelCache) -> list[dict[str, object]]:
+    """Install a model; return the progress, with an error at its end where it fails."""
+    progress: list[dict[str, object]] = [{"status": "pulling manifest"}]
+    model = REGISTRY.get(canonical(ask.name))
+    if model is None:
+        return [*progress, {"error": NO_SUCH_MODEL}]
+    models.install(model)
+    size, digest = model.size_bytes, f"sha256:{model.digest}"
+    layer = {"status": f"pulling {model.digest[:12]}", "digest": digest, "total": size}
+    ends = ("verifying sha256 digest", "writing manifest", "success")
+    progress += [layer, layer | {"completed": size}]
+    progress += [{"status": status} for status in ends]
+    return progress
+
+
+def tags_entry(model: Model, state: InstanceState) -> dict[str, object]:
+    """Return what `/api/tags` says about a model."""
+    said = details(model)
+    entry: dict[str, object] = {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": timestamp(state.life.start_s),
+        "size": model.size_bytes,
+        "digest": model.digest,
+        "details": said,
+    }
+    if state.instance.release.tags_have_capabilities:
+        said |= {"context_length": SHOWN_CONTEXT_LENGTH, "embedding_length": EMBEDDING_LENGTH}
+        entry["capabilities"] = ["completion"]
+    return entry
+
+
+def v1_entry(model: Model, state: InstanceState) -> dict[str, object]:
+    """Return what `/v1/models` says about a model."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": int(state.life.start_s),
+        "owned_by": "library",
+    }
+
+
+def details(model: Model) -> dict[str, object]:
+    """Return what every endpoint says about a model."""
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": model.family,
+        "families": [model.family],
+        "parameter_size": model.parameter_size,
+        "quantization_level": "Q4_0",
+    }
+
 
 PS_PATH = "/api/ps"
 STATUS_PATH = "/api/status"

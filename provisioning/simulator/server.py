@@ -1,20 +1,75 @@
-"""Serve the whole fleet from one listener, or from one for each port of a node.
-
-In:   a Fleet, what its instances serve, where they live, and listening sockets.
-Out:  connections, each of the instance whose address and port the client called; a connection to
-      where no instance lives, or to none of this machine's loopback addresses, is reset.
-"""
+"""Serve the whole fleet from one listener, or from one for each port of a node."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 
-from provisioning.simulator.address import Layout, is_loopback
 from provisioning.simulator.connection import Connection, Generator
+from provisioning.simulator.errors import ListenError
 from provisioning.simulator.fleet import ENDS_PROCESS, Fleet, InstanceState
-from provisioning.simulator.pages import Site
+from provisioning.simulator.fleet_api import Site
+from provisioning.simulator.spec import Layout, is_loopback
+
+BACKLOG = 65_535
+"""Connects of a burst that wait for accept; the kernel caps it at net.core.somaxconn."""
+RESERVED_DESCRIPTORS = 64
+"""For the control API, files and the runtime itself."""
+
+
+def open_listeners(ports: range) -> list[socket.socket]:
+    """Listen for the units of all nodes at once, on all ports or on none.
+
+    Raises:
+        ListenError: A port is taken or not permitted.
+    """
+    with contextlib.ExitStack() as opened:
+        listeners = [
+            opened.enter_context(_open(port, "other ones with --host-units")) for port in ports
+        ]
+        opened.pop_all()
+    return listeners
+
+
+def open_listener(port: int) -> socket.socket:
+    """Listen for all instances at once; port 0 takes a free one.
+
+    Raises:
+        ListenError: The port is taken or not permitted.
+    """
+    return _open(port, "another with --listen-port, or 0 for any")
+
+
+def _open(port: int, remedy: str) -> socket.socket:
+    try:
+        return _listening(port)
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on port {port} for the instances: {error.strerror}; choose {remedy}"
+        ) from error
+
+
+def _listening(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(PermissionError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+        listener.bind(("0.0.0.0", port))  # noqa: S104 - see the module's contract
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def max_connections(n_descriptors: int, *, n_listeners: int = 1) -> int:
+    """Return how many connections fit into so many descriptors beside the listeners."""
+    return max(1, n_descriptors - RESERVED_DESCRIPTORS - (n_listeners - 1))
+
 
 log = logging.getLogger(__name__)
 

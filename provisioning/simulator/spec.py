@@ -1,13 +1,9 @@
-"""Describe a simulated fleet, and make its instances from the description.
-
-In:   a FleetSpec: how many instances, on which nodes and hardware, of which mode, with which seed.
-Out:  n frozen Instances; equal specs give equal fleets, and a longer fleet begins with the shorter.
-Fails with SpecError. Speeds are the article's for llama3.1:8b at q4_0, in generated tokens/s.
-"""
+"""The description of a simulated fleet: its nodes, models, releases of Ollama and instances."""
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +12,116 @@ from enum import StrEnum
 from itertools import count, islice
 from types import MappingProxyType
 
-from provisioning.simulator.address import MAX_INSTANCES, address_of
 from provisioning.simulator.errors import SpecError
-from provisioning.simulator.release import RELEASES, Release
+
+FIRST = int(ipaddress.IPv4Address("127.1.0.1"))
+"""Clear of 127.0.0.1, where the machine's own services live."""
+MAX_INSTANCES = int(ipaddress.IPv4Address("127.255.255.254")) - FIRST + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How many instances share an address, on ports that follow one another."""
+
+    first_port: int = 0
+    """Means nothing where an instance has its address for itself."""
+    n_ports: int = 1
+
+    @property
+    def ports(self) -> range:
+        """Return the ports that the instances of an address listen on."""
+        return range(self.first_port, self.first_port + self.n_ports)
+
+    def index_of(self, address: str, port: int) -> int:
+        """Return the number of the instance at an address and a port; negative below the first."""
+        return index_of(address) * self.n_ports + (port - self.first_port) % self.n_ports
+
+
+def address_of(index: int) -> str:
+    """Return the address of the instance number `index`, counted from 0."""
+    return str(ipaddress.IPv4Address(FIRST + index))
+
+
+def index_of(address: str) -> int:
+    """Return the number of the instance at an IPv4 address; negative below the first one."""
+    return int(ipaddress.IPv4Address(address)) - FIRST
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether an IPv4 address lies in 127.0.0.0/8."""
+    return address.startswith("127.")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release of the server."""
+
+    version: str
+    fleet_weight: int
+    """How common it is among fleet-mode instances, against the others."""
+    stock_weight: int
+    """How common it is among stock Ollama instances."""
+    runner_step_ns: int
+    """`prompt_eval_duration` and `eval_duration` are multiples of it; a zero is left out."""
+    refuses_methods: bool
+    """A known path with a wrong method: 405 where true, 404 where false."""
+    has_status: bool
+    """Whether it serves /api/status."""
+    ps_has_context_length: bool
+    tags_have_capabilities: bool
+    show_has_capabilities: bool
+    max_queue: int | None
+    """Requests that may wait for a loaded model before 503; None: any number."""
+    ignores_case_of_host: bool
+    embeds_with_any_model: bool
+    """False: 501 from a model that is not made for embedding, as all of the simulation's are."""
+
+
+RELEASES = (
+    Release(
+        version="0.4.7",
+        fleet_weight=9,
+        stock_weight=1,
+        runner_step_ns=1_000_000,
+        refuses_methods=False,
+        has_status=False,
+        ps_has_context_length=False,
+        tags_have_capabilities=False,
+        show_has_capabilities=False,
+        max_queue=512,
+        ignores_case_of_host=False,
+        embeds_with_any_model=True,
+    ),
+    Release(
+        version="0.23.0",
+        fleet_weight=1,
+        stock_weight=7,
+        runner_step_ns=1,
+        refuses_methods=True,
+        has_status=True,
+        ps_has_context_length=True,
+        tags_have_capabilities=False,
+        show_has_capabilities=True,
+        max_queue=None,
+        ignores_case_of_host=True,
+        embeds_with_any_model=False,
+    ),
+    Release(
+        version="0.32.15",
+        fleet_weight=0,
+        stock_weight=2,
+        runner_step_ns=1_000,
+        refuses_methods=True,
+        has_status=True,
+        ps_has_context_length=True,
+        tags_have_capabilities=True,
+        show_has_capabilities=True,
+        max_queue=None,
+        ignores_case_of_host=True,
+        embeds_with_any_model=False,
+    ),
+)
+
 
 N_DEVELOPERS = 1_200
 INSTANCES_PER_NODE = 100

@@ -1,9 +1,4 @@
-"""HTTP/1.1 as the simulated servers speak it: requests read, answers written.
-
-In:   bytes from a client, through RequestReader; answers as Response or, streamed, as Chunks.
-Out:  Requests, complete with body; bytes for the client.
-Fails with BadRequestError on what is no HTTP or is too large; the connection is beyond use then.
-"""
+"""HTTP/1.1 as the simulated servers speak it, and the bytes that a broken one sends instead."""
 
 from __future__ import annotations
 
@@ -188,3 +183,15 @@ class RequestReader:
                 origin=self._origin,
             )
         )
+
+
+NO_HTTP = b"SSH-2.0-OpenSSH_9.2p1\r\n\x00\x16\x03\x01\r\n"
+"""What a client sees that has reached another protocol's port."""
+NO_JSON = Response(HTTPStatus.OK, JSON, b'{"tokens_per_second": 4\xff\xfe\x00<html>')
+BROKEN_METRICS = Response(HTTPStatus.OK, JSON, b'{"tokens_per_second": "fast", "latency_p99": [')
+
+
+def half(request: Request, response: Response, *, now_s: float) -> bytes:
+    """Write an answer up to the middle of its body."""
+    whole = encode(request, response, now_s=now_s)
+    return whole[: len(whole) - (len(response.body) + 1) // 2]

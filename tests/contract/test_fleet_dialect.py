@@ -15,8 +15,7 @@ from exporter.inventory import Inventory, sources_for
 from exporter.leisure import run_gently
 from exporter.model import EngineName, Outcome, State, Target, Values
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.release import RELEASES
-from provisioning.simulator.spec import FleetSpec, Mode
+from provisioning.simulator.spec import RELEASES, FleetSpec, Mode
 from tests.exporter.pollers import Polled, hastily_polling, watching
 from tests.waiting import eventually
 

@@ -23,7 +23,7 @@ from provisioning.demo.processes import Children, ChildSpec
 from provisioning.model import ContainerSpec, ObservedContainer, container_name
 from provisioning.runtime.hosted import HostedRuntime
 from provisioning.simulator import hosting
-from provisioning.simulator.orders import UnitOrder
+from provisioning.simulator.hosting import UnitOrder
 from tests.e2e.running import Running, running
 from tests.ports import free_port
 from tests.provisioning.simulator.hosting import free_range

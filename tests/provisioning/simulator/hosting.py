@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from provisioning.simulator.app import Hosting, Settings, Simulation, running_simulation
-from provisioning.simulator.orders import UnitOrder
+from provisioning.simulator.hosting import UnitOrder
 from provisioning.simulator.spec import FleetSpec
 from tests.ports import HOSTED, own_part
 

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 
 from provisioning.simulator.app import Settings, Simulation, running_simulation
+from provisioning.simulator.control import read_or_make
 from provisioning.simulator.errors import TokenError
 from provisioning.simulator.spec import FleetSpec, InventoryEngine
-from provisioning.simulator.token import read_or_make
 from tests.provisioning.simulator.client import get
 
 

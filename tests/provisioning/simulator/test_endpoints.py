@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.golang import duration_s, first_value, keep_alive_s, timestamp
+from provisioning.simulator.endpoints import duration_s, first_value, keep_alive_s, timestamp
 from provisioning.simulator.spec import FleetSpec, Mode
 from tests.provisioning.simulator.client import Answer, FakeClock, connected
 

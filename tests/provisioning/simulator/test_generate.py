@@ -13,7 +13,7 @@ import pytest
 
 from provisioning.simulator import runner
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.golang import NS_PER_S
+from provisioning.simulator.endpoints import NS_PER_S
 from provisioning.simulator.runner import Runners
 from provisioning.simulator.spec import FleetSpec, Hardware, Mode
 from tests.provisioning.simulator.client import ANSWER_S, Answer, Client, FakeClock, connected, get

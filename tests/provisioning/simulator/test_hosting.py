@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from provisioning.simulator.address import Layout
 from provisioning.simulator.app import Hosting, RunningFleet, running_fleet, running_host
 from provisioning.simulator.errors import (
     FaultError,
@@ -20,11 +19,10 @@ from provisioning.simulator.errors import (
     OrderError,
     PlaceTakenError,
 )
-from provisioning.simulator.hosting import ContainerState, UnitHost
-from provisioning.simulator.listener import open_listeners
-from provisioning.simulator.orders import MAX_NODES, OrderBook
-from provisioning.simulator.pages import metrics_body
-from provisioning.simulator.spec import MODELS, FleetSpec, Hardware, Mode, dealt
+from provisioning.simulator.fleet_api import metrics_body
+from provisioning.simulator.hosting import MAX_NODES, ContainerState, OrderBook, UnitHost
+from provisioning.simulator.server import open_listeners
+from provisioning.simulator.spec import MODELS, FleetSpec, Hardware, Layout, Mode, dealt
 from tests.provisioning.simulator.client import Answer, Client, FakeClock, connected
 from tests.provisioning.simulator.hosting import N_PORTS, free_range, order
 

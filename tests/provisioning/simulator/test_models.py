@@ -10,11 +10,10 @@ from datetime import datetime
 import pytest
 
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.generator import TextGenerator
-from provisioning.simulator.models import KEEP_ALIVE_S, ModelCache
-from provisioning.simulator.runner import Runners
+from provisioning.simulator.instance import KEEP_ALIVE_S, ModelCache
+from provisioning.simulator.ollama import MAX_INSTALLED
+from provisioning.simulator.runner import Runners, TextGenerator
 from provisioning.simulator.spec import MODELS, FleetSpec, Hardware, Mode
-from provisioning.simulator.store import MAX_INSTALLED
 from tests.provisioning.simulator.client import Answer, FakeClock, connected, get
 from tests.waiting import eventually
 

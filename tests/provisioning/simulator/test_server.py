@@ -14,10 +14,9 @@ import uvloop
 from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.connection import Connection
 from provisioning.simulator.fleet import Fleet
-from provisioning.simulator.generator import TextGenerator
-from provisioning.simulator.listener import BACKLOG, open_listener
-from provisioning.simulator.pages import FleetSite
-from provisioning.simulator.server import FleetServer
+from provisioning.simulator.fleet_api import FleetSite
+from provisioning.simulator.runner import TextGenerator
+from provisioning.simulator.server import BACKLOG, FleetServer, open_listener
 from provisioning.simulator.spec import FleetSpec
 from provisioning.simulator.wire import Request, RequestReader
 from tests.provisioning.simulator.client import FakeClock, connected, get, victim

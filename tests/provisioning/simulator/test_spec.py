@@ -6,9 +6,16 @@ from collections import Counter
 
 import pytest
 
-from provisioning.simulator.address import address_of, index_of, is_loopback
 from provisioning.simulator.errors import SpecError
-from provisioning.simulator.spec import FleetSpec, Hardware, Mode, instances_of
+from provisioning.simulator.spec import (
+    FleetSpec,
+    Hardware,
+    Mode,
+    address_of,
+    index_of,
+    instances_of,
+    is_loopback,
+)
 
 
 def test_ten_thousand_instances_generate_a_bit_more_than_the_alert_asks_for() -> None:

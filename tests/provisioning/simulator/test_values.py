@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from provisioning.simulator.fleet import Fleet
-from provisioning.simulator.pages import metrics_body
-from provisioning.simulator.spec import FleetSpec, Instance, instances_of
-from provisioning.simulator.values import (
+from provisioning.simulator.fleet_api import metrics_body
+from provisioning.simulator.instance import (
     BOUNDARIES_S,
     Condition,
     Counters,
@@ -21,6 +20,7 @@ from provisioning.simulator.values import (
     n_running,
     with_request,
 )
+from provisioning.simulator.spec import FleetSpec, Instance, instances_of
 from tests.provisioning.simulator.client import FakeClock
 
 ARTICLE_KEYS = ["tokens_per_second", "latency_p99", "error_count"]

@@ -1,38 +1,14 @@
-"""What an instance says about itself at a moment: counters as straight lines through time.
-
-No timer runs: an instance's counters are computed when it is asked, from the moment of its last
-change (start, fault, healing), its counts then and their growth per second since.
-
-The body of `GET /api/metrics` is one JSON object. Required, the article's three:
-
-    tokens_per_second         number: generated tokens per second while generating
-    latency_p99               number: seconds
-    error_count               integer, cumulative since the start
-
-Optional, this stack's own, each of them absent where a server does not count it (none of them
-is given with `article_metrics`):
-
-    errors                    object: error type -> integer, cumulative; sums to error_count
-    model, version            strings
-    requests_running          integer
-    requests_queued           integer
-    generated_tokens_total    integer, cumulative
-    prompt_tokens_total       integer, cumulative
-    generating_seconds_total  number, cumulative: generated_tokens_total grows by
-                              tokens_per_second times its growth
-    start_time_seconds        number: seconds since 1970 UTC
-    request_duration_seconds  object, only with `request_histogram`:
-                              {"buckets": {"0.05": n, ..., "+Inf": n}, "sum": seconds};
-                              n = requests at or below the boundary, cumulative since the start
-"""
+"""One simulated instance: its models, and the counters that it reports."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from provisioning.simulator.spec import P50_S, P99_S, Instance
+from provisioning.simulator.spec import P50_S, P99_S, Instance, Model
 
 FINE_BOUNDARIES_S = (0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25)
 """Close together around 0.15, where the latency alert is."""
@@ -205,3 +181,145 @@ def n_running(instance: Instance, life: Life, now_s: float) -> int:
 
 def _error_ratio(instance: Instance, condition: Condition) -> float:
     return instance.error_ratio if condition.error_ratio is None else condition.error_ratio
+
+
+KEEP_ALIVE_S = 300.0
+"""How long a model stays loaded after a request that does not say."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model in memory."""
+
+    model: Model
+    keep_alive_s: float = KEEP_ALIVE_S
+    free_since_s: float | None = None
+    """When its last request ended; None: the instance's imagined clients go on asking it."""
+    n_users: int = 0
+    is_loading: bool = False
+    """It has its place, and is not listed yet."""
+    loaded_s: float = 0.0
+    """When the load ended, by the loop's clock."""
+
+    @property
+    def is_in_use(self) -> bool:
+        """Say whether requests wait for it or are answered by it."""
+        return self.is_loading or self.n_users > 0
+
+    def expires_s(self, now_s: float) -> float:
+        """Return when it will be unloaded if nobody asks it again."""
+        since_s = now_s if self.is_in_use or self.free_since_s is None else self.free_since_s
+        return since_s + self.keep_alive_s
+
+    def is_over(self, now_s: float) -> bool:
+        """Say whether its time is over."""
+        return not self.is_in_use and self.expires_s(now_s) <= now_s
+
+    @contextmanager
+    def using(self, keep_alive_s: float | None, clock: Callable[[], float]) -> Iterator[None]:
+        """Keep it in memory; its time to stay begins when nobody uses it any more."""
+        if keep_alive_s is not None:
+            self.keep_alive_s = keep_alive_s
+            self.free_since_s = clock()
+        self.n_users += 1
+        try:
+            yield
+        finally:
+            self.n_users -= 1
+            if self.free_since_s is not None:
+                self.free_since_s = clock()
+
+
+def canonical(name: str) -> str:
+    """Return what tells one model from another: any case, `latest` where no tag is given."""
+    lowered = name.lower()
+    return lowered if ":" in lowered.rpartition("/")[2] else f"{lowered}:latest"
+
+
+class ModelCache:
+    """What one instance has in its store and in memory."""
+
+    def __init__(self, installed: Iterable[Model], *, max_loaded: int) -> None:
+        """Install models; the first is loaded."""
+        self._installed = {canonical(model.name): model for model in installed}
+        self._max_loaded = max_loaded
+        self._loaded: dict[str, Loaded] = {}
+        self.restart()
+
+    @property
+    def installed(self) -> tuple[Model, ...]:
+        """Return the models in the store."""
+        return tuple(self._installed.values())
+
+    def restart(self) -> None:
+        """Be as after the server's start, once its imagined clients have asked."""
+        self._loaded = {name: Loaded(model) for name, model in [*self._installed.items()][:1]}
+
+    def find(self, name: str) -> Model | None:
+        """Return the installed model of a name as clients write it."""
+        return self._installed.get(canonical(name))
+
+    def install(self, model: Model) -> None:
+        """Put a model into the store."""
+        self._installed[canonical(model.name)] = model
+
+    def copy(self, model: Model, name: str) -> None:
+        """Put a model into the store under one more name."""
+        tagged = name if canonical(name) == name.lower() else f"{name}:latest"
+        self.install(replace(model, name=tagged))
+
+    def delete(self, model: Model) -> None:
+        """Take a model out of the store; while it is loaded it goes on working."""
+        del self._installed[canonical(model.name)]
+
+    def clear(self) -> None:
+        """Empty the store and the memory."""
+        self._installed.clear()
+        self._loaded.clear()
+
+    def loaded(self, now_s: float) -> list[Loaded]:
+        """Return the loaded models, the one that stays longest first."""
+        loaded = [one for one in self._in_memory(now_s).values() if not one.is_loading]
+        return sorted(loaded, key=lambda one: -one.expires_s(now_s))
+
+    def find_loaded(self, model: Model, now_s: float) -> Loaded | None:
+        """Return a model in memory, or None where it has to be loaded."""
+        return next((one for one in self.loaded(now_s) if one.model == model), None)
+
+    def reserve(self, model: Model, now_s: float) -> Loaded | None:
+        """Give a model that is to be loaded its place in memory; None: there is no room."""
+        name = canonical(model.name)
+        if name not in self._in_memory(now_s):
+            if len(self._loaded) >= self._max_loaded:
+                return None
+            self._loaded[name] = Loaded(model, free_since_s=now_s)
+        loaded = self._loaded[name]
+        loaded.model, loaded.is_loading = model, True
+        return loaded
+
+    def victim(self) -> Model:
+        """Return the model that has to go before another is loaded: idle, for the shortest time."""
+        in_memory = self._loaded.values()
+        return min(in_memory, key=lambda one: (one.is_in_use, one.keep_alive_s)).model
+
+    def take(self, model: Model) -> None:
+        """Take a model out of memory at once."""
+        self._loaded.pop(canonical(model.name), None)
+
+    def expire(self, model: Model) -> None:
+        """Unload a model as soon as nobody uses it."""
+        loaded = self._loaded.get(canonical(model.name))
+        if loaded is not None:
+            loaded.keep_alive_s, loaded.free_since_s = 0.0, 0.0
+
+    def expire_all(self) -> None:
+        """Unload every model as soon as nobody uses it."""
+        for loaded in tuple(self._loaded.values()):
+            self.expire(loaded.model)
+
+    def _in_memory(self, now_s: float) -> dict[str, Loaded]:
+        """Drop the models whose time is over; return the others by name."""
+        self._loaded = {
+            name: loaded for name, loaded in self._loaded.items() if not loaded.is_over(now_s)
+        }
+        return self._loaded

@@ -1,9 +1,4 @@
-"""The pages of fleet mode, and what every instance answers to what it does not know.
-
-In:   an InstanceState and the time, or a Request.
-Out:  bodies, whole responses; a Site says which of them a request gets.
-A Page answers 200 to plain GETs; its `render` is the path that 10,000 instances are polled by.
-"""
+"""The endpoints of a fleet server: /health, /api/metrics and what every instance answers."""
 
 from __future__ import annotations
 
@@ -15,11 +10,11 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Protocol
 
-from provisioning.simulator.asking import Deed
+from provisioning.simulator.completion import OLLAMA, Answers
+from provisioning.simulator.endpoints import Deed
 from provisioning.simulator.fleet import InstanceState
-from provisioning.simulator.generate import OLLAMA, Answers
+from provisioning.simulator.instance import BOUNDARIES_S, n_running
 from provisioning.simulator.spec import FleetSpec
-from provisioning.simulator.values import BOUNDARIES_S, n_running
 from provisioning.simulator.wire import JSON, TEXT, Request, Response
 
 Body = Callable[[InstanceState, float], bytes]
