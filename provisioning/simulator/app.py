@@ -1,10 +1,4 @@
-"""Put a simulated fleet together, start it, and stop it in reverse.
-
-In:   a FleetSpec, faults to begin with, and ports (0: any); or ports to host units on.
-Out:  `running_fleet`: the instances alone, for tests in the same event loop;
-      `running_simulation`: with inventory file and control API, as the command runs it.
-Fails with ListenError, FaultError, InventoryError or TokenError; what had started is stopped then.
-"""
+"""Build a simulated fleet, start it, and stop it in reverse."""
 
 from __future__ import annotations
 
@@ -16,13 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioning import descriptors
-from provisioning.simulator.control import Control, Token, UnitRoutes, read_or_make, running_control
+from provisioning.simulator.control import (
+    ContainerRoutes,
+    Control,
+    Token,
+    read_or_make,
+    running_control,
+)
 from provisioning.simulator.faults import Fault
 from provisioning.simulator.fleet import ActiveFault, Fleet
-from provisioning.simulator.fleet_api import FleetSite, Site
-from provisioning.simulator.hosting import UnitHost
+from provisioning.simulator.fleet_api import FleetRouter, Router
+from provisioning.simulator.hosting import ContainerHost
 from provisioning.simulator.inventory import PublishedInventory, entries
-from provisioning.simulator.ollama import OllamaSite
+from provisioning.simulator.ollama import OllamaRouter
 from provisioning.simulator.runner import TextGenerator
 from provisioning.simulator.server import (
     BACKLOG,
@@ -78,7 +78,7 @@ class RunningFleet:
         *,
         port: int,
         max_connections: int,
-        host: UnitHost | None = None,
+        host: ContainerHost | None = None,
     ) -> None:
         self.fleet = fleet
         self.host = host
@@ -152,10 +152,10 @@ async def running_fleet(
 async def running_host(
     spec: FleetSpec, hosting: Hosting, *, clock: Callable[[], float] = time.time
 ) -> AsyncIterator[RunningFleet]:
-    """Run a fleet that is empty until its `host` is given units; of the spec, the kind counts."""
+    """Run a fleet that is empty until its `host` starts instances; the spec gives the kind."""
     fleet = Fleet(spec, clock=clock, instances=())
     layout = Layout(hosting.ports.start, len(hosting.ports))
-    host = UnitHost(fleet, layout, load_s=hosting.load_s)
+    host = ContainerHost(fleet, layout, load_s=hosting.load_s)
     descriptors.raise_limit()  # a port each is more than some limits begin with
     async with _serving(fleet, open_listeners(layout.ports), layout, host) as running:
         yield running
@@ -163,12 +163,15 @@ async def running_host(
 
 @asynccontextmanager
 async def _serving(
-    fleet: Fleet, listeners: Sequence[socket.socket], layout: Layout, host: UnitHost | None = None
+    fleet: Fleet,
+    listeners: Sequence[socket.socket],
+    layout: Layout,
+    host: ContainerHost | None = None,
 ) -> AsyncIterator[RunningFleet]:
     n_connections = max_connections(descriptors.raise_limit(), n_listeners=len(listeners))
     server = FleetServer(
         fleet,
-        site_of(fleet.spec),
+        router_of(fleet.spec),
         TextGenerator(fleet, time_scale=fleet.spec.time_scale),
         max_connections=n_connections,
         layout=layout,
@@ -189,7 +192,7 @@ async def running_simulation(settings: Settings) -> AsyncIterator[Simulation]:
         inventory = PublishedInventory(
             running.fleet, port=running.port, path=settings.inventory_path
         )
-        units = None if running.host is None else UnitRoutes(running.host, token)
+        units = None if running.host is None else ContainerRoutes(running.host, token)
         control = Control(running.fleet, inventory, token, units=units)
         async with running_control(
             control, host=settings.control_host, port=settings.control_port
@@ -203,6 +206,6 @@ def _running(settings: Settings) -> AbstractAsyncContextManager[RunningFleet]:
     return running_fleet(settings.spec, port=settings.listen_port, faults=settings.faults)
 
 
-def site_of(spec: FleetSpec) -> Site:
+def router_of(spec: FleetSpec) -> Router:
     """Return what the instances of a fleet serve."""
-    return OllamaSite() if spec.mode is Mode.OLLAMA else FleetSite(spec)
+    return OllamaRouter() if spec.mode is Mode.OLLAMA else FleetRouter(spec)

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
-from provisioning.simulator.endpoints import NS_PER_S, Ask, Deed, Refusals, encode_json, timestamp
-from provisioning.simulator.instance import Life
+from provisioning.simulator.endpoints import (
+    NS_PER_S,
+    ErrorWriter,
+    ModelJob,
+    Operation,
+    encode_json,
+    timestamp,
+)
+from provisioning.simulator.instance import Lifetime
 from provisioning.simulator.spec import Instance, Model
 from provisioning.simulator.wire import EVENT_STREAM, JSON, JSON_UTF8, NDJSON, Response
 
@@ -29,7 +36,7 @@ VOCABULARY = (
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an Ask costs one instance."""
+    """What an ModelJob costs one instance."""
 
     tokens: tuple[str, ...]
     done_reason: str
@@ -58,15 +65,15 @@ class Work:
         return self.eval_ns // max(1, len(self.tokens))
 
 
-def work_for(ask: Ask, instance: Instance, life: Life, *, cold_ns: int) -> Work:
-    """Work an Ask out; the same prompt to the same instance gives the same tokens.
+def work_for(job: ModelJob, instance: Instance, life: Lifetime, *, cold_ns: int) -> Work:
+    """Work an ModelJob out; the same prompt to the same instance gives the same tokens.
 
     `cold_ns` is what loading the model took; for a loaded one, the load takes a moment too.
     """
-    text = "".join(ask.inputs) or ask.prompt
+    text = "".join(job.inputs) or job.prompt
     lot = zlib.crc32(text.encode("utf-8", "replace"))
-    n_natural = 20 + lot % 180 if ask.prompt and not ask.inputs else 0
-    n_tokens = min(n_natural, ask.num_predict) if ask.num_predict > 0 else n_natural
+    n_natural = 20 + lot % 180 if job.prompt and not job.inputs else 0
+    n_tokens = min(n_natural, job.num_predict) if job.num_predict > 0 else n_natural
     n_prompt_tokens = max(1, len(text) // CHARACTERS_PER_TOKEN)
     step_ns = instance.release.runner_step_ns
     speed = life.tokens_per_second
@@ -93,66 +100,66 @@ def embedding(text: str) -> list[float]:
     return [round(number / length, 8) for number in vector]
 
 
-class Answers(Refusals, Protocol):
+class AnswerWriter(ErrorWriter, Protocol):
     """How an API words its answers."""
 
     is_openai: bool
     whole_type: str
     stream_type: str
 
-    def piece(self, ask: Ask, text: str, *, now_s: float) -> bytes:
+    def piece(self, job: ModelJob, text: str, *, now_s: float) -> bytes:
         """Write one piece of a streamed answer."""
         ...
 
-    def end(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+    def end(self, job: ModelJob, work: Work, *, waited_ns: int, now_s: float) -> bytes:
         """Write the end of a streamed answer."""
         ...
 
-    def whole(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+    def whole(self, job: ModelJob, work: Work, *, waited_ns: int, now_s: float) -> bytes:
         """Write an answer in one piece."""
         ...
 
-    def embedded(self, ask: Ask, work: Work, *, waited_ns: int) -> bytes:
+    def embedded(self, job: ModelJob, work: Work, *, waited_ns: int) -> bytes:
         """Write the vectors that were asked for."""
         ...
 
-    def broken(self, ask: Ask, message: str, *, now_s: float) -> bytes:
+    def broken(self, job: ModelJob, message: str, *, now_s: float) -> bytes:
         """Write the end of a stream that fails."""
         ...
 
 
-class OllamaAnswers:
-    """Answers of the endpoints under `/api`."""
+class OllamaWriter:
+    """AnswerWriter of the endpoints under `/api`."""
 
     is_openai = False
     whole_type = JSON_UTF8
     stream_type = NDJSON
 
-    def piece(self, ask: Ask, text: str, *, now_s: float) -> bytes:
+    def piece(self, job: ModelJob, text: str, *, now_s: float) -> bytes:
         """Write the line of one piece of a streamed answer."""
-        return encode_json(_beginning(ask, text, now_s) | {"done": False}) + b"\n"
+        return encode_json(_beginning(job, text, now_s) | {"done": False}) + b"\n"
 
-    def end(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+    def end(self, job: ModelJob, work: Work, *, waited_ns: int, now_s: float) -> bytes:
         """Write the last line of a streamed answer, which has the numbers."""
-        return self._last(ask, work, "", waited_ns, now_s) + b"\n"
+        return self._last(job, work, "", waited_ns, now_s) + b"\n"
 
-    def whole(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+    def whole(self, job: ModelJob, work: Work, *, waited_ns: int, now_s: float) -> bytes:
         """Write an answer in one piece."""
-        return self._last(ask, work, work.text, waited_ns, now_s)
+        return self._last(job, work, work.text, waited_ns, now_s)
 
-    def embedded(self, ask: Ask, work: Work, *, waited_ns: int) -> bytes:
+    def embedded(self, job: ModelJob, work: Work, *, waited_ns: int) -> bytes:
         """Write the vectors that were asked for."""
-        vectors = [embedding(text) for text in ask.inputs]
-        if ask.deed is Deed.EMBEDDINGS:
+        vectors = [embedding(text) for text in job.inputs]
+        if job.deed is Operation.EMBEDDINGS:
             return encode_json({"embedding": vectors[0] if vectors else []})
         numbers = {
             "total_duration": (work.total_ns + waited_ns) * bool(vectors),
             "load_duration": work.load_ns * bool(vectors),
             "prompt_eval_count": work.n_prompt_tokens * bool(vectors),
         }
-        return encode_json({"model": ask.name, "embeddings": vectors} | _without_zeros(numbers))
+        return encode_json({"model": job.name, "embeddings": vectors} | _without_zeros(numbers))
 
-    def broken(self, ask: Ask, message: str, *, now_s: float) -> bytes:
+    def broken(self, job: ModelJob, message: str, *, now_s: float) -> bytes:
         """Write the last line of a stream that fails."""
         return encode_json({"error": message}) + b"\n"
 
@@ -164,7 +171,7 @@ class OllamaAnswers:
         """Write the error of a body that cannot be read."""
         return self.failure(HTTPStatus.BAD_REQUEST, message)
 
-    def _last(self, ask: Ask, work: Work, text: str, waited_ns: int, now_s: float) -> bytes:
+    def _last(self, job: ModelJob, work: Work, text: str, waited_ns: int, now_s: float) -> bytes:
         """Time waited for a turn is in the total and in none of the parts; a zero is left out."""
         numbers = {
             "total_duration": (work.total_ns + waited_ns) * bool(work.tokens),
@@ -174,24 +181,26 @@ class OllamaAnswers:
             "eval_count": len(work.tokens),
             "eval_duration": work.eval_ns,
         }
-        context = {"context": _context(work)} if ask.deed is Deed.GENERATE and work.tokens else {}
+        context = (
+            {"context": _context(work)} if job.deed is Operation.GENERATE and work.tokens else {}
+        )
         return encode_json(
-            _beginning(ask, text, now_s)
+            _beginning(job, text, now_s)
             | {"done": True, "done_reason": work.done_reason}
             | context
             | _without_zeros(numbers)
         )
 
 
-OLLAMA = OllamaAnswers()
+OLLAMA = OllamaWriter()
 
 
-def _beginning(ask: Ask, text: str, now_s: float) -> dict[str, object]:
-    is_chat = ask.deed is Deed.CHAT
+def _beginning(job: ModelJob, text: str, now_s: float) -> dict[str, object]:
+    is_chat = job.deed is Operation.CHAT
     said: dict[str, object] = (
         {"message": {"role": "assistant", "content": text}} if is_chat else {"response": text}
     )
-    return {"model": ask.name, "created_at": timestamp(now_s)} | said
+    return {"model": job.name, "created_at": timestamp(now_s)} | said
 
 
 def _context(work: Work) -> list[int]:
@@ -211,54 +220,54 @@ TYPE_BY_STATUS = {
     HTTPStatus.BAD_REQUEST: "invalid_request_error",
     HTTPStatus.NOT_FOUND: "not_found_error",
 }
-PREFIX = {Deed.CHAT: "chatcmpl", Deed.GENERATE: "cmpl"}
+PREFIX = {Operation.CHAT: "chatcmpl", Operation.GENERATE: "cmpl"}
 N_IDS = 999
 
 
-class OpenAiAnswers:
-    """Answers of the endpoints under `/v1`."""
+class OpenAiWriter:
+    """AnswerWriter of the endpoints under `/v1`."""
 
     is_openai = True
     whole_type = JSON
     stream_type = EVENT_STREAM
 
-    def piece(self, ask: Ask, text: str, *, now_s: float) -> bytes:
+    def piece(self, job: ModelJob, text: str, *, now_s: float) -> bytes:
         """Write the event of one piece of a streamed answer."""
-        usage = {"usage": _usage()} if ask.includes_usage and ask.deed is Deed.GENERATE else {}
-        return _event(_chunk(ask, ask.name, text, None, now_s) | usage)
+        usage = {"usage": _usage()} if job.includes_usage and job.deed is Operation.GENERATE else {}
+        return _event(_chunk(job, job.name, text, None, now_s) | usage)
 
-    def end(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+    def end(self, job: ModelJob, work: Work, *, waited_ns: int, now_s: float) -> bytes:
         """Write the events that end a streamed answer."""
-        last = _chunk(ask, ask.name, "", work.done_reason, now_s)
+        last = _chunk(job, job.name, "", work.done_reason, now_s)
         usage = {"choices": [], "usage": _usage(work)}
-        counted = _event(last | usage) if ask.includes_usage else b""
+        counted = _event(last | usage) if job.includes_usage else b""
         return _event(last) + counted + b"data: [DONE]\n\n"
 
-    def whole(self, ask: Ask, work: Work, *, waited_ns: int, now_s: float) -> bytes:
+    def whole(self, job: ModelJob, work: Work, *, waited_ns: int, now_s: float) -> bytes:
         """Write an answer in one piece."""
         said: dict[str, object] = (
             {"index": 0, "message": {"role": "assistant", "content": work.text}}
-            if ask.deed is Deed.CHAT
+            if job.deed is Operation.CHAT
             else {"text": work.text, "index": 0}
         )
-        kind = "chat.completion" if ask.deed is Deed.CHAT else "text_completion"
+        kind = "chat.completion" if job.deed is Operation.CHAT else "text_completion"
         return _line(
-            _openai_beginning(ask, ask.name, kind, now_s)
+            _openai_beginning(job, job.name, kind, now_s)
             | {"choices": [said | {"finish_reason": work.done_reason}], "usage": _usage(work)}
         )
 
-    def embedded(self, ask: Ask, work: Work, *, waited_ns: int) -> bytes:
+    def embedded(self, job: ModelJob, work: Work, *, waited_ns: int) -> bytes:
         """Write the vectors that were asked for."""
         data = [
             {"object": "embedding", "embedding": embedding(text), "index": index}
-            for index, text in enumerate(ask.inputs)
+            for index, text in enumerate(job.inputs)
         ]
         usage = {"prompt_tokens": work.n_prompt_tokens, "total_tokens": work.n_prompt_tokens}
-        return _line({"object": "list", "data": data, "model": ask.name, "usage": usage})
+        return _line({"object": "list", "data": data, "model": job.name, "usage": usage})
 
-    def broken(self, ask: Ask, message: str, *, now_s: float) -> bytes:
+    def broken(self, job: ModelJob, message: str, *, now_s: float) -> bytes:
         """Write what comes of an error in a stream: an empty piece of no model, and no end."""
-        return _event(_chunk(ask, "", "", None, now_s))
+        return _event(_chunk(job, "", "", None, now_s))
 
     def failure(self, status: HTTPStatus, message: str) -> Response:
         """Write an error."""
@@ -270,27 +279,27 @@ class OpenAiAnswers:
         return Response(status, JSON_UTF8, encode_json(_error(status, message)))
 
 
-OPENAI = OpenAiAnswers()
+OPENAI = OpenAiWriter()
 
 
 def _chunk(
-    ask: Ask, model: str, text: str, finish_reason: str | None, now_s: float
+    job: ModelJob, model: str, text: str, finish_reason: str | None, now_s: float
 ) -> dict[str, object]:
-    is_chat = ask.deed is Deed.CHAT
+    is_chat = job.deed is Operation.CHAT
     said: dict[str, object] = (
         {"index": 0, "delta": {"role": "assistant", "content": text}}
         if is_chat
         else {"text": text, "index": 0}
     )
     kind = "chat.completion.chunk" if is_chat else "text_completion"
-    beginning = _openai_beginning(ask, model, kind, now_s)
+    beginning = _openai_beginning(job, model, kind, now_s)
     return beginning | {"choices": [said | {"finish_reason": finish_reason}]}
 
 
-def _openai_beginning(ask: Ask, model: str, kind: str, now_s: float) -> dict[str, object]:
-    number = zlib.crc32(ask.prompt.encode("utf-8", "replace")) % N_IDS
+def _openai_beginning(job: ModelJob, model: str, kind: str, now_s: float) -> dict[str, object]:
+    number = zlib.crc32(job.prompt.encode("utf-8", "replace")) % N_IDS
     return {
-        "id": f"{PREFIX[ask.deed]}-{number}",
+        "id": f"{PREFIX[job.deed]}-{number}",
         "object": kind,
         "created": int(now_s),
         "model": model,

@@ -1,10 +1,4 @@
-"""One client's connection to one simulated instance.
-
-In:   bytes from the client; news of faults from the server.
-Out:  answers in the order of the requests; resets, silence or nonsense where a fault says so.
-The usual read, the same pipelined GETs as last time on this connection, is answered without
-parsing and in one write.
-"""
+"""One client connection to one simulated instance; answers in the order of the requests."""
 
 from __future__ import annotations
 
@@ -18,7 +12,7 @@ from typing import Protocol, cast
 
 from provisioning.simulator.faults import Kind, MetricsFailure
 from provisioning.simulator.fleet import ENDS_PROCESS, ActiveFault, Fleet, InstanceState
-from provisioning.simulator.fleet_api import Answer, Endpoint, Page, Site, not_found
+from provisioning.simulator.fleet_api import Answer, Endpoint, Page, Router, not_found
 from provisioning.simulator.wire import (
     BROKEN_METRICS,
     NO_HTTP,
@@ -54,11 +48,11 @@ class Generator(Protocol):
         ...
 
 
-class Gate(Protocol):
+class ConnectionLimit(Protocol):
     """The server, as a connection sees it."""
 
     fleet: Fleet
-    site: Site
+    site: Router
     generator: Generator
 
     def admit(self, connection: Connection, transport: asyncio.Transport) -> InstanceState | None:
@@ -89,7 +83,7 @@ class Connection(asyncio.Protocol):
         "_transport",
     )
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: ConnectionLimit) -> None:
         self._gate = gate
         self._clock = gate.fleet.clock
         self._known = b""

@@ -22,15 +22,15 @@ from provisioning.simulator.errors import (
     InventoryError,
     ListenError,
     NodeGoneError,
-    OrderError,
     PlaceTakenError,
     SimulationError,
+    StartOrderError,
     TokenError,
     UnknownFaultError,
 )
 from provisioning.simulator.faults import read_fault
 from provisioning.simulator.fleet import ActiveFault, Fleet
-from provisioning.simulator.hosting import UnitHost, UnitOrder
+from provisioning.simulator.hosting import ContainerHost, StartOrder
 from provisioning.simulator.inventory import PublishedInventory
 from provisioning.simulator.wire import NDJSON
 
@@ -101,7 +101,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 STATUS_BY_ERROR: Mapping[type[SimulationError], HTTPStatus] = MappingProxyType(
     {
         FaultError: HTTPStatus.BAD_REQUEST,
-        OrderError: HTTPStatus.BAD_REQUEST,
+        StartOrderError: HTTPStatus.BAD_REQUEST,
         UnknownFaultError: HTTPStatus.NOT_FOUND,
         PlaceTakenError: HTTPStatus.CONFLICT,
         InventoryError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -160,10 +160,10 @@ def _problem(
     )
 
 
-class UnitRoutes:
+class ContainerRoutes:
     """The handlers."""
 
-    def __init__(self, host: UnitHost, token: Token) -> None:
+    def __init__(self, host: ContainerHost, token: Token) -> None:
         self._host = host
         self._token = token
 
@@ -217,9 +217,9 @@ async def _write_all(response: web.StreamResponse, names: asyncio.Queue[str | No
         await response.write(msgspec.json.encode({"name": name}) + b"\n")
 
 
-def _order(body: bytes) -> UnitOrder:
+def _order(body: bytes) -> StartOrder:
     try:
-        return msgspec.json.decode(body, type=UnitOrder)
+        return msgspec.json.decode(body, type=StartOrder)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise web.HTTPBadRequest(text=f"expected a unit to start: {error}") from error
 
@@ -245,7 +245,7 @@ class Control:
         inventory: PublishedInventory,
         token: Token,
         *,
-        units: UnitRoutes | None = None,
+        units: ContainerRoutes | None = None,
     ) -> None:
         self._fleet = fleet
         self._inventory = inventory

@@ -127,7 +127,7 @@ BAD_REQUEST = HTTPStatus.BAD_REQUEST
 NOT_FOUND = HTTPStatus.NOT_FOUND
 
 
-class Deed(Enum):
+class Operation(Enum):
     """What an endpoint does."""
 
     GENERATE = auto()
@@ -140,11 +140,11 @@ class Deed(Enum):
     DELETE = auto()
 
 
-GENERATING = frozenset({Deed.GENERATE, Deed.CHAT})
-EMBEDDING = frozenset({Deed.EMBED, Deed.EMBEDDINGS})
+GENERATING = frozenset({Operation.GENERATE, Operation.CHAT})
+EMBEDDING = frozenset({Operation.EMBED, Operation.EMBEDDINGS})
 
 
-class Refusals(Protocol):
+class ErrorWriter(Protocol):
     """How an API words its errors."""
 
     def failure(self, status: HTTPStatus, message: str) -> Response:
@@ -156,7 +156,7 @@ class Refusals(Protocol):
         ...
 
 
-class RefusedError(Exception):
+class RequestError(Exception):
     """A request that is answered with an error."""
 
     def __init__(self, response: Response) -> None:
@@ -165,10 +165,10 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ModelJob:
     """What a client wants."""
 
-    deed: Deed
+    deed: Operation
     name: str
     """Of the model, as the client wrote it; the answer repeats it."""
     prompt: str = ""
@@ -188,24 +188,24 @@ class Ask:
         return int(self.options.get("num_predict") or 0)
 
 
-NAMELESS: Mapping[Deed, tuple[HTTPStatus, str]] = MappingProxyType(
+NAMELESS: Mapping[Operation, tuple[HTTPStatus, str]] = MappingProxyType(
     {
-        Deed.GENERATE: (NOT_FOUND, "model '' not found"),
-        Deed.CHAT: (BAD_REQUEST, "model is required"),
-        Deed.EMBED: (NOT_FOUND, "model '' not found"),
-        Deed.EMBEDDINGS: (BAD_REQUEST, "model is required"),
-        Deed.SHOW: (BAD_REQUEST, "model is required"),
-        Deed.PULL: (BAD_REQUEST, "invalid model name"),
-        Deed.COPY: (BAD_REQUEST, 'source "" is invalid'),
-        Deed.DELETE: (BAD_REQUEST, 'name "" is invalid'),
+        Operation.GENERATE: (NOT_FOUND, "model '' not found"),
+        Operation.CHAT: (BAD_REQUEST, "model is required"),
+        Operation.EMBED: (NOT_FOUND, "model '' not found"),
+        Operation.EMBEDDINGS: (BAD_REQUEST, "model is required"),
+        Operation.SHOW: (BAD_REQUEST, "model is required"),
+        Operation.PULL: (BAD_REQUEST, "invalid model name"),
+        Operation.COPY: (BAD_REQUEST, 'source "" is invalid'),
+        Operation.DELETE: (BAD_REQUEST, 'name "" is invalid'),
     }
 )
 """What a request without a model is answered."""
-UNKNOWN: Mapping[Deed, str] = MappingProxyType(
-    dict.fromkeys(Deed, "model '{}' not found")
+UNKNOWN: Mapping[Operation, str] = MappingProxyType(
+    dict.fromkeys(Operation, "model '{}' not found")
     | {
-        Deed.EMBEDDINGS: 'model "{}" not found, try pulling it first',
-        Deed.COPY: 'model "{}" not found',
+        Operation.EMBEDDINGS: 'model "{}" not found, try pulling it first',
+        Operation.COPY: 'model "{}" not found',
     }
 )
 """What a request for a model that is not installed is answered, with 404."""
@@ -269,45 +269,45 @@ class _Body(msgspec.Struct):
     keep_alive: Any = None
 
 
-def read_ask(body: bytes, deed: Deed, refusals: Refusals, *, is_openai: bool) -> Ask:
+def read_job(body: bytes, deed: Operation, refusals: ErrorWriter, *, is_openai: bool) -> ModelJob:
     """Read what is wanted, whether it can be had or not.
 
     Raises:
-        RefusedError: It cannot be read.
+        RequestError: It cannot be read.
     """
     try:
-        ask = _ask(msgspec.convert(first_value(body), type=_Body), deed, is_openai=is_openai)
+        job = _job(msgspec.convert(first_value(body), type=_Body), deed, is_openai=is_openai)
     except EOFError:
-        raise RefusedError(
+        raise RequestError(
             refusals.misread("EOF" if is_openai else "missing request body")
         ) from None
     except (ValueError, OverflowError) as error:  # msgspec's errors are ValueErrors too
-        raise RefusedError(refusals.misread(str(error))) from error
-    if not ask.name:
-        raise RefusedError(refusals.failure(*NAMELESS[deed]))
-    return ask
+        raise RequestError(refusals.misread(str(error))) from error
+    if not job.name:
+        raise RequestError(refusals.failure(*NAMELESS[deed]))
+    return job
 
 
-def check_options(ask: Ask, refusals: Refusals) -> None:
-    """Raise RefusedError where an option has a value of the wrong type."""
-    for key, value in ask.options.items():
+def check_options(job: ModelJob, refusals: ErrorWriter) -> None:
+    """Raise RequestError where an option has a value of the wrong type."""
+    for key, value in job.options.items():
         word = WORD_BY_OPTION.get(key)
         if word is not None and value is not None and type(value) not in TYPES_BY_WORD[word]:
             message = f'option "{key}" must be of type {word}'
-            raise RefusedError(refusals.failure(HTTPStatus.INTERNAL_SERVER_ERROR, message))
+            raise RequestError(refusals.failure(HTTPStatus.INTERNAL_SERVER_ERROR, message))
 
 
-def _ask(body: _Body, deed: Deed, *, is_openai: bool) -> Ask:
-    if is_openai and deed is Deed.CHAT and not body.messages:
+def _job(body: _Body, deed: Operation, *, is_openai: bool) -> ModelJob:
+    if is_openai and deed is Operation.CHAT and not body.messages:
         raise ValueError("[] is too short - 'messages'")
     options = body.options or {}
     if is_openai:
         options = {} if body.max_tokens is None else {"num_predict": body.max_tokens}
     messages = "\n".join(message.text for message in body.messages or ())
-    return Ask(
+    return ModelJob(
         deed=deed,
-        name=(body.source if deed is Deed.COPY else body.model or body.name) or "",
-        prompt=messages if deed is Deed.CHAT else body.prompt or "",
+        name=(body.source if deed is Operation.COPY else body.model or body.name) or "",
+        prompt=messages if deed is Operation.CHAT else body.prompt or "",
         inputs=_inputs(body, deed, is_openai=is_openai),
         destination=body.destination or "",
         is_stream=bool(body.stream) if is_openai else body.stream is not False,
@@ -317,11 +317,11 @@ def _ask(body: _Body, deed: Deed, *, is_openai: bool) -> Ask:
     )
 
 
-def _inputs(body: _Body, deed: Deed, *, is_openai: bool) -> tuple[str, ...]:
-    if deed is Deed.EMBEDDINGS:
+def _inputs(body: _Body, deed: Operation, *, is_openai: bool) -> tuple[str, ...]:
+    if deed is Operation.EMBEDDINGS:
         return (body.prompt,) if body.prompt else ()
     given = body.input
-    if is_openai and deed is Deed.EMBED and given in (None, []):
+    if is_openai and deed is Operation.EMBED and given in (None, []):
         raise ValueError("invalid input")
     if given is None or (given == "" and not is_openai):
         return ()

@@ -29,7 +29,7 @@ class UnknownFaultError(SimulationError):
     """There is no active fault of that id."""
 
 
-class OrderError(SimulationError):
+class StartOrderError(SimulationError):
     """A unit that can never run here: its order has to be mended."""
 
 

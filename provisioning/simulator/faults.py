@@ -1,9 +1,4 @@
-"""Faults: what can be wrong with instances, read from words or JSON, and whom it befalls.
-
-In:   `kill:count=200` (command line) or `{"kind": "kill", "count": 200}` (control API).
-Out:  a frozen Fault; `select` gives the indices of the instances that it befalls.
-Fails with FaultError, which names every problem and what was probably meant.
-"""
+"""Faults: what can be wrong with instances, parsed from text or JSON, and which instances have them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""The simulated fleet's present state: its instances' lives, and the faults that are upon them.
-
-In:   a FleetSpec and a clock (seconds since 1970 UTC); then `inject` and `heal`, and where units
-      are hosted, `begin` and `end`.
-Out:  InstanceState per instance for the server, ActiveFaults and the inventory for everyone else.
-Fails with FaultError and UnknownFaultError. Whoever watches hears which instances have changed.
-"""
+"""The current state of the simulated fleet: its instances and their active faults."""
 
 from __future__ import annotations
 
@@ -19,10 +13,10 @@ from provisioning.simulator.instance import (
     NOTHING,
     Condition,
     Counters,
-    Life,
-    ModelCache,
-    born,
+    Lifetime,
+    ModelStore,
     changed,
+    new_lifetime,
     with_request,
 )
 from provisioning.simulator.spec import FleetSpec, Instance, instances_of
@@ -87,7 +81,7 @@ class InstanceState:
         "trouble",
     )
 
-    def __init__(self, instance: Instance, life: Life) -> None:
+    def __init__(self, instance: Instance, life: Lifetime) -> None:
         self.instance = instance
         self.life = life
         self.identity = (
@@ -100,7 +94,7 @@ class InstanceState:
         """What it does before it serves, where it began while somebody watched."""
         self.trouble: ActiveFault | None = None
         """Which of its faults decides how it answers; None: it answers well."""
-        self.models: ModelCache | None = None
+        self.models: ModelStore | None = None
         """None: what is installed is as at first, and its own model is loaded."""
         self.runner: ActiveFault | None = None
         """What is wrong with the process that runs its models."""
@@ -130,7 +124,9 @@ class Fleet:
         """How often an instance has begun or ended."""
         now_s = clock()
         self.states = {
-            instance.index: InstanceState(instance, born(instance, start_s=now_s - instance.age_s))
+            instance.index: InstanceState(
+                instance, new_lifetime(instance, start_s=now_s - instance.age_s)
+            )
             for instance in (instances_of(spec) if instances is None else instances)
         }
         """By index; where nobody lives, there is none."""
@@ -216,7 +212,7 @@ class Fleet:
     def begin(self, instance: Instance, *, load_s: float) -> None:
         """Start an instance where nobody lives; it serves once it has been loading for `load_s`."""
         index, now_s = instance.index, self.clock()
-        state = InstanceState(instance, born(instance, start_s=now_s))
+        state = InstanceState(instance, new_lifetime(instance, start_s=now_s))
         state.starting = ActiveFault("", LOADING, frozenset({index}), now_s, now_s + load_s)
         self.states[index] = state
         self.n_changes_of_roster += 1
@@ -237,11 +233,11 @@ class Fleet:
             self._settle(frozenset({state.instance.index}))
         return state.trouble
 
-    def models_of(self, state: InstanceState) -> ModelCache:
+    def models_of(self, state: InstanceState) -> ModelStore:
         """Return the models of an instance, to be changed."""
         if state.models is None:
             installed, most = state.instance.installed, self.spec.max_loaded_models
-            state.models = ModelCache(installed, max_loaded=most)
+            state.models = ModelStore(installed, max_loaded=most)
         return state.models
 
     def runner_was_renewed(self, state: InstanceState) -> None:
@@ -337,9 +333,9 @@ def condition_under(trouble: ActiveFault | None, faults: Sequence[ActiveFault]) 
     )
 
 
-def restarted(instance: Instance, condition: Condition, now_s: float, counts: Counters) -> Life:
+def restarted(instance: Instance, condition: Condition, now_s: float, counts: Counters) -> Lifetime:
     """Begin a new life whose counters start at `counts`."""
-    return replace(born(instance, start_s=now_s, condition=condition), at_since=counts)
+    return replace(new_lifetime(instance, start_s=now_s, condition=condition), at_since=counts)
 
 
 def _has_ended(trouble: ActiveFault | None) -> bool:

@@ -10,8 +10,8 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Protocol
 
-from provisioning.simulator.completion import OLLAMA, Answers
-from provisioning.simulator.endpoints import Deed
+from provisioning.simulator.completion import OLLAMA, AnswerWriter
+from provisioning.simulator.endpoints import Operation
 from provisioning.simulator.fleet import InstanceState
 from provisioning.simulator.instance import BOUNDARIES_S, n_running
 from provisioning.simulator.spec import FleetSpec
@@ -55,15 +55,15 @@ class Page:
 class Endpoint:
     """What an instance's models are asked for, and in which API's words it answers."""
 
-    deed: Deed
-    answers: Answers
+    deed: Operation
+    answers: AnswerWriter
 
 
 Answer = Page | Response | Endpoint
 """How a request is answered: by a page, by what is known already, or by the models."""
 
 
-class Site(Protocol):
+class Router(Protocol):
     """What the instances serve: either mode's pages and endpoints."""
 
     metrics_path: str
@@ -82,7 +82,7 @@ class Site(Protocol):
         ...
 
 
-class FleetSite:
+class FleetRouter:
     """Fleet mode: `/health`, `/api/metrics`, and text generated on demand."""
 
     metrics_path = "/api/metrics"
@@ -117,8 +117,8 @@ class FleetSite:
 
 FLEET_ENDPOINTS: Mapping[str, Endpoint] = MappingProxyType(
     {
-        "/api/generate": Endpoint(Deed.GENERATE, OLLAMA),
-        "/api/chat": Endpoint(Deed.CHAT, OLLAMA),
+        "/api/generate": Endpoint(Operation.GENERATE, OLLAMA),
+        "/api/chat": Endpoint(Operation.CHAT, OLLAMA),
     }
 )
 
@@ -169,7 +169,7 @@ _METRICS = (
 
 
 def _metrics(state: InstanceState, now_s: float) -> bytes:
-    # Unrolled, as this is what the whole fleet is polled for: Life.counters takes twice the time.
+    # Unrolled: each poll comes here, and Lifetime.counters takes twice the time.
     life = state.life
     dt_s = now_s - life.since_s
     _, _, gen_s, gen, prompt, timeouts, memory, overloaded = life.at_since

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import msgspec
 
 from ollama_fleet.suggestions import did_you_mean
-from provisioning.simulator.errors import NodeGoneError, OrderError, PlaceTakenError
+from provisioning.simulator.errors import NodeGoneError, PlaceTakenError, StartOrderError
 from provisioning.simulator.faults import Kind
 from provisioning.simulator.fleet import ENDS_PROCESS, Fleet
 from provisioning.simulator.spec import (
@@ -34,7 +34,7 @@ MAX_NODES = 65_536
 MODEL_BY_NAME: Mapping[str, Model] = MappingProxyType({model.name: model for model in MODELS})
 
 
-class UnitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StartOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a unit is to be."""
 
     fleet: str
@@ -45,7 +45,7 @@ class UnitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
 
 
-class OrderBook:
+class InstanceFactory:
     """Reads orders for one fleet."""
 
     def __init__(self, spec: FleetSpec, layout: Layout) -> None:
@@ -55,15 +55,15 @@ class OrderBook:
         self._hardware: list[Hardware] = []
         """By number of a node's address; as far as it was needed."""
 
-    def instance_of(self, node: str, order: UnitOrder) -> Instance:
+    def instance_of(self, node: str, order: StartOrder) -> Instance:
         """Return the instance that is meant; equal orders give equal instances.
 
         Raises:
-            OrderError: There can be no such instance here.
+            StartOrderError: There can be no such instance here.
         """
         number, ports = _number_of(order.host), self._layout.ports
         if order.port not in ports:
-            raise OrderError(
+            raise StartOrderError(
                 f"port {order.port} is not among {ports[0]} to {ports[-1]}, where units are "
                 "hosted; order another, or start with a wider range (--host-units)"
             )
@@ -91,7 +91,7 @@ def _number_of(host: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number < MAX_NODES:
-        raise OrderError(
+        raise StartOrderError(
             f"host {host!r} is no address of a hosted node: give each node its own from "
             f"{address_of(0)} to {address_of(MAX_NODES - 1)}"
         )
@@ -103,7 +103,7 @@ def _model_of(name: str) -> Model:
         return MODEL_BY_NAME[name]
     known = ", ".join(MODEL_BY_NAME)
     meant = did_you_mean(name, MODEL_BY_NAME)
-    raise OrderError(f"simulated instances have no model {name!r}; they have {known}{meant}")
+    raise StartOrderError(f"simulated instances have no model {name!r}; they have {known}{meant}")
 
 
 SIGKILL_STATUS = -9
@@ -117,7 +117,7 @@ class ContainerState(StrEnum):
     EXITED = "exited"
 
 
-class UnitStatus(msgspec.Struct, frozen=True):
+class ContainerStatus(msgspec.Struct, frozen=True):
     """What is said about a unit."""
 
     name: str
@@ -134,12 +134,12 @@ class UnitStatus(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class HostedUnit:
+class HostedContainer:
     """A unit and the index of its instance."""
 
     name: str
     node: str
-    order: UnitOrder
+    order: StartOrder
     index: int
 
 
@@ -152,32 +152,36 @@ class Listener:
     """Of units that have ended or run out of memory; None: nothing more will come."""
 
 
-class UnitHost:
+class ContainerHost:
     """All units of all nodes."""
 
     def __init__(self, fleet: Fleet, layout: Layout, *, load_s: float) -> None:
         self._fleet = fleet
-        self._orders = OrderBook(fleet.spec, layout)
+        self._orders = InstanceFactory(fleet.spec, layout)
         self._load_s = load_s
-        self._units_by_node: defaultdict[str, dict[tuple[str, str], HostedUnit]] = defaultdict(dict)
+        self._units_by_node: defaultdict[str, dict[tuple[str, str], HostedContainer]] = defaultdict(
+            dict
+        )
         """By fleet and name on each node."""
-        self._unit_by_index: dict[int, HostedUnit] = {}
+        self._unit_by_index: dict[int, HostedContainer] = {}
         self._listeners_by_node: defaultdict[str, set[Listener]] = defaultdict(set)
         fleet.watch(self._changed)
 
     def __repr__(self) -> str:
-        return f"<UnitHost of {len(self._unit_by_index):,} units, {self.n_listeners} listeners>"
+        return (
+            f"<ContainerHost of {len(self._unit_by_index):,} units, {self.n_listeners} listeners>"
+        )
 
     @property
     def n_listeners(self) -> int:
         """Return how many are told of changes now."""
         return sum(map(len, self._listeners_by_node.values()))
 
-    def start(self, node: str, name: str, order: UnitOrder) -> None:
+    def start(self, node: str, name: str, order: StartOrder) -> None:
         """Start a unit; do nothing where it runs already.
 
         Raises:
-            OrderError: It can never run here.
+            StartOrderError: It can never run here.
             PlaceTakenError: Another unit has its address and port.
             NodeGoneError: The node does not answer.
         """
@@ -194,7 +198,7 @@ class UnitHost:
             )
         if known is not None:
             self._remove(known)
-        self._add(HostedUnit(name, node, order, instance.index), instance)
+        self._add(HostedContainer(name, node, order, instance.index), instance)
 
     def remove(self, node: str, name: str, *, fleet: str) -> None:
         """End a unit and forget it; do nothing where there is none.
@@ -207,7 +211,7 @@ class UnitHost:
         if unit is not None:
             self._remove(unit)
 
-    def units(self, node: str, *, fleet: str | None = None) -> list[UnitStatus]:
+    def units(self, node: str, *, fleet: str | None = None) -> list[ContainerStatus]:
         """Return a node's units, those of one fleet or all, sorted by name.
 
         Raises:
@@ -253,23 +257,23 @@ class UnitHost:
         if self._fleet.is_gone(node):
             raise NodeGoneError(f"node {node} does not answer: a node_gone fault is upon it")
 
-    def _add(self, unit: HostedUnit, instance: Instance) -> None:
+    def _add(self, unit: HostedContainer, instance: Instance) -> None:
         self._units_by_node[unit.node][unit.order.fleet, unit.name] = unit
         self._unit_by_index[unit.index] = unit
         self._fleet.begin(instance, load_s=self._load_s)
 
-    def _remove(self, unit: HostedUnit) -> None:
+    def _remove(self, unit: HostedContainer) -> None:
         del self._units_by_node[unit.node][unit.order.fleet, unit.name]
         del self._unit_by_index[unit.index]
         self._fleet.end(unit.index)
 
-    def _status(self, unit: HostedUnit) -> UnitStatus:
+    def _status(self, unit: HostedContainer) -> ContainerStatus:
         state = self._fleet.states[unit.index]
         trouble = self._fleet.trouble_of(state, self._fleet.clock())
         kinds = {upon.fault.kind for upon in (trouble, state.runner) if upon is not None}
         has_ended = not ENDS_PROCESS.isdisjoint(kinds)
         order = unit.order
-        return UnitStatus(
+        return ContainerStatus(
             name=unit.name,
             fleet=order.fleet,
             instance_id=order.instance_id,
@@ -291,7 +295,7 @@ class UnitHost:
             else:
                 self._tell(unit)
 
-    def _tell(self, unit: HostedUnit) -> None:
+    def _tell(self, unit: HostedContainer) -> None:
         status = self._status(unit)
         if status.state is ContainerState.EXITED or status.is_out_of_memory:
             for listener in self._listeners_by_node.get(unit.node, ()):

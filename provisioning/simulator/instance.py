@@ -68,7 +68,7 @@ SOUND = Condition()
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class Lifetime:
     """An instance between its start and its end, or the next change of its condition."""
 
     start_s: float
@@ -103,9 +103,9 @@ class Life:
         )
 
 
-def born(instance: Instance, *, start_s: float, condition: Condition = SOUND) -> Life:
+def new_lifetime(instance: Instance, *, start_s: float, condition: Condition = SOUND) -> Lifetime:
     """Begin a life with every counter at zero."""
-    return Life(
+    return Lifetime(
         start_s=start_s,
         since_s=start_s,
         at_since=NOTHING,
@@ -117,17 +117,17 @@ def born(instance: Instance, *, start_s: float, condition: Condition = SOUND) ->
     )
 
 
-def changed(life: Life, instance: Instance, *, now_s: float, condition: Condition) -> Life:
+def changed(life: Lifetime, instance: Instance, *, now_s: float, condition: Condition) -> Lifetime:
     """Go on living under another condition; no counter jumps or falls."""
     return replace(
-        born(instance, start_s=life.start_s, condition=condition),
+        new_lifetime(instance, start_s=life.start_s, condition=condition),
         since_s=max(now_s, life.since_s),
         at_since=life.counters(now_s),
         requests_at_since=life.requests_by_boundary(now_s),
     )
 
 
-def with_request(life: Life, done: Counters) -> Life:
+def with_request(life: Lifetime, done: Counters) -> Lifetime:
     """Count a request that was really made, on top of the believed load."""
     duration_s = done.duration_s / max(done.requests, 1.0)
     reached = (*(duration_s <= boundary for boundary in BOUNDARIES_S), True)
@@ -172,7 +172,7 @@ def duration_shares(latency_factor: float) -> tuple[float, ...]:
     )
 
 
-def n_running(instance: Instance, life: Life, now_s: float) -> int:
+def n_running(instance: Instance, life: Lifetime, now_s: float) -> int:
     """Return 1 in as many seconds as its load keeps it busy, spread as if by chance, else 0."""
     # Multiplicative hashing, as it is quick: this is asked with every poll.
     throw = ((int(now_s) + instance.index * 40_503) * 2_654_435_761 & 0xFFFF_FFFF) >> 22
@@ -236,7 +236,7 @@ def canonical(name: str) -> str:
     return lowered if ":" in lowered.rpartition("/")[2] else f"{lowered}:latest"
 
 
-class ModelCache:
+class ModelStore:
     """What one instance has in its store and in memory."""
 
     def __init__(self, installed: Iterable[Model], *, max_loaded: int) -> None:

@@ -1,9 +1,4 @@
-"""The fleet as an inventory: the list that the exporter and load tests find the instances by.
-
-In:   instances and the port that they all listen on.
-Out:  JSON, a list of {"id", "url", "node", "model", "engine", "state", "developer", "labels"};
-      as bytes, and atomically in a file: a reader sees the old list or the new one, whole.
-"""
+"""The fleet as an inventory, for the exporter and for load tests."""
 
 from __future__ import annotations
 

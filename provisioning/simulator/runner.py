@@ -10,22 +10,22 @@ from http import HTTPStatus
 from weakref import WeakValueDictionary
 
 from provisioning.simulator import ollama
-from provisioning.simulator.completion import Answers, Work, cold_ns, work_for
+from provisioning.simulator.completion import AnswerWriter, Work, cold_ns, work_for
 from provisioning.simulator.endpoints import (
     EMBEDDING,
     GENERATING,
     NS_PER_S,
-    Ask,
-    Deed,
-    RefusedError,
+    ModelJob,
+    Operation,
+    RequestError,
     check_options,
     encode_json,
-    read_ask,
+    read_job,
 )
 from provisioning.simulator.faults import Kind
 from provisioning.simulator.fleet import Fleet, InstanceState
 from provisioning.simulator.fleet_api import Endpoint
-from provisioning.simulator.instance import Counters, Loaded, ModelCache, canonical
+from provisioning.simulator.instance import Counters, Loaded, ModelStore, canonical
 from provisioning.simulator.spec import Model
 from provisioning.simulator.wire import JSON, NDJSON, Request, Response, chunk, encode, head
 
@@ -43,7 +43,7 @@ class RunnerLostError(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Run:
+class RunnerProcess:
     """One request's turn at a runner."""
 
     state: InstanceState
@@ -91,7 +91,7 @@ class Runners:
     @asynccontextmanager
     async def turn(
         self, state: InstanceState, model: Model, keep_alive_s: float | None
-    ) -> AsyncIterator[Run]:
+    ) -> AsyncIterator[RunnerProcess]:
         """Wait for the requests before this one, then be the one that runs.
 
         Raises:
@@ -107,11 +107,11 @@ class Runners:
             if loaded is None or state.runner is not None:
                 loaded, took_ns = await self._load(state, model, began_s)
                 load_ns += took_ns
-            run = Run(state, began_s, waited_ns, load_ns, state.n_runners_killed)
+            run = RunnerProcess(state, began_s, waited_ns, load_ns, state.n_runners_killed)
             with loaded.using(keep_alive_s, self._clock):
                 yield run
 
-    async def until(self, run: Run, due_ns: int) -> None:
+    async def until(self, run: RunnerProcess, due_ns: int) -> None:
         """Wait until so much simulated time of a turn has passed; none does while it is frozen.
 
         Raises:
@@ -147,7 +147,7 @@ class Runners:
             self._fleet.runner_was_renewed(state)
         return loaded, took_ns
 
-    async def _reserve(self, state: InstanceState, models: ModelCache, model: Model) -> Loaded:
+    async def _reserve(self, state: InstanceState, models: ModelStore, model: Model) -> Loaded:
         """Unload models until one more may be loaded; one that works ends its work first."""
         while (loaded := models.reserve(model, self._clock())) is None:
             victim = models.victim()
@@ -215,13 +215,13 @@ class _Call:
     """A request, and where its answer goes."""
 
     request: Request
-    ask: Ask
-    answers: Answers
+    job: ModelJob
+    answers: AnswerWriter
     state: InstanceState
     write: Write
 
-    def refusal(self, status: HTTPStatus, message: str) -> RefusedError:
-        return RefusedError(self.answers.failure(status, message))
+    def refusal(self, status: HTTPStatus, message: str) -> RequestError:
+        return RequestError(self.answers.failure(status, message))
 
 
 @dataclass(slots=True)
@@ -229,7 +229,7 @@ class _Progress:
     """How much of a Work is done."""
 
     work: Work
-    run: Run
+    run: RunnerProcess
     n_tokens: int = 0
     is_begun: bool = False
     """True once a piece of the answer has been written."""
@@ -260,22 +260,22 @@ class TextGenerator:
     ) -> None:
         """Write the whole answer, head included; an error of the request is an answer too."""
         try:
-            ask = _read(request, endpoint)
+            job = _read(request, endpoint)
             await self._runners.serving(state)
-            await self._answer(_Call(request, ask, endpoint.answers, state, write))
-        except RefusedError as refused:
+            await self._answer(_Call(request, job, endpoint.answers, state, write))
+        except RequestError as refused:
             write(encode(request, refused.response, now_s=self._clock()))
 
     async def _answer(self, call: _Call) -> None:
-        ask, models = call.ask, self._fleet.models_of(call.state)
-        if ask.deed is Deed.PULL:
+        job, models = call.job, self._fleet.models_of(call.state)
+        if job.deed is Operation.PULL:
             self._pull(call)
             return
-        model = ollama.find_model(models, ask, call.answers)
-        if ask.deed not in GENERATING | EMBEDDING:
-            self._write(call, ollama.respond(ask, model, models, call.state, call.answers))
+        model = ollama.find_model(models, job, call.answers)
+        if job.deed not in GENERATING | EMBEDDING:
+            self._write(call, ollama.respond(job, model, models, call.state, call.answers))
             return
-        check_options(ask, call.answers)
+        check_options(job, call.answers)
         try:
             await self._use(call, model)
         except LoadFailedError:
@@ -283,14 +283,14 @@ class TextGenerator:
             raise call.refusal(ERROR, KILLED) from None
 
     async def _use(self, call: _Call, model: Model) -> None:
-        ask = call.ask
-        if ask.deed in GENERATING and not ask.prompt:
+        job = call.job
+        if job.deed in GENERATING and not job.prompt:
             await self._only_load(call, model)
             return
         self._admit(call)
-        if ask.deed in EMBEDDING and not call.state.instance.release.embeds_with_any_model:
-            await self._runners.load(call.state, model, ask.keep_alive_s)
-            is_new = ask.deed is Deed.EMBED
+        if job.deed in EMBEDDING and not call.state.instance.release.embeds_with_any_model:
+            await self._runners.load(call.state, model, job.keep_alive_s)
+            is_new = job.deed is Operation.EMBED
             raise call.refusal(HTTPStatus.NOT_IMPLEMENTED if is_new else ERROR, NO_EMBEDDING)
         await self._work(call, model)
 
@@ -309,20 +309,20 @@ class TextGenerator:
 
     async def _only_load(self, call: _Call, model: Model) -> None:
         """Load a model, or unload it as soon as nobody uses it."""
-        ask = call.ask
-        if ask.keep_alive_s == 0:
+        job = call.job
+        if job.keep_alive_s == 0:
             self._fleet.models_of(call.state).expire(model)
             reason = "unload"
         else:
-            await self._runners.load(call.state, model, ask.keep_alive_s)
+            await self._runners.load(call.state, model, job.keep_alive_s)
             reason = "load"
         self._write_whole(call, Work((), reason), waited_ns=0)
 
     async def _work(self, call: _Call, model: Model) -> None:
         state = call.state
-        async with self._runners.turn(state, model, call.ask.keep_alive_s) as run:
+        async with self._runners.turn(state, model, call.job.keep_alive_s) as run:
             start_s = state.life.start_s
-            work = work_for(call.ask, state.instance, state.life, cold_ns=run.cold_ns)
+            work = work_for(call.job, state.instance, state.life, cold_ns=run.cold_ns)
             progress = _Progress(work, run)
             try:
                 await self._write_work(call, progress)
@@ -336,7 +336,7 @@ class TextGenerator:
     async def _write_work(self, call: _Call, progress: _Progress) -> None:
         """Answer with a Work as its time passes."""
         work, run = progress.work, progress.run
-        if call.ask.is_stream and call.ask.deed in GENERATING:
+        if call.job.is_stream and call.job.deed in GENERATING:
             await self._stream(call, progress)
             return
         await self._runners.until(run, work.total_ns)
@@ -348,9 +348,9 @@ class TextGenerator:
         while progress.n_tokens < len(work.tokens):
             await self._runners.until(run, work.due_ns(progress.n_tokens + 1))
             text = work.tokens[progress.n_tokens]
-            self._write_piece(call, progress, answers.piece(call.ask, text, now_s=self._clock()))
+            self._write_piece(call, progress, answers.piece(call.job, text, now_s=self._clock()))
             progress.n_tokens += 1
-        last = answers.end(call.ask, work, waited_ns=run.waited_ns, now_s=self._clock())
+        last = answers.end(call.job, work, waited_ns=run.waited_ns, now_s=self._clock())
         self._write_piece(call, progress, last)
         self._end(call)
 
@@ -358,12 +358,12 @@ class TextGenerator:
         """Answer with an error; in a stream that has begun it is the last piece."""
         if not progress.is_begun:
             raise call.refusal(ERROR, LOST)
-        self._write_piece(call, progress, call.answers.broken(call.ask, LOST, now_s=self._clock()))
+        self._write_piece(call, progress, call.answers.broken(call.job, LOST, now_s=self._clock()))
         self._end(call)
 
     def _pull(self, call: _Call) -> None:
-        *lines, last = ollama.pull(call.ask, self._fleet.models_of(call.state))
-        if call.ask.is_stream:
+        *lines, last = ollama.pull(call.job, self._fleet.models_of(call.state))
+        if call.job.is_stream:
             self._write_head(call, NDJSON)
             for line in (*lines, last):
                 call.write(_framed(call, encode_json(line) + b"\n"))
@@ -373,11 +373,11 @@ class TextGenerator:
             self._write(call, Response(status, JSON, encode_json(last)))
 
     def _write_whole(self, call: _Call, work: Work, *, waited_ns: int) -> None:
-        ask, answers, now_s = call.ask, call.answers, self._clock()
-        if ask.deed in EMBEDDING:
-            body = answers.embedded(ask, work, waited_ns=waited_ns)
+        job, answers, now_s = call.job, call.answers, self._clock()
+        if job.deed in EMBEDDING:
+            body = answers.embedded(job, work, waited_ns=waited_ns)
         else:
-            body = answers.whole(ask, work, waited_ns=waited_ns, now_s=now_s)
+            body = answers.whole(job, work, waited_ns=waited_ns, now_s=now_s)
         self._write(call, Response(HTTPStatus.OK, answers.whole_type, body))
 
     def _write(self, call: _Call, response: Response) -> None:
@@ -398,12 +398,12 @@ class TextGenerator:
             call.write(chunk(b""))
 
 
-def _read(request: Request, endpoint: Endpoint) -> Ask:
+def _read(request: Request, endpoint: Endpoint) -> ModelJob:
     """Read what is wanted; a GET names the model in its path."""
     answers, deed = endpoint.answers, endpoint.deed
     if request.method == "GET":
-        return Ask(deed, request.path.rpartition("/")[2])
-    return read_ask(request.body, deed, answers, is_openai=answers.is_openai)
+        return ModelJob(deed, request.path.rpartition("/")[2])
+    return read_job(request.body, deed, answers, is_openai=answers.is_openai)
 
 
 def _framed(call: _Call, piece: bytes) -> bytes:

@@ -10,7 +10,7 @@ import socket
 from provisioning.simulator.connection import Connection, Generator
 from provisioning.simulator.errors import ListenError
 from provisioning.simulator.fleet import ENDS_PROCESS, Fleet, InstanceState
-from provisioning.simulator.fleet_api import Site
+from provisioning.simulator.fleet_api import Router
 from provisioning.simulator.spec import Layout, is_loopback
 
 BACKLOG = 65_535
@@ -80,7 +80,7 @@ class FleetServer:
     def __init__(
         self,
         fleet: Fleet,
-        site: Site,
+        site: Router,
         generator: Generator,
         *,
         max_connections: int,

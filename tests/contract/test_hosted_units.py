@@ -23,7 +23,7 @@ from provisioning.demo.processes import Children, ChildSpec
 from provisioning.model import ContainerSpec, ObservedContainer, container_name
 from provisioning.runtime.hosted import HostedRuntime
 from provisioning.simulator import hosting
-from provisioning.simulator.hosting import UnitOrder
+from provisioning.simulator.hosting import StartOrder
 from tests.e2e.running import Running, running
 from tests.ports import free_port
 from tests.provisioning.simulator.hosting import free_range
@@ -122,7 +122,7 @@ def test_a_state_that_is_told_is_a_state_that_is_known() -> None:
 
 
 def test_what_is_asked_about_a_container_is_told() -> None:
-    told = {field.name for field in msgspec.structs.fields(hosting.UnitStatus)}
+    told = {field.name for field in msgspec.structs.fields(hosting.ContainerStatus)}
 
     assert {field.name for field in msgspec.structs.fields(ObservedContainer)} <= told
 
@@ -130,7 +130,7 @@ def test_what_is_asked_about_a_container_is_told() -> None:
 def test_an_order_has_nothing_that_a_container_lacks() -> None:
     known = {field.name for field in msgspec.structs.fields(ContainerSpec)}
 
-    assert {field.name for field in msgspec.structs.fields(UnitOrder)} <= known
+    assert {field.name for field in msgspec.structs.fields(StartOrder)} <= known
 
 
 async def test_containers_are_ordered_polled_killed_told_and_healed(tmp_path: Path) -> None:

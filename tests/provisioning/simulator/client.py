@@ -114,7 +114,7 @@ async def connected(fleet: RunningFleet, instance: Instance | int = 0) -> AsyncI
 
 
 async def get(fleet: RunningFleet, index: int, path: str) -> Answer:
-    """Ask one instance over a connection of its own."""
+    """ModelJob one instance over a connection of its own."""
     async with connected(fleet, index) as client:
         return await client.get(path)
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from provisioning.simulator.app import Hosting, Settings, Simulation, running_simulation
-from provisioning.simulator.hosting import UnitOrder
+from provisioning.simulator.hosting import StartOrder
 from provisioning.simulator.spec import FleetSpec
 from tests.ports import HOSTED, own_part
 
@@ -58,9 +58,9 @@ async def hosting(
         yield simulation
 
 
-def order(port: int, *, number: int = 1, generation: int = 1, fleet: str = "f") -> UnitOrder:
+def order(port: int, *, number: int = 1, generation: int = 1, fleet: str = "f") -> StartOrder:
     """Return an order for the first node."""
-    return UnitOrder(
+    return StartOrder(
         fleet=fleet,
         instance_id=f"llama-{number:05}",
         generation=generation,

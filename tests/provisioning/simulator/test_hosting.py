@@ -16,11 +16,11 @@ from provisioning.simulator.errors import (
     FaultError,
     ListenError,
     NodeGoneError,
-    OrderError,
     PlaceTakenError,
+    StartOrderError,
 )
 from provisioning.simulator.fleet_api import metrics_body
-from provisioning.simulator.hosting import MAX_NODES, ContainerState, OrderBook, UnitHost
+from provisioning.simulator.hosting import MAX_NODES, ContainerHost, ContainerState, InstanceFactory
 from provisioning.simulator.server import open_listeners
 from provisioning.simulator.spec import MODELS, FleetSpec, Hardware, Layout, Mode, dealt
 from tests.provisioning.simulator.client import Answer, Client, FakeClock, connected
@@ -42,7 +42,7 @@ async def running(clock: FakeClock) -> AsyncIterator[RunningFleet]:
 
 
 @pytest.fixture
-def host(running: RunningFleet) -> UnitHost:
+def host(running: RunningFleet) -> ContainerHost:
     assert running.host is not None
     return running.host
 
@@ -65,7 +65,7 @@ def ports_of(running: RunningFleet) -> range:
     return layout_of(running).ports
 
 
-def states(host: UnitHost, node: str = "n1") -> dict[str, ContainerState]:
+def states(host: ContainerHost, node: str = "n1") -> dict[str, ContainerState]:
     return {status.name: status.state for status in host.units(node)}
 
 
@@ -77,7 +77,7 @@ async def test_nobody_lives_there_before_a_unit_is_ordered(running: RunningFleet
 
 
 async def test_a_unit_loads_then_serves_as_the_instance_that_was_ordered(
-    running: RunningFleet, host: UnitHost, clock: FakeClock
+    running: RunningFleet, host: ContainerHost, clock: FakeClock
 ) -> None:
     host.start("n1", "u", order(running.port))
     clock.now_s += LOAD_S - 0.1
@@ -92,7 +92,7 @@ async def test_a_unit_loads_then_serves_as_the_instance_that_was_ordered(
 
 
 async def test_counters_grow_only_once_it_serves(
-    running: RunningFleet, host: UnitHost, clock: FakeClock
+    running: RunningFleet, host: ContainerHost, clock: FakeClock
 ) -> None:
     host.start("n1", "u", order(running.port))
     clock.now_s += LOAD_S
@@ -108,8 +108,10 @@ async def test_counters_grow_only_once_it_serves(
     )
 
 
-async def test_address_and_port_tell_units_apart(running: RunningFleet, host: UnitHost) -> None:
-    """Two nodes, two ports each: four units, each of its own model; a fifth place is empty."""
+async def test_address_and_port_identify_an_instance(
+    running: RunningFleet, host: ContainerHost
+) -> None:
+    """Two nodes, two ports each: four units, each with its own model; a fifth address is empty."""
     places = [(f"127.1.0.{node}", running.port + slot) for node in (1, 2) for slot in (0, 1)]
     for number, ((address, port), model) in enumerate(zip(places, MODELS, strict=True)):
         asked = msgspec.structs.replace(order(port, number=number), host=address, model=model.name)
@@ -125,7 +127,7 @@ async def test_address_and_port_tell_units_apart(running: RunningFleet, host: Un
 
 
 async def test_starting_what_runs_does_nothing(
-    running: RunningFleet, host: UnitHost, clock: FakeClock
+    running: RunningFleet, host: ContainerHost, clock: FakeClock
 ) -> None:
     host.start("n1", "u", order(running.port))
     (before,) = running.fleet.states.values()
@@ -138,7 +140,7 @@ async def test_starting_what_runs_does_nothing(
 
 
 async def test_a_place_belongs_to_one_unit_until_that_is_removed(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     host.start("n1", "first", order(running.port))
     for node, fleet in (("n1", "f"), ("n2", "f"), ("n1", "g")):
@@ -153,7 +155,7 @@ async def test_a_place_belongs_to_one_unit_until_that_is_removed(
 
 
 async def test_a_removed_unit_is_gone_with_its_connections(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     host.start("n1", "u", order(running.port))
     async with connected(running, running.fleet.instances[0]) as client:
@@ -173,7 +175,7 @@ async def test_a_removed_unit_is_gone_with_its_connections(
 
 
 async def test_a_killed_unit_is_told_as_exited_and_started_anew_has_a_fresh_life(
-    running: RunningFleet, host: UnitHost, clock: FakeClock
+    running: RunningFleet, host: ContainerHost, clock: FakeClock
 ) -> None:
     host.start("n1", "u", order(running.port))
     clock.now_s += 500
@@ -199,7 +201,7 @@ async def test_a_killed_unit_is_told_as_exited_and_started_anew_has_a_fresh_life
 
 
 async def test_an_exited_unit_may_be_started_anew_elsewhere(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     host.start("n1", "u", order(running.port))
     running.fleet.inject("kill", node="n1")
@@ -211,7 +213,7 @@ async def test_an_exited_unit_may_be_started_anew_elsewhere(
 
 
 async def test_a_fault_spares_those_that_were_started_anew_and_befalls_the_others(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     for number in (1, 2):
         host.start("n1", f"u{number}", order(running.port + number, number=number))
@@ -227,7 +229,7 @@ async def test_a_fault_spares_those_that_were_started_anew_and_befalls_the_other
 
 
 async def test_who_follows_in_a_place_has_no_fault_of_its_forerunner(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     host.start("n1", "u", order(running.port))
     running.fleet.inject("hang", node="n1")
@@ -252,7 +254,7 @@ async def test_who_follows_in_a_place_has_no_fault_of_its_forerunner(
 )
 async def test_a_runtime_sees_of_a_fault_what_it_does_to_the_process(
     running: RunningFleet,
-    host: UnitHost,
+    host: ContainerHost,
     kind: str,
     state: ContainerState,
     status: int | None,
@@ -271,7 +273,7 @@ async def test_a_runtime_sees_of_a_fault_what_it_does_to_the_process(
 
 
 async def test_a_restart_for_memory_is_over_after_its_time(
-    running: RunningFleet, host: UnitHost, clock: FakeClock
+    running: RunningFleet, host: ContainerHost, clock: FakeClock
 ) -> None:
     host.start("n1", "u", order(running.port))
     running.fleet.inject("oom_restart", node="n1", seconds=7.0)
@@ -289,7 +291,7 @@ async def test_a_fault_among_no_units_is_refused(running: RunningFleet) -> None:
 
 
 async def test_a_node_that_is_gone_answers_nothing_and_comes_back_whole(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     host.start("n1", "u", order(running.port))
     host.start("n2", "v", msgspec.structs.replace(order(running.port), host="127.1.0.2"))
@@ -309,7 +311,7 @@ async def test_a_node_that_is_gone_answers_nothing_and_comes_back_whole(
     assert {"u": ContainerState.RUNNING} == states(host)
 
 
-async def test_units_are_told_sorted_by_name(running: RunningFleet, host: UnitHost) -> None:
+async def test_units_are_told_sorted_by_name(running: RunningFleet, host: ContainerHost) -> None:
     for number, name in enumerate("bca"):
         host.start("n1", name, order(running.port + number, number=number))
 
@@ -317,7 +319,7 @@ async def test_units_are_told_sorted_by_name(running: RunningFleet, host: UnitHo
 
 
 async def test_fleets_share_a_node_and_do_not_see_each_other(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     """Both call their unit `u`."""
     host.start("n1", "u", order(running.port, fleet="f"))
@@ -330,7 +332,7 @@ async def test_fleets_share_a_node_and_do_not_see_each_other(
 
 
 async def test_listeners_hear_of_the_ends_of_their_fleet_on_their_node(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     """Of eight units on two nodes and of two fleets, two are theirs; one has ended before."""
     for slot, (node, fleet) in enumerate([("n1", "f"), ("n1", "g"), ("n2", "f"), ("n2", "g")]):
@@ -354,7 +356,7 @@ async def test_listeners_hear_of_the_ends_of_their_fleet_on_their_node(
 
 
 async def test_the_same_id_gives_the_same_instance_wherever_it_is(running: RunningFleet) -> None:
-    book = OrderBook(MIXED, layout_of(running))
+    book = InstanceFactory(MIXED, layout_of(running))
 
     here = book.instance_of("n1", order(running.port))
     there = book.instance_of("n1", order(running.port + 1, generation=2))
@@ -369,7 +371,7 @@ async def test_the_same_id_gives_the_same_instance_wherever_it_is(running: Runni
 async def test_speed_is_that_of_the_model_on_the_hardware_of_the_nodes_address(
     running: RunningFleet, model: Any
 ) -> None:
-    book = OrderBook(MIXED, layout_of(running))
+    book = InstanceFactory(MIXED, layout_of(running))
     asked = msgspec.structs.replace(order(running.port), model=model.name)
 
     # Asked backwards: the order in which nodes are first used decides nothing.
@@ -399,18 +401,18 @@ async def test_speed_is_that_of_the_model_on_the_hardware_of_the_nodes_address(
     ],
 )
 async def test_what_cannot_be_is_refused_and_leaves_nothing(
-    running: RunningFleet, host: UnitHost, change: dict[str, Any], said: str
+    running: RunningFleet, host: ContainerHost, change: dict[str, Any], said: str
 ) -> None:
     asked = msgspec.structs.replace(order(running.port), **change)
 
-    with pytest.raises(OrderError, match=said):
+    with pytest.raises(StartOrderError, match=said):
         host.start("n1", "u", asked)
 
     assert {} == states(host)
 
 
 async def test_the_first_and_the_last_place_can_be_had(
-    running: RunningFleet, host: UnitHost
+    running: RunningFleet, host: ContainerHost
 ) -> None:
     ports = ports_of(running)
     last = msgspec.structs.replace(order(ports[-1], number=2), host="127.2.0.0")
@@ -420,7 +422,7 @@ async def test_the_first_and_the_last_place_can_be_had(
     assert [0, MAX_NODES * len(ports) - 1] == list(running.fleet.states)
     assert 503 == (await ask("127.2.0.0", ports[-1], "/health")).status
     for port in (ports[0] - 1, ports[-1] + 1):
-        with pytest.raises(OrderError):
+        with pytest.raises(StartOrderError):
             host.start("n1", "beside", order(port))
 
 

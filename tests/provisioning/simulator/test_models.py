@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.instance import KEEP_ALIVE_S, ModelCache
+from provisioning.simulator.instance import KEEP_ALIVE_S, ModelStore
 from provisioning.simulator.ollama import MAX_INSTALLED
 from provisioning.simulator.runner import Runners, TextGenerator
 from provisioning.simulator.spec import MODELS, FleetSpec, Hardware, Mode
@@ -213,7 +213,7 @@ async def test_a_model_stays_while_it_works(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_model_that_works_stays_before_an_idle_one_and_its_time_has_not_begun() -> None:
-    clock, models = FakeClock(), ModelCache(MODELS[:1], max_loaded=2)
+    clock, models = FakeClock(), ModelStore(MODELS[:1], max_loaded=2)
     working = models.reserve(MODELS[1], clock())
     assert working is not None
     working.is_loading = False
@@ -226,7 +226,7 @@ async def test_a_model_that_works_stays_before_an_idle_one_and_its_time_has_not_
 
 
 async def test_a_model_is_known_by_any_case_and_with_latest_where_no_tag_is_given() -> None:
-    models = ModelCache(MODELS, max_loaded=1)
+    models = ModelStore(MODELS, max_loaded=1)
     models.copy(MODELS[0], "mine")
 
     for name in ("mine", "MINE", "mine:latest", "Mine:Latest"):

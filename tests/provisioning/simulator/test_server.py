@@ -14,7 +14,7 @@ import uvloop
 from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.connection import Connection
 from provisioning.simulator.fleet import Fleet
-from provisioning.simulator.fleet_api import FleetSite
+from provisioning.simulator.fleet_api import FleetRouter
 from provisioning.simulator.runner import TextGenerator
 from provisioning.simulator.server import BACKLOG, FleetServer, open_listener
 from provisioning.simulator.spec import FleetSpec
@@ -166,7 +166,7 @@ async def test_connections_beyond_the_limit_are_reset_with_a_warning(
 ) -> None:
     fleet = Fleet(SPEC, clock=FakeClock())
     generator = TextGenerator(fleet, time_scale=0)
-    server = FleetServer(fleet, FleetSite(SPEC), generator, max_connections=1)
+    server = FleetServer(fleet, FleetRouter(SPEC), generator, max_connections=1)
     listener = open_listener(0)
     running = RunningFleet(fleet, server, port=listener.getsockname()[1], max_connections=1)
     await server.start(listener, backlog=BACKLOG)

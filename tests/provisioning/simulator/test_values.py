@@ -14,10 +14,10 @@ from provisioning.simulator.instance import (
     BOUNDARIES_S,
     Condition,
     Counters,
-    born,
     changed,
     duration_shares,
     n_running,
+    new_lifetime,
     with_request,
 )
 from provisioning.simulator.spec import FleetSpec, Instance, instances_of
@@ -81,7 +81,7 @@ def test_the_histogram_is_given_only_when_wanted_and_is_cumulative() -> None:
 
 def test_one_request_in_a_hundred_takes_longer_than_the_p99() -> None:
     instance = _instance()
-    life = born(instance, start_s=0.0)
+    life = new_lifetime(instance, start_s=0.0)
     shares = dict(zip(BOUNDARIES_S, duration_shares(life.latency_factor), strict=False))
 
     assert 0.089 == pytest.approx(life.latency_p99_s, rel=0.03)
@@ -90,7 +90,7 @@ def test_one_request_in_a_hundred_takes_longer_than_the_p99() -> None:
 
 def test_three_requests_in_a_thousand_fail() -> None:
     instances = instances_of(FleetSpec(n_instances=1_000))
-    done = [born(instance, start_s=0.0).counters(3600.0) for instance in instances]
+    done = [new_lifetime(instance, start_s=0.0).counters(3600.0) for instance in instances]
 
     n_errors = sum(one.timeouts + one.out_of_memory + one.overloaded for one in done)
 
@@ -100,7 +100,7 @@ def test_three_requests_in_a_thousand_fail() -> None:
 @pytest.mark.parametrize("factor", [1.0, 0.7])
 def test_tokens_grow_by_the_speed_for_every_second_of_generating(factor: float) -> None:
     instance = _instance()
-    life = born(instance, start_s=0.0, condition=Condition(speed_factor=factor))
+    life = new_lifetime(instance, start_s=0.0, condition=Condition(speed_factor=factor))
     done = life.counters(1_000.0)
 
     assert instance.tokens_per_second * factor == pytest.approx(life.tokens_per_second)
@@ -109,15 +109,15 @@ def test_tokens_grow_by_the_speed_for_every_second_of_generating(factor: float) 
 
 def test_a_slow_instance_takes_longer_in_proportion() -> None:
     instance = _instance()
-    sound = born(instance, start_s=0.0)
-    slow = born(instance, start_s=0.0, condition=Condition(speed_factor=0.5))
+    sound = new_lifetime(instance, start_s=0.0)
+    slow = new_lifetime(instance, start_s=0.0, condition=Condition(speed_factor=0.5))
 
     assert 2 * sound.latency_p99_s == pytest.approx(slow.latency_p99_s)
 
 
 def test_no_counter_falls_or_jumps_when_the_condition_changes() -> None:
     instance = _instance()
-    life = born(instance, start_s=0.0)
+    life = new_lifetime(instance, start_s=0.0)
     before = life.counters(500.0), life.requests_by_boundary(500.0)
 
     for condition in (Condition(speed_factor=0.5), Condition(error_ratio=0.9), Condition()):
@@ -130,14 +130,14 @@ def test_no_counter_falls_or_jumps_when_the_condition_changes() -> None:
 
 def test_nothing_grows_while_an_instance_is_not_running() -> None:
     instance = _instance()
-    life = born(instance, start_s=0.0)
+    life = new_lifetime(instance, start_s=0.0)
     life = changed(life, instance, now_s=10.0, condition=Condition(is_running=False))
 
     assert life.counters(10.0) == life.counters(1_000.0)
 
 
 def test_a_real_request_counts_in_every_bucket_that_holds_it() -> None:
-    life = born(_instance(), start_s=0.0)
+    life = new_lifetime(_instance(), start_s=0.0)
 
     life = with_request(life, Counters(requests=1.0, duration_s=0.3, generated_tokens=12.0))
 
@@ -148,7 +148,7 @@ def test_a_real_request_counts_in_every_bucket_that_holds_it() -> None:
 
 def test_instances_run_requests_for_the_share_of_time_that_their_load_takes() -> None:
     instances = instances_of(FleetSpec(n_instances=200))
-    lives = [born(instance, start_s=0.0) for instance in instances]
+    lives = [new_lifetime(instance, start_s=0.0) for instance in instances]
     busy = sum(
         n_running(instance, life, float(second))
         for (instance, life), second in itertools.product(
