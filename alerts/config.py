@@ -14,10 +14,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from alerts import rulebook
-from alerts.errors import Problem, SettingsError
+from alerts.errors import SettingsError
 from alerts.rulebook import UnknownAlertsError
 from alerts.settings import Settings
+from ollama_fleet import yaml_lines
+from ollama_fleet.problems import Problem
 from ollama_fleet.suggestions import did_you_mean
+from ollama_fleet.yaml_lines import InvalidDocumentError, path_text
 
 OPTION = "--set"
 MAX_FILE_BYTES = 1_000_000
@@ -33,9 +36,8 @@ def load(path: Path | None = None, changes: Sequence[str] = ()) -> Settings:
     Raises:
         SettingsError: All that is wrong, with places.
     """
-    document, lines = ({}, {}) if path is None else _read(path)
+    document, place_by_key = ({}, {}) if path is None else _read(path)
     given = dict(document)
-    place_by_key: dict[str, str] = {key: f"{path}:{line}: {key}" for key, line in lines.items()}
     for change in changes:
         key = _apply(given, change)
         place_by_key[key] = f"{OPTION} {key}"
@@ -47,7 +49,7 @@ def _validated(given: Mapping[str, Any], place_by_key: Mapping[str, str]) -> Set
         settings = Settings.model_validate(given)
         rulebook.groups(settings)
     except ValidationError as error:
-        raise SettingsError(list(_problems(error, place_by_key))) from error
+        raise SettingsError(_problems(error, place_by_key)) from error
     except UnknownAlertsError as error:
         raise SettingsError(
             [
@@ -65,7 +67,8 @@ def _problems(error: ValidationError, place_by_key: Mapping[str, str]) -> Iterat
         if fault["type"] == "extra_forbidden":
             *_, word = map(str, fault["loc"])
             message = f"unknown key{did_you_mean(word, _keys_beside(fault['loc']))}"
-        yield Problem(_place(key, place_by_key), message)
+        place = _place(key, place_by_key)
+        yield from (Problem(place, line) for line in message.splitlines())
 
 
 def _place(key: str, place_by_key: Mapping[str, str]) -> str:
@@ -95,45 +98,16 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return next((model for inner in get_args(annotation) if (model := _model_of(inner))), None)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return a file's document, and the line of each dotted key."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a file's document, and the place of each dotted key."""
     try:
-        if not path.is_file():
-            raise SettingsError([Problem(str(path), "cannot be read: it is not a regular file")])
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise _unreadable(path, f"it is larger than {MAX_FILE_BYTES:,} bytes")
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise _unreadable(path, "it uses aliases (*name), which settings do not need")
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        lines = dict(_lines("", node))
-        document = None if node is None else loader.construct_document(node)
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise _unreadable(path, f"it is not YAML: {' '.join(str(error).split())}") from error
-    if document is not None and not isinstance(document, dict):
+        document = yaml_lines.read(path, max_bytes=MAX_FILE_BYTES)
+    except InvalidDocumentError as error:
+        raise SettingsError([error.problem]) from error
+    content = {} if document.content is None else document.content
+    if not isinstance(content, dict):
         raise SettingsError([Problem(str(path), "must be a mapping of settings")])
-    return document or {}, lines
-
-
-def _unreadable(path: Path, fault: str) -> SettingsError:
-    return SettingsError([Problem(str(path), f"cannot be read: {fault}")])
-
-
-def _lines(prefix: str, node: yaml.Node | None) -> Iterator[tuple[str, int]]:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        line = key.start_mark.line + 1
-        if name in seen:
-            raise ValueError(f"{name} is set twice, again in line {line}")
-        seen.add(name)
-        yield name, line
-        yield from _lines(f"{name}.", value)
+    return content, {path_text(key): document.place(key) for key in document.line_by_path}
 
 
 def _apply(given: dict[str, Any], change: str) -> str:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+
+from ollama_fleet.problems import Problem, ProblemsError
 
 
 class AlertsError(Exception):
     """Any failure of this package that its user can mend."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong, and where."""
-
-    place: str
-    """`alerts.yml:3: thresholds.healthy_instances`, or the option."""
-    message: str
-
-
-class SettingsError(AlertsError):
+class SettingsError(AlertsError, ProblemsError):
     """The settings cannot be used; `problems` holds everything that is wrong with them."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        width = max(len(problem.place) for problem in problems)
-        lines = [
-            f"  {problem.place:<{width}}  {line}"
-            for problem in problems
-            for line in problem.message.splitlines()
-        ]
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{count} in the settings of the alerts", *lines]))
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        super().__init__("the settings of the alerts", problems)
 
 
 class GeneratedError(AlertsError):

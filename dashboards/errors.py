@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ollama_fleet.problems import problems_text
+
 
 class DashboardsError(Exception):
     """Any failure of this package that its user can mend."""
@@ -18,10 +20,7 @@ class DocumentError(DashboardsError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__(
-            "\n  ".join([f"{count} in the dashboards; nothing was sent", *self.problems])
-        )
+        super().__init__(problems_text("the dashboards; nothing was sent", self.problems))
 
 
 class GrafanaError(DashboardsError):

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from exporter.errors import InputError, Problem
-from exporter.files import UnreadableFileError, read_regular
+from exporter.errors import InputError
 from exporter.inventory.checks import shown
-from exporter.inventory.faults import encoding_problem, yaml_problem
 from exporter.inventory.sources import urls_of
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
+from ollama_fleet import yaml_lines
 from ollama_fleet.durations import duration_text
+from ollama_fleet.problems import Problem
 from ollama_fleet.suggestions import closest, did_you_mean
+from ollama_fleet.yaml_lines import InvalidDocumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -137,72 +136,28 @@ def _near(name: str) -> str:
 def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:
     """Return what a YAML file sets, by setting name, and what is wrong with it."""
     try:
-        settings, line_by_name = _parse(_regular_text(path), str(path))
-    except InputError as error:
-        return {}, list(error.problems)
+        document = yaml_lines.read(path, max_bytes=MAX_FILE_BYTES)
+    except InvalidDocumentError as error:
+        return {}, [error.problem]
     problems: list[Problem] = []
     given: dict[str, Given] = {}
-    for name, value in settings:
-        where = f"{path}:{line_by_name[name]}" if name in line_by_name else str(path)
-        place = f"{where}: {name}" if name else str(path)
+    for keys, value in _flatten((), {} if document.content is None else document.content):
+        name = ".".join(keys)
+        name = "inventory" if name == "inventory.sources" else name
         if fault := _fault(name, value, given):
-            problems.append(Problem(place, fault))
+            problems.append(Problem(document.place(keys), fault))
         elif name in SETTING_BY_NAME:
-            given[name] = Given(_texts(value), place)
+            given[name] = Given(_texts(value), document.place(keys))
     return given, problems
 
 
-def _regular_text(path: Path) -> str:
-    """Return what a file of settings holds."""
-    try:
-        return read_regular(path, MAX_FILE_BYTES)[0].decode()
-    except UnreadableFileError as error:
-        problem = Problem(str(path), str(error))
-    except UnicodeDecodeError as error:
-        problem = encoding_problem(error, str(path))
-    raise InputError(str(path), [problem])
-
-
-def _parse(text: str, source: str) -> tuple[list[tuple[str, Any]], dict[str, int]]:
-    """Return the settings of a YAML text with their dotted names, and the line of each name."""
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        line_by_name = dict(_lines("", node))
-        document = None if node is None else loader.construct_document(node)
-        return list(_flatten("", {} if document is None else document)), line_by_name
-    except yaml.YAMLError as error:
-        problem = yaml_problem(error, text, source)
-    except RecursionError:
-        problem = Problem(source, "is nested too deeply, or holds itself")
-    except ValueError as error:
-        problem = Problem(source, f"holds a value that cannot be: {error}")
-    raise InputError(source, [problem])
-
-
-def _lines(prefix: str, node: yaml.Node | None) -> Iterator[tuple[str, int]]:
-    """Yield the line of each key below a node, by dotted name as _flatten gives it."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        name = _inner(prefix, key.value)
-        yield name, key.start_mark.line + 1
-        yield from _lines(name, value)
-
-
-def _inner(prefix: str, key: object) -> str:
-    """Return the dotted name of a key; the list of inventories may stand under `sources`."""
-    name = f"{prefix}.{key}" if prefix else str(key)
-    return "inventory" if name == "inventory.sources" else name
-
-
-def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield settings by dotted name; `inventory` may be a value, or a mapping with `sources`."""
+def _flatten(keys: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield each value that is not a mapping, with the keys on the way to it."""
     if not isinstance(value, dict):
-        yield prefix, value
+        yield keys, value
         return
     for key, inner in value.items():
-        yield from _flatten(_inner(prefix, key), inner)
+        yield from _flatten((*keys, str(key)), inner)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from exporter.errors import InputError, Problem
-from exporter.inventory.formats import is_too_deep
+from exporter.errors import InputError
+from ollama_fleet.problems import Problem
 from ollama_fleet.suggestions import did_you_mean
+from ollama_fleet.yaml_lines import InvalidDocumentError, compose
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -44,10 +45,6 @@ HEADERS: Mapping[str, tuple[str, ...]] = {
 """The headers that may be set, with the values that each takes; () for any."""
 
 BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
-
-Loader: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's is quick, as the file is read on the event loop; it overflows the stack where a text is
-nested deeply, which is looked at first."""
 
 KEYS = ("tls_server_config", "http_server_config", "basic_auth_users")
 TLS_KEYS = (
@@ -115,16 +112,12 @@ def parse(text: bytes, path: Path) -> WebConfig:
 
 
 def _compose(text: bytes, path: Path) -> yaml.Node | None:
-    message = "is not valid YAML"
     try:
-        if not is_too_deep(text):
-            return yaml.compose(text, Loader)
-        place, message = str(path), "is nested too deeply"
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        return compose(text, str(path))
+    except InvalidDocumentError as error:
+        problem = Problem(error.place, error.fault)
     # The parser's own words quote the line, and so does the error that a traceback would show.
-    raise InputError(str(path), [Problem(place, message)])
+    raise InputError(str(path), [problem])
 
 
 class _Section:

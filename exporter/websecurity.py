@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import bcrypt
 from aiohttp import web
 
-from exporter.errors import ExporterError, InputError, Problem
-from exporter.files import UnreadableFileError, read_regular
+from exporter.errors import ExporterError, InputError
 from exporter.webconfig import parse
+from ollama_fleet.files import UnreadableFileError, read_regular
+from ollama_fleet.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence

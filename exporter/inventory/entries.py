@@ -7,12 +7,13 @@ from dataclasses import replace
 from sys import intern
 from typing import NamedTuple
 
-from exporter.errors import InputError, Problem
+from exporter.errors import InputError
 from exporter.inventory.address import Address, parse_host, parse_netloc, parse_url
 from exporter.inventory.checks import shown
 from exporter.inventory.faults import Problems
 from exporter.inventory.fields import Fields, Record
 from exporter.model import EngineName, State, Target
+from ollama_fleet.problems import Problem
 
 FIELDS = frozenset({"id", "node", "model", "engine", "state", "developer"})
 """Keys of an entry that describe; in service discovery they arrive as labels."""

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import msgspec
 
-from exporter.errors import Problem
 from exporter.inventory.address import parse_port
 from exporter.inventory.checks import label_name_fault, shown, text_fault
 from exporter.inventory.faults import Problems
 from exporter.model import NO_LABELS
+from ollama_fleet.problems import Problem
 from ollama_fleet.suggestions import did_you_mean
 
 MAX_LABELS = 64

@@ -10,11 +10,12 @@ from typing import NoReturn
 import msgspec
 import yaml
 
-from exporter.errors import InputError, Problem
+from exporter.errors import InputError
 from exporter.inventory.checks import MAX_TEXT_CHARACTERS, shown
-from exporter.inventory.faults import encoding_problem, yaml_problem
 from exporter.inventory.fields import Record
+from ollama_fleet.problems import Problem
 from ollama_fleet.suggestions import did_you_mean
+from ollama_fleet.yaml_lines import invalid_yaml, not_utf8
 
 
 class Format(StrEnum):
@@ -62,7 +63,7 @@ def _require_text(text: bytes, source: str) -> None:
     try:
         text.decode()
     except UnicodeDecodeError as error:
-        raise InputError(source, [encoding_problem(error, source)]) from error
+        raise InputError(source, [not_utf8(error, source).problem]) from error
 
 
 def _require_few_values(text: bytes, source: str, form: Format) -> None:
@@ -179,25 +180,7 @@ def yaml_records(text: bytes, source: str) -> Iterator[Record]:
     try:
         yield from _Walker(text, source).records()
     except yaml.YAMLError as error:
-        raise InputError(source, [yaml_problem(error, text, source)]) from error
-
-
-def is_too_deep(text: bytes) -> bool:
-    """Return whether a YAML text is nested more deeply than anything that we read.
-
-    Raises:
-        yaml.YAMLError: The text is not YAML.
-    """
-    depth = 0
-    next_event = EventLoader(text).get_event
-    while not isinstance(event := next_event(), yaml.StreamEndEvent | None):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                return True
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-    return False
+        raise InputError(source, [invalid_yaml(error, text, source).problem]) from error
 
 
 class _Walker:

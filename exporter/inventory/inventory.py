@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.errors import InputError, Problem, SourceError
+from exporter.errors import InputError, SourceError
 from exporter.inventory.entries import targets_of
-from exporter.inventory.faults import MAX_PROBLEMS
 from exporter.inventory.formats import Format, records
 from exporter.inventory.merge import NO_CHANGE, WHOLE, Change, Listed, Shard, merge, settle
 from exporter.inventory.sources import Source
 from exporter.leisure import gently
 from exporter.model import Target
 from ollama_fleet.clock import Clock, SystemClock
+from ollama_fleet.problems import MAX_PROBLEMS, Problem
 
 log = logging.getLogger("exporter.inventory")
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
-from exporter.errors import Problem
 from exporter.inventory.entries import repetition
-from exporter.inventory.faults import MAX_PROBLEMS
 from exporter.leisure import run_gently, sorted_in_steps
 from exporter.model import Target
+from ollama_fleet.problems import MAX_PROBLEMS, Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from exporter.errors import InputError, Problem, SourceError
-from exporter.files import TooLargeError, UnreadableFileError, read_regular
+from exporter.errors import InputError, SourceError
 from exporter.inventory.checks import shown
 from exporter.inventory.formats import Format
 from ollama_fleet.clock import Clock, SystemClock
+from ollama_fleet.files import TooLargeError, UnreadableFileError, read_regular
+from ollama_fleet.problems import Problem
 
 SEPARATOR = "|"
 """Stands between URLs that say the same."""

@@ -109,10 +109,10 @@ def test_a_change_of_an_alert_that_there_is_not_is_refused_with_the_name_that_wa
     ("text", "fault"),
     [
         ("- 1\n", "must be a mapping of settings"),
-        ("a: [\n", "it is not YAML"),
-        ("fleet: {size: 1}\nfleet: {size: 2}\n", "fleet is set twice, again in line 2"),
-        ("a: !!python/object:os.system {}\n", "it is not YAML"),
-        ("[" * 500 + "]" * 500, "it is not YAML"),
+        ("a: [\n", "is not valid YAML"),
+        ("fleet: {size: 1}\nfleet: {size: 2}\n", ":2: sets fleet again"),
+        ("a: !!python/object:os.system {}\n", "is not valid YAML"),
+        ("[" * 500 + "]" * 500, "is nested too deeply"),
     ],
 )
 def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, text: str, fault: str) -> None:
@@ -126,14 +126,14 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
 
-    assert [f"{tmp_path / 'no'}: cannot be read: it is not a regular file"] == refusal(
+    assert [f"{tmp_path / 'no'}: cannot be read: No such file or directory"] == refusal(
         tmp_path / "no"
     )
-    assert "cannot be read: it is not YAML" in refusal(binary)[0]
+    assert "is not UTF-8" in refusal(binary)[0]
 
 
 def test_settings_that_contradict_each_other_are_refused_together() -> None:
-    (problem,) = refusal(
+    problems = refusal(
         None,
         "prometheus.scrape_interval=80s",
         "prometheus.scrape_timeout=90s",
@@ -142,14 +142,14 @@ def test_settings_that_contradict_each_other_are_refused_together() -> None:
         "thresholds.inventory_lost=10%",
     )
 
-    for part in (
+    parts = (
         "prometheus.scrape_timeout (1m30s) must not be longer than prometheus.scrape_interval",
         "prometheus.scrape_interval (1m20s) must not be longer than 1m15s",
         "windows.drop (4m) must be at least 5m20s, which is 4 scrape intervals",
         "thresholds.rotation_critical_age must be longer than thresholds.rotation_age",
         "thresholds.inventory_lost must be larger than thresholds.inventory_shrunk",
-    ):
-        assert part in problem
+    )
+    assert [True] * 5 == [part in each for part, each in zip(parts, problems, strict=True)]
 
 
 def test_one_scrape_job_for_exporters_and_provisioners_is_refused() -> None:
@@ -223,10 +223,10 @@ def test_a_period_shorter_than_the_longest_window_is_refused() -> None:
 def test_a_file_too_large_to_be_settings_is_refused_and_not_cut(tmp_path: Path) -> None:
     path = written(tmp_path, "#" * config.MAX_FILE_BYTES + "\nthresholds: {flaps: 7}\n")
 
-    assert "cannot be read: it is larger than 1,000,000 bytes" in refusal(path)[0]
+    assert "is larger than 1,000,000 bytes" in refusal(path)[0]
 
 
 def test_aliases_are_refused_before_they_are_multiplied(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
 
-    assert "it uses aliases" in refusal(written(tmp_path, "\n".join(lines)))[0]
+    assert "uses aliases" in refusal(written(tmp_path, "\n".join(lines)))[0]

@@ -156,7 +156,7 @@ def test_what_has_no_effect_is_said() -> None:
         ("basic_auth_users: {a: [b]}", "basic_auth_users.a: must be a text"),
         ("[a]", "must be a mapping"),
         ("{}\n---\n{}", f"{PATH}:2: is not valid YAML"),
-        (b"a: \xff", "is not valid YAML"),
+        (b"a: \xff", f"{PATH}:1: is not UTF-8"),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_place(text: str | bytes, expected: str) -> None:

@@ -366,7 +366,7 @@ async def test_a_pipe_in_the_files_place_leaves_what_was(
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("a: " + "[" * 30_000, "{path}: is nested too deeply"),
+        ("a: " + "[" * 30_000, "{path}:1: is nested too deeply"),
         ("#" * 70_000, "{path}: is larger than 65,536 bytes"),
     ],
 )

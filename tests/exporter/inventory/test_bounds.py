@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.errors import InputError, Problem
+from exporter.errors import InputError
 from exporter.inventory import entries, formats, sources_for
 from exporter.inventory.entries import targets_of
 from exporter.inventory.formats import Format, records
 from exporter.model import Target
+from ollama_fleet.problems import Problem
 
 LONG = 200_000
 

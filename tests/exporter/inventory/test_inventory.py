@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.errors import InputError, Problem, SourceError
+from exporter.errors import InputError, SourceError
 from exporter.inventory import Change, Inventory, Shard, SourceSettings, SourceState, sources_for
+from ollama_fleet.problems import Problem
 from tests.exporter.inventory.fakes import HeldClock, ToldSource, entry, ids
 from tests.exporter.inventory.serving import Answer, InventoryServer
 

@@ -1,22 +1,13 @@
-"""Read a file that somebody named, within bounds: reading a pipe or a device might never end.
-
-In:   a path.
-Out:  its bytes. Fails with UnreadableFileError, whose text says what was wrong with the file.
-"""
+"""Read a file that somebody named, within bounds: reading a pipe or a device might never end."""
 
 from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
-
-from exporter.errors import ExporterError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 
-class UnreadableFileError(ExporterError):
+class UnreadableFileError(Exception):
     """A file is missing, no regular file, too large, or may not be read."""
 
 
