@@ -1,4 +1,4 @@
-"""Faults: what can be wrong with instances, parsed from text or JSON, and which instances have them."""
+"""Faults of simulated instances, parsed from text or JSON, and which instances have them."""
 
 from __future__ import annotations
 

@@ -145,11 +145,12 @@ def test_settings_that_contradict_each_other_are_refused_together() -> None:
     parts = (
         "prometheus.scrape_timeout (1m30s) must not be longer than prometheus.scrape_interval",
         "prometheus.scrape_interval (1m20s) must not be longer than 1m15s",
+        "windows.rate (5m) must be at least 5m20s, which is 4 scrape intervals",
         "windows.drop (4m) must be at least 5m20s, which is 4 scrape intervals",
         "thresholds.rotation_critical_age must be longer than thresholds.rotation_age",
         "thresholds.inventory_lost must be larger than thresholds.inventory_shrunk",
     )
-    assert [True] * 5 == [part in each for part, each in zip(parts, problems, strict=True)]
+    assert [True] * 6 == [part in each for part, each in zip(parts, problems, strict=True)]
 
 
 def test_one_scrape_job_for_exporters_and_provisioners_is_refused() -> None:
