@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +23,7 @@ from pydantic import (
 
 from alerts.windows import RotationWindow
 from ollama_fleet.durations import Duration, duration_text
+from ollama_fleet.urls import http_url
 
 SMARTHOST = re.compile(r"\S+:\d{1,5}")
 LONGEST_SILENCE_S = 300.0
@@ -42,20 +42,12 @@ def _absolute(path: str) -> str:
 
 
 def _public_url(url: str) -> str:
-    """Return the URL. One that may hold a secret is not repeated in the message."""
-    try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        is_url = False
-    if not is_url or not url.isprintable() or " " in url:
-        raise ValueError("must be a URL such as https://alerts.example.org/hook")
-    if "@" in parts.netloc:
-        raise ValueError(
-            "must not hold a user and password: put a token into a file and name it in "
-            "credentials_file, or the whole URL into a file and name it in url_file"
-        )
-    return url
+    return http_url(
+        url,
+        example="https://alerts.example.org/hook",
+        instead="put a token into a file and name it in credentials_file, or the whole URL into a "
+        "file and name it in url_file",
+    )
 
 
 def _smarthost(text: str) -> str:

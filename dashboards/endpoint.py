@@ -9,28 +9,18 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from dashboards.errors import SettingsError
+from ollama_fleet.urls import base_url
 
 
 def checked_url(url: str) -> str:
     """Return an address that requests can be sent to."""
+    instead = "put a service account's token into a file and give --token-file"
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        return base_url(url, example="https://grafana.example.org", instead=instead)
     except ValueError as error:
-        raise SettingsError(f"--url is no address: {error}") from error
-    if "@" in parts.netloc:
-        raise SettingsError(
-            f"--url {parts.hostname} holds a user or password, which other users of this machine "
-            "could read; put a service account's token into a file and give --token-file"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise SettingsError(f"--url {url} is no address such as https://grafana.example.org")
-    if parts.query or parts.fragment:
-        raise SettingsError(f"--url {url} must end before the `?` or `#`")
-    return url.rstrip("/")
+        raise SettingsError(f"--url {error}") from error
 
 
 def checked_ca(ca_file: Path | None) -> str | bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -20,6 +19,7 @@ from alerts import generated
 from alerts.generated import Output
 from dashboards.errors import SettingsError
 from dashboards.settings import DashboardSettings
+from ollama_fleet.urls import http_url
 
 BANNER = "# Made by `ollama-fleet dashboards provision`: change its options, not this file.\n"
 FILE_NAME = "ollama-fleet.yml"
@@ -61,17 +61,11 @@ def _check(settings: DashboardSettings) -> None:
 
 
 def _faults_of_url(option: str, url: str) -> list[str]:
+    instead = "everybody who may read the file would see it; use Grafana's own settings"
     try:
-        parts = urlsplit(url)
+        http_url(url, example="http://localhost:9090", instead=instead)
     except ValueError as error:
-        return [f"{option} is no address: {error}"]
-    if "@" in parts.netloc:
-        return [
-            f"{option} {parts.hostname} holds a user or password, which everybody who may read the "
-            "file would see; give the address alone, and secrets in Grafana's own settings"
-        ]
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return [f"{option} {url} is no address such as http://localhost:9090"]
+        return [f"{option} {error}"]
     return []
 
 

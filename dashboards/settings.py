@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from alerts.promql import Scope
 from dashboards.errors import SettingsError
 from exporter.catalogue import ALL_SERIES
+from ollama_fleet.durations import parse_duration_s
 
-DURATION = re.compile(r"[1-9][0-9]{0,5}[smh]")
-UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+INTERVAL = re.compile(r"[1-9][0-9]{0,5}[smh]")
+"""Grafana takes one unit only."""
 LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 JOB = re.compile(r'[^"$\\\n]+')
 TAKEN_LABELS = frozenset(label for series in ALL_SERIES for label in series.labels) | {
@@ -53,7 +54,7 @@ class DashboardSettings:
         return Scope(
             job=self.prometheus_job,
             cluster_label=self.cluster_label,
-            bridge_s=SAMPLES_TO_BRIDGE * _seconds(self.scrape_interval),
+            bridge_s=SAMPLES_TO_BRIDGE * parse_duration_s(self.scrape_interval),
         )
 
 
@@ -72,11 +73,6 @@ def _faults_of_job(name: str) -> list[str]:
 
 
 def _faults_of_interval(text: str) -> list[str]:
-    if DURATION.fullmatch(text):
+    if INTERVAL.fullmatch(text):
         return []
     return [f"--scrape-interval {text!r}: must be a duration such as 15s or 1m"]
-
-
-def _seconds(duration: str) -> float:
-    count, unit = duration[:-1], duration[-1]
-    return int(count) * UNIT_S[unit]

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.inventory import Shard
 from ollama_fleet.durations import parse_positive_duration_s
 from ollama_fleet.levels import parse_level
+from ollama_fleet.urls import base_url
 
 ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
 
@@ -95,24 +95,8 @@ def host_name(text: str) -> str:
 
 
 def prometheus_url(text: str) -> str:
-    """Return the base URL of a Prometheus, without a slash at its end; empty for none.
-
-    Raises:
-        ValueError: It is no http(s) URL, or may hold a secret, which is not repeated.
-    """
-    url = text.strip()
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if "@" in url:
-        raise ValueError("must not hold a user or password, which would show in messages")
-    if "?" in url or "#" in url:
-        raise ValueError("must end before any ? or #: what follows would show in messages")
-    if url and not (is_good and url.isascii() and url.isprintable() and " " not in url):
-        raise ValueError(f"is not a URL such as http://127.0.0.1:9090: {text!r}")
-    return url.rstrip("/")
+    """Return the base URL of a Prometheus, without a slash at its end; empty for none."""
+    return base_url(text.strip(), example="http://127.0.0.1:9090") if text.strip() else ""
 
 
 SETTINGS = (

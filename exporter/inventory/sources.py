@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -24,6 +23,7 @@ from exporter.inventory.formats import Format
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.files import TooLargeError, UnreadableFileError, read_regular
 from ollama_fleet.problems import Problem
+from ollama_fleet.urls import SCHEMES, http_url
 
 SEPARATOR = "|"
 """Stands between URLs that say the same."""
@@ -437,7 +437,7 @@ def _best(answers: Sequence[_Answer]) -> _Answer:
 
 
 DEFAULTS = SourceSettings()
-SCHEMES = ("http://", "https://")
+EXAMPLE_URL = "http://127.0.0.1:8080/instances"
 NEITHER = "must be a path or begin with http:// or https://"
 
 
@@ -496,20 +496,8 @@ def _url_fault(text: str) -> str:
     """Return what is wrong with the URL of a source; empty when nothing is."""
     if not text.lower().startswith(SCHEMES):
         return NEITHER
-    if not (text.isascii() and text.isprintable()) or " " in text:
-        return "must be visible ASCII; other characters are written percent-encoded"
     try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:  # whose text may repeat a password
-        return "is not a URL: its host or port cannot be read"
-    if "@" in parts.netloc:
-        return "must not carry credentials, which would show in logs and series; use a token file"
-    if not parts.hostname or port == 0:
-        return "must name a host, and a port from 1 to 65535 if any"
-    try:
-        parts.hostname.encode("idna")  # as the resolver will do, whose error would be less clear
-    except UnicodeError:
-        host = shown(parts.hostname)
-        return f"must name a host; {host} has an empty part or one longer than 63 characters"
-    return "must not have a fragment (#)" if parts.fragment else ""
+        http_url(text, example=EXAMPLE_URL, instead="use inventory.token-file")
+    except ValueError as error:
+        return str(error)
+    return "must not have a fragment (#)" if "#" in text else ""
