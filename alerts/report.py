@@ -6,23 +6,13 @@ Out:  texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from alerts import rulebook
 from alerts.check import Checked, Result, State
 from alerts.settings import Settings
 from ollama_fleet.durations import duration_text
-
-Row = Sequence[str]
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Return rows as lines with aligned columns; the first row is the head."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+from ollama_fleet.tables import table
 
 
 def listing(settings: Settings) -> str:
@@ -32,7 +22,7 @@ def listing(settings: Settings) -> str:
         (alert.name, str(alert.severity), duration_text(alert.hold_s), alert.summary)
         for alert in alerts
     ]
-    return table([("ALERT", "SEVERITY", "FOR", "SUMMARY"), *rows])
+    return table(("ALERT", "SEVERITY", "FOR", "SUMMARY"), rows)
 
 
 def checked(result: Result) -> str:
@@ -42,7 +32,7 @@ def checked(result: Result) -> str:
         for rule in result.rules
     ]
     head = ("RULE", "SEVERITY", "STATE", "TIME", "REMARK")
-    return "\n".join([table([head, *rows]), "", *_summary(result)])
+    return "\n".join([table(head, rows), "", *_summary(result)])
 
 
 def _milliseconds(rule: Checked) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from dashboards.collection import boards
 from dashboards.kit.board import Board, document
 from dashboards.settings import DashboardSettings
+from ollama_fleet.tables import table
 
 
 def text(settings: DashboardSettings) -> str:
@@ -25,15 +26,7 @@ def text(settings: DashboardSettings) -> str:
         )
         for one in as_json(settings)
     ]
-    return _aligned([("UID", "TITLE", "PANELS", "QUERIES"), *rows])
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return table(("UID", "TITLE", "PANELS", "QUERIES"), rows)
 
 
 def as_json(settings: DashboardSettings) -> list[dict[str, Any]]:

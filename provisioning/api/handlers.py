@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import ETag, web
 
 from ollama_fleet.clock import Clock
+from ollama_fleet.tables import count_text
 from provisioning.api import inventory, routes
 from provisioning.api.auth import Audit
 from provisioning.api.commands import (
@@ -45,7 +46,6 @@ from provisioning.metrics import CONTENT_TYPE, Metrics
 from provisioning.model import Instance
 from provisioning.plan import Plan
 from provisioning.spec import checked_fleet
-from provisioning.spec.amounts import count_text
 from provisioning.spec.words import text_fault
 from provisioning.store.base import View
 

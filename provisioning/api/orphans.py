@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from ollama_fleet.tables import count_text
 from provisioning.api.errors import NotLeadingError, RefusedError
 from provisioning.api.routes import OrphanDocument
-from provisioning.spec.amounts import count_text
 from provisioning.state import LIST_COMMAND, Orphan, count_by_node
 
 log = logging.getLogger("provisioning.state")

@@ -18,6 +18,7 @@ from typing import Any
 import click
 import msgspec
 
+from ollama_fleet.tables import count_text, table
 from provisioning.api.auth import first_token
 from provisioning.api.routes import Details, InstanceDocument
 from provisioning.client.client import Client, SpecInForce
@@ -26,8 +27,7 @@ from provisioning.client.progress import Progress, progress_until_done
 from provisioning.client.transport import Transport
 from provisioning.errors import ProvisionerError
 from provisioning.model import Fleet, Phase
-from provisioning.plan import Plan, in_use_text, plan_text, table
-from provisioning.spec.amounts import count_text
+from provisioning.plan import Plan, in_use_text, plan_text
 
 STATE = "~/.local/state/ollama-fleet"
 """The folder as the help and the README show it."""

@@ -17,6 +17,7 @@ import msgspec
 from ollama_fleet import logs
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.signals import ignore_hangup
+from ollama_fleet.tables import count_text, table
 from provisioning.api.routes import MAX_COUNT, NodeDocument, OrphanDocument
 from provisioning.app import Settings, running
 from provisioning.cli.common import (
@@ -38,9 +39,8 @@ from provisioning.client.client import Client, SpecInForce, etag_of
 from provisioning.errors import ProvisionerError
 from provisioning.eventlog import RateLimit
 from provisioning.model import ContainerState, Fleet
-from provisioning.plan import Plan, table
+from provisioning.plan import Plan
 from provisioning.spec import fleet_json, fleet_yaml, load_fleet
-from provisioning.spec.amounts import count_text
 from provisioning.state import LIST_COMMAND
 
 HEAD = ("NODE", "RUNTIME", "STATE", "INSTANCES", "FAILED", "CPUS", "MEMORY", "NOTE")
