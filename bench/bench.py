@@ -93,7 +93,7 @@ async def output_of(command: tuple[str, ...], *, within_s: float) -> bytes:
 
 
 async def cpu_by_cycle(pid: int, *, n_cycles: int, interval_s: float) -> list[Cpu]:
-    """Watch a process for whole cycles; return the CPU time of each.
+    """ScrapeTarget a process for whole cycles; return the CPU time of each.
 
     Its work is spread evenly over the interval, so it does not matter where in one we begin.
     """

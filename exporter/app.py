@@ -16,24 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.connection import Bounds
-from exporter.counters import Ledger
+from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
 from exporter.errors import SourceError
+from exporter.instance_client import TransportConfig
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.model import State
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
 from exporter.responses import ResponseSender
-from exporter.scrape_target import Manner, failure_lines
+from exporter.scrape_target import PollOptions, failure_lines
 from exporter.selfmetrics import SelfMetrics
-from exporter.transport import Wire
 from exporter.ui import handlers
-from exporter.ui.handlers import FleetPage
+from exporter.ui.handlers import FleetUi
 from exporter.ui.prometheus import Prometheus
-from exporter.ui.recent import Recent
-from exporter.ui.revisions import Revisions, Surveyor
-from exporter.ui.summary import Facts, Limits, Summariser
+from exporter.ui.recent import RecentHistory
+from exporter.ui.revisions import Revisions, ViewBuilder
+from exporter.ui.summary import Limits, Summariser, UiConfig
 from exporter.web import Web
 from exporter.websecurity import Guard
 from ollama_fleet.clock import SystemClock
@@ -107,23 +107,23 @@ class Exporter:
         self._metrics = SelfMetrics(
             version=self._version, shard=config.shard, poll_interval_s=config.poll_interval
         )
-        ledger = Ledger()
-        self._poller = Poller(config.poll_interval, self._manner(), ledger, self._metrics)
+        fleet_counters = FleetCounters()
+        self._poller = Poller(config.poll_interval, self._options(), fleet_counters, self._metrics)
         self._note_inventory()
         if not self._poller.knows_whole_fleet:
             log.warning("not ready until every inventory was read (or inventory.allow-partial)")
         self._stack.push_async_callback(self._poller.close)
         publisher = Publisher(
             self._poller,
-            ledger,
+            fleet_counters,
             self._metrics,
             self._clock,
             per_instance=config.metrics_per_instance,
         )
         self._stack.push_async_callback(publisher.close)
-        recent = Recent(self._poller, ledger, self._clock)
+        recent = RecentHistory(self._poller, fleet_counters, self._clock)
         sender = self._sender()
-        await self._listen(publisher, self._fleet_page(recent, sender), sender)
+        await self._listen(publisher, self._fleet_ui(recent, sender), sender)
         self._fit()
         await self._poller.update(Change(added=self._inventory.targets))
         self._stack.push_async_callback(self._stop_tasks)
@@ -138,28 +138,33 @@ class Exporter:
         self._stack.push_async_callback(self._inventory.close)
         await self._inventory.load()
 
-    def _fleet_page(self, recent: Recent, sender: ResponseSender) -> FleetPage:
+    def _fleet_ui(self, recent: RecentHistory, sender: ResponseSender) -> FleetUi:
         config, clock = self._config, self._clock
-        facts = facts_of(config, self._version)
+        ui_config = ui_config_of(config, self._version)
         prometheus = None
         if config.ui_prometheus_url:
             url = config.ui_prometheus_url
-            prometheus = Prometheus(url, clock, refresh_s=facts.refresh_s)
+            prometheus = Prometheus(url, clock, refresh_s=ui_config.refresh_s)
             self._stack.push_async_callback(prometheus.close)
-        surveyor = Surveyor(self._poller, recent, clock, poll_interval_s=config.poll_interval)
-        revisions = Revisions(surveyor.survey, clock, refresh_s=facts.refresh_s)
+        surveyor = ViewBuilder(self._poller, recent, clock, poll_interval_s=config.poll_interval)
+        revisions = Revisions(surveyor.build, clock, refresh_s=ui_config.refresh_s)
         self._stack.push_async_callback(revisions.close)
         summariser = Summariser(
-            facts, self._poller, self._metrics, lambda: self._inventory.states, prometheus, clock
+            ui_config,
+            self._poller,
+            self._metrics,
+            lambda: self._inventory.states,
+            prometheus,
+            clock,
         )
         files = handlers.read(STATIC_FOLDER)
-        return FleetPage(files, revisions, summariser, self._poller, facts, clock, sender)
+        return FleetUi(files, revisions, summariser, self._poller, ui_config, clock, sender)
 
     def _sender(self) -> ResponseSender:
         return ResponseSender(self._metrics, timeout_s=self._config.web_write_timeout)
 
     async def _listen(
-        self, publisher: Publisher, fleet_page: FleetPage, sender: ResponseSender
+        self, publisher: Publisher, fleet_ui: FleetUi, sender: ResponseSender
     ) -> None:
         guard = self._guard
         web = Web(
@@ -167,7 +172,7 @@ class Exporter:
             publisher,
             self._metrics,
             self._clock,
-            fleet_page,
+            fleet_ui,
             sender,
             self._sender(),
             sources=lambda: self._inventory.states,
@@ -183,23 +188,23 @@ class Exporter:
         where = f"[{host}]" if ":" in host else host or "*"
         log.info("listening on %s://%s:%d", scheme, where, self.port)
 
-    def _manner(self) -> Manner:
+    def _options(self) -> PollOptions:
         config = self._config
         resolver = Resolver(self._clock)
         self._stack.push_async_callback(resolver.close)
-        self._wire = Wire(
+        self._transport = TransportConfig(
             resolver,
             _tls_context(config),
             Bounds(body_bytes=config.poll_max_body_bytes),
             user_agent=f"ollama-fleet/{self._version}",
         )
-        return Manner(
+        return PollOptions(
             health_timeout_s=config.poll_health_timeout,
             metrics_timeout_s=config.poll_metrics_timeout,
             identify_interval_s=config.poll_identify_interval,
             max_tokens_per_second=config.metrics_max_tokens_per_second,
             engines=all_engines(latency_unit_s=config.latency_unit_s),
-            wire=self._wire,
+            transport=self._transport,
             clock=self._clock,
         )
 
@@ -209,13 +214,13 @@ class Exporter:
         n_instances = sum(target.state is not State.PROVISIONING for target in targets)
         n_slots = instance_connections(n_instances, self._limit, n_clients=self._n_clients)
         if n_slots is None:
-            self._wire.slots = None
-        elif self._wire.slots is None:
+            self._transport.slots = None
+        elif self._transport.slots is None:
             max_clients = self._config.web_max_connections
             log.warning(
                 "%s", descriptor_shortage(n_instances, self._limit, max_clients=max_clients)
             )
-            self._wire.slots = asyncio.Semaphore(n_slots)
+            self._transport.slots = asyncio.Semaphore(n_slots)
 
     async def _poll(self) -> None:
         """Poll what is known as soon as an inventory was read."""
@@ -244,7 +249,7 @@ class Exporter:
         window_s = self._config.log_window
         while True:
             await self._clock.sleep(window_s)
-            for line in failure_lines(self._poller.watches.values(), window_s):
+            for line in failure_lines(self._poller.scrape_targets.values(), window_s):
                 log.warning("%s", line)
 
     def _run(self, work: Coroutine[None, None, None], name: str) -> None:
@@ -271,7 +276,7 @@ def inventory_of(config: Config, clock: Clock) -> Inventory:
     return Inventory(sources, shard=config.shard, clock=clock)
 
 
-def facts_of(config: Config, version: str) -> Facts:
+def ui_config_of(config: Config, version: str) -> UiConfig:
     """Return what the page `/fleet` is told once."""
     limits = Limits(
         healthy_instances=config.ui_healthy_instances,
@@ -279,7 +284,7 @@ def facts_of(config: Config, version: str) -> Facts:
         tokens_per_second=config.ui_tokens_per_second,
     )
     refresh_s = max(MIN_REFRESH_S, config.poll_interval / REFRESHES_PER_POLL)
-    return Facts(
+    return UiConfig(
         limits,
         config.shard,
         version,

@@ -305,8 +305,12 @@ async def _dial(address: str, port: int, deadline_s: float) -> socket.socket:
     try:
         error = connecting.connect_ex((address, port))
         if error == errno.EINPROGRESS:
-            error = _outcome(connecting) or await _outcome_later(connecting, deadline_s)
-        if error:
+            # Asked again, a socket says how connecting went: nearby, that is known at once.
+            error = connecting.connect_ex((address, port))
+        if error == errno.EALREADY:
+            await _decided(connecting, deadline_s)
+            error = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error not in (0, errno.EISCONN):
             raise OSError(error, os.strerror(error))
     except BaseException:
         connecting.close()
@@ -314,13 +318,8 @@ async def _dial(address: str, port: int, deadline_s: float) -> socket.socket:
     return connecting
 
 
-def _outcome(connecting: socket.socket) -> int:
-    """Return why connecting failed; 0 when it succeeded or is not decided yet."""
-    return connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-
-async def _outcome_later(connecting: socket.socket, deadline_s: float) -> int:
-    """Wait until connecting is decided; return why it failed, or 0."""
+async def _decided(connecting: socket.socket, deadline_s: float) -> None:
+    """Return once the socket is connected or has failed to connect."""
     loop = asyncio.get_running_loop()
     decided = loop.create_future()
     loop.add_writer(connecting.fileno(), _decide, decided)
@@ -329,7 +328,6 @@ async def _outcome_later(connecting: socket.socket, deadline_s: float) -> int:
             await decided
     finally:
         loop.remove_writer(connecting.fileno())
-    return _outcome(connecting)
 
 
 def _decide(decided: asyncio.Future[None]) -> None:

@@ -36,7 +36,7 @@ class Counter(msgspec.Struct, frozen=True, gc=False):
     total: float
 
 
-class Memory(msgspec.Struct, frozen=True, gc=False):
+class CounterState(msgspec.Struct, frozen=True, gc=False):
     """What the polls so far have told about one instance."""
 
     model: str = ""
@@ -50,17 +50,17 @@ class Memory(msgspec.Struct, frozen=True, gc=False):
     prompt: Counter | None = None
     errors: tuple[tuple[str, Counter], ...] | None = None
     """By error type; None until the instance has told any errors, or that it has none."""
-    errors_told: tuple[tuple[str, float], ...] = ()
+    last_errors: tuple[tuple[str, float], ...] = ()
     """The last counts as the instance gave them: mostly they are the same again.
 
     Empty where there were too many to keep.
     """
     durations: Histogram | None = None
-    told_at_s: float = 0.0
+    reported_at_s: float = 0.0
     """When figures were last told, in seconds since 1970 UTC."""
 
 
-class Increase(msgspec.Struct, frozen=True, gc=False):
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """What an instance did since its last poll.
 
     The first poll only sets the marks: it gives zeros, with which the fleet's counters begin, so
@@ -78,56 +78,56 @@ class Increase(msgspec.Struct, frozen=True, gc=False):
     """What rose faster than any server counts, in words; none of it is in here."""
 
 
-NOTHING = Increase()
+NO_DELTA = Delta()
 NO_ERRORS = Counter(0.0, 0.0)
 
 
-def remember(
-    memory: Memory,
+def update(
+    state: CounterState,
     values: Values,
     target: Target,
     *,
     now_s: float,
     max_tokens_per_second: float = MAX_TOKENS_PER_SECOND,
-) -> tuple[Memory, Increase]:
+) -> tuple[CounterState, Delta]:
     """Take in what a healthy instance says; return the new memory and what it did meanwhile."""
-    after, increase = _advanced(memory, values, target, now_s)
-    if increase is NOTHING and after.prompt is memory.prompt:
-        return after, increase
+    after, delta = _advanced(state, values, target, now_s)
+    if delta is NO_DELTA and after.prompt is state.prompt:
+        return after, delta
     # The time is below zero where the clock was set back.
-    span_s = max(BURST_S, now_s - memory.told_at_s)
-    rises = _rises(memory, after, increase, span_s, max_tokens_per_second)
+    span_s = max(BURST_S, now_s - state.reported_at_s)
+    rises = _rises(state, after, delta, span_s, max_tokens_per_second)
     leaps = {name: risen for name, (risen, most) in rises.items() if risen > most}
     if not leaps:
-        return after, increase
-    after, increase = _advanced(_without_marks(memory, leaps), values, target, now_s)
-    return after, msgspec.structs.replace(increase, implausible=_words(leaps))
+        return after, delta
+    after, delta = _advanced(_without_marks(state, leaps), values, target, now_s)
+    return after, msgspec.structs.replace(delta, implausible=_words(leaps))
 
 
 def _advanced(
-    memory: Memory, values: Values, target: Target, now_s: float
-) -> tuple[Memory, Increase]:
-    generated = _advance(memory.generated, values.generated_tokens_total)
-    seconds = _advance(memory.generating_seconds, values.generating_seconds_total)
-    errors = memory.errors
-    if values.errors_total != memory.errors_told:
-        errors = _advance_errors(memory.errors, values.errors_total)
-    speed, speed_at_s = _speed(memory, values, generated, seconds, now_s)
-    after = Memory(
-        _model(memory.model, values.models, target.model),
-        values.version or memory.version,
+    state: CounterState, values: Values, target: Target, now_s: float
+) -> tuple[CounterState, Delta]:
+    generated = _advance(state.generated, values.generated_tokens_total)
+    seconds = _advance(state.generating_seconds, values.generating_seconds_total)
+    errors = state.errors
+    if values.errors_total != state.last_errors:
+        errors = _advance_errors(state.errors, values.errors_total)
+    speed, speed_at_s = _speed(state, values, generated, seconds, now_s)
+    after = CounterState(
+        _model(state.model, values.models, target.model),
+        values.version or state.version,
         speed,
         speed_at_s,
-        memory.start_time_s if values.start_time_s is None else values.start_time_s,
+        state.start_time_s if values.start_time_s is None else values.start_time_s,
         generated,
         seconds,
-        _advance(memory.prompt, values.prompt_tokens_total),
+        _advance(state.prompt, values.prompt_tokens_total),
         errors,
         values.errors_total if len(values.errors_total) <= MAX_ERROR_TYPES else (),
-        values.request_duration or memory.durations,
+        values.request_duration or state.durations,
         now_s,
     )
-    return after, _increase(memory, after, values)
+    return after, _delta(state, after, values)
 
 
 MARKS = {
@@ -137,25 +137,29 @@ MARKS = {
     "errors": "error_count and errors",
     "durations": "request_duration_seconds",
 }
-"""The fields of Memory that only say how far an instance has counted, and what it calls them."""
+"""The fields of CounterState that say how far an instance has counted, and what it calls them."""
 
 
 def _rises(
-    memory: Memory, after: Memory, increase: Increase, span_s: float, max_tokens_per_second: float
+    state: CounterState,
+    after: CounterState,
+    delta: Delta,
+    span_s: float,
+    max_tokens_per_second: float,
 ) -> dict[str, tuple[float, float]]:
-    """Return by how much each count has risen, and by how much it may have, by field of Memory."""
+    """Return by how much each count has risen and by how much it may have, by field."""
     max_requests = MAX_REQUESTS_PER_SECOND * span_s
-    speed = after.speed_tokens_per_second if after.speed_at_s == after.told_at_s else None
+    speed = after.speed_tokens_per_second if after.speed_at_s == after.reported_at_s else None
     rises = {
-        "generated": (increase.generated_tokens or 0.0, max_tokens_per_second * span_s),
+        "generated": (delta.generated_tokens or 0.0, max_tokens_per_second * span_s),
         "generating_seconds": (speed or 0.0, max_tokens_per_second),
-        "errors": (sum([count for _, count in increase.errors]), max_requests),
+        "errors": (sum([count for _, count in delta.errors]), max_requests),
     }
-    if memory.prompt and after.prompt:
-        risen = after.prompt.total - memory.prompt.total
+    if state.prompt and after.prompt:
+        risen = after.prompt.total - state.prompt.total
         rises["prompt"] = (risen, max_tokens_per_second * PROMPT_FACTOR * span_s)
-    if increase.durations is not None:
-        n, sum_s = increase.durations.cumulative[-1], increase.durations.sum_s
+    if delta.durations is not None:
+        n, sum_s = delta.durations.cumulative[-1], delta.durations.sum_s
         rises["durations"] = (max(n, sum_s / MAX_LATENCY_S), max_requests)
     return rises
 
@@ -169,21 +173,21 @@ def _words(leaps: Mapping[str, float]) -> tuple[str, ...]:
     )
 
 
-def carried(memory: Memory) -> Memory:
+def rebase(state: CounterState) -> CounterState:
     """Return what to remember of an instance whose address has changed.
 
     Totals, model, version and speed stay. The marks do not: another server is behind the new
     address, maybe, and how far its counts are from the old one's says nothing. So its first values
     only set new marks.
     """
-    moved = _without_marks(memory, MARKS)
-    return msgspec.structs.replace(moved, start_time_s=None, errors_told=())
+    moved = _without_marks(state, MARKS)
+    return msgspec.structs.replace(moved, start_time_s=None, last_errors=())
 
 
-def _without_marks(memory: Memory, names: Iterable[str]) -> Memory:
+def _without_marks(state: CounterState, names: Iterable[str]) -> CounterState:
     """Return the memory from which the next values of some counts only set new marks."""
-    marks = {name: _without_mark(getattr(memory, name)) for name in names}
-    return msgspec.structs.replace(memory, **marks)
+    marks = {name: _without_mark(getattr(state, name)) for name in names}
+    return msgspec.structs.replace(state, **marks)
 
 
 def _without_mark(
@@ -196,11 +200,11 @@ def _without_mark(
     return None
 
 
-def speed_now(memory: Memory, *, now_s: float) -> float | None:
+def speed_now(state: CounterState, *, now_s: float) -> float | None:
     """Return the instance's speed while generating, in tokens/s; None when unknown or too old."""
-    if memory.speed_tokens_per_second is None or now_s - memory.speed_at_s > SPEED_KEPT_S:
+    if state.speed_tokens_per_second is None or now_s - state.speed_at_s > SPEED_KEPT_S:
         return None
-    return memory.speed_tokens_per_second
+    return state.speed_tokens_per_second
 
 
 def _model(known: str, told: tuple[str, ...], listed: str) -> str:
@@ -259,7 +263,7 @@ def _folded(known: Collection[str], now: tuple[tuple[str, float], ...]) -> dict[
 
 
 def _speed(
-    memory: Memory,
+    state: CounterState,
     values: Values,
     generated: Counter | None,
     seconds: Counter | None,
@@ -268,32 +272,32 @@ def _speed(
     """Return the speed and when it was told: as reported, or from counters that both moved."""
     if values.tokens_per_second is not None:
         return values.tokens_per_second, now_s
-    if generated and seconds and memory.generated and memory.generating_seconds:
-        tokens = generated.total - memory.generated.total
-        spent_s = seconds.total - memory.generating_seconds.total
+    if generated and seconds and state.generated and state.generating_seconds:
+        tokens = generated.total - state.generated.total
+        spent_s = seconds.total - state.generating_seconds.total
         if tokens > 0 and spent_s > 0:
             return tokens / spent_s, now_s
-    return memory.speed_tokens_per_second, memory.speed_at_s
+    return state.speed_tokens_per_second, state.speed_at_s
 
 
-def _increase(memory: Memory, after: Memory, values: Values) -> Increase:
+def _delta(state: CounterState, after: CounterState, values: Values) -> Delta:
     tokens = None
-    if after.generated is not memory.generated and after.generated is not None:
-        tokens = after.generated.total - _total(memory.generated or after.generated)
+    if after.generated is not state.generated and after.generated is not None:
+        tokens = after.generated.total - _total(state.generated or after.generated)
     errors: tuple[tuple[str, float], ...] = ()
-    if after.errors is not memory.errors and after.errors is not None:
-        before = after.errors if memory.errors is None else memory.errors
+    if after.errors is not state.errors and after.errors is not None:
+        before = after.errors if state.errors is None else state.errors
         errors = _gained_errors(before, after.errors)
     durations = values.request_duration
     failed = 0.0
     if durations is not None:
         # What failed before the first durations were told is not among the requests they count.
-        if memory.durations is not None:
+        if state.durations is not None:
             failed = sum([count for _, count in errors])
-        durations = _gained_durations(memory.durations, durations)
+        durations = _gained_durations(state.durations, durations)
     if tokens is None and not errors and durations is None:
-        return NOTHING
-    return Increase(tokens, errors, durations, failed)
+        return NO_DELTA
+    return Delta(tokens, errors, durations, failed)
 
 
 def _gained_errors(
@@ -323,7 +327,7 @@ MAX_MODELS = 500
 MAX_FLEET_ERROR_TYPES = 100
 
 
-class Ledger:
+class FleetCounters:
     """Running totals; each only ever grows."""
 
     def __init__(self) -> None:
@@ -345,19 +349,19 @@ class Ledger:
             return None
         return sum(histogram.cumulative[-1] for histogram in self.durations.values())
 
-    def record(self, node: str, model: str, increase: Increase) -> None:
+    def record(self, node: str, model: str, delta: Delta) -> None:
         """Add what one instance did since its last poll."""
-        if increase.generated_tokens is not None:
-            _add(self.generated_tokens, model, increase.generated_tokens, MAX_MODELS)
-        for kind, count in increase.errors:
+        if delta.generated_tokens is not None:
+            _add(self.generated_tokens, model, delta.generated_tokens, MAX_MODELS)
+        for kind, count in delta.errors:
             counted_as = _add(self.errors, kind, count, MAX_FLEET_ERROR_TYPES)
             key = (node, counted_as)
             self.node_errors[key] = self.node_errors.get(key, 0.0) + count
-        if increase.durations is not None:
+        if delta.durations is not None:
             counted_as = bounded(model, self.durations, MAX_MODELS)
             known = self.durations.get(counted_as)
-            self.durations[counted_as] = _sum(known, increase.durations)
-        self.failed_requests += increase.failed_requests
+            self.durations[counted_as] = _sum(known, delta.durations)
+        self.failed_requests += delta.failed_requests
 
     def keep_nodes(self, present: Set[str]) -> None:
         """Forget nodes that the inventory no longer has, so that their series vanish."""

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key", bound="str | tuple[str, ...]")
 
-PAGE_SERIES = catalogue.FLEET_SERIES + catalogue.INSTANCE_SERIES
+EXPOSED_SERIES = catalogue.FLEET_SERIES + catalogue.INSTANCE_SERIES
 
-PORTION_ROWS = 500
+CHUNK_ROWS = 500
 """Instances per portion: a fraction of a millisecond of rendering for one series."""
 
-PORTION_SAMPLES = 1000
+CHUNK_SAMPLES = 1000
 """Samples of nodes per portion: about 2 ms of rendering."""
 
 BOUNDARY_TEXTS = (*(repr(boundary) for boundary in BOUNDARIES_S), "+Inf")
@@ -52,7 +52,7 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Portion:
+class Chunk:
     """Some samples of one series, as lines that both formats share."""
 
     series: Series
@@ -61,7 +61,7 @@ class Portion:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class Exposition:
     """All samples of a snapshot, in catalogue order; a series without samples is left out."""
 
     families: tuple[tuple[Series, tuple[bytes, ...]], ...]
@@ -78,30 +78,30 @@ class Page:
         return tuple(parts)
 
 
-def page(rendered: Iterable[Portion], rendered_at_s: float) -> Page:
+def assemble(rendered: Iterable[Chunk], rendered_at_s: float) -> Exposition:
     """Put portions together in catalogue order; those of a series stay in the order given."""
-    lines_by_series: dict[Series, list[bytes]] = {series: [] for series in PAGE_SERIES}
+    lines_by_series: dict[Series, list[bytes]] = {series: [] for series in EXPOSED_SERIES}
     n_samples = 0
-    for portion in rendered:
-        if portion.n_samples:
-            lines_by_series[portion.series].append(portion.lines)
-            n_samples += portion.n_samples
+    for chunk in rendered:
+        if chunk.n_samples:
+            lines_by_series[chunk.series].append(chunk.lines)
+            n_samples += chunk.n_samples
     families = [(series, tuple(lines)) for series, lines in lines_by_series.items() if lines]
-    return Page(tuple(families), n_samples, rendered_at_s)
+    return Exposition(tuple(families), n_samples, rendered_at_s)
 
 
-def instance_portions(rows: Sequence[Row], *, now_s: float) -> Iterator[Portion]:
+def instance_chunks(rows: Sequence[Row], *, now_s: float) -> Iterator[Chunk]:
     """Yield the samples of some instances, a portion per series.
 
     Best called with PORTION_ROWS of them: what is known of an instance is spread over the memory,
     and is then still in the processor's cache when its next series is written.
     """
     for series, lines_of in _instance_lines(now_s):
-        yield _portion(series, lines_of(rows))
+        yield _chunk(series, lines_of(rows))
 
 
-def _portion(series: Series, lines: Sequence[str]) -> Portion:
-    return Portion(series, "".join(lines).encode(), len(lines))
+def _chunk(series: Series, lines: Sequence[str]) -> Chunk:
+    return Chunk(series, "".join(lines).encode(), len(lines))
 
 
 def _head(series: Series, name: str) -> bytes:
@@ -112,7 +112,7 @@ def _head(series: Series, name: str) -> bytes:
 # The fleet, its models and its nodes: few lines each
 
 
-def fleet_portions(snapshot: Snapshot) -> Iterator[Portion]:
+def fleet_chunks(snapshot: Snapshot) -> Iterator[Chunk]:
     """Yield the samples of the fleet, its models and its nodes, a portion per series."""
     fleet = snapshot.fleet
     yield _labelled(catalogue.FLEET_INSTANCES, fleet.instances)
@@ -129,35 +129,35 @@ def fleet_portions(snapshot: Snapshot) -> Iterator[Portion]:
     yield from _nodes(fleet)
 
 
-def _nodes(fleet: Fleet) -> Iterator[Portion]:
+def _nodes(fleet: Fleet) -> Iterator[Chunk]:
     yield from _many_labelled(catalogue.NODE_INSTANCES, fleet.node_instances)
     yield from _many_labelled(catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second)
     yield from _many_labelled(catalogue.NODE_ERRORS, fleet.node_errors)
 
 
-def _single(series: Series, value: float | None) -> Portion:
+def _single(series: Series, value: float | None) -> Chunk:
     """Write the one sample of a series without labels; none where there is no value."""
     return _labelled(series, {} if value is None else {(): value})
 
 
-def _labelled(series: Series, values: Mapping[Key, float]) -> Portion:
+def _labelled(series: Series, values: Mapping[Key, float]) -> Chunk:
     """Write a sample per key; a key holds the label values in the order of `series.labels`."""
     samples = sorted((_label_values(key), value) for key, value in values.items())
     name, labels = series.name, series.labels
     lines = [
         f"{name}{_braces(labels, label_values)} {value!r}\n" for label_values, value in samples
     ]
-    return _portion(series, lines)
+    return _chunk(series, lines)
 
 
-def _many_labelled(series: Series, values: Mapping[Key, float]) -> Iterator[Portion]:
+def _many_labelled(series: Series, values: Mapping[Key, float]) -> Iterator[Chunk]:
     """Write many samples, in portions; an empty one after each step of sorting."""
     keys, runs = list(values), []
-    for first in range(0, len(keys), PORTION_SAMPLES):
-        runs.append(sorted(keys[first : first + PORTION_SAMPLES]))
-        yield _portion(series, ())
+    for first in range(0, len(keys), CHUNK_SAMPLES):
+        runs.append(sorted(keys[first : first + CHUNK_SAMPLES]))
+        yield _chunk(series, ())
     ordered = heapq.merge(*runs)
-    while some := list(islice(ordered, PORTION_SAMPLES)):
+    while some := list(islice(ordered, CHUNK_SAMPLES)):
         yield _labelled(series, {key: values[key] for key in some})
 
 
@@ -172,7 +172,7 @@ def _braces(names: Sequence[str], values: Sequence[str]) -> str:
     return "{" + ",".join(pairs) + "}"
 
 
-def _histogram(series: Series, durations: Mapping[str, Histogram]) -> Portion:
+def _histogram(series: Series, durations: Mapping[str, Histogram]) -> Chunk:
     lines = []
     for model in sorted(durations):
         histogram = durations[model]
@@ -181,7 +181,7 @@ def _histogram(series: Series, durations: Mapping[str, Histogram]) -> Portion:
             lines.append(f'{series.name}_bucket{{{label},le="{boundary}"}} {count!r}\n')
         lines.append(f"{series.name}_count{{{label}}} {histogram.cumulative[-1]!r}\n")
         lines.append(f"{series.name}_sum{{{label}}} {histogram.sum_s!r}\n")
-    return _portion(series, lines)
+    return _chunk(series, lines)
 
 
 # Instances: many lines of few series
@@ -202,10 +202,10 @@ def _columns(now_s: float) -> tuple[tuple[Series, Column], ...]:
     return (
         (catalogue.INSTANCE_UP, _up),
         (catalogue.INSTANCE_TOKENS_PER_SECOND, partial(_speed, now_s=now_s)),
-        (catalogue.INSTANCE_LATENCY_P99, _told("latency_p99_s")),
-        (catalogue.INSTANCE_REQUESTS_RUNNING, _told("requests_running")),
-        (catalogue.INSTANCE_REQUESTS_QUEUED, _told("requests_queued")),
-        (catalogue.INSTANCE_START_TIME, _told("start_time_s")),
+        (catalogue.INSTANCE_LATENCY_P99, _reported("latency_p99_s")),
+        (catalogue.INSTANCE_REQUESTS_RUNNING, _reported("requests_running")),
+        (catalogue.INSTANCE_REQUESTS_QUEUED, _reported("requests_queued")),
+        (catalogue.INSTANCE_START_TIME, _reported("start_time_s")),
         (catalogue.INSTANCE_POLL_DURATION, _duration),
         (catalogue.INSTANCE_GENERATED_TOKENS, _counted("generated")),
         (catalogue.INSTANCE_PROMPT_TOKENS, _counted("prompt")),
@@ -225,10 +225,10 @@ def _up(rows: Sequence[Row]) -> list[float | None]:
 
 
 def _speed(rows: Sequence[Row], *, now_s: float) -> list[float | None]:
-    return [speed_now(row.memory, now_s=now_s) if row.is_up else None for row in rows]
+    return [speed_now(row.counters, now_s=now_s) if row.is_up else None for row in rows]
 
 
-def _told(field: str) -> Column:
+def _reported(field: str) -> Column:
     """Return the column of a field of Values."""
     of = attrgetter(field)
     return lambda rows: [
@@ -241,10 +241,10 @@ def _duration(rows: Sequence[Row]) -> list[float | None]:
 
 
 def _counted(field: str) -> Column:
-    """Return the column of a counter of Memory."""
+    """Return the column of a counter of CounterState."""
     of = attrgetter(field)
     return lambda rows: [
-        None if (counter := of(row.memory)) is None else counter.total for row in rows
+        None if (counter := of(row.counters)) is None else counter.total for row in rows
     ]
 
 
@@ -253,7 +253,7 @@ def _error_lines(rows: Sequence[Row]) -> list[str]:
     return [
         f'{name}{{{row.labels},error_type="{escape(kind)}"}} {counter.total!r}\n'
         for row in rows
-        for kind, counter in row.memory.errors or ()
+        for kind, counter in row.counters.errors or ()
     ]
 
 

@@ -69,7 +69,7 @@ class Filter:
             self.status in (None, row.status)
             and self.id in (None, target.id)
             and self.node in (None, target.node)
-            and self.model in (None, row.memory.model)
+            and self.model in (None, row.counters.model)
             and self.engine in (None, engine_of(row))
             and self.developer in (None, target.developer)
         )
@@ -119,11 +119,11 @@ def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView
         id=target.id,
         url=target.url,
         node=target.node,
-        model=row.memory.model,
+        model=row.counters.model,
         engine=engine_of(row),
         state=target.state,
         status=row.status,
-        version=row.memory.version,
+        version=row.counters.version,
         developer=target.developer,
         labels=dict(target.labels),
         last_outcome=None if verdict is None else verdict.outcome,
@@ -133,7 +133,7 @@ def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView
         metrics_error="" if verdict is None else verdict.metrics_detail,
         latency_seconds=None if reading is None else round(reading.duration_s, 6),
         age_seconds=None if reading is None else round(now_s - reading.polled_at_s, 3),
-        tokens_per_second=speed_now(row.memory, now_s=now_s) if row.is_up else None,
+        tokens_per_second=speed_now(row.counters, now_s=now_s) if row.is_up else None,
         last_failure_outcome=None if failure is None else failure.outcome,
         last_failure="" if failure is None else failure.detail,
         last_failure_age_seconds=None if failure is None else round(now_s - failure.at_s, 3),

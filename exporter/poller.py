@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from exporter.counters import NOTHING
-from exporter.leisure import at_leisure, batched, sorted_in_steps
+from exporter.counters import NO_DELTA
 from exporter.model import Outcome, State, Target
-from exporter.scrape_target import Watch
+from exporter.scrape_target import ScrapeTarget
 from exporter.selfmetrics import Request
+from exporter.steps import batched, run_in_steps, sorted_in_steps
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
     from exporter.connection import Exchange
-    from exporter.counters import Ledger
+    from exporter.counters import FleetCounters
     from exporter.inventory import Change
     from exporter.model import Verdict
-    from exporter.scrape_target import Begun, Manner, Polled
+    from exporter.scrape_target import PollOptions, PollResult, PollStart
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import Row
     from ollama_fleet.clock import Clock
@@ -53,14 +53,18 @@ class Poller:
     """Watches the targets that it is given until it is closed."""
 
     def __init__(
-        self, interval_s: float, manner: Manner, ledger: Ledger, metrics: SelfMetrics
+        self,
+        interval_s: float,
+        options: PollOptions,
+        fleet_counters: FleetCounters,
+        metrics: SelfMetrics,
     ) -> None:
-        self._manner = manner
-        self._clock: Clock = manner.clock
-        self._ledger = ledger
+        self._options = options
+        self._clock: Clock = options.clock
+        self._fleet_counters = fleet_counters
         self._metrics = metrics
-        self._wheel: Wheel[Watch] = Wheel(interval_s)
-        self._watches: dict[str, Watch] = {}
+        self._wheel: Wheel[ScrapeTarget] = Wheel(interval_s)
+        self._scrape_targets: dict[str, ScrapeTarget] = {}
         self._polls: dict[str, asyncio.Task[None] | None] = {}
         """Polls under way by instance id; None for those that need no task."""
         self.knows_whole_fleet = True
@@ -70,18 +74,18 @@ class Poller:
         metrics.open_connections.set_function(self._n_open)
 
     def __repr__(self) -> str:
-        return f"<Poller {len(self._watches)} instances, {self._n_open()} open connections>"
+        return f"<Poller {len(self._scrape_targets)} instances, {self._n_open()} open connections>"
 
     @property
-    def watches(self) -> Mapping[str, Watch]:
+    def scrape_targets(self) -> Mapping[str, ScrapeTarget]:
         """Return the watches by instance id, in the order of the ids."""
-        return self._watches
+        return self._scrape_targets
 
     def rows(self) -> Generator[None, None, list[Row]]:
         """Return the latest row of every instance, sorted by id, in steps."""
         rows: list[Row] = []
-        for some in batched(list(self._watches.values())):
-            rows += [watch.row for watch in some]
+        for some in batched(list(self._scrape_targets.values())):
+            rows += [scrape_target.row for scrape_target in some]
             yield
         return rows
 
@@ -97,11 +101,11 @@ class Poller:
             await self._replace(before, after)
             await _pause_now_and_then(n)
         for n, target in enumerate(change.added):
-            self._begin(Watch(target, self._manner))
+            self._begin(ScrapeTarget(target, self._options))
             await _pause_now_and_then(n)
         if change:
-            (self._watches, nodes), _ = await at_leisure(self._in_order())
-            self._ledger.keep_nodes(nodes)
+            (self._scrape_targets, nodes), _ = await run_in_steps(self._in_order())
+            self._fleet_counters.keep_nodes(nodes)
 
     async def run(self) -> None:
         """Start each poll when it is due, until cancelled."""
@@ -127,43 +131,43 @@ class Poller:
 
     async def close(self) -> None:
         """Stop all polls and close all connections."""
-        for n, instance_id in enumerate(tuple(self._watches)):
+        for n, instance_id in enumerate(tuple(self._scrape_targets)):
             await self._end(instance_id)
             await _pause_now_and_then(n)
 
-    def _in_order(self) -> Generator[None, None, tuple[dict[str, Watch], set[str]]]:
+    def _in_order(self) -> Generator[None, None, tuple[dict[str, ScrapeTarget], set[str]]]:
         """Return the watches by id, in the order of the ids, and their nodes."""
-        watches: dict[str, Watch] = {}
+        scrape_targets: dict[str, ScrapeTarget] = {}
         nodes: set[str] = set()
-        for instance_ids in batched((yield from sorted_in_steps(self._watches))):
-            some = [self._watches[instance_id] for instance_id in instance_ids]
-            watches.update(zip(instance_ids, some, strict=True))
-            nodes.update([watch.target.node for watch in some])
+        for instance_ids in batched((yield from sorted_in_steps(self._scrape_targets))):
+            some = [self._scrape_targets[instance_id] for instance_id in instance_ids]
+            scrape_targets.update(zip(instance_ids, some, strict=True))
+            nodes.update([scrape_target.target.node for scrape_target in some])
             yield
-        return watches, nodes
+        return scrape_targets, nodes
 
-    def _begin(self, watch: Watch) -> None:
-        target = watch.target
-        self._watches[target.id] = watch
+    def _begin(self, scrape_target: ScrapeTarget) -> None:
+        target = scrape_target.target
+        self._scrape_targets[target.id] = scrape_target
         if target.state is not State.PROVISIONING:  # there is nothing yet to be asked
-            self._wheel.add(target.id, watch)
+            self._wheel.add(target.id, scrape_target)
 
-    async def _end(self, instance_id: str) -> Watch:
+    async def _end(self, instance_id: str) -> ScrapeTarget:
         self._wheel.remove(instance_id)
-        watch = self._watches.pop(instance_id)
+        scrape_target = self._scrape_targets.pop(instance_id)
         task = self._polls.get(instance_id)
         try:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         finally:
-            watch.close()
-        return watch
+            scrape_target.close()
+        return scrape_target
 
     async def _replace(self, before: Target, after: Target) -> None:
-        watch = self._watches[after.id]
+        scrape_target = self._scrape_targets[after.id]
         if is_reached_alike(before, after):
-            watch.relabel(after)
+            scrape_target.relabel(after)
             return
         ended = await self._end(before.id)
         self._begin(ended.successor(after))
@@ -177,40 +181,42 @@ class Poller:
         return Cycle(tick, self._clock.monotonic_s(), self.knows_whole_fleet)
 
     async def _start_due(self, tick: int, cycle: Cycle) -> None:
-        for n, watch in enumerate(self._wheel.due(tick), 1):
+        for n, scrape_target in enumerate(self._wheel.due(tick), 1):
             # One whose last poll still waits for its deadline is left out; one may have gone.
-            if watch.target.id not in self._polls and self._is_watched(watch):
-                self._start(watch, cycle)
+            if scrape_target.target.id not in self._polls and self._is_current(scrape_target):
+                self._start(scrape_target, cycle)
             await _pause_now_and_then(n)
 
-    def _start(self, watch: Watch, cycle: Cycle) -> None:
+    def _start(self, scrape_target: ScrapeTarget, cycle: Cycle) -> None:
         cycle.n_running += 1
-        begun = watch.begin()
-        self._polls[watch.target.id] = None
-        if not watch.poll_now(begun, partial(self._answered, watch, cycle, begun)):
-            self._start_task(watch, cycle, begun)
+        start = scrape_target.begin()
+        self._polls[scrape_target.target.id] = None
+        if not scrape_target.poll_now(start, partial(self._answered, scrape_target, cycle, start)):
+            self._start_task(scrape_target, cycle, start)
 
-    def _answered(self, watch: Watch, cycle: Cycle, begun: Begun, exchange: Exchange) -> None:
+    def _answered(
+        self, scrape_target: ScrapeTarget, cycle: Cycle, start: PollStart, exchange: Exchange
+    ) -> None:
         """End a poll that needed no task of its own, or go on with one."""
-        polled = None
+        result = None
         try:
-            if self._is_watched(watch):
-                polled = watch.conclude(begun, exchange)
-                if polled is None:
-                    self._start_task(watch, cycle, begun)
+            if self._is_current(scrape_target):
+                result = scrape_target.conclude(start, exchange)
+                if result is None:
+                    self._start_task(scrape_target, cycle, start)
                     return
-                self._record(watch, polled)
+                self._record(scrape_target, result)
         finally:
-            if self._polls[watch.target.id] is None:
-                self._end_poll(watch.target.id, cycle)
+            if self._polls[scrape_target.target.id] is None:
+                self._end_poll(scrape_target.target.id, cycle)
 
-    def _start_task(self, watch: Watch, cycle: Cycle, begun: Begun) -> None:
-        task = asyncio.get_running_loop().create_task(self._poll(watch, begun))
-        self._polls[watch.target.id] = task
-        task.add_done_callback(partial(self._after_task, watch.target.id, cycle))
+    def _start_task(self, scrape_target: ScrapeTarget, cycle: Cycle, start: PollStart) -> None:
+        task = asyncio.get_running_loop().create_task(self._poll(scrape_target, start))
+        self._polls[scrape_target.target.id] = task
+        task.add_done_callback(partial(self._after_task, scrape_target.target.id, cycle))
 
-    async def _poll(self, watch: Watch, begun: Begun) -> None:
-        self._record(watch, await watch.poll(begun))
+    async def _poll(self, scrape_target: ScrapeTarget, start: PollStart) -> None:
+        self._record(scrape_target, await scrape_target.poll(start))
 
     def _after_task(self, instance_id: str, cycle: Cycle, task: asyncio.Task[None]) -> None:
         self._end_poll(instance_id, cycle)
@@ -225,12 +231,14 @@ class Poller:
         if cycle.is_all_started:
             self._complete(cycle)
 
-    def _record(self, watch: Watch, polled: Polled) -> None:
-        verdict = polled.verdict
+    def _record(self, scrape_target: ScrapeTarget, result: PollResult) -> None:
+        verdict = result.verdict
         if verdict.outcome is not Outcome.OK or verdict.metrics_outcome is not Outcome.OK:
             self._count_failure(verdict)
-        if polled.increase is not NOTHING:
-            self._ledger.record(watch.target.node, watch.row.memory.model, polled.increase)
+        if result.delta is not NO_DELTA:
+            self._fleet_counters.record(
+                scrape_target.target.node, scrape_target.row.counters.model, result.delta
+            )
 
     def _count_failure(self, verdict: Verdict) -> None:
         errors = self._metrics.poll_errors
@@ -252,11 +260,11 @@ class Poller:
         self._metrics.poll_lateness_s.set(cycle.lateness_s)
         self.has_seen_all.set()
 
-    def _is_watched(self, watch: Watch) -> bool:
-        return self._watches.get(watch.target.id) is watch
+    def _is_current(self, scrape_target: ScrapeTarget) -> bool:
+        return self._scrape_targets.get(scrape_target.target.id) is scrape_target
 
     def _n_open(self) -> int:
-        return self._manner.wire.open_connections.n
+        return self._options.transport.open_connections.n
 
 
 async def _pause_now_and_then(n_done: int) -> None:

@@ -1,7 +1,7 @@
 """Render the fleet once per interval and hand the same page to every scraper.
 
 In:   the poller's rows and the ledger.
-Out:  an Edition, replaced whole.
+Out:  an RenderedScrape, replaced whole.
 Aggregating and rendering happen in portions with the event loop running in between, compressing
 happens in a thread: no poll waits for a page.
 """
@@ -14,22 +14,22 @@ import zlib
 from typing import TYPE_CHECKING
 
 from exporter.exposition import (
-    PORTION_ROWS,
+    CHUNK_ROWS,
+    Chunk,
+    Exposition,
     Format,
-    Page,
-    Portion,
-    fleet_portions,
-    instance_portions,
-    page,
+    assemble,
+    fleet_chunks,
+    instance_chunks,
 )
-from exporter.leisure import at_leisure
 from exporter.snapshot import Aggregation, Snapshot
+from exporter.steps import run_in_steps
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from zlib import _Compress as _Compressor
 
-    from exporter.counters import Ledger
+    from exporter.counters import FleetCounters
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import Row
@@ -42,11 +42,11 @@ GZIP_WINDOW_BITS = 31
 """zlib's way of saying: with gzip's header and trailer."""
 
 
-class Edition:
+class RenderedScrape:
     """A page in the forms that scrapers ask for, each made once, when first asked for."""
 
-    def __init__(self, page_: Page) -> None:
-        self.page = page_
+    def __init__(self, exposition: Exposition) -> None:
+        self.exposition = exposition
         self._plain: dict[Format, tuple[bytes, ...]] = {}
         self._gzipped: dict[Format, asyncio.Task[tuple[bytes, _Compressor]]] = {}
 
@@ -59,7 +59,7 @@ class Edition:
         """Return the page as it is, in parts."""
         parts = self._plain.get(format_)
         if parts is None:
-            parts = self._plain[format_] = self.page.parts(format_)
+            parts = self._plain[format_] = self.exposition.parts(format_)
         return parts
 
     async def gzipped(self, format_: Format, tail: bytes) -> tuple[bytes, ...]:
@@ -88,18 +88,18 @@ class Publisher:
     def __init__(
         self,
         poller: Poller,
-        ledger: Ledger,
+        fleet_counters: FleetCounters,
         metrics: SelfMetrics,
         clock: Clock,
         *,
         per_instance: bool = True,
     ) -> None:
         self._poller = poller
-        self._ledger = ledger
+        self._fleet_counters = fleet_counters
         self._metrics = metrics
         self._clock = clock
         self._per_instance = per_instance
-        self.edition: Edition | None = None
+        self.rendered_scrape: RenderedScrape | None = None
         """None until the first whole cycle has ended."""
 
     async def run(self, interval_s: float) -> None:
@@ -113,54 +113,54 @@ class Publisher:
 
     async def publish(self) -> None:
         """Make an edition of the fleet as it is now."""
-        edition_page, busy_s = await self._render()
-        edition = Edition(edition_page)
-        if self.edition is not None:
-            for format_ in self.edition.gzipped_formats:
-                edition.prepare_gzip(format_)
-        self.edition = edition
+        exposition, busy_s = await self._render()
+        rendered_scrape = RenderedScrape(exposition)
+        if self.rendered_scrape is not None:
+            for format_ in self.rendered_scrape.gzipped_formats:
+                rendered_scrape.prepare_gzip(format_)
+        self.rendered_scrape = rendered_scrape
         self._metrics.exposition_duration_s.set(busy_s)
-        self._metrics.exposition_samples.set(edition_page.n_samples)
-        self._metrics.exposition_rendered_at_s.set(edition_page.rendered_at_s)
+        self._metrics.exposition_samples.set(exposition.n_samples)
+        self._metrics.exposition_rendered_at_s.set(exposition.rendered_at_s)
         # The collector rarely comes by itself, and broken-off requests leave cycles of exceptions.
         gc.collect(0)
 
     async def close(self) -> None:
         """Wait for the edition's work to end."""
-        if self.edition is not None:
-            await self.edition.close()
+        if self.rendered_scrape is not None:
+            await self.rendered_scrape.close()
 
-    async def _render(self) -> tuple[Page, float]:
+    async def _render(self) -> tuple[Exposition, float]:
         """Return the page of the fleet as it is now, and the event loop's CPU time for it in s."""
-        rows, rows_s = await at_leisure(self._poller.rows())
+        rows, rows_s = await run_in_steps(self._poller.rows())
         now_s = self._clock.unix_s()
-        of_instances, instances_s = await at_leisure(self._instance_steps(rows, now_s))
-        aggregation, portions = of_instances
-        fleet = await asyncio.to_thread(aggregation.finish, self._ledger)
-        more, fleet_s = await at_leisure(_fleet_steps(Snapshot(tuple(rows), fleet, now_s)))
-        return page([*portions, *more], now_s), rows_s + instances_s + fleet_s
+        of_instances, instances_s = await run_in_steps(self._instance_steps(rows, now_s))
+        aggregation, chunks = of_instances
+        fleet = await asyncio.to_thread(aggregation.finish, self._fleet_counters)
+        more, fleet_s = await run_in_steps(_fleet_steps(Snapshot(tuple(rows), fleet, now_s)))
+        return assemble([*chunks, *more], now_s), rows_s + instances_s + fleet_s
 
     def _instance_steps(
         self, rows: Sequence[Row], now_s: float
-    ) -> Generator[None, None, tuple[Aggregation, list[Portion]]]:
+    ) -> Generator[None, None, tuple[Aggregation, list[Chunk]]]:
         """Aggregate and render the instances in steps of about a millisecond."""
         aggregation = Aggregation(now_s=now_s)
-        rendered: list[Portion] = []
-        for first in range(0, len(rows), PORTION_ROWS):
-            some = rows[first : first + PORTION_ROWS]
+        rendered: list[Chunk] = []
+        for first in range(0, len(rows), CHUNK_ROWS):
+            some = rows[first : first + CHUNK_ROWS]
             aggregation.add(some)
             yield
-            for portion in instance_portions(some if self._per_instance else (), now_s=now_s):
-                rendered.append(portion)
+            for chunk in instance_chunks(some if self._per_instance else (), now_s=now_s):
+                rendered.append(chunk)
                 yield
         return aggregation, rendered
 
 
-def _fleet_steps(snapshot: Snapshot) -> Generator[None, None, list[Portion]]:
+def _fleet_steps(snapshot: Snapshot) -> Generator[None, None, list[Chunk]]:
     """Render the fleet, its models and its nodes, of which there may be tens of thousands."""
-    rendered: list[Portion] = []
-    for portion in fleet_portions(snapshot):
-        rendered.append(portion)
+    rendered: list[Chunk] = []
+    for chunk in fleet_chunks(snapshot):
+        rendered.append(chunk)
         yield
     return rendered
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from exporter.counters import MAX_MODELS, Memory, bounded, speed_now
+from exporter.counters import MAX_MODELS, CounterState, bounded, speed_now
 from exporter.model import Outcome, Reading, State, Status, Target
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from exporter.counters import Ledger
+    from exporter.counters import FleetCounters
     from exporter.model import EngineName, Histogram
 
 
@@ -35,7 +35,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     status: Status
     reading: Reading | None
     """None until it has been polled."""
-    memory: Memory
+    counters: CounterState
     is_up: bool | None
     """Whether the last poll found it healthy, whatever its state (see `is_up`)."""
     labels: str
@@ -141,7 +141,7 @@ class Aggregation:
     def add(self, rows: Sequence[Row]) -> None:
         """Take in some rows; about 1 µs each."""
         self._node_instances.update([(row.target.node, row.status) for row in rows])
-        self._model_instances.update([(row.memory.model, row.status) for row in rows])
+        self._model_instances.update([(row.counters.model, row.status) for row in rows])
         healthy = [row for row in rows if row.status is Status.HEALTHY]
         self._add_speeds(healthy)
         told = [row.reading.verdict.values for row in healthy if row.reading is not None]
@@ -153,15 +153,15 @@ class Aggregation:
         totals = self._node_tokens_per_second
         measured_models = []
         for row in healthy:
-            memory = row.memory
-            speed = speed_now(memory, now_s=self._now_s)
+            counters = row.counters
+            speed = speed_now(counters, now_s=self._now_s)
             if speed is not None:
-                key = (row.target.node, memory.model)
+                key = (row.target.node, counters.model)
                 totals[key] = totals.get(key, 0.0) + speed
-                measured_models.append(memory.model)
+                measured_models.append(counters.model)
         self._measured.update(measured_models)
 
-    def finish(self, ledger: Ledger) -> Fleet:
+    def finish(self, fleet_counters: FleetCounters) -> Fleet:
         """Return what the rows amount to, with the ledger's totals as they are now."""
         counts = self._model_instances.items()
         names = _model_names(self._model_instances)
@@ -180,12 +180,12 @@ class Aggregation:
             ),
             node_instances=_with_healthy(self._node_instances),
             node_tokens_per_second=speeds,
-            generated_tokens=dict(ledger.generated_tokens),
-            errors=dict(ledger.errors),
-            node_errors=dict(ledger.node_errors),
-            durations=dict(ledger.durations),
-            requests=ledger.requests,
-            request_errors=ledger.failed_requests if ledger.durations else None,
+            generated_tokens=dict(fleet_counters.generated_tokens),
+            errors=dict(fleet_counters.errors),
+            node_errors=dict(fleet_counters.node_errors),
+            durations=dict(fleet_counters.durations),
+            requests=fleet_counters.requests,
+            request_errors=fleet_counters.failed_requests if fleet_counters.durations else None,
         )
 
 

@@ -24,10 +24,10 @@ from exporter import instances
 from exporter.errors import ExporterError
 from exporter.exposition import Format
 from exporter.inventory.checks import shown
-from exporter.leisure import at_leisure
 from exporter.model import Status
 from exporter.responses import UNHURRIED_S, Body, taken, takes_gzip
 from exporter.selfmetrics import Refusal
+from exporter.steps import run_in_steps
 from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from exporter.poller import Poller
     from exporter.publisher import Publisher
     from exporter.responses import ResponseSender
-    from exporter.scrape_target import Watch
+    from exporter.scrape_target import ScrapeTarget
     from exporter.selfmetrics import SelfMetrics
-    from exporter.ui.handlers import FleetPage
+    from exporter.ui.handlers import FleetUi
     from exporter.websecurity import Guard
     from ollama_fleet.clock import Clock
 
@@ -104,7 +104,7 @@ class Web:
         publisher: Publisher,
         metrics: SelfMetrics,
         clock: Clock,
-        fleet_page: FleetPage,
+        fleet_ui: FleetUi,
         sender: ResponseSender,
         scrape_sender: ResponseSender,
         *,
@@ -114,7 +114,7 @@ class Web:
         allowed_hosts: Sequence[str] = (),
         max_connections: int,
     ) -> None:
-        self._fleet_page = fleet_page
+        self._fleet_ui = fleet_ui
         self._poller = poller
         self._publisher = publisher
         self._metrics = metrics
@@ -147,7 +147,7 @@ class Web:
                 web.get("/-/ready", self._ready),
             ]
         )
-        self._fleet_page.add_to(app)
+        self._fleet_ui.add_to(app)
         self._protect(app, host)
         try:
             return await self._listen(app, host, port)
@@ -197,13 +197,13 @@ class Web:
         format_ = preferred_format(request.headers.get("Accept", ""))
         own = self._own_series(format_)
         headers = {"Content-Type": CONTENT_TYPES[format_], "Vary": "Accept, Accept-Encoding"}
-        edition = self._publisher.edition
-        if edition is None:
+        rendered_scrape = self._publisher.rendered_scrape
+        if rendered_scrape is None:
             return Body(headers, [own])
         if not takes_gzip(request.headers.get("Accept-Encoding", "")):
-            return Body(headers, [*edition.plain(format_), own])
+            return Body(headers, [*rendered_scrape.plain(format_), own])
         headers["Content-Encoding"] = "gzip"
-        return Body(headers, await edition.gzipped(format_, own))
+        return Body(headers, await rendered_scrape.gzipped(format_, own))
 
     def _own_series(self, format_: Format) -> bytes:
         is_text = format_ is Format.TEXT
@@ -219,17 +219,20 @@ class Web:
     async def _instances_body(self, wanted: Filter) -> Body:
         async with self._one_list_at_a_time:
             # Looked at in the thread: 100,000 instances would hold the loop.
-            seen = ((watch.row, watch.last_failure) for watch in self._watches(wanted))
+            seen = (
+                (scrape_target.row, scrape_target.last_failure)
+                for scrape_target in self._scrape_targets(wanted)
+            )
             now_s = self._clock.unix_s()
             body = await asyncio.to_thread(instances.to_json, seen, wanted, now_s=now_s)
         return Body({"Content-Type": "application/json"}, [body], own_bytes=len(body))
 
-    def _watches(self, wanted: Filter) -> Sequence[Watch]:
+    def _scrape_targets(self, wanted: Filter) -> Sequence[ScrapeTarget]:
         """Return where to look for what is wanted; one instance need not be searched for."""
-        watches = self._poller.watches
+        scrape_targets = self._poller.scrape_targets
         if wanted.id is None:
-            return tuple(watches.values())
-        return [watches[wanted.id]] if wanted.id in watches else ()
+            return tuple(scrape_targets.values())
+        return [scrape_targets[wanted.id]] if wanted.id in scrape_targets else ()
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="The exporter runs.\n")
@@ -240,7 +243,7 @@ class Web:
             for state in self._sources()
             if not state.last_success_s
         ]
-        if self._publisher.edition is not None:
+        if self._publisher.rendered_scrape is not None:
             lines = ["Every instance that is known has been polled.", *never_read]
             return web.Response(text="\n".join([*lines, ""]))
         helps = ["--inventory.allow-partial true publishes the fleet without it"]
@@ -249,7 +252,7 @@ class Web:
         return web.Response(text="Not ready: " + "\n".join([*reasons, ""]), status=503)
 
     async def _landing(self, _: web.Request) -> web.Response:
-        seen, _cpu_s = await at_leisure(self._poller.rows())
+        seen, _cpu_s = await run_in_steps(self._poller.rows())
         counts = Counter([row.status for row in seen])
         rows = [f"<tr><td>{status}</td><td>{counts[status]:,}</td></tr>" for status in Status]
         links = [

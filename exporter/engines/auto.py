@@ -12,7 +12,7 @@ from exporter.engines.base import (
     clipped,
     read_health,
     status_verdict,
-    without_figures,
+    without_metrics,
 )
 from exporter.engines.ollama import VERSION, read_version
 from exporter.errors import PollError
@@ -54,7 +54,7 @@ def unrecognised(answers: Answers) -> Verdict:
     verdict = read_health(answers[HEALTH])
     if verdict.outcome is Outcome.OK:
         detail = f"none of {', '.join(PROBES[1:])} answered as a known server does"
-        return without_figures(Outcome.UNRECOGNISED, detail)
+        return without_metrics(Outcome.UNRECOGNISED, detail)
     version = answers[VERSION]
     if verdict.outcome is Outcome.HTTP_STATUS and isinstance(version, Answer):
         return _neither(verdict, status_verdict(VERSION, version))

@@ -130,7 +130,7 @@ def healthy(values: Values) -> Verdict:
     return Verdict(Outcome.OK, values=values)
 
 
-def without_figures(outcome: Outcome, detail: str, values: Values = NO_VALUES) -> Verdict:
+def without_metrics(outcome: Outcome, detail: str, values: Values = NO_VALUES) -> Verdict:
     """Return the verdict on an instance that is well, but whose figures could not be read."""
     return Verdict(Outcome.OK, values=values, metrics_outcome=outcome, metrics_detail=detail)
 
@@ -193,7 +193,7 @@ PROMPT_FACTOR = 100
 """Reading a prompt is some ten times as fast as generating; cached parts take no time at all."""
 
 
-def plausible(verdict: Verdict, *, now_s: float, max_tokens_per_second: float) -> Verdict:
+def drop_implausible(verdict: Verdict, *, now_s: float, max_tokens_per_second: float) -> Verdict:
     """Return the verdict without implausible figures; the same object where there are none."""
     values = verdict.values
     if values is NO_VALUES:
@@ -214,10 +214,10 @@ def plausible(verdict: Verdict, *, now_s: float, max_tokens_per_second: float) -
         return verdict
     faults = [_fault(name, values) for name in beyond]
     kept = msgspec.structs.replace(values, **dict.fromkeys(beyond))
-    return doubted(msgspec.structs.replace(verdict, values=kept), faults)
+    return mark_implausible(msgspec.structs.replace(verdict, values=kept), faults)
 
 
-def doubted(verdict: Verdict, faults: Sequence[str]) -> Verdict:
+def mark_implausible(verdict: Verdict, faults: Sequence[str]) -> Verdict:
     """Return the verdict on an instance of whose figures some are left out as implausible.
 
     Where others were broken, that stays the outcome: it is why most of them are missing.

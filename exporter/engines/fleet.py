@@ -37,7 +37,7 @@ from exporter.engines.base import (
     healthy,
     metrics_body,
     read_health,
-    without_figures,
+    without_metrics,
 )
 from exporter.errors import PollError
 from exporter.model import NO_VALUES, EngineName, Histogram, Outcome, Values, Verdict
@@ -73,11 +73,11 @@ class _Metrics(msgspec.Struct, gc=False):
     request_duration_seconds: _Duration | None = None
 
 
-ARTICLE_FIGURES = ("tokens_per_second", "latency_p99", "error_count")
+ARTICLE_METRICS = ("tokens_per_second", "latency_p99", "error_count")
 
 _decode = msgspec.json.Decoder(_Metrics).decode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_figure = {
+_decode_metric = {
     field.name: msgspec.json.Decoder(field.type).decode
     for field in msgspec.structs.fields(_Metrics)
 }
@@ -96,12 +96,12 @@ def read(answers: Answers, *, latency_unit_s: float) -> Verdict:
     try:
         metrics, faults = decode(metrics_body(METRICS, answers[METRICS]))
     except PollError as error:
-        return without_figures(error.outcome, error.detail)
+        return without_metrics(error.outcome, error.detail)
     values = _values(metrics, latency_unit_s, faults)
     if not faults:
         return healthy(values)
     detail = f"{METRICS}: {clipped('; '.join(faults))}"
-    return without_figures(Outcome.BAD_BODY, detail, NO_VALUES if values == NO_VALUES else values)
+    return without_metrics(Outcome.BAD_BODY, detail, NO_VALUES if values == NO_VALUES else values)
 
 
 def decode(body: bytes) -> tuple[_Metrics, list[str]]:
@@ -112,25 +112,25 @@ def decode(body: bytes) -> tuple[_Metrics, list[str]]:
     """
     try:
         metrics = decode_json(_decode, body, METRICS)
-        given = {name for name in ARTICLE_FIGURES if getattr(metrics, name) is not None}
+        given = {name for name in ARTICLE_METRICS if getattr(metrics, name) is not None}
         faults: list[str] = []
     except PollError:  # then each figure is looked at by itself
-        figures = decode_json(_decode_raw, body, METRICS)
-        given = figures.keys() & ARTICLE_FIGURES
-        metrics, faults = _decode_each(figures)
+        raw_metrics = decode_json(_decode_raw, body, METRICS)
+        given = raw_metrics.keys() & ARTICLE_METRICS
+        metrics, faults = _decode_each(raw_metrics)
     if not given:
-        missing = f"none of {', '.join(ARTICLE_FIGURES)}"
+        missing = f"none of {', '.join(ARTICLE_METRICS)}"
         raise PollError(Outcome.BAD_BODY, f"{METRICS}: the object has {missing}")
     return metrics, faults
 
 
-def _decode_each(figures: Mapping[str, msgspec.Raw]) -> tuple[_Metrics, list[str]]:
+def _decode_each(raw_metrics: Mapping[str, msgspec.Raw]) -> tuple[_Metrics, list[str]]:
     """Return the figures that are as they should be, and what is wrong with the others."""
     metrics = _Metrics()
     fault_by_name: dict[str, str] = {}
-    for name in [name for name in _decode_figure if name in figures]:
+    for name in [name for name in _decode_metric if name in raw_metrics]:
         try:
-            setattr(metrics, name, decode_json(_decode_figure[name], figures[name], name))
+            setattr(metrics, name, decode_json(_decode_metric[name], raw_metrics[name], name))
         except PollError as error:
             fault_by_name[name] = error.detail
     if not fault_by_name.keys().isdisjoint(("errors", "error_count")):

@@ -24,7 +24,7 @@ from exporter.engines.base import (
     healthy,
     metrics_body,
     read_health,
-    without_figures,
+    without_metrics,
 )
 from exporter.errors import PollError
 from exporter.model import NO_VALUES, Answer, EngineName, Outcome, Values, Verdict
@@ -63,14 +63,14 @@ def read(answers: Answers) -> Verdict:
     try:
         page = metrics_body(METRICS, answers[METRICS])
     except PollError as error:
-        return without_figures(error.outcome, error.detail, known)
+        return without_metrics(error.outcome, error.detail, known)
     samples, faults = samples_without_labels(page, WANTED)
     if GENERATED not in samples and not faults:
         faults.append(f"no {GENERATED}: is this a llama-server?")
     if not faults:
         return healthy(_values(known, samples))
     values = _values(known, samples) if samples else known
-    return without_figures(Outcome.BAD_BODY, f"{METRICS}: {clipped('; '.join(faults))}", values)
+    return without_metrics(Outcome.BAD_BODY, f"{METRICS}: {clipped('; '.join(faults))}", values)
 
 
 def _known(props: _Props) -> Values:

@@ -19,7 +19,7 @@ from exporter.engines.base import (
     healthy,
     metrics_body,
     status_verdict,
-    without_figures,
+    without_metrics,
 )
 from exporter.errors import PollError
 from exporter.model import Answer, EngineName, Outcome, Values, Verdict
@@ -58,7 +58,7 @@ def read(answers: Answers) -> Verdict:
         models = _read_models(metrics_body(LOADED, answers[LOADED]))
         return healthy(Values(models=models, version=version))
     except PollError as error:
-        return without_figures(error.outcome, error.detail, Values(version=version))
+        return without_metrics(error.outcome, error.detail, Values(version=version))
 
 
 def read_version(answer: Answer | PollError | None) -> str | None:

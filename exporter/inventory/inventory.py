@@ -12,10 +12,10 @@ from pathlib import Path
 from exporter.errors import InputError, SourceError
 from exporter.inventory.entries import targets_of
 from exporter.inventory.formats import Format, records
-from exporter.inventory.merge import NO_CHANGE, WHOLE, Change, Listed, Shard, merge, settle
+from exporter.inventory.merge import NO_CHANGE, WHOLE, Change, Listed, Shard, merge, resolve
 from exporter.inventory.sources import Source
-from exporter.leisure import gently
 from exporter.model import Target
+from exporter.steps import with_pauses
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.problems import MAX_PROBLEMS, Problem
 
@@ -39,12 +39,12 @@ class SourceState:
     """Empty when the last reading went well."""
 
 
-class Listing:
+class SourceListing:
     """What the inventory knows of one source."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.in_force: Listed = ()
+        self.active: Listed = ()
         self.new: Listed | None = None
         """Parsed, but not in force: not decided on yet, or refused for ids that others have."""
         self._unparsed: bytes | None = None
@@ -77,7 +77,7 @@ class Listing:
             source=self.source.name,
             last_success_s=self._last_success_s,
             last_reload_successful=not self.problems,
-            n_instances=len(self.in_force),
+            n_instances=len(self.active),
             last_error=_summary(self.problems),
         )
 
@@ -116,7 +116,7 @@ class Listing:
     def take(self) -> None:
         """Put the new list in force."""
         if self.new is not None:
-            self.in_force, self.new = self.new, None
+            self.active, self.new = self.new, None
             self._content_problems = ()
 
     def refuse(self, problems: Sequence[Problem]) -> None:
@@ -126,7 +126,7 @@ class Listing:
     def conclude(self, now_s: float) -> None:
         """End a round: note the success, or log the failure if it is not the one logged last."""
         error = _summary(self.problems)
-        n_instances = len(self.in_force)
+        n_instances = len(self.active)
         if not error:
             self._last_success_s = now_s
         if error and error != self._logged:
@@ -139,7 +139,7 @@ class Listing:
 
 
 def _parse(body: bytes, source: str, form: Format) -> Listed:
-    return targets_of(gently(records(body, source, form)), source)
+    return targets_of(with_pauses(records(body, source, form)), source)
 
 
 def _bug(error: Exception) -> str:
@@ -166,7 +166,7 @@ class Inventory:
         shard: Shard = WHOLE,
         clock: Clock | None = None,
     ) -> None:
-        self._listings = [Listing(source) for source in sources]
+        self._listings = [SourceListing(source) for source in sources]
         self._shard = shard
         self._clock = clock or SystemClock()
         self._targets: Listed = ()
@@ -198,7 +198,7 @@ class Inventory:
         """
         async with self._one_at_a_time:
             await self._read()
-            await self._settle()
+            await self._apply_new()
             if problems := self._problems_at_start():
                 raise InputError("inventory", problems)
             self._conclude()
@@ -207,7 +207,7 @@ class Inventory:
         """Read all sources again and return what has changed; false when nothing has."""
         async with self._one_at_a_time:
             await self._read()
-            change = await self._settle()
+            change = await self._apply_new()
             self._conclude()
             return change
 
@@ -221,19 +221,19 @@ class Inventory:
             for listing in self._listings:
                 group.create_task(listing.read())
 
-    async def _settle(self) -> Change:
+    async def _apply_new(self) -> Change:
         """Put in force what can be; nothing new means nothing to do."""
         if not any(listing.is_undecided for listing in self._listings):
             return NO_CHANGE
-        in_force = [listing.in_force for listing in self._listings]
+        active = [listing.active for listing in self._listings]
         new = {i: item.new for i, item in enumerate(self._listings) if item.new is not None}
-        settlement = await asyncio.to_thread(settle, in_force, new)
-        lists = [new[i] if i in settlement.taken else old for i, old in enumerate(in_force)]
+        resolution = await asyncio.to_thread(resolve, active, new)
+        lists = [new[i] if i in resolution.taken else old for i, old in enumerate(active)]
         merged = await asyncio.to_thread(merge, self._targets, lists, self._shard)
         # From here to the end nothing waits: a cancelled refresh has changed all or nothing.
-        for index in settlement.taken:
+        for index in resolution.taken:
             self._listings[index].take()
-        for index, problems in settlement.refused.items():
+        for index, problems in resolution.refused.items():
             self._listings[index].refuse(problems)
         self._targets, change = merged
         return change

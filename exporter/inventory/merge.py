@@ -10,8 +10,8 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from exporter.inventory.entries import repetition
-from exporter.leisure import run_gently, sorted_in_steps
 from exporter.model import Target
+from exporter.steps import run_with_pauses, sorted_in_steps
 from ollama_fleet.problems import MAX_PROBLEMS, Problem
 
 
@@ -102,7 +102,7 @@ WHOLE = Shard(0, 1)
 Listed = tuple[Target, ...]
 
 
-class Claim(NamedTuple):
+class Conflict(NamedTuple):
     """One id that two sources list, each with its own entry."""
 
     sources: tuple[int, int]
@@ -115,14 +115,14 @@ class Claim(NamedTuple):
         return repetition(one.id, one.origin, other.origin)
 
 
-class Settlement(NamedTuple):
+class Resolution(NamedTuple):
     """What becomes of the new lists, by the index of their source."""
 
     taken: frozenset[int]
     refused: Mapping[int, tuple[Problem, ...]]
 
 
-def settle(in_force: Sequence[Listed], new: Mapping[int, Listed]) -> Settlement:
+def resolve(active: Sequence[Listed], new: Mapping[int, Listed]) -> Resolution:
     """Decide which new lists go together with each other and with the lists they do not replace.
 
     All are tried at once, so that an instance may move from one source to another in one step.
@@ -131,24 +131,24 @@ def settle(in_force: Sequence[Listed], new: Mapping[int, Listed]) -> Settlement:
     taken = set(new)
     refused: dict[int, tuple[Problem, ...]] = {}
     while True:
-        found = claims([new[i] if i in taken else old for i, old in enumerate(in_force)])
+        found = conflicts([new[i] if i in taken else old for i, old in enumerate(active)])
         if not found:
-            return Settlement(frozenset(taken), refused)
-        for loser in {max(taken.intersection(claim.sources)) for claim in found}:
-            own = (claim.problem_for(loser) for claim in found if loser in claim.sources)
+            return Resolution(frozenset(taken), refused)
+        for loser in {max(taken.intersection(conflict.sources)) for conflict in found}:
+            own = (conflict.problem_for(loser) for conflict in found if loser in conflict.sources)
             refused[loser] = tuple(islice(own, MAX_PROBLEMS))
             taken.remove(loser)
 
 
-def claims(lists: Sequence[Listed]) -> list[Claim]:
+def conflicts(lists: Sequence[Listed]) -> list[Conflict]:
     """Return every id that stands in two lists; ids are unique within each."""
-    found: list[Claim] = []
+    found: list[Conflict] = []
     first_by_id: dict[str, tuple[int, Target]] = {}
     for index, targets in enumerate(lists):
         for target in targets:
             first_index, first = first_by_id.setdefault(target.id, (index, target))
             if first is not target:
-                found.append(Claim((first_index, index), (first, target)))
+                found.append(Conflict((first_index, index), (first, target)))
     return found
 
 
@@ -159,7 +159,7 @@ def merge(before: Listed, lists: Iterable[Listed], shard: Shard) -> tuple[Listed
     """
     held = [target for target in chain.from_iterable(lists) if shard.holds(target.id)]
     target_by_id = {target.id: target for target in held}
-    ids = run_gently(sorted_in_steps(target_by_id))
+    ids = run_with_pauses(sorted_in_steps(target_by_id))
     after = keep_identity(before, (target_by_id[id_] for id_ in ids))
     is_same = len(before) == len(after) and all(map(_is, before, after))
     return (before, NO_CHANGE) if is_same else (after, diff(before, after))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
 
     from exporter.instances import Filter
-    from exporter.scrape_target import Watch
+    from exporter.scrape_target import ScrapeTarget
     from exporter.snapshot import Row
     from exporter.ui.layout import Layout
 
@@ -125,7 +125,7 @@ def _add(
         latency_s = row.reading.verdict.values.latency_p99_s
         if latency_s is not None:
             totals.latencies_p99_s.append(latency_s)
-        speed = speed_now(row.memory, now_s=now_s)
+        speed = speed_now(row.counters, now_s=now_s)
         if speed is not None:
             totals.tokens_per_second += speed
             totals.n_measured += 1
@@ -211,7 +211,7 @@ def _readers(now_s: float, errors: Callable[[Row], int | None]) -> dict[Value, R
         return UNKNOWN if count is None else min(count, LARGEST)
 
     def age_hours(row: Row) -> int:
-        start_s = row.memory.start_time_s
+        start_s = row.counters.start_time_s
         # Of an instance that is not up, nobody knows whether it still runs.
         if start_s is None or not row.is_up:
             return UNKNOWN
@@ -244,13 +244,13 @@ class Worst:
     n_matching: int
     n_ranked: int
     """Those that would stand in a list of any length."""
-    found: list[tuple[Watch, int]]
+    found: list[tuple[ScrapeTarget, int]]
     """With their values, the worst first."""
 
 
 def worst(
     ids: Sequence[str],
-    watches: Mapping[str, Watch],
+    scrape_targets: Mapping[str, ScrapeTarget],
     wanted: Filter,
     value: Value | None,
     column: Column,
@@ -264,7 +264,11 @@ def worst(
     for first in range(0, len(ids), STEP_ROWS):
         some = range(first, min(first + STEP_ROWS, len(ids)))
         # An instance may have gone since the column was made.
-        seen = [(watch.row, column[cell]) for cell in some if (watch := watches.get(ids[cell]))]
+        seen = [
+            (scrape_target.row, column[cell])
+            for cell in some
+            if (scrape_target := scrape_targets.get(ids[cell]))
+        ]
         taken = [(row, number) for row, number in seen if wanted.takes(row)]
         n_matching += len(taken)
         ranked = list(_ranked(taken, value))
@@ -272,7 +276,9 @@ def worst(
         found = heapq.nsmallest(N_WORST, [*found, *ranked])
         yield
     there = [
-        (watches[instance_id], number) for _, instance_id, number in found if instance_id in watches
+        (scrape_targets[instance_id], number)
+        for _, instance_id, number in found
+        if instance_id in scrape_targets
     ]
     return Worst(n_matching, n_ranked, there)
 

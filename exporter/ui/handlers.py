@@ -14,18 +14,18 @@ from aiohttp import web
 
 from exporter.errors import ExporterError
 from exporter.instances import view
-from exporter.leisure import at_leisure
 from exporter.model import Status
 from exporter.responses import Body, takes_gzip
+from exporter.steps import run_in_steps
 from exporter.ui import protocol
 from exporter.ui.cells import STATUS, worst
 from exporter.ui.protocol import (
     ChangedValue,
     ChangesAnswer,
-    Drawn,
+    EncodedLayout,
+    LayoutChanged,
     MapAnswer,
-    OtherLayout,
-    told,
+    as_json,
     whole,
 )
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from exporter.poller import Poller
     from exporter.responses import ResponseSender
     from exporter.ui.cells import Value
-    from exporter.ui.protocol import SinceThen
-    from exporter.ui.revisions import Revision, Revisions, Sight
-    from exporter.ui.summary import Facts, Summariser, Summary
+    from exporter.ui.protocol import ChangesQuery
+    from exporter.ui.revisions import FleetView, Revision, Revisions
+    from exporter.ui.summary import Summariser, Summary, UiConfig
     from ollama_fleet.clock import Clock
 
 
@@ -96,7 +96,7 @@ class _Entry:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Shared:
+class ResultCache:
     """What was made of the revision that was asked about last."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Shared:
         self._entries: dict[Hashable, _Entry] = {}
 
     def __repr__(self) -> str:
-        return f"<Shared: {len(self._entries)} of revision {self._revision}>"
+        return f"<ResultCache: {len(self._entries)} of revision {self._revision}>"
 
     async def get(
         self, revision: int, wanted: Hashable, make: Callable[[], Awaitable[object]]
@@ -124,7 +124,7 @@ class Shared:
 PATH = "/fleet"
 
 
-class FleetPage:
+class FleetUi:
     """The page, and what its scripts ask for."""
 
     def __init__(
@@ -133,7 +133,7 @@ class FleetPage:
         revisions: Revisions,
         summariser: Summariser,
         poller: Poller,
-        facts: Facts,
+        ui_config: UiConfig,
         clock: Clock,
         sender: ResponseSender,
     ) -> None:
@@ -141,12 +141,12 @@ class FleetPage:
         self._revisions = revisions
         self._summariser = summariser
         self._poller = poller
-        self._facts = facts
+        self._ui_config = ui_config
         self._clock = clock
         self._sender = sender
-        self._drawn: tuple[str, Drawn] | None = None
+        self._encoded_layout: tuple[str, EncodedLayout] | None = None
         """The layout that was written last, with its name."""
-        self._shared = Shared()
+        self._shared = ResultCache()
         """Answers about the worst, for all who look at the same."""
 
     def add_to(self, app: web.Application) -> None:
@@ -179,37 +179,40 @@ class FleetPage:
 
     async def _map_body(self, request: web.Request, value: Value | None) -> Body:
         revision = await self._revisions.latest(value)
-        drawn = await self._drawn_of(revision)
-        summary = self._summariser.summary(revision.sight)
-        answer = await asyncio.to_thread(self._map_answer, revision, drawn, value, summary)
+        encoded = await self._layout_as_json(revision)
+        summary = self._summariser.summary(revision.fleet_view)
+        answer = await asyncio.to_thread(self._map_answer, revision, encoded, value, summary)
         return await _json_body(request, answer)
 
     def _map_answer(
-        self, revision: Revision, drawn: Drawn, value: Value | None, summary: Summary
+        self, revision: Revision, encoded: EncodedLayout, value: Value | None, summary: Summary
     ) -> MapAnswer:
-        sight = revision.sight
+        fleet_view = revision.fleet_view
         return MapAnswer(
-            layout=sight.layout.name,
+            layout=fleet_view.layout.name,
             revision=revision.number,
-            poll_interval_seconds=self._facts.poll_interval_s,
-            refresh_seconds=self._facts.refresh_s,
-            inventory_refresh_seconds=self._facts.inventory_refresh_s,
+            poll_interval_seconds=self._ui_config.poll_interval_s,
+            refresh_seconds=self._ui_config.refresh_s,
+            inventory_refresh_seconds=self._ui_config.inventory_refresh_s,
             statuses=tuple(Status),
-            nodes=drawn.nodes,
-            models=drawn.models,
-            developers=drawn.developers,
-            cells=drawn.cells,
-            status=told(sight.columns[STATUS]),
+            nodes=encoded.nodes,
+            models=encoded.models,
+            developers=encoded.developers,
+            cells=encoded.cells,
+            status=as_json(fleet_view.columns[STATUS]),
             value=None if value is None else protocol.whole_value(revision, value),
             summary=summary,
         )
 
-    async def _drawn_of(self, revision: Revision) -> Drawn:
+    async def _layout_as_json(self, revision: Revision) -> EncodedLayout:
         """Return the revision's layout, written; that is done once."""
-        layout = revision.sight.layout
-        if self._drawn is None or self._drawn[0] != layout.name:
-            self._drawn = (layout.name, await asyncio.to_thread(protocol.drawn, layout))
-        return self._drawn[1]
+        layout = revision.fleet_view.layout
+        if self._encoded_layout is None or self._encoded_layout[0] != layout.name:
+            self._encoded_layout = (
+                layout.name,
+                await asyncio.to_thread(protocol.encode_layout, layout),
+            )
+        return self._encoded_layout[1]
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -218,28 +221,28 @@ class FleetPage:
             return _refusal(str(error), 400)
         return await self._sender.send(request, partial(self._changes_body, request, since))
 
-    async def _changes_body(self, request: web.Request, since: SinceThen) -> Body:
+    async def _changes_body(self, request: web.Request, since: ChangesQuery) -> Body:
         revision = await self._revisions.latest(since.value)
-        if since.layout != revision.sight.layout.name:
+        if since.layout != revision.fleet_view.layout.name:
             # No refusal: browsers would note it as an error, and it happens every day.
-            return await _json_body(request, OtherLayout(revision.sight.layout.name))
+            return await _json_body(request, LayoutChanged(revision.fleet_view.layout.name))
         return await _json_body(request, self._changes_answer(since, revision))
 
-    def _changes_answer(self, since: SinceThen, revision: Revision) -> ChangesAnswer:
-        sight = revision.sight
+    def _changes_answer(self, since: ChangesQuery, revision: Revision) -> ChangesAnswer:
+        fleet_view = revision.fleet_view
         return ChangesAnswer(
-            layout=sight.layout.name,
+            layout=fleet_view.layout.name,
             revision=revision.number,
             status=self._revisions.changes(since.revision, STATUS, revision),
             value=self._changed_value(since, revision),
-            summary=self._summariser.summary(sight),
+            summary=self._summariser.summary(fleet_view),
         )
 
-    def _changed_value(self, since: SinceThen, revision: Revision) -> ChangedValue | None:
+    def _changed_value(self, since: ChangesQuery, revision: Revision) -> ChangedValue | None:
         if since.value is None:
             return None
         if since.is_value_whole:
-            changed = whole(revision.sight.columns[since.value])
+            changed = whole(revision.fleet_view.columns[since.value])
         else:
             changed = self._revisions.changes(since.revision, since.value, revision)
         return ChangedValue(since.value, changed.cells, changed.to)
@@ -256,21 +259,25 @@ class FleetPage:
         answer = await self._shared.get(
             revision.number,
             (value, wanted),
-            lambda: self._worst_answer(revision.sight, value, wanted),
+            lambda: self._worst_answer(revision.fleet_view, value, wanted),
         )
         return await _json_body(request, answer)
 
-    async def _worst_answer(self, sight: Sight, value: Value | None, wanted: Filter) -> object:
-        column = sight.columns[value or STATUS]
-        steps = worst(sight.layout.ids, self._poller.watches, wanted, value, column)
-        ranked, _ = await at_leisure(steps)
+    async def _worst_answer(
+        self, fleet_view: FleetView, value: Value | None, wanted: Filter
+    ) -> object:
+        column = fleet_view.columns[value or STATUS]
+        steps = worst(fleet_view.layout.ids, self._poller.scrape_targets, wanted, value, column)
+        ranked, _ = await run_in_steps(steps)
         now_s = self._clock.unix_s()
         views = [
             {
-                **msgspec.to_builtins(view(watch.row, watch.last_failure, now_s=now_s)),
+                **msgspec.to_builtins(
+                    view(scrape_target.row, scrape_target.last_failure, now_s=now_s)
+                ),
                 "value": number,
             }
-            for watch, number in ranked.found
+            for scrape_target, number in ranked.found
         ]
         return {
             "value": value or STATUS,

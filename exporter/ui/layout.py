@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from exporter.instances import engine_of
-from exporter.leisure import sorted_in_steps
+from exporter.steps import sorted_in_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Sequence
@@ -47,7 +47,7 @@ class Described:
         last = first + len(rows)
         return (
             self.lists(rows, first)
-            and [row.memory.model for row in rows] == self.models[first:last]
+            and [row.counters.model for row in rows] == self.models[first:last]
             and [engine_of(row) for row in rows] == self.engines[first:last]
         )
 
@@ -105,7 +105,7 @@ class Codes:
         return tuple(str(key) for key in self._codes)
 
 
-def settle(
+def next_layout(
     rows: Sequence[Row],
     before: Layout | None,
     new_name: Callable[[], str],
@@ -152,9 +152,9 @@ def _layout(rows: Sequence[Row], new_name: Callable[[], str]) -> Generator[None,
             cell[order[place]] = place
             ids.append(target.id)
             node.append(code_by_node[target.node])
-            model.append(models.code(row.memory.model))
+            model.append(models.code(row.counters.model))
             developer.append(developers.code(target.developer))
-            peers.append(groups.code((row.memory.model, engine_of(row))))
+            peers.append(groups.code((row.counters.model, engine_of(row))))
         yield
     described = yield from _described(rows)
     return Layout(
@@ -184,7 +184,7 @@ def _described(rows: Sequence[Row]) -> Generator[None, None, Described]:
     for first in range(0, len(rows), STEP_ROWS):
         some = rows[first : first + STEP_ROWS]
         described.targets.extend([row.target for row in some])
-        described.models.extend([row.memory.model for row in some])
+        described.models.extend([row.counters.model for row in some])
         described.engines.extend([engine_of(row) for row in some])
         yield
     return described

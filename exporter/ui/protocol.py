@@ -41,22 +41,22 @@ def changes(before: Column | None, now: Column) -> Changes:
     # A cell costs its number and its value: of more than half, the values alone are shorter.
     if 2 * len(cells) > len(now):
         return whole(now)
-    return Changes(cells, [_told(now[cell]) for cell in cells])
+    return Changes(cells, [_or_null(now[cell]) for cell in cells])
 
 
 def whole(column: Column) -> Changes:
     """Return all of a column."""
-    return Changes(None, told(column))
+    return Changes(None, as_json(column))
 
 
-def told(column: Column) -> list[int | None]:
+def as_json(column: Column) -> list[int | None]:
     """Return a column as it is told: None for what is not known."""
     if column.typecode == "B":
         return list(column)
-    return [_told(number) for number in column]
+    return [_or_null(number) for number in column]
 
 
-def _told(number: int) -> int | None:
+def _or_null(number: int) -> int | None:
     return None if number == UNKNOWN else number
 
 
@@ -86,7 +86,7 @@ class Cells(msgspec.Struct, frozen=True):
     developer: list[int]
 
 
-class Drawn(msgspec.Struct, frozen=True):
+class EncodedLayout(msgspec.Struct, frozen=True):
     """What of the map stays as long as the layout does."""
 
     nodes: msgspec.Raw
@@ -138,24 +138,24 @@ class ChangesAnswer(msgspec.Struct, frozen=True):
     summary: Summary
 
 
-class OtherLayout(msgspec.Struct, frozen=True):
+class LayoutChanged(msgspec.Struct, frozen=True):
     """What is said instead of changes where the browser's cells are no longer the fleet's."""
 
     layout: str
 
 
-def drawn(layout: Layout) -> Drawn:
+def encode_layout(layout: Layout) -> EncodedLayout:
     """Return a layout, written already."""
     cells = Cells(
         layout.ids, layout.node.tolist(), layout.model.tolist(), layout.developer.tolist()
     )
     parts = (layout.nodes, layout.models, layout.developers, cells)
-    return Drawn(*[msgspec.Raw(msgspec.json.encode(part)) for part in parts])
+    return EncodedLayout(*[msgspec.Raw(msgspec.json.encode(part)) for part in parts])
 
 
 def whole_value(revision: Revision, value: Value) -> WholeValue:
     """Return a value of all cells."""
-    return WholeValue(value, told(revision.sight.columns[value]))
+    return WholeValue(value, as_json(revision.fleet_view.columns[value]))
 
 
 def encode(answer: object, *, is_gzip_taken: bool) -> tuple[bytes, bool]:
@@ -172,7 +172,7 @@ MAX_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
-class SinceThen:
+class ChangesQuery:
     """The question what changed since a revision."""
 
     layout: str
@@ -188,7 +188,7 @@ def parse_map(query: Mapping[str, str]) -> Value | None:
     return _value(query, VALUES)
 
 
-def parse_changes(query: Mapping[str, str]) -> SinceThen:
+def parse_changes(query: Mapping[str, str]) -> ChangesQuery:
     """Return which changes are wanted."""
     check_keys(query, ("layout", "revision", "value", "full"))
     for name in ("layout", "revision"):
@@ -199,7 +199,7 @@ def parse_changes(query: Mapping[str, str]) -> SinceThen:
     text = query["revision"]
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         raise ValueError(f"revision must be a whole number, as /fleet/map gives it: {text!r}")
-    return SinceThen(query["layout"], int(text), _value(query, VALUES), "full" in query)
+    return ChangesQuery(query["layout"], int(text), _value(query, VALUES), "full" in query)
 
 
 def parse_worst(query: Mapping[str, str]) -> tuple[Value | None, Filter]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from exporter.leisure import at_leisure
+from exporter.steps import run_in_steps
 from exporter.ui.cells import columns
-from exporter.ui.layout import settle
+from exporter.ui.layout import next_layout
 from exporter.ui.protocol import Changes, changes
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from exporter.poller import Poller
     from exporter.ui.cells import Column, Totals, Value
     from exporter.ui.layout import Layout
-    from exporter.ui.recent import Recent
+    from exporter.ui.recent import RecentHistory
     from ollama_fleet.clock import Clock
 
-    Survey = Callable[[Layout | None, frozenset[Value]], Coroutine[Any, Any, "Sight"]]
+    BuildView = Callable[[Layout | None, frozenset[Value]], Coroutine[Any, Any, "FleetView"]]
 
 
 KEPT = 12
@@ -32,7 +32,7 @@ KEPT = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class FleetView:
     """What a survey of the fleet gives."""
 
     layout: Layout
@@ -47,10 +47,10 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A Sight, numbered."""
+    """A FleetView, numbered."""
 
     number: int
-    sight: Sight
+    fleet_view: FleetView
     made_at_s: float
     """On the monotonic clock."""
 
@@ -58,8 +58,8 @@ class Revision:
 class Revisions:
     """The last revisions, newest last; all of one layout."""
 
-    def __init__(self, survey: Survey, clock: Clock, *, refresh_s: float) -> None:
-        self._survey = survey
+    def __init__(self, build: BuildView, clock: Clock, *, refresh_s: float) -> None:
+        self._build = build
         self._clock = clock
         self._refresh_s = refresh_s
         self._kept: deque[Revision] = deque(maxlen=KEPT)
@@ -85,9 +85,11 @@ class Revisions:
     def changes(self, since: int, name: str, now: Revision) -> Changes:
         """Return what changed in a column; all of it where `since` or its column is not kept."""
         known = next((kept for kept in self._kept if kept.number == since), None)
-        is_comparable = known is not None and known.sight.layout.name == now.sight.layout.name
-        before = known.sight.columns.get(name) if known is not None and is_comparable else None
-        return changes(before, now.sight.columns[name])
+        is_comparable = (
+            known is not None and known.fleet_view.layout.name == now.fleet_view.layout.name
+        )
+        before = known.fleet_view.columns.get(name) if known is not None and is_comparable else None
+        return changes(before, now.fleet_view.columns[name])
 
     async def close(self) -> None:
         """Stop what is being made."""
@@ -106,12 +108,12 @@ class Revisions:
         return await asyncio.shield(self._making)
 
     async def _make(self) -> Revision:
-        newest = self._kept[-1].sight.layout if self._kept else None
-        sight = await self._survey(newest, self._wanted())
-        if newest is None or newest.name != sight.layout.name:
+        newest = self._kept[-1].fleet_view.layout if self._kept else None
+        fleet_view = await self._build(newest, self._wanted())
+        if newest is None or newest.name != fleet_view.layout.name:
             self._kept.clear()
         self._number += 1
-        revision = Revision(self._number, sight, self._clock.monotonic_s())
+        revision = Revision(self._number, fleet_view, self._clock.monotonic_s())
         self._kept.append(revision)
         return revision
 
@@ -122,14 +124,14 @@ class Revisions:
 
 
 def _has(revision: Revision, value: Value | None) -> bool:
-    return value is None or value in revision.sight.columns
+    return value is None or value in revision.fleet_view.columns
 
 
-class Surveyor:
+class ViewBuilder:
     """Looks at a fleet, and names its layouts as no other process does."""
 
     def __init__(
-        self, poller: Poller, recent: Recent, clock: Clock, *, poll_interval_s: float
+        self, poller: Poller, recent: RecentHistory, clock: Clock, *, poll_interval_s: float
     ) -> None:
         self._poller = poller
         self._recent = recent
@@ -139,20 +141,20 @@ class Surveyor:
         self._poll_interval_s = poll_interval_s
         self._named_at_s = -math.inf
 
-    async def survey(self, before: Layout | None, wanted: frozenset[Value]) -> Sight:
+    async def build(self, before: Layout | None, wanted: frozenset[Value]) -> FleetView:
         """Return the fleet as it is now."""
-        sight, _ = await at_leisure(self._steps(before, wanted))
-        return sight
+        fleet_view, _ = await run_in_steps(self._steps(before, wanted))
+        return fleet_view
 
     def _steps(
         self, before: Layout | None, wanted: frozenset[Value]
-    ) -> Generator[None, None, Sight]:
+    ) -> Generator[None, None, FleetView]:
         rows = yield from self._poller.rows()
         now_s = self._clock.unix_s()
-        layout = yield from settle(rows, before, self._new_name, is_held=self._is_held())
+        layout = yield from next_layout(rows, before, self._new_name, is_held=self._is_held())
         seen = yield from columns(rows, layout, wanted, now_s=now_s, errors=self._recent.errors_of)
         p99_s = self._recent.request_latency_p99_s(seen.totals.latencies_p99_s)
-        return Sight(layout, seen.by_name, seen.totals, p99_s, now_s)
+        return FleetView(layout, seen.by_name, seen.totals, p99_s, now_s)
 
     def _is_held(self) -> bool:
         """Return whether instances that are given another model one by one have to wait.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exporter.selfmetrics import SelfMetrics
     from exporter.ui.cells import Totals
     from exporter.ui.prometheus import Answer, Firing, Prometheus
-    from exporter.ui.revisions import Sight
+    from exporter.ui.revisions import FleetView
     from ollama_fleet.clock import Clock
     from ollama_fleet.levels import Level
 
@@ -57,7 +57,7 @@ class ThresholdSource(StrEnum):
     PROMETHEUS = "prometheus"
 
 
-class Figure(msgspec.Struct, frozen=True):
+class Indicator(msgspec.Struct, frozen=True):
     """One figure beside its threshold; None for what is not known."""
 
     name: Name
@@ -116,12 +116,12 @@ def thresholds(limits: Limits, n_instances: int) -> dict[Name, float]:
     }
 
 
-def figures(
+def indicators(
     values: Mapping[Name, float | None], thresholds: Mapping[Name, float], *, is_judged: bool
-) -> tuple[Figure, ...]:
+) -> tuple[Indicator, ...]:
     """Put the figures beside their thresholds; of a fleet that is half seen nothing is judged."""
     return tuple(
-        Figure(
+        Indicator(
             name,
             values[name],
             thresholds[name],
@@ -154,13 +154,13 @@ class Summary(msgspec.Struct, frozen=True):
     """The fleet in short; None for what is not known."""
 
     taken_at_seconds: float
-    last_pass_age_seconds: float | None
+    last_cycle_age_seconds: float | None
     """Since the last whole pass over the fleet ended."""
     inventory_age_seconds: float | None
     """Of the source that was read longest ago; None while one was never read."""
     shard: dict[str, int]
     instances: dict[Status, int]
-    figures: tuple[Figure, ...]
+    indicators: tuple[Indicator, ...]
     thresholds_from: ThresholdSource
     alerts: Alerts | None
     """None where no Prometheus is configured."""
@@ -168,7 +168,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class UiConfig:
     """What stays the same as long as the exporter runs."""
 
     limits: Limits
@@ -185,45 +185,45 @@ class Summariser:
 
     def __init__(
         self,
-        facts: Facts,
+        ui_config: UiConfig,
         poller: Poller,
         metrics: SelfMetrics,
         sources: Callable[[], Sequence[SourceState]],
         prometheus: Prometheus | None,
         clock: Clock,
     ) -> None:
-        self._facts = facts
+        self._ui_config = ui_config
         self._poller = poller
         self._metrics = metrics
         self._sources = sources
         self._prometheus = prometheus
         self._clock = clock
 
-    def summary(self, sight: Sight) -> Summary:
+    def summary(self, fleet_view: FleetView) -> Summary:
         """Return the summary of a sight; ages are as of now."""
-        facts = self._facts
+        ui_config = self._ui_config
         answer = None if self._prometheus is None else self._prometheus.latest()
-        judged, source = self._judged(sight, answer)
+        judged, source = self._judged(fleet_view, answer)
         return Summary(
-            taken_at_seconds=sight.taken_at_s,
-            last_pass_age_seconds=self._age_s(self._completed_at_s()),
+            taken_at_seconds=fleet_view.taken_at_s,
+            last_cycle_age_seconds=self._age_s(self._completed_at_s()),
             inventory_age_seconds=self._inventory_age_s(),
-            shard={"index": facts.shard.index, "count": facts.shard.count},
-            instances={status: sight.totals.instances[status] for status in Status},
-            figures=judged,
+            shard={"index": ui_config.shard.index, "count": ui_config.shard.count},
+            instances={status: fleet_view.totals.instances[status] for status in Status},
+            indicators=judged,
             thresholds_from=source,
             alerts=None if answer is None else _alerts(answer),
-            version=facts.version,
+            version=ui_config.version,
         )
 
     def _judged(
-        self, sight: Sight, answer: Answer | None
-    ) -> tuple[tuple[Figure, ...], ThresholdSource]:
-        own = thresholds(self._facts.limits, n_expected(sight.totals))
+        self, fleet_view: FleetView, answer: Answer | None
+    ) -> tuple[tuple[Indicator, ...], ThresholdSource]:
+        own = thresholds(self._ui_config.limits, n_expected(fleet_view.totals))
         told = {} if answer is None else self._usable(answer)
         is_all_told = len(told) == len(own)
-        judged = figures(
-            values(sight.totals, sight.request_latency_p99_s),
+        judged = indicators(
+            values(fleet_view.totals, fleet_view.request_latency_p99_s),
             {**own, **told},
             is_judged=self._poller.has_seen_all.is_set(),
         )
@@ -234,7 +234,7 @@ class Summariser:
 
         Floors are for the whole fleet, of which a shard sees a part only.
         """
-        names = Name if self._facts.shard.count == 1 else (Name.REQUEST_LATENCY_P99,)
+        names = Name if self._ui_config.shard.count == 1 else (Name.REQUEST_LATENCY_P99,)
         return {name: answer.thresholds[name] for name in names if name in answer.thresholds}
 
     def _completed_at_s(self) -> float:

@@ -159,7 +159,7 @@ async def test_old_data_is_told(url: str, open_page: Open) -> None:
     notice = page.find("#notice")
     await expect(notice).to_be_hidden()
 
-    await page.page.route("**/fleet/changes?*", altered(aged("last_pass_age_seconds", 3.1)))
+    await page.page.route("**/fleet/changes?*", altered(aged("last_cycle_age_seconds", 3.1)))
 
     await expect(notice).to_have_text(
         pattern("The exporter answers, but has not come round the whole fleet since {clock}.")
@@ -473,7 +473,7 @@ async def test_every_text_stands_out_from_what_is_behind_it(
     await page.click("i2")
     await expect(page.find("#details-list")).to_contain_text("refused")
     seen |= await _contrasts(page)
-    await page.page.route("**/fleet/changes?*", altered(aged("last_pass_age_seconds", 9)))
+    await page.page.route("**/fleet/changes?*", altered(aged("last_cycle_age_seconds", 9)))
     await expect(page.find("#notice")).to_be_visible()
     seen |= await _contrasts(page)
     await page.page.route("**/fleet/changes?*", lambda route: route.fulfill(body="<html>"))

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from exporter.inventory import Inventory, sources_for
-from exporter.leisure import run_gently
 from exporter.model import EngineName, Outcome, State, Target, Values
+from exporter.steps import run_with_pauses
 from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.spec import RELEASES, FleetSpec, Mode
 from tests.exporter.pollers import Polled, hastily_polling, watching
@@ -30,7 +30,7 @@ async def targets_of(fleet: RunningFleet, path: Path) -> tuple[Target, ...]:
 
 
 def values_of(polled: Polled) -> list[Values]:
-    rows = run_gently(polled.poller.rows())
+    rows = run_with_pauses(polled.poller.rows())
     assert {Outcome.OK} == {row.reading.verdict.metrics_outcome for row in rows if row.reading}
     return [row.reading.verdict.values for row in rows if row.reading]
 
@@ -60,9 +60,9 @@ async def test_failed_requests_are_among_those_whose_durations_are_told(tmp_path
     async with running_fleet(FleetSpec(n_instances=500, request_histogram=True)) as fleet:
         fleet.inject("errors", share=1, ratio=1.0)
         async with watching(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
-            ledger = polled.ledger
-            await eventually(lambda: (ledger.requests or 0.0) >= 300)
-            requests, failed = ledger.requests, ledger.failed_requests
+            fleet_counters = polled.fleet_counters
+            await eventually(lambda: (fleet_counters.requests or 0.0) >= 300)
+            requests, failed = fleet_counters.requests, fleet_counters.failed_requests
 
     assert pytest.approx(requests, rel=0.25) == failed
 
@@ -82,7 +82,7 @@ async def test_a_stock_ollamas_models_and_version_are_told_and_read(tmp_path: Pa
         async with watching(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
             await polled.polled_all()
             told = values_of(polled)[0]
-            known = run_gently(polled.poller.rows())[0].memory
+            known = run_with_pauses(polled.poller.rows())[0].counters
 
     assert (fleet.inventory[0]["model"],) == told.models
     assert known.version in {release.version for release in RELEASES}

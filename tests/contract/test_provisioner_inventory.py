@@ -13,8 +13,8 @@ import pytest
 
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.inventory.sources import AGE_HEADER
-from exporter.leisure import run_gently
 from exporter.model import EngineName, State, Status, Target
+from exporter.steps import run_with_pauses
 from provisioning.api.routes import AGE_HEADER as TOLD_AGE_HEADER
 from provisioning.model import Phase
 from tests.exporter.pollers import polling
@@ -143,7 +143,7 @@ async def test_states_become_the_fleets_statuses(tmp_path: Path) -> None:
         targets = await read(f"{board.url}/instances")
         async with polling(*targets) as polled:
             await eventually(polled.poller.has_seen_all.is_set)
-            statuses = Counter(row.status for row in run_gently(polled.poller.rows()))
+            statuses = Counter(row.status for row in run_with_pauses(polled.poller.rows()))
 
     assert (1, 2) == (statuses[Status.PROVISIONING], statuses[Status.DRAINING])
     assert (0, 6) == (statuses[Status.HEALTHY], statuses.total())

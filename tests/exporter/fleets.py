@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from exporter.counters import Ledger, Memory, remember
-from exporter.exposition import Format, Page, fleet_portions, instance_portions, page
+from exporter.counters import CounterState, FleetCounters, update
+from exporter.exposition import Exposition, Format, assemble, fleet_chunks, instance_chunks
 from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
 from exporter.snapshot import (
     Aggregation,
@@ -26,35 +26,35 @@ def reading(
 
 def row(target: Target, seen: Reading | None = None) -> Row:
     """Return the row of an instance that was polled once, or never."""
-    memory = Memory(model=target.model)
+    counters = CounterState(model=target.model)
     if seen is not None:
-        memory, _ = remember(memory, seen.verdict.values, target, now_s=NOW_S)
+        counters, _ = update(counters, seen.verdict.values, target, now_s=NOW_S)
     return Row(
         target,
         status_of(target, seen),
         seen,
-        memory,
+        counters,
         is_up(seen),
-        label_text(target, memory.model),
+        label_text(target, counters.model),
         info_label_text(
-            target.engine if seen is None else seen.engine, memory.version, target.developer
+            target.engine if seen is None else seen.engine, counters.version, target.developer
         ),
     )
 
 
-def snapshot(*rows: Row, ledger: Ledger | None = None) -> Snapshot:
+def snapshot(*rows: Row, fleet_counters: FleetCounters | None = None) -> Snapshot:
     aggregation = Aggregation(now_s=NOW_S)
     aggregation.add(rows)
-    return Snapshot(rows, aggregation.finish(ledger or Ledger()), NOW_S)
+    return Snapshot(rows, aggregation.finish(fleet_counters or FleetCounters()), NOW_S)
 
 
-def render(of: Snapshot, *, per_instance: bool = True) -> Page:
+def render(of: Snapshot, *, per_instance: bool = True) -> Exposition:
     """Return a snapshot's page, rendered in one go."""
     rows = of.rows if per_instance else ()
-    rendered = (*fleet_portions(of), *instance_portions(rows, now_s=of.taken_at_s))
-    return page(rendered, of.taken_at_s)
+    rendered = (*fleet_chunks(of), *instance_chunks(rows, now_s=of.taken_at_s))
+    return assemble(rendered, of.taken_at_s)
 
 
-def text_of(of: Page, format_: Format = Format.TEXT) -> bytes:
+def text_of(of: Exposition, format_: Format = Format.TEXT) -> bytes:
     """Return a page in one piece."""
     return b"".join(of.parts(format_))

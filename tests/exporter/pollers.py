@@ -9,18 +9,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from exporter.counters import Ledger
+from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.exposition import Format
+from exporter.instance_client import TransportConfig
 from exporter.inventory import WHOLE, diff
 from exporter.model import EngineName, Outcome, State, Status, Target
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
-from exporter.scrape_target import Manner
+from exporter.scrape_target import PollOptions
 from exporter.selfmetrics import SelfMetrics
-from exporter.transport import Wire
 from ollama_fleet.clock import Clock, SystemClock
 from tests.waiting import eventually
 
@@ -35,26 +35,26 @@ class Polled:
 
     poller: Poller
     publisher: Publisher
-    ledger: Ledger
+    fleet_counters: FleetCounters
     metrics: SelfMetrics
-    manner: Manner
+    options: PollOptions
 
     async def update(self, *targets: Target) -> None:
         """Take over a new list of targets."""
-        before = [watch.target for watch in self.poller.watches.values()]
+        before = [scrape_target.target for scrape_target in self.poller.scrape_targets.values()]
         await self.poller.update(diff(before, targets))
 
     def status(self, instance_id: str) -> Status:
-        return self.poller.watches[instance_id].row.status
+        return self.poller.scrape_targets[instance_id].row.status
 
     def outcome(self, instance_id: str) -> Outcome | None:
         """Return the outcome of the last poll; None before the first."""
-        polled = self.poller.watches[instance_id].row.reading
+        polled = self.poller.scrape_targets[instance_id].row.reading
         return None if polled is None else polled.verdict.outcome
 
     def outcomes(self, instance_id: str) -> tuple[Outcome, Outcome] | None:
         """Return how the last poll's request for the health went, and that for the figures."""
-        polled = self.poller.watches[instance_id].row.reading
+        polled = self.poller.scrape_targets[instance_id].row.reading
         return None if polled is None else (polled.verdict.outcome, polled.verdict.metrics_outcome)
 
     def is_idle(self, instance_id: str) -> bool:
@@ -63,25 +63,27 @@ class Polled:
 
     def polled_at_s(self, instance_id: str) -> float:
         """Return when the last poll began; 0 before the first."""
-        polled = self.poller.watches[instance_id].row.reading
+        polled = self.poller.scrape_targets[instance_id].row.reading
         return 0.0 if polled is None else polled.polled_at_s
 
     async def polled_all(self) -> None:
         """Return once a cycle has ended and every instance that runs has been polled."""
         running = [
-            watch
-            for watch in self.poller.watches.values()
-            if watch.target.state is not State.PROVISIONING
+            scrape_target
+            for scrape_target in self.poller.scrape_targets.values()
+            if scrape_target.target.state is not State.PROVISIONING
         ]
         await eventually(self.poller.has_seen_all.is_set)
         # Where a poll may take longer than the interval, the next cycle may end before it does.
-        await eventually(lambda: all(watch.row.reading is not None for watch in running))
+        await eventually(
+            lambda: all(scrape_target.row.reading is not None for scrape_target in running)
+        )
 
     def be_patient(self) -> None:
         """Give each poll from now on all the time that it takes."""
-        patient = replace(self.manner, health_timeout_s=PATIENCE_S, metrics_timeout_s=PATIENCE_S)
-        for watch in self.poller.watches.values():
-            watch._manner = patient
+        patient = replace(self.options, health_timeout_s=PATIENCE_S, metrics_timeout_s=PATIENCE_S)
+        for scrape_target in self.poller.scrape_targets.values():
+            scrape_target._options = patient
 
     async def polled_again(self, instance_id: str) -> None:
         """Return once the instance has been polled anew."""
@@ -91,8 +93,8 @@ class Polled:
     async def page(self) -> str:
         """Publish and return the page."""
         await self.publisher.publish()
-        assert self.publisher.edition is not None
-        return b"".join(self.publisher.edition.page.parts(Format.TEXT)).decode()
+        assert self.publisher.rendered_scrape is not None
+        return b"".join(self.publisher.rendered_scrape.exposition.parts(Format.TEXT)).decode()
 
 
 def target(
@@ -116,20 +118,20 @@ async def polling(
     """Poll targets until the block ends; a poll may take nearly the whole interval."""
     clock = clock or SystemClock()
     resolver = Resolver(clock)
-    manner = Manner(
+    options = PollOptions(
         health_timeout_s=health_timeout_s or 0.95 * interval_s,
         metrics_timeout_s=metrics_timeout_s or 0.975 * interval_s,
         identify_interval_s=3600.0,
         max_tokens_per_second=MAX_TOKENS_PER_SECOND,
         engines=all_engines(latency_unit_s=1.0),
-        wire=Wire(resolver, ssl.create_default_context()),
+        transport=TransportConfig(resolver, ssl.create_default_context()),
         clock=clock,
     )
-    ledger = Ledger()
+    fleet_counters = FleetCounters()
     metrics = SelfMetrics(version="test", shard=WHOLE, poll_interval_s=interval_s)
-    poller = Poller(interval_s, manner, ledger, metrics)
-    publisher = Publisher(poller, ledger, metrics, clock)
-    polled = Polled(poller, publisher, ledger, metrics, manner)
+    poller = Poller(interval_s, options, fleet_counters, metrics)
+    publisher = Publisher(poller, fleet_counters, metrics, clock)
+    polled = Polled(poller, publisher, fleet_counters, metrics, options)
     await polled.update(*targets)
     running = asyncio.create_task(poller.run())
     try:

@@ -385,12 +385,12 @@ async def test_it_stops_at_once_while_it_starts() -> None:
 
 LOST_IN_A_THREAD = """
 import logging, time
-from exporter.inventory import listing
+from exporter.inventory import inventory
 from ollama_fleet import main
 def parse(*_):
     logging.getLogger("exporter").warning("parses")
     time.sleep(1000)
-listing._parse = parse
+inventory._parse = parse
 main()
 """
 

@@ -60,8 +60,12 @@ async def fleet_without_collector() -> AsyncIterator[Polled]:
         gc.disable()
         stack.callback(gc.enable)
         polled = await stack.enter_async_context(hastily_polling(*targets))
-        watches = polled.poller.watches.values()
-        await eventually(lambda: all(watch.tally.tried >= N_POLLS for watch in watches))
+        scrape_targets = polled.poller.scrape_targets.values()
+        await eventually(
+            lambda: all(
+                scrape_target.poll_counts.tried >= N_POLLS for scrape_target in scrape_targets
+            )
+        )
         yield polled
 
 

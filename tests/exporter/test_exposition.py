@@ -24,8 +24,8 @@ from prometheus_client.registry import Collector
 
 from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Kind, Series
-from exporter.counters import Increase, Ledger
-from exporter.exposition import Format, fleet_portions, instance_portions, page
+from exporter.counters import Delta, FleetCounters
+from exporter.exposition import Format, assemble, fleet_chunks, instance_chunks
 from exporter.model import Histogram, Outcome, State, Target, Values
 from exporter.snapshot import Row, Snapshot
 from tests.exporter.fleets import reading, render, row, snapshot, text_of
@@ -60,12 +60,12 @@ class Oracle(Collector):
 
     def _instances(self, series: Series) -> Iterator[tuple[tuple[str, ...], float]]:
         for one in self._snapshot.rows:
-            labels = (one.target.id, one.target.node, one.memory.model)
+            labels = (one.target.id, one.target.node, one.counters.model)
             if series is catalogue.INSTANCE_INFO:
                 engine = one.target.engine if one.reading is None else one.reading.engine
-                yield (*labels, engine, one.memory.version, one.target.developer), 1
+                yield (*labels, engine, one.counters.version, one.target.developer), 1
             elif series is catalogue.INSTANCE_ERRORS:
-                for kind, counter in one.memory.errors or ():
+                for kind, counter in one.counters.errors or ():
                     yield (*labels, kind), counter.total
             else:
                 value = instance_value(series, one)
@@ -74,11 +74,11 @@ class Oracle(Collector):
 
 
 def instance_value(series: Series, one: Row) -> float | None:
-    memory, polled = one.memory, one.reading
+    counters, polled = one.counters, one.reading
     if series is catalogue.INSTANCE_GENERATED_TOKENS:
-        return memory.generated.total if memory.generated else None
+        return counters.generated.total if counters.generated else None
     if series is catalogue.INSTANCE_PROMPT_TOKENS:
-        return memory.prompt.total if memory.prompt else None
+        return counters.prompt.total if counters.prompt else None
     if polled is None:
         return None
     values = polled.verdict.values
@@ -86,7 +86,7 @@ def instance_value(series: Series, one: Row) -> float | None:
     is_unknown = polled.verdict.outcome is Outcome.NO_DESCRIPTOR
     by_series = {
         catalogue.INSTANCE_UP: None if is_unknown else float(is_up),
-        catalogue.INSTANCE_TOKENS_PER_SECOND: memory.speed_tokens_per_second if is_up else None,
+        catalogue.INSTANCE_TOKENS_PER_SECOND: counters.speed_tokens_per_second if is_up else None,
         catalogue.INSTANCE_LATENCY_P99: values.latency_p99_s,
         catalogue.INSTANCE_REQUESTS_RUNNING: values.requests_running,
         catalogue.INSTANCE_REQUESTS_QUEUED: values.requests_queued,
@@ -160,7 +160,7 @@ targets = st.builds(
     developer=text,
 )
 ledgers = st.lists(
-    st.tuples(text, text, st.builds(Increase, amounts, st.tuples(st.tuples(text, amounts)))),
+    st.tuples(text, text, st.builds(Delta, amounts, st.tuples(st.tuples(text, amounts)))),
     max_size=4,
 )
 
@@ -168,13 +168,15 @@ ledgers = st.lists(
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
     chosen = draw(st.lists(targets, max_size=6, unique_by=lambda target: target.id))
-    ledger = Ledger()
-    for node, model, increase in draw(ledgers):
-        ledger.record(node, model, increase)
+    fleet_counters = FleetCounters()
+    for node, model, delta in draw(ledgers):
+        fleet_counters.record(node, model, delta)
         histogram = Histogram(tuple(float(n) for n in range(len(BOUNDARIES_S) + 1)), 1.5)
-        ledger.record(node, model, Increase(durations=histogram, failed_requests=draw(amounts)))
+        fleet_counters.record(
+            node, model, Delta(durations=histogram, failed_requests=draw(amounts))
+        )
     rows = [row(target, draw(readings)) for target in sorted(chosen, key=lambda t: t.id)]
-    return snapshot(*rows, ledger=ledger)
+    return snapshot(*rows, fleet_counters=fleet_counters)
 
 
 @settings(max_examples=150)
@@ -218,13 +220,13 @@ FULL = Values(
 
 
 def full_snapshot(n: int = 2) -> Snapshot:
-    ledger = Ledger()
+    fleet_counters = FleetCounters()
     histogram = Histogram((1.0,) * (len(BOUNDARIES_S) + 1), 1.0)
-    ledger.record("n1", "m", Increase(1.0, (("oom", 1.0),), histogram, 1.0))
+    fleet_counters.record("n1", "m", Delta(1.0, (("oom", 1.0),), histogram, 1.0))
     rows = [
         row(Target(f"i{k:05d}", "127.0.0.1", 1, node="n1"), reading(values=FULL)) for k in range(n)
     ]
-    return snapshot(*rows, ledger=ledger)
+    return snapshot(*rows, fleet_counters=fleet_counters)
 
 
 def test_every_fleet_and_instance_series_of_the_catalogue_is_on_a_full_page() -> None:
@@ -248,12 +250,12 @@ def test_equal_snapshots_give_equal_bytes() -> None:
 def test_a_page_put_together_from_portions_of_instances_is_the_same() -> None:
     of = full_snapshot(7)
     rendered = [
-        *instance_portions(of.rows[:3], now_s=of.taken_at_s),
-        *instance_portions(of.rows[3:], now_s=of.taken_at_s),
-        *fleet_portions(of),
+        *instance_chunks(of.rows[:3], now_s=of.taken_at_s),
+        *instance_chunks(of.rows[3:], now_s=of.taken_at_s),
+        *fleet_chunks(of),
     ]
 
-    assert text_of(render(of)) == text_of(page(rendered, of.taken_at_s))
+    assert text_of(render(of)) == text_of(assemble(rendered, of.taken_at_s))
 
 
 def test_without_per_instance_series_the_aggregates_stay() -> None:

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from exporter.counters import (
     MAX_ERROR_TYPES,
-    NOTHING,
+    NO_DELTA,
     OTHER,
     SPEED_KEPT_S,
-    Increase,
-    Ledger,
-    Memory,
-    carried,
-    remember,
+    CounterState,
+    Delta,
+    FleetCounters,
+    rebase,
     speed_now,
+    update,
 )
 from exporter.engines import fleet
 from exporter.engines.base import MAX_AMOUNT
@@ -26,13 +26,13 @@ from exporter.model import Answer, Histogram, Target, Values
 TARGET = Target("a", "127.0.0.1", 1)
 
 
-def after(*polls: Values, target: Target = TARGET) -> tuple[Memory, list[Increase]]:
+def after(*polls: Values, target: Target = TARGET) -> tuple[CounterState, list[Delta]]:
     """Return the memory after some polls ten seconds apart, and the increase at each."""
-    memory, increases = Memory(), []
+    state, increases = CounterState(), []
     for n, values in enumerate(polls):
-        memory, increase = remember(memory, values, target, now_s=10.0 * n)
-        increases.append(increase)
-    return memory, increases
+        state, delta = update(state, values, target, now_s=10.0 * n)
+        increases.append(delta)
+    return state, increases
 
 
 def types(n_types: int, count: float = 1.0) -> tuple[tuple[str, float], ...]:
@@ -47,13 +47,13 @@ def test_the_first_sight_counts_nothing() -> None:
     """The exporter may have been restarted: what was before it is not its own."""
     _, increases = after(*generated(1_000_000), Values(generated_tokens_total=1_000_000))
 
-    assert [Increase(0.0), NOTHING] == increases
+    assert [Delta(0.0), NO_DELTA] == increases
 
 
 def test_an_instance_that_counts_nothing_increases_nothing() -> None:
     _, increases = after(Values(), Values())
 
-    assert [NOTHING, NOTHING] == increases
+    assert [NO_DELTA, NO_DELTA] == increases
 
 
 def test_errors_begin_with_zero_for_each_type() -> None:
@@ -63,22 +63,22 @@ def test_errors_begin_with_zero_for_each_type() -> None:
 
 
 def test_a_counter_that_goes_back_goes_on_from_where_it_was() -> None:
-    memory, increases = after(*generated(1000, 1010, 4, 6))
+    state, increases = after(*generated(1000, 1010, 4, 6))
 
-    assert [0, 10, 4, 2] == [increase.generated_tokens for increase in increases]
-    assert memory.generated is not None
-    assert 1016 == memory.generated.total
+    assert [0, 10, 4, 2] == [delta.generated_tokens for delta in increases]
+    assert state.generated is not None
+    assert 1016 == state.generated.total
 
 
 @given(st.lists(st.floats(0, MAX_AMOUNT), min_size=1, max_size=50))
 def test_whatever_an_instance_says_ours_never_goes_back(counts: list[float]) -> None:
     totals = []
-    memory = Memory()
+    state = CounterState()
     for values in generated(*counts):
-        memory, increase = remember(memory, values, TARGET, now_s=0.0)
-        assert (increase.generated_tokens or 0.0) >= 0
-        assert memory.generated is not None
-        totals.append(memory.generated.total)
+        state, delta = update(state, values, TARGET, now_s=0.0)
+        assert (delta.generated_tokens or 0.0) >= 0
+        assert state.generated is not None
+        totals.append(state.generated.total)
 
     assert sorted(totals) == totals
     assert totals[-1] <= MAX_AMOUNT * len(counts)
@@ -89,7 +89,7 @@ def test_a_count_that_is_missing_once_is_taken_up_where_it_was() -> None:
         Values(generated_tokens_total=10), Values(), Values(generated_tokens_total=15)
     )
 
-    assert [0, None, 5] == [increase.generated_tokens for increase in increases]
+    assert [0, None, 5] == [delta.generated_tokens for delta in increases]
 
 
 def test_errors_count_by_type_and_a_new_type_counts_in_full() -> None:
@@ -101,15 +101,15 @@ def test_errors_count_by_type_and_a_new_type_counts_in_full() -> None:
 
 
 def test_errors_after_a_restart_count_from_zero_also_for_types_not_told_at_first() -> None:
-    memory, increases = after(
+    state, increases = after(
         Values(errors_total=(("oom", 5.0), ("timeout", 7.0))),
         Values(errors_total=(("oom", 0.0),)),
         Values(errors_total=(("oom", 0.0), ("timeout", 7.0))),
     )
 
-    gained = [{kind: n for kind, n in increase.errors if n} for increase in increases]
+    gained = [{kind: n for kind, n in delta.errors if n} for delta in increases]
     assert [{}, {}, {"timeout": 7.0}] == gained
-    assert {"oom": 5.0, "timeout": 14.0} == {k: c.total for k, c in memory.errors or ()}
+    assert {"oom": 5.0, "timeout": 14.0} == {k: c.total for k, c in state.errors or ()}
 
 
 def test_error_types_without_end_are_counted_together() -> None:
@@ -118,30 +118,30 @@ def test_error_types_without_end_are_counted_together() -> None:
         for n in range(20)
     ]
 
-    memory, _ = after(*polls)
+    state, _ = after(*polls)
 
-    assert MAX_ERROR_TYPES + 1 == len(memory.errors or ())
-    assert OTHER in dict(memory.errors or ())
+    assert MAX_ERROR_TYPES + 1 == len(state.errors or ())
+    assert OTHER in dict(state.errors or ())
 
 
 @pytest.mark.parametrize("n_polls", [1, 2, 3])
 def test_error_types_without_end_at_first_sight_are_not_kept(n_polls: int) -> None:
-    memory, _ = after(*[Values(errors_total=types(60_000))] * n_polls)
+    state, _ = after(*[Values(errors_total=types(60_000))] * n_polls)
 
-    totals = {kind: counter.total for kind, counter in memory.errors or ()}
+    totals = {kind: counter.total for kind, counter in state.errors or ()}
     assert MAX_ERROR_TYPES + 1 == len(totals)
     assert 60_000 - MAX_ERROR_TYPES == totals[OTHER]
-    assert len(memory.errors_told) <= MAX_ERROR_TYPES
+    assert len(state.last_errors) <= MAX_ERROR_TYPES
 
 
 def test_as_many_error_types_as_may_be_are_told_apart() -> None:
-    memory, increases = after(
+    state, increases = after(
         Values(errors_total=types(MAX_ERROR_TYPES)),
         Values(errors_total=types(MAX_ERROR_TYPES, 3.0)),
     )
 
-    assert MAX_ERROR_TYPES == len(memory.errors or ())
-    assert OTHER not in dict(memory.errors or ())
+    assert MAX_ERROR_TYPES == len(state.errors or ())
+    assert OTHER not in dict(state.errors or ())
     assert types(MAX_ERROR_TYPES, 2.0) == increases[1].errors
 
 
@@ -154,15 +154,15 @@ KINDS = st.dictionaries(
 def test_whatever_errors_an_instance_tells_ours_are_few_and_never_go_back(
     polls: list[dict[str, float]],
 ) -> None:
-    memory = Memory()
+    state = CounterState()
     for counts in polls:
-        before = dict(memory.errors or ())
+        before = dict(state.errors or ())
         values = Values(errors_total=tuple(sorted(counts.items())))
-        memory, increase = remember(memory, values, TARGET, now_s=0.0)
-        now = dict(memory.errors or ())
+        state, delta = update(state, values, TARGET, now_s=0.0)
+        now = dict(state.errors or ())
         assert len(now) <= MAX_ERROR_TYPES + 1
         assert all(now[kind].total >= counter.total for kind, counter in before.items())
-        assert all(count >= 0 for _, count in increase.errors)
+        assert all(count >= 0 for _, count in delta.errors)
 
 
 def test_errors_after_a_restart_that_tells_none_count_from_zero() -> None:
@@ -179,45 +179,45 @@ def ooms(bodies: list[bytes]) -> list[float]:
     read = fleet.engine().read
     answers = [{"/health": Answer(200, b""), fleet.METRICS: Answer(200, body)} for body in bodies]
     _, increases = after(*[read(answer).values for answer in answers])
-    return [dict(increase.errors).get("oom", 0.0) for increase in increases]
+    return [dict(delta.errors).get("oom", 0.0) for delta in increases]
 
 
 def test_speed_is_what_was_generated_by_the_time_it_took() -> None:
-    memory, _ = after(
+    state, _ = after(
         Values(generated_tokens_total=100, generating_seconds_total=1.0),
         Values(generated_tokens_total=142, generating_seconds_total=2.0),
     )
 
-    assert 42.0 == speed_now(memory, now_s=10.0)
+    assert 42.0 == speed_now(state, now_s=10.0)
 
 
 def test_speed_is_kept_while_idle_and_dropped_after_an_hour() -> None:
     idle = Values(generated_tokens_total=142, generating_seconds_total=2.0)
-    memory, _ = after(Values(generated_tokens_total=100, generating_seconds_total=1.0), idle, idle)
+    state, _ = after(Values(generated_tokens_total=100, generating_seconds_total=1.0), idle, idle)
 
-    assert 42.0 == speed_now(memory, now_s=10.0 + SPEED_KEPT_S)
-    assert speed_now(memory, now_s=10.1 + SPEED_KEPT_S) is None
+    assert 42.0 == speed_now(state, now_s=10.0 + SPEED_KEPT_S)
+    assert speed_now(state, now_s=10.1 + SPEED_KEPT_S) is None
 
 
 def test_a_reported_speed_is_taken_as_it_is() -> None:
-    memory, _ = after(Values(tokens_per_second=31.0))
+    state, _ = after(Values(tokens_per_second=31.0))
 
-    assert 31.0 == speed_now(memory, now_s=0.0)
+    assert 31.0 == speed_now(state, now_s=0.0)
 
 
 def test_speed_is_unknown_until_both_counters_moved() -> None:
-    memory, _ = after(*[Values(generated_tokens_total=1, generating_seconds_total=1)] * 3)
+    state, _ = after(*[Values(generated_tokens_total=1, generating_seconds_total=1)] * 3)
 
-    assert speed_now(memory, now_s=0.0) is None
+    assert speed_now(state, now_s=0.0) is None
 
 
 def test_speed_survives_a_restart() -> None:
-    memory, _ = after(
+    state, _ = after(
         Values(generated_tokens_total=1000, generating_seconds_total=100),
         Values(generated_tokens_total=84, generating_seconds_total=2),
     )
 
-    assert 42.0 == speed_now(memory, now_s=10.0)
+    assert 42.0 == speed_now(state, now_s=10.0)
 
 
 @pytest.mark.parametrize(
@@ -234,15 +234,15 @@ def test_speed_survives_a_restart() -> None:
 def test_the_model(listed: str, told: list[tuple[str, ...]], expected: str) -> None:
     target = Target("a", "127.0.0.1", 1, model=listed)
 
-    memory, _ = after(*[Values(models=models) for models in told], target=target)
+    state, _ = after(*[Values(models=models) for models in told], target=target)
 
-    assert expected == memory.model
+    assert expected == state.model
 
 
 def test_the_version_and_start_time_last_told_are_kept() -> None:
-    memory, _ = after(Values(version="1", start_time_s=5.0), Values())
+    state, _ = after(Values(version="1", start_time_s=5.0), Values())
 
-    assert ("1", 5.0) == (memory.version, memory.start_time_s)
+    assert ("1", 5.0) == (state.version, state.start_time_s)
 
 
 def durations(*cumulative: float) -> Values:
@@ -290,7 +290,7 @@ def test_whatever_durations_an_instance_tells_what_is_gained_is_a_histogram(
 ) -> None:
     _, increases = after(*[Values(request_duration=histogram) for histogram in told])
 
-    for gained in [increase.durations for increase in increases if increase.durations]:
+    for gained in [delta.durations for delta in increases if delta.durations]:
         assert all(lower <= upper for lower, upper in pairwise((0.0, *gained.cumulative)))
         assert gained.sum_s >= 0
 
@@ -302,7 +302,7 @@ def counted(n_requests: float | None, **errors: float) -> Values:
 
 
 def failed(*polls: Values) -> list[float]:
-    return [increase.failed_requests for increase in after(*polls)[1]]
+    return [delta.failed_requests for delta in after(*polls)[1]]
 
 
 def test_failed_requests_are_the_errors_of_all_types_since_the_last_poll() -> None:
@@ -333,16 +333,16 @@ def test_an_error_without_a_new_request_is_counted() -> None:
     assert (None, 1.0) == (increases[1].durations, increases[1].failed_requests)
 
 
-def ledger_after(increases: list[Increase]) -> tuple[float, float, float, float]:
+def ledger_after(increases: list[Delta]) -> tuple[float, float, float, float]:
     """Return what the fleet's counters are: tokens, errors, requests, failed requests."""
-    ledger = Ledger()
-    for increase in increases:
-        ledger.record("node", "m", increase)
+    fleet_counters = FleetCounters()
+    for delta in increases:
+        fleet_counters.record("node", "m", delta)
     return (
-        sum(ledger.generated_tokens.values()),
-        sum(ledger.errors.values()),
-        ledger.requests or 0.0,
-        ledger.failed_requests,
+        sum(fleet_counters.generated_tokens.values()),
+        sum(fleet_counters.errors.values()),
+        fleet_counters.requests or 0.0,
+        fleet_counters.failed_requests,
     )
 
 
@@ -367,36 +367,36 @@ def test_a_count_that_leaps_is_not_taken(leap: str) -> None:
         request_duration=Histogram((100.0, 100.0), 150.0),
     )
 
-    memory, increases = after(before, LEAPS[leap], LEAPS[leap])
+    state, increases = after(before, LEAPS[leap], LEAPS[leap])
 
-    assert [0, 1, 0] == [len(increase.implausible) for increase in increases]
+    assert [0, 1, 0] == [len(delta.implausible) for delta in increases]
     assert (1000.0 if leap == "speed" else 0.0, 0.0, 0.0, 0.0) == ledger_after(increases)
-    assert memory.prompt is not None
-    assert (1000.0, None) == (memory.prompt.total, speed_now(memory, now_s=20.0))
+    assert state.prompt is not None
+    assert (1000.0, None) == (state.prompt.total, speed_now(state, now_s=20.0))
 
 
 def test_a_count_goes_on_after_a_leap() -> None:
     _, increases = after(*generated(5, 2.0**44, 2.0**44 + 7))
 
-    assert [0, 0, 7] == [increase.generated_tokens for increase in increases]
+    assert [0, 0, 7] == [delta.generated_tokens for delta in increases]
 
 
 def test_a_server_that_was_away_for_long_or_counts_at_the_end_is_believed() -> None:
     """Also where the clock was set back meanwhile."""
-    memory, _ = after(*generated(0))
+    state, _ = after(*generated(0))
     for now_s, tokens in ((1.0, 6e5), (-1e9, 12e5), (1e6, 1e10)):
-        memory, increase = remember(memory, generated(tokens)[0], TARGET, now_s=now_s)
-        assert () == increase.implausible
+        state, delta = update(state, generated(tokens)[0], TARGET, now_s=now_s)
+        assert () == delta.implausible
 
 
-def moved(before: Values, *polls: Values) -> tuple[Memory, list[Increase]]:
+def moved(before: Values, *polls: Values) -> tuple[CounterState, list[Delta]]:
     """Return what is remembered, and the increases, when the address changes after `before`."""
-    memory, _ = after(before)
-    memory, increases = carried(memory), []
+    state, _ = after(before)
+    state, increases = rebase(state), []
     for values in polls:
-        memory, increase = remember(memory, values, TARGET, now_s=10.0)
-        increases.append(increase)
-    return memory, increases
+        state, delta = update(state, values, TARGET, now_s=10.0)
+        increases.append(delta)
+    return state, increases
 
 
 @pytest.mark.parametrize("first", [7.0, 1000.0, 5000.0])
@@ -405,24 +405,24 @@ def test_a_replacement_elsewhere_goes_on_from_the_total_and_its_first_values_cou
 ) -> None:
     polls = generated(first, first + 3)
 
-    memory, increases = moved(*generated(1000), *polls)
+    state, increases = moved(*generated(1000), *polls)
 
-    assert [0, 3] == [increase.generated_tokens for increase in increases]
-    assert memory.generated is not None
-    assert 1003 == memory.generated.total
+    assert [0, 3] == [delta.generated_tokens for delta in increases]
+    assert state.generated is not None
+    assert 1003 == state.generated.total
 
 
 def test_a_replacements_errors_count_nothing_at_first_also_of_new_types() -> None:
-    memory, increases = moved(
+    state, increases = moved(
         Values(errors_total=(("oom", 5.0), ("timeout", 1.0))),
         Values(errors_total=(("crash", 4.0), ("oom", 50.0))),
         Values(errors_total=(("crash", 5.0), ("oom", 52.0), ("timeout", 3.0))),
     )
 
-    none, some = [{kind: n for kind, n in increase.errors if n} for increase in increases]
+    none, some = [{kind: n for kind, n in delta.errors if n} for delta in increases]
     assert {} == none
     assert {"crash": 1.0, "oom": 2.0, "timeout": 3.0} == some
-    totals = {kind: counter.total for kind, counter in memory.errors or ()}
+    totals = {kind: counter.total for kind, counter in state.errors or ()}
     assert {"crash": 1.0, "oom": 7.0, "timeout": 4.0} == totals
 
 
@@ -431,7 +431,7 @@ def test_a_replacements_equal_errors_set_the_mark() -> None:
 
     _, increases = moved(errors, errors, Values(errors_total=(("oom", 6.0),)))
 
-    assert [{"oom": 0.0}, {"oom": 1.0}] == [dict(increase.errors) for increase in increases]
+    assert [{"oom": 0.0}, {"oom": 1.0}] == [dict(delta.errors) for delta in increases]
 
 
 def test_a_replacements_first_durations_count_nothing() -> None:
@@ -443,20 +443,20 @@ def test_a_replacements_first_durations_count_nothing() -> None:
 def test_a_replacements_first_errors_are_no_failed_requests() -> None:
     _, increases = moved(counted(100, oom=7), counted(50, oom=9), counted(60, oom=10))
 
-    assert [0, 1] == [increase.failed_requests for increase in increases]
+    assert [0, 1] == [delta.failed_requests for delta in increases]
 
 
 def test_a_move_keeps_totals_model_version_and_speed_and_forgets_the_start() -> None:
     values = Values(("m",), "1", 31.0, start_time_s=5.0, generated_tokens_total=9)
     values = msgspec.structs.replace(values, prompt_tokens_total=8, generating_seconds_total=7)
 
-    memory, _ = moved(values, Values())
+    state, _ = moved(values, Values())
 
-    assert ("m", "1", 31.0) == (memory.model, memory.version, speed_now(memory, now_s=10.0))
-    counters = (memory.generated, memory.prompt, memory.generating_seconds)
+    assert ("m", "1", 31.0) == (state.model, state.version, speed_now(state, now_s=10.0))
+    counters = (state.generated, state.prompt, state.generating_seconds)
     assert [9, 8, 7] == [counter.total for counter in counters if counter]
-    assert memory.start_time_s is None
+    assert state.start_time_s is None
 
 
 def test_a_move_of_what_told_nothing_yet_is_nothing() -> None:
-    assert Memory() == carried(Memory())
+    assert CounterState() == rebase(CounterState())

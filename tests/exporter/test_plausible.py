@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from exporter.engines.base import plausible
+from exporter.engines.base import drop_implausible
 from exporter.model import Outcome, Values, Verdict
 
 NOW_S = 1_800_000_000.0
@@ -22,7 +22,7 @@ HIGHEST = {
 
 
 def judged(verdict: Verdict, max_tokens_per_second: float = 10_000.0) -> Verdict:
-    return plausible(verdict, now_s=NOW_S, max_tokens_per_second=max_tokens_per_second)
+    return drop_implausible(verdict, now_s=NOW_S, max_tokens_per_second=max_tokens_per_second)
 
 
 @pytest.mark.parametrize("figure", HIGHEST)

@@ -10,12 +10,12 @@ from functools import partial
 
 import pytest
 
-from exporter.counters import remember
-from exporter.leisure import STEP, run_gently
+from exporter.counters import update
 from exporter.model import EngineName, Outcome, State, Status, Target
 from exporter.poller import AT_ONCE, TICK_S
-from exporter.scrape_target import Begun, Watch
+from exporter.scrape_target import PollStart, ScrapeTarget
 from exporter.selfmetrics import Request
+from exporter.steps import STEP, run_with_pauses
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.pollers import (
     INTERVAL_S,
@@ -124,7 +124,7 @@ async def test_one_liar_among_slow_instances_does_not_hide_that_the_fleet_is_slo
 
 
 def raw_tokens(polled: Polled, instance_id: str) -> float | None:
-    generated = polled.poller.watches[instance_id].row.memory.generated
+    generated = polled.poller.scrape_targets[instance_id].row.counters.generated
     return None if generated is None else generated.raw
 
 
@@ -231,8 +231,8 @@ async def test_an_unchanged_target_keeps_its_connection_when_others_change() -> 
         await polled.polled_again("a")
 
         assert 3 == server.n_connections
-        assert ["a", "c"] == list(polled.poller.watches)
-        assert "ada" == polled.poller.watches["a"].row.target.developer
+        assert ["a", "c"] == list(polled.poller.scrape_targets)
+        assert "ada" == polled.poller.scrape_targets["a"].row.target.developer
 
 
 async def test_a_removed_instances_series_are_gone_with_the_next_page() -> None:
@@ -259,11 +259,11 @@ async def test_a_removed_instance_is_polled_no_more_and_its_poll_under_way_ends(
 
     server = Server(hang_until_left)
     async with serving(server) as port, watching(target("a", port)) as polled:
-        await eventually(lambda: 1 == polled.manner.wire.open_connections.n)
+        await eventually(lambda: 1 == polled.options.transport.open_connections.n)
 
         await polled.update()
 
-        assert {} == polled.poller.watches
+        assert {} == polled.poller.scrape_targets
         await eventually(has_ended.is_set)
         await cycles_have_ended(polled, n=2)
         assert (0, 1) == (n_errors(polled), server.n_connections)
@@ -335,7 +335,7 @@ async def test_auto_finds_out_what_it_polls_and_remembers(
             probed = Counter(asked)
             for _ in range(3):
                 await polled.polled_again("a")
-            seen = polled.poller.watches["a"].row.reading
+            seen = polled.poller.scrape_targets["a"].row.reading
 
     assert seen is not None
     assert expected == seen.engine
@@ -350,7 +350,7 @@ async def test_auto_looks_again_when_another_server_took_the_place() -> None:
         server.become(answering(OLLAMA))
 
         def engine() -> EngineName | None:
-            seen = polled.poller.watches["a"].row.reading
+            seen = polled.poller.scrape_targets["a"].row.reading
             return None if seen is None else seen.engine
 
         await eventually(lambda: engine() == EngineName.OLLAMA)
@@ -381,7 +381,7 @@ async def test_figures_that_hang_end_at_the_metrics_timeout_and_leave_it_healthy
         async with hastily_polling(target("a", port)) as polled:
 
             def has_ended_soon() -> bool:
-                seen = polled.poller.watches["a"].row.reading
+                seen = polled.poller.scrape_targets["a"].row.reading
                 return (
                     polled.outcomes("a") == (Outcome.OK, Outcome.TIMEOUT)
                     and seen is not None
@@ -398,7 +398,7 @@ async def test_an_instance_that_moves_keeps_its_last_failure() -> None:
 
             await polled.update(target("a", port))
             await eventually(lambda: polled.status("a") == Status.HEALTHY)
-            last = polled.poller.watches["a"].last_failure
+            last = polled.poller.scrape_targets["a"].last_failure
 
     assert last is not None
     assert Outcome.RESET == last.outcome
@@ -432,7 +432,7 @@ async def test_the_loop_turns_between_polls_and_rows_however_many_there_are(
     """All are due in the same tick, as the interval has but one."""
     n_turns = 0
     begun_in: Counter[int] = Counter()
-    begin = Watch.begin
+    begin = ScrapeTarget.begin
 
     async def turn() -> None:
         nonlocal n_turns
@@ -440,11 +440,11 @@ async def test_the_loop_turns_between_polls_and_rows_however_many_there_are(
             n_turns += 1
             await asyncio.sleep(0)
 
-    def note(watch: Watch) -> Begun:
+    def note(scrape_target: ScrapeTarget) -> PollStart:
         begun_in[n_turns] += 1
-        return begin(watch)
+        return begin(scrape_target)
 
-    monkeypatch.setattr(Watch, "begin", note)
+    monkeypatch.setattr(ScrapeTarget, "begin", note)
     port = free_port()
     targets = [target(f"{n:04}", port) for n in range(3 * STEP)]
     turning = asyncio.create_task(turn())
@@ -463,17 +463,17 @@ async def test_instances_stay_sorted_whatever_changes() -> None:
             await polled.update(*moved, target("h", port), target("j", port))
 
             expected = ["h", "i0", "i1", "i2", "i3", "i4", "j"]
-            assert expected == [row.target.id for row in run_gently(polled.poller.rows())]
+            assert expected == [row.target.id for row in run_with_pauses(polled.poller.rows())]
 
 
 async def test_polls_are_counted_and_loading_is_no_failure() -> None:
     loading = saying(response(b"{}", "503 Service Unavailable"))
     async with serving(loading) as port, watching(target("a", port)) as polled:
         await eventually(lambda: polled.metrics.polls._value.get() >= 1)
-        tally = polled.poller.watches["a"].tally
+        poll_counts = polled.poller.scrape_targets["a"].poll_counts
 
-        assert tally.tried >= 1
-        assert (0, 0) == (tally.failed, n_errors(polled))
+        assert poll_counts.tried >= 1
+        assert (0, 0) == (poll_counts.failed, n_errors(polled))
 
 
 async def test_a_cycle_ends_only_when_its_last_poll_has() -> None:
@@ -491,7 +491,7 @@ async def test_aggregates_wait_for_the_first_whole_cycle() -> None:
         targets = target("a", port), *targets_in_every_tick(hung_port)
         async with polling_over_cycles(*targets) as polled:
             publishing = asyncio.create_task(polled.publisher.run(60.0))
-            await eventually(lambda: polled.publisher.edition)
+            await eventually(lambda: polled.publisher.rendered_scrape)
 
             assert None not in outcomes_of_all(polled)
             publishing.cancel()
@@ -503,7 +503,7 @@ def targets_in_every_tick(port: int) -> list[Target]:
 
 
 def outcomes_of_all(polled: Polled) -> set[Outcome | None]:
-    return {polled.outcome(name) for name in polled.poller.watches}
+    return {polled.outcome(name) for name in polled.poller.scrape_targets}
 
 
 async def test_failures_are_counted_by_request_and_reason() -> None:
@@ -555,12 +555,12 @@ async def test_hundreds_of_names_that_hang_delay_no_poll_of_a_good_one(
 async def test_a_fault_of_our_own_in_one_poll_is_logged_and_stops_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(memory: object, values: object, of: Target, **rest: float) -> object:
+    def broken(counters: object, values: object, of: Target, **rest: float) -> object:
         if of.id == "a":
             raise RuntimeError("a bug")
-        return remember(memory, values, of, **rest)  # type: ignore[arg-type]
+        return update(counters, values, of, **rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("exporter.scrape_target.remember", broken)
+    monkeypatch.setattr("exporter.scrape_target.update", broken)
     with caplog.at_level(logging.ERROR, "exporter.poller"):
         async with serving(answering(FLEET)) as port:
             async with watching(target("a", port), target("b", port)) as polled:
@@ -578,7 +578,7 @@ async def test_a_fault_of_our_own_over_a_kept_connection_is_logged_and_ends_no_c
     async with serving(answering(FLEET)) as port, watching(target("a", port)) as polled:
         await eventually(lambda: polled.status("a") == Status.HEALTHY)
         with caplog.at_level(logging.ERROR), monkeypatch.context() as patch:
-            patch.setattr("exporter.scrape_target.remember", broken)
+            patch.setattr("exporter.scrape_target.update", broken)
             await eventually(lambda: "a bug" in caplog.text)
         await cycles_have_ended(polled, n=2)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from exporter.catalogue import INSTANCE_SERIES, NODE_INSTANCES
-from exporter.exposition import PORTION_ROWS, PORTION_SAMPLES, Format
-from exporter.publisher import Edition
+from exporter.exposition import CHUNK_ROWS, CHUNK_SAMPLES, Format
+from exporter.publisher import RenderedScrape
 from tests.exporter.pollers import Polled, polling, target
 from tests.exporter.servers import answering, serving
 from tests.waiting import eventually
@@ -55,14 +55,14 @@ def joined(parts: Iterable[bytes]) -> bytes:
     return b"".join(parts)
 
 
-async def gzipped(edition: Edition, format_: Format, tail: bytes) -> bytes:
-    return joined(await edition.gzipped(format_, tail))
+async def gzipped(rendered_scrape: RenderedScrape, format_: Format, tail: bytes) -> bytes:
+    return joined(await rendered_scrape.gzipped(format_, tail))
 
 
-async def edition_of(polled: Polled) -> Edition:
+async def edition_of(polled: Polled) -> RenderedScrape:
     await polled.publisher.publish()
-    assert polled.publisher.edition is not None
-    return polled.publisher.edition
+    assert polled.publisher.rendered_scrape is not None
+    return polled.publisher.rendered_scrape
 
 
 async def test_there_is_no_edition_before_the_first_whole_cycle() -> None:
@@ -70,9 +70,9 @@ async def test_there_is_no_edition_before_the_first_whole_cycle() -> None:
         async with polling(target("a", port)) as polled:
             running = asyncio.create_task(polled.publisher.run(60.0))
             await eventually(lambda: polled.outcome("a") is not None)
-            assert polled.publisher.edition is None or polled.poller.has_seen_all.is_set()
+            assert polled.publisher.rendered_scrape is None or polled.poller.has_seen_all.is_set()
 
-            await eventually(lambda: polled.publisher.edition is not None)
+            await eventually(lambda: polled.publisher.rendered_scrape is not None)
             assert polled.poller.has_seen_all.is_set()
 
             running.cancel()
@@ -82,10 +82,10 @@ async def test_there_is_no_edition_before_the_first_whole_cycle() -> None:
 async def test_editions_follow_each_other_at_the_interval(polled: Polled) -> None:
     polled.poller.has_seen_all.set()
     running = asyncio.create_task(polled.publisher.run(0.05))
-    await eventually(lambda: polled.publisher.edition is not None)
-    first = polled.publisher.edition
+    await eventually(lambda: polled.publisher.rendered_scrape is not None)
+    first = polled.publisher.rendered_scrape
 
-    await eventually(lambda: polled.publisher.edition is not first)
+    await eventually(lambda: polled.publisher.rendered_scrape is not first)
 
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -105,7 +105,7 @@ async def test_an_edition_is_replaced_whole_and_never_changes(polled: Polled) ->
 
 
 async def test_other_tasks_run_while_a_large_page_is_made() -> None:
-    n_rows = 3 * PORTION_ROWS
+    n_rows = 3 * CHUNK_ROWS
     targets = [target(f"i{n}", 1) for n in range(n_rows)]
     async with polling(*targets, interval_s=1000.0) as polled:
         publishing = asyncio.create_task(polled.publisher.publish())
@@ -119,50 +119,52 @@ async def test_other_tasks_run_while_a_large_page_is_made() -> None:
 
 
 async def test_an_edition_can_be_had_in_both_formats(polled: Polled) -> None:
-    edition = await edition_of(polled)
+    rendered_scrape = await edition_of(polled)
 
-    assert b"# TYPE ollama_node_instances gauge" in joined(edition.plain(Format.TEXT))
-    assert b"# TYPE ollama_node_instances gauge" in joined(edition.plain(Format.OPENMETRICS))
+    assert b"# TYPE ollama_node_instances gauge" in joined(rendered_scrape.plain(Format.TEXT))
+    assert b"# TYPE ollama_node_instances gauge" in joined(
+        rendered_scrape.plain(Format.OPENMETRICS)
+    )
 
 
 async def test_no_portion_is_long_however_many_nodes_there_are() -> None:
-    targets = [target(f"i{n}", 1, node=f"n{n}") for n in range(2 * PORTION_SAMPLES + 1)]
+    targets = [target(f"i{n}", 1, node=f"n{n}") for n in range(2 * CHUNK_SAMPLES + 1)]
     async with polling(*targets, interval_s=1000.0) as polled:
-        edition = await edition_of(polled)
+        rendered_scrape = await edition_of(polled)
 
-    lines = dict(edition.page.families)[NODE_INSTANCES]
-    assert max(part.count(b"\n") for part in lines) <= PORTION_SAMPLES
+    lines = dict(rendered_scrape.exposition.families)[NODE_INSTANCES]
+    assert max(part.count(b"\n") for part in lines) <= CHUNK_SAMPLES
     written = b"".join(lines).splitlines()
     assert sorted(written) == written
     assert len(targets) * 2 == len(written)
 
 
 async def test_both_formats_share_the_bytes_of_the_samples(polled: Polled) -> None:
-    edition = await edition_of(polled)
+    rendered_scrape = await edition_of(polled)
 
-    text, openmetrics = (edition.plain(format_) for format_ in Format)
+    text, openmetrics = (rendered_scrape.plain(format_) for format_ in Format)
     assert all(one is other for one, other in zip(text[1::2], openmetrics[1::2], strict=True))
     assert len(text) > 10
 
 
 async def test_gzip_is_one_member_that_holds_the_page_and_the_tail(polled: Polled) -> None:
-    edition = await edition_of(polled)
+    rendered_scrape = await edition_of(polled)
 
     for tail in (TAIL, b"", b"other\n"):
-        body = await gzipped(edition, Format.TEXT, tail)
+        body = await gzipped(rendered_scrape, Format.TEXT, tail)
         decompressor = zlib.decompressobj(31)
 
-        assert joined(edition.plain(Format.TEXT)) + tail == decompressor.decompress(body)
+        assert joined(rendered_scrape.plain(Format.TEXT)) + tail == decompressor.decompress(body)
         assert (True, b"") == (decompressor.eof, decompressor.unused_data)
 
 
 async def test_many_scrapers_share_one_compression(
     polled: Polled, compressors: Compressors
 ) -> None:
-    edition = await edition_of(polled)
+    rendered_scrape = await edition_of(polled)
 
-    bodies = await asyncio.gather(*[gzipped(edition, Format.TEXT, TAIL) for _ in range(20)])
-    await edition.gzipped(Format.TEXT, TAIL)
+    bodies = await asyncio.gather(*[gzipped(rendered_scrape, Format.TEXT, TAIL) for _ in range(20)])
+    await rendered_scrape.gzipped(Format.TEXT, TAIL)
 
     assert 1 == compressors.n_made
     assert 1 == len(set(bodies))
@@ -171,14 +173,14 @@ async def test_many_scrapers_share_one_compression(
 async def test_each_format_is_compressed_by_itself(
     polled: Polled, compressors: Compressors
 ) -> None:
-    edition = await edition_of(polled)
+    rendered_scrape = await edition_of(polled)
 
-    text = await gzipped(edition, Format.TEXT, b"")
-    openmetrics = await gzipped(edition, Format.OPENMETRICS, b"")
+    text = await gzipped(rendered_scrape, Format.TEXT, b"")
+    openmetrics = await gzipped(rendered_scrape, Format.OPENMETRICS, b"")
 
     assert 2 == compressors.n_made
-    assert joined(edition.plain(Format.TEXT)) == gzip.decompress(text)
-    assert joined(edition.plain(Format.OPENMETRICS)) == gzip.decompress(openmetrics)
+    assert joined(rendered_scrape.plain(Format.TEXT)) == gzip.decompress(text)
+    assert joined(rendered_scrape.plain(Format.OPENMETRICS)) == gzip.decompress(openmetrics)
 
 
 async def test_what_was_asked_for_with_gzip_is_prepared_for_the_next_edition(
@@ -199,26 +201,26 @@ async def test_what_was_asked_for_with_gzip_is_prepared_for_the_next_edition(
 async def test_a_scraper_that_leaves_does_not_end_the_work_for_the_others(
     polled: Polled, compressors: Compressors
 ) -> None:
-    edition = await edition_of(polled)
+    rendered_scrape = await edition_of(polled)
     compressors.gate.clear()
-    leaving = asyncio.create_task(gzipped(edition, Format.TEXT, TAIL))
-    staying = asyncio.create_task(gzipped(edition, Format.TEXT, TAIL))
+    leaving = asyncio.create_task(gzipped(rendered_scrape, Format.TEXT, TAIL))
+    staying = asyncio.create_task(gzipped(rendered_scrape, Format.TEXT, TAIL))
     await eventually(lambda: compressors.n_made)
 
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     compressors.gate.set()
 
-    assert joined(edition.plain(Format.TEXT)) + TAIL == gzip.decompress(await staying)
+    assert joined(rendered_scrape.plain(Format.TEXT)) + TAIL == gzip.decompress(await staying)
     assert 1 == compressors.n_made
 
 
 async def test_closing_waits_for_the_thread_that_compresses(
     polled: Polled, compressors: Compressors
 ) -> None:
-    edition = await edition_of(polled)
+    rendered_scrape = await edition_of(polled)
     compressors.gate.clear()
-    work = edition.prepare_gzip(Format.TEXT)
+    work = rendered_scrape.prepare_gzip(Format.TEXT)
     await eventually(lambda: compressors.n_made)
 
     closing = asyncio.create_task(polled.publisher.close())
@@ -251,10 +253,13 @@ async def test_closing_without_an_edition_is_nothing(polled: Polled) -> None:
 
 
 async def test_a_page_says_how_large_it_is_and_when_it_was_made(polled: Polled) -> None:
-    edition = await edition_of(polled)
-    body = joined(edition.plain(Format.TEXT)).decode()
+    rendered_scrape = await edition_of(polled)
+    body = joined(rendered_scrape.plain(Format.TEXT)).decode()
 
     n_samples = sum(not line.startswith("#") for line in body.splitlines())
     assert n_samples == polled.metrics.exposition_samples._value.get()
-    assert edition.page.rendered_at_s == polled.metrics.exposition_rendered_at_s._value.get()
+    assert (
+        rendered_scrape.exposition.rendered_at_s
+        == polled.metrics.exposition_rendered_at_s._value.get()
+    )
     assert 0 < polled.metrics.exposition_duration_s._value.get() < 1

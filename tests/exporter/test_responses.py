@@ -118,8 +118,8 @@ async def test_a_write_that_fails_leaves_no_response_behind() -> None:
 @pytest.mark.parametrize("path", ["/metrics", "/instances"])
 async def test_twenty_slow_readers_hold_no_twenty_pages(path: str) -> None:
     async with site(*large_fleet(), max_own_bytes=1) as pages:
-        edition = await pages.publish()
-        n_page = sum(map(len, edition.plain(Format.TEXT)))
+        rendered_scrape = await pages.publish()
+        n_page = sum(map(len, rendered_scrape.plain(Format.TEXT)))
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.counters import MAX_MODELS, OTHER, SPEED_KEPT_S, Increase, Ledger
+from exporter.counters import MAX_MODELS, OTHER, SPEED_KEPT_S, Delta, FleetCounters
 from exporter.model import Histogram, Outcome, State, Status, Target, Values
 from exporter.snapshot import Aggregation, label_text, quantile, status_of
 from tests.exporter.fleets import NOW_S, reading, row, snapshot
@@ -132,7 +132,7 @@ def test_a_speed_too_old_to_count_is_not_measured() -> None:
     later = Aggregation(now_s=NOW_S + SPEED_KEPT_S + 1)
     later.add([idle])
 
-    assert {"m": 0} == later.finish(Ledger()).measured_instances
+    assert {"m": 0} == later.finish(FleetCounters()).measured_instances
 
 
 def test_of_models_without_end_the_commonest_keep_their_names() -> None:
@@ -194,15 +194,15 @@ def test_adding_in_portions_gives_the_same() -> None:
     for one in rows:
         piecemeal.add([one])
 
-    assert snapshot(*rows).fleet == piecemeal.finish(Ledger())
+    assert snapshot(*rows).fleet == piecemeal.finish(FleetCounters())
 
 
 def test_totals_of_the_ledger_are_those_of_the_moment() -> None:
-    increase = Increase(5.0, (("oom", 2.0),), Histogram((1.0, 9.0), 1.0), 2.0)
-    ledger = Ledger()
-    ledger.record("n1", "m", increase)
-    fleet = snapshot(ledger=ledger).fleet
-    ledger.record("n1", "m", increase)
+    delta = Delta(5.0, (("oom", 2.0),), Histogram((1.0, 9.0), 1.0), 2.0)
+    fleet_counters = FleetCounters()
+    fleet_counters.record("n1", "m", delta)
+    fleet = snapshot(fleet_counters=fleet_counters).fleet
+    fleet_counters.record("n1", "m", delta)
 
     assert ({"m": 5.0}, {"oom": 2.0}) == (fleet.generated_tokens, fleet.errors)
     assert {("n1", "oom"): 2.0} == fleet.node_errors
@@ -210,9 +210,9 @@ def test_totals_of_the_ledger_are_those_of_the_moment() -> None:
 
 
 def test_without_durations_requests_are_not_counted_and_their_errors_neither() -> None:
-    ledger = Ledger()
-    ledger.record("n1", "m", Increase(errors=(("oom", 2.0),)))
-    fleet = snapshot(ledger=ledger).fleet
+    fleet_counters = FleetCounters()
+    fleet_counters.record("n1", "m", Delta(errors=(("oom", 2.0),)))
+    fleet = snapshot(fleet_counters=fleet_counters).fleet
 
     assert (None, None) == (fleet.requests, fleet.request_errors)
 

@@ -18,12 +18,12 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import instances
-from exporter.counters import Increase
+from exporter.counters import Delta
 from exporter.errors import ExporterError
 from exporter.exposition import Format
 from exporter.instances import Filter
 from exporter.model import State, Status, Target
-from exporter.publisher import Edition
+from exporter.publisher import RenderedScrape
 from exporter.responses import MAX_OWN_BYTES, MAX_RESPONSES, ResponseSender
 from exporter.snapshot import Row
 from exporter.web import PAGES, Web
@@ -31,7 +31,7 @@ from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.pollers import Polled, polling, target, watching
 from tests.exporter.servers import answering, response, saying, serving
-from tests.exporter.ui.building import fleet_page
+from tests.exporter.ui.building import fleet_ui
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -70,17 +70,17 @@ class Site:
         views: list[dict[str, Any]] = answer.json
         return views
 
-    async def publish_with_counters(self) -> Edition:
+    async def publish_with_counters(self) -> RenderedScrape:
         """Publish a page that differs between the formats: counters are named otherwise."""
-        self.polled.ledger.record("n1", "m", Increase(generated_tokens=7.0))
-        edition = await self.publish()
-        assert edition.plain(Format.TEXT) != edition.plain(Format.OPENMETRICS)
-        return edition
+        self.polled.fleet_counters.record("n1", "m", Delta(generated_tokens=7.0))
+        rendered_scrape = await self.publish()
+        assert rendered_scrape.plain(Format.TEXT) != rendered_scrape.plain(Format.OPENMETRICS)
+        return rendered_scrape
 
-    async def publish(self) -> Edition:
+    async def publish(self) -> RenderedScrape:
         await self.polled.publisher.publish()
-        assert self.polled.publisher.edition is not None
-        return self.polled.publisher.edition
+        assert self.polled.publisher.rendered_scrape is not None
+        return self.polled.publisher.rendered_scrape
 
 
 def web_of(
@@ -93,7 +93,7 @@ def web_of(
     max_connections: int = 200,
     **settings: Any,
 ) -> Web:
-    page = fleet_page(polled.poller, polled.ledger, polled.metrics)
+    page = fleet_ui(polled.poller, polled.fleet_counters, polled.metrics)
     clock = SystemClock()
     sender, scrape_sender = [
         ResponseSender(
@@ -172,10 +172,10 @@ async def test_before_the_first_cycle_only_the_exporters_own_series_are_there() 
 
 async def test_then_the_fleets_series_come_first_and_the_own_ones_follow() -> None:
     async with site(target("a", 1, node="n1")) as pages:
-        edition = await pages.publish()
+        rendered_scrape = await pages.publish()
         answer = await pages.get("/metrics")
 
-    page = joined(edition.plain(Format.TEXT))
+    page = joined(rendered_scrape.plain(Format.TEXT))
     assert answer.body.startswith(page)
     rest = family_names(answer.body[len(page) :].decode())
     assert own(rest) == rest
@@ -193,7 +193,7 @@ async def test_the_own_series_are_as_they_are_now() -> None:
 
 async def test_gzip_is_one_member_with_the_plain_page() -> None:
     async with site(target("a", 1)) as pages:
-        edition = await pages.publish()
+        rendered_scrape = await pages.publish()
         answer = await pages.get("/metrics", Accept_Encoding="gzip")
 
     decompressor = zlib.decompressobj(31)
@@ -203,7 +203,7 @@ async def test_gzip_is_one_member_with_the_plain_page() -> None:
         decompressor.eof,
         decompressor.unused_data,
     )
-    assert body.startswith(joined(edition.plain(Format.TEXT)))
+    assert body.startswith(joined(rendered_scrape.plain(Format.TEXT)))
     assert "ollama_exporter_polls" in family_names(body.decode())
 
 
@@ -231,14 +231,14 @@ async def test_gzip_is_found_among_other_encodings(accept_encoding: str) -> None
 @pytest.mark.parametrize("accept_encoding", ["gzip", "identity"])
 async def test_prometheus_gets_openmetrics(accept: str, accept_encoding: str) -> None:
     async with site(target("a", 1, node="n1", model="m")) as pages:
-        edition = await pages.publish_with_counters()
+        rendered_scrape = await pages.publish_with_counters()
         answer = await pages.get("/metrics", Accept=accept, Accept_Encoding=accept_encoding)
 
     body = gzip.decompress(answer.body) if accept_encoding == "gzip" else answer.body
     parsed = parse_openmetrics(body.decode())  # type: ignore[no-untyped-call]
     assert {"ollama_instance_info", "ollama_exporter_polls"} <= {family.name for family in parsed}
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert body.startswith(joined(edition.plain(Format.OPENMETRICS)))
+    assert body.startswith(joined(rendered_scrape.plain(Format.OPENMETRICS)))
 
 
 @pytest.mark.parametrize(
@@ -253,11 +253,11 @@ async def test_prometheus_gets_openmetrics(accept: str, accept_encoding: str) ->
 )
 async def test_others_get_text(accept: str) -> None:
     async with site(target("a", 1, node="n1", model="m")) as pages:
-        edition = await pages.publish_with_counters()
+        rendered_scrape = await pages.publish_with_counters()
         answer = await pages.get("/metrics", Accept=accept)
 
     assert "text/plain; version=0.0.4; charset=utf-8" == answer.headers["Content-Type"]
-    assert answer.body.startswith(joined(edition.plain(Format.TEXT)))
+    assert answer.body.startswith(joined(rendered_scrape.plain(Format.TEXT)))
     assert "ollama_instance_info" in family_names(answer.text)
 
 
@@ -284,12 +284,12 @@ async def test_many_scrapers_at_once_share_one_compression(
 
     monkeypatch.setattr(zlib, "compressobj", counting)
     async with site(target("a", 1)) as pages:
-        edition = await pages.publish()
+        rendered_scrape = await pages.publish()
         answers = await asyncio.gather(
             *[pages.get("/metrics", Accept_Encoding="gzip") for _ in range(20)]
         )
 
-    page = joined(edition.plain(Format.TEXT))
+    page = joined(rendered_scrape.plain(Format.TEXT))
     assert all(gzip.decompress(answer.body).startswith(page) for answer in answers)
     assert 1 == n_compressors
 
@@ -624,7 +624,7 @@ async def test_a_malformed_request_is_refused_and_fills_no_log(
 async def test_a_fault_of_ours_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with site() as pages:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(pages.polled.publisher, "edition", "none")
+            patched.setattr(pages.polled.publisher, "rendered_scrape", "none")
             assert 500 == (await pages.get("/metrics")).status
 
     assert "AttributeError" in caplog.text

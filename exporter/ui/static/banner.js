@@ -57,7 +57,7 @@ export class Banner {
   }
 
   #passNotice({ summary, size, pollIntervalSeconds }) {
-    const age = summary.last_pass_age_seconds;
+    const age = summary.last_cycle_age_seconds;
     // Of an inventory that was never read nobody knows what it holds: no pass is over the whole fleet.
     if (summary.inventory_age_seconds === null && (size === 0 || age === null)) return "";
     if (size === 0) return "The inventory holds no instance.";

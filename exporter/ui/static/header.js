@@ -1,5 +1,5 @@
 /**
- * The top of the page: totals by status, the figures against their thresholds, where data is from.
+ * The top of the page: totals by status, the indicators against their thresholds, where data is from.
  *
  * In:   a summary; how long ago it came is in it.
  * Out:  elements that say it, in words and signs and not by colour alone.
@@ -8,7 +8,7 @@
 import { byId, make, write } from "./elements.js";
 import { count, counted, decimal, latency, span } from "./words.js";
 
-const FIGURES = {
+const INDICATORS = {
   healthy_instances: { title: "Healthy instances", words: count },
   request_latency_p99_seconds: { title: "Request latency p99", words: latency },
   tokens_per_second: { title: "Tokens per second", words: count },
@@ -26,12 +26,12 @@ export class Header {
   /** @type {Map<string, {button: HTMLElement, number: HTMLElement, swatch: HTMLElement}>} */
   #totals = new Map();
   /** @type {Map<string, {value: HTMLElement, limit: HTMLElement, verdict: HTMLElement}>} */
-  #figures = new Map();
+  #indicators = new Map();
 
   /** @param {Object} summary */
   show(summary) {
     for (const [status, n] of Object.entries(summary.instances)) write(this.#total(status).number, count(n));
-    for (const figure of summary.figures) this.#showFigure(figure);
+    for (const indicator of summary.indicators) this.#showIndicator(indicator);
     write(byId("facts"), facts(summary).join(" · "));
   }
 
@@ -63,32 +63,32 @@ export class Header {
     return { button, number, swatch };
   }
 
-  #showFigure(figure) {
-    const { words } = figureWords(figure.name);
-    const { value, limit, verdict } = this.#figure(figure.name);
-    write(value, figure.value === null ? "–" : words(figure.value));
-    write(limit, figure.threshold === null ? "no threshold" : `${BOUNDS[figure.bound]} ${words(figure.threshold)}`);
-    write(verdict, verdictOf(figure.is_met));
-    verdict.className = `verdict ${{ true: "met", false: "missed" }[figure.is_met] ?? "unknown"}`;
+  #showIndicator(indicator) {
+    const { words } = indicatorWords(indicator.name);
+    const { value, limit, verdict } = this.#indicator(indicator.name);
+    write(value, indicator.value === null ? "–" : words(indicator.value));
+    write(limit, indicator.threshold === null ? "no threshold" : `${BOUNDS[indicator.bound]} ${words(indicator.threshold)}`);
+    write(verdict, verdictOf(indicator.is_met));
+    verdict.className = `verdict ${{ true: "met", false: "missed" }[indicator.is_met] ?? "unknown"}`;
   }
 
-  #figure(name) {
-    if (!this.#figures.has(name)) this.#figures.set(name, makeFigure(name));
-    return this.#figures.get(name);
+  #indicator(name) {
+    if (!this.#indicators.has(name)) this.#indicators.set(name, makeIndicator(name));
+    return this.#indicators.get(name);
   }
 }
 
-function makeFigure(name) {
+function makeIndicator(name) {
   const value = make("strong");
   const limit = make("span", { className: "limit" });
   const verdict = make("span");
-  const term = make("dt", { textContent: figureWords(name).title });
-  byId("figures").append(make("div", {}, term, make("dd", {}, value, " ", limit, " ", verdict)));
+  const term = make("dt", { textContent: indicatorWords(name).title });
+  byId("indicators").append(make("div", {}, term, make("dd", {}, value, " ", limit, " ", verdict)));
   return { value, limit, verdict };
 }
 
-function figureWords(name) {
-  return FIGURES[name] ?? { title: name, words: decimal };
+function indicatorWords(name) {
+  return INDICATORS[name] ?? { title: name, words: decimal };
 }
 
 function verdictOf(isMet) {
@@ -99,7 +99,7 @@ function verdictOf(isMet) {
 function facts(summary) {
   const { index, count: shards } = summary.shard;
   const total = Object.values(summary.instances).reduce((sum, n) => sum + n, 0);
-  const pass = summary.last_pass_age_seconds;
+  const pass = summary.last_cycle_age_seconds;
   return [
     counted(total, "instance"),
     ...(shards === 1 ? [] : [`shard ${index} of ${shards} (counted from 0)`]),

@@ -28,7 +28,7 @@ import * as views from "./view.js";
 import { Worst } from "./worst.js";
 
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
-const LATENCY_FIGURE = "request_latency_p99_seconds";
+const LATENCY_INDICATOR = "request_latency_p99_seconds";
 
 class Page {
   constructor() {
@@ -168,8 +168,8 @@ class Page {
   #scale() {
     const names = [this.#view.value, this.#scene?.scale.name ?? "status", "status"];
     const name = names.find((one) => this.#hasColumn(one));
-    const figure = this.#fleet.summary.figures.find((one) => one.name === LATENCY_FIGURE);
-    return scaleFor(name, { scheme: scheme(), latencyLimitSeconds: figure?.threshold ?? null });
+    const indicator = this.#fleet.summary.indicators.find((one) => one.name === LATENCY_INDICATOR);
+    return scaleFor(name, { scheme: scheme(), latencyLimitSeconds: indicator?.threshold ?? null });
   }
 
   #tell() {

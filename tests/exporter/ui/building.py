@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporter.counters import Counter, Ledger, Memory
+from exporter.counters import Counter, CounterState, FleetCounters
 from exporter.inventory import WHOLE, Shard, SourceState
 from exporter.model import EngineName, Outcome, Reading, State, Target, Values, Verdict
 from exporter.poller import Poller
@@ -16,11 +16,11 @@ from exporter.responses import ResponseSender
 from exporter.scrape_target import LastFailure
 from exporter.selfmetrics import SelfMetrics
 from exporter.snapshot import Row, is_up, status_of
-from exporter.ui.handlers import File, FleetPage
+from exporter.ui.handlers import File, FleetUi
 from exporter.ui.prometheus import Prometheus
-from exporter.ui.recent import Recent
-from exporter.ui.revisions import Revisions, Surveyor
-from exporter.ui.summary import Facts, Limits, Summariser
+from exporter.ui.recent import RecentHistory
+from exporter.ui.revisions import Revisions, ViewBuilder
+from exporter.ui.summary import Limits, Summariser, UiConfig
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.levels import Level
 
@@ -71,7 +71,7 @@ def cell(
     target = Target(
         instance_id, "127.0.0.1", port, node=node, engine=engine, state=state, developer=developer
     )
-    memory = Memory(
+    counters = CounterState(
         model=model,
         speed_tokens_per_second=speed,
         speed_at_s=NOW_S,
@@ -82,7 +82,7 @@ def cell(
     if outcome is not None:
         verdict = Verdict(outcome, values=Values(latency_p99_s=p99_s))
         reading = Reading(verdict, engine, NOW_S, 0.002)
-    return Row(target, status_of(target, reading), reading, memory, is_up(reading), "", "")
+    return Row(target, status_of(target, reading), reading, counters, is_up(reading), "", "")
 
 
 @dataclass(slots=True)
@@ -97,24 +97,26 @@ class StandIn:
 class FakePoller:
     """Has the rows that a test gives it, in the order of their ids."""
 
-    watches: Mapping[str, StandIn] = field(default_factory=dict)
+    scrape_targets: Mapping[str, StandIn] = field(default_factory=dict)
     has_seen_all: asyncio.Event = field(default_factory=asyncio.Event)
 
     def rows(self) -> Generator[None, None, list[Row]]:
         yield
-        return [watch.row for watch in self.watches.values()]
+        return [scrape_target.row for scrape_target in self.scrape_targets.values()]
 
     def show(self, *rows: Row) -> None:
-        self.watches = {row.target.id: StandIn(row) for row in sorted(rows, key=_id)}
+        self.scrape_targets = {row.target.id: StandIn(row) for row in sorted(rows, key=_id)}
 
 
 def _id(row: Row) -> str:
     return row.target.id
 
 
-def facts(*, limits: Limits = LIMITS, shard: Shard = WHOLE, poll_interval_s: float = 10.0) -> Facts:
+def ui_config(
+    *, limits: Limits = LIMITS, shard: Shard = WHOLE, poll_interval_s: float = 10.0
+) -> UiConfig:
     refresh_s = max(1.0, poll_interval_s / 5)
-    return Facts(limits, shard, "1.2.3", poll_interval_s, refresh_s, inventory_refresh_s=30.0)
+    return UiConfig(limits, shard, "1.2.3", poll_interval_s, refresh_s, inventory_refresh_s=30.0)
 
 
 def metrics() -> SelfMetrics:
@@ -125,30 +127,30 @@ def no_sources() -> Sequence[SourceState]:
     return ()
 
 
-def fleet_page(
+def fleet_ui(
     poller: Poller,
-    ledger: Ledger,
+    fleet_counters: FleetCounters,
     own: SelfMetrics,
     *,
     clock: Clock | None = None,
-    recent: Recent | None = None,
-    of: Facts | None = None,
+    recent: RecentHistory | None = None,
+    of: UiConfig | None = None,
     prometheus: Prometheus | None = None,
     sources: Callable[[], Sequence[SourceState]] = no_sources,
     files: Mapping[str, File] | None = None,
-) -> FleetPage:
+) -> FleetUi:
     """Return the page as the exporter builds it."""
-    clock, of = clock or SystemClock(), of or facts()
-    surveyor = Surveyor(
+    clock, of = clock or SystemClock(), of or ui_config()
+    surveyor = ViewBuilder(
         poller,
-        recent or Recent(poller, ledger, clock),
+        recent or RecentHistory(poller, fleet_counters, clock),
         clock,
         poll_interval_s=of.poll_interval_s,
     )
-    revisions = Revisions(surveyor.survey, clock, refresh_s=of.refresh_s)
+    revisions = Revisions(surveyor.build, clock, refresh_s=of.refresh_s)
     summariser = Summariser(of, poller, own, sources, prometheus, clock)
     sender = ResponseSender(own, timeout_s=30.0)
-    return FleetPage(files or FILES, revisions, summariser, poller, of, clock, sender)
+    return FleetUi(files or FILES, revisions, summariser, poller, of, clock, sender)
 
 
 def file(text: str, content_type: str = "text/html; charset=utf-8") -> File:

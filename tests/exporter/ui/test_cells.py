@@ -11,7 +11,7 @@ from exporter.model import EngineName, Outcome, State, Status
 from exporter.snapshot import Row
 from exporter.ui import cells
 from exporter.ui.cells import LARGEST, STATUS, UNKNOWN, Columns, Value, columns
-from exporter.ui.layout import STEP_ROWS, settle
+from exporter.ui.layout import STEP_ROWS, next_layout
 from tests.exporter.ui.building import NOW_S, cell, run
 
 HOUR_S = 3600.0
@@ -22,7 +22,7 @@ def no_errors(_: Row) -> int | None:
 
 
 def seen(*rows: Row, errors: Callable[[Row], int | None] = no_errors) -> Columns:
-    layout = run(settle(rows, None, lambda: "1"))
+    layout = run(next_layout(rows, None, lambda: "1"))
     result: Columns = run(columns(rows, layout, frozenset(Value), now_s=NOW_S, errors=errors))
     return result
 
@@ -179,7 +179,7 @@ def test_the_median_of_a_large_group_is_found_in_short_steps(numbers: list[float
 @pytest.mark.parametrize("value", Value)
 def test_only_what_is_wanted_is_computed(value: Value) -> None:
     rows = (cell("a"),)
-    layout = run(settle(rows, None, lambda: "1"))
+    layout = run(next_layout(rows, None, lambda: "1"))
 
     some = run(columns(rows, layout, {value}, now_s=NOW_S, errors=no_errors))
     nothing = run(columns(rows, layout, (), now_s=NOW_S, errors=no_errors))
@@ -206,7 +206,7 @@ def test_totals_count_each_status_and_sum_up_healthy_speeds() -> None:
 
 
 def test_a_speed_that_is_too_old_counts_no_more() -> None:
-    layout = run(settle((cell("a", speed=40.0),), None, lambda: "1"))
+    layout = run(next_layout((cell("a", speed=40.0),), None, lambda: "1"))
 
     totals = run(
         columns((cell("a", speed=40.0),), layout, (), now_s=NOW_S + 3601, errors=no_errors)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from array import array
 
 from exporter.ui.cells import UNKNOWN
-from exporter.ui.protocol import COMPARED_AT_ONCE, Changes, changes, told, whole
+from exporter.ui.protocol import COMPARED_AT_ONCE, Changes, as_json, changes, whole
 
 
 def numbers(*values: int) -> array[int]:
@@ -49,4 +49,4 @@ def test_changes_are_found_wherever_they_are() -> None:
 
 
 def test_statuses_are_never_unknown() -> None:
-    assert [0, 6, 255] == told(array("B", (0, 6, 255)))
+    assert [0, 6, 255] == as_json(array("B", (0, 6, 255)))

@@ -8,10 +8,10 @@ from exporter.model import Status
 from exporter.ui.cells import Totals
 from exporter.ui.summary import (
     Bound,
-    Figure,
+    Indicator,
     Limits,
     Name,
-    figures,
+    indicators,
     is_met,
     n_expected,
     thresholds,
@@ -113,15 +113,15 @@ VALUES = values(totals(4000.0, 100, healthy=98, unhealthy=2), 0.2)
 
 def test_figures_stand_beside_their_thresholds() -> None:
     assert (
-        Figure(Name.HEALTHY_INSTANCES, 98, 99, Bound.FLOOR, is_met=False),
-        Figure(Name.REQUEST_LATENCY_P99, 0.2, 0.15, Bound.CEILING, is_met=False),
-        Figure(Name.TOKENS_PER_SECOND, 3920.0, 4000.0, Bound.FLOOR, is_met=False),
-    ) == figures(VALUES, thresholds(LIMITS, 100), is_judged=True)
+        Indicator(Name.HEALTHY_INSTANCES, 98, 99, Bound.FLOOR, is_met=False),
+        Indicator(Name.REQUEST_LATENCY_P99, 0.2, 0.15, Bound.CEILING, is_met=False),
+        Indicator(Name.TOKENS_PER_SECOND, 3920.0, 4000.0, Bound.FLOOR, is_met=False),
+    ) == indicators(VALUES, thresholds(LIMITS, 100), is_judged=True)
 
 
 def test_of_a_fleet_that_is_half_seen_nothing_is_judged() -> None:
-    judged = figures(VALUES, thresholds(LIMITS, 100), is_judged=False)
+    judged = indicators(VALUES, thresholds(LIMITS, 100), is_judged=False)
 
     assert [(98, None), (0.2, None), (3920.0, None)] == [
-        (figure.value, figure.is_met) for figure in judged
+        (indicator.value, indicator.is_met) for indicator in judged
     ]

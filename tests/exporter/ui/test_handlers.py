@@ -76,8 +76,8 @@ class Site:
         await eventually(are_seen)
 
     async def is_judged(self) -> bool:
-        figures = (await self.map())["summary"]["figures"]
-        return all(figure["is_met"] is not None for figure in figures)
+        indicators = (await self.map())["summary"]["indicators"]
+        return all(indicator["is_met"] is not None for indicator in indicators)
 
     async def _json(self, path: str, **query: str) -> dict[str, Any]:
         answer = await self.get(f"{path}?{urlencode(query)}")
@@ -533,7 +533,7 @@ async def test_thresholds_are_those_of_the_settings(tmp_path: Path, port: int) -
         ("tokens_per_second", 42, 42, "floor", True),
     ] == [
         (each["name"], each["value"], each["threshold"], each["bound"], each["is_met"])
-        for each in told["figures"]
+        for each in told["indicators"]
     ]
     assert ("settings", None) == (told["thresholds_from"], told["alerts"])
 
@@ -556,7 +556,7 @@ async def test_what_a_prometheus_tells_reaches_the_page(tmp_path: Path) -> None:
         told = (await pages.map())["summary"]
 
     assert "prometheus" == told["thresholds_from"]
-    assert [9900, 0.2, 4e5] == [each["threshold"] for each in told["figures"]]
+    assert [9900, 0.2, 4e5] == [each["threshold"] for each in told["indicators"]]
     assert 7 == told["alerts"]["n_firing"]
     assert [("OllamaA", "warning", {}, 17.5)] == [
         (each["name"], each["severity"], each["labels"], each["since_seconds"])

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.model import EngineName, Outcome, State
 from exporter.snapshot import Row
-from exporter.ui.layout import STEP_ROWS, Layout, settle
+from exporter.ui.layout import STEP_ROWS, Layout, next_layout
 from tests.exporter.ui.building import cell, run
 
 
@@ -15,7 +15,7 @@ def layout_of(*rows: Row, before: Layout | None = None) -> Layout:
     """Settle rows; a new layout is named anew."""
     numbers = count(1 if before is None else 1 + int(before.name))
     layout: Layout = run(
-        settle(sorted(rows, key=lambda row: row.target.id), before, lambda: str(next(numbers)))
+        next_layout(sorted(rows, key=lambda row: row.target.id), before, lambda: str(next(numbers)))
     )
     return layout
 

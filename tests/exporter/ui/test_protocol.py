@@ -14,21 +14,21 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.counters import Ledger
+from exporter.counters import FleetCounters
 from exporter.model import Outcome
 from exporter.ui.cells import Value
-from exporter.ui.handlers import FleetPage
-from exporter.ui.recent import Recent
+from exporter.ui.handlers import FleetUi
+from exporter.ui.recent import RecentHistory
 from tests.exporter.ui.building import (
     FakePoller,
     HeldClock,
     cell,
-    facts,
-    fleet_page,
+    fleet_ui,
     metrics,
+    ui_config,
 )
 
-REFRESH_S = facts().refresh_s
+REFRESH_S = ui_config().refresh_s
 
 
 class Written(StreamWriter):
@@ -56,10 +56,10 @@ class Site:
     def __init__(self) -> None:
         self.clock = HeldClock()
         self.poller = FakePoller()
-        recent = Recent(self.poller, Ledger(), self.clock)  # type: ignore[arg-type]
-        page: FleetPage = fleet_page(
+        recent = RecentHistory(self.poller, FleetCounters(), self.clock)  # type: ignore[arg-type]
+        page: FleetUi = fleet_ui(
             self.poller,  # type: ignore[arg-type]
-            Ledger(),
+            FleetCounters(),
             metrics(),
             clock=self.clock,
             recent=recent,

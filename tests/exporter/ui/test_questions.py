@@ -5,7 +5,7 @@ from multidict import MultiDict
 
 from exporter.instances import Filter
 from exporter.ui.cells import Value
-from exporter.ui.protocol import SinceThen, parse_changes, parse_map, parse_worst
+from exporter.ui.protocol import ChangesQuery, parse_changes, parse_map, parse_worst
 
 SINCE = {"layout": "l-1", "revision": "7"}
 
@@ -16,12 +16,12 @@ def test_a_map_may_come_with_a_value() -> None:
 
 
 def test_changes_are_asked_for_since_a_revision_of_a_layout() -> None:
-    assert SinceThen("l-1", 7, None, is_value_whole=False) == parse_changes(SINCE)
-    assert SinceThen("l-1", 7, Value.AGE, is_value_whole=False) == parse_changes(
+    assert ChangesQuery("l-1", 7, None, is_value_whole=False) == parse_changes(SINCE)
+    assert ChangesQuery("l-1", 7, Value.AGE, is_value_whole=False) == parse_changes(
         {**SINCE, "value": "age"}
     )
     assert 10**15 - 1 == parse_changes({**SINCE, "revision": "9" * 15}).revision
-    assert SinceThen("l-1", 7, Value.AGE, is_value_whole=True) == parse_changes(
+    assert ChangesQuery("l-1", 7, Value.AGE, is_value_whole=True) == parse_changes(
         {**SINCE, "value": "age", "full": "value"}
     )
 

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from exporter.catalogue import BOUNDARIES_S
-from exporter.counters import Increase, Ledger
-from exporter.leisure import run_gently
+from exporter.counters import Delta, FleetCounters
 from exporter.model import Histogram
+from exporter.steps import run_with_pauses
 from exporter.ui.layout import STEP_ROWS
-from exporter.ui.recent import SAMPLE_INTERVAL_S, SAMPLES_KEPT, Recent, histogram_quantile
+from exporter.ui.recent import SAMPLE_INTERVAL_S, SAMPLES_KEPT, RecentHistory, histogram_quantile
 from tests.exporter.ui.building import FakePoller, HeldClock, cell
 
 N_BUCKETS = len(BOUNDARIES_S) + 1
@@ -21,8 +21,8 @@ class Past:
     def __init__(self) -> None:
         self.clock = HeldClock()
         self.poller = FakePoller()
-        self.ledger = Ledger()
-        self.recent = Recent(self.poller, self.ledger, self.clock)  # type: ignore[arg-type]
+        self.fleet_counters = FleetCounters()
+        self.recent = RecentHistory(self.poller, self.fleet_counters, self.clock)  # type: ignore[arg-type]
 
     async def minute(self, **errors: float | None) -> dict[str, int | None]:
         """Let instances have had so many errors in all; sample, and return the recent ones."""
@@ -32,7 +32,9 @@ class Past:
 
     def now(self, **errors: float | None) -> dict[str, int | None]:
         self.poller.show(*[cell(id_, errors=total) for id_, total in errors.items()])
-        return {row.target.id: self.recent.errors_of(row) for row in run_gently(self.poller.rows())}
+        return {
+            row.target.id: self.recent.errors_of(row) for row in run_with_pauses(self.poller.rows())
+        }
 
     def finish(self, model: str, **requests_upto: int) -> None:
         """Record requests; `le3` of them are at or below the third boundary, and so on."""
@@ -40,8 +42,8 @@ class Past:
         for name, n in requests_upto.items():
             for place in range(int(name.removeprefix("le")) - 1, N_BUCKETS):
                 cumulative[place] += n
-        increase = Increase(durations=Histogram(tuple(cumulative), 1.0))
-        self.ledger.record("n1", model, increase)
+        delta = Delta(durations=Histogram(tuple(cumulative), 1.0))
+        self.fleet_counters.record("n1", model, delta)
 
 
 @pytest.fixture

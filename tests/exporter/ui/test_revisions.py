@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from exporter.counters import Ledger
+from exporter.counters import FleetCounters
 from exporter.model import Outcome
 from exporter.ui.cells import STATUS, Value
 from exporter.ui.layout import Layout
 from exporter.ui.protocol import Changes
-from exporter.ui.recent import Recent
-from exporter.ui.revisions import KEPT, Revision, Revisions, Sight, Surveyor
+from exporter.ui.recent import RecentHistory
+from exporter.ui.revisions import KEPT, FleetView, Revision, Revisions, ViewBuilder
 from tests.exporter.ui.building import FakePoller, HeldClock, cell
 from tests.waiting import eventually
 
@@ -26,8 +26,8 @@ class Fleet:
         self.clock = HeldClock()
         self.poller = FakePoller()
         self.show()
-        recent = Recent(self.poller, Ledger(), self.clock)  # type: ignore[arg-type]
-        self._surveyor = Surveyor(
+        recent = RecentHistory(self.poller, FleetCounters(), self.clock)  # type: ignore[arg-type]
+        self._surveyor = ViewBuilder(
             self.poller,  # type: ignore[arg-type]
             recent,
             self.clock,
@@ -37,18 +37,18 @@ class Fleet:
         self.gate.set()
         self.wanted: list[frozenset[Value]] = []
         self.fault: Exception | None = None
-        self.revisions = Revisions(self._survey, self.clock, refresh_s=REFRESH_S)
+        self.revisions = Revisions(self._build, self.clock, refresh_s=REFRESH_S)
 
     def show(self, a: Outcome = Outcome.OK, p99_s: float = 0.1, model: str = "m") -> None:
         rest = [cell(id_, p99_s=0.1) for id_ in "bcd"]
         self.poller.show(cell("a", outcome=a, p99_s=p99_s, model=model), *rest)
 
-    async def _survey(self, before: Layout | None, wanted: frozenset[Value]) -> Sight:
+    async def _build(self, before: Layout | None, wanted: frozenset[Value]) -> FleetView:
         self.wanted.append(wanted)
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault
-        return await self._surveyor.survey(before, wanted)
+        return await self._surveyor.build(before, wanted)
 
     async def next(self, value: Value | None = None) -> Revision:
         self.clock.move(REFRESH_S)
@@ -110,8 +110,8 @@ async def test_a_value_is_computed_from_when_it_is_asked_for(fleet: Fleet) -> No
     without = await fleet.revisions.latest()
     with_it = await fleet.revisions.latest(Value.P99)
 
-    assert {STATUS} == set(without.sight.columns)
-    assert {STATUS, Value.P99} == set(with_it.sight.columns)
+    assert {STATUS} == set(without.fleet_view.columns)
+    assert {STATUS, Value.P99} == set(with_it.fleet_view.columns)
     assert 2 == with_it.number
     assert with_it is await fleet.revisions.latest(Value.P99)
 
@@ -178,7 +178,7 @@ async def test_revisions_of_another_layout_are_not_compared_with(fleet: Fleet) -
     fleet.show()
     third = await fleet.next()
 
-    assert 3 == len({revision.sight.layout.name for revision in (first, second, third)})
+    assert 3 == len({revision.fleet_view.layout.name for revision in (first, second, third)})
     for since in (first, second):
         told = fleet.revisions.changes(since.number, STATUS, third)
         assert Changes(None, [0, 0, 0, 0]) == told
@@ -192,7 +192,7 @@ async def test_instances_that_get_another_model_make_one_layout_per_pass(fleet: 
     names = []
     for n in range(12):  # each 2 s
         fleet.show(model=f"m{n}")
-        names.append((await fleet.next()).sight.layout.name)
+        names.append((await fleet.next()).fleet_view.layout.name)
 
     assert [5, 5, 2] == [names.count(name) for name in dict.fromkeys(names)]
 
@@ -203,8 +203,8 @@ async def test_instances_that_come_or_go_are_shown_at_once(fleet: Fleet) -> None
     fleet.poller.show(cell("a"))
     after = await fleet.next()
 
-    assert ("a", "b", "c", "d") == before.sight.layout.ids
-    assert ("a",) == after.sight.layout.ids
+    assert ("a", "b", "c", "d") == before.fleet_view.layout.ids
+    assert ("a",) == after.fleet_view.layout.ids
 
 
 async def test_in_the_first_pass_each_model_is_shown_as_it_becomes_known(fleet: Fleet) -> None:
@@ -212,7 +212,7 @@ async def test_in_the_first_pass_each_model_is_shown_as_it_becomes_known(fleet: 
     fleet.show(model="other")
     second = await fleet.next()
 
-    assert first.sight.layout.name != second.sight.layout.name
+    assert first.fleet_view.layout.name != second.fleet_view.layout.name
 
 
 async def test_a_look_that_fails_is_told_and_tried_again(fleet: Fleet) -> None:
@@ -239,14 +239,14 @@ async def test_layouts_of_two_processes_never_have_the_same_name() -> None:
     first = Fleet()
     second = Fleet()
     second.clock.move(0.001)
-    recent = Recent(second.poller, Ledger(), second.clock)  # type: ignore[arg-type]
-    restarted = Surveyor(
+    recent = RecentHistory(second.poller, FleetCounters(), second.clock)  # type: ignore[arg-type]
+    restarted = ViewBuilder(
         second.poller,  # type: ignore[arg-type]
         recent,
         second.clock,
         poll_interval_s=POLL_INTERVAL_S,
     )
 
-    name = (await first.revisions.latest()).sight.layout.name
+    name = (await first.revisions.latest()).fleet_view.layout.name
 
-    assert name != (await restarted.survey(None, frozenset())).layout.name
+    assert name != (await restarted.build(None, frozenset())).layout.name

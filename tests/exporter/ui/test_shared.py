@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from exporter.ui.handlers import MAX_KEPT, Shared
+from exporter.ui.handlers import MAX_KEPT, ResultCache
 
 
 class Workshop:
@@ -22,18 +22,18 @@ class Workshop:
 
 
 async def test_what_was_made_is_kept_for_the_revision_and_what_was_wanted() -> None:
-    shared, shop = Shared(), Workshop()
+    shared, shop = ResultCache(), Workshop()
 
     made = [await shared.get(7, "a", shop.make) for _ in range(3)]
     other = await shared.get(7, "b", shop.make)
     later = await shared.get(8, "a", shop.make)
 
     assert ([1, 1, 1], 2, 3) == (made, other, later)
-    assert "<Shared: 1 of revision 8>" == repr(shared)
+    assert "<ResultCache: 1 of revision 8>" == repr(shared)
 
 
 async def test_who_asks_meanwhile_waits_for_the_same() -> None:
-    shared, shop = Shared(), Workshop()
+    shared, shop = ResultCache(), Workshop()
     shop.gate.clear()
     asking = [asyncio.create_task(shared.get(1, "a", shop.make)) for _ in range(5)]
     await asyncio.sleep(0)
@@ -43,7 +43,7 @@ async def test_who_asks_meanwhile_waits_for_the_same() -> None:
 
 
 async def test_where_the_first_leaves_the_next_makes_it() -> None:
-    shared, shop = Shared(), Workshop()
+    shared, shop = ResultCache(), Workshop()
     shop.gate.clear()
     leaving, staying = [asyncio.create_task(shared.get(1, "a", shop.make)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -55,7 +55,7 @@ async def test_where_the_first_leaves_the_next_makes_it() -> None:
 
 
 async def test_what_could_not_be_made_is_tried_again() -> None:
-    shared, shop = Shared(), Workshop()
+    shared, shop = ResultCache(), Workshop()
 
     async def fail() -> object:
         raise RuntimeError("no luck")
@@ -67,10 +67,10 @@ async def test_what_could_not_be_made_is_tried_again() -> None:
 
 
 async def test_of_many_questions_only_the_last_are_kept() -> None:
-    shared, shop = Shared(), Workshop()
+    shared, shop = ResultCache(), Workshop()
     for wanted in range(MAX_KEPT + 1):
         await shared.get(1, wanted, shop.make)
 
     assert MAX_KEPT + 1 == await shared.get(1, MAX_KEPT, shop.make)
     assert MAX_KEPT + 2 == await shared.get(1, 0, shop.make)
-    assert f"<Shared: {MAX_KEPT} of revision 1>" == repr(shared)
+    assert f"<ResultCache: {MAX_KEPT} of revision 1>" == repr(shared)

@@ -6,15 +6,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from exporter.counters import Ledger
+from exporter.counters import FleetCounters
 from exporter.inventory import Shard, SourceState
 from exporter.model import Outcome
 from exporter.ui.prometheus import Answer, Firing
-from exporter.ui.recent import Recent
-from exporter.ui.revisions import Surveyor
-from exporter.ui.summary import Facts, Summariser
+from exporter.ui.recent import RecentHistory
+from exporter.ui.revisions import ViewBuilder
+from exporter.ui.summary import Summariser, UiConfig
 from ollama_fleet.levels import Level
-from tests.exporter.ui.building import LIMITS, NOW_S, FakePoller, HeldClock, cell, facts, metrics
+from tests.exporter.ui.building import (
+    LIMITS,
+    NOW_S,
+    FakePoller,
+    HeldClock,
+    cell,
+    metrics,
+    ui_config,
+)
 
 ALL = {"healthy_instances": 1.0, "request_latency_p99_seconds": 0.4, "tokens_per_second": 70.0}
 
@@ -37,7 +45,7 @@ def source(read_at_s: float) -> SourceState:
 
 async def summary(
     *,
-    of: Facts | None = None,
+    of: UiConfig | None = None,
     is_seen: bool = True,
     completed_at_s: float = NOW_S - 3.5,
     read_at_s: tuple[float, ...] = (NOW_S - 4.0,),
@@ -53,27 +61,29 @@ async def summary(
     if is_seen:
         poller.has_seen_all.set()
     own.cycle_completed_at_s.set(completed_at_s)
-    recent = Recent(poller, Ledger(), clock)  # type: ignore[arg-type]
+    recent = RecentHistory(poller, FleetCounters(), clock)  # type: ignore[arg-type]
     summariser = Summariser(
-        of or facts(),
+        of or ui_config(),
         poller,  # type: ignore[arg-type]
         own,
         lambda: [source(at_s) for at_s in read_at_s],
         None if answer is None else Told(answer),  # type: ignore[arg-type]
         clock,
     )
-    surveyor = Surveyor(
+    surveyor = ViewBuilder(
         poller,  # type: ignore[arg-type]
         recent,
         clock,
         poll_interval_s=10.0,
     )
-    sight = await surveyor.survey(None, frozenset())
-    told: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(summariser.summary(sight)))
+    fleet_view = await surveyor.build(None, frozenset())
+    told: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(summariser.summary(fleet_view)))
     return told
 
 
-def figure(name: str, value: float, threshold: float, bound: str, is_met: bool) -> dict[str, Any]:
+def indicator(
+    name: str, value: float, threshold: float, bound: str, is_met: bool
+) -> dict[str, Any]:
     return {
         "name": name, "value": value, "threshold": threshold, "bound": bound, "is_met": is_met
     }  # fmt: skip
@@ -87,14 +97,14 @@ async def test_a_summary_has_everything_that_the_page_shows() -> None:
 
     assert {
         "taken_at_seconds": NOW_S,
-        "last_pass_age_seconds": 3.5,
+        "last_cycle_age_seconds": 3.5,
         "inventory_age_seconds": 4.0,
         "shard": {"index": 0, "count": 1},
         "instances": instances,
-        "figures": [
-            figure("healthy_instances", 2, 2, "floor", is_met=True),
-            figure("request_latency_p99_seconds", 0.1, 0.15, "ceiling", is_met=True),
-            figure("tokens_per_second", 90.0, 120.0, "floor", is_met=False),
+        "indicators": [
+            indicator("healthy_instances", 2, 2, "floor", is_met=True),
+            indicator("request_latency_p99_seconds", 0.1, 0.15, "ceiling", is_met=True),
+            indicator("tokens_per_second", 90.0, 120.0, "floor", is_met=False),
         ],
         "thresholds_from": "settings",
         "alerts": None,
@@ -105,8 +115,8 @@ async def test_a_summary_has_everything_that_the_page_shows() -> None:
 async def test_nothing_is_judged_before_the_first_pass_ended() -> None:
     told = await summary(is_seen=False, completed_at_s=0.0)
 
-    assert None is told["last_pass_age_seconds"]
-    assert [None, None, None] == [each["is_met"] for each in told["figures"]]
+    assert None is told["last_cycle_age_seconds"]
+    assert [None, None, None] == [each["is_met"] for each in told["indicators"]]
 
 
 @pytest.mark.parametrize(
@@ -127,33 +137,33 @@ async def test_the_inventory_is_as_old_as_its_oldest_source(
 async def test_the_thresholds_of_a_prometheus_come_before_the_settings() -> None:
     told = await summary(answer=Answer(thresholds={**ALL, "queued_per_instance": 2.0}))
 
-    assert [1.0, 0.4, 70.0] == [each["threshold"] for each in told["figures"]]
+    assert [1.0, 0.4, 70.0] == [each["threshold"] for each in told["indicators"]]
     assert "prometheus" == told["thresholds_from"]
-    assert told["figures"][2]["is_met"]
+    assert told["indicators"][2]["is_met"]
 
 
 async def test_where_one_is_missing_its_setting_counts_and_the_page_says_settings() -> None:
     told = await summary(answer=Answer(thresholds={"tokens_per_second": 70.0}))
 
-    assert [2, 0.15, 70.0] == [each["threshold"] for each in told["figures"]]
+    assert [2, 0.15, 70.0] == [each["threshold"] for each in told["indicators"]]
     assert "settings" == told["thresholds_from"]
 
 
 async def test_a_shard_is_not_held_to_what_the_whole_fleet_must_do() -> None:
-    of = facts(shard=Shard(1, 2))
+    of = ui_config(shard=Shard(1, 2))
 
     told = await summary(of=of, answer=Answer(thresholds={**ALL, "healthy_instances": 9900.0}))
 
-    assert [2, 0.4, 120.0] == [each["threshold"] for each in told["figures"]]
+    assert [2, 0.4, 120.0] == [each["threshold"] for each in told["indicators"]]
     assert ({"index": 1, "count": 2}, "settings") == (told["shard"], told["thresholds_from"])
 
 
 async def test_limits_of_the_settings_are_in_force() -> None:
     limits = replace(LIMITS, healthy_instances=Level(3.0), request_latency_p99_s=0.05)
 
-    told = await summary(of=facts(limits=limits))
+    told = await summary(of=ui_config(limits=limits))
 
-    assert [False, False] == [each["is_met"] for each in told["figures"][:2]]
+    assert [False, False] == [each["is_met"] for each in told["indicators"][:2]]
 
 
 async def test_alerts_are_passed_on_with_what_is_wrong() -> None:

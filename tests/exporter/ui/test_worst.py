@@ -24,9 +24,9 @@ def found(
     poller.show(*[row for row in rows if row.target.id != gone])
     column = array("i", numbers or [STATUS_CODES[row.status] for row in rows])
     ranked = run(
-        worst(ids(rows), poller.watches, wanted or Filter(), value, column)  # type: ignore[arg-type]
+        worst(ids(rows), poller.scrape_targets, wanted or Filter(), value, column)  # type: ignore[arg-type]
     )
-    shown = [(watch.row.target.id, number) for watch, number in ranked.found]
+    shown = [(scrape_target.row.target.id, number) for scrape_target, number in ranked.found]
     return ranked.n_matching, ranked.n_ranked, shown
 
 

@@ -12,9 +12,9 @@ import trustme
 
 from exporter.connection import Bounds, Deadlines
 from exporter.errors import PollError
+from exporter.instance_client import ONE_BY_ONE_POLLS, InstanceClient, TransportConfig
 from exporter.model import Answer, Outcome, Target
 from exporter.resolver import Resolver
-from exporter.transport import ONE_BY_ONE_POLLS, Channel, Wire
 from ollama_fleet.clock import SystemClock
 from tests.exporter.servers import (
     Handler,
@@ -34,15 +34,15 @@ TOO_LATE = (Outcome.TIMEOUT, Outcome.CONNECT_TIMEOUT)
 
 
 @pytest.fixture
-async def wire() -> AsyncIterator[Wire]:
+async def transport() -> AsyncIterator[TransportConfig]:
     resolver = Resolver(SystemClock())
     bounds = Bounds(header_bytes=2000, body_bytes=5000)
-    yield Wire(resolver, ssl.create_default_context(), bounds)
+    yield TransportConfig(resolver, ssl.create_default_context(), bounds)
     await resolver.close()
 
 
-def channel_to(port: int, wire: Wire, host: str = "127.0.0.1") -> Channel:
-    return Channel(Target("a", host, port), wire)
+def client_to(port: int, transport: TransportConfig, host: str = "127.0.0.1") -> InstanceClient:
+    return InstanceClient(Target("a", host, port), transport)
 
 
 def soon(first_s: float = 30.0, all_s: float = 30.0) -> Deadlines:
@@ -51,23 +51,28 @@ def soon(first_s: float = 30.0, all_s: float = 30.0) -> Deadlines:
 
 
 async def outcomes(
-    handler: Handler, wire: Wire, deadlines: Deadlines | None = None
+    handler: Handler, transport: TransportConfig, deadlines: Deadlines | None = None
 ) -> list[Outcome]:
     """Ask both paths once; return how each went."""
     async with serving(handler) as port:
-        channel = channel_to(port, wire)
-        answers = await channel.ask(BOTH, deadlines or soon())
-        channel.close()
+        client = client_to(port, transport)
+        answers = await client.ask(BOTH, deadlines or soon())
+        client.close()
     return [Outcome.OK if isinstance(a, Answer) else a.outcome for a in answers.values()]
 
 
 async def eventually_are(
-    expected: list[Outcome], handler: Handler, wire: Wire, *, first_s: float, all_s: float
+    expected: list[Outcome],
+    handler: Handler,
+    transport: TransportConfig,
+    *,
+    first_s: float,
+    all_s: float,
 ) -> None:
     """Return once asking goes as expected: an answer that was in time may be seen too late."""
 
     async def are_so() -> bool:
-        return are_or_too_late(expected, await outcomes(handler, wire, soon(first_s, all_s)))
+        return are_or_too_late(expected, await outcomes(handler, transport, soon(first_s, all_s)))
 
     await eventually(are_so)
 
@@ -79,28 +84,28 @@ def are_or_too_late(expected: list[Outcome], found: list[Outcome]) -> bool:
     return expected == found
 
 
-async def learns(channel: Channel) -> None:
+async def learns(client: InstanceClient) -> None:
     """Ask a server that answers one of two pipelined requests, until the channel has seen that."""
 
     async def has_seen() -> bool:
-        answers = await channel.ask(BOTH, soon(0.1, 0.2))
+        answers = await client.ask(BOTH, soon(0.1, 0.2))
         found = [_outcome(answer) for answer in answers.values()]
         return are_or_too_late([Outcome.OK, Outcome.TIMEOUT], found)
 
     await eventually(has_seen)
 
 
-async def test_both_answers_come_back_under_their_paths(wire: Wire) -> None:
+async def test_both_answers_come_back_under_their_paths(transport: TransportConfig) -> None:
     async with serving(answering(BODIES)) as port:
-        channel = channel_to(port, wire)
+        client = client_to(port, transport)
 
-        answers = await channel.ask(BOTH, soon())
+        answers = await client.ask(BOTH, soon())
 
         assert {"/health": Answer(200, b"ok"), "/api/metrics": Answer(200, b"{}")} == answers
-        channel.close()
+        client.close()
 
 
-async def test_one_connection_serves_many_polls(wire: Wire) -> None:
+async def test_one_connection_serves_many_polls(transport: TransportConfig) -> None:
     n_connections = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,26 +114,26 @@ async def test_one_connection_serves_many_polls(wire: Wire) -> None:
         await answering(BODIES)(reader, writer)
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
+        client = client_to(port, transport)
         for _ in range(5):
-            await channel.ask(BOTH, soon())
-        channel.close()
+            await client.ask(BOTH, soon())
+        client.close()
 
     assert 1 == n_connections
 
 
-async def test_a_kept_connection_keeps_nothing_of_what_came(wire: Wire) -> None:
+async def test_a_kept_connection_keeps_nothing_of_what_came(transport: TransportConfig) -> None:
     async with serving(answering(BODIES)) as port:
-        channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon())
+        client = client_to(port, transport)
+        await client.ask(BOTH, soon())
 
-        kept = gc.get_referents(channel._connection)
-        channel.close()
+        kept = gc.get_referents(client._connection)
+        client.close()
 
     assert [] == [one for one in kept if isinstance(one, list | tuple | bytes) and one]
 
 
-async def test_both_requests_leave_in_one_piece(wire: Wire) -> None:
+async def test_both_requests_leave_in_one_piece(transport: TransportConfig) -> None:
     pieces: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -137,15 +142,15 @@ async def test_both_requests_leave_in_one_piece(wire: Wire) -> None:
         await reader.read()
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon())
-        channel.close()
+        client = client_to(port, transport)
+        await client.ask(BOTH, soon())
+        client.close()
 
     assert 2 == pieces[0].count(b"GET ")
     assert b"Host: 127.0.0.1:%d\r\n" % port in pieces[0]
 
 
-async def test_a_connection_closed_while_idle_is_no_failure(wire: Wire) -> None:
+async def test_a_connection_closed_while_idle_is_no_failure(transport: TransportConfig) -> None:
     """As llama-server does after 5 s: the next poll opens a new one."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -154,17 +159,19 @@ async def test_a_connection_closed_while_idle_is_no_failure(wire: Wire) -> None:
             writer.write(response())
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon())
-        await eventually(lambda: not channel.is_open)
+        client = client_to(port, transport)
+        await client.ask(BOTH, soon())
+        await eventually(lambda: not client.is_open)
 
-        answers = await channel.ask(BOTH, soon())
+        answers = await client.ask(BOTH, soon())
 
         assert [Answer(200, b"ok")] * 2 == list(answers.values())
-        channel.close()
+        client.close()
 
 
-async def test_a_close_that_races_with_the_request_is_asked_again(wire: Wire) -> None:
+async def test_a_close_that_races_with_the_request_is_asked_again(
+    transport: TransportConfig,
+) -> None:
     """The server closes the kept connection on receipt of the second poll, without a byte."""
     n_connections = 0
 
@@ -177,17 +184,19 @@ async def test_a_close_that_races_with_the_request_is_asked_again(wire: Wire) ->
         await reader.readexactly(1)
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon())
+        client = client_to(port, transport)
+        await client.ask(BOTH, soon())
 
-        answers = await channel.ask(BOTH, soon())
+        answers = await client.ask(BOTH, soon())
 
         assert [Answer(200, b"ok")] * 2 == list(answers.values())
         assert 2 == n_connections
-        channel.close()
+        client.close()
 
 
-async def test_a_server_that_closes_after_each_answer_is_asked_one_by_one(wire: Wire) -> None:
+async def test_a_server_that_closes_after_each_answer_is_asked_one_by_one(
+    transport: TransportConfig,
+) -> None:
     requests: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -195,17 +204,19 @@ async def test_a_server_that_closes_after_each_answer_is_asked_one_by_one(wire: 
         writer.write(response(b"ok", "200 OK", "Connection: close"))
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
+        client = client_to(port, transport)
 
-        first = await channel.ask(BOTH, soon())
-        second = await channel.ask(BOTH, soon())
+        first = await client.ask(BOTH, soon())
+        second = await client.ask(BOTH, soon())
 
     assert [Answer(200, b"ok")] * 2 == list(first.values())
     assert [Answer(200, b"ok")] * 2 == list(second.values())
     assert [2, 1, 1, 1] == [request.count(b"GET ") for request in requests]
 
 
-async def test_a_server_that_swallows_the_second_request_is_asked_one_by_one(wire: Wire) -> None:
+async def test_a_server_that_swallows_the_second_request_is_asked_one_by_one(
+    transport: TransportConfig,
+) -> None:
     """It answers the first of two pipelined requests only: the next poll does not pipeline."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -213,56 +224,58 @@ async def test_a_server_that_swallows_the_second_request_is_asked_one_by_one(wir
             writer.write(response())
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await learns(channel)
-        answers = await channel.ask(BOTH, soon())
-        channel.close()
+        client = client_to(port, transport)
+        await learns(client)
+        answers = await client.ask(BOTH, soon())
+        client.close()
 
     assert [Answer(200, b"ok")] * 2 == list(answers.values())
 
 
-async def test_an_answer_without_a_length_ends_with_the_connection(wire: Wire) -> None:
+async def test_an_answer_without_a_length_ends_with_the_connection(
+    transport: TransportConfig,
+) -> None:
     handler = saying(b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nhello ", b"world")
 
     async with serving(handler) as port:
-        answers = await channel_to(port, wire).ask(BOTH, soon())
+        answers = await client_to(port, transport).ask(BOTH, soon())
 
     assert [Answer(200, b"hello world")] * 2 == list(answers.values())
 
 
-async def test_a_chunked_answer_is_put_together(wire: Wire) -> None:
+async def test_a_chunked_answer_is_put_together(transport: TransportConfig) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     handler = saying(head + b"3\r\nhel\r\n", b"2\r\nlo\r\n0\r\n\r\n")
 
     async with serving(handler) as port:
-        answers = await channel_to(port, wire).ask(BOTH[:1], soon())
+        answers = await client_to(port, transport).ask(BOTH[:1], soon())
 
     assert {"/health": Answer(200, b"hello")} == answers
 
 
-async def test_an_interim_answer_is_passed_over(wire: Wire) -> None:
+async def test_an_interim_answer_is_passed_over(transport: TransportConfig) -> None:
     handler = saying(b"HTTP/1.1 103 Early Hints\r\n\r\n" + response(), then_close=False)
 
     async with serving(handler) as port:
-        channel = channel_to(port, wire)
-        answers = await channel.ask(BOTH[:1], soon())
-        channel.close()
+        client = client_to(port, transport)
+        answers = await client.ask(BOTH[:1], soon())
+        client.close()
 
     assert {"/health": Answer(200, b"ok")} == answers
 
 
-async def test_a_redirect_is_not_followed(wire: Wire) -> None:
+async def test_a_redirect_is_not_followed(transport: TransportConfig) -> None:
     handler = saying(response(b"", "302 Found", "Location: http://127.0.0.1:1/"), then_close=False)
 
     async with serving(handler) as port:
-        channel = channel_to(port, wire)
-        answers = await channel.ask(BOTH[:1], soon())
-        channel.close()
+        client = client_to(port, transport)
+        answers = await client.ask(BOTH[:1], soon())
+        client.close()
 
     assert {"/health": Answer(302, b"")} == answers
 
 
-async def test_unasked_bytes_are_not_taken_for_an_answer(wire: Wire) -> None:
+async def test_unasked_bytes_are_not_taken_for_an_answer(transport: TransportConfig) -> None:
     """One answer too many, in the same piece: the connection cannot be trusted any more."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -271,13 +284,15 @@ async def test_unasked_bytes_are_not_taken_for_an_answer(wire: Wire) -> None:
         await reader.read()
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon())
+        client = client_to(port, transport)
+        await client.ask(BOTH, soon())
 
-        assert not channel.is_open
+        assert not client.is_open
 
 
-async def test_bytes_that_come_later_unasked_close_the_connection(wire: Wire) -> None:
+async def test_bytes_that_come_later_unasked_close_the_connection(
+    transport: TransportConfig,
+) -> None:
     sent = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -288,14 +303,16 @@ async def test_bytes_that_come_later_unasked_close_the_connection(wire: Wire) ->
         await reader.read()
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon())
-        assert channel.is_open
+        client = client_to(port, transport)
+        await client.ask(BOTH, soon())
+        assert client.is_open
         sent.set()
-        await eventually(lambda: not channel.is_open)
+        await eventually(lambda: not client.is_open)
 
 
-async def test_a_kept_connection_that_hangs_is_not_asked_a_second_time(wire: Wire) -> None:
+async def test_a_kept_connection_that_hangs_is_not_asked_a_second_time(
+    transport: TransportConfig,
+) -> None:
     """Only a connection that closed deserves another try; a hang has used up the time."""
     n_connections = 0
 
@@ -308,15 +325,17 @@ async def test_a_kept_connection_that_hangs_is_not_asked_a_second_time(wire: Wir
         await reader.read()
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon())
-        answers = await channel.ask(BOTH, soon(0.1, 30.0))
+        client = client_to(port, transport)
+        await client.ask(BOTH, soon())
+        answers = await client.ask(BOTH, soon(0.1, 30.0))
 
     assert [Outcome.TIMEOUT] * 2 == [_outcome(answer) for answer in answers.values()]
     assert 1 == n_connections
 
 
-async def test_one_by_one_a_slow_second_answer_has_the_whole_time(wire: Wire) -> None:
+async def test_one_by_one_a_slow_second_answer_has_the_whole_time(
+    transport: TransportConfig,
+) -> None:
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while request := await reader.read(4096):
@@ -325,21 +344,21 @@ async def test_one_by_one_a_slow_second_answer_has_the_whole_time(wire: Wire) ->
             writer.write(response())
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await learns(channel)
+        client = client_to(port, transport)
+        await learns(client)
 
         async def are_both_answered() -> bool:
-            answers = await channel.ask(BOTH, soon(0.2, 30.0))
+            answers = await client.ask(BOTH, soon(0.2, 30.0))
             found = [_outcome(answer) for answer in answers.values()]
             is_ok = are_or_too_late([Outcome.OK] * 2, found)
             assert not is_ok or [Answer(200, b"ok")] * 2 == list(answers.values())
             return is_ok
 
         await eventually(are_both_answered)
-        channel.close()
+        client.close()
 
 
-async def test_pipelining_is_tried_again_after_a_while(wire: Wire) -> None:
+async def test_pipelining_is_tried_again_after_a_while(transport: TransportConfig) -> None:
     requests: list[bytes] = []
     is_slow = True
 
@@ -350,27 +369,29 @@ async def test_pipelining_is_tried_again_after_a_while(wire: Wire) -> None:
             writer.write(response() * (1 if is_slow else n))
 
     async with serving(handle) as port:
-        channel = channel_to(port, wire)
-        await learns(channel)
+        client = client_to(port, transport)
+        await learns(client)
         is_slow = False
         n_before = len(requests)
         for _ in range(ONE_BY_ONE_POLLS + 1):
-            await channel.ask(BOTH, soon())
-        channel.close()
+            await client.ask(BOTH, soon())
+        client.close()
 
     assert 1 == requests[n_before].count(b"GET ")
     assert 2 == requests[-1].count(b"GET ")
 
 
-async def test_where_slots_are_few_a_kept_connection_is_not_used_at_once(wire: Wire) -> None:
+async def test_where_slots_are_few_a_kept_connection_is_not_used_at_once(
+    transport: TransportConfig,
+) -> None:
     async with serving(answering(BODIES)) as port:
-        channel = channel_to(port, wire)
-        await channel.ask(BOTH, soon())
-        wire.slots = asyncio.Semaphore(1)
+        client = client_to(port, transport)
+        await client.ask(BOTH, soon())
+        transport.slots = asyncio.Semaphore(1)
 
-        assert not channel.ask_now(BOTH, soon(), print)
-        await channel.ask(BOTH, soon())
-        assert not channel.is_open
+        assert not client.ask_now(BOTH, soon(), print)
+        await client.ask(BOTH, soon())
+        assert not client.is_open
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
@@ -406,28 +427,30 @@ REFUSALS: dict[str, tuple[Handler, Outcome]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-async def test_each_kind_of_bad_answer_has_its_own_outcome(case: str, wire: Wire) -> None:
+async def test_each_kind_of_bad_answer_has_its_own_outcome(
+    case: str, transport: TransportConfig
+) -> None:
     handler, expected = REFUSALS[case]
 
-    assert [expected, expected] == await outcomes(handler, wire)
+    assert [expected, expected] == await outcomes(handler, transport)
 
 
-async def test_a_body_of_just_the_limit_is_taken(wire: Wire) -> None:
+async def test_a_body_of_just_the_limit_is_taken(transport: TransportConfig) -> None:
     handler = saying(response(b"x" * 5000), then_close=False)
 
     expected = [Outcome.OK, Outcome.TIMEOUT]
-    await eventually_are(expected, handler, wire, first_s=0.2, all_s=0.2)
+    await eventually_are(expected, handler, transport, first_s=0.2, all_s=0.2)
 
 
-async def test_a_hung_server_is_given_up_at_the_first_deadline(wire: Wire) -> None:
+async def test_a_hung_server_is_given_up_at_the_first_deadline(transport: TransportConfig) -> None:
     started_s = asyncio.get_running_loop().time()
 
-    await eventually_are([Outcome.TIMEOUT] * 2, hanging, wire, first_s=0.1, all_s=100.0)
+    await eventually_are([Outcome.TIMEOUT] * 2, hanging, transport, first_s=0.1, all_s=100.0)
 
     assert asyncio.get_running_loop().time() - started_s < 90
 
 
-async def test_figures_that_take_their_time_are_waited_for(wire: Wire) -> None:
+async def test_figures_that_take_their_time_are_waited_for(transport: TransportConfig) -> None:
     """The health answer is in time; the second answer comes after the first deadline."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -437,49 +460,49 @@ async def test_figures_that_take_their_time_are_waited_for(wire: Wire) -> None:
         writer.write(response())
         await reader.read()
 
-    await eventually_are([Outcome.OK] * 2, handle, wire, first_s=0.1, all_s=30.0)
+    await eventually_are([Outcome.OK] * 2, handle, transport, first_s=0.1, all_s=30.0)
 
 
-async def test_figures_that_never_come_cost_the_health_nothing(wire: Wire) -> None:
+async def test_figures_that_never_come_cost_the_health_nothing(transport: TransportConfig) -> None:
     handler = saying(response(), then_close=False)
 
     expected = [Outcome.OK, Outcome.TIMEOUT]
-    await eventually_are(expected, handler, wire, first_s=0.1, all_s=0.2)
+    await eventually_are(expected, handler, transport, first_s=0.1, all_s=0.2)
 
 
-async def test_a_port_where_nobody_listens_is_refused(wire: Wire) -> None:
+async def test_a_port_where_nobody_listens_is_refused(transport: TransportConfig) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        answers = await channel_to(unused.getsockname()[1], wire).ask(BOTH, soon())
+        answers = await client_to(unused.getsockname()[1], transport).ask(BOTH, soon())
 
     errors = [answer for answer in answers.values() if isinstance(answer, PollError)]
     assert [Outcome.REFUSED] * 2 == [error.outcome for error in errors]
     assert "cannot connect to 127.0.0.1:" in str(errors[0])
 
 
-async def test_a_full_backlog_is_a_connect_timeout(wire: Wire) -> None:
+async def test_a_full_backlog_is_a_connect_timeout(transport: TransportConfig) -> None:
     """A listening socket whose queue is full drops what comes, as a dead machine does."""
     with socket.socket() as listener, socket.socket() as filler:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         filler.connect(listener.getsockname())
-        answers = await channel_to(listener.getsockname()[1], wire).ask(BOTH, soon(0.2, 0.2))
+        answers = await client_to(listener.getsockname()[1], transport).ask(BOTH, soon(0.2, 0.2))
 
     errors = [answer for answer in answers.values() if isinstance(answer, PollError)]
     assert [Outcome.CONNECT_TIMEOUT] * 2 == [error.outcome for error in errors]
 
 
-async def test_a_connection_that_is_reset_on_accept_is_a_reset(wire: Wire) -> None:
+async def test_a_connection_that_is_reset_on_accept_is_a_reset(transport: TransportConfig) -> None:
     async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         linger = struct.pack("ii", 1, 0)
         sock: socket.socket = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    assert [Outcome.RESET] * 2 == await outcomes(handle, wire)
+    assert [Outcome.RESET] * 2 == await outcomes(handle, transport)
 
 
-async def test_a_name_that_does_not_resolve_says_so(wire: Wire) -> None:
-    answers = await channel_to(80, wire, "no-such-host.invalid").ask(BOTH, soon())
+async def test_a_name_that_does_not_resolve_says_so(transport: TransportConfig) -> None:
+    answers = await client_to(80, transport, "no-such-host.invalid").ask(BOTH, soon())
 
     error = answers["/health"]
     assert isinstance(error, PollError)
@@ -487,22 +510,22 @@ async def test_a_name_that_does_not_resolve_says_so(wire: Wire) -> None:
     assert "no-such-host.invalid" in str(error)
 
 
-async def test_a_name_that_resolves_is_reached(wire: Wire) -> None:
+async def test_a_name_that_resolves_is_reached(transport: TransportConfig) -> None:
     async with serving(answering(BODIES)) as port:
-        channel = channel_to(port, wire, "localhost")
-        answers = await channel.ask(BOTH, soon())
-        channel.close()
+        client = client_to(port, transport, "localhost")
+        answers = await client.ask(BOTH, soon())
+        client.close()
 
     assert Answer(200, b"ok") == answers["/health"]
 
 
-async def test_without_a_free_slot_a_poll_ends_in_time(wire: Wire) -> None:
-    wire.slots = asyncio.Semaphore(1)
+async def test_without_a_free_slot_a_poll_ends_in_time(transport: TransportConfig) -> None:
+    transport.slots = asyncio.Semaphore(1)
     async with serving(hanging) as port:
-        blocking = asyncio.create_task(channel_to(port, wire).ask(BOTH, soon(100.0, 100.0)))
-        await eventually(lambda: wire.slots is not None and wire.slots.locked())
+        blocking = asyncio.create_task(client_to(port, transport).ask(BOTH, soon(100.0, 100.0)))
+        await eventually(lambda: transport.slots is not None and transport.slots.locked())
 
-        answers = await channel_to(port, wire).ask(BOTH, soon(0.1, 0.1))
+        answers = await client_to(port, transport).ask(BOTH, soon(0.1, 0.1))
 
         assert not blocking.done()
         blocking.cancel()
@@ -510,21 +533,23 @@ async def test_without_a_free_slot_a_poll_ends_in_time(wire: Wire) -> None:
     assert Outcome.NO_DESCRIPTOR == _outcome(answers["/health"])
 
 
-async def test_where_slots_are_few_connections_are_not_kept(wire: Wire) -> None:
-    wire.slots = asyncio.Semaphore(1)
+async def test_where_slots_are_few_connections_are_not_kept(transport: TransportConfig) -> None:
+    transport.slots = asyncio.Semaphore(1)
     async with serving(answering(BODIES)) as port:
-        channels = [channel_to(port, wire) for _ in range(5)]
-        results = await asyncio.gather(*(channel.ask(BOTH, soon()) for channel in channels))
+        clients = [client_to(port, transport) for _ in range(5)]
+        results = await asyncio.gather(*(client.ask(BOTH, soon()) for client in clients))
 
     assert [Answer(200, b"ok")] * 5 == [answers["/health"] for answers in results]
-    assert not any(channel.is_open for channel in channels)
+    assert not any(client.is_open for client in clients)
 
 
 def _outcome(answer: Answer | PollError) -> Outcome:
     return Outcome.OK if isinstance(answer, Answer) else answer.outcome
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(wire: Wire) -> None:
+async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(
+    transport: TransportConfig,
+) -> None:
     authority = trustme.CA()
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(server_context)
@@ -533,10 +558,10 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(wire: Wire
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
 
-    refused = await Channel(target, wire).ask(BOTH, soon())
-    channel = Channel(target, Wire(wire.resolver, trusting))
-    accepted = await channel.ask(BOTH, soon())
-    channel.close()
+    refused = await InstanceClient(target, transport).ask(BOTH, soon())
+    client = InstanceClient(target, TransportConfig(transport.resolver, trusting))
+    accepted = await client.ask(BOTH, soon())
+    client.close()
     server.close()
     await server.wait_closed()
 

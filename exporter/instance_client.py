@@ -37,7 +37,7 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(slots=True)
-class Wire:
+class TransportConfig:
     """What all channels share: how to reach instances and how much of everything they may use."""
 
     resolver: Resolver
@@ -49,14 +49,14 @@ class Wire:
     """Bounds the open connections where not every instance can keep one; None: all can."""
 
 
-class Channel:
+class InstanceClient:
     """The way to one instance: connects when needed, pipelines where the server bears it."""
 
-    __slots__ = ("_addresses", "_connection", "_one_by_one", "_requests", "_target", "_wire")
+    __slots__ = ("_addresses", "_connection", "_one_by_one", "_requests", "_target", "_transport")
 
-    def __init__(self, target: Target, wire: Wire) -> None:
+    def __init__(self, target: Target, transport: TransportConfig) -> None:
         self._target = target
-        self._wire = wire
+        self._transport = transport
         self._addresses = (target.host,) if is_address(target.host) else ()
         """Empty for a name, whose addresses may change."""
         self._connection: Connection | None = None
@@ -80,7 +80,7 @@ class Channel:
         connection = self._connection
         if connection is None or not connection.is_open or paths in self._one_by_one:
             return False
-        if self._wire.slots is not None:  # then connections are not kept
+        if self._transport.slots is not None:  # then connections are not kept
             return False
         connection.ask(self._request(paths), len(paths), deadlines, done)
         return True
@@ -95,9 +95,9 @@ class Channel:
 
     async def ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
         """Send a GET for each path; return an answer or an error for each, never raise one."""
-        if self._wire.slots is None:
+        if self._transport.slots is None:
             return await self._ask(paths, deadlines)
-        return await self._ask_in_slot(paths, deadlines, self._wire.slots)
+        return await self._ask_in_slot(paths, deadlines, self._transport.slots)
 
     def close(self) -> None:
         """Close the connection, if one is open; the next `ask` opens a new one."""
@@ -181,13 +181,13 @@ class Channel:
     async def _connect(self, deadline_s: float) -> Connection | PollError:
         target = self._target
         try:
-            resolver = self._wire.resolver
+            resolver = self._transport.resolver
             addresses = self._addresses or await resolver.resolve(target.host, deadline_s)
             connected = await dial(addresses, target.port, deadline_s)
             if not target.tls:  # then nothing is waited for, and no timer is needed
-                return await _speak(connected, target, self._wire)
+                return await _speak(connected, target, self._transport)
             async with asyncio.timeout_at(deadline_s):
-                return await _speak(connected, target, self._wire)
+                return await _speak(connected, target, self._transport)
         except PollError as error:
             return error
         except TimeoutError:
@@ -199,7 +199,9 @@ class Channel:
     def _request(self, paths: tuple[str, ...]) -> bytes:
         request = self._requests.get(paths)
         if request is None:
-            request = b"".join(_get(self._target, path, self._wire.user_agent) for path in paths)
+            request = b"".join(
+                _get(self._target, path, self._transport.user_agent) for path in paths
+            )
             self._requests[paths] = request
         return request
 
@@ -217,14 +219,16 @@ async def _acquire(slots: asyncio.Semaphore, deadline_s: float) -> bool:
         return False
 
 
-async def _speak(connected: socket.socket, target: Target, wire: Wire) -> Connection:
+async def _speak(
+    connected: socket.socket, target: Target, transport: TransportConfig
+) -> Connection:
     """Return a Connection over a socket, once TLS is agreed on where the target wants it."""
     loop = asyncio.get_running_loop()
     try:
         _, connection = await loop.create_connection(
-            lambda: Connection(loop, wire.bounds, wire.open_connections),
+            lambda: Connection(loop, transport.bounds, transport.open_connections),
             sock=connected,
-            ssl=wire.tls if target.tls else None,
+            ssl=transport.tls if target.tls else None,
             server_hostname=target.host if target.tls else None,
         )
     except BaseException:

@@ -6,14 +6,14 @@ from collections.abc import Generator
 
 import pytest
 
-from exporter.leisure import (
+from exporter.steps import (
     ITEMS_PER_PAUSE,
     PAUSE_S,
     STEP,
-    at_leisure,
-    gently,
-    run_gently,
+    run_in_steps,
+    run_with_pauses,
     sorted_in_steps,
+    with_pauses,
 )
 
 
@@ -24,7 +24,7 @@ def steps(n: int) -> Generator[None, None, str]:
 
 
 async def test_steps_give_their_result() -> None:
-    result, busy_s = await at_leisure(steps(3))
+    result, busy_s = await run_in_steps(steps(3))
 
     assert "done" == result
     assert busy_s >= 0.0
@@ -40,7 +40,7 @@ async def test_the_event_loop_turns_after_each_step() -> None:
             await asyncio.sleep(0)
 
     turning = asyncio.create_task(turn())
-    await at_leisure(steps(100))
+    await run_in_steps(steps(100))
     turning.cancel()
 
     assert turns >= 100
@@ -58,7 +58,7 @@ async def test_only_time_spent_on_the_steps_counts_as_work() -> None:
             await asyncio.sleep(0)
 
     other = asyncio.create_task(busy())
-    _, busy_s = await at_leisure(lazy())
+    _, busy_s = await run_in_steps(lazy())
     other.cancel()
 
     assert busy_s < 0.01
@@ -70,7 +70,7 @@ async def test_a_step_that_fails_fails_the_work() -> None:
         raise LookupError("no such row")
 
     with pytest.raises(LookupError, match="no such row"):
-        await at_leisure(failing())
+        await run_in_steps(failing())
 
 
 @pytest.mark.parametrize("n", [0, 1, STEP, 5 * STEP + 1])
@@ -81,12 +81,12 @@ def test_texts_are_sorted_a_few_at_a_time(n: int) -> None:
     n_steps = sum(1 for _ in steps)
 
     assert n_steps >= n // STEP
-    assert sorted(texts) == run_gently(sorted_in_steps(texts))
+    assert sorted(texts) == run_with_pauses(sorted_in_steps(texts))
 
 
 def test_a_thread_that_reads_much_sleeps_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses_s: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses_s.append)
 
-    assert list(range(3 * ITEMS_PER_PAUSE)) == list(gently(range(3 * ITEMS_PER_PAUSE)))
+    assert list(range(3 * ITEMS_PER_PAUSE)) == list(with_pauses(range(3 * ITEMS_PER_PAUSE)))
     assert [PAUSE_S] * 3 == pauses_s

@@ -23,7 +23,7 @@ PAUSE_S = 0.001
 ITEMS_PER_PAUSE = 100
 
 
-async def at_leisure(steps: Generator[None, None, T]) -> tuple[T, float]:
+async def run_in_steps(steps: Generator[None, None, T]) -> tuple[T, float]:
     """Run steps with the event loop in between; return their result and their CPU time in s."""
     busy_s = 0.0
     while True:
@@ -36,7 +36,7 @@ async def at_leisure(steps: Generator[None, None, T]) -> tuple[T, float]:
         await asyncio.sleep(0)
 
 
-def run_gently(steps: Generator[None, None, T]) -> T:
+def run_with_pauses(steps: Generator[None, None, T]) -> T:
     """Run steps in a thread that sleeps between them; return their result.
 
     One call that sorts 100,000 texts would keep the event loop waiting for as long as it takes.
@@ -50,7 +50,7 @@ def run_gently(steps: Generator[None, None, T]) -> T:
         time.sleep(PAUSE_S)
 
 
-def gently(items: Iterable[T]) -> Iterator[T]:
+def with_pauses(items: Iterable[T]) -> Iterator[T]:
     """Yield items to a thread that takes 10 µs or so for each; it sleeps about half of the time.
 
     Threads share one interpreter: else the event loop would get only half of what it needs.
