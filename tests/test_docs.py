@@ -34,10 +34,8 @@ from ollama_fleet.durations import duration_text
 from provisioning.api.routes import AGE_HEADER
 from provisioning.cli.common import PREFIX, TOKEN_OPTION
 from provisioning.cli.instances import instances
-from provisioning.cli.provisioner import provisioner
-from provisioning.cli.run_options import OPTIONS
-from provisioning.cli.setup_cli import CLIENT_DIR
-from provisioning.demo import systemd
+from provisioning.cli.provisioner import OPTIONS, provisioner
+from provisioning.cli.setup import CLIENT_DIR, STATE_DIR, USER, provisioner_unit
 from provisioning.demo.cli import up
 from provisioning.demo.prometheus import PROVISIONER_JOB
 from provisioning.metrics import Metrics
@@ -295,9 +293,9 @@ def test_a_specification_that_is_shown_is_accepted(text: str, tmp_path: Path) ->
 
 def test_the_provisioners_files_variables_and_names_are_documented() -> None:
     settings = containers.Settings()
-    unit = systemd.provisioner(Path("/opt/ollama-fleet"))
-    token = f"{systemd.STATE_DIR}/provisioner.token"
-    user = systemd.USER
+    unit = provisioner_unit(Path("/opt/ollama-fleet"))
+    token = f"{STATE_DIR}/provisioner.token"
+    user = USER
     *most, last = (f"`{model.name}`" for model in MODELS)
 
     assert f"Environment={variable_of('web.token-file')}={token}\n" in unit

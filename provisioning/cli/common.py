@@ -1,36 +1,44 @@
-"""What the commands share: how they find a provisioner, ask a person, and wait."""
+"""What the commands share: options, the client, questions, and waiting for a fleet."""
 
 from __future__ import annotations
 
 import functools
 import math
 import os
-import select
+import shutil
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from ollama_fleet.tables import count_text, table
 from provisioning.api.auth import first_token
-from provisioning.api.routes import Details, InstanceDocument
-from provisioning.client.client import Client, SpecInForce
-from provisioning.client.errors import ChangeInterruptedError
-from provisioning.client.progress import Progress, progress_until_done
-from provisioning.client.transport import Transport
+from provisioning.api.routes import Details
+from provisioning.client import ActiveSpec, ChangeInterruptedError, Client
 from provisioning.errors import ProvisionerError
 from provisioning.model import Fleet, Phase
 from provisioning.plan import Plan, in_use_text, plan_text
+from provisioning.workload import workload_digest
 
 STATE = "~/.local/state/ollama-fleet"
-"""The folder as the help and the README show it."""
+"""The state folder as the help and the documentation show it."""
+DEFAULT_URL = "http://127.0.0.1:8080"
+TOKEN_OPTION = "--provisioner.token-file"  # noqa: S105 - names a file that holds one
+PREFIX = "OLLAMA_FLEET_INSTANCES_"
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+UNITS_S = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+POLL_S = 1.0
+LATE_RETRY_S = 60.0
+"""A retry that is this far away is not waited for."""
+N_SHOWN_FAULTS = 3
+CLEAR_LINE = "\r\x1b[K"
 
 
 def state_dir() -> Path:
@@ -42,37 +50,6 @@ def state_dir() -> Path:
 def token_file() -> Path:
     """Return the file of the tokens for changes."""
     return state_dir() / "provisioner.token"
-
-
-HEAD = ("ID", "PHASE", "FOR", "NODE", "MODEL", "DEVELOPER", "GENERATION", "NOTE")
-MAX_NOTE_CHARACTERS = 60
-UNITS_S = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
-
-
-def list_text(instances: Sequence[Details], *, now_s: float, is_cut: bool = False) -> str:
-    """Return a table, and how many there are of each phase.
-
-    Args:
-        instances: In this order.
-        now_s: For ages.
-        is_cut: Long notes are; whole ones can be searched.
-    """
-    if not instances:
-        return "no instances"
-    rows = table(HEAD, (_row(instance, now_s, is_cut=is_cut) for instance in instances))
-    return f"{rows}\n{summary(instances)}"
-
-
-def summary(instances: Sequence[Details]) -> str:
-    """Return `3 instances: 2 running, 1 failed`."""
-    tally = Counter(instance.phase for instance in instances)
-    phases = ", ".join(f"{tally[phase]:,} {phase}" for phase in Phase if tally[phase])
-    return f"{count_text(len(instances), 'instance')}: {phases}"
-
-
-def show_text(instance: InstanceDocument, *, now_s: float) -> str:
-    """Return everything that is known of an instance, and its history."""
-    return "\n".join(_lines(instance, now_s))
 
 
 def age_text(age_s: float) -> str:
@@ -91,222 +68,17 @@ def shown(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _row(instance: Details, now_s: float, *, is_cut: bool) -> tuple[str, ...]:
-    return (
-        instance.id,
-        instance.phase,
-        age_text(now_s - instance.since_s),
-        instance.node,
-        instance.model or "-",
-        instance.developer or "-",
-        str(instance.generation),
-        _note(instance, is_cut=is_cut),
-    )
+# Options
 
 
-def _note(instance: Details, *, is_cut: bool) -> str:
-    """Return why an instance is where it is, on one line."""
-    asked = "replacement asked for" if instance.is_replace_asked else ""
-    words = "; ".join(filter(None, (instance.reason or "", asked, instance.fault)))
-    line = shown(words)
-    is_long = len(line) > MAX_NOTE_CHARACTERS
-    return f"{line[:MAX_NOTE_CHARACTERS]}…" if is_long and is_cut else line
-
-
-def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
-    facts = {
-        "id": instance.id,
-        "url": instance.url,
-        "phase": f"{instance.phase} for {age_text(now_s - instance.since_s)}",
-        "reason": instance.reason or "",
-        "fault": shown(instance.fault),
-        "tried again": _in(instance.retry_at_s, now_s),
-        "pool": instance.pool,
-        "node": instance.node,
-        "model": instance.model,
-        "engine": instance.engine,
-        "developer": instance.developer,
-        "generation": f"{instance.generation}, workload {instance.workload}",
-        "log": f"{shown(instance.log)} on {instance.node}" if instance.log else "",
-        "healthy since": _moment(instance.started_s),
-        "failed starts": str(instance.n_failures or ""),
-        "replacement": "asked for" if instance.is_replace_asked else "",
-    }
-    width = max(len(name) for name, text in facts.items() if text)
-    for name, text in facts.items():
-        if text:
-            yield f"{name.ljust(width)}  {text}"
-    if instance.history:
-        yield "history"
-    for event in instance.history:
-        what = shown(f"{event.what} {event.detail}")
-        yield f"  {_moment(event.at_s)}  {event.generation}  {what}"
-
-
-def _moment(at_s: float) -> str:
-    """Return a time of day as UTC; empty where there was none."""
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}Z" if at_s else ""
-
-
-def _in(at_s: float, now_s: float) -> str:
-    return f"in {age_text(at_s - now_s)}" if at_s > now_s else ""
-
-
+json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 yes_option = click.option(
-    "--yes", "is_agreed", is_flag=True, help="Do not ask before instances are ended or changed."
+    "--yes", "is_agreed", is_flag=True, help="Do not ask before instances are stopped or changed."
 )
 
 
-def ask(question: str, *, what: str) -> None:
-    """Return if a person says yes.
-
-    Args:
-        question: Such as `Put this in force?`.
-        what: It does, for a message where there is no person: `this ends instances`.
-
-    Raises:
-        click.ClickException: Standard input is no terminal.
-        click.Abort: The answer is no, or Ctrl-C.
-    """
-    if not sys.stdin.isatty():
-        raise click.ClickException(
-            f"{what}, and nobody can be asked here whether it may; if it may, say so with --yes"
-        )
-    try:
-        while not (answer := _answer(f"{question} [y/N]: ")):
-            click.echo("Error: invalid input", err=True)
-    except KeyboardInterrupt:
-        raise click.Abort from None
-    if answer != "yes":
-        raise click.Abort
-
-
-def _answer(prompt: str) -> str:
-    """Return `yes` or `no`; nothing where a person typed something else."""
-    click.echo(prompt, err=True, nl=False)
-    wait_for_line()
-    typed = sys.stdin.readline()
-    known = {"y": "yes", "yes": "yes", "n": "no", "no": "no", "": "no"}
-    return known.get(typed.strip().lower(), "")
-
-
-def wait_for_line() -> None:
-    """Return once a line can be read, or a signal has come; its handler runs then.
-
-    A Ctrl-C that comes between Python's last look at signals and a read that waits does not end
-    the read. What a signal writes to the wake-up descriptor stays until it is seen.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        select.select([sys.stdin, reader], [], [])
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(reader)
-        os.close(writer)
-
-
-STOPPED = 130
-"""Exit status after Ctrl-C."""
-BAR_CELLS = 30
-LEAST_BAR_CELLS = 10
-USUAL_COLUMNS = 80
-CLEARED = "\r\x1b[K"
-"""Takes what the last line of a terminal shows away."""
-
-
-def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
-    """Show how far the fleet is, until it is there, cannot get there, or the time is over.
-
-    Raises:
-        click.ClickException: It does not get there.
-        SystemExit: Ctrl-C ends the waiting.
-    """
-    steps = progress_until_done(
-        client.instances, fleet, silent_nodes=lambda: _silent_nodes(client), sleep=time.sleep
-    )
-    try:
-        last = _last_shown(_within(steps, timeout_s))
-    except KeyboardInterrupt:
-        click.echo("\nstopped waiting; the provisioner goes on", err=True)
-        raise SystemExit(STOPPED) from None
-    except ProvisionerError as error:
-        if sys.stderr.isatty():
-            click.echo(CLEARED, err=True, nl=False)
-        raise click.ClickException(f"the specification is in force, but {error}") from error
-    if last.is_stuck:
-        faults = "".join(f"\n  {shown(fault)}" for fault in last.faults)
-        raise click.ClickException(f"{last}, and what is missing cannot start:{faults}")
-    if not last.is_done:
-        raise click.ClickException(f"{last} after {timeout_s:g} s; the provisioner goes on")
-
-
-def _silent_nodes(client: Client) -> frozenset[str]:
-    """Return the nodes that do not answer; one that is being asked, after a take-over, may yet."""
-    nodes = [one for one in client.nodes() if one.is_listed and one.is_asked]
-    return frozenset(one.name for one in nodes if not one.is_reachable)
-
-
-def _within(steps: Iterable[Progress], timeout_s: float) -> Iterator[Progress]:
-    """Yield steps until the time is over; the first one in any case."""
-    deadline_s = time.monotonic() + timeout_s
-    for step in steps:
-        yield step
-        if time.monotonic() >= deadline_s:
-            return
-
-
-def _last_shown(steps: Iterator[Progress]) -> Progress:
-    """Show each step: on a terminal as a bar, elsewhere as a line when it differs."""
-    is_watched = sys.stderr.isatty()
-    last = next(steps)
-    _show(last, is_watched=is_watched)
-    for step in steps:
-        if is_watched or str(step) != str(last):
-            _show(step, is_watched=is_watched)
-        last = step
-    if is_watched:
-        click.echo(f"{CLEARED}{last}", err=True)
-    return last
-
-
-def _show(step: Progress, *, is_watched: bool) -> None:
-    if is_watched:
-        click.echo(f"{CLEARED}{bar(step, _n_columns())}", err=True, nl=False)
-    else:
-        click.echo(str(step), err=True)
-
-
-def bar(progress: Progress, n_columns: int) -> str:
-    """Return the line for a terminal so wide; one that wrapped could not be taken away again."""
-    text = str(progress)
-    n_free = n_columns - 1  # some terminals wrap once the last column is written
-    n_cells = min(BAR_CELLS, n_free - len(f"[] {text}"))
-    if n_cells < LEAST_BAR_CELLS:
-        return text if len(text) <= n_free else f"{text[: n_free - 1]}…"
-    n_filled = n_cells * progress.n_ready // max(1, progress.n_wanted)
-    return f"[{'#' * n_filled:{n_cells}}] {text}"
-
-
-def _n_columns() -> int:
-    """Return how wide the terminal is that words go to."""
-    try:
-        n_columns = os.get_terminal_size(sys.stderr.fileno()).columns
-    except OSError:
-        return USUAL_COLUMNS
-    return n_columns or USUAL_COLUMNS  # 0 where it does not know
-
-
-DEFAULT_URL = "http://127.0.0.1:8080"
-TOKEN_OPTION = "--provisioner.token-file"  # noqa: S105 - names a file that holds one
-PREFIX = "OLLAMA_FLEET_INSTANCES_"
-
-json_option = click.option("--json", "is_json", is_flag=True, help="JSON instead of words.")
-
-
 def with_client(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options, and give the command a `client` instead of them."""
+    """Add the options of the client, and pass the command a `client` instead of them."""
 
     @click.option(
         "--provisioner.url",
@@ -316,8 +88,8 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
         show_default=DEFAULT_URL,
         envvar=f"{PREFIX}PROVISIONER_URL",
         metavar="URL",
-        help="Where a provisioner answers; repeat it for the others of the fleet. "
-        f"[env: {PREFIX}PROVISIONER_URL, parted by spaces]",
+        help="Address of a provisioner; repeat it for the others of the fleet. "
+        f"[env: {PREFIX}PROVISIONER_URL, separated by spaces]",
     )
     @click.option(
         TOKEN_OPTION,
@@ -326,44 +98,46 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
         default=token_file,
         show_default=f"{STATE}/provisioner.token",
         envvar=f"{PREFIX}PROVISIONER_TOKEN_FILE",
-        help="Holds the token for changes and `provisioner show`: the file that the provisioner's "
-        f"--web.token-file names. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
+        help="File with the token for changes and `provisioner show`; the provisioner reads it "
+        f"as --web.token-file. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
+    )
+    @click.option(
+        "--provisioner.ca-file",
+        "ca_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar=f"{PREFIX}PROVISIONER_CA_FILE",
+        help=f"CA bundle that verifies https provisioners. [env: {PREFIX}PROVISIONER_CA_FILE]",
     )
     @functools.wraps(command)
-    def run(*, urls: tuple[str, ...], token_path: Path, **others: Any) -> None:
+    def run(
+        *, urls: tuple[str, ...], token_path: Path, ca_file: Path | None, **others: Any
+    ) -> None:
         def token() -> str:
             return first_token(token_path, option=TOKEN_OPTION)
 
         try:
-            with Transport(urls, token, tell=_tell, warn=_warn) as transport:
-                command(client=Client(transport), **others)
+            with Client(urls, token, ca_file=ca_file, notify=_notify) as client:
+                command(client=client, **others)
         except ProvisionerError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
-            click.echo(f"\n{_stopped_text(error)}", err=True)
-            raise SystemExit(STOPPED) from None
+            click.echo(f"\n{_interrupted_text(error)}", err=True)
+            raise SystemExit(INTERRUPTED) from None
 
     return run
 
 
-def _stopped_text(error: KeyboardInterrupt) -> str:
+def _interrupted_text(error: KeyboardInterrupt) -> str:
     if not isinstance(error, ChangeInterruptedError):
-        return "stopped; no change was on its way"
+        return "stopped; no change was being sent"
     return (
-        "stopped while a change was on its way: whether it was made cannot be told from here; see "
+        "stopped while a change was being sent: it may have been made; check with "
         "`ollama-fleet provisioner show` or `ollama-fleet instances list` before you try again"
     )
 
 
-def _warn(line: str) -> None:
-    cleared = CLEARED if sys.stderr.isatty() else ""
-    click.echo(f"{cleared}{line}", err=True)
-
-
-def _tell(line: str) -> None:
-    """Say why nothing happens yet, to a person who looks on."""
-    if sys.stderr.isatty():
-        click.echo(f"{CLEARED}{line}", err=True)
+def _notify(line: str) -> None:
+    click.echo(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{line}", err=True)
 
 
 def waiting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -374,32 +148,58 @@ def waiting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.FloatRange(min=0, min_open=True),
         default=math.inf,
         metavar="SECONDS",
-        show_default="as long as it takes",
-        help="How long to wait; then it exits with 1.",
+        show_default="no limit",
+        help="Stop waiting after this time and exit with 1.",
     )
     wait = click.option(
         "--wait/--no-wait",
         "is_waiting",
         default=True,
         show_default=True,
-        help="Until all instances are ready, or what is missing cannot start.",
+        help="Wait until all instances are ready, or the missing ones cannot start.",
     )
     return wait(timeout(command))
 
 
-def agree(planned: Plan, *, is_agreed: bool, is_json: bool) -> None:
-    """Show what would change; ask where instances would be ended.
+# Questions
+
+
+def ask(question: str, *, what: str) -> None:
+    """Return if a person says yes.
+
+    Args:
+        question: Such as `Apply this?`.
+        what: The consequence, for the message without a terminal: `this stops instances`.
 
     Raises:
-        click.ClickException: It drops nodes that are in use or makes other machines of them, or
-            nobody agrees.
+        click.ClickException: Standard input is no terminal.
+        click.Abort: The answer is no, or nothing.
+    """
+    if not sys.stdin.isatty():
+        raise click.ClickException(f"{what}, and there is no terminal to ask on; give --yes")
+    # Python can lose a Ctrl-C that comes just before a blocking read; the kernel does not.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        click.echo(f"{question} [y/N]: ", err=True, nl=False)
+        answer = sys.stdin.readline()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if answer.strip().lower() not in ("y", "yes"):
+        raise click.Abort
+
+
+def agree(planned: Plan, *, is_agreed: bool, is_json: bool) -> None:
+    """Show what would change; ask if instances would be stopped.
+
+    Raises:
+        click.ClickException: It drops or re-addresses nodes in use, or nobody agrees.
     """
     show_plan(planned, is_json=is_json)
     if planned.nodes_in_use:
-        # The provisioner would refuse it too, unless they move away just now: then unasked.
+        # The provisioner refuses it too, unless their instances move away just now.
         raise click.ClickException(in_use_text(planned.nodes_in_use))
     if planned.is_ending_some and not is_agreed:
-        ask("Put this in force?", what="this ends instances")
+        ask("Apply this?", what="this stops instances")
 
 
 def show_plan(planned: Plan, *, is_json: bool) -> None:
@@ -407,15 +207,146 @@ def show_plan(planned: Plan, *, is_json: bool) -> None:
     click.echo(msgspec.json.encode(planned) if is_json else plan_text(planned))
 
 
-def spec_in_force(client: Client) -> SpecInForce:
-    """Return the specification in force, and its tag.
+def active_spec(client: Client) -> ActiveSpec:
+    """Return the active specification.
 
     Raises:
         click.ClickException: There is none.
     """
-    in_force = client.spec()
-    if in_force is None:
+    found = client.spec()
+    if found is None:
         raise click.ClickException(
-            "no specification is in force; put one there with: ollama-fleet provisioner apply SPEC"
+            "there is no active specification; apply one: ollama-fleet provisioner apply SPEC"
         )
-    return in_force
+    return found
+
+
+# Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fleet is on its way to a specification, as counts of instances."""
+
+    n_wanted: int
+    n_ready: int
+    """Running as the specification says."""
+    n_failed: int
+    n_surplus: int
+    """More than their pool should have, or of no pool, on nodes that answer."""
+    n_unreachable: int = 0
+    """Likewise, on nodes that do not answer: removed when they do, and not waited for."""
+    n_stuck: int = 0
+    """Failed as the specification wants them, and not retried soon."""
+    faults: tuple[str, ...] = ()
+    """Why the first of those failed."""
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether everything is as the specification says."""
+        return self.n_ready == self.n_wanted and not self.n_surplus
+
+    @property
+    def is_stuck(self) -> bool:
+        """Say whether all missing instances have failed: none is being started."""
+        return 0 < self.n_wanted - self.n_ready <= self.n_stuck
+
+    def __str__(self) -> str:
+        counts = (
+            (self.n_failed, "failed"),
+            (self.n_surplus, "to be removed"),
+            (self.n_unreachable, "to be removed from nodes that do not answer"),
+        )
+        others = "".join(f", {count:,} {what}" for count, what in counts if count)
+        return f"{self.n_ready:,} of {self.n_wanted:,} instances ready{others}"
+
+
+def progress_of(
+    fleet: Fleet, instances: Iterable[Details], silent_nodes: Collection[str] = ()
+) -> Progress:
+    """Compare what is listed with a specification; surplus on silent nodes counts apart."""
+    wanted = Counter({pool.name: pool.count for pool in fleet.pools})
+    digests = {pool.name: workload_digest(pool.workload) for pool in fleet.pools}
+    usable = {node.name for node in fleet.nodes if not node.is_cordoned}
+    listed = tuple(instances)
+    current = [one for one in listed if one.workload == digests.get(one.pool)]
+    ready = Counter(
+        one.pool for one in current if one.phase is Phase.RUNNING and one.node in usable
+    )
+    stuck = [one for one in current if _is_stuck(one)]
+    surplus = Counter(one.pool for one in listed) - wanted
+    unreachable = surplus & Counter(one.pool for one in listed if one.node in silent_nodes)
+    return Progress(
+        n_wanted=wanted.total(),
+        n_ready=(ready & wanted).total(),
+        n_failed=sum(one.phase is Phase.FAILED for one in listed),
+        n_surplus=surplus.total() - unreachable.total(),
+        n_unreachable=unreachable.total(),
+        n_stuck=len(stuck),
+        faults=tuple(f"{one.id}: {one.fault}" for one in stuck[:N_SHOWN_FAULTS]),
+    )
+
+
+def _is_stuck(instance: Details) -> bool:
+    if instance.phase is not Phase.FAILED or not instance.n_failures:
+        return False
+    return not instance.retry_at_s or instance.retry_at_s - instance.since_s >= LATE_RETRY_S
+
+
+def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
+    """Show the progress until the fleet is ready, is stuck, or the time is over.
+
+    Raises:
+        click.ClickException: The fleet is not ready.
+        SystemExit: Ctrl-C ends the waiting.
+    """
+    try:
+        last = _watch(client, fleet, time.monotonic() + timeout_s)
+    except KeyboardInterrupt:
+        click.echo("stopped waiting; the provisioner goes on", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    except ProvisionerError as error:
+        raise click.ClickException(f"the specification is active, but {error}") from error
+    if last.is_done:
+        return
+    if last.is_stuck:
+        faults = "".join(f"\n  {shown(fault)}" for fault in last.faults)
+        raise click.ClickException(f"{last}; the missing ones cannot start:{faults}")
+    raise click.ClickException(f"{last} after {timeout_s:g} s; the provisioner goes on")
+
+
+def _watch(client: Client, fleet: Fleet, deadline_s: float) -> Progress:
+    """Return the last progress; the fleet is stuck only if two polls in a row say so."""
+    before = Progress(0, 0, 0, 0)
+    try:
+        while True:
+            progress = _polled(client, fleet)
+            if progress != before:
+                _show(str(progress))
+            is_stuck = before.is_stuck and progress.is_stuck
+            if progress.is_done or is_stuck or time.monotonic() >= deadline_s:
+                return progress
+            before = progress
+            time.sleep(POLL_S)
+    finally:
+        if sys.stderr.isatty():
+            click.echo(err=True)
+
+
+def _polled(client: Client, fleet: Fleet) -> Progress:
+    instances = client.instances()
+    progress = progress_of(fleet, instances)
+    if not progress.n_surplus:
+        return progress
+    asked = [node for node in client.nodes() if node.is_listed and node.is_asked]
+    silent = {node.name for node in asked if not node.is_reachable}
+    return progress_of(fleet, instances, silent)
+
+
+def _show(line: str) -> None:
+    """Print a line; on a terminal it takes the place of the one before."""
+    if not sys.stderr.isatty():
+        click.echo(line, err=True)
+        return
+    n_columns = shutil.get_terminal_size().columns
+    click.echo(f"{CLEAR_LINE}{line[: n_columns - 1]}", err=True, nl=False)

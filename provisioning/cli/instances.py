@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 import msgspec
 
 from ollama_fleet.clock import SystemClock
-from provisioning.api.routes import InstanceDocument, State
-from provisioning.cli.common import (
-    ask,
-    json_option,
-    list_text,
-    show_text,
-    summary,
-    with_client,
-    yes_option,
-)
-from provisioning.client.client import Client
-from provisioning.client.errors import RefusedError
+from ollama_fleet.tables import count_text, table
+from provisioning.api.routes import Details, InstanceDocument, State
+from provisioning.cli.common import age_text, ask, json_option, shown, with_client, yes_option
+from provisioning.client import UNAUTHORIZED, Client, RequestRefusedError
 from provisioning.model import Phase
 
+HEAD = ("ID", "PHASE", "FOR", "NODE", "MODEL", "DEVELOPER", "GENERATION", "NOTE")
+MAX_NOTE_CHARACTERS = 60
 Command = Callable[..., Any]
 
 
@@ -61,22 +57,22 @@ def chosen(
 
     Args:
         client: Lists instances.
-        ids: As they were named.
-        filters: The wanted values, by filter; several values mean any of them.
-        name: What is done with them: `drain`.
-        is_agreed: Nobody is to be asked.
+        ids: As they were given.
+        filters: Values by filter; several values mean any of them.
+        name: Of the command: `drain`.
+        is_agreed: Do not ask.
 
     Raises:
         click.UsageError: Neither ids nor filters are there, or both.
-        click.ClickException: Nobody can be asked.
-        click.Abort: A person does not want it.
+        click.ClickException: There is no terminal to ask on.
+        click.Abort: The answer is no.
     """
     has_filters = any(filters.values())
     if ids and has_filters:
-        raise click.UsageError("name instances by ID, or choose them by --node, …, not both")
+        raise click.UsageError("give IDs or filters such as --node, not both")
     if not ids and not has_filters:
         raise click.UsageError(
-            "Missing argument 'ID...'; or choose instances by --node, --phase or --pool"
+            "Missing argument 'ID...'; or choose instances with --node, --phase or --pool"
         )
     if ids:
         return ids
@@ -86,9 +82,6 @@ def chosen(
     elif not is_agreed:
         ask(f"{name} {summary(found)}. Go on?", what=f"this would {name} {summary(found)}")
     return [instance.id for instance in found]
-
-
-UNAUTHORIZED = 401
 
 
 @click.group(
@@ -122,18 +115,18 @@ def instances() -> None:
     "--state",
     multiple=True,
     type=click.Choice([*map(str, State)]),
-    help="Only instances in this state, as the exporter is told it; repeatable.",
+    help="Only instances in this state of the exporter's inventory; repeatable.",
 )
 @json_option
 @with_client
 def list_(*, client: Client, is_json: bool, **filters: tuple[str, ...]) -> None:
     """List instances, with their phase and how long they have been in it.
 
-    On a terminal a long note is cut; elsewhere, and in `show`, it is whole.
+    A terminal shows the beginning of a long note; `show` shows all of it.
     """
     found = client.instances(filters)
     words = list_text(found, now_s=SystemClock().unix_s(), is_cut=sys.stdout.isatty())
-    _say(found, words, is_json=is_json)
+    _print(found, words, is_json=is_json)
 
 
 @instances.command(short_help="Show an instance and its history.")
@@ -141,20 +134,20 @@ def list_(*, client: Client, is_json: bool, **filters: tuple[str, ...]) -> None:
 @json_option
 @with_client
 def show(*, client: Client, id_: str, is_json: bool) -> None:
-    """Show everything that is known of an instance, and its history."""
+    """Show all facts about an instance, and its history."""
     found = client.instance(id_)
-    _say(found, show_text(found, now_s=SystemClock().unix_s()), is_json=is_json)
+    _print(found, show_text(found, now_s=SystemClock().unix_s()), is_json=is_json)
 
 
-@instances.command(short_help="Drain instances now; they start afresh.")
+@instances.command(short_help="Drain and replace instances now.")
 @choice_options
 @json_option
 @with_client
 def drain(*, client: Client, is_json: bool, **choice: Any) -> None:
-    """Let instances end what they have begun, now; then they start afresh.
+    """Let instances finish their requests, now; fresh ones take their places.
 
-    The fleet's limits are not looked at; `replace` keeps to them. What --node, --phase and --pool
-    choose is told first, and whether to go on is asked.
+    This ignores the fleet's limits; `replace` keeps to them. With --node, --phase or --pool it
+    shows what it chooses, and asks.
     """
     _for_each(_ids(client, "drain", **choice), client.drain, is_json=is_json)
 
@@ -166,7 +159,7 @@ def drain(*, client: Client, is_json: bool, **choice: Any) -> None:
 def replace(*, client: Client, is_json: bool, **choice: Any) -> None:
     """Replace instances by fresh ones, as soon as the fleet's limits allow it.
 
-    What --node, --phase and --pool choose is told first, and whether to go on is asked.
+    With --node, --phase or --pool it shows what it chooses, and asks.
     """
     _for_each(_ids(client, "replace", **choice), client.replace, is_json=is_json)
 
@@ -177,10 +170,10 @@ def replace(*, client: Client, is_json: bool, **choice: Any) -> None:
 @json_option
 @with_client
 def assign(*, client: Client, id_: str, developer: str, is_json: bool) -> None:
-    """Give an instance to a developer; one that they had in the pool goes back.
+    """Give an instance to a developer, in exchange for the one that they have in the pool.
 
-    The pool lists them from now on: add them to your specification as well, or the next `apply`
-    takes them out again.
+    This adds them to the pool's developers: add them to your specification as well, or the next
+    `apply` removes them again.
     """
     _for_each((id_,), lambda one: client.assign(one, developer), is_json=is_json)
 
@@ -190,10 +183,11 @@ def assign(*, client: Client, id_: str, developer: str, is_json: bool) -> None:
 @json_option
 @with_client
 def release(*, client: Client, is_json: bool, **choice: Any) -> None:
-    """Take instances from their developers, whom the pool does not list any more.
+    """Take instances from their developers.
 
-    Take them out of your specification as well, or the next `apply` brings them back. What --node,
-    --phase and --pool choose is told first, and whether to go on is asked.
+    This removes them from the pool's developers: remove them from your specification as well, or
+    the next `apply` adds them again. With --node, --phase or --pool it shows what it chooses, and
+    asks.
     """
     _for_each(_ids(client, "release", **choice), client.release, is_json=is_json)
 
@@ -205,38 +199,125 @@ def _ids(
 
 
 def _for_each(
-    ids: Sequence[str], order: Callable[[str], InstanceDocument], *, is_json: bool
+    ids: Sequence[str], change: Callable[[str], InstanceDocument], *, is_json: bool
 ) -> None:
-    """Carry out an order for each instance; what one refuses does not stop the others."""
+    """Change each instance; one that is refused does not stop the others."""
     done: list[InstanceDocument] = []
     try:
-        for answer in filter(None, (_answer(id_, order) for id_ in ids)):
+        for answer in filter(None, (_changed(id_, change) for id_ in ids)):
             done.append(answer)
             if not is_json:
                 click.echo(_line(answer))
-    finally:  # what is done is told, whatever stops the rest
+    finally:  # print what is done, whatever stops the rest
         if is_json:
             click.echo(msgspec.json.encode(done).decode())
     if len(done) < len(ids):
         raise click.exceptions.Exit(1)
 
 
-def _answer(id_: str, order: Callable[[str], InstanceDocument]) -> InstanceDocument | None:
-    """Return what is answered to an order; None: it was refused, which is told."""
+def _changed(id_: str, change: Callable[[str], InstanceDocument]) -> InstanceDocument | None:
+    """Return the changed instance; None: the provisioner refused, and the reason is printed."""
     try:
-        return order(id_)
-    except RefusedError as error:
+        return change(id_)
+    except RequestRefusedError as error:
         if error.status == UNAUTHORIZED:
-            raise  # the others would be refused alike
+            raise  # it would refuse the others too
         click.echo(f"Error: {error}", err=True)
         return None
 
 
 def _line(instance: InstanceDocument) -> str:
-    asked = ", replacement asked for" if instance.is_replace_asked else ""
-    developer = f", of {instance.developer}" if instance.developer else ""
-    return f"{instance.id}: {instance.phase}{asked}{developer}"
+    requested = ", replacement requested" if instance.is_replace_asked else ""
+    developer = f", developer {instance.developer}" if instance.developer else ""
+    return f"{instance.id}: {instance.phase}{requested}{developer}"
 
 
-def _say(value: Any, words: str, *, is_json: bool) -> None:
+def _print(value: Any, words: str, *, is_json: bool) -> None:
     click.echo(msgspec.json.encode(value).decode() if is_json else words)
+
+
+def list_text(instances: Sequence[Details], *, now_s: float, is_cut: bool = False) -> str:
+    """Return a table, and the count of each phase.
+
+    Args:
+        instances: In this order.
+        now_s: For ages.
+        is_cut: Whether to shorten long notes.
+    """
+    if not instances:
+        return "no instances"
+    rows = table(HEAD, (_row(instance, now_s, is_cut=is_cut) for instance in instances))
+    return f"{rows}\n{summary(instances)}"
+
+
+def summary(instances: Sequence[Details]) -> str:
+    """Return `3 instances: 2 running, 1 failed`."""
+    n_by_phase = Counter(instance.phase for instance in instances)
+    phases = ", ".join(f"{n_by_phase[phase]:,} {phase}" for phase in Phase if n_by_phase[phase])
+    return f"{count_text(len(instances), 'instance')}: {phases}"
+
+
+def show_text(instance: InstanceDocument, *, now_s: float) -> str:
+    """Return all facts about an instance, and its history."""
+    return "\n".join(_lines(instance, now_s))
+
+
+def _row(instance: Details, now_s: float, *, is_cut: bool) -> tuple[str, ...]:
+    return (
+        instance.id,
+        instance.phase,
+        age_text(now_s - instance.since_s),
+        instance.node,
+        instance.model or "-",
+        instance.developer or "-",
+        str(instance.generation),
+        _note(instance, is_cut=is_cut),
+    )
+
+
+def _note(instance: Details, *, is_cut: bool) -> str:
+    """Return why an instance is where it is, on one line."""
+    requested = "replacement requested" if instance.is_replace_asked else ""
+    words = "; ".join(filter(None, (instance.reason or "", requested, instance.fault)))
+    line = shown(words)
+    is_long = len(line) > MAX_NOTE_CHARACTERS
+    return f"{line[:MAX_NOTE_CHARACTERS]}…" if is_long and is_cut else line
+
+
+def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
+    facts = {
+        "id": instance.id,
+        "url": instance.url,
+        "phase": f"{instance.phase} for {age_text(now_s - instance.since_s)}",
+        "reason": instance.reason or "",
+        "fault": shown(instance.fault),
+        "next try": _in(instance.retry_at_s, now_s),
+        "pool": instance.pool,
+        "node": instance.node,
+        "model": instance.model,
+        "engine": instance.engine,
+        "developer": instance.developer,
+        "generation": f"{instance.generation}, workload {instance.workload}",
+        "log": f"{shown(instance.log)} on {instance.node}" if instance.log else "",
+        "healthy since": _moment(instance.started_s),
+        "failed starts": str(instance.n_failures or ""),
+        "replacement": "requested" if instance.is_replace_asked else "",
+    }
+    width = max(len(name) for name, text in facts.items() if text)
+    for name, text in facts.items():
+        if text:
+            yield f"{name.ljust(width)}  {text}"
+    if instance.history:
+        yield "history"
+    for event in instance.history:
+        what = shown(f"{event.what} {event.detail}")
+        yield f"  {_moment(event.at_s)}  {event.generation}  {what}"
+
+
+def _moment(at_s: float) -> str:
+    """Return a time of day as UTC; empty where there was none."""
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}Z" if at_s else ""
+
+
+def _in(at_s: float, now_s: float) -> str:
+    return f"in {age_text(at_s - now_s)}" if at_s > now_s else ""

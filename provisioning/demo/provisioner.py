@@ -11,8 +11,7 @@ import asyncio
 import aiohttp
 
 from provisioning.api.auth import first_token
-from provisioning.client.client import Client
-from provisioning.client.transport import Transport
+from provisioning.client import Client
 from provisioning.demo import ourselves
 from provisioning.demo.commands import Plan
 from provisioning.demo.demo import REAL_POOL
@@ -58,8 +57,7 @@ def _apply(plan: Plan) -> None:
     def token() -> str:
         return first_token(plan.run_dir.provisioner_token, option="--run-dir")
 
-    with Transport([plan.provisioner_url], token) as transport:
-        client = Client(transport)
+    with Client([plan.provisioner_url], token) as client:
         client.apply(plan.fleet, plan=client.plan(plan.fleet))
 
 

@@ -30,7 +30,7 @@ from exporter.model import EngineName, Outcome, State, Status
 from exporter.settings import SETTINGS
 from exporter.web import PAGES
 from ollama_fleet import main
-from provisioning.cli.run_options import OPTIONS
+from provisioning.cli.provisioner import OPTIONS
 from provisioning.model import Phase
 from provisioning.spec import schema
 from tests.conftest import ROOT

@@ -104,7 +104,7 @@ async def test_the_fix_of_a_fleet_that_cannot_start_is_waited_for(fleet_lab: Lab
     )
 
     assert 1 == failed.returncode
-    assert "what is missing cannot start" in failed.stderr
+    assert "the missing ones cannot start" in failed.stderr
     assert "status 3" in failed.stderr
     assert 0 == mended.returncode, mended.stderr
     assert mended.stderr.endswith(f"{N} of {N} instances ready\n")
@@ -362,7 +362,7 @@ async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab
     )
     assert 0 == refused.returncode, refused.stderr
     ordered = await fleet_lab.done("instances", "replace", "web-00001")
-    assert "web-00001: running, replacement asked for\n" == ordered
+    assert "web-00001: running, replacement requested\n" == ordered
     assert 1 == standby.said.count("standby leader=")
     assert f"standby leader={leader.url}" in standby.said
 

@@ -25,7 +25,7 @@ class Served:
         self.token = ""
 
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         async with running_board(self._folder) as board:
             self.board, self.url, self.token = board, board.url, board.token
@@ -40,18 +40,18 @@ class Served:
 
     def put(self, changed: Instance) -> None:
         """Write a record, as a leader would."""
-        asyncio.run_coroutine_threadsafe(self.board.put(changed), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.board.put(changed), self.loop).result(10)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """Have it take connections and answer nothing until the block ends."""
         goes_on = threading.Event()
-        self._loop.call_soon_threadsafe(goes_on.wait, 60)
+        self.loop.call_soon_threadsafe(goes_on.wait, 60)
         try:
             yield
         finally:
             goes_on.set()
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        self.loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()

@@ -1,11 +1,8 @@
-"""Commands on a terminal of their own, where a person answers.
-
-In:   the words of a command, its environment, what the person types.
-Out:  its exit status and the whole screen. Fails, with the screen, when it takes too long.
-"""
+"""Run commands against a served API, in this process or on a terminal of their own."""
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -14,12 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+
+from ollama_fleet import main
+from tests.provisioning.api.served import Served
 
 QUESTION = b"[y/N]"
 CTRL_C = b"\x03"
-WITHIN_S = 60.0
+WITHIN_S = 100.0
 ON_TERMINAL = """\
 import fcntl, os, signal, sys, termios
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -30,28 +32,40 @@ os.execv(sys.argv[1], sys.argv[1:])
 has all that it runs in the background ignore it."""
 
 
+def environment(served: Served) -> dict[str, str]:
+    return {
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": served.url,
+        "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE": str(served.board.tokens.path),
+    }
+
+
+def run(served: Served, *words: object, env: Mapping[str, str] | None = None) -> Result:
+    """Run a command where there is no terminal."""
+    return CliRunner().invoke(main, [*map(str, words)], env={**environment(served), **(env or {})})
+
+
 def on_terminal(
+    served: Served,
     words: Sequence[str],
-    environment: Mapping[str, str],
     answer: bytes = b"",
     seen: Callable[[bytes], object] = lambda _: None,
-    *,
-    within_s: float = WITHIN_S,
 ) -> tuple[int, str]:
     """Run a command on a terminal, where a person answers its first question.
 
     Args:
+        served: The API.
         words: After `ollama-fleet`.
-        environment: Variables besides our own.
         answer: To the question.
-        seen: Is shown the whole screen whenever there is more on it.
-        within_s: It has to end.
+        seen: Gets the whole screen whenever there is more on it.
+
+    Returns:
+        Its exit status and the screen.
     """
     program = (sys.executable, "-P", "-m", "ollama_fleet", *words)
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         (sys.executable, "-c", ON_TERMINAL, *program),
-        env={**os.environ, **environment},
+        env={**os.environ, **environment(served)},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -59,8 +73,8 @@ def on_terminal(
     ) as process:
         os.close(theirs)
         try:
-            screen = _screen(ours, answer, seen, give_up_s=time.monotonic() + within_s)
-            process.wait(within_s)
+            screen = _screen(ours, answer, seen, give_up_s=time.monotonic() + WITHIN_S)
+            process.wait(WITHIN_S)
         finally:
             process.kill()
             os.close(ours)
@@ -83,3 +97,18 @@ def _screen(
                 os.write(terminal, answer)
         pytest.fail(f"it does not end; on the screen: {screen.decode(errors='replace')}")
     return screen
+
+
+def spec(folder: Path, count: int = 1, name: str = "lab") -> Path:
+    """Write a specification of a pool that needs nothing but a simulated node."""
+    document = {
+        "name": name,
+        "nodes": [{"name": "n1", "runtime": "simulated", "cpus": 8, "memory": "64GiB"}],
+        "pools": [
+            {"name": "web", "model": "toy", "engine": "fleet", "count": count}
+            | {"cpus": 0.001, "memory": "1MiB"}
+        ],
+    }
+    path = folder / "fleet.yml"
+    path.write_text(json.dumps(document))
+    return path

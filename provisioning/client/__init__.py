@@ -1,1 +1,0 @@
-"""Talk to the provisioner's API."""
