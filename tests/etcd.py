@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.ports import free_ports
 
-START_S = 30.0
+START_S = 100.0
 POLL_S = 0.02
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import grpc
 import grpc.aio
 
 from ollama_fleet.clock import Clock
-from provisioning.errors import CompactedError, FencedError, StoreError, StoreUnavailableError
+from provisioning.errors import CompactedError, FencedError, StoreUnavailableError
 from provisioning.store.base import (
     NEW,
     Change,
@@ -82,77 +81,10 @@ def range_end(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
-MAX_CLAIMS = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """That an instance has a port."""
-
-    place: Place
-    owner: str
-    version: int
-    owner_version: int = 0
-    """Of the owner's record; 0: there is none."""
-
-    def __str__(self) -> str:
-        node, port = self.place
-        return f"port {port} of {node} for {self.owner}"
-
-
 def reading(keys: Iterable[bytes]) -> TxnRequest:
     """Return what reads keys; they are answered in this order."""
     ranges = (RangeRequest(key=key) for key in keys)
     return TxnRequest(success=[RequestOp(request_range=one) for one in ranges])
-
-
-def claims_of(places: Sequence[Place], response: TxnResponse) -> list[Claim]:
-    """Return the claims that were read, of places that have one."""
-    found = zip(places, _read(response), strict=True)
-    return [
-        Claim(place, kv.value.decode(errors="replace"), kv.mod_revision)
-        for place, kv in found
-        if kv
-    ]
-
-
-def left_behind(claims: Sequence[Claim], response: TxnResponse) -> list[Claim]:
-    """Return the claims whose owners' records, as they were read, are not there or elsewhere."""
-    return [
-        Claim(claim.place, claim.owner, claim.version, kv.mod_revision if kv else 0)
-        for claim, kv in zip(claims, _read(response), strict=True)
-        if kv is None or _is_elsewhere(kv, claim.place)
-    ]
-
-
-def releasing(claims: Iterable[Claim], *, keys: Keys, epoch: int) -> TxnRequest:
-    """Return what deletes claims, each only if it and its owner's record are as they were read."""
-    return TxnRequest(
-        compare=[fence(keys, epoch)],
-        success=[RequestOp(request_txn=_deletion(claim, keys)) for claim in claims],
-    )
-
-
-def _deletion(claim: Claim, keys: Keys) -> TxnRequest:
-    key, record = keys.port(claim.place), keys.instance(claim.owner)
-    return TxnRequest(
-        compare=[
-            Compare(target=Compare.MOD, key=key, mod_revision=claim.version),
-            Compare(target=Compare.MOD, key=record, mod_revision=claim.owner_version),
-        ],
-        success=[RequestOp(request_delete_range=DeleteRangeRequest(key=key))],
-    )
-
-
-def _read(response: TxnResponse) -> Iterator[KeyValue | None]:
-    return (next(iter(one.response_range.kvs), None) for one in response.responses)
-
-
-def _is_elsewhere(record: KeyValue, place: Place) -> bool:
-    with suppress(StoreError):
-        return place_of(decode(record.value, source=record.key.decode())) != place
-    # Nobody knows which port it has, so that it may be this one.
-    return False
 
 
 MAX_CHANGES = 120
@@ -415,8 +347,6 @@ def _refuse_the_end(response: WatchResponse, client: Client, member: str, after:
         )
 
 
-log = logging.getLogger("provisioning.store.etcd.store")
-
 PAGE = 1000
 """Records that one request reads."""
 MAX_READS = 128
@@ -462,7 +392,6 @@ class EtcdStore:
         done: list[Done] = []
         for step in steps(changes, found, keys=self._keys, epoch=term.epoch):
             done.extend(step.done(await self._fenced(step.request, term)))
-        await self._release_ports(_taken(changes, done), term)
         return tuple(done)
 
     async def watch(self, after: int) -> AsyncIterator[Update]:
@@ -488,21 +417,6 @@ class EtcdStore:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
-
-    async def _release_ports(self, taken: Sequence[Place], term: Term) -> None:
-        """Free those ports for the next commit that nobody has: a claim was left behind."""
-        for start in range(0, len(taken), MAX_CLAIMS):
-            places = taken[start : start + MAX_CLAIMS]
-            claims = claims_of(places, await self._read(map(self._keys.port, places)))
-            owners = [self._keys.instance(claim.owner) for claim in claims]
-            if found := left_behind(claims, await self._read(owners)):
-                request = releasing(found, keys=self._keys, epoch=term.epoch)
-                await self._fenced(request, term)
-                log.warning(
-                    "claims of ports that no record stands behind are given back: %d, such as %s",
-                    len(found),
-                    found[0],
-                )
 
     async def _read(self, keys: Iterable[bytes]) -> TxnResponse:
         return await self._client.read(TXN, reading(keys), doing="read")
@@ -568,15 +482,6 @@ class EtcdStore:
     def _spec(self, kvs: Iterable[KeyValue]) -> StoredSpec | None:
         found = (kv for kv in kvs if kv.key == self._keys.spec)
         return next((StoredSpec(kv.value.decode(), kv.mod_revision) for kv in found), None)
-
-
-def _taken(changes: Sequence[Change], done: Sequence[Done]) -> list[Place]:
-    """Return the places that changes were refused."""
-    return [
-        place_of(change.instance)
-        for change, one in zip(changes, done, strict=True)
-        if isinstance(change, Put) and one.refusal is Refusal.PORT_TAKEN
-    ]
 
 
 def _id(change: Put | Delete) -> str:
