@@ -26,7 +26,7 @@ from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind, Workload
 from provisioning.report import Report
 from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from provisioning.store.base import PutSpec
-from provisioning.store.opening import Opened, open_store
+from provisioning.store.factory import Opened, open_store
 from tests.provisioning.counters import Counters
 
 NAME = "bench"

@@ -39,7 +39,7 @@ from provisioning.runtime.factory import Local, Machines
 from provisioning.spec import decode_fleet
 from provisioning.store.base import Change, Done, Leadership, Store
 from provisioning.store.etcd.access import Credentials
-from provisioning.store.opening import open_store
+from provisioning.store.factory import open_store
 
 log = logging.getLogger("provisioning")
 

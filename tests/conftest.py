@@ -34,7 +34,9 @@ settings.load_profile("unhurried")
 
 END_TO_END = "tests/e2e/"
 SLOW_FOLDERS = (END_TO_END, "tests/browser/", "tests/contract/")
-SLOW_FIXTURES = frozenset({"prometheus_binary", "promtool_binary", "start_llama_server"})
+SLOW_FIXTURES = frozenset(
+    {"prometheus_binary", "promtool_binary", "start_llama_server", "etcd_binary"}
+)
 
 StartLlamaServer = Callable[..., Awaitable[LlamaServer]]
 """`await start(alias="tiny", port=0)`: a real llama-server, which is stopped after the test."""

@@ -106,6 +106,15 @@ class Cluster:
                     raise AssertionError(f"{member} does not serve:\n{_tail(member.log)}")
                 time.sleep(POLL_S)
 
+    def heal(self) -> None:
+        """Start and resume what a test has killed or paused, and wait until all serve; blocks."""
+        for member in self.members:
+            if member.has_ended:
+                member.start()
+            else:
+                member.resume()
+        self.wait_healthy()
+
     def kill(self) -> None:
         """End all members without warning."""
         for member in self.members:

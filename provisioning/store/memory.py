@@ -20,6 +20,7 @@ from provisioning.store.base import (
     Delete,
     Done,
     LeaderSession,
+    Place,
     Put,
     PutSpec,
     Refusal,
@@ -28,8 +29,8 @@ from provisioning.store.base import (
     Term,
     Update,
     View,
+    place_of,
 )
-from provisioning.store.records import Place, place_of
 
 KEPT_UPDATES = 10_000
 """A watch that is further behind has to load again."""

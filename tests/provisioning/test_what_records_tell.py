@@ -14,7 +14,7 @@ from provisioning.errors import TransientError
 from provisioning.lifecycle import MAX_EVENTS
 from provisioning.model import ContainerSpec, Instance, Limits, Listing, Phase, Rotation
 from provisioning.runtime.simulator import Behaviour, SimulatedRuntime
-from provisioning.store.records import decode, encode
+from provisioning.store.base import decode, encode
 from tests.provisioning.making import CHAT, fleet, node, pool
 from tests.provisioning.scene import Stage, provisioner
 from tests.provisioning.store.examples import rich_instance

@@ -20,6 +20,7 @@ from provisioning.store.base import (
     Change,
     Delete,
     Done,
+    Place,
     Put,
     PutSpec,
     Refusal,
@@ -28,6 +29,9 @@ from provisioning.store.base import (
     Term,
     Update,
     View,
+    decode,
+    encode,
+    place_of,
 )
 from provisioning.store.etcd.client import RANGE, TXN, WATCH, Client, send
 from provisioning.store.etcd.messages_pb2 import (
@@ -45,7 +49,6 @@ from provisioning.store.etcd.messages_pb2 import (
     WatchRequest,
     WatchResponse,
 )
-from provisioning.store.records import Place, decode, encode, place_of
 
 
 class Keys:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,88 +16,10 @@ from provisioning.errors import StoreError, StoreUnavailableError
 MODE = 0o600
 """The specification may hold secrets in the instances' environment."""
 
-HOLD = os.O_PATH | os.O_CLOEXEC
-"""To close a descriptor that can read would take from SQLite the locks that it has on the file."""
-
-Identity = tuple[int, int]
-"""Device and inode: no two files have them while one of the two is open."""
-
 
 def restoring(path: Path) -> str:
-    """Return how a backup comes into force: what an earlier file left in its WAL overrules it."""
+    """Return how to restore a backup: what an earlier file left in its WAL would overrule it."""
     return f"remove {path}-wal and {path}-shm, put a backup in its place"
-
-
-class Place:
-    """The path of a database, which any number of connections of this process share."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._identity: Identity | None = None
-        """Of the file that was opened first; None: none was yet."""
-        self._hold: int | None = None
-        """Keeps the identity from passing to another file while nobody has this one open."""
-        self._one_opens = threading.Lock()
-
-    @contextmanager
-    def opening(self) -> Iterator[None]:
-        """Make the file if none was opened yet; where the block goes well, it is the one for good.
-
-        Raises:
-            StoreError: Another one was opened before.
-            OSError: It cannot be made.
-        """
-        with self._one_opens:
-            if self._identity is not None:
-                self.check()
-                yield
-                return
-            # SQLite would make it readable for all that the umask lets; its side files follow it.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
-            hold = os.open(self.path, HOLD)
-            try:
-                yield
-            except BaseException:
-                os.close(hold)
-                raise
-            self._hold, self._identity = hold, identity_of(hold)
-
-    def check(self) -> None:
-        """Refuse to go on without the file.
-
-        Raises:
-            StoreError: It was removed, or another one is in its place.
-        """
-        found = identity_at(self.path)
-        if found == self._identity:
-            return
-        seen = "another file is in its place" if found else "it was removed"
-        raise StoreError(
-            f"cannot use {self.path}: {seen} since this provisioner opened it, and what is written "
-            f"now would be lost; stop the provisioner, move the file back or "
-            f"{restoring(self.path)}, start it"
-        )
-
-    def close(self) -> None:
-        """Let go of the file, once no connection will use it any more."""
-        if self._hold is not None:
-            os.close(self._hold)
-            self._hold = None
-
-
-def identity_of(descriptor: int) -> Identity:
-    """Return which file is open."""
-    seen = os.fstat(descriptor)
-    return seen.st_dev, seen.st_ino
-
-
-def identity_at(path: Path) -> Identity | None:
-    """Return which file a path leads to; None: to none."""
-    try:
-        seen = path.stat()
-    except FileNotFoundError:
-        return None
-    return seen.st_dev, seen.st_ino
 
 
 APPLICATION_ID = 0x6F6C6C66
@@ -213,21 +134,24 @@ LASTING = {
 class Database:
     """A connection that is opened at its first use, and again after an error."""
 
-    def __init__(self, place: Place, fleet: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        """Share the place with all other connections of this process to the file."""
-        self._place = place
+    def __init__(
+        self,
+        path: Path,
+        fleet: str,
+        *,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        beside: Database | None = None,
+    ) -> None:
+        """`beside` is this process's other connection to the same file, if there is one."""
+        self.path = path
         self._fleet = fleet
         self._busy_timeout_s = busy_timeout_s
+        self._first = beside or self
+        self._inode: int | None = None
+        """Of the file that was opened first; None: none was."""
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
-        self._thread = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix=f"sqlite {place.path.name}"
-        )
-
-    @property
-    def path(self) -> Path:
-        """Return where the file is."""
-        return self._place.path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite {path.name}")
 
     async def run(self, work: Work[T], *, doing: str) -> T:
         """Do the work in the thread; `doing` stands in the error: "read", "write", ….
@@ -253,18 +177,27 @@ class Database:
 
     def _run(self, work: Work[T], doing: str) -> T:
         try:
+            self._check_file()
             if self._connection is None:
-                with self._place.opening():
-                    self._connection = self._connect()
-            self._place.check()
-            result = work(self._connection)
-            # Nothing is acknowledged that went into a file which nobody will find.
-            self._place.check()
-            return result
+                self._connection = self._connect()
+                self._first._inode = self.path.stat().st_ino
+            return work(self._connection)
         except (sqlite3.Error, OSError) as error:
             # Whatever state the connection is in now, a new one is in none.
             self._disconnect()
             raise self._translated(error, doing) from error
+
+    def _check_file(self) -> None:
+        """Refuse to write into a file that nobody will find again."""
+        if self._first._inode is None:
+            return
+        found = self.path.stat().st_ino if self.path.exists() else None
+        if found != self._first._inode:
+            seen = "another file is in its place" if found else "it was removed"
+            raise StoreError(
+                f"cannot use {self.path}: {seen} since this provisioner opened it; stop the "
+                f"provisioner, move the file back or {restoring(self.path)}, start it"
+            )
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -272,6 +205,9 @@ class Database:
             self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
+        if self._first._inode is None:
+            # SQLite would make it readable for all that the umask lets; its side files follow it.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
         connection = sqlite3.connect(
             # Where the file has gone since, SQLite must not make another.
             f"{self.path.absolute().as_uri()}?mode=rw",

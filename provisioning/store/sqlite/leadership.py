@@ -1,9 +1,4 @@
-"""Leadership among the processes of one machine, by a lock on a file beside the database.
-
-In:   the database, whose epoch every commit compares.
-Out:  a LeaderSession; the kernel gives the lock back when its holder dies, however it dies.
-Fails with StoreUnavailableError, StoreError.
-"""
+"""Leadership among the processes of one machine, by a lock on a file beside the database."""
 
 from __future__ import annotations
 
@@ -20,7 +15,7 @@ from ollama_fleet.clock import Clock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import LeaderSession, Term
 from provisioning.store.sqlite import store
-from provisioning.store.sqlite.database import MODE, Database, identity_at, identity_of
+from provisioning.store.sqlite.database import MODE, Database
 
 log = logging.getLogger("provisioning.store.sqlite.leadership")
 
@@ -52,10 +47,10 @@ class SqliteLeadership:
             StoreUnavailableError: The file cannot be written now.
             StoreError: It never can.
         """
-        async with self._held_lock() as lock:
+        async with self._held_lock():
             begin = partial(store.begin_term, holder=self._holder)
             epoch = await self._database.run(begin, doing="write")
-            async with self._going_on(LeaderSession(Term(epoch, self._holder)), lock) as session:
+            async with self._going_on(LeaderSession(Term(epoch, self._holder))) as session:
                 yield session
 
     async def leader(self) -> str | None:
@@ -67,12 +62,12 @@ class SqliteLeadership:
         return None
 
     @asynccontextmanager
-    async def _held_lock(self) -> AsyncIterator[int]:
-        """Wait until we have the lock, and it is the one that others find."""
+    async def _held_lock(self) -> AsyncIterator[None]:
+        """Wait until we have the lock; the kernel releases it when this process ends."""
         while True:
             with _opened(self._lock_path) as lock:
-                if self._locked(lock, fcntl.LOCK_EX) and self._is_in_place(lock):
-                    yield lock
+                if self._locked(lock, fcntl.LOCK_EX):
+                    yield
                     return
             await self._clock.sleep(TRY_EVERY_S)
 
@@ -89,12 +84,9 @@ class SqliteLeadership:
             ) from error
         return True
 
-    def _is_in_place(self, lock: int) -> bool:
-        return identity_at(self._lock_path) == identity_of(lock)
-
     @asynccontextmanager
-    async def _going_on(self, session: LeaderSession, lock: int) -> AsyncIterator[LeaderSession]:
-        following = asyncio.create_task(self._follow(session, lock))
+    async def _going_on(self, session: LeaderSession) -> AsyncIterator[LeaderSession]:
+        following = asyncio.create_task(self._follow(session))
         try:
             yield session
         finally:
@@ -105,26 +97,18 @@ class SqliteLeadership:
                 end = partial(store.end_term, epoch=session.term.epoch)
                 await self._database.run(end, doing="write")
 
-    async def _follow(self, session: LeaderSession, lock: int) -> None:
-        """End the session when another term has begun, or the lock or the database is not ours."""
+    async def _follow(self, session: LeaderSession) -> None:
+        """End the session when another term has begun, or the database is lost."""
         epoch = session.term.epoch
         try:
             while epoch == session.term.epoch:
                 await self._clock.sleep(LOOK_EVERY_S)
-                self._check_lock(lock)
                 with suppress(StoreUnavailableError):
                     epoch, _ = await self._database.run(store.current_term, doing="read")
-        except (StoreError, OSError) as error:
+        except StoreError as error:
             log.error("the term ends: %s", error)
         finally:
             session.end()
-
-    def _check_lock(self, lock: int) -> None:
-        if not self._is_in_place(lock):
-            raise StoreError(
-                f"cannot keep the lock {self._lock_path}: it was removed or replaced, so that "
-                f"another provisioner could lead beside this one; leave it where it is"
-            )
 
 
 @contextmanager

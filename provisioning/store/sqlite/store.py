@@ -23,9 +23,11 @@ from provisioning.store.base import (
     Term,
     Update,
     View,
+    decode,
+    encode,
+    place_of,
 )
-from provisioning.store.records import decode, encode, place_of
-from provisioning.store.sqlite.database import Database, Place, transaction
+from provisioning.store.sqlite.database import Database, transaction
 
 
 def view(connection: sqlite3.Connection) -> View:
@@ -220,10 +222,9 @@ class SqliteStore:
         look_every_s: float = LOOK_EVERY_S,
         kept_deletions: int = KEPT_DELETIONS,
     ) -> None:
-        self._place = Place(path)
-        self.writer = Database(self._place, fleet)
+        self.writer = Database(path, fleet)
         # A second connection, so that a large commit does not hold up the watches.
-        self._reader = Database(self._place, fleet)
+        self._reader = Database(path, fleet, beside=self.writer)
         self._clock = clock
         self._look_every_s = look_every_s
         self._kept_deletions = kept_deletions
@@ -262,4 +263,3 @@ class SqliteStore:
         """Wait for what is being written, then close the file."""
         await self._reader.close()
         await self.writer.close()
-        self._place.close()

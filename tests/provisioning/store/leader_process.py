@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import FencedError, StoreUnavailableError
 from provisioning.store.base import NEW, LeaderSession, Leadership, Put, Store
-from provisioning.store.opening import open_store
+from provisioning.store.factory import open_store
 from tests.provisioning.store.examples import instance
 
 PAUSE_S = 0.01

@@ -26,7 +26,7 @@ from typing import Any
 
 from ollama_fleet.clock import Clock, SystemClock
 from provisioning.store.base import NEW, Change, Delete, Put, Stored
-from provisioning.store.opening import open_store
+from provisioning.store.factory import open_store
 from tests.provisioning.store.clocks import SleepyClock
 from tests.provisioning.store.examples import instance
 

@@ -14,7 +14,7 @@ from ollama_fleet.clock import SystemClock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import Store
 from provisioning.store.etcd.access import Credentials
-from provisioning.store.opening import open_store
+from provisioning.store.factory import open_store
 from tests.etcd import Cluster, etcd_cluster, gateway
 from tests.provisioning.store.examples import Opened, instance, leading, put, watched
 from tests.waiting import eventually

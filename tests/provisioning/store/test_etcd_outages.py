@@ -47,10 +47,18 @@ PATIENT_SILENCE_S = 4.0
 """So long a member that runs is not silent, however busy the machine is."""
 
 
-@pytest.fixture
-def three(etcd_binary: Path, tmp_path: Path) -> Iterator[Cluster]:
-    with etcd_cluster(etcd_binary, tmp_path, n_members=3) as cluster:
+@pytest.fixture(scope="module")
+def shared_cluster(
+    etcd_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    with etcd_cluster(etcd_binary, tmp_path_factory.mktemp("three"), n_members=3) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def three(shared_cluster: Cluster) -> Iterator[Cluster]:
+    yield shared_cluster
+    shared_cluster.heal()
 
 
 @pytest.fixture

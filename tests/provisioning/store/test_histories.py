@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from ollama_fleet.clock import SystemClock
-from provisioning.store.opening import open_store
+from provisioning.store.factory import open_store
 from tests.etcd import Cluster
 from tests.provisioning.store.examples import Opened, leading
 from tests.provisioning.store.model_store import Wish, check_history, histories

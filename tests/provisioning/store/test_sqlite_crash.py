@@ -14,9 +14,8 @@ import pytest
 
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import FencedError
-from provisioning.store.base import NEW, Put, Term
-from provisioning.store.opening import LEASE_S, open_store
-from provisioning.store.records import decode, place_of
+from provisioning.store.base import NEW, Put, Term, decode, place_of
+from provisioning.store.factory import LEASE_S, open_store
 from tests.provisioning.store.examples import (
     PATIENCE_S,
     applied,
@@ -32,6 +31,8 @@ from tests.waiting import eventually
 README = Path(__file__).parents[3] / "docs" / "provisioner.md"
 ADVICE = re.compile(r"^- Back a SQLite file up .*?(?=^- )", re.MULTILINE | re.DOTALL)
 MODULE = "tests.provisioning.store.sqlite_writer"
+
+pytestmark = pytest.mark.slow
 
 
 def run_writer(*arguments: str) -> None:

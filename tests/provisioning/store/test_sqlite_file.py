@@ -6,11 +6,12 @@ import asyncio
 import errno
 import fcntl
 import os
+import shutil
 import sqlite3
 import stat
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
 from provisioning.store.base import NEW, Delete, Put
-from provisioning.store.sqlite.database import BUSY_TIMEOUT_S, Database, Place
+from provisioning.store.sqlite.database import BUSY_TIMEOUT_S, Database
 from provisioning.store.sqlite.leadership import SqliteLeadership
 from provisioning.store.sqlite.store import SqliteStore
 from tests.provisioning.store.examples import (
@@ -194,7 +195,7 @@ async def test_a_full_disk_is_told_and_heals(opened: Opened, path: Path) -> None
 
 
 async def test_a_file_that_another_program_keeps_locked_is_told_in_time(path: Path) -> None:
-    database = Database(Place(path), "test", busy_timeout_s=0.2)
+    database = Database(path, "test", busy_timeout_s=0.2)
     await database.run(lambda db: None, doing="open")
     with locked(path):
         begun_s = time.monotonic()
@@ -315,3 +316,41 @@ async def test_nothing_is_looked_at_more_often_than_it_must(path: Path) -> None:
     assert {0.05, 1.0} == set(clock.waits)
     assert 1 <= clock.waits[1.0] <= 1 + elapsed_s
     assert clock.waits[0.05] <= 1 + elapsed_s / 0.05
+
+
+# A file that is lost while a provisioner has it open
+
+
+def remove(path: Path) -> None:
+    """Do as `rm fleet.db fleet.db-*` does."""
+    for name in ("fleet.db", "fleet.db-wal", "fleet.db-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+
+
+def replace(path: Path) -> None:
+    """Put a copy in its place, as somebody does who restores a backup in a hurry."""
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    copy.rename(path)
+
+
+@pytest.mark.parametrize(
+    ("lose", "seen"),
+    [(remove, "it was removed"), (replace, "another file is in its place")],
+)
+async def test_nothing_is_acknowledged_once_the_file_is_lost(
+    opened: Opened, path: Path, lose: Callable[[Path], None], seen: str
+) -> None:
+    store, leadership = opened
+    words = rf"cannot use .*fleet\.db: {seen} since .*; stop the provisioner, move the file back"
+    async with leadership.lead() as current:
+        await put(store, current.term, instance("a", port=1))
+        lose(path)
+
+        for _ in range(2):
+            with pytest.raises(StoreError, match=words) as caught:
+                await put(store, current.term, instance("b", port=2))
+            assert not isinstance(caught.value, StoreUnavailableError)
+        with pytest.raises(StoreError, match=words):
+            await store.load()
+        await asyncio.wait_for(current.lost(), PATIENCE_S)

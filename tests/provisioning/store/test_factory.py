@@ -9,8 +9,8 @@ import pytest
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import StoreError
 from provisioning.store.etcd.access import Credentials
+from provisioning.store.factory import open_store, read_members
 from provisioning.store.memory import MemoryBackend, MemoryStore
-from provisioning.store.opening import open_store, read_members
 from provisioning.store.sqlite.store import SqliteStore
 from tests.provisioning.store.examples import Opened, instance, leading, put
 
@@ -117,7 +117,7 @@ def test_without_grpc_the_error_names_what_to_install(missing: str) -> None:
 import sys
 sys.modules[{missing!r}] = None
 from ollama_fleet.clock import SystemClock
-from provisioning.store.opening import open_store
+from provisioning.store.factory import open_store
 open_store("memory:", "test", clock=SystemClock(), holder="alice")
 open_store("sqlite:x", "test", clock=SystemClock(), holder="alice")
 assert not any(name.startswith("grpc") for name in set(sys.modules) - {{"grpc"}})

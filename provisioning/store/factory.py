@@ -1,9 +1,4 @@
-"""Open the store that a URL names, and the leadership that goes with it.
-
-In:   `memory:`, `sqlite:PATH`, `etcd://host:port,host:port` or `etcds://…` for TLS.
-Out:  a Store and a Leadership; nothing is connected before the first call.
-Fails with StoreError where the URL, the credentials or the installation will not do.
-"""
+"""Open the store that a URL names, and the leadership that goes with it."""
 
 from __future__ import annotations
 
