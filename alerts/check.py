@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-import aiohttp
-
 from alerts import rulebook
 from alerts.errors import CheckError
 from alerts.explain import mentions
@@ -23,8 +21,11 @@ from alerts.series import ALL_SERIES
 from alerts.settings import Settings
 from exporter import catalogue
 from exporter.catalogue import Kind
+from ollama_fleet.prometheus import PrometheusClient, PrometheusError, QueryRefusedError
 
 TIMEOUT_S = 30.0
+MAX_BODY_BYTES = 64 * 2**20
+"""An alert may fire for each of 100,000 instances."""
 SCRAPED = ("up", "scrape_duration_seconds", "scrape_samples_post_metric_relabeling")
 
 
@@ -90,18 +91,24 @@ async def run(settings: Settings, url: str) -> Result:
         CheckError: It cannot be asked.
     """
     groups = rulebook.groups(settings)
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        prometheus = _Prometheus(session, url.rstrip("/"))
-        loaded = await prometheus.loaded()
-        present = await prometheus.present(_readable(groups))
+    client = PrometheusClient(url.rstrip("/"), timeout_s=TIMEOUT_S, max_body_bytes=MAX_BODY_BYTES)
+    try:
+        loaded = await client.rule_names()
+        present = {name: await _has_series(client, name) for name in _readable(groups)}
         rules = tuple(
             [
-                await _checked(prometheus, group.name, rule, present)
+                await _checked(client, group.name, rule, present)
                 for group in groups
                 for rule in group.rules
             ]
         )
+    except PrometheusError as error:
+        # A password in the address must not be repeated in messages.
+        shown = re.sub(r"//[^/@]*@", "//", client.url)
+        helps = "is --prometheus the address of a Prometheus that runs?"
+        raise CheckError(f"{shown} {error}; {helps}") from error
+    finally:
+        await client.close()
     names = dict.fromkeys(rule.name for rule in rules)
     return Result(rules, tuple(name for name in names if name not in loaded))
 
@@ -121,9 +128,9 @@ def _published() -> Iterable[str]:
 
 
 async def _checked(
-    prometheus: _Prometheus, group: str, rule: Recording | Alert, present: dict[str, bool]
+    client: PrometheusClient, group: str, rule: Recording | Alert, present: dict[str, bool]
 ) -> Checked:
-    answer = await prometheus.evaluate(rule.expr)
+    answer = await _evaluate(client, rule.expr)
     missing = tuple(
         name for name, there in present.items() if not there and mentions(rule.expr, name)
     )
@@ -156,58 +163,13 @@ class _Answer:
     error: str = ""
 
 
-class _Prometheus:
-    """The few calls of Prometheus' HTTP API that a check needs."""
-
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session = session
-        self._url = url
-        # A password in the address must not be repeated in messages.
-        self._shown = re.sub(r"//[^/@]*@", "//", url)
-
-    async def evaluate(self, expression: str) -> _Answer:
-        body = await self._ask("query", {"query": expression, "stats": "true"})
-        if body["status"] != "success":
-            return _Answer(0, 0.0, str(body.get("error", "no reason given")))
-        # VictoriaMetrics answers without statistics.
-        timings = (body["data"].get("stats") or {}).get("timings") or {}
-        return _Answer(len(body["data"]["result"]), float(timings.get("evalTotalTime", 0.0)))
-
-    async def present(self, names: Iterable[str]) -> dict[str, bool]:
-        """Return for each name whether it has a series now."""
-        return {name: bool((await self.evaluate(f"count({name})")).n_results) for name in names}
-
-    async def loaded(self) -> set[str]:
-        """Return the names of the rules that this Prometheus evaluates."""
-        body = await self._ask("rules", {})
-        groups = body.get("data", {}).get("groups", [])
-        return {str(rule["name"]) for group in groups for rule in group["rules"]}
-
-    async def _ask(self, endpoint: str, form: dict[str, str]) -> dict[str, Any]:
-        url = f"{self._url}/api/v1/{endpoint}"
-        helps = "is --prometheus the address of a Prometheus that runs?"
-        try:
-            async with self._session.get(url, params=form) as answer:
-                body: Any = await answer.json(content_type=None)
-        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            seen = str(error) or type(error).__name__
-            shown = f"{self._shown}/api/v1/{endpoint}"
-            raise CheckError(f"cannot ask {shown}: {seen}; {helps}") from error
-        if not _is_prometheus_answer(body):
-            raise CheckError(
-                f"{self._shown}/api/v1/{endpoint} does not answer as Prometheus does (status "
-                f"{answer.status}); {helps}"
-            )
-        return dict(body)
+async def _has_series(client: PrometheusClient, name: str) -> bool:
+    return bool((await client.query(f"count({name})")).series)
 
 
-def _is_prometheus_answer(body: Any) -> bool:
-    if not isinstance(body, dict):
-        return False
-    if body.get("status") == "error":
-        return body.get("errorType") in ("bad_data", "execution", "timeout", "canceled")
-    data = body.get("data")
-    known = isinstance(data, dict) and (
-        isinstance(data.get("result"), list) or isinstance(data.get("groups"), list)
-    )
-    return body.get("status") == "success" and known
+async def _evaluate(client: PrometheusClient, expression: str) -> _Answer:
+    try:
+        result = await client.query(expression)
+    except QueryRefusedError as error:
+        return _Answer(0, 0.0, error.reason)
+    return _Answer(len(result.series), result.evaluation_s)

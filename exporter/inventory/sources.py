@@ -20,6 +20,7 @@ import aiohttp
 from exporter.errors import InputError, SourceError
 from exporter.inventory.checks import shown
 from exporter.inventory.formats import Format
+from ollama_fleet.bounded_http import BodyTooLargeError, read_body
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.files import TooLargeError, UnreadableFileError, read_regular
 from ollama_fleet.problems import Problem
@@ -176,7 +177,6 @@ def _stamp(status: os.stat_result) -> _Stamp:
     return _Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-CHUNK_BYTES = 2**16
 MAX_TOKEN_BYTES = 8_192
 TOKEN = re.compile(r"[!-~]+")
 ETAG = re.compile(r"[!-~]{1,1000}")
@@ -304,16 +304,13 @@ class HttpSource:
         return await self._bounded(response)
 
     async def _bounded(self, response: aiohttp.ClientResponse) -> bytes:
-        limit_bytes = self._settings.max_body_bytes
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-            body += chunk
-            if len(body) > limit_bytes:
-                raise SourceError(
-                    f"sent more than {limit_bytes:,} bytes (the limit for an inventory); "
-                    "serve it in parts, and give each as an --inventory of its own"
-                )
-        return bytes(body)
+        try:
+            return await read_body(response.content, self._settings.max_body_bytes)
+        except BodyTooLargeError as error:
+            raise SourceError(
+                f"sent {error} (the limit for an inventory); "
+                "serve it in parts, and give each as an --inventory of its own"
+            ) from error
 
     async def _unless_known(self, body: bytes, etag: str | None) -> bytes | None:
         """Return the body unless it is the last one again; remember it, with its ETag."""

@@ -11,35 +11,31 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import aiohttp
 import msgspec
 
 from exporter.catalogue import FLEET_THRESHOLD
-from exporter.errors import SourceError
+from ollama_fleet.prometheus import PrometheusClient, PrometheusError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ollama_fleet.clock import Clock
+    from ollama_fleet.prometheus import Series
 
 
 log = logging.getLogger("exporter.ui")
 
 TIMEOUT_S = 5.0
-MAX_BODY_BYTES = 2**20
 MAX_FIRING = 100
 MAX_FIRING_OF_ONE_NAME = 50
 """An alert that is about instances may fire for thousands at once, just when somebody looks."""
-MAX_SAID_CHARACTERS = 200
 KEPT_S = 60.0
 """For how long an answer still counts as news when nobody asked meanwhile."""
 CRITICAL = "critical"
 SEVERITIES = (CRITICAL, "warning", "info")
-OK = 200
 
 FIRING = 'ALERTS{alertstate="firing",alertname=~"Ollama.+"}'
 FIRING_QUERY = (
@@ -81,36 +77,13 @@ class Answer:
     """By name, those that are the same throughout that Prometheus."""
 
 
-class Series(msgspec.Struct, frozen=True):
-    """One series of an instant query."""
-
-    metric: dict[str, str]
-    value: tuple[float, str]
-
-    @property
-    def number(self) -> float:
-        """Return the value; NaN where there is none."""
-        with suppress(ValueError):
-            return float(self.value[1])
-        return math.nan
-
-
-class _Data(msgspec.Struct):
-    result: list[Series]
-
-
-class _Body(msgspec.Struct):
-    data: _Data
-
-
 class Prometheus:
     """A Prometheus that is asked now and then."""
 
     def __init__(self, url: str, clock: Clock, *, refresh_s: float) -> None:
-        self._url = url
+        self._client = PrometheusClient(url, timeout_s=TIMEOUT_S)
         self._clock = clock
         self._refresh_s = refresh_s
-        self._session: aiohttp.ClientSession | None = None
         self._answer = Answer("Prometheus has not been asked yet")
         self._asked_at_s = -math.inf
         self._answered_at_s = -math.inf
@@ -118,7 +91,7 @@ class Prometheus:
         self._logged = ""
 
     def __repr__(self) -> str:
-        return f"<Prometheus {self._url}: {self._answer.error or 'answers'}>"
+        return f"<Prometheus {self._client.url}: {self._answer.error or 'answers'}>"
 
     def latest(self) -> Answer:
         """Return what is known; ask again, beside, where that is older than the refresh interval.
@@ -139,81 +112,26 @@ class Prometheus:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._client.close()
 
     async def _ask(self) -> None:
         try:
-            thresholds, firing, n_firing = await asyncio.gather(
-                *[self._query(text) for text in QUERIES]
-            )
-        except SourceError as error:
+            results = await asyncio.gather(*[self._client.query(text) for text in QUERIES])
+        except PrometheusError as error:
             self._note(str(error))
             self._answer = replace(self._answer, error=f"Prometheus {error}")
             return
         self._note("")
         self._answered_at_s = self._clock.monotonic_s()
-        self._answer = answer_of(thresholds, firing, n_firing)
+        self._answer = answer_of(*[result.series for result in results])
 
     def _note(self, failure: str) -> None:
         """Log a failure, unless the one before was the same; and a recovery."""
         if failure and failure != self._logged:
-            log.warning("ui.prometheus-url: %s %s", self._url, failure)
+            log.warning("ui.prometheus-url: %s %s", self._client.url, failure)
         elif self._logged and not failure:
-            log.info("ui.prometheus-url: %s answers again", self._url)
+            log.info("ui.prometheus-url: %s answers again", self._client.url)
         self._logged = failure
-
-    async def _query(self, text: str) -> list[Series]:
-        """Return the series of an instant query.
-
-        Raises:
-            SourceError: There is no good answer; the text begins with a verb.
-        """
-        session = self._session = self._session or self._new_session()
-        url = f"{self._url}/api/v1/query"
-        try:
-            async with session.get(url, params={"query": text}, allow_redirects=False) as response:
-                body = await _bounded_body(response)
-        except TimeoutError as error:
-            raise SourceError(f"gave no whole answer within {TIMEOUT_S:g} s") from error
-        except (aiohttp.ClientError, UnicodeError) as error:  # a name that DNS has no way to spell
-            said = str(error) or type(error).__name__
-            raise SourceError(f"cannot be asked: {said[:MAX_SAID_CHARACTERS]}") from error
-        return _series(response.status, body)
-
-    def _new_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            # A small body can unpack to a huge one.
-            auto_decompress=False,
-        )
-
-
-async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
-    """Return the body.
-
-    Raises:
-        SourceError: It is too large.
-    """
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise SourceError(f"answers with more than {MAX_BODY_BYTES:,} bytes")
-    return bytes(body)
-
-
-def _series(status: int, body: bytes) -> list[Series]:
-    if status != OK:
-        raise SourceError(f"answers with status {status}: is it one, and is the path right?")
-    try:
-        return msgspec.json.decode(body, type=_Body).data.result
-    # Brackets within brackets, ever deeper, exhaust the decoder.
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"answers with what is no query result: {error}") from error
 
 
 def answer_of(

@@ -72,28 +72,6 @@ async def something_else(_: web.Request) -> web.Response:
     return web.json_response(["hello"])
 
 
-def always(body: object) -> Handler:
-    async def answer(_: web.Request) -> web.Response:
-        return web.json_response(body, status=401)
-
-    return answer
-
-
-BODIES: list[object] = [
-    {"status": "success"},
-    {"status": "success", "data": []},
-    {"status": "success", "data": {"groups": None}},
-    {"status": "error", "error": "no org id"},
-]
-
-
-@pytest.mark.parametrize("body", BODIES)
-async def test_an_answer_of_another_shape_is_told(body: object) -> None:
-    async with answering(always(body)) as url:
-        with pytest.raises(CheckError, match=r"does not answer as Prometheus does \(status 401\)"):
-            await check.run(Settings(), url)
-
-
 @pytest.mark.parametrize("handler", [page_not_found, something_else])
 async def test_a_server_that_is_no_prometheus_is_told(handler: Handler) -> None:
     async with answering(handler) as url:

@@ -8,7 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from exporter.ui.prometheus import QUERIES, Series
+from exporter.ui.prometheus import QUERIES
+from ollama_fleet.prometheus import Series
 from tests.exporter.servers import read_request, response
 from tests.waiting import eventually
 

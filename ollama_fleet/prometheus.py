@@ -1,0 +1,168 @@
+"""Query a Prometheus over its HTTP API, within bounds of time and size."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from ollama_fleet.bounded_http import BodyTooLargeError, read_body
+
+MAX_BODY_BYTES = 2**20
+MAX_REASON_CHARACTERS = 200
+OK = 200
+REFUSALS = frozenset({"bad_data", "execution", "timeout", "canceled"})
+"""Types of errors that are about the query, not about the server."""
+# Brackets within brackets, ever deeper, exhaust the decoder.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+BodyT = TypeVar("BodyT")
+
+
+class PrometheusError(Exception):
+    """There is no good answer; the text begins with a verb."""
+
+
+class QueryRefusedError(PrometheusError):
+    """Prometheus does not evaluate the query; `reason` is what it says."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"refuses the query: {reason[:MAX_REASON_CHARACTERS]}")
+
+
+class Series(msgspec.Struct, frozen=True):
+    """One series of an instant query."""
+
+    metric: dict[str, str]
+    value: tuple[float, str]
+    """Time and value."""
+
+    @property
+    def number(self) -> float:
+        """Return the value; NaN where there is none."""
+        with suppress(ValueError):
+            return float(self.value[1])
+        return math.nan
+
+
+class _Timings(msgspec.Struct):
+    evaluation_s: float = msgspec.field(default=0.0, name="evalTotalTime")
+
+
+class _Stats(msgspec.Struct):
+    timings: _Timings = msgspec.field(default_factory=_Timings)
+    """VictoriaMetrics answers without it."""
+
+
+class Result(msgspec.Struct):
+    """The answer to an instant query."""
+
+    series: list[Series] = msgspec.field(name="result")
+    stats: _Stats | None = None
+
+    @property
+    def evaluation_s(self) -> float:
+        """Return how long Prometheus took; 0 where it does not say."""
+        return self.stats.timings.evaluation_s if self.stats else 0.0
+
+
+class _QueryBody(msgspec.Struct):
+    data: Result
+
+
+class _Rule(msgspec.Struct):
+    name: str
+
+
+class _Group(msgspec.Struct):
+    rules: list[_Rule]
+
+
+class _Groups(msgspec.Struct):
+    groups: list[_Group]
+
+
+class _RulesBody(msgspec.Struct):
+    data: _Groups
+
+
+class _Failure(msgspec.Struct):
+    error_type: str = msgspec.field(name="errorType")
+    error: str
+
+
+class PrometheusClient:
+    """Sends queries to one Prometheus; keeps its connections until it is closed."""
+
+    def __init__(self, url: str, *, timeout_s: float, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        """Take a base URL without a slash at its end."""
+        self.url = url
+        self._timeout_s = timeout_s
+        self._max_body_bytes = max_body_bytes
+        self._session: aiohttp.ClientSession | None = None
+
+    async def query(self, expression: str) -> Result:
+        """Return the result of an instant query.
+
+        Raises:
+            PrometheusError: There is none.
+        """
+        body = await self._get("query", {"query": expression, "stats": "true"}, _QueryBody)
+        return body.data
+
+    async def rule_names(self) -> set[str]:
+        """Return the names of the rules that this Prometheus evaluates.
+
+        Raises:
+            PrometheusError: It does not say.
+        """
+        body = await self._get("rules", {}, _RulesBody)
+        return {rule.name for group in body.data.groups for rule in group.rules}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _get(self, endpoint: str, form: dict[str, str], type_: type[BodyT]) -> BodyT:
+        session = self._session = self._session or self._new_session()
+        url = f"{self.url}/api/v1/{endpoint}"
+        try:
+            async with session.get(url, params=form, allow_redirects=False) as response:
+                body = await read_body(response.content, self._max_body_bytes)
+        except BodyTooLargeError as error:
+            raise PrometheusError(f"answers with {error}") from error
+        except TimeoutError as error:
+            message = f"gave no whole answer within {self._timeout_s:g} s"
+            raise PrometheusError(message) from error
+        except (aiohttp.ClientError, UnicodeError) as error:  # a name that DNS has no way to spell
+            reason = str(error) or type(error).__name__
+            raise PrometheusError(f"cannot be asked: {reason[:MAX_REASON_CHARACTERS]}") from error
+        return _decoded(response.status, body, type_)
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            # A small body can unpack to a huge one.
+            auto_decompress=False,
+        )
+
+
+def _decoded(status: int, body: bytes, type_: type[BodyT]) -> BodyT:
+    if status != OK:
+        with suppress(*UNDECODABLE):
+            failure = msgspec.json.decode(body, type=_Failure)
+            if failure.error_type in REFUSALS:
+                raise QueryRefusedError(failure.error)
+        raise PrometheusError(f"answers with status {status}: is it one, and is the path right?")
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except UNDECODABLE as error:
+        raise PrometheusError(f"does not answer as Prometheus does: {error}") from error
