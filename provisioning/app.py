@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,14 +18,12 @@ from urllib.parse import urlsplit
 
 from ollama_fleet.clock import SystemClock
 from provisioning import descriptors
-from provisioning.api.app import Api
 from provisioning.api.auth import Tokens
-from provisioning.api.commands import Reports, StoreCommands
-from provisioning.api.errors import NotLeadingError
-from provisioning.api.orphans import LeaderOrphans
+from provisioning.api.commands import Commands
 from provisioning.api.server import (
     LOOPBACK_BY_WILDCARD,
     MAX_CONNECTIONS,
+    Api,
     bound,
     serving,
     url_of,
@@ -34,10 +32,9 @@ from provisioning.cache import Cache
 from provisioning.controller import Controller
 from provisioning.errors import ProvisionerError
 from provisioning.metrics import Metrics, TimedStore
-from provisioning.model import NodeReport
 from provisioning.runtime.factory import Local, Machines
 from provisioning.spec import decode_fleet
-from provisioning.store.base import Change, Done, Leadership, Store
+from provisioning.store.base import Leadership, Store
 from provisioning.store.etcd.access import Credentials
 from provisioning.store.factory import open_store
 
@@ -92,14 +89,13 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             lambda: sum(not report.is_reachable for report in controller.reports.values())
         )
         metrics.orphans.set_function(lambda: len(controller.orphans or ()))
-        commands = StoreCommands(
+        commands = Commands(
             store,
             cache,
             clock,
-            fleet=settings.fleet,
-            term=lambda: controller.term,
+            controller,
             leader=leadership.leader,
-            written=_telling(cache, controller),
+            fleet=settings.fleet,
         )
         api = Api(
             cache,
@@ -107,13 +103,6 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             tokens,
             metrics,
             clock,
-            reports=_reports_of(controller, leadership),
-            orphans=LeaderOrphans(
-                seen=lambda: controller.orphans,
-                delete=controller.delete_orphans,
-                leads=lambda: controller.term is not None,
-                leader=leadership.leader,
-            ),
             fleet=settings.fleet,
             version=version("ollama-fleet"),
             audit_path=settings.audit_file,
@@ -184,29 +173,6 @@ def _controller(
         jitter=random.SystemRandom().random,
         listener=metrics,
     )
-
-
-def _reports_of(controller: Controller, leadership: Leadership) -> Reports:
-    """Return what gives the reports of the nodes, to a leader's clients alone."""
-
-    async def reports() -> Mapping[str, NodeReport]:
-        if controller.term is None:
-            raise NotLeadingError(await leadership.leader(), so="it knows nothing of nodes")
-        return controller.reports
-
-    return reports
-
-
-def _telling(
-    cache: Cache, controller: Controller
-) -> Callable[[Sequence[Change], Sequence[Done]], None]:
-    """Return what takes a person's order over, and has it acted on without waiting."""
-
-    def tell(changes: Sequence[Change], done: Sequence[Done]) -> None:
-        cache.apply_local_write(changes, done)
-        controller.wake()
-
-    return tell
 
 
 @asynccontextmanager

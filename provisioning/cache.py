@@ -59,7 +59,6 @@ class Cache:
         self._known_at_s = 0.0
         self._is_followed = False
         self._is_tried = asyncio.Event()
-        self._changed = asyncio.Event()
         self._listeners: list[OnChange] = []
         self._events = EventLog(log, clock)
 
@@ -91,11 +90,6 @@ class Cache:
     async def tried(self) -> None:
         """Return once the store was read, or is out of reach and may come back."""
         await self._is_tried.wait()
-
-    async def changed(self, known: View | None) -> None:
-        """Return once there is a view, and it is another than `known`."""
-        while self._revision < 0 or (known is not None and self._view is known):
-            await self._changed.wait()
 
     def listen(self, on_change: OnChange) -> None:
         """Have each record told that changes; None: it is gone."""
@@ -223,5 +217,3 @@ class Cache:
         self._view = None
         self._revision = revision
         self._known_at_s = self._clock.unix_s()
-        self._changed.set()
-        self._changed = asyncio.Event()

@@ -66,3 +66,58 @@ class ResourceExhaustedError(ContainerError):
 
 class NodeUnreachableError(TransientError):
     """Nothing is known about what runs on the node now."""
+
+
+class ApiError(ProvisionerError):
+    """Root of what goes wrong with a request to the API."""
+
+
+class NotLeadingError(ApiError):
+    """Another provisioner leads, or none: nothing is changed here, and no node is asked."""
+
+    def __init__(self, leader: str | None, *, so: str = "it changes nothing") -> None:
+        self.leader = leader
+        helps = f"ask the leader, {leader}" if leader else "nobody leads now; try again soon"
+        super().__init__(f"this provisioner does not lead, so {so}: {helps}")
+
+
+class HalfDoneError(ApiError):
+    """Another provisioner took over while it was done: some of it may be written, and stays."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another provisioner took over in the midst of it, so it may have been done in part: "
+            "look before you try again"
+        )
+
+
+class NotFoundError(ApiError):
+    """There is no such instance or pool."""
+
+
+class ConflictError(ApiError):
+    """It cannot be done as things are."""
+
+
+class OutdatedError(ApiError):
+    """The caller knows an earlier version than the one in force."""
+
+
+class BadRequestError(ApiError):
+    """The request cannot be understood."""
+
+
+class DeniedError(ApiError):
+    """The request lacks a valid token."""
+
+
+class TokenFileError(ApiError):
+    """The token file can be neither read nor made."""
+
+
+class AuditFileError(ApiError):
+    """The audit log cannot be written."""
+
+
+class ListenError(ApiError):
+    """The address cannot be listened on; another one may work."""

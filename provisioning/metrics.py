@@ -175,10 +175,6 @@ class Metrics:
             "api_closed_connections_total",
             "Connections closed because web.max-connections of them were open.",
         )
-        self.api_streams = self._gauge("api_streams", "Clients that follow the changes.")
-        self.api_dropped_streams = self._gauge(
-            "api_dropped_streams", "Followers dropped since the start: they were too slow."
-        )
 
     def set_instances(self, instances: Iterable[Instance]) -> None:
         """Publish how many instances are in each phase."""
@@ -219,7 +215,7 @@ class Metrics:
         finally:
             self.store_duration_s[call].observe(self._clock.monotonic_s() - begun_s)
 
-    def page(self) -> bytes:
+    def exposition(self) -> bytes:
         """Return all series as Prometheus text, version 0.0.4."""
         return generate_latest(self.registry)
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import contextlib
-import errno
 import hashlib
 import logging
 import os
 import re
 import secrets
 import stat
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -22,8 +19,9 @@ import msgspec
 from aiohttp import web
 
 from ollama_fleet.clock import Clock
-from provisioning.api.errors import AuditFileError, DeniedError, TokenFileError
 from provisioning.api.routes import Operation
+from provisioning.errors import AuditFileError, DeniedError, TokenFileError
+from provisioning.eventlog import EventLog
 from provisioning.model import Fleet
 
 log = logging.getLogger("provisioning.api.auth")
@@ -32,8 +30,6 @@ TOKEN_BYTES = 32
 MAX_FILE_BYTES = 100_000
 LINE = re.compile(r"(?:(?P<name>\S+)\s+)?(?P<token>[!-~]{16,512})", re.ASCII)
 NAMELESS = "token"
-NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""What file systems without hard links say, as vfat and some network shares."""
 SERVER_OPTION = "--web.token-file"
 
 
@@ -60,7 +56,7 @@ class Tokens:
         if self.is_new:
             _make(path)
         if path.stat().st_mode & stat.S_IROTH:
-            log.warning("everybody here can read the tokens in %s: chmod o= %s", path, path)
+            log.warning("everybody can read the tokens in %s: chmod o= %s", path, path)
         self._stamp = _stamp(path)
         self._name_by_token = _read(path)
 
@@ -96,7 +92,7 @@ class Tokens:
         # Bytes that are no UTF-8 come as lone surrogates.
         given = credentials.strip().encode(errors="surrogatepass")
         found = None
-        # Every token is compared, each in constant time: how long it takes tells nothing.
+        # Every token is compared, each in constant time: the duration shows nothing.
         for token, name in self._name_by_token.items():
             if secrets.compare_digest(given, token.encode()):
                 found = name
@@ -119,32 +115,22 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def _make(path: Path) -> None:
+    """Write a new token, for the file's owner only; a standby that was faster keeps its own."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(f"{secrets.token_urlsafe(TOKEN_BYTES)}\n")
-            # A standby that begins at the same moment makes one as well: the first one counts.
-            with contextlib.suppress(FileExistsError):
-                _put(draft, path)
-        finally:
-            os.unlink(draft)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        if not path.is_file():
+            raise _error(path, error.strerror) from error
+        return
     except OSError as error:
         raise _error(path, error.strerror) from error
-
-
-def _put(draft: str, path: Path) -> None:
-    """Have the draft's content at the path, unless something is there: at once where that goes."""
     try:
-        os.link(draft, path)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secrets.token_urlsafe(TOKEN_BYTES)}\n")
     except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        content = Path(draft).read_bytes()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        path.unlink()
+        raise _error(path, error.strerror) from error
 
 
 def _read(path: Path, option: str = SERVER_OPTION) -> Mapping[str, str]:
@@ -171,12 +157,12 @@ def _read(path: Path, option: str = SERVER_OPTION) -> Mapping[str, str]:
 
 def _error(path: Path, seen: str | None, option: str = SERVER_OPTION) -> TokenFileError:
     return TokenFileError(
-        f"cannot use the token file {path}: {seen}; mend it, or choose another with {option}"
+        f"cannot use the token file {path}: {seen}; repair it, or choose another with {option}"
     )
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One write, or one request that was turned away."""
+class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One write, or one request that was denied."""
 
     at: str
     who: str
@@ -185,8 +171,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     operation: str
     target: str
     """Id of the instance, name of the pool; empty for the specification."""
-    order: msgspec.Raw
-    """The body as it came; of a specification its digest."""
+    body: msgspec.Raw
+    """The request's body as it came; of a specification its digest."""
     status: int
     fault: str = ""
 
@@ -202,9 +188,17 @@ class Audit:
         """
         self._path = path
         self._clock = clock
+        self._denied = EventLog(log, clock)
         self._one_at_a_time = asyncio.Lock()
         if path is not None:
             _check(path)
+
+    async def note_denied(self, operation: Operation, request: web.Request, fault: str) -> None:
+        """Record a request without a token: of each address one a window, with what came since."""
+        n_held = self._denied.admit(request.remote)
+        if n_held is not None:
+            held = f"; held_back={n_held}" if n_held else ""
+            await self.note(operation, request, HTTPStatus.UNAUTHORIZED, fault=f"{fault}{held}")
 
     async def note(
         self,
@@ -216,64 +210,44 @@ class Audit:
         who: str = "",
         fault: str = "",
     ) -> None:
-        """Write down what was asked, and what became of it."""
-        record = Record(
-            at=self._now(),
+        """Record what was asked, and what became of it."""
+        record = AuditRecord(
+            at=datetime.fromtimestamp(self._clock.unix_s(), UTC).isoformat(timespec="milliseconds"),
             who=who,
             address=request.remote or "",
             operation=operation.name,
             target=next(iter(request.match_info.values()), ""),
-            order=_order_shown(operation, body),
+            body=_body_shown(operation, body),
             status=status.value,
             fault=fault,
         )
-        await self._write(record)
-
-    async def note_left_out(self, left_out: LeftOut) -> None:
-        """Write down how many more were turned away than have lines of their own."""
-        record = Record(
-            at=self._now(),
-            who="",
-            address=left_out.address,
-            operation=left_out.operation,
-            target="",
-            order=msgspec.Raw(b"null"),
-            status=HTTPStatus.UNAUTHORIZED.value,
-            fault=f"and {left_out.count:,} more in the last minute",
-        )
-        await self._write(record)
-
-    def _now(self) -> str:
-        at = datetime.fromtimestamp(self._clock.unix_s(), UTC)
-        return at.isoformat(timespec="milliseconds")
-
-    async def _write(self, record: Record) -> None:
         log.log(
-            logging.WARNING if record.status == HTTPStatus.UNAUTHORIZED else logging.INFO,
-            "%s by %s from %s: status %d %s",
-            f"{record.operation} {_on_one_line(record.target)}".rstrip(),
-            _on_one_line(record.who) or "nobody known",
-            record.address,
+            logging.WARNING if status is HTTPStatus.UNAUTHORIZED else logging.INFO,
+            "audit operation=%s target=%s who=%s address=%s status=%d: %s",
+            record.operation,
+            *map(_on_one_line, (record.target, record.who, record.address)),
             record.status,
-            _on_one_line(record.fault),
+            _on_one_line(record.fault) or "done",
         )
-        if self._path is None:
-            return
+        if self._path is not None:
+            await self._write(self._path, msgspec.json.encode(record) + b"\n")
+
+    async def _write(self, path: Path, line: bytes) -> None:
         async with self._one_at_a_time:
             try:
-                await asyncio.to_thread(_append, self._path, msgspec.json.encode(record) + b"\n")
+                await asyncio.to_thread(_append, path, line)
             except OSError as error:
-                log.error("cannot write to the audit log %s: %s", self._path, error.strerror)
+                log.error("cannot write to the audit log %s: %s", path, error.strerror)
 
 
 def _on_one_line(text: str) -> str:
-    """Return a text as a log may have it: a stranger's words make no lines or colours there."""
+    """Return a text as a log may have it: what a client sends makes no lines or colours there."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _order_shown(operation: Operation, body: bytes) -> msgspec.Raw:
-    """Return an order as the audit log has it: what may hold secrets as a digest."""
-    if operation.order is Fleet and body:
+def _body_shown(operation: Operation, body: bytes) -> msgspec.Raw:
+    """Return a body as the audit log has it: what may hold secrets as a digest."""
+    if operation.body is Fleet and body:
         return msgspec.Raw(msgspec.json.encode({"sha256": hashlib.sha256(body).hexdigest()}))
     try:
         shown = msgspec.json.decode(body) if body else None
@@ -296,78 +270,3 @@ def _append(path: Path, line: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as file:
         file.write(line)
-
-
-PERIOD_S = 60.0
-MAX_ADDRESSES = 1000
-OTHERS = "other addresses"
-
-
-class LeftOut(msgspec.Struct, frozen=True):
-    """Refusals that were not told one by one."""
-
-    address: str
-    operation: str
-    """What the latest of them asked for."""
-    count: int
-
-
-class Refusals:
-    """Of each address, what came since the minute began."""
-
-    def __init__(self) -> None:
-        self._left_out_by_address: dict[str, LeftOut] = {}
-
-    def take(self, address: str, operation: str) -> bool:
-        """Take note of a refusal; say whether it may be told, as the first of its address."""
-        known = self._left_out_by_address
-        key = address if address in known or len(known) < MAX_ADDRESSES else OTHERS
-        count = known[key].count + 1 if key in known else 0
-        known[key] = LeftOut(key, operation, count)
-        return count == 0
-
-    def end_minute(self) -> Sequence[LeftOut]:
-        """Return what was left out in it; of whom it tells, nothing more is told in the next."""
-        left_out = tuple(one for one in self._left_out_by_address.values() if one.count)
-        self._left_out_by_address = {
-            one.address: LeftOut(one.address, one.operation, 0) for one in left_out
-        }
-        return left_out
-
-
-class Admission:
-    """One object per API."""
-
-    def __init__(self, tokens: Tokens, audit: Audit, clock: Clock) -> None:
-        self._tokens = tokens
-        self._audit = audit
-        self._clock = clock
-        self._refusals = Refusals()
-
-    async def holder(self, operation: Operation, request: web.Request) -> str:
-        """Return whose token a request carries; of one without, nothing is read.
-
-        Raises:
-            DeniedError: It carries nobody's.
-            TokenFileError: The file has changed and cannot be read.
-        """
-        try:
-            return self._tokens.required_holder(request.headers)
-        except DeniedError as error:
-            if self._refusals.take(request.remote or "", operation.name):
-                fault = str(error)
-                await self._audit.note(operation, request, HTTPStatus.UNAUTHORIZED, fault=fault)
-            raise
-
-    async def run(self) -> None:
-        """Tell once a minute, and when cancelled, how many were turned away without a line."""
-        try:
-            while True:
-                await self._clock.sleep(PERIOD_S)
-                await self._tell_left_out()
-        finally:
-            await self._tell_left_out()
-
-    async def _tell_left_out(self) -> None:
-        for left_out in self._refusals.end_minute():
-            await self._audit.note_left_out(left_out)

@@ -1,37 +1,27 @@
-"""Answer requests: those that read and those that change the fleet."""
+"""Answer requests: check them within bounds, read the inventory, change the fleet."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import ETag, web
+from aiohttp.http import HttpProcessingError
 
 from ollama_fleet.clock import Clock
+from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.tables import count_text
 from provisioning.api import inventory, routes
-from provisioning.api.auth import Audit
-from provisioning.api.commands import (
-    Answer,
-    Answers,
-    Commands,
-    Orphans,
-    Reports,
-    Source,
-    check_name,
-    plan_for,
-)
-from provisioning.api.errors import BadRequestError, UnknownError
-from provisioning.api.inventory import Directory, Feed, Inventory, Message, node_documents
-from provisioning.api.requests import body_of, check_body, check_query, expected_version, status_of
+from provisioning.api.commands import ANY, Commands, check_name, plan_for
+from provisioning.api.inventory import Inventory, InventoryBuilder, node_documents
 from provisioning.api.routes import (
     AGE_HEADER,
-    EVENTS,
     FILTERS,
     JSON,
     MAX_SPEC_BYTES,
@@ -41,7 +31,14 @@ from provisioning.api.routes import (
     Operation,
     ScaleOrder,
 )
-from provisioning.errors import ProvisionerError, SpecError, StoreUnavailableError
+from provisioning.cache import Cache
+from provisioning.errors import (
+    BadRequestError,
+    NotFoundError,
+    OutdatedError,
+    SpecError,
+    StoreUnavailableError,
+)
 from provisioning.metrics import CONTENT_TYPE, Metrics
 from provisioning.model import Instance
 from provisioning.plan import Plan
@@ -49,37 +46,177 @@ from provisioning.spec import checked_fleet
 from provisioning.spec.words import text_fault
 from provisioning.store.base import View
 
-LOOK_S = 1.0
-"""So often it is seen whether a client has left: it holds a place of the few that there are."""
-HEARTBEAT_S = 15.0
-"""A comment is sent so often, so that dead connections are noticed."""
+WITHIN_S = 60.0
+"""So long a body may take to come whole."""
+TAGS = re.compile(r'"[!#-~]*"(?:[ \t]*,[ \t]*"[!#-~]*")*')
+"""One or more strong ETags."""
+VERSION = re.compile(r'"(0|[1-9][0-9]{0,18})"')
+
+BodyT = TypeVar("BodyT")
+
+
+# Checks
+
+
+class MisdirectedError(web.HTTPClientError):
+    """The request is for another server."""
+
+    status_code = HTTPStatus.MISDIRECTED_REQUEST
+
+
+def check_host(request: web.Request, own_names: Collection[str]) -> None:
+    """Refuse a request for a host that is not ours.
+
+    A foreign web page may give its own name our address, and so have a browser ask us for it.
+    An address as a host cannot be had that way.
+    """
+    given = request.headers.get("Host")
+    if given is None:
+        return  # no browser
+    host = _host(given)
+    if host != "localhost" and host not in own_names and not _is_address(host):
+        raise MisdirectedError(
+            text=f"no host of ours is called {given[:255]!a}; ask by address, or give the name as "
+            "the provisioner's --web.external-url"
+        )
+
+
+def _host(given: str) -> str:
+    try:
+        return urlsplit(f"//{given}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def check_query(operation: Operation, request: web.Request) -> None:
+    """Refuse what the operation does not know.
+
+    Raises:
+        BadRequestError: A parameter or its value is unknown, or it is there twice.
+    """
+    known = {one.name: one for one in operation.parameters if one.where == "query"}
+    for name in request.query:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise BadRequestError(f"unknown parameter {name!r} of {operation.path}{near}")
+        values = request.query.getall(name)
+        if len(values) > 1 and not known[name].is_repeatable:
+            raise BadRequestError(f"parameter {name} is given {len(values)} times; give it once")
+        choices = known[name].choices
+        for value in values:
+            if choices and value not in choices:
+                seen = f"must be one of {', '.join(choices)}, got {value!r}"
+                raise BadRequestError(f"parameter {name} {seen}")
+
+
+def check_body(operation: Operation, request: web.Request) -> None:
+    """Refuse a body that is too large or no JSON, before it is read."""
+    _check_size(request.content_length or 0, operation.max_body_bytes)
+    if operation.body is None and request.can_read_body:
+        raise BadRequestError(f"{operation.method} {operation.path} takes no body")
+    if operation.body is not None and request.content_type != JSON:
+        raise web.HTTPUnsupportedMediaType(
+            text=f"the body must be {JSON}, got {request.content_type}"
+        )
+
+
+async def body_of(request: web.Request, *, max_bytes: int) -> bytes:
+    """Return the body; it may come in pieces, without its length said before."""
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            return await _whole(request, max_bytes)
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(
+            text=f"the body did not come whole within {WITHIN_S:g} s"
+        ) from error
+
+
+async def _whole(request: web.Request, max_bytes: int) -> bytes:
+    body = bytearray()
+    try:
+        async for piece in request.content.iter_any():
+            _check_size(len(body) + len(piece), max_bytes)
+            body += piece
+    # Whoever has left is answered as well, for the count of requests.
+    except (web.RequestPayloadError, HttpProcessingError, OSError) as error:
+        raise BadRequestError("the body did not come whole, or not as its headers say") from error
+    return bytes(body)
+
+
+def _check_size(n_bytes: int, max_bytes: int) -> None:
+    if n_bytes > max_bytes:
+        raise web.HTTPRequestEntityTooLarge(max_bytes, n_bytes)
+
+
+def decoded(body: bytes, kind: type[BodyT]) -> BodyT:
+    """Return what a request's body says.
+
+    Raises:
+        BadRequestError: The body is no JSON.
+        SpecError: It does not have the request's schema.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise SpecError("the request", [str(error)]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequestError(f"the body is no JSON: {error}") from error
+
+
+def expected_version(request: web.Request) -> int | None:
+    """Return the version that If-Match names, or ANY; None: it is not there.
+
+    Raises:
+        BadRequestError: It names none; to take it for absent would be to write unguarded.
+        OutdatedError: It names one that was never in force, or several.
+    """
+    given = ", ".join(request.headers.getall("If-Match", ())).strip()
+    if "If-Match" not in request.headers:
+        return None
+    if given == "*":
+        return ANY
+    if not TAGS.fullmatch(given):
+        raise BadRequestError(
+            "If-Match must be the ETag that GET /spec gave, in its quotes and without the W/ that "
+            f'a compressing proxy puts before it, such as "7", or *, got {given[:80]!a}'
+        )
+    version = VERSION.fullmatch(given)
+    if version is None:
+        raise OutdatedError("If-Match must be the ETag that GET /spec gave")
+    return int(version[1])
+
+
+# Reads
 
 
 class Reads:
-    """One object per API."""
+    """One object per API; a method for each operation that changes nothing."""
 
     def __init__(
         self,
-        source: Source,
-        directory: Directory,
-        feed: Feed,
+        cache: Cache,
+        builder: InventoryBuilder,
+        commands: Commands,
         metrics: Metrics,
         clock: Clock,
         *,
-        reports: Reports,
-        orphans: Orphans,
         fleet: str,
         version: str,
     ) -> None:
-        self._reports = reports
-        self._orphans = orphans
-        self._fleet = fleet
-        self._one_at_a_time = asyncio.Lock()
-        self._source = source
-        self._directory = directory
-        self._feed = feed
+        self._cache = cache
+        self._builder = builder
+        self._commands = commands
         self._metrics = metrics
         self._clock = clock
+        self._fleet = fleet
         self._description = msgspec.json.encode(routes.description(OPERATIONS, version=version))
 
     async def instances(self, request: web.Request) -> web.Response:
@@ -101,67 +238,33 @@ class Reads:
         id_ = request.match_info["id"]
         row = self._inventory().rows.get(id_)
         if row is None:
-            raise UnknownError(f"there is no instance {id_!r}; list them all to see")
-        return self._aged(json_of(self._directory.document_of(row.stored.instance)))
-
-    async def changes(self, request: web.Request) -> web.StreamResponse:
-        """Send what changes for as long as the client listens and keeps up."""
-        self._inventory()
-        known = _revision(request.headers.get("Last-Event-ID"))
-        with self._feed.subscribed(drop=_dropping(request), known=known) as subscription:
-            response = web.StreamResponse(headers={"Cache-Control": "no-store"})
-            response.content_type = EVENTS
-            await response.prepare(request)
-            with suppress(ConnectionResetError):  # whoever has heard enough just leaves
-                await self._send_all(request, response, subscription.pending)
-        return response
-
-    async def _send_all(
-        self, request: web.Request, response: web.StreamResponse, pending: asyncio.Queue[Message]
-    ) -> None:
-        quiet_s = 0.0
-        while not _has_left(request):
-            try:
-                message = await asyncio.wait_for(pending.get(), LOOK_S)
-            except TimeoutError:
-                quiet_s += LOOK_S
-                if quiet_s < HEARTBEAT_S:
-                    continue
-                await response.write(b": still here\n\n")
-            else:
-                await response.write(event_of(message))
-            quiet_s = 0.0
+            raise NotFoundError(f"there is no instance {id_!r}; list them all to see")
+        return self._aged(json_of(self._builder.document_of(row.stored.instance)))
 
     async def spec(self, request: web.Request) -> web.Response:
         """Return the specification in force."""
         spec = self._view().spec
         if spec is None:
-            raise UnknownError("there is no specification yet; apply one first")
+            raise NotFoundError("there is no specification yet; apply one first")
         return self._tagged(request, spec.text.encode(), str(spec.version))
 
     async def plan(self, request: web.Request) -> web.Response:
-        """Return what a specification would change.
-
-        A large one takes a second: one at a time, and nobody else waits.
-        """
+        """Return what a specification would change; a large one takes a second."""
         view = self._view()
         body = await body_of(request, max_bytes=MAX_SPEC_BYTES)
-        async with self._one_at_a_time:
-            planned = await asyncio.to_thread(_planned, view, body, self._fleet)
-        return self._aged(json_of(planned))
+        return self._aged(json_of(await asyncio.to_thread(_plan, view, body, self._fleet)))
 
     async def nodes(self, _request: web.Request) -> web.Response:
         """Return how each node is, if we lead: nobody else asks them."""
         rows = self._inventory().rows.values()
-        reports = await self._reports()
+        reports = await self._commands.node_reports()
         instances = (row.stored.instance for row in rows)
-        documents = node_documents(self._directory.fleet, instances, reports)
-        return self._aged(json_of(documents))
+        return self._aged(json_of(node_documents(self._builder.fleet, instances, reports)))
 
     async def orphans(self, _request: web.Request) -> web.Response:
         """Return what runs without a record, if we lead."""
         self._view()
-        return self._aged(json_of(await self._orphans.all()))
+        return self._aged(json_of(await self._commands.orphans()))
 
     async def sd(self, request: web.Request) -> web.Response:
         """Return the instances for Prometheus."""
@@ -170,15 +273,13 @@ class Reads:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Return the provisioner's own series."""
-        if self._source.view is not None:
+        if self._cache.view is not None:
             current = self._inventory()
             self._metrics.set_instances(row.stored.instance for row in current.rows.values())
-        fleet = self._directory.fleet
+        fleet = self._builder.fleet
         self._metrics.wanted_instances.set(sum(pool.count for pool in fleet.pools) if fleet else 0)
-        self._metrics.view_timestamp_s.set(self._source.as_of_s)
-        self._metrics.api_streams.set(self._feed.n_streams)
-        self._metrics.api_dropped_streams.set(self._feed.n_dropped)
-        return web.Response(body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE})
+        self._metrics.view_timestamp_s.set(self._cache.as_of_s)
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def healthy(self, _request: web.Request) -> web.Response:
         """Answer as long as the process lives."""
@@ -196,7 +297,7 @@ class Reads:
         return web.Response(body=self._description, content_type=JSON)
 
     def _view(self) -> View:
-        view = self._source.view
+        view = self._cache.view
         if view is None:
             raise StoreUnavailableError(
                 "nothing is known of the fleet yet: the store could not be read since the start; "
@@ -205,7 +306,7 @@ class Reads:
         return view
 
     def _inventory(self) -> Inventory:
-        return self._directory.inventory_of(self._view())
+        return self._builder.inventory_of(self._view())
 
     def _tagged(self, request: web.Request, body: bytes, etag: str) -> web.Response:
         """Return a body, or 304 to a client that knows its tag."""
@@ -220,13 +321,13 @@ class Reads:
         return self._aged(response)
 
     def _aged(self, response: web.Response) -> web.Response:
-        """Say how long ago what is told was known to be so."""
-        age_s = max(0.0, self._clock.unix_s() - self._source.as_of_s)
+        """Say how old the data is."""
+        age_s = max(0.0, self._clock.unix_s() - self._cache.as_of_s)
         response.headers[AGE_HEADER] = f"{age_s:.1f}"
         return response
 
 
-def _planned(view: View, body: bytes, name: str) -> Plan:
+def _plan(view: View, body: bytes, name: str) -> Plan:
     fleet = checked_fleet(body)
     check_name(fleet, name)
     return plan_for(view, fleet)
@@ -243,147 +344,53 @@ def filters_of(request: web.Request) -> Mapping[str, frozenset[str]]:
     return {name: frozenset(request.query.getall(name)) for name in names}
 
 
-def event_of(message: Message) -> bytes:
-    """Return a message as a server-sent event."""
-    kind = b"snapshot" if message.is_whole else b"change"
-    changed = b",".join(message.changed)
-    removed = msgspec.json.encode(message.removed)
-    data = b'{"instances":[%b],"removed":%b}' % (changed, removed)
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (message.revision, kind, data)
-
-
-def _revision(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdecimal() or len(text) > 20:
-        raise BadRequestError(f"Last-Event-ID must be a revision, got {text!r}")
-    return int(text)
-
-
-def _has_left(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
-
-
-def _dropping(request: web.Request) -> Callable[[], None]:
-    """Return what closes the request's connection, also while something is being sent."""
-
-    def drop() -> None:
-        if request.transport is not None:
-            request.transport.abort()
-
-    return drop
-
-
-MAX_KEY_CHARACTERS = 200
-
-OrderT = TypeVar("OrderT")
-Carry = Callable[[web.Request, bytes], Awaitable[Any]]
+# Writes
 
 
 class Writes:
-    """One object per API."""
+    """One object per API; a method for each operation that changes the fleet."""
 
-    def __init__(
-        self,
-        commands: Commands,
-        orphans: Orphans,
-        directory: Directory,
-        audit: Audit,
-        answers: Answers,
-    ) -> None:
+    def __init__(self, commands: Commands, builder: InventoryBuilder) -> None:
         self._commands = commands
-        self._orphans = orphans
-        self._directory = directory
-        self._audit = audit
-        self._answers = answers
-        self._carry_by_name: Mapping[str, Carry] = {
-            "assign": self._assign,
-            "release": self._release,
-            "drain": self._drain,
-            "replace": self._replace,
-            "scale": self._scale,
-            "put_spec": self._put_spec,
-            "delete_orphans": self._delete_orphans,
-        }
+        self._builder = builder
 
-    async def carry_out(self, operation: Operation, request: web.Request, who: str) -> web.Response:
-        """Carry out a write of the one who asks for it, and record it."""
-        body = b""
-        status, fault = HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the provisioner itself"
-        try:
-            check_query(operation, request)
-            check_body(operation, request)
-            body = await body_of(request, max_bytes=operation.max_body_bytes)
-            answer = await self._once(operation, request, body, who)
-            status, fault = operation.status, ""
-        except ProvisionerError as error:
-            status, fault = status_of(error), str(error)
-            raise
-        except web.HTTPException as error:
-            status, fault = HTTPStatus(error.status), error.text or error.reason
-            raise
-        finally:
-            await self._audit.note(operation, request, status, body=body, who=who, fault=fault)
-        return web.Response(status=answer.status, body=answer.body, content_type=JSON)
+    async def carry_out(self, operation: Operation, request: web.Request, body: bytes) -> Any:
+        """Carry out a write; return its answer."""
+        write: Callable[[web.Request, bytes], Awaitable[Any]] = getattr(self, operation.name)
+        result = await write(request, body)
+        return self._builder.document_of(result) if isinstance(result, Instance) else result
 
-    async def _once(
-        self, operation: Operation, request: web.Request, body: bytes, who: str
-    ) -> Answer:
-        async def answer() -> Answer:
-            result = await self._carry_by_name[operation.name](request, body)
-            return Answer(operation.status.value, msgspec.json.encode(result))
-
-        key = request.headers.get("Idempotency-Key")
-        if key is None:
-            return await answer()
-        if not 0 < len(key) <= MAX_KEY_CHARACTERS:
-            limit = f"1 to {MAX_KEY_CHARACTERS} characters long"
-            raise BadRequestError(f"Idempotency-Key must be {limit}, got {len(key):,}")
-        asked = "\n".join((who, request.method, request.path, request.headers.get("If-Match", "")))
-        digest = hashlib.sha256(asked.encode(errors="surrogateescape") + b"\n" + body).digest()
-        return await self._answers.once(key, digest, answer)
-
-    async def _assign(self, request: web.Request, body: bytes) -> Any:
+    async def assign(self, request: web.Request, body: bytes) -> Instance:
+        """Give an instance to a developer."""
         order = decoded(body, AssignOrder)
         if fault := text_fault(order.developer):
-            raise SpecError("the order", [f"developer {fault}"])
-        return self._told(await self._commands.assign(request.match_info["id"], order.developer))
+            raise SpecError("the request", [f"developer {fault}"])
+        return await self._commands.assign(request.match_info["id"], order.developer)
 
-    async def _release(self, request: web.Request, _body: bytes) -> Any:
-        return self._told(await self._commands.release(request.match_info["id"]))
+    async def release(self, request: web.Request, _body: bytes) -> Instance:
+        """Take an instance from its developer."""
+        return await self._commands.release(request.match_info["id"])
 
-    async def _drain(self, request: web.Request, _body: bytes) -> Any:
-        return self._told(await self._commands.drain(request.match_info["id"]))
+    async def drain(self, request: web.Request, _body: bytes) -> Instance:
+        """Let an instance end what it has begun, now."""
+        return await self._commands.drain(request.match_info["id"])
 
-    async def _replace(self, request: web.Request, _body: bytes) -> Any:
-        return self._told(await self._commands.replace(request.match_info["id"]))
+    async def replace(self, request: web.Request, _body: bytes) -> Instance:
+        """Replace an instance when the fleet's limits allow it."""
+        return await self._commands.replace(request.match_info["id"])
 
-    async def _scale(self, request: web.Request, body: bytes) -> Any:
-        order = decoded(body, ScaleOrder)
-        expected = expected_version(request)
-        return await self._commands.scale(request.match_info["name"], order.count, expected)
+    async def scale(self, request: web.Request, body: bytes) -> Plan:
+        """Change how many instances a pool has."""
+        count = decoded(body, ScaleOrder).count
+        return await self._commands.scale(
+            request.match_info["name"], count, expected_version(request)
+        )
 
-    async def _put_spec(self, request: web.Request, body: bytes) -> Any:
+    async def put_spec(self, request: web.Request, body: bytes) -> Plan:
+        """Put a specification in force."""
         fleet = await asyncio.to_thread(checked_fleet, body)
         return await self._commands.put_spec(fleet, expected_version(request))
 
-    async def _delete_orphans(self, _request: web.Request, body: bytes) -> Any:
-        return await self._orphans.delete(decoded(body, DeleteOrphansOrder).count)
-
-    def _told(self, instance: Instance) -> Any:
-        return self._directory.document_of(instance)
-
-
-def decoded(body: bytes, kind: type[OrderT]) -> OrderT:
-    """Return an order.
-
-    Raises:
-        BadRequestError: The body is no JSON.
-        SpecError: It is not what was to be ordered.
-    """
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise SpecError("the order", [str(error)]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequestError(f"the body is no JSON: {error}") from error
+    async def delete_orphans(self, _request: web.Request, body: bytes) -> Any:
+        """Delete all orphans, if there are as many as the request says."""
+        return await self._commands.delete_orphans(decoded(body, DeleteOrphansOrder).count)

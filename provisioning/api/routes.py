@@ -1,4 +1,4 @@
-"""Every operation of the API with its documents, and the OpenAPI description of them."""
+"""Every operation of the API, the schemas of its documents, and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -172,8 +172,7 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 
 JSON = "application/json"
 TEXT = "text/plain"
-EVENTS = "text/event-stream"
-MAX_ORDER_BYTES = 16_384
+MAX_BODY_BYTES = 16_384
 MAX_SPEC_BYTES = 16_000_000
 """Of a specification: room for 100,000 developers and 10,000 nodes."""
 
@@ -202,19 +201,14 @@ class Operation:
     answer: Any
     """Type of the good answer's JSON, or several; a text: only its media type is fixed."""
     parameters: tuple[Parameter, ...] = ()
-    order: Any = None
+    body: Any = None
     """Type of the request's JSON; None: it has no body."""
     status: HTTPStatus = HTTPStatus.OK
     failures: tuple[HTTPStatus, ...] = ()
     is_write: bool = False
-    """It needs a token, and a leader."""
+    """It changes the fleet: the leader alone does, and the audit log records it."""
     is_private: bool = False
-    """It needs a token: it shows what not everybody may know, or costs much to answer."""
-
-    @property
-    def media_type(self) -> str:
-        """Return the media type of the good answer."""
-        return self.answer if isinstance(self.answer, str) else JSON
+    """It shows what not everybody may know, or costs much to answer."""
 
     @property
     def needs_token(self) -> bool:
@@ -224,7 +218,7 @@ class Operation:
     @property
     def max_body_bytes(self) -> int:
         """Return how large a request may be."""
-        return MAX_SPEC_BYTES if self.order is Fleet else MAX_ORDER_BYTES
+        return MAX_SPEC_BYTES if self.body is Fleet else MAX_BODY_BYTES
 
 
 def _filter(name: str, meaning: str, choices: tuple[str, ...] = ()) -> Parameter:
@@ -244,10 +238,6 @@ ID = Parameter("id", "path", "Id of an instance.")
 POOL = Parameter("name", "path", "Name of a pool.")
 IF_NONE_MATCH = Parameter("If-None-Match", "header", "ETag of the answer that is known already.")
 IF_MATCH = Parameter("If-Match", "header", "ETag of the specification that has to be in force.")
-IDEMPOTENCY_KEY = Parameter(
-    "Idempotency-Key", "header", "Of this request: with the same key it is carried out once."
-)
-LAST_EVENT_ID = Parameter("Last-Event-ID", "header", "Revision of the last event that was had.")
 
 NOT_MODIFIED = HTTPStatus.NOT_MODIFIED
 BAD_REQUEST = HTTPStatus.BAD_REQUEST
@@ -264,12 +254,8 @@ BODY_FAILURES = (
 )
 
 
-def _order(
-    name: str,
-    summary: str,
-    *,
-    order: Any = None,
-    status: HTTPStatus = HTTPStatus.ACCEPTED,
+def _command(
+    name: str, summary: str, *, body: Any = None, status: HTTPStatus = HTTPStatus.ACCEPTED
 ) -> Operation:
     return Operation(
         name,
@@ -277,8 +263,8 @@ def _order(
         f"/instances/{{id}}/{name}",
         summary,
         InstanceDocument,
-        (ID, IDEMPOTENCY_KEY),
-        order,
+        (ID,),
+        body,
         status,
         (BAD_REQUEST, NOT_FOUND, *WRITE_FAILURES, *BODY_FAILURES),
         is_write=True,
@@ -296,15 +282,6 @@ OPERATIONS = (
         failures=(NOT_MODIFIED, BAD_REQUEST, UNAVAILABLE),
     ),
     Operation(
-        "changes",
-        "GET",
-        "/instances/changes",
-        "Server-sent events: `snapshot` with all instances, then `change` with what is different.",
-        EVENTS,
-        (LAST_EVENT_ID,),
-        failures=(BAD_REQUEST, UNAVAILABLE),
-    ),
-    Operation(
         "instance",
         "GET",
         "/instances/{id}",
@@ -313,19 +290,19 @@ OPERATIONS = (
         (ID,),
         failures=(BAD_REQUEST, NOT_FOUND, UNAVAILABLE),
     ),
-    _order(
+    _command(
         "assign",
         "Give the instance to a developer; the pool lists them from now on.",
-        order=AssignOrder,
+        body=AssignOrder,
         status=HTTPStatus.OK,
     ),
-    _order(
+    _command(
         "release",
         "Take the instance from its developer; the pool does not list them any more.",
         status=HTTPStatus.OK,
     ),
-    _order("drain", "Let the instance end what it has begun, now; then it starts afresh."),
-    _order("replace", "Replace the instance by a fresh one when the fleet's limits allow it."),
+    _command("drain", "Let the instance end what it has begun, now; then it starts afresh."),
+    _command("replace", "Replace the instance by a fresh one when the fleet's limits allow it."),
     Operation(
         "nodes",
         "GET",
@@ -346,9 +323,9 @@ OPERATIONS = (
         "delete_orphans",
         "POST",
         "/orphans/delete",
-        "Delete all orphans, if they are as many as the order says.",
+        "Delete all orphans, if there are as many as the request says.",
         list[OrphanDocument],
-        (IDEMPOTENCY_KEY,),
+        (),
         DeleteOrphansOrder,
         HTTPStatus.ACCEPTED,
         (BAD_REQUEST, *WRITE_FAILURES, *BODY_FAILURES),
@@ -360,7 +337,7 @@ OPERATIONS = (
         "/pools/{name}/scale",
         "Change how many instances a pool has.",
         Plan,
-        (POOL, IF_MATCH, IDEMPOTENCY_KEY),
+        (POOL, IF_MATCH),
         ScaleOrder,
         HTTPStatus.ACCEPTED,
         (BAD_REQUEST, NOT_FOUND, PRECONDITION_FAILED, *WRITE_FAILURES, *BODY_FAILURES),
@@ -382,7 +359,7 @@ OPERATIONS = (
         "/spec",
         "Put a specification in force.",
         Plan,
-        (IF_MATCH, IDEMPOTENCY_KEY),
+        (IF_MATCH,),
         Fleet,
         HTTPStatus.ACCEPTED,
         (BAD_REQUEST, PRECONDITION_FAILED, *WRITE_FAILURES, *BODY_FAILURES),
@@ -442,7 +419,7 @@ def description(operations: Sequence[Operation], *, version: str) -> Json:
     types = [
         kind
         for operation in operations
-        for kind in (*_answers(operation), operation.order)
+        for kind in (*_answers(operation), operation.body)
         if kind is not None
     ]
     (*schemas, problem), components = msgspec.json.schema_components(
@@ -472,7 +449,8 @@ def _item(operation: Operation, schema_of: Mapping[str, Json], problem: Json) ->
     good: Json = {"description": operation.status.phrase}
     schemas = [schema_of[repr(kind)] for kind in _answers(operation)] or [{"type": "string"}]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-    good["content"] = {operation.media_type: {"schema": schema}}
+    media_type = operation.answer if isinstance(operation.answer, str) else JSON
+    good["content"] = {media_type: {"schema": schema}}
     item: Json = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -481,8 +459,8 @@ def _item(operation: Operation, schema_of: Mapping[str, Json], problem: Json) ->
     }
     if operation.parameters:
         item["parameters"] = [_parameter(one) for one in operation.parameters]
-    if operation.order is not None:
-        content = {JSON: {"schema": schema_of[repr(operation.order)]}}
+    if operation.body is not None:
+        content = {JSON: {"schema": schema_of[repr(operation.body)]}}
         item["requestBody"] = {"required": True, "content": content}
     if operation.needs_token:
         item["security"] = [{"token": []}]

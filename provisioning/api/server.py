@@ -1,31 +1,248 @@
-"""Serve the API: listen, follow changes while it is served, end both.
-
-In:   an Api, the host and port to listen at.
-Out:  `bound` gives sockets, `serving` answers there.
-Fails with ListenError. Where as many connections as there may be all follow changes or are being
-answered, one more is closed.
-"""
+"""Serve the API: admit, answer, count and audit each request."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from http import HTTPStatus
+from pathlib import Path
 
-from ollama_fleet.http_server import HttpServer, Limits, bind
-from provisioning.api.app import Api
-from provisioning.api.errors import ListenError
-from provisioning.api.requests import http_log
+import msgspec
+from aiohttp import web
+
+from ollama_fleet.clock import Clock
+from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
+from provisioning.api.auth import Audit, Tokens
+from provisioning.api.commands import Commands
+from provisioning.api.handlers import (
+    Reads,
+    Writes,
+    body_of,
+    check_body,
+    check_host,
+    check_query,
+    json_of,
+)
+from provisioning.api.inventory import InventoryBuilder, LogOf
+from provisioning.api.routes import NOT_LEADING, OPERATIONS, PROBLEM, Operation, ProblemDocument
+from provisioning.cache import Cache
+from provisioning.errors import (
+    BadRequestError,
+    ConflictError,
+    DeniedError,
+    HalfDoneError,
+    ListenError,
+    NotFoundError,
+    NotLeadingError,
+    OutdatedError,
+    ProvisionerError,
+    SpecError,
+    StoreUnavailableError,
+    TokenFileError,
+    TooLargeError,
+)
+from provisioning.metrics import Metrics
 from provisioning.workload import netloc
 
 log = logging.getLogger("provisioning.api.server")
+http_log = logging.getLogger("provisioning.api.http")
+"""Of the server below us."""
+http_log.addFilter(is_ours)
 
 SHUTDOWN_S = 0.5
 MAX_CONNECTIONS = 500
-"""Most fleets have a few exporters and people; feed.MAX_STREAMS of them follow changes."""
+"""Most fleets have a few exporters and people."""
 LOOPBACK_BY_WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not listened on here
+NAME_BY_ROUTE = {(one.method, one.path): one.name for one in OPERATIONS}
+RETRY_AFTER_S = 2
+UNTYPED = "about:blank"
+"""Its status says all there is to go by."""
+KEPT_HEADERS = ("Allow", "WWW-Authenticate")
+STATUS_BY_ERROR: Mapping[type[ProvisionerError], HTTPStatus] = {
+    BadRequestError: HTTPStatus.BAD_REQUEST,
+    DeniedError: HTTPStatus.UNAUTHORIZED,
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    ConflictError: HTTPStatus.CONFLICT,
+    OutdatedError: HTTPStatus.PRECONDITION_FAILED,
+    SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotLeadingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    HalfDoneError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TokenFileError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """The operations, and what they need."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        commands: Commands,
+        tokens: Tokens,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        fleet: str,
+        version: str,
+        audit_path: Path | None = None,
+        own_names: Collection[str] = (),
+        log_of: LogOf = lambda *_: "",
+    ) -> None:
+        """Put the operations together.
+
+        Args:
+            cache: What the store holds.
+            commands: Change the fleet.
+            tokens: Who may change it.
+            metrics: Count requests, and are served.
+            clock: For ages.
+            fleet: Its name, as its specification must have it.
+            version: Of the release.
+            audit_path: Where writes and denied requests are recorded; None: nowhere.
+            own_names: Hosts that requests may be for, besides addresses and `localhost`.
+            log_of: Returns where an instance's log is on a node.
+
+        Raises:
+            AuditFileError: The file cannot be written.
+        """
+        builder = InventoryBuilder(log_of)
+        self.metrics = metrics
+        self._own_names = own_names
+        self._tokens = tokens
+        self._audit = Audit(audit_path, clock)
+        self._reads = Reads(cache, builder, commands, metrics, clock, fleet=fleet, version=version)
+        self._writes = Writes(commands, builder)
+
+    def application(self) -> web.Application:
+        """Return the application with all its routes."""
+        app = web.Application(middlewares=[self._counted, problems])
+        for operation in OPERATIONS:
+            app.router.add_route(operation.method, operation.path, self._handler(operation))
+        return app
+
+    @web.middleware
+    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource else ""
+        name = NAME_BY_ROUTE.get((request.method, path), "none")
+        self.metrics.api_requests.labels(name, response.status).inc()
+        return response
+
+    def _handler(self, operation: Operation) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            check_host(request, self._own_names)
+            who = await self._holder(operation, request) if operation.needs_token else ""
+            if operation.is_write:
+                return await self._write(operation, request, who)
+            check_query(operation, request)
+            check_body(operation, request)
+            read: Handler = getattr(self._reads, operation.name)
+            return await read(request)
+
+        return handle
+
+    async def _holder(self, operation: Operation, request: web.Request) -> str:
+        """Return whose token a request carries; of one without, nothing is read."""
+        try:
+            return self._tokens.required_holder(request.headers)
+        except DeniedError as error:
+            await self._audit.note_denied(operation, request, str(error))
+            raise
+
+    async def _write(self, operation: Operation, request: web.Request, who: str) -> web.Response:
+        """Carry out a write of the one who asks for it, and record it."""
+        body = b""
+        status, fault = HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the provisioner itself"
+        try:
+            check_query(operation, request)
+            check_body(operation, request)
+            body = await body_of(request, max_bytes=operation.max_body_bytes)
+            answer = await self._writes.carry_out(operation, request, body)
+            status, fault = operation.status, ""
+        except ProvisionerError as error:
+            status, fault = status_of(error), str(error)
+            raise
+        except web.HTTPException as error:
+            status, fault = HTTPStatus(error.status), error.text or error.reason
+            raise
+        finally:
+            await self._audit.note(operation, request, status, body=body, who=who, fault=fault)
+        return json_of(answer, status=status)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem document."""
+    try:
+        return await handler(request)
+    except ProvisionerError as error:
+        return _problem_of(error)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        kept = {name: error.headers[name] for name in KEPT_HEADERS if name in error.headers}
+        return _problem(HTTPStatus(error.status), error.text or error.reason, headers=kept)
+    except Exception:  # a client gets an answer, whatever we did wrong
+        log.exception("%s %a fails", request.method, request.path)
+        return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the provisioner's log says why")
+
+
+def _problem_of(error: ProvisionerError) -> web.Response:
+    """Return the answer to a request that failed with one of our errors."""
+    status = status_of(error)
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("a request fails: %s", error, exc_info=error)
+    headers = {}
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _problem(
+        status,
+        str(error),
+        type_=NOT_LEADING if isinstance(error, NotLeadingError) else UNTYPED,
+        problems=error.problems if isinstance(error, SpecError) else (),
+        leader=(error.leader or "") if isinstance(error, NotLeadingError) else "",
+        headers=headers,
+    )
+
+
+def status_of(error: ProvisionerError) -> HTTPStatus:
+    """Return the status that tells a client what it can do about an error."""
+    for kind in type(error).__mro__:
+        if kind in STATUS_BY_ERROR:
+            return STATUS_BY_ERROR[kind]
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _problem(
+    status: HTTPStatus,
+    detail: str,
+    *,
+    type_: str = UNTYPED,
+    problems: tuple[str, ...] = (),
+    leader: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    document = ProblemDocument(type_, status.phrase, status.value, detail, problems, leader)
+    return web.Response(
+        status=status, body=msgspec.json.encode(document), content_type=PROBLEM, headers=headers
+    )
 
 
 @asynccontextmanager
@@ -44,9 +261,6 @@ async def serving(
         http_log=http_log,
         shutdown_s=SHUTDOWN_S,
     )
-    telling = asyncio.create_task(api.feed.run())
-    telling.add_done_callback(_log_fault)
-    counting = asyncio.create_task(api.admission.run())
     try:
         try:
             await server.start(sockets)
@@ -55,17 +269,7 @@ async def serving(
             raise _listen_error(host, port, error) from error
         yield url_of(sockets)
     finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
         await server.close()
-        counting.cancel()
-        await asyncio.gather(counting, return_exceptions=True)
-
-
-def _log_fault(telling: asyncio.Task[None]) -> None:
-    """Log what ended the telling of changes, if it was not us."""
-    if not telling.cancelled() and (error := telling.exception()):
-        log.error("changes are not told any more: restart the provisioner", exc_info=error)
 
 
 @contextmanager

@@ -115,7 +115,7 @@ async def test_a_provisioner_without_its_store_gives_way_to_one_that_has_it(
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
     async with running_board(tmp_path / "1") as first, running_board(tmp_path / "2") as second:
-        first.follower.as_of_s = 0.0
+        first.cache.age_s = 1e6
         await second.put(instance(7))
 
         targets = await read(f"{first.url}/instances|{second.url}/instances")

@@ -19,9 +19,8 @@ import msgspec
 import pytest
 
 from provisioning import controller
-from provisioning.api.errors import ListenError, TokenFileError
 from provisioning.app import Settings, running
-from provisioning.errors import ProvisionerError, StoreError
+from provisioning.errors import ListenError, ProvisionerError, StoreError, TokenFileError
 from provisioning.model import Fleet, Node, Pool, Probe, RuntimeKind, Workload
 from provisioning.runtime.factory import Local
 from provisioning.spec import encode_fleet

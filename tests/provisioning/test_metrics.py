@@ -37,7 +37,9 @@ def metrics(clock: Clock) -> Metrics:
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
-    lines = (line for line in metrics.page().decode().splitlines() if not line.startswith("#"))
+    lines = (
+        line for line in metrics.exposition().decode().splitlines() if not line.startswith("#")
+    )
     found = (line.rpartition(" ") for line in lines)
     return {name.removeprefix(NAME): float(value) for name, _, value in found}
 

@@ -27,7 +27,7 @@ from provisioning.store.base import (
 )
 from provisioning.store.memory import MemoryBackend, MemoryStore
 from tests.provisioning.making import instance
-from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
+from tests.provisioning.virtual import VirtualClock, virtual_run
 
 ONE, TWO = instance(1), instance(2)
 
@@ -488,57 +488,5 @@ def test_what_was_forgotten_meanwhile_is_loaded_anew() -> None:
         assert made.is_true
         assert 2 == made.store.n_loads
         await ended(task)
-
-    virtual_run(scene())
-
-
-def test_who_waits_for_another_view_hears_of_it() -> None:
-    async def scene() -> None:
-        made = Scene()
-        await made.cache.load()
-        waiting = asyncio.create_task(made.cache.changed(made.cache.view))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-
-        made.write_own(Put(ONE, NEW))
-        await asyncio.wait_for(waiting, 1.0)
-
-        assert made.cache.view
-        assert 1 == made.cache.view.revision
-        assert made.cache.as_of_s >= EPOCH_S
-
-    virtual_run(scene())
-
-
-def test_who_waits_before_anything_is_known_hears_of_the_first_view() -> None:
-    async def scene() -> None:
-        made = Scene()
-        waiting = asyncio.create_task(made.cache.changed(None))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-
-        await made.cache.load()
-
-        await asyncio.wait_for(waiting, 1.0)
-
-    virtual_run(scene())
-
-
-@pytest.mark.parametrize("revision", [12, 5])
-def test_a_view_of_no_higher_revision_is_another_one_too(revision: int) -> None:
-    """Two writes whose answers come the other way round; a store restored from a backup."""
-
-    async def scene() -> None:
-        made = Scene()
-        await made.cache.load()
-        made.cache.apply_local_write([Put(ONE, NEW)], [Done(version=12)])
-        known = made.cache.view
-        waiting = asyncio.create_task(made.cache.changed(known))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-
-        made.cache.apply_local_write([Put(TWO, NEW)], [Done(version=revision)])
-
-        await asyncio.wait_for(waiting, 1.0)
 
     virtual_run(scene())

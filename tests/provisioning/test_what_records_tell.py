@@ -9,10 +9,10 @@ import json
 import pytest
 from msgspec.structs import replace
 
-from provisioning.api.inventory import Directory
+from provisioning.api.inventory import InventoryBuilder
 from provisioning.errors import TransientError
 from provisioning.lifecycle import MAX_EVENTS
-from provisioning.model import ContainerSpec, Instance, Limits, Listing, Phase, Rotation
+from provisioning.model import ContainerSpec, Instance, Limits, Phase, Rotation
 from provisioning.runtime.simulator import Behaviour, SimulatedRuntime
 from provisioning.store.base import decode, encode
 from tests.provisioning.making import CHAT, fleet, node, pool
@@ -36,15 +36,6 @@ def test_a_record_is_read_as_it_was_written() -> None:
     assert one == decode(encode(one), source="x")
 
 
-def test_a_record_of_an_earlier_release_is_read() -> None:
-    """It lacks what that release did not know of."""
-    one = replace(rich_instance(), listing=Listing(), n_stop_tries=0)
-    body = json.loads(encode(rich_instance()))
-    del body["listing"], body["n_stop_tries"]
-
-    assert one == decode(json.dumps(body).encode(), source="x")
-
-
 def test_a_record_of_a_later_release_is_read() -> None:
     body = {**json.loads(encode(rich_instance())), "colour": "red"}
 
@@ -52,8 +43,8 @@ def test_a_record_of_a_later_release_is_read() -> None:
 
 
 async def listed(stage: Stage) -> dict[str, tuple[str, str, str, str]]:
-    """Return model, engine, URL and rack of each instance, as a fresh Directory has them."""
-    rows = Directory().inventory_of(await stage.store.load()).rows
+    """Return model, engine, URL and rack of each instance, as a fresh InventoryBuilder has them."""
+    rows = InventoryBuilder().inventory_of(await stage.store.load()).rows
     return {
         id_: (row.details.model, row.details.engine, row.details.url, row.details.labels["rack"])
         for id_, row in rows.items()

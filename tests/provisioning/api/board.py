@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,10 @@ import aiohttp
 import msgspec
 
 from ollama_fleet.clock import SystemClock
-from provisioning.api.app import Api
 from provisioning.api.auth import Tokens
-from provisioning.api.commands import StoreCommands
-from provisioning.api.errors import NotLeadingError
-from provisioning.api.orphans import LeaderOrphans
-from provisioning.api.server import bound, serving
+from provisioning.api.commands import Commands
+from provisioning.api.server import Api, bound, serving
+from provisioning.cache import Cache
 from provisioning.errors import StoreUnavailableError
 from provisioning.metrics import Metrics
 from provisioning.model import (
@@ -53,6 +51,10 @@ FLEET = Fleet(
     pools=(Pool("llama", 4, WORKLOAD, developers=("ann",)), Pool("tiny", 2, WORKLOAD)),
 )  # fmt: skip
 
+SPEC: dict[str, Any] = json.loads(encode_fleet(FLEET))
+"""As clients send it."""
+JSON = {"Content-Type": "application/json"}
+
 
 def instance(number: int, pool: str = "llama", node: str = "n1", **changes: Any) -> Instance:
     nodes = [one for one in FLEET.nodes if one.name == node]
@@ -82,30 +84,19 @@ INSTANCES = (
 )
 
 
-class Follower:
-    """A view that is kept in step with a store; see `ports.Source`."""
+class StagedCache(Cache):
+    """A cache whose view can be old, or not there yet."""
 
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-        self.view: View | None = None
-        self.as_of_s = 0.0
-        self._moved = asyncio.Event()
+    age_s = 0.0
+    is_known = True
 
-    async def changed(self, known: View | None) -> None:
-        while self.view is None or self.view is known:
-            await self._moved.wait()
+    @property
+    def view(self) -> View | None:
+        return super().view if self.is_known else None
 
-    async def run(self) -> None:
-        await self.refresh()
-        assert self.view is not None
-        async for _ in self._store.watch(self.view.revision):
-            await self.refresh()
-
-    async def refresh(self) -> None:
-        self.view = await self._store.load()
-        self.as_of_s = SystemClock().unix_s()
-        self._moved.set()
-        self._moved = asyncio.Event()
+    @property
+    def as_of_s(self) -> float:
+        return super().as_of_s - self.age_s
 
 
 class FragileStore(MemoryStore):
@@ -125,42 +116,29 @@ class FragileStore(MemoryStore):
 
 
 class Board:
-    """One provisioner as its API's clients see it."""
+    """One provisioner as its API's clients see it; what commands need of its reconciler."""
 
     def __init__(self, folder: Path) -> None:
+        clock = SystemClock()
         self.backend = MemoryBackend()
         self.store = FragileStore(self.backend)
-        self.follower = Follower(self.store)
+        self.cache = StagedCache(self.store, clock)
         self.tokens = Tokens(folder / "token")
         self.audit_path = folder / "audit.jsonl"
-        self.metrics = Metrics(SystemClock(), version="0.0")
+        self.metrics = Metrics(clock, version="0.0")
         self.is_leading = True
         self.leader = LEADER
         self.reports: dict[str, NodeReport] = {}
         self.orphans: list[Orphan] | None = []
         self.n_orphan_orders = 0
-        self.term = self.backend.begin_term("us").term
+        self.n_wakes = 0
+        self._term = self.backend.begin_term("us").term
         self.api = Api(
-            self.follower,
-            StoreCommands(
-                self.store,
-                self.follower,
-                SystemClock(),
-                fleet=FLEET.name,
-                term=lambda: self.term if self.is_leading else None,
-                leader=self._leader,
-                written=lambda changes, done: None,
-            ),
+            self.cache,
+            Commands(self.store, self.cache, clock, self, leader=self._leader, fleet=FLEET.name),
             self.tokens,
             self.metrics,
-            SystemClock(),
-            reports=self._reports,
-            orphans=LeaderOrphans(
-                seen=lambda: self.orphans,
-                delete=self._delete_orphans,
-                leads=lambda: self.is_leading,
-                leader=self._leader,
-            ),
+            clock,
             fleet=FLEET.name,
             version="0.0",
             own_names={"fleet.example"},
@@ -170,35 +148,38 @@ class Board:
         self.session: aiohttp.ClientSession
 
     @property
+    def term(self) -> Term | None:
+        return self._term if self.is_leading else None
+
+    def delete_orphans(self) -> None:
+        self.n_orphan_orders += 1
+
+    def wake(self) -> None:
+        self.n_wakes += 1
+
+    @property
     def token(self) -> str:
         return self.tokens.path.read_text().strip()
-
-    async def _reports(self) -> Mapping[str, NodeReport]:
-        if not self.is_leading:
-            raise NotLeadingError(self.leader, so="it knows nothing of nodes")
-        return self.reports
-
-    def _delete_orphans(self) -> None:
-        self.n_orphan_orders += 1
 
     async def _leader(self) -> str | None:
         return self.leader
 
     async def fill(self) -> None:
         puts = [Put(one, NEW) for one in INSTANCES]
-        await self.store.commit([PutSpec(encode_fleet(FLEET), NEW), *puts], term=self.term)
+        await self.store.commit([PutSpec(encode_fleet(FLEET), NEW), *puts], term=self._term)
+
+    async def commit(self, change: Change) -> None:
+        """Write as a leader would."""
+        (done,) = await self.store.commit([change], term=self._term)
+        assert done.refusal is None
+        await self.cache.load()
 
     async def put(self, changed: Instance) -> None:
-        version = (
-            self.backend.stored[changed.id].version if changed.id in self.backend.stored else 0
-        )
-        (done,) = await self.store.commit([Put(changed, version)], term=self.term)
-        assert done.refusal is None
-        await self.follower.refresh()
+        known = self.backend.stored.get(changed.id)
+        await self.commit(Put(changed, known.version if known else NEW))
 
     async def delete(self, id_: str) -> None:
-        await self.store.commit([Delete(id_, self.backend.stored[id_].version)], term=self.term)
-        await self.follower.refresh()
+        await self.commit(Delete(id_, self.backend.stored[id_].version))
 
     def stored(self, id_: str) -> Instance:
         return self.backend.stored[id_].instance
@@ -223,8 +204,8 @@ async def running_board(folder: Path, *, is_filled: bool = True) -> AsyncIterato
     board = Board(folder)
     if is_filled:
         await board.fill()
-    following = asyncio.create_task(board.follower.run())
-    await board.follower.changed(None)
+    following = asyncio.create_task(board.cache.follow())
+    await board.cache.tried()
     headers = {"Authorization": f"Bearer {board.token}"}
     with bound("127.0.0.1", 0) as sockets:
         async with serving(board.api, sockets) as board.url:

@@ -1,4 +1,4 @@
-"""How many connections the API has, and whose it closes."""
+"""Where the API listens, how many connections it has, and whose it closes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from ollama_fleet import http_server
-from provisioning.api.server import bound, serving
+from provisioning.api.server import bound, serving, url_of
+from provisioning.errors import ListenError
 from tests.provisioning.api.board import Board, running_board
 
-GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+GET = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SLOW = b"POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[str], Awaitable[Client]]
 
@@ -44,13 +46,15 @@ async def connected() -> AsyncIterator[Connect]:
 
 
 async def is_answered(client: Client) -> bool:
-    client[1].write(GET % b"/-/healthy")
+    client[1].write(GET)
     return (await client[0].readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
 
 
-async def follows(client: Client) -> bool:
-    client[1].write(GET % b"/instances/changes")
-    return (await client[0].readline()).startswith(b"HTTP/1.1 200")
+async def keep_busy(client: Client, board: Board) -> None:
+    """Send a request whose body does not come; the server says that it waits for it."""
+    headers = f"Authorization: Bearer {board.token}\r\nContent-Length: 9\r\n"
+    client[1].write(SLOW + headers.encode() + b"Expect: 100-continue\r\n\r\n")
+    assert (await client[0].readline()).startswith(b"HTTP/1.1 100")
 
 
 async def is_closed(client: Client) -> bool:
@@ -64,8 +68,8 @@ async def test_one_connection_too_many_closes_the_longest_idle_one(
     tmp_path: Path, connected: Connect
 ) -> None:
     async with limited(tmp_path, 3) as (board, url):
-        following = await connected(url)
-        assert await follows(following)
+        busy = await connected(url)
+        await keep_busy(busy, board)
         idle, used = await connected(url), await connected(url)
         assert await is_answered(used)
 
@@ -74,16 +78,15 @@ async def test_one_connection_too_many_closes_the_longest_idle_one(
         assert await is_answered(newest)
         assert await is_closed(idle)
         assert await is_answered(used)
-        assert following[0].at_eof() is False
+        assert busy[0].at_eof() is False
         assert 1 == board.metrics.registry.get_sample_value(
             "ollama_provisioner_api_closed_connections_total"
         )
 
 
 async def test_while_all_are_busy_no_more_are_taken(tmp_path: Path, connected: Connect) -> None:
-    async with limited(tmp_path, 1) as (_, url):
-        following = await connected(url)
-        assert await follows(following)
+    async with limited(tmp_path, 1) as (board, url):
+        await keep_busy(await connected(url), board)
 
         assert await is_closed(await connected(url))
 
@@ -95,3 +98,34 @@ async def test_a_connection_that_asks_nothing_is_closed(
 
     async with limited(tmp_path, 3) as (_, url):
         assert await is_closed(await connected(url))
+
+
+async def test_an_address_that_is_taken_is_an_error_with_what_helps(board: Board) -> None:
+    port = int(board.url.rpartition(":")[2])
+
+    with pytest.raises(ListenError) as caught:
+        with bound("127.0.0.1", port):
+            pass
+
+    assert (
+        f"cannot listen on 127.0.0.1:{port} for the API: Address already in use; "
+        "choose another with --web.listen-address, port 0 for any"
+    ) == str(caught.value)
+
+
+def test_all_addresses_of_a_host_get_one_port_before_anybody_is_answered() -> None:
+    with bound("localhost", 0) as sockets:
+        ports = {one.getsockname()[1] for one in sockets}
+
+        assert 1 == len(ports)
+        assert url_of(sockets).endswith(f":{ports.pop()}")
+    assert {-1} == {one.fileno() for one in sockets}
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("0.0.0.0", "http://127.0.0.1"), ("::", "http://[::1]")],  # noqa: S104 - it is the case
+)
+def test_a_wildcard_address_is_reached_at_this_machines_own(host: str, url: str) -> None:
+    with bound(host, 0) as sockets:
+        assert url == url_of(sockets).rpartition(":")[0]

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import pytest
 
-from provisioning.api.requests import status_of
+from provisioning.api.server import status_of
 from provisioning.errors import TooLargeError
 from provisioning.store.base import NEW, PutSpec
 from tests.etcd import Cluster
