@@ -135,7 +135,7 @@ def test_check_of_no_prometheus_says_what_was_tried() -> None:
     refused = run("check", "--prometheus", "http://127.0.0.1:9")
 
     assert 1 == refused.exit_code
-    assert "cannot ask http://127.0.0.1:9/api/v1/rules" in refused.stderr
+    assert "http://127.0.0.1:9 cannot be asked: " in refused.stderr
     assert "is --prometheus the address of a Prometheus that runs?" in refused.stderr
 
 
