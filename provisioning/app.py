@@ -17,8 +17,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ollama_fleet.clock import SystemClock
+from ollama_fleet.tokens import Tokens
 from provisioning import descriptors
-from provisioning.api.auth import Tokens
+from provisioning.api.auth import SERVER_OPTION
 from provisioning.api.commands import Commands
 from provisioning.api.server import (
     LOOPBACK_BY_WILDCARD,
@@ -71,7 +72,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     _make(settings.local.state_dir)
     clock = SystemClock()
     metrics = Metrics(clock, version=version("ollama-fleet"))
-    tokens = Tokens(settings.token_file)
+    tokens = Tokens(settings.token_file, option=SERVER_OPTION)
     if tokens.is_new:
         log.info("a token for changes was written to %s", tokens.path)
     async with AsyncExitStack() as stack:

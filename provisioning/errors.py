@@ -111,10 +111,6 @@ class DeniedError(ApiError):
     """The request lacks a valid token."""
 
 
-class TokenFileError(ApiError):
-    """The token file can be neither read nor made."""
-
-
 class AuditFileError(ApiError):
     """The audit log cannot be written."""
 

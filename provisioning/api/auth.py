@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import hashlib
 import logging
 import os
-import re
-import secrets
-import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -19,146 +15,34 @@ import msgspec
 from aiohttp import web
 
 from ollama_fleet.clock import Clock
+from ollama_fleet.tokens import Tokens
 from provisioning.api.routes import Operation
-from provisioning.errors import AuditFileError, DeniedError, TokenFileError
+from provisioning.errors import AuditFileError, DeniedError
 from provisioning.eventlog import EventLog
 from provisioning.model import Fleet
 
 log = logging.getLogger("provisioning.api.auth")
 
-TOKEN_BYTES = 32
-MAX_FILE_BYTES = 100_000
-LINE = re.compile(r"(?:(?P<name>\S+)\s+)?(?P<token>[!-~]{16,512})", re.ASCII)
-NAMELESS = "token"
 SERVER_OPTION = "--web.token-file"
 
 
-def first_token(path: Path, *, option: str) -> str:
-    """Return the first token of a file; messages name the option that chose the file.
+def required_holder(tokens: Tokens, headers: Mapping[str, str]) -> str:
+    """Return whose token a request carries.
 
     Raises:
-        TokenFileError: It cannot be read, or holds none.
+        DeniedError: Nobody's.
+        TokenFileError: The file has changed and cannot be read.
     """
-    return next(iter(_read(path, option)))
-
-
-class Tokens:
-    """Who may write."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the file, or make it.
-
-        Raises:
-            TokenFileError: It can be neither read nor made, or holds no token.
-        """
-        self.path = path
-        self.is_new = not path.exists()
-        if self.is_new:
-            _make(path)
-        if path.stat().st_mode & stat.S_IROTH:
-            log.warning("everybody can read the tokens in %s: chmod o= %s", path, path)
-        self._stamp = _stamp(path)
-        self._name_by_token = _read(path)
-
-    def __repr__(self) -> str:
-        return f"<Tokens of {self.path}>"
-
-    def required_holder(self, headers: Mapping[str, str]) -> str:
-        """Return whose token a request carries.
-
-        Raises:
-            DeniedError: Nobody's.
-            TokenFileError: The file has changed and cannot be read.
-        """
-        given = headers.get("Authorization", "")
-        who = self.holder(given)
-        if who is None:
-            raise DeniedError(
-                "this needs 'Authorization: Bearer TOKEN', got "
-                f"{'another token' if given else 'none'}; tokens are in the file that the "
-                f"provisioner's {SERVER_OPTION} names; if several provisioners stand in for each "
-                "other, they need the same file"
-            )
-        return who
-
-    def holder(self, authorization: str) -> str | None:
-        """Return whose token an Authorization header carries; None: nobody's.
-
-        Raises:
-            TokenFileError: The file has changed and cannot be read.
-        """
-        self._refresh()
-        scheme, _, credentials = authorization.partition(" ")
-        # Bytes that are no UTF-8 come as lone surrogates.
-        given = credentials.strip().encode(errors="surrogatepass")
-        found = None
-        # Every token is compared, each in constant time: the duration shows nothing.
-        for token, name in self._name_by_token.items():
-            if secrets.compare_digest(given, token.encode()):
-                found = name
-        return found if scheme.lower() == "bearer" else None
-
-    def _refresh(self) -> None:
-        stamp = _stamp(self.path)
-        if stamp != self._stamp:
-            self._name_by_token = _read(self.path)
-            self._stamp = stamp
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return what changes with the file."""
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise _error(path, error.strerror) from error
-    return state.st_mtime_ns, state.st_size, state.st_ino
-
-
-def _make(path: Path) -> None:
-    """Write a new token, for the file's owner only; a standby that was faster keeps its own."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        if not path.is_file():
-            raise _error(path, error.strerror) from error
-        return
-    except OSError as error:
-        raise _error(path, error.strerror) from error
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"{secrets.token_urlsafe(TOKEN_BYTES)}\n")
-    except OSError as error:
-        path.unlink()
-        raise _error(path, error.strerror) from error
-
-
-def _read(path: Path, option: str = SERVER_OPTION) -> Mapping[str, str]:
-    """Return the name behind each token."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise _error(path, f"it is larger than {MAX_FILE_BYTES:,} bytes", option)
-        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
-    except OSError as error:
-        raise _error(path, error.strerror, option) from error
-    name_by_token: dict[str, str] = {}
-    for number, line in enumerate(map(bytes.strip, lines), 1):
-        if line and not line.startswith(b"#"):  # which may be in any encoding
-            if not line.isascii():
-                raise _error(path, f"line {number} holds something other than ASCII", option)
-            found = LINE.fullmatch(line.decode())
-            if found is None:
-                raise _error(path, f"line {number} is no token of 16 characters or more", option)
-            name_by_token[found["token"]] = found["name"] or NAMELESS
-    if not name_by_token:
-        raise _error(path, "it holds no token", option)
-    return name_by_token
-
-
-def _error(path: Path, seen: str | None, option: str = SERVER_OPTION) -> TokenFileError:
-    return TokenFileError(
-        f"cannot use the token file {path}: {seen}; repair it, or choose another with {option}"
-    )
+    given = headers.get("Authorization", "")
+    who = tokens.holder(given)
+    if who is None:
+        raise DeniedError(
+            "this needs 'Authorization: Bearer TOKEN', got "
+            f"{'another token' if given else 'none'}; tokens are in the file that the "
+            f"provisioner's {SERVER_OPTION} names; if several provisioners stand in for each "
+            "other, they need the same file"
+        )
+    return who
 
 
 class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -22,7 +22,8 @@ from aiohttp import web
 
 from ollama_fleet.clock import Clock
 from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
-from provisioning.api.auth import Audit, Tokens
+from ollama_fleet.tokens import TokenFileError, Tokens
+from provisioning.api.auth import Audit, required_holder
 from provisioning.api.commands import Commands
 from provisioning.api.handlers import (
     Reads,
@@ -48,7 +49,6 @@ from provisioning.errors import (
     ProvisionerError,
     SpecError,
     StoreUnavailableError,
-    TokenFileError,
     TooLargeError,
 )
 from provisioning.metrics import Metrics
@@ -68,7 +68,7 @@ RETRY_AFTER_S = 2
 UNTYPED = "about:blank"
 """Its status says all there is to go by."""
 KEPT_HEADERS = ("Allow", "WWW-Authenticate")
-STATUS_BY_ERROR: Mapping[type[ProvisionerError], HTTPStatus] = {
+STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = {
     BadRequestError: HTTPStatus.BAD_REQUEST,
     DeniedError: HTTPStatus.UNAUTHORIZED,
     NotFoundError: HTTPStatus.NOT_FOUND,
@@ -159,7 +159,7 @@ class Api:
     async def _holder(self, operation: Operation, request: web.Request) -> str:
         """Return whose token a request carries; of one without, nothing is read."""
         try:
-            return self._tokens.required_holder(request.headers)
+            return required_holder(self._tokens, request.headers)
         except DeniedError as error:
             await self._audit.note_denied(operation, request, str(error))
             raise
@@ -190,7 +190,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """Turn every error into a problem document."""
     try:
         return await handler(request)
-    except ProvisionerError as error:
+    except (ProvisionerError, TokenFileError) as error:
         return _problem_of(error)
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
@@ -202,7 +202,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the provisioner's log says why")
 
 
-def _problem_of(error: ProvisionerError) -> web.Response:
+def _problem_of(error: Exception) -> web.Response:
     """Return the answer to a request that failed with one of our errors."""
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -222,7 +222,7 @@ def _problem_of(error: ProvisionerError) -> web.Response:
     )
 
 
-def status_of(error: ProvisionerError) -> HTTPStatus:
+def status_of(error: Exception) -> HTTPStatus:
     """Return the status that tells a client what it can do about an error."""
     for kind in type(error).__mro__:
         if kind in STATUS_BY_ERROR:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import msgspec
 
-from provisioning.api.auth import first_token
+from ollama_fleet.tokens import TokenFileError, first_token
 from provisioning.api.routes import Details
 from provisioning.client import ActiveSpec, ChangeInterruptedError, Client
 from provisioning.errors import ProvisionerError
@@ -118,7 +118,7 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
         try:
             with Client(urls, token, ca_file=ca_file, notify=_notify) as client:
                 command(client=client, **others)
-        except ProvisionerError as error:
+        except (ProvisionerError, TokenFileError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
             click.echo(f"\n{_interrupted_text(error)}", err=True)

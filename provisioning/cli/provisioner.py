@@ -19,6 +19,7 @@ from ollama_fleet import logs
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.signals import ignore_hangup
 from ollama_fleet.tables import count_text, table
+from ollama_fleet.tokens import TokenFileError
 from provisioning.api.routes import MAX_COUNT, NodeDocument, OrphanDocument
 from provisioning.api.server import MAX_CONNECTIONS
 from provisioning.app import Settings, is_everywhere, running
@@ -339,7 +340,7 @@ async def _until_stopped(settings: Settings) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except ProvisionerError as error:
+    except (ProvisionerError, TokenFileError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -10,7 +10,7 @@ import asyncio
 
 import aiohttp
 
-from provisioning.api.auth import first_token
+from ollama_fleet.tokens import TokenFileError, first_token
 from provisioning.client import Client
 from provisioning.demo import ourselves
 from provisioning.demo.commands import Plan
@@ -47,7 +47,7 @@ async def apply(plan: Plan) -> None:
     """
     try:
         await asyncio.to_thread(_apply, plan)
-    except ProvisionerError as error:
+    except (ProvisionerError, TokenFileError) as error:
         raise FleetError(
             f"cannot put {plan.spec} in force: {error}; see {plan.run_dir.path}/provisioner.log"
         ) from error

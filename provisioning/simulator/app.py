@@ -9,12 +9,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollama_fleet.tokens import Tokens
 from provisioning import descriptors
 from provisioning.simulator.control import (
+    OPTION,
     ContainerRoutes,
     Control,
-    Token,
-    read_or_make,
     running_control,
 )
 from provisioning.simulator.faults import Fault
@@ -65,7 +65,7 @@ class Simulation:
 
     running: RunningFleet
     control_url: str
-    token: Token
+    tokens: Tokens
 
 
 class RunningFleet:
@@ -187,17 +187,17 @@ async def _serving(
 @asynccontextmanager
 async def running_simulation(settings: Settings) -> AsyncIterator[Simulation]:
     """Run a fleet with its inventory file and control API until the context ends."""
-    token = read_or_make(settings.token_path)
+    tokens = Tokens(settings.token_path, option=OPTION)
     async with _running(settings) as running:
         inventory = PublishedInventory(
             running.fleet, port=running.port, path=settings.inventory_path
         )
-        units = None if running.host is None else ContainerRoutes(running.host, token)
-        control = Control(running.fleet, inventory, token, units=units)
+        units = None if running.host is None else ContainerRoutes(running.host, tokens)
+        control = Control(running.fleet, inventory, tokens, units=units)
         async with running_control(
             control, host=settings.control_host, port=settings.control_port
         ) as url:
-            yield Simulation(running, url, token)
+            yield Simulation(running, url, tokens)
 
 
 def _running(settings: Settings) -> AbstractAsyncContextManager[RunningFleet]:

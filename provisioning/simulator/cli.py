@@ -15,6 +15,7 @@ import uvloop
 from click.core import ParameterSource
 
 from ollama_fleet import logs
+from ollama_fleet.tokens import TokenFileError
 from provisioning.simulator.app import (
     Hosting,
     RunningFleet,
@@ -255,7 +256,7 @@ def simulate(context: click.Context, /, **options: Any) -> None:
             runner.run(run(settings))
     except (SpecError, FaultError) as error:
         raise click.UsageError(str(error)) from error
-    except SimulationError as error:
+    except (SimulationError, TokenFileError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -335,7 +336,7 @@ def announce(simulation: Simulation, settings: Settings) -> None:
                 "listen_port": simulation.running.port,
                 "control_url": simulation.control_url,
                 "inventory": str(settings.inventory_path) if settings.inventory_path else None,
-                "token_file": str(simulation.token.path),
+                "token_file": str(simulation.tokens.path),
             }
         )
     )
@@ -343,11 +344,11 @@ def announce(simulation: Simulation, settings: Settings) -> None:
 
 def words(simulation: Simulation, settings: Settings) -> Iterator[str]:
     """Return what a person wants to know at the start, a line each."""
-    running, token = simulation.running, simulation.token
+    running, tokens = simulation.running, simulation.tokens
     n_instances = len(running.fleet.states)
     yield _whereabouts(running, settings)
     yield f"control API: {simulation.control_url}"
-    yield f"token for writes: {token.path}{' (new)' if token.is_new else ''}"
+    yield f"token for writes: {tokens.path}{' (new)' if tokens.is_new else ''}"
     if n_instances > running.max_connections:
         yield (
             f"WARNING: the fleet does not fit: the limit of open files leaves room for "

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +15,7 @@ from types import MappingProxyType
 import msgspec
 from aiohttp import ETag, web
 
+from ollama_fleet.tokens import TokenFileError, Tokens
 from provisioning.simulator.errors import (
     FaultError,
     InventoryError,
@@ -25,7 +24,6 @@ from provisioning.simulator.errors import (
     PlaceTakenError,
     SimulationError,
     StartOrderError,
-    TokenError,
     UnknownFaultError,
 )
 from provisioning.simulator.faults import read_fault
@@ -34,25 +32,7 @@ from provisioning.simulator.hosting import ContainerHost, StartOrder
 from provisioning.simulator.inventory import PublishedInventory
 from provisioning.simulator.wire import NDJSON
 
-TOKEN_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A secret and where it came from."""
-
-    secret: str
-    path: Path
-    is_new: bool
-
-    def __repr__(self) -> str:
-        return f"<Token of {self.path}>"
-
-    def admits(self, authorization: str) -> bool:
-        """Say whether an Authorization header carries this token."""
-        scheme, _, credentials = authorization.partition(" ")
-        is_same = secrets.compare_digest(credentials.strip().encode(), self.secret.encode())
-        return scheme.lower() == "bearer" and is_same
+OPTION = "--control.token-file"
 
 
 def default_path() -> Path:
@@ -61,44 +41,8 @@ def default_path() -> Path:
     return Path(state) / "ollama-fleet" / "simulate.token"
 
 
-def read_or_make(path: Path) -> Token:
-    """Return the token in a file, made now where there is no such file.
-
-    Raises:
-        TokenError: The file is empty, or can be neither read nor made.
-    """
-    try:
-        return _read(path) if path.exists() else _make(path)
-    except OSError as error:
-        raise _error(path, error.strerror) from error
-    except UnicodeDecodeError as error:
-        raise _error(path, "it is no text") from error
-
-
-def _make(path: Path) -> Token:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    secret = secrets.token_urlsafe(TOKEN_BYTES)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{secret}\n")
-    return Token(secret, path, is_new=True)
-
-
-def _read(path: Path) -> Token:
-    secret = path.read_text().strip()
-    if not secret:
-        raise _error(path, "it is empty")
-    return Token(secret, path, is_new=False)
-
-
-def _error(path: Path, seen: str | None) -> TokenError:
-    return TokenError(
-        f"cannot use the token file {path}: {seen}; choose another with --control.token-file"
-    )
-
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-STATUS_BY_ERROR: Mapping[type[SimulationError], HTTPStatus] = MappingProxyType(
+STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = MappingProxyType(
     {
         FaultError: HTTPStatus.BAD_REQUEST,
         StartOrderError: HTTPStatus.BAD_REQUEST,
@@ -106,6 +50,7 @@ STATUS_BY_ERROR: Mapping[type[SimulationError], HTTPStatus] = MappingProxyType(
         PlaceTakenError: HTTPStatus.CONFLICT,
         InventoryError: HTTPStatus.INTERNAL_SERVER_ERROR,
         NodeGoneError: HTTPStatus.SERVICE_UNAVAILABLE,
+        TokenFileError: HTTPStatus.SERVICE_UNAVAILABLE,
     }
 )
 
@@ -117,12 +62,12 @@ def json_answer(value: object, *, status: HTTPStatus = HTTPStatus.OK) -> web.Res
     )
 
 
-def check_token(request: web.Request, token: Token) -> None:
+def check_token(request: web.Request, tokens: Tokens) -> None:
     """Let a request with the token pass, or raise HTTPUnauthorized."""
-    if not token.admits(request.headers.get("Authorization", "")):
+    if tokens.holder(request.headers.get("Authorization", "")) is None:
         raise web.HTTPUnauthorized(
             headers={"WWW-Authenticate": "Bearer"},
-            text=f"writing needs 'Authorization: Bearer TOKEN'; it is in {token.path}",
+            text=f"writing needs 'Authorization: Bearer TOKEN'; it is in {tokens.path}",
         )
 
 
@@ -131,7 +76,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """Turn every error into a problem document."""
     try:
         return await handler(request)
-    except SimulationError as error:
+    except (SimulationError, TokenFileError) as error:
         every = error.problems if isinstance(error, FaultError) else None
         return _problem(STATUS_BY_ERROR[type(error)], str(error), problems=every)
     except web.HTTPException as error:
@@ -163,9 +108,9 @@ def _problem(
 class ContainerRoutes:
     """The handlers."""
 
-    def __init__(self, host: ContainerHost, token: Token) -> None:
+    def __init__(self, host: ContainerHost, tokens: Tokens) -> None:
         self._host = host
-        self._token = token
+        self._tokens = tokens
 
     def add_to(self, app: web.Application) -> None:
         """Serve the units as a part of an application."""
@@ -186,14 +131,14 @@ class ContainerRoutes:
 
     async def start(self, request: web.Request) -> web.Response:
         """Start the unit in the body."""
-        check_token(request, self._token)
+        check_token(request, self._tokens)
         order = _order(await request.read())
         self._host.start(request.match_info["node"], request.match_info["name"], order)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def remove(self, request: web.Request) -> web.Response:
         """End the unit."""
-        check_token(request, self._token)
+        check_token(request, self._tokens)
         node, name = request.match_info["node"], request.match_info["name"]
         self._host.remove(node, name, fleet=_fleet(request))
         return web.Response(status=HTTPStatus.NO_CONTENT)
@@ -243,13 +188,13 @@ class Control:
         self,
         fleet: Fleet,
         inventory: PublishedInventory,
-        token: Token,
+        tokens: Tokens,
         *,
         units: ContainerRoutes | None = None,
     ) -> None:
         self._fleet = fleet
         self._inventory = inventory
-        self._token = token
+        self._tokens = tokens
         self._units = units
 
     def application(self) -> web.Application:
@@ -292,19 +237,19 @@ class Control:
 
     async def inject(self, request: web.Request) -> web.Response:
         """Inject the fault in the body; return it with the ids that it befalls."""
-        check_token(request, self._token)
+        check_token(request, self._tokens)
         active = self._fleet.inject(read_fault(_object(await request.read())))
         ids = [self._fleet.states[index].instance.id for index in sorted(active.indices)]
         return json_answer(active.as_json() | {"instance_ids": ids}, status=HTTPStatus.CREATED)
 
     async def heal_all(self, request: web.Request) -> web.Response:
         """Heal all faults; return those that ended."""
-        check_token(request, self._token)
+        check_token(request, self._tokens)
         return _healed(self._fleet.heal())
 
     async def heal(self, request: web.Request) -> web.Response:
         """Heal one fault; return it."""
-        check_token(request, self._token)
+        check_token(request, self._tokens)
         return _healed(self._fleet.heal(request.match_info["id"]))
 
 

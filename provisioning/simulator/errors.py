@@ -41,9 +41,5 @@ class NodeGoneError(SimulationError):
     """The node does not answer, as a fault has it, until that is healed."""
 
 
-class TokenError(SimulationError):
-    """The token file can be neither read nor made."""
-
-
 class InventoryError(SimulationError):
     """The inventory file cannot be written."""

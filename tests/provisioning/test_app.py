@@ -18,9 +18,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from ollama_fleet.tokens import TokenFileError
 from provisioning import controller
 from provisioning.app import Settings, running
-from provisioning.errors import ListenError, ProvisionerError, StoreError, TokenFileError
+from provisioning.errors import ListenError, ProvisionerError, StoreError
 from provisioning.model import Fleet, Node, Pool, Probe, RuntimeKind, Workload
 from provisioning.runtime.factory import Local
 from provisioning.spec import encode_fleet

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from ollama_fleet.clock import SystemClock
-from provisioning.api.auth import Tokens
+from ollama_fleet.tokens import Tokens
 from provisioning.api.commands import Commands
 from provisioning.api.server import Api, bound, serving
 from provisioning.cache import Cache
@@ -123,7 +123,7 @@ class Board:
         self.backend = MemoryBackend()
         self.store = FragileStore(self.backend)
         self.cache = StagedCache(self.store, clock)
-        self.tokens = Tokens(folder / "token")
+        self.tokens = Tokens(folder / "token", option="--web.token-file")
         self.audit_path = folder / "audit.jsonl"
         self.metrics = Metrics(clock, version="0.0")
         self.is_leading = True

@@ -78,7 +78,7 @@ class HostedLab:
             fleet,
             node,
             endpoint=self.simulation.control_url,
-            token_path=self.simulation.token.path,
+            token_path=self.simulation.tokens.path,
             timeout_s=timeout_s,
         )
         self._opened.append(runtime)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import aiohttp
 import pytest
 
 from provisioning.simulator.app import Settings, Simulation, running_simulation
-from provisioning.simulator.control import read_or_make
-from provisioning.simulator.errors import TokenError
 from provisioning.simulator.spec import FleetSpec, InventoryEngine
 from tests.provisioning.simulator.client import get
 
@@ -39,7 +36,7 @@ async def simulation(tmp_path: Path) -> AsyncIterator[Simulation]:
 
 @pytest.fixture
 async def api(simulation: Simulation) -> AsyncIterator[aiohttp.ClientSession]:
-    headers = {"Authorization": f"Bearer {simulation.token.secret}"}
+    headers = {"Authorization": f"Bearer {simulation.tokens.path.read_text().strip()}"}
     async with aiohttp.ClientSession(simulation.control_url, headers=headers) as session:
         yield session
 
@@ -141,7 +138,9 @@ async def test_all_faults_are_healed_at_once(api: aiohttp.ClientSession) -> None
 async def test_a_write_without_the_token_is_refused(
     simulation: Simulation, authorization: str, method: str, path: str
 ) -> None:
-    headers = {"Authorization": authorization.format(token=simulation.token.secret)}
+    headers = {
+        "Authorization": authorization.format(token=simulation.tokens.path.read_text().strip())
+    }
     async with (
         aiohttp.ClientSession(simulation.control_url) as session,
         session.request(
@@ -151,7 +150,7 @@ async def test_a_write_without_the_token_is_refused(
         assert 401 == response.status
         assert "Bearer" == response.headers["WWW-Authenticate"]
         assert "application/problem+json" == response.content_type
-        assert simulation.token.secret not in await response.text()
+        assert simulation.tokens.path.read_text().strip() not in await response.text()
     assert () == simulation.running.fleet.faults
 
 
@@ -197,32 +196,3 @@ async def test_what_is_not_there_is_a_problem_document(
         assert status == response.status
         assert "application/problem+json" == response.content_type
         assert status == (await _json(response))["status"]
-
-
-def test_a_token_is_made_for_its_owner_only_and_kept(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "token"
-
-    made = read_or_make(path)
-
-    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
-    assert made.is_new
-    assert len(made.secret) > 30
-    again = read_or_make(path)
-    assert (made.secret, False) == (again.secret, again.is_new)
-    assert made.secret not in repr(made)
-
-
-def test_an_empty_token_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("\n")
-
-    with pytest.raises(TokenError, match="it is empty"):
-        read_or_make(tmp_path / "token")
-
-
-def test_a_token_file_that_cannot_be_made_or_read_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-
-    with pytest.raises(TokenError, match=r"Not a directory|File exists"):
-        read_or_make(tmp_path / "file" / "token")
-    with pytest.raises(TokenError, match="Is a directory"):
-        read_or_make(tmp_path)

@@ -28,7 +28,7 @@ async def simulation(tmp_path: Path) -> AsyncIterator[Simulation]:
 
 @pytest.fixture
 async def api(simulation: Simulation) -> AsyncIterator[aiohttp.ClientSession]:
-    headers = {"Authorization": f"Bearer {simulation.token.secret}"}
+    headers = {"Authorization": f"Bearer {simulation.tokens.path.read_text().strip()}"}
     async with aiohttp.ClientSession(simulation.control_url, headers=headers) as session:
         yield session
 
