@@ -91,12 +91,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         )
         metrics.orphans.set_function(lambda: len(controller.orphans or ()))
         commands = Commands(
-            store,
-            cache,
-            clock,
-            controller,
-            leader=leadership.leader,
-            fleet=settings.fleet,
+            store, cache, controller, leader=leadership.leader, fleet=settings.fleet
         )
         api = Api(
             cache,

@@ -55,20 +55,20 @@ class TimedStore:
 PREFIX = "ollama_provisioner_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PROVISION_BOUNDARIES_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
-"""From the order to the first healthy answer; the time-out of 30 s is a boundary."""
+"""The default limits.start_timeout, 30 s, is a boundary."""
 STORE_BOUNDARIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 PASS_BOUNDARIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0)
 
 
 class StoreCall(StrEnum):
-    """What the store is asked."""
+    """A call of the store."""
 
     LOAD = "load"
     COMMIT = "commit"
 
 
 class Metrics:
-    """What the provisioner says of itself; one object per process."""
+    """The provisioner's series; one object per process."""
 
     def __init__(self, clock: Clock, *, version: str) -> None:
         self._clock = clock
@@ -96,7 +96,7 @@ class Metrics:
         )
         self.view_timestamp_s = self._gauge(
             "view_timestamp_seconds",
-            "When the view was last known to be the store's, in seconds since 1970.",
+            "When the cached view last matched the store, in seconds since 1970.",
         )
         self.unreachable_nodes = self._gauge(
             "unreachable_nodes", "Nodes whose runtime does not answer."
@@ -111,28 +111,28 @@ class Metrics:
     def _make_work_series(self) -> None:
         self._provision_duration_s = self._histogram(
             "provision_duration_seconds",
-            "From the order to make an instance to its first healthy answer, tries included.",
+            "Time from creating an instance to its first healthy answer, all tries included.",
             PROVISION_BOUNDARIES_S,
         )
         self._operations = self._counter(
             "operations_total",
-            "Operations on containers that ended, by how: done, or why not.",
+            "Finished operations on containers, by operation and result.",
             "operation",
             "result",
         )
         for kind in Kind:
             for result in Result:
                 self._operations.labels(kind, result)
-        self._tries = self._counter("tries_total", "Tries of operations, the first ones included.")
-        self._running_operations = self._gauge("running_operations", "Operations going on now.")
+        self._tries = self._counter("tries_total", "Attempts at operations, retries included.")
+        self._running_operations = self._gauge("running_operations", "Operations in progress.")
         self._waiting_operations = self._gauge(
             "waiting_operations",
-            "Instances to be made, started or stopped that wait for an operation, room or a node.",
+            "Instances to create, start or stop that wait for an operation, capacity or a node.",
         )
         self._replacements = self._counter(
             "replacements_total",
-            "Instances whose container was given up, by why; operations_total has starts that "
-            "failed.",
+            "Instances whose container was given up, by reason; failed starts are in "
+            "operations_total.",
             "reason",
         )
         for reason in Reason:
@@ -142,24 +142,25 @@ class Metrics:
         )
         self._pass_duration_s = self._histogram(
             "pass_duration_seconds",
-            "One pass of deciding, over the whole fleet.",
+            "Duration of one reconcile of the whole fleet.",
             PASS_BOUNDARIES_S,
         )
         self._last_pass_timestamp_s = self._gauge(
             "last_pass_timestamp_seconds",
-            "When the last pass ended, in seconds since 1970; 0: never.",
+            "When the last reconcile ended, in seconds since 1970; 0: none yet.",
         )
 
     def _make_store_series(self) -> None:
         duration = self._histogram(
             "store_duration_seconds",
-            "Calls of the store, failed ones too.",
+            "Duration of calls of the store, failed ones included.",
             STORE_BOUNDARIES_S,
             "call",
         )
-        errors = self._counter("store_errors_total", "Calls of the store that failed.", "call")
+        errors = self._counter("store_errors_total", "Failed calls of the store.", "call")
         self._store_outages = self._counter(
-            "store_outages_total", "Times that changes stopped because the store was out of reach."
+            "store_outages_total",
+            "Times that the store became unusable, so that nothing was changed.",
         )
         self.store_duration_s = {call: duration.labels(call) for call in StoreCall}
         self.store_errors = {call: errors.labels(call) for call in StoreCall}
@@ -167,13 +168,13 @@ class Metrics:
     def _make_api_series(self) -> None:
         self.api_requests = self._counter(
             "api_requests_total",
-            "Requests answered, by operation and status.",
+            "Answered requests, by operation and status.",
             "operation",
             "status",
         )
         self.api_closed_connections = self._counter(
             "api_closed_connections_total",
-            "Connections closed because web.max-connections of them were open.",
+            "Connections closed because web.max-connections were open.",
         )
 
     def set_instances(self, instances: Iterable[Instance]) -> None:
@@ -190,7 +191,7 @@ class Metrics:
             self._provision_duration_s.observe(outcome.duration_s)
 
     def reconcile_ended(self, report: Report) -> None:
-        """Take over what a pass has found."""
+        """Publish what a reconcile has found."""
         self._pass_duration_s.observe(report.duration_s)
         self._last_pass_timestamp_s.set(self._clock.unix_s())
         self._running_operations.set(report.n_running)
@@ -200,7 +201,7 @@ class Metrics:
             self._replacements.labels(reason).inc(n)
 
     def outage_began(self) -> None:
-        """Count a time without the store."""
+        """Count an outage of the store."""
         self._store_outages.inc()
 
     @contextmanager

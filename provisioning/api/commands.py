@@ -8,7 +8,6 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from ollama_fleet.clock import Clock
 from ollama_fleet.tables import count_text
 from provisioning.actions import Drain
 from provisioning.api.routes import OrphanDocument
@@ -256,7 +255,6 @@ class Commands:
         self,
         store: Store,
         cache: Cache,
-        clock: Clock,
         controller: Controller,
         *,
         leader: Callable[[], Awaitable[str | None]],
@@ -268,30 +266,28 @@ class Commands:
         """
         self._store = store
         self._cache = cache
-        self._clock = clock
         self._controller = controller
         self._leader = leader
         self._fleet = fleet
 
-    async def assign(self, id_: str, developer: str) -> Instance:
-        """Give an instance to a developer, whom the pool lists from then on."""
-        return await self._write(lambda view: assign(view, id_, developer))
-
-    async def release(self, id_: str) -> Instance:
-        """Take an instance from its developer, whom the pool then lists no more."""
-        return await self._write(lambda view: release(view, id_))
-
-    async def drain(self, id_: str) -> Instance:
-        """Let an instance end what it has begun, now; then it starts afresh."""
-        return await self._write(lambda view: drain(view, id_, now_s=self._clock.unix_s()))
-
-    async def replace(self, id_: str) -> Instance:
-        """Replace an instance by a fresh one as soon as the fleet's limits allow it."""
-        return await self._write(lambda view: replace(view, id_))
-
-    async def scale(self, pool: str, count: int, expected: int | None) -> Plan:
-        """Change how many instances a pool has; `expected` as of `put_spec`."""
-        return await self._write(lambda view: scale(view, pool, count, expected))
+    async def write(self, decide: Callable[[View], Mutation[AnswerT]]) -> AnswerT:
+        """Write a mutation of the view at hand; where that is outdated, load and decide again."""
+        term = await self._required_term("it changes nothing")
+        view = self._cache.view or await self._store.load()
+        has_written = False
+        for _ in range(TRIES):
+            mutation = _decided(decide, view, has_written=has_written)
+            if not mutation.changes:
+                return mutation.answer
+            done = await self._committed(mutation.changes, term, has_written=has_written)
+            if not any(one.refusal for one in done):
+                return mutation.answer
+            has_written = has_written or not all(one.refusal for one in done)
+            view = await self._store.load()
+        done_in_part = f"; {IN_PART}" if has_written else ""
+        raise ConflictError(
+            f"it was changed by others {TRIES} times in between; try again{done_in_part}"
+        )
 
     async def put_spec(self, fleet: Fleet, expected: int | None) -> Plan:
         """Put a checked specification in force; return what changes.
@@ -304,7 +300,7 @@ class Commands:
             OutdatedError: Another version is in force.
         """
         check_name(fleet, self._fleet)
-        return await self._write(lambda view: put_spec(view, fleet, expected))
+        return await self.write(lambda view: put_spec(view, fleet, expected))
 
     async def node_reports(self) -> Mapping[str, NodeReport]:
         """Return the last report of each node."""
@@ -343,25 +339,6 @@ class Commands:
         if term is None:
             raise NotLeadingError(await self._leader(), so=so)
         return term
-
-    async def _write(self, decide: Callable[[View], Mutation[AnswerT]]) -> AnswerT:
-        """Decide on the view at hand; where that is outdated, load and decide again."""
-        term = await self._required_term("it changes nothing")
-        view = self._cache.view or await self._store.load()
-        has_written = False
-        for _ in range(TRIES):
-            mutation = _decided(decide, view, has_written=has_written)
-            if not mutation.changes:
-                return mutation.answer
-            done = await self._committed(mutation.changes, term, has_written=has_written)
-            if not any(one.refusal for one in done):
-                return mutation.answer
-            has_written = has_written or not all(one.refusal for one in done)
-            view = await self._store.load()
-        done_in_part = f"; {IN_PART}" if has_written else ""
-        raise ConflictError(
-            f"it was changed by others {TRIES} times in between; try again{done_in_part}"
-        )
 
     async def _committed(
         self, changes: Sequence[Change], term: Term, *, has_written: bool

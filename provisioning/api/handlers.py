@@ -17,7 +17,7 @@ from aiohttp.http import HttpProcessingError
 from ollama_fleet.clock import Clock
 from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.tables import count_text
-from provisioning.api import inventory, routes
+from provisioning.api import commands, inventory, routes
 from provisioning.api.commands import ANY, Commands, check_name, plan_for
 from provisioning.api.inventory import Inventory, InventoryBuilder, node_documents
 from provisioning.api.routes import (
@@ -350,9 +350,10 @@ def filters_of(request: web.Request) -> Mapping[str, frozenset[str]]:
 class Writes:
     """One object per API; a method for each operation that changes the fleet."""
 
-    def __init__(self, commands: Commands, builder: InventoryBuilder) -> None:
+    def __init__(self, commands: Commands, builder: InventoryBuilder, clock: Clock) -> None:
         self._commands = commands
         self._builder = builder
+        self._clock = clock
 
     async def carry_out(self, operation: Operation, request: web.Request, body: bytes) -> Any:
         """Carry out a write; return its answer."""
@@ -361,30 +362,32 @@ class Writes:
         return self._builder.document_of(result) if isinstance(result, Instance) else result
 
     async def assign(self, request: web.Request, body: bytes) -> Instance:
-        """Give an instance to a developer."""
-        order = decoded(body, AssignOrder)
-        if fault := text_fault(order.developer):
+        """Give an instance to a developer, whom the pool lists from then on."""
+        id_, developer = request.match_info["id"], decoded(body, AssignOrder).developer
+        if fault := text_fault(developer):
             raise SpecError("the request", [f"developer {fault}"])
-        return await self._commands.assign(request.match_info["id"], order.developer)
+        return await self._commands.write(lambda view: commands.assign(view, id_, developer))
 
     async def release(self, request: web.Request, _body: bytes) -> Instance:
-        """Take an instance from its developer."""
-        return await self._commands.release(request.match_info["id"])
+        """Take an instance from its developer, whom the pool then lists no more."""
+        id_ = request.match_info["id"]
+        return await self._commands.write(lambda view: commands.release(view, id_))
 
     async def drain(self, request: web.Request, _body: bytes) -> Instance:
-        """Let an instance end what it has begun, now."""
-        return await self._commands.drain(request.match_info["id"])
+        """Let an instance end what it has begun, now; then it starts afresh."""
+        id_, now_s = request.match_info["id"], self._clock.unix_s()
+        return await self._commands.write(lambda view: commands.drain(view, id_, now_s=now_s))
 
     async def replace(self, request: web.Request, _body: bytes) -> Instance:
-        """Replace an instance when the fleet's limits allow it."""
-        return await self._commands.replace(request.match_info["id"])
+        """Replace an instance by a fresh one as soon as the fleet's limits allow it."""
+        id_ = request.match_info["id"]
+        return await self._commands.write(lambda view: commands.replace(view, id_))
 
     async def scale(self, request: web.Request, body: bytes) -> Plan:
         """Change how many instances a pool has."""
-        count = decoded(body, ScaleOrder).count
-        return await self._commands.scale(
-            request.match_info["name"], count, expected_version(request)
-        )
+        name, count = request.match_info["name"], decoded(body, ScaleOrder).count
+        expected = expected_version(request)
+        return await self._commands.write(lambda view: commands.scale(view, name, count, expected))
 
     async def put_spec(self, request: web.Request, body: bytes) -> Plan:
         """Put a specification in force."""

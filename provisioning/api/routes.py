@@ -190,37 +190,6 @@ class Parameter:
     is_repeatable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method on one path."""
-
-    name: str
-    method: str
-    path: str
-    summary: str
-    answer: Any
-    """Type of the good answer's JSON, or several; a text: only its media type is fixed."""
-    parameters: tuple[Parameter, ...] = ()
-    body: Any = None
-    """Type of the request's JSON; None: it has no body."""
-    status: HTTPStatus = HTTPStatus.OK
-    failures: tuple[HTTPStatus, ...] = ()
-    is_write: bool = False
-    """It changes the fleet: the leader alone does, and the audit log records it."""
-    is_private: bool = False
-    """It shows what not everybody may know, or costs much to answer."""
-
-    @property
-    def needs_token(self) -> bool:
-        """Say whether only holders of a token may ask."""
-        return self.is_write or self.is_private
-
-    @property
-    def max_body_bytes(self) -> int:
-        """Return how large a request may be."""
-        return MAX_SPEC_BYTES if self.body is Fleet else MAX_BODY_BYTES
-
-
 def _filter(name: str, meaning: str, choices: tuple[str, ...] = ()) -> Parameter:
     return Parameter(name, "query", f"{meaning}; repeat it for several.", choices, True)
 
@@ -239,13 +208,6 @@ POOL = Parameter("name", "path", "Name of a pool.")
 IF_NONE_MATCH = Parameter("If-None-Match", "header", "ETag of the answer that is known already.")
 IF_MATCH = Parameter("If-Match", "header", "ETag of the specification that has to be in force.")
 
-NOT_MODIFIED = HTTPStatus.NOT_MODIFIED
-BAD_REQUEST = HTTPStatus.BAD_REQUEST
-NOT_FOUND = HTTPStatus.NOT_FOUND
-CONFLICT = HTTPStatus.CONFLICT
-PRECONDITION_FAILED = HTTPStatus.PRECONDITION_FAILED
-UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE
-WRITE_FAILURES = (HTTPStatus.UNAUTHORIZED, CONFLICT, UNAVAILABLE)
 BODY_FAILURES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -254,41 +216,84 @@ BODY_FAILURES = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method on one path."""
+
+    name: str
+    method: str = "GET"
+    path: str
+    summary: str
+    answer: Any
+    """Type of the good answer's JSON, or several; a text: only its media type is fixed."""
+    parameters: tuple[Parameter, ...] = ()
+    body: Any = None
+    """Type of the request's JSON; None: it has no body."""
+    status: HTTPStatus = HTTPStatus.OK
+    also: tuple[HTTPStatus, ...] = ()
+    """Failures that nothing else here implies."""
+    is_write: bool = False
+    """It changes the fleet: the leader alone does, and the audit log records it."""
+    is_private: bool = False
+    """It shows what not everybody may know, or costs much to answer."""
+
+    @property
+    def needs_token(self) -> bool:
+        """Say whether only holders of a token may ask."""
+        return self.is_write or self.is_private
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Return how large a request may be."""
+        return MAX_SPEC_BYTES if self.body is Fleet else MAX_BODY_BYTES
+
+    @property
+    def failures(self) -> tuple[HTTPStatus, ...]:
+        """Return the statuses of the answers that are not good."""
+        names = {parameter.name for parameter in self.parameters}
+        implied = (
+            (HTTPStatus.NOT_MODIFIED, "If-None-Match" in names),
+            (HTTPStatus.UNAUTHORIZED, self.needs_token),
+            (HTTPStatus.NOT_FOUND, "{" in self.path),
+            (HTTPStatus.CONFLICT, self.is_write),
+            (HTTPStatus.PRECONDITION_FAILED, "If-Match" in names),
+        )
+        found = [status for status, is_implied in implied if is_implied]
+        bodies = BODY_FAILURES if self.is_write or self.body else ()
+        always = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
+        return (*always, *found, *bodies, *self.also)
+
+
 def _command(
     name: str, summary: str, *, body: Any = None, status: HTTPStatus = HTTPStatus.ACCEPTED
 ) -> Operation:
     return Operation(
-        name,
-        "POST",
-        f"/instances/{{id}}/{name}",
-        summary,
-        InstanceDocument,
-        (ID,),
-        body,
-        status,
-        (BAD_REQUEST, NOT_FOUND, *WRITE_FAILURES, *BODY_FAILURES),
+        name=name,
+        method="POST",
+        path=f"/instances/{{id}}/{name}",
+        summary=summary,
+        answer=InstanceDocument,
+        parameters=(ID,),
+        body=body,
+        status=status,
         is_write=True,
     )
 
 
 OPERATIONS = (
     Operation(
-        "instances",
-        "GET",
-        "/instances",
-        "The inventory: what the exporter and load tests find the instances by.",
-        (list[Entry], list[Details]),
-        (*FILTERS, DETAILS, IF_NONE_MATCH),
-        failures=(NOT_MODIFIED, BAD_REQUEST, UNAVAILABLE),
+        name="instances",
+        path="/instances",
+        summary="The inventory: what the exporter and load tests find the instances by.",
+        answer=(list[Entry], list[Details]),
+        parameters=(*FILTERS, DETAILS, IF_NONE_MATCH),
     ),
     Operation(
-        "instance",
-        "GET",
-        "/instances/{id}",
-        "One instance with its history.",
-        InstanceDocument,
-        (ID,),
-        failures=(BAD_REQUEST, NOT_FOUND, UNAVAILABLE),
+        name="instance",
+        path="/instances/{id}",
+        summary="One instance with its history.",
+        answer=InstanceDocument,
+        parameters=(ID,),
     ),
     _command(
         "assign",
@@ -304,106 +309,83 @@ OPERATIONS = (
     _command("drain", "Let the instance end what it has begun, now; then it starts afresh."),
     _command("replace", "Replace the instance by a fresh one when the fleet's limits allow it."),
     Operation(
-        "nodes",
-        "GET",
-        "/nodes",
-        "How each node is: whether it answers, since when not and why, and what it holds.",
-        list[NodeDocument],
-        failures=(BAD_REQUEST, UNAVAILABLE),
+        name="nodes",
+        path="/nodes",
+        summary="How each node is: whether it answers, since when not and why, and what it holds.",
+        answer=list[NodeDocument],
     ),
     Operation(
-        "orphans",
-        "GET",
-        "/orphans",
-        "The orphans: containers and processes of the fleet without a record in the store.",
-        list[OrphanDocument],
-        failures=(BAD_REQUEST, CONFLICT, UNAVAILABLE),
+        name="orphans",
+        path="/orphans",
+        summary="The orphans: containers and processes of the fleet without a record in the store.",
+        answer=list[OrphanDocument],
+        also=(HTTPStatus.CONFLICT,),
     ),
     Operation(
-        "delete_orphans",
-        "POST",
-        "/orphans/delete",
-        "Delete all orphans, if there are as many as the request says.",
-        list[OrphanDocument],
-        (),
-        DeleteOrphansOrder,
-        HTTPStatus.ACCEPTED,
-        (BAD_REQUEST, *WRITE_FAILURES, *BODY_FAILURES),
+        name="delete_orphans",
+        method="POST",
+        path="/orphans/delete",
+        summary="Delete all orphans, if there are as many as the request says.",
+        answer=list[OrphanDocument],
+        body=DeleteOrphansOrder,
+        status=HTTPStatus.ACCEPTED,
         is_write=True,
     ),
     Operation(
-        "scale",
-        "POST",
-        "/pools/{name}/scale",
-        "Change how many instances a pool has.",
-        Plan,
-        (POOL, IF_MATCH),
-        ScaleOrder,
-        HTTPStatus.ACCEPTED,
-        (BAD_REQUEST, NOT_FOUND, PRECONDITION_FAILED, *WRITE_FAILURES, *BODY_FAILURES),
+        name="scale",
+        method="POST",
+        path="/pools/{name}/scale",
+        summary="Change how many instances a pool has.",
+        answer=Plan,
+        parameters=(POOL, IF_MATCH),
+        body=ScaleOrder,
+        status=HTTPStatus.ACCEPTED,
         is_write=True,
     ),
     Operation(
-        "spec",
-        "GET",
-        "/spec",
-        "The specification in force, every default written out.",
-        Fleet,
-        (IF_NONE_MATCH,),
-        failures=(NOT_MODIFIED, BAD_REQUEST, HTTPStatus.UNAUTHORIZED, NOT_FOUND, UNAVAILABLE),
+        name="spec",
+        path="/spec",
+        summary="The specification in force, every default written out.",
+        answer=Fleet,
+        parameters=(IF_NONE_MATCH,),
+        also=(HTTPStatus.NOT_FOUND,),
         is_private=True,
     ),
     Operation(
-        "put_spec",
-        "PUT",
-        "/spec",
-        "Put a specification in force.",
-        Plan,
-        (IF_MATCH,),
-        Fleet,
-        HTTPStatus.ACCEPTED,
-        (BAD_REQUEST, PRECONDITION_FAILED, *WRITE_FAILURES, *BODY_FAILURES),
+        name="put_spec",
+        method="PUT",
+        path="/spec",
+        summary="Put a specification in force.",
+        answer=Plan,
+        parameters=(IF_MATCH,),
+        body=Fleet,
+        status=HTTPStatus.ACCEPTED,
         is_write=True,
     ),
     Operation(
-        "plan",
-        "POST",
-        "/plan",
-        "What a specification would change; nothing is changed.",
-        Plan,
-        (),
-        Fleet,
-        failures=(BAD_REQUEST, HTTPStatus.UNAUTHORIZED, CONFLICT, UNAVAILABLE, *BODY_FAILURES),
+        name="plan",
+        method="POST",
+        path="/plan",
+        summary="What a specification would change; nothing is changed.",
+        answer=Plan,
+        body=Fleet,
+        also=(HTTPStatus.CONFLICT,),
         is_private=True,
     ),
     Operation(
-        "sd",
-        "GET",
-        "/sd",
-        "The instances for Prometheus's HTTP service discovery.",
-        list[SdGroup],
-        FILTERS,
-        failures=(BAD_REQUEST, UNAVAILABLE),
+        name="sd",
+        path="/sd",
+        summary="The instances for Prometheus's HTTP service discovery.",
+        answer=list[SdGroup],
+        parameters=FILTERS,
     ),
     Operation(
-        "metrics", "GET", "/metrics", "The provisioner's own series.", TEXT, failures=(BAD_REQUEST,)
+        name="metrics", path="/metrics", summary="The provisioner's own series.", answer=TEXT
     ),
-    Operation("healthy", "GET", "/-/healthy", "200 while it lives.", TEXT, failures=(BAD_REQUEST,)),
+    Operation(name="healthy", path="/-/healthy", summary="200 while it lives.", answer=TEXT),
+    Operation(name="ready", path="/-/ready", summary="200 once it knows the fleet.", answer=TEXT),
     Operation(
-        "ready",
-        "GET",
-        "/-/ready",
-        "200 once it knows the fleet.",
-        TEXT,
-        failures=(BAD_REQUEST, UNAVAILABLE),
-    ),
-    Operation(
-        "openapi",
-        "GET",
-        "/openapi.json",
-        "This description.",
-        dict[str, Any],
-        failures=(BAD_REQUEST,),
+        name="openapi", path="/openapi.json", summary="This description.", answer=dict[str, Any]
     ),
 )
 

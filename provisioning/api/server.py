@@ -125,7 +125,7 @@ class Api:
         self._tokens = tokens
         self._audit = Audit(audit_path, clock)
         self._reads = Reads(cache, builder, commands, metrics, clock, fleet=fleet, version=version)
-        self._writes = Writes(commands, builder)
+        self._writes = Writes(commands, builder, clock)
 
     def application(self) -> web.Application:
         """Return the application with all its routes."""

@@ -135,7 +135,7 @@ class Board:
         self._term = self.backend.begin_term("us").term
         self.api = Api(
             self.cache,
-            Commands(self.store, self.cache, clock, self, leader=self._leader, fleet=FLEET.name),
+            Commands(self.store, self.cache, self, leader=self._leader, fleet=FLEET.name),
             self.tokens,
             self.metrics,
             clock,

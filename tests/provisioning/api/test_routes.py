@@ -15,7 +15,7 @@ from provisioning.api.routes import NOT_LEADING, OPERATIONS, Operation, descript
 from tests.provisioning.api.served import Served
 
 EXAMPLES = settings(
-    max_examples=10,
+    max_examples=4,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
     database=None,
