@@ -11,10 +11,11 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from alerts import generated, routing, rulebook
-from alerts.generated import Output
+from alerts import routing, rulebook
 from alerts.rulefile import BANNER, as_yaml, rule_file
 from alerts.settings import Settings
+from ollama_fleet import generated
+from ollama_fleet.generated import Output
 
 RULES = "rules"
 TEMPLATES = "templates"

@@ -18,6 +18,7 @@ from alerts import build as building
 from alerts import check as checking
 from alerts import config, explain, report
 from alerts.errors import AlertsError
+from ollama_fleet.generated import GeneratedError
 
 CONFIG_FILE_VARIABLE = "OLLAMA_FLEET_ALERTS_CONFIG_FILE"
 Command = Callable[..., None]
@@ -47,7 +48,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except AlertsError as error:
+        except (AlertsError, GeneratedError) as error:
             raise click.ClickException(str(error)) from error
 
 

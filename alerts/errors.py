@@ -18,9 +18,5 @@ class SettingsError(AlertsError, ProblemsError):
         super().__init__("the settings of the alerts", problems)
 
 
-class GeneratedError(AlertsError):
-    """Files cannot be written, or are not as they should be."""
-
-
 class CheckError(AlertsError):
     """A Prometheus cannot be asked, or does not answer as one."""

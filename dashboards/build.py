@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from alerts import generated
-from alerts.generated import Output
 from dashboards.collection import boards
 from dashboards.kit.board import BANNER, document
 from dashboards.settings import DashboardSettings
+from ollama_fleet import generated
+from ollama_fleet.generated import Output
 
 OURS = ((".", "*.json"),)
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
-from alerts.errors import GeneratedError
 from dashboards import build as building
 from dashboards import listing
 from dashboards.errors import DashboardsError
 from dashboards.push_cli import provision, push
 from dashboards.settings import DashboardSettings
+from ollama_fleet.generated import GeneratedError
 
 DEFAULTS = DashboardSettings()
 Command = Callable[..., None]

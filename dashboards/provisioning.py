@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from alerts import generated
-from alerts.generated import Output
 from dashboards.errors import SettingsError
 from dashboards.settings import DashboardSettings
+from ollama_fleet import generated
+from ollama_fleet.generated import Output
 from ollama_fleet.urls import http_url
 
 BANNER = "# Made by `ollama-fleet dashboards provision`: change its options, not this file.\n"

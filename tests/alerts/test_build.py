@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from alerts import build, config, rulebook
-from alerts.errors import GeneratedError
 from alerts.model import Alert
 from alerts.rulefile import BANNER
 from alerts.settings import Settings
+from ollama_fleet.generated import GeneratedError
 from tests.conftest import ROOT
 
 RULES = ROOT / "alerts"

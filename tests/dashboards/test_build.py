@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from alerts.errors import GeneratedError
 from dashboards import build
 from dashboards.choices import Uid
 from dashboards.kit.board import BANNER
 from dashboards.settings import DashboardSettings
+from ollama_fleet.generated import GeneratedError
 from tests.conftest import ROOT
 
 SHIPPED = ROOT / "dashboards" / "out"

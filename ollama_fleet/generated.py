@@ -1,9 +1,4 @@
-"""Write what a command makes into a folder, or see whether the folder holds just that.
-
-In:   Output: every file's text by its path, and how to tell such a file from a person's own.
-Out:  the files, each whole or not there; nothing that a person wrote is ever replaced or removed.
-Fails with GeneratedError.
-"""
+"""Write what a command makes into a folder, or check that the folder holds just that."""
 
 from __future__ import annotations
 
@@ -14,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from alerts.errors import GeneratedError
+
+class GeneratedError(Exception):
+    """Files cannot be written, or are not as they should be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
