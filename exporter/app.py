@@ -1,8 +1,4 @@
-"""Build the exporter, start it, and stop it in reverse order.
-
-In:   a Config.
-Out:  a running exporter, until it is told to stop. The only place that constructs collaborators.
-"""
+"""Build the exporter's parts, start them, and stop them in reverse order."""
 
 from __future__ import annotations
 
@@ -51,7 +47,7 @@ log = logging.getLogger("exporter")
 STATIC_FOLDER = Path(__file__).parent / "ui" / "static"
 MIN_REFRESH_S = 1.0
 REFRESHES_PER_POLL = 5
-"""How often the page is looked at anew while each instance is polled once."""
+"""Refreshes of the web UI per poll interval."""
 
 
 class Exporter:
@@ -111,7 +107,9 @@ class Exporter:
         self._poller = Poller(config.poll_interval, self._options(), fleet_counters, self._metrics)
         self._note_inventory()
         if not self._poller.knows_whole_fleet:
-            log.warning("not ready until every inventory was read (or inventory.allow-partial)")
+            log.warning(
+                "not ready: an inventory source was not read yet; see --inventory.allow-partial"
+            )
         self._stack.push_async_callback(self._poller.close)
         publisher = Publisher(
             self._poller,
@@ -242,7 +240,7 @@ class Exporter:
             if change:
                 self._fit()
                 await self._poller.update(change)
-                log.info("inventory changed: %s", change)
+                log.info("inventory changed %s", change)
             self._note_inventory()
 
     async def _log_failures(self) -> None:
@@ -277,7 +275,7 @@ def inventory_of(config: Config, clock: Clock) -> Inventory:
 
 
 def ui_config_of(config: Config, version: str) -> UiConfig:
-    """Return what the page `/fleet` is told once."""
+    """Return what the web UI gets once."""
     limits = Limits(
         healthy_instances=config.ui_healthy_instances,
         request_latency_p99_s=config.ui_request_latency_p99,
@@ -340,7 +338,7 @@ def _tls_context(config: Config) -> ssl.SSLContext:
 RESERVE = 128
 """For inventories, logs, files and whatever Python opens."""
 CLIENTS_SHARE = 4
-"""Clients of the pages get at most a quarter of a low limit: most is for instances."""
+"""HTTP clients get at most a quarter of a low limit: most is for instances."""
 
 
 def raise_limit() -> int:
@@ -354,7 +352,7 @@ def raise_limit() -> int:
 
 
 def client_connections(most: int, limit: int) -> int:
-    """Return how many connections clients of the pages may have."""
+    """Return how many connections HTTP clients may have."""
     return max(1, min(most, limit // CLIENTS_SHARE))
 
 

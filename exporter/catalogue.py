@@ -1,8 +1,4 @@
-"""Spell every series that ollama-fleet publishes: name, kind, labels, meaning.
-
-This is the only place that spells them. Exposition, alerts and dashboards read it; it imports the
-standard library only and reads nothing.
-"""
+"""Name, type, labels and help of every series that ollama-fleet publishes or records."""
 
 from __future__ import annotations
 
@@ -47,67 +43,65 @@ The alert threshold of 0.15 s must be a boundary: between boundaries a quantile 
 FLEET_INSTANCES = Series(
     "ollama_fleet_instances",
     Kind.GAUGE,
-    "Instances by status; every status is always present. healthy: answered its health check. "
-    "unhealthy: connected, but gave no good answer. unreachable: no connection could be made. "
-    "loading: up, and loading its model. provisioning, draining: as the inventory says. "
-    "unknown: not polled yet, or not for want of open files here.",
+    "Instances by status; every status is always present. healthy: passed its health check. "
+    "unhealthy: connected, but gave no good answer. unreachable: no connection. loading: loads "
+    "its model. provisioning, draining: state in the inventory. unknown: not polled yet, or the "
+    "exporter ran out of file descriptors.",
     ("status",),
 )
 FLEET_INVENTORY_INSTANCES = Series(
     "ollama_fleet_inventory_instances",
     Kind.GAUGE,
-    "Instances that the inventory lists, whatever their state.",
+    "Instances in the inventory, in any state.",
 )
 FLEET_TOKENS_PER_SECOND = Series(
     "ollama_fleet_tokens_per_second",
     Kind.GAUGE,
-    "Sum over healthy instances of the speed at which each generates while it generates, in tokens "
-    "per second: what the fleet can do, not what is asked of it.",
+    "Generation capacity: sum of each healthy instance's decoding speed, in tokens/s. Not current "
+    "load.",
     ("model",),
 )
 FLEET_MEASURED_INSTANCES = Series(
     "ollama_fleet_measured_instances",
     Kind.GAUGE,
-    "Healthy instances whose speed is known: those that ollama_fleet_tokens_per_second sums up. "
-    "0 where of a model none is.",
+    "Healthy instances with a known decoding speed: those in ollama_fleet_tokens_per_second.",
     ("model",),
 )
 FLEET_REQUEST_LATENCY_P99 = Series(
     "ollama_fleet_request_latency_p99_seconds",
     Kind.GAUGE,
-    "99th percentile over healthy instances of the p99 request latency that each reports. Where "
-    "ollama_fleet_request_duration_seconds has data, its quantile is the exact one: prefer it.",
+    "99th percentile over healthy instances of the p99 request latency that each reports. Prefer "
+    "the quantile of ollama_fleet_request_duration_seconds where that has data: it is exact.",
 )
 FLEET_GENERATED_TOKENS = Series(
     "ollama_fleet_generated_tokens_total",
     Kind.COUNTER,
-    "Tokens that instances generated while this exporter watched them; a restart of an instance "
-    "does not set it back.",
+    "Tokens generated since this exporter started. Restarts of instances do not reset it.",
     ("model",),
 )
 FLEET_ERRORS = Series(
     "ollama_fleet_errors_total",
     Kind.COUNTER,
-    "Failed requests that instances reported while this exporter watched them.",
+    "Failed requests reported by instances since this exporter started.",
     ("error_type",),
 )
 FLEET_REQUEST_DURATION = Series(
     "ollama_fleet_request_duration_seconds",
     Kind.HISTOGRAM,
-    "Duration of requests, merged from the instances that report a histogram with our boundaries.",
+    "Request duration, merged from instances that report a histogram with these buckets.",
     ("model",),
 )
 FLEET_REQUESTS = Series(
     "ollama_fleet_requests_total",
     Kind.COUNTER,
-    "Requests that ended, failed ones included, of the instances that report a histogram of "
-    "their durations: what ollama_fleet_request_duration_seconds counts, over all models.",
+    "Finished requests, failed ones included, of instances that report a duration histogram; the "
+    "count of ollama_fleet_request_duration_seconds over all models.",
 )
 FLEET_REQUEST_ERRORS = Series(
     "ollama_fleet_request_errors_total",
     Kind.COUNTER,
-    "Failed requests among ollama_fleet_requests_total, so that errors by requests is a ratio, "
-    "0 to 1. ollama_fleet_errors_total also has those of instances that do not count requests.",
+    "Failed requests among ollama_fleet_requests_total; the error ratio is this divided by that. "
+    "ollama_fleet_errors_total also counts instances without a duration histogram.",
 )
 
 # Per model
@@ -115,8 +109,8 @@ FLEET_REQUEST_ERRORS = Series(
 MODEL_INSTANCES = Series(
     "ollama_model_instances",
     Kind.GAUGE,
-    "Instances of a model by status; healthy is always present, other statuses where there are "
-    "any. model: as on the instance's own series, empty where it was never told.",
+    "Instances of a model by status; healthy is always present, other statuses if not 0. model is "
+    "empty while it is unknown.",
     ("model", "status"),
 )
 
@@ -125,19 +119,19 @@ MODEL_INSTANCES = Series(
 NODE_INSTANCES = Series(
     "ollama_node_instances",
     Kind.GAUGE,
-    "Instances of a node by status; healthy is always present, other statuses where there are any.",
+    "Instances of a node by status; healthy is always present, other statuses if not 0.",
     ("node", "status"),
 )
 NODE_TOKENS_PER_SECOND = Series(
     "ollama_node_tokens_per_second",
     Kind.GAUGE,
-    "Sum over a node's healthy instances of their speed while generating, in tokens per second.",
+    "Generation capacity of a node: sum of its healthy instances' decoding speeds, in tokens/s.",
     ("node", "model"),
 )
 NODE_ERRORS = Series(
     "ollama_node_errors_total",
     Kind.COUNTER,
-    "Failed requests that a node's instances reported while this exporter watched them.",
+    "Failed requests reported by a node's instances since this exporter started.",
     ("node", "error_type"),
 )
 
@@ -146,39 +140,39 @@ NODE_ERRORS = Series(
 INSTANCE_UP = Series(
     "ollama_instance_up",
     Kind.GAUGE,
-    "1 when the last poll found the instance healthy, otherwise 0. Polled in the background, "
+    "1 if the last poll found the instance healthy, else 0. The exporter polls in the background, "
     "not at the scrape.",
     INSTANCE,
 )
 INSTANCE_TOKENS_PER_SECOND = Series(
     "ollama_instance_tokens_per_second",
     Kind.GAUGE,
-    "Speed of a healthy instance while it generates, in tokens per second: as reported, or from "
-    "its counters. Kept while it is idle, absent after an hour without news.",
+    "Decoding speed of a healthy instance, in tokens/s, as reported or from its counters. Kept "
+    "for an hour while it is idle, then absent.",
     INSTANCE,
 )
 INSTANCE_LATENCY_P99 = Series(
     "ollama_instance_request_latency_p99_seconds",
     Kind.GAUGE,
-    "99th percentile of request latency as the instance itself reports it.",
+    "99th percentile of request latency, as the instance reports it.",
     INSTANCE,
 )
 INSTANCE_REQUESTS_RUNNING = Series(
     "ollama_instance_requests_running",
     Kind.GAUGE,
-    "Requests that the instance is working on.",
+    "Requests that the instance is processing.",
     INSTANCE,
 )
 INSTANCE_REQUESTS_QUEUED = Series(
     "ollama_instance_requests_queued",
     Kind.GAUGE,
-    "Requests that wait inside the instance.",
+    "Requests that wait in the instance's queue.",
     INSTANCE,
 )
 INSTANCE_START_TIME = Series(
     "ollama_instance_start_time_seconds",
     Kind.GAUGE,
-    "When the instance started, in seconds since 1970 UTC, as it reports.",
+    "Start time of the instance, in seconds since 1970 UTC, as it reports it.",
     INSTANCE,
 )
 INSTANCE_POLL_DURATION = Series(
@@ -190,25 +184,25 @@ INSTANCE_POLL_DURATION = Series(
 INSTANCE_GENERATED_TOKENS = Series(
     "ollama_instance_generated_tokens_total",
     Kind.COUNTER,
-    "Tokens that the instance generated; a restart of the instance does not set it back.",
+    "Tokens generated by the instance. Its restarts do not reset it.",
     INSTANCE,
 )
 INSTANCE_PROMPT_TOKENS = Series(
     "ollama_instance_prompt_tokens_total",
     Kind.COUNTER,
-    "Prompt tokens that the instance read; a restart of the instance does not set it back.",
+    "Prompt tokens read by the instance. Its restarts do not reset it.",
     INSTANCE,
 )
 INSTANCE_ERRORS = Series(
     "ollama_instance_errors_total",
     Kind.COUNTER,
-    "Failed requests that the instance reported; a restart of the instance does not set it back.",
+    "Failed requests reported by the instance. Its restarts do not reset it.",
     (*INSTANCE, "error_type"),
 )
 INSTANCE_INFO = Series(
     "ollama_instance_info",
     Kind.GAUGE,
-    "Always 1; what is known of the instance is in the labels, to join with.",
+    "Always 1. The labels describe the instance, for joins.",
     (*INSTANCE, "engine", "version", "developer"),
 )
 
@@ -247,115 +241,116 @@ INSTANCE_SERIES = (
 EXPORTER_BUILD_INFO = Series(
     "ollama_exporter_build_info",
     Kind.GAUGE,
-    "Always 1; the exporter's version and its Python are in the labels.",
+    "Always 1. The labels are the versions of the exporter and of Python.",
     ("version", "python"),
 )
 EXPORTER_SHARD_INFO = Series(
     "ollama_exporter_shard_info",
     Kind.GAUGE,
-    "Always 1; which part of the fleet this exporter polls is in the label, counted from 0. "
-    "Exporters with an equal label are replicas of each other.",
+    "Always 1. shard: the part of the fleet that this exporter polls, counted from 0. Exporters "
+    "of the same shard are replicas.",
     ("shard",),
 )
 EXPORTER_SHARDS = Series(
     "ollama_exporter_shards",
     Kind.GAUGE,
-    "Parts that the fleet is divided into, one for each shard; 1 where it is not divided.",
+    "Number of shards that the fleet is divided into; 1 if it is not divided.",
 )
 EXPORTER_POLL_INTERVAL = Series(
     "ollama_exporter_poll_interval_seconds",
     Kind.GAUGE,
-    "How often each instance is polled, as configured.",
+    "Configured interval between two polls of an instance.",
 )
 EXPORTER_POLLS = Series(
     "ollama_exporter_polls_total",
     Kind.COUNTER,
-    "Polls of instances that ended, whatever their outcome.",
+    "Finished polls of instances, whatever their outcome.",
 )
 EXPORTER_POLL_ERRORS = Series(
     "ollama_exporter_poll_errors_total",
     Kind.COUNTER,
-    "Requests to instances that failed. request: health (the instance does not count as healthy) "
-    "or metrics (it does, but figures of it are missing, broken or implausible).",
+    "Failed requests to instances. request: health (the instance is not healthy) or metrics (it "
+    "is healthy, but its metrics are missing, broken or implausible).",
     ("request", "reason"),
 )
 EXPORTER_POLL_CYCLES = Series(
     "ollama_exporter_poll_cycles_total",
     Kind.COUNTER,
-    "Passes over the whole fleet that ended.",
+    "Finished poll cycles; a cycle polls every instance once.",
 )
 EXPORTER_POLL_CYCLE_DURATION = Series(
     "ollama_exporter_poll_cycle_duration_seconds",
     Kind.GAUGE,
-    "From the first to the last answer of the last whole pass over the fleet. Polls are spread "
-    "over the interval, so this is about one interval when all is well.",
+    "Duration of the last poll cycle, from its first to its last answer. Polls are spread over "
+    "the interval, so it is about one interval.",
 )
 EXPORTER_POLL_LAST_COMPLETED = Series(
     "ollama_exporter_poll_last_completed_timestamp_seconds",
     Kind.GAUGE,
-    "When the last whole pass over the fleet ended, in seconds since 1970 UTC.",
+    "End of the last poll cycle, in seconds since 1970 UTC.",
 )
 EXPORTER_POLL_LATENESS = Series(
     "ollama_exporter_poll_lateness_seconds",
     Kind.GAUGE,
-    "By how much the latest poll of the last pass began too late: above a tenth of the interval, "
-    "this exporter has more instances than it can poll.",
+    "Delay of the latest poll of the last cycle. Above a tenth of the interval, this exporter has "
+    "too many instances.",
 )
 EXPORTER_OPEN_CONNECTIONS = Series(
     "ollama_exporter_open_connections",
     Kind.GAUGE,
-    "Connections to instances that are open now.",
+    "Open connections to instances.",
 )
 EXPORTER_EXPOSITION_DURATION = Series(
     "ollama_exporter_exposition_duration_seconds",
     Kind.GAUGE,
-    "CPU time that aggregating and rendering the last page took.",
+    "CPU time to aggregate and render the last exposition.",
 )
 EXPORTER_EXPOSITION_SAMPLES = Series(
     "ollama_exporter_exposition_samples",
     Kind.GAUGE,
-    "Samples of the fleet on the last page.",
+    "Samples of the fleet in the last exposition.",
 )
 EXPORTER_EXPOSITION_TIMESTAMP = Series(
     "ollama_exporter_exposition_timestamp_seconds",
     Kind.GAUGE,
-    "When the last page was rendered, in seconds since 1970 UTC.",
+    "Time at which the last exposition was rendered, in seconds since 1970 UTC.",
 )
 EXPORTER_WEB_REQUESTS_REFUSED = Series(
     "ollama_exporter_web_requests_refused_total",
     Kind.COUNTER,
-    "Requests to the exporter's pages that it refused. reason: responses (503, too many were being "
-    "sent), passwords (503, too many were waiting to be checked) or host (403, the Host header is "
-    "not in web.allowed-hosts).",
+    "Refused HTTP requests. reason: responses (503, too many responses are being sent), passwords "
+    "(503, too many passwords wait to be checked) or host (403, the Host header is not in "
+    "web.allowed-hosts).",
     ("reason",),
 )
 EXPORTER_WEB_RESPONSES_ABORTED = Series(
     "ollama_exporter_web_responses_aborted_total",
     Kind.COUNTER,
-    "Responses cut off because reading them took longer than web.write-timeout, or too long while "
-    "others waited to be sent.",
+    "Responses aborted because the client read for longer than web.write-timeout, or slowly while "
+    "others waited.",
 )
 EXPORTER_WEB_CONNECTIONS_CLOSED = Series(
     "ollama_exporter_web_connections_closed_total",
     Kind.COUNTER,
-    "Connections to the exporter's pages closed because web.max-connections of them were open.",
+    "HTTP connections closed because web.max-connections were open.",
 )
 EXPORTER_INVENTORY_INSTANCES = Series(
     "ollama_exporter_inventory_instances",
     Kind.GAUGE,
-    "Instances that an inventory source listed when it was last read well.",
+    "Instances in the last good list of an inventory source.",
     ("source",),
 )
 EXPORTER_INVENTORY_LAST_SUCCESS = Series(
     "ollama_exporter_inventory_last_success_timestamp_seconds",
     Kind.GAUGE,
-    "When an inventory source was last read well, in seconds since 1970 UTC; 0 for never.",
+    "Time of the last successful read of an inventory source, in seconds since 1970 UTC; 0 for "
+    "never.",
     ("source",),
 )
 EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL = Series(
     "ollama_exporter_inventory_last_reload_successful",
     Kind.GAUGE,
-    "1 when the last read of an inventory source was good, 0 when its last good list is kept.",
+    "1 if the last read of an inventory source succeeded, 0 while its last good list is used.",
     ("source",),
 )
 
@@ -387,8 +382,8 @@ EXPORTER_SERIES = (
 FLEET_THRESHOLD = Series(
     "ollama_fleet_threshold",
     Kind.GAUGE,
-    "Alert thresholds in force, for dashboards to draw: recorded by the alert rules, so only where "
-    "these are loaded. name: what is limited, with its unit, such as request_latency_p99_seconds.",
+    "Active alert thresholds, recorded by the alert rules for dashboards. name: what is limited, "
+    "with its unit, such as request_latency_p99_seconds.",
     ("name",),
 )
 

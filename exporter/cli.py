@@ -68,7 +68,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--check", is_flag=True, help="Check the settings and the inventory, then exit.")
 def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
-    """Poll every instance of a fleet and publish one page for Prometheus.
+    """Poll every instance of a fleet and publish the results for Prometheus.
 
     Each option is also an environment variable: --poll.interval is OLLAMA_FLEET_POLL_INTERVAL. The
     command line comes before the environment, the environment before the file.

@@ -1,8 +1,4 @@
-"""Put the exporter's settings together: command line before environment before file before default.
-
-In:   texts by setting name, each with its place.
-Out:  a Config. Fails with InputError, which names every problem at once with its place.
-"""
+"""Combine the settings: command line before environment before file before default."""
 
 from __future__ import annotations
 
@@ -51,7 +47,7 @@ LIKENESS = 0.88
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings in force. Times are in seconds; SETTINGS says what each means."""
+    """The effective settings. Times are in seconds; SETTINGS says what each means."""
 
     inventory: tuple[str, ...]
     inventory_refresh_interval: float

@@ -37,19 +37,19 @@ class Counter(msgspec.Struct, frozen=True, gc=False):
 
 
 class CounterState(msgspec.Struct, frozen=True, gc=False):
-    """What the polls so far have told about one instance."""
+    """What is known of one instance from its polls so far."""
 
     model: str = ""
     version: str = ""
     speed_tokens_per_second: float | None = None
     speed_at_s: float = 0.0
-    """When the speed was last told, in seconds since 1970 UTC."""
+    """When the speed was last reported, in seconds since 1970 UTC."""
     start_time_s: float | None = None
     generated: Counter | None = None
     generating_seconds: Counter | None = None
     prompt: Counter | None = None
     errors: tuple[tuple[str, Counter], ...] | None = None
-    """By error type; None until the instance has told any errors, or that it has none."""
+    """By error type; None until the instance has reported its errors, if only none."""
     last_errors: tuple[tuple[str, float], ...] = ()
     """The last counts as the instance gave them: mostly they are the same again.
 
@@ -57,7 +57,7 @@ class CounterState(msgspec.Struct, frozen=True, gc=False):
     """
     durations: Histogram | None = None
     reported_at_s: float = 0.0
-    """When figures were last told, in seconds since 1970 UTC."""
+    """When values were last reported, in seconds since 1970 UTC."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -68,12 +68,12 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     """
 
     generated_tokens: float | None = None
-    """None where the instance has told no count."""
+    """None if the instance reports no count."""
     errors: tuple[tuple[str, float], ...] = ()
     """(error type, count) of the types that are new or grew."""
     durations: Histogram | None = None
     failed_requests: float = 0.0
-    """Those of the errors that belong to the requests in `durations`: 0 where none are told."""
+    """Those of the errors that belong to the requests in `durations`: 0 if none are reported."""
     implausible: tuple[str, ...] = ()
     """What rose faster than any server counts, in words; none of it is in here."""
 
@@ -207,11 +207,11 @@ def speed_now(state: CounterState, *, now_s: float) -> float | None:
     return state.speed_tokens_per_second
 
 
-def _model(known: str, told: tuple[str, ...], listed: str) -> str:
+def _model(known: str, reported: tuple[str, ...], listed: str) -> str:
     """Prefer what the inventory lists, then what is known and still loaded or not contradicted."""
     if listed:
         return listed
-    return known if not told or known in told else told[0]
+    return known if not reported or known in reported else reported[0]
 
 
 def _advance(before: Counter | None, raw: float | None) -> Counter | None:
@@ -239,14 +239,14 @@ def _advance_errors(
     if not now:
         return before
     known = dict(before or ())
-    told = _folded(known, now)
+    reported = _folded(known, now)
     is_unmarked = any(counter.raw is None for counter in known.values())
     new = Counter(None, 0.0) if is_unmarked else NO_ERRORS
-    # A type that is not told has no errors: so it was before its first, and is after a restart.
+    # A type that is not reported has no errors: so it was before its first, and is after a restart.
     return tuple(
         [
-            (kind, _moved(known.get(kind, new), told.get(kind, 0.0)))
-            for kind in sorted({*known, *told})
+            (kind, _moved(known.get(kind, new), reported.get(kind, 0.0)))
+            for kind in sorted({*known, *reported})
         ]
     )
 
@@ -254,12 +254,12 @@ def _advance_errors(
 def _folded(known: Collection[str], now: tuple[tuple[str, float], ...]) -> dict[str, float]:
     """Return counts by type; types that come when there are too many already count as `other`."""
     names = set(known)
-    told: dict[str, float] = {}
+    reported: dict[str, float] = {}
     for kind, count in now:
         name = bounded(kind, names, MAX_ERROR_TYPES)
         names.add(name)
-        told[name] = told.get(name, 0.0) + count
-    return told
+        reported[name] = reported.get(name, 0.0) + count
+    return reported
 
 
 def _speed(
@@ -269,7 +269,7 @@ def _speed(
     seconds: Counter | None,
     now_s: float,
 ) -> tuple[float | None, float]:
-    """Return the speed and when it was told: as reported, or from counters that both moved."""
+    """Return the speed and when it was reported: as reported, or from counters that both moved."""
     if values.tokens_per_second is not None:
         return values.tokens_per_second, now_s
     if generated and seconds and state.generated and state.generating_seconds:
@@ -291,7 +291,7 @@ def _delta(state: CounterState, after: CounterState, values: Values) -> Delta:
     durations = values.request_duration
     failed = 0.0
     if durations is not None:
-        # What failed before the first durations were told is not among the requests they count.
+        # What failed before the first durations were reported is not among the requests they count.
         if state.durations is not None:
             failed = sum([count for _, count in errors])
         durations = _gained_durations(state.durations, durations)

@@ -1,4 +1,4 @@
-"""What can go wrong, grouped by what the caller can do about it."""
+"""The exporter's errors, grouped by what the caller can do about them."""
 
 from __future__ import annotations
 

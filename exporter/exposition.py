@@ -1,10 +1,7 @@
-"""Write a snapshot as a Prometheus page.
+"""Write a snapshot as a Prometheus exposition, text 0.0.4 or OpenMetrics 1.0.
 
-In:   a Snapshot.
-Out:  its samples in portions, put together as a Page: text 0.0.4 or OpenMetrics 1.0, which share
-the bytes of the samples. A page is never joined: that would hold the loop, and double it.
-Pure; series come in catalogue order and instances in the snapshot's, so equal snapshots give equal
-bytes. prometheus-client's renderer costs ten times as much, and is the oracle in the tests.
+prometheus-client's renderer costs ten times as much; in the tests it is the oracle. The chunks are
+never joined: that would stall the event loop and double the memory.
 """
 
 from __future__ import annotations
@@ -45,7 +42,7 @@ BOUNDARY_TEXTS = (*(repr(boundary) for boundary in BOUNDARIES_S), "+Inf")
 
 
 class Format(StrEnum):
-    """The exposition formats that a page can be had in."""
+    """The exposition formats."""
 
     TEXT = "text"
     OPENMETRICS = "openmetrics"
@@ -70,7 +67,7 @@ class Exposition:
     """Seconds since 1970 UTC."""
 
     def parts(self, format_: Format) -> tuple[bytes, ...]:
-        """Return the page in a format, OpenMetrics without the closing `# EOF`."""
+        """Return the exposition in a format, OpenMetrics without the closing `# EOF`."""
         parts: list[bytes] = []
         for series, lines in self.families:
             name = series.name if format_ is Format.TEXT else series.family

@@ -1,9 +1,7 @@
-"""Ask one instance, over a connection that is kept between polls.
+"""Send requests to one instance over a connection that is kept between polls.
 
-In:   paths and two deadlines.
-Out:  for each path its Answer, or the PollError that says why there is none.
-This is the one place where our own code takes a library's place: it costs a tenth of the CPU time
-per request of a general HTTP client, which decides how many instances one exporter can watch.
+It costs a tenth of the CPU time per request of a general HTTP client, which decides how many
+instances one exporter can poll.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Answer "why is this one red?": every instance with its last outcome, as JSON.
-
-In:   watches and a filter.
-Out:  bytes. What failed last stays to be seen after later polls went well.
-"""
+"""Answer "why is this one red?": every instance with its last outcome and last failure, as JSON."""
 
 from __future__ import annotations
 
@@ -128,7 +124,7 @@ def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView
         labels=dict(target.labels),
         last_outcome=None if verdict is None else verdict.outcome,
         last_error="" if verdict is None else verdict.detail,
-        # Of an instance that is not up, no figures were looked at.
+        # Of an instance that is not up, no metrics were read.
         metrics_outcome=verdict.metrics_outcome if verdict is not None and row.is_up else None,
         metrics_error="" if verdict is None else verdict.metrics_detail,
         latency_seconds=None if reading is None else round(reading.duration_s, 6),

@@ -1,9 +1,4 @@
-"""The types that flow through the exporter; each is made once and never changes.
-
-    inventory ─ Target ─► poller ─ Reading ─► snapshot
-
-Units are in the names: `_s` seconds, `_bytes` bytes; counters end in `_total`.
-"""
+"""The types that flow through the exporter: inventory → Target → poller → Reading → snapshot."""
 
 from __future__ import annotations
 
@@ -35,7 +30,7 @@ class EngineName(StrEnum):
 
 
 class Status(StrEnum):
-    """What the fleet's pages say about an instance; the label value of `ollama_fleet_instances`."""
+    """Status of an instance; the label value of `ollama_fleet_instances`."""
 
     __hash__ = str.__hash__  # Enum's own is written in Python, and these are counted all the time
 
@@ -155,7 +150,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What was seen, for people; empty when all is well."""
     values: Values = NO_VALUES
     metrics_outcome: Outcome = Outcome.OK
-    """How reading the figures went; a healthy instance whose figures fail stays healthy."""
+    """How reading the metrics went; a healthy instance whose metrics fail stays healthy."""
     metrics_detail: str = ""
 
 

@@ -37,7 +37,7 @@ task and a connection of its own."""
 
 @dataclass(slots=True)
 class Cycle:
-    """One pass over the whole fleet, from its first poll to its last answer."""
+    """One poll cycle over the whole fleet, from its first poll to its last answer."""
 
     first_tick: int
     started_s: float
@@ -222,7 +222,7 @@ class Poller:
         self._end_poll(instance_id, cycle)
         if not task.cancelled() and task.exception() is not None:
             # A fault of ours: polls report what instances do wrong, they do not raise it.
-            log.error("the poll of %s broke off", instance_id, exc_info=task.exception())
+            log.error("bug in a poll instance=%s", instance_id, exc_info=task.exception())
 
     def _end_poll(self, instance_id: str, cycle: Cycle) -> None:
         del self._polls[instance_id]
@@ -248,7 +248,7 @@ class Poller:
             errors[Request.HEALTH, verdict.outcome].inc()
 
     def _complete(self, cycle: Cycle) -> None:
-        """Publish a cycle's figures once it has started all its polls and all have ended."""
+        """Publish a cycle's metrics once it has started all its polls and all have ended."""
         if cycle.n_running or not cycle.is_all_started:
             return
         self._metrics.polls.inc(cycle.n_polled)
@@ -274,7 +274,7 @@ async def _pause_now_and_then(n_done: int) -> None:
 
 
 def is_reached_alike(before: Target, after: Target) -> bool:
-    """Return whether two targets differ only in what is said about them, not in how to ask them."""
+    """Return whether two targets differ only in their description, not in how they are polled."""
     return _reach(before) == _reach(after)
 
 

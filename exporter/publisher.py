@@ -1,10 +1,4 @@
-"""Render the fleet once per interval and hand the same page to every scraper.
-
-In:   the poller's rows and the ledger.
-Out:  an RenderedScrape, replaced whole.
-Aggregating and rendering happen in portions with the event loop running in between, compressing
-happens in a thread: no poll waits for a page.
-"""
+"""Render the exposition once per interval and give the same one to every scraper."""
 
 from __future__ import annotations
 
@@ -37,13 +31,13 @@ if TYPE_CHECKING:
 
 
 GZIP_LEVEL = 1
-"""Level 9 takes six times as long for a page that is an eighth smaller."""
+"""Level 9 takes six times as long for a body that is an eighth smaller."""
 GZIP_WINDOW_BITS = 31
 """zlib's way of saying: with gzip's header and trailer."""
 
 
 class RenderedScrape:
-    """A page in the forms that scrapers ask for, each made once, when first asked for."""
+    """An exposition in every format and encoding, each made on first request."""
 
     def __init__(self, exposition: Exposition) -> None:
         self.exposition = exposition
@@ -56,21 +50,21 @@ class RenderedScrape:
         return tuple(self._gzipped)
 
     def plain(self, format_: Format) -> tuple[bytes, ...]:
-        """Return the page as it is, in parts."""
+        """Return the uncompressed exposition, in parts."""
         parts = self._plain.get(format_)
         if parts is None:
             parts = self._plain[format_] = self.exposition.parts(format_)
         return parts
 
     async def gzipped(self, format_: Format, tail: bytes) -> tuple[bytes, ...]:
-        """Return the page followed by `tail`, compressed; the page itself only once for all."""
+        """Return the exposition and `tail`, compressed; the exposition is compressed only once."""
         # One scraper that leaves must not end the work for the others.
         head, compressor = await asyncio.shield(self.prepare_gzip(format_))
         end = compressor.copy()
         return head, end.compress(tail) + end.flush()
 
     def prepare_gzip(self, format_: Format) -> asyncio.Task[tuple[bytes, _Compressor]]:
-        """Begin to compress the page, unless that was begun before."""
+        """Start to compress the exposition, unless that has started."""
         task = self._gzipped.get(format_)
         if task is None:
             task = asyncio.create_task(asyncio.to_thread(_compress, self.plain(format_)))
@@ -131,7 +125,7 @@ class Publisher:
             await self.rendered_scrape.close()
 
     async def _render(self) -> tuple[Exposition, float]:
-        """Return the page of the fleet as it is now, and the event loop's CPU time for it in s."""
+        """Return the exposition of the fleet now, and the event loop's CPU time for it in s."""
         rows, rows_s = await run_in_steps(self._poller.rows())
         now_s = self._clock.unix_s()
         of_instances, instances_s = await run_in_steps(self._instance_steps(rows, now_s))
@@ -157,7 +151,7 @@ class Publisher:
 
 
 def _fleet_steps(snapshot: Snapshot) -> Generator[None, None, list[Chunk]]:
-    """Render the fleet, its models and its nodes, of which there may be tens of thousands."""
+    """Render the fleet, its models and its nodes; there may be tens of thousands of nodes."""
     rendered: list[Chunk] = []
     for chunk in fleet_chunks(snapshot):
         rendered.append(chunk)

@@ -1,10 +1,7 @@
-"""Find the addresses of host names, once for all instances of a host.
+"""Resolve host names, once for all instances of a host.
 
-In:   a host name, a deadline.
-Out:  its addresses, IPv4 first. Fails with PollError(UNRESOLVED).
-The system's resolver may hang for longer than the process has to end, so it is asked in daemon
-threads: unlike the event loop's own, nobody waits for them. An asynchronous one (c-ares) would need
-none, but it knows nothing of mDNS and the other modules of nsswitch.conf, which small fleets use.
+The system's resolver may hang for longer than the process has to end, so it is called in daemon
+threads. c-ares would need none, but does not know mDNS and other modules of nsswitch.conf.
 """
 
 from __future__ import annotations
@@ -163,7 +160,7 @@ class Resolver:
 
 
 def retry_s(host: str, n_failures: int) -> float:
-    """Return after how long to look a host up again that was not found so many times in a row.
+    """Return after how long to look a host up again after n failed look-ups in a row.
 
     Up to a half is added, so that many hosts do not come all at once. How much comes from the name,
     not from a dice roll, as the phases of polls do.

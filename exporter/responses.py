@@ -1,9 +1,7 @@
-"""Send large responses within bounds: in chunks, to a deadline, and not too many at once.
+"""Send large responses in chunks, to a deadline, and not too many at once.
 
-In:   a request, and what makes the body: parts that readers may share.
-Out:  the response, sent; 503 where too much is being sent already.
 aiohttp copies a whole body for each reader, waits for slow readers without end, and leaves the body
-of a broken-off one in a cycle of exceptions that only the garbage collector finds.
+of an aborted response in a cycle of exceptions that only the garbage collector finds.
 """
 
 from __future__ import annotations

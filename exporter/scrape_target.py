@@ -157,7 +157,7 @@ class ScrapeTarget:
     async def _identify(self, start: PollStart) -> Verdict:
         """Find out which server it is, unless that is given, and ask it for all it says of itself.
 
-        Done anew after each failure, and from time to time: another server may be there now, or
+        Repeated after each failure, and from time to time: another server may be there now, or
         another version.
         """
         answers: Answers = {}
@@ -176,7 +176,7 @@ class ScrapeTarget:
         return engine.read(answers)
 
     async def _ask_rest(self, engine: Engine, answers: Answers, deadlines: Deadlines) -> Answers:
-        """Ask for what the engine wants to know and the probes have not told."""
+        """Request the engine's paths that the probes did not include."""
         wanted = engine.requests + engine.identity_requests
         rest = tuple(path for path in wanted if path not in answers)
         if answers:  # the first answer came in time already
@@ -228,7 +228,7 @@ class ScrapeTarget:
         self._label()
 
     def _label(self) -> None:
-        """Prepare the labels, which seldom change and are written at each page."""
+        """Prepare the labels, which seldom change and are in every exposition."""
         counters, target = self._counters, self.target
         self._labels = label_text(target, counters.model)
         self._info_labels = info_label_text(self._engine_name(), counters.version, target.developer)
@@ -260,15 +260,15 @@ def failure_lines(scrape_targets: Iterable[ScrapeTarget], window_s: float) -> It
         scrape_target.poll_counts.tried = scrape_target.poll_counts.failed = 0
     if n_failing > MAX_LINES:
         rest = n_failing - MAX_LINES
-        yield f"{rest:,} more instances failed polls in the last {window_s:.0f} s; see /instances"
+        yield f"more instances fail, see /instances n={rest} window={window_s:.0f}s"
 
 
 def failure_line(scrape_target: ScrapeTarget, window_s: float) -> str:
     """Return what there is to say of one failing instance."""
     counts, last = scrape_target.poll_counts, scrape_target.last_failure
-    reason = "" if last is None else f"; last: {last.outcome}, {last.detail}"
+    reason = "" if last is None else f" outcome={last.outcome}: {last.detail}"
     target = scrape_target.target
     return (
-        f"{target.id} ({target.url}) failed {counts.failed} of {counts.tried} polls in the last "
-        f"{window_s:.0f} s{reason}"
+        f"instance fails id={target.id} url={target.url} failed={counts.failed} "
+        f"polls={counts.tried} window={window_s:.0f}s{reason}"
     )

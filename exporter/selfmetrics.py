@@ -1,8 +1,4 @@
-"""The exporter's own series, in a registry of their own.
-
-Label sets are created at the start, so that rates begin at zero and an error counted for the first
-time is seen as an increase.
-"""
+"""The exporter's own metrics, in an own registry; all label sets exist from the start."""
 
 from __future__ import annotations
 
@@ -38,7 +34,7 @@ class Request(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a request for a page was refused."""
+    """Why an HTTP request was refused."""
 
     RESPONSES = "responses"
     PASSWORDS = "passwords"

@@ -1,8 +1,4 @@
-"""Every setting of the exporter: its name, type, default and meaning, once.
-
-Options, environment variables, the configuration file's keys and the README's table all come from
-SETTINGS. Durations are written like `500ms`, `1m30s` or `7d`.
-"""
+"""Every setting of the exporter: its name, type, default and help text."""
 
 from __future__ import annotations
 
@@ -103,9 +99,9 @@ SETTINGS = (
     Setting(
         "inventory",
         "",
-        "Where the list of instances is: a YAML or JSON file, Prometheus' file_sd or http_sd "
-        "format, or a URL such as the provisioner's /instances; between URLs that say the same "
-        "stands a |: 'URL|URL' asks the next one when one does not answer. Repeatable.",
+        "List of instances: a YAML or JSON file (file_sd format works), or a URL such as the "
+        "provisioner's /instances (http_sd format works). 'URL|URL' names replicas: if one does "
+        "not answer, the next is asked. Repeatable.",
         str,
         "FILE_OR_URL",
         is_repeatable=True,
@@ -113,14 +109,14 @@ SETTINGS = (
     Setting(
         "inventory.refresh-interval",
         "10s",
-        "How often each inventory is looked at again; nothing is done where it did not change.",
+        "Interval between two reads of each inventory.",
         parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "inventory.timeout",
         "10s",
-        "How long reading an inventory from a URL may take; URLs with a | between them share it.",
+        "Timeout to read an inventory from a URL; the URLs of 'URL|URL' share it.",
         parse_positive_duration_s,
         "DURATION",
     ),
@@ -128,86 +124,85 @@ SETTINGS = (
         "inventory.allow-partial",
         "false",
         "Publish the fleet before every inventory was read once. By default the exporter is not "
-        "ready until then: half a fleet would look like a whole one.",
+        "ready until then, because half a fleet looks like a whole one.",
         switch,
         "true|false",
     ),
     Setting(
         "inventory.token-file",
         "",
-        "File with the bearer token that inventory URLs ask for.",
+        "File with the bearer token for inventory URLs.",
         str,
         "FILE",
     ),
     Setting(
         "inventory.ca-file",
         "",
-        "File with the certificate authorities that vouch for https inventories.",
+        "CA bundle used to verify HTTPS inventory servers.",
         str,
         "FILE",
     ),
     Setting(
         "poll.interval",
         "10s",
-        "How often each instance is polled. Polls are spread evenly over the interval.",
+        "Interval between two polls of an instance. Polls are spread evenly over it.",
         parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "poll.health-timeout",
         "2s",
-        "How long connecting and the answer to the health check may take together.",
+        "Timeout to connect and to answer the health check.",
         parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "poll.metrics-timeout",
         "5s",
-        "How long a whole poll may take, the instance's figures included.",
+        "Timeout of a whole poll, the instance's metrics included.",
         parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "poll.max-body-bytes",
         "1048576",
-        "How large one answer of an instance may be.",
+        "Maximum size of one response body of an instance.",
         count,
         "N",
     ),
     Setting(
         "poll.identify-interval",
         "1h",
-        "How often an instance is asked anew which server it is and in which version. Failures "
-        "bring that forward.",
+        "Interval at which an instance's server type and version are detected again. A failed "
+        "poll triggers it at once.",
         parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "poll.ca-file",
         "",
-        "File with the certificate authorities that vouch for https instances; the system's where "
-        "not given.",
+        "CA bundle used to verify HTTPS instances; the system's by default.",
         str,
         "FILE",
     ),
     Setting(
         "poll.insecure-skip-verify",
         "false",
-        "Do not verify certificates of https instances.",
+        "Do not verify certificates of HTTPS instances.",
         switch,
         "true|false",
     ),
     Setting(
         "shard",
         "0/1",
-        "Poll only this part of the fleet: shard i of n, counted from 0, chosen by instance id.",
+        "Poll only this part of the fleet: shard I of N, counted from 0, chosen by instance id.",
         Shard.parse,
         "I/N",
     ),
     Setting(
         "metrics.per-instance",
         "true",
-        "Publish series per instance; the fleet's and the nodes' are published in any case.",
+        "Publish series per instance. Series per fleet, model and node are always published.",
         switch,
         "true|false",
     ),
@@ -221,32 +216,31 @@ SETTINGS = (
     Setting(
         "metrics.max-tokens-per-second",
         f"{MAX_TOKENS_PER_SECOND:.0f}",
-        "Fastest that one instance can be, in tokens/s. Faster figures are left out and counted as "
-        "implausible. Raise it where a pool of machines is listed as one instance.",
+        "Maximum plausible decoding speed of one instance, in tokens/s. Higher values are dropped "
+        "and counted as implausible. Raise it if a pool of machines is listed as one instance.",
         count,
         "N",
     ),
     Setting(
         "web.listen-address",
         "127.0.0.1:11440",
-        "Where to serve the pages. :11440 is every interface, port 0 any free port.",
+        "Address of the web server. :11440 listens on every interface, port 0 takes a free port.",
         address,
         "HOST:PORT",
     ),
     Setting(
         "web.config.file",
         "",
-        "File with certificates, users and headers for the pages, in the format that Prometheus' "
-        "exporters share.",
+        "File with certificates, users and headers, in the format of Prometheus' exporter-toolkit.",
         str,
         "FILE",
     ),
     Setting(
         "web.allowed-hosts",
         "",
-        "Further host name under which the pages may be requested, such as exporter.example.org; * "
-        "for any. Addresses, the machine's own name and local names always work. Has no effect "
-        "where web.config.file has certificates or users. Repeatable.",
+        "Additional host name that requests may use, such as exporter.example.org; * for any. "
+        "Addresses, the machine's own name and local names always work. No effect if "
+        "web.config.file has certificates or users. Repeatable.",
         host_name,
         "NAME",
         is_repeatable=True,
@@ -254,23 +248,23 @@ SETTINGS = (
     Setting(
         "web.write-timeout",
         "30s",
-        "How long a client may take to read a response; then the connection is closed.",
+        "Timeout for a client to read a response; then the connection is closed.",
         parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "web.max-connections",
         "200",
-        "Open connections to the pages; one more closes the longest idle one. At most a quarter of "
-        "the limit of open files.",
+        "Maximum number of open connections; one more closes the longest idle one. At most a "
+        "quarter of the limit of open files.",
         count,
         "N",
     ),
     Setting(
         "ui.healthy-instances",
         "99%",
-        "Below how many healthy instances /fleet shows red: a number, or a share of those that "
-        "should serve. It only colours the page: alerts have their own settings "
+        "The web UI shows fewer healthy instances than this in red: a number, or a share of those "
+        "that should serve. It only colours the web UI: alerts have their own settings "
         "(`ollama-fleet alerts`).",
         parse_level,
         "LEVEL",
@@ -278,25 +272,25 @@ SETTINGS = (
     Setting(
         "ui.request-latency-p99",
         "150ms",
-        "Above which p99 latency /fleet shows red. It only colours the page: alerts have their "
-        "own settings (`ollama-fleet alerts`).",
+        "The web UI shows a higher p99 latency than this in red. It only colours the web UI: "
+        "alerts have their own settings (`ollama-fleet alerts`).",
         parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "ui.tokens-per-second",
         "40 per instance",
-        "Below which tokens/s of the whole fleet /fleet shows red: a number, or `N per instance` "
-        "of those that should serve. It only colours the page: alerts have their own settings "
-        "(`ollama-fleet alerts`).",
+        "The web UI shows a lower capacity of the fleet than this in red, in tokens/s: a number, "
+        "or `N per instance` of those that should serve. It only colours the web UI: alerts have "
+        "their own settings (`ollama-fleet alerts`).",
         parse_level,
         "LEVEL",
     ),
     Setting(
         "ui.prometheus-url",
         "",
-        "Prometheus that has the alert rules, such as http://127.0.0.1:9090. /fleet then shows the "
-        "alerts that fire, and the thresholds in force there instead of the three above.",
+        "Prometheus with the alert rules, such as http://127.0.0.1:9090. The web UI then shows "
+        "firing alerts, and the thresholds of those rules instead of the three settings above.",
         prometheus_url,
         "URL",
     ),
@@ -310,7 +304,7 @@ SETTINGS = (
     Setting(
         "log.level",
         "info",
-        "The least severe messages that are logged.",
+        "Minimum log level.",
         one_of("debug", "info", "warning", "error"),
         "debug|info|warning|error",
     ),

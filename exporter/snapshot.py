@@ -1,8 +1,4 @@
-"""The fleet at one moment: every instance, and what they amount to together.
-
-In:   a Row per instance and the ledger's totals.
-Out:  a Snapshot, which never changes. Pure.
-"""
+"""The fleet at one moment: every instance, and the aggregates over all of them."""
 
 from __future__ import annotations
 
@@ -39,9 +35,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     is_up: bool | None
     """Whether the last poll found it healthy, whatever its state (see `is_up`)."""
     labels: str
-    """`instance_id="…",node="…",model="…"`, ready for the page."""
+    """`instance_id="…",node="…",model="…"`, ready for the exposition."""
     info_labels: str
-    """`engine="…",version="…",developer="…"`, ready for the page."""
+    """`engine="…",version="…",developer="…"`, ready for the exposition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +140,9 @@ class Aggregation:
         self._model_instances.update([(row.counters.model, row.status) for row in rows])
         healthy = [row for row in rows if row.status is Status.HEALTHY]
         self._add_speeds(healthy)
-        told = [row.reading.verdict.values for row in healthy if row.reading is not None]
+        reported = [row.reading.verdict.values for row in healthy if row.reading is not None]
         self._latencies_s += [
-            values.latency_p99_s for values in told if values.latency_p99_s is not None
+            values.latency_p99_s for values in reported if values.latency_p99_s is not None
         ]
 
     def _add_speeds(self, healthy: Sequence[Row]) -> None:

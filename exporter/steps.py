@@ -1,8 +1,4 @@
-"""Do long work in short steps, so that no poll waits for it.
-
-In:   a generator that yields after each millisecond or so of work.
-Out:  its result, and the CPU time that it took.
-"""
+"""Do long work in steps of about a millisecond, so that no poll waits for it."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ LANDING = """<!doctype html>
 
 
 class Web:
-    """The pages, and the server for them."""
+    """The web server and its routes."""
 
     def __init__(
         self,
@@ -270,7 +270,7 @@ class Web:
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Forbid the browser what no page needs; what the web configuration sets comes before that."""
+    """Add security headers, unless the web configuration sets them."""
     for name, text in HEADERS.items():
         response.headers.setdefault(name, text)
 

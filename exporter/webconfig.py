@@ -1,8 +1,6 @@
-"""Read a web configuration: the file that all of Prometheus' exporters share (exporter-toolkit's).
+"""Read a web configuration file, in the format of Prometheus' exporter-toolkit.
 
-In:   the file's bytes, and its path, against which the paths in it are resolved.
-Out:  a WebConfig. Fails with InputError, which names every problem at once with its place.
-No I/O. No value is ever quoted in a message: it may be a key, a hash or a misplaced password.
+No message quotes a value: it may be a key, a hash or a misplaced password.
 """
 
 from __future__ import annotations
@@ -78,7 +76,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """How to guard the pages."""
+    """How to protect the web server."""
 
     tls: Tls | None
     """None for plain http."""

@@ -1,9 +1,7 @@
-"""Guard the pages: https, passwords and security headers, as a web configuration has them.
+"""Protect the web server with TLS, basic authentication and headers from a web configuration.
 
-In:   the path of a web configuration.
-Out:  a TLS context for the server, and an aiohttp application that answers only whom it may.
-The file is looked at again at each request, certificates at each handshake. What is bad by then is
-logged once, and what was good before stays in force. Passwords and hashes are never logged.
+The file is checked at each request, certificates at each handshake. A bad new version is logged
+once and the last good one stays active. Passwords and hashes are never logged.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ MAX_FILE_BYTES = 65_536
 MAX_CHECKS = 20
 """Passwords that wait to be checked: about 0.1 s each."""
 MAX_CHECKS_OF_ONE = 5
-"""Of these from one address, so that who guesses there keeps nobody out elsewhere."""
+"""Of these from one address, so that guesses from there keep nobody out elsewhere."""
 RETRY_AFTER_S = 2
 MAX_REMEMBERED = 100
 """Good passwords that are remembered; each user of the file usually has one."""
@@ -66,7 +64,7 @@ class LastGood(Generic[T]):
         self._value = read(None)
 
     def value(self) -> T:
-        """Return what is in force now."""
+        """Return the last good value."""
         stamps = self._look()
         if stamps != self._stamps:
             self._stamps = stamps
@@ -78,9 +76,11 @@ class LastGood(Generic[T]):
             self._value = self._read(self._value)
         except InputError as error:
             problems = "; ".join(str(problem) for problem in error.problems)
-            log.warning("%s changed and is bad, what was before stays: %s", self._what, problems)
+            log.warning(
+                "reload failed, the last good version stays active: %s: %s", self._what, problems
+            )
         else:
-            log.info("%s changed and is in force", self._what)
+            log.info("reloaded %s", self._what)
 
     def _look(self) -> list[tuple[int, int, int] | None]:
         return [_stamp(path) for path in self._paths]
@@ -96,7 +96,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 class Guard:
-    """Stands between the network and the pages.
+    """Authenticates requests to the web server.
 
     Raises:
         InputError: The web configuration, or a file that it names, is bad.
@@ -111,7 +111,7 @@ class Guard:
 
     @property
     def is_closed(self) -> bool:
-        """Return whether a stranger's page has neither the certificate nor the password."""
+        """Return whether another site in a browser lacks the certificate or the password."""
         return self.context is not None or bool(self._config.value().users)
 
     def protect(self, app: web.Application, *, on_busy: Callable[[], object]) -> None:
@@ -153,11 +153,11 @@ def _config(path: Path, last: WebConfig | None) -> WebConfig:
     except UnreadableFileError as error:
         raise InputError(str(path), [Problem(str(path), str(error))]) from error
     if last and last.users and not config.users:
-        # A file that is being written begins as an empty one, which would open every page.
+        # A file that is being written begins as an empty one, which would open every path.
         message = "passwords are not given up while the exporter runs; restart it for that"
         raise InputError(str(path), [Problem(f"{path}: basic_auth_users", message)])
     if last and last.tls != config.tls:
-        log.warning("%s: %s changed, which a restart puts in force", path, TLS_SECTION)
+        log.warning("%s: %s changed; restart the exporter to apply it", path, TLS_SECTION)
     for note in config.notes:
         log.info("%s: %s", path, note)
     return config

@@ -49,7 +49,7 @@ def recognise(answers: Answers) -> EngineName | None:
 def unrecognised(answers: Answers) -> Verdict:
     """Return the verdict on an instance that no engine fits.
 
-    It may still be up: a good `/health` counts as healthy, with its figures missing.
+    It may still be up: a good `/health` counts as healthy, with its metrics missing.
     """
     verdict = read_health(answers[HEALTH])
     if verdict.outcome is Outcome.OK:

@@ -126,17 +126,17 @@ def status_verdict(path: str, answer: Answer) -> Verdict:
 
 
 def healthy(values: Values) -> Verdict:
-    """Return the verdict on an instance that is well and told its figures."""
+    """Return the verdict on an instance that is well and reported its metrics."""
     return Verdict(Outcome.OK, values=values)
 
 
 def without_metrics(outcome: Outcome, detail: str, values: Values = NO_VALUES) -> Verdict:
-    """Return the verdict on an instance that is well, but whose figures could not be read."""
+    """Return the verdict on an instance that is well, but whose metrics could not be read."""
     return Verdict(Outcome.OK, values=values, metrics_outcome=outcome, metrics_detail=detail)
 
 
 def metrics_body(path: str, answer: Answer | PollError) -> bytes:
-    """Return the body of an answer with figures.
+    """Return the body of an answer with metrics.
 
     Raises:
         PollError: The request failed, or its status is not 200.
@@ -194,7 +194,7 @@ PROMPT_FACTOR = 100
 
 
 def drop_implausible(verdict: Verdict, *, now_s: float, max_tokens_per_second: float) -> Verdict:
-    """Return the verdict without implausible figures; the same object where there are none."""
+    """Return the verdict without implausible values; the same object where there are none."""
     values = verdict.values
     if values is NO_VALUES:
         return verdict
@@ -218,7 +218,7 @@ def drop_implausible(verdict: Verdict, *, now_s: float, max_tokens_per_second: f
 
 
 def mark_implausible(verdict: Verdict, faults: Sequence[str]) -> Verdict:
-    """Return the verdict on an instance of whose figures some are left out as implausible.
+    """Return the verdict without some values, which are implausible.
 
     Where others were broken, that stays the outcome: it is why most of them are missing.
     """

@@ -13,7 +13,7 @@
                               of every request that ended, those that failed included
 
 At least one of the three must be there; unknown keys are ignored. Numbers are 0 to 2**53.
-A figure that is not as it should be is left out, and the others are taken.
+An invalid value is left out; the others are used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ METRICS = "/api/metrics"
 
 UNSPECIFIED = "unspecified"
 MAX_ERROR_TYPES = 1000
-"""What a body may hold. Far fewer are told apart (see `memory`), but these are kept for a poll."""
+"""Of one body, kept for a poll. Far fewer are counted apart (see `counters`)."""
 
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARACTERS)]
 ErrorCounts = Annotated[dict[Name, Amount], msgspec.Meta(max_length=MAX_ERROR_TYPES)]
@@ -89,7 +89,7 @@ def engine(*, latency_unit_s: float = 1.0) -> Engine:
 
 
 def read(answers: Answers, *, latency_unit_s: float) -> Verdict:
-    """Judge by `/health`; take the figures from `/api/metrics`."""
+    """Judge by `/health`; take the metrics from `/api/metrics`."""
     verdict = read_health(answers[HEALTH])
     if verdict.outcome is not Outcome.OK:
         return verdict
@@ -105,7 +105,7 @@ def read(answers: Answers, *, latency_unit_s: float) -> Verdict:
 
 
 def decode(body: bytes) -> tuple[_Metrics, list[str]]:
-    """Decode a body of `/api/metrics`; return the figures, and why others are left out.
+    """Decode a body of `/api/metrics`; return the metrics, and why others are left out.
 
     Raises:
         PollError: BAD_BODY; it is not such an object.
@@ -114,7 +114,7 @@ def decode(body: bytes) -> tuple[_Metrics, list[str]]:
         metrics = decode_json(_decode, body, METRICS)
         given = {name for name in ARTICLE_METRICS if getattr(metrics, name) is not None}
         faults: list[str] = []
-    except PollError:  # then each figure is looked at by itself
+    except PollError:  # then each value is decoded by itself
         raw_metrics = decode_json(_decode_raw, body, METRICS)
         given = raw_metrics.keys() & ARTICLE_METRICS
         metrics, faults = _decode_each(raw_metrics)
@@ -125,7 +125,7 @@ def decode(body: bytes) -> tuple[_Metrics, list[str]]:
 
 
 def _decode_each(raw_metrics: Mapping[str, msgspec.Raw]) -> tuple[_Metrics, list[str]]:
-    """Return the figures that are as they should be, and what is wrong with the others."""
+    """Return the valid values, and what is wrong with the others."""
     metrics = _Metrics()
     fault_by_name: dict[str, str] = {}
     for name in [name for name in _decode_metric if name in raw_metrics]:
@@ -140,7 +140,7 @@ def _decode_each(raw_metrics: Mapping[str, msgspec.Raw]) -> tuple[_Metrics, list
 
 
 def _values(metrics: _Metrics, latency_unit_s: float, faults: list[str]) -> Values:
-    """Return the figures in our units; add to the faults what is wrong with the histogram."""
+    """Return the values in our units; add to the faults what is wrong with the histogram."""
     p99 = metrics.latency_p99
     return Values(
         (metrics.model,) if metrics.model else (),

@@ -55,7 +55,7 @@ _decode_props = msgspec.json.Decoder(_Props).decode
 
 
 def read(answers: Answers) -> Verdict:
-    """Judge by `/health`; take the figures from `/metrics`, the model from `/props`."""
+    """Judge by `/health`; take the metrics from `/metrics`, the model from `/props`."""
     verdict = read_health(answers[HEALTH])
     if verdict.outcome is not Outcome.OK:
         return verdict
@@ -112,7 +112,7 @@ MAX_SHOWN_BYTES = 50
 def samples_without_labels(
     page: bytes, wanted: Iterable[str]
 ) -> tuple[dict[str, float], list[str]]:
-    """Return the value of each wanted sample that stands on the page without labels, and faults.
+    """Return the value of each wanted sample that has no labels, and the faults.
 
     Values are 0 to MAX_AMOUNT. Of a sample that stands there repeatedly, the last one counts. One
     without such a value is left out, and a fault says so.

@@ -1,8 +1,7 @@
-"""The `ollama` engine: stock Ollama servers, which publish no figures of their own.
+"""The `ollama` engine: stock Ollama servers, which publish no metrics of their own.
 
 `/` says that the server runs, `/api/ps` which models are loaded, `/api/version` what it is.
-Bodies as measured on 0.4.7, 0.23.0 and 0.32.15. Tokens, latency and queue are known to nobody but
-the clients and a gateway, so those series are absent here.
+Measured on 0.4.7, 0.23.0 and 0.32.15. A stock Ollama reports neither tokens nor latency nor queue.
 """
 
 from __future__ import annotations
@@ -66,10 +65,10 @@ def read_version(answer: Answer | PollError | None) -> str | None:
     if not isinstance(answer, Answer) or answer.status != 200:
         return None
     try:
-        told = decode_json(_decode_version, answer.body, VERSION)
+        answered = decode_json(_decode_version, answer.body, VERSION)
     except PollError:
         return None
-    return told.version[:MAX_VERSION_CHARACTERS]
+    return answered.version[:MAX_VERSION_CHARACTERS]
 
 
 def _read_root(answer: Answer | PollError) -> Verdict:

@@ -1,9 +1,4 @@
-"""Take apart where an instance listens.
-
-In:   a URL, a `host:port` or a host, as a person or a provisioner wrote it.
-Out:  an Address, its parts checked; nothing is resolved.
-Fails with ValueError, whose text says what would be right and never repeats credentials.
-"""
+"""Parse where an instance listens: a URL, a `host:port` or a host."""
 
 from __future__ import annotations
 

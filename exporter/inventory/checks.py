@@ -1,8 +1,4 @@
-"""Small questions that every inventory value has to answer.
-
-In:   one value.
-Out:  a verdict, or the words for a message. No I/O, no exceptions of our own.
-"""
+"""Check single inventory values, and quote them in messages without credentials."""
 
 from __future__ import annotations
 

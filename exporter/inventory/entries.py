@@ -10,8 +10,7 @@ from typing import NamedTuple
 from exporter.errors import InputError
 from exporter.inventory.address import Address, parse_host, parse_netloc, parse_url
 from exporter.inventory.checks import shown
-from exporter.inventory.faults import Problems
-from exporter.inventory.fields import Fields, Record
+from exporter.inventory.fields import Fields, Problems, Record
 from exporter.model import EngineName, State, Target
 from ollama_fleet.problems import Problem
 
@@ -205,7 +204,7 @@ def _group_address(text: object, *, tls: bool) -> Address:
 
 
 class Description(NamedTuple):
-    """Checked values of the describing fields; empty texts where nothing was said."""
+    """Checked values of the describing fields; empty texts where nothing is given."""
 
     id: str
     node: str

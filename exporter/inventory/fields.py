@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import msgspec
 
+from exporter.errors import InputError
 from exporter.inventory.address import parse_port
 from exporter.inventory.checks import label_name_fault, shown, text_fault
-from exporter.inventory.faults import Problems
 from exporter.model import NO_LABELS
-from ollama_fleet.problems import Problem
+from ollama_fleet.problems import MAX_PROBLEMS, Problem
 from ollama_fleet.suggestions import did_you_mean
 
 MAX_LABELS = 64
@@ -162,3 +162,28 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         """Return the place of one element of the list `key`."""
         path = f"{key}[{index}]"
         return self.places.get(path) or f"{self.place}.{path}"
+
+
+class Problems:
+    """Gathers the problems of one source, and ends the reading when there are too many."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._found: list[Problem] = []
+
+    def add(self, problem: Problem) -> None:
+        """Note a problem.
+
+        Raises:
+            InputError: It is one too many; the last one says that reading stopped there.
+        """
+        if len(self._found) < MAX_PROBLEMS - 1:
+            self._found.append(problem)
+            return
+        self._found.append(Problem(problem.place, "reading stops here: too many problems"))
+        self.raise_if_any()
+
+    def raise_if_any(self) -> None:
+        """Raise an InputError with all problems, if there are any."""
+        if self._found:
+            raise InputError(self._source, self._found)

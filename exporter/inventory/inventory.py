@@ -31,7 +31,7 @@ class SourceState:
     source: str
     """Path or URL."""
     last_success_s: float
-    """When its content was last known good and in force, in seconds since 1970; 0 if never."""
+    """When its content was last known good and active, in seconds since 1970; 0 if never."""
     last_reload_successful: bool
     n_instances: int
     """In its last good list, before sharding."""
@@ -46,7 +46,7 @@ class SourceListing:
         self.source = source
         self.active: Listed = ()
         self.new: Listed | None = None
-        """Parsed, but not in force: not decided on yet, or refused for ids that others have."""
+        """Parsed, but not active: not decided on yet, or refused for ids that others have."""
         self._unparsed: bytes | None = None
         # Not the errors themselves: their tracebacks would keep whole bodies in memory.
         self._read_problems: tuple[Problem, ...] = ()
@@ -114,13 +114,13 @@ class SourceListing:
         return Problem(self.source.name, str(error) if is_foreseen else _bug(error))
 
     def take(self) -> None:
-        """Put the new list in force."""
+        """Activate the new list."""
         if self.new is not None:
             self.active, self.new = self.new, None
             self._content_problems = ()
 
     def refuse(self, problems: Sequence[Problem]) -> None:
-        """Keep the list in force; the new one is tried again when another source changes."""
+        """Keep the active list; the new one is tried again when another source changes."""
         self._content_problems = tuple(problems)
 
     def conclude(self, now_s: float) -> None:
@@ -130,11 +130,10 @@ class SourceListing:
         if not error:
             self._last_success_s = now_s
         if error and error != self._logged:
-            log.error("inventory source fails, its last %d instances stay: %s", n_instances, error)
+            log.error("inventory source fails, last list kept instances=%d: %s", n_instances, error)
         elif self._logged and not error:
-            log.info(
-                "inventory source works again, %d instances: %s", n_instances, self.source.name
-            )
+            name = self.source.name
+            log.info("inventory source works again source=%s instances=%d", name, n_instances)
         self._logged = error
 
 
@@ -178,7 +177,7 @@ class Inventory:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """Return the instances in force, sorted by id."""
+        """Return the active instances, sorted by id."""
         return self._targets
 
     @property
@@ -222,7 +221,7 @@ class Inventory:
                 group.create_task(listing.read())
 
     async def _apply_new(self) -> Change:
-        """Put in force what can be; nothing new means nothing to do."""
+        """Activate the new lists that do not conflict."""
         if not any(listing.is_undecided for listing in self._listings):
             return NO_CHANGE
         active = [listing.active for listing in self._listings]

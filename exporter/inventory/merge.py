@@ -29,7 +29,7 @@ class Change:
 
     def __str__(self) -> str:
         counts = len(self.added), len(self.removed), len(self.changed)
-        return "{:,} added, {:,} removed, {:,} changed".format(*counts)
+        return "added={} removed={} changed={}".format(*counts)
 
 
 NO_CHANGE = Change()

@@ -71,7 +71,7 @@ class SourceSettings:
     """For one whole HTTP exchange, from resolving the name to the last byte."""
     max_body_bytes: int = 64 * 2**20
     token_file: Path | None = None
-    """Holds a bearer token, sent to this source only; read anew each time, so it may be rotated."""
+    """Holds a bearer token, sent to this source only; read each time, so it may be rotated."""
     ca_file: Path | None = None
     """Certificates (PEM) to verify the server by, in place of the system's."""
 
@@ -279,7 +279,7 @@ class HttpSource:
         return headers
 
     def _token(self, path: Path) -> str:
-        """Return the token; what is wrong with it is told without showing it."""
+        """Return the token; errors do not show it."""
         try:
             with path.open("rb") as file:
                 token = file.read(MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
@@ -345,7 +345,7 @@ A provisioner that follows its store says 0."""
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What one server said."""
+    """What one server answered."""
 
     index: int
     body: bytes | None
@@ -417,7 +417,7 @@ class AlternativesSource:
             old = self._sources[self._current]
             reason = faults.get(self._current, f"its list is {old.age_s:.0f} s old")
             new = self._sources[answer.index].name
-            log.warning("inventory comes from %s now, not from %s: %s", new, old.name, reason)
+            log.warning("inventory server changed from=%s to=%s: %s", old.name, new, reason)
         self._current = answer.index
         self._digest = self._sources[answer.index].digest
         return answer.body

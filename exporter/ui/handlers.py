@@ -67,15 +67,15 @@ def read(folder: Path) -> Mapping[str, File]:
     """Return the files of a folder that a browser can use, by name.
 
     Raises:
-        ExporterError: There is no page among them.
+        ExporterError: index.html is missing.
     """
     try:
         paths = [path for path in sorted(folder.iterdir()) if path.suffix in CONTENT_TYPES]
         files = {path.name: _file(path) for path in paths}
     except OSError as error:
-        raise ExporterError(f"cannot read the page's files in {folder}: {error}") from error
+        raise ExporterError(f"cannot read the web UI's files in {folder}: {error}") from error
     if INDEX not in files:
-        raise ExporterError(f"there is no {INDEX} in {folder}; install ollama-fleet anew")
+        raise ExporterError(f"there is no {INDEX} in {folder}; reinstall ollama-fleet")
     return files
 
 
@@ -109,7 +109,7 @@ class ResultCache:
     async def get(
         self, revision: int, wanted: Hashable, make: Callable[[], Awaitable[object]]
     ) -> object:
-        """Return what is wanted, made by the first who asks; where that one leaves, by the next."""
+        """Return the cached result; the first caller makes it, or the next if that is cancelled."""
         if revision != self._revision:
             self._revision, self._entries = revision, {}
         entry = self._entries.setdefault(wanted, _Entry())
@@ -125,7 +125,7 @@ PATH = "/fleet"
 
 
 class FleetUi:
-    """The page, and what its scripts ask for."""
+    """The web UI's files, and the requests of its scripts."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class FleetUi:
         """Answers about the worst, for all who look at the same."""
 
     def add_to(self, app: web.Application) -> None:
-        """Add the page to an application."""
+        """Add the routes to an application."""
         app.add_routes(
             [
                 web.get(PATH, self._index),

@@ -1,9 +1,4 @@
-"""Which cells the page draws, in which order, and which of them can be compared.
-
-In:   the poller's rows, sorted by id, and the layout so far.
-Out:  a Layout: the same one as long as no cell came, went, or changed its node, model, developer or
-engine. Pure; in steps, so that the event loop turns in between.
-"""
+"""Which cells the map has, in which order, and which of them can be compared."""
 
 from __future__ import annotations
 
@@ -75,7 +70,7 @@ class Layout:
     described: Described
 
     def is_like(self, other: Layout) -> bool:
-        """Return whether the page would draw the same cells."""
+        """Return whether the map would have the same cells."""
         return (
             self.ids == other.ids
             and (self.nodes, self.models, self.developers)

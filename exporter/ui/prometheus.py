@@ -1,9 +1,4 @@
-"""Ask a Prometheus which alerts fire and which thresholds are in force.
-
-In:   its base URL.
-Out:  the last known Answer, at once; asking goes on beside, and only while somebody looks.
-Never fails: what goes wrong is told in the answer, which keeps what was known before.
-"""
+"""Ask a Prometheus which alerts fire and which thresholds its rules use."""
 
 from __future__ import annotations
 
@@ -63,7 +58,7 @@ class Firing(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the Prometheus said last."""
+    """What the Prometheus answered last."""
 
     error: str = ""
     """Why it is not known what is so now; empty when it is."""
@@ -96,7 +91,7 @@ class Prometheus:
     def latest(self) -> Answer:
         """Return what is known; ask again, beside, where that is older than the refresh interval.
 
-        Once somebody looks again after a long while, what was known then is no longer told.
+        An answer from before a long pause is dropped.
         """
         now_s = self._clock.monotonic_s()
         if now_s - self._answered_at_s > KEPT_S + self._refresh_s:
@@ -128,9 +123,9 @@ class Prometheus:
     def _note(self, failure: str) -> None:
         """Log a failure, unless the one before was the same; and a recovery."""
         if failure and failure != self._logged:
-            log.warning("ui.prometheus-url: %s %s", self._client.url, failure)
+            log.warning("prometheus query failed url=%s: %s", self._client.url, failure)
         elif self._logged and not failure:
-            log.info("ui.prometheus-url: %s answers again", self._client.url)
+            log.info("prometheus answers again url=%s", self._client.url)
         self._logged = failure
 
 
@@ -139,13 +134,15 @@ def answer_of(
 ) -> Answer:
     """Return what the answers to the queries amount to."""
     alerts = firing_of(firing)
-    told: Counter[str] = Counter()
+    n_by_severity: Counter[str] = Counter()
     for each in n_firing:
         if math.isfinite(each.number):
-            told[each.metric.get("severity", "")] += round(each.number)
+            n_by_severity[each.metric.get("severity", "")] += round(each.number)
     # Asked at about the same time, not at the very same.
-    n_critical = max(told[CRITICAL], sum(alert.severity == CRITICAL for alert in alerts))
-    return Answer("", alerts, max(told.total(), len(alerts)), n_critical, thresholds_of(thresholds))
+    n_critical = max(n_by_severity[CRITICAL], sum(alert.severity == CRITICAL for alert in alerts))
+    return Answer(
+        "", alerts, max(n_by_severity.total(), len(alerts)), n_critical, thresholds_of(thresholds)
+    )
 
 
 def thresholds_of(series: Iterable[Series]) -> dict[str, float]:

@@ -50,7 +50,7 @@ def whole(column: Column) -> Changes:
 
 
 def as_json(column: Column) -> list[int | None]:
-    """Return a column as it is told: None for what is not known."""
+    """Return a column as JSON has it: None for unknown values."""
     if column.typecode == "B":
         return list(column)
     return [_or_null(number) for number in column]
@@ -139,7 +139,7 @@ class ChangesAnswer(msgspec.Struct, frozen=True):
 
 
 class LayoutChanged(msgspec.Struct, frozen=True):
-    """What is said instead of changes where the browser's cells are no longer the fleet's."""
+    """The answer instead of changes if the browser has another layout."""
 
     layout: str
 

@@ -1,9 +1,4 @@
-"""Remember what instances had done five minutes ago, to tell what they did since.
-
-In:   the poller's rows and the ledger, looked at once a minute.
-Out:  each instance's errors of the last five minutes, and the fleet's p99 latency of that time.
-What counters say of their whole life is no news: an error of last week must not colour a cell.
-"""
+"""Errors per instance and the fleet's p99 latency over the last five minutes."""
 
 from __future__ import annotations
 

@@ -159,8 +159,8 @@ class ViewBuilder:
     def _is_held(self) -> bool:
         """Return whether instances that are given another model one by one have to wait.
 
-        For each layout every browser loads the whole map: once a pass is often enough, save in
-        the first one, in which models become known at all.
+        Every browser loads the whole map for each layout: once a poll cycle is often enough, except
+        in the first one, in which the models become known.
         """
         age_s = self._clock.monotonic_s() - self._named_at_s
         return self._poller.has_seen_all.is_set() and age_s < self._poll_interval_s

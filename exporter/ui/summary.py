@@ -29,7 +29,7 @@ MIN_MEASURED = 0.5
 
 
 class Name(StrEnum):
-    """The figures, as the alerts' thresholds name them in `ollama_fleet_threshold`."""
+    """The indicators, as the alerts' thresholds name them in `ollama_fleet_threshold`."""
 
     HEALTHY_INSTANCES = "healthy_instances"
     REQUEST_LATENCY_P99 = "request_latency_p99_seconds"
@@ -37,7 +37,7 @@ class Name(StrEnum):
 
 
 class Bound(StrEnum):
-    """On which side of its threshold a figure is good."""
+    """On which side of its threshold an indicator is good."""
 
     FLOOR = "floor"
     CEILING = "ceiling"
@@ -58,7 +58,7 @@ class ThresholdSource(StrEnum):
 
 
 class Indicator(msgspec.Struct, frozen=True):
-    """One figure beside its threshold; None for what is not known."""
+    """One indicator beside its threshold; None for what is not known."""
 
     name: Name
     value: float | None
@@ -77,7 +77,7 @@ class Limits:
 
 
 def values(totals: Totals, request_latency_p99_s: float | None) -> dict[Name, float | None]:
-    """Return the figures as they are."""
+    """Return the current values."""
     return {
         Name.HEALTHY_INSTANCES: totals.instances[Status.HEALTHY],
         Name.REQUEST_LATENCY_P99: request_latency_p99_s,
@@ -104,7 +104,7 @@ def n_expected(totals: Totals) -> int:
 
 
 def thresholds(limits: Limits, n_instances: int) -> dict[Name, float]:
-    """Return the thresholds of the settings, for so many instances that should serve."""
+    """Return the thresholds of the settings, for n instances that should serve."""
     healthy = limits.healthy_instances.of(n_instances)
     if limits.healthy_instances.is_per_instance:
         # Rounded down, as the alerts do: of 50 instances the loss of a single one is no matter.
@@ -119,7 +119,7 @@ def thresholds(limits: Limits, n_instances: int) -> dict[Name, float]:
 def indicators(
     values: Mapping[Name, float | None], thresholds: Mapping[Name, float], *, is_judged: bool
 ) -> tuple[Indicator, ...]:
-    """Put the figures beside their thresholds; of a fleet that is half seen nothing is judged."""
+    """Return the values with their thresholds; judge them after the first poll cycle only."""
     return tuple(
         Indicator(
             name,
@@ -133,7 +133,7 @@ def indicators(
 
 
 def is_met(value: float | None, threshold: float, bound: Bound) -> bool | None:
-    """Return whether a figure is as it must be; at its threshold it is."""
+    """Return whether a value meets its threshold."""
     if value is None:
         return None
     return value >= threshold if bound is Bound.FLOOR else value <= threshold
@@ -146,7 +146,7 @@ class Alerts(msgspec.Struct, frozen=True):
     firing: tuple[Firing, ...]
     """The most severe."""
     n_firing: int
-    """With those that are not told."""
+    """Including those that `firing` leaves out."""
     n_critical: int
 
 
@@ -155,7 +155,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     taken_at_seconds: float
     last_cycle_age_seconds: float | None
-    """Since the last whole pass over the fleet ended."""
+    """Since the last poll cycle ended."""
     inventory_age_seconds: float | None
     """Of the source that was read longest ago; None while one was never read."""
     shard: dict[str, int]
@@ -220,19 +220,19 @@ class Summariser:
         self, fleet_view: FleetView, answer: Answer | None
     ) -> tuple[tuple[Indicator, ...], ThresholdSource]:
         own = thresholds(self._ui_config.limits, n_expected(fleet_view.totals))
-        told = {} if answer is None else self._usable(answer)
-        is_all_told = len(told) == len(own)
+        recorded = {} if answer is None else self._usable(answer)
+        is_all_recorded = len(recorded) == len(own)
         judged = indicators(
             values(fleet_view.totals, fleet_view.request_latency_p99_s),
-            {**own, **told},
+            {**own, **recorded},
             is_judged=self._poller.has_seen_all.is_set(),
         )
-        return judged, ThresholdSource.PROMETHEUS if is_all_told else ThresholdSource.SETTINGS
+        return judged, ThresholdSource.PROMETHEUS if is_all_recorded else ThresholdSource.SETTINGS
 
     def _usable(self, answer: Answer) -> dict[Name, float]:
-        """Return the thresholds that were told and are for what this exporter sees.
+        """Return the recorded thresholds that apply to what this exporter sees.
 
-        Floors are for the whole fleet, of which a shard sees a part only.
+        Floors are for the whole fleet, a shard sees only a part.
         """
         names = Name if self._ui_config.shard.count == 1 else (Name.REQUEST_LATENCY_P99,)
         return {name: answer.thresholds[name] for name in names if name in answer.thresholds}

@@ -99,7 +99,7 @@ async def test_a_provisioner_that_hangs_and_one_that_stops_are_stood_in_for(
                 await second.put(instance(7))
                 change = await changed(inventory)
                 assert ["llama-00007"] == [one.id for one in change.added]
-                assert f"inventory comes from {urls[1]} now, not from {urls[0]}" in caplog.text
+                assert f"inventory server changed from={urls[0]} to={urls[1]}" in caplog.text
                 assert not await inventory.refresh()
         change = await changed(inventory)
         await inventory.close()

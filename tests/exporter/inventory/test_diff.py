@@ -78,5 +78,5 @@ def test_labels_count_as_a_change() -> None:
 def test_a_change_says_what_it_is() -> None:
     a = Target("a", "h", 1)
 
-    assert "1 added, 0 removed, 0 changed" == str(diff([], [a]))
+    assert "added=1 removed=0 changed=0" == str(diff([], [a]))
     assert not Change()

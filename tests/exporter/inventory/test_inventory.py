@@ -212,10 +212,10 @@ async def test_one_line_is_logged_for_each_new_failure_and_one_for_recovery(
         await inventory.refresh()
 
     assert [
-        "inventory source fails, its last 0 instances stay: f: is away",
-        "inventory source fails, its last 0 instances stay: "
+        "inventory source fails, last list kept instances=0: f: is away",
+        "inventory source fails, last list kept instances=0: "
         "f:1 [0]: an instance must be an object, got 7",
-        "inventory source works again, 0 instances: f",
+        "inventory source works again source=f instances=0",
     ] == caplog.messages
 
 

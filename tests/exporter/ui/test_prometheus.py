@@ -279,10 +279,10 @@ async def test_a_fault_is_logged_once_and_so_is_the_recovery(
 
         await eventually(is_well)
 
-    url = f"ui.prometheus-url: http://127.0.0.1:{port}"
     failed, recovered = caplog.messages
-    assert failed.startswith(f"{url} does not answer as Prometheus does: ")
-    assert f"{url} answers again" == recovered
+    url = f"url=http://127.0.0.1:{port}"
+    assert failed.startswith(f"prometheus query failed {url}: does not answer as Prometheus does")
+    assert f"prometheus answers again {url}" == recovered
 
 
 async def test_closing_ends_a_question_under_way() -> None:
