@@ -47,7 +47,7 @@ def test_other_files_and_folders_are_left_out(tmp_path: Path) -> None:
 def test_without_a_page_the_exporter_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ExporterError, match=r"there is no index\.html"):
         read(written(tmp_path, {"main.js": ""}))
-    with pytest.raises(ExporterError, match="cannot read the page's files"):
+    with pytest.raises(ExporterError, match="cannot read the web UI"):
         read(tmp_path / "nowhere")
 
 
