@@ -15,14 +15,14 @@ import requests
 from provisioning.api.routes import (
     AGE_HEADER,
     NOT_LEADING,
-    AssignOrder,
-    DeleteOrphansOrder,
+    AssignRequest,
+    DeleteOrphansRequest,
     Details,
     InstanceDocument,
     NodeDocument,
     OrphanDocument,
     ProblemDocument,
-    ScaleOrder,
+    ScaleRequest,
 )
 from provisioning.errors import ProvisionerError
 from provisioning.model import Fleet
@@ -191,7 +191,7 @@ class Client:
 
     def assign(self, id_: str, developer: str) -> InstanceDocument:
         """Give an instance to a developer."""
-        return self._change_instance("assign", id_, msgspec.json.encode(AssignOrder(developer)))
+        return self._change_instance("assign", id_, msgspec.json.encode(AssignRequest(developer)))
 
     def release(self, id_: str) -> InstanceDocument:
         """Take an instance from its developer."""
@@ -215,13 +215,13 @@ class Client:
 
     def delete_orphans(self, count: int) -> list[OrphanDocument]:
         """Delete all orphans, if there are that many."""
-        body = msgspec.json.encode(DeleteOrphansOrder(count))
+        body = msgspec.json.encode(DeleteOrphansRequest(count))
         request = _change(f"delete {count:,} orphans", "/orphans/delete", body)
         return self._call(request, list[OrphanDocument])
 
     def scale(self, pool: str, count: int, *, etag: str) -> Plan:
         """Change a pool's count, if the specification with this ETag is still active."""
-        body = msgspec.json.encode(ScaleOrder(count))
+        body = msgspec.json.encode(ScaleRequest(count))
         request = _change(f"scale pool {pool}", f"/pools/{_quoted(pool)}/scale", body)
         return self._call(request._replace(if_match=etag), Plan)
 

@@ -43,20 +43,19 @@ class _Tries:
 class EventLog:
     """Writes to a logger; each event and each outage has a key of its own."""
 
-    def __init__(self, log: logging.Logger, clock: Clock, *, window_s: float = WINDOW_S) -> None:
+    def __init__(self, log: logging.Logger, clock: Clock) -> None:
         self._log = log
         self._clock = clock
-        self._window_s = window_s
         self._windows: dict[Hashable, _Window] = {}
         self._tries: dict[Hashable, _Tries] = {}
 
-    def admit(self, key: Hashable, *, burst: int = 1, window_s: float = 0.0) -> int | None:
+    def admit(self, key: Hashable, *, burst: int = 1, window_s: float = WINDOW_S) -> int | None:
         """Return how many lines were held back since the last one; None: hold this one back.
 
         Args:
             key: What the line is about.
             burst: How many lines of this key a window takes.
-            window_s: Where it is longer than usual.
+            window_s: How long they are counted.
         """
         now_s = self._clock.monotonic_s()
         if key not in self._windows and len(self._windows) >= MAX_KEYS:
@@ -64,7 +63,7 @@ class EventLog:
             key = key if len(self._windows) < MAX_KEYS else OTHER
         window = self._windows.setdefault(key, _Window())
         if now_s >= window.ends_s:
-            window.ends_s = now_s + max(self._window_s, window_s)
+            window.ends_s = now_s + window_s
             window.n_logged = 0
         if window.n_logged >= burst:
             window.n_held += 1
@@ -97,7 +96,7 @@ class EventLog:
         tries.failed_s = now_s
         tries.n_failed += 1
         tries.n_tries += 1
-        window_s = min(now_s - since_s, LONGEST_WINDOW_S)
+        window_s = min(max(WINDOW_S, now_s - since_s), LONGEST_WINDOW_S)
         if self.admit((key, message), window_s=window_s) is not None:
             counts = f"failed={tries.n_failed} of={tries.n_tries} for_s={now_s - since_s:.0f}"
             self._log.log(level, "%s %s: %s", message, counts, error)

@@ -201,17 +201,12 @@ class ReconcileLog:
             )
 
     def _log_lost(self, name: str, desired: Fleet, observed: Observed) -> None:
-        here = [one.instance for one in observed.stored.values() if one.instance.node == name]
-        kept = [
-            one for one in here if one.phase is Phase.RUNNING and one.id not in observed.unhealthy
-        ]
-        staying = [one for one in here if one.phase is not Phase.FAILED and not is_leaving(one)]
+        here = sum(one.instance.node == name for one in observed.stored.values())
         log.warning(
-            "node lost node=%s grace_s=%g moved=%d kept=%d: it does not answer for longer than "
-            "limits.node_grace; instances that still answer are kept; last: %s",
+            "node lost node=%s instances=%d: it does not answer for longer than limits.node_grace "
+            "(%g s), and its instances move, except those that still answer; last: %s",
             name,
+            here,
             desired.limits.node_grace_s,
-            len(staying) - len(kept),
-            len(kept),
             observed.reports[name].fault,
         )

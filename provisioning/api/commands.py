@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -12,6 +12,7 @@ from ollama_fleet.tables import count_text
 from provisioning.actions import Drain
 from provisioning.api.routes import OrphanDocument
 from provisioning.cache import Cache
+from provisioning.controller import Controller
 from provisioning.errors import (
     ApiError,
     ConflictError,
@@ -217,33 +218,6 @@ def _put(stored: Stored, *, developer: str | None = None, is_replace_asked: bool
     return Put(changed, stored.version)
 
 
-class Controller(Protocol):
-    """What the reconciler of this process knows, and does when asked."""
-
-    @property
-    def term(self) -> Term | None:
-        """Return the term that writes carry; None: this provisioner does not lead."""
-        ...
-
-    @property
-    def reports(self) -> Mapping[str, NodeReport]:
-        """Return the last report of each node."""
-        ...
-
-    @property
-    def orphans(self) -> Sequence[Orphan] | None:
-        """Return what runs without a record; None: not each node was asked yet."""
-        ...
-
-    def delete_orphans(self) -> None:
-        """Have the orphans deleted that there are now."""
-        ...
-
-    def wake(self) -> None:
-        """Reconcile at once."""
-        ...
-
-
 class Commands:
     """What a person may ask of the leader; each command may be repeated, it is done once.
 
@@ -260,9 +234,14 @@ class Commands:
         leader: Callable[[], Awaitable[str | None]],
         fleet: str,
     ) -> None:
-        """Take the store, its cache, the reconciler, who tells the leader's URL, the fleet's name.
+        """Decide on the cache's view, write to the store as the controller's term allows.
 
-        What is decided on first is the cache's view.
+        Args:
+            store: Where to write.
+            cache: What the store holds.
+            controller: Holds the term; knows nodes and orphans.
+            leader: Returns the URL of the provisioner that leads.
+            fleet: Its name, as its specification must have it.
         """
         self._store = store
         self._cache = cache

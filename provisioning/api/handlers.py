@@ -26,10 +26,10 @@ from provisioning.api.routes import (
     JSON,
     MAX_SPEC_BYTES,
     OPERATIONS,
-    AssignOrder,
-    DeleteOrphansOrder,
+    AssignRequest,
+    DeleteOrphansRequest,
     Operation,
-    ScaleOrder,
+    ScaleRequest,
 )
 from provisioning.cache import Cache
 from provisioning.errors import (
@@ -363,7 +363,7 @@ class Writes:
 
     async def assign(self, request: web.Request, body: bytes) -> Instance:
         """Give an instance to a developer, whom the pool lists from then on."""
-        id_, developer = request.match_info["id"], decoded(body, AssignOrder).developer
+        id_, developer = request.match_info["id"], decoded(body, AssignRequest).developer
         if fault := text_fault(developer):
             raise SpecError("the request", [f"developer {fault}"])
         return await self._commands.write(lambda view: commands.assign(view, id_, developer))
@@ -385,7 +385,7 @@ class Writes:
 
     async def scale(self, request: web.Request, body: bytes) -> Plan:
         """Change how many instances a pool has."""
-        name, count = request.match_info["name"], decoded(body, ScaleOrder).count
+        name, count = request.match_info["name"], decoded(body, ScaleRequest).count
         expected = expected_version(request)
         return await self._commands.write(lambda view: commands.scale(view, name, count, expected))
 
@@ -396,4 +396,4 @@ class Writes:
 
     async def delete_orphans(self, _request: web.Request, body: bytes) -> Any:
         """Delete all orphans, if there are as many as the request says."""
-        return await self._commands.delete_orphans(decoded(body, DeleteOrphansOrder).count)
+        return await self._commands.delete_orphans(decoded(body, DeleteOrphansRequest).count)

@@ -136,7 +136,7 @@ class SdGroup(msgspec.Struct, frozen=True):
     labels: Mapping[str, str]
 
 
-class AssignOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AssignRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who gets the instance."""
 
     developer: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -145,13 +145,13 @@ class AssignOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 MAX_COUNT = 1_000_000
 
 
-class ScaleOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScaleRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many instances the pool is to have."""
 
     count: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
 
-class DeleteOrphansOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeleteOrphansRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many orphans the caller has seen; if there are more or less, none is deleted."""
 
     count: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
@@ -298,7 +298,7 @@ OPERATIONS = (
     _command(
         "assign",
         "Give the instance to a developer; the pool lists them from now on.",
-        body=AssignOrder,
+        body=AssignRequest,
         status=HTTPStatus.OK,
     ),
     _command(
@@ -327,7 +327,7 @@ OPERATIONS = (
         path="/orphans/delete",
         summary="Delete all orphans, if there are as many as the request says.",
         answer=list[OrphanDocument],
-        body=DeleteOrphansOrder,
+        body=DeleteOrphansRequest,
         status=HTTPStatus.ACCEPTED,
         is_write=True,
     ),
@@ -338,7 +338,7 @@ OPERATIONS = (
         summary="Change how many instances a pool has.",
         answer=Plan,
         parameters=(POOL, IF_MATCH),
-        body=ScaleOrder,
+        body=ScaleRequest,
         status=HTTPStatus.ACCEPTED,
         is_write=True,
     ),

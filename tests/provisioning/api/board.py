@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -17,6 +17,7 @@ from ollama_fleet.tokens import Tokens
 from provisioning.api.commands import Commands
 from provisioning.api.server import Api, bound, serving
 from provisioning.cache import Cache
+from provisioning.controller import Controller
 from provisioning.errors import StoreUnavailableError
 from provisioning.metrics import Metrics
 from provisioning.model import (
@@ -135,7 +136,13 @@ class Board:
         self._term = self.backend.begin_term("us").term
         self.api = Api(
             self.cache,
-            Commands(self.store, self.cache, self, leader=self._leader, fleet=FLEET.name),
+            Commands(
+                self.store,
+                self.cache,
+                cast("Controller", self),
+                leader=self._leader,
+                fleet=FLEET.name,
+            ),
             self.tokens,
             self.metrics,
             clock,
