@@ -24,10 +24,10 @@ from provisioning.controller import SHORTEST_GAP_S, Controller
 from provisioning.lifecycle import Kind, Result
 from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind, Workload
 from provisioning.report import Report
-from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from provisioning.store.base import PutSpec
 from provisioning.store.factory import Opened, open_store
 from tests.provisioning.counters import Counters
+from tests.provisioning.world import Behaviour, SimulatedProber, SimulatedRuntime, World
 
 NAME = "bench"
 N_NODES = 12

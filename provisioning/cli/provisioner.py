@@ -208,7 +208,7 @@ def settings_of(given: dict[str, Any]) -> Settings:
             password_file=given["store_password_file"],
         ),
         local=Local(
-            state_dir=given["state_dir"] / "units",
+            state_dir=given["state_dir"] / "processes",
             simulation_token_file=given["simulation_token_file"],
             authority_file=given["nodes_ca_file"],
             certificate_file=given["nodes_certificate_file"],

@@ -26,7 +26,7 @@ import aiohttp
 from ollama_fleet.logs import escaped
 from provisioning.demo import rundir
 from provisioning.demo.errors import ChildError
-from provisioning.runtime.endings import until_readable
+from provisioning.runtime.procfs import until_readable
 
 READY_POLL_S = 0.1
 READY_ANSWER_S = 2.0

@@ -55,7 +55,7 @@ class RunDir:
     @property
     def provisioner_containers(self) -> Path:
         """Return the records and logs of processes in there."""
-        return self.provisioner_state / "units"
+        return self.provisioner_state / "processes"
 
     @property
     def provisioner_token(self) -> Path:

@@ -1,13 +1,15 @@
 """What the provisioner asks of a node's runtime.
 
-Every implementation passes tests/provisioning/runtime/contract.py. Calls may be cancelled at
-any moment and made again: each is idempotent, and what a cancelled `start` leaves is found by
+Every implementation passes tests/provisioning/runtime/contract.py. Calls may be cancelled at any
+moment and made again: each is idempotent, and what a cancelled `start` leaves is listed by
 `containers` and removed by `remove`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol
 
 from provisioning.model import ContainerSpec, ObservedContainer, Probe, RequestsPage, WarmUp
@@ -91,3 +93,30 @@ class Prober(Protocol):
             TransientError: One of them was not answered with 200 in time.
         """
         ...
+
+
+class Broadcast:
+    """Names that are sent to everyone who listens at the time."""
+
+    def __init__(self) -> None:
+        self._listeners: set[asyncio.Queue[str | None]] = set()
+
+    def send(self, name: str) -> None:
+        """Send a name to everyone who listens."""
+        for listener in self._listeners:
+            listener.put_nowait(name)
+
+    def close(self) -> None:
+        """Tell everyone who listens that nothing follows."""
+        for listener in self._listeners:
+            listener.put_nowait(None)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[asyncio.Queue[str | None]]:
+        """Give a queue of what is sent during the block; None: nothing follows."""
+        names: asyncio.Queue[str | None] = asyncio.Queue()
+        self._listeners.add(names)
+        try:
+            yield names
+        finally:
+            self._listeners.discard(names)

@@ -59,15 +59,15 @@ def find(proc: Path = PROC) -> Cgroups | None:
     return None
 
 
-def procs_file(group: Path) -> Path:
-    """Return the file that a process joins the group by."""
-    return group / "cgroup.procs"
+def join(group: Path, pid: int) -> None:
+    """Put a process, and all that it starts from then on, into the group."""
+    (group / "cgroup.procs").write_text(str(pid))
 
 
 def members(group: Path) -> Iterator[int]:
     """Yield the process ids in the group; none where it does not exist."""
     with contextlib.suppress(OSError):
-        yield from map(int, procs_file(group).read_text().split())
+        yield from map(int, (group / "cgroup.procs").read_text().split())
 
 
 def n_killed(group: Path) -> int:

@@ -1,12 +1,8 @@
-"""Open the runtime of a node, and ask whatever runs there for its health.
-
-In:   Nodes of a specification; folders and files that only this machine knows.
-Out:  a Runtime for each, and one Prober for all.
-Fails with PermanentError where the node's kind needs what is not installed.
-"""
+"""Open the runtime of a node, and what probes the instances there."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 from pathlib import Path
@@ -16,13 +12,14 @@ import msgspec
 from ollama_fleet.clock import Clock
 from provisioning.errors import PermanentError
 from provisioning.model import Node, RuntimeKind
-from provisioning.runtime import cgroups, logs, records
+from provisioning.runtime import cgroups, logs, process
 from provisioning.runtime.base import Prober, Runtime
-from provisioning.runtime.hosted import HostedRuntime
-from provisioning.runtime.image_pulls import Turns
 from provisioning.runtime.probe import HttpProber
 from provisioning.runtime.process import ProcessRuntime
-from provisioning.runtime.simulator import SimulatedProber, SimulatedRuntime, World
+from provisioning.runtime.simulator import Memory, MemoryProber, MemoryRuntime, SimulatorRuntime
+
+IMPORTS_AT_ONCE = 16
+"""Of image archives by one provisioner: a few fill its network and its CPU."""
 
 
 class Local(msgspec.Struct, frozen=True):
@@ -46,11 +43,11 @@ class Machines:
         self._local = local
         self._clock = clock
         self._groups = cgroups.find()
-        self._import_turns = Turns()
-        self._world = World(clock)
-        self._simulated = SimulatedProber(self._world)
+        self._imports = asyncio.Semaphore(IMPORTS_AT_ONCE)
+        self._memory = Memory()
+        self._memory_prober = MemoryProber(self._memory)
         self._in_memory: set[str] = set()
-        """Nodes whose instances are in the world alone."""
+        """Nodes whose instances are in this process's memory."""
         self._http = HttpProber()
 
     def open(self, node: Node) -> Runtime:
@@ -71,12 +68,12 @@ class Machines:
                 )
             case RuntimeKind.SIMULATED if node.endpoint:
                 token_path = self._local.simulation_token_file
-                return HostedRuntime(
+                return SimulatorRuntime(
                     self._fleet, node.name, endpoint=node.endpoint, token_path=token_path
                 )
             case RuntimeKind.SIMULATED:
                 self._in_memory.add(node.name)
-                return SimulatedRuntime(self._world, node.name, self._fleet)
+                return MemoryRuntime(self._memory, node.name)
             case RuntimeKind.CONTAINERD:
                 return self._open_containerd(node)
 
@@ -84,7 +81,7 @@ class Machines:
         """Return the path, on a node, of what an instance writes; empty: it has none."""
         match node.runtime:
             case RuntimeKind.PROCESS:
-                folder = records.folder_of(self._local.state_dir, self._fleet, node.name)
+                folder = process.folder_of(self._local.state_dir, self._fleet, node.name)
                 return str(logs.of_process(folder, instance_id))
             case RuntimeKind.CONTAINERD:
                 return str(logs.of_container(self._fleet, instance_id))
@@ -93,7 +90,7 @@ class Machines:
 
     def prober(self, node: str) -> Prober:
         """Return what reaches the instances of a node: those in memory are on no network."""
-        return self._simulated if node in self._in_memory else self._http
+        return self._memory_prober if node in self._in_memory else self._http
 
     async def close(self) -> None:
         """Close the connections to instances."""
@@ -123,5 +120,5 @@ class Machines:
             endpoint=node.endpoint,
             clock=self._clock,
             certificates=certificates,
-            import_turns=self._import_turns,
+            imports=self._imports,
         )

@@ -1,33 +1,27 @@
-"""Who a process is, for certain, and how to signal it and nobody else.
+"""Who a process is, whether it lives, and how it ended, as the kernel says it.
 
-In:   /proc. Out: Identities: a process id with the start time that belongs to it.
-A process id is used again and again; an Identity never is, as long as `boot()` is the same. Signals
-go through pidfds, which stand for one process and not for its number. No function fails where a
-process has ended meanwhile. Fails with OSError where nothing can be known, as without a file
-descriptor to spare: a process is never said to be gone unless the kernel says so.
+A process id is used again and again; with its start time it is one process of this boot. Functions
+raise OSError where nothing can be known, as without a file descriptor to spare: a process is never
+said to be gone unless the kernel says so.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import errno
 import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 PROC = Path("/proc")
-STATE, SESSION, START_TICKS = 0, 3, 19
+STATE, GROUP, START_TICKS = 0, 2, 19
 """Places in /proc/PID/stat after the program's name; see proc(5)."""
 ENDED_STATES = frozenset("ZXx")
-ABSENT = frozenset({errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EACCES, errno.EPERM})
-"""What is said of a process that we have no business with: it is gone, its number is a thread's by
-now (EINVAL), or it is another user's and /proc is mounted with `hidepid`."""
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Process(msgspec.Struct, frozen=True):
     """One process among all of this boot."""
 
     pid: int
@@ -38,15 +32,10 @@ class Identity(msgspec.Struct, frozen=True):
 class Stat(msgspec.Struct, frozen=True):
     """What /proc/PID/stat says."""
 
-    pid: int
-    state: str
-    session: int
-    start_ticks: int
-
-    @property
-    def has_ended(self) -> bool:
-        """Say whether only its exit status is left of it."""
-        return self.state in ENDED_STATES
+    process: Process
+    group: int
+    has_ended: bool
+    """Only its exit status is left of it."""
 
 
 def boot() -> str:
@@ -55,72 +44,54 @@ def boot() -> str:
     return f"{boot_id} {os.readlink(PROC / 'self/ns/pid')}"
 
 
-def parse_stat(text: str) -> Stat:
-    """Read a line of /proc/PID/stat; the program's name in it may hold spaces and brackets."""
-    head, _, tail = text.rpartition(")")
-    fields = tail.split()
-    pid = int(head.partition(" ")[0])
-    return Stat(pid, fields[STATE], int(fields[SESSION]), int(fields[START_TICKS]))
-
-
 def read_stat(pid: int) -> Stat | None:
     """Return what is known of a process id now; None: there is no such process."""
     try:
-        return parse_stat((PROC / str(pid) / "stat").read_text(errors="replace"))
-    except OSError as error:
-        _raise_unless_absent(error)
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    fields = text.rpartition(")")[2].split()
+    process = Process(pid, int(fields[START_TICKS]))
+    return Stat(process, int(fields[GROUP]), fields[STATE] in ENDED_STATES)
 
 
-def find(identity: Identity) -> Stat | None:
-    """Return what is known of this very process; None: it has ended and is forgotten."""
-    stat = read_stat(identity.pid)
-    return stat if stat and stat.start_ticks == identity.start_ticks else None
+def identify(pid: int) -> Process:
+    """Return who a child is that nobody has waited for."""
+    if stat := read_stat(pid):
+        return stat.process
+    raise ProcessLookupError(pid)
 
 
-def is_alive(identity: Identity) -> bool:
-    """Say whether the process still runs."""
-    stat = find(identity)
+def is_living(pid: int) -> bool:
+    """Say whether there is such a process, and it has not ended."""
+    stat = read_stat(pid)
     return stat is not None and not stat.has_ended
 
 
-def open_process(identity: Identity) -> int | None:
-    """Return a pidfd of this very process, to be closed by the caller; None: it is gone."""
-    try:
-        descriptor = os.pidfd_open(identity.pid)
-    except OSError as error:
-        _raise_unless_absent(error)
-        return None
-    is_it = False
-    try:
-        # Asked after opening: should the number be another's by now, so is the start time.
-        is_it = find(identity) is not None
-    finally:
-        if not is_it:
-            os.close(descriptor)
-    return descriptor if is_it else None
+def is_alive(process: Process) -> bool:
+    """Say whether this very process has not ended."""
+    stat = read_stat(process.pid)
+    return stat is not None and stat.process == process and not stat.has_ended
 
 
-def send_signal(identity: Identity, number: signal.Signals) -> None:
-    """Signal this very process; do nothing where it has ended."""
-    descriptor = open_process(identity)
-    if descriptor is None:
-        return
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, number)
-    finally:
-        os.close(descriptor)
+def group_members(leader: Process) -> set[int]:
+    """Return who is in the group that a process leads or has led; none if its id is another's."""
+    stats = [
+        stat for pid in map(int, filter(str.isdigit, os.listdir(PROC))) if (stat := read_stat(pid))
+    ]
+    now = read_stat(leader.pid)
+    if now is not None and now.process != leader:
+        return set()
+    return {stat.process.pid for stat in stats if stat.group == leader.pid}
 
 
-def reap(identity: Identity) -> int | None:
+def reap(process: Process) -> int | None:
     """Return the exit status of an ended child, negative for a signal; None: nobody's to know."""
-    stat = find(identity)
-    if stat is None or not stat.has_ended:
+    stat = read_stat(process.pid)
+    if stat is None or stat.process != process or not stat.has_ended:
         return None
     try:
-        # It is ended and unreaped: as long as it is our child, its number is nobody else's.
-        result = os.waitid(os.P_PID, identity.pid, os.WEXITED | os.WNOHANG)
+        result = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         return None
     if result is None:
@@ -128,46 +99,89 @@ def reap(identity: Identity) -> int | None:
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
-def has_child_ended(pid: int) -> bool:
-    """Say whether a child of ours has ended, and reap it then; until that its number is its own."""
+def open_process(process: Process) -> int | None:
+    """Return a pidfd of this very process, to be closed by the caller; None: it is gone."""
     try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
-    except ChildProcessError:
-        return True
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    is_it = False
+    try:
+        # Asked after opening: should the id be another's by now, so is the start time.
+        stat = read_stat(process.pid)
+        is_it = stat is not None and stat.process == process
+    finally:
+        if not is_it:
+            os.close(descriptor)
+    return descriptor if is_it else None
 
 
-def session_members(leader: Identity, mark: bytes) -> Iterator[Identity]:
-    """Yield the living processes of a session, its leader included, dead or alive.
+async def until_exit(process: Process, timeout_s: float) -> None:
+    """Return when the process has ended, or after the time."""
+    descriptor = open_process(process)
+    if descriptor is None:
+        return
+    try:
+        with contextlib.suppress(TimeoutError):
+            await until_readable(descriptor, timeout_s)
+    finally:
+        os.close(descriptor)
 
-    Where the leader is gone, its number may lead a stranger's session: a member counts only with
-    `mark` in its environment. One that wrote over its environment, as for a title in `ps`, is then
-    missed; a cgroup is the only certain way.
+
+async def until_readable(descriptor: int, timeout_s: float | None = None) -> None:
+    """Return when something can be read from the descriptor, or its other end is closed.
+
+    Raises:
+        TimeoutError: Nothing could for so long.
     """
-    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
-    stats = [stat for stat in map(read_stat, pids) if stat and stat.session == leader.pid]
-    # Asked after the others: if it is there now, the number was no other's when they were read.
-    is_led = find(leader) is not None
-    for stat in stats:
-        if not stat.has_ended and (is_led or _has_mark(stat.pid, mark)):
-            yield Identity(stat.pid, stat.start_ticks)
-
-
-def identities(pids: Iterator[int]) -> Iterator[Identity]:
-    """Yield who these living processes are now."""
-    for stat in map(read_stat, pids):
-        if stat and not stat.has_ended:
-            yield Identity(stat.pid, stat.start_ticks)
-
-
-def _has_mark(pid: int, mark: bytes) -> bool:
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(descriptor, _settle, readable)
     try:
-        return mark in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError as error:
-        _raise_unless_absent(error)
-        return False
+        async with asyncio.timeout(timeout_s):
+            await readable
+    finally:
+        loop.remove_reader(descriptor)
 
 
-def _raise_unless_absent(error: OSError) -> None:
-    """Raise what tells nothing of the process, as that too many files are open."""
-    if error.errno not in ABSENT:
-        raise error
+class ExitWatcher:
+    """Calls back soon after a process has ended, a child or not: its pidfd becomes readable."""
+
+    def __init__(self, on_exit: Callable[[str], None]) -> None:
+        """Call `on_exit` with the name under which the process is watched."""
+        self._on_exit = on_exit
+        self._watched: dict[str, tuple[Process, int]] = {}
+        self._is_closed = False
+
+    def watch(self, name: str, process: Process) -> None:
+        """Watch a process in place of the one that had the name before."""
+        if self._is_closed or (name in self._watched and self._watched[name][0] == process):
+            return
+        self.forget(name)
+        descriptor = open_process(process)
+        if descriptor is None:
+            self._on_exit(name)
+            return
+        self._watched[name] = process, descriptor
+        asyncio.get_running_loop().add_reader(descriptor, self._on_readable, name)
+
+    def forget(self, name: str) -> None:
+        """Watch the name's process no more."""
+        if watched := self._watched.pop(name, None):
+            asyncio.get_running_loop().remove_reader(watched[1])
+            os.close(watched[1])
+
+    def close(self) -> None:
+        """Forget all, and watch nothing from now on."""
+        self._is_closed = True
+        for name in tuple(self._watched):
+            self.forget(name)
+
+    def _on_readable(self, name: str) -> None:
+        self.forget(name)
+        self._on_exit(name)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

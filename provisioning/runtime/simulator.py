@@ -1,15 +1,20 @@
-"""A node whose instances are imagined, in memory."""
+"""Nodes of runtime `simulated`: in a process of `ollama-fleet simulate`, or in memory alone."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import quote
 
+import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 
-from ollama_fleet.clock import Clock, wait_at_most
 from provisioning.errors import (
+    ContainerError,
     NodeUnreachableError,
     PermanentError,
     ResourceExhaustedError,
@@ -24,336 +29,69 @@ from provisioning.model import (
     WarmUp,
 )
 
-NEVER_S = float("inf")
-KILLED = -9
+TIMEOUT_S = 10.0
+UNANSWERED = (aiohttp.ClientError, HttpProcessingError, TimeoutError, ValueError)
+"""The second and the last are how aiohttp, by version, tells of a line without end."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
-class Behaviour(msgspec.Struct, frozen=True):
-    """How containers of an image behave; ratios are 0 to 1."""
+class Memory:
+    """The containers of all nodes that are in this process's memory alone: none ever ends."""
 
-    start_s: float = 0.0
-    """Mean time that it takes to make a container; it varies from half to one and a half of it."""
-    healthy_after_s: float = 0.0
-    """Mean time from then on until it is healthy; it varies exponentially."""
-    failure_ratio: float = 0.0
-    """Of tries to start."""
-    hang_ratio: float = 0.0
-    """Of tries after which it runs, but never gets healthy."""
-    ends_after_s: float = NEVER_S
-    exit_status: int = 0
-    out_of_memory_after_s: float = NEVER_S
-    """Mean; it varies exponentially."""
-    stop_s: float = 0.0
-    ignores_sigterm: bool = False
-    cannot_start: bool = False
-    """No try will ever go well."""
-    warm_up_s: float = 0.0
+    def __init__(self) -> None:
+        self.by_node: dict[str, dict[str, ContainerSpec]] = {}
+        self.addresses: set[tuple[str, int]] = set()
+        """Where they would listen."""
 
 
-class Held:
-    """A container on a node."""
+class MemoryRuntime:
+    """See `base.Runtime`; to try a specification without anything to run it on."""
 
-    def __init__(self, container: ContainerSpec, behaviour: Behaviour, node: SimulatedNode) -> None:
-        self.container = container
-        self.node = node
-        self.behaviour = behaviour
-        self.state = ContainerState.CREATED
-        self.healthy_at_s = NEVER_S
-        self.ends_at_s = NEVER_S
-        self.exit_status: int | None = None
-        self.is_out_of_memory = False
-        self.is_ill = False
-        self.lock = asyncio.Lock()
-
-    def look(self, now_s: float) -> ObservedContainer:
-        """Return what the runtime says about it now."""
-        is_over = self.state is ContainerState.RUNNING and now_s >= self.ends_at_s
-        state = ContainerState.EXITED if is_over else self.state
-        has_ended = state is ContainerState.EXITED
-        return ObservedContainer(
-            self.container.name,
-            self.container.instance_id,
-            self.container.generation,
-            state,
-            self.exit_status if has_ended else None,
-            has_ended and self.is_out_of_memory,
-        )
-
-    def is_healthy(self, now_s: float) -> bool:
-        """Say whether it answers its health check with 200."""
-        is_running = self.state is ContainerState.RUNNING and now_s < self.ends_at_s
-        return is_running and now_s >= self.healthy_at_s and not self.is_ill
-
-    def end(self, at_s: float, exit_status: int | None, *, is_out_of_memory: bool = False) -> None:
-        """Let it end at a moment."""
-        self.ends_at_s = at_s
-        self.exit_status = exit_status
-        self.is_out_of_memory = is_out_of_memory
-
-
-class SimulatedNode:
-    """A machine with containers of any fleet."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.held: dict[tuple[str, str], Held] = {}
-        """By fleet and name of the container."""
-        self.is_reachable = True
-        self.has_endings = asyncio.Event()
-        """Set when some container will end that would not have ended before."""
-
-    def tell_of_endings(self) -> None:
-        """Wake whoever waits for containers to end."""
-        self.has_endings.set()
-        self.has_endings = asyncio.Event()
-
-
-class World:
-    """All nodes and containers, and the faults that are upon them."""
-
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        seed: int = 0,
-        behaviour: Behaviour | None = None,
-        by_image: Mapping[str, Behaviour] | None = None,
-    ) -> None:
-        self.clock = clock
-        self._seed = seed
-        self._behaviour = behaviour or Behaviour()
-        self._by_image = dict(by_image or {})
-        self._nodes: dict[str, SimulatedNode] = {}
-        self._tries: dict[str, int] = {}
-        self.at_address: dict[tuple[str, int], Held | None] = {}
-        """Who listens there; None: a stranger."""
-
-    def __repr__(self) -> str:
-        n_containers = sum(len(node.held) for node in self._nodes.values())
-        return f"<World of {len(self._nodes)} nodes, {n_containers:,} containers>"
-
-    def node(self, name: str) -> SimulatedNode:
-        """Return a node; it is there as soon as it is asked for."""
-        return self._nodes.setdefault(name, SimulatedNode(name))
-
-    def held(self, container: str) -> Held:
-        """Return a container, wherever it is.
-
-        Raises:
-            KeyError: There is none.
-        """
-        for node in self._nodes.values():
-            for (_, name), held in node.held.items():
-                if name == container:
-                    return held
-        raise KeyError(container)
-
-    def containers(self, node: str) -> tuple[ContainerSpec, ...]:
-        """Return the containers on a node that have not ended."""
-        now_s = self.clock.monotonic_s()
-        return tuple(
-            held.container
-            for held in self.node(node).held.values()
-            if held.look(now_s).state is not ContainerState.EXITED
-        )
-
-    def behave(self, behaviour: Behaviour, *, image: str | None = None) -> None:
-        """Let what is started from now on behave otherwise; without an image, all that has none."""
-        if image is None:
-            self._behaviour = behaviour
-        else:
-            self._by_image[image] = behaviour
-
-    def silence(self, node: str) -> None:
-        """Let a node, and its containers, answer nobody."""
-        self.node(node).is_reachable = False
-
-    def restore(self, node: str) -> None:
-        """Let a silenced node answer again; its containers have gone on all the time."""
-        self.node(node).is_reachable = True
-
-    def kill(self, container: str, *, is_out_of_memory: bool = False) -> None:
-        """End a container by force, now."""
-        held = self.held(container)
-        held.end(self.clock.monotonic_s(), KILLED, is_out_of_memory=is_out_of_memory)
-        held.node.tell_of_endings()
-
-    def sicken(self, container: str) -> None:
-        """Let a container run on, but not answer its health check any more."""
-        self.held(container).is_ill = True
-
-    def take_port(self, host: str, port: int) -> None:
-        """Let a stranger listen there."""
-        self.at_address[host, port] = None
-
-    def is_taken(self, host: str, port: int, *, by_others_than: Held) -> bool:
-        """Say whether a stranger, or another container that runs, listens there."""
-        holder = self.at_address.get((host, port), by_others_than)
-        if holder is None:
-            return True
-        has_ended = holder.look(self.clock.monotonic_s()).state is ContainerState.EXITED
-        return holder is not by_others_than and not has_ended
-
-    def behaviour_of(self, container: ContainerSpec) -> Behaviour:
-        """Return how a container behaves."""
-        return self._by_image.get(container.image, self._behaviour)
-
-    def dice(self, container: ContainerSpec) -> random.Random:
-        """Return the dice of the next try to start a container."""
-        n_tries = self._tries[container.name] = self._tries.get(container.name, 0) + 1
-        return random.Random(f"{self._seed} {container.name} {n_tries}")  # noqa: S311
-
-
-LONGEST_WAIT_S = 3600.0
-
-
-class SimulatedRuntime:
-    """See `base.Runtime`."""
-
-    def __init__(self, world: World, node: str, fleet: str) -> None:
-        self._world = world
-        self._clock = world.clock
-        self._node = world.node(node)
-        self._fleet = fleet
+    def __init__(self, memory: Memory, node: str) -> None:
+        self._addresses = memory.addresses
+        self._containers = memory.by_node.setdefault(node, {})
 
     async def start(self, container: ContainerSpec) -> None:
-        """Make the container and start it; do nothing where it runs already."""
-        self._reach()
-        behaviour = self._world.behaviour_of(container)
-        if behaviour.cannot_start:
-            raise PermanentError(
-                f"start of {container.name} on {self._node.name}: there is no image "
-                f"{container.image!r}"
-            )
-        held = self._node.held.get((self._fleet, container.name))
-        if held is None:
-            held = self._node.held[self._fleet, container.name] = Held(
-                container, behaviour, self._node
-            )
-        async with held.lock:
-            if held.look(self._clock.monotonic_s()).state is not ContainerState.RUNNING:
-                await self._make(held)
+        """Take note of the container."""
+        self._containers[container.name] = container
+        self._addresses.add((container.host, container.port))
 
     async def remove(self, name: str, *, grace_s: float) -> None:
-        """Ask the container to end, kill it after the grace, and remove all that it leaves."""
-        self._reach()
-        held = self._node.held.get((self._fleet, name))
-        if held is None:
-            return
-        async with held.lock:
-            is_running = held.look(self._clock.monotonic_s()).state is ContainerState.RUNNING
-            if is_running:
-                behaviour = held.behaviour
-                stop_s = grace_s if behaviour.ignores_sigterm else min(grace_s, behaviour.stop_s)
-                await self._clock.sleep(stop_s)
-            self._let_go(held)
+        """Forget the container."""
+        if container := self._containers.pop(name, None):
+            self._addresses.discard((container.host, container.port))
 
     async def containers(self) -> tuple[ObservedContainer, ...]:
-        """Return all containers of this fleet, whoever made them, sorted by name."""
-        self._reach()
-        now_s = self._clock.monotonic_s()
-        found = [
-            held.look(now_s) for (fleet, _), held in self._node.held.items() if fleet == self._fleet
-        ]
-        return tuple(sorted(found, key=lambda one: one.name))
+        """Return all containers of the node, sorted by name."""
+        return tuple(
+            ObservedContainer(name, one.instance_id, one.generation, ContainerState.RUNNING)
+            for name, one in sorted(self._containers.items())
+        )
 
     async def changes(self) -> AsyncIterator[str]:
-        """Yield the name of each container that has ended."""
-        told = {name: ends_at_s for name, ends_at_s in self._endings() if self._is_past(ends_at_s)}
-        while True:
-            has_endings = self._node.has_endings
-            for name, ends_at_s in self._endings():
-                if self._is_past(ends_at_s) and told.get(name) != ends_at_s:
-                    told[name] = ends_at_s
-                    yield name
-            ahead = [at_s for _, at_s in self._endings() if not self._is_past(at_s)]
-            next_s = min(ahead, default=NEVER_S) - self._clock.monotonic_s()
-            await wait_at_most(has_endings, self._clock, min(LONGEST_WAIT_S, next_s))
+        """Yield nothing, for ever: none ever ends."""
+        await asyncio.Event().wait()
+        yield ""
 
     def log_of(self, _instance_id: str) -> str:
-        """Return nothing: simulated containers write no log."""
+        """Return nothing: they write no log."""
         return ""
 
     async def close(self) -> None:
-        """Do nothing: the world goes on."""
-
-    def _endings(self) -> list[tuple[str, float]]:
-        return [
-            (name, held.ends_at_s)
-            for (fleet, name), held in self._node.held.items()
-            if fleet == self._fleet and held.ends_at_s != NEVER_S
-        ]
-
-    def _is_past(self, at_s: float) -> bool:
-        return at_s <= self._clock.monotonic_s()
-
-    def _reach(self) -> None:
-        if not self._node.is_reachable:
-            raise NodeUnreachableError(f"node {self._node.name} does not answer (simulated)")
-
-    async def _make(self, held: Held) -> None:
-        """Let a container run, or fail to; a cancelled try leaves it CREATED."""
-        container, behaviour = held.container, held.behaviour
-        dice = self._world.dice(container)
-        self._node.held[self._fleet, container.name] = held
-        held.state, held.ends_at_s, held.is_ill = ContainerState.CREATED, NEVER_S, False
-        await self._clock.sleep(behaviour.start_s * dice.uniform(0.5, 1.5))
-        if not self._node.is_reachable:
-            raise NodeUnreachableError(f"node {self._node.name} does not answer (simulated)")
-        if dice.random() < behaviour.failure_ratio:
-            self._let_go(held)
-            raise TransientError(
-                f"start of {container.name} on {self._node.name}: bad luck (simulated)"
-            )
-        if self._world.is_taken(container.host, container.port, by_others_than=held):
-            self._let_go(held)
-            raise ResourceExhaustedError(
-                f"start of {container.name} on {self._node.name}: port {container.port} of "
-                f"{container.host} is "
-                f"taken"
-            )
-        self._run(held, dice)
-
-    def _run(self, held: Held, dice: random.Random) -> None:
-        behaviour, now_s = held.behaviour, self._clock.monotonic_s()
-        self._world.at_address[held.container.host, held.container.port] = held
-        held.state = ContainerState.RUNNING
-        is_hanging = dice.random() < behaviour.hang_ratio
-        held.healthy_at_s = (
-            NEVER_S if is_hanging else now_s + _varied(behaviour.healthy_after_s, dice)
-        )
-        oom_after_s = _varied(behaviour.out_of_memory_after_s, dice)
-        if oom_after_s < behaviour.ends_after_s:
-            held.end(now_s + oom_after_s, KILLED, is_out_of_memory=True)
-        elif behaviour.ends_after_s < NEVER_S:
-            held.end(now_s + behaviour.ends_after_s, behaviour.exit_status)
-        if held.ends_at_s < NEVER_S:
-            self._node.tell_of_endings()
-
-    def _let_go(self, held: Held) -> None:
-        """Remove all traces of a container."""
-        container = held.container
-        if self._node.held.get((self._fleet, container.name)) is held:
-            del self._node.held[self._fleet, container.name]
-        held.state = ContainerState.CREATED
-        if self._world.at_address.get((container.host, container.port)) is held:
-            del self._world.at_address[container.host, container.port]
+        """Do nothing: they are there as long as this process."""
 
 
-class SimulatedProber:
-    """See `base.Prober`."""
+class MemoryProber:
+    """See `base.Prober`; what is in memory answers at once."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, memory: Memory) -> None:
+        self._addresses = memory.addresses
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
-        """Return why an instance is not healthy, in words; empty: it is."""
-        held = self._reached(host, port)
-        if held is None:
-            return f"GET http://{host}:{port}{probe.path}: connection refused (simulated)"
-        if not held.is_healthy(self._world.clock.monotonic_s()):
-            return f"GET http://{host}:{port}{probe.path}: status 503 (simulated)"
-        return ""
+        """Return an empty text where a container has the address."""
+        if (host, port) in self._addresses:
+            return ""
+        return f"GET http://{host}:{port}{probe.path}: connection refused (simulated)"
 
     async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
         """Say no: these take no requests, and so count none."""
@@ -362,22 +100,165 @@ class SimulatedProber:
     async def warm_up(
         self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
     ) -> None:
-        """Take the time that loading the model takes, once for each request."""
-        for request in requests:
-            held = self._reached(host, port)
-            if held is None:
-                raise TransientError(
-                    f"warm-up by http://{host}:{port}{request.path}: connection refused (simulated)"
-                )
-            await self._world.clock.sleep(held.behaviour.warm_up_s)
-
-    def _reached(self, host: str, port: int) -> Held | None:
-        """Return the container that listens there, if its node lets it be reached."""
-        held = self._world.at_address.get((host, port))
-        if held is None or not held.node.is_reachable:
-            return None
-        return held
+        """Do nothing: there is no model to load."""
 
 
-def _varied(mean_s: float, dice: random.Random) -> float:
-    return dice.expovariate(1 / mean_s) if 0 < mean_s < NEVER_S else mean_s
+class SimulatorRuntime:
+    """See `base.Runtime`; over the control API of `ollama-fleet simulate --host-units`."""
+
+    def __init__(
+        self,
+        fleet: str,
+        node: str,
+        *,
+        endpoint: str,
+        token_path: Path,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._fleet = fleet
+        self._node = node
+        self._url = f"{endpoint.rstrip('/')}/nodes/{quote(node, safe='')}"
+        self._token_path = token_path
+        self._timeout_s = timeout_s
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+
+    def __repr__(self) -> str:
+        return f"<SimulatorRuntime of {self._fleet} at {self._url}>"
+
+    async def start(self, container: ContainerSpec) -> None:
+        """Order the container; nothing happens where it runs already."""
+        what = f"start of {container.name} on {self._node}"
+        order = {
+            "fleet": container.fleet,
+            "instance_id": container.instance_id,
+            "generation": container.generation,
+            "host": container.host,
+            "port": container.port,
+            "model": container.model,
+        }
+        await self._write("PUT", container.name, what, body=msgspec.json.encode(order))
+
+    async def remove(self, name: str, *, grace_s: float) -> None:
+        """End the container; a simulated one ends as soon as it is asked, whatever the grace."""
+        await self._write("DELETE", name, f"removal of {name} on {self._node}")
+
+    async def containers(self) -> tuple[ObservedContainer, ...]:
+        """Return all containers of this fleet, whoever made them, sorted by name."""
+        what = f"containers of node {self._node}"
+        async with self._asked("GET", f"{self._url}/units?{self._query}", what) as answer:
+            body = await answer.read()
+        try:
+            found = msgspec.json.decode(body, type=tuple[ObservedContainer, ...])
+        except UNREADABLE as error:
+            raise self._not_ours(what, error) from error
+        return tuple(sorted(found, key=lambda container: container.name))
+
+    async def changes(self) -> AsyncGenerator[str, None]:
+        """Yield the name of each container that has ended, first of those that have already."""
+        what = f"changes of node {self._node}"
+        url = f"{self._url}/changes?{self._query}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s)
+        async with self._asked("GET", url, what, timeout=timeout) as answer:
+            async for line in answer.content:
+                yield self._name_in(line, what)
+        raise NodeUnreachableError(f"{what}: {self._url} has ended the stream")
+
+    def log_of(self, _instance_id: str) -> str:
+        """Return nothing: simulated containers write no log."""
+        return ""
+
+    async def close(self) -> None:
+        """Let go of connections; the containers go on."""
+        await self._session.close()
+
+    @property
+    def _query(self) -> str:
+        return f"fleet={quote(self._fleet, safe='')}"
+
+    async def _write(self, method: str, name: str, what: str, *, body: bytes = b"") -> None:
+        headers = {"Authorization": f"Bearer {self._token(what)}"}
+        url = f"{self._url}/units/{quote(name, safe='')}?{self._query}"
+        async with self._asked(method, url, what, headers=headers, body=body):
+            return
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        url: str,
+        what: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - aiohttp's own kind
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask, and give the answer if it is a good one; every failure becomes a ContainerError."""
+        try:
+            async with self._session.request(
+                method,
+                url,
+                data=body or None,
+                headers=headers,
+                timeout=timeout or aiohttp.ClientTimeout(total=self._timeout_s),
+            ) as answer:
+                if answer.status >= HTTPStatus.BAD_REQUEST:
+                    raise _refusal(answer.status, await answer.read(), what)
+                yield answer
+        except UNANSWERED as error:
+            raise NodeUnreachableError(
+                f"{what}: {self._url} does not answer: {str(error) or type(error).__name__}; is "
+                "`ollama-fleet simulate --host-units` running there?"
+            ) from error
+
+    def _token(self, what: str) -> str:
+        """Read the token anew each time: the simulation may make it after we were started."""
+        try:
+            token = self._token_path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            seen = getattr(error, "strerror", None) or "it is no text"
+            raise self._no_token(what, seen) from error
+        if not token or not token.isprintable():
+            raise self._no_token(what, "it holds no token")
+        return token
+
+    def _no_token(self, what: str, seen: str) -> TransientError:
+        return TransientError(
+            f"{what}: cannot use the token file {self._token_path}: {seen}; it is the one of "
+            "simulate's --control.token-file"
+        )
+
+    def _name_in(self, line: bytes, what: str) -> str:
+        try:
+            return msgspec.json.decode(line, type=_Change).name
+        except UNREADABLE as error:
+            raise self._not_ours(what, error) from error
+
+    def _not_ours(self, what: str, error: Exception) -> TransientError:
+        return TransientError(
+            f"{what}: {self._url} answers something else than containers ({error}); is it the "
+            "control "
+            "API of `ollama-fleet simulate --host-units`?"
+        )
+
+
+class _Change(msgspec.Struct):
+    name: str
+
+
+class _Problem(msgspec.Struct):
+    detail: str
+
+
+def _refusal(status: int, body: bytes, what: str) -> ContainerError:
+    """Return the error that a status means, in the words of whoever sent it."""
+    try:
+        detail = msgspec.json.decode(body, type=_Problem).detail
+    except UNREADABLE:
+        detail = "no problem document came with it"
+    message = f"{what}: HTTP {status}: {detail}"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return NodeUnreachableError(message)
+    if status == HTTPStatus.CONFLICT:
+        return ResourceExhaustedError(message)
+    is_ours_to_mend = status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return PermanentError(message) if is_ours_to_mend else TransientError(message)

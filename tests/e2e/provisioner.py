@@ -342,7 +342,7 @@ class Lab:
     def _remove_cgroups(self) -> None:
         """Remove what the kernel keeps of units that nobody has removed."""
         groups = cgroups.find()
-        label = label_of(self.fleet, NODE, self.state_dir / "units")
+        label = label_of(self.fleet, NODE, self.state_dir / "processes")
         for group in list(groups.parent.glob(f"{label}.*")) if groups else ():
             while not cgroups.remove(group):
                 time.sleep(KILL_POLL_S)

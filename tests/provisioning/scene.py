@@ -21,12 +21,12 @@ from provisioning.cache import Cache
 from provisioning.controller import Controller
 from provisioning.errors import SpecError, StoreError, StoreUnavailableError
 from provisioning.model import Fleet, Instance, Node, Phase
-from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from provisioning.store.base import Change, Done, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
 from provisioning.workload import workload_digest
 from tests.provisioning.counters import Counters
 from tests.provisioning.virtual import VirtualClock
+from tests.provisioning.world import Behaviour, SimulatedProber, SimulatedRuntime, World
 
 QUICK = Behaviour(start_s=1.0, healthy_after_s=0.5, stop_s=0.5)
 

@@ -156,7 +156,7 @@ async def test_the_state_folder_is_made_for_its_owner_alone(tmp_path: Path) -> N
 
 async def test_the_folder_around_it_is_made_for_its_owner_alone_too(tmp_path: Path) -> None:
     """The store lies there."""
-    local = Local(tmp_path / "ollama-fleet" / "units", tmp_path / "none")
+    local = Local(tmp_path / "ollama-fleet" / "processes", tmp_path / "none")
     async with client(settings(tmp_path, local=local)):
         assert 0o700 == (tmp_path / "ollama-fleet").stat().st_mode & 0o777
 

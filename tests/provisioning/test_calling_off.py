@@ -11,7 +11,6 @@ from provisioning.actions import Action, Stop
 from provisioning.lifecycle import Kind, Operation, Operations, Outcome, Result
 from provisioning.model import Instance, Limits, NodeReport, Phase, Reason, Rotation
 from provisioning.reconcile import decide
-from provisioning.runtime.simulator import Behaviour
 from tests.provisioning.making import (
     CHAT,
     NOW_S,
@@ -25,6 +24,7 @@ from tests.provisioning.making import (
 )
 from tests.provisioning.scene import provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import Behaviour
 
 STARTING = instance(1, phase=Phase.STARTING)
 STOPPING = instance(1, phase=Phase.STOPPING, reason=Reason.CHANGED)

@@ -9,12 +9,12 @@ import random
 import pytest
 
 from provisioning.model import Limits, Rotation
-from provisioning.runtime.simulator import Behaviour, World
 from provisioning.store.base import PutSpec
 from provisioning.store.memory import MemoryBackend
 from tests.provisioning.making import fleet, node, pool
 from tests.provisioning.scene import Stage, staged, text
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import Behaviour, World
 
 NODES = tuple(node(f"n{n}", address=f"127.0.0.{n}") for n in range(1, 6))
 WANTED = fleet(

@@ -12,7 +12,6 @@ from provisioning.actions import Action, CreateInstance, Replace, Start, Stop
 from provisioning.lifecycle import Outcome, Result, begin, finish_start
 from provisioning.model import ContainerState, Instance, Limits, NodeReport, Phase, Reason, WarmUp
 from provisioning.reconcile import decide
-from provisioning.runtime.simulator import Behaviour, World
 from tests.provisioning.making import (
     CHAT,
     GIB,
@@ -28,6 +27,7 @@ from tests.provisioning.making import (
 )
 from tests.provisioning.scene import QUICK, provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import Behaviour, World
 
 NODES = tuple(node(f"n{n}", cpus=1000.0, memory_bytes=9000 * GIB) for n in (1, 2, 3))
 NAMES = tuple(one.name for one in NODES)

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from provisioning.drains import LOOK_S, NOTICE_S, DrainMonitor
 from provisioning.model import Phase, RequestsPage, Rotation
-from provisioning.runtime.simulator import SimulatedProber, World
 from provisioning.spec.engines import ENGINES
 from provisioning.store.base import Stored
 from tests.provisioning.making import CHAT, fleet, instance, pool
 from tests.provisioning.scene import provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import SimulatedProber, World
 
 DRAIN_S = 300.0
 

@@ -13,7 +13,6 @@ import pytest
 
 from provisioning.errors import StoreUnavailableError
 from provisioning.model import ContainerSpec, Limits
-from provisioning.runtime.simulator import NEVER_S, Behaviour, SimulatedRuntime
 from provisioning.store.etcd.client import GRANT, RANGE, REVOKE, Method
 from provisioning.store.etcd.leadership import EtcdLeadership
 from provisioning.store.etcd.messages_pb2 import (
@@ -29,6 +28,7 @@ from provisioning.store.memory import MemoryBackend
 from tests.provisioning.making import fleet, pool
 from tests.provisioning.scene import Stage, provisioner
 from tests.provisioning.virtual import VirtualClock, freeze, virtual_run
+from tests.provisioning.world import NEVER_S, Behaviour, SimulatedRuntime
 
 LEASE_S = 10
 START_TIMEOUT_S = 30.0

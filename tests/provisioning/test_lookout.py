@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from provisioning.model import ContainerState, Fleet, Instance, Node, NodeReport, Phase, Probe
 from provisioning.nodes import NodeMonitor
-from provisioning.runtime.simulator import SimulatedProber, SimulatedRuntime, World
 from provisioning.spec_index import SpecIndex
 from provisioning.store.base import Stored
 from provisioning.workload import container_spec, listing_of
 from tests.provisioning.making import CHAT, fleet, instance, node, pool
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import SimulatedProber, SimulatedRuntime, World
 
 N1, N2 = node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2")
 ONE = instance(1, node="n1", listing=listing_of(CHAT, N1))

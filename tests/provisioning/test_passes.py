@@ -27,12 +27,12 @@ from provisioning.model import (
 )
 from provisioning.nodes import DEADLINE_S
 from provisioning.report import Report
-from provisioning.runtime.simulator import Behaviour, SimulatedRuntime, World
 from provisioning.store.base import Put, PutSpec
 from tests.provisioning.counters import Counters
 from tests.provisioning.making import CHAT, GIB, fleet, node, pool
 from tests.provisioning.scene import Stage, provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import Behaviour, SimulatedRuntime, World
 
 STUBBORN = Behaviour(ignores_sigterm=True)
 PERIOD_S = 7 * 1800.0

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from provisioning.errors import FencedError, StoreError, StoreUnavailableError
 from provisioning.model import Phase
-from provisioning.runtime.simulator import SimulatedRuntime
 from provisioning.store.base import LeaderSession, Put
 from provisioning.store.memory import MemoryBackend, MemoryLeadership
 from tests.provisioning.making import fleet, node, pool
 from tests.provisioning.scene import QUICK, provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import SimulatedRuntime
 
 TWO_NODES = (node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2"))
 

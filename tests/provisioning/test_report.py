@@ -20,11 +20,11 @@ from provisioning.report import (
     events_of,
     reasons_of,
 )
-from provisioning.runtime.simulator import SimulatedRuntime
 from provisioning.store.base import Stored
 from tests.provisioning.making import NOW_S, fleet, instance, node, observed, pool
 from tests.provisioning.scene import provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import SimulatedRuntime
 
 ID = "chat-00001"
 START = Operation(Kind.START, "n1", f"{ID}.1", ID, 1)

@@ -13,12 +13,12 @@ from provisioning.api.inventory import InventoryBuilder
 from provisioning.errors import TransientError
 from provisioning.lifecycle import MAX_EVENTS
 from provisioning.model import ContainerSpec, Instance, Limits, Phase, Rotation
-from provisioning.runtime.simulator import Behaviour, SimulatedRuntime
 from provisioning.store.base import decode, encode
 from tests.provisioning.making import CHAT, fleet, node, pool
 from tests.provisioning.scene import Stage, provisioner
 from tests.provisioning.store.examples import rich_instance
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import Behaviour, SimulatedRuntime
 
 SLOW = Rotation(every_s=0.0, drain_s=120.0)
 NODES = (

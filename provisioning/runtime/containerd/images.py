@@ -1,4 +1,4 @@
-"""Bring images to a node once, however many instances wait for one."""
+"""Pull or import images to a node, each once, however many instances wait for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,35 @@ from provisioning.errors import ContainerError, PermanentError, TransientError
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd.client import Daemon, RefusedError
-from provisioning.runtime.image_pulls import STALL_LIMIT_S, Turn, Turns
+
+TRANSFER_LIMIT_S = 3600.0
+MB = 1e6
+CHUNK_BYTES = 32 * 1024
+BROKEN = frozenset(
+    {
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
+"""What a transfer answers where another try gives the same."""
+STREAM_LOST = "not found"
+"""All that containerd says where its collection of garbage, which follows on any removal, has taken
+the stream before the transfer asked for it; of missing content it says which."""
+STREAM_TRIES = 5
+ENDED = "unexpected EOF"
+"""The archive is cut off; or, where we have not sent all of it yet, the stream; or a registry's
+answer, which is whole the next time."""
+LAST_WORD_S = 1.0
+TRIED_AGAIN = (
+    "once that is mended, have it tried again: ollama-fleet instances replace --phase failed"
+)
+BROKEN_TEXTS = ("invalid", "archive/tar", "unsupported", "unrecognized")
+
+
+log = logging.getLogger(__name__)
 
 
 class ImageConfig(msgspec.Struct, frozen=True):
@@ -56,32 +84,6 @@ def chain_ids(diff_ids: tuple[str, ...]) -> list[str]:
     return chain
 
 
-TRANSFER_LIMIT_S = 3600.0
-CHUNK_BYTES = 32 * 1024
-BROKEN = frozenset(
-    {
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-    }
-)
-"""What a transfer answers where another try gives the same."""
-STREAM_LOST = "not found"
-"""All that containerd says where its collection of garbage, which follows on any removal, has taken
-the stream before the transfer asked for it; of missing content it says which."""
-STREAM_TRIES = 5
-ENDED = "unexpected EOF"
-"""The archive is cut off; or, where we have not sent all of it yet, the stream; or a registry's
-answer, which is whole the next time."""
-LAST_WORD_S = 1.0
-TRIED_AGAIN = (
-    "once that is mended, have it tried again: ollama-fleet instances replace --phase failed"
-)
-BROKEN_TEXTS = ("invalid", "archive/tar", "unsupported", "unrecognized")
-
-
 class StreamLostError(TransientError):
     """The stream that an image comes by is gone; a new one may last."""
 
@@ -91,7 +93,7 @@ class CutOffError(TransientError):
 
 
 class Transfers:
-    """What brings images to one namespace of a daemon."""
+    """Moves images into one namespace of a daemon."""
 
     def __init__(
         self, daemon: Daemon, *, snapshotter: str, architecture: str, registries_dir: str
@@ -110,12 +112,10 @@ class Transfers:
         """
         resolver = messages.RegistryResolver(host_dir=self._registries_dir)
         source = messages.OCIRegistry(reference=name, resolver=resolver)
-        await self._transfer(name, api.wrapped(f"{api.TRANSFER}.OCIRegistry", source))
+        await self.transfer(name, api.wrapped(f"{api.TRANSFER}.OCIRegistry", source))
 
-    async def import_archive(self, name: str, archive: Path, turn: Turn) -> None:
-        """Bring an OCI archive to the node, and unpack it; an older image of the name is replaced.
-
-        The turn is told what is sent.
+    async def import_archive(self, name: str, archive: Path) -> None:
+        """Send an OCI archive to the node, and unpack it; an older image of the name is replaced.
 
         Raises:
             PermanentError: The archive cannot be read, or is no image.
@@ -123,7 +123,7 @@ class Transfers:
         for _ in range(STREAM_TRIES):
             try:
                 with await asyncio.to_thread(_opened, archive) as file:
-                    await self._send(name, file, turn)
+                    await self._send(name, file)
             except OSError as error:
                 raise PermanentError(
                     f"cannot read the image {archive} on the provisioner's machine: "
@@ -133,20 +133,20 @@ class Transfers:
                 continue
             return
         raise TransientError(
-            f"cannot bring the image {name!r} to the node: containerd lost the stream "
+            f"cannot pull the image {name!r} to the node: containerd lost the stream "
             f"{STREAM_TRIES} times"
         )
 
-    async def _send(self, name: str, file: BinaryIO, turn: Turn) -> None:
+    async def _send(self, name: str, file: BinaryIO) -> None:
         stream_id = f"import-{secrets.token_hex(8)}"
         source = messages.ImageImportStream(stream=stream_id)
         async with self._daemon.conversation(api.OPEN_STREAM) as stream:
             await stream.write(api.wrapped(api.STREAM_INIT, messages.StreamInit(id=stream_id)))
             await stream.read()  # the daemon knows the stream's name now
-            sending = asyncio.ensure_future(_feed(stream, file, turn))
+            sending = asyncio.ensure_future(feed(stream, file))
             try:
                 wrapped = api.wrapped(f"{api.TRANSFER}.ImageImportStream", source)
-                await self._transfer(name, wrapped)
+                await self.transfer(name, wrapped)
             except CutOffError as error:
                 kind = PermanentError if await _has_sent_all(sending) else StreamLostError
                 raise kind(str(error)) from error
@@ -154,7 +154,8 @@ class Transfers:
                 sending.cancel()
                 await asyncio.wait([sending])
 
-    async def _transfer(self, name: str, source: Any) -> None:
+    async def transfer(self, name: str, source: Any) -> None:
+        """Have the daemon take an image from its source, and unpack it."""
         platform = messages.Platform(os="linux", architecture=self._architecture)
         unpack = messages.UnpackConfiguration(platform=platform, snapshotter=self._snapshotter)
         store = messages.ImageStore(name=name, unpacks=[unpack])
@@ -175,12 +176,12 @@ def has_registry(name: str) -> bool:
 def transfer_error(name: str, error: RefusedError) -> ContainerError:
     """Return what a refused transfer means: whether it may go well with the next try."""
     if error.code is grpc.StatusCode.NOT_FOUND and error.details == STREAM_LOST:
-        return StreamLostError(f"cannot bring the image {name!r} to the node: stream not found")
+        return StreamLostError(f"cannot pull the image {name!r} to the node: stream not found")
     if ENDED in error.details:
-        return CutOffError(f"cannot bring the image {name!r} to the node: {error.details}")
+        return CutOffError(f"cannot pull the image {name!r} to the node: {error.details}")
     is_broken = error.code in BROKEN or any(text in error.details for text in BROKEN_TEXTS)
     kind = PermanentError if is_broken else TransientError
-    return kind(f"cannot bring the image {name!r} to the node: {error.details}")
+    return kind(f"cannot pull the image {name!r} to the node: {error.details}")
 
 
 async def _has_sent_all(sending: asyncio.Future[bool]) -> bool:
@@ -195,7 +196,7 @@ def _opened(archive: Path) -> BinaryIO:
     return archive.open("rb")
 
 
-async def _feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO, turn: Turn) -> bool:
+async def feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO) -> bool:
     """Send a file, never more than the daemon's window allows; windows add up.
 
     Returns whether that was all of it.
@@ -213,9 +214,7 @@ async def _feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO, tur
                 window += messages.WindowUpdate.FromString(update.value).update
             await stream.write(api.wrapped(f"{api.TRANSFER}.Data", messages.Data(data=chunk)))
             window -= len(chunk)
-            turn.goes_on()
         await stream.done_writing()
-        turn.has_sent_all()
         return True
     return False
 
@@ -258,7 +257,7 @@ class Images:
     def __init__(
         self,
         daemon: Daemon,
-        bringing: Bringing,
+        pulls: ImagePulls,
         *,
         snapshotter: str,
         architecture: str,
@@ -270,7 +269,7 @@ class Images:
         documents it.
         """
         self._daemon = daemon
-        self._bringing = bringing
+        self._pulls = pulls
         self._transfers = Transfers(
             daemon,
             snapshotter=snapshotter,
@@ -294,25 +293,24 @@ class Images:
                 "it, set the pool's `archive`, or begin its name with a registry, as "
                 f"registry.example:5000/llm:1; {TRIED_AGAIN}"
             )
-        return await self._bringing.bring(
-            name,
-            lambda: self._find(name),
-            lambda turn: self._brought(name, archive, turn),
-            is_import=bool(archive),
+        return await self._pulls.pull(
+            name, lambda: self._found_or_pulled(name, archive), is_import=bool(archive)
         )
 
     async def import_archive(self, name: str, archive: Path) -> None:
-        """Bring an OCI archive to the node, and unpack it; an older image of the name is replaced.
+        """Send an OCI archive to the node, and unpack it; an older image of the name is replaced.
 
         Raises:
             PermanentError: The archive cannot be read, or is no image.
         """
-        await self._transfers.import_archive(name, archive, Turn(None))
+        await self._transfers.import_archive(name, archive)
         await self._must_find(name)
 
-    async def _brought(self, name: str, archive: str, turn: Turn) -> Image:
+    async def _found_or_pulled(self, name: str, archive: str) -> Image:
+        if found := await self._find(name):  # it came while this waited
+            return found
         if archive:
-            await self._transfers.import_archive(name, Path(archive), turn)
+            await self._transfers.import_archive(name, Path(archive))
         else:
             await self._transfers.pull(name)
         return await self._must_find(name)
@@ -335,7 +333,7 @@ class Images:
     async def _must_find(self, name: str) -> Image:
         if found := await self._find(name):
             return found
-        raise TransientError(f"the image {name!r} was brought to the node and is gone again")
+        raise TransientError(f"the image {name!r} was pulled to the node and is gone again")
 
     async def _read(self, name: str, digest: str) -> Image:
         manifest = await self._document(digest, _Document)
@@ -371,112 +369,69 @@ class Images:
             raise PermanentError(f"{digest} is no document of an OCI image: {error}") from error
 
 
-MB = 1e6
+class ImagePulls:
+    """The images that are on their way to one node."""
 
-log = logging.getLogger(__name__)
-
-
-class Bringing:
-    """What is being brought to one node."""
-
-    def __init__(self, node: str, clock: Clock, turns: Turns) -> None:
-        """Take the name of the node, and what the imports of all nodes take turns by."""
+    def __init__(self, node: str, clock: Clock, imports: asyncio.Semaphore) -> None:
+        """Let imports wait for `imports`, which all nodes share: they go through our network."""
         self._node = node
         self._clock = clock
-        self._turns = turns
+        self._imports = imports
         self._tasks: dict[str, asyncio.Task[Image]] = {}
-        self._turn_by_name: dict[str, Turn] = {}
-        self._faults: dict[str, str] = {}
-        """By image: why it was not brought the last time, which nobody may have waited for."""
 
-    async def bring(
-        self,
-        name: str,
-        find: Callable[[], Awaitable[Image | None]],
-        bring: Callable[[Turn], Awaitable[Image]],
-        *,
-        is_import: bool,
+    async def pull(
+        self, name: str, pull: Callable[[], Awaitable[Image]], *, is_import: bool
     ) -> Image:
-        """Return the image, brought by whoever asked for it first.
+        """Return the image, pulled by whoever asks for it first.
 
-        An import tells its turn what it sends.
-        Where the caller is cancelled meanwhile, a note of the error says what it waited for.
+        It goes on where the caller is cancelled; a note of the error says so.
         """
         task = self._tasks.get(name)
         if task is None:
-            turn = self._turn_by_name[name] = Turn(self._turns if is_import else None)
-            work = self._found_or_brought(name, find, bring, turn)
-            task = self._tasks[name] = asyncio.create_task(work)
+            task = self._tasks[name] = asyncio.create_task(self._pull(name, pull, is_import))
             task.add_done_callback(lambda ended: self._forget(name, ended))
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError as error:
-            error.add_note(self._held_up(name))
+            error.add_note(f"its image {name!r} is still being pulled to {self._node}")
             raise
         if task.cancelled():
-            raise TransientError(f"the image {name!r} is brought to {self._node} no more")
+            raise TransientError(f"the image {name!r} is pulled to {self._node} no more")
         return task.result()
 
     async def close(self) -> None:
-        """Break off what is being brought."""
+        """Cancel all pulls."""
         for task in tuple(self._tasks.values()):
             task.cancel()
             await asyncio.wait([task])
 
-    async def _found_or_brought(
-        self,
-        name: str,
-        find: Callable[[], Awaitable[Image | None]],
-        bring: Callable[[Turn], Awaitable[Image]],
-        turn: Turn,
+    async def _pull(
+        self, name: str, pull: Callable[[], Awaitable[Image]], is_import: bool
     ) -> Image:
-        if found := await find():  # it came between the question and the order
-            return found
-        try:
-            async with turn.had():
-                begun_s = self._clock.monotonic_s()
-                log.info("the image %r is being brought to %s", name, self._node)
+        async with self._imports if is_import else contextlib.nullcontext():
+            begun_s = self._clock.monotonic_s()
+            log.info("pulling image=%s node=%s", name, self._node)
+            try:
                 async with asyncio.timeout(TRANSFER_LIMIT_S):
-                    image = await bring(turn)
-        except TimeoutError:
-            raise self._stalled(name) if turn.has_stalled else self._slow(name) from None
+                    image = await pull()
+            except TimeoutError:
+                raise TransientError(
+                    f"the image {name!r} is not on {self._node} after {TRANSFER_LIMIT_S:,.0f} s; "
+                    "see how fast it gets there, or import it on the node"
+                ) from None
         took_s = self._clock.monotonic_s() - begun_s
+        megabytes = image.size_bytes / MB
         log.info(
-            "the image %r, %.1f MB, was brought to %s in %.1f s",
-            *(name, image.size_bytes / MB, self._node, took_s),
+            "pulled image=%s node=%s size_mb=%.1f seconds=%.1f", name, self._node, megabytes, took_s
         )
         return image
 
-    def _stalled(self, name: str) -> TransientError:
-        return TransientError(
-            f"the image {name!r} was not brought to {self._node}: nothing of it could be sent for "
-            f"{STALL_LIMIT_S:,.0f} s; see whether containerd's disk there, or the archive's here, "
-            "still answers"
-        )
-
-    def _slow(self, name: str) -> TransientError:
-        return TransientError(
-            f"the image {name!r} was not brought to {self._node} within "
-            f"{TRANSFER_LIMIT_S:,.0f} s; see how fast it comes there, or import it on the node"
-        )
-
-    def _held_up(self, name: str) -> str:
-        words = f"its image {name!r} is still being brought to {self._node}"
-        turn = self._turn_by_name.get(name)
-        if turn and turn.n_before:
-            words = (
-                f"its image {name!r} waits for its turn to be brought to {self._node} "
-                f"({turn.n_before:,} others come first)"
-            )
-        fault = self._faults.get(name)
-        return f"{words}; the try before ended with: {fault}" if fault else words
-
     def _forget(self, name: str, ended: asyncio.Task[Image]) -> None:
-        del self._tasks[name], self._turn_by_name[name]
-        self._faults.pop(name, None)
+        del self._tasks[name]
         if ended.cancelled() or not (error := ended.exception()):
             return
-        self._faults[name] = str(error)
-        # Whoever asked for it may have been called off: then nobody else tells.
-        broken = None if isinstance(error, ContainerError) else error
-        log.warning("bringing an image to %s has failed: %s", self._node, error, exc_info=broken)
+        # Whoever asked for it may be cancelled: then nobody else says it.
+        bug = None if isinstance(error, ContainerError) else error
+        log.warning(
+            "image pull fails image=%s node=%s error=%s", name, self._node, error, exc_info=bug
+        )

@@ -16,20 +16,21 @@ from provisioning.errors import ContainerError
 from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import cgroups, logs
 from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime.base import Broadcast
 from provisioning.runtime.containerd import client as api
-from provisioning.runtime.containerd import containers as containers
+from provisioning.runtime.containerd import containers as labels
 from provisioning.runtime.containerd.client import Certificates, Daemon, RefusedError, meaning_of
 from provisioning.runtime.containerd.containers import Containers, Settings, cgroup_of, new_record
-from provisioning.runtime.containerd.images import Bringing, Image, Images
-from provisioning.runtime.endings import News
-from provisioning.runtime.image_pulls import Turns
-from provisioning.runtime.logs import LogKeeper
-from provisioning.runtime.oom_kills import DYING_S, OomKills
+from provisioning.runtime.containerd.images import Image, ImagePulls, Images
 from provisioning.runtime.probe import refuse_taken
 
 EXIT, OUT_OF_MEMORY = "/tasks/exit", "/tasks/oom"
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
+DYING_S = 10.0
+"""From the event that memory is short to the kernel's kill; it comes after the event."""
+
+UNREAD = (None, 0)
 
 log = logging.getLogger(__name__)
 
@@ -102,40 +103,40 @@ class ContainerdRuntime:
         clock: Clock,
         certificates: Certificates | None = None,
         settings: Settings | None = None,
-        import_turns: Turns | None = None,
+        imports: asyncio.Semaphore | None = None,
     ) -> None:
         """Connect at the first call; raise PermanentError where the endpoint cannot be right.
 
-        Imports to all nodes take turns by `import_turns`; None: this node's among themselves.
+        `imports` bounds how many images are imported at once; None: one by one.
         """
         self._fleet = fleet
         self._settings = (settings or Settings()).of(node)
         self._is_local = endpoint.startswith("unix:")
-        self._logs = LogKeeper(self._settings.max_log_bytes, clock)
         namespace = namespace_of(fleet)
         self._daemon = Daemon(endpoint, namespace, certificates)
         self._containers = Containers(self._daemon, self._settings.snapshotter)
-        self._bringing = Bringing(node, clock, import_turns or Turns())
+        self._pulls = ImagePulls(node, clock, imports or asyncio.Semaphore())
         self.images = Images(
             self._daemon,
-            self._bringing,
+            self._pulls,
             snapshotter=self._settings.snapshotter,
             architecture=self._settings.architecture,
             registries_dir=self._settings.registries_dir,
         )
-        self._news = News()
+        self._ended = Broadcast()
         self._events = Events(
             self._daemon, namespace, clock, look=self._tell_exited, heard=self._on_event
         )
         self._clock = clock
-        self._oom_kills = OomKills(clock)
+        self._oom_kills: dict[str, tuple[ContainerState, int]] = {}
+        """By container: in which state its count of the kernel's kills was read, and that."""
         self._suspects: dict[str, float] = {}
         """Containers that may just have run out of memory, and until when that is looked at."""
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._locks = weakref.WeakValueDictionary[str, asyncio.Lock]()
 
     async def start(self, container: ContainerSpec) -> None:
-        """Make the container's container and start it; bring its image where that is missing."""
+        """Make the container and start it; pull or import its image where that is missing."""
         self._events.listen()
         if not await self._containers.is_running(container.name):
             image = await self.images.ensure(container.image, container.archive)
@@ -147,11 +148,11 @@ class ContainerdRuntime:
             record = await self._containers.record(name)
             if record is None:
                 await self._containers.give_record(name, self._fleet)
-            elif record.labels.get(containers.FLEET) != self._fleet:
+            elif record.labels.get(labels.FLEET) != self._fleet:
                 return
             await self._containers.end(name, grace_s)
             await self._containers.clear(name)
-            self._oom_kills.forget(name)
+            self._oom_kills.pop(name, None)
         if self._is_local and not self._starting:
             # The last one has gone; one that begins now would miss the group that it has just made,
             # as one of another fleet on this machine still may: it tries again (GROUP_FAILURE).
@@ -164,7 +165,8 @@ class ContainerdRuntime:
         groups = await asyncio.to_thread(self._groups)
         found = await self._with_oom_kills(await self._containers.found(self._fleet))
         if self._is_local:
-            await self._logs.keep(self._log(container.instance_id) for container in found)
+            paths = [self._log(container.instance_id) for container in found]
+            await asyncio.to_thread(logs.rotate, paths, self._settings.max_log_bytes)
         for name in groups - {container.name for container in found} - starting:
             cgroups.remove_empty(cgroup_of(self._fleet, name, self._settings))
         return tuple(
@@ -175,7 +177,7 @@ class ContainerdRuntime:
     async def changes(self) -> AsyncIterator[str]:
         """Yield the name of each container that containerd says has ended or run out of memory."""
         self._events.listen()
-        with self._news.listening() as names:
+        with self._ended.listening() as names:
             while (name := await names.get()) is not None:
                 yield name
 
@@ -186,12 +188,11 @@ class ContainerdRuntime:
     async def close(self) -> None:
         """Close the connection; containers go on."""
         await self._events.close()
-        await self._logs.close()
-        await self._bringing.close()
+        await self._pulls.close()
         for starting in tuple(self._starting.values()):
             starting.cancel()
             await asyncio.wait([starting])
-        self._news.close()
+        self._ended.close()
         await self._daemon.close()
 
     async def _finished(self, name: str, start: Coroutine[None, None, None]) -> None:
@@ -219,7 +220,7 @@ class ContainerdRuntime:
             if await self._containers.is_running(container.name):
                 return
             await self._containers.clear(container.name)
-            self._oom_kills.begin(container.name)
+            self._oom_kills.pop(container.name, None)
             await refuse_taken(container.host, container.port)
             if self._is_local:
                 await asyncio.to_thread(_make_way_for, log)
@@ -232,28 +233,37 @@ class ContainerdRuntime:
     async def _tell_exited(self) -> None:
         for container in await self.containers():
             if container.state is ContainerState.EXITED:
-                self._news.tell(container.name)
+                self._ended.send(container.name)
 
     async def _on_event(self, topic: str, name: str) -> None:
         if topic == OUT_OF_MEMORY:
             # It comes before the kernel kills, and for all in a group of groups that is full.
             self._suspects[name] = self._clock.monotonic_s() + DYING_S
-        self._news.tell(name)
+        self._ended.send(name)
 
     async def _with_oom_kills(
         self, found: Sequence[ObservedContainer]
     ) -> tuple[ObservedContainer, ...]:
-        """Say of each whether the kernel killed a process of it, by its own counter."""
+        """Say of each whether the kernel killed a process of it for want of memory.
+
+        It is asked for a count only where that may be new: each question takes a shim 2 ms.
+        """
         now_s = self._clock.monotonic_s()
         self._suspects = {name: at_s for name, at_s in self._suspects.items() if now_s < at_s}
-        asked = [
-            container.name
-            for container in found
-            if container.name in self._suspects or self._oom_kills.is_open(container)
-        ]
+        known = self._oom_kills
+        asked = {
+            one.name
+            for one in found
+            if one.name in self._suspects or known.get(one.name, UNREAD)[0] is not one.state
+        }
         n_by_name = await self._containers.oom_kills(asked)
+        self._oom_kills = {
+            one.name: (one.state, n_by_name.get(one.name, known.get(one.name, UNREAD)[1]))
+            for one in found
+        }
         return tuple(
-            self._oom_kills.judged(container, n_by_name.get(container.name)) for container in found
+            msgspec.structs.replace(one, is_out_of_memory=self._oom_kills[one.name][1] > 0)
+            for one in found
         )
 
     def _groups(self) -> frozenset[str]:

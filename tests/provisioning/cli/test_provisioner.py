@@ -376,7 +376,7 @@ def test_every_option_and_its_variable_becomes_its_own_setting() -> None:
         "store.lease": 30,
         "web.max-connections": 7,
         "web.listen-address": ("::1", 9),
-        "state-dir": Path("/state/units"),
+        "state-dir": Path("/state/processes"),
     }
     variables = {one.variable: VALUES[one.name] for one in OPTIONS if one.name in VALUES}
 
@@ -393,7 +393,7 @@ def test_without_options_everything_is_on_this_machine() -> None:
     assert ("fleet", "127.0.0.1", 8080, 10) == (made.fleet, made.host, made.port, made.lease_s)
     assert "sqlite:/xdg/ollama-fleet/fleet.db" == made.store_url
     assert Path("/xdg/ollama-fleet/provisioner.token") == made.token_file
-    assert Path("/xdg/ollama-fleet/units") == made.local.state_dir
+    assert Path("/xdg/ollama-fleet/processes") == made.local.state_dir
     assert Path("/xdg/ollama-fleet/simulate.token") == made.local.simulation_token_file
     assert made.audit_file is None
     assert "sqlite:/here/lab.db" == settings(["--fleet=lab", "--state-dir=/here"]).store_url

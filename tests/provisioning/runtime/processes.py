@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from provisioning.model import ContainerSpec, container_name
-from provisioning.runtime import cgroups, procfs
-from provisioning.runtime.process import ProcessRuntime, label_of
-from provisioning.runtime.procfs import Identity
-from provisioning.runtime.records import MARK_VARIABLE, Records
+from provisioning.runtime import cgroups, logs
+from provisioning.runtime.process import ProcessRuntime, Record, folder_of, label_of
 from tests.ports import free_port
 from tests.provisioning.runtime.contract import (
     EXIT_STATUS,
@@ -40,8 +40,8 @@ COMMANDS: Mapping[Behaviour, tuple[str, ...]] = {
     ),
     Behaviour.CANNOT_START: ("/nonexistent/llm-server", "--serve"),
 }
-FOLDER_VARIABLE = "TEST_FOLDER"
-"""Tells this test's processes from those of tests that run beside it."""
+MARK_VARIABLE = "TEST_MARK"
+"""Tells the processes of an instance of this test from all others."""
 MEMORY_BYTES = 48 * 2**20
 
 
@@ -56,17 +56,19 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def children() -> list[int]:
-    """Return the process ids of this process's children, those that nobody waited for included."""
-    return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
-
-
 async def environment_of(pid: int) -> Mapping[str, str]:
     """Return what a process was given; the kernel tells of nothing amid the start of a program."""
     environ = Path(f"/proc/{pid}/environ")
     await eventually(environ.read_bytes)
     pairs = (pair.partition("=") for pair in environ.read_bytes().decode().split("\0") if pair)
     return {name: value for name, _, value in pairs}
+
+
+def _environment(folder: Path) -> list[bytes]:
+    try:
+        return (folder / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 class ProcessLab:
@@ -81,7 +83,9 @@ class ProcessLab:
 
     @property
     def features(self) -> frozenset[Feature]:
-        return frozenset(Feature) - (frozenset() if self.groups else {Feature.MEMORY})
+        return frozenset(Feature) - (
+            frozenset() if self.groups else {Feature.MEMORY, Feature.CHILDREN}
+        )
 
     def open(self, *, fleet: str = FLEET) -> ProcessRuntime:
         self._fleets.add(fleet)
@@ -104,30 +108,34 @@ class ProcessLab:
             port=free_port(),
             image="",
             command=COMMANDS[behaviour],
-            environment=((FOLDER_VARIABLE, str(self.state_dir)),),
+            environment=((MARK_VARIABLE, self.mark(f"pool-{number}")),),
             mounts=(),
             cpus=1.0,
             memory_bytes=MEMORY_BYTES,
         )
 
     async def kill(self, container: ContainerSpec) -> None:
-        os.kill(self.identity(container).pid, signal.SIGKILL)
+        os.kill(self.pid(container), signal.SIGKILL)
 
     async def take_port(self, container: ContainerSpec) -> None:
         self._strangers.append(socket.create_server((container.host, container.port)))
 
     async def environment(self, container: ContainerSpec) -> Mapping[str, str]:
-        return await environment_of(self.identity(container).pid)
+        return await environment_of(self.pid(container))
 
-    def records(self, fleet: str = FLEET) -> Records:
-        return Records(self.state_dir / fleet / NODE, procfs.boot())
+    def record_path(self, container: ContainerSpec) -> Path:
+        return folder_of(self.state_dir, container.fleet, NODE) / f"{container.name}.json"
 
-    def identity(self, container: ContainerSpec) -> Identity:
-        record = self.records(container.fleet).read(container.name)
-        assert record is not None
-        identity = self.records(container.fleet).identity(record)
-        assert identity is not None
-        return identity
+    def pid(self, container: ContainerSpec) -> int:
+        record = msgspec.json.decode(self.record_path(container).read_bytes(), type=Record)
+        return record.process.pid
+
+    def log(self, container: ContainerSpec) -> Path:
+        folder = folder_of(self.state_dir, container.fleet, NODE)
+        return logs.of_process(folder, container.instance_id)
+
+    def mark(self, instance_id: str) -> str:
+        return f"{instance_id} of {self.state_dir}"
 
     def group(self, container: ContainerSpec) -> Path:
         """Return where the container's cgroup would be."""
@@ -135,18 +143,10 @@ class ProcessLab:
         return (self.groups.parent if self.groups else Path("/nonexistent")) / name
 
     def processes(self, container: ContainerSpec) -> list[int]:
-        """Return the ids of all processes that were started as this container, or by it."""
+        """Return the ids of all processes that were started for this instance."""
+        mark = f"{MARK_VARIABLE}={self.mark(container.instance_id)}".encode()
         folders = (path for path in Path("/proc").iterdir() if path.name.isdigit())
-        return [int(folder.name) for folder in folders if self._is_of(folder, container)]
-
-    def _is_of(self, folder: Path, container: ContainerSpec) -> bool:
-        try:
-            lines = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
-            return False
-        mark = f"{MARK_VARIABLE}={container.name}:".encode()
-        ours = f"{FOLDER_VARIABLE}={self.state_dir}".encode()
-        return ours in lines and any(line.startswith(mark) for line in lines)
+        return [int(folder.name) for folder in folders if mark in _environment(folder)]
 
     async def close(self) -> None:
         for fleet in self._fleets:

@@ -1,13 +1,16 @@
+"""Images are pulled from a registry, or imported from an archive, once for all who wait."""
+
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import io
 import json
+import logging
 import os
 import ssl
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +20,42 @@ import pytest
 import trustme
 from aiohttp import web
 
+from ollama_fleet.clock import SystemClock
 from provisioning.errors import ContainerError, PermanentError, TransientError
-from provisioning.runtime.containerd.client import RefusedError
+from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd.client import DEADLINE_S, RefusedError
 from provisioning.runtime.containerd.images import (
+    CHUNK_BYTES,
+    TRANSFER_LIMIT_S,
     Image,
     ImageConfig,
+    ImagePulls,
+    Images,
+    Transfers,
     chain_ids,
+    feed,
     has_registry,
     transfer_error,
 )
-from provisioning.runtime.image_pulls import Turn
-from tests.containerd import IMAGE, Containerd, image_archive, running_containerd
+from tests.containerd import IMAGE, image_archive
 from tests.ports import free_port
 from tests.provisioning.runtime.containers import ContainerdLab
-from tests.provisioning.runtime.contract import FLEET, running
-from tests.provisioning.runtime.test_containerd_talk import Told
+from tests.provisioning.runtime.contract import running
+from tests.provisioning.virtual import VirtualClock, virtual_run
 from tests.waiting import eventually
 
-Transfer = Callable[[str, Any], Awaitable[None]]
-Bring = Callable[[Turn], Awaitable[Image]]
+Transfer = Callable[[Transfers, str, Any], Awaitable[None]]
 
 LARGE_BYTES = 100_000
+LAYER = "sha256:layer"
 FIRST, SECOND, THIRD = (f"sha256:{digit * 64}" for digit in "123")
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def containerd(
-    tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA
-) -> Iterator[Containerd]:
-    authorities = tmp_path_factory.mktemp("authorities") / "authority.pem"
-    authority.cert_pem.write_to_path(str(authorities))
-    folder = tmp_path_factory.mktemp("containerd")
-    with running_containerd(folder, authorities=authorities) as daemon:
-        yield daemon
+PULLED = Image("sha256:1", LAYER, ImageConfig(), size_bytes=4_200_000)
 
 
 @pytest.fixture
-async def lab(containerd: Containerd, busybox: Path) -> AsyncIterator[ContainerdLab]:
-    lab = ContainerdLab(containerd, busybox)
-    await lab.prepare(FLEET)
-    yield lab
-    await lab.close()
+def lab(containerd_lab: ContainerdLab) -> ContainerdLab:
+    return containerd_lab
 
 
 class Registry:
@@ -163,8 +156,8 @@ async def test_an_image_comes_though_the_start_that_asked_for_it_is_called_off(
     name = f"{registry[1]}/llm:1" if source == "registry" else "slow:1"
     archive = str(busybox) if source == "archive" else ""
     runtime = lab.open()
-    slow = Slow(runtime.images._transfers._transfer)
-    monkeypatch.setattr(runtime.images._transfers, "_transfer", slow.transfer)
+    slow = Slow(Transfers.transfer)
+    monkeypatch.setattr(Transfers, "transfer", slow.bound())
     container = msgspec.structs.replace(lab.container(), image=name, archive=archive)
     start = asyncio.create_task(notes_of(runtime.start(container)))
     await slow.has_begun.wait()
@@ -174,12 +167,12 @@ async def test_an_image_comes_though_the_start_that_asked_for_it_is_called_off(
     slow.may_go_on.set()
     await runtime.start(container)
 
-    assert [f"its image {name!r} is still being brought to node-1"] == notes
+    assert [f"its image {name!r} is still being pulled to node-1"] == notes
     assert 1 == slow.n_begun
     assert (running(container),) == await runtime.containers()
 
 
-async def notes_of(start: Awaitable[None]) -> list[str]:
+async def notes_of(start: Awaitable[object]) -> list[str]:
     """Return what is noted where the start is cancelled."""
     try:
         await start
@@ -196,28 +189,14 @@ class Slow:
         self.n_begun = 0
         self.has_begun, self.may_go_on = asyncio.Event(), asyncio.Event()
 
-    async def transfer(self, name: str, source: Any) -> None:
-        self.n_begun += 1
-        self.has_begun.set()
-        await self.may_go_on.wait()
-        await self._transfer(name, source)
+    def bound(self) -> Transfer:
+        async def transfer(transfers: Transfers, name: str, source: Any) -> None:
+            self.n_begun += 1
+            self.has_begun.set()
+            await self.may_go_on.wait()
+            await self._transfer(transfers, name, source)
 
-
-async def test_a_runtime_that_is_closed_brings_nothing_any_more(
-    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = lab.open()
-    slow = Slow(runtime.images._transfers._transfer)
-    monkeypatch.setattr(runtime.images._transfers, "_transfer", slow.transfer)
-    container = msgspec.structs.replace(lab.container(), image="closed:1", archive=str(busybox))
-    start = asyncio.create_task(runtime.start(container))
-    await slow.has_begun.wait()
-
-    await runtime.close()
-    slow.may_go_on.set()
-
-    with pytest.raises(TransientError, match="'closed:1' is brought to node-1 no more"):
-        await start
+        return transfer
 
 
 async def test_an_image_that_its_registry_does_not_have_is_refused_for_good(
@@ -259,24 +238,12 @@ async def test_a_registry_that_does_not_answer_may_do_so_later(lab: ContainerdLa
     assert not isinstance(caught.value, PermanentError)
 
 
-async def test_importing_again_changes_nothing(lab: ContainerdLab, busybox: Path) -> None:
-    images = lab.open().images
-    before = await images.ensure(IMAGE)
-
-    await images.import_archive(IMAGE, busybox)
-
-    assert before == await images.ensure(IMAGE)
-
-
-@pytest.mark.parametrize("n_lost", [1, 4])
-@pytest.mark.parametrize("lost", ["before", "amid"])
+@pytest.mark.parametrize(("lost", "n_lost"), [("before", 4), ("amid", 1)])
 async def test_an_import_whose_stream_is_collected_as_garbage_begins_anew(
-    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch, n_lost: int, lost: str
+    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch, lost: str, n_lost: int
 ) -> None:
     images = lab.open().images
-    monkeypatch.setattr(
-        images._transfers, "_transfer", losing(n_lost, images._transfers._transfer, LOST[lost])
-    )
+    monkeypatch.setattr(Transfers, "transfer", losing(n_lost, Transfers.transfer, LOST[lost]))
 
     await images.import_archive("lost:1", busybox)
 
@@ -287,9 +254,7 @@ async def test_an_import_that_loses_every_stream_may_go_well_later(
     lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = lab.open().images
-    monkeypatch.setattr(
-        images._transfers, "_transfer", losing(5, images._transfers._transfer, LOST["before"])
-    )
+    monkeypatch.setattr(Transfers, "transfer", losing(5, Transfers.transfer, LOST["before"]))
 
     with pytest.raises(TransientError, match="'lost:2' to the node: containerd lost the stream"):
         await images.import_archive("lost:2", busybox)
@@ -299,17 +264,16 @@ LOST = {
     "before": RefusedError("x", grpc.StatusCode.NOT_FOUND, "not found"),
     "amid": RefusedError("x", grpc.StatusCode.UNKNOWN, "failed to ingest: unexpected EOF"),
 }
-"""What containerd says of a stream that it has collected before, or amid, the transfer."""
 
 
 def losing(n: int, transfer: Transfer, lost: RefusedError) -> Transfer:
     """Let a transfer lose its stream n times, which containerd does not do on demand."""
     left = iter(range(n))
 
-    async def transfer_or_lose(name: str, source: Any) -> None:
+    async def transfer_or_lose(transfers: Transfers, name: str, source: Any) -> None:
         if next(left, None) is not None:
             raise transfer_error(name, lost)
-        await transfer(name, source)
+        await transfer(transfers, name, source)
 
     return transfer_or_lose
 
@@ -365,23 +329,6 @@ async def test_a_start_brings_the_containers_archive_where_the_node_lacks_the_im
     await runtime.start(beside)  # the image is there: nobody looks for the archive
 
     assert {running(container), running(beside)} == set(await runtime.containers())
-
-
-async def test_an_import_tells_its_turn_that_it_goes_on_and_when_all_is_sent(
-    lab: ContainerdLab, busybox: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = Told()
-
-    async def bring(_: str, __: object, bring: Bring, *, is_import: bool) -> Image:
-        return await bring(told)
-
-    images = lab.open().images
-    monkeypatch.setattr(images._bringing, "bring", bring)
-
-    await images.ensure("told:1", str(busybox))
-
-    assert ["goes on", "has sent all"] == list(dict.fromkeys(told.words))
-    assert "has sent all" == told.words[-1]
 
 
 async def test_an_archive_comes_before_the_registry_of_the_images_name(
@@ -491,3 +438,233 @@ def layer_with(name: str, content: bytes) -> bytes:
         info.size = len(content)
         layer.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
+
+
+class Content:
+    """A daemon that has one image, `llm:1`, and the documents that it is made of."""
+
+    endpoint, deadline_s = "unix:///nowhere", DEADLINE_S
+
+    def __init__(self, documents: Mapping[str, Any]) -> None:
+        self._documents = documents
+
+    async def call(self, *_: object, **__: object) -> messages.GetImageReply:
+        reply = messages.GetImageReply()
+        reply.image.target.digest = "top"
+        return reply
+
+    async def stream(
+        self, method: object, request: messages.ReadContentRequest, **_: object
+    ) -> AsyncIterator[messages.ReadContentReply]:
+        yield messages.ReadContentReply(data=json.dumps(self._documents[request.digest]).encode())
+
+
+def images(*architectures: str) -> Images:
+    """Return what reads an image that is made for these, and tells by its user which it took."""
+    documents: dict[str, Any] = {
+        "top": {
+            "manifests": [
+                {"digest": f"for-{one}", "platform": {"architecture": one, "os": "linux"}}
+                for one in architectures
+            ]
+        }
+    }
+    for one in architectures:
+        documents[f"for-{one}"] = {"config": {"digest": f"config-{one}"}}
+        documents[f"config-{one}"] = {"rootfs": {"diff_ids": [LAYER]}, "config": {"User": one}}
+    return reading(documents)
+
+
+def reading(documents: Mapping[str, Any]) -> Images:
+    content: Any = Content(documents)
+    pulls = ImagePulls("n1", SystemClock(), asyncio.Semaphore())
+    return Images(
+        content, pulls, snapshotter="overlayfs", architecture="amd64", registries_dir="/x"
+    )
+
+
+@pytest.mark.parametrize("order", [("arm64", "amd64"), ("amd64", "arm64")])
+async def test_of_an_image_for_several_platforms_the_nodes_is_taken(order: Sequence[str]) -> None:
+    assert "amd64" == (await images(*order).ensure("llm:1")).config.User
+
+
+async def test_an_image_for_other_platforms_only_is_refused_for_good() -> None:
+    with pytest.raises(PermanentError, match="made for other machines than linux/amd64"):
+        await images("arm64", "riscv64").ensure("llm:1")
+
+
+@pytest.mark.parametrize("layers", [(), None])
+async def test_an_image_without_layers_is_refused_for_good(layers: Sequence[str] | None) -> None:
+    documents = {
+        "top": {"config": {"digest": "config"}, "layers": layers},
+        "config": {"rootfs": {"diff_ids": layers}},
+    }
+
+    with pytest.raises(PermanentError, match=r"'llm:1' has no layers, .* build it again"):
+        await reading(documents).ensure("llm:1")
+
+
+async def test_an_image_is_as_large_as_its_layers() -> None:
+    documents = {
+        "top": {"config": {"digest": "config"}, "layers": [{"digest": LAYER, "size": 7}] * 2},
+        "config": {"rootfs": {"diff_ids": [LAYER, LAYER]}},
+    }
+
+    assert 14 == (await reading(documents).ensure("llm:1")).size_bytes
+
+
+class Windowed:
+    """The daemon's end of an import, which takes one chunk at a time."""
+
+    def __init__(self) -> None:
+        self.free_bytes = 0
+        self.taken = b""
+        self.is_done = False
+
+    async def read(self) -> Any:
+        self.free_bytes += CHUNK_BYTES
+        update = messages.WindowUpdate(update=CHUNK_BYTES)
+        return api.wrapped(f"{api.TRANSFER}.WindowUpdate", update)
+
+    async def write(self, wrapped: Any) -> None:
+        data = messages.Data.FromString(wrapped.value).data
+        assert len(data) <= self.free_bytes
+        self.free_bytes -= len(data)
+        self.taken += data
+
+    async def done_writing(self) -> None:
+        self.is_done = True
+
+
+async def test_an_archive_is_sent_no_faster_than_the_daemon_takes_it() -> None:
+    archive = bytes(range(256)) * (3 * CHUNK_BYTES // 256) + b"end"
+    stream: Any = Windowed()
+
+    await feed(stream, io.BytesIO(archive))
+
+    assert (archive, True) == (stream.taken, stream.is_done)
+
+
+class Node:
+    """A node to which an image takes 100 s."""
+
+    def __init__(self, name: str = "n1", *, imports: asyncio.Semaphore | None = None) -> None:
+        self.took_s = 100.0
+        self.faults: list[Exception] = []
+        self.n_pulls = 0
+        self.pulls = ImagePulls(name, VirtualClock(), imports or asyncio.Semaphore())
+
+    async def pull(self, *, is_import: bool = True) -> Image:
+        return await self.pulls.pull("llm:1", self._pull, is_import=is_import)
+
+    async def _pull(self) -> Image:
+        self.n_pulls += 1
+        await VirtualClock().sleep(self.took_s)
+        if self.faults:
+            raise self.faults.pop()
+        return PULLED
+
+
+def test_all_who_want_an_image_share_one_pull_and_how_it_ends() -> None:
+    async def scene() -> tuple[list[Image | BaseException], list[Image], int]:
+        node = Node()
+        node.faults = [PermanentError("no such image")]
+        failed = await asyncio.gather(*(node.pull() for _ in range(3)), return_exceptions=True)
+        return failed, await asyncio.gather(*(node.pull() for _ in range(3))), node.n_pulls
+
+    failed, pulled, n_pulls = virtual_run(scene())
+
+    assert ["no such image"] * 3 == [str(one) for one in failed]
+    assert ([PULLED] * 3, 2) == (pulled, n_pulls)
+
+
+def test_a_pull_outlives_those_who_wait_for_it_and_they_are_told_for_what() -> None:
+    async def scene() -> tuple[list[str], int, float]:
+        node = Node()
+        notes = []
+        for _ in range(3):
+            waiting = asyncio.create_task(notes_of(node.pull()))
+            await VirtualClock().sleep(30.0)
+            waiting.cancel()
+            notes += await waiting
+        await node.pull()
+        return notes, node.n_pulls, VirtualClock().monotonic_s()
+
+    notes, n_pulls, took_s = virtual_run(scene())
+
+    assert ["its image 'llm:1' is still being pulled to n1"] * 3 == notes
+    assert (1, 100.0) == (n_pulls, took_s)
+
+
+def test_a_fault_that_nobody_waits_for_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        node = Node()
+        node.faults = [TransientError("the registry went away")]
+        waiting = asyncio.create_task(node.pull())
+        await VirtualClock().sleep(30.0)
+        waiting.cancel()
+        await VirtualClock().sleep(100.0)
+
+    virtual_run(scene())
+
+    (warning,) = (one for one in caplog.records if one.levelno == logging.WARNING)
+    expected = "image pull fails image=llm:1 node=n1 error=the registry went away"
+    assert expected == warning.getMessage()
+
+
+def test_a_pull_that_never_ends_is_given_up_at_its_deadline_which_leaves_waiting_out() -> None:
+    async def scene() -> tuple[list[Image | BaseException], float]:
+        imports = asyncio.Semaphore(1)
+        nodes = [Node(f"n{number}", imports=imports) for number in range(3)]
+        nodes[0].took_s, nodes[1].took_s = 1e6, TRANSFER_LIMIT_S - 1.0
+        pulls = (node.pull() for node in nodes)
+        return await asyncio.gather(*pulls, return_exceptions=True), VirtualClock().monotonic_s()
+
+    (failed, *pulled), took_s = virtual_run(scene())
+
+    assert "'llm:1' is not on n0 after 3,600 s" in str(failed)
+    assert isinstance(failed, TransientError)
+    assert ([PULLED] * 2, 2 * TRANSFER_LIMIT_S + 99.0) == (pulled, took_s)
+
+
+def test_closing_ends_pulls_and_those_who_wait_are_told() -> None:
+    async def scene() -> tuple[list[Image | BaseException], int]:
+        node = Node()
+        waiting = asyncio.create_task(node.pull())
+        await VirtualClock().sleep(1.0)
+        await node.pulls.close()
+        ended = [*await asyncio.gather(waiting, return_exceptions=True)]
+        return ended, len(asyncio.all_tasks())
+
+    (ended,), n_tasks = virtual_run(scene())
+
+    assert "the image 'llm:1' is pulled to n1 no more" == str(ended)
+    assert (TransientError, 1) == (type(ended), n_tasks)
+
+
+@pytest.mark.parametrize(("is_import", "expected_s"), [(True, 200.0), (False, 100.0)])
+def test_only_so_many_are_imported_at_once_and_pulls_need_not_wait(
+    is_import: bool, expected_s: float
+) -> None:
+    async def scene() -> float:
+        imports = asyncio.Semaphore(2)
+        nodes = [Node(f"n{number}", imports=imports) for number in range(4)]
+        await asyncio.gather(*(node.pull(is_import=is_import) for node in nodes))
+        return VirtualClock().monotonic_s()
+
+    assert expected_s == virtual_run(scene())
+
+
+def test_the_log_says_when_a_pull_begins_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scene() -> None:
+        node = Node()
+        await asyncio.gather(node.pull(), node.pull())
+
+    virtual_run(scene())
+
+    assert [
+        "pulling image=llm:1 node=n1",
+        "pulled image=llm:1 node=n1 size_mb=4.2 seconds=100.0",
+    ] == [one.getMessage() for one in caplog.records if one.name.endswith("images")]

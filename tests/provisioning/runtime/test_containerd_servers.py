@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from provisioning.errors import TransientError
 from provisioning.model import ContainerSpec, Probe, WarmUp
 from provisioning.runtime.probe import HttpProber
 from tests.conftest import ROOT
-from tests.containerd import Containerd, image_archive, layer_of, package, running_containerd
+from tests.containerd import image_archive, layer_of, package
 from tests.provisioning.runtime.containers import ContainerdLab
 from tests.provisioning.runtime.contract import running
 from tests.waiting import eventually
@@ -25,16 +25,8 @@ MIB = 2**20
 
 
 @pytest.fixture
-def containerd(tmp_path: Path) -> Iterator[Containerd]:
-    with running_containerd(tmp_path / "containerd") as daemon:
-        yield daemon
-
-
-@pytest.fixture
-async def lab(containerd: Containerd, busybox: Path) -> AsyncIterator[ContainerdLab]:
-    lab = ContainerdLab(containerd, busybox)
-    yield lab
-    await lab.close()
+def lab(containerd_lab: ContainerdLab) -> ContainerdLab:
+    return containerd_lab
 
 
 @pytest.fixture

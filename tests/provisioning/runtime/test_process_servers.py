@@ -42,7 +42,7 @@ async def test_a_real_llama_server_serves_and_goes_when_it_is_asked(
 
     await runtime.start(container)
 
-    log = process_lab.records().log(container.instance_id)
+    log = process_lab.log(container)
     assert await comes_up(f"http://127.0.0.1:{container.port}/health"), log.read_text()
     assert (running(container),) == await runtime.containers()
     await runtime.remove(container.name, grace_s=10.0)
@@ -63,7 +63,7 @@ async def test_a_simulated_instance_serves_and_goes_when_it_is_asked(
 
     await runtime.start(container)
 
-    log = process_lab.records().log(container.instance_id)
+    log = process_lab.log(container)
     assert await comes_up(f"http://127.1.0.1:{container.port}/health"), log.read_text()
     await runtime.remove(container.name, grace_s=10.0)
     assert not await answers(f"http://127.1.0.1:{container.port}/health")

@@ -22,7 +22,7 @@ from provisioning.errors import (
     TransientError,
 )
 from provisioning.model import ContainerSpec, ContainerState, container_name
-from provisioning.runtime.hosted import TIMEOUT_S, HostedRuntime
+from provisioning.runtime.simulator import TIMEOUT_S, SimulatorRuntime
 from provisioning.simulator.app import Simulation
 from tests.ports import free_port
 from tests.provisioning.runtime.contract import (
@@ -48,7 +48,7 @@ FAULT_BY_BEHAVIOUR: Mapping[Behaviour, str] = {
 is no process that could ignore it."""
 
 
-OpenAt = Callable[..., HostedRuntime]
+OpenAt = Callable[..., SimulatorRuntime]
 """`open_at(url, token_path, timeout_s=1.0)`."""
 
 
@@ -67,14 +67,14 @@ class HostedLab:
         self.host = simulation.running.host
         self._fleet = simulation.running.fleet
         self._ports = iter(range(simulation.running.port, simulation.running.port + 30))
-        self._opened: list[HostedRuntime] = []
+        self._opened: list[SimulatorRuntime] = []
         self._fault_by_port: dict[int, str] = {}
         self._fleet.watch(self._befall)
 
     def open(
         self, *, fleet: str = FLEET, node: str = NODE, timeout_s: float = TIMEOUT_S
-    ) -> HostedRuntime:
-        runtime = HostedRuntime(
+    ) -> SimulatorRuntime:
+        runtime = SimulatorRuntime(
             fleet,
             node,
             endpoint=self.simulation.control_url,
@@ -142,8 +142,8 @@ async def open_at() -> AsyncIterator[OpenAt]:
     """Open runtimes of any control API; they are closed after the test."""
     async with AsyncExitStack() as stack:
 
-        def opened(url: str, token_path: Path, *, timeout_s: float = TIMEOUT_S) -> HostedRuntime:
-            runtime = HostedRuntime(
+        def opened(url: str, token_path: Path, *, timeout_s: float = TIMEOUT_S) -> SimulatorRuntime:
+            runtime = SimulatorRuntime(
                 FLEET, NODE, endpoint=url, token_path=token_path, timeout_s=timeout_s
             )
             stack.push_async_callback(runtime.close)
@@ -152,7 +152,7 @@ async def open_at() -> AsyncIterator[OpenAt]:
         yield opened
 
 
-class TestHostedRuntime(RuntimeContract):
+class TestSimulatorRuntime(RuntimeContract):
     """Hosted containers keep the promises of every runtime."""
 
 

@@ -1,24 +1,43 @@
-"""What is special about containers that are containers, on a real containerd with a real crun."""
+"""Containers keep the promises of every runtime; and what is special about them.
+
+On a real containerd with a real crun.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import os
+import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from provisioning.errors import ContainerError, PermanentError, TransientError
+from provisioning.errors import (
+    ContainerError,
+    NodeUnreachableError,
+    PermanentError,
+    TransientError,
+)
 from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import containerd_messages_pb2 as messages
 from provisioning.runtime.containerd import client as api
+from provisioning.runtime.containerd.client import Daemon
 from provisioning.runtime.containerd.containers import Settings
 from provisioning.runtime.containerd.runtime import ContainerdRuntime, namespace_of
-from tests.containerd import Containerd, is_second_version, running_containerd
-from tests.provisioning.runtime.containers import ContainerdLab, is_removed
-from tests.provisioning.runtime.contract import FLEET, Behaviour, has_exited, running
+from tests.containerd import is_second_version, running_containerd
+from tests.provisioning.runtime.containers import ContainerdLab
+from tests.provisioning.runtime.contract import (
+    FLEET,
+    GRACE_S,
+    Behaviour,
+    Lab,
+    RuntimeContract,
+    has_exited,
+    running,
+)
 from tests.waiting import eventually
 
 LIMITS_OF_FIRST_VERSION = {
@@ -36,18 +55,37 @@ END = "the-end"
 SECRET = "s3cret"  # noqa: S105 # of this test alone
 
 
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
-    with running_containerd(tmp_path_factory.mktemp("containerd")) as daemon:
-        yield daemon
+@pytest.fixture
+def lab(containerd_lab: ContainerdLab) -> ContainerdLab:
+    return containerd_lab
 
 
 @pytest.fixture
-async def lab(containerd: Containerd, busybox: Path) -> AsyncIterator[ContainerdLab]:
-    lab = ContainerdLab(containerd, busybox)
-    await lab.prepare(FLEET)
-    yield lab
-    await lab.close()
+async def second_lab(tmp_path: Path, busybox: Path) -> AsyncIterator[ContainerdLab]:
+    """Another node of the same fleet."""
+    with running_containerd(tmp_path / "second") as daemon:
+        lab = ContainerdLab(daemon, busybox, node="node-2")
+        await lab.prepare(FLEET)
+        yield lab
+        await lab.close()
+
+
+class TestContainerdRuntime(RuntimeContract):
+    """Containers keep the promises of every runtime."""
+
+    async def test_a_container_that_ends_when_asked_is_removed_long_before_the_grace_is_over(
+        self, lab: Lab
+    ) -> None:
+        """Process 1 of a container is asked in vain before it handles the signal."""
+        assert isinstance(lab, ContainerdLab)
+        runtime, container = lab.open(), lab.container()
+        await runtime.start(container)
+        await eventually(lambda: lab.is_ready(container))
+
+        async with asyncio.timeout(GRACE_S * 6):
+            await runtime.remove(container.name, grace_s=GRACE_S * 12)
+
+        assert () == await runtime.containers()
 
 
 def running_command(lab: ContainerdLab, *command: str, **changes: Any) -> ContainerSpec:
@@ -111,22 +149,6 @@ async def test_nothing_is_left_on_the_machine_of_a_removed_container(lab: Contai
     await daemon.close()
 
 
-async def test_a_record_carries_the_fleets_labels(lab: ContainerdLab) -> None:
-    container = lab.container()
-    await lab.open().start(container)
-
-    daemon = lab.daemon()
-    reply = await daemon.call(api.GET_CONTAINER, messages.ContainerId(id=container.name))
-    await daemon.close()
-
-    assert {
-        "ollama-fleet/fleet": FLEET,
-        "ollama-fleet/instance": "pool-1",
-        "ollama-fleet/generation": "1",
-        "ollama-fleet/pool": "pool",
-    } == dict(reply.container.labels)
-
-
 async def test_a_container_has_no_privileges_and_nothing_of_the_nodes_processes(
     lab: ContainerdLab,
 ) -> None:
@@ -153,18 +175,6 @@ async def test_a_mount_is_seen_and_cannot_be_written(lab: ContainerdLab, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
-async def test_the_log_of_a_container_is_for_nobody_else_to_read(
-    lab: ContainerdLab, tmp_path: Path
-) -> None:
-    settings = msgspec.structs.replace(lab.containerd.settings, log_dir=str(tmp_path / "logs"))
-    runtime, container = lab.open(settings=settings), lab.container()
-
-    await runtime.start(container)
-
-    folder = Path(runtime.log_of(container.instance_id)).parent
-    assert 0o700 == folder.stat().st_mode & 0o777
-
-
 @pytest.mark.parametrize("program", ["crun", "runc"])
 async def test_what_is_mounted_below_a_mount_cannot_be_written_either(
     lab: ContainerdLab, tmp_path: Path, program: str
@@ -185,15 +195,6 @@ async def test_what_is_mounted_below_a_mount_cannot_be_written_either(
 
     assert "/models/below" in text
     assert "refused" in text
-
-
-async def test_a_containers_variable_replaces_the_images(lab: ContainerdLab) -> None:
-    container = running_command(lab, "env", environment=(("PATH", "/bin:/own"), ("TOKEN", SECRET)))
-
-    lines = (await output(lab, container)).splitlines()
-
-    assert ["PATH=/bin:/own"] == [line for line in lines if line.startswith("PATH=")]
-    assert f"TOKEN={SECRET}" in lines
 
 
 async def test_no_secret_is_on_a_command_line_or_in_a_label(lab: ContainerdLab) -> None:
@@ -233,31 +234,6 @@ def written(lab: ContainerdLab, container: ContainerSpec) -> list[str]:
     """Return the words in a container's log, sorted, as its streams follow no order."""
     log = lab.log(container)
     return sorted(log.read_text().split()) if log.exists() else []
-
-
-async def test_a_chatty_containers_log_stays_within_bounds(lab: ContainerdLab) -> None:
-    """Also while nobody asks for its containers."""
-    limit = 10_000
-    settings = msgspec.structs.replace(lab.containerd.settings, max_log_bytes=limit)
-    runtime = lab.open(settings=settings)
-    container = running_command(
-        lab, "sh", "-c", "while :; do echo line of a chatty container; done"
-    )
-    log = lab.log(container)
-    await runtime.start(container)
-    await eventually(lambda: log.exists() and log.stat().st_size > 3 * limit)
-
-    await runtime.containers()
-
-    older = log.with_name("pool-1.log.1")
-    for _ in range(2):
-        await eventually(older.exists)
-        assert limit == older.stat().st_size
-        older.unlink()
-    await runtime.remove(container.name, grace_s=0.0)
-    assert b"\0" not in log.read_bytes()
-    await runtime.close()
-    assert [] == [task for task in asyncio.all_tasks() if "LogKeeper" in repr(task)]
 
 
 async def test_the_nodes_cgroup_goes_with_its_last_container(lab: ContainerdLab) -> None:
@@ -331,16 +307,6 @@ async def test_a_container_is_given_the_grace_to_end_what_it_has_begun(lab: Cont
     assert () == await runtime.containers()
 
 
-async def test_a_killed_containers_status_is_the_signal(lab: ContainerdLab) -> None:
-    runtime, container = lab.open(), lab.container()
-    await runtime.start(container)
-
-    await lab.kill(container)
-
-    await eventually(lambda: has_exited(runtime, container))
-    assert -9 == (await one(runtime)).exit_status
-
-
 @pytest.mark.parametrize("n_calls", [1, 2, 3])
 async def test_a_start_that_breaks_off_after_any_call_leaves_what_is_found_and_removed(
     lab: ContainerdLab, n_calls: int, monkeypatch: pytest.MonkeyPatch
@@ -348,16 +314,17 @@ async def test_a_start_that_breaks_off_after_any_call_leaves_what_is_found_and_r
     """After the snapshot, after the record, after the task."""
     broken, container = lab.open(), lab.container()
     making = (api.PREPARE_SNAPSHOT, api.CREATE_CONTAINER, api.CREATE_TASK, api.START_TASK)
-    call = broken._daemon.call
+    call = Daemon.call
 
-    async def call_or_die(method: Any, *arguments: Any, **options: Any) -> Any:
+    async def call_or_die(daemon: Daemon, method: Any, *arguments: Any, **options: Any) -> Any:
         if method is making[n_calls]:
             raise TransientError("the provisioner dies here")
-        return await call(method, *arguments, **options)
+        return await call(daemon, method, *arguments, **options)
 
-    monkeypatch.setattr(broken._daemon, "call", call_or_die)
-    with pytest.raises(TransientError, match="dies here"):
-        await broken.start(container)
+    with monkeypatch.context() as patch:
+        patch.setattr(Daemon, "call", call_or_die)
+        with pytest.raises(TransientError, match="dies here"):
+            await broken.start(container)
     runtime = lab.open()
 
     expected = {1: ContainerState.CREATED, 2: ContainerState.EXITED, 3: ContainerState.CREATED}
@@ -376,14 +343,14 @@ async def test_garbage_is_collected_around_a_container_that_is_being_made(
 ) -> None:
     """Its snapshot has no record yet, which would make it garbage."""
     runtime, container = lab.open(), lab.container()
-    call = runtime._daemon.call
+    call = Daemon.call
 
-    async def collect_first(method: Any, *arguments: Any, **options: Any) -> Any:
+    async def collect_first(daemon: Daemon, method: Any, *arguments: Any, **options: Any) -> Any:
         if method is api.CREATE_CONTAINER:
             await lab.containerd.collect_garbage(namespace_of(FLEET))
-        return await call(method, *arguments, **options)
+        return await call(daemon, method, *arguments, **options)
 
-    monkeypatch.setattr(runtime._daemon, "call", collect_first)
+    monkeypatch.setattr(Daemon, "call", collect_first)
     await runtime.start(container)
 
     assert (running(container),) == await runtime.containers()
@@ -459,52 +426,13 @@ async def test_a_runtime_that_is_not_installed_is_told(lab: ContainerdLab) -> No
     assert () == await runtime.containers()
 
 
-async def test_runc_will_do_too(lab: ContainerdLab) -> None:
-    settings = msgspec.structs.replace(
-        lab.containerd.settings, runtime=str(lab.containerd.binaries / "runc")
-    )
-    runtime = lab.open(settings=settings)
-    container = lab.container()
-
-    await runtime.start(container)
-    assert (running(container),) == await runtime.containers()
-    await runtime.remove(container.name, grace_s=0.1)
-
-    assert () == await runtime.containers()
-
-
-async def test_containers_without_limits_run(lab: ContainerdLab) -> None:
-    container = msgspec.structs.replace(lab.container(), cpus=0.0, memory_bytes=0)
-    runtime = lab.open()
-
-    await runtime.start(container)
-
-    assert (running(container),) == await runtime.containers()
-
-
-async def test_closing_leaves_no_start_behind_that_goes_on(lab: ContainerdLab) -> None:
-    runtime = lab.open()
-    starting = asyncio.create_task(runtime.start(lab.container()))
-    await asyncio.sleep(0.02)
-    starting.cancel()
-
-    await runtime.close()
-
-    # Nobody makes another call.
-    assert {} == runtime._starting
-    await asyncio.wait([starting])
-    other = lab.open()
-    # containerd may still end one that was broken off.
-    await eventually(lambda: is_removed(other, lab.container().name))
-
-
 async def test_whoever_asks_for_a_start_that_goes_on_already_waits_for_it(
     lab: ContainerdLab, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of three that ask at once one gives up, and the others get their container all the same."""
     runtime, container = lab.open(), lab.container()
     asking = [asyncio.create_task(runtime.start(container)) for _ in range(3)]
-    await eventually(lambda: runtime._starting)
+    await asyncio.sleep(0.02)
     asking[0].cancel()
 
     await asyncio.gather(*asking[1:])
@@ -538,25 +466,6 @@ async def test_a_container_that_runs_out_of_memory_is_told_by_changes(lab: Conta
     assert container.name == await asyncio.wait_for(told, 60.0)
 
 
-async def test_what_ends_just_after_the_first_look_is_told(
-    lab: ContainerdLab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The look has found it running, so only an event can tell."""
-    container = lab.container()
-    await lab.open().start(container)
-    runtime = lab.open()
-    look = runtime._events._look
-
-    async def look_and_kill() -> None:
-        await look()
-        await lab.kill(container)
-        await eventually(lambda: has_exited(runtime, container))
-
-    monkeypatch.setattr(runtime._events, "_look", look_and_kill)
-
-    assert container.name == await asyncio.wait_for(anext(runtime.changes()), 30.0)
-
-
 async def test_a_container_that_is_being_started_is_never_taken_for_one_that_has_exited(
     lab: ContainerdLab,
 ) -> None:
@@ -570,3 +479,116 @@ async def test_a_container_that_is_being_started_is_never_taken_for_one_that_has
     assert ContainerState.EXITED not in states
     assert ContainerState.CREATED in states
     await starting
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_containers_outlive_a_restart_of_the_daemon_and_are_ours_again(
+    lab: ContainerdLab, number: signal.Signals
+) -> None:
+    runtime, container = lab.open(), lab.container()
+    await runtime.start(container)
+    pid = await lab.pid(container)
+
+    lab.containerd.restart(number)
+
+    await eventually(lambda: answers(runtime))
+    assert (running(container),) == await runtime.containers()
+    assert pid == await lab.pid(container)
+    await runtime.start(container)
+    await runtime.remove(container.name, grace_s=0.1)
+    assert () == await runtime.containers()
+
+
+async def test_what_ended_while_the_daemon_was_down_is_told_and_has_exited_somehow(
+    lab: ContainerdLab,
+) -> None:
+    runtime, container = lab.open(), lab.container()
+    await runtime.start(container)
+    pid = await lab.pid(container)
+    told = asyncio.ensure_future(anext(runtime.changes()))
+    lab.containerd.stop()
+
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not Path(f"/proc/{pid}").exists())
+    lab.containerd.start()
+
+    assert container.name == await asyncio.wait_for(told, 60.0)
+    await eventually(lambda: has_exited(runtime, container))
+    (found,) = await runtime.containers()
+    assert (ContainerState.EXITED, None) == (found.state, found.exit_status)
+    await runtime.start(container)
+    assert (running(container),) == await runtime.containers()
+
+
+async def test_a_daemon_that_is_down_is_an_unreachable_node_at_once(lab: ContainerdLab) -> None:
+    runtime, container = lab.open(), lab.container()
+    await runtime.start(container)
+    said = r"containerd\.sock: UNAVAILABLE: .*can be reached"
+    lab.containerd.stop()
+
+    async with asyncio.timeout(60.0):
+        for asking in (
+            runtime.containers(),
+            runtime.start(container),
+            runtime.remove(container.name, grace_s=0.1),
+        ):
+            with pytest.raises(NodeUnreachableError, match=said):
+                await asking
+
+    lab.containerd.start()
+    await eventually(lambda: answers(runtime))
+    assert (running(container),) == await runtime.containers()
+
+
+async def test_a_daemon_that_hangs_is_an_unreachable_node_after_the_deadline(
+    lab: ContainerdLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = lab.open()
+    await runtime.containers()
+    assert lab.containerd.process is not None
+    pid = lab.containerd.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await eventually(lambda: has_stopped(pid))
+        monkeypatch.setattr(api, "DEADLINE_S", 0.3)
+        runtime = lab.open()
+
+        with pytest.raises(NodeUnreachableError, match="DEADLINE_EXCEEDED"):
+            await runtime.containers()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    monkeypatch.undo()
+    await eventually(lambda: answers(runtime))
+
+
+def has_stopped(pid: int) -> bool:
+    """Say whether a child of ours has stopped: its threads go on for a moment after the signal."""
+    return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+async def test_two_nodes_on_one_machine_have_nothing_in_common(
+    lab: ContainerdLab, second_lab: ContainerdLab
+) -> None:
+    """Both run a container of the same name."""
+    first, second = lab.open(), second_lab.open()
+    container = lab.container()
+
+    await asyncio.gather(first.start(container), second.start(container))
+    assert await lab.pid(container) != await second_lab.pid(container)
+    await first.remove(container.name, grace_s=0.1)
+
+    assert () == await first.containers()
+    assert (running(container),) == await second.containers()
+    lab.containerd.stop(signal.SIGKILL)
+    assert (running(container),) == await second.containers()
+    lab.containerd.start()
+
+
+async def answers(runtime: ContainerdRuntime) -> bool:
+    """Say whether the runtime's own connection works."""
+    try:
+        await runtime.containers()
+    except NodeUnreachableError:
+        return False
+    return True

@@ -15,7 +15,6 @@ from provisioning.errors import (
     TransientError,
 )
 from provisioning.model import ContainerSpec, ContainerState, Probe, WarmUp
-from provisioning.runtime.simulator import Behaviour, SimulatedProber, SimulatedRuntime, World
 from tests.provisioning.runtime.contract import (
     EXIT_STATUS,
     FLEET,
@@ -24,6 +23,7 @@ from tests.provisioning.runtime.contract import (
 )
 from tests.provisioning.runtime.contract import Behaviour as Wanted
 from tests.provisioning.virtual import VirtualClock, virtual_run
+from tests.provisioning.world import Behaviour, SimulatedProber, SimulatedRuntime, World
 
 NODE = "n1"
 BEHAVIOURS = {

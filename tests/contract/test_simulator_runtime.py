@@ -21,7 +21,7 @@ import msgspec
 from provisioning import model
 from provisioning.demo.processes import Children, ChildSpec
 from provisioning.model import ContainerSpec, ObservedContainer, container_name
-from provisioning.runtime.hosted import HostedRuntime
+from provisioning.runtime.simulator import SimulatorRuntime
 from provisioning.simulator import hosting
 from provisioning.simulator.hosting import StartOrder
 from tests.e2e.running import Running, running
@@ -40,7 +40,7 @@ class Rack:
 
     url: str
     token_path: Path
-    runtimes: Sequence[HostedRuntime]
+    runtimes: Sequence[SimulatorRuntime]
 
     async def inject(self, **fault: object) -> None:
         """Let a fault befall containers."""
@@ -73,7 +73,7 @@ async def rack(run_dir: Path, ports: range) -> AsyncIterator[Rack]:
         f"--control.token-file={token_path}",
     )
     runtimes = [
-        HostedRuntime(FLEET, f"n{number}", endpoint=url, token_path=token_path)
+        SimulatorRuntime(FLEET, f"n{number}", endpoint=url, token_path=token_path)
         for number in range(1, N_NODES + 1)
     ]
     async with AsyncExitStack() as stack:
