@@ -22,7 +22,7 @@ from bench.nginx import find
 from bench.provisioning import BEHAVIOUR, CALM_S, FAILURE_RATIO, Provisioned
 from provisioning.demo.errors import ProgramError
 from provisioning.model import Limits
-from provisioning.scheduler import Claim, share_of
+from provisioning.scheduler import Priority, share_of
 from tests.etcd import etcd_cluster
 
 LIMIT_S = 60.0
@@ -113,7 +113,7 @@ def failures_sentence(all_seen: Sequence[Provisioned]) -> str:
 
 def default_sentence(seen: Provisioned) -> str:
     """Say how long it takes with the default of operations at once, and how long it must."""
-    n_rows = share_of(Claim.NEW, seen.n_at_once)
+    n_rows = share_of(Priority.NEW, seen.n_at_once)
     least_s = seen.n_tries * (BEHAVIOUR.start_s + BEHAVIOUR.healthy_after_s) / n_rows
     return (
         f"provisioner with etcd and {seen.n_at_once:,} at once, the default: "

@@ -20,7 +20,7 @@ import msgspec
 from bench import procfs
 from ollama_fleet.clock import SystemClock
 from provisioning.cache import Cache
-from provisioning.controller import SHORTEST_GAP_S, Controller
+from provisioning.controller import SHORTEST_GAP_S, Controller, ReconcileLoop
 from provisioning.lifecycle import Kind, Result
 from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind, Workload
 from provisioning.report import Report
@@ -100,10 +100,9 @@ async def provisioner(
     clock = SystemClock()
     world = World(clock, behaviour=BEHAVIOUR, seed=seed)
     cache = Cache(store, clock)
-    controller = Controller(
+    loop = ReconcileLoop(
         store=store,
         cache=cache,
-        leadership=leadership,
         open_runtime=lambda node: SimulatedRuntime(world, node.name, NAME),
         prober_of=lambda _: SimulatedProber(world),
         clock=clock,
@@ -111,6 +110,7 @@ async def provisioner(
         jitter=random.Random(seed).random,  # noqa: S311
         listener=counters,
     )
+    controller = Controller(leadership, loop, clock)
     async with leadership.lead() as leading:
         await store.commit([PutSpec("bench", 0)], term=leading.term)
     tasks = [asyncio.create_task(cache.follow()), asyncio.create_task(controller.run())]
@@ -158,7 +158,7 @@ async def cpu_of_a_pass(controller: Controller, counters: PassCounters) -> float
         await asyncio.sleep(2 * SHORTEST_GAP_S)
         counters.passed.clear()
         begun_s = time.process_time()
-        controller.wake()
+        controller.loop.wake()
         await counters.passed.wait()
         seen_s.append(time.process_time() - begun_s)
     return statistics.median(seen_s)

@@ -23,14 +23,6 @@ class Unhealthy(msgspec.Struct, frozen=True):
     fault: str
 
 
-class Skip(msgspec.Struct, frozen=True):
-    """The wall clock was set forward: nothing has grown older by that."""
-
-    at_s: float
-    """When, by the clock as it was then set."""
-    by_s: float
-
-
 class Observed(msgspec.Struct, frozen=True):
     """All that a pass knows, as of one moment."""
 
@@ -40,8 +32,6 @@ class Observed(msgspec.Struct, frozen=True):
     """By node; a node that was never asked may be missing."""
     since_s: float = 0.0
     """When this provisioner began to ask nodes: before that, silence says nothing."""
-    skips: tuple[Skip, ...] = ()
-    """What the wall clock has left out since this provisioner runs."""
     unhealthy: Mapping[str, Unhealthy] = {}
     """Running instances that are unhealthy, by id."""
     working: frozenset[str] = frozenset()

@@ -1,8 +1,4 @@
-"""One provisioner: builds its parts, starts them, and stops them in reverse.
-
-In:   Settings. Out: an API that answers, a fleet that is kept as it is to be while we lead.
-Fails with ProvisionerError. Instances go on when it ends, however it ends.
-"""
+"""One provisioner: build its parts, start them, and stop them in reverse."""
 
 from __future__ import annotations
 
@@ -30,7 +26,7 @@ from provisioning.api.server import (
     url_of,
 )
 from provisioning.cache import Cache
-from provisioning.controller import Controller
+from provisioning.controller import Controller, ReconcileLoop
 from provisioning.errors import ProvisionerError
 from provisioning.metrics import Metrics, TimedStore
 from provisioning.runtime.factory import Local, Machines
@@ -84,15 +80,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         machines = Machines(settings.fleet, settings.local, clock)
         stack.push_async_callback(machines.close)
         cache = Cache(store, clock)
-        controller = _controller(store, cache, leadership, machines, metrics)
-        metrics.is_leader.set_function(lambda: controller.term is not None)
-        metrics.unreachable_nodes.set_function(
-            lambda: sum(not report.is_reachable for report in controller.reports.values())
-        )
-        metrics.orphans.set_function(lambda: len(controller.orphans or ()))
-        commands = Commands(
-            store, cache, controller, leader=leadership.leader, fleet=settings.fleet
-        )
+        loop = _loop(store, cache, machines, metrics, clock)
+        controller = Controller(leadership, loop, clock)
+        _publish(loop, metrics)
+        commands = Commands(store, cache, loop, leader=leadership.leader, fleet=settings.fleet)
         api = Api(
             cache,
             commands,
@@ -105,12 +96,19 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             own_names=_own_names(settings),
             log_of=machines.log_of,
         )
-        max_connections = descriptors.share(settings.max_connections)
-        url = await stack.enter_async_context(
-            serving(api, sockets, max_connections=max_connections)
-        )
+        most = descriptors.share(settings.max_connections)
+        url = await stack.enter_async_context(serving(api, sockets, max_connections=most))
         await stack.enter_async_context(_going_on(cache, controller))
         yield url
+
+
+def _publish(loop: ReconcileLoop, metrics: Metrics) -> None:
+    """Have the metrics read what the loop knows."""
+    metrics.is_leader.set_function(lambda: loop.term is not None)
+    metrics.unreachable_nodes.set_function(
+        lambda: sum(not report.is_reachable for report in loop.reports.values())
+    )
+    metrics.orphans.set_function(lambda: len(loop.orphans or ()))
 
 
 def _own_names(settings: Settings) -> frozenset[str]:
@@ -151,20 +149,15 @@ def _open(settings: Settings, clock: SystemClock, holder: str) -> tuple[Store, L
     )
 
 
-def _controller(
-    store: Store,
-    cache: Cache,
-    leadership: Leadership,
-    machines: Machines,
-    metrics: Metrics,
-) -> Controller:
-    return Controller(
+def _loop(
+    store: Store, cache: Cache, machines: Machines, metrics: Metrics, clock: SystemClock
+) -> ReconcileLoop:
+    return ReconcileLoop(
         store=store,
         cache=cache,
-        leadership=leadership,
         open_runtime=machines.open,
         prober_of=machines.prober,
-        clock=SystemClock(),
+        clock=clock,
         read_spec=decode_fleet,
         jitter=random.SystemRandom().random,
         listener=metrics,

@@ -6,18 +6,18 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from ollama_fleet.clock import Clock, wait_at_most
-from provisioning.actions import Action, Observed, Skip
+from provisioning.actions import Action, Observed
 from provisioning.cache import Cache
 from provisioning.drains import DrainMonitor
 from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavailableError
 from provisioning.eventlog import EventLog
 from provisioning.executor import Dispatcher
 from provisioning.lifecycle import Ended, changed_id, changes_after, changes_before, subject_id
-from provisioning.model import Fleet, Instance, Node, NodeReport, Phase, Rotation
+from provisioning.model import Fleet, Node, NodeReport, Phase
 from provisioning.nodes import NodeMonitor
 from provisioning.reconcile import decide
 from provisioning.report import (
@@ -31,65 +31,64 @@ from provisioning.report import (
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex
 from provisioning.state import Orphan, find_orphans, is_every_node_asked
-from provisioning.store.base import Change, Done, LeaderSession, Leadership, Store, StoredSpec, Term
+from provisioning.store.base import (
+    Change,
+    Done,
+    LeaderSession,
+    Leadership,
+    Store,
+    Stored,
+    StoredSpec,
+    Term,
+)
 
 log = logging.getLogger("provisioning.controller")
 
-CLOCK_JUMP_S = 5.0
-"""Less is a clock that is kept right."""
-MAX_SKIPS = 100
-"""A machine that sleeps each night has one a day."""
 
-
-class NodeGrace:
-    """When nodes were last given their grace anew, and what time the wall clock has left out."""
+class SteadyClock:
+    """A clock whose wall time goes on evenly, however the machine's clock is set meanwhile."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.since_s = clock.unix_s()
-        self.skips: tuple[Skip, ...] = ()
-        self._lead_s = self.since_s - clock.monotonic_s()
+        self.monotonic_s = clock.monotonic_s
+        self.sleep = clock.sleep
+        self._lead_s = 0.0
+        self.reset()
 
-    def begin(self) -> None:
-        """From now on count how long nodes are silent."""
-        self.look()
-        self.since_s = self._clock.unix_s()
+    def unix_s(self) -> float:
+        """Return seconds since 1970 UTC, as of the last reset plus the time since."""
+        return self._clock.monotonic_s() + self._lead_s
 
-    def look(self) -> None:
-        """Begin anew where the wall clock was set: nobody knows how long nodes were silent."""
-        now_s = self._clock.unix_s()
-        jump_s = now_s - self._clock.monotonic_s() - self._lead_s
-        if abs(jump_s) < CLOCK_JUMP_S:
-            return
-        log.warning("the clock was set by %+.0f s: silent nodes have their grace anew", jump_s)
-        self._lead_s += jump_s
-        self.since_s = now_s
-        # What is ahead by now was left out by a clock that was since set back.
-        skips = [skip for skip in self.skips if skip.at_s <= now_s]
-        if jump_s > 0:
-            skips.append(Skip(now_s, jump_s))
-        self.skips = tuple(skips[-MAX_SKIPS:])
+    def reset(self) -> None:
+        """Take over the machine's wall clock."""
+        self._lead_s = self._clock.unix_s() - self._clock.monotonic_s()
+
+    def advance_to(self, unix_s: float) -> bool:
+        """Go forward to a time that a record has; say whether that was ahead."""
+        ahead_s = unix_s - self.unix_s()
+        self._lead_s += max(0.0, ahead_s)
+        return ahead_s > 0
 
 
 class ActiveSpec:
-    """The specification that a leader goes by."""
+    """The specification that a leader goes by; one that cannot be read leaves the last one."""
 
     def __init__(self, read_spec: Callable[[str], Fleet]) -> None:
         self._read_spec = read_spec
         self._spec: StoredSpec | None = None
-        self._spec_index: SpecIndex | None = None
+        self._index: SpecIndex | None = None
 
-    def spec_index(self, spec: StoredSpec | None) -> SpecIndex | None:
-        """Take over what the store holds now, and return what is in force; None: nothing."""
+    def index(self, spec: StoredSpec | None) -> SpecIndex | None:
+        """Take over what the store holds now, and return what is active; None: nothing."""
         if spec is None:  # also where there was one: an emptied store asks for nothing
-            self._spec = self._spec_index = None
+            self._index = None
         elif spec != self._spec:
-            self._spec = spec
             try:
-                self._spec_index = SpecIndex(self._read_spec(spec.text))
+                self._index = SpecIndex(self._read_spec(spec.text))
             except SpecError as error:
                 log.error("the specification is not taken over: %s", error)
-        return self._spec_index
+        self._spec = spec
+        return self._index
 
 
 LEADER_EVERY_S = 5.0
@@ -166,28 +165,23 @@ MARGIN_S = 0.001
 """A drain has to be over when it is looked at, however clocks round."""
 
 
-def next_wakeup_s(spec_index: SpecIndex, instances: Iterable[Instance], *, since_s: float) -> float:
-    """Return how long after `since_s` the next drain is over; infinite where there is none.
-
-    A drain that was over before does not count: what holds it up tells of itself when it ends.
-    """
-    ends_s = (_end_s(spec_index, one) for one in instances if one.phase is Phase.DRAINING)
-    return min((end_s - since_s for end_s in ends_s if end_s > since_s), default=math.inf)
-
-
-def _end_s(spec_index: SpecIndex, instance: Instance) -> float:
-    pool = spec_index.pool_by_name.get(instance.pool)
-    rotation = pool.rotation if pool else Rotation()
-    return instance.since_s + rotation.drain_s + MARGIN_S
+def next_wakeup_s(spec_index: SpecIndex, stored: Mapping[str, Stored], *, now_s: float) -> float:
+    """Return how long it takes until the next drain is over; infinite where there is none."""
+    ends_s = (
+        one.instance.since_s + spec_index.drain_s(one.instance.pool) + MARGIN_S
+        for one in stored.values()
+        if one.instance.phase is Phase.DRAINING
+    )
+    return min((end_s - now_s for end_s in ends_s if end_s > now_s), default=math.inf)
 
 
 INTERVAL_S = 5.0
-"""From pass to pass while nothing happens: so late is noticed what only time brings about."""
+"""Between reconciles while nothing happens: what only time brings about is noticed so late."""
 SHORTEST_GAP_S = 0.2
 """However much happens: what ends within it is written down together."""
 STORE_PAUSE_S = 1.0
 MAX_REFUSALS = 5
-"""In a row, each on records freshly loaded; then the next pass goes on."""
+"""In a row, each on records freshly loaded; then the next reconcile goes on."""
 
 
 class ReconcileLoop:
@@ -203,15 +197,15 @@ class ReconcileLoop:
         clock: Clock,
         read_spec: Callable[[str], Fleet],
         jitter: Callable[[], float],
-        leads: Callable[[], bool],
         listener: Listener,
-        store_health: StoreHealth,
     ) -> None:
         self._store = store
         self._cache = cache
-        self._clock = clock
+        self._clock = clock = SteadyClock(clock)
         self._listener = listener
-        self._store_health = store_health
+        self.session: LeaderSession | None = None
+        """While we lead."""
+        self.store_health = StoreHealth(clock, on_outage=listener.outage_began)
         self._wake = asyncio.Event()
         self._monitor = NodeMonitor(
             open_runtime,
@@ -224,19 +218,24 @@ class ReconcileLoop:
         self._nodes, self._health = self._monitor.nodes, self._monitor.health
         self._drains = DrainMonitor(prober_of, clock, on_idle=self._wake.set)
         self._dispatcher = Dispatcher(
-            self._nodes, prober_of, clock, jitter=jitter, leads=leads, on_end=self._wake.set
+            self._nodes, prober_of, clock, jitter=jitter, leads=self._leads, on_end=self._wake.set
         )
-        self._node_grace = NodeGrace(clock)
+        self._since_s = 0.0
         self._log = ReconcileLog(clock)
         self._active_spec = ActiveSpec(read_spec)
         self._orphans: tuple[Orphan, ...] | None = None
         self._deletable_orphans: frozenset[tuple[str, str]] = frozenset()
         self._is_outdated = True
-        self._was_refused = False  # some of what the last pass was to begin
+        self._was_refused = False  # some of what the last reconcile was to begin
         self._n_reconciles = 0
 
     def __repr__(self) -> str:
         return f"<ReconcileLoop: {self._n_reconciles:,}, {self._dispatcher!r}>"
+
+    @property
+    def term(self) -> Term | None:
+        """Return the term that writes carry; None: this provisioner does not lead."""
+        return self.session.term if self.session else None
 
     @property
     def reports(self) -> Mapping[str, NodeReport]:
@@ -250,7 +249,7 @@ class ReconcileLoop:
 
     @property
     def orphans(self) -> tuple[Orphan, ...] | None:
-        """Return what the last pass saw without a record; None: not each node was asked yet."""
+        """Return the containers without a record; None: not each node was asked yet."""
         return self._orphans
 
     def delete_orphans(self) -> None:
@@ -259,19 +258,21 @@ class ReconcileLoop:
         self._wake.set()
 
     def wake(self) -> None:
-        """Begin the next pass at once."""
+        """Reconcile at once."""
         self._wake.set()
 
-    async def run(self, term: Term) -> None:
-        """Make passes until cancelled; then everything has ended that was begun.
+    async def run(self, session: LeaderSession) -> None:
+        """Reconcile until cancelled; then everything has ended that was begun.
 
         Raises:
             FencedError: The term is over.
             StoreError: The store refuses, or a record cannot be read.
         """
-        self._node_grace.begin()
+        self.session = session
+        self._clock.reset()
+        self._since_s = self._clock.unix_s()
         tasks = (
-            asyncio.create_task(self._reconcile_forever(term)),
+            asyncio.create_task(self._reconcile_forever(session.term)),
             asyncio.create_task(self._health.run()),
             asyncio.create_task(self._drains.run()),
         )
@@ -282,10 +283,15 @@ class ReconcileLoop:
         finally:
             await self._end(tasks)
 
+    def _leads(self) -> bool:
+        """Say whether it is certain now that nobody else does, whatever was heard of the term."""
+        return self.session is not None and self._clock.monotonic_s() < self.session.until_s
+
     async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Let everything go that belongs to a term."""
         for task in tasks:
             task.cancel()
+        self.session = None
         await self._dispatcher.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._monitor.close()
@@ -300,34 +306,39 @@ class ReconcileLoop:
             except StoreUnavailableError as error:
                 # What was written nobody knows: load before anything is written again.
                 self._is_outdated = True
-                self._store_health.note_failed("nothing is changed", error)
+                self.store_health.note_failed("nothing is changed", error)
                 await self._clock.sleep(STORE_PAUSE_S)
                 continue
-            self._store_health.note_read()
+            self.store_health.note_read()
             await self._clock.sleep(SHORTEST_GAP_S)
             await wait_at_most(self._wake, self._clock, quiet_s - SHORTEST_GAP_S)
 
+    async def _load(self) -> None:
+        """Load the records; if they are ahead of our clock, it follows, and silence starts anew."""
+        await self._cache.load()
+        newest_s = max((one.instance.since_s for one in self._cache.stored.values()), default=0.0)
+        if self._clock.advance_to(newest_s):
+            self._since_s = self._clock.unix_s()
+        self._is_outdated = False
+
     async def _reconcile(self, term: Term) -> float:
-        """Load if need be, write down what has ended, decide, write that down, and begin it.
+        """Write what has ended, decide on what is observed, write that, and begin it.
 
         Returns how long nothing more is due, if nothing happens.
         """
         begun_s = self._clock.monotonic_s()
-        self._node_grace.look()
         if self._is_outdated:
-            await self._cache.load()
-            self._is_outdated = False
-        spec_index = self._active_spec.spec_index(self._cache.spec)
+            await self._load()
+        spec_index = self._active_spec.index(self._cache.spec)
         if spec_index is None:
             return INTERVAL_S
         await self._monitor.follow(spec_index, self._cache.stored)
         ended, n_refused = await self._write_ended(spec_index, term)
         self._drains.follow(self._cache.stored)
-        observed = self._observed()
+        observed, now_s = self._observed(), self._clock.unix_s()
         self._note_orphans(spec_index.fleet, observed)
-        decided_s = self._clock.unix_s()
-        self._monitor.lost = self._log.note_seen(spec_index.fleet, observed, now_s=decided_s)
-        actions = decide(spec_index.fleet, observed, decided_s)
+        self._log.note_seen(spec_index.fleet, observed, now_s=now_s)
+        actions = decide(spec_index.fleet, observed, now_s)
         reasons = reasons_of(actions, observed)
         begun, n_refused_now = await self._begin(spec_index, actions, term)
         self._n_reconciles += 1
@@ -337,25 +348,25 @@ class ReconcileLoop:
             n_as_wanted=spec_index.count_as_wanted(self._cache.stored, self._health.unhealthy),
             events=events_of(ended, begun),
             n_actions=len(begun),
-            n_running=self._dispatcher.n_running,
-            n_waiting=count_waiting(
-                spec_index.fleet, self._cache.stored, self._dispatcher.working(), now_s=decided_s
-            ),
+            n_running=self.n_running,
+            n_waiting=self._count_waiting(spec_index.fleet, now_s),
             reasons=Counter(reasons[id_] for id_ in map(subject_id, begun) if id_ in reasons),
             n_refused=n_refused + n_refused_now,
             duration_s=self._clock.monotonic_s() - begun_s,
         )
         self._log.note_done(report, ended, begun, self._cache.stored)
         self._listener.reconcile_ended(report)
-        instances = (one.instance for one in self._cache.stored.values())
-        return min(INTERVAL_S, next_wakeup_s(spec_index, instances, since_s=decided_s))
+        return min(INTERVAL_S, next_wakeup_s(spec_index, self._cache.stored, now_s=now_s))
+
+    def _count_waiting(self, desired: Fleet, now_s: float) -> int:
+        working = self._dispatcher.working()
+        return count_waiting(desired, self._cache.stored, working, now_s=now_s)
 
     def _observed(self) -> Observed:
         return Observed(
             stored=self._cache.stored,
             reports=self._nodes.reports,
-            since_s=self._node_grace.since_s,
-            skips=self._node_grace.skips,
+            since_s=self._since_s,
             unhealthy=self._health.unhealthy,
             working=self._dispatcher.working(),
             starting=self._dispatcher.starting(),
@@ -366,8 +377,8 @@ class ReconcileLoop:
         )
 
     def _note_orphans(self, desired: Fleet, observed: Observed) -> None:
-        """Keep the orphans of this pass; an order ends with those that it was about."""
-        orphans = find_orphans(desired, observed)
+        """Keep the orphans of this reconcile; an order ends with those that it was about."""
+        orphans = find_orphans(observed)
         self._orphans = orphans if is_every_node_asked(desired, observed) else None
         self._deletable_orphans &= {one.key for one in orphans}
 
@@ -379,7 +390,6 @@ class ReconcileLoop:
             changes = changes_after(
                 ended,
                 self._cache.stored,
-                self._nodes.reports,
                 limits=spec_index.fleet.limits,
                 now_s=self._clock.unix_s(),
             )
@@ -419,7 +429,7 @@ class ReconcileLoop:
         if not changes:
             return ()
         done = await self._store.commit(changes, term=term)
-        self._store_health.note_written()
+        self.store_health.note_written()
         self._cache.apply_local_write(changes, done)
         return done
 
@@ -431,70 +441,22 @@ LONGEST_PAUSE_S = 60.0
 
 
 class Controller:
-    """Leads when it may, and then makes one pass after the other."""
+    """Campaigns for the lease, and reconciles while it holds it."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        cache: Cache,
-        leadership: Leadership,
-        open_runtime: Callable[[Node], Runtime],
-        prober_of: ProberOf,
-        clock: Clock,
-        read_spec: Callable[[str], Fleet],
-        jitter: Callable[[], float],
-        listener: Listener,
-    ) -> None:
+    def __init__(self, leadership: Leadership, loop: ReconcileLoop, clock: Clock) -> None:
+        self.loop = loop
         self._leadership = leadership
         self._clock = clock
-        self._leading: LeaderSession | None = None
-        self._store_health = StoreHealth(clock, on_outage=listener.outage_began)
-        self._standby = Standby(leadership, clock, on_answer=self._store_health.note_written)
-        self._loop = ReconcileLoop(
-            store=store,
-            cache=cache,
-            open_runtime=open_runtime,
-            prober_of=prober_of,
-            clock=clock,
-            read_spec=read_spec,
-            jitter=jitter,
-            leads=self._leads,
-            listener=listener,
-            store_health=self._store_health,
-        )
+        self._standby = Standby(leadership, clock, on_answer=loop.store_health.note_written)
 
     def __repr__(self) -> str:
         role = f"leads, epoch {self.term.epoch}" if self.term else "waits"
-        return f"<Controller {role}, {self._loop!r}>"
+        return f"<Controller {role}, {self.loop!r}>"
 
     @property
     def term(self) -> Term | None:
         """Return the term that writes carry; None: this provisioner does not lead."""
-        return self._leading.term if self._leading else None
-
-    @property
-    def reports(self) -> Mapping[str, NodeReport]:
-        """Return what was last heard of each node; empty while it does not lead."""
-        return self._loop.reports
-
-    @property
-    def orphans(self) -> tuple[Orphan, ...] | None:
-        """Return what is there without a record; None: it is not known, as while we do not lead."""
-        return self._loop.orphans
-
-    def delete_orphans(self) -> None:
-        """Have the orphans deleted that there are now."""
-        self._loop.delete_orphans()
-
-    @property
-    def n_running(self) -> int:
-        """Return how many operations are going on."""
-        return self._loop.n_running
-
-    def wake(self) -> None:
-        """Begin the next pass at once: somebody else has written what it has to act on."""
-        self._loop.wake()
+        return self.loop.term
 
     async def run(self) -> None:
         """Wait to lead, lead, and begin again when the term is lost; until cancelled."""
@@ -513,36 +475,31 @@ class Controller:
         try:
             async with AsyncExitStack() as stack:
                 async with self._standby.watching():
-                    leading = await stack.enter_async_context(self._leadership.lead())
+                    session = await stack.enter_async_context(self._leadership.lead())
                 consequence = "leads no more"
-                await self._lead(leading)
+                await self._lead(session)
         except StoreUnavailableError as error:
-            self._store_health.note_failed(consequence, error)
+            self.loop.store_health.note_failed(consequence, error)
         except FencedError as error:
             log.warning("%s: %s", consequence, error)
         except StoreError as error:
-            self._store_health.note_failed(consequence, error)
+            self.loop.store_health.note_failed(consequence, error)
             return True
         return False
 
-    def _leads(self) -> bool:
-        """Say whether it is certain now that nobody else does, whatever was heard of the term."""
-        return self._leading is not None and self._clock.monotonic_s() < self._leading.until_s
-
-    async def _lead(self, leading: LeaderSession) -> None:
-        log.info("leading epoch=%d", leading.term.epoch)
-        self._leading = leading
+    async def _lead(self, session: LeaderSession) -> None:
+        log.info("leading epoch=%d", session.term.epoch)
         self._standby.forget()
-        lost = asyncio.create_task(leading.lost())
-        reconcilers = asyncio.create_task(self._loop.run(leading.term))
+        lost = asyncio.create_task(session.lost())
+        reconciling = asyncio.create_task(self.loop.run(session))
         try:
-            done, _ = await asyncio.wait({lost, reconcilers}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({lost, reconciling}, return_when=asyncio.FIRST_COMPLETED)
             if lost in done:
                 log.warning("lease lost: nothing is changed any more, instances go on")
             for task in done:
                 task.result()
         finally:
-            self._leading = None
+            self.loop.session = None
             lost.cancel()
-            reconcilers.cancel()
-            await asyncio.gather(lost, reconcilers, return_exceptions=True)
+            reconciling.cancel()
+            await asyncio.gather(lost, reconciling, return_exceptions=True)

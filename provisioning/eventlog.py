@@ -128,7 +128,7 @@ class EventLog:
         self._tries.clear()
 
     def keep_only(self, keys: frozenset[Hashable]) -> None:
-        """DeleteRecord the outages of all other keys, without a line."""
+        """Forget the outages of all other keys, without a line."""
         for key in self._tries.keys() - keys:
             del self._tries[key]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 import msgspec
 
@@ -18,13 +19,15 @@ from provisioning.errors import (
     ResourceExhaustedError,
     TransientError,
 )
-from provisioning.lifecycle import Ended, Kind, Operation, Operations, Outcome, Result, subject_id
+from provisioning.lifecycle import Ended, Kind, Operation, Outcome, Result, subject_id
 from provisioning.model import ContainerState, Instance, Limits, NodeReport
 from provisioning.nodes import Nodes
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex, StartRequest
 from provisioning.state import ending_words
 from provisioning.store.base import Stored
+
+log = logging.getLogger("provisioning.executor")
 
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
@@ -56,12 +59,12 @@ class RemovalBackoff:
         )
 
     def clear(self) -> None:
-        """DeleteRecord everything."""
+        """Forget everything."""
         self._backoff.clear()
 
 
 class Dispatcher:
-    """The operations of one reconciler."""
+    """The operations that go on, or have ended and were not written down yet."""
 
     def __init__(
         self,
@@ -75,45 +78,55 @@ class Dispatcher:
     ) -> None:
         self._nodes = nodes
         self._executor = Executor(nodes.runtime, prober_of, clock, jitter=jitter, leads=leads)
-        self._operations = Operations(on_end=on_end)
         self._backoff = RemovalBackoff(clock)
+        self._on_end = on_end
+        self._tasks: dict[Operation, asyncio.Task[Outcome]] = {}
+        self._ended: list[tuple[Operation, Outcome]] = []
 
     def __repr__(self) -> str:
-        return f"{self._operations!r}"
+        return f"<Dispatcher: {self.n_running} running, {len(self._ended)} ended>"
 
     @property
     def n_running(self) -> int:
         """Return how many operations are going on."""
-        return self._operations.n_running
+        return len(self._tasks)
 
     @property
     def ended(self) -> Ended:
-        """Return the operations whose outcome was not written down yet."""
-        return self._operations.ended
+        """Return those whose outcome was not written down yet, the first ended first."""
+        return tuple(self._ended)
 
     def working(self) -> frozenset[str]:
-        """Return the ids of instances that an operation is about."""
-        return self._operations.working()
+        """Return the instances that an operation is about, or was and is not written down."""
+        ended = (operation for operation, _ in self._ended)
+        return frozenset(one.id for one in (*self._tasks, *ended) if one.id)
 
     def starting(self) -> frozenset[str]:
-        """Return the ids of instances that are being started."""
-        return self._operations.starting()
+        """Return the instances whose start goes on, and was not cancelled."""
+        started = {one.id for one in self._tasks if one.kind is Kind.START}
+        return frozenset(started - {one.id for one in self._tasks if one.kind is Kind.STOP})
 
     def collecting(self) -> frozenset[tuple[str, str]]:
         """Return the nodes and containers that are being removed without a record."""
-        return self._operations.collecting()
+        return frozenset(
+            (one.node, one.container) for one in self._tasks if one.kind is Kind.GARBAGE_COLLECT
+        )
 
     def backing_off(self) -> frozenset[str]:
         """Return the containers that could just not be removed, and are left alone for a while."""
         return self._backoff.backing_off()
 
     def take(self, n: int) -> None:
-        """DeleteRecord the first n outcomes: they are written down."""
-        self._operations.take(n)
+        """Drop the first n outcomes: they are written down."""
+        del self._ended[:n]
 
     async def cancel(self) -> None:
         """Leave everything as it is, and return when nothing goes on any more."""
-        await self._operations.cancel()
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._ended.clear()
         self._backoff.clear()
 
     def take_report(self, report: NodeReport) -> None:
@@ -129,20 +142,42 @@ class Dispatcher:
         match action:
             case GarbageCollect(node, container):
                 operation = Operation(Kind.GARBAGE_COLLECT, node, container)
-                self._operations.begin(operation, self._remove(operation, limits))
+                self._begin(operation, self._remove(operation, limits))
             case Stop() if known:
                 operation = _operation(Kind.STOP, known.instance)
-                self._operations.begin(operation, self._stop(operation, limits))
+                self._begin(operation, self._stop(operation, limits))
             case CreateInstance() | Start() | Replace() if known:
                 operation = _operation(Kind.START, known.instance)
-                self._operations.begin(operation, self._start(known.instance, spec_index))
+                self._begin(operation, self._start(known.instance, spec_index))
+
+    def _begin(self, operation: Operation, work: Coroutine[Any, Any, Outcome]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[operation] = task
+        task.add_done_callback(lambda task: self._take_end(operation, task))
+
+    def _take_end(self, operation: Operation, task: asyncio.Task[Outcome]) -> None:
+        del self._tasks[operation]
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            # A fault of ours: the executor reports what goes wrong, it does not raise it.
+            log.error("the %s of %s broke off", operation.kind, operation.container, exc_info=error)
+        outcome = Outcome(Result.FAILED, f"{error!r}") if error else task.result()
+        self._ended.append((operation, outcome))
+        self._on_end()
 
     async def _stop(self, operation: Operation, limits: Limits) -> Outcome:
-        """Remove an instance's container.
-
-        A start that goes on has to end first, or would make it.
-        """
-        await self._operations.cancel_start(operation.id)
+        """Remove an instance's container, once a start that goes on has ended."""
+        starts = [
+            task
+            for one, task in self._tasks.items()
+            if one.kind is Kind.START and one.id == operation.id
+        ]
+        for task in starts:
+            task.cancel()
+        if starts:
+            await asyncio.wait(starts)
         return await self._remove(operation, limits)
 
     async def _remove(self, operation: Operation, limits: Limits) -> Outcome:
@@ -164,8 +199,6 @@ class Dispatcher:
 def _operation(kind: Kind, instance: Instance) -> Operation:
     return Operation(kind, instance.node, instance.container, instance.id, instance.generation)
 
-
-log = logging.getLogger("provisioning.executor")
 
 FIRST_LOOK_S = 0.05
 """Small servers are healthy at once; each further look waits longer, up to the limit."""

@@ -18,10 +18,10 @@ import msgspec
 from ollama_fleet.clock import Clock
 from provisioning import descriptors
 from provisioning.actions import Unhealthy
+from provisioning.budget import phase_ratio
 from provisioning.errors import NotAskedError
 from provisioning.eventlog import EventLog
 from provisioning.model import Probe
-from provisioning.reconcile import phase_ratio
 from provisioning.runtime.base import ProberOf
 
 log = logging.getLogger("provisioning.health")
@@ -59,7 +59,7 @@ class ProbeState:
         self.first_failure_s = 0.0
         self.is_asking = False
         self.is_reset = False
-        """It was, and has not answered well since."""
+        """Its failures were forgotten, and it has not answered well since."""
 
 
 class HealthMonitor:
@@ -69,7 +69,7 @@ class HealthMonitor:
         self._prober_of = prober_of
         self._clock = clock
         self._on_change = on_change
-        self._watched: dict[str, ProbeState] = {}
+        self._states: dict[str, ProbeState] = {}
         self._unhealthy: dict[str, Unhealthy] = {}
         self._due: list[tuple[float, int, str, ProbeState]] = []
         self._numbers = itertools.count()  # so that no two in the heap compare equal
@@ -78,7 +78,8 @@ class HealthMonitor:
         self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
 
     def __repr__(self) -> str:
-        return f"<HealthMonitor of {len(self._watched):,} instances, {len(self._unhealthy):,} ill>"
+        n_unhealthy = len(self._unhealthy)
+        return f"<HealthMonitor of {len(self._states):,} instances, {n_unhealthy:,} unhealthy>"
 
     @property
     def unhealthy(self) -> Mapping[str, Unhealthy]:
@@ -87,34 +88,32 @@ class HealthMonitor:
 
     def watch(self, instance_id: str, target: ProbeTarget) -> None:
         """Ask an instance from now on; one that is asked alike already is not disturbed."""
-        state = self._watched.get(instance_id)
+        state = self._states.get(instance_id)
         if state and state.target == target:
             return
         self._unhealthy.pop(instance_id, None)
-        new = self._watched[instance_id] = ProbeState(target)
+        new = self._states[instance_id] = ProbeState(target)
         self._push(self._first_due_s(instance_id, target.probe), instance_id, new)
 
     def unwatch(self, instance_id: str) -> None:
         """Ask an instance no more."""
-        self._watched.pop(instance_id, None)
+        self._states.pop(instance_id, None)
         self._unhealthy.pop(instance_id, None)
 
-    def reset_failures(self, node: str, *, since_s: float) -> None:
-        """Begin anew with those of a node's instances that have failed only since it was silent.
+    def reset_failures(self, node: str) -> None:
+        """Forget the failures of a node's instances: the node was silent, they say nothing.
 
-        That is by the monotonic clock. Their failures say nothing; but once only, or behind a node
-        that now and then misses a look nobody would ever be ill.
+        Only once until an instance answers well again: a node that flaps hides no failure.
         """
-        for instance_id, state in self._watched.items():
-            is_new = state.n_failures > 0 and state.first_failure_s >= since_s
-            if state.target.node == node and is_new and not state.is_reset:
+        for instance_id, state in self._states.items():
+            if state.target.node == node and state.n_failures and not state.is_reset:
                 state.is_reset = True
                 state.n_failures = 0
                 self._unhealthy.pop(instance_id, None)
 
     def clear(self) -> None:
         """Ask nobody any more, and know nothing."""
-        self._watched.clear()
+        self._states.clear()
         self._unhealthy.clear()
         self._due.clear()
 
@@ -147,7 +146,7 @@ class HealthMonitor:
         now_s = self._clock.monotonic_s()
         while self._due and self._due[0][0] <= now_s:
             due_s, _, instance_id, state = heapq.heappop(self._due)
-            if self._watched.get(instance_id) is not state:
+            if self._states.get(instance_id) is not state:
                 continue  # it is gone, or another generation of it is asked
             interval_s = state.target.probe.interval_s
             # After a long stall one question is enough.
@@ -173,7 +172,7 @@ class HealthMonitor:
             return
         finally:
             state.is_asking = False
-        if self._watched.get(instance_id) is state:
+        if self._states.get(instance_id) is state:
             self._take(instance_id, state, fault)
 
     def _log_shortage(self, instance_id: str, error: NotAskedError) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +19,7 @@ from provisioning.actions import (
     Start,
     Stop,
 )
-from provisioning.model import FOR_GOOD, Event, Instance, Limits, NodeReport, Phase, Reason
+from provisioning.model import FOR_GOOD, Event, Instance, Limits, Phase, Reason
 from provisioning.store.base import NEW, Change, Delete, Put, Stored
 
 MAX_EVENTS = 20
@@ -31,13 +28,13 @@ MAX_DETAIL = 300
 """Letters of an event's detail: a history must stay small, 10,000 of them are stored."""
 
 
-def told(instance: Instance, at_s: float, what: str, detail: str = "") -> Instance:
+def with_event(instance: Instance, at_s: float, what: str, detail: str = "") -> Instance:
     """Return the instance with one more event, the oldest ones forgotten."""
     event = Event(at_s, str(what), detail[:MAX_DETAIL], instance.generation)
     return replace(instance, history=(*instance.history, event)[-MAX_EVENTS:])
 
 
-def told_again(instance: Instance, at_s: float, what: str, detail: str) -> Instance:
+def with_repeated_event(instance: Instance, at_s: float, what: str, detail: str) -> Instance:
     """Return the instance with an event in place of the last one, where that is of its kind.
 
     What fails again and again would else push out what led to it.
@@ -45,10 +42,10 @@ def told_again(instance: Instance, at_s: float, what: str, detail: str) -> Insta
     history = instance.history
     if history and (what, instance.generation) == (history[-1].what, history[-1].generation):
         instance = replace(instance, history=history[:-1])
-    return told(instance, at_s, what, detail)
+    return with_event(instance, at_s, what, detail)
 
 
-def told_more(instance: Instance, kinds: Container[str], more: str) -> Instance:
+def with_more_detail(instance: Instance, kinds: Container[str], more: str) -> Instance:
     """Return the instance with more said, in front, of its latest event of some kinds.
 
     That takes no line: by the crashes that a history has, the next wait is reckoned.
@@ -105,7 +102,7 @@ def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instanc
     A record that the action does not change is returned equal to what it was.
     """
     if isinstance(action, CreateInstance):
-        return told(action.instance, now_s, "placed", action.instance.node)
+        return with_event(action.instance, now_s, "placed", action.instance.node)
     if instance is None:
         return None
     match action:
@@ -123,36 +120,23 @@ def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instanc
             return instance
 
 
-def finish_start(
-    instance: Instance,
-    outcome: Outcome,
-    *,
-    limits: Limits,
-    now_s: float,
-    is_node_heard: bool = False,
-) -> Instance:
-    """Return the record of an instance whose start has ended, well or not.
-
-    Where a node is out of reach for starts but not for questions, the start has failed.
-    """
-    match outcome.result:
-        case Result.DONE:
-            running = replace(
-                instance,
-                phase=Phase.RUNNING,
-                since_s=now_s,
-                started_s=now_s,
-                has_served=True,
-                reason=None,
-                n_failures=0,
-                retry_at_s=0.0,
-                fault="",
-            )
-            return told(running, now_s, "started", f"in {outcome.duration_s:.1f} s")
-        case Result.UNREACHABLE if not is_node_heard:
-            return replace(instance, fault=outcome.fault)  # its node decides what comes next
-        case _:
-            return _failed(instance, outcome, limits, now_s)
+def finish_start(instance: Instance, outcome: Outcome, *, limits: Limits, now_s: float) -> Instance:
+    """Return the record of an instance whose start has ended, well or not."""
+    if outcome.result is not Result.DONE:
+        return _failed(instance, outcome, limits, now_s)
+    running = replace(
+        instance,
+        phase=Phase.RUNNING,
+        since_s=now_s,
+        started_s=now_s,
+        has_served=True,
+        reason=None,
+        n_failures=0,
+        failed_on=(),
+        retry_at_s=0.0,
+        fault="",
+    )
+    return with_event(running, now_s, "started", f"in {outcome.duration_s:.1f} s")
 
 
 def finish_stop(
@@ -208,7 +192,6 @@ def retry_delay_s(instance: Instance, limits: Limits, result: Result) -> float:
 
 
 def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) -> Instance:
-    is_permanent = outcome.result is Result.PERMANENT
     delay_s = retry_delay_s(instance, limits, outcome.result)
     failed = replace(
         instance,
@@ -216,12 +199,13 @@ def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) 
         since_s=now_s,
         n_failures=instance.n_failures + 1,
         failed_on=_with_last(instance.failed_on, instance.node),
-        retry_at_s=0.0 if is_permanent else now_s + delay_s,
+        retry_at_s=now_s + delay_s,
         fault=outcome.fault,
     )
-    what_next = "which would not heal by another" if is_permanent else f"again in {delay_s:,.1f} s"
-    given_up = f"given up on {instance.node} after {tries(outcome.n_tries)}, {what_next}"
-    return told(failed, now_s, "failed", f"{given_up}: {outcome.fault}")
+    given_up = f"given up on {instance.node} after {tries(outcome.n_tries)}"
+    return with_event(
+        failed, now_s, "failed", f"{given_up}, again in {delay_s:,.1f} s: {outcome.fault}"
+    )
 
 
 def _still_there(instance: Instance, outcome: Outcome, now_s: float) -> Instance:
@@ -231,7 +215,9 @@ def _still_there(instance: Instance, outcome: Outcome, now_s: float) -> Instance
     """
     n_tries = instance.n_stop_tries + outcome.n_tries
     there = replace(instance, fault=outcome.fault, n_stop_tries=n_tries)
-    return told_again(there, now_s, "stop_failed", f"after {tries(n_tries)}: {outcome.fault}")
+    return with_repeated_event(
+        there, now_s, "stop_failed", f"after {tries(n_tries)}: {outcome.fault}"
+    )
 
 
 def _crash_loop_back_off(instance: Instance, delay_s: float, now_s: float) -> Instance:
@@ -240,7 +226,7 @@ def _crash_loop_back_off(instance: Instance, delay_s: float, now_s: float) -> In
         instance, phase=Phase.FAILED, since_s=now_s, retry_at_s=now_s + delay_s, n_stop_tries=0
     )
     crash = f"crash {_n_recent_crashes(instance, now_s)} within an hour"
-    return told_more(held, CRASHES, f"{crash}, again in {delay_s:,.1f} s")
+    return with_more_detail(held, CRASHES, f"{crash}, again in {delay_s:,.1f} s")
 
 
 def _replaced(action: Replace, instance: Instance, now_s: float) -> Instance:
@@ -263,7 +249,9 @@ def _replaced(action: Replace, instance: Instance, now_s: float) -> Instance:
         is_replace_asked=False,
         n_stop_tries=0,
     )
-    return told(renewed, now_s, action.reason or "retried", f"{instance.node} → {action.node}")
+    return with_event(
+        renewed, now_s, action.reason or "retried", f"{instance.node} → {action.node}"
+    )
 
 
 def _drained(action: Drain, instance: Instance, now_s: float) -> Instance:
@@ -275,7 +263,7 @@ def _drained(action: Drain, instance: Instance, now_s: float) -> Instance:
         reason=action.reason,
         developer="" if action.reason in FOR_GOOD else instance.developer,
     )
-    return told(drained, now_s, action.reason)
+    return with_event(drained, now_s, action.reason)
 
 
 def _stopped(action: Stop, instance: Instance, now_s: float) -> Instance:
@@ -291,14 +279,11 @@ def _stopped(action: Stop, instance: Instance, now_s: float) -> Instance:
     )
     if instance.reason is action.reason and not action.detail:
         return stopped  # its history tells already, since it was drained
-    return told(stopped, now_s, action.reason, action.detail)
+    return with_event(stopped, now_s, action.reason, action.detail)
 
 
 def _with_last(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     return (*(one for one in names if one != name), name)[-MAX_FAILED_ON:]
-
-
-log = logging.getLogger("provisioning.lifecycle")
 
 
 class Kind(StrEnum):
@@ -321,86 +306,6 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 Ended = tuple[tuple[Operation, Outcome], ...]
-
-
-class Operations:
-    """Operations that are going on, or have ended and were not written down yet."""
-
-    def __init__(self, *, on_end: Callable[[], None]) -> None:
-        self._on_end = on_end
-        self._tasks: dict[Operation, asyncio.Task[Outcome]] = {}
-        self._ended: list[tuple[Operation, Outcome]] = []
-
-    def __repr__(self) -> str:
-        return f"<Operations: {self.n_running} running, {len(self._ended)} ended>"
-
-    @property
-    def n_running(self) -> int:
-        """Return how many are going on."""
-        return len(self._tasks)
-
-    @property
-    def ended(self) -> Ended:
-        """Return those whose outcome was not written down yet, the first ended first."""
-        return tuple(self._ended)
-
-    def working(self) -> frozenset[str]:
-        """Return the instances that an operation is about, or was and is not written down."""
-        ended = (operation for operation, _ in self._ended)
-        return frozenset(one.id for one in (*self._tasks, *ended) if one.id)
-
-    def starting(self) -> frozenset[str]:
-        """Return the instances whose start goes on, and was not called off."""
-        started = {one.id for one in self._tasks if one.kind is Kind.START}
-        return frozenset(started - {one.id for one in self._tasks if one.kind is Kind.STOP})
-
-    def collecting(self) -> frozenset[tuple[str, str]]:
-        """Return the nodes and containers that are being removed without a record."""
-        return frozenset(
-            (one.node, one.container) for one in self._tasks if one.kind is Kind.GARBAGE_COLLECT
-        )
-
-    def begin(self, operation: Operation, work: Coroutine[Any, Any, Outcome]) -> None:
-        """Let something be done; its outcome is kept until it is taken."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks[operation] = task
-        task.add_done_callback(lambda task: self._take_end(operation, task))
-
-    async def cancel_start(self, id_: str) -> None:
-        """Cancel the start of an instance, and return when it has ended."""
-        starts = [
-            task
-            for operation, task in self._tasks.items()
-            if operation.kind is Kind.START and operation.id == id_
-        ]
-        for task in starts:
-            task.cancel()
-        if starts:
-            await asyncio.wait(starts)
-
-    def take(self, n: int) -> None:
-        """DeleteRecord the first n outcomes: they are written down."""
-        del self._ended[:n]
-
-    async def cancel(self) -> None:
-        """Leave everything as it is, and return when nothing goes on any more."""
-        tasks = tuple(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._ended.clear()
-
-    def _take_end(self, operation: Operation, task: asyncio.Task[Outcome]) -> None:
-        del self._tasks[operation]
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None:
-            # A fault of ours: the executor reports what goes wrong, it does not raise it.
-            log.error("the %s of %s broke off", operation.kind, operation.container, exc_info=error)
-        outcome = Outcome(Result.FAILED, f"{error!r}") if error else task.result()
-        self._ended.append((operation, outcome))
-        self._on_end()
 
 
 PHASE_DURING = {Kind.START: Phase.STARTING, Kind.STOP: Phase.STOPPING}
@@ -446,7 +351,6 @@ def changes_before(
 def changes_after(
     ended: Iterable[tuple[Operation, Outcome]],
     stored: Mapping[str, Stored],
-    reports: Mapping[str, NodeReport],
     *,
     limits: Limits,
     now_s: float,
@@ -457,25 +361,11 @@ def changes_after(
         known = stored.get(operation.id)
         if known is None or not _waits_for(known.instance, operation):
             continue
-        record = (
-            finish_start(
-                known.instance,
-                outcome,
-                limits=limits,
-                now_s=now_s,
-                is_node_heard=_is_heard(reports.get(operation.node), known.instance),
-            )
-            if operation.kind is Kind.START
-            else finish_stop(known.instance, outcome, limits=limits, now_s=now_s)
-        )
+        finish = finish_start if operation.kind is Kind.START else finish_stop
+        record = finish(known.instance, outcome, limits=limits, now_s=now_s)
         if change := _change(operation.id, record, known):
             changes.append(change)
     return changes
-
-
-def _is_heard(report: NodeReport | None, instance: Instance) -> bool:
-    """Say whether a node has answered since the instance has been starting, and still does."""
-    return report is not None and report.is_reachable and report.at_s >= instance.since_s
 
 
 def _waits_for(instance: Instance, operation: Operation) -> bool:

@@ -97,9 +97,9 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     n_failures: int = 0
     """Starts in a row that failed, each after all its tries."""
     failed_on: tuple[str, ...] = ()
-    """The nodes of those starts, the latest last; kept for a while once it runs."""
+    """The nodes of those starts, the latest last."""
     retry_at_s: float = 0.0
-    """While failed: when it is tried again; 0: not before something changes."""
+    """While failed: when it is tried again."""
     fault: str = ""
     """The last error, in words; empty once it runs."""
     is_replace_asked: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from contextlib import suppress
 
 import msgspec
@@ -87,17 +87,12 @@ class Nodes:
             )
         return handle.runtime
 
-    async def update(
-        self, nodes: Iterable[Node], *, used: Iterable[str], gone: Set[str] = frozenset()
-    ) -> None:
-        """Ask these nodes, and those that are listed no more but still used or not empty.
-
-        What a node had that is gone is no reason to ask it for ever.
-        """
+    async def update(self, nodes: Iterable[Node], *, used: Collection[str]) -> None:
+        """Ask these nodes, and others while records use them or they answer with containers."""
         listed = {node.name: node for node in nodes}
         for name, handle in tuple(self._handles.items()):
             node = listed.get(name)
-            has_containers = bool(handle.report.containers) and name not in gone
+            has_containers = handle.report.is_reachable and bool(handle.report.containers)
             is_retired = node is None and name not in used and not has_containers
             if is_retired or (node is not None and is_reached_otherwise(handle.node, node)):
                 await self._close(name)
@@ -200,7 +195,7 @@ def _without(
 
 
 class NodeMonitor:
-    """Asks nodes and instances, from the first spec_index until it is closed; and then anew."""
+    """Watches the nodes and instances of the active specification."""
 
     def __init__(
         self,
@@ -213,29 +208,20 @@ class NodeMonitor:
     ) -> None:
         self.nodes = Nodes(open_runtime, clock, on_report=self._take_report)
         self.health = HealthMonitor(prober_of, clock, on_change=on_news)
-        self.lost: frozenset[str] = frozenset()
-        """Nodes whose grace was over at the last reconcile."""
         self._events = EventLog(log, clock)
-        self._heard_s: dict[str, float] = {}
-        """When each node last answered, by the monotonic clock."""
-        self._clock = clock
         self._on_report = on_report
         self._on_news = on_news
         self._spec_index: SpecIndex | None = None
 
     async def follow(self, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
-        """Ask the nodes of a spec_index, those that are used besides, and what runs by it."""
+        """Ask the nodes of a specification, other nodes that records use, and the instances."""
         used = frozenset(
             one.instance.node
             for one in stored.values()
             if one.instance.phase is not Phase.FAILED  # that has no container
         )
-        reports = self.nodes.reports
-        lost = frozenset(one for one in self.lost if one in reports and reports[one].fault)
-        await self.nodes.update(spec_index.fleet.nodes, used=used, gone=lost)
-        if (
-            spec_index is not self._spec_index
-        ):  # only now: how an instance is asked its node decides
+        await self.nodes.update(spec_index.fleet.nodes, used=used)
+        if spec_index is not self._spec_index:  # after the nodes: they tell how to ask instances
             self._spec_index = spec_index
             for id_, one in stored.items():
                 self.take_record(id_, one)
@@ -243,11 +229,10 @@ class NodeMonitor:
 
     def take_record(self, id_: str, stored: Stored | None) -> None:
         """Ask an instance for its health while it runs."""
-        probe_target = (
-            self._spec_index.probe_target(stored.instance) if self._spec_index and stored else None
-        )
-        if probe_target:
-            self.health.watch(id_, probe_target)
+        index = self._spec_index
+        target = index.probe_target(stored.instance) if index and stored else None
+        if target:
+            self.health.watch(id_, target)
         else:
             self.health.unwatch(id_)
 
@@ -256,23 +241,14 @@ class NodeMonitor:
         await self.nodes.close()
         self.health.clear()
         self._events.forget()
-        self._heard_s.clear()
-        self.lost = frozenset()
         self._spec_index = None
 
     def _take_report(self, report: NodeReport, is_news: bool) -> None:
         self._on_report(report)
-        if report.is_reachable:
-            self._take_answer(report)
-        else:
+        if not report.is_reachable:
             message = f"node does not answer node={report.node}"
             self._events.failed(report.node, message, report.fault)
+        elif self._events.succeeded(report.node, f"node answers again node={report.node}"):
+            self.health.reset_failures(report.node)
         if is_news:
             self._on_news()
-
-    def _take_answer(self, report: NodeReport) -> None:
-        """Take note that a node answers; what failed while it was silent says nothing."""
-        if self._events.succeeded(report.node, f"node answers again node={report.node}"):
-            self.health.reset_failures(report.node, since_s=self._heard_s.get(report.node, 0.0))
-        age_s = max(0.0, self._clock.unix_s() - report.at_s)
-        self._heard_s[report.node] = self._clock.monotonic_s() - age_s

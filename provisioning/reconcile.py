@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
-from provisioning.actions import Action, Assign, Observed, Unhealthy
+from provisioning.actions import Action, Assign, DeleteRecord, Drain, Observed, Unhealthy
+from provisioning.budget import StatusCounts, replacements, schedule_of, unhealthy_stops
 from provisioning.model import (
     FOR_GOOD,
     ContainerState,
     Fleet,
     Instance,
-    Limits,
-    Node,
     ObservedContainer,
     Phase,
     Pool,
@@ -23,27 +21,17 @@ from provisioning.model import (
     Rotation,
     Spread,
 )
-from provisioning.scheduler import (
-    ActionPlan,
-    StatusCounts,
-    allowed_down,
-    is_suitable,
-    replacements,
-    unhealthy_stops,
-)
-from provisioning.state import NodeState, Usage
+from provisioning.scheduler import ActionPlan, is_suitable
+from provisioning.state import NodeState
 from provisioning.workload import workload_digest
 
-MOST_KEPT = 300
-"""For so many that wait is room sought in a pass, each time on all nodes, before a healthy instance
-is moved. While more wait none is: a pass must not take seconds."""
+MOST_RESERVED = 300
+"""Instances that wait for room and have it reserved before a healthy one is moved; while more wait
+none is moved: each looks at all nodes, and to reconcile must not take seconds."""
 
 
 def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ...]:
-    """Return what is to be done now.
-
-    At most one action that changes any one instance's container.
-    """
+    """Return what is to be done now: at most one action that changes an instance's container."""
     plan = ActionPlan(desired, observed, now_s=now_s)
     pool_by_name = {pool.name: pool for pool in desired.pools}
     staying, leaving = _sort(observed)
@@ -65,22 +53,22 @@ def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ..
 
 
 def _repair_all(plan: ActionPlan, pools: Sequence[PoolReconciler]) -> None:
-    """Let all pools mend what was healthy before any has an operation for what never was."""
+    """Let all pools repair what was healthy before any starts what never was."""
     for one in pools:
         one.repair()
     failed = [retry for one in pools for retry in one.retries()]
-    for retry in retry_queue(failed, now_s=plan.now_s):
-        plan.replace_unit(retry.instance, retry.pool, retry.reason)
+    for retry in retry_queue(failed):
+        plan.replace(retry.instance, retry.pool, retry.reason)
     may_move = _reserve_capacity(pools)
     for one in pools:
-        one.replace(may_move=may_move)
+        one.drain_outdated(may_move=may_move)
 
 
 def _reserve_capacity(pools: Sequence[PoolReconciler]) -> bool:
-    """Keep room for those that wait for it; say whether others may give up their place now."""
+    """Reserve room for those that wait for it; say whether others may give up their place now."""
     if not any(one.has_to_move for one in pools):
         return False
-    n_left = MOST_KEPT
+    n_left = MOST_RESERVED
     for one in pools:
         n_left -= one.reserve_capacity(at_most=n_left)
     return n_left > 0
@@ -101,12 +89,10 @@ def _sort(observed: Observed) -> tuple[dict[str, list[Instance]], list[Instance]
 
 
 def _may_collect(plan: ActionPlan, node: str, container: ObservedContainer) -> bool:
-    if plan.state.state(node) is not NodeState.REACHABLE:
+    key = (node, container.name)
+    if plan.state.node_state(node) is not NodeState.REACHABLE:
         return False
-    if (node, container.name) in plan.observed.collecting or (
-        node,
-        container.name,
-    ) in plan.orphans.kept:
+    if key in plan.observed.collecting or key in plan.orphans.kept:
         return False
     stored = plan.observed.stored.get(container.instance_id)
     # An outdated report may tell of what has gone since.
@@ -119,7 +105,7 @@ KILLED_WORDS = "the kernel killed a process of it for want of memory; raise the 
 
 
 class PoolReconciler:
-    """One pass over the instances of one pool."""
+    """Decides for the instances of one pool."""
 
     def __init__(self, plan: ActionPlan, pool: Pool, instances: Sequence[Instance]) -> None:
         self._plan = plan
@@ -139,7 +125,12 @@ class PoolReconciler:
         self.kept: Sequence[Instance] = instances
         self.surplus: Sequence[Instance] = ()
         if len(instances) > pool.count:
-            ranked = self._ranked(instances)
+            ranked = scale_down_ranking(
+                pool,
+                instances,
+                serving_nodes=self._serving_nodes,
+                unhealthy=plan.observed.unhealthy,
+            )
             self.kept, self.surplus = ranked[: pool.count], ranked[pool.count :]
 
     def repair(self) -> None:
@@ -153,8 +144,8 @@ class PoolReconciler:
     def retries(self) -> Iterator[Retry]:
         """Yield what could not be started, and may be tried again now."""
         for instance in self._failed:
-            reason = why_anew(instance, self._digest)
-            if reason or self._is_due(instance):
+            reason = self._why_now(instance)
+            if reason or self._plan.now_s >= instance.retry_at_s:
                 yield Retry(instance, self._pool, reason)
 
     @property
@@ -170,7 +161,7 @@ class PoolReconciler:
                 n_kept += self._plan.reserve_capacity(instance, self._pool)
         return n_kept
 
-    def replace(self, *, may_move: bool) -> None:
+    def drain_outdated(self, *, may_move: bool) -> None:
         """Drain the instances whose replacement is most urgent, as many as may be."""
         n_allowed = self._n_replaceable
         ranked = sorted(
@@ -180,7 +171,7 @@ class PoolReconciler:
             if n_allowed <= 0:
                 return
             if reason is not Reason.NODE_REMOVED:
-                self._plan.drain(instance, reason)
+                self._plan.add(Drain(instance.id, reason))
                 n_allowed -= 1
             elif may_move and self._plan.migrate(instance, self._pool):
                 n_allowed -= 1
@@ -189,7 +180,7 @@ class PoolReconciler:
         """Make the instances that are missing, if they may be; give instances to developers."""
         assignment = Assignment(self._pool, self.kept)
         for assign in assignment.changes():
-            self._plan.assign(assign)
+            self._plan.add(assign)
         number = 0
         n_missing = self._pool.count - len(self.kept) if may_place else 0
         for _ in range(n_missing):
@@ -203,18 +194,6 @@ class PoolReconciler:
     @property
     def _n_replaceable(self) -> int:
         return replacements(self._pool, self._plan.desired.limits, self._counts)
-
-    def _ranked(self, instances: Sequence[Instance]) -> list[Instance]:
-        """Return the instances, those in front that stay where there are too many."""
-        keeping = ScaleDownRanking(
-            self._pool,
-            self._plan.desired.nodes,
-            serving_nodes=self._serving_nodes,
-            unhealthy=self._plan.observed.unhealthy.keys(),
-        )
-        stored = self._plan.observed.stored.values()
-        others = (one.instance for one in stored if one.instance.pool != self._pool.name)
-        return keeping.ranked(instances, others)
 
     def _is_fine(self, instance: Instance) -> bool:
         """Say whether nothing is to be done about an instance, its age aside."""
@@ -231,20 +210,20 @@ class PoolReconciler:
         )
 
     def _repair(self, instance: Instance) -> None:
-        state = self._plan.state.state(instance.node)
+        state = self._plan.state.node_state(instance.node)
         is_busy = instance.id in self._plan.observed.working
         self._counts.count(instance, is_down=self._is_down(instance, state))
         is_leaving = instance.phase in LEAVING and instance.node not in self._suitable
         if is_leaving and (is_busy or state is not NodeState.LOST):
             self._waiting.append(instance)
         if is_busy:
-            if reason := self._why_in_vain(instance):
+            if reason := self._why_cancelled(instance):
                 self._plan.cancel_start(instance, reason)
         elif instance.id not in self._plan.orphans.kept_ids:
             self._repair_idle(instance, state)
 
     def _repair_idle(self, instance: Instance, state: NodeState) -> None:
-        """Mend what no operation is about, and what has no newer container that is kept."""
+        """Repair what no operation is about, and what has no newer container that is kept."""
         if instance.phase is Phase.FAILED:
             self._failed.append(instance)
         elif state is NodeState.LOST:
@@ -296,17 +275,14 @@ class PoolReconciler:
 
     def _move(self, instance: Instance, reason: Reason | None = None) -> None:
         """Begin an instance's next generation; what waits for that has a claim to room."""
-        if not self._plan.replace_unit(instance, self._pool, reason):
+        if not self._plan.replace(instance, self._pool, reason):
             self._waiting.append(instance)
 
-    def _is_due(self, instance: Instance) -> bool:
-        return is_due(
-            instance,
-            self._plan.desired.limits,
-            suitable=self._suitable,
-            serving=self._serving_nodes,
-            now_s=self._plan.now_s,
-        )
+    def _why_now(self, instance: Instance) -> Reason | None:
+        """Return why a failed instance need not wait for its back-off; None: it has to."""
+        if instance.workload != self._digest:
+            return Reason.CHANGED
+        return Reason.REPLACED if instance.is_replace_asked else None
 
     _RULES: ClassVar = {
         Phase.STARTING: _repair_starting,
@@ -317,7 +293,7 @@ class PoolReconciler:
 
     def _why_outdated(self, instance: Instance) -> Reason | None:
         """Return why an instance that serves well is replaced; None: it is not."""
-        age_s = self._plan.age_s(instance)
+        age_s = self._plan.now_s - instance.started_s
         if instance.is_replace_asked:
             return Reason.REPLACED
         if instance.node not in self._suitable:
@@ -328,8 +304,8 @@ class PoolReconciler:
             return Reason.ROTATED
         return None
 
-    def _why_in_vain(self, instance: Instance) -> Reason | None:
-        """Return why a start that goes on is called off; None: it is not.
+    def _why_cancelled(self, instance: Instance) -> Reason | None:
+        """Return why a start that goes on is cancelled; None: it is not.
 
         One on a node that it has to leave goes on: there may be no room elsewhere.
         """
@@ -368,99 +344,41 @@ def scale_down(plan: ActionPlan, instance: Instance, rotation: Rotation) -> None
     if instance.id in plan.observed.working:
         plan.cancel_start(instance, Reason.SCALED_DOWN)
         return
-    state = plan.state.state(instance.node)
-    if instance.phase is Phase.FAILED or _is_out_of_sight(plan, instance.node, state):
-        plan.delete_record(instance)
-    elif instance.phase is Phase.RUNNING or not _is_in_order(instance):
-        plan.drain(instance, Reason.SCALED_DOWN)
-    elif state is NodeState.REACHABLE and _may_stop(plan, instance, rotation):
+    state = plan.state.node_state(instance.node)
+    # A lost node that is listed may return with its containers: without records, as orphans.
+    is_node_gone = state is NodeState.LOST and not plan.state.is_listed(instance.node)
+    is_draining = instance.phase is Phase.DRAINING
+    if instance.phase is Phase.FAILED or is_node_gone:
+        plan.add(DeleteRecord(instance.id))
+    elif instance.phase is Phase.RUNNING or (is_draining and instance.reason not in FOR_GOOD):
+        plan.add(Drain(instance.id, Reason.SCALED_DOWN))
+    elif state is NodeState.REACHABLE and (
+        not is_draining or has_drained(plan, instance, rotation)
+    ):
         plan.stop(instance, Reason.SCALED_DOWN)
-
-
-def _is_out_of_sight(plan: ActionPlan, node: str, state: NodeState) -> bool:
-    """Say whether a node is lost and has left the specification.
-
-    One that is listed may return, with its containers: without their records they would be orphans,
-    and many of them a reason to doubt the store.
-    """
-    return state is NodeState.LOST and not plan.state.is_listed(node)
-
-
-def _is_in_order(instance: Instance) -> bool:
-    """Say whether a draining instance knows that it does not come back."""
-    return instance.phase is not Phase.DRAINING or instance.reason in FOR_GOOD
-
-
-def _may_stop(plan: ActionPlan, instance: Instance, rotation: Rotation) -> bool:
-    return instance.phase is not Phase.DRAINING or has_drained(plan, instance, rotation)
 
 
 def has_drained(plan: ActionPlan, instance: Instance, rotation: Rotation) -> bool:
     """Say whether a draining instance had its time, or has nothing under way, or has ended."""
-    # Negative once the clock was set back: then nobody knows how long it has drained.
-    is_over = not 0 <= plan.now_s - instance.since_s < rotation.drain_s
+    is_over = plan.now_s - instance.since_s >= rotation.drain_s
     is_idle = instance.container in plan.observed.idle
     return is_over or is_idle or bool(plan.state.ending(instance))
 
 
-MOST_NODES_TRIED = 3
-"""A start that fails for good on so many nodes fails by the workload's fault."""
-
-
 class Retry(NamedTuple):
-    """A failed instance that may be started anew."""
+    """A failed instance that may be started again."""
 
     instance: Instance
     pool: Pool
     reason: Reason | None
-    """Why it need not wait until it is due; None: it is due."""
+    """Why it need not wait until its back-off is over; None: it is over."""
 
 
-def why_anew(instance: Instance, digest: str) -> Reason | None:
-    """Return why a failed instance need not wait until it is due; None: it has to.
-
-    The digest is that of the workload which it is to have.
-    """
-    if instance.workload != digest:
-        return Reason.CHANGED
-    return Reason.REPLACED if instance.is_replace_asked else None
-
-
-def is_due(
-    instance: Instance,
-    limits: Limits,
-    *,
-    suitable: frozenset[str],
-    serving: frozenset[str],
-    now_s: float,
-) -> bool:
-    """Say whether a failed instance's time has come, given the nodes that suit it and serve.
-
-    One that has failed for good is due as long as that may be its nodes' fault.
-    """
-    if not instance.retry_at_s:
-        tried = {*instance.failed_on, instance.node} & suitable
-        return len(tried) < MOST_NODES_TRIED and bool(serving - tried)
-    # No wait is longer than the longest: then the clock was set back.
-    return not 0 < instance.retry_at_s - now_s <= max(1.0, limits.retry_failed_s)
-
-
-def retry_queue(retries: Iterable[Retry], *, now_s: float) -> list[Retry]:
-    """Return them in their turn: before all others those that somebody changed or asked for.
-
-    None of these is one of them any more once it was tried, so they keep nobody waiting for ever.
-    """
+def retry_queue(retries: Iterable[Retry]) -> list[Retry]:
+    """Return them in their turn: first those that a person changed or asked for."""
     return sorted(
-        retries,
-        key=lambda one: (one.reason is None, _due_s(one.instance, now_s), one.instance.id),
+        retries, key=lambda one: (one.reason is None, one.instance.retry_at_s, one.instance.id)
     )
-
-
-def _due_s(instance: Instance, now_s: float) -> float:
-    """Return since when an instance may be tried again."""
-    due_s = instance.retry_at_s or instance.since_s
-    # Later than now: the clock was set back since, which makes it older than all others.
-    return due_s if due_s <= now_s else 0.0
 
 
 KEPT_FIRST = {
@@ -470,138 +388,38 @@ KEPT_FIRST = {
     Phase.STOPPING: 3,
     Phase.FAILED: 4,
 }
-Rank = tuple[bool, int, bool, bool]
 
 
-class ScaleDownRanking:
-    """Puts the instances of one pool in order."""
+def scale_down_ranking(
+    pool: Pool,
+    instances: Iterable[Instance],
+    *,
+    serving_nodes: Collection[str],
+    unhealthy: Collection[str],
+) -> list[Instance]:
+    """Return a pool's instances, those that are kept first in front.
 
-    def __init__(
-        self,
-        pool: Pool,
-        nodes: Iterable[Node],
-        *,
-        serving_nodes: Collection[str],
-        unhealthy: Collection[str],
-    ) -> None:
-        self._pool = pool
-        self._nodes = tuple(nodes)
-        self._serving_nodes = serving_nodes
-        self._unhealthy = unhealthy
-        self._developers = frozenset(pool.developers)
+    Where the pool is spread, the nodes with most of its instances lose one first.
+    """
+    developers = frozenset(pool.developers)
 
-    def ranked(self, instances: Iterable[Instance], others: Iterable[Instance]) -> list[Instance]:
-        """Return the pool's instances, those that are kept first in front.
-
-        `others` are of other pools, and fill the nodes as well.
-        """
-        ranked = sorted(instances, key=lambda one: (self._rank(one), -one.started_s, one.id))
-        if self._pool.placement.strategy is Spread.SPREAD:
-            share_by_id = self._shares(ranked, others)
-            ranked.sort(key=lambda one: (self._rank(one), share_by_id[one.id]))
-        return ranked
-
-    def _rank(self, instance: Instance) -> Rank:
+    def rank(one: Instance) -> tuple[bool, int, bool, bool]:
         return (
-            instance.id in self._unhealthy,
-            KEPT_FIRST[instance.phase],
-            instance.node not in self._serving_nodes,
-            instance.developer not in self._developers,
+            one.id in unhealthy,
+            KEPT_FIRST[one.phase],
+            one.node not in serving_nodes,
+            one.developer not in developers,
         )
 
-    def _shares(
-        self, ranked: Sequence[Instance], others: Iterable[Instance]
-    ) -> Mapping[str, float]:
-        """Return how full each instance's node is with it, and with those kept before it."""
-        usages = {node.name: Usage(node) for node in self._nodes}
-        shares = {}
-        for instance in others:
-            if usage := usages.get(instance.node):
-                usage.count(instance)
-        for instance in ranked:
-            usage = usages.get(instance.node)
-            if usage:
-                usage.count(instance)
-            shares[instance.id] = usage.share if usage else 0.0
-        return shares
-
-
-SPREAD_RATIO = 1 / 7
-"""Share of the period over which a pool created at once is replaced, if it need not take longer."""
-PASSES_S = 5.0
-"""For the passes that notice that a drain, a stop and a start have ended."""
-
-
-class Throughput(NamedTuple):
-    """How fast a pool can be rotated."""
-
-    turn_s: float
-    """From the drain of an instance until it runs again, at most."""
-    n_at_once: int
-    bounds: tuple[str, ...]
-    """The settings that keep it from being more at once."""
-    whole_s: float
-    """To replace all instances of the pool."""
-
-
-class Schedule(NamedTuple):
-    """The ages at which a pool's instances are due."""
-
-    earliest_s: float
-    latest_s: float
-
-    def due_age_s(self, instance_id: str) -> float:
-        """Return the age at which an instance is due; infinite where the pool does not rotate."""
-        if math.isinf(self.latest_s):
-            return self.latest_s
-        return self.latest_s - (self.latest_s - self.earliest_s) * phase_ratio(instance_id)
-
-
-def phase_ratio(instance_id: str) -> float:
-    """Return a number that stays with the id: 0 <= ratio < 1, evenly spread over ids."""
-    digest = hashlib.blake2b(instance_id.encode(), digest_size=6).digest()
-    return int.from_bytes(digest, "big") / 2**48
-
-
-def warm_up_s_of(pool: Pool) -> float:
-    """Return how long an instance of a pool is expected to load its model before it is ready."""
-    return pool.rotation.warm_up_s if pool.workload.warm_up else 0.0
-
-
-def throughput_of(pool: Pool, limits: Limits) -> Throughput:
-    """Return how fast a pool can be rotated.
-
-    Stops and starts take as long as they may, and models load as long as is expected: as long as
-    `limits.warm_up_timeout` allows would be hours a turn.
-    """
-    operation_s = limits.stop_grace_s + limits.start_timeout_s + warm_up_s_of(pool)
-    operation_s = max(0.001, operation_s)
-    turn_s = pool.rotation.drain_s + operation_s + PASSES_S
-    n_by_bound = {
-        "at_once": pool.rotation.at_once,
-        "limits.unavailable": allowed_down(pool, limits),
-        # While an instance drains, it takes no operation.
-        "limits.operations": max(1, int(limits.operations * turn_s / operation_s)),
-    }
-    n_at_once = min(n_by_bound.values())
-    return Throughput(
-        turn_s=turn_s,
-        n_at_once=n_at_once,
-        bounds=tuple(name for name, n in n_by_bound.items() if n == n_at_once),
-        whole_s=turn_s * -(-pool.count // n_at_once),
-    )
-
-
-def schedule_of(pool: Pool, limits: Limits) -> Schedule:
-    """Return the ages at which a pool's instances are due."""
-    every_s = pool.rotation.every_s
-    if every_s <= 0:
-        return Schedule(math.inf, math.inf)
-    whole_s = throughput_of(pool, limits).whole_s
-    if whole_s > every_s:
-        # It cannot be kept: to begin earlier would replace young instances again and again.
-        whole_s = 0.0
-    return Schedule(every_s - max(SPREAD_RATIO * every_s, whole_s), every_s - whole_s)
+    ranked = sorted(instances, key=lambda one: (rank(one), -one.started_s, one.id))
+    if pool.placement.strategy is Spread.SPREAD:
+        n_on_node: Counter[str] = Counter()
+        n_before: dict[str, int] = {}
+        for one in ranked:
+            n_before[one.id] = n_on_node[one.node]
+            n_on_node[one.node] += 1
+        ranked.sort(key=lambda one: (rank(one), n_before[one.id]))
+    return ranked
 
 
 READINESS = {

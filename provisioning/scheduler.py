@@ -12,9 +12,7 @@ import msgspec
 
 from provisioning.actions import (
     Action,
-    Assign,
     CreateInstance,
-    DeleteRecord,
     Drain,
     GarbageCollect,
     Observed,
@@ -32,7 +30,7 @@ OPERATIONS_PER_CPU = 3
 """Making containers is bound by the CPU: more at once only makes each slower."""
 
 
-class Claim(IntEnum):
+class Priority(IntEnum):
     """What an operation is for; the later ones may hang, so they have a smaller share."""
 
     HEALING = 0
@@ -43,20 +41,20 @@ class Claim(IntEnum):
     """A start of what could not be started the last time."""
 
 
-SHARES = {Claim.HEALING: 1.0, Claim.NEW: 0.9, Claim.RETRY: 0.5}
+SHARES = {Priority.HEALING: 1.0, Priority.NEW: 0.9, Priority.RETRY: 0.5}
 """Of the operations, over the fleet and on a node, that a claim and those after it may have: what
 was healthy must not wait until the time of starts that hang is up."""
 
 
-def claim_of(instance: Instance, digest: str) -> Claim:
+def priority_of(instance: Instance, digest: str) -> Priority:
     """Return what the start of an instance's next container is.
 
     By the digest of what that is to run.
     """
     if instance.n_failures > 0:
-        return Claim.RETRY
+        return Priority.RETRY
     is_known = instance.has_served and instance.workload == digest
-    return Claim.HEALING if is_known else Claim.NEW
+    return Priority.HEALING if is_known else Priority.NEW
 
 
 def operations_on(node: Node, limits: Limits) -> int:
@@ -67,113 +65,57 @@ def operations_on(node: Node, limits: Limits) -> int:
 
 
 class Slots:
-    """The operations that may still be begun; changes as a pass decides."""
+    """The operations that may still be begun; changes as actions are decided."""
 
-    def __init__(self, fleet: Fleet, busy: Iterable[tuple[str, Claim]]) -> None:
+    def __init__(self, fleet: Fleet, busy: Iterable[tuple[str, Priority]]) -> None:
         """Take the operations under way, each with its node."""
         share = LARGEST_SHARE if len(fleet.nodes) > 1 else 1.0
         most = max(1, math.floor(share * fleet.limits.operations))
         self._limit_by_node = {
             node.name: min(most, operations_on(node, fleet.limits)) for node in fleet.nodes
         }
-        self._n_free = {claim: share_of(claim, fleet.limits.operations) for claim in Claim}
-        self._n_on = {claim: Counter[str]() for claim in Claim}
-        for node, claim in busy:
-            self._count(node, claim)
+        self._n_free = {
+            priority: share_of(priority, fleet.limits.operations) for priority in Priority
+        }
+        self._n_on = {priority: Counter[str]() for priority in Priority}
+        for node, priority in busy:
+            self._count(node, priority)
 
-    def is_full(self, claim: Claim) -> bool:
+    def is_full(self, priority: Priority) -> bool:
         """Say whether no more operations of the kind may be begun on any node."""
-        return any(self._n_free[one] <= 0 for one in _counted_as(claim))
+        return any(self._n_free[one] <= 0 for one in _counted_as(priority))
 
-    def has_free(self, node: str, claim: Claim) -> bool:
+    def has_free(self, node: str, priority: Priority) -> bool:
         """Say whether one more operation may be begun on a node."""
         limit = self._limit_by_node.get(node, OPERATIONS_PER_CPU)
-        return not self.is_full(claim) and all(
-            self._n_on[one][node] < share_of(one, limit) for one in _counted_as(claim)
+        return not self.is_full(priority) and all(
+            self._n_on[one][node] < share_of(one, limit) for one in _counted_as(priority)
         )
 
-    def take(self, node: str, claim: Claim) -> bool:
+    def take(self, node: str, priority: Priority) -> bool:
         """Count one more operation on a node; say whether it may be begun."""
-        is_free = self.has_free(node, claim)
+        is_free = self.has_free(node, priority)
         if is_free:
-            self._count(node, claim)
+            self._count(node, priority)
         return is_free
 
-    def _count(self, node: str, claim: Claim) -> None:
-        for one in _counted_as(claim):
+    def _count(self, node: str, priority: Priority) -> None:
+        for one in _counted_as(priority):
             self._n_free[one] -= 1
             self._n_on[one][node] += 1
 
 
-def _counted_as(claim: Claim) -> tuple[Claim, ...]:
+def _counted_as(priority: Priority) -> tuple[Priority, ...]:
     """Return the claims out of whose share an operation is: a retry is a start, too."""
-    return tuple(Claim)[: claim + 1]
+    return tuple(Priority)[: priority + 1]
 
 
-def share_of(claim: Claim, n_operations: int) -> int:
+def share_of(priority: Priority, n_operations: int) -> int:
     """Return how many of the operations a claim and those after it may have together."""
-    return max(min(1, n_operations), math.floor(SHARES[claim] * n_operations + 1e-9))
+    return max(min(1, n_operations), math.floor(SHARES[priority] * n_operations + 1e-9))
 
 
-class StatusCounts(msgspec.Struct):
-    """How many of a pool's wanted instances are not serving, by whose doing."""
-
-    n_moving: int = 0
-    """Drained, stopped, or started anew: by our own doing."""
-    n_stuck: int = 0
-    """Those of them whose container could not be removed: for how long, nobody knows."""
-    n_failed: int = 0
-    n_down: int = 0
-    """Running by the record, but unhealthy or ended."""
-
-    def count(self, instance: Instance, *, is_down: bool) -> None:
-        """Take an instance into account.
-
-        One that is started for the first time was never there to be missed.
-        """
-        if instance.phase is Phase.FAILED:
-            self.n_failed += 1
-        elif instance.phase is Phase.RUNNING:
-            self.n_down += is_down
-        elif instance.phase is not Phase.STARTING or instance.generation > 1:
-            self.n_moving += 1
-            self.n_stuck += instance.n_stop_tries > 0
-
-
-def allowed_down(pool: Pool, limits: Limits) -> int:
-    """Return how many of a pool's instances may be down by our own doing."""
-    return max(1, math.floor(limits.unavailable_ratio * pool.count + 1e-9))
-
-
-def unhealthy_stops(pool: Pool, limits: Limits, counts: StatusCounts) -> int:
-    """Return how many unhealthy instances may be stopped now.
-
-    They may be healthy after all, and only out of our sight: so as slowly as healthy ones. Those
-    that wait for it do not count, or nothing would be done once too many are unhealthy; nor do
-    those that cannot be removed, or one of a small pool would keep all others ill. But no more of
-    these than may be down: where no removal succeeds, all would be stopped, one after the other.
-    """
-    n_allowed = allowed_down(pool, limits)
-    return n_allowed - (counts.n_moving - min(counts.n_stuck, n_allowed))
-
-
-def replacements(pool: Pool, limits: Limits, counts: StatusCounts) -> int:
-    """Return how many healthy instances may be drained now, to be replaced.
-
-    None while too many are down for whatever reason: a bad workload stops rolling out there.
-    """
-    n_missing = counts.n_moving + counts.n_failed + counts.n_down
-    return min(
-        pool.rotation.at_once - counts.n_moving,
-        allowed_down(pool, limits) - n_missing,
-    )
-
-
-FAILURE_MEMORY_S = 3600.0
-"""So long after its start, an instance still tells on which nodes it could not be started."""
-
-
-class Spot(msgspec.Struct, frozen=True):
+class Binding(msgspec.Struct, frozen=True):
     """A place for an instance."""
 
     node: str
@@ -187,7 +129,7 @@ def is_suitable(node: Node | None, pool: Pool) -> bool:
     return set(pool.placement.selector) <= set(node.labels)
 
 
-class Ledger:
+class Capacity:
     """What is used of every node that new containers may be started on.
 
     Changes as a pass decides.
@@ -200,8 +142,7 @@ class Ledger:
         unwanted: Iterable[tuple[str, Size]],
         *,
         reachable: frozenset[str],
-        may_begin: Callable[[str, Claim], bool],
-        now_s: float,
+        may_begin: Callable[[str, Priority], bool],
     ) -> None:
         """Take what says whether one more operation may be begun on a node."""
         self._usage = {node.name: Usage(node) for node in fleet.nodes if node.name in reachable}
@@ -210,7 +151,6 @@ class Ledger:
         """Pools without room on any node, as long as nothing is released."""
         for instance in instances:
             self.reserve(instance)
-            self._note_failures(instance, now_s)
         for node, size in unwanted:
             if usage := self._usage.get(node):
                 usage.held.add(size)
@@ -242,20 +182,20 @@ class Ledger:
         has_own = usage is not None and is_suitable(usage.node, pool)
         return pool.name in self._full and (not has_own or instance.phase is Phase.FAILED)
 
-    def spot(self, pool: Pool, instance_id: str) -> Spot | None:
+    def binding(self, pool: Pool, instance_id: str) -> Binding | None:
         """Return a place for a new instance; None: there is no room."""
         if pool.name in self._full:
             return None
-        return _first_free(self._ranked(pool, Claim.NEW), instance_id)
+        return _first_free(self._ranked(pool, Priority.NEW), instance_id)
 
-    def spot_again(self, pool: Pool, instance: Instance, claim: Claim) -> Spot | None:
+    def binding_again(self, pool: Pool, instance: Instance, priority: Priority) -> Binding | None:
         """Return a place for an instance's next generation; None: there is no room.
 
         It stays where it is if it can, except after a failed start: then it goes first where none
         has failed yet, stays only where there is no other place, and gets another port. The
         instance must have been released.
         """
-        ranked = self._ranked(pool, claim)
+        ranked = self._ranked(pool, priority)
         here = [usage for usage in ranked if usage.node.name == instance.node]
         elsewhere = [usage for usage in ranked if usage.node.name != instance.node]
         if instance.n_failures:
@@ -264,20 +204,13 @@ class Ledger:
             seed = f"{instance.id} {instance.n_failures}"
             return _first_free(elsewhere + here, seed, avoided=instance.port)
         if here and here[0].is_free(instance.port):
-            return Spot(instance.node, instance.port)
+            return Binding(instance.node, instance.port)
         return _first_free(here + elsewhere, instance.id)
 
-    def _note_failures(self, instance: Instance, now_s: float) -> None:
-        if instance.started_s and now_s - instance.started_s >= FAILURE_MEMORY_S:
-            return
-        for name in instance.failed_on:
-            if usage := self._usage.get(name):
-                usage.n_failures[instance.pool] += 1
-
-    def _ranked(self, pool: Pool, claim: Claim) -> list[Usage]:
+    def _ranked(self, pool: Pool, priority: Priority) -> list[Usage]:
         """Return the nodes that have room for one more of the pool, the best one first.
 
-        Where an operation may begin now comes first, then where the fewest starts have failed.
+        Where an operation may begin now comes first.
         """
         workload = pool.workload
         size = Size(workload.cpus, workload.memory_bytes)
@@ -295,28 +228,27 @@ class Ledger:
         return sorted(
             fitting,
             key=lambda usage: (
-                not self._may_begin(usage.node.name, claim),
-                usage.n_failures[pool.name],
+                not self._may_begin(usage.node.name, priority),
                 sign * usage.share,
                 usage.node.name,
             ),
         )
 
 
-def _first_free(usages: Sequence[Usage], seed: str, *, avoided: int = 0) -> Spot | None:
+def _first_free(usages: Sequence[Usage], seed: str, *, avoided: int = 0) -> Binding | None:
     for usage in usages:
         port = usage.free_port(seed, avoided=avoided)
         if port is not None:
-            return Spot(usage.node.name, port)
+            return Binding(usage.node.name, port)
     return None
 
 
-CALLED_OFF = frozenset({Phase.STARTING, Phase.STOPPING})
+CANCELLABLE = frozenset({Phase.STARTING, Phase.STOPPING})
 """STOPPING with a start under way: the Stop was written, but that answer of the store was lost."""
 
 
 class ActionPlan:
-    """The actions of one pass, as they come together."""
+    """The actions of one reconcile, as they come together."""
 
     def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
         self.desired = desired
@@ -326,32 +258,25 @@ class ActionPlan:
         self.orphans = orphan_policy(desired, observed)
         self.actions: list[Action] = []
         busy = [observed.stored[id_].instance for id_ in observed.working & observed.stored.keys()]
-        sweeps = [(node, Claim.HEALING) for node, _ in observed.collecting]
-        self._slots = Slots(desired, [*((one.node, _claim_of_busy(one)) for one in busy), *sweeps])
-
-    def age_s(self, instance: Instance) -> float:
-        """Return how long ago an instance was started; negative where the clock was set back."""
-        started_s = instance.started_s
-        skipped_s = (
-            skip.by_s for skip in self.observed.skips if started_s <= skip.at_s - skip.by_s
+        removals = [(node, Priority.HEALING) for node, _ in observed.collecting]
+        self._slots = Slots(
+            desired, [*((one.node, _priority_of_busy(one)) for one in busy), *removals]
         )
-        return self.now_s - started_s - sum(skipped_s)
 
     @property
     def is_full(self) -> bool:
-        """Say whether no further instance may be made in this pass."""
-        return self._slots.is_full(Claim.NEW)
+        """Say whether no further instance may be made now."""
+        return self._slots.is_full(Priority.NEW)
 
     @cached_property
-    def _ledger(self) -> Ledger:
+    def _capacity(self) -> Capacity:
         """What is used of the nodes; made only when something has to be placed."""
-        return Ledger(
+        return Capacity(
             self.desired,
             (stored.instance for stored in self.observed.stored.values()),
             self.state.unwanted_sizes(),
             reachable=self.state.reachable,
             may_begin=self._slots.has_free,
-            now_s=self.now_s,
         )
 
     @cached_property
@@ -392,8 +317,8 @@ class ActionPlan:
 
         The start gives its operation to the stop: starts that hang never keep themselves alive.
         """
-        is_begun = instance.id in self.observed.starting and instance.phase in CALLED_OFF
-        is_reachable = self.state.state(instance.node) is NodeState.REACHABLE
+        is_begun = instance.id in self.observed.starting and instance.phase in CANCELLABLE
+        is_reachable = self.state.node_state(instance.node) is NodeState.REACHABLE
         if is_begun and is_reachable:
             self.actions.append(Stop(instance.id, reason))
 
@@ -405,44 +330,47 @@ class ActionPlan:
         if instance.container in self._unwanted_names:
             return False
         start = Start(instance.id, self._listing(pool, instance.node))
-        return self._operate(instance.node, start, claim_of(instance, instance.workload))
+        return self._operate(instance.node, start, priority_of(instance, instance.workload))
 
-    def drain(self, instance: Instance, reason: Reason) -> None:
-        """Let an instance end what it has begun."""
-        self.actions.append(Drain(instance.id, reason))
+    def add(self, action: Action) -> None:
+        """Add an action that takes no operation."""
+        self.actions.append(action)
 
-    def delete_record(self, instance: Instance) -> None:
-        """Delete an instance's record."""
-        self.actions.append(DeleteRecord(instance.id))
-
-    def assign(self, assign: Assign) -> None:
-        """Give an instance to a developer, or take it back."""
-        self.actions.append(assign)
-
-    def replace_unit(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
+    def replace(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
         """Begin an instance's next generation, where there is room."""
-        claim = claim_of(instance, workload_digest(pool.workload))
-        if self._slots.is_full(claim):
+        priority = priority_of(instance, workload_digest(pool.workload))
+        if self._slots.is_full(priority):
             return False
-        ledger = self._ledger
-        if ledger.is_full(pool, instance):
+        capacity = self._capacity
+        if capacity.is_full(pool, instance):
             return False
-        ledger.release(instance)
-        spot = ledger.spot_again(pool, instance, claim)
-        if spot is None or not self._slots.take(spot.node, claim):
-            ledger.reserve(instance)
+        capacity.release(instance)
+        binding = capacity.binding_again(pool, instance, priority)
+        if binding is None or not self._slots.take(binding.node, priority):
+            capacity.reserve(instance)
             return False
-        replace_unit = self._replacement(instance, pool, spot, reason)
-        self.actions.append(replace_unit)
-        ledger.reserve(_replaced(instance, replace_unit))
-        ledger.keep_port(instance)
+        workload = pool.workload
+        replacement = Replace(
+            id=instance.id,
+            node=binding.node,
+            port=binding.port,
+            generation=max(instance.generation, self._generations.get(instance.id, 0)) + 1,
+            workload=workload_digest(workload),
+            cpus=workload.cpus,
+            memory_bytes=workload.memory_bytes,
+            listing=self._listing(pool, binding.node),
+            reason=reason,
+        )
+        self.actions.append(replacement)
+        capacity.reserve(_moved(instance, pool, binding))
+        capacity.keep_port(instance)
         return True
 
     def migrate(self, instance: Instance, pool: Pool) -> bool:
         """Drain an instance whose node it has to leave, where another one has room for it."""
         if not self.reserve_capacity(instance, pool):
             return False
-        self.drain(instance, Reason.NODE_REMOVED)
+        self.add(Drain(instance.id, Reason.NODE_REMOVED))
         return True
 
     def reserve_capacity(self, instance: Instance, pool: Pool) -> bool:
@@ -450,18 +378,10 @@ class ActionPlan:
 
         So that all who leave find room together; the place itself is chosen later.
         """
-        spot = self._ledger.spot(pool, instance.id)
-        if spot is None:
+        binding = self._capacity.binding(pool, instance.id)
+        if binding is None:
             return False
-        self._ledger.reserve(
-            msgspec.structs.replace(
-                instance,
-                node=spot.node,
-                port=spot.port,
-                cpus=pool.workload.cpus,
-                memory_bytes=pool.workload.memory_bytes,
-            )
-        )
+        self._capacity.reserve(_moved(instance, pool, binding))
         return True
 
     def create_instance(self, pool: Pool, number: int, developer: str) -> bool:
@@ -469,14 +389,14 @@ class ActionPlan:
         if self.is_full:
             return False
         new_id = instance_id(pool.name, number)
-        spot = self._ledger.spot(pool, new_id)
-        if spot is None:
+        binding = self._capacity.binding(pool, new_id)
+        if binding is None:
             return False
         instance = Instance(
             id=new_id,
             pool=pool.name,
-            node=spot.node,
-            port=spot.port,
+            node=binding.node,
+            port=binding.port,
             generation=1,
             phase=Phase.STARTING,
             since_s=self.now_s,
@@ -484,11 +404,11 @@ class ActionPlan:
             developer=developer,
             cpus=pool.workload.cpus,
             memory_bytes=pool.workload.memory_bytes,
-            listing=self._listing(pool, spot.node),
+            listing=self._listing(pool, binding.node),
         )
-        if not self._operate(spot.node, CreateInstance(instance), Claim.NEW):
+        if not self._operate(binding.node, CreateInstance(instance), Priority.NEW):
             return False
-        self._ledger.reserve(instance)
+        self._capacity.reserve(instance)
         return True
 
     def free_number(self, pool: Pool, *, after: int) -> int:
@@ -498,43 +418,28 @@ class ActionPlan:
             number += 1
         return number
 
-    def _replacement(
-        self, instance: Instance, pool: Pool, spot: Spot, reason: Reason | None
-    ) -> Replace:
-        workload = pool.workload
-        return Replace(
-            id=instance.id,
-            node=spot.node,
-            port=spot.port,
-            generation=max(instance.generation, self._generations.get(instance.id, 0)) + 1,
-            workload=workload_digest(workload),
-            cpus=workload.cpus,
-            memory_bytes=workload.memory_bytes,
-            listing=self._listing(pool, spot.node),
-            reason=reason,
-        )
-
     def _listing(self, pool: Pool, node: str) -> Listing:
         return listing_of(pool.workload, self._node_by_name[node])
 
-    def _operate(self, node: str, action: Action, claim: Claim = Claim.HEALING) -> bool:
-        if not self._slots.take(node, claim):
+    def _operate(self, node: str, action: Action, priority: Priority = Priority.HEALING) -> bool:
+        if not self._slots.take(node, priority):
             return False
         self.actions.append(action)
         return True
 
 
-def _claim_of_busy(instance: Instance) -> Claim:
+def _priority_of_busy(instance: Instance) -> Priority:
     is_start = instance.phase is Phase.STARTING
-    return claim_of(instance, instance.workload) if is_start else Claim.HEALING
+    return priority_of(instance, instance.workload) if is_start else Priority.HEALING
 
 
-def _replaced(instance: Instance, replace_unit: Replace) -> Instance:
+def _moved(instance: Instance, pool: Pool, binding: Binding) -> Instance:
+    """Return an instance as it counts on the node that it is to have next."""
     return msgspec.structs.replace(
         instance,
-        node=replace_unit.node,
-        port=replace_unit.port,
+        node=binding.node,
+        port=binding.port,
         phase=Phase.STARTING,
-        cpus=replace_unit.cpus,
-        memory_bytes=replace_unit.memory_bytes,
+        cpus=pool.workload.cpus,
+        memory_bytes=pool.workload.memory_bytes,
     )

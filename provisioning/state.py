@@ -75,8 +75,6 @@ class Usage:
         self.held = Load()
         self.failed = Load()
         """What its failed instances would hold."""
-        self.n_failures: Counter[str] = Counter()
-        """Instances that could not be started here of late, by pool."""
         self.n_by_pool: Counter[str] = Counter()
         self.ports: set[int] = set()
 
@@ -166,7 +164,7 @@ class ObservedState:
             name for name, state in self.states.items() if state is NodeState.REACHABLE
         )
 
-    def state(self, node: str) -> NodeState:
+    def node_state(self, node: str) -> NodeState:
         """Return how a node is."""
         return self.states.get(node) or self._state(None)
 
@@ -211,13 +209,8 @@ class ObservedState:
         return newest
 
     def is_outdated(self, node: str, instance: Instance) -> bool:
-        """Say whether a node was asked before an instance's last change, such as an earlier try.
-
-        A report of later than now is from before the clock was set back; an instance that has
-        changed later than now did so before that as well.
-        """
-        at_s = self.observed.reports[node].at_s
-        return at_s > self.now_s or at_s < instance.since_s <= self.now_s
+        """Say whether a node was asked before an instance's last change, such as an earlier try."""
+        return self.observed.reports[node].at_s < instance.since_s
 
     def _state(self, report: NodeReport | None) -> NodeState:
         limits, since_s = self._desired.limits, self.observed.since_s
@@ -239,8 +232,7 @@ def node_state(
     """Return how a node is; before `since_s`, its silence says nothing."""
     if report is not None and report.is_reachable:
         return NodeState.REACHABLE
-    at_s = report.at_s if report else 0.0
-    heard_s = max(since_s, at_s if at_s <= now_s else 0.0)
+    heard_s = max(since_s, report.at_s if report else 0.0)
     return NodeState.LOST if now_s - heard_s >= limits.node_grace_s else NodeState.SILENT
 
 
@@ -313,20 +305,19 @@ class OrphanPolicy(NamedTuple):
     """Whether instances may be made that have no record yet."""
 
 
-def find_orphans(desired: Fleet, observed: Observed) -> tuple[Orphan, ...]:
+def find_orphans(observed: Observed) -> tuple[Orphan, ...]:
     """Return the orphans on all nodes."""
     return tuple(
-        Orphan(node, container)
-        for node, container in _seen_containers(desired, observed)
+        Orphan(report.node, container)
+        for report in observed.reports.values()
+        for container in report.containers
         if not _is_recorded(container, observed)
     )
 
 
 def orphan_policy(desired: Fleet, observed: Observed) -> OrphanPolicy:
     """Return what becomes of the orphans; those that a person gave up are deleted."""
-    orphans = [
-        one for one in find_orphans(desired, observed) if one.key not in observed.deletable_orphans
-    ]
+    orphans = [one for one in find_orphans(observed) if one.key not in observed.deletable_orphans]
     n_running = sum(one.container.state is ContainerState.RUNNING for one in orphans)
     is_doubted = n_running > len(observed.stored)
     if not is_every_node_asked(desired, observed):
@@ -355,14 +346,6 @@ def _keeping(orphans: Sequence[Orphan], *, n_refused: int, may_place: bool) -> O
         kept_ids=frozenset(one.container.instance_id for one in orphans),
         may_place=may_place,
     )
-
-
-def _seen_containers(desired: Fleet, observed: Observed) -> Iterator[tuple[str, ObservedContainer]]:
-    listed = {node.name for node in desired.nodes}
-    for report in observed.reports.values():
-        # What was last heard of a node that has left for good is no news.
-        if report.node in listed or report.is_reachable:
-            yield from ((report.node, container) for container in report.containers)
 
 
 def _is_newer_and_runs(container: ObservedContainer, observed: Observed) -> bool:

@@ -12,7 +12,7 @@ from ollama_fleet.tables import count_text
 from provisioning.actions import Drain
 from provisioning.api.routes import OrphanDocument
 from provisioning.cache import Cache
-from provisioning.controller import Controller
+from provisioning.controller import ReconcileLoop
 from provisioning.errors import (
     ApiError,
     ConflictError,
@@ -229,23 +229,23 @@ class Commands:
         self,
         store: Store,
         cache: Cache,
-        controller: Controller,
+        loop: ReconcileLoop,
         *,
         leader: Callable[[], Awaitable[str | None]],
         fleet: str,
     ) -> None:
-        """Decide on the cache's view, write to the store as the controller's term allows.
+        """Decide on the cache's view, write to the store as the term of the loop allows.
 
         Args:
             store: Where to write.
             cache: What the store holds.
-            controller: Holds the term; knows nodes and orphans.
+            loop: Holds the term; knows nodes and orphans.
             leader: Returns the URL of the provisioner that leads.
             fleet: Its name, as its specification must have it.
         """
         self._store = store
         self._cache = cache
-        self._controller = controller
+        self._loop = loop
         self._leader = leader
         self._fleet = fleet
 
@@ -284,7 +284,7 @@ class Commands:
     async def node_reports(self) -> Mapping[str, NodeReport]:
         """Return the last report of each node."""
         await self._required_term("it knows nothing of nodes")
-        return self._controller.reports
+        return self._loop.reports
 
     async def orphans(self) -> list[OrphanDocument]:
         """Return every orphan that is known, by node and name."""
@@ -300,12 +300,12 @@ class Commands:
             )
         by_node = ",".join(f"{node}:{n}" for node, n in count_by_node(seen).items())
         log.warning("orphans are deleted by order count=%d by_node=%s", count, by_node)
-        self._controller.delete_orphans()
+        self._loop.delete_orphans()
         return _documents(seen)
 
     async def _orphans(self) -> Sequence[Orphan]:
         await self._required_term("it knows nothing of orphans")
-        seen = self._controller.orphans
+        seen = self._loop.orphans
         if seen is None:
             raise ConflictError(
                 "orphans are not known before each node of the specification was asked: apply a "
@@ -314,7 +314,7 @@ class Commands:
         return seen
 
     async def _required_term(self, so: str) -> Term:
-        term = self._controller.term
+        term = self._loop.term
         if term is None:
             raise NotLeadingError(await self._leader(), so=so)
         return term
@@ -329,7 +329,7 @@ class Commands:
                 raise HalfDoneError from error
             raise NotLeadingError(await self._leader()) from error
         self._cache.apply_local_write(changes, done)
-        self._controller.wake()
+        self._loop.wake()
         return done
 
 

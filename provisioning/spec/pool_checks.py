@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from provisioning.budget import PASSES_S, Throughput, throughput_of, warm_up_s_of
 from provisioning.model import Limits, Pool, Workload
 from provisioning.placeholders import NAMES, placeholder_fault
-from provisioning.reconcile import PASSES_S, Throughput, throughput_of, warm_up_s_of
 from provisioning.spec import words
 from provisioning.spec.amounts import count_text
 from provisioning.spec.complaints import (

@@ -26,6 +26,7 @@ from provisioning.actions import (
     Stop,
     Unhealthy,
 )
+from provisioning.budget import allowed_down
 from provisioning.lifecycle import Outcome, Result, begin, finish_start, finish_stop
 from provisioning.model import (
     FOR_GOOD,
@@ -40,7 +41,7 @@ from provisioning.model import (
     container_name,
 )
 from provisioning.reconcile import decide
-from provisioning.scheduler import allowed_down, operations_on
+from provisioning.scheduler import operations_on
 from provisioning.state import largest_size, size_of
 from provisioning.store.base import Stored
 from tests.provisioning.node_faults import (
@@ -225,8 +226,6 @@ class World:
             outcome,
             limits=self.fleet.limits,
             now_s=self.now_s,
-            is_node_heard=not self.is_unheard(operation.node)
-            and self.heard_s.get(operation.node, 0.0) >= record.since_s,
         )
 
     def _end_removal(self, operation: Operation) -> None:

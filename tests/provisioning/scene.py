@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from provisioning.cache import Cache
-from provisioning.controller import Controller
+from provisioning.controller import Controller, ReconcileLoop
 from provisioning.errors import SpecError, StoreError, StoreUnavailableError
 from provisioning.model import Fleet, Instance, Node, Phase
 from provisioning.store.base import Change, Done, PutSpec, Term, View
@@ -181,10 +181,9 @@ def staged(world: World, backend: MemoryBackend, *, name: str, seed: int) -> Sta
     def open_runtime(node: Node) -> SimulatedRuntime:
         return SimulatedRuntime(world, node.name, "test")
 
-    controller = Controller(
+    loop = ReconcileLoop(
         store=store,
         cache=cache,
-        leadership=MemoryLeadership(backend, holder=name),
         open_runtime=open_runtime,
         prober_of=lambda _: SimulatedProber(world),
         clock=clock,
@@ -192,4 +191,5 @@ def staged(world: World, backend: MemoryBackend, *, name: str, seed: int) -> Sta
         jitter=random.Random(seed).random,  # noqa: S311
         listener=counters,
     )
+    controller = Controller(MemoryLeadership(backend, holder=name), loop, clock)
     return Stage(world, backend, store, cache, controller, counters)

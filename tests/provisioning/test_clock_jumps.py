@@ -63,26 +63,6 @@ def test_what_the_clock_leaves_out_makes_nobody_due(
 
 
 @pytest.mark.parametrize("jump_s", [MONTH_S, -MONTH_S])
-def test_who_failed_only_behind_a_silent_node_is_forgiven(
-    shifts: list[float], jump_s: float
-) -> None:
-    async def scene() -> None:
-        async with provisioner(fleet(pool(4), nodes=NODES)) as stage:
-            await stage.until(stage.is_whole)
-            await VirtualClock().sleep(20.0)
-            stage.world.silence("n2")
-            await VirtualClock().sleep(1.0)
-            shifts.append(jump_s)
-            await VirtualClock().sleep(60.0)
-            stage.world.restore("n2")
-            await VirtualClock().sleep(60.0)
-
-            assert {1} == {one.generation for one in stage.instances}
-
-    virtual_run(scene())
-
-
-@pytest.mark.parametrize("jump_s", [MONTH_S, -MONTH_S])
 def test_what_is_under_way_goes_on(shifts: list[float], jump_s: float) -> None:
     async def scene() -> None:
         async with provisioner(fleet(pool(4), nodes=NODES)) as stage:

@@ -28,7 +28,7 @@ from provisioning.model import (
     Rotation,
     Spread,
 )
-from provisioning.reconcile import MOST_NODES_TRIED, decide
+from provisioning.reconcile import decide
 from provisioning.state import orphan_policy
 from provisioning.workload import workload_digest
 from tests.provisioning.making import CHAT, GIB, NOW_S, node
@@ -189,13 +189,6 @@ def test_a_node_that_is_broken_for_good_keeps_nobody_from_the_fleet_that_is_want
     heal(world, {broken: fault})
 
     settle(world)
-    settle_doubts(world)  # else what was given up is left alone, for a newer container that is kept
-    if given_up := [one for one in world.records.values() if is_given_up(one)]:
-        # Before, it was tried in vain on two others; here, where it can never start.
-        assert Fault.STERILE == fault
-        assert all(len(one.failed_on) >= MOST_NODES_TRIED for one in given_up)
-        ask_for_the_given_up(world)
-        settle(world)
     settle_doubts(world)
 
     assert_wanted(world)
@@ -210,21 +203,9 @@ def run_wild(world: World) -> None:
 
 
 def heal(world: World, lasting: Mapping[str, Fault] | None = None) -> None:
-    """End all faults but those that last; what failed for good is mended by a person who asks."""
+    """End all faults but those that last."""
     world.calm(lasting or {})
     world.now_s += 4000.0  # so that no crash is remembered
-    ask_for_the_given_up(world)
-
-
-def is_given_up(instance: Instance) -> bool:
-    """Say whether an instance is not tried again until somebody asks."""
-    return instance.phase is Phase.FAILED and not instance.retry_at_s
-
-
-def ask_for_the_given_up(world: World) -> None:
-    for id_, one in world.records.items():
-        if is_given_up(one):
-            world.records[id_] = replace(one, is_replace_asked=True)
 
 
 def settle_doubts(world: World) -> None:

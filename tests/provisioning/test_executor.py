@@ -18,7 +18,7 @@ from provisioning.errors import (
 )
 from provisioning.executor import Executor
 from provisioning.lifecycle import Outcome, Result
-from provisioning.model import ContainerSpec, Limits, Probe, RequestsPage, WarmUp, Workload
+from provisioning.model import ContainerSpec, Limits, Probe, RequestsPage, WarmUp
 from provisioning.spec_index import StartRequest
 from provisioning.workload import container_spec
 from tests.provisioning.making import CHAT, instance, node, pool
@@ -111,15 +111,6 @@ def test_a_start_makes_the_container_waits_for_health_and_warms_it_up() -> None:
     assert (Result.DONE, "", 1) == (outcome.result, outcome.fault, outcome.n_tries)
 
 
-def test_an_outcome_says_how_long_it_took() -> None:
-    script = Scripted()
-    script.start_s = 7.0
-
-    outcome, took_s = start(script)
-
-    assert 7.0 == took_s == outcome.duration_s
-
-
 def test_what_may_go_well_the_next_time_is_cleaned_up_and_tried_again() -> None:
     script = Scripted()
     script.starts = [TransientError("bad luck"), TransientError("bad luck")]
@@ -199,28 +190,6 @@ def test_what_is_not_healthy_in_time_is_told_with_the_place_of_its_log() -> None
 
     where = f"see its log, /logs/{UNIT.instance_id}.log on n1"
     assert outcome.fault.endswith(f"last seen: status 503; {where}")
-
-
-def test_a_container_of_a_node_that_has_left_meanwhile_has_no_log_to_be_seen() -> None:
-    script = Scripted()
-    script.answers = ["refused"] * 100_000
-    runtimes = [script]
-
-    def runtime_of(node: str) -> Scripted:
-        if not runtimes:
-            raise NodeUnreachableError(f"node {node} is not in the specification")
-        return runtimes.pop()
-
-    made = Executor(
-        runtime_of,  # type: ignore[arg-type]
-        lambda _: script,
-        VirtualClock(),
-        jitter=lambda: 1.0,
-        leads=lambda: True,
-    )
-    outcome, _ = run(lambda: made.start(ORDER, Limits(tries=1, start_timeout_s=30.0)))
-
-    assert "last seen: refused; it could not be removed either" in outcome.fault
 
 
 def test_a_start_goes_on_where_it_could_not_be_asked() -> None:
@@ -489,18 +458,3 @@ def test_a_removal_that_hangs_is_given_up() -> None:
     assert 40.0 == took_s
     assert Result.FAILED is outcome.result
     assert NAME in outcome.fault
-
-
-def test_one_try_is_made_where_none_is_allowed() -> None:
-    outcome, _ = start(Scripted(), Limits(tries=0))
-
-    assert Result.DONE is outcome.result
-
-
-def test_warm_up_requests_come_from_the_workload() -> None:
-    script = Scripted()
-    workload = Workload("llama3", "ollama", warm_up=(WarmUp("/api/pull"), WarmUp("/api/generate")))
-
-    run(lambda: executor(script).start(StartRequest("n1", UNIT, workload), LIMITS))
-
-    assert "warm up 2" == script.calls[-1]

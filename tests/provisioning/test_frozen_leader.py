@@ -144,7 +144,7 @@ def test_a_leader_that_wakes_after_its_lease_leaves_its_starts_to_its_successor(
             assert [] == acts.seen
             assert N_UNITS == len(stage.running_containers)
             assert None is stage.controller.term
-            assert 0 == stage.controller.n_running
+            assert 0 == stage.controller.loop.n_running
 
     virtual_run(scene())
 

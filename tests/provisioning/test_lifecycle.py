@@ -203,6 +203,8 @@ def test_started_runs_and_has_nothing_against_it_any_more() -> None:
     ("result", "n_failures", "delay_s"),
     [
         (Result.FAILED, 0, 600.0),
+        (Result.PERMANENT, 0, 600.0),
+        (Result.UNREACHABLE, 0, 1.0),
         (Result.RESOURCE_EXHAUSTED, 0, 1.0),
         (Result.RESOURCE_EXHAUSTED, 3, 8.0),
         (Result.RESOURCE_EXHAUSTED, 5000, 600.0),
@@ -216,34 +218,6 @@ def test_what_failed_is_tried_again_after_a_while(
     assert (Phase.FAILED, NOW_S + delay_s) == (one.phase, one.retry_at_s)
     assert (n_failures + 1, "bad luck", NOW_S) == (one.n_failures, one.fault, one.since_s)
     given_up = f"given up on n1 after 3 tries, again in {delay_s:.1f} s: bad luck"
-    assert Event(NOW_S, "failed", given_up, 3) == one.history[-1]
-
-
-def test_what_failed_for_good_has_no_time_for_the_next_try() -> None:
-    one = started(starting(), Outcome(Result.PERMANENT, "no image"))
-
-    assert (Phase.FAILED, 0.0, "no image") == (one.phase, one.retry_at_s, one.fault)
-    given_up = "given up on n1 after 1 try, which would not heal by another: no image"
-    assert Event(NOW_S, "failed", given_up, 3) == one.history[-1]
-
-
-def test_a_start_on_a_node_that_does_not_answer_is_not_over() -> None:
-    one = started(starting(), Outcome(Result.UNREACHABLE, "silent"))
-
-    assert starting(fault="silent") == one
-
-
-def test_a_start_that_does_not_reach_a_node_which_answers_has_failed() -> None:
-    outcome = Outcome(Result.UNREACHABLE, "silent", n_tries=3)
-
-    one = finish_start(starting(), outcome, limits=LIMITS, now_s=NOW_S, is_node_heard=True)
-
-    assert (Phase.FAILED, NOW_S + LIMITS.backoff_base_s, ("n1",)) == (
-        one.phase,
-        one.retry_at_s,
-        one.failed_on,
-    )
-    given_up = "given up on n1 after 3 tries, again in 1.0 s: silent"
     assert Event(NOW_S, "failed", given_up, 3) == one.history[-1]
 
 
@@ -268,7 +242,7 @@ def test_the_nodes_of_failed_starts_are_forgotten_with_what_was_started(
     assert renewed
     assert stopped_
     assert (expected, ()) == (renewed.failed_on, stopped_.failed_on)
-    assert ("n1",) == started(starting(failed_on=("n1",)), DONE).failed_on
+    assert () == started(starting(failed_on=("n1",)), DONE).failed_on
 
 
 def test_what_was_stopped_starts_again_in_its_place() -> None:

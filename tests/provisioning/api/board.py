@@ -17,7 +17,7 @@ from ollama_fleet.tokens import Tokens
 from provisioning.api.commands import Commands
 from provisioning.api.server import Api, bound, serving
 from provisioning.cache import Cache
-from provisioning.controller import Controller
+from provisioning.controller import ReconcileLoop
 from provisioning.errors import StoreUnavailableError
 from provisioning.metrics import Metrics
 from provisioning.model import (
@@ -139,7 +139,7 @@ class Board:
             Commands(
                 self.store,
                 self.cache,
-                cast("Controller", self),
+                cast("ReconcileLoop", self),
                 leader=self._leader,
                 fleet=FLEET.name,
             ),

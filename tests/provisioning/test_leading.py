@@ -58,7 +58,7 @@ def test_nothing_changes_once_the_term_is_lost_and_instances_go_on() -> None:
 
             assert before == stage.instances
             assert containers == stage.running_containers
-            assert 0 == stage.controller.n_running
+            assert 0 == stage.controller.loop.n_running
             assert None is stage.controller.term
 
     virtual_run(scene())

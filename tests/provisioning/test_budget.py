@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.actions import Drain
+from provisioning.budget import schedule_of, throughput_of
 from provisioning.model import DAY_S, Fleet, Limits, Rotation, WarmUp, Workload
-from provisioning.reconcile import decide, schedule_of, throughput_of
+from provisioning.reconcile import decide
 from provisioning.store.base import Stored
 from provisioning.workload import workload_digest
 from tests.provisioning.making import CHAT, NOW_S, fleet, instance, node, observed, pool
