@@ -29,7 +29,7 @@ from tests.provisioning.store.sqlite_writer import N_COMMITS, ports
 from tests.waiting import eventually
 
 README = Path(__file__).parents[3] / "docs" / "provisioner.md"
-ADVICE = re.compile(r"^- Back a SQLite file up .*?(?=^- )", re.MULTILINE | re.DOTALL)
+ADVICE = re.compile(r"^- To back up, .*?(?=^- )", re.MULTILINE | re.DOTALL)
 MODULE = "tests.provisioning.store.sqlite_writer"
 
 pytestmark = pytest.mark.slow
@@ -139,7 +139,7 @@ async def test_nobody_leads_after_the_leader_was_killed(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_backup_is_made_and_restored_as_the_readme_says(tmp_path: Path) -> None:
+async def test_a_backup_is_made_and_restored_as_documented(tmp_path: Path) -> None:
     """Made while a provisioner writes; restored after one was killed, which leaves its WAL."""
     path, copy = tmp_path / "fleet.db", tmp_path / "copy.db"
     (advice,) = ADVICE.findall(README.read_text())
