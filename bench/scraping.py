@@ -175,8 +175,8 @@ async def running_prometheus(
 ) -> AsyncIterator[RunningPrometheus]:
     """Run Prometheus until the block ends, on a configuration or on that of its settings."""
     config = bench.run_dir / "prometheus.yml"
-    config.write_text(config_text or prometheus.render(settings))
-    command = prometheus.command(
+    config.write_text(config_text or prometheus.prometheus_config(settings))
+    command = prometheus.prometheus_command(
         binary, config=config, data_dir=bench.run_dir / settings.address, settings=settings
     )
     url = f"http://{settings.address}"

@@ -60,7 +60,7 @@ class Exporter:
         self._children = self._none()
 
     def _none(self) -> Children:
-        return Children(self._plan.run_dir.path, environ=ourselves.environ(os.environ))
+        return Children(self._plan.run_dir.path, environ=ourselves.our_environ(os.environ))
 
     async def start(self) -> None:
         """Start it; return once it has polled the whole fleet."""
@@ -153,7 +153,7 @@ def _active(labels: Mapping[str, str], state: str) -> Active:
 async def lab(plan: Plan) -> AsyncIterator[Lab]:
     """Run a lab until the block ends; begins once every instance was polled."""
     ports, exporter = plan.ports, Exporter(plan)
-    children = Children(plan.run_dir.path, environ=ourselves.environ(os.environ))
+    children = Children(plan.run_dir.path, environ=ourselves.our_environ(os.environ))
     async with (
         messages.inbox(ports.web, ports.mail) as inbox,
         paths.path(ports.path, ports.exporter) as path,

@@ -103,7 +103,9 @@ def prepare(plan: Plan, *, routing: Mapping[str, Any]) -> Rules:
     shipped = json.loads(_output("alerts", "list", "--json"))
     config.write_text(yaml.safe_dump(paces.settings(plan.pace, shipped, routing=routing)))
     option = f"--config-file={config}"
-    rules.build(ourselves.command("alerts", "build", f"--output-dir={run_dir.alerts}", option))
+    rules.build_alerts(
+        ourselves.our_command("alerts", "build", f"--output-dir={run_dir.alerts}", option)
+    )
     run_dir.prometheus_config.write_text(_prometheus_config(plan))
     told: Rules = json.loads(_output("alerts", "list", "--json", option))
     return told
@@ -111,8 +113,8 @@ def prepare(plan: Plan, *, routing: Mapping[str, Any]) -> Rules:
 
 def _output(*words: str) -> str:
     return subprocess.run(
-        ourselves.command(*words),
-        env=ourselves.environ(os.environ),
+        ourselves.our_command(*words),
+        env=ourselves.our_environ(os.environ),
         check=True,
         capture_output=True,
         text=True,
@@ -120,7 +122,7 @@ def _output(*words: str) -> str:
 
 
 def _prometheus_config(plan: Plan) -> str:
-    document = yaml.safe_load(prometheus.render(plan.prometheus))
+    document = yaml.safe_load(prometheus.prometheus_config(plan.prometheus))
     document["global"] |= {
         "scrape_timeout": f"{plan.pace.scrape_timeout_s}s",
         "evaluation_interval": f"{plan.pace.evaluation_s}s",
@@ -131,7 +133,7 @@ def _prometheus_config(plan: Plan) -> str:
 def fleet(plan: Plan) -> ChildSpec:
     """Return the simulated fleet."""
     control = plan.ports.control
-    command = ourselves.command(
+    command = ourselves.our_command(
         "simulate",
         f"--instances={plan.n_instances}",
         f"--listen-port={plan.ports.fleet}",
@@ -145,7 +147,7 @@ def fleet(plan: Plan) -> ChildSpec:
 def exporter(plan: Plan) -> ChildSpec:
     """Return the exporter; ready once it has polled every instance."""
     poll_s, port = plan.pace.poll_s, plan.ports.exporter
-    command = ourselves.command(
+    command = ourselves.our_command(
         "exporter",
         f"--inventory={plan.inventory}",
         f"--inventory.refresh-interval={plan.pace.refresh_s}s",
@@ -160,7 +162,7 @@ def exporter(plan: Plan) -> ChildSpec:
 
 def prometheus_server(plan: Plan) -> ChildSpec:
     """Return Prometheus."""
-    command = prometheus.command(
+    command = prometheus.prometheus_command(
         plan.programs.prometheus,
         config=plan.run_dir.prometheus_config,
         data_dir=plan.run_dir.prometheus_data,
@@ -173,7 +175,7 @@ def prometheus_server(plan: Plan) -> ChildSpec:
 def alertmanager_server(plan: Plan) -> ChildSpec:
     """Return Alertmanager."""
     port = plan.ports.alertmanager
-    command = alertmanager.command(
+    command = alertmanager.alertmanager_command(
         plan.programs.alertmanager,
         config=plan.run_dir.alertmanager_config,
         data_dir=plan.run_dir.alertmanager_data,

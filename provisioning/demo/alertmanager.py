@@ -10,7 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def command(binary: Path, *, config: Path, data_dir: Path, address: str) -> tuple[str, ...]:
+def alertmanager_command(
+    binary: Path, *, config: Path, data_dir: Path, address: str
+) -> tuple[str, ...]:
     """Return the command that runs Alertmanager on this configuration; `address` is `host:port`."""
     return (
         str(binary),

@@ -104,9 +104,9 @@ def _has_terminal() -> bool:
 async def _stage(plan: Plan, settings: Settings) -> None:
     timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
     async with (
-        leftovers.none_of(plan.run_dir, is_kept=plan.is_kept),
+        leftovers.no_leftovers(plan.run_dir, is_kept=plan.is_kept),
         telling_what_is_left(plan),
-        Children(plan.run_dir.path, environ=ourselves.environ(os.environ)) as children,
+        Children(plan.run_dir.path, environ=ourselves.our_environ(os.environ)) as children,
         aiohttp.ClientSession(timeout=timeout) as session,
         talk.keeping_busy(lambda: real_servers(session, plan)),
     ):
@@ -130,7 +130,7 @@ async def telling_what_is_left(plan: Plan) -> AsyncIterator[None]:
     finally:
         n_processes = 0
         if plan.is_kept:
-            n_processes = await leftovers.n_running(plan.run_dir.provisioner_containers)
+            n_processes = await leftovers.n_processes(plan.run_dir.provisioner_containers)
         if words := report.left_behind(plan, n_processes):
             say(words)
 

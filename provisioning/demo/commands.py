@@ -51,7 +51,7 @@ class Plan:
 def simulated_fleet(plan: Plan, demo: Demo) -> ChildSpec:
     """Return the process of all simulated instances; there are none until they are ordered."""
     ports = demo.unit_ports
-    command = ourselves.command(
+    command = ourselves.our_command(
         "simulate",
         f"--host-units={ports[0]}-{ports[-1]}",
         f"--load-seconds={LOAD_S:g}",

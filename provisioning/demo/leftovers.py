@@ -24,7 +24,7 @@ GRACE_S = 3.0
 
 
 @asynccontextmanager
-async def none_of(run_dir: RunDir, *, is_kept: bool) -> AsyncIterator[None]:
+async def no_leftovers(run_dir: RunDir, *, is_kept: bool) -> AsyncIterator[None]:
     """Forget the fleet of the run before, and leave no process of this one's.
 
     With `is_kept` neither is done: the run goes on with what is there, and leaves it there.
@@ -35,7 +35,7 @@ async def none_of(run_dir: RunDir, *, is_kept: bool) -> AsyncIterator[None]:
     if is_kept:
         yield
         return
-    await remove_all(run_dir.provisioner_containers)
+    await remove_processes(run_dir.provisioner_containers)
     shutil.rmtree(run_dir.provisioner_state, ignore_errors=True)
     try:
         yield
@@ -43,7 +43,7 @@ async def none_of(run_dir: RunDir, *, is_kept: bool) -> AsyncIterator[None]:
         await _finished(run_dir.provisioner_containers)
 
 
-async def n_running(containers_dir: Path) -> int:
+async def n_processes(containers_dir: Path) -> int:
     """Return how many processes that a provisioner has recorded in the folder are running."""
     n = 0
     for folder in _folders(containers_dir):
@@ -53,7 +53,7 @@ async def n_running(containers_dir: Path) -> int:
     return n
 
 
-async def remove_all(containers_dir: Path) -> None:
+async def remove_processes(containers_dir: Path) -> None:
     """End every process that a provisioner has recorded in the folder, of any fleet and node.
 
     Raises:
@@ -94,7 +94,7 @@ async def _finished(containers_dir: Path) -> None:
     Raises:
         LeftoverError: A process does not end.
     """
-    removing = asyncio.create_task(remove_all(containers_dir))
+    removing = asyncio.create_task(remove_processes(containers_dir))
     cancelled: asyncio.CancelledError | None = None
     while not removing.done():
         try:

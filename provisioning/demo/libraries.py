@@ -16,7 +16,7 @@ from provisioning.demo.errors import ProgramError
 from provisioning.demo.programs import Say
 
 
-def load(soname: str, *, package: str, programs_dir: Path, say: Say) -> None:
+def load_library(soname: str, *, package: str, programs_dir: Path, say: Say) -> None:
     """Load the system's library, or fetch its package and load that.
 
     Raises:

@@ -80,7 +80,7 @@ async def serve(
     if owner is not None:
         _end_with(owner)
     # Built with OpenMP, whose library a bare system does not have.
-    libraries.load(
+    libraries.load_library(
         "libgomp.so.1", package="libgomp1", programs_dir=programs.default_dir(os.environ), say=_say
     )
     xllamacpp = _demo_package("xllamacpp")

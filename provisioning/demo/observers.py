@@ -80,7 +80,7 @@ def build_rules(run_dir: RunDir, *, interval_s: int, options: tuple[str, ...] = 
     Raises:
         BuildError: They cannot be built.
     """
-    rules.build(rules.build_command(run_dir.alerts, interval_s=interval_s, options=options))
+    rules.build_alerts(rules.alerts_command(run_dir.alerts, interval_s=interval_s, options=options))
 
 
 def write_config(observers: Observers) -> None:
@@ -89,7 +89,9 @@ def write_config(observers: Observers) -> None:
     Raises:
         RunDirError: It cannot be written.
     """
-    rundir.write(observers.run_dir.prometheus_config, prometheus.render(observers.prometheus))
+    rundir.write(
+        observers.run_dir.prometheus_config, prometheus.prometheus_config(observers.prometheus)
+    )
 
 
 def all_of(observers: Observers) -> tuple[ChildSpec, ...]:
@@ -101,7 +103,7 @@ def exporter(observers: Observers) -> ChildSpec:
     """Return the exporter; ready once it has polled every instance."""
     # A poll must end before the next one is due, which short intervals do not leave time for.
     poll_limit_ms = observers.interval_s * 1000 * 4 // 5
-    command = ourselves.command(
+    command = ourselves.our_command(
         "exporter",
         *(f"--inventory={path}" for path in observers.inventories),
         f"--inventory.refresh-interval={observers.interval_s}s",
@@ -117,7 +119,7 @@ def exporter(observers: Observers) -> ChildSpec:
 
 def prometheus_server(observers: Observers) -> ChildSpec:
     """Return Prometheus, scraping the exporter and evaluating the rules."""
-    command = prometheus.command(
+    command = prometheus.prometheus_command(
         observers.prometheus_binary,
         config=observers.run_dir.prometheus_config,
         data_dir=observers.run_dir.prometheus_data,
@@ -128,7 +130,7 @@ def prometheus_server(observers: Observers) -> ChildSpec:
 
 def alertmanager_server(observers: Observers) -> ChildSpec:
     """Return Alertmanager, which Prometheus sends its alerts to."""
-    command = alertmanager.command(
+    command = alertmanager.alertmanager_command(
         observers.alertmanager_binary,
         config=observers.run_dir.alertmanager_config,
         data_dir=observers.run_dir.alertmanager_data,

@@ -18,18 +18,18 @@ PYTHON_MODULE = (sys.executable, "-P", "-m")
 OUR_VARIABLES = "OLLAMA_FLEET_"
 
 
-def command(*words: str) -> tuple[str, ...]:
+def our_command(*words: str) -> tuple[str, ...]:
     """Return the command that runs `ollama-fleet` with these words."""
     return (*PYTHON_MODULE, "ollama_fleet", *words)
 
 
-def program() -> str:
+def our_program() -> str:
     """Return the name by which a shell finds `ollama-fleet`, or else its path."""
     name = "ollama-fleet"
     return name if shutil.which(name) else str(Path(sys.executable).with_name(name))
 
 
-def environ(inherited: Mapping[str, str]) -> dict[str, str]:
+def our_environ(inherited: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without options for our commands: their words alone decide those."""
     return {
         name: value

@@ -207,9 +207,9 @@ def _fetch_package(package: str, programs_dir: Path) -> Path:
     try:
         with tempfile.TemporaryDirectory(dir=programs_dir, prefix=".fetching-") as scratch:
             archive = _download(package, Path(scratch))
-            unpacked = Path(scratch) / "unpacked"
-            _run("dpkg-deb", "--extract", str(archive), str(unpacked), cwd=Path(scratch))
-            unpacked.rename(destination)
+            content = Path(scratch) / "unpacked"
+            _run("dpkg-deb", "--extract", str(archive), str(content), cwd=Path(scratch))
+            content.rename(destination)
     except OSError as error:
         raise _unwritable(programs_dir, error) from error
     return destination

@@ -42,7 +42,7 @@ class PrometheusSettings:
     """`host:port`; None where there is none to be scraped."""
 
 
-def render(settings: PrometheusSettings) -> str:
+def prometheus_config(settings: PrometheusSettings) -> str:
     """Return prometheus.yml: one job for each program, the rules, and where alerts go."""
     exporter = {
         "job_name": EXPORTER_JOB,
@@ -80,7 +80,7 @@ def _static(address: str) -> dict[str, object]:
     return {"static_configs": [{"targets": [address]}]}
 
 
-def command(
+def prometheus_command(
     binary: Path, *, config: Path, data_dir: Path, settings: PrometheusSettings
 ) -> tuple[str, ...]:
     """Return the command that runs Prometheus on this configuration."""

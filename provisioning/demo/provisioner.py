@@ -27,7 +27,7 @@ def server(plan: Plan) -> ChildSpec:
     """Return the provisioner; ready once it knows what it kept before."""
     run_dir = plan.run_dir
     simulation = () if plan.demo is None else (f"--simulation.token-file={run_dir.token}",)
-    command = ourselves.command(
+    command = ourselves.our_command(
         *("provisioner", "run", f"--fleet={plan.fleet.name}"),
         f"--store.url=sqlite:{run_dir.provisioner_store}",
         f"--state-dir={run_dir.provisioner_state}",

@@ -158,7 +158,7 @@ def _ending(plan: Plan) -> str:
 
 
 def _changing(plan: Plan) -> str:
-    program = shlex.quote(ourselves.program())
+    program = shlex.quote(ourselves.our_program())
     pool = plan.fleet.pools[0].name
     return f"""
 Look at the fleet, replace an instance, change {plan.spec.name} and put it in force:

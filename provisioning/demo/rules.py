@@ -19,7 +19,7 @@ from provisioning.demo.prometheus import EXPORTER_JOB
 BUILD_TIMEOUT_S = 60.0
 
 
-def build_command(folder: Path, *, interval_s: int, options: tuple[str, ...]) -> tuple[str, ...]:
+def alerts_command(folder: Path, *, interval_s: int, options: tuple[str, ...]) -> tuple[str, ...]:
     """Return the command that builds for a Prometheus of ours; `options` come last and decide."""
     every = f"{interval_s}s"
     settings = {
@@ -28,14 +28,14 @@ def build_command(folder: Path, *, interval_s: int, options: tuple[str, ...]) ->
         "prometheus.scrape_timeout": every,
         "prometheus.evaluation_interval": every,
     }
-    return ourselves.command(
+    return ourselves.our_command(
         *("alerts", "build", f"--output-dir={folder}"),
         *(f"--set={name}={value}" for name, value in settings.items()),
         *options,
     )
 
 
-def build(command: tuple[str, ...], *, timeout_s: float = BUILD_TIMEOUT_S) -> None:
+def build_alerts(command: tuple[str, ...], *, timeout_s: float = BUILD_TIMEOUT_S) -> None:
     """Run the command to its end.
 
     Raises:
@@ -44,7 +44,7 @@ def build(command: tuple[str, ...], *, timeout_s: float = BUILD_TIMEOUT_S) -> No
     try:
         subprocess.run(
             command,
-            env=ourselves.environ(os.environ),
+            env=ourselves.our_environ(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

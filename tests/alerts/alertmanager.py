@@ -159,7 +159,7 @@ async def running(
     """Run Alertmanager until the block ends."""
     config = write(folder, settings, cluster_label=cluster_label)
     address = f"127.0.0.1:{free_port()}"
-    command = alertmanager.command(
+    command = alertmanager.alertmanager_command(
         program("alertmanager"), config=config, data_dir=folder / "data", address=address
     )
     async with Children(folder) as children, aiohttp.ClientSession() as session:

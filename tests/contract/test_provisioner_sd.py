@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from provisioning.demo.prometheus import PrometheusSettings, command
+from provisioning.demo.prometheus import PrometheusSettings, prometheus_command
 from provisioning.model import Phase
 from tests.ports import free_port
 from tests.provisioning.api.board import instance, running_board
@@ -31,7 +31,7 @@ def running_prometheus(binary: Path, folder: Path, discovery_url: str) -> Iterat
     config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
     settings = PrometheusSettings("", f"127.0.0.1:{free_port()}")
-    words = command(binary, config=config, data_dir=folder / "data", settings=settings)
+    words = prometheus_command(binary, config=config, data_dir=folder / "data", settings=settings)
     process = subprocess.Popen(words, cwd=folder)
     try:
         yield f"http://{settings.address}"

@@ -99,8 +99,8 @@ def _exporter(inventory: Path | str, port: int, options: tuple[str, ...]) -> Chi
 def _prometheus(run_dir: Path, binary: Path, exporter_port: int, port: int) -> ChildSpec:
     settings = PrometheusSettings(f"127.0.0.1:{exporter_port}", f"127.0.0.1:{port}", interval_s=1)
     config = run_dir / "prometheus.yml"
-    config.write_text(prometheus.render(settings))
-    command = prometheus.command(
+    config.write_text(prometheus.prometheus_config(settings))
+    command = prometheus.prometheus_command(
         binary, config=config, data_dir=run_dir / "prometheus", settings=settings
     )
     return ChildSpec("prometheus", command, f"http://127.0.0.1:{port}/-/ready")

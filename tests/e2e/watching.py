@@ -51,7 +51,7 @@ async def watched_fleet(
         observers.build_rules(watch.run_dir, interval_s=watch.interval_s, options=alert_options)
         observers.write_config(watch)
         if not has_rules:
-            text = prometheus.render(prometheus.PrometheusSettings(
+            text = prometheus.prometheus_config(prometheus.PrometheusSettings(
                 exporter_address=f"127.0.0.1:{ports[0]}",
                 address=f"127.0.0.1:{ports[1]}",
                 interval_s=1,

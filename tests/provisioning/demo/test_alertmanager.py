@@ -52,7 +52,7 @@ async def test_a_real_alertmanager_is_ready_keeps_its_data_and_is_gone_afterward
 ) -> None:
     _write_built(RunDir(tmp_path))
     url, data_dir = f"http://127.0.0.1:{free_port}", tmp_path / "kept here"
-    command = alertmanager.command(
+    command = alertmanager.alertmanager_command(
         alertmanager_binary,
         config=RunDir(tmp_path).alertmanager_config,
         data_dir=data_dir,
@@ -121,7 +121,7 @@ async def test_an_alert_of_the_rules_is_in_the_status_and_reaches_alertmanager(
     watch: Observers,
 ) -> None:
     _write_built(watch.run_dir)
-    rundir.write(watch.run_dir.prometheus_config, prometheus.render(watch.prometheus))
+    rundir.write(watch.run_dir.prometheus_config, prometheus.prometheus_config(watch.prometheus))
 
     async with Children(watch.run_dir.path) as children, aiohttp.ClientSession() as session:
         await children.start(

@@ -47,7 +47,7 @@ async def _started(run_dir: RunDir, *, fleet: str = "demo", node: str = "here") 
 async def test_processes_of_the_run_end_with_it(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
 
-    async with leftovers.none_of(run_dir, is_kept=False):
+    async with leftovers.no_leftovers(run_dir, is_kept=False):
         pid = await _started(run_dir)
         assert is_running(pid)
 
@@ -65,7 +65,7 @@ async def test_processes_of_every_fleet_and_node_that_a_killed_run_left_end_befo
     ]
     run_dir.provisioner_store.touch()
 
-    async with leftovers.none_of(run_dir, is_kept=False):
+    async with leftovers.no_leftovers(run_dir, is_kept=False):
         assert [] == [pid for pid in pids if is_running(pid)]
         assert not run_dir.provisioner_store.exists()
 
@@ -75,28 +75,28 @@ async def test_what_is_to_be_kept_is_there_before_and_after(tmp_path: Path) -> N
     pid = await _started(run_dir)
     run_dir.provisioner_store.touch()
 
-    async with leftovers.none_of(run_dir, is_kept=True):
+    async with leftovers.no_leftovers(run_dir, is_kept=True):
         assert is_running(pid)
 
     assert is_running(pid)
     assert run_dir.provisioner_store.exists()
-    await leftovers.remove_all(run_dir.provisioner_containers)
+    await leftovers.remove_processes(run_dir.provisioner_containers)
 
 
 async def test_what_goes_on_is_counted_over_every_fleet_and_node(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
-    assert 0 == await leftovers.n_running(run_dir.provisioner_containers)
+    assert 0 == await leftovers.n_processes(run_dir.provisioner_containers)
     await _started(run_dir)
     ended = await _started(run_dir, node="there")
     await _started(run_dir, fleet="lab")
-    assert 3 == await leftovers.n_running(run_dir.provisioner_containers)
+    assert 3 == await leftovers.n_processes(run_dir.provisioner_containers)
 
     os.kill(ended, signal.SIGKILL)
     await eventually(lambda: not is_running(ended))
 
-    assert 2 == await leftovers.n_running(run_dir.provisioner_containers)
-    await leftovers.remove_all(run_dir.provisioner_containers)
-    assert 0 == await leftovers.n_running(run_dir.provisioner_containers)
+    assert 2 == await leftovers.n_processes(run_dir.provisioner_containers)
+    await leftovers.remove_processes(run_dir.provisioner_containers)
+    assert 0 == await leftovers.n_processes(run_dir.provisioner_containers)
 
 
 @pytest.mark.parametrize("n_further", [1, 2, 5])
@@ -107,7 +107,7 @@ async def test_further_cancellations_do_not_leave_processes_behind(
     pids: list[int] = []
 
     async def run() -> None:
-        async with leftovers.none_of(run_dir, is_kept=False):
+        async with leftovers.no_leftovers(run_dir, is_kept=False):
             pids.append(await _started(run_dir))
             await asyncio.sleep(600)
 
@@ -136,7 +136,7 @@ async def test_what_does_not_end_is_told_though_the_run_was_cancelled(
             raise LeftoverError("one does not end")
 
     async def run() -> None:
-        async with leftovers.none_of(RunDir(tmp_path), is_kept=False):
+        async with leftovers.no_leftovers(RunDir(tmp_path), is_kept=False):
             begun.set()
             await asyncio.sleep(600)
 

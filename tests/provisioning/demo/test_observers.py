@@ -26,7 +26,7 @@ def test_the_exporter_reads_the_provisioners_inventory_and_listens_on_loopback(p
 
 def test_prometheus_scrapes_the_provisioner_where_there_is_one(plan: Plan) -> None:
     def jobs(watch: Observers) -> dict[str, str]:
-        document = yaml.safe_load(prometheus.render(watch.prometheus))
+        document = yaml.safe_load(prometheus.prometheus_config(watch.prometheus))
         return {
             job["job_name"]: job["static_configs"][0]["targets"][0]
             for job in document["scrape_configs"]

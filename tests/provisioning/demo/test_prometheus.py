@@ -53,7 +53,7 @@ def _settings(exporter_port: int = 11_440, port: int = 9_090) -> PrometheusSetti
 
 
 def test_the_configuration_scrapes_the_exporter_within_bounds_and_prometheus_itself() -> None:
-    document = yaml.safe_load(prometheus.render(_settings()))
+    document = yaml.safe_load(prometheus.prometheus_config(_settings()))
 
     exporter, itself = document["scrape_configs"]
     assert "1s" == document["global"]["scrape_interval"]
@@ -65,8 +65,8 @@ def test_the_configuration_scrapes_the_exporter_within_bounds_and_prometheus_its
 
 
 def test_rules_and_an_alertmanager_are_named_where_there_are_any() -> None:
-    plain = yaml.safe_load(prometheus.render(_settings()))
-    alerting = yaml.safe_load(prometheus.render(_with_alerts(Path("/run/alerts/rules"))))
+    plain = yaml.safe_load(prometheus.prometheus_config(_settings()))
+    alerting = yaml.safe_load(prometheus.prometheus_config(_with_alerts(Path("/run/alerts/rules"))))
 
     assert [] == plain["rule_files"]
     assert {} == plain["alerting"]
@@ -91,7 +91,7 @@ def test_promtool_finds_the_configuration_right(
     (tmp_path / "one.yml").write_text(RULES)
     settings = _with_alerts(tmp_path) if has_alerts else _settings()
     config = tmp_path / "prometheus.conf"
-    config.write_text(prometheus.render(settings))
+    config.write_text(prometheus.prometheus_config(settings))
 
     checked = subprocess.run(
         [promtool_binary, "check", "config", config], capture_output=True, text=True, check=False
@@ -106,8 +106,8 @@ async def test_a_real_prometheus_scrapes_answers_and_is_gone_afterwards(
 ) -> None:
     settings = _settings(page_port, free_port)
     config, url = tmp_path / "prometheus.yml", f"http://127.0.0.1:{free_port}"
-    config.write_text(prometheus.render(settings))
-    command = prometheus.command(
+    config.write_text(prometheus.prometheus_config(settings))
+    command = prometheus.prometheus_command(
         prometheus_binary, config=config, data_dir=tmp_path / "data", settings=settings
     )
 
