@@ -6,7 +6,7 @@ BIN := .venv/bin
 # More workers than processors: many tests wait for servers. A file stays with one worker, as its tests
 # share the servers that they start; tests/conftest.py puts the longest files first.
 PYTEST := $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
-FETCH := $(BIN)/python -m provisioning.demo.programs
+FETCH := $(BIN)/python -m tests.programs
 # For every platform and Python that the project runs on; the build's own packages are locked too.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 

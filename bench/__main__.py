@@ -41,7 +41,7 @@ from bench.bench import Bench, BenchError
 from bench.figures import Finding
 from bench.fleet import Body, SimulatedFleet, simulated_fleet
 from bench.ours import RunningExporter, running_exporter
-from provisioning.demo.errors import StackError
+from provisioning.demo.errors import DemoError
 from provisioning.demo.ports import Claims, Ports
 
 Measuring = Coroutine[Any, Any, Sequence[Finding]]
@@ -193,7 +193,7 @@ def main(
         )
         try:
             findings = asyncio.run(run(bench, frozenset(only or NAMES)))
-        except (BenchError, StackError) as error:
+        except (BenchError, DemoError) as error:
             raise click.ClickException(str(error)) from error
         except asyncio.CancelledError:
             raise click.Abort from None

@@ -32,7 +32,7 @@ from dashboards.collection import boards
 from dashboards.kit.board import document
 from dashboards.settings import DashboardSettings
 from provisioning.demo.errors import ProgramError
-from provisioning.demo.prometheus import PrometheusSettings
+from provisioning.demo.observers import PrometheusSettings
 from tests import history
 from tests.dashboards import expansion
 from tests.dashboards.asking import Answer, Source, ask

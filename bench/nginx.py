@@ -7,16 +7,15 @@ Fails with ProgramError where there is no nginx.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.bench import FIRST_PORT, Bench
-from provisioning.demo import programs
 from provisioning.demo.ports import EVERY_ADDRESS, Wanted
 from provisioning.demo.processes import Children, ChildSpec
+from tests import programs
 
 N_CONNECTIONS = 16_000
 HEALTH_PATH = "/health"
@@ -37,7 +36,7 @@ def find(name: str, say: Callable[[str], None]) -> Path:
     Raises:
         ProgramError: It is neither installed nor can it be fetched.
     """
-    return programs.locate(name, programs.default_dir(os.environ), say=say)
+    return programs.locate(name, say=say)
 
 
 @asynccontextmanager

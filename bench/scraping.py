@@ -24,11 +24,11 @@ from bench.figures import Durations, Finding, Row, Target, median_cpu
 from bench.fleet import SimulatedFleet, addresses
 from bench.nginx import HEALTH_PATH, find, running_nginx
 from bench.ours import RunningExporter
-from provisioning.demo import prometheus
+from provisioning.demo import observers
 from provisioning.demo.errors import ProgramError
+from provisioning.demo.observers import PrometheusSettings
 from provisioning.demo.processes import Children, ChildSpec
-from provisioning.demo.prometheus import PrometheusSettings
-from provisioning.demo.status import query
+from provisioning.demo.report import query
 
 N_SAMPLES_EACH = 3
 STAND_IN_WORDS = (
@@ -175,8 +175,8 @@ async def running_prometheus(
 ) -> AsyncIterator[RunningPrometheus]:
     """Run Prometheus until the block ends, on a configuration or on that of its settings."""
     config = bench.run_dir / "prometheus.yml"
-    config.write_text(config_text or prometheus.prometheus_config(settings))
-    command = prometheus.prometheus_command(
+    config.write_text(config_text or observers.prometheus_config(settings))
+    command = observers.prometheus_command(
         binary, config=config, data_dir=bench.run_dir / settings.address, settings=settings
     )
     url = f"http://{settings.address}"

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from provisioning.demo import programs
 from provisioning.demo.errors import ProgramError
 from tests.llama import ALIAS, LlamaServer, llama_server, write_tiny_model
+from tests.programs import locate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,7 +46,7 @@ StartLlamaServer = Callable[..., Awaitable[LlamaServer]]
 def program(name: str) -> Path:
     """Return the path of a program such as `prometheus`, or skip the test (in CI: fail it)."""
     try:
-        return programs.locate(name, programs.default_dir(os.environ), say=print)
+        return locate(name)
     except ProgramError as error:
         refuse(str(error))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alerts import names
-from provisioning.demo.prometheus import EXPORTER_JOB
+from provisioning.demo.observers import EXPORTER_JOB
 
 TIMEOUT_S = 300.0
 

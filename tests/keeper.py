@@ -10,7 +10,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from provisioning.demo import ourselves
+from provisioning.demo import processes
 from provisioning.demo.processes import Children, ChildSpec
 
 SPEC = """
@@ -35,7 +35,7 @@ async def start(children: Children, folder: Path, address: str) -> None:
 
 
 def _provisioner(folder: Path, address: str) -> ChildSpec:
-    command = ourselves.our_command(
+    command = processes.our_command(
         *("provisioner", "run", "--store.url=memory:", f"--web.listen-address={address}"),
         *(f"--state-dir={folder}", f"--web.token-file={folder / 'provisioner.token'}"),
     )
@@ -45,8 +45,8 @@ def _provisioner(folder: Path, address: str) -> ChildSpec:
 async def _apply(folder: Path, address: str) -> None:
     spec = folder / "spec.yml"
     spec.write_text(SPEC)
-    command = ourselves.our_command("provisioner", "apply", "--yes", str(spec))
-    ours = {**ourselves.our_environ(os.environ), **environ(folder, address)}
+    command = processes.our_command("provisioner", "apply", "--yes", str(spec))
+    ours = {**processes.our_environ(os.environ), **environ(folder, address)}
     applied = await asyncio.create_subprocess_exec(*command, env=ours)
 
     assert 0 == await applied.wait()

@@ -37,7 +37,7 @@ from provisioning.cli.instances import instances
 from provisioning.cli.provisioner import OPTIONS, provisioner
 from provisioning.cli.setup import CLIENT_DIR, STATE_DIR, USER, provisioner_unit
 from provisioning.demo.cli import up
-from provisioning.demo.prometheus import PROVISIONER_JOB
+from provisioning.demo.observers import PROVISIONER_JOB
 from provisioning.metrics import Metrics
 from provisioning.runtime import node_setup
 from provisioning.runtime.containerd import containers

@@ -25,9 +25,10 @@ from bench.live.parts import Plan, PortPlan, Programs
 from bench.live.scenarios import LABS, SCENARIOS
 from bench.live.trial import Result
 from provisioning.demo import programs
-from provisioning.demo.errors import StackError
+from provisioning.demo.errors import DemoError
 from provisioning.demo.ports import Ports
 from provisioning.demo.rundir import RunDir
+from tests.programs import locate
 
 INTERRUPTED = 130
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +85,7 @@ class Run:
         """Let the other labs go on when one breaks."""
         try:
             await self.play(queue)
-        except (StackError, LabError) as error:
+        except (DemoError, LabError) as error:
             self.complaints.append(f"{queue[0]}: {error}")
             self.say(f"{queue[0]}: the lab is lost: {error}")
 
@@ -119,9 +120,8 @@ async def run(made: Run, wanted: frozenset[str]) -> int:
 def found_programs() -> Programs:
     """Return the real programs, fetched where they are not installed."""
     os.environ.setdefault(programs.DIR_VARIABLE, str(ROOT / ".programs"))
-    folder = programs.default_dir(os.environ)
     names = ("prometheus", "promtool", "alertmanager")
-    return Programs(*(programs.locate(name, folder, say=_say) for name in names))
+    return Programs(*(locate(name, say=_say) for name in names))
 
 
 def _say(words: str) -> None:
@@ -138,7 +138,7 @@ def main(*, only: tuple[str, ...], pace: str, instances: int) -> None:
     """Break a simulated fleet in many ways, and see what its on-call is told, and when."""
     try:
         programs_ = found_programs()
-    except StackError as error:
+    except DemoError as error:
         raise click.ClickException(str(error)) from error
     with tempfile.TemporaryDirectory(prefix="alerts-live-") as folder:
         made = Run(PACES[PaceName(pace)], instances, programs_, Path(folder), Ports(say=_say))

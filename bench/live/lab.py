@@ -2,7 +2,7 @@
 
 In:   a Plan.
 Out:  a Lab: simulated fleet, exporter, Prometheus with a past, Alertmanager, receivers.
-Leaving the block stops all of it. Fails with StackError where a part does not start or ends by
+Leaving the block stops all of it. Fails with DemoError where a part does not start or ends by
 itself; with LabError where one of them refuses what it is asked.
 
     fleet ◄── exporter ◄── path ◄── Prometheus ──► Alertmanager ──► inbox
@@ -26,7 +26,7 @@ from bench.live import path as paths
 from bench.live.messages import Inbox
 from bench.live.pace import Pace
 from bench.live.parts import Plan, Rules
-from provisioning.demo import ourselves
+from provisioning.demo import processes
 from provisioning.demo.ports import address_of, url_of
 from provisioning.demo.processes import Children
 from tests import history
@@ -60,7 +60,7 @@ class Exporter:
         self._children = self._none()
 
     def _none(self) -> Children:
-        return Children(self._plan.run_dir.path, environ=ourselves.our_environ(os.environ))
+        return Children(self._plan.run_dir.path, environ=processes.our_environ(os.environ))
 
     async def start(self) -> None:
         """Start it; return once it has polled the whole fleet."""
@@ -153,7 +153,7 @@ def _active(labels: Mapping[str, str], state: str) -> Active:
 async def lab(plan: Plan) -> AsyncIterator[Lab]:
     """Run a lab until the block ends; begins once every instance was polled."""
     ports, exporter = plan.ports, Exporter(plan)
-    children = Children(plan.run_dir.path, environ=ourselves.our_environ(os.environ))
+    children = Children(plan.run_dir.path, environ=processes.our_environ(os.environ))
     async with (
         messages.inbox(ports.web, ports.mail) as inbox,
         paths.path(ports.path, ports.exporter) as path,

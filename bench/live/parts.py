@@ -1,7 +1,7 @@
 """The parts of a lab: their configuration, and how each is started.
 
 In:   a Plan: folder, ports, pace, programs and the fleet's size.
-Out:  files in the folder, and a ChildSpec for each part. Fails with StackError.
+Out:  files in the folder, and a ChildSpec for each part. Fails with DemoError.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import yaml
 
 from bench.live import pace as paces
 from bench.live.pace import Pace
-from provisioning.demo import alertmanager, ourselves, prometheus, rules
+from provisioning.demo import observers, processes
+from provisioning.demo.observers import PrometheusSettings
 from provisioning.demo.ports import EVERY_ADDRESS, LOOPBACK, Ports, Wanted, address_of, url_of
 from provisioning.demo.processes import ChildSpec
-from provisioning.demo.prometheus import PrometheusSettings
 from provisioning.demo.rundir import RunDir
 from tests.ports import LABS
 
@@ -103,8 +103,8 @@ def prepare(plan: Plan, *, routing: Mapping[str, Any]) -> Rules:
     shipped = json.loads(_output("alerts", "list", "--json"))
     config.write_text(yaml.safe_dump(paces.settings(plan.pace, shipped, routing=routing)))
     option = f"--config-file={config}"
-    rules.build_alerts(
-        ourselves.our_command("alerts", "build", f"--output-dir={run_dir.alerts}", option)
+    observers.build_alerts(
+        processes.our_command("alerts", "build", f"--output-dir={run_dir.alerts}", option)
     )
     run_dir.prometheus_config.write_text(_prometheus_config(plan))
     told: Rules = json.loads(_output("alerts", "list", "--json", option))
@@ -113,8 +113,8 @@ def prepare(plan: Plan, *, routing: Mapping[str, Any]) -> Rules:
 
 def _output(*words: str) -> str:
     return subprocess.run(
-        ourselves.our_command(*words),
-        env=ourselves.our_environ(os.environ),
+        processes.our_command(*words),
+        env=processes.our_environ(os.environ),
         check=True,
         capture_output=True,
         text=True,
@@ -122,7 +122,7 @@ def _output(*words: str) -> str:
 
 
 def _prometheus_config(plan: Plan) -> str:
-    document = yaml.safe_load(prometheus.prometheus_config(plan.prometheus))
+    document = yaml.safe_load(observers.prometheus_config(plan.prometheus))
     document["global"] |= {
         "scrape_timeout": f"{plan.pace.scrape_timeout_s}s",
         "evaluation_interval": f"{plan.pace.evaluation_s}s",
@@ -133,7 +133,7 @@ def _prometheus_config(plan: Plan) -> str:
 def fleet(plan: Plan) -> ChildSpec:
     """Return the simulated fleet."""
     control = plan.ports.control
-    command = ourselves.our_command(
+    command = processes.our_command(
         "simulate",
         f"--instances={plan.n_instances}",
         f"--listen-port={plan.ports.fleet}",
@@ -147,7 +147,7 @@ def fleet(plan: Plan) -> ChildSpec:
 def exporter(plan: Plan) -> ChildSpec:
     """Return the exporter; ready once it has polled every instance."""
     poll_s, port = plan.pace.poll_s, plan.ports.exporter
-    command = ourselves.our_command(
+    command = processes.our_command(
         "exporter",
         f"--inventory={plan.inventory}",
         f"--inventory.refresh-interval={plan.pace.refresh_s}s",
@@ -162,7 +162,7 @@ def exporter(plan: Plan) -> ChildSpec:
 
 def prometheus_server(plan: Plan) -> ChildSpec:
     """Return Prometheus."""
-    command = prometheus.prometheus_command(
+    command = observers.prometheus_command(
         plan.programs.prometheus,
         config=plan.run_dir.prometheus_config,
         data_dir=plan.run_dir.prometheus_data,
@@ -175,7 +175,7 @@ def prometheus_server(plan: Plan) -> ChildSpec:
 def alertmanager_server(plan: Plan) -> ChildSpec:
     """Return Alertmanager."""
     port = plan.ports.alertmanager
-    command = alertmanager.alertmanager_command(
+    command = observers.alertmanager_command(
         plan.programs.alertmanager,
         config=plan.run_dir.alertmanager_config,
         data_dir=plan.run_dir.alertmanager_data,

@@ -2,7 +2,7 @@
 
 In:   Settings. Out: what runs and how the fleet is, on stdout; progress on stderr.
 Runs until it is cancelled, or for a given time; leaves no process behind, however it ends.
-Fails with StackError, or with SpecError for a person's own specification.
+Fails with DemoError, or with SpecError for a person's own specification.
 """
 
 from __future__ import annotations
@@ -19,25 +19,12 @@ import aiohttp
 import click
 
 from ollama_fleet.signals import IGNORED
-from provisioning.demo import (
-    commands,
-    leftovers,
-    observers,
-    ourselves,
-    ports,
-    provisioner,
-    report,
-    rundir,
-    status,
-    talk,
-)
-from provisioning.demo.commands import Plan
-from provisioning.demo.errors import NothingSeenError, QueryError
-from provisioning.demo.planning import Settings, gather, make_plan
+from provisioning.demo import observers, ports, processes, provisioner, report, rundir
+from provisioning.demo.errors import DemoError, QueryError
+from provisioning.demo.plan import Plan, Settings, gather, make_plan
 from provisioning.demo.ports import Claims, Ports
 from provisioning.demo.processes import Children, answers_ok
-from provisioning.demo.report import Pages
-from provisioning.demo.status import FleetStatus
+from provisioning.demo.report import FleetStatus, Pages
 
 SEEN_WITHIN_S = 120.0
 """What Prometheus may take to see a healthy instance, from when the exporter is ready."""
@@ -54,7 +41,7 @@ def run(settings: Settings) -> None:
     """Start everything, say where to look, and keep it running.
 
     Raises:
-        StackError: Something cannot start, or a process ended by itself.
+        DemoError: Something cannot start, or a process ended by itself.
         SpecError: The specification describes no fleet that can be.
         asyncio.CancelledError: A signal asked to stop; everything has been stopped.
     """
@@ -104,11 +91,11 @@ def _has_terminal() -> bool:
 async def _stage(plan: Plan, settings: Settings) -> None:
     timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
     async with (
-        leftovers.no_leftovers(plan.run_dir, is_kept=plan.is_kept),
+        rundir.no_leftovers(plan.run_dir, is_kept=plan.is_kept),
         telling_what_is_left(plan),
-        Children(plan.run_dir.path, environ=ourselves.our_environ(os.environ)) as children,
+        Children(plan.run_dir.path, environ=processes.our_environ(os.environ)) as children,
         aiohttp.ClientSession(timeout=timeout) as session,
-        talk.keeping_busy(lambda: real_servers(session, plan)),
+        provisioner.keeping_busy(lambda: real_servers(session, plan)),
     ):
         await _start_fleet(plan, children)
         await _start_observers(plan, children)
@@ -130,14 +117,14 @@ async def telling_what_is_left(plan: Plan) -> AsyncIterator[None]:
     finally:
         n_processes = 0
         if plan.is_kept:
-            n_processes = await leftovers.n_processes(plan.run_dir.provisioner_containers)
+            n_processes = await rundir.n_processes(plan.run_dir.provisioner_containers)
         if words := report.left_behind(plan, n_processes):
             say(words)
 
 
 async def _start_fleet(plan: Plan, children: Children) -> None:
     say(f"starting the provisioner of {_counted(plan)}")
-    hosting = () if plan.demo is None else (commands.simulated_fleet(plan, plan.demo),)
+    hosting = () if plan.demo is None else (provisioner.simulated_fleet(plan, plan.demo),)
     await children.start(*hosting, provisioner.server(plan))
     await children.guard(provisioner.apply(plan))
 
@@ -177,7 +164,7 @@ async def until_seen(
     has begun in time is waited for, so there is one at least.
 
     Raises:
-        NothingSeenError: It sees none in time, or could not be asked.
+        DemoError: It sees none in time, or could not be asked.
     """
     url = plan.observers.prometheus_url
     seen: FleetStatus | None = None
@@ -193,7 +180,7 @@ async def until_seen(
         await asyncio.sleep(ASK_PAUSE_S)
     if seen is not None and seen.n_healthy + seen.n_provisioning > 0:
         return seen
-    raise NothingSeenError(
+    raise DemoError(
         f"Prometheus ({url}) saw no healthy instance within {within_s:g} s of the exporter's "
         f"first whole cycle; at last: {answer}. Look at {url}/api/v1/targets and "
         f"at the logs in {plan.run_dir.path}"
@@ -229,6 +216,6 @@ async def keep_saying(session: aiohttp.ClientSession, plan: Plan, duration_s: fl
 async def _look(session: aiohttp.ClientSession, plan: Plan) -> FleetStatus | QueryError:
     """Return how the fleet is, or why that cannot be said now."""
     try:
-        return await status.ask(session, plan.observers.prometheus_url)
+        return await report.ask(session, plan.observers.prometheus_url)
     except QueryError as error:
         return error

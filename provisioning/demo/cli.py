@@ -17,8 +17,8 @@ import click
 from click.core import ParameterSource
 
 from provisioning.demo import app
-from provisioning.demo.errors import StackError
-from provisioning.demo.planning import Settings
+from provisioning.demo.errors import DemoError
+from provisioning.demo.plan import Settings
 from provisioning.demo.ports import Wanted
 from provisioning.errors import SpecError
 
@@ -139,7 +139,7 @@ def up(
         app.run(settings)
     except (asyncio.CancelledError, KeyboardInterrupt):
         pass  # asked to stop, which is how a run usually ends
-    except (StackError, SpecError) as error:
+    except (DemoError, SpecError) as error:
         raise click.ClickException(str(error)) from error
     app.say("stopped")
 

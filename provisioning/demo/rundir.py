@@ -1,145 +1,84 @@
-"""The folder of one run: logs, specification, configuration, what the programs keep.
-
-In:   the folder that was asked for, or none. Out: an existing folder that is this run's alone until
-the block ends, that no other user can enter, without the data of the run before it.
-Fails with RunDirError, also where the folder holds what no run has made, or what another user may
-have prepared: nothing is touched then.
-"""
+"""The folder of a run, and the processes of a fleet that are recorded in it."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import glob
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from provisioning.demo.errors import RunDirError
+from provisioning.demo.errors import DemoError, RunDirError
+from provisioning.errors import ProvisionerError
+from provisioning.model import ContainerState
+from provisioning.runtime import cgroups
+from provisioning.runtime.process import ProcessRuntime
 
 DEFAULT = Path(".demo")
 LOCK = ".lock"
-MARK = "A folder of `ollama-fleet up`: each run replaces what the run before has left here.\n"
-"""What the lock file holds: by it a later run knows that what is beside it is no person's own."""
+MARK = "A folder of `ollama-fleet up`: each run replaces the files of the run before.\n"
+"""Content of the lock file: it tells a folder of ours from a person's own."""
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 N_SHOWN = 3
+GRACE_S = 3.0
 
 
-@dataclass(frozen=True, slots=True)
 class RunDir:
-    """Where each thing of a run is."""
+    """The paths in the folder of a run."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec = path / "fleet.yml"
+        self.provisioner_state = path / "provisioner"
+        self.provisioner_store = self.provisioner_state / "fleet.db"
+        self.provisioner_containers = self.provisioner_state / "processes"
+        self.provisioner_token = path / "provisioner.token"
+        self.provisioner_audit = path / "audit.jsonl"
+        self.token = path / "control.token"
+        self.prometheus_config = path / "prometheus.yml"
+        self.prometheus_data = path / "prometheus"
+        self.alerts = path / "alerts"
+        self.rule_files = f"{glob.escape(str(self.alerts))}/rules/*.yml"
+        self.alertmanager_config = self.alerts / "alertmanager.yml"
+        self.alertmanager_data = path / "alertmanager"
 
-    @property
-    def spec(self) -> Path:
-        """Return the specification of the demonstration's fleet."""
-        return self.path / "fleet.yml"
-
-    @property
-    def provisioner_state(self) -> Path:
-        """Return the folder of the fleet as the provisioner knows it, and of its processes."""
-        return self.path / "provisioner"
-
-    @property
-    def provisioner_store(self) -> Path:
-        """Return the database in there."""
-        return self.provisioner_state / "fleet.db"
-
-    @property
-    def provisioner_containers(self) -> Path:
-        """Return the records and logs of processes in there."""
-        return self.provisioner_state / "processes"
-
-    @property
-    def provisioner_token(self) -> Path:
-        """Return the file with the token for changes of the fleet."""
-        return self.path / "provisioner.token"
-
-    @property
-    def provisioner_audit(self) -> Path:
-        """Return the file that tells who has changed the fleet, and how."""
-        return self.path / "audit.jsonl"
-
-    @property
-    def token(self) -> Path:
-        """Return the file with the token for the simulated fleet's control API."""
-        return self.path / "control.token"
-
-    @property
-    def prometheus_config(self) -> Path:
-        """Return Prometheus' configuration."""
-        return self.path / "prometheus.yml"
-
-    @property
-    def prometheus_data(self) -> Path:
-        """Return the folder of Prometheus' time series."""
-        return self.path / "prometheus"
-
-    @property
-    def alerts(self) -> Path:
-        """Return the folder that `ollama-fleet alerts build` fills."""
-        return self.path / "alerts"
-
-    @property
-    def rule_files(self) -> str:
-        """Return the rule files in there, as a pattern for Prometheus."""
-        return f"{glob.escape(str(self.alerts))}/rules/*.yml"
-
-    @property
-    def alertmanager_config(self) -> Path:
-        """Return Alertmanager's configuration, which lies in there too."""
-        return self.alerts / "alertmanager.yml"
-
-    @property
-    def alertmanager_data(self) -> Path:
-        """Return the folder of Alertmanager's silences and of what it has sent."""
-        return self.path / "alertmanager"
+    def __repr__(self) -> str:
+        return f"<RunDir {self.path}>"
 
 
 @contextmanager
 def claimed(wanted: Path | None) -> Iterator[RunDir]:
-    """Hold a run folder: `wanted`, else `.demo` here, else a temporary one.
+    """Hold a run folder until the block ends: `wanted`, else `.demo` here, else a temporary one.
 
     Raises:
-        RunDirError: The folder cannot be made, another run holds it, or it is a person's own.
+        RunDirError: It cannot be made, another run holds it, or its content may not be a run's.
     """
     try:
-        run_dir = RunDir(_absolute(wanted or _default()))
-        run_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _take(run_dir.path)
-        lock = opened(run_dir.path / LOCK, "a")
+        path = _absolute(wanted or _default())
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check(path)
+        path.chmod(0o700)
+        lock = opened(path / LOCK, "a")
     except OSError as error:
         raise _unusable(wanted or DEFAULT, error) from error
+    run_dir = RunDir(path)
     with lock:
-        _lock(lock.fileno(), run_dir.path)
-        _mark(lock)
-        # Prometheus would show the end of the run before as the fleet's present state, Alertmanager
-        # would keep its silences, and rules that are no longer built would be loaded.
+        _lock(lock, path)
+        # Old series, silences and rules would pass for those of this run.
         for folder in (run_dir.prometheus_data, run_dir.alertmanager_data, run_dir.alerts):
             shutil.rmtree(folder, ignore_errors=True)
         yield run_dir
 
 
-def is_ours(names: Collection[str], lock: bytes | None) -> bool:
-    """Say whether a folder is new, or was left by a run, so that nothing in it is a person's own.
-
-    Args:
-        names: Of what is in it.
-        lock: What its lock file holds; None where there is none.
-    """
-    # A run that is killed between the two leaves a lock file without its mark.
-    return not names or lock == MARK.encode() or (lock == b"" and [*names] == [LOCK])
-
-
 def opened(path: Path, mode: str) -> IO[Any]:
-    """Open a file of the run, never through a symbolic link; a new one is its owner's only.
+    """Open a file of the run, never through a symbolic link; a new one is private to its owner.
 
     Raises:
         OSError: As `open` does.
@@ -147,8 +86,8 @@ def opened(path: Path, mode: str) -> IO[Any]:
     return open(path, mode, opener=_no_follow)
 
 
-def _no_follow(path: str, flags: int, *, extra: int = 0) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | extra, 0o600)
+def _no_follow(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def write(path: Path, text: str) -> None:
@@ -168,6 +107,43 @@ def _default() -> Path:
     return DEFAULT if os.access(Path.cwd(), os.W_OK) else Path(tempfile.mkdtemp())
 
 
+def _absolute(path: Path) -> Path:
+    """Return the path without symbolic links, except for its last part."""
+    return path.parent.resolve() / path.name if path.name else path.resolve()
+
+
+def _check(path: Path) -> None:
+    """Refuse a folder in which another user may write, or which no run has made.
+
+    Raises:
+        OSError: It cannot be read.
+        RunDirError: It is such a folder.
+    """
+    state = path.lstat()
+    names = sorted(entry.name for entry in path.iterdir())
+    if stat.S_ISLNK(state.st_mode):
+        raise _refused(path, "it is a symbolic link")
+    if state.st_uid != os.geteuid():
+        raise _refused(path, f"it belongs to the user {state.st_uid}, not to {os.geteuid()}")
+    if names and state.st_mode & WRITABLE_BY_OTHERS:
+        raise _refused(path, f"others can write in it (chmod 700 {path} if you trust its content)")
+    if names and not _is_marked(path / LOCK):
+        shown = [name for name in names if name != LOCK] or names
+        more = f" and {len(shown) - N_SHOWN:,} more" if len(shown) > N_SHOWN else ""
+        raise _refused(path, f"{', '.join(shown[:N_SHOWN])}{more} in it may not be a run's")
+
+
+def _is_marked(lock: Path) -> bool:
+    return lock.is_file() and not lock.is_symlink() and lock.read_text(errors="replace") == MARK
+
+
+def _refused(path: Path, why: str) -> RunDirError:
+    return RunDirError(
+        f"cannot use the run folder {path}: {why}, and a run replaces and starts what it finds; "
+        "choose an empty or new folder with --run-dir"
+    )
+
+
 def _unusable(path: Path, error: OSError) -> RunDirError:
     where = f" ({error.filename})" if error.filename else ""
     return RunDirError(
@@ -175,100 +151,91 @@ def _unusable(path: Path, error: OSError) -> RunDirError:
     )
 
 
-def _absolute(path: Path) -> Path:
-    """Return the path without symbolic links, but for its last part, which must not be one."""
-    return path.parent.resolve() / path.name if path.name else path.resolve()
-
-
-def _take(path: Path) -> None:
-    """Make the folder its owner's alone, unless there is a reason to refuse it.
-
-    Raises:
-        OSError: It cannot be read or changed.
-        RunDirError: It is a person's own, or another user may have prepared what is in it.
-    """
-    is_open = bool(path.lstat().st_mode & WRITABLE_BY_OTHERS)
-    _check_owner(path)
-    names = sorted(entry.name for entry in path.iterdir())
-    if is_open and names:
-        raise _prepared(path, f"others can write in it (chmod 700 {path} once you trust it)")
-    _check_ours(path, names)
-    path.chmod(0o700)
-    if is_open and any(path.iterdir()):
-        raise _prepared(path, "somebody has just written in it")
-    for entry in path.iterdir():
-        _check_owner(entry)
-        if entry.lstat().st_mode & stat.S_IWOTH:
-            raise _prepared(entry, "everybody can write it")
-
-
-def _check_owner(path: Path) -> None:
-    """Refuse what is another user's, what others can replace, and links, which may lead anywhere.
-
-    Raises:
-        RunDirError: It is one of these.
-    """
-    state, parent = path.lstat(), path.parent.stat()
-    if stat.S_ISLNK(state.st_mode):
-        raise _prepared(path, "it is a symbolic link")
-    if state.st_uid != os.geteuid():
-        raise _prepared(path, f"it belongs to the user {state.st_uid}, not to {os.geteuid()}")
-    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
-        raise _prepared(path, "it is neither a file nor a folder")
-    if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
-        raise _prepared(path, f"everybody can replace it ({path.parent} is not sticky)")
-
-
-def _prepared(path: Path, seen: str) -> RunDirError:
-    return RunDirError(
-        f"cannot use {path} for a run: {seen}, so another user may have prepared what would be run "
-        "from there; choose a new folder with --run-dir"
-    )
-
-
-def _check_ours(path: Path, names: list[str]) -> None:
-    """Refuse a folder in which a run would replace or remove what none has made.
-
-    Raises:
-        OSError: Its lock file cannot be read.
-        RunDirError: There is such a thing.
-    """
-    if is_ours(names, _mark_of(path / LOCK) if LOCK in names else None):
-        return
-    shown = [name for name in names if name != LOCK] or names
-    more = f" and {len(shown) - N_SHOWN:,} more" if len(shown) > N_SHOWN else ""
-    raise RunDirError(
-        f"cannot use the run folder {path}: it holds {', '.join(shown[:N_SHOWN])}{more}, and no "
-        "run of `ollama-fleet up` is known to have made it; as a run replaces what it finds, give "
-        "an empty folder, or a new one, with --run-dir"
-    )
-
-
-def _mark_of(lock: Path) -> bytes:
-    """Return the beginning of a lock file; a FIFO is not waited for."""
-    with open(lock, "rb", opener=partial(_no_follow, extra=os.O_NONBLOCK)) as file:
-        return file.read(len(MARK) + 1)
-
-
-def _mark(lock: IO[Any]) -> None:
-    """Write the mark, unless it is there: a run that comes meanwhile never finds it half written.
-
-    Raises:
-        RunDirError: It cannot be written.
-    """
+def _lock(lock: IO[Any], path: Path) -> None:
+    """Lock and mark the folder."""
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not lock.tell():
             lock.write(MARK)
             lock.flush()
-    except OSError as error:
-        raise _unusable(Path(lock.name).parent, error) from error
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RunDirError(
             f"another `ollama-fleet up` uses the run folder {path}; stop it, or choose another "
             "folder with --run-dir"
         ) from error
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+# Processes outlive their provisioner, but not the run that made them.
+
+
+@asynccontextmanager
+async def no_leftovers(run_dir: RunDir, *, is_kept: bool) -> AsyncIterator[None]:
+    """Remove the fleet of the run before, and at the end that of this run.
+
+    With `is_kept` neither is done: the run takes over what is there, and leaves it running.
+
+    Raises:
+        DemoError: A process does not end.
+    """
+    if is_kept:
+        yield
+        return
+    await remove_processes(run_dir.provisioner_containers)
+    shutil.rmtree(run_dir.provisioner_state, ignore_errors=True)
+    try:
+        yield
+    finally:
+        removing = asyncio.create_task(remove_processes(run_dir.provisioner_containers))
+        while not removing.done():  # a second Ctrl-C does not leave processes behind
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(removing)
+        removing.result()
+
+
+async def n_processes(containers_dir: Path) -> int:
+    """Return how many of the processes that are recorded in the folder are running."""
+    n = 0
+    for folder in _node_folders(containers_dir):
+        async with _runtime(containers_dir, folder) as runtime:
+            containers = await runtime.containers()
+        n += sum(container.state is ContainerState.RUNNING for container in containers)
+    return n
+
+
+async def remove_processes(containers_dir: Path) -> None:
+    """End every process that is recorded in the folder, of any fleet and node.
+
+    Raises:
+        DemoError: One does not end.
+    """
+    try:
+        for folder in _node_folders(containers_dir):
+            async with _runtime(containers_dir, folder) as runtime:
+                containers = await runtime.containers()
+                await asyncio.gather(
+                    *(runtime.remove(container.name, grace_s=GRACE_S) for container in containers)
+                )
+    except ProvisionerError as error:
+        raise DemoError(
+            f"cannot end the processes recorded in {containers_dir}: {error}"
+        ) from error
+
+
+def _node_folders(containers_dir: Path) -> list[Path]:
+    """Return the folder of each node of each fleet."""
+    return [path for path in sorted(containers_dir.glob("*/*")) if path.is_dir()]
+
+
+@asynccontextmanager
+async def _runtime(containers_dir: Path, folder: Path) -> AsyncIterator[ProcessRuntime]:
+    """Provide the runtime of a node."""
+    fleet, node = folder.parent.name, folder.name
+    runtime = ProcessRuntime(
+        fleet, node, state_dir=containers_dir, environ={}, groups=cgroups.find()
+    )
+    try:
+        yield runtime
+    finally:
+        await runtime.close()

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from alerts import routing
 from alerts.receivers import RoutingSettings
-from provisioning.demo import alertmanager
+from provisioning.demo import observers
 from provisioning.demo.processes import Children, ChildSpec
 from tests.conftest import ROOT, program
 from tests.ports import free_port
@@ -159,7 +159,7 @@ async def running(
     """Run Alertmanager until the block ends."""
     config = write(folder, settings, cluster_label=cluster_label)
     address = f"127.0.0.1:{free_port()}"
-    command = alertmanager.alertmanager_command(
+    command = observers.alertmanager_command(
         program("alertmanager"), config=config, data_dir=folder / "data", address=address
     )
     async with Children(folder) as children, aiohttp.ClientSession() as session:

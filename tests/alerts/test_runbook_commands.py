@@ -23,9 +23,9 @@ import aiohttp
 import promql_parser
 import pytest
 
-from provisioning.demo import alertmanager, ourselves, prometheus, rules
+from provisioning.demo import observers, processes
+from provisioning.demo.observers import PrometheusSettings
 from provisioning.demo.processes import Children, ChildSpec
-from provisioning.demo.prometheus import PrometheusSettings
 from tests import keeper
 from tests.alerts import runbooks
 from tests.conftest import ROOT, program
@@ -83,8 +83,8 @@ async def live(folder: Path) -> AsyncIterator[Live]:
         alertmanager_address=notifier,
         provisioner_address=provisioner,
     )
-    rules.build_alerts(rules.alerts_command(folder / "alerts", interval_s=1, options=()))
-    (folder / "prometheus.yml").write_text(prometheus.prometheus_config(settings))
+    observers.build_alerts(observers.alerts_command(folder / "alerts", interval_s=1, options=()))
+    (folder / "prometheus.yml").write_text(observers.prometheus_config(settings))
     environ = {
         "EXPORTER": f"http://{exporter}",
         "PROMETHEUS": f"http://{observer}",
@@ -105,7 +105,7 @@ async def live(folder: Path) -> AsyncIterator[Live]:
 
 
 def _fleet(folder: Path, inventory: Path, address: str, control: str) -> ChildSpec:
-    command = ourselves.our_command(
+    command = processes.our_command(
         *("simulate", "--instances=40", "--nodes=4", "--request-histogram"),
         *("--fault=kill:count=3", "--fault=no_metrics:count=2"),
         f"--listen-port={address.rpartition(':')[2]}",
@@ -117,7 +117,7 @@ def _fleet(folder: Path, inventory: Path, address: str, control: str) -> ChildSp
 
 
 def _exporter(inventory: Path, address: str) -> ChildSpec:
-    command = ourselves.our_command(
+    command = processes.our_command(
         *("exporter", f"--inventory={inventory}", f"--web.listen-address={address}"),
         *("--poll.interval=1s", "--poll.health-timeout=400ms", "--poll.metrics-timeout=800ms"),
     )
@@ -125,7 +125,7 @@ def _exporter(inventory: Path, address: str) -> ChildSpec:
 
 
 def _prometheus(folder: Path, settings: PrometheusSettings) -> ChildSpec:
-    command = prometheus.prometheus_command(
+    command = observers.prometheus_command(
         program("prometheus"),
         config=folder / "prometheus.yml",
         data_dir=folder / "prometheus",
@@ -135,7 +135,7 @@ def _prometheus(folder: Path, settings: PrometheusSettings) -> ChildSpec:
 
 
 def _notifier(folder: Path, address: str) -> ChildSpec:
-    command = alertmanager.alertmanager_command(
+    command = observers.alertmanager_command(
         program("alertmanager"),
         config=folder / "alerts/alertmanager.yml",
         data_dir=folder / "alertmanager",
@@ -237,7 +237,7 @@ async def test_every_command_runs_against_a_live_fleet(tmp_path: Path) -> None:
     async with live(tmp_path) as running:
         await eventually(lambda: running.has('ALERTS{alertname="Watchdog"}'))
         environ = {
-            **ourselves.our_environ(running.environ),
+            **processes.our_environ(running.environ),
             **running.environ,
             "PATH": str(path),
             "PYTHONPATH": str(ROOT),

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from provisioning.demo.prometheus import PrometheusSettings, prometheus_command
+from provisioning.demo.observers import PrometheusSettings, prometheus_command
 from provisioning.model import Phase
 from tests.ports import free_port
 from tests.provisioning.api.board import instance, running_board

@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from provisioning.demo import prometheus
+from provisioning.demo import observers
+from provisioning.demo.observers import PrometheusSettings
 from provisioning.demo.processes import Children, ChildSpec
-from provisioning.demo.prometheus import PrometheusSettings
 from tests.ports import free_ports
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -99,8 +99,8 @@ def _exporter(inventory: Path | str, port: int, options: tuple[str, ...]) -> Chi
 def _prometheus(run_dir: Path, binary: Path, exporter_port: int, port: int) -> ChildSpec:
     settings = PrometheusSettings(f"127.0.0.1:{exporter_port}", f"127.0.0.1:{port}", interval_s=1)
     config = run_dir / "prometheus.yml"
-    config.write_text(prometheus.prometheus_config(settings))
-    command = prometheus.prometheus_command(
+    config.write_text(observers.prometheus_config(settings))
+    command = observers.prometheus_command(
         binary, config=config, data_dir=run_dir / "prometheus", settings=settings
     )
     return ChildSpec("prometheus", command, f"http://127.0.0.1:{port}/-/ready")

@@ -20,8 +20,8 @@ import aiohttp
 import pytest
 import yaml
 
-from provisioning.demo import programs, status
-from provisioning.demo.status import FleetStatus
+from provisioning.demo import programs, report
+from provisioning.demo.report import FleetStatus
 from tests.e2e.provisioner import loopback_of
 from tests.ports import UNITS
 from tests.provisioning.demo.standin import is_running
@@ -304,7 +304,7 @@ async def _is_pending(session: aiohttp.ClientSession, said: str, name: str) -> b
 
 async def _status(session: aiohttp.ClientSession, said: str) -> FleetStatus:
     (prometheus_url,) = re.findall(r"(http://\S+)/api/v1/query\?", said)
-    return await status.ask(session, prometheus_url)
+    return await report.ask(session, prometheus_url)
 
 
 def _members(pid: int) -> list[int]:

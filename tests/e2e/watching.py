@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from provisioning.demo import observers, prometheus
+from provisioning.demo import observers
 from provisioning.demo.observers import Observers
 from provisioning.demo.processes import Children
 from provisioning.demo.rundir import RunDir
@@ -51,7 +51,7 @@ async def watched_fleet(
         observers.build_rules(watch.run_dir, interval_s=watch.interval_s, options=alert_options)
         observers.write_config(watch)
         if not has_rules:
-            text = prometheus.prometheus_config(prometheus.PrometheusSettings(
+            text = observers.prometheus_config(observers.PrometheusSettings(
                 exporter_address=f"127.0.0.1:{ports[0]}",
                 address=f"127.0.0.1:{ports[1]}",
                 interval_s=1,

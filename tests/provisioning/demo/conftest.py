@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.demo import demo
-from provisioning.demo.commands import Plan
-from provisioning.demo.demo import Demo
+from provisioning.demo import fleet
+from provisioning.demo.fleet import Demo
 from provisioning.demo.observers import Observers
+from provisioning.demo.plan import Plan
 from provisioning.demo.rundir import RunDir
 from provisioning.spec import read_fleet
 from tests import ports
@@ -31,14 +31,14 @@ def plan() -> Plan:
         n_simulated=10_000,
         n_llama_servers=2,
         control_port=11_451,
-        unit_ports=range(20_000, 20_000 + demo.n_unit_ports(10_000)),
+        unit_ports=range(20_000, 20_000 + fleet.n_unit_ports(10_000)),
         llama_ports=range(11_460, 11_520),
         model="gemma3:270m",
         model_file=Path("/cache/model.gguf"),
         programs_dir=Path("/cache/programs"),
         owner=17,
     )
-    text = demo.specification(made, run_dir.spec)
+    text = fleet.specification(made, run_dir.spec)
     return Plan(
         run_dir=run_dir,
         spec=run_dir.spec,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from provisioning.demo.planning import Settings
+from provisioning.demo.plan import Settings
 from provisioning.demo.ports import Wanted
 from tests.ports import free_ports
 

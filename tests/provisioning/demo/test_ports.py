@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from provisioning.demo.errors import PortError
-from provisioning.demo.ports import EVERY_ADDRESS, Claims, Ports, Wanted, can_bind
+from provisioning.demo.ports import Claims, Ports, Wanted, can_bind
 
 
 @pytest.fixture
@@ -27,15 +27,6 @@ def taken_port() -> Iterator[int]:
 
 def _wanted(port: int, *, is_explicit: bool = False) -> Wanted:
     return Wanted("Prometheus", port, option="--prometheus-port", is_explicit=is_explicit)
-
-
-def test_a_free_port_is_given_without_a_word(
-    ports: Ports, said: list[str], taken_port: int
-) -> None:
-    free = ports.take(_wanted(taken_port))
-
-    assert free == Ports(say=said.append).take(_wanted(free))
-    assert 1 == len(said)
 
 
 def test_a_taken_default_gives_a_near_port_and_says_so(
@@ -61,10 +52,6 @@ def test_no_port_is_given_twice(ports: Ports, taken_port: int) -> None:
     assert 5 == len(set(given))
 
 
-def test_a_port_on_every_address_is_not_free_when_one_address_is_taken(taken_port: int) -> None:
-    assert not can_bind(taken_port, EVERY_ADDRESS)
-
-
 def test_a_range_begins_above_what_is_taken(ports: Ports, taken_port: int) -> None:
     found = ports.take_range(_wanted(taken_port), 5)
 
@@ -84,14 +71,6 @@ def test_a_range_holds_no_port_that_was_given_or_will_be(ports: Ports, taken_por
 def test_a_range_that_is_not_there_is_an_error(ports: Ports) -> None:
     with pytest.raises(PortError, match="no 10 ports in a row are free from 65530 on"):
         ports.take_range(_wanted(65_530), 10)
-
-
-def test_ports_end_at_65535(ports: Ports) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 65_535)),
-        pytest.raises(PortError, match="ports 65535 to 65535 are all taken; choose another with"),
-    ):
-        ports.take(_wanted(65_535))
 
 
 def test_two_runs_that_start_at_once_choose_different_ports(taken_port: int) -> None:

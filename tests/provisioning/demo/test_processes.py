@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from provisioning.demo import processes
 from provisioning.demo.errors import ChildError
 from provisioning.demo.processes import Children, ChildSpec
 from tests.ports import free_ports
@@ -68,31 +69,6 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(
     assert 0.2 <= time.monotonic() - before_s < 5
 
 
-@pytest.mark.parametrize("does_end_first", [True, False])
-async def test_no_group_is_signalled_whose_number_may_be_anothers(
-    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch, does_end_first: bool
-) -> None:
-    """As long as its leader was not reaped, dead or alive, it is not."""
-    was_there: list[bool] = []
-
-    def killpg(pid: int, number: int) -> None:
-        was_there.append(Path(f"/proc/{pid}").exists())
-        real(pid, number)
-
-    real = os.killpg
-    monkeypatch.setattr(os, "killpg", killpg)
-    async with Children(tmp_path) as children:
-        await children.start(child("one", free_port))
-        (pid,) = children.pids.values()
-        if does_end_first:
-            os.kill(pid, signal.SIGKILL)
-            with pytest.raises(ChildError, match="SIGKILL"):
-                await children.guard(asyncio.sleep(60))
-
-    assert {True} == set(was_there)
-    assert not Path(f"/proc/{pid}").exists()
-
-
 async def test_what_a_child_started_ends_with_it(tmp_path: Path, free_port: int) -> None:
     spec = child("parent", free_port, Mode.PARENT)
 
@@ -116,22 +92,6 @@ async def test_a_child_that_fails_to_start_is_told_with_its_log(tmp_path: Path) 
         f"bad ended by itself (exit status 3); the end of {tmp_path}/bad.log:\n"
         "  the configuration is wrong: line 7"
     )
-
-
-async def test_an_error_in_the_block_stops_all_children(tmp_path: Path, free_port: int) -> None:
-    children = Children(tmp_path)
-
-    async def start_and_fail() -> None:
-        async with children:
-            await children.start(child("one", free_port))
-            pids.update(children.pids)
-            raise ZeroDivisionError
-
-    pids: dict[str, int] = {}
-    with pytest.raises(ZeroDivisionError):
-        await start_and_fail()
-
-    assert not is_running(pids["one"])
 
 
 async def test_a_child_that_is_never_ready_is_told_with_the_url_that_was_asked(
@@ -164,13 +124,6 @@ async def test_a_death_ends_the_guarded_work(tmp_path: Path, free_port: int) -> 
         os.kill(children.pids["one"], signal.SIGKILL)
         with pytest.raises(ChildError, match="SIGKILL"):
             await children.guard(work.wait())
-
-
-async def test_guarded_work_gives_its_result(tmp_path: Path, free_port: int) -> None:
-    async with Children(tmp_path) as children:
-        await children.start(child("one", free_port))
-
-        assert "done" == await children.guard(asyncio.sleep(0, "done"))
 
 
 @pytest.mark.parametrize("path", [os.environ["PATH"], ""], ids=["setpriv", "no setpriv"])
@@ -241,3 +194,14 @@ async def test_a_child_has_the_environment_that_it_is_given(tmp_path: Path, free
         await asyncio.gather(starting, return_exceptions=True)
 
     assert "this\n" == (tmp_path / "one.log").read_text()
+
+
+def test_the_shell_s_options_for_our_commands_do_not_reach_the_children() -> None:
+    kept = {"PATH": "/usr/bin", "OLLAMA_FLEET_PROGRAMS_DIR": "/programs", "OLLAMA_HOST": "gpu-1"}
+    options = {"OLLAMA_FLEET_SHARD": "0/2", "OLLAMA_FLEET_SIMULATE_FAULT": "kill:count=1"}
+
+    assert kept == processes.our_environ(kept | options)
+
+
+def test_our_commands_are_run_by_this_python_and_never_by_what_lies_in_the_folder() -> None:
+    assert (sys.executable, "-P", "-m", "ollama_fleet", "up") == processes.our_command("up")

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from provisioning.demo import programs
 from provisioning.demo.errors import ProgramError
-from tests.conftest import program
+from provisioning.demo.programs import Package
 
 APT_GET = """\
 import pathlib, sys
@@ -31,6 +32,13 @@ for path in {paths!r}:
 if {fails!r}:
     sys.exit("dpkg-deb: error: unexpected end of file")
 """
+
+
+KNOWN = {
+    **programs.PACKAGES,
+    "etcd": (Package("etcd-server", "usr/bin/etcd"),),
+    "amtool": (Package("prometheus-alertmanager", "usr/bin/amtool"),),
+}
 
 
 class System:
@@ -72,7 +80,9 @@ def said() -> list[str]:
 
 @pytest.fixture
 def locate(system: System, tmp_path: Path, said: list[str]) -> Callable[[str], Path]:
-    return lambda program: programs.locate(program, tmp_path / "programs", say=said.append)
+    return lambda program: programs.locate(
+        program, tmp_path / "programs", say=said.append, known=KNOWN
+    )
 
 
 def test_an_installed_program_is_taken_and_nothing_fetched(
@@ -88,16 +98,6 @@ def test_a_program_is_found_under_the_name_that_its_package_gives_it(
     system: System, locate: Callable[[str], Path]
 ) -> None:
     assert system.has("prometheus-alertmanager") == locate("alertmanager")
-
-
-def test_system_folders_are_searched_beside_path(
-    system: System, locate: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    nginx = system.has("nginx")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(programs, "SYSTEM_DIRS", (str(system.path),))
-
-    assert nginx == locate("nginx")
 
 
 def test_a_missing_program_is_fetched_once_and_said(
@@ -137,15 +137,6 @@ def test_stale_lists_of_the_system_are_passed_by_with_private_ones(
     assert "--option=Dir::State=" in download
 
 
-def test_an_older_package_that_holds_the_program_too_is_the_second_choice(
-    system: System, locate: Callable[[str], Path], tmp_path: Path
-) -> None:
-    system.has_apt("usr/bin/promtool")
-    (tmp_path / "programs/promtool").mkdir(parents=True)  # without the program
-
-    assert tmp_path / "programs/prometheus/usr/bin/promtool" == locate("promtool")
-
-
 def test_a_program_that_cannot_be_had_is_told_with_what_was_seen_and_what_to_install(
     system: System, locate: Callable[[str], Path]
 ) -> None:
@@ -154,14 +145,9 @@ def test_a_program_that_cannot_be_had_is_told_with_what_was_seen_and_what_to_ins
     with pytest.raises(ProgramError) as caught:
         locate("etcd")
 
-    assert "etcd is not on PATH and could not be fetched" in str(caught.value)
+    assert "etcd is not on PATH and cannot be fetched" in str(caught.value)
     assert "404 Not Found" in str(caught.value)
     assert str(caught.value).endswith("sudo apt-get install etcd-server")
-
-
-def test_a_system_without_apt_is_told(locate: Callable[[str], Path]) -> None:
-    with pytest.raises(ProgramError, match=r"this system has no apt-get.* install etcd-server$"):
-        locate("etcd")
 
 
 def test_a_package_that_was_unpacked_in_part_leaves_nothing(
@@ -189,48 +175,13 @@ def test_a_program_that_reads_files_by_their_full_name_is_run_by_a_launcher(
     assert 1 == len(said)
 
 
-def test_a_program_that_needs_libraries_is_run_by_a_launcher_once_they_are_fetched_too(
-    system: System, locate: Callable[[str], Path], tmp_path: Path
-) -> None:
-    system.has_apt("usr/bin/crun", "usr/lib/x86_64-linux-gnu/libyajl.so.2")
-
-    assert tmp_path / "programs/crun/usr/bin/crun-launcher" == locate("crun") == locate("crun")
-    assert ["crun", "libyajl2"] == system.downloads
-
-
-def test_a_launcher_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
-    system: System, locate: Callable[[str], Path], tmp_path: Path
-) -> None:
-    system.has_apt("usr/bin/prometheus-alertmanager", "usr/bin/amtool")
-    (locate("amtool").parent / "prometheus-alertmanager-copy").mkdir()
-
-    with pytest.raises(ProgramError, match=r"cannot write to .*OLLAMA_FLEET_PROGRAMS_DIR"):
-        locate("alertmanager")
-
-
-def test_an_unknown_program_is_told_with_the_known_ones(locate: Callable[[str], Path]) -> None:
-    with pytest.raises(ProgramError, match=r"no package is known for emacs; known are .*etcd"):
-        locate("emacs")
-
-
 def test_a_folder_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
     system: System, tmp_path: Path, said: list[str]
 ) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(ProgramError, match="OLLAMA_FLEET_PROGRAMS_DIR"):
-        programs.locate("etcd", tmp_path / "file" / "programs", say=said.append)
-
-
-def test_a_package_that_cannot_be_put_into_its_place_is_told_with_the_variable_that_moves_it(
-    system: System, locate: Callable[[str], Path], tmp_path: Path
-) -> None:
-    system.has_apt("usr/bin/etcd")
-    (tmp_path / "programs").mkdir()
-    (tmp_path / "programs/etcd-server").symlink_to("nowhere")  # a folder cannot replace it
-
-    with pytest.raises(ProgramError, match=r"cannot write to .*OLLAMA_FLEET_PROGRAMS_DIR"):
-        locate("etcd")
+        programs.locate("prometheus", tmp_path / "file" / "programs", say=said.append)
 
 
 @pytest.mark.parametrize(
@@ -247,35 +198,63 @@ def test_the_folder_is_the_chosen_one_or_the_user_s_cache(
     assert expected == programs.default_dir(environ)
 
 
-def test_the_command_prints_where_a_program_is(system: System) -> None:
-    etcd = system.has("etcd")
-
-    assert f"{etcd}\n" == CliRunner().invoke(programs.main, ["etcd"]).stdout
+SOUGHT = "/usr/share/of-no-such-program"
 
 
-def test_the_command_fails_with_a_sentence(
-    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """An unpacked package with a program that prints a file that it seeks under the root."""
+    folder = tmp_path / "it's a package"
+    program, text = folder / "usr/bin/a program", folder / SOUGHT[1:] / "text"
+    for path, content in {program: f'#!/bin/sh\ncat {SOUGHT}/text "$@"\n', text: "found\n"}.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    program.chmod(0o755)
+    return folder
+
+
+def _launcher(package: Path) -> Path:
+    return programs.write_launcher(
+        package / "usr/bin/a program", sought=SOUGHT, folder=package / SOUGHT[1:]
+    )
+
+
+def _said(launcher: Path | str, *arguments: str, cwd: Path) -> str:
+    command = [str(launcher), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout
+
+
+def test_an_unpacked_program_finds_its_files_from_any_folder(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "an argument").write_text("passed on\n")
+
+    launcher = _launcher(package)
+
+    assert programs.launcher_of(package / "usr/bin/a program") == launcher
+    assert "found\npassed on\n" == _said(launcher, "an argument", cwd=tmp_path)
+    assert "found\n" == _said("./a program-launcher", cwd=launcher.parent)
+    assert "found\n" == _said(os.path.relpath(launcher, tmp_path), cwd=tmp_path)
+
+
+def test_a_launcher_goes_on_working_where_its_package_is_moved(
+    package: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("OLLAMA_FLEET_PROGRAMS_DIR", str(tmp_path / "programs"))
+    launcher = _launcher(package)
 
-    result = CliRunner().invoke(programs.main, ["etcd"])
+    moved = package.rename(tmp_path / "elsewhere")
 
-    assert 1 == result.exit_code
-    assert "Error: etcd is not on PATH" in result.stderr
+    assert "found\n" == _said(moved / launcher.relative_to(package), cwd=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("ci", "expected"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)]
-)
-def test_a_test_without_its_program_is_skipped_but_fails_in_continuous_integration(
-    system: System,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    ci: str,
-    expected: type[BaseException],
+def test_the_package_s_own_program_stays_as_it_was_and_no_byte_of_the_copy_moves(
+    package: Path,
 ) -> None:
-    monkeypatch.setenv("CI", ci)
-    monkeypatch.setenv("OLLAMA_FLEET_PROGRAMS_DIR", str(tmp_path / "programs"))
+    program = package / "usr/bin/a program"
+    before = program.read_bytes()
 
-    with pytest.raises(expected, match="sudo apt-get install etcd-server"):
-        program("etcd")
+    _launcher(package)
+
+    assert before == program.read_bytes()
+    assert len(before) == len(program.with_name("a program-copy").read_bytes())
+    assert {"a program", "a program-copy", "a program-launcher"} == {
+        path.name for path in program.parent.iterdir()
+    }

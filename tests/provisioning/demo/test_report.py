@@ -8,10 +8,9 @@ import msgspec
 import pytest
 
 from provisioning.demo import report
-from provisioning.demo.commands import Plan
-from provisioning.demo.demo import Demo
-from provisioning.demo.report import Pages
-from provisioning.demo.status import Alert, FleetStatus
+from provisioning.demo.fleet import Demo
+from provisioning.demo.plan import Plan
+from provisioning.demo.report import Alert, FleetStatus, Pages
 from provisioning.model import RuntimeKind
 
 SEEN = FleetStatus(
@@ -103,37 +102,6 @@ def test_what_ctrl_c_leaves_is_said_before_and_after(plan: Plan) -> None:
     ) == report.left_behind(replace(containers, is_kept=True), 1_200)
 
 
-def test_a_page_that_a_build_does_not_have_is_not_named(plan: Plan) -> None:
-    without_graph = report.for_people(plan, SEEN, replace(ALL_PAGES, has_graph=False))
-    without_page = report.for_people(plan, SEEN, replace(ALL_PAGES, has_alertmanager=False))
-
-    assert "/graph" not in without_graph
-    assert "http://127.0.0.1:9093/\n" in without_graph
-    assert "http://127.0.0.1:9093/\n" not in without_page
-    assert "/graph" in without_page
-
-
-@pytest.mark.parametrize(("n_simulated", "n_killed"), [(3, 3), (20, 20), (10_000, 20)])
-def test_the_kill_command_kills_no_more_than_there_are(
-    plan: Plan, made: Demo, n_simulated: int, n_killed: int
-) -> None:
-    command = report.kill_command(plan, replace(made, n_simulated=n_simulated))
-    words = shlex.split(command)
-
-    assert {"kind": "kill", "count": n_killed} == json.loads(words[words.index("-d") + 1])
-
-
-@pytest.mark.parametrize(
-    ("n_simulated", "node"), [(1, "node-001"), (30, "node-002"), (10_000, "node-100")]
-)
-def test_the_break_command_names_a_node_that_there_is(
-    plan: Plan, made: Demo, n_simulated: int, node: str
-) -> None:
-    words = shlex.split(report.break_command(plan, replace(made, n_simulated=n_simulated)))
-
-    assert {"kind": "node_gone", "node": node} == json.loads(words[words.index("-d") + 1])
-
-
 def test_of_a_persons_own_fleet_nothing_is_said_about_breaking_it(plan: Plan) -> None:
     own = report.for_people(replace(plan, demo=None), SEEN, ALL_PAGES)
 
@@ -150,17 +118,6 @@ def test_the_fault_commands_are_one_shell_line_each_and_hold_no_token(
     assert "http://127.0.0.1:11451/faults" == shlex.split(command)[-1]
     assert "$(cat '/runs/my demo/control.token')" in command
     assert report.heal_command(plan, made).endswith("-X DELETE http://127.0.0.1:11451/faults")
-
-
-def test_the_commands_find_the_provisioner_and_its_token(plan: Plan) -> None:
-    words = shlex.split(report.variables(plan))
-
-    assert [
-        "export",
-        "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL=http://127.0.0.1:8080",
-        "export",
-        "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE=/runs/my demo/provisioner.token",
-    ] == words
 
 
 def test_the_json_is_one_line_with_the_figures_and_the_places(plan: Plan) -> None:

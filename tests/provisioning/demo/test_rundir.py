@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+import asyncio
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,12 @@ import pytest
 from provisioning.demo import rundir
 from provisioning.demo.errors import ChildError, RunDirError
 from provisioning.demo.processes import Children, ChildSpec
+from provisioning.demo.rundir import RunDir
+from provisioning.model import ContainerSpec
+from provisioning.runtime.process import ProcessRuntime
+from tests.ports import free_port
+from tests.provisioning.demo.standin import is_running
+from tests.waiting import eventually
 
 
 def test_a_run_folder_is_made_where_it_is_missing(tmp_path: Path) -> None:
@@ -49,27 +54,6 @@ def test_what_the_programs_kept_and_the_rules_of_the_run_before_are_gone(tmp_pat
         assert not any(folder.exists() for folder in kept)
 
 
-MARK = rundir.MARK.encode()
-
-
-@pytest.mark.parametrize(
-    ("names", "lock", "is_ours"),
-    [
-        ((), None, True),
-        ((".lock", "alerts", "notes"), MARK, True),
-        ((".lock",), b"", True),
-        ((".lock", "exporter.log"), b"", False),
-        ((".lock", "alerts"), b"17\n", False),
-        (("prometheus",), None, False),
-        (("poetry.lock",), None, False),
-    ],
-)
-def test_a_folder_is_taken_that_is_new_or_was_left_by_a_run(
-    names: tuple[str, ...], lock: bytes | None, *, is_ours: bool
-) -> None:
-    assert is_ours == rundir.is_ours(names, lock)
-
-
 @pytest.mark.parametrize("lock", [None, "", "17\n"])
 def test_in_a_persons_own_folder_nothing_is_touched(tmp_path: Path, lock: str | None) -> None:
     for name in ("alerts/mine.yml", "prometheus/mine.db", "alertmanager/mine", "provisioner/mine"):
@@ -89,25 +73,6 @@ def contents(folder: Path) -> dict[Path, str]:
     return {path: path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    ("names", "told"), [("c b a", "a, b, c"), ("c b d a", "a, b, c and 1 more")]
-)
-def test_a_folder_that_is_refused_is_told_with_what_is_in_it_and_the_option(
-    tmp_path: Path, names: str, told: str
-) -> None:
-    for name in names.split():
-        (tmp_path / name).mkdir()
-
-    with pytest.raises(RunDirError) as caught, rundir.claimed(tmp_path):
-        pass
-
-    assert (
-        f"cannot use the run folder {tmp_path}: it holds {told}, and no run of "
-        "`ollama-fleet up` is known to have made it; as a run replaces what it finds, give an "
-        "empty folder, or a new one, with --run-dir"
-    ) == str(caught.value)
-
-
 def test_only_its_owner_can_enter_the_folder_and_read_what_is_written(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -121,72 +86,6 @@ def test_only_its_owner_can_enter_the_folder_and_read_what_is_written(tmp_path: 
             assert [0o700, 0o600, 0o600] == modes
 
 
-def other_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
-
-
-def replaced_by_a_link(path: Path, _: pytest.MonkeyPatch) -> None:
-    path.rename(path.parent / "elsewhere")
-    path.symlink_to(path.parent / "elsewhere")
-
-
-def folder_open_to_all(path: Path, _: pytest.MonkeyPatch) -> None:
-    (path / "provisioner").mkdir()
-    (path / "provisioner").chmod(0o777)
-
-
-PREPARED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
-    "it belongs to the user": other_user,
-    "others can write in it": lambda path, _: path.chmod(0o770),
-    "everybody can replace it": lambda path, _: path.parent.chmod(0o777),
-    r"\.lock for a run: everybody can write it": lambda path, _: (path / ".lock").chmod(0o666),
-    "provisioner for a run: everybody can write it": folder_open_to_all,
-    r"exporter\.log for a run: it is a symbolic link": lambda path, _: (
-        path / "exporter.log"
-    ).symlink_to(path.parent / "precious"),
-    "it is neither a file nor a folder": lambda path, _: os.mkfifo(path / "exporter.log"),
-    "run for a run: it is a symbolic link": replaced_by_a_link,
-}
-
-
-@pytest.mark.parametrize(("why", "prepare"), PREPARED.items(), ids=PREPARED.keys())
-def test_what_another_user_may_have_prepared_is_refused_and_stays_as_it_is(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    why: str,
-    prepare: Callable[[Path, pytest.MonkeyPatch], object],
-) -> None:
-    """A run as root would start the commands of its specification."""
-    path = tmp_path / "run"
-    with rundir.claimed(path) as run_dir:
-        rundir.write(run_dir.spec, "precious")
-    (tmp_path / "precious").write_text("precious")
-    prepare(path, monkeypatch)
-    before = contents(tmp_path)
-
-    with pytest.raises(RunDirError, match=f"{why}.*--run-dir"), rundir.claimed(path):
-        pass
-
-    assert before == contents(tmp_path)
-
-
-def test_what_comes_into_an_open_folder_while_it_is_checked_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, closing = tmp_path / "run", Path.chmod
-    path.mkdir()
-    path.chmod(0o777)
-
-    def chmod(closed: Path, mode: int) -> None:
-        (closed / "fleet.yml").write_text("another user's")
-        closing(closed, mode)
-
-    monkeypatch.setattr(Path, "chmod", chmod)
-
-    with pytest.raises(RunDirError, match="somebody has just written in it"), rundir.claimed(path):
-        pass
-
-
 async def test_no_log_is_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "a.log").symlink_to(tmp_path / "precious")
@@ -196,20 +95,6 @@ async def test_no_log_is_written_through_a_link(tmp_path: Path) -> None:
             await children.start(ChildSpec("a", ("true",), "http://127.0.0.1:1/"))
 
     assert "precious" == (tmp_path / "precious").read_text()
-
-
-def test_a_lock_that_cannot_be_read_is_told_with_the_option(tmp_path: Path) -> None:
-    (tmp_path / ".lock").mkdir()
-
-    with pytest.raises(RunDirError, match=r"Is a directory .*--run-dir"), rundir.claimed(tmp_path):
-        pass
-
-
-def test_a_lock_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / ".lock")
-
-    with pytest.raises(RunDirError, match="neither a file nor a folder"), rundir.claimed(tmp_path):
-        pass
 
 
 def test_a_folder_that_cannot_be_made_is_told_with_the_option(tmp_path: Path) -> None:
@@ -230,11 +115,115 @@ def test_a_file_that_cannot_be_written_is_told_with_the_option(tmp_path: Path) -
             rundir.write(run_dir.spec, "[]")
 
 
-def test_no_room_for_a_temporary_folder_is_told_with_the_option(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)  # as in a folder that root alone writes
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+async def _started(run_dir: RunDir, *, fleet: str = "demo", node: str = "here") -> int:
+    """Start a process of a fleet, let its runtime go, and return the process's id."""
+    pid_file = run_dir.path / f"{fleet}-{node}.pid"
+    container = ContainerSpec(
+        name="pool-00001.1",
+        fleet=fleet,
+        instance_id="pool-00001",
+        generation=1,
+        pool="pool",
+        host="127.0.0.1",
+        port=free_port(),
+        image="",
+        command=("sh", "-c", f"echo $$ >'{pid_file}'; exec sleep 600"),
+        environment=(),
+        mounts=(),
+        cpus=1.0,
+        memory_bytes=0,
+    )
+    runtime = ProcessRuntime(
+        fleet, node, state_dir=run_dir.provisioner_containers, environ=os.environ, groups=None
+    )
+    await runtime.start(container)
+    await eventually(lambda: pid_file.exists() and pid_file.read_text())
+    await runtime.close()
+    return int(pid_file.read_text())
 
-    with pytest.raises(RunDirError, match="--run-dir"), rundir.claimed(None):
+
+async def test_processes_of_the_run_end_with_it(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+
+    async with rundir.no_leftovers(run_dir, is_kept=False):
+        pid = await _started(run_dir)
+        assert is_running(pid)
+
+    assert not is_running(pid)
+
+
+async def test_processes_of_every_fleet_and_node_that_a_killed_run_left_end_before_the_next(
+    tmp_path: Path,
+) -> None:
+    run_dir = RunDir(tmp_path)
+    pids = [
+        await _started(run_dir),
+        await _started(run_dir, node="there"),
+        await _started(run_dir, fleet="lab"),
+    ]
+    run_dir.provisioner_store.touch()
+
+    async with rundir.no_leftovers(run_dir, is_kept=False):
+        assert [] == [pid for pid in pids if is_running(pid)]
+        assert not run_dir.provisioner_store.exists()
+
+
+async def test_what_is_to_be_kept_is_there_before_and_after(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    pid = await _started(run_dir)
+    run_dir.provisioner_store.touch()
+
+    async with rundir.no_leftovers(run_dir, is_kept=True):
+        assert is_running(pid)
+
+    assert is_running(pid)
+    assert run_dir.provisioner_store.exists()
+    await rundir.remove_processes(run_dir.provisioner_containers)
+
+
+@pytest.mark.parametrize("n_further", [1, 2, 5])
+async def test_further_cancellations_do_not_leave_processes_behind(
+    tmp_path: Path, n_further: int
+) -> None:
+    run_dir = RunDir(tmp_path)
+    pids: list[int] = []
+
+    async def run() -> None:
+        async with rundir.no_leftovers(run_dir, is_kept=False):
+            pids.append(await _started(run_dir))
+            await asyncio.sleep(600)
+
+    running = asyncio.create_task(run())
+    await eventually(lambda: pids)
+    running.cancel()
+    for _ in range(n_further):
+        await asyncio.sleep(0)  # it begins to remove, or goes on with it
+        running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert not is_running(pids[0])
+
+
+@pytest.mark.parametrize("why", ["a symbolic link", "it belongs to the user", "others can write"])
+def test_a_folder_that_another_user_may_have_filled_is_refused_and_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """A run as root would start the commands of its specification."""
+    path = tmp_path / "run"
+    with rundir.claimed(path) as run_dir:
+        rundir.write(run_dir.spec, "precious")
+    match why:
+        case "a symbolic link":
+            path.rename(tmp_path / "elsewhere")
+            path.symlink_to(tmp_path / "elsewhere")
+        case "it belongs to the user":
+            monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+        case _:
+            path.chmod(0o770)
+    before = contents(tmp_path)
+
+    with pytest.raises(RunDirError, match=f"{why}.*--run-dir"), rundir.claimed(path):
         pass
+
+    assert before == contents(tmp_path)

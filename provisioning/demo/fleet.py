@@ -1,11 +1,4 @@
-"""The demonstration's fleet: what `up` keeps where nobody names a specification.
-
-In:   a Demo: how many instances of which kind, and where they may listen.
-Out:  its specification as YAML, for people to read and change. Pure.
-
-Nodes of 100 simulated instances each, with room for those of one node that is gone, and models in
-the shares that the simulation has; real LLM servers are processes of this machine.
-"""
+"""The demonstration's fleet: the specification that `up` writes when nobody names one."""
 
 from __future__ import annotations
 
@@ -19,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from provisioning.demo import ourselves, programs
+from provisioning.demo import processes, programs
 from provisioning.demo.ports import url_of
 from provisioning.simulator.spec import INSTANCES_PER_NODE, MODELS, Hardware, Model, address_of
 
@@ -178,7 +171,7 @@ def _real_pool(demo: Demo) -> dict[str, Any]:
 
 
 def _llama_command(demo: Demo) -> Iterator[str]:
-    yield from (*ourselves.PYTHON_MODULE, "provisioning.demo.llama")
+    yield from (*processes.PYTHON_MODULE, "provisioning.demo.llama")
     yield f"--model={_literal(str(demo.model_file))}"
     yield from ("--host={host}", "--port={port}", "--alias={model}")
     if demo.owner is not None:

@@ -1,10 +1,4 @@
-"""What a person chooses for a run of `up`, and the plan that it makes.
-
-In:   Settings, and the folder of the run.
-Out:  Supplies, then a Plan; the demonstration's specification in that folder, where no other one
-is named.
-Fails with StackError, or with SpecError for a person's own specification; nothing runs then.
-"""
+"""What a person chooses for a run of `up`, and the plan that follows."""
 
 from __future__ import annotations
 
@@ -13,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioning.demo import demo, llama, programs, rundir
-from provisioning.demo.commands import Plan
-from provisioning.demo.demo import Demo
-from provisioning.demo.errors import UnwatchableError
+from provisioning.demo import llama, programs, rundir
+from provisioning.demo.errors import DemoError
+from provisioning.demo.fleet import N_REAL_PORTS, Demo, n_unit_ports, specification
 from provisioning.demo.observers import Observers
 from provisioning.demo.ports import EVERY_ADDRESS, Ports, Wanted, address_of, url_of
 from provisioning.demo.rundir import RunDir
@@ -26,6 +19,33 @@ from provisioning.spec import load_fleet
 CONTROL_PORT = 11_451
 LLAMA_PORT = 11_460
 UNIT_PORT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that a run needs to know before its first process starts."""
+
+    run_dir: RunDir
+    spec: Path
+    """The file that says what the fleet is to be."""
+    fleet: Fleet
+    """What it says."""
+    demo: Demo | None
+    """What it was made from; None: it is a person's own."""
+    provisioner_port: int
+    observers: Observers
+    is_kept: bool = False
+    """Instances that are processes go on after the run."""
+
+    @property
+    def has_containers(self) -> bool:
+        """Say whether some instances are containers, which go on after any run."""
+        return any(node.runtime is RuntimeKind.CONTAINERD for node in self.fleet.nodes)
+
+    @property
+    def provisioner_url(self) -> str:
+        """Return the provisioner's API."""
+        return url_of(self.provisioner_port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +91,7 @@ def gather(settings: Settings, *, say: Callable[[str], None]) -> Supplies:
     """Read a person's specification, find or fetch the programs, put the model together.
 
     Raises:
-        StackError: One of these cannot be had.
+        DemoError: One of these cannot be had.
         SpecError: The specification describes no fleet that can be.
     """
     own_fleet = None if settings.spec is None else pollable(load_fleet(settings.spec.resolve()))
@@ -90,14 +110,14 @@ def make_plan(settings: Settings, supplies: Supplies, run_dir: RunDir, ports: Po
     """Choose the ports; write the specification of the demonstration, where it is to run.
 
     Raises:
-        StackError: One of these cannot be done.
+        DemoError: One of these cannot be done.
     """
     provisioner_port = ports.take(settings.provisioner)
     spec = (settings.spec or run_dir.spec).resolve()
     made, fleet = None, supplies.own_fleet
     if fleet is None:
         made = make_demo(settings, supplies, ports)
-        rundir.write(spec, demo.specification(made, spec))
+        rundir.write(spec, specification(made, spec))
         fleet = load_fleet(spec)
     return Plan(
         run_dir=run_dir,
@@ -126,14 +146,13 @@ def make_demo(settings: Settings, supplies: Supplies, ports: Ports) -> Demo:
     Raises:
         PortError: There are not enough.
     """
-    n_unit_ports = demo.n_unit_ports(settings.n_simulated)
     units = Wanted("the simulated fleet", UNIT_PORT, host=EVERY_ADDRESS)
     return Demo(
         n_simulated=settings.n_simulated,
         n_llama_servers=settings.n_llama_servers,
         control_port=ports.take(Wanted("the fleet's control API", CONTROL_PORT)),
-        unit_ports=ports.take_range(units, n_unit_ports),
-        llama_ports=ports.take_range(Wanted("llama-server", LLAMA_PORT), demo.N_REAL_PORTS),
+        unit_ports=ports.take_range(units, n_unit_ports(settings.n_simulated)),
+        llama_ports=ports.take_range(Wanted("llama-server", LLAMA_PORT), N_REAL_PORTS),
         model=llama.MODEL_NAME,
         model_file=supplies.model_file,
         programs_dir=supplies.programs_dir,
@@ -145,7 +164,7 @@ def pollable(fleet: Fleet) -> Fleet:
     """Return the fleet, if all its instances will be there to be polled.
 
     Raises:
-        UnwatchableError: Some are simulated in the provisioner's memory.
+        DemoError: Some are simulated in the provisioner's memory.
     """
     unreal = [
         node.name
@@ -154,7 +173,7 @@ def pollable(fleet: Fleet) -> Fleet:
     ]
     if unreal:
         others = f" and {len(unreal) - 1:,} more" if len(unreal) > 1 else ""
-        raise UnwatchableError(
+        raise DemoError(
             f"node {unreal[0]}{others}: instances would be simulated in the provisioner's memory, "
             "where no exporter can poll them; run `ollama-fleet simulate --host-units 20000-20199` "
             "and give each such node `endpoint: http://127.0.0.1:11451`, these ports, and an "

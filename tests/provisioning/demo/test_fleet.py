@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.demo import demo
-from provisioning.demo.commands import Plan
-from provisioning.demo.demo import Demo
+from provisioning.demo import fleet
+from provisioning.demo.fleet import Demo
+from provisioning.demo.plan import Plan
 from provisioning.model import Fleet, RuntimeKind
 from provisioning.spec import read_fleet
 
@@ -20,12 +20,12 @@ def made(plan: Plan) -> Demo:
 
 
 def fleet_of(made: Demo) -> Fleet:
-    text = demo.specification(made, Path("fleet.yml"))
+    text = fleet.specification(made, Path("fleet.yml"))
     return read_fleet(text, source="fleet.yml", folder=Path())
 
 
 def sized(made: Demo, n_simulated: int) -> Demo:
-    ports = range(20_000, 20_000 + demo.n_unit_ports(n_simulated))
+    ports = range(20_000, 20_000 + fleet.n_unit_ports(n_simulated))
     return replace(made, n_simulated=n_simulated, unit_ports=ports)
 
 
@@ -47,8 +47,8 @@ def test_every_size_of_the_demo_is_a_fleet_that_can_be(
 
 @pytest.mark.parametrize("n_simulated", [2, 30, 1_000])
 def test_a_node_has_room_for_its_share_of_one_that_is_gone(made: Demo, n_simulated: int) -> None:
-    n_ports = demo.n_unit_ports(n_simulated)
-    n_left = demo.n_nodes(n_simulated) - 1
+    n_ports = fleet.n_unit_ports(n_simulated)
+    n_left = fleet.n_nodes(n_simulated) - 1
 
     assert n_simulated <= n_ports * n_left
 
@@ -69,7 +69,7 @@ def test_models_have_the_simulations_shares(made: Demo) -> None:
 
 def test_small_demos_have_the_models_with_the_largest_shares_left() -> None:
     """Of twenty, 17.2, 1.6, 0.8 and 0.4 would be right."""
-    counts = {model.name: count for model, count in demo.counts(20).items()}
+    counts = {model.name: count for model, count in fleet.counts(20).items()}
 
     assert {"llama3.1:8b": 17, "mistral:7b": 2, "gemma2:9b": 1} == counts
 
@@ -78,11 +78,11 @@ def test_instances_are_rotated_and_belong_to_developers(made: Demo) -> None:
     pools = fleet_of(made).pools
 
     assert {7 * 86_400.0} == {pool.rotation.every_s for pool in pools}
-    assert all(pool.count == len(pool.developers) for pool in pools if pool.name != demo.REAL_POOL)
+    assert all(pool.count == len(pool.developers) for pool in pools if pool.name != fleet.REAL_POOL)
 
 
 def test_real_servers_are_processes_that_end_with_the_demo(made: Demo) -> None:
-    (pool,) = (pool for pool in fleet_of(made).pools if pool.name == demo.REAL_POOL)
+    (pool,) = (pool for pool in fleet_of(made).pools if pool.name == fleet.REAL_POOL)
 
     command = pool.workload.command
     assert ("-m", "provisioning.demo.llama") == command[2:4]
@@ -92,20 +92,4 @@ def test_real_servers_are_processes_that_end_with_the_demo(made: Demo) -> None:
 
 
 def test_real_servers_that_are_to_go_on_end_with_nobody(made: Demo) -> None:
-    assert "--ends-with" not in demo.specification(replace(made, owner=None), Path("fleet.yml"))
-
-
-def test_without_real_servers_there_is_no_node_for_them(made: Demo) -> None:
-    fleet = fleet_of(replace(made, n_llama_servers=0))
-
-    assert {RuntimeKind.SIMULATED} == {node.runtime for node in fleet.nodes}
-
-
-def test_a_path_with_braces_holds_no_placeholder(made: Demo) -> None:
-    (pool,) = (
-        pool
-        for pool in fleet_of(replace(made, model_file=Path("/a{b}/model.gguf"))).pools
-        if pool.name == demo.REAL_POOL
-    )
-
-    assert "--model=/a{{b}}/model.gguf" in pool.workload.command
+    assert "--ends-with" not in fleet.specification(replace(made, owner=None), Path("fleet.yml"))
