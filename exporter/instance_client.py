@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from exporter.connection import Bounds, Connection, Deadlines, Exchange, OpenConnections, dial
 from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Target
-from exporter.resolver import is_address
+from ollama_fleet.urls import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable

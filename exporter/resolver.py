@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import threading
 import zlib
@@ -234,15 +233,6 @@ class _LookUps:
         self._start_soon()
         if not found.done():  # else cancelled by `close`
             found.set_result(result)
-
-
-def is_address(host: str) -> bool:
-    """Return whether the host is an IPv4 or IPv6 address rather than a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _unresolved(host: str, why: str) -> PollError:

@@ -11,7 +11,7 @@ from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.inventory import Shard
 from ollama_fleet.durations import parse_positive_duration_s
 from ollama_fleet.levels import parse_level
-from ollama_fleet.urls import base_url
+from ollama_fleet.urls import base_url, host_port
 
 ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
 
@@ -46,7 +46,6 @@ class Setting:
 
 
 HOST_NAME = re.compile(r"\*|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
-ADDRESS = re.compile(r"(?:\[([^\[\]\s]+)\]|([^\[\]:/\s]*)):([0-9]{1,5})")
 
 
 def count(text: str) -> int:
@@ -75,11 +74,8 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def address(text: str) -> tuple[str, int]:
-    """Return host and port of `127.0.0.1:11440`, `[::1]:11440` or `:11440` (every interface)."""
-    match = ADDRESS.fullmatch(text)
-    if match is None or int(match[3]) > 65535:
-        raise ValueError(f"is not an address such as 127.0.0.1:11440: {text!r}")
-    return match[1] or match[2], int(match[3])
+    """Return the host and port to listen at; an empty host is every interface."""
+    return host_port(text, example="127.0.0.1:11440")
 
 
 def host_name(text: str) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import html
-import ipaddress
 import logging
 import os
 import re
@@ -29,6 +28,7 @@ from exporter.responses import UNHURRIED_S, Body, taken, takes_gzip
 from exporter.selfmetrics import Refusal
 from exporter.steps import run_in_steps
 from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
+from ollama_fleet.urls import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -337,7 +337,7 @@ class HostCheck:
             "." not in name
             or name in self._allowed
             or name.endswith(LOCAL_SUFFIXES)
-            or _is_address(name)
+            or is_address(name)
         )
 
     def _refusal(self, host: str) -> str:
@@ -346,11 +346,3 @@ class HostCheck:
             self._logged.add(host)
             log.warning("request refused host=%s: %s", shown(host), helps)
         return f"The exporter does not answer as {shown(host)}: {helps}.\n"
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

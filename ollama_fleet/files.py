@@ -1,9 +1,11 @@
-"""Read a file that somebody named, within bounds: reading a pipe or a device might never end."""
+"""Read files within bounds, as a pipe or device might never end; write them whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 
@@ -37,3 +39,21 @@ def read_regular(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
     if len(body) > max_bytes:
         raise TooLargeError(f"is larger than {max_bytes:,} bytes")
     return body, status
+
+
+def write_whole(path: Path, body: bytes) -> None:
+    """Put a file into place that all may read, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written; the file that was there stays.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

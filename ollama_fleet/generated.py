@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from ollama_fleet.files import write_whole
 
 
 class GeneratedError(Exception):
@@ -57,7 +56,8 @@ def _bring_about(path: Path, text: str | None) -> None:
     if text is None:
         path.unlink()
     else:
-        _write_whole(path, text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
 
 
 def check(output: Output, folder: Path) -> None:
@@ -110,17 +110,3 @@ def _text_of(path: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise

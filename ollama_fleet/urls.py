@@ -1,10 +1,13 @@
-"""Check the URLs of servers that settings name."""
+"""Check the URLs and addresses of servers that settings name."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from urllib.parse import urlsplit
 
 SCHEMES = ("http://", "https://")
+HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/\s]*)):([0-9]{1,5})")
 
 
 def http_url(text: str, *, example: str, instead: str = "") -> str:
@@ -45,6 +48,27 @@ def base_url(text: str, *, example: str, instead: str = "") -> str:
     if "?" in url or "#" in url:
         raise ValueError("must end before the ? or #")
     return url.rstrip("/")
+
+
+def host_port(text: str, *, example: str) -> tuple[str, int]:
+    """Return host and port of `127.0.0.1:80`, `[::1]:80` or `:80`, whose host is empty.
+
+    Raises:
+        ValueError: It is not written so.
+    """
+    match = HOST_PORT.fullmatch(text)
+    if match is None or int(match[3]) > 65_535:
+        raise ValueError(f"must be HOST:PORT such as {example}, got {text!r}")
+    return match[1] or match[2], int(match[3])
+
+
+def is_address(host: str) -> bool:
+    """Say whether a host is an IPv4 or IPv6 address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_host(name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
@@ -17,6 +16,7 @@ from aiohttp.http import HttpProcessingError
 from ollama_fleet.clock import Clock
 from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.tables import count_text
+from ollama_fleet.urls import is_address
 from provisioning.api import commands, inventory, routes
 from provisioning.api.commands import ANY, Commands, check_name, plan_for
 from provisioning.api.inventory import Inventory, InventoryBuilder, node_documents
@@ -74,7 +74,7 @@ def check_host(request: web.Request, own_names: Collection[str]) -> None:
     if given is None:
         return  # no browser
     host = _host(given)
-    if host != "localhost" and host not in own_names and not _is_address(host):
+    if host != "localhost" and host not in own_names and not is_address(host):
         raise MisdirectedError(
             text=f"no host of ours is called {given[:255]!a}; ask by address, or give the name as "
             "the provisioner's --web.external-url"
@@ -86,14 +86,6 @@ def _host(given: str) -> str:
         return urlsplit(f"//{given}").hostname or ""
     except ValueError:
         return ""
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def check_query(operation: Operation, request: web.Request) -> None:

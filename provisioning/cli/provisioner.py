@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from ollama_fleet.clock import SystemClock
 from ollama_fleet.signals import ignore_hangup
 from ollama_fleet.tables import count_text, table
 from ollama_fleet.tokens import TokenFileError
+from ollama_fleet.urls import host_port
 from provisioning.api.routes import MAX_COUNT, NodeDocument, OrphanDocument
 from provisioning.api.server import MAX_CONNECTIONS
 from provisioning.app import Settings, is_everywhere, running
@@ -56,7 +56,6 @@ log = logging.getLogger("provisioning.cli.provisioner")
 VARIABLE_PREFIX = "OLLAMA_FLEET_PROVISIONER_"
 LISTEN_ADDRESS = "127.0.0.1:8080"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]*):(?P<port>[0-9]{1,5})")
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 HEAD = ("NODE", "RUNTIME", "STATE", "INSTANCES", "FAILED", "CPUS", "MEMORY", "NOTE")
@@ -218,13 +217,11 @@ def settings_of(given: dict[str, Any]) -> Settings:
 
 
 def _address(text: str) -> tuple[str, int]:
-    found = ADDRESS.fullmatch(text)
-    if found is None or int(found["port"]) >= 2**16:
-        raise click.UsageError(
-            f"--web.listen-address must be host:port, such as {LISTEN_ADDRESS}, got {text!r}"
-        )
-    host = found["host"].strip("[]")
-    return host or "0.0.0.0", int(found["port"])  # noqa: S104 - asked for by leaving it out
+    try:
+        host, port = host_port(text, example=LISTEN_ADDRESS)
+    except ValueError as error:
+        raise click.UsageError(f"--web.listen-address {error}") from error
+    return host or "0.0.0.0", port  # noqa: S104 - asked for by leaving it out
 
 
 @click.group(

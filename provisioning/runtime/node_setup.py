@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 
 import msgspec
 
+from ollama_fleet.urls import is_address
 from provisioning.errors import SpecError
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -114,7 +114,7 @@ WantedBy=multi-user.target
 
 def alternative_name(access: NodeAccess) -> str:
     """Return what a node's certificate says of its address, as OpenSSL spells it."""
-    return f"{'IP' if _is_ip(access.address) else 'DNS'}:{access.address}"
+    return f"{'IP' if is_address(access.address) else 'DNS'}:{access.address}"
 
 
 def log_rotation(access: NodeAccess) -> str:
@@ -136,14 +136,6 @@ def _bracketed(access: NodeAccess) -> str:
     return f"[{access.address}]" if ":" in access.address else access.address
 
 
-def _is_ip(address: str) -> bool:
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return True
-
-
 def _problems(access: NodeAccess) -> Iterator[str]:
     """Yield what would not be, or would mean something else, in one of the files."""
     for field in ("node", "client"):
@@ -152,7 +144,7 @@ def _problems(access: NodeAccess) -> Iterator[str]:
     if "%" in access.address:
         # A zone may be any text, which would be written into nginx's configuration, root's.
         yield f"address  an IP address without a zone (%), got {access.address!r}"
-    elif not (_is_ip(access.address) or NAME.fullmatch(access.address)):
+    elif not (is_address(access.address) or NAME.fullmatch(access.address)):
         yield f"address  an IP address or a host name, got {access.address!r}"
     if not 0 < access.port < 65_536:
         yield f"port  from 1 to 65535, got {access.port}"

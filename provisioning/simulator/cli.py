@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from ollama_fleet import logs
 from ollama_fleet.tokens import TokenFileError
+from ollama_fleet.urls import host_port
 from provisioning.simulator.app import (
     Hosting,
     RunningFleet,
@@ -78,20 +79,21 @@ class Address(click.ParamType[tuple[str, int]]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, int]:
-        """Split at the last colon; an IPv6 address stands in brackets."""
+        """Read the address; a host must be named."""
         if isinstance(value, tuple):
             return value
-        host, _, port = str(value).rpartition(":")
-        if not host and port.isdecimal():
+        try:
+            host, port = host_port(str(value), example="127.0.0.1:11451")
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not host:
             self.fail(
                 f"{value!r} names no host: write 127.0.0.1:{port} for this machine only, "
                 f"0.0.0.0:{port} for every address (whoever holds the token may write)",
                 param,
                 ctx,
             )
-        if not host or not port.isdecimal() or int(port) > 65_535:
-            self.fail(f"{value!r} is no HOST:PORT", param, ctx)
-        return host.strip("[]"), int(port)
+        return host, port
 
 
 class Ports(click.ParamType[range]):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from ollama_fleet.files import write_whole
 from provisioning.simulator.errors import InventoryError
 from provisioning.simulator.fleet import Fleet
 from provisioning.simulator.spec import FleetSpec, Instance, InventoryEngine
@@ -94,21 +93,8 @@ def write_atomically(path: Path, body: bytes) -> None:
         InventoryError: The folder is missing or not writable.
     """
     try:
-        _replace(path, body)
+        write_whole(path, body)
     except OSError as error:
         raise InventoryError(
             f"cannot write the inventory {path}: {error.strerror}; choose another with --inventory"
         ) from error
-
-
-def _replace(path: Path, body: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    new = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(body)
-        new.chmod(0o644)
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import ipaddress
 import posixpath
 import re
 import socket
@@ -12,6 +11,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from types import MappingProxyType
 
+from ollama_fleet.urls import is_address
 from provisioning.simulator.completion import OLLAMA, OPENAI, AnswerWriter
 from provisioning.simulator.endpoints import (
     UNKNOWN,
@@ -79,7 +79,7 @@ class Access:
 
     def _admit_host(self, request: Request, release: Release) -> Request | Response:
         name = _name_of(request.host or "")
-        if _is_address(name):
+        if is_address(name):
             return request
         if not self._is_local(name, release):
             return FORBIDDEN
@@ -104,14 +104,6 @@ def _name_of(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] if host.count(":") == 1 else host
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _clean(path: str) -> str:

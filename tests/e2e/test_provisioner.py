@@ -399,7 +399,7 @@ async def test_a_port_that_is_taken_is_said_and_nothing_is_touched(fleet_lab: La
 
 REFUSED_OPTIONS = {
     "--web.token-fil=x": (2, "No such option"),
-    "--web.listen-address=nowhere": (2, "must be host:port"),
+    "--web.listen-address=nowhere": (2, "must be HOST:PORT"),
     "--web.token-file=/proc/nowhere/token": (1, "choose another with --web.token-file"),
     "--web.token-file=/proc": (2, "'/proc' is a directory"),
     "--store.url=mysql://x": (1, "there is no such kind"),

@@ -22,7 +22,6 @@ from exporter.resolver import (
     STARTS_AT_ONCE,
     TTL_S,
     Resolver,
-    is_address,
     retry_s,
 )
 from tests.waiting import eventually
@@ -99,16 +98,6 @@ async def resolver(clock: HeldClock) -> AsyncIterator[Resolver]:
     resolver = Resolver(clock)
     yield resolver
     await resolver.close()
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%eth0", "2001:db8::5"])
-def test_an_address_is_no_name(host: str) -> None:
-    assert is_address(host)
-
-
-@pytest.mark.parametrize("host", ["node-1", "1.2.3", "127.0.0.1.example", ""])
-def test_what_is_no_address_is_a_name(host: str) -> None:
-    assert not is_address(host)
 
 
 async def test_one_look_up_serves_all_who_ask_while_it_is_under_way(

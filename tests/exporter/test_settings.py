@@ -9,7 +9,6 @@ from exporter.inventory import Shard
 from exporter.settings import (
     SETTINGS,
     Setting,
-    address,
     count,
     host_name,
     one_of,
@@ -50,43 +49,6 @@ def test_a_choice_is_one_of_the_choices_and_the_refusal_names_them() -> None:
     assert "milliseconds" == parse("milliseconds")
     with pytest.raises(ValueError, match="none of seconds, milliseconds: 'hours'"):
         parse("hours")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("127.0.0.1:11440", ("127.0.0.1", 11440)),
-        ("localhost:0", ("localhost", 0)),
-        ("[::1]:11440", ("::1", 11440)),
-        ("[::]:65535", ("::", 65535)),
-        (":11440", ("", 11440)),
-    ],
-)
-def test_an_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
-    assert expected == address(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "11440",
-        "localhost",
-        "127.0.0.1:",
-        "127.0.0.1:65536",
-        "127.0.0.1:-1",
-        "127.0.0.1:http",
-        "http://127.0.0.1:11440",
-        "127.0.0.1:11440/metrics",
-        "[::1]",
-        "::1:11440",
-        "[::1:11440",
-        "two words:80",
-    ],
-)
-def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match=r"such as 127\.0\.0\.1:11440"):
-        address(text)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_fleet.urls import base_url, http_url
+from ollama_fleet.urls import base_url, host_port, http_url, is_address
 
 EXAMPLE = "http://127.0.0.1:9090"
 
@@ -55,3 +55,27 @@ def test_paths_can_be_added_to_a_base_url() -> None:
 def test_a_base_url_has_no_query(text: str) -> None:
     with pytest.raises(ValueError, match=r"must end before the \? or #"):
         base_url(text, example=EXAMPLE)
+
+
+def test_an_address_is_a_host_and_a_port() -> None:
+    addresses = {
+        "127.0.0.1:11440": ("127.0.0.1", 11440),
+        "localhost:0": ("localhost", 0),
+        "[::1]:11440": ("::1", 11440),
+        ":65535": ("", 65535),
+    }
+
+    assert addresses == {text: host_port(text, example="a:1") for text in addresses}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "11440", "127.0.0.1", "h:", "h:65536", "::1:80", "http://h:1", "h:1/x", "[a"],
+)
+def test_what_is_not_an_address_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="must be HOST:PORT such as 127"):
+        host_port(text, example="127.0.0.1:80")
+
+
+def test_a_name_is_not_an_address() -> None:
+    assert [True, True, False, False] == [is_address(one) for one in ("1.2.3.4", "::1", "h", "")]

@@ -420,7 +420,7 @@ def test_wrong_options_are_refused_before_anything_starts(tmp_path: Path) -> Non
     etcd = "--store.url=etcd://a:1"
     files = ("--nodes.ca-file=/n/ca", "--nodes.key-file=/n/key")
     wrong: list[tuple[str, Sequence[str]]] = [
-        *(("must be host:port, such as", [f"--web.listen-address={one}"]) for one in addresses),
+        *(("must be HOST:PORT such as", [f"--web.listen-address={one}"]) for one in addresses),
         *(("--fleet must be", [f"--fleet={one}"]) for one in names),
         *(("--web.external-url", [etcd, f"--web.listen-address={one}:1"]) for one in ("", "[::]")),
         *(("--store.lease", [f"--store.lease={one}"]) for one in ("1", "601", "x")),
