@@ -33,8 +33,8 @@ def as_json(settings: Settings) -> list[dict[str, Any]]:
             "name": alert.name,
             "group": group.name,
             "severity": str(alert.severity),
-            "for_seconds": alert.hold_s,
-            "keep_firing_for_seconds": alert.keep_s,
+            "for_seconds": alert.for_s,
+            "keep_firing_for_seconds": alert.keep_firing_for_s,
             "labels": dict(alert.labels),
             "summary": alert.summary,
             "description": alert.description,
@@ -104,7 +104,7 @@ def mentions(expression: str, name: str) -> bool:
 
 
 def _rule(alert: Alert) -> str:
-    hold = f"for {duration_text(alert.hold_s)}" if alert.hold_s else "at once"
+    hold = f"for {duration_text(alert.for_s)}" if alert.for_s else "at once"
     return f"{alert.severity}, {hold}:\n{_indented(alert.expr)}"
 
 

@@ -48,7 +48,7 @@ LIFE_CYCLE = (
     "OllamaFleetVersionSkew",
 )
 SLO = ("OllamaFleetAvailabilityBudgetBurn", "OllamaFleetErrorBudgetBurn")
-FIGURES = (*FLEET, *PERFORMANCE, *NODES, *LIFE_CYCLE, *SLO)
+FLEET_ALERTS = (*FLEET, *PERFORMANCE, *NODES, *LIFE_CYCLE, *SLO)
 """Alerts on what the exporter says of the fleet: without it they are fiction, or silent."""
 
 ROTATION_CAUSES = (
@@ -87,12 +87,12 @@ RULES = (
         # A lost shard takes its instances out of every sum at once. HealthDroppingFast, the first
         # to take that for an outage, waits (see the routing) until ShardMissing can have come.
         sources=(named("OllamaFleetMetricsAbsent", "OllamaFleetShardMissing"),),
-        targets=(named(*FIGURES),),
+        targets=(named(*FLEET_ALERTS),),
         reason="Figures that are missing, or missing in part, say nothing of the fleet.",
     ),
     Inhibition(
         sources=(named("OllamaFleetMetricsAbsent"),),
-        targets=(named("OllamaFleetFiguresAbsent", "OllamaFleetTelemetryPartial"),),
+        targets=(named("OllamaFleetSeriesAbsent", "OllamaFleetTelemetryPartial"),),
         reason="With all figures gone it is no news that some are.",
     ),
     Inhibition(

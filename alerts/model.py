@@ -54,9 +54,9 @@ class Alert:
     """One sentence without values: notifications group under it."""
     description: str
     """How much, which one, what users feel; a template of Prometheus."""
-    hold_s: float = 0.0
+    for_s: float = 0.0
     """How long the expression must hold before the alert fires (`for`)."""
-    keep_s: float = 0.0
+    keep_firing_for_s: float = 0.0
     """How long it goes on firing after the expression ended (`keep_firing_for`)."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Further ones, beside `severity`."""

@@ -6,7 +6,7 @@ whoever reads them share these names.
 
 from __future__ import annotations
 
-FRESH = "exporter:ollama_exporter_shard:fresh"
+ACTIVE_EXPORTERS = "exporter:ollama_exporter_shard:active"
 """shard_info of the exporters whose polls go on; others must not speak for the fleet."""
 
 INSTANCES = "fleet:ollama_instances:sum"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from alerts.names import FRESH
+from alerts.names import ACTIVE_EXPORTERS
 from exporter.catalogue import Kind, Series
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import ABSOLUTE, Level, number
@@ -26,7 +26,7 @@ class Scope:
 
     job: str
     cluster_label: str
-    bridge_s: float
+    lookback_s: float
     """How far back a value is looked for: a scrape that fails then leaves no gap."""
 
     @property
@@ -56,20 +56,20 @@ class Scope:
 
         Without it every failed scrape would begin an alert's `for` anew.
         """
-        return self._bridged("last_over_time", series, where)
+        return self._over_lookback("last_over_time", series, where)
 
     def latest(self, series: Series | str, *, where: str = "") -> str:
         """Return the highest value of the same time: of a timestamp, the latest."""
-        return self._bridged("max_over_time", series, where)
+        return self._over_lookback("max_over_time", series, where)
 
-    def _bridged(self, function: str, series: Series | str, where: str) -> str:
+    def _over_lookback(self, function: str, series: Series | str, where: str) -> str:
         name = series if isinstance(series, str) else series.name
         selector = f"{{{where}}}" if where else ""
-        return f"{function}({name}{selector}[{duration_text(self.bridge_s)}])"
+        return f"{function}({name}{selector}[{duration_text(self.lookback_s)}])"
 
     def covered(self, name: str, window_s: float) -> str:
         """Return what is there only if a recorded series was at the beginning of a window."""
-        first_s = max(window_s / 6, self.bridge_s)
+        first_s = max(window_s / 6, self.lookback_s)
         present = f"{name}[{duration_text(first_s)}]"
         if window_s > first_s:
             present += f" offset {duration_text(window_s - first_s)}"
@@ -95,7 +95,7 @@ class Scope:
             f"sum {self.by(*labels)} (\n"
             f"  max {self.by('shard', *told)} (\n"
             f"    {inner}\n"
-            f"    * {self.on_exporter} group_left (shard) {FRESH}\n"
+            f"    * {self.on_exporter} group_left (shard) {ACTIVE_EXPORTERS}\n"
             "  )\n"
             ")"
         )

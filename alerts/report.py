@@ -19,7 +19,7 @@ def listing(settings: Settings) -> str:
     """Return a line per alert."""
     alerts = [alert for group in rulebook.groups(settings) for alert in group.alerts]
     rows = [
-        (alert.name, str(alert.severity), duration_text(alert.hold_s), alert.summary)
+        (alert.name, str(alert.severity), duration_text(alert.for_s), alert.summary)
         for alert in alerts
     ]
     return table(("ALERT", "SEVERITY", "FOR", "SUMMARY"), rows)

@@ -19,7 +19,7 @@ from ollama_fleet.durations import duration_text
 TEMPLATES = "templates/ollama-fleet.tmpl"
 """The texts of notifications, relative to alertmanager.yml."""
 
-NOWHERE = "nowhere"
+NULL = "null"
 PAGE, TICKET, INFO = "ollama-fleet-page", "ollama-fleet-ticket", "ollama-fleet-info"
 SWITCH = "ollama-fleet-dead-mans-switch"
 ROTATION = "ollama-fleet-rotation"
@@ -46,7 +46,7 @@ def document(settings: RoutingSettings, *, cluster_label: str = "cluster") -> Do
 
 def _root(settings: RoutingSettings, cluster_label: str) -> Document:
     return {
-        "receiver": NOWHERE,
+        "receiver": NULL,
         "group_by": ["alertname", cluster_label],
         "group_wait": duration_text(settings.group_wait),
         "group_interval": duration_text(settings.group_interval),
@@ -61,7 +61,7 @@ def _root(settings: RoutingSettings, cluster_label: str) -> Document:
 
 
 def _watchdog(settings: DeadMansSwitch | None) -> Document:
-    route: Document = {"matchers": [named("Watchdog")], "receiver": NOWHERE}
+    route: Document = {"matchers": [named("Watchdog")], "receiver": NULL}
     if settings is None:
         return route
     # Alertmanager repeats at the first look after repeat_interval. The look exactly at its end
@@ -97,7 +97,7 @@ def _info(settings: RoutingSettings) -> Document:
 def _by_severity(severity: Severity, name: str, receivers: tuple[Receiver, ...]) -> Document:
     return {
         "matchers": [OURS, f'severity="{severity}"'],
-        "receiver": name if receivers else NOWHERE,
+        "receiver": name if receivers else NULL,
     }
 
 
@@ -132,7 +132,7 @@ def _receivers(settings: RoutingSettings) -> list[Document]:
     made = [receiver(name, items, severity) for name, items, severity in by_name if items]
     if settings.dead_mans_switch:
         made.append(switch(SWITCH, settings.dead_mans_switch))
-    return [{"name": NOWHERE}, *made]
+    return [{"name": NULL}, *made]
 
 
 def _intervals(settings: RoutingSettings) -> list[Document]:

@@ -83,6 +83,8 @@ def _changed_rule(
     return dataclasses.replace(
         rule,
         severity=override.severity or rule.severity,
-        hold_s=rule.hold_s if override.hold is None else override.hold,
-        keep_s=rule.keep_s if override.keep is None else override.keep,
+        for_s=rule.for_s if override.for_s is None else override.for_s,
+        keep_firing_for_s=rule.keep_firing_for_s
+        if override.keep_firing_for_s is None
+        else override.keep_firing_for_s,
     )

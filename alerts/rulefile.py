@@ -71,8 +71,8 @@ def _alert(alert: Alert, links: Links) -> dict[str, Any]:
     return {
         "alert": alert.name,
         "expr": alert.expr,
-        **_duration("for", alert.hold_s),
-        **_duration("keep_firing_for", alert.keep_s),
+        **_duration("for", alert.for_s),
+        **_duration("keep_firing_for", alert.keep_firing_for_s),
         "labels": {"severity": str(alert.severity), **alert.labels},
         "annotations": {
             "summary": alert.summary,

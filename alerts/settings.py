@@ -21,7 +21,7 @@ from ollama_fleet.durations import Duration, duration_text
 from ollama_fleet.levels import Level, LevelSetting, Share
 
 INVENTORY = "inventory"
-SAMPLES_TO_BRIDGE = 4
+LOOKBACK_SCRAPES = 4
 MAX_SCRAPE_INTERVAL_S = 75.0
 LONGEST_BURN_WINDOW_S = 259_200.0
 FASTEST_BURN_BUDGET = 0.02
@@ -231,7 +231,7 @@ class Windows(Section):
     trend: Duration = Field(21_600.0, description="From which a trend is read.")
     horizon: Duration = Field(14_400.0, description="How far ahead a trend is followed.")
     telemetry: Duration = Field(900.0, description="In which failed figures are counted.")
-    figures: Duration = Field(21_600.0, description="In which a figure that is missed was there.")
+    absent: Duration = Field(21_600.0, description="In which a figure that is missed was there.")
     failed: Duration = Field(
         900.0, description="In which an instance that failed is tried again, or counts as mended."
     )
@@ -261,10 +261,10 @@ class Override(Section):
 
     is_enabled: bool = Field(True, alias="enabled", description="false leaves the alert out.")
     severity: Severity | None = Field(None, description="Another severity.")
-    hold: Duration | None = Field(
+    for_s: Duration | None = Field(
         None, alias="for", description="How long the condition must hold before the alert fires."
     )
-    keep: Duration | None = Field(
+    keep_firing_for_s: Duration | None = Field(
         None, alias="keep_firing_for", description="How long it fires on after the condition."
     )
 
@@ -289,7 +289,7 @@ class Settings(Section):
         return Scope(
             job=self.prometheus.job,
             cluster_label=self.prometheus.cluster_label,
-            bridge_s=SAMPLES_TO_BRIDGE * self.prometheus.scrape_interval,
+            lookback_s=LOOKBACK_SCRAPES * self.prometheus.scrape_interval,
         )
 
     @property
@@ -318,13 +318,13 @@ class Settings(Section):
                 f"not be longer than {duration_text(MAX_SCRAPE_INTERVAL_S)}: error budgets are "
                 "judged by windows of 5m"
             )
-        shortest_s = SAMPLES_TO_BRIDGE * prometheus.scrape_interval
+        shortest_s = LOOKBACK_SCRAPES * prometheus.scrape_interval
         for name in type(self.windows).model_fields:
             window_s: float = getattr(self.windows, name)
             if window_s < shortest_s:
                 yield (
                     f"windows.{name} ({duration_text(window_s)}) must be at least "
-                    f"{duration_text(shortest_s)}, which is {SAMPLES_TO_BRIDGE} scrape intervals: "
+                    f"{duration_text(shortest_s)}, which is {LOOKBACK_SCRAPES} scrape intervals: "
                     "with fewer samples a failed scrape leaves nothing to compute from"
                 )
 

@@ -53,7 +53,7 @@ class TickingReport(msgspec.Struct, frozen=True):
 async def measure_blocking(
     bench: Bench, fleet: SimulatedFleet, ours: RunningExporter
 ) -> list[Finding]:
-    """Ask for a tiny page every 5 ms from outside, while a scraper takes the whole one."""
+    """Selectors for a tiny page every 5 ms from outside, while a scraper takes the whole one."""
     seconds = bench.n_short_cycles * bench.interval_s
     bench.say(f"event loop, from outside: {seconds} s")
     command = python("bench.probe", f"--port={ours.port}", f"--seconds={seconds}")

@@ -64,7 +64,7 @@ class Ours:
 class Ctr:
     """A parallel loop in the shell around containerd's own command, with the same limits.
 
-    Its containers are marked as of a fleet: what an interruption leaves can be told by it.
+    Its containers are annotation as of a fleet: what an interruption leaves can be told by it.
     """
 
     daemon: Containerd

@@ -1,4 +1,4 @@
-"""The variables, marks and links that several dashboards share.
+"""The variables, annotations and links that several dashboards share.
 
 In:   settings.
 Out:  grafanalib's templates, annotations, tables. The uids of all dashboards are here as well,
@@ -13,13 +13,12 @@ from enum import StrEnum
 from typing import Any
 
 from alerts import names
-from dashboards.kit import colours, variables
+from dashboards.kit import colours, controls
+from dashboards.kit.controls import annotation, to_dashboard
 from dashboards.kit.fields import Json
-from dashboards.kit.links import to_dashboard
-from dashboards.kit.marks import marked
-from dashboards.kit.panels import Column, Panel, Words, table
+from dashboards.kit.panels import Column, Panel, PanelText, table
 from dashboards.queries import fleet
-from dashboards.queries.select import Ask
+from dashboards.queries.selectors import Selectors
 
 DISAGREEING = (
     "While replicas disagree, of each status the highest count is shown: together they are more "
@@ -38,42 +37,42 @@ class Uid(StrEnum):
     EXPORTER = "ollama-fleet-exporter"
 
 
-def cluster(ask: Ask) -> Any:
+def cluster(select: Selectors) -> Any:
     """Return the choice of the fleet; All also where series have no such label."""
-    return variables.label_values("cluster", names.INSTANCES, label=ask.cluster)
+    return controls.label_values("cluster", names.INSTANCES, label=select.cluster)
 
 
-def node(ask: Ask) -> Any:
+def node(select: Selectors) -> Any:
     """Return the choice of the node."""
-    return variables.label_values("node", ask.series(names.NODE_INSTANCES))
+    return controls.label_values("node", select.series(names.NODE_INSTANCES))
 
 
-def model(ask: Ask) -> Any:
+def model(select: Selectors) -> Any:
     """Return the choice of the model."""
-    return variables.label_values("model", ask.series(names.MODEL_INSTANCES))
+    return controls.label_values("model", select.series(names.MODEL_INSTANCES))
 
 
-def marks(ask: Ask) -> tuple[Json, ...]:
+def event_annotations(select: Selectors) -> tuple[Json, ...]:
     """Return what bends lines: alerts, and many instances that start at once."""
     return (
-        marked(
+        annotation(
             "Critical alerts",
-            fleet.alert_marks(ask, "critical"),
+            fleet.annotated_alerts(select, "critical"),
             title="{{alertname}}",
             text="critical",
             colour=colours.BAD,
         ),
-        marked(
+        annotation(
             "Warnings",
-            fleet.alert_marks(ask, "warning"),
+            fleet.annotated_alerts(select, "warning"),
             title="{{alertname}}",
             text="warning",
             colour=colours.WARNING,
             is_on=False,
         ),
-        marked(
+        annotation(
             "Rotations and restarts",
-            fleet.many_started(ask),
+            fleet.many_started(select),
             title="Many instances started",
             text="More than 2 % of the fleet within five minutes",
             colour=colours.PLAIN,
@@ -82,8 +81,8 @@ def marks(ask: Ask) -> tuple[Json, ...]:
 
 
 def rows_by_cluster(
-    ask: Ask,
-    words: Words,
+    select: Selectors,
+    text: PanelText,
     *columns: Column,
     labels: Sequence[str],
     **more: Any,
@@ -93,33 +92,33 @@ def rows_by_cluster(
     Grafana leaves the name of a column that is not there in the address: every row has one.
     """
     return table(
-        words,
-        *(replace(column, expr=ask.with_cluster(column.expr)) for column in columns),
-        labels=(*labels, ask.cluster),
+        text,
+        *(replace(column, expr=select.with_cluster(column.expr)) for column in columns),
+        labels=(*labels, select.cluster),
         **more,
     )
 
 
-def node_links(ask: Ask) -> list[Json]:
+def node_links(select: Selectors) -> list[Json]:
     """Return where the name of a node leads, from a row of one cluster."""
-    return [to_dashboard("The node and its instances", Uid.NODES, "node", cluster=ask.cluster)]
+    return [to_dashboard("The node and its instances", Uid.NODES, "node", cluster=select.cluster)]
 
 
-def model_links(ask: Ask) -> list[Json]:
+def model_links(select: Selectors) -> list[Json]:
     """Return where the name of a model leads, from a row of one cluster."""
-    return [to_dashboard("The model", Uid.MODELS, "model", cluster=ask.cluster)]
+    return [to_dashboard("The model", Uid.MODELS, "model", cluster=select.cluster)]
 
 
-def instance_links(ask: Ask) -> list[Json]:
+def instance_links(select: Selectors) -> list[Json]:
     """Return where the id of an instance leads, from a row of one cluster."""
     columns = ("node", "instance_id")
-    return [to_dashboard("The instance", Uid.INSTANCE, *columns, cluster=ask.cluster)]
+    return [to_dashboard("The instance", Uid.INSTANCE, *columns, cluster=select.cluster)]
 
 
-def pipeline_links(ask: Ask) -> list[Json]:
+def pipeline_links(select: Selectors) -> list[Json]:
     """Return where the address of an exporter or a provisioner leads, from a row of one cluster.
 
     It is not chosen there: the choice is among exporters, and an alert may name a provisioner.
     """
     title = "The exporters and provisioners"
-    return [to_dashboard(title, Uid.EXPORTER, cluster=ask.cluster)]
+    return [to_dashboard(title, Uid.EXPORTER, cluster=select.cluster)]

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from dashboards import build as building
-from dashboards import listing
+from dashboards import collection
 from dashboards.errors import DashboardsError
 from dashboards.push_cli import provision, push
 from dashboards.settings import DashboardSettings
@@ -113,9 +113,9 @@ def list_dashboards(*, cluster_label: str, job: str, scrape_interval: str, is_js
     """List the dashboards: uid, title, and how many panels and queries they have."""
     settings = _settings(cluster_label, job, scrape_interval)
     if is_json:
-        click.echo(json.dumps(listing.as_json(settings), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(collection.as_json(settings), indent=2, ensure_ascii=False))
     else:
-        click.echo(listing.text(settings))
+        click.echo(collection.text(settings))
 
 
 def _settings(cluster_label: str, job: str, scrape_interval: str) -> DashboardSettings:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dashboards import choices
 from dashboards.choices import Uid
-from dashboards.kit import colours, fields, variables
-from dashboards.kit.board import Board
-from dashboards.kit.grid import Section, row
-from dashboards.kit.marks import marked
-from dashboards.kit.panels import Column, Panel, Query, Words, chart, state_timeline
+from dashboards.kit import colours, controls, fields
+from dashboards.kit.board import Board, Section, row
+from dashboards.kit.controls import annotation
+from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, state_timeline
 from dashboards.queries import instance
-from dashboards.queries.select import THIS_NODE, Ask
+from dashboards.queries.selectors import THIS_NODE, Selectors
 from dashboards.settings import DashboardSettings
 from exporter import catalogue
 from exporter.catalogue import NODE_INSTANCES
@@ -21,10 +20,10 @@ GONE = "The exporter knows no such instance on this node, or does not publish si
 
 def dashboard(settings: DashboardSettings) -> Board:
     """Return the dashboard of one instance, chosen by its node."""
-    ask = Ask.of(settings)
-    restarts = marked(
+    select = Selectors.of(settings)
+    restarts = annotation(
         "Restarts",
-        instance.restarts(ask),
+        instance.restarts(select),
         title="Restarted",
         text="",
         colour=colours.PLAIN,
@@ -34,74 +33,74 @@ def dashboard(settings: DashboardSettings) -> Board:
         title="Instance",
         description="One instance: what it is, how it is, how it does against its peers.",
         scrape_interval=settings.scrape_interval,
-        variables=_variables(ask),
-        marks=(*choices.marks(ask)[:2], restarts),
+        variables=_variables(select),
+        annotations=(*choices.event_annotations(select)[:2], restarts),
         sections=(
-            Section("", (row(4, (16, _info(ask)), (8, _up(ask))),)),
+            Section("", (row(4, (16, _info(select)), (8, _up(select))),)),
             Section(
                 "Work",
                 (
-                    row(8, (12, _speed(ask)), (12, _latency(ask))),
-                    row(8, (8, _requests(ask)), (8, _tokens(ask)), (8, _errors(ask))),
+                    row(8, (12, _speed(select)), (12, _latency(select))),
+                    row(8, (8, _requests(select)), (8, _tokens(select)), (8, _errors(select))),
                 ),
             ),
-            Section("Life", (row(7, (12, _age(ask)), (12, _poll(ask))),)),
-            Section("Neighbours on $node", (row(10, (24, _neighbours(ask))),)),
+            Section("Life", (row(7, (12, _age(select)), (12, _poll(select))),)),
+            Section("Neighbours on $node", (row(10, (24, _neighbours(select))),)),
         ),
     )
 
 
-def _variables(ask: Ask) -> tuple[object, ...]:
+def _variables(select: Selectors) -> tuple[object, ...]:
     """Return the choices: a node first, so that no list has 10,000 entries."""
-    up = ask.series(catalogue.INSTANCE_UP, THIS_NODE)
+    up = select.series(catalogue.INSTANCE_UP, THIS_NODE)
     return (
-        variables.data_source(),
-        choices.cluster(ask),
-        variables.label_values("node", ask.series(NODE_INSTANCES), all_value=None),
-        variables.label_values("instance_id", up, all_value=None),
+        controls.data_source(),
+        choices.cluster(select),
+        controls.label_values("node", select.series(NODE_INSTANCES), all_value=None),
+        controls.label_values("instance_id", up, all_value=None),
     )
 
 
-def _legend(ask: Ask, name: str) -> str:
+def _legend(select: Selectors, name: str) -> str:
     """Return the name of a series in its cluster; of a fleet that has none Grafana leaves it out.
 
     While All is chosen, several clusters may have an instance of this name.
     """
-    return f"{name} {{{{{ask.cluster}}}}}"
+    return f"{name} {{{{{select.cluster}}}}}"
 
 
-def _info(ask: Ask) -> Panel:
-    words = Words(
+def _info(select: Selectors) -> Panel:
+    text = PanelText(
         title="$instance_id",
         description="What is known of the instance: from the inventory, or from what it answers. "
         "Series: ollama_instance_info.",
         no_data=GONE,
     )
     return choices.rows_by_cluster(
-        ask,
-        words,
-        Column(name="state", expr=instance.known_up(ask), looks=fields.coloured_cell(UP)),
-        Column(name="started", expr=instance.known_start(ask), unit="dateTimeFromNow"),
+        select,
+        text,
+        Column(name="state", expr=instance.known_up(select), overrides=fields.coloured_cell(UP)),
+        Column(name="started", expr=instance.known_start(select), unit="dateTimeFromNow"),
         labels=("model", "engine", "version", "developer", "node"),
-        links={"node": choices.node_links(ask), "model": choices.model_links(ask)},
+        links={"node": choices.node_links(select), "model": choices.model_links(select)},
         hidden_labels=("instance_id",),
     )
 
 
-def _up(ask: Ask) -> Panel:
-    words = Words(
+def _up(select: Selectors) -> Panel:
+    text = PanelText(
         title="Health",
         description="Whether the polls found the instance healthy. Many short gaps: it crashes and "
         "restarts, or its health checks time out under load. Series: ollama_instance_up.",
         no_data=GONE,
         unit="none",
     )
-    health = Query(instance.up(ask), _legend(ask, "health"))
-    return state_timeline(words, health, mappings=fields.mapping(UP))
+    health = Query(instance.up(select), _legend(select, "health"))
+    return state_timeline(text, health, mappings=fields.mapping(UP))
 
 
-def _speed(ask: Ask) -> Panel:
-    words = Words(
+def _speed(select: Selectors) -> Panel:
+    text = PanelText(
         title="Speed against its peers",
         description="Tokens per second while it generates; its node's mean and the median of all "
         "nodes with the same model and engine. Alone below the node: restart it. With its node "
@@ -110,13 +109,13 @@ def _speed(ask: Ask) -> Panel:
         unit="short",
     )
     names = ("instance", "its node", "peers' median", "limit")
-    own, node, peers, limit = (_legend(ask, name) for name in names)
+    own, node, peers, limit = (_legend(select, name) for name in names)
     return chart(
-        words,
-        Query(instance.value(ask, catalogue.INSTANCE_TOKENS_PER_SECOND), own),
-        Query(instance.node_speed(ask), node),
-        Query(instance.peers_speed(ask), peers),
-        Query(instance.slow_speed(ask), limit),
+        text,
+        Query(instance.value(select, catalogue.INSTANCE_TOKENS_PER_SECOND), own),
+        Query(instance.node_speed(select), node),
+        Query(instance.peers_speed(select), peers),
+        Query(instance.slow_speed(select), limit),
         overrides=[
             fields.override(own, {"color": fields.fixed(colours.GOOD), "custom.lineWidth": 2}),
             fields.coloured(node, colours.PLAIN),
@@ -126,8 +125,8 @@ def _speed(ask: Ask) -> Panel:
     )
 
 
-def _latency(ask: Ask) -> Panel:
-    words = Words(
+def _latency(select: Selectors) -> Panel:
+    text = PanelText(
         title="Latency, p99",
         description="As the instance reports it, and the fleet's limit. High with requests that "
         "queue: it gets more than its share. Series: ollama_instance_request_latency_p99_seconds.",
@@ -135,15 +134,15 @@ def _latency(ask: Ask) -> Panel:
         unit="s",
     )
     return chart(
-        words,
-        Query(instance.value(ask, catalogue.INSTANCE_LATENCY_P99), _legend(ask, "p99")),
-        Query(instance.latency_limit(ask), "limit"),
+        text,
+        Query(instance.value(select, catalogue.INSTANCE_LATENCY_P99), _legend(select, "p99")),
+        Query(instance.latency_limit(select), "limit"),
         overrides=[fields.limit_line("limit")],
     )
 
 
-def _requests(ask: Ask) -> Panel:
-    words = Words(
+def _requests(select: Selectors) -> Panel:
+    text = PanelText(
         title="Requests",
         description="That it works on, and that wait in it. Waiting ones while no tokens are "
         "generated: it hangs, restart it. "
@@ -151,11 +150,11 @@ def _requests(ask: Ask) -> Panel:
         no_data="The instance does not tell what it works on.",
         unit="none",
     )
-    running, queued = (_legend(ask, name) for name in ("running", "queued"))
+    running, queued = (_legend(select, name) for name in ("running", "queued"))
     return chart(
-        words,
-        Query(instance.value(ask, catalogue.INSTANCE_REQUESTS_RUNNING), running),
-        Query(instance.value(ask, catalogue.INSTANCE_REQUESTS_QUEUED), queued),
+        text,
+        Query(instance.value(select, catalogue.INSTANCE_REQUESTS_RUNNING), running),
+        Query(instance.value(select, catalogue.INSTANCE_REQUESTS_QUEUED), queued),
         overrides=[
             fields.coloured(running, colours.GOOD),
             fields.coloured(queued, colours.WARNING),
@@ -163,8 +162,8 @@ def _requests(ask: Ask) -> Panel:
     ).optional()
 
 
-def _tokens(ask: Ask) -> Panel:
-    words = Words(
+def _tokens(select: Selectors) -> Panel:
+    text = PanelText(
         title="Tokens",
         description="Generated and read per second, idle times included. "
         "Series: ollama_instance_generated_tokens_total, ollama_instance_prompt_tokens_total.",
@@ -172,48 +171,50 @@ def _tokens(ask: Ask) -> Panel:
         unit="short",
     )
     return chart(
-        words,
-        Query(instance.rate(ask, catalogue.INSTANCE_GENERATED_TOKENS), _legend(ask, "generated")),
-        Query(instance.rate(ask, catalogue.INSTANCE_PROMPT_TOKENS), _legend(ask, "read")),
+        text,
+        Query(
+            instance.rate(select, catalogue.INSTANCE_GENERATED_TOKENS), _legend(select, "generated")
+        ),
+        Query(instance.rate(select, catalogue.INSTANCE_PROMPT_TOKENS), _legend(select, "read")),
     ).optional()
 
 
-def _errors(ask: Ask) -> Panel:
-    words = Words(
+def _errors(select: Selectors) -> Panel:
+    text = PanelText(
         title="Errors by type",
         description="Failed requests per second. Good: none. Series: ollama_instance_errors_total.",
         no_data="The instance does not count its errors.",
         unit="reqps",
     )
-    errors = Query(instance.errors(ask), _legend(ask, "{{error_type}}"))
-    return chart(words, errors, is_stacked=True).optional()
+    errors = Query(instance.errors(select), _legend(select, "{{error_type}}"))
+    return chart(text, errors, is_stacked=True).optional()
 
 
-def _age(ask: Ask) -> Panel:
-    words = Words(
+def _age(select: Selectors) -> Panel:
+    text = PanelText(
         title="Age",
         description="How long it has been running; each drop is a restart. It should be replaced "
         "before it gets so old that it leaks memory. Series: ollama_instance_start_time_seconds.",
         no_data="The instance does not tell when it started.",
         unit="s",
     )
-    return chart(words, Query(instance.age(ask), _legend(ask, "age"))).optional()
+    return chart(text, Query(instance.age(select), _legend(select, "age"))).optional()
 
 
-def _poll(ask: Ask) -> Panel:
-    words = Words(
+def _poll(select: Selectors) -> Panel:
+    text = PanelText(
         title="Duration of polls",
         description="How long the exporter waits for its answers. Long while latency is good: the "
         "network, or a busy node. Series: ollama_instance_poll_duration_seconds.",
         no_data=GONE,
         unit="s",
     )
-    poll = Query(instance.value(ask, catalogue.INSTANCE_POLL_DURATION), _legend(ask, "poll"))
-    return chart(words, poll)
+    poll = Query(instance.value(select, catalogue.INSTANCE_POLL_DURATION), _legend(select, "poll"))
+    return chart(text, poll)
 
 
-def _neighbours(ask: Ask) -> Panel:
-    words = Words(
+def _neighbours(select: Selectors) -> Panel:
+    text = PanelText(
         title="Instances of the same node",
         description=f"At most {instance.MAX_NEIGHBOURS}: those that are down first, then the "
         "slowest. All in the same trouble: it is the node's. Series: ollama_instance_up.",
@@ -221,16 +222,18 @@ def _neighbours(ask: Ask) -> Panel:
     )
     up = fields.coloured_cell(UP)
     return choices.rows_by_cluster(
-        ask,
-        words,
-        Column(name="state", expr=instance.neighbours(ask, catalogue.INSTANCE_UP), looks=up),
+        select,
+        text,
+        Column(name="state", expr=instance.neighbours(select, catalogue.INSTANCE_UP), overrides=up),
         Column(
             name="tokens/s",
-            expr=instance.neighbours(ask, catalogue.INSTANCE_TOKENS_PER_SECOND),
+            expr=instance.neighbours(select, catalogue.INSTANCE_TOKENS_PER_SECOND),
             unit="short",
         ),
-        Column(name="p99", expr=instance.neighbours(ask, catalogue.INSTANCE_LATENCY_P99), unit="s"),
+        Column(
+            name="p99", expr=instance.neighbours(select, catalogue.INSTANCE_LATENCY_P99), unit="s"
+        ),
         labels=("instance_id", "model", "node"),
-        links={"instance_id": choices.instance_links(ask), "model": choices.model_links(ask)},
+        links={"instance_id": choices.instance_links(select), "model": choices.model_links(select)},
         sort=[("state", False), ("tokens/s", False)],
     )

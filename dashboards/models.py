@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dashboards import choices
 from dashboards.choices import DISAGREEING, Uid
-from dashboards.kit import colours, fields, variables
-from dashboards.kit.board import Board
-from dashboards.kit.grid import Section, row
-from dashboards.kit.links import to_dashboard
-from dashboards.kit.panels import Column, Panel, Query, Words, chart, table
+from dashboards.kit import colours, controls, fields
+from dashboards.kit.board import Board, Section, row
+from dashboards.kit.controls import to_dashboard
+from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, table
 from dashboards.queries import fleet, models
-from dashboards.queries.select import Ask
+from dashboards.queries.selectors import Selectors
 from dashboards.settings import DashboardSettings
 
 NO_MODEL = "No instance of the chosen models is in the inventory."
@@ -20,37 +19,37 @@ NO_LATENCY = "No instance of the chosen models tells of its latency."
 
 def dashboard(settings: DashboardSettings) -> Board:
     """Return the dashboard for whoever answers for a model."""
-    ask = Ask.of(settings)
+    select = Selectors.of(settings)
     return Board(
         uid=Uid.MODELS,
         title="Models",
         description="How many instances serve each model, how fast, and what its users feel.",
         scrape_interval=settings.scrape_interval,
-        variables=(variables.data_source(), choices.cluster(ask), choices.model(ask)),
-        marks=choices.marks(ask),
+        variables=(controls.data_source(), choices.cluster(select), choices.model(select)),
+        annotations=choices.event_annotations(select),
         sections=(
-            Section("", (row(9, (24, _all(ask))),)),
-            Section("Instances", (row(8, (12, _by_status(ask)), (12, _healthy(ask))),)),
+            Section("", (row(9, (24, _all(select))),)),
+            Section("Instances", (row(8, (12, _by_status(select)), (12, _healthy(select))),)),
             Section(
                 "Speed",
                 (
-                    row(8, (12, _speed(ask)), (12, _generated(ask))),
-                    row(8, (12, _median_speed(ask)), (12, _slow_end(ask))),
+                    row(8, (12, _speed(select)), (12, _generated(select))),
+                    row(8, (12, _median_speed(select)), (12, _slow_end(select))),
                 ),
             ),
-            Section("Requests", (row(8, (12, _requests(ask)), (12, _errors(ask))),)),
-            Section("Latency", (row(8, (12, _p99(ask)), (12, _slow_instances(ask))),)),
+            Section("Requests", (row(8, (12, _requests(select)), (12, _errors(select))),)),
+            Section("Latency", (row(8, (12, _p99(select)), (12, _slow_instances(select))),)),
             Section(
                 "Spread over instances, a chart per model",
-                (row(8, (24, _speed_spread(ask))), row(8, (24, _latency_spread(ask)))),
+                (row(8, (24, _speed_spread(select))), row(8, (24, _latency_spread(select)))),
                 is_collapsed=True,
             ),
         ),
     )
 
 
-def _all(ask: Ask) -> Panel:
-    words = Words(
+def _all(select: Selectors) -> Panel:
+    text = PanelText(
         title="Models",
         description="The chosen models, the largest first. A share of healthy instances below "
         "100 % is what its users feel first; errors of one model alone are its own, of all are the "
@@ -60,29 +59,29 @@ def _all(ask: Ask) -> Panel:
     )
     ratio = {"unit": "percentunit", "decimals": 1}
     return table(
-        words,
-        Column(name="instances", expr=models.instances(ask)),
-        Column(name="healthy", expr=models.healthy(ask)),
+        text,
+        Column(name="instances", expr=models.instances(select)),
+        Column(name="healthy", expr=models.healthy(select)),
         Column(
             name="healthy, share",
-            expr=models.healthy_ratio(ask),
+            expr=models.healthy_ratio(select),
             unit="percentunit",
-            looks=ratio,
+            overrides=ratio,
         ),
-        Column(name="of the fleet", expr=models.share(ask), unit="percentunit", looks=ratio),
-        Column(name="tokens/s", expr=models.speed(ask), unit="short"),
-        Column(name="tokens/s each", expr=models.speed_each(ask), unit="short"),
-        Column(name="p99", expr=models.latency_p99_known(ask), unit="s"),
-        Column(name="requests/s", expr=models.requests(ask), unit="reqps"),
-        Column(name="errors/s", expr=models.errors(ask), unit="reqps"),
+        Column(name="of the fleet", expr=models.share(select), unit="percentunit", overrides=ratio),
+        Column(name="tokens/s", expr=models.speed(select), unit="short"),
+        Column(name="tokens/s each", expr=models.speed_each(select), unit="short"),
+        Column(name="p99", expr=models.latency_p99_known(select), unit="s"),
+        Column(name="requests/s", expr=models.requests(select), unit="reqps"),
+        Column(name="errors/s", expr=models.errors(select), unit="reqps"),
         labels=("model",),
         links={"model": [to_dashboard("The model", Uid.MODELS, "model")]},
         sort=[("instances", True)],
     )
 
 
-def _by_status(ask: Ask) -> Panel:
-    words = Words(
+def _by_status(select: Selectors) -> Panel:
+    text = PanelText(
         title="Instances of the chosen models",
         description=f"Stacked by status. Good: nearly all healthy. {DISAGREEING} "
         "Series: model:ollama_instances:sum.",
@@ -90,26 +89,26 @@ def _by_status(ask: Ask) -> Panel:
         unit="none",
     )
     return chart(
-        words,
-        Query(models.by_status(ask), "{{status}}"),
+        text,
+        Query(models.by_status(select), "{{status}}"),
         overrides=fields.by_status(),
         is_stacked=True,
     )
 
 
-def _healthy(ask: Ask) -> Panel:
-    words = Words(
+def _healthy(select: Selectors) -> Panel:
+    text = PanelText(
         title="Healthy share by model",
         description="Of each model's instances. One line that falls alone: a bad rollout of that "
         "model, or its nodes. All together: the fleet. Series: ollama_model_instances.",
         no_data=NO_MODEL,
         unit="percentunit",
     )
-    return chart(words, Query(models.healthy_over_time(ask), "{{model}}"), max=1)
+    return chart(text, Query(models.healthy_over_time(select), "{{model}}"), max=1)
 
 
-def _speed(ask: Ask) -> Panel:
-    words = Words(
+def _speed(select: Selectors) -> Panel:
+    text = PanelText(
         title="Token throughput",
         description="Tokens per second that healthy instances can generate, by model. It falls "
         "with their number and with their speed: see below which. "
@@ -117,55 +116,55 @@ def _speed(ask: Ask) -> Panel:
         no_data=NO_SPEED,
         unit="short",
     )
-    return chart(words, Query(models.speed(ask), "{{model}}"), is_stacked=True)
+    return chart(text, Query(models.speed(select), "{{model}}"), is_stacked=True)
 
 
-def _generated(ask: Ask) -> Panel:
-    words = Words(
+def _generated(select: Selectors) -> Panel:
+    text = PanelText(
         title="Tokens generated",
         description="Tokens per second that were really generated: what is asked of each model. "
         "Series: ollama_fleet_generated_tokens_total.",
         no_data="No instance of the chosen models counts its tokens.",
         unit="short",
     )
-    return chart(words, Query(models.generated(ask), "{{model}}"), is_stacked=True).optional()
+    return chart(text, Query(models.generated(select), "{{model}}"), is_stacked=True).optional()
 
 
-def _requests(ask: Ask) -> Panel:
-    words = Words(
+def _requests(select: Selectors) -> Panel:
+    text = PanelText(
         title="Requests",
         description="Requests per second by model, as far as its instances count them. "
         "Series: ollama_fleet_request_duration_seconds.",
         no_data="No instance of the chosen models gives a histogram of its requests.",
         unit="reqps",
     )
-    return chart(words, Query(models.requests(ask), "{{model}}"), is_stacked=True).optional()
+    return chart(text, Query(models.requests(select), "{{model}}"), is_stacked=True).optional()
 
 
-def _errors(ask: Ask) -> Panel:
-    words = Words(
+def _errors(select: Selectors) -> Panel:
+    text = PanelText(
         title="Failed requests",
         description="Per second by model. One model alone: its engine, its memory or its last "
         "rollout. All together: the fleet's. Series: model:ollama_errors:rate5m.",
         no_data="No instance of the chosen models counts its errors.",
         unit="reqps",
     )
-    return chart(words, Query(models.errors(ask), "{{model}}"), is_stacked=True).optional()
+    return chart(text, Query(models.errors(select), "{{model}}"), is_stacked=True).optional()
 
 
-def _median_speed(ask: Ask) -> Panel:
-    words = Words(
+def _median_speed(select: Selectors) -> Panel:
+    text = PanelText(
         title="Speed per instance, median",
         description="Half of a model's instances are faster. A step: engine, driver or "
         "quantisation changed. Series: model:ollama_instance_tokens_per_second:quantile.",
         no_data=NO_SPEED,
         unit="short",
     )
-    return chart(words, Query(models.speed_spread(ask, "0.5"), "{{model}}"))
+    return chart(text, Query(models.speed_spread(select, "0.5"), "{{model}}"))
 
 
-def _slow_end(ask: Ask) -> Panel:
-    words = Words(
+def _slow_end(select: Selectors) -> Panel:
+    text = PanelText(
         title="Speed per instance, slowest tenth",
         description="Nine in ten of a model's instances are faster. It falls while the median "
         "stays: some nodes slowed down, see the nodes dashboard. "
@@ -173,11 +172,11 @@ def _slow_end(ask: Ask) -> Panel:
         no_data=NO_SPEED,
         unit="short",
     )
-    return chart(words, Query(models.speed_spread(ask, "0.1"), "{{model}}"))
+    return chart(text, Query(models.speed_spread(select, "0.1"), "{{model}}"))
 
 
-def _p99(ask: Ask) -> Panel:
-    words = Words(
+def _p99(select: Selectors) -> Panel:
+    text = PanelText(
         title="Latency, p99 of requests",
         description="From the histogram of all requests of a model, and the fleet's limit. "
         "Series: ollama_fleet_request_duration_seconds.",
@@ -185,15 +184,15 @@ def _p99(ask: Ask) -> Panel:
         unit="s",
     )
     return chart(
-        words,
-        Query(models.latency_p99(ask), "{{model}}"),
-        Query(fleet.latency_limit(ask), "limit"),
+        text,
+        Query(models.latency_p99(select), "{{model}}"),
+        Query(fleet.latency_limit(select), "limit"),
         overrides=[fields.limit_line("limit")],
     )
 
 
-def _slow_instances(ask: Ask) -> Panel:
-    words = Words(
+def _slow_instances(select: Selectors) -> Panel:
+    text = PanelText(
         title="Latency, p99 of the slowest instances",
         description="One instance in a hundred reports a higher p99. Far above the p99 of "
         "requests: few instances are overloaded, look at how load is balanced. "
@@ -202,15 +201,15 @@ def _slow_instances(ask: Ask) -> Panel:
         unit="s",
     )
     return chart(
-        words,
-        Query(models.latency_spread(ask, "0.99"), "{{model}}"),
-        Query(fleet.latency_limit(ask), "limit"),
+        text,
+        Query(models.latency_spread(select, "0.99"), "{{model}}"),
+        Query(fleet.latency_limit(select), "limit"),
         overrides=[fields.limit_line("limit")],
     )
 
 
-def _speed_spread(ask: Ask) -> Panel:
-    words = Words(
+def _speed_spread(select: Selectors) -> Panel:
+    text = PanelText(
         title="Speed of $model",
         description="Between which speeds the instances lie: half, nine in ten, and all but one "
         "in a hundred are faster than the lines. "
@@ -221,8 +220,8 @@ def _speed_spread(ask: Ask) -> Panel:
     names = {"0.5": "median", "0.1": "slowest tenth", "0.01": "slowest hundredth"}
     median, tenth, hundredth = names.values()
     return chart(
-        words,
-        *(Query(models.speed_spread(ask, quantile), name) for quantile, name in names.items()),
+        text,
+        *(Query(models.speed_spread(select, quantile), name) for quantile, name in names.items()),
         overrides=[
             fields.band(median, tenth, colours.GOOD),
             fields.band(tenth, hundredth, colours.WARNING),
@@ -232,8 +231,8 @@ def _speed_spread(ask: Ask) -> Panel:
     )
 
 
-def _latency_spread(ask: Ask) -> Panel:
-    words = Words(
+def _latency_spread(select: Selectors) -> Panel:
+    text = PanelText(
         title="Latency of $model",
         description="Between which the p99 of single instances lie: half, nine in ten, and all "
         "but one in a hundred are below the lines. "
@@ -244,8 +243,8 @@ def _latency_spread(ask: Ask) -> Panel:
     names = {"0.99": "slowest hundredth", "0.9": "slowest tenth", "0.5": "median"}
     hundredth, tenth, median = names.values()
     return chart(
-        words,
-        *(Query(models.latency_spread(ask, quantile), name) for quantile, name in names.items()),
+        text,
+        *(Query(models.latency_spread(select, quantile), name) for quantile, name in names.items()),
         overrides=[
             fields.band(hundredth, tenth, colours.BAD),
             fields.band(tenth, median, colours.WARNING),

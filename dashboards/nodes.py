@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dashboards import choices
 from dashboards.choices import DISAGREEING, Uid
-from dashboards.kit import colours, fields, variables
-from dashboards.kit.board import Board
-from dashboards.kit.grid import Section, row
-from dashboards.kit.panels import Column, Panel, Query, Words, chart, stat
+from dashboards.kit import colours, controls, fields
+from dashboards.kit.board import Board, Section, row
+from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, stat
 from dashboards.queries import nodes
-from dashboards.queries.select import FAILING, Ask
+from dashboards.queries.selectors import FAILING, Selectors
 from dashboards.settings import DashboardSettings
 from exporter import catalogue
 
@@ -20,54 +19,56 @@ LIMITS = (10, 25, 50, 100)
 
 def dashboard(settings: DashboardSettings) -> Board:
     """Return the dashboard that shows a batch of nodes that are 30 % slower than the others."""
-    ask = Ask.of(settings)
+    select = Selectors.of(settings)
     return Board(
         uid=Uid.NODES,
         title="Nodes",
         description="Which nodes are slower than their peers, which fail, and their instances.",
         scrape_interval=settings.scrape_interval,
         variables=(
-            variables.data_source(),
-            choices.cluster(ask),
-            choices.model(ask),
-            choices.node(ask),
-            variables.limit(*LIMITS, default=25),
+            controls.data_source(),
+            choices.cluster(select),
+            choices.model(select),
+            choices.node(select),
+            controls.limit(*LIMITS, default=25),
         ),
-        marks=choices.marks(ask),
+        annotations=choices.event_annotations(select),
         sections=(
-            Section("", (row(4, *((6, panel) for panel in _counts(ask))),)),
-            Section("Slower than their peers", (row(10, (13, _slowest(ask)), (11, _ratio(ask))),)),
-            Section("Failing", (row(9, (12, _failing(ask)), (12, _failing_line(ask))),)),
+            Section("", (row(4, *((6, panel) for panel in _counts(select))),)),
+            Section(
+                "Slower than their peers", (row(10, (13, _slowest(select)), (11, _ratio(select))),)
+            ),
+            Section("Failing", (row(9, (12, _failing(select)), (12, _failing_line(select))),)),
             Section(
                 "Errors and restarts",
-                (row(8, (8, _errors(ask)), (8, _errors_line(ask)), (8, _started(ask))),),
+                (row(8, (8, _errors(select)), (8, _errors_line(select)), (8, _started(select))),),
             ),
-            Section("Instances of $node", (row(14, (24, _instances(ask))),)),
+            Section("Instances of $node", (row(14, (24, _instances(select))),)),
         ),
     )
 
 
-def _counts(ask: Ask) -> tuple[Panel, ...]:
+def _counts(select: Selectors) -> tuple[Panel, ...]:
     return (
-        _count("Nodes", "nodes", nodes.all_count(ask), "With instances in the inventory."),
+        _count("Nodes", "nodes", nodes.all_count(select), "With instances in the inventory."),
         _count(
             "Compared nodes",
             "compared",
-            nodes.compared_count(ask),
+            nodes.compared_count(select),
             "With enough peers, of the same model and engine, to be compared. Fewer than all: "
             "their instances do not tell their speed, or fewer than three nodes run a model.",
         ).optional(),
         _count(
             "Slow nodes",
             "slow",
-            nodes.slow_count(ask),
+            nodes.slow_count(select),
             "Below the alert's share of their peers' median. Good: none. The table names them.",
             bad=colours.BAD,
         ).optional(),
         _count(
             "Dark nodes",
             "dark",
-            nodes.dark_count(ask),
+            nodes.dark_count(select),
             "With failing instances and not one that is healthy: the node, its network or its "
             "container runtime is down. Good: none.",
             bad=colours.BAD,
@@ -76,18 +77,18 @@ def _counts(ask: Ask) -> tuple[Panel, ...]:
 
 
 def _count(title: str, name: str, expr: str, description: str, *, bad: str = "") -> Panel:
-    words = Words(
+    text = PanelText(
         title=title,
         description=f"{description} Series: those recorded by node.",
         no_data="No figures of nodes: look at the exporter dashboard.",
         unit="none",
     )
     turning = [fields.turning(name, 1, bad)] if bad else []
-    return stat(words, Query(expr, name), overrides=turning)
+    return stat(text, Query(expr, name), overrides=turning)
 
 
-def _slowest(ask: Ask) -> Panel:
-    words = Words(
+def _slowest(select: Selectors) -> Panel:
+    text = PanelText(
         title="Nodes slowest against their peers",
         description="Tokens per second per instance against the median of the nodes with the same "
         "model and engine. Slow ones share a rack, a batch or a BIOS setting: compare with one "
@@ -95,19 +96,27 @@ def _slowest(ask: Ask) -> Panel:
         no_data="No node can be compared: fewer than three run the same model and engine.",
     )
     panel = choices.rows_by_cluster(
-        ask,
-        words,
-        Column(name="of peers", expr=nodes.slowest_ratio(ask), unit="percentunit"),
-        Column(name="verdict", expr=nodes.slowest_is_slow(ask), looks=fields.coloured_cell(SLOW)),
+        select,
+        text,
+        Column(name="of peers", expr=nodes.slowest_ratio(select), unit="percentunit"),
         Column(
-            name="tokens/s each", expr=nodes.slowest_speed(ask), unit="short", looks=_decimals(1)
+            name="verdict", expr=nodes.slowest_is_slow(select), overrides=fields.coloured_cell(SLOW)
         ),
         Column(
-            name="peers' median", expr=nodes.slowest_peers(ask), unit="short", looks=_decimals(1)
+            name="tokens/s each",
+            expr=nodes.slowest_speed(select),
+            unit="short",
+            overrides=_decimals(1),
         ),
-        Column(name="healthy on node", expr=nodes.slowest_healthy(ask)),
+        Column(
+            name="peers' median",
+            expr=nodes.slowest_peers(select),
+            unit="short",
+            overrides=_decimals(1),
+        ),
+        Column(name="healthy on node", expr=nodes.slowest_healthy(select)),
         labels=nodes.GROUP,
-        links={"node": choices.node_links(ask), "model": choices.model_links(ask)},
+        links={"node": choices.node_links(select), "model": choices.model_links(select)},
         sort=[("of peers", False)],
     )
     return panel.optional()
@@ -117,8 +126,8 @@ def _decimals(count: int) -> fields.Json:
     return {"decimals": count}
 
 
-def _ratio(ask: Ask) -> Panel:
-    words = Words(
+def _ratio(select: Selectors) -> Panel:
+    text = PanelText(
         title="Speed against peers",
         description=f"The {nodes.LINES} of the chosen nodes that are slowest at the end of the "
         "time range, and the alert's limit. A step down dates the change that did it. "
@@ -127,15 +136,15 @@ def _ratio(ask: Ask) -> Panel:
         unit="percentunit",
     )
     return chart(
-        words,
-        Query(nodes.ratio_over_time(ask), "{{node}} {{model}}"),
-        Query(nodes.ratio_limit(ask), "limit"),
+        text,
+        Query(nodes.ratio_over_time(select), "{{node}} {{model}}"),
+        Query(nodes.ratio_limit(select), "limit"),
         overrides=[fields.limit_line("limit")],
     )
 
 
-def _failing(ask: Ask) -> Panel:
-    words = Words(
+def _failing(select: Selectors) -> Panel:
+    text = PanelText(
         title="Nodes with failing instances",
         description="Instances that should serve and do not, by status. Unreachable as a whole: "
         f"the node or its network is down. {DISAGREEING} Series: node:ollama_instances:sum.",
@@ -143,19 +152,19 @@ def _failing(ask: Ask) -> Panel:
     )
     statuses = (*FAILING, "healthy")
     panel = choices.rows_by_cluster(
-        ask,
-        words,
-        Column(name="failing", expr=nodes.failing_most(ask)),
-        *(Column(name=status, expr=nodes.failing_status(ask, status)) for status in statuses),
+        select,
+        text,
+        Column(name="failing", expr=nodes.failing_most(select)),
+        *(Column(name=status, expr=nodes.failing_status(select, status)) for status in statuses),
         labels=("node",),
-        links={"node": choices.node_links(ask)},
+        links={"node": choices.node_links(select)},
         sort=[("failing", True)],
     )
     return panel.optional()
 
 
-def _failing_line(ask: Ask) -> Panel:
-    words = Words(
+def _failing_line(select: Selectors) -> Panel:
+    text = PanelText(
         title="Failing instances by node",
         description=f"The {nodes.LINES} of the chosen nodes with most of them at the end of the "
         f"time range. Nodes that step together share a rack or a switch. {DISAGREEING} "
@@ -163,41 +172,41 @@ def _failing_line(ask: Ask) -> Panel:
         no_data="On the chosen nodes nothing fails now.",
         unit="none",
     )
-    return chart(words, Query(nodes.failing_over_time(ask), "{{node}}")).optional()
+    return chart(text, Query(nodes.failing_over_time(select), "{{node}}")).optional()
 
 
-def _errors(ask: Ask) -> Panel:
-    words = Words(
+def _errors(select: Selectors) -> Panel:
+    text = PanelText(
         title="Nodes with most failed requests",
         description="Failed requests per second, and which share of the fleet's that is. "
         "Series: node:ollama_errors:rate5m.",
         no_data="No node has failed requests.",
     )
     panel = choices.rows_by_cluster(
-        ask,
-        words,
-        Column(name="errors/s", expr=nodes.errors_most(ask), unit="reqps"),
-        Column(name="share", expr=nodes.errors_share(ask), unit="percentunit"),
+        select,
+        text,
+        Column(name="errors/s", expr=nodes.errors_most(select), unit="reqps"),
+        Column(name="share", expr=nodes.errors_share(select), unit="percentunit"),
         labels=("node",),
-        links={"node": choices.node_links(ask)},
+        links={"node": choices.node_links(select)},
         sort=[("errors/s", True)],
     )
     return panel.optional()
 
 
-def _errors_line(ask: Ask) -> Panel:
-    words = Words(
+def _errors_line(select: Selectors) -> Panel:
+    text = PanelText(
         title="Failed requests by node",
         description=f"The {nodes.LINES} of the chosen nodes with most at the end of the time "
         "range. Series: node:ollama_errors:rate5m.",
         no_data="On the chosen nodes no request fails now.",
         unit="reqps",
     )
-    return chart(words, Query(nodes.errors_over_time(ask), "{{node}}")).optional()
+    return chart(text, Query(nodes.errors_over_time(select), "{{node}}")).optional()
 
 
-def _started(ask: Ask) -> Panel:
-    words = Words(
+def _started(select: Selectors) -> Panel:
+    text = PanelText(
         title="Instances started by node",
         description=f"That started within the five minutes before, on the {nodes.LINES} of the "
         "chosen nodes where most did at once. Again and again on one node: instances crash there. "
@@ -205,12 +214,12 @@ def _started(ask: Ask) -> Panel:
         no_data="On the chosen nodes none started, or none tells when it did.",
         unit="none",
     )
-    started = Query(nodes.started_over_time(ask), "{{node}}")
-    return chart(words, started, is_bars=True, is_stacked=True).optional()
+    started = Query(nodes.started_over_time(select), "{{node}}")
+    return chart(text, started, is_bars=True, is_stacked=True).optional()
 
 
-def _instances(ask: Ask) -> Panel:
-    words = Words(
+def _instances(select: Selectors) -> Panel:
+    text = PanelText(
         title="Instances, those that are down first, then the slowest",
         description="The instances of the chosen nodes and models, as many as `limit` says. One "
         "slow among fast ones is the instance's fault; all slow is the node's. "
@@ -218,25 +227,25 @@ def _instances(ask: Ask) -> Panel:
         no_data="The chosen nodes have no instance of the chosen models.",
     )
     return choices.rows_by_cluster(
-        ask,
-        words,
+        select,
+        text,
         Column(
             name="up",
-            expr=nodes.instance_value(ask, catalogue.INSTANCE_UP),
-            looks=fields.coloured_cell(UP),
+            expr=nodes.instance_value(select, catalogue.INSTANCE_UP),
+            overrides=fields.coloured_cell(UP),
         ),
-        *_instance_columns(ask),
+        *_instance_columns(select),
         labels=("instance_id", "node", "model"),
         links={
-            "instance_id": choices.instance_links(ask),
-            "node": choices.node_links(ask),
-            "model": choices.model_links(ask),
+            "instance_id": choices.instance_links(select),
+            "node": choices.node_links(select),
+            "model": choices.model_links(select),
         },
         sort=[("up", False), ("tokens/s", False)],
     )
 
 
-def _instance_columns(ask: Ask) -> tuple[Column, ...]:
+def _instance_columns(select: Selectors) -> tuple[Column, ...]:
     """Return what is shown of each instance of the table, beside whether it is up."""
     told = (
         ("tokens/s", catalogue.INSTANCE_TOKENS_PER_SECOND, "short"),
@@ -246,8 +255,8 @@ def _instance_columns(ask: Ask) -> tuple[Column, ...]:
     )
     return (
         *(
-            Column(name=name, expr=nodes.instance_value(ask, series), unit=unit)
+            Column(name=name, expr=nodes.instance_value(select, series), unit=unit)
             for name, series, unit in told
         ),
-        Column(name="age", expr=nodes.instance_age(ask), unit="s"),
+        Column(name="age", expr=nodes.instance_age(select), unit="s"),
     )

@@ -21,7 +21,7 @@ JOB = re.compile(r'[^"$\\\n]+')
 TAKEN_LABELS = frozenset(label for series in ALL_SERIES for label in series.labels) | {
     "alertname", "severity", "job", "instance", "le", "quantile", "shard",
 }  # fmt: skip
-SAMPLES_TO_BRIDGE = 4
+LOOKBACK_SCRAPES = 4
 """Scrapes in a row that may fail before a value counts as gone; as the rules have it."""
 
 
@@ -54,7 +54,7 @@ class DashboardSettings:
         return Scope(
             job=self.prometheus_job,
             cluster_label=self.cluster_label,
-            bridge_s=SAMPLES_TO_BRIDGE * parse_duration_s(self.scrape_interval),
+            lookback_s=LOOKBACK_SCRAPES * parse_duration_s(self.scrape_interval),
         )
 
 

@@ -1,17 +1,10 @@
-"""Ask one HTTP server for JSON, within bounds, and again where that may help.
-
-In:   the server's address, a bearer token, and what to ask.
-Out:  an Answer: the status and the decoded body.
-Fails with UnreachableError (connections, time-outs, TLS, status 5xx), AccessError (401),
-ForbiddenError (403) or NotGrafanaError (redirects, bodies that are no JSON); never with an error of
-requests or urllib3.
-No message holds the token, even if the server repeats it.
-"""
+"""Requests to Grafana's API, with time-outs and repeats."""
 
 from __future__ import annotations
 
 import json
 import random
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +16,38 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from dashboards.endpoint import checked_ca, checked_url
-from dashboards.errors import AccessError, ForbiddenError, NotGrafanaError, UnreachableError
+from dashboards.errors import (
+    AccessError,
+    ForbiddenError,
+    NotGrafanaError,
+    SettingsError,
+    UnreachableError,
+)
+from ollama_fleet.urls import base_url
+
+
+def checked_url(url: str) -> str:
+    """Return an address that requests can be sent to."""
+    instead = "put a service account's token into a file and give --token-file"
+    try:
+        return base_url(url, example="https://grafana.example.org", instead=instead)
+    except ValueError as error:
+        raise SettingsError(f"--url {error}") from error
+
+
+def checked_ca(ca_file: Path | None) -> str | bool:
+    """Return the file of the authorities to believe, or True for the usual ones."""
+    if ca_file is None:
+        return True
+    try:
+        ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # also what ssl raises for a file without certificates
+        raise SettingsError(
+            f"cannot use --ca-file {ca_file}: {error.strerror or error}; it must hold PEM "
+            "certificates"
+        ) from error
+    return str(ca_file)
+
 
 UNKNOWN_TOKEN, FORBIDDEN, TOO_MANY = 401, 403, 429
 SHOWN_CHARACTERS = 300

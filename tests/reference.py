@@ -118,7 +118,7 @@ def _alerts() -> Iterator[str]:
             [
                 f"[{name}](../../alerts/runbooks/{name}.md)",
                 _distinct(str(one.severity) for one in variants),
-                _distinct(duration_text(one.hold_s) if one.hold_s else "–" for one in variants),
+                _distinct(duration_text(one.for_s) if one.for_s else "–" for one in variants),
                 variants[0].summary,
             ]
             for name, variants in _alerts_by_name().items()

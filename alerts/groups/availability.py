@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
+    ACTIVE_EXPORTERS,
     DRAINED,
     EXPECTED,
-    FRESH,
     HEALTHY_RATIO,
     INSTANCES,
     INVENTORY,
@@ -29,7 +29,7 @@ def group(settings: Settings) -> Group:
     return Group(
         "ollama-fleet-availability",
         (
-            fresh(settings),
+            active_exporters(settings),
             *_counts(settings),
             _healthy_low(settings),
             _dropping_fast(settings),
@@ -48,14 +48,14 @@ def healthy_floor(settings: Settings) -> str:
     return f"floor({of_size(level, EXPECTED)})"
 
 
-def fresh(settings: Settings) -> Recording:
+def active_exporters(settings: Settings) -> Recording:
     """Return the rule that tells which exporters' polls go on, and for which shard."""
     scope, n = settings.scope, settings.thresholds.poll_intervals
     # The latest of a minute: an exporter that has just been restarted says 0.
     completed = scope.latest(catalogue.EXPORTER_POLL_LAST_COMPLETED)
     interval = scope.last(catalogue.EXPORTER_POLL_INTERVAL)
     return Recording(
-        FRESH,
+        ACTIVE_EXPORTERS,
         joined(
             scope.last(catalogue.EXPORTER_SHARD_INFO),
             f"and {scope.on_exporter} (",
@@ -116,8 +116,8 @@ def _healthy_low(settings: Settings) -> Alert:
         name="OllamaFleetHealthyInstancesLow",
         settings=("thresholds.healthy_instances", "windows.provisioning"),
         expr=joined(healthy, f"< {floor}"),
-        hold_s=120,
-        keep_s=360,
+        for_s=120,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="Too few instances of the fleet are healthy.",
         description=(
@@ -140,8 +140,8 @@ def _dropping_fast(settings: Settings) -> Alert:
         # Missing instances are compared, not healthy ones: a fleet made smaller on purpose has
         # fewer healthy instances, and misses none.
         expr=joined(missing, f"- {before}", f"> ceil({share} * {INVENTORY})"),
-        hold_s=60,
-        keep_s=300,
+        for_s=60,
+        keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="The fleet loses healthy instances fast.",
         description=(
@@ -162,8 +162,8 @@ def _model_unavailable(settings: Settings) -> Alert:
             f"and {scope.on('model')}",
             f"sum {scope.by('model')} ({failing}) >= {least}",
         ),
-        hold_s=180,
-        keep_s=300,
+        for_s=180,
+        keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="No instance of a model is healthy.",
         description=(
@@ -196,8 +196,8 @@ def _capacity_low(settings: Settings) -> Alert:
             # Of a short history any stumble makes a steep trend.
             f"and {settings.scope.covered(HEALTHY_RATIO, trend_s)}",
         ),
-        hold_s=1800,
-        keep_s=300,
+        for_s=1800,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The fleet is on its way to having too few healthy instances.",
         description=(

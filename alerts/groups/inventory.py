@@ -31,8 +31,8 @@ def _shrunk(settings: Settings) -> Alert:
         name="OllamaFleetInventoryShrunk",
         settings=("thresholds.inventory_shrunk", "windows.inventory"),
         expr=joined(INVENTORY, f"< {number(round(1 - share, 12))} * {_before(settings)}"),
-        hold_s=300,
-        keep_s=300,
+        for_s=300,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The inventory lists far fewer instances than before.",
         description=(
@@ -55,8 +55,8 @@ def _lost(settings: Settings) -> Alert:
             "or",
             f"{INVENTORY} == 0 and max_over_time({INVENTORY}[1d]) > 0",
         ),
-        hold_s=120,
-        keep_s=360,
+        for_s=120,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="The inventory has lost most of the fleet.",
         description=(
@@ -75,8 +75,8 @@ def _stale(settings: Settings) -> Alert:
         name="OllamaFleetInventoryStale",
         settings=("thresholds.inventory_age",),
         expr=f"time() - {read_at} > {number(age_s)}",
-        hold_s=300,
-        keep_s=300,
+        for_s=300,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="An inventory cannot be read any more.",
         description=(

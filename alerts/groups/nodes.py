@@ -72,8 +72,8 @@ def _node_down(settings: Settings) -> Alert:
             f"unless {scope.on('node')}",
             f'{NODE_INSTANCES}{{status="healthy"}} > 0',
         ),
-        hold_s=300,
-        keep_s=300,
+        for_s=300,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="No instance of a node is healthy.",
         description=(
@@ -90,8 +90,8 @@ def _node_slow(settings: Settings) -> Alert:
         name="OllamaNodeSlowerThanFleet",
         settings=("thresholds.slow_node", "thresholds.min_peers"),
         expr=f"{settings.scope.last(NODE_SPEED_RATIO)} < {slow_ratio(settings)}",
-        hold_s=900,
-        keep_s=600,
+        for_s=900,
+        keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="A node generates tokens more slowly than its peers.",
         description=(
@@ -115,8 +115,8 @@ def _many_slow(settings: Settings) -> Alert:
             f"count {scope.by()} (count {scope.by('node')} ({slow}))",
             f"> ceil({number(share)} * {nodes})",
         ),
-        hold_s=600,
-        keep_s=900,
+        for_s=600,
+        keep_firing_for_s=900,
         severity=Severity.CRITICAL,
         summary="Many nodes generate tokens more slowly than their peers.",
         description=(

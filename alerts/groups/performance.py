@@ -5,9 +5,9 @@ from __future__ import annotations
 from alerts.groups.availability import HEALTHY
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
+    ACTIVE_EXPORTERS,
     CAPACITY,
     EXPECTED,
-    FRESH,
     GENERATED,
     INVENTORY,
     LATENCY_P99,
@@ -75,7 +75,7 @@ def _latency(settings: Settings) -> Recording:
             f"  {indented(requests)} >= {settings.thresholds.min_requests}",
             ")",
             "or",
-            f"max {scope.by()} ({told} and {scope.on_exporter} {FRESH})",
+            f"max {scope.by()} ({told} and {scope.on_exporter} {ACTIVE_EXPORTERS})",
             f"unless {scope.on()} {counts}",
         ),
     )
@@ -107,8 +107,8 @@ def _latency_high(settings: Settings) -> Alert:
         name="OllamaFleetLatencyP99High",
         settings=("thresholds.request_latency_p99", "thresholds.min_requests", "windows.rate"),
         expr=f"{LATENCY_P99} > {latency_limit(settings)}",
-        hold_s=300,
-        keep_s=300,
+        for_s=300,
+        keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="The slowest requests of the fleet are too slow.",
         description=(
@@ -128,8 +128,8 @@ def _throughput_low(settings: Settings) -> Alert:
             "windows.provisioning",
         ),
         expr=joined(CAPACITY, f"< {speed_floor(settings)}"),
-        hold_s=300,
-        keep_s=300,
+        for_s=300,
+        keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="The fleet can generate fewer tokens per second than it must.",
         description=(
@@ -157,8 +157,8 @@ def _queue_saturated(settings: Settings) -> Alert:
             f"/ sum {scope.by()} ({HEALTHY})",
             f"> {limit}",
         ),
-        hold_s=600,
-        keep_s=300,
+        for_s=600,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="More requests wait than the fleet works off.",
         description=(
@@ -187,8 +187,8 @@ def _not_serving(settings: Settings) -> Alert:
             f"> {limit}",
             f"and {scope.on()} {scope.covered(INVENTORY, window_s)}",
         ),
-        hold_s=300,
-        keep_s=600,
+        for_s=300,
+        keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="Instances look healthy and serve nothing.",
         description=(

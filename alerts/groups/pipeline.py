@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alerts.groups.availability import HEALTHY
 from alerts.model import Alert, Dashboard, Group, Severity
-from alerts.names import FRESH, GENERATED, LATENCY_P99, SPEED
+from alerts.names import ACTIVE_EXPORTERS, GENERATED, LATENCY_P99, SPEED
 from alerts.promql import joined, over
 from alerts.settings import Settings
 from exporter import catalogue
@@ -39,7 +39,7 @@ def telemetry_group(settings: Settings) -> Group:
         "ollama-fleet-telemetry",
         (
             _telemetry_partial(settings),
-            *_figures_absent(settings),
+            *_series_absent_alerts(settings),
             _cardinality_high(settings),
             _scrape_near_timeout(settings),
             WATCHDOG,
@@ -61,8 +61,8 @@ def _exporter_down(settings: Settings) -> Alert:
             "or",
             f"absent_over_time({up}[{window}])",
         ),
-        hold_s=120,
-        keep_s=360,
+        for_s=120,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="No exporter of the fleet can be scraped.",
         description=(
@@ -81,8 +81,8 @@ def _replica_down(settings: Settings) -> Alert:
         name="OllamaFleetExporterReplicaDown",
         settings=("thresholds.poll_intervals",),
         expr=joined(f"{scope.up} == 0", "or", stale),
-        hold_s=300,
-        keep_s=300,
+        for_s=300,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="One of the exporters is down or has stopped polling.",
         description=(
@@ -98,12 +98,12 @@ def _shard_missing(settings: Settings) -> Alert:
     scope = settings.scope
     shards = f"max {scope.by()} ({scope.last(catalogue.EXPORTER_SHARDS)})"
     # An exporter that is there and has not finished a pass since it started watches nothing yet.
-    present = f"count {scope.by()} (count {scope.by('shard')} ({FRESH}))"
+    present = f"count {scope.by()} (count {scope.by('shard')} ({ACTIVE_EXPORTERS}))"
     return Alert(
         name="OllamaFleetShardMissing",
         expr=joined(shards, f"- {present}", "> 0"),
-        hold_s=120,
-        keep_s=360,
+        for_s=120,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="A part of the fleet is watched by no exporter.",
         description=(
@@ -123,8 +123,8 @@ def _metrics_absent(settings: Settings) -> Alert:
             f"max {scope.by()} ({scope.up}) == 1",
             f"unless {scope.on()} {HEALTHY}",
         ),
-        hold_s=300,
-        keep_s=360,
+        for_s=300,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="The exporter answers, but says nothing of the fleet.",
         description=(
@@ -150,8 +150,8 @@ def _poll_stale(settings: Settings) -> Alert:
             ")",
             f"> {scope.on()} group_left () {n} * max {scope.by()} ({scope.last(INTERVAL)})",
         ),
-        hold_s=60,
-        keep_s=360,
+        for_s=60,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="The exporter answers, but has stopped polling the fleet.",
         description=(
@@ -171,8 +171,8 @@ def _poll_slow(settings: Settings) -> Alert:
         name="OllamaFleetPollSlow",
         settings=("thresholds.poll_lateness",),
         expr=f"{lateness} / {interval} > {number(share)}",
-        hold_s=600,
-        keep_s=300,
+        for_s=600,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="An exporter has more instances than it can poll in time.",
         description=(
@@ -196,8 +196,8 @@ def _telemetry_partial(settings: Settings) -> Alert:
         expr=joined(
             f"sum {scope.by()} ({failed})", f"/ sum {scope.by()} ({polls})", f"> {number(share)}"
         ),
-        hold_s=900,
-        keep_s=900,
+        for_s=900,
+        keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Many healthy instances do not give their figures.",
         description=(
@@ -209,7 +209,7 @@ def _telemetry_partial(settings: Settings) -> Alert:
     )
 
 
-def _figures_absent(settings: Settings) -> tuple[Alert, ...]:
+def _series_absent_alerts(settings: Settings) -> tuple[Alert, ...]:
     """Return partners of the alerts on speed and latency, silent when their series vanish."""
     counts = over(
         "increase", catalogue.FLEET_REQUEST_DURATION, settings.windows.rate, suffix="_count"
@@ -217,16 +217,16 @@ def _figures_absent(settings: Settings) -> tuple[Alert, ...]:
     # Requests that end, and are too few for a p99, are no fault either.
     few = f"unless {settings.scope.on()} max {settings.scope.by()} ({counts}) > 0"
     return (
-        _figure_absent(settings, SPEED, "generation speed"),
-        _figure_absent(settings, LATENCY_P99, "request latency", few),
+        _series_absent(settings, SPEED, "generation speed"),
+        _series_absent(settings, LATENCY_P99, "request latency", few),
     )
 
 
-def _figure_absent(settings: Settings, name: str, figure: str, *excuses: str) -> Alert:
-    scope, window = settings.scope, duration_text(settings.windows.figures)
+def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) -> Alert:
+    scope, window = settings.scope, duration_text(settings.windows.absent)
     return Alert(
-        name="OllamaFleetFiguresAbsent",
-        settings=("windows.figures", "windows.rate", "thresholds.min_requests"),
+        name="OllamaFleetSeriesAbsent",
+        settings=("windows.absent", "windows.rate", "thresholds.min_requests"),
         # An idle fleet has no figures and no fault.
         expr=joined(
             f"sum {scope.by()} ({HEALTHY}) > 0",
@@ -235,14 +235,14 @@ def _figure_absent(settings: Settings, name: str, figure: str, *excuses: str) ->
             f"unless {scope.on()} {GENERATED} == 0",
             *excuses,
         ),
-        hold_s=900,
-        keep_s=900,
+        for_s=900,
+        keep_firing_for_s=900,
         severity=Severity.WARNING,
-        labels={"figure": figure},
+        labels={"metric": metric},
         summary="A figure that the fleet used to give is missing.",
         description=(
-            f"No healthy instance tells its {figure} any more, of {{{{ $value }}}} that there are. "
-            "The alert on it cannot fire."
+            f"No healthy instance reports its {metric} any more, of {{{{ $value }}}} that there "
+            "are. The alert on it cannot fire."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -257,12 +257,12 @@ def _cardinality_high(settings: Settings) -> Alert:
         settings=("thresholds.samples", "thresholds.samples_per_instance"),
         expr=joined(
             # A failed scrape has no samples at all.
-            f"max_over_time({samples}[{duration_text(scope.bridge_s)}])",
+            f"max_over_time({samples}[{duration_text(scope.lookback_s)}])",
             f"> {scope.on_exporter}",
             f"{thresholds.samples} + {thresholds.samples_per_instance} * {listed}",
         ),
-        hold_s=900,
-        keep_s=900,
+        for_s=900,
+        keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="An exporter publishes many more series than its instances account for.",
         description=(
@@ -280,8 +280,8 @@ def _scrape_near_timeout(settings: Settings) -> Alert:
         name="OllamaFleetScrapeNearTimeout",
         settings=("thresholds.scrape_duration",),
         expr=f"{settings.scope.scraped('scrape_duration_seconds')} > {number(limit_s)}",
-        hold_s=600,
-        keep_s=600,
+        for_s=600,
+        keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="Scrapes of an exporter take almost as long as they may.",
         description=(

@@ -68,8 +68,8 @@ def _no_leader(settings: Settings) -> Alert:
             f"count {scope.by()} (present_over_time({_up(settings)}[{window}]))",
             f"unless {scope.on()} max {scope.by()} ({scope.last(series.LEADER)}) == 1",
         ),
-        hold_s=300,
-        keep_s=360,
+        for_s=300,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="No provisioner leads the fleet.",
         description=(
@@ -87,8 +87,8 @@ def _many_leaders(settings: Settings) -> Alert:
         # After a takeover the one that led before is seen to lead for a while, until its last
         # value is forgotten.
         expr=f"sum {scope.by()} ({scope.last(series.LEADER)}) > 1",
-        hold_s=300,
-        keep_s=360,
+        for_s=300,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="Several provisioners lead one fleet.",
         description=(
@@ -103,8 +103,8 @@ def _down(settings: Settings) -> Alert:
     return Alert(
         name="OllamaProvisionerDown",
         expr=f"{_up(settings)} == 0",
-        hold_s=600,
-        keep_s=300,
+        for_s=600,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="One of the provisioners cannot be scraped.",
         description=(
@@ -126,8 +126,8 @@ def _store_unavailable(settings: Settings) -> Alert:
             "or",
             f"time() - {scope.latest(series.VIEW_TIMESTAMP)} > {number(age_s)}",
         ),
-        hold_s=600,
-        keep_s=300,
+        for_s=600,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="A provisioner cannot use the store of the fleet.",
         description=(
@@ -150,8 +150,8 @@ def _stalled(settings: Settings) -> Alert:
             f"and {scope.on_exporter} {scope.last(series.LEADER)} == 1",
             f"and {scope.on_exporter} {known} > 0",
         ),
-        hold_s=300,
-        keep_s=360,
+        for_s=300,
+        keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="A provisioner leads the fleet, and does nothing for it.",
         description=(
@@ -168,8 +168,8 @@ def _node_unreachable(settings: Settings) -> Alert:
     return Alert(
         name="OllamaProvisionerNodeUnreachable",
         expr=f"max {scope.by()} ({scope.latest(series.UNREACHABLE_NODES)}) > 0",
-        hold_s=600,
-        keep_s=300,
+        for_s=600,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The provisioner does not reach some nodes.",
         description=(
@@ -190,8 +190,8 @@ def _instances_failed(settings: Settings) -> Alert:
         settings=("thresholds.failed_instances", "windows.failed"),
         # An instance is tried again, for which it leaves the phase; the window bridges that.
         expr=f"{_of_leader(settings.scope, failed)} >= {least}",
-        hold_s=1800,
-        keep_s=300,
+        for_s=1800,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="Instances cannot be started, however often they are tried.",
         description=(
@@ -212,8 +212,8 @@ def _behind(settings: Settings) -> Alert:
             f"{AS_WANTED_RATIO} < {number(share)}",
             f"and {AS_WANTED_RATIO} <= {AS_WANTED_RATIO} offset {window}",
         ),
-        hold_s=3600,
-        keep_s=300,
+        for_s=3600,
+        keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The fleet is not what was asked for, and gets no nearer.",
         description=(

@@ -29,7 +29,7 @@ class Burn:
     long_s: float
     short_s: float
     budget: float
-    hold_s: float
+    for_s: float
     severity: Severity
 
     @property
@@ -160,8 +160,8 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
         expr="\nand ".join(
             f"{_recorded(indicator, window_s)} > {limit}" for window_s in burn.windows_s
         ),
-        hold_s=burn.hold_s,
-        keep_s=300,
+        for_s=burn.for_s,
+        keep_firing_for_s=300,
         severity=burn.severity,
         labels={"long_window": long, "short_window": short},
         summary=indicator.summary,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from alerts.settings import SAMPLES_TO_BRIDGE, Windows
+from alerts.settings import LOOKBACK_SCRAPES, Windows
 
 LONGEST_SHORTENED_S = 900
 """Alerts that hold for longer are about hours and days: they stay as they are."""
@@ -136,7 +136,7 @@ def settings(
 
 def _window(pace: Pace, shipped_s: float) -> str:
     # One scrape longer than the least: some rules ask what was there before the last few scrapes.
-    least_s = (SAMPLES_TO_BRIDGE + 1) * pace.scrape_s
+    least_s = (LOOKBACK_SCRAPES + 1) * pace.scrape_s
     return f"{max(least_s, round(shipped_s / pace.divisor))}s"
 
 

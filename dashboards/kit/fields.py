@@ -32,8 +32,8 @@ def _matcher(name: str) -> Json:
     if not LABEL.search(name):
         return {"id": "byName", "options": name}
     # A space needs no escape there.
-    words = (re.escape(part).replace("\\ ", " ") for part in LABEL.split(name))
-    return {"id": "byRegexp", "options": f"/^{'.*'.join(words)}$/"}
+    parts = (re.escape(part).replace("\\ ", " ") for part in LABEL.split(name))
+    return {"id": "byRegexp", "options": f"/^{'.*'.join(parts)}$/"}
 
 
 def fixed(colour: str) -> Json:

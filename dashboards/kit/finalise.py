@@ -100,7 +100,7 @@ def _panel(panel: Json) -> Json:
 
 def _heading(panel: Json) -> Json:
     kept = {key: panel[key] for key in HEADING}
-    # A heading has the words of a panel sometimes: its id is made of something else.
+    # A heading has the text of a panel sometimes: its id is made of something else.
     kept["id"] = panel_id(f"heading {panel['title']}")
     kept["panels"] = [_panel(one) for one in panel["panels"]]
     return kept

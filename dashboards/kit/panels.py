@@ -1,11 +1,4 @@
-"""The panels that our dashboards are made of, each from its queries and words.
-
-In:   what to ask, in which unit, and what the panel says of itself.
-Out:  a Panel: grafanalib's object, and what tests need to know of it.
-
-Each panel says what it shows, what good looks like and what to do when it does not (`description`),
-and what it means that it is empty (`no_data`). Nothing here has a default that could be forgotten.
-"""
+"""The panels that our dashboards are made of, each from its queries and texts."""
 
 from __future__ import annotations
 
@@ -14,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from grafanalib import core
+
 from dashboards.kit import fields
 from dashboards.kit.fields import Json
-from dashboards.kit.library import core
 
 DATA_SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 MAX_POINTS = 500
@@ -33,7 +27,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class PanelText:
     """What a panel says of itself."""
 
     title: str
@@ -51,7 +45,7 @@ class Column:
     name: str
     expr: str
     unit: str = "none"
-    looks: Json = field(default_factory=dict)
+    overrides: Json = field(default_factory=dict)
     """Further properties, such as `mappings`."""
 
 
@@ -74,12 +68,14 @@ class Panel:
         return replace(self, may_be_empty=True)
 
 
-def stat(words: Words, *queries: Query, overrides: Sequence[Json] = (), **looks: Any) -> Panel:
+def stat(
+    text: PanelText, *queries: Query, overrides: Sequence[Json] = (), **defaults: Any
+) -> Panel:
     """Return the last value of each query, large, with its name."""
     body = core.Stat(
-        **_common(words, _targets(queries, is_instant=True)),
-        format=words.unit,
-        noValue=words.no_data,
+        **_common(text, _targets(queries, is_instant=True)),
+        format=text.unit,
+        noValue=text.no_data,
         reduceCalc="lastNotNull",
         graphMode="none",
         textMode="value_and_name",
@@ -87,7 +83,7 @@ def stat(words: Words, *queries: Query, overrides: Sequence[Json] = (), **looks:
         thresholds=fields.steps(base="text"),
         overrides=list(overrides),
         extraJson={
-            "fieldConfig": {"defaults": {"color": {"mode": "thresholds"}, **looks}},
+            "fieldConfig": {"defaults": {"color": {"mode": "thresholds"}, **defaults}},
             "options": {
                 "wideLayout": True,
                 "showPercentChange": False,
@@ -99,18 +95,18 @@ def stat(words: Words, *queries: Query, overrides: Sequence[Json] = (), **looks:
 
 
 def chart(
-    words: Words,
+    text: PanelText,
     *queries: Query,
     overrides: Sequence[Json] = (),
     is_stacked: bool = False,
     is_bars: bool = False,
     repeat: str | None = None,
-    **looks: Any,
+    **defaults: Any,
 ) -> Panel:
     """Return series over time; the values of all at the pointer, the highest first."""
     body = core.TimeSeries(
-        **_common(words, _targets(queries)),
-        unit=words.unit,
+        **_common(text, _targets(queries)),
+        unit=text.unit,
         drawStyle="bars" if is_bars else "line",
         fillOpacity=60 if is_stacked or is_bars else 0,
         stacking={"mode": "normal" if is_stacked else "none", "group": "A"},
@@ -124,11 +120,11 @@ def chart(
         extraJson={
             "fieldConfig": {
                 "defaults": {
-                    "noValue": words.no_data,
+                    "noValue": text.no_data,
                     "min": 0,
                     "thresholds": {"mode": "absolute", "steps": fields.steps()},
                     "custom": {"insertNulls": False, "axisColorMode": "text"},
-                    **looks,
+                    **defaults,
                 }
             },
             "options": {"legend": {"showLegend": True}},
@@ -138,7 +134,7 @@ def chart(
 
 
 def table(
-    words: Words,
+    text: PanelText,
     *columns: Column,
     labels: Sequence[str],
     links: Mapping[str, Sequence[Json]] | None = None,
@@ -149,7 +145,7 @@ def table(
     """Return one row per set of labels and one column per query, all of one moment.
 
     Args:
-        words: What it says of itself; the unit is of columns that have none of their own.
+        text: What it says of itself; the unit is of columns that have none of their own.
         columns: The first leads: where it has no row, neither has any other.
         labels: Columns of names, in this order.
         links: By label, where a click leads.
@@ -161,15 +157,15 @@ def table(
     names = dict(zip(string.ascii_uppercase, (column.name for column in columns), strict=False))
     transformations = fields.joined_table(labels, names, hidden_labels)
     body = core.Table(
-        **_common(words, _targets(queries, is_instant=True, form="table")),
-        unit=words.unit,
+        **_common(text, _targets(queries, is_instant=True, form="table")),
+        unit=text.unit,
         transformations=transformations,
         overrides=[*_table_overrides(columns, links or {}), *further],
         sortBy=[core.TableSortByField(*one) for one in sort],
         extraJson={
             "fieldConfig": {
                 "defaults": {
-                    "noValue": words.no_data,
+                    "noValue": text.no_data,
                     "thresholds": {"mode": "absolute", "steps": fields.steps(base="text")},
                     "custom": {"inspect": False},
                 }
@@ -183,16 +179,17 @@ def table(
 def _table_overrides(columns: Sequence[Column], links: Mapping[str, Sequence[Json]]) -> list[Json]:
     linked = [fields.override(label, {"links": list(to)}) for label, to in links.items()]
     return linked + [
-        fields.override(column.name, {"unit": column.unit, **column.looks}) for column in columns
+        fields.override(column.name, {"unit": column.unit, **column.overrides})
+        for column in columns
     ]
 
 
-def heat_map(words: Words, query: Query) -> Panel:
+def heat_map(text: PanelText, query: Query) -> Panel:
     """Return how a histogram's counts move over time; colour says how many."""
     target = _targets([query], form="heatmap")
     options = {
         "calculate": False,
-        "yAxis": {"unit": words.unit, "axisPlacement": "left", "reverse": False},
+        "yAxis": {"unit": text.unit, "axisPlacement": "left", "reverse": False},
         "rowsFrame": {"layout": "auto"},
         "color": {"mode": "scheme", "scheme": "Viridis", "steps": 64, "exponent": 0.5,
                   "reverse": False, "scale": "exponential", "fill": "dark-orange"},
@@ -205,26 +202,26 @@ def heat_map(words: Words, query: Query) -> Panel:
         "exemplars": {"color": "rgba(255,0,255,0.7)"},
     }  # fmt: skip
     body = core.Heatmap(
-        **_common(words, target),
+        **_common(text, target),
         extraJson={
-            "fieldConfig": {"defaults": {"noValue": words.no_data, "unit": words.unit}},
+            "fieldConfig": {"defaults": {"noValue": text.no_data, "unit": text.unit}},
             "options": options,
         },
     )
     return Panel(body)
 
 
-def state_timeline(words: Words, *queries: Query, mappings: Sequence[Json]) -> Panel:
+def state_timeline(text: PanelText, *queries: Query, mappings: Sequence[Json]) -> Panel:
     """Return which state each query was in, over time, as bars."""
     body = core.StateTimeline(
-        **_common(words, _targets(queries)),
+        **_common(text, _targets(queries)),
         mappings=list(mappings),
         showValue="never",
         extraJson={
             "fieldConfig": {
                 "defaults": {
-                    "noValue": words.no_data,
-                    "unit": words.unit,
+                    "noValue": text.no_data,
+                    "unit": text.unit,
                     "thresholds": {"mode": "absolute", "steps": fields.steps(base="text")},
                 },
                 "overrides": [],
@@ -238,10 +235,10 @@ def state_timeline(words: Words, *queries: Query, mappings: Sequence[Json]) -> P
     return Panel(body)
 
 
-def _common(words: Words, targets: list[Any]) -> Json:
+def _common(text: PanelText, targets: list[Any]) -> Json:
     return {
-        "title": words.title,
-        "description": words.description,
+        "title": text.title,
+        "description": text.description,
         "dataSource": DATA_SOURCE,
         "targets": targets,
         "maxDataPoints": MAX_POINTS,

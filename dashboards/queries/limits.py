@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dashboards.queries.select import Ask
+from dashboards.queries.selectors import Selectors
 from exporter.catalogue import FLEET_THRESHOLD
 
 HEALTHY = "healthy_instances"
@@ -24,45 +24,47 @@ REQUEST_SUCCESS = "request_success_ratio"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class ThresholdStat:
     """A figure of all chosen clusters, as three, of which one has a value.
 
-    A cluster that has no figure at all cannot be judged, nor be missed here.
+    A cluster that has no figure at all cannot be value, nor be missed here.
     """
 
     good: str
     """In every cluster."""
     bad: str
     """In some cluster."""
-    unjudged: str
+    unknown: str
     """Not bad anywhere, but in some cluster there is nothing to compare it with."""
 
 
-def per_cluster(ask: Ask, name: str, expression: str) -> str:
+def per_cluster(select: Selectors, name: str, expression: str) -> str:
     """Return the threshold for each cluster that an expression has a value of."""
     none = f"0 * {expression}"
-    told = ask.series(FLEET_THRESHOLD, _name(name))
-    shared = ask.without_cluster(FLEET_THRESHOLD, _name(name))
-    aggregate = f"max {ask.by()}"
+    told = select.series(FLEET_THRESHOLD, _name(name))
+    shared = select.without_cluster(FLEET_THRESHOLD, _name(name))
+    aggregate = f"max {select.by()}"
     return (
-        f"({none} + {ask.on()} {aggregate} ({told})\n"
+        f"({none} + {select.on()} {aggregate} ({told})\n"
         f"or {none} + on () group_left () max ({shared}))"
     )
 
 
-def line(ask: Ask, name: str) -> str:
+def line(select: Selectors, name: str) -> str:
     """Return a threshold that is the same for all clusters; absent without rules.
 
     As a scalar it would be NaN then, and nothing is less than that.
     """
-    return f"max({ask.with_or_without_cluster(FLEET_THRESHOLD, _name(name))})"
+    return f"max({select.with_or_without_cluster(FLEET_THRESHOLD, _name(name))})"
 
 
-def judged(ask: Ask, total: str, each: str, limit: str, *, is_floor: bool) -> Judged:
+def threshold_stat(
+    select: Selectors, total: str, each: str, limit: str, *, is_floor: bool
+) -> ThresholdStat:
     """Return a figure as good, as bad, or as neither.
 
     Args:
-        ask: Knows the label of clusters.
+        select: Knows the label of clusters.
         total: Of all clusters: what is shown.
         each: Per cluster: what is compared.
         limit: What each is compared with, from `per_cluster`.
@@ -70,11 +72,11 @@ def judged(ask: Ask, total: str, each: str, limit: str, *, is_floor: bool) -> Ju
     """
     breach = "<" if is_floor else ">"
     broken = f"({each} {breach} {limit})"
-    unlimited = f"({each} unless {ask.on()} {limit})"
-    return Judged(
+    unlimited = f"({each} unless {select.on()} {limit})"
+    return ThresholdStat(
         good=f"{total}\nunless on () {broken}\nunless on () {unlimited}",
         bad=f"{total} and on () {broken}",
-        unjudged=f"{total} and on () {unlimited}\nunless on () {broken}",
+        unknown=f"{total} and on () {unlimited}\nunless on () {broken}",
     )
 
 

@@ -7,8 +7,8 @@ so that a line does not begin and end as others overtake it.
 from __future__ import annotations
 
 from alerts import names
-from dashboards.queries import limits, worst
-from dashboards.queries.select import FAILING, MODEL, NODE, Ask
+from dashboards.queries import limits, selectors
+from dashboards.queries.selectors import FAILING, MODEL, NODE, Selectors
 from exporter import catalogue
 
 LINES = 10
@@ -16,130 +16,131 @@ LINES = 10
 GROUP = ("node", "model", "engine")
 
 
-def _slowest(ask: Ask) -> str:
-    return f"bottomk($limit, {ask.series(names.NODE_SPEED_RATIO, MODEL)})"
+def _slowest(select: Selectors) -> str:
+    return f"bottomk($limit, {select.series(names.NODE_SPEED_RATIO, MODEL)})"
 
 
-def slowest_ratio(ask: Ask) -> str:
+def slowest_ratio(select: Selectors) -> str:
     """Return the speed of the slowest nodes, as a share of their peers' median."""
-    return _slowest(ask)
+    return _slowest(select)
 
 
-def slowest_is_slow(ask: Ask) -> str:
+def slowest_is_slow(select: Selectors) -> str:
     """Return 1 for those of the slowest that are below the alert's limit, 0 for the others.
 
     Absent where there is no limit: nobody has said then that they are as they should be.
     """
-    return f"{_slowest(ask)}\n< bool on () group_left () {ratio_limit(ask)}"
+    return f"{_slowest(select)}\n< bool on () group_left () {ratio_limit(select)}"
 
 
-def slowest_speed(ask: Ask) -> str:
+def slowest_speed(select: Selectors) -> str:
     """Return the slowest nodes' tokens per second per instance."""
-    return f"{ask.series(names.NODE_SPEED, MODEL)}\nand {ask.on(*GROUP)} {_slowest(ask)}"
+    return f"{select.series(names.NODE_SPEED, MODEL)}\nand {select.on(*GROUP)} {_slowest(select)}"
 
 
-def slowest_peers(ask: Ask) -> str:
+def slowest_peers(select: Selectors) -> str:
     """Return, for each of the slowest nodes, its peers' median."""
-    peers = ask.series(names.PEERS_SPEED, MODEL)
-    return f"0 * {_slowest(ask)}\n+ {ask.on('model', 'engine')} group_left () {peers}"
+    peers = select.series(names.PEERS_SPEED, MODEL)
+    return f"0 * {_slowest(select)}\n+ {select.on('model', 'engine')} group_left () {peers}"
 
 
-def slowest_healthy(ask: Ask) -> str:
+def slowest_healthy(select: Selectors) -> str:
     """Return, for each of the slowest nodes, how many of its instances are healthy."""
-    healthy = ask.series(names.NODE_INSTANCES, 'status="healthy"')
-    return f"0 * {_slowest(ask)}\n+ {ask.on('node')} group_left () sum {ask.by('node')} ({healthy})"
+    healthy = select.series(names.NODE_INSTANCES, 'status="healthy"')
+    total = f"sum {select.by('node')} ({healthy})"
+    return f"0 * {_slowest(select)}\n+ {select.on('node')} group_left () {total}"
 
 
-def ratio_over_time(ask: Ask) -> str:
+def ratio_over_time(select: Selectors) -> str:
     """Return the speed against peers of the chosen nodes that are slowest at the end."""
-    ratio = ask.series(names.NODE_SPEED_RATIO, MODEL, NODE)
-    return f"{ratio}\nand {ask.on(*GROUP)} bottomk({LINES}, {ratio} @ end())"
+    ratio = select.series(names.NODE_SPEED_RATIO, MODEL, NODE)
+    return f"{ratio}\nand {select.on(*GROUP)} bottomk({LINES}, {ratio} @ end())"
 
 
-def ratio_limit(ask: Ask) -> str:
+def ratio_limit(select: Selectors) -> str:
     """Return the share of the peers' median below which the alert fires."""
-    return limits.line(ask, limits.NODE_RATIO)
+    return limits.line(select, limits.NODE_RATIO)
 
 
-def slow_count(ask: Ask) -> str:
+def slow_count(select: Selectors) -> str:
     """Return how many nodes are below that."""
-    ratio, limit = ask.series(names.NODE_SPEED_RATIO, MODEL), ratio_limit(ask)
-    slow = f"count {ask.by('node')} ({ratio} < on () group_left () {limit})"
+    ratio, limit = select.series(names.NODE_SPEED_RATIO, MODEL), ratio_limit(select)
+    slow = f"count {select.by('node')} ({ratio} < on () group_left () {limit})"
     return f"count({slow})\nor 0 * count({ratio}) * {limit}"
 
 
-def compared_count(ask: Ask) -> str:
+def compared_count(select: Selectors) -> str:
     """Return how many nodes have peers to be compared with."""
-    return f"count(count {ask.by('node')} ({ask.series(names.NODE_SPEED_RATIO, MODEL)}))"
+    return f"count(count {select.by('node')} ({select.series(names.NODE_SPEED_RATIO, MODEL)}))"
 
 
-def all_count(ask: Ask) -> str:
+def all_count(select: Selectors) -> str:
     """Return how many nodes there are."""
-    return f"count(count {ask.by('node')} ({ask.series(names.NODE_INSTANCES)}))"
+    return f"count(count {select.by('node')} ({select.series(names.NODE_INSTANCES)}))"
 
 
-def _failing(ask: Ask, *matchers: str, at: str = "") -> str:
+def _failing(select: Selectors, *matchers: str, at: str = "") -> str:
     statuses = f'status=~"{"|".join(FAILING)}"'
-    told = ask.series(names.NODE_INSTANCES, statuses, *matchers)
-    return f"sum {ask.by('node')} ({told}{at})"
+    told = select.series(names.NODE_INSTANCES, statuses, *matchers)
+    return f"sum {select.by('node')} ({told}{at})"
 
 
-def dark_count(ask: Ask) -> str:
+def dark_count(select: Selectors) -> str:
     """Return how many nodes have failing instances and not one that is healthy."""
-    healthy = ask.series(names.NODE_INSTANCES, 'status="healthy"')
-    dark = f"count({_failing(ask)} > 0 unless {ask.on('node')} {healthy} > 0)"
-    return f"{dark} or 0 * {all_count(ask)}"
+    healthy = select.series(names.NODE_INSTANCES, 'status="healthy"')
+    dark = f"count({_failing(select)} > 0 unless {select.on('node')} {healthy} > 0)"
+    return f"{dark} or 0 * {all_count(select)}"
 
 
-def failing_most(ask: Ask) -> str:
+def failing_most(select: Selectors) -> str:
     """Return the nodes with the most failing instances, and how many fail."""
-    return f"topk($limit, {_failing(ask)} > 0)"
+    return f"topk($limit, {_failing(select)} > 0)"
 
 
-def failing_status(ask: Ask, status: str) -> str:
+def failing_status(select: Selectors, status: str) -> str:
     """Return of those nodes the instances of one status."""
-    told = ask.series(names.NODE_INSTANCES, f'status="{status}"')
-    return f"sum {ask.by('node')} ({told})\nand {ask.on('node')} {failing_most(ask)}"
+    told = select.series(names.NODE_INSTANCES, f'status="{status}"')
+    return f"sum {select.by('node')} ({told})\nand {select.on('node')} {failing_most(select)}"
 
 
-def failing_over_time(ask: Ask) -> str:
+def failing_over_time(select: Selectors) -> str:
     """Return failing instances of the chosen nodes that have most of them at the end."""
-    at_end = f"topk({LINES}, {_failing(ask, NODE, at=' @ end()')} > 0)"
-    return f"{_failing(ask, NODE)}\nand {ask.on('node')} {at_end}"
+    at_end = f"topk({LINES}, {_failing(select, NODE, at=' @ end()')} > 0)"
+    return f"{_failing(select, NODE)}\nand {select.on('node')} {at_end}"
 
 
-def errors_most(ask: Ask, limit: str = "$limit") -> str:
+def errors_most(select: Selectors, limit: str = "$limit") -> str:
     """Return the nodes with the most failed requests per second."""
-    return f"topk({limit}, sum {ask.by('node')} ({ask.series(names.NODE_ERRORS)}) > 0)"
+    return f"topk({limit}, sum {select.by('node')} ({select.series(names.NODE_ERRORS)}) > 0)"
 
 
-def errors_share(ask: Ask, limit: str = "$limit") -> str:
+def errors_share(select: Selectors, limit: str = "$limit") -> str:
     """Return, for the same nodes, their share of the errors of the fleet."""
-    total = f"scalar(sum({ask.series(names.NODE_ERRORS)}))"
-    return f"{errors_most(ask, limit)} / {total}"
+    total = f"scalar(sum({select.series(names.NODE_ERRORS)}))"
+    return f"{errors_most(select, limit)} / {total}"
 
 
-def errors_over_time(ask: Ask) -> str:
+def errors_over_time(select: Selectors) -> str:
     """Return failed requests per second of the chosen nodes that have most of them at the end."""
-    errors = ask.series(names.NODE_ERRORS, NODE)
-    return f"{errors}\nand {ask.on('node')} topk({LINES}, {errors} @ end() > 0)"
+    errors = select.series(names.NODE_ERRORS, NODE)
+    return f"{errors}\nand {select.on('node')} topk({LINES}, {errors} @ end() > 0)"
 
 
-def started_over_time(ask: Ask) -> str:
+def started_over_time(select: Selectors) -> str:
     """Return starting instances of the chosen nodes on which most started at once."""
-    started = ask.series(names.NODE_STARTED, NODE)
+    started = select.series(names.NODE_STARTED, NODE)
     most = f"topk({LINES}, max_over_time({started}[$__range] @ end()))"
-    return f"{started}\nand {ask.on('node')} {most}"
+    return f"{started}\nand {select.on('node')} {most}"
 
 
 # The instances of the chosen nodes
 
 
-def instance_value(ask: Ask, series: catalogue.Series) -> str:
+def instance_value(select: Selectors, series: catalogue.Series) -> str:
     """Return a value of each of the instances to show."""
-    return worst.value(ask, series, "$limit", NODE, MODEL)
+    return selectors.worst_value(select, series, "$limit", NODE, MODEL)
 
 
-def instance_age(ask: Ask) -> str:
+def instance_age(select: Selectors) -> str:
     """Return how long each of the instances to show has been running, in seconds."""
-    return f"time() - {instance_value(ask, catalogue.INSTANCE_START_TIME)}"
+    return f"time() - {instance_value(select, catalogue.INSTANCE_START_TIME)}"

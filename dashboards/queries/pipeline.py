@@ -1,13 +1,9 @@
-"""What watches the fleet: the exporters, how they are scraped, and the rules.
-
-An exporter's own series are chosen by job and instance, as Prometheus labels them. What Prometheus
-and Alertmanager say of themselves is there only where Prometheus scrapes both.
-"""
+"""What watches and keeps the fleet: exporters, rules, Alertmanager, provisioners."""
 
 from __future__ import annotations
 
-from alerts import names
-from dashboards.queries.select import EXPORTERS, RATE, Ask
+from alerts import names, series
+from dashboards.queries.selectors import EXPORTERS, RATE, Selectors
 from exporter import catalogue
 from exporter.catalogue import Series
 
@@ -23,207 +19,251 @@ STALE_INTERVALS = 12
 """
 
 
-def own(ask: Ask, series: Series | str) -> str:
+def own(select: Selectors, series: Series | str) -> str:
     """Return one of the exporters' series, by exporter."""
-    return f"max {ask.by(*EXPORTER)} ({ask.series(series, *EXPORTERS)})"
+    return f"max {select.by(*EXPORTER)} ({select.series(series, *EXPORTERS)})"
 
 
-def _of_exporters(ask: Ask, name: str) -> str:
+def _of_exporters(select: Selectors, name: str) -> str:
     """Return a series that Prometheus has of every target: All jobs must not mean all of these."""
-    return ask.series(name, f'job="{ask.scope.job}"', *EXPORTERS)
+    return select.series(name, f'job="{select.scope.job}"', *EXPORTERS)
 
 
-def scraped(ask: Ask, name: str) -> str:
+def scraped(select: Selectors, name: str) -> str:
     """Return such a series by exporter."""
-    return f"max {ask.by(*EXPORTER)} ({_of_exporters(ask, name)})"
+    return f"max {select.by(*EXPORTER)} ({_of_exporters(select, name)})"
 
 
-def up_count(ask: Ask) -> str:
+def up_count(select: Selectors) -> str:
     """Return how many exporters can be scraped."""
-    return f"sum({_of_exporters(ask, 'up')})"
+    return f"sum({_of_exporters(select, 'up')})"
 
 
-def down_count(ask: Ask) -> str:
+def down_count(select: Selectors) -> str:
     """Return how many exporters Prometheus knows and cannot scrape."""
-    up = _of_exporters(ask, "up")
+    up = _of_exporters(select, "up")
     return f"count({up} == 0) or 0 * count({up})"
 
 
-def shards_missing(ask: Ask) -> str:
+def shards_missing(select: Selectors) -> str:
     """Return how many parts of the fleet nobody polls; one too many replaces none elsewhere."""
-    wanted = f"max {ask.by()} ({ask.series(catalogue.EXPORTER_SHARDS)})"
-    found = f"count {ask.by()} (count {ask.by('shard')} ({ask.series(names.FRESH)}))"
+    wanted = f"max {select.by()} ({select.series(catalogue.EXPORTER_SHARDS)})"
+    active = select.series(names.ACTIVE_EXPORTERS)
+    found = f"count {select.by()} (count {select.by('shard')} ({active}))"
     return f"sum(clamp_min({wanted} - ({found} or 0 * {wanted}), 0))"
 
 
-def age_of_pass(ask: Ask) -> str:
+def age_of_pass(select: Selectors) -> str:
     """Return how long ago each exporter ended its last whole pass over the fleet.
 
     Of one that has not ended any, how long it has been running.
     """
-    last = f"{own(ask, catalogue.EXPORTER_POLL_LAST_COMPLETED)} > 0"
-    return f"time() - ({last} or {scraped(ask, STARTED)})"
+    last = f"{own(select, catalogue.EXPORTER_POLL_LAST_COMPLETED)} > 0"
+    return f"time() - ({last} or {scraped(select, STARTED)})"
 
 
-def intervals_since_pass(ask: Ask) -> str:
+def intervals_since_pass(select: Selectors) -> str:
     """Return the same in poll intervals; of several exporters the worst."""
-    return f"max(({age_of_pass(ask)}) / {own(ask, catalogue.EXPORTER_POLL_INTERVAL)})"
+    return f"max(({age_of_pass(select)}) / {own(select, catalogue.EXPORTER_POLL_INTERVAL)})"
 
 
-def interval(ask: Ask) -> str:
+def interval(select: Selectors) -> str:
     """Return how often each instance should be polled."""
-    return f"max({ask.series(catalogue.EXPORTER_POLL_INTERVAL, *EXPORTERS)})"
+    return f"max({select.series(catalogue.EXPORTER_POLL_INTERVAL, *EXPORTERS)})"
 
 
-def lateness_limit(ask: Ask) -> str:
+def lateness_limit(select: Selectors) -> str:
     """Return the lateness above which an exporter has too many instances."""
-    return f"{LATE_RATIO} * {interval(ask)}"
+    return f"{LATE_RATIO} * {interval(select)}"
 
 
-def shard(ask: Ask) -> str:
+def shard(select: Selectors) -> str:
     """Return which part of the fleet each exporter polls, as a label; the value is 1."""
-    labels = ask.by(*EXPORTER, "shard")
-    return f"max {labels} ({ask.series(catalogue.EXPORTER_SHARD_INFO, *EXPORTERS)})"
+    labels = select.by(*EXPORTER, "shard")
+    return f"max {labels} ({select.series(catalogue.EXPORTER_SHARD_INFO, *EXPORTERS)})"
 
 
-def with_shard(ask: Ask, expression: str) -> str:
+def with_shard(select: Selectors, expression: str) -> str:
     """Return a value of each exporter with its shard and version as labels."""
-    labels = ask.by(*EXPORTER, "version", "python")
-    build = f"max {labels} ({ask.series(catalogue.EXPORTER_BUILD_INFO, *EXPORTERS)})"
-    on = ask.on_exporter
+    labels = select.by(*EXPORTER, "version", "python")
+    build = f"max {labels} ({select.series(catalogue.EXPORTER_BUILD_INFO, *EXPORTERS)})"
+    on = select.on_exporter
     return (
-        f"0 * {shard(ask)}\n"
+        f"0 * {shard(select)}\n"
         f"+ {on} group_left (version, python) 0 * {build}\n"
         f"+ {on} group_left () ({expression})"
     )
 
 
-def rate(ask: Ask, series: Series | str, *labels: str) -> str:
+def rate(select: Selectors, series: Series | str, *labels: str) -> str:
     """Return how fast one of the exporters' counters grows, by exporter and further labels."""
-    return f"sum {ask.by(*EXPORTER, *labels)} ({ask.rate(series, *EXPORTERS)})"
+    return f"sum {select.by(*EXPORTER, *labels)} ({select.rate(series, *EXPORTERS)})"
 
 
-def _polls(ask: Ask) -> str:
-    return f"sum({ask.rate(catalogue.EXPORTER_POLLS, *EXPORTERS)})"
+def _polls(select: Selectors) -> str:
+    return f"sum({select.rate(catalogue.EXPORTER_POLLS, *EXPORTERS)})"
 
 
-def polls_failed(ask: Ask) -> str:
+def polls_failed(select: Selectors) -> str:
     """Return polls per second whose health check failed."""
-    failed = ask.rate(catalogue.EXPORTER_POLL_ERRORS, *EXPORTERS, 'request="health"')
+    failed = select.rate(catalogue.EXPORTER_POLL_ERRORS, *EXPORTERS, 'request="health"')
     return f"sum({failed})"
 
 
-def polls_good(ask: Ask) -> str:
+def polls_good(select: Selectors) -> str:
     """Return polls per second whose health check was good."""
-    return f"{_polls(ask)} - {polls_failed(ask)}"
+    return f"{_polls(select)} - {polls_failed(select)}"
 
 
-def poll_errors(ask: Ask) -> str:
+def poll_errors(select: Selectors) -> str:
     """Return failed requests to instances per second, by request and reason."""
-    errors = ask.rate(catalogue.EXPORTER_POLL_ERRORS, *EXPORTERS)
+    errors = select.rate(catalogue.EXPORTER_POLL_ERRORS, *EXPORTERS)
     return f"sum by (request, reason) ({errors}) > 0"
 
 
-def poll_error_ratio(ask: Ask) -> str:
+def poll_error_ratio(select: Selectors) -> str:
     """Return failed health checks per poll."""
-    return f"{polls_failed(ask)} / ({_polls(ask)} > 0)"
+    return f"{polls_failed(select)} / ({_polls(select)} > 0)"
 
 
-def inventory_age(ask: Ask) -> str:
+def inventory_age(select: Selectors) -> str:
     """Return how long ago each inventory source was last read well."""
-    last = ask.series(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS, *EXPORTERS)
-    return f"time() - max {ask.by(*EXPORTER, 'source')} ({last} > 0)"
+    last = select.series(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS, *EXPORTERS)
+    return f"time() - max {select.by(*EXPORTER, 'source')} ({last} > 0)"
 
 
-def inventory_size(ask: Ask) -> str:
+def inventory_size(select: Selectors) -> str:
     """Return how many instances each source listed, by cluster."""
-    listed = ask.series(catalogue.EXPORTER_INVENTORY_INSTANCES, *EXPORTERS)
-    return f"max {ask.by('source')} ({listed})"
+    listed = select.series(catalogue.EXPORTER_INVENTORY_INSTANCES, *EXPORTERS)
+    return f"max {select.by('source')} ({listed})"
 
 
-def inventory_total(ask: Ask) -> str:
+def inventory_total(select: Selectors) -> str:
     """Return the same, of all clusters that have a source of that name together."""
-    return f"sum by (source) ({inventory_size(ask)})"
+    return f"sum by (source) ({inventory_size(select)})"
 
 
-def inventory_failing(ask: Ask) -> str:
+def inventory_failing(select: Selectors) -> str:
     """Return how many sources some exporter could not read the last time."""
-    good = inventory_good(ask)
+    good = inventory_good(select)
     return f"count({good} == 0) or 0 * count({good})"
 
 
-def inventory_good(ask: Ask) -> str:
+def inventory_good(select: Selectors) -> str:
     """Return whether every exporter could read each source the last time, by cluster."""
-    good = ask.series(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL, *EXPORTERS)
-    return f"min {ask.by('source')} ({good})"
+    good = select.series(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL, *EXPORTERS)
+    return f"min {select.by('source')} ({good})"
 
 
-def page_age(ask: Ask) -> str:
+def page_age(select: Selectors) -> str:
     """Return how old the figures are that each exporter gives."""
-    return f"time() - {own(ask, catalogue.EXPORTER_EXPOSITION_TIMESTAMP)}"
+    return f"time() - {own(select, catalogue.EXPORTER_EXPOSITION_TIMESTAMP)}"
 
 
-def cpu(ask: Ask) -> str:
+def cpu(select: Selectors) -> str:
     """Return how many cores each exporter uses."""
-    return f"max {ask.by(*EXPORTER)} (rate({_of_exporters(ask, CPU)}{RATE}))"
+    return f"max {select.by(*EXPORTER)} (rate({_of_exporters(select, CPU)}{RATE}))"
 
 
-def descriptors_ratio(ask: Ask) -> str:
+def descriptors_ratio(select: Selectors) -> str:
     """Return the share of the files that each exporter may open."""
-    return f"{scraped(ask, 'process_open_fds')} / {scraped(ask, 'process_max_fds')}"
+    return f"{scraped(select, 'process_open_fds')} / {scraped(select, 'process_max_fds')}"
 
 
 # Of Prometheus and Alertmanager themselves
 
 
-def rule_duration(_: Ask) -> str:
+def rule_duration(_: Selectors) -> str:
     """Return how long each of our groups of rules takes."""
     return f"max by (rule_group) (prometheus_rule_group_last_duration_seconds{{{RULES}}})"
 
 
-def rule_interval(_: Ask) -> str:
+def rule_interval(_: Selectors) -> str:
     """Return how often the most frequent of them are evaluated."""
     return f"min(prometheus_rule_group_interval_seconds{{{RULES}}})"
 
 
-def rule_failures(_: Ask) -> str:
+def rule_failures(_: Selectors) -> str:
     """Return failed evaluations of our rules per second."""
     failures = f"rate(prometheus_rule_evaluation_failures_total{{{RULES}}}{RATE})"
     return f"sum by (rule_group) ({failures})"
 
 
-def rule_failures_count(_: Ask) -> str:
+def rule_failures_count(_: Selectors) -> str:
     """Return failed evaluations of our rules within the time range."""
     failures = f"increase(prometheus_rule_evaluation_failures_total{{{RULES}}}{IN_RANGE})"
     return f"round(sum({failures}))"
 
 
-def rules_missed(_: Ask) -> str:
+def rules_missed(_: Selectors) -> str:
     """Return evaluations of our rules per second that were left out for want of time."""
     missed = f"rate(prometheus_rule_group_iterations_missed_total{{{RULES}}}{RATE})"
     return f"sum by (rule_group) ({missed})"
 
 
-def alerts_sent(_: Ask) -> str:
+def alerts_sent(_: Selectors) -> str:
     """Return alerts per second that Prometheus sent to Alertmanagers."""
     return f"sum by (alertmanager) (rate(prometheus_notifications_sent_total{RATE}))"
 
 
-def alerts_lost(_: Ask) -> str:
+def alerts_lost(_: Selectors) -> str:
     """Return alerts per second that Prometheus could not send."""
     return f"sum(rate(prometheus_notifications_dropped_total{RATE}))"
 
 
-def alerts_lost_count(_: Ask) -> str:
+def alerts_lost_count(_: Selectors) -> str:
     """Return alerts within the time range that Prometheus could not send."""
     return f"round(sum(increase(prometheus_notifications_dropped_total{IN_RANGE})))"
 
 
-def notifications_failed(_: Ask) -> str:
+def notifications_failed(_: Selectors) -> str:
     """Return notifications per second that Alertmanager could not deliver, by receiver's kind."""
     return f"sum by (integration) (rate(alertmanager_notifications_failed_total{RATE}))"
 
 
-def notifications(_: Ask) -> str:
+def notifications(_: Selectors) -> str:
     """Return notifications per second that Alertmanager tried, by receiver's kind."""
     return f"sum by (integration) (rate(alertmanager_notifications_total{RATE}))"
+
+
+def _of_leader(select: Selectors, wanted: Series, *matchers: str) -> str:
+    leads = f"{select.series(series.LEADER)} == 1"
+    found = select.series(wanted, *matchers)
+    return f"max {select.by()} ({found} and {select.on_exporter} {leads})"
+
+
+def leaders(select: Selectors) -> str:
+    """Return whether each provisioner leads."""
+    return f"max {select.by(*EXPORTER)} ({select.series(series.LEADER)})"
+
+
+def wanted_instances(select: Selectors) -> str:
+    """Return how many instances the specifications ask for."""
+    return f"sum({_of_leader(select, series.WANTED_INSTANCES)})"
+
+
+def as_wanted(select: Selectors) -> str:
+    """Return how many of them run, are healthy and up to date."""
+    return f"sum({_of_leader(select, series.INSTANCES_AS_WANTED)})"
+
+
+def failed_instances(select: Selectors) -> str:
+    """Return how many instances cannot be started."""
+    of_leader = _of_leader(select, series.INSTANCES, 'phase="failed"')
+    return f"sum({of_leader})"
+
+
+def unreachable_nodes(select: Selectors) -> str:
+    """Return how many nodes the leaders do not reach."""
+    return f"sum({_of_leader(select, series.UNREACHABLE_NODES)})"
+
+
+def pass_age(select: Selectors) -> str:
+    """Return how long ago the leaders ended their last pass; of several the worst."""
+    return f"max(time() - ({_of_leader(select, series.LAST_PASS)} > 0))"
+
+
+def view_age(select: Selectors) -> str:
+    """Return how old the view is that each provisioner has of its store."""
+    views = select.series(series.VIEW_TIMESTAMP)
+    return f"time() - max {select.by(*EXPORTER)} ({views} > 0)"

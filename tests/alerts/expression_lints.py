@@ -15,7 +15,7 @@ from promql_parser import Call, MatrixSelector, VectorMatchCardinality, VectorSe
 
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.series import ALL_SERIES
-from alerts.settings import SAMPLES_TO_BRIDGE, Settings
+from alerts.settings import LOOKBACK_SCRAPES, Settings
 from exporter.catalogue import Kind, Series
 from exporter.model import Status
 from exporter.selfmetrics import Request
@@ -189,7 +189,7 @@ def _is_of_counter(call: Call) -> bool:
 
 
 def ranges(groups: Sequence[Group], settings: Settings) -> Iterator[str]:
-    least_s = SAMPLES_TO_BRIDGE * settings.prometheus.scrape_interval
+    least_s = LOOKBACK_SCRAPES * settings.prometheus.scrape_interval
     for rule in rules(groups):
         for range_s in tree.ranges_s(rule.expr):
             if range_s < least_s:
@@ -219,7 +219,7 @@ def absences(groups: Sequence[Group], _: Settings) -> Iterator[str]:
 
 def offsets(groups: Sequence[Group], _: Settings) -> Iterator[str]:
     for alert in alerts(groups):
-        if tree.offsets_s(alert.expr) and not alert.hold_s:
+        if tree.offsets_s(alert.expr) and not alert.for_s:
             yield f"{alert.name}: looks back with an offset, and fires for one odd sample of then"
 
 

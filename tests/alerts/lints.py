@@ -113,13 +113,13 @@ def links(groups: Sequence[Group], settings: Settings) -> Iterator[str]:
 def holds(groups: Sequence[Group], settings: Settings) -> Iterator[str]:
     least_s = LEAST_SCRAPES * settings.prometheus.scrape_interval
     for alert in alerts(groups):
-        if alert.name != WATCHDOG and alert.hold_s < least_s:
-            yield f"{alert.name}: fires after {alert.hold_s:g} s; {least_s:g} s are two scrapes"
+        if alert.name != WATCHDOG and alert.for_s < least_s:
+            yield f"{alert.name}: fires after {alert.for_s:g} s; {least_s:g} s are two scrapes"
 
 
 def keeps(groups: Sequence[Group], _: Settings) -> Iterator[str]:
     for alert in alerts(groups):
-        if alert.severity is Severity.CRITICAL and not alert.keep_s:
+        if alert.severity is Severity.CRITICAL and not alert.keep_firing_for_s:
             yield f"{alert.name}: pages, and a page that flaps wakes somebody again and again"
 
 

@@ -199,7 +199,11 @@ def test_an_alert_is_changed_or_left_out_as_the_settings_say() -> None:
         config.load(changes=["alerts.OllamaFleetLatencyP99High.enabled=false"])
     )
 
-    assert (600.0, 3600.0, "warning") == (changed.hold_s, changed.keep_s, changed.severity)
+    assert (600.0, 3600.0, "warning") == (
+        changed.for_s,
+        changed.keep_firing_for_s,
+        changed.severity,
+    )
     assert "OllamaFleetLatencyP99High" not in {a.name for group in groups for a in group.alerts}
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from alerts import explain, rulebook
 from alerts.cli import alerts
-from alerts.names import FRESH
+from alerts.names import ACTIVE_EXPORTERS
 from alerts.settings import Settings
 
 GROUPS = rulebook.groups(Settings())
@@ -101,8 +101,8 @@ def test_explain_gives_the_rule_the_settings_and_the_runbook(name: str) -> None:
 def test_explain_shows_the_recording_rules_that_an_alert_rests_on() -> None:
     explained = run("explain", "OllamaFleetHealthyInstancesLow").stdout
 
-    assert "exporter:ollama_exporter_shard:fresh is\n" in explained
-    assert explained.index("exporter:ollama_exporter_shard:fresh is") < explained.index(
+    assert "exporter:ollama_exporter_shard:active is\n" in explained
+    assert explained.index("exporter:ollama_exporter_shard:active is") < explained.index(
         "fleet:ollama_instances:sum is"
     )
     assert "model:ollama_instances:sum is" not in explained
@@ -158,7 +158,7 @@ CHANGED: dict[str, dict[str, object]] = {
     "windows": {
         "rate": "7m", "drop": "7m", "provisioning": "7m", "stuck": "7m", "flapping": "7m",
         "out_of_memory": "7m", "inventory": "7m", "trend": "7h", "horizon": "7h",
-        "telemetry": "7m", "figures": "7h", "failed": "7m", "progress": "7m",
+        "telemetry": "7m", "absent": "7h", "failed": "7m", "progress": "7m",
     },
 }  # fmt: skip
 
@@ -173,7 +173,9 @@ def _texts(settings: Settings) -> dict[str, set[str]]:
     for group in groups:
         for alert in group.alerts:
             rules = [
-                rule for rule in explain.dependencies(alert.expr, groups) if rule.name != FRESH
+                rule
+                for rule in explain.dependencies(alert.expr, groups)
+                if rule.name != ACTIVE_EXPORTERS
             ]
             texts.setdefault(alert.name, set()).update((alert.expr, *(rule.expr for rule in rules)))
     return texts

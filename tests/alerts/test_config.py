@@ -54,7 +54,7 @@ def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
     assert Level(9900.0) == settings.thresholds.healthy_instances
     assert 0.2 == settings.thresholds.request_latency_p99
     assert not settings.alerts["OllamaFleetQueueSaturated"].is_enabled
-    assert 600.0 == settings.alerts["OllamaFleetLatencyP99High"].hold
+    assert 600.0 == settings.alerts["OllamaFleetLatencyP99High"].for_s
     assert Severity.WARNING is settings.alerts["OllamaFleetLatencyP99High"].severity
     assert Settings().windows == settings.windows
 

@@ -43,9 +43,9 @@ def _sent_after_s(name: str) -> float:
     settings = RoutingSettings()
     alert = ALERTS[name]
     if name == routing.FIRST_ALARM:
-        return alert.hold_s + settings.group_wait + routing.FIRST_ALARM_WAITS_S
+        return alert.for_s + settings.group_wait + routing.FIRST_ALARM_WAITS_S
     is_page = alert.severity is Severity.CRITICAL
-    return alert.hold_s + (settings.group_wait if is_page else settings.ticket_group_wait)
+    return alert.for_s + (settings.group_wait if is_page else settings.ticket_group_wait)
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,16 @@ def _sent_after_s(name: str) -> float:
 )
 def test_what_mutes_fires_before_what_it_mutes_is_sent(source: str, target: str) -> None:
     """Of one cause. Rules are evaluated at intervals, so the two may be an interval apart."""
-    assert ALERTS[source].hold_s + EVALUATION_S <= _sent_after_s(target)
+    assert ALERTS[source].for_s + EVALUATION_S <= _sent_after_s(target)
 
 
 @pytest.mark.parametrize("target", ["OllamaProvisionerDown", "OllamaProvisionerStoreUnavailable"])
 def test_that_nobody_leads_is_told_first_though_the_last_leader_is_forgotten_late(
     target: str,
 ) -> None:
-    late_s = Settings().scope.bridge_s + EVALUATION_S
+    late_s = Settings().scope.lookback_s + EVALUATION_S
 
-    assert ALERTS["OllamaProvisionerNoLeader"].hold_s + late_s <= _sent_after_s(target)
+    assert ALERTS["OllamaProvisionerNoLeader"].for_s + late_s <= _sent_after_s(target)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
     (
         "a dead exporter mutes all that is ours, but for provisioners, which need none",
         named("OllamaFleetExporterDown"),
-        named(*inhibition.FIGURES, *OF_A_SHARD, "OllamaFleetMetricsAbsent")
+        named(*inhibition.FLEET_ALERTS, *OF_A_SHARD, "OllamaFleetMetricsAbsent")
         + named("OllamaFleetPollStale", shard="0")
         + named("OllamaFleetCardinalityHigh", severity="warning", instance="a:1"),
         named("Watchdog", severity="none") + named("NodeFilesystemFull", *OF_PROVISIONERS),
@@ -109,8 +109,8 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
     (
         "absent figures mute what is computed of them",
         named("OllamaFleetMetricsAbsent"),
-        named(*inhibition.FIGURES)
-        + named("OllamaFleetFiguresAbsent", severity="warning", figure="p99")
+        named(*inhibition.FLEET_ALERTS)
+        + named("OllamaFleetSeriesAbsent", severity="warning", metric="p99")
         + named("OllamaFleetTelemetryPartial", severity="warning"),
         named("OllamaFleetInventoryLost", "Watchdog", *OF_A_SHARD)
         + named("OllamaFleetScrapeNearTimeout", severity="warning", instance="a:1"),
@@ -118,7 +118,7 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
     (
         "a missing shard mutes what is summed over shards",
         named("OllamaFleetShardMissing"),
-        named(*inhibition.FIGURES),
+        named(*inhibition.FLEET_ALERTS),
         named("OllamaFleetExporterReplicaDown", "OllamaFleetTelemetryPartial", severity="warning"),
     ),
     (

@@ -44,8 +44,8 @@ def alert(expr: str = "up == 0", **changed: Any) -> Alert:
         severity=Severity.CRITICAL,
         summary="An example.",
         description="{{ $value }} of them.",
-        hold_s=60.0,
-        keep_s=60.0,
+        for_s=60.0,
+        keep_firing_for_s=60.0,
     )
     return dataclasses.replace(good, **changed)
 
@@ -71,8 +71,8 @@ CAUGHT: tuple[tuple[Lint, Recording | Alert, str], ...] = (
     (lints.summaries, alert(summary="They are down"), "no sentence"),
     (lints.descriptions, alert(description="Some are down."), "neither a value nor a label"),
     (lints.links, alert(name="OllamaNoSuchAlert"), "no alerts/runbooks/OllamaNoSuchAlert.md"),
-    (lints.holds, alert(hold_s=29.0), "two scrapes"),
-    (lints.keeps, alert(keep_s=0.0), "flaps"),
+    (lints.holds, alert(for_s=29.0), "two scrapes"),
+    (lints.keeps, alert(keep_firing_for_s=0.0), "flaps"),
     (expression_lints.known_series, alert("ollama_fleet_instance > 0"), "ollama_fleet_instance"),
     (expression_lints.known_series, alert("fleet:ollama_typo:sum > 0"), "fleet:ollama_typo:sum"),
     (expression_lints.known_series, alert("ollama_fleet_requests_bucket > 0"), "_bucket"),
@@ -126,7 +126,7 @@ CAUGHT: tuple[tuple[Lint, Recording | Alert, str], ...] = (
     (expression_lints.fragile, record(f"topk by (cluster) (5, {HEALTHY})"), "come and go"),
     (expression_lints.filters, alert("up == bool 0"), "compares with bool"),
     (expression_lints.absences, alert(f"absent({HEALTHY})"), "of what is not up"),
-    (expression_lints.offsets, alert("up offset 5m == 0", hold_s=0.0), "with an offset"),
+    (expression_lints.offsets, alert("up offset 5m == 0", for_s=0.0), "with an offset"),
     (
         expression_lints.pages,
         alert("max by (cluster, instance_id) (ollama_instance_up) == 0"),

@@ -75,9 +75,9 @@ def test_alertmanager_accepts_the_document(tmp_path: Path, settings: dict[str, A
         ("ollama-fleet-info", labels_of("OllamaFleetVersionSkew", "info")),
         ("ollama-fleet-info", labels_of("OllamaSomething", "info")),
         ("ollama-fleet-dead-mans-switch", labels_of("Watchdog", "none")),
-        ("nowhere", labels_of("OllamaSomething", "none")),
-        ("nowhere", labels_of("NodeFilesystemFull")),
-        ("nowhere", labels_of("NotOllamaFleet", "warning")),
+        ("null", labels_of("OllamaSomething", "none")),
+        ("null", labels_of("NodeFilesystemFull")),
+        ("null", labels_of("NotOllamaFleet", "warning")),
     ],
 )
 def test_each_severity_has_its_receiver_and_foreign_alerts_none(
@@ -101,7 +101,7 @@ def test_without_receivers_nothing_goes_anywhere(tmp_path: Path, severity: str) 
             *(f"alertname={name}", f"severity={severity}"),
         )
 
-        assert "nowhere" == said.strip()
+        assert "null" == said.strip()
 
 
 def test_info_goes_nowhere_by_default(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_info_goes_nowhere_by_default(tmp_path: Path) -> None:
         *("alertname=OllamaFleetVersionSkew", "severity=info"),
     )
 
-    assert "nowhere" == said.strip()
+    assert "null" == said.strip()
 
 
 # The document, by itself

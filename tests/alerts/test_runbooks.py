@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from alerts import explain, rulebook
-from alerts.inhibition import EXPORTERS, FIGURES, RULES
+from alerts.inhibition import EXPORTERS, FLEET_ALERTS, RULES
 from alerts.settings import Settings
 from exporter.model import Status
 from ollama_fleet.durations import duration_text
@@ -49,9 +49,13 @@ def test_headings_are_the_same_in_the_same_order(page: Runbook) -> None:
 def test_the_line_below_the_title_is_what_the_rule_says(page: Runbook) -> None:
     """Severities, how long the condition must hold, how long it fires on, settings in force."""
     alerts = alerts_by_name()[page.name]
-    holds = dict.fromkeys(duration_text(alert.hold_s) for alert in alerts if alert.hold_s)
+    holds = dict.fromkeys(duration_text(alert.for_s) for alert in alerts if alert.for_s)
     when = f"after {', '.join(holds)}" if holds else "at once"
-    when += f", resolves after {duration_text(alerts[0].keep_s)}" if alerts[0].keep_s else ""
+    when += (
+        f", resolves after {duration_text(alerts[0].keep_firing_for_s)}"
+        if alerts[0].keep_firing_for_s
+        else ""
+    )
     settings = [
         f"`{key}` ({explain.value_of(Settings(), key).removesuffix('.0')})"
         for key in alerts[0].settings
@@ -90,7 +94,7 @@ def test_what_is_muted_meanwhile_is_what_the_inhibition_says(page: Runbook) -> N
         on_provisioner = {name for name in alerts_by_name() if "Provisioner" in name}
         assert set(alerts_by_name()) - {page.name, "Watchdog"} - on_provisioner == mutes
     elif "Mutes: every alert on the fleet's figures" in page.text:
-        assert set(FIGURES) | told["Mutes"] == mutes
+        assert set(FLEET_ALERTS) | told["Mutes"] == mutes
     else:
         assert mutes == told.get("Mutes", set())
     assert {name for name in muting if page.name in muting[name]} == told.get("Muted by", set())

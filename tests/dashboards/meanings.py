@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dashboards.choices import Uid
 from dashboards.kit.colours import BAD, GOOD, LIMIT, NEUTRAL, PLAIN, STATUSES, WARNING
 from dashboards.queries import fleet
-from dashboards.queries.limits import Judged
+from dashboards.queries.limits import ThresholdStat
 from tests.dashboards.values.case import ASK
 
 Key = tuple[Uid, str]
@@ -163,7 +163,7 @@ STEPS: Mapping[Key, Mapping[str, Sequence[tuple[float | None, str]]]] = {
     (Uid.EXPORTER, "Alerts lost"): {"lost": [(None, GOOD), (1, BAD)]},
 }  # fmt: skip
 """By panel and figure from which value on it has which colour."""
-JUDGED: Mapping[str, tuple[Judged, str, Sequence[str]]] = {
+JUDGED: Mapping[str, tuple[ThresholdStat, str, Sequence[str]]] = {
     "Healthy instances": (fleet.healthy(ASK), "none", ("healthy", "below the floor")),
     "Request latency, p99": (fleet.latency(ASK), "s", ("p99", "p99 above the limit")),
     "Token throughput": (fleet.speed(ASK), "short", ("tokens/s", "tokens/s below the floor")),

@@ -15,7 +15,7 @@ from dashboards.choices import Uid
 from dashboards.kit import colours
 from dashboards.kit.board import BANNER
 from dashboards.kit.panels import MAX_POINTS
-from dashboards.queries.select import FAILING
+from dashboards.queries.selectors import FAILING
 from dashboards.settings import DashboardSettings
 from exporter.model import Status
 from tests.dashboards.expansion import panels
@@ -100,12 +100,12 @@ def test_a_dashboard_is_asked_for_twice_a_minute_at_most(uid: Uid) -> None:
 
 @every_dashboard
 def test_critical_alerts_are_marked_and_warnings_can_be(uid: Uid) -> None:
-    marks = {one["name"]: one for one in document(uid)["annotations"]["list"]}
+    annotations = {one["name"]: one for one in document(uid)["annotations"]["list"]}
 
-    assert marks["Critical alerts"]["enable"]
-    assert 'severity="critical"' in marks["Critical alerts"]["expr"]
-    assert not marks["Warnings"]["enable"]
-    assert 'severity="warning"' in marks["Warnings"]["expr"]
+    assert annotations["Critical alerts"]["enable"]
+    assert 'severity="critical"' in annotations["Critical alerts"]["expr"]
+    assert not annotations["Warnings"]["enable"]
+    assert 'severity="warning"' in annotations["Warnings"]["expr"]
 
 
 @every_dashboard

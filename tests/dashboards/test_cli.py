@@ -110,11 +110,11 @@ def test_the_defaults_are_those_of_the_alerts() -> None:
     assert Settings().scope == DashboardSettings().scope
 
 
-@pytest.mark.parametrize(("text", "bridge_s"), [("15s", 60), ("1m", 240), ("2h", 28_800)])
+@pytest.mark.parametrize(("text", "lookback_s"), [("15s", 60), ("1m", 240), ("2h", 28_800)])
 def test_what_bridges_failed_scrapes_follows_the_scrape_interval(
-    text: str, bridge_s: float
+    text: str, lookback_s: float
 ) -> None:
-    assert bridge_s == DashboardSettings(scrape_interval=text).scope.bridge_s
+    assert lookback_s == DashboardSettings(scrape_interval=text).scope.lookback_s
 
 
 def test_list_has_a_line_for_each_dashboard() -> None:

@@ -11,9 +11,9 @@ import json
 from typing import Any
 
 import pytest
+from grafanalib import core
 
 from dashboards.kit.finalise import MAX_ID, finalise, panel_id
-from dashboards.kit.library import core
 
 Json = dict[str, Any]
 PLACE = core.GridPos(h=8, w=24, x=0, y=0)

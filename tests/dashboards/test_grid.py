@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from dashboards.choices import Uid
-from dashboards.kit.grid import COLUMNS, Section, layout, row
-from dashboards.kit.panels import Panel, Query, Words, chart
+from dashboards.kit.board import COLUMNS, Section, layout, row
+from dashboards.kit.panels import Panel, PanelText, Query, chart
 from tests.dashboards.shipped import document
 
 Json = Mapping[str, Any]
 
 
 def panel(title: str = "a") -> Panel:
-    words = Words(title=title, description="It is.", no_data="Nothing.")
+    words = PanelText(title=title, description="It is.", no_data="Nothing.")
     return chart(words, Query("up"))
 
 

@@ -114,7 +114,7 @@ def test_the_good_side_of_a_figure_is_green_and_the_bad_one_red(title: str) -> N
 
     assert judged.good == asked[good]
     assert judged.bad == asked[bad]
-    assert judged.unjudged == asked[f"{good}, no limit known"]
+    assert judged.unknown == asked[f"{good}, no limit known"]
     assert unit == panel["fieldConfig"]["defaults"]["unit"]
 
 
@@ -177,13 +177,13 @@ def test_the_series_of_a_band_are_asked_for_by_their_quantiles() -> None:
 
 
 def test_the_marks_are_the_queries_of_their_names() -> None:
-    marks = {one["name"]: one for one in document(Uid.OVERVIEW)["annotations"]["list"]}
+    annotations = {one["name"]: one for one in document(Uid.OVERVIEW)["annotations"]["list"]}
 
-    assert fleet.alert_marks(ASK, "critical") == marks["Critical alerts"]["expr"]
-    assert fleet.alert_marks(ASK, "warning") == marks["Warnings"]["expr"]
-    assert fleet.many_started(ASK) == marks["Rotations and restarts"]["expr"]
+    assert fleet.annotated_alerts(ASK, "critical") == annotations["Critical alerts"]["expr"]
+    assert fleet.annotated_alerts(ASK, "warning") == annotations["Warnings"]["expr"]
+    assert fleet.many_started(ASK) == annotations["Rotations and restarts"]["expr"]
     assert (BAD, WARNING, PLAIN) == tuple(
-        marks[name]["iconColor"]
+        annotations[name]["iconColor"]
         for name in ("Critical alerts", "Warnings", "Rotations and restarts")
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.queries import fleet, instance, models, nodes, pipeline, provisioner
+from dashboards.queries import fleet, instance, models, nodes, pipeline
 from tests.alerts import promtool
 from tests.dashboards.values import (
     case,
@@ -56,7 +56,7 @@ def test_names_of_cases_are_told_apart() -> None:
     assert [] == [name for name, count in counts.items() if count > 1]
 
 
-@pytest.mark.parametrize("module", [fleet, models, nodes, instance, pipeline, provisioner])
+@pytest.mark.parametrize("module", [fleet, models, nodes, instance, pipeline])
 def test_every_query_has_a_case(module: object) -> None:
     asked = {
         node.attr

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dashboards.queries.limits import Judged
-from dashboards.queries.select import Ask
+from dashboards.queries.limits import ThresholdStat
+from dashboards.queries.selectors import Selectors
 from dashboards.settings import DashboardSettings
 from tests.dashboards.expansion import Choice, expanded
 
-ASK = Ask.of(DashboardSettings())
+ASK = Selectors.of(DashboardSettings())
 AT, AT_S = "1h", 3600.0
 INTERVAL_S = 15.0
 N_INTERVALS = 240
@@ -72,15 +72,15 @@ def _values(value: float | str) -> str:
 
 def judged(
     name: str,
-    asked: Judged,
+    asked: ThresholdStat,
     given: Series,
     *,
     good: float | None = None,
     bad: float | None = None,
-    unjudged: float | None = None,
+    unknown: float | None = None,
 ) -> tuple[Case, ...]:
     """Return the cases of a figure: the side that is named has the value, the others none."""
-    sides = {"good": good, "bad": bad, "unjudged": unjudged}
+    sides = {"good": good, "bad": bad, "unknown": unknown}
     return tuple(
         Case(f"{name}: {side}", getattr(asked, side), given, NOTHING if value is None else value)
         for side, value in sides.items()

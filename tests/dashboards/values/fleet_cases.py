@@ -58,9 +58,9 @@ NONE_HEALTHY: Series = {
     PER_INSTANCE: 4,
 }
 REPLICAS: Series = {
-    'exporter:ollama_exporter_shard:fresh{job="x",instance="a",shard="0"}': 1,
-    'exporter:ollama_exporter_shard:fresh{job="x",instance="b",shard="0"}': 1,
-    'exporter:ollama_exporter_shard:fresh{job="x",instance="c",shard="1"}': 1,
+    'exporter:ollama_exporter_shard:active{job="x",instance="a",shard="0"}': 1,
+    'exporter:ollama_exporter_shard:active{job="x",instance="b",shard="0"}': 1,
+    'exporter:ollama_exporter_shard:active{job="x",instance="c",shard="1"}': 1,
 }
 WATCHDOG: Series = {'ALERTS{alertname="Watchdog",alertstate="firing",severity="none"}': 1}
 
@@ -121,11 +121,11 @@ CASES = (
     *judged("a plain floor is each cluster's", fleet.healthy(ASK), {**STATUS, **PLAIN_FLOOR},
             good=130),
     *judged("one fleet without a cluster", fleet.healthy(ASK), ONE_FLEET, good=90),
-    *judged("without floors nothing is green", fleet.healthy(ASK), STATUS, unjudged=130),
+    *judged("without floors nothing is green", fleet.healthy(ASK), STATUS, unknown=130),
     *judged(
         "without the floor of one cluster nothing is green", fleet.healthy(ASK),
         {**STATUS, 'ollama_fleet_threshold{cluster="a",name="healthy_instances"}': 80},
-        unjudged=130,
+        unknown=130,
     ),
     *judged(
         "too few in one cluster, and no floor in the other", fleet.healthy(ASK),
@@ -172,7 +172,7 @@ CASES = (
         "latency above its limit in one cluster", fleet.latency(ASK),
         {**LATENCY, 'ollama_fleet_threshold{name="request_latency_p99_seconds"}': 0.25}, bad=0.3,
     ),
-    *judged("latency without a limit", fleet.latency(ASK), LATENCY, unjudged=0.3),
+    *judged("latency without a limit", fleet.latency(ASK), LATENCY, unknown=0.3),
     Case("the p99 is the worst of the clusters'", fleet.latency_p99(ASK), LATENCY, 0.3),
     Case("the limit of the p99", fleet.latency_limit(ASK), LIMIT, 0.5),
     Case(
@@ -205,14 +205,14 @@ CASES = (
             good=0.0182),
     *judged("too many failures in the small cluster", fleet.failed(ASK),
             {**REQUESTS, OBJECTIVE: 0.95}, bad=0.0182),
-    *judged("failures without an objective", fleet.failed(ASK), REQUESTS, unjudged=0.0182),
+    *judged("failures without an objective", fleet.failed(ASK), REQUESTS, unknown=0.0182),
     *judged("no requests, no judgement", fleet.failed(ASK), {**IDLE, OBJECTIVE: 0.95}),
     Case("what the objective leaves may fail", fleet.failed_budget(ASK), {OBJECTIVE: 0.995}, 0.005),
     *judged("few wait", fleet.waiting(ASK), {**QUEUED, PER_INSTANCE: 2}, good=180),
     *judged("too many wait in one cluster", fleet.waiting(ASK), {**QUEUED, PER_INSTANCE: 1.5},
             bad=180),
     *judged("some wait and nothing is healthy", fleet.waiting(ASK), NONE_HEALTHY, bad=7),
-    *judged("some wait and there is no limit", fleet.waiting(ASK), QUEUED, unjudged=180),
+    *judged("some wait and there is no limit", fleet.waiting(ASK), QUEUED, unknown=180),
     Case("all that wait", fleet.waiting_total(ASK), QUEUED, 180),
     Case(
         "so many may wait as healthy instances allow",
@@ -238,7 +238,7 @@ CASES = (
             f'{name}{{cluster="{cluster}",job="x",instance="{cluster}",{labels}}}': value
             for cluster in ("p", "q")
             for name, labels, value in (
-                ("exporter:ollama_exporter_shard:fresh", 'shard="0"', 1),
+                ("exporter:ollama_exporter_shard:active", 'shard="0"', 1),
                 ("ollama_fleet_errors_total", 'error_type="timeout"', "0+15x240"),
             )
         },
@@ -275,7 +275,7 @@ CASES = (
     ),
     Case(
         "a mark per alert, not per node",
-        fleet.alert_marks(ASK, "warning"), TWO_WARNINGS, {'{alertname="OllamaX"}': 2},
+        fleet.annotated_alerts(ASK, "warning"), TWO_WARNINGS, {'{alertname="OllamaX"}': 2},
     ),
     Case(
         "what started is the nodes' together",

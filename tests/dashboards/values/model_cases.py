@@ -14,8 +14,8 @@ BY_STATUS: Series = {
     'model:ollama_instances:sum{cluster="a",model="n",status="loading"}': 20,
 }
 TWO_CLUSTERS: Series = {
-    'exporter:ollama_exporter_shard:fresh{cluster="a",job="x",instance="a",shard="0"}': 1,
-    'exporter:ollama_exporter_shard:fresh{cluster="b",job="x",instance="b",shard="0"}': 1,
+    'exporter:ollama_exporter_shard:active{cluster="a",job="x",instance="a",shard="0"}': 1,
+    'exporter:ollama_exporter_shard:active{cluster="b",job="x",instance="b",shard="0"}': 1,
 }
 A, B, C = (f'job="x",instance="{instance}"' for instance in "abc")
 
@@ -90,8 +90,8 @@ STEPS = (
 BUCKET = "ollama_fleet_request_duration_seconds_bucket"
 BUCKETS = {**REPLICAS, **counters(BUCKET, STEPS)}
 IN_TWO_CLUSTERS = {
-    'exporter:ollama_exporter_shard:fresh{cluster="p",job="x",instance="a",shard="0"}': 1,
-    'exporter:ollama_exporter_shard:fresh{cluster="q",job="x",instance="c",shard="0"}': 1,
+    'exporter:ollama_exporter_shard:active{cluster="p",job="x",instance="a",shard="0"}': 1,
+    'exporter:ollama_exporter_shard:active{cluster="q",job="x",instance="c",shard="0"}': 1,
     **counters(BUCKET, [(a, f'cluster="p",{labels}', n) for a, labels, n in STEPS[:3]]),
     **counters(BUCKET, [(c, f'cluster="q",{labels}', n) for c, labels, n in STEPS[3:]]),
 }

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alerts.promql import Scope
-from dashboards.settings import SAMPLES_TO_BRIDGE, DashboardSettings
-from exporter.catalogue import Kind, Series
+from dashboards.settings import LOOKBACK_SCRAPES, DashboardSettings
+from exporter import catalogue
+from exporter.catalogue import INSTANCE, Kind, Series
 from ollama_fleet.durations import duration_text
 
 FAILING = ("unhealthy", "unreachable", "loading", "unknown")
@@ -31,13 +32,13 @@ EXPORTERS = ('job=~"$job"', 'instance=~"$instance"')
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Selectors:
     """Writes selectors and aggregates for one installation."""
 
     scope: Scope
 
     @classmethod
-    def of(cls, settings: DashboardSettings) -> Ask:
+    def of(cls, settings: DashboardSettings) -> Selectors:
         """Return one for these settings."""
         return cls(settings.scope)
 
@@ -66,13 +67,13 @@ class Ask:
         """Return how fast a counter grows, per second."""
         return f"rate({self.series(series, *matchers, suffix=suffix)}{RATE})"
 
-    def bridged(self, expression: str) -> str:
+    def over_lookback(self, expression: str) -> str:
         """Return what an expression last was: a scrape that fails leaves no gap.
 
         Of a sum, unlike of each of its series, which would count for a while after they ended.
         """
-        bridge_s = self.scope.bridge_s
-        span, step = duration_text(bridge_s), duration_text(bridge_s / SAMPLES_TO_BRIDGE)
+        lookback_s = self.scope.lookback_s
+        span, step = duration_text(lookback_s), duration_text(lookback_s / LOOKBACK_SCRAPES)
         return f"last_over_time(({expression})[{span}:{step}])"
 
     def by(self, *labels: str) -> str:
@@ -114,3 +115,23 @@ class Ask:
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+UNKNOWN_SPEED = "1e9"
+"""Tokens per second that none has: instances whose speed is not known come last."""
+
+
+def _worst(select: Selectors, limit: str, *matchers: str) -> str:
+    """Return the instances: 0 where down, else the speed, or UNKNOWN_SPEED."""
+    up = select.series(catalogue.INSTANCE_UP, *matchers)
+    speed = select.series(catalogue.INSTANCE_TOKENS_PER_SECOND, *matchers)
+    # Of replicas first: one that was restarted knows no speed yet, and must not hide the other's.
+    each = f"max {select.by(*INSTANCE)}"
+    return f"bottomk({limit}, {each} ({speed}) or {UNKNOWN_SPEED} * {each} ({up}))"
+
+
+def worst_value(select: Selectors, series: Series, limit: str, *matchers: str) -> str:
+    """Return a value of each of the instances, whichever replica tells it."""
+    told = select.series(series, *matchers)
+    of_worst = f"{told}\nand {select.on('instance_id', 'node')} {_worst(select, limit, *matchers)}"
+    return f"max {select.by(*INSTANCE)} (\n{of_worst}\n)"

@@ -1,0 +1,457 @@
+"""The overview: is the fleet healthy, and if not, where to look."""
+
+from __future__ import annotations
+
+from dashboards import choices
+from dashboards.choices import DISAGREEING, Uid
+from dashboards.kit import colours, controls, fields
+from dashboards.kit.board import Board, Section, row
+from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, heat_map, stat
+from dashboards.queries import fleet, nodes
+from dashboards.queries.limits import ThresholdStat
+from dashboards.queries.selectors import Selectors
+from dashboards.settings import DashboardSettings
+
+
+def dashboard(settings: DashboardSettings) -> Board:
+    """Return the dashboard that the pages of the on-call link to."""
+    select = Selectors.of(settings)
+    return Board(
+        uid=Uid.OVERVIEW,
+        title="Overview",
+        description="Whether the fleet is well: instances, speed, latency, errors, alerts.",
+        scrape_interval=settings.scrape_interval,
+        variables=(controls.data_source(), choices.cluster(select)),
+        annotations=choices.event_annotations(select),
+        since="now-3h",
+        sections=(
+            _key_numbers(select),
+            _instances_and_speed(select),
+            _requests(select),
+            _where(select),
+            _what_changed(select),
+        ),
+    )
+
+
+def _key_numbers(select: Selectors) -> Section:
+    """Return the figures at the top."""
+    panels = (
+        _healthy(select),
+        _p99(select),
+        _speed(select),
+        _failed(select),
+        _waiting(select),
+        _alerts(select),
+    )
+    return Section("", (row(5, *((4, panel) for panel in panels)),))
+
+
+def _threshold_stat(
+    text: PanelText, value: ThresholdStat, good: str, bad: str, *further: Query, decimals: int = 0
+) -> Panel:
+    """Return a figure that is green or red, by what the alerts compare it with, or grey."""
+    unknown = f"{good}, no limit known"
+    return stat(
+        text,
+        Query(value.good, good),
+        Query(value.bad, bad),
+        Query(value.unknown, unknown),
+        *further,
+        overrides=[
+            fields.coloured(good, colours.GOOD),
+            fields.coloured(bad, colours.BAD),
+            fields.coloured(unknown, colours.NEUTRAL),
+            *(fields.coloured(query.legend, colours.NEUTRAL) for query in further),
+        ],
+        decimals=decimals,
+    )
+
+
+def _healthy(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Healthy instances",
+        description="Instances that answered their last health check, and how many must. "
+        "Green: every cluster that has figures has enough. Red: look below for the status and "
+        "the nodes. "
+        "Series: fleet:ollama_instances:sum.",
+        no_data=NO_FLEET,
+        unit="none",
+    )
+    floor = Query(fleet.healthy_floor(select), "floor")
+    return _threshold_stat(text, fleet.healthy(select), "healthy", "below the floor", floor)
+
+
+def _p99(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Request latency, p99",
+        description="One request in a hundred takes longer; of several clusters the slowest. "
+        "Red: above the limit; look whether a few instances or all are slow. "
+        "Series: fleet:ollama_request_latency_seconds:p99.",
+        no_data="No instance tells of its latency, or there were too few requests.",
+        unit="s",
+    )
+    limit = Query(fleet.latency_limit(select), "limit")
+    return _threshold_stat(
+        text, fleet.latency(select), "p99", "p99 above the limit", limit, decimals=3
+    )
+
+
+def _speed(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Token throughput",
+        description="Tokens per second that the healthy instances can generate, idle ones "
+        "included: what the fleet can do. Red: instances are missing or hardware slowed down; "
+        "look at the nodes. Series: fleet:ollama_tokens_per_second:estimate.",
+        no_data="The speed of fewer than half of the instances is known.",
+        unit="short",
+    )
+    floor = Query(fleet.speed_floor(select), "floor")
+    return _threshold_stat(
+        text, fleet.speed(select), "tokens/s", "tokens/s below the floor", floor, decimals=1
+    )
+
+
+def _failed(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Failed requests",
+        description="Share of requests that failed in the last five minutes. Red: more than the "
+        "objective allows in the long run; the alert on the error budget decides whether that "
+        "matters. Series: fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
+        no_data="No requests, or no instance counts them.",
+        unit="percentunit",
+    )
+    budget = Query(fleet.failed_budget(select), "objective")
+    value = fleet.failed(select)
+    return _threshold_stat(text, value, "failed", "failed, too many", budget, decimals=2).optional()
+
+
+def _waiting(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Waiting requests",
+        description="Requests that wait inside of instances, and how many may. Red: users wait; "
+        "more instances or less load help. Series: fleet:ollama_requests_queued:sum.",
+        no_data="No instance tells how many requests wait.",
+        unit="none",
+    )
+    limit = Query(fleet.waiting_limit(select), "limit")
+    return _threshold_stat(
+        text, fleet.waiting(select), "waiting", "too many wait", limit
+    ).optional()
+
+
+def _alerts(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Alerts firing",
+        description="Alerts of ollama-fleet that fire now; the table below names them. "
+        "Good: none. Series: ALERTS.",
+        no_data="Prometheus does not evaluate the rules of ollama-fleet.",
+        unit="none",
+    )
+    severities = ("critical", "warning")
+    return stat(
+        text,
+        *(Query(fleet.alerts_firing(select, severity), severity) for severity in severities),
+        overrides=[fields.turning(name, 1, colours.SEVERITIES[name]) for name in severities],
+    )
+
+
+def _instances_and_speed(select: Selectors) -> Section:
+    """Return the charts of instances and of speed."""
+    return Section(
+        "Instances and speed",
+        (
+            row(8, (12, _by_status(select)), (12, _failing(select))),
+            row(8, (12, _speed_by_model(select)), (12, _asked(select))),
+        ),
+    )
+
+
+def _by_status(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Instances by status",
+        description="Stacked by status, and how many must be healthy. Good: nearly all healthy. "
+        f"{DISAGREEING} Series: fleet:ollama_instances:sum.",
+        no_data=NO_FLEET,
+        unit="none",
+    )
+    return chart(
+        text,
+        Query(fleet.by_status(select), "{{status}}"),
+        Query(fleet.healthy_floor(select), "floor"),
+        overrides=[*fields.by_status(), fields.limit_line("floor")],
+        is_stacked=True,
+    )
+
+
+def _failing(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Instances that fail",
+        description="Those that should serve and do not; the line is how many may fail before the "
+        "floor is reached. A step is a node, a rack or a switch; a slope is a bad rollout. "
+        f"{DISAGREEING} Series: fleet:ollama_instances:sum.",
+        no_data=NO_FLEET,
+        unit="none",
+    )
+    return chart(
+        text,
+        Query(fleet.failing_by_status(select), "{{status}}"),
+        Query(fleet.may_fail(select), "may fail"),
+        overrides=[*fields.by_status(), fields.limit_line("may fail")],
+        is_stacked=True,
+    )
+
+
+def _speed_by_model(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Token throughput by model",
+        description="Tokens per second that healthy instances can generate, by model. A model that "
+        "gets thinner has lost instances or slowed down: see the models dashboard. "
+        "Series: model:ollama_tokens_per_second:sum.",
+        no_data="No instance tells how fast it generates.",
+        unit="short",
+    )
+    return chart(
+        text,
+        Query(fleet.speed_by_model(select), "{{model}}"),
+        Query(fleet.speed_floor(select), "floor"),
+        overrides=[fields.limit_line("floor")],
+        is_stacked=True,
+    )
+
+
+def _asked(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Tokens generated",
+        description="Tokens per second that were really generated: what is asked of the fleet, not "
+        "what it can do. Near the throughput, the fleet is full. "
+        "Series: fleet:ollama_generated_tokens:rate.",
+        no_data="No instance counts its tokens.",
+        unit="short",
+    )
+    return chart(text, Query(fleet.generated(select), "generated")).optional()
+
+
+def _requests(select: Selectors) -> Section:
+    """Return the charts of latency, errors and queues."""
+    return Section(
+        "Requests",
+        (
+            row(8, (12, _latency(select)), (12, _durations(select))),
+            row(8, (8, _failed_ratio(select)), (8, _errors(select)), (8, _waiting_line(select))),
+        ),
+    )
+
+
+def _latency(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Latency, p99",
+        description="The fleet's p99 against its limit, and between which the p99 of single "
+        "instances lie. A wide band: a few instances are overloaded. All high: the fleet is. "
+        "Series: fleet:ollama_request_latency_seconds:p99 and its spread over instances.",
+        no_data="No instance tells of its latency, or there were too few requests.",
+        unit="s",
+    )
+    spread = {"0.99": "p99 of instances", "0.9": "p90 of instances", "0.5": "p50 of instances"}
+    p99, p90, p50 = spread.values()
+    return chart(
+        text,
+        Query(fleet.latency_p99(select), "fleet"),
+        Query(fleet.latency_limit(select), "limit"),
+        *(Query(fleet.latency_spread(select, quantile), name) for quantile, name in spread.items()),
+        overrides=[
+            fields.override("fleet", {"color": fields.fixed(colours.GOOD), "custom.lineWidth": 2}),
+            fields.limit_line("limit"),
+            fields.band(p99, p90, colours.PLAIN),
+            fields.band(p90, p50, colours.PLAIN),
+            fields.coloured(p50, colours.PLAIN),
+        ],
+    )
+
+
+def _durations(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Request durations",
+        description="Requests per second by how long they took. Two bands mean two kinds of "
+        "requests or of instances; a band that climbs is overload. "
+        "Series: ollama_fleet_request_duration_seconds.",
+        no_data="No instance gives a histogram of its requests.",
+        unit="s",
+    )
+    return heat_map(text, Query(fleet.durations(select), "{{le}}")).optional()
+
+
+def _failed_ratio(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Failed requests, share",
+        description="Share of requests that fail, and what the objective allows in the long run. "
+        "Short peaks above the line are what the error budget is for. "
+        "Series: fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
+        no_data="No requests, or no instance counts them.",
+        unit="percentunit",
+    )
+    return chart(
+        text,
+        Query(fleet.failed_ratio(select), "failed"),
+        Query(fleet.failed_budget(select), "objective"),
+        overrides=[fields.coloured("failed", colours.BAD), fields.limit_line("objective")],
+    )
+
+
+def _errors(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Errors by type",
+        description="Failed requests per second by type. Out of memory: too many requests at once "
+        "per instance. Series: ollama_fleet_errors_total.",
+        no_data="No instance counts its errors.",
+        unit="reqps",
+    )
+    return chart(
+        text, Query(fleet.errors_by_type(select), "{{error_type}}"), is_stacked=True
+    ).optional()
+
+
+def _waiting_line(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Waiting requests over time",
+        description="Requests that wait inside of instances, and how many may. A line that only "
+        "climbs needs more instances. Series: fleet:ollama_requests_queued:sum.",
+        no_data="No instance tells how many requests wait.",
+        unit="none",
+    )
+    return chart(
+        text,
+        Query(fleet.waiting_total(select), "waiting"),
+        Query(fleet.waiting_limit(select), "limit"),
+        overrides=[fields.coloured("waiting", colours.PLAIN), fields.limit_line("limit")],
+    ).optional()
+
+
+TOP_NODES = "10"
+
+
+def _where(select: Selectors) -> Section:
+    """Return the tables that name what is wrong."""
+    return Section("Where", (row(9, (13, _firing(select)), (11, _worst_nodes(select))),))
+
+
+def _firing(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Alerts that fire",
+        description="Critical ones first, of each severity those that have been active longest, "
+        f"{fleet.MAX_ALERTS} at most. Each has a runbook of its name. "
+        "Series: ALERTS, ALERTS_FOR_STATE.",
+        no_data="No alert fires.",
+    )
+    severity = {name: (name, colour) for name, colour in colours.SEVERITIES.items()}
+    panel = choices.rows_by_cluster(
+        select,
+        text,
+        Column(name="active since", expr=fleet.alerts_since(select), unit="dateTimeFromNow"),
+        labels=("severity", "alertname", "node", "model", "instance"),
+        links={
+            "node": choices.node_links(select),
+            "model": choices.model_links(select),
+            "instance": choices.pipeline_links(select),
+        },
+        further=[fields.override("severity", fields.coloured_cell(severity))],
+        sort=[("severity", False), ("active since", False)],
+    )
+    return panel.optional()
+
+
+def _worst_nodes(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Nodes with most errors",
+        description="Failed requests per second, and which share of the fleet's that is. One node "
+        "with a large share is broken; many with small ones are not the cause. "
+        "Series: node:ollama_errors:rate5m.",
+        no_data="No node has failed requests.",
+    )
+    panel = choices.rows_by_cluster(
+        select,
+        text,
+        Column(name="errors/s", expr=nodes.errors_most(select, TOP_NODES), unit="reqps"),
+        Column(name="share", expr=nodes.errors_share(select, TOP_NODES), unit="percentunit"),
+        labels=("node",),
+        links={"node": choices.node_links(select)},
+        sort=[("errors/s", True)],
+    )
+    return panel.optional()
+
+
+def _what_changed(select: Selectors) -> Section:
+    """Return what may explain a bend in a line."""
+    return Section(
+        "What changed",
+        (
+            row(
+                7,
+                (6, _started(select)),
+                (6, _on_purpose(select)),
+                (7, _versions(select)),
+                (5, _rotation(select)),
+            ),
+        ),
+    )
+
+
+def _started(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Instances started",
+        description="That started within the five minutes before. Even and low is rotation; a peak "
+        "is a rollout, or a crash of many. Series: node:ollama_instances_started:count.",
+        no_data="None started, or no instance tells when it did.",
+        unit="none",
+    )
+    return chart(text, Query(fleet.started(select), "started"), is_bars=True).optional()
+
+
+def _on_purpose(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Provisioning and draining",
+        description="Instances that are missing on purpose. Provisioning that does not end: the "
+        "provisioner is stuck. Series: fleet:ollama_instances:sum.",
+        no_data=NO_FLEET,
+        unit="none",
+    )
+    statuses = ("provisioning", "draining")
+    return chart(
+        text,
+        *(Query(fleet.instances(select, status), status) for status in statuses),
+        overrides=[fields.coloured(status, colours.STATUSES[status]) for status in statuses],
+    )
+
+
+def _versions(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Versions",
+        description="Instances by engine and version. Good: one version, or one that takes over "
+        "from another. Series: engine_version:ollama_instances:count.",
+        no_data="No instance tells its version.",
+        unit="none",
+    )
+    versions = Query(fleet.versions(select), "{{engine}} {{version}}")
+    return chart(text, versions, is_stacked=True).optional()
+
+
+def _rotation(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Overdue for rotation",
+        description="Instances older than they should get, and those so old that they leak memory. "
+        "Good: none. Series: fleet:ollama_instances_overdue:count and …_old:count.",
+        no_data=NO_FLEET,
+        unit="none",
+    )
+    return stat(
+        text,
+        Query(fleet.overdue(select), "overdue"),
+        Query(fleet.old(select), "far too old"),
+        overrides=[
+            fields.turning("overdue", 1, colours.WARNING),
+            fields.turning("far too old", 1, colours.BAD),
+        ],
+    )
+
+
+NO_FLEET = "No figures of the fleet: look at the exporter dashboard."

@@ -1,1 +1,0 @@
-"""The overview: is the fleet well, and if not, where to look; a module per part of it."""
