@@ -1,10 +1,4 @@
-"""Serve HTTP on a bounded number of connections, so that strangers leave descriptors for the rest.
-
-In:   an aiohttp application, the sockets that `bind` gave, Limits, perhaps a TLS context.
-Out:  answers, until it is closed.
-A connection is idle while nobody answers a request on it, its TLS handshake included. One more than
-there may be takes the place of the longest idle one.
-"""
+"""Serve HTTP on a bounded number of connections, so that clients cannot use up the descriptors."""
 
 from __future__ import annotations
 
@@ -35,32 +29,32 @@ IDLE_S = 75.0
 ACCEPT_PAUSE_S = 1.0
 """After a connection could not be taken, as without a descriptor to spare."""
 LOG_WINDOW_S = 60.0
-"""Connections closed for others are logged once in it: strangers would fill the log."""
+"""Each kind of event is logged once in it: clients could fill the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many connections there may be, and what follows where that is too few."""
+    """How many connections may be open, and what is done when there are more."""
 
     connections: int
     on_closed: Callable[[], object]
-    """Called for each connection that is closed because there were too many."""
+    """Called for each connection that is closed to make room for another."""
     spared_s: float = math.inf
-    """Where none is idle, one that has been answered for longer than this makes room."""
+    """If none is idle, one whose request has run for longer than this is closed."""
 
 
 @dataclass(slots=True, eq=False)
 class _Connection:
     client: socket.socket
     since_s: float
-    """When it began to be idle, or to be answered."""
+    """When it became idle, or its request began; a TLS handshake counts as idle."""
     is_answered: bool = False
     opening: asyncio.Task[Any] | None = None
     """Until the TLS handshake is over."""
 
 
 class HttpServer:
-    """Answers on sockets; close it in the end."""
+    """Serves an application on sockets; one connection too many closes the longest idle one."""
 
     def __init__(
         self,
@@ -112,7 +106,7 @@ class HttpServer:
 
     @web.middleware
     async def _follow(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Take note that a connection is not idle during a request."""
+        """Mark a connection as busy during a request."""
         self._note(request.protocol, is_answered=True)
         try:
             return await handler(request)
@@ -139,7 +133,7 @@ class HttpServer:
                 continue  # it has left already
             except OSError as error:
                 if self._is_due("accept"):
-                    self._log.error("cannot accept a connection: %s", error)
+                    self._log.error("accept failed: %s", error)
                 await asyncio.sleep(ACCEPT_PAUSE_S)
 
     def _take(self, client: socket.socket) -> None:
@@ -162,7 +156,7 @@ class HttpServer:
         if opening.cancelled() or error:
             connection.client.close()
         if error and not isinstance(error, OSError):  # as it is where a client speaks no TLS
-            self._log.error("cannot open a connection", exc_info=error)
+            self._log.error("opening a connection failed", exc_info=error)
 
     def _has_room(self) -> bool:
         """Say whether one more fits; another is closed for it where one can be."""
@@ -189,8 +183,8 @@ class HttpServer:
         self._n_closed += 1
         if self._is_due("closed"):
             self._log.warning(
-                "connections closed=%d for others: %d may be open, by web.max-connections and "
-                "the limit of open files",
+                "connections closed=%d limit=%d: web.max-connections and the limit of open files "
+                "allow no more",
                 *(self._n_closed, self._limits.connections),
             )
             self._n_closed = 0

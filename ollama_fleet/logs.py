@@ -1,4 +1,4 @@
-"""Log to stderr, one line an event, whatever texts instances, files and clients put into it."""
+"""Log to stderr, one line per event, whatever text instances, files and clients put into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep a server alive that is sent SIGHUP, until it means that settings are to be read again."""
+"""Ignore SIGHUP, which would end a server, and say so in its log."""
 
 from __future__ import annotations
 
