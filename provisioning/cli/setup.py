@@ -151,7 +151,7 @@ def systemd(output_dir: Path, command: Path) -> None:
     )
 
 
-@click.command("node-files", short_help="Write what a node of the fleet needs.")
+@click.command("node-files", short_help="Write the files that a node needs.")
 @click.argument("node")
 @click.argument("address")
 @output_option
@@ -160,7 +160,7 @@ def systemd(output_dir: Path, command: Path) -> None:
     type=click.IntRange(1, 65_535),
     default=node_setup.PORT,
     show_default=True,
-    help="Where nginx listens.",
+    help="Port of nginx.",
 )
 @click.option(
     "--client",
@@ -171,9 +171,9 @@ def systemd(output_dir: Path, command: Path) -> None:
 def node_files(node: str, address: str, output_dir: Path, port: int, client: str) -> None:
     """Write what NODE needs so that provisioners reach its containerd at ADDRESS.
 
-    nginx stands in front of containerd's socket and lets through whoever has a certificate of an
-    authority made for this alone: such a client is root on the node. The commands that make the
-    certificates and start nginx are printed, in their order.
+    nginx in front of containerd's socket accepts clients with a certificate of a CA made for this
+    alone: such a client is root on the node. The command prints, in their order, the commands that
+    make the certificates and start nginx.
     """
     access = NodeAccess(node, address, port=port, client=client)
     try:
@@ -181,23 +181,23 @@ def node_files(node: str, address: str, output_dir: Path, port: int, client: str
     except SpecError as error:
         raise click.UsageError(str(error)) from error
     _write((output_dir / file.path.lstrip("/"), file.text) for file in files)
-    _tell("once, where the authority's key is kept", node_setup.authority_commands())
-    _tell(f"on {node}, as root, with the files in place", node_setup.node_commands(access))
-    _tell(
+    _print("once, where the CA's key is kept", node_setup.authority_commands())
+    _print(f"on {node}, as root, with the files in place", node_setup.node_commands(access))
+    _print(
         "where a provisioner runs, as root, if it was not done for another node",
         node_setup.client_commands(access, CLIENT_DIR, USER),
     )
-    _tell(
-        f"for {node}'s request.pem, where the authority's key is kept; certificate.pem and "
+    _print(
+        f"for {node}'s request.pem, where the CA's key is kept; certificate.pem and "
         "authority.pem then go where request.pem came from",
         node_setup.node_signing_commands(access),
     )
-    _tell(
+    _print(
         "for a provisioner's request.pem, likewise",
         node_setup.client_signing_commands(access),
     )
-    _tell(f"on {node}, as root, with them in place", node_setup.node_start_commands())
-    _tell(
+    _print(f"on {node}, as root, with them in place", node_setup.node_start_commands())
+    _print(
         "where a provisioner runs, as root, if it was not done before, with them in place",
         node_setup.client_end_commands(CLIENT_DIR, USER),
     )
@@ -215,7 +215,7 @@ def _write(files: Iterable[tuple[Path, str]]) -> None:
         click.echo(path)
 
 
-def _tell(where: str, commands: Iterable[str]) -> None:
+def _print(where: str, commands: Iterable[str]) -> None:
     click.echo(f"{where}:", err=True)
     for command in commands:
         click.echo(f"  {command}", err=True)

@@ -1,17 +1,14 @@
-"""The command `ollama-fleet up`: a whole fleet and its observers on this machine, to look at.
-
-How the fleet is goes to stdout, words about the progress to stderr. Exit status: 0 stopped by
-Ctrl-C, SIGTERM or after --duration; 1 something cannot start or has died; 2 wrong options.
-"""
+"""The command `ollama-fleet up`."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -22,9 +19,19 @@ from provisioning.demo.plan import Settings
 from provisioning.demo.ports import Wanted
 from provisioning.errors import SpecError
 
-PORT = click.IntRange(1, 65_535)
+Command = Callable[..., Any]
 LONGEST_INTERVAL_S = 60
 """The alerts look five minutes back, in which they want several scrapes."""
+
+
+def port_option(name: str, default: int) -> Callable[[Command], Command]:
+    """Return the option for the port of a program."""
+    return click.option(
+        f"--{name}-port",
+        type=click.IntRange(1, 65_535),
+        default=default,
+        help="If it is taken and the option is not given, the next free one.",
+    )
 
 
 @click.command(
@@ -39,50 +46,48 @@ LONGEST_INTERVAL_S = 60
 @click.option(
     "--spec",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    show_default="a fleet of the next two",
-    help="What the fleet is to be, as for `ollama-fleet provisioner apply`.",
+    show_default="the fleet of the next two options",
+    help="Specification of the fleet, as for `ollama-fleet provisioner apply`.",
 )
 @click.option(
     "--simulated",
     "n_simulated",
     type=click.IntRange(1),
     default=1000,
-    help="Instances to simulate.",
+    help="Number of simulated instances.",
 )
 @click.option(
     "--llama-servers",
     "n_llama_servers",
     type=click.IntRange(0, 50),
     default=2,
-    help="Real LLM servers, of about 400 MB of memory each.",
+    help="Number of real LLM servers; each takes about 400 MB of memory.",
 )
 @click.option(
     "--keep-instances",
     "is_kept",
     is_flag=True,
-    help="Leave instances that are processes running at the end; the next run in the same folder, "
-    "with this option too, goes on with them. Containers always go on.",
+    help="Leave instances that are processes running at the end; the next run in the same folder "
+    "with this option takes them over. Containers always go on.",
 )
 @click.option(
     "--run-dir",
     type=click.Path(file_okay=False, path_type=Path),
     show_default=".demo here, or a temporary folder",
-    help="For logs, configuration and what the programs keep: a new or empty folder, or one of an "
-    "earlier run, whose files are replaced.",
+    help="Folder for logs, configuration and data: a new or empty one, or that of an earlier run, "
+    "whose files are replaced.",
 )
-@click.option("--provisioner-port", type=PORT, default=8_080, help="Another one where it is taken.")
-@click.option("--exporter-port", type=PORT, default=11_440, help="Another one where it is taken.")
-@click.option("--prometheus-port", type=PORT, default=9_090, help="Another one where it is taken.")
-@click.option(
-    "--alertmanager-port", type=PORT, default=9_093, help="Another one where it is taken."
-)
+@port_option("provisioner", 8_080)
+@port_option("exporter", 11_440)
+@port_option("prometheus", 9_090)
+@port_option("alertmanager", 9_093)
 @click.option(
     "--poll-interval",
     "poll_interval_s",
     type=click.IntRange(1, LONGEST_INTERVAL_S),
     metavar="SECONDS",
     default=5,
-    help="Between two polls of an instance, two scrapes, and two evaluations of alerts.",
+    help="Interval of polls, scrapes, and evaluations of the rules.",
 )
 @click.option(
     "--duration",
@@ -90,9 +95,9 @@ LONGEST_INTERVAL_S = 60
     type=click.FloatRange(0),
     metavar="SECONDS",
     show_default="until Ctrl-C",
-    help="Stop by itself so long after all is ready.",
+    help="Stop this long after all is ready.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Say how the fleet is as one line of JSON.")
+@click.option("--json", "is_json", is_flag=True, help="Print the status as one line of JSON.")
 @click.pass_context
 def up(
     context: click.Context,
@@ -112,9 +117,8 @@ def up(
 ) -> None:
     """Run a whole fleet and its observers on this machine, until Ctrl-C.
 
-    A provisioner that makes and replaces the instances, the exporter that polls them all, a
-    Prometheus that scrapes it and holds the alert rules, and an Alertmanager that notifies nobody.
-    All of them listen on loopback only and end together, and processes of the fleet with them.
+    It starts a provisioner, the exporter, a Prometheus with the alert rules, and an Alertmanager
+    that notifies nobody. They listen on loopback only and end together, with the fleet's processes.
     The fleet is that of --spec, or simulated instances and a few real LLM servers.
     """
     if spec is not None:
@@ -138,19 +142,19 @@ def up(
     try:
         app.run(settings)
     except (asyncio.CancelledError, KeyboardInterrupt):
-        pass  # asked to stop, which is how a run usually ends
+        pass  # the usual end of a run
     except (DemoError, SpecError) as error:
         raise click.ClickException(str(error)) from error
     app.say("stopped")
 
 
 def _refuse_given(context: click.Context, *names: str) -> None:
-    """Refuse options that describe the fleet beside a specification."""
+    """Refuse options that describe the fleet too."""
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if param.name in names and source is not ParameterSource.DEFAULT:
             raise click.UsageError(
-                f"{param.opts[0]} means nothing with --spec, which says what the fleet is to be; "
+                f"{param.opts[0]} has no effect with --spec, which describes the whole fleet; "
                 "leave one of them out"
             )
 

@@ -97,9 +97,9 @@ def specification(demo: Demo, path: Path) -> str:
         pools.append(_real_pool(demo))
     document = {"name": FLEET, "nodes": nodes, "pools": pools, "limits": LIMITS}
     return f"""\
-# What the provisioner of this demonstration keeps. Change it while the demonstration runs, then:
+# The fleet of this demonstration. Change it while the demonstration runs, then:
 #   ollama-fleet provisioner apply {shlex.quote(str(path))}
-# with the two variables set that the demonstration has named. The next one writes it anew.
+# with the two variables set that the demonstration has printed. The next run overwrites this file.
 {yaml.safe_dump(document, sort_keys=False, width=100, default_flow_style=None)}"""
 
 

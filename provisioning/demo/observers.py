@@ -20,7 +20,7 @@ EXPORTER_JOB = "ollama-fleet-exporter"
 PROVISIONER_JOB = "ollama-fleet-provisioner"
 RETENTION = "6h"
 MAX_SAMPLES = 2_000_000
-"""Of the exporter's page: 100,000 instances with all their series, and a margin."""
+"""Of the exporter's scrape body: 100,000 instances with all their series, and a margin."""
 MAX_BODY = "256MB"
 RESEND_DELAY = "5s"
 """An alert that fires before Prometheus has found Alertmanager, which takes it some seconds, is
@@ -49,7 +49,7 @@ def prometheus_config(settings: PrometheusSettings) -> str:
     """Return prometheus.yml: one job for each program, the rules, and where alerts go."""
     exporter = {
         "job_name": EXPORTER_JOB,
-        # The page is about other servers: its labels are theirs, and stay as they are.
+        # The series are about other servers, whose labels must stay.
         "honor_labels": True,
         "sample_limit": MAX_SAMPLES,
         "body_size_limit": MAX_BODY,

@@ -31,7 +31,7 @@ class Plan:
     fleet: Fleet
     """What it says."""
     demo: Demo | None
-    """What it was made from; None: it is a person's own."""
+    """What it was made from; None: --spec gave it."""
     provisioner_port: int
     observers: Observers
     is_kept: bool = False
@@ -70,7 +70,7 @@ class Settings:
 
     @property
     def listeners(self) -> tuple[Wanted, ...]:
-        """Return the ports that a person can name."""
+        """Return the ports that options can give."""
         return (self.provisioner, self.exporter, self.prometheus, self.alertmanager)
 
 
@@ -79,7 +79,7 @@ class Supplies:
     """What a run needs that no port is needed for; getting it may take minutes."""
 
     own_fleet: Fleet | None
-    """What a person's own specification says; None: there is none."""
+    """What --spec says; None: it was not given."""
     programs_dir: Path
     prometheus: Path
     alertmanager: Path
@@ -88,10 +88,10 @@ class Supplies:
 
 
 def gather(settings: Settings, *, say: Callable[[str], None]) -> Supplies:
-    """Read a person's specification, find or fetch the programs, put the model together.
+    """Read --spec, find or fetch the programs, assemble the model.
 
     Raises:
-        DemoError: One of these cannot be had.
+        DemoError: One of these is missing.
         SpecError: The specification describes no fleet that can be.
     """
     own_fleet = None if settings.spec is None else pollable(load_fleet(settings.spec.resolve()))

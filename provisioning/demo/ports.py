@@ -1,10 +1,4 @@
-"""Choose the ports that the local programs listen on, before they start.
-
-In:   the port that is wanted, and whether a person asked for just that one.
-Out:  it, or the next free one above it, which is then said.
-Fails with PortError. Between the choice and the program's own bind another program may take the
-port: that program's start then fails and says so. Two runs of ours never choose the same one.
-"""
+"""Free ports for the local programs; two runs of ours never choose the same one."""
 
 from __future__ import annotations
 
@@ -19,7 +13,7 @@ from provisioning.demo.errors import PortError
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = ""
 N_TRIED = 200
-"""How many ports above a default one are looked at."""
+"""How many ports above a default one are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +21,17 @@ class Wanted:
     """A port that a program is to listen on."""
 
     what: str
-    """Who listens, for messages: `Prometheus`."""
+    """The program, for messages: `Prometheus`."""
     port: int
     option: str = ""
-    """The option that names another one; empty where there is none."""
+    """The option for another port; empty: there is none."""
     is_explicit: bool = False
-    """Whether a person named the port: then no other one will do."""
+    """Whether an option gave the port: then no other one will do."""
     host: str = LOOPBACK
 
 
 class Claims:
-    """Ports that this process has chosen, as other runs on this machine see them.
-
-    A claim is a socket of Linux's abstract namespace, which ends with its process at the latest.
-    """
+    """Ports that this process has chosen, as sockets of the abstract namespace, for other runs."""
 
     def __init__(self) -> None:
         self._held = ExitStack()
@@ -52,7 +43,7 @@ class Claims:
         self._held.close()
 
     def claim(self, port: int) -> bool:
-        """Claim a port; say whether nobody else had."""
+        """Claim a port; say whether no other run had."""
         mark = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             mark.bind(f"\0ollama-fleet-port-{port}")
@@ -116,7 +107,7 @@ class Ports:
         )
 
     def _is_free(self, port: int, host: str) -> bool:
-        """Say whether a port can be had; where claims are made, it is claimed then."""
+        """Claim a port if it is free; say whether it is ours now."""
         if port in self._handed_out or not can_bind(port, host):
             return False
         return self._claims is None or self._claims.claim(port)
@@ -126,8 +117,8 @@ class Ports:
         return port
 
 
-def look_at(*wanted: Wanted) -> None:
-    """Look whether what a person named can be had now; nothing is chosen or claimed.
+def check_free(*wanted: Wanted) -> None:
+    """Check that the ports given by options are free; choose nothing.
 
     Raises:
         PortError: A port that was asked for explicitly is taken.

@@ -1,4 +1,4 @@
-"""Child processes that live and end together, and our own commands among them."""
+"""Child processes that live and end together; the kernel kills them when this process is killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ChildSpec:
     command: tuple[str, ...]
     ready_url: str
     ready_within_s: float = 120.0
-    """What takes longer hangs, however slow the machine; what ends is told at once."""
+    """A process that takes longer hangs, however slow the machine is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,7 @@ class Child:
     """Gives the exit status, negative for a signal."""
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Signal the process and whatever it has started; do nothing where all have ended.
-
-        Once it is reaped, the number of its group may be another's.
-        """
+        """Signal the process and its children, unless it was reaped and its group reused."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)

@@ -76,7 +76,7 @@ def _apply(plan: Plan) -> None:
 
 
 async def llama_urls(session: aiohttp.ClientSession, plan: Plan) -> list[str]:
-    """Return the demonstration's real servers that run now; none where that cannot be said."""
+    """Return the real servers that run now; none if the provisioner does not answer."""
     url = f"{plan.provisioner_url}/instances"
     filters = {"pool": REAL_POOL, "state": RUNNING}
     try:

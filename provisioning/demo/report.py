@@ -299,7 +299,7 @@ def _changing(plan: Plan) -> str:
     program = shlex.quote(processes.our_program())
     pool = plan.fleet.pools[0].name
     return f"""
-Look at the fleet, replace an instance, change {plan.spec.name} and put it in force:
+Look at the fleet, replace an instance, change {plan.spec.name} and apply it:
 
   {variables(plan)}
   {program} instances list
@@ -321,7 +321,7 @@ Take a node away, and give it back:
 
 Between the two, wait about two minutes: {ALERT} fires, the alert that
 wakes somebody. It ends six minutes after the fleet is whole again. After five minutes without the
-node its instances are made anew on the others.
+node, its instances are created on the others.
 """
 
 

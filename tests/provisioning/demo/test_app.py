@@ -74,7 +74,7 @@ def test_a_taken_port_that_was_asked_for_is_refused_before_anything_that_takes_l
 
 async def test_a_run_with_a_duration_ends_by_itself(plan: Plan) -> None:
     async with aiohttp.ClientSession() as session:
-        await asyncio.wait_for(app.keep_saying(session, plan, duration_s=0.05), 60)
+        await asyncio.wait_for(app.print_status(session, plan, duration_s=0.05), 60)
 
 
 @asynccontextmanager
@@ -144,7 +144,7 @@ def test_a_fleet_is_there_once_none_is_on_its_way(
     assert is_there == FleetStatus(n_by_status, 5, 0.0).is_there
 
 
-async def test_a_fleet_that_takes_longer_is_told_as_it_is(plan: Plan) -> None:
+async def test_a_fleet_that_takes_longer_is_reported_as_it_is(plan: Plan) -> None:
     """Its models may have to be loaded, which takes minutes."""
     async with (
         _prometheus(plan, labels=["provisioning"]) as plan,
@@ -165,7 +165,7 @@ async def test_a_query_that_fails_is_asked_again(plan: Plan) -> None:
     assert 7 == seen.n_healthy
 
 
-async def test_a_prometheus_that_sees_nothing_is_told_with_what_it_said_at_last(
+async def test_a_prometheus_that_sees_nothing_is_reported_with_what_it_said_at_last(
     plan: Plan,
 ) -> None:
     async with (
@@ -190,7 +190,7 @@ async def test_what_is_pending_until_the_rules_know_the_fleet_is_waited_for_but_
         aiohttp.ClientSession() as session,
     ):
         first = await app.until_seen(session, plan)
-        judged = await app.until_judged(session, plan, first)
+        judged = await app.until_evaluated(session, plan, first)
 
     assert (True, not is_over) == (bool(first.pending), bool(judged.pending))
 

@@ -57,4 +57,4 @@ def test_a_size_beside_a_specification_is_refused(tmp_path: Path) -> None:
     result = run(tmp_path, f"--spec={spec}", "--simulated=5")
 
     assert 2 == result.exit_code
-    assert "--simulated means nothing with --spec" in result.output
+    assert "--simulated has no effect with --spec" in result.output

@@ -46,13 +46,12 @@ async def test_a_llama_server_serves_its_model_under_the_alias(
     assert '"id":"llama3.1:8b"' in models
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_llama_server_ends_with_status_0_when_asked_to(
-    start_llama_server: StartLlamaServer, number: signal.Signals
+async def test_a_llama_server_ends_with_status_0_on_sigterm(
+    start_llama_server: StartLlamaServer,
 ) -> None:
     server = await start_llama_server()
 
-    server.process.send_signal(number)
+    server.process.send_signal(signal.SIGTERM)
 
     assert 0 == await asyncio.wait_for(server.process.wait(), 60)
 
@@ -74,20 +73,6 @@ async def test_a_llama_server_ends_with_the_process_that_it_is_not_to_outlive(
 
     assert 0 == await asyncio.wait_for(process.wait(), 60)
     await owner.wait()
-
-
-async def test_a_llama_server_whose_owner_has_ended_already_does_not_begin(tmp_path: Path) -> None:
-    owner = await asyncio.create_subprocess_exec("true")
-    await owner.wait()
-    model = tmp_path / "empty.gguf"
-    model.touch()
-
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "provisioning.demo.llama", f"--model={model}"),
-        f"--ends-with={owner.pid}",
-    )
-
-    assert 0 == await asyncio.wait_for(process.wait(), 60)
 
 
 async def test_a_file_that_is_no_model_is_refused_with_its_path(tmp_path: Path) -> None:
@@ -139,18 +124,7 @@ def test_the_model_is_put_together_once(tmp_path: Path, model_package: _ModelPac
     assert 1 == model_package.n_assembled
 
 
-def test_a_model_that_could_not_be_put_together_leaves_no_file(
-    tmp_path: Path, model_package: _ModelPackage
-) -> None:
-    model_package.failure = ValueError("part 3 is damaged")
-
-    with pytest.raises(ValueError, match="damaged"):
-        llama.model_file({"XDG_CACHE_HOME": str(tmp_path)})
-
-    assert [] == list((tmp_path / "ollama-fleet/models").iterdir())
-
-
-def test_a_cache_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
+def test_a_cache_that_cannot_be_written_is_reported_with_the_variable_that_moves_it(
     tmp_path: Path, model_package: _ModelPackage
 ) -> None:
     cache = tmp_path / "file"
@@ -160,7 +134,7 @@ def test_a_cache_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
         llama.model_file({"XDG_CACHE_HOME": str(cache)})
 
 
-def test_a_full_disk_is_told_and_leaves_no_part_of_the_model(
+def test_a_full_disk_is_reported_and_leaves_no_part_of_the_model(
     tmp_path: Path, model_package: _ModelPackage
 ) -> None:
     model_package.failure = OSError(errno.ENOSPC, "No space left on device")
@@ -180,12 +154,6 @@ def test_a_missing_package_is_answered_with_the_extra_that_brings_it(
         llama.model_file({"XDG_CACHE_HOME": str(tmp_path)})
 
 
-def test_a_library_of_the_system_is_not_fetched(tmp_path: Path) -> None:
-    llama.load_library("libc.so.6", package="libc6", programs_dir=tmp_path, say=print)
-
-    assert [] == list(tmp_path.iterdir())
-
-
 def test_a_missing_library_is_fetched_and_found_by_its_name_from_then_on() -> None:
     """In a process of its own: what is loaded stays loaded."""
     script = f"""
@@ -202,7 +170,7 @@ ctypes.CDLL("libyajl.so.2")
     assert (0, "") == (done.returncode, done.stderr)
 
 
-def test_a_library_that_cannot_be_had_names_the_package_to_install(
+def test_a_library_that_is_missing_names_the_package_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")

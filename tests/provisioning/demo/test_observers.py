@@ -92,7 +92,7 @@ def page_port() -> Iterator[int]:
         thread.join()
 
 
-async def test_a_prometheus_that_does_not_answer_is_told_with_the_query(
+async def test_a_prometheus_that_does_not_answer_is_reported_with_the_query(
     free_port: int,
 ) -> None:
 
@@ -107,7 +107,7 @@ def _script(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", f"import os, pathlib, sys, time; {code}")
 
 
-def test_a_build_that_fails_is_told_with_the_command_and_what_it_said() -> None:
+def test_a_build_that_fails_is_reported_with_the_command_and_what_it_said() -> None:
     with pytest.raises(DemoError) as caught:
         observers.build_alerts(_script("sys.exit('slo.periode: unknown key')"))
 
@@ -115,7 +115,7 @@ def test_a_build_that_fails_is_told_with_the_command_and_what_it_said() -> None:
     assert "exit status 1; it said:\nslo.periode: unknown key" in str(caught.value)
 
 
-def test_a_build_that_takes_too_long_is_ended_and_told() -> None:
+def test_a_build_that_takes_too_long_is_stopped() -> None:
     with pytest.raises(DemoError, match=r"took longer than 0\.2 s$"):
         observers.build_alerts(_script("time.sleep(600)"), timeout_s=0.2)
 

@@ -29,7 +29,7 @@ def _wanted(port: int, *, is_explicit: bool = False) -> Wanted:
     return Wanted("Prometheus", port, option="--prometheus-port", is_explicit=is_explicit)
 
 
-def test_a_taken_default_gives_a_near_port_and_says_so(
+def test_a_taken_default_gives_a_near_port_and_prints_it(
     ports: Ports, said: list[str], taken_port: int
 ) -> None:
     port = ports.take(_wanted(taken_port))
@@ -46,7 +46,7 @@ def test_a_taken_port_that_was_asked_for_is_an_error_that_names_the_option(
         ports.take(_wanted(taken_port, is_explicit=True))
 
 
-def test_no_port_is_given_twice(ports: Ports, taken_port: int) -> None:
+def test_no_port_is_chosen_twice(ports: Ports, taken_port: int) -> None:
     given = [ports.take(_wanted(taken_port)) for _ in range(5)]
 
     assert 5 == len(set(given))

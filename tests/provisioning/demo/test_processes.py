@@ -80,7 +80,7 @@ async def test_what_a_child_started_ends_with_it(tmp_path: Path, free_port: int)
     await eventually(lambda: not is_running(grandchild))
 
 
-async def test_a_child_that_fails_to_start_is_told_with_its_log(tmp_path: Path) -> None:
+async def test_a_child_that_fails_to_start_is_reported_with_its_log(tmp_path: Path) -> None:
     good, bad = free_ports(2)
 
     async with Children(tmp_path) as children:
@@ -94,7 +94,7 @@ async def test_a_child_that_fails_to_start_is_told_with_its_log(tmp_path: Path) 
     )
 
 
-async def test_a_child_that_is_never_ready_is_told_with_the_url_that_was_asked(
+async def test_a_child_that_is_never_ready_is_reported_with_the_url_that_was_asked(
     tmp_path: Path, free_port: int
 ) -> None:
     async with Children(tmp_path) as children:
@@ -127,7 +127,7 @@ async def test_a_death_ends_the_guarded_work(tmp_path: Path, free_port: int) -> 
 
 
 @pytest.mark.parametrize("path", [os.environ["PATH"], ""], ids=["setpriv", "no setpriv"])
-async def test_a_command_that_cannot_be_run_is_told(
+async def test_a_command_that_cannot_be_run_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setenv("PATH", path)

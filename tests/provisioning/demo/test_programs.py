@@ -94,13 +94,7 @@ def test_an_installed_program_is_taken_and_nothing_fetched(
     assert [] == said
 
 
-def test_a_program_is_found_under_the_name_that_its_package_gives_it(
-    system: System, locate: Callable[[str], Path]
-) -> None:
-    assert system.has("prometheus-alertmanager") == locate("alertmanager")
-
-
-def test_a_missing_program_is_fetched_once_and_said(
+def test_a_missing_program_is_fetched_once_and_announced(
     system: System, locate: Callable[[str], Path], said: list[str], tmp_path: Path
 ) -> None:
     system.has_apt("usr/bin/etcd")
@@ -137,7 +131,7 @@ def test_stale_lists_of_the_system_are_passed_by_with_private_ones(
     assert "--option=Dir::State=" in download
 
 
-def test_a_program_that_cannot_be_had_is_told_with_what_was_seen_and_what_to_install(
+def test_a_program_that_is_missing_is_reported_with_what_was_seen_and_what_to_install(
     system: System, locate: Callable[[str], Path]
 ) -> None:
     system.has_apt(fails="always")
@@ -175,7 +169,7 @@ def test_a_program_that_reads_files_by_their_full_name_is_run_by_a_launcher(
     assert 1 == len(said)
 
 
-def test_a_folder_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
+def test_a_folder_that_cannot_be_written_is_reported_with_the_variable_that_moves_it(
     system: System, tmp_path: Path, said: list[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -228,21 +222,12 @@ def test_an_unpacked_program_finds_its_files_from_any_folder(package: Path, tmp_
     (tmp_path / "an argument").write_text("passed on\n")
 
     launcher = _launcher(package)
+    moved = package.rename(tmp_path / "elsewhere") / launcher.relative_to(package)
 
     assert programs.launcher_of(package / "usr/bin/a program") == launcher
-    assert "found\npassed on\n" == _said(launcher, "an argument", cwd=tmp_path)
-    assert "found\n" == _said("./a program-launcher", cwd=launcher.parent)
-    assert "found\n" == _said(os.path.relpath(launcher, tmp_path), cwd=tmp_path)
-
-
-def test_a_launcher_goes_on_working_where_its_package_is_moved(
-    package: Path, tmp_path: Path
-) -> None:
-    launcher = _launcher(package)
-
-    moved = package.rename(tmp_path / "elsewhere")
-
-    assert "found\n" == _said(moved / launcher.relative_to(package), cwd=tmp_path)
+    assert "found\npassed on\n" == _said(moved, "an argument", cwd=tmp_path)
+    assert "found\n" == _said("./a program-launcher", cwd=moved.parent)
+    assert "found\n" == _said(os.path.relpath(moved, tmp_path), cwd=tmp_path)
 
 
 def test_the_package_s_own_program_stays_as_it_was_and_no_byte_of_the_copy_moves(

@@ -84,7 +84,7 @@ def with_containers(plan: Plan) -> Plan:
     return replace(plan, fleet=msgspec.structs.replace(plan.fleet, nodes=(container, *others)))
 
 
-def test_what_ctrl_c_leaves_is_said_before_and_after(plan: Plan) -> None:
+def test_what_ctrl_c_leaves_is_printed_before_and_after(plan: Plan) -> None:
     kept, containers = replace(plan, is_kept=True), with_containers(plan)
 
     assert report.for_people(plan, SEEN, ALL_PAGES).endswith("\nCtrl-C stops everything.")

@@ -97,7 +97,7 @@ async def test_no_log_is_written_through_a_link(tmp_path: Path) -> None:
     assert "precious" == (tmp_path / "precious").read_text()
 
 
-def test_a_folder_that_cannot_be_made_is_told_with_the_option(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_with_the_option(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with (
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_made_is_told_with_the_option(tmp_path: Path) ->
         pass
 
 
-def test_a_file_that_cannot_be_written_is_told_with_the_option(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_with_the_option(tmp_path: Path) -> None:
     with rundir.claimed(tmp_path) as run_dir:
         run_dir.spec.mkdir()
 
