@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 import requests
 
+from ollama_fleet.urls import base_url
 from provisioning.api.routes import (
     AGE_HEADER,
     NOT_LEADING,
@@ -361,21 +362,12 @@ def checked_url(url: str) -> str:
     """Return a configured address without a slash at its end.
 
     Raises:
-        ClientError: It is not the address of a server; the message shows no password.
+        ClientError: It is not the URL of a server; the message does not repeat it.
     """
     try:
-        parts = urlsplit(url)
-        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_server = False
-    if "@" in url:
-        raise ClientError(
-            "--provisioner.url must not hold a user or password; put the token into a file and "
-            "give --provisioner.token-file"
-        )
-    if not is_server or not url.isprintable() or set(url) & set(" ?#"):
-        raise ClientError(f"--provisioner.url {url!r} is no address such as http://127.0.0.1:8080")
-    return url.rstrip("/")
+        return base_url(url, example="http://127.0.0.1:8080", instead="give the token as a file")
+    except ValueError as error:
+        raise ClientError(f"--provisioner.url {error}") from error
 
 
 def etag_of(plan: Plan) -> str:

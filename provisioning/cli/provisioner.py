@@ -221,7 +221,7 @@ def _address(text: str) -> tuple[str, int]:
         host, port = host_port(text, example=LISTEN_ADDRESS)
     except ValueError as error:
         raise click.UsageError(f"--web.listen-address {error}") from error
-    return host or "0.0.0.0", port  # noqa: S104 - asked for by leaving it out
+    return host or "0.0.0.0", port  # noqa: S104 - an empty host means it
 
 
 @click.group(
