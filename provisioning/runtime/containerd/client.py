@@ -23,7 +23,7 @@ from provisioning.errors import (
     TransientError,
 )
 from provisioning.model import ContainerSpec
-from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime import containerd_messages_pb2 as pb
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -60,53 +60,32 @@ def wrapped(type_name: str, value: Message | bytes) -> Any:
     )
 
 
-def _service(name: str) -> str:
-    return f"/containerd.services.{name.lower()}.v1.{name}"
+def _method(name: str, request: type[Request], reply: type[Reply]) -> Method[Request, Reply]:
+    """Return a method by its service and name, as `Tasks/Start`."""
+    service = name.partition("/")[0]
+    return Method(f"/containerd.services.{service.lower()}.v1.{name}", request, reply)
 
 
-GET_IMAGE = Method(f"{_service('Images')}/Get", messages.GetImageRequest, messages.GetImageReply)
-READ_CONTENT = Method(
-    f"{_service('Content')}/Read", messages.ReadContentRequest, messages.ReadContentReply
-)
-OPEN_STREAM = Method(f"{_service('Streaming')}/Stream", Any, Any)
-TRANSFER_IMAGE = Method(
-    f"{_service('Transfer')}/Transfer", messages.TransferRequest, messages.Empty
-)
-PREPARE_SNAPSHOT = Method(
-    f"{_service('Snapshots')}/Prepare",
-    messages.PrepareSnapshotRequest,
-    messages.PrepareSnapshotReply,
-)
-REMOVE_SNAPSHOT = Method(
-    f"{_service('Snapshots')}/Remove", messages.RemoveSnapshotRequest, messages.Empty
-)
-LIST_SNAPSHOTS = Method(
-    f"{_service('Snapshots')}/List", messages.ListSnapshotsRequest, messages.ListSnapshotsReply
-)
-CREATE_CONTAINER = Method(
-    f"{_service('Containers')}/Create", messages.CreateContainerRequest, messages.ContainerReply
-)
-GET_CONTAINER = Method(
-    f"{_service('Containers')}/Get", messages.ContainerId, messages.ContainerReply
-)
-DELETE_CONTAINER = Method(f"{_service('Containers')}/Delete", messages.ContainerId, messages.Empty)
-LIST_CONTAINERS = Method(
-    f"{_service('Containers')}/List",
-    messages.ListContainersRequest,
-    messages.ListContainersReply,
-)
-CREATE_TASK = Method(
-    f"{_service('Tasks')}/Create", messages.CreateTaskRequest, messages.CreateTaskReply
-)
-START_TASK = Method(f"{_service('Tasks')}/Start", messages.TaskId, messages.StartTaskReply)
-GET_TASK = Method(f"{_service('Tasks')}/Get", messages.TaskId, messages.GetTaskReply)
-KILL_TASK = Method(f"{_service('Tasks')}/Kill", messages.KillTaskRequest, messages.Empty)
-WAIT_TASK = Method(f"{_service('Tasks')}/Wait", messages.TaskId, messages.WaitTaskReply)
-DELETE_TASK = Method(f"{_service('Tasks')}/Delete", messages.TaskId, messages.DeleteTaskReply)
-LIST_TASKS = Method(f"{_service('Tasks')}/List", messages.Empty, messages.ListTasksReply)
-METRICS = Method(f"{_service('Tasks')}/Metrics", messages.MetricsRequest, messages.MetricsReply)
-SUBSCRIBE = Method(f"{_service('Events')}/Subscribe", messages.SubscribeRequest, messages.Envelope)
-
+GET_IMAGE = _method("Images/Get", pb.GetImageRequest, pb.GetImageReply)
+READ_CONTENT = _method("Content/Read", pb.ReadContentRequest, pb.ReadContentReply)
+OPEN_STREAM = _method("Streaming/Stream", Any, Any)
+TRANSFER_IMAGE = _method("Transfer/Transfer", pb.TransferRequest, pb.Empty)
+PREPARE_SNAPSHOT = _method("Snapshots/Prepare", pb.PrepareSnapshotRequest, pb.PrepareSnapshotReply)
+REMOVE_SNAPSHOT = _method("Snapshots/Remove", pb.RemoveSnapshotRequest, pb.Empty)
+LIST_SNAPSHOTS = _method("Snapshots/List", pb.ListSnapshotsRequest, pb.ListSnapshotsReply)
+CREATE_CONTAINER = _method("Containers/Create", pb.CreateContainerRequest, pb.ContainerReply)
+GET_CONTAINER = _method("Containers/Get", pb.ContainerId, pb.ContainerReply)
+DELETE_CONTAINER = _method("Containers/Delete", pb.ContainerId, pb.Empty)
+LIST_CONTAINERS = _method("Containers/List", pb.ListContainersRequest, pb.ListContainersReply)
+CREATE_TASK = _method("Tasks/Create", pb.CreateTaskRequest, pb.CreateTaskReply)
+START_TASK = _method("Tasks/Start", pb.TaskId, pb.StartTaskReply)
+GET_TASK = _method("Tasks/Get", pb.TaskId, pb.GetTaskReply)
+KILL_TASK = _method("Tasks/Kill", pb.KillTaskRequest, pb.Empty)
+WAIT_TASK = _method("Tasks/Wait", pb.TaskId, pb.WaitTaskReply)
+DELETE_TASK = _method("Tasks/Delete", pb.TaskId, pb.DeleteTaskReply)
+LIST_TASKS = _method("Tasks/List", pb.Empty, pb.ListTasksReply)
+METRICS = _method("Tasks/Metrics", pb.MetricsRequest, pb.MetricsReply)
+SUBSCRIBE = _method("Events/Subscribe", pb.SubscribeRequest, pb.Envelope)
 
 OCI_FAILURE, NO_PARENT = "oci runtime create failed", "parent snapshot"
 GROUP_FAILURE = "creating cgroup directory"

@@ -13,7 +13,7 @@ import msgspec
 
 from provisioning.errors import TransientError
 from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
-from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime import containerd_messages_pb2 as pb
 from provisioning.runtime import logs
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd import oci_spec as spec
@@ -47,9 +47,9 @@ def labels(container: ContainerSpec) -> dict[str, str]:
 
 def found_containers(
     fleet: str,
-    records: Iterable[messages.Container],
-    tasks: Iterable[messages.Task],
-    snapshots: Iterable[messages.Snapshot],
+    records: Iterable[pb.Container],
+    tasks: Iterable[pb.Task],
+    snapshots: Iterable[pb.Snapshot],
 ) -> tuple[ObservedContainer, ...]:
     """Return every container of which something is left, sorted by name; strangers are left out."""
     record_by_id = {record.id: record for record in records}
@@ -69,7 +69,7 @@ def found_containers(
     return tuple(sorted(found, key=lambda container: container.name))
 
 
-def is_left_over(snapshot: messages.Snapshot, fleet: str) -> bool:
+def is_left_over(snapshot: pb.Snapshot, fleet: str) -> bool:
     """Say whether a snapshot was made for a container of the fleet, and not for an image."""
     return snapshot.kind == ACTIVE and snapshot.labels.get(FLEET) == fleet
 
@@ -79,14 +79,14 @@ def exit_status(status: int) -> int:
     return SIGNALLED - status if status > SIGNALLED else status
 
 
-def oom_kills(metric: messages.Metric) -> int:
+def oom_kills(metric: pb.Metric) -> int:
     """Return how many processes the kernel killed for want of memory, by a container's figures."""
     if metric.data.type_url.endswith(CGROUPS_V2):
-        return messages.MetricsOfV2.FromString(metric.data.value).memory_events.oom_kill
-    return messages.MetricsOfV1.FromString(metric.data.value).memory_oom_control.oom_kill
+        return pb.MetricsOfV2.FromString(metric.data.value).memory_events.oom_kill
+    return pb.MetricsOfV1.FromString(metric.data.value).memory_oom_control.oom_kill
 
 
-def _of_record(record: messages.Container, task: messages.Task | None) -> ObservedContainer:
+def _of_record(record: pb.Container, task: pb.Task | None) -> ObservedContainer:
     if task is None:
         return _found(record.id, record.labels, ContainerState.EXITED)
     state = _state(task)
@@ -96,7 +96,7 @@ def _of_record(record: messages.Container, task: messages.Task | None) -> Observ
     )
 
 
-def _of_task(task: messages.Task) -> ObservedContainer:
+def _of_task(task: pb.Task) -> ObservedContainer:
     """Return a container whose record somebody deleted: its name tells the rest."""
     state = _state(task)
     return _found(
@@ -107,10 +107,10 @@ def _of_task(task: messages.Task) -> ObservedContainer:
     )
 
 
-def _state(task: messages.Task) -> ContainerState:
-    if task.status == messages.CREATED:
+def _state(task: pb.Task) -> ContainerState:
+    if task.status == pb.CREATED:
         return ContainerState.CREATED
-    return ContainerState.EXITED if task.status == messages.STOPPED else ContainerState.RUNNING
+    return ContainerState.EXITED if task.status == pb.STOPPED else ContainerState.RUNNING
 
 
 def _found(
@@ -162,29 +162,29 @@ def cgroup_of(fleet: str, name: str, settings: Settings) -> str:
     return posixpath.join(settings.cgroup_parent, f"{fleet}.{name}")
 
 
-def new_record(container: ContainerSpec, image: Image, settings: Settings) -> messages.Container:
+def new_record(container: ContainerSpec, image: Image, settings: Settings) -> pb.Container:
     """Return the record; what the runtime needs to know is read from it at every later step."""
     document = spec.render(
         container, image.config, cgroup=cgroup_of(container.fleet, container.name, settings)
     )
-    options = messages.RuncOptions(binary_name=settings.runtime, root=settings.runtime_root)
-    return messages.Container(
+    options = pb.RuncOptions(binary_name=settings.runtime, root=settings.runtime_root)
+    return pb.Container(
         id=container.name,
         labels=labels(container),
         image=container.image,
         snapshotter=settings.snapshotter,
         snapshot_key=container.name,
-        runtime=messages.Runtime(name=SHIM, options=api.wrapped(api.RUNC_OPTIONS, options)),
+        runtime=pb.Runtime(name=SHIM, options=api.wrapped(api.RUNC_OPTIONS, options)),
         spec=api.wrapped(api.SPEC_TYPE, msgspec.json.encode(document)),
     )
 
 
-def bare_record(name: str, fleet: str) -> messages.Container:
+def bare_record(name: str, fleet: str) -> pb.Container:
     """Return a record that is enough to end a task which has none."""
-    return messages.Container(
+    return pb.Container(
         id=name,
         labels={FLEET: fleet},
-        runtime=messages.Runtime(name=SHIM),
+        runtime=pb.Runtime(name=SHIM),
         spec=api.wrapped(api.SPEC_TYPE, b"{}"),
     )
 
@@ -204,32 +204,32 @@ class Containers:
         self._daemon = daemon
         self._snapshotter = snapshotter
 
-    async def make(self, record: messages.Container, *, parent: str, log: Path) -> None:
+    async def make(self, record: pb.Container, *, parent: str, log: Path) -> None:
         """Make and start a container upon the snapshot `parent`; what is left of it is in the way.
 
         In this order, what is found of it tells how far it came.
         """
-        snapshot = messages.PrepareSnapshotRequest(
+        snapshot = pb.PrepareSnapshotRequest(
             snapshotter=self._snapshotter,
             key=record.snapshot_key,
             parent=parent,
             labels={**record.labels, KEPT: "true"},
         )
         mounts = (await self._daemon.call(api.PREPARE_SNAPSHOT, snapshot)).mounts
-        request = messages.CreateContainerRequest(container=record)
+        request = pb.CreateContainerRequest(container=record)
         await self._daemon.call(api.CREATE_CONTAINER, request)
         output = f"file://{quote(str(log))}"
-        task = messages.CreateTaskRequest(
+        task = pb.CreateTaskRequest(
             container_id=record.id, rootfs=mounts, stdout=output, stderr=output
         )
         await self._daemon.call(api.CREATE_TASK, task, deadline_s=BUSY_LIMIT_S)
-        start = messages.TaskId(container_id=record.id)
+        start = pb.TaskId(container_id=record.id)
         await self._daemon.call(api.START_TASK, start, deadline_s=BUSY_LIMIT_S)
 
     async def end(self, name: str, grace_s: float) -> None:
         """Ask the container's process to end, and kill it and all it started after the grace."""
         task = await self._task(name)
-        if task is None or task.status in {messages.CREATED, messages.STOPPED}:
+        if task is None or task.status in {pb.CREATED, pb.STOPPED}:
             return
         await self._kill(name, SIGTERM)
         if await self._has_ended(name, grace_s):
@@ -243,27 +243,27 @@ class Containers:
 
     async def clear(self, name: str) -> None:
         """Remove what is left of a container that does not run."""
-        await self._unless_gone(api.DELETE_TASK, messages.TaskId(container_id=name))
-        await self._unless_gone(api.DELETE_CONTAINER, messages.ContainerId(id=name))
-        request = messages.RemoveSnapshotRequest(snapshotter=self._snapshotter, key=name)
+        await self._unless_gone(api.DELETE_TASK, pb.TaskId(container_id=name))
+        await self._unless_gone(api.DELETE_CONTAINER, pb.ContainerId(id=name))
+        request = pb.RemoveSnapshotRequest(snapshotter=self._snapshotter, key=name)
         await self._unless_gone(api.REMOVE_SNAPSHOT, request)
 
     async def is_running(self, name: str) -> bool:
         """Say whether the container's process runs."""
         task = await self._task(name)
-        return task is not None and task.status == messages.RUNNING
+        return task is not None and task.status == pb.RUNNING
 
-    async def record(self, name: str) -> messages.Container | None:
+    async def record(self, name: str) -> pb.Container | None:
         """Return the record; None: there is none."""
-        reply = await self._unless_gone(api.GET_CONTAINER, messages.ContainerId(id=name))
+        reply = await self._unless_gone(api.GET_CONTAINER, pb.ContainerId(id=name))
         return reply.container if reply else None
 
     async def found(self, fleet: str) -> tuple[ObservedContainer, ...]:
         """Return every container of the fleet of which something is left."""
         # Records before tasks: one that is being made meanwhile has no record here, but a task.
-        records = await self._daemon.call(api.LIST_CONTAINERS, messages.ListContainersRequest())
-        tasks = await self._daemon.call(api.LIST_TASKS, messages.Empty())
-        request = messages.ListSnapshotsRequest(snapshotter=self._snapshotter)
+        records = await self._daemon.call(api.LIST_CONTAINERS, pb.ListContainersRequest())
+        tasks = await self._daemon.call(api.LIST_TASKS, pb.Empty())
+        request = pb.ListSnapshotsRequest(snapshotter=self._snapshotter)
         replies = self._daemon.stream(
             api.LIST_SNAPSHOTS, request, deadline_s=self._daemon.deadline_s
         )
@@ -272,9 +272,9 @@ class Containers:
 
     async def give_record(self, name: str, fleet: str) -> None:
         """Give a task whose record was deleted a new one, without which it cannot be killed."""
-        tasks = await self._daemon.call(api.LIST_TASKS, messages.Empty())
+        tasks = await self._daemon.call(api.LIST_TASKS, pb.Empty())
         if any(task.id == name for task in tasks.tasks):
-            request = messages.CreateContainerRequest(container=bare_record(name, fleet))
+            request = pb.CreateContainerRequest(container=bare_record(name, fleet))
             await self._daemon.call(api.CREATE_CONTAINER, request)
 
     async def oom_kills(self, names: Collection[str]) -> dict[str, int]:
@@ -284,20 +284,20 @@ class Containers:
         """
         if not names:
             return {}
-        request = messages.MetricsRequest(filters=[f"id=={name}" for name in names])
+        request = pb.MetricsRequest(filters=[f"id=={name}" for name in names])
         reply = await self._daemon.call(api.METRICS, request)
         return {metric.id: oom_kills(metric) for metric in reply.metrics}
 
-    async def _task(self, name: str) -> messages.Task | None:
-        reply = await self._unless_gone(api.GET_TASK, messages.TaskId(container_id=name))
+    async def _task(self, name: str) -> pb.Task | None:
+        reply = await self._unless_gone(api.GET_TASK, pb.TaskId(container_id=name))
         return reply.process if reply else None
 
     async def _kill(self, name: str, number: int) -> None:
-        request = messages.KillTaskRequest(container_id=name, signal=number, all=number == SIGKILL)
+        request = pb.KillTaskRequest(container_id=name, signal=number, all=number == SIGKILL)
         await self._unless_gone(api.KILL_TASK, request)
 
     async def _has_ended(self, name: str, within_s: float) -> bool:
-        request = messages.TaskId(container_id=name)
+        request = pb.TaskId(container_id=name)
         try:
             async with asyncio.timeout(within_s):
                 # That no reply comes in time is the rule here, and not the node's fault.

@@ -17,7 +17,7 @@ from google.protobuf.any_pb2 import Any
 
 from ollama_fleet.clock import Clock
 from provisioning.errors import ContainerError, PermanentError, TransientError
-from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime import containerd_messages_pb2 as pb
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd.client import Daemon, RefusedError
 
@@ -110,8 +110,8 @@ class Transfers:
         Raises:
             PermanentError: The registry does not have it, or not for us.
         """
-        resolver = messages.RegistryResolver(host_dir=self._registries_dir)
-        source = messages.OCIRegistry(reference=name, resolver=resolver)
+        resolver = pb.RegistryResolver(host_dir=self._registries_dir)
+        source = pb.OCIRegistry(reference=name, resolver=resolver)
         await self.transfer(name, api.wrapped(f"{api.TRANSFER}.OCIRegistry", source))
 
     async def import_archive(self, name: str, archive: Path) -> None:
@@ -139,9 +139,9 @@ class Transfers:
 
     async def _send(self, name: str, file: BinaryIO) -> None:
         stream_id = f"import-{secrets.token_hex(8)}"
-        source = messages.ImageImportStream(stream=stream_id)
+        source = pb.ImageImportStream(stream=stream_id)
         async with self._daemon.conversation(api.OPEN_STREAM) as stream:
-            await stream.write(api.wrapped(api.STREAM_INIT, messages.StreamInit(id=stream_id)))
+            await stream.write(api.wrapped(api.STREAM_INIT, pb.StreamInit(id=stream_id)))
             await stream.read()  # the daemon knows the stream's name now
             sending = asyncio.ensure_future(feed(stream, file))
             try:
@@ -156,11 +156,11 @@ class Transfers:
 
     async def transfer(self, name: str, source: Any) -> None:
         """Have the daemon take an image from its source, and unpack it."""
-        platform = messages.Platform(os="linux", architecture=self._architecture)
-        unpack = messages.UnpackConfiguration(platform=platform, snapshotter=self._snapshotter)
-        store = messages.ImageStore(name=name, unpacks=[unpack])
+        platform = pb.Platform(os="linux", architecture=self._architecture)
+        unpack = pb.UnpackConfiguration(platform=platform, snapshotter=self._snapshotter)
+        store = pb.ImageStore(name=name, unpacks=[unpack])
         destination = api.wrapped(f"{api.TRANSFER}.ImageStore", store)
-        request = messages.TransferRequest(source=source, destination=destination)
+        request = pb.TransferRequest(source=source, destination=destination)
         try:
             await self._daemon.call(api.TRANSFER_IMAGE, request, deadline_s=TRANSFER_LIMIT_S)
         except RefusedError as error:
@@ -211,8 +211,8 @@ async def feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO) -> b
                 update = await stream.read()
                 if not isinstance(update, Any):
                     return False  # the daemon has heard enough
-                window += messages.WindowUpdate.FromString(update.value).update
-            await stream.write(api.wrapped(f"{api.TRANSFER}.Data", messages.Data(data=chunk)))
+                window += pb.WindowUpdate.FromString(update.value).update
+            await stream.write(api.wrapped(f"{api.TRANSFER}.Data", pb.Data(data=chunk)))
             window -= len(chunk)
         await stream.done_writing()
         return True
@@ -317,7 +317,7 @@ class Images:
 
     async def _find(self, name: str) -> Image | None:
         try:
-            reply = await self._daemon.call(api.GET_IMAGE, messages.GetImageRequest(name=name))
+            reply = await self._daemon.call(api.GET_IMAGE, pb.GetImageRequest(name=name))
         except RefusedError as error:
             if error.code is grpc.StatusCode.NOT_FOUND:
                 return None
@@ -360,7 +360,7 @@ class Images:
         )
 
     async def _document(self, digest: str, kind: type[Document]) -> Document:
-        request = messages.ReadContentRequest(digest=digest)
+        request = pb.ReadContentRequest(digest=digest)
         stream = self._daemon.stream(api.READ_CONTENT, request, deadline_s=self._daemon.deadline_s)
         parts = [part.data async for part in stream]
         try:

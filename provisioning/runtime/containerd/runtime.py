@@ -15,7 +15,7 @@ from ollama_fleet.clock import Clock
 from provisioning.errors import ContainerError
 from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import cgroups, logs
-from provisioning.runtime import containerd_messages_pb2 as messages
+from provisioning.runtime import containerd_messages_pb2 as pb
 from provisioning.runtime.base import Broadcast
 from provisioning.runtime.containerd import client as api
 from provisioning.runtime.containerd import containers as labels
@@ -50,7 +50,7 @@ class Events:
         """Call `heard(topic, container)`; both calls may raise ContainerError, which ends a try."""
         topics = f"{EXIT}|{OUT_OF_MEMORY}"
         events = f'namespace=="{namespace}",topic~="^({topics})$"'
-        self._request = messages.SubscribeRequest(filters=[events])
+        self._request = pb.SubscribeRequest(filters=[events])
         self._daemon = daemon
         self._clock = clock
         self._look = look
@@ -85,9 +85,9 @@ class Events:
             await self._clock.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    async def _hear(self, envelopes: AsyncIterable[messages.Envelope]) -> None:
+    async def _hear(self, envelopes: AsyncIterable[pb.Envelope]) -> None:
         async for envelope in envelopes:
-            event = messages.TaskEvent.FromString(envelope.event.value)
+            event = pb.TaskEvent.FromString(envelope.event.value)
             await self._heard(envelope.topic, event.container_id)
 
 
