@@ -16,49 +16,49 @@ from provisioning.model import ContainerSpec, ObservedContainer, Probe, Requests
 
 
 class Runtime(Protocol):
-    """Makes and removes containers of one fleet on one node; all may raise ContainerError."""
+    """Starts and removes the containers of one fleet on one node.
+
+    Every method may raise ContainerError. A container of the process runtime is a process.
+    """
 
     async def start(self, container: ContainerSpec) -> None:
-        """Make the container and start it; do nothing where it runs already.
+        """Start the container; do nothing if it runs already.
 
-        Returns once its process runs, which says nothing about its health. Cancelled while it waits
-        for what goes on without it, it notes on the CancelledError what that is.
+        Returns once its process runs, healthy or not. If it is cancelled while something goes on
+        without it, such as an image pull, a note of the CancelledError says what.
 
         Raises:
             PermanentError: Its image, command or limits can never work here.
-            ResourceExhaustedError: The node has too little memory, or its port is taken by a
-            stranger. TransientError: It may work the next time.
+            ResourceExhaustedError: The node lacks memory, or another program has the port.
+            TransientError: The next try may succeed.
         """
         ...
 
     async def remove(self, name: str, *, grace_s: float) -> None:
-        """Ask the container to end, kill it after `grace_s`, and remove all that it leaves.
+        """Send SIGTERM, after `grace_s` SIGKILL, and remove all but the log.
 
-        Do nothing where there is no such container; its log is kept until the next container of
-        its instance.
+        Do nothing if there is no such container. The log stays until the next container of its
+        instance starts.
         """
         ...
 
     async def containers(self) -> tuple[ObservedContainer, ...]:
-        """Return all containers of this fleet, whoever made them, sorted by name."""
+        """Return all containers of this fleet, whoever started them, sorted by name."""
         ...
 
     def changes(self) -> AsyncIterator[str]:
-        """Yield the name of each container that has ended or run out of memory, soon after it did.
+        """Yield the name of each container that ends or runs out of memory, soon after.
 
-        A hint to look at `containers` earlier than usual: some may be missed, none is promised.
+        A hint to call `containers` early; it may miss some.
         """
         ...
 
     def log_of(self, instance_id: str, /) -> str:
-        """Return the path, on the node, of what an instance's containers write.
-
-        Empty: it has none.
-        """
+        """Return the path on the node of an instance's log; empty: it has none."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections; the containers go on."""
+        """Close connections; the containers keep running."""
         ...
 
 
@@ -67,13 +67,13 @@ ProberOf = Callable[[str], "Prober"]
 
 
 class Prober(Protocol):
-    """Asks instances over the network whether they serve."""
+    """Sends probes and warm-up requests to instances."""
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         """Return why an instance is not healthy, in words; empty: it is.
 
         Raises:
-            NotAskedError: This machine lacks what a question takes.
+            NotAskedError: This machine lacks what sending a probe takes.
         """
         ...
 
@@ -86,11 +86,11 @@ class Prober(Protocol):
     ) -> None:
         """Send the requests one after the other, so that the model is loaded.
 
-        Those who have the same `store` share a folder of models. Cancelled, it notes on the
-        CancelledError what it was waiting for.
+        Instances with the same `store` share a folder of models. If it is cancelled, a note of the
+        CancelledError says what it waited for.
 
         Raises:
-            TransientError: One of them was not answered with 200 in time.
+            TransientError: A request was not answered with 200 in time.
         """
         ...
 

@@ -218,7 +218,7 @@ def client_end_commands(folder: str, user: str) -> tuple[str, ...]:
 
 
 def _request_command(folder: str, name: str) -> str:
-    """Return how a key is made that its owner alone can read, and a certificate asked for."""
+    """Return the command that makes a key for its owner alone, and a certificate request."""
     return (
         f"(umask 077 && openssl req -new -newkey {KEY_KIND} -noenc -config /dev/null "
         f"-subj '/CN={name}' -keyout {folder}/key.pem -out {folder}/request.pem)"

@@ -43,7 +43,7 @@ PULL_PATH, SHOW_PATH = "/api/pull", "/api/show"
 """Of Ollama: it fetches a model, and says what it has of one."""
 SHOW_TIMEOUT_S = 30.0
 SAID_BYTES = 200
-"""How much of a refusal is told."""
+"""How much of a refusal's body the error quotes."""
 CHUNK_BYTES = 65_536
 REQUESTS_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 1_000_000
@@ -52,7 +52,7 @@ ZEROS = (0, "0", "0.0")
 
 
 class HttpProber:
-    """Asks each time anew: between two probes no connection is held."""
+    """Asks over HTTP; holds no connection between two probes."""
 
     def __init__(self) -> None:
         """Connect at the first question."""

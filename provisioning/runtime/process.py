@@ -306,7 +306,7 @@ class ProcessRuntime:
         return self._groups.parent / f"{self._group_prefix}.{name}" if self._groups else None
 
     def _lock(self, name: str) -> asyncio.Lock:
-        """Return what makes starts and removals of one process take turns."""
+        """Return the lock of one process's starts and removals."""
         return self._locks.setdefault(name, asyncio.Lock())
 
 

@@ -31,7 +31,7 @@ from provisioning.model import (
 
 TIMEOUT_S = 10.0
 UNANSWERED = (aiohttp.ClientError, HttpProcessingError, TimeoutError, ValueError)
-"""The second and the last are how aiohttp, by version, tells of a line without end."""
+"""aiohttp raises the second or the last, by version, for a line without end."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
@@ -192,7 +192,7 @@ class SimulatorRuntime:
         body: bytes = b"",
         timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - aiohttp's own kind
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask, and give the answer if it is a good one; every failure becomes a ContainerError."""
+        """Send a request and give its answer; every failure becomes a ContainerError."""
         try:
             async with self._session.request(
                 method,
@@ -211,7 +211,7 @@ class SimulatorRuntime:
             ) from error
 
     def _token(self, what: str) -> str:
-        """Read the token anew each time: the simulation may make it after we were started."""
+        """Read the token each time: the simulation may write it after this process starts."""
         try:
             token = self._token_path.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -260,5 +260,5 @@ def _refusal(status: int, body: bytes, what: str) -> ContainerError:
         return NodeUnreachableError(message)
     if status == HTTPStatus.CONFLICT:
         return ResourceExhaustedError(message)
-    is_ours_to_mend = status < HTTPStatus.INTERNAL_SERVER_ERROR
-    return PermanentError(message) if is_ours_to_mend else TransientError(message)
+    is_request_wrong = status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return PermanentError(message) if is_request_wrong else TransientError(message)

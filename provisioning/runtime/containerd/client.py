@@ -112,7 +112,7 @@ RESOURCE_EXHAUSTED_TEXTS = (
 
 
 def meaning_of(container: ContainerSpec, error: RefusedError) -> ContainerError:
-    """Return what a refusal to make a container means to who asked for it."""
+    """Return the error that a refused start is, by what the caller can do about it."""
     text = error.details.lower()
     if any(part in text for part in RESOURCE_EXHAUSTED_TEXTS):
         return ResourceExhaustedError(
@@ -125,8 +125,8 @@ def meaning_of(container: ContainerSpec, error: RefusedError) -> ContainerError:
             "below them, which the node's kernel can from Linux 5.12 on: take a newer one, or a "
             "pool without `mounts` there"
         )
-    is_told = NO_PARENT in text or (OCI_FAILURE in text and GROUP_FAILURE not in text)
-    is_permanent = is_told and any(part in text for part in PERMANENT_TEXTS)
+    is_known = NO_PARENT in text or (OCI_FAILURE in text and GROUP_FAILURE not in text)
+    is_permanent = is_known and any(part in text for part in PERMANENT_TEXTS)
     if is_permanent or error.code is grpc.StatusCode.INVALID_ARGUMENT:
         return PermanentError(
             f"cannot start {container.name} of the image {container.image!r}: {error}; correct "
@@ -210,7 +210,7 @@ class Daemon:
         *,
         deadline_s: float,
     ) -> AsyncIterator[Reply]:
-        """Yield the replies to one request, which is sent when the first one is asked for."""
+        """Yield the replies to one request, which is sent when iteration begins."""
         async with self.begun(method, request, deadline_s=deadline_s) as replies:
             async for reply in replies:
                 yield reply

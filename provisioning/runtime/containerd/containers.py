@@ -32,7 +32,7 @@ ACTIVE = 2
 CGROUPS_V2 = "cgroups.v2.Metrics"
 """How the type of figures ends that are of version 2."""
 SIGNALLED = 128
-"""A status above it tells of the signal that is so much less."""
+"""Added to a signal's number, it is the exit status of whom the signal killed."""
 
 
 def labels(container: ContainerSpec) -> dict[str, str]:
@@ -51,7 +51,7 @@ def found_containers(
     tasks: Iterable[pb.Task],
     snapshots: Iterable[pb.Snapshot],
 ) -> tuple[ObservedContainer, ...]:
-    """Return every container of which something is left, sorted by name; strangers are left out."""
+    """Return the fleet's containers, sorted by name: whatever has a record, task or snapshot."""
     record_by_id = {record.id: record for record in records}
     task_by_id = {task.id: task for task in tasks}
     found = [
@@ -97,7 +97,7 @@ def _of_record(record: pb.Container, task: pb.Task | None) -> ObservedContainer:
 
 
 def _of_task(task: pb.Task) -> ObservedContainer:
-    """Return a container whose record somebody deleted: its name tells the rest."""
+    """Return a container whose record somebody deleted: its name has its instance."""
     state = _state(task)
     return _found(
         task.id,
@@ -207,7 +207,7 @@ class Containers:
     async def make(self, record: pb.Container, *, parent: str, log: Path) -> None:
         """Make and start a container upon the snapshot `parent`; what is left of it is in the way.
 
-        In this order, what is found of it tells how far it came.
+        The order is such that what exists shows how far it came.
         """
         snapshot = pb.PrepareSnapshotRequest(
             snapshotter=self._snapshotter,
@@ -259,7 +259,7 @@ class Containers:
         return reply.container if reply else None
 
     async def found(self, fleet: str) -> tuple[ObservedContainer, ...]:
-        """Return every container of the fleet of which something is left."""
+        """Return every container of the fleet, whole or not."""
         # Records before tasks: one that is being made meanwhile has no record here, but a task.
         records = await self._daemon.call(api.LIST_CONTAINERS, pb.ListContainersRequest())
         tasks = await self._daemon.call(api.LIST_TASKS, pb.Empty())

@@ -42,9 +42,7 @@ ENDED = "unexpected EOF"
 """The archive is cut off; or, where we have not sent all of it yet, the stream; or a registry's
 answer, which is whole the next time."""
 LAST_WORD_S = 1.0
-TRIED_AGAIN = (
-    "once that is mended, have it tried again: ollama-fleet instances replace --phase failed"
-)
+TRIED_AGAIN = "then retry: ollama-fleet instances replace --phase failed"
 BROKEN_TEXTS = ("invalid", "archive/tar", "unsupported", "unrecognized")
 
 
@@ -199,7 +197,7 @@ def _opened(archive: Path) -> BinaryIO:
 async def feed(stream: grpc.aio.StreamStreamCall[Any, Any], file: BinaryIO) -> bool:
     """Send a file, never more than the daemon's window allows; windows add up.
 
-    Returns whether that was all of it.
+    Returns whether it sent all.
     """
     window = 0
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -430,7 +428,7 @@ class ImagePulls:
         del self._tasks[name]
         if ended.cancelled() or not (error := ended.exception()):
             return
-        # Whoever asked for it may be cancelled: then nobody else says it.
+        # All who wait for it may be cancelled: then only the log says it.
         bug = None if isinstance(error, ContainerError) else error
         log.warning(
             "image pull fails image=%s node=%s error=%s", name, self._node, error, exc_info=bug

@@ -159,7 +159,7 @@ class ContainerdRuntime:
             cgroups.remove_empty(self._settings.cgroup_parent)
 
     async def containers(self) -> tuple[ObservedContainer, ...]:
-        """Return all containers of which anything is left."""
+        """Return all containers, whole or not; rotate their logs, remove forgotten cgroups."""
         self._events.listen()
         starting = set(self._starting)
         groups = await asyncio.to_thread(self._groups)
@@ -269,8 +269,8 @@ class ContainerdRuntime:
     def _groups(self) -> frozenset[str]:
         """Return the containers that have a cgroup here.
 
-        containerd forgets a group where it is killed while a container begins or ends. A container
-        has its record first: what is asked for records after this knows all that are wanted.
+        containerd forgets a group if it is killed while a container starts or ends. A container has
+        its record first, so records that are listed later name all groups in use.
         """
         names = cgroups.names_in(self._settings.cgroup_parent) if self._is_local else ()
         mark = f"{self._fleet}."
@@ -280,7 +280,7 @@ class ContainerdRuntime:
         return logs.of_container(self._fleet, instance_id, folder=self._settings.log_dir)
 
     def _lock(self, name: str) -> asyncio.Lock:
-        """Return what makes starts and removals of one container take turns."""
+        """Return the lock of one container's starts and removals."""
         return self._locks.setdefault(name, asyncio.Lock())
 
 

@@ -355,7 +355,7 @@ async def test_a_start_without_its_archive_is_a_lasting_fault_that_says_where_it
         await runtime.start(missing)
 
     assert () == await runtime.containers()
-    assert str(caught.value).endswith("tried again: ollama-fleet instances replace --phase failed")
+    assert str(caught.value).endswith("then retry: ollama-fleet instances replace --phase failed")
 
 
 async def test_an_archive_that_is_no_file_is_not_read(lab: ContainerdLab, tmp_path: Path) -> None:
