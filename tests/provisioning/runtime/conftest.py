@@ -33,17 +33,17 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def authority() -> trustme.CA:
+def registry_authority() -> trustme.CA:
     """Who signs for registries."""
     return trustme.CA()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def containerd(
-    tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA
+    tmp_path_factory: pytest.TempPathFactory, registry_authority: trustme.CA
 ) -> Iterator[Containerd]:
     authorities = tmp_path_factory.mktemp("authorities") / "authority.pem"
-    authority.cert_pem.write_to_path(str(authorities))
+    registry_authority.cert_pem.write_to_path(str(authorities))
     folder = tmp_path_factory.mktemp("containerd")
     with running_containerd(folder, authorities=authorities) as daemon:
         yield daemon

@@ -113,9 +113,6 @@ class RuntimeContract:
 
         assert (running(container),) == await runtime.containers()
 
-    async def test_a_node_without_containers_has_none(self, lab: Lab) -> None:
-        assert () == await lab.open().containers()
-
     async def test_starting_a_running_container_again_does_nothing(self, lab: Lab) -> None:
         runtime, container = lab.open(), lab.container()
         await runtime.start(container)
@@ -175,27 +172,10 @@ class RuntimeContract:
 
         await runtime.remove(container.name, grace_s=GRACE_S)
         await runtime.start(container)
-        await runtime.remove(container.name, grace_s=GRACE_S)
-        await runtime.remove(container.name, grace_s=GRACE_S)
-
-        assert () == await runtime.containers()
-
-    async def test_two_removals_at_once_remove_once(self, lab: Lab) -> None:
-        runtime, container = lab.open(), lab.container()
-        await runtime.start(container)
-
         await asyncio.gather(*(runtime.remove(container.name, grace_s=GRACE_S) for _ in range(2)))
-
-        assert () == await runtime.containers()
-
-    async def test_a_removed_container_can_be_started_again(self, lab: Lab) -> None:
-        runtime, container = lab.open(), lab.container()
-        await runtime.start(container)
         await runtime.remove(container.name, grace_s=GRACE_S)
 
-        await runtime.start(container)
-
-        assert (running(container),) == await runtime.containers()
+        assert () == await runtime.containers()
 
     async def test_a_container_that_ended_is_told_as_exited(self, lab: Lab) -> None:
         runtime, container = lab.open(), lab.container(Behaviour.ENDS)
@@ -266,8 +246,8 @@ class RuntimeContract:
 
         assert () == await runtime.containers()
 
-    @pytest.mark.parametrize("after_s", [0.0, 0.002, 0.01, 0.03, 0.1])
-    async def test_what_a_cancelled_start_leaves_is_found_and_removed(
+    @pytest.mark.parametrize("after_s", [0.0, 0.005, 0.03, 0.1])
+    async def test_what_a_cancelled_start_leaves_is_removed_and_it_can_be_made_again(
         self, lab: Lab, after_s: float
     ) -> None:
         runtime, container = lab.open(), lab.container()
@@ -280,16 +260,7 @@ class RuntimeContract:
         await runtime.remove(container.name, grace_s=GRACE_S)
 
         assert () == await lab.open().containers()
-
-    async def test_a_cancelled_start_can_be_made_again(self, lab: Lab) -> None:
-        runtime, container = lab.open(), lab.container()
-        starting = asyncio.create_task(runtime.start(container))
-        await asyncio.sleep(0.005)
-        starting.cancel()
-        await asyncio.wait([starting])
-
         await runtime.start(container)
-
         assert (running(container),) == await runtime.containers()
 
     async def test_a_cancelled_removal_can_be_made_again(self, lab: Lab) -> None:

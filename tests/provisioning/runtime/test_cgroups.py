@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -63,23 +60,6 @@ def test_the_groups_in_a_group_are_found_in_any_hierarchy(tmp_path: Path, hierar
 
     assert {"lab.a.1", "lab.b.1"} == cgroups.names_in("/fleet.n1", tmp_path)
     assert set() == cgroups.names_in("/fleet.n3", tmp_path)
-
-
-def test_a_group_that_vanishes_while_it_is_looked_at_has_none_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("cpu/fleet.n1/lab.a.1", "memory/fleet.n1/lab.b.1"):
-        (tmp_path / name).mkdir(parents=True)
-    scan = os.scandir
-
-    def vanishing(path: Path) -> Any:
-        if path == tmp_path / "cpu/fleet.n1":
-            shutil.rmtree(path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", vanishing)
-
-    assert {"lab.b.1"} == cgroups.names_in("/fleet.n1", tmp_path)
 
 
 def test_version_1_makes_groups_below_our_own(tree: Tree) -> None:
@@ -152,17 +132,3 @@ def test_the_kernels_count_of_kills_is_read(tree: Tree, file: str) -> None:
     (tree.group("container") / file).write_text("under_oom 1\noom 3\noom_kill 2\n")
 
     assert 2 == cgroups.n_killed(tree.mount / "container")
-
-
-def test_of_a_group_that_is_gone_nothing_is_said(tree: Tree) -> None:
-    gone = tree.mount / "gone"
-
-    assert 0 == cgroups.n_killed(gone)
-    assert [] == list(cgroups.members(gone))
-    assert cgroups.remove(gone)
-
-
-def test_a_group_that_is_in_use_is_not_removed(tree: Tree) -> None:
-    tree.group("container/child")
-
-    assert not cgroups.remove(tree.mount / "container")

@@ -104,14 +104,6 @@ def test_kills_are_counted_by_both_versions_of_cgroups(kind: str, figures: Messa
     assert 3 == containers.oom_kills(messages.Metric(id="a.1", data=data))
 
 
-def test_a_name_that_is_no_containers_is_told_all_the_same() -> None:
-    task = messages.Task(id="odd", status=messages.RUNNING)
-
-    (found,) = containers.found_containers("llms", [], [task], [])
-
-    assert ("odd", 0) == (found.name, found.generation)
-
-
 class Sleeps(Clock):
     """A clock that notes how long is slept, and that ends it all at the twelfth time."""
 
@@ -166,28 +158,6 @@ async def test_a_daemon_that_is_down_is_asked_ever_more_seldom_until_it_has_been
     assert [*down_s, 0.1, 0.2, 0.4] == clock.slept_s
 
 
-async def test_a_fault_of_our_own_is_told_and_does_not_end_the_listening(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    clock = Sleeps()
-
-    async def look() -> None:
-        if len(clock.slept_s) == 3:
-            raise FileNotFoundError(2, "No such file", "/sys/fs/cgroup/memory/ollama-fleet.n1")
-
-    async def heard(topic: str, name: str) -> None: ...
-
-    daemon: Any = Ending()
-    events = Events(daemon, "lab", clock, look=look, heard=heard)
-    events.listen()
-    assert events._listening is not None
-    await asyncio.wait([events._listening])
-
-    assert [0.1, 0.1, 0.1, 5.0, 0.1] == clock.slept_s[:5]
-    (told,) = caplog.records
-    assert "ollama-fleet.n1" in (told.exc_text or "")
-
-
 @pytest.mark.parametrize(
     ("details", "kind"),
     [
@@ -220,9 +190,3 @@ def test_a_kernel_that_cannot_keep_a_mount_read_only_is_told_of_and_never_got_ro
 
     assert "from Linux 5.12 on" in str(meaning_of(CONTAINER, error))
     assert TransientError is type(meaning_of(bare, error))
-
-
-def test_what_is_no_valid_request_is_refused_for_good() -> None:
-    error = RefusedError("Create on n1", grpc.StatusCode.INVALID_ARGUMENT, "a name")
-
-    assert PermanentError is type(meaning_of(CONTAINER, error))

@@ -16,7 +16,6 @@ import msgspec
 import pytest
 
 from provisioning.errors import (
-    ContainerError,
     NodeUnreachableError,
     PermanentError,
     TransientError,
@@ -236,23 +235,6 @@ def written(lab: ContainerdLab, container: ContainerSpec) -> list[str]:
     return sorted(log.read_text().split()) if log.exists() else []
 
 
-async def test_the_nodes_cgroup_goes_with_its_last_container(lab: ContainerdLab) -> None:
-    runtime, first, second = lab.open(), lab.container(), lab.container(number=2)
-    await runtime.start(first)
-    await runtime.start(second)
-
-    def groups() -> list[Path]:
-        return list(Path("/sys/fs/cgroup").glob(f"*/{lab.containerd.cgroup}"))
-
-    await runtime.remove(first.name, grace_s=0.0)
-    assert groups()
-    await runtime.remove(second.name, grace_s=0.0)
-
-    assert [] == groups()
-    await runtime.start(first)
-    assert groups()
-
-
 async def test_a_cgroup_that_containerd_has_forgotten_is_removed_and_no_other(
     lab: ContainerdLab,
 ) -> None:
@@ -372,23 +354,6 @@ async def test_a_task_whose_record_somebody_deleted_is_found_and_removed(
     await eventually(lambda: [] == lab.containerd.shims())
 
 
-async def test_a_stranger_in_the_fleets_namespace_is_left_alone(lab: ContainerdLab) -> None:
-    daemon, runtime = lab.daemon(), lab.open()
-    stranger = messages.Container(
-        id="stranger.1",
-        runtime=messages.Runtime(name="io.containerd.runc.v2"),
-        spec=api.wrapped(api.SPEC_TYPE, b"{}"),
-    )
-    await daemon.call(api.CREATE_CONTAINER, messages.CreateContainerRequest(container=stranger))
-
-    assert () == await runtime.containers()
-    await runtime.remove("stranger.1", grace_s=0.1)
-
-    await daemon.call(api.GET_CONTAINER, messages.ContainerId(id="stranger.1"))
-    await daemon.call(api.DELETE_CONTAINER, messages.ContainerId(id="stranger.1"))
-    await daemon.close()
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -416,16 +381,6 @@ async def test_what_can_never_run_is_refused_for_good_without_telling_secrets(
     assert () == await runtime.containers()
 
 
-async def test_a_runtime_that_is_not_installed_is_told(lab: ContainerdLab) -> None:
-    settings = msgspec.structs.replace(lab.containerd.settings, runtime="no-such-runtime")
-    runtime = lab.open(settings=settings)
-
-    with pytest.raises(ContainerError, match="no-such-runtime"):
-        await runtime.start(lab.container())
-
-    assert () == await runtime.containers()
-
-
 async def test_whoever_asks_for_a_start_that_goes_on_already_waits_for_it(
     lab: ContainerdLab, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -440,30 +395,6 @@ async def test_whoever_asks_for_a_start_that_goes_on_already_waits_for_it(
     assert asking[0].cancelled()
     assert (running(container),) == await runtime.containers()
     assert [] == [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
-
-
-async def test_closing_ends_changes(lab: ContainerdLab) -> None:
-    runtime = lab.open()
-    names = asyncio.ensure_future(collected(runtime))
-    await asyncio.sleep(0.05)
-
-    await runtime.close()
-
-    assert [] == await asyncio.wait_for(names, 30.0)
-
-
-async def collected(runtime: ContainerdRuntime) -> list[str]:
-    return [name async for name in runtime.changes()]
-
-
-async def test_a_container_that_runs_out_of_memory_is_told_by_changes(lab: ContainerdLab) -> None:
-    runtime, container = lab.open(), lab.container(Behaviour.EATS_MEMORY)
-    await runtime.containers()
-    told = asyncio.ensure_future(anext(runtime.changes()))
-
-    await runtime.start(container)
-
-    assert container.name == await asyncio.wait_for(told, 60.0)
 
 
 async def test_a_container_that_is_being_started_is_never_taken_for_one_that_has_exited(

@@ -47,23 +47,3 @@ async def test_a_real_llama_server_serves_and_goes_when_it_is_asked(
     assert (running(container),) == await runtime.containers()
     await runtime.remove(container.name, grace_s=10.0)
     assert not await answers(f"http://127.0.0.1:{container.port}/health")
-
-
-async def test_a_simulated_instance_serves_and_goes_when_it_is_asked(
-    process_lab: ProcessLab, tmp_path: Path
-) -> None:
-    runtime, container = process_lab.open(), process_lab.container()
-    command = Path(sys.executable).with_name("ollama-fleet")
-    listen = (f"--listen-port={container.port}", "--control.listen-address=127.0.0.1:0")
-    token = f"--control.token-file={tmp_path / 'token'}"
-    arguments = ("simulate", "--instances", "1", *listen, token)
-    container = msgspec.structs.replace(
-        container, command=(str(command), *arguments), memory_bytes=GIB
-    )
-
-    await runtime.start(container)
-
-    log = process_lab.log(container)
-    assert await comes_up(f"http://127.1.0.1:{container.port}/health"), log.read_text()
-    await runtime.remove(container.name, grace_s=10.0)
-    assert not await answers(f"http://127.1.0.1:{container.port}/health")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -156,36 +153,6 @@ class TestSimulatorRuntime(RuntimeContract):
     """Hosted containers keep the promises of every runtime."""
 
 
-async def test_a_container_answers_where_it_was_ordered_until_it_is_removed(lab: HostedLab) -> None:
-    runtime, container = lab.open(), lab.container()
-    await runtime.start(container)
-
-    reader, writer = await asyncio.open_connection(container.host, container.port)
-    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert b"HTTP/1.1 200 OK\r\n" == await reader.readline()
-
-    await runtime.remove(container.name, grace_s=60.0)
-    with pytest.raises(ConnectionResetError):
-        await reader.read()
-    writer.close()
-
-
-async def test_a_killed_container_is_told_with_its_signal_and_one_out_of_memory_as_such(
-    lab: HostedLab,
-) -> None:
-    runtime = lab.open()
-    killed, hungry = lab.container(Behaviour.ENDS), lab.container(Behaviour.EATS_MEMORY, number=2)
-    await runtime.start(killed)
-    await runtime.start(hungry)
-
-    found = {
-        container.name: (container.exit_status, container.is_out_of_memory)
-        for container in await runtime.containers()
-    }
-
-    assert {killed.name: (-9, False), hungry.name: (-9, True)} == found
-
-
 async def test_a_node_that_is_gone_is_unreachable_and_its_stream_breaks_off(lab: HostedLab) -> None:
     runtime, container = lab.open(), lab.container()
     await runtime.start(container)
@@ -211,18 +178,6 @@ async def test_a_node_that_is_gone_is_unreachable_and_its_stream_breaks_off(lab:
     assert (running(container),) == await runtime.containers()
 
 
-async def test_a_stream_that_nobody_reads_any_more_is_forgotten(lab: HostedLab) -> None:
-    runtime, container = lab.open(), lab.container(Behaviour.ENDS)
-    await runtime.start(container)
-    names = runtime.changes()
-    assert container.name == await anext(names)
-    assert 1 == lab.host.n_listeners
-
-    await names.aclose()
-
-    await eventually(lambda: lab.host.n_listeners == 0)
-
-
 async def test_a_simulation_that_does_not_run_is_an_unreachable_node(
     open_at: OpenAt, tmp_path: Path
 ) -> None:
@@ -237,37 +192,6 @@ async def test_a_simulation_that_does_not_run_is_an_unreachable_node(
     assert "secret-token" not in str(caught.value)
 
 
-async def test_a_simulation_that_hangs_is_an_unreachable_node(
-    open_at: OpenAt, tmp_path: Path
-) -> None:
-    """A port that accepts and never answers, as of a process that is stopped."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        runtime = open_at(url, tmp_path, timeout_s=0.1)
-
-        with pytest.raises(NodeUnreachableError, match="does not answer: TimeoutError"):
-            await runtime.containers()
-
-
-async def test_a_stream_goes_on_however_long_nothing_happens(
-    lab: HostedLab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kill comes long after any answer would have been late."""
-    runtime, container, loop = lab.open(), lab.container(), asyncio.get_running_loop()
-    await runtime.start(container)
-    names = runtime.changes()
-    next_name = asyncio.ensure_future(anext(names))
-    await eventually(lambda: lab.host.n_listeners == 1)
-
-    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 3600)  # so every timer is due
-    done, _ = await asyncio.wait([next_name], timeout=0.1)
-    assert set() == done
-    await lab.kill(container)
-
-    assert container.name == await next_name
-    await names.aclose()
-
-
 async def test_a_stream_that_is_no_stream_of_containers_is_told(
     open_at: OpenAt, tmp_path: Path
 ) -> None:
@@ -276,38 +200,6 @@ async def test_a_stream_that_is_no_stream_of_containers_is_told(
 
         with pytest.raises(TransientError, match="something else than containers"):
             await anext(runtime.changes())
-
-
-async def test_a_line_without_end_breaks_the_stream_off(open_at: OpenAt, tmp_path: Path) -> None:
-    async with answering(200, b"x" * 1_000_000) as url:
-        runtime = open_at(url, tmp_path)
-
-        with pytest.raises(NodeUnreachableError):
-            await anext(runtime.changes())
-
-
-async def test_containers_come_sorted_whatever_the_order_of_the_answer(
-    open_at: OpenAt, tmp_path: Path
-) -> None:
-    body = json.dumps(
-        [
-            {"name": name, "instance_id": name, "generation": 2, "state": "running"}
-            for name in ("b", "c", "a")
-        ]
-    )
-    async with answering(200, body.encode()) as url:
-        runtime = open_at(url, tmp_path)
-
-        assert ["a", "b", "c"] == [found.name for found in await runtime.containers()]
-
-
-async def test_a_later_generation_is_told_as_such(lab: HostedLab) -> None:
-    runtime = lab.open()
-    container = msgspec.structs.replace(lab.container(), generation=7)
-
-    await runtime.start(container)
-
-    assert (running(container),) == await runtime.containers()
 
 
 @pytest.mark.parametrize(
@@ -324,17 +216,6 @@ async def test_a_token_file_that_cannot_be_used_is_named(
 
     with pytest.raises(TransientError, match=f"{path}.*{said}"):
         await runtime.start(lab.container())
-
-
-async def test_a_wrong_token_will_not_heal(open_at: OpenAt, lab: HostedLab, tmp_path: Path) -> None:
-    path = tmp_path / "other-token"
-    path.write_text("wrong")
-    runtime = open_at(lab.simulation.control_url, path)
-
-    with pytest.raises(PermanentError, match="HTTP 401"):
-        await runtime.start(lab.container())
-
-    assert () == await runtime.containers()
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""Who gets through to a node's containerd, and who does not; with real nginx and openssl."""
+
 from __future__ import annotations
 
 import asyncio
@@ -5,7 +7,7 @@ import socket
 import ssl
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -18,7 +20,7 @@ from provisioning.runtime.containerd.client import Certificates
 from provisioning.runtime.containerd.runtime import ContainerdRuntime
 from provisioning.runtime.node_setup import NodeAccess
 from tests.conftest import program
-from tests.containerd import IMAGE, Containerd, running_containerd
+from tests.containerd import IMAGE, Containerd
 from tests.nodeaccess import (
     CLIENT_USER,
     Authority,
@@ -28,15 +30,8 @@ from tests.nodeaccess import (
 )
 from tests.provisioning.runtime.containers import ContainerdLab
 from tests.provisioning.runtime.contract import FLEET, running, told_of_a_kill
-from tests.waiting import eventually
 
 ACCESS = NodeAccess(node="node-1", address="127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
-    with running_containerd(tmp_path_factory.mktemp("containerd")) as daemon:
-        yield daemon
 
 
 @pytest.fixture
@@ -225,10 +220,6 @@ async def test_a_node_that_was_broken_into_is_not_let_in_by_another(
         assert b"" == await asyncio.to_thread(greeting, access, own.authority, own)
 
 
-async def test_what_the_instances_of_a_node_write_is_for_root_alone(access: NodeAccess) -> None:
-    assert 0o700 == stat.S_IMODE(Path(access.log_dir).stat().st_mode)
-
-
 def greeting(access: NodeAccess, authority: Path, certificates: Certificates | None) -> bytes:
     """Return what containerd says to a client, which is its settings; nothing where it refuses."""
     context = ssl.create_default_context(cafile=str(authority))
@@ -296,15 +287,6 @@ async def test_a_key_is_read_by_whoever_needs_it_and_by_nobody_else(
     )
 
 
-async def test_certificates_are_renewed_by_the_same_commands(
-    access: NodeAccess, authority: Authority, tmp_path: Path
-) -> None:
-    first = authority.sign_client(access, tmp_path / "client").certificate.read_bytes()
-
-    assert first != authority.sign_client(access, tmp_path / "client").certificate.read_bytes()
-    authority.sign_node(access)
-
-
 async def test_nothing_is_started_before_its_certificate_is_there(
     access: NodeAccess, authority: Authority, tmp_path: Path
 ) -> None:
@@ -321,41 +303,6 @@ async def test_nothing_is_started_before_its_certificate_is_there(
     ] == authority.undone.read_text().splitlines()
 
 
-def test_a_command_leaves_nothing_behind_in_the_shell() -> None:
-    """A umask of 077 would make certificates that the provisioner's user cannot read."""
-    for command in (
-        node_setup.node_commands(ACCESS)[-1],
-        node_setup.client_commands(ACCESS, "/etc/x", "x")[-1],
-    ):
-        assert command.startswith("(umask 077 && ")
-        assert command.endswith(")")
-
-
-async def test_a_nodes_nginx_leaves_that_of_the_machine_alone(access: NodeAccess) -> None:
-    await eventually(lambda: b"nginx: master process" in title_of(access.pid_file))
-    assert "/run/ollama-fleet-node.pid" == ACCESS.pid_file
-
-
-def title_of(pid_file: str) -> bytes:
-    """Return what the process calls itself; nothing before it has written who it is."""
-    try:
-        (pid,) = Path(pid_file).read_text().split()
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return b""
-
-
-def test_a_nodes_nginx_is_kept_running_and_speaks_in_the_journal() -> None:
-    lines = node_setup.unit(ACCESS).splitlines()
-
-    assert {
-        "Type=exec",
-        "ExecStart=/usr/sbin/nginx -e stderr -c /etc/ollama-fleet/node/nginx.conf",
-        "Restart=always",
-        "WantedBy=multi-user.target",
-    } <= set(lines)
-
-
 def test_systemd_finds_no_fault_in_a_nodes_container(tmp_path: Path) -> None:
     (tmp_path / "nginx").touch(mode=0o755)
     access = msgspec.structs.replace(ACCESS, nginx=str(tmp_path / "nginx"))
@@ -370,16 +317,6 @@ def test_systemd_finds_no_fault_in_a_nodes_container(tmp_path: Path) -> None:
     )
 
     assert (0, "") == (verified.returncode, verified.stdout + verified.stderr)
-
-
-def test_a_node_gets_three_files() -> None:
-    paths = [file.path for file in node_setup.node_files(ACCESS)]
-
-    assert [
-        "/etc/ollama-fleet/node/nginx.conf",
-        "/etc/systemd/system/ollama-fleet-node.service",
-        "/etc/logrotate.d/ollama-fleet",
-    ] == paths
 
 
 @pytest.mark.parametrize(
@@ -400,14 +337,6 @@ def test_the_nodes_address_is_listened_on_and_in_its_certificate(
 
     assert listens in nginx.text
     assert f" subjectAltName={named} |" in signing
-
-
-def test_logs_are_copied_and_cut_by_size() -> None:
-    text = node_setup.log_rotation(msgspec.structs.replace(ACCESS, log_dir="/logs"))
-
-    assert "/logs/*/*.log {" in text
-    assert "copytruncate" in text
-    assert f"size {16 * 2**20}\n" in text
 
 
 @pytest.mark.parametrize(

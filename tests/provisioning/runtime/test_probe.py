@@ -1,6 +1,10 @@
+"""Probes, warm-up requests, and who listens on a port."""
+
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import resource
 import socket
@@ -12,8 +16,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from provisioning.errors import NotAskedError, TransientError
+from provisioning.errors import NotAskedError, ResourceExhaustedError, TransientError
 from provisioning.model import Probe, RequestsPage, WarmUp
+from provisioning.runtime import probe
 from provisioning.runtime.base import Prober
 from provisioning.runtime.probe import MAX_PAGE_BYTES, HttpProber
 from provisioning.spec.engines import ENGINES
@@ -115,38 +120,6 @@ def no_descriptor_left() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-async def test_an_instance_that_refuses_connections_is_told(prober: Prober) -> None:
-    port = free_port()
-
-    assert "cannot be asked" in await prober.ask(HOST, port, PROBE)
-
-
-async def test_what_is_no_http_is_told(prober: Prober) -> None:
-    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"\x00\x01garbage\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(babble, HOST, 0)
-    port = server.sockets[0].getsockname()[1]
-
-    assert "cannot be asked" in await prober.ask(HOST, port, PROBE)
-    server.close()
-
-
-async def test_an_endless_body_does_not_hold_a_probe_up(prober: Prober, serve: Serve) -> None:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(b"x" * 1000)
-        await asyncio.Event().wait()
-        return response
-
-    port = await serve(answer)
-
-    async with asyncio.timeout(30.0):
-        assert "" == await prober.ask(HOST, port, Probe(timeout_s=60.0))
 
 
 async def test_a_warm_up_sends_all_its_requests_in_order(prober: Prober, serve: Serve) -> None:
@@ -315,37 +288,6 @@ async def test_a_warm_up_that_is_given_up_says_what_it_has_waited_for(
     ] == notes
 
 
-async def test_a_warm_up_follows_no_redirect(prober: Prober, serve: Serve) -> None:
-    async def answer(request: web.Request) -> web.Response:
-        is_first = request.path == "/load"
-        return web.Response(status=302 if is_first else 200, headers={"Location": "/elsewhere"})
-
-    port = await serve(answer)
-
-    with pytest.raises(TransientError, match="302 Found"):
-        await prober.warm_up(HOST, port, (WarmUp(path="/load"),))
-
-
-async def test_a_warm_up_that_takes_too_long_fails(prober: Prober, serve: Serve) -> None:
-    port = await serve(hang)
-
-    with pytest.raises(TransientError, match=r"not answered within 0\.1 s"):
-        await prober.warm_up(HOST, port, (WarmUp(path="/load", timeout_s=0.1),))
-
-
-async def test_a_warm_up_of_an_instance_that_is_not_there_fails(prober: Prober) -> None:
-    port = free_port()
-
-    with pytest.raises(TransientError, match="failed"):
-        await prober.warm_up(HOST, port, (WarmUp(path="/load"),))
-
-
-async def test_an_address_of_version_6_is_asked(prober: Prober) -> None:
-    port = free_port()
-
-    assert f"http://[::1]:{port}/health" in await prober.ask("::1", port, PROBE)
-
-
 FLEET, LLAMA = (ENGINES[name].requests for name in ("fleet", "llamacpp"))
 
 
@@ -372,6 +314,33 @@ async def test_an_instance_is_idle_only_where_its_page_says_that_nothing_runs_or
     assert is_idle == await prober.is_idle(HOST, await serve(answer), page)
 
 
-async def test_who_cannot_be_asked_is_not_idle(prober: Prober) -> None:
-    assert FLEET
-    assert not await prober.is_idle(HOST, free_port(), FLEET)
+@pytest.mark.parametrize("listening_on", [HOST, "0.0.0.0"])  # noqa: S104 # what strangers do
+async def test_a_port_on_which_somebody_listens_is_refused(listening_on: str) -> None:
+    with socket.create_server((listening_on, 0)) as stranger:
+        port = stranger.getsockname()[1]
+
+        with pytest.raises(ResourceExhaustedError, match=rf"{HOST}:{port}: somebody does already"):
+            await probe.refuse_taken(HOST, port)
+
+
+async def test_a_host_that_is_silent_does_not_hold_up_a_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, "CONNECT_LIMIT_S", 0.05)
+    with socket.create_server((HOST, 0), backlog=0) as full, contextlib.ExitStack() as stack:
+        for _ in range(2):  # more than it keeps waiting: to the next one it does not answer
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+
+        await probe.refuse_taken(*full.getsockname())
+
+
+async def test_a_connection_that_has_reached_itself_is_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    from_there = functools.partial(asyncio.open_connection, local_addr=(HOST, port))
+    monkeypatch.setattr(asyncio, "open_connection", from_there)
+
+    await probe.refuse_taken(HOST, port)
