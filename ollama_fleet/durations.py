@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, PlainSerializer
 UNITS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 """Longest first, as they stand in a text."""
 NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
-DURATION = re.compile("".join(rf"(?:{NUMBER}{unit}(?!s))?" for unit in UNITS_MS), re.ASCII)
+DURATION = re.compile("".join(rf"(?:{NUMBER}{unit})?" for unit in UNITS_MS), re.ASCII)
 EXAMPLES = "7d, 1h30m, 15s or 500ms"
 
 
