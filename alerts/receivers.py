@@ -21,8 +21,9 @@ from pydantic import (
     model_validator,
 )
 
+from alerts.fields import Duration
 from alerts.windows import RotationWindow
-from ollama_fleet.durations import Duration, duration_text
+from ollama_fleet.durations import duration_text
 from ollama_fleet.urls import http_url
 
 SMARTHOST = re.compile(r"\S+:\d{1,5}")

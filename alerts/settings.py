@@ -13,12 +13,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from alerts.fields import Duration, LevelSetting, Share
 from alerts.model import Severity
 from alerts.promql import Scope
 from alerts.receivers import RoutingSettings
 from alerts.series import ALL_SERIES
-from ollama_fleet.durations import Duration, duration_text
-from ollama_fleet.levels import Level, LevelSetting, Share
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import Level
 
 INVENTORY = "inventory"
 LOOKBACK_SCRAPES = 4

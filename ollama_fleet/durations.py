@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated
-
-from pydantic import BeforeValidator, PlainSerializer
 
 UNITS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 """Longest first, as they stand in a text."""
@@ -58,10 +55,3 @@ def duration_text(duration_s: float) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"
-
-
-Duration = Annotated[
-    float, BeforeValidator(parse_positive_duration_s), PlainSerializer(duration_text)
-]
-"""A setting that is written as a duration above 0, and is seconds in the program."""
-DurationOrZero = Annotated[float, BeforeValidator(parse_duration_s), PlainSerializer(duration_text)]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import BeforeValidator, PlainSerializer
 
 NUMBER = r"(\d{1,15}(?:\.\d{1,9})?)"
 ABSOLUTE = re.compile(NUMBER, re.ASCII)
@@ -91,9 +88,3 @@ def number(value: float) -> str:
 def percent(ratio: float) -> str:
     """Return a ratio as a percentage: `99%`."""
     return f"{number(round(100 * ratio, DECIMALS))}%"
-
-
-LevelSetting = Annotated[Level, BeforeValidator(parse_level), PlainSerializer(str)]
-Share = Annotated[float, BeforeValidator(parse_positive_share), PlainSerializer(percent)]
-"""A setting that is written as a share above 0%, and is a ratio in the program."""
-ShareOrZero = Annotated[float, BeforeValidator(parse_share), PlainSerializer(percent)]

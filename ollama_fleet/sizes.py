@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated
-
-from pydantic import BeforeValidator, PlainSerializer
 
 BYTES_BY_UNIT = {
     "B": 1,
@@ -40,7 +37,3 @@ def size_text(size_bytes: int) -> str:
         if size_bytes and size_bytes % BYTES_BY_UNIT[unit] == 0:
             return f"{size_bytes // BYTES_BY_UNIT[unit]}{unit}"
     return f"{size_bytes}B"
-
-
-Size = Annotated[int, BeforeValidator(parse_size_bytes), PlainSerializer(size_text)]
-"""A setting that is written as a size, and is bytes in the program."""
