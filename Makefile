@@ -21,14 +21,14 @@ demo: ## Provision a simulated fleet and two real LLM servers, and watch them, u
 	@$(BIN)/ollama-fleet up --simulated 1000 --llama-servers 2
 
 test: lint ## Check formatting, lint, types and tests; print the slowest tests
-	@$(FETCH) || true # each test that lacks a program says so
+	@$(FETCH) >/dev/null || true # each test that lacks a program says so
 	@$(PYTEST) -m "not nightly" --durations=40
 
 check: lint ## Check the quick part: what needs neither real programs nor seconds
 	@$(PYTEST) -m "not slow and not nightly"
 
 nightly: lint ## Run every test, with new random examples
-	@$(FETCH) || true
+	@$(FETCH) >/dev/null || true
 	@$(PYTEST) --durations=40 --timeout=1200
 
 lint: ## Check formatting, lint and types

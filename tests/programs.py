@@ -77,11 +77,14 @@ def write_library_launcher(program: Path, packages: Sequence[Path]) -> Path:
 @click.argument("names", nargs=-1, type=click.Choice(sorted(PACKAGES)))
 def main(names: tuple[str, ...]) -> None:
     """Print the path of each program, or of all, and fetch what is missing."""
+    missing = []
     for name in names or sorted(PACKAGES):
         try:
             click.echo(locate(name, say=lambda text: click.echo(text, err=True)))
         except ProgramError as error:
-            raise click.ClickException(str(error)) from error
+            missing.append(str(error))
+    if missing:
+        raise click.ClickException("\n".join(missing))
 
 
 if __name__ == "__main__":
