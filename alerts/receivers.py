@@ -78,7 +78,7 @@ class _Section(BaseModel):
 class _Notifier(_Section):
     """One way to tell somebody."""
 
-    send_resolved: bool = Field(True, description="Tell as well when an alert is over.")
+    send_resolved: bool = Field(True, description="Also notify when the alert is resolved.")
 
     @model_validator(mode="before")
     @classmethod
@@ -98,9 +98,7 @@ class PagerDuty(_Notifier):
     """An integration of PagerDuty's Events API v2."""
 
     routing_key_file: SecretFile = Field(description="File with the integration key.")
-    url: PublicUrl | None = Field(
-        None, description="Events API; default: Alertmanager's, which is PagerDuty's own."
-    )
+    url: PublicUrl | None = Field(None, description="Events API; default: PagerDuty's.")
 
 
 class Opsgenie(_Notifier):
@@ -108,7 +106,7 @@ class Opsgenie(_Notifier):
 
     api_key_file: SecretFile = Field(description="File with the API key.")
     api_url: PublicUrl | None = Field(
-        None, description="Alert API, `v2/alerts` follows; default: Alertmanager's, Opsgenie's own."
+        None, description="Alert API, `v2/alerts` is appended; default: Opsgenie's."
     )
 
 
@@ -117,26 +115,26 @@ class Slack(_Notifier):
 
     api_url_file: SecretFile = Field(description="File with the URL of the incoming webhook.")
     channel: Text | None = Field(
-        None, description="Channel such as `#llm-fleet`; default: the webhook's own."
+        None, description="Channel such as `#llm-fleet`; default: that of the webhook."
     )
     title: Text | None = Field(
         None,
-        description="Title, may be a template of Alertmanager; default: what fires, how often.",
+        description="Title, may be an Alertmanager template; default: alert name and counts.",
     )
 
 
 class Email(_Notifier):
     """An e-mail."""
 
-    to: Text = Field(description="Whom to write to; several with commas between.")
-    sender: Text = Field(alias="from", description="Who writes.")
+    to: Text = Field(description="Recipients, separated by commas.")
+    sender: Text = Field(alias="from", description="Sender address.")
     smarthost: Annotated[Text, AfterValidator(_smarthost)] = Field(
-        description="Mail server, HOST:PORT."
+        description="Mail server as HOST:PORT."
     )
-    auth_username: Text | None = Field(None, description="User at the mail server.")
-    auth_password_file: SecretFile | None = Field(None, description="File with its password.")
-    require_tls: bool = Field(True, description="Send nothing without STARTTLS.")
-    hello: Text | None = Field(None, description="Name to greet the mail server with.")
+    auth_username: Text | None = Field(None, description="User name at the mail server.")
+    auth_password_file: SecretFile | None = Field(None, description="File with the password.")
+    require_tls: bool = Field(True, description="Require STARTTLS.")
+    hello: Text | None = Field(None, description="Host name in the SMTP greeting.")
 
     @model_validator(mode="after")
     def _user_with_password(self) -> Email:
@@ -148,13 +146,11 @@ class Email(_Notifier):
 class _Hook(_Notifier):
     """A URL that Alertmanager posts its JSON to."""
 
-    url: PublicUrl | None = Field(None, description="Where to post to; without a secret in it.")
+    url: PublicUrl | None = Field(None, description="URL to post to; must not contain a secret.")
     url_file: SecretFile | None = Field(
-        None, description="File with the URL, where the URL is a secret; instead of `url`."
+        None, description="File with a secret URL, instead of `url`."
     )
-    credentials_file: SecretFile | None = Field(
-        None, description="File with a bearer token to send along."
-    )
+    credentials_file: SecretFile | None = Field(None, description="File with a bearer token.")
 
     @model_validator(mode="after")
     def _one_url(self) -> _Hook:
@@ -167,7 +163,7 @@ class Webhook(_Hook):
     """A service that takes Alertmanager's own JSON."""
 
     max_alerts: Annotated[int, Field(ge=0)] = Field(
-        100, description="Alerts in one message; it says how many were left out. 0: all."
+        100, description="Maximum alerts per message; the message counts the rest. 0: no limit."
     )
 
 
@@ -179,10 +175,11 @@ class DeadMansSwitch(_Hook):
     """
 
     # For most such services any request is a sign of life, also one that says `resolved`.
-    send_resolved: bool = Field(False, description="Tell as well when Watchdog ends.")
+    send_resolved: bool = Field(False, description="Also notify when Watchdog is resolved.")
     interval: Annotated[Duration, AfterValidator(_frequent)] = Field(
         60.0,
-        description="Longest time between two messages, 5m at most; alarm after a few of them.",
+        description="Interval of messages, at most 5m; let the service alarm after a few missed "
+        "ones.",
     )
 
 
@@ -190,10 +187,10 @@ class Receiver(_Section):
     """One way to tell somebody, by its kind."""
 
     pagerduty: PagerDuty | None = Field(None, description="PagerDuty.")
-    opsgenie: Opsgenie | None = Field(None, description="Opsgenie, or what speaks its API.")
-    slack: Slack | None = Field(None, description="Slack, or what takes its webhooks.")
+    opsgenie: Opsgenie | None = Field(None, description="Opsgenie or a compatible API.")
+    slack: Slack | None = Field(None, description="Slack or a compatible webhook.")
     email: Email | None = Field(None, description="E-mail.")
-    webhook: Webhook | None = Field(None, description="Alertmanager's own JSON.")
+    webhook: Webhook | None = Field(None, description="Alertmanager's JSON to a URL.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Receiver:
@@ -208,31 +205,37 @@ class Receiver(_Section):
 class RoutingSettings(_Section):
     """Who is told of what. Without receivers nobody is."""
 
-    page: tuple[Receiver, ...] = Field((), description="Who is woken by critical alerts.")
-    ticket: tuple[Receiver, ...] = Field((), description="Who gets warnings: tickets or a chat.")
-    info: tuple[Receiver, ...] = Field((), description="Who gets information; usually nobody.")
-    dead_mans_switch: DeadMansSwitch | None = Field(
-        None, description="Who hears from Watchdog, and raises the alarm when it falls silent."
+    page: tuple[Receiver, ...] = Field((), description="Receivers of critical alerts: pages.")
+    ticket: tuple[Receiver, ...] = Field(
+        (),
+        description="Receivers of warnings: tickets or a chat.",
     )
-    group_wait: Duration = Field(30.0, description="How long a page waits for others of its group.")
+    info: tuple[Receiver, ...] = Field((), description="Receivers of info alerts; usually none.")
+    dead_mans_switch: DeadMansSwitch | None = Field(
+        None,
+        description="Receiver of Watchdog, which raises an alarm when Watchdog stops arriving.",
+    )
+    group_wait: Duration = Field(
+        30.0,
+        description="How long the first page of a group waits for others.",
+    )
     ticket_group_wait: Duration = Field(
         600.0,
-        description="The same of tickets and information. A page mutes the tickets that say "
-        "nothing beside it, if it comes before they are sent.",
+        description="The same for tickets and info alerts. A page inhibits tickets with the same "
+        "cause if it fires before they are sent.",
     )
     group_interval: Duration = Field(
-        300.0, description="How often a group that was told of is looked at again."
+        300.0, description="Minimum time between two notifications of a group."
     )
     page_repeat_interval: Duration = Field(
-        14_400.0, description="After which a page that still fires is sent again."
+        14_400.0, description="A page that still fires is repeated after this time."
     )
     ticket_repeat_interval: Duration = Field(
-        86_400.0, description="The same of tickets and information."
+        86_400.0, description="The same for tickets and info alerts."
     )
     rotation_windows: tuple[RotationWindow, ...] = Field(
         (),
-        description="When instances are rotated: tickets about what that causes wait. Pages never "
-        "do.",
+        description="Times of planned rotation: tickets caused by rotation are muted, pages never.",
     )
 
     @model_validator(mode="after")

@@ -68,19 +68,18 @@ PageUrl = Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(
 class PrometheusSettings(Section):
     """How Prometheus scrapes the exporter and evaluates the rules."""
 
-    job: JobName = Field(
-        "ollama-fleet-exporter", description="Name of the scrape job of the exporters."
-    )
-    scrape_interval: Duration = Field(15.0, description="Of that job.")
-    scrape_timeout: Duration = Field(10.0, description="Of that job.")
-    evaluation_interval: Duration = Field(15.0, description="Of the rules.")
+    job: JobName = Field("ollama-fleet-exporter", description="Scrape job of the exporters.")
+    scrape_interval: Duration = Field(15.0, description="Scrape interval of that job.")
+    scrape_timeout: Duration = Field(10.0, description="Scrape timeout of that job.")
+    evaluation_interval: Duration = Field(15.0, description="Evaluation interval of the rules.")
     cluster_label: Annotated[str, Field(pattern=NAME), AfterValidator(_own_label)] = Field(
-        "cluster", description="Label that tells fleets apart where one Prometheus has several."
+        "cluster",
+        description="Label that distinguishes fleets when one Prometheus scrapes several.",
     )
     provisioner_job: JobName = Field(
         "ollama-fleet-provisioner",
-        description="Name of the scrape job of the provisioners, with the same intervals. Where "
-        "there is no such job, none is missed.",
+        description="Scrape job of the provisioners, with the same intervals. Without such a job "
+        "no provisioner is expected.",
     )
 
 
@@ -96,8 +95,8 @@ class Fleet(Section):
 
     size: Annotated[str, BeforeValidator(_parse_size)] = Field(
         INVENTORY,
-        description="What shares of the fleet are shares of: `inventory`, less what is being "
-        "drained or provisioned, or a fixed number of instances.",
+        description="Size that percentages refer to: `inventory` (without instances being drained "
+        "or provisioned) or a fixed number of instances.",
     )
 
 
@@ -106,104 +105,117 @@ class Thresholds(Section):
 
     healthy_instances: LevelSetting = Field(
         Level(0.99, is_per_instance=True),
-        description="Fewer healthy instances page: a number or a share. 9,900 of 10,000.",
+        description="Page if fewer instances are healthy: a number or a share (9,900 of 10,000).",
     )
     healthy_drop: Share = Field(
-        0.02, description="A larger part of the fleet lost within `windows.drop` pages."
+        0.02, description="Page if a larger share of the fleet is lost within `windows.drop`."
     )
-    request_latency_p99: Duration = Field(0.15, description="A higher p99 latency pages.")
+    request_latency_p99: Duration = Field(0.15, description="Page if the p99 latency is higher.")
     tokens_per_second: LevelSetting = Field(
         Level(40.0, is_per_instance=True),
-        description="Less generation speed of the whole fleet pages: a number or `N per "
-        "instance`. 400,000 at 10,000 instances; set it to what your hardware does.",
+        description="Page if fleet capacity falls below this: tokens/s as a number or `N per "
+        "instance`. 400,000 at 10,000 instances; set it to what your hardware delivers.",
     )
     min_measured: Share = Field(
         0.5,
-        description="Share of the healthy instances whose speed must be known to judge the "
-        "fleet's: the rest is taken to be as fast.",
+        description="Minimum share of healthy instances with known speed to estimate fleet "
+        "capacity; the others count as equally fast.",
     )
     min_requests: Annotated[int, Field(gt=0)] = Field(
-        100, description="Requests in a window below which its p99 and error ratio mean nothing."
+        100, description="Minimum requests in a window to evaluate its p99 and error ratio."
     )
     queued_per_instance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        2.0, description="More requests waiting per healthy instance is a ticket."
+        2.0, description="Ticket if more requests are queued per healthy instance."
     )
     stuck_instances: LevelSetting = Field(
-        Level(5.0), description="More instances with waiting requests and no output is a ticket."
+        Level(5.0), description="Ticket if more instances have queued requests and no output."
     )
     min_model_instances: Annotated[int, Field(gt=0)] = Field(
-        2, description="Fewer instances of a model never page as `model unavailable`."
+        2, description="Minimum failing instances of a model to page as unavailable."
     )
     capacity: Share = Field(
-        0.99, description="A healthy share that heads below this within `windows.horizon`: ticket."
+        0.99,
+        description="Ticket if the healthy share is predicted to fall below this within "
+        "`windows.horizon`.",
     )
     slow_node: Share = Field(
         0.28,
-        description="A node slower by more than this than the median of its peers, same model and "
-        "engine, is a ticket. Below 30%, so that a node 30% slower is found for certain.",
+        description="Ticket if a node is slower than the median of its peers (same model and "
+        "engine) by more than this. Below 30%, so that a node 30% slower is always found.",
     )
     min_peers: Annotated[int, Field(gt=1)] = Field(
-        3, description="Nodes with the same model and engine that a comparison needs."
+        3, description="Minimum nodes with the same model and engine for a comparison."
     )
-    slow_nodes: Share = Field(0.1, description="A larger part of all nodes being slow pages.")
+    slow_nodes: Share = Field(0.1, description="Page if a larger share of all nodes is slow.")
     flaps: Annotated[int, Field(gt=0)] = Field(
-        4, description="An instance that changed more often within `windows.flapping` flaps."
+        4, description="An instance is flapping if it changes more often within `windows.flapping`."
     )
     flapping_instances: LevelSetting = Field(
-        Level(0.005, is_per_instance=True), description="More flapping instances: ticket."
+        Level(0.005, is_per_instance=True), description="Ticket if more instances are flapping."
     )
     out_of_memory: LevelSetting = Field(
         Level(0.001, is_per_instance=True),
-        description="More out-of-memory errors within `windows.out_of_memory` page.",
+        description="Page if more out-of-memory errors occur within `windows.out_of_memory`.",
     )
-    rotation_age: Duration = Field(604_800.0, description="Instances older than this: ticket.")
+    rotation_age: Duration = Field(604_800.0, description="Ticket if instances are older.")
     rotation_critical_age: Duration = Field(
-        1_209_600.0, description="Many instances older than this page: a known leak bites then."
+        1_209_600.0,
+        description="Page if many instances are older: a known memory leak becomes critical.",
     )
     rotation_critical_instances: LevelSetting = Field(
-        Level(0.001, is_per_instance=True), description="How many of them are many."
+        Level(0.001, is_per_instance=True),
+        description="Page if more instances exceed `rotation_critical_age`.",
     )
     versions: Annotated[int, Field(gt=0)] = Field(
-        2, description="More versions of one engine at a time: information."
+        2, description="Info alert if one engine runs more versions at a time."
     )
     inventory_shrunk: Share = Field(
-        0.1, description="A larger part of the inventory gone in `windows.inventory`: ticket."
+        0.1,
+        description="Ticket if a larger share of the inventory disappears within "
+        "`windows.inventory`.",
     )
     inventory_lost: Share = Field(
-        0.5, description="A larger part of the inventory gone in `windows.inventory` pages."
+        0.5,
+        description="Page if a larger share of the inventory disappears within "
+        "`windows.inventory`.",
     )
-    inventory_age: Duration = Field(600.0, description="An inventory not read for longer: ticket.")
+    inventory_age: Duration = Field(
+        600.0,
+        description="Ticket if an inventory has not been read for longer.",
+    )
     poll_intervals: Annotated[int, Field(gt=1)] = Field(
-        12, description="Poll intervals without a whole pass after which an exporter is stale."
+        12,
+        description="An exporter is stale after this many poll intervals without a complete "
+        "poll cycle.",
     )
     poll_lateness: Share = Field(
-        0.1, description="Polls later than this part of the poll interval: ticket."
+        0.1, description="Ticket if polls start later than this share of the poll interval."
     )
     metrics_failures: Share = Field(
-        0.05, description="A larger part of the polls without figures: ticket."
+        0.05, description="Ticket if a larger share of polls returns no metrics."
     )
     samples: Annotated[int, Field(gt=0)] = Field(
-        5000, description="Samples of a scrape that are usual, beside those of the instances."
+        5000, description="Expected samples per scrape, besides those of the instances."
     )
     samples_per_instance: Annotated[int, Field(gt=0)] = Field(
-        20, description="Samples of a scrape that are usual for each instance."
+        20, description="Expected samples per scrape and instance."
     )
     scrape_duration: Share = Field(
-        0.8, description="A scrape longer than this part of its time-out: ticket."
+        0.8, description="Ticket if a scrape takes longer than this share of its timeout."
     )
     view_age: Duration = Field(
-        120.0, description="A provisioner that knows nothing newer of its store: ticket."
+        120.0, description="Ticket if a provisioner's view of its store is older."
     )
     pass_age: Duration = Field(
-        120.0, description="A provisioner that leads and has made no pass for longer pages."
+        120.0, description="Page if the leading provisioner has not reconciled for longer."
     )
     failed_instances: Annotated[int, Field(gt=0)] = Field(
-        1, description="So many instances that cannot be started, or more: ticket."
+        1, description="Ticket at this many instances that cannot be started."
     )
     as_wanted: Share = Field(
         0.9,
-        description="A smaller part of the wanted instances running as wanted, and no progress: "
-        "ticket. Keep it below what the specification's `unavailable` leaves.",
+        description="Ticket if a smaller share of the wanted instances is up to date and healthy, "
+        "without progress. Keep it below what the specification's `unavailable` allows.",
     )
 
 
@@ -211,34 +223,47 @@ class Slo(Section):
     """The service level that the error budgets come from."""
 
     availability: Share = Field(
-        0.999, description="Share of the instances that should serve, and are healthy."
+        0.999, description="Objective: share of the serving instances that are healthy."
     )
-    requests: Share = Field(0.997, description="Share of the requests that succeed.")
-    period: Duration = Field(2_592_000.0, description="What the error budget is for.")
+    requests: Share = Field(0.997, description="Objective: share of the requests that succeed.")
+    period: Duration = Field(2_592_000.0, description="Period of the error budget.")
 
 
 class Windows(Section):
     """How far back rules look; each at least four scrape intervals."""
 
-    rate: Duration = Field(300.0, description="For rates and quantiles.")
-    drop: Duration = Field(300.0, description="In which a drop of healthy instances is fast.")
+    rate: Duration = Field(300.0, description="Window of rates and quantiles.")
+    drop: Duration = Field(
+        300.0,
+        description="Window in which a drop of healthy instances is fast.",
+    )
     provisioning: Duration = Field(
-        900.0, description="How long an instance may be provisioned before it counts as missing."
+        900.0, description="Longest provisioning time before an instance counts as missing."
     )
-    stuck: Duration = Field(600.0, description="In which an instance should put something out.")
-    flapping: Duration = Field(900.0, description="In which changes are counted.")
-    out_of_memory: Duration = Field(3600.0, description="In which such errors are counted.")
-    inventory: Duration = Field(3600.0, description="In which the inventory may not shrink.")
-    trend: Duration = Field(21_600.0, description="From which a trend is read.")
-    horizon: Duration = Field(14_400.0, description="How far ahead a trend is followed.")
-    telemetry: Duration = Field(900.0, description="In which failed figures are counted.")
-    absent: Duration = Field(21_600.0, description="In which a figure that is missed was there.")
+    stuck: Duration = Field(600.0, description="Longest time with queued requests and no output.")
+    flapping: Duration = Field(900.0, description="Window in which state changes are counted.")
+    out_of_memory: Duration = Field(
+        3600.0,
+        description="Window in which out-of-memory errors are counted.",
+    )
+    inventory: Duration = Field(
+        3600.0,
+        description="Window in which a shrinking inventory is detected.",
+    )
+    trend: Duration = Field(21_600.0, description="Window from which a trend is computed.")
+    horizon: Duration = Field(14_400.0, description="How far a trend is extrapolated.")
+    telemetry: Duration = Field(
+        900.0,
+        description="Window in which polls without metrics are counted.",
+    )
+    absent: Duration = Field(
+        21_600.0,
+        description="How long a metric that disappeared is expected back.",
+    )
     failed: Duration = Field(
-        900.0, description="In which an instance that failed is tried again, or counts as mended."
+        900.0, description="Window in which a failed instance is retried or counts as recovered."
     )
-    progress: Duration = Field(
-        1800.0, description="In which a roll-out must get on, however little."
-    )
+    progress: Duration = Field(1800.0, description="Window in which a rollout must progress.")
 
 
 class Links(Section):
@@ -248,11 +273,11 @@ class Links(Section):
         str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)
     ] = Field(
         "https://github.com/ollama-fleet/ollama-fleet/blob/main/alerts/runbooks",
-        description="Folder of the runbooks; `/NAME.md` follows.",
+        description="URL of the runbooks; `/NAME.md` is appended.",
     )
     grafana: Annotated[
         str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)
-    ] = Field("http://localhost:3000", description="Grafana; `/d/UID` follows.")
+    ] = Field("http://localhost:3000", description="URL of Grafana; `/d/UID` is appended.")
 
 
 class Override(Section):
@@ -260,13 +285,15 @@ class Override(Section):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    is_enabled: bool = Field(True, alias="enabled", description="false leaves the alert out.")
-    severity: Severity | None = Field(None, description="Another severity.")
+    is_enabled: bool = Field(True, alias="enabled", description="Whether the alert exists.")
+    severity: Severity | None = Field(None, description="Severity of the alert.")
     for_s: Duration | None = Field(
         None, alias="for", description="How long the condition must hold before the alert fires."
     )
     keep_firing_for_s: Duration | None = Field(
-        None, alias="keep_firing_for", description="How long it fires on after the condition."
+        None,
+        alias="keep_firing_for",
+        description="How long the alert keeps firing after the condition ends.",
     )
 
 
@@ -280,7 +307,7 @@ class Settings(Section):
     windows: Windows = Windows()
     links: Links = Links()
     alerts: dict[str, Override] = Field(
-        default_factory=dict, description="Changes of single alerts, by the alert's name."
+        default_factory=dict, description="Overrides of single alerts, by alert name."
     )
     routing: RoutingSettings = RoutingSettings()
 

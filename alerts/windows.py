@@ -55,10 +55,10 @@ class RotationWindow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weekdays: tuple[Weekday, ...] = Field((), description="Its days; none named: every day.")
+    weekdays: tuple[Weekday, ...] = Field((), description="Days of the window; default: every day.")
     times: tuple[Annotated[str, AfterValidator(_span)], ...] = Field(
-        min_length=1, description="Its hours, each as 02:00-06:00."
+        min_length=1, description="Hours of the window, such as 02:00-06:00."
     )
     location: Annotated[str, AfterValidator(_location)] = Field(
-        "UTC", description="The time zone of its hours."
+        "UTC", description="Time zone of the hours."
     )

@@ -21,8 +21,8 @@ from dashboards.queries import fleet
 from dashboards.queries.selectors import Selectors
 
 DISAGREEING = (
-    "While replicas disagree, of each status the highest count is shown: together they are more "
-    "than there are."
+    "While replicas disagree, each status shows the highest count, so the sum can exceed the "
+    "number of instances."
 )
 """What is to be said wherever the rules' counts by status are stacked or added up."""
 

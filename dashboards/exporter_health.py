@@ -21,7 +21,8 @@ def dashboard(settings: DashboardSettings) -> Board:
     return Board(
         uid=Uid.EXPORTER,
         title="Exporter and pipeline",
-        description="Whether the fleet's figures are fresh and whole, and whether alerts arrive.",
+        description="Whether the fleet's metrics are current and complete, and whether alerts "
+        "arrive.",
         scrape_interval=settings.scrape_interval,
         variables=_variables(select),
         annotations=choices.event_annotations(select)[:2],
@@ -82,9 +83,9 @@ def _up(select: Selectors) -> Panel:
 
 def _shards(select: Selectors) -> Panel:
     text = PanelText(
-        title="Shards that nobody polls",
-        description="Parts of the fleet without an exporter whose polls go on: their instances are "
-        "missing from every total. Good: none. Series: ollama_exporter_shards, "
+        title="Shards without exporter",
+        description="Parts of the fleet without a polling exporter: their instances are missing "
+        "from every total. Good: none. Series: ollama_exporter_shards, "
         "exporter:ollama_exporter_shard:active.",
         no_data=NO_EXPORTER,
         unit="none",
@@ -94,11 +95,11 @@ def _shards(select: Selectors) -> Panel:
 
 def _last_pass(select: Selectors) -> Panel:
     text = PanelText(
-        title="Since the last whole pass",
-        description="In poll intervals, of the chosen exporters the worst; of one that has ended "
-        "none, since it started. Good: up to about two. More: an exporter hangs, or has more "
-        "instances than it can poll; red where the rules no longer count what it says. "
-        "Series: ollama_exporter_poll_last_completed_timestamp_seconds.",
+        title="Since the last complete poll cycle",
+        description="In poll intervals; the worst of the chosen exporters. Before the first "
+        "cycle: since the start. Good: up to about two. More: an exporter hangs or has too many "
+        "instances. Red: the rules ignore its metrics. Series: "
+        "ollama_exporter_poll_last_completed_timestamp_seconds.",
         no_data=NO_EXPORTER,
         unit="none",
     )
@@ -108,9 +109,9 @@ def _last_pass(select: Selectors) -> Panel:
 
 def _inventory_failing(select: Selectors) -> Panel:
     text = PanelText(
-        title="Inventory sources that fail",
-        description="That could not be read the last time; their last good list is kept and gets "
-        "old. Good: none. Series: ollama_exporter_inventory_last_reload_successful.",
+        title="Failing inventory sources",
+        description="Sources whose last read failed. The last good list is kept. Good: none. "
+        "Series: ollama_exporter_inventory_last_reload_successful.",
         no_data=NO_EXPORTER,
         unit="none",
     )
@@ -120,10 +121,10 @@ def _inventory_failing(select: Selectors) -> Panel:
 
 def _rules_failing(select: Selectors) -> Panel:
     text = PanelText(
-        title="Rules that fail",
-        description="Failed evaluations of our rules within the time range. Good: none. Any: see "
-        "Prometheus's page of rules for the reason; alerts of that group may stay silent. "
-        "Series: prometheus_rule_evaluation_failures_total.",
+        title="Failing rules",
+        description="Failed evaluations of our rules within the time range. Good: none. Any: "
+        "Prometheus shows the reason under Rules; alerts of that group may not fire. Series: "
+        "prometheus_rule_evaluation_failures_total.",
         no_data=NO_PROMETHEUS,
         unit="none",
     )
@@ -134,9 +135,9 @@ def _rules_failing(select: Selectors) -> Panel:
 def _alerts_lost(select: Selectors) -> Panel:
     text = PanelText(
         title="Alerts lost",
-        description="That Prometheus could not bring to any Alertmanager within the time range. "
-        "Good: none. Any: somebody may not have been told. "
-        "Series: prometheus_notifications_dropped_total.",
+        description="Alerts that Prometheus could not send to any Alertmanager within the time "
+        "range. Good: none. Any: a notification may be missing. Series: "
+        "prometheus_notifications_dropped_total.",
         no_data="Prometheus does not scrape itself.",
         unit="none",
     )
@@ -146,22 +147,22 @@ def _alerts_lost(select: Selectors) -> Panel:
 def _exporters(select: Selectors) -> Panel:
     """Return the table of all exporters."""
     text = PanelText(
-        title="Exporters, one by one",
-        description="What each polls, and how it does. Replicas have the same shard and should "
-        "have the same version. Series: ollama_exporter_shard_info, ollama_exporter_build_info "
-        "and the others of each exporter.",
+        title="Exporters in detail",
+        description="What each exporter polls, and how it performs. Replicas have the same shard "
+        "and should have the same version. Series: ollama_exporter_shard_info, "
+        "ollama_exporter_build_info and the others of each exporter.",
         no_data=NO_EXPORTER,
     )
     own = pipeline.own
     return table(
         text,
-        _each(select, "last pass", pipeline.age_of_pass(select), "s"),
-        _each(select, "pass took", own(select, catalogue.EXPORTER_POLL_CYCLE_DURATION), "s"),
+        _each(select, "last cycle", pipeline.age_of_pass(select), "s"),
+        _each(select, "cycle took", own(select, catalogue.EXPORTER_POLL_CYCLE_DURATION), "s"),
         _each(select, "late by", own(select, catalogue.EXPORTER_POLL_LATENESS), "s"),
         _each(select, "polls/s", pipeline.rate(select, catalogue.EXPORTER_POLLS), "cps"),
         _each(select, "connections", own(select, catalogue.EXPORTER_OPEN_CONNECTIONS), "none"),
         _each(select, "samples", own(select, catalogue.EXPORTER_EXPOSITION_SAMPLES), "none"),
-        _each(select, "page age", pipeline.page_age(select), "s"),
+        _each(select, "exposition age", pipeline.page_age(select), "s"),
         labels=("instance", "shard", "version", "python"),
         hidden_labels=("job",),
         sort=[("instance", False)],
@@ -185,9 +186,9 @@ def _polls(select: Selectors) -> Section:
 
 def _cycles(select: Selectors) -> Panel:
     text = PanelText(
-        title="Passes over the fleet",
-        description="Whole passes per minute that each exporter ends. Good: 60 by the poll "
-        "interval in seconds, and even. Series: ollama_exporter_poll_cycles_total.",
+        title="Poll cycles",
+        description="Complete poll cycles per minute and exporter. Good: 60 / poll interval in "
+        "seconds, and even. Series: ollama_exporter_poll_cycles_total.",
         no_data=NO_EXPORTER,
         unit="cpm",
     )
@@ -197,9 +198,10 @@ def _cycles(select: Selectors) -> Panel:
 
 def _duration(select: Selectors) -> Panel:
     text = PanelText(
-        title="Duration of a pass",
-        description="From the first to the last answer, and the poll interval over which polls are "
-        "spread. Good: about the interval. Series: ollama_exporter_poll_cycle_duration_seconds.",
+        title="Duration of a poll cycle",
+        description="From the first to the last answer, and the poll interval. Good: about the "
+        "interval, as polls are spread over it. Series: "
+        "ollama_exporter_poll_cycle_duration_seconds.",
         no_data=NO_EXPORTER,
         unit="s",
     )
@@ -214,9 +216,9 @@ def _duration(select: Selectors) -> Panel:
 def _lateness(select: Selectors) -> Panel:
     text = PanelText(
         title="Lateness of polls",
-        description="By how much the latest poll of a pass began too late, and a tenth of the "
-        "interval. Above: the exporter has too many instances or too little CPU, so divide the "
-        "fleet into more shards. Series: ollama_exporter_poll_lateness_seconds.",
+        description="Highest delay of a poll in the last cycle, and a tenth of the interval. "
+        "Above: the exporter has too many instances or too little CPU, so use more shards. "
+        "Series: ollama_exporter_poll_lateness_seconds.",
         no_data=NO_EXPORTER,
         unit="s",
     )
@@ -231,8 +233,8 @@ def _lateness(select: Selectors) -> Panel:
 def _outcomes(select: Selectors) -> Panel:
     text = PanelText(
         title="Polls by outcome",
-        description="Polls per second whose health check was good, and those whose was not. A step "
-        "in failures that the fleet does not explain: the exporter's network or its open files. "
+        description="Polls per second with a passed and with a failed health check. A step in "
+        "failures that the fleet does not explain: the exporter's network or its open files. "
         "Series: ollama_exporter_polls_total, ollama_exporter_poll_errors_total.",
         no_data=NO_EXPORTER,
         unit="cps",
@@ -252,9 +254,9 @@ def _outcomes(select: Selectors) -> Panel:
 def _reasons(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed requests to instances by reason",
-        description="Per second. health: the instance does not count as healthy; metrics: it does, "
-        "but its figures are missing. no_descriptor is the exporter's own: raise its limit of open "
-        "files. Series: ollama_exporter_poll_errors_total.",
+        description="Per second. health: the instance is not healthy. metrics: it is healthy, but "
+        "its metrics are missing. no_descriptor: the exporter ran out of file descriptors; raise "
+        "its limit. Series: ollama_exporter_poll_errors_total.",
         no_data="No request to an instance fails.",
         unit="reqps",
     )
@@ -265,7 +267,7 @@ def _reasons(select: Selectors) -> Panel:
 def _error_ratio(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed polls, share",
-        description="Of all polls, those whose health check failed. Good: as the share of "
+        description="Share of polls with a failed health check. Good: equal to the share of "
         "instances that are down. Series: ollama_exporter_polls_total, "
         "ollama_exporter_poll_errors_total.",
         no_data="No exporter polls.",
@@ -289,9 +291,10 @@ def _inventory(select: Selectors) -> Section:
 def _inventory_age(select: Selectors) -> Panel:
     text = PanelText(
         title="Age of the inventory",
-        description="Since each source was last read well. Good: a saw-tooth no higher than the "
-        "reload interval. A line that climbs: new instances are not watched, old ones count as "
-        "down. Series: ollama_exporter_inventory_last_success_timestamp_seconds.",
+        description="Time since each source was last read successfully. Good: a saw-tooth no "
+        "higher than the reload interval. A line that climbs: new instances are not monitored, "
+        "removed ones count as down. Series: "
+        "ollama_exporter_inventory_last_success_timestamp_seconds.",
         no_data="No exporter has read an inventory yet.",
         unit="s",
     )
@@ -301,8 +304,8 @@ def _inventory_age(select: Selectors) -> Panel:
 def _inventory_size(select: Selectors) -> Panel:
     text = PanelText(
         title="Instances in the inventory",
-        description="As each source listed them when it was last read well. A step down that "
-        "nobody planned: the source is cut short. Series: ollama_exporter_inventory_instances.",
+        description="Instances in each source at its last successful read. An unplanned step "
+        "down: the source is truncated. Series: ollama_exporter_inventory_instances.",
         no_data="No exporter has read an inventory yet.",
         unit="none",
     )
@@ -312,9 +315,9 @@ def _inventory_size(select: Selectors) -> Panel:
 def _sources(select: Selectors) -> Panel:
     text = PanelText(
         title="Sources of the inventory",
-        description="Whether each could be read the last time, and what it lists. Failing: an "
-        "exporter's log has the reason. Series: ollama_exporter_inventory_last_reload_successful, "
-        "ollama_exporter_inventory_instances.",
+        description="Whether the last read of each source succeeded, and how many instances it "
+        "lists. Failing: the exporter's log has the reason. Series: "
+        "ollama_exporter_inventory_last_reload_successful, ollama_exporter_inventory_instances.",
         no_data=NO_EXPORTER,
     )
     overrides = fields.coloured_cell(GOOD)
@@ -349,10 +352,10 @@ def _provisioners(select: Selectors) -> Section:
 
 def _leaders(select: Selectors) -> Panel:
     text = PanelText(
-        title="Provisioner that leads",
-        description="Of the one that leads 1, of those that stand by 0. Good: exactly one is at 1. "
-        "None: nothing that fails is replaced. Several: they have different stores. "
-        "Series: ollama_provisioner_leader.",
+        title="Leading provisioner",
+        description="The leader is 1, standbys are 0. Good: exactly one leader. None: failed "
+        "instances are not replaced. Several: they have different stores. Series: "
+        "ollama_provisioner_leader.",
         no_data=NO_PROVISIONER,
         unit="none",
     )
@@ -362,10 +365,10 @@ def _leaders(select: Selectors) -> Panel:
 def _instances_as_wanted(select: Selectors) -> Panel:
     text = PanelText(
         title="Instances as wanted",
-        description="What the specification asks for, what of it runs, is healthy and up to date, "
-        "and what cannot be started. Good: as many as wanted; in a roll-out the line climbs. "
-        "Series: ollama_provisioner_wanted_instances, ollama_provisioner_instances_as_wanted, "
-        "ollama_provisioner_instances.",
+        description="Instances that the specification asks for, those that run, healthy and up to "
+        "date, and those that cannot be started. Good: as many as wanted; during a rollout the "
+        "line climbs. Series: ollama_provisioner_wanted_instances, "
+        "ollama_provisioner_instances_as_wanted, ollama_provisioner_instances.",
         no_data=NO_LEADER,
         unit="none",
     )
@@ -384,9 +387,9 @@ def _instances_as_wanted(select: Selectors) -> Panel:
 
 def _nodes(select: Selectors) -> Panel:
     text = PanelText(
-        title="Nodes out of reach",
-        description="Nodes whose runtime does not answer the provisioner that leads. Good: none; "
-        "its log names them. Series: ollama_provisioner_unreachable_nodes.",
+        title="Unreachable nodes",
+        description="Nodes whose runtime does not answer the leading provisioner. Good: none; its "
+        "log names them. Series: ollama_provisioner_unreachable_nodes.",
         no_data=NO_LEADER,
         unit="none",
     )
@@ -395,17 +398,16 @@ def _nodes(select: Selectors) -> Panel:
 
 def _ages(select: Selectors) -> Panel:
     text = PanelText(
-        title="Since the last pass and the last word of the store",
-        description="How long ago the leader looked over the whole fleet, and how old each "
-        "provisioner's view of the store is. Good: seconds. Series: "
-        "ollama_provisioner_last_pass_timestamp_seconds, "
+        title="Age of the last reconcile and of the store view",
+        description="Time since the leader last reconciled, and age of each provisioner's view of "
+        "the store. Good: seconds. Series: ollama_provisioner_last_pass_timestamp_seconds, "
         "ollama_provisioner_view_timestamp_seconds.",
         no_data=NO_PROVISIONER,
         unit="s",
     )
     return chart(
         text,
-        Query(pipeline.pass_age(select), "last pass"),
+        Query(pipeline.pass_age(select), "last cycle"),
         Query(pipeline.view_age(select), "view of {{instance}}"),
     ).optional()
 
@@ -413,16 +415,16 @@ def _ages(select: Selectors) -> Panel:
 def _exposition(select: Selectors) -> Section:
     """Return the charts of the page that Prometheus scrapes."""
     return Section(
-        "Page for Prometheus",
+        "Exposition",
         (row(8, (8, _samples(select)), (8, _page_age(select)), (8, _page_cost(select))),),
     )
 
 
 def _samples(select: Selectors) -> Panel:
     text = PanelText(
-        title="Samples on the page",
-        description="Of the fleet, by exporter: what Prometheus has to store with each scrape. "
-        "About ten per instance. Series: ollama_exporter_exposition_samples.",
+        title="Samples in the exposition",
+        description="Samples that Prometheus stores with each scrape, by exporter. About ten per "
+        "instance. Series: ollama_exporter_exposition_samples.",
         no_data=NO_EXPORTER,
         unit="short",
     )
@@ -433,10 +435,10 @@ def _samples(select: Selectors) -> Panel:
 
 def _page_age(select: Selectors) -> Panel:
     text = PanelText(
-        title="Age of the page",
-        description="How old the figures are that each exporter gives. Good: below the poll "
-        "interval. Growing: it answers scrapes, and polls no more. "
-        "Series: ollama_exporter_exposition_timestamp_seconds.",
+        title="Age of the exposition",
+        description="Age of the metrics that each exporter serves. Good: below the poll interval. "
+        "Growing: it answers scrapes but no longer polls. Series: "
+        "ollama_exporter_exposition_timestamp_seconds.",
         no_data=NO_EXPORTER,
         unit="s",
     )
@@ -445,10 +447,10 @@ def _page_age(select: Selectors) -> Panel:
 
 def _page_cost(select: Selectors) -> Panel:
     text = PanelText(
-        title="Rendering and scraping the page",
-        description="CPU time to render a page, and how long Prometheus takes to get it. Near the "
-        "scrape timeout: publish less or divide the fleet. "
-        "Series: ollama_exporter_exposition_duration_seconds, scrape_duration_seconds.",
+        title="Rendering and scraping",
+        description="CPU time to render the exposition, and duration of a scrape. Near the scrape "
+        "timeout: publish less or use more shards. Series: "
+        "ollama_exporter_exposition_duration_seconds, scrape_duration_seconds.",
         no_data=NO_EXPORTER,
         unit="s",
     )
@@ -474,7 +476,7 @@ def _cpu(select: Selectors) -> Panel:
     text = PanelText(
         title="CPU",
         description="Cores in use; an exporter cannot use more than about one. Near one, polls "
-        "become late: divide the fleet into more shards. Series: process_cpu_seconds_total.",
+        "are late: use more shards. Series: process_cpu_seconds_total.",
         no_data=NO_EXPORTER,
         unit="none",
     )
@@ -484,7 +486,7 @@ def _cpu(select: Selectors) -> Panel:
 def _memory(select: Selectors) -> Panel:
     text = PanelText(
         title="Memory",
-        description="Resident. Good: level. It grows with the number of instances only. "
+        description="Resident memory. Good: constant. It grows only with the number of instances. "
         "Series: process_resident_memory_bytes.",
         no_data=NO_EXPORTER,
         unit="bytes",
@@ -497,9 +499,9 @@ def _memory(select: Selectors) -> Panel:
 def _descriptors(select: Selectors) -> Panel:
     text = PanelText(
         title="Open files",
-        description="Share of those that each exporter may open; each connection to an instance "
-        "is one. Near all: raise the limit, or instances become unknown. "
-        "Series: process_open_fds, process_max_fds.",
+        description="Share of the open file limit; each connection to an instance is one. Near "
+        "100 %: raise the limit, or instances become unknown. Series: process_open_fds, "
+        "process_max_fds.",
         no_data=NO_EXPORTER,
         unit="percentunit",
     )
@@ -512,7 +514,7 @@ NO_ALERTMANAGER = "Prometheus does not scrape an Alertmanager."
 def _rules(select: Selectors) -> Section:
     """Return the charts of the evaluation of rules."""
     return Section(
-        "Evaluation of rules",
+        "Rule evaluation",
         (
             row(
                 8,
@@ -527,9 +529,9 @@ def _rules(select: Selectors) -> Section:
 def _rule_duration(select: Selectors) -> Panel:
     text = PanelText(
         title="Duration of rule groups",
-        description="How long each of our groups took the last time, and the shortest interval "
-        "between evaluations. Above: evaluations are left out, and alerts come late. "
-        "Series: prometheus_rule_group_last_duration_seconds.",
+        description="Last duration of each of our groups, and the shortest evaluation interval. "
+        "Above: evaluations are missed and alerts are late. Series: "
+        "prometheus_rule_group_last_duration_seconds.",
         no_data=NO_PROMETHEUS,
         unit="s",
     )
@@ -544,8 +546,8 @@ def _rule_duration(select: Selectors) -> Panel:
 def _rule_failures(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed evaluations",
-        description="Of our rules, per second. Good: none. "
-        "Series: prometheus_rule_evaluation_failures_total.",
+        description="Failed evaluations of our rules per second. Good: none. Series: "
+        "prometheus_rule_evaluation_failures_total.",
         no_data=NO_PROMETHEUS,
         unit="cps",
     )
@@ -554,10 +556,10 @@ def _rule_failures(select: Selectors) -> Panel:
 
 def _rules_missed(select: Selectors) -> Panel:
     text = PanelText(
-        title="Evaluations left out",
-        description="Of our groups, per second, because the one before had not ended. Good: none; "
-        "else Prometheus needs more CPU, or asks too much. "
-        "Series: prometheus_rule_group_iterations_missed_total.",
+        title="Missed evaluations",
+        description="Missed evaluations of our groups per second, because the previous one had "
+        "not finished. Good: none. Otherwise Prometheus needs more CPU. Series: "
+        "prometheus_rule_group_iterations_missed_total.",
         no_data=NO_PROMETHEUS,
         unit="cps",
     )
@@ -567,7 +569,7 @@ def _rules_missed(select: Selectors) -> Panel:
 def _notifications(select: Selectors) -> Section:
     """Return the charts of alerts on their way."""
     return Section(
-        "Alerts on their way",
+        "Alert delivery",
         (row(8, (8, _sent(select)), (8, _tried(select)), (8, _undelivered(select))),),
     )
 
@@ -575,8 +577,8 @@ def _notifications(select: Selectors) -> Section:
 def _sent(select: Selectors) -> Panel:
     text = PanelText(
         title="Alerts sent to Alertmanagers",
-        description="Per second by Alertmanager, and those lost because none took them. Watchdog "
-        "always fires, so never zero. Series: prometheus_notifications_sent_total, "
+        description="Alerts per second and Alertmanager, and those lost because none accepted "
+        "them. Never zero, as Watchdog always fires. Series: prometheus_notifications_sent_total, "
         "prometheus_notifications_dropped_total.",
         no_data="Prometheus does not scrape itself, or has no Alertmanager.",
         unit="cps",
@@ -592,8 +594,8 @@ def _sent(select: Selectors) -> Panel:
 def _tried(select: Selectors) -> Panel:
     text = PanelText(
         title="Notifications",
-        description="That Alertmanager tried to deliver, per second, by kind of receiver. "
-        "Series: alertmanager_notifications_total.",
+        description="Notifications per second by kind of receiver. Series: "
+        "alertmanager_notifications_total.",
         no_data=NO_ALERTMANAGER,
         unit="cps",
     )
@@ -602,8 +604,8 @@ def _tried(select: Selectors) -> Panel:
 
 def _undelivered(select: Selectors) -> Panel:
     text = PanelText(
-        title="Notifications that failed",
-        description="That could not be delivered, per second, by kind of receiver. Good: none; "
+        title="Failed notifications",
+        description="Failed notifications per second by kind of receiver. Good: none; "
         "Alertmanager's log has the reason. Series: alertmanager_notifications_failed_total.",
         no_data=NO_ALERTMANAGER,
         unit="cps",
@@ -611,6 +613,6 @@ def _undelivered(select: Selectors) -> Panel:
     return chart(text, Query(pipeline.notifications_failed(select), "{{integration}}")).optional()
 
 
-NO_EXPORTER = "Prometheus has no figures of an exporter: see whether it scrapes one."
+NO_EXPORTER = "Prometheus has no exporter metrics: check that it scrapes one."
 NO_PROMETHEUS = "Prometheus does not scrape itself, or has no rules of ollama-fleet."
 EXPORTER_NAME = "{{instance}}"

@@ -31,7 +31,7 @@ def dashboard(settings: DashboardSettings) -> Board:
     return Board(
         uid=Uid.INSTANCE,
         title="Instance",
-        description="One instance: what it is, how it is, how it does against its peers.",
+        description="One instance: its state, its work, its speed against its peers.",
         scrape_interval=settings.scrape_interval,
         variables=_variables(select),
         annotations=(*choices.event_annotations(select)[:2], restarts),
@@ -72,8 +72,8 @@ def _legend(select: Selectors, name: str) -> str:
 def _info(select: Selectors) -> Panel:
     text = PanelText(
         title="$instance_id",
-        description="What is known of the instance: from the inventory, or from what it answers. "
-        "Series: ollama_instance_info.",
+        description="Facts about the instance, from the inventory or its answers. Series: "
+        "ollama_instance_info.",
         no_data=GONE,
     )
     return choices.rows_by_cluster(
@@ -90,8 +90,8 @@ def _info(select: Selectors) -> Panel:
 def _up(select: Selectors) -> Panel:
     text = PanelText(
         title="Health",
-        description="Whether the polls found the instance healthy. Many short gaps: it crashes and "
-        "restarts, or its health checks time out under load. Series: ollama_instance_up.",
+        description="Whether the polls found the instance healthy. Many short gaps: it crashes "
+        "and restarts, or its health checks time out under load. Series: ollama_instance_up.",
         no_data=GONE,
         unit="none",
     )
@@ -105,7 +105,7 @@ def _speed(select: Selectors) -> Panel:
         description="Tokens per second while it generates; its node's mean and the median of all "
         "nodes with the same model and engine. Alone below the node: restart it. With its node "
         "below the limit: the node is slow. Series: ollama_instance_tokens_per_second.",
-        no_data="The instance does not tell how fast it generates.",
+        no_data="The instance does not report its generation speed.",
         unit="short",
     )
     names = ("instance", "its node", "peers' median", "limit")
@@ -128,9 +128,10 @@ def _speed(select: Selectors) -> Panel:
 def _latency(select: Selectors) -> Panel:
     text = PanelText(
         title="Latency, p99",
-        description="As the instance reports it, and the fleet's limit. High with requests that "
-        "queue: it gets more than its share. Series: ollama_instance_request_latency_p99_seconds.",
-        no_data="The instance does not tell of its latency.",
+        description="The p99 that the instance reports, and the fleet's limit. High with queued "
+        "requests: it gets more than its share. Series: "
+        "ollama_instance_request_latency_p99_seconds.",
+        no_data="The instance does not report its latency.",
         unit="s",
     )
     return chart(
@@ -144,10 +145,10 @@ def _latency(select: Selectors) -> Panel:
 def _requests(select: Selectors) -> Panel:
     text = PanelText(
         title="Requests",
-        description="That it works on, and that wait in it. Waiting ones while no tokens are "
-        "generated: it hangs, restart it. "
-        "Series: ollama_instance_requests_running, ollama_instance_requests_queued.",
-        no_data="The instance does not tell what it works on.",
+        description="Running and queued requests. Queued requests while no tokens are generated: "
+        "it hangs, restart it. Series: ollama_instance_requests_running, "
+        "ollama_instance_requests_queued.",
+        no_data="The instance does not report its requests.",
         unit="none",
     )
     running, queued = (_legend(select, name) for name in ("running", "queued"))
@@ -165,8 +166,8 @@ def _requests(select: Selectors) -> Panel:
 def _tokens(select: Selectors) -> Panel:
     text = PanelText(
         title="Tokens",
-        description="Generated and read per second, idle times included. "
-        "Series: ollama_instance_generated_tokens_total, ollama_instance_prompt_tokens_total.",
+        description="Generated and read per second, idle times included. Series: "
+        "ollama_instance_generated_tokens_total, ollama_instance_prompt_tokens_total.",
         no_data="The instance does not count its tokens.",
         unit="short",
     )
@@ -193,9 +194,9 @@ def _errors(select: Selectors) -> Panel:
 def _age(select: Selectors) -> Panel:
     text = PanelText(
         title="Age",
-        description="How long it has been running; each drop is a restart. It should be replaced "
-        "before it gets so old that it leaks memory. Series: ollama_instance_start_time_seconds.",
-        no_data="The instance does not tell when it started.",
+        description="Time since its start; each drop is a restart. Replace it before it is old "
+        "enough to leak memory. Series: ollama_instance_start_time_seconds.",
+        no_data="The instance does not report its start time.",
         unit="s",
     )
     return chart(text, Query(instance.age(select), _legend(select, "age"))).optional()
@@ -216,8 +217,8 @@ def _poll(select: Selectors) -> Panel:
 def _neighbours(select: Selectors) -> Panel:
     text = PanelText(
         title="Instances of the same node",
-        description=f"At most {instance.MAX_NEIGHBOURS}: those that are down first, then the "
-        "slowest. All in the same trouble: it is the node's. Series: ollama_instance_up.",
+        description=f"At most {instance.MAX_NEIGHBOURS}: down first, then slowest. If all have "
+        "the same problem, it is the node. Series: ollama_instance_up.",
         no_data="No instance of this node is known.",
     )
     up = fields.coloured_cell(UP)

@@ -13,8 +13,8 @@ from dashboards.queries.selectors import Selectors
 from dashboards.settings import DashboardSettings
 
 NO_MODEL = "No instance of the chosen models is in the inventory."
-NO_SPEED = "No instance of the chosen models tells how fast it generates."
-NO_LATENCY = "No instance of the chosen models tells of its latency."
+NO_SPEED = "No instance of the chosen models reports its generation speed."
+NO_LATENCY = "No instance of the chosen models reports its latency."
 
 
 def dashboard(settings: DashboardSettings) -> Board:
@@ -51,10 +51,9 @@ def dashboard(settings: DashboardSettings) -> Board:
 def _all(select: Selectors) -> Panel:
     text = PanelText(
         title="Models",
-        description="The chosen models, the largest first. A share of healthy instances below "
-        "100 % is what its users feel first; errors of one model alone are its own, of all are the "
-        "fleet's. Series: ollama_model_instances, model:ollama_tokens_per_second:sum, "
-        "model:ollama_errors:rate5m.",
+        description="The chosen models, the largest first. A healthy share below 100 % is what "
+        "users feel first. Errors of one model: the model. Errors of all: the fleet. Series: "
+        "ollama_model_instances, model:ollama_tokens_per_second:sum, model:ollama_errors:rate5m.",
         no_data=NO_MODEL,
     )
     ratio = {"unit": "percentunit", "decimals": 1}
@@ -83,8 +82,8 @@ def _all(select: Selectors) -> Panel:
 def _by_status(select: Selectors) -> Panel:
     text = PanelText(
         title="Instances of the chosen models",
-        description=f"Stacked by status. Good: nearly all healthy. {DISAGREEING} "
-        "Series: model:ollama_instances:sum.",
+        description=f"Stacked by status. Good: nearly all healthy. {DISAGREEING} Series: "
+        "model:ollama_instances:sum.",
         no_data=NO_MODEL,
         unit="none",
     )
@@ -99,8 +98,9 @@ def _by_status(select: Selectors) -> Panel:
 def _healthy(select: Selectors) -> Panel:
     text = PanelText(
         title="Healthy share by model",
-        description="Of each model's instances. One line that falls alone: a bad rollout of that "
-        "model, or its nodes. All together: the fleet. Series: ollama_model_instances.",
+        description="Healthy share of each model's instances. One line that falls alone: a bad "
+        "rollout of that model, or its nodes. All together: the fleet. Series: "
+        "ollama_model_instances.",
         no_data=NO_MODEL,
         unit="percentunit",
     )
@@ -109,10 +109,9 @@ def _healthy(select: Selectors) -> Panel:
 
 def _speed(select: Selectors) -> Panel:
     text = PanelText(
-        title="Token throughput",
+        title="Generation capacity",
         description="Tokens per second that healthy instances can generate, by model. It falls "
-        "with their number and with their speed: see below which. "
-        "Series: model:ollama_tokens_per_second:sum.",
+        "with their number and their speed: see below. Series: model:ollama_tokens_per_second:sum.",
         no_data=NO_SPEED,
         unit="short",
     )
@@ -122,8 +121,8 @@ def _speed(select: Selectors) -> Panel:
 def _generated(select: Selectors) -> Panel:
     text = PanelText(
         title="Tokens generated",
-        description="Tokens per second that were really generated: what is asked of each model. "
-        "Series: ollama_fleet_generated_tokens_total.",
+        description="Tokens per second that are generated: current load of each model. Series: "
+        "ollama_fleet_generated_tokens_total.",
         no_data="No instance of the chosen models counts its tokens.",
         unit="short",
     )
@@ -133,9 +132,9 @@ def _generated(select: Selectors) -> Panel:
 def _requests(select: Selectors) -> Panel:
     text = PanelText(
         title="Requests",
-        description="Requests per second by model, as far as its instances count them. "
-        "Series: ollama_fleet_request_duration_seconds.",
-        no_data="No instance of the chosen models gives a histogram of its requests.",
+        description="Requests per second by model, as far as its instances count them. Series: "
+        "ollama_fleet_request_duration_seconds.",
+        no_data="No instance of the chosen models reports a histogram of request durations.",
         unit="reqps",
     )
     return chart(text, Query(models.requests(select), "{{model}}"), is_stacked=True).optional()
@@ -167,8 +166,8 @@ def _slow_end(select: Selectors) -> Panel:
     text = PanelText(
         title="Speed per instance, slowest tenth",
         description="Nine in ten of a model's instances are faster. It falls while the median "
-        "stays: some nodes slowed down, see the nodes dashboard. "
-        "Series: model:ollama_instance_tokens_per_second:quantile.",
+        "stays: some nodes slowed down, see the nodes dashboard. Series: "
+        "model:ollama_instance_tokens_per_second:quantile.",
         no_data=NO_SPEED,
         unit="short",
     )
@@ -180,7 +179,7 @@ def _p99(select: Selectors) -> Panel:
         title="Latency, p99 of requests",
         description="From the histogram of all requests of a model, and the fleet's limit. "
         "Series: ollama_fleet_request_duration_seconds.",
-        no_data="No instance of the chosen models gives a histogram of its requests.",
+        no_data="No instance of the chosen models reports a histogram of request durations.",
         unit="s",
     )
     return chart(
@@ -195,8 +194,8 @@ def _slow_instances(select: Selectors) -> Panel:
     text = PanelText(
         title="Latency, p99 of the slowest instances",
         description="One instance in a hundred reports a higher p99. Far above the p99 of "
-        "requests: few instances are overloaded, look at how load is balanced. "
-        "Series: model:ollama_instance_request_latency_p99_seconds:quantile.",
+        "requests: few instances are overloaded, look at how load is balanced. Series: "
+        "model:ollama_instance_request_latency_p99_seconds:quantile.",
         no_data=NO_LATENCY,
         unit="s",
     )
@@ -211,9 +210,8 @@ def _slow_instances(select: Selectors) -> Panel:
 def _speed_spread(select: Selectors) -> Panel:
     text = PanelText(
         title="Speed of $model",
-        description="Between which speeds the instances lie: half, nine in ten, and all but one "
-        "in a hundred are faster than the lines. "
-        "Series: model:ollama_instance_tokens_per_second:quantile.",
+        description="Spread of speed over instances: half, nine in ten, and 99 in 100 are faster "
+        "than the lines. Series: model:ollama_instance_tokens_per_second:quantile.",
         no_data=NO_SPEED,
         unit="short",
     )
@@ -234,9 +232,8 @@ def _speed_spread(select: Selectors) -> Panel:
 def _latency_spread(select: Selectors) -> Panel:
     text = PanelText(
         title="Latency of $model",
-        description="Between which the p99 of single instances lie: half, nine in ten, and all "
-        "but one in a hundred are below the lines. "
-        "Series: model:ollama_instance_request_latency_p99_seconds:quantile.",
+        description="Spread of the instances' own p99: half, nine in ten, and 99 in 100 are below "
+        "the lines. Series: model:ollama_instance_request_latency_p99_seconds:quantile.",
         no_data=NO_LATENCY,
         unit="s",
     )

@@ -50,26 +50,27 @@ def dashboard(settings: DashboardSettings) -> Board:
 
 def _counts(select: Selectors) -> tuple[Panel, ...]:
     return (
-        _count("Nodes", "nodes", nodes.all_count(select), "With instances in the inventory."),
+        _count("Nodes", "nodes", nodes.all_count(select), "Nodes with instances in the inventory."),
         _count(
             "Compared nodes",
             "compared",
             nodes.compared_count(select),
-            "With enough peers, of the same model and engine, to be compared. Fewer than all: "
-            "their instances do not tell their speed, or fewer than three nodes run a model.",
+            "Nodes with enough peers of the same model and engine. Fewer than all: instances do "
+            "not report their speed, or fewer than three nodes run a model.",
         ).optional(),
         _count(
             "Slow nodes",
             "slow",
             nodes.slow_count(select),
-            "Below the alert's share of their peers' median. Good: none. The table names them.",
+            "Nodes below the alert's share of their peers' median. Good: none. The table names "
+            "them.",
             bad=colours.BAD,
         ).optional(),
         _count(
             "Dark nodes",
             "dark",
             nodes.dark_count(select),
-            "With failing instances and not one that is healthy: the node, its network or its "
+            "Nodes with failing instances and no healthy one: the node, its network or its "
             "container runtime is down. Good: none.",
             bad=colours.BAD,
         ),
@@ -80,7 +81,7 @@ def _count(title: str, name: str, expr: str, description: str, *, bad: str = "")
     text = PanelText(
         title=title,
         description=f"{description} Series: those recorded by node.",
-        no_data="No figures of nodes: look at the exporter dashboard.",
+        no_data="No node metrics: check the exporter dashboard.",
         unit="none",
     )
     turning = [fields.turning(name, 1, bad)] if bad else []
@@ -129,9 +130,9 @@ def _decimals(count: int) -> fields.Json:
 def _ratio(select: Selectors) -> Panel:
     text = PanelText(
         title="Speed against peers",
-        description=f"The {nodes.LINES} of the chosen nodes that are slowest at the end of the "
-        "time range, and the alert's limit. A step down dates the change that did it. "
-        "Series: node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
+        description=f"The {nodes.LINES} slowest of the chosen nodes at the end of the time range, "
+        "and the alert's limit. A step down shows when the change happened. Series: "
+        "node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
         no_data="No chosen node can be compared with peers.",
         unit="percentunit",
     )
@@ -148,7 +149,7 @@ def _failing(select: Selectors) -> Panel:
         title="Nodes with failing instances",
         description="Instances that should serve and do not, by status. Unreachable as a whole: "
         f"the node or its network is down. {DISAGREEING} Series: node:ollama_instances:sum.",
-        no_data="All instances of all nodes are healthy, or away on purpose.",
+        no_data="All instances are healthy or out of service on purpose.",
     )
     statuses = (*FAILING, "healthy")
     panel = choices.rows_by_cluster(
@@ -167,9 +168,9 @@ def _failing_line(select: Selectors) -> Panel:
     text = PanelText(
         title="Failing instances by node",
         description=f"The {nodes.LINES} of the chosen nodes with most of them at the end of the "
-        f"time range. Nodes that step together share a rack or a switch. {DISAGREEING} "
-        "Series: node:ollama_instances:sum.",
-        no_data="On the chosen nodes nothing fails now.",
+        f"time range. Nodes that step together share a rack or a switch. {DISAGREEING} Series: "
+        "node:ollama_instances:sum.",
+        no_data="No instance of the chosen nodes fails now.",
         unit="none",
     )
     return chart(text, Query(nodes.failing_over_time(select), "{{node}}")).optional()
@@ -178,8 +179,8 @@ def _failing_line(select: Selectors) -> Panel:
 def _errors(select: Selectors) -> Panel:
     text = PanelText(
         title="Nodes with most failed requests",
-        description="Failed requests per second, and which share of the fleet's that is. "
-        "Series: node:ollama_errors:rate5m.",
+        description="Failed requests per second, and the node's share of the fleet's. Series: "
+        "node:ollama_errors:rate5m.",
         no_data="No node has failed requests.",
     )
     panel = choices.rows_by_cluster(
@@ -199,7 +200,7 @@ def _errors_line(select: Selectors) -> Panel:
         title="Failed requests by node",
         description=f"The {nodes.LINES} of the chosen nodes with most at the end of the time "
         "range. Series: node:ollama_errors:rate5m.",
-        no_data="On the chosen nodes no request fails now.",
+        no_data="No request fails on the chosen nodes.",
         unit="reqps",
     )
     return chart(text, Query(nodes.errors_over_time(select), "{{node}}")).optional()
@@ -208,10 +209,10 @@ def _errors_line(select: Selectors) -> Panel:
 def _started(select: Selectors) -> Panel:
     text = PanelText(
         title="Instances started by node",
-        description=f"That started within the five minutes before, on the {nodes.LINES} of the "
-        "chosen nodes where most did at once. Again and again on one node: instances crash there. "
-        "Series: node:ollama_instances_started:count.",
-        no_data="On the chosen nodes none started, or none tells when it did.",
+        description=f"Instances that started within the last five minutes, on the {nodes.LINES} "
+        "of the chosen nodes with the most starts. Repeated starts on one node: instances crash "
+        "there. Series: node:ollama_instances_started:count.",
+        no_data="No instance of the chosen nodes started, or none reports its start time.",
         unit="none",
     )
     started = Query(nodes.started_over_time(select), "{{node}}")
@@ -220,10 +221,10 @@ def _started(select: Selectors) -> Panel:
 
 def _instances(select: Selectors) -> Panel:
     text = PanelText(
-        title="Instances, those that are down first, then the slowest",
-        description="The instances of the chosen nodes and models, as many as `limit` says. One "
-        "slow among fast ones is the instance's fault; all slow is the node's. "
-        "Series: ollama_instance_up and the others of each instance.",
+        title="Instances: down first, then slowest",
+        description="Instances of the chosen nodes and models, at most `limit`. One slow instance "
+        "among fast ones: the instance. All slow: the node. Series: ollama_instance_up and the "
+        "others of each instance.",
         no_data="The chosen nodes have no instance of the chosen models.",
     )
     return choices.rows_by_cluster(

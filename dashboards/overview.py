@@ -19,7 +19,7 @@ def dashboard(settings: DashboardSettings) -> Board:
     return Board(
         uid=Uid.OVERVIEW,
         title="Overview",
-        description="Whether the fleet is well: instances, speed, latency, errors, alerts.",
+        description="Whether the fleet is healthy: instances, capacity, latency, errors, alerts.",
         scrape_interval=settings.scrape_interval,
         variables=(controls.data_source(), choices.cluster(select)),
         annotations=choices.event_annotations(select),
@@ -71,10 +71,9 @@ def _threshold_stat(
 def _healthy(select: Selectors) -> Panel:
     text = PanelText(
         title="Healthy instances",
-        description="Instances that answered their last health check, and how many must. "
-        "Green: every cluster that has figures has enough. Red: look below for the status and "
-        "the nodes. "
-        "Series: fleet:ollama_instances:sum.",
+        description="Instances that passed their last health check, and the floor. Green: every "
+        "cluster with data has enough. Red: check status and nodes below. Series: "
+        "fleet:ollama_instances:sum.",
         no_data=NO_FLEET,
         unit="none",
     )
@@ -85,10 +84,10 @@ def _healthy(select: Selectors) -> Panel:
 def _p99(select: Selectors) -> Panel:
     text = PanelText(
         title="Request latency, p99",
-        description="One request in a hundred takes longer; of several clusters the slowest. "
-        "Red: above the limit; look whether a few instances or all are slow. "
-        "Series: fleet:ollama_request_latency_seconds:p99.",
-        no_data="No instance tells of its latency, or there were too few requests.",
+        description="One request in a hundred takes longer; the slowest cluster is shown. Red: "
+        "above the limit; check whether few or all instances are slow. Series: "
+        "fleet:ollama_request_latency_seconds:p99.",
+        no_data="No instance reports its latency, or there were too few requests.",
         unit="s",
     )
     limit = Query(fleet.latency_limit(select), "limit")
@@ -99,10 +98,10 @@ def _p99(select: Selectors) -> Panel:
 
 def _speed(select: Selectors) -> Panel:
     text = PanelText(
-        title="Token throughput",
-        description="Tokens per second that the healthy instances can generate, idle ones "
-        "included: what the fleet can do. Red: instances are missing or hardware slowed down; "
-        "look at the nodes. Series: fleet:ollama_tokens_per_second:estimate.",
+        title="Generation capacity",
+        description="Sum of the speed of each healthy instance, in tokens/s. Not current load. "
+        "Red: instances are missing or hardware slowed down; check the nodes. Series: "
+        "fleet:ollama_tokens_per_second:estimate.",
         no_data="The speed of fewer than half of the instances is known.",
         unit="short",
     )
@@ -116,8 +115,8 @@ def _failed(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed requests",
         description="Share of requests that failed in the last five minutes. Red: more than the "
-        "objective allows in the long run; the alert on the error budget decides whether that "
-        "matters. Series: fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
+        "objective allows; the error budget alert decides whether it matters. Series: "
+        "fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
         no_data="No requests, or no instance counts them.",
         unit="percentunit",
     )
@@ -128,23 +127,23 @@ def _failed(select: Selectors) -> Panel:
 
 def _waiting(select: Selectors) -> Panel:
     text = PanelText(
-        title="Waiting requests",
-        description="Requests that wait inside of instances, and how many may. Red: users wait; "
-        "more instances or less load help. Series: fleet:ollama_requests_queued:sum.",
-        no_data="No instance tells how many requests wait.",
+        title="Queued requests",
+        description="Requests queued in instances, and the limit. Red: users wait; add instances "
+        "or reduce load. Series: fleet:ollama_requests_queued:sum.",
+        no_data="No instance reports queued requests.",
         unit="none",
     )
     limit = Query(fleet.waiting_limit(select), "limit")
     return _threshold_stat(
-        text, fleet.waiting(select), "waiting", "too many wait", limit
+        text, fleet.waiting(select), "queued", "too many queued", limit
     ).optional()
 
 
 def _alerts(select: Selectors) -> Panel:
     text = PanelText(
         title="Alerts firing",
-        description="Alerts of ollama-fleet that fire now; the table below names them. "
-        "Good: none. Series: ALERTS.",
+        description="Alerts of ollama-fleet that fire now. The table below names them. Good: "
+        "none. Series: ALERTS.",
         no_data="Prometheus does not evaluate the rules of ollama-fleet.",
         unit="none",
     )
@@ -186,9 +185,9 @@ def _by_status(select: Selectors) -> Panel:
 
 def _failing(select: Selectors) -> Panel:
     text = PanelText(
-        title="Instances that fail",
-        description="Those that should serve and do not; the line is how many may fail before the "
-        "floor is reached. A step is a node, a rack or a switch; a slope is a bad rollout. "
+        title="Failing instances",
+        description="Instances that should serve and do not. The line is how many may fail before "
+        "the floor is reached. A step: a node, a rack or a switch. A slope: a bad rollout. "
         f"{DISAGREEING} Series: fleet:ollama_instances:sum.",
         no_data=NO_FLEET,
         unit="none",
@@ -204,11 +203,11 @@ def _failing(select: Selectors) -> Panel:
 
 def _speed_by_model(select: Selectors) -> Panel:
     text = PanelText(
-        title="Token throughput by model",
-        description="Tokens per second that healthy instances can generate, by model. A model that "
-        "gets thinner has lost instances or slowed down: see the models dashboard. "
-        "Series: model:ollama_tokens_per_second:sum.",
-        no_data="No instance tells how fast it generates.",
+        title="Generation capacity by model",
+        description="Tokens per second that healthy instances can generate, by model. A model "
+        "that shrinks has lost instances or slowed down: see the models dashboard. Series: "
+        "model:ollama_tokens_per_second:sum.",
+        no_data="No instance reports its generation speed.",
         unit="short",
     )
     return chart(
@@ -223,9 +222,8 @@ def _speed_by_model(select: Selectors) -> Panel:
 def _asked(select: Selectors) -> Panel:
     text = PanelText(
         title="Tokens generated",
-        description="Tokens per second that were really generated: what is asked of the fleet, not "
-        "what it can do. Near the throughput, the fleet is full. "
-        "Series: fleet:ollama_generated_tokens:rate.",
+        description="Tokens per second that are generated: current load, not capacity. Near the "
+        "capacity, the fleet is full. Series: fleet:ollama_generated_tokens:rate.",
         no_data="No instance counts its tokens.",
         unit="short",
     )
@@ -246,10 +244,10 @@ def _requests(select: Selectors) -> Section:
 def _latency(select: Selectors) -> Panel:
     text = PanelText(
         title="Latency, p99",
-        description="The fleet's p99 against its limit, and between which the p99 of single "
-        "instances lie. A wide band: a few instances are overloaded. All high: the fleet is. "
-        "Series: fleet:ollama_request_latency_seconds:p99 and its spread over instances.",
-        no_data="No instance tells of its latency, or there were too few requests.",
+        description="The fleet's p99, its limit, and the spread of the instances' own p99. A wide "
+        "band: a few instances are overloaded. All high: the fleet is. Series: "
+        "fleet:ollama_request_latency_seconds:p99 and its spread over instances.",
+        no_data="No instance reports its latency, or there were too few requests.",
         unit="s",
     )
     spread = {"0.99": "p99 of instances", "0.9": "p90 of instances", "0.5": "p50 of instances"}
@@ -272,10 +270,9 @@ def _latency(select: Selectors) -> Panel:
 def _durations(select: Selectors) -> Panel:
     text = PanelText(
         title="Request durations",
-        description="Requests per second by how long they took. Two bands mean two kinds of "
-        "requests or of instances; a band that climbs is overload. "
-        "Series: ollama_fleet_request_duration_seconds.",
-        no_data="No instance gives a histogram of its requests.",
+        description="Requests per second by duration. Two bands: two kinds of requests or "
+        "instances. A rising band: overload. Series: ollama_fleet_request_duration_seconds.",
+        no_data="No instance reports a histogram of request durations.",
         unit="s",
     )
     return heat_map(text, Query(fleet.durations(select), "{{le}}")).optional()
@@ -285,8 +282,8 @@ def _failed_ratio(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed requests, share",
         description="Share of requests that fail, and what the objective allows in the long run. "
-        "Short peaks above the line are what the error budget is for. "
-        "Series: fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
+        "Short peaks above the line are what the error budget is for. Series: "
+        "fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
         no_data="No requests, or no instance counts them.",
         unit="percentunit",
     )
@@ -301,8 +298,8 @@ def _failed_ratio(select: Selectors) -> Panel:
 def _errors(select: Selectors) -> Panel:
     text = PanelText(
         title="Errors by type",
-        description="Failed requests per second by type. Out of memory: too many requests at once "
-        "per instance. Series: ollama_fleet_errors_total.",
+        description="Failed requests per second by type. Out of memory: too many concurrent "
+        "requests per instance. Series: ollama_fleet_errors_total.",
         no_data="No instance counts its errors.",
         unit="reqps",
     )
@@ -313,17 +310,17 @@ def _errors(select: Selectors) -> Panel:
 
 def _waiting_line(select: Selectors) -> Panel:
     text = PanelText(
-        title="Waiting requests over time",
-        description="Requests that wait inside of instances, and how many may. A line that only "
-        "climbs needs more instances. Series: fleet:ollama_requests_queued:sum.",
-        no_data="No instance tells how many requests wait.",
+        title="Queued requests over time",
+        description="Requests queued in instances, and the limit. A line that only climbs: add "
+        "instances. Series: fleet:ollama_requests_queued:sum.",
+        no_data="No instance reports queued requests.",
         unit="none",
     )
     return chart(
         text,
-        Query(fleet.waiting_total(select), "waiting"),
+        Query(fleet.waiting_total(select), "queued"),
         Query(fleet.waiting_limit(select), "limit"),
-        overrides=[fields.coloured("waiting", colours.PLAIN), fields.limit_line("limit")],
+        overrides=[fields.coloured("queued", colours.PLAIN), fields.limit_line("limit")],
     ).optional()
 
 
@@ -337,10 +334,9 @@ def _where(select: Selectors) -> Section:
 
 def _firing(select: Selectors) -> Panel:
     text = PanelText(
-        title="Alerts that fire",
-        description="Critical ones first, of each severity those that have been active longest, "
-        f"{fleet.MAX_ALERTS} at most. Each has a runbook of its name. "
-        "Series: ALERTS, ALERTS_FOR_STATE.",
+        title="Firing alerts",
+        description=f"Critical first; the longest active of each severity, {fleet.MAX_ALERTS} at "
+        "most. Each has a runbook of the same name. Series: ALERTS, ALERTS_FOR_STATE.",
         no_data="No alert fires.",
     )
     severity = {name: (name, colour) for name, colour in colours.SEVERITIES.items()}
@@ -363,9 +359,9 @@ def _firing(select: Selectors) -> Panel:
 def _worst_nodes(select: Selectors) -> Panel:
     text = PanelText(
         title="Nodes with most errors",
-        description="Failed requests per second, and which share of the fleet's that is. One node "
-        "with a large share is broken; many with small ones are not the cause. "
-        "Series: node:ollama_errors:rate5m.",
+        description="Failed requests per second, and the node's share of the fleet's. One node "
+        "with a large share is broken; many small shares are not the cause. Series: "
+        "node:ollama_errors:rate5m.",
         no_data="No node has failed requests.",
     )
     panel = choices.rows_by_cluster(
@@ -399,9 +395,9 @@ def _what_changed(select: Selectors) -> Section:
 def _started(select: Selectors) -> Panel:
     text = PanelText(
         title="Instances started",
-        description="That started within the five minutes before. Even and low is rotation; a peak "
-        "is a rollout, or a crash of many. Series: node:ollama_instances_started:count.",
-        no_data="None started, or no instance tells when it did.",
+        description="Instances that started within the last five minutes. Low and even: rotation. "
+        "A peak: a rollout, or a crash of many. Series: node:ollama_instances_started:count.",
+        no_data="No instance started, or none reports its start time.",
         unit="none",
     )
     return chart(text, Query(fleet.started(select), "started"), is_bars=True).optional()
@@ -410,8 +406,8 @@ def _started(select: Selectors) -> Panel:
 def _on_purpose(select: Selectors) -> Panel:
     text = PanelText(
         title="Provisioning and draining",
-        description="Instances that are missing on purpose. Provisioning that does not end: the "
-        "provisioner is stuck. Series: fleet:ollama_instances:sum.",
+        description="Instances that are out of service on purpose. Provisioning that does not "
+        "end: the provisioner is stuck. Series: fleet:ollama_instances:sum.",
         no_data=NO_FLEET,
         unit="none",
     )
@@ -428,7 +424,7 @@ def _versions(select: Selectors) -> Panel:
         title="Versions",
         description="Instances by engine and version. Good: one version, or one that takes over "
         "from another. Series: engine_version:ollama_instances:count.",
-        no_data="No instance tells its version.",
+        no_data="No instance reports its version.",
         unit="none",
     )
     versions = Query(fleet.versions(select), "{{engine}} {{version}}")
@@ -438,8 +434,8 @@ def _versions(select: Selectors) -> Panel:
 def _rotation(select: Selectors) -> Panel:
     text = PanelText(
         title="Overdue for rotation",
-        description="Instances older than they should get, and those so old that they leak memory. "
-        "Good: none. Series: fleet:ollama_instances_overdue:count and …_old:count.",
+        description="Instances overdue for rotation, and those old enough to leak memory. Good: "
+        "none. Series: fleet:ollama_instances_overdue:count and …_old:count.",
         no_data=NO_FLEET,
         unit="none",
     )
@@ -454,4 +450,4 @@ def _rotation(select: Selectors) -> Panel:
     )
 
 
-NO_FLEET = "No figures of the fleet: look at the exporter dashboard."
+NO_FLEET = "No fleet metrics: check the exporter dashboard."

@@ -119,12 +119,11 @@ def _healthy_low(settings: Settings) -> Alert:
         for_s=120,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
-        summary="Too few instances of the fleet are healthy.",
+        summary="Too few instances are healthy.",
         description=(
             f"Only {{{{ $value }}}} instances {those}, below the floor of "
-            f"{settings.thresholds.healthy_instances}; instances that are drained or provisioned "
-            "on purpose are not held against the fleet. Requests pile up on the instances that "
-            "are left."
+            f"{settings.thresholds.healthy_instances}; instances being drained or provisioned do "
+            "not count. Requests pile up on the remaining instances."
         ),
     )
 
@@ -143,10 +142,10 @@ def _dropping_fast(settings: Settings) -> Alert:
         for_s=60,
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
-        summary="The fleet loses healthy instances fast.",
+        summary="The fleet is losing healthy instances fast.",
         description=(
-            f"{{{{ $value }}}} instances that should serve were lost within {window}. That is how "
-            "a rack, a switch or a bad rollout looks before the floor is reached."
+            f"{{{{ $value }}}} instances that should serve were lost within {window}. Typical "
+            "causes: a rack, a switch or a bad rollout."
         ),
     )
 
@@ -167,9 +166,9 @@ def _model_unavailable(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="No instance of a model is healthy.",
         description=(
-            "{{ $labels.model }} is served by {{ $value }} healthy instances; those that the "
-            "inventory lists for it all fail. Every request for this model fails, however good "
-            "the fleet's count looks."
+            "{{ $labels.model }} is served by {{ $value }} healthy instances; all that the "
+            "inventory lists fail. Every request for this model fails, even if the fleet's count "
+            "looks good."
         ),
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
@@ -199,9 +198,10 @@ def _capacity_low(settings: Settings) -> Alert:
         for_s=1800,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="The fleet is on its way to having too few healthy instances.",
+        summary="Too few instances will be healthy soon.",
         description=(
-            f"If the last {duration_text(trend_s)} go on, {{{{ $value | humanizePercentage }}}} of "
-            f"the instances that should serve will be healthy in {horizon}."
+            f"If the trend of the last {duration_text(trend_s)} continues, {{{{ $value | "
+            "humanizePercentage }} of the instances that should serve will be healthy in "
+            f"{horizon}."
         ),
     )

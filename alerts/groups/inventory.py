@@ -37,8 +37,8 @@ def _shrunk(settings: Settings) -> Alert:
         summary="The inventory lists far fewer instances than before.",
         description=(
             f"{{{{ $value }}}} instances are listed; more than {percent(share)} of those of "
-            f"{window} ago are gone without having been drained. What is not listed is not "
-            "watched, and no other alert misses it."
+            f"{window} ago are gone without being drained. Instances that are not listed are not "
+            "monitored, and no other alert reports them."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -61,8 +61,8 @@ def _lost(settings: Settings) -> Alert:
         summary="The inventory has lost most of the fleet.",
         description=(
             f"{{{{ $value }}}} instances are listed, less than {percent(kept)} of those of "
-            f"{window} ago. The exporter watches only what is listed: most of the fleet is out of "
-            "sight."
+            f"{window} ago. The exporter polls only listed instances: most of the fleet is not "
+            "monitored."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -78,11 +78,11 @@ def _stale(settings: Settings) -> Alert:
         for_s=300,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="An inventory cannot be read any more.",
+        summary="An inventory cannot be read.",
         description=(
-            "{{ $labels.instance }} last read the inventory {{ $labels.source }} well "
-            "{{ $value | humanizeDuration }} ago (decades mean never). It goes on with the last "
-            "good list, so instances that came since are not watched."
+            "{{ $labels.instance }} last read the inventory {{ $labels.source }} well {{ $value | "
+            "humanizeDuration }} ago (decades mean never). It keeps the last good list; newer "
+            "instances are not monitored."
         ),
         dashboard=Dashboard.EXPORTER,
     )

@@ -49,9 +49,9 @@ def _flapping(settings: Settings) -> Alert:
         for_s=300,
         keep_firing_for_s=900,
         severity=Severity.WARNING,
-        summary="Many instances go up and down again and again.",
+        summary="Many instances are flapping.",
         description=(
-            f"{{{{ $value }}}} instances changed between up and down more than "
+            "{{ $value }} instances changed between up and down more than "
             f"{settings.thresholds.flaps} times in {duration_text(window_s)}. They crash and "
             "restart, or their health checks time out under load."
         ),
@@ -74,8 +74,8 @@ def _out_of_memory(settings: Settings) -> Alert:
         summary="Instances run out of memory and restart.",
         description=(
             f'{{{{ $value | printf "%.0f" }}}} out-of-memory errors in {duration_text(window_s)}. '
-            "Each cost the requests that were running; too many requests at once per instance is "
-            "the usual cause."
+            "Each aborts the running requests. Usual cause: too many concurrent requests per "
+            "instance."
         ),
     )
 
@@ -114,10 +114,10 @@ def _rotation_overdue(settings: Settings) -> Alert:
         for_s=900,
         keep_firing_for_s=1800,
         severity=Severity.WARNING,
-        summary="Instances are older than their rotation allows.",
+        summary="Instances are overdue for rotation.",
         description=(
             f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}, "
-            f"and {duration_text(GRACE_S)} more: their rotation is stuck or does not know them."
+            f"and {duration_text(GRACE_S)} more: rotation is stuck or does not cover them."
         ),
     )
 
@@ -134,10 +134,10 @@ def _rotation_critical(settings: Settings) -> Alert:
         for_s=3600,
         keep_firing_for_s=3600,
         severity=Severity.CRITICAL,
-        summary="Many instances are so old that a memory leak bites.",
+        summary="Many instances are old enough to leak memory.",
         description=(
             f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}, "
-            "after which they leak memory until they are killed. Rotate them now, a node at a time."
+            "and leak memory until they are killed. Rotate them now, one node at a time."
         ),
     )
 

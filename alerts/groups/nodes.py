@@ -77,8 +77,8 @@ def _node_down(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="No instance of a node is healthy.",
         description=(
-            "All of node {{ $labels.node }} fails: {{ $value }} instances, and none is healthy. "
-            "The node itself, its network or its container runtime is down."
+            "Node {{ $labels.node }} has {{ $value }} failing instances and no healthy one. The "
+            "node itself, its network or its container runtime is down."
         ),
         dashboard=Dashboard.NODES,
         dashboard_query=NODE_QUERY,
@@ -96,8 +96,8 @@ def _node_slow(settings: Settings) -> Alert:
         summary="A node generates tokens more slowly than its peers.",
         description=(
             "Node {{ $labels.node }} generates at {{ $value | humanizePercentage }} of the median "
-            "speed of the nodes with the same model ({{ $labels.model }}) and engine "
-            "({{ $labels.engine }}). A BIOS or power setting, heat or a noisy neighbour does that."
+            "speed of the nodes with the same model ({{ $labels.model }}) and engine ({{ "
+            "$labels.engine }}). Typical causes: a BIOS or power setting, heat, a noisy neighbour."
         ),
         dashboard=Dashboard.NODES,
         dashboard_query=NODE_QUERY,
@@ -120,8 +120,8 @@ def _many_slow(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="Many nodes generate tokens more slowly than their peers.",
         description=(
-            f"{{{{ $value }}}} nodes are slow, more than {percent(share)} of all. So many at once "
-            "mean a rollout, a firmware or kernel change, or cooling."
+            f"{{{{ $value }}}} nodes are slow, more than {percent(share)} of all. Typical causes: "
+            "a rollout, a firmware or kernel change, cooling."
         ),
         dashboard=Dashboard.NODES,
     )

@@ -110,11 +110,11 @@ def _latency_high(settings: Settings) -> Alert:
         for_s=300,
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
-        summary="The slowest requests of the fleet are too slow.",
+        summary="Request latency p99 is too high.",
         description=(
             "One request in a hundred takes longer than {{ $value | humanizeDuration }}; the limit "
             f"is {duration_text(settings.thresholds.request_latency_p99)}. A few overloaded "
-            "instances are enough for this: look at how the load is balanced."
+            "instances are enough: check the load balancing."
         ),
     )
 
@@ -131,12 +131,11 @@ def _throughput_low(settings: Settings) -> Alert:
         for_s=300,
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
-        summary="The fleet can generate fewer tokens per second than it must.",
+        summary="Generation capacity of the fleet is too low.",
         description=(
-            "All healthy instances together generate {{ $value | humanize }} tokens/s while they "
-            f"work, less than the floor of {settings.thresholds.tokens_per_second}. This is what "
-            "the fleet can do, not what is asked of it: hardware slowed down or instances are "
-            "missing."
+            "The healthy instances can generate {{ $value | humanize }} tokens/s, less than the "
+            f"floor of {settings.thresholds.tokens_per_second}. This is capacity, not current "
+            "load: hardware slowed down or instances are missing."
         ),
     )
 
@@ -160,10 +159,10 @@ def _queue_saturated(settings: Settings) -> Alert:
         for_s=600,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="More requests wait than the fleet works off.",
+        summary="Request queues are saturated.",
         description=(
-            '{{ $value | printf "%.1f" }} requests wait for each healthy instance, more than '
-            f"{limit}. Users wait; the fleet needs more instances or less load."
+            '{{ $value | printf "%.1f" }} requests wait per healthy instance, more than '
+            f"{limit}. Users wait: add instances or reduce load."
         ),
     )
 
@@ -190,10 +189,10 @@ def _not_serving(settings: Settings) -> Alert:
         for_s=300,
         keep_firing_for_s=600,
         severity=Severity.WARNING,
-        summary="Instances look healthy and serve nothing.",
+        summary="Healthy instances do not serve requests.",
         description=(
-            f"{{{{ $value }}}} instances had requests waiting for {duration_text(window_s)} and "
-            "generated no token. Their users wait for nothing; a restart usually helps."
+            f"{{{{ $value }}}} instances had queued requests for {duration_text(window_s)} and "
+            "generated no token. A restart usually helps."
         ),
         dashboard=Dashboard.MODELS,
     )

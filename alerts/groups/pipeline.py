@@ -67,7 +67,7 @@ def _exporter_down(settings: Settings) -> Alert:
         summary="No exporter of the fleet can be scraped.",
         description=(
             f"Prometheus reaches no exporter of the job {settings.prometheus.job}. The fleet is "
-            "not watched at all: whatever else fails now, nobody will hear of it."
+            "not monitored: no other alert can fire."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -84,11 +84,11 @@ def _replica_down(settings: Settings) -> Alert:
         for_s=300,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="One of the exporters is down or has stopped polling.",
+        summary="An exporter is down or has stopped polling.",
         description=(
-            "The exporter {{ $labels.instance }} cannot be scraped, or its polls have stood still. "
-            "If another one watches the same instances, nothing is missed yet; the next failure "
-            "would be."
+            "The exporter {{ $labels.instance }} cannot be scraped or has stopped polling. If a "
+            "replica polls the same instances, nothing is lost yet; one more failure stops "
+            "monitoring."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -105,11 +105,10 @@ def _shard_missing(settings: Settings) -> Alert:
         for_s=120,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
-        summary="A part of the fleet is watched by no exporter.",
+        summary="No exporter polls a part of the fleet.",
         description=(
-            "{{ $value }} of the shards that the fleet is divided into have no exporter that can "
-            "be scraped and polls. Their instances are missing from every count, and nothing that "
-            "happens to them is noticed."
+            "{{ $value }} shards have no exporter that can be scraped and polls. Their instances "
+            "are missing from every count and are not monitored."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -126,11 +125,11 @@ def _metrics_absent(settings: Settings) -> Alert:
         for_s=300,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
-        summary="The exporter answers, but says nothing of the fleet.",
+        summary="The exporter answers but publishes no fleet metrics.",
         description=(
-            "The exporter can be scraped and publishes no count of instances: it has not read "
-            "every inventory yet, or has never finished polling the fleet; its page /-/ready says "
-            "which. Alerts on the fleet are blind."
+            "The exporter can be scraped but publishes no count of instances: it has not read "
+            "every inventory yet, or has never finished polling the fleet; /-/ready says which. "
+            "Alerts on the fleet cannot fire."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -153,11 +152,10 @@ def _poll_stale(settings: Settings) -> Alert:
         for_s=60,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
-        summary="The exporter answers, but has stopped polling the fleet.",
+        summary="The exporter answers but has stopped polling.",
         description=(
-            "Shard {{ $labels.shard }} of the fleet was last polled as a whole "
-            "{{ $value | humanizeDuration }} ago. What the exporter publishes of it is that old, "
-            "and the rules no longer count it."
+            "Shard {{ $labels.shard }} of the fleet was last polled as a whole {{ $value | "
+            "humanizeDuration }} ago. Its metrics are that old, and the rules ignore them."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -174,11 +172,11 @@ def _poll_slow(settings: Settings) -> Alert:
         for_s=600,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="An exporter has more instances than it can poll in time.",
+        summary="An exporter has too many instances to poll in time.",
         description=(
             "Polls of {{ $labels.instance }} begin late by {{ $value | humanizePercentage }} of "
-            f"the poll interval, more than {percent(share)}. Divide the fleet into more shards, "
-            "poll less often, or give it a faster core."
+            f"the poll interval, more than {percent(share)}. Use more shards, a longer poll "
+            "interval or a faster core."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -199,11 +197,11 @@ def _telemetry_partial(settings: Settings) -> Alert:
         for_s=900,
         keep_firing_for_s=900,
         severity=Severity.WARNING,
-        summary="Many healthy instances do not give their figures.",
+        summary="Many healthy instances do not report metrics.",
         description=(
-            "{{ $value | humanizePercentage }} of the polls found the instance healthy and its "
-            f"figures missing or broken, more than {percent(share)}. Speed and latency of the "
-            "fleet rest on fewer instances; servers usually changed their format in an upgrade."
+            "{{ $value | humanizePercentage }} of the polls found a healthy instance with missing "
+            f"or broken metrics, more than {percent(share)}. Speed and latency of the fleet are "
+            "based on fewer instances. Usual cause: an upgrade changed the format."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -239,10 +237,10 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         labels={"metric": metric},
-        summary="A figure that the fleet used to give is missing.",
+        summary="A metric that the fleet used to report is missing.",
         description=(
-            f"No healthy instance reports its {metric} any more, of {{{{ $value }}}} that there "
-            "are. The alert on it cannot fire."
+            f"No healthy instance reports its {metric} any more, of {{{{ $value }}}} in total. The "
+            "alert on it cannot fire."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -264,10 +262,10 @@ def _cardinality_high(settings: Settings) -> Alert:
         for_s=900,
         keep_firing_for_s=900,
         severity=Severity.WARNING,
-        summary="An exporter publishes many more series than its instances account for.",
+        summary="An exporter publishes too many series.",
         description=(
-            "{{ $labels.instance }} publishes {{ $value | humanize }} samples. A label takes new "
-            "values without end (model names, error types); Prometheus' memory pays for it."
+            "{{ $labels.instance }} publishes {{ $value | humanize }} samples. A label keeps "
+            "taking new values (model names, error types), which costs memory in Prometheus."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -283,11 +281,11 @@ def _scrape_near_timeout(settings: Settings) -> Alert:
         for_s=600,
         keep_firing_for_s=600,
         severity=Severity.WARNING,
-        summary="Scrapes of an exporter take almost as long as they may.",
+        summary="Scrapes of an exporter are close to their timeout.",
         description=(
             "Scraping {{ $labels.instance }} takes {{ $value | humanizeDuration }} of the "
-            f"{duration_text(prometheus.scrape_timeout)} that it may take. When it takes longer, "
-            "the whole fleet vanishes from Prometheus."
+            f"{duration_text(prometheus.scrape_timeout)} that it may take. Beyond that the whole "
+            "fleet vanishes from Prometheus."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -299,8 +297,8 @@ WATCHDOG = Alert(
     severity=Severity.NONE,
     summary="The alerting pipeline works.",
     description=(
-        "This alert always fires ({{ $value }}). Its receiver raises the alarm when it stops "
-        "hearing of it: then Prometheus, Alertmanager or the way between them is down."
+        "This alert always fires ({{ $value }}). Its receiver raises an alarm when it stops "
+        "arriving: then Prometheus, Alertmanager or the path between them is down."
     ),
     dashboard=Dashboard.EXPORTER,
 )

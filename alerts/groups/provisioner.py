@@ -73,8 +73,9 @@ def _no_leader(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="No provisioner leads the fleet.",
         description=(
-            "None of the {{ $value }} provisioners that Prometheus knows leads. Instances go on, "
-            "but none that fails is replaced, none is rotated, and every change is refused."
+            "None of the {{ $value }} provisioners that Prometheus knows leads. Instances keep "
+            "running, but failed instances are not replaced, rotation stops, and every change is "
+            "refused."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -92,8 +93,8 @@ def _many_leaders(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="Several provisioners lead one fleet.",
         description=(
-            "{{ $value }} provisioners lead at the same time. They do not share a store, so each "
-            "keeps the nodes as its own specification says, and may remove what the others make."
+            "{{ $value }} provisioners lead at the same time. They do not share a store: each "
+            "applies its own specification to the nodes and may remove instances of the others."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -106,10 +107,10 @@ def _down(settings: Settings) -> Alert:
         for_s=600,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="One of the provisioners cannot be scraped.",
+        summary="A provisioner cannot be scraped.",
         description=(
             "The provisioner {{ $labels.instance }} cannot be scraped. While another one leads, "
-            "nothing is lost yet; the next failure would leave the fleet without a leader."
+            "nothing is lost yet; one more failure leaves the fleet without a leader."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -129,10 +130,10 @@ def _store_unavailable(settings: Settings) -> Alert:
         for_s=600,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="A provisioner cannot use the store of the fleet.",
+        summary="A provisioner cannot use its store.",
         description=(
-            "The provisioner {{ $labels.instance }} fails to read or write its store again and "
-            "again. It changes nothing meanwhile, and what it tells of the fleet gets old."
+            "The provisioner {{ $labels.instance }} repeatedly fails to read or write its store. "
+            "It changes nothing meanwhile, and its view of the fleet gets old."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -153,11 +154,11 @@ def _stalled(settings: Settings) -> Alert:
         for_s=300,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
-        summary="A provisioner leads the fleet, and does nothing for it.",
+        summary="The leading provisioner is not reconciling.",
         description=(
-            "The provisioner {{ $labels.instance }} leads, and last looked over the whole fleet "
-            "{{ $value | humanizeDuration }} ago (decades mean never). No other one takes over "
-            "while it leads; nothing that fails is replaced."
+            "The provisioner {{ $labels.instance }} leads and last reconciled {{ $value | "
+            "humanizeDuration }} ago (decades mean never). No standby takes over while it leads; "
+            "failed instances are not replaced."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -171,10 +172,10 @@ def _node_unreachable(settings: Settings) -> Alert:
         for_s=600,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="The provisioner does not reach some nodes.",
+        summary="The provisioner cannot reach some nodes.",
         description=(
-            "The runtimes of {{ $value }} nodes do not answer the provisioner. It can neither "
-            "start nor stop anything there, and after the grace makes their instances elsewhere."
+            "The runtimes of {{ $value }} nodes do not answer the provisioner. It cannot start or "
+            "stop instances there; after the grace period it starts their instances elsewhere."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -193,10 +194,10 @@ def _instances_failed(settings: Settings) -> Alert:
         for_s=1800,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="Instances cannot be started, however often they are tried.",
+        summary="Instances cannot be started.",
         description=(
-            "{{ $value }} instances have used up all their tries and failed, and trying them again "
-            "later has not helped. They are missing from the fleet until their fault is mended."
+            "{{ $value }} instances used up all their tries, and later retries failed too. They "
+            "are missing from the fleet until the fault is fixed."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -215,12 +216,12 @@ def _behind(settings: Settings) -> Alert:
         for_s=3600,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="The fleet is not what was asked for, and gets no nearer.",
+        summary="The fleet does not converge to its specification.",
         description=(
             "{{ $value | humanizePercentage }} of the wanted instances run, are healthy and up to "
-            f"date, less than {percent(share)}, and no more than {window} before. What the "
-            "provisioner never made, for want of room, is in no inventory, and no other alert "
-            "misses it."
+            f"date: less than {percent(share)}, and no more than {window} ago. Instances that were "
+            "never created, for lack of capacity, are in no inventory, and no other alert reports "
+            "them."
         ),
         dashboard=Dashboard.EXPORTER,
     )

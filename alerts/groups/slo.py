@@ -74,7 +74,7 @@ def availability_group(settings: Settings) -> Group:
         "OllamaFleetAvailabilityBudgetBurn",
         "fleet:ollama_instances_missing_per_expected:ratio_avg",
         settings.slo.availability,
-        "The fleet's availability budget is spent too fast.",
+        "The availability error budget burns too fast.",
         "of the instances that should serve were not healthy",
         ("slo.availability", "slo.period", "windows.provisioning"),
     )
@@ -91,7 +91,7 @@ def requests_group(settings: Settings) -> Group:
         "OllamaFleetErrorBudgetBurn",
         "fleet:ollama_request_errors_per_requests:ratio_rate",
         settings.slo.requests,
-        "The fleet's budget of failed requests is spent too fast.",
+        "The request error budget burns too fast.",
         "of the requests failed",
         ("slo.requests", "slo.period", "thresholds.min_requests"),
     )
@@ -166,9 +166,9 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
         labels={"long_window": long, "short_window": short},
         summary=indicator.summary,
         description=(
-            f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}, and it "
-            f"goes on. The objective is {percent(indicator.objective)}: at this speed the error "
-            f"budget of {duration_text(settings.slo.period)} is gone "
-            f"{number(round(factor, 2))} times too early."
+            f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}. The "
+            f"objective is {percent(indicator.objective)}. At this rate the error budget of "
+            f"{duration_text(settings.slo.period)} is gone {number(round(factor, 2))} times too "
+            "fast."
         ),
     )

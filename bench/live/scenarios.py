@@ -152,7 +152,7 @@ _ALL = (
         fault=_slow_all,
         heal=_heal_fleet,
         page="OllamaFleetTokenThroughputLow",
-        counts=lambda n: (f"All healthy instances together generate {_two_digits(37.5 * n)}",),
+        counts=lambda n: (f"The healthy instances can generate {_two_digits(37.5 * n)}",),
         says=("the floor of 40 per instance",),
     ),
     Scenario(

@@ -335,14 +335,14 @@ def test_some_panels_of_every_dashboard_must_have_something_to_show() -> None:
     ("uid", "title", "parts"),
     [
         (Uid.OVERVIEW, "Instances by status", ["by (status)", 'name="healthy_instances"']),
-        (Uid.OVERVIEW, "Token throughput by model", ["by (model)", 'name="tokens_per_second"']),
+        (Uid.OVERVIEW, "Generation capacity by model", ["by (model)", 'name="tokens_per_second"']),
         (
             Uid.OVERVIEW,
             "Latency, p99",
             ["latency_seconds:p99", 'name="request_latency_p99_seconds"', 'quantile="0.5"'],
         ),
         (Uid.OVERVIEW, "Nodes with most errors", ["topk(10", "by (cluster, node)"]),
-        (Uid.OVERVIEW, "Alerts that fire", ["ALERTS_FOR_STATE"]),
+        (Uid.OVERVIEW, "Firing alerts", ["ALERTS_FOR_STATE"]),
         (Uid.OVERVIEW, "Instances started", ["ollama_instances_started"]),
         (Uid.OVERVIEW, "Overdue for rotation", ["instances_overdue", "instances_old"]),
         (Uid.OVERVIEW, "Versions", ["by (engine, version)"]),
@@ -351,16 +351,16 @@ def test_some_panels_of_every_dashboard_must_have_something_to_show() -> None:
         (Uid.NODES, "Speed against peers", ["bottomk(10", 'name="node_speed_ratio"']),
         (Uid.NODES, "Failed requests by node", ["node:ollama_errors:rate5m", "topk(10"]),
         (Uid.NODES, "Instances started by node", ["node:ollama_instances_started:count"]),
-        (Uid.MODELS, "Token throughput", ["by (model)"]),
+        (Uid.MODELS, "Generation capacity", ["by (model)"]),
         (Uid.MODELS, "Failed requests", ["by (model)", "model:ollama_errors:rate5m"]),
         (Uid.MODELS, "Latency, p99 of requests", ["histogram_quantile(0.99"]),
         (Uid.MODELS, "Models", ["model:ollama_errors:rate5m", "scalar(sum("]),
         (Uid.INSTANCE, "Speed against its peers", ["tokens_per_second:median", "node_speed_ratio"]),
-        (Uid.EXPORTER, "Passes over the fleet", ["poll_cycles_total"]),
+        (Uid.EXPORTER, "Poll cycles", ["poll_cycles_total"]),
         (Uid.EXPORTER, "Polls by outcome", ["polls_total", "poll_errors_total"]),
         (Uid.EXPORTER, "Failed requests to instances by reason", ["by (request, reason)"]),
         (Uid.EXPORTER, "Age of the inventory", ["inventory_last_success_timestamp_seconds"]),
-        (Uid.EXPORTER, "Samples on the page", ["ollama_exporter_exposition_samples"]),
+        (Uid.EXPORTER, "Samples in the exposition", ["ollama_exporter_exposition_samples"]),
         (Uid.EXPORTER, "Duration of rule groups", ["rule_group_last_duration_seconds"]),
         (Uid.EXPORTER, "Alerts sent to Alertmanagers", ["sent_total", "dropped_total"]),
         (Uid.EXPORTER, "CPU", ["process_cpu_seconds_total"]),
@@ -377,7 +377,7 @@ def test_the_panel_that_was_asked_for_asks_for_it(uid: Uid, title: str, parts: l
     ("uid", "title", "line"),
     [
         (Uid.OVERVIEW, "Instances by status", "floor"),
-        (Uid.OVERVIEW, "Token throughput by model", "floor"),
+        (Uid.OVERVIEW, "Generation capacity by model", "floor"),
         (Uid.OVERVIEW, "Latency, p99", "limit"),
         (Uid.NODES, "Speed against peers", "limit"),
         (Uid.MODELS, "Latency, p99 of requests", "limit"),
@@ -427,7 +427,7 @@ def test_every_line_of_an_instance_says_which_cluster_it_is_of() -> None:
     ("uid", "title"),
     [
         (Uid.OVERVIEW, "Instances by status"),
-        (Uid.OVERVIEW, "Instances that fail"),
+        (Uid.OVERVIEW, "Failing instances"),
         (Uid.NODES, "Nodes with failing instances"),
         (Uid.NODES, "Failing instances by node"),
         (Uid.MODELS, "Instances of the chosen models"),
@@ -440,9 +440,9 @@ def test_what_adds_up_statuses_says_that_replicas_may_disagree(uid: Uid, title: 
 @pytest.mark.parametrize(
     ("title", "expected"),
     [
-        ("Provisioner that leads", "Prometheus scrapes no provisioner."),
+        ("Leading provisioner", "Prometheus scrapes no provisioner."),
         ("Instances as wanted", "No provisioner leads, or Prometheus scrapes none."),
-        ("Nodes out of reach", "No provisioner leads, or Prometheus scrapes none."),
+        ("Unreachable nodes", "No provisioner leads, or Prometheus scrapes none."),
     ],
 )
 def test_what_leaders_tell_may_be_missing_for_want_of_a_leader(title: str, expected: str) -> None:
@@ -460,7 +460,7 @@ def test_every_status_has_a_colour_of_its_own() -> None:
     [
         (Uid.OVERVIEW, "Nodes with most errors"),
         (Uid.NODES, "Nodes slowest against their peers"),
-        (Uid.NODES, "Instances, those that are down first, then the slowest"),
+        (Uid.NODES, "Instances: down first, then slowest"),
         (Uid.INSTANCE, "Instances of the same node"),
     ],
 )

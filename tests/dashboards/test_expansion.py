@@ -155,7 +155,7 @@ def test_a_query_tells_what_the_dashboard_says_of_it() -> None:
     assert by_title["Healthy instances"].is_instant
     assert not by_title["Instances by status"].is_instant
     assert "{{status}}" in [one.legend for one in found if one.title == "Instances by status"]
-    assert by_title["Alerts that fire"].may_be_empty
+    assert by_title["Firing alerts"].may_be_empty
     assert not by_title["Instances by status"].may_be_empty
     assert (Origin.VARIABLE, "cluster") == (by_title["cluster"].origin, by_title["cluster"].label)
     assert Origin.ANNOTATION is by_title["Critical alerts"].origin

@@ -57,23 +57,23 @@ NOT_THE_EXPORTER = (
     "choose from"
 )
 NOT_OF_THE_EXPORTER = (
-    "Rules that fail A",
+    "Failing rules A",
     "Alerts lost A",
     "Duration of rule groups A",
     "Duration of rule groups B",
     "Failed evaluations A",
-    "Evaluations left out A",
+    "Missed evaluations A",
     "Alerts sent to Alertmanagers A",
     "Alerts sent to Alertmanagers B",
     "Notifications A",
-    "Notifications that failed A",
-    "Provisioner that leads A",
+    "Failed notifications A",
+    "Leading provisioner A",
     "Instances as wanted A",
     "Instances as wanted B",
     "Instances as wanted C",
-    "Nodes out of reach A",
-    "Since the last pass and the last word of the store A",
-    "Since the last pass and the last word of the store B",
+    "Unreachable nodes A",
+    "Age of the last reconcile and of the store view A",
+    "Age of the last reconcile and of the store view B",
 )
 EXCEPTIONS = (
     *(
@@ -86,7 +86,7 @@ EXCEPTIONS = (
         Allowed(rule=rule, dashboard=Uid.EXPORTER, where=where, reason=reason)
         for rule in OF_QUERIES
         for where, reason in (
-            ("Shards that nobody polls A", OF_ALL_SHARDS),
+            ("Shards without exporter A", OF_ALL_SHARDS),
             *((where, NOT_THE_EXPORTER) for where in NOT_OF_THE_EXPORTER),
         )
     ),
