@@ -93,22 +93,21 @@ async def run(settings: Settings, url: str) -> Result:
     groups = rulebook.groups(settings)
     client = PrometheusClient(url.rstrip("/"), timeout_s=TIMEOUT_S, max_body_bytes=MAX_BODY_BYTES)
     try:
-        loaded = await client.rule_names()
-        present = {name: await _has_series(client, name) for name in _readable(groups)}
-        rules = tuple(
-            [
-                await _checked(client, group.name, rule, present)
-                for group in groups
-                for rule in group.rules
-            ]
-        )
+        async with client:
+            loaded = await client.rule_names()
+            present = {name: await _has_series(client, name) for name in _readable(groups)}
+            rules = tuple(
+                [
+                    await _checked(client, group.name, rule, present)
+                    for group in groups
+                    for rule in group.rules
+                ]
+            )
     except PrometheusError as error:
         # A password in the address must not be repeated in messages.
         shown = re.sub(r"//[^/@]*@", "//", client.url)
         helps = "is --prometheus the address of a Prometheus that runs?"
         raise CheckError(f"{shown} {error}; {helps}") from error
-    finally:
-        await client.close()
     names = dict.fromkeys(rule.name for rule in rules)
     return Result(rules, tuple(name for name in names if name not in loaded))
 

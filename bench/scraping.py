@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
 import yaml
 
 from bench import procfs
@@ -24,11 +23,11 @@ from bench.figures import Durations, Finding, Row, Target, median_cpu
 from bench.fleet import SimulatedFleet, addresses
 from bench.nginx import HEALTH_PATH, find, running_nginx
 from bench.ours import RunningExporter
+from ollama_fleet.prometheus import PrometheusClient
 from provisioning.demo import observers
 from provisioning.demo.errors import ProgramError
 from provisioning.demo.observers import PrometheusSettings
 from provisioning.demo.processes import Children, ChildSpec
-from provisioning.demo.report import query
 
 N_SAMPLES_EACH = 3
 STAND_IN_WORDS = (
@@ -56,9 +55,9 @@ class RunningPrometheus:
 
     async def value(self, promql: str) -> float:
         """Return the value of an expression that has one series; 0 where it has none."""
-        async with aiohttp.ClientSession() as session:
-            samples = await query(session, self.url, promql)
-        return samples[0][1] if samples else 0.0
+        async with PrometheusClient(self.url, timeout_s=30.0) as client:
+            series = (await client.query(promql)).series
+        return series[0].number if series else 0.0
 
 
 async def measure_scraping(

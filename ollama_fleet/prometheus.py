@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -104,6 +104,12 @@ class PrometheusClient:
         self._timeout_s = timeout_s
         self._max_body_bytes = max_body_bytes
         self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def query(self, expression: str) -> Result:
         """Return the result of an instant query.

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator
 import aiohttp
 import click
 
+from ollama_fleet.prometheus import PrometheusError
 from ollama_fleet.signals import IGNORED
 from provisioning.demo import observers, ports, processes, provisioner, report, rundir
-from provisioning.demo.errors import DemoError, QueryError
+from provisioning.demo.errors import DemoError
 from provisioning.demo.plan import Plan, Settings, gather, make_plan
 from provisioning.demo.ports import Claims, Ports
 from provisioning.demo.processes import Children, answers_ok
@@ -29,7 +30,6 @@ EVALUATION_S = 2.0
 """What evaluating all rules may take, beyond the interval until it is done again."""
 ASK_PAUSE_S = 0.5
 STATUS_PAUSE_S = 10.0
-QUERY_TIMEOUT_S = 5.0
 
 
 def run(settings: Settings) -> None:
@@ -84,7 +84,7 @@ def _has_terminal() -> bool:
 
 
 async def _stage(plan: Plan, settings: Settings) -> None:
-    timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(total=report.QUERY_TIMEOUT_S)
     async with (
         rundir.no_leftovers(plan.run_dir, is_kept=plan.is_kept),
         reporting_leftovers(plan),
@@ -94,14 +94,14 @@ async def _stage(plan: Plan, settings: Settings) -> None:
     ):
         await _start_fleet(plan, children)
         await _start_observers(plan, children)
-        seen = await children.guard(until_seen(session, plan))
-        seen = await children.guard(until_evaluated(session, plan, seen))
+        seen = await children.guard(until_seen(plan))
+        seen = await children.guard(until_evaluated(plan, seen))
         if settings.is_json:
             real = await real_servers(session, plan)
             click.echo(report.as_json(plan, seen, children.pids, real))
         else:
             click.echo(report.for_people(plan, seen, await pages(session, plan)))
-        await children.guard(print_status(session, plan, settings.duration_s))
+        await children.guard(print_status(plan, settings.duration_s))
 
 
 @contextlib.asynccontextmanager
@@ -150,9 +150,7 @@ async def pages(session: aiohttp.ClientSession, plan: Plan) -> Pages:
     )
 
 
-async def until_seen(
-    session: aiohttp.ClientSession, plan: Plan, *, within_s: float = SEEN_WITHIN_S
-) -> FleetStatus:
+async def until_seen(plan: Plan, *, within_s: float = SEEN_WITHIN_S) -> FleetStatus:
     """Wait until Prometheus sees the whole fleet healthy; return what it sees.
 
     If the time is over, because models are still loading, return the last status.
@@ -164,7 +162,7 @@ async def until_seen(
     seen: FleetStatus | None = None
     until_s = time.monotonic() + within_s
     while True:
-        answer = await _status(session, plan)
+        answer = await _status(plan)
         seen = answer if isinstance(answer, FleetStatus) else seen
         if seen is not None and seen.is_there:
             return seen
@@ -180,9 +178,7 @@ async def until_seen(
     )
 
 
-async def until_evaluated(
-    session: aiohttp.ClientSession, plan: Plan, seen: FleetStatus
-) -> FleetStatus:
+async def until_evaluated(plan: Plan, seen: FleetStatus) -> FleetStatus:
     """Wait until the rules are evaluated on what was scraped; return the status then.
 
     Alerts on absent series are pending until then. What stays pending after that is no error.
@@ -191,26 +187,24 @@ async def until_evaluated(
         async with asyncio.timeout(N_EVALUATIONS * plan.observers.interval_s + EVALUATION_S):
             while seen.pending:
                 await asyncio.sleep(ASK_PAUSE_S)
-                answer = await _status(session, plan)
+                answer = await _status(plan)
                 seen = answer if isinstance(answer, FleetStatus) else seen
     return seen
 
 
-async def print_status(
-    session: aiohttp.ClientSession, plan: Plan, duration_s: float | None
-) -> None:
+async def print_status(plan: Plan, duration_s: float | None) -> None:
     """Print the status now and then on a terminal, until the time is over."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(duration_s):
             while True:
                 await asyncio.sleep(STATUS_PAUSE_S)
                 if sys.stdout.isatty():
-                    click.echo(await _status(session, plan))
+                    click.echo(await _status(plan))
 
 
-async def _status(session: aiohttp.ClientSession, plan: Plan) -> FleetStatus | QueryError:
+async def _status(plan: Plan) -> FleetStatus | PrometheusError:
     """Return the status, or why Prometheus does not give it now."""
     try:
-        return await report.ask(session, plan.observers.prometheus_url)
-    except QueryError as error:
+        return await report.ask(plan.observers.prometheus_url)
+    except PrometheusError as error:
         return error

@@ -19,9 +19,5 @@ class ChildError(DemoError):
     """A child process did not start, or ended by itself."""
 
 
-class QueryError(DemoError):
-    """Prometheus could not be asked now; asking again later may work."""
-
-
 class RunDirError(DemoError):
     """The folder for a run cannot be used."""

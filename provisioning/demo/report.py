@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-import aiohttp
-
+from ollama_fleet.prometheus import PrometheusClient, Series
 from provisioning.cli.common import PREFIX
 from provisioning.demo import processes
-from provisioning.demo.errors import QueryError
 from provisioning.demo.fleet import Demo
 from provisioning.demo.plan import Plan
 
@@ -27,8 +25,7 @@ TOKENS_PER_SECOND = "sum(ollama_fleet_tokens_per_second)"
 ALERTS = 'count by (alertname, severity, alertstate) (ALERTS{alertname!="Watchdog"})'
 FIRING = "firing"
 
-Sample = tuple[dict[str, str], float]
-Samples = list[Sample]
+QUERY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -106,45 +103,31 @@ class FleetStatus:
         return f"{firing}; pending: {_listed(self.pending)}" if self.pending else firing
 
 
-async def ask(session: aiohttp.ClientSession, prometheus_url: str) -> FleetStatus:
+async def ask(prometheus_url: str) -> FleetStatus:
     """Ask Prometheus how the fleet is.
 
     Raises:
-        QueryError: It does not answer, or refuses the query.
+        PrometheusError: It does not answer, or refuses a query.
     """
-    by_status = await query(session, prometheus_url, INSTANCES_BY_STATUS)
+    async with PrometheusClient(prometheus_url, timeout_s=QUERY_TIMEOUT_S) as client:
+        by_status, inventory, speed, alerts = [
+            (await client.query(text)).series
+            for text in (INSTANCES_BY_STATUS, INVENTORY, TOKENS_PER_SECOND, ALERTS)
+        ]
     return FleetStatus(
-        n_by_status={labels["status"]: int(value) for labels, value in by_status},
-        n_inventory=int(_only(await query(session, prometheus_url, INVENTORY))),
-        tokens_per_second=_only(await query(session, prometheus_url, TOKENS_PER_SECOND)),
-        alerts=tuple(sorted(map(_alert, await query(session, prometheus_url, ALERTS)))),
+        n_by_status={one.metric["status"]: int(one.number) for one in by_status},
+        n_inventory=int(_only(inventory)),
+        tokens_per_second=_only(speed),
+        alerts=tuple(sorted(map(_alert, alerts))),
     )
 
 
-async def query(session: aiohttp.ClientSession, prometheus_url: str, promql: str) -> Samples:
-    """Return the labels and value of each series of an instant query's answer.
-
-    Raises:
-        QueryError: Prometheus does not answer, or refuses the query.
-    """
-    url = f"{prometheus_url}/api/v1/query"
-    try:
-        async with session.get(url, params={"query": promql}) as answer:
-            body = await answer.json()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise QueryError(f"cannot ask {url} for {promql}: {error!r}") from error
-    if body["status"] != "success":
-        raise QueryError(f"{url} refuses {promql}: {body['error']}")
-    return [(one["metric"], float(one["value"][1])) for one in body["data"]["result"]]
-
-
-def _alert(sample: Sample) -> Alert:
-    labels, n = sample
+def _alert(one: Series) -> Alert:
     return Alert(
-        name=labels["alertname"],
-        severity=labels.get("severity", "no severity"),
-        is_firing=labels["alertstate"] == FIRING,
-        n=int(n),
+        name=one.metric["alertname"],
+        severity=one.metric.get("severity", "no severity"),
+        is_firing=one.metric["alertstate"] == FIRING,
+        n=int(one.number),
     )
 
 
@@ -152,8 +135,8 @@ def _listed(alerts: tuple[Alert, ...]) -> str:
     return ", ".join(map(str, alerts))
 
 
-def _only(samples: Samples) -> float:
-    return samples[0][1] if samples else 0.0
+def _only(series: Sequence[Series]) -> float:
+    return series[0].number if series else 0.0
 
 
 MOST_KILLED = 20

@@ -8,9 +8,11 @@ import socket
 import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 
 import aiohttp
 
+from ollama_fleet.bounded_http import BodyTooLargeError, read_body
 from provisioning.descriptors import SHORTAGES
 from provisioning.errors import NotAskedError, ResourceExhaustedError, TransientError
 from provisioning.model import Probe, RequestsPage, WarmUp
@@ -80,8 +82,10 @@ class HttpProber:
         url = _url(host, port, page.path)
         try:
             async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
-                body = await _whole(response) if response.status == 200 else b""
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+                if response.status != HTTPStatus.OK:
+                    return False
+                body = await read_body(response.content, MAX_PAGE_BYTES)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, BodyTooLargeError):
             return False
         return are_all_zero(body, page.names)
 
@@ -219,16 +223,6 @@ def _is_shortage(error: Exception) -> bool:
         except OSError as of_ours:
             error = of_ours
     return isinstance(error, OSError) and error.errno in SHORTAGES
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    """Return a body; of one that is too long nothing."""
-    body = b""
-    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-        body += chunk
-        if len(body) > MAX_PAGE_BYTES:
-            return b""
-    return body
 
 
 async def _read(response: aiohttp.ClientResponse) -> str:

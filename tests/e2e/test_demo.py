@@ -63,7 +63,7 @@ async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
         await _until_all_healthy(said, 32)
         assert "tokens/s; no alert fires" in said
         assert "(Prometheus says so)" in said
-        await eventually(lambda: _is_quiet(session, said), within_s=QUIET_S)
+        await eventually(lambda: _is_quiet(said), within_s=QUIET_S)
         assert [] == [url for url in _urls(said) if not await _answers(session, url)]
         kill_command, break_command, heal_command = _lines(said, "curl")
         unreachable = next(url for url in _urls(said) if url.endswith("status=unreachable"))
@@ -80,7 +80,7 @@ async def test_what_the_demo_says_is_true_and_it_leaves_nothing(
 
         await _run(session, break_command)
         await eventually(lambda: _n_listed(session, unreachable, 15), within_s=SEEN_S)
-        await eventually(lambda: _is_pending(session, said, alert), within_s=SEEN_S)
+        await eventually(lambda: _is_pending(said, alert), within_s=SEEN_S)
         await _run(session, heal_command)
         await eventually(lambda: _n_listed(session, unreachable, 0), within_s=SEEN_S)
 
@@ -293,18 +293,18 @@ async def _has_alert(session: aiohttp.ClientSession, url: str, name: str) -> boo
         return name in [alert["labels"]["alertname"] for alert in await answer.json()]
 
 
-async def _is_quiet(session: aiohttp.ClientSession, said: str) -> bool:
+async def _is_quiet(said: str) -> bool:
     """Say whether no alert fires or is pending; one that a late poll has made pending goes."""
-    return not (await _status(session, said)).alerts
+    return not (await _status(said)).alerts
 
 
-async def _is_pending(session: aiohttp.ClientSession, said: str, name: str) -> bool:
-    return name in [alert.name for alert in (await _status(session, said)).pending]
+async def _is_pending(said: str, name: str) -> bool:
+    return name in [alert.name for alert in (await _status(said)).pending]
 
 
-async def _status(session: aiohttp.ClientSession, said: str) -> FleetStatus:
+async def _status(said: str) -> FleetStatus:
     (prometheus_url,) = re.findall(r"(http://\S+)/api/v1/query\?", said)
-    return await report.ask(session, prometheus_url)
+    return await report.ask(prometheus_url)
 
 
 def _members(pid: int) -> list[int]:

@@ -73,8 +73,7 @@ def test_a_taken_port_that_was_asked_for_is_refused_before_anything_that_takes_l
 
 
 async def test_a_run_with_a_duration_ends_by_itself(plan: Plan) -> None:
-    async with aiohttp.ClientSession() as session:
-        await asyncio.wait_for(app.print_status(session, plan, duration_s=0.05), 60)
+    await asyncio.wait_for(app.print_status(plan, duration_s=0.05), 60)
 
 
 @asynccontextmanager
@@ -95,7 +94,9 @@ async def _prometheus(
         nonlocal n_asked, n_asked_for_alerts
         n_asked += 1
         if n_asked in failing:
-            return web.json_response({"status": "error", "error": "query timed out"}, status=503)
+            return web.json_response(
+                {"status": "error", "errorType": "timeout", "error": "query timed out"}, status=503
+            )
         if request.query["query"] != report.ALERTS:
             return _answer(*({"status": label} for label in labels), value="7")
         n_asked_for_alerts += 1
@@ -146,21 +147,15 @@ def test_a_fleet_is_there_once_none_is_on_its_way(
 
 async def test_a_fleet_that_takes_longer_is_reported_as_it_is(plan: Plan) -> None:
     """Its models may have to be loaded, which takes minutes."""
-    async with (
-        _prometheus(plan, labels=["provisioning"]) as plan,
-        aiohttp.ClientSession() as session,
-    ):
-        seen = await app.until_seen(session, plan, within_s=0)
+    async with _prometheus(plan, labels=["provisioning"]) as plan:
+        seen = await app.until_seen(plan, within_s=0)
 
     assert (0, 7) == (seen.n_healthy, seen.n_provisioning)
 
 
 async def test_a_query_that_fails_is_asked_again(plan: Plan) -> None:
-    async with (
-        _prometheus(plan, failing=(1, 2)) as plan,
-        aiohttp.ClientSession() as session,
-    ):
-        seen = await app.until_seen(session, plan)
+    async with _prometheus(plan, failing=(1, 2)) as plan:
+        seen = await app.until_seen(plan)
 
     assert 7 == seen.n_healthy
 
@@ -168,12 +163,9 @@ async def test_a_query_that_fails_is_asked_again(plan: Plan) -> None:
 async def test_a_prometheus_that_sees_nothing_is_reported_with_what_it_said_at_last(
     plan: Plan,
 ) -> None:
-    async with (
-        _prometheus(plan, failing=range(1_000)) as plan,
-        aiohttp.ClientSession() as session,
-    ):
+    async with _prometheus(plan, failing=range(1_000)) as plan:
         with pytest.raises(DemoError) as caught:
-            await app.until_seen(session, plan, within_s=0)
+            await app.until_seen(plan, within_s=0)
 
     assert "query timed out" in str(caught.value)
     assert f"{plan.observers.prometheus_url}/api/v1/targets" in str(caught.value)
@@ -185,12 +177,9 @@ async def test_what_is_pending_until_the_rules_know_the_fleet_is_waited_for_but_
 ) -> None:
     monkeypatch.setattr(app, "ASK_PAUSE_S", 0.01)
     monkeypatch.setattr(app, "EVALUATION_S", 60.0 if is_over else -9.5)
-    async with (
-        _prometheus(plan, n_pending=n_pending) as plan,
-        aiohttp.ClientSession() as session,
-    ):
-        first = await app.until_seen(session, plan)
-        judged = await app.until_evaluated(session, plan, first)
+    async with _prometheus(plan, n_pending=n_pending) as plan:
+        first = await app.until_seen(plan)
+        judged = await app.until_evaluated(plan, first)
 
     assert (True, not is_over) == (bool(first.pending), bool(judged.pending))
 

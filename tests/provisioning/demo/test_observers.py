@@ -13,9 +13,10 @@ import aiohttp
 import pytest
 import yaml
 
+from ollama_fleet.prometheus import PrometheusClient, PrometheusError
 from provisioning.demo import observers, report
 from provisioning.demo.cli import LONGEST_INTERVAL_S
-from provisioning.demo.errors import DemoError, QueryError
+from provisioning.demo.errors import DemoError
 from provisioning.demo.observers import Observers
 from provisioning.demo.plan import Plan
 from provisioning.demo.processes import Children
@@ -92,15 +93,11 @@ def page_port() -> Iterator[int]:
         thread.join()
 
 
-async def test_a_prometheus_that_does_not_answer_is_reported_with_the_query(
+async def test_a_prometheus_that_does_not_answer_is_reported(
     free_port: int,
 ) -> None:
-
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(
-            QueryError, match=f"cannot ask http://127.0.0.1:{free_port}/api/v1/query"
-        ):
-            await report.ask(session, f"http://127.0.0.1:{free_port}")
+    with pytest.raises(PrometheusError, match="cannot be asked"):
+        await report.ask(f"http://127.0.0.1:{free_port}")
 
 
 def _script(code: str) -> tuple[str, ...]:
@@ -175,14 +172,15 @@ async def test_real_observers_scrape_evaluate_notify_and_end(watch: Observers) -
         )
         pids = children.pids
         await eventually(lambda: _n_received(session, watch, 5))
-        seen = await report.ask(session, watch.prometheus_url)
-        label = await report.query(session, watch.prometheus_url, "ollama_instance_up")
-        with pytest.raises(QueryError, match=r"refuses sum\(: .*parse error"):
-            await report.query(session, watch.prometheus_url, "sum(")
+        seen = await report.ask(watch.prometheus_url)
+        async with PrometheusClient(watch.prometheus_url, timeout_s=100.0) as client:
+            ups = (await client.query("ollama_instance_up")).series
+            with pytest.raises(PrometheusError, match=r"refuses the query: .*parse error"):
+                await client.query("sum(")
 
     assert {"healthy": 98, "unreachable": 2, "loading": 0} == seen.n_by_status
     assert (100, 4100.5) == (seen.n_inventory, seen.tokens_per_second)
-    assert "as-the-page-has-it" == label[0][0]["instance"]
+    assert "as-the-page-has-it" == ups[0].metric["instance"]
     assert (
         Alert("TestFires", "critical", is_firing=True),
         Alert("TestFiresPerNode", "warning", is_firing=True, n=2),
