@@ -75,12 +75,12 @@ class PassCounters(Counters):
 
 def fleet(n_instances: int, *, n_at_once: int) -> Fleet:
     """Return a fleet like the article's: twelve nodes, one model."""
-    workload = Workload("llama3.1:8b", "fleet", cpus=1.0, memory_bytes=2**30)
+    workload = Workload(model="llama3.1:8b", engine="fleet", cpus=1.0, memory_bytes=2**30)
     room = n_instances / N_NODES * 1.2 + 10
     nodes = tuple(
         Node(
-            f"node-{number:02}",
-            RuntimeKind.SIMULATED,
+            name=f"node-{number:02}",
+            runtime=RuntimeKind.SIMULATED,
             address=f"127.0.1.{number}",
             cpus=room,
             memory_bytes=int(room) * 2**30,
@@ -88,7 +88,12 @@ def fleet(n_instances: int, *, n_at_once: int) -> Fleet:
         for number in range(1, N_NODES + 1)
     )
     limits = Limits(operations=n_at_once, backoff_base_s=0.2, retry_failed_s=5.0)
-    return Fleet(NAME, nodes, (Pool("chat", n_instances, workload),), limits)
+    return Fleet(
+        name=NAME,
+        nodes=nodes,
+        pools=(Pool(name="chat", count=n_instances, workload=workload),),
+        limits=limits,
+    )
 
 
 @asynccontextmanager

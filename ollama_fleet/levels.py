@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-NUMBER = r"(\d{1,15}(?:\.\d{1,9})?)"
+NUMBER = r"(\d{1,15}(?:\.\d{1,12})?)"
 ABSOLUTE = re.compile(NUMBER, re.ASCII)
 PERCENT = re.compile(rf"{NUMBER} ?%", re.ASCII)
 PER_INSTANCE = re.compile(rf"{NUMBER} per instance", re.ASCII)

@@ -30,7 +30,7 @@ from provisioning.controller import Controller, ReconcileLoop
 from provisioning.errors import ProvisionerError
 from provisioning.metrics import Metrics, TimedStore
 from provisioning.runtime.factory import Local, Machines
-from provisioning.spec import decode_fleet
+from provisioning.spec.document import decode_fleet
 from provisioning.store.base import Leadership, Store
 from provisioning.store.etcd.access import Credentials
 from provisioning.store.factory import open_store

@@ -104,7 +104,7 @@ def phase_ratio(instance_id: str) -> float:
 
 def warm_up_s_of(pool: Pool) -> float:
     """Return how long an instance of a pool is expected to load its model before it is ready."""
-    return pool.rotation.warm_up_s if pool.workload.warm_up else 0.0
+    return pool.rotation.warm_up_s if pool.workload.warm_up_requests else 0.0
 
 
 def throughput_of(pool: Pool, limits: Limits) -> Throughput:

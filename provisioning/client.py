@@ -25,10 +25,10 @@ from provisioning.api.routes import (
     ProblemDocument,
     ScaleRequest,
 )
-from provisioning.errors import ProvisionerError
+from provisioning.errors import ProvisionerError, SpecError
 from provisioning.model import Fleet
 from provisioning.plan import Plan
-from provisioning.spec import encode_fleet
+from provisioning.spec.document import decode_fleet, encode_fleet
 
 UNAUTHORIZED, NOT_FOUND, SERVER_FAULT, UNAVAILABLE = 401, 404, 500, 503
 NOT_READY = frozenset({502, UNAVAILABLE, 504})
@@ -237,7 +237,10 @@ class Client:
             raise
         # A reverse proxy that compresses answers weakens the ETag; no change may name a weak one.
         etag = answer.headers.get("ETag", "").removeprefix("W/")
-        return ActiveSpec(_decoded(answer, Fleet, request.doing), etag)
+        try:
+            return ActiveSpec(decode_fleet(answer.body), etag)
+        except SpecError as error:
+            raise _other_release(answer, request.doing, error) from error
 
     def plan(self, fleet: Fleet) -> Plan:
         """Return what a specification would change."""
@@ -422,7 +425,11 @@ def _decoded(answer: _Answer, kind: type[AnswerT], doing: str) -> AnswerT:
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreachableError(
-            f"cannot {doing}: {answer.url} does not answer as a provisioner of this release: "
-            f"{error}; check --provisioner.url, and that both are of one release"
-        ) from error
+        raise _other_release(answer, doing, error) from error
+
+
+def _other_release(answer: _Answer, doing: str, error: Exception) -> UnreachableError:
+    return UnreachableError(
+        f"cannot {doing}: {answer.url} does not answer as a provisioner of this release: "
+        f"{error}; check --provisioner.url, and that both are of one release"
+    )

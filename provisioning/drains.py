@@ -15,7 +15,7 @@ from ollama_fleet.clock import Clock
 from provisioning import descriptors
 from provisioning.model import Instance, Phase
 from provisioning.runtime.base import ProberOf
-from provisioning.spec.engines import ENGINES, Engine
+from provisioning.spec.defaults import ENGINES, Engine
 from provisioning.store.base import Stored
 
 NOTICE_S = 10.0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
+
+from ollama_fleet.problems import MAX_PROBLEMS, clipped, problems_text
 
 
 class ProvisionerError(Exception):
@@ -10,18 +13,15 @@ class ProvisionerError(Exception):
 
 
 class SpecError(ProvisionerError):
-    """A specification that cannot be: it has to be mended; carries its problems with their places.
+    """A specification has problems: carries the first of them, each with its place."""
 
-    Of those that are too many to be told, the last one says that there are more.
-    """
-
-    def __init__(self, source: str, problems: Sequence[str], *, has_more: bool = False) -> None:
+    def __init__(self, source: str, problems: Iterable[object]) -> None:
+        remaining = iter(problems)
+        shown = tuple(clipped(str(problem)) for problem in islice(remaining, MAX_PROBLEMS))
+        has_more = next(remaining, None) is not None
         self.source = source
-        self.problems = (*problems, "and more") if has_more else tuple(problems)
-        count = f"{len(problems):,} problem{'' if len(problems) == 1 else 's'}"
-        if has_more:
-            count = f"more than {count}"
-        super().__init__("\n  ".join((f"{count} in {source}", *self.problems)))
+        self.problems = (*shown, "and more") if has_more else shown
+        super().__init__(problems_text(source, shown, has_more=has_more))
 
 
 class StoreError(ProvisionerError):

@@ -339,7 +339,10 @@ class Executor:
         try:
             async with asyncio.timeout(limits.warm_up_timeout_s):
                 await self._prober_of(order.node).warm_up(
-                    container.host, container.port, order.workload.warm_up, store=order.store
+                    container.host,
+                    container.port,
+                    order.workload.warm_up_requests,
+                    store=order.store,
                 )
         except TimeoutError as late:
             notes = getattr(late.__cause__, "__notes__", ("it was not asked yet",))

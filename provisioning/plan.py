@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
 
 from ollama_fleet.tables import count_text, table
-from provisioning.model import FOR_GOOD, Fleet, Instance, Limits, Node, Phase, Pool, RuntimeKind
-from provisioning.spec.document import Document, limits_document, node_document, pool_document
-from provisioning.workload import workload_digest
+from provisioning.model import FOR_GOOD, Fleet, Instance, Node, Phase, Pool, RuntimeKind
+from provisioning.spec.document import document_of
+from provisioning.spec.schema import Section
 
 HIDDEN = "…"
 UNSHOWN = ("command", "environment.", "warm_up")
 """How settings begin that may hold secrets."""
-
-DescribedT = TypeVar("DescribedT", bound=Node | Pool | Limits)
 
 
 class FieldChange(msgspec.Struct, frozen=True):
@@ -30,9 +28,7 @@ class FieldChange(msgspec.Struct, frozen=True):
     after: str
 
 
-def differences(
-    before: DescribedT, after: DescribedT, document_of: Callable[[DescribedT], Document]
-) -> tuple[FieldChange, ...]:
+def differences(before: Section, after: Section) -> tuple[FieldChange, ...]:
     """Return the settings that differ, sorted by name, as the specification has them."""
     if before == after:
         return ()
@@ -240,7 +236,7 @@ def plan_of(
     for instance in stored:
         if instance.reason not in FOR_GOOD:
             by_pool[instance.pool].append(instance)
-    old = before or Fleet(after.name, (), (), after.limits)
+    old = before or Fleet(name=after.name, nodes=(), pools=(), limits=after.limits)
     usable = {node.name for node in after.nodes if not node.is_cordoned}
     # Against what cannot be read nothing can be said of machines, and nothing is refused.
     holdings = Holdings(stored if before else ())
@@ -249,7 +245,7 @@ def plan_of(
         base_version=base_version,
         pools=tuple(_pool_plan(*pair, by_pool, usable) for pair in _pairs(old.pools, after.pools)),
         nodes=tuple(_node_plans(old.nodes, after.nodes, holdings)),
-        limits=differences(old.limits, after.limits, limits_document),
+        limits=differences(old.limits, after.limits),
         renamed_from=old.name if old.name != after.name else "",
     )
 
@@ -273,12 +269,12 @@ def _pool_plan(
     instances = instances_by_pool.get(name, ())
     n_after = after.count if after else 0
     n_removed = max(0, len(instances) - n_after)
-    digest = workload_digest(after.workload) if after else ""
+    digest = after.workload.digest if after else ""
     causes = Counter(_cause(instance, digest, usable_nodes) for instance in instances)
     # Those that are too many are taken to be among those that would have to be renewed anyway.
     n_moved = max(0, causes["moved"] - n_removed)
     n_replaced = max(0, causes["replaced"] - max(0, n_removed - causes["moved"]))
-    changes = differences(before, after, pool_document) if before and after else ()
+    changes = differences(before, after) if before and after else ()
     return PoolPlan(
         name=name,
         verb=_verb(before, after, changes),
@@ -310,7 +306,7 @@ def _node_plans(
     old = {node.name: node for node in before}
     kept = {node.name for node in after}
     for name, was, becomes in _pairs(before, after):
-        changes = differences(was, becomes, node_document) if was and becomes else ()
+        changes = differences(was, becomes) if was and becomes else ()
         verb = _verb(was, becomes, changes)
         if verb is Verb.UNCHANGED:
             continue

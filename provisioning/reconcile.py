@@ -23,7 +23,6 @@ from provisioning.model import (
 )
 from provisioning.scheduler import ActionPlan, is_suitable
 from provisioning.state import NodeState
-from provisioning.workload import workload_digest
 
 MOST_RESERVED = 300
 """Instances that wait for room and have it reserved before a healthy one is moved; while more wait
@@ -110,7 +109,7 @@ class PoolReconciler:
     def __init__(self, plan: ActionPlan, pool: Pool, instances: Sequence[Instance]) -> None:
         self._plan = plan
         self._pool = pool
-        self._digest = workload_digest(pool.workload)
+        self._digest = pool.workload.digest
         self._suitable = frozenset(
             node.name for node in plan.desired.nodes if is_suitable(node, pool)
         )

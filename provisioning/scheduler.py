@@ -22,7 +22,7 @@ from provisioning.actions import (
 )
 from provisioning.model import Fleet, Instance, Limits, Listing, Node, Phase, Pool, Reason, Spread
 from provisioning.state import NodeState, ObservedState, Size, Usage, orphan_policy
-from provisioning.workload import instance_id, listing_of, workload_digest
+from provisioning.workload import instance_id, listing_of
 
 LARGEST_SHARE = 0.5
 """Of the fleet's operations that one of several nodes may have: it may be one where all hang."""
@@ -126,7 +126,7 @@ def is_suitable(node: Node | None, pool: Pool) -> bool:
     """Say whether the pool's instances may be on the node, room or not."""
     if node is None or node.is_cordoned:
         return False
-    return set(pool.placement.selector) <= set(node.labels)
+    return pool.placement.selector.items() <= node.labels.items()
 
 
 class Capacity:
@@ -338,7 +338,7 @@ class ActionPlan:
 
     def replace(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
         """Begin an instance's next generation, where there is room."""
-        priority = priority_of(instance, workload_digest(pool.workload))
+        priority = priority_of(instance, pool.workload.digest)
         if self._slots.is_full(priority):
             return False
         capacity = self._capacity
@@ -355,7 +355,7 @@ class ActionPlan:
             node=binding.node,
             port=binding.port,
             generation=max(instance.generation, self._generations.get(instance.id, 0)) + 1,
-            workload=workload_digest(workload),
+            workload=workload.digest,
             cpus=workload.cpus,
             memory_bytes=workload.memory_bytes,
             listing=self._listing(pool, binding.node),
@@ -400,7 +400,7 @@ class ActionPlan:
             generation=1,
             phase=Phase.STARTING,
             since_s=self.now_s,
-            workload=workload_digest(pool.workload),
+            workload=pool.workload.digest,
             developer=developer,
             cpus=pool.workload.cpus,
             memory_bytes=pool.workload.memory_bytes,

@@ -13,7 +13,7 @@ import msgspec
 from provisioning.health import ProbeTarget
 from provisioning.model import ContainerSpec, Fleet, Instance, Phase, Rotation, Workload
 from provisioning.store.base import Stored
-from provisioning.workload import container_spec, host_of, model_store, workload_digest
+from provisioning.workload import container_spec, host_of, model_store
 
 
 class StartRequest(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ class SpecIndex:
         self.pool_by_name = {pool.name: pool for pool in fleet.pools}
         self.node_by_name = {node.name: node for node in fleet.nodes}
         self.n_wanted = sum(pool.count for pool in fleet.pools)
-        self._digest_by_pool = {pool.name: workload_digest(pool.workload) for pool in fleet.pools}
+        self._digest_by_pool = {pool.name: pool.workload.digest for pool in fleet.pools}
 
     def start_request(self, instance: Instance) -> StartRequest | None:
         """Return the request to start an instance's container.

@@ -6,23 +6,16 @@ Out:  names, digests and Containers, all placeholders filled in. Pure.
 
 from __future__ import annotations
 
-import hashlib
-
-import msgspec
-
 from provisioning.model import (
     ContainerSpec,
     Instance,
     Listing,
     Node,
     Pool,
-    Probe,
     RuntimeKind,
     Workload,
 )
 from provisioning.placeholders import filled
-
-DIGEST_DIGITS = 12
 
 
 def instance_id(pool_name: str, number: int) -> str:
@@ -30,20 +23,9 @@ def instance_id(pool_name: str, number: int) -> str:
     return f"{pool_name}-{number:05}"
 
 
-def workload_digest(workload: Workload) -> str:
-    """Return a short text that is the same for all workloads that run alike.
-
-    How health is looked at and how an instance is warmed up are left out: to change them, nothing
-    that runs has to be replaced.
-    """
-    running = msgspec.structs.replace(workload, probe=Probe(), warm_up=())
-    encoded = msgspec.json.encode(running)  # fields in their order
-    return hashlib.sha256(encoded).hexdigest()[:DIGEST_DIGITS]
-
-
 def listing_of(workload: Workload, node: Node) -> Listing:
     """Return what an instance is found by that runs the workload on the node."""
-    return Listing(workload.model, workload.engine, node.address, node.labels)
+    return Listing(workload.model, workload.engine, node.address, tuple(node.labels.items()))
 
 
 def host_of(instance: Instance, node: Node) -> str:
@@ -92,8 +74,10 @@ def container_spec(fleet_name: str, pool: Pool, node: Node, instance: Instance) 
         port=instance.port,
         image=workload.image,
         command=tuple(filled(argument, values) for argument in workload.command),
-        environment=tuple((name, filled(text, values)) for name, text in workload.environment),
-        mounts=workload.mounts,
+        environment=tuple(
+            (name, filled(text, values)) for name, text in workload.environment.items()
+        ),
+        mounts=tuple((mount.source, mount.target) for mount in workload.mounts),
         cpus=workload.cpus,
         memory_bytes=workload.memory_bytes,
         archive=pool.archive,

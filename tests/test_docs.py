@@ -44,7 +44,7 @@ from provisioning.runtime.containerd import containers
 from provisioning.runtime.containerd.runtime import namespace_of
 from provisioning.simulator.cli import simulate
 from provisioning.simulator.spec import MODELS
-from provisioning.spec import load_fleet
+from provisioning.spec.document import load_fleet
 from tests import reference
 from tests.conftest import ROOT
 from tests.exporter.fleets import reading

@@ -26,7 +26,7 @@ from provisioning.errors import (
 from provisioning.lifecycle import begin
 from provisioning.model import FOR_GOOD, Fleet, Instance, NodeReport, Phase, Pool, Reason
 from provisioning.plan import Plan, in_use_text, plan_of
-from provisioning.spec import checked_fleet, decode_fleet, encode_fleet
+from provisioning.spec.document import checked_fleet, decode_fleet, encode_fleet
 from provisioning.state import LIST_COMMAND, Orphan, count_by_node
 from provisioning.store.base import NEW, Change, Done, Put, PutSpec, Store, Stored, Term, View
 
@@ -71,7 +71,7 @@ def assign(view: View, id_: str, developer: str) -> Mutation[Instance]:
         raise ConflictError(f"{id_} is on its way out ({instance.reason}); choose another one")
     changes: list[Change] = []
     if not is_listed:
-        listed = msgspec.structs.replace(pool, developers=(*pool.developers, developer))
+        listed = pool.replace(developers=(*pool.developers, developer))
         changes.append(_put_pool(view, fleet, listed))
     changes += [_put(other, developer="") for other in others]
     put = _put(target, developer=developer)
@@ -90,7 +90,7 @@ def release(view: View, id_: str) -> Mutation[Instance]:
     if pool is None or developer not in pool.developers:
         return Mutation((put,), put.instance)
     others = tuple(name for name in pool.developers if name != developer)
-    unlisted = msgspec.structs.replace(pool, developers=others)
+    unlisted = pool.replace(developers=others)
     return Mutation((_put_pool(view, fleet, unlisted), put), put.instance)
 
 
@@ -121,7 +121,7 @@ def scale(view: View, name: str, count: int, expected: int | None) -> Mutation[P
     pool = next((pool for pool in fleet.pools if pool.name == name), None)
     if pool is None:
         raise NotFoundError(f"there is no pool {name!r}; see the specification in force")
-    changed = _with_pool(fleet, msgspec.structs.replace(pool, count=count))
+    changed = _with_pool(fleet, pool.replace(count=count))
     return put_spec(view, checked_fleet(encode_fleet(changed)), expected)
 
 
@@ -199,7 +199,7 @@ def _pool(fleet: Fleet, name: str) -> Pool:
 
 def _with_pool(fleet: Fleet, changed: Pool) -> Fleet:
     pools = tuple(changed if pool.name == changed.name else pool for pool in fleet.pools)
-    return msgspec.structs.replace(fleet, pools=pools)
+    return fleet.replace(pools=pools)
 
 
 def _put_pool(view: View, fleet: Fleet, changed: Pool) -> PutSpec:

@@ -22,7 +22,7 @@ from provisioning.api.routes import (
 )
 from provisioning.errors import SpecError
 from provisioning.model import Fleet, Instance, Node, NodeReport, Phase
-from provisioning.spec import decode_fleet
+from provisioning.spec.document import decode_fleet
 from provisioning.state import Load, size_of
 from provisioning.store.base import Stored, StoredSpec, View
 from provisioning.workload import host_of, netloc

@@ -392,6 +392,7 @@ OPERATIONS = (
 
 PROBLEM = "application/problem+json"
 REF_TEMPLATE = "#/components/schemas/{name}"
+PYDANTIC_REF_TEMPLATE = REF_TEMPLATE.replace("name", "model")
 
 Json = dict[str, Any]
 
@@ -404,9 +405,13 @@ def description(operations: Sequence[Operation], *, version: str) -> Json:
         for kind in (*_answers(operation), operation.body)
         if kind is not None
     ]
+    fleet = Fleet.model_json_schema(mode="serialization", ref_template=PYDANTIC_REF_TEMPLATE)
+    sections = fleet.pop("$defs")
+    custom: dict[type, Json] = {Fleet: fleet}
     (*schemas, problem), components = msgspec.json.schema_components(
-        [*types, ProblemDocument], ref_template=REF_TEMPLATE
+        [*types, ProblemDocument], ref_template=REF_TEMPLATE, schema_hook=custom.__getitem__
     )
+    components |= sections
     schema_of = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, Json] = {}
     for operation in operations:

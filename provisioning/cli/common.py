@@ -24,7 +24,6 @@ from provisioning.client import ActiveSpec, ChangeInterruptedError, Client
 from provisioning.errors import ProvisionerError
 from provisioning.model import Fleet, Phase
 from provisioning.plan import Plan, in_use_text, plan_text
-from provisioning.workload import workload_digest
 
 STATE = "~/.local/state/ollama-fleet"
 """The state folder as the help and the documentation show it."""
@@ -266,7 +265,7 @@ def progress_of(
 ) -> Progress:
     """Compare what is listed with a specification; surplus on silent nodes counts apart."""
     wanted = Counter({pool.name: pool.count for pool in fleet.pools})
-    digests = {pool.name: workload_digest(pool.workload) for pool in fleet.pools}
+    digests = {pool.name: pool.workload.digest for pool in fleet.pools}
     usable = {node.name for node in fleet.nodes if not node.is_cordoned}
     listed = tuple(instances)
     current = [one for one in listed if one.workload == digests.get(one.pool)]

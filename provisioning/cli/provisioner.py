@@ -46,8 +46,8 @@ from provisioning.eventlog import RateLimit
 from provisioning.model import ContainerState, Fleet
 from provisioning.plan import Plan
 from provisioning.runtime.factory import Local
-from provisioning.spec import fleet_json, fleet_yaml, load_fleet
-from provisioning.spec.words import MAX_FLEET_NAME_CHARACTERS, name_fault
+from provisioning.spec.document import encode_fleet, fleet_yaml, load_fleet
+from provisioning.spec.schema import MAX_FLEET_NAME_CHARACTERS, name_fault
 from provisioning.state import LIST_COMMAND
 from provisioning.store.etcd.access import Credentials
 
@@ -320,7 +320,7 @@ def show(*, client: Client, is_json: bool) -> None:
     It holds the values of environment variables: if those are secrets, keep the file secret.
     """
     fleet = active_spec(client).fleet
-    click.echo(fleet_json(fleet) if is_json else fleet_yaml(fleet).rstrip("\n"))
+    click.echo(encode_fleet(fleet) if is_json else fleet_yaml(fleet).rstrip("\n"))
 
 
 async def _until_stopped(settings: Settings) -> None:
@@ -449,11 +449,8 @@ def _scaled(fleet: Fleet, name: str, count: int) -> Fleet:
     names = [pool.name for pool in fleet.pools]
     if name not in names:
         raise click.ClickException(f"there is no pool {name!r}; there are {', '.join(names)}")
-    pools = tuple(
-        msgspec.structs.replace(pool, count=count) if pool.name == name else pool
-        for pool in fleet.pools
-    )
-    return msgspec.structs.replace(fleet, pools=pools)
+    pools = tuple(pool.replace(count=count) if pool.name == name else pool for pool in fleet.pools)
+    return fleet.replace(pools=pools)
 
 
 @provisioner.group(short_help="List and delete what runs without a record.")

@@ -14,7 +14,7 @@ from provisioning.demo.observers import Observers
 from provisioning.demo.ports import EVERY_ADDRESS, Ports, Wanted, address_of, url_of
 from provisioning.demo.rundir import RunDir
 from provisioning.model import Fleet, RuntimeKind
-from provisioning.spec import load_fleet
+from provisioning.spec.document import load_fleet
 
 CONTROL_PORT = 11_451
 LLAMA_PORT = 11_460

@@ -115,7 +115,7 @@ class HttpProber:
         return self._opened
 
     async def _pull(self, host: str, port: int, request: WarmUp, model: str, store: str) -> None:
-        show = WarmUp(SHOW_PATH, json.dumps({"model": model}), SHOW_TIMEOUT_S)
+        show = WarmUp(path=SHOW_PATH, body=json.dumps({"model": model}), timeout_s=SHOW_TIMEOUT_S)
         turn = self._pulls.setdefault((store, whole_name(model)), asyncio.Lock())
         with _noted(f"it waits for {model}, which another instance pulls"):
             await turn.acquire()

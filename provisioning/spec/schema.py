@@ -1,66 +1,163 @@
-"""The specification as a person writes it: its keys, their types and defaults."""
+"""The specification of a fleet: the one model of what people write, what is stored and what runs.
+
+Documents have each attribute without its unit: `memory: 8GiB` is `memory_bytes`, `every: 7d` is
+`every_s`, `cordoned: true` is `is_cordoned`. Rules between pools and nodes are in `validate`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import ipaddress
+import json
 import re
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from provisioning.model import Limits, Placement, Probe, Rotation, RuntimeKind, Spread, Workload
-from provisioning.spec.amounts import parse_duration_s, parse_share, parse_size_bytes
-from provisioning.spec.engines import Preset
+from ollama_fleet.durations import duration_text, parse_duration_s
+from ollama_fleet.levels import parse_share, percent
+from ollama_fleet.sizes import parse_size_bytes, size_text
+from ollama_fleet.suggestions import did_you_mean
+from provisioning.placeholders import NAMES, placeholder_fault
+from provisioning.spec.defaults import DEFAULT_ENGINE, ENGINES, Engine, Preset
 
-RANGE = re.compile(r"\{([0-9]{1,6})\.\.([0-9]{1,6})\}", re.ASCII)
-MAX_NODES = 10_000
-
-
-def names_of(text: str, count: int | None) -> tuple[str, ...]:
-    """Return the names that a name, with a range or beside a count, stands for."""
-    if count is None:
-        return expanded(text)
-    if RANGE.search(text):
-        raise ValueError("holds a range beside a count; give one or the other")
-    if not 1 <= count <= MAX_NODES:
-        raise ValueError(f"count must be from 1 to {MAX_NODES:,}, got {count:,}")
-    width = len(str(count))
-    return tuple(f"{text}-{number:0{width}}" for number in range(1, count + 1))
-
-
-def expanded(text: str) -> tuple[str, ...]:
-    """Return a text for each number of its range; zeros in front keep the width."""
-    found = RANGE.search(text)
-    if found is None:
-        return (text,)
-    if RANGE.search(text, found.end()):
-        raise ValueError(f"holds more than one range: {text}")
-    first, last = int(found[1]), int(found[2])
-    if not first <= last < first + MAX_NODES:
-        raise ValueError(f"range {found[0]} must ascend, and hold at most {MAX_NODES:,} numbers")
-    width = len(found[1])
-    before, after = text[: found.start()], text[found.end() :]
-    return tuple(f"{before}{number:0{width}}{after}" for number in range(first, last + 1))
-
-
-def aligned(text: str, n: int) -> tuple[str, ...]:
-    """Return n texts: those of a range, which has to have n numbers, or n times the same."""
-    texts = expanded(text)
-    if RANGE.search(text) is None:
-        return texts * n
-    if len(texts) != n:
-        raise ValueError(f"range stands for {len(texts):,} texts, the name for {n:,} nodes: {text}")
-    return texts
-
-
-LIST, MAPPING, TEXT = "@list", "@mapping", "@text"
+DAY_S = 86_400.0
+GIB = 2**30
 MAX_COUNT = 1_000_000
+MAX_BYTES = 2**60
+MAX_DURATION_S = 3650 * DAY_S
+"""Ten years: nobody means a longer one, and sums of such stay finite."""
+MIN_CPUS = 0.001
+MAX_NODES = 100_000
+MAX_POOLS = 10_000
+MAX_LABELS = 64
+DIGEST_DIGITS = 12
+
+# Texts
+
+CONTAINERD_CHARACTERS = 76
+MAX_FLEET_NAME_CHARACTERS = 60
+"""Leaves room for the rest of the name of its namespace."""
+MAX_POOL_NAME_CHARACTERS = CONTAINERD_CHARACTERS - len("-0000042.1234567890")
+"""Leaves room for the number and the generation of its instances."""
+MAX_TEXT_CHARACTERS = 256
+NAME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", re.ASCII)
+HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
+LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+HTTP_PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
+OWN_LABELS = frozenset(
+    {"id", "instance_id", "node", "model", "engine", "state", "developer", "pool"}
+)
+"""Keys of the inventory."""
 
 
-def _kind(value: Any) -> str:
-    """Return the tag of a value that may be a list, a mapping or a text."""
-    if isinstance(value, list | tuple):
-        return LIST
-    return MAPPING if isinstance(value, dict | BaseModel) else TEXT
+def name_fault(name: str, max_characters: int) -> str:
+    """Return why a text cannot be the name of a fleet, pool or node; empty: it can."""
+    if len(name) > max_characters:
+        return f"must be at most {max_characters} characters long, got {len(name)}"
+    if NAME.fullmatch(name):
+        return ""
+    return f"must be letters and digits, with single . _ or - between them, got {name!r}"
+
+
+def text_fault(text: str) -> str:
+    """Return why a text cannot be the value of a label; empty: it can."""
+    if len(text) > MAX_TEXT_CHARACTERS:
+        return f"must be at most {MAX_TEXT_CHARACTERS} characters long, got {len(text):,}"
+    return "" if text.isprintable() else f"must not hold control characters, got {text!a}"
+
+
+def _required_text_fault(text: str) -> str:
+    return text_fault(text) if text else "must not be empty"
+
+
+def _label_name_fault(name: str) -> str:
+    if not LABEL_NAME.fullmatch(name) or name.startswith("__"):
+        return "is no label name: letters, digits and _, no digit first, not __ first"
+    if name in OWN_LABELS:
+        return "cannot be: the inventory has a key of this name"
+    return text_fault(name)
+
+
+def _variable_name_fault(name: str) -> str:
+    return "" if LABEL_NAME.fullmatch(name) else f"is no name for a variable: {name!a}"
+
+
+def _variable_value_fault(value: str) -> str:
+    """Return what is wrong with a value; never shows it, as it may be a secret."""
+    if "\0" in value:
+        return "must not hold a NUL"
+    if not placeholder_fault(value):
+        return ""
+    known = ", ".join(f"{{{known}}}" for known in NAMES)
+    return f"holds braces that are no placeholder; known are {known}; {{{{ is a brace"
+
+
+def _argument_fault(argument: str) -> str:
+    return "must not hold a NUL" if "\0" in argument else placeholder_fault(argument)
+
+
+def _http_path_fault(path: str) -> str:
+    if HTTP_PATH.fullmatch(path):
+        return ""
+    return f"must begin with / and be visible ASCII without # or spaces, got {path!a}"
+
+
+def _folder_fault(path: str) -> str:
+    if path.startswith("/") and ".." not in path.split("/") and "\0" not in path:
+        return ""
+    return f"must be an absolute path, got {path!r}"
+
+
+def _host_fault(host: str) -> str:
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            return f"must be a host name or an IP address, without a port, got {host!a}"
+        return "must not name a zone" if "%" in host else ""
+    if HOST_NAME.fullmatch(host):
+        return ""
+    return f"must be a host name or an IP address, got {host!a}"
+
+
+def _engine_fault(name: str) -> str:
+    if name in ENGINES:
+        return ""
+    return f"must be one of {', '.join(ENGINES)}, got {name!a}{did_you_mean(name, ENGINES)}"
+
+
+def _without(fault: Callable[[str], str]) -> AfterValidator:
+    """Return a validator that refuses texts with a fault."""
+
+    def validate(text: str) -> str:
+        if message := fault(text):
+            raise ValueError(message)
+        return text
+
+    return AfterValidator(validate)
+
+
+def _named(max_characters: int) -> AfterValidator:
+    return _without(lambda name: name_fault(name, max_characters))
 
 
 def _text(value: object) -> str:
@@ -70,145 +167,389 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _text_or_nothing(value: object) -> str | None:
-    return None if value is None else _text(value)
+def _sorted(texts: dict[str, str]) -> dict[str, str]:
+    return dict(sorted(texts.items()))
 
 
-Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
-Cpus = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-Duration = Annotated[float, BeforeValidator(parse_duration_s)]
-Port = Annotated[int, Field(strict=True, ge=1, le=65_535)]
-Share = Annotated[float, BeforeValidator(parse_share)]
-Size = Annotated[int, BeforeValidator(parse_size_bytes)]
+def _set_variables(given: object) -> object:
+    """Leave out variables without a value: those drop defaults of the engine."""
+    if not isinstance(given, dict):
+        return given
+    return {name: value for name, value in given.items() if value is not None}
+
+
 Text = Annotated[str, BeforeValidator(_text)]
-Texts = dict[Text, Text]
-Variables = dict[Text, Annotated[str | None, BeforeValidator(_text_or_nothing)]]
-"""A variable without a value is one that the engine sets by default, and is left out."""
+PlainText = Annotated[str, _without(text_fault)]
+Label = Annotated[Text, _without(text_fault)]
+Developer = Annotated[Text, _without(_required_text_fault)]
+HttpPath = Annotated[str, _without(_http_path_fault)]
+Folder = Annotated[str, _without(_folder_fault)]
+Labels = Annotated[
+    dict[Annotated[Text, _without(_label_name_fault)], Label],
+    Field(max_length=MAX_LABELS),
+    AfterValidator(_sorted),
+]
+Variables = Annotated[
+    dict[
+        Annotated[Text, _without(_variable_name_fault)],
+        Annotated[Text, _without(_variable_value_fault)],
+    ],
+    BeforeValidator(_set_variables),
+    AfterValidator(_sorted),
+]
+
+# Amounts
+
+
+def _written(parse: Callable[[object], float]) -> BeforeValidator:
+    """Return a validator of amounts, which documents write with their unit, and code without."""
+
+    def validate(given: object, info: ValidationInfo) -> object:
+        return parse(given) if info.context else given
+
+    return BeforeValidator(validate)
+
+
+def _shortest(cpus: float) -> int | float:
+    return int(cpus) if cpus.is_integer() else cpus
+
+
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
+AtLeastOne = Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65_535)]
+Cpus = Annotated[
+    float,
+    Field(strict=True, ge=MIN_CPUS, le=MAX_COUNT, allow_inf_nan=False),
+    PlainSerializer(_shortest),
+]
+Size = Annotated[
+    int, _written(parse_size_bytes), Field(gt=0, le=MAX_BYTES), PlainSerializer(size_text)
+]
+Duration = Annotated[
+    float,
+    _written(parse_duration_s),
+    Field(ge=0, le=MAX_DURATION_S),
+    PlainSerializer(duration_text),
+]
+Timeout = Annotated[Duration, Field(gt=0)]
+Share = Annotated[float, _written(parse_share), Field(ge=0, le=1), PlainSerializer(percent)]
+
+# Sections
+
+UNIT = re.compile(r"^(?:is|n)_|_(?:s|bytes|ratio)$")
+
+
+def key_of(attribute: str) -> str:
+    """Return the key of an attribute in documents: `interval` of `interval_s`."""
+    return UNIT.sub("", attribute)
 
 
 class Section(BaseModel):
     """A part of the specification; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=key_of,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with other values, which are validated."""
+        return type(self)(
+            **{name: getattr(self, name) for name in type(self).model_fields} | changes
+        )
 
 
-class HealthForm(Section):
-    """How to see that an instance is healthy; see `Probe`."""
+class RuntimeKind(StrEnum):
+    """How a node runs instances."""
 
-    path: str | None = None
-    interval: Duration = Probe().interval_s
-    timeout: Duration = Probe().timeout_s
-    failures: Amount = Probe().n_failures
-
-
-class RequestForm(Section):
-    """A request of the warm-up; a mapping as body is sent as JSON."""
-
-    path: str
-    body: Annotated[
-        Annotated[str, Tag(TEXT)] | Annotated[dict[str, Any], Tag(MAPPING)], Discriminator(_kind)
-    ] = ""
-    timeout: Duration = 300.0
+    CONTAINERD = "containerd"
+    PROCESS = "process"
+    SIMULATED = "simulated"
 
 
-WarmUps = Annotated[
-    Annotated[Preset, Tag(TEXT)] | Annotated[list[RequestForm], Tag(LIST)], Discriminator(_kind)
+class Spread(StrEnum):
+    """Which of the nodes that have room gets an instance."""
+
+    SPREAD = "spread"
+    """The one with the smallest used share."""
+    PACK = "pack"
+    """The fullest one, so that others stay empty."""
+
+
+class Node(Section):
+    """A machine that runs instances."""
+
+    name: Annotated[str, _named(CONTAINERD_CHARACTERS)]
+    runtime: RuntimeKind
+    address: Annotated[str, _without(_host_fault)] = "127.0.0.1"
+    """Where its instances listen and are reached."""
+    endpoint: str = Field("", validate_default=True)
+    """Of containerd: `unix:///run/…` or `https://host:port`; empty for the other runtimes."""
+    cpus: Cpus
+    memory_bytes: Size
+    max_instances: Count = 0
+    """0: as many as CPUs, memory and ports allow."""
+    first_port: Port = 20_000
+    last_port: Port = Field(29_999, validate_default=True)
+    labels: Labels = {}
+    """Pools select nodes by them."""
+    is_cordoned: Annotated[bool, Field(strict=True)] = False
+    """Nothing new is placed on it; what it has is moved away."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _fits_the_runtime(cls, endpoint: str, info: ValidationInfo) -> str:
+        match info.data.get("runtime"):
+            case RuntimeKind.CONTAINERD if not endpoint.startswith(("unix:///", "https://")):
+                helps = "such as unix:///run/containerd/containerd.sock or https://node:port"
+                raise ValueError(f"must say where containerd listens, {helps}, got {endpoint!r}")
+            case RuntimeKind.PROCESS if endpoint:
+                raise ValueError("means nothing to runtime process; leave it out")
+            case RuntimeKind.SIMULATED if endpoint and not endpoint.startswith("http://"):
+                helps = "such as http://127.0.0.1:11451; leave it out to simulate in memory"
+                message = f"must be the control API of `ollama-fleet simulate`, {helps}"
+                raise ValueError(f"{message}, got {endpoint!r}")
+        return endpoint
+
+    @field_validator("last_port")
+    @classmethod
+    def _ascends(cls, last_port: int, info: ValidationInfo) -> int:
+        first_port = info.data.get("first_port", 1)
+        if last_port < first_port:
+            raise ValueError(f"must not be less than first_port, {first_port}, got {last_port}")
+        return last_port
+
+
+class Probe(Section):
+    """How to see over HTTP that an instance is healthy: it answers 200."""
+
+    path: HttpPath = "/health"
+    interval_s: Timeout = 10.0
+    timeout_s: Timeout = 2.0
+    n_failures: AtLeastOne = 3
+    """This many in a row make a running instance unhealthy."""
+
+
+def _json_body(body: object) -> object:
+    return json.dumps(body) if isinstance(body, dict) else body
+
+
+class WarmUp(Section):
+    """A request that loads the model before the first user waits for it; it must answer 200."""
+
+    path: HttpPath
+    body: Annotated[str, BeforeValidator(_json_body)] = ""
+    """JSON, sent by POST, which documents may write as a mapping; empty: a GET."""
+    timeout_s: Duration = 300.0
+    """0: as long as the whole warm-up may take; see `Limits`."""
+
+
+class Mount(Section):
+    """A folder of the node that containers see, read-only."""
+
+    source: Folder
+    target: Folder
+
+
+UNWRITTEN = "@"
+"""How the parts of a place begin that no document has."""
+LIST, TEXT = "@list", "@text"
+Requests = Annotated[
+    Annotated[Preset, Tag(TEXT)] | Annotated[tuple[WarmUp, ...], Tag(LIST)],
+    Discriminator(lambda given: LIST if isinstance(given, list | tuple) else TEXT),
 ]
 
 
-class MountForm(Section):
-    """A folder of the node that containers see, read-only."""
+class Workload(Section):
+    """What every instance of a pool runs; its digest tells whether an instance is up to date."""
 
-    source: str
-    target: str
-
-
-class PlacementForm(Section):
-    """Where a pool's instances may be."""
-
-    strategy: Spread = Placement().strategy
-    max_per_node: Amount = Placement().max_per_node
-    selector: Texts = {}
-
-
-class RotationForm(Section):
-    """How instances are replaced by fresh ones."""
-
-    every: Duration = Rotation().every_s
-    at_once: Amount = Rotation().at_once
-    drain: Duration = Rotation().drain_s
-    warm_up: Duration = Rotation().warm_up_s
-
-
-class DevelopersForm(Section):
-    """Who gets an instance: the lines of a file, or so many with made-up names."""
-
-    file: str | None = None
-    count: Amount = 0
-    prefix: str = "dev-"
-
-
-class PoolForm(Section):
-    """Instances that are all alike."""
-
-    name: str
-    model: str
-    engine: str = "ollama"
-    count: Amount
-    image: str = ""
-    archive: str = ""
-    command: list[Text] | None = None
+    model: Annotated[str, _without(_required_text_fault)]
+    engine: Annotated[str, _without(_engine_fault)] = DEFAULT_ENGINE
+    """What the exporter calls the kind of server."""
+    image: PlainText = ""
+    """For containers."""
+    command: tuple[Annotated[Text, _without(_argument_fault)], ...] = ()
+    """Arguments may hold placeholders such as {port}."""
     environment: Variables = {}
-    mounts: list[MountForm] = []
-    cpus: Cpus = Workload("", "").cpus
-    memory: Size = Workload("", "").memory_bytes
-    health: HealthForm = HealthForm()
-    warm_up: WarmUps | None = None
-    placement: PlacementForm = PlacementForm()
-    rotation: RotationForm = RotationForm()
-    developers: Annotated[
-        Annotated[list[Text], Tag(LIST)] | Annotated[DevelopersForm, Tag(MAPPING)],
-        Discriminator(_kind),
-    ] = []
+    """Values may hold the same."""
+    mounts: tuple[Mount, ...] = ()
+    cpus: Cpus = 2.0
+    memory_bytes: Size = 8 * GIB
+    probe: Probe = Field(Probe(), alias="health")
+    warm_up: Requests = ()
+
+    @field_validator("command")
+    @classmethod
+    def _names_a_program(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if command and not command[0]:
+            raise ValueError("must name a program")
+        return command
+
+    @field_validator("mounts")
+    @classmethod
+    def _targets_differ(cls, mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        refuse_repeated([mount.target for mount in mounts])
+        return mounts
+
+    @field_validator("warm_up")
+    @classmethod
+    def _is_known(cls, warm_up: Requests, info: ValidationInfo) -> Requests:
+        engine = info.data.get("engine", DEFAULT_ENGINE)
+        if isinstance(warm_up, Preset) and warm_up not in ENGINES[engine].presets:
+            raise ValueError(
+                f"engine {engine} has no warm-up `{warm_up}`; list its requests, or `none`"
+            )
+        return warm_up
+
+    @field_serializer("environment")
+    def _with_dropped(self, environment: Mapping[str, str]) -> dict[str, str | None]:
+        """Write the defaults of the engine that are not set without a value."""
+        dropped = ENGINES.get(self.engine, Engine()).environment.keys() - environment.keys()
+        return {**environment, **dict.fromkeys(sorted(dropped))}
+
+    @cached_property
+    def digest(self) -> str:
+        """Return a short text that is equal for all workloads that run alike.
+
+        To change how health is seen or how instances are warmed up replaces nothing that runs.
+        """
+        running = self.model_dump_json(exclude={"probe", "warm_up"})
+        return hashlib.sha256(running.encode()).hexdigest()[:DIGEST_DIGITS]
+
+    @property
+    def warm_up_requests(self) -> tuple[WarmUp, ...]:
+        """Return the requests of the warm-up, in their order."""
+        return requests_of(self.warm_up, self.model)
 
 
-class NodeForm(Section):
-    """A machine, or several: `rack1-n{01..12}`, or a name and a count."""
-
-    name: str
-    count: Amount | None = None
-    runtime: RuntimeKind
-    address: str = "127.0.0.1"
-    endpoint: str = ""
-    cpus: Cpus
-    memory: Size
-    max_instances: Amount = 0
-    first_port: Port = 20_000
-    last_port: Port = 29_999
-    labels: Texts = {}
-    cordoned: Annotated[bool, Field(strict=True)] = False
+def requests_of(warm_up: Preset | tuple[WarmUp, ...], model: str) -> tuple[WarmUp, ...]:
+    """Return the requests of a warm-up, which may have a name."""
+    if not isinstance(warm_up, Preset):
+        return warm_up
+    # Not streamed: a stream answers 200 before it is known whether the pull succeeds.
+    pull = WarmUp(path="/api/pull", body=json.dumps({"model": model, "stream": False}), timeout_s=0)
+    body = json.dumps({"model": model, "stream": False, "keep_alive": -1})
+    load = WarmUp(path="/api/generate", body=body, timeout_s=0)
+    return {Preset.PULL: (pull, load), Preset.LOAD: (load,), Preset.NONE: ()}[warm_up]
 
 
-class LimitsForm(Section):
-    """How fast the fleet may be changed; see `Limits`."""
+class Placement(Section):
+    """On which nodes a pool's instances may be."""
 
-    operations: Amount = Limits().operations
-    operations_per_node: Amount = Limits().operations_per_node
-    unavailable: Share = Limits().unavailable_ratio
-    start_timeout: Duration = Limits().start_timeout_s
-    warm_up_timeout: Duration = Limits().warm_up_timeout_s
-    tries: Amount = Limits().tries
-    backoff_base: Duration = Limits().backoff_base_s
-    backoff_cap: Duration = Limits().backoff_cap_s
-    retry_failed: Duration = Limits().retry_failed_s
-    node_grace: Duration = Limits().node_grace_s
-    stop_grace: Duration = Limits().stop_grace_s
+    strategy: Spread = Spread.SPREAD
+    max_per_node: Count = 0
+    """Instances of the pool; 0: no limit."""
+    selector: Annotated[dict[Text, Text], AfterValidator(_sorted)] = {}
+    """Labels that a node must have, all of them."""
 
 
-class FleetForm(Section):
-    """The whole specification."""
+class Rotation(Section):
+    """How instances are replaced by fresh ones, as leaks of memory ask for."""
 
-    name: str
-    nodes: list[NodeForm]
-    pools: list[PoolForm]
-    limits: LimitsForm = LimitsForm()
+    every_s: Duration = 7 * DAY_S
+    """0: never."""
+    at_once: AtLeastOne = 10
+    """Instances of the pool that are replaced at the same time, at most."""
+    drain_s: Duration = 60.0
+    """How long an instance serves what it has begun before it is stopped."""
+    warm_up_s: Duration = 60.0
+    """Expected time to load the model; counted in the arithmetic of the rotation."""
+
+
+WORKLOAD = "@workload"
+
+
+class Pool(Section):
+    """Instances that are all alike. Documents have the keys of the workload beside the others."""
+
+    name: Annotated[str, _named(MAX_POOL_NAME_CHARACTERS)]
+    count: Count
+    workload: Workload = Field(validation_alias=WORKLOAD)
+    placement: Placement = Placement()
+    rotation: Rotation = Rotation()
+    developers: tuple[Developer, ...] = ()
+    """Who gets an instance of the pool for themselves, one each."""
+    archive: str = ""
+    """Where the provisioner's machine has the image, for nodes that lack it; no part of the
+    workload: to have it elsewhere changes nothing that runs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_workload(cls, given: Any, info: ValidationInfo) -> Any:
+        if not info.context or not isinstance(given, dict):
+            return given
+        keys = {key_of(name) for name in Workload.model_fields} - {"probe"} | {"health"}
+        own = {key: value for key, value in given.items() if key not in keys}
+        return {**own, WORKLOAD: {key: given[key] for key in given if key in keys}}
+
+    @model_serializer(mode="wrap")
+    def _spread_workload(self, serialized: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document = serialized(self)
+        workload = document.pop("workload")
+        return {"name": document.pop("name"), **workload, **document}
+
+    @field_validator("developers")
+    @classmethod
+    def _differ(cls, developers: tuple[str, ...]) -> tuple[str, ...]:
+        refuse_repeated(developers)
+        return developers
+
+    @field_validator("archive")
+    @classmethod
+    def _has_an_image(cls, archive: str, info: ValidationInfo) -> str:
+        if archive and (not archive.startswith("/") or "\0" in archive):
+            raise ValueError(f"must be an absolute path, got {archive!r}")
+        workload = info.data.get("workload")
+        if archive and workload is not None and not workload.image:
+            raise ValueError("needs an `image`: the name that its image gets on the nodes")
+        return archive
+
+
+class Limits(Section):
+    """How fast the fleet may be changed, and when to give up on something."""
+
+    operations: AtLeastOne = 50
+    """Instances started or removed at the same time, over the fleet."""
+    operations_per_node: Count = 0
+    """0: three for each of the node's CPUs."""
+    unavailable_ratio: Share = 0.05
+    """Share of a pool that may be down at once by our own doing; one instance always may."""
+    start_timeout_s: Timeout = 30.0
+    """From the order to the first healthy answer."""
+    warm_up_timeout_s: Timeout = 1800.0
+    """From then on, until its model is fetched and loaded; later the try has failed."""
+    tries: AtLeastOne = 3
+    backoff_base_s: Duration = 1.0
+    backoff_cap_s: Duration = 30.0
+    retry_failed_s: Duration = 600.0
+    """After this time an instance whose tries are used up is tried again, elsewhere if possible."""
+    node_grace_s: Duration = 120.0
+    """A node that is silent for this long is gone: its instances are placed elsewhere."""
+    stop_grace_s: Duration = 10.0
+    """Between asking an instance to end and killing it."""
+
+
+class Fleet(Section):
+    """The whole specification. Names of nodes and of pools are unique."""
+
+    name: Annotated[str, _named(MAX_FLEET_NAME_CHARACTERS)]
+    nodes: Annotated[tuple[Node, ...], Field(max_length=MAX_NODES)]
+    pools: Annotated[tuple[Pool, ...], Field(max_length=MAX_POOLS)]
+    limits: Limits = Limits()
+
+
+def refuse_repeated(names: list[str] | tuple[str, ...]) -> None:
+    """Refuse a name that an earlier one equals.
+
+    Raises:
+        ValueError: There is one.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"holds {name!r} twice")
+        seen.add(name)

@@ -33,10 +33,11 @@ from ollama_fleet import main
 from provisioning.cli.provisioner import OPTIONS
 from provisioning.model import Phase
 from provisioning.spec import schema
+from provisioning.spec.document import keys_of
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "alerts" / "runbooks"
-SPEC_FORMS = (schema.FleetForm, schema.PoolForm, schema.LimitsForm, schema.RotationForm)
+SECTIONS = (schema.Fleet, schema.Pool, schema.Limits, schema.Rotation)
 OTHERS_OPTIONS = {"--metrics"}
 """Of llama-server, which is none of our programs."""
 OTHERS_WORDS = {
@@ -264,7 +265,7 @@ def _vocabulary() -> frozenset[str]:
     labels = {label for labels in _labels_by_series().values() for label in labels}
     own = {label for alerts in alerts_by_name().values() for a in alerts for label in a.labels}
     view = InstanceView.__struct_fields__
-    spec = {key for section in SPEC_FORMS for key in section.model_fields}
+    spec = {key for section in SECTIONS for key in keys_of(section)}
     words: set[str] = {*Status, *Outcome, *State, *EngineName, *Phase, *labels, *view, *own}
     return frozenset(words | spec | OTHERS_WORDS)
 

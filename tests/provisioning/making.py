@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -23,31 +24,35 @@ from provisioning.model import (
     Workload,
 )
 from provisioning.store.base import Stored
-from provisioning.workload import listing_of, workload_digest
+from provisioning.workload import listing_of
 
 NOW_S = 1_800_000_000.0
 GIB = 2**30
-CHAT = Workload("llama3", "fleet", command=("serve", "{port}"), cpus=1.0, memory_bytes=GIB)
+CHAT = Workload(
+    model="llama3", engine="fleet", command=("serve", "{port}"), cpus=1.0, memory_bytes=GIB
+)
 
 
-def node(name: str = "n1", **fields: object) -> Node:
+def node(name: str = "n1", **fields: Any) -> Node:
     """Return a node with room for eight small instances."""
-    made = Node(name, RuntimeKind.SIMULATED, cpus=8.0, memory_bytes=8 * GIB)
-    return replace(made, **fields)
+    made = Node(name=name, runtime=RuntimeKind.SIMULATED, cpus=8.0, memory_bytes=8 * GIB)
+    return made.replace(**fields)
 
 
-def pool(count: int = 1, **fields: object) -> Pool:
+def pool(count: int = 1, **fields: Any) -> Pool:
     """Return a pool `chat` of small instances that never rotate."""
-    made = Pool("chat", count, CHAT, rotation=Rotation(every_s=0.0))
-    return replace(made, **fields)
+    made = Pool(name="chat", count=count, workload=CHAT, rotation=Rotation(every_s=0.0))
+    return made.replace(**fields)
 
 
 def fleet(
     *pools: Pool, nodes: Iterable[Node] = (), limits: Limits | None = None, **fields: object
 ) -> Fleet:
     """Return a fleet of one node, if no others are given."""
-    made = Fleet("test", tuple(nodes) or (node(),), pools, limits or Limits())
-    return replace(made, **fields)
+    made = Fleet(
+        name="test", nodes=tuple(nodes) or (node(),), pools=pools, limits=limits or Limits()
+    )
+    return made.replace(**fields)
 
 
 def instance(number: int = 1, **fields: object) -> Instance:
@@ -61,7 +66,7 @@ def instance(number: int = 1, **fields: object) -> Instance:
         phase=Phase.RUNNING,
         since_s=NOW_S - 3600,
         started_s=NOW_S - 3600,
-        workload=workload_digest(CHAT),
+        workload=CHAT.digest,
         cpus=CHAT.cpus,
         memory_bytes=CHAT.memory_bytes,
         listing=listing_of(CHAT, node()),

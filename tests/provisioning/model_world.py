@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
-
 from provisioning.actions import (
     Action,
     CreateInstance,
@@ -279,7 +277,7 @@ class World:
             if containers:
                 del containers[dice.choice(sorted(containers))]
         elif kind == 8:
-            self.fleet = replace(self.fleet, pools=tuple(map(self._respecified, self.fleet.pools)))
+            self.fleet = self.fleet.replace(pools=tuple(map(self._respecified, self.fleet.pools)))
 
     def _forget_reports(self) -> None:
         """Know nothing of nodes; those that are slow to answer are not heard at once."""
@@ -291,8 +289,8 @@ class World:
     def _respecified(self, pool: Pool) -> Pool:
         """Return a pool of another count or workload, or as it was: a rollback."""
         model = self.dice.choice(MODELS)
-        workload = replace(pool.workload, model=model)
-        return replace(pool, count=self.dice.randrange(9), workload=workload)
+        workload = pool.workload.replace(model=model)
+        return pool.replace(count=self.dice.randrange(9), workload=workload)
 
     def calm(self, lasting: Mapping[str, Fault]) -> None:
         """From now on nothing goes wrong any more, but for what is wrong with nodes for good."""

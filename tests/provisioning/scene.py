@@ -15,15 +15,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import msgspec
-
 from provisioning.cache import Cache
 from provisioning.controller import Controller, ReconcileLoop
-from provisioning.errors import SpecError, StoreError, StoreUnavailableError
+from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.model import Fleet, Instance, Node, Phase
+from provisioning.spec.document import decode_fleet, encode_fleet
 from provisioning.store.base import Change, Done, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
-from provisioning.workload import workload_digest
 from tests.provisioning.counters import Counters
 from tests.provisioning.virtual import VirtualClock
 from tests.provisioning.world import Behaviour, SimulatedProber, SimulatedRuntime, World
@@ -78,7 +76,7 @@ class Stage:
     @property
     def fleet(self) -> Fleet:
         assert self.backend.spec
-        return read(self.backend.spec.text)
+        return decode_fleet(self.backend.spec.text)
 
     @property
     def instances(self) -> list[Instance]:
@@ -97,7 +95,7 @@ class Stage:
     def is_whole(self) -> bool:
         """Say whether all that is wanted runs, up to date, and nothing else does."""
         fleet = self.fleet
-        wanted = {one.name: (one.count, workload_digest(one.workload)) for one in fleet.pools}
+        wanted = {one.name: (one.count, one.workload.digest) for one in fleet.pools}
         for name, (count, digest) in wanted.items():
             mine = [one for one in self.instances if one.pool == name]
             is_good = all(one.phase is Phase.RUNNING and one.workload == digest for one in mine)
@@ -121,7 +119,7 @@ class Stage:
         term = self.controller.term
         assert term
         expected = self.backend.spec.version if self.backend.spec else 0
-        await MemoryStore(self.backend).commit([PutSpec(text(fleet), expected)], term=term)
+        await MemoryStore(self.backend).commit([PutSpec(encode_fleet(fleet), expected)], term=term)
 
     async def stop(self) -> None:
         """End the provisioner as at a clean stop."""
@@ -129,19 +127,6 @@ class Stage:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self.tasks.clear()
-
-
-def text(fleet: Fleet) -> str:
-    """Return a specification as these tests store it."""
-    return msgspec.json.encode(fleet).decode()
-
-
-def read(words: str) -> Fleet:
-    """Return the specification that was stored."""
-    try:
-        return msgspec.json.decode(words, type=Fleet)
-    except msgspec.DecodeError as error:
-        raise SpecError("the store", [str(error)]) from error
 
 
 @asynccontextmanager
@@ -160,7 +145,7 @@ async def provisioner(
     world = world or World(clock, seed=seed, behaviour=behaviour)
     if fleet is not None:
         session = backend.begin_term("setup")
-        backend.commit([PutSpec(text(fleet), 0)], session.term)
+        backend.commit([PutSpec(encode_fleet(fleet), 0)], session.term)
         backend.end_term(session)
     stage = staged(world, backend, name=name, seed=seed)
     stage.tasks += [
@@ -187,7 +172,7 @@ def staged(world: World, backend: MemoryBackend, *, name: str, seed: int) -> Sta
         open_runtime=open_runtime,
         prober_of=lambda _: SimulatedProber(world),
         clock=clock,
-        read_spec=read,
+        read_spec=decode_fleet,
         jitter=random.Random(seed).random,  # noqa: S311
         listener=counters,
     )

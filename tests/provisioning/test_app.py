@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 import pytest
 
 from ollama_fleet.tokens import TokenFileError
@@ -24,14 +23,20 @@ from provisioning.app import Settings, running
 from provisioning.errors import ListenError, ProvisionerError, StoreError
 from provisioning.model import Fleet, Node, Pool, Probe, RuntimeKind, Workload
 from provisioning.runtime.factory import Local
-from provisioning.spec import encode_fleet
+from provisioning.spec.document import encode_fleet
 from tests.ports import free_port
 from tests.waiting import eventually
 
 FLEET = Fleet(
     name="lab",
-    nodes=(Node("n1", RuntimeKind.SIMULATED, cpus=64.0, memory_bytes=2**40),),
-    pools=(Pool("web", 3, Workload("toy", "fleet", probe=Probe(interval_s=1.0))),),
+    nodes=(Node(name="n1", runtime=RuntimeKind.SIMULATED, cpus=64.0, memory_bytes=2**40),),
+    pools=(
+        Pool(
+            name="web",
+            count=3,
+            workload=Workload(model="toy", engine="fleet", probe=Probe(interval_s=1.0)),
+        ),
+    ),
 )
 
 
@@ -303,7 +308,7 @@ async def test_a_specification_of_another_fleet_is_refused(tmp_path: Path) -> No
     async with client(settings(tmp_path)) as session:
         await eventually(lambda: leads(session))
 
-        assert 409 == await put_spec(session, msgspec.structs.replace(FLEET, name="other"))
+        assert 409 == await put_spec(session, FLEET.replace(name="other"))
 
 
 async def is_ready(session: aiohttp.ClientSession) -> bool:

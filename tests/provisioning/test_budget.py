@@ -10,18 +10,17 @@ from provisioning.budget import schedule_of, throughput_of
 from provisioning.model import DAY_S, Fleet, Limits, Rotation, WarmUp, Workload
 from provisioning.reconcile import decide
 from provisioning.store.base import Stored
-from provisioning.workload import workload_digest
 from tests.provisioning.making import CHAT, NOW_S, fleet, instance, node, observed, pool
 
 TURN_S = 5000.0
 WEEK = Rotation(every_s=7 * DAY_S, at_once=500, drain_s=3600.0, warm_up_s=1000.0)
-WARMED = replace(CHAT, warm_up=(WarmUp("/load"),))
+WARMED = CHAT.replace(warm_up=(WarmUp(path="/load"),))
 LIMITS = Limits(start_timeout_s=390.0, stop_grace_s=5.0, unavailable_ratio=0.05, operations=500)
 
 
 def ages_at_the_end(wanted: Fleet, n: int) -> list[float]:
     """Return how old each instance was when it was replaced; every turn lasts as long as it may."""
-    digest = workload_digest(wanted.pools[0].workload)
+    digest = wanted.pools[0].workload.digest
     seen = observed(
         [instance(number, started_s=NOW_S, workload=digest) for number in range(1, n + 1)]
     )
@@ -68,8 +67,8 @@ def test_a_pool_is_replaced_in_whole_turns_of_as_many_as_the_limits_allow(
     count: int, operations: int, n_turns: int
 ) -> None:
     """Of 40 two may be down at once, of 60 three; an operation lasts as long as a turn here."""
-    limits = replace(LIMITS, operations=operations)
-    throughput = throughput_of(pool(count, rotation=replace(WEEK, drain_s=0.0)), limits)
+    limits = LIMITS.replace(operations=operations)
+    throughput = throughput_of(pool(count, rotation=WEEK.replace(drain_s=0.0)), limits)
 
     assert n_turns == throughput.whole_s / throughput.turn_s
 

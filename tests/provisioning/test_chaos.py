@@ -9,10 +9,11 @@ import random
 import pytest
 
 from provisioning.model import Limits, Rotation
+from provisioning.spec.document import encode_fleet
 from provisioning.store.base import PutSpec
 from provisioning.store.memory import MemoryBackend
 from tests.provisioning.making import fleet, node, pool
-from tests.provisioning.scene import Stage, staged, text
+from tests.provisioning.scene import Stage, staged
 from tests.provisioning.virtual import VirtualClock, virtual_run
 from tests.provisioning.world import Behaviour, World
 
@@ -43,7 +44,7 @@ class Chaos:
     def begin(self) -> None:
         """Begin with a specification in the store, and two provisioners."""
         session = self.backend.begin_term("setup")
-        self.backend.commit([PutSpec(text(WANTED), 0)], session.term)
+        self.backend.commit([PutSpec(encode_fleet(WANTED), 0)], session.term)
         self.backend.end_term(session)
         self.stages = [self.stage(), self.stage()]
 

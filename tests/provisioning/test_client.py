@@ -28,6 +28,7 @@ from provisioning.client import (
     etag_of,
 )
 from provisioning.model import Fleet
+from provisioning.spec.document import encode_fleet
 from tests.ports import free_port
 from tests.provisioning.api.board import FLEET
 from tests.provisioning.api.served import Served
@@ -175,8 +176,8 @@ def nobody() -> str:
 
 
 def scaled(count: int) -> Fleet:
-    pool = msgspec.structs.replace(FLEET.pools[0], count=count)
-    return msgspec.structs.replace(FLEET, pools=(pool, FLEET.pools[1]))
+    pool = FLEET.pools[0].replace(count=count)
+    return FLEET.replace(pools=(pool, FLEET.pools[1]))
 
 
 def test_every_call_is_one_of_the_api(served: Served) -> None:
@@ -376,7 +377,7 @@ def test_a_refused_token_names_the_option_and_is_in_no_message(serve: Serve) -> 
 
 def test_a_weakened_etag_names_its_version(serve: Serve) -> None:
     """As a reverse proxy that compresses answers makes it."""
-    spec = Reply(body=msgspec.json.encode(FLEET), headers={"ETag": 'W/"7"'})
+    spec = Reply(body=encode_fleet(FLEET).encode(), headers={"ETag": 'W/"7"'})
     server = serve(spec, Reply(404))
     with client_of(server) as client:
         active = client.spec()

@@ -212,7 +212,7 @@ def test_a_changed_workload_rolls_through_the_pool_and_developers_keep_their_ins
             owned = {one.id: one.developer for one in stage.instances}
 
             await stage.put_spec(
-                fleet(replace(chat, workload=replace(CHAT, model="new")), nodes=TWO_NODES)
+                fleet(chat.replace(workload=CHAT.replace(model="new")), nodes=TWO_NODES)
             )
             await stage.until(lambda: not stage.is_whole())
             await stage.until(stage.is_whole)
@@ -232,7 +232,7 @@ def test_a_workload_that_never_starts_stops_rolling_at_the_share_that_may_be_dow
             stage.world.behave(Behaviour(cannot_start=True), image="bad")
 
             await stage.put_spec(
-                fleet(replace(chat, workload=replace(CHAT, image="bad")), limits=limits)
+                fleet(chat.replace(workload=CHAT.replace(image="bad")), limits=limits)
             )
             await VirtualClock().sleep(3600.0)
             stuck = sorted(one.phase for one in stage.instances)
@@ -506,7 +506,7 @@ def test_a_drain_is_ended_when_its_time_is_over(drain_s: float) -> None:
             await stage.until(stage.is_whole)
             await VirtualClock().sleep(30.0)
 
-            await stage.put_spec(fleet(replace(chat, workload=replace(CHAT, model="new"))))
+            await stage.put_spec(fleet(chat.replace(workload=CHAT.replace(model="new"))))
             await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
             begun_s = stage.instances[0].since_s
             await stage.until(lambda: stage.instances[0].phase is Phase.STOPPING)
@@ -522,7 +522,7 @@ def test_drains_that_cannot_be_ended_cause_no_reconciles() -> None:
         chat = pool(4, rotation=Rotation(every_s=0.0, drain_s=5.0))
         async with provisioner(fleet(chat), behaviour=STUBBORN) as stage:
             await stage.until(stage.is_whole)
-            await stage.put_spec(fleet(replace(chat, count=0)))
+            await stage.put_spec(fleet(chat.replace(count=0)))
             await VirtualClock().sleep(30.0)
             assert {Phase.DRAINING, Phase.STOPPING} >= {one.phase for one in stage.instances}
             stage.world.silence("n1")
@@ -604,7 +604,7 @@ async def unfollowed(wanted: Fleet) -> AsyncIterator[Stage]:
         yield stage
 
 
-BAD = replace(CHAT, image="bad")
+BAD = CHAT.replace(image="bad")
 HANGS = Behaviour(start_s=1.0, hang_ratio=1.0)
 """It runs, and never gets healthy."""
 PULLS = Behaviour(start_s=1e6)
@@ -628,7 +628,7 @@ def test_a_rollback_waits_for_no_start(bad: Behaviour, n_answers: int) -> None:
         async with provisioner(fleet(chat, limits=PATIENT)) as stage:
             await stage.until(stage.is_whole)
             stage.world.behave(bad, image="bad")
-            await stage.put_spec(fleet(replace(chat, workload=BAD), limits=PATIENT))
+            await stage.put_spec(fleet(chat.replace(workload=BAD), limits=PATIENT))
             await VirtualClock().sleep(300.0)
             assert 2 == stage.controller.loop.n_running
 
@@ -668,7 +668,7 @@ def test_a_pool_that_never_starts_keeps_no_other_from_healing(
 ) -> None:
     nodes = [node(f"n{n}", cpus=80.0, memory_bytes=80 * GIB) for n in (1, 2, 3)]
     good = pool(10)
-    bad = pool(100, name="bad", workload=replace(CHAT, image="bad", warm_up=(WarmUp("/load"),)))
+    bad = pool(100, name="bad", workload=CHAT.replace(image="bad", warm_up=(WarmUp(path="/load"),)))
     pools = (bad, good) if is_bad_first else (good, bad)
 
     async def scene() -> None:
@@ -795,8 +795,8 @@ def test_what_is_refused_once_is_tried_again_at_once(monkeypatch: pytest.MonkeyP
 
 SLOW_DRAIN = Rotation(every_s=0.0, drain_s=120.0)
 RACKS = (
-    node("n1", address="127.0.0.1", labels=(("rack", "r1"),)),
-    node("n2", address="127.0.0.2", labels=(("rack", "r2"),)),
+    node("n1", address="127.0.0.1", labels={"rack": "r1"}),
+    node("n2", address="127.0.0.2", labels={"rack": "r2"}),
 )
 
 
@@ -812,7 +812,7 @@ async def listed(stage: Stage) -> dict[str, tuple[str, str, str, str]]:
 def test_who_takes_over_in_a_roll_out_lists_everything_as_it_was() -> None:
     """Another model for all, while one node has left; half of them have not been replaced yet."""
     before = pool(8, rotation=SLOW_DRAIN)
-    after = pool(8, rotation=SLOW_DRAIN, workload=replace(CHAT, model="llama4", engine="llamacpp"))
+    after = pool(8, rotation=SLOW_DRAIN, workload=CHAT.replace(model="llama4", engine="llamacpp"))
 
     async def scene() -> None:
         async with provisioner(fleet(before, nodes=RACKS)) as first:

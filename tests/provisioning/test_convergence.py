@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from provisioning.model import (
     ContainerState,
@@ -30,12 +29,11 @@ from provisioning.model import (
 )
 from provisioning.reconcile import decide
 from provisioning.state import orphan_policy
-from provisioning.workload import workload_digest
 from tests.provisioning.making import CHAT, GIB, NOW_S, node
 from tests.provisioning.model_world import Held, World, stray
 from tests.provisioning.node_faults import Fault
 
-SMALL = replace(CHAT, model="small", cpus=0.5)
+SMALL = CHAT.replace(model="small", cpus=0.5)
 N_WILD_STEPS = 25
 N_CALM_STEPS = 600
 NAMES = ("a", "b", "c", "d")
@@ -52,14 +50,14 @@ rotations = st.builds(
 def pools(name: str, zone: str = "") -> st.SearchStrategy[Pool]:
     return st.builds(
         Pool,
-        st.just(name),
-        st.integers(0, 8),
-        st.sampled_from([CHAT, SMALL]),
+        name=st.just(name),
+        count=st.integers(0, 8),
+        workload=st.sampled_from([CHAT, SMALL]),
         placement=st.builds(
             Placement,
-            st.sampled_from(Spread),
-            st.sampled_from([0, 5]),
-            st.just((("zone", zone),) if zone else ()),
+            strategy=st.sampled_from(Spread),
+            max_per_node=st.sampled_from([0, 5]),
+            selector=st.just({"zone": zone} if zone else {}),
         ),
         rotation=rotations,
         developers=st.sampled_from([(), ("ada", "bob"), ("bob", "eve", "joe")]),
@@ -78,20 +76,20 @@ SMALL_NODES = (
 
 def large_node(name: str) -> Node:
     """Return a node that has room for all that is wanted: 16 instances of one CPU."""
-    return node(name, cpus=16.0, memory_bytes=40 * GIB, labels=(("zone", "east"),))
+    return node(name, cpus=16.0, memory_bytes=40 * GIB, labels={"zone": "east"})
 
 
 def fleets(large: str) -> st.SearchStrategy[Fleet]:
     """Return fleets of large nodes of these names, and two small ones."""
     return st.builds(
         Fleet,
-        st.just("test"),
-        st.tuples(*(st.just(large_node(name)) for name in large), *SMALL_NODES),
-        st.one_of(
+        name=st.just("test"),
+        nodes=st.tuples(*(st.just(large_node(name)) for name in large), *SMALL_NODES),
+        pools=st.one_of(
             st.tuples(pools("chat")),
             st.tuples(pools("chat"), pools("code", "east")),
         ),
-        st.builds(
+        limits=st.builds(
             Limits,
             operations=st.integers(1, 12),
             operations_per_node=st.integers(0, 3),
@@ -115,7 +113,7 @@ def records(draw: st.DrawFn, *, number: int) -> Instance:
         generation=draw(st.integers(1, 3)),
         phase=phase,
         since_s=NOW_S - draw(st.sampled_from([-5.0, 0.0, 30.0, 1e6])),
-        workload=workload_digest(workload),
+        workload=workload.digest,
         started_s=NOW_S - draw(st.sampled_from([0.0, 3000.0, 1e6])),
         reason=draw(st.sampled_from([None, *Reason])),
         developer=draw(st.sampled_from(["", "ada", "bob", "mallory"])),
@@ -230,7 +228,7 @@ def assert_wanted(world: World) -> None:
         assert is_rotating or len(mine) == len(serving)
         # Behind a node that is silent for good, what serves is left as it is.
         heard = [one for one in serving if not world.is_unheard(one.node)]
-        assert all(one.workload == workload_digest(pool.workload) for one in heard)
+        assert all(one.workload == pool.workload.digest for one in heard)
         assert {one.node for one in heard} <= suitable
         assert all(world.faults.get(one.node) is not Fault.LOST for one in serving)
         assert len(mine) - len(serving) <= max(1, pool.rotation.at_once)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from provisioning.drains import LOOK_S, NOTICE_S, DrainMonitor
 from provisioning.model import Phase, RequestsPage, Rotation
-from provisioning.spec.engines import ENGINES
+from provisioning.spec.defaults import ENGINES
 from provisioning.store.base import Stored
 from tests.provisioning.making import CHAT, fleet, instance, pool
 from tests.provisioning.scene import provisioner
@@ -39,11 +39,11 @@ def test_a_drain_ends_once_nothing_is_under_way(
         return VirtualClock().unix_s() >= idle_from_s[-1]
 
     async def scene() -> None:
-        chat = pool(1, workload=replace(CHAT, engine=engine))
-        chat = replace(chat, rotation=Rotation(every_s=0.0, drain_s=DRAIN_S))
+        chat = pool(1, workload=CHAT.replace(engine=engine))
+        chat = chat.replace(rotation=Rotation(every_s=0.0, drain_s=DRAIN_S))
         async with provisioner(fleet(chat)) as stage:
             await stage.until(stage.is_whole)
-            await stage.put_spec(fleet(replace(chat, workload=replace(CHAT, model="new"))))
+            await stage.put_spec(fleet(chat.replace(workload=CHAT.replace(model="new"))))
             await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
             begun_s = stage.instances[0].since_s
             idle_from_s.append(begun_s + busy_s)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import msgspec
 import pytest
-from msgspec.structs import replace
 
 from provisioning.errors import NodeUnreachableError, PermanentError
 from provisioning.model import (
@@ -289,7 +289,7 @@ def test_a_node_that_is_reached_otherwise_is_opened_anew() -> None:
         await made.nodes.update([node("n1", cpus=99.0, address="10.0.0.9")], used=())
         assert first is made.nodes.runtime("n1")
 
-        await made.nodes.update([replace(node("n1"), endpoint="https://n1:2")], used=())
+        await made.nodes.update([node("n1").replace(endpoint="http://n1:2")], used=())
 
         assert first.is_closed
         assert first is not made.nodes.runtime("n1")
@@ -420,7 +420,7 @@ def test_a_new_roster_holds_for_what_runs_already() -> None:
     async def scene() -> None:
         async with monitored() as made:
             await made.follow(FLEET, ONE)
-            patient = replace(CHAT, probe=Probe(interval_s=100.0))
+            patient = CHAT.replace(probe=Probe(interval_s=100.0))
             await made.follow(fleet(pool(2, workload=patient), nodes=(N1,)), ONE)
             made.world.sicken(ONE.container)
 
@@ -451,7 +451,7 @@ def test_what_runs_is_asked_where_it_listens_whatever_its_nodes_address_becomes(
     async def scene() -> None:
         async with monitored() as made:
             await made.follow(FLEET, ONE)
-            moved = replace(N1, address="127.0.0.9")
+            moved = N1.replace(address="127.0.0.9")
             await made.follow(fleet(pool(2), nodes=(moved, N2)), ONE)
             await VirtualClock().sleep(60.0)
             assert {} == made.monitor.health.unhealthy
@@ -509,7 +509,9 @@ def test_who_has_failed_has_no_container_and_does_not_use_its_node() -> None:
             await made.follow(FLEET, ONE, TWO)
             await made.monitor.nodes.runtime("n2").remove(TWO.container, grace_s=0.0)
             await VirtualClock().sleep(6.0)
-            await made.follow(fleet(pool(1), nodes=(N1,)), ONE, replace(TWO, phase=Phase.FAILED))
+            await made.follow(
+                fleet(pool(1), nodes=(N1,)), ONE, msgspec.structs.replace(TWO, phase=Phase.FAILED)
+            )
             assert {"n1"} == set(made.monitor.nodes.reports)
 
     virtual_run(scene())

@@ -25,26 +25,29 @@ from provisioning.model import (
     Workload,
 )
 from provisioning.plan import FieldChange, NodePlan, Plan, PoolPlan, Verb, plan_of, plan_text
-from provisioning.workload import instance_id, listing_of, workload_digest
+from provisioning.workload import instance_id, listing_of
 
-WORKLOAD = Workload(model="m", engine="ollama", environment=(("A", "old"),))
-POOL = Pool("llama", 4, WORKLOAD)
-NODES = (Node("n1", RuntimeKind.SIMULATED), Node("n2", RuntimeKind.SIMULATED))
-FLEET = Fleet("lab", NODES, (POOL,))
+WORKLOAD = Workload(model="m", engine="ollama", environment={"A": "old"})
+POOL = Pool(name="llama", count=4, workload=WORKLOAD)
+NODES = (
+    Node(name="n1", runtime=RuntimeKind.SIMULATED, cpus=1.0, memory_bytes=2**36),
+    Node(name="n2", runtime=RuntimeKind.SIMULATED, cpus=1.0, memory_bytes=2**36),
+)
+FLEET = Fleet(name="lab", nodes=NODES, pools=(POOL,))
 
 
 def changed(pool: Pool = POOL, **changes: Any) -> Pool:
-    return msgspec.structs.replace(pool, **changes)
+    return pool.replace(**changes)
 
 
 def fleet(*pools: Pool, **changes: Any) -> Fleet:
-    return msgspec.structs.replace(FLEET, pools=pools, **changes)
+    return FLEET.replace(pools=pools, **changes)
 
 
 def instances(
     count: int, *, pool: Pool = POOL, node: str = "n1", reason: Reason | None = None
 ) -> list[Instance]:
-    digest = workload_digest(pool.workload)
+    digest = pool.workload.digest
     return [
         Instance(
             instance_id(pool.name, n), pool.name, node, 20_000 + n, 1, Phase.RUNNING, 0.0, digest,
@@ -130,7 +133,7 @@ def test_instances_that_leave_for_good_do_not_count() -> None:
 
 
 def test_another_workload_replaces_every_instance_and_says_what_differs() -> None:
-    workload = msgspec.structs.replace(WORKLOAD, model="n", cpus=4.0)
+    workload = WORKLOAD.replace(model="n", cpus=4.0)
 
     plan = pool_plan(fleet(changed(workload=workload)), instances(4))
 
@@ -142,7 +145,7 @@ def test_another_workload_replaces_every_instance_and_says_what_differs() -> Non
 
 
 def test_another_health_check_replaces_nothing() -> None:
-    workload = msgspec.structs.replace(WORKLOAD, probe=Probe(path="/x"))
+    workload = WORKLOAD.replace(probe=Probe(path="/x"))
 
     plan = pool_plan(fleet(changed(workload=workload)), instances(4))
 
@@ -152,17 +155,17 @@ def test_another_health_check_replaces_nothing() -> None:
 
 def test_settings_have_their_names_and_containers_in_the_file() -> None:
     """What a plan tells can be found in the file, and put there."""
-    workload = msgspec.structs.replace(WORKLOAD, memory_bytes=2**34, probe=Probe(n_failures=5))
+    workload = WORKLOAD.replace(memory_bytes=2**34, probe=Probe(n_failures=5))
     pool = changed(workload=workload, rotation=Rotation(every_s=3600.0, drain_s=90.0))
     limits = Limits(unavailable_ratio=0.1, start_timeout_s=60.0)
-    node = msgspec.structs.replace(NODES[0], is_cordoned=True)
+    node = NODES[0].replace(is_cordoned=True)
 
     plan = plan_of(FLEET, fleet(pool, limits=limits, nodes=(node, NODES[1])), ())
 
     assert (
         FieldChange("health.failures", "3", "5"),
         FieldChange("memory", "8GiB", "16GiB"),
-        FieldChange("rotation.drain", "1m", "90s"),
+        FieldChange("rotation.drain", "1m", "1m30s"),
         FieldChange("rotation.every", "7d", "1h"),
     ) == plan.pools[0].changes
     assert (
@@ -174,8 +177,8 @@ def test_settings_have_their_names_and_containers_in_the_file() -> None:
 
 def test_a_variable_that_is_gone_has_no_value_afterwards() -> None:
     """Of an engine's own ones as well, which the file then has without a value."""
-    given = (("A", "old"), ("OLLAMA_HOST", "{address}"), ("X", ""))
-    before = fleet(changed(workload=msgspec.structs.replace(WORKLOAD, environment=given)))
+    given = {"A": "old", "OLLAMA_HOST": "{address}", "X": ""}
+    before = fleet(changed(workload=WORKLOAD.replace(environment=given)))
 
     plan = plan_of(before, FLEET, ())
 
@@ -185,7 +188,7 @@ def test_a_variable_that_is_gone_has_no_value_afterwards() -> None:
 
 
 def test_values_of_environment_variables_are_hidden() -> None:
-    workload = msgspec.structs.replace(WORKLOAD, environment=(("A", "new"), ("B", "hidden")))
+    workload = WORKLOAD.replace(environment={"A": "new", "B": "hidden"})
 
     plan = plan_of(FLEET, fleet(changed(workload=workload)), instances(4))
 
@@ -198,7 +201,7 @@ def test_values_of_environment_variables_are_hidden() -> None:
 
 def test_instances_that_are_too_many_are_not_also_replaced_or_moved() -> None:
     """Of four instances two go; of the two that stay, one is on a node that goes."""
-    workload = msgspec.structs.replace(WORKLOAD, model="n")
+    workload = WORKLOAD.replace(model="n")
     stored = [*instances(3, node="n2"), *instances(4)[3:]]
 
     plan = pool_plan(fleet(changed(count=2, workload=workload), nodes=NODES[:1]), stored)
@@ -224,15 +227,13 @@ def test_the_numbers_of_a_plan_add_up(count: int, stored: list[tuple[str, bool]]
     assert 0 in (plan.n_created, plan.n_removed)
 
 
-@pytest.mark.parametrize(
-    "nodes", [NODES[1:], (msgspec.structs.replace(NODES[0], is_cordoned=True), NODES[1])]
-)
+@pytest.mark.parametrize("nodes", [NODES[1:], (NODES[0].replace(is_cordoned=True), NODES[1])])
 def test_instances_of_a_node_that_goes_are_moved(nodes: tuple[Node, ...]) -> None:
     assert (0, 0, 0, 4) == counts(pool_plan(fleet(POOL, nodes=nodes), instances(4)))
 
 
 def test_nodes_and_limits_that_differ_are_told() -> None:
-    nodes = (msgspec.structs.replace(NODES[0], cpus=2.0, labels=(("a", "1"),)), NODES[1])
+    nodes = (NODES[0].replace(cpus=2.0, labels={"a": "1"}), NODES[1])
 
     plan = plan_of(FLEET, fleet(POOL, nodes=nodes, limits=Limits(tries=4)), instances(4))
 
@@ -242,7 +243,7 @@ def test_nodes_and_limits_that_differ_are_told() -> None:
 
 
 def test_nodes_and_limits_that_differ_are_told_in_words() -> None:
-    nodes = (msgspec.structs.replace(NODES[0], cpus=2.0), NODES[1])
+    nodes = (NODES[0].replace(cpus=2.0), NODES[1])
 
     text = plan_text(plan_of(FLEET, fleet(POOL, nodes=nodes, limits=Limits(tries=4)), instances(4)))
 
@@ -254,7 +255,7 @@ limits:
 
 
 def cordoned(node: Node) -> Node:
-    return msgspec.structs.replace(node, is_cordoned=True)
+    return node.replace(is_cordoned=True)
 
 
 def test_nodes_that_are_removed_say_what_they_hold() -> None:
@@ -266,7 +267,14 @@ def test_nodes_that_are_removed_say_what_they_hold() -> None:
         *instances(1, node="n9"),
     ]
 
-    plan = plan_of(FLEET, fleet(POOL, nodes=(Node("n3", RuntimeKind.SIMULATED),)), stored)
+    plan = plan_of(
+        FLEET,
+        fleet(
+            POOL,
+            nodes=(Node(name="n3", runtime=RuntimeKind.SIMULATED, cpus=1.0, memory_bytes=2**36),),
+        ),
+        stored,
+    )
 
     assert (
         NodePlan("n1", Verb.REMOVED, (), 3, is_in_use=True),
@@ -318,8 +326,22 @@ def test_a_cordoned_node_may_go_and_the_plan_says_what_it_holds() -> None:
 
 
 CONTAINED = (
-    Node("n1", RuntimeKind.CONTAINERD, "10.0.0.1", "https://10.0.0.1:11480"),
-    Node("n2", RuntimeKind.CONTAINERD, "10.0.0.2", "https://10.0.0.2:11480"),
+    Node(
+        name="n1",
+        runtime=RuntimeKind.CONTAINERD,
+        address="10.0.0.1",
+        endpoint="https://10.0.0.1:11480",
+        cpus=1.0,
+        memory_bytes=2**36,
+    ),
+    Node(
+        name="n2",
+        runtime=RuntimeKind.CONTAINERD,
+        address="10.0.0.2",
+        endpoint="https://10.0.0.2:11480",
+        cpus=1.0,
+        memory_bytes=2**36,
+    ),
 )
 
 
@@ -339,7 +361,7 @@ def node_plans(
 
 
 def other(node: Node = CONTAINED[0], **fields: Any) -> Node:
-    return msgspec.structs.replace(node, **fields)
+    return node.replace(**fields)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +430,9 @@ def test_a_node_cannot_become_the_machine_of_one_that_is_left_out_and_holds_inst
     assert ("n2", "n1") == (changed_one.name, changed_one.renamed_from)
 
 
-@pytest.mark.parametrize("fields", [{"runtime": RuntimeKind.SIMULATED}, {"endpoint": "https://x"}])
+@pytest.mark.parametrize(
+    "fields", [{"runtime": RuntimeKind.SIMULATED, "endpoint": ""}, {"endpoint": "https://x"}]
+)
 def test_what_is_no_ones_containerd_may_be_added(fields: dict[str, Any]) -> None:
     _, added = node_plans((CONTAINED[1], other(name="n9", **fields)), held(2))
 
@@ -528,14 +552,14 @@ def test_why_nodes_cannot_be_other_machines_comes_first() -> None:
         ({"last_port": 21_000}, True),
         ({"cpus": 5.0, "memory_bytes": 101, "max_instances": 6}, False),
         ({"max_instances": 0, "first_port": 19_000, "last_port": 30_000}, False),
-        ({"labels": (("a", "1"),)}, False),
+        ({"labels": {"a": "1"}}, False),
     ],
 )
 def test_that_a_node_has_less_room_for_what_it_holds_is_told(
     fields: dict[str, Any], is_tightened: bool
 ) -> None:
     before = other(cpus=4.0, memory_bytes=100, max_instances=5)
-    after = msgspec.structs.replace(before, **fields)
+    after = before.replace(**fields)
 
     (plan,) = node_plans((after,), held(2), before=(before,))
     (empty,) = node_plans((after,), [], before=(before,))
@@ -571,9 +595,15 @@ def test_a_plan_goes_through_json() -> None:
 
 
 def test_a_plan_in_words() -> None:
-    workload = msgspec.structs.replace(WORKLOAD, model="n" * 99)
-    pools = (changed(workload=workload, count=1200), Pool("x", 1, WORKLOAD))
-    nodes = (*NODES[:1], *(Node(f"r{n}", RuntimeKind.SIMULATED) for n in range(10)))
+    workload = WORKLOAD.replace(model="n" * 99)
+    pools = (changed(workload=workload, count=1200), Pool(name="x", count=1, workload=WORKLOAD))
+    nodes = (
+        *NODES[:1],
+        *(
+            Node(name=f"r{n}", runtime=RuntimeKind.SIMULATED, cpus=1.0, memory_bytes=2**36)
+            for n in range(10)
+        ),
+    )
 
     text = plan_text(plan_of(FLEET, fleet(*pools, nodes=nodes), instances(4)))
 
@@ -594,7 +624,7 @@ nodes removed: n2"""
 def test_of_command_lines_it_is_told_only_that_they_differ() -> None:
     """Anybody may ask for a plan, and a word of it may be a key."""
     command = ("llama-server", "--api-key", "s3cret")
-    before = fleet(changed(workload=msgspec.structs.replace(WORKLOAD, command=command)))
+    before = fleet(changed(workload=WORKLOAD.replace(command=command)))
 
     plan = plan_of(before, FLEET, ())
 
@@ -606,8 +636,8 @@ def test_of_command_lines_it_is_told_only_that_they_differ() -> None:
 
 def test_of_warm_up_requests_it_is_told_only_that_they_differ() -> None:
     """Anybody may ask for a plan, and a body may hold a secret."""
-    warm_up = (WarmUp("/x", body='{"key": "s3cret"}'),)
-    before = fleet(changed(workload=msgspec.structs.replace(WORKLOAD, warm_up=warm_up)))
+    warm_up = (WarmUp(path="/x", body='{"key": "s3cret"}'),)
+    before = fleet(changed(workload=WORKLOAD.replace(warm_up=warm_up)))
 
     plan = plan_of(before, FLEET, ())
 

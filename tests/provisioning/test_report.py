@@ -141,7 +141,7 @@ def test_a_pool_that_cannot_be_started_floods_no_log(
 
     async def scene() -> None:
         limits = Limits(operations_per_node=50, retry_failed_s=600.0)
-        roomy = replace(node(), cpus=100.0, memory_bytes=2**50)
+        roomy = node().replace(cpus=100.0, memory_bytes=2**50)
         async with provisioner(fleet(pool(40), nodes=(roomy,), limits=limits)):
             await VirtualClock().sleep(300.0)
 

@@ -84,7 +84,7 @@ def many(n: int, **fields: object) -> list[Instance]:
 def test_spread_takes_the_emptiest_node_and_pack_the_fullest_with_room() -> None:
     spread = fleet(pool(3), nodes=[N1, N2])
     packed = fleet(
-        pool(4, placement=Placement(Spread.PACK)),
+        pool(4, placement=Placement(strategy=Spread.PACK)),
         nodes=[node("n1", cpus=2.0), node("n2", cpus=3.0)],
     )
 
@@ -110,10 +110,10 @@ def test_which_nodes_get_nothing() -> None:
     """Those at the pool's limit, cordoned, without the labels, or silent."""
     per_node = fleet(pool(5, placement=Placement(max_per_node=2)), nodes=[WIDE])
     cordoned = fleet(pool(2), nodes=[node("n1", is_cordoned=True), N2])
-    both = (("gpu", "no"), ("zone", "a"))
+    both = {"gpu": "no", "zone": "a"}
     labelled = fleet(
         pool(2, placement=Placement(selector=both)),
-        nodes=[node("n1", labels=both[:1]), node("n2", labels=both)],
+        nodes=[node("n1", labels={"gpu": "no"}), node("n2", labels=both)],
     )
     quiet = [silent("n1", for_s=5), report("n2"), report("n3", at_s=0.0, fault="refused")]
 
@@ -425,7 +425,7 @@ def test_who_waits_for_an_operation_has_a_place_and_a_start_there_needs_none() -
 
 
 def test_who_grows_has_room_for_its_new_size_before_others_are_moved() -> None:
-    grown = pool(3, workload=replace(CHAT, cpus=4.0), rotation=SLOW)
+    grown = pool(3, workload=CHAT.replace(cpus=4.0), rotation=SLOW)
     first, *others = many(3)
 
     assert 1 == drained(first, *others, of=grown, room=5)

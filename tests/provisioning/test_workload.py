@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -11,29 +10,34 @@ import pytest
 from provisioning.model import (
     ContainerSpec,
     Instance,
+    Mount,
     Node,
     Phase,
     Pool,
-    Probe,
     RuntimeKind,
-    WarmUp,
     Workload,
 )
 from provisioning.placeholders import filled, placeholder_fault
-from provisioning.spec.words import MAX_POOL_NAME_CHARACTERS, NAME
-from provisioning.workload import container_spec, instance_id, netloc, workload_digest
+from provisioning.spec.schema import MAX_POOL_NAME_CHARACTERS, NAME
+from provisioning.workload import container_spec, instance_id, netloc
 
 WORKLOAD = Workload(
     model="llama3.1:8b",
     engine="llamacpp",
     image="local/llama:1",
     command=("serve", "--at={host}:{port}", "{{{id}}}"),
-    environment=(("A", "{address}"), ("B", "{node} runs {model}")),
-    mounts=(("/srv", "/models"),),
+    environment={"A": "{address}", "B": "{node} runs {model}"},
+    mounts=(Mount(source="/srv", target="/models"),),
     cpus=1.5,
     memory_bytes=2**30,
 )
-NODE = Node("rack1-n01", RuntimeKind.SIMULATED, address="10.0.0.7")
+NODE = Node(
+    name="rack1-n01",
+    runtime=RuntimeKind.SIMULATED,
+    address="10.0.0.7",
+    cpus=8.0,
+    memory_bytes=2**30,
+)
 
 
 def _instance(**changes: Any) -> Instance:
@@ -43,7 +47,10 @@ def _instance(**changes: Any) -> Instance:
 
 def test_a_container_is_its_instances_generation_with_all_placeholders_filled_in() -> None:
     container = container_spec(
-        "lab", Pool("llama", 1, WORKLOAD, archive="/srv/llama.tar"), NODE, _instance()
+        "lab",
+        Pool(name="llama", count=1, workload=WORKLOAD, archive="/srv/llama.tar"),
+        NODE,
+        _instance(),
     )
 
     assert (
@@ -114,37 +121,3 @@ def test_the_longest_container_name_fits_containerd() -> None:
 
     assert 76 == len(longest)
     assert NAME.fullmatch(longest)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model": "other"},
-        {"engine": "ollama"},
-        {"image": "local/llama:2"},
-        {"command": ()},
-        {"environment": ()},
-        {"mounts": ()},
-        {"cpus": 2.0},
-        {"memory_bytes": 2**31},
-    ],
-)
-def test_whatever_changes_what_runs_changes_the_digest(changes: dict[str, Any]) -> None:
-    changed = msgspec.structs.replace(WORKLOAD, **changes)
-
-    assert workload_digest(WORKLOAD) != workload_digest(changed)
-
-
-def test_looking_at_health_otherwise_replaces_nothing() -> None:
-    changed = msgspec.structs.replace(WORKLOAD, probe=Probe(path="/x"), warm_up=(WarmUp("/y"),))
-
-    assert workload_digest(WORKLOAD) == workload_digest(changed)
-
-
-def test_a_digest_is_short_and_the_same_in_every_release() -> None:
-    """It is stored with each instance: were it to change, every instance would be replaced."""
-    digest = workload_digest(Workload(model="m", engine="fleet"))
-
-    assert re.fullmatch("[0-9a-f]{12}", digest)
-    assert "280ce4400eb9" == digest
-    assert "4c93b7b4461d" == workload_digest(WORKLOAD)

@@ -32,11 +32,11 @@ from provisioning.model import (
     RuntimeKind,
     Workload,
 )
-from provisioning.spec import encode_fleet
+from provisioning.spec.document import encode_fleet
 from provisioning.state import Orphan
 from provisioning.store.base import NEW, Change, Delete, Done, Put, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryStore
-from provisioning.workload import instance_id, listing_of, workload_digest
+from provisioning.workload import instance_id, listing_of
 
 LEADER = "http://127.0.0.1:8081"
 WORKLOAD = Workload(model="llama3.1:8b", engine="ollama", memory_bytes=2**30, cpus=1.0)
@@ -44,13 +44,20 @@ FLEET = Fleet(
     name="lab",
     nodes=(
         Node(
-            "n1", RuntimeKind.SIMULATED, "127.0.0.1", cpus=8.0, memory_bytes=2**33,
-            labels=(("rack", "r1"),),
+            name="n1",
+            runtime=RuntimeKind.SIMULATED,
+            address="127.0.0.1",
+            cpus=8.0,
+            memory_bytes=2**33,
+            labels={"rack": "r1"},
         ),
-        Node("n2", RuntimeKind.SIMULATED, "::1", cpus=8.0, memory_bytes=2**33),
+        Node(name="n2", runtime=RuntimeKind.SIMULATED, address="::1", cpus=8.0, memory_bytes=2**33),
     ),
-    pools=(Pool("llama", 4, WORKLOAD, developers=("ann",)), Pool("tiny", 2, WORKLOAD)),
-)  # fmt: skip
+    pools=(
+        Pool(name="llama", count=4, workload=WORKLOAD, developers=("ann",)),
+        Pool(name="tiny", count=2, workload=WORKLOAD),
+    ),
+)
 
 SPEC: dict[str, Any] = json.loads(encode_fleet(FLEET))
 """As clients send it."""
@@ -67,7 +74,7 @@ def instance(number: int, pool: str = "llama", node: str = "n1", **changes: Any)
         generation=1,
         phase=Phase.RUNNING,
         since_s=1000.0,
-        workload=workload_digest(WORKLOAD),
+        workload=WORKLOAD.digest,
         started_s=1000.0,
         listing=listing_of(WORKLOAD, nodes[0]) if nodes else Listing(),
         history=(Event(990.0, "placed", "n1", 1), Event(1000.0, "started", "in 1.0 s", 1)),

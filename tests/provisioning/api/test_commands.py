@@ -11,7 +11,7 @@ import pytest
 
 from provisioning.api.routes import NOT_LEADING
 from provisioning.model import ContainerState, Fleet, ObservedContainer, Phase, Reason
-from provisioning.spec import decode_fleet, encode_fleet
+from provisioning.spec.document import decode_fleet, encode_fleet
 from provisioning.state import Orphan
 from provisioning.store.base import Change, Done, Put, PutSpec, Term
 from tests.provisioning.api.board import FLEET, LEADER, SPEC, Board, instance, running_board
@@ -292,7 +292,7 @@ async def test_what_cannot_be_is_refused_with_all_problems(board: Board) -> None
     wrong = await board.ask("POST", "/plan", {**SPEC, "nodes": nodes[:1], "name": ""}, expect=422)
 
     assert "99 instances do not fit: there is room for 16" in scaled["detail"]
-    assert ["nodes[1].nmae: unknown key; did you mean name?"] == unknown["problems"]
+    assert "nodes[1].nmae: unknown key; did you mean name?" == unknown["problems"][1]
     assert ["name", "nodes[0].cpus"] == [text.split(":")[0] for text in wrong["problems"]]
     assert FLEET == fleet(board)
 
@@ -324,7 +324,7 @@ async def test_the_first_specification_has_the_fleets_name(tmp_path: Path) -> No
 
 async def test_a_fleet_that_was_kept_under_another_name_is_not_renamed(board: Board) -> None:
     assert board.backend.spec
-    kept = encode_fleet(msgspec.structs.replace(FLEET, name="old"))
+    kept = encode_fleet(FLEET.replace(name="old"))
     await board.commit(PutSpec(kept, board.backend.spec.version))
 
     problem = await board.ask("PUT", "/spec", SPEC, expect=409)
@@ -348,7 +348,7 @@ async def test_a_node_that_holds_instances_is_dropped_only_when_it_is_cordoned(
     assert ("n2", "removed", True) == (node["name"], node["verb"], node["is_in_use"])
     assert FLEET == fleet(board)
 
-    cordoned = {**SPEC, "nodes": [first, {**second, "is_cordoned": True}]}
+    cordoned = {**SPEC, "nodes": [first, {**second, "cordoned": True}]}
     await board.ask("PUT", "/spec", cordoned, expect=202)
     await board.ask("PUT", "/spec", without, expect=202)
     assert ["n1"] == [node.name for node in fleet(board).nodes]
@@ -402,7 +402,7 @@ async def test_a_write_for_what_is_in_force_is_carried_out(board: Board, place: 
 
 async def test_a_specification_that_another_one_overtook_is_refused(board: Board) -> None:
     """Even if the other one comes when this one is about to be written."""
-    others = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
+    others = FLEET.replace(pools=FLEET.pools[:1])
     writes = changing(board)
     board.store.before_commit.append([PutSpec(encode_fleet(others), int(writes[0][-1]))])
 

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 
 from provisioning.api import handlers
 from provisioning.model import Fleet, NodeReport, Phase
-from provisioning.spec import checked_fleet, encode_fleet
+from provisioning.spec.document import checked_fleet, encode_fleet
 from tests.provisioning.api.board import FLEET, JSON, SPEC, Board, instance, running_board
 from tests.waiting import eventually
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from provisioning.api.inventory import InventoryBuilder, node_documents
 from provisioning.model import Fleet, Instance, NodeReport, Phase
-from provisioning.spec import encode_fleet
+from provisioning.spec.document import encode_fleet
 from provisioning.spec_index import SpecIndex
 from provisioning.store.base import Stored, StoredSpec, View
 from tests.provisioning.api.board import FLEET, INSTANCES, WORKLOAD, Board, instance
@@ -20,7 +20,7 @@ from tests.provisioning.making import instance as held_instance
 
 OLD = instance(1)
 CHANGED = tuple(
-    replace(pool, workload=replace(WORKLOAD, model="llama4", engine="llamacpp"))
+    pool.replace(workload=WORKLOAD.replace(model="llama4", engine="llamacpp"))
     for pool in FLEET.pools
 )
 
@@ -115,9 +115,9 @@ async def test_an_instance_at_an_unknown_address_is_only_in_the_details(board: B
     "of",
     [
         FLEET,
-        replace(FLEET, pools=CHANGED),
-        replace(FLEET, pools=()),
-        replace(FLEET, nodes=FLEET.nodes[1:]),
+        FLEET.replace(pools=CHANGED),
+        FLEET.replace(pools=()),
+        FLEET.replace(nodes=FLEET.nodes[1:]),
         None,
     ],
     ids=["in force", "another workload", "no pool", "no node", "no specification"],
@@ -135,8 +135,8 @@ def test_an_instance_is_listed_as_it_was_started(of: Fleet | None) -> None:
 
 def test_an_instance_is_listed_where_it_listens_and_is_asked_for_its_health() -> None:
     """Its node's address has changed since it was started; its labels count at once."""
-    moved = replace(FLEET.nodes[0], address="10.0.0.9", labels=(("rack", "r2"),))
-    changed = replace(FLEET, nodes=(moved,))
+    moved = FLEET.nodes[0].replace(address="10.0.0.9", labels={"rack": "r2"})
+    changed = FLEET.replace(nodes=(moved,))
 
     details = InventoryBuilder().inventory_of(view(1, OLD, of=changed)).rows[OLD.id].details
     probe_target = SpecIndex(changed).probe_target(OLD)

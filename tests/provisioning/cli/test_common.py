@@ -16,13 +16,12 @@ from provisioning.api.routes import Details
 from provisioning.cli.common import Progress, age_text, progress_of
 from provisioning.client import Client, UnreachableError
 from provisioning.model import NodeReport, Phase
-from provisioning.spec import load_fleet
-from provisioning.workload import workload_digest
+from provisioning.spec.document import load_fleet
 from tests.provisioning.api.board import FLEET, WORKLOAD, instance
 from tests.provisioning.api.served import Served
 from tests.provisioning.cli.running import run, spec
 
-LLAMAS = msgspec.structs.replace(FLEET, pools=FLEET.pools[:1])
+LLAMAS = FLEET.replace(pools=FLEET.pools[:1])
 
 
 def test_an_age_has_its_two_largest_units() -> None:
@@ -42,7 +41,7 @@ def details(number: int, **changes: Any) -> Details:
         "phase": "running",
         "since_s": 0.0,
         "generation": 1,
-        "workload": workload_digest(WORKLOAD),
+        "workload": WORKLOAD.digest,
     }
     return msgspec.structs.replace(msgspec.convert(made, Details), **changes)
 
@@ -117,7 +116,7 @@ def put(served: Served, path: Path, **changes: Any) -> None:
     """Put two instances of a specification."""
     (pool,) = load_fleet(path).pools
     for number in (1, 2):
-        wanted = {"workload": workload_digest(pool.workload), **changes}
+        wanted = {"workload": pool.workload.digest, **changes}
         served.put(instance(number, "web", **wanted))
 
 

@@ -19,7 +19,7 @@ from provisioning.app import Settings
 from provisioning.cli.provisioner import OPTIONS, nodes_text, run_options, settings_of
 from provisioning.client import Client
 from provisioning.model import ContainerState, NodeReport, ObservedContainer
-from provisioning.spec import load_fleet
+from provisioning.spec.document import load_fleet
 from provisioning.state import Orphan
 from tests.provisioning.api.board import FLEET, instance
 from tests.provisioning.api.served import Served

@@ -9,7 +9,7 @@ from provisioning.demo.fleet import Demo
 from provisioning.demo.observers import Observers
 from provisioning.demo.plan import Plan
 from provisioning.demo.rundir import RunDir
-from provisioning.spec import read_fleet
+from provisioning.spec.document import read_fleet
 from tests import ports
 from tests.conftest import program
 

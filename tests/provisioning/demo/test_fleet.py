@@ -10,7 +10,7 @@ from provisioning.demo import fleet
 from provisioning.demo.fleet import Demo
 from provisioning.demo.plan import Plan
 from provisioning.model import Fleet, RuntimeKind
-from provisioning.spec import read_fleet
+from provisioning.spec.document import read_fleet
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_real_servers_are_processes_that_end_with_the_demo(made: Demo) -> None:
     command = pool.workload.command
     assert ("-m", "provisioning.demo.llama") == command[2:4]
     assert {"--port={port}", "--host={host}", "--ends-with=17"} <= set(command)
-    assert (("OLLAMA_FLEET_PROGRAMS_DIR", "/cache/programs"),) == pool.workload.environment
+    assert {"OLLAMA_FLEET_PROGRAMS_DIR": "/cache/programs"} == pool.workload.environment
     assert "llamacpp" == pool.workload.engine
 
 

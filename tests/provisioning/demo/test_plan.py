@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from provisioning.demo import fleet, programs
@@ -24,10 +23,10 @@ SUPPLIES = Supplies(
 
 
 def test_instances_that_no_exporter_could_poll_are_refused(plan: Plan) -> None:
-    nodes = tuple(msgspec.structs.replace(node, endpoint="") for node in plan.fleet.nodes)
+    nodes = tuple(node.replace(endpoint="") for node in plan.fleet.nodes)
 
     with pytest.raises(DemoError, match=r"node node-001 and 99 more: .*simulate --host-units"):
-        pollable(msgspec.structs.replace(plan.fleet, nodes=nodes))
+        pollable(plan.fleet.replace(nodes=nodes))
 
     assert plan.fleet == pollable(plan.fleet)
 

@@ -4,7 +4,6 @@ import json
 import shlex
 from dataclasses import replace
 
-import msgspec
 import pytest
 
 from provisioning.demo import report
@@ -80,8 +79,8 @@ def test_the_text_says_how_the_fleet_is_and_where_to_look(plan: Plan) -> None:
 
 def with_containers(plan: Plan) -> Plan:
     first, *others = plan.fleet.nodes
-    container = msgspec.structs.replace(first, runtime=RuntimeKind.CONTAINERD)
-    return replace(plan, fleet=msgspec.structs.replace(plan.fleet, nodes=(container, *others)))
+    container = first.replace(runtime=RuntimeKind.CONTAINERD, endpoint="https://10.0.0.1:11480")
+    return replace(plan, fleet=plan.fleet.replace(nodes=(container, *others)))
 
 
 def test_what_ctrl_c_leaves_is_printed_before_and_after(plan: Plan) -> None:

@@ -32,7 +32,7 @@ async def test_a_log_is_where_the_runtime_of_its_node_has_it(
     tmp_path: Path, kind: RuntimeKind, endpoint: str, path: str
 ) -> None:
     machines = Machines("lab", Local(tmp_path, tmp_path / "token"), SystemClock())
-    where = Node("n1", kind, endpoint=endpoint)
+    where = Node(name="n1", runtime=kind, endpoint=endpoint, cpus=1.0, memory_bytes=2**30)
     runtime = machines.open(where)
 
     expected = path.format(state=tmp_path)
@@ -47,7 +47,13 @@ async def test_in_memory_and_real_instances_at_one_address_are_never_taken_for_e
 ) -> None:
     machines = Machines("test", Local(tmp_path, tmp_path / "token"), SystemClock())
     memory = node("memory", address="127.0.0.1")
-    runtimes = [machines.open(one) for one in (memory, Node("real", RuntimeKind.PROCESS))]
+    runtimes = [
+        machines.open(one)
+        for one in (
+            memory,
+            Node(name="real", runtime=RuntimeKind.PROCESS, cpus=1.0, memory_bytes=2**30),
+        )
+    ]
     container = container_spec("test", pool(), memory, instance(node="memory", port=free_port()))
     await runtimes[0].start(container)
 

@@ -21,7 +21,7 @@ from provisioning.model import Probe, RequestsPage, WarmUp
 from provisioning.runtime import probe
 from provisioning.runtime.base import Prober
 from provisioning.runtime.probe import MAX_PAGE_BYTES, HttpProber
-from provisioning.spec.engines import ENGINES
+from provisioning.spec.defaults import ENGINES
 from tests.ports import free_port
 
 HOST = "127.0.0.1"
@@ -204,7 +204,7 @@ class Store:
 
 
 def pull(model: str) -> tuple[WarmUp]:
-    return (WarmUp("/api/pull", json.dumps({"model": model, "stream": False})),)
+    return (WarmUp(path="/api/pull", body=json.dumps({"model": model, "stream": False})),)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from provisioning.errors import SpecError
-from provisioning.model import Fleet
-from provisioning.spec import read_fleet
+from provisioning.spec.document import read_fleet
+from provisioning.spec.schema import Fleet
 
 FOLDER = Path("nowhere")
 
@@ -26,24 +26,24 @@ def document(**changes: Any) -> dict[str, Any]:
     return {"name": "lab", "nodes": [node()], "pools": [pool()], **changes}
 
 
+def _yaml(document: dict[str, Any]) -> str:
+    """Return the document as JSON, which is YAML; PyYAML would write aliases."""
+    return json.dumps(document, ensure_ascii=False)
+
+
 def fleet_of(*, folder: Path = FOLDER, **changes: Any) -> Fleet:
     return read_fleet(_yaml(document(**changes)), source="fleet.yml", folder=folder)
 
 
-def _yaml(document: dict[str, Any]) -> str:
-    # JSON is YAML; PyYAML would write aliases for what is there twice.
-    return json.dumps(document)
-
-
-def faults_of(text: str) -> list[str]:
+def problems_of(text: str, *, folder: Path = FOLDER) -> list[str]:
     """Return the problems of a text; none where it is a good one."""
     try:
-        read_fleet(text, source="fleet.yml", folder=FOLDER)
+        read_fleet(text, source="fleet.yml", folder=folder)
     except SpecError as error:
         return list(error.problems)
     return []
 
 
-def faults(**changes: Any) -> str:
+def problems(*, folder: Path = FOLDER, **changes: Any) -> str:
     """Return the problems of a changed document as one text."""
-    return "\n".join(faults_of(_yaml(document(**changes))))
+    return "\n".join(problems_of(_yaml(document(**changes)), folder=folder))

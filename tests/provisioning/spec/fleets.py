@@ -1,13 +1,16 @@
-"""Fleets as a strategy of hypothesis; each is one that can be."""
+"""Valid fleets as a strategy of hypothesis."""
 
 from __future__ import annotations
 
-import msgspec
 from hypothesis import strategies as st
 
-from provisioning.model import (
+from provisioning.spec.defaults import ENGINES
+from provisioning.spec.schema import (
+    MAX_DURATION_S,
+    MIN_CPUS,
     Fleet,
     Limits,
+    Mount,
     Node,
     Placement,
     Pool,
@@ -18,8 +21,6 @@ from provisioning.model import (
     WarmUp,
     Workload,
 )
-from provisioning.spec.complaints import MAX_DURATION_S
-from provisioning.spec.engines import ENGINES, Preset, warm_up_of
 
 NAMES = st.from_regex(r"[A-Za-z0-9]([._-]?[A-Za-z0-9]){0,8}", fullmatch=True)
 LABEL_NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).map("l_".__add__)
@@ -29,68 +30,87 @@ ANYTHING = st.text(st.characters(codec="utf-8", exclude_characters="\0{}"), max_
 VARIABLES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True) | st.sampled_from(
     [name for engine in ENGINES.values() for name in engine.environment]
 )
-DURATIONS_S = st.floats(0.0, 3.1e8, exclude_min=True)
-MOMENTS_S = DURATIONS_S | st.just(0.0)
-PART_OF_A_TURN_S = st.floats(0.0, MAX_DURATION_S / 16, exclude_min=True)
+
+
+def durations_s(most_s: float, *, least_s: float = 0.0) -> st.SearchStrategy[float]:
+    """Return whole milliseconds, as specifications have them."""
+    return st.integers(round(1000 * least_s), round(1000 * most_s)).map(lambda ms: ms / 1000)
+
+
+TIMEOUTS_S = durations_s(3.1e8, least_s=0.001)
+PART_OF_A_TURN_S = durations_s(MAX_DURATION_S / 16, least_s=0.001)
 """A drain, a stop, a start or a warm-up: three of each are no longer than a rotation may be."""
-CPUS = st.floats(0.0, 1.0, exclude_min=True) | st.just(5e-05)
+CPUS = st.floats(MIN_CPUS, 1.0)
 PATHS = st.sampled_from(["/health", "/a?b=c&d", "/api/version"])
 FOLDERS = st.from_regex(r"/[A-Za-z0-9_ :#-]{1,9}", fullmatch=True)
-
-
-Pairs = tuple[tuple[str, str], ...]
-
-
-def pairs(
-    names: st.SearchStrategy[str], values: st.SearchStrategy[str]
-) -> st.SearchStrategy[Pairs]:
-    return st.dictionaries(names, values, max_size=3).map(
-        lambda texts: tuple(sorted(texts.items()))
-    )
+REQUESTS = st.builds(WarmUp, path=PATHS, body=ANYTHING, timeout_s=TIMEOUTS_S)
+LIMITS = st.builds(
+    Limits,
+    operations=st.integers(1, 999),
+    operations_per_node=st.integers(0, 999),
+    unavailable_ratio=st.integers(0, 10**12).map(lambda n: n / 10**12),
+    start_timeout_s=PART_OF_A_TURN_S,
+    warm_up_timeout_s=TIMEOUTS_S,
+    tries=st.integers(1, 9),
+    backoff_base_s=durations_s(9.0),
+    backoff_cap_s=durations_s(99.0, least_s=9.0),
+    retry_failed_s=durations_s(3e8),
+    node_grace_s=durations_s(3e8),
+    stop_grace_s=PART_OF_A_TURN_S,
+)
 
 
 @st.composite
 def workloads(draw: st.DrawFn) -> Workload:
-    engine, model = draw(st.sampled_from(sorted(ENGINES))), draw(WORDS)
-    presets = Preset if engine == "ollama" else (Preset.NONE,)
-    requests = st.builds(WarmUp, PATHS, ANYTHING, DURATIONS_S)
-    mounts = st.lists(st.tuples(FOLDERS, FOLDERS), max_size=2, unique_by=lambda pair: pair[1])
+    engine = draw(st.sampled_from(sorted(ENGINES)))
+    mounts = st.builds(Mount, source=FOLDERS, target=FOLDERS)
     return Workload(
-        model=model,
+        model=draw(WORDS),
         engine=engine,
         image=draw(WORDS),
         command=("serve", *draw(st.lists(ANYTHING | st.just("{port}"), max_size=2))),
-        environment=draw(pairs(VARIABLES, ANYTHING | st.just("{address}"))),
-        mounts=tuple(draw(mounts)),
+        environment=draw(st.dictionaries(VARIABLES, ANYTHING | st.just("{address}"), max_size=3)),
+        mounts=tuple(draw(st.lists(mounts, max_size=2, unique_by=lambda mount: mount.target))),
         cpus=draw(CPUS),
         memory_bytes=draw(st.integers(1, 2**40)),
-        probe=Probe(draw(PATHS), draw(DURATIONS_S), draw(DURATIONS_S), draw(st.integers(1, 99))),
+        probe=Probe(
+            path=draw(PATHS),
+            interval_s=draw(TIMEOUTS_S),
+            timeout_s=draw(TIMEOUTS_S),
+            n_failures=draw(st.integers(1, 99)),
+        ),
         warm_up=draw(
-            st.sampled_from([warm_up_of(engine, one, model) for one in presets])
-            | st.lists(requests, max_size=2).map(tuple)
+            st.sampled_from(sorted(ENGINES[engine].presets))
+            | st.lists(REQUESTS, max_size=2).map(tuple)
         ),
     )
 
 
 @st.composite
-def pools(draw: st.DrawFn, name: str, selector: Pairs) -> Pool:
-    drain_s, warm_up_s = draw(PART_OF_A_TURN_S), draw(PART_OF_A_TURN_S)
-    every_s = draw(st.just(0.0) | st.floats(0.8 * MAX_DURATION_S, MAX_DURATION_S))
+def pools(draw: st.DrawFn, name: str, selector: dict[str, str]) -> Pool:
+    every_s = st.just(0.0) | durations_s(MAX_DURATION_S, least_s=0.8 * MAX_DURATION_S)
     return Pool(
         name=name,
         count=3,
         workload=draw(workloads()),
         placement=Placement(
-            draw(st.sampled_from(Spread)), draw(st.just(0) | st.integers(3, 9)), selector
+            strategy=draw(st.sampled_from(Spread)),
+            max_per_node=draw(st.just(0) | st.integers(3, 9)),
+            selector=selector,
         ),
-        rotation=Rotation(every_s, draw(st.integers(1, 9)), drain_s, warm_up_s),
+        rotation=Rotation(
+            every_s=draw(every_s),
+            at_once=draw(st.integers(1, 9)),
+            drain_s=draw(PART_OF_A_TURN_S),
+            warm_up_s=draw(PART_OF_A_TURN_S),
+        ),
         developers=tuple(draw(st.lists(WORDS, max_size=3, unique=True))),
         archive=draw(st.just("") | FOLDERS),
     )
 
 
 @st.composite
-def nodes(draw: st.DrawFn, name: str, number: int) -> Node:
+def nodes(draw: st.DrawFn, number: int, *, is_cordoned: bool) -> Node:
     runtime = draw(st.sampled_from(RuntimeKind))
     endpoint = {
         RuntimeKind.CONTAINERD: f"https://10.0.0.{number}:11480",
@@ -98,8 +118,8 @@ def nodes(draw: st.DrawFn, name: str, number: int) -> Node:
         RuntimeKind.SIMULATED: draw(st.sampled_from(["", "http://127.0.0.1:11451"])),
     }
     return Node(
-        name,
-        runtime,
+        name=f"n{number}",
+        runtime=runtime,
         address=f"10.0.0.{number}",
         endpoint=endpoint[runtime],
         cpus=100.0 + draw(CPUS),
@@ -107,30 +127,19 @@ def nodes(draw: st.DrawFn, name: str, number: int) -> Node:
         max_instances=draw(st.just(0) | st.integers(9, 99)),
         first_port=draw(st.integers(1, 9_999)),
         last_port=draw(st.integers(10_009, 65_535)),
-        labels=draw(pairs(LABEL_NAMES, WORDS)),
-        is_cordoned=draw(st.booleans()),
+        labels=draw(st.dictionaries(LABEL_NAMES, WORDS, max_size=3)),
+        is_cordoned=is_cordoned,
     )
 
 
 @st.composite
 def fleets(draw: st.DrawFn) -> Fleet:
     """Return a fleet whose first node has room for all, and whose pools may select it."""
-    first = msgspec.structs.replace(draw(nodes("n1", 1)), is_cordoned=False)
+    first = draw(nodes(1, is_cordoned=False))
+    selectors = st.sampled_from([{}, first.labels])
     return Fleet(
-        draw(NAMES),
-        (first, draw(nodes("n2", 2))),
-        tuple(draw(pools(name, draw(st.sampled_from([(), first.labels])))) for name in ("a", "b")),
-        Limits(
-            draw(st.integers(1, 999)),
-            draw(st.integers(0, 999)),
-            draw(st.floats(0.0, 1.0) | st.sampled_from([0.0, 5e-05, 0.05, 0.07, 1 / 3])),
-            draw(PART_OF_A_TURN_S),
-            draw(DURATIONS_S),
-            draw(st.integers(1, 9)),
-            draw(st.just(0.0) | st.floats(0.0, 9.0)),
-            draw(st.floats(9.0, 99.0)),
-            draw(MOMENTS_S),
-            draw(MOMENTS_S),
-            draw(PART_OF_A_TURN_S),
-        ),
+        name=draw(NAMES),
+        nodes=(first, draw(nodes(2, is_cordoned=draw(st.booleans())))),
+        pools=tuple(draw(pools(name, draw(selectors))) for name in ("a", "b")),
+        limits=draw(LIMITS),
     )

@@ -1,146 +1,255 @@
-"""What is written of a fleet is a specification, and reads as that very fleet."""
+"""A specification is read with every problem at once, and written as the very document it is."""
 
 from __future__ import annotations
 
 import json
-import re
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 from hypothesis import Phase, given, settings
 
-from provisioning.model import Fleet, WarmUp
-from provisioning.spec import fleet_json, fleet_yaml, read_fleet, schema
-from provisioning.spec.document import fleet_document
-from tests.provisioning.spec.documents import fleet_of, node, pool
+from ollama_fleet.problems import MAX_CHARACTERS, MAX_PROBLEMS
+from provisioning.errors import SpecError
+from provisioning.spec import schema
+from provisioning.spec.document import (
+    checked_fleet,
+    decode_fleet,
+    document_of,
+    encode_fleet,
+    fleet_yaml,
+    keys_of,
+    load_fleet,
+    read_fleet,
+)
+from provisioning.spec.schema import Fleet
+from tests.provisioning.spec.documents import (
+    document,
+    fleet_of,
+    node,
+    pool,
+    problems,
+    problems_of,
+)
 from tests.provisioning.spec.fleets import fleets
-
-NOWHERE = Path("nowhere")
 
 
 def read(text: str) -> Fleet:
-    return read_fleet(text, source="shown.yml", folder=NOWHERE)
-
-
-def with_workload(**changes: Any) -> Fleet:
-    fleet = fleet_of()
-    (only,) = fleet.pools
-    workload = msgspec.structs.replace(only.workload, **changes)
-    return msgspec.structs.replace(fleet, pools=(msgspec.structs.replace(only, workload=workload),))
+    return read_fleet(text, source="shown.yml", folder=Path("nowhere"))
 
 
 @given(fleets())
 @settings(max_examples=60, phases=[Phase.generate, Phase.shrink])
 def test_what_is_written_is_read_as_the_same_fleet(fleet: Fleet) -> None:
-    assert fleet == read(fleet_yaml(fleet))
-    assert fleet == read(fleet_json(fleet))
+    text = encode_fleet(fleet)
+
+    assert fleet == read(fleet_yaml(fleet)) == read(text)
+    assert fleet == checked_fleet(text) == decode_fleet(text)
+    assert text == encode_fleet(decode_fleet(text))
+    assert document_of(fleet) == json.loads(text) == yaml.safe_load(fleet_yaml(fleet))
 
 
-def test_yaml_and_json_say_the_same() -> None:
-    fleet = fleet_of(pools=[pool(developers=["ann"], environment={"A": "yes"})])
+def test_every_key_is_written_with_its_default() -> None:
+    """A later release with another default must change nothing of a fleet that runs."""
+    requests = [{"path": "/", "body": "x"}]
+    mounts = [{"source": "/a", "target": "/b"}]
+    written = document_of(fleet_of(pools=[pool(mounts=mounts, warm_up=requests)]))
+    (first_node,), (first_pool,) = written["nodes"], written["pools"]
 
-    assert fleet_document(fleet) == yaml.safe_load(fleet_yaml(fleet))
-    assert fleet_document(fleet) == json.loads(fleet_json(fleet))
-    assert 1 == len(fleet_json(fleet).splitlines())
-
-
-def test_every_key_is_written() -> None:
-    document = fleet_document(fleet_of(pools=[pool(mounts=[{"source": "/a", "target": "/b"}])]))
-    (first_node,), (first_pool,) = document["nodes"], document["pools"]
-
-    for section, written in (
-        (schema.FleetForm, document),
-        (schema.PoolForm, first_pool),
-        (schema.HealthForm, first_pool["health"]),
-        (schema.MountForm, first_pool["mounts"][0]),
-        (schema.PlacementForm, first_pool["placement"]),
-        (schema.RotationForm, first_pool["rotation"]),
-        (schema.LimitsForm, document["limits"]),
+    for section, part in (
+        (schema.Fleet, written),
+        (schema.Node, first_node),
+        (schema.Pool, first_pool),
+        (schema.Probe, first_pool["health"]),
+        (schema.WarmUp, first_pool["warm_up"][0]),
+        (schema.Mount, first_pool["mounts"][0]),
+        (schema.Placement, first_pool["placement"]),
+        (schema.Rotation, first_pool["rotation"]),
+        (schema.Limits, written["limits"]),
     ):
-        assert set(section.model_fields) == set(written)
-    assert set(schema.NodeForm.model_fields) - {"count"} == set(first_node)
+        assert set(keys_of(section)) == set(part)
 
 
-def test_amounts_are_written_as_people_write_them() -> None:
-    document = fleet_document(fleet_of(limits={"unavailable": "7%", "backoff_base": "250ms"}))
-    (first_node,), (first_pool,) = document["nodes"], document["pools"]
+def test_amounts_are_written_with_their_units() -> None:
+    limits = {"unavailable": "7%", "backoff_base": "250ms"}
+    written = document_of(fleet_of(limits=limits, pools=[pool(rotation={"every": "36h"})]))
+    (first_node,), (first_pool,) = written["nodes"], written["pools"]
 
     assert ("64GiB", 8) == (first_node["memory"], first_node["cpus"])
-    assert ("7d", "1m") == (first_pool["rotation"]["every"], first_pool["rotation"]["drain"])
-    assert ("10s", "2s") == (first_pool["health"]["interval"], first_pool["health"]["timeout"])
-    assert ("7%", "250ms") == (
-        document["limits"]["unavailable"],
-        document["limits"]["backoff_base"],
-    )
+    assert ("1d12h", "1m") == (first_pool["rotation"]["every"], first_pool["rotation"]["drain"])
+    assert limits.items() <= written["limits"].items()
 
 
-@pytest.mark.parametrize("preset", ["pull", "load", "none"])
-def test_a_warm_up_that_goes_by_a_name_is_written_by_it(preset: str) -> None:
-    fleet = fleet_of(pools=[pool(warm_up=preset)])
+def test_a_warm_up_with_a_name_is_written_by_it() -> None:
+    """So it stays right where a person gives the pool another model."""
+    written = document_of(fleet_of())
 
-    assert preset == fleet_document(fleet)["pools"][0]["warm_up"]
-
-
-def test_requests_that_no_name_stands_for_are_written_out() -> None:
-    fleet = with_workload(warm_up=(WarmUp("/x", '{"a": 1}', 90.0),))
-
-    assert [{"path": "/x", "body": '{"a": 1}', "timeout": "90s"}] == (
-        fleet_document(fleet)["pools"][0]["warm_up"]
-    )
+    assert "pull" == written["pools"][0]["warm_up"]
 
 
-def test_a_default_of_the_engine_that_is_not_wanted_is_written_without_a_value() -> None:
-    """A fleet that somebody put there by the API may do without it."""
-    fleet = with_workload(environment=(("OLLAMA_HOST", "{address}"),))
+def test_a_default_of_the_engine_that_is_dropped_is_written_without_a_value() -> None:
+    fleet = fleet_of(pools=[pool(environment={"OLLAMA_NUM_PARALLEL": None})])
 
-    assert {
-        "OLLAMA_HOST": "{address}",
-        "OLLAMA_MAX_LOADED_MODELS": None,
-        "OLLAMA_NUM_PARALLEL": None,
-    } == fleet_document(fleet)["pools"][0]["environment"]
+    written = document_of(fleet)["pools"][0]["environment"]
+
+    assert None is written["OLLAMA_NUM_PARALLEL"]
+    assert "{address}" == written["OLLAMA_HOST"]
     assert fleet == read(fleet_yaml(fleet))
 
 
 @pytest.mark.parametrize(
-    "text", ["\x85", "a\u2028b", "\ufeff", "😀", "\x7f", "a\n b\n", "~", "1e3"]
+    "text", ["\x85", "a\u2028b", "\ufeff", "😀", "\x7f", "a\n b\n", "~", "1e3", "word " * 60]
 )
 def test_any_text_survives(text: str) -> None:
-    fleet = with_workload(environment=(("A", text),))
+    fleet = fleet_of()
+    (only,) = fleet.pools
+    workload = only.workload.replace(environment={"A": text})
+    fleet = fleet.replace(pools=(only.replace(workload=workload),))
 
-    for written in (fleet_json(fleet), fleet_yaml(fleet)):
-        assert (("A", text),) == read(written).pools[0].workload.environment
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(5e-05, "0.00005"), (1.25e-07, "0.000000125"), (1e16, "10000000000000000"), (0.25, "0.25")],
-)
-def test_numbers_are_written_without_powers_of_ten_in_json(number: float, text: str) -> None:
-    """YAML takes some of those for texts."""
-    fleet = with_workload(cpus=number, environment=(("A", '1e-05"2e-05'),))
-
-    written = fleet_json(fleet)
-
-    assert f'"cpus": {text}, "memory"' in written
-    assert fleet_document(fleet) == json.loads(written)
-    assert fleet_document(fleet) == yaml.safe_load(written)
-
-
-def test_nodes_of_a_group_are_written_one_by_one_without_aliases() -> None:
-    fleet = fleet_of(nodes=[node(name="n{1..3}", labels={"rack": "1"})])
-
-    assert ["n1", "n2", "n3"] == [one["name"] for one in yaml.safe_load(fleet_yaml(fleet))["nodes"]]
-    assert fleet == read(fleet_yaml(fleet))
+    for written in (encode_fleet(fleet), fleet_yaml(fleet)):
+        assert text == read(written).pools[0].workload.environment["A"]
 
 
 def test_yaml_is_written_to_be_read_by_people() -> None:
-    """Keys in the README's order, letters as they are, each text on one line."""
-    long = " ".join(["word"] * 60)
-    text = fleet_yaml(fleet_of(pools=[pool(model="lämà", environment={"LONG": long})]))
+    text = fleet_yaml(fleet_of(nodes=[node(name="n{1..3}", labels={"rack": "lämà"})]))
 
-    assert ["name", "nodes", "pools", "limits"] == re.findall(r"(?m)^(\w+):", text)
-    assert "  model: lämà\n" in text
-    assert f"    LONG: {long}\n" in text
+    assert text.startswith("name: lab\nnodes:\n- name: n1\n")
+    assert 3 == text.count("    rack: lämà\n")
+
+
+def test_all_problems_are_told_at_once_each_with_its_line() -> None:
+    text = """
+name: lab
+nodes:
+  - {name: n1, runtime: simulatd, cpus: 8, memory: 64GiB}
+  - {name: "n{3..1}", runtime: simulated, cpus: 8, memory: 64GiB}
+  - {name: "bad{1..3}", runtime: simulated, cpus: 8, memory: 64GiB, first_port: 9, last_port: 2}
+pools:
+  - name: llama
+    model: m
+    cuont: 4
+    rotation:
+      every: 7
+"""
+
+    assert [
+        "fleet.yml:5: nodes[1].name: range {3..1} must ascend, and hold at most 10,000 numbers",
+        "fleet.yml:4: nodes[0].runtime: must be 'containerd', 'process' or 'simulated'",
+        "fleet.yml:6: nodes[2].last_port: must not be less than first_port, 9, got 2",
+        "fleet.yml:8: pools[0].count: required",
+        "fleet.yml:12: pools[0].rotation.every: must be a duration such as 7d, 1h30m, 15s or "
+        "500ms, got 7",
+        "fleet.yml:10: pools[0].cuont: unknown key; did you mean count?",
+    ] == problems_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "fleet.yml: name: required"),
+        ("- 1", "fleet.yml: must be a mapping"),
+        ("name: [", "fleet.yml:2: is not valid YAML"),
+        ("name: a\nname: b", "fleet.yml:2: sets name again"),
+        ("a: &x 1\nb: *x", "fleet.yml:2: uses aliases"),
+        ("[" * 5000, "fleet.yml:1: is nested too deeply"),
+        ("name: " + "[" * 49 + "]" * 49, "fleet.yml:1: name: must be a valid string"),
+        ("name: lab\nnodes: 1\npools: []", "fleet.yml:2: nodes: must be a list, got 1"),
+        ("name: lab\nnodes: []\npools: [1]", "fleet.yml:3: pools[0]: must be a mapping"),
+    ],
+)
+def test_what_is_no_specification_is_told_in_a_line(text: str, problem: str) -> None:
+    assert problems_of(text)[0].startswith(problem)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yml"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(SpecError, match=f"^1 problem in {path}\n  {path}"):
+        load_fleet(path)
+
+
+def test_secrets_are_never_shown() -> None:
+    for changes in (
+        {"environment": {"SECRET": [4711]}},
+        {"environment": {"SECRET": '{"password": "4711"}'}},
+        {"environment": 4711},
+        {"command": ["serve", "--api-key", [4711]]},
+        {"command": 4711},
+        {"warm_up": [{"path": "/x", "body": 4711}]},
+    ):
+        found = problems(pools=[pool(**changes)])
+        assert found
+        assert "4711" not in found
+
+
+@pytest.mark.parametrize("text", ["", "[]", "1", b"\xff", "[" * 10_000, '{"name": 3}'])
+def test_json_that_is_no_specification_is_refused(text: str | bytes) -> None:
+    with pytest.raises(SpecError, match="in the specification\n  "):
+        checked_fleet(text)
+
+
+def test_json_from_elsewhere_is_checked_with_defaults_filled_in() -> None:
+    assert fleet_of() == checked_fleet(json.dumps(document()))
+    with pytest.raises(SpecError, match=r"pools\[0\]\.health: needs a path: engine auto has no"):
+        checked_fleet(json.dumps(document(pools=[pool(engine="auto")])))
+    with pytest.raises(SpecError, match=r"pools\[0\]\.count: 9 instances do not fit"):
+        checked_fleet(json.dumps(document(pools=[pool(count=9)])))
+
+
+def test_attributes_are_no_keys_of_documents() -> None:
+    """Each setting has one name, by which people find it."""
+    found = problems(nodes=[node(memory_bytes=1)], pools=[pool(workload={}, probe={})])
+
+    assert [
+        "nodes[0].memory_bytes: unknown key; did you mean memory?",
+        "pools[0].workload: unknown key",
+        "pools[0].probe: unknown key",
+    ] == [line.split(": ", 1)[1] for line in found.splitlines()]
+
+
+@pytest.mark.parametrize(("n", "count"), [(100, "100"), (101, "more than 100")])
+def test_what_is_told_is_bounded(n: int, count: str) -> None:
+    """A stranger's document may have a problem in every few of its bytes."""
+    unknown = {f"{number}" + "x" * MAX_CHARACTERS: 0 for number in range(n)}
+
+    with pytest.raises(SpecError, match=f"^{count} problems in the specification\n") as caught:
+        checked_fleet(json.dumps({**document(), **unknown}))
+
+    assert MAX_PROBLEMS + (n > MAX_PROBLEMS) == len(caught.value.problems)
+    assert MAX_CHARACTERS + 1 == max(map(len, caught.value.problems))
+
+
+Place = tuple[str | int, ...]
+
+
+def numbers_of(document: Any, place: Place = ()) -> list[Place]:
+    """Return where numbers are in a JSON document."""
+    if isinstance(document, int | float) and not isinstance(document, bool):
+        return [place]
+    items: Any = []
+    if isinstance(document, dict | list):
+        items = document.items() if isinstance(document, dict) else enumerate(document)
+    return [found for key, value in items for found in numbers_of(value, (*place, key))]
+
+
+@pytest.mark.parametrize(
+    "number", ["1e308", f"{2**64}", f"1{400 * '0'}", f"-1{400 * '0'}", f"1{6000 * '0'}"]
+)
+def test_no_number_is_too_large_to_be_refused(number: str) -> None:
+    """JSON has no bound: 10^400 is no float, and Python reads 10^6000 from no text."""
+    encoded = encode_fleet(fleet_of())
+    places = numbers_of(json.loads(encoded))
+
+    for place in places:
+        changed = json.loads(encoded)
+        inner = reduce(lambda at, key: at[key], place[:-1], changed)
+        inner[place[-1]] = "@"
+        with pytest.raises(SpecError):
+            checked_fleet(json.dumps(changed).replace('"@"', number).encode())
+
+    assert 10 < len(places)
