@@ -18,7 +18,7 @@ from exporter import app, catalogue
 from exporter.app import RESERVE, Exporter, check
 from exporter.catalogue import Series
 from exporter.config import Config, Given, build
-from exporter.errors import ExporterError, InputError, SourceError
+from exporter.errors import ExporterError, SourceError
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import Handler, answering, hanging, saying, serving
 from tests.ports import free_port
@@ -153,12 +153,6 @@ async def test_series_per_instance_can_be_switched_off(fleet: Fleet, port: int) 
         assert [] == await pages.values(catalogue.INSTANCE_UP)
 
 
-async def test_latencies_are_read_in_the_unit_of_the_setting(fleet: Fleet, port: int) -> None:
-    fleet.write_list("a", port=port)
-    async with running(config(fleet.path, metrics__latency_unit="milliseconds")) as pages:
-        await pages.until_values(catalogue.INSTANCE_LATENCY_P99, [pytest.approx(0.000089)])
-
-
 async def test_shards_divide_the_fleet(fleet: Fleet, port: int) -> None:
     names = {f"i{n}" for n in range(20)}
     fleet.write_list(*names, port=port)
@@ -241,36 +235,6 @@ async def test_the_query_of_an_inventorys_url_is_shown_nowhere(
     for source in (name, f"{name} (2)", f"{name}|{name}"):
         assert f'{{source="{source}"}}' in shown[2]
     assert "s3cret" not in "".join(shown) + caplog.text + repr(exporter)
-
-
-async def test_an_empty_fleet_is_published_as_empty(fleet: Fleet) -> None:
-    async with running(config(fleet.path)) as pages:
-        await pages.until_values(catalogue.FLEET_INVENTORY_INSTANCES, [0.0])
-
-
-@pytest.mark.parametrize("content", [None, "[{", '[{"id": "a"}]'])
-async def test_a_bad_inventory_forbids_the_start(fleet: Fleet, content: str | None) -> None:
-    if content is None:
-        fleet.path.unlink()
-    else:
-        fleet.write(content)
-
-    with pytest.raises(InputError, match=str(fleet.path)):
-        async with Exporter(config(fleet.path)):
-            pass
-
-
-async def test_a_checked_inventory_is_described(fleet: Fleet) -> None:
-    fleet.write_list("a", "b")
-
-    assert "2 instances" in await check(config(fleet.path))
-
-
-async def test_a_bad_inventory_does_not_pass_the_check(fleet: Fleet) -> None:
-    fleet.write("[{")
-
-    with pytest.raises(InputError, match=r"fleet\.json"):
-        await check(config(fleet.path))
 
 
 # Starting and stopping
@@ -419,27 +383,6 @@ async def test_a_part_that_breaks_ends_the_exporter(
     async with Exporter(config(fleet.path, log__window="50ms")) as exporter:
         with pytest.raises(RuntimeError, match="a bug"):
             await asyncio.wait_for(exporter.wait(), 60.0)
-
-
-async def test_it_runs_until_it_is_stopped(fleet: Fleet) -> None:
-    async with Exporter(config(fleet.path)) as exporter:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(exporter.wait(), 0.3)
-
-
-async def test_failing_instances_are_logged_once_per_window(
-    fleet: Fleet, caplog: pytest.LogCaptureFixture
-) -> None:
-    started_s = asyncio.get_running_loop().time()
-    async with serving(hanging) as port:
-        fleet.write_list("a", port=port)
-        async with running(config(fleet.path, log__window="1s")):
-            await eventually(lambda: "window=1s outcome=timeout: " in caplog.text)
-            n_windows = int(asyncio.get_running_loop().time() - started_s)
-            lines = [record for record in caplog.records if "instance fails" in record.message]
-
-    assert 1 <= len(lines) <= n_windows
-    assert {logging.WARNING} == {line.levelno for line in lines}
 
 
 # More instances than file descriptors

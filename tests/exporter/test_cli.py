@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from exporter import app
 from exporter.cli import exporter
-from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
+from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import Handler, answering, hanging, response, serving
 from tests.waiting import POLL_S
@@ -88,17 +88,6 @@ def test_the_check_reads_the_inventory(inventory: Path) -> None:
     assert all(str(inventory) in problem for problem in found)
 
 
-def test_the_check_needs_no_free_port(inventory: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-
-        checked = run("--inventory", inventory, "--check", "--web.listen-address", address)
-
-    assert 0 == checked.exit_code
-
-
 # What is refused
 
 
@@ -123,53 +112,12 @@ def test_all_problems_are_named_at_once_with_their_places(tmp_path: Path) -> Non
     ] == found
 
 
-def test_without_an_inventory_it_does_not_start() -> None:
-    assert ["inventory: required: name a file or URL with the list of instances"] == problems(run())
-
-
-def test_a_missing_inventory_is_named(tmp_path: Path) -> None:
-    (problem,) = problems(run("--inventory", tmp_path / "none.yml", *ANYWHERE))
-
-    assert "none.yml" in problem
-    assert "No such file" in problem
-
-
-def test_a_missing_configuration_file_is_named(inventory: Path, tmp_path: Path) -> None:
-    arguments = ("--inventory", inventory, "--config.file", tmp_path / "none.yml")
-
-    (problem,) = problems(run(*arguments))
-
-    assert "none.yml" in problem
-
-
-def test_authorities_that_cannot_be_read_are_a_problem_of_the_settings(
-    inventory: Path,
-) -> None:
-    (problem,) = problems(run("--inventory", inventory, "--poll.ca-file", inventory))
-
-    assert problem.startswith("poll.ca-file: no certificates can be read from ")
-
-
 def test_an_unknown_option_is_an_error_of_usage_with_a_suggestion(inventory: Path) -> None:
     result = run("--inventory", inventory, "--poll.intervall", "10s")
 
     assert (2, "") == (result.exit_code, result.stdout)
     assert "--poll.intervall" in result.stderr
     assert re.search("Did you mean .*--poll.interval", result.stderr)
-
-
-def test_a_taken_port_is_refused_with_the_setting_that_helps(inventory: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-
-        result = run("--inventory", inventory, "--web.listen-address", address)
-
-    assert (1, "") == (result.exit_code, result.stdout)
-    last = result.stderr.splitlines()[-1]
-    assert f"Error: cannot listen on {address}: " in last
-    assert last.endswith("choose another --web.listen-address")
 
 
 # Help
@@ -227,16 +175,6 @@ def test_an_empty_variable_is_as_if_it_were_not_there(inventory: Path) -> None:
     env = {setting.variable: "" for setting in SETTINGS}
 
     assert 0 == run("--inventory", inventory, "--check", env=env).exit_code
-
-
-@pytest.mark.parametrize("setting", SETTINGS[1:], ids=lambda setting: setting.name)
-def test_every_setting_is_an_option_and_a_variable(setting: Setting, inventory: Path) -> None:
-    """A bad value is refused under the name by which it was given."""
-    by_option = run("--inventory", inventory, setting.option, "/no such value")
-    by_variable = run("--inventory", inventory, env={setting.variable: "/no such value"})
-
-    assert problems(by_option)[0].startswith((setting.option, setting.name))
-    assert problems(by_variable)[0].startswith((setting.variable, setting.name))
 
 
 # As a process
@@ -366,21 +304,6 @@ async def test_a_hangup_is_logged_and_ignored(inventory: Path) -> None:
 
         assert 200 == (await fetch(port, "/-/healthy")).status
         assert 0 == (await running.stop())[0]
-
-
-async def test_it_stops_at_once_while_it_starts() -> None:
-    """Its inventory hangs, so that it does not listen yet."""
-    asked = asyncio.Event()
-    async with serving(hanging_once(asked)) as port:
-        url = f"http://127.0.0.1:{port}/instances"
-        patient = ("--inventory.timeout", "100s")
-        async with started("--inventory", url, *ANYWHERE, *patient) as running:
-            await asyncio.wait_for(asked.wait(), 90.0)
-            status, _ = await running.stop()
-
-    assert 0 == status
-    assert "listening" not in running.log
-    assert "Traceback" not in running.log
 
 
 LOST_IN_A_THREAD = """

@@ -86,45 +86,6 @@ def test_the_first_layer_that_holds_a_setting_counts() -> None:
     )
 
 
-def test_a_layer_that_holds_an_empty_setting_leaves_it_to_the_next() -> None:
-    config = build(
-        {"poll.interval": Given((), "--poll.interval")}, layer("key", poll__interval="30s"), ENOUGH
-    )
-
-    assert 30.0 == config.poll_interval
-
-
-def test_a_repeatable_setting_is_taken_whole_from_one_layer() -> None:
-    """What the command line names replaces the file's list, rather than adding to it."""
-    option = {"inventory": Given(("a.yml", "b.yml"), "--inventory")}
-    key = {"inventory": Given(("c.yml",), "exporter.yml: inventory")}
-
-    assert ("a.yml", "b.yml") == build(option, key).inventory
-
-
-def test_a_bad_value_is_reported_with_the_place_that_counts() -> None:
-    option, key = layer("option", log__window="soon"), layer("key", log__window="later")
-
-    assert [
-        "option log.window: must be a duration such as 7d, 1h30m, 15s or 500ms, got 'soon'"
-    ] == problems(option, key, ENOUGH)
-
-
-def test_all_that_is_wrong_is_reported_at_once() -> None:
-    option = layer("option", poll__interval="fast", shard="3/2")
-    key = layer("key", log__level="loud", metrics__per_instance="maybe", poll__max_body_bytes="0")
-
-    places = [problem.split(":")[0] for problem in problems(option, key, ENOUGH)]
-
-    assert {
-        "option poll.interval",
-        "option shard",
-        "key log.level",
-        "key metrics.per-instance",
-        "key poll.max-body-bytes",
-    } == set(places)
-
-
 def test_a_setting_that_is_not_repeatable_is_given_once() -> None:
     twice = {"poll.interval": Given(("10s", "20s"), "exporter.yml: poll.interval")}
 
@@ -208,12 +169,6 @@ def test_an_inventory_is_named_once(texts: tuple[str, ...], shown: str) -> None:
     )
 
 
-def test_the_unit_of_latencies_is_a_factor() -> None:
-    assert 1.0 == build(ENOUGH).latency_unit_s
-    in_milliseconds = layer("option", metrics__latency_unit="milliseconds")
-    assert 0.001 == build(in_milliseconds, ENOUGH).latency_unit_s
-
-
 # The environment
 
 
@@ -233,26 +188,6 @@ def test_a_misspelt_variable_is_told_with_what_may_be_meant(name: str, meant: st
     assert [
         f"the environment variable {name} is ignored: it sets nothing; did you mean {meant}?"
     ] == misspelt({name: "5s", "PATH": "/bin"})
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(setting.variable for setting in SETTINGS),
-        "OLLAMA_FLEET_CONFIG_FILE",
-        "OLLAMA_FLEET_PROGRAMS_DIR",
-        "OLLAMA_FLEET_SIMULATE_INVENTORY",
-        "OLLAMA_FLEET_SIMULATE_INVENTORY_REFRESH_INTERVAL",
-        # Of Ollama itself, and of a service in Kubernetes.
-        *("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_KEEP_ALIVE"),
-        *("OLLAMA_FLEET_PORT", "OLLAMA_FLEET_SERVICE_HOST", "OLLAMA_FLEET_SERVICE_PORT"),
-        *("OLLAMA_FLEET_EXPORTER_PORT", "OLLAMA_FLEET_EXPORTER_SERVICE_HOST"),
-        *("OLLAMA_FLEET_EXPORTER_PORT_11440_TCP_ADDR", "OLLAMA_FLEET_EXPORTER_SERVICE_PORT_WEB"),
-        *("PATH", "HOME", "OLLAMA_FLEET"),
-    ],
-)
-def test_variables_with_a_meaning_of_their_own_are_no_misspelling(name: str) -> None:
-    assert [] == misspelt([name])
 
 
 # The file
@@ -285,24 +220,6 @@ def test_inventories_are_a_list_or_the_sources_of_a_mapping(file: Path, text: st
     assert ("a.yml", "http://127.0.0.1:8080/instances") == built(file, text).inventory
 
 
-def test_alternatives_are_one_inventory_wherever_they_are_written(file: Path) -> None:
-    both = "http://p1/instances|http://p2/instances"
-
-    assert (both,) == built(file, f"inventory: {both}").inventory
-    assert (both, "a.yml") == built(file, f"inventory: [{both}, a.yml]").inventory
-    assert (both,) == built(file, f"inventory:\n  - {both}").inventory
-
-
-def test_one_inventory_needs_no_list(file: Path) -> None:
-    assert ("a.yml",) == built(file, "inventory: a.yml").inventory
-
-
-def test_settings_beside_the_sources_are_settings_of_the_inventory(file: Path) -> None:
-    config = built(file, "inventory:\n  sources: a.yml\n  timeout: 3s\n  refresh-interval: 1m")
-
-    assert (3.0, 60.0) == (config.inventory_timeout, config.inventory_refresh_interval)
-
-
 @pytest.mark.parametrize(
     ("text", "name", "expected"),
     [
@@ -328,16 +245,6 @@ def test_a_file_that_sets_nothing_is_good(file: Path, text: str) -> None:
     assert build(ENOUGH) == built(file, text)
 
 
-def test_a_key_without_a_value_is_as_if_it_were_not_there(file: Path) -> None:
-    assert 10.0 == built(file, "poll:\n  interval:\n").poll_interval
-
-
-def test_a_bad_value_names_the_file_and_the_key(file: Path) -> None:
-    assert [
-        f"{file}:2: poll.interval: must be a duration such as 7d, 1h30m, 15s or 500ms, got '10'"
-    ] == problems(read(file, "poll:\n  interval: 10"), ENOUGH)
-
-
 def test_unknown_keys_are_all_refused_with_what_may_be_meant(file: Path) -> None:
     text = "poll:\n  intervall: 30s\nlog_level: debug\ncolour: blue"
 
@@ -346,12 +253,6 @@ def test_unknown_keys_are_all_refused_with_what_may_be_meant(file: Path) -> None
         f"{file}:3: log_level: unknown key; did you mean log.level?",
         f"{file}:4: colour: unknown key",
     ] == file_problems(file, text)
-
-
-def test_a_value_with_keys_of_its_own_is_an_unknown_key(file: Path) -> None:
-    assert [
-        f"{file}:3: poll.interval.seconds: unknown key; did you mean poll.interval?"
-    ] == file_problems(file, "poll:\n  interval:\n    seconds: 10")
 
 
 def test_a_setting_that_stands_in_two_spellings_is_refused(file: Path) -> None:
@@ -388,13 +289,6 @@ def test_what_is_no_yaml_is_refused_with_the_place_and_the_reason(
     assert "\n" not in problem
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "none.yml"
-
-    missing = Problem(str(path), "cannot be read: No such file or directory")
-    assert ({}, [missing]) == read_file(path)
-
-
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 def test_what_is_no_file_is_refused_unread(make: Callable[[Path], None], tmp_path: Path) -> None:
     """A pipe that nobody writes to would be read for ever."""
@@ -402,18 +296,6 @@ def test_what_is_no_file_is_refused_unread(make: Callable[[Path], None], tmp_pat
     make(path)
 
     assert [Problem(str(path), "cannot be read: it is not a regular file")] == read_file(path)[1]
-
-
-def test_faults_of_the_file_are_reported_with_those_of_the_other_layers(file: Path) -> None:
-    file.write_text("log.level: loud\ncolour: blue")
-    given, faults = read_file(file)
-
-    with pytest.raises(InputError) as caught:
-        build(layer("option", poll__interval="fast"), given, faults=faults)
-
-    assert [f"{file}:2: colour", "option poll.interval", f"{file}:1: log.level"] == [
-        problem.place for problem in caught.value.problems
-    ]
 
 
 def test_every_setting_can_be_set_in_the_file(file: Path) -> None:

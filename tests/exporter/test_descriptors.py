@@ -50,15 +50,3 @@ def test_the_warning_says_which_limit_and_what_helps() -> None:
     assert "10,000 instances" in text
     assert "limit of 1,024" in text
     assert f"to {10_000 + RESERVE + 200:,} (ulimit -n, LimitNOFILE=) or use --shard" in text
-
-
-def test_what_the_warning_asks_for_is_enough() -> None:
-    limit = 10_000 + RESERVE + 200
-    n_clients = app.client_connections(200, limit)
-
-    assert app.instance_connections(10_000, limit, n_clients=n_clients) is None
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(20_000, 200), (800, 200), (700, 175), (2, 1)])
-def test_clients_of_the_pages_get_a_quarter_of_a_low_limit(limit: int, expected: int) -> None:
-    assert expected == app.client_connections(200, limit)

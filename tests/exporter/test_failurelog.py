@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from exporter.model import Outcome
@@ -43,29 +41,6 @@ async def test_a_failing_instance_has_one_line_that_says_how_often_and_why() -> 
         "instance fails id=i001 url=http://127.0.0.1:1 failed=4 polls=6 window=60s "
         "outcome=timeout: no answer within 2 s"
     ] == lines([good, bad])
-
-
-async def test_tallies_begin_anew_with_each_window() -> None:
-    scrape_targets = await some_watches(2)
-    fail(scrape_targets[0])
-    scrape_targets[1].poll_counts = PollCounts(6, 0)
-
-    assert 1 == len(lines(scrape_targets))
-
-    assert [] == lines(scrape_targets)
-    assert [PollCounts(), PollCounts()] == [
-        scrape_target.poll_counts for scrape_target in scrape_targets
-    ]
-
-
-async def test_what_failed_last_stays_known_after_it_was_logged() -> None:
-    (scrape_target,) = await some_watches(1)
-    fail(scrape_target)
-    lines([scrape_target])
-
-    scrape_target.poll_counts = PollCounts(6, 1)
-
-    assert "failed=1 polls=6 window=60s outcome=timeout: no" in lines([scrape_target])[0]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +86,3 @@ async def test_polls_are_counted_as_they_fail() -> None:
     assert line.startswith("instance fails id=a url=http://127.0.0.1:")
     assert f" failed={n_failed} polls={n_failed} " in line
     assert " outcome=timeout: " in line
-
-
-def test_without_instances_there_is_nothing_to_say() -> None:
-    nothing: Iterator[str] = failure_lines((), WINDOW_S)
-
-    assert [] == list(nothing)

@@ -95,16 +95,6 @@ async def learns(client: InstanceClient) -> None:
     await eventually(has_seen)
 
 
-async def test_both_answers_come_back_under_their_paths(transport: TransportConfig) -> None:
-    async with serving(answering(BODIES)) as port:
-        client = client_to(port, transport)
-
-        answers = await client.ask(BOTH, soon())
-
-        assert {"/health": Answer(200, b"ok"), "/api/metrics": Answer(200, b"{}")} == answers
-        client.close()
-
-
 async def test_one_connection_serves_many_polls(transport: TransportConfig) -> None:
     n_connections = 0
 
@@ -253,28 +243,6 @@ async def test_a_chunked_answer_is_put_together(transport: TransportConfig) -> N
     assert {"/health": Answer(200, b"hello")} == answers
 
 
-async def test_an_interim_answer_is_passed_over(transport: TransportConfig) -> None:
-    handler = saying(b"HTTP/1.1 103 Early Hints\r\n\r\n" + response(), then_close=False)
-
-    async with serving(handler) as port:
-        client = client_to(port, transport)
-        answers = await client.ask(BOTH[:1], soon())
-        client.close()
-
-    assert {"/health": Answer(200, b"ok")} == answers
-
-
-async def test_a_redirect_is_not_followed(transport: TransportConfig) -> None:
-    handler = saying(response(b"", "302 Found", "Location: http://127.0.0.1:1/"), then_close=False)
-
-    async with serving(handler) as port:
-        client = client_to(port, transport)
-        answers = await client.ask(BOTH[:1], soon())
-        client.close()
-
-    assert {"/health": Answer(302, b"")} == answers
-
-
 async def test_unasked_bytes_are_not_taken_for_an_answer(transport: TransportConfig) -> None:
     """One answer too many, in the same piece: the connection cannot be trusted any more."""
 
@@ -331,31 +299,6 @@ async def test_a_kept_connection_that_hangs_is_not_asked_a_second_time(
 
     assert [Outcome.TIMEOUT] * 2 == [_outcome(answer) for answer in answers.values()]
     assert 1 == n_connections
-
-
-async def test_one_by_one_a_slow_second_answer_has_the_whole_time(
-    transport: TransportConfig,
-) -> None:
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while request := await reader.read(4096):
-            is_alone = 1 == request.count(b"GET ")
-            await asyncio.sleep(0.3 if is_alone and b"/api/metrics" in request else 0.0)
-            writer.write(response())
-
-    async with serving(handle) as port:
-        client = client_to(port, transport)
-        await learns(client)
-
-        async def are_both_answered() -> bool:
-            answers = await client.ask(BOTH, soon(0.2, 30.0))
-            found = [_outcome(answer) for answer in answers.values()]
-            is_ok = are_or_too_late([Outcome.OK] * 2, found)
-            assert not is_ok or [Answer(200, b"ok")] * 2 == list(answers.values())
-            return is_ok
-
-        await eventually(are_both_answered)
-        client.close()
 
 
 async def test_pipelining_is_tried_again_after_a_while(transport: TransportConfig) -> None:
@@ -435,13 +378,6 @@ async def test_each_kind_of_bad_answer_has_its_own_outcome(
     assert [expected, expected] == await outcomes(handler, transport)
 
 
-async def test_a_body_of_just_the_limit_is_taken(transport: TransportConfig) -> None:
-    handler = saying(response(b"x" * 5000), then_close=False)
-
-    expected = [Outcome.OK, Outcome.TIMEOUT]
-    await eventually_are(expected, handler, transport, first_s=0.2, all_s=0.2)
-
-
 async def test_a_hung_server_is_given_up_at_the_first_deadline(transport: TransportConfig) -> None:
     started_s = asyncio.get_running_loop().time()
 
@@ -461,13 +397,6 @@ async def test_figures_that_take_their_time_are_waited_for(transport: TransportC
         await reader.read()
 
     await eventually_are([Outcome.OK] * 2, handle, transport, first_s=0.1, all_s=30.0)
-
-
-async def test_figures_that_never_come_cost_the_health_nothing(transport: TransportConfig) -> None:
-    handler = saying(response(), then_close=False)
-
-    expected = [Outcome.OK, Outcome.TIMEOUT]
-    await eventually_are(expected, handler, transport, first_s=0.1, all_s=0.2)
 
 
 async def test_a_port_where_nobody_listens_is_refused(transport: TransportConfig) -> None:
@@ -510,15 +439,6 @@ async def test_a_name_that_does_not_resolve_says_so(transport: TransportConfig) 
     assert "no-such-host.invalid" in str(error)
 
 
-async def test_a_name_that_resolves_is_reached(transport: TransportConfig) -> None:
-    async with serving(answering(BODIES)) as port:
-        client = client_to(port, transport, "localhost")
-        answers = await client.ask(BOTH, soon())
-        client.close()
-
-    assert Answer(200, b"ok") == answers["/health"]
-
-
 async def test_without_a_free_slot_a_poll_ends_in_time(transport: TransportConfig) -> None:
     transport.slots = asyncio.Semaphore(1)
     async with serving(hanging) as port:
@@ -531,16 +451,6 @@ async def test_without_a_free_slot_a_poll_ends_in_time(transport: TransportConfi
         blocking.cancel()
         await asyncio.gather(blocking, return_exceptions=True)
     assert Outcome.NO_DESCRIPTOR == _outcome(answers["/health"])
-
-
-async def test_where_slots_are_few_connections_are_not_kept(transport: TransportConfig) -> None:
-    transport.slots = asyncio.Semaphore(1)
-    async with serving(answering(BODIES)) as port:
-        clients = [client_to(port, transport) for _ in range(5)]
-        results = await asyncio.gather(*(client.ask(BOTH, soon()) for client in clients))
-
-    assert [Answer(200, b"ok")] * 5 == [answers["/health"] for answers in results]
-    assert not any(client.is_open for client in clients)
 
 
 def _outcome(answer: Answer | PollError) -> Outcome:

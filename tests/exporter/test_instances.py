@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import pytest
-from multidict import MultiDict
 
 from exporter.instances import Filter, parse_filter, to_json
-from exporter.model import EngineName, Outcome, State, Status, Target, Values
+from exporter.model import EngineName, Outcome, State, Target, Values
 from exporter.scrape_target import LastFailure
 from exporter.snapshot import Row
 from tests.exporter.fleets import NOW_S, reading, row
@@ -83,14 +81,6 @@ def test_a_failure_is_told_with_its_age_even_when_later_polls_went_well() -> Non
     )
 
 
-def test_labels_of_the_inventory_are_told() -> None:
-    labels = MappingProxyType({"rack": "r7"})
-
-    (view,) = seen(row(Target("a", "h", 1, labels=labels)))
-
-    assert {"rack": "r7"} == view["labels"]
-
-
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -114,32 +104,6 @@ def test_labels_of_the_inventory_are_told() -> None:
 )
 def test_filters_take_what_matches_all_of_them(query: dict[str, str], expected: list[str]) -> None:
     assert expected == ids(**query)
-
-
-def test_without_a_query_everything_is_wanted() -> None:
-    assert Filter() == parse_filter({})
-
-
-def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        ValueError, match="parameter 'colour', only id, status, node, model, engine"
-    ):
-        parse_filter({"colour": "red"})
-
-
-def test_an_unknown_status_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no status 'red', only healthy, unhealthy, unreach"):
-        parse_filter({"status": "red"})
-
-
-@pytest.mark.parametrize("status", Status)
-def test_every_status_can_be_asked_for(status: Status) -> None:
-    assert status == parse_filter({"status": str(status)}).status
-
-
-def test_a_key_that_is_given_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="one node at a time"):
-        parse_filter(MultiDict([("node", "n1"), ("node", "n2")]))
 
 
 @pytest.mark.parametrize("text", ['"', "\\", "\n\r\t\x00", "</script>", "\u2028", "größe", "🦙"])

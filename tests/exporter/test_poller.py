@@ -15,7 +15,7 @@ from exporter.model import EngineName, Outcome, State, Status, Target
 from exporter.poller import AT_ONCE, TICK_S
 from exporter.scrape_target import PollStart, ScrapeTarget
 from exporter.selfmetrics import Request
-from exporter.steps import STEP, run_with_pauses
+from exporter.steps import STEP
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.pollers import (
     INTERVAL_S,
@@ -90,16 +90,6 @@ async def cycles_have_ended(polled: Polled, *, n: int) -> None:
 def n_errors(polled: Polled) -> float:
     counters = polled.metrics.poll_errors.values()
     return sum([float(counter._value.get()) for counter in counters])
-
-
-async def test_a_healthy_instance_is_seen_with_its_figures() -> None:
-    async with serving(answering(FLEET)) as port, watching(target("a", port, model="m")) as polled:
-        await eventually(lambda: polled.status("a") == Status.HEALTHY)
-
-        page = await polled.page()
-
-    assert 'ollama_fleet_instances{status="healthy"} 1\n' in page
-    assert 'ollama_fleet_tokens_per_second{model="m"} 42.0\n' in page
 
 
 async def test_one_liar_among_slow_instances_does_not_hide_that_the_fleet_is_slow() -> None:
@@ -199,17 +189,6 @@ async def test_a_refused_instance_is_seen_again_when_it_listens() -> None:
                 await eventually(lambda: polled.status("a") == Status.HEALTHY)
 
 
-async def test_many_hung_instances_delay_nobody() -> None:
-    """While all of them still wait for an answer, another one is polled again and again."""
-    async with serving(hanging) as hung_port, serving(answering(FLEET)) as port:
-        hung = [target(f"hung{n}", hung_port) for n in range(50)]
-        async with watching(*hung, target("good", port)) as polled:
-            await moments_of_polls(polled, "good", n=5)
-
-            assert Status.HEALTHY == polled.status("good")
-            assert {None} == {polled.outcome(one.id) for one in hung}
-
-
 async def test_polls_of_an_instance_are_one_interval_apart() -> None:
     """Who else takes the processor makes some polls late, but hardly those of ten runs."""
     async with serving(answering(FLEET)) as port, watching(target("a", port)) as polled:
@@ -248,25 +227,6 @@ async def test_a_removed_instances_series_are_gone_with_the_next_page() -> None:
     assert 'instance_id="b"' not in page
     assert 'node="n2"' not in page
     assert 'instance_id="a"' in page
-
-
-async def test_a_removed_instance_is_polled_no_more_and_its_poll_under_way_ends() -> None:
-    has_ended = asyncio.Event()
-
-    async def hang_until_left(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await hanging(reader, writer)
-        has_ended.set()
-
-    server = Server(hang_until_left)
-    async with serving(server) as port, watching(target("a", port)) as polled:
-        await eventually(lambda: 1 == polled.options.transport.open_connections.n)
-
-        await polled.update()
-
-        assert {} == polled.poller.scrape_targets
-        await eventually(has_ended.is_set)
-        await cycles_have_ended(polled, n=2)
-        assert (0, 1) == (n_errors(polled), server.n_connections)
 
 
 async def test_an_instance_that_moves_is_polled_at_its_new_place_and_counts_on() -> None:
@@ -391,19 +351,6 @@ async def test_figures_that_hang_end_at_the_metrics_timeout_and_leave_it_healthy
             await eventually(has_ended_soon)
 
 
-async def test_an_instance_that_moves_keeps_its_last_failure() -> None:
-    async with serving(saying()) as bad_port, serving(answering(FLEET)) as port:
-        async with watching(target("a", bad_port)) as polled:
-            await eventually(lambda: polled.outcome("a") == Outcome.RESET)
-
-            await polled.update(target("a", port))
-            await eventually(lambda: polled.status("a") == Status.HEALTHY)
-            last = polled.poller.scrape_targets["a"].last_failure
-
-    assert last is not None
-    assert Outcome.RESET == last.outcome
-
-
 async def test_an_instance_removed_in_the_middle_of_a_poll_is_let_go() -> None:
     """The poll is under way over the kept connection; cycles go on, and nothing is recorded."""
     asked = asyncio.Event()
@@ -456,16 +403,6 @@ async def test_the_loop_turns_between_polls_and_rows_however_many_there_are(
     turning.cancel()
 
 
-async def test_instances_stay_sorted_whatever_changes() -> None:
-    async with serving(answering(FLEET)) as port, serving(answering(FLEET)) as other_port:
-        async with watching(*[target(f"i{n}", port) for n in range(5)]) as polled:
-            moved = [target(f"i{n}", other_port if n % 2 else port) for n in range(5)]
-            await polled.update(*moved, target("h", port), target("j", port))
-
-            expected = ["h", "i0", "i1", "i2", "i3", "i4", "j"]
-            assert expected == [row.target.id for row in run_with_pauses(polled.poller.rows())]
-
-
 async def test_polls_are_counted_and_loading_is_no_failure() -> None:
     loading = saying(response(b"{}", "503 Service Unavailable"))
     async with serving(loading) as port, watching(target("a", port)) as polled:
@@ -474,15 +411,6 @@ async def test_polls_are_counted_and_loading_is_no_failure() -> None:
 
         assert poll_counts.tried >= 1
         assert (0, 0) == (poll_counts.failed, n_errors(polled))
-
-
-async def test_a_cycle_ends_only_when_its_last_poll_has() -> None:
-    """Hung ones are due in every tick: some of their polls outlast the cycle's last tick."""
-    async with serving(hanging) as port:
-        async with polling_over_cycles(*targets_in_every_tick(port)) as polled:
-            await eventually(polled.poller.has_seen_all.is_set)
-
-            assert None not in outcomes_of_all(polled)
 
 
 async def test_aggregates_wait_for_the_first_whole_cycle() -> None:

@@ -118,15 +118,6 @@ async def test_other_tasks_run_while_a_large_page_is_made() -> None:
     assert n_turns >= 3 * (1 + len(INSTANCE_SERIES))
 
 
-async def test_an_edition_can_be_had_in_both_formats(polled: Polled) -> None:
-    rendered_scrape = await edition_of(polled)
-
-    assert b"# TYPE ollama_node_instances gauge" in joined(rendered_scrape.plain(Format.TEXT))
-    assert b"# TYPE ollama_node_instances gauge" in joined(
-        rendered_scrape.plain(Format.OPENMETRICS)
-    )
-
-
 async def test_no_portion_is_long_however_many_nodes_there_are() -> None:
     targets = [target(f"i{n}", 1, node=f"n{n}") for n in range(2 * CHUNK_SAMPLES + 1)]
     async with polling(*targets, interval_s=1000.0) as polled:
@@ -139,25 +130,6 @@ async def test_no_portion_is_long_however_many_nodes_there_are() -> None:
     assert len(targets) * 2 == len(written)
 
 
-async def test_both_formats_share_the_bytes_of_the_samples(polled: Polled) -> None:
-    rendered_scrape = await edition_of(polled)
-
-    text, openmetrics = (rendered_scrape.plain(format_) for format_ in Format)
-    assert all(one is other for one, other in zip(text[1::2], openmetrics[1::2], strict=True))
-    assert len(text) > 10
-
-
-async def test_gzip_is_one_member_that_holds_the_page_and_the_tail(polled: Polled) -> None:
-    rendered_scrape = await edition_of(polled)
-
-    for tail in (TAIL, b"", b"other\n"):
-        body = await gzipped(rendered_scrape, Format.TEXT, tail)
-        decompressor = zlib.decompressobj(31)
-
-        assert joined(rendered_scrape.plain(Format.TEXT)) + tail == decompressor.decompress(body)
-        assert (True, b"") == (decompressor.eof, decompressor.unused_data)
-
-
 async def test_many_scrapers_share_one_compression(
     polled: Polled, compressors: Compressors
 ) -> None:
@@ -168,19 +140,6 @@ async def test_many_scrapers_share_one_compression(
 
     assert 1 == compressors.n_made
     assert 1 == len(set(bodies))
-
-
-async def test_each_format_is_compressed_by_itself(
-    polled: Polled, compressors: Compressors
-) -> None:
-    rendered_scrape = await edition_of(polled)
-
-    text = await gzipped(rendered_scrape, Format.TEXT, b"")
-    openmetrics = await gzipped(rendered_scrape, Format.OPENMETRICS, b"")
-
-    assert 2 == compressors.n_made
-    assert joined(rendered_scrape.plain(Format.TEXT)) == gzip.decompress(text)
-    assert joined(rendered_scrape.plain(Format.OPENMETRICS)) == gzip.decompress(openmetrics)
 
 
 async def test_what_was_asked_for_with_gzip_is_prepared_for_the_next_edition(
@@ -246,10 +205,6 @@ async def test_young_garbage_is_collected_with_each_edition(polled: Polled) -> N
         assert garbage() is None
     finally:
         gc.enable()
-
-
-async def test_closing_without_an_edition_is_nothing(polled: Polled) -> None:
-    await polled.publisher.close()
 
 
 async def test_a_page_says_how_large_it_is_and_when_it_was_made(polled: Polled) -> None:

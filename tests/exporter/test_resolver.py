@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from itertools import pairwise
 
 import pytest
 
@@ -19,7 +18,6 @@ from exporter.resolver import (
     MAX_RETRY_THREADS,
     MAX_THREADS,
     RETRY_S,
-    STARTS_AT_ONCE,
     TTL_S,
     Resolver,
     retry_s,
@@ -112,12 +110,6 @@ async def test_one_look_up_serves_all_who_ask_while_it_is_under_way(
     assert ["node-1"] == names.asked
 
 
-async def test_each_host_has_its_own_look_up(resolver: Resolver, names: NameServer) -> None:
-    await asyncio.gather(resolver.resolve("node-1", soon_s()), resolver.resolve("node-2", soon_s()))
-
-    assert ["node-1", "node-2"] == sorted(names.asked)
-
-
 async def test_an_address_is_remembered_until_it_expires(
     resolver: Resolver, names: NameServer, clock: HeldClock
 ) -> None:
@@ -167,24 +159,6 @@ async def test_a_name_server_that_fails_takes_no_known_address_away(
     await eventually(asked_twice_more)
 
 
-async def test_a_failed_renewal_is_tried_again_soon_but_not_at_once(
-    resolver: Resolver, names: NameServer, clock: HeldClock
-) -> None:
-    await resolver.resolve("node-1", soon_s())
-    names.error = UNKNOWN_NAME
-    clock.now_s += TTL_S
-    await resolver.resolve("node-1", soon_s())
-    await eventually(lambda: "known, 0 look-ups under way, 0 waiting" in repr(resolver))
-
-    clock.now_s += retry_s("node-1", 1) - 0.1
-    await resolver.resolve("node-1", soon_s())
-    assert ["node-1"] * 2 == names.asked
-
-    clock.now_s += 0.2
-    await resolver.resolve("node-1", soon_s())
-    await eventually(lambda: 3 == len(names.asked))
-
-
 async def test_a_host_that_nobody_asked_for_lately_is_forgotten(
     resolver: Resolver, names: NameServer, clock: HeldClock
 ) -> None:
@@ -200,17 +174,6 @@ async def test_a_host_that_nobody_asked_for_lately_is_forgotten(
     assert ("192.0.2.1",) == await resolver.resolve("node-2", soon_s())
 
 
-async def test_forgotten_hosts_take_no_memory(
-    resolver: Resolver, names: NameServer, clock: HeldClock
-) -> None:
-    for i in range(50):
-        await resolver.resolve("steady", soon_s())
-        await resolver.resolve(f"node-{i}", soon_s())
-        clock.now_s += FORGET_S / 4
-
-    assert "<Resolver: 6 hosts known" in repr(resolver)
-
-
 async def test_a_host_has_all_its_addresses_ipv4_first_and_each_once(
     resolver: Resolver, names: NameServer
 ) -> None:
@@ -219,18 +182,6 @@ async def test_a_host_has_all_its_addresses_ipv4_first_and_each_once(
     found = await resolver.resolve("node-1", soon_s())
 
     assert ("192.0.2.9", "192.0.2.1", "::1", "2001:db8::5") == found
-
-
-async def test_a_host_has_no_more_than_eight_addresses(
-    resolver: Resolver, names: NameServer
-) -> None:
-    names.addresses = [f"192.0.2.{i}" for i in range(100)]
-
-    assert tuple(names.addresses[:8]) == await resolver.resolve("node-1", soon_s())
-
-
-async def test_localhost_gives_the_ipv4_address_first(resolver: Resolver) -> None:
-    assert "127.0.0.1" == (await resolver.resolve("localhost", soon_s()))[0]
 
 
 async def test_a_resolver_that_hangs_is_reported_as_such_at_the_deadline(
@@ -272,24 +223,6 @@ async def test_many_names_are_looked_up_at_once_and_the_others_wait_in_order(
     names.gate.set()
     await asyncio.gather(*asking)
     assert set(hosts) == set(names.asked)
-
-
-async def test_many_names_at_once_do_not_hold_the_event_loop(
-    resolver: Resolver, names: NameServer
-) -> None:
-    """The loop turns after each few threads that are started."""
-    names.gate.clear()
-    before = len(resolver_threads())
-    asking = [asyncio.create_task(resolver.resolve(f"node-{i}", soon_s())) for i in range(64)]
-
-    n_threads = [before]
-    while n_threads[-1] < before + 64:
-        await asyncio.sleep(0)
-        n_threads.append(len(resolver_threads()))
-
-    assert STARTS_AT_ONCE == max(after - now for now, after in pairwise(n_threads))
-    names.gate.set()
-    await asyncio.gather(*asking)
 
 
 async def test_a_machine_without_a_thread_to_spare_is_a_failure_like_others(
@@ -346,35 +279,6 @@ def test_a_process_ends_without_a_look_up_that_hangs(run: str) -> None:
     )
 
     assert (0, "unresolved\n", "") == (ended.returncode, ended.stdout, ended.stderr)
-
-
-def test_an_answer_after_the_loop_has_closed_goes_unheard(
-    names: NameServer, clock: HeldClock
-) -> None:
-    """A thread that raised would make pytest fail the test."""
-    names.gate.clear()
-
-    async def give_up() -> None:
-        resolver = Resolver(clock)
-        with pytest.raises(PollError):
-            await resolver.resolve("node-1", soon_s(0.05))
-        await resolver.close()
-
-    asyncio.run(give_up())
-    names.gate.set()
-
-    for thread in resolver_threads():
-        thread.join(timeout=5)
-    assert [] == resolver_threads()
-
-
-async def test_a_failure_says_which_name_and_why(resolver: Resolver, names: NameServer) -> None:
-    names.error = UNKNOWN_NAME
-
-    with pytest.raises(PollError, match="cannot resolve node-1: Name or service") as caught:
-        await resolver.resolve("node-1", soon_s())
-
-    assert Outcome.UNRESOLVED == caught.value.outcome
 
 
 async def fails(resolver: Resolver, host: str, within_s: float = 30.0) -> bool:
@@ -453,17 +357,6 @@ async def test_hosts_that_failed_last_and_hang_hold_up_no_other(
     await eventually(lambda: f"retries: {MAX_RETRY_THREADS} look-ups under" in repr(resolver))
 
 
-async def test_all_who_wait_see_the_failure(resolver: Resolver, names: NameServer) -> None:
-    names.error = UNKNOWN_NAME
-
-    failures = await asyncio.gather(
-        *[resolver.resolve("node-1", soon_s()) for _ in range(10)], return_exceptions=True
-    )
-
-    assert {PollError} == {type(failure) for failure in failures}
-    assert ["node-1"] == names.asked
-
-
 @pytest.mark.parametrize("host", ["a" * 64 + ".example", "node..1", "."])
 async def test_a_name_that_cannot_be_a_name_is_a_failure_like_others(
     host: str, resolver: Resolver
@@ -473,22 +366,6 @@ async def test_a_name_that_cannot_be_a_name_is_a_failure_like_others(
         await resolver.resolve(host, soon_s())
 
     assert Outcome.UNRESOLVED == caught.value.outcome
-
-
-async def test_one_who_gives_up_does_not_end_the_look_up_for_the_others(
-    resolver: Resolver, names: NameServer
-) -> None:
-    names.gate.clear()
-    impatient = asyncio.create_task(resolver.resolve("node-1", soon_s()))
-    patient = asyncio.create_task(resolver.resolve("node-1", soon_s()))
-    await eventually(lambda: names.asked)
-
-    impatient.cancel()
-    await asyncio.gather(impatient, return_exceptions=True)
-    names.gate.set()
-
-    assert ("192.0.2.1",) == await patient
-    assert ["node-1"] == names.asked
 
 
 async def test_closing_gives_up_what_is_under_way(resolver: Resolver, names: NameServer) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import gc
 import re
 import tracemalloc
@@ -97,24 +96,6 @@ async def test_readers_that_break_off_leave_no_response_behind(path: str) -> Non
         await eventually(lambda: n_responses() == 0)
 
 
-@pytest.mark.usefixtures("no_collector")
-async def test_a_write_that_fails_leaves_no_response_behind() -> None:
-    """The loop tells it as an error to whoever waits for the client to read."""
-    sender = ResponseSender(metrics(), timeout_s=30.0)
-    async with sending(sender, Body({}, [b"x" * 30_000_000])) as (port, requests):
-        reader = await Reader.asking(port, "/page")
-        assert 200 == await reader.status()
-        await eventually(lambda: requests[0].protocol.writing_paused)
-
-        transport, protocol = requests[0].transport, requests.pop().protocol
-        assert transport is not None
-        protocol.connection_lost(BrokenPipeError())
-        transport.abort()
-        reader.break_off()
-
-        await eventually(lambda: n_responses() == 0, within_s=10.0)
-
-
 @pytest.mark.parametrize("path", ["/metrics", "/instances"])
 async def test_twenty_slow_readers_hold_no_twenty_pages(path: str) -> None:
     async with site(*large_fleet(), max_own_bytes=1) as pages:
@@ -149,16 +130,6 @@ async def test_a_reader_that_is_too_slow_is_cut_off_and_counted() -> None:
         assert 200 == (await pages.get("/-/ready")).status
 
 
-async def test_closing_does_not_wait_for_slow_readers() -> None:
-    reader: Reader | None = None
-    async with asyncio.timeout(20.0):
-        async with site(*large_fleet()) as pages:
-            await pages.publish()
-            reader = await Reader.asking(pages.port)
-            assert 200 == await reader.status()
-    reader.break_off()
-
-
 async def test_more_readers_than_can_be_borne_are_sent_away_until_others_have_gone() -> None:
     async with site(*large_fleet()) as pages:
         await pages.publish()
@@ -191,17 +162,6 @@ async def test_slow_readers_of_the_page_keep_no_scraper_from_it(
         assert len(await readers[0].rest()) < len((await pages.get("/metrics")).body)
         for reader in readers:
             reader.break_off()
-
-
-async def test_slow_readers_of_lists_keep_no_scraper_from_the_page() -> None:
-    async with site(*large_fleet(), max_responses=1) as pages:
-        await pages.publish()
-        reader = await Reader.asking(pages.port, "/instances")
-        assert 200 == await reader.status()
-        assert not await is_served(pages.port, "/instances")
-
-        assert await is_served(pages.port, "/metrics")
-        reader.break_off()
 
 
 @pytest.mark.parametrize(("spared_s", "is_spared"), [(1000.0, True), (0.0, False)])

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Iterable
 
 import pytest
-from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from exporter import catalogue
 from exporter.catalogue import EXPORTER_SERIES, Series
@@ -71,24 +68,6 @@ def test_every_poll_error_begins_at_zero(metrics: SelfMetrics) -> None:
     } == samples(metrics, catalogue.EXPORTER_POLL_ERRORS)
 
 
-@pytest.mark.parametrize("series", [catalogue.EXPORTER_POLLS, catalogue.EXPORTER_POLL_CYCLES])
-def test_counters_begin_at_zero(series: Series, metrics: SelfMetrics) -> None:
-    assert {(): 0.0} == samples(metrics, series)
-
-
-def test_creation_times_do_not_double_the_counters(metrics: SelfMetrics) -> None:
-    assert b"_created" not in generate_latest(metrics.registry)
-    openmetrics = generate_openmetrics(metrics.registry)  # type: ignore[no-untyped-call]
-    assert b"_created" not in openmetrics
-
-
-def test_it_says_what_it_is(metrics: SelfMetrics) -> None:
-    assert {("1.2.3", platform.python_version()): 1.0} == samples(
-        metrics, catalogue.EXPORTER_BUILD_INFO
-    )
-    assert {(): 10.0} == samples(metrics, catalogue.EXPORTER_POLL_INTERVAL)
-
-
 @pytest.mark.parametrize(
     ("shard", "index", "count"),
     [(WHOLE, "0", 1.0), (Shard(0, 4), "0", 4.0), (Shard(3, 4), "3", 4.0)],
@@ -110,11 +89,3 @@ def test_sources_are_published_with_their_last_good_list(metrics: SelfMetrics) -
         metrics, catalogue.EXPORTER_INVENTORY_INSTANCES
     )
     assert 1_800_000_000.5 == samples(metrics, catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)["a.yml",]
-
-
-def test_two_exporters_in_one_process_do_not_share_series(metrics: SelfMetrics) -> None:
-    other = SelfMetrics(version="1.2.3", shard=WHOLE, poll_interval_s=10.0)
-
-    metrics.polls.inc()
-
-    assert {(): 0.0} == samples(other, catalogue.EXPORTER_POLLS)

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import statistics
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from exporter.counters import MAX_MODELS, OTHER, SPEED_KEPT_S, Delta, FleetCounters
+from exporter.counters import MAX_MODELS, OTHER, Delta, FleetCounters
 from exporter.model import Histogram, Outcome, State, Status, Target, Values
-from exporter.snapshot import Aggregation, label_text, quantile, status_of
+from exporter.snapshot import Aggregation, status_of
 from tests.exporter.fleets import NOW_S, reading, row, snapshot
 
 
@@ -48,17 +44,9 @@ def test_each_outcome_has_its_status(outcome: Outcome, expected: Status) -> None
     assert expected == status_of(target(), reading(outcome))
 
 
-def test_an_instance_not_yet_polled_is_unknown() -> None:
-    assert Status.UNKNOWN == status_of(target(), None)
-
-
 @pytest.mark.parametrize("state", [State.PROVISIONING, State.DRAINING])
 def test_what_the_inventory_says_comes_first(state: State) -> None:
     assert Status(state.value) == status_of(target(state=state), reading())
-
-
-def test_every_status_is_always_counted() -> None:
-    assert dict.fromkeys(Status, 0) == snapshot().fleet.instances
 
 
 def test_instances_are_counted_by_status_and_node() -> None:
@@ -127,14 +115,6 @@ def test_instances_are_measured_where_their_speed_counts() -> None:
     assert {"m": 42.0} == fleet.tokens_per_second
 
 
-def test_a_speed_too_old_to_count_is_not_measured() -> None:
-    idle = row(target("a"), reading(values=fast(40.0)))
-    later = Aggregation(now_s=NOW_S + SPEED_KEPT_S + 1)
-    later.add([idle])
-
-    assert {"m": 0} == later.finish(FleetCounters()).measured_instances
-
-
 def test_of_models_without_end_the_commonest_keep_their_names() -> None:
     """Whatever instances call their models, a page stays small, and its sums stay whole."""
     n_models = MAX_MODELS + 10
@@ -176,18 +156,6 @@ def test_fleet_p99_is_the_99th_percentile_over_healthy_instances() -> None:
     assert 0.099 == pytest.approx(snapshot(*rows).fleet.latency_p99_s)
 
 
-def test_without_latencies_there_is_no_p99() -> None:
-    assert snapshot(row(target(), reading())).fleet.latency_p99_s is None
-
-
-@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=200))
-def test_the_quantile_is_the_inclusive_one(values: list[float]) -> None:
-    """As Prometheus interpolates, and Python's statistics with method="inclusive"."""
-    expected = statistics.quantiles(values, n=100, method="inclusive")[98]
-
-    assert expected == pytest.approx(quantile(values, 0.99), abs=1e-6)
-
-
 def test_adding_in_portions_gives_the_same() -> None:
     rows = [row(target(f"i{n}", node=f"n{n % 3}"), reading(values=fast(n, n))) for n in range(10)]
     piecemeal = Aggregation(now_s=NOW_S)
@@ -215,9 +183,3 @@ def test_without_durations_requests_are_not_counted_and_their_errors_neither() -
     fleet = snapshot(fleet_counters=fleet_counters).fleet
 
     assert (None, None) == (fleet.requests, fleet.request_errors)
-
-
-def test_hostile_labels_are_escaped() -> None:
-    hostile = Target('a"b', "127.0.0.1", 1, node="n\\1", model="m\n2")
-
-    assert r'instance_id="a\"b",node="n\\1",model="m\n2"' == label_text(hostile, "m\n2")

@@ -33,7 +33,6 @@ from tests.exporter.pollers import Polled, polling, target, watching
 from tests.exporter.servers import answering, response, saying, serving
 from tests.exporter.ui.building import fleet_ui
 from tests.ports import free_port
-from tests.waiting import eventually
 
 PROMETHEUS_2_ACCEPT = (
     "application/openmetrics-text;version=1.0.0;q=0.5,"
@@ -183,14 +182,6 @@ async def test_then_the_fleets_series_come_first_and_the_own_ones_follow() -> No
     assert "text/plain; version=0.0.4; charset=utf-8" == answer.headers["Content-Type"]
 
 
-async def test_the_own_series_are_as_they_are_now() -> None:
-    async with site(target("a", 1)) as pages:
-        await pages.publish()
-        pages.polled.metrics.polls.inc(7)
-
-        assert "\nollama_exporter_polls_total 7.0\n" in (await pages.get("/metrics")).text
-
-
 async def test_gzip_is_one_member_with_the_plain_page() -> None:
     async with site(target("a", 1)) as pages:
         rendered_scrape = await pages.publish()
@@ -215,16 +206,6 @@ async def test_without_gzip_in_accept_encoding_the_page_is_plain(accept_encoding
 
     assert "Content-Encoding" not in answer.headers
     assert answer.text.startswith("# HELP ollama_fleet_instances ")
-
-
-@pytest.mark.parametrize("accept_encoding", ["gzip", "gzip, deflate, br", "br;q=1, GZIP;q=0.5"])
-async def test_gzip_is_found_among_other_encodings(accept_encoding: str) -> None:
-    async with site(target("a", 1)) as pages:
-        await pages.publish()
-        answer = await pages.get("/metrics", Accept_Encoding=accept_encoding)
-
-    assert "gzip" == answer.headers["Content-Encoding"]
-    assert "Accept, Accept-Encoding" == answer.headers["Vary"]
 
 
 @pytest.mark.parametrize("accept", [PROMETHEUS_2_ACCEPT, PROMETHEUS_3_ACCEPT])
@@ -271,29 +252,6 @@ async def test_an_odd_accept_header_is_no_fault_of_ours(accept: str) -> None:
         assert 200 == (await pages.get("/metrics", Accept=accept)).status
 
 
-async def test_many_scrapers_at_once_share_one_compression(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    n_compressors = 0
-    make = zlib.compressobj
-
-    def counting(*settings: Any) -> Any:
-        nonlocal n_compressors
-        n_compressors += 1
-        return make(*settings)
-
-    monkeypatch.setattr(zlib, "compressobj", counting)
-    async with site(target("a", 1)) as pages:
-        rendered_scrape = await pages.publish()
-        answers = await asyncio.gather(
-            *[pages.get("/metrics", Accept_Encoding="gzip") for _ in range(20)]
-        )
-
-    page = joined(rendered_scrape.plain(Format.TEXT))
-    assert all(gzip.decompress(answer.body).startswith(page) for answer in answers)
-    assert 1 == n_compressors
-
-
 async def test_hostile_texts_are_escaped_on_the_page() -> None:
     hostile = 'a"b\\c\nd'
     async with site(target(hostile, 1, node=hostile, model=hostile)) as pages:
@@ -319,11 +277,6 @@ async def test_it_is_ready_once_every_instance_has_been_polled() -> None:
 
     assert (503, 200) == (before.status, after.status)
     assert "first whole cycle" in before.text
-
-
-async def test_it_is_healthy_from_the_start() -> None:
-    async with site() as pages:
-        assert 200 == (await pages.get("/-/healthy")).status
 
 
 # The landing page
@@ -395,31 +348,6 @@ async def mixed_fleet() -> AsyncIterator[Site]:
             yield pages
 
 
-async def test_instances_can_be_filtered(mixed_fleet: Site) -> None:
-    expected = {
-        "": ["bad", "dead", "good", "new"],
-        "?status=healthy": ["good"],
-        "?status=unhealthy": ["bad"],
-        "?status=unreachable": ["dead"],
-        "?status=provisioning": ["new"],
-        "?node=n1": ["bad", "good"],
-        "?model=m1": ["dead", "good"],
-        "?engine=fleet": ["bad", "dead", "good", "new"],
-        "?engine=ollama": [],
-        "?developer=ada": ["good"],
-        "?id=dead": ["dead"],
-        "?id=dead&node=n1": [],
-        "?id=nobody": [],
-        "?node=n1&status=unhealthy": ["bad"],
-    }
-
-    found = {
-        query: [view["id"] for view in await mixed_fleet.instances(query)] for query in expected
-    }
-
-    assert expected == found
-
-
 async def test_for_one_instance_the_others_are_not_looked_at(
     mixed_fleet: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,22 +378,6 @@ async def test_instances_say_why_they_are_red_since_when_and_how_slow(mixed_flee
     assert not {"latency_seconds", "age_seconds", "last_outcome"} & new.keys()
 
 
-async def test_the_last_failure_stays_after_a_recovery() -> None:
-    port = free_port()
-    async with polled_site(target("a", port)) as pages:
-        async with serving(answering(FLEET), port):
-            await eventually(lambda: pages.polled.status("a") == Status.HEALTHY)
-            (view,) = await pages.instances()
-
-    assert ("healthy", "ok", "refused") == (
-        view["status"],
-        view["last_outcome"],
-        view["last_failure_outcome"],
-    )
-    assert view["last_failure"]
-    assert 0 < view["last_failure_age_seconds"] < 60
-
-
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -483,18 +395,6 @@ async def test_a_filter_that_cannot_be_is_refused_with_what_can(query: str, expe
     assert 400 == answer.status
     assert answer.headers["Content-Type"].startswith("application/json")
     assert expected in answer.json["error"]
-
-
-HOSTILE_TEXTS = ['"</script>', "\\", "\u2028", "größe", "a&b=c d"]
-
-
-@pytest.mark.parametrize("text", HOSTILE_TEXTS)
-async def test_hostile_texts_arrive_as_they_were(text: str) -> None:
-    async with site(target(text, 1, node=text)) as pages:
-        answer = await pages.get("/instances")
-
-    assert "application/json" == answer.headers["Content-Type"]
-    assert [(text, text)] == [(view["id"], view["node"]) for view in answer.json]
 
 
 GARBAGE = [
@@ -553,13 +453,6 @@ async def test_a_taken_port_is_refused_with_the_setting_that_helps(taken_port: i
             await web_of(polled).start("127.0.0.1", taken_port)
 
 
-async def test_an_address_of_another_machine_is_refused() -> None:
-    expected = r"cannot listen on \[2001:db8::1\]:80: Cannot assign requested address; "
-    async with polling() as polled:
-        with pytest.raises(ExporterError, match=expected):
-            await web_of(polled).start("2001:db8::1", 80)
-
-
 async def test_a_host_without_an_address_is_refused_in_the_resolvers_words() -> None:
     async with polling() as polled:
         with pytest.raises(ExporterError) as caught:
@@ -567,16 +460,6 @@ async def test_a_host_without_an_address_is_refused_in_the_resolvers_words() -> 
 
     assert str(caught.value).startswith("cannot listen on no such host:80: ")
     assert "nknown error" not in str(caught.value)
-
-
-async def test_an_empty_host_is_every_interface() -> None:
-    async with polling() as polled:
-        web = web_of(polled)
-        port = await web.start("", 0)
-        try:
-            assert 200 == (await fetch(port, "/-/healthy")).status
-        finally:
-            await web.close()
 
 
 async def test_closing_does_not_wait_for_scrapers_that_keep_their_connection() -> None:
@@ -592,14 +475,6 @@ async def test_closing_does_not_wait_for_scrapers_that_keep_their_connection() -
         assert b"" == await reader.read()
         writer.close()
         await writer.wait_closed()
-
-
-async def test_closing_twice_is_nothing() -> None:
-    async with polling() as polled:
-        web = web_of(polled)
-        await web.start("127.0.0.1", 0)
-        await web.close()
-        await web.close()
 
 
 MALFORMED = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import InputError
-from exporter.webconfig import HEADERS, UNSUPPORTED_TLS, WebConfig, parse
+from exporter.webconfig import WebConfig, parse
 
 PATH = Path("/etc/exporter/web.yml")
 HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
@@ -24,13 +24,6 @@ def problems(text: str | bytes) -> list[str]:
     assert str(PATH) == caught.value.source
     assert all(problem.place.startswith(str(PATH)) for problem in caught.value.problems)
     return [str(problem).removeprefix(f"{PATH}: ") for problem in caught.value.problems]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "# later\n", "{}", "tls_server_config:\nbasic_auth_users:\nhttp_server_config:\n"]
-)
-def test_an_empty_file_guards_nothing(text: str) -> None:
-    assert WebConfig(None, {}, {}, ()) == parsed(text)
 
 
 def test_a_whole_file_is_taken() -> None:
@@ -62,14 +55,6 @@ basic_auth_users:
     assert {"X-Frame-Options": "deny", "X-XSS-Protection": "0"} == config.headers
     assert {"prometheus": HASH.encode(), "0815": HASH.encode()} == config.users
     assert () == config.notes
-
-
-def test_tls_begins_with_version_1_2_and_without_certificates_of_clients() -> None:
-    tls = parsed(f"{TLS}}}").tls
-
-    assert tls is not None
-    assert (ssl.CERT_NONE, None) == (tls.verify_mode, tls.client_ca_file)
-    assert (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3) == (tls.min_version, tls.max_version)
 
 
 @pytest.mark.parametrize(
@@ -163,21 +148,6 @@ def test_what_is_wrong_is_refused_with_its_place(text: str | bytes, expected: st
     assert problems(text)[0].startswith(expected)
 
 
-@pytest.mark.parametrize("key", UNSUPPORTED_TLS)
-def test_what_tls_settings_are_not_supported_is_said_with_what_helps(key: str) -> None:
-    (problem,) = problems(f"{TLS}, {key}: x}}")
-
-    expected = f"tls_server_config.{key}: is not supported here: {UNSUPPORTED_TLS[key]}"
-    assert expected == problem
-
-
-def test_certificate_and_key_go_together() -> None:
-    assert ["tls_server_config.key_file: required to serve https"] == problems(
-        "tls_server_config: {cert_file: c.pem}"
-    )
-    assert 2 == len(problems("tls_server_config: {min_version: TLS13}"))
-
-
 def test_all_that_is_wrong_is_reported_at_once_and_each_thing_once() -> None:
     text = """
 tls_server_config: {cert_file: c.pem, key_file: [k], colour: red}
@@ -240,15 +210,3 @@ def test_a_file_that_cannot_be_read_does_not_give_its_secrets_away(text: str) ->
 
     assert "hunter2" not in str(caught.value)
     assert caught.value.__context__ is None
-
-
-def test_hashes_are_not_shown_with_the_configuration() -> None:
-    assert HASH[8:] not in repr(parsed(f"basic_auth_users: {{a: {HASH}}}"))
-
-
-@pytest.mark.parametrize("name", HEADERS)
-def test_the_toolkits_headers_can_be_set(name: str) -> None:
-    value = (*HEADERS[name], "max-age=1; 'self'")[0]
-    text = f'http_server_config: {{headers: {{{name}: "{value}"}}}}'
-
-    assert {name: value} == parsed(text).headers

@@ -3,16 +3,13 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from pathlib import Path
 
 import pytest
 
 from exporter.selfmetrics import Refusal
 from exporter.web import MAX_LOGGED, HostCheck
-from exporter.websecurity import Guard
 from tests.exporter.fetching import fetch
 from tests.exporter.test_web import site
-from tests.exporter.test_websecurity import ALICE, HASH
 
 OURS = [
     *("", "127.0.0.1", "127.0.0.1:11440", "10.1.2.3:80", "[::1]:11440", "[::ffff:10.0.0.1]"),
@@ -68,25 +65,6 @@ async def test_a_page_is_not_told_to_a_strangers_name(
     assert "nosniff" == answers[0].headers["X-Content-Type-Options"]
     assert 2 == refused
     assert ["evil.example" in record.message for record in caplog.records] == [True]
-
-
-async def test_allowed_hosts_are_served() -> None:
-    async with site(allowed_hosts=["exporter.example.org"]) as pages:
-        answer = await fetch(pages.port, "/metrics", Host="exporter.example.org:11440")
-
-    assert 200 == answer.status
-
-
-@pytest.mark.parametrize(
-    "users", ["", f"basic_auth_users: {{alice: {HASH}}}"], ids=["nobody", "alice"]
-)
-async def test_where_a_password_is_asked_for_any_name_will_do(users: str, tmp_path: Path) -> None:
-    """A stranger's page has no password to give."""
-    (tmp_path / "web.yml").write_text(users)
-    async with site(guard=Guard(tmp_path / "web.yml")) as pages:
-        headers = {"Host": "evil.example", "Authorization": ALICE}
-
-        assert (200 if users else 403) == (await fetch(pages.port, "/", **headers)).status
 
 
 async def test_few_of_the_refused_names_are_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,11 +17,11 @@ import trustme
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
-from exporter import app, websecurity
+from exporter import app
 from exporter.app import Exporter, check
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
-from exporter.websecurity import MAX_CHECKS, MAX_CHECKS_OF_ONE, Guard, credentials
+from exporter.websecurity import MAX_CHECKS, MAX_CHECKS_OF_ONE, Guard
 from tests.exporter.fetching import Fetched, fetch
 from tests.waiting import eventually
 
@@ -165,16 +165,6 @@ async def test_an_odd_authorization_gets_nobody_in(file: File, authorization: st
         assert 401 == await status(port, authorization)
 
 
-def test_the_scheme_is_written_in_any_case() -> None:
-    assert ("a", b"b:c") == credentials("bASIC YTpiOmM=")
-
-
-async def test_without_users_nobody_is_asked(file: File) -> None:
-    file.write("http_server_config: {headers: {X-Frame-Options: deny}}")
-    async with guarded(file) as port:
-        assert 200 == (await fetch(port, "/")).status
-
-
 async def test_a_scraper_pays_for_its_password_once(
     file: File, n_checks: Callable[[], int]
 ) -> None:
@@ -194,31 +184,6 @@ async def test_a_remembered_password_lets_no_other_one_in(file: File) -> None:
 
         for stranger in (("alice", "other"), ("alice", ""), ("bob", "secret"), ("eve", "secret")):
             assert 401 == await status(port, basic(*stranger))
-
-
-async def test_wrong_passwords_are_checked_each_time(
-    file: File, n_checks: Callable[[], int]
-) -> None:
-    """Remembering them would let anybody fill the memory."""
-    file.set_users(alice=HASH)
-    async with guarded(file) as port:
-        for _ in range(3):
-            assert 401 == await status(port, basic("alice", "wrong"))
-
-    assert 3 == n_checks()
-
-
-async def test_few_passwords_are_remembered(
-    file: File, n_checks: Callable[[], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(websecurity, "MAX_REMEMBERED", 2)
-    users = ["a", "b", "c"]
-    file.set_users(**dict.fromkeys(users, HASH))
-    async with guarded(file) as port:
-        for user in [*users, "c", "b", "a"]:
-            assert 200 == await status(port, basic(user, "secret"))
-
-    assert 4 == n_checks()
 
 
 async def test_an_unknown_user_costs_as_much_as_the_costliest_known(
@@ -376,13 +341,6 @@ def test_a_deep_or_large_file_is_refused(file: File, content: str, expected: str
     assert [expected.format(path=file.path)] == start_problems(file)
 
 
-def test_a_pipe_instead_of_a_certificate_is_refused(file: File) -> None:
-    os.mkfifo(file.path.parent / "pipe")
-    file.write("tls_server_config: {cert_file: pipe, key_file: pipe}")
-
-    assert all("not a regular file" in problem for problem in start_problems(file))
-
-
 async def test_a_changed_password_is_in_force_at_the_next_request(file: File) -> None:
     file.set_users(alice=HASH)
     async with guarded(file) as port:
@@ -427,17 +385,6 @@ async def test_a_bad_file_leaves_what_was_and_is_logged_once(
     assert 200 == healed
 
 
-async def test_a_file_that_vanishes_leaves_what_was(
-    file: File, caplog: pytest.LogCaptureFixture
-) -> None:
-    file.set_users(alice=HASH)
-    async with guarded(file) as port:
-        file.path.unlink()
-
-        assert [200, 401] == [await status(port, ALICE), await status(port, "")]
-    assert ["No such file" in record.message for record in caplog.records] == [True]
-
-
 async def test_neither_passwords_nor_hashes_are_logged(
     file: File, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -475,15 +422,6 @@ async def test_every_answer_has_the_headers(file: File) -> None:
         assert "sameorigin" == answer.headers["X-Frame-Options"]
         assert "0" == answer.headers["X-XSS-Protection"]
     assert "X-Frame-Options" not in later.headers
-
-
-async def test_what_has_no_effect_is_logged(file: File, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "exporter")
-    file.write("http_server_config: {http2: true}")
-
-    Guard(file.path)
-
-    assert f"{file.path}: http2: clients are answered in HTTP/1.1" in caplog.text
 
 
 # TLS
@@ -561,29 +499,6 @@ async def test_pages_are_served_over_https(file: File, certificates: Certificate
 
 
 @pytest.mark.parametrize(
-    ("bounds", "expected"),
-    [
-        ("", {"TLSv1.2", "TLSv1.3"}),
-        (", min_version: TLS13", {"TLSv1.3"}),
-        (", max_version: TLS12", {"TLSv1.2"}),
-    ],
-)
-async def test_the_bounds_of_versions_hold(
-    file: File, certificates: Certificates, bounds: str, expected: set[str]
-) -> None:
-    accepted = set()
-    file.write(certificates.section(bounds))
-    async with guarded(file) as port:
-        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-            context = certificates.client()
-            context.minimum_version = context.maximum_version = version
-            if await gets_in(port, context):
-                accepted.add(version.name.replace("_", "."))
-
-    assert expected == accepted
-
-
-@pytest.mark.parametrize(
     ("kind", "expected"),
     [
         ("RequestClientCert", (True, True, True)),
@@ -643,21 +558,6 @@ async def test_a_certificate_without_its_key_leaves_the_last_good_one_and_is_log
     assert 1 == len(warnings)
     assert f"stays active: the certificate {certificates.certificate}: " in warnings[0]
     assert healed != good
-
-
-async def test_a_rotated_authority_of_clients_is_in_force_for_new_connections(
-    file: File, certificates: Certificates
-) -> None:
-    kind = "RequireAndVerifyClientCert"
-    file.write(certificates.section(f", client_auth_type: {kind}, client_ca_file: clients.crt"))
-    others = trustme.CA()
-    async with guarded(file) as port:
-        replace(certificates.client_ca, others.cert_pem.bytes())
-
-        assert [False, True] == [
-            await gets_in(port, certificates.client(authority))
-            for authority in (certificates.clients, others)
-        ]
 
 
 async def test_other_changes_of_tls_are_said_to_take_a_restart(
@@ -757,21 +657,6 @@ async def test_handshakes_that_never_end_keep_no_scraper_out(
             writer.transport.abort()
 
 
-async def test_the_exporter_stops_at_once_while_clients_keep_connections(
-    file: File, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(app, "raise_limit", lambda: 4096)
-    file.write(certificates.section())
-    async with aiohttp.ClientSession() as session:
-        async with Exporter(config(file)) as exporter:
-            url = f"https://127.0.0.1:{exporter.port}/"
-            async with session.get(url, ssl=certificates.client()) as answer:
-                await answer.read()
-            started_s = asyncio.get_running_loop().time()
-
-        assert asyncio.get_running_loop().time() - started_s < 10.0
-
-
 async def test_a_bad_web_configuration_neither_starts_nor_passes_the_check(file: File) -> None:
     file.write("basic_auth_users: {alice: secret}")
 
@@ -780,8 +665,3 @@ async def test_a_bad_web_configuration_neither_starts_nor_passes_the_check(file:
     with pytest.raises(InputError, match=r"basic_auth_users\.alice"):
         async with Exporter(config(file)):
             pass
-
-
-def test_a_web_configuration_must_be_there(file: File) -> None:
-    with pytest.raises(InputError, match=rf"web\.config\.file: there is no file {file.path}"):
-        config(file)

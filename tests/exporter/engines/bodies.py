@@ -51,7 +51,6 @@ LLAMACPP_NOT_FOUND = Answer(
 
 OLLAMA_ROOT = Answer(200, b"Ollama is running")
 OLLAMA_VERSION = Answer(200, b'{"version":"0.23.0"}')
-OLLAMA_NOTHING_LOADED = Answer(200, b'{"models":[]}')
 OLLAMA_LOADED = Answer(
     200,
     b'{"models":[{"name":"g270:latest","model":"g270:latest","size":477798912,"digest":"0f7b",'

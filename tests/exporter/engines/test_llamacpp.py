@@ -7,7 +7,6 @@ from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Values
 from tests.exporter.engines.bodies import (
     HTML,
-    LLAMACPP_LOADING,
     LLAMACPP_METRICS,
     LLAMACPP_NO_METRICS,
     LLAMACPP_OK,
@@ -48,14 +47,6 @@ def test_without_an_alias_the_models_file_name_counts() -> None:
     assert ("gemma.gguf",) == values.models
 
 
-def test_names_are_cut_to_what_a_label_may_hold() -> None:
-    props = Answer(200, b'{"model_alias":"%b","build_info":"%b"}' % (b"m" * 9_999, b"b" * 9_999))
-
-    values = read({"/health": LLAMACPP_OK, "/metrics": METRICS, "/props": props}).values
-
-    assert (("m" * 256,), "b" * 64) == (values.models, values.version)
-
-
 def test_of_a_counter_that_stands_there_repeatedly_the_last_counts() -> None:
     page = b"llamacpp:tokens_predicted_total 1\n" * 20_000 + b"llamacpp:tokens_predicted_total 2 99"
 
@@ -73,15 +64,6 @@ def test_a_counter_on_the_first_line_is_found(line_end: bytes) -> None:
     assert 1.0 == values.generated_tokens_total
 
 
-def test_a_value_that_is_none_is_quoted_printable_and_short() -> None:
-    page = b"llamacpp:tokens_predicted_total \x1b[31m" + b"\xff" * 10_000
-
-    verdict = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)})
-
-    assert "?[31m" in verdict.metrics_detail
-    assert len(verdict.metrics_detail) <= 250
-
-
 def test_one_bad_sample_costs_that_one_only() -> None:
     page = LLAMACPP_METRICS + b"llamacpp:requests_deferred -3\n"
 
@@ -90,12 +72,6 @@ def test_one_bad_sample_costs_that_one_only() -> None:
     assert Outcome.BAD_BODY is verdict.metrics_outcome
     assert (None, 1.0) == (verdict.values.requests_queued, verdict.values.requests_running)
     assert 1234570.0 == verdict.values.generated_tokens_total
-
-
-def test_a_server_that_loads_its_model_is_loading() -> None:
-    answers = dict.fromkeys(("/health", "/metrics", "/props"), LLAMACPP_LOADING)
-
-    assert Outcome.LOADING == read(answers).outcome
 
 
 def test_metrics_not_switched_on_leave_it_healthy_and_say_so() -> None:

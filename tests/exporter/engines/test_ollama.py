@@ -6,10 +6,8 @@ from exporter.engines import ollama
 from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Values
 from tests.exporter.engines.bodies import (
-    HTML,
     OLLAMA_FOREIGN_HOST,
     OLLAMA_LOADED,
-    OLLAMA_NOTHING_LOADED,
     OLLAMA_ROOT,
     OLLAMA_VERSION,
     nested,
@@ -23,18 +21,6 @@ def test_a_server_with_a_model_loaded() -> None:
 
     assert Outcome.OK == verdict.outcome
     assert Values(models=("g270:latest",), version="0.23.0") == verdict.values
-
-
-def test_a_server_with_nothing_loaded_is_healthy() -> None:
-    verdict = read({"/": OLLAMA_ROOT, "/api/ps": OLLAMA_NOTHING_LOADED})
-
-    assert (Outcome.OK, Values()) == (verdict.outcome, verdict.values)
-
-
-def test_a_null_list_of_models_is_an_empty_one() -> None:
-    verdict = read({"/": OLLAMA_ROOT, "/api/ps": Answer(200, b'{"models":null}')})
-
-    assert (Outcome.OK, Outcome.OK) == (verdict.outcome, verdict.metrics_outcome)
 
 
 def test_a_foreign_host_is_told_as_what_it_is() -> None:
@@ -51,11 +37,6 @@ def test_a_version_nested_without_end_costs_nothing_but_the_version() -> None:
     verdict = read({"/": OLLAMA_ROOT, "/api/ps": OLLAMA_LOADED, "/api/version": version})
 
     assert (("g270:latest",), None) == (verdict.values.models, verdict.values.version)
-
-
-@pytest.mark.parametrize("answer", [HTML, Answer(200, b""), Answer(200, b"\xff")])
-def test_another_server_is_not_healthy(answer: Answer) -> None:
-    assert Outcome.BAD_BODY == read({"/": answer, "/api/ps": OLLAMA_LOADED}).outcome
 
 
 def test_an_unreachable_server_says_why() -> None:

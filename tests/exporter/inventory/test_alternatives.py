@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
-from exporter.errors import InputError, SourceError
-from exporter.inventory import Inventory, Source, SourceSettings, sources_for
+from exporter.errors import SourceError
+from exporter.inventory import Source, SourceSettings, sources_for
 from exporter.inventory.sources import AGE_HEADER, OLD_AFTER_S, SEPARATOR
-from tests.exporter.inventory.fakes import HeldClock
 from tests.exporter.inventory.serving import Answer, InventoryServer
 
 TIMEOUT_S = 30.0
@@ -66,17 +64,6 @@ def asked(servers: Servers) -> list[int]:
     return [len(server.requests) for server in servers]
 
 
-async def test_only_the_first_is_asked_while_it_answers(servers: Servers, source: Source) -> None:
-    say(b"[1]", *servers)
-
-    assert b"[1]" == await source.read()
-    assert await source.read() is None
-    say(b"[2]", *servers)
-    assert b"[2]" == await source.read()
-
-    assert [3, 0, 0] == asked(servers)
-
-
 @pytest.mark.parametrize("fault", [None, Answer(status=503), Answer(hangs_before_s=60.0)])
 async def test_the_next_one_is_asked_when_one_does_not_answer(
     servers: Servers, hasty_source: Source, fault: Answer | None
@@ -93,18 +80,6 @@ async def test_the_next_one_is_asked_when_one_does_not_answer(
     assert 0 == len(servers[2].requests)
 
 
-async def test_it_stays_with_the_one_that_works(servers: Servers, hasty_source: Source) -> None:
-    say(b"[1]", *servers)
-    hang(servers[0])
-    await hasty_source.read()
-    say(b"[1]", servers[0])
-
-    for _ in range(3):
-        assert await hasty_source.read() is None
-
-    assert [1, 4, 0] == asked(servers)
-
-
 async def test_after_the_last_comes_the_first(servers: Servers, source: Source) -> None:
     servers[0].answer = servers[1].answer = Answer(status=500)
     assert b"[]" == await source.read()
@@ -113,16 +88,6 @@ async def test_after_the_last_comes_the_first(servers: Servers, source: Source) 
 
     assert b"[1]" == await source.read()
     assert [2, 1, 2] == asked(servers)
-
-
-async def test_the_same_list_from_another_one_is_unchanged(
-    servers: Servers, source: Source
-) -> None:
-    say(b"[1]", *servers)
-    await source.read()
-    servers[0].answer = Answer(status=500)
-
-    assert await source.read() is None
 
 
 async def test_each_one_is_sent_its_own_etag(servers: Servers, source: Source) -> None:
@@ -170,22 +135,6 @@ async def test_a_fresh_list_goes_before_an_old_one(servers: Servers, source: Sou
     assert [2, 2, 0] == asked(servers)
 
 
-async def test_a_list_that_is_hardly_old_is_taken(servers: Servers, source: Source) -> None:
-    say(b"[1]", servers[0], age_s=OLD_AFTER_S)
-
-    assert b"[1]" == await source.read()
-    assert [1, 0, 0] == asked(servers)
-
-
-async def test_an_old_list_goes_before_none(servers: Servers, hasty_source: Source) -> None:
-    hang(servers[0])
-    say(b"[1]", servers[1], age_s=3600.0)
-    servers[2].answer = Answer(status=503)
-
-    assert b"[1]" == await hasty_source.read()
-    assert await hasty_source.read() is None
-
-
 async def test_of_old_lists_another_is_taken_only_if_it_is_fresher_by_far(
     servers: Servers, source: Source, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,16 +148,6 @@ async def test_of_old_lists_another_is_taken_only_if_it_is_fresher_by_far(
     say(b"[2]", servers[2], age_s=100.0 - OLD_AFTER_S - 0.1)
     assert b"[2]" == await source.read()
     assert f"to={servers[2].url}: " in caplog.text
-
-
-@pytest.mark.parametrize("age", ["", "long", "nan", "inf"])
-async def test_who_does_not_say_how_old_its_list_is_is_not_asked_twice(
-    servers: Servers, source: Source, age: str
-) -> None:
-    say(b"[1]", servers[0], age_s=age)
-
-    assert b"[1]" == await source.read()
-    assert [1, 0, 0] == asked(servers)
 
 
 async def test_all_of_them_together_take_no_longer_than_one(servers: Servers) -> None:
@@ -243,39 +182,3 @@ async def test_the_log_says_who_took_over_and_why(
         f"inventory server changed from={second} to={third}: its list is 61 s old",
     ] == caplog.messages
     assert repr(source).endswith(f"now {third}>")
-
-
-async def test_a_token_that_none_can_be_sent_is_for_a_person_to_mend(
-    servers: Servers, tmp_path: Path
-) -> None:
-    made = source_of(servers, token_file=tmp_path / "none")
-
-    with pytest.raises(InputError, match="No such file or directory"):
-        await made.read()
-    await made.close()
-    assert [0, 0, 0] == asked(servers)
-
-
-async def test_a_start_while_all_are_away_leaves_their_part_empty(servers: Servers) -> None:
-    for server in servers:
-        await server.stop()
-    made = source_of(servers)
-    inventory = Inventory([made], clock=HeldClock())
-
-    await inventory.load()
-    await inventory.close()
-
-    (state,) = inventory.states
-    assert (made.name, 0, False) == (state.source, state.n_instances, state.last_reload_successful)
-    assert all(server.url in state.last_error for server in servers)
-
-
-async def test_a_bad_list_is_told_of_as_one_from_a_url(servers: Servers) -> None:
-    say(b"[7]", *servers)
-    made = source_of(servers)
-
-    with pytest.raises(InputError) as caught:
-        await Inventory([made], clock=HeldClock()).load()
-    await made.close()
-
-    assert [f"{made.name}[0]"] == [problem.place for problem in caught.value.problems]

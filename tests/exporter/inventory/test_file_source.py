@@ -63,15 +63,6 @@ async def test_a_second_write_within_the_same_tick_is_seen(path: Path) -> None:
     assert b"[2]" == await file.read()
 
 
-async def test_a_file_that_was_only_touched_is_not_given_again(path: Path) -> None:
-    file = source(path)
-    await file.read()
-
-    age(path)
-
-    assert await file.read() is None
-
-
 async def test_a_settled_file_with_the_same_stamp_is_not_even_opened(path: Path) -> None:
     """Its content is exchanged behind the stamp, which no honest writer can do."""
     age(path)
@@ -116,28 +107,10 @@ async def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path
             await source(path).read()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; see the directory above")
-async def test_a_file_without_permission_fails(path: Path) -> None:
-    os.chmod(path, 0)
-
-    with pytest.raises(SourceError, match="cannot be read: Permission denied"):
-        await source(path).read()
-
-
 async def test_a_file_may_be_as_large_as_the_limit_but_no_larger(path: Path) -> None:
     assert b"[1]" == await source(path, max_body_bytes=3).read()
     with pytest.raises(SourceError, match=r"is larger than 2 bytes .*; split it"):
         await source(path, max_body_bytes=2).read()
-
-
-async def test_a_file_is_settled_by_the_clock_it_was_given(path: Path) -> None:
-    clock = HeldClock(os.stat(path).st_mtime + 1.0)
-    file = FileSource(path, SourceSettings(), clock)
-    await file.read()
-    write_behind_the_stamp(path, b"[2]")
-    clock.now_s += 10.0
-
-    assert b"[2]" == await file.read()
 
 
 @pytest.mark.parametrize(
@@ -176,22 +149,3 @@ def test_a_source_that_cannot_be_is_refused_without_repeating_secrets(
 
     assert message in str(caught.value)
     assert "s3cret" not in str(caught.value)
-
-
-def test_a_path_may_hold_what_stands_between_urls(tmp_path: Path) -> None:
-    name = str(tmp_path / "a|b.yml")
-
-    (source,) = sources_for([name])
-
-    assert isinstance(source, FileSource)
-
-
-@pytest.mark.parametrize(
-    "url", ["http://h", "http://h/a%7Cb", "http://h/a@b", "HTTPS://[::1]:8443/sd"]
-)
-def test_a_url_is_an_http_source_named_by_it(url: str) -> None:
-    (made,) = sources_for([url])
-
-    assert url == made.name
-    assert Format.HTTP is made.form
-    assert made.may_be_absent

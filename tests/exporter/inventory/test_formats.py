@@ -5,12 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import InputError
-from exporter.inventory import formats
 from exporter.inventory.fields import Record
 from exporter.inventory.formats import Format, records
 
@@ -32,27 +30,10 @@ def test_an_empty_list_is_an_inventory_of_none(form: Format, body: bytes) -> Non
     assert [] == read(body, form)
 
 
-@pytest.mark.parametrize("form", Format)
-def test_a_list_may_stand_under_the_key_instances(form: Format) -> None:
-    (record,) = read(b'{"instances": [{"id": "a"}]}', form)
-
-    assert {"id": "a"} == record.value
-
-
 def test_json_places_are_line_and_index() -> None:
     body = b'\n[\n {"id":\n "a"} , {"id": "b"}\n,\n\n {"id": "c"}]'
 
     assert ["f:3 [0]", "f:4 [1]", "f:7 [2]"] == [r.place for r in read(body, Format.JSON)]
-
-
-def test_json_places_count_from_the_top_of_a_wrapped_list() -> None:
-    body = b'{\n"instances":\n [\n[1],\n{"id": "b"}]}'
-
-    assert ["f:4 [0]", "f:5 [1]"] == [r.place for r in read(body, Format.JSON)]
-
-
-def test_http_places_are_indices() -> None:
-    assert ["f[0]", "f[1]"] == [r.place for r in read(b"[1,\n2]", Format.HTTP)]
 
 
 def test_yaml_places_are_lines() -> None:
@@ -138,22 +119,6 @@ def test_yaml_aliases_and_merge_keys_save_repetition() -> None:
         {"node": "p", "model": "m", "x": "y"},
         {"node": "n", "model": "m"},
     ] == [record.value for record in read(text, Format.YAML)]
-
-
-def test_a_yaml_null_is_absent_and_a_quoted_one_a_text() -> None:
-    (record,) = read(b'- {a: , b: ~, c: null, d: "null", e: ""}', Format.YAML)
-
-    assert {"a": None, "b": None, "c": None, "d": "null", "e": ""} == record.value
-
-
-def test_without_libyaml_yaml_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "EventLoader", yaml.BaseLoader)
-
-    (record,) = read(b"- {id: a, labels: {rack: 1}}", Format.YAML)
-
-    assert {"id": "a", "labels": {"rack": "1"}} == record.value
-    assert "f:1: is not valid YAML" in refusal(b'- "\x01"', Format.YAML)
-    assert "is nested too deeply" in refusal(b"[" * 1_000, Format.YAML)
 
 
 def test_aliases_of_aliases_do_not_grow() -> None:

@@ -84,12 +84,6 @@ def test_two_labels_for_one_field_may_agree_but_not_differ() -> None:
     assert "labels.instance_id is 'b', but labels.id is 'a'; both mean id" in problem
 
 
-def test_one_id_for_several_addresses_names_both_places() -> None:
-    (problem,) = problems({"targets": ["h:1", "h:2"], "labels": {"id": "a"}})
-
-    assert f"{NAME}[0].targets[1]: id 'a' is also at {NAME}[0].targets[0]" in problem
-
-
 @pytest.mark.parametrize(
     ("group", "message"),
     [

@@ -13,7 +13,6 @@ import pytest
 
 from exporter.errors import InputError, SourceError
 from exporter.inventory import Change, Inventory, Shard, SourceSettings, SourceState, sources_for
-from ollama_fleet.problems import Problem
 from tests.exporter.inventory.fakes import HeldClock, ToldSource, entry, ids
 from tests.exporter.inventory.serving import Answer, InventoryServer
 
@@ -109,17 +108,6 @@ async def test_a_url_that_cannot_be_read_at_start_leaves_its_part_empty(
             away.last_success_s,
         )
         assert away.last_error
-
-
-async def test_a_token_file_that_is_missing_at_start_is_refused(
-    tmp_path: Path, server: InventoryServer
-) -> None:
-    settings = SourceSettings(token_file=tmp_path / "none")
-    inventory = Inventory(sources_for([server.url], settings))
-
-    with pytest.raises(InputError, match="No such file or directory"):
-        await inventory.load()
-    await inventory.close()
 
 
 async def test_a_change_of_a_file_is_told_and_the_rest_stays_the_very_same(tmp_path: Path) -> None:
@@ -219,29 +207,6 @@ async def test_one_line_is_logged_for_each_new_failure_and_one_for_recovery(
     ] == caplog.messages
 
 
-async def test_many_problems_are_summed_up_on_one_line() -> None:
-    source = ToldSource("f")
-    inventory = await told(source)
-    source.next = json.dumps(list(range(1_000))).encode()
-
-    await inventory.refresh()
-
-    error = inventory.states[0].last_error
-    assert error.endswith("got 2; and at least 97 more")
-    assert "\n" not in error
-
-
-async def test_many_ids_that_another_source_has_are_a_hundred_problems() -> None:
-    first, second = ToldSource("1"), ToldSource("2")
-    first.next = second.next = listed(*(entry(f"i{n}") for n in range(1_000)))
-    inventory = Inventory([first, second])
-
-    with pytest.raises(InputError) as caught:
-        await inventory.load()
-
-    assert 100 == len(caught.value.problems)
-
-
 @pytest.mark.parametrize("error", [RuntimeError("s3cret"), UnicodeError("s3cret"), MemoryError()])
 async def test_a_source_that_breaks_in_an_unforeseen_way_keeps_its_last_good_list(
     error: Exception, caplog: pytest.LogCaptureFixture
@@ -282,19 +247,6 @@ async def test_a_list_whose_reading_breaks_in_an_unforeseen_way_is_refused(
 
 def broken(*_: object) -> None:
     raise RuntimeError
-
-
-async def test_an_id_that_appears_in_a_second_source_is_a_failure_of_that_source() -> None:
-    first, second = ToldSource("1"), ToldSource("2")
-    first.next, second.next = listed(entry("a")), listed(entry("b"))
-    inventory = await told(first, second)
-    second.next = listed(entry("a"), entry("c"))
-
-    assert not await inventory.refresh()
-
-    assert ["a", "b"] == ids(inventory.targets)
-    assert inventory.states[0].last_reload_successful
-    assert "2:1 [0]: id 'a' is also at 1:1 [0]" in inventory.states[1].last_error
 
 
 async def test_a_refused_list_is_taken_once_the_other_source_lets_go() -> None:
@@ -340,19 +292,6 @@ async def test_a_conflict_does_not_hold_up_a_third_source() -> None:
     assert [True, False, True] == [state.last_reload_successful for state in inventory.states]
 
 
-async def test_places_in_messages_are_those_of_the_file_as_it_is_now() -> None:
-    first, second = ToldSource("1"), ToldSource("2")
-    first.next = listed(entry("a"))
-    inventory = await told(first, second)
-    first.next = b"\n\n" + listed(entry("a"))
-    await inventory.refresh()
-    second.next = listed(entry("a"))
-
-    await inventory.refresh()
-
-    assert "is also at 1:3 [0]" in inventory.states[1].last_error
-
-
 async def test_a_shard_keeps_its_part_and_the_sources_count_the_whole() -> None:
     source = ToldSource("f")
     source.next = listed(*(entry(f"i{n:03d}") for n in range(100)))
@@ -383,16 +322,6 @@ async def test_a_reading_that_was_cancelled_is_made_up_for() -> None:
     assert 2_000 == len(change.added)
 
 
-async def test_refreshing_twice_at_once_is_one_after_the_other() -> None:
-    source = ToldSource("f")
-    inventory = await told(source)
-    source.next = listed(entry("a"))
-
-    changes = await asyncio.gather(inventory.refresh(), inventory.refresh())
-
-    assert [True, False] == [bool(change) for change in changes]
-
-
 async def test_a_refused_list_is_forgotten_once_its_source_says_something_else() -> None:
     """The second source claimed `a`, then sent nonsense: the old claim must not come true."""
     first, second = ToldSource("1"), ToldSource("2")
@@ -409,39 +338,3 @@ async def test_a_refused_list_is_forgotten_once_its_source_says_something_else()
     assert ["a"] == ids(change.removed)
     assert ["b"] == ids(inventory.targets)
     assert not inventory.states[1].last_reload_successful
-
-
-async def test_closing_closes_every_source() -> None:
-    first, second = ToldSource("1"), ToldSource("2")
-    inventory = await told(first, second)
-
-    await inventory.close()
-
-    assert (1, 1) == (first.n_closed, second.n_closed)
-
-
-async def test_its_repr_tells_counts_ages_and_failures() -> None:
-    away = ToldSource("http://h", may_be_absent=True)
-    away.next = SourceError("is away")
-    file = ToldSource("f")
-    file.next = listed(entry("a"))
-    clock = HeldClock()
-    inventory = Inventory([file, away], clock=clock)
-    await inventory.load()
-    clock.now_s += 12.0
-
-    assert (
-        "<Inventory: 1 instances (shard 0/1); f: 1, good 12 s ago, "
-        "http://h: 0, never read, failing: http://h: is away>"
-    ) == repr(inventory)
-
-
-async def test_a_fault_that_needs_a_person_is_kept_like_any_other_later_on() -> None:
-    source = ToldSource("http://h", may_be_absent=True)
-    source.next = listed(entry("a"))
-    inventory = await told(source)
-    source.next = InputError("http://h", [Problem("token", "must hold one token")])
-
-    assert not await inventory.refresh()
-    assert ["a"] == ids(inventory.targets)
-    assert "token: must hold one token" == inventory.states[0].last_error

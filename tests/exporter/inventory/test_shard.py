@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.inventory import WHOLE, Shard
+from exporter.inventory import Shard
 
 
 @given(st.text(max_size=300), st.integers(1, 50))
@@ -33,15 +33,6 @@ def test_the_division_is_the_same_on_every_machine_and_after_every_restart() -> 
     found = [next(i for i in range(1_000) if Shard(i, 1_000).holds(id_)) for id_ in ids]
 
     assert [343, 333, 650, 246] == found
-
-
-def test_one_shard_of_one_holds_all() -> None:
-    assert WHOLE.holds("anything")
-
-
-@pytest.mark.parametrize("text", ["0/1", "3/4", "99/100"])
-def test_a_shard_reads_as_it_is_written(text: str) -> None:
-    assert text == str(Shard.parse(text))
 
 
 @pytest.mark.parametrize(

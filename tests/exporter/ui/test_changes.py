@@ -3,7 +3,7 @@ from __future__ import annotations
 from array import array
 
 from exporter.ui.cells import UNKNOWN
-from exporter.ui.protocol import COMPARED_AT_ONCE, Changes, as_json, changes, whole
+from exporter.ui.protocol import COMPARED_AT_ONCE, Changes, changes, whole
 
 
 def numbers(*values: int) -> array[int]:
@@ -16,19 +16,10 @@ def test_only_cells_that_changed_are_told() -> None:
     assert Changes([1, 3], [9, 8]) == changes(before, now)
 
 
-def test_where_nothing_changed_nothing_is_told() -> None:
-    assert Changes([], []) == changes(numbers(1, 2), numbers(1, 2))
-    assert Changes([], []) == changes(numbers(), numbers())
-
-
 def test_what_is_not_known_is_told_as_null() -> None:
     assert Changes([0], [None]) == changes(numbers(5, 6, 7), numbers(UNKNOWN, 6, 7))
     assert Changes([0], [5]) == changes(numbers(UNKNOWN, 6, 7), numbers(5, 6, 7))
     assert Changes(None, [None, 0]) == whole(numbers(UNKNOWN, 0))
-
-
-def test_without_a_column_to_compare_with_all_of_it_is_told() -> None:
-    assert Changes(None, [1, 2]) == changes(None, numbers(1, 2))
 
 
 def test_of_more_than_half_of_the_cells_all_are_told() -> None:
@@ -46,7 +37,3 @@ def test_changes_are_found_wherever_they_are() -> None:
         now[place] = 2
 
     assert Changes(list(changed), [2] * 5) == changes(numbers(*[1] * n), now)
-
-
-def test_statuses_are_never_unknown() -> None:
-    assert [0, 6, 255] == as_json(array("B", (0, 6, 255)))

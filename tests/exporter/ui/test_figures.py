@@ -8,10 +8,8 @@ from exporter.model import Status
 from exporter.ui.cells import Totals
 from exporter.ui.summary import (
     Bound,
-    Indicator,
     Limits,
     Name,
-    indicators,
     is_met,
     n_expected,
     thresholds,
@@ -109,19 +107,3 @@ def test_at_its_threshold_a_figure_is_still_good(
 
 
 VALUES = values(totals(4000.0, 100, healthy=98, unhealthy=2), 0.2)
-
-
-def test_figures_stand_beside_their_thresholds() -> None:
-    assert (
-        Indicator(Name.HEALTHY_INSTANCES, 98, 99, Bound.FLOOR, is_met=False),
-        Indicator(Name.REQUEST_LATENCY_P99, 0.2, 0.15, Bound.CEILING, is_met=False),
-        Indicator(Name.TOKENS_PER_SECOND, 3920.0, 4000.0, Bound.FLOOR, is_met=False),
-    ) == indicators(VALUES, thresholds(LIMITS, 100), is_judged=True)
-
-
-def test_of_a_fleet_that_is_half_seen_nothing_is_judged() -> None:
-    judged = indicators(VALUES, thresholds(LIMITS, 100), is_judged=False)
-
-    assert [(98, None), (0.2, None), (3920.0, None)] == [
-        (indicator.value, indicator.is_met) for indicator in judged
-    ]

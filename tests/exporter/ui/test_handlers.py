@@ -20,7 +20,6 @@ import pytest
 from exporter import app
 from exporter.app import STATIC_FOLDER, Exporter
 from exporter.config import Config, Given, build
-from exporter.errors import InputError
 from exporter.model import Status
 from exporter.ui import cells, handlers
 from exporter.ui.handlers import PATH
@@ -209,24 +208,6 @@ async def test_a_file_is_asked_for_again_only_where_it_changed(empty: Site, path
         assert answer.headers["ETag"] == again.headers["ETag"]
 
 
-async def test_the_packed_form_of_a_file_has_another_tag(empty: Site) -> None:
-    plain = await empty.get(PATH)
-    packed = await empty.get(PATH, Accept_Encoding="gzip")
-    other = await empty.get(PATH, Accept_Encoding="gzip", If_None_Match=plain.headers["ETag"])
-
-    assert "gzip" == packed.headers["Content-Encoding"]
-    assert plain.body == gzip.decompress(packed.body)
-    assert plain.headers["ETag"] != packed.headers["ETag"]
-    assert packed.body == other.body
-
-
-async def test_the_page_is_html_of_the_folder(empty: Site) -> None:
-    answer = await empty.get(PATH)
-
-    assert "text/html; charset=utf-8" == answer.headers["Content-Type"]
-    assert (STATIC_FOLDER / "index.html").read_bytes() == answer.body
-
-
 async def test_whatever_the_page_names_is_there(empty: Site) -> None:
     """Scripts are modules, which name each other."""
     wanted, seen = {PATH}, set()
@@ -240,30 +221,6 @@ async def test_whatever_the_page_names_is_there(empty: Site) -> None:
         wanted |= {link for link in links if link.startswith(PATH)} - seen
 
     assert set(STATIC_PATHS) == seen
-
-
-@pytest.mark.parametrize(
-    "name", ["", "index.html", "nothing.js", "../handlers.py", "%2e%2e/handlers.py", "map/x"]
-)
-async def test_what_is_no_file_of_the_page_is_not_found(empty: Site, name: str) -> None:
-    assert 404 == (await empty.get(f"{PATH}/{name}")).status
-
-
-@pytest.mark.parametrize("path", [PATH, "/fleet/style.css", *ANSWERS])
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-async def test_nothing_can_be_changed(empty: Site, path: str, method: str) -> None:
-    answer = await empty.get(path, method=method)
-
-    assert (405, "GET,HEAD") == (answer.status, answer.headers["Allow"])
-
-
-@pytest.mark.parametrize("path", [PATH, "/fleet/style.css", "/fleet/map", "/fleet/worst"])
-async def test_a_head_tells_what_a_get_would_bring(empty: Site, path: str) -> None:
-    whole = await empty.get(path)
-    head = await empty.get(path, method="HEAD")
-
-    assert (200, b"") == (head.status, head.body)
-    assert whole.headers["Content-Type"] == head.headers["Content-Type"]
 
 
 # The map and what changes
@@ -306,43 +263,6 @@ async def test_a_map_tells_where_each_instance_stands(tmp_path: Path, port: int)
     assert 2 == told["summary"]["instances"]["healthy"]
 
 
-async def test_without_a_value_none_comes_along(empty: Site) -> None:
-    told = await empty.map()
-
-    assert None is told["value"]
-    assert None is (await empty.changes(told)).json["value"]
-
-
-async def test_changes_name_only_the_cells_that_changed(tmp_path: Path, port: int) -> None:
-    others = [instance(id_, port) for id_ in "bcd"]
-    async with serving(answering(HEALTHY)) as dying:
-        async with site(tmp_path, instance("a", dying), *others) as pages:
-            await pages.until_seen(*[Status.HEALTHY] * 4)
-            before = await pages.map(value="p99")
-            listed(pages.inventory, instance("a", 1), *others)
-            await pages.until_seen(Status.UNREACHABLE, *[Status.HEALTHY] * 3)
-            told = (await pages.changes(before, value="p99")).json
-
-    assert {"cells": [0], "to": [2]} == told["status"]
-    assert {"name": "p99", "cells": [0], "to": [None]} == told["value"]
-    assert before["layout"] == told["layout"]
-    assert before["revision"] < told["revision"]
-    assert 1 == told["summary"]["instances"]["unreachable"]
-    assert {"layout", "revision", "status", "value", "summary"} == set(told)
-
-
-async def test_a_value_is_told_whole_where_the_browser_has_none_of_it(
-    tmp_path: Path, port: int
-) -> None:
-    async with site(tmp_path, instance("a", port), instance("b", port)) as pages:
-        await pages.until_seen(Status.HEALTHY, Status.HEALTHY)
-        before = await pages.map(value="p99")
-        whole = (await pages.changes(before, value="p99", full="value")).json
-
-    assert {"name": "p99", "cells": None, "to": [89, 89]} == whole["value"]
-    assert {"cells": [], "to": []} == whole["status"]
-
-
 @pytest.mark.parametrize(
     "after",
     [
@@ -370,16 +290,6 @@ async def test_once_the_cells_are_others_only_the_name_of_their_layout_is_told(
     assert (200, {"layout": told["layout"]}) == (answer.status, answer.json)
     assert [each["id"] for each in after] == told["cells"]["id"]
     assert before["layout"] != told["layout"]
-
-
-async def test_a_browser_from_before_a_restart_is_told_of_another_layout(tmp_path: Path) -> None:
-    async with site(tmp_path, instance("a", 1)) as pages:
-        before = await pages.map()
-    async with site(tmp_path, instance("a", 1)) as restarted:
-        answer = await restarted.changes(before)
-
-    assert {"layout"} == set(answer.json)
-    assert before["layout"] != answer.json["layout"]
 
 
 @pytest.mark.parametrize(
@@ -469,14 +379,6 @@ async def test_the_same_question_about_a_revision_is_worked_out_once(
     assert other != same[0]
 
 
-async def test_no_more_than_the_worst_few_are_sent(tmp_path: Path) -> None:
-    async with site(tmp_path, *[instance(f"i{i:03}", 1) for i in range(60)]) as pages:
-        await pages.until_seen(*[Status.UNREACHABLE] * 60)
-        told = await pages.worst()
-
-    assert (60, 60, 50) == (told["n_matching"], told["n_ranked"], len(told["instances"]))
-
-
 # What an operator sets
 
 
@@ -496,23 +398,6 @@ async def test_a_password_guards_the_page_as_it_does_the_instances(
     assert 401 == refused.status
     assert '"a"' not in refused.text
     assert 401 != let_in.status
-
-
-async def test_a_page_asks_five_times_while_each_instance_is_polled_once(tmp_path: Path) -> None:
-    async with site(tmp_path, poll__interval="10s") as pages:
-        told = await pages.map()
-
-    assert (10.0, 2.0) == (told["poll_interval_seconds"], told["refresh_seconds"])
-
-
-async def test_errors_of_late_are_known_once_all_were_polled(tmp_path: Path, port: int) -> None:
-    async with site(tmp_path, instance("a", port)) as pages:
-
-        async def are_known() -> bool:
-            told = await pages.map(value="errors")
-            return {"name": "errors", "values": [0]} == dict(told["value"])
-
-        await eventually(are_known)
 
 
 async def test_thresholds_are_those_of_the_settings(tmp_path: Path, port: int) -> None:
@@ -562,22 +447,3 @@ async def test_what_a_prometheus_tells_reaches_the_page(tmp_path: Path) -> None:
         (each["name"], each["severity"], each["labels"], each["since_seconds"])
         for each in told["alerts"]["firing"]
     ]
-
-
-async def test_a_prometheus_that_is_away_is_told_and_the_settings_count(tmp_path: Path) -> None:
-    async with site(tmp_path, ui__prometheus_url="http://127.0.0.1:1") as pages:
-
-        async def is_told() -> bool:
-            return "cannot be asked" in (await pages.map())["summary"]["alerts"]["error"]
-
-        await eventually(is_told)
-        told = (await pages.map())["summary"]
-
-    assert ("settings", []) == (told["thresholds_from"], told["alerts"]["firing"])
-
-
-def test_a_password_in_the_url_of_a_prometheus_forbids_the_start(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ui.prometheus-url: must not hold a user") as caught:
-        config(tmp_path, ui__prometheus_url="http://ann:hunter2@127.0.0.1:9090")
-
-    assert "hunter2" not in str(caught.value)

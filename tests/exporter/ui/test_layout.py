@@ -7,7 +7,7 @@ import pytest
 
 from exporter.model import EngineName, Outcome, State
 from exporter.snapshot import Row
-from exporter.ui.layout import STEP_ROWS, Layout, next_layout
+from exporter.ui.layout import Layout, next_layout
 from tests.exporter.ui.building import cell, run
 
 
@@ -66,28 +66,6 @@ def test_peers_have_the_same_model_and_engine() -> None:
     assert 3 == len(set(layout.peers)) == layout.n_groups
 
 
-def test_of_many_nodes_none_is_lost_nor_out_of_order() -> None:
-    """More nodes and rows than one step takes."""
-    n = 2 * STEP_ROWS + 7
-    rows = [cell(f"i{i:05}", node=f"n{(i * 7919) % n:05}") for i in range(n)]
-
-    layout = layout_of(*rows)
-
-    assert sorted((row.target.node, row.target.id) for row in rows) == [
-        (node, id_) for id_, node, _, _ in drawn(layout)
-    ]
-    assert all(
-        layout.ids[place] == row.target.id for place, row in zip(layout.cell, rows, strict=True)
-    )
-
-
-def test_a_fleet_of_none_has_a_layout() -> None:
-    layout = layout_of()
-
-    assert ([], ()) == (drawn(layout), layout.nodes)
-    assert layout_of(before=layout) is layout
-
-
 def test_the_same_rows_keep_the_very_layout() -> None:
     rows = [cell("a"), cell("b")]
     layout = layout_of(*rows)
@@ -113,14 +91,6 @@ def test_what_is_not_drawn_leaves_the_cells_where_they_are(changed: dict[str, An
     assert drawn(layout) == drawn(after)
 
 
-def test_after_a_changed_address_rows_are_known_again_at_a_glance() -> None:
-    layout = layout_of(cell("a"))
-    moved = cell("a", port=2)
-    after = layout_of(moved, before=layout)
-
-    assert layout_of(moved, before=after) is after
-
-
 DRAWN: list[list[Row]] = [
     [cell("a")],
     [cell("a"), cell("b"), cell("c")],
@@ -140,15 +110,6 @@ def test_whatever_is_drawn_or_compared_makes_another_layout(rows: list[Row]) -> 
     layout = layout_of(cell("a"), cell("b"))
 
     assert layout.name != layout_of(*rows, before=layout).name
-
-
-def test_a_change_late_in_a_large_fleet_is_seen() -> None:
-    rows = [cell(f"i{i:05}") for i in range(2 * STEP_ROWS)]
-    layout = layout_of(*rows)
-
-    after = layout_of(*rows[:-1], cell(rows[-1].target.id, model="other"), before=layout)
-
-    assert layout.name != after.name
 
 
 def test_two_instances_that_swap_their_models_make_another_layout() -> None:

@@ -3,16 +3,10 @@ from __future__ import annotations
 import pytest
 from multidict import MultiDict
 
-from exporter.instances import Filter
 from exporter.ui.cells import Value
 from exporter.ui.protocol import ChangesQuery, parse_changes, parse_map, parse_worst
 
 SINCE = {"layout": "l-1", "revision": "7"}
-
-
-def test_a_map_may_come_with_a_value() -> None:
-    assert None is parse_map({})
-    assert [*Value] == [parse_map({"value": value}) for value in ("speed", "p99", "errors", "age")]
 
 
 def test_changes_are_asked_for_since_a_revision_of_a_layout() -> None:
@@ -23,14 +17,6 @@ def test_changes_are_asked_for_since_a_revision_of_a_layout() -> None:
     assert 10**15 - 1 == parse_changes({**SINCE, "revision": "9" * 15}).revision
     assert ChangesQuery("l-1", 7, Value.AGE, is_value_whole=True) == parse_changes(
         {**SINCE, "value": "age", "full": "value"}
-    )
-
-
-def test_the_worst_are_asked_for_by_value_and_filter() -> None:
-    assert (None, Filter()) == parse_worst({})
-    assert (None, Filter(node="n1")) == parse_worst({"value": "status", "node": "n1"})
-    assert (Value.SPEED, Filter(model="m", status="healthy")) == parse_worst(
-        {"value": "speed", "model": "m", "status": "healthy"}
     )
 
 

@@ -8,7 +8,6 @@ from exporter.catalogue import BOUNDARIES_S
 from exporter.counters import Delta, FleetCounters
 from exporter.model import Histogram
 from exporter.steps import run_with_pauses
-from exporter.ui.layout import STEP_ROWS
 from exporter.ui.recent import SAMPLE_INTERVAL_S, SAMPLES_KEPT, RecentHistory, histogram_quantile
 from tests.exporter.ui.building import FakePoller, HeldClock, cell
 
@@ -54,10 +53,6 @@ def past() -> Past:
 # Errors
 
 
-async def test_before_the_first_sample_nothing_is_known(past: Past) -> None:
-    assert {"a": None} == past.now(a=7.0)
-
-
 async def test_what_an_instance_brings_along_is_not_recent(past: Past) -> None:
     await past.minute(a=500.0, b=0.0)
 
@@ -73,12 +68,6 @@ async def test_errors_count_for_five_minutes(past: Past) -> None:
     assert [None, 4, 4, 4, 4, 4, 4, 0] == [each["a"] for each in told]
 
 
-async def test_who_does_not_tell_errors_has_no_value(past: Past) -> None:
-    await past.minute(a=None)
-
-    assert {"a": None} == past.now(a=None)
-
-
 async def test_an_instance_that_comes_later_begins_with_what_it_brings(past: Past) -> None:
     await past.minute(a=1.0)
 
@@ -88,40 +77,10 @@ async def test_an_instance_that_comes_later_begins_with_what_it_brings(past: Pas
     assert {"a": 0, "b": 7} == past.now(a=1.0, b=807.0)
 
 
-async def test_an_instance_that_is_first_seen_by_a_sample_begins_there(past: Past) -> None:
-    await past.minute(a=1.0)
-    past.poller.show(cell("a", errors=1.0), cell("b", errors=800.0))
-    await past.recent.sample()
-
-    assert {"a": 0, "b": 2} == past.now(a=1.0, b=802.0)
-
-
-async def test_an_instance_that_begins_to_tell_begins_with_what_it_tells(past: Past) -> None:
-    await past.minute(a=None)
-
-    assert {"a": 0} == past.now(a=90.0)
-    assert {"a": 1} == past.now(a=91.0)
-
-
 async def test_an_instance_that_comes_back_with_less_has_none(past: Past) -> None:
     await past.minute(a=500.0)
 
     assert {"a": 0} == past.now(a=3.0)
-
-
-async def test_an_instance_that_went_and_came_back_begins_anew(past: Past) -> None:
-    await past.minute(a=10.0)
-    await past.minute()
-
-    assert {"a": 0} == past.now(a=900.0)
-    assert {"a": 2} == past.now(a=902.0)
-
-
-async def test_every_instance_of_a_large_fleet_is_sampled(past: Past) -> None:
-    n = STEP_ROWS + 1
-    await past.minute(**{f"i{i}": 1.0 for i in range(n)})
-
-    assert {3} == set(past.now(**{f"i{i}": 4.0 for i in range(n)}).values())
 
 
 async def test_samples_are_taken_once_the_fleet_was_seen_and_then_every_minute(
@@ -163,28 +122,6 @@ async def test_the_fleets_p99_is_of_the_requests_since_the_oldest_sample(past: P
 
     # The 99th of 100 is the last of the 99 in the third bucket, which is 0.075 to 0.1.
     assert pytest.approx(0.1) == past.recent.request_latency_p99_s([0.7])
-
-
-@pytest.mark.parametrize(("bucket", "expected_s"), [("le1", 0.0495), (f"le{N_BUCKETS}", 120.0)])
-async def test_the_very_first_request_counts_wherever_it_falls(
-    past: Past, bucket: str, expected_s: float
-) -> None:
-    await past.recent.sample()
-    past.finish("m", **{bucket: 1})
-
-    assert pytest.approx(expected_s) == past.recent.request_latency_p99_s([0.7])
-
-
-async def test_old_requests_are_forgotten(past: Past) -> None:
-    await past.recent.sample()
-    past.finish("m", le5=10)
-    for _ in range(SAMPLES_KEPT - 1):
-        await past.recent.sample()
-    assert 0.125 < (past.recent.request_latency_p99_s([0.7]) or 0) <= 0.15
-
-    await past.recent.sample()
-
-    assert 0.7 == past.recent.request_latency_p99_s([0.7])
 
 
 async def test_without_counted_requests_the_instances_own_p99_counts(past: Past) -> None:

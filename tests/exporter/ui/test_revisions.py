@@ -65,13 +65,6 @@ async def fleet() -> AsyncIterator[Fleet]:
     await fleet.revisions.close()
 
 
-async def test_nothing_is_looked_at_while_nobody_asks(fleet: Fleet) -> None:
-    fleet.clock.move(1000.0)
-    await asyncio.sleep(0)
-
-    assert [] == fleet.wanted
-
-
 async def test_a_revision_serves_until_it_is_old(fleet: Fleet) -> None:
     first = await fleet.revisions.latest()
     fleet.clock.move(REFRESH_S - 0.001)
@@ -104,16 +97,6 @@ async def test_one_who_leaves_does_not_end_the_look_of_the_others(fleet: Fleet) 
 
     assert 1 == (await staying).number
     assert 1 == len(fleet.wanted)
-
-
-async def test_a_value_is_computed_from_when_it_is_asked_for(fleet: Fleet) -> None:
-    without = await fleet.revisions.latest()
-    with_it = await fleet.revisions.latest(Value.P99)
-
-    assert {STATUS} == set(without.fleet_view.columns)
-    assert {STATUS, Value.P99} == set(with_it.fleet_view.columns)
-    assert 2 == with_it.number
-    assert with_it is await fleet.revisions.latest(Value.P99)
 
 
 async def test_a_look_under_way_that_lacks_the_value_is_followed_by_another(fleet: Fleet) -> None:
@@ -153,24 +136,6 @@ async def test_changes_are_those_since_the_revision(fleet: Fleet) -> None:
     assert [[refused, latency], [nothing, latency], [nothing, nothing]] == told
 
 
-async def test_since_a_revision_that_is_not_kept_everything_changed(fleet: Fleet) -> None:
-    for _ in range(KEPT + 1):
-        last = await fleet.next()
-
-    everything = Changes(None, [0, 0, 0, 0])
-    assert everything == fleet.revisions.changes(1, STATUS, last)
-    assert Changes([], []) == fleet.revisions.changes(2, STATUS, last)
-    assert everything == fleet.revisions.changes(last.number + 1, STATUS, last)
-
-
-async def test_of_a_value_that_was_not_followed_everything_is_told(fleet: Fleet) -> None:
-    first = await fleet.next()
-    second = await fleet.next(Value.P99)
-
-    assert Changes(None, [100] * 4) == fleet.revisions.changes(first.number, Value.P99, second)
-    assert Changes([], []) == fleet.revisions.changes(first.number, STATUS, second)
-
-
 async def test_revisions_of_another_layout_are_not_compared_with(fleet: Fleet) -> None:
     first = await fleet.next()
     fleet.show(model="other")
@@ -205,23 +170,6 @@ async def test_instances_that_come_or_go_are_shown_at_once(fleet: Fleet) -> None
 
     assert ("a", "b", "c", "d") == before.fleet_view.layout.ids
     assert ("a",) == after.fleet_view.layout.ids
-
-
-async def test_in_the_first_pass_each_model_is_shown_as_it_becomes_known(fleet: Fleet) -> None:
-    first = await fleet.next()
-    fleet.show(model="other")
-    second = await fleet.next()
-
-    assert first.fleet_view.layout.name != second.fleet_view.layout.name
-
-
-async def test_a_look_that_fails_is_told_and_tried_again(fleet: Fleet) -> None:
-    fleet.fault = RuntimeError("no look")
-    with pytest.raises(RuntimeError, match="no look"):
-        await fleet.revisions.latest()
-    fleet.fault = None
-
-    assert 1 == (await fleet.revisions.latest()).number
 
 
 async def test_closing_ends_a_look_under_way(fleet: Fleet) -> None:

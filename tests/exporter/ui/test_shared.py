@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from exporter.ui.handlers import MAX_KEPT, ResultCache
 
 
@@ -52,18 +50,6 @@ async def test_where_the_first_leaves_the_next_makes_it() -> None:
     shop.gate.set()
 
     assert 1 == await staying
-
-
-async def test_what_could_not_be_made_is_tried_again() -> None:
-    shared, shop = ResultCache(), Workshop()
-
-    async def fail() -> object:
-        raise RuntimeError("no luck")
-
-    with pytest.raises(RuntimeError, match="no luck"):
-        await shared.get(1, "a", fail)
-
-    assert 1 == await shared.get(1, "a", shop.make)
 
 
 async def test_of_many_questions_only_the_last_are_kept() -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from exporter.app import STATIC_FOLDER
 from exporter.errors import ExporterError
 from exporter.ui.handlers import INDEX, read
 from tests.exporter.ui.building import written
@@ -37,19 +36,8 @@ def test_a_tag_tells_contents_apart_and_stays(tmp_path: Path) -> None:
     assert files == read(folder)
 
 
-def test_other_files_and_folders_are_left_out(tmp_path: Path) -> None:
-    folder = written(tmp_path, {INDEX: "", "notes.txt": "", "main.py": "", "backup.js~": ""})
-    (folder / "inner").mkdir()
-
-    assert [INDEX] == list(read(folder))
-
-
 def test_without_a_page_the_exporter_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ExporterError, match=r"there is no index\.html"):
         read(written(tmp_path, {"main.js": ""}))
     with pytest.raises(ExporterError, match="cannot read the web UI"):
         read(tmp_path / "nowhere")
-
-
-def test_the_exporter_brings_its_page_along() -> None:
-    assert {INDEX, "style.css"} <= set(read(STATIC_FOLDER))

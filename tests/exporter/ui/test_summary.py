@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,9 +12,7 @@ from exporter.ui.prometheus import Answer, Firing
 from exporter.ui.recent import RecentHistory
 from exporter.ui.revisions import ViewBuilder
 from exporter.ui.summary import Summariser, UiConfig
-from ollama_fleet.levels import Level
 from tests.exporter.ui.building import (
-    LIMITS,
     NOW_S,
     FakePoller,
     HeldClock,
@@ -142,13 +139,6 @@ async def test_the_thresholds_of_a_prometheus_come_before_the_settings() -> None
     assert told["indicators"][2]["is_met"]
 
 
-async def test_where_one_is_missing_its_setting_counts_and_the_page_says_settings() -> None:
-    told = await summary(answer=Answer(thresholds={"tokens_per_second": 70.0}))
-
-    assert [2, 0.15, 70.0] == [each["threshold"] for each in told["indicators"]]
-    assert "settings" == told["thresholds_from"]
-
-
 async def test_a_shard_is_not_held_to_what_the_whole_fleet_must_do() -> None:
     of = ui_config(shard=Shard(1, 2))
 
@@ -156,14 +146,6 @@ async def test_a_shard_is_not_held_to_what_the_whole_fleet_must_do() -> None:
 
     assert [2, 0.4, 120.0] == [each["threshold"] for each in told["indicators"]]
     assert ({"index": 1, "count": 2}, "settings") == (told["shard"], told["thresholds_from"])
-
-
-async def test_limits_of_the_settings_are_in_force() -> None:
-    limits = replace(LIMITS, healthy_instances=Level(3.0), request_latency_p99_s=0.05)
-
-    told = await summary(of=ui_config(limits=limits))
-
-    assert [False, False] == [each["is_met"] for each in told["indicators"][:2]]
 
 
 async def test_alerts_are_passed_on_with_what_is_wrong() -> None:

@@ -49,12 +49,6 @@ def test_by_status_those_come_first_that_are_gone() -> None:
     assert (8, 7, expected) == found(ROWS)
 
 
-def test_a_filter_takes_some() -> None:
-    assert (2, 2, [("f", 2), ("b", 5)]) == found(ROWS, wanted=Filter(node="n2"))
-    assert (1, 0, []) == found(ROWS, wanted=Filter(status="healthy"))
-    assert (0, 0, []) == found(ROWS, wanted=Filter(node="nowhere"))
-
-
 def test_the_slowest_and_the_highest_are_the_worst() -> None:
     rows = [cell(id_) for id_ in "abcd"]
     numbers = [100, UNKNOWN, 70, 120]
@@ -62,12 +56,6 @@ def test_the_slowest_and_the_highest_are_the_worst() -> None:
     assert (4, 3, [("c", 70), ("a", 100), ("d", 120)]) == found(rows, Value.SPEED, numbers)
     for value in (Value.P99, Value.ERRORS, Value.AGE):
         assert (4, 3, [("d", 120), ("a", 100), ("c", 70)]) == found(rows, value, numbers)
-
-
-def test_equally_bad_ones_come_by_id() -> None:
-    rows = [cell("b", node="n1"), cell("a", node="n2")]
-
-    assert (2, 2, [("a", 5), ("b", 5)]) == found(rows, Value.AGE, [5, 5])
 
 
 def test_no_more_than_the_worst_few_are_given_and_all_are_counted() -> None:
