@@ -82,8 +82,6 @@ def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
     try:
         config = _config(config_file, options)
         logs.configure(config.log_level)
-        for sentence in configuration.misspelt(os.environ):
-            log.warning("%s", sentence)
         uvloop.run(_check(config) if check else _serve(config))
     except ExporterError as error:
         raise click.ClickException(str(error)) from error

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import InputError
 from exporter.inventory.checks import shown
 from exporter.inventory.sources import urls_of
-from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS, Setting
+from exporter.settings import SETTINGS, Setting
 from ollama_fleet import yaml_lines
 from ollama_fleet.durations import duration_text
 from ollama_fleet.problems import Problem
-from ollama_fleet.suggestions import closest, did_you_mean
+from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.yaml_lines import InvalidDocumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from exporter.inventory import Shard
     from ollama_fleet.levels import Level
@@ -28,21 +28,8 @@ if TYPE_CHECKING:
 
 SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
 
-VARIABLES = frozenset(
-    {f"{ENVIRONMENT_PREFIX}CONFIG_FILE", *(setting.variable for setting in SETTINGS)}
-)
-OTHERS_VARIABLES = tuple(
-    f"{ENVIRONMENT_PREFIX}{begin}"
-    for begin in ("ALERTS_", "INSTANCES_", "PROGRAMS_DIR", "PROVISIONER_", "SIMULATE_", "UP_")
-)
-"""How variables of our other commands begin."""
-
 MAX_FILE_BYTES = 1_048_576
 """A file of settings with a thousand inventories is a tenth of that."""
-
-LIKENESS = 0.88
-"""From which ratio on two variables are taken for one. Kubernetes' own for a service that is named
-`ollama-fleet-exporter` begin like ours too, and stay below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +97,6 @@ def build(*layers: Mapping[str, Given], faults: Sequence[Problem] = ()) -> Confi
     if problems:
         raise InputError("the exporter's configuration", problems)
     return Config(**values)
-
-
-def misspelt(environment: Iterable[str]) -> list[str]:
-    """Return a sentence for each variable that is none of ours, but close to one."""
-    near = ((name, _near(name)) for name in sorted(environment))
-    return [
-        f"the environment variable {name} is ignored: it sets nothing; did you mean {meant}?"
-        for name, meant in near
-        if meant
-    ]
-
-
-def _near(name: str) -> str:
-    """Return the variable for which another one may be meant; empty where there is none."""
-    if name in VARIABLES or name.startswith(OTHERS_VARIABLES):
-        return ""
-    return closest(name.upper(), VARIABLES, likeness=LIKENESS) or ""
 
 
 def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:

@@ -55,9 +55,9 @@ http_log.addFilter(is_ours)
 SHUTDOWN_S = 1.0
 """Scrapers keep their connections open: closing must not wait for them to go."""
 
-PAGES = {
-    "/fleet": "the whole fleet at a glance, for people",
-    "/metrics": "what Prometheus scrapes",
+PATHS = {
+    "/fleet": "web UI: the whole fleet at a glance",
+    "/metrics": "exposition that Prometheus scrapes",
     "/instances": "every instance with its last outcome, as JSON; "
     "?status=unhealthy&node=…&model=… filters",
     "/-/healthy": "200 while the process runs",
@@ -91,7 +91,7 @@ LANDING = """<!doctype html>
 <body><h1>ollama-fleet exporter {version}</h1>
 <p>{total} instances, polled in the background.</p>
 <table>{statuses}</table>
-<h2>Pages</h2><ul>{pages}</ul></body></html>
+<h2>Paths</h2><ul>{links}</ul></body></html>
 """
 
 
@@ -141,7 +141,7 @@ class Web:
         app.add_routes(
             [
                 web.get("/", self._landing),
-                web.get("/metrics", self._page),
+                web.get("/metrics", self._exposition),
                 web.get("/instances", self._instances),
                 web.get("/-/healthy", self._healthy),
                 web.get("/-/ready", self._ready),
@@ -189,10 +189,10 @@ class Web:
         """Stop listening; answers under way have a second to end."""
         await self._stack.aclose()
 
-    async def _page(self, request: web.Request) -> web.StreamResponse:
-        return await self._scrape_sender.send(request, partial(self._page_body, request))
+    async def _exposition(self, request: web.Request) -> web.StreamResponse:
+        return await self._scrape_sender.send(request, partial(self._exposition_body, request))
 
-    async def _page_body(self, request: web.Request) -> Body:
+    async def _exposition_body(self, request: web.Request) -> Body:
         """Return the edition, with the exporter's own series as they are now."""
         format_ = preferred_format(request.headers.get("Accept", ""))
         own = self._own_series(format_)
@@ -257,14 +257,14 @@ class Web:
         rows = [f"<tr><td>{status}</td><td>{counts[status]:,}</td></tr>" for status in Status]
         links = [
             f'<li><a href="{path}">{path}</a> – {html.escape(text)}</li>'
-            for path, text in PAGES.items()
+            for path, text in PATHS.items()
         ]
         text = LANDING.format(
             style=STYLE,
             version=html.escape(self._version),
             total=f"{counts.total():,}",
             statuses="".join(rows),
-            pages="".join(links),
+            links="".join(links),
         )
         return web.Response(text=text, content_type="text/html")
 

@@ -27,7 +27,7 @@ from exporter.inventory.sources import urls_of
 from exporter.model import EngineName, Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.snapshot import status_of
-from exporter.web import PAGES
+from exporter.web import PATHS
 from ollama_fleet import COMMANDS
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
@@ -176,7 +176,7 @@ def test_every_endpoint_outcome_and_engine_is_documented() -> None:
     outcomes = table(EXPORTER, "outcome")
     rows = table(EXPORTER, "engine")
 
-    assert {*PAGES, "/"} == set(table(EXPORTER, "endpoint"))
+    assert {*PATHS, "/"} == set(table(EXPORTER, "endpoint"))
     assert {str(one): str(status_of(target, reading(one))) for one in Outcome} == {
         name: cells[0] for name, cells in outcomes.items()
     }

@@ -41,8 +41,6 @@ PAINTED = """(ids) => {
 """The colour in the middle of each instance's cell; null for those without a cell."""
 LOADED = """() => performance.getEntriesByType("resource")
   .map((entry) => [new URL(entry.name).pathname, entry.transferSize])"""
-ASKED_AT = """(path) => performance.getEntriesByType("resource")
-  .filter((entry) => new URL(entry.name).pathname === path).map((entry) => entry.startTime)"""
 FOCUSED = "() => document.activeElement.id || document.activeElement.textContent"
 
 
@@ -178,11 +176,6 @@ class FleetPage:
         """Return what the page has loaded so far: paths, and bytes as they came, headers too."""
         loaded: list[tuple[str, int]] = await self.run(LOADED)
         return loaded
-
-    async def asked_at_s(self, path: str) -> list[float]:
-        """Return when each request for a path began, in seconds since the page was opened."""
-        began_ms: list[float] = await self.run(ASKED_AT, path)
-        return [moment_ms / 1000 for moment_ms in began_ms]
 
     @property
     def query(self) -> dict[str, str]:

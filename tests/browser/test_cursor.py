@@ -14,8 +14,6 @@ from tests.browser.programs import write_inventory
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-TAP = """([id, x, y]) => document.getElementById(id)
-  .dispatchEvent(new PointerEvent("click", { clientX: x, clientY: y }))"""
 """A finger's click: no pointer has moved there before."""
 
 
@@ -67,18 +65,3 @@ async def test_the_keyboard_begins_anew_where_its_instance_left_while_nothing_wa
     await expect(page.find("#reader")).to_contain_text("i1, node: node-1")
     await page.press("Enter")
     await expect(page.page.get_by_role("dialog", name="i1")).to_be_visible()
-
-
-async def test_after_a_tap_the_keyboard_goes_on_from_the_instance_that_was_tapped(
-    inventory: Path, start_exporter: StartExporter, open_page: Open
-) -> None:
-    page = await open_page(await start_exporter(inventory))
-    await page.find("#map").focus()
-    await expect(page.find("#reader")).to_contain_text("i1")
-    await page.run(TAP, ["map", *await page.centre("i3")])
-    await expect(page.page.get_by_role("dialog", name="i3")).to_be_visible()
-
-    await leave(page, inventory, "i2")
-    await page.press("Escape")
-
-    await expect(page.find("#reader")).to_contain_text("i3")

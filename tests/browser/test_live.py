@@ -77,22 +77,6 @@ async def updates(page: FleetPage, n: int = 3) -> None:
     await eventually(have_come)
 
 
-async def n_tables(page: FleetPage) -> int:
-    """Return how often the worst have been asked for."""
-    return len([path for path, _ in await page.loaded() if path == "/fleet/worst"])
-
-
-async def until_next_table(page: FleetPage) -> None:
-    """Return when the worst have been asked for once more, and were shown."""
-    n_before = await n_tables(page)
-
-    async def has_come() -> bool:
-        return await n_tables(page) > n_before
-
-    await eventually(has_come)
-    await updates(page, 1)
-
-
 async def until_read_whole(page: FleetPage) -> None:
     """Return when the cell at the keyboard's cursor, which fails, was read with its error."""
     await expect(page.find("#reader")).to_contain_text("refused")
@@ -162,76 +146,6 @@ async def test_a_cell_is_read_once_and_not_at_each_update(url: str, open_page: O
         assert 0 == await page.run("() => window.nChanges"), await page.text("#reader")
 
 
-async def test_a_cell_is_read_again_when_somebody_comes_back_to_it(
-    url: str, open_page: Open
-) -> None:
-    page = await open_page(url)
-    await to_dead(page)
-    await until_read_whole(page)
-
-    await page.press("Tab")
-    await expect(page.find("#reader")).to_have_text("")
-    await page.press("Shift+Tab")
-
-    await until_read_whole(page)
-
-
-async def test_the_map_stays_where_somebody_has_scrolled_to(url: str, open_page: Open) -> None:
-    page = await open_page(url, width=420, height=320)
-    await page.find("#map").focus()
-    await page.press("Home")
-    await page.press("ArrowRight")
-    await page.run("() => window.scrollTo(0, document.body.scrollHeight)")
-    below = await page.run("() => window.scrollY")
-
-    await updates(page)
-
-    assert below == await page.run("() => window.scrollY") > 300
-    await page.press("ArrowRight")
-    assert below > await page.run("() => window.scrollY")
-
-
-async def test_the_rows_of_the_table_stay_and_so_does_the_focus_in_them(
-    url: str, open_page: Open
-) -> None:
-    page = await open_page(url)
-    await page.find("#worst-rows button").focus()
-    await page.run(COUNT_CHANGES, "worst-rows")
-    n_before = await n_tables(page)
-
-    await until_next_table(page)
-    await until_next_table(page)
-
-    assert DEAD == await page.focused()
-    assert 0 == await page.run("() => window.nChanges")
-    first_s, second_s, *_ = (await page.asked_at_s("/fleet/worst"))[n_before:]
-    assert second_s - first_s > 4.5
-
-
-async def test_closing_the_details_leads_back_to_the_row_they_were_opened_from(
-    url: str, open_page: Open
-) -> None:
-    page = await open_page(f"{url}?value=age")
-    row = page.find("#worst-rows button").nth(7)
-    await row.focus()
-    focused = await page.focused()
-    await page.press("Enter")
-    await expect(page.find("#details-list")).to_contain_text(focused)
-
-    await until_next_table(page)
-    await page.press("Escape")
-
-    assert focused == await page.focused()
-    # Another table, and back: it has another row for the same instance.
-    await page.press("Enter")
-    await page.field("Node").fill("node-999")
-    await page.press("Enter")
-    await expect(page.find("#worst-rows tr")).to_have_count(0)
-    await page.page.get_by_role("button", name="Close").press("Enter")
-    await expect(page.find("#details")).to_be_hidden()
-    assert "worst-room" == await page.focused()
-
-
 @pytest.mark.parametrize("width", [1280, 420])
 async def test_while_details_are_open_the_focus_never_goes_under_them(
     width: int, url: str, open_page: Open
@@ -250,50 +164,3 @@ async def test_while_details_are_open_the_focus_never_goes_under_them(
 
     assert ({"map", "value"} <= seen) == (width == 1280)
     assert await page.find("#alerts-title").is_visible() == (width == 1280)
-
-
-async def test_the_back_button_also_undoes_what_is_in_the_field_one_is_in(
-    url: str, open_page: Open
-) -> None:
-    page = await open_page(url)
-    await page.field("Node").fill("node-002")
-    await page.press("Enter")
-    assert "node" == await page.focused()
-
-    await page.page.go_back()
-
-    await expect(page.field("Node")).to_have_value("")
-    await expect(page.find("#matching")).to_have_text("")
-
-
-async def test_escape_in_a_field_leaves_the_details_open(url: str, open_page: Open) -> None:
-    page = await open_page(f"{url}?id={DEAD}")
-    await page.field("Node").focus()
-
-    await page.press("Escape")
-
-    await expect(page.find("#details")).to_be_visible()
-
-
-async def test_clearing_the_filters_leaves_the_focus_in_the_form(url: str, open_page: Open) -> None:
-    page = await open_page(f"{url}?node=node-001")
-
-    await page.page.get_by_role("button", name="Clear filters").press("Enter")
-
-    assert "value" == await page.focused()
-
-
-async def test_how_many_match_is_announced_when_somebody_has_filtered_and_not_by_itself(
-    url: str, open_page: Open
-) -> None:
-    page = await open_page(url)
-    await page.total("unreachable").click()
-
-    await expect(page.find("#announcements")).to_have_text("1 of 200 match")
-    await expect(page.find("#matching")).to_have_attribute("aria-live", "off")
-    await page.run(COUNT_CHANGES, "announcements")
-    await page.field("Colour by").select_option("age")
-    await updates(page)
-    assert 0 == await page.run("() => window.nChanges")
-    await page.total("unreachable").click()
-    await expect(page.find("#announcements")).to_have_text("All 200 match")

@@ -59,32 +59,6 @@ async def test_a_span_is_told_in_its_two_largest_units(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(None, "not known"), (0.0123, "12.3 ms"), (0.9996, "1,000 ms"), (1.5, "1.5 s"), (0, "0 ms")],
-)
-async def test_a_latency_is_told_to_three_digits(
-    seconds: float | None, words: str, page: FleetPage
-) -> None:
-    assert words == await called(page, "words", "latency", seconds)
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "sentences"),
-    [
-        (1, 1, []),
-        (0, 1, ["1 instance became unreachable; 1 is now."]),
-        (1, 1001, ["1,000 instances became unreachable; 1,001 are now."]),
-        (3, 2, ["1 instance is no longer unreachable; 2 are now."]),
-        (3, 0, ["3 instances are no longer unreachable; none is now."]),
-    ],
-)
-async def test_changes_are_announced_as_sentences(
-    before: int, now: int, sentences: list[str], page: FleetPage
-) -> None:
-    assert sentences == await called(page, "announcer", "sentencesOf", "unreachable", before, now)
-
-
-@pytest.mark.parametrize(
     ("names", "parts"),
     [
         ([], []),
@@ -120,39 +94,6 @@ async def test_an_address_is_read_and_written_alike(
     assert (query if written is None else written) == await called(page, "view", "write", view)
 
 
-@pytest.mark.parametrize(
-    ("value", "step"),
-    [(64.9, 0), (65, 1), (70, 1), (79.9, 1), (80, 2), (100, 3), (110, 4), (125, 5), (None, 6)],
-)
-async def test_a_speed_on_a_limit_belongs_to_the_step_above(
-    value: float | None, step: int, page: FleetPage
-) -> None:
-    found = await page.run(
-        """async (value) => {
-          const { scaleFor } = await import("/fleet/colours.js");
-          return scaleFor("speed", { scheme: "light", latencyLimitSeconds: null }).stepOf(value);
-        }""",
-        value,
-    )
-
-    assert step == found
-
-
-async def test_the_latency_that_is_allowed_is_a_limit_of_its_colours(page: FleetPage) -> None:
-    words = await page.run(
-        """async () => {
-          const { scaleFor } = await import("/fleet/colours.js");
-          const scale = scaleFor("p99", { scheme: "light", latencyLimitSeconds: 0.3 });
-          return scale.steps.map((step) => step.words);
-        }"""
-    )
-
-    assert [
-        "up to 100 ms", "100 ms – 200 ms", "200 ms – 300 ms", "300 ms – 600 ms", "600 ms – 1.5 s",
-        "over 1.5 s", "not known",
-    ] == words  # fmt: skip
-
-
 @pytest.mark.parametrize("limit_ms", [150, 300, 1, 1001])
 async def test_a_latency_at_its_limit_is_not_painted_as_bad(limit_ms: int, page: FleetPage) -> None:
     """As the figure at the top, which is met at its threshold."""
@@ -166,30 +107,6 @@ async def test_a_latency_at_its_limit_is_not_painted_as_bad(limit_ms: int, page:
     )
 
     assert [False, True, False] == are_bad
-
-
-async def test_the_words_of_a_very_small_limit_differ(page: FleetPage) -> None:
-    words = await page.run(
-        """async () => {
-          const { scaleFor } = await import("/fleet/colours.js");
-          const scale = scaleFor("p99", { scheme: "light", latencyLimitSeconds: 0.001 });
-          return scale.steps.map((step) => step.words);
-        }"""
-    )
-
-    assert ["up to 0.33 ms", "0.33 ms – 0.67 ms", "0.67 ms – 1 ms", "1 ms – 2 ms"] == words[:4]
-
-
-async def test_much_slower_and_slower_are_bad(page: FleetPage) -> None:
-    are_bad = await page.run(
-        """async () => {
-          const { scaleFor } = await import("/fleet/colours.js");
-          const scale = scaleFor("speed", { scheme: "light", latencyLimitSeconds: null });
-          return scale.steps.map((step) => step.isBad);
-        }"""
-    )
-
-    assert [True, True, False, False, False, False, False] == are_bad
 
 
 @pytest.mark.parametrize(
@@ -208,24 +125,6 @@ async def test_a_node_of_which_half_fails_is_in_trouble(
     assert trouble == await _trouble(page, statuses, None)
 
 
-@pytest.mark.parametrize(
-    ("speeds", "trouble"),
-    [
-        ([70, 79, 100], "79 %"),
-        ([70, 80, 79.9, None], "79.9 %"),
-        ([70, 80, 100], ""),
-        ([None, None], ""),
-        ([10], ""),
-    ],
-)
-async def test_a_node_whose_median_is_bad_is_in_trouble(
-    speeds: list[float | None], trouble: str, page: FleetPage
-) -> None:
-    told = await _trouble(page, [0] * len(speeds), speeds)
-
-    assert trouble.replace("79.9", "80") == told
-
-
 async def _trouble(page: FleetPage, statuses: list[int], speeds: list[float | None] | None) -> str:
     told: str = await page.run(
         """async ([statuses, speeds]) => {
@@ -242,45 +141,6 @@ async def _trouble(page: FleetPage, statuses: list[int], speeds: list[float | No
         [statuses, speeds],
     )
     return told
-
-
-async def test_a_column_that_was_not_followed_is_forgotten(page: FleetPage) -> None:
-    """A part of one is of no use either."""
-    told = await page.run(
-        """async () => {
-          const { Fleet } = await import("/fleet/fleet.js");
-          const cells = { id: ["a", "b"], node: [0, 0], model: [0, 0], developer: [0, 0] };
-          const value = { name: "speed", values: [100, 50] };
-          const fleet = new Fleet({ statuses: ["healthy"], status: [0, 0], cells, value });
-          const speeds = () => [0, 1].map((cell) => fleet.valueOf(cell, "speed"));
-          const status = { cells: [], to: [] };
-          const told = [speeds()];
-          for (const value of [
-            null,
-            { name: "speed", cells: [1], to: [60] },
-            { name: "speed", cells: null, to: [null, 70] },
-            { name: "speed", cells: [0], to: [90] },
-          ]) {
-            fleet.apply({ status, value });
-            told.push(speeds());
-          }
-          return told;
-        }"""
-    )
-
-    assert [[100, 50], [None, None], [None, None], [None, 70], [90, 70]] == told
-
-
-async def test_a_hundred_thousand_names_and_more_are_no_matter(page: FleetPage) -> None:
-    parts = await page.run(
-        """async () => {
-          const { ownParts } = await import("/fleet/names.js");
-          const names = Array.from({ length: 200_000 }, (_, n) => `node-${n}`);
-          return ownParts(names).slice(-1);
-        }"""
-    )
-
-    assert ["…199999"] == parts
 
 
 async def test_a_map_that_was_repainted_is_as_one_painted_anew(page: FleetPage) -> None:
@@ -371,22 +231,6 @@ async def test_what_a_pointer_passes_over_is_not_looked_up(page: FleetPage) -> N
     )
 
     assert ["/instances?id=f"] == asked
-
-
-async def test_totals_are_announced_at_most_each_ten_seconds(page: FleetPage) -> None:
-    told = await page.run(
-        """async () => {
-          const { Announcer } = await import("/fleet/announcer.js");
-          const announcer = new Announcer();
-          const place = document.getElementById("announcements");
-          return [0, 1, 2].map((unreachable) => {
-            announcer.hear({ instances: { unreachable, unhealthy: 0 } });
-            return place.textContent;
-          });
-        }"""
-    )
-
-    assert told[1] == told[2] == "1 instance became unreachable; 1 is now."
 
 
 async def test_what_stays_in_a_list_keeps_its_element_and_the_focus(page: FleetPage) -> None:

@@ -101,20 +101,3 @@ async def test_a_killed_instance_turns_red_within_an_interval_and_a_refresh(
     )
     await expect(page.find("#worst-rows tr")).to_contain_text([killed])
     await simulated.heal()
-
-
-async def test_an_update_is_a_small_part_of_the_map(
-    simulated: Simulation, url: str, open_page: Open, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The fleet comes once; what comes then is what has changed."""
-    page = await open_page(url)
-    await simulated.inject("kill", count=20)
-
-    await expect(page.total("unreachable")).to_have_text("unreachable 20")
-
-    loaded = await page.loaded()
-    (map_bytes,) = [size for path, size in loaded if path == "/fleet/map"]
-    changes_bytes = [size for path, size in loaded if path == "/fleet/changes"]
-    assert 20 * max(changes_bytes) < map_bytes
-    told(capsys, f"map {map_bytes:,} bytes, largest update {max(changes_bytes):,}")
-    await simulated.heal()

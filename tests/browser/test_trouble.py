@@ -173,40 +173,6 @@ async def test_old_data_is_told(url: str, open_page: Open) -> None:
     await eventually(stays)
 
 
-async def test_an_inventory_that_could_not_be_read_is_told(url: str, open_page: Open) -> None:
-    page = await open_page(url)
-    await page.page.route("**/fleet/changes?*", altered(aged("inventory_age_seconds", 1.6)))
-
-    await expect(page.find("#notice")).to_have_text(
-        pattern(
-            "The inventory could not be read since {clock}: who came or left since is not known."
-        )
-    )
-
-
-async def test_an_answer_that_is_none_is_told(url: str, open_page: Open) -> None:
-    page = await open_page(url)
-
-    await page.page.route("**/fleet/changes?*", lambda route: route.fulfill(body="<html>"))
-
-    await expect(page.page.get_by_role("alert")).to_have_text(
-        pattern("The exporter gives no data since {clock}: an answer that is no JSON. .*")
-    )
-
-
-async def test_a_fault_of_the_page_itself_is_not_blamed_on_the_exporter(
-    url: str, open_page: Open
-) -> None:
-    page = await open_page(url)
-    page.watch.allowed.append("uncaught: ")
-
-    await page.page.route("**/fleet/changes?*", altered(lambda answer: answer.pop("status")))
-
-    await expect(page.page.get_by_role("alert")).to_have_text(
-        pattern("This page has a fault and shows nothing new since {clock}: reload it. .*")
-    )
-
-
 async def test_an_exporter_that_hangs_is_told_soon_and_asked_again(
     url: str, open_page: Open
 ) -> None:
@@ -267,16 +233,6 @@ async def test_instances_that_come_and_go_change_the_map(
     )
 
 
-async def test_an_empty_fleet_is_told(
-    tmp_path: Path, start_exporter: StartExporter, open_page: Open
-) -> None:
-    inventory = write_inventory(tmp_path / "fleet.json", 0)
-    url = await start_exporter(inventory)
-    page = await open_page(url)
-
-    await expect(page.find("#notice")).to_have_text("The inventory holds no instance.")
-
-
 async def test_an_inventory_source_that_was_never_read_is_told(
     tmp_path: Path, start_exporter: StartExporter, open_page: Open
 ) -> None:
@@ -286,16 +242,6 @@ async def test_an_inventory_source_that_was_never_read_is_told(
     page = await open_page(url)
 
     await expect(page.find("#facts")).to_contain_text("an inventory source was never read")
-    await expect(page.find("#notice")).to_have_text(NEVER_READ)
-
-
-async def test_a_fleet_of_which_no_inventory_was_read_is_not_called_empty(
-    start_exporter: StartExporter, open_page: Open
-) -> None:
-    url = await start_exporter(_away(), ready_path="/-/healthy")
-    page = await open_page(url)
-
-    await expect(page.find("#facts")).to_contain_text("0 instances")
     await expect(page.find("#notice")).to_have_text(NEVER_READ)
 
 
@@ -421,43 +367,6 @@ async def test_what_fires_in_prometheus_is_told_and_so_is_its_silence(
         )
         await expect(page.find("#alerts-list li")).to_have_count(1)
         await expect(page.find("#alerts-in-short")).to_have_text("? alerts not known")
-
-
-async def test_critical_alerts_are_told_at_the_top_and_lead_to_the_list(
-    tmp_path: Path, start_exporter: StartExporter, open_page: Open
-) -> None:
-    """On a narrow screen the list is far below; the severities of others may be any word."""
-    since = str(time.time() - 7_200)
-    stand_in = StandIn(
-        [
-            {"metric": {"alertname": f"OllamaA{n}", "severity": severity}, "value": [0, since]}
-            for n, severity in enumerate(["critical", "constructor", "banner"])
-        ]
-    )
-    inventory = write_inventory(tmp_path / "fleet.json", 1)
-    async with stand_in.serving() as prometheus_url:
-        url = await start_exporter(inventory, f"--ui.prometheus-url={prometheus_url}")
-        page = await open_page(url, width=420)
-        in_short = page.find("#alerts-in-short")
-        await expect(in_short).to_have_text("3 alerts fire, 1 critical")
-        await expect(in_short).to_be_in_viewport()
-        assert ["▲ critical", "constructor", "banner"] == await page.texts(".severity")
-        assert 3 == await page.find("#alerts-list .severity:not(.banner)").count()
-
-        before = await page.find("#alerts-list li").first.element_handle()
-        await in_short.click()
-        await expect(page.find("#alerts-title")).to_be_in_viewport()
-        await updates(page, 2)
-        after = await page.find("#alerts-list li").first.element_handle()
-        assert await page.page.evaluate("([one, other]) => one === other", [before, after])
-
-
-async def test_without_a_prometheus_no_alerts_are_told_at_the_top(
-    url: str, open_page: Open
-) -> None:
-    page = await open_page(url)
-
-    await expect(page.find("#alerts-in-short")).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -16,7 +16,6 @@ from provisioning.simulator.spec import FleetSpec
 from tests.browser.conftest import Open
 from tests.browser.page import FleetPage
 from tests.browser.programs import exporter
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -60,19 +59,6 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
             yield Fleet(f"{url}/fleet", running)
 
 
-async def test_a_filter_dims_what_it_leaves_out_and_says_how_many_it_takes(
-    fleet: Fleet, open_page: Open
-) -> None:
-    page = await open_page(fleet.url)
-
-    await page.field("Node").fill("node-002")
-    await page.press("Enter")
-
-    await expect(page.find("#matching")).to_have_text("50 of 200 match")
-    await page.eventually_paints(HEALTHY, *fleet.ids(node="node-002"))
-    await page.eventually_paints(HEALTHY_BUT_LEFT_OUT, *fleet.ids(node="node-003"))
-
-
 async def test_filters_are_in_the_address_and_survive_a_reload(
     fleet: Fleet, open_page: Open
 ) -> None:
@@ -107,33 +93,6 @@ async def test_the_back_button_undoes_a_choice(fleet: Fleet, open_page: Open) ->
     assert {} == page.query
     await expect(page.find("#matching")).to_have_text("")
     await expect(page.total("unreachable")).to_have_attribute("aria-pressed", "false")
-
-
-async def test_all_filters_are_cleared_at_once(fleet: Fleet, open_page: Open) -> None:
-    page = await open_page(f"{fleet.url}?node=node-001&status=healthy&value=age")
-
-    await page.page.get_by_role("button", name="Clear filters").click()
-
-    assert {"value": "age"} == page.query
-    await expect(page.field("Node")).to_have_value("")
-    await expect(page.page.get_by_role("button", name="Clear filters")).to_be_disabled()
-
-
-async def test_a_filter_that_takes_none_says_so(fleet: Fleet, open_page: Open) -> None:
-    page = await open_page(f"{fleet.url}?node=node-999")
-
-    await expect(page.find("#matching")).to_have_text("No instance matches, of 200.")
-    await expect(page.find("#worst-caption")).to_have_text("Not healthy: none of 0 instances")
-
-
-async def test_a_name_is_offered_by_any_part_of_it(fleet: Fleet, open_page: Open) -> None:
-    page = await open_page(fleet.url)
-
-    await page.field("Node").press_sequentially("-003")
-
-    offered = page.find("#node-names option")
-    await expect(offered).to_have_count(1)
-    await expect(offered).to_have_attribute("value", "node-003")
 
 
 async def test_the_table_of_the_worst_follows_the_filters(fleet: Fleet, open_page: Open) -> None:
@@ -190,24 +149,6 @@ async def test_a_click_opens_the_details_and_escape_closes_them(
     await page.press("Escape")
     await expect(details).to_be_hidden()
     assert {} == page.query
-
-
-async def test_an_address_with_an_id_opens_its_details(fleet: Fleet, open_page: Open) -> None:
-    page = await open_page(f"{fleet.url}?id={KILLED}")
-
-    details = page.page.get_by_role("dialog", name=KILLED)
-    await expect(details).to_contain_text("Error of the last poll")
-    await expect(details).to_contain_text("reset by peer")
-
-
-async def test_the_details_of_an_instance_that_is_gone_say_so(
-    fleet: Fleet, open_page: Open
-) -> None:
-    page = await open_page(f"{fleet.url}?id=llm-99999")
-
-    await expect(page.find("#details-state")).to_have_text(
-        "The inventory has no instance of this id."
-    )
 
 
 async def test_the_keyboard_goes_from_cell_to_cell_and_opens_one(
@@ -309,18 +250,3 @@ async def test_a_narrow_window_has_the_table_below_the_map(fleet: Fleet, open_pa
     assert canvas["y"] + canvas["height"] < table["y"]
     assert not await page.page.evaluate("() => document.body.scrollWidth > window.innerWidth")
     await page.eventually_paints(HEALTHY, "llm-00001", "llm-00200")
-
-
-async def test_a_window_of_another_size_has_cells_of_another_size(
-    fleet: Fleet, open_page: Open
-) -> None:
-    page = await open_page(fleet.url)
-    before = await page.centre("llm-00200")
-
-    await page.page.set_viewport_size({"width": 1000, "height": 600})
-
-    async def is_elsewhere() -> bool:
-        return before != await page.centre("llm-00200")
-
-    await eventually(is_elsewhere)
-    await page.eventually_paints(HEALTHY, "llm-00200")

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+from prometheus_client import Counter, Gauge
+
 from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
@@ -27,6 +29,13 @@ from tests.waiting import eventually
 INTERVAL_S = 0.4
 PATIENCE_S = 60.0
 """So much time no answer takes, however busy the machine is; nor does a test."""
+
+
+def value_of(metric: Counter | Gauge) -> float:
+    """Return the value of one of the exporter's own metrics."""
+    (family,) = metric.collect()
+    value: float = family.samples[0].value
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from exporter.catalogue import ALL_SERIES, BOUNDARIES_S, Kind, Series
 
 NAME = re.compile(r"ollama_(fleet|model|node|instance|exporter)_[a-z0-9]+(_[a-z0-9]+)*")
 LABEL = re.compile(r"[a-z][a-z0-9_]*")
-RESERVED_SUFFIXES = ("_count", "_sum", "_bucket", "_created")
 OTHER_UNITS = re.compile(r"_(ms|milliseconds|minutes|hours|kb|mb|percent)(_|$)")
 
 each_series = pytest.mark.parametrize("series", ALL_SERIES, ids=lambda series: series.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from exporter.config import Config, Given, build, misspelt, read_file
+from exporter.config import Config, Given, build, read_file
 from exporter.errors import InputError
 from exporter.inventory import Shard
 from exporter.settings import SETTINGS
@@ -167,27 +167,6 @@ def test_an_inventory_is_named_once(texts: tuple[str, ...], shown: str) -> None:
     assert [f"inventory: {shown} is given 2 times; name each file or URL once"] == problems(
         {"inventory": Given(texts, "--inventory")}
     )
-
-
-# The environment
-
-
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("OLLAMA_FLEET_POLL_INTERVALL", "OLLAMA_FLEET_POLL_INTERVAL"),
-        ("OLLAMA_FLET_POLL_INTERVAL", "OLLAMA_FLEET_POLL_INTERVAL"),
-        ("OLLAMA_FLEET_INTERVAL", "OLLAMA_FLEET_POLL_INTERVAL"),
-        ("OLLAMA_FLEET_LOGLEVEL", "OLLAMA_FLEET_LOG_LEVEL"),
-        ("OLLAMA_FLEET_POLL.INTERVAL", "OLLAMA_FLEET_POLL_INTERVAL"),
-        ("ollama_fleet_shard", "OLLAMA_FLEET_SHARD"),
-        ("OLLAMA_FLEET_CONFG_FILE", "OLLAMA_FLEET_CONFIG_FILE"),
-    ],
-)
-def test_a_misspelt_variable_is_told_with_what_may_be_meant(name: str, meant: str) -> None:
-    assert [
-        f"the environment variable {name} is ignored: it sets nothing; did you mean {meant}?"
-    ] == misspelt({name: "5s", "PATH": "/bin"})
 
 
 # The file

@@ -1,3 +1,5 @@
+"""Polls: when they start, what they lead to, and whom they never delay."""
+
 from __future__ import annotations
 
 import asyncio
@@ -12,7 +14,7 @@ import pytest
 
 from exporter.counters import update
 from exporter.model import EngineName, Outcome, State, Status, Target
-from exporter.poller import AT_ONCE, TICK_S
+from exporter.poller import AT_ONCE, MAX_SLOTS, TICK_S, Wheel, phase_s
 from exporter.scrape_target import PollStart, ScrapeTarget
 from exporter.selfmetrics import Request
 from exporter.steps import STEP
@@ -23,6 +25,7 @@ from tests.exporter.pollers import (
     hastily_polling,
     polling,
     target,
+    value_of,
     watching,
 )
 from tests.exporter.servers import Handler, answering, hanging, response, saying, serving
@@ -83,13 +86,13 @@ async def moments_of_polls(polled: Polled, instance_id: str, *, n: int) -> list[
 
 async def cycles_have_ended(polled: Polled, *, n: int) -> None:
     """Return once so many more cycles have ended."""
-    ended = polled.metrics.cycles._value.get()
-    await eventually(lambda: polled.metrics.cycles._value.get() >= ended + n)
+    ended = value_of(polled.metrics.cycles)
+    await eventually(lambda: value_of(polled.metrics.cycles) >= ended + n)
 
 
 def n_errors(polled: Polled) -> float:
     counters = polled.metrics.poll_errors.values()
-    return sum([float(counter._value.get()) for counter in counters])
+    return sum([float(value_of(counter)) for counter in counters])
 
 
 async def test_one_liar_among_slow_instances_does_not_hide_that_the_fleet_is_slow() -> None:
@@ -110,7 +113,7 @@ async def test_one_liar_among_slow_instances_does_not_hide_that_the_fleet_is_slo
     assert 'ollama_instance_requests_running{instance_id="liar",node="",model="m"} 1.0\n' in page
     assert 'ollama_instance_requests_queued{instance_id="liar"' not in page
     assert (Outcome.OK, Outcome.IMPLAUSIBLE) == outcomes
-    assert polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE]._value.get()
+    assert value_of(polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE])
 
 
 def raw_tokens(polled: Polled, instance_id: str) -> float | None:
@@ -128,7 +131,7 @@ async def test_an_instance_that_counts_faster_than_can_be_adds_nothing_to_the_fl
 
     assert 'ollama_fleet_generated_tokens_total{model="m"} 0.0\n' in page
     assert 'ollama_fleet_errors_total{error_type="unspecified"} 0.0\n' in page
-    assert 1 == polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE]._value.get()
+    assert 1 == value_of(polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE])
 
 
 BAD: dict[str, tuple[Handler, Outcome, Status]] = {
@@ -406,7 +409,7 @@ async def test_the_loop_turns_between_polls_and_rows_however_many_there_are(
 async def test_polls_are_counted_and_loading_is_no_failure() -> None:
     loading = saying(response(b"{}", "503 Service Unavailable"))
     async with serving(loading) as port, watching(target("a", port)) as polled:
-        await eventually(lambda: polled.metrics.polls._value.get() >= 1)
+        await eventually(lambda: value_of(polled.metrics.polls) >= 1)
         poll_counts = polled.poller.scrape_targets["a"].poll_counts
 
         assert poll_counts.tried >= 1
@@ -451,7 +454,7 @@ def counted_failures(polled: Polled) -> set[tuple[str, str]]:
     return {
         (str(request), str(reason))
         for (request, reason), counter in polled.metrics.poll_errors.items()
-        if counter._value.get()
+        if value_of(counter)
     }
 
 
@@ -556,22 +559,22 @@ async def _cycles(clock: LeapingClock) -> Polled:
 async def test_a_cycle_ends_every_interval() -> None:
     polled = await _cycles(LeapingClock(stall_s=0.0, end_s=105.0))
 
-    assert 10 == polled.metrics.cycles._value.get()
-    assert pytest.approx(10.0, abs=0.1) == polled.metrics.cycle_duration_s._value.get()
+    assert 10 == value_of(polled.metrics.cycles)
+    assert pytest.approx(10.0, abs=0.1) == value_of(polled.metrics.cycle_duration_s)
 
 
 async def test_after_a_long_stall_only_one_interval_is_made_up_for() -> None:
     """The stalled cycle ends right after it, and one more in what is left."""
     polled = await _cycles(LeapingClock(stall_s=1000.0, end_s=1024.0))
 
-    assert 2 == polled.metrics.cycles._value.get()
+    assert 2 == value_of(polled.metrics.cycles)
 
 
 async def test_a_long_stall_ends_no_cycle_in_which_some_instance_was_never_due() -> None:
     """It begins in the middle of the first cycle; what was leapt over is due only after it."""
     polled = await _cycles(LeapingClock(stall_s=1000.0, end_s=1005.15))
 
-    assert (0, False) == (polled.metrics.cycles._value.get(), polled.poller.has_seen_all.is_set())
+    assert (0, False) == (value_of(polled.metrics.cycles), polled.poller.has_seen_all.is_set())
 
 
 async def test_cycles_end_though_each_poll_begins_after_a_long_stall() -> None:
@@ -580,10 +583,70 @@ async def test_cycles_end_though_each_poll_begins_after_a_long_stall() -> None:
     polled = await _cycles(clock)
 
     n_stalls = clock.n_sleeps - 1  # the last one was cancelled
-    assert n_stalls - 1 <= polled.metrics.cycles._value.get()
+    assert n_stalls - 1 <= value_of(polled.metrics.cycles)
 
 
 async def test_polls_that_begin_late_are_told() -> None:
     polled = await _cycles(LeapingClock(stall_s=4.0, end_s=15.0))
 
-    assert pytest.approx(4.0, abs=0.3) == polled.metrics.poll_lateness_s._value.get()
+    assert pytest.approx(4.0, abs=0.3) == value_of(polled.metrics.poll_lateness_s)
+
+
+INTERVAL_S = 10.0
+
+
+@pytest.mark.parametrize(
+    ("instance_id", "expected_s"),
+    [
+        ("a", 2.625896),
+        ("node-1:11434", 7.677636),
+        ("ollama-00042", 8.167231),
+        ("größe", 8.748411),
+    ],
+)
+def test_an_instance_keeps_its_phase_from_release_to_release(
+    instance_id: str, expected_s: float
+) -> None:
+    """A changed hash would move every instance's polls on an upgrade: that must be meant."""
+    assert pytest.approx(expected_s, abs=1e-6) == phase_s(instance_id, INTERVAL_S)
+
+
+def test_phases_are_spread_evenly() -> None:
+    """Pearson's chi-square over 100 equal parts: above 150 happens by chance once in 1,000."""
+    counts = Counter(int(phase_s(f"ollama-{n:05}", 100.0)) for n in range(10_000))
+    expected = 10_000 / 100
+
+    assert sum((counts[part] - expected) ** 2 / expected for part in range(100)) < 150
+
+
+def test_each_item_is_due_once_in_an_interval_at_its_phase() -> None:
+    wheel: Wheel[str] = Wheel(INTERVAL_S)
+    names = [f"i{n}" for n in range(500)]
+    for name in names:
+        wheel.add(name, name)
+
+    due = [(name, tick) for tick in range(wheel.n_slots) for name in wheel.due(tick)]
+
+    assert sorted(names) == sorted(name for name, _ in due)
+    for name, tick in due:
+        starts_s = wheel.starts_at_s(tick)
+        assert starts_s <= phase_s(name, INTERVAL_S) < starts_s + wheel.tick_s + 1e-9
+
+
+def test_an_item_under_the_same_id_is_replaced_and_a_removed_one_is_gone() -> None:
+    wheel: Wheel[str] = Wheel(1.0)
+    wheel.add("a", "old")
+    wheel.add("a", "new")
+    assert ["new"] == [item for tick in range(wheel.n_slots) for item in wheel.due(tick)]
+
+    wheel.remove("a")
+    wheel.remove("never there")
+
+    assert [] == [item for tick in range(wheel.n_slots) for item in wheel.due(tick)]
+
+
+def test_a_long_interval_does_not_cost_memory() -> None:
+    wheel: Wheel[str] = Wheel(1e9)
+
+    assert MAX_SLOTS == wheel.n_slots
+    assert pytest.approx(1e9) == wheel.n_slots * wheel.tick_s

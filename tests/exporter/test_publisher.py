@@ -14,7 +14,7 @@ import pytest
 from exporter.catalogue import INSTANCE_SERIES, NODE_INSTANCES
 from exporter.exposition import CHUNK_ROWS, CHUNK_SAMPLES, Format
 from exporter.publisher import RenderedScrape
-from tests.exporter.pollers import Polled, polling, target
+from tests.exporter.pollers import Polled, polling, target, value_of
 from tests.exporter.servers import answering, serving
 from tests.waiting import eventually
 
@@ -212,9 +212,8 @@ async def test_a_page_says_how_large_it_is_and_when_it_was_made(polled: Polled) 
     body = joined(rendered_scrape.plain(Format.TEXT)).decode()
 
     n_samples = sum(not line.startswith("#") for line in body.splitlines())
-    assert n_samples == polled.metrics.exposition_samples._value.get()
-    assert (
-        rendered_scrape.exposition.rendered_at_s
-        == polled.metrics.exposition_rendered_at_s._value.get()
+    assert n_samples == value_of(polled.metrics.exposition_samples)
+    assert rendered_scrape.exposition.rendered_at_s == value_of(
+        polled.metrics.exposition_rendered_at_s
     )
-    assert 0 < polled.metrics.exposition_duration_s._value.get() < 1
+    assert 0 < value_of(polled.metrics.exposition_duration_s) < 1

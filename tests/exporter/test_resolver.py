@@ -22,23 +22,8 @@ from exporter.resolver import (
     Resolver,
     retry_s,
 )
+from tests.exporter.inventory.fakes import HeldClock
 from tests.waiting import eventually
-
-
-class HeldClock:
-    """A clock that stands until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def unix_s(self) -> float:
-        return self.now_s
-
-    async def sleep(self, duration_s: float) -> None:
-        self.now_s += duration_s
 
 
 class NameServer:
@@ -80,7 +65,7 @@ UNKNOWN_NAME = socket.gaierror(-2, "Name or service not known")
 
 @pytest.fixture
 def clock() -> HeldClock:
-    return HeldClock()
+    return HeldClock(1000.0)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from exporter.model import Target
 from exporter.responses import MAX_RESPONSES, Body, ResponseSender
 from exporter.selfmetrics import Refusal, SelfMetrics
 from tests.exporter.fetching import fetch
-from tests.exporter.pollers import target
+from tests.exporter.pollers import target, value_of
 from tests.exporter.reading import Reader
 from tests.exporter.test_web import site
 from tests.exporter.ui.building import metrics
@@ -123,7 +123,7 @@ async def test_a_reader_that_is_too_slow_is_cut_off_and_counted() -> None:
         assert length is not None
 
         aborted = pages.polled.metrics.responses_aborted
-        await eventually(lambda: aborted._value.get() == 1)
+        await eventually(lambda: value_of(aborted) == 1)
 
         assert len(await reader.rest()) < int(length[1])
         reader.break_off()
@@ -158,7 +158,7 @@ async def test_slow_readers_of_the_page_keep_no_scraper_from_it(
         monkeypatch.setattr(responses, "UNHURRIED_S", 0.0)
         assert await is_served(pages.port, "/metrics")
 
-        assert 1 == pages.polled.metrics.responses_aborted._value.get()
+        assert 1 == value_of(pages.polled.metrics.responses_aborted)
         assert len(await readers[0].rest()) < len((await pages.get("/metrics")).body)
         for reader in readers:
             reader.break_off()
@@ -225,7 +225,7 @@ async def test_a_head_request_gets_the_length_and_no_body() -> None:
 
 
 def refusals(of: SelfMetrics) -> float:
-    count: float = of.requests_refused[Refusal.RESPONSES]._value.get()
+    count: float = value_of(of.requests_refused[Refusal.RESPONSES])
     return count
 
 

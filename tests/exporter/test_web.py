@@ -1,3 +1,5 @@
+"""The web server: what it serves, and to whom."""
+
 from __future__ import annotations
 
 import asyncio
@@ -12,9 +14,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import instances
@@ -25,11 +25,12 @@ from exporter.instances import Filter
 from exporter.model import State, Status, Target
 from exporter.publisher import RenderedScrape
 from exporter.responses import MAX_OWN_BYTES, MAX_RESPONSES, ResponseSender
+from exporter.selfmetrics import Refusal
 from exporter.snapshot import Row
-from exporter.web import PAGES, Web
+from exporter.web import MAX_LOGGED, PATHS, HostCheck, Web
 from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import Fetched, fetch
-from tests.exporter.pollers import Polled, polling, target, watching
+from tests.exporter.pollers import Polled, polling, target, value_of, watching
 from tests.exporter.servers import answering, response, saying, serving
 from tests.exporter.ui.building import fleet_ui
 from tests.ports import free_port
@@ -305,8 +306,8 @@ async def test_the_landing_page_links_to_every_page() -> None:
 
         assert answer.headers["Content-Type"].startswith("text/html")
         links = Links(answer.text).targets
-        assert list(PAGES) == links
-        for path in PAGES:
+        assert list(PATHS) == links
+        for path in PATHS:
             assert 200 == (await pages.get(path)).status
 
 
@@ -427,7 +428,7 @@ async def test_an_unknown_path_is_not_found(path: str) -> None:
         assert 404 == (await pages.get(path)).status
 
 
-@pytest.mark.parametrize("path", ["/", *PAGES])
+@pytest.mark.parametrize("path", ["/", *PATHS])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 async def test_nothing_can_be_changed(path: str, method: str) -> None:
     async with site() as pages:
@@ -503,3 +504,82 @@ async def test_a_fault_of_ours_is_logged(caplog: pytest.LogCaptureFixture) -> No
             assert 500 == (await pages.get("/metrics")).status
 
     assert "AttributeError" in caplog.text
+
+
+OURS = [
+    *("", "127.0.0.1", "127.0.0.1:11440", "10.1.2.3:80", "[::1]:11440", "[::ffff:10.0.0.1]"),
+    *("localhost", "LOCALHOST:80", "a.b.localhost:1", "exporter:11440", "exporter.local"),
+    *("exporter.monitoring.svc.cluster.local:11440", "host.docker.internal", "localhost."),
+]
+STRANGERS = [
+    *("evil.example", "evil.example:11440", "127.0.0.1.evil.example", "localhost.evil.example"),
+    *(
+        "evil.example@127.0.0.1",
+        "evil.example#localhost",
+        "127.0.0.1, evil.example",
+        "[::1].evil.a",
+    ),
+]
+
+
+@pytest.mark.parametrize("host", OURS)
+def test_addresses_and_local_names_are_ours(host: str) -> None:
+    assert HostCheck([]).is_ours(host)
+
+
+@pytest.mark.parametrize("host", STRANGERS)
+def test_names_that_can_be_registered_are_not(host: str) -> None:
+    assert not HostCheck([]).is_ours(host)
+    assert HostCheck(["*"]).is_ours(host)
+
+
+def test_the_machines_own_name_and_those_of_the_setting_are_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Node7.example.org")
+    check = HostCheck(["exporter.example.org"])
+
+    for name in ("node7.example.org", "exporter.example.org"):
+        assert check.is_ours(f"{name}:11440")
+        assert not check.is_ours(f"other.{name}")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/metrics", "/instances", "/fleet", "/fleet/map", "/nothing"]
+)
+async def test_a_page_is_not_told_to_a_strangers_name(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site() as pages:
+        answers = [await fetch(pages.port, path, Host="evil.example") for _ in range(2)]
+        probe = await fetch(pages.port, "/-/healthy", Host="evil.example")
+        refused = value_of(pages.polled.metrics.requests_refused[Refusal.HOST])
+
+    assert [403, 403, 200] == [answer.status for answer in (*answers, probe)]
+    assert "--web.allowed-hosts" in answers[0].text
+    assert "nosniff" == answers[0].headers["X-Content-Type-Options"]
+    assert 2 == refused
+    assert ["evil.example" in record.message for record in caplog.records] == [True]
+
+
+async def test_few_of_the_refused_names_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with site() as pages:
+        for n in range(MAX_LOGGED + 5):
+            await fetch(pages.port, "/", Host=f"{n}.evil.example")
+
+    assert MAX_LOGGED == len(caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET / HTTP/1.0", "200"),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", "40[03]"),
+    ],
+)
+async def test_no_name_is_ours_and_one_of_two_is_not_enough(head: str, status: str) -> None:
+    async with site() as pages:
+        reader, writer = await asyncio.open_connection("127.0.0.1", pages.port)
+        writer.write(f"{head}\r\n\r\n".encode())
+        assert re.match(rf"HTTP/1\.\d {status} ", (await reader.readline()).decode())
+        writer.close()

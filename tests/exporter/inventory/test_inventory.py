@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 from exporter.errors import InputError, SourceError
 from exporter.inventory import Change, Inventory, Shard, SourceSettings, SourceState, sources_for
 from tests.exporter.inventory.fakes import HeldClock, ToldSource, entry, ids
+from tests.exporter.inventory.lists import fleet
 from tests.exporter.inventory.serving import Answer, InventoryServer
+from tests.turning import is_ever_free
 
 
 def listed(*entries: object) -> bytes:
@@ -338,3 +341,26 @@ async def test_a_refused_list_is_forgotten_once_its_source_says_something_else()
     assert ["a"] == ids(change.removed)
     assert ["b"] == ids(inventory.targets)
     assert not inventory.states[1].last_reload_successful
+
+
+@pytest.fixture
+def _heap_of_its_own() -> Iterator[None]:
+    """Keep what other tests have left in memory out of collections of garbage, which stall too."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_heap_of_its_own")
+async def test_reading_a_large_fleet_does_not_stall_the_loop() -> None:
+    body = fleet(20_000)
+
+    async def read() -> None:
+        source = ToldSource("f")
+        source.next = body
+        inventory = Inventory([source])
+        await inventory.load()
+        assert 20_000 == len(inventory.targets)
+
+    assert await is_ever_free(read, longest_share=0.25)

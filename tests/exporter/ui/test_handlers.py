@@ -1,4 +1,4 @@
-"""What `/fleet` answers over HTTP, as the exporter serves it."""
+"""The web UI over HTTP."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ import pytest
 from exporter import app
 from exporter.app import STATIC_FOLDER, Exporter
 from exporter.config import Config, Given, build
+from exporter.errors import ExporterError
 from exporter.model import Status
 from exporter.ui import cells, handlers
-from exporter.ui.handlers import PATH
+from exporter.ui.handlers import INDEX, MAX_KEPT, PATH, ResultCache, read
 from exporter.ui.prometheus import QUERIES
 from exporter.web import HEADERS
 from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.servers import answering, serving
+from tests.exporter.ui.building import written
 from tests.exporter.ui.prometheuses import Asked, result, threshold
 from tests.waiting import eventually
 
@@ -447,3 +449,93 @@ async def test_what_a_prometheus_tells_reaches_the_page(tmp_path: Path) -> None:
         (each["name"], each["severity"], each["labels"], each["since_seconds"])
         for each in told["alerts"]["firing"]
     ]
+
+
+def test_files_are_read_with_what_http_needs(tmp_path: Path) -> None:
+    texts = {INDEX: "<p>größe", "style.css": "p{}", "main.js": "1;" * 1000, "a.svg": "<svg/>"}
+
+    files = read(written(tmp_path, texts))
+
+    assert {name: text.encode() for name, text in texts.items()} == {
+        name: file.body for name, file in files.items()
+    }
+    assert {
+        INDEX: "text/html; charset=utf-8",
+        "style.css": "text/css; charset=utf-8",
+        "main.js": "text/javascript; charset=utf-8",
+        "a.svg": "image/svg+xml",
+    } == {name: file.content_type for name, file in files.items()}
+    assert all(file.body == gzip.decompress(file.gzipped) for file in files.values())
+
+
+def test_a_tag_tells_contents_apart_and_stays(tmp_path: Path) -> None:
+    folder = written(tmp_path, {INDEX: "a", "same.js": "a", "other.js": "b"})
+
+    files = read(folder)
+
+    assert files[INDEX].etag == files["same.js"].etag != files["other.js"].etag
+    assert files == read(folder)
+
+
+def test_without_a_page_the_exporter_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ExporterError, match=r"there is no index\.html"):
+        read(written(tmp_path, {"main.js": ""}))
+    with pytest.raises(ExporterError, match="cannot read the web UI"):
+        read(tmp_path / "nowhere")
+
+
+class Workshop:
+    """Makes numbered things, and can be held up."""
+
+    def __init__(self) -> None:
+        self.n_made = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def make(self) -> object:
+        await self.gate.wait()
+        self.n_made += 1
+        return self.n_made
+
+
+async def test_what_was_made_is_kept_for_the_revision_and_what_was_wanted() -> None:
+    shared, shop = ResultCache(), Workshop()
+
+    made = [await shared.get(7, "a", shop.make) for _ in range(3)]
+    other = await shared.get(7, "b", shop.make)
+    later = await shared.get(8, "a", shop.make)
+
+    assert ([1, 1, 1], 2, 3) == (made, other, later)
+    assert "<ResultCache: 1 of revision 8>" == repr(shared)
+
+
+async def test_who_asks_meanwhile_waits_for_the_same() -> None:
+    shared, shop = ResultCache(), Workshop()
+    shop.gate.clear()
+    asking = [asyncio.create_task(shared.get(1, "a", shop.make)) for _ in range(5)]
+    await asyncio.sleep(0)
+    shop.gate.set()
+
+    assert [1] * 5 == await asyncio.gather(*asking)
+
+
+async def test_where_the_first_leaves_the_next_makes_it() -> None:
+    shared, shop = ResultCache(), Workshop()
+    shop.gate.clear()
+    leaving, staying = [asyncio.create_task(shared.get(1, "a", shop.make)) for _ in range(2)]
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    shop.gate.set()
+
+    assert 1 == await staying
+
+
+async def test_of_many_questions_only_the_last_are_kept() -> None:
+    shared, shop = ResultCache(), Workshop()
+    for wanted in range(MAX_KEPT + 1):
+        await shared.get(1, wanted, shop.make)
+
+    assert MAX_KEPT + 1 == await shared.get(1, MAX_KEPT, shop.make)
+    assert MAX_KEPT + 2 == await shared.get(1, 0, shop.make)
+    assert f"<ResultCache: {MAX_KEPT} of revision 1>" == repr(shared)

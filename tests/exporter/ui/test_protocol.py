@@ -1,32 +1,38 @@
-"""Whatever happens to a fleet, a browser that only asks for changes shows what it is."""
+"""The web UI's queries and answers: changes applied one by one give the whole map."""
 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
+import pytest
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multidict import MultiDict
 
 from exporter.counters import FleetCounters
 from exporter.model import Outcome
-from exporter.ui.cells import Value
+from exporter.ui.cells import UNKNOWN, Value
 from exporter.ui.handlers import FleetUi
-from exporter.ui.recent import RecentHistory
-from tests.exporter.ui.building import (
-    FakePoller,
-    HeldClock,
-    cell,
-    fleet_ui,
-    metrics,
-    ui_config,
+from exporter.ui.protocol import (
+    COMPARED_AT_ONCE,
+    Changes,
+    ChangesQuery,
+    changes,
+    parse_changes,
+    parse_map,
+    parse_worst,
+    whole,
 )
+from exporter.ui.recent import RecentHistory
+from tests.exporter.ui.building import FakePoller, HeldClock, cell, fleet_ui, metrics, ui_config
 
 REFRESH_S = ui_config().refresh_s
 
@@ -162,8 +168,8 @@ TURN = st.tuples(
 )
 
 
-@settings(max_examples=150)
-@given(st.dictionaries(st.sampled_from("abcdefgh"), INSTANCE), st.lists(TURN, max_size=25))
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from("abcdefgh"), INSTANCE), st.lists(TURN, max_size=15))
 def test_changes_lead_to_what_a_fresh_map_shows(
     fleet: dict[str, dict[str, Any]],
     turns: list[tuple[dict[str, dict[str, Any]], set[int], Value | None, bool]],
@@ -212,3 +218,109 @@ def _changed(
 
 def _show(site: Site, fleet: dict[str, dict[str, Any]]) -> None:
     site.poller.show(*[cell(id_, **each) for id_, each in fleet.items()])
+
+
+def numbers(*values: int) -> array[int]:
+    return array("i", values)
+
+
+def test_only_cells_that_changed_are_told() -> None:
+    before, now = numbers(1, 2, 3, 4), numbers(1, 9, 3, 8)
+
+    assert Changes([1, 3], [9, 8]) == changes(before, now)
+
+
+def test_what_is_not_known_is_told_as_null() -> None:
+    assert Changes([0], [None]) == changes(numbers(5, 6, 7), numbers(UNKNOWN, 6, 7))
+    assert Changes([0], [5]) == changes(numbers(UNKNOWN, 6, 7), numbers(5, 6, 7))
+    assert Changes(None, [None, 0]) == whole(numbers(UNKNOWN, 0))
+
+
+def test_of_more_than_half_of_the_cells_all_are_told() -> None:
+    before = numbers(1, 1, 1, 1)
+
+    assert Changes([0, 1], [2, 2]) == changes(before, numbers(2, 2, 1, 1))
+    assert Changes(None, [2, 2, 2, 1]) == changes(before, numbers(2, 2, 2, 1))
+
+
+def test_changes_are_found_wherever_they_are() -> None:
+    n = 3 * COMPARED_AT_ONCE + 1
+    changed = [0, COMPARED_AT_ONCE - 1, COMPARED_AT_ONCE, 2 * COMPARED_AT_ONCE + 5, n - 1]
+    now = numbers(*[1] * n)
+    for place in changed:
+        now[place] = 2
+
+    assert Changes(list(changed), [2] * 5) == changes(numbers(*[1] * n), now)
+
+
+SINCE = {"layout": "l-1", "revision": "7"}
+
+
+def test_changes_are_asked_for_since_a_revision_of_a_layout() -> None:
+    assert ChangesQuery("l-1", 7, None, is_value_whole=False) == parse_changes(SINCE)
+    assert ChangesQuery("l-1", 7, Value.AGE, is_value_whole=False) == parse_changes(
+        {**SINCE, "value": "age"}
+    )
+    assert 10**15 - 1 == parse_changes({**SINCE, "revision": "9" * 15}).revision
+    assert ChangesQuery("l-1", 7, Value.AGE, is_value_whole=True) == parse_changes(
+        {**SINCE, "value": "age", "full": "value"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("colour=red", "there is no parameter 'colour', only value"),
+        ("value=heat", "there is no value 'heat', only speed, p99, errors, age"),
+        ("value=", "there is no value ''"),
+        ("value=status", "there is no value 'status'"),
+        ("value=speed&value=age", "can take one value at a time"),
+        ("layout=1", "there is no parameter 'layout'"),
+    ],
+)
+def test_another_map_is_refused_with_what_there_is(query: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        parse_map(dict_of(query))
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", "layout is required"),
+        ("layout=1", "revision is required"),
+        ("revision=1", "layout is required"),
+        ("layout=1&revision=x", "revision must be a whole number"),
+        ("layout=1&revision=", "revision must be a whole number"),
+        ("layout=1&revision=-1", "revision must be a whole number"),
+        ("layout=1&revision=1.5", "revision must be a whole number"),
+        ("layout=1&revision=²", "revision must be a whole number"),
+        ("layout=1&revision=1234567890123456", "revision must be a whole number"),
+        ("layout=1&revision=1&revision=2", "can take one revision"),
+        ("layout=1&revision=1&full=status", "full can only be value, not 'status'"),
+        ("layout=1&revision=1&value=heat", "there is no value 'heat'"),
+        ("layout=1&revision=1&node=n1", "no parameter 'node', only layout, revision, value, full"),
+    ],
+)
+def test_other_changes_are_refused_with_what_there_is(query: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        parse_changes(dict_of(query))
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("value=heat", "there is no value 'heat', only status, speed, p99, errors, age"),
+        ("value=status&value=speed", "can take one value at a time"),
+        ("status=red", "no status 'red', only healthy"),
+        ("node=a&node=b", "can take one node at a time"),
+        ("colour=red", "no parameter 'colour', only value, id, status, node, model, engine"),
+    ],
+)
+def test_other_worst_ones_are_refused_with_what_there_is(query: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        parse_worst(dict_of(query))
+
+
+def dict_of(query: str) -> MultiDict[str]:
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    return MultiDict([(key, text) for key, _, text in pairs])

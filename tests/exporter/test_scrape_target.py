@@ -1,3 +1,5 @@
+"""What is logged of failing instances, and when."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Values that no server has."""
+
 from __future__ import annotations
 
 import msgspec
