@@ -28,7 +28,7 @@ from exporter.catalogue import Kind
 from exporter.instances import FILTER_KEYS, InstanceView
 from exporter.model import EngineName, Outcome, State, Status
 from exporter.settings import SETTINGS
-from exporter.web import PAGES
+from exporter.web import PATHS
 from ollama_fleet import main
 from provisioning.cli.provisioner import OPTIONS
 from provisioning.model import Phase
@@ -272,7 +272,7 @@ def _vocabulary() -> frozenset[str]:
 
 def path_faults(text: str) -> list[str]:
     """Find pages of the exporter, filters and fields of /instances that do not exist."""
-    pages = {"/", *PAGES}
+    pages = {"/", *PATHS}
     paths = [path for path in re.findall(r"\$EXPORTER(/[\w/-]*)", text) if path not in pages]
     filters = re.findall(r"/instances\?(\w+)=", text)
     filters += re.findall(r'/instances" --data-urlencode "(\w+)=', text)
