@@ -32,9 +32,9 @@ WAITING_OPERATIONS = _of_provisioner("waiting_operations", Kind.GAUGE)
 """Of the last pass, like INSTANCES_AS_WANTED."""
 REPLACEMENTS = _of_provisioner("replacements_total", Kind.COUNTER, "reason")
 INSTANCES_AS_WANTED = _of_provisioner("instances_as_wanted", Kind.GAUGE)
-"""Of the last pass, like LAST_PASS: one that leads no more goes on saying what it said then."""
-PASS_DURATION = _of_provisioner("pass_duration_seconds", Kind.HISTOGRAM)
-LAST_PASS = _of_provisioner("last_pass_timestamp_seconds", Kind.GAUGE)
+"""As of the last reconcile: a provisioner that leads no more keeps this value."""
+RECONCILE_DURATION = _of_provisioner("reconcile_duration_seconds", Kind.HISTOGRAM)
+LAST_RECONCILE = _of_provisioner("last_reconcile_timestamp_seconds", Kind.GAUGE)
 STORE_DURATION = _of_provisioner("store_duration_seconds", Kind.HISTOGRAM, "call")
 STORE_ERRORS = _of_provisioner("store_errors_total", Kind.COUNTER, "call")
 STORE_OUTAGES = _of_provisioner("store_outages_total", Kind.COUNTER)
@@ -44,7 +44,8 @@ API_CLOSED_CONNECTIONS = _of_provisioner("api_closed_connections_total", Kind.CO
 PROVISIONER_SERIES = (
     BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES, ORPHANS,
     PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, WAITING_OPERATIONS, REPLACEMENTS,
-    INSTANCES_AS_WANTED, PASS_DURATION, LAST_PASS, STORE_DURATION, STORE_ERRORS, STORE_OUTAGES,
+    INSTANCES_AS_WANTED, RECONCILE_DURATION, LAST_RECONCILE, STORE_DURATION, STORE_ERRORS,
+    STORE_OUTAGES,
     API_REQUESTS, API_CLOSED_CONNECTIONS,
 )  # fmt: skip
 ALL_SERIES = catalogue.ALL_SERIES + PROVISIONER_SERIES

@@ -400,7 +400,7 @@ def _ages(select: Selectors) -> Panel:
     text = PanelText(
         title="Age of the last reconcile and of the store view",
         description="Time since the leader last reconciled, and age of each provisioner's view of "
-        "the store. Good: seconds. Series: ollama_provisioner_last_pass_timestamp_seconds, "
+        "the store. Good: seconds. Series: ollama_provisioner_last_reconcile_timestamp_seconds, "
         "ollama_provisioner_view_timestamp_seconds.",
         no_data=NO_PROVISIONER,
         unit="s",

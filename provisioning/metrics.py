@@ -57,7 +57,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PROVISION_BOUNDARIES_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 """The default limits.start_timeout, 30 s, is a boundary."""
 STORE_BOUNDARIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-PASS_BOUNDARIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0)
+RECONCILE_BOUNDARIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0)
 
 
 class StoreCall(StrEnum):
@@ -140,13 +140,13 @@ class Metrics:
         self._as_wanted = self._gauge(
             "instances_as_wanted", "Instances that run, are healthy, and are up to date."
         )
-        self._pass_duration_s = self._histogram(
-            "pass_duration_seconds",
+        self._reconcile_duration_s = self._histogram(
+            "reconcile_duration_seconds",
             "Duration of one reconcile of the whole fleet.",
-            PASS_BOUNDARIES_S,
+            RECONCILE_BOUNDARIES_S,
         )
-        self._last_pass_timestamp_s = self._gauge(
-            "last_pass_timestamp_seconds",
+        self._last_reconcile_timestamp_s = self._gauge(
+            "last_reconcile_timestamp_seconds",
             "When the last reconcile ended, in seconds since 1970; 0: none yet.",
         )
 
@@ -192,8 +192,8 @@ class Metrics:
 
     def reconcile_ended(self, report: Report) -> None:
         """Publish what a reconcile has found."""
-        self._pass_duration_s.observe(report.duration_s)
-        self._last_pass_timestamp_s.set(self._clock.unix_s())
+        self._reconcile_duration_s.observe(report.duration_s)
+        self._last_reconcile_timestamp_s.set(self._clock.unix_s())
         self._running_operations.set(report.n_running)
         self._waiting_operations.set(report.n_waiting)
         self._as_wanted.set(report.n_as_wanted)

@@ -147,7 +147,7 @@ def _stalled(settings: Settings) -> Alert:
         settings=("thresholds.pass_age",),
         # One that has nothing to do, as no specification was ever applied, makes no passes either.
         expr=joined(
-            f"time() - {scope.latest(series.LAST_PASS)} > {number(age_s)}",
+            f"time() - {scope.latest(series.LAST_RECONCILE)} > {number(age_s)}",
             f"and {scope.on_exporter} {scope.last(series.LEADER)} == 1",
             f"and {scope.on_exporter} {known} > 0",
         ),

@@ -260,7 +260,7 @@ def unreachable_nodes(select: Selectors) -> str:
 
 def pass_age(select: Selectors) -> str:
     """Return how long ago the leaders ended their last pass; of several the worst."""
-    return f"max(time() - ({_of_leader(select, series.LAST_PASS)} > 0))"
+    return f"max(time() - ({_of_leader(select, series.LAST_RECONCILE)} > 0))"
 
 
 def view_age(select: Selectors) -> str:

@@ -126,7 +126,9 @@ async def n_passes(session: aiohttp.ClientSession) -> str:
     async with session.get("/metrics") as response:
         lines = (await response.text()).splitlines()
     (line,) = [
-        line for line in lines if line.startswith("ollama_provisioner_pass_duration_seconds_count")
+        line
+        for line in lines
+        if line.startswith("ollama_provisioner_reconcile_duration_seconds_count")
     ]
     return line
 

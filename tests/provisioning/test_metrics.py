@@ -91,8 +91,8 @@ def test_a_pass_says_what_it_found_and_when(metrics: Metrics) -> None:
     )
     assert (9.0, 3.0) == (found["instances_as_wanted"], found["running_operations"])
     assert (0.25, 1000.0) == (
-        found["pass_duration_seconds_sum"],
-        found["last_pass_timestamp_seconds"],
+        found["reconcile_duration_seconds_sum"],
+        found["last_reconcile_timestamp_seconds"],
     )
 
 

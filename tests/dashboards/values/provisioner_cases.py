@@ -21,8 +21,8 @@ def of(name: str, a: float | str, b: float | str, c: float | str, labels: str = 
 
 
 LEADER = of("leader", 1, 0, 1)
-PASSES = {**LEADER, **of("last_pass_timestamp_seconds", 3590, 100, 3580)}
-NEVER = {**LEADER, **of("last_pass_timestamp_seconds", 0, 0, 0)}
+PASSES = {**LEADER, **of("last_reconcile_timestamp_seconds", 3590, 100, 3580)}
+NEVER = {**LEADER, **of("last_reconcile_timestamp_seconds", 0, 0, 0)}
 
 CASES = (
     Case("who leads", pipeline.leaders(ASK), LEADER,
