@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,7 +15,9 @@ from dashboards.choices import Uid
 from dashboards.kit import colours
 from dashboards.kit.board import BANNER
 from dashboards.kit.panels import MAX_POINTS
-from dashboards.queries.selectors import FAILING
+from dashboards.queries import fleet
+from dashboards.queries.limits import ThresholdStat
+from dashboards.queries.selectors import FAILING, Selectors
 from dashboards.settings import DashboardSettings
 from exporter.model import Status
 from tests.dashboards.expansion import panels
@@ -24,22 +26,33 @@ from tests.dashboards.shipped import document
 Json = dict[str, Any]
 BOARDS = {board.uid: board for board in collection.boards(DashboardSettings())}
 PANELS = [(uid, panel) for uid in Uid for panel in panels(document(uid))]
-IDS = [f"{uid}: {panel['title']}" for uid, panel in PANELS]
+SELECT = Selectors.of(DashboardSettings())
 SERIES = re.compile(r"Series: (.+)\.$")
 PLACEHOLDER = re.compile(r"\$\{[^}]*\}|\{\{\w+\}\}")
 SENTENCE = re.compile(r"[A-Z].*[.]", re.DOTALL)
 
 every_dashboard = pytest.mark.parametrize("uid", list(Uid))
-every_panel = pytest.mark.parametrize(("uid", "panel"), PANELS, ids=IDS)
+
+
+def every_panel(check: Callable[[Uid, Json], None]) -> Callable[[], None]:
+    """Return a test that does a check on every panel and tells of all that fail it."""
+
+    def test() -> None:
+        faults = []
+        for uid, panel in PANELS:
+            try:
+                check(uid, panel)
+            except AssertionError as error:
+                faults.append(f"{uid}: {panel['title']}: {error}")
+        assert [] == faults
+
+    test.__name__, test.__doc__ = check.__name__, check.__doc__
+    return test
 
 
 def panel(uid: Uid, title: str) -> Json:
     (found,) = [one for one in panels(document(uid)) if title == one["title"]]
     return found
-
-
-def exprs(uid: Uid, title: str) -> list[str]:
-    return [target["expr"] for target in panel(uid, title)["targets"]]
 
 
 def defaults(panel: Json) -> Json:
@@ -328,87 +341,43 @@ def test_some_panels_of_every_dashboard_must_have_something_to_show() -> None:
         assert 4 <= len(ids - board.may_be_empty)
 
 
-# What each is there for
+# What some are there for
 
 
 @pytest.mark.parametrize(
-    ("uid", "title", "parts"),
+    ("title", "value", "good", "bad"),
     [
-        (Uid.OVERVIEW, "Instances by status", ["by (status)", 'name="healthy_instances"']),
-        (Uid.OVERVIEW, "Generation capacity by model", ["by (model)", 'name="tokens_per_second"']),
-        (
-            Uid.OVERVIEW,
-            "Latency, p99",
-            ["latency_seconds:p99", 'name="request_latency_p99_seconds"', 'quantile="0.5"'],
-        ),
-        (Uid.OVERVIEW, "Nodes with most errors", ["topk(10", "by (cluster, node)"]),
-        (Uid.OVERVIEW, "Firing alerts", ["ALERTS_FOR_STATE"]),
-        (Uid.OVERVIEW, "Instances started", ["ollama_instances_started"]),
-        (Uid.OVERVIEW, "Overdue for rotation", ["instances_overdue", "instances_old"]),
-        (Uid.OVERVIEW, "Versions", ["by (engine, version)"]),
-        (Uid.OVERVIEW, "Request durations", ["by (le)"]),
-        (Uid.NODES, "Nodes slowest against their peers", ["bottomk($limit", "node_speed_ratio"]),
-        (Uid.NODES, "Speed against peers", ["bottomk(10", 'name="node_speed_ratio"']),
-        (Uid.NODES, "Failed requests by node", ["node:ollama_errors:rate5m", "topk(10"]),
-        (Uid.NODES, "Instances started by node", ["node:ollama_instances_started:count"]),
-        (Uid.MODELS, "Generation capacity", ["by (model)"]),
-        (Uid.MODELS, "Failed requests", ["by (model)", "model:ollama_errors:rate5m"]),
-        (Uid.MODELS, "Latency, p99 of requests", ["histogram_quantile(0.99"]),
-        (Uid.MODELS, "Models", ["model:ollama_errors:rate5m", "scalar(sum("]),
-        (Uid.INSTANCE, "Speed against its peers", ["tokens_per_second:median", "node_speed_ratio"]),
-        (Uid.EXPORTER, "Poll cycles", ["poll_cycles_total"]),
-        (Uid.EXPORTER, "Polls by outcome", ["polls_total", "poll_errors_total"]),
-        (Uid.EXPORTER, "Failed requests to instances by reason", ["by (request, reason)"]),
-        (Uid.EXPORTER, "Age of the inventory", ["inventory_last_success_timestamp_seconds"]),
-        (Uid.EXPORTER, "Samples in the exposition", ["ollama_exporter_exposition_samples"]),
-        (Uid.EXPORTER, "Duration of rule groups", ["rule_group_last_duration_seconds"]),
-        (Uid.EXPORTER, "Alerts sent to Alertmanagers", ["sent_total", "dropped_total"]),
-        (Uid.EXPORTER, "CPU", ["process_cpu_seconds_total"]),
-        (Uid.EXPORTER, "Open files", ["process_open_fds", "process_max_fds"]),
+        ("Healthy instances", fleet.healthy(SELECT), "healthy", "below the floor"),
+        ("Request latency, p99", fleet.latency(SELECT), "p99", "p99 above the limit"),
+        ("Generation capacity", fleet.speed(SELECT), "tokens/s", "tokens/s below the floor"),
+        ("Failed requests", fleet.failed(SELECT), "failed", "failed, too many"),
+        ("Queued requests", fleet.waiting(SELECT), "queued", "too many queued"),
     ],
 )
-def test_the_panel_that_was_asked_for_asks_for_it(uid: Uid, title: str, parts: list[str]) -> None:
-    asked = "\n".join(exprs(uid, title))
-
-    assert [] == [part for part in parts if part not in asked]
-
-
-@pytest.mark.parametrize(
-    ("uid", "title", "line"),
-    [
-        (Uid.OVERVIEW, "Instances by status", "floor"),
-        (Uid.OVERVIEW, "Generation capacity by model", "floor"),
-        (Uid.OVERVIEW, "Latency, p99", "limit"),
-        (Uid.NODES, "Speed against peers", "limit"),
-        (Uid.MODELS, "Latency, p99 of requests", "limit"),
-        (Uid.EXPORTER, "Lateness of polls", "limit"),
-    ],
-)
-def test_a_limit_is_a_dashed_line_that_is_not_stacked_on_what_it_limits(
-    uid: Uid, title: str, line: str
+def test_the_good_side_of_a_threshold_is_green_and_the_bad_one_red(
+    title: str, value: ThresholdStat, good: str, bad: str
 ) -> None:
-    overrides = panel(uid, title)["fieldConfig"]["overrides"]
-    (found,) = [one for one in overrides if one["matcher"]["options"] == line]
-    looks = {each["id"]: each["value"] for each in found["properties"]}
-
-    assert "dash" == looks["custom.lineStyle"]["fill"]
-    assert "none" == looks["custom.stacking"]["mode"]
-    assert colours.LIMIT == looks["color"]["fixedColor"]
-
-
-def test_the_p99_of_instances_is_a_band_and_not_a_line_each() -> None:
-    overrides = panel(Uid.OVERVIEW, "Latency, p99")["fieldConfig"]["overrides"]
-    filled = {
-        one["matcher"]["options"]: each["value"]
-        for one in overrides
+    found = panel(Uid.OVERVIEW, title)
+    expr = {target["legendFormat"]: target["expr"] for target in found["targets"]}
+    colour = {
+        one["matcher"]["options"]: each["value"]["fixedColor"]
+        for one in found["fieldConfig"]["overrides"]
         for each in one["properties"]
-        if each["id"] == "custom.fillBelowTo"
     }
+    unknown = f"{good}, no limit known"
 
-    assert {
-        "p99 of instances": "p90 of instances",
-        "p90 of instances": "p50 of instances",
-    } == filled
+    assert (value.good, value.bad, value.unknown) == (expr[good], expr[bad], expr[unknown])
+    assert [colours.GOOD, colours.BAD, colours.NEUTRAL] == [
+        colour[name] for name in (good, bad, unknown)
+    ]
+
+
+def test_the_annotations_are_the_queries_of_their_names() -> None:
+    annotations = {one["name"]: one for one in document(Uid.OVERVIEW)["annotations"]["list"]}
+
+    assert fleet.annotated_alerts(SELECT, "critical") == annotations["Critical alerts"]["expr"]
+    assert fleet.annotated_alerts(SELECT, "warning") == annotations["Warnings"]["expr"]
+    assert fleet.many_started(SELECT) == annotations["Rotations and restarts"]["expr"]
 
 
 def test_every_line_of_an_instance_says_which_cluster_it_is_of() -> None:
@@ -423,61 +392,10 @@ def test_every_line_of_an_instance_says_which_cluster_it_is_of() -> None:
     assert {"Latency, p99: limit"} == {line for line in lines if "{{cluster}}" not in line}
 
 
-@pytest.mark.parametrize(
-    ("uid", "title"),
-    [
-        (Uid.OVERVIEW, "Instances by status"),
-        (Uid.OVERVIEW, "Failing instances"),
-        (Uid.NODES, "Nodes with failing instances"),
-        (Uid.NODES, "Failing instances by node"),
-        (Uid.MODELS, "Instances of the chosen models"),
-    ],
-)
-def test_what_adds_up_statuses_says_that_replicas_may_disagree(uid: Uid, title: str) -> None:
-    assert "While replicas disagree" in panel(uid, title)["description"]
-
-
-@pytest.mark.parametrize(
-    ("title", "expected"),
-    [
-        ("Leading provisioner", "Prometheus scrapes no provisioner."),
-        ("Instances as wanted", "No provisioner leads, or Prometheus scrapes none."),
-        ("Unreachable nodes", "No provisioner leads, or Prometheus scrapes none."),
-    ],
-)
-def test_what_leaders_tell_may_be_missing_for_want_of_a_leader(title: str, expected: str) -> None:
-    assert expected == defaults(panel(Uid.EXPORTER, title))["noValue"]
-
-
 def test_every_status_has_a_colour_of_its_own() -> None:
     assert set(Status) == set(colours.STATUSES)
     assert len(Status) == len(set(colours.STATUSES.values()))
     assert set(FAILING) < set(Status)
-
-
-@pytest.mark.parametrize(
-    ("uid", "title"),
-    [
-        (Uid.OVERVIEW, "Nodes with most errors"),
-        (Uid.NODES, "Nodes slowest against their peers"),
-        (Uid.NODES, "Instances: down first, then slowest"),
-        (Uid.INSTANCE, "Instances of the same node"),
-    ],
-)
-def test_a_table_of_the_worst_leads_to_what_it_names(uid: Uid, title: str) -> None:
-    found = panel(uid, title)
-    named = {"node", "model", "instance_id"} & {
-        name
-        for step in found["transformations"]
-        if step["id"] == "organize"
-        for name in step["options"]["indexByName"]
-    }
-    linked = {one["matcher"]["options"] for one in found["fieldConfig"]["overrides"]} & named
-
-    assert linked
-    assert {f"/d/{Uid.NODES}", f"/d/{Uid.MODELS}", f"/d/{Uid.INSTANCE}"} >= {
-        url.partition("?")[0] for url in links(found)
-    }
 
 
 def test_spreads_of_each_model_are_asked_for_only_when_somebody_opens_them() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from promql_parser import (
@@ -80,15 +80,7 @@ def ask_all(settings: DashboardSettings) -> Iterator[tuple[Asked, str]]:
 
 
 ASKED = tuple(ask_all(DashboardSettings(cluster_label=CLUSTER)))
-TEXTS = sorted({text for _, text in ASKED})
-DISTINCT = {text: asked for asked, text in ASKED}
-every_query = pytest.mark.parametrize("expr", DISTINCT, ids=map(str, DISTINCT.values()))
-OVER_TIME = {
-    text: asked
-    for asked, text in ASKED
-    if not asked.is_instant and asked.origin is not Origin.VARIABLE
-}
-OF_MOMENT = {text: asked for asked, text in ASKED if asked.is_instant}
+QUERIES = {text: asked for asked, text in ASKED}
 
 
 def labels_of(selector: VectorSelector) -> frozenset[str]:
@@ -100,165 +92,163 @@ def labels(node: Expr) -> frozenset[str]:
     return tree.labels(node, labels_of)
 
 
-# Series and labels
+# Series and labels: each rule yields what is wrong with a query
 
 
-@every_query
-def test_every_query_is_promql(expr: str) -> None:
-    parse(expr)
-
-    assert "$" not in expr
-
-
-@every_query
-def test_every_series_is_one_that_somebody_makes(expr: str) -> None:
+def unknown_series(expr: str) -> Iterator[str]:
     """In the catalogue, recorded by the rules, or on the short list of what others publish."""
-    asked = {selector.name or "" for selector in tree.selectors(expr)}
-
-    assert asked
-    assert set() == {name for name in asked if name not in OTHERS and not KNOWN.is_known(name)}
-
-
-def test_the_list_of_others_series_has_none_that_nobody_asks_for() -> None:
-    asked = {selector.name for text in TEXTS for selector in tree.selectors(text)}
-
-    assert set() == OTHERS.keys() - asked
+    names = {selector.name or "" for selector in tree.selectors(expr)}
+    yield from (name for name in names if name not in OTHERS and not KNOWN.is_known(name))
+    if not names or "$" in expr:
+        yield expr
 
 
-@every_query
-def test_every_matched_label_is_there(expr: str) -> None:
-    missing = {
-        f"{selector.name} has no {matcher.name}"
-        for selector in tree.selectors(expr)
-        for matcher in tree.matchers(selector)
-        if matcher.name not in labels_of(selector) | {CLUSTER}
+def unknown_matched_labels(expr: str) -> Iterator[str]:
+    for selector in tree.selectors(expr):
+        for matcher in tree.matchers(selector):
+            if matcher.name not in labels_of(selector) | {CLUSTER}:
+                yield f"{selector.name} has no {matcher.name}"
+
+
+def unknown_matched_values(expr: str) -> Iterator[str]:
+    """A threshold or quantile under another name would be absent, and so the comparison with it."""
+    rules = [rule for group in rulebook.groups(Settings()) for rule in group.recordings]
+    known = {
+        (rule.name, label, value)
+        for rule in rules
+        for label, value in rule.labels.items()
+        if label in ("name", "quantile")
     }
-
-    assert set() == missing
-
-
-@every_query
-def test_matched_values_of_closed_sets_are_among_them(expr: str) -> None:
-    strange = {
-        value
-        for selector in tree.selectors(expr)
-        for matcher in tree.matchers(selector)
-        for value in (tree.values(matcher) if matcher.name in CLOSED else ())
-        if value not in CLOSED[matcher.name]
-    }
-
-    assert set() == strange
+    for selector in tree.selectors(expr):
+        for matcher in tree.matchers(selector):
+            if matcher.name in CLOSED:
+                yield from set(tree.values(matcher)) - set(CLOSED[matcher.name])
+            elif (
+                matcher.name in ("name", "quantile")
+                and (selector.name, matcher.name, matcher.value) not in known
+            ):
+                yield f"{selector.name} has no {matcher.name} {matcher.value}"
 
 
-@every_query
-def test_a_threshold_that_is_asked_for_is_one_that_the_rules_record(expr: str) -> None:
-    """Under another name it would be absent, and so would whatever is compared with it."""
-    groups = {group.name: group for group in rulebook.groups(Settings())}
-    recorded = {
-        rule.labels["name"] for rule in groups["ollama-fleet-thresholds"].recordings
-    }  # fmt: skip
-    asked = {
-        matcher.value
-        for selector in tree.selectors(expr)
-        if selector.name == catalogue.FLEET_THRESHOLD.name
-        for matcher in tree.matchers(selector)
-        if matcher.name == "name"
-    }
-
-    assert asked <= recorded
+def unknown_grouped_labels(expr: str) -> Iterator[str]:
+    for node in tree.aggregations(expr):
+        yield from (tree.grouping(node) or tree.NONE) - labels(node.expr) - {CLUSTER}
 
 
-@every_query
-def test_a_quantile_that_is_asked_for_is_one_that_the_rules_record(expr: str) -> None:
-    recorded = {
-        (rule.name, rule.labels["quantile"])
-        for group in rulebook.groups(Settings())
-        for rule in group.recordings
-        if "quantile" in rule.labels
-    }
-    asked = {
-        (selector.name, matcher.value)
-        for selector in tree.selectors(expr)
-        for matcher in tree.matchers(selector)
-        if matcher.name == "quantile"
-    }
-
-    assert asked <= recorded
-
-
-@every_query
-def test_every_grouped_label_is_there(expr: str) -> None:
-    missing = {
-        label
-        for node in tree.aggregations(expr)
-        for label in (tree.grouping(node) or tree.NONE) - labels(node.expr) - {CLUSTER}
-    }
-
-    assert set() == missing
-
-
-@every_query
-def test_every_joined_label_is_on_both_sides(expr: str) -> None:
+def unknown_joined_labels(expr: str) -> Iterator[str]:
     """The cluster's apart: without several of them no series has it, and nothing is lost."""
-    missing: set[str] = set()
     for node in tree.operations(expr):
         left, right = labels(node.lhs), labels(node.rhs)
         is_right = node.modifier and node.modifier.card == VectorMatchCardinality.OneToMany
-        missing |= (tree.matching(node) or tree.NONE) - (left & right)
-        missing |= tree.brought(node) - (left if is_right else right)
-
-    assert set() == missing - {CLUSTER}
+        yield from (tree.matching(node) or tree.NONE) - (left & right) - {CLUSTER}
+        yield from tree.brought(node) - (left if is_right else right) - {CLUSTER}
 
 
-@pytest.mark.parametrize(
-    ("asked", "expr"),
-    [(asked, text) for asked, text in ASKED if "{{" in asked.legend],
-    ids=[f"{asked} {asked.legend}" for asked, _ in ASKED if "{{" in asked.legend],
-)
-def test_a_name_of_a_series_uses_labels_that_it_has(asked: Asked, expr: str) -> None:
-    assert set(LEGEND_LABEL.findall(asked.legend)) <= labels(parse(expr))
-
-
-@pytest.mark.parametrize(
-    ("asked", "expr"),
-    [(asked, text) for asked, text in ASKED if asked.origin is Origin.VARIABLE],
-    ids=[str(asked) for asked, _ in ASKED if asked.origin is Origin.VARIABLE],
-)
-def test_a_variable_lists_a_label_that_its_series_has(asked: Asked, expr: str) -> None:
-    assert asked.label in labels(parse(expr)) | {CLUSTER}
-
-
-@pytest.mark.parametrize("uid", list(Uid))
-def test_columns_of_names_are_labels_of_every_query_of_the_table(uid: Uid) -> None:
-    settings = DashboardSettings(cluster_label=CLUSTER)
-    (board,) = [one for one in collection.boards(settings) if one.uid == uid]
-    for panel in document(board)["panels"]:
-        if panel["type"] != "table":
-            continue
-        (organized,) = [
-            step["options"] for step in panel["transformations"] if step["id"] == "organize"
-        ]
-        columns = {name for name in organized["indexByName"] if not name.startswith("Value")}
-        of_table = [
-            text for asked, text in ASKED if (uid, panel["id"]) == (asked.uid, asked.panel_id)
-        ]
-        assert [set()] * len(of_table) == [
-            columns - labels(parse(text)) - {CLUSTER} for text in of_table
-        ]
-
-
-@every_query
-def test_counters_are_asked_for_their_growth_and_gauges_are_not(expr: str) -> None:
+def plain_counters(expr: str) -> Iterator[str]:
+    """Counters are asked for their growth, and nothing else is."""
+    ranged = set()
     for node in tree.nodes(expr):
+        if isinstance(node, MatrixSelector):
+            ranged.add(node.vector_selector.name)
         if isinstance(node, Call) and node.func.name in COUNTING:
             (part,) = node.args
             assert isinstance(part, MatrixSelector)
-            assert is_counter(part.vector_selector.name or "")
-    ranged = {
-        part.vector_selector.name for part in tree.nodes(expr) if isinstance(part, MatrixSelector)
-    }
+            if not is_counter(part.vector_selector.name or ""):
+                yield f"{node.func.name} of {part}"
     plain = {selector.name or "" for selector in tree.selectors(expr)} - ranged
-    assert set() == {name for name in plain if is_counter(name)}
+    yield from (name for name in plain if is_counter(name))
+
+
+def unbounded(expr: str) -> Iterator[str]:
+    """A chart or table would have a line for each instance or node of the fleet."""
+    is_of_variable = QUERIES[expr].origin is Origin.VARIABLE
+    for label in ("instance_id", "node"):
+        if is_unbounded(parse(expr), label) and not (is_of_variable and label == "node"):
+            yield f"a series for each {label}"
+
+
+def slow(expr: str) -> Iterator[str]:
+    """A chart of each of 10,000 instances would take seconds; the rules record what charts need."""
+    asked = QUERIES[expr]
+    of_instances = {series.name for series in catalogue.INSTANCE_SERIES}
+    if not asked.is_instant and asked.origin is not Origin.VARIABLE:
+        for selector in tree.selectors(expr):
+            if selector.name in of_instances and not is_narrowed(selector):
+                yield str(selector)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        unknown_series,
+        unknown_matched_labels,
+        unknown_matched_values,
+        unknown_grouped_labels,
+        unknown_joined_labels,
+        plain_counters,
+        unbounded,
+        slow,
+    ],
+)
+def test_every_query_keeps_the_rule(rule: Callable[[str], Iterator[str]]) -> None:
+    faults = [f"{asked}: {fault}" for expr, asked in QUERIES.items() for fault in rule(expr)]
+
+    assert [] == faults
+
+
+@pytest.mark.parametrize(
+    ("rule", "expr"),
+    [
+        (unknown_series, "ollama_typo"),
+        (unknown_matched_labels, 'ollama_instance_up{status="healthy"}'),
+        (unknown_matched_values, 'ollama_fleet_instances{status="sick"}'),
+        (unknown_matched_values, 'ollama_fleet_threshold{name="typo"}'),
+        (unknown_grouped_labels, "sum by (status) (ollama_instance_up)"),
+        (unknown_joined_labels, "ollama_instance_up * on (shard) ollama_exporter_shard_info"),
+        (plain_counters, "sum(ollama_instance_errors_total)"),
+        (plain_counters, "rate(ollama_instance_up[5m])"),
+    ],
+)
+def test_each_rule_finds_its_fault(rule: Callable[[str], Iterator[str]], expr: str) -> None:
+    assert [] != list(rule(expr))
+
+
+def test_legends_columns_and_variables_name_labels_that_there_are() -> None:
+    faults = []
+    for asked, expr in ASKED:
+        found = labels(parse(expr))
+        named = set(LEGEND_LABEL.findall(asked.legend))
+        if asked.origin is Origin.VARIABLE:
+            named |= {asked.label} - {CLUSTER}
+        faults += [f"{asked}: {label}" for label in named - found]
+
+    assert [] == faults
+
+
+def test_columns_of_names_are_labels_of_every_query_of_the_table() -> None:
+    faults = []
+    for board in collection.boards(DashboardSettings(cluster_label=CLUSTER)):
+        for panel in document(board)["panels"]:
+            if panel["type"] != "table":
+                continue
+            (organized,) = [
+                step["options"] for step in panel["transformations"] if step["id"] == "organize"
+            ]
+            columns = {name for name in organized["indexByName"] if not name.startswith("Value")}
+            faults += [
+                (panel["title"], missing)
+                for asked, text in ASKED
+                if (board.uid, panel["id"]) == (asked.uid, asked.panel_id)
+                if (missing := columns - labels(parse(text)) - {CLUSTER})
+            ]
+
+    assert [] == faults
+
+
+def test_the_list_of_others_series_has_none_that_nobody_asks_for() -> None:
+    asked = {selector.name for text in QUERIES for selector in tree.selectors(text)}
+
+    assert set() == OTHERS.keys() - asked
 
 
 def is_counter(name: str) -> bool:
@@ -320,32 +310,6 @@ def is_narrowed(selector: VectorSelector) -> bool:
         matcher.op == MatchOp.Equal and matcher.name in ("instance_id", "node")
         for matcher in tree.matchers(selector)
     )
-
-
-@pytest.mark.parametrize("label", ["instance_id", "node"])
-@pytest.mark.parametrize("expr", OVER_TIME, ids=map(str, OVER_TIME.values()))
-def test_no_chart_has_a_line_for_each_instance_or_node_of_the_fleet(expr: str, label: str) -> None:
-    assert not is_unbounded(parse(expr), label)
-
-
-@pytest.mark.parametrize("label", ["instance_id", "node"])
-@pytest.mark.parametrize("expr", OF_MOMENT, ids=map(str, OF_MOMENT.values()))
-def test_no_table_has_a_row_for_each_instance_or_node_of_the_fleet(expr: str, label: str) -> None:
-    is_of_variable = DISTINCT[expr].origin is Origin.VARIABLE
-
-    assert not is_unbounded(parse(expr), label) or (is_of_variable and label == "node")
-
-
-@pytest.mark.parametrize("expr", OVER_TIME, ids=map(str, OVER_TIME.values()))
-def test_no_chart_looks_at_the_series_of_each_instance(expr: str) -> None:
-    """Of 10,000 instances that would take seconds; the rules record what charts need."""
-    of_instances = {series.name for series in catalogue.INSTANCE_SERIES}
-
-    assert [] == [
-        selector.name
-        for selector in tree.selectors(expr)
-        if selector.name in of_instances and not is_narrowed(selector)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -416,7 +380,7 @@ def test_what_every_target_has_is_asked_of_the_exporters_only() -> None:
     of_targets = {name for name in OTHERS if name.startswith("process_")}
     of_targets |= expression_lints.OF_PROMETHEUS
     seen = set()
-    for text in TEXTS:
+    for text in QUERIES:
         for selector in tree.selectors(text):
             if selector.name in of_targets:
                 seen.add(selector.name)
@@ -426,7 +390,7 @@ def test_what_every_target_has_is_asked_of_the_exporters_only() -> None:
 
 
 def test_what_the_rules_record_for_dashboards_is_asked_for() -> None:
-    asked = {selector.name for text in TEXTS for selector in tree.selectors(text)}
+    asked = {selector.name for text in QUERIES for selector in tree.selectors(text)}
 
     assert {
         names.LATENCY_SPREAD,

@@ -22,7 +22,6 @@ from tests.dashboards.values import (
     pipeline_cases,
     provisioner_cases,
 )
-from tests.dashboards.values.case import Case
 
 CASES = (
     *fleet_cases.CASES,
@@ -45,9 +44,8 @@ def failures(promtool_binary: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return found
 
 
-@pytest.mark.parametrize("one", CASES, ids=lambda one: one.name)
-def test_a_query_has_the_value_that_it_promises(one: Case, failures: Mapping[str, str]) -> None:
-    assert "" == failures.get(one.name, "")
+def test_every_query_has_the_value_that_it_promises(failures: Mapping[str, str]) -> None:
+    assert {} == failures
 
 
 def test_names_of_cases_are_told_apart() -> None:
