@@ -13,7 +13,7 @@ same document was pushed, even where Grafana has since stored it in another form
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -31,7 +31,6 @@ from dashboards.grafana import Folder, Found, Grafana, provisioned_helps
 
 FOLDER_UID = provisioning.FOLDER_UID
 MESSAGE = "ollama-fleet dashboards push sha256:"
-HALF_DONE = "interrupted while it was sent: Grafana may have saved it or not; run this again"
 
 
 class State(StrEnum):
@@ -44,7 +43,7 @@ class State(StrEnum):
     """A person changed it in Grafana, or a provisioning file holds it: left as it is."""
     FAILED = "failed"
     NOT_TRIED = "not tried"
-    """Because Grafana failed, or somebody interrupted, before its turn came."""
+    """Grafana failed before its turn came."""
 
 
 IS_WRITTEN = frozenset({State.CREATED, State.UPDATED})
@@ -151,12 +150,8 @@ def carry_out(
     folder_title: str,
     *,
     is_overwriting: bool,
-    report: Callable[[Step], None],
 ) -> Iterator[Result]:
-    """Do what was decided, yield the result of each step; create the folder if it is needed.
-
-    Results come one by one, so that whoever is interrupted can say what was done.
-    """
+    """Do what was decided, yield the result of each step; create the folder if it is needed."""
     if any(step.decision.state is State.CREATED for step in steps):
         _ensure_folder(grafana, Folder(FOLDER_UID, folder_title))
     stopped = ""
@@ -164,21 +159,8 @@ def carry_out(
         if stopped and step.decision.state in IS_WRITTEN:
             yield Result(step.document.uid, State.NOT_TRIED, stopped)
             continue
-        report(step)
         result, stopped = _outcome(grafana, step, is_overwriting=is_overwriting, stopped=stopped)
         yield result
-
-
-def interrupted(steps: Sequence[Step]) -> tuple[Result, ...]:
-    """Return the results of steps that have none yet, the first of which was being done."""
-    return tuple(
-        _as_decided(step)
-        if step.decision.state not in IS_WRITTEN
-        else Result(step.document.uid, State.NOT_TRIED, "interrupted before its turn came")
-        if index
-        else Result(step.document.uid, State.FAILED, HALF_DONE)
-        for index, step in enumerate(steps)
-    )
 
 
 def _ensure_folder(grafana: Grafana, folder: Folder) -> None:

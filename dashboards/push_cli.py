@@ -1,15 +1,13 @@
 """The commands `ollama-fleet dashboards push` and `provision`: dashboards get to Grafana.
 
-Results go to stdout, words to stderr. Exit status: 0 every dashboard is in Grafana as it should be
-(with --dry-run: a push would bring that about), or the files are there; 1 some are not, or Grafana
-or a file cannot be used; 2 wrong options; 130 interrupted while it wrote.
+Results go to stdout, messages to stderr. Exit status: 0 every dashboard is in Grafana (with
+--dry-run: would be), or the files are written; 1 otherwise; 2 wrong options.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,6 @@ from dashboards.push import IS_WELL, IS_WRITTEN, Result, State, Step
 from dashboards.settings import DashboardSettings
 from dashboards.transport import Transport
 
-INTERRUPTED = 130
-"""As shells have it: 128 and the number of SIGINT."""
 DEFAULTS = DashboardSettings()
 TOKEN_VARIABLE = "OLLAMA_FLEET_GRAFANA_TOKEN_FILE"  # noqa: S105 - names a file that holds one
 URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
@@ -44,12 +40,12 @@ URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     envvar=TOKEN_VARIABLE,
-    help=f"Holds a service account's token, role Editor. [env: {TOKEN_VARIABLE}]",
+    help=f"File with a token of a service account with the role Editor. [env: {TOKEN_VARIABLE}]",
 )
 @click.option(
     "--ca-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="PEM certificates of the authority that signed Grafana's; instead of the usual ones.",
+    help="CA bundle (PEM) used to verify Grafana, instead of the system's.",
 )
 @click.option(
     "--folder",
@@ -65,9 +61,14 @@ URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of *.json to push, instead of the dashboards that come with ollama-fleet.",
 )
-@click.option("--overwrite", "is_overwriting", is_flag=True, help="Replace what people changed.")
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Write nothing; show the differences.")
-@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+@click.option(
+    "--overwrite",
+    "is_overwriting",
+    is_flag=True,
+    help="Replace dashboards that were changed in Grafana.",
+)
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Write nothing, show the differences.")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
 def push(
     *,
     wanted: tuple[str, ...],
@@ -82,8 +83,8 @@ def push(
 ) -> None:
     """Bring the dashboards into a Grafana: all, or those named by uid or file.
 
-    What is there as wanted is left alone. What a person has saved in Grafana since the last push is
-    a conflict, and replaced with --overwrite only.
+    Unchanged dashboards are not written. A dashboard that was saved in Grafana since the last push
+    is a conflict; it is replaced only with --overwrite.
 
     \b
     Examples:
@@ -96,17 +97,13 @@ def push(
         grafana = Grafana(transport)
         grafana.check()
         steps = pushing.plan(grafana, chosen, is_overwriting=is_overwriting)
-        if is_dry_run:
-            results, is_interrupted = pushing.planned(steps), False
-        else:
-            doing = pushing.carry_out(
-                grafana, steps, folder_title, is_overwriting=is_overwriting, report=_progress(steps)
-            )
-            results, is_interrupted = _done(doing, steps)
-    _show(steps, results, url=url, is_dry_run=is_dry_run, is_json=is_json)
-    if is_interrupted:
-        raise click.exceptions.Exit(INTERRUPTED)
-    if any(result.state not in IS_WELL for result in results):
+        results = (
+            pushing.planned(steps)
+            if is_dry_run
+            else pushing.carry_out(grafana, steps, folder_title, is_overwriting=is_overwriting)
+        )
+        done = _shown(steps, results, url=url, is_dry_run=is_dry_run, is_json=is_json)
+    if any(result.state not in IS_WELL for result in done):
         raise click.exceptions.Exit(1)
 
 
@@ -115,35 +112,35 @@ def push(
     "--output-dir",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Grafana's folder for such files, or another to copy from.",
+    help="Provisioning folder of Grafana, or a folder to copy from.",
 )
 @click.option(
     "--prometheus-url",
     default=DEFAULTS.prometheus_url,
     show_default=True,
     metavar="URL",
-    help="The Prometheus that has the fleet's figures, as Grafana reaches it.",
+    help="URL of Prometheus, as Grafana reaches it.",
 )
 @click.option(
     "--alertmanager-url",
     default=DEFAULTS.alertmanager_url,
     show_default=True,
     metavar="URL",
-    help="The Alertmanager, as Grafana reaches it.",
+    help="URL of Alertmanager, as Grafana reaches it.",
 )
 @click.option(
     "--scrape-interval",
     default=DEFAULTS.scrape_interval,
     show_default=True,
     metavar="DURATION",
-    help="Of the exporters' job: the range of rates depends on it.",
+    help="Scrape interval of the exporters; determines the range of rates.",
 )
 @click.option(
     "--dashboards-path",
     default=DEFAULTS.dashboards_path,
     show_default=True,
     metavar="PATH",
-    help="Where Grafana's machine has the dashboards' *.json: copy dashboards/out there.",
+    help="Folder of the *.json on Grafana's machine: copy dashboards/out there.",
 )
 @click.option(
     "--folder",
@@ -151,7 +148,7 @@ def push(
     default=DEFAULTS.folder,
     show_default=True,
     metavar="TITLE",
-    help="Title of the folder in which Grafana shows them.",
+    help="Title of the folder in Grafana.",
 )
 def provision(
     *,
@@ -164,8 +161,8 @@ def provision(
 ) -> None:
     """Write files that make Grafana load the data sources and dashboards at its start.
 
-    Tells the files that changed. Grafana wants a restart for data sources; dashboards show within
-    half a minute.
+    Prints the files that changed. Restart Grafana for data sources; dashboards appear within half a
+    minute.
 
     \b
     Examples:
@@ -206,49 +203,33 @@ def token_of(file: Path) -> str:
     return token
 
 
-def _done(doing: Iterable[Result], steps: Sequence[Step]) -> tuple[tuple[Result, ...], bool]:
-    """Return a result for each step, and whether a person interrupted before all were done."""
-    done: list[Result] = []
-    try:
-        # What was added before an interruption stays.
-        done.extend(doing)
-    except KeyboardInterrupt:
-        return (*done, *pushing.interrupted(steps[len(done) :])), True
-    return tuple(done), False
-
-
-def _progress(steps: Sequence[Step]) -> Callable[[Step], None]:
-    """Return what tells a person at a terminal which dashboard is being saved."""
-
-    def tell(step: Step) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"[{steps.index(step) + 1}/{len(steps)}] {step.document.uid}", err=True)
-
-    return tell
-
-
-def _show(
+def _shown(
     steps: Sequence[Step],
-    results: Sequence[Result],
+    results: Iterable[Result],
     *,
     url: str,
     is_dry_run: bool,
     is_json: bool,
-) -> None:
+) -> tuple[Result, ...]:
+    """Print each result as it comes; return them all."""
     if is_json:
-        click.echo(json.dumps(_as_json(steps, results, url=url, is_dry_run=is_dry_run), indent=2))
-        return
+        done = tuple(results)
+        click.echo(json.dumps(_as_json(steps, done, url=url, is_dry_run=is_dry_run), indent=2))
+        return done
     if is_dry_run:
         for step in steps:
             if step.diff:
                 click.echo(step.diff)
+    return tuple(_printed(result, is_dry_run=is_dry_run) for result in results)
+
+
+def _printed(result: Result, *, is_dry_run: bool) -> Result:
+    would = "would be " if is_dry_run and result.state in IS_WRITTEN else ""
     width = max(len(state) for state in State)
-    for result in results:
-        would = "would be " if is_dry_run and result.state in IS_WRITTEN else ""
-        click.echo(f"{would}{result.state:<{width}}  {result.uid}")
-    for result in results:
-        if result.reason:
-            click.echo(f"{result.uid}: {result.reason}", err=True)
+    click.echo(f"{would}{result.state:<{width}}  {result.uid}")
+    if result.reason:
+        click.echo(f"{result.uid}: {result.reason}", err=True)
+    return result
 
 
 def _as_json(

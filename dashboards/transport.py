@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -23,6 +22,7 @@ from dashboards.errors import (
     SettingsError,
     UnreachableError,
 )
+from ollama_fleet.tables import count_text
 from ollama_fleet.urls import base_url
 
 
@@ -51,44 +51,12 @@ def checked_ca(ca_file: Path | None) -> str | bool:
 
 UNKNOWN_TOKEN, FORBIDDEN, TOO_MANY = 401, 403, 429
 SHOWN_CHARACTERS = 300
-
-
-class Clock(Protocol):
-    """Time, as far as asking depends on it."""
-
-    def monotonic(self) -> float:
-        """Return seconds since some moment."""
-
-    def sleep(self, duration_s: float) -> None:
-        """Return after that long."""
-
-
-class SystemClock:
-    """The machine's own time."""
-
-    def monotonic(self) -> float:
-        """Return seconds since some moment."""
-        return time.monotonic()
-
-    def sleep(self, duration_s: float) -> None:
-        """Return after that long."""
-        time.sleep(duration_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How long to wait, how much to read, how often to try."""
-
-    connect_s: float = 5.0
-    silence_s: float = 30.0
-    """Between two pieces of an answer."""
-    total_s: float = 60.0
-    """From the request to the end of the answer's body. It is looked at as the body comes: a server
-    that sends headers bit by bit is bounded by `silence_s` between two of the bits alone."""
-    body_bytes: int = 16 * 1024 * 1024
-    tries: int = 4
-    first_wait_s: float = 0.5
-    longest_wait_s: float = 8.0
+CONNECT_S = 5.0
+SILENCE_S = 30.0
+"""Longest time between two pieces of an answer."""
+MAX_BODY_BYTES = 16 * 1024 * 1024
+WAITS_S = (0.5, 1.0, 2.0)
+"""Before each further try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +74,6 @@ class Answer:
 
 class _PassingError(Exception):
     """May be over in a moment."""
-
-    def __init__(self, seen: str, *, wait_s: float = 0.0) -> None:
-        super().__init__(seen)
-        self.wait_s = wait_s
 
 
 class _Bearer(AuthBase):
@@ -132,15 +96,13 @@ class Transport:
         token: str,
         *,
         ca_file: Path | None = None,
-        bounds: Bounds | None = None,
-        clock: Clock | None = None,
-        fraction: Callable[[], float] = random.random,
+        silence_s: float = SILENCE_S,
+        waits_s: Sequence[float] = WAITS_S,
     ) -> None:
         self.url = checked_url(url)
         self._token = token
-        self._bounds = bounds or Bounds()
-        self._clock = clock or SystemClock()
-        self._fraction = fraction
+        self._silence_s = silence_s
+        self._waits_s = waits_s
         self._verify = checked_ca(ca_file)
         self._session = requests.Session()
         self._session.auth = _Bearer(token)
@@ -153,7 +115,7 @@ class Transport:
         self._session.close()
 
     def ask(self, method: str, path: str, body: Any = None, *, doing: str) -> Answer:
-        """Send a request, up to `bounds.tries` times.
+        """Send a request, again after each of the waits if it fails for the moment.
 
         Args:
             method: Of HTTP; every request must be one that may arrive twice.
@@ -161,38 +123,31 @@ class Transport:
             body: What to send as JSON.
             doing: For messages: `save dashboard x`.
         """
-        try_number = 1
-        while True:
+        for wait_s in self._waits_s:
             try:
                 return self._once(method, path, body, doing)
-            except _PassingError as error:
-                if try_number >= self._bounds.tries:
-                    raise self._unreachable(doing, f"{error} ({_tries(try_number)})") from error
-                self._clock.sleep(max(error.wait_s, self._wait_s(try_number)))
-                try_number += 1
-
-    def _wait_s(self, tries: int) -> float:
-        """Return a random part of a wait that doubles: many callers do not return all at once."""
-        bounds = self._bounds
-        return self._fraction() * min(
-            bounds.longest_wait_s, bounds.first_wait_s * 2.0 ** (tries - 1)
-        )
+            except _PassingError:
+                time.sleep(wait_s)
+        try:
+            return self._once(method, path, body, doing)
+        except _PassingError as error:
+            n_tries = len(self._waits_s) + 1
+            raise self._unreachable(doing, f"{error} ({count_text(n_tries, 'attempt')})") from error
 
     def _once(self, method: str, path: str, body: Any, doing: str) -> Answer:
-        give_up_s = self._clock.monotonic() + self._bounds.total_s
         try:
             with self._session.request(
                 method,
                 self.url + path,
                 json=body,
-                timeout=(self._bounds.connect_s, self._bounds.silence_s),
+                timeout=(CONNECT_S, self._silence_s),
                 verify=self._verify,
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                return self._answer(response, self._read(response, give_up_s), doing)
+                return self._answer(response, _read(response), doing)
         except requests.exceptions.SSLError as error:
-            helps = "give the server's authority with --ca-file, or mend its certificate"
+            helps = "give the server's authority with --ca-file, or renew its certificate"
             raise self._unreachable(doing, f"TLS fails: {_cause(error)}", helps) from error
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
             raise _PassingError(self._seen(error)) from error
@@ -201,20 +156,10 @@ class Transport:
 
     def _seen(self, error: Exception) -> str:
         if isinstance(error, requests.ConnectTimeout):
-            return f"no connection within {self._bounds.connect_s:g} s"
+            return f"no connection within {CONNECT_S:g} s"
         if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-            return f"nothing came for {self._bounds.silence_s:g} s"
+            return f"no answer within {self._silence_s:g} s"
         return _cause(error)
-
-    def _read(self, response: requests.Response, give_up_s: float) -> bytes:
-        body = b""
-        while piece := response.raw.read1(65536, decode_content=True):
-            body += piece
-            if len(body) > self._bounds.body_bytes:
-                raise _PassingError(f"an answer of more than {self._bounds.body_bytes:,} bytes")
-            if self._clock.monotonic() > give_up_s:
-                raise _PassingError(f"no whole answer within {self._bounds.total_s:g} s")
-        return body
 
     def _answer(self, response: requests.Response, content: bytes, doing: str) -> Answer:
         status = response.status_code
@@ -226,17 +171,12 @@ class Transport:
             raise self._no_access(status, _message_of(body), doing)
         if status == TOO_MANY or status >= 500:
             seen = f"status {status} {_message_of(body)}".rstrip()
-            raise _PassingError(self.shown(seen), wait_s=self._asked_wait_s(response))
+            raise _PassingError(self.shown(seen))
         if 300 <= status < 400:
             raise self._redirected(response, doing)
         if not isinstance(body, dict | list):
             raise self._not_grafana(doing, f"status {status} with {_kind(response)}, not JSON")
         return Answer(status, body)
-
-    def _asked_wait_s(self, response: requests.Response) -> float:
-        """Return how long the server wants to be left alone, as far as we comply."""
-        text = response.headers.get("Retry-After", "")
-        return min(float(text), self._bounds.longest_wait_s) if text.isdecimal() else 0.0
 
     def shown(self, text: str) -> str:
         """Return a text of the server as messages may hold it: one line, short, without token."""
@@ -273,6 +213,15 @@ class Transport:
         )
 
 
+def _read(response: requests.Response) -> bytes:
+    body = b""
+    while piece := response.raw.read1(65536, decode_content=True):
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise _PassingError(f"an answer of more than {MAX_BODY_BYTES:,} bytes")
+    return body
+
+
 def _message_of(body: Any) -> str:
     message = body.get("message") if isinstance(body, dict) else None
     return message if isinstance(message, str) else ""
@@ -296,7 +245,3 @@ def _cause(error: BaseException) -> str:
 def _wrapped(error: BaseException) -> BaseException | None:
     reasons = (getattr(error, "reason", None), *reversed(error.args), error.__cause__)
     return next((reason for reason in reasons if isinstance(reason, Exception)), None)
-
-
-def _tries(n: int) -> str:
-    return "1 try" if n == 1 else f"{n} tries"

@@ -159,19 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if mood == "hang":
             self.state.hang.wait(30)
-        elif mood == "drip":
-            self.drip()
         else:
             self.wfile.write(RAW[mood])
-
-    def drip(self) -> None:
-        """Send one byte at a time, each within any limit between two, until told to end."""
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        while not self.state.hang.wait(0.01):
-            try:
-                self.wfile.write(b" ")
-            except OSError:
-                return
 
     def reply(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         text = body if isinstance(body, str) else json.dumps(body)

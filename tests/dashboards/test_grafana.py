@@ -8,7 +8,7 @@ import pytest
 
 from dashboards.errors import ChangedError, NotGrafanaError, RefusedError
 from dashboards.grafana import Folder, Grafana
-from dashboards.transport import Bounds, Transport
+from dashboards.transport import Transport
 from tests.dashboards.grafana_server import TOKEN, Running, Stored, grafana
 
 CONTENT = {"uid": "a", "title": "a", "panels": []}
@@ -22,7 +22,7 @@ def server() -> Iterator[Running]:
 
 @pytest.fixture
 def client(server: Running) -> Iterator[Grafana]:
-    with Transport(server.url, TOKEN, bounds=Bounds(tries=1)) as transport:
+    with Transport(server.url, TOKEN, waits_s=()) as transport:
         yield Grafana(transport)
 
 

@@ -12,8 +12,7 @@ from dashboards.documents import Document
 from dashboards.errors import AccessError, UnreachableError
 from dashboards.grafana import Found, Grafana
 from dashboards.push import Result, State
-from dashboards.transport import Bounds, Transport
-from tests.dashboards.clock import FakeClock
+from dashboards.transport import Transport
 from tests.dashboards.grafana_server import TOKEN, Running, Stored, grafana
 
 
@@ -36,17 +35,10 @@ def server() -> Iterator[Running]:
 def pushed(
     running: Running, *documents: Document, is_overwriting: bool = False, token: str = TOKEN
 ) -> tuple[Result, ...]:
-    bounds = Bounds(silence_s=0.3, total_s=0.6)
-    with Transport(running.url, token, bounds=bounds, clock=FakeClock()) as transport:
+    with Transport(running.url, token, waits_s=(0.0,) * 3) as transport:
         client = Grafana(transport)
         steps = push.plan(client, documents, is_overwriting=is_overwriting)
-        doing = push.carry_out(
-            client,
-            steps,
-            "My folder",
-            is_overwriting=is_overwriting,
-            report=lambda step: None,
-        )
+        doing = push.carry_out(client, steps, "My folder", is_overwriting=is_overwriting)
         return tuple(doing)
 
 
@@ -195,9 +187,7 @@ def test_a_save_between_our_reading_and_writing_is_a_conflict(server: Running) -
         client = Grafana(transport)
         steps = push.plan(client, [document("a", title="new")], is_overwriting=False)
         server.state.save_as_person("a", title="mine")
-        (result,) = push.carry_out(
-            client, steps, "", is_overwriting=False, report=lambda step: None
-        )
+        (result,) = push.carry_out(client, steps, "", is_overwriting=False)
 
     assert State.CONFLICT == result.state
     assert "somebody saved it meanwhile" in result.reason
@@ -289,26 +279,13 @@ def test_what_may_not_be_read_has_no_difference_to_show(server: Running) -> None
     assert "" == step.diff
 
 
-def test_an_interruption_leaves_what_nobody_would_have_written_as_it_is() -> None:
-    """The first step was being done, and is no write here."""
-    steps = [
-        push.Step(document(uid), None, push.Decision(state, "because"))
-        for uid, state in (("a", State.CONFLICT), ("b", State.CREATED), ("c", State.UNCHANGED))
-    ]
-
-    results = push.interrupted(steps)
-
-    assert [State.CONFLICT, State.NOT_TRIED, State.UNCHANGED] == states(results)
-    assert "because" == results[0].reason
-
-
 def test_a_server_that_fails_for_good_is_told_after_some_tries(server: Running) -> None:
     server.state.only, server.state.moods = "POST /api/dashboards", ["status 503"] * 4
 
     results = pushed(server, document("a"), document("b"))
 
     assert [State.FAILED, State.NOT_TRIED] == states(results)
-    assert "status 503 busy with Bearer [token] (4 tries)" in results[0].reason
+    assert "status 503 busy with Bearer [token] (4 attempts)" in results[0].reason
 
 
 def test_nothing_is_written_before_everything_is_read(server: Running) -> None:

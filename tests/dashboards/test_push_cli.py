@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +11,20 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dashboards.cli import dashboards
-from dashboards.transport import Bounds
 from tests.dashboards.grafana_server import TOKEN, Running, grafana
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PROGRAM = [sys.executable, "-c", "from dashboards.cli import dashboards; dashboards()", "push"]
 
 
 @pytest.fixture
 def server() -> Iterator[Running]:
     with grafana() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda duration_s: None)
 
 
 @pytest.fixture
@@ -223,107 +219,3 @@ def test_the_dashboards_that_come_with_the_package_are_the_default(
     run("--url", server.url, "--token-file", str(token_file))
 
     assert made == sorted(server.state.dashboards)
-
-
-# As a process
-
-
-def test_a_pipe_gets_results_and_no_progress(options: list[str]) -> None:
-    done = subprocess.run(
-        [*PROGRAM, *options], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-    assert (0, "created    a\ncreated    b\n", "") == (done.returncode, done.stdout, done.stderr)
-
-
-def read_to_its_end(terminal: int) -> str:
-    """Return all that was written to a terminal which everybody else has closed."""
-    shown = b""
-    with contextlib.suppress(OSError):  # its end is an error
-        while piece := os.read(terminal, 10_000):
-            shown += piece
-    return shown.decode()
-
-
-def test_a_terminal_gets_progress(options: list[str]) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        done = subprocess.run(
-            [*PROGRAM, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, check=False
-        )
-    finally:
-        os.close(theirs)
-    shown = read_to_its_end(ours)
-    os.close(ours)
-
-    assert 0 == done.returncode
-    assert "[1/2] a\r\n[2/2] b\r\n" == shown
-
-
-def test_a_failure_ends_with_status_1_and_one_message(options: list[str], server: Running) -> None:
-    server.state.moods = ["html"]
-
-    done = subprocess.run(
-        [*PROGRAM, *options], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-    assert (1, "") == (done.returncode, done.stdout)
-    assert done.stderr.startswith("Error: cannot ask for Grafana's health at http://127.0.0.1:")
-    assert 1 == len(done.stderr.splitlines())
-
-
-def saves(server: Running) -> list[str]:
-    return [request for request in server.state.writes() if "dashboards" in request]
-
-
-def interrupt(
-    options: list[str], server: Running, *, n_saves: int
-) -> subprocess.CompletedProcess[str]:
-    """Press Ctrl-C once the moods are used up and so many saves arrived; return how it ended."""
-    process = subprocess.Popen(
-        [*PROGRAM, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while server.state.moods or len(saves(server)) < n_saves:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
-    return subprocess.CompletedProcess(PROGRAM, process.returncode, stdout, stderr)
-
-
-def test_a_push_that_is_interrupted_says_what_is_there_and_what_is_not(
-    options: list[str], server: Running, folder: Path
-) -> None:
-    """The second of four dashboards hangs; the third is there already."""
-    for uid in ("c", "d"):
-        write(folder, uid)
-    run(*options, "c")
-    server.state.requests.clear()
-    server.state.only, server.state.moods = "POST /api/dashboards", ["well", "hang"]
-
-    done = interrupt(options, server, n_saves=2)
-
-    assert 130 == done.returncode
-    assert [
-        "created    a", "failed     b", "unchanged  c", "not tried  d",
-    ] == done.stdout.splitlines()  # fmt: skip
-    assert done.stderr.startswith("b: interrupted while it was sent: Grafana may have saved it")
-    assert done.stderr.endswith("d: interrupted before its turn came\n")
-    assert ["a", "c"] == sorted(server.state.dashboards)
-
-
-def test_a_push_that_is_interrupted_while_it_reads_has_written_nothing(
-    options: list[str], server: Running
-) -> None:
-    server.state.only, server.state.moods = "GET /api/dashboards", ["hang"]
-
-    done = interrupt(options, server, n_saves=0)
-
-    assert (1, "") == (done.returncode, done.stdout)
-    assert "Aborted!" in done.stderr
-    assert [] == server.state.writes()
-
-
-def test_the_retries_of_the_command_are_few() -> None:
-    """A person waits for it: 4 tries of at most 0.5, 1 and 2 s between them."""
-    assert (4, 0.5) == (Bounds().tries, Bounds().first_wait_s)
