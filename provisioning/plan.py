@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -57,84 +56,6 @@ def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
         yield prefix, text or '""'
 
 
-class Holding:
-    """What one node holds."""
-
-    def __init__(self) -> None:
-        self.n_instances = 0
-        self.addresses: set[str] = set()
-        """Where they listen, as far as it is known."""
-
-
-class Holdings:
-    """What the nodes of a fleet hold, those included that are listed no more."""
-
-    def __init__(self, instances: Iterable[Instance]) -> None:
-        self._by_node: defaultdict[str, Holding] = defaultdict(Holding)
-        for one in instances:
-            if one.phase is Phase.FAILED:  # that has no container
-                continue
-            holding = self._by_node[one.node]
-            holding.n_instances += 1
-            if one.listing.address:
-                holding.addresses.add(one.listing.address)
-
-    def count(self, node: str) -> int:
-        """Return how many instances a node holds."""
-        return self._by_node[node].n_instances if node in self._by_node else 0
-
-    def is_moved(self, before: Node | None, after: Node) -> bool:
-        """Say whether a node that holds instances would be another machine, as far as is seen."""
-        if after.name not in self._by_node:
-            return False
-        if before is None:
-            return bool(self.left_at(before, after))
-        return is_reached_otherwise(before, after)
-
-    def left_at(self, before: Node | None, after: Node) -> tuple[str, ...]:
-        """Return where instances of a node that is listed again listen, if it is nowhere there.
-
-        Of one that was dropped before only that is known, and of containerd alone it tells
-        machines apart: process nodes are this one, and simulated ones none.
-        """
-        if before is not None or after.runtime is not RuntimeKind.CONTAINERD:
-            return ()
-        holding = self._by_node.get(after.name)
-        if holding is None or after.address in holding.addresses:
-            return ()
-        return tuple(sorted(holding.addresses))
-
-    def renamed_from(
-        self, before: Node | None, after: Node, *, old: Mapping[str, Node], kept: Iterable[str]
-    ) -> str:
-        """Return a node that is left out, and holds instances in what is this one's containerd now.
-
-        Its containers would be seen under the new name, where no record wants them, and be removed.
-        Other runtimes keep the containers of each name apart.
-        """
-        is_new = before is None or is_reached_otherwise(before, after)
-        if after.runtime is not RuntimeKind.CONTAINERD or not is_new:
-            return ""
-        left_out = sorted(self._by_node.keys() - set(kept))
-        return next((name for name in left_out if self._is_same(name, old.get(name), after)), "")
-
-    def _is_same(self, name: str, former: Node | None, after: Node) -> bool:
-        if former is not None:
-            return not is_reached_otherwise(former, after)
-        return after.address in self._by_node[name].addresses
-
-
-def has_less_room(before: Node, after: Node) -> bool:
-    """Say whether a node may take fewer instances than before, or has fewer ports for them."""
-    return (
-        after.cpus < before.cpus
-        or after.memory_bytes < before.memory_bytes
-        or 0 < after.max_instances < (before.max_instances or math.inf)
-        or after.first_port > before.first_port
-        or after.last_port < before.last_port
-    )
-
-
 def is_reached_otherwise(before: Node, after: Node) -> bool:
     """Say whether what runs on a node is asked for elsewhere from now on."""
     return (before.runtime, before.endpoint) != (after.runtime, after.endpoint)
@@ -170,6 +91,15 @@ class PoolPlan(msgspec.Struct, frozen=True):
     """Developers who are listed, and have no instance while the pool's count is 0."""
 
 
+class Refusal(StrEnum):
+    """Why a node cannot be changed so while it holds instances, as messages begin."""
+
+    DROPPED = "cannot drop nodes that hold instances and are not cordoned"
+    MOVED = "cannot change runtime or endpoint of nodes that hold instances"
+    LISTED_AGAIN = "cannot list dropped nodes again while they hold instances"
+    RENAMED = "cannot list machines by another name while they hold instances"
+
+
 class NodePlan(msgspec.Struct, frozen=True):
     """What happens to a node; unchanged ones are left out of a plan."""
 
@@ -177,22 +107,10 @@ class NodePlan(msgspec.Struct, frozen=True):
     verb: Verb
     changes: tuple[FieldChange, ...] = ()
     n_held: int = 0
-    """Of a node that is removed or moved: instances on it that have not moved away yet."""
-    is_in_use: bool = False
-    """It is removed, holds some, and is not cordoned: such a specification is refused."""
-    is_moved: bool = False
-    """It holds some, and would be reached otherwise: refused too."""
-    left_at: tuple[str, ...] = ()
-    """Where those listen, if it is moved because it was dropped, and is listed again elsewhere."""
+    """Instances on a node that is removed or refused; those that failed have no container."""
+    refusal: Refusal | None = None
     renamed_from: str = ""
-    """A node that is left out, holds some, and whose containerd this one would have: likewise."""
-    is_tightened: bool = False
-    """It has less room than before; what it holds may be more than that, and stays."""
-
-    @property
-    def is_refused(self) -> bool:
-        """Say whether what nodes hold is in the way."""
-        return self.is_in_use or self.is_moved or bool(self.renamed_from)
+    """The dropped node with the same endpoint, if it is refused for that."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -218,8 +136,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def nodes_in_use(self) -> tuple[NodePlan, ...]:
-        """Return the nodes that cannot be changed so while they, or others, hold instances."""
-        return tuple(node for node in self.nodes if node.is_refused)
+        """Return the nodes that cannot be changed so while they hold instances."""
+        return tuple(node for node in self.nodes if node.refusal)
 
     @property
     def is_ending_some(self) -> bool:
@@ -238,13 +156,13 @@ def plan_of(
             by_pool[instance.pool].append(instance)
     old = before or Fleet(name=after.name, nodes=(), pools=(), limits=after.limits)
     usable = {node.name for node in after.nodes if not node.is_cordoned}
-    # Against what cannot be read nothing can be said of machines, and nothing is refused.
-    holdings = Holdings(stored if before else ())
+    # Against a specification that cannot be read no change of a node can be judged.
+    held = Counter(one.node for one in stored if before and one.phase is not Phase.FAILED)
     return Plan(
         fleet=after.name,
         base_version=base_version,
         pools=tuple(_pool_plan(*pair, by_pool, usable) for pair in _pairs(old.pools, after.pools)),
-        nodes=tuple(_node_plans(old.nodes, after.nodes, holdings)),
+        nodes=tuple(_node_plans(old.nodes, after.nodes, held)),
         limits=differences(old.limits, after.limits),
         renamed_from=old.name if old.name != after.name else "",
     )
@@ -301,31 +219,32 @@ def _renewed(pool: PoolPlan) -> int:
 
 
 def _node_plans(
-    before: Sequence[Node], after: Sequence[Node], holdings: Holdings
+    before: Sequence[Node], after: Sequence[Node], held: Mapping[str, int]
 ) -> Iterator[NodePlan]:
-    old = {node.name: node for node in before}
     kept = {node.name for node in after}
+    left_at = {node.endpoint: node.name for node in before if node.name not in kept}
     for name, was, becomes in _pairs(before, after):
         changes = differences(was, becomes) if was and becomes else ()
         verb = _verb(was, becomes, changes)
         if verb is Verb.UNCHANGED:
             continue
-        n_held = holdings.count(name)
-        if becomes is None:
-            is_in_use = n_held > 0 and was is not None and not was.is_cordoned
-            yield NodePlan(name, verb, n_held=n_held, is_in_use=is_in_use)
+        former = left_at.get(becomes.endpoint, "") if becomes and becomes.endpoint else ""
+        if held.get(former) and becomes and becomes.runtime is RuntimeKind.CONTAINERD:
+            # Its containers would have no record under the new name, and be removed at once.
+            yield NodePlan(name, verb, changes, held[former], Refusal.RENAMED, former)
             continue
-        is_moved = holdings.is_moved(was, becomes)
-        yield NodePlan(
-            name,
-            verb,
-            changes,
-            n_held=n_held if is_moved else 0,
-            is_moved=is_moved,
-            left_at=holdings.left_at(was, becomes),
-            renamed_from=holdings.renamed_from(was, becomes, old=old, kept=kept),
-            is_tightened=n_held > 0 and was is not None and has_less_room(was, becomes),
-        )
+        refusal = _refusal(was, becomes) if held.get(name) else None
+        n_held = held.get(name, 0) if refusal or becomes is None else 0
+        yield NodePlan(name, verb, changes, n_held, refusal)
+
+
+def _refusal(before: Node | None, after: Node | None) -> Refusal | None:
+    """Return why a node that holds instances cannot be changed so, if it cannot."""
+    if before is None:
+        return Refusal.LISTED_AGAIN
+    if after is None:
+        return None if before.is_cordoned else Refusal.DROPPED
+    return Refusal.MOVED if is_reached_otherwise(before, after) else None
 
 
 def _verb(before: object, after: object, changes: Sequence[FieldChange]) -> Verb:
@@ -365,76 +284,27 @@ def _lines(plan: Plan) -> Iterator[str]:
             yield f"nodes {verb}: {_listed(names)}"
     for node in _changed(plan.nodes):
         yield from _differences(f"node {node.name}", node.changes)
-        if node.is_tightened:
-            yield "  only for what is placed there anew: what it holds stays, be it more than that"
     yield from _differences("limits", plan.limits)
 
 
-def in_use_text(nodes: Sequence[NodePlan]) -> str:
+def in_use_text(nodes: Iterable[NodePlan]) -> str:
     """Say why nodes cannot be changed so yet, and what helps."""
-    dropped = [node for node in nodes if node.is_in_use]
-    moved = [node for node in nodes if node.is_moved and not node.left_at]
-    listed_again = [node for node in nodes if node.left_at]
-    renamed = [node for node in nodes if node.renamed_from]
+    by_refusal: defaultdict[str, list[NodePlan]] = defaultdict(list)
+    for node in nodes:
+        by_refusal[node.refusal or ""].append(node)
     return "\n".join(
-        text(those)
-        for text, those in (
-            (_dropped_text, dropped),
-            (_moved_text, moved),
-            (_listed_again_text, listed_again),
-            (_renamed_text, renamed),
-        )
-        if those
+        f"{reason}: {_listed(map(_name, those))}; {_help(those)}"
+        for reason, those in by_refusal.items()
     )
 
 
-def _dropped_text(nodes: Sequence[NodePlan]) -> str:
-    n_held = sum(node.n_held for node in nodes)
-    return (
-        f"cannot drop nodes that hold instances and are not cordoned: {_listed(map(_name, nodes))};"
-        f" a provisioner that takes over could not reach {_instances(n_held)} there. "
-        "List each of them with cordoned: true, apply that, and drop it "
-        f"{_once_empty([node.name for node in nodes])}"
-    )
-
-
-def _moved_text(nodes: Sequence[NodePlan]) -> str:
-    return (
-        "cannot have another runtime or endpoint for nodes that hold instances: "
-        f"{_listed(map(_name, nodes))}; those would be made anew at once, and their containers "
-        "run on "
-        "unseen. List each of them as it was, with cordoned: true, apply that, and change it "
-        f"{_once_empty([node.name for node in nodes])}; where it does not answer any more, do as "
-        "the README says under 'What it does, and what it never does'"
-    )
-
-
-def _listed_again_text(nodes: Sequence[NodePlan]) -> str:
-    places = _listed(
-        f"{node.name} (holds {_instances(node.n_held)} at {' and '.join(node.left_at)})"
-        for node in nodes
-    )
-    return (
-        "cannot tell whether nodes that are listed again are the machines that hold their "
-        f"instances: {places}; on another one those would be made anew at once, and their "
-        "containers "
-        "run on unseen. Where it is the same machine, list it with an address that they listen "
-        "at, apply that, and change the address afterwards; list another one by another name"
-    )
-
-
-def _renamed_text(nodes: Sequence[NodePlan]) -> str:
-    pairs = _listed(f"{node.renamed_from} as {node.name}" for node in nodes)
-    return (
-        f"cannot list a machine by another name while it holds instances: {pairs}; they would all "
-        "be ended at once. List each of them by the name that it had, with cordoned: true, apply "
-        f"that, and rename it {_once_empty([node.renamed_from for node in nodes])}"
-    )
-
-
-def _once_empty(names: Sequence[str]) -> str:
-    name = names[0] if len(names) == 1 else "NODE"
-    return f"once 'ollama-fleet instances list --node={name}' shows none but failed ones"
+def _help(nodes: Sequence[NodePlan]) -> str:
+    held = [node.renamed_from or node.name for node in nodes]
+    name = held[0] if len(held) == 1 else "NODE"
+    empty = f"'ollama-fleet instances list --node={name}' shows none but failed ones"
+    if nodes[0].refusal is Refusal.LISTED_AGAIN:
+        return f"its instances move to other nodes: apply again once {empty}"
+    return f"drain first: list as before with cordoned: true, apply, and wait until {empty}"
 
 
 def _without_text(pool: PoolPlan) -> str:
@@ -444,11 +314,8 @@ def _without_text(pool: PoolPlan) -> str:
 
 
 def _name(node: NodePlan) -> str:
-    return f"{node.name} (holds {_instances(node.n_held)})" if node.n_held else node.name
-
-
-def _instances(n: int) -> str:
-    return count_text(n, "instance")
+    name = f"{node.renamed_from} as {node.name}" if node.renamed_from else node.name
+    return f"{name} (holds {count_text(node.n_held, 'instance')})" if node.n_held else name
 
 
 def _row(pool: PoolPlan) -> tuple[str, ...]:

@@ -349,7 +349,7 @@ async def test_a_node_that_holds_instances_is_dropped_only_when_it_is_cordoned(
         "cannot drop nodes that hold instances and are not cordoned: n2 (holds 1 instance); "
     )
     (node,) = (await board.ask("POST", "/plan", without))["nodes"]
-    assert ("n2", "removed", True) == (node["name"], node["verb"], node["is_in_use"])
+    assert ("n2", "removed", 1) == (node["name"], node["verb"], node["n_held"])
     assert FLEET == fleet(board)
 
     cordoned = {**SPEC, "nodes": [first, {**second, "cordoned": True}]}
