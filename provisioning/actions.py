@@ -1,9 +1,4 @@
-"""What there is to decide on, and what can be decided.
-
-    Fleet, Observed ─► decide ─► Actions ─► lifecycle.begin ─► store ─► executor
-
-Each is made once and never changes.
-"""
+"""What is decided on, and the actions that can be decided."""
 
 from __future__ import annotations
 
@@ -24,7 +19,7 @@ class Unhealthy(msgspec.Struct, frozen=True):
 
 
 class Observed(msgspec.Struct, frozen=True):
-    """All that a pass knows, as of one moment."""
+    """All that is decided on, as of one moment."""
 
     stored: Mapping[str, Stored]
     """By instance id."""
@@ -90,7 +85,7 @@ class Drain(msgspec.Struct, frozen=True):
 class Stop(msgspec.Struct, frozen=True):
     """Remove an instance's container.
 
-    It starts again, or is gone for good. A start is called off.
+    It starts again, or is gone for good. A start is cancelled.
     """
 
     id: str

@@ -15,7 +15,7 @@ class StatusCounts(msgspec.Struct):
     """How many of a pool's wanted instances are not serving, by whose doing."""
 
     n_moving: int = 0
-    """Drained, stopped, or started anew: by our own doing."""
+    """Drained, stopped or started again by the provisioner."""
     n_stuck: int = 0
     """Those of them whose container could not be removed: for how long, nobody knows."""
     n_failed: int = 0
@@ -37,17 +37,16 @@ class StatusCounts(msgspec.Struct):
 
 
 def allowed_down(pool: Pool, limits: Limits) -> int:
-    """Return how many of a pool's instances may be down by our own doing."""
+    """Return how many of a pool's instances the provisioner may take down at once."""
     return max(1, math.floor(limits.unavailable_ratio * pool.count + 1e-9))
 
 
 def unhealthy_stops(pool: Pool, limits: Limits, counts: StatusCounts) -> int:
     """Return how many unhealthy instances may be stopped now.
 
-    They may be healthy after all, and only out of our sight: so as slowly as healthy ones. Those
-    that wait for it do not count, or nothing would be done once too many are unhealthy; nor do
-    those that cannot be removed, or one of a small pool would keep all others ill. But no more of
-    these than may be down: where no removal succeeds, all would be stopped, one after the other.
+    They may be healthy and only unreachable, so as many as of the healthy ones. Those that wait for
+    it do not count, nor do as many as may be down of those that cannot be removed: they would keep
+    the other ones of a small pool unhealthy.
     """
     n_allowed = allowed_down(pool, limits)
     return n_allowed - (counts.n_moving - min(counts.n_stuck, n_allowed))
@@ -67,8 +66,8 @@ def replacements(pool: Pool, limits: Limits, counts: StatusCounts) -> int:
 
 SPREAD_RATIO = 1 / 7
 """Share of the period over which a pool created at once is replaced, if it need not take longer."""
-PASSES_S = 5.0
-"""For the passes that notice that a drain, a stop and a start have ended."""
+RECONCILES_S = 5.0
+"""For the reconciles that notice that a drain, a stop and a start have ended."""
 
 
 class Throughput(NamedTuple):
@@ -115,7 +114,7 @@ def throughput_of(pool: Pool, limits: Limits) -> Throughput:
     """
     operation_s = limits.stop_grace_s + limits.start_timeout_s + warm_up_s_of(pool)
     operation_s = max(0.001, operation_s)
-    turn_s = pool.rotation.drain_s + operation_s + PASSES_S
+    turn_s = pool.rotation.drain_s + operation_s + RECONCILES_S
     n_by_bound = {
         "at_once": pool.rotation.at_once,
         "limits.unavailable": allowed_down(pool, limits),

@@ -1,13 +1,7 @@
-"""Keep at hand what the store holds, so that nobody has to ask it to know.
+"""Keep the store's records in this process, current by the store's watch and by our own writes.
 
-In:   a Store, whose watch is followed; and what this process itself has just written.
-Out:  a View, as fresh as the connection allows, and who of it has changed.
-Losing the store leaves the last view as it is, with its age; then it is followed again.
-
-Every store's version of a record is the revision that wrote it: so what the watch tells late, about
-records that this process has written since, is known to be old. So is what this process hears late
-of its own writes: a commit of several steps returns when the watch may long have told of the first
-ones, and of what others made of them.
+A record's version is the revision that wrote it: so what the watch or a commit tells late is known
+to be old.
 """
 
 from __future__ import annotations
@@ -52,10 +46,10 @@ class Cache:
         self._watch_revision = -1
         """All that was written up to here is known, by a load or by the watch."""
         self._deleted: dict[str, int] = {}
-        """By this process, and not told by the watch yet: by id, the last version that it had."""
+        """Deleted by this process, and not seen in the watch yet: the last version, by id."""
         self._one_load = asyncio.Lock()
         self._updates_meanwhile: list[Update] = []
-        """By the watch, since the load that goes on has begun: it may show an earlier state."""
+        """From the watch since a load began: the load may show an earlier state."""
         self._known_at_s = 0.0
         self._is_followed = False
         self._is_tried = asyncio.Event()
@@ -79,7 +73,7 @@ class Cache:
 
     @property
     def spec(self) -> StoredSpec | None:
-        """Return the specification in force; None: there is none."""
+        """Return the active specification; None: there is none."""
         return self._spec
 
     @property
@@ -92,7 +86,7 @@ class Cache:
         await self._is_tried.wait()
 
     def listen(self, on_change: OnChange) -> None:
-        """Have each record told that changes; None: it is gone."""
+        """Call back for each record that changes; None: it was deleted."""
         self._listeners.append(on_change)
 
     async def load(self) -> None:

@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from ollama_fleet.clock import Clock, wait_at_most
 from provisioning.actions import Action, Observed
 from provisioning.cache import Cache
-from provisioning.drains import DrainMonitor
 from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavailableError
 from provisioning.eventlog import EventLog
 from provisioning.executor import Dispatcher
+from provisioning.health import DrainMonitor
 from provisioning.lifecycle import Ended, changed_id, changes_after, changes_before, subject_id
 from provisioning.model import Fleet, Node, NodeReport, Phase
 from provisioning.nodes import NodeMonitor
@@ -377,7 +377,7 @@ class ReconcileLoop:
         )
 
     def _note_orphans(self, desired: Fleet, observed: Observed) -> None:
-        """Keep the orphans of this reconcile; an order ends with those that it was about."""
+        """Keep the orphans of this reconcile; an order ends with the orphans it was for."""
         orphans = find_orphans(observed)
         self._orphans = orphans if is_every_node_asked(desired, observed) else None
         self._deletable_orphans &= {one.key for one in orphans}

@@ -1,7 +1,4 @@
-"""Let a program of ours open as many files as it may, and share them out.
-
-In:   this process's limits. Out: the limit that it has from now on; the share of one use.
-"""
+"""Raise this process's limit of open files, and share it out among its uses."""
 
 from __future__ import annotations
 

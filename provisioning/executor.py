@@ -34,7 +34,7 @@ LONGEST_BACKOFF_S = 60.0
 
 
 class RemovalBackoff:
-    """The containers whose removal has failed, until one has gone well."""
+    """The containers whose removal has failed, each left alone for a while."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -190,20 +190,20 @@ class Dispatcher:
         return outcome
 
     async def _start(self, instance: Instance, spec_index: SpecIndex) -> Outcome:
-        order = spec_index.start_request(instance)
-        if order is None:
+        request = spec_index.start_request(instance)
+        if request is None:
             return Outcome(Result.UNREACHABLE, f"{instance.node} is not in the specification")
-        return await self._executor.start(order, spec_index.fleet.limits)
+        return await self._executor.start(request, spec_index.fleet.limits)
 
 
 def _operation(kind: Kind, instance: Instance) -> Operation:
     return Operation(kind, instance.node, instance.container, instance.id, instance.generation)
 
 
-FIRST_LOOK_S = 0.05
-"""Small servers are healthy at once; each further look waits longer, up to the limit."""
-LOOK_GROWTH = 1.5
-LONGEST_LOOK_S = 1.0
+FIRST_PROBE_S = 0.05
+"""Small servers are healthy at once; each further probe waits longer, up to the limit."""
+PROBE_GROWTH = 1.5
+LONGEST_PROBE_S = 1.0
 REMOVAL_SLACK_S = 30.0
 """A removal that takes so much longer than its grace hangs."""
 WITHOUT_NEXT_TRY = frozenset({Result.PERMANENT, Result.RESOURCE_EXHAUSTED})
@@ -221,7 +221,7 @@ class Executor:
         jitter: Callable[[], float],
         leads: Callable[[], bool],
     ) -> None:
-        """Take a way to a node's runtime, and dice that give 0 to 1 for the jitter of waits.
+        """Take what gives a node's runtime, and random numbers from 0 to 1 for the jitter.
 
         `leads` says whether it is certain, at that moment, that nobody else does.
         """
@@ -231,18 +231,15 @@ class Executor:
         self._jitter = jitter
         self._leads = leads
         self._endings: dict[str, tuple[float, str]] = {}
-        """Of containers that are being started: when the present try began.
+        """Of containers that are being started: when this try began, and how it has ended."""
 
-        And how it has ended.
-        """
-
-    async def start(self, order: StartRequest, limits: Limits) -> Outcome:
+    async def start(self, request: StartRequest, limits: Limits) -> Outcome:
         """Make a container, wait until it is healthy, and warm it up."""
-        name = order.container.name
+        name = request.container.name
         try:
             return await self._tried(
-                lambda: self._start_once(order, limits),
-                lambda: self._remove_once(order.node, name, limits),
+                lambda: self._start_once(request, limits),
+                lambda: self._remove_once(request.node, name, limits),
                 limits,
             )
         finally:
@@ -253,10 +250,7 @@ class Executor:
         return await self._tried(lambda: self._remove_once(node, name, limits), None, limits)
 
     def note_ended(self, name: str, words: str, *, at_s: float) -> None:
-        """Take note that a container was seen to have ended.
-
-        So that its start need not time out.
-        """
+        """Take note that a container has ended, so that its start need not time out."""
         begun_s, _ = self._endings.get(name, (float("inf"), ""))
         if at_s >= begun_s:
             self._endings[name] = (begun_s, words)
@@ -307,7 +301,7 @@ class Executor:
     async def _cleaned_up(
         self, outcome: Outcome, clean_up: Callable[[], Awaitable[None]]
     ) -> Outcome:
-        """Remove what a failed start has left; where that fails too, it is swept later."""
+        """Remove what a failed start has left; where that fails too, it is collected later."""
         if outcome.result is Result.UNREACHABLE:
             return outcome
         cleaned = await self._attempted(clean_up)
@@ -316,80 +310,80 @@ class Executor:
         fault = f"{outcome.fault}; it could not be removed either: {cleaned.fault}"
         return msgspec.structs.replace(outcome, fault=fault)
 
-    async def _start_once(self, order: StartRequest, limits: Limits) -> None:
-        container = order.container
+    async def _start_once(self, request: StartRequest, limits: Limits) -> None:
+        container = request.container
         self._endings[container.name] = (self._clock.unix_s(), "")
         heard = ["it was not asked yet"]
         try:
             async with asyncio.timeout(limits.start_timeout_s):
-                await self._runtime_of(order.node).start(container)
-                await self._wait_until_healthy(order, heard)
+                await self._runtime_of(request.node).start(container)
+                await self._wait_until_healthy(request, heard)
         except TimeoutError as late:
             notes = getattr(late.__cause__, "__notes__", ())  # see Runtime.start
-            seen = "; ".join(notes) or f"last seen: {heard[-1]}{self._see_log(order)}"
+            seen = "; ".join(notes) or f"last seen: {heard[-1]}{self._see_log(request)}"
             raise TransientError(
-                f"start of {container.name} on {order.node}: not healthy within "
+                f"start of {container.name} on {request.node}: not healthy within "
                 f"{limits.start_timeout_s:g} s (limits.start_timeout); {seen}"
             ) from None
-        await self._warm_up(order, limits)
+        await self._warm_up(request, limits)
 
-    async def _warm_up(self, order: StartRequest, limits: Limits) -> None:
+    async def _warm_up(self, request: StartRequest, limits: Limits) -> None:
         """Have the model fetched and loaded; a registry that hangs hangs no longer than that."""
-        container = order.container
+        container = request.container
         try:
             async with asyncio.timeout(limits.warm_up_timeout_s):
-                await self._prober_of(order.node).warm_up(
+                await self._prober_of(request.node).warm_up(
                     container.host,
                     container.port,
-                    order.workload.warm_up_requests,
-                    store=order.store,
+                    request.workload.warm_up_requests,
+                    store=request.store,
                 )
         except TimeoutError as late:
             notes = getattr(late.__cause__, "__notes__", ("it was not asked yet",))
             raise TransientError(
-                f"start of {container.name} on {order.node}: its model is not loaded within "
+                f"start of {container.name} on {request.node}: its model is not loaded within "
                 f"{limits.warm_up_timeout_s:g} s (limits.warm_up_timeout); "
-                f"{'; '.join(notes)}{self._see_log(order)}"
+                f"{'; '.join(notes)}{self._see_log(request)}"
             ) from None
 
-    async def _wait_until_healthy(self, order: StartRequest, heard: list[str]) -> None:
+    async def _wait_until_healthy(self, request: StartRequest, heard: list[str]) -> None:
         """Ask until the container is healthy; what it answers is put into `heard`."""
-        container, wait_s = order.container, FIRST_LOOK_S
+        container, wait_s = request.container, FIRST_PROBE_S
         while True:
-            heard[-1] = await self._seen(order)
+            heard[-1] = await self._seen(request)
             ending = self._endings[container.name][1]
             if ending and not heard[-1]:
                 raise ResourceExhaustedError(
-                    f"start of {container.name} on {order.node}: {ending}, and yet "
-                    f"{container.host}:"
-                    f"{container.port} answers: a stranger has its port; see who: `ss -ltnp` there"
+                    f"start of {container.name} on {request.node}: {ending}, but "
+                    f"{container.host}:{container.port} answers: another process has its port; "
+                    "find it there with `ss -ltnp`"
                 )
             if not heard[-1]:
                 return
             if ending:
                 raise TransientError(
-                    f"start of {container.name} on {order.node}: {ending} before it was healthy"
-                    f"{self._see_log(order)}"
+                    f"start of {container.name} on {request.node}: {ending} before it was healthy"
+                    f"{self._see_log(request)}"
                 )
             await self._clock.sleep(wait_s)
-            wait_s = min(LONGEST_LOOK_S, wait_s * LOOK_GROWTH)
+            wait_s = min(LONGEST_PROBE_S, wait_s * PROBE_GROWTH)
 
-    async def _seen(self, order: StartRequest) -> str:
+    async def _seen(self, request: StartRequest) -> str:
         """Return why a container is not healthy yet, as far as it could be asked; empty: it is."""
         try:
-            return await self._prober_of(order.node).ask(
-                order.container.host, order.container.port, order.workload.probe
+            return await self._prober_of(request.node).ask(
+                request.container.host, request.container.port, request.workload.probe
             )
         except NotAskedError as error:
             return str(error)
 
-    def _see_log(self, order: StartRequest) -> str:
-        """Return where to look further; nothing of what stands there, which may be secret."""
+    def _see_log(self, request: StartRequest) -> str:
+        """Return where the log is, but nothing of it: it may hold secrets."""
         try:
-            log_path = self._runtime_of(order.node).log_of(order.container.instance_id)
+            log_path = self._runtime_of(request.node).log_of(request.container.instance_id)
         except NodeUnreachableError:
             return ""  # it has left the specification meanwhile
-        return f"; see its log, {log_path} on {order.node}" if log_path else ""
+        return f"; see its log, {log_path} on {request.node}" if log_path else ""
 
     async def _remove_once(self, node: str, name: str, limits: Limits) -> None:
         timeout_s = limits.stop_grace_s + REMOVAL_SLACK_S

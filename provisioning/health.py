@@ -1,9 +1,4 @@
-"""Ask each running instance again and again whether it is healthy, each at its own phase.
-
-In:   the instances to be asked (`watch`, `unwatch`).
-Out:  `ill`: those that failed so many times in a row as their probe says, and since when.
-Each question ends by itself, so that an instance which hangs delays nobody.
-"""
+"""Probe running instances for their health, and draining ones for requests under way."""
 
 from __future__ import annotations
 
@@ -21,8 +16,10 @@ from provisioning.actions import Unhealthy
 from provisioning.budget import phase_ratio
 from provisioning.errors import NotAskedError
 from provisioning.eventlog import EventLog
-from provisioning.model import Probe
+from provisioning.model import Instance, Phase, Probe
 from provisioning.runtime.base import ProberOf
+from provisioning.spec.defaults import ENGINES, Engine
+from provisioning.store.base import Stored
 
 log = logging.getLogger("provisioning.health")
 
@@ -49,7 +46,7 @@ class ProbeTarget(msgspec.Struct, frozen=True):
 
 
 class ProbeState:
-    """One subject, and how its latest answers were."""
+    """A probe target, and how its latest answers were."""
 
     __slots__ = ("first_failure_s", "is_asking", "is_reset", "n_failures", "target")
 
@@ -185,7 +182,7 @@ class HealthMonitor:
         )
 
     def _take(self, instance_id: str, state: ProbeState, fault: str) -> None:
-        """Count an answer; tell of it when an instance has become ill or well."""
+        """Count an answer; report when an instance has become unhealthy or healthy."""
         if not fault:
             state.n_failures = 0
             state.is_reset = False
@@ -212,3 +209,59 @@ class HealthMonitor:
         if not task.cancelled() and task.exception() is not None:
             # A fault of ours: probers report what instances do wrong, they do not raise it.
             log.error("a health check broke off", exc_info=task.exception())
+
+
+NOTICE_S = 10.0
+"""From the beginning of a drain: clients and balancers still send until they see that it drains."""
+LOOK_S = 2.0
+MAX_DRAINS_AT_ONCE = 100
+"""A rollout drains few at once; each question takes a descriptor."""
+
+
+class DrainMonitor:
+    """Asks draining instances again and again whether a request runs or waits."""
+
+    def __init__(self, prober_of: ProberOf, clock: Clock, *, on_idle: Callable[[], None]) -> None:
+        self._prober_of = prober_of
+        self._clock = clock
+        self._on_idle = on_idle
+        self._turns = asyncio.Semaphore(descriptors.share(MAX_DRAINS_AT_ONCE))
+        self._draining: dict[str, Instance] = {}
+        self._idle: set[str] = set()
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Return the containers of draining instances that have nothing under way."""
+        return frozenset(self._idle)
+
+    def follow(self, stored: Mapping[str, Stored]) -> None:
+        """Ask those that drain by their records, and nobody else."""
+        self._draining = {
+            one.instance.container: one.instance
+            for one in stored.values()
+            if one.instance.phase is Phase.DRAINING
+        }
+        self._idle &= self._draining.keys()
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            clients_know_s = self._clock.unix_s() - NOTICE_S
+            due = [
+                one
+                for container, one in self._draining.items()
+                if one.since_s <= clients_know_s and container not in self._idle
+            ]
+            await asyncio.gather(*map(self._ask, due))
+            await self._clock.sleep(LOOK_S)
+
+    async def _ask(self, instance: Instance) -> None:
+        page = ENGINES.get(instance.listing.engine, Engine()).requests
+        host = instance.listing.address
+        if page is None or not host:
+            return
+        async with self._turns:
+            is_idle = await self._prober_of(instance.node).is_idle(host, instance.port, page)
+        if is_idle:
+            self._idle.add(instance.container)
+            self._on_idle()

@@ -22,16 +22,16 @@ from provisioning.store.base import Stored
 log = logging.getLogger("provisioning.nodes")
 
 INTERVAL_S = 5.0
-"""From answer to question; what ends in between is told by the runtime's changes."""
+"""From answer to question; the runtime's changes report what ends in between."""
 DEADLINE_S = 10.0
 SHORTEST_GAP_S = 0.2
-"""However many changes a node tells of."""
+"""However many changes a node reports."""
 OnReport = Callable[[NodeReport, bool], None]
 """Told of each report, and whether it differs from the one before."""
 
 
 class NodeHandle:
-    """One node, and the tasks that look after it."""
+    """One node, its runtime, and the tasks that watch it."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -114,11 +114,11 @@ class Nodes:
 
     def _open(self, node: Node) -> None:
         handle = self._handles[node.name] = NodeHandle(node)
-        with suppress(Exception):  # the first look, which follows at once, tries it again
+        with suppress(Exception):  # the first poll, which follows at once, tries it again
             self._opened(handle)
         loop = asyncio.get_running_loop()
         handle.tasks = (
-            loop.create_task(self._look_forever(handle)),
+            loop.create_task(self._poll_forever(handle)),
             loop.create_task(self._listen(handle)),
         )
 
@@ -133,7 +133,7 @@ class Nodes:
             task.cancel()
         for ended in await asyncio.gather(*handle.tasks, return_exceptions=True):
             if isinstance(ended, Exception):
-                log.error("looking after node %s broke off", name, exc_info=ended)
+                log.error("watching node %s broke off", name, exc_info=ended)
         if handle.runtime is None:
             return
         try:
@@ -141,16 +141,16 @@ class Nodes:
         except Exception:
             log.exception("the runtime of node %s could not be closed", name)
 
-    async def _look_forever(self, handle: NodeHandle) -> None:
+    async def _poll_forever(self, handle: NodeHandle) -> None:
         while True:
             handle.has_changed.clear()
-            await self._look(handle)
+            await self._poll(handle)
             await self._clock.sleep(SHORTEST_GAP_S)
             await wait_at_most(handle.has_changed, self._clock, self._interval_s)
 
-    async def _look(self, handle: NodeHandle) -> None:
+    async def _poll(self, handle: NodeHandle) -> None:
         before = handle.report
-        handle.report = await self._asked(handle)
+        handle.report = await self._polled(handle)
         is_news = (before.containers, bool(before.fault), before.at_s > 0) != (
             handle.report.containers,
             bool(handle.report.fault),
@@ -158,7 +158,7 @@ class Nodes:
         )
         self._on_report(handle.report, is_news)
 
-    async def _asked(self, handle: NodeHandle) -> NodeReport:
+    async def _polled(self, handle: NodeHandle) -> NodeReport:
         name, begun_s = handle.node.name, self._clock.unix_s()
         handle.removed.clear()
         try:

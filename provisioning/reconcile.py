@@ -94,7 +94,7 @@ def _may_collect(plan: ActionPlan, node: str, container: ObservedContainer) -> b
     if key in plan.observed.collecting or key in plan.orphans.kept:
         return False
     stored = plan.observed.stored.get(container.instance_id)
-    # An outdated report may tell of what has gone since.
+    # An outdated report may list what was removed since.
     return stored is None or not plan.state.is_outdated(node, stored.instance)
 
 

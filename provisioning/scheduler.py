@@ -106,12 +106,12 @@ class Slots:
 
 
 def _counted_as(priority: Priority) -> tuple[Priority, ...]:
-    """Return the claims out of whose share an operation is: a retry is a start, too."""
+    """Return the priorities out of whose share an operation is: a retry is a start, too."""
     return tuple(Priority)[: priority + 1]
 
 
 def share_of(priority: Priority, n_operations: int) -> int:
-    """Return how many of the operations a claim and those after it may have together."""
+    """Return how many of the operations a priority and those after it may have together."""
     return max(min(1, n_operations), math.floor(SHARES[priority] * n_operations + 1e-9))
 
 
@@ -130,10 +130,7 @@ def is_suitable(node: Node | None, pool: Pool) -> bool:
 
 
 class Capacity:
-    """What is used of every node that new containers may be started on.
-
-    Changes as a pass decides.
-    """
+    """What is used of each node that answers; changes as actions are decided."""
 
     def __init__(
         self,
@@ -162,12 +159,12 @@ class Capacity:
             usage.count(instance)
 
     def keep_port(self, instance: Instance) -> None:
-        """Give a port that is given back to nobody else: a store makes one change a port."""
+        """Keep a released port from others for now: a store makes one change a port."""
         if usage := self._usage.get(instance.node):
             usage.ports.add(instance.port)
 
     def release(self, instance: Instance) -> None:
-        """Count an instance no more, so that it may be placed anew."""
+        """Count an instance no more, so that it may be placed again."""
         if usage := self._usage.get(instance.node):
             usage.ports.discard(instance.port)
             usage.count(instance, n=-1)
@@ -200,7 +197,7 @@ class Capacity:
         elsewhere = [usage for usage in ranked if usage.node.name != instance.node]
         if instance.n_failures:
             elsewhere.sort(key=lambda usage: usage.node.name in instance.failed_on)
-            # A stranger may have the port, and those beside it, on other nodes too.
+            # Another process may have the port, and those beside it, on other nodes too.
             seed = f"{instance.id} {instance.n_failures}"
             return _first_free(elsewhere + here, seed, avoided=instance.port)
         if here and here[0].is_free(instance.port):

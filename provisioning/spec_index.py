@@ -1,8 +1,4 @@
-"""A specification, with everything in it found by its name.
-
-In:   a Fleet.
-Out:  how an instance of it is made, and how it is asked whether it is healthy. Pure; never fails.
-"""
+"""A specification with its pools and nodes found by name."""
 
 from __future__ import annotations
 

@@ -134,12 +134,11 @@ class NodeState(Enum):
     SILENT = auto()
     """It does not answer, but may come back soon: nothing is done about it."""
     LOST = auto()
-    """It has not answered for the grace period; or it cannot be asked for as long, for the
-    specification does not have it any more, and this provisioner never knew it."""
+    """It has not answered for the grace period, or was never asked for as long."""
 
 
 class ObservedState:
-    """A fleet's nodes and containers, as of one pass."""
+    """A fleet's nodes and containers at one moment."""
 
     def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
         self.observed = observed
@@ -188,10 +187,7 @@ class ObservedState:
         return is_hit and not self.is_outdated(instance.node, instance)
 
     def unwanted_sizes(self) -> Iterator[tuple[str, Size]]:
-        """Yield what the containers that no record wants hold, with their nodes.
-
-        That is a guess, upwards: such a container may be of a specification long gone.
-        """
+        """Yield the nodes and sizes of containers that no record wants: an upper guess."""
         largest = largest_size(self._desired)
         for node, container in self.unwanted:
             if container.state is not ContainerState.EXITED:
@@ -275,7 +271,7 @@ def _status_words(status: int | None) -> str:
 
 
 MOST_DELETED = 10
-"""Running orphans that are deleted without an order; more are no accident of one operation."""
+"""Running orphans that are deleted unasked; more are no accident of one operation."""
 LIST_COMMAND = "ollama-fleet provisioner orphans list"
 DELETE_COMMAND = "ollama-fleet provisioner orphans delete"
 
@@ -296,7 +292,7 @@ class OrphanPolicy(NamedTuple):
     """What becomes of the orphans."""
 
     n_refused: int
-    """Running orphans that are kept until a person orders to delete them."""
+    """Running orphans that are kept until a person has them deleted."""
     kept: frozenset[tuple[str, str]]
     """Node and name of those that are not deleted now."""
     kept_ids: frozenset[str]

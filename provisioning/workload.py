@@ -1,8 +1,4 @@
-"""What an instance runs: its workload's digest, and the order to a runtime.
-
-In:   the specification's pool and node, and the instance that the store keeps.
-Out:  names, digests and Containers, all placeholders filled in. Pure.
-"""
+"""What an instance runs: its workload's digest, and the container that a runtime makes of it."""
 
 from __future__ import annotations
 

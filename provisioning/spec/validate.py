@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ollama_fleet.sizes import size_text
 from ollama_fleet.tables import count_text
-from provisioning.budget import PASSES_S, Throughput, throughput_of, warm_up_s_of
+from provisioning.budget import RECONCILES_S, Throughput, throughput_of, warm_up_s_of
 from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind
 from provisioning.spec.defaults import Fault
 from provisioning.spec.schema import MAX_COUNT
@@ -103,7 +103,7 @@ def _too_slow(pool: Pool, limits: Limits, throughput: Throughput) -> str:
     warm_up = f"{warm_up_s:g} s warm_up, " if warm_up_s else ""
     turn = (
         f"{rotation.drain_s:g} s drain, {limits.stop_grace_s:g} s limits.stop_grace, "
-        f"{limits.start_timeout_s:g} s limits.start_timeout, {warm_up}{PASSES_S:g} s to notice"
+        f"{limits.start_timeout_s:g} s limits.start_timeout, {warm_up}{RECONCILES_S:g} s to notice"
     )
     return (
         f"{rotation.every_s:,.0f} s is too short: to replace {count_text(pool.count, 'instance')}, "

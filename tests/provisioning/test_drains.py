@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from provisioning.drains import LOOK_S, NOTICE_S, DrainMonitor
+from provisioning.health import LOOK_S, NOTICE_S, DrainMonitor
 from provisioning.model import Phase, RequestsPage, Rotation
 from provisioning.spec.defaults import ENGINES
 from provisioning.store.base import Stored

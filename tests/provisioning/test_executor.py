@@ -341,7 +341,7 @@ def test_a_healthy_answer_where_the_container_has_ended_is_a_strangers() -> None
     outcome, _ = run(lambda: made.start(ORDER, LIMITS))
 
     assert (Result.RESOURCE_EXHAUSTED, 1) == (outcome.result, outcome.n_tries)
-    seen = f"exited, status 1, and yet 127.0.0.1:{UNIT.port} answers: a stranger has its port"
+    seen = f"exited, status 1, but 127.0.0.1:{UNIT.port} answers: another process has its port"
     assert seen in outcome.fault
     assert ["start", f"remove {NAME} 10"] == script.calls
 
