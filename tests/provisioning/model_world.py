@@ -67,7 +67,7 @@ class Held:
 
 @dataclass
 class Operation:
-    """What is under way: about an instance, or a sweep."""
+    """What is under way: about an instance, or a garbage collection."""
 
     node: str
     container: str
@@ -502,7 +502,7 @@ def check_kills(world: World, pool: Pool, seen: Observed, actions: Sequence[Acti
     allowed = allowed_down(pool, world.fleet.limits)
     n_moving = sum(is_moving(one) for one in staying)
     if unhealthy:
-        # What cannot be removed may stay for ever, and keeps no other one ill.
+        # What cannot be removed may stay for ever, and keeps no other one unhealthy.
         n_stuck = sum(is_stuck(one) for one in staying)
         assert max(0, n_moving - n_stuck - n_surplus) + len(unhealthy) <= allowed
     if healthy:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 import pytest
 from msgspec.structs import replace
 
-from provisioning.api.inventory import InventoryBuilder
 from provisioning.controller import INTERVAL_S, SHORTEST_GAP_S
 from provisioning.errors import (
     NodeUnreachableError,
@@ -19,16 +18,13 @@ from provisioning.lifecycle import Kind, Result
 from provisioning.model import (
     ContainerSpec,
     Fleet,
-    Instance,
     Limits,
     Node,
-    ObservedContainer,
     Phase,
     Reason,
     Rotation,
     WarmUp,
 )
-from provisioning.nodes import DEADLINE_S
 from provisioning.report import Report
 from provisioning.store.base import Change, Done, Put, PutSpec, Refusal, Term
 from provisioning.store.memory import MemoryStore
@@ -296,24 +292,6 @@ def test_what_somebody_else_writes_in_between_is_not_overwritten() -> None:
     virtual_run(scene())
 
 
-def test_who_has_written_wakes_it_and_need_not_wait() -> None:
-    async def scene() -> None:
-        async with provisioner(fleet(pool(2))) as stage:
-            await stage.until(stage.is_whole)
-            await VirtualClock().sleep(30.0)
-            n_before = stage.counters.n_passes
-            await stage.until(lambda: stage.counters.n_passes > n_before)
-            await VirtualClock().sleep(1.0)
-            n_before = stage.counters.n_passes
-
-            stage.controller.loop.wake()
-            await VirtualClock().sleep(0.1)
-
-            assert n_before + 1 == stage.counters.n_passes
-
-    virtual_run(scene())
-
-
 def test_a_specification_that_cannot_be_read_leaves_the_last_one_active(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -429,38 +407,6 @@ def test_a_store_that_knows_nothing_of_what_runs_ends_nothing_of_it(
         "not deleted; no instance is made; "
     )
     assert 3 == caplog.text.count(kept)
-
-
-def test_a_node_that_hangs_delays_what_is_placed_elsewhere_by_its_first_look_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    containers = SimulatedRuntime.containers
-
-    async def hanging(self: SimulatedRuntime) -> tuple[ObservedContainer, ...]:
-        if not self._node.is_reachable:
-            await VirtualClock().sleep(1e6)
-        return await containers(self)
-
-    async def scene() -> None:
-        async with provisioner(fleet(pool(2), nodes=TWO_NODES)) as first:
-            await first.until(first.is_whole)
-            await first.stop()
-        first.world.silence("n2")
-        async with provisioner(
-            None, world=first.world, backend=first.backend, name="two"
-        ) as second:
-            await second.until(lambda: second.controller.term)
-            await second.put_spec(fleet(pool(3), nodes=TWO_NODES))
-            await VirtualClock().sleep(DEADLINE_S - 1.0)
-            assert 2 == len(second.instances)
-            await VirtualClock().sleep(2.0)
-            assert 3 == len(second.instances)
-
-            await second.put_spec(fleet(pool(4), nodes=TWO_NODES))
-            await second.until(lambda: len(second.instances) == 4, within_s=1.0)
-
-    monkeypatch.setattr(SimulatedRuntime, "containers", hanging)
-    virtual_run(scene())
 
 
 def test_an_emptied_store_asks_for_nothing_whatever_the_same_provisioner_did_before() -> None:
@@ -640,22 +586,6 @@ def test_a_rollback_waits_for_no_start(bad: Behaviour, n_answers: int) -> None:
     virtual_run(scene())
 
 
-@pytest.mark.parametrize("bad", [HANGS, PULLS, FAILS], ids=["hangs", "pulls", "fails"])
-def test_a_scale_down_waits_for_no_start(bad: Behaviour) -> None:
-    async def scene() -> None:
-        async with provisioner(fleet(pool(2), limits=PATIENT), behaviour=bad) as stage:
-            await VirtualClock().sleep(300.0)
-            assert 2 == stage.controller.loop.n_running
-
-            await stage.put_spec(fleet(pool(0), limits=PATIENT))
-            await stage.until(stage.is_whole, within_s=20.0)
-
-            assert [] == stage.instances
-            assert 0 == stage.controller.loop.n_running
-
-    virtual_run(scene())
-
-
 HANGS_LATE = Behaviour(start_s=1.0, stop_s=0.5, warm_up_s=1e6)
 """It is healthy, and its registry never answers."""
 
@@ -727,22 +657,6 @@ def test_a_node_that_leaves_gives_up_no_more_than_there_is_room_for() -> None:
     virtual_run(scene())
 
 
-def test_a_fleet_is_removed_with_its_developers_listed() -> None:
-    names = ("ann", "bob")
-
-    async def scene() -> None:
-        async with provisioner(fleet(pool(4, developers=names))) as stage:
-            await stage.until(stage.is_whole)
-            await stage.put_spec(fleet(pool(0, developers=names)))
-            await stage.until(lambda: not stage.instances and not stage.running_containers)
-
-            await stage.put_spec(fleet(pool(2, developers=names)))
-            await stage.until(stage.is_whole)
-            assert {"ann", "bob"} == {one.developer for one in stage.instances}
-
-    virtual_run(scene())
-
-
 TAKEN = Done(refusal=Refusal.PORT_TAKEN)
 
 
@@ -791,53 +705,3 @@ def test_what_is_refused_once_is_tried_again_at_once(monkeypatch: pytest.MonkeyP
             assert 1 == taken.n_refused
 
     virtual_run(scene())
-
-
-SLOW_DRAIN = Rotation(every_s=0.0, drain_s=120.0)
-RACKS = (
-    node("n1", address="127.0.0.1", labels={"rack": "r1"}),
-    node("n2", address="127.0.0.2", labels={"rack": "r2"}),
-)
-
-
-async def listed(stage: Stage) -> dict[str, tuple[str, str, str, str]]:
-    """Return model, engine, URL and rack of each instance, as a fresh InventoryBuilder has them."""
-    rows = InventoryBuilder().inventory_of(await stage.store.load()).rows
-    return {
-        id_: (row.details.model, row.details.engine, row.details.url, row.details.labels["rack"])
-        for id_, row in rows.items()
-    }
-
-
-def test_who_takes_over_in_a_roll_out_lists_everything_as_it_was() -> None:
-    """Another model for all, while one node has left; half of them have not been replaced yet."""
-    before = pool(8, rotation=SLOW_DRAIN)
-    after = pool(8, rotation=SLOW_DRAIN, workload=CHAT.replace(model="llama4", engine="llamacpp"))
-
-    async def scene() -> None:
-        async with provisioner(fleet(before, nodes=RACKS)) as first:
-            await first.until(first.is_whole)
-            was = await listed(first)
-            assert {"r1", "r2"} == {rack for *_, rack in was.values()}
-            limits = Limits(unavailable_ratio=0.5)
-            await first.put_spec(fleet(after, nodes=RACKS[:1], limits=limits))
-            await first.until(lambda: any(one.phase is Phase.DRAINING for one in first.instances))
-            await first.stop()
-
-            async with provisioner(
-                None, world=first.world, backend=first.backend, name="two"
-            ) as second:
-                assert was == await listed(second)
-                await second.until(lambda: {1, 2} == {one.generation for one in second.instances})
-                now = await listed(second)
-                for one in second.instances:
-                    expected = was[one.id] if one.generation == 1 else found_by_now(one)
-                    assert expected == now[one.id]
-
-    def found_by_now(one: Instance) -> tuple[str, str, str, str]:
-        return "llama4", "llamacpp", f"http://127.0.0.1:{one.port}", "r1"
-
-    virtual_run(scene())
-
-
-# What happened to it

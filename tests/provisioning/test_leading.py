@@ -108,28 +108,7 @@ def test_no_task_is_left_and_no_operation_half_written_wherever_it_is_stopped() 
         virtual_run(scene(tenths / 10))
 
 
-def test_a_refusal_after_a_long_term_is_the_first_again() -> None:
-    async def scene() -> None:
-        async with provisioner(fleet(pool(1))) as stage:
-            await stage.until(stage.is_whole)
-            stage.store.refusal = StoreError("cannot write: no space left")
-            stage.world.kill(stage.instances[0].container)
-            await VirtualClock().sleep(600.0)
-            stage.store.refusal = None
-            await stage.until(stage.is_whole, within_s=90.0)
-            await VirtualClock().sleep(3600.0)
-
-            stage.store.refusal = StoreError("cannot write: no space left")
-            n_before = stage.store.n_refused
-            stage.world.kill(stage.instances[0].container)
-            await stage.until(lambda: stage.store.n_refused > n_before, within_s=10.0)
-            stage.store.refusal = None
-            await stage.until(stage.is_whole, within_s=10.0)
-
-    virtual_run(scene())
-
-
-def test_who_does_not_lead_any_more_sweeps_nothing() -> None:
+def test_who_does_not_lead_any_more_collects_nothing() -> None:
     """Even before it has heard that its term is over, and with nothing to write."""
 
     async def scene() -> None:
@@ -182,48 +161,6 @@ def test_a_standby_says_once_who_leads_and_a_leader_when_it_stands_by_again(
     assert told == said(caplog, "standby")
 
 
-def test_a_provisioner_alone_says_nothing_of_standing_by(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-
-    async def scene() -> None:
-        async with provisioner(fleet(pool(1))) as stage:
-            await stage.until(stage.is_whole)
-            await VirtualClock().sleep(60.0)
-
-    virtual_run(scene())
-
-    assert [] == said(caplog, "standby")
-
-
-def test_an_outage_of_the_store_takes_a_line_a_minute_and_one_when_it_is_over(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO)
-
-    async def scene() -> None:
-        async with provisioner(fleet(pool(1))) as stage:
-            await stage.until(stage.is_whole)
-            caplog.clear()
-            stage.store.is_down = True
-            stage.world.kill(stage.instances[0].container)
-            await VirtualClock().sleep(150.0)
-            assert 1 == stage.counters.n_outages
-            stage.store.is_down = False
-            await stage.until(stage.is_whole, within_s=30.0)
-
-    virtual_run(scene())
-
-    words = "store unavailable, nothing is changed"
-    told = said(caplog, "reconciler")
-    assert [
-        f"{words} failed=1 of=1 for_s=0: the store is down",
-        f"{words} failed=60 of=60 for_s=60: the store is down",
-        f"{words} failed=60 of=60 for_s=120: the store is down",
-    ] == told[:3]
-    assert 4 == len(told)
-    assert told[3].startswith("store available after_s=15")
-
-
 class Distant(MemoryLeadership):
     """A leadership that cannot be asked for at first."""
 
@@ -269,33 +206,6 @@ def test_a_provisioner_that_cannot_lead_says_so_once_a_minute_until_the_store_is
     ] == [one for one in said(caplog, "reconciler") if not one.startswith("leading epoch=")]
 
 
-class Refusing(MemoryLeadership):
-    """A leadership of a store that will not do."""
-
-    @asynccontextmanager
-    async def lead(self) -> AsyncIterator[LeaderSession]:
-        for error in [StoreError("permission denied")]:
-            raise error
-        async with super().lead() as session:
-            yield session
-
-
-def test_who_never_led_does_not_say_that_it_leads_no_more(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("tests.provisioning.scene.MemoryLeadership", Refusing)
-
-    async def scene() -> None:
-        async with provisioner(None) as stage:
-            await VirtualClock().sleep(59.0)
-            assert 1 == stage.counters.n_outages
-
-    virtual_run(scene())
-
-    (line,) = said(caplog, "reconciler")
-    assert "store refused, cannot lead failed=1 of=1 for_s=0: permission denied" == line
-
-
 STANDBY = "standby leader="
 
 
@@ -329,16 +239,6 @@ def test_each_term_begins_with_what_the_store_holds_then() -> None:
             await stage.until(stage.is_whole, within_s=30.0)
 
             assert [ours.generation, 8] == [one.generation for one in stage.instances]
-
-    virtual_run(scene())
-
-
-def test_the_first_term_too_reads_the_store_by_itself() -> None:
-    async def scene() -> None:
-        async with provisioner(fleet(pool(2))) as stage:
-            (following, _) = stage.tasks
-            following.cancel()
-            await stage.until(stage.is_whole)
 
     virtual_run(scene())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from provisioning.actions import Assign, CreateInstance, Drain, Replace, Start, Stop
+from provisioning.actions import Drain, Replace, Start, Stop
 from provisioning.lifecycle import (
     MAX_DETAIL,
     MAX_EVENTS,
@@ -41,19 +41,6 @@ def started(one: Instance, outcome: Outcome) -> Instance:
 
 def stopped(one: Instance, outcome: Outcome = DONE) -> Instance | None:
     return finish_stop(one, outcome, limits=LIMITS, now_s=NOW_S)
-
-
-def test_placed_is_told_in_its_history() -> None:
-    one = begin(CreateInstance(starting(generation=1)), None, now_s=NOW_S)
-
-    assert one
-    assert (Event(NOW_S, "placed", "n1", 1),) == one.history
-
-
-def test_a_start_that_goes_on_changes_nothing() -> None:
-    one = starting()
-
-    assert one == begin(Start(one.id, one.listing), one, now_s=NOW_S)
 
 
 def test_a_start_that_goes_on_is_listed_as_its_container_is_made() -> None:
@@ -183,12 +170,6 @@ def test_stopped_for_good_gives_its_developer_back() -> None:
     assert "" == one.developer
 
 
-def test_assigned_has_its_developer() -> None:
-    one = begin(Assign("chat-00001", "ada"), instance(1), now_s=NOW_S)
-
-    assert replace(instance(1), developer="ada") == one
-
-
 def test_started_runs_and_has_nothing_against_it_any_more() -> None:
     one = started(
         starting(reason=Reason.EXITED, n_failures=2, fault="bad luck", retry_at_s=5.0), DONE
@@ -283,15 +264,6 @@ def test_all_failures_of_a_stop_share_a_line_of_the_history() -> None:
 
     told = Event(NOW_S, "stop_failed", f"after 75 tries: busy {MAX_EVENTS + 4}", 3)
     assert (*crashes(9.0), told) == one.history
-
-
-def test_another_generations_failed_stop_has_a_line_of_its_own() -> None:
-    earlier = Event(NOW_S - 9.0, "stop_failed", "after 3 tries: busy", 2)
-
-    one = stopped(stopping(Reason.ROTATED, history=(earlier,)), Outcome(Result.FAILED, "busy"))
-
-    assert one
-    assert (earlier, Event(NOW_S, "stop_failed", "after 1 try: busy", 3)) == one.history
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import msgspec
 import pytest
 
 from provisioning.errors import NodeUnreachableError, PermanentError
@@ -20,7 +18,6 @@ from provisioning.model import (
     Node,
     NodeReport,
     ObservedContainer,
-    Phase,
     Probe,
 )
 from provisioning.nodes import NodeMonitor, Nodes
@@ -211,18 +208,6 @@ def test_a_node_that_cannot_be_opened_says_why_and_is_opened_once_it_can_be(
     virtual_run(scene())
 
 
-def test_a_node_that_could_never_be_opened_is_let_go_of() -> None:
-    async def scene() -> None:
-        made = Scene()
-        made.opening_errors["n1"] = ValueError("bad endpoint")
-        await made.begin("n1")
-        await made.nodes.close()
-
-        assert {} == made.nodes.reports
-
-    virtual_run(scene())
-
-
 @pytest.mark.parametrize("error", [NodeUnreachableError("lost"), ValueError("bad message")])
 def test_changes_that_break_off_are_listened_to_again(error: Exception) -> None:
     async def scene() -> None:
@@ -298,20 +283,6 @@ def test_a_node_that_is_reached_otherwise_is_opened_anew() -> None:
     virtual_run(scene())
 
 
-def test_a_container_that_was_removed_is_not_reported_any_more() -> None:
-    async def scene() -> None:
-        made = Scene()
-        await made.begin("n1")
-        await VirtualClock().sleep(1.0)
-        made.nodes.forget_container("n1", UNITS[0].name)
-        made.nodes.forget_container("n9", UNITS[0].name)
-
-        assert () == made.nodes.reports["n1"].containers
-        await made.nodes.close()
-
-    virtual_run(scene())
-
-
 def test_an_answer_to_a_question_from_before_a_removal_does_not_bring_the_container_back() -> None:
     """The next one tells of it again, should it be there."""
 
@@ -332,14 +303,6 @@ def test_an_answer_to_a_question_from_before_a_removal_does_not_bring_the_contai
         await VirtualClock().sleep(8.0)
         assert (*UNITS, other) == made.nodes.reports["n1"].containers
         await made.nodes.close()
-
-    virtual_run(scene())
-
-
-def test_a_node_that_is_not_ours_has_no_runtime() -> None:
-    async def scene() -> None:
-        with pytest.raises(NodeUnreachableError, match="n9"):
-            Scene().nodes.runtime("n9")
 
     virtual_run(scene())
 
@@ -416,7 +379,7 @@ def test_news_are_told_and_reports_without_any_are_not_news() -> None:
     virtual_run(scene())
 
 
-def test_a_new_roster_holds_for_what_runs_already() -> None:
+def test_a_new_specification_holds_for_what_runs_already() -> None:
     async def scene() -> None:
         async with monitored() as made:
             await made.follow(FLEET, ONE)
@@ -428,21 +391,6 @@ def test_a_new_roster_holds_for_what_runs_already() -> None:
             assert {} == made.monitor.health.unhealthy
             await VirtualClock().sleep(190.0)
             assert {ONE.id} == set(made.monitor.health.unhealthy)
-
-    virtual_run(scene())
-
-
-def test_a_roster_that_stays_disturbs_nobody() -> None:
-    async def scene() -> None:
-        async with monitored() as made:
-            spec_index = await made.follow(FLEET, ONE)
-            made.monitor.take_record(ONE.id, None)
-            made.world.sicken(ONE.container)
-
-            await made.monitor.follow(spec_index, {ONE.id: Stored(ONE, 1)})
-            await VirtualClock().sleep(60.0)
-
-            assert {} == made.monitor.health.unhealthy
 
     virtual_run(scene())
 
@@ -463,7 +411,7 @@ def test_what_runs_is_asked_where_it_listens_whatever_its_nodes_address_becomes(
     virtual_run(scene())
 
 
-def test_a_node_that_was_silent_has_its_instances_forgiven_once() -> None:
+def test_a_node_that_was_silent_has_its_instances_failures_reset_once() -> None:
     async def scene() -> None:
         async with monitored() as made:
             await made.follow(FLEET, ONE, TWO)
@@ -477,42 +425,6 @@ def test_a_node_that_was_silent_has_its_instances_forgiven_once() -> None:
             assert {} == made.monitor.health.unhealthy
             await VirtualClock().sleep(60.0)
             assert {TWO.id} == set(made.monitor.health.unhealthy)
-
-    virtual_run(scene())
-
-
-def test_a_silent_node_that_left_and_comes_back_well_was_never_away(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO)
-
-    async def scene() -> None:
-        async with monitored() as made:
-            await made.follow(FLEET, ONE)
-            made.world.silence("n2")
-            await VirtualClock().sleep(60.0)
-            await made.follow(fleet(pool(1), nodes=(N1,)), ONE)
-            assert {"n1"} == set(made.monitor.nodes.reports)
-
-            made.world.restore("n2")
-            await made.follow(FLEET, ONE)
-            await VirtualClock().sleep(60.0)
-
-    virtual_run(scene())
-
-    assert 1 == len([one for one in caplog.records if one.name == "provisioning.nodes"])
-
-
-def test_who_has_failed_has_no_container_and_does_not_use_its_node() -> None:
-    async def scene() -> None:
-        async with monitored() as made:
-            await made.follow(FLEET, ONE, TWO)
-            await made.monitor.nodes.runtime("n2").remove(TWO.container, grace_s=0.0)
-            await VirtualClock().sleep(6.0)
-            await made.follow(
-                fleet(pool(1), nodes=(N1,)), ONE, msgspec.structs.replace(TWO, phase=Phase.FAILED)
-            )
-            assert {"n1"} == set(made.monitor.nodes.reports)
 
     virtual_run(scene())
 
