@@ -134,9 +134,9 @@ class Cache:
                     self._delete(id_)
             case _ if version <= self._watch_revision:
                 pass
-            case Put(instance):
+            case Put(instance) if version > self._version(instance.id):
                 self._put(Stored(instance, version))
-            case PutSpec(text):
+            case PutSpec(text) if self._spec is None or version > self._spec.version:
                 self._spec = StoredSpec(text, version)
 
     async def follow(self) -> None:

@@ -338,12 +338,12 @@ class History:
         self.updates: list[Update] = []
 
     def write(self, *, is_own: bool) -> None:
-        """Change a record or the specification, as the store now has it."""
-        backend, id_ = self.made.backend, self.dice.choice(self.IDS)
-        known = backend.stored.get(id_)
+        """Change a record or the specification, as the writer knows it."""
+        backend, cache, id_ = self.made.backend, self.made.cache, self.dice.choice(self.IDS)
+        known = (cache if is_own else backend).stored.get(id_)
         change: Change
         if self.dice.random() < 0.2:
-            spec = backend.spec
+            spec = (cache if is_own else backend).spec
             change = PutSpec(str(self.dice.random()), spec.version if spec else NEW)
         elif known and self.dice.random() < 0.5:
             change = Delete(id_, known.version)
@@ -353,6 +353,8 @@ class History:
         done = self.made.write(change)
         if is_own:
             self.answers.append(((change,), done))
+        if done[0].refusal:
+            return
         stored = tuple(one for one in (backend.stored.get(id_),) if one)
         gone = () if stored else (id_,)
         is_spec = isinstance(change, PutSpec)
@@ -406,6 +408,10 @@ def test_however_late_answers_and_updates_come_the_cache_becomes_what_the_store_
             (history.answer if history.dice.random() < 0.5 else history.watch)()
 
         last_told = dict(history.made.told.changes)
+        newest: dict[str, int] = {}
+        for id_, version in history.made.told.changes:
+            assert not version or version > newest.get(id_, 0), seed  # nothing old comes back
+            newest[id_] = max(version, newest.get(id_, 0))
         known = {id_: one.version for id_, one in cache.stored.items()}
         assert (backend.stored, backend.spec) == (cache.stored, cache.spec), seed
         assert known == {id_: n for id_, n in last_told.items() if n}, seed

@@ -81,3 +81,26 @@ def test_what_is_under_way_goes_on(shifts: list[float], jump_s: float) -> None:
             assert {1} == {one.generation for one in stage.instances[1:]}
 
     virtual_run(scene())
+
+
+def test_who_takes_over_from_a_clock_that_was_ahead_goes_on(shifts: list[float]) -> None:
+    """The records are a month ahead: a silent node has its grace, and an end is seen."""
+    shifts.append(MONTH_S)
+
+    async def scene() -> None:
+        async with provisioner(fleet(pool(4), nodes=NODES)) as first:
+            await first.until(first.is_whole)
+            await first.stop()
+        shifts.append(0.0)
+        first.world.silence("n2")
+        async with provisioner(
+            None, world=first.world, backend=first.backend, name="two"
+        ) as second:
+            await VirtualClock().sleep(60.0)
+            assert {1} == {one.generation for one in second.instances}
+
+            second.world.restore("n2")
+            second.world.kill(second.instances[0].container)
+            await second.until(lambda: second.instances[0].generation == 2, within_s=10.0)
+
+    virtual_run(scene())

@@ -9,13 +9,17 @@ from provisioning.actions import Drain, Replace, Start, Stop
 from provisioning.lifecycle import (
     MAX_DETAIL,
     MAX_EVENTS,
+    Kind,
+    Operation,
     Outcome,
     Result,
     begin,
+    changes_after,
     finish_start,
     finish_stop,
 )
 from provisioning.model import Event, Instance, Limits, Listing, Phase, Reason
+from provisioning.store.base import Change, Stored
 from tests.provisioning.making import NOW_S, instance
 
 LIMITS = Limits(retry_failed_s=600.0, backoff_base_s=1.0)
@@ -322,3 +326,15 @@ def test_a_history_keeps_the_latest_events_and_details_are_short() -> None:
     assert MAX_EVENTS == len(one.history)
     assert f": {MAX_EVENTS + 4} xx" in one.history[-1].detail
     assert MAX_DETAIL == len(one.history[-1].detail)
+
+
+def test_the_outcome_of_an_earlier_generation_or_phase_changes_nothing() -> None:
+    one = starting()
+
+    def written(operation: Operation) -> list[Change]:
+        stored = {one.id: Stored(one, 1)}
+        return changes_after([(operation, DONE)], stored, limits=LIMITS, now_s=NOW_S)
+
+    assert 1 == len(written(Operation(Kind.START, "n1", one.container, one.id, one.generation)))
+    assert [] == written(Operation(Kind.START, "n1", one.container, one.id, one.generation - 1))
+    assert [] == written(Operation(Kind.STOP, "n1", one.container, one.id, one.generation))
