@@ -12,6 +12,8 @@ from tests.alerts.laboratory import Laboratory
 from tests.alerts.mutation import Mutant, mutants
 from tests.alerts.promtool import Rule, TestFile, read_rules, read_tests
 
+pytestmark = pytest.mark.nightly
+
 HARMLESS = {
     r"«sum» by \(cluster\) \(fleet:ollama_instances:sum\{status=\"healthy\"\}.* -> max": (
         "a cluster has one such series; the sum only takes its status off"
