@@ -255,7 +255,7 @@ def file_faults(document: Mapping[str, Any], settings: Settings) -> Iterator[str
 
 
 def test_each_file_is_named_for_its_group_whose_alerts_have_links_severity_and_for() -> None:
-    faults = []
+    faults: list[str] = []
     for path in sorted((ROOT / "alerts" / "rules").glob("*.yml")):
         document = yaml.safe_load(path.read_text())
         faults += file_faults(document, Settings())
