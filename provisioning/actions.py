@@ -48,6 +48,11 @@ class CreateInstance(msgspec.Struct, frozen=True):
 
     instance: Instance
 
+    @property
+    def id(self) -> str:
+        """Return the instance's id."""
+        return self.instance.id
+
 
 class Start(msgspec.Struct, frozen=True):
     """Go on with a start that nobody works on."""
@@ -111,6 +116,11 @@ class GarbageCollect(msgspec.Struct, frozen=True):
 
     node: str
     container: str
+
+    @property
+    def id(self) -> str:
+        """Return nothing: it is about no instance."""
+        return ""
 
 
 Action = CreateInstance | Start | Replace | Drain | Stop | DeleteRecord | Assign | GarbageCollect

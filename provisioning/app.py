@@ -68,9 +68,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     _make(settings.local.state_dir)
     clock = SystemClock()
     metrics = Metrics(clock, version=version("ollama-fleet"))
-    tokens = Tokens(settings.token_file, option=SERVER_OPTION)
-    if tokens.is_new:
-        log.info("a token for changes was written to %s", tokens.path)
+    tokens = _tokens(settings.token_file)
     async with AsyncExitStack() as stack:
         sockets = stack.enter_context(bound(settings.host, settings.port))
         holder = settings.advertised_url or url_of(sockets)
@@ -100,6 +98,13 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         url = await stack.enter_async_context(serving(api, sockets, max_connections=most))
         await stack.enter_async_context(_going_on(cache, controller))
         yield url
+
+
+def _tokens(path: Path) -> Tokens:
+    tokens = Tokens(path, option=SERVER_OPTION)
+    if tokens.is_new:
+        log.info("a token for changes was written to %s", tokens.path)
+    return tokens
 
 
 def _publish(loop: ReconcileLoop, metrics: Metrics) -> None:

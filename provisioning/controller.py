@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,10 +15,10 @@ from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavail
 from provisioning.eventlog import EventLog
 from provisioning.executor import Dispatcher
 from provisioning.health import DrainMonitor
-from provisioning.lifecycle import Ended, changed_id, changes_after, changes_before, subject_id
-from provisioning.model import Fleet, Node, NodeReport, Phase
+from provisioning.lifecycle import Ended, changed_id, changes_after, changes_before
+from provisioning.model import Fleet, Node, NodeReport
 from provisioning.nodes import NodeMonitor
-from provisioning.reconcile import decide
+from provisioning.reconcile import decide, next_wakeup_s
 from provisioning.report import (
     Listener,
     ReconcileLog,
@@ -37,7 +36,6 @@ from provisioning.store.base import (
     LeaderSession,
     Leadership,
     Store,
-    Stored,
     StoredSpec,
     Term,
 )
@@ -159,20 +157,6 @@ class Standby:
                     log.info("standby leader=%s", leader)
                     self._logged = leader
             await self._clock.sleep(LEADER_EVERY_S)
-
-
-MARGIN_S = 0.001
-"""A drain has to be over when it is looked at, however clocks round."""
-
-
-def next_wakeup_s(spec_index: SpecIndex, stored: Mapping[str, Stored], *, now_s: float) -> float:
-    """Return how long it takes until the next drain is over; infinite where there is none."""
-    ends_s = (
-        one.instance.since_s + spec_index.drain_s(one.instance.pool) + MARGIN_S
-        for one in stored.values()
-        if one.instance.phase is Phase.DRAINING
-    )
-    return min((end_s - now_s for end_s in ends_s if end_s > now_s), default=math.inf)
 
 
 INTERVAL_S = 5.0
@@ -350,13 +334,13 @@ class ReconcileLoop:
             n_actions=len(begun),
             n_running=self.n_running,
             n_waiting=self._count_waiting(spec_index.fleet, now_s),
-            reasons=Counter(reasons[id_] for id_ in map(subject_id, begun) if id_ in reasons),
+            reasons=Counter(reasons[one.id] for one in begun if one.id in reasons),
             n_refused=n_refused + n_refused_now,
             duration_s=self._clock.monotonic_s() - begun_s,
         )
         self._log.note_done(report, ended, begun, self._cache.stored)
         self._listener.reconcile_ended(report)
-        return min(INTERVAL_S, next_wakeup_s(spec_index, self._cache.stored, now_s=now_s))
+        return min(INTERVAL_S, next_wakeup_s(spec_index.fleet, self._cache.stored, now_s=now_s))
 
     def _count_waiting(self, desired: Fleet, now_s: float) -> int:
         working = self._dispatcher.working()
@@ -420,7 +404,7 @@ class ReconcileLoop:
             if not self._was_refused:  # on fresh records, again, haste does not help
                 self._wake.set()
         self._was_refused = bool(refused)
-        begun = [action for action in actions if subject_id(action) not in refused]
+        begun = [action for action in actions if action.id not in refused]
         for action in begun:
             self._dispatcher.begin(action, spec_index, self._cache.stored)
         return begun, len(refused)

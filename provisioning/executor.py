@@ -19,7 +19,7 @@ from provisioning.errors import (
     ResourceExhaustedError,
     TransientError,
 )
-from provisioning.lifecycle import Ended, Kind, Operation, Outcome, Result, subject_id
+from provisioning.lifecycle import Ended, Kind, Operation, Outcome, Result
 from provisioning.model import ContainerState, Instance, Limits, NodeReport
 from provisioning.nodes import Nodes
 from provisioning.runtime.base import ProberOf, Runtime
@@ -138,7 +138,7 @@ class Dispatcher:
     def begin(self, action: Action, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
         """Begin what an action does to a container, if it does anything."""
         limits = spec_index.fleet.limits
-        known = stored.get(subject_id(action))
+        known = stored.get(action.id)
         match action:
             case GarbageCollect(node, container):
                 operation = Operation(Kind.GARBAGE_COLLECT, node, container)

@@ -14,7 +14,6 @@ from provisioning.actions import (
     CreateInstance,
     DeleteRecord,
     Drain,
-    GarbageCollect,
     Replace,
     Start,
     Stop,
@@ -311,17 +310,6 @@ Ended = tuple[tuple[Operation, Outcome], ...]
 PHASE_DURING = {Kind.START: Phase.STARTING, Kind.STOP: Phase.STOPPING}
 
 
-def subject_id(action: Action) -> str:
-    """Return the id of the instance that an action is about; empty: it is about none."""
-    match action:
-        case CreateInstance(instance):
-            return instance.id
-        case GarbageCollect():
-            return ""
-        case _:
-            return action.id
-
-
 def changed_id(change: Change) -> str:
     """Return the id of the instance that a change is about; empty: it is about none."""
     match change:
@@ -339,7 +327,7 @@ def changes_before(
     """Return what is written before the actions are done; some need nothing to be written."""
     records: dict[str, Instance | None] = {}
     for action in actions:
-        if id_ := subject_id(action):
+        if id_ := action.id:
             known = stored.get(id_)
             before = records.get(id_, known.instance if known else None)
             is_forgotten = isinstance(action, DeleteRecord)

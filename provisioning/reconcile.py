@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from provisioning.actions import Action, Assign, DeleteRecord, Drain, Observed, Unhealthy
@@ -23,6 +23,7 @@ from provisioning.model import (
 )
 from provisioning.scheduler import ActionPlan, is_suitable
 from provisioning.state import NodeState
+from provisioning.store.base import Stored
 
 MOST_RESERVED = 300
 """Instances that wait for room and have it reserved before a healthy one is moved; while more wait
@@ -465,3 +466,18 @@ class Assignment:
     def serve(self) -> None:
         """Take note that an instance was made for who waited."""
         del self._waiting[:1]
+
+
+MARGIN_S = 0.001
+"""A drain has to be over when it is looked at, however clocks round."""
+
+
+def next_wakeup_s(desired: Fleet, stored: Mapping[str, Stored], *, now_s: float) -> float:
+    """Return how long it takes until the next drain is over; infinite where there is none."""
+    drain_s = {pool.name: pool.rotation.drain_s for pool in desired.pools}
+    ends_s = (
+        one.instance.since_s + drain_s.get(one.instance.pool, Rotation().drain_s) + MARGIN_S
+        for one in stored.values()
+        if one.instance.phase is Phase.DRAINING
+    )
+    return min((end_s - now_s for end_s in ends_s if end_s > now_s), default=math.inf)

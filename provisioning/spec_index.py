@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from provisioning.health import ProbeTarget
-from provisioning.model import ContainerSpec, Fleet, Instance, Phase, Rotation, Workload
+from provisioning.model import ContainerSpec, Fleet, Instance, Phase, Workload
 from provisioning.store.base import Stored
 from provisioning.workload import container_spec, host_of, model_store
 
@@ -52,11 +52,6 @@ class SpecIndex:
             return None
         host = host_of(instance, node)
         return ProbeTarget(instance.container, node.name, host, instance.port, pool.workload.probe)
-
-    def drain_s(self, pool: str) -> float:
-        """Return how long an instance of a pool drains, also where the pool has left."""
-        found = self.pool_by_name.get(pool)
-        return (found.rotation if found else Rotation()).drain_s
 
     def count_as_wanted(self, stored: Mapping[str, Stored], unhealthy: Mapping[str, object]) -> int:
         """Return how many instances run, are healthy, and are up to date."""
