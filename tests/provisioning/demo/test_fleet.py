@@ -91,5 +91,12 @@ def test_real_servers_are_processes_that_end_with_the_demo(made: Demo) -> None:
     assert "llamacpp" == pool.workload.engine
 
 
+def test_a_path_with_braces_is_no_placeholder(made: Demo) -> None:
+    braces = fleet_of(replace(made, model_file=Path("/a{b}/model.gguf")))
+    (pool,) = (pool for pool in braces.pools if pool.name == fleet.REAL_POOL)
+
+    assert "--model=/a{{b}}/model.gguf" in pool.workload.command
+
+
 def test_real_servers_that_are_to_go_on_end_with_nobody(made: Demo) -> None:
     assert "--ends-with" not in fleet.specification(replace(made, owner=None), Path("fleet.yml"))
