@@ -8,7 +8,6 @@ import msgspec
 
 from provisioning.spec.defaults import RequestsPage
 from provisioning.spec.schema import (
-    DAY_S,
     Fleet,
     Limits,
     Mount,
@@ -22,6 +21,7 @@ from provisioning.spec.schema import (
     WarmUp,
     Workload,
 )
+from provisioning.spec.values import DAY_S
 
 __all__ = [
     "DAY_S",

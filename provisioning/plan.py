@@ -123,7 +123,7 @@ class Plan(msgspec.Struct, frozen=True):
     nodes: tuple[NodePlan, ...] = ()
     limits: tuple[FieldChange, ...] = ()
     renamed_from: str = ""
-    """The fleet's name in force where it differs: containers carry it, so it cannot be changed."""
+    """The active name of the fleet where it differs: containers carry it, so it stays."""
 
     @property
     def is_empty(self) -> bool:
@@ -148,7 +148,7 @@ class Plan(msgspec.Struct, frozen=True):
 def plan_of(
     before: Fleet | None, after: Fleet, instances: Iterable[Instance], *, base_version: int = 0
 ) -> Plan:
-    """Return what becomes of the fleet when `after` is in force instead of `before`."""
+    """Return what becomes of the fleet when `after` replaces `before`."""
     stored = tuple(instances)
     by_pool: defaultdict[str, list[Instance]] = defaultdict(list)
     for instance in stored:

@@ -11,7 +11,7 @@ from provisioning.model import (
     RuntimeKind,
     Workload,
 )
-from provisioning.placeholders import filled
+from provisioning.spec.values import filled
 
 
 def instance_id(pool_name: str, number: int) -> str:

@@ -43,7 +43,7 @@ from provisioning.metrics import CONTENT_TYPE, Metrics
 from provisioning.model import Instance
 from provisioning.plan import Plan
 from provisioning.spec.document import checked_fleet
-from provisioning.spec.schema import text_fault
+from provisioning.spec.values import text_fault
 from provisioning.store.base import View
 
 WITHIN_S = 60.0

@@ -47,7 +47,7 @@ from provisioning.model import ContainerState, Fleet
 from provisioning.plan import Plan
 from provisioning.runtime.factory import Local
 from provisioning.spec.document import encode_fleet, fleet_yaml, load_fleet
-from provisioning.spec.schema import MAX_FLEET_NAME_CHARACTERS, name_fault
+from provisioning.spec.values import MAX_FLEET_NAME_CHARACTERS, name_fault
 from provisioning.state import LIST_COMMAND
 from provisioning.store.etcd.access import Credentials
 

@@ -21,7 +21,12 @@ from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.yaml_lines import Path, path_text
 from provisioning.errors import SpecError
 from provisioning.spec.defaults import Completion, Document, Fault
-from provisioning.spec.schema import UNWRITTEN, Fleet, Section, Workload
+from provisioning.spec.schema import (
+    UNWRITTEN,
+    Fleet,
+    Section,
+    Workload,
+)
 from provisioning.spec.validate import faults_of
 
 SOURCE = "the specification"
@@ -30,7 +35,8 @@ UNSHOWN = frozenset({"environment", "body", "command"})
 """Below these a value may be a secret."""
 BROKEN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """JSON has these as they are, and a reader of YAML takes them for something else."""
-N_CACHED = 4
+N_CACHED = 2
+"""Fleets of 10,000 nodes take megabytes; there are the active one and the one that follows."""
 KEY = "[key]"
 """Marks in a place that the key of a mapping is wrong, and not its value."""
 IS_DOCUMENT = "document"

@@ -10,7 +10,7 @@ from ollama_fleet.tables import count_text
 from provisioning.budget import RECONCILES_S, Throughput, throughput_of, warm_up_s_of
 from provisioning.model import Fleet, Limits, Node, Pool, RuntimeKind
 from provisioning.spec.defaults import Fault
-from provisioning.spec.schema import MAX_COUNT
+from provisioning.spec.values import MAX_COUNT
 
 MAX_COMPARISONS = 4_000_000
 """Of what pools select with what nodes are labelled; takes seconds."""

@@ -17,8 +17,7 @@ from provisioning.model import (
     RuntimeKind,
     Workload,
 )
-from provisioning.placeholders import filled, placeholder_fault
-from provisioning.spec.schema import MAX_POOL_NAME_CHARACTERS, NAME
+from provisioning.spec.values import MAX_POOL_NAME_CHARACTERS, NAME, filled, placeholder_fault
 from provisioning.workload import container_spec, instance_id, netloc
 
 WORKLOAD = Workload(

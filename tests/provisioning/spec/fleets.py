@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 
 from provisioning.spec.defaults import ENGINES
 from provisioning.spec.schema import (
-    MAX_DURATION_S,
-    MIN_CPUS,
     Fleet,
     Limits,
     Mount,
@@ -21,6 +19,7 @@ from provisioning.spec.schema import (
     WarmUp,
     Workload,
 )
+from provisioning.spec.values import MAX_DURATION_S, MIN_CPUS
 
 NAMES = st.from_regex(r"[A-Za-z0-9]([._-]?[A-Za-z0-9]){0,8}", fullmatch=True)
 LABEL_NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).map("l_".__add__)

@@ -9,8 +9,6 @@ import pytest
 
 from provisioning.spec.document import read_fleet
 from provisioning.spec.schema import (
-    DAY_S,
-    GIB,
     Limits,
     Mount,
     Placement,
@@ -20,6 +18,7 @@ from provisioning.spec.schema import (
     Spread,
     WarmUp,
 )
+from provisioning.spec.values import DAY_S, GIB
 from tests.provisioning.spec.documents import fleet_of, node, pool, problems
 
 WHOLE = """

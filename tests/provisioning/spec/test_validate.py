@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.spec.schema import Fleet, Node, Placement, Pool, RuntimeKind, Workload
+from provisioning.spec.schema import (
+    Fleet,
+    Node,
+    Placement,
+    Pool,
+    RuntimeKind,
+    Workload,
+)
 from provisioning.spec.validate import faults_of
 from tests.provisioning.spec.documents import node, pool, problems
 
