@@ -1,10 +1,4 @@
-"""Make the files that Prometheus and Alertmanager load, or see whether they are as made.
-
-In:   Settings and a folder.
-Out:  rules/*.yml, alertmanager.yml and templates/*.tmpl in it, or the rule files alone; byte for
-      byte the same for the same settings. Fails with GeneratedError; a file is written whole or not
-      at all.
-"""
+"""Make the files that Prometheus and Alertmanager load, or see whether they are as made."""
 
 from __future__ import annotations
 

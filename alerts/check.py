@@ -1,9 +1,4 @@
-"""Run every rule's expression against a live Prometheus.
-
-In:   Settings and Prometheus' URL.
-Out:  a Result: for each rule whether it holds, which of its series are missing, how long it took.
-Fails with CheckError when Prometheus cannot be asked. Nothing is changed there.
-"""
+"""Run every rule's expression against a live Prometheus."""
 
 from __future__ import annotations
 

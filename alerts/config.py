@@ -1,8 +1,4 @@
-"""Put the settings of the alerts together: `--set` before the file before the defaults.
-
-In:   a YAML file and texts such as `thresholds.healthy_instances=9900`.
-Out:  Settings. Fails with SettingsError, which names every problem at once with its place.
-"""
+"""Put the settings of the alerts together: `--set` before the file before the defaults."""
 
 from __future__ import annotations
 

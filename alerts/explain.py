@@ -1,8 +1,4 @@
-"""Say what an alert is, under given settings.
-
-In:   Settings and an alert's name.
-Out:  a text for people, or all alerts as JSON's types. Fails with UnknownAlertError.
-"""
+"""Say what an alert is, under given settings."""
 
 from __future__ import annotations
 

@@ -1,14 +1,11 @@
 """Which alerts say nothing new while another one fires, as data.
 
-In:   nothing.
-Out:  RULES. Each holds within one cluster: the routing adds the cluster's label to every `equal`.
-
 What Alertmanager does with them, and what follows:
 - An alert is muted only while the other one fires. It must fire first, or within the `group_wait`
   of the muted one; the comments say how each pair keeps to that.
 - A muted alert mutes as before: what is behind it stays muted.
-- That an alert is over is not told either while it is muted. An incident that was open before its
-  alert was muted has to be closed by hand; a dead exporter must not close it.
+- No resolved message is sent while an alert is muted: an incident that was open before has to be
+  closed by hand. A dead exporter must not close it.
 - A label of `equal` that both sides lack counts as equal. Rules that compare a label besides the
   cluster's therefore demand that it is there.
 """
@@ -96,7 +93,7 @@ RULES = (
         reason="With all figures gone it is no news that some are.",
     ),
     Inhibition(
-        # It is about a shard, slow polls are about an exporter: no label tells which is whose.
+        # It is about a shard, slow polls are about an exporter: no label links the two.
         sources=(named("OllamaFleetPollStale"),),
         targets=(
             named("OllamaFleetMetricsAbsent", "OllamaFleetShardMissing", "OllamaFleetPollSlow"),
@@ -118,8 +115,8 @@ RULES = (
         # A rack that dies makes a ticket for each of its nodes: they wait as well, and those that
         # are still down when the floor is reached again become tickets then. Capacity, throughput
         # and queues follow from the number of instances. Not muted is the critical
-        # AvailabilityBudgetBurn: it tells when a fleet that has long been just below its floor,
-        # and known for it, breaks down. Latency and errors are what users feel: not muted either.
+        # AvailabilityBudgetBurn: it fires when a fleet that has long been just below its floor
+        # breaks down. Latency and errors are what users feel: not muted either.
         sources=(named("OllamaFleetHealthyInstancesLow"),),
         targets=(
             named(

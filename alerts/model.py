@@ -1,8 +1,4 @@
-"""The parts of a rule file: recording rules, alerts and the groups that hold them.
-
-In:   nothing; these are the types that the modules with the rules fill and that `build` writes.
-Out:  frozen values. Durations are in seconds, expressions are PromQL as text.
-"""
+"""The parts of a rule file: recording rules, alerts and the groups that hold them."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ class Severity(StrEnum):
     """How much a person must hurry; the value is the label's value."""
 
     CRITICAL = "critical"
-    """Wakes somebody."""
+    """A page."""
     WARNING = "warning"
     """A ticket: somebody looks at it in working hours."""
     INFO = "info"
-    """Nobody is told; it stands on dashboards."""
+    """No notification; shown on dashboards only."""
     NONE = "none"
     """Only of Watchdog, which always fires."""
 

@@ -1,8 +1,4 @@
-"""Write receivers as alertmanager.yml wants them, with our texts.
-
-In:   the settings of a receiver, and the severity of what it is told.
-Out:  plain dicts. Nothing fails: the settings have been checked.
-"""
+"""Write receivers as alertmanager.yml wants them, with our texts."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ Config = dict[str, object]
 
 
 def receiver(name: str, receivers: tuple[Receiver, ...], severity: Severity) -> Config:
-    """Return one receiver that tells all of the given ones."""
+    """Return one receiver that notifies all of the given ones."""
     made: dict[str, Any] = {"name": name}
     for item in receivers:
         for kind, write in WRITERS.items():

@@ -1,11 +1,8 @@
 """Put PromQL together where many rules need the same turn of phrase.
 
-In:   series of the catalogue, and how Prometheus scrapes the exporter.
-Out:  PromQL as text, laid out over several lines where it is long.
-
 Two exporters over the same instances are replicas: of what both say the maximum counts. Exporters
 over different parts of the fleet are shards: what they say is added up. Which shard an exporter is,
-its own `ollama_exporter_shard_info` tells; so every sum over the fleet is a sum over shards of a
+its own `ollama_exporter_shard_info` says; so every sum over the fleet is a sum over shards of a
 maximum over replicas, and nobody has to configure which of the two there are.
 """
 
@@ -54,7 +51,7 @@ class Scope:
     def last(self, series: Series | str, *, where: str = "") -> str:
         """Return a series, of the catalogue or recorded, whose last value bridges failed scrapes.
 
-        Without it every failed scrape would begin an alert's `for` anew.
+        Without it every failed scrape would restart an alert's `for`.
         """
         return self._over_lookback("last_over_time", series, where)
 
@@ -86,14 +83,14 @@ class Scope:
             inner: What to take of the series, such as its rate; its last value where not given.
             suffix: `_bucket` for the buckets of a histogram.
         """
-        told = (
+        labels_kept = (
             *series.labels,
             *(["le"] if series.kind is Kind.HISTOGRAM and suffix == "_bucket" else []),
         )
         inner = inner or self.last(series)
         return (
             f"sum {self.by(*labels)} (\n"
-            f"  max {self.by('shard', *told)} (\n"
+            f"  max {self.by('shard', *labels_kept)} (\n"
             f"    {inner}\n"
             f"    * {self.on_exporter} group_left (shard) {ACTIVE_EXPORTERS}\n"
             "  )\n"

@@ -1,10 +1,4 @@
-"""Settings of routing: who is told of what, how often, and what is muted while.
-
-In:   mappings as YAML gives them.
-Out:  frozen models. Fails with pydantic's ValidationError.
-No setting takes a secret: passwords, keys and secret URLs stand in files which only Alertmanager
-reads, so neither these settings nor the alertmanager.yml made of them must be kept secret.
-"""
+"""Settings of routing: receivers, intervals and mute windows."""
 
 from __future__ import annotations
 
@@ -76,7 +70,7 @@ class _Section(BaseModel):
 
 
 class _Notifier(_Section):
-    """One way to tell somebody."""
+    """One way to notify somebody."""
 
     send_resolved: bool = Field(True, description="Also notify when the alert is resolved.")
 
@@ -184,7 +178,7 @@ class DeadMansSwitch(_Hook):
 
 
 class Receiver(_Section):
-    """One way to tell somebody, by its kind."""
+    """One way to notify somebody, by its kind."""
 
     pagerduty: PagerDuty | None = Field(None, description="PagerDuty.")
     opsgenie: Opsgenie | None = Field(None, description="Opsgenie or a compatible API.")
@@ -203,7 +197,7 @@ class Receiver(_Section):
 
 
 class RoutingSettings(_Section):
-    """Who is told of what. Without receivers nobody is."""
+    """Receivers by severity. Without receivers nothing is sent."""
 
     page: tuple[Receiver, ...] = Field((), description="Receivers of critical alerts: pages.")
     ticket: tuple[Receiver, ...] = Field(

@@ -1,8 +1,4 @@
-"""Tables for a terminal: the alerts, and what a live Prometheus made of the rules.
-
-In:   Settings, or a check's Result.
-Out:  texts.
-"""
+"""Tables for a terminal: the alerts, and what a live Prometheus made of the rules."""
 
 from __future__ import annotations
 
@@ -49,11 +45,8 @@ def _remark(rule: Checked) -> str:
 
 def _summary(result: Result) -> Iterator[str]:
     counts = {state: sum(rule.state is state for rule in result.rules) for state in State}
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    yield (
-        f"{len(result.rules)} rules: {told}; "
-        f"{1000 * result.evaluation_s:.0f} ms for all of them together"
-    )
+    counted = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    yield (f"{len(result.rules)} rules: {counted}; {1000 * result.evaluation_s:.0f} ms in total")
     if result.not_loaded:
         yield (
             f"{len(result.not_loaded)} of the names are not loaded in this Prometheus: add the "

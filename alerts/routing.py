@@ -1,10 +1,6 @@
 """Make the alertmanager.yml document: routes, receivers, inhibition, mute windows.
 
-In:   RoutingSettings, and the name of the label that tells clusters apart.
-Out:  the document as plain dicts, lists, texts and numbers; equal settings give equal documents.
-Nothing is read or written, and nothing fails: the settings have been checked.
-
-Only our alerts and Watchdog are told of; everything else ends at a receiver that does nothing. The
+Only our alerts and Watchdog are sent; everything else ends at the null receiver. The
 routes under the root name our alerts, so they can move into the tree of an existing Alertmanager.
 """
 

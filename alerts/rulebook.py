@@ -1,9 +1,4 @@
-"""All rules under some settings.
-
-In:   Settings.
-Out:  the groups in the order of their files, single alerts changed as the settings say.
-Fails with UnknownAlertsError where the settings name an alert that there is not.
-"""
+"""All rules under some settings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Write groups of rules as Prometheus' rule files.
-
-In:   groups, and where the pages are that notifications link to.
-Out:  YAML texts, equal for equal input. One pass here gives every alert its links and severity.
-"""
+"""Write groups of rules as Prometheus' rule files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every series that rules may read: the exporter's, from its catalogue, and the provisioner's.
 
 The provisioner spells its own where it counts. It is no library for rules, so the names stand here
-once more; a test holds them equal to what it publishes, which is also where their meaning is told.
+once more; a test holds them equal to what it publishes, with their meaning.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""Every setting of the alerts: its default, its unit and what it means.
-
-In:   mappings as YAML gives them.
-Out:  frozen Settings. Fails with pydantic's ValidationError, which `config` puts into our words.
-Durations are written as Prometheus writes them, shares as per cent; a Level may be a number, a
-share of the fleet or `40 per instance`.
-"""
+"""Every setting of the alerts: its default, its unit and what it means."""
 
 from __future__ import annotations
 

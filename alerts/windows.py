@@ -1,8 +1,4 @@
-"""Settings of the times at which instances are rotated on purpose.
-
-In:   mappings as YAML gives them.
-Out:  frozen models. Fails with pydantic's ValidationError.
-"""
+"""Settings of the times at which instances are rotated on purpose."""
 
 from __future__ import annotations
 

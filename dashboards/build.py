@@ -1,9 +1,4 @@
-"""Make the JSON files that Grafana loads, or see whether they are as made.
-
-In:   DashboardSettings and a folder.
-Out:  `<uid>.json` for each dashboard, byte for byte the same for the same settings. Fails with
-      GeneratedError; a file is written whole or not at all.
-"""
+"""Make the JSON files that Grafana loads, or see whether they are as made."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The variables, annotations and links that several dashboards share.
-
-In:   settings.
-Out:  grafanalib's templates, annotations, tables. The uids of all dashboards are here as well,
-      since each links to others.
-"""
+"""The variables, annotations and links that several dashboards share."""
 
 from __future__ import annotations
 

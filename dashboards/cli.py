@@ -31,7 +31,7 @@ def settings_options(command: Command) -> Command:
         default=DEFAULTS.cluster_label,
         show_default=True,
         metavar="LABEL",
-        help="Label that tells fleets apart where one Prometheus has several; as in the alerts' "
+        help="Label that distinguishes fleets in one Prometheus; as in the alerts' "
         "prometheus.cluster_label.",
     )
     job = click.option(
@@ -39,14 +39,14 @@ def settings_options(command: Command) -> Command:
         default=DEFAULTS.prometheus_job,
         show_default=True,
         metavar="NAME",
-        help="Name of the scrape job of the exporters; as in prometheus.job.",
+        help="Scrape job of the exporters; as in prometheus.job.",
     )
     interval = click.option(
         "--scrape-interval",
         default=DEFAULTS.scrape_interval,
         show_default=True,
         metavar="DURATION",
-        help="Of that job: the shortest step of charts, a quarter of the range of rates.",
+        help="Scrape interval of that job: shortest step of charts.",
     )
     return cluster(job(interval(command)))
 
@@ -61,13 +61,13 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=_Group, short_help="Make Grafana's dashboards and bring them there.")
+@click.group(cls=_Group, short_help="Build Grafana dashboards and push them.")
 def dashboards() -> None:
-    """Make Grafana's dashboards and bring them there.
+    """Build Grafana dashboards and push them.
 
     Those that come with ollama-fleet suit the alerts' default settings: push them, or build and
     provision files that Grafana reads by itself. Where the cluster label, the job or the scrape
-    interval differ, build them anew and push those.
+    interval differ, build your own and push those.
 
     \b
     Examples:
@@ -94,8 +94,8 @@ def build(
 ) -> None:
     """Write the dashboards as JSON, for Grafana 10.4 and later.
 
-    Tells the files that changed. Files of this command that nothing makes any more are removed;
-    what others have made is never touched.
+    Prints the files that changed. Removes its own files that are no longer built; never touches
+    other files.
     """
     settings = _settings(cluster_label, job, scrape_interval)
     if is_check:

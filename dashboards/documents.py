@@ -1,9 +1,4 @@
-"""Read finished dashboards and see that each is one, before anything is done with any of them.
-
-In:   those that come with this package, a folder of `*.json`, or single files; which of them.
-Out:  Documents, in order of their uid.
-Fails with DocumentError, which tells everything that is wrong.
-"""
+"""Read finished dashboards and see that each is one, before anything is done with any of them."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _variables(select: Selectors) -> tuple[object, ...]:
 
 
 def _key_numbers(select: Selectors) -> tuple[Panel, ...]:
-    """Return the figures that say whether anything is wrong at all."""
+    """Return the numbers that say whether anything is wrong at all."""
     return (
         _up(select),
         _shards(select),
@@ -63,8 +63,8 @@ def _key_numbers(select: Selectors) -> tuple[Panel, ...]:
     )
 
 
-def _figure(text: PanelText, *queries: Query, bad_from: float, colour: str = colours.BAD) -> Panel:
-    """Return a stat whose first figure is green until it reaches a value."""
+def _number(text: PanelText, *queries: Query, bad_from: float, colour: str = colours.BAD) -> Panel:
+    """Return a stat whose first value is green below a threshold."""
     value = fields.turning(queries[0].legend, bad_from, colour)
     return stat(text, *queries, overrides=[value])
 
@@ -78,7 +78,7 @@ def _up(select: Selectors) -> Panel:
         unit="none",
     )
     down, up = Query(pipeline.down_count(select), "down"), Query(pipeline.up_count(select), "up")
-    return _figure(text, down, up, bad_from=1)
+    return _number(text, down, up, bad_from=1)
 
 
 def _shards(select: Selectors) -> Panel:
@@ -90,7 +90,7 @@ def _shards(select: Selectors) -> Panel:
         no_data=NO_EXPORTER,
         unit="none",
     )
-    return _figure(text, Query(pipeline.shards_missing(select), "missing"), bad_from=1)
+    return _number(text, Query(pipeline.shards_missing(select), "missing"), bad_from=1)
 
 
 def _last_pass(select: Selectors) -> Panel:
@@ -104,7 +104,7 @@ def _last_pass(select: Selectors) -> Panel:
         unit="none",
     )
     worst = Query(pipeline.intervals_since_pass(select), "intervals")
-    return _figure(text, worst, bad_from=pipeline.STALE_INTERVALS)
+    return _number(text, worst, bad_from=pipeline.STALE_INTERVALS)
 
 
 def _inventory_failing(select: Selectors) -> Panel:
@@ -116,7 +116,7 @@ def _inventory_failing(select: Selectors) -> Panel:
         unit="none",
     )
     failing = Query(pipeline.inventory_failing(select), "failing")
-    return _figure(text, failing, bad_from=1, colour=colours.WARNING)
+    return _number(text, failing, bad_from=1, colour=colours.WARNING)
 
 
 def _rules_failing(select: Selectors) -> Panel:
@@ -129,7 +129,7 @@ def _rules_failing(select: Selectors) -> Panel:
         unit="none",
     )
     failures = Query(pipeline.rule_failures_count(select), "failures")
-    return _figure(text, failures, bad_from=1).optional()
+    return _number(text, failures, bad_from=1).optional()
 
 
 def _alerts_lost(select: Selectors) -> Panel:
@@ -141,7 +141,7 @@ def _alerts_lost(select: Selectors) -> Panel:
         no_data="Prometheus does not scrape itself.",
         unit="none",
     )
-    return _figure(text, Query(pipeline.alerts_lost_count(select), "lost"), bad_from=1).optional()
+    return _number(text, Query(pipeline.alerts_lost_count(select), "lost"), bad_from=1).optional()
 
 
 def _exporters(select: Selectors) -> Panel:

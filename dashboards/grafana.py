@@ -1,10 +1,5 @@
 """The few calls of Grafana's HTTP API that pushing dashboards needs.
 
-In:   a Transport to a Grafana, version 10 or later.
-Out:  folders and dashboards as they are there.
-Fails with a GrafanaError: ChangedError, RefusedError or ForbiddenError for one dashboard, the
-transport's others for all.
-
 What is relied on is in Grafana's documentation, `developers/http_api/` (from version 13 on
 `developer-resources/api-reference/http-api/api-legacy/`): `dashboard`, `dashboard_versions`,
 `folder`, `other`; reasons of refusals are those of `pkg/services/dashboards/errors.go`.

@@ -248,7 +248,7 @@ def _instances(select: Selectors) -> Panel:
 
 def _instance_columns(select: Selectors) -> tuple[Column, ...]:
     """Return what is shown of each instance of the table, beside whether it is up."""
-    told = (
+    shown = (
         ("tokens/s", catalogue.INSTANCE_TOKENS_PER_SECOND, "short"),
         ("p99", catalogue.INSTANCE_LATENCY_P99, "s"),
         ("running", catalogue.INSTANCE_REQUESTS_RUNNING, "none"),
@@ -257,7 +257,7 @@ def _instance_columns(select: Selectors) -> tuple[Column, ...]:
     return (
         *(
             Column(name=name, expr=nodes.instance_value(select, series), unit=unit)
-            for name, series, unit in told
+            for name, series, unit in shown
         ),
         Column(name="age", expr=nodes.instance_age(select), unit="s"),
     )

@@ -35,7 +35,7 @@ def dashboard(settings: DashboardSettings) -> Board:
 
 
 def _key_numbers(select: Selectors) -> Section:
-    """Return the figures at the top."""
+    """Return the numbers at the top."""
     panels = (
         _healthy(select),
         _p99(select),
@@ -50,7 +50,7 @@ def _key_numbers(select: Selectors) -> Section:
 def _threshold_stat(
     text: PanelText, value: ThresholdStat, good: str, bad: str, *further: Query, decimals: int = 0
 ) -> Panel:
-    """Return a figure that is green or red, by what the alerts compare it with, or grey."""
+    """Return a value that is green or red by the alerts' threshold, or grey without one."""
     unknown = f"{good}, no limit known"
     return stat(
         text,

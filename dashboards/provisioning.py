@@ -1,9 +1,5 @@
 """Write the files that make Grafana load the data sources and the dashboards by itself.
 
-In:   DashboardSettings, and the folder from which Grafana reads such files.
-Out:  YAML below its `datasources/` and `dashboards/`, equal for equal input.
-Fails with SettingsError, and with GeneratedError where a file cannot be written or is another's.
-
 Which keys Grafana reads is in its `pkg/services/provisioning/{datasources,dashboards}/types.go`;
 keys that it does not know it ignores without a word.
 """

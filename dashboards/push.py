@@ -1,10 +1,5 @@
 """Bring dashboards into Grafana without treading on what people changed there.
 
-In:   Documents, and a Grafana.
-Out:  for each document a Result.
-Fails with a GrafanaError while nothing is written yet, unless it is about one dashboard alone; from
-then on, failures are Results.
-
 Grafana keeps a message with each version of a dashboard. Ours holds the digest of what was pushed,
 so the next push sees whether the last to save a dashboard was a push or a person, and whether the
 same document was pushed, even where Grafana has since stored it in another form.

@@ -181,7 +181,7 @@ def provision(
 
 
 def token_of(file: Path) -> str:
-    """Read a token; never tells what the file holds.
+    """Read a token; messages never repeat what the file holds.
 
     Raises:
         SettingsError: It cannot be read, or holds no token.

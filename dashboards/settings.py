@@ -1,8 +1,4 @@
-"""What differs from one installation to the next, as far as dashboards depend on it.
-
-In:   values that the commands' options give; the defaults are those of the alert rules.
-Out:  a frozen DashboardSettings. Fails with SettingsError, which names the option.
-"""
+"""What differs from one installation to the next, as far as dashboards depend on it."""
 
 from __future__ import annotations
 
@@ -30,7 +26,7 @@ class DashboardSettings:
     """How the fleet is scraped, and where Grafana finds what it shows."""
 
     cluster_label: str = "cluster"
-    """Label that tells fleets apart; series that lack it are shown as well."""
+    """Label that distinguishes fleets; series without it are shown as well."""
     prometheus_job: str = "ollama-fleet-exporter"
     scrape_interval: str = "15s"
     prometheus_url: str = "http://localhost:9090"

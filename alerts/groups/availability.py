@@ -49,7 +49,7 @@ def healthy_floor(settings: Settings) -> str:
 
 
 def active_exporters(settings: Settings) -> Recording:
-    """Return the rule that tells which exporters' polls go on, and for which shard."""
+    """Return the rule that lists the exporters that poll, with their shards."""
     scope, n = settings.scope, settings.thresholds.poll_intervals
     # The latest of a minute: an exporter that has just been restarted says 0.
     completed = scope.latest(catalogue.EXPORTER_POLL_LAST_COMPLETED)

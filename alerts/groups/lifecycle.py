@@ -11,7 +11,7 @@ from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import Level
 
 GRACE_S = 21_600.0
-"""For how long a rotation may be late before anybody is told."""
+"""How late a rotation may be before an alert fires."""
 OUT_OF_MEMORY = 'error_type="out_of_memory"'
 
 

@@ -64,7 +64,7 @@ def _latency(settings: Settings) -> Recording:
     requests = scope.fleet_sum(
         DURATIONS, inner=over("increase", DURATIONS, window_s, suffix="_count"), suffix="_count"
     )
-    told = scope.last(catalogue.FLEET_REQUEST_LATENCY_P99)
+    reported = scope.last(catalogue.FLEET_REQUEST_LATENCY_P99)
     counts = scope.last(f"{DURATIONS.name}_count")
     return Recording(
         LATENCY_P99,
@@ -75,7 +75,7 @@ def _latency(settings: Settings) -> Recording:
             f"  {indented(requests)} >= {settings.thresholds.min_requests}",
             ")",
             "or",
-            f"max {scope.by()} ({told} and {scope.on_exporter} {ACTIVE_EXPORTERS})",
+            f"max {scope.by()} ({reported} and {scope.on_exporter} {ACTIVE_EXPORTERS})",
             f"unless {scope.on()} {counts}",
         ),
     )

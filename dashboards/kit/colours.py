@@ -1,6 +1,6 @@
 """Colours with a meaning, the same on every dashboard.
 
-They are told apart by people who see no difference between red and green, too: after Okabe and Ito.
+Distinguishable without seeing red and green: after Okabe and Ito.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What Grafana calls field configuration: overrides, mappings, thresholds; plain JSON values.
-
-In:   names of series or columns, and how they should look.
-Out:  dictionaries as they stand in a panel's `fieldConfig`.
-"""
+"""What Grafana calls field configuration: overrides, mappings, thresholds; plain JSON values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Make of what grafanalib 0.7.1 writes what Grafana 10.4 to 13 take without mending it.
-
-In:   a dashboard as plain JSON values.
-Out:  a new one: what old Grafanas wanted is gone, what new ones want is there, every panel has an
-      id that stays when others come and go.
+"""Make of what grafanalib 0.7.1 writes what Grafana 10.4 to 13 accept.
 
 grafanalib is of January 2024 and knows Grafana 8 and older best. Each step below is for something
 that it really writes; tests/dashboards/test_finalise.py shows what, defect by defect.
@@ -72,10 +68,10 @@ def _thresholds(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     steps = value.get("steps") or []
-    mended = [{key: step.get(key) for key in THRESHOLD} for step in steps]
-    for step in mended:
+    fixed = [{key: step.get(key) for key in THRESHOLD} for step in steps]
+    for step in fixed:
         step["value"] = None if step["value"] == "null" else step["value"]
-    return {**value, "steps": mended}
+    return {**value, "steps": fixed}
 
 
 def _variable(variable: Json) -> Json:

@@ -166,8 +166,8 @@ def errors_by_type(select: Selectors) -> str:
 def alerts_firing(select: Selectors, severity: str) -> str:
     """Return how many alerts fire; 0 only where Watchdog shows that rules are evaluated."""
     matchers = (ALERTNAME, FIRING, f'severity="{severity}"')
-    told = select.with_or_without_cluster("ALERTS", *matchers)
-    return f'count({told}) or on () 0 * count(ALERTS{{alertname="Watchdog", {FIRING}}})'
+    firing = select.with_or_without_cluster("ALERTS", *matchers)
+    return f'count({firing}) or on () 0 * count(ALERTS{{alertname="Watchdog", {FIRING}}})'
 
 
 def alerts_since(select: Selectors) -> str:

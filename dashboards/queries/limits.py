@@ -1,8 +1,5 @@
 """Compare what is with the thresholds that the alerts use, in PromQL.
 
-In:   expressions, one value per cluster.
-Out:  expressions that have a value only on the one side of the threshold, or are the threshold.
-
 The rules record the thresholds in force (`ollama_fleet_threshold`). One that is relative to the
 fleet has a value per cluster; one that is a plain number has one without a cluster, which then is
 the limit of each.
@@ -25,9 +22,9 @@ REQUEST_SUCCESS = "request_success_ratio"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdStat:
-    """A figure of all chosen clusters, as three, of which one has a value.
+    """A value of all chosen clusters as three expressions; one of them has a result.
 
-    A cluster that has no figure at all cannot be value, nor be missed here.
+    A cluster that has no figure at all has no value here either.
     """
 
     good: str
@@ -41,11 +38,11 @@ class ThresholdStat:
 def per_cluster(select: Selectors, name: str, expression: str) -> str:
     """Return the threshold for each cluster that an expression has a value of."""
     none = f"0 * {expression}"
-    told = select.series(FLEET_THRESHOLD, _name(name))
+    own = select.series(FLEET_THRESHOLD, _name(name))
     shared = select.without_cluster(FLEET_THRESHOLD, _name(name))
     aggregate = f"max {select.by()}"
     return (
-        f"({none} + {select.on()} {aggregate} ({told})\n"
+        f"({none} + {select.on()} {aggregate} ({own})\n"
         f"or {none} + on () group_left () max ({shared}))"
     )
 
@@ -61,7 +58,7 @@ def line(select: Selectors, name: str) -> str:
 def threshold_stat(
     select: Selectors, total: str, each: str, limit: str, *, is_floor: bool
 ) -> ThresholdStat:
-    """Return a figure as good, as bad, or as neither.
+    """Return a value as good, bad or unknown.
 
     Args:
         select: Knows the label of clusters.

@@ -17,8 +17,8 @@ def _counted(select: Selectors, *matchers: str) -> str:
     rules record the highest count of each, which is more than there are.
     """
     by_model = replace(catalogue.MODEL_INSTANCES, labels=("model",))
-    told = select.series(catalogue.MODEL_INSTANCES, *matchers)
-    by_exporter = f"sum {select.by('job', 'instance', 'model')} ({told})"
+    counts = select.series(catalogue.MODEL_INSTANCES, *matchers)
+    by_exporter = f"sum {select.by('job', 'instance', 'model')} ({counts})"
     return select.scope.fleet_sum(by_model, "model", inner=select.over_lookback(by_exporter))
 
 

@@ -12,7 +12,7 @@ from dashboards.queries.selectors import FAILING, MODEL, NODE, Selectors
 from exporter import catalogue
 
 LINES = 10
-"""So many lines can be told apart."""
+"""More lines in one chart cannot be distinguished."""
 GROUP = ("node", "model", "engine")
 
 
@@ -81,8 +81,8 @@ def all_count(select: Selectors) -> str:
 
 def _failing(select: Selectors, *matchers: str, at: str = "") -> str:
     statuses = f'status=~"{"|".join(FAILING)}"'
-    told = select.series(names.NODE_INSTANCES, statuses, *matchers)
-    return f"sum {select.by('node')} ({told}{at})"
+    counts = select.series(names.NODE_INSTANCES, statuses, *matchers)
+    return f"sum {select.by('node')} ({counts}{at})"
 
 
 def dark_count(select: Selectors) -> str:
@@ -99,8 +99,8 @@ def failing_most(select: Selectors) -> str:
 
 def failing_status(select: Selectors, status: str) -> str:
     """Return of those nodes the instances of one status."""
-    told = select.series(names.NODE_INSTANCES, f'status="{status}"')
-    return f"sum {select.by('node')} ({told})\nand {select.on('node')} {failing_most(select)}"
+    counts = select.series(names.NODE_INSTANCES, f'status="{status}"')
+    return f"sum {select.by('node')} ({counts})\nand {select.on('node')} {failing_most(select)}"
 
 
 def failing_over_time(select: Selectors) -> str:

@@ -156,7 +156,7 @@ def inventory_good(select: Selectors) -> str:
 
 
 def page_age(select: Selectors) -> str:
-    """Return how old the figures are that each exporter gives."""
+    """Return the age of the metrics that each exporter serves."""
     return f"time() - {own(select, catalogue.EXPORTER_EXPOSITION_TIMESTAMP)}"
 
 

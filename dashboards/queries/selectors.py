@@ -1,8 +1,5 @@
 """Choose series by the variables of the dashboard.
 
-In:   settings, a series or a recorded name, and further matchers.
-Out:  PromQL selectors.
-
 `cluster=~"$cluster"` takes everything while All is chosen, also series that have no such label.
 Thresholds that are plain numbers have none even where the fleet's series do, so they are asked for
 with `$cluster|`.
@@ -44,7 +41,7 @@ class Selectors:
 
     @property
     def cluster(self) -> str:
-        """Return the label that tells fleets apart."""
+        """Return the label that distinguishes fleets."""
         return self.scope.cluster_label
 
     def series(self, series: Series | str, *matchers: str, suffix: str = "") -> str:
@@ -98,7 +95,7 @@ class Selectors:
         return self.scope.on_exporter
 
     def per_instance(self, series: Series, *matchers: str, labels: tuple[str, ...] = ()) -> str:
-        """Return a value per instance, whichever replica tells it."""
+        """Return a value per instance, whichever replica reports it."""
         kept = self.by("instance_id", "node", "model", *labels)
         return f"max {kept} ({self.series(series, *matchers)})"
 
@@ -131,7 +128,9 @@ def _worst(select: Selectors, limit: str, *matchers: str) -> str:
 
 
 def worst_value(select: Selectors, series: Series, limit: str, *matchers: str) -> str:
-    """Return a value of each of the instances, whichever replica tells it."""
-    told = select.series(series, *matchers)
-    of_worst = f"{told}\nand {select.on('instance_id', 'node')} {_worst(select, limit, *matchers)}"
+    """Return a value of each of the instances, whichever replica reports it."""
+    wanted = select.series(series, *matchers)
+    of_worst = (
+        f"{wanted}\nand {select.on('instance_id', 'node')} {_worst(select, limit, *matchers)}"
+    )
     return f"max {select.by(*INSTANCE)} (\n{of_worst}\n)"

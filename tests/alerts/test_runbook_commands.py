@@ -47,7 +47,7 @@ python3() { "$PYTHON" "$@" || note "python3 $*"; }
 """
 WATCHED = '{0}() {{ command {0} "$@" || note "{0} $*"; }}\n'
 SILENT = "{0}() {{ :; }}\n"
-STRANGER = re.compile(r"\b(?:alertmanager|prometheus)_[a-z_]+")
+FOREIGN = re.compile(r"\b(?:alertmanager|prometheus)_[a-z_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,27 +144,24 @@ def _notifier(folder: Path, address: str) -> ChildSpec:
     return ChildSpec("alertmanager", command, f"http://{address}/-/ready")
 
 
-async def test_every_query_runs_on_a_live_prometheus(tmp_path: Path) -> None:
-    """No query errs where there is data, and series of others that they name are really there."""
-    async with live(tmp_path) as running:
-        await eventually(lambda: running.has('ALERTS{alertname="Watchdog"}'))
-        await eventually(lambda: running.has("fleet:ollama_generated_tokens:rate"))
-        await eventually(lambda: running.has("count(up == 1) == 4"))
-        queries = [(page.name, query) for page in PAGES for query in page.queries]
-        answers = [(name, query, await running.query(query)) for name, query in queries]
-        strangers = {
-            selector.name
-            for query in dict.fromkeys(query for _, query in queries)
-            for selector in runbooks.selectors(promql_parser.parse(query))
-            if selector.name and "ollama_" not in selector.name
-        }
-        strangers |= {name for page in PAGES for name in STRANGER.findall(page.text)}
-        # One after the other: a scrape that takes too long ends a target's series until the next.
-        for name in sorted(strangers):
-            await eventually(partial(running.has, name))
-
+async def _query_faults(running: Live) -> list[tuple[str, str, Any]]:
+    """Return which queries err; series of others that pages name must really be there."""
+    await eventually(lambda: running.has("fleet:ollama_generated_tokens:rate"))
+    await eventually(lambda: running.has("count(up == 1) == 4"))
+    queries = [(page.name, query) for page in PAGES for query in page.queries]
     assert 100 < len(queries)
-    assert [] == [(n, q, a) for n, q, a in answers if a["status"] != "success" or "warnings" in a]
+    answers = [(name, query, await running.query(query)) for name, query in queries]
+    foreign = {
+        selector.name
+        for query in dict.fromkeys(query for _, query in queries)
+        for selector in runbooks.selectors(promql_parser.parse(query))
+        if selector.name and "ollama_" not in selector.name
+    }
+    foreign |= {name for page in PAGES for name in FOREIGN.findall(page.text)}
+    # One after the other: a scrape that takes too long ends a target's series until the next.
+    for name in sorted(foreign):
+        await eventually(partial(running.has, name))
+    return [(n, q, a) for n, q, a in answers if a["status"] != "success" or "warnings" in a]
 
 
 def _give_up(what_to_install: str) -> NoReturn:
@@ -231,11 +228,12 @@ async def _run(script: str, folder: Path, environ: dict[str, str]) -> str:
 
 
 @pytest.mark.timeout(300)
-async def test_every_command_runs_against_a_live_fleet(tmp_path: Path) -> None:
+async def test_every_command_and_query_runs_against_a_live_fleet(tmp_path: Path) -> None:
     """All shell blocks of a page, one after the other in one shell, with only what they set."""
     path = _bin(tmp_path / "bin")
     async with live(tmp_path) as running:
         await eventually(lambda: running.has('ALERTS{alertname="Watchdog"}'))
+        query_faults = await _query_faults(running)
         environ = {
             **processes.our_environ(running.environ),
             **running.environ,
@@ -260,5 +258,6 @@ async def test_every_command_runs_against_a_live_fleet(tmp_path: Path) -> None:
             for name, script in wrong.items()
         }
 
+    assert [] == query_faults
     assert {} == failed
     assert [] == [name for name, text in found.items() if not text]

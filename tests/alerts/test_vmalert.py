@@ -24,9 +24,9 @@ from tests.conftest import program
 
 TIMEOUT_S = 110
 ALIKE = (
-    "OllamaFleetExporterDown",
+    pytest.param("OllamaFleetExporterDown", marks=pytest.mark.nightly),
     "OllamaFleetScrapeNearTimeout",
-    "OllamaProvisionerManyLeaders",
+    pytest.param("OllamaProvisionerManyLeaders", marks=pytest.mark.nightly),
     "Watchdog",
 )
 """Alerts whose promtool tests are run: on absence, on a value, on a sum, and one that always fires.

@@ -88,10 +88,6 @@ def test_a_dashboard_can_be_found_and_is_not_edited(uid: Uid) -> None:
     assert "id" not in found
 
 
-def test_titles_are_told_apart() -> None:
-    assert len(Uid) == len({document(uid)["title"] for uid in Uid})
-
-
 @every_dashboard
 def test_each_dashboard_leads_to_all_the_others(uid: Uid) -> None:
     """By the tag that all have; with the same variables and the same time range."""

@@ -120,34 +120,6 @@ def test_grafana_knows_every_key() -> None:
     assert [] == wrong_keys(provider()["options"], PROVIDER_OPTIONS)
 
 
-def test_the_check_of_keys_finds_a_wrong_one() -> None:
-    assert ["is_default", "orgId"] == wrong_keys(
-        {"is_default": True, "orgId": "1", "uid": "x"}, DATASOURCE_KEYS
-    )
-
-
-def test_prometheus_is_asked_as_it_is_scraped() -> None:
-    prometheus, _ = datasources(prometheus_url="http://prometheus:9090", scrape_interval="30s")
-
-    assert ("prometheus", "ollama-fleet-prometheus") == (prometheus["type"], prometheus["uid"])
-    assert "http://prometheus:9090" == prometheus["url"]
-    assert "proxy" == prometheus["access"]
-    assert ("30s", "POST", "Prometheus") == (
-        prometheus["jsonData"]["timeInterval"],
-        prometheus["jsonData"]["httpMethod"],
-        prometheus["jsonData"]["prometheusType"],
-    )
-
-
-def test_alertmanager_is_taken_for_prometheus_own() -> None:
-    _, alertmanager = datasources(alertmanager_url="http://alertmanager:9093")
-
-    assert "ollama-fleet-alertmanager" == alertmanager["uid"]
-    assert "alertmanager" == alertmanager["type"]
-    assert "http://alertmanager:9093" == alertmanager["url"]
-    assert "prometheus" == alertmanager["jsonData"]["implementation"]
-
-
 def test_grafana_changes_neither_the_data_sources_nor_their_rules() -> None:
     """All of it is files, which would win again."""
     prometheus, alertmanager = datasources()
@@ -155,15 +127,6 @@ def test_grafana_changes_neither_the_data_sources_nor_their_rules() -> None:
     assert [False, False] == [prometheus["editable"], alertmanager["editable"]]
     assert not prometheus["jsonData"]["manageAlerts"]
     assert not alertmanager["jsonData"]["handleGrafanaManagedAlerts"]
-
-
-def test_everything_is_of_the_organisation_that_every_grafana_has() -> None:
-    assert [1, 1, 1] == [one["orgId"] for one in (*datasources(), provider())]
-
-
-def test_a_changed_dashboard_shows_within_half_a_minute() -> None:
-    """As the help of the command says."""
-    assert 30 == provider()["updateIntervalSeconds"]
 
 
 def test_no_data_source_claims_to_be_the_default() -> None:
@@ -198,14 +161,6 @@ def test_a_dollar_stays_a_dollar(text: str) -> None:
 @pytest.mark.parametrize("text", ["yes", "007", "a: b # c", "q\"uo'te", "é", "line\nbreak", "{x}"])
 def test_a_text_stays_a_text(text: str) -> None:
     assert text == provider(folder=text)["folder"]
-
-
-def test_the_files_say_what_made_them() -> None:
-    for text in (
-        provisioning.datasources(DashboardSettings()),
-        provisioning.dashboards(DashboardSettings()),
-    ):
-        assert text.startswith("# Made by `ollama-fleet dashboards provision`")
 
 
 # The command
@@ -247,13 +202,6 @@ def test_each_option_is_in_the_files(tmp_path: Path) -> None:
         (tmp_path / "datasources/ollama-fleet.yml").read_text(),
         (tmp_path / "dashboards/ollama-fleet.yml").read_text(),
     ]
-
-
-def test_writing_again_tells_what_changed_alone(tmp_path: Path) -> None:
-    provision(tmp_path)
-
-    assert "" == provision(tmp_path).stdout
-    assert f"{tmp_path}/dashboards/ollama-fleet.yml\n" == provision(tmp_path, "--folder=X").stdout
 
 
 def test_a_file_that_somebody_wrote_is_left_alone(tmp_path: Path) -> None:
