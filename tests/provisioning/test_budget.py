@@ -49,7 +49,7 @@ def test_of_10_000_in_one_pool_made_at_once_none_gets_older_than_promised() -> N
 
 
 def test_a_period_that_cannot_be_kept_does_not_replace_instances_again_and_again() -> None:
-    """A store of an earlier release may hold one; all are due in the last seventh, as they were."""
+    """All are due in the last seventh."""
     hourly = Rotation(every_s=3600.0, at_once=1, drain_s=600.0)
     schedule = schedule_of(pool(20, rotation=hourly), LIMITS)
 

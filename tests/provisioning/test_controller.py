@@ -41,7 +41,7 @@ from tests.provisioning.virtual import VirtualClock, virtual_run
 from tests.provisioning.world import Behaviour, SimulatedRuntime, World
 
 STUBBORN = Behaviour(ignores_sigterm=True)
-PERIOD_S = 7 * 1800.0
+PERIOD_S = 7 * 900.0
 TWO_NODES = (node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2"))
 
 

@@ -165,7 +165,7 @@ def settle(world: World) -> None:
     raise AssertionError(f"after {N_CALM_STEPS} quiet steps there is still to be done: {actions}")
 
 
-@settings(max_examples=150, print_blob=True)
+@settings(max_examples=80, print_blob=True)
 @given(worlds())
 def test_any_mixture_becomes_the_fleet_that_is_wanted(world: World) -> None:
     run_wild(world)
@@ -177,7 +177,7 @@ def test_any_mixture_becomes_the_fleet_that_is_wanted(world: World) -> None:
     assert_wanted(world)
 
 
-@settings(max_examples=100, print_blob=True)
+@settings(max_examples=60, print_blob=True)
 @given(worlds("abe"), st.sampled_from([*NAMES, "e"]), st.sampled_from(Fault))
 def test_a_node_that_is_broken_for_good_keeps_nobody_from_the_fleet_that_is_wanted(
     world: World, broken: str, fault: Fault
@@ -252,7 +252,7 @@ def is_waiting(world: World, instance: Instance) -> bool:
     return world.is_unheard(instance.node) and instance.phase is not Phase.RUNNING
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(worlds(), st.integers(-(2**40), 2**40))
 def test_every_mixture_has_an_answer_at_any_time_and_always_the_same(
     world: World, now_s: int
