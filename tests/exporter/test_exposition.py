@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -278,3 +279,13 @@ def test_promtool_finds_nothing_to_lint(promtool_binary: Path, per_instance: boo
     )
 
     assert (0, b"", b"") == (linted.returncode, linted.stdout, linted.stderr)
+
+
+def test_an_instance_that_is_down_has_no_speed() -> None:
+    """Its counters keep the speed for when it is back."""
+    target = Target("a", "127.0.0.1", 1)
+    down = msgspec.structs.replace(
+        row(target, reading(values=Values(tokens_per_second=42.0))), is_up=False
+    )
+
+    assert b"ollama_instance_tokens_per_second" not in text_of(render(snapshot(down)))

@@ -21,6 +21,7 @@ from exporter.steps import STEP
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.pollers import (
     INTERVAL_S,
+    PATIENCE_S,
     Polled,
     hastily_polling,
     polling,
@@ -406,7 +407,9 @@ async def test_the_loop_turns_between_polls_and_rows_however_many_there_are(
     turning.cancel()
 
 
-async def test_polls_are_counted_and_loading_is_no_failure() -> None:
+async def test_polls_are_counted_and_loading_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     loading = saying(response(b"{}", "503 Service Unavailable"))
     async with serving(loading) as port, watching(target("a", port)) as polled:
         await eventually(lambda: value_of(polled.metrics.polls) >= 1)
@@ -414,6 +417,7 @@ async def test_polls_are_counted_and_loading_is_no_failure() -> None:
 
         assert poll_counts.tried >= 1
         assert (0, 0) == (poll_counts.failed, n_errors(polled))
+    assert [] == [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
 
 
 async def test_aggregates_wait_for_the_first_whole_cycle() -> None:
@@ -650,3 +654,22 @@ def test_a_long_interval_does_not_cost_memory() -> None:
 
     assert MAX_SLOTS == wheel.n_slots
     assert pytest.approx(1e9) == wheel.n_slots * wheel.tick_s
+
+
+async def test_a_poll_that_outlasts_its_interval_is_not_started_twice() -> None:
+    async with (
+        serving(hanging) as port,
+        serving(answering(FLEET)) as other,
+        polling(
+            target("a", port),
+            target("b", other),
+            interval_s=0.3,
+            health_timeout_s=PATIENCE_S,
+            metrics_timeout_s=PATIENCE_S,
+        ) as polled,
+    ):
+        for _ in range(4):
+            await polled.polled_again("b")
+
+        polls = [task for task in asyncio.all_tasks() if "Poller._poll" in repr(task.get_coro())]
+        assert 1 == len(polls)
