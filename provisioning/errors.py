@@ -41,7 +41,7 @@ class FencedError(StoreError):
 
 
 class CompactedError(StoreError):
-    """The changes since that revision are forgotten; load everything anew."""
+    """The changes since that revision are gone from the store; load everything again."""
 
 
 class NotAskedError(ProvisionerError):
@@ -86,8 +86,8 @@ class HalfDoneError(ApiError):
 
     def __init__(self) -> None:
         super().__init__(
-            "another provisioner took over in the midst of it, so it may have been done in part: "
-            "look before you try again"
+            "another provisioner took over meanwhile, so the change may be done in part: check "
+            "before you try again"
         )
 
 

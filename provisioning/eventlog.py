@@ -28,7 +28,7 @@ class _Window:
 
 @dataclass(slots=True)
 class _Tries:
-    """How one thing that is tried again and again goes."""
+    """How one thing that is tried repeatedly goes."""
 
     since_s: float | None = None
     """When the outage began; None: the last try succeeded."""
@@ -123,7 +123,7 @@ class EventLog:
         return True
 
     def forget(self) -> None:
-        """Begin anew, as if nothing had been logged."""
+        """Start over, as if nothing had been logged."""
         self._windows.clear()
         self._tries.clear()
 

@@ -36,7 +36,7 @@ ANY = -1
 """As the version that is expected: whichever is in force, as long as one is."""
 LEAVING = frozenset({Phase.DRAINING, Phase.STOPPING})
 TRIES = 5
-IN_PART = "part of it is written already, so look before you try again"
+IN_PART = "part of it is written already: check before you try again"
 
 AnswerT = TypeVar("AnswerT", Instance, Plan)
 
@@ -336,7 +336,7 @@ class Commands:
 def _decided(
     decide: Callable[[View], Mutation[AnswerT]], view: View, *, has_written: bool
 ) -> Mutation[AnswerT]:
-    """Return what is to be written; what is refused in the midst of it says so."""
+    """Return the mutation; one that is refused after part was written says so."""
     try:
         return decide(view)
     except (ApiError, SpecError) as error:

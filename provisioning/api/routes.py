@@ -26,7 +26,7 @@ PROBLEM_TYPES = (
 
 
 class State(StrEnum):
-    """What the exporter is told about an instance."""
+    """State of an instance in the exporter's inventory."""
 
     RUNNING = "running"
     PROVISIONING = "provisioning"
@@ -202,11 +202,11 @@ FILTERS = (
     _filter("pool", "Only instances of this pool"),
     _filter("state", "Only instances in this state", tuple(State)),
 )
-DETAILS = Parameter("details", "query", "1: everything that is known of each instance.", ("0", "1"))
+DETAILS = Parameter("details", "query", "1: all fields of each instance.", ("0", "1"))
 ID = Parameter("id", "path", "Id of an instance.")
 POOL = Parameter("name", "path", "Name of a pool.")
-IF_NONE_MATCH = Parameter("If-None-Match", "header", "ETag of the answer that is known already.")
-IF_MATCH = Parameter("If-Match", "header", "ETag of the specification that has to be in force.")
+IF_NONE_MATCH = Parameter("If-None-Match", "header", "ETag of the answer that the client has.")
+IF_MATCH = Parameter("If-Match", "header", "ETag of the specification that must be active.")
 
 BODY_FAILURES = (
     HTTPStatus.REQUEST_TIMEOUT,
@@ -284,7 +284,7 @@ OPERATIONS = (
     Operation(
         name="instances",
         path="/instances",
-        summary="The inventory: what the exporter and load tests find the instances by.",
+        summary="The inventory of instances, for the exporter and load tests.",
         answer=(list[Entry], list[Details]),
         parameters=(*FILTERS, DETAILS, IF_NONE_MATCH),
     ),
@@ -297,21 +297,21 @@ OPERATIONS = (
     ),
     _command(
         "assign",
-        "Give the instance to a developer; the pool lists them from now on.",
+        "Assign the instance to a developer, and add them to the pool's developers.",
         body=AssignRequest,
         status=HTTPStatus.OK,
     ),
     _command(
         "release",
-        "Take the instance from its developer; the pool does not list them any more.",
+        "Unassign the instance, and remove its developer from the pool's developers.",
         status=HTTPStatus.OK,
     ),
-    _command("drain", "Let the instance end what it has begun, now; then it starts afresh."),
-    _command("replace", "Replace the instance by a fresh one when the fleet's limits allow it."),
+    _command("drain", "Drain the instance now: it finishes its requests, then it is replaced."),
+    _command("replace", "Replace the instance when the fleet's limits allow it."),
     Operation(
         name="nodes",
         path="/nodes",
-        summary="How each node is: whether it answers, since when not and why, and what it holds.",
+        summary="The nodes: whether each answers, when it last did, its fault and its load.",
         answer=list[NodeDocument],
     ),
     Operation(
@@ -325,7 +325,7 @@ OPERATIONS = (
         name="delete_orphans",
         method="POST",
         path="/orphans/delete",
-        summary="Delete all orphans, if there are as many as the request says.",
+        summary="Delete all orphans, if there are as many as the request's count.",
         answer=list[OrphanDocument],
         body=DeleteOrphansRequest,
         status=HTTPStatus.ACCEPTED,
@@ -345,7 +345,7 @@ OPERATIONS = (
     Operation(
         name="spec",
         path="/spec",
-        summary="The specification in force, every default written out.",
+        summary="The active specification, with all defaults.",
         answer=Fleet,
         parameters=(IF_NONE_MATCH,),
         also=(HTTPStatus.NOT_FOUND,),
@@ -355,7 +355,7 @@ OPERATIONS = (
         name="put_spec",
         method="PUT",
         path="/spec",
-        summary="Put a specification in force.",
+        summary="Replace the active specification.",
         answer=Plan,
         parameters=(IF_MATCH,),
         body=Fleet,
@@ -366,7 +366,7 @@ OPERATIONS = (
         name="plan",
         method="POST",
         path="/plan",
-        summary="What a specification would change; nothing is changed.",
+        summary="Show what a specification would change; it changes nothing.",
         answer=Plan,
         body=Fleet,
         also=(HTTPStatus.CONFLICT,),
@@ -382,7 +382,9 @@ OPERATIONS = (
     Operation(
         name="metrics", path="/metrics", summary="The provisioner's own series.", answer=TEXT
     ),
-    Operation(name="healthy", path="/-/healthy", summary="200 while it lives.", answer=TEXT),
+    Operation(
+        name="healthy", path="/-/healthy", summary="200 while the process runs.", answer=TEXT
+    ),
     Operation(name="ready", path="/-/ready", summary="200 once it knows the fleet.", answer=TEXT),
     Operation(
         name="openapi", path="/openapi.json", summary="This description.", answer=dict[str, Any]

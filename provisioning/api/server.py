@@ -276,7 +276,7 @@ async def serving(
 def bound(host: str, port: int) -> Iterator[Sequence[socket.socket]]:
     """Give sockets at every address of a host, all with one port; the system's choice for port 0.
 
-    Whose port it is is known before anybody is told of it, and nobody is answered yet.
+    The port is ours from then on; nobody is answered yet.
 
     Raises:
         ListenError: They cannot be had.

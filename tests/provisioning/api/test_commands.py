@@ -96,7 +96,7 @@ async def test_what_was_begun_before_another_took_over_is_not_said_to_be_undone(
 
     assert (("ann", "bob"), [""]) == (developers(board), owners(board, 2))
     assert ("about:blank", False) == (problem["type"], "leader" in problem)
-    assert "it may have been done in part: look before you try again" in problem["detail"]
+    assert "the change may be done in part: check before you try again" in problem["detail"]
 
 
 async def test_what_was_refused_whole_before_another_took_over_changed_nothing(
@@ -141,7 +141,7 @@ async def test_an_order_that_is_refused_when_part_of_it_is_written_says_so(board
 
     assert ("ann", "bob") == developers(board)
     assert (
-        "llama-00002 is eve's; release it first; part of it is written already, so look before "
+        "llama-00002 is eve's; release it first; part of it is written already: check before "
         "you try again"
     ) == problem["detail"]
 
@@ -271,7 +271,7 @@ async def test_a_write_that_is_given_up_says_that_part_of_it_is_written(board: B
     problem = await board.ask("POST", "/instances/llama-00002/assign", order, expect=409)
 
     assert problem["detail"].endswith(
-        "try again; part of it is written already, so look before you try again"
+        "try again; part of it is written already: check before you try again"
     )
 
 
