@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._is_closing = False
         self.is_open = False
 
-    def ask(
+    def send(
         self, request: bytes, n_answers: int, deadlines: Deadlines, done: Callable[[Exchange], None]
     ) -> None:
         """Send the request; `done` is called once, with what came of it.

@@ -67,43 +67,43 @@ class InstanceClient:
         """Return whether a connection is open now."""
         return self._connection is not None and self._connection.is_open
 
-    def ask_now(
+    def fetch_now(
         self, paths: tuple[str, ...], deadlines: Deadlines, done: Callable[[Exchange], None]
     ) -> bool:
-        """Ask for all paths at once over the kept connection; `settle` makes answers of the result.
+        """Ask for all paths at once over the kept connection; `answers_of` reads the result.
 
         Returns:
-            False, and nothing is done, where that is not possible: then `ask` does it.
+            False, and nothing is done, where that is not possible: then `fetch` does it.
         """
         connection = self._connection
         if connection is None or not connection.is_open or paths in self._one_by_one:
             return False
         if self._transport.slots is not None:  # then connections are not kept
             return False
-        connection.ask(self._request(paths), len(paths), deadlines, done)
+        connection.send(self._request(paths), len(paths), deadlines, done)
         return True
 
-    def settle(self, paths: tuple[str, ...], exchange: Exchange) -> Answers | None:
-        """Return what came of `ask_now`; None where only the kept connection was at fault."""
+    def answers_of(self, paths: tuple[str, ...], exchange: Exchange) -> Answers | None:
+        """Return what came of `fetch_now`; None where only the kept connection was at fault."""
         answers: list[Answer | PollError] = []
         self._take(paths, answers, exchange, is_kept=True)
         if len(answers) < len(paths):
             return None
         return dict(zip(paths, answers, strict=True))
 
-    async def ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
+    async def fetch(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
         """Send a GET for each path; return an answer or an error for each, never raise one."""
         if self._transport.slots is None:
-            return await self._ask(paths, deadlines)
-        return await self._ask_in_slot(paths, deadlines, self._transport.slots)
+            return await self._fetch(paths, deadlines)
+        return await self._fetch_in_slot(paths, deadlines, self._transport.slots)
 
     def close(self) -> None:
-        """Close the connection, if one is open; the next `ask` opens a new one."""
+        """Close the connection, if one is open; the next `fetch` opens a new one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    async def _ask_in_slot(
+    async def _fetch_in_slot(
         self, paths: tuple[str, ...], deadlines: Deadlines, slots: asyncio.Semaphore
     ) -> Answers:
         """Ask over a connection that does not outlive the poll, once one more may be open."""
@@ -111,15 +111,15 @@ class InstanceClient:
             detail = "no file descriptor was free in time; raise the limit (ulimit -n) or shard"
             return dict.fromkeys(paths, PollError(Outcome.NO_DESCRIPTOR, detail))
         try:
-            return await self._ask(paths, deadlines)
+            return await self._fetch(paths, deadlines)
         finally:
             self.close()
             slots.release()
 
-    async def _ask(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
+    async def _fetch(self, paths: tuple[str, ...], deadlines: Deadlines) -> Answers:
         """Ask over as many connections as it takes."""
         answers: list[Answer | PollError] = []
-        self._forget_in_time(paths)
+        self._retry_pipelining_later(paths)
         while len(answers) < len(paths):
             if answers:
                 deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
@@ -142,10 +142,10 @@ class InstanceClient:
             self._connection = None
         answers += exchange.answers
         failure = exchange.failure
-        if failure is not None and not self._tries_again(paths, exchange, is_kept=is_kept):
+        if failure is not None and not self._is_retried(paths, exchange, is_kept=is_kept):
             answers += [failure] * (len(paths) - len(answers))
 
-    def _tries_again(self, paths: tuple[str, ...], exchange: Exchange, *, is_kept: bool) -> bool:
+    def _is_retried(self, paths: tuple[str, ...], exchange: Exchange, *, is_kept: bool) -> bool:
         """Decide whether a failure is the connection's own and a fresh one deserves a try.
 
         Servers close kept connections as they like (llama-server: after 5 s, or 100 requests), also
@@ -157,7 +157,7 @@ class InstanceClient:
         self._one_by_one[paths] = ONE_BY_ONE_POLLS
         return is_gone
 
-    def _forget_in_time(self, paths: tuple[str, ...]) -> None:
+    def _retry_pipelining_later(self, paths: tuple[str, ...]) -> None:
         """Try pipelining again after a while: it may only have been slow, or another server."""
         if paths in self._one_by_one:
             self._one_by_one[paths] -= 1
@@ -173,7 +173,7 @@ class InstanceClient:
             connection = self._connection = opened
         answered: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
         request = self._request(paths)
-        connection.ask(request, len(paths), deadlines, partial(_set_result, answered))
+        connection.send(request, len(paths), deadlines, partial(_set_result, answered))
         return await answered
 
     async def _connect(self, deadline_s: float) -> Connection | PollError:
@@ -183,9 +183,9 @@ class InstanceClient:
             addresses = self._addresses or await resolver.resolve(target.host, deadline_s)
             connected = await dial(addresses, target.port, deadline_s)
             if not target.tls:  # then nothing is waited for, and no timer is needed
-                return await _speak(connected, target, self._transport)
+                return await _open_connection(connected, target, self._transport)
             async with asyncio.timeout_at(deadline_s):
-                return await _speak(connected, target, self._transport)
+                return await _open_connection(connected, target, self._transport)
         except PollError as error:
             return error
         except TimeoutError:
@@ -217,7 +217,7 @@ async def _acquire(slots: asyncio.Semaphore, deadline_s: float) -> bool:
         return False
 
 
-async def _speak(
+async def _open_connection(
     connected: socket.socket, target: Target, transport: TransportConfig
 ) -> Connection:
     """Return a Connection over a socket, once TLS is agreed on where the target wants it."""

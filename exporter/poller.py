@@ -189,7 +189,7 @@ class Poller:
 
     def _start(self, scrape_target: ScrapeTarget, cycle: Cycle) -> None:
         cycle.n_running += 1
-        start = scrape_target.begin()
+        start = scrape_target.start_poll()
         self._polls[scrape_target.target.id] = None
         if not scrape_target.poll_now(start, partial(self._answered, scrape_target, cycle, start)):
             self._start_task(scrape_target, cycle, start)
@@ -201,7 +201,7 @@ class Poller:
         result = None
         try:
             if self._is_current(scrape_target):
-                result = scrape_target.conclude(start, exchange)
+                result = scrape_target.finish_poll(start, exchange)
                 if result is None:
                     self._start_task(scrape_target, cycle, start)
                     return

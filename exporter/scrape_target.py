@@ -119,7 +119,7 @@ class ScrapeTarget:
         """Close the connection."""
         self._client.close()
 
-    def begin(self) -> PollStart:
+    def start_poll(self) -> PollStart:
         """Set the deadlines of a poll that begins now."""
         options = self._options
         # The loop's clock has steps of a millisecond: good for deadlines, not for durations.
@@ -128,7 +128,7 @@ class ScrapeTarget:
         return PollStart(options.clock.unix_s(), options.clock.monotonic_s(), deadlines)
 
     def poll_now(self, start: PollStart, done: Callable[[Exchange], None]) -> bool:
-        """Ask a known server over the kept connection; `conclude` takes what `done` is given.
+        """Ask a known server over the kept connection; `finish_poll` takes what `done` is given.
 
         Returns:
             False, and nothing is done, where it takes more than that: then `poll` does it.
@@ -136,13 +136,13 @@ class ScrapeTarget:
         engine = self._engine
         if engine is None or start.started_s >= self._identify_at_s:
             return False
-        return self._client.ask_now(engine.requests, start.deadlines, done)
+        return self._client.fetch_now(engine.requests, start.deadlines, done)
 
-    def conclude(self, start: PollStart, exchange: Exchange) -> PollResult | None:
+    def finish_poll(self, start: PollStart, exchange: Exchange) -> PollResult | None:
         """Take in what came of `poll_now`; None where `poll` has to do it after all."""
         engine = self._engine
         assert engine is not None  # noqa: S101 - poll_now asked it
-        answers = self._client.settle(engine.requests, exchange)
+        answers = self._client.answers_of(engine.requests, exchange)
         return None if answers is None else self._take(start, engine.read(answers))
 
     async def poll(self, start: PollStart) -> PollResult:
@@ -151,7 +151,7 @@ class ScrapeTarget:
         if engine is None or start.started_s >= self._identify_at_s:
             verdict = await self._identify(start)
         else:
-            verdict = engine.read(await self._client.ask(engine.requests, start.deadlines))
+            verdict = engine.read(await self._client.fetch(engine.requests, start.deadlines))
         return self._take(start, verdict)
 
     async def _identify(self, start: PollStart) -> Verdict:
@@ -163,7 +163,7 @@ class ScrapeTarget:
         answers: Answers = {}
         engine = self._options.engines.get(self.target.engine)
         if engine is None:
-            answers = await self._client.ask(auto.PROBES, start.deadlines)
+            answers = await self._client.fetch(auto.PROBES, start.deadlines)
             name = auto.recognise(answers)
             if name is None:
                 return auto.unrecognised(answers)
@@ -171,17 +171,17 @@ class ScrapeTarget:
         if self._engine is not engine:
             self._engine = engine
             self._label()
-        answers |= await self._ask_rest(engine, answers, start.deadlines)
+        answers |= await self._fetch_rest(engine, answers, start.deadlines)
         self._identify_at_s = start.started_s + self._options.identify_interval_s
         return engine.read(answers)
 
-    async def _ask_rest(self, engine: Engine, answers: Answers, deadlines: Deadlines) -> Answers:
+    async def _fetch_rest(self, engine: Engine, answers: Answers, deadlines: Deadlines) -> Answers:
         """Request the engine's paths that the probes did not include."""
         wanted = engine.requests + engine.identity_requests
         rest = tuple(path for path in wanted if path not in answers)
         if answers:  # the first answer came in time already
             deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
-        return await self._client.ask(rest, deadlines)
+        return await self._client.fetch(rest, deadlines)
 
     def _engine_name(self) -> EngineName:
         """Return what the server was known as last."""

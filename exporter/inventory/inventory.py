@@ -56,7 +56,7 @@ class SourceListing:
         self._logged = ""
 
     @property
-    def is_undecided(self) -> bool:
+    def has_new(self) -> bool:
         """Return whether a new list waits that no one has looked at."""
         return self.new is not None and not self._content_problems
 
@@ -113,17 +113,17 @@ class SourceListing:
         is_foreseen = isinstance(error, SourceError)
         return Problem(self.source.name, str(error) if is_foreseen else _bug(error))
 
-    def take(self) -> None:
+    def activate(self) -> None:
         """Activate the new list."""
         if self.new is not None:
             self.active, self.new = self.new, None
             self._content_problems = ()
 
-    def refuse(self, problems: Sequence[Problem]) -> None:
+    def reject(self, problems: Sequence[Problem]) -> None:
         """Keep the active list; the new one is tried again when another source changes."""
         self._content_problems = tuple(problems)
 
-    def conclude(self, now_s: float) -> None:
+    def finish_round(self, now_s: float) -> None:
         """End a round: note the success, or log the failure if it is not the one logged last."""
         error = _summary(self.problems)
         n_instances = len(self.active)
@@ -200,14 +200,14 @@ class Inventory:
             await self._apply_new()
             if problems := self._problems_at_start():
                 raise InputError("inventory", problems)
-            self._conclude()
+            self._finish_round()
 
     async def refresh(self) -> Change:
         """Read all sources again and return what has changed; false when nothing has."""
         async with self._one_at_a_time:
             await self._read()
             change = await self._apply_new()
-            self._conclude()
+            self._finish_round()
             return change
 
     async def close(self) -> None:
@@ -222,7 +222,7 @@ class Inventory:
 
     async def _apply_new(self) -> Change:
         """Activate the new lists that do not conflict."""
-        if not any(listing.is_undecided for listing in self._listings):
+        if not any(listing.has_new for listing in self._listings):
             return NO_CHANGE
         active = [listing.active for listing in self._listings]
         new = {i: item.new for i, item in enumerate(self._listings) if item.new is not None}
@@ -231,9 +231,9 @@ class Inventory:
         merged = await asyncio.to_thread(merge, self._targets, lists, self._shard)
         # From here to the end nothing waits: a cancelled refresh has changed all or nothing.
         for index in resolution.taken:
-            self._listings[index].take()
+            self._listings[index].activate()
         for index, problems in resolution.refused.items():
-            self._listings[index].refuse(problems)
+            self._listings[index].reject(problems)
         self._targets, change = merged
         return change
 
@@ -241,10 +241,10 @@ class Inventory:
         refusing = (listing for listing in self._listings if listing.forbids_start)
         return [problem for listing in refusing for problem in listing.problems]
 
-    def _conclude(self) -> None:
+    def _finish_round(self) -> None:
         now_s = self._clock.unix_s()
         for listing in self._listings:
-            listing.conclude(now_s)
+            listing.finish_round(now_s)
 
     def _described(self, state: SourceState) -> str:
         age_s = self._clock.unix_s() - state.last_success_s

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 UNREACHABLE = "#a00020"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
-NEVER_READ = "An inventory source has never been read: its instances are missing."
+NEVER_READ = "An inventory source was never read: its instances are missing."
 LEAST_CONTRAST = 4.5
 GONE = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
 """What Chromium itself writes to its console about an exporter that is gone."""
@@ -138,7 +138,7 @@ async def test_the_page_says_that_the_exporter_is_gone_and_recovers(
 
     alert = page.page.get_by_role("alert")
     await expect(alert).to_have_text(
-        pattern("The exporter does not answer since {clock}. What you see is from then.")
+        pattern("The exporter does not answer since {clock}. The data shown is from then.")
     )
     assert "grayscale(1) opacity(0.5)" == await _filter_of_the_map(page)
 
@@ -154,7 +154,7 @@ async def _filter_of_the_map(page: FleetPage) -> str:
 
 
 async def test_old_data_is_told(url: str, open_page: Open) -> None:
-    """The exporter answers, but has not come round for three of its intervals."""
+    """The exporter answers, but no poll cycle has ended for three intervals."""
     page = await open_page(url)
     notice = page.find("#notice")
     await expect(notice).to_be_hidden()
@@ -162,7 +162,7 @@ async def test_old_data_is_told(url: str, open_page: Open) -> None:
     await page.page.route("**/fleet/changes?*", altered(aged("last_cycle_age_seconds", 3.1)))
 
     await expect(notice).to_have_text(
-        pattern("The exporter answers, but has not come round the whole fleet since {clock}.")
+        pattern("The exporter answers, but its last poll cycle ended at {clock}: the data is old.")
     )
     await expect(notice).to_have_role("status")
 
@@ -183,7 +183,7 @@ async def test_an_exporter_that_hangs_is_told_soon_and_asked_again(
     alert = page.page.get_by_role("alert")
     await eventually(lambda: held.n == 1)
     await expect(alert).to_have_text(
-        pattern("The exporter does not answer since {clock}. What you see is from then."),
+        pattern("The exporter does not answer since {clock}. The data shown is from then."),
         timeout=7_500,
     )
     assert 1 == held.n

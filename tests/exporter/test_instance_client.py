@@ -56,7 +56,7 @@ async def outcomes(
     """Ask both paths once; return how each went."""
     async with serving(handler) as port:
         client = client_to(port, transport)
-        answers = await client.ask(BOTH, deadlines or soon())
+        answers = await client.fetch(BOTH, deadlines or soon())
         client.close()
     return [Outcome.OK if isinstance(a, Answer) else a.outcome for a in answers.values()]
 
@@ -88,7 +88,7 @@ async def learns(client: InstanceClient) -> None:
     """Ask a server that answers one of two pipelined requests, until the channel has seen that."""
 
     async def has_seen() -> bool:
-        answers = await client.ask(BOTH, soon(0.1, 0.2))
+        answers = await client.fetch(BOTH, soon(0.1, 0.2))
         found = [_outcome(answer) for answer in answers.values()]
         return are_or_too_late([Outcome.OK, Outcome.TIMEOUT], found)
 
@@ -106,7 +106,7 @@ async def test_one_connection_serves_many_polls(transport: TransportConfig) -> N
     async with serving(handle) as port:
         client = client_to(port, transport)
         for _ in range(5):
-            await client.ask(BOTH, soon())
+            await client.fetch(BOTH, soon())
         client.close()
 
     assert 1 == n_connections
@@ -115,7 +115,7 @@ async def test_one_connection_serves_many_polls(transport: TransportConfig) -> N
 async def test_a_kept_connection_keeps_nothing_of_what_came(transport: TransportConfig) -> None:
     async with serving(answering(BODIES)) as port:
         client = client_to(port, transport)
-        await client.ask(BOTH, soon())
+        await client.fetch(BOTH, soon())
 
         kept = gc.get_referents(client._connection)
         client.close()
@@ -133,7 +133,7 @@ async def test_both_requests_leave_in_one_piece(transport: TransportConfig) -> N
 
     async with serving(handle) as port:
         client = client_to(port, transport)
-        await client.ask(BOTH, soon())
+        await client.fetch(BOTH, soon())
         client.close()
 
     assert 2 == pieces[0].count(b"GET ")
@@ -150,10 +150,10 @@ async def test_a_connection_closed_while_idle_is_no_failure(transport: Transport
 
     async with serving(handle) as port:
         client = client_to(port, transport)
-        await client.ask(BOTH, soon())
+        await client.fetch(BOTH, soon())
         await eventually(lambda: not client.is_open)
 
-        answers = await client.ask(BOTH, soon())
+        answers = await client.fetch(BOTH, soon())
 
         assert [Answer(200, b"ok")] * 2 == list(answers.values())
         client.close()
@@ -175,9 +175,9 @@ async def test_a_close_that_races_with_the_request_is_asked_again(
 
     async with serving(handle) as port:
         client = client_to(port, transport)
-        await client.ask(BOTH, soon())
+        await client.fetch(BOTH, soon())
 
-        answers = await client.ask(BOTH, soon())
+        answers = await client.fetch(BOTH, soon())
 
         assert [Answer(200, b"ok")] * 2 == list(answers.values())
         assert 2 == n_connections
@@ -196,8 +196,8 @@ async def test_a_server_that_closes_after_each_answer_is_asked_one_by_one(
     async with serving(handle) as port:
         client = client_to(port, transport)
 
-        first = await client.ask(BOTH, soon())
-        second = await client.ask(BOTH, soon())
+        first = await client.fetch(BOTH, soon())
+        second = await client.fetch(BOTH, soon())
 
     assert [Answer(200, b"ok")] * 2 == list(first.values())
     assert [Answer(200, b"ok")] * 2 == list(second.values())
@@ -216,7 +216,7 @@ async def test_a_server_that_swallows_the_second_request_is_asked_one_by_one(
     async with serving(handle) as port:
         client = client_to(port, transport)
         await learns(client)
-        answers = await client.ask(BOTH, soon())
+        answers = await client.fetch(BOTH, soon())
         client.close()
 
     assert [Answer(200, b"ok")] * 2 == list(answers.values())
@@ -228,7 +228,7 @@ async def test_an_answer_without_a_length_ends_with_the_connection(
     handler = saying(b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nhello ", b"world")
 
     async with serving(handler) as port:
-        answers = await client_to(port, transport).ask(BOTH, soon())
+        answers = await client_to(port, transport).fetch(BOTH, soon())
 
     assert [Answer(200, b"hello world")] * 2 == list(answers.values())
 
@@ -238,7 +238,7 @@ async def test_a_chunked_answer_is_put_together(transport: TransportConfig) -> N
     handler = saying(head + b"3\r\nhel\r\n", b"2\r\nlo\r\n0\r\n\r\n")
 
     async with serving(handler) as port:
-        answers = await client_to(port, transport).ask(BOTH[:1], soon())
+        answers = await client_to(port, transport).fetch(BOTH[:1], soon())
 
     assert {"/health": Answer(200, b"hello")} == answers
 
@@ -253,7 +253,7 @@ async def test_unasked_bytes_are_not_taken_for_an_answer(transport: TransportCon
 
     async with serving(handle) as port:
         client = client_to(port, transport)
-        await client.ask(BOTH, soon())
+        await client.fetch(BOTH, soon())
 
         assert not client.is_open
 
@@ -272,7 +272,7 @@ async def test_bytes_that_come_later_unasked_close_the_connection(
 
     async with serving(handle) as port:
         client = client_to(port, transport)
-        await client.ask(BOTH, soon())
+        await client.fetch(BOTH, soon())
         assert client.is_open
         sent.set()
         await eventually(lambda: not client.is_open)
@@ -294,8 +294,8 @@ async def test_a_kept_connection_that_hangs_is_not_asked_a_second_time(
 
     async with serving(handle) as port:
         client = client_to(port, transport)
-        await client.ask(BOTH, soon())
-        answers = await client.ask(BOTH, soon(0.1, 30.0))
+        await client.fetch(BOTH, soon())
+        answers = await client.fetch(BOTH, soon(0.1, 30.0))
 
     assert [Outcome.TIMEOUT] * 2 == [_outcome(answer) for answer in answers.values()]
     assert 1 == n_connections
@@ -317,7 +317,7 @@ async def test_pipelining_is_tried_again_after_a_while(transport: TransportConfi
         is_slow = False
         n_before = len(requests)
         for _ in range(ONE_BY_ONE_POLLS + 1):
-            await client.ask(BOTH, soon())
+            await client.fetch(BOTH, soon())
         client.close()
 
     assert 1 == requests[n_before].count(b"GET ")
@@ -329,11 +329,11 @@ async def test_where_slots_are_few_a_kept_connection_is_not_used_at_once(
 ) -> None:
     async with serving(answering(BODIES)) as port:
         client = client_to(port, transport)
-        await client.ask(BOTH, soon())
+        await client.fetch(BOTH, soon())
         transport.slots = asyncio.Semaphore(1)
 
-        assert not client.ask_now(BOTH, soon(), print)
-        await client.ask(BOTH, soon())
+        assert not client.fetch_now(BOTH, soon(), print)
+        await client.fetch(BOTH, soon())
         assert not client.is_open
 
 
@@ -402,7 +402,7 @@ async def test_figures_that_take_their_time_are_waited_for(transport: TransportC
 async def test_a_port_where_nobody_listens_is_refused(transport: TransportConfig) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        answers = await client_to(unused.getsockname()[1], transport).ask(BOTH, soon())
+        answers = await client_to(unused.getsockname()[1], transport).fetch(BOTH, soon())
 
     errors = [answer for answer in answers.values() if isinstance(answer, PollError)]
     assert [Outcome.REFUSED] * 2 == [error.outcome for error in errors]
@@ -415,7 +415,7 @@ async def test_a_full_backlog_is_a_connect_timeout(transport: TransportConfig) -
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         filler.connect(listener.getsockname())
-        answers = await client_to(listener.getsockname()[1], transport).ask(BOTH, soon(0.2, 0.2))
+        answers = await client_to(listener.getsockname()[1], transport).fetch(BOTH, soon(0.2, 0.2))
 
     errors = [answer for answer in answers.values() if isinstance(answer, PollError)]
     assert [Outcome.CONNECT_TIMEOUT] * 2 == [error.outcome for error in errors]
@@ -431,7 +431,7 @@ async def test_a_connection_that_is_reset_on_accept_is_a_reset(transport: Transp
 
 
 async def test_a_name_that_does_not_resolve_says_so(transport: TransportConfig) -> None:
-    answers = await client_to(80, transport, "no-such-host.invalid").ask(BOTH, soon())
+    answers = await client_to(80, transport, "no-such-host.invalid").fetch(BOTH, soon())
 
     error = answers["/health"]
     assert isinstance(error, PollError)
@@ -442,10 +442,10 @@ async def test_a_name_that_does_not_resolve_says_so(transport: TransportConfig) 
 async def test_without_a_free_slot_a_poll_ends_in_time(transport: TransportConfig) -> None:
     transport.slots = asyncio.Semaphore(1)
     async with serving(hanging) as port:
-        blocking = asyncio.create_task(client_to(port, transport).ask(BOTH, soon(100.0, 100.0)))
+        blocking = asyncio.create_task(client_to(port, transport).fetch(BOTH, soon(100.0, 100.0)))
         await eventually(lambda: transport.slots is not None and transport.slots.locked())
 
-        answers = await client_to(port, transport).ask(BOTH, soon(0.1, 0.1))
+        answers = await client_to(port, transport).fetch(BOTH, soon(0.1, 0.1))
 
         assert not blocking.done()
         blocking.cancel()
@@ -468,9 +468,9 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
 
-    refused = await InstanceClient(target, transport).ask(BOTH, soon())
+    refused = await InstanceClient(target, transport).fetch(BOTH, soon())
     client = InstanceClient(target, TransportConfig(transport.resolver, trusting))
-    accepted = await client.ask(BOTH, soon())
+    accepted = await client.fetch(BOTH, soon())
     client.close()
     server.close()
     await server.wait_closed()

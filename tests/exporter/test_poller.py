@@ -383,7 +383,7 @@ async def test_the_loop_turns_between_polls_and_rows_however_many_there_are(
     """All are due in the same tick, as the interval has but one."""
     n_turns = 0
     begun_in: Counter[int] = Counter()
-    begin = ScrapeTarget.begin
+    begin = ScrapeTarget.start_poll
 
     async def turn() -> None:
         nonlocal n_turns
@@ -395,7 +395,7 @@ async def test_the_loop_turns_between_polls_and_rows_however_many_there_are(
         begun_in[n_turns] += 1
         return begin(scrape_target)
 
-    monkeypatch.setattr(ScrapeTarget, "begin", note)
+    monkeypatch.setattr(ScrapeTarget, "start_poll", note)
     port = free_port()
     targets = [target(f"{n:04}", port) for n in range(3 * STEP)]
     turning = asyncio.create_task(turn())

@@ -17,7 +17,7 @@ export class Banner {
   /** Of the last answer; before the first one, of the page. */
   #answeredAtS = Date.now() / 1000;
   #hasAnswered = false;
-  #passEnded = new Moment();
+  #cycleEnded = new Moment();
   #inventoryRead = new Moment();
 
   constructor() {
@@ -45,32 +45,32 @@ export class Banner {
 
   #failureOf(error) {
     const since = clock(this.#answeredAtS);
-    if (error instanceof NotLoggedIn) return "The exporter wants a login: reload the page and log in.";
-    const shown = this.#hasAnswered ? " What you see is from then." : "";
+    if (error instanceof NotLoggedIn) return "The exporter requires a login: reload and log in.";
+    const shown = this.#hasAnswered ? " The data shown is from then." : "";
     if (error instanceof Refused) return `The exporter gives no data since ${since}: ${error.message}.${shown}`;
     if (error instanceof Unanswered) return `The exporter does not answer since ${since}.${shown}`;
-    return `This page has a fault and shows nothing new since ${since}: reload it. (${error.message})`;
+    return `Bug in the web UI: nothing new is shown since ${since}. Reload it. (${error.message})`;
   }
 
   #noticeOf(fleet) {
-    return [this.#passNotice(fleet), this.#inventoryNotice(fleet)].filter(Boolean).join(" ");
+    return [this.#cycleNotice(fleet), this.#inventoryNotice(fleet)].filter(Boolean).join(" ");
   }
 
-  #passNotice({ summary, size, pollIntervalSeconds }) {
+  #cycleNotice({ summary, size, pollIntervalSeconds }) {
     const age = summary.last_cycle_age_seconds;
-    // Of an inventory that was never read nobody knows what it holds: no pass is over the whole fleet.
+    // Of an inventory that was never read nobody knows what it holds: no cycle covers the whole fleet.
     if (summary.inventory_age_seconds === null && (size === 0 || age === null)) return "";
-    if (size === 0) return "The inventory holds no instance.";
-    if (age === null) return "The first pass over the fleet is under way: not every instance has been asked yet.";
+    if (size === 0) return "The inventory is empty.";
+    if (age === null) return "The first poll cycle is running: some instances have not been polled yet.";
     if (age <= INTERVALS_UNTIL_OLD * pollIntervalSeconds) return "";
-    return `The exporter answers, but has not come round the whole fleet since ${this.#passEnded.clock(age)}.`;
+    return `The exporter answers, but its last poll cycle ended at ${this.#cycleEnded.clock(age)}: the data is old.`;
   }
 
   #inventoryNotice({ summary, inventoryRefreshSeconds }) {
     const age = summary.inventory_age_seconds;
-    if (age === null) return "An inventory source has never been read: its instances are missing.";
+    if (age === null) return "An inventory source was never read: its instances are missing.";
     if (age <= INTERVALS_UNTIL_OLD * inventoryRefreshSeconds) return "";
-    return `The inventory could not be read since ${this.#inventoryRead.clock(age)}: who came or left since is not known.`;
+    return `The inventory was last read at ${this.#inventoryRead.clock(age)}: later changes are missing.`;
   }
 
   #say(id, text) {

@@ -99,11 +99,11 @@ function verdictOf(isMet) {
 function facts(summary) {
   const { index, count: shards } = summary.shard;
   const total = Object.values(summary.instances).reduce((sum, n) => sum + n, 0);
-  const pass = summary.last_cycle_age_seconds;
+  const cycle = summary.last_cycle_age_seconds;
   return [
     counted(total, "instance"),
     ...(shards === 1 ? [] : [`shard ${index} of ${shards} (counted from 0)`]),
-    pass === null ? "no whole pass yet" : `last pass ended ${span(pass)} ago`,
+    cycle === null ? "no poll cycle ended yet" : `last poll cycle ended ${span(cycle)} ago`,
     inventoryFact(summary.inventory_age_seconds),
     `thresholds from ${SOURCES[summary.thresholds_from] ?? summary.thresholds_from}`,
     `exporter ${summary.version}`,
