@@ -1,11 +1,7 @@
-"""Limit the memory of a process and its children by a cgroup, where we may make one.
+"""Limit the memory of processes by cgroups of version 1 or 2, and read the kernel's OOM kills.
 
-In:   /proc and the cgroup file systems, version 1 or 2, as this process sees them.
-Out:  a Cgroups that makes one group for each container beside or below our own; None where there
-is no
-      memory controller that we may use: not root, or not delegated (systemd: `Delegate=yes` and
-      `DelegateSubgroup=`).
-Fails with OSError where a group cannot be made.
+Groups can be made where the memory controller is ours to use: by root, or where systemd delegates
+it (`Delegate=yes` and `DelegateSubgroup=`).
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""Write what a container is: the runtime specification of a container.
-
-In:   a ContainerSpec, and what its image says.
-Out:  a document as of the OCI runtime specification, for containerd's record.
-Fails with PermanentError where container and image together say too little, or what cannot be.
+"""Write a container's OCI runtime specification.
 
 A container has the node's network, and process ids, mounts, names and messages of its own; no
 capabilities, no way to gain any, and devices of its own. Its process is number 1 there: it ends at
-SIGTERM only where its program handles that. Limits on open files are the daemon's.
+SIGTERM only if its program handles that. Limits on open files are the daemon's.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from tests.provisioning.making import instance, node, pool
         (RuntimeKind.PROCESS, "", "{state}/lab/n1/logs/chat-00001.log"),
         (
             RuntimeKind.CONTAINERD,
-            "unix:/run/containerd/containerd.sock",
+            "unix:///run/containerd/containerd.sock",
             "/var/log/ollama-fleet/lab/chat-00001.log",
         ),
         (RuntimeKind.SIMULATED, "", ""),
