@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alerts import config, rulebook
+from alerts import config
 from alerts.errors import SettingsError
 from alerts.model import Severity
 from alerts.settings import Settings
@@ -28,10 +28,6 @@ def refusal(path: Path | None = None, *changes: str) -> list[str]:
 
 def test_without_anything_the_defaults_are_in_force() -> None:
     assert Settings() == config.load()
-
-
-def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
-    assert Settings() == config.load(written(tmp_path, "# nothing yet\n"))
 
 
 def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
@@ -159,24 +155,6 @@ def test_one_scrape_job_for_exporters_and_provisioners_is_refused() -> None:
     assert "prometheus.provisioner_job must not be prometheus.job" in problem
 
 
-def test_the_scrape_job_of_the_provisioners_may_have_another_name() -> None:
-    groups = rulebook.groups(config.load(changes=["prometheus.provisioner_job=keepers"]))
-    asked = {alert.name for group in groups for alert in group.alerts if "keepers" in alert.expr}
-
-    assert {"OllamaProvisionerNoLeader", "OllamaProvisionerDown"} == asked
-    assert not [
-        rule for group in groups for rule in group.rules if "ollama-fleet-provisioner" in rule.expr
-    ]
-
-
-@pytest.mark.parametrize("job", ["job", "provisioner_job"])
-def test_a_quotation_mark_in_a_jobs_name_is_refused(job: str) -> None:
-    """It would end the selector and begin another expression."""
-    (problem,) = refusal(None, f"""prometheus.{job}='a"}} or vector(1) #'""")
-
-    assert problem.startswith(f"--set prometheus.{job}: ")
-
-
 @pytest.mark.parametrize(
     "label", ["status", "phase", "shard", "instance", "alertname", "severity", "nan"]
 )
@@ -212,22 +190,3 @@ def test_an_objective_whose_page_could_never_come_is_refused(name: str) -> None:
 
     assert f"slo.{name} is so low that its page can never come" in problem
     config.load(changes=[f"slo.{name}=95%"])
-
-
-def test_a_period_shorter_than_the_longest_window_is_refused() -> None:
-    (problem,) = refusal(None, "slo.period=2d")
-
-    assert "slo.period must be at least 3d" in problem
-    config.load(changes=["slo.period=3d"])
-
-
-def test_a_file_too_large_to_be_settings_is_refused_and_not_cut(tmp_path: Path) -> None:
-    path = written(tmp_path, "#" * config.MAX_FILE_BYTES + "\nthresholds: {flaps: 7}\n")
-
-    assert "is larger than 1,000,000 bytes" in refusal(path)[0]
-
-
-def test_aliases_are_refused_before_they_are_multiplied(tmp_path: Path) -> None:
-    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
-
-    assert "uses aliases" in refusal(written(tmp_path, "\n".join(lines)))[0]

@@ -82,32 +82,6 @@ ALERT = Rule(
 )
 
 
-def test_comparisons_numbers_operators_times_and_severity_are_changed() -> None:
-    """Not what is in braces, brackets, names and offsets."""
-    assert [
-        ('level:things:sum{a=~"<9"} > 7 and level:things:sum offset 5m >= 200', "1m"),
-        ('level:things:sum{a=~"<9"} <= 7 and level:things:sum offset 5m >= 200', "1m"),
-        ('level:things:sum{a=~"<9"} < 6 and level:things:sum offset 5m >= 200', "1m"),
-        ('level:things:sum{a=~"<9"} < 8 and level:things:sum offset 5m >= 200', "1m"),
-        ('level:things:sum{a=~"<9"} < 7 unless level:things:sum offset 5m >= 200', "1m"),
-        ('level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m <= 200', "1m"),
-        ('level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m > 200', "1m"),
-        ('level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m >= 198', "1m"),
-        ('level:things:sum{a=~"<9"} < 7 and level:things:sum offset 5m >= 202', "1m"),
-        (ALERT.body["expr"], "45s"),
-        (ALERT.body["expr"], "1m15s"),
-        (ALERT.body["expr"], "1m"),
-    ] == [(mutant.body["expr"], mutant.body["for"]) for mutant in mutants(ALERT)]
-    assert "warning" == [*mutants(ALERT)][-1].body["labels"]["severity"]
-
-
-def test_replicas_and_shards_are_mixed_up() -> None:
-    assert [
-        "max by (a) (max by (a, b) (things))",
-        "sum by (a) (min by (a, b) (things))",
-    ] == [mutant.body["expr"] for mutant in mutants(RECORDED)]
-
-
 def _laboratory(promtool: Path, folder: Path, *tests: dict[str, Any]) -> Laboratory:
     document = {"evaluation_interval": "15s", "tests": list(tests)}
     file = TestFile(folder / "file.yml", document)
@@ -137,21 +111,3 @@ def test_what_no_test_looks_at_survives(promtool_binary: Path, tmp_path: Path) -
         "-> max", "-> min", "-> <=", "-> 6", "-> 8", "-> >", "-> 198", "-> 202",
         "-> 45s", "-> 1m15s",
     ] == [f"-> {mutant.change.rpartition(' -> ')[2]}" for mutant in survivors]  # fmt: skip
-
-
-def test_a_changed_recording_is_found_out_by_the_alert_that_rests_on_it(
-    promtool_binary: Path, tmp_path: Path
-) -> None:
-    """Eight things in two shards are enough, whatever a second replica of one sees."""
-    silent = _test("7m", b0="400x11 4x40", b1="400x11 0x40", c0="400x11 4x40")
-    laboratory = _laboratory(promtool_binary, tmp_path, silent)
-
-    assert [] == laboratory.survivors([*mutants(RECORDED)])
-
-
-def test_the_mutants_of_what_no_test_mentions_survive_all(
-    promtool_binary: Path, tmp_path: Path
-) -> None:
-    every = [*mutants(ALERT)]
-
-    assert every == _laboratory(promtool_binary, tmp_path).survivors(every)

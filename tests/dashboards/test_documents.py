@@ -40,24 +40,10 @@ def test_a_whole_folder_is_read_in_order(tmp_path: Path) -> None:
     assert ["a", "b"] == uids(documents.load(tmp_path, []))
 
 
-def test_some_of_a_folder_are_chosen_by_uid(tmp_path: Path) -> None:
-    write(tmp_path, content("a"), content("b"), content("c"))
-
-    assert ["a", "c"] == uids(documents.load(tmp_path, ["c", "a"]))
-
-
 def test_files_are_read_wherever_they_are(tmp_path: Path) -> None:
     write(tmp_path, content("a"), content("b"))
 
     assert ["b"] == uids(documents.load(None, [str(tmp_path / "b.json")]))
-
-
-def test_files_and_uids_go_together(tmp_path: Path) -> None:
-    (tmp_path / "more").mkdir()
-    write(tmp_path, content("a"), content("b"))
-    write(tmp_path / "more", content("x"))
-
-    assert ["a", "x"] == uids(documents.load(tmp_path, ["a", str(tmp_path / "more/x.json")]))
 
 
 def test_an_unknown_uid_is_told_with_the_known_ones(tmp_path: Path) -> None:

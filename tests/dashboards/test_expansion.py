@@ -80,10 +80,6 @@ def test_grafanas_own_variables_follow_step_and_time_range(
     assert expected == expanded(name, {}, interval_s, 3600)
 
 
-def test_the_range_of_rates_is_four_scrapes_at_least() -> None:
-    assert "[240s]" == expanded("[$__rate_interval]", {}, 60, 3600, scrape_interval_s=60)
-
-
 @pytest.mark.parametrize(
     ("range_s", "scrape_interval_s", "expected"),
     [(3600, 15, 15), (3600, 1, 5), (6 * 3600, 15, 30), (86_400, 15, 120), (300, 15, 15)],
@@ -126,11 +122,6 @@ def test_what_is_chosen_is_an_expression_where_the_variable_has_all_or_several()
     assert ("x", "y") == chosen["b"].values
 
 
-def test_choosing_what_the_dashboard_lacks_is_an_error() -> None:
-    with pytest.raises(UnknownVariableError, match="d has no node"):
-        choices(dashboard(), node="n")
-
-
 @pytest.mark.parametrize("uid", DOCUMENTS)
 def test_every_query_of_a_dashboard_is_found_once(uid: str) -> None:
     """Folded sections included: their panels stand inside of the heading."""
@@ -144,19 +135,3 @@ def test_every_query_of_a_dashboard_is_found_once(uid: str) -> None:
     assert {panel.title for panel in BOARDS[uid].panels()} == {
         panel["title"] for panel in panels(DOCUMENTS[uid])
     }
-
-
-def test_a_query_tells_what_the_dashboard_says_of_it() -> None:
-    found = queries(
-        DOCUMENTS["ollama-fleet-overview"], BOARDS["ollama-fleet-overview"].may_be_empty
-    )
-    by_title = {one.title: one for one in found}
-
-    assert by_title["Healthy instances"].is_instant
-    assert not by_title["Instances by status"].is_instant
-    assert "{{status}}" in [one.legend for one in found if one.title == "Instances by status"]
-    assert by_title["Firing alerts"].may_be_empty
-    assert not by_title["Instances by status"].may_be_empty
-    assert (Origin.VARIABLE, "cluster") == (by_title["cluster"].origin, by_title["cluster"].label)
-    assert Origin.ANNOTATION is by_title["Critical alerts"].origin
-    assert "ollama-fleet-overview / Latency, p99 A" in map(str, found)

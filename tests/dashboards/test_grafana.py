@@ -52,11 +52,6 @@ def test_a_grafana_is_recognised_without_the_token(server: Running, client: Graf
     assert ["GET /api/health"] == server.state.requests
 
 
-def test_what_is_not_there_is_none(client: Grafana) -> None:
-    assert None is client.dashboard("a")
-    assert None is client.folder("a")
-
-
 def test_a_name_that_grafana_gives_is_shown_as_all_its_texts_are(
     server: Running, client: Grafana
 ) -> None:
@@ -131,15 +126,6 @@ def test_another_version_is_told_apart_from_a_refusal(server: Running, client: G
     assert 3 == server.state.dashboards["a"].version
 
 
-def test_a_provisioned_dashboard_is_told_with_what_helps(server: Running, client: Grafana) -> None:
-    server.state.dashboards["a"] = Stored(content=CONTENT, folder_uid="", is_provisioned=True)
-
-    with pytest.raises(
-        RefusedError, match=r"Cannot save provisioned dashboard; .* change the file"
-    ):
-        save(client, is_overwriting=True)
-
-
 @pytest.mark.parametrize(
     ("status", "helps"),
     [("name-exists", "rename it"), ("plugin-dashboard", "--overwrite"), ("", "--overwrite")],
@@ -158,11 +144,3 @@ def test_a_folder_that_cannot_be_made_is_told(server: Running, client: Grafana) 
 
     with pytest.raises(RefusedError, match=r"cannot create folder f at .* another title"):
         client.create_folder(Folder("f", "F"))
-
-
-def test_a_folder_that_is_there_is_as_good(server: Running, client: Grafana) -> None:
-    server.state.folders["f"] = "Renamed"
-
-    client.create_folder(Folder("f", "F"))
-
-    assert {"f": "Renamed"} == server.state.folders

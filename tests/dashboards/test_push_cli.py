@@ -103,17 +103,6 @@ def test_a_dry_run_writes_nothing_and_shows_the_differences(
     assert ["would be updated    a", "would be created    b"] == result.stdout.splitlines()[-2:]
 
 
-def test_a_dry_run_fails_where_a_push_would(options: list[str], server: Running) -> None:
-    run(*options)
-    server.state.save_as_person("a", title="mine")
-
-    result = run(*options, "--dry-run")
-
-    assert 1 == result.exit_code
-    assert '-  "title": "mine"' in result.stdout
-    assert "conflict   a\nunchanged  b\n" in result.stdout
-
-
 def test_json_is_one_object(options: list[str], server: Running) -> None:
     run(*options)
     server.state.save_as_person("a", title="mine")
@@ -193,12 +182,6 @@ def test_a_file_that_holds_no_token_is_told_without_what_it_holds(
     assert 1 == result.exit_code
     assert "does not hold one token and nothing else" in result.stderr
     assert "two" not in result.stderr
-
-
-def test_a_token_file_that_is_not_there_is_told(options: list[str], token_file: Path) -> None:
-    token_file.unlink()
-
-    assert "No such file or directory; it must hold the token" in run(*options).stderr
 
 
 def test_the_token_shows_nowhere(options: list[str], server: Running) -> None:
