@@ -298,7 +298,7 @@ class ReconcileLoop:
             await wait_at_most(self._wake, self._clock, quiet_s - SHORTEST_GAP_S)
 
     async def _load(self) -> None:
-        """Load the records; if they are ahead of our clock, it follows, and silence starts anew."""
+        """Load the records; where they are ahead of our clock, it follows, and grace restarts."""
         await self._cache.load()
         newest_s = max((one.instance.since_s for one in self._cache.stored.values()), default=0.0)
         if self._clock.advance_to(newest_s):

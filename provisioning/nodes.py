@@ -27,7 +27,7 @@ DEADLINE_S = 10.0
 SHORTEST_GAP_S = 0.2
 """However many changes a node reports."""
 OnReport = Callable[[NodeReport, bool], None]
-"""Told of each report, and whether it differs from the one before."""
+"""Called with each report, and whether it differs from the one before."""
 
 
 class NodeHandle:

@@ -25,10 +25,7 @@ def listing_of(workload: Workload, node: Node) -> Listing:
 
 
 def host_of(instance: Instance, node: Node) -> str:
-    """Return where an instance listens: where its container was told to.
-
-    Whatever its node has now.
-    """
+    """Return where an instance listens: its node's address when its container was made."""
     return instance.listing.address or node.address
 
 

@@ -531,8 +531,8 @@ def is_stuck(instance: Instance) -> bool:
     return instance.n_stop_tries > 0
 
 
-def stray(id_: str, generation: int, port: int) -> Held:
-    """Return a container that no record need know of."""
+def orphan(id_: str, generation: int, port: int) -> Held:
+    """Return a container without a record."""
     return Held(
         ObservedContainer(container_name(id_, generation), id_, generation, ContainerState.RUNNING),
         1.0,

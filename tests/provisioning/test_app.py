@@ -133,7 +133,7 @@ async def n_passes(session: aiohttp.ClientSession) -> str:
     return line
 
 
-async def test_the_token_is_made_and_told_of_by_its_place_only(
+async def test_the_token_is_made_and_only_its_path_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -262,7 +262,7 @@ async def test_a_provisioner_that_is_cancelled_hands_over_at_once(tmp_path: Path
     database.close()
 
 
-async def test_others_are_told_the_url_that_was_given(tmp_path: Path) -> None:
+async def test_others_get_the_url_that_was_given(tmp_path: Path) -> None:
     """The leader's own address may be one that only it can use."""
     store = f"sqlite:{tmp_path / 'fleet.db'}"
     leader = settings(tmp_path, store_url=store, advertised_url="https://fleet.example:8443")
@@ -279,7 +279,7 @@ async def test_others_are_told_the_url_that_was_given(tmp_path: Path) -> None:
     assert (503, "https://fleet.example:8443") == (response.status, problem["leader"])
 
 
-async def test_others_are_told_the_port_that_the_system_has_chosen(tmp_path: Path) -> None:
+async def test_others_get_the_port_that_the_system_has_chosen(tmp_path: Path) -> None:
     """The options say port 0, and an address that is none: both are for us to know better."""
     store = f"sqlite:{tmp_path / 'fleet.db'}"
     leader = settings(tmp_path, store_url=store, host="0.0.0.0")  # noqa: S104 - it is the case

@@ -128,7 +128,7 @@ def test_there_is_no_view_before_the_first() -> None:
     virtual_run(scene())
 
 
-def test_what_others_write_is_seen_and_told() -> None:
+def test_what_others_write_is_seen_and_reported() -> None:
     async def scene() -> None:
         made = Scene()
         made.write(Put(ONE, NEW))
@@ -311,7 +311,7 @@ def test_after_a_lost_connection_it_catches_up_and_its_age_says_how_old_it_is(
     ] == caplog.messages
 
 
-def test_what_was_forgotten_meanwhile_is_loaded_anew() -> None:
+def test_what_was_forgotten_meanwhile_is_loaded_again() -> None:
     async def scene() -> None:
         made = Scene(kept_updates=2)
         task = await made.follow()

@@ -30,7 +30,7 @@ from provisioning.model import (
 from provisioning.reconcile import decide
 from provisioning.state import orphan_policy
 from tests.provisioning.making import CHAT, GIB, NOW_S, node
-from tests.provisioning.model_world import Held, World, stray
+from tests.provisioning.model_world import Held, World, orphan
 from tests.provisioning.node_faults import Fault
 
 SMALL = CHAT.replace(model="small", cpus=0.5)
@@ -148,7 +148,7 @@ def worlds(draw: st.DrawFn, large: str = "ab") -> World:
             world.containers[place][name] = Held(found, one.cpus, one.memory_bytes, one.port)
     for number in range(draw(st.integers(0, 3))):
         name = f"chat-{number:05}"
-        world.containers[draw(st.sampled_from(NAMES))][f"{name}.9"] = stray(name, 9, 20_500)
+        world.containers[draw(st.sampled_from(NAMES))][f"{name}.9"] = orphan(name, 9, 20_500)
     return world
 
 

@@ -172,7 +172,7 @@ def test_what_is_not_healthy_in_time_is_tried_again_and_says_what_was_seen() -> 
         assert words in outcome.fault
 
 
-def test_what_is_not_healthy_in_time_is_told_with_the_place_of_its_log() -> None:
+def test_what_is_not_healthy_in_time_is_reported_with_the_place_of_its_log() -> None:
     script = Scripted()
     script.answers, script.log = ["status 503"] * 100_000, "/logs"
 
@@ -275,7 +275,7 @@ def test_waits_are_random_up_to_twice_as_long_each_time_and_capped() -> None:
     assert [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0] == waits_s
 
 
-def test_a_clean_up_that_fails_is_told_with_the_fault() -> None:
+def test_a_clean_up_that_fails_is_reported_with_the_fault() -> None:
     script = Scripted()
     script.starts = [PermanentError("no image")]
     script.removals = [TransientError("busy")]

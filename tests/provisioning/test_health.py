@@ -111,7 +111,7 @@ def test_so_many_failures_in_a_row_make_it_unhealthy_since_the_first() -> None:
     assert 1 == made.n_changes
 
 
-def test_a_good_answer_in_between_begins_the_count_anew() -> None:
+def test_a_good_answer_in_between_restarts_the_count() -> None:
     async def scene() -> Scene:
         made = Scene()
         made.monitor.watch("a", target())
@@ -298,7 +298,7 @@ def test_failures_are_reset_once_until_it_answers_well(
     assert is_unhealthy == bool(virtual_run(scene()).monitor.unhealthy)
 
 
-def test_a_prober_that_breaks_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_prober_that_breaks_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
         made = Scene()
         made.monitor.watch("a", target())

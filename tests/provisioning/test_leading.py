@@ -116,8 +116,8 @@ def test_who_does_not_lead_any_more_collects_nothing() -> None:
             await stage.until(stage.is_whole)
             (container,) = stage.world.containers("n1")
             stage.store.refusal = FencedError("its term is over")
-            stray = replace(container, name="chat-00009.1", instance_id="chat-00009", port=20_999)
-            await SimulatedRuntime(stage.world, "n1", "test").start(stray)
+            orphan = replace(container, name="chat-00009.1", instance_id="chat-00009", port=20_999)
+            await SimulatedRuntime(stage.world, "n1", "test").start(orphan)
             await VirtualClock().sleep(60.0)
             assert "chat-00009.1" in stage.running_containers
             assert stage.store.n_refused > 3

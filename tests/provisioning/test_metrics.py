@@ -77,7 +77,7 @@ def test_operations_are_counted_by_how_they_ended(metrics: Metrics) -> None:
     )
 
 
-def test_a_pass_says_what_it_found_and_when(metrics: Metrics) -> None:
+def test_a_reconcile_says_what_it_found_and_when(metrics: Metrics) -> None:
     given_up = {Reason.UNHEALTHY: 2, "out_of_memory": 1}
     metrics.reconcile_ended(
         Report(1, 10, 9, {}, n_running=3, n_waiting=4, reasons=given_up, duration_s=0.25)

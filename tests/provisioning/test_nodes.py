@@ -266,7 +266,7 @@ def test_a_silent_node_that_is_listed_no_more_is_asked_only_while_it_is_used() -
     virtual_run(scene())
 
 
-def test_a_node_that_is_reached_otherwise_is_opened_anew() -> None:
+def test_a_node_that_is_reached_otherwise_is_opened_again() -> None:
     async def scene() -> None:
         made = Scene()
         await made.begin("n1")
@@ -360,7 +360,7 @@ async def monitored() -> AsyncIterator[Monitored]:
         await monitor.close()
 
 
-def test_news_are_told_and_reports_without_any_are_not_news() -> None:
+def test_only_reports_that_differ_are_news() -> None:
     async def scene() -> None:
         async with monitored() as made:
             await made.follow(FLEET, ONE, TWO)
