@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import asynccontextmanager
@@ -41,7 +40,7 @@ def settings_with(port: int, run_dir: Path) -> Settings:
     return replace(make_settings(run_dir), n_llama_servers=1, provisioner=wanted)
 
 
-def test_no_port_is_chosen_before_all_that_takes_long_is_done(
+def test_ports_are_chosen_after_all_slow_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
 ) -> None:
     """Whoever takes a port between its choice and the program's start would end the run."""
@@ -61,7 +60,7 @@ def test_no_port_is_chosen_before_all_that_takes_long_is_done(
     assert ["prometheus", "alertmanager", "model", "rules"] == done
 
 
-def test_a_taken_port_that_was_asked_for_is_refused_before_anything_that_takes_long(
+def test_a_taken_port_of_an_option_is_refused_before_all_slow_steps(
     tmp_path: Path, done: list[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -70,10 +69,6 @@ def test_a_taken_port_that_was_asked_for_is_refused_before_anything_that_takes_l
             app.run(settings_with(port, tmp_path / "run"))
 
     assert [] == done
-
-
-async def test_a_run_with_a_duration_ends_by_itself(plan: Plan) -> None:
-    await asyncio.wait_for(app.print_status(plan, duration_s=0.05), 60)
 
 
 @asynccontextmanager
@@ -145,7 +140,7 @@ def test_a_fleet_is_there_once_none_is_on_its_way(
     assert is_there == FleetStatus(n_by_status, 5, 0.0).is_there
 
 
-async def test_a_fleet_that_takes_longer_is_reported_as_it_is(plan: Plan) -> None:
+async def test_a_fleet_that_loads_longer_is_reported_as_it_is(plan: Plan) -> None:
     """Its models may have to be loaded, which takes minutes."""
     async with _prometheus(plan, labels=["provisioning"]) as plan:
         seen = await app.until_seen(plan, within_s=0)
@@ -160,7 +155,7 @@ async def test_a_query_that_fails_is_asked_again(plan: Plan) -> None:
     assert 7 == seen.n_healthy
 
 
-async def test_a_prometheus_that_sees_nothing_is_reported_with_what_it_said_at_last(
+async def test_a_prometheus_that_sees_nothing_is_reported_with_its_last_answer(
     plan: Plan,
 ) -> None:
     async with _prometheus(plan, failing=range(1_000)) as plan:
@@ -172,7 +167,7 @@ async def test_a_prometheus_that_sees_nothing_is_reported_with_what_it_said_at_l
 
 
 @pytest.mark.parametrize(("n_pending", "is_over"), [(3, True), (1_000, False)])
-async def test_what_is_pending_until_the_rules_know_the_fleet_is_waited_for_but_not_for_ever(
+async def test_pending_alerts_of_the_start_are_waited_for_within_a_bound(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, n_pending: int, *, is_over: bool
 ) -> None:
     monkeypatch.setattr(app, "ASK_PAUSE_S", 0.01)
@@ -192,7 +187,7 @@ async def test_what_is_pending_until_the_rules_know_the_fleet_is_waited_for_but_
         (("/",), Pages(has_graph=False, has_alertmanager=False)),
     ],
 )
-async def test_only_pages_that_a_build_really_has_count(
+async def test_a_web_ui_counts_only_if_the_build_has_it(
     plan: Plan, answered: tuple[str, ...], expected: Pages
 ) -> None:
     """Debian's Alertmanager has a page, which says that it has none."""

@@ -36,16 +36,6 @@ async def test_a_real_llama_server_answers_health_metrics_and_completion(
     assert "llamacpp:tokens_predicted_total 32" in metrics.splitlines()
 
 
-async def test_a_llama_server_serves_its_model_under_the_alias(
-    start_llama_server: StartLlamaServer,
-) -> None:
-    server = await start_llama_server(alias="llama3.1:8b")
-
-    models = await _get(f"{server.url}/v1/models")
-
-    assert '"id":"llama3.1:8b"' in models
-
-
 async def test_a_llama_server_ends_with_status_0_on_sigterm(
     start_llama_server: StartLlamaServer,
 ) -> None:
@@ -56,7 +46,7 @@ async def test_a_llama_server_ends_with_status_0_on_sigterm(
     assert 0 == await asyncio.wait_for(server.process.wait(), 60)
 
 
-async def test_a_llama_server_ends_with_the_process_that_it_is_not_to_outlive(
+async def test_a_llama_server_ends_with_its_owner(
     tiny_model: Path,
 ) -> None:
     owner = await asyncio.create_subprocess_exec("sleep", "600")
@@ -190,7 +180,7 @@ async def _generated_tokens(url: str) -> int:
     return int(found[1])
 
 
-async def test_a_real_server_is_asked_again_and_again_though_another_one_is_away(
+async def test_a_real_server_gets_requests_although_another_one_is_away(
     start_llama_server: StartLlamaServer, free_port: int
 ) -> None:
     server = await start_llama_server()

@@ -39,9 +39,7 @@ def test_a_taken_default_gives_a_near_port_and_prints_it(
     assert [f"port {taken_port} is taken: Prometheus listens on {port} instead"] == said
 
 
-def test_a_taken_port_that_was_asked_for_is_an_error_that_names_the_option(
-    ports: Ports, taken_port: int
-) -> None:
+def test_a_taken_port_of_an_option_is_an_error_that_names_it(ports: Ports, taken_port: int) -> None:
     with pytest.raises(PortError, match=f"port {taken_port}: .*with --prometheus-port"):
         ports.take(_wanted(taken_port, is_explicit=True))
 
@@ -50,14 +48,6 @@ def test_no_port_is_chosen_twice(ports: Ports, taken_port: int) -> None:
     given = [ports.take(_wanted(taken_port)) for _ in range(5)]
 
     assert 5 == len(set(given))
-
-
-def test_a_range_begins_above_what_is_taken(ports: Ports, taken_port: int) -> None:
-    found = ports.take_range(_wanted(taken_port), 5)
-
-    assert 5 == len(found)
-    assert taken_port < found[0]
-    assert all(can_bind(port, "127.0.0.1") for port in found)
 
 
 def test_a_range_holds_no_port_that_was_given_or_will_be(ports: Ports, taken_port: int) -> None:
@@ -83,11 +73,3 @@ def test_two_runs_that_start_at_once_choose_different_ports(taken_port: int) -> 
 
     assert 2 == len(set(given))
     assert set() == set(ranges[0]) & set(ranges[1])
-
-
-def test_a_run_that_has_ended_claims_no_port(taken_port: int) -> None:
-    with Claims() as claims:
-        port = Ports(say=print, claims=claims).take(_wanted(taken_port))
-
-    with Claims() as claims:
-        assert port == Ports(say=print, claims=claims).take(_wanted(port))

@@ -181,21 +181,6 @@ def _is_past_setpriv(pid: int) -> bool:
     return b"setpriv" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-async def test_a_child_has_the_environment_that_it_is_given(tmp_path: Path, free_port: int) -> None:
-    command = ("/bin/sh", "-c", "echo $GIVEN $HOME; exec sleep 60")
-    spec = ChildSpec("one", command, f"http://127.0.0.1:{free_port}/", ready_within_s=60)
-    environ = {"PATH": os.environ["PATH"], "GIVEN": "this"}
-
-    async with Children(tmp_path, environ=environ) as children:
-        starting = asyncio.create_task(children.start(spec))
-        await eventually((tmp_path / "one.log").exists)
-        await eventually((tmp_path / "one.log").read_text)
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-
-    assert "this\n" == (tmp_path / "one.log").read_text()
-
-
 def test_the_shell_s_options_for_our_commands_do_not_reach_the_children() -> None:
     kept = {"PATH": "/usr/bin", "OLLAMA_FLEET_PROGRAMS_DIR": "/programs", "OLLAMA_HOST": "gpu-1"}
     options = {"OLLAMA_FLEET_SHARD": "0/2", "OLLAMA_FLEET_SIMULATE_FAULT": "kill:count=1"}

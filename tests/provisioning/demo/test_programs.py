@@ -118,7 +118,7 @@ def test_concurrent_callers_fetch_once(
     assert ["etcd-server"] == system.downloads
 
 
-def test_stale_lists_of_the_system_are_passed_by_with_private_ones(
+def test_stale_package_lists_are_replaced_by_private_ones(
     system: System, locate: Callable[[str], Path]
 ) -> None:
     system.has_apt("usr/bin/etcd", fails="with the system's lists")
@@ -131,7 +131,7 @@ def test_stale_lists_of_the_system_are_passed_by_with_private_ones(
     assert "--option=Dir::State=" in download
 
 
-def test_a_program_that_is_missing_is_reported_with_what_was_seen_and_what_to_install(
+def test_a_missing_program_is_reported_with_the_package_to_install(
     system: System, locate: Callable[[str], Path]
 ) -> None:
     system.has_apt(fails="always")
@@ -155,7 +155,7 @@ def test_a_package_that_was_unpacked_in_part_leaves_nothing(
     assert [".lock"] == [path.name for path in (tmp_path / "programs").iterdir()]
 
 
-def test_a_program_that_reads_files_by_their_full_name_is_run_by_a_launcher(
+def test_a_program_with_absolute_paths_runs_through_a_launcher(
     system: System, locate: Callable[[str], Path], said: list[str], tmp_path: Path
 ) -> None:
     """The package may have been fetched for another program, which needs none."""
@@ -176,20 +176,6 @@ def test_a_folder_that_cannot_be_written_is_reported_with_the_variable_that_move
 
     with pytest.raises(ProgramError, match="OLLAMA_FLEET_PROGRAMS_DIR"):
         programs.locate("prometheus", tmp_path / "file" / "programs", say=said.append)
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({"OLLAMA_FLEET_PROGRAMS_DIR": "/p", "XDG_CACHE_HOME": "/c"}, Path("/p")),
-        ({"XDG_CACHE_HOME": "/c"}, Path("/c/ollama-fleet/programs")),
-        ({}, Path.home() / ".cache/ollama-fleet/programs"),
-    ],
-)
-def test_the_folder_is_the_chosen_one_or_the_user_s_cache(
-    environ: dict[str, str], expected: Path
-) -> None:
-    assert expected == programs.default_dir(environ)
 
 
 SOUGHT = "/usr/share/of-no-such-program"

@@ -17,11 +17,6 @@ from tests.provisioning.demo.standin import is_running
 from tests.waiting import eventually
 
 
-def test_a_run_folder_is_made_where_it_is_missing(tmp_path: Path) -> None:
-    with rundir.claimed(tmp_path / "a" / "b") as run_dir:
-        assert run_dir.path.is_dir()
-
-
 def test_without_a_choice_it_is_dot_demo_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,16 +135,6 @@ async def _started(run_dir: RunDir, *, fleet: str = "demo", node: str = "here") 
     await eventually(lambda: pid_file.exists() and pid_file.read_text())
     await runtime.close()
     return int(pid_file.read_text())
-
-
-async def test_processes_of_the_run_end_with_it(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path)
-
-    async with rundir.no_leftovers(run_dir, is_kept=False):
-        pid = await _started(run_dir)
-        assert is_running(pid)
-
-    assert not is_running(pid)
 
 
 async def test_processes_of_every_fleet_and_node_that_a_killed_run_left_end_before_the_next(
