@@ -79,34 +79,6 @@ yes_option = click.option(
 def with_client(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of the client, and pass the command a `client` instead of them."""
 
-    @click.option(
-        "--provisioner.url",
-        "urls",
-        multiple=True,
-        default=(DEFAULT_URL,),
-        show_default=DEFAULT_URL,
-        envvar=f"{PREFIX}PROVISIONER_URL",
-        metavar="URL",
-        help="Address of a provisioner; repeat it for the others of the fleet. "
-        f"[env: {PREFIX}PROVISIONER_URL, separated by spaces]",
-    )
-    @click.option(
-        TOKEN_OPTION,
-        "token_path",
-        type=click.Path(dir_okay=False, path_type=Path),
-        default=token_file,
-        show_default=f"{STATE}/provisioner.token",
-        envvar=f"{PREFIX}PROVISIONER_TOKEN_FILE",
-        help="File with the token for changes and `provisioner show`; the provisioner reads it "
-        f"as --web.token-file. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
-    )
-    @click.option(
-        "--provisioner.ca-file",
-        "ca_file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        envvar=f"{PREFIX}PROVISIONER_CA_FILE",
-        help=f"CA bundle that verifies https provisioners. [env: {PREFIX}PROVISIONER_CA_FILE]",
-    )
     @functools.wraps(command)
     def run(
         *, urls: tuple[str, ...], token_path: Path, ca_file: Path | None, **others: Any
@@ -123,7 +95,39 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
             click.echo(f"\n{_interrupted_text(error)}", err=True)
             raise SystemExit(INTERRUPTED) from None
 
-    return run
+    return _client_options(run)
+
+
+def _client_options(command: Callable[..., None]) -> Callable[..., None]:
+    url = click.option(
+        "--provisioner.url",
+        "urls",
+        multiple=True,
+        default=(DEFAULT_URL,),
+        show_default=DEFAULT_URL,
+        envvar=f"{PREFIX}PROVISIONER_URL",
+        metavar="URL",
+        help="Address of a provisioner; repeat it for the others of the fleet. "
+        f"[env: {PREFIX}PROVISIONER_URL, separated by spaces]",
+    )
+    token = click.option(
+        TOKEN_OPTION,
+        "token_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=token_file,
+        show_default=f"{STATE}/provisioner.token",
+        envvar=f"{PREFIX}PROVISIONER_TOKEN_FILE",
+        help="File with the token for changes and `provisioner show`; the provisioner reads it "
+        f"as --web.token-file. [env: {PREFIX}PROVISIONER_TOKEN_FILE]",
+    )
+    ca_file = click.option(
+        "--provisioner.ca-file",
+        "ca_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar=f"{PREFIX}PROVISIONER_CA_FILE",
+        help=f"CA bundle that verifies https provisioners. [env: {PREFIX}PROVISIONER_CA_FILE]",
+    )
+    return url(token(ca_file(command)))
 
 
 def _interrupted_text(error: KeyboardInterrupt) -> str:

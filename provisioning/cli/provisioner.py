@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,28 +166,15 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def settings_of(given: dict[str, Any]) -> Settings:
+def settings_of(given: Mapping[str, Any]) -> Settings:
     """Return the settings that the options make.
 
     Raises:
         click.UsageError: An option is invalid, or one of a set is missing.
         StoreError: Likewise, of the store's options.
     """
-    if fault := name_fault(given["fleet"], MAX_FLEET_NAME_CHARACTERS):
-        raise click.UsageError(f"--fleet {fault}")
     host, port = _address(given["web_listen_address"])
-    if (
-        given["store_url"].startswith("etcd")
-        and is_everywhere(host)
-        and not given["web_external_url"]
-    ):
-        raise click.UsageError(
-            f"--web.listen-address {given['web_listen_address']!r} is no address for clients "
-            "of the other provisioners: give --web.external-url too"
-        )
-    node_files = [given[f"nodes_{name}"] for name in ("ca_file", "certificate_file", "key_file")]
-    if any(node_files) and not all(node_files):
-        raise click.UsageError("--nodes.ca-file, .certificate-file and .key-file go together")
+    _check_options(given, host)
     default_store = f"sqlite:{given['state_dir'] / given['fleet']}.db"
     return Settings(
         fleet=given["fleet"],
@@ -214,6 +201,28 @@ def settings_of(given: dict[str, Any]) -> Settings:
             key_file=given["nodes_key_file"],
         ),
     )
+
+
+def _check_options(given: Mapping[str, Any], host: str) -> None:
+    """Refuse a name or options that do not go together.
+
+    Raises:
+        click.UsageError: They are so.
+    """
+    if fault := name_fault(given["fleet"], MAX_FLEET_NAME_CHARACTERS):
+        raise click.UsageError(f"--fleet {fault}")
+    if (
+        given["store_url"].startswith("etcd")
+        and is_everywhere(host)
+        and not given["web_external_url"]
+    ):
+        raise click.UsageError(
+            f"--web.listen-address {given['web_listen_address']!r} is no address for clients "
+            "of the other provisioners: give --web.external-url too"
+        )
+    node_files = [given[f"nodes_{name}"] for name in ("ca_file", "certificate_file", "key_file")]
+    if any(node_files) and not all(node_files):
+        raise click.UsageError("--nodes.ca-file, .certificate-file and .key-file go together")
 
 
 def _address(text: str) -> tuple[str, int]:
