@@ -64,9 +64,7 @@ def test_a_warm_up_has_a_name_or_a_list(warm_up: object, paths: list[str]) -> No
     ],
 )
 def test_a_pool_that_cannot_be_completed_is_refused(changes: dict[str, object], fault: str) -> None:
-    assert f"pools[0].{fault}" in problems(pools=[pool(**changes)]) or fault in problems(
-        pools=[pool(**changes)]
-    )
+    assert fault in problems(pools=[pool(**changes)])
 
 
 def test_variables_are_not_compared_with_those_of_an_unknown_engine() -> None:
@@ -97,9 +95,7 @@ def test_a_range_or_a_count_makes_several_nodes() -> None:
     ],
 )
 def test_a_group_of_nodes_that_cannot_be_is_refused(changes: dict[str, object], fault: str) -> None:
-    assert f"nodes[0].name: {fault}" in problems(nodes=[node(**changes)]) or fault in problems(
-        nodes=[node(**changes)]
-    )
+    assert fault in problems(nodes=[node(**changes)])
 
 
 def test_developers_are_a_list_a_count_or_a_file(tmp_path: Path) -> None:

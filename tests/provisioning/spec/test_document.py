@@ -203,10 +203,12 @@ def test_json_from_elsewhere_is_checked_with_defaults_filled_in() -> None:
 
 def test_attributes_are_no_keys_of_documents() -> None:
     """Each setting has one name, by which people find it."""
-    found = problems(nodes=[node(memory_bytes=1)], pools=[pool(workload={}, probe={})])
+    changed = pool(workload={}, probe={}, health={"interval_s": "5s"})
+    found = problems(nodes=[node(memory_bytes=1)], pools=[changed])
 
     assert [
         "nodes[0].memory_bytes: unknown key; did you mean memory?",
+        "pools[0].health.interval_s: unknown key; did you mean interval?",
         "pools[0].workload: unknown key",
         "pools[0].probe: unknown key",
     ] == [line.split(": ", 1)[1] for line in found.splitlines()]

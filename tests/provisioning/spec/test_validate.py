@@ -49,6 +49,7 @@ def test_the_cap_of_the_backoff_is_not_shorter_than_its_base() -> None:
 def test_a_rotation_that_just_keeps_up_is_taken() -> None:
     """Four instances, one after the other: drain, stop, start, warm-up, and 5 s to notice."""
     assert "" == problems(pools=[pool(rotation={"every": "660s", "at_once": 1})])
+    assert "659 s is too" in problems(pools=[pool(rotation={"every": "659s", "at_once": 1})])
     assert "" == problems(pools=[pool(rotation={"every": 0})])
     two_at_once = pool(rotation={"every": "330s", "at_once": 4})
     assert "" == problems(pools=[two_at_once], limits={"unavailable": "50%"})
