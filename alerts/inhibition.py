@@ -46,7 +46,7 @@ LIFE_CYCLE = (
 )
 SLO = ("OllamaFleetAvailabilityBudgetBurn", "OllamaFleetErrorBudgetBurn")
 FLEET_ALERTS = (*FLEET, *PERFORMANCE, *NODES, *LIFE_CYCLE, *SLO)
-"""Alerts on what the exporter says of the fleet: without it they are fiction, or silent."""
+"""Alerts on what the exporter reports of the fleet: without it they cannot be trusted."""
 
 ROTATION_CAUSES = (
     "OllamaFleetCapacityLow",
@@ -85,12 +85,12 @@ RULES = (
         # to take that for an outage, waits (see the routing) until ShardMissing can have come.
         sources=(named("OllamaFleetMetricsAbsent", "OllamaFleetShardMissing"),),
         targets=(named(*FLEET_ALERTS),),
-        reason="Figures that are missing, or missing in part, say nothing of the fleet.",
+        reason="Metrics that are missing, or missing in part, say nothing of the fleet.",
     ),
     Inhibition(
         sources=(named("OllamaFleetMetricsAbsent"),),
         targets=(named("OllamaFleetSeriesAbsent", "OllamaFleetTelemetryPartial"),),
-        reason="With all figures gone it is no news that some are.",
+        reason="With all metrics gone it is no news that some are.",
     ),
     Inhibition(
         # It is about a shard, slow polls are about an exporter: no label links the two.
@@ -98,7 +98,7 @@ RULES = (
         targets=(
             named("OllamaFleetMetricsAbsent", "OllamaFleetShardMissing", "OllamaFleetPollSlow"),
         ),
-        reason="Polls that have stopped make the figures vanish, and are not slow.",
+        reason="Polls that have stopped make the metrics vanish, and are not slow.",
     ),
     Inhibition(
         sources=(named("OllamaFleetInventoryLost"),),

@@ -56,7 +56,6 @@ def _no_template(text: str) -> str:
 
 
 JobName = Annotated[str, Field(min_length=1, pattern=r'^[^"\\\n]+$'), AfterValidator(_no_template)]
-PageUrl = Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)]
 
 
 class PrometheusSettings(Section):
@@ -95,7 +94,7 @@ class Fleet(Section):
 
 
 class Thresholds(Section):
-    """Where each alert begins. Defaults give the article's figures at 10,000 instances."""
+    """Where each alert begins. Defaults give the article's thresholds at 10,000 instances."""
 
     healthy_instances: LevelSetting = Field(
         Level(0.99, is_per_instance=True),

@@ -162,7 +162,7 @@ def _exporters(select: Selectors) -> Panel:
         _each(select, "polls/s", pipeline.rate(select, catalogue.EXPORTER_POLLS), "cps"),
         _each(select, "connections", own(select, catalogue.EXPORTER_OPEN_CONNECTIONS), "none"),
         _each(select, "samples", own(select, catalogue.EXPORTER_EXPOSITION_SAMPLES), "none"),
-        _each(select, "exposition age", pipeline.page_age(select), "s"),
+        _each(select, "exposition age", pipeline.exposition_age(select), "s"),
         labels=("instance", "shard", "version", "python"),
         hidden_labels=("job",),
         sort=[("instance", False)],
@@ -416,7 +416,14 @@ def _exposition(select: Selectors) -> Section:
     """Return the charts of the page that Prometheus scrapes."""
     return Section(
         "Exposition",
-        (row(8, (8, _samples(select)), (8, _page_age(select)), (8, _page_cost(select))),),
+        (
+            row(
+                8,
+                (8, _samples(select)),
+                (8, _exposition_age(select)),
+                (8, _cost(select)),
+            ),
+        ),
     )
 
 
@@ -433,7 +440,7 @@ def _samples(select: Selectors) -> Panel:
     )
 
 
-def _page_age(select: Selectors) -> Panel:
+def _exposition_age(select: Selectors) -> Panel:
     text = PanelText(
         title="Age of the exposition",
         description="Age of the metrics that each exporter serves. Good: below the poll interval. "
@@ -442,10 +449,10 @@ def _page_age(select: Selectors) -> Panel:
         no_data=NO_EXPORTER,
         unit="s",
     )
-    return chart(text, Query(pipeline.page_age(select), EXPORTER_NAME))
+    return chart(text, Query(pipeline.exposition_age(select), EXPORTER_NAME))
 
 
-def _page_cost(select: Selectors) -> Panel:
+def _cost(select: Selectors) -> Panel:
     text = PanelText(
         title="Rendering and scraping",
         description="CPU time to render the exposition, and duration of a scrape. Near the scrape "

@@ -1,4 +1,4 @@
-"""Rules on the watching itself: the exporters, their polls and pages, the way to people."""
+"""Rules on the monitoring itself: exporters, polls, expositions and the alerting pipeline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def exporter_group(settings: Settings) -> Group:
 
 
 def telemetry_group(settings: Settings) -> Group:
-    """Return the alerts on figures that are missing or too many, and Watchdog."""
+    """Return the alerts on metrics that are missing or too many, and Watchdog."""
     return Group(
         "ollama-fleet-telemetry",
         (
@@ -225,7 +225,7 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
     return Alert(
         name="OllamaFleetSeriesAbsent",
         settings=("windows.absent", "windows.rate", "thresholds.min_requests"),
-        # An idle fleet has no figures and no fault.
+        # An idle fleet has no such metrics and no fault.
         expr=joined(
             f"sum {scope.by()} ({HEALTHY}) > 0",
             f"and {scope.on()} present_over_time({name}[{window}])",

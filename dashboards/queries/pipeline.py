@@ -155,7 +155,7 @@ def inventory_good(select: Selectors) -> str:
     return f"min {select.by('source')} ({good})"
 
 
-def page_age(select: Selectors) -> str:
+def exposition_age(select: Selectors) -> str:
     """Return the age of the metrics that each exporter serves."""
     return f"time() - {own(select, catalogue.EXPORTER_EXPOSITION_TIMESTAMP)}"
 

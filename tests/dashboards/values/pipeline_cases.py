@@ -147,7 +147,7 @@ CASES = (
     Case("a source is good where every exporter reads it", pipeline.inventory_good(ASK), FAILING,
          {'{source="x"}': 0, '{source="y"}': 0, '{source="z"}': 1,
           '{cluster="other",source="x"}': 1}),
-    Case("how old a page is", pipeline.page_age(ASK),
+    Case("how old an exposition is", pipeline.exposition_age(ASK),
          of("ollama_exporter_exposition_timestamp_seconds", 3590, 3000), {A: 10, B: 600}),
     Case("cores in use", pipeline.cpu(ASK),
          {**of("process_cpu_seconds_total", "0+15x240", "0+7.5x240"),
