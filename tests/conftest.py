@@ -11,15 +11,17 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from provisioning.demo import programs
 from provisioning.demo.errors import ProgramError
-from tests.llama import ALIAS, LlamaServer, llama_server, write_tiny_model
 from tests.programs import locate
+
+if TYPE_CHECKING:
+    from tests.llama import LlamaServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +41,7 @@ SLOW_FIXTURES = frozenset(
     {"prometheus_binary", "promtool_binary", "start_llama_server", "etcd_binary"}
 )
 
-StartLlamaServer = Callable[..., Awaitable[LlamaServer]]
+StartLlamaServer = Callable[..., Awaitable["LlamaServer"]]
 """`await start(alias="tiny", port=0)`: a real llama-server, which is stopped after the test."""
 
 
@@ -100,6 +102,8 @@ def promtool_binary() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GGUF model file that llama-server loads in milliseconds."""
+    from tests.llama import write_tiny_model  # numpy and gguf take half a second to import
+
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     write_tiny_model(path)
     return path
@@ -107,9 +111,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def start_llama_server(tiny_model: Path, tmp_path: Path) -> AsyncIterator[StartLlamaServer]:
+    from tests.llama import llama_server
+
     async with AsyncExitStack() as stack:
 
-        async def start(*, alias: str = ALIAS, port: int = 0) -> LlamaServer:
+        async def start(*, alias: str = "tiny", port: int = 0) -> LlamaServer:
             log = tmp_path / f"llama-{alias}-{port}.log"
             return await stack.enter_async_context(
                 llama_server(tiny_model, log=log, alias=alias, port=port)
