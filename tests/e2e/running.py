@@ -87,10 +87,10 @@ def _exporter(inventory: Path | str, port: int, options: tuple[str, ...]) -> Chi
     command = (
         *(sys.executable, "-P", "-m", "ollama_fleet", "exporter", f"--inventory={inventory}"),
         f"--web.listen-address=127.0.0.1:{port}",
-        "--inventory.refresh-interval=500ms",
+        "--inventory.refresh-interval=100ms",
         "--poll.interval=1s",
-        "--poll.health-timeout=400ms",
-        "--poll.metrics-timeout=800ms",
+        "--poll.health-timeout=800ms",
+        "--poll.metrics-timeout=900ms",
         *options,
     )
     return ChildSpec("exporter", command, f"http://127.0.0.1:{port}/-/ready")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from tests.waiting import eventually
 
 SPEC = FleetSpec(n_instances=60, n_nodes=4, request_histogram=True)
 LOW = "OllamaFleetHealthyInstancesLow"
-WITHIN_S = 60.0
 SETTINGS = ("--set", "prometheus.scrape_interval=1s", "--set", "prometheus.scrape_timeout=1s")
 
 
@@ -40,16 +38,16 @@ async def test_a_check_tells_which_alerts_would_fire_now(
         fine = await check_until(url, _is_fine)
         fleet.inject("kill", count=5)
         shown = await check_until(url, lambda seen: "fires" in line_of(LOW, seen.stdout))
-        await eventually(lambda: _is(url, LOW, "fires", n_results=1), within_s=WITHIN_S)
-        began_s = time.monotonic()
+        await eventually(lambda: _is(url, LOW, "fires", n_results=1))
         broken = await rules(url)
-        took_s = time.monotonic() - began_s
 
     assert "refused" not in fine.stdout
     assert "not loaded" not in fine.stdout
     assert ["critical", "fires"] == line_of(LOW, shown.stdout)[1:3]
     assert "quiet" == broken["Watchdog"]["state"]
-    assert 0 < sum(rule["evaluation_s"] for rule in broken.values()) < took_s
+    assert 0 < sum(rule["evaluation_s"] for rule in broken.values())
+    leaders = broken["OllamaProvisionerManyLeaders"]
+    assert ("no data", ["ollama_provisioner_leader"]) == (leaders["state"], leaders["missing"])
 
 
 async def check_until(url: str, is_right: Callable[[Result], bool]) -> Result:
@@ -61,7 +59,7 @@ async def check_until(url: str, is_right: Callable[[Result], bool]) -> Result:
         return is_right(seen[-1])
 
     try:
-        await eventually(looks_right, within_s=WITHIN_S)
+        await eventually(looks_right)
     except AssertionError as error:
         raise AssertionError(seen[-1].output) from error
     return seen[-1]
@@ -81,20 +79,3 @@ def line_of(name: str, text: str) -> list[str]:
 async def _is(url: str, name: str, state: str, **others: object) -> bool:
     rule = (await rules(url))[name]
     return {"state": state, **others}.items() <= rule.items()
-
-
-async def test_a_check_tells_what_is_missing_where_the_rules_are_not_loaded(
-    tmp_path: Path, prometheus_binary: Path
-) -> None:
-    async with watched_fleet(tmp_path, prometheus_binary, SPEC, has_rules=False) as (_, url):
-        await eventually(lambda: _is(url, "OllamaFleetExporterDown", "quiet"), within_s=WITHIN_S)
-        shown = await check(url)
-        judged = await rules(url)
-
-    leaders, low = judged["OllamaProvisionerManyLeaders"], judged[LOW]
-    assert ("no data", ["ollama_provisioner_leader"]) == (leaders["state"], leaders["missing"])
-    assert "no data" == low["state"]
-    assert ["fleet:ollama_instances:sum", "fleet:ollama_instances_expected:sum"] == low["missing"]
-    assert (
-        "of the names are not loaded in this Prometheus: add the built rules/*.yml" in shown.stdout
-    )

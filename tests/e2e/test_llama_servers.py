@@ -109,22 +109,6 @@ async def test_a_server_that_dies_and_comes_back_counts_on(
     assert seen["last_failure_outcome"]  # a poll that was late since then may have failed last
 
 
-async def test_a_frozen_server_is_unhealthy_until_it_goes_on(
-    start_llama_server: StartLlamaServer, tmp_path: Path
-) -> None:
-    """SIGSTOP: it accepts connections, and answers nothing."""
-    server = await start_llama_server()
-    inventory = write_inventory(tmp_path / "fleet.json", {"a": server})
-    async with running(tmp_path, inventory) as stack:
-        server.process.send_signal(signal.SIGSTOP)
-        try:
-            hanging = {"status": "unhealthy", "last_outcome": "timeout"}
-            await eventually(lambda: _is(stack, hanging))
-        finally:
-            server.process.send_signal(signal.SIGCONT)
-        await eventually(lambda: stack.instances(status="healthy"))
-
-
 async def _is(stack: Running, expected: Mapping[str, str]) -> bool:
     """Say whether the one instance is so, at one look."""
     (seen,) = await stack.instances()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.e2e.provisioner import ENDING_S, FLEET, Lab, Provisioner, UnitProcess, lab
+from tests.e2e.provisioner import Lab, Provisioner, UnitProcess, lab
 from tests.e2e.running import Running, running
 from tests.waiting import eventually
 
@@ -66,74 +63,6 @@ async def test_a_fleet_is_made_from_nothing_by_one_command(fleet_lab: Lab) -> No
     listed = json.loads(await fleet_lab.done("instances", "list", "--json"))
     assert [] == fleet_lab.faults(listed, N), fleet_lab.provisioners[0].said
     assert {"running"} == {one["state"] for one in listed}
-
-
-async def test_a_change_waits_for_a_provisioner_that_has_just_started_to_lead(
-    fleet_lab: Lab,
-) -> None:
-    """Whoever holds the lock keeps it from leading until the change has been refused once."""
-    audit = fleet_lab.folder / "audit.jsonl"
-    one = fleet_lab.provisioner(f"--web.audit-file={audit}")
-    with (fleet_lab.folder / "fleet.db.lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        one.start()
-        await eventually(one.is_ready)
-        applying = asyncio.create_task(
-            fleet_lab.run("provisioner", "apply", "--no-wait", str(fleet_lab.spec(N)))
-        )
-        await eventually(lambda: audit.exists() and "nobody leads now" in audit.read_text())
-        assert not applying.done()
-    ended = await applying
-
-    assert 0 == ended.returncode, ended.stderr
-    statuses = [json.loads(line)["status"] for line in audit.read_text().splitlines()]
-    assert ({503}, 202) == (set(statuses[:-1]), statuses[-1])
-    await whole(fleet_lab, one)
-
-
-async def test_the_fix_of_a_fleet_that_cannot_start_is_waited_for(fleet_lab: Lab) -> None:
-    """Its instances have failed already when it is put in force."""
-    limits = {"retry_failed": "10m"}
-    broken = {"command": ["/bin/sh", "-c", "exit 3"]}
-    await fleet_lab.started()
-    spec = str(fleet_lab.spec(N, pool=broken, limits=limits))
-    failed = await fleet_lab.run("provisioner", "apply", spec)
-
-    mended = await fleet_lab.run(
-        "provisioner", "apply", "--yes", str(fleet_lab.spec(N, limits=limits))
-    )
-
-    assert 1 == failed.returncode
-    assert "the missing ones cannot start" in failed.stderr
-    assert "status 3" in failed.stderr
-    assert 0 == mended.returncode, mended.stderr
-    assert mended.stderr.endswith(f"{N} of {N} instances ready\n")
-
-
-async def test_a_hangup_is_logged_and_ignored(fleet_lab: Lab) -> None:
-    one = await fleet_lab.started()
-
-    one.send(signal.SIGHUP)
-
-    await eventually(lambda: "signal=SIGHUP ignored" in one.said)
-    assert await one.is_ready()
-
-
-async def test_a_provisioner_that_is_stopped_holds_up_no_command(fleet_lab: Lab) -> None:
-    """It is the first that the commands ask, and the kernel takes connections for it."""
-    leader = await applied(fleet_lab, 2)
-    await fleet_lab.started(is_standby=True)
-
-    leader.send(signal.SIGSTOP)
-    try:
-        began_s = time.monotonic()
-        listed = json.loads(await fleet_lab.done("instances", "list", "--json"))
-        took_s = time.monotonic() - began_s
-    finally:
-        leader.send(signal.SIGCONT)
-
-    assert ["web-00001", "web-00002"] == [one["id"] for one in listed]
-    assert took_s < 25.0
 
 
 async def test_the_exporter_sees_the_fleet_as_it_is(fleet_lab: Lab, tmp_path: Path) -> None:
@@ -225,32 +154,6 @@ async def test_instances_outlive_a_provisioner_that_is_stopped(fleet_lab: Lab) -
     assert before == by_id(fleet_lab.units())
 
 
-async def test_ctrl_c_stops_the_waiting_and_nothing_else(fleet_lab: Lab) -> None:
-    one = await fleet_lab.started()
-    go = hold_back(fleet_lab)
-    waiting = await asyncio.create_subprocess_exec(
-        *fleet_lab.command("provisioner", "apply", str(fleet_lab.spec(N))),
-        env=fleet_lab.client_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert waiting.stderr is not None
-    try:
-        await asyncio.wait_for(waiting.stderr.readuntil(b" instances ready\n"), ENDING_S)
-        waiting.send_signal(signal.SIGINT)
-        _, words = await asyncio.wait_for(waiting.communicate(), ENDING_S)
-    finally:
-        if waiting.returncode is None:
-            waiting.kill()
-            await waiting.wait()
-
-    assert 130 == waiting.returncode, words
-    assert b"stopped waiting; the provisioner goes on" in words
-    go.touch()
-    await whole(fleet_lab, one)
-
-
 async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> None:
     pool = {"rotation": LONG_DRAIN}
     one = await applied(fleet_lab, pool=pool)
@@ -324,32 +227,6 @@ def found_by(instances: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str
     return {one["id"]: (one["model"], one["engine"], one["url"]) for one in instances}
 
 
-async def test_a_plan_says_what_would_change_and_changes_nothing(fleet_lab: Lab) -> None:
-    one = await applied(fleet_lab, 2)
-
-    planned = json.loads(
-        await fleet_lab.done("provisioner", "plan", "--json", str(fleet_lab.spec(3)))
-    )
-    words = await fleet_lab.done("provisioner", "plan", str(fleet_lab.spec(3)))
-
-    assert planned["base_version"] > 0
-    assert "web" in words
-    await whole(fleet_lab, one, 2)
-    shown = json.loads(await fleet_lab.done("provisioner", "show", "--json"))
-    assert (FLEET, 2) == (shown["name"], shown["pools"][0]["count"])
-    assert shown == yaml.safe_load(await fleet_lab.done("provisioner", "show"))
-
-
-async def test_a_specification_is_checked_without_a_provisioner(fleet_lab: Lab) -> None:
-    good = await fleet_lab.run("provisioner", "check", str(fleet_lab.spec(3)))
-    bad = await fleet_lab.run("provisioner", "check", str(fleet_lab.spec(-3, pool={"cpu": 2})))
-
-    assert (0, "fleet lab: 3 instances in 1 pool on 1 node\n") == (good.returncode, good.stderr)
-    assert 1 == bad.returncode
-    assert "2 problems" in bad.stderr
-    assert "did you mean cpus?" in bad.stderr
-
-
 async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab: Lab) -> None:
     leader = await applied(fleet_lab, 2)
     standby = await fleet_lab.started(is_standby=True)
@@ -371,55 +248,6 @@ async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab
     assert ordered.startswith("web-00002: ")
     assert await standby.leads()
     await whole(fleet_lab, standby, 2)
-
-
-async def refused_start(made: Lab, *options: str, wrapper: Sequence[str] = ()) -> tuple[int, str]:
-    """Start a provisioner that cannot run; return its exit status and what it says."""
-    one = made.provisioner(*options, wrapper=wrapper)
-    one.start()
-    assert one.process is not None
-    status = await asyncio.to_thread(one.process.wait, 30)
-    return status, one.said
-
-
-async def test_a_port_that_is_taken_is_said_and_nothing_is_touched(fleet_lab: Lab) -> None:
-    one = await applied(fleet_lab, 2)
-    before = fleet_lab.units()
-
-    status, said = await refused_start(
-        fleet_lab, f"--web.listen-address={one.url.removeprefix('http://')}"
-    )
-
-    assert 1 == status
-    assert "Address already in use; choose another with --web.listen-address" in said
-    assert "Traceback" not in said
-    assert before == fleet_lab.units()
-    await whole(fleet_lab, one, 2)
-
-
-REFUSED_OPTIONS = {
-    "--web.token-fil=x": (2, "No such option"),
-    "--web.listen-address=nowhere": (2, "must be HOST:PORT"),
-    "--web.token-file=/proc/nowhere/token": (1, "choose another with --web.token-file"),
-    "--web.token-file=/proc": (2, "'/proc' is a directory"),
-    "--store.url=mysql://x": (1, "there is no such kind"),
-    "--store.url=sqlite:/proc/nowhere/x.db": (1, "see that its folder exists"),
-    "--store.url=etcd://a:b": (1, "is no address of an etcd member"),
-    "--nodes.ca-file=/x": (2, "go together"),
-    "--state-dir=/dev/null": (1, "/dev/null"),
-}
-
-
-async def test_an_option_that_cannot_be_used_is_refused_with_its_name(fleet_lab: Lab) -> None:
-    started = {option: await refused_start(fleet_lab, option) for option in REFUSED_OPTIONS}
-
-    assert {} == {
-        option: (status, said)
-        for option, (status, said) in started.items()
-        if REFUSED_OPTIONS[option][0] != status
-        or REFUSED_OPTIONS[option][1] not in said
-        or "Traceback" in said
-    }
 
 
 async def test_a_full_disk_stops_changes_until_there_is_room(fleet_lab: Lab) -> None:

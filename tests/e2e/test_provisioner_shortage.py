@@ -1,8 +1,7 @@
-"""A provisioner short of descriptors, and an instance short of memory."""
+"""A provisioner that is short of descriptors."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ def fleet_lab(tmp_path: Path) -> Iterator[Lab]:
 async def test_idle_strangers_use_up_no_descriptors_that_health_checks_need(
     fleet_lab: Lab,
 ) -> None:
+    asked = count_checks(fleet_lab)
     limited = ("prlimit", f"--nofile={N_FILES}:{N_FILES}")
     one = await fleet_lab.started(wrapper=limited)
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(N)))
@@ -38,8 +38,9 @@ async def test_idle_strangers_use_up_no_descriptors_that_health_checks_need(
     with ExitStack() as strangers:
         for _ in range(N_STRANGERS):
             strangers.enter_context(connected(one))
-        await asyncio.sleep(6.0)  # a dozen health checks of each; three are a replacement
-        n_open = n_descriptors(one)
+        n_open, n_before = n_descriptors(one), asked.stat().st_size
+        # Three that fail are a replacement.
+        await eventually(lambda: asked.stat().st_size >= n_before + 12 * N)
     await eventually(one.is_ready)
 
     page = (await one.answer("/metrics")).body.decode()
@@ -76,6 +77,16 @@ async def test_an_instance_that_lost_a_child_for_want_of_memory_is_replaced_whil
     page = (await one.answer("/metrics")).body.decode()
     assert 'ollama_provisioner_replacements_total{reason="out_of_memory"} 1.0' in page
     assert "the kernel killed a process of it for want of memory" in one.said
+
+
+def count_checks(made: Lab) -> Path:
+    """Let each instance add a byte to a file whenever it is asked; return the file."""
+    asked = made.folder / "asked"
+    asked.touch()
+    note = f"        open({str(asked)!r}, 'a').write('.')\n"
+    asks = "        client.recv(65536)\n"
+    made.server.write_text(made.server.read_text().replace(asks, asks + note))
+    return asked
 
 
 def connected(one: Provisioner) -> socket.socket:

@@ -23,7 +23,6 @@ async def watched_fleet(
     binary: Path,
     spec: FleetSpec,
     *,
-    has_rules: bool = True,
     alertmanager_binary: Path | None = None,
     alert_options: tuple[str, ...] = (),
     has_provisioner: bool = False,
@@ -50,13 +49,6 @@ async def watched_fleet(
         )
         observers.build_rules(watch.run_dir, interval_s=watch.interval_s, options=alert_options)
         observers.write_config(watch)
-        if not has_rules:
-            text = observers.prometheus_config(observers.PrometheusSettings(
-                exporter_address=f"127.0.0.1:{ports[0]}",
-                address=f"127.0.0.1:{ports[1]}",
-                interval_s=1,
-            ))  # fmt: skip
-            watch.run_dir.prometheus_config.write_text(text)
         specs = [observers.exporter(watch), observers.prometheus_server(watch)]
         if alertmanager_binary is not None:
             specs.insert(1, observers.alertmanager_server(watch))
