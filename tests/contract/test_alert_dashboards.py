@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, urlsplit
 
-import pytest
-
 from alerts import rulebook, rulefile
 from alerts.model import Alert, Dashboard
 from alerts.settings import Settings
@@ -18,11 +16,10 @@ from tests.alerts.expression_lints import known
 
 SETTINGS = Settings()
 GROUPS = rulebook.groups(SETTINGS)
+KNOWN = known(GROUPS, SETTINGS)
 ALERTS = [alert for group in GROUPS for alert in group.alerts]
 DOCUMENTS = {board.uid: document(board) for board in collection.boards(DashboardSettings())}
 LABEL = re.compile(r"\{\{ \$labels\.(\w+)(?: \| urlquery)? \}\}")
-
-every_alert = pytest.mark.parametrize("alert", ALERTS, ids=[alert.name for alert in ALERTS])
 
 
 def chosen(alert: Alert) -> dict[str, str]:
@@ -31,36 +28,30 @@ def chosen(alert: Alert) -> dict[str, str]:
     return {name.removeprefix("var-"): value for name, value in parse_qsl(query)}
 
 
-@every_alert
-def test_the_dashboard_of_an_alert_is_there(alert: Alert) -> None:
+def faults(alert: Alert) -> list[str]:
+    """Return what is wrong with an alert's link.
+
+    It chooses by labels that the alert has; the dashboard's variables list those labels' values.
+    """
     path = urlsplit(rulefile.dashboard_url(alert, SETTINGS.links)).path
-
-    assert DOCUMENTS[path.rpartition("/d/")[2]]["uid"] == alert.dashboard
-
-
-@every_alert
-def test_the_dashboard_has_the_variables_that_the_link_chooses(alert: Alert) -> None:
-    variables = DOCUMENTS[alert.dashboard]["templating"]["list"]
-
-    assert alert.dashboard_query.count("var-") == len(chosen(alert))
-    assert chosen(alert).keys() <= {variable["name"] for variable in variables}
-
-
-@every_alert
-def test_a_link_chooses_by_a_label_that_the_alert_has(alert: Alert) -> None:
-    """And the dashboard's variable lists that label's values, so that it can be found there."""
-    there = known(GROUPS, SETTINGS)
-    variables = {one["name"]: one for one in DOCUMENTS[alert.dashboard]["templating"]["list"]}
+    document = DOCUMENTS.get(path.rpartition("/d/")[2])
+    if document is None or document["uid"] != alert.dashboard:
+        return [f"{path} is no dashboard"]
+    variables = {one["name"]: one["query"]["query"] for one in document["templating"]["list"]
+                 if one["name"] in chosen(alert)}  # fmt: skip
+    labels = tree.labels(tree.nodes(alert.expr)[0], KNOWN.labels_of)
+    found = [f"{name} is no variable" for name in chosen(alert).keys() - variables.keys()]
     for name, value in chosen(alert).items():
         label = value.removeprefix("label:")
-        assert label in tree.labels(tree.nodes(alert.expr)[0], there.labels_of)
-        assert variables[name]["query"]["query"].endswith(f", {label})")
+        if label not in labels or not variables.get(name, "").endswith(f", {label})"):
+            found.append(f"{name} is not chosen by a label that it lists: {value}")
+    return found
+
+
+def test_the_link_of_each_alert_leads_to_a_dashboard_that_knows_what_it_chooses() -> None:
+    assert {} == {alert.name: found for alert in ALERTS if (found := faults(alert))}
+    assert {"node", "model"} <= {name for alert in ALERTS for name in chosen(alert)}
 
 
 def test_alerts_know_no_dashboard_that_is_not_there() -> None:
     assert set(map(str, Dashboard)) <= DOCUMENTS.keys()
-
-
-def test_some_links_choose_something() -> None:
-    """Otherwise the tests above would look at nothing."""
-    assert {"node", "model"} <= {name for alert in ALERTS for name in chosen(alert)}

@@ -13,9 +13,8 @@ import aiohttp
 import yaml
 
 from provisioning.demo.observers import PrometheusSettings, prometheus_command
-from provisioning.model import Phase
 from tests.ports import free_port
-from tests.provisioning.api.board import instance, running_board
+from tests.provisioning.api.board import running_board
 from tests.waiting import eventually
 
 PROMISED = Path(__file__).parent / "provisioner_instances.json"
@@ -23,10 +22,10 @@ PROMISED = Path(__file__).parent / "provisioner_instances.json"
 
 @contextmanager
 def running_prometheus(binary: Path, folder: Path, discovery_url: str) -> Iterator[str]:
-    """Run a Prometheus that looks there for its targets every second; give its URL."""
+    """Run a Prometheus that looks there for its targets all the time; give its URL."""
     job = {
         "job_name": "instances",
-        "http_sd_configs": [{"url": discovery_url, "refresh_interval": "1s"}],
+        "http_sd_configs": [{"url": discovery_url, "refresh_interval": "200ms"}],
     }
     config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
@@ -50,9 +49,7 @@ async def targets(session: aiohttp.ClientSession, prometheus_url: str) -> dict[s
     return {one["discoveredLabels"]["__address__"]: one["discoveredLabels"] for one in found}
 
 
-async def test_prometheus_scrapes_what_is_listed_and_follows_what_changes(
-    tmp_path: Path, prometheus_binary: Path
-) -> None:
+async def test_prometheus_scrapes_what_is_listed(tmp_path: Path, prometheus_binary: Path) -> None:
     promised = {one["url"].removeprefix("http://"): one for one in json.loads(PROMISED.read_text())}
     async with running_board(tmp_path) as board, aiohttp.ClientSession() as session:
         with running_prometheus(prometheus_binary, tmp_path, f"{board.url}/sd") as url:
@@ -62,16 +59,6 @@ async def test_prometheus_scrapes_what_is_listed_and_follows_what_changes(
 
             await eventually(is_listed)
             first = (await targets(session, url))["127.0.0.1:20501"]
-            assert ("llama-00001", "n1", "llama3.1:8b") == (
-                first["instance_id"],
-                first["node"],
-                first["model"],
-            )
 
-            await board.put(instance(2, phase=Phase.RUNNING))
-
-            async def is_running() -> bool:
-                found = (await targets(session, url))["127.0.0.1:20502"]
-                return bool("running" == found["__meta_ollama_state"])
-
-            await eventually(is_running)
+    expected = {"instance_id": "llama-00001", "node": "n1", "model": "llama3.1:8b"}
+    assert expected.items() <= first.items()

@@ -1,7 +1,4 @@
-"""The page's thresholds and the alerts' mean the same.
-
-The exporter does not import the alerts; this is where the two meet.
-"""
+"""The web UI's thresholds and the alerts' mean the same."""
 
 from __future__ import annotations
 

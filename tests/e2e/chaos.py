@@ -1,9 +1,4 @@
-"""Three provisioners and three etcd members; what may happen to them, and what must not.
-
-In:   a Lab and a Cluster; a source of dice.
-Out:  accidents, of which each returns what it has done; `whole`: the fleet once it has recovered;
-      `watched`: no instance has two processes, and no port two instances, while the block runs.
-"""
+"""Three provisioners and three etcd members; what may happen to them, and what must not."""
 
 from __future__ import annotations
 
@@ -12,8 +7,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +19,7 @@ from tests.waiting import eventually
 LEASE_S = 2
 HANG_S = 2.5 * LEASE_S
 """Longer than a lease: whoever hangs so long has been replaced when it goes on."""
-WHOLE_AGAIN_S = 60.0
 SAMPLE_EVERY_S = 0.1
-
-
-@dataclass
-class Watch:
-    """Looks at the processes of the units all the time."""
-
-    lab: Lab
-    n_samples: int = 0
-    doubled: list[str] = field(default_factory=list)
-
-    def look(self) -> None:
-        """Take down which instances have two processes, and which ports two instances."""
-        self.n_samples += 1
-        seen = self.lab.units()
-        if doubled_in(seen):
-            # A look takes a while: the first may have ended before the second was seen. What is
-            # still there at the next look was there while the whole of this one was taken.
-            there = set(self.lab.units())
-            self.doubled += doubled_in([unit for unit in seen if unit in there])
-
-    async def run(self) -> None:
-        """Look until cancelled."""
-        while True:
-            self.look()
-            await asyncio.sleep(SAMPLE_EVERY_S)
 
 
 def doubled_in(units: Sequence[UnitProcess]) -> list[str]:
@@ -68,18 +36,27 @@ def doubled_in(units: Sequence[UnitProcess]) -> list[str]:
 
 
 @asynccontextmanager
-async def watched(made: Lab) -> AsyncIterator[Watch]:
-    """Watch the units until the block ends; whatever was seen doubled fails the test."""
-    watch = Watch(made)
-    running = asyncio.create_task(watch.run())
+async def watched(made: Lab) -> AsyncIterator[None]:
+    """Look at the units' processes until the block ends; whatever was seen doubled fails it."""
+    doubled: list[str] = []
+
+    async def look_again_and_again() -> None:
+        while True:
+            seen = made.units()
+            if doubled_in(seen):
+                # A look takes a while: the first may have ended before the second was seen. What
+                # is still there at the next look was there while the whole of this one was taken.
+                there = set(made.units())
+                doubled.extend(doubled_in([unit for unit in seen if unit in there]))
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+    looking = asyncio.create_task(look_again_and_again())
     try:
-        yield watch
+        yield
     finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
-    assert [] == watch.doubled
-    assert watch.n_samples > 0
+        assert looking.cancel()
+        await asyncio.wait([looking])
+    assert [] == doubled
 
 
 @contextmanager
@@ -111,15 +88,16 @@ async def leader_of(made: Lab) -> Provisioner | None:
 
 async def led(made: Lab) -> Provisioner:
     """Return who leads, once somebody does: who is asked while leaders change may name nobody."""
-    found: list[Provisioner] = []
+    leader: Provisioner | None = None
 
     async def is_led() -> bool:
+        nonlocal leader
         leader = await leader_of(made)
-        found.extend([leader] if leader else [])
         return leader is not None
 
     await eventually(is_led)
-    return found[0]
+    assert leader
+    return leader
 
 
 async def whole(
@@ -140,7 +118,7 @@ async def whole(
         )
 
     try:
-        await eventually(is_whole, within_s=WHOLE_AGAIN_S)
+        await eventually(is_whole)
     except AssertionError as error:
         leader = await leader_of(made)
         raise AssertionError(f"{made.faults(told, count)}, {leader} leads") from error

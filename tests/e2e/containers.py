@@ -1,17 +1,12 @@
-"""Provisioners over two containerd daemons, which stand for two nodes, and real crun.
-
-In:   a folder for everything.
-Out:  a ContainerLab, whose units are small web servers in containers; what is left of units on the
-      nodes. Needs root, and skips the test where that is missing.
-"""
+"""Provisioners over two containerd daemons, which stand for nodes, and real crun; needs root."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,32 +188,22 @@ def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
     return UnitProcess(pid, realm.removeprefix(mark).decode(), host, int(port))
 
 
-@asynccontextmanager
-async def container_lab(folder: Path) -> AsyncIterator[ContainerLab]:
+@contextmanager
+def container_lab(folder: Path) -> Iterator[ContainerLab]:
     """Make a ContainerLab of two nodes that lack the image; it is gone after the block."""
-    with two_nodes(folder) as nodes:
-        made = ContainerLab(folder, f"lab-{os.getpid()}")
-        made.nodes = nodes
-        made.archive = busybox_archive(folder)
+    base, pid = loopback_of(folder).rpartition(".")[0], os.getpid()
+    made = ContainerLab(folder, f"lab-{pid}")
+    made.archive = busybox_archive(folder)
+    with running_containerd(folder / "a") as first, running_containerd(folder / "b") as second:
+        made.nodes = (
+            Node(f"a-{pid}", f"{base}.1", first),
+            Node(f"b-{pid}", f"{base}.2", second),
+        )
         try:
             yield made
         finally:
             made.clean_up()
             shutil.rmtree(f"/var/log/ollama-fleet/{made.fleet}", ignore_errors=True)
-
-
-@contextmanager
-def two_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
-    """Run two daemons until the block ends."""
-    base = loopback_of(folder).rpartition(".")[0]
-    with running_containerd(folder / "a") as first, running_containerd(folder / "b") as second:
-        nodes = (
-            Node(f"a-{os.getpid()}", f"{base}.1", first),
-            Node(f"b-{os.getpid()}", f"{base}.2", second),
-        )
-        try:
-            yield nodes
-        finally:
-            for node in nodes:
+            for node in made.nodes:
                 node.containerd.clean_up()
                 node.clean_up()

@@ -1,9 +1,4 @@
-"""Provisioners as a user starts them, over units that are small servers.
-
-In:   a folder for everything; what the fleet is to be.
-Out:  a Lab: provisioners that are started, killed, paused; commands that are run; the units as the
-      kernel knows them. After the block nothing of it runs any more.
-"""
+"""Provisioners as a user starts them, over instances that are small servers."""
 
 from __future__ import annotations
 
@@ -30,7 +25,7 @@ from tests.waiting import eventually
 
 PROGRAM = (sys.executable, "-P", "-m", "ollama_fleet")
 FLEET, NODE = "lab", "here"
-ENDING_S = 60.0
+ENDING_S = 100.0
 KILL_POLL_S = 0.001
 SERVER = """\
 import socket, sys
@@ -131,8 +126,8 @@ class Provisioner:
 
     def ended(self, number: signal.Signals) -> int:
         """Send it a signal, and return the status with which it has ended."""
+        self.send(number)
         assert self.process is not None
-        self.process.send_signal(number)
         status = self.process.wait(ENDING_S)
         self.process = None
         return status
@@ -190,16 +185,6 @@ class Lab:
         """Return the units' program; its path is in each command line, and in no other lab's."""
         return self.folder / "server.py"
 
-    @property
-    def state_dir(self) -> Path:
-        """Return where provisioners keep things."""
-        return self.folder / "state"
-
-    @property
-    def token_file(self) -> Path:
-        """Return where the token for changes is."""
-        return self.folder / "token"
-
     def provisioner(
         self, *options: str, store: str = "", wrapper: Sequence[str] = ()
     ) -> Provisioner:
@@ -208,9 +193,9 @@ class Lab:
         number = len(self.provisioners) + 1
         command = (
             *(*wrapper, *PROGRAM, "provisioner", "run", f"--fleet={self.fleet}"),
-            f"--state-dir={self.state_dir}",
+            f"--state-dir={self.folder}/state",
             f"--store.url={store or f'sqlite:{self.folder}/fleet.db'}",
-            f"--web.token-file={self.token_file}",
+            f"--web.token-file={self.folder}/token",
             f"--web.listen-address=127.0.0.1:{port}",
             *options,
         )
@@ -278,29 +263,21 @@ class Lab:
             "last_port": UNITS[-1],
         }
 
-    def command(self, *words: str) -> Sequence[str]:
-        """Return a command as a user writes it."""
-        return (*PROGRAM, *words)
-
-    def client_environment(self) -> dict[str, str]:
-        """Return the environment in which commands find the provisioners."""
-        urls = " ".join(one.url for one in self.provisioners)
-        return {
-            **self.environment,
-            "OLLAMA_FLEET_INSTANCES_PROVISIONER_URL": urls,
-            "OLLAMA_FLEET_INSTANCES_PROVISIONER_TOKEN_FILE": str(self.token_file),
-        }
-
     async def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command until it ends."""
+        prefix = "OLLAMA_FLEET_INSTANCES_PROVISIONER_"
+        own = {
+            f"{prefix}URL": " ".join(one.url for one in self.provisioners),
+            f"{prefix}TOKEN_FILE": f"{self.folder}/token",
+        }
         return await asyncio.to_thread(
             subprocess.run,
-            self.command(*words),
-            env=self.client_environment(),
+            (*PROGRAM, *words),
+            env={**self.environment, **own},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=ENDING_S,
         )
 
     async def done(self, *words: str) -> str:
@@ -308,6 +285,28 @@ class Lab:
         ended = await self.run(*words)
         assert 0 == ended.returncode, f"{words}: {ended.stdout}{ended.stderr}"
         return ended.stdout
+
+    async def applied(self, spec: Path, count: int, *options: str) -> Provisioner:
+        """Return a provisioner that leads a whole fleet."""
+        one = await self.started(*options)
+        await self.done("provisioner", "apply", str(spec))
+        await self.whole(one, count)
+        return one
+
+    async def whole(self, one: Provisioner, count: int) -> list[dict[str, Any]]:
+        """Return the instances once all run, a process each."""
+        told: list[dict[str, Any]] = []
+
+        async def is_whole() -> bool:
+            nonlocal told
+            told = await one.instances()
+            return self.is_whole(told, count)
+
+        try:
+            await eventually(is_whole)
+        except AssertionError as error:
+            raise AssertionError(f"{self.faults(told, count)}: {one.said[-3000:]}") from error
+        return told
 
     def units(self) -> list[UnitProcess]:
         """Return the processes of all units, those that hang among them."""
@@ -342,7 +341,7 @@ class Lab:
     def _remove_cgroups(self) -> None:
         """Remove what the kernel keeps of units that nobody has removed."""
         groups = cgroups.find()
-        label = label_of(self.fleet, NODE, self.state_dir / "processes")
+        label = label_of(self.fleet, NODE, self.folder / "state" / "processes")
         for group in list(groups.parent.glob(f"{label}.*")) if groups else ():
             while not cgroups.remove(group):
                 time.sleep(KILL_POLL_S)

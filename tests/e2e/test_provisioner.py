@@ -6,10 +6,13 @@ import asyncio
 import json
 import random
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -28,21 +31,9 @@ def fleet_lab(tmp_path: Path) -> Iterator[Lab]:
         yield made
 
 
-async def whole(made: Lab, one: Provisioner, count: int = N, within_s: float = 100.0) -> None:
-    """Return once the fleet is as it should be."""
-
-    async def is_whole() -> bool:
-        return made.is_whole(await one.instances(), count)
-
-    await eventually(is_whole, within_s=within_s)
-
-
 async def applied(made: Lab, count: int = N, **changes: Any) -> Provisioner:
     """Return a provisioner that leads a whole fleet."""
-    one = await made.started()
-    await made.done("provisioner", "apply", str(made.spec(count, **changes)))
-    await whole(made, one, count)
-    return one
+    return await made.applied(made.spec(count, **changes), count)
 
 
 def generations(instances: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -107,7 +98,7 @@ async def test_a_killed_instance_is_replaced_by_the_next_generation(fleet_lab: L
     before = by_id(fleet_lab.units())
 
     before["web-00003"].kill()
-    await whole(fleet_lab, one)
+    await fleet_lab.whole(one, N)
 
     after = by_id(fleet_lab.units())
     assert {"web-00003"} == {id_ for id_ in before if before[id_] != after[id_]}
@@ -133,7 +124,7 @@ async def test_a_killed_provisioner_loses_nothing_and_starts_nothing_twice(
     one.kill()
     there = by_id(fleet_lab.units())
     one.start()
-    await whole(fleet_lab, one, count)
+    await fleet_lab.whole(one, count)
 
     after = by_id(fleet_lab.units())
     assert there == {id_: after[id_] for id_ in there}
@@ -150,7 +141,7 @@ async def test_instances_outlive_a_provisioner_that_is_stopped(fleet_lab: Lab) -
     assert "stopped; instances go on" in one.said
     assert "Traceback" not in one.said
     one.start()
-    await whole(fleet_lab, one)
+    await fleet_lab.whole(one, N)
     assert before == by_id(fleet_lab.units())
 
 
@@ -171,7 +162,7 @@ async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> 
     assert N == len(fleet_lab.units())
 
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(1)))
-    await whole(fleet_lab, one, 1)
+    await fleet_lab.whole(one, 1)
 
 
 def phases_of_leaving(instances: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -193,38 +184,9 @@ async def test_a_changed_specification_rolls_through_within_its_limits(fleet_lab
 
     changed = fleet_lab.spec(count, pool={"environment": {"RELEASE": "2"}}, limits=limits)
     await fleet_lab.done("provisioner", "apply", "--yes", "--no-wait", str(changed))
-    await eventually(is_rolled, within_s=60.0)
+    await eventually(is_rolled)
 
     assert 2 <= least < count
-
-
-async def test_a_provisioner_that_starts_in_a_roll_out_lists_what_is_of_the_old_specification(
-    fleet_lab: Lab,
-) -> None:
-    """Another model, and half drains for longer than the restart takes; none loses its place."""
-    rotation = {"every": "7d", "drain": "60s"}
-    one = await applied(fleet_lab, pool={"rotation": rotation})
-    was = found_by(await one.instances())
-    assert {("toy", "fleet")} == {(model, engine) for model, engine, _ in was.values()}
-
-    changed = fleet_lab.spec(N, pool={"rotation": rotation, "model": "tin", "engine": "ollama"})
-    await fleet_lab.done("provisioner", "apply", "--yes", "--no-wait", str(changed))
-
-    async def drains() -> bool:
-        return "draining" in {each["phase"] for each in await one.instances()}
-
-    await eventually(drains)
-    one.kill()
-    one.start()
-    await eventually(one.is_ready)
-
-    assert was == found_by(await one.instances())
-    (sd,) = {group["labels"]["model"] for group in (await one.answer("/sd")).json}
-    assert "toy" == sd
-
-
-def found_by(instances: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str, str]]:
-    return {one["id"]: (one["model"], one["engine"], one["url"]) for one in instances}
 
 
 async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab: Lab) -> None:
@@ -247,25 +209,24 @@ async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab
     ordered = await fleet_lab.done("instances", "replace", "web-00002")
     assert ordered.startswith("web-00002: ")
     assert await standby.leads()
-    await whole(fleet_lab, standby, 2)
+    await fleet_lab.whole(standby, 2)
 
 
 async def test_a_full_disk_stops_changes_until_there_is_room(fleet_lab: Lab) -> None:
     """The state folder is a file system of its own, of 1 MB, that only the provisioner sees."""
-    fleet_lab.state_dir.mkdir()
-    mount = f"mount -t tmpfs -o size=1m none '{fleet_lab.state_dir}' && exec \"$@\""
+    state_dir = fleet_lab.folder / "state"
+    state_dir.mkdir()
+    mount = f"mount -t tmpfs -o size=1m none '{state_dir}' && exec \"$@\""
     wrapper = ("unshare", "-m", "sh", "-c", mount, "sh")
     can_mount = await asyncio.to_thread(
         subprocess.run, (*wrapper, "true"), check=False, capture_output=True
     )
     if can_mount.returncode:
         pytest.skip("needs to mount a tmpfs")
-    one = await fleet_lab.started(
-        f"--store.url=sqlite:{fleet_lab.state_dir}/fleet.db", wrapper=wrapper
-    )
+    one = await fleet_lab.started(f"--store.url=sqlite:{state_dir}/fleet.db", wrapper=wrapper)
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(2)))
     assert one.process is not None
-    inside = Path(f"/proc/{one.process.pid}/root{fleet_lab.state_dir}")
+    inside = Path(f"/proc/{one.process.pid}/root{state_dir}")
     before = by_id(fleet_lab.units())
 
     fill(inside / "ballast")
@@ -277,7 +238,7 @@ async def test_a_full_disk_stops_changes_until_there_is_room(fleet_lab: Lab) -> 
 
     (inside / "ballast").unlink()
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(3)))
-    await whole(fleet_lab, one, 3)
+    await fleet_lab.whole(one, 3)
     assert before.items() <= by_id(fleet_lab.units()).items()
 
 
@@ -289,3 +250,93 @@ def fill(path: Path) -> None:
                 file.write(bytes(1024))
         except OSError:
             return
+
+
+KEPT = (
+    f"orphans={N}: they run without a record in the store, or with an older one, and are "
+    "not deleted; no instance"
+)
+
+
+async def lists_all(made: Lab) -> bool:
+    return f"{N} orphans" in await made.done("provisioner", "orphans", "list")
+
+
+async def test_a_lost_database_ends_no_instance_until_a_person_says_so(fleet_lab: Lab) -> None:
+    """It is removed under a provisioner, which stops accepting orders; then all begins anew."""
+    one = await fleet_lab.started()
+    await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(N)))
+    await fleet_lab.whole(one, N)
+    servers = {unit.pid for unit in fleet_lab.units()}
+
+    for path in fleet_lab.folder.glob("fleet.db*"):
+        path.unlink()
+    refused = await fleet_lab.run("instances", "replace", "web-00001", "--yes")
+    assert 0 != refused.returncode, refused.stdout
+    await eventually(lambda: "it was removed since this provisioner opened it" in one.said)
+    one.ended(signal.SIGTERM)
+
+    one.start()
+    await eventually(one.leads)
+    spec = str(fleet_lab.spec(N))
+    await fleet_lab.done("provisioner", "apply", "--no-wait", "--yes", spec)
+    await eventually(lambda: KEPT in one.said)
+    assert [] == await one.instances()
+    await eventually(lambda: lists_all(fleet_lab))
+    unasked = await fleet_lab.run("provisioner", "orphans", "delete")
+    assert 1 == unasked.returncode, unasked.stdout
+    assert servers == {unit.pid for unit in fleet_lab.units()}
+
+    await fleet_lab.done("provisioner", "orphans", "delete", "--yes")
+    await fleet_lab.whole(one, N)
+    assert not servers & {unit.pid for unit in fleet_lab.units()}
+
+
+N_FILES, N_STRANGERS = 200, 260
+
+
+async def test_idle_strangers_use_up_no_descriptors_that_health_checks_need(
+    fleet_lab: Lab,
+) -> None:
+    asked = count_checks(fleet_lab)
+    limited = ("prlimit", f"--nofile={N_FILES}:{N_FILES}")
+    one = await fleet_lab.started(wrapper=limited)
+    await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(N)))
+    before = sorted(fleet_lab.units())
+
+    with ExitStack() as strangers:
+        for _ in range(N_STRANGERS):
+            strangers.enter_context(connected(one))
+        n_before = asked.stat().st_size
+        # Three that fail are a replacement.
+        await eventually(lambda: asked.stat().st_size >= n_before + 12 * N)
+        n_open = n_descriptors(one)
+    await eventually(one.is_ready)
+
+    page = (await one.answer("/metrics")).body.decode()
+    assert 'ollama_provisioner_replacements_total{reason="unhealthy"} 0.0' in page, one.said[-900:]
+    assert before == sorted(fleet_lab.units())
+    assert n_open < N_FILES / 2
+    assert len(one.said) < 20_000
+
+
+def count_checks(made: Lab) -> Path:
+    """Let each instance add a byte to a file whenever it is asked; return the file."""
+    asked = made.folder / "asked"
+    asked.touch()
+    note = f"        open({str(asked)!r}, 'a').write('.')\n"
+    asks = "        client.recv(65536)\n"
+    made.server.write_text(made.server.read_text().replace(asks, asks + note))
+    return asked
+
+
+def connected(one: Provisioner) -> socket.socket:
+    address = urlsplit(one.url)
+    assert address.hostname
+    assert address.port
+    return socket.create_connection((address.hostname, address.port), timeout=10)
+
+
+def n_descriptors(one: Provisioner) -> int:
+    assert one.process
+    return len(list(Path(f"/proc/{one.process.pid}/fd").iterdir()))

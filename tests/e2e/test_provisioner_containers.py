@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -22,33 +22,9 @@ N = 6
 
 
 @pytest.fixture
-async def fleet_lab(tmp_path: Path) -> AsyncIterator[ContainerLab]:
-    async with container_lab(tmp_path) as made:
+def fleet_lab(tmp_path: Path) -> Iterator[ContainerLab]:
+    with container_lab(tmp_path) as made:
         yield made
-
-
-async def applied(made: ContainerLab, *options: str) -> Provisioner:
-    """Return a provisioner that leads a whole fleet."""
-    one = await made.started(*options)
-    await made.done("provisioner", "apply", str(made.containers(N)))
-    await whole(made, one)
-    return one
-
-
-async def whole(made: ContainerLab, one: Provisioner) -> list[dict[str, Any]]:
-    """Return the instances once all run, a process each."""
-    told: list[dict[str, Any]] = []
-
-    async def is_whole() -> bool:
-        nonlocal told
-        told = await one.instances()
-        return made.is_whole(told, N)
-
-    try:
-        await eventually(is_whole)
-    except AssertionError as error:
-        raise AssertionError(f"{made.faults(told, N)}: {one.said[-3000:]}") from error
-    return told
 
 
 def by_node(instances: Sequence[Mapping[str, Any]]) -> Counter[str]:
@@ -77,15 +53,15 @@ async def over_tls(fleet_lab: ContainerLab) -> AsyncIterator[list[str]]:
 async def test_containers_are_spread_over_two_nodes_behind_nginx_and_a_killed_one_comes_back(
     fleet_lab: ContainerLab, over_tls: list[str]
 ) -> None:
-    one = await applied(fleet_lab, *over_tls)
+    one = await fleet_lab.applied(fleet_lab.containers(N), N, *over_tls)
 
     instances = await one.instances()
-    assert {3} == set(Counter(each["node"] for each in instances).values())
+    assert {3} == set(by_node(instances).values())
     assert {(1, "running")} == {(each["generation"], each["state"]) for each in instances}
 
     killed = fleet_lab.units()[0]
     killed.kill()
-    after = await whole(fleet_lab, one)
+    after = await fleet_lab.whole(one, N)
     assert [killed.instance_id] == [each["id"] for each in after if each["generation"] == 2]
 
 
@@ -93,7 +69,7 @@ async def test_instances_that_answer_stay_where_they_are_however_long_containerd
     fleet_lab: ContainerLab,
 ) -> None:
     """The provisioner that then follows adopts them."""
-    one = await applied(fleet_lab)
+    one = await fleet_lab.applied(fleet_lab.containers(N), N)
     before = set(fleet_lab.units())
     away = fleet_lab.nodes[0].containerd
 
@@ -106,7 +82,7 @@ async def test_instances_that_answer_stay_where_they_are_however_long_containerd
     one.start()
     await eventually(one.leads)
 
-    instances = await whole(fleet_lab, one)
+    instances = await fleet_lab.whole(one, N)
     assert before == set(fleet_lab.units())
     assert {1} == {each["generation"] for each in instances}
 
@@ -123,7 +99,7 @@ async def test_a_lost_nodes_instances_are_placed_elsewhere_and_swept_when_it_ret
 ) -> None:
     """The node hangs as a whole; then it goes on, and does not know that it was given up."""
     lost, other = fleet_lab.nodes
-    one = await applied(fleet_lab)
+    one = await fleet_lab.applied(fleet_lab.containers(N), N)
     moved = {each["id"] for each in await one.instances() if each["node"] == lost.name}
 
     lost.containerd.stop(signal.SIGKILL)
@@ -141,7 +117,7 @@ async def test_a_lost_nodes_instances_are_placed_elsewhere_and_swept_when_it_ret
     for unit in hanging:
         os.kill(unit.pid, signal.SIGCONT)
     lost.containerd.start()
-    instances = await whole(fleet_lab, one)
+    instances = await fleet_lab.whole(one, N)
 
     assert {other.name: N} == by_node(instances)
     assert moved == {each["id"] for each in instances if each["generation"] > 1}
