@@ -100,8 +100,7 @@ FAULTS = {
     "no_metrics": (Outcome.OK, Outcome.HTTP_STATUS),
 }
 FINE = (Outcome.OK, Outcome.OK)
-PARAMETERS = {"oom_restart": {"seconds": 600}}
-"""So that it still loads when it is polled."""
+LONG = {"oom_restart": {"seconds": 600}}
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -110,7 +109,7 @@ async def test_each_fault_has_its_own_outcome(kind: str, tmp_path: Path) -> None
     instance's answer, or the connection to the broken one."""
     poll = hastily_polling if Outcome.TIMEOUT in FAULTS[kind] else watching
     async with running_fleet(FleetSpec(n_instances=2)) as fleet:
-        fault = fleet.inject(kind, count=1, **PARAMETERS.get(kind, {}))
+        fault = fleet.inject(kind, count=1, **LONG.get(kind, {}))
         (broken,) = fleet.ids_of(fault)
         (other,) = {str(one["id"]) for one in fleet.inventory} - {broken}
         seen = []

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from exporter.inventory import Inventory, sources_for
-from exporter.inventory.sources import AGE_HEADER
 from exporter.model import EngineName, State, Target
-from provisioning.api.routes import AGE_HEADER as TOLD_AGE_HEADER
 from provisioning.model import Phase
 from tests.provisioning.api.board import instance, running_board
 
@@ -39,11 +35,9 @@ async def test_the_exporter_reads_what_is_promised() -> None:
     assert "http://[::1]:20504" == targets["llama-00004"].url
 
 
-@pytest.mark.parametrize("path", ["/instances", "/sd"])
-async def test_the_exporter_reads_the_real_answer(path: str, tmp_path: Path) -> None:
-    """Service discovery says the same in another form."""
+async def test_service_discovery_says_the_same_in_another_form(tmp_path: Path) -> None:
     async with running_board(tmp_path) as board:
-        assert await read(str(PROMISED)) == await read(f"{board.url}{path}")
+        assert await read(str(PROMISED)) == await read(f"{board.url}/sd")
 
 
 async def test_an_inventory_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
@@ -55,10 +49,6 @@ async def test_an_inventory_that_has_not_changed_is_not_read_again(tmp_path: Pat
         await board.put(instance(2))
         assert await source.read()
         await source.close()
-
-
-def test_the_lists_age_goes_by_one_name() -> None:
-    assert TOLD_AGE_HEADER == AGE_HEADER
 
 
 async def test_a_provisioner_without_its_store_gives_way_to_one_that_has_it(

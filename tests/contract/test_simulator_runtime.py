@@ -84,14 +84,9 @@ def container(node: int, port: int) -> ContainerSpec:
 
 def entry(node: int, one: ContainerSpec) -> dict[str, str]:
     """Return what the inventory says about a container."""
-    return {
-        "id": one.instance_id,
-        "url": f"http://{one.host}:{one.port}",
-        "node": f"n{node}",
-        "model": one.model,
-        "engine": "fleet",
-        "state": "running",
-    }
+    url, state = f"http://{one.host}:{one.port}", "running"
+    where = {"id": one.instance_id, "url": url, "node": f"n{node}"}
+    return {**where, "model": one.model, "engine": "fleet", "state": state}
 
 
 def fields_of(struct: type[msgspec.Struct]) -> set[str]:

@@ -23,16 +23,10 @@ SAMPLE_EVERY_S = 0.1
 
 
 def doubled_in(units: Sequence[UnitProcess]) -> list[str]:
-    """Return what several units have in common, though none may."""
-    found = []
-    for what in ("instance_id", "place"):
-        counted = Counter(getattr(unit, what) for unit in units)
-        found += [
-            f"{what} {value}: {sorted(one.pid for one in units if getattr(one, what) == value)}"
-            for value, n in counted.items()
-            if n > 1
-        ]
-    return found
+    """Return the instances, and the addresses, that several units have, though none may."""
+    counted = Counter[object](unit.instance_id for unit in units)
+    counted.update((unit.host, unit.port) for unit in units)
+    return [f"{what}: {units}" for what, n in counted.items() if n > 1]
 
 
 @asynccontextmanager
@@ -139,15 +133,14 @@ async def assert_sane_histories(made: Lab, instances: Sequence[Mapping[str, Any]
 
 def is_sane(history: Sequence[Mapping[str, Any]], generation: int) -> bool:
     """Say whether a history goes forward, and no generation was started twice."""
-    times = [line["at_s"] for line in history]
+    moments = [(line["at_s"], line["generation"]) for line in history]
     numbers = [line["generation"] for line in history]
-    started = Counter(line["generation"] for line in history if line["what"] == "started")
+    started = [line["generation"] for line in history if line["what"] == "started"]
     return (
-        times == sorted(times)
+        moments == sorted(moments)
         and numbers == sorted(numbers)
-        and numbers[-1] == generation
-        and max(started.values()) == 1
-        and started[generation] == 1
+        and numbers[-1] == started[-1] == generation
+        and len(started) == len(set(started))
     )
 
 

@@ -137,7 +137,6 @@ async def remains(node: Node, fleet: str) -> dict[str, set[str]]:
         "bundle": {path.name for path in bundles.glob("*/")},
         "runtime's state": {path.name for path in states},
         "cgroup": {path.name.removeprefix(f"{fleet}.") for path in groups},
-        "mount": _mounted_below(bundles, containerd),
     }
 
 
@@ -157,23 +156,6 @@ async def _known_to(endpoint: str, namespace: str) -> dict[str, set[str]]:
         "task": {task.id for task in tasks.tasks},
         "snapshot": {one.name for one in snapshots if one.kind == ACTIVE},
     }
-
-
-def _mounted_below(bundles: Path, containerd: Containerd) -> set[str]:
-    """Return the units whose file systems are mounted.
-
-    A shim sees those that were mounted when its daemon was begun, and a daemon none of those of
-    the one before it: each daemon has a mount namespace of its own.
-    """
-    assert containerd.process is not None
-    mounted = set()
-    for pid in (containerd.process.pid, *containerd.shims()):
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-                point = Path(line.split()[4])
-                if bundles in point.parents:
-                    mounted.add(point.relative_to(bundles).parts[0])
-    return mounted
 
 
 def _word_after(option: bytes, pid: int) -> str:

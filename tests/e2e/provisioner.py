@@ -61,11 +61,6 @@ class UnitProcess(NamedTuple):
     host: str
     port: int
 
-    @property
-    def place(self) -> str:
-        """Return where it listens; no two units listen at one."""
-        return f"{self.host}:{self.port}"
-
     def kill(self) -> None:
         """End it without warning; return when nothing of it runs any more."""
         with suppress(ProcessLookupError):
@@ -85,11 +80,6 @@ class Answer(NamedTuple):
     def json(self) -> Any:
         """Return the body, read."""
         return json.loads(self.body)
-
-    @property
-    def age_s(self) -> float:
-        """Return how old it says that it is."""
-        return float(self.headers["Inventory-Age-Seconds"])
 
 
 @dataclass
@@ -323,8 +313,9 @@ class Lab:
         return found + [f"{surplus} is a process too many" for surplus in there - wanted]
 
     def is_whole(self, instances: Sequence[Mapping[str, Any]], count: int) -> bool:
-        """Say whether there is nothing that is not as it should be."""
-        return not self.faults(instances, count)
+        """Say whether all is as it should be; processes are looked for only once all run."""
+        n_running = sum(one["phase"] == "running" for one in instances)
+        return count == n_running == len(instances) and not self.faults(instances, count)
 
     def clean_up(self) -> None:
         """End whatever runs."""
