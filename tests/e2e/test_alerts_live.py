@@ -1,9 +1,7 @@
-"""What the on-call hears when a fleet breaks: every part real, the windows short.
+"""What the on-call hears when a fleet breaks: every part real, the windows short, one lab for all.
 
-One lab for all scenarios, one after the other. `make alerts-live` plays the same ones with the
-shipped windows over 10,000 instances. Here polls are made three times as often, and other tests
-run beside: so many would be late on two cores. A `program` that is missing skips them as it does
-elsewhere.
+`make alerts-live` plays the same scenarios with the shipped windows over 10,000 instances. Here
+polls are three times as frequent, and other tests run beside: as many would be late on two cores.
 """
 
 from __future__ import annotations

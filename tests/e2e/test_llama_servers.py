@@ -48,9 +48,9 @@ async def test_what_real_servers_generate_is_what_we_count(
     async with running(tmp_path, inventory, prometheus_binary) as stack:
         for name, server in servers.items():
             await generate(stack, server, 200)
-            await eventually(partial(_is_counted, stack, name, 200.0))
+            await eventually(partial(_is_value, stack, 200.0, TOKENS, model=f"tiny-{name}"))
             timings = await generate(stack, server, 400)
-            await eventually(partial(_is_counted, stack, name, 600.0))
+            await eventually(partial(_is_value, stack, 600.0, TOKENS, model=f"tiny-{name}"))
 
             speed = timings["predicted_per_second"]
             await eventually(partial(_is_speed, stack, name, pytest.approx(speed, rel=0.2)))
@@ -60,16 +60,9 @@ async def test_what_real_servers_generate_is_what_we_count(
         await eventually(lambda: _answers(stack, "sum(ollama_instance_up)", {"": 2.0}))
 
 
-def labels_of(name: str) -> dict[str, str]:
-    return {"instance_id": name, "node": f"node-{name}", "model": f"tiny-{name}"}
-
-
-async def _is_counted(stack: Running, name: str, n_tokens: float) -> bool:
-    return await _is_value(stack, n_tokens, TOKENS, model=f"tiny-{name}")
-
-
 async def _is_speed(stack: Running, name: str, expected: object) -> bool:
-    return expected == await stack.value("ollama_instance_tokens_per_second", **labels_of(name))
+    labels = {"instance_id": name, "node": f"node-{name}", "model": f"tiny-{name}"}
+    return expected == await stack.value("ollama_instance_tokens_per_second", **labels)
 
 
 async def _is_value(stack: Running, expected: float, name: str, **labels: str) -> bool:
