@@ -31,7 +31,9 @@ class Handler(BaseHTTPRequestHandler):
             "/api/version": {"version": "0.23.0"},
             "/api/ps": {"models": [{"name": name, "model": name} for name in loaded]},
         }
-        if self.path in answers:
+        if self.path == "/":
+            self._answer(200, b"Ollama is running")
+        elif self.path in answers:
             self._answer(200, answers[self.path])
         else:
             self._answer(404, {"error": "404 page not found"})
@@ -57,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing; see the file."""
 
     def _answer(self, status: int, body: object) -> None:
-        text = json.dumps(body).encode()
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json; charset=utf-8")
         self.send_header("content-length", str(len(text)))

@@ -153,7 +153,7 @@ async def test_an_ollama_that_has_its_model_needs_no_registry_and_leaves_no_runn
 
 
 async def are_recognised(exporter: Running, *, n: int) -> bool:
-    """Say whether the exporter finds so many healthy Ollamas, without being told what they are."""
+    """Say whether the exporter finds so many healthy Ollamas, and their versions."""
     seen = await exporter.instances(status="healthy")
     return n == len(seen) and {"ollama"} == {each["engine"] for each in seen if each["version"]}
 
