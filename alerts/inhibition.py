@@ -159,7 +159,7 @@ RULES = (
         reason="The same instances, a week older.",
     ),
     Inhibition(
-        # What leads no more is seen to lead until its last value is forgotten. NoLeader fires that
+        # A dead leader still counts as one until its last value is stale. NoLeader fires that
         # much later, and still before the tickets.
         sources=(named("OllamaProvisionerNoLeader"),),
         targets=(named("OllamaProvisionerDown", "OllamaProvisionerStoreUnavailable"),),

@@ -32,7 +32,7 @@ WAITING_OPERATIONS = _of_provisioner("waiting_operations", Kind.GAUGE)
 """Of the last pass, like INSTANCES_AS_WANTED."""
 REPLACEMENTS = _of_provisioner("replacements_total", Kind.COUNTER, "reason")
 INSTANCES_AS_WANTED = _of_provisioner("instances_as_wanted", Kind.GAUGE)
-"""As of the last reconcile: a provisioner that leads no more keeps this value."""
+"""As of the last reconcile: a provisioner that leadership lost keeps this value."""
 RECONCILE_DURATION = _of_provisioner("reconcile_duration_seconds", Kind.HISTOGRAM)
 LAST_RECONCILE = _of_provisioner("last_reconcile_timestamp_seconds", Kind.GAUGE)
 STORE_DURATION = _of_provisioner("store_duration_seconds", Kind.HISTOGRAM, "call")

@@ -506,7 +506,7 @@ def _memory(select: Selectors) -> Panel:
 def _descriptors(select: Selectors) -> Panel:
     text = PanelText(
         title="Open files",
-        description="Share of the open file limit; each connection to an instance is one. Near "
+        description="Share of the open file limit; each connection to an instance uses one. Near "
         "100 %: raise the limit, or instances become unknown. Series: process_open_fds, "
         "process_max_fds.",
         no_data=NO_EXPORTER,

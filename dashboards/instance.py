@@ -44,7 +44,7 @@ def dashboard(settings: DashboardSettings) -> Board:
                     row(8, (8, _requests(select)), (8, _tokens(select)), (8, _errors(select))),
                 ),
             ),
-            Section("Life", (row(7, (12, _age(select)), (12, _poll(select))),)),
+            Section("Restarts and polls", (row(7, (12, _age(select)), (12, _poll(select))),)),
             Section("Neighbours on $node", (row(10, (24, _neighbours(select))),)),
         ),
     )

@@ -67,7 +67,7 @@ def _counts(select: Selectors) -> tuple[Panel, ...]:
             bad=colours.BAD,
         ).optional(),
         _count(
-            "Dark nodes",
+            "Nodes down",
             "dark",
             nodes.dark_count(select),
             "Nodes with failing instances and no healthy one: the node, its network or its "
@@ -167,8 +167,8 @@ def _failing(select: Selectors) -> Panel:
 def _failing_line(select: Selectors) -> Panel:
     text = PanelText(
         title="Failing instances by node",
-        description=f"The {nodes.LINES} of the chosen nodes with most of them at the end of the "
-        f"time range. Nodes that step together share a rack or a switch. {DISAGREEING} Series: "
+        description=f"The {nodes.LINES} chosen nodes with the most failing instances at the end of "
+        f"the time range. Nodes that step together share a rack or a switch. {DISAGREEING} Series: "
         "node:ollama_instances:sum.",
         no_data="No instance of the chosen nodes fails now.",
         unit="none",
@@ -198,8 +198,8 @@ def _errors(select: Selectors) -> Panel:
 def _errors_line(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed requests by node",
-        description=f"The {nodes.LINES} of the chosen nodes with most at the end of the time "
-        "range. Series: node:ollama_errors:rate5m.",
+        description=f"The {nodes.LINES} chosen nodes with the most failed requests at the end of "
+        "the time range. Series: node:ollama_errors:rate5m.",
         no_data="No request fails on the chosen nodes.",
         unit="reqps",
     )

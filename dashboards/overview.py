@@ -282,7 +282,7 @@ def _failed_ratio(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed requests, share",
         description="Share of requests that fail, and what the objective allows in the long run. "
-        "Short peaks above the line are what the error budget is for. Series: "
+        "The error budget covers short peaks above the line. Series: "
         "fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
         no_data="No requests, or no instance counts them.",
         unit="percentunit",

@@ -154,7 +154,7 @@ def _config(path: Path, last: WebConfig | None) -> WebConfig:
         raise InputError(str(path), [Problem(str(path), str(error))]) from error
     if last and last.users and not config.users:
         # A file that is being written begins as an empty one, which would open every path.
-        message = "passwords are not given up while the exporter runs; restart it for that"
+        message = "cannot remove all passwords while the exporter runs; restart it"
         raise InputError(str(path), [Problem(f"{path}: basic_auth_users", message)])
     if last and last.tls != config.tls:
         log.warning("%s: %s changed; restart the exporter to apply it", path, TLS_SECTION)

@@ -72,7 +72,12 @@ def check(output: Output, folder: Path) -> None:
     ]
     if faults:
         raise GeneratedError(
-            "\n  ".join([f"the {output.what} are not as the settings make them", *faults])
+            "\n  ".join(
+                [
+                    f"the {output.what} are out of date: they differ from what is generated",
+                    *faults,
+                ]
+            )
             + f"\nRun `ollama-fleet {output.what} build` with the same settings."
         )
 

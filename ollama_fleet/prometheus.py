@@ -144,7 +144,7 @@ class PrometheusClient:
         except BodyTooLargeError as error:
             raise PrometheusError(f"answers with {error}") from error
         except TimeoutError as error:
-            message = f"gave no whole answer within {self._timeout_s:g} s"
+            message = f"sent no complete answer within {self._timeout_s:g} s"
             raise PrometheusError(message) from error
         except (aiohttp.ClientError, UnicodeError) as error:  # a name that DNS has no way to spell
             reason = str(error) or type(error).__name__
@@ -167,7 +167,9 @@ def _decoded(status: int, body: bytes, type_: type[BodyT]) -> BodyT:
             failure = msgspec.json.decode(body, type=_Failure)
             if failure.error_type in REFUSALS:
                 raise QueryRefusedError(failure.error)
-        raise PrometheusError(f"answers with status {status}: is it one, and is the path right?")
+        raise PrometheusError(
+            f"answers with status {status}; check that the URL and its path are those of Prometheus"
+        )
     try:
         return msgspec.json.decode(body, type=type_)
     except UNDECODABLE as error:

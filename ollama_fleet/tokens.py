@@ -47,7 +47,7 @@ class Tokens:
         if self.is_new:
             _make(path, option)
         if path.stat().st_mode & stat.S_IROTH:
-            log.warning("everybody can read the tokens in %s: chmod o= %s", path, path)
+            log.warning("token file is world-readable file=%s: run chmod o= %s", path, path)
         self._stamp = self._present_stamp()
         self._name_by_token = _read(path, option)
 

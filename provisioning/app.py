@@ -103,7 +103,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
 def _tokens(path: Path) -> Tokens:
     tokens = Tokens(path, option=SERVER_OPTION)
     if tokens.is_new:
-        log.info("a token for changes was written to %s", tokens.path)
+        log.info("API token created file=%s", tokens.path)
     return tokens
 
 

@@ -84,7 +84,10 @@ class ActiveSpec:
             try:
                 self._index = SpecIndex(self._read_spec(spec.text))
             except SpecError as error:
-                log.error("the specification is not taken over: %s", error)
+                log.error(
+                    "stored specification cannot be read, the last readable one stays active: %s",
+                    error,
+                )
         self._spec = spec
         return self._index
 
@@ -460,7 +463,7 @@ class Controller:
             async with AsyncExitStack() as stack:
                 async with self._standby.watching():
                     session = await stack.enter_async_context(self._leadership.lead())
-                consequence = "leads no more"
+                consequence = "leadership lost"
                 await self._lead(session)
         except StoreUnavailableError as error:
             self.loop.store_health.note_failed(consequence, error)
@@ -479,7 +482,7 @@ class Controller:
         try:
             done, _ = await asyncio.wait({lost, reconciling}, return_when=asyncio.FIRST_COMPLETED)
             if lost in done:
-                log.warning("lease lost: nothing is changed any more, instances go on")
+                log.warning("lease lost: nothing is changed any more, instances keep running")
             for task in done:
                 task.result()
         finally:

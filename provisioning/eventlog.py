@@ -83,7 +83,7 @@ class EventLog:
         """Log an event unless `burst` lines of its key came within the window."""
         n_held = self.admit(key, burst=burst)
         if n_held is not None:
-            self._log.log(level, f"{message}{_crash_loop_back_off(n_held)}", *args)
+            self._log.log(level, f"{message}{_held_back_text(n_held)}", *args)
 
     def failed(
         self, key: Hashable, message: str, error: object, *, level: int = logging.WARNING
@@ -152,9 +152,9 @@ class RateLimit(logging.Filter):
         """Say whether a record is logged; the first one after others were not tells how many."""
         head, line_end, rest = str(record.msg).partition("\n")
         n_held = self._events.admit((record.name, head))
-        record.msg = f"{head}{_crash_loop_back_off(n_held)}{line_end}{rest}"
+        record.msg = f"{head}{_held_back_text(n_held)}{line_end}{rest}"
         return n_held is not None
 
 
-def _crash_loop_back_off(n: int | None) -> str:
+def _held_back_text(n: int | None) -> str:
     return f" held_back={n}" if n else ""

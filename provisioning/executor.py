@@ -162,7 +162,12 @@ class Dispatcher:
         error = task.exception()
         if error is not None:
             # A fault of ours: the executor reports what goes wrong, it does not raise it.
-            log.error("the %s of %s broke off", operation.kind, operation.container, exc_info=error)
+            log.error(
+                "bug in an operation operation=%s container=%s",
+                operation.kind,
+                operation.container,
+                exc_info=error,
+            )
         outcome = Outcome(Result.FAILED, f"{error!r}") if error else task.result()
         self._ended.append((operation, outcome))
         self._on_end()
@@ -294,7 +299,7 @@ class Executor:
         except Exception as error:
             # A fault of ours, or of a library that a runtime should have translated: it may befall
             # one container, but must not end the work on all the others.
-            log.exception("an operation broke off")
+            log.exception("bug in an operation")
             return Outcome(Result.FAILED, f"{type(error).__name__}: {error}")
         return Outcome(Result.DONE)
 

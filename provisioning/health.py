@@ -208,7 +208,7 @@ class HealthMonitor:
         self._asking.discard(task)
         if not task.cancelled() and task.exception() is not None:
             # A fault of ours: probers report what instances do wrong, they do not raise it.
-            log.error("a health check broke off", exc_info=task.exception())
+            log.error("bug in a health check", exc_info=task.exception())
 
 
 NOTICE_S = 10.0

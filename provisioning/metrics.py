@@ -131,8 +131,7 @@ class Metrics:
         )
         self._replacements = self._counter(
             "replacements_total",
-            "Instances whose container was given up, by reason; failed starts are in "
-            "operations_total.",
+            "Containers replaced or removed, by reason; failed starts are in operations_total.",
             "reason",
         )
         for reason in Reason:
@@ -160,7 +159,7 @@ class Metrics:
         errors = self._counter("store_errors_total", "Failed calls of the store.", "call")
         self._store_outages = self._counter(
             "store_outages_total",
-            "Times that the store became unusable, so that nothing was changed.",
+            "Store outages. The provisioner changes nothing during an outage.",
         )
         self.store_duration_s = {call: duration.labels(call) for call in StoreCall}
         self.store_errors = {call: errors.labels(call) for call in StoreCall}

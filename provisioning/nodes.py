@@ -133,13 +133,13 @@ class Nodes:
             task.cancel()
         for ended in await asyncio.gather(*handle.tasks, return_exceptions=True):
             if isinstance(ended, Exception):
-                log.error("watching node %s broke off", name, exc_info=ended)
+                log.error("node monitor failed node=%s", name, exc_info=ended)
         if handle.runtime is None:
             return
         try:
             await handle.runtime.close()
         except Exception:
-            log.exception("the runtime of node %s could not be closed", name)
+            log.exception("runtime close failed node=%s", name)
 
     async def _poll_forever(self, handle: NodeHandle) -> None:
         while True:
@@ -169,7 +169,7 @@ class Nodes:
         except ContainerError as error:
             fault = str(error)
         except Exception as error:
-            log.exception("containers of node %s could not be read", name)
+            log.exception("listing containers failed node=%s", name)
             fault = f"{error!r}"
         else:
             # As of the question: what was made since may be missing in the answer.
@@ -184,7 +184,7 @@ class Nodes:
             except ContainerError as error:
                 log.debug("changes of node %s: %s", handle.node.name, error)
             except Exception:
-                log.exception("changes of node %s could not be read", handle.node.name)
+                log.exception("watching containers failed node=%s", handle.node.name)
             await self._clock.sleep(self._interval_s)
 
 

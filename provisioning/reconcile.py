@@ -101,7 +101,7 @@ def _may_collect(plan: ActionPlan, node: str, container: ObservedContainer) -> b
 
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
 """In which order instances that serve well are replaced."""
-KILLED_WORDS = "the kernel killed a process of it for want of memory; raise the pool's `memory`"
+KILLED_WORDS = "the kernel killed one of its processes: out of memory; raise the pool's `memory`"
 
 
 class PoolReconciler:

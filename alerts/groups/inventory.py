@@ -80,9 +80,9 @@ def _stale(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="An inventory cannot be read.",
         description=(
-            "{{ $labels.instance }} last read the inventory {{ $labels.source }} well {{ $value | "
-            "humanizeDuration }} ago (decades mean never). It keeps the last good list; newer "
-            "instances are not monitored."
+            "{{ $labels.instance }} last succeeded in reading the inventory {{ $labels.source }} "
+            "{{ $value | humanizeDuration }} ago (decades mean never). It keeps the last good "
+            "list; newer instances are not monitored."
         ),
         dashboard=Dashboard.EXPORTER,
     )

@@ -239,7 +239,7 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
         labels={"metric": metric},
         summary="A metric that the fleet used to report is missing.",
         description=(
-            f"No healthy instance reports its {metric} any more, of {{{{ $value }}}} in total. The "
+            f"None of the {{{{ $value }}}} healthy instances reports its {metric}. The "
             "alert on it cannot fire."
         ),
         dashboard=Dashboard.EXPORTER,
@@ -284,7 +284,7 @@ def _scrape_near_timeout(settings: Settings) -> Alert:
         summary="Scrapes of an exporter are close to their timeout.",
         description=(
             "Scraping {{ $labels.instance }} takes {{ $value | humanizeDuration }} of the "
-            f"{duration_text(prometheus.scrape_timeout)} that it may take. Beyond that the whole "
+            f"{duration_text(prometheus.scrape_timeout)} scrape timeout. Beyond it the whole "
             "fleet vanishes from Prometheus."
         ),
         dashboard=Dashboard.EXPORTER,

@@ -219,7 +219,7 @@ def _behind(settings: Settings) -> Alert:
         summary="The fleet does not converge to its specification.",
         description=(
             "{{ $value | humanizePercentage }} of the wanted instances run, are healthy and up to "
-            f"date: less than {percent(share)}, and no more than {window} ago. Instances that were "
+            f"date: less than {percent(share)}, and not improved for {window}. Instances that were "
             "never created, for lack of capacity, are in no inventory, and no other alert reports "
             "them."
         ),

@@ -168,7 +168,7 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
         description=(
             f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}. The "
             f"objective is {percent(indicator.objective)}. At this rate the error budget of "
-            f"{duration_text(settings.slo.period)} is gone {number(round(factor, 2))} times too "
-            "fast."
+            f"{duration_text(settings.slo.period)} burns over {number(round(factor, 2))} times as "
+            "fast as the objective allows."
         ),
     )

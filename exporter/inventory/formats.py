@@ -59,7 +59,7 @@ def _require_text(text: bytes, source: str) -> None:
     """Refuse what can only be a broken write or the wrong file."""
     if not text.strip():
         # A file caught between truncation and writing must not read as "no instances".
-        raise InputError(source, [Problem(source, "is empty; an inventory of none is written []")])
+        raise InputError(source, [Problem(source, "is empty; write [] for no instances")])
     try:
         text.decode()
     except UnicodeDecodeError as error:

@@ -225,7 +225,7 @@ class HttpSource:
         except TimeoutError as error:
             limit_s = self._settings.timeout_s
             raise SourceError(
-                f"gave no whole answer within {limit_s:g} s (its time-out)"
+                f"sent no complete answer within {limit_s:g} s (the timeout)"
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise SourceError(f"cannot be read: {self._reason(error)}") from error

@@ -120,7 +120,7 @@ def scale(view: View, name: str, count: int, expected: int | None) -> Mutation[P
     fleet = _fleet(view)
     pool = next((pool for pool in fleet.pools if pool.name == name), None)
     if pool is None:
-        raise NotFoundError(f"there is no pool {name!r}; see the specification in force")
+        raise NotFoundError(f"there is no pool {name!r}; see the active specification")
     changed = _with_pool(fleet, pool.replace(count=count))
     return put_spec(view, checked_fleet(encode_fleet(changed)), expected)
 
@@ -160,9 +160,9 @@ def check_name(fleet: Fleet, name: str) -> None:
 def _check_version(version: int, expected: int | None) -> None:
     if expected == ANY:
         if version == NEW:
-            raise OutdatedError("there is no specification in force yet, and If-Match asks for one")
+            raise OutdatedError("there is no active specification yet, but If-Match names one")
     elif expected not in (None, version):
-        seen = f"version {version} of the specification is in force, not {expected}"
+        seen = f"version {version} of the specification is active, not {expected}"
         raise OutdatedError(f"{seen}; look at that one, then send yours again")
 
 
@@ -299,7 +299,7 @@ class Commands:
                 f"deleted; look at them again: `{LIST_COMMAND}`"
             )
         by_node = ",".join(f"{node}:{n}" for node, n in count_by_node(seen).items())
-        log.warning("orphans are deleted by order count=%d by_node=%s", count, by_node)
+        log.warning("deleting orphans as requested count=%d by_node=%s", count, by_node)
         self._loop.delete_orphans()
         return _documents(seen)
 

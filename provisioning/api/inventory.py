@@ -121,7 +121,7 @@ class InventoryBuilder:
         try:
             self.fleet = decode_fleet(spec.text)
         except SpecError as error:
-            log.error("cannot read version %d of the specification: %s", spec.version, error)
+            log.error("specification cannot be read version=%d: %s", spec.version, error)
             return
         self._node_by_name = {node.name: node for node in self.fleet.nodes}
 

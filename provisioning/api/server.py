@@ -198,7 +198,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         kept = {name: error.headers[name] for name in KEPT_HEADERS if name in error.headers}
         return _problem(HTTPStatus(error.status), error.text or error.reason, headers=kept)
     except Exception:  # a client gets an answer, whatever we did wrong
-        log.exception("%s %a fails", request.method, request.path)
+        log.exception("request failed method=%s path=%a", request.method, request.path)
         return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the provisioner's log says why")
 
 
@@ -206,7 +206,7 @@ def _problem_of(error: Exception) -> web.Response:
     """Return the answer to a request that failed with one of our errors."""
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("a request fails: %s", error, exc_info=error)
+        log.error("request failed: %s", error, exc_info=error)
     headers = {}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -254,7 +254,7 @@ def provisioner() -> None:
 @provisioner.command(short_help="Run a provisioner until SIGTERM or Ctrl-C.")
 @run_options
 def run(*, log_level: str, **options: Any) -> None:
-    """Run a provisioner until SIGTERM or Ctrl-C; instances go on without it.
+    """Run a provisioner until SIGTERM or Ctrl-C; instances keep running without it.
 
     Of several provisioners on one etcd one leads; the others answer reads and take over.
     Each option is an environment variable too: --web.listen-address is
@@ -265,7 +265,7 @@ def run(*, log_level: str, **options: Any) -> None:
     logging.getLogger("asyncio").addFilter(RateLimit(SystemClock()))
     with _translated():
         asyncio.run(_until_stopped(settings_of(options)))
-    log.info("stopped; instances go on")
+    log.info("stopped; instances keep running")
 
 
 @provisioner.command()

@@ -223,7 +223,7 @@ fault upon it; node_gone: the node's units are dead, and the control API answers
 @click.option(
     "--host-units",
     type=Ports(),
-    help="Begin with no instance, and host units on these ports as a provisioner orders them.",
+    help="Start without instances; a provisioner creates containers on these ports.",
 )
 @click.option(
     "--load-seconds",

@@ -153,7 +153,7 @@ def select(
         FaultError: A node, model or id is unknown, or too few instances are left.
     """
     if not instances:
-        raise FaultError(["there is no instance yet that a fault could befall"])
+        raise FaultError(["there are no instances yet, so no fault can be applied"])
     problems = list(_unknown(fault, instances))
     if problems:
         raise FaultError(problems)

@@ -255,7 +255,7 @@ class ContainerHost:
 
     def _reach(self, node: str) -> None:
         if self._fleet.is_gone(node):
-            raise NodeGoneError(f"node {node} does not answer: a node_gone fault is upon it")
+            raise NodeGoneError(f"node {node} does not answer: it has a node_gone fault")
 
     def _add(self, unit: HostedContainer, instance: Instance) -> None:
         self._units_by_node[unit.node][unit.order.fleet, unit.name] = unit

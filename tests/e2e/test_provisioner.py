@@ -137,7 +137,7 @@ async def test_instances_outlive_a_provisioner_that_is_stopped(fleet_lab: Lab) -
     assert 0 == one.ended(signal.SIGTERM)
 
     assert before == by_id(fleet_lab.units())
-    assert "stopped; instances go on" in one.said
+    assert "stopped; instances keep running" in one.said
     assert "Traceback" not in one.said
     one.start()
     await fleet_lab.whole(one, N)

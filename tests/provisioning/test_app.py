@@ -141,7 +141,7 @@ async def test_the_token_is_made_and_only_its_path_is_logged(
         pass
 
     token = (tmp_path / "token").read_text().strip()
-    assert f"a token for changes was written to {tmp_path / 'token'}" in caplog.text
+    assert f"API token created file={tmp_path / 'token'}" in caplog.text
     assert token not in caplog.text
 
 

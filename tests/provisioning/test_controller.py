@@ -305,7 +305,7 @@ def test_a_specification_that_cannot_be_read_leaves_the_last_one_active(
 
     virtual_run(scene())
 
-    assert "the specification is not taken over" in caplog.text
+    assert "stored specification cannot be read" in caplog.text
 
 
 async def _put_text(stage: Stage, words: str) -> None:

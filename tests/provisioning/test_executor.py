@@ -157,7 +157,7 @@ def test_a_fault_of_ours_is_an_outcome_too(caplog: pytest.LogCaptureFixture) -> 
     outcome, _ = start(script)
 
     assert (Result.FAILED, "ZeroDivisionError: oops") == (outcome.result, outcome.fault)
-    assert "an operation broke off" in caplog.text
+    assert "bug in an operation" in caplog.text
 
 
 def test_what_is_not_healthy_in_time_is_tried_again_and_says_what_was_seen() -> None:

@@ -308,7 +308,7 @@ def test_a_prober_that_breaks_is_logged(caplog: pytest.LogCaptureFixture) -> Non
 
     virtual_run(scene())
 
-    assert "a health check broke off" in caplog.text
+    assert "bug in a health check" in caplog.text
 
 
 def test_what_is_cleared_is_forgotten() -> None:

@@ -85,8 +85,8 @@ def test_a_store_that_refuses_is_asked_ever_less_often_and_ends_nothing(
 
     virtual_run(scene())
 
-    told = [line for line in said(caplog, "reconciler") if "leads no more" in line]
-    words = "store refused, leads no more failed=1 of=1 for_s=0: cannot write: permission denied"
+    told = [line for line in said(caplog, "reconciler") if "leadership lost" in line]
+    words = "store refused, leadership lost failed=1 of=1 for_s=0: cannot write: permission denied"
     assert words == told[0]
     assert 3 < len(told) < 8  # at growing intervals
 

@@ -88,7 +88,7 @@ FAULTS: list[tuple[Handler, str]] = [
     (saying(response(b"x" * (MAX_BODY_BYTES + 1))), "answers with more than 1,048,576 bytes"),
     (saying(b"\x00\xff\r\n\r\n"), "cannot be asked: "),
     (saying(b""), "cannot be asked: "),
-    (hanging, "gave no whole answer within 0.1 s"),
+    (hanging, "sent no complete answer within 0.1 s"),
 ]
 
 

@@ -124,4 +124,4 @@ def test_a_token_file_that_everybody_can_read_is_warned_of(
     for mode, is_warned in ((0o600, False), (0o640, False), (0o644, True)):
         path.chmod(mode)
         tokens_of(path)
-        assert is_warned == (f"everybody can read the tokens in {path}" in caplog.text)
+        assert is_warned == (f"token file is world-readable file={path}" in caplog.text)

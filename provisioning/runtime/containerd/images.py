@@ -394,7 +394,9 @@ class ImagePulls:
             error.add_note(f"its image {name!r} is still being pulled to {self._node}")
             raise
         if task.cancelled():
-            raise TransientError(f"the image {name!r} is pulled to {self._node} no more")
+            raise TransientError(
+                f"the image {name!r} was not pulled to {self._node}: the pull was cancelled"
+            )
         return task.result()
 
     async def close(self) -> None:

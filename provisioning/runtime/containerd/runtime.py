@@ -80,7 +80,7 @@ class Events:
                 log.debug("events of %s: %s", self._daemon.endpoint, error)
             except Exception:
                 # A fault of ours must not make us deaf for ever; once is enough for a while.
-                log.exception("the events of %s could not be heard", self._daemon.endpoint)
+                log.exception("containerd event stream failed endpoint=%s", self._daemon.endpoint)
                 wait_s = LONGEST_WAIT_S
             await self._clock.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -244,7 +244,7 @@ class ContainerdRuntime:
     async def _with_oom_kills(
         self, found: Sequence[ObservedContainer]
     ) -> tuple[ObservedContainer, ...]:
-        """Say of each whether the kernel killed a process of it for want of memory.
+        """Say of each whether the kernel killed one of its processes: out of memory.
 
         It is asked for a count only where that may be new: each question takes a shim 2 ms.
         """

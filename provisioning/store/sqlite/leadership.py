@@ -106,7 +106,7 @@ class SqliteLeadership:
                 with suppress(StoreUnavailableError):
                     epoch, _ = await self._database.run(store.current_term, doing="read")
         except StoreError as error:
-            log.error("the term ends: %s", error)
+            log.error("lease lost: %s", error)
         finally:
             session.end()
 

@@ -54,7 +54,7 @@ def test_yaml_places_are_lines() -> None:
 def test_an_empty_file_is_refused_rather_than_read_as_no_instances(
     form: Format, body: bytes
 ) -> None:
-    assert "f: is empty; an inventory of none is written []" == refusal(body, form)
+    assert "f: is empty; write [] for no instances" == refusal(body, form)
 
 
 @pytest.mark.parametrize("form", Format)

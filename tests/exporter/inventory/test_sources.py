@@ -233,7 +233,7 @@ async def test_a_redirect_is_not_followed(server: InventoryServer, tmp_path: Pat
 async def test_a_hanging_server_fails_within_the_time_out(server: InventoryServer) -> None:
     server.answer = Answer(hangs_before_s=60.0)
 
-    assert "gave no whole answer within 0.1 s" in await refusal(server.url, timeout_s=0.1)
+    assert "sent no complete answer within 0.1 s" in await refusal(server.url, timeout_s=0.1)
 
 
 async def test_a_body_may_be_as_large_as_the_limit_but_no_larger(server: InventoryServer) -> None:
@@ -484,7 +484,7 @@ async def test_all_of_them_together_take_no_longer_than_one(servers: Servers) ->
         await made.read()
     await made.close()
 
-    each = "gave no whole answer within 0.1 s (its time-out)"
+    each = "sent no complete answer within 0.1 s (the timeout)"
     seen = "; ".join(f"{server.url}: {each}" for server in servers)
     assert f"none of its servers can be read: {seen}" == str(caught.value)
 

@@ -107,7 +107,7 @@ async def test_every_write_leaves_a_line_that_says_who_did_what(
     assert ("scale", "nobody", 404) == tuple(
         second[key] for key in ("operation", "target", "status")
     )
-    assert "there is no pool 'nobody'; see the specification in force" == second["fault"]
+    assert "there is no pool 'nobody'; see the active specification" == second["fault"]
     assert [
         "audit operation=assign target=llama-00002 who=ann address=127.0.0.1 status=200: done",
         "audit operation=scale target=nobody who=ann address=127.0.0.1 status=404: "

@@ -231,7 +231,7 @@ async def test_what_is_not_there_is_an_answer(board: Board) -> None:
         await board.ask("POST", f"/instances/nobody/{order}", body, expect=404)
     problem = await board.ask("POST", "/pools/lama/scale", {"count": 1}, expect=404)
 
-    assert "there is no pool 'lama'; see the specification in force" == problem["detail"]
+    assert "there is no pool 'lama'; see the active specification" == problem["detail"]
 
 
 # Others write as well
@@ -319,7 +319,7 @@ async def test_the_first_specification_has_the_fleets_name(tmp_path: Path) -> No
 
         star = {"If-Match": "*"}
         problem = await board.ask("PUT", "/spec", SPEC, headers=star, expect=412)
-        assert "there is no specification in force yet" in problem["detail"]
+        assert "there is no active specification yet" in problem["detail"]
         plan = await board.ask("PUT", "/spec", SPEC, headers={"If-Match": '"0"'}, expect=202)
 
         assert FLEET == fleet(board)
@@ -413,7 +413,7 @@ async def test_a_specification_that_another_one_overtook_is_refused(board: Board
     for method, path, body, version in reversed(writes):
         headers = {"If-Match": f'"{version}"'}
         problem = await board.ask(method, path, body, headers=headers, expect=412)
-        assert "of the specification is in force, not " in problem["detail"]
+        assert "of the specification is active, not " in problem["detail"]
 
     assert others == fleet(board)
 

@@ -191,7 +191,7 @@ def test_a_specification_that_cannot_be_read_leaves_the_last_one(
     assert OLD.id in builder.inventory_of(broken).rows
 
     assert FLEET == builder.fleet
-    assert "cannot read version 2 of the specification" in caplog.text
+    assert "specification cannot be read version=2" in caplog.text
 
 
 # Nodes
