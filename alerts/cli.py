@@ -52,9 +52,9 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=_Group, short_help="Make, explain and try the alert rules.")
+@click.group(cls=_Group, short_help="Build, explain and check the alert rules.")
 def alerts() -> None:
-    """Make, explain and try the alert rules.
+    """Build, explain and check the alert rules.
 
     The settings are defaults, changed by --config-file, changed by --set.
 

@@ -12,8 +12,8 @@ from importlib.metadata import version
 import click
 
 COMMANDS = {
-    "alerts": ("alerts.cli:alerts", "Make, explain and try the alert rules."),
-    "dashboards": ("dashboards.cli:dashboards", "Make Grafana's dashboards and bring them there."),
+    "alerts": ("alerts.cli:alerts", "Build, explain and check the alert rules."),
+    "dashboards": ("dashboards.cli:dashboards", "Build Grafana dashboards and push them."),
     "exporter": ("exporter.cli:exporter", "Poll a fleet and publish it to Prometheus."),
     "instances": (
         "provisioning.cli.instances:instances",

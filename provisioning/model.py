@@ -149,7 +149,7 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     """The last error, in words; empty once it runs."""
     is_replace_asked: bool = False
     history: tuple[Event, ...] = ()
-    """The latest events, oldest first; see `history.MAX_EVENTS`."""
+    """The latest events, oldest first; see `lifecycle.MAX_EVENTS`."""
     cpus: float = 0.0
     """What its container holds of its node: the workload's.
 
