@@ -36,7 +36,39 @@ settings.register_profile(
 settings.load_profile("unhurried")
 
 END_TO_END = "tests/e2e/"
-SLOW_FOLDERS = (END_TO_END, "tests/browser/", "tests/contract/")
+SLOW = (
+    END_TO_END,
+    "tests/browser/",
+    "tests/contract/",
+    "tests/alerts/test_inhibition",
+    "tests/alerts/test_notifications",
+    "tests/alerts/test_runbook_commands",
+    "tests/alerts/test_templates",
+    "tests/alerts/test_vmalert",
+    "tests/dashboards/test_typescript",
+    "tests/dashboards/test_values",
+    "tests/exporter/test_app",
+    "tests/exporter/test_cli",
+    "tests/exporter/test_connection",
+    "tests/exporter/test_poller",
+    "tests/exporter/test_resolver",
+    "tests/exporter/test_responses",
+    "tests/exporter/test_web",
+    "tests/exporter/ui/test_handlers",
+    "tests/provisioning/api/test_routes",
+    "tests/provisioning/cli/",
+    "tests/provisioning/demo/",
+    "tests/provisioning/runtime/",
+    "tests/provisioning/simulator/test_cli",
+    "tests/provisioning/simulator/test_server",
+    "tests/provisioning/store/test_etcd",
+    "tests/provisioning/store/test_histories",
+    "tests/provisioning/store/test_sqlite",
+    "tests/provisioning/test_app",
+    "tests/provisioning/test_client",
+    "tests/provisioning/test_clock_jumps",
+)
+"""What `make check` leaves out: real programs, processes, and seconds."""
 SLOW_FIXTURES = frozenset(
     {"prometheus_binary", "promtool_binary", "start_llama_server", "etcd_binary"}
 )
@@ -66,7 +98,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Begun last, they would keep one worker busy long after the others have ended.
     """
     for item in items:
-        if item.nodeid.startswith(SLOW_FOLDERS) or SLOW_FIXTURES.intersection(
+        if item.nodeid.startswith(SLOW) or SLOW_FIXTURES.intersection(
             getattr(item, "fixturenames", ())
         ):
             item.add_marker(pytest.mark.slow)

@@ -362,8 +362,8 @@ async def test_what_fires_in_prometheus_is_told_and_so_is_its_silence(
 
         stand_in.status = 503
         await expect(page.find("#alerts-state")).to_have_text(
-            "Prometheus answers with status 503; check that the URL and its path are those of Prometheus "
-            "(ui.prometheus-url). What fired before:"
+            "Prometheus answers with status 503; check that the URL and its path are those of "
+            "Prometheus (ui.prometheus-url). What fired before:"
         )
         await expect(page.find("#alerts-list li")).to_have_count(1)
         await expect(page.find("#alerts-in-short")).to_have_text("? alerts not known")

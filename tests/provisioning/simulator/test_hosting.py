@@ -286,7 +286,7 @@ async def test_a_restart_for_memory_is_over_after_its_time(
 
 
 async def test_a_fault_among_no_units_is_refused(running: RunningFleet) -> None:
-    with pytest.raises(FaultError, match="no instance yet"):
+    with pytest.raises(FaultError, match="there are no instances yet"):
         running.fleet.inject("kill", share=1)
 
 

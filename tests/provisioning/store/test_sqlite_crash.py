@@ -32,8 +32,6 @@ README = Path(__file__).parents[3] / "docs" / "provisioner.md"
 ADVICE = re.compile(r"^- To back up, .*?(?=^- )", re.MULTILINE | re.DOTALL)
 MODULE = "tests.provisioning.store.sqlite_writer"
 
-pytestmark = pytest.mark.slow
-
 
 def run_writer(*arguments: str) -> None:
     subprocess.run([sys.executable, "-P", "-m", MODULE, *arguments], check=True, timeout=500)
