@@ -5,7 +5,7 @@ export OLLAMA_FLEET_PROGRAMS_DIR ?= $(CURDIR)/.programs
 BIN := .venv/bin
 # More workers than processors: many tests wait for servers. A file stays with one worker, as its tests
 # share the servers that they start; tests/conftest.py puts the longest files first.
-PYTEST := $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 FETCH := $(BIN)/python -m tests.programs
 # For every platform and Python that the project runs on; the build's own packages are locked too.
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
@@ -22,14 +22,14 @@ demo: ## Provision a simulated fleet and two real LLM servers, and watch them, u
 
 test: lint ## Check formatting, lint, types and tests; print the slowest tests
 	@$(FETCH) >/dev/null || true # each test that lacks a program says so
-	@$(PYTEST) -m "not nightly" --durations=40
+	@$(PYTEST) -n 4 -m "not nightly" --durations=40
 
 check: lint ## Check the quick part: what needs neither real programs nor seconds
-	@$(PYTEST) -m "not slow and not nightly"
+	@$(PYTEST) -n 3 -m "not slow and not nightly"
 
 nightly: lint ## Run every test, with new random examples
 	@$(FETCH) >/dev/null || true
-	@$(PYTEST) --durations=40 --timeout=1200
+	@$(PYTEST) -n 4 --durations=40 --timeout=1200
 
 lint: ## Check formatting, lint and types
 	@.ci/venv test

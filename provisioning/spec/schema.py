@@ -116,7 +116,7 @@ class Node(Section):
     address: Host = "127.0.0.1"
     """Where its instances listen and are reached."""
     endpoint: str = Field("", validate_default=True)
-    """Of containerd: `unix:///run/…` or `https://host:port`; empty for the other runtimes."""
+    """Of containerd: `unix:///run/…` or `https://host:port`; of a simulation: `http://…`."""
     cpus: Cpus
     memory_bytes: Size
     max_instances: Count = 0

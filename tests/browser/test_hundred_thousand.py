@@ -16,7 +16,11 @@ from tests.browser.timings import timings_of
 from tests.ports import free_port
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(600),
+    pytest.mark.nightly,
+]
 
 N = 100_000
 NODES = 1_000

@@ -16,7 +16,7 @@ from tests.browser.programs import Simulation, exporter, simulation
 from tests.browser.timings import timings_of
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.nightly]
 
 N = 10_000
 INTERVAL_S = 5
