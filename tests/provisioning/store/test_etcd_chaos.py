@@ -86,7 +86,8 @@ def has_written_more(leaders: list[Leader], before: int) -> bool:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.nightly) for n in (2, 3))])
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_what_was_acknowledged_outlives_all_harm(
     three: Cluster, fleet: str, seed: int
 ) -> None:
