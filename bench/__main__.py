@@ -163,7 +163,7 @@ def say(words: str) -> None:
     "--soak", type=click.IntRange(min=10), default=600, help="Seconds that memory is watched."
 )
 @click.option(
-    "--ill", type=click.IntRange(min=1), default=15, help="Instances of each kind of fault."
+    "--unhealthy", type=click.IntRange(min=1), default=15, help="Instances of each kind of fault."
 )
 @click.option("--only", type=click.Choice(NAMES), multiple=True, help="Parts; repeatable.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON instead of a table.")
