@@ -233,6 +233,24 @@ async def test_a_removed_instances_series_are_gone_with_the_next_page() -> None:
     assert 'instance_id="a"' in page
 
 
+async def test_a_removed_instances_poll_is_cancelled() -> None:
+    has_ended = asyncio.Event()
+
+    async def hang_until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hanging(reader, writer)
+        has_ended.set()
+
+    server = Server(hang_until_closed)
+    async with serving(server) as port, watching(target("a", port)) as polled:
+        await eventually(lambda: server.n_connections)
+
+        await polled.update()
+
+        assert {} == polled.poller.scrape_targets
+        await eventually(has_ended.is_set)
+        assert (0, 1) == (n_errors(polled), server.n_connections)
+
+
 async def test_an_instance_that_moves_is_polled_at_its_new_place_and_counts_on() -> None:
     """The provisioner replaced it: the first count of the new one only sets the mark."""
     before, after = (
