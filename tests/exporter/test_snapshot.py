@@ -49,6 +49,10 @@ def test_what_the_inventory_says_comes_first(state: State) -> None:
     assert Status(state.value) == status_of(target(state=state), reading())
 
 
+def test_every_status_is_always_counted() -> None:
+    assert dict.fromkeys(Status, 0) == snapshot().fleet.instances
+
+
 def test_instances_are_counted_by_status_and_node() -> None:
     fleet = snapshot(
         row(target("a"), reading()),
