@@ -177,6 +177,21 @@ async def test_a_cluster_without_most_of_its_members_accepts_nothing(
             await anext(store.watch(1))
 
 
+async def test_a_watch_at_a_member_that_lost_the_others_ends(
+    three: Cluster, open_one: Open
+) -> None:
+    """It stays connected, and would never say anything again."""
+    store, _ = open_one("alice")
+    start = await store.load()
+    watching = asyncio.ensure_future(anext(aiter(store.watch(start.revision))))
+
+    for member in three.members[1:]:
+        member.kill()
+
+    with pytest.raises(StoreUnavailableError):
+        await asyncio.wait_for(watching, 60.0)
+
+
 async def test_a_standby_leads_soon_after_the_leader_was_killed(
     three: Cluster, open_one: Open, fleet: str
 ) -> None:
