@@ -26,6 +26,7 @@ from provisioning.spec.values import DAY_S
 __all__ = [
     "DAY_S",
     "FOR_GOOD",
+    "TERMINATING",
     "ContainerSpec",
     "ContainerState",
     "Event",
@@ -87,6 +88,8 @@ class Reason(StrEnum):
     SCALED_DOWN = "scaled_down"
 
 
+TERMINATING = frozenset({Phase.DRAINING, Phase.STOPPING})
+"""Phases on the way to a stop; what follows depends on the reason."""
 FOR_GOOD = frozenset({Reason.SCALED_DOWN})
 """After these an instance does not start again."""
 

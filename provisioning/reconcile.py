@@ -11,6 +11,7 @@ from provisioning.actions import Action, Assign, DeleteRecord, Drain, Observed, 
 from provisioning.budget import StatusCounts, replacements, schedule_of, unhealthy_stops
 from provisioning.model import (
     FOR_GOOD,
+    TERMINATING,
     ContainerState,
     Fleet,
     Instance,
@@ -84,7 +85,7 @@ def _sort(observed: Observed) -> tuple[dict[str, list[Instance]], list[Instance]
     leaving: list[Instance] = []
     for stored in observed.stored.values():
         instance = stored.instance
-        (leaving if is_leaving(instance) else staying[instance.pool]).append(instance)
+        (leaving if is_scaled_down(instance) else staying[instance.pool]).append(instance)
     return dict(staying), leaving
 
 
@@ -213,8 +214,8 @@ class PoolReconciler:
         state = self._plan.state.node_state(instance.node)
         is_busy = instance.id in self._plan.observed.working
         self._counts.count(instance, is_down=self._is_down(instance, state))
-        is_leaving = instance.phase in LEAVING and instance.node not in self._suitable
-        if is_leaving and (is_busy or state is not NodeState.LOST):
+        must_move = instance.phase in TERMINATING and instance.node not in self._suitable
+        if must_move and (is_busy or state is not NodeState.LOST):
             self._waiting.append(instance)
         if is_busy:
             if reason := self._why_cancelled(instance):
@@ -331,12 +332,9 @@ class PoolReconciler:
         return self._plan.observed.unhealthy[instance.id]
 
 
-LEAVING = frozenset({Phase.DRAINING, Phase.STOPPING})
-
-
-def is_leaving(instance: Instance) -> bool:
-    """Say whether an instance is on its way out for good."""
-    return instance.phase in LEAVING and instance.reason in FOR_GOOD
+def is_scaled_down(instance: Instance) -> bool:
+    """Say whether an instance terminates and does not come back."""
+    return instance.phase in TERMINATING and instance.reason in FOR_GOOD
 
 
 def scale_down(plan: ActionPlan, instance: Instance, rotation: Rotation) -> None:

@@ -15,7 +15,7 @@ from provisioning.actions import Action, Drain, Observed, Replace, Stop
 from provisioning.eventlog import EventLog
 from provisioning.lifecycle import Ended, Operation, Outcome, Result
 from provisioning.model import Fleet, Instance, Phase, Reason
-from provisioning.reconcile import is_leaving
+from provisioning.reconcile import is_scaled_down
 from provisioning.state import (
     DELETE_COMMAND,
     LIST_COMMAND,
@@ -121,7 +121,7 @@ def count_waiting(
     n_waiting = 0
     n_by_pool: Counter[str] = Counter()
     for id_, one in stored.items():
-        n_by_pool[one.instance.pool] += not is_leaving(one.instance)
+        n_by_pool[one.instance.pool] += not is_scaled_down(one.instance)
         n_waiting += id_ not in working and _is_to_be_worked_on(one.instance, now_s)
     return n_waiting + sum(max(0, pool.count - n_by_pool[pool.name]) for pool in fleet.pools)
 

@@ -19,7 +19,7 @@ from ollama_fleet.yaml_lines import invalid_yaml, not_utf8
 
 
 class Format(StrEnum):
-    """How a source writes its list, which also decides how places in it are told."""
+    """How a source writes its list, which also decides how messages name places in it."""
 
     YAML = "yaml"
     """A file for people; places are lines. JSON is YAML too, but for escaped surrogate pairs."""
@@ -158,7 +158,7 @@ MAX_KEYS = 1_000
 """In one mapping: without a limit, merge keys would multiply a long mapping."""
 MAX_MERGED = 64
 MAX_PLACES = 10_000
-"""In one record; the values beyond are told at the place of the record."""
+"""In one record; a problem of a value beyond this has the place of its record."""
 NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 MERGE = "<<"
 EXPECTED = "expected a list of instances, or a list under the key instances"
@@ -280,7 +280,7 @@ class _Walker:
         return values
 
     def _merged(self, event: yaml.Event, depth: int) -> dict[str, Value]:
-        """Return what `<<` brings in: a mapping, or several of which the first wins."""
+        """Return what `<<` merges: a mapping, or several; the first one wins."""
         value = self._value(event, MERGE, depth)
         mappings = value if isinstance(value, list) else [value]
         if len(mappings) > MAX_MERGED:

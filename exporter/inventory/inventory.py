@@ -88,7 +88,7 @@ class SourceListing:
         except InputError as error:
             self._read_problems, self._is_away = error.problems, False
             return
-        except Exception as error:  # noqa: BLE001 - the exporter goes on with the last good list
+        except Exception as error:  # noqa: BLE001 - the exporter keeps the last good list
             self._read_problems, self._is_away = (self._problem(error),), True
             return
         self._read_problems, self._is_away = (), False

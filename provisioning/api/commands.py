@@ -24,7 +24,16 @@ from provisioning.errors import (
     SpecError,
 )
 from provisioning.lifecycle import begin
-from provisioning.model import FOR_GOOD, Fleet, Instance, NodeReport, Phase, Pool, Reason
+from provisioning.model import (
+    FOR_GOOD,
+    TERMINATING,
+    Fleet,
+    Instance,
+    NodeReport,
+    Phase,
+    Pool,
+    Reason,
+)
 from provisioning.plan import Plan, in_use_text, plan_of
 from provisioning.spec.document import checked_fleet, decode_fleet, encode_fleet
 from provisioning.state import LIST_COMMAND, Orphan, count_by_node
@@ -34,7 +43,6 @@ log = logging.getLogger("provisioning.api.commands")
 
 ANY = -1
 """As the version that is expected: whichever is in force, as long as one is."""
-LEAVING = frozenset({Phase.DRAINING, Phase.STOPPING})
 TRIES = 5
 IN_PART = "part of it is written already: check before you try again"
 
@@ -98,7 +106,7 @@ def drain(view: View, id_: str, *, now_s: float) -> Mutation[Instance]:
     """Let a running instance end what it has begun; then it is replaced."""
     target = _stored(view, id_)
     instance = target.instance
-    if instance.phase in LEAVING:
+    if instance.phase in TERMINATING:
         return Mutation((), instance)
     if instance.phase is not Phase.RUNNING:
         raise ConflictError(f"{id_} is {instance.phase}: only a running instance can be drained")
@@ -109,7 +117,7 @@ def drain(view: View, id_: str, *, now_s: float) -> Mutation[Instance]:
 def replace(view: View, id_: str) -> Mutation[Instance]:
     """Have an instance replaced as soon as the fleet's limits allow it."""
     target = _stored(view, id_)
-    if target.instance.is_replace_asked or target.instance.phase in LEAVING:
+    if target.instance.is_replace_asked or target.instance.phase in TERMINATING:
         return Mutation((), target.instance)
     put = _put(target, is_replace_asked=True)
     return Mutation((put,), put.instance)

@@ -306,7 +306,7 @@ def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
     try:
         last = _watch(client, fleet, time.monotonic() + timeout_s)
     except KeyboardInterrupt:
-        click.echo("stopped waiting; the provisioner goes on", err=True)
+        click.echo("stopped waiting; the provisioner continues", err=True)
         raise SystemExit(INTERRUPTED) from None
     except ProvisionerError as error:
         raise click.ClickException(f"the specification is active, but {error}") from error
@@ -315,7 +315,7 @@ def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
     if last.is_stuck:
         faults = "".join(f"\n  {shown(fault)}" for fault in last.faults)
         raise click.ClickException(f"{last}; the missing ones cannot start:{faults}")
-    raise click.ClickException(f"{last} after {timeout_s:g} s; the provisioner goes on")
+    raise click.ClickException(f"{last} after {timeout_s:g} s; the provisioner continues")
 
 
 def _watch(client: Client, fleet: Fleet, deadline_s: float) -> Progress:

@@ -295,7 +295,7 @@ def apply(
     """Apply a specification, and show the progress of the fleet.
 
     It asks before it removes, replaces or moves instances; without a terminal it needs --yes.
-    Ctrl-C stops only the waiting, with exit status 130: the provisioner goes on. To roll back,
+    Ctrl-C stops only the waiting, with exit status 130: the provisioner continues. To roll back,
     apply the previous file.
     """
     fleet = load_fleet(spec)

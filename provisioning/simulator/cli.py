@@ -179,8 +179,8 @@ With --host-units no instance lives until a provisioner orders it. Each node has
   DELETE /nodes/NODE/units/NAME?fleet=F     nothing where there is none
   GET    /nodes/NODE/changes?fleet=F        a stream: the names of units that end
 
-kill, oom_kill: the unit is told as exited until it is started anew, which also ends every other
-fault upon it; node_gone: the node's units are dead, and the control API answers 503 for it.
+kill, oom_kill: the unit counts as exited until it is started again, which also ends its other
+faults; node_gone: the node's units are dead, and the control API answers 503 for it.
 """
 
 

@@ -193,7 +193,7 @@ def test_apply_waits_for_what_failed_before_it_was_fixed(
 
     result = run(served, "provisioner", "apply", "--yes", "--timeout=1", path)
 
-    assert "0 of 2 instances ready after 1 s; the provisioner goes on" in result.stderr
+    assert "0 of 2 instances ready after 1 s; the provisioner continues" in result.stderr
     on_sleep(3, lambda: put(served, path))
     assert 0 == run(served, "provisioner", "apply", "--yes", path).exit_code
 
@@ -209,7 +209,7 @@ def test_ctrl_c_while_waiting_stops_only_the_waiting(
     result = run(served, "provisioner", "apply", "--yes", spec(tmp_path, 2))
 
     assert 130 == result.exit_code
-    assert "stopped waiting; the provisioner goes on" in result.stderr
+    assert "stopped waiting; the provisioner continues" in result.stderr
 
 
 @pytest.mark.parametrize(

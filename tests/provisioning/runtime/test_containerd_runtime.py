@@ -338,6 +338,24 @@ async def test_garbage_is_collected_around_a_container_that_is_being_made(
     assert (running(container),) == await runtime.containers()
 
 
+async def test_a_container_without_the_fleets_label_is_left_alone(lab: ContainerdLab) -> None:
+    """Somebody made it by hand, in the fleet's namespace."""
+    runtime, daemon = lab.open(), lab.daemon()
+    foreign = messages.Container(
+        id="foreign",
+        runtime=messages.Runtime(name="io.containerd.runc.v2"),
+        spec=api.wrapped(api.SPEC_TYPE, b"{}"),
+    )
+    await daemon.call(api.CREATE_CONTAINER, messages.CreateContainerRequest(container=foreign))
+
+    assert () == await runtime.containers()
+    await runtime.remove("foreign", grace_s=0.1)
+
+    await daemon.call(api.GET_CONTAINER, messages.ContainerId(id="foreign"))
+    await daemon.call(api.DELETE_CONTAINER, messages.ContainerId(id="foreign"))
+    await daemon.close()
+
+
 async def test_a_task_whose_record_somebody_deleted_is_found_and_removed(
     lab: ContainerdLab,
 ) -> None:
