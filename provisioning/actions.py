@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from provisioning.model import Instance, Listing, NodeReport, Reason
-from provisioning.store.base import Stored
+from provisioning.model import Instance, InventoryEntry, NodeReport, Reason
+from provisioning.store.base import StoredInstance
 
 
 class Unhealthy(msgspec.Struct, frozen=True):
@@ -18,14 +18,14 @@ class Unhealthy(msgspec.Struct, frozen=True):
     fault: str
 
 
-class Observed(msgspec.Struct, frozen=True):
+class StateSnapshot(msgspec.Struct, frozen=True):
     """All that is decided on, as of one moment."""
 
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredInstance]
     """By instance id."""
     reports: Mapping[str, NodeReport]
     """By node; a node that was never asked may be missing."""
-    since_s: float = 0.0
+    watching_since_s: float = 0.0
     """When this provisioner began to ask nodes: before that, silence says nothing."""
     unhealthy: Mapping[str, Unhealthy] = {}
     """Running instances that are unhealthy, by id."""
@@ -58,14 +58,14 @@ class Start(msgspec.Struct, frozen=True):
     """Go on with a start that nobody works on."""
 
     id: str
-    listing: Listing
+    inventory_entry: InventoryEntry
     """Of the container that is made now."""
 
 
-class Replace(msgspec.Struct, frozen=True):
-    """Begin the next generation at a place, and start it.
+class Reschedule(msgspec.Struct, frozen=True):
+    """Begin the next generation of an instance without a container to stop: it failed, or is lost.
 
-    The last one's container is not wanted.
+    What still runs is replaced by Drain or Stop, and then Start.
     """
 
     id: str
@@ -75,7 +75,7 @@ class Replace(msgspec.Struct, frozen=True):
     workload: str
     cpus: float
     memory_bytes: int
-    listing: Listing
+    inventory_entry: InventoryEntry
     reason: Reason | None = None
     """None: it is tried again."""
 
@@ -104,7 +104,7 @@ class DeleteRecord(msgspec.Struct, frozen=True):
     id: str
 
 
-class Assign(msgspec.Struct, frozen=True):
+class AssignDeveloper(msgspec.Struct, frozen=True):
     """Give an instance to a developer; empty: to nobody."""
 
     id: str
@@ -123,4 +123,13 @@ class GarbageCollect(msgspec.Struct, frozen=True):
         return ""
 
 
-Action = CreateInstance | Start | Replace | Drain | Stop | DeleteRecord | Assign | GarbageCollect
+Action = (
+    CreateInstance
+    | Start
+    | Reschedule
+    | Drain
+    | Stop
+    | DeleteRecord
+    | AssignDeveloper
+    | GarbageCollect
+)

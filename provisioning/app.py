@@ -29,7 +29,7 @@ from provisioning.cache import Cache
 from provisioning.controller import Controller, ReconcileLoop
 from provisioning.errors import ProvisionerError
 from provisioning.metrics import Metrics, TimedStore
-from provisioning.runtime.factory import Local, Machines
+from provisioning.runtime.factory import NodeRuntimes, RuntimePaths
 from provisioning.spec.document import decode_fleet
 from provisioning.store.base import Leadership, Store
 from provisioning.store.etcd.access import Credentials
@@ -47,7 +47,7 @@ class Settings:
     host: str
     port: int
     token_file: Path
-    local: Local
+    paths: RuntimePaths
     audit_file: Path | None = None
     advertised_url: str = ""
     """Where other provisioners' clients find us; empty: as we listen."""
@@ -65,7 +65,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         ProvisionerError: The state folder, store, token file or address cannot be used.
     """
     descriptors.raise_limit()  # each node, container and client of the API takes some
-    _make(settings.local.state_dir)
+    _make(settings.paths.state_dir)
     clock = SystemClock()
     metrics = Metrics(clock, version=version("ollama-fleet"))
     tokens = _tokens(settings.token_file)
@@ -75,10 +75,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         opened, leadership = _open(settings, clock, holder)
         store = TimedStore(opened, metrics)
         stack.push_async_callback(store.close)
-        machines = Machines(settings.fleet, settings.local, clock)
-        stack.push_async_callback(machines.close)
+        runtimes = NodeRuntimes(settings.fleet, settings.paths, clock)
+        stack.push_async_callback(runtimes.close)
         cache = Cache(store, clock)
-        loop = _loop(store, cache, machines, metrics, clock)
+        loop = _loop(store, cache, runtimes, metrics, clock)
         controller = Controller(leadership, loop, clock)
         _publish(loop, metrics)
         commands = Commands(store, cache, loop, leader=leadership.leader, fleet=settings.fleet)
@@ -92,7 +92,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             version=version("ollama-fleet"),
             audit_path=settings.audit_file,
             own_names=_own_names(settings),
-            log_of=machines.log_of,
+            log_of=runtimes.log_of,
         )
         most = descriptors.share(settings.max_connections)
         url = await stack.enter_async_context(serving(api, sockets, max_connections=most))
@@ -155,13 +155,13 @@ def _open(settings: Settings, clock: SystemClock, holder: str) -> tuple[Store, L
 
 
 def _loop(
-    store: Store, cache: Cache, machines: Machines, metrics: Metrics, clock: SystemClock
+    store: Store, cache: Cache, runtimes: NodeRuntimes, metrics: Metrics, clock: SystemClock
 ) -> ReconcileLoop:
     return ReconcileLoop(
         store=store,
         cache=cache,
-        open_runtime=machines.open,
-        prober_of=machines.prober,
+        open_runtime=runtimes.open,
+        prober_of=runtimes.prober,
         clock=clock,
         read_spec=decode_fleet,
         jitter=random.SystemRandom().random,

@@ -15,12 +15,12 @@ from provisioning.errors import CompactedError, StoreError, StoreUnavailableErro
 from provisioning.eventlog import EventLog
 from provisioning.store.base import (
     Change,
+    ChangeResult,
     Delete,
-    Done,
     Put,
     PutSpec,
     Store,
-    Stored,
+    StoredInstance,
     StoredSpec,
     Update,
     View,
@@ -30,7 +30,7 @@ log = logging.getLogger("provisioning.cache")
 
 PAUSE_S = 1.0
 """Between tries to reach the store."""
-OnChange = Callable[[str, Stored | None], None]
+OnChange = Callable[[str, StoredInstance | None], None]
 
 
 class Cache:
@@ -40,7 +40,7 @@ class Cache:
         self._store = store
         self._clock = clock
         self._view: View | None = None
-        self._stored: dict[str, Stored] = {}
+        self._stored: dict[str, StoredInstance] = {}
         self._spec: StoredSpec | None = None
         self._revision = -1
         self._watch_revision = -1
@@ -67,7 +67,7 @@ class Cache:
         return self._view
 
     @property
-    def stored(self) -> Mapping[str, Stored]:
+    def stored(self) -> Mapping[str, StoredInstance]:
         """Return the records by instance id, as they are now; not to be kept over an await."""
         return self._stored
 
@@ -115,10 +115,10 @@ class Cache:
                 self._tell(id_, stored)
         self._advance(view.revision)
 
-    def apply_local_write(self, changes: Sequence[Change], done: Sequence[Done]) -> None:
+    def apply_local_write(self, changes: Sequence[Change], results: Sequence[ChangeResult]) -> None:
         """Take over what this process has just written, without waiting for the watch."""
         revision = self._revision
-        for change, one in zip(changes, done, strict=True):
+        for change, one in zip(changes, results, strict=True):
             if not one.refusal:
                 revision = max(revision, one.version)
                 self._take_one(change, one.version)
@@ -135,7 +135,7 @@ class Cache:
             case _ if version <= self._watch_revision:
                 pass
             case Put(instance) if version > self._version(instance.id):
-                self._put(Stored(instance, version))
+                self._put(StoredInstance(instance, version))
             case PutSpec(text) if self._spec is None or version > self._spec.version:
                 self._spec = StoredSpec(text, version)
 
@@ -195,7 +195,7 @@ class Cache:
         known = self._stored.get(id_)
         return known.version if known else self._deleted.get(id_, 0)
 
-    def _put(self, stored: Stored) -> None:
+    def _put(self, stored: StoredInstance) -> None:
         self._stored[stored.instance.id] = stored
         self._tell(stored.instance.id, stored)
 
@@ -203,7 +203,7 @@ class Cache:
         if self._stored.pop(id_, None):
             self._tell(id_, None)
 
-    def _tell(self, id_: str, stored: Stored | None) -> None:
+    def _tell(self, id_: str, stored: StoredInstance | None) -> None:
         for listener in self._listeners:
             listener(id_, stored)
 

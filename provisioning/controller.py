@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from ollama_fleet.clock import Clock, wait_at_most
-from provisioning.actions import Action, Observed
+from provisioning.actions import Action, StateSnapshot
 from provisioning.cache import Cache
 from provisioning.errors import FencedError, SpecError, StoreError, StoreUnavailableError
 from provisioning.eventlog import EventLog
@@ -32,7 +32,7 @@ from provisioning.spec_index import SpecIndex
 from provisioning.state import Orphan, find_orphans, is_every_node_asked
 from provisioning.store.base import (
     Change,
-    Done,
+    ChangeResult,
     LeaderSession,
     Leadership,
     Store,
@@ -207,7 +207,7 @@ class ReconcileLoop:
         self._dispatcher = Dispatcher(
             self._nodes, prober_of, clock, jitter=jitter, leads=self._leads, on_end=self._wake.set
         )
-        self._since_s = 0.0
+        self._watching_since_s = 0.0
         self._log = ReconcileLog(clock)
         self._active_spec = ActiveSpec(read_spec)
         self._orphans: tuple[Orphan, ...] | None = None
@@ -257,7 +257,7 @@ class ReconcileLoop:
         """
         self.session = session
         self._clock.reset()
-        self._since_s = self._clock.unix_s()
+        self._watching_since_s = self._clock.unix_s()
         tasks = (
             asyncio.create_task(self._reconcile_forever(session.term)),
             asyncio.create_task(self._health.run()),
@@ -303,9 +303,11 @@ class ReconcileLoop:
     async def _load(self) -> None:
         """Load the records; where they are ahead of our clock, it follows, and grace restarts."""
         await self._cache.load()
-        newest_s = max((one.instance.since_s for one in self._cache.stored.values()), default=0.0)
+        newest_s = max(
+            (one.instance.phase_since_s for one in self._cache.stored.values()), default=0.0
+        )
         if self._clock.advance_to(newest_s):
-            self._since_s = self._clock.unix_s()
+            self._watching_since_s = self._clock.unix_s()
         self._is_outdated = False
 
     async def _reconcile(self, term: Term) -> float:
@@ -349,11 +351,11 @@ class ReconcileLoop:
         working = self._dispatcher.working()
         return count_waiting(desired, self._cache.stored, working, now_s=now_s)
 
-    def _observed(self) -> Observed:
-        return Observed(
+    def _observed(self) -> StateSnapshot:
+        return StateSnapshot(
             stored=self._cache.stored,
             reports=self._nodes.reports,
-            since_s=self._since_s,
+            watching_since_s=self._watching_since_s,
             unhealthy=self._health.unhealthy,
             working=self._dispatcher.working(),
             starting=self._dispatcher.starting(),
@@ -363,7 +365,7 @@ class ReconcileLoop:
             deletable_orphans=self._deletable_orphans,
         )
 
-    def _note_orphans(self, desired: Fleet, observed: Observed) -> None:
+    def _note_orphans(self, desired: Fleet, observed: StateSnapshot) -> None:
         """Keep the orphans of this reconcile; an order ends with the orphans it was for."""
         orphans = find_orphans(observed)
         self._orphans = orphans if is_every_node_asked(desired, observed) else None
@@ -380,8 +382,8 @@ class ReconcileLoop:
                 limits=spec_index.fleet.limits,
                 now_s=self._clock.unix_s(),
             )
-            done = await self._commit(changes, term)
-            refused = [one for one in done if one.refusal]
+            results = await self._commit(changes, term)
+            refused = [one for one in results if one.refusal]
             if not refused:
                 self._dispatcher.take(len(ended))
                 for operation, outcome in ended:
@@ -398,9 +400,9 @@ class ReconcileLoop:
         changes = changes_before(actions, self._cache.stored, now_s=self._clock.unix_s())
         if actions and not changes:
             await self._store.commit((), term=term)  # nobody acts whose term is over
-        done = await self._commit(changes, term)
+        results = await self._commit(changes, term)
         refused = {
-            changed_id(change) for change, one in zip(changes, done, strict=True) if one.refusal
+            changed_id(change) for change, one in zip(changes, results, strict=True) if one.refusal
         }
         if refused:
             self._is_outdated = True
@@ -412,13 +414,13 @@ class ReconcileLoop:
             self._dispatcher.begin(action, spec_index, self._cache.stored)
         return begun, len(refused)
 
-    async def _commit(self, changes: Sequence[Change], term: Term) -> tuple[Done, ...]:
+    async def _commit(self, changes: Sequence[Change], term: Term) -> tuple[ChangeResult, ...]:
         if not changes:
             return ()
-        done = await self._store.commit(changes, term=term)
+        results = await self._store.commit(changes, term=term)
         self.store_health.note_written()
-        self._cache.apply_local_write(changes, done)
-        return done
+        self._cache.apply_local_write(changes, results)
+        return results
 
 
 PAUSE_S = 1.0

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ollama_fleet.clock import Clock
-from provisioning.actions import Action, CreateInstance, GarbageCollect, Replace, Start, Stop
+from provisioning.actions import Action, CreateInstance, GarbageCollect, Reschedule, Start, Stop
 from provisioning.errors import (
     ContainerError,
     NodeUnreachableError,
@@ -25,7 +25,7 @@ from provisioning.nodes import Nodes
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex, StartRequest
 from provisioning.state import ending_words
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 
 log = logging.getLogger("provisioning.executor")
 
@@ -135,7 +135,9 @@ class Dispatcher:
             if container.state is ContainerState.EXITED:
                 self._executor.note_ended(container.name, ending_words(container), at_s=report.at_s)
 
-    def begin(self, action: Action, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
+    def begin(
+        self, action: Action, spec_index: SpecIndex, stored: Mapping[str, StoredInstance]
+    ) -> None:
         """Begin what an action does to a container, if it does anything."""
         limits = spec_index.fleet.limits
         known = stored.get(action.id)
@@ -146,7 +148,7 @@ class Dispatcher:
             case Stop() if known:
                 operation = _operation(Kind.STOP, known.instance)
                 self._begin(operation, self._stop(operation, limits))
-            case CreateInstance() | Start() | Replace() if known:
+            case CreateInstance() | Start() | Reschedule() if known:
                 operation = _operation(Kind.START, known.instance)
                 self._begin(operation, self._start(known.instance, spec_index))
 

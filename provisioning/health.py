@@ -19,7 +19,7 @@ from provisioning.eventlog import EventLog
 from provisioning.model import Instance, Phase, Probe
 from provisioning.runtime.base import ProberOf
 from provisioning.spec.defaults import ENGINES, Engine
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 
 log = logging.getLogger("provisioning.health")
 
@@ -234,7 +234,7 @@ class DrainMonitor:
         """Return the containers of draining instances that have nothing under way."""
         return frozenset(self._idle)
 
-    def follow(self, stored: Mapping[str, Stored]) -> None:
+    def follow(self, stored: Mapping[str, StoredInstance]) -> None:
         """Ask those that drain by their records, and nobody else."""
         self._draining = {
             one.instance.container: one.instance
@@ -250,14 +250,14 @@ class DrainMonitor:
             due = [
                 one
                 for container, one in self._draining.items()
-                if one.since_s <= clients_know_s and container not in self._idle
+                if one.phase_since_s <= clients_know_s and container not in self._idle
             ]
             await asyncio.gather(*map(self._ask, due))
             await self._clock.sleep(LOOK_S)
 
     async def _ask(self, instance: Instance) -> None:
-        page = ENGINES.get(instance.listing.engine, Engine()).requests
-        host = instance.listing.address
+        page = ENGINES.get(instance.inventory_entry.engine, Engine()).requests
+        host = instance.inventory_entry.address
         if page is None or not host:
             return
         async with self._turns:

@@ -10,16 +10,16 @@ from msgspec.structs import replace
 
 from provisioning.actions import (
     Action,
-    Assign,
+    AssignDeveloper,
     CreateInstance,
     DeleteRecord,
     Drain,
-    Replace,
+    Reschedule,
     Start,
     Stop,
 )
 from provisioning.model import FOR_GOOD, Event, Instance, Limits, Phase, Reason
-from provisioning.store.base import NEW, Change, Delete, Put, Stored
+from provisioning.store.base import NEW, Change, Delete, Put, StoredInstance
 
 MAX_EVENTS = 20
 """How many events of an instance's history are kept."""
@@ -105,16 +105,16 @@ def begin(action: Action, instance: Instance | None, *, now_s: float) -> Instanc
     if instance is None:
         return None
     match action:
-        case Replace():
-            return _replaced(action, instance, now_s)
+        case Reschedule():
+            return _rescheduled(action, instance, now_s)
         case Drain():
             return _drained(action, instance, now_s)
         case Stop():
             return _stopped(action, instance, now_s)
-        case Assign():
+        case AssignDeveloper():
             return replace(instance, developer=action.developer)
         case Start():
-            return replace(instance, listing=action.listing)
+            return replace(instance, inventory_entry=action.inventory_entry)
         case _:
             return instance
 
@@ -126,7 +126,7 @@ def finish_start(instance: Instance, outcome: Outcome, *, limits: Limits, now_s:
     running = replace(
         instance,
         phase=Phase.RUNNING,
-        since_s=now_s,
+        phase_since_s=now_s,
         started_s=now_s,
         has_served=True,
         reason=None,
@@ -152,7 +152,7 @@ def finish_stop(
     return replace(
         instance,
         phase=Phase.STARTING,
-        since_s=now_s,
+        phase_since_s=now_s,
         generation=instance.generation + 1,
         failed_on=(),
         started_s=0.0,
@@ -195,7 +195,7 @@ def _failed(instance: Instance, outcome: Outcome, limits: Limits, now_s: float) 
     failed = replace(
         instance,
         phase=Phase.FAILED,
-        since_s=now_s,
+        phase_since_s=now_s,
         n_failures=instance.n_failures + 1,
         failed_on=_with_last(instance.failed_on, instance.node),
         retry_at_s=now_s + delay_s,
@@ -222,24 +222,28 @@ def _still_there(instance: Instance, outcome: Outcome, now_s: float) -> Instance
 def _crash_loop_back_off(instance: Instance, delay_s: float, now_s: float) -> Instance:
     """Return the record of an instance that crashes too often to be started again at once."""
     held = replace(
-        instance, phase=Phase.FAILED, since_s=now_s, retry_at_s=now_s + delay_s, n_stop_tries=0
+        instance,
+        phase=Phase.FAILED,
+        phase_since_s=now_s,
+        retry_at_s=now_s + delay_s,
+        n_stop_tries=0,
     )
     crash = f"crash {_n_recent_crashes(instance, now_s)} within an hour"
     return with_more_detail(held, CRASHES, f"{crash}, again in {delay_s:,.1f} s")
 
 
-def _replaced(action: Replace, instance: Instance, now_s: float) -> Instance:
-    renewed = replace(
+def _rescheduled(action: Reschedule, instance: Instance, now_s: float) -> Instance:
+    rescheduled = replace(
         instance,
         node=action.node,
         port=action.port,
         generation=action.generation,
         phase=Phase.STARTING,
-        since_s=now_s,
+        phase_since_s=now_s,
         workload=action.workload,
         cpus=action.cpus,
         memory_bytes=action.memory_bytes,
-        listing=action.listing,
+        inventory_entry=action.inventory_entry,
         started_s=0.0,
         has_served=instance.has_served and action.workload == instance.workload,
         reason=action.reason or instance.reason,
@@ -249,7 +253,7 @@ def _replaced(action: Replace, instance: Instance, now_s: float) -> Instance:
         n_stop_tries=0,
     )
     return with_event(
-        renewed, now_s, action.reason or "retried", f"{instance.node} → {action.node}"
+        rescheduled, now_s, action.reason or "retried", f"{instance.node} → {action.node}"
     )
 
 
@@ -258,7 +262,7 @@ def _drained(action: Drain, instance: Instance, now_s: float) -> Instance:
     drained = replace(
         instance,
         phase=Phase.DRAINING,
-        since_s=instance.since_s if is_draining else now_s,
+        phase_since_s=instance.phase_since_s if is_draining else now_s,
         reason=action.reason,
         developer="" if action.reason in FOR_GOOD else instance.developer,
     )
@@ -271,7 +275,7 @@ def _stopped(action: Stop, instance: Instance, now_s: float) -> Instance:
     stopped = replace(
         instance,
         phase=Phase.STOPPING,
-        since_s=now_s,
+        phase_since_s=now_s,
         reason=action.reason,
         developer="" if action.reason in FOR_GOOD else instance.developer,
         fault=action.detail or instance.fault,
@@ -322,7 +326,7 @@ def changed_id(change: Change) -> str:
 
 
 def changes_before(
-    actions: Iterable[Action], stored: Mapping[str, Stored], *, now_s: float
+    actions: Iterable[Action], stored: Mapping[str, StoredInstance], *, now_s: float
 ) -> list[Change]:
     """Return what is written before the actions are done; some need nothing to be written."""
     records: dict[str, Instance | None] = {}
@@ -338,7 +342,7 @@ def changes_before(
 
 def changes_after(
     ended: Iterable[tuple[Operation, Outcome]],
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, StoredInstance],
     *,
     limits: Limits,
     now_s: float,
@@ -361,7 +365,7 @@ def _waits_for(instance: Instance, operation: Operation) -> bool:
     return is_in_phase and instance.generation == operation.generation
 
 
-def _change(id_: str, record: Instance | None, known: Stored | None) -> Change | None:
+def _change(id_: str, record: Instance | None, known: StoredInstance | None) -> Change | None:
     if record is None:
         return Delete(id_, known.version) if known else None
     if known is None:

@@ -23,7 +23,7 @@ from ollama_fleet.clock import Clock
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import Instance, Phase, Reason
 from provisioning.report import Report
-from provisioning.store.base import Change, Done, Store, Term, Update, View
+from provisioning.store.base import Change, ChangeResult, Store, Term, Update, View
 
 
 class TimedStore:
@@ -38,7 +38,7 @@ class TimedStore:
         with self._metrics.timing(StoreCall.LOAD):
             return await self._store.load()
 
-    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         """Make each change whole or not at all, in order."""
         with self._metrics.timing(StoreCall.COMMIT):
             return await self._store.commit(changes, term=term)

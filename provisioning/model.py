@@ -13,11 +13,11 @@ from provisioning.spec.schema import (
     Mount,
     Node,
     Placement,
+    PlacementStrategy,
     Pool,
     Probe,
     Rotation,
     RuntimeKind,
-    Spread,
     WarmUp,
     Workload,
 )
@@ -32,21 +32,21 @@ __all__ = [
     "Event",
     "Fleet",
     "Instance",
+    "InventoryEntry",
     "Limits",
-    "Listing",
     "Mount",
     "Node",
     "NodeReport",
     "ObservedContainer",
     "Phase",
     "Placement",
+    "PlacementStrategy",
     "Pool",
     "Probe",
     "Reason",
     "RequestsPage",
     "Rotation",
     "RuntimeKind",
-    "Spread",
     "WarmUp",
     "Workload",
     "container_name",
@@ -104,8 +104,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     generation: int = 0
 
 
-class Listing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an instance is found by, as it was when its container was ordered.
+class InventoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the inventory says of an instance's container, as of when that was ordered.
 
     The specification may have another workload since, or the node no more.
     """
@@ -133,7 +133,7 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int
     """Grows by one with each container that is made for the instance; the first is 1."""
     phase: Phase
-    since_s: float
+    phase_since_s: float
     """When it entered its phase."""
     workload: str
     """Digest of what it runs; differs from the pool's once the specification has changed."""
@@ -159,7 +159,7 @@ class Instance(msgspec.Struct, frozen=True, omit_defaults=True):
     As it was when the container was ordered.
     """
     memory_bytes: int = 0
-    listing: Listing = Listing()
+    inventory_entry: InventoryEntry = InventoryEntry()
     has_served: bool = False
     """It was healthy with this workload, on this node or another one."""
     n_stop_tries: int = 0

@@ -17,7 +17,7 @@ from provisioning.model import Node, NodeReport, ObservedContainer, Phase
 from provisioning.plan import is_reached_otherwise
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 
 log = logging.getLogger("provisioning.nodes")
 
@@ -213,7 +213,7 @@ class NodeMonitor:
         self._on_news = on_news
         self._spec_index: SpecIndex | None = None
 
-    async def follow(self, spec_index: SpecIndex, stored: Mapping[str, Stored]) -> None:
+    async def follow(self, spec_index: SpecIndex, stored: Mapping[str, StoredInstance]) -> None:
         """Ask the nodes of a specification, other nodes that records use, and the instances."""
         used = frozenset(
             one.instance.node
@@ -227,7 +227,7 @@ class NodeMonitor:
                 self.take_record(id_, one)
         self._events.keep_only(frozenset(self.nodes.reports))
 
-    def take_record(self, id_: str, stored: Stored | None) -> None:
+    def take_record(self, id_: str, stored: StoredInstance | None) -> None:
         """Ask an instance for its health while it runs."""
         index = self._spec_index
         target = index.probe_target(stored.instance) if index and stored else None

@@ -91,7 +91,7 @@ class PoolPlan(msgspec.Struct, frozen=True):
     """Developers who are listed, and have no instance while the pool's count is 0."""
 
 
-class Refusal(StrEnum):
+class NodeRefusal(StrEnum):
     """Why a node cannot be changed so while it holds instances, as messages begin."""
 
     DROPPED = "cannot drop nodes that hold instances and are not cordoned"
@@ -108,7 +108,7 @@ class NodePlan(msgspec.Struct, frozen=True):
     changes: tuple[FieldChange, ...] = ()
     n_held: int = 0
     """Instances on a node that is removed or refused; those that failed have no container."""
-    refusal: Refusal | None = None
+    refusal: NodeRefusal | None = None
     renamed_from: str = ""
     """The dropped node with the same endpoint, if it is refused for that."""
 
@@ -231,20 +231,20 @@ def _node_plans(
         former = left_at.get(becomes.endpoint, "") if becomes and becomes.endpoint else ""
         if held.get(former) and becomes and becomes.runtime is RuntimeKind.CONTAINERD:
             # Its containers would have no record under the new name, and be removed at once.
-            yield NodePlan(name, verb, changes, held[former], Refusal.RENAMED, former)
+            yield NodePlan(name, verb, changes, held[former], NodeRefusal.RENAMED, former)
             continue
         refusal = _refusal(was, becomes) if held.get(name) else None
         n_held = held.get(name, 0) if refusal or becomes is None else 0
         yield NodePlan(name, verb, changes, n_held, refusal)
 
 
-def _refusal(before: Node | None, after: Node | None) -> Refusal | None:
+def _refusal(before: Node | None, after: Node | None) -> NodeRefusal | None:
     """Return why a node that holds instances cannot be changed so, if it cannot."""
     if before is None:
-        return Refusal.LISTED_AGAIN
+        return NodeRefusal.LISTED_AGAIN
     if after is None:
-        return None if before.is_cordoned else Refusal.DROPPED
-    return Refusal.MOVED if is_reached_otherwise(before, after) else None
+        return None if before.is_cordoned else NodeRefusal.DROPPED
+    return NodeRefusal.MOVED if is_reached_otherwise(before, after) else None
 
 
 def _verb(before: object, after: object, changes: Sequence[FieldChange]) -> Verb:
@@ -302,7 +302,7 @@ def _help(nodes: Sequence[NodePlan]) -> str:
     held = [node.renamed_from or node.name for node in nodes]
     name = held[0] if len(held) == 1 else "NODE"
     empty = f"'ollama-fleet instances list --node={name}' shows none but failed ones"
-    if nodes[0].refusal is Refusal.LISTED_AGAIN:
+    if nodes[0].refusal is NodeRefusal.LISTED_AGAIN:
         return f"its instances move to other nodes: apply again once {empty}"
     return f"drain first: list as before with cordoned: true, apply, and wait until {empty}"
 

@@ -7,7 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-from provisioning.actions import Action, Assign, DeleteRecord, Drain, Observed, Unhealthy
+from provisioning.actions import (
+    Action,
+    AssignDeveloper,
+    DeleteRecord,
+    Drain,
+    StateSnapshot,
+    Unhealthy,
+)
 from provisioning.budget import StatusCounts, replacements, schedule_of, unhealthy_stops
 from provisioning.model import (
     FOR_GOOD,
@@ -17,49 +24,49 @@ from provisioning.model import (
     Instance,
     ObservedContainer,
     Phase,
+    PlacementStrategy,
     Pool,
     Reason,
     Rotation,
-    Spread,
 )
-from provisioning.scheduler import ActionPlan, is_suitable
+from provisioning.scheduler import Scheduler, is_eligible
 from provisioning.state import NodeState
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 
 MOST_RESERVED = 300
 """Instances that wait for room and have it reserved before a healthy one is moved; while more wait
 none is moved: each looks at all nodes, and to reconcile must not take seconds."""
 
 
-def decide(desired: Fleet, observed: Observed, now_s: float) -> tuple[Action, ...]:
+def decide(desired: Fleet, observed: StateSnapshot, now_s: float) -> tuple[Action, ...]:
     """Return what is to be done now: at most one action that changes an instance's container."""
-    plan = ActionPlan(desired, observed, now_s=now_s)
+    scheduler = Scheduler(desired, observed, now_s=now_s)
     pool_by_name = {pool.name: pool for pool in desired.pools}
     staying, leaving = _sort(observed)
-    pools = [PoolReconciler(plan, pool, staying.pop(pool.name, ())) for pool in desired.pools]
+    pools = [PoolReconciler(scheduler, pool, staying.pop(pool.name, ())) for pool in desired.pools]
     for instances in staying.values():  # of pools that the specification does not have any more
         leaving += instances
     for one in pools:
         leaving += one.surplus
-    _repair_all(plan, pools)
+    _repair_all(scheduler, pools)
     for instance in leaving:
-        scale_down(plan, instance, _rotation(pool_by_name.get(instance.pool)))
+        scale_down(scheduler, instance, _rotation(pool_by_name.get(instance.pool)))
     for one in pools:
-        one.complete(may_place=plan.orphans.may_place)
+        one.complete(may_place=scheduler.orphans.may_place)
     # Last: however many removals hang, they take no operation from what somebody waits for.
-    for node, container in plan.state.unwanted:
-        if _may_collect(plan, node, container):
-            plan.collect(node, container.name)
-    return tuple(plan.actions)
+    for node, container in scheduler.state.unwanted:
+        if _may_collect(scheduler, node, container):
+            scheduler.collect(node, container.name)
+    return tuple(scheduler.actions)
 
 
-def _repair_all(plan: ActionPlan, pools: Sequence[PoolReconciler]) -> None:
+def _repair_all(scheduler: Scheduler, pools: Sequence[PoolReconciler]) -> None:
     """Let all pools repair what was healthy before any starts what never was."""
     for one in pools:
         one.repair()
     failed = [retry for one in pools for retry in one.retries()]
     for retry in retry_queue(failed):
-        plan.replace(retry.instance, retry.pool, retry.reason)
+        scheduler.reschedule(retry.instance, retry.pool, retry.reason)
     may_move = _reserve_capacity(pools)
     for one in pools:
         one.drain_outdated(may_move=may_move)
@@ -79,7 +86,7 @@ def _rotation(pool: Pool | None) -> Rotation:
     return pool.rotation if pool else Rotation()
 
 
-def _sort(observed: Observed) -> tuple[dict[str, list[Instance]], list[Instance]]:
+def _sort(observed: StateSnapshot) -> tuple[dict[str, list[Instance]], list[Instance]]:
     """Return the instances by pool, and apart from them those on their way out."""
     staying: defaultdict[str, list[Instance]] = defaultdict(list)
     leaving: list[Instance] = []
@@ -89,15 +96,15 @@ def _sort(observed: Observed) -> tuple[dict[str, list[Instance]], list[Instance]
     return dict(staying), leaving
 
 
-def _may_collect(plan: ActionPlan, node: str, container: ObservedContainer) -> bool:
+def _may_collect(scheduler: Scheduler, node: str, container: ObservedContainer) -> bool:
     key = (node, container.name)
-    if plan.state.node_state(node) is not NodeState.REACHABLE:
+    if scheduler.state.node_state(node) is not NodeState.REACHABLE:
         return False
-    if key in plan.observed.collecting or key in plan.orphans.kept:
+    if key in scheduler.observed.collecting or key in scheduler.orphans.kept:
         return False
-    stored = plan.observed.stored.get(container.instance_id)
+    stored = scheduler.observed.stored.get(container.instance_id)
     # An outdated report may list what was removed since.
-    return stored is None or not plan.state.is_outdated(node, stored.instance)
+    return stored is None or not scheduler.state.is_outdated(node, stored.instance)
 
 
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
@@ -108,15 +115,15 @@ KILLED_WORDS = "the kernel killed one of its processes: out of memory; raise the
 class PoolReconciler:
     """Decides for the instances of one pool."""
 
-    def __init__(self, plan: ActionPlan, pool: Pool, instances: Sequence[Instance]) -> None:
-        self._plan = plan
+    def __init__(self, scheduler: Scheduler, pool: Pool, instances: Sequence[Instance]) -> None:
+        self._scheduler = scheduler
         self._pool = pool
         self._digest = pool.workload.digest
-        self._suitable = frozenset(
-            node.name for node in plan.desired.nodes if is_suitable(node, pool)
+        self._eligible = frozenset(
+            node.name for node in scheduler.desired.nodes if is_eligible(node, pool)
         )
-        self._serving_nodes = self._suitable & plan.state.reachable
-        self._schedule = schedule_of(pool, plan.desired.limits)
+        self._serving_nodes = self._eligible & scheduler.state.reachable
+        self._schedule = schedule_of(pool, scheduler.desired.limits)
         self._counts = StatusCounts()
         self._unhealthy: list[Instance] = []
         self._failed: list[Instance] = []
@@ -130,13 +137,13 @@ class PoolReconciler:
                 pool,
                 instances,
                 serving_nodes=self._serving_nodes,
-                unhealthy=plan.observed.unhealthy,
+                unhealthy=scheduler.observed.unhealthy,
             )
             self.kept, self.surplus = ranked[: pool.count], ranked[pool.count :]
 
     def repair(self) -> None:
         """Go on with what has been begun, and put right what is broken but has run."""
-        earliest_start_s = self._plan.now_s - self._schedule.earliest_s
+        earliest_start_s = self._scheduler.now_s - self._schedule.earliest_s
         for instance in self.kept:
             if instance.started_s <= earliest_start_s or not self._is_fine(instance):
                 self._repair(instance)
@@ -146,7 +153,7 @@ class PoolReconciler:
         """Yield what could not be started, and may be tried again now."""
         for instance in self._failed:
             reason = self._why_now(instance)
-            if reason or self._plan.now_s >= instance.retry_at_s:
+            if reason or self._scheduler.now_s >= instance.retry_at_s:
                 yield Retry(instance, self._pool, reason)
 
     @property
@@ -159,7 +166,7 @@ class PoolReconciler:
         n_kept = 0
         for instance in self._waiting:
             if n_kept < at_most:
-                n_kept += self._plan.reserve_capacity(instance, self._pool)
+                n_kept += self._scheduler.reserve_capacity(instance, self._pool)
         return n_kept
 
     def drain_outdated(self, *, may_move: bool) -> None:
@@ -172,55 +179,55 @@ class PoolReconciler:
             if n_allowed <= 0:
                 return
             if reason is not Reason.NODE_REMOVED:
-                self._plan.add(Drain(instance.id, reason))
+                self._scheduler.add(Drain(instance.id, reason))
                 n_allowed -= 1
-            elif may_move and self._plan.migrate(instance, self._pool):
+            elif may_move and self._scheduler.migrate(instance, self._pool):
                 n_allowed -= 1
 
     def complete(self, *, may_place: bool) -> None:
         """Make the instances that are missing, if they may be; give instances to developers."""
-        assignment = Assignment(self._pool, self.kept)
+        assignment = DeveloperAssignment(self._pool, self.kept)
         for assign in assignment.changes():
-            self._plan.add(assign)
+            self._scheduler.add(assign)
         number = 0
         n_missing = self._pool.count - len(self.kept) if may_place else 0
         for _ in range(n_missing):
-            if self._plan.is_full:
+            if self._scheduler.is_full:
                 return
-            number = self._plan.free_number(self._pool, after=number)
-            if not self._plan.create_instance(self._pool, number, assignment.waiting):
+            number = self._scheduler.free_number(self._pool, after=number)
+            if not self._scheduler.create_instance(self._pool, number, assignment.waiting):
                 return
             assignment.serve()
 
     @property
     def _n_replaceable(self) -> int:
-        return replacements(self._pool, self._plan.desired.limits, self._counts)
+        return replacements(self._pool, self._scheduler.desired.limits, self._counts)
 
     def _is_fine(self, instance: Instance) -> bool:
         """Say whether nothing is to be done about an instance, its age aside."""
-        container = self._plan.state.current.get(instance.id)
+        container = self._scheduler.state.current.get(instance.id)
         return (
             container is not None
             and container.state is ContainerState.RUNNING
             and instance.phase is Phase.RUNNING
             and instance.workload == self._digest
             and instance.node in self._serving_nodes
-            and instance.id not in self._plan.observed.unhealthy
+            and instance.id not in self._scheduler.observed.unhealthy
             and not container.is_out_of_memory
             and not instance.is_replace_asked
         )
 
     def _repair(self, instance: Instance) -> None:
-        state = self._plan.state.node_state(instance.node)
-        is_busy = instance.id in self._plan.observed.working
+        state = self._scheduler.state.node_state(instance.node)
+        is_busy = instance.id in self._scheduler.observed.working
         self._counts.count(instance, is_down=self._is_down(instance, state))
-        must_move = instance.phase in TERMINATING and instance.node not in self._suitable
+        must_move = instance.phase in TERMINATING and instance.node not in self._eligible
         if must_move and (is_busy or state is not NodeState.LOST):
             self._waiting.append(instance)
         if is_busy:
             if reason := self._why_cancelled(instance):
-                self._plan.cancel_start(instance, reason)
-        elif instance.id not in self._plan.orphans.kept_ids:
+                self._scheduler.cancel_start(instance, reason)
+        elif instance.id not in self._scheduler.orphans.kept_ids:
             self._repair_idle(instance, state)
 
     def _repair_idle(self, instance: Instance, state: NodeState) -> None:
@@ -233,9 +240,9 @@ class PoolReconciler:
             self._RULES[instance.phase](self, instance)
 
     def _is_down(self, instance: Instance, state: NodeState) -> bool:
-        if instance.id in self._plan.observed.unhealthy:
+        if instance.id in self._scheduler.observed.unhealthy:
             return True
-        seen = self._plan.state
+        seen = self._scheduler.state
         return state is NodeState.REACHABLE and (
             seen.is_out_of_memory(instance) or bool(seen.ending(instance))
         )
@@ -243,40 +250,40 @@ class PoolReconciler:
     def _repair_lost(self, instance: Instance) -> None:
         # Behind a node that is silent, an instance that still answers is not lost: it moves
         # where the node has left the specification, but no faster than any other.
-        if instance.phase is not Phase.RUNNING or instance.id in self._plan.observed.unhealthy:
+        if instance.phase is not Phase.RUNNING or instance.id in self._scheduler.observed.unhealthy:
             self._move(instance, Reason.NODE_LOST)
-        elif not self._plan.state.is_listed(instance.node):
+        elif not self._scheduler.state.is_listed(instance.node):
             self._outdated.append((Reason.NODE_REMOVED, instance))
 
     def _repair_running(self, instance: Instance) -> None:
-        is_out_of_memory = self._plan.state.is_out_of_memory(instance)
-        if ending := self._plan.state.ending(instance):
+        is_out_of_memory = self._scheduler.state.is_out_of_memory(instance)
+        if ending := self._scheduler.state.ending(instance):
             why = Reason.OUT_OF_MEMORY if is_out_of_memory else Reason.EXITED
-            self._plan.stop(instance, why, ending)
-        elif is_out_of_memory or instance.id in self._plan.observed.unhealthy:
+            self._scheduler.stop(instance, why, ending)
+        elif is_out_of_memory or instance.id in self._scheduler.observed.unhealthy:
             self._unhealthy.append(instance)
         elif reason := self._why_outdated(instance):
             self._outdated.append((reason, instance))
 
     def _repair_draining(self, instance: Instance) -> None:
-        if has_drained(self._plan, instance, self._pool.rotation):
-            ending = self._plan.state.ending(instance)
-            self._plan.stop(instance, instance.reason or Reason.REPLACED, ending)
+        if has_drained(self._scheduler, instance, self._pool.rotation):
+            ending = self._scheduler.state.ending(instance)
+            self._scheduler.stop(instance, instance.reason or Reason.REPLACED, ending)
 
     def _repair_stopping(self, instance: Instance) -> None:
-        self._plan.stop(instance, instance.reason or Reason.REPLACED)
+        self._scheduler.stop(instance, instance.reason or Reason.REPLACED)
 
     def _repair_starting(self, instance: Instance) -> None:
-        if instance.workload == self._digest and instance.node in self._suitable:
-            self._plan.start(instance, self._pool)
-        elif instance.id in self._plan.state.current:
-            self._plan.stop(instance, self._why_outdated(instance) or Reason.REPLACED)
+        if instance.workload == self._digest and instance.node in self._eligible:
+            self._scheduler.start(instance, self._pool)
+        elif instance.id in self._scheduler.state.current:
+            self._scheduler.stop(instance, self._why_outdated(instance) or Reason.REPLACED)
         else:
             self._move(instance, self._why_outdated(instance))
 
     def _move(self, instance: Instance, reason: Reason | None = None) -> None:
         """Begin an instance's next generation; what waits for that has a claim to room."""
-        if not self._plan.replace(instance, self._pool, reason):
+        if not self._scheduler.reschedule(instance, self._pool, reason):
             self._waiting.append(instance)
 
     def _why_now(self, instance: Instance) -> Reason | None:
@@ -294,10 +301,10 @@ class PoolReconciler:
 
     def _why_outdated(self, instance: Instance) -> Reason | None:
         """Return why an instance that serves well is replaced; None: it is not."""
-        age_s = self._plan.now_s - instance.started_s
+        age_s = self._scheduler.now_s - instance.started_s
         if instance.is_replace_asked:
             return Reason.REPLACED
-        if instance.node not in self._suitable:
+        if instance.node not in self._eligible:
             return Reason.NODE_REMOVED
         if instance.workload != self._digest:
             return Reason.CHANGED
@@ -316,20 +323,20 @@ class PoolReconciler:
 
     def _stop_unhealthy(self) -> None:
         """Stop the instances that have been unhealthy for longest, as many as may be."""
-        n_allowed = unhealthy_stops(self._pool, self._plan.desired.limits, self._counts)
+        n_allowed = unhealthy_stops(self._pool, self._scheduler.desired.limits, self._counts)
         ranked = sorted(self._unhealthy, key=lambda one: (self._why_unhealthy(one).since_s, one.id))
         for instance in ranked[: max(0, n_allowed)]:
-            is_out_of_memory = self._plan.state.is_out_of_memory(instance)
+            is_out_of_memory = self._scheduler.state.is_out_of_memory(instance)
             reason = Reason.OUT_OF_MEMORY if is_out_of_memory else Reason.UNHEALTHY
-            if self._plan.stop(instance, reason, self._why_unhealthy(instance).fault):
+            if self._scheduler.stop(instance, reason, self._why_unhealthy(instance).fault):
                 self._counts.n_moving += 1
                 self._counts.n_down -= 1
 
     def _why_unhealthy(self, instance: Instance) -> Unhealthy:
         """Return what is wrong with an instance that runs; that it lacks memory says the most."""
-        if self._plan.state.is_out_of_memory(instance):
+        if self._scheduler.state.is_out_of_memory(instance):
             return Unhealthy(math.inf, KILLED_WORDS)
-        return self._plan.observed.unhealthy[instance.id]
+        return self._scheduler.observed.unhealthy[instance.id]
 
 
 def is_scaled_down(instance: Instance) -> bool:
@@ -337,30 +344,30 @@ def is_scaled_down(instance: Instance) -> bool:
     return instance.phase in TERMINATING and instance.reason in FOR_GOOD
 
 
-def scale_down(plan: ActionPlan, instance: Instance, rotation: Rotation) -> None:
+def scale_down(scheduler: Scheduler, instance: Instance, rotation: Rotation) -> None:
     """Take the next step towards the end of an instance, if one can be taken now."""
-    if instance.id in plan.observed.working:
-        plan.cancel_start(instance, Reason.SCALED_DOWN)
+    if instance.id in scheduler.observed.working:
+        scheduler.cancel_start(instance, Reason.SCALED_DOWN)
         return
-    state = plan.state.node_state(instance.node)
+    state = scheduler.state.node_state(instance.node)
     # A lost node that is listed may return with its containers: without records, as orphans.
-    is_node_gone = state is NodeState.LOST and not plan.state.is_listed(instance.node)
+    is_node_gone = state is NodeState.LOST and not scheduler.state.is_listed(instance.node)
     is_draining = instance.phase is Phase.DRAINING
     if instance.phase is Phase.FAILED or is_node_gone:
-        plan.add(DeleteRecord(instance.id))
+        scheduler.add(DeleteRecord(instance.id))
     elif instance.phase is Phase.RUNNING or (is_draining and instance.reason not in FOR_GOOD):
-        plan.add(Drain(instance.id, Reason.SCALED_DOWN))
+        scheduler.add(Drain(instance.id, Reason.SCALED_DOWN))
     elif state is NodeState.REACHABLE and (
-        not is_draining or has_drained(plan, instance, rotation)
+        not is_draining or has_drained(scheduler, instance, rotation)
     ):
-        plan.stop(instance, Reason.SCALED_DOWN)
+        scheduler.stop(instance, Reason.SCALED_DOWN)
 
 
-def has_drained(plan: ActionPlan, instance: Instance, rotation: Rotation) -> bool:
+def has_drained(scheduler: Scheduler, instance: Instance, rotation: Rotation) -> bool:
     """Say whether a draining instance had its time, or has nothing under way, or has ended."""
-    is_over = plan.now_s - instance.since_s >= rotation.drain_s
-    is_idle = instance.container in plan.observed.idle
-    return is_over or is_idle or bool(plan.state.ending(instance))
+    is_over = scheduler.now_s - instance.phase_since_s >= rotation.drain_s
+    is_idle = instance.container in scheduler.observed.idle
+    return is_over or is_idle or bool(scheduler.state.ending(instance))
 
 
 class Retry(NamedTuple):
@@ -410,7 +417,7 @@ def scale_down_ranking(
         )
 
     ranked = sorted(instances, key=lambda one: (rank(one), -one.started_s, one.id))
-    if pool.placement.strategy is Spread.SPREAD:
+    if pool.placement.strategy is PlacementStrategy.SPREAD:
         n_on_node: Counter[str] = Counter()
         n_before: dict[str, int] = {}
         for one in ranked:
@@ -429,7 +436,7 @@ READINESS = {
 }
 
 
-class Assignment:
+class DeveloperAssignment:
     """Who of a pool's developers waits for an instance, and which instances must be given back."""
 
     def __init__(self, pool: Pool, instances: Sequence[Instance]) -> None:
@@ -447,13 +454,15 @@ class Assignment:
                 self._returned.append(instance)
         self._waiting = [name for name in dict.fromkeys(pool.developers) if name not in served]
 
-    def changes(self) -> list[Assign]:
+    def changes(self) -> list[AssignDeveloper]:
         """Return what must change for the instances that there are."""
         free = sorted(self._free + self._returned, key=lambda one: (READINESS[one.phase], one.id))
-        assigns = [Assign(one.id, name) for one, name in zip(free, self._waiting, strict=False)]
+        assigns = [
+            AssignDeveloper(one.id, name) for one, name in zip(free, self._waiting, strict=False)
+        ]
         del self._waiting[: len(assigns)]
         taken = {assign.id for assign in assigns}
-        assigns += [Assign(one.id, "") for one in self._returned if one.id not in taken]
+        assigns += [AssignDeveloper(one.id, "") for one in self._returned if one.id not in taken]
         return assigns
 
     @property
@@ -470,11 +479,11 @@ MARGIN_S = 0.001
 """A drain has to be over when it is looked at, however clocks round."""
 
 
-def next_wakeup_s(desired: Fleet, stored: Mapping[str, Stored], *, now_s: float) -> float:
+def next_wakeup_s(desired: Fleet, stored: Mapping[str, StoredInstance], *, now_s: float) -> float:
     """Return how long it takes until the next drain is over; infinite where there is none."""
     drain_s = {pool.name: pool.rotation.drain_s for pool in desired.pools}
     ends_s = (
-        one.instance.since_s + drain_s.get(one.instance.pool, Rotation().drain_s) + MARGIN_S
+        one.instance.phase_since_s + drain_s.get(one.instance.pool, Rotation().drain_s) + MARGIN_S
         for one in stored.values()
         if one.instance.phase is Phase.DRAINING
     )

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from ollama_fleet.clock import Clock
-from provisioning.actions import Action, Drain, Observed, Replace, Stop
+from provisioning.actions import Action, Drain, Reschedule, StateSnapshot, Stop
 from provisioning.eventlog import EventLog
 from provisioning.lifecycle import Ended, Operation, Outcome, Result
 from provisioning.model import Fleet, Instance, Phase, Reason
@@ -23,7 +23,7 @@ from provisioning.state import (
     lost_nodes,
     orphan_policy,
 )
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 
 log = logging.getLogger("provisioning.report")
 
@@ -106,12 +106,12 @@ def events_of(ended: Ended, begun: Iterable[Action]) -> Mapping[str, int]:
 
 def _name(action: Action) -> str:
     name = re.sub(r"\B(?=[A-Z])", "_", type(action).__name__).lower()
-    reason = action.reason if isinstance(action, Drain | Stop | Replace) else None
+    reason = action.reason if isinstance(action, Drain | Stop | Reschedule) else None
     return f"{name}_{reason}" if reason else name
 
 
 def count_waiting(
-    fleet: Fleet, stored: Mapping[str, Stored], working: Collection[str], *, now_s: float
+    fleet: Fleet, stored: Mapping[str, StoredInstance], working: Collection[str], *, now_s: float
 ) -> int:
     """Return how many instances are to be made, started or stopped, and nothing works on them.
 
@@ -132,16 +132,16 @@ def _is_to_be_worked_on(instance: Instance, now_s: float) -> bool:
     return instance.phase in UNDER_WAY
 
 
-def reasons_of(actions: Iterable[Action], observed: Observed) -> dict[str, Reason]:
+def reasons_of(actions: Iterable[Action], observed: StateSnapshot) -> dict[str, Reason]:
     """Return why each instance that is given up now is, by its id.
 
     What goes on with an instance given up earlier is not among them.
     """
     found = {}
     for action in actions:
-        if isinstance(action, Drain | Stop | Replace) and action.reason:
+        if isinstance(action, Drain | Stop | Reschedule) and action.reason:
             instance = observed.stored[action.id].instance
-            is_news = isinstance(action, Replace) or instance.reason is not action.reason
+            is_news = isinstance(action, Reschedule) or instance.reason is not action.reason
             if is_news:
                 found[action.id] = action.reason
     return found
@@ -154,7 +154,7 @@ class ReconcileLog:
         self._events = EventLog(log, clock)
         self._lost: frozenset[str] = frozenset()
 
-    def note_seen(self, desired: Fleet, observed: Observed, *, now_s: float) -> frozenset[str]:
+    def note_seen(self, desired: Fleet, observed: StateSnapshot, *, now_s: float) -> frozenset[str]:
         """Log orphans that are kept, and nodes when their grace ends; return the lost nodes."""
         self._log_orphans(orphan_policy(desired, observed))
         lost = lost_nodes(desired, observed, now_s=now_s)
@@ -168,7 +168,7 @@ class ReconcileLog:
         report: Report,
         ended: Ended,
         begun: Sequence[Action],
-        stored: Mapping[str, Stored],
+        stored: Mapping[str, StoredInstance],
     ) -> None:
         """Log the report, the operations that failed and the instances that have exited."""
         log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
@@ -200,7 +200,7 @@ class ReconcileLog:
                 level=logging.ERROR,
             )
 
-    def _log_lost(self, name: str, desired: Fleet, observed: Observed) -> None:
+    def _log_lost(self, name: str, desired: Fleet, observed: StateSnapshot) -> None:
         here = sum(one.instance.node == name for one in observed.stored.values())
         log.warning(
             "node lost node=%s instances=%d: it does not answer for longer than limits.node_grace "

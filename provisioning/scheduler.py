@@ -15,14 +15,24 @@ from provisioning.actions import (
     CreateInstance,
     Drain,
     GarbageCollect,
-    Observed,
-    Replace,
+    Reschedule,
     Start,
+    StateSnapshot,
     Stop,
 )
-from provisioning.model import Fleet, Instance, Limits, Listing, Node, Phase, Pool, Reason, Spread
+from provisioning.model import (
+    Fleet,
+    Instance,
+    InventoryEntry,
+    Limits,
+    Node,
+    Phase,
+    PlacementStrategy,
+    Pool,
+    Reason,
+)
 from provisioning.state import NodeState, ObservedState, Size, Usage, orphan_policy
-from provisioning.workload import instance_id, listing_of
+from provisioning.workload import instance_id, inventory_entry_of
 
 LARGEST_SHARE = 0.5
 """Of the fleet's operations that one of several nodes may have: it may be one where all hang."""
@@ -64,8 +74,8 @@ def operations_on(node: Node, limits: Limits) -> int:
     return max(1, math.ceil(OPERATIONS_PER_CPU * node.cpus))
 
 
-class Slots:
-    """The operations that may still be begun; changes as actions are decided."""
+class OperationSlots:
+    """The starts and stops that may still be begun; changes as actions are decided."""
 
     def __init__(self, fleet: Fleet, busy: Iterable[tuple[str, Priority]]) -> None:
         """Take the operations under way, each with its node."""
@@ -122,7 +132,7 @@ class Binding(msgspec.Struct, frozen=True):
     port: int
 
 
-def is_suitable(node: Node | None, pool: Pool) -> bool:
+def is_eligible(node: Node | None, pool: Pool) -> bool:
     """Say whether the pool's instances may be on the node, room or not."""
     if node is None or node.is_cordoned:
         return False
@@ -176,7 +186,7 @@ class Capacity:
         One that holds room where the pool may be can have that at least.
         """
         usage = self._usage.get(instance.node)
-        has_own = usage is not None and is_suitable(usage.node, pool)
+        has_own = usage is not None and is_eligible(usage.node, pool)
         return pool.name in self._full and (not has_own or instance.phase is Phase.FAILED)
 
     def binding(self, pool: Pool, instance_id: str) -> Binding | None:
@@ -215,13 +225,13 @@ class Capacity:
         fitting = [
             usage
             for usage in self._usage.values()
-            if is_suitable(usage.node, pool)
+            if is_eligible(usage.node, pool)
             and usage.has_room(size)
             and (not limit or usage.n_by_pool[pool.name] < limit)
         ]
         if not fitting:
             self._full.add(pool.name)
-        sign = -1.0 if pool.placement.strategy is Spread.PACK else 1.0
+        sign = -1.0 if pool.placement.strategy is PlacementStrategy.BINPACK else 1.0
         return sorted(
             fitting,
             key=lambda usage: (
@@ -244,10 +254,10 @@ CANCELLABLE = frozenset({Phase.STARTING, Phase.STOPPING})
 """STOPPING with a start under way: the Stop was written, but that answer of the store was lost."""
 
 
-class ActionPlan:
-    """The actions of one reconcile, as they come together."""
+class Scheduler:
+    """Turns what one reconcile asks for into actions, where slots and capacity allow it."""
 
-    def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
+    def __init__(self, desired: Fleet, observed: StateSnapshot, *, now_s: float) -> None:
         self.desired = desired
         self.observed = observed
         self.now_s = now_s
@@ -256,7 +266,7 @@ class ActionPlan:
         self.actions: list[Action] = []
         busy = [observed.stored[id_].instance for id_ in observed.working & observed.stored.keys()]
         removals = [(node, Priority.HEALING) for node, _ in observed.collecting]
-        self._slots = Slots(
+        self._slots = OperationSlots(
             desired, [*((one.node, _priority_of_busy(one)) for one in busy), *removals]
         )
 
@@ -326,14 +336,14 @@ class ActionPlan:
         """
         if instance.container in self._unwanted_names:
             return False
-        start = Start(instance.id, self._listing(pool, instance.node))
+        start = Start(instance.id, self._inventory_entry(pool, instance.node))
         return self._operate(instance.node, start, priority_of(instance, instance.workload))
 
     def add(self, action: Action) -> None:
         """Add an action that takes no operation."""
         self.actions.append(action)
 
-    def replace(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
+    def reschedule(self, instance: Instance, pool: Pool, reason: Reason | None = None) -> bool:
         """Begin an instance's next generation, where there is room."""
         priority = priority_of(instance, pool.workload.digest)
         if self._slots.is_full(priority):
@@ -347,7 +357,7 @@ class ActionPlan:
             capacity.reserve(instance)
             return False
         workload = pool.workload
-        replacement = Replace(
+        action = Reschedule(
             id=instance.id,
             node=binding.node,
             port=binding.port,
@@ -355,10 +365,10 @@ class ActionPlan:
             workload=workload.digest,
             cpus=workload.cpus,
             memory_bytes=workload.memory_bytes,
-            listing=self._listing(pool, binding.node),
+            inventory_entry=self._inventory_entry(pool, binding.node),
             reason=reason,
         )
-        self.actions.append(replacement)
+        self.actions.append(action)
         capacity.reserve(_moved(instance, pool, binding))
         capacity.keep_port(instance)
         return True
@@ -396,12 +406,12 @@ class ActionPlan:
             port=binding.port,
             generation=1,
             phase=Phase.STARTING,
-            since_s=self.now_s,
+            phase_since_s=self.now_s,
             workload=pool.workload.digest,
             developer=developer,
             cpus=pool.workload.cpus,
             memory_bytes=pool.workload.memory_bytes,
-            listing=self._listing(pool, binding.node),
+            inventory_entry=self._inventory_entry(pool, binding.node),
         )
         if not self._operate(binding.node, CreateInstance(instance), Priority.NEW):
             return False
@@ -415,8 +425,8 @@ class ActionPlan:
             number += 1
         return number
 
-    def _listing(self, pool: Pool, node: str) -> Listing:
-        return listing_of(pool.workload, self._node_by_name[node])
+    def _inventory_entry(self, pool: Pool, node: str) -> InventoryEntry:
+        return inventory_entry_of(pool.workload, self._node_by_name[node])
 
     def _operate(self, node: str, action: Action, priority: Priority = Priority.HEALING) -> bool:
         if not self._slots.take(node, priority):

@@ -8,7 +8,7 @@ import msgspec
 
 from provisioning.health import ProbeTarget
 from provisioning.model import ContainerSpec, Fleet, Instance, Phase, Workload
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 from provisioning.workload import container_spec, host_of, model_store
 
 
@@ -53,7 +53,9 @@ class SpecIndex:
         host = host_of(instance, node)
         return ProbeTarget(instance.container, node.name, host, instance.port, pool.workload.probe)
 
-    def count_as_wanted(self, stored: Mapping[str, Stored], unhealthy: Mapping[str, object]) -> int:
+    def count_as_wanted(
+        self, stored: Mapping[str, StoredInstance], unhealthy: Mapping[str, object]
+    ) -> int:
         """Return how many instances run, are healthy, and are up to date."""
         digest_by_pool = self._digest_by_pool
         return sum(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from provisioning.actions import Observed
+from provisioning.actions import StateSnapshot
 from provisioning.model import (
     ContainerState,
     Fleet,
@@ -140,7 +140,7 @@ class NodeState(Enum):
 class ObservedState:
     """A fleet's nodes and containers at one moment."""
 
-    def __init__(self, desired: Fleet, observed: Observed, *, now_s: float) -> None:
+    def __init__(self, desired: Fleet, observed: StateSnapshot, *, now_s: float) -> None:
         self.observed = observed
         self.now_s = now_s
         self._desired = desired
@@ -206,11 +206,11 @@ class ObservedState:
 
     def is_outdated(self, node: str, instance: Instance) -> bool:
         """Say whether a node was asked before an instance's last change, such as an earlier try."""
-        return self.observed.reports[node].at_s < instance.since_s
+        return self.observed.reports[node].at_s < instance.phase_since_s
 
     def _state(self, report: NodeReport | None) -> NodeState:
-        limits, since_s = self._desired.limits, self.observed.since_s
-        return node_state(report, limits, since_s=since_s, now_s=self.now_s)
+        limits, watching_since_s = self._desired.limits, self.observed.watching_since_s
+        return node_state(report, limits, watching_since_s=watching_since_s, now_s=self.now_s)
 
     def _sort(self, report: NodeReport) -> None:
         for container in report.containers:
@@ -223,23 +223,24 @@ class ObservedState:
 
 
 def node_state(
-    report: NodeReport | None, limits: Limits, *, since_s: float, now_s: float
+    report: NodeReport | None, limits: Limits, *, watching_since_s: float, now_s: float
 ) -> NodeState:
-    """Return how a node is; before `since_s`, its silence says nothing."""
+    """Return how a node is; before `watching_since_s`, its silence says nothing."""
     if report is not None and report.is_reachable:
         return NodeState.REACHABLE
-    heard_s = max(since_s, report.at_s if report else 0.0)
+    heard_s = max(watching_since_s, report.at_s if report else 0.0)
     return NodeState.LOST if now_s - heard_s >= limits.node_grace_s else NodeState.SILENT
 
 
-def lost_nodes(desired: Fleet, observed: Observed, *, now_s: float) -> frozenset[str]:
+def lost_nodes(desired: Fleet, observed: StateSnapshot, *, now_s: float) -> frozenset[str]:
     """Return the nodes that do not answer for longer than their grace."""
-    limits, since_s = desired.limits, observed.since_s
+    limits, watching_since_s = desired.limits, observed.watching_since_s
     return frozenset(
         name
         for name, report in observed.reports.items()
         if report.fault
-        and node_state(report, limits, since_s=since_s, now_s=now_s) is NodeState.LOST
+        and node_state(report, limits, watching_since_s=watching_since_s, now_s=now_s)
+        is NodeState.LOST
     )
 
 
@@ -301,7 +302,7 @@ class OrphanPolicy(NamedTuple):
     """Whether instances may be made that have no record yet."""
 
 
-def find_orphans(observed: Observed) -> tuple[Orphan, ...]:
+def find_orphans(observed: StateSnapshot) -> tuple[Orphan, ...]:
     """Return the orphans on all nodes."""
     return tuple(
         Orphan(report.node, container)
@@ -311,7 +312,7 @@ def find_orphans(observed: Observed) -> tuple[Orphan, ...]:
     )
 
 
-def orphan_policy(desired: Fleet, observed: Observed) -> OrphanPolicy:
+def orphan_policy(desired: Fleet, observed: StateSnapshot) -> OrphanPolicy:
     """Return what becomes of the orphans; those that a person gave up are deleted."""
     orphans = [one for one in find_orphans(observed) if one.key not in observed.deletable_orphans]
     n_running = sum(one.container.state is ContainerState.RUNNING for one in orphans)
@@ -324,7 +325,7 @@ def orphan_policy(desired: Fleet, observed: Observed) -> OrphanPolicy:
     return _keeping(newer, n_refused=len(newer), may_place=True)
 
 
-def is_every_node_asked(desired: Fleet, observed: Observed) -> bool:
+def is_every_node_asked(desired: Fleet, observed: StateSnapshot) -> bool:
     """Say whether each node has answered once, or is known not to."""
     reports = (observed.reports.get(node.name) for node in desired.nodes)
     return all(report is not None and report.is_asked for report in reports)
@@ -344,12 +345,12 @@ def _keeping(orphans: Sequence[Orphan], *, n_refused: int, may_place: bool) -> O
     )
 
 
-def _is_newer_and_runs(container: ObservedContainer, observed: Observed) -> bool:
+def _is_newer_and_runs(container: ObservedContainer, observed: StateSnapshot) -> bool:
     """Say whether what runs here proves that its instance's record is old; of an orphan."""
     return container.state is ContainerState.RUNNING and container.instance_id in observed.stored
 
 
-def _is_recorded(container: ObservedContainer, observed: Observed) -> bool:
+def _is_recorded(container: ObservedContainer, observed: StateSnapshot) -> bool:
     """Say whether a record tells of a container, or of one that came after it."""
     stored = observed.stored.get(container.instance_id)
     return stored is not None and container.generation <= stored.instance.generation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from provisioning.model import (
     ContainerSpec,
     Instance,
-    Listing,
+    InventoryEntry,
     Node,
     Pool,
     RuntimeKind,
@@ -19,14 +19,14 @@ def instance_id(pool_name: str, number: int) -> str:
     return f"{pool_name}-{number:05}"
 
 
-def listing_of(workload: Workload, node: Node) -> Listing:
+def inventory_entry_of(workload: Workload, node: Node) -> InventoryEntry:
     """Return what an instance is found by that runs the workload on the node."""
-    return Listing(workload.model, workload.engine, node.address, tuple(node.labels.items()))
+    return InventoryEntry(workload.model, workload.engine, node.address, tuple(node.labels.items()))
 
 
 def host_of(instance: Instance, node: Node) -> str:
     """Return where an instance listens: its node's address when its container was made."""
-    return instance.listing.address or node.address
+    return instance.inventory_entry.address or node.address
 
 
 def netloc(host: str, port: int) -> str:

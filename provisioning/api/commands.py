@@ -37,7 +37,17 @@ from provisioning.model import (
 from provisioning.plan import Plan, in_use_text, plan_of
 from provisioning.spec.document import checked_fleet, decode_fleet, encode_fleet
 from provisioning.state import LIST_COMMAND, Orphan, count_by_node
-from provisioning.store.base import NEW, Change, Done, Put, PutSpec, Store, Stored, Term, View
+from provisioning.store.base import (
+    NEW,
+    Change,
+    ChangeResult,
+    Put,
+    PutSpec,
+    Store,
+    StoredInstance,
+    Term,
+    View,
+)
 
 log = logging.getLogger("provisioning.api.commands")
 
@@ -185,7 +195,7 @@ def plan_for(view: View, fleet: Fleet) -> Plan:
     return plan_of(before, fleet, instances, base_version=version)
 
 
-def _stored(view: View, id_: str) -> Stored:
+def _stored(view: View, id_: str) -> StoredInstance:
     stored = view.stored.get(id_)
     if stored is None:
         raise NotFoundError(f"there is no instance {id_!r}; list them all to see")
@@ -216,7 +226,9 @@ def _put_pool(view: View, fleet: Fleet, changed: Pool) -> PutSpec:
     return PutSpec(text, view.spec.version if view.spec else NEW)
 
 
-def _put(stored: Stored, *, developer: str | None = None, is_replace_asked: bool = False) -> Put:
+def _put(
+    stored: StoredInstance, *, developer: str | None = None, is_replace_asked: bool = False
+) -> Put:
     instance = stored.instance
     changed = msgspec.structs.replace(
         instance,
@@ -266,10 +278,10 @@ class Commands:
             mutation = _decided(decide, view, has_written=has_written)
             if not mutation.changes:
                 return mutation.answer
-            done = await self._committed(mutation.changes, term, has_written=has_written)
-            if not any(one.refusal for one in done):
+            results = await self._committed(mutation.changes, term, has_written=has_written)
+            if not any(one.refusal for one in results):
                 return mutation.answer
-            has_written = has_written or not all(one.refusal for one in done)
+            has_written = has_written or not all(one.refusal for one in results)
             view = await self._store.load()
         done_in_part = f"; {IN_PART}" if has_written else ""
         raise ConflictError(
@@ -329,16 +341,16 @@ class Commands:
 
     async def _committed(
         self, changes: Sequence[Change], term: Term, *, has_written: bool
-    ) -> Sequence[Done]:
+    ) -> Sequence[ChangeResult]:
         try:
-            done = await self._store.commit(changes, term=term)
+            results = await self._store.commit(changes, term=term)
         except FencedError as error:
             if has_written:
                 raise HalfDoneError from error
             raise NotLeadingError(await self._leader()) from error
-        self._cache.apply_local_write(changes, done)
+        self._cache.apply_local_write(changes, results)
         self._loop.wake()
-        return done
+        return results
 
 
 def _decided(

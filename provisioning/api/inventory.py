@@ -24,7 +24,7 @@ from provisioning.errors import SpecError
 from provisioning.model import Fleet, Instance, Node, NodeReport, Phase
 from provisioning.spec.document import decode_fleet
 from provisioning.state import Load, size_of
-from provisioning.store.base import Stored, StoredSpec, View
+from provisioning.store.base import StoredInstance, StoredSpec, View
 from provisioning.workload import host_of, netloc
 
 log = logging.getLogger("provisioning.api.inventory")
@@ -37,7 +37,7 @@ LogOf = Callable[[Node, str], str]
 class Row:
     """One instance and its documents."""
 
-    stored: Stored
+    stored: StoredInstance
     details: Details
     entry_json: bytes
     details_json: bytes
@@ -125,7 +125,7 @@ class InventoryBuilder:
             return
         self._node_by_name = {node.name: node for node in self.fleet.nodes}
 
-    def _row(self, stored: Stored, known: Mapping[str, Row]) -> Row:
+    def _row(self, stored: StoredInstance, known: Mapping[str, Row]) -> Row:
         row = known.get(stored.instance.id)
         if row is not None and row.stored == stored:
             return row
@@ -134,22 +134,22 @@ class InventoryBuilder:
 
     def _details(self, instance: Instance) -> Details:
         node = self._node_by_name.get(instance.node)
-        listing = instance.listing
-        address = host_of(instance, node) if node else listing.address
-        labels = node.labels if node else listing.labels
+        entry = instance.inventory_entry
+        address = host_of(instance, node) if node else entry.address
+        labels = node.labels if node else entry.labels
         return Details(
             id=instance.id,
             url=f"http://{netloc(address, instance.port)}" if address else "",
             node=instance.node,
-            model=listing.model,
-            engine=listing.engine or "auto",
+            model=entry.model,
+            engine=entry.engine or "auto",
             state=STATE_BY_PHASE[instance.phase],
             developer=instance.developer,
             labels={"pool": instance.pool, **dict(labels)},
             pool=instance.pool,
             port=instance.port,
             phase=instance.phase,
-            since_s=instance.since_s,
+            phase_since_s=instance.phase_since_s,
             generation=instance.generation,
             workload=instance.workload,
             started_s=instance.started_s,

@@ -64,7 +64,7 @@ class Details(Entry, frozen=True, omit_defaults=False, kw_only=True):
     pool: str
     port: int
     phase: Phase
-    since_s: float
+    phase_since_s: float
     """When it entered its phase."""
     generation: int
     workload: str

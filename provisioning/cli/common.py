@@ -293,7 +293,7 @@ def progress_of(
 def _is_stuck(instance: Details) -> bool:
     if instance.phase is not Phase.FAILED or not instance.n_failures:
         return False
-    return not instance.retry_at_s or instance.retry_at_s - instance.since_s >= LATE_RETRY_S
+    return not instance.retry_at_s or instance.retry_at_s - instance.phase_since_s >= LATE_RETRY_S
 
 
 def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:

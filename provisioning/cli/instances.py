@@ -266,7 +266,7 @@ def _row(instance: Details, now_s: float, *, is_cut: bool) -> tuple[str, ...]:
     return (
         instance.id,
         instance.phase,
-        age_text(now_s - instance.since_s),
+        age_text(now_s - instance.phase_since_s),
         instance.node,
         instance.model or "-",
         instance.developer or "-",
@@ -288,7 +288,7 @@ def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
     facts = {
         "id": instance.id,
         "url": instance.url,
-        "phase": f"{instance.phase} for {age_text(now_s - instance.since_s)}",
+        "phase": f"{instance.phase} for {age_text(now_s - instance.phase_since_s)}",
         "reason": instance.reason or "",
         "fault": shown(instance.fault),
         "next try": _in(instance.retry_at_s, now_s),

@@ -45,7 +45,7 @@ from provisioning.errors import ProvisionerError
 from provisioning.eventlog import RateLimit
 from provisioning.model import ContainerState, Fleet
 from provisioning.plan import Plan
-from provisioning.runtime.factory import Local
+from provisioning.runtime.factory import RuntimePaths
 from provisioning.spec.document import encode_fleet, fleet_yaml, load_fleet
 from provisioning.spec.values import MAX_FLEET_NAME_CHARACTERS, name_fault
 from provisioning.state import LIST_COMMAND
@@ -193,7 +193,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
             user=given["store_user"],
             password_file=given["store_password_file"],
         ),
-        local=Local(
+        paths=RuntimePaths(
             state_dir=given["state_dir"] / "processes",
             simulation_token_file=given["simulation_token_file"],
             authority_file=given["nodes_ca_file"],

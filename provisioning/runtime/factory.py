@@ -22,8 +22,8 @@ IMPORTS_AT_ONCE = 16
 """Of image archives by one provisioner: a few fill its network and its CPU."""
 
 
-class Local(msgspec.Struct, frozen=True):
-    """What a node's entry cannot say: where this provisioner keeps things."""
+class RuntimePaths(msgspec.Struct, frozen=True):
+    """Where this provisioner keeps the files that runtimes need; no node's entry says it."""
 
     state_dir: Path
     """Of processes: their records and logs."""
@@ -35,12 +35,12 @@ class Local(msgspec.Struct, frozen=True):
     key_file: Path | None = None
 
 
-class Machines:
+class NodeRuntimes:
     """The runtimes of one fleet's nodes, and what runs on them."""
 
-    def __init__(self, fleet: str, local: Local, clock: Clock) -> None:
+    def __init__(self, fleet: str, paths: RuntimePaths, clock: Clock) -> None:
         self._fleet = fleet
-        self._local = local
+        self._paths = paths
         self._clock = clock
         self._groups = cgroups.find()
         self._imports = asyncio.Semaphore(IMPORTS_AT_ONCE)
@@ -62,12 +62,12 @@ class Machines:
                 return ProcessRuntime(
                     self._fleet,
                     node.name,
-                    state_dir=self._local.state_dir,
+                    state_dir=self._paths.state_dir,
                     environ=os.environ,
                     groups=self._groups,
                 )
             case RuntimeKind.SIMULATED if node.endpoint:
-                token_path = self._local.simulation_token_file
+                token_path = self._paths.simulation_token_file
                 return SimulatorRuntime(
                     self._fleet, node.name, endpoint=node.endpoint, token_path=token_path
                 )
@@ -81,7 +81,7 @@ class Machines:
         """Return the path, on a node, of what an instance writes; empty: it has none."""
         match node.runtime:
             case RuntimeKind.PROCESS:
-                folder = process.folder_of(self._local.state_dir, self._fleet, node.name)
+                folder = process.folder_of(self._paths.state_dir, self._fleet, node.name)
                 return str(logs.of_process(folder, instance_id))
             case RuntimeKind.CONTAINERD:
                 return str(logs.of_container(self._fleet, instance_id))
@@ -106,9 +106,9 @@ class Machines:
         from provisioning.runtime.containerd.runtime import ContainerdRuntime
 
         files = (
-            self._local.authority_file,
-            self._local.certificate_file,
-            self._local.key_file,
+            self._paths.authority_file,
+            self._paths.certificate_file,
+            self._paths.key_file,
         )
         authority, certificate, key = files
         certificates = (

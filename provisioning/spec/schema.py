@@ -99,12 +99,12 @@ class RuntimeKind(StrEnum):
     SIMULATED = "simulated"
 
 
-class Spread(StrEnum):
+class PlacementStrategy(StrEnum):
     """Which of the nodes that have room gets an instance."""
 
     SPREAD = "spread"
     """The one with the smallest used share."""
-    PACK = "pack"
+    BINPACK = "binpack"
     """The fullest one, so that others stay empty."""
 
 
@@ -268,7 +268,7 @@ def requests_of(warm_up: Preset | tuple[WarmUp, ...], model: str) -> tuple[WarmU
 class Placement(Section):
     """On which nodes a pool's instances may be."""
 
-    strategy: Spread = Spread.SPREAD
+    strategy: PlacementStrategy = PlacementStrategy.SPREAD
     max_per_node: Count = 0
     """Instances of the pool; 0: no limit."""
     selector: Annotated[dict[Text, Text], AfterValidator(by_name)] = {}

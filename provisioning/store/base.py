@@ -18,7 +18,7 @@ NEW = 0
 """The version of what does not exist yet."""
 
 
-class Stored(msgspec.Struct, frozen=True):
+class StoredInstance(msgspec.Struct, frozen=True):
     """An instance as the store holds it."""
 
     instance: Instance
@@ -38,7 +38,7 @@ class View(msgspec.Struct, frozen=True):
 
     revision: int
     """Grows with every write; a watch goes on from it."""
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredInstance]
     """By instance id."""
     spec: StoredSpec | None = None
 
@@ -68,7 +68,7 @@ class PutSpec(msgspec.Struct, frozen=True):
 Change = Put | Delete | PutSpec
 
 
-class Refusal(StrEnum):
+class ChangeRefusal(StrEnum):
     """Why one change was not made, while others of the same commit were."""
 
     CONFLICT = "conflict"
@@ -76,19 +76,19 @@ class Refusal(StrEnum):
     PORT_TAKEN = "port_taken"
 
 
-class Done(msgspec.Struct, frozen=True):
+class ChangeResult(msgspec.Struct, frozen=True):
     """What became of one change."""
 
     version: int = 0
     """The record's new version; 0 after a deletion or a refusal."""
-    refusal: Refusal | None = None
+    refusal: ChangeRefusal | None = None
 
 
 class Update(msgspec.Struct, frozen=True):
     """What a watch tells: the state of some records after a write."""
 
     revision: int
-    stored: tuple[Stored, ...] = ()
+    stored: tuple[StoredInstance, ...] = ()
     deleted: tuple[str, ...] = ()
     spec: StoredSpec | None = None
 
@@ -109,7 +109,7 @@ class Store(Protocol):
         """Return everything, as of one revision."""
         ...
 
-    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         """Make each change whole or not at all, in order; say what became of each.
 
         Changes of one commit may be made in several steps; a later step may fail where an earlier

@@ -17,14 +17,14 @@ from provisioning.model import Instance
 from provisioning.store.base import (
     NEW,
     Change,
+    ChangeRefusal,
+    ChangeResult,
     Delete,
-    Done,
     LeaderSession,
     Place,
     Put,
     PutSpec,
-    Refusal,
-    Stored,
+    StoredInstance,
     StoredSpec,
     Term,
     Update,
@@ -34,8 +34,8 @@ from provisioning.store.base import (
 
 KEPT_UPDATES = 10_000
 """A watch that is further behind has to load again."""
-CONFLICT = Done(refusal=Refusal.CONFLICT)
-PORT_TAKEN = Done(refusal=Refusal.PORT_TAKEN)
+CONFLICT = ChangeResult(refusal=ChangeRefusal.CONFLICT)
+PORT_TAKEN = ChangeResult(refusal=ChangeRefusal.PORT_TAKEN)
 
 
 class MemoryBackend:
@@ -43,7 +43,7 @@ class MemoryBackend:
 
     def __init__(self, *, kept_updates: int = KEPT_UPDATES) -> None:
         self.revision = 0
-        self.stored: dict[str, Stored] = {}
+        self.stored: dict[str, StoredInstance] = {}
         self.spec: StoredSpec | None = None
         self.session: LeaderSession | None = None
         """Of whoever leads; None: nobody does."""
@@ -86,7 +86,7 @@ class MemoryBackend:
             )
         return tuple(update for update in self._updates if update.revision > after)
 
-    def commit(self, changes: Sequence[Change], term: Term) -> tuple[Done, ...]:
+    def commit(self, changes: Sequence[Change], term: Term) -> tuple[ChangeResult, ...]:
         """Make each change that can be made, all in one revision.
 
         Raises:
@@ -98,15 +98,15 @@ class MemoryBackend:
                 f"stop changing things and lead again"
             )
         revision = self.revision + 1
-        done = tuple(self._make(change, revision) for change in changes)
-        made = [change for change, one in zip(changes, done, strict=True) if not one.refusal]
+        results = tuple(self._make(change, revision) for change in changes)
+        made = [change for change, one in zip(changes, results, strict=True) if not one.refusal]
         if made:
             self.revision = revision
             self._updates.append(self._update(made))
             self._tell()
-        return done
+        return results
 
-    def _make(self, change: Change, version: int) -> Done:
+    def _make(self, change: Change, version: int) -> ChangeResult:
         match change:
             case Put():
                 return self._put(change.instance, change.expected, version)
@@ -115,7 +115,7 @@ class MemoryBackend:
             case PutSpec():
                 return self._put_spec(change, version)
 
-    def _put(self, instance: Instance, expected: int, version: int) -> Done:
+    def _put(self, instance: Instance, expected: int, version: int) -> ChangeResult:
         old = self.stored.get(instance.id)
         if expected != (old.version if old else NEW):
             return CONFLICT
@@ -124,22 +124,22 @@ class MemoryBackend:
         if old:
             del self._id_at[place_of(old.instance)]
         self._id_at[place_of(instance)] = instance.id
-        self.stored[instance.id] = Stored(instance, version)
-        return Done(version)
+        self.stored[instance.id] = StoredInstance(instance, version)
+        return ChangeResult(version)
 
-    def _delete(self, change: Delete) -> Done:
+    def _delete(self, change: Delete) -> ChangeResult:
         old = self.stored.get(change.id)
         if old is None or old.version != change.expected:
             return CONFLICT
         del self._id_at[place_of(old.instance)]
         del self.stored[change.id]
-        return Done()
+        return ChangeResult()
 
-    def _put_spec(self, change: PutSpec, version: int) -> Done:
+    def _put_spec(self, change: PutSpec, version: int) -> ChangeResult:
         if change.expected != (self.spec.version if self.spec else NEW):
             return CONFLICT
         self.spec = StoredSpec(change.text, version)
-        return Done(version)
+        return ChangeResult(version)
 
     def _update(self, made: Sequence[Change]) -> Update:
         ids = dict.fromkeys(
@@ -169,7 +169,7 @@ class MemoryStore:
         """Return everything, as of one revision."""
         return View(self._backend.revision, dict(self._backend.stored), self._backend.spec)
 
-    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         """Make each change that can be made, all in one revision.
 
         Raises:

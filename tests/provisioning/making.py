@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from provisioning.actions import Observed, Unhealthy
+from provisioning.actions import StateSnapshot, Unhealthy
 from provisioning.model import (
     DAY_S,
     ContainerState,
@@ -23,8 +23,8 @@ from provisioning.model import (
     RuntimeKind,
     Workload,
 )
-from provisioning.store.base import Stored
-from provisioning.workload import listing_of
+from provisioning.store.base import StoredInstance
+from provisioning.workload import inventory_entry_of
 
 NOW_S = 1_800_000_000.0
 GIB = 2**30
@@ -64,12 +64,12 @@ def instance(number: int = 1, **fields: object) -> Instance:
         port=20_000 + number,
         generation=1,
         phase=Phase.RUNNING,
-        since_s=NOW_S - 3600,
+        phase_since_s=NOW_S - 3600,
         started_s=NOW_S - 3600,
         workload=CHAT.digest,
         cpus=CHAT.cpus,
         memory_bytes=CHAT.memory_bytes,
-        listing=listing_of(CHAT, node()),
+        inventory_entry=inventory_entry_of(CHAT, node()),
     )
     return replace(made, **fields)
 
@@ -110,16 +110,16 @@ def observed(
     backing_off: Iterable[str] = (),
     idle: Iterable[str] = (),
     deletable_orphans: Iterable[tuple[str, str]] = (),
-    since_s: float = NOW_S - DAY_S,
-) -> Observed:
+    watching_since_s: float = NOW_S - DAY_S,
+) -> StateSnapshot:
     """Return a view of instances; without reports, their nodes run all that they should."""
     listed = tuple(instances)
-    return Observed(
-        stored={one.id: Stored(one, 1) for one in listed},
+    return StateSnapshot(
+        stored={one.id: StoredInstance(one, 1) for one in listed},
         reports={
             one.node: one for one in (healthy_reports(listed) if reports is None else reports)
         },
-        since_s=since_s,
+        watching_since_s=watching_since_s,
         unhealthy={id_: Unhealthy(at_s, "no answer") for id_, at_s in (unhealthy or {}).items()},
         working=frozenset(working) | frozenset(starting),
         starting=frozenset(starting),

@@ -18,9 +18,9 @@ from provisioning.actions import (
     DeleteRecord,
     Drain,
     GarbageCollect,
-    Observed,
-    Replace,
+    Reschedule,
     Start,
+    StateSnapshot,
     Stop,
     Unhealthy,
 )
@@ -41,7 +41,7 @@ from provisioning.model import (
 from provisioning.reconcile import decide
 from provisioning.scheduler import operations_on
 from provisioning.state import largest_size, size_of
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 from tests.provisioning.node_faults import (
     UNHEARD,
     Fault,
@@ -94,7 +94,7 @@ class World:
     """Whether a person has ordered to delete all orphans."""
 
     def __post_init__(self) -> None:
-        self.since_s = self.now_s
+        self.watching_since_s = self.now_s
         for node in self.fleet.nodes:
             self.containers.setdefault(node.name, {})
         self.last_seen: dict[str, tuple[ObservedContainer, ...]] = {}
@@ -114,16 +114,16 @@ class World:
             self._begin(action)
         return actions
 
-    def observe(self) -> Observed:
+    def observe(self) -> StateSnapshot:
         """Return what a provisioner sees of the world now."""
         for name, held in self.containers.items():
             if not self.is_unheard(name) and name not in self.unasked:
                 self.heard_s[name] = self.now_s
                 self.last_seen[name] = tuple(one.found for one in held.values())
-        return Observed(
-            stored={id_: Stored(one, 1) for id_, one in self.records.items()},
+        return StateSnapshot(
+            stored={id_: StoredInstance(one, 1) for id_, one in self.records.items()},
             reports={name: self._report(name) for name in self.containers},
-            since_s=self.since_s,
+            watching_since_s=self.watching_since_s,
             unhealthy={
                 id_: Unhealthy(self.now_s, "no answer")
                 for id_, one in self.records.items()
@@ -174,7 +174,7 @@ class World:
         record = begin(action, self.records.get(id_), now_s=self.now_s)
         assert record is not None
         self.records[id_] = record
-        if isinstance(action, CreateInstance | Start | Replace):
+        if isinstance(action, CreateInstance | Start | Reschedule):
             self._hold(record)
             self.operations.append(Operation(record.node, record.container, id_, is_start=True))
         elif isinstance(action, Stop):
@@ -281,7 +281,7 @@ class World:
 
     def _forget_reports(self) -> None:
         """Know nothing of nodes; those that are slow to answer are not heard at once."""
-        self.since_s = self.now_s
+        self.watching_since_s = self.now_s
         self.heard_s.clear()
         self.last_seen.clear()
         self.unasked = {name for name in sorted(self.containers) if self.dice.random() < 0.5}
@@ -298,7 +298,7 @@ class World:
         self.faults = dict(lasting)
 
 
-def check(world: World, seen: Observed, actions: Sequence[Action]) -> None:
+def check(world: World, seen: StateSnapshot, actions: Sequence[Action]) -> None:
     """Assert what decide promises about every single pass."""
     check_one_action_each(seen, actions)
     check_operations(world, [action for action in actions if not cancels_start(seen, action)])
@@ -310,7 +310,7 @@ def check(world: World, seen: Observed, actions: Sequence[Action]) -> None:
         check_kills(world, pool, seen, actions)
 
 
-def cancels_start(seen: Observed, action: Action) -> bool:
+def cancels_start(seen: StateSnapshot, action: Action) -> bool:
     """Say whether an action turns a start that goes on into a stop; it needs no further operation.
 
     Only what is of no use is called off.
@@ -327,11 +327,11 @@ def subjects(actions: Sequence[Action]) -> list[str]:
     return [
         action.instance.id if isinstance(action, CreateInstance) else action.id
         for action in actions
-        if isinstance(action, CreateInstance | Start | Replace | Stop | DeleteRecord)
+        if isinstance(action, CreateInstance | Start | Reschedule | Stop | DeleteRecord)
     ]
 
 
-def check_one_action_each(seen: Observed, actions: Sequence[Action]) -> None:
+def check_one_action_each(seen: StateSnapshot, actions: Sequence[Action]) -> None:
     """No instance gets two orders, or one while another is carried out."""
     ids = subjects(actions)
     assert len(ids) == len(set(ids))
@@ -367,7 +367,7 @@ def operation_node(world: World, action: Action) -> str:
     match action:
         case CreateInstance():
             return action.instance.node
-        case Replace() | GarbageCollect():
+        case Reschedule() | GarbageCollect():
             return action.node
         case Start() | Stop():
             return world.records[action.id].node
@@ -380,7 +380,7 @@ def check_room(world: World, actions: Sequence[Action]) -> None:
     records = dict(world.records)
     targets = set()
     for action in actions:
-        if isinstance(action, CreateInstance | Replace):
+        if isinstance(action, CreateInstance | Reschedule):
             id_ = action.instance.id if isinstance(action, CreateInstance) else action.id
             record = begin(action, records.get(id_), now_s=world.now_s)
             assert record is not None
@@ -395,15 +395,15 @@ def check_room(world: World, actions: Sequence[Action]) -> None:
         check_node(world, name, records)
 
 
-def check_lost(world: World, seen: Observed, actions: Sequence[Action]) -> None:
+def check_lost(world: World, seen: StateSnapshot, actions: Sequence[Action]) -> None:
     """What still answers is not taken for lost, however long its node is silent."""
     for action in actions:
-        if isinstance(action, Replace) and action.reason is Reason.NODE_LOST:
+        if isinstance(action, Reschedule) and action.reason is Reason.NODE_LOST:
             is_running = world.records[action.id].phase is Phase.RUNNING
             assert not is_running or action.id in seen.unhealthy
 
 
-def check_orphans(world: World, seen: Observed, actions: Sequence[Action]) -> None:
+def check_orphans(world: World, seen: StateSnapshot, actions: Sequence[Action]) -> None:
     """A store that knows less than half of what runs is doubted, until a person orders otherwise.
 
     So is any as long as not all nodes were asked what runs.
@@ -423,7 +423,7 @@ def check_orphans(world: World, seen: Observed, actions: Sequence[Action]) -> No
         }
 
 
-def is_orphan(seen: Observed, container: ObservedContainer) -> bool:
+def is_orphan(seen: StateSnapshot, container: ObservedContainer) -> bool:
     """Say whether no record tells of a container: its instance has none, or an older one."""
     stored = seen.stored.get(container.instance_id)
     return stored is None or container.generation > stored.instance.generation
@@ -437,7 +437,7 @@ def check_names(world: World, actions: Sequence[Action]) -> None:
         if not world.is_unheard(node)
     }
     for action in actions:
-        if isinstance(action, Start | Replace):
+        if isinstance(action, Start | Reschedule):
             record = begin(action, world.records[action.id], now_s=world.now_s)
             assert record is not None
             elsewhere = (containers for node, containers in heard.items() if node != record.node)
@@ -481,7 +481,7 @@ def has_container(instance: Instance) -> bool:
     return instance.phase is not Phase.FAILED
 
 
-def check_kills(world: World, pool: Pool, seen: Observed, actions: Sequence[Action]) -> None:
+def check_kills(world: World, pool: Pool, seen: StateSnapshot, actions: Sequence[Action]) -> None:
     """By our own doing, never more are down than allowed, nor more on their way than wanted."""
     records = [one for one in world.records.values() if one.pool == pool.name]
     staying = [one for one in records if not (one.reason in FOR_GOOD and is_leaving(one))]

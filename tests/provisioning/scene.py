@@ -20,7 +20,7 @@ from provisioning.controller import Controller, ReconcileLoop
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.model import Fleet, Instance, Node, Phase
 from provisioning.spec.document import decode_fleet, encode_fleet
-from provisioning.store.base import Change, Done, PutSpec, Term, View
+from provisioning.store.base import Change, ChangeResult, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryLeadership, MemoryStore
 from tests.provisioning.counters import Counters
 from tests.provisioning.virtual import VirtualClock
@@ -44,17 +44,17 @@ class FickleStore(MemoryStore):
         self._reach()
         return await super().load()
 
-    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         self._reach()
         if self.refusal:
             self.n_refused += 1
             raise self.refusal
         self.n_commits += 1
-        done = await super().commit(changes, term=term)
+        results = await super().commit(changes, term=term)
         if self.forgets_answers:
             self.forgets_answers -= 1
             raise StoreUnavailableError("the answer was lost")
-        return done
+        return results
 
     def _reach(self) -> None:
         if self.is_down:

@@ -22,7 +22,7 @@ from provisioning import controller
 from provisioning.app import Settings, running
 from provisioning.errors import ListenError, ProvisionerError, StoreError
 from provisioning.model import Fleet, Node, Pool, Probe, RuntimeKind, Workload
-from provisioning.runtime.factory import Local
+from provisioning.runtime.factory import RuntimePaths
 from provisioning.spec.document import encode_fleet
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -47,7 +47,7 @@ def settings(folder: Path, **changes: Any) -> Settings:
         host="127.0.0.1",
         port=0,
         token_file=folder / "token",
-        local=Local(state_dir=folder / "state", simulation_token_file=folder / "simulation"),
+        paths=RuntimePaths(state_dir=folder / "state", simulation_token_file=folder / "simulation"),
     )
     return dataclasses.replace(chosen, **changes)
 
@@ -163,8 +163,8 @@ async def test_the_state_folder_is_made_for_its_owner_alone(tmp_path: Path) -> N
 
 async def test_the_folder_around_it_is_made_for_its_owner_alone_too(tmp_path: Path) -> None:
     """The store lies there."""
-    local = Local(tmp_path / "ollama-fleet" / "processes", tmp_path / "none")
-    async with client(settings(tmp_path, local=local)):
+    paths = RuntimePaths(tmp_path / "ollama-fleet" / "processes", tmp_path / "none")
+    async with client(settings(tmp_path, paths=paths)):
         assert 0o700 == (tmp_path / "ollama-fleet").stat().st_mode & 0o777
 
 
@@ -176,7 +176,7 @@ async def test_the_folder_around_it_is_made_for_its_owner_alone_too(tmp_path: Pa
         ({"store_url": "sqlite:/proc/none/x.db"}, StoreError, "see that its folder exists"),
         ({"token_file": Path("/proc/none/token")}, TokenFileError, "--web.token-file"),
         (
-            {"local": Local(Path("/dev/null/x"), Path("/none"))},
+            {"paths": RuntimePaths(Path("/dev/null/x"), Path("/none"))},
             ProvisionerError,
             "choose another with --state-dir",
         ),

@@ -9,7 +9,7 @@ from provisioning.actions import Drain
 from provisioning.budget import schedule_of, throughput_of
 from provisioning.model import DAY_S, Fleet, Limits, Rotation, WarmUp, Workload
 from provisioning.reconcile import decide
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 from tests.provisioning.making import CHAT, NOW_S, fleet, instance, node, observed, pool
 
 TURN_S = 5000.0
@@ -33,7 +33,7 @@ def ages_at_the_end(wanted: Fleet, n: int) -> list[float]:
             assert isinstance(action, Drain)
             ages.append(now_s - stored[action.id].instance.started_s)
             fresh = replace(stored[action.id].instance, started_s=now_s)
-            stored[action.id] = Stored(fresh, 1)
+            stored[action.id] = StoredInstance(fresh, 1)
     return ages
 
 

@@ -15,12 +15,12 @@ from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import (
     NEW,
     Change,
+    ChangeRefusal,
+    ChangeResult,
     Delete,
-    Done,
     Put,
     PutSpec,
-    Refusal,
-    Stored,
+    StoredInstance,
     StoredSpec,
     Term,
     Update,
@@ -39,7 +39,7 @@ class Told:
     def __init__(self) -> None:
         self.changes: list[tuple[str, int]] = []
 
-    def __call__(self, id_: str, stored: Stored | None) -> None:
+    def __call__(self, id_: str, stored: StoredInstance | None) -> None:
         self.changes.append((id_, stored.version if stored else 0))
 
 
@@ -93,10 +93,10 @@ class Scene:
         self.told = Told()
         self.cache.listen(self.told)
 
-    def write(self, *changes: Change) -> tuple[Done, ...]:
+    def write(self, *changes: Change) -> tuple[ChangeResult, ...]:
         return self.backend.commit(changes, self.term)
 
-    def write_own(self, *changes: Change) -> tuple[Done, ...]:
+    def write_own(self, *changes: Change) -> tuple[ChangeResult, ...]:
         done = self.write(*changes)
         self.cache.apply_local_write(changes, done)
         return done
@@ -183,7 +183,7 @@ def test_what_was_refused_is_not_taken_over() -> None:
 
         done = made.write_own(Put(ONE, 77))
 
-        assert (Done(refusal=Refusal.CONFLICT),) == done
+        assert (ChangeResult(refusal=ChangeRefusal.CONFLICT),) == done
         assert [] == made.told.changes
 
     virtual_run(scene())
@@ -334,7 +334,7 @@ class History:
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)  # noqa: S311
         self.made = Scene()
-        self.answers: list[tuple[tuple[Change, ...], tuple[Done, ...]]] = []
+        self.answers: list[tuple[tuple[Change, ...], tuple[ChangeResult, ...]]] = []
         self.updates: list[Update] = []
 
     def write(self, *, is_own: bool) -> None:
@@ -373,7 +373,7 @@ class History:
         """Hear of the next writes in one update, as SQLite tells them: what came back was there."""
         n = self.dice.randrange(1, 4)
         some, self.updates = self.updates[:n], self.updates[n:]
-        stored: dict[str, Stored] = {}
+        stored: dict[str, StoredInstance] = {}
         deleted: dict[str, None] = {}
         spec = None
         for update in some:

@@ -139,7 +139,7 @@ INSTANCE = Reply(
             "pool": "p",
             "port": 1,
             "phase": "running",
-            "since_s": 0.0,
+            "phase_since_s": 0.0,
             "generation": 1,
             "workload": "w",
             "history": [],

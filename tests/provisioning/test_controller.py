@@ -26,7 +26,7 @@ from provisioning.model import (
     WarmUp,
 )
 from provisioning.report import Report
-from provisioning.store.base import Change, Done, Put, PutSpec, Refusal, Term
+from provisioning.store.base import Change, ChangeRefusal, ChangeResult, Put, PutSpec, Term
 from provisioning.store.memory import MemoryStore
 from tests.provisioning.counters import Counters
 from tests.provisioning.making import (
@@ -454,10 +454,10 @@ def test_a_drain_is_ended_when_its_time_is_over(drain_s: float) -> None:
 
             await stage.put_spec(fleet(chat.replace(workload=CHAT.replace(model="new"))))
             await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
-            begun_s = stage.instances[0].since_s
+            begun_s = stage.instances[0].phase_since_s
             await stage.until(lambda: stage.instances[0].phase is Phase.STOPPING)
 
-            took_s = stage.instances[0].since_s - begun_s
+            took_s = stage.instances[0].phase_since_s - begun_s
             assert max(drain_s, SHORTEST_GAP_S) == pytest.approx(took_s, abs=2e-3)
 
     virtual_run(scene())
@@ -657,7 +657,7 @@ def test_a_node_that_leaves_gives_up_no_more_than_there_is_room_for() -> None:
     virtual_run(scene())
 
 
-TAKEN = Done(refusal=Refusal.PORT_TAKEN)
+TAKEN = ChangeResult(refusal=ChangeRefusal.PORT_TAKEN)
 
 
 class Taken:
@@ -668,7 +668,7 @@ class Taken:
         self._left = times
         self.n_refused = 0
 
-    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         if self._left and any(isinstance(change, Put) for change in changes):
             self._left -= 1
             self.n_refused += 1

@@ -22,10 +22,10 @@ from provisioning.model import (
     ObservedContainer,
     Phase,
     Placement,
+    PlacementStrategy,
     Pool,
     Reason,
     Rotation,
-    Spread,
 )
 from provisioning.reconcile import decide
 from provisioning.state import orphan_policy
@@ -55,7 +55,7 @@ def pools(name: str, zone: str = "") -> st.SearchStrategy[Pool]:
         workload=st.sampled_from([CHAT, SMALL]),
         placement=st.builds(
             Placement,
-            strategy=st.sampled_from(Spread),
+            strategy=st.sampled_from(PlacementStrategy),
             max_per_node=st.sampled_from([0, 5]),
             selector=st.just({"zone": zone} if zone else {}),
         ),
@@ -112,7 +112,7 @@ def records(draw: st.DrawFn, *, number: int) -> Instance:
         port=20_000 + number,
         generation=draw(st.integers(1, 3)),
         phase=phase,
-        since_s=NOW_S - draw(st.sampled_from([-5.0, 0.0, 30.0, 1e6])),
+        phase_since_s=NOW_S - draw(st.sampled_from([-5.0, 0.0, 30.0, 1e6])),
         workload=workload.digest,
         started_s=NOW_S - draw(st.sampled_from([0.0, 3000.0, 1e6])),
         reason=draw(st.sampled_from([None, *Reason])),

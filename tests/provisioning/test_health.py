@@ -15,7 +15,7 @@ from provisioning.errors import NotAskedError
 from provisioning.health import LOOK_S, NOTICE_S, DrainMonitor, HealthMonitor, ProbeTarget
 from provisioning.model import Phase, Probe, RequestsPage, Rotation, WarmUp
 from provisioning.spec.defaults import ENGINES
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 from tests.provisioning.making import CHAT, fleet, instance, pool
 from tests.provisioning.scene import provisioner
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
@@ -369,11 +369,11 @@ def test_a_drain_ends_once_nothing_is_under_way(
             await stage.until(stage.is_whole)
             await stage.put_spec(fleet(chat.replace(workload=CHAT.replace(model="new"))))
             await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
-            begun_s = stage.instances[0].since_s
+            begun_s = stage.instances[0].phase_since_s
             idle_from_s.append(begun_s + busy_s)
             await stage.until(lambda: stage.instances[0].phase is Phase.STOPPING)
 
-            assert least_s <= stage.instances[0].since_s - begun_s <= most_s
+            assert least_s <= stage.instances[0].phase_since_s - begun_s <= most_s
 
     monkeypatch.setattr(SimulatedProber, "is_idle", is_idle)
     virtual_run(scene())
@@ -392,9 +392,11 @@ def test_what_drains_no_more_is_asked_no_more_and_not_remembered(
         clock = VirtualClock()
         prober = SimulatedProber(World(clock))
         monitor = DrainMonitor(lambda _: prober, clock, on_idle=lambda: None)
-        listing = replace(instance().listing, engine="fleet")
-        draining = instance(phase=Phase.DRAINING, since_s=clock.unix_s() - 60.0, listing=listing)
-        monitor.follow({draining.id: Stored(draining, 1)})
+        entry = replace(instance().inventory_entry, engine="fleet")
+        draining = instance(
+            phase=Phase.DRAINING, phase_since_s=clock.unix_s() - 60.0, inventory_entry=entry
+        )
+        monitor.follow({draining.id: StoredInstance(draining, 1)})
         running = asyncio.create_task(monitor.run())
         await clock.sleep(5 * LOOK_S)
         assert frozenset({draining.container}) == monitor.idle

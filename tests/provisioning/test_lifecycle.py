@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from provisioning.actions import Drain, Replace, Start, Stop
+from provisioning.actions import Drain, Reschedule, Start, Stop
 from provisioning.lifecycle import (
     MAX_DETAIL,
     MAX_EVENTS,
@@ -18,8 +18,8 @@ from provisioning.lifecycle import (
     finish_start,
     finish_stop,
 )
-from provisioning.model import Event, Instance, Limits, Listing, Phase, Reason
-from provisioning.store.base import Change, Stored
+from provisioning.model import Event, Instance, InventoryEntry, Limits, Phase, Reason
+from provisioning.store.base import Change, StoredInstance
 from tests.provisioning.making import NOW_S, instance
 
 LIMITS = Limits(retry_failed_s=600.0, backoff_base_s=1.0)
@@ -49,18 +49,18 @@ def stopped(one: Instance, outcome: Outcome = DONE) -> Instance | None:
 
 def test_a_start_that_goes_on_is_listed_as_its_container_is_made() -> None:
     """After a stop, and where the record is of a release that did not write it."""
-    listing = Listing("llama3", "fleet", "10.0.0.9")
+    entry = InventoryEntry("llama3", "fleet", "10.0.0.9")
 
-    one = begin(Start("chat-00001", listing), starting(listing=Listing()), now_s=NOW_S)
+    one = begin(Start("chat-00001", entry), starting(inventory_entry=InventoryEntry()), now_s=NOW_S)
 
-    assert starting(listing=listing) == one
+    assert starting(inventory_entry=entry) == one
 
 
 def test_an_action_on_what_is_gone_makes_nothing() -> None:
     assert None is begin(Drain("chat-00001", Reason.ROTATED), None, now_s=NOW_S)
 
 
-def test_renewed_begins_a_generation_in_its_new_place() -> None:
+def test_reschedule_begins_a_generation_in_its_new_place() -> None:
     failed = instance(
         1,
         phase=Phase.FAILED,
@@ -70,10 +70,10 @@ def test_renewed_begins_a_generation_in_its_new_place() -> None:
         fault="bad luck",
         n_stop_tries=4,
     )
-    listing = Listing("llama4", "fleet", "10.0.0.2")
-    renew = Replace(failed.id, "n2", 99, 7, "new", 3.0, 5, listing, Reason.CHANGED)
+    entry = InventoryEntry("llama4", "fleet", "10.0.0.2")
+    action = Reschedule(failed.id, "n2", 99, 7, "new", 3.0, 5, entry, Reason.CHANGED)
 
-    one = begin(renew, failed, now_s=NOW_S)
+    one = begin(action, failed, now_s=NOW_S)
 
     assert one
     assert ("n2", 99, 7, Phase.STARTING, NOW_S) == (
@@ -81,10 +81,10 @@ def test_renewed_begins_a_generation_in_its_new_place() -> None:
         one.port,
         one.generation,
         one.phase,
-        one.since_s,
+        one.phase_since_s,
     )
     assert ("new", 3.0, 5, 0.0) == (one.workload, one.cpus, one.memory_bytes, one.started_s)
-    assert (listing, 0) == (one.listing, one.n_stop_tries)
+    assert (entry, 0) == (one.inventory_entry, one.n_stop_tries)
     assert (0.0, False, 2, "bad luck") == (
         one.retry_at_s,
         one.is_replace_asked,
@@ -98,15 +98,17 @@ def test_renewed_begins_a_generation_in_its_new_place() -> None:
 def test_what_was_healthy_counts_as_that_until_it_is_to_run_another_workload(workload: str) -> None:
     fresh = starting(workload="same")
     served = started(fresh, DONE)
-    renew = Replace(served.id, "n2", 99, 7, workload, 3.0, 5, Listing(), Reason.NODE_LOST)
+    action = Reschedule(
+        served.id, "n2", 99, 7, workload, 3.0, 5, InventoryEntry(), Reason.NODE_LOST
+    )
 
-    renewed = begin(renew, served, now_s=NOW_S)
+    moved = begin(action, served, now_s=NOW_S)
 
-    assert renewed
+    assert moved
     stopped_ = stopped(replace(served, phase=Phase.STOPPING, reason=Reason.EXITED))
     assert stopped_
     assert [False, True, True] == [one.has_served for one in (fresh, served, stopped_)]
-    assert (workload == "same") is renewed.has_served
+    assert (workload == "same") is moved.has_served
 
 
 def test_drained_for_good_gives_its_developer_back() -> None:
@@ -118,16 +120,16 @@ def test_drained_for_good_gives_its_developer_back() -> None:
     assert gone
     assert kept
     assert ("", "ada") == (gone.developer, kept.developer)
-    assert (Phase.DRAINING, NOW_S, Reason.ROTATED) == (kept.phase, kept.since_s, kept.reason)
+    assert (Phase.DRAINING, NOW_S, Reason.ROTATED) == (kept.phase, kept.phase_since_s, kept.reason)
 
 
 def test_drained_for_another_reason_does_not_drain_longer() -> None:
-    draining = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, since_s=NOW_S - 9.0)
+    draining = instance(1, phase=Phase.DRAINING, reason=Reason.ROTATED, phase_since_s=NOW_S - 9.0)
 
     one = begin(Drain(draining.id, Reason.SCALED_DOWN), draining, now_s=NOW_S)
 
     assert one
-    assert (NOW_S - 9.0, Reason.SCALED_DOWN) == (one.since_s, one.reason)
+    assert (NOW_S - 9.0, Reason.SCALED_DOWN) == (one.phase_since_s, one.reason)
 
 
 def test_stopped_tells_why_once() -> None:
@@ -179,7 +181,7 @@ def test_started_runs_and_has_nothing_against_it_any_more() -> None:
         starting(reason=Reason.EXITED, n_failures=2, fault="bad luck", retry_at_s=5.0), DONE
     )
 
-    assert (Phase.RUNNING, NOW_S, NOW_S) == (one.phase, one.since_s, one.started_s)
+    assert (Phase.RUNNING, NOW_S, NOW_S) == (one.phase, one.phase_since_s, one.started_s)
     assert (None, 0, "", 0.0) == (one.reason, one.n_failures, one.fault, one.retry_at_s)
     assert Event(NOW_S, "started", "in 2.0 s", 3) == one.history[-1]
 
@@ -201,7 +203,7 @@ def test_what_failed_is_tried_again_after_a_while(
     one = started(starting(n_failures=n_failures), Outcome(result, "bad luck", n_tries=3))
 
     assert (Phase.FAILED, NOW_S + delay_s) == (one.phase, one.retry_at_s)
-    assert (n_failures + 1, "bad luck", NOW_S) == (one.n_failures, one.fault, one.since_s)
+    assert (n_failures + 1, "bad luck", NOW_S) == (one.n_failures, one.fault, one.phase_since_s)
     given_up = f"given up on n1 after 3 tries, again in {delay_s:.1f} s: bad luck"
     assert Event(NOW_S, "failed", given_up, 3) == one.history[-1]
 
@@ -220,13 +222,13 @@ def test_the_nodes_of_failed_starts_are_forgotten_with_what_was_started(
 ) -> None:
     failed = instance(1, phase=Phase.FAILED, failed_on=("n1",))
 
-    renew = Replace(failed.id, "n2", 99, 7, "new", 3.0, 5, Listing(), reason)
-    renewed = begin(renew, failed, now_s=NOW_S)
+    action = Reschedule(failed.id, "n2", 99, 7, "new", 3.0, 5, InventoryEntry(), reason)
+    moved = begin(action, failed, now_s=NOW_S)
     stopped_ = stopped(stopping(Reason.ROTATED, failed_on=("n1",)))
 
-    assert renewed
+    assert moved
     assert stopped_
-    assert (expected, ()) == (renewed.failed_on, stopped_.failed_on)
+    assert (expected, ()) == (moved.failed_on, stopped_.failed_on)
     assert () == started(starting(failed_on=("n1",)), DONE).failed_on
 
 
@@ -237,11 +239,11 @@ def test_what_was_stopped_starts_again_in_its_place() -> None:
     assert (Phase.STARTING, 4, NOW_S, 0.0) == (
         one.phase,
         one.generation,
-        one.since_s,
+        one.phase_since_s,
         one.started_s,
     )
     assert ("n1", 20_001, False) == (one.node, one.port, one.is_replace_asked)
-    assert (instance(1).listing, 0) == (one.listing, one.n_stop_tries)
+    assert (instance(1).inventory_entry, 0) == (one.inventory_entry, one.n_stop_tries)
 
 
 def test_what_was_scaled_down_is_gone() -> None:
@@ -308,7 +310,7 @@ def test_what_is_held_back_says_how_often_it_crashed_and_for_how_long() -> None:
     assert ([*earlier], stop_failed) == (before, last)
     assert told.detail.startswith("crash 2 within an hour, again in 1.0 s: status 1 x")
     assert MAX_DETAIL == len(told.detail)
-    assert (NOW_S, "status 1", 0) == (one.since_s, one.fault, one.n_stop_tries)
+    assert (NOW_S, "status 1", 0) == (one.phase_since_s, one.fault, one.n_stop_tries)
 
 
 def test_crashes_do_not_delay_a_rotation() -> None:
@@ -332,7 +334,7 @@ def test_the_outcome_of_an_earlier_generation_or_phase_changes_nothing() -> None
     one = starting()
 
     def written(operation: Operation) -> list[Change]:
-        stored = {one.id: Stored(one, 1)}
+        stored = {one.id: StoredInstance(one, 1)}
         return changes_after([(operation, DONE)], stored, limits=LIMITS, now_s=NOW_S)
 
     assert 1 == len(written(Operation(Kind.START, "n1", one.container, one.id, one.generation)))

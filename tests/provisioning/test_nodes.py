@@ -22,8 +22,8 @@ from provisioning.model import (
 )
 from provisioning.nodes import NodeMonitor, Nodes
 from provisioning.spec_index import SpecIndex
-from provisioning.store.base import Stored
-from provisioning.workload import container_spec, listing_of
+from provisioning.store.base import StoredInstance
+from provisioning.workload import container_spec, inventory_entry_of
 from tests.provisioning.making import CHAT, fleet, found, instance, node, pool
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 from tests.provisioning.world import SimulatedProber, SimulatedRuntime, World
@@ -308,8 +308,8 @@ def test_an_answer_to_a_question_from_before_a_removal_does_not_bring_the_contai
 
 
 N1, N2 = node("n1", address="127.0.0.1"), node("n2", address="127.0.0.2")
-ONE = instance(1, node="n1", listing=listing_of(CHAT, N1))
-TWO = instance(2, node="n2", listing=listing_of(CHAT, N2))
+ONE = instance(1, node="n1", inventory_entry=inventory_entry_of(CHAT, N1))
+TWO = instance(2, node="n2", inventory_entry=inventory_entry_of(CHAT, N2))
 FLEET = fleet(pool(2), nodes=(N1, N2))
 
 
@@ -324,7 +324,7 @@ class Monitored:
 
     async def follow(self, wanted: Fleet, *instances: Instance) -> SpecIndex:
         spec_index = SpecIndex(wanted)
-        await self.monitor.follow(spec_index, {one.id: Stored(one, 1) for one in instances})
+        await self.monitor.follow(spec_index, {one.id: StoredInstance(one, 1) for one in instances})
         return spec_index
 
 
@@ -439,13 +439,13 @@ def test_once_it_is_closed_nobody_is_asked_and_nothing_is_known() -> None:
             await made.monitor.close()
             assert {} == made.monitor.nodes.reports
             assert {} == made.monitor.health.unhealthy
-            made.monitor.take_record(TWO.id, Stored(TWO, 1))
+            made.monitor.take_record(TWO.id, StoredInstance(TWO, 1))
             n_before = len(made.reports)
             await VirtualClock().sleep(60.0)
             assert n_before == len(made.reports)
             assert {} == made.monitor.health.unhealthy
 
-            await made.monitor.follow(spec_index, {TWO.id: Stored(TWO, 1)})
+            await made.monitor.follow(spec_index, {TWO.id: StoredInstance(TWO, 1)})
             await VirtualClock().sleep(60.0)
             assert {TWO.id} == set(made.monitor.health.unhealthy)
 

@@ -27,9 +27,9 @@ from provisioning.model import (
 from provisioning.plan import (
     FieldChange,
     NodePlan,
+    NodeRefusal,
     Plan,
     PoolPlan,
-    Refusal,
     Verb,
     plan_of,
     plan_text,
@@ -233,24 +233,28 @@ def node_plans(
 @pytest.mark.parametrize(
     ("before", "after", "refusals"),
     [
-        ((FIRST, SECOND), (SECOND,), [Refusal.DROPPED]),
+        ((FIRST, SECOND), (SECOND,), [NodeRefusal.DROPPED]),
         ((FIRST.replace(is_cordoned=True),), (), [None]),
         ((FIRST,), (FIRST.replace(is_cordoned=True),), [None]),
         ((FIRST,), (FIRST.replace(address="10.0.0.9", cpus=9.0),), [None]),
-        ((FIRST,), (FIRST.replace(endpoint=ELSEWHERE),), [Refusal.MOVED]),
-        ((FIRST,), (FIRST.replace(runtime="process", endpoint=""),), [Refusal.MOVED]),
-        ((SECOND,), (FIRST, SECOND), [Refusal.LISTED_AGAIN]),
+        ((FIRST,), (FIRST.replace(endpoint=ELSEWHERE),), [NodeRefusal.MOVED]),
+        ((FIRST,), (FIRST.replace(runtime="process", endpoint=""),), [NodeRefusal.MOVED]),
+        ((SECOND,), (FIRST, SECOND), [NodeRefusal.LISTED_AGAIN]),
         (
             (FIRST.replace(is_cordoned=True),),
             (FIRST.replace(name="n9"),),
-            [None, Refusal.RENAMED],
+            [None, NodeRefusal.RENAMED],
         ),
-        ((FIRST,), (SECOND.replace(endpoint=FIRST.endpoint),), [Refusal.DROPPED, Refusal.RENAMED]),
-        ((FIRST,), (SECOND,), [Refusal.DROPPED, None]),
+        (
+            (FIRST,),
+            (SECOND.replace(endpoint=FIRST.endpoint),),
+            [NodeRefusal.DROPPED, NodeRefusal.RENAMED],
+        ),
+        ((FIRST,), (SECOND,), [NodeRefusal.DROPPED, None]),
     ],
 )
 def test_a_node_that_holds_instances_has_to_be_drained_before_it_is_another_one(
-    before: tuple[Node, ...], after: tuple[Node, ...], refusals: list[Refusal | None]
+    before: tuple[Node, ...], after: tuple[Node, ...], refusals: list[NodeRefusal | None]
 ) -> None:
     """Its containers would run on unseen, or be removed as orphans."""
     failed = [msgspec.structs.replace(one, phase=Phase.FAILED) for one in instances(2)]

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from provisioning.actions import (
     Action,
-    Assign,
+    AssignDeveloper,
     CreateInstance,
     DeleteRecord,
     Drain,
     GarbageCollect,
-    Replace,
+    Reschedule,
     Start,
     Stop,
 )
@@ -28,10 +28,10 @@ from provisioning.model import (
     NodeReport,
     Phase,
     Placement,
+    PlacementStrategy,
     Pool,
     Reason,
     Rotation,
-    Spread,
 )
 from provisioning.reconcile import Retry, decide, retry_queue, scale_down_ranking
 from tests.provisioning.making import (
@@ -78,13 +78,13 @@ def brief(action: Action) -> str:
             return f"create {number(one.id)} on {one.node}"
         case Start(id_):
             return f"start {number(id_)}"
-        case Replace(id_, node_name, reason=reason):
-            return f"replace {number(id_)} on {node_name} {reason or 'retried'}"
+        case Reschedule(id_, node_name, reason=reason):
+            return f"reschedule {number(id_)} on {node_name} {reason or 'retried'}"
         case Drain(id_, reason) | Stop(id_, reason):
             return f"{type(action).__name__.lower()} {number(id_)} {reason}"
         case DeleteRecord(id_):
             return f"delete {number(id_)}"
-        case Assign(id_, developer):
+        case AssignDeveloper(id_, developer):
             return f"assign {number(id_)} to {developer or 'nobody'}"
         case GarbageCollect(node_name, container):
             return f"collect {number(container)} on {node_name}"
@@ -120,7 +120,7 @@ def one(phase: Phase, reason: Reason | None = None, **fields: object) -> Instanc
 
 def leaving(phase: Phase, ago_s: float = 0.0, **fields: object) -> Instance:
     """Return an instance that is being scaled down."""
-    return one(phase, Reason.SCALED_DOWN, since_s=NOW_S - ago_s, **fields)
+    return one(phase, Reason.SCALED_DOWN, phase_since_s=NOW_S - ago_s, **fields)
 
 
 def failed(**fields: object) -> Instance:
@@ -159,7 +159,7 @@ SCALING = [
         "what drains to start again is to end",
         "drain 1 scaled_down",
         pool(1),
-        (one(Phase.DRAINING, Reason.ROTATED, since_s=NOW_S), instance(2)),
+        (one(Phase.DRAINING, Reason.ROTATED, phase_since_s=NOW_S), instance(2)),
     ),
     Row("a pool is gone", "drain 1 scaled_down", pool(0, name="code"), many(1)),
     Row(
@@ -213,14 +213,14 @@ STARTING = [
     Row("its node is silent", "", pool(1), (one(Phase.STARTING),), [silent("n1", for_s=60.0)]),
     Row(
         "its node is lost",
-        "replace 1 on n2 node_lost",
+        "reschedule 1 on n2 node_lost",
         on_both(1),
         (one(Phase.STARTING),),
         [silent("n1", for_s=120.0), report("n2")],
     ),
     Row(
         "its node is cordoned",
-        "replace 1 on n2 node_removed",
+        "reschedule 1 on n2 node_removed",
         fleet(pool(1), nodes=[CORDONED, N2]),
         (one(Phase.STARTING),),
         both(),
@@ -234,7 +234,7 @@ STARTING = [
     ),
     Row(
         "its workload has changed before it was made",
-        "replace 1 on n1 changed",
+        "reschedule 1 on n1 changed",
         pool(1, workload=NEW),
         (one(Phase.STARTING),),
     ),
@@ -318,10 +318,11 @@ RUNNING = [
     Row("a process of it was killed", "stop 1 out_of_memory", pool(1), many(1), [
         report("n1", found(instance(1), is_out_of_memory=True))
     ]),
-    Row("a report from before it ran says nothing", "", pool(1), many(1, since_s=NOW_S - 1), [
+    Row("a report from before it ran says nothing", "", pool(1), many(1, phase_since_s=NOW_S - 1), [
         report("n1", at_s=NOW_S - 2)
     ]),
-    Row("a report of the moment it ran does", "stop 1 exited", pool(1), many(1, since_s=NOW_S), [
+    Row("a report of the moment it ran does", "stop 1 exited", pool(1),
+        many(1, phase_since_s=NOW_S), [
         report("n1", at_s=NOW_S)
     ]),
     Row("a silent node says nothing", "", pool(1), many(1), [silent("n1", for_s=60.0)]),
@@ -362,14 +363,14 @@ REPLACING = [
               nodes=[WIDE, node("n2", labels={"zone": "a"})]),
         many(1), [*healthy_reports(many(1)), report("n2")]),
     Row("a drain has its time", "", pool(1, rotation=FAST),
-        (one(Phase.DRAINING, Reason.ROTATED, since_s=NOW_S - 29),)),
+        (one(Phase.DRAINING, Reason.ROTATED, phase_since_s=NOW_S - 29),)),
     Row("a drain is over", "stop 1 rotated", pool(1, rotation=FAST),
-        (one(Phase.DRAINING, Reason.ROTATED, since_s=NOW_S - 30),)),
+        (one(Phase.DRAINING, Reason.ROTATED, phase_since_s=NOW_S - 30),)),
     Row("nothing is under way any more", "stop 1 rotated", pool(1, rotation=FAST),
-        (one(Phase.DRAINING, Reason.ROTATED, since_s=NOW_S - 1),),
+        (one(Phase.DRAINING, Reason.ROTATED, phase_since_s=NOW_S - 1),),
         seen={"idle": ["chat-00001.1"]}),
     Row("it ended while it drained", "stop 1 rotated", pool(1, rotation=FAST),
-        (one(Phase.DRAINING, Reason.ROTATED, since_s=NOW_S - 1),),
+        (one(Phase.DRAINING, Reason.ROTATED, phase_since_s=NOW_S - 1),),
         [report("n1", found(instance(1), ContainerState.EXITED))]),
     Row("a stop nobody works on goes on", "stop 1 rotated", pool(1),
         (one(Phase.STOPPING, Reason.ROTATED),)),
@@ -377,7 +378,7 @@ REPLACING = [
           (down, instance(2)), seen={"working": [down.id]})
       for down in (
           failed(workload=NEW.digest, retry_at_s=RETRY_S),
-          one(Phase.DRAINING, Reason.CHANGED, since_s=NOW_S),
+          one(Phase.DRAINING, Reason.CHANGED, phase_since_s=NOW_S),
           one(Phase.STARTING, generation=2, workload=NEW.digest))),
 ]  # fmt: skip
 
@@ -385,15 +386,15 @@ LOST = [silent("n1", found(instance(1)), for_s=120.0), report("n2")]
 LOST_NODES = [
     Row("within its grace", "", on_both(1), many(1),
         [silent("n1", for_s=119.0), report("n2")], {"unhealthy": SICK}),
-    Row("after its grace", "replace 1 on n2 node_lost", on_both(1), many(1), LOST,
+    Row("after its grace", "reschedule 1 on n2 node_lost", on_both(1), many(1), LOST,
         {"unhealthy": SICK}),
     Row("an instance that still answers is not lost", "", on_both(1), many(1), LOST),
-    Row("what was to be replaced anyway moves", "replace 1 on n2 node_lost", on_both(1),
+    Row("what was to be replaced anyway moves", "reschedule 1 on n2 node_lost", on_both(1),
         (one(Phase.STOPPING, Reason.ROTATED),), LOST),
     Row("a new leader waits for the grace itself", "", on_both(1), many(1),
         [silent("n1", for_s=NOW_S), report("n2")],
-        {"unhealthy": SICK, "since_s": NOW_S - 119.0}),
-    Row("a node never heard of has its grace as well", "replace 1 on n2 node_lost", on_both(1),
+        {"unhealthy": SICK, "watching_since_s": NOW_S - 119.0}),
+    Row("a node never heard of has its grace as well", "reschedule 1 on n2 node_lost", on_both(1),
         many(1), [report("n2")], {"unhealthy": SICK}),
     Row("without room elsewhere it stays", "", pool(1), many(1), LOST, {"unhealthy": SICK}),
     Row("when it returns, what was moved is collected", "collect 1.1 on n1", on_both(1),
@@ -402,9 +403,9 @@ LOST_NODES = [
     Row("instances of a removed node that answer move within the budget",
         "drain 1 node_removed, drain 2 node_removed",
         fleet(pool(8), nodes=[N2], limits=Limits(unavailable_ratio=0.25)), many(8), both("n2")),
-    Row("what drains on a removed node moves at once", "replace 1 on n2 node_lost",
-        fleet(pool(1), nodes=[N2]), (one(Phase.DRAINING, Reason.NODE_REMOVED, since_s=NOW_S),),
-        both("n2")),
+    Row("what drains on a removed node moves at once", "reschedule 1 on n2 node_lost",
+        fleet(pool(1), nodes=[N2]),
+        (one(Phase.DRAINING, Reason.NODE_REMOVED, phase_since_s=NOW_S),), both("n2")),
 ]  # fmt: skip
 
 GHOST = found(instance(7), generation=3)
@@ -422,7 +423,7 @@ COLLECTING = [
     Row("not again at once where it failed", "", pool(1), many(1),
         [report("n1", found(instance(1)), GHOST)], {"backing_off": [GHOST.name]}),
     Row("not by a report older than its record", "", pool(1),
-        (failed(retry_at_s=RETRY_S, since_s=NOW_S - 1),),
+        (failed(retry_at_s=RETRY_S, phase_since_s=NOW_S - 1),),
         [report("n1", found(instance(1)), at_s=NOW_S - 2)]),
     Row("not on a node that does not answer", "", pool(1), many(1, node="n2"),
         [silent("n1", GHOST, for_s=9.0), report("n2", found(instance(1)))]),
@@ -432,18 +433,18 @@ COLLECTING = [
 ]  # fmt: skip
 
 RETRYING = [
-    Row("on another node", "replace 1 on n2 retried", on_both(1), (failed(),), both()),
+    Row("on another node", "reschedule 1 on n2 retried", on_both(1), (failed(),), both()),
     Row("not before its back-off is over", "", pool(1), (failed(retry_at_s=NOW_S + 0.1),)),
-    Row("in its place after a crash", "replace 1 on n1 retried", on_both(1),
+    Row("in its place after a crash", "reschedule 1 on n1 retried", on_both(1),
         (failed(n_failures=0, failed_on=()),), both()),
-    Row("first where it has not failed yet", "replace 1 on n3 retried",
+    Row("first where it has not failed yet", "reschedule 1 on n3 retried",
         fleet(pool(2), nodes=[WIDE, N2, node("n3", cpus=2.0)]),
         (failed(failed_on=("n2", "n1")), instance(2, node="n3")),
         [*both(), report("n3", found(instance(2)))]),
-    Row("at once when a person asks", "replace 1 on n1 replaced", pool(1),
+    Row("at once when a person asks", "reschedule 1 on n1 replaced", pool(1),
         (failed(retry_at_s=RETRY_S, is_replace_asked=True),)),
-    Row("at once when the workload has changed", "replace 1 on n1 changed", pool(1, workload=NEW),
-        (failed(retry_at_s=RETRY_S),)),
+    Row("at once when the workload has changed", "reschedule 1 on n1 changed",
+        pool(1, workload=NEW), (failed(retry_at_s=RETRY_S),)),
 ]  # fmt: skip
 
 DEVELOPERS = [
@@ -497,21 +498,21 @@ def test_the_details_of_what_is_made_and_stopped() -> None:
     assert isinstance(new, CreateInstance)
     made = new.instance
     assert (1, Phase.STARTING, CHAT.digest, 1.0, GIB, NOW_S, "ada") == (
-        made.generation, made.phase, made.workload, made.cpus, made.memory_bytes, made.since_s,
-        made.developer,
+        made.generation, made.phase, made.workload, made.cpus, made.memory_bytes,
+        made.phase_since_s, made.developer,
     )  # fmt: skip
     assert ("llama3", "fleet", "127.0.0.1") == (
-        made.listing.model,
-        made.listing.engine,
-        made.listing.address,
+        made.inventory_entry.model,
+        made.inventory_entry.engine,
+        made.inventory_entry.address,
     )
-    assert isinstance(moved, Replace)
+    assert isinstance(moved, Reschedule)
     assert (5, instance(1).port, grown.digest, 8.0, "llama4") == (
         moved.generation,
         moved.port,
         moved.workload,
         moved.cpus,
-        moved.listing.model,
+        moved.inventory_entry.model,
     )
     assert isinstance(stop, Stop)
     assert "its container has exited, status -9 (SIGKILL)" == stop.detail
@@ -524,7 +525,7 @@ def test_the_next_generation_is_newer_than_any_container_that_is_still_there() -
         pool(1), failed(), reports=[report("n1", newer)], deletable_orphans=[("n1", newer.name)]
     )
 
-    assert [7] == [action.generation for action in actions if isinstance(action, Replace)]
+    assert [7] == [action.generation for action in actions if isinstance(action, Reschedule)]
 
 
 # Budgets
@@ -544,7 +545,7 @@ def test_no_more_are_replaced_at_once_than_the_pool_and_the_fleet_allow(
     "down",
     [
         many(2, phase=Phase.FAILED, workload=NEW.digest),
-        many(2, phase=Phase.DRAINING, since_s=NOW_S, reason=Reason.CHANGED),
+        many(2, phase=Phase.DRAINING, phase_since_s=NOW_S, reason=Reason.CHANGED),
         many(2, phase=Phase.STARTING, generation=2, workload=NEW.digest),
     ],
     ids=["failed", "draining", "starting"],
@@ -639,7 +640,7 @@ def kept(
 
 def test_scaling_down_keeps_what_serves_best() -> None:
     crowded = [*on("n1", 1, 2, 3, 4), *on("n2", 5, 6)]
-    packed = pool(placement=Placement(strategy=Spread.PACK))
+    packed = pool(placement=Placement(strategy=PlacementStrategy.BINPACK))
     annes = pool(developers=("ann",))
 
     assert [1, 2, 3, 5, 6] == kept(5, *crowded)

@@ -7,10 +7,10 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from provisioning.actions import Action, Assign, CreateInstance, Drain, Replace, Stop
+from provisioning.actions import Action, AssignDeveloper, CreateInstance, Drain, Reschedule, Stop
 from provisioning.errors import PermanentError
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
-from provisioning.model import ContainerSpec, Instance, Limits, Listing, Phase, Reason
+from provisioning.model import ContainerSpec, Instance, InventoryEntry, Limits, Phase, Reason
 from provisioning.report import (
     BURST,
     MAX_FAULT,
@@ -20,7 +20,7 @@ from provisioning.report import (
     events_of,
     reasons_of,
 )
-from provisioning.store.base import Stored
+from provisioning.store.base import StoredInstance
 from tests.provisioning.making import NOW_S, fleet, instance, node, observed, pool
 from tests.provisioning.scene import provisioner
 from tests.provisioning.virtual import VirtualClock, virtual_run
@@ -62,7 +62,7 @@ def test_the_line_of_a_reconcile_has_its_counts() -> None:
 
 
 def waiting(*instances: Instance, count: int, working: tuple[str, ...] = ()) -> int:
-    stored = {one.id: Stored(one, 1) for one in instances}
+    stored = {one.id: StoredInstance(one, 1) for one in instances}
     return count_waiting(fleet(pool(count)), stored, working, now_s=NOW_S)
 
 
@@ -88,16 +88,16 @@ def test_instances_without_a_record_wait_in_their_own_pool() -> None:
 
 
 def test_an_instance_is_given_up_once_for_the_reason_of_its_action() -> None:
-    renew = Replace(ID, "n2", 20_001, 2, "w", 1.0, 1, Listing(), Reason.NODE_LOST)
+    moved = Reschedule(ID, "n2", 20_001, 2, "w", 1.0, 1, InventoryEntry(), Reason.NODE_LOST)
     drained = instance(phase=Phase.DRAINING, reason=Reason.ROTATED)
     cases: list[tuple[Action, Instance, dict[str, str]]] = [
         (Drain(ID, Reason.ROTATED), instance(), {ID: "rotated"}),
         (Stop(ID, Reason.UNHEALTHY), instance(), {ID: "unhealthy"}),
         (Stop(ID, Reason.ROTATED), drained, {}),  # it goes on
         (Stop(ID, Reason.EXITED), drained, {ID: "exited"}),
-        (renew, instance(phase=Phase.STARTING, reason=Reason.NODE_LOST), {ID: "node_lost"}),
-        (replace(renew, reason=None), instance(phase=Phase.FAILED, reason=Reason.EXITED), {}),
-        (Assign(ID, "ada"), instance(), {}),
+        (moved, instance(phase=Phase.STARTING, reason=Reason.NODE_LOST), {ID: "node_lost"}),
+        (replace(moved, reason=None), instance(phase=Phase.FAILED, reason=Reason.EXITED), {}),
+        (AssignDeveloper(ID, "ada"), instance(), {}),
     ]
     for action, known, expected in cases:
         assert expected == reasons_of([action], observed([known])), action

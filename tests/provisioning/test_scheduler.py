@@ -14,7 +14,7 @@ from provisioning.actions import (
     CreateInstance,
     Drain,
     GarbageCollect,
-    Replace,
+    Reschedule,
     Start,
     Stop,
 )
@@ -28,10 +28,10 @@ from provisioning.model import (
     NodeReport,
     Phase,
     Placement,
+    PlacementStrategy,
     Pool,
     Reason,
     Rotation,
-    Spread,
 )
 from provisioning.reconcile import MOST_RESERVED, decide
 from provisioning.scheduler import Capacity
@@ -84,7 +84,7 @@ def many(n: int, **fields: object) -> list[Instance]:
 def test_spread_takes_the_emptiest_node_and_pack_the_fullest_with_room() -> None:
     spread = fleet(pool(3), nodes=[N1, N2])
     packed = fleet(
-        pool(4, placement=Placement(strategy=Spread.PACK)),
+        pool(4, placement=Placement(strategy=PlacementStrategy.BINPACK)),
         nodes=[node("n1", cpus=2.0), node("n2", cpus=3.0)],
     )
 
@@ -126,8 +126,8 @@ def test_which_nodes_get_nothing() -> None:
 def test_what_counts_against_a_nodes_room() -> None:
     """What drains or stops, and running containers that nobody wants, but not what has failed."""
     going = [
-        instance(1, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN, since_s=NOW_S),
-        instance(2, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN, since_s=NOW_S),
+        instance(1, phase=Phase.DRAINING, reason=Reason.SCALED_DOWN, phase_since_s=NOW_S),
+        instance(2, phase=Phase.STOPPING, reason=Reason.SCALED_DOWN, phase_since_s=NOW_S),
     ]
     known = [instance(number) for number in (5, 6, 7)]
     ghosts = [found(one) for one in many(3, pool="old")]
@@ -174,7 +174,7 @@ def test_after_each_failed_start_it_gets_another_port_wherever_it_goes(nodes: li
         (again,) = decided(
             fleet(pool(1), nodes=nodes), failed, reports=[report(one.name) for one in nodes]
         )
-        assert isinstance(again, Replace)
+        assert isinstance(again, Reschedule)
         assert nodes[-1].name == again.node
         ports.append(again.port)
 
@@ -191,7 +191,7 @@ def test_after_a_failed_start_the_old_port_is_the_last_choice(
 
     (again,) = decided(small, failed, reports=[report()])
 
-    assert isinstance(again, Replace)
+    assert isinstance(again, Reschedule)
     assert expected == again.port
 
 
@@ -204,7 +204,7 @@ def test_ports_on_a_node_differ_and_one_that_is_given_back_waits_a_reconcile() -
     actions = decided(fleet(pool(2), nodes=[two]), failed, reports=[report()])
 
     assert 50 == len({one.port for one in fifty})
-    assert [20_002] == [action.port for action in actions if isinstance(action, Replace)]
+    assert [20_002] == [action.port for action in actions if isinstance(action, Reschedule)]
     assert [] == created(actions)
 
 
@@ -213,7 +213,7 @@ def test_a_nodes_new_port_range_holds_for_the_next_generation() -> None:
 
     (again,) = decided(moved, instance(1, phase=Phase.FAILED, retry_at_s=NOW_S))
 
-    assert isinstance(again, Replace)
+    assert isinstance(again, Reschedule)
     assert 30_000 <= again.port <= 30_009
 
 
@@ -296,7 +296,7 @@ def with_bad(n_bad: int, limits: Limits, *records: Instance, **seen: object) -> 
 def test_retries_have_half_of_the_operations(operations: int, expected: int) -> None:
     seen = with_bad(100, Limits(operations=operations), *failed(100))
 
-    assert expected == seen[Replace]
+    assert expected == seen[Reschedule]
 
 
 @pytest.mark.parametrize(("operations", "expected"), [(1, 1), (2, 1), (3, 2), (10, 9), (50, 45)])
@@ -311,9 +311,13 @@ def test_which_operations_count_as_retries() -> None:
     stopping = [replace(one, phase=Phase.STOPPING, reason=Reason.CHANGED) for one in some[:3]]
     first = failed(10, phase=Phase.STARTING, n_failures=0)[5:]
 
-    assert 1 == with_bad(20, TEN, *going_on, *some[4:], working=[o.id for o in going_on])[Replace]
+    assert (
+        1 == with_bad(20, TEN, *going_on, *some[4:], working=[o.id for o in going_on])[Reschedule]
+    )
     assert 5 == with_bad(20, TEN, *failed(20, phase=Phase.STARTING))[Start]
-    assert 5 == with_bad(20, TEN, *stopping, *some[3:], working=[o.id for o in stopping])[Replace]
+    assert (
+        5 == with_bad(20, TEN, *stopping, *some[3:], working=[o.id for o in stopping])[Reschedule]
+    )
     assert 5 == with_bad(10, TEN, *stopping, *first, working=[o.id for o in stopping])[Start]
 
 
@@ -344,7 +348,7 @@ def test_only_what_has_served_as_it_is_started_has_what_first_starts_leave(
         starting=[one.id for one in hanging],
     )
 
-    assert is_begun is any(isinstance(action, Replace) for action in actions)
+    assert is_begun is any(isinstance(action, Reschedule) for action in actions)
 
 
 def test_a_retry_goes_where_an_operation_is_left_for_it() -> None:
@@ -364,7 +368,7 @@ def test_a_retry_goes_where_an_operation_is_left_for_it() -> None:
         working=[one.id for one in going_on],
     )
 
-    assert ["n3"] == [action.node for action in actions if isinstance(action, Replace)]
+    assert ["n3"] == [action.node for action in actions if isinstance(action, Reschedule)]
 
 
 def test_every_retry_has_its_turn() -> None:
@@ -377,7 +381,7 @@ def test_every_retry_has_its_turn() -> None:
     for now_s in (NOW_S + 100.0 * n for n in range(9)):
         seen = observed(records.values(), [report(one.name, at_s=now_s) for one in NODES])
         for action in decide(wanted, seen, now_s):
-            assert isinstance(action, Replace)
+            assert isinstance(action, Reschedule)
             n_tries[action.id] += 1
             begun = begin(action, records[action.id], now_s=now_s)
             assert begun
@@ -393,7 +397,7 @@ def test_every_retry_has_its_turn() -> None:
 OLD = node("n1", cpus=100.0, memory_bytes=1000 * GIB, is_cordoned=True)
 SLOW = Rotation(every_s=0.0, at_once=20, drain_s=60.0)
 LEAVING = [
-    instance(1, phase=Phase.DRAINING, reason=Reason.NODE_REMOVED, since_s=NOW_S),
+    instance(1, phase=Phase.DRAINING, reason=Reason.NODE_REMOVED, phase_since_s=NOW_S),
     instance(1, phase=Phase.STOPPING, reason=Reason.NODE_REMOVED),
 ]
 SERVING = [instance(number) for number in range(2, 7)]

@@ -18,13 +18,13 @@ from provisioning.errors import CompactedError, FencedError, StoreUnavailableErr
 from provisioning.store.base import (
     NEW,
     Change,
+    ChangeRefusal,
+    ChangeResult,
     Delete,
-    Done,
     Place,
     Put,
     PutSpec,
-    Refusal,
-    Stored,
+    StoredInstance,
     StoredSpec,
     Term,
     Update,
@@ -121,13 +121,13 @@ class Step:
     changes: tuple[Change, ...]
     request: TxnRequest
 
-    def done(self, response: TxnResponse) -> tuple[Done, ...]:
+    def results(self, response: TxnResponse) -> tuple[ChangeResult, ...]:
         """Read what became of each change; the step itself has succeeded."""
         revision = response.header.revision
         # The last response may be that of the put beside them.
         answers = (one.response_txn for one in response.responses)
         return tuple(
-            _done(change, answer, revision)
+            _result(change, answer, revision)
             for change, answer in zip(self.changes, answers, strict=False)
         )
 
@@ -249,13 +249,15 @@ def _key(write: RequestOp) -> bytes:
     return write.request_put.key or write.request_delete_range.key
 
 
-def _done(change: Change, answer: TxnResponse, revision: int) -> Done:
+def _result(change: Change, answer: TxnResponse, revision: int) -> ChangeResult:
     if answer.succeeded:
-        return Done() if isinstance(change, Delete) else Done(revision)
+        return ChangeResult() if isinstance(change, Delete) else ChangeResult(revision)
     kvs = answer.responses[0].response_range.kvs
     version = kvs[0].mod_revision if kvs else NEW
     is_as_expected = isinstance(change, Put) and version == change.expected
-    return Done(refusal=Refusal.PORT_TAKEN if is_as_expected else Refusal.CONFLICT)
+    return ChangeResult(
+        refusal=ChangeRefusal.PORT_TAKEN if is_as_expected else ChangeRefusal.CONFLICT
+    )
 
 
 SILENCE_S = 5.0
@@ -381,7 +383,7 @@ class EtcdStore:
             with suppress(CompactedError):
                 return await self._load()
 
-    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         """Make each change that can be made, in steps of up to 120.
 
         Raises:
@@ -392,10 +394,10 @@ class EtcdStore:
             await self._fenced(fence_check(self._keys, term.epoch), term)
             return ()
         found = await self._find(changes)
-        done: list[Done] = []
+        results: list[ChangeResult] = []
         for step in steps(changes, found, keys=self._keys, epoch=term.epoch):
-            done.extend(step.done(await self._fenced(step.request, term)))
-        return tuple(done)
+            results.extend(step.results(await self._fenced(step.request, term)))
+        return tuple(results)
 
     async def watch(self, after: int) -> AsyncIterator[Update]:
         """Yield each step of each commit after a revision.
@@ -479,7 +481,7 @@ class EtcdStore:
             spec=self._spec(puts),
         )
 
-    def _instances(self, kvs: Iterable[KeyValue]) -> Iterator[Stored]:
+    def _instances(self, kvs: Iterable[KeyValue]) -> Iterator[StoredInstance]:
         return (_stored(kv) for kv in kvs if self._keys.instance_id(kv.key) is not None)
 
     def _spec(self, kvs: Iterable[KeyValue]) -> StoredSpec | None:
@@ -491,5 +493,5 @@ def _id(change: Put | Delete) -> str:
     return change.instance.id if isinstance(change, Put) else change.id
 
 
-def _stored(kv: KeyValue) -> Stored:
-    return Stored(decode(kv.value, source=kv.key.decode()), kv.mod_revision)
+def _stored(kv: KeyValue) -> StoredInstance:
+    return StoredInstance(decode(kv.value, source=kv.key.decode()), kv.mod_revision)

@@ -13,12 +13,12 @@ from provisioning.model import Instance
 from provisioning.store.base import (
     NEW,
     Change,
+    ChangeRefusal,
+    ChangeResult,
     Delete,
-    Done,
     Put,
     PutSpec,
-    Refusal,
-    Stored,
+    StoredInstance,
     StoredSpec,
     Term,
     Update,
@@ -68,12 +68,12 @@ def _changes(connection: sqlite3.Connection, after: int) -> Update | None:
     )
 
 
-def _stored(connection: sqlite3.Connection, *, after: int) -> Iterator[Stored]:
+def _stored(connection: sqlite3.Connection, *, after: int) -> Iterator[StoredInstance]:
     rows = connection.execute(
         "SELECT id, version, body FROM instance WHERE version > ? ORDER BY version, id", (after,)
     )
     for instance_id, version, body in rows:
-        yield Stored(decode(body, source=f"of instance {instance_id}"), version)
+        yield StoredInstance(decode(body, source=f"of instance {instance_id}"), version)
 
 
 def _spec(connection: sqlite3.Connection, *, after: int) -> StoredSpec | None:
@@ -83,8 +83,8 @@ def _spec(connection: sqlite3.Connection, *, after: int) -> StoredSpec | None:
     return StoredSpec(*row) if row else None
 
 
-CONFLICT = Done(refusal=Refusal.CONFLICT)
-PORT_TAKEN = Done(refusal=Refusal.PORT_TAKEN)
+CONFLICT = ChangeResult(refusal=ChangeRefusal.CONFLICT)
+PORT_TAKEN = ChangeResult(refusal=ChangeRefusal.PORT_TAKEN)
 
 
 def begin_term(connection: sqlite3.Connection, *, holder: str) -> int:
@@ -113,7 +113,7 @@ def _begin(connection: sqlite3.Connection, holder: str | None) -> int:
 
 def commit(
     connection: sqlite3.Connection, changes: Sequence[Change], *, term: Term, kept_deletions: int
-) -> tuple[Done, ...]:
+) -> tuple[ChangeResult, ...]:
     """Make each change that can be made, all in one revision.
 
     Raises:
@@ -122,11 +122,11 @@ def commit(
     with transaction(connection):
         _refuse_another(connection, term)
         (revision,) = connection.execute("SELECT revision FROM fleet").fetchone()
-        done = tuple(_make(connection, change, revision + 1) for change in changes)
-        if not all(one.refusal for one in done):
+        results = tuple(_make(connection, change, revision + 1) for change in changes)
+        if not all(one.refusal for one in results):
             connection.execute("UPDATE fleet SET revision = revision + 1")
             _forget(connection, kept_deletions)
-        return done
+        return results
 
 
 def _refuse_another(connection: sqlite3.Connection, term: Term) -> None:
@@ -138,7 +138,7 @@ def _refuse_another(connection: sqlite3.Connection, term: Term) -> None:
         )
 
 
-def _make(connection: sqlite3.Connection, change: Change, version: int) -> Done:
+def _make(connection: sqlite3.Connection, change: Change, version: int) -> ChangeResult:
     match change:
         case Put():
             return _put(connection, change, version)
@@ -148,7 +148,7 @@ def _make(connection: sqlite3.Connection, change: Change, version: int) -> Done:
             return _put_spec(connection, change, version)
 
 
-def _put(connection: sqlite3.Connection, change: Put, version: int) -> Done:
+def _put(connection: sqlite3.Connection, change: Put, version: int) -> ChangeResult:
     instance = change.instance
     found = connection.execute("SELECT version FROM instance WHERE id = ?", (instance.id,))
     if change.expected != _version(found):
@@ -162,7 +162,7 @@ def _put(connection: sqlite3.Connection, change: Put, version: int) -> Done:
         (instance.id, version, *place_of(instance), encode(instance)),
     )
     connection.execute("DELETE FROM deletion WHERE id = ?", (instance.id,))
-    return Done(version)
+    return ChangeResult(version)
 
 
 def _is_taken(connection: sqlite3.Connection, instance: Instance) -> bool:
@@ -172,22 +172,22 @@ def _is_taken(connection: sqlite3.Connection, instance: Instance) -> bool:
     return found is not None and found != (instance.id,)
 
 
-def _delete(connection: sqlite3.Connection, change: Delete, version: int) -> Done:
+def _delete(connection: sqlite3.Connection, change: Delete, version: int) -> ChangeResult:
     deleted = connection.execute(
         "DELETE FROM instance WHERE id = ? AND version = ?", (change.id, change.expected)
     )
     if not deleted.rowcount:
         return CONFLICT
     connection.execute("INSERT INTO deletion (id, version) VALUES (?, ?)", (change.id, version))
-    return Done()
+    return ChangeResult()
 
 
-def _put_spec(connection: sqlite3.Connection, change: PutSpec, version: int) -> Done:
+def _put_spec(connection: sqlite3.Connection, change: PutSpec, version: int) -> ChangeResult:
     if change.expected != _version(connection.execute("SELECT version FROM spec")):
         return CONFLICT
     connection.execute("DELETE FROM spec")
     connection.execute("INSERT INTO spec (version, text) VALUES (?, ?)", (version, change.text))
-    return Done(version)
+    return ChangeResult(version)
 
 
 def _version(found: sqlite3.Cursor) -> int:
@@ -233,7 +233,7 @@ class SqliteStore:
         """Return everything, as of one revision."""
         return await self._reader.run(view, doing="read")
 
-    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         """Make each change that can be made, all in one transaction.
 
         Raises:

@@ -24,7 +24,7 @@ from provisioning.model import (
     Event,
     Fleet,
     Instance,
-    Listing,
+    InventoryEntry,
     Node,
     NodeReport,
     Phase,
@@ -34,9 +34,9 @@ from provisioning.model import (
 )
 from provisioning.spec.document import encode_fleet
 from provisioning.state import Orphan
-from provisioning.store.base import NEW, Change, Delete, Done, Put, PutSpec, Term, View
+from provisioning.store.base import NEW, Change, ChangeResult, Delete, Put, PutSpec, Term, View
 from provisioning.store.memory import MemoryBackend, MemoryStore
-from provisioning.workload import instance_id, listing_of
+from provisioning.workload import instance_id, inventory_entry_of
 
 LEADER = "http://127.0.0.1:8081"
 WORKLOAD = Workload(model="llama3.1:8b", engine="ollama", memory_bytes=2**30, cpus=1.0)
@@ -73,10 +73,10 @@ def instance(number: int, pool: str = "llama", node: str = "n1", **changes: Any)
         port=20_000 + number + 100 * len(pool),
         generation=1,
         phase=Phase.RUNNING,
-        since_s=1000.0,
+        phase_since_s=1000.0,
         workload=WORKLOAD.digest,
         started_s=1000.0,
-        listing=listing_of(WORKLOAD, nodes[0]) if nodes else Listing(),
+        inventory_entry=inventory_entry_of(WORKLOAD, nodes[0]) if nodes else InventoryEntry(),
         history=(Event(990.0, "placed", "n1", 1), Event(1000.0, "started", "in 1.0 s", 1)),
     )
     return msgspec.structs.replace(made, **changes)
@@ -115,7 +115,7 @@ class FragileStore(MemoryStore):
         self.is_away = False
         self.before_commit: list[Sequence[Change]] = []
 
-    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def commit(self, changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         if self.is_away:
             raise StoreUnavailableError("the store is away")
         if self.before_commit:

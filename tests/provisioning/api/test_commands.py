@@ -13,7 +13,7 @@ from provisioning.api.routes import NOT_LEADING
 from provisioning.model import ContainerState, Fleet, ObservedContainer, Phase, Reason
 from provisioning.spec.document import decode_fleet, encode_fleet
 from provisioning.state import Orphan
-from provisioning.store.base import Change, Done, Put, PutSpec, Term
+from provisioning.store.base import Change, ChangeResult, Put, PutSpec, Term
 from tests.provisioning.api.board import FLEET, LEADER, SPEC, Board, instance, running_board
 
 FOR_THE_LEADER = (
@@ -75,7 +75,7 @@ def fence_second_commit(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     others_write(board, "llama-00002", generation=2)
     commit, n_commits = board.store.commit, 0
 
-    async def fenced(changes: Sequence[Change], *, term: Term) -> tuple[Done, ...]:
+    async def fenced(changes: Sequence[Change], *, term: Term) -> tuple[ChangeResult, ...]:
         nonlocal n_commits
         n_commits += 1
         if n_commits == 2:

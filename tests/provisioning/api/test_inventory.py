@@ -13,7 +13,7 @@ from provisioning.api.inventory import InventoryBuilder, node_documents
 from provisioning.model import Fleet, Instance, NodeReport, Phase
 from provisioning.spec.document import encode_fleet
 from provisioning.spec_index import SpecIndex
-from provisioning.store.base import Stored, StoredSpec, View
+from provisioning.store.base import StoredInstance, StoredSpec, View
 from tests.provisioning.api.board import FLEET, INSTANCES, WORKLOAD, Board, instance
 from tests.provisioning.making import GIB, fleet, node, report, silent
 from tests.provisioning.making import instance as held_instance
@@ -26,7 +26,7 @@ CHANGED = tuple(
 
 
 def view(revision: int, *instances: Instance, of: Fleet | None = FLEET) -> View:
-    stored = {one.id: Stored(one, revision) for one in instances}
+    stored = {one.id: StoredInstance(one, revision) for one in instances}
     return View(revision, stored, StoredSpec(encode_fleet(of), 1) if of else None)
 
 
@@ -66,7 +66,7 @@ async def test_details_say_all_that_is_known(board: Board) -> None:
         "pool": "llama",
         "port": 20504,
         "phase": "failed",
-        "since_s": 1000.0,
+        "phase_since_s": 1000.0,
         "generation": 1,
         "workload": instance(1).workload,
         "started_s": 1000.0,
@@ -164,7 +164,7 @@ def test_the_inventory_of_a_view_is_made_once_and_rows_that_stay_are_kept() -> N
     assert before is builder.inventory_of(first)
 
     changed = replace(INSTANCES[0], phase=Phase.DRAINING)
-    stored = {**first.stored, changed.id: Stored(changed, 2)}
+    stored = {**first.stored, changed.id: StoredInstance(changed, 2)}
     after = builder.inventory_of(msgspec.structs.replace(first, revision=2, stored=stored))
 
     assert [changed.id] == [id_ for id_, row in after.rows.items() if row is not before.rows[id_]]

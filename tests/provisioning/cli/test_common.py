@@ -39,7 +39,7 @@ def details(number: int, **changes: Any) -> Details:
         "port": 1,
         "pool": "llama",
         "phase": "running",
-        "since_s": 0.0,
+        "phase_since_s": 0.0,
         "generation": 1,
         "workload": WORKLOAD.digest,
     }

@@ -362,11 +362,11 @@ def values(made: Settings) -> Mapping[str, object]:
         "web.external-url": made.advertised_url,
         "web.token-file": made.token_file,
         "web.audit-file": made.audit_file,
-        "state-dir": made.local.state_dir,
-        "nodes.ca-file": made.local.authority_file,
-        "nodes.certificate-file": made.local.certificate_file,
-        "nodes.key-file": made.local.key_file,
-        "simulation.token-file": made.local.simulation_token_file,
+        "state-dir": made.paths.state_dir,
+        "nodes.ca-file": made.paths.authority_file,
+        "nodes.certificate-file": made.paths.certificate_file,
+        "nodes.key-file": made.paths.key_file,
+        "simulation.token-file": made.paths.simulation_token_file,
     }
 
 
@@ -393,8 +393,8 @@ def test_without_options_everything_is_on_this_machine() -> None:
     assert ("fleet", "127.0.0.1", 8080, 10) == (made.fleet, made.host, made.port, made.lease_s)
     assert "sqlite:/xdg/ollama-fleet/fleet.db" == made.store_url
     assert Path("/xdg/ollama-fleet/provisioner.token") == made.token_file
-    assert Path("/xdg/ollama-fleet/processes") == made.local.state_dir
-    assert Path("/xdg/ollama-fleet/simulate.token") == made.local.simulation_token_file
+    assert Path("/xdg/ollama-fleet/processes") == made.paths.state_dir
+    assert Path("/xdg/ollama-fleet/simulate.token") == made.paths.simulation_token_file
     assert made.audit_file is None
     assert "sqlite:/here/lab.db" == settings(["--fleet=lab", "--state-dir=/here"]).store_url
 

@@ -11,11 +11,11 @@ from provisioning.spec.schema import (
     Mount,
     Node,
     Placement,
+    PlacementStrategy,
     Pool,
     Probe,
     Rotation,
     RuntimeKind,
-    Spread,
     WarmUp,
     Workload,
 )
@@ -93,7 +93,7 @@ def pools(draw: st.DrawFn, name: str, selector: dict[str, str]) -> Pool:
         count=3,
         workload=draw(workloads()),
         placement=Placement(
-            strategy=draw(st.sampled_from(Spread)),
+            strategy=draw(st.sampled_from(PlacementStrategy)),
             max_per_node=draw(st.just(0) | st.integers(3, 9)),
             selector=selector,
         ),

@@ -12,10 +12,10 @@ from provisioning.spec.schema import (
     Limits,
     Mount,
     Placement,
+    PlacementStrategy,
     Probe,
     Rotation,
     RuntimeKind,
-    Spread,
     WarmUp,
 )
 from provisioning.spec.values import DAY_S, GIB
@@ -49,7 +49,7 @@ pools:
     memory: 512MiB
     health: {path: /ready, interval: 5s, timeout: 500ms, failures: 2}
     warm_up: [{path: /completion, body: {prompt: x, n_predict: 1}, timeout: 1m}, {path: /slots}]
-    placement: {strategy: pack, max_per_node: 6, selector: {rack: 1}}
+    placement: {strategy: binpack, max_per_node: 6, selector: {rack: 1}}
     rotation: {every: 1d12h, at_once: 2, drain: 30s, warm_up: 90s}
     developers: [ann, bob]
 limits:
@@ -70,9 +70,9 @@ def test_a_whole_specification_is_read_as_it_was_meant() -> None:
     assert (21_000, 21_999) == (third.first_port, third.last_port)
     assert ({"gpu": "no", "rack": "1"}, False) == (third.labels, third.is_cordoned)
     assert ("llama", 12, ("ann", "bob")) == (llama.name, llama.count, llama.developers)
-    assert Placement(strategy=Spread.PACK, max_per_node=6, selector={"rack": "1"}) == (
-        llama.placement
-    )
+    assert Placement(
+        strategy=PlacementStrategy.BINPACK, max_per_node=6, selector={"rack": "1"}
+    ) == (llama.placement)
     assert Rotation(every_s=1.5 * DAY_S, at_once=2, drain_s=30, warm_up_s=90) == llama.rotation
     assert "/srv/images/llama.tar" == llama.archive
     assert ("llama3.1:8b", "llamacpp") == (workload.model, workload.engine)

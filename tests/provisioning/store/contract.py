@@ -18,13 +18,13 @@ from provisioning.model import Phase
 from provisioning.store.base import (
     NEW,
     Change,
+    ChangeRefusal,
+    ChangeResult,
     Delete,
-    Done,
     Put,
     PutSpec,
-    Refusal,
     Store,
-    Stored,
+    StoredInstance,
     Term,
 )
 from tests.provisioning.store.examples import (
@@ -41,8 +41,8 @@ from tests.provisioning.store.examples import (
     watched,
 )
 
-CONFLICT = Done(refusal=Refusal.CONFLICT)
-PORT_TAKEN = Done(refusal=Refusal.PORT_TAKEN)
+CONFLICT = ChangeResult(refusal=ChangeRefusal.CONFLICT)
+PORT_TAKEN = ChangeResult(refusal=ChangeRefusal.PORT_TAKEN)
 
 
 class StoreContract:
@@ -88,7 +88,7 @@ class StoreContract:
 
             assert done.version > made.version
             view = await store.load()
-            assert {changed.id: Stored(changed, done.version)} == view.stored
+            assert {changed.id: StoredInstance(changed, done.version)} == view.stored
 
     async def test_a_write_with_another_version_changes_nothing(self, open_one: Open) -> None:
         async with leading(open_one("alice")) as (store, term):
@@ -118,7 +118,7 @@ class StoreContract:
 
             done = await commit_one(store, term, Delete("a", gone.version))
 
-            assert Done() == done
+            assert ChangeResult() == done
             assert {"b": kept} == (await store.load()).stored
 
     async def test_a_version_never_comes_back(self, open_one: Open) -> None:
@@ -143,7 +143,7 @@ class StoreContract:
 
             done = await store.commit(changes, term=term)
 
-            assert [None, Refusal.PORT_TAKEN, Refusal.CONFLICT, None] == [
+            assert [None, ChangeRefusal.PORT_TAKEN, ChangeRefusal.CONFLICT, None] == [
                 one.refusal for one in done
             ]
             assert {"taken", "a", "c"} == set((await store.load()).stored)
@@ -267,7 +267,7 @@ class StoreContract:
                 [Put(instance("b", port=1), NEW), Delete("a", a.version)], term=term
             )
 
-            assert (PORT_TAKEN, Done()) == done
+            assert (PORT_TAKEN, ChangeResult()) == done
 
     async def test_writers_that_race_never_share_a_port(self, open_one: Open) -> None:
         """Two processes of one term claim the same thirty ports, each in an order of its own."""
@@ -583,5 +583,5 @@ class StoreContract:
             assert "carol" == await carol[1].leader()
 
 
-def _ports(stored: Mapping[str, Stored]) -> dict[str, int]:
+def _ports(stored: Mapping[str, StoredInstance]) -> dict[str, int]:
     return {one: record.instance.port for one, record in stored.items()}

@@ -8,16 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from provisioning.errors import StoreUnavailableError
-from provisioning.model import Event, Instance, Listing, Phase, Reason
+from provisioning.model import Event, Instance, InventoryEntry, Phase, Reason
 from provisioning.store.base import (
     NEW,
     Change,
-    Done,
+    ChangeResult,
     LeaderSession,
     Leadership,
     Put,
     Store,
-    Stored,
+    StoredInstance,
     StoredSpec,
     Term,
     Update,
@@ -34,7 +34,7 @@ Open = Callable[[str], Opened]
 
 def instance(name: str = "chat-0001", *, port: int = 20_000, **fields: Any) -> Instance:
     """Return an instance; what is not given is plausible."""
-    given = {"node": "n1", "generation": 1, "phase": Phase.STARTING, "since_s": 1.5, **fields}
+    given = {"node": "n1", "generation": 1, "phase": Phase.STARTING, "phase_since_s": 1.5, **fields}
     return Instance(id=name, pool="chat", port=port, workload="sha256:0", **given)
 
 
@@ -47,7 +47,7 @@ def rich_instance(name: str = "chät/ 日本-😀%2F") -> Instance:
         port=65_535,
         generation=12,
         phase=Phase.DRAINING,
-        since_s=1_700_000_000.123_456,
+        phase_since_s=1_700_000_000.123_456,
         workload="sha256:ä",
         started_s=1e-9,
         reason=Reason.ROTATED,
@@ -60,7 +60,9 @@ def rich_instance(name: str = "chät/ 日本-😀%2F") -> Instance:
         cpus=0.1,
         memory_bytes=2**40,
         failed_on=("n1", "日本"),
-        listing=Listing("qwen/«ü»:8b", "ollama", "fe80::1%eth0", (("größe", "ä"), ("x", ""))),
+        inventory_entry=InventoryEntry(
+            "qwen/«ü»:8b", "ollama", "fe80::1%eth0", (("größe", "ä"), ("x", ""))
+        ),
         n_stop_tries=7,
     )
 
@@ -72,17 +74,19 @@ def instances(n: int, *, first_port: int = 1) -> list[Instance]:
     ]
 
 
-async def put(store: Store, term: Term, *made: Instance) -> tuple[Stored, ...]:
+async def put(store: Store, term: Term, *made: Instance) -> tuple[StoredInstance, ...]:
     """Store new instances, all of which must be accepted."""
-    done = await store.commit([Put(one, NEW) for one in made], term=term)
-    assert [None] * len(made) == [one.refusal for one in done]
-    return tuple(Stored(one, result.version) for one, result in zip(made, done, strict=True))
+    results = await store.commit([Put(one, NEW) for one in made], term=term)
+    assert [None] * len(made) == [one.refusal for one in results]
+    return tuple(
+        StoredInstance(one, result.version) for one, result in zip(made, results, strict=True)
+    )
 
 
-async def commit_one(store: Store, term: Term, change: Change) -> Done:
+async def commit_one(store: Store, term: Term, change: Change) -> ChangeResult:
     """Make one change and return what became of it."""
-    (done,) = await store.commit([change], term=term)
-    return done
+    (result,) = await store.commit([change], term=term)
+    return result
 
 
 @asynccontextmanager
@@ -131,6 +135,6 @@ def applied(view: View, updates: Sequence[Update]) -> View:
     return View(revision, stored, spec)
 
 
-def content(view: View) -> tuple[Mapping[str, Stored], StoredSpec | None]:
+def content(view: View) -> tuple[Mapping[str, StoredInstance], StoredSpec | None]:
     """Return what a view holds; in etcd, revisions grow by what others write as well."""
     return view.stored, view.spec

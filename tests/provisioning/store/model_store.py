@@ -12,11 +12,11 @@ from provisioning.model import Instance
 from provisioning.store.base import (
     NEW,
     Change,
+    ChangeRefusal,
+    ChangeResult,
     Delete,
-    Done,
     Put,
     PutSpec,
-    Refusal,
     Store,
     Term,
 )
@@ -87,29 +87,29 @@ class ModelStore:
     def _exists(self, name: str) -> bool:
         return self.spec is not None if name == SPEC else name in self.instances
 
-    def refusal(self, change: Change) -> Refusal | None:
+    def refusal(self, change: Change) -> ChangeRefusal | None:
         """Make the change, or say why not; versions of this commit are not known to anybody."""
         name = _name(change)
         if change.expected != (self.versions[name][-1] if self._exists(name) else NEW):
-            return Refusal.CONFLICT
+            return ChangeRefusal.CONFLICT
         match change:
             case Put(made):
                 others = [one for one in self.instances.values() if one.id != made.id]
                 if (made.node, made.port) in [(one.node, one.port) for one in others]:
-                    return Refusal.PORT_TAKEN
+                    return ChangeRefusal.PORT_TAKEN
                 self.instances[name] = made
             case Delete():
                 if name not in self.instances:
-                    return Refusal.CONFLICT
+                    return ChangeRefusal.CONFLICT
                 del self.instances[name]
             case PutSpec(text):
                 self.spec = text
         self.versions.setdefault(name, []).append(UNKNOWN)
         return None
 
-    def learn(self, changes: Sequence[Change], done: Sequence[Done]) -> None:
+    def learn(self, changes: Sequence[Change], results: Sequence[ChangeResult]) -> None:
         """Take over the versions that the real store gave."""
-        for change, one in zip(changes, done, strict=True):
+        for change, one in zip(changes, results, strict=True):
             if one.refusal is None:
                 self.versions[_name(change)].remove(UNKNOWN)
                 self.versions[_name(change)].append(one.version)
@@ -136,9 +136,9 @@ async def check_history(store: Store, term: Term, history: Sequence[Sequence[Wis
     for commit in history:
         changes = [model.change(wish, n := n + 1) for wish in commit]
         refusals = [model.refusal(change) for change in changes]
-        done = await store.commit(changes, term=term)
-        assert refusals == [one.refusal for one in done]
-        model.learn(changes, done)
+        results = await store.commit(changes, term=term)
+        assert refusals == [one.refusal for one in results]
+        model.learn(changes, results)
     last = await store.load()
 
     assert model.instances == {name: one.instance for name, one in last.stored.items()}

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_fleet.clock import Clock, SystemClock
-from provisioning.store.base import NEW, Change, Delete, Put, Stored
+from provisioning.store.base import NEW, Change, Delete, Put, StoredInstance
 from provisioning.store.factory import open_store
 from tests.provisioning.store.clocks import SleepyClock
 from tests.provisioning.store.examples import instance
@@ -36,7 +36,7 @@ MOVED = 10_000
 LONGEST_S = 0.05
 
 
-def changes(n: int, stored: Mapping[str, Stored]) -> list[Change]:
+def changes(n: int, stored: Mapping[str, StoredInstance]) -> list[Change]:
     """Return the n-th commit, from 1 on: make an instance, move the last one, delete one before."""
     made: list[Change] = [Put(instance(name(n), port=n), NEW)]
     if last := stored.get(name(n - 1)):

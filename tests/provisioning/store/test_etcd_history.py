@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.errors import CompactedError, StoreError, StoreUnavailableError
-from provisioning.store.base import NEW, Delete, Done, Put, PutSpec, Store, Term, Update
+from provisioning.store.base import NEW, ChangeResult, Delete, Put, PutSpec, Store, Term, Update
 from provisioning.store.etcd.client import Client
 from provisioning.store.etcd.store import Keys
 from tests.etcd import Cluster, encoded, etcd_cluster, gateway
@@ -189,7 +189,9 @@ async def test_a_full_etcd_says_what_to_do(etcd_binary: Path, tmp_path: Path) ->
 
             view = await store.load()
             # Deletions make room, and are let through.
-            assert Done() == await commit_one(store, term, Delete("a", view.stored["a"].version))
+            assert ChangeResult() == await commit_one(
+                store, term, Delete("a", view.stored["a"].version)
+            )
         await client.close()
 
 
