@@ -20,13 +20,8 @@ class State(StrEnum):
     DRAINING = "draining"
 
 
-class EngineName(StrEnum):
-    """The server kinds that can be polled; `auto` finds out which of the others it is."""
-
-    AUTO = "auto"
-    FLEET = "fleet"
-    OLLAMA = "ollama"
-    LLAMACPP = "llamacpp"
+AUTO = "auto"
+"""In the place of an engine's name: the exporter finds out which engine the instance needs."""
 
 
 class Status(StrEnum):
@@ -41,6 +36,18 @@ class Status(StrEnum):
     PROVISIONING = "provisioning"
     DRAINING = "draining"
     UNKNOWN = "unknown"
+
+
+class Condition(StrEnum):
+    """What is wrong with an instance that may be healthy all the same; a label value."""
+
+    __hash__ = str.__hash__
+
+    MODEL_NOT_LOADED = "model_not_loaded"
+    MODEL_NOT_INSTALLED = "model_not_installed"
+    NOTHING_LOADED = "nothing_loaded"
+    ON_CPU = "on_cpu"
+    STALLED = "stalled"
 
 
 class Outcome(StrEnum):
@@ -85,7 +92,8 @@ class Target:
     node: str = ""
     model: str = ""
     """Empty where the inventory does not say: then the instance's own answer counts."""
-    engine: EngineName = EngineName.AUTO
+    engine: str = AUTO
+    """A name in `exporter.engines.ENGINE_NAMES`."""
     state: State = State.RUNNING
     developer: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, hash=False)
@@ -119,6 +127,19 @@ class Histogram(msgspec.Struct, frozen=True, gc=False):
     sum_s: float
 
 
+class LoadedModel(msgspec.Struct, frozen=True, gc=False):
+    """A model in an instance's memory. None means that the instance does not say."""
+
+    name: str
+    """Without `:latest`."""
+    size_bytes: float | None = None
+    vram_bytes: float | None = None
+    """Less than `size_bytes`: partly or wholly on the CPU."""
+    expires_at_s: float | None = None
+    """When it is unloaded if nobody asks, in seconds since 1970 UTC. None: never, or not said."""
+    context_length: float | None = None
+
+
 class Values(msgspec.Struct, frozen=True, gc=False):
     """What an instance says about itself. None means that it does not say."""
 
@@ -136,6 +157,13 @@ class Values(msgspec.Struct, frozen=True, gc=False):
     errors_total: tuple[tuple[str, float], ...] = ()
     """(error type, count since the instance started), sorted by type."""
     request_duration: Histogram | None = None
+    loaded: tuple[LoadedModel, ...] | None = None
+    """At most 16; empty where nothing is loaded."""
+    installed: tuple[str, ...] | None = None
+    """At most 200 names, sorted, without `:latest`; None also where it was not asked."""
+    kv_cache_usage_ratio: float | None = None
+    time_to_first_token: Histogram | None = None
+    queue_time: Histogram | None = None
 
 
 NO_VALUES = Values()
@@ -158,7 +186,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     """The result of one poll of one instance."""
 
     verdict: Verdict
-    engine: EngineName
+    engine: str
     """The engine that was asked; `auto` while none was recognised."""
     polled_at_s: float
     """When the poll began, in seconds since 1970 UTC."""

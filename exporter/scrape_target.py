@@ -11,9 +11,9 @@ import msgspec
 from exporter.connection import Deadlines
 from exporter.counters import NO_DELTA, CounterState, Delta, rebase, update
 from exporter.engines import auto
-from exporter.engines.base import drop_implausible, mark_implausible
+from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
-from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
+from exporter.model import NO_VALUES, Outcome, Reading, Target, Values, Verdict
 from exporter.snapshot import Row, info_label_text, is_up, label_text, status_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class PollOptions:
     metrics_timeout_s: float
     identify_interval_s: float
     max_tokens_per_second: float
-    engines: Mapping[EngineName, Engine]
+    engines: Mapping[str, Engine]
     transport: TransportConfig
     clock: Clock
 
@@ -166,7 +166,7 @@ class ScrapeTarget:
             answers = await self._client.fetch(auto.PROBES, start.deadlines)
             name = auto.recognise(answers)
             if name is None:
-                return auto.unrecognised(answers)
+                return await self._judge_unrecognised(answers, start.deadlines)
             engine = self._options.engines[name]
         if self._engine is not engine:
             self._engine = engine
@@ -174,6 +174,13 @@ class ScrapeTarget:
         answers |= await self._fetch_rest(engine, answers, start.deadlines)
         self._identify_at_s = start.started_s + self._options.identify_interval_s
         return engine.read(answers)
+
+    async def _judge_unrecognised(self, answers: Answers, deadlines: Deadlines) -> Verdict:
+        """Ask for `/health` only now: it costs some servers that are recognised a generation."""
+        if auto.has_answered(answers):
+            deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
+            answers |= await self._client.fetch((HEALTH,), deadlines)
+        return auto.unrecognised(answers)
 
     async def _fetch_rest(self, engine: Engine, answers: Answers, deadlines: Deadlines) -> Answers:
         """Request the engine's paths that the probes did not include."""
@@ -183,7 +190,7 @@ class ScrapeTarget:
             deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
         return await self._client.fetch(rest, deadlines)
 
-    def _engine_name(self) -> EngineName:
+    def _engine_name(self) -> str:
         """Return what the server was known as last."""
         return self.target.engine if self._engine is None else self._engine.name
 

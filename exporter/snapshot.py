@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from exporter.counters import FleetCounters
-    from exporter.model import EngineName, Histogram
+    from exporter.model import Histogram
 
 
 Key = TypeVar("Key", bound="Hashable")
@@ -110,7 +110,7 @@ def label_text(target: Target, model: str) -> str:
     return f'instance_id="{escape(target.id)}",node="{escape(target.node)}",model="{escape(model)}"'
 
 
-def info_label_text(engine: EngineName, version: str, developer: str) -> str:
+def info_label_text(engine: str, version: str, developer: str) -> str:
     """Return the further labels of `ollama_instance_info`, escaped, without braces."""
     return f'engine="{engine}",version="{escape(version)}",developer="{escape(developer)}"'
 

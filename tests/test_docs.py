@@ -19,12 +19,11 @@ from alerts.settings import Settings
 from dashboards.cli import dashboards
 from exporter import catalogue, webconfig
 from exporter.config import build, read_file
-from exporter.engines import fleet, llamacpp, ollama
-from exporter.engines.base import Engine
+from exporter.engines import ENGINE_NAMES, ENGINES
 from exporter.exposition import BOUNDARY_TEXTS
 from exporter.inventory import Inventory, sources_for
 from exporter.inventory.sources import urls_of
-from exporter.model import EngineName, Outcome, Target
+from exporter.model import Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.snapshot import status_of
 from exporter.web import PATHS
@@ -172,7 +171,6 @@ def test_every_path_and_name_in_the_architecture_exists() -> None:
 
 def test_every_endpoint_outcome_and_engine_is_documented() -> None:
     target = Target("a", "127.0.0.1", 1)
-    engines: list[Engine] = [fleet.engine(), ollama.ENGINE, llamacpp.ENGINE]
     outcomes = table(EXPORTER, "outcome")
     rows = table(EXPORTER, "engine")
 
@@ -180,8 +178,8 @@ def test_every_endpoint_outcome_and_engine_is_documented() -> None:
     assert {str(one): str(status_of(target, reading(one))) for one in Outcome} == {
         name: cells[0] for name, cells in outcomes.items()
     }
-    assert set(EngineName) == set(rows)
-    for engine in engines:
+    assert set(ENGINE_NAMES) == set(rows)
+    for engine in ENGINES:
         asked = (", ".join(engine.requests), ", ".join(engine.identity_requests) or "–")
         assert asked == tuple(rows[str(engine.name)][:2])
 

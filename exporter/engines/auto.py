@@ -1,10 +1,10 @@
-"""List the engines, and find out which one an instance needs from what it answers."""
+"""Find out which engine an instance needs from what it answers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.engines import fleet, llamacpp, ollama
+from exporter.engines import ENGINES, fleet
 from exporter.engines.base import (
     HEALTH,
     MAX_DETAIL_CHARACTERS,
@@ -14,9 +14,8 @@ from exporter.engines.base import (
     status_verdict,
     without_metrics,
 )
-from exporter.engines.ollama import VERSION, read_version
-from exporter.errors import PollError
-from exporter.model import Answer, EngineName, Outcome, Verdict
+from exporter.engines.ollama import VERSION
+from exporter.model import Answer, Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,36 +23,33 @@ if TYPE_CHECKING:
     from exporter.engines.base import Engine
 
 
-PROBES = (HEALTH, fleet.METRICS, VERSION, llamacpp.METRICS)
+_ALL_PROBES = dict.fromkeys(path for engine in ENGINES for path in engine.probes)
+PROBES = tuple(sorted(_ALL_PROBES, key=lambda path: path.endswith("metrics")))
+"""Metrics may be slow, so they come last: the first answer has only the health timeout."""
 
 HALF_DETAIL = MAX_DETAIL_CHARACTERS // 2
 
-LLAMACPP_PREFIX = b"llamacpp:"
-LLAMACPP_SWITCHED_OFF = b"not_supported_error"
+
+def recognise(answers: Answers) -> str | None:
+    """Return the name of the first engine that the answers to PROBES fit, or None."""
+    return next((engine.name for engine in ENGINES if engine.recognise(answers)), None)
 
 
-def recognise(answers: Answers) -> EngineName | None:
-    """Return the engine that the answers fit, or None.
-
-    What only one kind has is looked at first: `/health` alone proves nothing, many servers have it.
-    """
-    if _is_fleet(answers[fleet.METRICS]):
-        return EngineName.FLEET
-    if read_version(answers[VERSION]) is not None:
-        return EngineName.OLLAMA
-    if _is_llamacpp(answers[llamacpp.METRICS]):
-        return EngineName.LLAMACPP
-    return None
+def has_answered(answers: Answers) -> bool:
+    """Return whether the instance answered a probe, so that it is worth asking for `/health`."""
+    return any(isinstance(answer, Answer) for answer in answers.values())
 
 
 def unrecognised(answers: Answers) -> Verdict:
-    """Return the verdict on an instance that no engine fits.
+    """Return the verdict on an instance that no engine fits, by its `/health` if that was asked.
 
     It may still be up: a good `/health` counts as healthy, with its metrics missing.
     """
+    if HEALTH not in answers:
+        return read_health(answers[PROBES[0]])
     verdict = read_health(answers[HEALTH])
     if verdict.outcome is Outcome.OK:
-        detail = f"none of {', '.join(PROBES[1:])} answered as a known server does"
+        detail = f"none of {', '.join(PROBES)} answered as a known server does"
         return without_metrics(Outcome.UNRECOGNISED, detail)
     version = answers[VERSION]
     if verdict.outcome is Outcome.HTTP_STATUS and isinstance(version, Answer):
@@ -68,29 +64,7 @@ def _neither(health: Verdict, version: Verdict) -> Verdict:
     return Verdict(Outcome.UNRECOGNISED, f"no known server: {said}")
 
 
-def _is_fleet(answer: Answer | PollError) -> bool:
-    if not isinstance(answer, Answer) or answer.status != 200:
-        return False
-    try:
-        fleet.decode(answer.body)
-    except PollError:
-        return False
-    return True
-
-
-def _is_llamacpp(answer: Answer | PollError) -> bool:
-    """llama-server has `/metrics`, or says in JSON with status 501 that it was not switched on."""
-    if not isinstance(answer, Answer):
-        return False
-    if answer.status == 501:
-        return LLAMACPP_SWITCHED_OFF in answer.body
-    return answer.status == 200 and LLAMACPP_PREFIX in answer.body
-
-
-def all_engines(*, latency_unit_s: float) -> Mapping[EngineName, Engine]:
-    """Return every engine but `auto`, which is a way to choose among these."""
-    return {
-        EngineName.FLEET: fleet.engine(latency_unit_s=latency_unit_s),
-        EngineName.OLLAMA: ollama.ENGINE,
-        EngineName.LLAMACPP: llamacpp.ENGINE,
-    }
+def all_engines(*, latency_unit_s: float) -> Mapping[str, Engine]:
+    """Return every engine by its name; `auto` is none, but a way to choose among them."""
+    known = {engine.name: engine for engine in ENGINES}
+    return known | {fleet.ENGINE.name: fleet.engine(latency_unit_s=latency_unit_s)}

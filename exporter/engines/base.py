@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import msgspec
 
 from exporter.errors import PollError
-from exporter.model import NO_VALUES, Answer, EngineName, Outcome, Values, Verdict
+from exporter.model import NO_VALUES, Answer, Outcome, Values, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,12 +35,24 @@ Amount = Annotated[float, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
 class Engine:
     """A server kind: what to ask it, and how to read what it says."""
 
-    name: EngineName
+    name: str
     requests: tuple[str, ...]
     """Paths asked at each poll, the health check first."""
     read: Callable[[Answers], Verdict]
+    probes: tuple[str, ...]
+    """Paths that only such a server answers so. No health check: some of those cost a generation.
+
+    Every instance of unknown kind is asked for the probes of all engines."""
+    recognise: Callable[[Answers], bool]
+    """Return whether the answers to the probes are those of such a server."""
     identity_requests: tuple[str, ...] = ()
     """Paths asked as well when an instance is new, came back, or was last identified long ago."""
+
+
+def good_body(answers: Answers, path: str) -> bytes | None:
+    """Return what a path answered with status 200; None where it did not, or was not asked."""
+    answer = answers.get(path)
+    return answer.body if isinstance(answer, Answer) and answer.status == 200 else None
 
 
 class _HealthBody(msgspec.Struct, gc=False):

@@ -34,13 +34,14 @@ from exporter.engines.base import (
     Engine,
     clipped,
     decode_json,
+    good_body,
     healthy,
     metrics_body,
     read_health,
     without_metrics,
 )
 from exporter.errors import PollError
-from exporter.model import NO_VALUES, EngineName, Histogram, Outcome, Values, Verdict
+from exporter.model import NO_VALUES, Histogram, Outcome, Values, Verdict
 
 METRICS = "/api/metrics"
 
@@ -85,7 +86,25 @@ _decode_metric = {
 
 def engine(*, latency_unit_s: float = 1.0) -> Engine:
     """Return the engine for servers whose `latency_p99` is in units of `latency_unit_s` seconds."""
-    return Engine(EngineName.FLEET, (HEALTH, METRICS), partial(read, latency_unit_s=latency_unit_s))
+    return Engine(
+        name="fleet",
+        requests=(HEALTH, METRICS),
+        read=partial(read, latency_unit_s=latency_unit_s),
+        probes=(METRICS,),
+        recognise=recognise,
+    )
+
+
+def recognise(answers: Answers) -> bool:
+    """Return whether `/api/metrics` is an object with one of the dialect's own keys."""
+    body = good_body(answers, METRICS)
+    if body is None:
+        return False
+    try:
+        decode(body)
+    except PollError:
+        return False
+    return True
 
 
 def read(answers: Answers, *, latency_unit_s: float) -> Verdict:
@@ -194,3 +213,6 @@ def _histogram(duration: _Duration | None, faults: list[str]) -> Histogram | Non
             return Histogram(cumulative, duration.sum)
         faults.append("request_duration_seconds is not cumulative")
     return None
+
+
+ENGINE = engine()

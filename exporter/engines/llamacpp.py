@@ -27,7 +27,7 @@ from exporter.engines.base import (
     without_metrics,
 )
 from exporter.errors import PollError
-from exporter.model import NO_VALUES, Answer, EngineName, Outcome, Values, Verdict
+from exporter.model import NO_VALUES, Answer, Outcome, Values, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 METRICS = "/metrics"
 PROPS = "/props"
 
+PREFIX = b"llamacpp:"
 GENERATED = "llamacpp:tokens_predicted_total"
 GENERATING_S = "llamacpp:tokens_predicted_seconds_total"
 PROMPT = "llamacpp:prompt_tokens_total"
@@ -103,7 +104,27 @@ def _read_props(answer: Answer | PollError | None) -> _Props:
         return _Props()
 
 
-ENGINE = Engine(EngineName.LLAMACPP, (HEALTH, METRICS), read, (PROPS,))
+SWITCHED_OFF = b"not_supported_error"
+
+
+def recognise(answers: Answers) -> bool:
+    """Return whether `/metrics` is llama-server's, or says with 501 that it was not switched on."""
+    answer = answers.get(METRICS)
+    if not isinstance(answer, Answer):
+        return False
+    if answer.status == 501:
+        return SWITCHED_OFF in answer.body
+    return answer.status == 200 and PREFIX in answer.body
+
+
+ENGINE = Engine(
+    name="llamacpp",
+    requests=(HEALTH, METRICS),
+    read=read,
+    probes=(METRICS,),
+    recognise=recognise,
+    identity_requests=(PROPS,),
+)
 
 
 MAX_SHOWN_BYTES = 50

@@ -21,7 +21,7 @@ from exporter.engines.base import (
     without_metrics,
 )
 from exporter.errors import PollError
-from exporter.model import Answer, EngineName, Outcome, Values, Verdict
+from exporter.model import Answer, Outcome, Values, Verdict
 
 ROOT = "/"
 LOADED = "/api/ps"
@@ -86,4 +86,16 @@ def _read_models(body: bytes) -> tuple[str, ...]:
     return tuple(sorted(model.name[:MAX_NAME_CHARACTERS] for model in loaded))[:MAX_MODELS]
 
 
-ENGINE = Engine(EngineName.OLLAMA, (ROOT, LOADED), read, (VERSION,))
+def recognise(answers: Answers) -> bool:
+    """Return whether `/api/version` gives a version, which no other server does."""
+    return read_version(answers.get(VERSION)) is not None
+
+
+ENGINE = Engine(
+    name="ollama",
+    requests=(ROOT, LOADED),
+    read=read,
+    probes=(VERSION,),
+    recognise=recognise,
+    identity_requests=(VERSION,),
+)

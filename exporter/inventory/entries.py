@@ -7,11 +7,12 @@ from dataclasses import replace
 from sys import intern
 from typing import NamedTuple
 
+from exporter.engines import ENGINE_NAMES
 from exporter.errors import InputError
 from exporter.inventory.address import Address, parse_host, parse_netloc, parse_url
 from exporter.inventory.checks import shown
 from exporter.inventory.fields import Fields, Problems, Record
-from exporter.model import EngineName, State, Target
+from exporter.model import AUTO, State, Target
 from ollama_fleet.problems import Problem
 
 FIELDS = frozenset({"id", "node", "model", "engine", "state", "developer"})
@@ -209,7 +210,7 @@ class Description(NamedTuple):
     id: str
     node: str
     model: str
-    engine: EngineName
+    engine: str
     state: State
     developer: str
 
@@ -221,7 +222,7 @@ def describe(fields: Fields) -> Description:
         # A fleet has many instances but few nodes, models and developers: one copy of each.
         node=intern(fields.text("node")),
         model=intern(fields.text("model")),
-        engine=fields.choice("engine", EngineName.AUTO),
+        engine=fields.one_of("engine", ENGINE_NAMES, AUTO),
         state=fields.choice("state", State.RUNNING),
         developer=intern(fields.text("developer")),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
+from sys import intern
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -74,18 +75,19 @@ class Fields:
 
     def choice(self, key: str, default: ChoiceT) -> ChoiceT:
         """Return one of the members of the default's enumeration."""
+        members = type(default)
+        return members(self.one_of(key, [member.value for member in members], default.value))
+
+    def one_of(self, key: str, known: Collection[str], default: str) -> str:
+        """Return one of the known words; the default when it is absent, null, empty or refused."""
         value = self.values.get(key)
         if value is None or value == "":
             return default
-        members = type(default)
-        word = value if isinstance(value, str) else shown(value)
-        try:
-            return members(word)
-        except ValueError:
-            known = [member.value for member in members]
-            guess = did_you_mean(word, known)
-            self.complain(key, f"must be one of {', '.join(known)}, got {shown(value)}{guess}")
-            return default
+        if isinstance(value, str) and value in known:
+            return intern(value)
+        guess = did_you_mean(value if isinstance(value, str) else shown(value), known)
+        self.complain(key, f"must be one of {', '.join(known)}, got {shown(value)}{guess}")
+        return default
 
     def parsed(self, key: str, parse: Callable[[str], ParsedT]) -> ParsedT | None:
         """Return what `parse` makes of a text that must be there; None when it is refused."""

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from exporter.inventory import Inventory, sources_for
-from exporter.model import EngineName, Outcome, State, Target, Values
+from exporter.model import Outcome, State, Target, Values
 from exporter.steps import run_with_pauses
 from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.spec import RELEASES, FleetSpec, Mode
@@ -40,7 +40,7 @@ async def test_the_inventory_is_read_as_it_was_meant(tmp_path: Path) -> None:
     assert (meant["id"], meant["url"]) == (target.id, target.url)
     assert (meant["node"], meant["model"]) == (target.node, target.model)
     assert (meant["developer"], meant["labels"]) == (target.developer, dict(target.labels))
-    assert (EngineName.FLEET, State.RUNNING) == (target.engine, target.state)
+    assert ("fleet", State.RUNNING) == (target.engine, target.state)
 
 
 ARTICLE = {"tokens_per_second", "latency_p99_s", "errors_total"}

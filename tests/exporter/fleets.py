@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exporter.counters import CounterState, FleetCounters, update
 from exporter.exposition import Exposition, Format, assemble, fleet_chunks, instance_chunks
-from exporter.model import NO_VALUES, EngineName, Outcome, Reading, Target, Values, Verdict
+from exporter.model import NO_VALUES, Outcome, Reading, Target, Values, Verdict
 from exporter.snapshot import (
     Aggregation,
     Row,
@@ -21,7 +21,7 @@ NOW_S = 1_800_000_000.0
 def reading(
     outcome: Outcome = Outcome.OK, values: Values = NO_VALUES, duration_s: float = 0.002
 ) -> Reading:
-    return Reading(Verdict(outcome, values=values), EngineName.FLEET, NOW_S, duration_s)
+    return Reading(Verdict(outcome, values=values), "fleet", NOW_S, duration_s)
 
 
 def row(target: Target, seen: Reading | None = None) -> Row:

@@ -17,7 +17,7 @@ from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.exposition import Format
 from exporter.instance_client import TransportConfig
 from exporter.inventory import WHOLE, diff
-from exporter.model import EngineName, Outcome, State, Status, Target
+from exporter.model import Outcome, State, Status, Target
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
@@ -109,7 +109,7 @@ class Polled:
 def target(
     instance_id: str,
     port: int,
-    engine: EngineName = EngineName.FLEET,
+    engine: str = "fleet",
     state: State = State.RUNNING,
     **rest: str,
 ) -> Target:

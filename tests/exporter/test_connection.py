@@ -17,7 +17,7 @@ import pytest
 
 from exporter.connection import Connection, dial
 from exporter.errors import PollError
-from exporter.model import EngineName, Target
+from exporter.model import Target
 from tests.exporter.pollers import Polled, hastily_polling, target
 from tests.exporter.servers import Handler, answering, hanging, response, saying, serving
 from tests.ports import free_port
@@ -55,7 +55,7 @@ async def fleet_without_collector() -> AsyncIterator[Polled]:
             for kind, handler in SERVERS.items()
         ]
         targets.append(target("refuses", free_port()))
-        targets.append(Target("no name", "no-such-host.invalid", 80, engine=EngineName.FLEET))
+        targets.append(Target("no name", "no-such-host.invalid", 80, engine="fleet"))
         gc.collect()
         gc.disable()
         stack.callback(gc.enable)

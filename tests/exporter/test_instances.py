@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from exporter.instances import Filter, parse_filter, to_json
-from exporter.model import EngineName, Outcome, State, Target, Values
+from exporter.model import Outcome, State, Target, Values
 from exporter.scrape_target import LastFailure
 from exporter.snapshot import Row
 from tests.exporter.fleets import NOW_S, reading, row
@@ -16,7 +16,7 @@ A = row(
     reading(values=Values(tokens_per_second=42.0, version="0.4.0")),
 )
 B = row(Target("b", "10.0.0.2", 11434, node="n2", model="phi3"), reading(Outcome.TIMEOUT))
-C = row(Target("c", "10.0.0.2", 11435, node="n2", engine=EngineName.OLLAMA))
+C = row(Target("c", "10.0.0.2", 11435, node="n2", engine="ollama"))
 D = row(Target("d", "10.0.0.2", 11436, node="n2", state=State.PROVISIONING))
 
 FAILURE = LastFailure(Outcome.REFUSED, "connection refused", NOW_S - 90.0)

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from exporter.counters import update
-from exporter.model import EngineName, Outcome, State, Status, Target
+from exporter.model import Outcome, State, Status, Target
 from exporter.poller import AT_ONCE, MAX_SLOTS, TICK_S, Wheel, phase_s
 from exporter.scrape_target import PollStart, ScrapeTarget
 from exporter.selfmetrics import Request
@@ -296,13 +296,13 @@ async def test_a_draining_instance_is_still_asked() -> None:
 @pytest.mark.parametrize(
     ("bodies", "expected"),
     [
-        (FLEET, EngineName.FLEET),
-        (OLLAMA, EngineName.OLLAMA),
-        (LLAMACPP, EngineName.LLAMACPP),
+        (FLEET, "fleet"),
+        (OLLAMA, "ollama"),
+        (LLAMACPP, "llamacpp"),
     ],
 )
 async def test_auto_finds_out_what_it_polls_and_remembers(
-    bodies: dict[str, bytes], expected: EngineName
+    bodies: dict[str, bytes], expected: str
 ) -> None:
     asked: Counter[str] = Counter()
 
@@ -312,7 +312,7 @@ async def test_auto_finds_out_what_it_polls_and_remembers(
             return super().__contains__(path)
 
     async with serving(answering(Counting(bodies))) as port:
-        async with watching(target("a", port, EngineName.AUTO)) as polled:
+        async with watching(target("a", port, "auto")) as polled:
             await eventually(lambda: polled.status("a") == Status.HEALTHY)
             probed = Counter(asked)
             for _ in range(3):
@@ -326,16 +326,16 @@ async def test_auto_finds_out_what_it_polls_and_remembers(
 
 async def test_auto_looks_again_when_another_server_took_the_place() -> None:
     server = Server(answering(FLEET))
-    async with serving(server) as port, watching(target("a", port, EngineName.AUTO)) as polled:
+    async with serving(server) as port, watching(target("a", port, "auto")) as polled:
         await eventually(lambda: polled.status("a") == Status.HEALTHY)
 
         server.become(answering(OLLAMA))
 
-        def engine() -> EngineName | None:
+        def engine() -> str | None:
             seen = polled.poller.scrape_targets["a"].row.reading
             return None if seen is None else seen.engine
 
-        await eventually(lambda: engine() == EngineName.OLLAMA)
+        await eventually(lambda: engine() == "ollama")
         await eventually(lambda: polled.status("a") == Status.HEALTHY)
 
 
@@ -351,7 +351,7 @@ async def test_auto_gives_slow_figures_their_whole_time() -> None:
                 writer.write(response(FLEET[path]) if known else response(b"", "404 Not Found"))
 
     async with serving(slow) as port:
-        auto = target("a", port, EngineName.AUTO)
+        auto = target("a", port, "auto")
         async with watching(auto, health_timeout_s=0.1) as polled:
             await eventually(lambda: polled.outcome("a") == Outcome.OK)
 
@@ -496,7 +496,7 @@ async def test_hundreds_of_names_that_hang_delay_no_poll_of_a_good_one(
     try:
         async with serving(answering(FLEET)) as port, watching(*dead) as polled:
             await eventually(lambda: 400 == sum(not polled.is_idle(one.id) for one in dead))
-            await polled.update(*dead, Target("good", "good", port, engine=EngineName.FLEET))
+            await polled.update(*dead, Target("good", "good", port, engine="fleet"))
             for _ in range(3):
                 await polled.polled_again("good")
                 assert Outcome.OK == polled.outcome("good")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from exporter.engines import auto
+from exporter.engines.base import HEALTH
 from exporter.errors import PollError
-from exporter.model import Answer, EngineName, Outcome
+from exporter.model import Answer, Outcome
 from tests.exporter.engines.bodies import (
     FLEET_METRICS,
     FLEET_OK,
@@ -12,10 +15,7 @@ from tests.exporter.engines.bodies import (
     LLAMACPP_LOADING,
     LLAMACPP_METRICS,
     LLAMACPP_NO_METRICS,
-    LLAMACPP_NOT_FOUND,
-    LLAMACPP_OK,
     OLLAMA_FOREIGN_HOST,
-    OLLAMA_NOT_FOUND,
     OLLAMA_VERSION,
     nested,
 )
@@ -24,32 +24,29 @@ GONE = PollError(Outcome.REFUSED, "refused")
 NOT_FOUND = Answer(404, b"")
 
 
-def probed(*answers: Answer | PollError) -> dict[str, Answer | PollError]:
-    return dict(zip(auto.PROBES, answers, strict=True))
+PATHS = (*auto.PROBES, HEALTH)
 
 
-KNOWN: dict[str, tuple[EngineName, tuple[Answer | PollError, ...]]] = {
-    "fleet": (EngineName.FLEET, (FLEET_OK, FLEET_METRICS, NOT_FOUND, NOT_FOUND)),
-    "ollama": (
-        EngineName.OLLAMA,
-        (OLLAMA_NOT_FOUND, OLLAMA_NOT_FOUND, OLLAMA_VERSION, OLLAMA_NOT_FOUND),
-    ),
-    "llama-server": (
-        EngineName.LLAMACPP,
-        (LLAMACPP_OK, LLAMACPP_NOT_FOUND, LLAMACPP_NOT_FOUND, Answer(200, LLAMACPP_METRICS)),
-    ),
-    "llama-server without --metrics": (
-        EngineName.LLAMACPP,
-        (LLAMACPP_OK, LLAMACPP_NOT_FOUND, LLAMACPP_NOT_FOUND, LLAMACPP_NO_METRICS),
-    ),
+def answers_of(
+    by_path: Mapping[str, Answer | PollError], rest: Answer | PollError = NOT_FOUND
+) -> dict[str, Answer | PollError]:
+    """Return the answers to all probes and to `/health`: those given, and the rest."""
+    return {path: by_path.get(path, rest) for path in PATHS}
+
+
+KNOWN: dict[str, tuple[str, Mapping[str, Answer | PollError]]] = {
+    "fleet": ("fleet", {"/health": FLEET_OK, "/api/metrics": FLEET_METRICS}),
+    "ollama": ("ollama", {"/api/version": OLLAMA_VERSION}),
+    "llama-server": ("llamacpp", {"/metrics": Answer(200, LLAMACPP_METRICS)}),
+    "llama-server without --metrics": ("llamacpp", {"/metrics": LLAMACPP_NO_METRICS}),
 }
 
-UNKNOWN: dict[str, tuple[Outcome, tuple[Answer | PollError, ...]]] = {
-    "one that loads its model": (Outcome.LOADING, (LLAMACPP_LOADING,) * 4),
-    "one that is gone": (Outcome.REFUSED, (GONE,) * 4),
-    "an Ollama that does not know the Host": (Outcome.FORBIDDEN, (OLLAMA_FOREIGN_HOST,) * 4),
-    "a web site": (Outcome.BAD_BODY, (HTML,) * 4),
-    "nothing that we know": (Outcome.UNRECOGNISED, (NOT_FOUND,) * 4),
+UNKNOWN: dict[str, tuple[Outcome, Answer | PollError]] = {
+    "one that loads its model": (Outcome.LOADING, LLAMACPP_LOADING),
+    "one that is gone": (Outcome.REFUSED, GONE),
+    "an Ollama that does not know the Host": (Outcome.FORBIDDEN, OLLAMA_FOREIGN_HOST),
+    "a web site": (Outcome.BAD_BODY, HTML),
+    "nothing that we know": (Outcome.UNRECOGNISED, NOT_FOUND),
 }
 
 
@@ -57,23 +54,36 @@ UNKNOWN: dict[str, tuple[Outcome, tuple[Answer | PollError, ...]]] = {
 def test_each_kind_of_server_is_recognised(case: str) -> None:
     expected, answers = KNOWN[case]
 
-    assert expected == auto.recognise(probed(*answers))
+    assert expected == auto.recognise(answers_of(answers))
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_what_is_not_recognised_says_what_it_did(case: str) -> None:
-    expected, answers = UNKNOWN[case]
+    expected, answer = UNKNOWN[case]
+    answers = answers_of({}, answer)
 
-    assert auto.recognise(probed(*answers)) is None
-    verdict = auto.unrecognised(probed(*answers))
+    assert auto.recognise(answers) is None
+    verdict = auto.unrecognised(answers)
     assert expected == verdict.outcome
     assert verdict.detail
+
+
+def test_one_that_answered_no_probe_is_not_asked_for_its_health() -> None:
+    probed = dict.fromkeys(auto.PROBES, GONE)
+
+    assert not auto.has_answered(probed)
+    assert Outcome.REFUSED is auto.unrecognised(probed).outcome
+
+
+def test_no_probe_costs_a_generation() -> None:
+    """SGLang generates a token for each `/health` and `/health_generate`."""
+    assert not [path for path in auto.PROBES if "health" in path]
 
 
 def test_what_two_pages_said_is_quoted_short() -> None:
     chatty = Answer(404, b"x" * 5_000)
 
-    verdict = auto.unrecognised(probed(chatty, chatty, chatty, chatty))
+    verdict = auto.unrecognised(answers_of({}, chatty))
 
     assert "/health" in verdict.detail
     assert "/api/version" in verdict.detail
@@ -82,13 +92,13 @@ def test_what_two_pages_said_is_quoted_short() -> None:
 
 @pytest.mark.parametrize("status", [200, 503])
 def test_answers_nested_without_end_are_no_known_servers(status: int) -> None:
-    answers = probed(*[Answer(status, nested(b"{"))] * 4)
+    answers = answers_of({}, Answer(status, nested(b"{")))
 
     assert auto.recognise(answers) is None
     assert Outcome.OK is not auto.unrecognised(answers).outcome
 
 
 def test_an_unknown_server_with_a_good_health_is_healthy_without_figures() -> None:
-    verdict = auto.unrecognised(probed(Answer(200, b""), NOT_FOUND, NOT_FOUND, NOT_FOUND))
+    verdict = auto.unrecognised(answers_of({HEALTH: Answer(200, b"")}))
 
     assert (Outcome.OK, Outcome.UNRECOGNISED) == (verdict.outcome, verdict.metrics_outcome)

@@ -10,7 +10,7 @@ from typing import Any
 
 from exporter.counters import Counter, CounterState, FleetCounters
 from exporter.inventory import WHOLE, Shard, SourceState
-from exporter.model import EngineName, Outcome, Reading, State, Target, Values, Verdict
+from exporter.model import Outcome, Reading, State, Target, Values, Verdict
 from exporter.poller import Poller
 from exporter.responses import ResponseSender
 from exporter.scrape_target import LastFailure
@@ -58,7 +58,7 @@ def cell(
     node: str = "n1",
     model: str = "m",
     developer: str = "",
-    engine: EngineName = EngineName.FLEET,
+    engine: str = "fleet",
     state: State = State.RUNNING,
     outcome: Outcome | None = Outcome.OK,
     speed: float | None = None,

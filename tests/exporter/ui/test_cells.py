@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.instances import Filter
-from exporter.model import EngineName, Outcome, State, Status
+from exporter.model import Outcome, State, Status
 from exporter.snapshot import Row
 from exporter.ui import cells
 from exporter.ui.cells import N_WORST, STATUS, STATUS_CODES, UNKNOWN, Columns, Value, columns, worst
@@ -74,7 +74,7 @@ def test_other_models_and_engines_are_no_peers() -> None:
     rows = [
         *[cell(f"a{n}", model="m1", speed=10.0 + n) for n in range(3)],
         *[cell(f"b{n}", model="m2", speed=100.0) for n in range(3)],
-        *[cell(f"c{n}", model="m1", engine=EngineName.OLLAMA, speed=50.0) for n in range(2)],
+        *[cell(f"c{n}", model="m1", engine="ollama", speed=50.0) for n in range(2)],
     ]
 
     assert [91, 100, 109, 100, 100, 100, UNKNOWN, UNKNOWN] == column(Value.SPEED, *rows)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from exporter.model import EngineName, Outcome, State
+from exporter.model import Outcome, State
 from exporter.snapshot import Row
 from exporter.ui.layout import Layout, next_layout
 from tests.exporter.ui.building import cell, run
@@ -58,7 +58,7 @@ def test_peers_have_the_same_model_and_engine() -> None:
     layout = layout_of(
         cell("a", model="m1"),
         cell("b", model="m2"),
-        cell("c", model="m1", engine=EngineName.OLLAMA),
+        cell("c", model="m1", engine="ollama"),
         cell("d", model="m1"),
     )
 
@@ -98,7 +98,7 @@ DRAWN: list[list[Row]] = [
     [cell("a"), cell("b", node="n2")],
     [cell("a"), cell("b", model="m2")],
     [cell("a"), cell("b", developer="ada")],
-    [cell("a"), cell("b", engine=EngineName.OLLAMA)],
+    [cell("a"), cell("b", engine="ollama")],
     [],
 ]
 
