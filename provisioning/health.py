@@ -16,7 +16,7 @@ from provisioning.actions import Unhealthy
 from provisioning.budget import phase_ratio
 from provisioning.errors import NotAskedError
 from provisioning.eventlog import EventLog
-from provisioning.model import Instance, Phase, Probe
+from provisioning.model import Canary, Instance, Phase, Probe
 from provisioning.runtime.base import ProberOf
 from provisioning.spec.defaults import ENGINES, Engine
 from provisioning.store.base import StoredInstance
@@ -28,6 +28,8 @@ IDLE_S = 0.5
 MAX_AT_ONCE = 1000
 """10,000 instances that all hang for 2 s would take 2,000 descriptors; those that wait for their
 turn are asked late, which is no failure."""
+MAX_CANARIES_AT_ONCE = 100
+"""Beside those: canaries that stall must not hold up health checks."""
 BURST = 5
 """Lines per window about unhealthy instances: a node that is gone has many."""
 MAX_FAULT = 300
@@ -43,15 +45,33 @@ class ProbeTarget(msgspec.Struct, frozen=True):
     host: str
     port: int
     probe: Probe
+    canary: Canary | None = None
+    engine: str = ""
+    model: str = ""
 
 
 class ProbeState:
-    """A probe target, and how its latest answers were."""
+    """A probe target, how it is asked, and how its latest answers were."""
 
-    __slots__ = ("first_failure_s", "is_asking", "is_reset", "n_failures", "target")
+    __slots__ = (
+        "canary",
+        "first_failure_s",
+        "interval_s",
+        "is_asking",
+        "is_reset",
+        "n_allowed",
+        "n_failures",
+        "target",
+        "unhealthy",
+    )
 
-    def __init__(self, target: ProbeTarget) -> None:
+    def __init__(self, target: ProbeTarget, canary: Canary | None = None) -> None:
+        """Ask by the canary; None: by the target's health check."""
         self.target = target
+        self.canary = canary
+        self.interval_s = canary.period_s if canary else target.probe.interval_s
+        self.n_allowed = (canary or target.probe).n_failures - 1
+        self.unhealthy: Unhealthy | None = None
         self.n_failures = 0
         self.first_failure_s = 0.0
         self.is_asking = False
@@ -66,13 +86,14 @@ class HealthMonitor:
         self._prober_of = prober_of
         self._clock = clock
         self._on_change = on_change
-        self._states: dict[str, ProbeState] = {}
+        self._states: dict[str, tuple[ProbeState, ...]] = {}
         self._unhealthy: dict[str, Unhealthy] = {}
         self._due: list[tuple[float, int, str, ProbeState]] = []
         self._numbers = itertools.count()  # so that no two in the heap compare equal
         self._asking: set[asyncio.Task[None]] = set()
         self._events = EventLog(log, clock)
         self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
+        self._canary_turns = asyncio.Semaphore(descriptors.share(MAX_CANARIES_AT_ONCE))
 
     def __repr__(self) -> str:
         n_unhealthy = len(self._unhealthy)
@@ -85,12 +106,15 @@ class HealthMonitor:
 
     def watch(self, instance_id: str, target: ProbeTarget) -> None:
         """Ask an instance from now on; one that is asked alike already is not disturbed."""
-        state = self._states.get(instance_id)
-        if state and state.target == target:
+        states = self._states.get(instance_id)
+        if states and states[0].target == target:
             return
         self._unhealthy.pop(instance_id, None)
-        new = self._states[instance_id] = ProbeState(target)
-        self._push(self._first_due_s(instance_id, target.probe), instance_id, new)
+        probed = ProbeState(target)
+        canaries = (ProbeState(target, target.canary),) if target.canary else ()
+        new = self._states[instance_id] = (probed, *canaries)
+        for state in new:
+            self._push(self._first_due_s(instance_id, state.interval_s), instance_id, state)
 
     def unwatch(self, instance_id: str) -> None:
         """Ask an instance no more."""
@@ -102,11 +126,16 @@ class HealthMonitor:
 
         Only once until an instance answers well again: a node that flaps hides no failure.
         """
-        for instance_id, state in self._states.items():
-            if state.target.node == node and state.n_failures and not state.is_reset:
-                state.is_reset = True
-                state.n_failures = 0
-                self._unhealthy.pop(instance_id, None)
+        for instance_id, states in self._states.items():
+            if states[0].target.node == node:
+                for state in states:
+                    self._reset(instance_id, state)
+
+    def _reset(self, instance_id: str, state: ProbeState) -> None:
+        if state.n_failures and not state.is_reset:
+            state.is_reset = True
+            state.n_failures = 0
+            self._judge(instance_id, state, None)
 
     def clear(self) -> None:
         """Ask nobody any more, and know nothing."""
@@ -125,10 +154,10 @@ class HealthMonitor:
                 task.cancel()
             await asyncio.gather(*self._asking, return_exceptions=True)
 
-    def _first_due_s(self, instance_id: str, probe: Probe) -> float:
+    def _first_due_s(self, instance_id: str, interval_s: float) -> float:
         """Return when an instance is asked first: at its phase, the same after every restart."""
-        phase_s = phase_ratio(instance_id) * probe.interval_s
-        wait_s = (phase_s - self._clock.unix_s()) % probe.interval_s
+        phase_s = phase_ratio(instance_id) * interval_s
+        wait_s = (phase_s - self._clock.unix_s()) % interval_s
         return self._clock.monotonic_s() + wait_s
 
     def _push(self, due_s: float, instance_id: str, state: ProbeState) -> None:
@@ -143,9 +172,9 @@ class HealthMonitor:
         now_s = self._clock.monotonic_s()
         while self._due and self._due[0][0] <= now_s:
             due_s, _, instance_id, state = heapq.heappop(self._due)
-            if self._states.get(instance_id) is not state:
+            if state not in self._states.get(instance_id, ()):
                 continue  # it is gone, or another generation of it is asked
-            interval_s = state.target.probe.interval_s
+            interval_s = state.interval_s
             # After a long stall one question is enough.
             missed_s = max(0.0, now_s - due_s) // interval_s * interval_s
             self._push(due_s + missed_s + interval_s, instance_id, state)
@@ -159,18 +188,25 @@ class HealthMonitor:
         task.add_done_callback(self._ended)
 
     async def _ask(self, instance_id: str, state: ProbeState) -> None:
-        target = state.target
         try:
-            async with self._turns:
-                prober = self._prober_of(target.node)
-                fault = await prober.ask(target.host, target.port, target.probe)
+            async with self._canary_turns if state.canary else self._turns:
+                fault = await self._fault(state.target, state.canary)
         except NotAskedError as error:
             self._log_shortage(instance_id, error)
             return
         finally:
             state.is_asking = False
-        if self._states.get(instance_id) is state:
+        if fault is not None and state in self._states.get(instance_id, ()):
             self._take(instance_id, state, fault)
+
+    async def _fault(self, target: ProbeTarget, canary: Canary | None) -> str | None:
+        """Return what is wrong with an instance; empty: nothing; None: it did not say."""
+        prober = self._prober_of(target.node)
+        if canary is None:
+            return await prober.ask(target.host, target.port, target.probe)
+        return await prober.generate(
+            target.host, target.port, canary, engine=target.engine, model=target.model
+        )
 
     def _log_shortage(self, instance_id: str, error: NotAskedError) -> None:
         self._events.event(
@@ -186,19 +222,29 @@ class HealthMonitor:
         if not fault:
             state.n_failures = 0
             state.is_reset = False
-            if self._unhealthy.pop(instance_id, None):
+            if self._judge(instance_id, state, None):
                 self._on_change()
             return
         if not state.n_failures:
             state.first_failure_s = self._clock.monotonic_s()
         state.n_failures += 1
-        if state.n_failures >= state.target.probe.n_failures:
-            is_new = instance_id not in self._unhealthy
-            words = f"failed {state.n_failures} health checks in a row, last: {fault}"
-            self._unhealthy[instance_id] = Unhealthy(state.first_failure_s, words)
-            if is_new:
+        if state.n_failures > state.n_allowed:
+            checks = "canaries" if state.canary else "health checks"
+            words = f"failed {state.n_failures} {checks} in a row, last: {fault}"
+            if self._judge(instance_id, state, Unhealthy(state.first_failure_s, words)):
                 self._log_unhealthy(instance_id, state.target.node, words)
                 self._on_change()
+
+    def _judge(self, instance_id: str, state: ProbeState, unhealthy: Unhealthy | None) -> bool:
+        """Keep what one check says; return whether the instance is or is not unhealthy only now."""
+        state.unhealthy = unhealthy
+        was_unhealthy = instance_id in self._unhealthy
+        found = [one.unhealthy for one in self._states[instance_id] if one.unhealthy]
+        if found:
+            self._unhealthy[instance_id] = found[0]
+        else:
+            self._unhealthy.pop(instance_id, None)
+        return was_unhealthy != bool(found)
 
     def _log_unhealthy(self, instance_id: str, node: str, fault: str) -> None:
         message = "instance unhealthy instance=%s node=%s: %s"

@@ -8,6 +8,7 @@ import msgspec
 
 from provisioning.spec.defaults import RequestsPage
 from provisioning.spec.schema import (
+    Canary,
     Fleet,
     Limits,
     Mount,
@@ -27,6 +28,7 @@ __all__ = [
     "DAY_S",
     "FOR_GOOD",
     "TERMINATING",
+    "Canary",
     "ContainerSpec",
     "ContainerState",
     "Event",

@@ -8,6 +8,7 @@ import msgspec
 
 from provisioning.health import ProbeTarget
 from provisioning.model import ContainerSpec, Fleet, Instance, Phase, Workload
+from provisioning.spec.defaults import ENGINES, Engine
 from provisioning.store.base import StoredInstance
 from provisioning.workload import container_spec, host_of, model_store
 
@@ -51,7 +52,18 @@ class SpecIndex:
         if pool is None or node is None or instance.phase is not Phase.RUNNING:
             return None
         host = host_of(instance, node)
-        return ProbeTarget(instance.container, node.name, host, instance.port, pool.workload.probe)
+        probe, entry = pool.workload.probe, instance.inventory_entry
+        canary = probe.canary if ENGINES.get(entry.engine, Engine()).canary_path else None
+        return ProbeTarget(
+            instance.container,
+            node.name,
+            host,
+            instance.port,
+            probe,
+            canary,
+            entry.engine,
+            entry.model,
+        )
 
     def count_as_wanted(
         self, stored: Mapping[str, StoredInstance], unhealthy: Mapping[str, object]

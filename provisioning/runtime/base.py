@@ -12,7 +12,14 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol
 
-from provisioning.model import ContainerSpec, ObservedContainer, Probe, RequestsPage, WarmUp
+from provisioning.model import (
+    Canary,
+    ContainerSpec,
+    ObservedContainer,
+    Probe,
+    RequestsPage,
+    WarmUp,
+)
 
 
 class Runtime(Protocol):
@@ -74,6 +81,18 @@ class Prober(Protocol):
 
         Raises:
             NotAskedError: This machine lacks what sending a probe takes.
+        """
+        ...
+
+    async def generate(
+        self, host: str, port: int, canary: Canary, *, engine: str, model: str
+    ) -> str | None:
+        """Return why an instance does not generate, in words; empty: it does.
+
+        None: it was not asked, as it serves a request or has the model not loaded.
+
+        Raises:
+            NotAskedError: This machine lacks what sending a canary takes.
         """
         ...
 

@@ -15,7 +15,17 @@ import aiohttp
 from ollama_fleet.bounded_http import BodyTooLargeError, read_body
 from provisioning.descriptors import SHORTAGES
 from provisioning.errors import NotAskedError, ResourceExhaustedError, TransientError
-from provisioning.model import Probe, RequestsPage, WarmUp
+from provisioning.model import Canary, Probe, RequestsPage, WarmUp
+from provisioning.runtime.canary import (
+    LLAMA_BODY,
+    LOADED_PATH,
+    LoadedModel,
+    loaded_model,
+    ollama_body,
+    trained_context,
+    whole_name,
+)
+from provisioning.spec.defaults import ENGINES, Engine
 
 CONNECT_LIMIT_S = 1.0
 """Who has a port answers sooner; a node that drops what nobody wants is silent."""
@@ -47,9 +57,11 @@ SHOW_TIMEOUT_S = 30.0
 SAID_BYTES = 200
 """How much of a refusal's body the error quotes."""
 CHUNK_BYTES = 65_536
-REQUESTS_TIMEOUT_S = 2.0
+PAGE_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 1_000_000
-"""Of a page that counts requests; a longer one counts as none."""
+"""Of a page that counts requests or lists models; a longer one counts as none."""
+MAX_CONTEXTS = 1000
+"""Models whose trained context is remembered."""
 ZEROS = (0, "0", "0.0")
 
 
@@ -61,6 +73,8 @@ class HttpProber:
         self._opened: aiohttp.ClientSession | None = None
         self._pulls = weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock]()
         """By folder of models and model."""
+        self._contexts: dict[str, int] = {}
+        """By digest of a model: the context that it was trained with."""
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         """Return an empty text where the probe's path answers 200 within its time."""
@@ -78,16 +92,30 @@ class HttpProber:
 
     async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
         """Say whether all counts on the page are there, and 0."""
-        timeout = aiohttp.ClientTimeout(total=REQUESTS_TIMEOUT_S)
-        url = _url(host, port, page.path)
-        try:
-            async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
-                if response.status != HTTPStatus.OK:
-                    return False
-                body = await read_body(response.content, MAX_PAGE_BYTES)
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, BodyTooLargeError):
-            return False
+        body, _ = await self._page(_url(host, port, page.path))
         return are_all_zero(body, page.names)
+
+    async def generate(
+        self, host: str, port: int, canary: Canary, *, engine: str, model: str
+    ) -> str | None:
+        """Have a few tokens generated; 503 says busy, 4xx that the model takes no such request."""
+        kind = ENGINES[engine]
+        url = _url(host, port, kind.canary_path)
+        body = await self._canary_body(host, port, kind, model)
+        if not body:
+            return None
+        request = WarmUp(path=kind.canary_path, body=body, timeout_s=canary.timeout_s)
+        try:
+            status, said = await self._answer(url, request)
+        except TimeoutError:
+            return f"canary stalled: {url} does not answer within {canary.timeout_s:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if _is_shortage(error):
+                raise NotAskedError(f"{url} was not asked: {_words(error)}") from error
+            return f"canary failed: {url} cannot be asked: {_words(error)}"
+        if status.startswith("500"):
+            return f"canary failed: {url} answers {status}: {said}"
+        return "" if _is_good(status) else None
 
     async def warm_up(
         self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""
@@ -113,6 +141,45 @@ class HttpProber:
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar()
             )
         return self._opened
+
+    async def _page(self, url: str, body: str = "") -> tuple[bytes, str]:
+        """Return what a page answers, and the server's time; empty texts where it does not."""
+        method, data = ("POST", body.encode()) if body else ("GET", None)
+        timeout = aiohttp.ClientTimeout(total=PAGE_TIMEOUT_S)
+        try:
+            async with self._session.request(
+                method, url, data=data, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status != HTTPStatus.OK:
+                    return b"", ""
+                page = await read_body(response.content, MAX_PAGE_BYTES)
+                return page, response.headers.get("Date", "")
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, BodyTooLargeError):
+            return b"", ""
+
+    async def _canary_body(self, host: str, port: int, engine: Engine, model: str) -> str:
+        """Return what the canary sends; empty: nothing now, it would disturb somebody."""
+        if engine.requests:
+            page, _ = await self._page(_url(host, port, engine.requests.path))
+            is_busy = is_any_above_zero(page, engine.requests.names)
+            return "" if is_busy else LLAMA_BODY
+        page, date = await self._page(_url(host, port, LOADED_PATH))
+        loaded = loaded_model(page, model)
+        if loaded is None:
+            return ""
+        n_trained = await self._trained_context(host, port, loaded)
+        return ollama_body(loaded, date=date, n_trained=n_trained)
+
+    async def _trained_context(self, host: str, port: int, loaded: LoadedModel) -> int:
+        """Return the context that a model was trained with; 0: it need not, or cannot, be known."""
+        known = self._contexts.get(loaded.digest) if loaded.context_length else 0
+        if known is None:
+            show = json.dumps({"model": loaded.name})
+            page, _ = await self._page(_url(host, port, SHOW_PATH), show)
+            known = trained_context(page)
+            if known and len(self._contexts) < MAX_CONTEXTS:
+                self._contexts[loaded.digest] = known
+        return known
 
     async def _pull(self, host: str, port: int, request: WarmUp, model: str, store: str) -> None:
         show = WarmUp(path=SHOW_PATH, body=json.dumps({"model": model}), timeout_s=SHOW_TIMEOUT_S)
@@ -160,7 +227,19 @@ class HttpProber:
 
 
 def are_all_zero(body: bytes, names: Collection[str]) -> bool:
-    """Say whether a JSON object, or Prometheus text, has all of these figures, and each is 0."""
+    """Say whether a page has all of these figures, and each is 0."""
+    figures = _figures(body)
+    return all(figures.get(name) in ZEROS and figures[name] is not False for name in names)
+
+
+def is_any_above_zero(body: bytes, names: Collection[str]) -> bool:
+    """Say whether a page has any of these figures, and it is not 0."""
+    figures = _figures(body)
+    return any(figures.get(name, 0) not in ZEROS for name in names)
+
+
+def _figures(body: bytes) -> dict[str, object]:
+    """Return the figures of a JSON object, or of Prometheus text, by their names."""
     figures: dict[str, object] = {}
     if body.lstrip().startswith(b"{"):
         with suppress(ValueError, RecursionError):
@@ -168,7 +247,7 @@ def are_all_zero(body: bytes, names: Collection[str]) -> bool:
     else:
         samples = (line.split() for line in body.decode(errors="replace").splitlines())
         figures = {sample[0]: sample[1] for sample in samples if len(sample) > 1}
-    return all(figures.get(name) in ZEROS and figures[name] is not False for name in names)
+    return figures
 
 
 def pulled_model(request: WarmUp) -> str:
@@ -181,11 +260,6 @@ def pulled_model(request: WarmUp) -> str:
         return ""  # Ollama refuses it, in words of its own
     model = asked.get("model") if isinstance(asked, dict) else None
     return model if isinstance(model, str) else ""
-
-
-def whole_name(model: str) -> str:
-    """Return a model's name with its tag: `tiny` is `tiny:latest`."""
-    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from provisioning.errors import (
     TransientError,
 )
 from provisioning.model import (
+    Canary,
     ContainerSpec,
     ContainerState,
     ObservedContainer,
@@ -92,6 +93,12 @@ class MemoryProber:
         if (host, port) in self._addresses:
             return ""
         return f"GET http://{host}:{port}{probe.path}: connection refused (simulated)"
+
+    async def generate(
+        self, host: str, port: int, canary: Canary, *, engine: str, model: str
+    ) -> str | None:
+        """Say that it was not asked: these generate nothing."""
+        return None
 
     async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
         """Say no: these take no requests, and so count none."""

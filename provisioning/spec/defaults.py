@@ -60,6 +60,8 @@ class Engine:
     """The warm-ups that it knows."""
     requests: RequestsPage | None = None
     """None: it does not count its requests, so a drain lasts its whole time."""
+    canary_path: str = ""
+    """Where it generates; see `runtime.canary`. Empty: it has no canary."""
 
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
@@ -76,6 +78,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             requests=RequestsPage(
                 "/metrics", ("llamacpp:requests_processing", "llamacpp:requests_deferred")
             ),
+            canary_path="/completion",
         ),
         # It has no health page; its version page answers in a millisecond, also while it generates.
         "ollama": Engine(
@@ -90,6 +93,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             ),
             warm_up=Preset.PULL,
             presets=frozenset(Preset),
+            canary_path="/api/generate",
         ),
     }
 )

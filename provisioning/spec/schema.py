@@ -152,6 +152,17 @@ class Node(Section):
         return last_port
 
 
+class Canary(Section):
+    """A tiny generation now and then: what only answers its health check may not generate."""
+
+    period_s: Timeout = 300.0
+    timeout_s: Timeout = 30.0
+    """More than the longest wait behind the requests of others: stock Ollama does not say that it
+    is busy."""
+    n_failures: AtLeastOne = 2
+    """This many in a row make a running instance unhealthy."""
+
+
 class Probe(Section):
     """How to see over HTTP that an instance is healthy: it answers 200."""
 
@@ -160,6 +171,7 @@ class Probe(Section):
     timeout_s: Timeout = 2.0
     n_failures: AtLeastOne = 3
     """This many in a row make a running instance unhealthy."""
+    canary: Canary | None = None
 
 
 def _json_body(body: object) -> object:
@@ -222,6 +234,15 @@ class Workload(Section):
     def _targets_differ(cls, mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
         refuse_repeated([mount.target for mount in mounts])
         return mounts
+
+    @field_validator("probe")
+    @classmethod
+    def _can_be_asked(cls, probe: Probe, info: ValidationInfo) -> Probe:
+        engine = info.data.get("engine", DEFAULT_ENGINE)
+        if probe.canary and not ENGINES[engine].canary_path:
+            known = ", ".join(name for name, one in ENGINES.items() if one.canary_path)
+            raise ValueError(f"engine {engine} has no canary, only {known}; leave it out")
+        return probe
 
     @field_validator("warm_up")
     @classmethod

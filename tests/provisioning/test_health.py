@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from provisioning import health
 from provisioning.errors import NotAskedError
 from provisioning.health import LOOK_S, NOTICE_S, DrainMonitor, HealthMonitor, ProbeTarget
-from provisioning.model import Phase, Probe, RequestsPage, Rotation, WarmUp
+from provisioning.model import Canary, Phase, Probe, Reason, RequestsPage, Rotation, WarmUp
 from provisioning.spec.defaults import ENGINES
 from provisioning.store.base import StoredInstance
 from tests.provisioning.making import CHAT, fleet, instance, pool
@@ -22,6 +22,7 @@ from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 from tests.provisioning.world import SimulatedProber, World
 
 PROBE = Probe(interval_s=10.0, n_failures=3)
+CANARY = Canary(period_s=60.0, n_failures=2)
 
 
 class Answering:
@@ -31,9 +32,20 @@ class Answering:
         self.fault_by_port: dict[int, str] = {}
         self.asked_s: dict[int, list[float]] = defaultdict(list)
         self.takes_s = 0.0
+        self.canary_fault: str | None = ""
+        self.canaries_s: dict[int, list[float]] = defaultdict(list)
+        self.canary_takes_s = 0.0
 
     async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
         raise NotImplementedError
+
+    async def generate(
+        self, host: str, port: int, canary: Canary, *, engine: str, model: str
+    ) -> str | None:
+        assert (CANARY, "ollama", "tiny") == (canary, engine, model)
+        self.canaries_s[port].append(VirtualClock().unix_s() - EPOCH_S)
+        await VirtualClock().sleep(self.canary_takes_s)
+        return self.canary_fault
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         self.asked_s[port].append(VirtualClock().unix_s() - EPOCH_S)
@@ -53,6 +65,10 @@ class Answering:
 
 def target(port: int = 1, *, container: str = "a.1", node: str = "n1") -> ProbeTarget:
     return ProbeTarget(container, node, "127.0.0.1", port, PROBE)
+
+
+def canary_target(port: int = 1) -> ProbeTarget:
+    return ProbeTarget("a.1", "n1", "127.0.0.1", port, PROBE, CANARY, "ollama", "tiny")
 
 
 class Scene:
@@ -338,6 +354,104 @@ def test_after_a_stall_each_is_asked_once() -> None:
         return made
 
     assert len(virtual_run(scene()).prober.asked_s[1]) <= 2
+
+
+STALLED = "canary stalled: it does not answer within 30 s"
+
+
+def test_what_answers_its_health_check_and_does_not_generate_is_unhealthy_until_it_does() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", canary_target())
+        made.prober.canary_fault = STALLED
+        await made.run(60.0)
+        assert {} == made.monitor.unhealthy
+        await made.run(60.0)
+        assert f"failed 2 canaries in a row, last: {STALLED}" == made.monitor.unhealthy["a"].fault
+        made.prober.canary_fault = ""
+        await made.run(60.0)
+        return made
+
+    made = virtual_run(scene())
+
+    assert {} == made.monitor.unhealthy
+    assert 2 == made.n_changes
+    assert (3, 18) == (len(made.prober.canaries_s[1]), len(made.prober.asked_s[1]))
+
+
+def test_a_canary_that_was_not_sent_is_no_news() -> None:
+    """Neither does it end a row of failures, nor is it one."""
+
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", canary_target())
+        for fault in (None, STALLED, None, None):
+            made.prober.canary_fault = fault
+            await made.run(60.0)
+        assert {} == made.monitor.unhealthy
+        for fault in (STALLED, None):
+            made.prober.canary_fault = fault
+            await made.run(60.0)
+        return made
+
+    assert ["a"] == list(virtual_run(scene()).monitor.unhealthy)
+
+
+def test_canaries_that_stall_hold_up_no_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MAX_AT_ONCE", 1)
+    monkeypatch.setattr(health, "MAX_CANARIES_AT_ONCE", 2)
+
+    async def scene() -> Scene:
+        made = Scene()
+        made.prober.canary_takes_s = 30.0
+        for port in range(9):
+            made.monitor.watch(f"a{port}", canary_target(port))
+        await made.run(60.0)
+        return made
+
+    made = virtual_run(scene())
+
+    assert {6} == {len(times) for times in made.prober.asked_s.values()}
+    begun_s = sorted(at_s for times in made.prober.canaries_s.values() for at_s in times)
+    assert all(third >= first + 30.0 for first, third in itertools.pairwise(begun_s[::2]))
+
+
+def test_the_silence_of_a_node_excuses_canaries_too() -> None:
+    async def scene() -> Scene:
+        made = Scene()
+        made.monitor.watch("a", canary_target())
+        made.prober.canary_fault = STALLED
+        await made.run(60.0)
+        made.monitor.reset_failures("n1")
+        await made.run(60.0)
+        return made
+
+    assert {} == virtual_run(scene()).monitor.unhealthy
+
+
+def test_a_frozen_instance_is_replaced_and_one_that_drains_gets_no_canary() -> None:
+    async def scene() -> None:
+        probe = CHAT.probe.replace(canary=CANARY)
+        chat = pool(1, workload=CHAT.replace(engine="ollama", probe=probe, warm_up=()))
+        async with provisioner(fleet(chat)) as stage:
+            await stage.until(stage.is_whole)
+            stage.world.held("chat-00001.1").is_frozen = True
+            await stage.until(lambda: stage.instances[0].generation == 2 and stage.is_whole())
+
+            (event,) = [one for one in stage.instances[0].history if one.what == Reason.UNHEALTHY]
+            assert "failed 2 canaries in a row, last: canary stalled" in event.detail
+
+            drain_s = 10 * CANARY.period_s
+            slow = chat.replace(rotation=Rotation(every_s=0.0, drain_s=drain_s))
+            new = slow.workload.replace(model="new")
+            await stage.put_spec(fleet(slow.replace(workload=new)))
+            await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
+            n_before = stage.world.n_canaries
+            await VirtualClock().sleep(drain_s - 60.0)
+            assert stage.instances[0].phase is Phase.DRAINING
+            assert n_before == stage.world.n_canaries > 0
+
+    virtual_run(scene())
 
 
 DRAIN_S = 300.0

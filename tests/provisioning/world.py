@@ -16,6 +16,7 @@ from provisioning.errors import (
     TransientError,
 )
 from provisioning.model import (
+    Canary,
     ContainerSpec,
     ContainerState,
     ObservedContainer,
@@ -63,6 +64,8 @@ class Held:
         self.exit_status: int | None = None
         self.is_out_of_memory = False
         self.is_ill = False
+        self.is_frozen = False
+        """It answers its health check, and generates nothing."""
         self.lock = asyncio.Lock()
 
     def look(self, now_s: float) -> ObservedContainer:
@@ -125,6 +128,7 @@ class World:
         self._by_image = dict(by_image or {})
         self._nodes: dict[str, SimulatedNode] = {}
         self._tries: dict[str, int] = {}
+        self.n_canaries = 0
         self.at_address: dict[tuple[str, int], Held | None] = {}
         """Who listens there; None: a stranger."""
 
@@ -354,6 +358,17 @@ class SimulatedProber:
         if not held.is_healthy(self._world.clock.monotonic_s()):
             return f"GET http://{host}:{port}{probe.path}: status 503 (simulated)"
         return ""
+
+    async def generate(
+        self, host: str, port: int, canary: Canary, *, engine: str, model: str
+    ) -> str | None:
+        """Return after the canary's time that an instance stalls which is frozen."""
+        self._world.n_canaries += 1
+        held = self._reached(host, port)
+        if held is not None and held.is_frozen:
+            await self._world.clock.sleep(canary.timeout_s)
+            return f"canary stalled: no answer within {canary.timeout_s:g} s (simulated)"
+        return "" if held is not None else f"canary failed: {host}:{port}: connection refused"
 
     async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
         """Say no: these take no requests, and so count none."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from provisioning.spec.defaults import ENGINES
 from provisioning.spec.schema import (
+    Canary,
     Fleet,
     Limits,
     Mount,
@@ -43,6 +44,7 @@ CPUS = st.floats(MIN_CPUS, 1.0)
 PATHS = st.sampled_from(["/health", "/a?b=c&d", "/api/version"])
 FOLDERS = st.from_regex(r"/[A-Za-z0-9_ :#-]{1,9}", fullmatch=True)
 REQUESTS = st.builds(WarmUp, path=PATHS, body=ANYTHING, timeout_s=TIMEOUTS_S)
+CANARIES = st.none() | st.builds(Canary, period_s=TIMEOUTS_S, n_failures=st.integers(1, 9))
 LIMITS = st.builds(
     Limits,
     operations=st.integers(1, 999),
@@ -77,6 +79,7 @@ def workloads(draw: st.DrawFn) -> Workload:
             interval_s=draw(TIMEOUTS_S),
             timeout_s=draw(TIMEOUTS_S),
             n_failures=draw(st.integers(1, 99)),
+            canary=draw(CANARIES) if ENGINES[engine].canary_path else None,
         ),
         warm_up=draw(
             st.sampled_from(sorted(ENGINES[engine].presets))

@@ -9,6 +9,7 @@ import pytest
 
 from provisioning.spec.document import read_fleet
 from provisioning.spec.schema import (
+    Canary,
     Limits,
     Mount,
     Placement,
@@ -47,7 +48,8 @@ pools:
     mounts: [{source: /srv/models, target: /models}]
     cpus: 1.5
     memory: 512MiB
-    health: {path: /ready, interval: 5s, timeout: 500ms, failures: 2}
+    health: {path: /ready, interval: 5s, timeout: 500ms, failures: 2,
+             canary: {period: 10m, timeout: 1m, failures: 1}}
     warm_up: [{path: /completion, body: {prompt: x, n_predict: 1}, timeout: 1m}, {path: /slots}]
     placement: {strategy: binpack, max_per_node: 6, selector: {rack: 1}}
     rotation: {every: 1d12h, at_once: 2, drain: 30s, warm_up: 90s}
@@ -81,7 +83,10 @@ def test_a_whole_specification_is_read_as_it_was_meant() -> None:
     assert {"LLAMA_ARG_CTX_SIZE": "4096"} == workload.environment
     assert (Mount(source="/srv/models", target="/models"),) == workload.mounts
     assert (1.5, GIB // 2) == (workload.cpus, workload.memory_bytes)
-    assert Probe(path="/ready", interval_s=5, timeout_s=0.5, n_failures=2) == workload.probe
+    canary = Canary(period_s=600, timeout_s=60, n_failures=1)
+    assert workload.probe == Probe(
+        path="/ready", interval_s=5, timeout_s=0.5, n_failures=2, canary=canary
+    )
     assert (
         WarmUp(path="/completion", body='{"prompt": "x", "n_predict": 1}', timeout_s=60),
         WarmUp(path="/slots"),
@@ -177,6 +182,9 @@ def test_addresses_and_names_of_hosts_are_taken(address: str) -> None:
         ({"health": {"path": "health"}}, "health.path: must begin with /"),
         ({"health": {"timeout": 0}}, "health.timeout: must be greater than 0"),
         ({"health": {"failures": 0}}, "health.failures: must be greater than or equal to 1"),
+        ({"health": {"canary": {"timeout": 0}}}, "health.canary.timeout: must be greater than 0"),
+        ({"health": {"canary": {"every": "1m"}}}, "health.canary.every: unknown key"),
+        ({"engine": "fleet", "health": {"canary": {}}}, "health: engine fleet has no canary, only"),
         ({"warm_up": "pulll"}, "warm_up: must be 'pull', 'load' or 'none'"),
         ({"warm_up": [{"path": "x"}]}, "warm_up[0].path: must begin with /"),
         ({"warm_up": [{"paht": "/"}]}, "warm_up[0].paht: unknown key; did you mean path?"),

@@ -1,0 +1,91 @@
+"""What a canary sends to an instance, so that it neither loads a model nor unloads one; pure."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+PROMPT = "Hi"
+N_TOKENS = 4
+LOADED_PATH = "/api/ps"
+"""Of Ollama: the models that are loaded."""
+LLAMA_BODY = json.dumps({"prompt": PROMPT, "n_predict": N_TOKENS})
+SHORTEST_S = 5.0
+"""A model that expires sooner might be gone when the request arrives, which would load it again.
+One whose time is over, and that is still loaded, serves a request."""
+PINNED_S = 10 * 365 * 86_400.0
+"""Ollama writes that a model never expires as a time centuries ahead."""
+
+
+class LoadedModel(msgspec.Struct, frozen=True):
+    """A model that Ollama lists as loaded."""
+
+    name: str
+    expires_at: str
+    digest: str = ""
+    context_length: int = 0
+    """0: not said, as before Ollama 0.6."""
+
+
+class _Loaded(msgspec.Struct):
+    models: tuple[LoadedModel, ...]
+
+
+class _Shown(msgspec.Struct):
+    model_info: dict[str, Any] = {}
+
+
+def loaded_model(body: bytes, model: str) -> LoadedModel | None:
+    """Return a model of the list of those that are loaded; None: it is not there."""
+    try:
+        models = msgspec.json.decode(body, type=_Loaded).models
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return next((one for one in models if whole_name(one.name) == whole_name(model)), None)
+
+
+def trained_context(body: bytes) -> int:
+    """Return the context that a model was trained with, by what `/api/show` answers; 0: unknown."""
+    try:
+        shown = msgspec.json.decode(body, type=_Shown).model_info
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
+    lengths = (length for key, length in shown.items() if key.endswith(".context_length"))
+    return next((length for length in lengths if isinstance(length, int)), 0)
+
+
+def ollama_body(loaded: LoadedModel, *, date: str, n_trained: int) -> str:
+    """Return the request; empty: none, as the model is about to expire or serves a request.
+
+    `date` is the server's own time, as its header has it; clocks differ.
+    """
+    left_s = _left_s(loaded.expires_at, date)
+    if left_s < SHORTEST_S:
+        return ""
+    options = {"num_predict": N_TOKENS}
+    if loaded.context_length < n_trained:
+        # Another context than the loaded one has Ollama load the model again. One that is as long
+        # as can be is what Ollama made of a longer default: to ask for that is to ask for nothing.
+        options["num_ctx"] = loaded.context_length
+    keep_alive = -1 if left_s > PINNED_S else round(left_s)
+    request = {"model": loaded.name, "prompt": PROMPT, "stream": False, "keep_alive": keep_alive}
+    return json.dumps(request | {"options": options})
+
+
+def _left_s(expires_at: str, date: str) -> float:
+    """Return how long a model stays loaded; 0: not known."""
+    try:
+        now_s = parsedate_to_datetime(date).timestamp() if date else time.time()
+        return datetime.fromisoformat(expires_at).timestamp() - now_s
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def whole_name(model: str) -> str:
+    """Return a model's name with its tag: `tiny` is `tiny:latest`."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"

@@ -1,0 +1,224 @@
+"""Canaries: what an instance is sent, what its answers mean, and whom they leave alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from provisioning.model import Canary
+from provisioning.runtime.probe import HttpProber
+from tests.llama import llama_server
+from tests.waiting import eventually
+
+HOST = "127.0.0.1"
+NOW_S = 1_800_000_000.0
+QUICK = Canary(timeout_s=0.2)
+PATIENT = Canary(timeout_s=60.0)
+
+
+class Fake:
+    """An Ollama, or a llama-server, with one loaded model; keeps what is generated."""
+
+    def __init__(self) -> None:
+        self.loaded: Any = [listed()]
+        self.n_trained = 8192
+        self.n_shown = 0
+        self.status = 200
+        self.is_frozen = False
+        self.figures = ""
+        self.asked: list[Any] = []
+        self.port = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        headers = {"Date": formatdate(NOW_S, usegmt=True)}
+        match request.path:
+            case "/api/ps":
+                return web.json_response({"models": self.loaded}, headers=headers)
+            case "/api/show":
+                assert {"model": "tiny:latest"} == await request.json()
+                self.n_shown += 1
+                info = {"general.architecture": "llama", "llama.context_length": self.n_trained}
+                return web.json_response({"model_info": info})
+            case "/metrics" if self.figures:
+                return web.Response(text=self.figures)
+            case "/api/generate" | "/completion":
+                self.asked.append(await request.json())
+                if self.is_frozen:
+                    await asyncio.Event().wait()
+                return web.Response(status=self.status, text="said")
+        return web.Response(status=404)
+
+
+def listed(left: str = "2027-01-15T08:05:00.123456789Z", **fields: object) -> dict[str, object]:
+    """Return an entry of /api/ps; it expires five minutes after NOW_S if not told otherwise."""
+    return {"name": "tiny:latest", "digest": "d", "expires_at": left, "size_vram": 0, **fields}
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[Fake]:
+    made = Fake()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", made.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    made.port = runner.addresses[0][1]
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def prober() -> AsyncIterator[HttpProber]:
+    made = HttpProber()
+    yield made
+    await made.close()
+
+
+async def sent(
+    prober: HttpProber, port: int, engine: str = "ollama", canary: Canary = PATIENT
+) -> str | None:
+    return await prober.generate(HOST, port, canary, engine=engine, model="tiny")
+
+
+async def test_ollama_generates_a_few_tokens_and_keeps_the_model_as_long_as_before(
+    prober: HttpProber, fake: Fake
+) -> None:
+    assert "" == await sent(prober, fake.port)
+
+    (asked,) = fake.asked
+    assert {"num_predict": 4} == asked.pop("options")
+    assert {"model": "tiny:latest", "prompt": "Hi", "stream": False, "keep_alive": 300} == asked
+
+
+async def test_a_model_that_never_expires_stays_so(prober: HttpProber, fake: Fake) -> None:
+    fake.loaded = [listed("2318-04-25T06:42:32.329310091+02:00")]
+
+    assert "" == await sent(prober, fake.port)
+
+    assert -1 == fake.asked[0]["keep_alive"]
+
+
+@pytest.mark.parametrize(
+    ("n_loaded", "options"),
+    [(4096, {"num_predict": 4, "num_ctx": 4096}), (8192, {"num_predict": 4})],
+    ids=["own", "longest"],
+)
+async def test_a_model_is_asked_with_the_context_it_is_loaded_with(
+    prober: HttpProber, fake: Fake, n_loaded: int, options: dict[str, int]
+) -> None:
+    """With another one Ollama loads it again; what the longest one was asked as is not known."""
+    fake.loaded = [listed(context_length=n_loaded)]
+
+    assert ["", ""] == [await sent(prober, fake.port) for _ in range(2)]
+
+    assert [options, options] == [asked["options"] for asked in fake.asked]
+    assert 1 == fake.n_shown
+
+
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        [],
+        None,
+        [{**listed(), "name": "tiny:8b"}],
+        [listed("2027-01-15T08:00:03Z")],
+        [listed("2027-01-15T07:00:00Z")],
+        [listed("soon")],
+        [listed("9999-12-31T23:59:59+00:00x")],
+        {"name": "tiny"},
+    ],
+    ids=["none", "null", "another", "expires", "serves", "no time", "bad time", "no list"],
+)
+async def test_a_model_that_is_not_loaded_or_serves_is_left_alone(
+    prober: HttpProber, fake: Fake, loaded: object
+) -> None:
+    fake.loaded = loaded
+
+    assert await sent(prober, fake.port) is None
+
+    assert [] == fake.asked
+
+
+@pytest.mark.parametrize("engine", ["ollama", "llamacpp"])
+async def test_what_does_not_answer_a_canary_in_time_stalls(
+    prober: HttpProber, fake: Fake, engine: str
+) -> None:
+    fake.is_frozen = True
+
+    said = await sent(prober, fake.port, engine, QUICK)
+
+    assert said is not None
+    assert said.startswith(f"canary stalled: http://{HOST}:{fake.port}/")
+    assert said.endswith(" does not answer within 0.2 s")
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"),
+    [
+        (200, ""),
+        (400, None),
+        (503, None),
+        (500, "/api/generate answers 500 Internal Server Error: said"),
+    ],
+)
+async def test_an_answer_of_500_is_a_failure_and_a_refusal_is_no_news(
+    prober: HttpProber, fake: Fake, status: int, fault: str | None
+) -> None:
+    fake.status = status
+
+    said = await sent(prober, fake.port)
+
+    assert fault == (said and said.removeprefix(f"canary failed: http://{HOST}:{fake.port}"))
+
+
+BUSY = "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n"
+IDLE = BUSY.replace("1", "0")
+
+
+@pytest.mark.parametrize(("figures", "n_asked"), [("", 1), (IDLE, 1), (BUSY, 0)])
+async def test_a_llama_server_gets_a_canary_unless_it_says_that_it_is_busy(
+    prober: HttpProber, fake: Fake, figures: str, n_asked: int
+) -> None:
+    fake.figures = figures
+
+    assert (None, "")[n_asked] == await sent(prober, fake.port, "llamacpp")
+
+    assert [{"prompt": "Hi", "n_predict": 4}] * n_asked == fake.asked
+
+
+async def test_a_real_llama_server_generates_and_stalls_while_it_is_frozen(
+    prober: HttpProber, tiny_model: Path, tmp_path: Path
+) -> None:
+    async with llama_server(tiny_model, log=tmp_path / "log") as server:
+        assert "" == await sent(prober, server.port, "llamacpp")
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            frozen = await sent(prober, server.port, "llamacpp", QUICK)
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+
+        assert frozen is not None
+        assert frozen.startswith("canary stalled")
+
+        async def generates() -> bool:
+            """Say whether it does again; it is busy first, with what it was asked while frozen."""
+            return "" == await sent(prober, server.port, "llamacpp")
+
+        await eventually(generates)
+
+
+async def test_an_instance_that_cannot_be_reached_fails_its_canary(
+    prober: HttpProber,
+) -> None:
+    said = await sent(prober, 1, "llamacpp")
+
+    assert said is not None
+    assert said.startswith("canary failed: http://127.0.0.1:1/completion cannot be asked")
