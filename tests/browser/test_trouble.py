@@ -173,6 +173,7 @@ async def test_old_data_is_told(url: str, open_page: Open) -> None:
     await eventually(stays)
 
 
+@pytest.mark.nightly
 async def test_an_exporter_that_hangs_is_told_soon_and_asked_again(
     url: str, open_page: Open
 ) -> None:

@@ -111,7 +111,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        *(pytest.param(version, marks=pytest.mark.nightly) for version in VERSIONS[:-1]),
+        VERSIONS[-1],
+    ],
+)
 def errors(folder: Path, request: pytest.FixtureRequest) -> Errors:
     """Compile everything at once against the types of one Grafana."""
     said = run((*COMPILE, f"{request.param}.json"), folder).stdout

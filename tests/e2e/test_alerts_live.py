@@ -40,6 +40,7 @@ async def lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
         yield made
 
 
+@pytest.mark.nightly
 async def test_a_healthy_fleet_wakes_nobody_and_keeps_the_dead_mans_switch_quiet(lab: Lab) -> None:
     assert [] == await lab.guard(trial.watch_healthy(lab))
 

@@ -92,6 +92,7 @@ async def test_what_the_demo_prints_is_true_and_works_and_it_leaves_nothing(
     assert [] == [pid for pid in members if is_running(pid)]
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(TEST_S)
 async def test_up_keeps_instances_or_ends_them_with_it_as_asked(
     prometheus_binary: Path, tiny_model: Path, tmp_path: Path

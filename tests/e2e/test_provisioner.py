@@ -292,10 +292,11 @@ async def test_a_lost_database_ends_no_instance_until_a_person_says_so(fleet_lab
     assert not servers & {unit.pid for unit in fleet_lab.units()}
 
 
-N_FILES, N_STRANGERS = 200, 260
+N_FILES, N_CLIENTS = 200, 260
 
 
-async def test_idle_strangers_use_up_no_descriptors_that_health_checks_need(
+@pytest.mark.nightly
+async def test_idle_clients_use_up_no_descriptors_that_health_checks_need(
     fleet_lab: Lab,
 ) -> None:
     asked = count_checks(fleet_lab)
@@ -304,9 +305,9 @@ async def test_idle_strangers_use_up_no_descriptors_that_health_checks_need(
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(N)))
     before = sorted(fleet_lab.units())
 
-    with ExitStack() as strangers:
-        for _ in range(N_STRANGERS):
-            strangers.enter_context(connected(one))
+    with ExitStack() as clients:
+        for _ in range(N_CLIENTS):
+            clients.enter_context(connected(one))
         n_before = asked.stat().st_size
         # Three that fail are a replacement.
         await eventually(lambda: asked.stat().st_size >= n_before + 12 * N)

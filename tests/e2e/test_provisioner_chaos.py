@@ -88,6 +88,7 @@ async def test_whatever_is_killed_or_hangs_the_fleet_is_whole_again(
     await assert_sane_histories(fleet_lab, instances)
 
 
+@pytest.mark.nightly
 async def test_without_etcd_nothing_is_changed_and_instances_go_on(
     fleet_lab: Lab, cluster: Cluster
 ) -> None:

@@ -65,6 +65,7 @@ async def test_containers_are_spread_over_two_nodes_behind_nginx_and_a_killed_on
     assert [killed.instance_id] == [each["id"] for each in after if each["generation"] == 2]
 
 
+@pytest.mark.nightly
 async def test_instances_that_answer_stay_where_they_are_however_long_containerd_is_away(
     fleet_lab: ContainerLab,
 ) -> None:
