@@ -24,7 +24,7 @@ from provisioning.model import ContainerState, Instance, Limits, NodeReport
 from provisioning.nodes import Nodes
 from provisioning.runtime.base import ProberOf, Runtime
 from provisioning.spec_index import SpecIndex, StartRequest
-from provisioning.state import ending_words
+from provisioning.state import KILLED_WORDS, ending_words
 from provisioning.store.base import StoredInstance
 
 log = logging.getLogger("provisioning.executor")
@@ -352,6 +352,18 @@ class Executor:
                 f"{limits.warm_up_timeout_s:g} s (limits.warm_up_timeout); "
                 f"{'; '.join(notes)}{self._see_log(request)}"
             ) from None
+        except TransientError as refused:
+            if not await self._is_out_of_memory(request):
+                raise
+            raise TransientError(f"{refused}; {KILLED_WORDS}") from refused
+
+    async def _is_out_of_memory(self, request: StartRequest) -> bool:
+        """Say whether the kernel killed a process of a container that runs, such as a runner."""
+        try:
+            found = await self._runtime_of(request.node).containers()
+        except ContainerError:
+            return False
+        return any(one.name == request.container.name and one.is_out_of_memory for one in found)
 
     async def _wait_until_healthy(self, request: StartRequest, heard: list[str]) -> None:
         """Ask until the container is healthy; what it answers is put into `heard`."""

@@ -30,7 +30,7 @@ from provisioning.model import (
     Rotation,
 )
 from provisioning.scheduler import Scheduler, is_eligible
-from provisioning.state import NodeState
+from provisioning.state import KILLED_WORDS, NodeState
 from provisioning.store.base import StoredInstance
 
 MOST_RESERVED = 300
@@ -109,7 +109,6 @@ def _may_collect(scheduler: Scheduler, node: str, container: ObservedContainer) 
 
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
 """In which order instances that serve well are replaced."""
-KILLED_WORDS = "the kernel killed one of its processes: out of memory; raise the pool's `memory`"
 
 
 class PoolReconciler:

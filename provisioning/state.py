@@ -252,6 +252,9 @@ def _is_wanted(container: ObservedContainer, instance: Instance, node: str) -> b
     )
 
 
+KILLED_WORDS = "the kernel killed one of its processes: out of memory; raise the pool's `memory`"
+
+
 def ending_words(container: ObservedContainer) -> str:
     """Say in words how a container has ended; empty: it runs."""
     if container.state is ContainerState.RUNNING:

@@ -18,10 +18,11 @@ from provisioning.errors import (
 )
 from provisioning.executor import Executor
 from provisioning.lifecycle import Outcome, Result
-from provisioning.model import ContainerSpec, Limits, Probe, RequestsPage, WarmUp
+from provisioning.model import ContainerSpec, Limits, ObservedContainer, Probe, RequestsPage, WarmUp
 from provisioning.spec_index import StartRequest
+from provisioning.state import KILLED_WORDS
 from provisioning.workload import container_spec
-from tests.provisioning.making import CHAT, instance, node, pool
+from tests.provisioning.making import CHAT, found, instance, node, pool
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 
 LIMITS = Limits(tries=3, start_timeout_s=30.0, backoff_base_s=1.0, backoff_cap_s=30.0)
@@ -44,6 +45,8 @@ class Scripted:
         self.start_s = 0.0
         self.remove_s = 0.0
         self.log = ""
+        self.found: tuple[ObservedContainer, ...] | None = ()
+        """On the node; None: it does not answer."""
 
     async def start(self, container: ContainerSpec) -> None:
         self.calls.append("start")
@@ -56,6 +59,11 @@ class Scripted:
         await VirtualClock().sleep(self.remove_s)
         if self.removals and (error := self.removals.pop(0)):
             raise error
+
+    async def containers(self) -> tuple[ObservedContainer, ...]:
+        if self.found is None:
+            raise NodeUnreachableError("n1 does not answer")
+        return self.found
 
     def log_of(self, instance_id: str) -> str:
         return self.log and f"{self.log}/{instance_id}.log"
@@ -239,6 +247,31 @@ def test_a_warm_up_may_take_longer_than_a_start() -> None:
     outcome, _ = start(script)
 
     assert (Result.DONE, 200.0) == (outcome.result, outcome.duration_s)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ((found(instance(), is_out_of_memory=True),), "500; " + KILLED_WORDS),
+        ((found(instance(2), is_out_of_memory=True), found(instance())), "500"),
+        (None, "500"),
+    ],
+    ids=["this", "another", "no answer"],
+)
+def test_a_warm_up_that_failed_as_memory_was_short_says_so(
+    found: tuple[ObservedContainer, ...] | None, words: str
+) -> None:
+    """Ollama's runner is killed while it loads the model; the server lives and answers 500."""
+    script = Scripted()
+    script.found = found
+    script.warm_ups = [TransientError("the warm-up was answered with 500")]
+
+    outcome, _ = start(script, Limits(tries=1))
+
+    assert (Result.FAILED, f"the warm-up was answered with {words}") == (
+        outcome.result,
+        outcome.fault,
+    )
 
 
 def test_a_warm_up_that_hangs_is_a_failed_try_once_its_time_is_up() -> None:
