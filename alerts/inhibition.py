@@ -174,7 +174,7 @@ RULES = (
                 "OllamaProvisionerBehind",
             ),
         ),
-        reason="Without passes nothing gets on; the store is one cause that its runbook asks for.",
+        reason="Without reconciling nothing gets on; the store is one cause in its runbook.",
     ),
     Inhibition(
         sources=(OURS, 'severity="critical"'),

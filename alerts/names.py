@@ -46,7 +46,7 @@ NODE_SPEED = "node_model_engine:ollama_tokens_per_second:avg"
 PEERS_SPEED = "model_engine:ollama_tokens_per_second:median"
 NODE_SPEED_RATIO = "node_model_engine:ollama_tokens_per_second_per_peers:ratio"
 
-AS_WANTED_RATIO = "fleet:ollama_provisioner_instances_as_wanted_per_wanted:ratio"
+READY_RATIO = "fleet:ollama_provisioner_ready_instances_per_wanted:ratio"
 """As the leading provisioner counts; absent where none leads, or nothing is wanted."""
 
 # For dashboards, which could not ask 10,000 series for each point of a chart

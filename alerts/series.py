@@ -29,9 +29,9 @@ OPERATIONS = _of_provisioner("operations_total", Kind.COUNTER, "operation", "res
 TRIES = _of_provisioner("tries_total", Kind.COUNTER)
 RUNNING_OPERATIONS = _of_provisioner("running_operations", Kind.GAUGE)
 WAITING_OPERATIONS = _of_provisioner("waiting_operations", Kind.GAUGE)
-"""Of the last pass, like INSTANCES_AS_WANTED."""
+"""Of the last reconcile, like READY_INSTANCES."""
 REPLACEMENTS = _of_provisioner("replacements_total", Kind.COUNTER, "reason")
-INSTANCES_AS_WANTED = _of_provisioner("instances_as_wanted", Kind.GAUGE)
+READY_INSTANCES = _of_provisioner("ready_instances", Kind.GAUGE)
 """As of the last reconcile: a provisioner that leadership lost keeps this value."""
 RECONCILE_DURATION = _of_provisioner("reconcile_duration_seconds", Kind.HISTOGRAM)
 LAST_RECONCILE = _of_provisioner("last_reconcile_timestamp_seconds", Kind.GAUGE)
@@ -44,7 +44,7 @@ API_CLOSED_CONNECTIONS = _of_provisioner("api_closed_connections_total", Kind.CO
 PROVISIONER_SERIES = (
     BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES, ORPHANS,
     PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, WAITING_OPERATIONS, REPLACEMENTS,
-    INSTANCES_AS_WANTED, RECONCILE_DURATION, LAST_RECONCILE, STORE_DURATION, STORE_ERRORS,
+    READY_INSTANCES, RECONCILE_DURATION, LAST_RECONCILE, STORE_DURATION, STORE_ERRORS,
     STORE_OUTAGES,
     API_REQUESTS, API_CLOSED_CONNECTIONS,
 )  # fmt: skip

@@ -199,13 +199,13 @@ class Thresholds(Section):
     view_age: Duration = Field(
         120.0, description="Ticket if a provisioner's view of its store is older."
     )
-    pass_age: Duration = Field(
+    reconcile_age: Duration = Field(
         120.0, description="Page if the leading provisioner has not reconciled for longer."
     )
     failed_instances: Annotated[int, Field(gt=0)] = Field(
         1, description="Ticket at this many instances that cannot be started."
     )
-    as_wanted: Share = Field(
+    ready_instances: Share = Field(
         0.9,
         description="Ticket if a smaller share of the wanted instances is up to date and healthy, "
         "without progress. Keep it below what the specification's `unavailable` allows.",

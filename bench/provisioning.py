@@ -33,7 +33,7 @@ NAME = "bench"
 N_NODES = 12
 FAILURE_RATIO = 0.04
 CALM_S = 10.0
-N_PASSES = 9
+N_RECONCILES = 9
 BEHAVIOUR = Behaviour(start_s=1.1, healthy_after_s=0.5, failure_ratio=FAILURE_RATIO)
 
 
@@ -46,19 +46,19 @@ class Provisioned(msgspec.Struct, frozen=True):
     wall_s: float
     """From an empty store to the last instance healthy."""
     cpu_s: float
-    n_passes: int
+    n_reconciles: int
     n_tries: int
     n_failed: int
     """Provisions that failed after all their tries; they were tried again later."""
-    calm_pass_s: float
-    """CPU-seconds of one pass over the healthy fleet, and of what else went on meanwhile."""
+    calm_reconcile_s: float
+    """CPU-seconds of one reconcile of the healthy fleet, and of what else went on meanwhile."""
     calm_cpu_s: float
     """CPU-seconds per second of all that goes on while nothing happens: health checks, reports."""
     resident_bytes: int
 
 
 class PassCounters(Counters):
-    """Counts, and knows when the fleet is whole and when a pass has ended."""
+    """Counts, and knows when the fleet is whole and when a reconcile has ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class PassCounters(Counters):
         self.passed = asyncio.Event()
 
     def reconcile_ended(self, report: Report) -> None:
-        """Count a pass."""
+        """Count a reconcile."""
         super().reconcile_ended(report)
         self.passed.set()
-        if report.n_as_wanted == report.n_wanted:
+        if report.n_ready == report.n_wanted:
             self.whole.set()
 
 
@@ -139,7 +139,7 @@ async def measure(
     async with provisioner(opened, wanted, counters, seed=seed) as controller:
         await counters.whole.wait()
         wall_s, used_s = time.perf_counter() - begun_s, time.process_time() - cpu_s
-        n_passes, calm_begun_s = counters.n_passes, time.process_time()
+        n_reconciles, calm_begun_s = counters.n_reconciles, time.process_time()
         await asyncio.sleep(calm_s)
         calm_cpu_s = (time.process_time() - calm_begun_s) / calm_s
         return Provisioned(
@@ -147,19 +147,19 @@ async def measure(
             n_at_once=n_at_once,
             wall_s=wall_s,
             cpu_s=used_s,
-            n_passes=n_passes,
+            n_reconciles=n_reconciles,
             n_tries=counters.n_tries,
             n_failed=counters.results[Kind.START, Result.FAILED],
-            calm_pass_s=await cpu_of_a_pass(controller, counters),
+            calm_reconcile_s=await cpu_of_a_reconcile(controller, counters),
             calm_cpu_s=calm_cpu_s,
             resident_bytes=procfs.resident_bytes(os.getpid()),
         )
 
 
-async def cpu_of_a_pass(controller: Controller, counters: PassCounters) -> float:
-    """Return the CPU-seconds of a pass that finds nothing to do; the median of some."""
+async def cpu_of_a_reconcile(controller: Controller, counters: PassCounters) -> float:
+    """Return the CPU-seconds of a reconcile that finds nothing to do; the median of some."""
     seen_s = []
-    for _ in range(N_PASSES):
+    for _ in range(N_RECONCILES):
         await asyncio.sleep(2 * SHORTEST_GAP_S)
         counters.passed.clear()
         begun_s = time.process_time()

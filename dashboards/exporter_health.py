@@ -56,7 +56,7 @@ def _key_numbers(select: Selectors) -> tuple[Panel, ...]:
     return (
         _up(select),
         _shards(select),
-        _last_pass(select),
+        _last_poll_cycle(select),
         _inventory_failing(select),
         _rules_failing(select),
         _alerts_lost(select),
@@ -93,7 +93,7 @@ def _shards(select: Selectors) -> Panel:
     return _number(text, Query(pipeline.shards_missing(select), "missing"), bad_from=1)
 
 
-def _last_pass(select: Selectors) -> Panel:
+def _last_poll_cycle(select: Selectors) -> Panel:
     text = PanelText(
         title="Since the last complete poll cycle",
         description="In poll intervals; the worst of the chosen exporters. Before the first "
@@ -103,7 +103,7 @@ def _last_pass(select: Selectors) -> Panel:
         no_data=NO_EXPORTER,
         unit="none",
     )
-    worst = Query(pipeline.intervals_since_pass(select), "intervals")
+    worst = Query(pipeline.intervals_since_poll_cycle(select), "intervals")
     return _number(text, worst, bad_from=pipeline.STALE_INTERVALS)
 
 
@@ -156,7 +156,7 @@ def _exporters(select: Selectors) -> Panel:
     own = pipeline.own
     return table(
         text,
-        _each(select, "last cycle", pipeline.age_of_pass(select), "s"),
+        _each(select, "last cycle", pipeline.poll_cycle_age(select), "s"),
         _each(select, "cycle took", own(select, catalogue.EXPORTER_POLL_CYCLE_DURATION), "s"),
         _each(select, "late by", own(select, catalogue.EXPORTER_POLL_LATENESS), "s"),
         _each(select, "polls/s", pipeline.rate(select, catalogue.EXPORTER_POLLS), "cps"),
@@ -342,7 +342,7 @@ def _provisioners(select: Selectors) -> Section:
             row(
                 8,
                 (6, _leaders(select)),
-                (6, _instances_as_wanted(select)),
+                (6, _ready_instances(select)),
                 (6, _nodes(select)),
                 (6, _ages(select)),
             ),
@@ -362,23 +362,23 @@ def _leaders(select: Selectors) -> Panel:
     return chart(text, Query(pipeline.leaders(select), "{{instance}}")).optional()
 
 
-def _instances_as_wanted(select: Selectors) -> Panel:
+def _ready_instances(select: Selectors) -> Panel:
     text = PanelText(
-        title="Instances as wanted",
+        title="Ready instances",
         description="Instances that the specification asks for, those that run, healthy and up to "
         "date, and those that cannot be started. Good: as many as wanted; during a rollout the "
         "line climbs. Series: ollama_provisioner_wanted_instances, "
-        "ollama_provisioner_instances_as_wanted, ollama_provisioner_instances.",
+        "ollama_provisioner_ready_instances, ollama_provisioner_instances.",
         no_data=NO_LEADER,
         unit="none",
     )
     return chart(
         text,
-        Query(pipeline.as_wanted(select), "as wanted"),
+        Query(pipeline.ready_instances(select), "ready"),
         Query(pipeline.failed_instances(select), "failed"),
         Query(pipeline.wanted_instances(select), "wanted"),
         overrides=[
-            fields.coloured("as wanted", colours.GOOD),
+            fields.coloured("ready", colours.GOOD),
             fields.coloured("failed", colours.BAD),
             fields.limit_line("wanted"),
         ],
@@ -407,7 +407,7 @@ def _ages(select: Selectors) -> Panel:
     )
     return chart(
         text,
-        Query(pipeline.pass_age(select), "last cycle"),
+        Query(pipeline.reconcile_age(select), "last reconcile"),
         Query(pipeline.view_age(select), "view of {{instance}}"),
     ).optional()
 

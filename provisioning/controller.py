@@ -334,7 +334,7 @@ class ReconcileLoop:
         report = Report(
             number=self._n_reconciles,
             n_wanted=spec_index.n_wanted,
-            n_as_wanted=spec_index.count_as_wanted(self._cache.stored, self._health.unhealthy),
+            n_ready=spec_index.count_ready(self._cache.stored, self._health.unhealthy),
             events=events_of(ended, begun),
             n_actions=len(begun),
             n_running=self.n_running,

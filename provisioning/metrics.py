@@ -136,8 +136,8 @@ class Metrics:
         )
         for reason in Reason:
             self._replacements.labels(reason)
-        self._as_wanted = self._gauge(
-            "instances_as_wanted", "Instances that run, are healthy, and are up to date."
+        self._ready = self._gauge(
+            "ready_instances", "Instances that run, are healthy, and are up to date."
         )
         self._reconcile_duration_s = self._histogram(
             "reconcile_duration_seconds",
@@ -195,7 +195,7 @@ class Metrics:
         self._last_reconcile_timestamp_s.set(self._clock.unix_s())
         self._running_operations.set(report.n_running)
         self._waiting_operations.set(report.n_waiting)
-        self._as_wanted.set(report.n_as_wanted)
+        self._ready.set(report.n_ready)
         for reason, n in report.reasons.items():
             self._replacements.labels(reason).inc(n)
 

@@ -60,7 +60,7 @@ class Report(msgspec.Struct, frozen=True):
     number: int
     n_wanted: int
     """Instances that the specification asks for."""
-    n_as_wanted: int
+    n_ready: int
     """Instances that run, are healthy, and are up to date."""
     events: Mapping[str, int]
     """What has ended or begun, and how often."""
@@ -79,7 +79,7 @@ class Report(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """Return the line of the log."""
         counts = {
-            "ready": self.n_as_wanted,
+            "ready": self.n_ready,
             "wanted": self.n_wanted,
             "actions": self.n_actions,
             "running": self.n_running,

@@ -65,7 +65,7 @@ class SpecIndex:
             entry.model,
         )
 
-    def count_as_wanted(
+    def count_ready(
         self, stored: Mapping[str, StoredInstance], unhealthy: Mapping[str, object]
     ) -> int:
         """Return how many instances run, are healthy, and are up to date."""

@@ -97,7 +97,7 @@ def _replica_down(settings: Settings) -> Alert:
 def _shard_missing(settings: Settings) -> Alert:
     scope = settings.scope
     shards = f"max {scope.by()} ({scope.last(catalogue.EXPORTER_SHARDS)})"
-    # An exporter that is there and has not finished a pass since it started watches nothing yet.
+    # An exporter that has completed no poll cycle since it started watches nothing yet.
     present = f"count {scope.by()} (count {scope.by('shard')} ({ACTIVE_EXPORTERS}))"
     return Alert(
         name="OllamaFleetShardMissing",

@@ -1,14 +1,14 @@
 """Rules on the provisioners: does one lead, does it get on, does the fleet become what is wanted.
 
 Without a provisioner there is none of their series, and none of these alerts. Of several the one
-that leads counts: a standby knows nothing of nodes, and what it says of passes is of its last term.
+that leads counts: a standby knows nothing of nodes, and its last reconcile is of its last term.
 """
 
 from __future__ import annotations
 
 from alerts import series
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
-from alerts.names import AS_WANTED_RATIO
+from alerts.names import READY_RATIO
 from alerts.promql import Scope, indented, joined, over
 from alerts.settings import Settings
 from ollama_fleet.durations import duration_text
@@ -23,7 +23,7 @@ def group(settings: Settings) -> Group:
     return Group(
         "ollama-fleet-provisioner",
         (
-            _as_wanted_ratio(settings),
+            _ready_ratio(settings),
             _no_leader(settings),
             _many_leaders(settings),
             _down(settings),
@@ -50,12 +50,12 @@ def _of_leader(scope: Scope, expression: str) -> str:
     )
 
 
-def _as_wanted_ratio(settings: Settings) -> Recording:
+def _ready_ratio(settings: Settings) -> Recording:
     scope = settings.scope
     wanted = scope.last(series.WANTED_INSTANCES)
     return Recording(
-        AS_WANTED_RATIO,
-        _of_leader(scope, f"{scope.last(series.INSTANCES_AS_WANTED)} / ({wanted} > 0)"),
+        READY_RATIO,
+        _of_leader(scope, f"{scope.last(series.READY_INSTANCES)} / ({wanted} > 0)"),
     )
 
 
@@ -140,12 +140,12 @@ def _store_unavailable(settings: Settings) -> Alert:
 
 
 def _stalled(settings: Settings) -> Alert:
-    scope, age_s = settings.scope, settings.thresholds.pass_age
+    scope, age_s = settings.scope, settings.thresholds.reconcile_age
     known = f"max {scope.by('job', 'instance')} ({scope.last(series.INSTANCES)})"
     return Alert(
         name="OllamaProvisionerStalled",
-        settings=("thresholds.pass_age",),
-        # One that has nothing to do, as no specification was ever applied, makes no passes either.
+        settings=("thresholds.reconcile_age",),
+        # Without a specification there is nothing to reconcile.
         expr=joined(
             f"time() - {scope.latest(series.LAST_RECONCILE)} > {number(age_s)}",
             f"and {scope.on_exporter} {scope.last(series.LEADER)} == 1",
@@ -204,14 +204,14 @@ def _instances_failed(settings: Settings) -> Alert:
 
 
 def _behind(settings: Settings) -> Alert:
-    share, window = settings.thresholds.as_wanted, duration_text(settings.windows.progress)
+    share, window = settings.thresholds.ready_instances, duration_text(settings.windows.progress)
     return Alert(
         name="OllamaProvisionerBehind",
-        settings=("thresholds.as_wanted", "windows.progress"),
+        settings=("thresholds.ready_instances", "windows.progress"),
         # A roll-out is behind as well, but gets on.
         expr=joined(
-            f"{AS_WANTED_RATIO} < {number(share)}",
-            f"and {AS_WANTED_RATIO} <= {AS_WANTED_RATIO} offset {window}",
+            f"{READY_RATIO} < {number(share)}",
+            f"and {READY_RATIO} <= {READY_RATIO} offset {window}",
         ),
         for_s=3600,
         keep_firing_for_s=300,

@@ -15,8 +15,7 @@ RULES = 'rule_group=~".*ollama-fleet-.*"'
 LATE_RATIO = 0.1
 """Of the interval: when the last poll begins later than that, there are too many instances."""
 STALE_INTERVALS = 12
-"""Without a whole pass for so many, an exporter speaks for the fleet no more; as the rules have it.
-"""
+"""Without a complete poll cycle for longer, the rules ignore an exporter."""
 
 
 def own(select: Selectors, series: Series | str) -> str:
@@ -53,8 +52,8 @@ def shards_missing(select: Selectors) -> str:
     return f"sum(clamp_min({wanted} - ({found} or 0 * {wanted}), 0))"
 
 
-def age_of_pass(select: Selectors) -> str:
-    """Return how long ago each exporter ended its last whole pass over the fleet.
+def poll_cycle_age(select: Selectors) -> str:
+    """Return how long ago each exporter ended its last complete poll cycle.
 
     Of one that has not ended any, how long it has been running.
     """
@@ -62,9 +61,9 @@ def age_of_pass(select: Selectors) -> str:
     return f"time() - ({last} or {scraped(select, STARTED)})"
 
 
-def intervals_since_pass(select: Selectors) -> str:
+def intervals_since_poll_cycle(select: Selectors) -> str:
     """Return the same in poll intervals; of several exporters the worst."""
-    return f"max(({age_of_pass(select)}) / {own(select, catalogue.EXPORTER_POLL_INTERVAL)})"
+    return f"max(({poll_cycle_age(select)}) / {own(select, catalogue.EXPORTER_POLL_INTERVAL)})"
 
 
 def interval(select: Selectors) -> str:
@@ -242,9 +241,9 @@ def wanted_instances(select: Selectors) -> str:
     return f"sum({_of_leader(select, series.WANTED_INSTANCES)})"
 
 
-def as_wanted(select: Selectors) -> str:
+def ready_instances(select: Selectors) -> str:
     """Return how many of them run, are healthy and up to date."""
-    return f"sum({_of_leader(select, series.INSTANCES_AS_WANTED)})"
+    return f"sum({_of_leader(select, series.READY_INSTANCES)})"
 
 
 def failed_instances(select: Selectors) -> str:
@@ -258,8 +257,8 @@ def unreachable_nodes(select: Selectors) -> str:
     return f"sum({_of_leader(select, series.UNREACHABLE_NODES)})"
 
 
-def pass_age(select: Selectors) -> str:
-    """Return how long ago the leaders ended their last pass; of several the worst."""
+def reconcile_age(select: Selectors) -> str:
+    """Return how long ago the leaders last reconciled; of several the worst."""
     return f"max(time() - ({_of_leader(select, series.LAST_RECONCILE)} > 0))"
 
 

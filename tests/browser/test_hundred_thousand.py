@@ -59,7 +59,7 @@ async def test_a_hundred_thousand_instances_can_be_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ids = write_inventory(tmp_path / "fleet.json")
-    # It is ready only once a pass is over, which the page need not wait for.
+    # It is ready only once a poll cycle is over, which the page need not wait for.
     url = await start_exporter(tmp_path / "fleet.json", interval_s=5, ready_path="/-/healthy")
     await eventually(lambda: _lists_all(url))
     page = await open_page(url)

@@ -16,9 +16,9 @@ class Counters:
         self.n_tries = 0
         self.provision_s: list[float] = []
         """How long each start that went well has taken, tries included."""
-        self.n_passes = 0
+        self.n_reconciles = 0
         self.pass_s = 0.0
-        """All passes together."""
+        """All reconciles together."""
         self.last: Report | None = None
         self.n_outages = 0
 
@@ -29,7 +29,7 @@ class Counters:
             self.provision_s.append(outcome.duration_s)
 
     def reconcile_ended(self, report: Report) -> None:
-        self.n_passes += 1
+        self.n_reconciles += 1
         self.pass_s += report.duration_s
         self.last = report
 

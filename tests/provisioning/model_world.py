@@ -1,7 +1,7 @@
 """A fleet in a few dictionaries: what decide's actions do to it, without any waiting.
 
 In:   a Fleet, the records and containers to begin with, a source of dice.
-Out:  `step`: one pass of decide on what can be observed, its promises checked, its actions begun.
+Out:  `step`: one call of decide on what can be observed, its promises checked, its actions begun.
 Operations end in later steps, well or not, as the dice say while the world is wild.
 """
 
@@ -299,7 +299,7 @@ class World:
 
 
 def check(world: World, seen: StateSnapshot, actions: Sequence[Action]) -> None:
-    """Assert what decide promises about every single pass."""
+    """Assert what decide promises about every single reconcile."""
     check_one_action_each(seen, actions)
     check_operations(world, [action for action in actions if not cancels_start(seen, action)])
     check_room(world, actions)

@@ -84,7 +84,7 @@ async def has_running(session: aiohttp.ClientSession, count: int) -> bool:
 async def test_what_a_person_orders_is_begun_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next pass would be an hour away: a specification, a scaling, a replacement."""
+    """The next reconcile would be an hour away: a specification, a scaling, a replacement."""
     monkeypatch.setattr(controller, "INTERVAL_S", 3600.0)
     async with client(settings(tmp_path)) as session:
         await eventually(lambda: leads(session))
@@ -116,13 +116,13 @@ async def test_own_writes_wake_nobody(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 async def is_quiet(session: aiohttp.ClientSession) -> bool:
-    """Say whether there is no pass for a while in which passes that wake each other make three."""
-    before = await n_passes(session)
+    """Say whether none comes for as long as three take that wake each other."""
+    before = await n_reconciles(session)
     await asyncio.sleep(3 * controller.SHORTEST_GAP_S)
-    return before == await n_passes(session)
+    return before == await n_reconciles(session)
 
 
-async def n_passes(session: aiohttp.ClientSession) -> str:
+async def n_reconciles(session: aiohttp.ClientSession) -> str:
     async with session.get("/metrics") as response:
         lines = (await response.text()).splitlines()
     (line,) = [

@@ -69,7 +69,7 @@ def test_nothing_is_done_while_nothing_is_wrong() -> None:
 
             assert before == stage.instances
             assert n_commits == stage.store.n_commits
-            assert stage.counters.n_passes > 500
+            assert stage.counters.n_reconciles > 500
             assert stage.counters.last
             assert "ready=8 wanted=8 actions=0" in str(stage.counters.last)
 
@@ -433,13 +433,13 @@ def test_however_much_happens_reconciles_keep_their_distance() -> None:
         async with provisioner(fleet(pool(2))) as stage:
             await stage.until(stage.is_whole)
             await VirtualClock().sleep(30.0)
-            n_before = stage.counters.n_passes
+            n_before = stage.counters.n_reconciles
 
             for _ in range(200):
                 stage.controller.loop.wake()
                 await VirtualClock().sleep(0.01)
 
-            assert 9 <= stage.counters.n_passes - n_before <= 11
+            assert 9 <= stage.counters.n_reconciles - n_before <= 11
 
     virtual_run(scene())
 
@@ -473,11 +473,11 @@ def test_drains_that_cannot_be_ended_cause_no_reconciles() -> None:
             assert {Phase.DRAINING, Phase.STOPPING} >= {one.phase for one in stage.instances}
             stage.world.silence("n1")
             await VirtualClock().sleep(10.0)
-            n_before = stage.counters.n_passes
+            n_before = stage.counters.n_reconciles
 
             await VirtualClock().sleep(50.0)
 
-            assert stage.counters.n_passes - n_before <= 12
+            assert stage.counters.n_reconciles - n_before <= 12
 
     virtual_run(scene())
 
@@ -689,7 +689,7 @@ def test_what_is_refused_for_good_is_tried_at_the_usual_pace(
             await VirtualClock().sleep(100 * INTERVAL_S)
 
             assert 90 < taken.n_refused <= 102
-            assert stage.counters.n_passes <= 102
+            assert stage.counters.n_reconciles <= 102
 
     virtual_run(scene())
 

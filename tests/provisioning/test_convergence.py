@@ -1,6 +1,6 @@
 """From any mixture of states the fleet becomes what it is to be, and no promise is broken.
 
-`model_world.check` asserts the promises of every single pass; here are the mixtures, and the end.
+`model_world.check` asserts the promises of every reconcile; here are the mixtures, and the end.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_a_reconcile_says_what_it_found_and_when(metrics: Metrics) -> None:
         found[f'replacements_total{{reason="{reason}"}}']
         for reason in ("unhealthy", "out_of_memory", "exited")
     )
-    assert (9.0, 3.0) == (found["instances_as_wanted"], found["running_operations"])
+    assert (9.0, 3.0) == (found["ready_instances"], found["running_operations"])
     assert (0.25, 1000.0) == (
         found["reconcile_duration_seconds_sum"],
         found["last_reconcile_timestamp_seconds"],

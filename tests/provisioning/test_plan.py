@@ -77,7 +77,7 @@ def counts(plan: PoolPlan) -> tuple[int, int, int, int]:
     return (plan.n_created, plan.n_removed, plan.n_replaced, plan.n_moved)
 
 
-def test_a_fleet_that_is_as_wanted_has_an_empty_plan() -> None:
+def test_a_fleet_that_matches_its_specification_has_an_empty_plan() -> None:
     plan = plan_of(FLEET, FLEET, instances(4), base_version=7)
 
     assert (True, 7) == (plan.is_empty, plan.base_version)

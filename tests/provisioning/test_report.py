@@ -28,7 +28,7 @@ from tests.provisioning.world import SimulatedRuntime
 
 ID = "chat-00001"
 START = Operation(Kind.START, "n1", f"{ID}.1", ID, 1)
-QUIET = Report(number=7, n_wanted=3, n_as_wanted=3, events={})
+QUIET = Report(number=7, n_wanted=3, n_ready=3, events={})
 TWO_NODES = (node("n1"), node("n2"))
 
 
@@ -50,7 +50,7 @@ def test_the_line_of_a_reconcile_has_its_counts() -> None:
         [CreateInstance(instance(1)), Drain(ID, Reason.ROTATED)],
     )
     report = Report(
-        number=12, n_wanted=10_000, n_as_wanted=9_998, events=events, n_actions=2, n_running=3,
+        number=12, n_wanted=10_000, n_ready=9_998, events=events, n_actions=2, n_running=3,
         n_waiting=4, n_refused=1, duration_s=0.0421,
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ def fresh(cluster: str, *shards: int) -> Series:
     }
 
 
-PASSES: Series = {
+CYCLES: Series = {
     **of("ollama_exporter_poll_last_completed_timestamp_seconds", 3580, 3000),
     **of("ollama_exporter_poll_interval_seconds", 10, 20),
 }
@@ -102,21 +102,24 @@ CASES = (
          {**SHARDS, **fresh("a", 0, 1, 2), **fresh("b", 0)}, 1),
     Case("nobody says how many shards there are", pipeline.shards_missing(ASK), fresh("a", 0),
          NOTHING),
-    Case("since an exporter's last pass", pipeline.age_of_pass(ASK), PASSES, {A: 20, B: 600}),
-    Case("without a pass, since the exporter started", pipeline.age_of_pass(ASK), NEVER,
+    Case("since an exporter's last poll cycle", pipeline.poll_cycle_age(ASK), CYCLES,
+         {A: 20, B: 600}),
+    Case("without a poll cycle, since the exporter started", pipeline.poll_cycle_age(ASK), NEVER,
          {A: 20, B: 2000}),
-    Case("passes are late by their own interval", pipeline.intervals_since_pass(ASK), PASSES, 30),
-    Case("a pass that is on time", pipeline.intervals_since_pass(ASK), PASSES, 2, ONLY_A),
-    Case("an exporter that has not ended any pass is the worst",
-         pipeline.intervals_since_pass(ASK), NEVER, 200),
-    Case("the longest interval", pipeline.interval(ASK), PASSES, 20),
-    Case("a tenth of it is late", pipeline.lateness_limit(ASK), PASSES, 2),
+    Case("poll cycles are late by their own interval", pipeline.intervals_since_poll_cycle(ASK),
+         CYCLES, 30),
+    Case("a poll cycle that is on time", pipeline.intervals_since_poll_cycle(ASK), CYCLES, 2,
+         ONLY_A),
+    Case("an exporter that has not ended any poll cycle is the worst",
+         pipeline.intervals_since_poll_cycle(ASK), NEVER, 200),
+    Case("the longest interval", pipeline.interval(ASK), CYCLES, 20),
+    Case("a tenth of it is late", pipeline.lateness_limit(ASK), CYCLES, 2),
     Case("the shard of an exporter", pipeline.shard(ASK), SHARD_INFO,
          {f'{{{JOB},instance="a",shard="1"}}': 1}),
     Case("a value with shard and version", pipeline.with_shard(ASK, pipeline.scraped(ASK, "up")),
          SHARD_INFO, {f'{{{JOB},instance="a",shard="1",version="2",python="3"}}': 1}),
-    Case("a sum with shard and version", pipeline.with_shard(ASK, pipeline.age_of_pass(ASK)),
-         {**SHARD_INFO, **PASSES},
+    Case("a sum with shard and version", pipeline.with_shard(ASK, pipeline.poll_cycle_age(ASK)),
+         {**SHARD_INFO, **CYCLES},
          {f'{{{JOB},instance="a",shard="1",version="2",python="3"}}': 20}),
     Case("an exporter's counter's growth", pipeline.rate(ASK, catalogue.EXPORTER_POLLS), POLLS,
          {A: 10, B: 10}),

@@ -152,7 +152,9 @@ async def test_revisions_of_another_layout_are_not_compared_with(fleet: Fleet) -
     assert "<Revisions: 1 kept, the last is 3>" == repr(fleet.revisions)
 
 
-async def test_instances_that_get_another_model_make_one_layout_per_pass(fleet: Fleet) -> None:
+async def test_instances_that_get_another_model_make_one_layout_per_poll_cycle(
+    fleet: Fleet,
+) -> None:
     fleet.poller.has_seen_all.set()
     names = []
     for n in range(12):  # each 2 s

@@ -126,7 +126,7 @@ async def test_a_summary_has_everything_that_the_page_shows() -> None:
     } == await summary()
 
 
-async def test_nothing_is_judged_before_the_first_pass_ended() -> None:
+async def test_nothing_is_judged_before_the_first_poll_cycle_ended() -> None:
     told = await summary(is_seen=False, completed_at_s=0.0)
 
     assert None is told["last_cycle_age_seconds"]
