@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +171,7 @@ async def _serving(
     n_connections = max_connections(descriptors.raise_limit(), n_listeners=len(listeners))
     server = FleetServer(
         fleet,
-        router_of(fleet.spec),
+        routers_of(fleet.spec),
         TextGenerator(fleet, time_scale=fleet.spec.time_scale),
         max_connections=n_connections,
         layout=layout,
@@ -206,6 +206,6 @@ def _running(settings: Settings) -> AbstractAsyncContextManager[RunningFleet]:
     return running_fleet(settings.spec, port=settings.listen_port, faults=settings.faults)
 
 
-def router_of(spec: FleetSpec) -> Router:
-    """Return what the instances of a fleet serve."""
-    return OllamaRouter() if spec.mode is Mode.OLLAMA else FleetRouter(spec)
+def routers_of(spec: FleetSpec) -> Mapping[Mode, Router]:
+    """Return what the instances of each mode serve."""
+    return {Mode.FLEET: FleetRouter(spec), Mode.OLLAMA: OllamaRouter()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from provisioning.simulator.app import (
     running_simulation,
 )
 from provisioning.simulator.control import default_path
+from provisioning.simulator.endpoints import keep_alive_s
 from provisioning.simulator.errors import FaultError, SimulationError, SpecError
 from provisioning.simulator.faults import Fault, parse_fault
 from provisioning.simulator.spec import FleetSpec, Hardware, InventoryEngine, Mode, address_of
@@ -115,9 +117,28 @@ class Ports(click.ParamType[range]):
         return range(int(first), int(last) + 1)
 
 
+class KeepAlive(click.ParamType[float]):
+    """Seconds or a duration such as `5m`, as OLLAMA_KEEP_ALIVE; below 0 means for ever."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the duration, or say what is wrong with it."""
+        text = str(value)
+        try:
+            return keep_alive_s(int(text) if WHOLE_NUMBER.fullmatch(text) else text) or 0.0
+        except ValueError as error:
+            self.fail(f"{error}; write seconds, 5m, or -1", param, ctx)
+
+
+WHOLE_NUMBER = re.compile(r"-?\d+")
 HARDWARE_HELP = "Weights of epyc-9654, xeon-8380, gpu (42, 31, 187 tokens/s) among the nodes."
 TIME_SCALE_HELP = "Real seconds that a simulated second of generating takes."
-MEANINGLESS_WHILE_HOSTING = ("instances", "nodes", "listen_port", "inventory", "fault")
+MEANINGLESS_WHILE_HOSTING = (
+    *("instances", "nodes", "ollama_share", "listen_port", "inventory", "fault"),
+)
 """Options that say which instances there are from the start, where there are none."""
 FILE = click.Path(dir_okay=False, path_type=Path)
 PORT = click.IntRange(0, 65_535)
@@ -125,9 +146,9 @@ HELP = """Run a fleet of simulated LLM servers on this machine, all in one proce
 
 Each instance has a loopback address of its own, 127.1.0.1 and up, and all share one port.
 They answer as the server kind of --mode does, generate text at their own speed, and have
-believable counters that grow by themselves. With --mode ollama they have the endpoints of a real
-Ollama under /api and /v1, and load, keep and unload models as requests say (keep_alive). Until a
-request or a fault changes that, an instance's own model stays loaded.
+believable counters that grow by themselves. With --mode ollama, or a share of --ollama-share, they
+have the endpoints of a real Ollama under /api and /v1, and load, keep and unload models as requests
+say (keep_alive). Until a request or a fault changes that, an instance's own model stays loaded.
 
 \b
   ollama-fleet simulate --instances 10000 --inventory fleet.json
@@ -158,7 +179,10 @@ Faults are KIND:KEY=VALUE,... The keys say whom a fault befalls: ids=A+B, node=N
   runner_oom    as runner_kill, and every load fails for lack of memory
   unload        a client unloads the models; the next request loads one
   no_model      the store is empty
-  partly_cpu    ratio (0.5) of a GPU instance's model is not in the GPU's memory
+  partly_cpu    ratio (0.5) of a GPU instance's model is not in the GPU's memory: it is slower
+  busy          each request waits seconds (5) for its turn, as others come first
+  restart       the server starts again once, as version=0.32.15 (0.4.7, 0.23.0); healing does
+                not undo it
 
 The control API takes the same as JSON, writes with the token of --control.token-file:
 
@@ -198,6 +222,12 @@ faults; node_gone: the node's units are dead, and the control API answers 503 fo
 @click.option("--instances", default=100, help="How many instances.")
 @click.option("--nodes", type=int, help="How many nodes; without it, one for every 100.")
 @click.option("--mode", type=click.Choice([*map(str, Mode)]), default="fleet", help="Server kind.")
+@click.option(
+    "--ollama-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of the instances that is stock Ollama, in a fleet of another mode.",
+)
 @click.option("--seed", default=1, help="Equal seeds give equal fleets.")
 @click.option("--hardware", type=Weights(), default="epyc-9654=1", help=HARDWARE_HELP)
 @click.option("--listen-port", type=PORT, default=11450, help="Of all instances; 0: any.")
@@ -211,6 +241,12 @@ faults; node_gone: the node's units are dead, and the control API answers 503 fo
     "--max-loaded-models",
     default=3,
     help="Models that each instance may have loaded; one more unloads an idle one.",
+)
+@click.option(
+    "--keep-alive",
+    type=KeepAlive(),
+    default="5m",
+    help="How long a model stays loaded after a request that does not say; -1: for ever.",
 )
 @click.option("--inventory", type=FILE, help="Keep the inventory in this file.")
 @click.option(
@@ -284,6 +320,7 @@ def settings_of(
     inventory: Path | None,
     control_listen_address: tuple[str, int],
     control_token_file: Path,
+    keep_alive: float,
     host_units: range | None,
     load_seconds: float,
     **others: Any,
@@ -298,6 +335,7 @@ def settings_of(
         n_nodes=nodes,
         mode=Mode(mode),
         inventory_engine=InventoryEngine(inventory_engine),
+        keep_alive_s=keep_alive,
         **others,
     )
     host, port = control_listen_address

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Protocol, cast
 
 from provisioning.simulator.faults import Kind, MetricsFailure
 from provisioning.simulator.fleet import ENDS_PROCESS, ActiveFault, Fleet, InstanceState
 from provisioning.simulator.fleet_api import Answer, Endpoint, Page, Router, not_found
+from provisioning.simulator.spec import Mode
 from provisioning.simulator.wire import (
     BROKEN_METRICS,
     NO_HTTP,
@@ -52,7 +53,7 @@ class ConnectionLimit(Protocol):
     """The server, as a connection sees it."""
 
     fleet: Fleet
-    site: Router
+    routers: Mapping[Mode, Router]
     generator: Generator
 
     def admit(self, connection: Connection, transport: asyncio.Transport) -> InstanceState | None:
@@ -107,6 +108,10 @@ class Connection(asyncio.Protocol):
     def is_paused(self) -> bool:
         """Say whether it is read no further, as its answers do not leave or its queue is full."""
         return self._is_paused
+
+    @property
+    def _router(self) -> Router:
+        return self._gate.routers[self._state.instance.mode]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Find out which instance was called; reset where nobody is."""
@@ -222,11 +227,11 @@ class Connection(asyncio.Protocol):
 
     def _find(self, request: Request, *, is_loading: bool = False) -> tuple[Request, Answer]:
         """Return what a request is answered by, and the request as it is to be answered."""
-        site = self._gate.site
-        admitted = site.admit(request, self._state)
+        router = self._router
+        admitted = router.admit(request, self._state)
         if isinstance(admitted, Response):
             return request, admitted
-        find = site.loading if is_loading else site.find
+        find = router.loading if is_loading else router.find
         return admitted, find(admitted, self._state)
 
     def _answer_badly(self, request: Request, trouble: ActiveFault) -> None:
@@ -239,7 +244,7 @@ class Connection(asyncio.Protocol):
                 _, found = self._find(request)
                 whole = NO_JSON if isinstance(found, Endpoint) else self._response(found)
                 self._close_after(half(request, whole, now_s=self._clock()))
-            case Kind.NO_METRICS if request.path == self._gate.site.metrics_path:
+            case Kind.NO_METRICS if request.path == self._router.metrics_path:
                 is_broken = trouble.fault.how is MetricsFailure.BROKEN
                 self._send(request, BROKEN_METRICS if is_broken else not_found())
             case Kind.LOADING | Kind.OOM_RESTART:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ollama_fleet.suggestions import did_you_mean
 from provisioning.simulator.errors import FaultError
-from provisioning.simulator.spec import Instance
+from provisioning.simulator.spec import RELEASE_BY_VERSION, Instance
 
 
 class Kind(StrEnum):
@@ -56,7 +56,11 @@ class Kind(StrEnum):
     NO_MODEL = "no_model"
     """The store is empty."""
     PARTLY_CPU = "partly_cpu"
-    """`ratio` of the model is not in the GPU's memory."""
+    """`ratio` of the model is not in the GPU's memory, which slows it down."""
+    BUSY = "busy"
+    """Other clients' requests come first: each request waits `seconds` for its turn."""
+    RESTART = "restart"
+    """The server is started again once, as `version` where one is given."""
 
 
 class MetricsFailure(StrEnum):
@@ -81,6 +85,8 @@ class Fault:
     ratio: float = 0.05
     seconds: float = 5.0
     how: MetricsFailure = MetricsFailure.NOT_FOUND
+    version: str | None = None
+    """None: the one that it has."""
 
     def as_json(self) -> dict[str, object]:
         """Return the fault as the control API writes it: the keys that mean something for it."""
@@ -93,6 +99,8 @@ PARAMETERS_BY_KIND: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
     {
         Kind.RUNNER_HANG: ("seconds",),
         Kind.PARTLY_CPU: ("ratio",),
+        Kind.BUSY: ("seconds",),
+        Kind.RESTART: ("version",),
         Kind.SLOW: ("factor",),
         Kind.ERRORS: ("ratio",),
         Kind.OOM_RESTART: ("seconds",),
@@ -269,6 +277,12 @@ def _how(value: object) -> MetricsFailure:
         raise ValueError(f"expected {' or '.join(MetricsFailure)}, got {value!r}") from None
 
 
+def _version(value: object) -> str:
+    if value not in RELEASE_BY_VERSION:
+        raise ValueError(f"expected {' or '.join(RELEASE_BY_VERSION)}, got {value!r}")
+    return str(value)
+
+
 MAX_NUMBER = 1_000_000
 _READERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
     {
@@ -281,5 +295,6 @@ _READERS: Mapping[str, Callable[[object], object]] = MappingProxyType(
         "ratio": _ratio,
         "seconds": _positive,
         "how": _how,
+        "version": _version,
     }
 )

@@ -17,9 +17,10 @@ from provisioning.simulator.instance import (
     ModelStore,
     changed,
     new_lifetime,
+    speed_partly_on_cpu,
     with_request,
 )
-from provisioning.simulator.spec import FleetSpec, Instance, instances_of
+from provisioning.simulator.spec import RELEASE_BY_VERSION, FleetSpec, Instance, instances_of
 
 OF_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL, Kind.RUNNER_OOM})
 KILLS_RUNNER = frozenset({Kind.RUNNER_KILL, Kind.RUNNER_OOM})
@@ -27,7 +28,10 @@ ENDS_WITH_RUNNER = frozenset({Kind.RUNNER_HANG, Kind.RUNNER_KILL})
 OF_MODELS = frozenset({Kind.RUNNER_OOM, Kind.UNLOAD, Kind.NO_MODEL})
 """Healing one has the instance's own model loaded again."""
 ALTERS_ANSWERS = (
-    frozenset(Kind) - OF_RUNNER - OF_MODELS - {Kind.SLOW, Kind.ERRORS, Kind.SHRINK, Kind.PARTLY_CPU}
+    frozenset(Kind)
+    - OF_RUNNER
+    - OF_MODELS
+    - {Kind.SLOW, Kind.ERRORS, Kind.SHRINK, Kind.PARTLY_CPU, Kind.BUSY, Kind.RESTART}
 )
 ENDS_PROCESS = frozenset({Kind.KILL, Kind.OOM_KILL, Kind.NODE_GONE})
 STOPS_WORK = ENDS_PROCESS | {Kind.HANG, Kind.LOADING, Kind.OOM_RESTART}
@@ -62,10 +66,16 @@ class ActiveFault:
         }
 
 
+def identity_of(instance: Instance) -> bytes:
+    """Return model and version as they stand in /api/metrics."""
+    return f'"model":"{instance.model.name}","version":"{instance.release.version}"'.encode()
+
+
 class InstanceState:
     """What changes about one instance."""
 
     __slots__ = (
+        "busy_s",
         "cpu_ratio",
         "identity",
         "instance",
@@ -84,10 +94,7 @@ class InstanceState:
     def __init__(self, instance: Instance, life: Lifetime) -> None:
         self.instance = instance
         self.life = life
-        self.identity = (
-            f'"model":"{instance.model.name}","version":"{instance.release.version}"'.encode()
-        )
-        """The two as they stand in /api/metrics, made once."""
+        self.identity = identity_of(instance)
         self.is_absent = False
         """True for good once it has ended; whoever follows in its place has a state of its own."""
         self.starting: ActiveFault | None = None
@@ -100,6 +107,8 @@ class InstanceState:
         """What is wrong with the process that runs its models."""
         self.cpu_ratio = 0.0
         """How much of a model is not in its GPU's memory."""
+        self.busy_s = 0.0
+        """How long other clients' requests take before each that it is asked."""
         self.n_runners_killed = 0
         """How often a fault has killed the process that runs its models."""
         self.n_asked = 0
@@ -237,7 +246,9 @@ class Fleet:
         """Return the models of an instance, to be changed."""
         if state.models is None:
             installed, most = state.instance.installed, self.spec.max_loaded_models
-            state.models = ModelStore(installed, max_loaded=most)
+            state.models = ModelStore(
+                installed, max_loaded=most, keep_alive_s=state.instance.keep_alive_s
+            )
         return state.models
 
     def runner_was_renewed(self, state: InstanceState) -> None:
@@ -268,19 +279,19 @@ class Fleet:
             upon = chain((state.starting,), self._active.values())
             mine = [active for active in upon if active is not None and index in active.indices]
             trouble = worst(mine, now_s)
-            condition = condition_under(trouble, mine)
-            if begun is not None and begun.fault.kind is Kind.OOM_RESTART:
-                self._restart(state, condition, OUT_OF_MEMORY)
-            elif _has_ended(state.trouble) and not _has_ended(trouble):
-                self._restart(state, condition, NOTHING)
-            else:
+            condition = condition_under(trouble, mine, state.instance)
+            counts = counts_of_restart(begun, state.trouble, trouble)
+            if counts is None:
                 state.life = changed(state.life, state.instance, now_s=now_s, condition=condition)
+            else:
+                self._restart(state, condition, counts)
             state.trouble = trouble
             state.runner = latest(mine, OF_RUNNER)
-            partly = latest(mine, {Kind.PARTLY_CPU})
-            state.cpu_ratio = partly.fault.ratio if partly else 0.0
+            state.cpu_ratio = cpu_ratio_under(mine)
+            busy = latest(mine, {Kind.BUSY})
+            state.busy_s = busy.fault.seconds if busy else 0.0
             if begun is not None:
-                self._change_models(state, begun.fault.kind)
+                self._do_once(state, begun.fault)
         self._tell(indices)
 
     def _restart(self, state: InstanceState, condition: Condition, counts: Counters) -> None:
@@ -288,15 +299,19 @@ class Fleet:
         if state.models is not None:
             state.models.restart()
 
-    def _change_models(self, state: InstanceState, begun: Kind) -> None:
-        """Do what a fault does once, when it begins."""
-        state.n_runners_killed += begun in KILLS_RUNNER
-        if begun is Kind.UNLOAD:
+    def _do_once(self, state: InstanceState, begun: Fault) -> None:
+        """Do what a fault does when it begins."""
+        state.n_runners_killed += begun.kind in KILLS_RUNNER
+        if begun.kind is Kind.UNLOAD:
             self.models_of(state).expire_all()
-        elif begun is Kind.NO_MODEL:
+        elif begun.kind is Kind.NO_MODEL:
             self.models_of(state).clear()
-        elif begun is Kind.RUNNER_OOM:
+        elif begun.kind is Kind.RUNNER_OOM:
             self.record(state, OUT_OF_MEMORY)
+        elif begun.version is not None:
+            release = RELEASE_BY_VERSION[begun.version]
+            state.instance = replace(state.instance, release=release)
+            state.identity = identity_of(state.instance)
 
     def _tell(self, indices: frozenset[int]) -> None:
         for watcher in self._watchers:
@@ -316,14 +331,33 @@ def worst(faults: Sequence[ActiveFault], now_s: float) -> ActiveFault | None:
     return max(altering)[-1] if altering else None
 
 
+def counts_of_restart(
+    begun: ActiveFault | None, before: ActiveFault | None, after: ActiveFault | None
+) -> Counters | None:
+    """Return what the counters of a process that starts now begin with; None: none starts."""
+    if begun is not None and begun.fault.kind is Kind.OOM_RESTART:
+        return OUT_OF_MEMORY
+    is_asked = begun is not None and begun.fault.kind is Kind.RESTART
+    return NOTHING if is_asked or (_has_ended(before) and not _has_ended(after)) else None
+
+
 def latest(faults: Sequence[ActiveFault], kinds: Set[Kind]) -> ActiveFault | None:
     """Return the latest fault of some kinds."""
     return next((active for active in reversed(faults) if active.fault.kind in kinds), None)
 
 
-def condition_under(trouble: ActiveFault | None, faults: Sequence[ActiveFault]) -> Condition:
+def cpu_ratio_under(faults: Sequence[ActiveFault]) -> float:
+    """Return how much of a GPU instance's model its faults keep out of the GPU's memory."""
+    partly = latest(faults, {Kind.PARTLY_CPU})
+    return partly.fault.ratio if partly else 0.0
+
+
+def condition_under(
+    trouble: ActiveFault | None, faults: Sequence[ActiveFault], instance: Instance
+) -> Condition:
     """Return how an instance works under all its faults."""
     factors = [active.fault.factor for active in faults if active.fault.kind is Kind.SLOW]
+    factors.append(speed_partly_on_cpu(instance, cpu_ratio_under(faults)))
     ratios = [active.fault.ratio for active in faults if active.fault.kind is Kind.ERRORS]
     is_stopped = trouble is not None and trouble.fault.kind in STOPS_WORK
     return Condition(

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from provisioning.simulator.spec import P50_S, P99_S, Instance, Model
+from provisioning.simulator.spec import (
+    KEEP_ALIVE_S,
+    P50_S,
+    P99_S,
+    SPEED_BY_HARDWARE,
+    Hardware,
+    Instance,
+    Model,
+)
 
 FINE_BOUNDARIES_S = (0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25)
 """Close together around 0.15, where the latency alert is."""
@@ -65,6 +73,14 @@ class Condition:
 
 
 SOUND = Condition()
+
+
+def speed_partly_on_cpu(instance: Instance, cpu_ratio: float) -> float:
+    """Return the speed, against the usual, with `cpu_ratio` of the model on its node's CPU."""
+    if instance.hardware is not Hardware.GPU:
+        return 1.0
+    cpu_slowness = SPEED_BY_HARDWARE[Hardware.GPU] / SPEED_BY_HARDWARE[Hardware.EPYC_9654]
+    return 1.0 / (1.0 - cpu_ratio + cpu_ratio * cpu_slowness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +199,6 @@ def _error_ratio(instance: Instance, condition: Condition) -> float:
     return instance.error_ratio if condition.error_ratio is None else condition.error_ratio
 
 
-KEEP_ALIVE_S = 300.0
-"""How long a model stays loaded after a request that does not say."""
-
-
 @dataclass(slots=True)
 class Loaded:
     """A model in memory."""
@@ -239,10 +251,13 @@ def canonical(name: str) -> str:
 class ModelStore:
     """What one instance has in its store and in memory."""
 
-    def __init__(self, installed: Iterable[Model], *, max_loaded: int) -> None:
+    def __init__(
+        self, installed: Iterable[Model], *, max_loaded: int, keep_alive_s: float = KEEP_ALIVE_S
+    ) -> None:
         """Install models; the first is loaded."""
         self._installed = {canonical(model.name): model for model in installed}
         self._max_loaded = max_loaded
+        self._keep_alive_s = keep_alive_s
         self._loaded: dict[str, Loaded] = {}
         self.restart()
 
@@ -253,7 +268,8 @@ class ModelStore:
 
     def restart(self) -> None:
         """Be as after the server's start, once its imagined clients have asked."""
-        self._loaded = {name: Loaded(model) for name, model in [*self._installed.items()][:1]}
+        first = [*self._installed.items()][:1]
+        self._loaded = {name: Loaded(model, self._keep_alive_s) for name, model in first}
 
     def find(self, name: str) -> Model | None:
         """Return the installed model of a name as clients write it."""
@@ -292,7 +308,7 @@ class ModelStore:
         if name not in self._in_memory(now_s):
             if len(self._loaded) >= self._max_loaded:
                 return None
-            self._loaded[name] = Loaded(model, free_since_s=now_s)
+            self._loaded[name] = Loaded(model, self._keep_alive_s, free_since_s=now_s)
         loaded = self._loaded[name]
         loaded.model, loaded.is_loading = model, True
         return loaded

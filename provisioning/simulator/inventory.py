@@ -64,14 +64,13 @@ class PublishedInventory:
 def entries(spec: FleetSpec, instances: Sequence[Instance], port: int) -> list[dict[str, object]]:
     """Return one inventory entry per instance; `port` is that of instances without their own."""
     is_auto = spec.inventory_engine is InventoryEngine.AUTO
-    engine = "auto" if is_auto else spec.mode.value
     return [
         {
             "id": instance.id,
             "url": f"http://{instance.address}:{instance.port or port}",
             "node": instance.node,
             "model": instance.model.name,
-            "engine": engine,
+            "engine": "auto" if is_auto else instance.mode.value,
             "state": "running",
             "developer": instance.developer,
             "labels": {"hardware": instance.hardware.value},

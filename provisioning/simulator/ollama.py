@@ -342,7 +342,7 @@ def _nothing_loaded(state: InstanceState, now_s: float) -> bytes:
 
 
 def _ps(state: InstanceState, now_s: float) -> bytes:
-    own = Loaded(state.instance.model)
+    own = Loaded(state.instance.model, state.instance.keep_alive_s)
     loaded = [own] if state.models is None else state.models.loaded(now_s)
     return encode_json({"models": [_ps_entry(one, state, now_s) for one in loaded]})
 

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Mapping
 
 from provisioning.simulator.connection import Connection, Generator
 from provisioning.simulator.errors import ListenError
 from provisioning.simulator.fleet import ENDS_PROCESS, Fleet, InstanceState
 from provisioning.simulator.fleet_api import Router
-from provisioning.simulator.spec import Layout, is_loopback
+from provisioning.simulator.spec import Layout, Mode, is_loopback
 
 BACKLOG = 65_535
 """Connects of a burst that wait for accept; the kernel caps it at net.core.somaxconn."""
@@ -80,14 +81,14 @@ class FleetServer:
     def __init__(
         self,
         fleet: Fleet,
-        site: Router,
+        routers: Mapping[Mode, Router],
         generator: Generator,
         *,
         max_connections: int,
         layout: Layout | None = None,
     ) -> None:
         self.fleet = fleet
-        self.site = site
+        self.routers = routers
         self.generator = generator
         self.n_accepted = 0
         """Connections that an instance accepted since the start."""

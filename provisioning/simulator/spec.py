@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import count, islice
@@ -123,12 +123,19 @@ RELEASES = (
 )
 
 
+RELEASE_BY_VERSION: Mapping[str, Release] = MappingProxyType(
+    {release.version: release for release in RELEASES}
+)
+
+
 N_DEVELOPERS = 1_200
 INSTANCES_PER_NODE = 100
 ROTATION_S = 7 * 24 * 3600
 P50_S = 0.062
 P99_S = 0.089
 ERROR_RATIO = 0.003
+KEEP_ALIVE_S = 300.0
+"""How long a model stays loaded after a request that does not say, where the server does not."""
 
 
 class Mode(StrEnum):
@@ -194,6 +201,8 @@ class FleetSpec:
     n_nodes: int | None = None
     """None: one node for every 100 instances."""
     mode: Mode = Mode.FLEET
+    ollama_share: float = 0.0
+    """Of the instances, spread over all nodes: they are stock Ollama, whatever the mode."""
     seed: int = 1
     hardware: tuple[tuple[Hardware, int], ...] = ALL_EPYC
     """Kinds of hardware with their weights among the nodes."""
@@ -208,6 +217,8 @@ class FleetSpec:
     """How many models each instance has in its store; its own is the first and is loaded."""
     max_loaded_models: int = 3
     """Of each instance; another one that is asked for takes the place of one that is idle."""
+    keep_alive_s: float = KEEP_ALIVE_S
+    """How long a model stays loaded after a request that does not say."""
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -221,6 +232,12 @@ class FleetSpec:
             return self.n_nodes
         return -(-self.n_instances // INSTANCES_PER_NODE)
 
+    def mode_of(self, index: int) -> Mode:
+        """Return which server the instance number `index` pretends to be."""
+        share = self.ollama_share
+        is_stock = int((index + 1) * share) > int(index * share)
+        return Mode.OLLAMA if is_stock else self.mode
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -231,6 +248,7 @@ class Instance:
     address: str
     node: str
     hardware: Hardware
+    mode: Mode
     model: Model
     release: Release
     developer: str
@@ -245,6 +263,8 @@ class Instance:
     port: int = 0
     """0: the one port of the whole fleet."""
     n_installed: int = 1
+    keep_alive_s: float = KEEP_ALIVE_S
+    """How long a model stays loaded after a request that does not say."""
 
     @property
     def installed(self) -> tuple[Model, ...]:
@@ -258,9 +278,10 @@ def instances_of(spec: FleetSpec) -> tuple[Instance, ...]:
     # Not for secrets: the fleet has to be the same one for the same seed.
     dice = random.Random(spec.seed)  # noqa: S311
     nodes = _nodes(spec)
-    weights = _release_weights(spec.mode)
     return tuple(
-        _instance(spec, index, *nodes[index * len(nodes) // spec.n_instances], weights, dice)
+        _instance(
+            spec, index, *nodes[index * len(nodes) // spec.n_instances], spec.mode_of(index), dice
+        )
         for index in range(spec.n_instances)
     )
 
@@ -281,7 +302,7 @@ def hosted_instance(
     It has no age and no developer: who ordered it knows those.
     """
     dice = random.Random(f"{spec.seed}/{instance_id}")  # noqa: S311 - as above
-    made = _instance(spec, number, node, hardware, _release_weights(spec.mode), dice)
+    made = _instance(spec, number, node, hardware, spec.mode, dice)
     speed = made.tokens_per_second * model.relative_speed / made.model.relative_speed
     return replace(
         made,
@@ -306,9 +327,13 @@ def dealt(weights: Mapping[Hardware, int]) -> Iterator[Hardware]:
         yield hardware
 
 
-def _release_weights(mode: Mode) -> list[int]:
-    stock = mode is Mode.OLLAMA
-    return [release.stock_weight if stock else release.fleet_weight for release in RELEASES]
+WEIGHTS_BY_MODE: Mapping[Mode, list[int]] = MappingProxyType(
+    {
+        Mode.FLEET: [release.fleet_weight for release in RELEASES],
+        Mode.OLLAMA: [release.stock_weight for release in RELEASES],
+    }
+)
+"""Of the releases."""
 
 
 def _instance(
@@ -316,12 +341,12 @@ def _instance(
     index: int,
     node: str,
     hardware: Hardware,
-    release_weights: Sequence[int],
+    mode: Mode,
     dice: random.Random,
 ) -> Instance:
     # Every instance throws the dice equally often, so that the first n do not depend on the rest.
     (model,) = dice.choices(MODELS, [model.share for model in MODELS])
-    (release,) = dice.choices(RELEASES, release_weights)
+    (release,) = dice.choices(RELEASES, WEIGHTS_BY_MODE[mode])
     speed = SPEED_BY_HARDWARE[hardware] * model.relative_speed
     return Instance(
         index=index,
@@ -329,6 +354,7 @@ def _instance(
         address=address_of(index),
         node=node,
         hardware=hardware,
+        mode=mode,
         model=model,
         release=release,
         developer=f"dev-{int(dice.random() * N_DEVELOPERS) + 1:04}",
@@ -339,6 +365,7 @@ def _instance(
         prompt_tokens_per_request=int(dice.uniform(200, 900)),
         age_s=dice.uniform(0.0, ROTATION_S),
         n_installed=spec.installed_models,
+        keep_alive_s=spec.keep_alive_s,
     )
 
 
@@ -362,5 +389,7 @@ def _problems(spec: FleetSpec) -> Iterator[str]:
         yield f"an instance has 1 to {len(MODELS)} models installed, not {spec.installed_models}"
     if spec.max_loaded_models < 1:
         yield f"an instance loads 1 model or more, not {spec.max_loaded_models}"
+    if not 0 <= spec.ollama_share <= 1:
+        yield f"the share of stock Ollama is 0 to 1, not {spec.ollama_share}"
     if not 0 <= spec.time_scale < math.inf:
         yield f"the time scale is 0 or more, not {spec.time_scale}"

@@ -6,10 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 from provisioning.simulator.app import running_fleet
-from provisioning.simulator.spec import FleetSpec, Mode
+from provisioning.simulator.spec import FleetSpec
 from tests.e2e.running import Running, running
 from tests.waiting import eventually
 
@@ -21,21 +19,23 @@ def write_inventory(path: Path, entries: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("mode", Mode)
-async def test_every_simulated_instance_is_recognised_and_healthy(
-    mode: Mode, tmp_path: Path
+async def test_every_simulated_instance_of_a_mixed_fleet_is_recognised_and_healthy(
+    tmp_path: Path,
 ) -> None:
-    async with running_fleet(FleetSpec(n_instances=N, mode=mode)) as fleet:
+    async with running_fleet(FleetSpec(n_instances=N, ollama_share=0.5)) as fleet:
         entries = [{**entry, "engine": "auto"} for entry in fleet.inventory]
+        expected = {str(one["id"]): ("healthy", one["engine"], "ok") for one in fleet.inventory}
+        assert {"fleet", "ollama"} == {engine for _, engine, _ in expected.values()}
         async with running(tmp_path, write_inventory(tmp_path / "fleet.json", entries)) as stack:
-            expected = {"status": "healthy", "engine": mode.value, "metrics_outcome": "ok"}
-            await eventually(lambda: _are_all(stack, expected))
+            await eventually(lambda: _sees(stack, expected))
 
 
-async def _are_all(stack: Running, expected: Mapping[str, str]) -> bool:
+async def _sees(stack: Running, expected: Mapping[str, object]) -> bool:
     """Say whether all instances are so, at one look."""
-    seen = await stack.instances()
-    return N == len(seen) and all(expected.items() <= one.items() for one in seen)
+    return expected == {
+        one["id"]: (one["status"], one["engine"], one["metrics_outcome"])
+        for one in await stack.instances()
+    }
 
 
 async def test_prometheus_sees_faults_healing_and_who_leaves_the_inventory(

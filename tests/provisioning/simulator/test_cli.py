@@ -96,14 +96,17 @@ def test_options_come_from_the_environment_too(environment: dict[str, str]) -> N
         "OLLAMA_FLEET_SIMULATE_INSTANCES": "7",
         "OLLAMA_FLEET_SIMULATE_MODE": "ollama",
         "OLLAMA_FLEET_SIMULATE_FAULT": "kill:count=1 shrink:count=2",
+        "OLLAMA_FLEET_SIMULATE_KEEP_ALIVE": "-1",
     }
     with _started(environment) as (_process, where):
         inventory = _get(f"{where['control_url']}/instances")
         faults = _get(f"{where['control_url']}/faults")
+        (model,) = _get(f"{inventory[0]['url']}/api/ps")["models"]
 
     assert 7 == where["instances"]
     assert 5 == len(inventory)
     assert "ollama" == inventory[0]["engine"]
+    assert model["expires_at"] > "2300", "for ever, as Ollama says it"
     assert ["kill", "shrink"] == [fault["kind"] for fault in faults]
 
 
@@ -193,6 +196,8 @@ def test_a_host_that_does_not_exist_is_told(environment: dict[str, str]) -> None
         (["--control.listen-address", ":11451"], "names no host: write 127.0.0.1:11451"),
         (["--listen-port", "99999"], "65535"),
         (["--instanses", "3"], "--instances"),
+        (["--ollama-share", "2"], "0<=x<=1"),
+        (["--keep-alive", "soon"], "write seconds, 5m, or -1"),
         (["--host-units", "20000"], "no range of ports such as 20000-20099"),
         (["--host-units", "20001-20000"], "the first one first"),
         (["--host-units", "0-5"], "from 1 to 65535"),

@@ -31,6 +31,8 @@ INSTANCES = instances_of(FleetSpec(n_instances=1_000))
             Fault(Kind.NO_METRICS, share=1.0, how=MetricsFailure.BROKEN),
         ),
         ("node_gone:node=node-001", Fault(Kind.NODE_GONE, node="node-001")),
+        ("busy:count=1,seconds=3", Fault(Kind.BUSY, count=1, seconds=3.0)),
+        ("restart:count=1,version=0.4.7", Fault(Kind.RESTART, count=1, version="0.4.7")),
     ],
 )
 def test_a_fault_is_read_from_words(text: str, fault: Fault) -> None:
@@ -56,6 +58,7 @@ def test_a_fault_is_read_from_words(text: str, fault: Fault) -> None:
         ("no_metrics:count=1,how=odd", "404 or broken"),
         ("node_gone:count=3", "node=NAME"),
         ("node_gone:node=node-001,count=3", "no other selector"),
+        ("restart:count=1,version=0.5", "0.4.7 or 0.23.0 or 0.32.15, got '0.5'"),
         ("kill:node=", "expected a name"),
     ],
 )

@@ -10,10 +10,11 @@ from datetime import datetime
 import pytest
 
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.instance import KEEP_ALIVE_S, ModelStore
+from provisioning.simulator.endpoints import FOREVER_S
+from provisioning.simulator.instance import ModelStore
 from provisioning.simulator.ollama import MAX_INSTALLED
 from provisioning.simulator.runner import Runners, TextGenerator
-from provisioning.simulator.spec import MODELS, FleetSpec, Hardware, Mode
+from provisioning.simulator.spec import KEEP_ALIVE_S, MODELS, FleetSpec, Hardware, Mode
 from tests.provisioning.simulator.client import Answer, FakeClock, connected, get
 from tests.waiting import eventually
 
@@ -73,6 +74,21 @@ async def test_a_model_stays_for_as_long_as_the_last_request_said(
     assert [OWN] == list(await _loaded(fleet))
     clock.now_s += 2
     assert ([OWN] if seconds > 10**9 else []) == list(await _loaded(fleet))
+
+
+async def test_a_pinned_model_stays_for_ever_and_a_request_that_does_not_say_leaves_it_pinned(
+    clock: FakeClock,
+) -> None:
+    spec = replace(SPEC, keep_alive_s=FOREVER_S)
+    async with running_fleet(spec, clock=clock) as fleet:
+        for _ in range(2):
+            assert {OWN: pytest.approx(clock.now_s + FOREVER_S, abs=1)} == await _loaded(fleet)
+            await _generate(fleet)
+            clock.now_s += 10**6
+
+        await _generate(fleet, keep_alive=10)
+        await _generate(fleet)
+        assert {OWN: clock.now_s + 10} == await _loaded(fleet), "the last time said counts"
 
 
 async def test_a_request_without_a_time_begins_the_last_one_anew(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -268,6 +269,72 @@ async def test_a_model_partly_on_the_cpu_has_less_vram_than_its_size(fleet: Runn
     assert [0.75] == pytest.approx(await shares())
     fleet.heal()
     assert [1.0] == await shares()
+
+
+async def test_a_model_half_on_the_cpu_is_slower_than_half_as_fast(fleet: RunningFleet) -> None:
+    async def speed() -> float:
+        said = (await _generate(fleet)).json
+        return float(said["eval_count"] / said["eval_duration"] * 1e9)
+
+    usual = await speed()
+    fleet.inject("partly_cpu", ids=["llm-00001"], ratio=0.5)
+    assert usual * 2 / (1 + 187 / 42) == pytest.approx(await speed(), rel=0.01)
+    fleet.heal()
+    assert usual == pytest.approx(await speed(), rel=0.01)
+
+
+async def test_a_busy_runner_s_requests_wait_and_only_their_total_says_so() -> None:
+    async with running_fleet(replace(SPEC, time_scale=0.001)) as fleet:
+        fleet.inject("busy", ids=["llm-00001"], seconds=60)
+        said = (await _generate(fleet)).json
+        parts = sum(said[f"{part}_duration"] for part in ("load", "prompt_eval", "eval"))
+        assert 60e9 <= said["total_duration"] - parts
+        assert said["load_duration"] < 1e9
+
+        fleet.heal()
+        said = (await _generate(fleet)).json
+        parts = sum(said[f"{part}_duration"] for part in ("load", "prompt_eval", "eval"))
+        assert said["total_duration"] - parts < 60e9
+
+
+async def test_healing_a_busy_runner_lets_those_that_wait_pass() -> None:
+    async with running_fleet(replace(SPEC, time_scale=1.0)) as fleet:
+        fleet.inject("busy", ids=["llm-00001"], seconds=600)
+        asked = asyncio.create_task(_generate(fleet))
+        await eventually(lambda: fleet.fleet.states[0].n_generating == 1)
+        assert [M] == await _loaded(fleet)
+        fleet.heal()
+
+        assert 200 == (await asked).status
+
+
+async def test_a_restarted_server_closes_its_connections_and_has_the_version_for_good(
+    fleet: RunningFleet,
+) -> None:
+    async with connected(fleet) as client:
+        before = (await client.get("/api/version")).json["version"]
+        assert "0.4.7" != before
+        fleet.fleet.clock.now_s += 1  # type: ignore[attr-defined]
+        fleet.inject("restart", ids=["llm-00001"], version="0.4.7")
+        with pytest.raises(ConnectionResetError):
+            await client.read_rest()
+    for _ in range(2):
+        assert {"version": "0.4.7"} == (await get(fleet, 0, "/api/version")).json
+        (model,) = (await get(fleet, 0, "/api/ps")).json["models"]
+        assert "context_length" not in model, "it behaves as its version does"
+        fleet.heal()
+
+
+async def test_a_restart_without_a_version_begins_the_counters_again() -> None:
+    clock = FakeClock()
+    async with running_fleet(FleetSpec(n_instances=1), clock=clock) as fleet:
+        before = (await get(fleet, 0, "/api/metrics")).json
+        fleet.inject("restart", share=1)
+        after = (await get(fleet, 0, "/api/metrics")).json
+
+    assert clock.now_s == after["start_time_seconds"] > before["start_time_seconds"]
+    assert before["version"] == after["version"]
+    assert 0 == after["generated_tokens_total"]
 
 
 @pytest.mark.parametrize("kind", ["runner_hang", "runner_oom", "no_model"])

@@ -17,7 +17,7 @@ from provisioning.simulator.fleet import Fleet
 from provisioning.simulator.fleet_api import FleetRouter
 from provisioning.simulator.runner import TextGenerator
 from provisioning.simulator.server import BACKLOG, FleetServer, open_listener
-from provisioning.simulator.spec import FleetSpec
+from provisioning.simulator.spec import FleetSpec, Mode
 from provisioning.simulator.wire import Request, RequestReader
 from tests.provisioning.simulator.client import FakeClock, connected, get, victim
 from tests.waiting import eventually
@@ -166,7 +166,8 @@ async def test_connections_beyond_the_limit_are_reset_with_a_warning(
 ) -> None:
     fleet = Fleet(SPEC, clock=FakeClock())
     generator = TextGenerator(fleet, time_scale=0)
-    server = FleetServer(fleet, FleetRouter(SPEC), generator, max_connections=1)
+    routers = {Mode.FLEET: FleetRouter(SPEC)}
+    server = FleetServer(fleet, routers, generator, max_connections=1)
     listener = open_listener(0)
     running = RunningFleet(fleet, server, port=listener.getsockname()[1], max_connections=1)
     await server.start(listener, backlog=BACKLOG)

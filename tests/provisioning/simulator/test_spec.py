@@ -82,6 +82,14 @@ def test_fleet_mode_runs_the_article_s_release_and_stock_mode_newer_ones() -> No
     assert {"0.4.7", "0.23.0", "0.32.15"} == set(versions(Mode.OLLAMA))
 
 
+def test_a_share_of_stock_ollama_is_spread_over_all_nodes() -> None:
+    spec = FleetSpec(n_instances=1_000, ollama_share=0.33)
+    by_node = Counter(i.node for i in instances_of(spec) if i.mode is Mode.OLLAMA)
+
+    assert 330 == by_node.total()
+    assert {33} == {*by_node.values()}
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -92,6 +100,7 @@ def test_fleet_mode_runs_the_article_s_release_and_stock_mode_newer_ones() -> No
         ({"hardware": ((Hardware.GPU, 0),)}, "weight"),
         ({"hardware": ()}, "weight"),
         ({"time_scale": -1.0}, "-1.0"),
+        ({"ollama_share": 1.5}, "1.5"),
         ({"time_scale": float("nan")}, "nan"),
     ],
 )
