@@ -109,6 +109,11 @@ def test_a_change_of_an_alert_that_there_is_not_is_refused_with_the_name_that_wa
         ("fleet: {size: 1}\nfleet: {size: 2}\n", ":2: sets fleet again"),
         ("a: !!python/object:os.system {}\n", "is not valid YAML"),
         ("[" * 500 + "]" * 500, "is nested too deeply"),
+        pytest.param(
+            f"{'#' * 1_000_000}\nthresholds: {{flaps: 7}}\n",
+            "is larger than 1,000,000 bytes",
+            id="too large",
+        ),
     ],
 )
 def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, text: str, fault: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,6 +53,21 @@ async def test_a_rotation_window_mutes_what_rotation_causes_and_no_page(
     assert ["OllamaFleetInventoryShrunk"] == taken.told("ticket")
     assert [] == taken.told("info")
     assert sorted(causes) == taken.told("page", "us")
+
+
+async def test_a_closed_rotation_window_mutes_nothing(tmp_path: Path, taken: Inbox) -> None:
+    """One is open on another day, one at this hour of a time zone that is twelve hours ahead."""
+    now = datetime.now(UTC)
+    day, hour = (now + timedelta(days=3)).strftime("%A").lower(), now.hour
+    windows = [
+        {"weekdays": [day], "times": ["00:00-24:00"]},
+        {"times": [f"{hour:02}:00-{hour + 1:02}:00"], "location": "Etc/GMT-12"},
+    ]
+    async with running(tmp_path, hooks(taken.url) | {"rotation_windows": windows}) as alertmanager:
+        await alertmanager.fire(named(*inhibition.ROTATION_CAUSES, severity="warning"))
+        await all_told(alertmanager, taken)
+
+    assert sorted(inhibition.ROTATION_CAUSES) == taken.told("ticket")
 
 
 async def test_the_dead_mans_switch_hears_at_intervals(tmp_path: Path, taken: Inbox) -> None:

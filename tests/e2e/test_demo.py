@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -34,16 +34,23 @@ TEST_S = 900.0
 
 @asynccontextmanager
 async def _up(run_dir: Path, *options: str) -> AsyncIterator[tuple[Process, str]]:
-    """Run `up`; give it and what it has said."""
+    """Run `up`; give it and what it has said once all runs."""
+    async with _started(run_dir, *options) as process:
+        assert process.stdout is not None
+        yield process, await _until_up(process, process.stdout)
+
+
+@asynccontextmanager
+async def _started(run_dir: Path, *options: str) -> AsyncIterator[Process]:
+    """Start `up`; kill it at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "ollama_fleet", "up", f"--run-dir={run_dir}"),
         *("--poll-interval=1", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stdout is not None
     try:
-        yield process, await _until_up(process, process.stdout)
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
@@ -92,30 +99,46 @@ async def test_what_the_demo_prints_is_true_and_works_and_it_leaves_nothing(
     assert [] == [pid for pid in members if is_running(pid)]
 
 
+@pytest.fixture
+def own_model(tiny_model: Path) -> Iterator[Path]:
+    """A model whose servers end with the test, also where it fails with some kept."""
+    yield tiny_model
+    for pid in _naming(str(tiny_model)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(TEST_S)
-async def test_up_keeps_instances_or_ends_them_with_it_as_asked(
-    prometheus_binary: Path, tiny_model: Path, tmp_path: Path
+async def test_up_keeps_instances_also_if_killed_and_takes_them_over_or_ends_them_as_asked(
+    prometheus_binary: Path, own_model: Path, tmp_path: Path
 ) -> None:
-    run_dir, option = tmp_path / "run", f"--spec={_own_spec(tmp_path, tiny_model)}"
+    run_dir, option = tmp_path / "run", f"--spec={_own_spec(tmp_path, own_model)}"
 
     async with _up(run_dir, option, "--keep-instances") as (process, said):
         await _until_all_healthy(said, 2)
         assert "curl" not in said
-        kept = _naming(str(tiny_model))
-        process.send_signal(signal.SIGTERM)
+        kept = _naming(str(own_model))
+        process.kill()  # of which no instance may notice anything
         await asyncio.wait_for(process.wait(), ENDS_S)
     assert 2 == len(kept)
     assert all(map(is_running, kept))
 
-    async with _up(run_dir, option) as (process, said):
+    async with _up(run_dir, option, "--keep-instances") as (process, said):
         await _until_all_healthy(said, 2)
-        assert set() == {*kept} & {*_naming(str(tiny_model))}
+        assert sorted(kept) == sorted(_naming(str(own_model)))
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), ENDS_S)
+    assert all(map(is_running, kept))
+
+    async with _started(run_dir, option) as process:
+        await eventually(lambda: 2 == len({*_naming(str(own_model))} - {*kept}))
+        assert not any(map(is_running, kept))
         process.send_signal(signal.SIGINT)
         await asyncio.wait_for(process.wait(), ENDS_S)
 
     assert 0 == process.returncode
-    assert [] == _naming(str(tiny_model))
+    assert [] == _naming(str(own_model))
 
 
 def _exported(said: str) -> dict[str, str]:

@@ -53,6 +53,7 @@ async def over_tls(fleet_lab: ContainerLab) -> AsyncIterator[list[str]]:
 async def test_containers_are_spread_over_two_nodes_behind_nginx_and_a_killed_one_comes_back(
     fleet_lab: ContainerLab, over_tls: list[str]
 ) -> None:
+    """The provisioner that then follows adopts them, through nginx too."""
     one = await fleet_lab.applied(fleet_lab.containers(N), N, *over_tls)
 
     instances = await one.instances()
@@ -63,6 +64,16 @@ async def test_containers_are_spread_over_two_nodes_behind_nginx_and_a_killed_on
     killed.kill()
     after = await fleet_lab.whole(one, N)
     assert [killed.instance_id] == [each["id"] for each in after if each["generation"] == 2]
+
+    before = set(fleet_lab.units())
+    one.kill()
+    one.start()
+    await eventually(one.leads)
+    adopted = await fleet_lab.whole(one, N)
+    assert before == set(fleet_lab.units())
+    assert {each["id"]: each["generation"] for each in after} == {
+        each["id"]: each["generation"] for each in adopted
+    }
 
 
 @pytest.mark.nightly
