@@ -147,6 +147,12 @@ class Provisioner:
             return "\nollama_provisioner_leader 1.0\n" in page
         return False
 
+    async def has_asked_nodes(self) -> bool:
+        """Say whether it leads and has seen what runs on each node: only then are orphans known."""
+        with suppress(OSError):
+            return (await self.answer("/orphans")).status == 200
+        return False
+
     async def is_ready(self) -> bool:
         """Say whether it knows the fleet."""
         if not self.is_running:

@@ -123,6 +123,7 @@ async def test_a_killed_provisioner_loses_nothing_and_starts_nothing_twice(
     one.kill()
     there = by_id(fleet_lab.units())
     one.start()
+    await eventually(one.has_asked_nodes)
     await fleet_lab.whole(one, count)
 
     after = by_id(fleet_lab.units())
@@ -140,6 +141,7 @@ async def test_instances_outlive_a_provisioner_that_is_stopped(fleet_lab: Lab) -
     assert "stopped; instances keep running" in one.said
     assert "Traceback" not in one.said
     one.start()
+    await eventually(one.has_asked_nodes)
     await fleet_lab.whole(one, N)
     assert before == by_id(fleet_lab.units())
 
