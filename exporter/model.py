@@ -75,6 +75,16 @@ class Outcome(StrEnum):
     NO_DESCRIPTOR = "no_descriptor"
 
 
+class HealthCheck(StrEnum):
+    """What decides whether an instance is healthy, by the inventory."""
+
+    __hash__ = str.__hash__
+
+    POLL = "poll"
+    CANARY = "canary"
+    """Its polls, and whether its canaries stall."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One instance as the inventory describes it.
@@ -96,6 +106,9 @@ class Target:
     """A name in `exporter.engines.ENGINE_NAMES`."""
     state: State = State.RUNNING
     developer: str = ""
+    started_s: float | None = None
+    """When it started, in seconds since 1970 UTC; None: the inventory does not say."""
+    health: HealthCheck = HealthCheck.POLL
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, hash=False)
     origin: str = field(default="", compare=False)
     """Where the entry stands, for messages: `fleet.yml:12` or `http://host/instances[3]`."""

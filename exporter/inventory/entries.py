@@ -12,10 +12,10 @@ from exporter.errors import InputError
 from exporter.inventory.address import Address, parse_host, parse_netloc, parse_url
 from exporter.inventory.checks import shown
 from exporter.inventory.fields import Fields, Problems, Record
-from exporter.model import AUTO, State, Target
+from exporter.model import AUTO, HealthCheck, State, Target
 from ollama_fleet.problems import Problem
 
-FIELDS = frozenset({"id", "node", "model", "engine", "state", "developer"})
+FIELDS = frozenset({"id", "node", "model", "engine", "state", "developer", "started", "health"})
 """Keys of an entry that describe; in service discovery they arrive as labels."""
 
 RESERVED = FIELDS | {"instance_id"}
@@ -213,6 +213,8 @@ class Description(NamedTuple):
     engine: str
     state: State
     developer: str
+    started_s: float | None
+    health: HealthCheck
 
 
 def describe(fields: Fields) -> Description:
@@ -225,6 +227,8 @@ def describe(fields: Fields) -> Description:
         engine=fields.one_of("engine", ENGINE_NAMES, AUTO),
         state=fields.choice("state", State.RUNNING),
         developer=intern(fields.text("developer")),
+        started_s=fields.moment_s("started"),
+        health=fields.choice("health", HealthCheck.POLL),
     )
 
 
@@ -243,6 +247,8 @@ def new_target(
         engine=description.engine,
         state=description.state,
         developer=description.developer,
+        started_s=description.started_s,
+        health=description.health,
         labels=labels,
         origin=origin,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from enum import StrEnum
 from sys import intern
 from types import MappingProxyType
@@ -18,6 +19,8 @@ from ollama_fleet.problems import MAX_PROBLEMS, Problem
 from ollama_fleet.suggestions import did_you_mean
 
 MAX_LABELS = 64
+MAX_UNIX_S = 253_402_300_799.0
+"""The end of the year 9999."""
 
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 ParsedT = TypeVar("ParsedT")
@@ -89,6 +92,17 @@ class Fields:
         self.complain(key, f"must be one of {', '.join(known)}, got {shown(value)}{guess}")
         return default
 
+    def moment_s(self, key: str) -> float | None:
+        """Return a time in seconds since 1970; None when it is absent, null, empty or refused."""
+        value = self.values.get(key)
+        if value is None or value == "":
+            return None
+        moment_s = _unix_s(value)
+        if moment_s is None:
+            helps = "such as 2026-01-31T08:00:00Z, or in seconds since 1970"
+            self.complain(key, f"must be a time {helps}, got {shown(value)}")
+        return moment_s
+
     def parsed(self, key: str, parse: Callable[[str], ParsedT]) -> ParsedT | None:
         """Return what `parse` makes of a text that must be there; None when it is refused."""
         value = self.values.get(key)
@@ -133,6 +147,26 @@ class Fields:
             else:
                 fit[name] = str(value)
         return MappingProxyType(fit)
+
+
+def _unix_s(value: object) -> float | None:
+    """Return a time that is a number, or a text of one or of RFC 3339; None where it is neither."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        seconds = _rfc3339_s(str(value))
+    return seconds if 0 < seconds <= MAX_UNIX_S else None
+
+
+def _rfc3339_s(text: str) -> float:
+    """Return a time with its offset from UTC in seconds since 1970; 0 where it is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return 0.0
+    return moment.timestamp() if moment.tzinfo else 0.0
 
 
 def label_fault(name: str, value: object) -> str:

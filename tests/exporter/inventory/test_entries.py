@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exporter.errors import InputError
 from exporter.inventory.entries import targets_of
 from exporter.inventory.formats import Format, records
-from exporter.model import State, Target
+from exporter.model import HealthCheck, State, Target
 from tests.exporter.inventory.fakes import entry
 
 NAME = "http://host/instances"
@@ -42,6 +42,8 @@ def test_every_field_of_an_entry_arrives() -> None:
             "engine": "llamacpp",
             "state": "draining",
             "developer": "ada@example.test",
+            "started": 1_800_000_000.5,
+            "health": "canary",
             "labels": {"rack": "r7"},
         }
     )
@@ -58,6 +60,8 @@ def test_every_field_of_an_entry_arrives() -> None:
             engine="llamacpp",
             state=State.DRAINING,
             developer="ada@example.test",
+            started_s=1_800_000_000.5,
+            health=HealthCheck.CANARY,
             labels={"rack": "r7"},
         )
         == target
@@ -71,6 +75,26 @@ def test_what_an_entry_leaves_out_has_a_default() -> None:
     assert Target(id="10.0.0.1:11434", host="10.0.0.1", port=11434, node="10.0.0.1") == target
     assert "auto" == target.engine
     assert State.RUNNING is target.state
+
+
+@pytest.mark.parametrize(
+    "started",
+    [1_800_000_000, 1.8e9, "1800000000", "2027-01-15T08:00:00Z", "2027-01-15T10:00:00.000+02:00"],
+)
+def test_a_start_is_a_time_in_seconds_or_of_rfc_3339(started: object) -> None:
+    (target,) = read({"url": "http://h", "started": started})
+
+    assert 1_800_000_000.0 == target.started_s
+
+
+@pytest.mark.parametrize(
+    "started",
+    [0, -1, True, 1e12, 10**400, "nan", "inf", "yesterday", "2027-01-15T08:00:00", [1], "²"],
+)
+def test_what_is_no_time_is_refused(started: object) -> None:
+    (problem,) = problems({"url": "http://h", "started": started})
+
+    assert "started must be a time such as 2026-01-31T08:00:00Z, or in seconds since" in problem
 
 
 @pytest.mark.parametrize(
@@ -325,6 +349,8 @@ def test_labels_that_name_fields_are_those_fields(prefix: str, id_label: str) ->
         "engine": "fleet",
         "state": "provisioning",
         "developer": "ada",
+        "started": "1800000000.5",
+        "health": "canary",
     }
     (target,) = read_groups(
         {"targets": ["h:1"], "labels": {prefix + k: v for k, v in fields.items()}}
@@ -340,6 +366,8 @@ def test_labels_that_name_fields_are_those_fields(prefix: str, id_label: str) ->
             engine="fleet",
             state=State.PROVISIONING,
             developer="ada",
+            started_s=1_800_000_000.5,
+            health=HealthCheck.CANARY,
         )
         == target
     )
