@@ -12,9 +12,11 @@ from functools import cached_property
 import msgspec
 
 from provisioning.api.routes import (
+    HAS_STARTED,
     STATE_BY_PHASE,
     Details,
     Entry,
+    HealthCheck,
     HistoryLine,
     InstanceDocument,
     NodeDocument,
@@ -89,6 +91,7 @@ class InventoryBuilder:
         self._view: View | None = None
         self._spec: StoredSpec | None = None
         self._node_by_name: dict[str, Node] = {}
+        self._health_by_pool: dict[str, HealthCheck] = {}
         self._inventory = Inventory(-1, {})
 
     def inventory_of(self, view: View) -> Inventory:
@@ -124,6 +127,9 @@ class InventoryBuilder:
             log.error("specification cannot be read version=%d: %s", spec.version, error)
             return
         self._node_by_name = {node.name: node for node in self.fleet.nodes}
+        self._health_by_pool = {
+            pool.name: HealthCheck.CANARY for pool in self.fleet.pools if pool.workload.probe.canary
+        }
 
     def _row(self, stored: StoredInstance, known: Mapping[str, Row]) -> Row:
         row = known.get(stored.instance.id)
@@ -145,6 +151,8 @@ class InventoryBuilder:
             engine=entry.engine or "auto",
             state=STATE_BY_PHASE[instance.phase],
             developer=instance.developer,
+            started=(instance.started_s or None) if instance.phase in HAS_STARTED else None,
+            health=self._health_by_pool.get(instance.pool, HealthCheck.POLL),
             labels={"pool": instance.pool, **dict(labels)},
             pool=instance.pool,
             port=instance.port,
@@ -152,7 +160,6 @@ class InventoryBuilder:
             phase_since_s=instance.phase_since_s,
             generation=instance.generation,
             workload=instance.workload,
-            started_s=instance.started_s,
             reason=instance.reason,
             fault=instance.fault,
             n_failures=instance.n_failures,
@@ -181,6 +188,8 @@ def sd_groups(rows: Iterable[Row]) -> Iterator[SdGroup]:
                 "__meta_ollama_engine": details.engine,
                 "__meta_ollama_state": details.state,
                 "__meta_ollama_developer": details.developer,
+                "__meta_ollama_started": str(details.started or ""),
+                "__meta_ollama_health": details.health,
             }
             yield SdGroup((details.url.removeprefix("http://"),), {**labels, **details.labels})
 

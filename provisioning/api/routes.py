@@ -43,6 +43,17 @@ STATE_BY_PHASE: Mapping[Phase, State] = {
 }
 
 
+class HealthCheck(StrEnum):
+    """What decides whether an instance is healthy, as the exporter's inventory has it."""
+
+    POLL = "poll"
+    CANARY = "canary"
+
+
+HAS_STARTED = frozenset({Phase.RUNNING, Phase.DRAINING, Phase.STOPPING})
+"""Phases of an instance whose container was healthy; one that failed has none."""
+
+
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An instance as the exporter's inventory has it: no other keys than these."""
 
@@ -54,6 +65,9 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     engine: str = "auto"
     state: State
     developer: str = ""
+    started: float | None = None
+    """When its container was first healthy, in seconds since 1970; None: it was not, or is gone."""
+    health: HealthCheck = HealthCheck.POLL
     labels: Mapping[str, str] = {}
     """Its pool, and the labels of its node."""
 
@@ -69,7 +83,6 @@ class Details(Entry, frozen=True, omit_defaults=False, kw_only=True):
     generation: int
     workload: str
     """Digest of what it runs."""
-    started_s: float = 0.0
     reason: Reason | None = None
     fault: str = ""
     n_failures: int = 0

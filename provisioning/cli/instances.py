@@ -299,7 +299,7 @@ def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
         "developer": instance.developer,
         "generation": f"{instance.generation}, workload {instance.workload}",
         "log": f"{shown(instance.log)} on {instance.node}" if instance.log else "",
-        "healthy since": _moment(instance.started_s),
+        "healthy since": _moment(instance.started or 0.0),
         "failed starts": str(instance.n_failures or ""),
         "replacement": "requested" if instance.is_replace_asked else "",
     }

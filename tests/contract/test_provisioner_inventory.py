@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporter.inventory import Inventory, sources_for
-from exporter.model import State, Target
+from exporter.model import HealthCheck, State, Target
 from provisioning.model import Phase
 from tests.provisioning.api.board import instance, running_board
 
@@ -31,6 +31,7 @@ async def test_the_exporter_reads_what_is_promised() -> None:
     first = targets["llama-00001"]
     assert ("http://127.0.0.1:20501", "n1", "llama3.1:8b") == (first.url, first.node, first.model)
     assert ("ollama", "ann") == (first.engine, first.developer)
+    assert (1000.0, HealthCheck.POLL) == (first.started_s, first.health)
     assert {"pool": "llama", "rack": "r1"} == dict(first.labels)
     assert "http://[::1]:20504" == targets["llama-00004"].url
 

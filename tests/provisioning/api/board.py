@@ -88,7 +88,7 @@ INSTANCES = (
     instance(3, phase=Phase.DRAINING),
     instance(4, node="n2", phase=Phase.FAILED, fault="exited with status 1", n_failures=1),
     instance(1, "tiny"),
-    instance(2, "tiny", phase=Phase.STOPPING),
+    instance(2, "tiny", phase=Phase.STOPPING, started_s=0.0),
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.api.inventory import InventoryBuilder, node_documents
-from provisioning.model import Fleet, Instance, NodeReport, Phase
+from provisioning.model import Canary, Fleet, Instance, NodeReport, Phase, Probe
 from provisioning.spec.document import encode_fleet
 from provisioning.spec_index import SpecIndex
 from provisioning.store.base import StoredInstance, StoredSpec, View
@@ -44,11 +44,13 @@ async def test_an_entry_says_what_the_exporter_wants_to_know_and_no_more(board: 
         "engine": "ollama",
         "state": "running",
         "developer": "ann",
+        "started": 1000.0,
         "labels": {"pool": "llama", "rack": "r1"},
     } == entries[0]
     assert "http://[::1]:20504" == entries[3]["url"]
     states = ["running", "provisioning", "draining", "running", "running", "draining"]
     assert states == [entry["state"] for entry in entries]
+    assert [False, True, False, True, False, True] == ["started" not in one for one in entries]
 
 
 async def test_details_say_all_that_is_known(board: Board) -> None:
@@ -62,6 +64,8 @@ async def test_details_say_all_that_is_known(board: Board) -> None:
         "engine": "ollama",
         "state": "running",
         "developer": "",
+        "started": None,
+        "health": "poll",
         "labels": {"pool": "llama"},
         "pool": "llama",
         "port": 20504,
@@ -69,7 +73,6 @@ async def test_details_say_all_that_is_known(board: Board) -> None:
         "phase_since_s": 1000.0,
         "generation": 1,
         "workload": instance(1).workload,
-        "started_s": 1000.0,
         "fault": "exited with status 1",
         "reason": None,
         "n_failures": 1,
@@ -93,6 +96,8 @@ async def test_service_discovery_lists_targets_with_labels(board: Board) -> None
                 "__meta_ollama_engine": "ollama",
                 "__meta_ollama_state": "running",
                 "__meta_ollama_developer": "ann",
+                "__meta_ollama_started": "1000.0",
+                "__meta_ollama_health": "poll",
             },
         }
     ] == groups
@@ -131,6 +136,18 @@ def test_an_instance_is_listed_as_it_was_started(of: Fleet | None) -> None:
         details.url,
     )
     assert {"pool": "llama", "rack": "r1"} == dict(details.labels)
+
+
+def test_a_pool_with_a_canary_has_the_exporter_judge_by_canaries_too() -> None:
+    probe = Probe(canary=Canary())
+    pools = [pool.replace(workload=WORKLOAD.replace(probe=probe)) for pool in FLEET.pools[:1]]
+    changed = FLEET.replace(pools=(*pools, *FLEET.pools[1:]))
+
+    rows = InventoryBuilder().inventory_of(view(1, *INSTANCES, of=changed)).rows
+
+    with_canary = {row.details.pool for row in rows.values() if row.details.health == "canary"}
+    assert {"llama"} == with_canary
+    assert b'"health":"canary"' in rows[OLD.id].entry_json
 
 
 def test_an_instance_is_listed_where_it_listens_and_is_asked_for_its_health() -> None:

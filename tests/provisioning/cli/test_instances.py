@@ -196,7 +196,7 @@ DOCUMENT = InstanceDocument(
     phase_since_s=1000.0,
     generation=3,
     workload="d",
-    started_s=900.0,
+    started=900.0,
     reason=Reason.EXITED,
     fault="no\nroom\x1b",
     n_failures=2,
@@ -233,7 +233,7 @@ def test_a_fact_without_a_value_is_left_out() -> None:
     quiet = msgspec.structs.replace(
         DOCUMENT,
         phase=Phase.STARTING,
-        started_s=0.0,
+        started=None,
         reason=None,
         fault="",
         log="",
