@@ -25,7 +25,7 @@ from provisioning.runtime.containerd.containers import FLEET
 from provisioning.runtime.containerd.runtime import ContainerdRuntime, namespace_of
 from provisioning.scheduler import OPERATIONS_PER_CPU
 from tests.containerd import IMAGE, Containerd
-from tests.ports import IDLE_UNIT
+from tests.ports import IDLE_PORT
 
 OURS, CTR = "ours", "ctr"
 """The fleets of the two, whose namespaces keep their containers apart."""
@@ -132,7 +132,7 @@ def new_container(fleet: str, name: str) -> ContainerSpec:
         generation=1,
         pool="pool",
         host="127.0.0.1",
-        port=IDLE_UNIT,
+        port=IDLE_PORT,
         image=IMAGE,
         command=COMMAND,
         environment=(),

@@ -13,19 +13,17 @@ from provisioning.demo.ports import EVERY_ADDRESS, can_bind
 # kind has ports of its own. From 20,000 on are those that `up` takes for simulated instances; from
 # 32,768 on the kernel gives ports to connections.
 HOSTED = range(12_000, 20_000)
-"""Of simulations that host units, at every address."""
+"""Of simulations that host containers, at every address."""
 BENCHED = range(21_000, 22_000)
 """Of what a benchmark runs."""
 LABS = range(22_000, 26_000)
 """Of the labs in which alerts are watched, some at every address."""
 OTHERS = range(26_000, 30_000)
 """Of all other servers."""
-UNITS = range(30_000, 30_200)
-"""Of a node's units, each node having an address of its own."""
-OTHER_UNITS = range(30_200, 30_400)
-"""Of the units of another node at the same address."""
-IDLE_UNIT = 30_500
-"""Of units that do not listen."""
+CONTAINER_PORTS = range(30_000, 30_200)
+"""Of a node's containers, each node having an address of its own."""
+IDLE_PORT = 30_500
+"""Of containers that do not listen."""
 
 
 N_PARTS = 5

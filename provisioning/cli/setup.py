@@ -79,7 +79,7 @@ Environment=OLLAMA_FLEET_PROVISIONER_STATE_DIR={STATE_DIR}
 Environment=OLLAMA_FLEET_PROVISIONER_WEB_TOKEN_FILE={STATE_DIR}/provisioner.token
 EnvironmentFile=-{CONFIG_DIR}/provisioner.env
 ExecStart={executable} provisioner run
-# Units that are processes live on in this service's cgroup, each in one of its own.
+# Instances that are processes live on in this service's cgroup, each in one of its own.
 KillMode=process
 Delegate=memory pids
 DelegateSubgroup=provisioner

@@ -45,7 +45,7 @@ class Demo:
     n_llama_servers: int
     control_port: int
     """Of the process that hosts the simulated instances."""
-    unit_ports: range
+    container_ports: range
     """Of each simulated node."""
     llama_ports: range
     """Of the real servers, which may be asked for up to 50; some may be taken by others."""
@@ -74,7 +74,7 @@ def n_nodes(n_simulated: int) -> int:
     return min(n_simulated, max(LEAST_NODES, math.ceil(n_simulated / INSTANCES_PER_NODE)))
 
 
-def n_unit_ports(n_simulated: int) -> int:
+def n_container_ports(n_simulated: int) -> int:
     """Return how many ports a node needs for its own share and that of a node that is gone."""
     n = n_nodes(n_simulated)
     return math.ceil(n_simulated / max(1, n - 1)) + SPARE_PORTS
@@ -116,8 +116,8 @@ def _simulated_nodes(demo: Demo) -> Iterator[dict[str, Any]]:
             "address": f"{block}.{{{_last_part(first)}..{_last_part(last)}}}",
             "cpus": 192,
             "memory": "768GiB",
-            "first_port": demo.unit_ports[0],
-            "last_port": demo.unit_ports[-1],
+            "first_port": demo.container_ports[0],
+            "last_port": demo.container_ports[-1],
             "labels": {"hardware": str(Hardware.EPYC_9654)},
         }
 

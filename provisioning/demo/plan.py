@@ -9,7 +9,7 @@ from pathlib import Path
 
 from provisioning.demo import llama, programs, rundir
 from provisioning.demo.errors import DemoError
-from provisioning.demo.fleet import N_REAL_PORTS, Demo, n_unit_ports, specification
+from provisioning.demo.fleet import N_REAL_PORTS, Demo, n_container_ports, specification
 from provisioning.demo.observers import Observers
 from provisioning.demo.ports import EVERY_ADDRESS, Ports, Wanted, address_of, url_of
 from provisioning.demo.rundir import RunDir
@@ -18,7 +18,7 @@ from provisioning.spec.document import load_fleet
 
 CONTROL_PORT = 11_451
 LLAMA_PORT = 11_460
-UNIT_PORT = 20_000
+CONTAINER_PORT = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +146,12 @@ def make_demo(settings: Settings, supplies: Supplies, ports: Ports) -> Demo:
     Raises:
         PortError: There are not enough.
     """
-    units = Wanted("the simulated fleet", UNIT_PORT, host=EVERY_ADDRESS)
+    containers = Wanted("the simulated fleet", CONTAINER_PORT, host=EVERY_ADDRESS)
     return Demo(
         n_simulated=settings.n_simulated,
         n_llama_servers=settings.n_llama_servers,
         control_port=ports.take(Wanted("the fleet's control API", CONTROL_PORT)),
-        unit_ports=ports.take_range(units, n_unit_ports(settings.n_simulated)),
+        container_ports=ports.take_range(containers, n_container_ports(settings.n_simulated)),
         llama_ports=ports.take_range(Wanted("llama-server", LLAMA_PORT), N_REAL_PORTS),
         model=llama.MODEL_NAME,
         model_file=supplies.model_file,
@@ -175,7 +175,8 @@ def pollable(fleet: Fleet) -> Fleet:
         others = f" and {len(unreal) - 1:,} more" if len(unreal) > 1 else ""
         raise DemoError(
             f"node {unreal[0]}{others}: instances would be simulated in the provisioner's memory, "
-            "where no exporter can poll them; run `ollama-fleet simulate --host-units 20000-20199` "
+            "where no exporter can poll them; run "
+            "`ollama-fleet simulate --host-containers 20000-20199` "
             "and give each such node `endpoint: http://127.0.0.1:11451`, these ports, and an "
             "`address` of its own from 127.1.0.1 on"
         )

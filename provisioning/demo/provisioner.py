@@ -42,10 +42,10 @@ def server(plan: Plan) -> ChildSpec:
 
 def simulated_fleet(plan: Plan, demo: Demo) -> ChildSpec:
     """Return the process that hosts all simulated instances."""
-    ports = demo.unit_ports
+    ports = demo.container_ports
     command = processes.our_command(
         "simulate",
-        f"--host-units={ports[0]}-{ports[-1]}",
+        f"--host-containers={ports[0]}-{ports[-1]}",
         f"--load-seconds={LOAD_S:g}",
         f"--control.listen-address={address_of(demo.control_port)}",
         f"--control.token-file={plan.run_dir.token}",

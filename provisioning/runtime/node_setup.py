@@ -118,9 +118,9 @@ def alternative_name(access: NodeAccess) -> str:
 
 
 def log_rotation(access: NodeAccess) -> str:
-    """Return logrotate's configuration; units go on writing to their file, so it is copied."""
+    """Return logrotate's configuration; containers go on writing to their file, so it is copied."""
     return f"""\
-# Logs of ollama-fleet's units.
+# Logs of ollama-fleet's containers.
 {access.log_dir}/*/*.log {{
   size {access.max_log_bytes}
   rotate 1

@@ -111,7 +111,7 @@ class MemoryProber:
 
 
 class SimulatorRuntime:
-    """See `base.Runtime`; over the control API of `ollama-fleet simulate --host-units`."""
+    """See `base.Runtime`; over the control API of `ollama-fleet simulate --host-containers`."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class SimulatorRuntime:
     async def containers(self) -> tuple[ObservedContainer, ...]:
         """Return all containers of this fleet, whoever made them, sorted by name."""
         what = f"containers of node {self._node}"
-        async with self._asked("GET", f"{self._url}/units?{self._query}", what) as answer:
+        async with self._asked("GET", f"{self._url}/containers?{self._query}", what) as answer:
             body = await answer.read()
         try:
             found = msgspec.json.decode(body, type=tuple[ObservedContainer, ...])
@@ -184,7 +184,7 @@ class SimulatorRuntime:
 
     async def _write(self, method: str, name: str, what: str, *, body: bytes = b"") -> None:
         headers = {"Authorization": f"Bearer {self._token(what)}"}
-        url = f"{self._url}/units/{quote(name, safe='')}?{self._query}"
+        url = f"{self._url}/containers/{quote(name, safe='')}?{self._query}"
         async with self._asked(method, url, what, headers=headers, body=body):
             return
 
@@ -214,7 +214,7 @@ class SimulatorRuntime:
         except UNANSWERED as error:
             raise NodeUnreachableError(
                 f"{what}: {self._url} does not answer: {str(error) or type(error).__name__}; is "
-                "`ollama-fleet simulate --host-units` running there?"
+                "`ollama-fleet simulate --host-containers` running there?"
             ) from error
 
     def _token(self, what: str) -> str:
@@ -244,7 +244,7 @@ class SimulatorRuntime:
         return TransientError(
             f"{what}: {self._url} answers something else than containers ({error}); is it the "
             "control "
-            "API of `ollama-fleet simulate --host-units`?"
+            "API of `ollama-fleet simulate --host-containers`?"
         )
 
 

@@ -36,12 +36,12 @@ from provisioning.simulator.spec import FleetSpec, Layout, Mode
 
 @dataclass(frozen=True, slots=True)
 class Hosting:
-    """How units are hosted."""
+    """How containers are hosted."""
 
     ports: range
     """Of every node."""
     load_s: float
-    """How long a unit that was started answers that it is loading."""
+    """How long a container that was started answers that it is loading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Settings:
     control_port: int
     token_path: Path
     hosting: Hosting | None = None
-    """None: the fleet is the spec's from the start; else it is empty until units are ordered."""
+    """None: the fleet is the spec's from the start; else empty until containers are ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class RunningFleet:
         self.fleet = fleet
         self.host = host
         self.port = port
-        """Of all instances, which differ by address; of hosted units the first."""
+        """Of all instances, which differ by address; of hosted containers the first."""
         self.max_connections = max_connections
         """What the limit of open files leaves room for; new ones beyond it are reset."""
         self._server = server
@@ -192,8 +192,8 @@ async def running_simulation(settings: Settings) -> AsyncIterator[Simulation]:
         inventory = PublishedInventory(
             running.fleet, port=running.port, path=settings.inventory_path
         )
-        units = None if running.host is None else ContainerRoutes(running.host, tokens)
-        control = Control(running.fleet, inventory, tokens, units=units)
+        containers = None if running.host is None else ContainerRoutes(running.host, tokens)
+        control = Control(running.fleet, inventory, tokens, containers=containers)
         async with running_control(
             control, host=settings.control_host, port=settings.control_port
         ) as url:

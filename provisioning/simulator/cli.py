@@ -193,18 +193,18 @@ The control API takes the same as JSON, writes with the token of --control.token
   DELETE /faults        heal all;  DELETE /faults/ID heals one
   GET    /-/healthy
 
-With --host-units no instance lives until a provisioner orders it. Each node has an address,
-127.1.0.1 and up, and each of its units a port of the range. The control API then has:
+With --host-containers no instance lives until a provisioner orders it. Each node has an address,
+127.1.0.1 and up, and each of its containers a port of the range. The control API then has:
 
 \b
-  GET    /nodes/NODE/units[?fleet=F]        state, exit status, out of memory
-  PUT    /nodes/NODE/units/NAME             {"fleet", "instance_id", "generation", "host", "port",
-                                             "model"}; nothing where it runs already
-  DELETE /nodes/NODE/units/NAME?fleet=F     nothing where there is none
-  GET    /nodes/NODE/changes?fleet=F        a stream: the names of units that end
+  GET    /nodes/NODE/containers[?fleet=F]     state, exit status, out of memory
+  PUT    /nodes/NODE/containers/NAME          {"fleet", "instance_id", "generation", "host",
+                                              "port", "model"}; nothing where it runs already
+  DELETE /nodes/NODE/containers/NAME?fleet=F  nothing where there is none
+  GET    /nodes/NODE/changes?fleet=F          a stream: the names of containers that end
 
-kill, oom_kill: the unit counts as exited until it is started again, which also ends its other
-faults; node_gone: the node's units are dead, and the control API answers 503 for it.
+kill, oom_kill: the container counts as exited until it is started again, which also ends its other
+faults; node_gone: the node's containers are dead, and the control API answers 503 for it.
 """
 
 
@@ -257,7 +257,7 @@ faults; node_gone: the node's units are dead, and the control API answers 503 fo
 )
 @click.option("--fault", type=FaultParam(), multiple=True, help="To begin with; repeatable.")
 @click.option(
-    "--host-units",
+    "--host-containers",
     type=Ports(),
     help="Start without instances; a provisioner creates containers on these ports.",
 )
@@ -265,7 +265,7 @@ faults; node_gone: the node's units are dead, and the control API answers 503 fo
     "--load-seconds",
     type=click.FloatRange(min=0),
     default=2.0,
-    help="How long a hosted unit is loading after its start.",
+    help="How long a hosted container is loading after its start.",
 )
 @click.option(
     "--control.listen-address",
@@ -286,7 +286,7 @@ faults; node_gone: the node's units are dead, and the control API answers 503 fo
 def simulate(context: click.Context, /, **options: Any) -> None:
     """Run the command: read the options, run until a signal, stop."""
     logs.configure("warning", format_="%(levelname)s: %(message)s")
-    if options["host_units"] is not None:
+    if options["host_containers"] is not None:
         refuse_given(context, MEANINGLESS_WHILE_HOSTING)
     try:
         settings = settings_of(**options)
@@ -305,7 +305,7 @@ def refuse_given(context: click.Context, names: Sequence[str]) -> None:
         if param.name in names and source is not ParameterSource.DEFAULT:
             raise click.UsageError(
                 f"{param.opts[0]} ({(source or ParameterSource.DEFAULT).name.lower()}) means "
-                "nothing with --host-units, which begins with no instance; leave it out"
+                "nothing with --host-containers, which begins with no instance; leave it out"
             )
 
 
@@ -321,7 +321,7 @@ def settings_of(
     control_listen_address: tuple[str, int],
     control_token_file: Path,
     keep_alive: float,
-    host_units: range | None,
+    host_containers: range | None,
     load_seconds: float,
     **others: Any,
 ) -> Settings:
@@ -347,7 +347,7 @@ def settings_of(
         control_host=host,
         control_port=port,
         token_path=control_token_file,
-        hosting=None if host_units is None else Hosting(host_units, load_seconds),
+        hosting=None if host_containers is None else Hosting(host_containers, load_seconds),
     )
 
 
@@ -401,7 +401,7 @@ def words(simulation: Simulation, settings: Settings) -> Iterator[str]:
 def _whereabouts(running: RunningFleet, settings: Settings) -> str:
     if settings.hosting is not None:
         ports = settings.hosting.ports
-        return f"hosting units on {address_of(0)} and up, ports {ports[0]} to {ports[-1]}"
+        return f"hosting containers on {address_of(0)} and up, ports {ports[0]} to {ports[-1]}"
     spec = settings.spec
     nodes = "1 node" if spec.nodes == 1 else f"{spec.nodes:,} nodes"
     first, last = address_of(0), address_of(spec.n_instances - 1)

@@ -113,38 +113,38 @@ class ContainerRoutes:
         self._tokens = tokens
 
     def add_to(self, app: web.Application) -> None:
-        """Serve the units as a part of an application."""
+        """Serve the containers as a part of an application."""
         app.add_routes(
             [
-                web.get("/nodes/{node}/units", self.units),
-                web.put("/nodes/{node}/units/{name}", self.start),
-                web.delete("/nodes/{node}/units/{name}", self.remove),
+                web.get("/nodes/{node}/containers", self.containers),
+                web.put("/nodes/{node}/containers/{name}", self.start),
+                web.delete("/nodes/{node}/containers/{name}", self.remove),
                 web.get("/nodes/{node}/changes", self.changes),
             ]
         )
         app.on_shutdown.append(self._shut_down)
 
-    async def units(self, request: web.Request) -> web.Response:
-        """Return the node's units."""
+    async def containers(self, request: web.Request) -> web.Response:
+        """Return the node's containers."""
         node, fleet = request.match_info["node"], request.query.get("fleet")
-        return json_answer(self._host.units(node, fleet=fleet))
+        return json_answer(self._host.containers(node, fleet=fleet))
 
     async def start(self, request: web.Request) -> web.Response:
-        """Start the unit in the body."""
+        """Start the container in the body."""
         check_token(request, self._tokens)
         order = _order(await request.read())
         self._host.start(request.match_info["node"], request.match_info["name"], order)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def remove(self, request: web.Request) -> web.Response:
-        """End the unit."""
+        """End the container."""
         check_token(request, self._tokens)
         node, name = request.match_info["node"], request.match_info["name"]
         self._host.remove(node, name, fleet=_fleet(request))
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def changes(self, request: web.Request) -> web.StreamResponse:
-        """Stream the names of units that end, until the node is gone or the process stops."""
+        """Stream the names of containers that end, until the node is gone or the process stops."""
         with self._host.listening(request.match_info["node"], fleet=_fleet(request)) as names:
             response = web.StreamResponse(headers={"Content-Type": NDJSON})
             await response.prepare(request)
@@ -166,13 +166,13 @@ def _order(body: bytes) -> StartOrder:
     try:
         return msgspec.json.decode(body, type=StartOrder)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise web.HTTPBadRequest(text=f"expected a unit to start: {error}") from error
+        raise web.HTTPBadRequest(text=f"expected a container to start: {error}") from error
 
 
 def _fleet(request: web.Request) -> str:
     fleet = request.query.get("fleet")
     if fleet is None:
-        raise web.HTTPBadRequest(text="whose unit is it? Add ?fleet=NAME, as in its order")
+        raise web.HTTPBadRequest(text="whose container is it? Add ?fleet=NAME, as in its order")
     return fleet
 
 
@@ -190,12 +190,12 @@ class Control:
         inventory: PublishedInventory,
         tokens: Tokens,
         *,
-        units: ContainerRoutes | None = None,
+        containers: ContainerRoutes | None = None,
     ) -> None:
         self._fleet = fleet
         self._inventory = inventory
         self._tokens = tokens
-        self._units = units
+        self._containers = containers
 
     def application(self) -> web.Application:
         """Return the application with all its routes."""
@@ -210,8 +210,8 @@ class Control:
                 web.delete("/faults/{id}", self.heal),
             ]
         )
-        if self._units is not None:
-            self._units.add_to(app)
+        if self._containers is not None:
+            self._containers.add_to(app)
         return app
 
     async def healthy(self, _request: web.Request) -> web.Response:

@@ -30,11 +30,11 @@ class UnknownFaultError(SimulationError):
 
 
 class StartOrderError(SimulationError):
-    """A unit that can never run here: its order has to be mended."""
+    """A container that can never run here: its order has to be mended."""
 
 
 class PlaceTakenError(SimulationError):
-    """Another unit has the address and port; another port may be free."""
+    """Another container has the address and port; another port may be free."""
 
 
 class NodeGoneError(SimulationError):

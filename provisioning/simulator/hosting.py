@@ -35,7 +35,7 @@ MODEL_BY_NAME: Mapping[str, Model] = MappingProxyType({model.name: model for mod
 
 
 class StartOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a unit is to be."""
+    """What a container is to be."""
 
     fleet: str
     instance_id: str
@@ -64,8 +64,8 @@ class InstanceFactory:
         number, ports = _number_of(order.host), self._layout.ports
         if order.port not in ports:
             raise StartOrderError(
-                f"port {order.port} is not among {ports[0]} to {ports[-1]}, where units are "
-                "hosted; order another, or start with a wider range (--host-units)"
+                f"port {order.port} is not among {ports[0]} to {ports[-1]}, where containers are "
+                "hosted; order another, or start with a wider range (--host-containers)"
             )
         return hosted_instance(
             self._spec,
@@ -111,14 +111,14 @@ OUT_OF_MEMORY = frozenset({Kind.OOM_KILL, Kind.OOM_RESTART, Kind.RUNNER_OOM})
 
 
 class ContainerState(StrEnum):
-    """Whether a unit's process lives."""
+    """Whether a container's process lives."""
 
     RUNNING = "running"
     EXITED = "exited"
 
 
 class ContainerStatus(msgspec.Struct, frozen=True):
-    """What is said about a unit."""
+    """What is said about a container."""
 
     name: str
     fleet: str
@@ -135,7 +135,7 @@ class ContainerStatus(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class HostedContainer:
-    """A unit and the index of its instance."""
+    """A container and the index of its instance."""
 
     name: str
     node: str
@@ -145,32 +145,31 @@ class HostedContainer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listener:
-    """Somebody who is told of the units of a fleet on a node."""
+    """Somebody who is told of the containers of a fleet on a node."""
 
     fleet: str
     names: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
-    """Of units that have ended or run out of memory; None: nothing more will come."""
+    """Of containers that have ended or run out of memory; None: nothing more will come."""
 
 
 class ContainerHost:
-    """All units of all nodes."""
+    """All containers of all nodes."""
 
     def __init__(self, fleet: Fleet, layout: Layout, *, load_s: float) -> None:
         self._fleet = fleet
         self._orders = InstanceFactory(fleet.spec, layout)
         self._load_s = load_s
-        self._units_by_node: defaultdict[str, dict[tuple[str, str], HostedContainer]] = defaultdict(
-            dict
+        self._containers_by_node: defaultdict[str, dict[tuple[str, str], HostedContainer]] = (
+            defaultdict(dict)
         )
         """By fleet and name on each node."""
-        self._unit_by_index: dict[int, HostedContainer] = {}
+        self._container_by_index: dict[int, HostedContainer] = {}
         self._listeners_by_node: defaultdict[str, set[Listener]] = defaultdict(set)
         fleet.watch(self._changed)
 
     def __repr__(self) -> str:
-        return (
-            f"<ContainerHost of {len(self._unit_by_index):,} units, {self.n_listeners} listeners>"
-        )
+        n_containers = len(self._container_by_index)
+        return f"<ContainerHost of {n_containers:,} containers, {self.n_listeners} listeners>"
 
     @property
     def n_listeners(self) -> int:
@@ -178,19 +177,19 @@ class ContainerHost:
         return sum(map(len, self._listeners_by_node.values()))
 
     def start(self, node: str, name: str, order: StartOrder) -> None:
-        """Start a unit; do nothing where it runs already.
+        """Start a container; do nothing where it runs already.
 
         Raises:
             StartOrderError: It can never run here.
-            PlaceTakenError: Another unit has its address and port.
+            PlaceTakenError: Another container has its address and port.
             NodeGoneError: The node does not answer.
         """
         self._reach(node)
         instance = self._orders.instance_of(node, order)
-        known = self._units_by_node[node].get((order.fleet, name))
+        known = self._containers_by_node[node].get((order.fleet, name))
         if known is not None and self._status(known).state is ContainerState.RUNNING:
             return
-        occupant = self._unit_by_index.get(instance.index)
+        occupant = self._container_by_index.get(instance.index)
         if occupant is not None and occupant is not known:
             raise PlaceTakenError(
                 f"cannot start {name} on {node}: port {order.port} of {order.host} is taken by "
@@ -201,33 +200,33 @@ class ContainerHost:
         self._add(HostedContainer(name, node, order, instance.index), instance)
 
     def remove(self, node: str, name: str, *, fleet: str) -> None:
-        """End a unit and forget it; do nothing where there is none.
+        """End a container and forget it; do nothing where there is none.
 
         Raises:
             NodeGoneError: The node does not answer.
         """
         self._reach(node)
-        unit = self._units_by_node.get(node, {}).get((fleet, name))
-        if unit is not None:
-            self._remove(unit)
+        container = self._containers_by_node.get(node, {}).get((fleet, name))
+        if container is not None:
+            self._remove(container)
 
-    def units(self, node: str, *, fleet: str | None = None) -> list[ContainerStatus]:
-        """Return a node's units, those of one fleet or all, sorted by name.
+    def containers(self, node: str, *, fleet: str | None = None) -> list[ContainerStatus]:
+        """Return a node's containers, those of one fleet or all, sorted by name.
 
         Raises:
             NodeGoneError: The node does not answer.
         """
         self._reach(node)
         found = [
-            self._status(unit)
-            for (of_fleet, _), unit in self._units_by_node.get(node, {}).items()
+            self._status(container)
+            for (of_fleet, _), container in self._containers_by_node.get(node, {}).items()
             if fleet in (None, of_fleet)
         ]
         return sorted(found, key=lambda status: (status.name, status.fleet))
 
     @contextmanager
     def listening(self, node: str, *, fleet: str) -> Iterator[asyncio.Queue[str | None]]:
-        """Give the names of a fleet's units that end or run out of memory, until None.
+        """Give the names of a fleet's containers that end or run out of memory, until None.
 
         Those that have ended already come first: whoever listens a moment late misses nothing.
 
@@ -236,7 +235,7 @@ class ContainerHost:
         """
         ended = [
             status.name
-            for status in self.units(node, fleet=fleet)
+            for status in self.containers(node, fleet=fleet)
             if status.state is ContainerState.EXITED
         ]
         listener = Listener(fleet)
@@ -257,24 +256,24 @@ class ContainerHost:
         if self._fleet.is_gone(node):
             raise NodeGoneError(f"node {node} does not answer: it has a node_gone fault")
 
-    def _add(self, unit: HostedContainer, instance: Instance) -> None:
-        self._units_by_node[unit.node][unit.order.fleet, unit.name] = unit
-        self._unit_by_index[unit.index] = unit
+    def _add(self, container: HostedContainer, instance: Instance) -> None:
+        self._containers_by_node[container.node][container.order.fleet, container.name] = container
+        self._container_by_index[container.index] = container
         self._fleet.begin(instance, load_s=self._load_s)
 
-    def _remove(self, unit: HostedContainer) -> None:
-        del self._units_by_node[unit.node][unit.order.fleet, unit.name]
-        del self._unit_by_index[unit.index]
-        self._fleet.end(unit.index)
+    def _remove(self, container: HostedContainer) -> None:
+        del self._containers_by_node[container.node][container.order.fleet, container.name]
+        del self._container_by_index[container.index]
+        self._fleet.end(container.index)
 
-    def _status(self, unit: HostedContainer) -> ContainerStatus:
-        state = self._fleet.states[unit.index]
+    def _status(self, container: HostedContainer) -> ContainerStatus:
+        state = self._fleet.states[container.index]
         trouble = self._fleet.trouble_of(state, self._fleet.clock())
         kinds = {upon.fault.kind for upon in (trouble, state.runner) if upon is not None}
         has_ended = not ENDS_PROCESS.isdisjoint(kinds)
-        order = unit.order
+        order = container.order
         return ContainerStatus(
-            name=unit.name,
+            name=container.name,
             fleet=order.fleet,
             instance_id=order.instance_id,
             generation=order.generation,
@@ -287,20 +286,20 @@ class ContainerHost:
         )
 
     def _changed(self, indices: frozenset[int]) -> None:
-        """Tell those who listen what has become of units."""
-        for index in indices & self._unit_by_index.keys():
-            unit = self._unit_by_index[index]
-            if self._fleet.is_gone(unit.node):
-                self._dismiss(unit.node)
+        """Tell those who listen what has become of containers."""
+        for index in indices & self._container_by_index.keys():
+            container = self._container_by_index[index]
+            if self._fleet.is_gone(container.node):
+                self._dismiss(container.node)
             else:
-                self._tell(unit)
+                self._tell(container)
 
-    def _tell(self, unit: HostedContainer) -> None:
-        status = self._status(unit)
+    def _tell(self, container: HostedContainer) -> None:
+        status = self._status(container)
         if status.state is ContainerState.EXITED or status.is_out_of_memory:
-            for listener in self._listeners_by_node.get(unit.node, ()):
-                if listener.fleet == unit.order.fleet:
-                    listener.names.put_nowait(unit.name)
+            for listener in self._listeners_by_node.get(container.node, ()):
+                if listener.fleet == container.order.fleet:
+                    listener.names.put_nowait(container.name)
 
     def _dismiss(self, node: str) -> None:
         for listener in self._listeners_by_node.pop(node, ()):

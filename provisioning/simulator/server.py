@@ -21,14 +21,14 @@ RESERVED_DESCRIPTORS = 64
 
 
 def open_listeners(ports: range) -> list[socket.socket]:
-    """Listen for the units of all nodes at once, on all ports or on none.
+    """Listen for the containers of all nodes at once, on all ports or on none.
 
     Raises:
         ListenError: A port is taken or not permitted.
     """
     with contextlib.ExitStack() as opened:
         listeners = [
-            opened.enter_context(_open(port, "other ones with --host-units")) for port in ports
+            opened.enter_context(_open(port, "other ones with --host-containers")) for port in ports
         ]
         opened.pop_all()
     return listeners

@@ -37,7 +37,7 @@ async def rack(run_dir: Path, ports: range) -> AsyncIterator[tuple[list[Simulato
     url, token_path = f"http://127.0.0.1:{control_port}", run_dir / "simulate.token"
     command = (
         *(sys.executable, "-P", "-m", "ollama_fleet", "simulate"),
-        f"--host-units={ports[0]}-{ports[-1]}",
+        f"--host-containers={ports[0]}-{ports[-1]}",
         "--load-seconds=0.5",
         f"--control.listen-address=127.0.0.1:{control_port}",
         f"--control.token-file={token_path}",

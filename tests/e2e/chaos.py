@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import program
-from tests.e2e.provisioner import Lab, Provisioner, UnitProcess
+from tests.e2e.provisioner import InstanceProcess, Lab, Provisioner
 from tests.etcd import Cluster, etcd_cluster
 from tests.waiting import eventually
 
@@ -22,26 +22,26 @@ HANG_S = 2.5 * LEASE_S
 SAMPLE_EVERY_S = 0.1
 
 
-def doubled_in(units: Sequence[UnitProcess]) -> list[str]:
-    """Return the instances, and the addresses, that several units have, though none may."""
-    counted = Counter[object](unit.instance_id for unit in units)
-    counted.update((unit.host, unit.port) for unit in units)
-    return [f"{what}: {units}" for what, n in counted.items() if n > 1]
+def doubled_in(processes: Sequence[InstanceProcess]) -> list[str]:
+    """Return the instances, and the addresses, that several processes have, though none may."""
+    counted = Counter[object](process.instance_id for process in processes)
+    counted.update((process.host, process.port) for process in processes)
+    return [f"{what}: {processes}" for what, n in counted.items() if n > 1]
 
 
 @asynccontextmanager
 async def watched(made: Lab) -> AsyncIterator[None]:
-    """Look at the units' processes until the block ends; whatever was seen doubled fails it."""
+    """Look at the processes until the block ends; whatever was seen doubled fails it."""
     doubled: list[str] = []
 
     async def look_again_and_again() -> None:
         while True:
-            seen = made.units()
+            seen = made.processes()
             if doubled_in(seen):
                 # A look takes a while: the first may have ended before the second was seen. What
                 # is still there at the next look was there while the whole of this one was taken.
-                there = set(made.units())
-                doubled.extend(doubled_in([unit for unit in seen if unit in there]))
+                there = set(made.processes())
+                doubled.extend(doubled_in([process for process in seen if process in there]))
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     looking = asyncio.create_task(look_again_and_again())
@@ -158,46 +158,46 @@ async def kill_leader(made: Lab, _: Cluster, __: random.Random) -> str:
 async def hang_leader(made: Lab, _: Cluster, dice: random.Random) -> str:
     """What it was about to write when it was stopped must not be written when it goes on."""
     leader = await led(made)
-    unit = kill_one(made, dice)
+    killed = kill_one(made, dice)
     await asyncio.sleep(dice.uniform(0.0, 0.5))
     leader.send(signal.SIGSTOP)
     await asyncio.sleep(HANG_S)
     leader.send(signal.SIGCONT)
-    return f"{unit} killed, then {leader.url}, which led, hung for {HANG_S} s"
+    return f"{killed} killed, then {leader.url}, which led, hung for {HANG_S} s"
 
 
 async def kill_standby(made: Lab, _: Cluster, dice: random.Random) -> str:
     leader = await led(made)
     standby = dice.choice([one for one in made.provisioners if one is not leader])
     standby.kill()
-    unit = kill_one(made, dice)
+    killed = kill_one(made, dice)
     standby.start()
-    return f"killed {standby.url}, which stood by, and {unit}"
+    return f"killed {standby.url}, which stood by, and {killed}"
 
 
 async def kill_member(made: Lab, cluster: Cluster, dice: random.Random) -> str:
     member = dice.choice(cluster.members)
     member.kill()
-    unit = kill_one(made, dice)
+    killed = kill_one(made, dice)
     await asyncio.sleep(LEASE_S)
     member.start()
-    return f"killed {member.name} of etcd, and {unit}"
+    return f"killed {member.name} of etcd, and {killed}"
 
 
 async def hang_member(made: Lab, cluster: Cluster, dice: random.Random) -> str:
     member = dice.choice(cluster.members)
     member.pause()
-    unit = kill_one(made, dice)
+    killed = kill_one(made, dice)
     await asyncio.sleep(HANG_S)
     member.resume()
-    return f"{member.name} of etcd hung, {unit} killed"
+    return f"{member.name} of etcd hung, {killed} killed"
 
 
 def kill_one(made: Lab, dice: random.Random) -> str:
-    """End one unit without warning; return its instance."""
-    unit: UnitProcess = dice.choice(made.units())
-    unit.kill()
-    return unit.instance_id
+    """End one process without warning; return its instance."""
+    process: InstanceProcess = dice.choice(made.processes())
+    process.kill()
+    return process.instance_id
 
 
 ACCIDENTS: tuple[Accident, ...] = (

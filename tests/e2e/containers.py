@@ -19,14 +19,14 @@ from provisioning.runtime.containerd.containers import ACTIVE, Settings
 from provisioning.runtime.containerd.runtime import namespace_of
 from tests.containerd import IMAGE, Containerd, busybox_archive, running_containerd
 from tests.e2e.provisioner import (
+    InstanceProcess,
     Lab,
-    UnitProcess,
     command_lines,
     loopback_of,
     parent_of,
     words_of,
 )
-from tests.ports import UNITS
+from tests.ports import CONTAINER_PORTS
 
 NODE_GRACE_S = 6
 SERVE = 'echo ok >/tmp/health; exec "$@"'
@@ -53,8 +53,8 @@ class Node:
             "address": self.address,
             "cpus": 4,
             "memory": "4GiB",
-            "first_port": UNITS[0],
-            "last_port": UNITS[99],
+            "first_port": CONTAINER_PORTS[0],
+            "last_port": CONTAINER_PORTS[99],
         }
 
     def clean_up(self) -> None:
@@ -68,7 +68,7 @@ class Node:
 
 
 class ContainerLab(Lab):
-    """A Lab whose units are containers."""
+    """A Lab whose instances are containers."""
 
     nodes: Sequence[Node] = ()
     archive: Path
@@ -76,7 +76,7 @@ class ContainerLab(Lab):
 
     @property
     def realm(self) -> str:
-        """Return what begins a word of each unit's command line, and of no other process's."""
+        """Return what begins a word of each instance's command line, and of no other process's."""
         return f"{self.fleet}/"
 
     def containers(self, count: int) -> Path:
@@ -97,14 +97,14 @@ class ContainerLab(Lab):
             limits={"node_grace": f"{NODE_GRACE_S}s"},
         )
 
-    def units(self) -> list[UnitProcess]:
+    def processes(self) -> list[InstanceProcess]:
         mark = self.realm.encode()
         found = {
-            pid: _unit(pid, words, mark)
+            pid: _process_of(pid, words, mark)
             for pid, words in command_lines()
             if any(word.startswith(mark) for word in words)
         }
-        # The server forks for each request: such a child is no unit, nor one that has ended since.
+        # The server forks for each request: such a child is none, nor one that has ended.
         parents = {pid: parent_of(pid) for pid in found}
         return [found[pid] for pid, parent in parents.items() if parent and parent not in found]
 
@@ -121,12 +121,12 @@ class ContainerLab(Lab):
 
     def doubled(self) -> dict[str, int]:
         """Return the instances that have several processes, with how many."""
-        counted = Counter(unit.instance_id for unit in self.units())
+        counted = Counter(process.instance_id for process in self.processes())
         return {id_: n for id_, n in counted.items() if n > 1}
 
 
 async def remains(node: Node, fleet: str) -> dict[str, set[str]]:
-    """Return the units of which something is on a node, by the kind of thing."""
+    """Return the instances of which something is on a node, by the kind of thing."""
     containerd, namespace = node.containerd, namespace_of(fleet)
     bundles = containerd.folder / "state/io.containerd.runtime.v2.task" / namespace
     groups = Path("/sys/fs/cgroup").glob(f"*/ollama-fleet.{node.name}/{fleet}.*/")
@@ -141,7 +141,7 @@ async def remains(node: Node, fleet: str) -> dict[str, set[str]]:
 
 
 async def _known_to(endpoint: str, namespace: str) -> dict[str, set[str]]:
-    """Return the units that a daemon itself tells of."""
+    """Return the instances that a daemon itself tells of."""
     daemon = Daemon(endpoint, namespace)
     try:
         records = await daemon.call(api.LIST_CONTAINERS, messages.ListContainersRequest())
@@ -164,10 +164,10 @@ def _word_after(option: bytes, pid: int) -> str:
     return words[words.index(option) + 1].decode() if option in words else ""
 
 
-def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
+def _process_of(pid: int, words: Sequence[bytes], mark: bytes) -> InstanceProcess:
     realm = next(word for word in words if word.startswith(mark))
     host, _, port = words[words.index(b"-p") + 1].decode().rpartition(":")
-    return UnitProcess(pid, realm.removeprefix(mark).decode(), host, int(port))
+    return InstanceProcess(pid, realm.removeprefix(mark).decode(), host, int(port))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from provisioning.runtime import cgroups
 from provisioning.runtime.process import label_of
-from tests.ports import UNITS, free_port
+from tests.ports import CONTAINER_PORTS, free_port
 from tests.waiting import eventually
 
 PROGRAM = (sys.executable, "-P", "-m", "ollama_fleet")
@@ -53,8 +53,8 @@ QUICK = {
 }
 
 
-class UnitProcess(NamedTuple):
-    """A unit's process, as the kernel knows it."""
+class InstanceProcess(NamedTuple):
+    """A instance's process, as the kernel knows it."""
 
     pid: int
     instance_id: str
@@ -178,7 +178,7 @@ class Lab:
 
     @property
     def server(self) -> Path:
-        """Return the units' program; its path is in each command line, and in no other lab's."""
+        """Return the instances' program; its path is in each command line of this lab."""
         return self.folder / "server.py"
 
     def provisioner(
@@ -232,7 +232,7 @@ class Lab:
             "count": count,
             "cpus": 0.01,
             "memory": "16MiB",
-            # A unit that gets no turn on a busy machine for a second or two is not to be replaced.
+            # An instance that gets no turn on a busy machine for a second or two is not replaced.
             "health": {"interval": "500ms", "timeout": "3s", "failures": 3},
             "rotation": {"every": "7d", "drain": "300ms"},
             **(pool or {}),
@@ -255,8 +255,8 @@ class Lab:
             "address": loopback_of(self.folder),
             "cpus": 4,
             "memory": "64GiB",
-            "first_port": UNITS[0],
-            "last_port": UNITS[-1],
+            "first_port": CONTAINER_PORTS[0],
+            "last_port": CONTAINER_PORTS[-1],
         }
 
     async def run(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -304,15 +304,15 @@ class Lab:
             raise AssertionError(f"{self.faults(told, count)}: {one.said[-3000:]}") from error
         return told
 
-    def units(self) -> list[UnitProcess]:
-        """Return the processes of all units, those that hang among them."""
+    def processes(self) -> list[InstanceProcess]:
+        """Return the processes of all instances, those that hang among them."""
         mark = str(self.server).encode()
-        return [_unit(pid, words, mark) for pid, words in command_lines() if mark in words]
+        return [_process_of(pid, words, mark) for pid, words in command_lines() if mark in words]
 
     def faults(self, instances: Sequence[Mapping[str, Any]], count: int) -> list[str]:
         """Return what is not as it should be: so many instances, all running, a process each."""
         wanted = Counter((one["id"], one["port"]) for one in instances)
-        there = Counter((unit.instance_id, unit.port) for unit in self.units())
+        there = Counter((process.instance_id, process.port) for process in self.processes())
         found = [f"{one['id']} is {one['phase']}" for one in instances if one["phase"] != "running"]
         found += [f"{count} wanted, {len(instances)} listed"] * (count != len(instances))
         found += [f"{missing} has no process" for missing in wanted - there]
@@ -327,16 +327,16 @@ class Lab:
         """End whatever runs."""
         for one in self.provisioners:
             one.kill()
-        while units := self.units():
-            for unit in units:
+        while processes := self.processes():
+            for process in processes:
                 with suppress(ProcessLookupError):
-                    os.kill(unit.pid, signal.SIGKILL)
+                    os.kill(process.pid, signal.SIGKILL)
                 with suppress(ChildProcessError):
-                    os.waitpid(unit.pid, 0)
+                    os.waitpid(process.pid, 0)
         self._remove_cgroups()
 
     def _remove_cgroups(self) -> None:
-        """Remove what the kernel keeps of units that nobody has removed."""
+        """Remove what the kernel keeps of instances that nobody has removed."""
         groups = cgroups.find()
         label = label_of(self.fleet, NODE, self.folder / "state" / "processes")
         for group in list(groups.parent.glob(f"{label}.*")) if groups else ():
@@ -394,7 +394,7 @@ def loopback_of(folder: Path) -> str:
     return f"127.{1 + digest % 250}.{digest // 250 % 250}.{1 + digest // 62_500 % 250}"
 
 
-def _unit(pid: int, words: Sequence[bytes], mark: bytes) -> UnitProcess:
+def _process_of(pid: int, words: Sequence[bytes], mark: bytes) -> InstanceProcess:
     place = words.index(mark)
     host, port, instance_id = (word.decode() for word in words[place + 1 : place + 4])
-    return UnitProcess(pid, instance_id, host, int(port))
+    return InstanceProcess(pid, instance_id, host, int(port))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.provisioner import Lab, Provisioner, UnitProcess, lab
+from tests.e2e.provisioner import InstanceProcess, Lab, Provisioner, lab
 from tests.e2e.running import Running, running
 from tests.waiting import eventually
 
@@ -39,8 +39,8 @@ def generations(instances: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {one["id"]: one["generation"] for one in instances}
 
 
-def by_id(units: Sequence[UnitProcess]) -> dict[str, UnitProcess]:
-    return {unit.instance_id: unit for unit in units}
+def by_id(processes: Sequence[InstanceProcess]) -> dict[str, InstanceProcess]:
+    return {process.instance_id: process for process in processes}
 
 
 async def test_a_fleet_is_made_from_nothing_by_one_command(fleet_lab: Lab) -> None:
@@ -66,16 +66,16 @@ async def test_the_exporter_sees_the_fleet_as_it_is(fleet_lab: Lab, tmp_path: Pa
         await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(N)))
         await eventually(lambda: sees(exporter, healthy=N))
 
-        # It answers nobody before it is let go on: the unit is there, and not healthy yet.
+        # It answers nobody before it is let go on: the instance is there, and not healthy yet.
         go = hold_back(fleet_lab)
-        by_id(fleet_lab.units())["web-00002"].kill()
+        by_id(fleet_lab.processes())["web-00002"].kill()
         await eventually(lambda: sees(exporter, healthy=N - 1, provisioning=1))
         go.touch()
         await eventually(lambda: sees(exporter, healthy=N))
 
 
 def hold_back(made: Lab) -> Path:
-    """Let units that start from now on wait until a file is there; return where."""
+    """Let instances that start from now on wait until a file is there; return where."""
     go = made.folder / "go"
     wait = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\n"
     made.server.write_text(wait + made.server.read_text())
@@ -94,12 +94,12 @@ async def sees(exporter: Running, **expected: int) -> bool:
 
 async def test_a_killed_instance_is_replaced_by_the_next_generation(fleet_lab: Lab) -> None:
     one = await applied(fleet_lab)
-    before = by_id(fleet_lab.units())
+    before = by_id(fleet_lab.processes())
 
     before["web-00003"].kill()
     await fleet_lab.whole(one, N)
 
-    after = by_id(fleet_lab.units())
+    after = by_id(fleet_lab.processes())
     assert {"web-00003"} == {id_ for id_ in before if before[id_] != after[id_]}
     assert {"web-00001": 1, "web-00002": 1, "web-00003": 2, "web-00004": 1} == generations(
         await one.instances()
@@ -121,29 +121,29 @@ async def test_a_killed_provisioner_loses_nothing_and_starts_nothing_twice(
 
     await asyncio.sleep(random.Random(seed).uniform(0.0, 0.6))  # noqa: S311
     one.kill()
-    there = by_id(fleet_lab.units())
+    there = by_id(fleet_lab.processes())
     one.start()
     await eventually(one.has_asked_nodes)
     await fleet_lab.whole(one, count)
 
-    after = by_id(fleet_lab.units())
+    after = by_id(fleet_lab.processes())
     assert there == {id_: after[id_] for id_ in there}
     assert {1} == set(generations(await one.instances()).values())
 
 
 async def test_instances_outlive_a_provisioner_that_is_stopped(fleet_lab: Lab) -> None:
     one = await applied(fleet_lab)
-    before = by_id(fleet_lab.units())
+    before = by_id(fleet_lab.processes())
 
     assert 0 == one.ended(signal.SIGTERM)
 
-    assert before == by_id(fleet_lab.units())
+    assert before == by_id(fleet_lab.processes())
     assert "stopped; instances keep running" in one.said
     assert "Traceback" not in one.said
     one.start()
     await eventually(one.has_asked_nodes)
     await fleet_lab.whole(one, N)
-    assert before == by_id(fleet_lab.units())
+    assert before == by_id(fleet_lab.processes())
 
 
 async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> None:
@@ -160,7 +160,7 @@ async def test_scaled_down_instances_drain_and_then_are_gone(fleet_lab: Lab) -> 
     # By the time that another command has been started, they would have gone without a drain.
     listed = json.loads(await fleet_lab.done("instances", "list", "--json"))
     assert draining == phases_of_leaving(listed)
-    assert N == len(fleet_lab.units())
+    assert N == len(fleet_lab.processes())
 
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(1)))
     await fleet_lab.whole(one, 1)
@@ -235,19 +235,19 @@ async def test_a_full_disk_stops_changes_until_there_is_room(fleet_lab: Lab) -> 
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(2)))
     assert one.process is not None
     inside = Path(f"/proc/{one.process.pid}/root{state_dir}")
-    before = by_id(fleet_lab.units())
+    before = by_id(fleet_lab.processes())
 
     fill(inside / "ballast")
     ended = await fleet_lab.run("provisioner", "apply", "--no-wait", str(fleet_lab.spec(3)))
     assert 1 == ended.returncode
     assert "full" in ended.stderr
-    assert before == by_id(fleet_lab.units())
+    assert before == by_id(fleet_lab.processes())
     assert one.is_running
 
     (inside / "ballast").unlink()
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(3)))
     await fleet_lab.whole(one, 3)
-    assert before.items() <= by_id(fleet_lab.units()).items()
+    assert before.items() <= by_id(fleet_lab.processes()).items()
 
 
 def fill(path: Path) -> None:
@@ -271,7 +271,7 @@ async def test_a_lost_database_ends_no_instance_until_a_person_says_so(fleet_lab
     one = await fleet_lab.started()
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(N)))
     await fleet_lab.whole(one, N)
-    servers = {unit.pid for unit in fleet_lab.units()}
+    servers = {process.pid for process in fleet_lab.processes()}
 
     for path in fleet_lab.folder.glob("fleet.db*"):
         path.unlink()
@@ -287,11 +287,11 @@ async def test_a_lost_database_ends_no_instance_until_a_person_says_so(fleet_lab
     await eventually(lambda: lists_all(fleet_lab))
     unasked = await fleet_lab.run("provisioner", "orphans", "delete")
     assert 1 == unasked.returncode, unasked.stdout
-    assert servers == {unit.pid for unit in fleet_lab.units()}
+    assert servers == {process.pid for process in fleet_lab.processes()}
 
     await fleet_lab.done("provisioner", "orphans", "delete", "--yes")
     await fleet_lab.whole(one, N)
-    assert not servers & {unit.pid for unit in fleet_lab.units()}
+    assert not servers & {process.pid for process in fleet_lab.processes()}
 
 
 N_FILES, N_CLIENTS = 200, 260
@@ -305,7 +305,7 @@ async def test_idle_clients_use_up_no_descriptors_that_health_checks_need(
     limited = ("prlimit", f"--nofile={N_FILES}:{N_FILES}")
     one = await fleet_lab.started(wrapper=limited)
     await fleet_lab.done("provisioner", "apply", str(fleet_lab.spec(N)))
-    before = sorted(fleet_lab.units())
+    before = sorted(fleet_lab.processes())
 
     with ExitStack() as clients:
         for _ in range(N_CLIENTS):
@@ -318,7 +318,7 @@ async def test_idle_clients_use_up_no_descriptors_that_health_checks_need(
 
     page = (await one.answer("/metrics")).body.decode()
     assert 'ollama_provisioner_replacements_total{reason="unhealthy"} 0.0' in page, one.said[-900:]
-    assert before == sorted(fleet_lab.units())
+    assert before == sorted(fleet_lab.processes())
     assert n_open < N_FILES / 2
     assert len(one.said) < 20_000
 

@@ -52,22 +52,22 @@ def fleet_lab(tmp_path: Path, cluster: Cluster) -> Iterator[Lab]:
         yield made
 
 
-async def kill_units(made: Lab, _: Cluster, dice: random.Random) -> str:
-    killed = dice.sample(made.units(), 5)
-    for unit in killed:
-        unit.kill()
-    return f"killed {', '.join(unit.instance_id for unit in killed)}"
+async def kill_processes(made: Lab, _: Cluster, dice: random.Random) -> str:
+    killed = dice.sample(made.processes(), 5)
+    for process in killed:
+        process.kill()
+    return f"killed {', '.join(process.instance_id for process in killed)}"
 
 
-async def hang_unit(made: Lab, _: Cluster, dice: random.Random) -> str:
+async def hang_process(made: Lab, _: Cluster, dice: random.Random) -> str:
     """It is stopped for good: it has to be killed and replaced."""
-    unit = dice.choice(made.units())
-    os.kill(unit.pid, signal.SIGSTOP)
-    await eventually(lambda: unit not in made.units())
-    return f"{unit.instance_id} hung"
+    process = dice.choice(made.processes())
+    os.kill(process.pid, signal.SIGSTOP)
+    await eventually(lambda: process not in made.processes())
+    return f"{process.instance_id} hung"
 
 
-ROUNDS: tuple[Accident, ...] = (*ACCIDENTS, kill_units, hang_unit)
+ROUNDS: tuple[Accident, ...] = (*ACCIDENTS, kill_processes, hang_process)
 
 
 @pytest.mark.timeout(900)
@@ -95,16 +95,16 @@ async def test_without_etcd_nothing_is_changed_and_instances_go_on(
     await three(fleet_lab, cluster, fleet_lab.spec(N))
     async with watched(fleet_lab):
         before = await whole(fleet_lab, N, least_generations={})
-        units = set(fleet_lab.units())
+        processes = set(fleet_lab.processes())
 
         cluster.kill()
-        killed = min(units)
+        killed = min(processes)
         killed.kill()
         refusing = asyncio.create_task(fleet_lab.run("instances", "drain", "web-00002"))
         await eventually(lambda: all_older_than(fleet_lab, 2.0 * LEASE_S))
         refused = await refusing
         told = [await one.instances() for one in fleet_lab.provisioners]
-        assert units - {killed} == set(fleet_lab.units())
+        assert processes - {killed} == set(fleet_lab.processes())
         assert [before] * 3 == told
         assert 1 == refused.returncode
         assert "Traceback" not in refused.stderr
@@ -115,7 +115,7 @@ async def test_without_etcd_nothing_is_changed_and_instances_go_on(
     assert {killed.instance_id} == {
         new["id"] for old, new in zip(before, after, strict=True) if old != new
     }
-    assert units - {killed} <= set(fleet_lab.units())
+    assert processes - {killed} <= set(fleet_lab.processes())
 
 
 async def all_older_than(made: Lab, age_s: float) -> bool:
@@ -125,20 +125,20 @@ async def all_older_than(made: Lab, age_s: float) -> bool:
 
 
 async def restart_containerd(made: ContainerLab, dice: random.Random) -> str:
-    """Kill a node's containerd and units, at any moment, and start containerd again."""
+    """Kill a node's containerd and instances, at any moment, and start containerd again."""
     node = dice.choice(made.nodes)
     wait_s, away_s = dice.uniform(0.0, LONGEST_WAIT_S), dice.uniform(0.0, LONGEST_AWAY_S)
     await asyncio.sleep(wait_s)
     node.containerd.stop(signal.SIGKILL)
-    there = [unit for unit in made.units() if unit.host == node.address]
+    there = [process for process in made.processes() if process.host == node.address]
     killed = dice.sample(there, min(len(there), dice.randint(0, 2)))
-    for unit in killed:
-        unit.kill()
+    for process in killed:
+        process.kill()
     await asyncio.sleep(away_s)
     await asyncio.to_thread(node.containerd.start)
     return (
         f"{wait_s:.1f} s later containerd of {node.name} was killed for {away_s:.1f} s, and "
-        f"{', '.join(unit.instance_id for unit in killed) or 'no unit'}"
+        f"{', '.join(process.instance_id for process in killed) or 'no instance'}"
     )
 
 

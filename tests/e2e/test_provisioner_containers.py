@@ -60,17 +60,17 @@ async def test_containers_on_nodes_behind_nginx_are_adopted_and_killed_ones_come
     assert {3} == set(by_node(instances).values())
     assert {(1, "running")} == {(each["generation"], each["state"]) for each in instances}
 
-    before = set(fleet_lab.units())
+    before = set(fleet_lab.processes())
     one.kill()
     one.start()
     await eventually(one.has_asked_nodes)
-    killed = {unit.host: unit for unit in before}.values()
-    for unit in killed:
-        unit.kill()
+    killed = {process.host: process for process in before}.values()
+    for process in killed:
+        process.kill()
     after = await fleet_lab.whole(one, N)
     replaced = {each["id"]: each["generation"] for each in after if each["generation"] > 1}
-    assert {unit.instance_id: 2 for unit in killed} == replaced
-    assert before - {*killed} < set(fleet_lab.units())
+    assert {process.instance_id: 2 for process in killed} == replaced
+    assert before - {*killed} < set(fleet_lab.processes())
 
 
 @pytest.mark.nightly
@@ -79,20 +79,20 @@ async def test_instances_that_answer_stay_where_they_are_however_long_containerd
 ) -> None:
     """The provisioner that then follows adopts them."""
     one = await fleet_lab.applied(fleet_lab.containers(N), N)
-    before = set(fleet_lab.units())
+    before = set(fleet_lab.processes())
     away = fleet_lab.nodes[0].containerd
 
     away.stop(signal.SIGKILL)
     await eventually(lambda: is_unreachable(one))
     await asyncio.sleep(NODE_GRACE_S + 2.0)
-    assert before == set(fleet_lab.units())
+    assert before == set(fleet_lab.processes())
     one.kill()
     away.start()
     one.start()
     await eventually(one.has_asked_nodes)
 
     instances = await fleet_lab.whole(one, N)
-    assert before == set(fleet_lab.units())
+    assert before == set(fleet_lab.processes())
     assert {1} == {each["generation"] for each in instances}
 
 
@@ -112,9 +112,9 @@ async def test_a_lost_nodes_instances_are_placed_elsewhere_and_swept_when_it_ret
     moved = {each["id"] for each in await one.instances() if each["node"] == lost.name}
 
     lost.containerd.stop(signal.SIGKILL)
-    hanging = [unit for unit in fleet_lab.units() if unit.instance_id in moved]
-    for unit in hanging:
-        os.kill(unit.pid, signal.SIGSTOP)
+    hanging = [process for process in fleet_lab.processes() if process.instance_id in moved]
+    for process in hanging:
+        os.kill(process.pid, signal.SIGSTOP)
 
     async def is_moved() -> bool:
         told = await one.instances()
@@ -123,11 +123,11 @@ async def test_a_lost_nodes_instances_are_placed_elsewhere_and_swept_when_it_ret
     await eventually(is_moved)
     assert dict.fromkeys(moved, 2) == fleet_lab.doubled()
 
-    for unit in hanging:
-        os.kill(unit.pid, signal.SIGCONT)
+    for process in hanging:
+        os.kill(process.pid, signal.SIGCONT)
     lost.containerd.start()
     instances = await fleet_lab.whole(one, N)
 
     assert {other.name: N} == by_node(instances)
     assert moved == {each["id"] for each in instances if each["generation"] > 1}
-    assert not set(hanging) & set(fleet_lab.units())
+    assert not set(hanging) & set(fleet_lab.processes())

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.e2e import stub_ollama
-from tests.e2e.provisioner import Lab, Provisioner, UnitProcess, command_lines, fetch, words_of
+from tests.e2e.provisioner import InstanceProcess, Lab, Provisioner, command_lines, fetch, words_of
 from tests.e2e.running import Running, running
 from tests.test_docs import README
 from tests.waiting import eventually
@@ -31,26 +31,26 @@ TINY = "tiny"
 
 
 class OllamaLab(Lab):
-    """A Lab whose units are `ollama serve`, with a home folder of the lab's own."""
+    """A Lab whose instances are `ollama serve`, with a home folder of the lab's own."""
 
     @property
     def home(self) -> Path:
-        """Return where Ollama keeps models; in each unit's environment, and in no other lab's."""
+        """Return where Ollama keeps models; in each instance's environment, in no other lab's."""
         return self.folder / "home"
 
-    def units(self) -> list[UnitProcess]:
+    def processes(self) -> list[InstanceProcess]:
         """Return all processes of the lab but provisioners: servers, and the runners they made."""
         mark = f"HOME={self.home}".encode()
         own = {one.process.pid for one in self.provisioners if one.process}
         return [
-            UnitProcess(pid, "", "", 0)
+            InstanceProcess(pid, "", "", 0)
             for pid, _ in command_lines()
             if pid not in own and mark in environment_of(pid)
         ]
 
     def pids(self, word: bytes) -> set[int]:
         """Return the processes with a word in their command lines: `serve` or `runner`."""
-        return {one.pid for one in self.units() if word in words_of(one.pid)}
+        return {one.pid for one in self.processes() if word in words_of(one.pid)}
 
     def write(self, text: str) -> Path:
         """Write a specification, whose nodes have this lab's ports: `up` takes the usual ones."""
@@ -71,7 +71,7 @@ def ollama_lab(tmp_path: Path) -> Iterator[OllamaLab]:
         yield made
     finally:
         made.clean_up()
-    assert [] == made.units()
+    assert [] == made.processes()
 
 
 @pytest.fixture
@@ -144,12 +144,12 @@ async def test_an_ollama_that_has_its_model_needs_no_registry_and_leaves_no_runn
     await eventually(lambda: is_whole_again(one, n=3))
 
     assert [[f"{TINY}:latest"]] * 2 == await models_of(one)
-    assert set() == (before | runners) & {each.pid for each in ollama_lab.units()}
+    assert set() == (before | runners) & {each.pid for each in ollama_lab.processes()}
 
     assert [] == pulls(ollama_lab.folder / "bin")
     none = empty + loaded.replace("count: 2", "count: 0")
     await ollama_lab.done("provisioner", "apply", "--yes", str(ollama_lab.write(none)))
-    await eventually(lambda: len(ollama_lab.units()) == 1)
+    await eventually(lambda: len(ollama_lab.processes()) == 1)
 
 
 async def are_recognised(exporter: Running, *, n: int) -> bool:

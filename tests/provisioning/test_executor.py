@@ -26,9 +26,9 @@ from tests.provisioning.making import CHAT, found, instance, node, pool
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 
 LIMITS = Limits(tries=3, start_timeout_s=30.0, backoff_base_s=1.0, backoff_cap_s=30.0)
-UNIT = container_spec("test", pool(), node(), instance())
-ORDER = StartRequest("n1", UNIT, CHAT)
-NAME = UNIT.name
+CONTAINER = container_spec("test", pool(), node(), instance())
+ORDER = StartRequest("n1", CONTAINER, CHAT)
+NAME = CONTAINER.name
 
 
 class Scripted:
@@ -114,7 +114,7 @@ def test_a_start_makes_the_container_waits_for_health_and_warms_it_up() -> None:
 
     outcome, _ = start(script)
 
-    ask = f"ask 127.0.0.1:{UNIT.port}/health"
+    ask = f"ask 127.0.0.1:{CONTAINER.port}/health"
     assert ["start", ask, ask, "warm up 0"] == script.calls
     assert (Result.DONE, "", 1) == (outcome.result, outcome.fault, outcome.n_tries)
 
@@ -186,7 +186,7 @@ def test_what_is_not_healthy_in_time_is_reported_with_the_place_of_its_log() -> 
 
     outcome, _ = start(script, Limits(tries=1, start_timeout_s=30.0))
 
-    where = f"see its log, /logs/{UNIT.instance_id}.log on n1"
+    where = f"see its log, /logs/{CONTAINER.instance_id}.log on n1"
     assert outcome.fault.endswith(f"last seen: status 503; {where}")
 
 
@@ -335,7 +335,7 @@ def test_a_container_that_was_seen_to_end_is_not_waited_for(at_s: float, log: st
     outcome, took_s = run(scene)
 
     assert 2.0 < took_s < 4.0
-    where = f"; see its log, /logs/{UNIT.instance_id}.log on n1" if log else ""
+    where = f"; see its log, /logs/{CONTAINER.instance_id}.log on n1" if log else ""
     assert outcome.fault.endswith(
         f"its container has exited, status 1 before it was healthy{where}"
     )
@@ -354,7 +354,7 @@ def test_a_healthy_answer_where_the_container_has_ended_is_another_processs() ->
     outcome, _ = run(lambda: made.start(ORDER, LIMITS))
 
     assert (Result.RESOURCE_EXHAUSTED, 1) == (outcome.result, outcome.n_tries)
-    seen = f"exited, status 1, but 127.0.0.1:{UNIT.port} answers: another process has its port"
+    seen = f"exited, status 1, but 127.0.0.1:{CONTAINER.port} answers: another process has its port"
     assert seen in outcome.fault
     assert ["start", f"remove {NAME} 10"] == script.calls
 

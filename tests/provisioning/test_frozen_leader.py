@@ -33,7 +33,7 @@ from tests.provisioning.world import NEVER_S, Behaviour, SimulatedRuntime
 LEASE_S = 10
 START_TIMEOUT_S = 30.0
 NEVER_HEALTHY = Behaviour(start_s=1.0, healthy_after_s=NEVER_S)
-N_UNITS = 8
+N_CONTAINERS = 8
 
 
 class Cluster:
@@ -113,7 +113,7 @@ async def leader(
         return leadership(cluster, holder)
 
     monkeypatch.setattr("tests.provisioning.scene.MemoryLeadership", made)
-    wanted = fleet(pool(N_UNITS), limits=limits)
+    wanted = fleet(pool(N_CONTAINERS), limits=limits)
     async with provisioner(wanted, behaviour=behaviour, backend=backend) as stage:
         yield stage, cluster
 
@@ -132,7 +132,7 @@ def test_a_leader_that_wakes_after_its_lease_leaves_its_starts_to_its_successor(
     async def scene() -> None:
         limits = Limits(start_timeout_s=START_TIMEOUT_S)
         async with leader(monkeypatch, NEVER_HEALTHY, limits) as (stage, cluster):
-            await stage.until(lambda: N_UNITS == len(stage.running_containers))
+            await stage.until(lambda: N_CONTAINERS == len(stage.running_containers))
             await VirtualClock().sleep(START_TIMEOUT_S - 10.0)
             cluster.is_silent = True
             acts.seen.clear()
@@ -142,7 +142,7 @@ def test_a_leader_that_wakes_after_its_lease_leaves_its_starts_to_its_successor(
             await VirtualClock().sleep(60.0)
 
             assert [] == acts.seen
-            assert N_UNITS == len(stage.running_containers)
+            assert N_CONTAINERS == len(stage.running_containers)
             assert None is stage.controller.term
             assert 0 == stage.controller.loop.n_running
 
@@ -155,7 +155,7 @@ def test_a_leader_that_wakes_within_its_lease_cleans_up_as_ever(
     async def scene() -> None:
         limits = Limits(start_timeout_s=START_TIMEOUT_S)
         async with leader(monkeypatch, NEVER_HEALTHY, limits) as (stage, _):
-            await stage.until(lambda: N_UNITS == len(stage.running_containers))
+            await stage.until(lambda: N_CONTAINERS == len(stage.running_containers))
             await VirtualClock().sleep(START_TIMEOUT_S - 5.0)
             acts.seen.clear()
 
@@ -164,7 +164,7 @@ def test_a_leader_that_wakes_within_its_lease_cleans_up_as_ever(
 
             removals = {f"remove {one.container}" for one in stage.instances}
             assert removals == set(acts.seen)
-            assert N_UNITS == len(acts.seen)
+            assert N_CONTAINERS == len(acts.seen)
             assert stage.controller.term
 
     virtual_run(scene())
@@ -179,7 +179,7 @@ def test_a_leader_that_wakes_after_its_lease_neither_stops_nor_makes_anything(
         limits = Limits(tries=9, backoff_base_s=20.0, backoff_cap_s=20.0)
         failing = Behaviour(failure_ratio=1.0)
         async with leader(monkeypatch, failing, limits) as (stage, cluster):
-            await stage.until(lambda: N_UNITS <= len(acts.seen))
+            await stage.until(lambda: N_CONTAINERS <= len(acts.seen))
             cluster.is_silent = True
             await VirtualClock().sleep(0.01)
             acts.seen.clear()

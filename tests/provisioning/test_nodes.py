@@ -28,14 +28,14 @@ from tests.provisioning.making import CHAT, fleet, found, instance, node, pool
 from tests.provisioning.virtual import EPOCH_S, VirtualClock, virtual_run
 from tests.provisioning.world import SimulatedProber, SimulatedRuntime, World
 
-UNITS = (found(instance(1)),)
+CONTAINERS = (found(instance(1)),)
 
 
 class Telling:
     """A runtime that tells what it is told to."""
 
     def __init__(self) -> None:
-        self.containers_found: tuple[ObservedContainer, ...] = UNITS
+        self.containers_found: tuple[ObservedContainer, ...] = CONTAINERS
         self.error: Exception | None = None
         self.takes_s = 0.0
         self.asked_s: list[float] = []
@@ -116,7 +116,7 @@ def test_a_report_is_as_of_the_question() -> None:
         await made.nodes.close()
         return report
 
-    assert NodeReport("n1", EPOCH_S, UNITS) == virtual_run(scene())
+    assert NodeReport("n1", EPOCH_S, CONTAINERS) == virtual_run(scene())
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_node_that_fails_keeps_its_last_report_with_the_fault(
         made.runtimes["n1"].error = error
         await VirtualClock().sleep(6.0)
         report = made.nodes.reports["n1"]
-        assert (EPOCH_S, UNITS, False) == (report.at_s, report.containers, report.is_reachable)
+        assert (EPOCH_S, CONTAINERS, False) == (report.at_s, report.containers, report.is_reachable)
         assert words in report.fault
         assert made.nodes.reports["n2"].is_reachable
         assert "<Nodes: 2, 1 of them silent>" == repr(made.nodes)
@@ -291,17 +291,17 @@ def test_an_answer_to_a_question_from_before_a_removal_does_not_bring_the_contai
         await made.begin("n1")
         await VirtualClock().sleep(1.0)
         other = found(instance(2))
-        made.runtimes["n1"].containers_found = (*UNITS, other)
+        made.runtimes["n1"].containers_found = (*CONTAINERS, other)
         made.runtimes["n1"].takes_s = 3.0
         await VirtualClock().sleep(5.0)
-        made.nodes.forget_container("n1", UNITS[0].name)
+        made.nodes.forget_container("n1", CONTAINERS[0].name)
         await VirtualClock().sleep(3.0)
         report = made.nodes.reports["n1"]
         assert EPOCH_S + 5.2 == pytest.approx(report.at_s)
         assert (other,) == report.containers
 
         await VirtualClock().sleep(8.0)
-        assert (*UNITS, other) == made.nodes.reports["n1"].containers
+        assert (*CONTAINERS, other) == made.nodes.reports["n1"].containers
         await made.nodes.close()
 
     virtual_run(scene())

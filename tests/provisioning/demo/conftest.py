@@ -31,7 +31,7 @@ def plan() -> Plan:
         n_simulated=10_000,
         n_llama_servers=2,
         control_port=11_451,
-        unit_ports=range(20_000, 20_000 + fleet.n_unit_ports(10_000)),
+        container_ports=range(20_000, 20_000 + fleet.n_container_ports(10_000)),
         llama_ports=range(11_460, 11_520),
         model="gemma3:270m",
         model_file=Path("/cache/model.gguf"),

@@ -25,8 +25,8 @@ def fleet_of(made: Demo) -> Fleet:
 
 
 def sized(made: Demo, n_simulated: int) -> Demo:
-    ports = range(20_000, 20_000 + fleet.n_unit_ports(n_simulated))
-    return replace(made, n_simulated=n_simulated, unit_ports=ports)
+    ports = range(20_000, 20_000 + fleet.n_container_ports(n_simulated))
+    return replace(made, n_simulated=n_simulated, container_ports=ports)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_every_size_of_the_demo_is_a_valid_specification(
 
 @pytest.mark.parametrize("n_simulated", [2, 30, 1_000])
 def test_a_node_has_room_for_its_share_of_one_that_is_gone(made: Demo, n_simulated: int) -> None:
-    n_ports = fleet.n_unit_ports(n_simulated)
+    n_ports = fleet.n_container_ports(n_simulated)
     n_left = fleet.n_nodes(n_simulated) - 1
 
     assert n_simulated <= n_ports * n_left

@@ -25,7 +25,7 @@ SUPPLIES = Supplies(
 def test_instances_that_no_exporter_could_poll_are_refused(plan: Plan) -> None:
     nodes = tuple(node.replace(endpoint="") for node in plan.fleet.nodes)
 
-    with pytest.raises(DemoError, match=r"node node-001 and 99 more: .*simulate --host-units"):
+    with pytest.raises(DemoError, match=r"node node-001 and 99 more: .*simulate --host-containers"):
         pollable(plan.fleet.replace(nodes=nodes))
 
     assert plan.fleet == pollable(plan.fleet)
@@ -54,7 +54,7 @@ def test_two_demonstrations_never_give_an_instance_the_same_port(tmp_path: Path)
         for claims in (ours, theirs):
             ports = Ports(say=lambda _: None, claims=claims)
             made = make_demo(make_settings(tmp_path), SUPPLIES, ports)
-            taken += [made.control_port, *made.unit_ports, *made.llama_ports]
+            taken += [made.control_port, *made.container_ports, *made.llama_ports]
 
     assert fleet.N_REAL_PORTS == len(made.llama_ports)
     assert sorted(set(taken)) == sorted(taken)

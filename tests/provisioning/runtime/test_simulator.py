@@ -185,7 +185,7 @@ async def test_a_simulation_that_does_not_run_is_an_unreachable_node(
     url = f"http://127.0.0.1:{free_port()}"
     runtime = open_at(url, tmp_path / "token")
 
-    with pytest.raises(NodeUnreachableError, match="--host-units` running there") as caught:
+    with pytest.raises(NodeUnreachableError, match="--host-containers` running there") as caught:
         await runtime.remove("pool-1.1", grace_s=0.0)
 
     assert url in str(caught.value)

@@ -1,4 +1,4 @@
-"""A simulation that hosts units, for tests."""
+"""A simulation that hosts containers, for tests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _probed(ports: range) -> range:
 async def hosting(
     folder: Path, *, load_s: float = 0.0, spec: FleetSpec = SPEC, n_ports: int = N_PORTS
 ) -> AsyncIterator[Simulation]:
-    """Run a simulation that hosts units, on this event loop."""
+    """Run a simulation that hosts containers, on this event loop."""
     settings = Settings(
         spec=spec,
         listen_port=0,

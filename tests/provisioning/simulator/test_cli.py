@@ -110,17 +110,19 @@ def test_options_come_from_the_environment_too(environment: dict[str, str]) -> N
     assert ["kill", "shrink"] == [fault["kind"] for fault in faults]
 
 
-def test_units_are_hosted_until_a_signal(environment: dict[str, str], tmp_path: Path) -> None:
+def test_containers_are_hosted_until_a_signal(environment: dict[str, str], tmp_path: Path) -> None:
     ports = free_range(5)
     del environment["OLLAMA_FLEET_SIMULATE_LISTEN_PORT"]
-    with _started(environment, "--host-units", f"{ports[0]}-{ports[-1]}", "--load-seconds=0") as (
+    with _started(
+        environment, "--host-containers", f"{ports[0]}-{ports[-1]}", "--load-seconds=0"
+    ) as (
         process,
         where,
     ):
         assert (0, ports[0]) == (where["instances"], where["listen_port"])
         asked = msgspec.json.encode(order(ports[-1]))
-        unit_url = f"{where['control_url']}/nodes/n1/units/u"
-        put = urllib.request.Request(unit_url, data=asked, method="PUT")
+        container_url = f"{where['control_url']}/nodes/n1/containers/u"
+        put = urllib.request.Request(container_url, data=asked, method="PUT")
         put.add_header("Authorization", f"Bearer {(tmp_path / 'token').read_text().strip()}")
         with urllib.request.urlopen(put, timeout=60) as response:
             assert 204 == response.status
@@ -130,7 +132,7 @@ def test_units_are_hosted_until_a_signal(environment: dict[str, str], tmp_path: 
             _, words = process.communicate(timeout=STOP_S)
 
     assert 0 == process.returncode
-    assert f"hosting units on 127.1.0.1 and up, ports {ports[0]} to {ports[-1]}" in words
+    assert f"hosting containers on 127.1.0.1 and up, ports {ports[0]} to {ports[-1]}" in words
 
 
 @pytest.mark.parametrize(
@@ -142,23 +144,24 @@ def test_options_for_a_fleet_that_is_there_are_refused_beside_hosting(
 ) -> None:
     del environment["OLLAMA_FLEET_SIMULATE_LISTEN_PORT"]
 
-    ended = _run(environment, "--host-units=20000-20001", given)
+    ended = _run(environment, "--host-containers=20000-20001", given)
 
     assert 2 == ended.returncode
     assert (
-        f"{given.partition('=')[0]} (commandline) means nothing with --host-units" in ended.stderr
+        f"{given.partition('=')[0]} (commandline) means nothing with --host-containers"
+        in ended.stderr
     )
 
 
-def test_a_taken_port_among_those_for_units_is_named(environment: dict[str, str]) -> None:
+def test_a_taken_port_among_those_for_containers_is_named(environment: dict[str, str]) -> None:
     del environment["OLLAMA_FLEET_SIMULATE_LISTEN_PORT"]
     ports = free_range(3)
     with socket.create_server(("0.0.0.0", ports[1])):  # noqa: S104
-        ended = _run(environment, "--host-units", f"{ports[0]}-{ports[-1]}")
+        ended = _run(environment, "--host-containers", f"{ports[0]}-{ports[-1]}")
 
     assert 1 == ended.returncode
     assert f"cannot listen on port {ports[1]}" in ended.stderr
-    assert "other ones with --host-units" in ended.stderr
+    assert "other ones with --host-containers" in ended.stderr
 
 
 def test_a_taken_port_is_named_with_the_option_that_helps(environment: dict[str, str]) -> None:
@@ -198,10 +201,10 @@ def test_a_host_that_does_not_exist_is_told(environment: dict[str, str]) -> None
         (["--instanses", "3"], "--instances"),
         (["--ollama-share", "2"], "0<=x<=1"),
         (["--keep-alive", "soon"], "write seconds, 5m, or -1"),
-        (["--host-units", "20000"], "no range of ports such as 20000-20099"),
-        (["--host-units", "20001-20000"], "the first one first"),
-        (["--host-units", "0-5"], "from 1 to 65535"),
-        (["--host-units", "65535-65536"], "from 1 to 65535"),
+        (["--host-containers", "20000"], "no range of ports such as 20000-20099"),
+        (["--host-containers", "20001-20000"], "the first one first"),
+        (["--host-containers", "0-5"], "from 1 to 65535"),
+        (["--host-containers", "65535-65536"], "from 1 to 65535"),
     ],
 )
 def test_wrong_options_are_refused(

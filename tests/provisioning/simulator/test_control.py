@@ -186,7 +186,7 @@ async def test_a_fault_that_cannot_be_is_a_problem_document(
         ("DELETE", "/faults/fault-9", 404),
         ("GET", "/nope", 404),
         ("PUT", "/faults", 405),
-        ("GET", "/nodes/node-001/units", 404),
+        ("GET", "/nodes/node-001/containers", 404),
     ],
 )
 async def test_what_is_not_there_is_a_problem_document(

@@ -1,4 +1,4 @@
-"""Hosted units: begun where they are ordered, ended by removal or fault, told like real ones."""
+"""Hosted containers: begun where ordered, ended by removal or fault, reported like real ones."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ def ports_of(running: RunningFleet) -> range:
 
 
 def states(host: ContainerHost, node: str = "n1") -> dict[str, ContainerState]:
-    return {status.name: status.state for status in host.units(node)}
+    return {status.name: status.state for status in host.containers(node)}
 
 
-async def test_nobody_lives_there_before_a_unit_is_ordered(running: RunningFleet) -> None:
+async def test_nobody_lives_there_before_a_container_is_ordered(running: RunningFleet) -> None:
     with pytest.raises(ConnectionResetError):
         await ask("127.1.0.1", running.port, "/health")
 
     assert [] == running.inventory
 
 
-async def test_a_unit_loads_then_serves_as_the_instance_that_was_ordered(
+async def test_a_container_loads_then_serves_as_the_instance_that_was_ordered(
     running: RunningFleet, host: ContainerHost, clock: FakeClock
 ) -> None:
     host.start("n1", "u", order(running.port))
@@ -111,7 +111,7 @@ async def test_counters_grow_only_once_it_serves(
 async def test_address_and_port_identify_an_instance(
     running: RunningFleet, host: ContainerHost
 ) -> None:
-    """Two nodes, two ports each: four units, each with its own model; a fifth address is empty."""
+    """Two nodes, two ports each: four containers, each with its own model; a fifth is empty."""
     places = [(f"127.1.0.{node}", running.port + slot) for node in (1, 2) for slot in (0, 1)]
     for number, ((address, port), model) in enumerate(zip(places, MODELS, strict=True)):
         asked = msgspec.structs.replace(order(port, number=number), host=address, model=model.name)
@@ -139,14 +139,14 @@ async def test_starting_what_runs_does_nothing(
     assert [before] == list(running.fleet.states.values())
 
 
-async def test_a_place_belongs_to_one_unit_until_that_is_removed(
+async def test_a_place_belongs_to_one_container_until_that_is_removed(
     running: RunningFleet, host: ContainerHost
 ) -> None:
     host.start("n1", "first", order(running.port))
     for node, fleet in (("n1", "f"), ("n2", "f"), ("n1", "g")):
         with pytest.raises(PlaceTakenError, match=f"port {running.port} of 127.1.0.1.*first"):
             host.start(node, "second", order(running.port, fleet=fleet))
-    assert ["first"] == [status.name for status in host.units("n1")]
+    assert ["first"] == [status.name for status in host.containers("n1")]
 
     host.remove("n1", "first", fleet="f")
     host.start("n1", "second", order(running.port))
@@ -154,7 +154,7 @@ async def test_a_place_belongs_to_one_unit_until_that_is_removed(
     assert {"second": ContainerState.RUNNING} == states(host)
 
 
-async def test_a_removed_unit_is_gone_with_its_connections(
+async def test_a_removed_container_is_gone_with_its_connections(
     running: RunningFleet, host: ContainerHost
 ) -> None:
     host.start("n1", "u", order(running.port))
@@ -174,13 +174,13 @@ async def test_a_removed_unit_is_gone_with_its_connections(
     assert {} == running.fleet.states
 
 
-async def test_a_killed_unit_is_told_as_exited_and_started_anew_has_a_fresh_life(
+async def test_a_killed_container_is_told_as_exited_and_started_anew_has_a_fresh_life(
     running: RunningFleet, host: ContainerHost, clock: FakeClock
 ) -> None:
     host.start("n1", "u", order(running.port))
     clock.now_s += 500
     running.fleet.inject("kill", ids=["llama-00001"])
-    (killed,) = host.units("n1")
+    (killed,) = host.containers("n1")
     with pytest.raises(ConnectionResetError):
         await ask("127.1.0.1", running.port, "/health")
     clock.now_s += 60
@@ -192,7 +192,7 @@ async def test_a_killed_unit_is_told_as_exited_and_started_anew_has_a_fresh_life
         killed.exit_status,
         killed.is_out_of_memory,
     )
-    (healed,) = host.units("n1")
+    (healed,) = host.containers("n1")
     assert (ContainerState.RUNNING, None) == (healed.state, healed.exit_status)
     assert () == running.fleet.faults
     (state,) = running.fleet.states.values()
@@ -200,7 +200,7 @@ async def test_a_killed_unit_is_told_as_exited_and_started_anew_has_a_fresh_life
     assert b'"generated_tokens_total":0,' in metrics_body(MIXED)(state, clock.now_s)
 
 
-async def test_an_exited_unit_may_be_started_anew_elsewhere(
+async def test_an_exited_container_may_be_started_anew_elsewhere(
     running: RunningFleet, host: ContainerHost
 ) -> None:
     host.start("n1", "u", order(running.port))
@@ -208,7 +208,7 @@ async def test_an_exited_unit_may_be_started_anew_elsewhere(
 
     host.start("n1", "u", order(running.port + 1))
 
-    assert [running.port + 1] == [status.port for status in host.units("n1")]
+    assert [running.port + 1] == [status.port for status in host.containers("n1")]
     assert 1 == len(running.fleet.states)
 
 
@@ -264,7 +264,7 @@ async def test_a_runtime_sees_of_a_fault_what_it_does_to_the_process(
 
     running.fleet.inject(kind, node="n1")
 
-    (seen,) = host.units("n1")
+    (seen,) = host.containers("n1")
     assert (state, status, is_out_of_memory) == (
         seen.state,
         seen.exit_status,
@@ -279,13 +279,13 @@ async def test_a_restart_for_memory_is_over_after_its_time(
     running.fleet.inject("oom_restart", node="n1", seconds=7.0)
     clock.now_s += 7.0
 
-    (seen,) = host.units("n1")
+    (seen,) = host.containers("n1")
 
     assert not seen.is_out_of_memory
     assert 200 == (await ask("127.1.0.1", running.port, "/health")).status
 
 
-async def test_a_fault_among_no_units_is_refused(running: RunningFleet) -> None:
+async def test_a_fault_among_no_containers_is_refused(running: RunningFleet) -> None:
     with pytest.raises(FaultError, match="there are no instances yet"):
         running.fleet.inject("kill", share=1)
 
@@ -298,7 +298,7 @@ async def test_a_node_that_is_gone_answers_nothing_and_comes_back_whole(
     running.fleet.inject("node_gone", node="n1")
 
     with pytest.raises(NodeGoneError):
-        host.units("n1")
+        host.containers("n1")
     with pytest.raises(NodeGoneError):
         host.start("n1", "w", order(running.port + 1))
     with pytest.raises(NodeGoneError):
@@ -311,30 +311,32 @@ async def test_a_node_that_is_gone_answers_nothing_and_comes_back_whole(
     assert {"u": ContainerState.RUNNING} == states(host)
 
 
-async def test_units_are_told_sorted_by_name(running: RunningFleet, host: ContainerHost) -> None:
+async def test_containers_are_told_sorted_by_name(
+    running: RunningFleet, host: ContainerHost
+) -> None:
     for number, name in enumerate("bca"):
         host.start("n1", name, order(running.port + number, number=number))
 
-    assert ["a", "b", "c"] == [status.name for status in host.units("n1")]
+    assert ["a", "b", "c"] == [status.name for status in host.containers("n1")]
 
 
 async def test_fleets_share_a_node_and_do_not_see_each_other(
     running: RunningFleet, host: ContainerHost
 ) -> None:
-    """Both call their unit `u`."""
+    """Both call their container `u`."""
     host.start("n1", "u", order(running.port, fleet="f"))
     host.start("n1", "u", order(running.port + 1, fleet="g"))
 
     host.remove("n1", "u", fleet="f")
 
-    assert [] == host.units("n1", fleet="f")
-    assert ["g"] == [status.fleet for status in host.units("n1")]
+    assert [] == host.containers("n1", fleet="f")
+    assert ["g"] == [status.fleet for status in host.containers("n1")]
 
 
 async def test_listeners_hear_of_the_ends_of_their_fleet_on_their_node(
     running: RunningFleet, host: ContainerHost
 ) -> None:
-    """Of eight units on two nodes and of two fleets, two are theirs; one has ended before."""
+    """Of eight containers on two nodes and of two fleets, two are theirs; one has ended before."""
     for slot, (node, fleet) in enumerate([("n1", "f"), ("n1", "g"), ("n2", "f"), ("n2", "g")]):
         for number in (1, 2):
             asked = order(running.port + 2 * slot + number, fleet=fleet, number=number)
@@ -395,7 +397,7 @@ async def test_speed_is_that_of_the_model_on_the_hardware_of_the_nodes_address(
         ({"host": "127.2.0.1"}, "no address of a hosted node"),
         ({"host": "::1"}, "no address"),
         ({"host": "localhost"}, "no address"),
-        ({"port": 1}, "--host-units"),
+        ({"port": 1}, "--host-containers"),
         ({"model": "llama3.1:9b"}, "did you mean llama3.1:8b?"),
         ({"model": ""}, "they have llama3.1:8b, mistral:7b"),
     ],
@@ -441,7 +443,7 @@ async def test_a_port_that_is_taken_leaves_none_of_the_others_open() -> None:
         listener.close()
 
 
-async def test_units_can_be_stock_ollama(clock: FakeClock) -> None:
+async def test_containers_can_be_stock_ollama(clock: FakeClock) -> None:
     spec = FleetSpec(mode=Mode.OLLAMA)
     async with running_host(spec, Hosting(free_range(1), 0.0), clock=clock) as running:
         assert running.host is not None

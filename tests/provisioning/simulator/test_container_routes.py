@@ -1,4 +1,4 @@
-"""Units over the control API: idempotent orders, refusals, the stream of those that end."""
+"""Containers over the control API: idempotent orders, refusals, the stream of those that end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from provisioning.simulator.app import Simulation
 from tests.provisioning.simulator.hosting import hosting, order
 from tests.waiting import eventually
 
-UNIT = "/nodes/n1/units/llama-00001.1"
+CONTAINER = "/nodes/n1/containers/llama-00001.1"
 
 
 @pytest.fixture
@@ -39,19 +39,19 @@ def body(simulation: Simulation) -> dict[str, Any]:
     return made
 
 
-async def units(api: aiohttp.ClientSession, query: str = "") -> Any:
-    async with api.get(f"/nodes/n1/units{query}") as response:
+async def containers(api: aiohttp.ClientSession, query: str = "") -> Any:
+    async with api.get(f"/nodes/n1/containers{query}") as response:
         assert 200 == response.status
         return await response.json()
 
 
-async def test_a_unit_is_ordered_listed_and_removed_each_twice(
+async def test_a_container_is_ordered_listed_and_removed_each_twice(
     api: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
     for _ in range(2):
-        async with api.put(UNIT, json=body) as response:
+        async with api.put(CONTAINER, json=body) as response:
             assert 204 == response.status
-    (listed,) = await units(api)
+    (listed,) = await containers(api)
     assert (
         body
         | {"name": "llama-00001.1", "state": "running"}
@@ -59,22 +59,22 @@ async def test_a_unit_is_ordered_listed_and_removed_each_twice(
     ) == listed
 
     for _ in range(2):
-        async with api.delete(f"{UNIT}?fleet=f") as response:
+        async with api.delete(f"{CONTAINER}?fleet=f") as response:
             assert 204 == response.status
-    assert [] == await units(api)
+    assert [] == await containers(api)
 
 
-async def test_units_can_be_listed_by_fleet(
+async def test_containers_can_be_listed_by_fleet(
     api: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
-    async with api.put(UNIT, json=body):
+    async with api.put(CONTAINER, json=body):
         pass
 
-    assert 1 == len(await units(api, "?fleet=f"))
-    assert [] == await units(api, "?fleet=g")
+    assert 1 == len(await containers(api, "?fleet=f"))
+    assert [] == await containers(api, "?fleet=g")
 
 
-async def test_the_inventory_follows_the_units(
+async def test_the_inventory_follows_the_containers(
     api: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
     async def listed() -> list[tuple[str, str, str]]:
@@ -82,23 +82,23 @@ async def test_the_inventory_follows_the_units(
             return [(one["id"], one["url"], one["node"]) for one in await response.json()]
 
     assert [] == await listed()
-    async with api.put(UNIT, json=body):
+    async with api.put(CONTAINER, json=body):
         pass
     assert [("llama-00001", f"http://127.1.0.1:{body['port']}", "n1")] == await listed()
-    async with api.delete(f"{UNIT}?fleet=f"):
+    async with api.delete(f"{CONTAINER}?fleet=f"):
         pass
     assert [] == await listed()
 
 
-async def test_a_fault_by_the_instances_id_befalls_its_unit(
+async def test_a_fault_by_the_instances_id_befalls_its_container(
     api: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
-    async with api.put(UNIT, json=body):
+    async with api.put(CONTAINER, json=body):
         pass
     async with api.post("/faults", json={"kind": "kill", "ids": ["llama-00001"]}) as response:
         assert ["llama-00001"] == (await response.json())["instance_ids"]
 
-    (killed,) = await units(api)
+    (killed,) = await containers(api)
 
     assert ("exited", -9) == (killed["state"], killed["exit_status"])
 
@@ -106,17 +106,17 @@ async def test_a_fault_by_the_instances_id_befalls_its_unit(
 async def test_a_taken_port_is_a_conflict_and_a_gone_node_unavailable(
     api: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
-    async with api.put(UNIT, json=body):
+    async with api.put(CONTAINER, json=body):
         pass
-    async with api.put(f"{UNIT}x", json=body) as response:
+    async with api.put(f"{CONTAINER}x", json=body) as response:
         assert 409 == response.status
         assert "is taken by llama-00001.1" in (await response.json())["detail"]
     async with api.post("/faults", json={"kind": "node_gone", "node": "n1"}):
         pass
     for method, path in (
-        ("PUT", UNIT),
-        ("DELETE", f"{UNIT}?fleet=f"),
-        ("GET", "/nodes/n1/units"),
+        ("PUT", CONTAINER),
+        ("DELETE", f"{CONTAINER}?fleet=f"),
+        ("GET", "/nodes/n1/containers"),
         ("GET", "/nodes/n1/changes?fleet=f"),
     ):
         async with api.request(method, path, json=body) as response:
@@ -137,7 +137,7 @@ async def test_a_taken_port_is_a_conflict_and_a_gone_node_unavailable(
 async def test_an_order_that_cannot_be_is_a_problem_document(
     api: aiohttp.ClientSession, body: dict[str, Any], change: dict[str, Any], said: str
 ) -> None:
-    async with api.put(UNIT, json=body | change) as response:
+    async with api.put(CONTAINER, json=body | change) as response:
         assert 400 == response.status
         assert "application/problem+json" == response.content_type
         assert said in (await response.json())["detail"]
@@ -147,12 +147,12 @@ async def test_an_order_that_cannot_be_is_a_problem_document(
 async def test_a_body_that_is_no_order_is_a_problem_document(
     api: aiohttp.ClientSession, data: bytes
 ) -> None:
-    async with api.put(UNIT, data=data) as response:
+    async with api.put(CONTAINER, data=data) as response:
         assert 400 == response.status
-        assert "expected a unit to start" in (await response.json())["detail"]
+        assert "expected a container to start" in (await response.json())["detail"]
 
 
-@pytest.mark.parametrize(("method", "path"), [("DELETE", UNIT), ("GET", "/nodes/n1/changes")])
+@pytest.mark.parametrize(("method", "path"), [("DELETE", CONTAINER), ("GET", "/nodes/n1/changes")])
 async def test_who_does_not_say_which_fleet_is_asked_for_it(
     api: aiohttp.ClientSession, method: str, path: str
 ) -> None:
@@ -170,17 +170,17 @@ async def test_a_write_without_the_token_changes_nothing(
     host.start("n1", "llama-00001.1", order(simulation.running.port))
     async with (
         aiohttp.ClientSession(simulation.control_url) as session,
-        session.request(method, f"{UNIT}x?fleet=f", json=body) as response,
+        session.request(method, f"{CONTAINER}x?fleet=f", json=body) as response,
     ):
         assert 401 == response.status
 
-    assert ["llama-00001.1"] == [status.name for status in host.units("n1")]
+    assert ["llama-00001.1"] == [status.name for status in host.containers("n1")]
 
 
-async def test_the_stream_tells_of_units_that_end_as_they_do(
+async def test_the_stream_tells_of_containers_that_end_as_they_do(
     api: aiohttp.ClientSession, body: dict[str, Any]
 ) -> None:
-    async with api.put(UNIT, json=body):
+    async with api.put(CONTAINER, json=body):
         pass
     async with api.get("/nodes/n1/changes?fleet=f") as stream:
         assert "application/x-ndjson" == stream.content_type
@@ -219,8 +219,8 @@ async def test_many_orders_at_once_are_all_carried_out(
 ) -> None:
     async def put(number: int) -> int:
         asked = body | {"port": body["port"] + number, "instance_id": f"i{number}"}
-        async with api.put(f"/nodes/n1/units/i{number}.1", json=asked) as response:
+        async with api.put(f"/nodes/n1/containers/i{number}.1", json=asked) as response:
             return response.status
 
     assert [204] * 30 == await asyncio.gather(*map(put, range(30)))
-    assert 30 == len(await units(api)) == len(simulation.running.inventory)
+    assert 30 == len(await containers(api)) == len(simulation.running.inventory)
