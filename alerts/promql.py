@@ -12,7 +12,7 @@ import textwrap
 from dataclasses import dataclass
 
 from alerts.names import ACTIVE_EXPORTERS
-from exporter.catalogue import Kind, Series
+from exporter.catalogue import INSTANCE_INFO, Kind, Series
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import ABSOLUTE, Level, number
 
@@ -84,7 +84,7 @@ class Scope:
             suffix: `_bucket` for the buckets of a histogram.
         """
         labels_kept = (
-            *series.labels,
+            *[label for label in series.labels if label != "shard"],
             *(["le"] if series.kind is Kind.HISTOGRAM and suffix == "_bucket" else []),
         )
         inner = inner or self.last(series)
@@ -96,6 +96,11 @@ class Scope:
             "  )\n"
             ")"
         )
+
+    def with_model(self, expression: str) -> str:
+        """Return an expression on instances with the model of each as a label."""
+        same = self.on("job", "instance", "instance_id")
+        return f"{expression} * {same} group_left (model) {INSTANCE_INFO.name}"
 
     def per_instance(self, expression: str, *labels: str) -> str:
         """Return the maximum over replicas for each instance, by id and further labels."""

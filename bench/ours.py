@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 N_FETCHES = 10
 REFRESH_INTERVAL_S = 10
-HEALTHY_SERIES = f'{catalogue.FLEET_INSTANCES.name}{{status="{Status.HEALTHY}"}}'
+HEALTHY_SERIES = f'{catalogue.FLEET_INSTANCES.name}{{shard="0",status="{Status.HEALTHY}"}}'
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ SIMULATED: Sequence[Mapping[str, object]] = (
 NOBODY_LISTENS = "refuses"
 N_KINDS = len(SIMULATED) + len(HANDLERS) + 1
 FAILURE = re.compile(
-    rf'^{catalogue.EXPORTER_POLL_ERRORS.name}{{.*reason="(\w+)".*}} (\S+)$', re.MULTILINE
+    rf'^{catalogue.EXPORTER_POLL_ERRORS.name}{{.*outcome="(\w+)".*}} (\S+)$', re.MULTILINE
 )
 
 

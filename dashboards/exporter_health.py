@@ -179,7 +179,12 @@ def _polls(select: Selectors) -> Section:
         "Polls",
         (
             row(8, (8, _cycles(select)), (8, _duration(select)), (8, _lateness(select))),
-            row(8, (8, _outcomes(select)), (8, _reasons(select)), (8, _error_ratio(select))),
+            row(
+                8,
+                (8, _outcomes(select)),
+                (8, _outcomes_of_failures(select)),
+                (8, _error_ratio(select)),
+            ),
         ),
     )
 
@@ -251,16 +256,16 @@ def _outcomes(select: Selectors) -> Panel:
     )
 
 
-def _reasons(select: Selectors) -> Panel:
+def _outcomes_of_failures(select: Selectors) -> Panel:
     text = PanelText(
-        title="Failed requests to instances by reason",
+        title="Failed requests to instances by outcome",
         description="Per second. health: the instance is not healthy. metrics: it is healthy, but "
         "its metrics are missing. no_descriptor: the exporter ran out of file descriptors; raise "
         "its limit. Series: ollama_exporter_poll_errors_total.",
         no_data="No request to an instance fails.",
         unit="reqps",
     )
-    errors = Query(pipeline.poll_errors(select), "{{request}}: {{reason}}")
+    errors = Query(pipeline.poll_errors(select), "{{request}}: {{outcome}}")
     return chart(text, errors, is_stacked=True).optional()
 
 

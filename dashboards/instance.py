@@ -44,7 +44,7 @@ def dashboard(settings: DashboardSettings) -> Board:
                     row(8, (8, _requests(select)), (8, _tokens(select)), (8, _errors(select))),
                 ),
             ),
-            Section("Restarts and polls", (row(7, (12, _age(select)), (12, _poll(select))),)),
+            Section("Restarts", (row(7, (24, _age(select))),)),
             Section("Neighbours on $node", (row(10, (24, _neighbours(select))),)),
         ),
     )
@@ -200,18 +200,6 @@ def _age(select: Selectors) -> Panel:
         unit="s",
     )
     return chart(text, Query(instance.age(select), _legend(select, "age"))).optional()
-
-
-def _poll(select: Selectors) -> Panel:
-    text = PanelText(
-        title="Duration of polls",
-        description="How long the exporter waits for its answers. Long while latency is good: the "
-        "network, or a busy node. Series: ollama_instance_poll_duration_seconds.",
-        no_data=GONE,
-        unit="s",
-    )
-    poll = Query(instance.value(select, catalogue.INSTANCE_POLL_DURATION), _legend(select, "poll"))
-    return chart(text, poll)
 
 
 def _neighbours(select: Selectors) -> Panel:

@@ -116,6 +116,7 @@ class Exporter:
             fleet_counters,
             self._metrics,
             self._clock,
+            shard=str(config.shard.index),
             per_instance=config.metrics_per_instance,
         )
         self._stack.push_async_callback(publisher.close)

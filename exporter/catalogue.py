@@ -29,7 +29,11 @@ class Series:
         return self.name.removesuffix("_total") if self.kind is Kind.COUNTER else self.name
 
 
-INSTANCE = ("instance_id", "node", "model")
+INSTANCE = ("instance_id", "node")
+"""What identifies an instance. What may change under a running server is in its `_info`."""
+OF_MODEL = (*INSTANCE, "model")
+SHARD = ("shard",)
+"""The first label of each aggregate: replicas of a shard publish the same series."""
 
 BOUNDARIES_S = (
     0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
@@ -47,61 +51,159 @@ FLEET_INSTANCES = Series(
     "unhealthy: connected, but gave no good answer. unreachable: no connection. loading: loads "
     "its model. provisioning, draining: state in the inventory. unknown: not polled yet, or the "
     "exporter ran out of file descriptors.",
-    ("status",),
+    (*SHARD, "status"),
 )
 FLEET_INVENTORY_INSTANCES = Series(
     "ollama_fleet_inventory_instances",
     Kind.GAUGE,
     "Instances in the inventory, in any state.",
+    SHARD,
+)
+FLEET_INSTANCE_CONDITIONS = Series(
+    "ollama_fleet_instance_conditions",
+    Kind.GAUGE,
+    "Running instances that answered the last poll and have a condition; every condition is always "
+    "present. model_not_loaded: the model that the inventory lists is not in memory. "
+    "model_not_installed: it is not on disk either. nothing_loaded: the inventory lists no model "
+    "and none is in memory. on_cpu: a loaded model is partly or wholly outside GPU memory. "
+    "stalled: the last canary got no answer before its deadline.",
+    (*SHARD, "condition"),
+)
+FLEET_RESTARTS = Series(
+    "ollama_fleet_restarts_total",
+    Kind.COUNTER,
+    "Restarts of instances seen since this exporter started: the start time or the version "
+    "changed, or counters went back. A stock Ollama server shows only a changed version.",
+    SHARD,
 )
 FLEET_TOKENS_PER_SECOND = Series(
     "ollama_fleet_tokens_per_second",
     Kind.GAUGE,
     "Generation capacity: sum of each healthy instance's decoding speed, in tokens/s. Not current "
     "load.",
-    ("model",),
+    (*SHARD, "model"),
 )
 FLEET_MEASURED_INSTANCES = Series(
     "ollama_fleet_measured_instances",
     Kind.GAUGE,
     "Healthy instances with a known decoding speed: those in ollama_fleet_tokens_per_second.",
-    ("model",),
+    (*SHARD, "model"),
 )
 FLEET_REQUEST_LATENCY_P99 = Series(
     "ollama_fleet_request_latency_p99_seconds",
     Kind.GAUGE,
     "99th percentile over healthy instances of the p99 request latency that each reports. Prefer "
     "the quantile of ollama_fleet_request_duration_seconds where that has data: it is exact.",
+    SHARD,
 )
 FLEET_GENERATED_TOKENS = Series(
     "ollama_fleet_generated_tokens_total",
     Kind.COUNTER,
     "Tokens generated since this exporter started. Restarts of instances do not reset it.",
-    ("model",),
+    (*SHARD, "model"),
 )
 FLEET_ERRORS = Series(
     "ollama_fleet_errors_total",
     Kind.COUNTER,
     "Failed requests reported by instances since this exporter started.",
-    ("error_type",),
+    (*SHARD, "error_type"),
 )
 FLEET_REQUEST_DURATION = Series(
     "ollama_fleet_request_duration_seconds",
     Kind.HISTOGRAM,
     "Request duration, merged from instances that report a histogram with these buckets.",
-    ("model",),
+    (*SHARD, "model"),
 )
 FLEET_REQUESTS = Series(
     "ollama_fleet_requests_total",
     Kind.COUNTER,
     "Finished requests, failed ones included, of instances that report a duration histogram; the "
     "count of ollama_fleet_request_duration_seconds over all models.",
+    SHARD,
 )
 FLEET_REQUEST_ERRORS = Series(
     "ollama_fleet_request_errors_total",
     Kind.COUNTER,
     "Failed requests among ollama_fleet_requests_total; the error ratio is this divided by that. "
     "ollama_fleet_errors_total also counts instances without a duration histogram.",
+    SHARD,
+)
+FLEET_TIME_TO_FIRST_TOKEN = Series(
+    "ollama_fleet_time_to_first_token_seconds",
+    Kind.HISTOGRAM,
+    "Time from a request to its first token, merged from instances that report it.",
+    (*SHARD, "model"),
+)
+FLEET_QUEUE_TIME = Series(
+    "ollama_fleet_queue_time_seconds",
+    Kind.HISTOGRAM,
+    "Time that a request waits in the queue of its instance, merged from instances that report it.",
+    (*SHARD, "model"),
+)
+FLEET_MODEL_LOADS = Series(
+    "ollama_fleet_model_loads_total",
+    Kind.COUNTER,
+    "Times that instances loaded a model into memory, as seen between two polls.",
+    (*SHARD, "model"),
+)
+FLEET_MODEL_UNLOADS = Series(
+    "ollama_fleet_model_unloads_total",
+    Kind.COUNTER,
+    "Times that instances unloaded a model from memory, as seen between two polls.",
+    (*SHARD, "model"),
+)
+
+# Canaries: small requests that the exporter itself sends
+
+FLEET_CANARY_DURATION = Series(
+    "ollama_fleet_canary_duration_seconds",
+    Kind.HISTOGRAM,
+    "Duration of canaries that succeeded, from the request to the last token.",
+    (*SHARD, "model"),
+)
+FLEET_CANARY_TIME_TO_FIRST_TOKEN = Series(
+    "ollama_fleet_canary_time_to_first_token_seconds",
+    Kind.HISTOGRAM,
+    "Time from a canary's request to its first token.",
+    (*SHARD, "model"),
+)
+FLEET_CANARY_WAITING = Series(
+    "ollama_fleet_canary_waiting_seconds",
+    Kind.HISTOGRAM,
+    "Time that canaries wait in the queue of the server.",
+    (*SHARD, "model"),
+)
+FLEET_CANARY_LOAD = Series(
+    "ollama_fleet_canary_load_seconds",
+    Kind.HISTOGRAM,
+    "Time that servers report for loading the model before they answer a canary.",
+    (*SHARD, "model"),
+)
+FLEET_CANARY_RESULTS = Series(
+    "ollama_fleet_canary_results_total",
+    Kind.COUNTER,
+    "Canaries by outcome. ok: all tokens came. stalled: no answer before the deadline. error: a "
+    "bad answer or no connection. skipped_busy: the instance has other requests. "
+    "skipped_not_loaded: the model is not in memory, and a canary never loads one.",
+    (*SHARD, "outcome"),
+)
+FLEET_CANARY_REQUESTS = Series(
+    "ollama_fleet_canary_requests_total",
+    Kind.COUNTER,
+    "Cost of canaries: requests sent.",
+    SHARD,
+)
+FLEET_CANARY_TOKENS = Series(
+    "ollama_fleet_canary_tokens_total",
+    Kind.COUNTER,
+    "Cost of canaries: tokens generated for them.",
+    SHARD,
+)
+FLEET_CANARY_SECONDS = Series(
+    "ollama_fleet_canary_seconds_total",
+    Kind.COUNTER,
+    "Cost of canaries: time that instances spent on them.",
+    SHARD,
 )
 
 # Per model
@@ -111,7 +213,37 @@ MODEL_INSTANCES = Series(
     Kind.GAUGE,
     "Instances of a model by status; healthy is always present, other statuses if not 0. model is "
     "empty while it is unknown.",
-    ("model", "status"),
+    (*SHARD, "model", "status"),
+)
+MODEL_LOADED_INSTANCES = Series(
+    "ollama_model_loaded_instances",
+    Kind.GAUGE,
+    "Instances that have the model in memory.",
+    (*SHARD, "model"),
+)
+MODEL_INSTALLED_INSTANCES = Series(
+    "ollama_model_installed_instances",
+    Kind.GAUGE,
+    "Instances that have the model on disk.",
+    (*SHARD, "model"),
+)
+MODEL_ON_CPU_INSTANCES = Series(
+    "ollama_model_on_cpu_instances",
+    Kind.GAUGE,
+    "Instances that have the model in memory, partly or wholly outside GPU memory.",
+    (*SHARD, "model"),
+)
+MODEL_LOADED_BYTES = Series(
+    "ollama_model_loaded_bytes",
+    Kind.GAUGE,
+    "Memory of the loaded model, on the GPU and off it, summed over instances.",
+    (*SHARD, "model"),
+)
+MODEL_VRAM_BYTES = Series(
+    "ollama_model_vram_bytes",
+    Kind.GAUGE,
+    "GPU memory of the loaded model, summed over instances.",
+    (*SHARD, "model"),
 )
 
 # Per node
@@ -120,19 +252,19 @@ NODE_INSTANCES = Series(
     "ollama_node_instances",
     Kind.GAUGE,
     "Instances of a node by status; healthy is always present, other statuses if not 0.",
-    ("node", "status"),
+    (*SHARD, "node", "status"),
 )
 NODE_TOKENS_PER_SECOND = Series(
     "ollama_node_tokens_per_second",
     Kind.GAUGE,
     "Generation capacity of a node: sum of its healthy instances' decoding speeds, in tokens/s.",
-    ("node", "model"),
+    (*SHARD, "node", "model"),
 )
 NODE_ERRORS = Series(
     "ollama_node_errors_total",
     Kind.COUNTER,
     "Failed requests reported by a node's instances since this exporter started.",
-    ("node", "error_type"),
+    (*SHARD, "node", "error_type"),
 )
 
 # Per instance
@@ -144,11 +276,18 @@ INSTANCE_UP = Series(
     "not at the scrape.",
     INSTANCE,
 )
+INSTANCE_CONDITION = Series(
+    "ollama_instance_condition",
+    Kind.GAUGE,
+    "1 while the instance has the condition, else absent. The conditions are those of "
+    "ollama_fleet_instance_conditions.",
+    (*INSTANCE, "condition"),
+)
 INSTANCE_TOKENS_PER_SECOND = Series(
     "ollama_instance_tokens_per_second",
     Kind.GAUGE,
-    "Decoding speed of a healthy instance, in tokens/s, as reported or from its counters. Kept "
-    "for an hour while it is idle, then absent.",
+    "Decoding speed of a healthy instance, in tokens/s: as it reports it, else from its counters, "
+    "else of the last canary. Kept for an hour while it is idle, then absent.",
     INSTANCE,
 )
 INSTANCE_LATENCY_P99 = Series(
@@ -169,16 +308,17 @@ INSTANCE_REQUESTS_QUEUED = Series(
     "Requests that wait in the instance's queue.",
     INSTANCE,
 )
+INSTANCE_KV_CACHE_USAGE = Series(
+    "ollama_instance_kv_cache_usage_ratio",
+    Kind.GAUGE,
+    "Used part of the instance's KV cache, from 0 to 1. Near 1, new requests wait.",
+    INSTANCE,
+)
 INSTANCE_START_TIME = Series(
     "ollama_instance_start_time_seconds",
     Kind.GAUGE,
-    "Start time of the instance, in seconds since 1970 UTC, as it reports it.",
-    INSTANCE,
-)
-INSTANCE_POLL_DURATION = Series(
-    "ollama_instance_poll_duration_seconds",
-    Kind.GAUGE,
-    "Duration of the last poll of the instance, connecting included.",
+    "Start time of the instance, in seconds since 1970 UTC: as it reports it, else `started` in "
+    "the inventory.",
     INSTANCE,
 )
 INSTANCE_GENERATED_TOKENS = Series(
@@ -199,41 +339,80 @@ INSTANCE_ERRORS = Series(
     "Failed requests reported by the instance. Its restarts do not reset it.",
     (*INSTANCE, "error_type"),
 )
+INSTANCE_CANARY_SUCCESS = Series(
+    "ollama_instance_canary_success",
+    Kind.GAUGE,
+    "1 if the last canary got all its tokens before its deadline, else 0.",
+    INSTANCE,
+)
+INSTANCE_CANARY_TOKENS_PER_SECOND = Series(
+    "ollama_instance_canary_tokens_per_second",
+    Kind.GAUGE,
+    "Decoding speed of the last canary that succeeded, in tokens/s.",
+    INSTANCE,
+)
+INSTANCE_CANARY_TIME_TO_FIRST_TOKEN = Series(
+    "ollama_instance_canary_time_to_first_token_seconds",
+    Kind.GAUGE,
+    "Time from the request of the last canary to its first token.",
+    INSTANCE,
+)
+INSTANCE_CANARY_DURATION = Series(
+    "ollama_instance_canary_duration_seconds",
+    Kind.GAUGE,
+    "Duration of the last canary, from the request to the last token.",
+    INSTANCE,
+)
+INSTANCE_CANARY_WAITING = Series(
+    "ollama_instance_canary_waiting_seconds",
+    Kind.GAUGE,
+    "Time that the last canary waited in the queue of the server.",
+    INSTANCE,
+)
+INSTANCE_CANARY_LOAD = Series(
+    "ollama_instance_canary_load_seconds",
+    Kind.GAUGE,
+    "Time that the server reports for loading the model before it answered the last canary.",
+    INSTANCE,
+)
+INSTANCE_MODEL_LOADED = Series(
+    "ollama_instance_model_loaded",
+    Kind.GAUGE,
+    "1 for each model that the instance has in memory.",
+    OF_MODEL,
+)
+INSTANCE_MODEL_BYTES = Series(
+    "ollama_instance_model_bytes",
+    Kind.GAUGE,
+    "Memory of the loaded model, on the GPU and off it.",
+    OF_MODEL,
+)
+INSTANCE_MODEL_VRAM_BYTES = Series(
+    "ollama_instance_model_vram_bytes",
+    Kind.GAUGE,
+    "GPU memory of the loaded model. Below ollama_instance_model_bytes, the model is partly or "
+    "wholly on the CPU.",
+    OF_MODEL,
+)
+INSTANCE_MODEL_CONTEXT_LENGTH = Series(
+    "ollama_instance_model_context_length",
+    Kind.GAUGE,
+    "Context length of the loaded model, in tokens.",
+    OF_MODEL,
+)
+INSTANCE_MODEL_EXPIRES = Series(
+    "ollama_instance_model_expires_timestamp_seconds",
+    Kind.GAUGE,
+    "Time at which the server unloads the model if no request comes, in seconds since 1970 UTC; "
+    "absent for a model that stays loaded.",
+    OF_MODEL,
+)
 INSTANCE_INFO = Series(
     "ollama_instance_info",
     Kind.GAUGE,
-    "Always 1. The labels describe the instance, for joins.",
-    (*INSTANCE, "engine", "version", "developer"),
-)
-
-FLEET_SERIES = (
-    FLEET_INSTANCES,
-    FLEET_INVENTORY_INSTANCES,
-    FLEET_TOKENS_PER_SECOND,
-    FLEET_MEASURED_INSTANCES,
-    FLEET_REQUEST_LATENCY_P99,
-    FLEET_GENERATED_TOKENS,
-    FLEET_ERRORS,
-    FLEET_REQUEST_DURATION,
-    FLEET_REQUESTS,
-    FLEET_REQUEST_ERRORS,
-    MODEL_INSTANCES,
-    NODE_INSTANCES,
-    NODE_TOKENS_PER_SECOND,
-    NODE_ERRORS,
-)
-INSTANCE_SERIES = (
-    INSTANCE_UP,
-    INSTANCE_TOKENS_PER_SECOND,
-    INSTANCE_LATENCY_P99,
-    INSTANCE_REQUESTS_RUNNING,
-    INSTANCE_REQUESTS_QUEUED,
-    INSTANCE_START_TIME,
-    INSTANCE_POLL_DURATION,
-    INSTANCE_GENERATED_TOKENS,
-    INSTANCE_PROMPT_TOKENS,
-    INSTANCE_ERRORS,
-    INSTANCE_INFO,
+    "Always 1. The labels describe the instance, for joins. model: from the inventory, else the "
+    "model that the instance has loaded.",
+    (*INSTANCE, "model", "engine", "version", "developer"),
 )
 
 # The exporter's own
@@ -271,7 +450,7 @@ EXPORTER_POLL_ERRORS = Series(
     Kind.COUNTER,
     "Failed requests to instances. request: health (the instance is not healthy) or metrics (it "
     "is healthy, but its metrics are missing, broken or implausible).",
-    ("request", "reason"),
+    ("request", "outcome"),
 )
 EXPORTER_POLL_CYCLES = Series(
     "ollama_exporter_poll_cycles_total",
@@ -354,29 +533,6 @@ EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL = Series(
     ("source",),
 )
 
-EXPORTER_SERIES = (
-    EXPORTER_BUILD_INFO,
-    EXPORTER_SHARD_INFO,
-    EXPORTER_SHARDS,
-    EXPORTER_POLL_INTERVAL,
-    EXPORTER_POLLS,
-    EXPORTER_POLL_ERRORS,
-    EXPORTER_POLL_CYCLES,
-    EXPORTER_POLL_CYCLE_DURATION,
-    EXPORTER_POLL_LAST_COMPLETED,
-    EXPORTER_POLL_LATENESS,
-    EXPORTER_OPEN_CONNECTIONS,
-    EXPORTER_EXPOSITION_DURATION,
-    EXPORTER_EXPOSITION_SAMPLES,
-    EXPORTER_EXPOSITION_TIMESTAMP,
-    EXPORTER_WEB_REQUESTS_REFUSED,
-    EXPORTER_WEB_RESPONSES_ABORTED,
-    EXPORTER_WEB_CONNECTIONS_CLOSED,
-    EXPORTER_INVENTORY_INSTANCES,
-    EXPORTER_INVENTORY_LAST_SUCCESS,
-    EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL,
-)
-
 # Recorded by the alert rules: no exporter publishes these
 
 FLEET_THRESHOLD = Series(
@@ -387,6 +543,19 @@ FLEET_THRESHOLD = Series(
     ("name",),
 )
 
-RULE_SERIES = (FLEET_THRESHOLD,)
 
+def _named(*prefixes: str) -> tuple[Series, ...]:
+    """Return the series of this module by the beginning of their names, in its order."""
+    spelled = [value for value in globals().values() if isinstance(value, Series)]
+    return tuple(series for series in spelled if series.name.startswith(prefixes))
+
+
+RULE_SERIES = (FLEET_THRESHOLD,)
+FLEET_SERIES = tuple(
+    series
+    for series in _named("ollama_fleet_", "ollama_model_", "ollama_node_")
+    if series not in RULE_SERIES
+)
+INSTANCE_SERIES = _named("ollama_instance_")
+EXPORTER_SERIES = _named("ollama_exporter_")
 ALL_SERIES = FLEET_SERIES + INSTANCE_SERIES + EXPORTER_SERIES + RULE_SERIES

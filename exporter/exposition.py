@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import partial
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Series
@@ -111,43 +111,59 @@ def _head(series: Series, name: str) -> bytes:
 
 def fleet_chunks(snapshot: Snapshot) -> Iterator[Chunk]:
     """Yield the samples of the fleet, its models and its nodes, a portion per series."""
+    fleet, shard = snapshot.fleet, snapshot.shard
+    for series, value in _totals(snapshot):
+        yield _labelled(series, {} if value is None else {(): value}, shard)
+    for series, values in _few(fleet):
+        yield _labelled(series, values, shard)
+    yield _histogram(catalogue.FLEET_REQUEST_DURATION, fleet.durations, shard)
+    for series, values in _many(fleet):
+        yield from _many_labelled(series, values, shard)
+
+
+def _totals(snapshot: Snapshot) -> tuple[tuple[Series, float | None], ...]:
+    """Return what has one sample in a shard; None where there is no value."""
     fleet = snapshot.fleet
-    yield _labelled(catalogue.FLEET_INSTANCES, fleet.instances)
-    yield _single(catalogue.FLEET_INVENTORY_INSTANCES, len(snapshot.rows))
-    yield _labelled(catalogue.FLEET_TOKENS_PER_SECOND, fleet.tokens_per_second)
-    yield _labelled(catalogue.FLEET_MEASURED_INSTANCES, fleet.measured_instances)
-    yield _single(catalogue.FLEET_REQUEST_LATENCY_P99, fleet.latency_p99_s)
-    yield _labelled(catalogue.FLEET_GENERATED_TOKENS, fleet.generated_tokens)
-    yield _labelled(catalogue.FLEET_ERRORS, fleet.errors)
-    yield _histogram(catalogue.FLEET_REQUEST_DURATION, fleet.durations)
-    yield _single(catalogue.FLEET_REQUESTS, fleet.requests)
-    yield _single(catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors)
-    yield _labelled(catalogue.MODEL_INSTANCES, fleet.model_instances)
-    yield from _nodes(fleet)
+    return (
+        (catalogue.FLEET_INVENTORY_INSTANCES, len(snapshot.rows)),
+        (catalogue.FLEET_REQUEST_LATENCY_P99, fleet.latency_p99_s),
+        (catalogue.FLEET_REQUESTS, fleet.requests),
+        (catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors),
+    )
 
 
-def _nodes(fleet: Fleet) -> Iterator[Chunk]:
-    yield from _many_labelled(catalogue.NODE_INSTANCES, fleet.node_instances)
-    yield from _many_labelled(catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second)
-    yield from _many_labelled(catalogue.NODE_ERRORS, fleet.node_errors)
+def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
+    """Return what has few samples, by the label values that follow the shard."""
+    return (
+        (catalogue.FLEET_INSTANCES, fleet.instances),
+        (catalogue.FLEET_TOKENS_PER_SECOND, fleet.tokens_per_second),
+        (catalogue.FLEET_MEASURED_INSTANCES, fleet.measured_instances),
+        (catalogue.FLEET_GENERATED_TOKENS, fleet.generated_tokens),
+        (catalogue.FLEET_ERRORS, fleet.errors),
+        (catalogue.MODEL_INSTANCES, fleet.model_instances),
+    )
 
 
-def _single(series: Series, value: float | None) -> Chunk:
-    """Write the one sample of a series without labels; none where there is no value."""
-    return _labelled(series, {} if value is None else {(): value})
+def _many(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
+    """Return what has samples for each node, of which there may be tens of thousands."""
+    return (
+        (catalogue.NODE_INSTANCES, fleet.node_instances),
+        (catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second),
+        (catalogue.NODE_ERRORS, fleet.node_errors),
+    )
 
 
-def _labelled(series: Series, values: Mapping[Key, float]) -> Chunk:
-    """Write a sample per key; a key holds the label values in the order of `series.labels`."""
+def _labelled(series: Series, values: Mapping[Key, float], shard: str) -> Chunk:
+    """Write a sample per key: the label values after the shard, in the order of the series."""
+    head, labels = f'{series.name}{{shard="{shard}"', series.labels[1:]
     samples = sorted((_label_values(key), value) for key, value in values.items())
-    name, labels = series.name, series.labels
     lines = [
-        f"{name}{_braces(labels, label_values)} {value!r}\n" for label_values, value in samples
+        f"{head}{_pairs(labels, label_values)}}} {value!r}\n" for label_values, value in samples
     ]
     return _chunk(series, lines)
 
 
-def _many_labelled(series: Series, values: Mapping[Key, float]) -> Iterator[Chunk]:
+def _many_labelled(series: Series, values: Mapping[Key, float], shard: str) -> Iterator[Chunk]:
     """Write many samples, in portions; an empty one after each step of sorting."""
     keys, runs = list(values), []
     for first in range(0, len(keys), CHUNK_SAMPLES):
@@ -155,25 +171,24 @@ def _many_labelled(series: Series, values: Mapping[Key, float]) -> Iterator[Chun
         yield _chunk(series, ())
     ordered = heapq.merge(*runs)
     while some := list(islice(ordered, CHUNK_SAMPLES)):
-        yield _labelled(series, {key: values[key] for key in some})
+        yield _labelled(series, {key: values[key] for key in some}, shard)
 
 
 def _label_values(key: str | tuple[str, ...]) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else key
 
 
-def _braces(names: Sequence[str], values: Sequence[str]) -> str:
-    if not names:
-        return ""
-    pairs = [f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)]
-    return "{" + ",".join(pairs) + "}"
+def _pairs(names: Sequence[str], values: Sequence[str]) -> str:
+    """Return further labels, to follow the first one."""
+    pairs = [f',{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)]
+    return "".join(pairs)
 
 
-def _histogram(series: Series, durations: Mapping[str, Histogram]) -> Chunk:
+def _histogram(series: Series, by_model: Mapping[str, Histogram], shard: str) -> Chunk:
     lines = []
-    for model in sorted(durations):
-        histogram = durations[model]
-        label = f'model="{escape(model)}"'
+    for model in sorted(by_model):
+        histogram = by_model[model]
+        label = f'shard="{shard}",model="{escape(model)}"'
         for boundary, count in zip(BOUNDARY_TEXTS, histogram.cumulative, strict=True):
             lines.append(f'{series.name}_bucket{{{label},le="{boundary}"}} {count!r}\n')
         lines.append(f"{series.name}_count{{{label}}} {histogram.cumulative[-1]!r}\n")
@@ -203,7 +218,6 @@ def _columns(now_s: float) -> tuple[tuple[Series, Column], ...]:
         (catalogue.INSTANCE_REQUESTS_RUNNING, _reported("requests_running")),
         (catalogue.INSTANCE_REQUESTS_QUEUED, _reported("requests_queued")),
         (catalogue.INSTANCE_START_TIME, _reported("start_time_s")),
-        (catalogue.INSTANCE_POLL_DURATION, _duration),
         (catalogue.INSTANCE_GENERATED_TOKENS, _counted("generated")),
         (catalogue.INSTANCE_PROMPT_TOKENS, _counted("prompt")),
     )
@@ -231,10 +245,6 @@ def _reported(field: str) -> Column:
     return lambda rows: [
         None if row.reading is None else of(row.reading.verdict.values) for row in rows
     ]
-
-
-def _duration(rows: Sequence[Row]) -> list[float | None]:
-    return [None if row.reading is None else row.reading.duration_s for row in rows]
 
 
 def _counted(field: str) -> Column:

@@ -51,7 +51,7 @@ class Condition(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How one request to an instance ended; the label value `reason` of the poll errors."""
+    """How one request to an instance ended; the label value `outcome` of the poll errors."""
 
     __hash__ = str.__hash__
 

@@ -44,7 +44,6 @@ class Cycle:
     is_whole: bool
     """Whether every inventory had been read when it began."""
     n_running: int = 0
-    n_polled: int = 0
     lateness_s: float = 0.0
     is_all_started: bool = False
 
@@ -227,7 +226,7 @@ class Poller:
     def _end_poll(self, instance_id: str, cycle: Cycle) -> None:
         del self._polls[instance_id]
         cycle.n_running -= 1
-        cycle.n_polled += 1
+        self._metrics.polls.inc()
         if cycle.is_all_started:
             self._complete(cycle)
 
@@ -251,7 +250,6 @@ class Poller:
         """Publish a cycle's metrics once it has started all its polls and all have ended."""
         if cycle.n_running or not cycle.is_all_started:
             return
-        self._metrics.polls.inc(cycle.n_polled)
         if not cycle.is_whole:
             return
         self._metrics.cycles.inc()

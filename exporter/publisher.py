@@ -86,12 +86,14 @@ class Publisher:
         metrics: SelfMetrics,
         clock: Clock,
         *,
+        shard: str = "0",
         per_instance: bool = True,
     ) -> None:
         self._poller = poller
         self._fleet_counters = fleet_counters
         self._metrics = metrics
         self._clock = clock
+        self._shard = shard
         self._per_instance = per_instance
         self.rendered_scrape: RenderedScrape | None = None
         """None until the first whole cycle has ended."""
@@ -131,7 +133,8 @@ class Publisher:
         of_instances, instances_s = await run_in_steps(self._instance_steps(rows, now_s))
         aggregation, chunks = of_instances
         fleet = await asyncio.to_thread(aggregation.finish, self._fleet_counters)
-        more, fleet_s = await run_in_steps(_fleet_steps(Snapshot(tuple(rows), fleet, now_s)))
+        snapshot = Snapshot(tuple(rows), fleet, now_s, self._shard)
+        more, fleet_s = await run_in_steps(_fleet_steps(snapshot))
         return assemble([*chunks, *more], now_s), rows_s + instances_s + fleet_s
 
     def _instance_steps(

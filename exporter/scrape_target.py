@@ -237,8 +237,10 @@ class ScrapeTarget:
     def _label(self) -> None:
         """Prepare the labels, which seldom change and are in every exposition."""
         counters, target = self._counters, self.target
-        self._labels = label_text(target, counters.model)
-        self._info_labels = info_label_text(self._engine_name(), counters.version, target.developer)
+        self._labels = label_text(target)
+        self._info_labels = info_label_text(
+            counters.model, self._engine_name(), counters.version, target.developer
+        )
 
     def _show(self, reading: Reading | None) -> None:
         self.row = Row(

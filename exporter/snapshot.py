@@ -35,9 +35,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     is_up: bool | None
     """Whether the last poll found it healthy, whatever its state (see `is_up`)."""
     labels: str
-    """`instance_id="…",node="…",model="…"`, ready for the exposition."""
+    """`instance_id="…",node="…"`, ready for the exposition."""
     info_labels: str
-    """`engine="…",version="…",developer="…"`, ready for the exposition."""
+    """`model="…",engine="…",version="…",developer="…"`, ready for the exposition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ class Snapshot:
     """Sorted by instance id."""
     fleet: Fleet
     taken_at_s: float
+    shard: str = "0"
+    """The part of the fleet that these instances are."""
 
 
 def status_of(target: Target, reading: Reading | None) -> Status:
@@ -105,14 +107,15 @@ STATUS_BY_OUTCOME = {
 """Every other outcome: there was a connection but no good answer, so unhealthy."""
 
 
-def label_text(target: Target, model: str) -> str:
+def label_text(target: Target) -> str:
     """Return the labels that every series of an instance carries, escaped, without braces."""
-    return f'instance_id="{escape(target.id)}",node="{escape(target.node)}",model="{escape(model)}"'
+    return f'instance_id="{escape(target.id)}",node="{escape(target.node)}"'
 
 
-def info_label_text(engine: str, version: str, developer: str) -> str:
+def info_label_text(model: str, engine: str, version: str, developer: str) -> str:
     """Return the further labels of `ollama_instance_info`, escaped, without braces."""
-    return f'engine="{engine}",version="{escape(version)}",developer="{escape(developer)}"'
+    of_server = f'engine="{engine}",version="{escape(version)}",developer="{escape(developer)}"'
+    return f'model="{escape(model)}",{of_server}'
 
 
 def escape(value: str) -> str:

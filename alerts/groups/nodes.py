@@ -36,14 +36,15 @@ def _speeds(settings: Settings) -> tuple[Recording, ...]:
     speed, info = catalogue.INSTANCE_TOKENS_PER_SECOND.name, catalogue.INSTANCE_INFO.name
     return (
         Recording(NODE_INSTANCES, scope.fleet_sum(catalogue.NODE_INSTANCES, "node", "status")),
-        # The engine is joined from the same exporter's page, where an instance has one only.
+        # Model and engine are joined from the same exporter's page, where an instance has one only.
         Recording(
             NODE_SPEED,
             joined(
                 f"avg {scope.by('node', 'model', 'engine')} (",
                 f"  max {scope.by('instance_id', 'node', 'model', 'engine')} (",
                 f"    ({speed} > 0)",
-                f"    * {scope.on('job', 'instance', 'instance_id')} group_left (engine) {info}",
+                f"    * {scope.on('job', 'instance', 'instance_id')}"
+                f" group_left (model, engine) {info}",
                 "  )",
                 ")",
             ),

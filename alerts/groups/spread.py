@@ -53,10 +53,12 @@ def _spread(
     settings: Settings, name: str, series: Series, quantiles: tuple[float, ...], *labels: str
 ) -> tuple[Recording, ...]:
     """Return a rule per quantile. Replicas all tell of each instance, so none weighs more."""
+    scope = settings.scope
+    each = scope.with_model(series.name) if "model" in labels else series.name
     return tuple(
         Recording(
             name,
-            f"quantile {settings.scope.by(*labels)} ({number(q)}, {series.name})",
+            f"quantile {scope.by(*labels)} ({number(q)}, {each})",
             {"quantile": number(q)},
         )
         for q in quantiles
@@ -73,7 +75,7 @@ def _errors_of_nodes(settings: Settings) -> Recording:
 def _errors_of_models(settings: Settings) -> Recording:
     """Return the rule for what no exporter adds up. Of each only one sum is matched, for speed."""
     scope = settings.scope
-    errors = over("rate", catalogue.INSTANCE_ERRORS, RECENT_S)
+    errors = scope.with_model(over("rate", catalogue.INSTANCE_ERRORS, RECENT_S))
     by_exporter = f"sum {scope.by('job', 'instance', 'model')} ({errors})"
     by_model = replace(catalogue.INSTANCE_ERRORS, labels=("model",))
     return Recording(MODEL_ERRORS, scope.fleet_sum(by_model, "model", inner=by_exporter))

@@ -8,7 +8,7 @@ from dashboards.queries.selectors import THIS_INSTANCE, THIS_NODE, Selectors
 from exporter import catalogue
 from exporter.catalogue import Series
 
-INFO_LABELS = ("engine", "version", "developer")
+INFO_LABELS = ("model", "engine", "version", "developer")
 MAX_NEIGHBOURS = "50"
 RECENT_S = 300
 """So long an instance counts as just started; as the rules have it for nodes."""

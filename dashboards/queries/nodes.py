@@ -138,7 +138,7 @@ def started_over_time(select: Selectors) -> str:
 
 def instance_value(select: Selectors, series: catalogue.Series) -> str:
     """Return a value of each of the instances to show."""
-    return selectors.worst_value(select, series, "$limit", NODE, MODEL)
+    return selectors.worst_value(select, series, "$limit", NODE, model=MODEL)
 
 
 def instance_age(select: Selectors) -> str:

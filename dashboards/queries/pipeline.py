@@ -115,9 +115,9 @@ def polls_good(select: Selectors) -> str:
 
 
 def poll_errors(select: Selectors) -> str:
-    """Return failed requests to instances per second, by request and reason."""
+    """Return failed requests to instances per second, by request and outcome."""
     errors = select.rate(catalogue.EXPORTER_POLL_ERRORS, *EXPORTERS)
-    return f"sum by (request, reason) ({errors}) > 0"
+    return f"sum by (request, outcome) ({errors}) > 0"
 
 
 def poll_error_ratio(select: Selectors) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from alerts.promql import Scope
 from dashboards.settings import LOOKBACK_SCRAPES, DashboardSettings
 from exporter import catalogue
-from exporter.catalogue import INSTANCE, Kind, Series
+from exporter.catalogue import INSTANCE, INSTANCE_INFO, Kind, Series
 from ollama_fleet.durations import duration_text
 
 FAILING = ("unhealthy", "unreachable", "loading", "unknown")
@@ -96,7 +96,7 @@ class Selectors:
 
     def per_instance(self, series: Series, *matchers: str, labels: tuple[str, ...] = ()) -> str:
         """Return a value per instance, whichever replica reports it."""
-        kept = self.by("instance_id", "node", "model", *labels)
+        kept = self.by("instance_id", "node", *labels)
         return f"max {kept} ({self.series(series, *matchers)})"
 
     def fleet_rate(self, series: Series, *labels: str) -> str:
@@ -118,19 +118,27 @@ UNKNOWN_SPEED = "1e9"
 """Tokens per second that none has: instances whose speed is not known come last."""
 
 
-def _worst(select: Selectors, limit: str, *matchers: str) -> str:
+def _with_model(select: Selectors, series: Series, *matchers: str, model: str) -> str:
+    """Return a series of instances with the model of each as a label."""
+    same = select.on("job", "instance", "instance_id")
+    info = select.series(INSTANCE_INFO, *filter(None, (model,)))
+    return f"{select.series(series, *matchers)}\n* {same} group_left (model) {info}"
+
+
+def _worst(select: Selectors, limit: str, *matchers: str, model: str) -> str:
     """Return the instances: 0 where down, else the speed, or UNKNOWN_SPEED."""
-    up = select.series(catalogue.INSTANCE_UP, *matchers)
-    speed = select.series(catalogue.INSTANCE_TOKENS_PER_SECOND, *matchers)
+    up = _with_model(select, catalogue.INSTANCE_UP, *matchers, model=model)
+    speed = _with_model(select, catalogue.INSTANCE_TOKENS_PER_SECOND, *matchers, model=model)
     # Of replicas first: one that was restarted knows no speed yet, and must not hide the other's.
-    each = f"max {select.by(*INSTANCE)}"
+    each = f"max {select.by(*INSTANCE, 'model')}"
     return f"bottomk({limit}, {each} ({speed}) or {UNKNOWN_SPEED} * {each} ({up}))"
 
 
-def worst_value(select: Selectors, series: Series, limit: str, *matchers: str) -> str:
+def worst_value(
+    select: Selectors, series: Series, limit: str, *matchers: str, model: str = ""
+) -> str:
     """Return a value of each of the instances, whichever replica reports it."""
-    wanted = select.series(series, *matchers)
-    of_worst = (
-        f"{wanted}\nand {select.on('instance_id', 'node')} {_worst(select, limit, *matchers)}"
-    )
-    return f"max {select.by(*INSTANCE)} (\n{of_worst}\n)"
+    wanted = _with_model(select, series, *matchers, model=model)
+    worst = _worst(select, limit, *matchers, model=model)
+    of_worst = f"{wanted}\nand {select.on('instance_id', 'node')} {worst}"
+    return f"max {select.by(*INSTANCE, 'model')} (\n{of_worst}\n)"

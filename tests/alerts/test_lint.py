@@ -97,8 +97,8 @@ CAUGHT: tuple[tuple[Lint, Recording | Alert, str], ...] = (
     (expression_lints.grouped_labels, record(f"sum by (cluster, model) ({HEALTHY})"), "by model"),
     (
         expression_lints.joined_labels,
-        record(f"{HEALTHY} * on (cluster, shard) ollama_exporter_shard_info"),
-        "matches shard",
+        record(f"{HEALTHY} * on (cluster, version) ollama_exporter_build_info"),
+        "matches version",
     ),
     (
         expression_lints.joined_labels,

@@ -48,20 +48,24 @@ async def test_what_real_servers_generate_is_what_we_count(
     async with running(tmp_path, inventory, prometheus_binary) as stack:
         for name, server in servers.items():
             await generate(stack, server, 200)
-            await eventually(partial(_is_value, stack, 200.0, TOKENS, model=f"tiny-{name}"))
+            await eventually(
+                partial(_is_value, stack, 200.0, TOKENS, shard="0", model=f"tiny-{name}")
+            )
             timings = await generate(stack, server, 400)
-            await eventually(partial(_is_value, stack, 600.0, TOKENS, model=f"tiny-{name}"))
+            await eventually(
+                partial(_is_value, stack, 600.0, TOKENS, shard="0", model=f"tiny-{name}")
+            )
 
             speed = timings["predicted_per_second"]
             await eventually(partial(_is_speed, stack, name, pytest.approx(speed, rel=0.2)))
 
-        expected = {f"model=tiny-{name}": 600.0 for name in servers}
+        expected = {f"model=tiny-{name},shard=0": 600.0 for name in servers}
         await eventually(lambda: _answers(stack, TOKENS, expected))
         await eventually(lambda: _answers(stack, "sum(ollama_instance_up)", {"": 2.0}))
 
 
 async def _is_speed(stack: Running, name: str, expected: object) -> bool:
-    labels = {"instance_id": name, "node": f"node-{name}", "model": f"tiny-{name}"}
+    labels = {"instance_id": name, "node": f"node-{name}"}
     return expected == await stack.value("ollama_instance_tokens_per_second", **labels)
 
 
@@ -81,7 +85,7 @@ async def test_a_server_that_dies_and_comes_back_counts_on(
     inventory = write_inventory(tmp_path / "fleet.json", {"a": first}, engine="auto")
     async with running(tmp_path, inventory) as stack:
         await generate(stack, first, 50)
-        await eventually(lambda: _is_value(stack, 50.0, TOKENS, model="tiny"))
+        await eventually(lambda: _is_value(stack, 50.0, TOKENS, shard="0", model="tiny"))
 
         first.process.send_signal(signal.SIGKILL)
         refused = dict.fromkeys(("last_outcome", "last_failure_outcome"), "refused")
@@ -90,7 +94,7 @@ async def test_a_server_that_dies_and_comes_back_counts_on(
         second = await start_llama_server(alias="tiny", port=first.port)
         await eventually(lambda: stack.instances(status="healthy"))
         await generate(stack, second, 7)
-        await eventually(lambda: _is_value(stack, 57.0, TOKENS, model="tiny"))
+        await eventually(lambda: _is_value(stack, 57.0, TOKENS, shard="0", model="tiny"))
         seen = (await stack.instances(id="a"))[0]
 
     assert ("llamacpp", "tiny") == (seen["engine"], seen["model"])

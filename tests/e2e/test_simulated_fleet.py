@@ -50,7 +50,7 @@ async def test_prometheus_sees_faults_healing_and_who_leaves_the_inventory(
             fleet.inject("hang", node="node-003", count=5)
             await eventually(lambda: _counts(stack, healthy=145, unreachable=50, unhealthy=5))
             by_node = enumerate((50, 0, 45, 50), 1)
-            nodes = {f"node=node-00{i},status=healthy": float(n) for i, n in by_node}
+            nodes = {f"node=node-00{i},shard=0,status=healthy": float(n) for i, n in by_node}
             healthy = 'ollama_node_instances{status="healthy"}'
             await eventually(lambda: _answers(stack, healthy, nodes))
 
@@ -67,7 +67,7 @@ async def test_prometheus_sees_faults_healing_and_who_leaves_the_inventory(
 
 
 async def _counts(stack: Running, **expected: int) -> bool:
-    by_status = {f"status={status}": float(n) for status, n in expected.items()}
+    by_status = {f"shard=0,status={status}": float(n) for status, n in expected.items()}
     return await _answers(stack, "ollama_fleet_instances > 0", by_status)
 
 

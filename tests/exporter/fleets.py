@@ -35,9 +35,12 @@ def row(target: Target, seen: Reading | None = None) -> Row:
         seen,
         counters,
         is_up(seen),
-        label_text(target, counters.model),
+        label_text(target),
         info_label_text(
-            target.engine if seen is None else seen.engine, counters.version, target.developer
+            counters.model,
+            target.engine if seen is None else seen.engine,
+            counters.version,
+            target.developer,
         ),
     )
 

@@ -269,7 +269,7 @@ async def test_it_polls_publishes_and_stops_when_told(tmp_path: Path) -> None:
         inventory = list_instances(tmp_path, port=port)
         async with started("--inventory", inventory, *ANYWHERE, *QUICK) as running:
             own_port = await running.port()
-            await page_with(own_port, 'ollama_fleet_instances{status="healthy"} 2\n')
+            await page_with(own_port, 'ollama_fleet_instances{shard="0",status="healthy"} 2\n')
             status, stdout = await running.stop()
 
     assert (0, b"") == (status, stdout)

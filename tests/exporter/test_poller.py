@@ -108,10 +108,10 @@ async def test_one_liar_among_slow_instances_does_not_hide_that_the_fleet_is_slo
                 page = await polled.page()
                 outcomes = polled.outcomes("liar")
 
-    assert 'ollama_fleet_tokens_per_second{model="m"} 20.0\n' in page
-    assert 'ollama_fleet_instances{status="healthy"} 6\n' in page
-    assert "ollama_fleet_request_latency_p99_seconds 0.089\n" in page
-    assert 'ollama_instance_requests_running{instance_id="liar",node="",model="m"} 1.0\n' in page
+    assert 'ollama_fleet_tokens_per_second{shard="0",model="m"} 20.0\n' in page
+    assert 'ollama_fleet_instances{shard="0",status="healthy"} 6\n' in page
+    assert 'ollama_fleet_request_latency_p99_seconds{shard="0"} 0.089\n' in page
+    assert 'ollama_instance_requests_running{instance_id="liar",node=""} 1.0\n' in page
     assert 'ollama_instance_requests_queued{instance_id="liar"' not in page
     assert (Outcome.OK, Outcome.IMPLAUSIBLE) == outcomes
     assert value_of(polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE])
@@ -130,8 +130,8 @@ async def test_an_instance_that_counts_faster_than_can_be_adds_nothing_to_the_fl
         await eventually(lambda: 2.0**41 == raw_tokens(polled, "a"))
         page = await polled.page()
 
-    assert 'ollama_fleet_generated_tokens_total{model="m"} 0.0\n' in page
-    assert 'ollama_fleet_errors_total{error_type="unspecified"} 0.0\n' in page
+    assert 'ollama_fleet_generated_tokens_total{shard="0",model="m"} 0.0\n' in page
+    assert 'ollama_fleet_errors_total{shard="0",error_type="unspecified"} 0.0\n' in page
     assert 1 == value_of(polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE])
 
 
@@ -266,8 +266,8 @@ async def test_an_instance_that_moves_is_polled_at_its_new_place_and_counts_on()
             await eventually(lambda: polled.status("a") == Status.HEALTHY)
             page = await polled.page()
 
-    assert 'ollama_fleet_generated_tokens_total{model="m"} 0.0\n' in page
-    assert 'instance_id="a",node="",model="m"} 1000.0\n' in page
+    assert 'ollama_fleet_generated_tokens_total{shard="0",model="m"} 0.0\n' in page
+    assert 'instance_id="a",node=""} 1000.0\n' in page
 
 
 async def test_a_provisioning_instance_is_not_asked_until_it_runs() -> None:
@@ -289,8 +289,8 @@ async def test_a_draining_instance_is_still_asked() -> None:
             await eventually(lambda: polled.outcome("a") == Outcome.OK)
             page = await polled.page()
 
-    assert 'ollama_fleet_instances{status="draining"} 1\n' in page
-    assert 'ollama_instance_up{instance_id="a",node="",model=""} 1\n' in page
+    assert 'ollama_fleet_instances{shard="0",status="draining"} 1\n' in page
+    assert 'ollama_instance_up{instance_id="a",node=""} 1\n' in page
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ LABELS = f"{{{KNOWN}}}"
 
 def told(name: str, first: float | str, second: float | str, labels: str = "") -> Series:
     """Return what the two replicas tell of the instance, and of another one."""
-    own = f'instance_id="i1",node="n1",model="m"{labels}'
-    other = f'instance_id="i2",node="n1",model="m"{labels}'
+    own = f'instance_id="i1",node="n1"{labels}'
+    other = f'instance_id="i2",node="n1"{labels}'
     return {
         f'{name}{{job="x",instance="a",{own}}}': first,
         f'{name}{{job="x",instance="b",{own}}}': second,
@@ -39,12 +39,12 @@ def in_two(name: str, labels: str, eu: float | str, us: float | str) -> Series:
 
 def of_two(name: str, eu: float | str, us: float | str, labels: str = "") -> Series:
     """Return what the exporters of two fleets tell of instances that are called the same."""
-    own = f'job="x",instance="a",instance_id="i1",node="n1",model="m"{labels}'
+    own = f'job="x",instance="a",instance_id="i1",node="n1"{labels}'
     return in_two(name, own, eu, us)
 
 
 PEERS_OF_TWO: Series = {
-    **of_two("ollama_instance_info", 1, 1, ',engine="e",version="1",developer="d"'),
+    **of_two("ollama_instance_info", 1, 1, ',model="m",engine="e",version="1",developer="d"'),
     **in_two(
         "node_model_engine:ollama_tokens_per_second:avg", 'node="n1",model="m",engine="e"', 30, 35
     ),
@@ -79,8 +79,8 @@ CASES = (
                 {**INFO, **told("ollama_instance_up", 0, 0)}, {LABELS: 0}),
     of_instance("its start in milliseconds, as Grafana reads times", instance.known_start(ASK),
                 {**INFO, **told(START, 3000, 3100)}, {LABELS: 3_100_000}),
-    of_instance("a gauge of it", instance.value(ASK, catalogue.INSTANCE_POLL_DURATION),
-                told("ollama_instance_poll_duration_seconds", 0.25, 0.125), 0.25),
+    of_instance("a gauge of it", instance.value(ASK, catalogue.INSTANCE_LATENCY_P99),
+                told("ollama_instance_request_latency_p99_seconds", 0.25, 0.125), 0.25),
     of_instance("a counter's growth", instance.rate(ASK, catalogue.INSTANCE_GENERATED_TOKENS),
                 told("ollama_instance_generated_tokens_total", "0+30x240", "0+15x240"), 2),
     of_instance("its errors by type", instance.errors(ASK),
@@ -103,8 +103,8 @@ CASES = (
     of_instance("of two fleets each tells of its own instance", instance.up(ASK),
                 of_two("ollama_instance_up", 0, 1), {EU: 0, US: 1}),
     of_instance("a gauge of each fleet's instance",
-                instance.value(ASK, catalogue.INSTANCE_POLL_DURATION),
-                of_two("ollama_instance_poll_duration_seconds", 0.25, 0.125),
+                instance.value(ASK, catalogue.INSTANCE_LATENCY_P99),
+                of_two("ollama_instance_request_latency_p99_seconds", 0.25, 0.125),
                 {EU: 0.25, US: 0.125}),
     of_instance("a counter's growth in each fleet",
                 instance.rate(ASK, catalogue.INSTANCE_GENERATED_TOKENS),
@@ -130,5 +130,5 @@ CASES = (
                  **{row(f"u{index}"): 1 for index in range(5)}}),
     of_instance("no neighbours of another node",
                 instance.neighbours(ASK, catalogue.INSTANCE_UP),
-                {'ollama_instance_up{instance_id="i9",node="n9",model="m"}': 1}, NOTHING),
+                {'ollama_instance_up{instance_id="i9",node="n9"}': 1}, NOTHING),
 )  # fmt: skip

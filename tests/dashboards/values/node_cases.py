@@ -58,8 +58,10 @@ MANY: Series = {
 
 def instance(index: str, *, up: int = 1, speed: float | None = None) -> Series:
     """Return what two replicas tell of an instance; the second has not seen it up."""
-    labels = f'instance_id="{index}",node="n1",model="m"'
+    labels = f'instance_id="{index}",node="n1"'
     told: dict[str, float | str] = {
+        f'ollama_instance_info{{job="x",instance="a",{labels},model="m"}}': 1,
+        f'ollama_instance_info{{job="x",instance="b",{labels},model="m"}}': 1,
         f'ollama_instance_up{{job="x",instance="a",{labels}}}': up,
         f'ollama_instance_up{{job="x",instance="b",{labels}}}': 0,
         f'ollama_instance_start_time_seconds{{job="x",instance="a",{labels}}}': 3000,
@@ -82,9 +84,13 @@ MIXED = {
 
 def of_restarted(index: str, speed: float, again: float | None = None) -> Series:
     """Return what two replicas tell of an instance; the second may not know its speed again."""
-    labels = f'instance_id="{index}",node="n1",model="m"'
+    labels = f'instance_id="{index}",node="n1"'
     speeds = {"a": speed, "b": again}
     return {
+        **{
+            f'ollama_instance_info{{job="x",instance="{one}",{labels},model="m"}}': 1
+            for one in speeds
+        },
         **{f'ollama_instance_up{{job="x",instance="{one}",{labels}}}': 1 for one in speeds},
         **{
             f'ollama_instance_tokens_per_second{{job="x",instance="{one}",{labels}}}': known

@@ -49,13 +49,13 @@ NEVER: Series = {
 POLLS: Series = {
     **of("ollama_exporter_polls_total", "0+150x240", "0+150x240"),
     **of("ollama_exporter_poll_errors_total", "0+30x240", "0+15x240",
-         'request="health",reason="timeout"'),
+         'request="health",outcome="timeout"'),
     **of("ollama_exporter_poll_errors_total", "0+15x240", "0+30x240",
-         'request="metrics",reason="status"'),
+         'request="metrics",outcome="status"'),
     **of("ollama_exporter_poll_errors_total", "0+15x240", "0x240",
-         'request="metrics",reason="refused"'),
+         'request="metrics",outcome="refused"'),
     **of("ollama_exporter_poll_errors_total", "0x240", "0x240",
-         'request="metrics",reason="timeout"'),
+         'request="metrics",outcome="timeout"'),
 }  # fmt: skip
 SOURCES = "ollama_exporter_inventory_last_reload_successful"
 GOOD: Series = {
@@ -130,9 +130,9 @@ CASES = (
           f'{{{JOB},instance="b",request="metrics"}}': 2}),
     Case("health checks that fail", pipeline.polls_failed(ASK), POLLS, 3),
     Case("health checks that do not", pipeline.polls_good(ASK), POLLS, 17),
-    Case("failed requests by reason, none without any", pipeline.poll_errors(ASK), POLLS,
-         {'{request="health",reason="timeout"}': 3, '{request="metrics",reason="status"}': 3,
-          '{request="metrics",reason="refused"}': 1}),
+    Case("failed requests by outcome, none without any", pipeline.poll_errors(ASK), POLLS,
+         {'{request="health",outcome="timeout"}': 3, '{request="metrics",outcome="status"}': 3,
+          '{request="metrics",outcome="refused"}': 1}),
     Case("the share of polls that fail", pipeline.poll_error_ratio(ASK), POLLS, 0.15),
     Case("without polls none fails", pipeline.poll_error_ratio(ASK),
          {**of("ollama_exporter_polls_total", 0, 0),

@@ -68,12 +68,12 @@ def test_rules_are_built_for_every_interval_that_up_allows(
 
 
 FLEET_PAGE = b"""\
-ollama_fleet_instances{status="healthy"} 98
-ollama_fleet_instances{status="unreachable"} 2
-ollama_fleet_instances{status="loading"} 0
-ollama_fleet_inventory_instances 100
-ollama_fleet_tokens_per_second{model="llama3.1:8b"} 4000.5
-ollama_fleet_tokens_per_second{model="gemma3:270m"} 100
+ollama_fleet_instances{shard="0",status="healthy"} 98
+ollama_fleet_instances{shard="0",status="unreachable"} 2
+ollama_fleet_instances{shard="0",status="loading"} 0
+ollama_fleet_inventory_instances{shard="0"} 100
+ollama_fleet_tokens_per_second{shard="0",model="llama3.1:8b"} 4000.5
+ollama_fleet_tokens_per_second{shard="0",model="gemma3:270m"} 100
 ollama_instance_up{instance="as-the-page-has-it"} 1
 """
 
