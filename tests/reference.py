@@ -16,7 +16,7 @@ from exporter.settings import SETTINGS
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
 from provisioning.api.routes import OPERATIONS
-from provisioning.cli.provisioner import OPTIONS
+from provisioning.cli.settings import OPTIONS
 from provisioning.metrics import Metrics
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"

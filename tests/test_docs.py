@@ -33,7 +33,8 @@ from ollama_fleet.durations import duration_text
 from provisioning.api.routes import AGE_HEADER
 from provisioning.cli.common import PREFIX, TOKEN_OPTION
 from provisioning.cli.instances import instances
-from provisioning.cli.provisioner import OPTIONS, provisioner
+from provisioning.cli.provisioner import provisioner
+from provisioning.cli.settings import OPTIONS
 from provisioning.cli.setup import CLIENT_DIR, STATE_DIR, USER, provisioner_unit
 from provisioning.demo.cli import up
 from provisioning.demo.observers import PROVISIONER_JOB

@@ -31,7 +31,7 @@ from exporter.model import Outcome, State, Status
 from exporter.settings import SETTINGS
 from exporter.web import PATHS
 from ollama_fleet import main
-from provisioning.cli.provisioner import OPTIONS
+from provisioning.cli.settings import OPTIONS
 from provisioning.model import Phase
 from provisioning.spec import schema
 from provisioning.spec.document import keys_of

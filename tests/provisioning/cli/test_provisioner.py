@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from ollama_fleet import main
 from provisioning.api.routes import NodeDocument
 from provisioning.app import Settings
-from provisioning.cli.provisioner import OPTIONS, nodes_text, run_options, settings_of
+from provisioning.cli.provisioner import nodes_text
+from provisioning.cli.settings import OPTIONS, run_options, settings_of
 from provisioning.client import Client
 from provisioning.model import ContainerState, NodeReport, ObservedContainer
 from provisioning.spec.document import load_fleet
