@@ -7,20 +7,26 @@ instances one exporter can poll.
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 import ssl
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from exporter.connection import Bounds, Connection, Deadlines, Exchange, OpenConnections, dial
+from exporter.connection import (
+    Bounds,
+    Connection,
+    Deadlines,
+    Exchange,
+    OpenConnections,
+    connect_error,
+    connect_timeout,
+)
 from exporter.errors import PollError
 from exporter.model import Answer, Outcome, Target
 from ollama_fleet.urls import is_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exporter.resolver import Resolver
 
@@ -31,7 +37,6 @@ ONE_BY_ONE_POLLS = 100
 """For so many polls a server that did not bear pipelining is asked one path at a time."""
 
 GONE = (Outcome.CLOSED, Outcome.RESET)
-OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(slots=True)
@@ -70,23 +75,25 @@ class InstanceClient:
     def fetch_now(
         self, paths: tuple[str, ...], deadlines: Deadlines, done: Callable[[Exchange], None]
     ) -> bool:
-        """Ask for all paths at once over the kept connection; `answers_of` reads the result.
+        """Ask for all paths at once; `answers_of` reads the result.
 
         Returns:
-            False, and nothing is done, where that is not possible: then `fetch` does it.
+            False, and nothing is done, where that takes more: then `fetch` does it.
         """
+        if self._transport.slots is not None or paths in self._one_by_one:
+            return False
         connection = self._connection
-        if connection is None or not connection.is_open or paths in self._one_by_one:
-            return False
-        if self._transport.slots is not None:  # then connections are not kept
-            return False
+        if connection is None or not connection.is_open:
+            if not self._addresses or self._target.tls:
+                return False
+            connection = self._connection = self._connection_to(self._addresses)
         connection.send(self._request(paths), len(paths), deadlines, done)
         return True
 
     def answers_of(self, paths: tuple[str, ...], exchange: Exchange) -> Answers | None:
         """Return what came of `fetch_now`; None where only the kept connection was at fault."""
         answers: list[Answer | PollError] = []
-        self._take(paths, answers, exchange, is_kept=True)
+        self._take(paths, answers, exchange)
         if len(answers) < len(paths):
             return None
         return dict(zip(paths, answers, strict=True))
@@ -123,29 +130,23 @@ class InstanceClient:
         while len(answers) < len(paths):
             if answers:
                 deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
-            is_kept = self.is_open
             n = 1 if paths in self._one_by_one else len(paths)
             exchange = await self._exchange(paths[len(answers) :][:n], deadlines)
-            self._take(paths, answers, exchange, is_kept=is_kept)
+            self._take(paths, answers, exchange)
         return dict(zip(paths, answers, strict=True))
 
     def _take(
-        self,
-        paths: tuple[str, ...],
-        answers: list[Answer | PollError],
-        exchange: Exchange,
-        *,
-        is_kept: bool,
+        self, paths: tuple[str, ...], answers: list[Answer | PollError], exchange: Exchange
     ) -> None:
         """Add the answers; where no other try is worth it, the failure stands for the rest."""
         if not self.is_open:
             self._connection = None
         answers += exchange.answers
         failure = exchange.failure
-        if failure is not None and not self._is_retried(paths, exchange, is_kept=is_kept):
+        if failure is not None and not self._is_retried(paths, exchange):
             answers += [failure] * (len(paths) - len(answers))
 
-    def _is_retried(self, paths: tuple[str, ...], exchange: Exchange, *, is_kept: bool) -> bool:
+    def _is_retried(self, paths: tuple[str, ...], exchange: Exchange) -> bool:
         """Decide whether a failure is the connection's own and a fresh one deserves a try.
 
         Servers close kept connections as they like (llama-server: after 5 s, or 100 requests), also
@@ -153,7 +154,7 @@ class InstanceClient:
         """
         is_gone = exchange.failure is not None and exchange.failure.outcome in GONE
         if not exchange.answers:
-            return is_gone and is_kept
+            return is_gone and not exchange.is_first
         self._one_by_one[paths] = ONE_BY_ONE_POLLS
         return is_gone
 
@@ -181,18 +182,48 @@ class InstanceClient:
         try:
             resolver = self._transport.resolver
             addresses = self._addresses or await resolver.resolve(target.host, deadline_s)
-            connected = await dial(addresses, target.port, deadline_s)
-            if not target.tls:  # then nothing is waited for, and no timer is needed
-                return await _open_connection(connected, target, self._transport)
+            if not target.tls:
+                return self._connection_to(addresses)
             async with asyncio.timeout_at(deadline_s):
-                return await _open_connection(connected, target, self._transport)
+                return await self._tls_connection_to(addresses)
         except PollError as error:
             return error
         except TimeoutError:
-            detail = f"no connection to {target.netloc} before the deadline"
-            return PollError(Outcome.CONNECT_TIMEOUT, detail)
+            return connect_timeout(target)
         except OSError as error:
-            return _connect_error(target, error)
+            return connect_error(target, error)
+
+    def _connection_to(self, addresses: Sequence[str]) -> Connection:
+        """Return a connection that connects with the first request."""
+        connection = self._new_connection()
+        connection.connect_to(addresses)
+        return connection
+
+    async def _tls_connection_to(self, addresses: Sequence[str]) -> Connection:
+        """Return a connection to the first address that accepts, once TLS is agreed on.
+
+        Raises:
+            OSError: What the first address failed with.
+        """
+        failures: list[OSError] = []
+        for address in addresses:
+            try:
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    self._new_connection,
+                    address,
+                    self._target.port,
+                    ssl=self._transport.tls,
+                    server_hostname=self._target.host,
+                )
+                return connection
+            except OSError as error:
+                failures.append(error)
+        raise failures[0]
+
+    def _new_connection(self) -> Connection:
+        transport = self._transport
+        loop = asyncio.get_running_loop()
+        return Connection(loop, self._target, transport.bounds, transport.open_connections)
 
     def _request(self, paths: tuple[str, ...]) -> bytes:
         request = self._requests.get(paths)
@@ -210,44 +241,13 @@ def _set_result(answered: asyncio.Future[Exchange], exchange: Exchange) -> None:
 
 
 async def _acquire(slots: asyncio.Semaphore, deadline_s: float) -> bool:
+    if not slots.locked():  # then nothing is waited for, and no timer is needed
+        return await slots.acquire()
     try:
         async with asyncio.timeout_at(deadline_s):
             return await slots.acquire()
     except TimeoutError:
         return False
-
-
-async def _open_connection(
-    connected: socket.socket, target: Target, transport: TransportConfig
-) -> Connection:
-    """Return a Connection over a socket, once TLS is agreed on where the target wants it."""
-    loop = asyncio.get_running_loop()
-    try:
-        _, connection = await loop.create_connection(
-            lambda: Connection(loop, transport.bounds, transport.open_connections),
-            sock=connected,
-            ssl=transport.tls if target.tls else None,
-            server_hostname=target.host if target.tls else None,
-        )
-    except BaseException:
-        connected.close()
-        raise
-    return connection
-
-
-def _connect_error(target: Target, error: OSError) -> PollError:
-    """Translate what connecting raised into an outcome and a sentence."""
-    detail = f"cannot connect to {target.netloc}: {error.strerror or error}"
-    if isinstance(error, ssl.SSLError):
-        return PollError(Outcome.TLS, detail)
-    if isinstance(error, ConnectionRefusedError):
-        return PollError(Outcome.REFUSED, detail)
-    if isinstance(error, ConnectionResetError | BrokenPipeError) or error.errno == errno.ENOTCONN:
-        # Accepted, and gone again before we had a word: seen here or at the first read, by chance.
-        return PollError(Outcome.RESET, f"closed before the first byte of an answer ({detail})")
-    if error.errno in OUT_OF_DESCRIPTORS:
-        return PollError(Outcome.NO_DESCRIPTOR, f"{detail}; raise the limit (ulimit -n)")
-    return PollError(Outcome.CONNECT_FAILED, detail)
 
 
 def _get(target: Target, path: str, user_agent: str) -> bytes:

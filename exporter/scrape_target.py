@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ollama_fleet.clock import Clock
 
 
+NOBODY_THERE = (Outcome.REFUSED, Outcome.CONNECT_TIMEOUT, Outcome.CONNECT_FAILED, Outcome.RESET)
 ALWAYS_DUE_S = float("-inf")
 """Before any moment of the monotonic clock."""
 
@@ -68,6 +69,8 @@ class PollStart(msgspec.Struct, frozen=True, gc=False):
     started_s: float
     """On the monotonic clock."""
     deadlines: Deadlines
+    paths: tuple[str, ...]
+    """What is asked first."""
 
 
 class PollResult(msgspec.Struct, frozen=True, gc=False):
@@ -81,8 +84,8 @@ class ScrapeTarget:
     """One instance under watch."""
 
     __slots__ = (
-        "_client", "_counters", "_engine", "_identify_at_s", "_info_labels", "_labels", "_options",
-        "last_failure", "poll_counts", "row", "target",
+        "_client", "_counters", "_engine", "_identify_at_s", "_info_labels", "_is_unreachable",
+        "_labels", "_options", "last_failure", "poll_counts", "row", "target",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +96,8 @@ class ScrapeTarget:
         self._client = InstanceClient(target, options.transport)
         self._engine = options.engines.get(target.engine)
         self._identify_at_s = ALWAYS_DUE_S
+        self._is_unreachable = False
+        """Whether the last poll found nobody: then all others are worth no more than a try."""
         self._counters = counters or CounterState()
         self.poll_counts = PollCounts()
         self.last_failure: LastFailure | None = None
@@ -125,34 +130,42 @@ class ScrapeTarget:
         # The loop's clock has steps of a millisecond: good for deadlines, not for durations.
         now_s = asyncio.get_running_loop().time()
         deadlines = Deadlines(now_s + options.health_timeout_s, now_s + options.metrics_timeout_s)
-        return PollStart(options.clock.unix_s(), options.clock.monotonic_s(), deadlines)
+        paths = auto.PROBES if self._engine is None else self._engine.requests
+        return PollStart(options.clock.unix_s(), options.clock.monotonic_s(), deadlines, paths)
 
     def poll_now(self, start: PollStart, done: Callable[[Exchange], None]) -> bool:
-        """Ask a known server over the kept connection; `finish_poll` takes what `done` is given.
+        """Ask over one connection, without a task; `finish_poll` takes what `done` is given.
 
         Returns:
             False, and nothing is done, where it takes more than that: then `poll` does it.
         """
-        engine = self._engine
-        if engine is None or start.started_s >= self._identify_at_s:
+        if self._is_to_be_identified(start) and not self._is_unreachable:
             return False
-        return self._client.fetch_now(engine.requests, start.deadlines, done)
+        return self._client.fetch_now(start.paths, start.deadlines, done)
 
     def finish_poll(self, start: PollStart, exchange: Exchange) -> PollResult | None:
         """Take in what came of `poll_now`; None where `poll` has to do it after all."""
-        engine = self._engine
-        assert engine is not None  # noqa: S101 - poll_now asked it
-        answers = self._client.answers_of(engine.requests, exchange)
-        return None if answers is None else self._take(start, engine.read(answers))
+        answers = self._client.answers_of(start.paths, exchange)
+        if answers is None:
+            return None
+        if exchange.answers and self._is_to_be_identified(start):
+            return None  # it is back, and may be another server
+        return self._take(start, self._read(answers))
 
     async def poll(self, start: PollStart) -> PollResult:
         """Ask the instance over whatever connections it takes, and take in what it says."""
-        engine = self._engine
-        if engine is None or start.started_s >= self._identify_at_s:
+        if self._is_to_be_identified(start):
             verdict = await self._identify(start)
         else:
-            verdict = engine.read(await self._client.fetch(engine.requests, start.deadlines))
+            verdict = self._read(await self._client.fetch(start.paths, start.deadlines))
         return self._take(start, verdict)
+
+    def _is_to_be_identified(self, start: PollStart) -> bool:
+        return self._engine is None or start.started_s >= self._identify_at_s
+
+    def _read(self, answers: Answers) -> Verdict:
+        engine = self._engine
+        return auto.unrecognised(answers) if engine is None else engine.read(answers)
 
     async def _identify(self, start: PollStart) -> Verdict:
         """Find out which server it is, unless that is given, and ask it for all it says of itself.
@@ -206,6 +219,7 @@ class ScrapeTarget:
             if verdict.outcome is not Outcome.LOADING:
                 self.poll_counts.failed += 1
                 self.last_failure = LastFailure(verdict.outcome, verdict.detail, start.polled_at_s)
+        self._is_unreachable = verdict.outcome in NOBODY_THERE
         delta = NO_DELTA
         if verdict.values is not NO_VALUES:
             delta = self._update(verdict.values, start.polled_at_s)

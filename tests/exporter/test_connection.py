@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import pytest
 
-from exporter.connection import Connection, dial
+from exporter.connection import Bounds, Connection, Deadlines, Exchange, OpenConnections
 from exporter.errors import PollError
-from exporter.model import Target
+from exporter.model import Outcome, Target
 from tests.exporter.pollers import Polled, hastily_polling, target
 from tests.exporter.servers import Handler, answering, hanging, response, saying, serving
 from tests.ports import free_port
@@ -97,11 +98,6 @@ def alive(kind: type[T]) -> list[T]:
     return [one for one in gc.get_objects() if isinstance(one, kind)]
 
 
-def soon_s(within_s: float = 30.0) -> float:
-    """Return a deadline that only a test which fails reaches."""
-    return asyncio.get_running_loop().time() + within_s
-
-
 def bound_alike() -> dict[str, socket.socket]:
     """Return sockets on one port of three addresses: as long as they do not listen, they refuse."""
     sockets = {address: socket.socket() for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3")}
@@ -158,48 +154,105 @@ def port_of(listening: socket.socket) -> int:
     return port
 
 
+class Asked:
+    """One request over a connection of its own to the first address that accepts."""
+
+    def __init__(self, addresses: list[str], port: int, within_s: float = 100.0) -> None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + within_s
+        target = Target("asked", addresses[0], port)
+        self.connection = Connection(loop, target, Bounds(), OpenConnections())
+        self.connection.connect_to(addresses)
+        self.exchange: asyncio.Future[Exchange] = loop.create_future()
+        deadlines = Deadlines(deadline_s, deadline_s)
+        self.connection.send(b"GET / HTTP/1.1\r\n\r\n", 1, deadlines, self.exchange.set_result)
+
+    async def fails(self) -> PollError:
+        """Return why no answer came."""
+        failure = (await self.exchange).failure
+        assert failure is not None
+        return failure
+
+
 @pytest.mark.parametrize("refuses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.3"], ["::1"]])
 async def test_the_next_address_is_tried_where_one_fails(
     refuses: list[str], listener: socket.socket
 ) -> None:
-    addresses = [*refuses, "127.0.0.2"]
+    asked = Asked([*refuses, "127.0.0.2"], port_of(listener))
 
-    with closing(await dial(addresses, port_of(listener), soon_s())) as connected:
-        assert listener.getsockname() == connected.getpeername()
+    await eventually(lambda: asked.connection.is_open)
+    listener.accept()[0].close()
+    assert Outcome.RESET == (await asked.fails()).outcome
 
 
 async def test_the_first_address_that_accepts_is_the_only_one_connected_to(
     listener: socket.socket, other: socket.socket
 ) -> None:
-    addresses = ["127.0.0.2", "127.0.0.3"]
+    asked = Asked(["127.0.0.2", "127.0.0.3"], port_of(listener))
 
-    with closing(await dial(addresses, port_of(listener), soon_s())) as connected:
-        assert listener.getsockname() == connected.getpeername()
+    await eventually(lambda: asked.connection.is_open)
+    asked.connection.close()
+    listener.accept()[0].close()
     with pytest.raises(BlockingIOError):
         other.accept()
 
 
-async def test_the_first_error_is_raised_where_all_fail(listener: socket.socket) -> None:
+async def test_a_refusal_nearby_is_known_at_once(listener: socket.socket) -> None:
+    asked = Asked(["127.0.0.1", "127.0.0.3"], port_of(listener))
+
+    assert asked.exchange.done()
+    assert Outcome.REFUSED == (await asked.fails()).outcome
+
+
+async def test_the_first_error_is_reported_where_all_fail(listener: socket.socket) -> None:
     addresses = ["127.0.0.1", "255.255.255.255", "127.0.0.3"]
 
-    with pytest.raises(ConnectionRefusedError):
-        await dial(addresses, port_of(listener), soon_s())
-    with pytest.raises(OSError, match=r"Permission denied|unreachable"):
-        await dial(addresses[1:], port_of(listener), soon_s())
+    first = await Asked(addresses, port_of(listener)).fails()
+    second = await Asked(addresses[1:], port_of(listener)).fails()
+
+    assert [Outcome.REFUSED, Outcome.CONNECT_FAILED] == [first.outcome, second.outcome]
+    assert re.search(r"Permission denied|unreachable", str(second))
+
+
+async def test_a_refusal_that_comes_late_leads_to_the_next_address(
+    full: socket.socket, other: socket.socket
+) -> None:
+    asked = Asked(["127.0.0.2", "127.0.0.3"], port_of(full))
+    assert not asked.exchange.done()
+    full.close()  # the next attempt of the kernel, a second later, is refused
+
+    await eventually(lambda: asked.connection.is_open)
+    other.accept()[0].close()
+    assert Outcome.RESET == (await asked.fails()).outcome
 
 
 async def test_silence_takes_all_the_time(full: socket.socket, other: socket.socket) -> None:
-    with pytest.raises(TimeoutError):
-        await dial(["127.0.0.2", "127.0.0.3"], port_of(full), soon_s(0.1))
+    failure = await Asked(["127.0.0.2", "127.0.0.3"], port_of(full), within_s=0.1).fails()
+
+    assert Outcome.CONNECT_TIMEOUT == failure.outcome
     with pytest.raises(BlockingIOError):
         other.accept()
 
 
 async def test_the_deadline_is_for_all_addresses_together(full: socket.socket) -> None:
     """Would each silent one have a second of its own, it would take seven."""
-    deadline_s = soon_s(1.0)
+    deadline_s = asyncio.get_running_loop().time() + 1.0
 
-    with pytest.raises(ConnectionRefusedError):
-        await dial(["127.0.0.1", *["127.0.0.2"] * 7], port_of(full), deadline_s)
+    failure = await Asked(["127.0.0.1", *["127.0.0.2"] * 7], port_of(full), within_s=1.0).fails()
 
+    assert Outcome.CONNECT_TIMEOUT == failure.outcome
     assert deadline_s + 5.0 > asyncio.get_running_loop().time()
+
+
+async def test_a_connection_that_is_given_up_while_it_connects_is_closed(
+    full: socket.socket,
+) -> None:
+    asked = Asked(["127.0.0.2"], port_of(full))
+
+    asked.connection.close()
+
+    assert Outcome.CLOSED == (await asked.fails()).outcome
+    full.accept()[0].close()  # there is room again, and nobody comes
+    full.settimeout(2.0)
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(full.accept)
