@@ -2,7 +2,7 @@
 
 It runs as a program of its own, `ollama`; the file of each process beside it begins with Ollama's
 settings, then has a line of JSON for each POST. All servers share the models of a folder in HOME;
-a loaded one has a child process, `ollama runner`.
+a loaded one has a child process, `ollama runner`, and generates nothing while that is stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+PINNED = {"size": 1, "size_vram": 0, "expires_at": "2318-04-25T06:42:32.329310091Z"}
 loaded: list[str] = []
 runners: list[subprocess.Popen[bytes]] = []
 
@@ -29,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
         """Tell the version, or the loaded models."""
         answers = {
             "/api/version": {"version": "0.23.0"},
-            "/api/ps": {"models": [{"name": name, "model": name} for name in loaded]},
+            "/api/ps": {"models": [{"name": name, "model": name, **PINNED} for name in loaded]},
         }
         if self.path == "/":
             self._answer(200, b"Ollama is running")
@@ -52,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, {"details": {"format": "gguf"}})
         else:
             load(model)
+            while "prompt" in asked and is_stopped(runners[-1].pid):
+                time.sleep(0.05)
             done = {"response": "", "done": True, "done_reason": "load"}
             self._answer(200, {"model": model, **done})
 
@@ -85,6 +88,11 @@ def load(model: str) -> None:
         loaded.append(whole_name(model))
         command = (sys.executable, "-IS", __file__, "runner", "--port", "0")
         runners.append(subprocess.Popen(command))
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped, as by SIGSTOP."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def note(what: object) -> None:

@@ -152,6 +152,40 @@ async def test_an_ollama_that_has_its_model_needs_no_registry_and_leaves_no_runn
     await eventually(lambda: len(ollama_lab.processes()) == 1)
 
 
+CANARY = "health: {interval: 1s, canary: {period: 1s, timeout: 1s, failures: 2}}"
+
+
+@pytest.mark.usefixtures("either")
+async def test_an_ollama_whose_runner_x_and_the_exporter_sees_it_start(
+    ollama_lab: OllamaLab, tiny_model: Path
+) -> None:
+    """It answers all but generations, and lists its model as loaded."""
+    one = await ollama_lab.started()
+    empty = LAB.replace(MODEL, TINY).replace(f"count: {N}", "count: 1") + "    warm_up: none\n"
+    loaded = f"  - {{name: loaded, model: {TINY}, count: 2, rotation: {{drain: 0s}}, {CANARY}}}\n"
+    await ollama_lab.done("provisioner", "apply", str(ollama_lab.write(empty)))
+    (first,) = await one.instances()
+    create(first["url"], ollama_lab, tiny_model)
+    await ollama_lab.done("provisioner", "apply", str(ollama_lab.write(empty + loaded)))
+    frozen = min(ollama_lab.pids(b"runner"))
+
+    os.kill(frozen, signal.SIGSTOP)
+
+    await eventually(lambda: is_one_replaced(one))
+    replaced, kept = sorted(await one.instances(), key=lambda each: -each["generation"])[:2]
+    history = (await one.answer(f"/instances/{replaced['id']}")).json["history"]
+    assert ["unhealthy"] == [each["what"] for each in history if "canary stalled" in each["detail"]]
+    assert kept["generation"] == 1
+    assert frozen not in ollama_lab.pids(b"runner")
+    assert replaced["started"] > kept["started"]
+
+
+async def is_one_replaced(one: Provisioner) -> bool:
+    """Say whether one instance of three runs again."""
+    found = [(each["phase"], each["generation"]) for each in await one.instances()]
+    return [("running", 1)] * 2 + [("running", 2)] == sorted(found)
+
+
 async def are_recognised(exporter: Running, *, n: int) -> bool:
     """Say whether the exporter finds so many healthy Ollamas, and their versions."""
     seen = await exporter.instances(status="healthy")
