@@ -72,6 +72,11 @@ class InstanceClient:
         """Return whether a connection is open now."""
         return self._connection is not None and self._connection.is_open
 
+    @property
+    def has_lost_connection(self) -> bool:
+        """Return whether the server closed a kept connection since it was last asked."""
+        return self._connection is not None and not self._connection.is_open
+
     def fetch_now(
         self, paths: tuple[str, ...], deadlines: Deadlines, done: Callable[[Exchange], None]
     ) -> bool:

@@ -130,8 +130,18 @@ class ScrapeTarget:
         # The loop's clock has steps of a millisecond: good for deadlines, not for durations.
         now_s = asyncio.get_running_loop().time()
         deadlines = Deadlines(now_s + options.health_timeout_s, now_s + options.metrics_timeout_s)
-        paths = auto.PROBES if self._engine is None else self._engine.requests
-        return PollStart(options.clock.unix_s(), options.clock.monotonic_s(), deadlines, paths)
+        return PollStart(
+            options.clock.unix_s(), options.clock.monotonic_s(), deadlines, self._paths()
+        )
+
+    def _paths(self) -> tuple[str, ...]:
+        """Return what is asked first; what closed its connection may have restarted."""
+        engine = self._engine
+        if engine is None:
+            return auto.PROBES
+        if self._client.has_lost_connection:
+            return engine.requests + engine.identity_requests
+        return engine.requests
 
     def poll_now(self, start: PollStart, done: Callable[[Exchange], None]) -> bool:
         """Ask over one connection, without a task; `finish_poll` takes what `done` is given.
@@ -147,6 +157,7 @@ class ScrapeTarget:
         """Take in what came of `poll_now`; None where `poll` has to do it after all."""
         answers = self._client.answers_of(start.paths, exchange)
         if answers is None:
+            self._identify_at_s = ALWAYS_DUE_S  # it may have restarted
             return None
         if exchange.answers and self._is_to_be_identified(start):
             return None  # it is back, and may be another server

@@ -170,7 +170,7 @@ SETTINGS = (
         "poll.identify-interval",
         "1h",
         "Interval at which an instance's server type and version are detected again. A failed "
-        "poll triggers it at once.",
+        "poll triggers it at once; a kept connection that the server closed triggers the version.",
         parse_positive_duration_s,
         "DURATION",
     ),

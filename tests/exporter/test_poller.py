@@ -29,7 +29,15 @@ from tests.exporter.pollers import (
     value_of,
     watching,
 )
-from tests.exporter.servers import Handler, answering, hanging, response, saying, serving
+from tests.exporter.servers import (
+    Handler,
+    answering,
+    hanging,
+    read_request,
+    response,
+    saying,
+    serving,
+)
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -337,6 +345,54 @@ async def test_auto_looks_again_when_another_server_took_the_place() -> None:
 
         await eventually(lambda: engine() == "ollama")
         await eventually(lambda: polled.status("a") == Status.HEALTHY)
+
+
+def ollama(version: str) -> dict[str, bytes]:
+    return OLLAMA | {"/api/version": json.dumps({"version": version}).encode()}
+
+
+@pytest.mark.parametrize("engine", ["auto", "ollama"])
+@pytest.mark.parametrize("is_idle", [True, False])
+async def test_a_server_that_restarts_between_two_polls_is_asked_for_its_version(
+    engine: str, *, is_idle: bool
+) -> None:
+    """No poll fails: only a kept connection closed, idle or with a request on its way."""
+    is_ending = False
+
+    async def first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while path := await read_request(reader):
+            if is_ending:
+                server.handler = answering(ollama("0.24.0"))
+                return
+            writer.write(response(ollama("0.23.0").get(path, b"")))
+
+    server = Server(first)
+    async with serving(server) as port, watching(target("a", port, engine)) as polled:
+        scrape_target = polled.poller.scrape_targets["a"]
+        await eventually(lambda: scrape_target.row.counters.version == "0.23.0")
+        await polled.polled_again("a")
+
+        is_ending = not is_idle
+        if is_idle:
+            server.become(answering(ollama("0.24.0")))
+
+        await eventually(lambda: scrape_target.row.counters.version == "0.24.0")
+        assert 0 == scrape_target.poll_counts.failed
+
+
+async def test_a_server_that_keeps_its_connection_is_asked_for_its_version_once() -> None:
+    asked: list[str] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while path := await read_request(reader):
+            asked.append(path)
+            writer.write(response(OLLAMA[path]))
+
+    async with serving(handle) as port, watching(target("a", port, "ollama")) as polled:
+        for _ in range(4):
+            await polled.polled_again("a")
+
+    assert 1 == asked.count("/api/version")
 
 
 async def test_auto_gives_slow_figures_their_whole_time() -> None:
