@@ -58,6 +58,12 @@ class CounterState(msgspec.Struct, frozen=True, gc=False):
     durations: Histogram | None = None
     reported_at_s: float = 0.0
     """When values were last reported, in seconds since 1970 UTC."""
+    loaded: tuple[str, ...] | None = None
+    """Names of the models that were in memory last; None until the instance says so."""
+    installed: tuple[str, ...] | None = None
+    """Names of the models on its disk, which it is seldom asked for."""
+    listed_start_s: float | None = None
+    """When it started by the inventory, in seconds since 1970 UTC."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -74,6 +80,9 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     durations: Histogram | None = None
     failed_requests: float = 0.0
     """Those of the errors that belong to the requests in `durations`: 0 if none are reported."""
+    model_changes: tuple[tuple[str, int], ...] = ()
+    """(model, 1 if it was loaded, -1 if it was unloaded, 0 if it is the first one seen)."""
+    n_restarts: int = 0
     implausible: tuple[str, ...] = ()
     """What rose faster than any server counts, in words; none of it is in here."""
 
@@ -126,8 +135,19 @@ def _advanced(
         values.errors_total if len(values.errors_total) <= MAX_ERROR_TYPES else (),
         values.request_duration or state.durations,
         now_s,
+        _loaded(state.loaded, values),
+        state.installed if values.installed is None else values.installed,
+        target.started_s,
     )
     return after, _delta(state, after, values)
+
+
+def _loaded(known: tuple[str, ...] | None, values: Values) -> tuple[str, ...] | None:
+    """Return the names of the loaded models; the same object while they are the same."""
+    if values.loaded is None:
+        return known
+    names = tuple([model.name for model in values.loaded])
+    return known if names == known else names
 
 
 MARKS = {
@@ -181,7 +201,9 @@ def rebase(state: CounterState) -> CounterState:
     only set new marks.
     """
     moved = _without_marks(state, MARKS)
-    return msgspec.structs.replace(moved, start_time_s=None, last_errors=())
+    return msgspec.structs.replace(
+        moved, start_time_s=None, last_errors=(), loaded=None, installed=None, listed_start_s=None
+    )
 
 
 def _without_marks(state: CounterState, names: Iterable[str]) -> CounterState:
@@ -295,9 +317,47 @@ def _delta(state: CounterState, after: CounterState, values: Values) -> Delta:
         if state.durations is not None:
             failed = sum([count for _, count in errors])
         durations = _gained_durations(state.durations, durations)
-    if tokens is None and not errors and durations is None:
+    changes = _model_changes(state.loaded, after.loaded)
+    n_restarts = int(_has_restarted(state, after))
+    if tokens is None and not errors and durations is None and not changes and not n_restarts:
         return NO_DELTA
-    return Delta(tokens, errors, durations, failed)
+    return Delta(tokens, errors, durations, failed, changes, n_restarts)
+
+
+def _model_changes(
+    before: tuple[str, ...] | None, after: tuple[str, ...] | None
+) -> tuple[tuple[str, int], ...]:
+    if after is before or after is None:
+        return ()
+    if before is None:
+        return tuple([(model, 0) for model in after])
+    loaded = [(model, 1) for model in after if model not in before]
+    return (*loaded, *[(model, -1) for model in before if model not in after])
+
+
+START_JITTER_S = 1.0
+"""Some servers derive their start time from their uptime at each request."""
+
+
+def _has_restarted(state: CounterState, after: CounterState) -> bool:
+    """Return whether the server began a new life since the last poll, as far as that shows."""
+    if after.start_time_s is not None:
+        return _is_later(state.start_time_s, after.start_time_s)
+    if state.version and after.version != state.version:
+        return True
+    if _is_later(state.listed_start_s, after.listed_start_s):
+        return True
+    return _went_back(state.generated, after.generated) or _went_back(state.prompt, after.prompt)
+
+
+def _is_later(before_s: float | None, after_s: float | None) -> bool:
+    return before_s is not None and after_s is not None and after_s > before_s + START_JITTER_S
+
+
+def _went_back(before: Counter | None, after: Counter | None) -> bool:
+    if before is None or after is None or before.raw is None or after.raw is None:
+        return False
+    return after.raw < before.raw
 
 
 def _gained_errors(
@@ -341,6 +401,10 @@ class FleetCounters:
         """By model."""
         self.failed_requests = 0.0
         """Of the instances that tell durations."""
+        self.model_loads: dict[str, float] = {}
+        """By model, as `model_unloads`."""
+        self.model_unloads: dict[str, float] = {}
+        self.restarts = 0
 
     @property
     def requests(self) -> float | None:
@@ -362,6 +426,10 @@ class FleetCounters:
             known = self.durations.get(counted_as)
             self.durations[counted_as] = _sum(known, delta.durations)
         self.failed_requests += delta.failed_requests
+        for model_changed, change in delta.model_changes:
+            _add(self.model_loads, model_changed, max(change, 0), MAX_MODELS)
+            _add(self.model_unloads, model_changed, max(-change, 0), MAX_MODELS)
+        self.restarts += delta.n_restarts
 
     def keep_nodes(self, present: Set[str]) -> None:
         """Forget nodes that the inventory no longer has, so that their series vanish."""

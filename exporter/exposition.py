@@ -95,6 +95,7 @@ def instance_chunks(rows: Sequence[Row], *, now_s: float) -> Iterator[Chunk]:
     """
     for series, lines_of in _instance_lines(now_s):
         yield _chunk(series, lines_of(rows))
+    yield from _model_chunks(rows)
 
 
 def _chunk(series: Series, lines: Sequence[str]) -> Chunk:
@@ -129,6 +130,7 @@ def _totals(snapshot: Snapshot) -> tuple[tuple[Series, float | None], ...]:
         (catalogue.FLEET_REQUEST_LATENCY_P99, fleet.latency_p99_s),
         (catalogue.FLEET_REQUESTS, fleet.requests),
         (catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors),
+        (catalogue.FLEET_RESTARTS, fleet.restarts),
     )
 
 
@@ -140,7 +142,15 @@ def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
         (catalogue.FLEET_MEASURED_INSTANCES, fleet.measured_instances),
         (catalogue.FLEET_GENERATED_TOKENS, fleet.generated_tokens),
         (catalogue.FLEET_ERRORS, fleet.errors),
+        (catalogue.FLEET_INSTANCE_CONDITIONS, fleet.conditions),
+        (catalogue.FLEET_MODEL_LOADS, fleet.model_loads),
+        (catalogue.FLEET_MODEL_UNLOADS, fleet.model_unloads),
         (catalogue.MODEL_INSTANCES, fleet.model_instances),
+        (catalogue.MODEL_LOADED_INSTANCES, fleet.models.loaded_instances),
+        (catalogue.MODEL_INSTALLED_INSTANCES, fleet.models.installed_instances),
+        (catalogue.MODEL_ON_CPU_INSTANCES, fleet.models.on_cpu_instances),
+        (catalogue.MODEL_LOADED_BYTES, fleet.models.loaded_bytes),
+        (catalogue.MODEL_VRAM_BYTES, fleet.models.vram_bytes),
     )
 
 
@@ -205,6 +215,7 @@ def _instance_lines(
     """Yield each series of an instance with the function that writes rows of it."""
     for series, column in _columns(now_s):
         yield series, partial(_lines, series.name, column)
+    yield catalogue.INSTANCE_CONDITION, _condition_lines
     yield catalogue.INSTANCE_ERRORS, _error_lines
     yield catalogue.INSTANCE_INFO, _info_lines
 
@@ -217,7 +228,8 @@ def _columns(now_s: float) -> tuple[tuple[Series, Column], ...]:
         (catalogue.INSTANCE_LATENCY_P99, _reported("latency_p99_s")),
         (catalogue.INSTANCE_REQUESTS_RUNNING, _reported("requests_running")),
         (catalogue.INSTANCE_REQUESTS_QUEUED, _reported("requests_queued")),
-        (catalogue.INSTANCE_START_TIME, _reported("start_time_s")),
+        (catalogue.INSTANCE_KV_CACHE_USAGE, _reported("kv_cache_usage_ratio")),
+        (catalogue.INSTANCE_START_TIME, _start_time),
         (catalogue.INSTANCE_GENERATED_TOKENS, _counted("generated")),
         (catalogue.INSTANCE_PROMPT_TOKENS, _counted("prompt")),
     )
@@ -247,11 +259,28 @@ def _reported(field: str) -> Column:
     ]
 
 
+def _start_time(rows: Sequence[Row]) -> list[float | None]:
+    """Return when instances started: as they report it, else as the inventory has it."""
+    return [
+        row.target.started_s if reported is None else reported
+        for row, reported in zip(rows, _reported("start_time_s")(rows), strict=True)
+    ]
+
+
 def _counted(field: str) -> Column:
     """Return the column of a counter of CounterState."""
     of = attrgetter(field)
     return lambda rows: [
         None if (counter := of(row.counters)) is None else counter.total for row in rows
+    ]
+
+
+def _condition_lines(rows: Sequence[Row]) -> list[str]:
+    name = catalogue.INSTANCE_CONDITION.name
+    return [
+        f'{name}{{{row.labels},condition="{condition}"}} 1\n'
+        for row in rows
+        for condition in row.conditions
     ]
 
 
@@ -267,3 +296,33 @@ def _error_lines(rows: Sequence[Row]) -> list[str]:
 def _info_lines(rows: Sequence[Row]) -> list[str]:
     name = catalogue.INSTANCE_INFO.name
     return [f"{name}{{{row.labels},{row.info_labels}}} 1\n" for row in rows]
+
+
+# Loaded models: mostly one per instance
+
+MODEL_COLUMNS = (
+    (catalogue.INSTANCE_MODEL_BYTES, attrgetter("size_bytes")),
+    (catalogue.INSTANCE_MODEL_VRAM_BYTES, attrgetter("vram_bytes")),
+    (catalogue.INSTANCE_MODEL_CONTEXT_LENGTH, attrgetter("context_length")),
+    (catalogue.INSTANCE_MODEL_EXPIRES, attrgetter("expires_at_s")),
+)
+
+
+def _model_chunks(rows: Sequence[Row]) -> Iterator[Chunk]:
+    """Yield the samples of the models that instances have in memory."""
+    loaded = [
+        (f'{row.labels},model="{escape(model.name)}"', model)
+        for row in rows
+        if row.reading is not None
+        for model in row.reading.verdict.values.loaded or ()
+    ]
+    name = catalogue.INSTANCE_MODEL_LOADED.name
+    lines = [f"{name}{{{labels}}} 1\n" for labels, _ in loaded]
+    yield _chunk(catalogue.INSTANCE_MODEL_LOADED, lines)
+    for series, value_of in MODEL_COLUMNS:
+        lines = [
+            f"{series.name}{{{labels}}} {value!r}\n"
+            for labels, model in loaded
+            if (value := value_of(model)) is not None
+        ]
+        yield _chunk(series, lines)

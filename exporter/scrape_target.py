@@ -14,7 +14,7 @@ from exporter.engines import auto
 from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
 from exporter.model import NO_VALUES, Outcome, Reading, Target, Values, Verdict
-from exporter.snapshot import Row, info_label_text, is_up, label_text, status_of
+from exporter.snapshot import Row, conditions_of, info_label_text, is_up, label_text, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -276,6 +276,7 @@ class ScrapeTarget:
             is_up(reading),
             self._labels,
             self._info_labels,
+            conditions_of(self.target, reading, self._counters.installed),
         )
 
 

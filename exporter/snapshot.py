@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from exporter.counters import MAX_MODELS, CounterState, bounded, speed_now
-from exporter.model import Outcome, Reading, State, Status, Target
+from exporter.model import Condition, LoadedModel, Outcome, Reading, State, Status, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
     from exporter.counters import FleetCounters
     from exporter.model import Histogram
@@ -38,6 +38,19 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """`instance_id="…",node="…"`, ready for the exposition."""
     info_labels: str
     """`model="…",engine="…",version="…",developer="…"`, ready for the exposition."""
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTotals:
+    """What the instances have of each model in memory and on disk, by model."""
+
+    loaded_instances: Mapping[str, int]
+    """Also 0, of models that are missing."""
+    on_cpu_instances: Mapping[str, int]
+    loaded_bytes: Mapping[str, float]
+    vram_bytes: Mapping[str, float]
+    installed_instances: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,11 @@ class Fleet:
     requests: float | None
     """Those that `durations` are of; None where no instance tells durations, as their errors."""
     request_errors: float | None
+    conditions: Mapping[Condition, int]
+    models: ModelTotals
+    model_loads: Mapping[str, float]
+    model_unloads: Mapping[str, float]
+    restarts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +125,37 @@ STATUS_BY_OUTCOME = {
 """Every other outcome: there was a connection but no good answer, so unhealthy."""
 
 
+def conditions_of(
+    target: Target, reading: Reading | None, installed: Sequence[str] | None
+) -> tuple[Condition, ...]:
+    """Return what is wrong with the models of an instance that runs and answers."""
+    if reading is None or target.state is not State.RUNNING:
+        return ()
+    loaded = reading.verdict.values.loaded
+    if loaded is None or reading.verdict.outcome is not Outcome.OK:
+        return ()
+    conditions = _missing(target.model, [model.name for model in loaded], installed)
+    return (*conditions, Condition.ON_CPU) if any(map(is_on_cpu, loaded)) else conditions
+
+
+def _missing(
+    listed: str, loaded: Collection[str], installed: Collection[str] | None
+) -> tuple[Condition, ...]:
+    if not listed:
+        return () if loaded else (Condition.NOTHING_LOADED,)
+    if listed in loaded:
+        return ()
+    if installed is None or listed in installed:
+        return (Condition.MODEL_NOT_LOADED,)
+    return (Condition.MODEL_NOT_LOADED, Condition.MODEL_NOT_INSTALLED)
+
+
+def is_on_cpu(model: LoadedModel) -> bool:
+    """Return whether a model is known to be partly or wholly outside GPU memory."""
+    size_bytes, vram_bytes = model.size_bytes, model.vram_bytes
+    return size_bytes is not None and vram_bytes is not None and vram_bytes < size_bytes
+
+
 def label_text(target: Target) -> str:
     """Return the labels that every series of an instance carries, escaped, without braces."""
     return f'instance_id="{escape(target.id)}",node="{escape(target.node)}"'
@@ -125,6 +174,28 @@ def escape(value: str) -> str:
     return value
 
 
+class ModelUse:
+    """What the instances have of one model in memory."""
+
+    __slots__ = ("bytes", "n_instances", "n_on_cpu", "vram_bytes")
+
+    def __init__(self) -> None:
+        self.n_instances = 0
+        self.n_on_cpu = 0
+        self.bytes: float | None = None
+        """None while no instance says."""
+        self.vram_bytes: float | None = None
+
+    def add(self, model: LoadedModel) -> None:
+        """Count one instance that has it loaded."""
+        self.n_instances += 1
+        if model.size_bytes is not None:
+            self.bytes = (self.bytes or 0.0) + model.size_bytes
+        if model.vram_bytes is not None:
+            self.vram_bytes = (self.vram_bytes or 0.0) + model.vram_bytes
+            self.n_on_cpu += is_on_cpu(model)
+
+
 class Aggregation:
     """Adds up rows, in as many portions as the caller likes."""
 
@@ -136,6 +207,11 @@ class Aggregation:
         self._measured: Counter[str] = Counter()
         """Healthy instances whose speed is known, by model."""
         self._latencies_s: list[float] = []
+        self._conditions: Counter[Condition] = Counter()
+        self._models: dict[str, ModelUse] = {}
+        """By name: those that are loaded, and those that should be."""
+        self._installed: Counter[tuple[str, ...]] = Counter()
+        """Instances by all that is on their disks, which is the same for many."""
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take in some rows; about 1 µs each."""
@@ -147,6 +223,20 @@ class Aggregation:
         self._latencies_s += [
             values.latency_p99_s for values in reported if values.latency_p99_s is not None
         ]
+        self._add_models([row for row in rows if row.counters.loaded is not None and row.is_up])
+
+    def _add_models(self, rows: Sequence[Row]) -> None:
+        """Take in what the instances have in memory and on disk."""
+        models = self._models
+        for row in rows:
+            if row.target.model and row.target.model not in models:
+                models[row.target.model] = ModelUse()
+            for model in _loaded(row):
+                if (use := models.get(model.name)) is None:
+                    use = models[model.name] = ModelUse()
+                use.add(model)
+        self._conditions.update([condition for row in rows for condition in row.conditions])
+        self._installed.update([row.counters.installed or () for row in rows])
 
     def _add_speeds(self, healthy: Sequence[Row]) -> None:
         totals = self._node_tokens_per_second
@@ -163,7 +253,7 @@ class Aggregation:
     def finish(self, fleet_counters: FleetCounters) -> Fleet:
         """Return what the rows amount to, with the ledger's totals as they are now."""
         counts = self._model_instances.items()
-        names = _model_names(self._model_instances)
+        names = _commonest(_totals((model, n) for (model, _), n in counts))
         measured = _totals((names[model], n) for model, n in self._measured.items())
         speeds = _totals(
             ((node, names[model]), speed)
@@ -185,7 +275,30 @@ class Aggregation:
             durations=dict(fleet_counters.durations),
             requests=fleet_counters.requests,
             request_errors=fleet_counters.failed_requests if fleet_counters.durations else None,
+            conditions=dict.fromkeys(Condition, 0) | self._conditions,
+            models=self._model_totals(),
+            model_loads=dict(fleet_counters.model_loads),
+            model_unloads=dict(fleet_counters.model_unloads),
+            restarts=fleet_counters.restarts,
         )
+
+    def _model_totals(self) -> ModelTotals:
+        installed = _totals((model, n) for some, n in self._installed.items() for model in some)
+        on_disk = _commonest(installed)
+        names = _commonest({model: use.n_instances for model, use in self._models.items()})
+        uses = [(names[model], use) for model, use in self._models.items()]
+        in_vram = [(name, use) for name, use in uses if use.vram_bytes is not None]
+        return ModelTotals(
+            loaded_instances=_totals((name, use.n_instances) for name, use in uses),
+            on_cpu_instances=_totals((name, use.n_on_cpu) for name, use in in_vram),
+            loaded_bytes=_totals((name, use.bytes) for name, use in uses if use.bytes is not None),
+            vram_bytes=_totals((name, use.vram_bytes or 0.0) for name, use in in_vram),
+            installed_instances=_totals((on_disk[model], n) for model, n in installed.items()),
+        )
+
+
+def _loaded(row: Row) -> tuple[LoadedModel, ...]:
+    return () if row.reading is None else row.reading.verdict.values.loaded or ()
 
 
 def _totals(amounts: Iterable[tuple[Key, Amount]]) -> dict[Key, Amount]:
@@ -196,11 +309,10 @@ def _totals(amounts: Iterable[tuple[Key, Amount]]) -> dict[Key, Amount]:
     return totals
 
 
-def _model_names(counts: Mapping[tuple[str, Status], int]) -> dict[str, str]:
+def _commonest(n_by_model: Mapping[str, int]) -> dict[str, str]:
     """Return the name to count each model under: of too many, only the commonest keep theirs."""
-    n_by_model = Counter(_totals((model, n) for (model, _), n in counts.items()))
     names: dict[str, str] = {}
-    for model, _ in n_by_model.most_common():
+    for model, _ in Counter(n_by_model).most_common():
         names[model] = bounded(model, names, MAX_MODELS)
     return names
 

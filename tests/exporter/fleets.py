@@ -9,6 +9,7 @@ from exporter.snapshot import (
     Aggregation,
     Row,
     Snapshot,
+    conditions_of,
     info_label_text,
     is_up,
     label_text,
@@ -42,6 +43,7 @@ def row(target: Target, seen: Reading | None = None) -> Row:
             counters.version,
             target.developer,
         ),
+        conditions_of(target, seen, counters.installed),
     )
 
 

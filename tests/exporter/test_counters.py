@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import msgspec
@@ -24,7 +25,7 @@ from exporter.counters import (
 )
 from exporter.engines import fleet
 from exporter.engines.base import MAX_AMOUNT
-from exporter.model import Answer, Histogram, Target, Values
+from exporter.model import Answer, Histogram, LoadedModel, Target, Values
 
 TARGET = Target("a", "127.0.0.1", 1)
 
@@ -434,3 +435,80 @@ def test_a_node_that_is_gone_is_forgotten_and_the_fleets_count_stays() -> None:
 
     assert {("n2", "oom"): 1.0} == fleet_counters.node_errors
     assert {"oom": 2.0} == fleet_counters.errors
+
+
+def loaded(*models: str, **rest: object) -> Values:
+    return msgspec.structs.replace(Values(loaded=tuple(map(LoadedModel, models))), **rest)
+
+
+def test_models_that_come_into_memory_and_go_are_counted_from_the_second_poll_on() -> None:
+    """What was loaded at first sight is named with 0, so that its first change is an increase."""
+    _, increases = after(loaded("a"), loaded("a", "b"), Values(), loaded("b"), loaded("b"))
+
+    assert [(("a", 0),), (("b", 1),), (), (("a", -1),), ()] == [i.model_changes for i in increases]
+
+
+def test_another_server_behind_a_new_address_has_unloaded_nothing() -> None:
+    state, _ = update(CounterState(), loaded("a"), TARGET, now_s=0.0)
+
+    _, delta = update(rebase(state), loaded("b"), TARGET, now_s=10.0)
+
+    assert (("b", 0),) == delta.model_changes
+
+
+def test_loads_and_unloads_add_up_by_model() -> None:
+    fleet_counters = FleetCounters()
+    for change in (0, 1, 1, -1):
+        fleet_counters.record("n", "m", Delta(model_changes=(("a", change),)))
+    for n in range(ledger_.MAX_MODELS + 10):
+        fleet_counters.record("n", "m", Delta(model_changes=((f"m{n}", -1),)))
+
+    assert (2, 1) == (fleet_counters.model_loads["a"], fleet_counters.model_unloads["a"])
+    assert 11 == fleet_counters.model_unloads[OTHER]
+    assert ledger_.MAX_MODELS + 1 == len(fleet_counters.model_loads)
+
+
+LISTED_AGAIN = replace(TARGET, started_s=1_100.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "listed_now", "expected"),
+    [
+        (Values(start_time_s=1_000.0), Values(start_time_s=1_100.0), TARGET, 1),
+        (Values(start_time_s=1_000.0), Values(start_time_s=1_000.9), TARGET, 0),
+        (Values(start_time_s=1_000.0), Values(start_time_s=900.0), TARGET, 0),
+        (Values(start_time_s=1_000.0), Values(version="2"), TARGET, 0),
+        (Values(version="1"), Values(version="2"), TARGET, 1),
+        (Values(), Values(version="2"), TARGET, 0),
+        (Values(), Values(), LISTED_AGAIN, 1),
+        (Values(generated_tokens_total=9.0), Values(generated_tokens_total=8.0), TARGET, 1),
+        (Values(prompt_tokens_total=9.0), Values(prompt_tokens_total=8.0), TARGET, 1),
+        (Values(generated_tokens_total=9.0), Values(generated_tokens_total=10.0), TARGET, 0),
+        (
+            Values(generated_tokens_total=9.0, version="1"),
+            Values(generated_tokens_total=8.0, version="2"),
+            LISTED_AGAIN,
+            1,
+        ),
+    ],
+)
+def test_a_restart_is_counted_once_where_it_shows(
+    before: Values, now: Values, listed_now: Target, expected: int
+) -> None:
+    listed = replace(TARGET, started_s=1_000.0)
+    state, first = update(CounterState(), before, listed, now_s=0.0)
+    fleet_counters = FleetCounters()
+
+    listed_now = replace(listed_now, started_s=listed_now.started_s or listed.started_s)
+    _, delta = update(state, now, listed_now, now_s=10.0)
+    for one in (first, delta):
+        fleet_counters.record("n", "m", one)
+
+    assert expected == fleet_counters.restarts
+
+
+def test_what_is_on_disk_is_remembered_until_it_is_asked_for_again() -> None:
+    installed = [Values(installed=("a",)), Values(), Values(installed=())]
+    states = [after(*installed[:n])[0] for n in (1, 2, 3)]
+
+    assert [("a",), ("a",), ()] == [state.installed for state in states]

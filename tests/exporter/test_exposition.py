@@ -27,7 +27,7 @@ from exporter import catalogue
 from exporter.catalogue import BOUNDARIES_S, Kind, Series
 from exporter.counters import Delta, FleetCounters
 from exporter.exposition import Format, assemble, fleet_chunks, instance_chunks
-from exporter.model import Histogram, Outcome, State, Target, Values
+from exporter.model import Histogram, LoadedModel, Outcome, State, Target, Values
 from exporter.snapshot import Row, Snapshot
 from tests.exporter.fleets import reading, render, row, snapshot, text_of
 
@@ -52,7 +52,16 @@ class Oracle(Collector):
         yield durations(fleet.durations)
         yield single(catalogue.FLEET_REQUESTS, fleet.requests)
         yield single(catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors)
+        yield single(catalogue.FLEET_RESTARTS, fleet.restarts)
+        yield family(catalogue.FLEET_INSTANCE_CONDITIONS, fleet.conditions)
+        yield family(catalogue.FLEET_MODEL_LOADS, fleet.model_loads)
+        yield family(catalogue.FLEET_MODEL_UNLOADS, fleet.model_unloads)
         yield family(catalogue.MODEL_INSTANCES, fleet.model_instances)
+        yield family(catalogue.MODEL_LOADED_INSTANCES, fleet.models.loaded_instances)
+        yield family(catalogue.MODEL_INSTALLED_INSTANCES, fleet.models.installed_instances)
+        yield family(catalogue.MODEL_ON_CPU_INSTANCES, fleet.models.on_cpu_instances)
+        yield family(catalogue.MODEL_LOADED_BYTES, fleet.models.loaded_bytes)
+        yield family(catalogue.MODEL_VRAM_BYTES, fleet.models.vram_bytes)
         yield family(catalogue.NODE_INSTANCES, fleet.node_instances)
         yield family(catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second)
         yield family(catalogue.NODE_ERRORS, fleet.node_errors)
@@ -61,26 +70,34 @@ class Oracle(Collector):
 
     def _instances(self, series: Series) -> Iterator[tuple[tuple[str, ...], float]]:
         for one in self._snapshot.rows:
-            labels = (one.target.id, one.target.node)
-            if series is catalogue.INSTANCE_INFO:
-                engine = one.target.engine if one.reading is None else one.reading.engine
-                yield (
-                    (
-                        *labels,
-                        one.counters.model,
-                        engine,
-                        one.counters.version,
-                        one.target.developer,
-                    ),
-                    1,
-                )
-            elif series is catalogue.INSTANCE_ERRORS:
-                for kind, counter in one.counters.errors or ():
-                    yield (*labels, kind), counter.total
-            else:
-                value = instance_value(series, one)
+            for further, value in instance_values(series, one):
                 if value is not None:
-                    yield labels, value
+                    yield (one.target.id, one.target.node, *further), value
+
+
+def instance_values(series: Series, one: Row) -> Iterator[tuple[tuple[str, ...], float | None]]:
+    """Yield the samples of an instance, by the label values that follow those of an instance."""
+    if series is catalogue.INSTANCE_INFO:
+        engine = one.target.engine if one.reading is None else one.reading.engine
+        yield (one.counters.model, engine, one.counters.version, one.target.developer), 1
+    elif series is catalogue.INSTANCE_ERRORS:
+        yield from [((kind,), counter.total) for kind, counter in one.counters.errors or ()]
+    elif series is catalogue.INSTANCE_CONDITION:
+        yield from [((condition,), 1) for condition in one.conditions]
+    elif series in FIELDS_OF_MODELS:
+        for model in (one.reading and one.reading.verdict.values.loaded) or ():
+            yield (model.name,), getattr(model, FIELDS_OF_MODELS[series], 1)
+    else:
+        yield (), instance_value(series, one)
+
+
+FIELDS_OF_MODELS = {
+    catalogue.INSTANCE_MODEL_LOADED: "",
+    catalogue.INSTANCE_MODEL_BYTES: "size_bytes",
+    catalogue.INSTANCE_MODEL_VRAM_BYTES: "vram_bytes",
+    catalogue.INSTANCE_MODEL_CONTEXT_LENGTH: "context_length",
+    catalogue.INSTANCE_MODEL_EXPIRES: "expires_at_s",
+}
 
 
 def instance_value(series: Series, one: Row) -> float | None:
@@ -90,7 +107,7 @@ def instance_value(series: Series, one: Row) -> float | None:
     if series is catalogue.INSTANCE_PROMPT_TOKENS:
         return counters.prompt.total if counters.prompt else None
     if polled is None:
-        return None
+        return one.target.started_s if series is catalogue.INSTANCE_START_TIME else None
     values = polled.verdict.values
     is_up = polled.verdict.outcome is Outcome.OK
     is_unknown = polled.verdict.outcome is Outcome.NO_DESCRIPTOR
@@ -100,7 +117,10 @@ def instance_value(series: Series, one: Row) -> float | None:
         catalogue.INSTANCE_LATENCY_P99: values.latency_p99_s,
         catalogue.INSTANCE_REQUESTS_RUNNING: values.requests_running,
         catalogue.INSTANCE_REQUESTS_QUEUED: values.requests_queued,
-        catalogue.INSTANCE_START_TIME: values.start_time_s,
+        catalogue.INSTANCE_KV_CACHE_USAGE: values.kv_cache_usage_ratio,
+        catalogue.INSTANCE_START_TIME: (
+            one.target.started_s if values.start_time_s is None else values.start_time_s
+        ),
     }
     return by_series.get(series)
 
@@ -161,6 +181,14 @@ value_sets = st.builds(
     generated_tokens_total=maybe,
     prompt_tokens_total=maybe,
     errors_total=st.dictionaries(text, amounts, max_size=3).map(lambda d: tuple(sorted(d.items()))),
+    kv_cache_usage_ratio=maybe,
+    loaded=st.none()
+    | st.lists(
+        st.builds(LoadedModel, text, maybe, maybe, maybe, maybe),
+        max_size=3,
+        unique_by=lambda model: model.name,
+    ).map(tuple),
+    installed=st.none() | st.lists(text, max_size=3, unique=True).map(tuple),
 )
 readings = st.none() | st.builds(
     lambda outcome, values: reading(outcome, values if outcome is Outcome.OK else Values()),
@@ -176,9 +204,20 @@ targets = st.builds(
     model=text,
     state=st.sampled_from(State),
     developer=text,
+    started_s=maybe,
 )
 ledgers = st.lists(
-    st.tuples(text, text, st.builds(Delta, amounts, st.tuples(st.tuples(text, amounts)))),
+    st.tuples(
+        text,
+        text,
+        st.builds(
+            Delta,
+            amounts,
+            st.tuples(st.tuples(text, amounts)),
+            model_changes=st.tuples(st.tuples(text, st.integers(-1, 1))),
+            n_restarts=st.integers(0, 1),
+        ),
+    ),
     max_size=4,
 )
 
@@ -229,9 +268,7 @@ TO_COME = {
     if any(
         word in series.name
         for word in (
-            "canary", "condition", "restarts", "first_token", "queue_time", "kv_cache", "loaded",
-            "model_loads", "model_unloads", "installed", "on_cpu", "model_bytes", "vram_bytes",
-            "context_length", "expires",
+            "canary", "first_token", "queue_time",
         )
     )
 }  # fmt: skip
@@ -246,13 +283,16 @@ FULL = Values(
     generated_tokens_total=1.0,
     prompt_tokens_total=1.0,
     errors_total=(("oom", 1.0),),
+    kv_cache_usage_ratio=0.5,
+    loaded=(LoadedModel("m", 2.0, 1.0, 3.0, 4096.0),),
+    installed=("m",),
 )
 
 
 def full_snapshot(n: int = 2) -> Snapshot:
     fleet_counters = FleetCounters()
     histogram = Histogram((1.0,) * (len(BOUNDARIES_S) + 1), 1.0)
-    fleet_counters.record("n1", "m", Delta(1.0, (("oom", 1.0),), histogram, 1.0))
+    fleet_counters.record("n1", "m", Delta(1.0, (("oom", 1.0),), histogram, 1.0, (("m", 0),)))
     rows = [
         row(Target(f"i{k:05d}", "127.0.0.1", 1, node="n1"), reading(values=FULL)) for k in range(n)
     ]

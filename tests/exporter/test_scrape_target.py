@@ -1,13 +1,29 @@
-"""What is logged of failing instances, and when."""
+"""An instance while its models change, and what is logged of those that fail."""
 
 from __future__ import annotations
 
+import ssl
+from dataclasses import replace
+from itertools import cycle, islice
+
 import pytest
 
-from exporter.model import Outcome
-from exporter.scrape_target import MAX_LINES, LastFailure, PollCounts, ScrapeTarget, failure_lines
-from tests.exporter.pollers import Polled, hastily_polling, polling, target
-from tests.exporter.servers import hanging, serving
+from exporter.engines.base import Answers, Engine
+from exporter.instance_client import TransportConfig
+from exporter.model import Answer, LoadedModel, Outcome, Values, Verdict
+from exporter.resolver import Resolver
+from exporter.scrape_target import (
+    MAX_LINES,
+    LastFailure,
+    PollCounts,
+    PollOptions,
+    ScrapeTarget,
+    failure_lines,
+)
+from tests.exporter.fleets import render, snapshot, text_of
+from tests.exporter.inventory.fakes import HeldClock
+from tests.exporter.pollers import PATIENCE_S, Polled, hastily_polling, polling, target
+from tests.exporter.servers import answering, hanging, serving
 from tests.waiting import eventually
 
 WINDOW_S = 60.0
@@ -88,3 +104,75 @@ async def test_polls_are_counted_as_they_fail() -> None:
     assert line.startswith("instance fails id=a url=http://127.0.0.1:")
     assert f" failed={n_failed} polls={n_failed} " in line
     assert " outcome=timeout: " in line
+
+
+def read_toy(answers: Answers) -> Verdict:
+    """Read the names of the loaded models, and a count of tokens that grows with each poll."""
+    answer = answers["/ps"]
+    assert isinstance(answer, Answer)
+    tokens, *models = answer.body.decode().split()
+    loaded = tuple([LoadedModel(name, 8.0, 8.0, None, 4096.0) for name in models])
+    told = Values(
+        models=tuple(models), version="1", generated_tokens_total=float(tokens), loaded=loaded
+    )
+    return Verdict(Outcome.OK, values=told)
+
+
+def toy_options(clock: HeldClock) -> PollOptions:
+    engine = Engine("toy", ("/ps",), read_toy, (), lambda _: False)
+    return PollOptions(
+        health_timeout_s=PATIENCE_S,
+        metrics_timeout_s=PATIENCE_S,
+        identify_interval_s=3600.0,
+        max_tokens_per_second=1e6,
+        engines={"toy": engine},
+        transport=TransportConfig(Resolver(clock), ssl.create_default_context()),
+        clock=clock,
+    )
+
+
+def series_of(scrape_target: ScrapeTarget) -> dict[str, str]:
+    """Return the values of the instance's series, by name and labels."""
+    page = text_of(render(snapshot(scrape_target.row))).decode().splitlines()
+    return dict(line.rsplit(" ", 1) for line in page if line.startswith("ollama_instance_"))
+
+
+SWAPS = (("a",), ("a", "b"), ("b",), ("b", "c"), ("c", "b"), ("d",))
+OF_MODELS = ("ollama_instance_model_", "ollama_instance_info")
+
+
+async def test_models_swapped_for_an_hour_end_and_begin_no_other_series_of_the_instance() -> None:
+    """The inventory names no model. Tokens go on from where they were, whichever model it is."""
+    clock, body = HeldClock(), {"/ps": b""}
+    async with serving(answering(body)) as port:
+        scrape_target = ScrapeTarget(target("i", port, engine="toy"), toy_options(clock))
+        seen: list[dict[str, str]] = []
+        for n, models in enumerate(islice(cycle(SWAPS), 360)):
+            body["/ps"] = " ".join((str(n), *models)).encode()
+            await scrape_target.poll(scrape_target.start_poll())
+            seen.append(series_of(scrape_target))
+            await clock.sleep(10.0)
+        scrape_target.close()
+
+    steady = [{name for name in each if not name.startswith(OF_MODELS)} for each in seen]
+    assert all(names == steady[0] for names in steady)
+    assert "359.0" == seen[-1]['ollama_instance_generated_tokens_total{instance_id="i",node=""}']
+    loaded = [[name[-3] for name in each if "model_loaded" in name] for each in seen[:6]]
+    assert [list(models) for models in SWAPS] == loaded
+
+
+async def test_the_model_of_an_instance_stays_while_it_is_loaded() -> None:
+    clock, body = HeldClock(), {"/ps": b""}
+    known = []
+    async with serving(answering(body)) as port:
+        scrape_target = ScrapeTarget(target("i", port, engine="toy"), toy_options(clock))
+        for models in SWAPS:
+            body["/ps"] = " ".join(("0", *models)).encode()
+            await scrape_target.poll(scrape_target.start_poll())
+            (info,) = [name for name in series_of(scrape_target) if "_info" in name]
+            known.append(info.partition('model="')[2][0])
+        scrape_target.relabel(replace(scrape_target.target, model="listed"))
+        scrape_target.close()
+
+    assert ["a", "a", "b", "b", "b", "d"] == known
+    assert "listed" == scrape_target.row.counters.model

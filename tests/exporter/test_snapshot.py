@@ -3,8 +3,17 @@ from __future__ import annotations
 import pytest
 
 from exporter.counters import MAX_MODELS, OTHER, Delta, FleetCounters
-from exporter.model import Histogram, Outcome, State, Status, Target, Values
-from exporter.snapshot import Aggregation, status_of
+from exporter.model import (
+    Condition,
+    Histogram,
+    LoadedModel,
+    Outcome,
+    State,
+    Status,
+    Target,
+    Values,
+)
+from exporter.snapshot import Aggregation, conditions_of, status_of
 from tests.exporter.fleets import NOW_S, reading, row, snapshot
 
 
@@ -187,3 +196,83 @@ def test_without_durations_requests_are_not_counted_and_their_errors_neither() -
     fleet = snapshot(fleet_counters=fleet_counters).fleet
 
     assert (None, None) == (fleet.requests, fleet.request_errors)
+
+
+GPU = LoadedModel("m", size_bytes=8.0, vram_bytes=8.0)
+SPLIT = LoadedModel("m", size_bytes=8.0, vram_bytes=6.0)
+UNSAID = LoadedModel("m")
+NOT_LOADED, NOT_INSTALLED = Condition.MODEL_NOT_LOADED, Condition.MODEL_NOT_INSTALLED
+
+
+@pytest.mark.parametrize(
+    ("listed", "loaded", "installed", "expected"),
+    [
+        ("m", (GPU,), ("m",), ()),
+        ("m", (UNSAID,), None, ()),
+        ("m", (SPLIT,), ("m",), (Condition.ON_CPU,)),
+        ("m", (LoadedModel("x"), GPU), None, ()),
+        ("m", (LoadedModel("x"),), None, (NOT_LOADED,)),
+        ("m", (), ("m",), (NOT_LOADED,)),
+        ("m", (), ("x",), (NOT_LOADED, NOT_INSTALLED)),
+        ("m", (), (), (NOT_LOADED, NOT_INSTALLED)),
+        ("m", (LoadedModel("x", 8.0, 0.0),), (), (NOT_LOADED, NOT_INSTALLED, Condition.ON_CPU)),
+        ("", (), ("m",), (Condition.NOTHING_LOADED,)),
+        ("", (SPLIT,), None, (Condition.ON_CPU,)),
+        ("", (GPU,), None, ()),
+        ("m", None, ("x",), ()),
+        ("", None, None, ()),
+    ],
+)
+def test_a_condition_says_what_is_wrong_with_the_models(
+    listed: str,
+    loaded: tuple[LoadedModel, ...] | None,
+    installed: tuple[str, ...] | None,
+    expected: tuple[Condition, ...],
+) -> None:
+    seen = reading(values=Values(loaded=loaded))
+
+    assert expected == conditions_of(target(model=listed), seen, installed)
+
+
+def test_only_running_instances_that_answered_have_conditions() -> None:
+    bare = Values(loaded=())
+    others = [
+        row(target("a", state=State.DRAINING), reading(values=bare)),
+        row(target("b"), reading(Outcome.TIMEOUT, bare)),
+        row(target("c"), None),
+    ]
+    fleet = snapshot(*others, row(target("d"), reading(values=bare))).fleet
+
+    assert dict.fromkeys(Condition, 0) | {NOT_LOADED: 1} == fleet.conditions
+
+
+def test_what_instances_have_of_a_model_adds_up() -> None:
+    """`x` is not loaded where it should be; of `bare` no instance says how large it is."""
+    gpu = Values(loaded=(GPU, LoadedModel("bare")), installed=("m", "x"))
+    models = snapshot(
+        row(target("a"), reading(values=gpu)),
+        row(target("b"), reading(values=Values(loaded=(SPLIT,), installed=("m",)))),
+        row(target("c", model="x"), reading(values=Values(loaded=()))),
+        row(target("d"), reading(Outcome.TIMEOUT, gpu)),
+        row(target("e", model="silent"), reading(values=Values())),
+    ).fleet.models
+
+    assert {"m": 2, "bare": 1, "x": 0} == models.loaded_instances
+    assert {"m": 1} == models.on_cpu_instances
+    assert ({"m": 16.0}, {"m": 14.0}) == (models.loaded_bytes, models.vram_bytes)
+    assert {"m": 2, "x": 1} == models.installed_instances
+
+
+def test_of_loaded_and_installed_models_without_end_the_commonest_keep_their_names() -> None:
+    names = [f"m{n}" for n in range(MAX_MODELS + 10)]
+    each = [
+        Values(loaded=(LoadedModel(name, 2.0, 1.0), GPU), installed=(name, "m")) for name in names
+    ]
+    models = snapshot(
+        *[row(target(f"i{n:04}", model=""), reading(values=one)) for n, one in enumerate(each)]
+    ).fleet.models
+
+    assert len(names) == models.loaded_instances["m"] == models.installed_instances["m"]
+    assert 11 == models.loaded_instances[OTHER] == models.installed_instances[OTHER]
+    assert (22.0, 11.0) == (models.loaded_bytes[OTHER], models.vram_bytes[OTHER])
+    assert 11 == models.on_cpu_instances[OTHER]
