@@ -340,9 +340,9 @@ class SocketTransport:
         if closing is None:
             return
         if self._request:
-            self._loop.remove_writer(closing)
+            self._loop.remove_writer(closing.fileno())
         else:
-            self._loop.remove_reader(closing)
+            self._loop.remove_reader(closing.fileno())
         closing.close()
 
     def _connect(self) -> None:
@@ -354,7 +354,7 @@ class SocketTransport:
                 continue
             if error == errno.EALREADY:
                 self._socket = connecting
-                self._loop.add_writer(connecting, self._on_decided, connecting)
+                self._loop.add_writer(connecting.fileno(), self._on_decided, connecting)
                 return
             if error in CONNECTED:
                 self._on_connected(connecting)
@@ -368,7 +368,7 @@ class SocketTransport:
         self._error = self._error or OSError(error, os.strerror(error))
 
     def _on_decided(self, connecting: socket.socket) -> None:
-        self._loop.remove_writer(connecting)
+        self._loop.remove_writer(connecting.fileno())
         self._socket = None
         error = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
@@ -380,7 +380,8 @@ class SocketTransport:
     def _on_connected(self, connected: socket.socket) -> None:
         self._socket = connected
         request, self._request = self._request, b""
-        self._loop.add_reader(connected, self._on_readable, connected)
+        # By number: given the socket, the selector writes its addresses into a KeyError each time.
+        self._loop.add_reader(connected.fileno(), self._on_readable, connected)
         self._connection.connection_made(self)
         self._send(connected, request)
 
