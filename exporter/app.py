@@ -201,6 +201,7 @@ class Exporter:
             health_timeout_s=config.poll_health_timeout,
             metrics_timeout_s=config.poll_metrics_timeout,
             identify_interval_s=config.poll_identify_interval,
+            loading_timeout_s=config.poll_loading_timeout,
             max_tokens_per_second=config.metrics_max_tokens_per_second,
             engines=all_engines(latency_unit_s=config.latency_unit_s),
             transport=self._transport,

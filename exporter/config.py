@@ -47,6 +47,7 @@ class Config:
     poll_metrics_timeout: float
     poll_max_body_bytes: int
     poll_identify_interval: float
+    poll_loading_timeout: float
     poll_ca_file: str
     poll_insecure_skip_verify: bool
     shard: Shard

@@ -373,14 +373,14 @@ def _total(counter: Counter | None) -> float:
 
 def _gained_durations(before: Histogram | None, now: Histogram) -> Histogram | None:
     """Return the requests since the last poll; None where there are none."""
-    if before is None:
-        return Histogram((0.0,) * len(now.cumulative), 0.0)
+    if before is None or before.boundaries_s != now.boundaries_s:
+        return Histogram((0.0,) * len(now.cumulative), 0.0, now.boundaries_s)
     gained = tuple([n - m for n, m in zip(now.cumulative, before.cumulative, strict=True)])
     gained_s = now.sum_s - before.sum_s
     # Of one life, each range between two boundaries can only have gained.
     if gained_s < 0 or any(lower > upper for lower, upper in pairwise((0.0, *gained))):
         return now
-    return Histogram(gained, gained_s) if gained[-1] else None
+    return Histogram(gained, gained_s, now.boundaries_s) if gained[-1] else None
 
 
 MAX_MODELS = 500

@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from exporter.catalogue import BOUNDARIES_S
+
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -57,6 +59,7 @@ class Outcome(StrEnum):
 
     OK = "ok"
     LOADING = "loading"
+    LOADING_TIMEOUT = "loading_timeout"
     UNRESOLVED = "unresolved"
     REFUSED = "refused"
     CONNECT_TIMEOUT = "connect_timeout"
@@ -133,11 +136,21 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Histogram(msgspec.Struct, frozen=True, gc=False):
-    """Request durations as an instance counts them, over `catalogue.BOUNDARIES_S`."""
+    """Durations as an instance counts them."""
 
     cumulative: tuple[float, ...]
     """Requests at or below each boundary, the last of them +Inf: the count of all."""
     sum_s: float
+    boundaries_s: tuple[float, ...] = BOUNDARIES_S
+    """Without +Inf. Histograms of one kind of server share one tuple."""
+
+
+LATEST = ":latest"
+
+
+def model_name(name: str) -> str:
+    """Return a model's name as it is written everywhere: `name` and `name:latest` are one model."""
+    return name.removesuffix(LATEST)
 
 
 class LoadedModel(msgspec.Struct, frozen=True, gc=False):

@@ -37,6 +37,7 @@ class PollOptions:
     health_timeout_s: float
     metrics_timeout_s: float
     identify_interval_s: float
+    loading_timeout_s: float
     max_tokens_per_second: float
     engines: Mapping[str, Engine]
     transport: TransportConfig
@@ -85,7 +86,8 @@ class ScrapeTarget:
 
     __slots__ = (
         "_client", "_counters", "_engine", "_identify_at_s", "_info_labels", "_is_unreachable",
-        "_labels", "_options", "last_failure", "poll_counts", "row", "target",
+        "_labels", "_loading_since_s", "_options", "_requests",
+        "last_failure", "poll_counts", "row", "target",
     )  # fmt: skip
 
     def __init__(
@@ -95,9 +97,13 @@ class ScrapeTarget:
         self._options = options
         self._client = InstanceClient(target, options.transport)
         self._engine = options.engines.get(target.engine)
+        self._requests = () if self._engine is None else self._engine.requests
+        """What is asked at each poll of a known server."""
         self._identify_at_s = ALWAYS_DUE_S
         self._is_unreachable = False
         """Whether the last poll found nobody: then all others are worth no more than a try."""
+        self._loading_since_s: float | None = None
+        """Start of the first poll of those in a row that found it loading."""
         self._counters = counters or CounterState()
         self.poll_counts = PollCounts()
         self.last_failure: LastFailure | None = None
@@ -140,8 +146,8 @@ class ScrapeTarget:
         if engine is None:
             return auto.PROBES
         if self._client.has_lost_connection:
-            return engine.requests + engine.identity_requests
-        return engine.requests
+            return tuple(dict.fromkeys(self._requests + engine.identity_requests))
+        return self._requests
 
     def poll_now(self, start: PollStart, done: Callable[[Exchange], None]) -> bool:
         """Ask over one connection, without a task; `finish_poll` takes what `done` is given.
@@ -196,6 +202,7 @@ class ScrapeTarget:
             self._engine = engine
             self._label()
         answers |= await self._fetch_rest(engine, answers, start.deadlines)
+        self._requests = engine.requests_for(answers)
         self._identify_at_s = start.started_s + self._options.identify_interval_s
         return engine.read(answers)
 
@@ -208,8 +215,8 @@ class ScrapeTarget:
 
     async def _fetch_rest(self, engine: Engine, answers: Answers, deadlines: Deadlines) -> Answers:
         """Request the engine's paths that the probes did not include."""
-        wanted = engine.requests + engine.identity_requests
-        rest = tuple(path for path in wanted if path not in answers)
+        wanted = engine.requests + engine.identity_requests + engine.costly_requests
+        rest = tuple([path for path in wanted if path not in answers])
         if answers:  # the first answer came in time already
             deadlines = Deadlines(deadlines.all_s, deadlines.all_s)
         return await self._client.fetch(rest, deadlines)
@@ -220,6 +227,7 @@ class ScrapeTarget:
 
     def _take(self, start: PollStart, verdict: Verdict) -> PollResult:
         self.poll_counts.tried += 1
+        verdict = self._limit_loading(verdict, start.started_s)
         verdict = drop_implausible(
             verdict,
             now_s=start.polled_at_s,
@@ -239,6 +247,20 @@ class ScrapeTarget:
         duration_s = round(self._options.clock.monotonic_s() - start.started_s, 6)
         self._show(Reading(verdict, self._engine_name(), start.polled_at_s, duration_s))
         return PollResult(verdict, delta)
+
+    def _limit_loading(self, verdict: Verdict, now_s: float) -> Verdict:
+        """Return the verdict; another one for an instance that has been loading for too long."""
+        if verdict.outcome is not Outcome.LOADING:
+            self._loading_since_s = None
+            return verdict
+        if self._loading_since_s is None:
+            self._loading_since_s = now_s
+        loading_s = now_s - self._loading_since_s
+        if loading_s <= self._options.loading_timeout_s:
+            return verdict
+        limit = f"longer than {self._options.loading_timeout_s:.0f} s (poll.loading-timeout)"
+        detail = f"has been loading for {loading_s:.0f} s, {limit}: {verdict.detail}"
+        return Verdict(Outcome.LOADING_TIMEOUT, detail)
 
     def _update(self, values: Values, now_s: float) -> Delta:
         before = self._counters

@@ -175,6 +175,14 @@ SETTINGS = (
         "DURATION",
     ),
     Setting(
+        "poll.loading-timeout",
+        "10m",
+        "Longest time in which an instance loads its model. After it, the instance counts as "
+        "unhealthy.",
+        parse_positive_duration_s,
+        "DURATION",
+    ),
+    Setting(
         "poll.ca-file",
         "",
         "CA bundle used to verify HTTPS instances; the system's by default.",

@@ -186,7 +186,7 @@ def test_every_endpoint_outcome_and_engine_is_documented() -> None:
 
 
 def test_the_boundaries_of_histograms_are_ours() -> None:
-    (listed,) = re.findall(r"cumulative counts at ([\d., \nand]+) seconds", EXPORTER)
+    (listed,) = re.findall(r"histogram, which are ([\d., \nand]+) seconds", EXPORTER)
 
     assert [float(text) for text in BOUNDARY_TEXTS[:-1]] == [
         float(number) for number in re.findall(r"[\d.]+", listed)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from exporter.engines import fleet, llamacpp, ollama
+from exporter.engines import fleet, llamacpp, ollama, sglang, tgi, vllm
 from exporter.model import AUTO
 
 ENGINES = (
     fleet.ENGINE,
     ollama.ENGINE,
     llamacpp.ENGINE,
+    vllm.ENGINE,
+    sglang.ENGINE,
+    tgi.ENGINE,
 )
 """In the order in which `auto` tries them."""
 

@@ -22,6 +22,9 @@ Decoded = TypeVar("Decoded")
 
 HEALTH = "/health"
 
+UNSPECIFIED = "unspecified"
+"""The type of errors whose type is not said."""
+
 MAX_DETAIL_CHARACTERS: Final = 200
 MAX_NAME_CHARACTERS: Final = 256
 MAX_VERSION_CHARACTERS: Final = 64
@@ -47,6 +50,14 @@ class Engine:
     """Return whether the answers to the probes are those of such a server."""
     identity_requests: tuple[str, ...] = ()
     """Paths asked as well when an instance is new, came back, or was last identified long ago."""
+    costly_requests: tuple[str, ...] = ()
+    """As these, but not when only the connection was closed, which some servers do every 5 s."""
+    choose_requests: Callable[[Answers], tuple[str, ...]] | None = None
+    """Return the paths to ask at each poll, by what was answered then; without it, `requests`."""
+
+    def requests_for(self, answers: Answers) -> tuple[str, ...]:
+        """Return the paths to ask at each poll of an instance that was identified."""
+        return self.requests if self.choose_requests is None else self.choose_requests(answers)
 
 
 def good_body(answers: Answers, path: str) -> bytes | None:
@@ -57,9 +68,10 @@ def good_body(answers: Answers, path: str) -> bytes | None:
 
 class _HealthBody(msgspec.Struct, gc=False):
     status: str | bool | None = None
+    healthy: bool | None = None
 
 
-_decode_health = msgspec.json.Decoder(_HealthBody | bool).decode
+_decode_health = msgspec.json.Decoder(_HealthBody | bool | str).decode
 _decode_anything = msgspec.json.Decoder(msgspec.Raw).decode
 
 USUAL_BODIES = frozenset((b'{"status":"ok"}', b"", b"OK", b"ok"))
@@ -71,10 +83,11 @@ LOADING_WORDS = frozenset(("loading", "loading model", "starting"))
 def read_health(answer: Answer | PollError) -> Verdict:
     """Judge the answer to a `/health` request.
 
-    Healthy is 200 with an empty body, one of a few words, or a JSON object whose `status` is one of
-    them or missing. A page of HTML from some proxy is not. 503 with nothing, JSON or a word for it
-    is loading: llama-server and the `fleet` engine's servers answer so until their model is in
-    memory. A proxy whose backend is dead answers 503 with a page of its own.
+    Healthy is 200 with an empty body, one of a few words, also as a JSON string, or a JSON object
+    whose `status` is one of them or missing and whose `healthy` is not false. A page of HTML from
+    some proxy is not. 503 with nothing, JSON or a word for it is loading: llama-server and the
+    `fleet` engine's servers answer so until their model is in memory. A proxy whose backend is dead
+    answers 503 with a page of its own.
     """
     if isinstance(answer, PollError):
         return Verdict(answer.outcome, answer.detail)
@@ -85,6 +98,13 @@ def read_health(answer: Answer | PollError) -> Verdict:
     if answer.status != 200:
         return status_verdict(HEALTH, answer)
     return _judge_word(_health_word(answer.body), answer.body)
+
+
+def read_health_of_loaded(answer: Answer | PollError) -> Verdict:
+    """Judge `/health` of a server that listens only once its model is loaded: no 503 is loading."""
+    if isinstance(answer, Answer) and answer.status != 200:
+        return status_verdict(HEALTH, answer)
+    return read_health(answer)
 
 
 def _may_be_loading(body: bytes) -> bool:
@@ -104,10 +124,9 @@ def _health_word(body: bytes) -> str:
         claim = decode_json(_decode_health, body, HEALTH)
     except PollError:
         return _text(body)
-    status = claim.status if isinstance(claim, _HealthBody) else claim
-    if status is None or status is True:
-        return ""
-    return str(status).lower()
+    if isinstance(claim, _HealthBody):
+        claim = "unhealthy" if claim.healthy is False else claim.status
+    return "" if claim is None or claim is True else str(claim).lower()
 
 
 def _text(body: bytes) -> str:

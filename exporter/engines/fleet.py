@@ -9,8 +9,8 @@
     model, version            strings
     requests_running, requests_queued, start_time_seconds (Unix)
     generated_tokens_total, prompt_tokens_total, generating_seconds_total
-    request_duration_seconds  {"buckets": {"0.05": n, …, "+Inf": n}, "sum": seconds}, cumulative;
-                              of every request that ended, those that failed included
+    request_duration_seconds  {"buckets": {"0.05": n, …, "+Inf": n}, "sum": seconds}, cumulative,
+                              with any boundaries; of every request that ended, failed ones too
 
 At least one of the three must be there; unknown keys are ignored. Numbers are 0 to 2**53.
 An invalid value is left out; the others are used.
@@ -18,43 +18,43 @@ An invalid value is left out; the others are used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Annotated
 
 import msgspec
 
-from exporter.catalogue import BOUNDARIES_S
 from exporter.engines.base import (
     HEALTH,
     MAX_NAME_CHARACTERS,
+    UNSPECIFIED,
     Amount,
     Answers,
     Engine,
     clipped,
-    decode_json,
     good_body,
     healthy,
     metrics_body,
     read_health,
     without_metrics,
 )
+from exporter.engines.json_objects import ObjectReader
 from exporter.errors import PollError
+from exporter.histograms import MAX_BOUNDARY_CHARACTERS, boundaries_of
 from exporter.model import NO_VALUES, Histogram, Outcome, Values, Verdict
 
 METRICS = "/api/metrics"
 
-UNSPECIFIED = "unspecified"
 MAX_ERROR_TYPES = 1000
 """Of one body, kept for a poll. Far fewer are counted apart (see `counters`)."""
 
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARACTERS)]
+Boundary = Annotated[str, msgspec.Meta(max_length=MAX_BOUNDARY_CHARACTERS)]
 ErrorCounts = Annotated[dict[Name, Amount], msgspec.Meta(max_length=MAX_ERROR_TYPES)]
 
 
 class _Duration(msgspec.Struct, gc=False):
-    buckets: dict[str, Amount]
+    buckets: dict[Boundary, Amount]
     sum: Amount
 
 
@@ -76,12 +76,7 @@ class _Metrics(msgspec.Struct, gc=False):
 
 ARTICLE_METRICS = ("tokens_per_second", "latency_p99", "error_count")
 
-_decode = msgspec.json.Decoder(_Metrics).decode
-_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_metric = {
-    field.name: msgspec.json.Decoder(field.type).decode
-    for field in msgspec.structs.fields(_Metrics)
-}
+_read_metrics = ObjectReader(_Metrics).read
 
 
 def engine(*, latency_unit_s: float = 1.0) -> Engine:
@@ -129,32 +124,14 @@ def decode(body: bytes) -> tuple[_Metrics, list[str]]:
     Raises:
         PollError: BAD_BODY; it is not such an object.
     """
-    try:
-        metrics = decode_json(_decode, body, METRICS)
-        given = {name for name in ARTICLE_METRICS if getattr(metrics, name) is not None}
-        faults: list[str] = []
-    except PollError:  # then each value is decoded by itself
-        raw_metrics = decode_json(_decode_raw, body, METRICS)
-        given = raw_metrics.keys() & ARTICLE_METRICS
-        metrics, faults = _decode_each(raw_metrics)
-    if not given:
-        missing = f"none of {', '.join(ARTICLE_METRICS)}"
-        raise PollError(Outcome.BAD_BODY, f"{METRICS}: the object has {missing}")
-    return metrics, faults
-
-
-def _decode_each(raw_metrics: Mapping[str, msgspec.Raw]) -> tuple[_Metrics, list[str]]:
-    """Return the valid values, and what is wrong with the others."""
-    metrics = _Metrics()
-    fault_by_name: dict[str, str] = {}
-    for name in [name for name in _decode_metric if name in raw_metrics]:
-        try:
-            setattr(metrics, name, decode_json(_decode_metric[name], raw_metrics[name], name))
-        except PollError as error:
-            fault_by_name[name] = error.detail
+    metrics, fault_by_name = _read_metrics(body, METRICS)
     if not fault_by_name.keys().isdisjoint(("errors", "error_count")):
         # One without the other would move errors from one type to another.
         metrics.errors = metrics.error_count = None
+    given = [name for name in ARTICLE_METRICS if getattr(metrics, name) is not None]
+    if not given and fault_by_name.keys().isdisjoint(ARTICLE_METRICS):
+        missing = f"none of {', '.join(ARTICLE_METRICS)}"
+        raise PollError(Outcome.BAD_BODY, f"{METRICS}: the object has {missing}")
     return metrics, list(fault_by_name.values())
 
 
@@ -194,25 +171,31 @@ def _errors(metrics: _Metrics) -> tuple[tuple[str, float], ...]:
 
 
 def _histogram(duration: _Duration | None, faults: list[str]) -> Histogram | None:
-    """Return the histogram over our boundaries; None, and a fault more, where it has none.
-
-    What lies between two boundaries cannot be told, and a guess would move the quantiles that
-    alerts look at: so each of our boundaries must be there.
-    """
+    """Return the histogram; None, and a fault more, where it is none."""
     if duration is None:
         return None
     try:
-        count_by_boundary_s = {float(le): n for le, n in duration.buckets.items()}
-        cumulative = tuple(count_by_boundary_s[le] for le in (*BOUNDARIES_S, float("inf")))
-    except KeyError as error:
-        faults.append(f"request_duration_seconds lacks the boundary {error}")
+        boundaries_s, cumulative = _ordered(duration.buckets)
     except ValueError as error:
-        faults.append(f"request_duration_seconds has a boundary that is no number: {error}")
-    else:
-        if all(lower <= upper for lower, upper in pairwise(cumulative)):
-            return Histogram(cumulative, duration.sum)
-        faults.append("request_duration_seconds is not cumulative")
+        faults.append(f"request_duration_seconds {error}")
+        return None
+    if all(lower <= upper for lower, upper in pairwise(cumulative)):
+        return Histogram(cumulative, duration.sum, boundaries_s)
+    faults.append("request_duration_seconds is not cumulative")
     return None
+
+
+def _ordered(buckets: dict[str, float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return boundaries and counts; a JSON object need not have its keys in order.
+
+    Raises:
+        ValueError: They are no boundaries.
+    """
+    try:
+        return boundaries_of(tuple(buckets)), tuple(buckets.values())
+    except ValueError:
+        in_order = dict(sorted(buckets.items(), key=lambda bucket: float(bucket[0])))
+        return boundaries_of(tuple(in_order)), tuple(in_order.values())
 
 
 ENGINE = engine()

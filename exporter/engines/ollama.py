@@ -1,63 +1,132 @@
-"""The `ollama` engine: stock Ollama servers, which publish no metrics of their own.
+"""The `ollama` engine: stock Ollama servers.
 
-`/` says that the server runs, `/api/ps` which models are loaded, `/api/version` what it is.
-Measured on 0.4.7, 0.23.0 and 0.32.15. A stock Ollama reports neither tokens nor latency nor queue.
+`/` says that the server runs, `/api/ps` which models are loaded, `/api/tags` which are installed,
+`/api/version` what it is. Measured on 0.4.7, 0.23.0 and 0.32.15. None of them reports tokens,
+latency or queue; `/metrics`, which two proposals add, is read where a server has it.
 """
 
 from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 
 from exporter.engines.base import (
     MAX_NAME_CHARACTERS,
     MAX_VERSION_CHARACTERS,
+    Amount,
     Answers,
     Engine,
+    clipped,
     decode_json,
     excerpt,
+    good_body,
     healthy,
     metrics_body,
     status_verdict,
     without_metrics,
 )
+from exporter.engines.json_objects import ObjectReader
+from exporter.engines.prometheus_text import PageLayout, PageReader
 from exporter.errors import PollError
-from exporter.model import Answer, Outcome, Values, Verdict
+from exporter.model import Answer, LoadedModel, Outcome, Values, Verdict, model_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+Record = TypeVar("Record", bound=msgspec.Struct)
 
 ROOT = "/"
 LOADED = "/api/ps"
+INSTALLED = "/api/tags"
 VERSION = "/api/version"
+METRICS = "/metrics"
 
 RUNNING = b"Ollama is running"
-MAX_MODELS = 16
+MAX_LOADED = 16
+MAX_INSTALLED = 200
+MAX_TRIED = 1000
+"""Of a list with bad records, so many are looked at one by one."""
+NEVER_S = 4_102_444_800.0
+"""2100. What expires later never does: `keep_alive: -1` gives 292 years from now."""
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class _Model(msgspec.Struct, gc=False):
-    name: str
+class _LoadedModel(msgspec.Struct, gc=False):
+    name: Name
+    size: Amount | None = None
+    size_vram: Amount | None = None
+    expires_at: Time | None = None
+    context_length: Amount | None = None
 
 
-class _Loaded(msgspec.Struct, gc=False):
-    models: list[_Model] | None
+class _InstalledModel(msgspec.Struct, gc=False):
+    name: Name
+
+
+class _LoadedModels(msgspec.Struct, gc=False):
+    models: list[_LoadedModel] | None
+
+
+class _InstalledModels(msgspec.Struct, gc=False):
+    models: list[_InstalledModel] | None
+
+
+class _RawModels(msgspec.Struct, gc=False):
+    models: list[msgspec.Raw] | None
 
 
 class _Version(msgspec.Struct, gc=False):
     version: str
 
 
-_decode_loaded = msgspec.json.Decoder(_Loaded).decode
+_decode_loaded = msgspec.json.Decoder(_LoadedModels).decode
+_decode_installed = msgspec.json.Decoder(_InstalledModels).decode
+_decode_raw = msgspec.json.Decoder(_RawModels).decode
 _decode_version = msgspec.json.Decoder(_Version).decode
+_read_loaded_model = ObjectReader(_LoadedModel).read
+_read_installed_model = ObjectReader(_InstalledModel).read
+
+_read_page = PageReader(
+    PageLayout(
+        requests_queued=("ollama_requests_queued",),
+        generated_tokens_total=("ollama_eval_total",),
+        prompt_tokens_total=("ollama_prompt_eval_total",),
+        generating_seconds_total=(
+            "ollama_eval_duration_seconds",
+            "ollama_eval_duration_seconds_sum",
+            "ollama_eval_duration_total",
+        ),
+        request_duration=("ollama_total_duration_seconds",),
+    )
+).read
+"""Names of both proposals."""
 
 
 def read(answers: Answers) -> Verdict:
-    """Judge by `/`; take the loaded models from `/api/ps`."""
+    """Judge by `/`; take the models from `/api/ps` and, where they were asked for, `/api/tags`."""
     verdict = _read_root(answers[ROOT])
     if verdict.outcome is not Outcome.OK:
         return verdict
-    version = read_version(answers.get(VERSION))
-    try:
-        models = _read_models(metrics_body(LOADED, answers[LOADED]))
-        return healthy(Values(models=models, version=version))
-    except PollError as error:
-        return without_metrics(error.outcome, error.detail, Values(version=version))
+    faults: list[PollError] = []
+    loaded = _read_loaded(answers[LOADED], faults)
+    values = Values(
+        models=() if loaded is None else tuple([model.name for model in loaded]),
+        version=read_version(answers.get(VERSION)),
+        loaded=loaded,
+        installed=_read_installed(answers[INSTALLED], faults) if INSTALLED in answers else None,
+    )
+    if METRICS in answers:
+        values = _with_page(values, answers[METRICS], faults)
+    if not faults:
+        return healthy(values)
+    detail = "; ".join([fault.detail for fault in faults])
+    return without_metrics(faults[0].outcome, clipped(detail), values)
 
 
 def read_version(answer: Answer | PollError | None) -> str | None:
@@ -81,14 +150,113 @@ def _read_root(answer: Answer | PollError) -> Verdict:
     return Verdict(Outcome.OK)
 
 
-def _read_models(body: bytes) -> tuple[str, ...]:
-    loaded = decode_json(_decode_loaded, body, LOADED).models or []
-    return tuple(sorted(model.name[:MAX_NAME_CHARACTERS] for model in loaded))[:MAX_MODELS]
+def _read_loaded(
+    answer: Answer | PollError, faults: list[PollError]
+) -> tuple[LoadedModel, ...] | None:
+    """Return the loaded models, sorted by name; None, and a fault, where they cannot be read."""
+    try:
+        body = metrics_body(LOADED, answer)
+        try:
+            models = decode_json(_decode_loaded, body, LOADED).models or []
+        except PollError:
+            models = _read_each(_read_loaded_model, body, LOADED, faults)
+    except PollError as error:
+        faults.append(error)
+        return None
+    loaded = [
+        LoadedModel(
+            model_name(model.name),
+            model.size,
+            model.size_vram,
+            _expiry_s(model.expires_at),
+            model.context_length,
+        )
+        for model in models
+    ]
+    if len(loaded) > 1:
+        loaded.sort(key=lambda model: model.name)
+    return tuple(loaded[:MAX_LOADED])
+
+
+def _read_installed(answer: Answer | PollError, faults: list[PollError]) -> tuple[str, ...] | None:
+    """Return the names of the installed models, sorted; None, and a fault, if unreadable."""
+    try:
+        body = metrics_body(INSTALLED, answer)
+        try:
+            models = decode_json(_decode_installed, body, INSTALLED).models or []
+        except PollError:
+            models = _read_each(_read_installed_model, body, INSTALLED, faults)
+    except PollError as error:
+        faults.append(error)
+        return None
+    return _shared(tuple(sorted({model_name(model.name) for model in models})[:MAX_INSTALLED]))
+
+
+@lru_cache(maxsize=256)
+def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one object for equal names: most instances have the same models, and all keep them."""
+    return names
+
+
+def _read_each(
+    read_record: Callable[[msgspec.Raw, str], tuple[Record, Mapping[str, str]]],
+    body: bytes,
+    path: str,
+    faults: list[PollError],
+) -> list[Record]:
+    """Return the records that can be read; what cannot is a fault.
+
+    Raises:
+        PollError: BAD_BODY. The body is no list of models.
+    """
+    records = []
+    for raw in (decode_json(_decode_raw, body, path).models or [])[:MAX_TRIED]:
+        try:
+            record, bad_values = read_record(raw, path)
+        except PollError as error:
+            faults.append(error)
+        else:
+            records.append(record)
+            faults += [PollError(Outcome.BAD_BODY, f"{path}: {why}") for why in bad_values.values()]
+    return records
+
+
+def _expiry_s(expires_at: datetime | None) -> float | None:
+    """Return when a model is unloaded; None for never, and for Go's time that was never set."""
+    if expires_at is None:
+        return None
+    expiry_s = expires_at.timestamp()
+    return expiry_s if 0 < expiry_s < NEVER_S else None
+
+
+def _with_page(values: Values, answer: Answer | PollError, faults: list[PollError]) -> Values:
+    """Return the values with what `/metrics` says, if there is such a page."""
+    if isinstance(answer, PollError):
+        faults.append(answer)
+        return values
+    if not has_metrics({METRICS: answer}):
+        return values
+    said, page_faults = _read_page(answer.body)
+    faults += [PollError(Outcome.BAD_BODY, f"{METRICS}: {why}") for why in page_faults]
+    return msgspec.structs.replace(
+        said, models=values.models, loaded=values.loaded, installed=values.installed,
+        version=values.version,
+    )  # fmt: skip
+
+
+def has_metrics(answers: Answers) -> bool:
+    """Return whether `/metrics` answered with a page of Ollama's own series."""
+    return b"\nollama_" in (good_body(answers, METRICS) or b"")
 
 
 def recognise(answers: Answers) -> bool:
     """Return whether `/api/version` gives a version, which no other server does."""
     return read_version(answers.get(VERSION)) is not None
+
+
+def choose_requests(answers: Answers) -> tuple[str, ...]:
+    """Return what to ask at each poll: also `/metrics`, where the server has it."""
+    return (ROOT, LOADED, METRICS) if has_metrics(answers) else (ROOT, LOADED)
 
 
 ENGINE = Engine(
@@ -97,5 +265,6 @@ ENGINE = Engine(
     read=read,
     probes=(VERSION,),
     recognise=recognise,
-    identity_requests=(VERSION,),
+    identity_requests=(VERSION, METRICS, INSTALLED),
+    choose_requests=choose_requests,
 )

@@ -12,7 +12,7 @@ from exporter.errors import InputError
 from exporter.inventory.address import Address, parse_host, parse_netloc, parse_url
 from exporter.inventory.checks import shown
 from exporter.inventory.fields import Fields, Problems, Record
-from exporter.model import AUTO, HealthCheck, State, Target
+from exporter.model import AUTO, HealthCheck, State, Target, model_name
 from ollama_fleet.problems import Problem
 
 FIELDS = frozenset({"id", "node", "model", "engine", "state", "developer", "started", "health"})
@@ -223,7 +223,7 @@ def describe(fields: Fields) -> Description:
         id=fields.text("id"),
         # A fleet has many instances but few nodes, models and developers: one copy of each.
         node=intern(fields.text("node")),
-        model=intern(fields.text("model")),
+        model=intern(model_name(fields.text("model"))),
         engine=fields.one_of("engine", ENGINE_NAMES, AUTO),
         state=fields.choice("state", State.RUNNING),
         developer=intern(fields.text("developer")),

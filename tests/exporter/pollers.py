@@ -122,6 +122,7 @@ async def polling(
     interval_s: float = INTERVAL_S,
     health_timeout_s: float | None = None,
     metrics_timeout_s: float | None = None,
+    loading_timeout_s: float = 3600.0,
     clock: Clock | None = None,
 ) -> AsyncIterator[Polled]:
     """Poll targets until the block ends; a poll may take nearly the whole interval."""
@@ -131,6 +132,7 @@ async def polling(
         health_timeout_s=health_timeout_s or 0.95 * interval_s,
         metrics_timeout_s=metrics_timeout_s or 0.975 * interval_s,
         identify_interval_s=3600.0,
+        loading_timeout_s=loading_timeout_s,
         max_tokens_per_second=MAX_TOKENS_PER_SECOND,
         engines=all_engines(latency_unit_s=1.0),
         transport=TransportConfig(resolver, ssl.create_default_context()),

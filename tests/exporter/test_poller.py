@@ -494,6 +494,49 @@ async def test_polls_are_counted_and_loading_is_no_failure(
     assert [] == [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
 
 
+async def test_an_instance_that_loads_for_too_long_is_unhealthy_until_it_has_loaded() -> None:
+    answers = [response(b"{}", "503 Service Unavailable")]
+
+    async def load(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await read_request(reader) is not None:
+            writer.write(answers[0])
+
+    async with serving(load) as port:
+        async with watching(target("a", port), loading_timeout_s=2.0) as polled:
+            await eventually(lambda: polled.status("a") is Status.LOADING)
+            await eventually(lambda: polled.outcome("a") is Outcome.LOADING_TIMEOUT)
+            failure = polled.poller.scrape_targets["a"].last_failure
+
+            assert Status.UNHEALTHY is polled.status("a")
+            assert failure is not None
+            assert "poll.loading-timeout" in failure.detail
+            answers[0] = response(b"ok")
+            await eventually(lambda: polled.status("a") is Status.HEALTHY)
+            answers[0] = response(b"{}", "503 Service Unavailable")
+            await eventually(lambda: polled.status("a") is not Status.HEALTHY)
+            assert Status.LOADING is polled.status("a")
+
+
+async def test_an_ollama_is_asked_for_the_metrics_that_it_has_with_each_poll() -> None:
+    asked: list[str] = []
+    metrics = b"# TYPE x counter\n# TYPE ollama_eval_total counter\nollama_eval_total 7\n"
+    bodies = {**OLLAMA, "/metrics": metrics, "/api/tags": b'{"models":[{"name":"m:latest"}]}'}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (path := await read_request(reader)) is not None:
+            asked.append(path)
+            known = path in bodies
+            writer.write(response(bodies[path]) if known else response(b"", "404 Not Found"))
+
+    async with serving(serve) as port, watching(target("a", port, "auto")) as polled:
+        await eventually(lambda: asked.count("/metrics") >= 3)
+        counters = polled.poller.scrape_targets["a"].row.counters
+
+        assert 1 == asked.count("/api/tags") == asked.count("/api/version")
+        assert ("m",) == counters.installed
+        assert counters.generated is not None
+
+
 async def test_aggregates_wait_for_the_first_whole_cycle() -> None:
     """Some hang: until the last of their polls has ended, no page tells what others have said."""
     async with serving(hanging) as hung_port, serving(answering(FLEET)) as port:

@@ -124,6 +124,7 @@ def toy_options(clock: HeldClock) -> PollOptions:
         health_timeout_s=PATIENCE_S,
         metrics_timeout_s=PATIENCE_S,
         identify_interval_s=3600.0,
+        loading_timeout_s=600.0,
         max_tokens_per_second=1e6,
         engines={"toy": engine},
         transport=TransportConfig(Resolver(clock), ssl.create_default_context()),

@@ -5,8 +5,39 @@ llama-server: llama.cpp of 2026-10, with a tiny model. Ollama: 0.23.0 with gemma
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from exporter.model import Answer
 
+BODIES = Path(__file__).with_suffix("")
+
+
+def page(name: str) -> Answer:
+    """Return a page of metrics in `bodies/`; its first line says where it is from."""
+    return Answer(200, (BODIES / name).read_bytes())
+
+
+VLLM_METRICS = page("vllm-0.33.0.txt")
+SGLANG_METRICS = page("sglang-0.5.23.txt")
+TGI_METRICS = page("tgi-3.3.txt")
+EMPTY_OK = Answer(200, b"")
+VLLM_VERSION = Answer(200, b'{"version":"0.33.0"}')
+SGLANG_MODEL_INFO = Answer(
+    200,
+    b'{"model_path":"Qwen/Qwen2.5-7B-Instruct","served_model_name":"qwen",'
+    b'"tokenizer_path":"Qwen/Qwen2.5-7B-Instruct","is_generation":true,"weight_version":"default"}',
+)
+TGI_INFO = Answer(
+    200,
+    b'{"model_id":"HuggingFaceH4/zephyr-7b-beta","model_sha":"b70e","model_pipeline_tag":null,'
+    b'"max_concurrent_requests":128,"max_total_tokens":4096,"router":"text-generation-router",'
+    b'"version":"3.3.6","sha":null,"docker_label":null}',
+)
+LLAMACPP_ROUTER = Answer(
+    400,
+    b'{"error":{"code":400,"message":"model name is missing from the request",'
+    b'"type":"invalid_request_error"}}',
+)
 LLAMACPP_METRICS = b"""\
 # HELP llamacpp:prompt_tokens_total Number of prompt tokens processed, excluding cached tokens
 # TYPE llamacpp:prompt_tokens_total counter

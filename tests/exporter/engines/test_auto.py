@@ -15,8 +15,14 @@ from tests.exporter.engines.bodies import (
     LLAMACPP_LOADING,
     LLAMACPP_METRICS,
     LLAMACPP_NO_METRICS,
+    LLAMACPP_ROUTER,
     OLLAMA_FOREIGN_HOST,
     OLLAMA_VERSION,
+    SGLANG_METRICS,
+    SGLANG_MODEL_INFO,
+    TGI_INFO,
+    TGI_METRICS,
+    VLLM_METRICS,
     nested,
 )
 
@@ -38,6 +44,11 @@ KNOWN: dict[str, tuple[str, Mapping[str, Answer | PollError]]] = {
     "fleet": ("fleet", {"/health": FLEET_OK, "/api/metrics": FLEET_METRICS}),
     "ollama": ("ollama", {"/api/version": OLLAMA_VERSION}),
     "llama-server": ("llamacpp", {"/metrics": Answer(200, LLAMACPP_METRICS)}),
+    "llama-server as a router": ("llamacpp", {"/metrics": LLAMACPP_ROUTER}),
+    "vLLM": ("vllm", {"/metrics": VLLM_METRICS}),
+    "SGLang": ("sglang", {"/metrics": SGLANG_METRICS}),
+    "SGLang without --enable-metrics": ("sglang", {"/model_info": SGLANG_MODEL_INFO}),
+    "TGI": ("tgi", {"/info": TGI_INFO, "/metrics": TGI_METRICS}),
     "llama-server without --metrics": ("llamacpp", {"/metrics": LLAMACPP_NO_METRICS}),
 }
 

@@ -8,7 +8,7 @@ import pytest
 from exporter.catalogue import BOUNDARIES_S
 from exporter.engines import fleet
 from exporter.errors import PollError
-from exporter.model import NO_VALUES, Answer, Outcome, Values, Verdict
+from exporter.model import NO_VALUES, Answer, Histogram, Outcome, Values, Verdict
 from tests.exporter.engines.bodies import (
     FLEET_METRICS,
     FLEET_OK,
@@ -92,18 +92,22 @@ def test_no_errors_told_as_an_empty_object_is_a_count_of_zero() -> None:
     assert (("unspecified", 2.0),) == values(error_count=2, errors={}).errors_total
 
 
-def test_a_histogram_with_our_boundaries_is_taken() -> None:
-    body = {"buckets": {**buckets(), "0.33": 8.5}, "sum": 12.5}
-    histogram = values(error_count=0, request_duration_seconds=body).request_duration
+def test_a_histogram_with_any_boundaries_is_taken() -> None:
+    def read_buckets(given: dict[str, float]) -> Histogram | None:
+        body = {"buckets": given, "sum": 12.5}
+        return values(error_count=0, request_duration_seconds=body).request_duration
 
-    assert histogram is not None
-    assert (0.0, 1.0, 2.0) == histogram.cumulative[:3]
-    assert 100.0 == histogram.cumulative[-1]
-    assert 12.5 == histogram.sum_s
+    ours = read_buckets(buckets())
+    others = read_buckets({"+Inf": 3.0, "0.33": 1.0, "7": 2.0})
+
+    assert Histogram((*map(float, range(len(BOUNDARIES_S))), 100.0), 12.5, BOUNDARIES_S) == ours
+    assert Histogram((1.0, 2.0, 3.0), 12.5, (0.33, 7.0)) == others
 
 
 @pytest.mark.parametrize(
-    "bad", [{"0.05": 99.0}, {"half": 1.0}, {"+Inf": 3.0}], ids=["falling", "no number", "below"]
+    "bad",
+    [{"0.05": 99.0}, {"half": 1.0}, {"+Inf": 3.0}, {"0" * 33: 0.0}, {"-1": 0.0}, {"nan": 0.0}],
+    ids=["falling", "no number", "below", "a long number", "below zero", "NaN"],
 )
 def test_a_histogram_that_is_none_is_refused(bad: dict[str, float]) -> None:
     verdict = read_body(
@@ -113,12 +117,12 @@ def test_a_histogram_that_is_none_is_refused(bad: dict[str, float]) -> None:
     assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)
 
 
-def test_a_histogram_without_one_of_our_boundaries_is_refused_by_name() -> None:
-    without = {le: n for le, n in buckets().items() if le != "0.15"}
+def test_a_histogram_without_a_count_of_all_requests_is_refused_by_name() -> None:
+    without = {le: n for le, n in buckets().items() if le != "+Inf"}
 
-    verdict = read_body(error_count=0, request_duration_seconds={"buckets": without, "sum": 1})
-
-    assert "0.15" in verdict.metrics_detail
+    for bad in (without, {}):
+        verdict = read_body(error_count=0, request_duration_seconds={"buckets": bad, "sum": 1})
+        assert "request_duration_seconds lacks the bucket +Inf" in verdict.metrics_detail
 
 
 BAD_METRICS: dict[str, tuple[Answer | PollError, Outcome]] = {
@@ -169,7 +173,7 @@ def test_one_bad_figure_costs_that_one_only() -> None:
         "errors": {"oom": -1},
         "model": "m" * 257,
         "requests_queued": 1e300,
-        "request_duration_seconds": {"buckets": {"0.33": 1}, "sum": 1},
+        "request_duration_seconds": {"buckets": {"0.33": -1}, "sum": 1},
     }
 
     verdict = read_body(**bad, error_count=7, requests_running=2, version="1")
@@ -183,6 +187,15 @@ HEALTH: dict[str, tuple[Answer | PollError, Outcome]] = {
     "empty": (Answer(200, b""), Outcome.OK),
     "a word": (Answer(200, b"OK\n"), Outcome.OK),
     "true": (Answer(200, b"true"), Outcome.OK),
+    "a word as a JSON string": (Answer(200, b'"ok"'), Outcome.OK),
+    "healthy": (Answer(200, b'{"healthy":true}'), Outcome.OK),
+    "not healthy": (Answer(200, b'{"healthy":false}'), Outcome.BAD_BODY),
+    "not healthy, whatever the status": (
+        Answer(200, b'{"status":"ok","healthy":false}'),
+        Outcome.BAD_BODY,
+    ),
+    "another word as a JSON string": (Answer(200, b'"dying"'), Outcome.BAD_BODY),
+    "loading as a JSON string": (Answer(200, b'"Loading"'), Outcome.LOADING),
     "an object without a status": (Answer(200, b'{"uptime":1}'), Outcome.OK),
     "nested without end": (Answer(200, nested(b'{"status":"ok",')), Outcome.BAD_BODY),
     "503": (LLAMACPP_LOADING, Outcome.LOADING),

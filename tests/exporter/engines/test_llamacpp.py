@@ -4,13 +4,14 @@ import pytest
 
 from exporter.engines import llamacpp
 from exporter.errors import PollError
-from exporter.model import Answer, Outcome, Values
+from exporter.model import Answer, LoadedModel, Outcome, Values, Verdict
 from tests.exporter.engines.bodies import (
     HTML,
     LLAMACPP_METRICS,
     LLAMACPP_NO_METRICS,
     LLAMACPP_OK,
     LLAMACPP_PROPS,
+    LLAMACPP_ROUTER,
     nested,
 )
 
@@ -47,17 +48,13 @@ def test_without_an_alias_the_models_file_name_counts() -> None:
     assert ("gemma.gguf",) == values.models
 
 
-def test_of_a_counter_that_stands_there_repeatedly_the_last_counts() -> None:
-    page = b"llamacpp:tokens_predicted_total 1\n" * 20_000 + b"llamacpp:tokens_predicted_total 2 99"
-
-    values = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)}).values
-
-    assert 2.0 == values.generated_tokens_total
-
-
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
 def test_a_counter_on_the_first_line_is_found(line_end: bytes) -> None:
-    page = b"llamacpp:tokens_predicted_total 1" + line_end + b"# HELP more" + line_end
+    lines = (
+        b"# TYPE llamacpp:tokens_predicted_total counter",
+        b"llamacpp:tokens_predicted_total 1",
+    )
+    page = line_end.join((*lines, b"# HELP more", b""))
 
     values = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)}).values
 
@@ -65,7 +62,7 @@ def test_a_counter_on_the_first_line_is_found(line_end: bytes) -> None:
 
 
 def test_one_bad_sample_costs_that_one_only() -> None:
-    page = LLAMACPP_METRICS + b"llamacpp:requests_deferred -3\n"
+    page = LLAMACPP_METRICS.replace(b"requests_deferred 0", b"requests_deferred -3")
 
     verdict = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)})
 
@@ -97,6 +94,8 @@ def test_metrics_not_switched_on_leave_it_healthy_and_say_so() -> None:
     ],
 )
 def test_a_page_without_usable_counters_leaves_it_healthy(page: bytes) -> None:
+    page = b"# TYPE llamacpp:tokens_predicted_total counter\n" + page
+
     verdict = read({"/health": LLAMACPP_OK, "/metrics": Answer(200, page)})
 
     assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)
@@ -115,3 +114,26 @@ def test_guarded_or_broken_props_cost_nothing_but_the_name(props: Answer | PollE
     verdict = read({"/health": LLAMACPP_OK, "/metrics": METRICS, "/props": props})
 
     assert (Outcome.OK, ()) == (verdict.metrics_outcome, verdict.values.models)
+
+
+def test_a_router_is_asked_for_its_models_and_never_loads_one() -> None:
+    identified = {"/health": LLAMACPP_OK, "/metrics": LLAMACPP_ROUTER}
+    models = (
+        b'{"object":"list","data":[{"id":"b","status":{"value":"loaded","args":[]}},'
+        b'{"id":"a:latest","status":{"value":"loaded"}},{"id":"c","status":{"value":"unloaded"}}]}'
+    )
+
+    asked = llamacpp.ENGINE.requests_for(identified)
+    verdict = read({"/health": LLAMACPP_OK, "/v1/models": Answer(200, models)})
+
+    assert ("/health", "/v1/models") == asked
+    assert Verdict(Outcome.OK) == read(identified)
+    expected = Values(models=("a", "b"), loaded=(LoadedModel("a"), LoadedModel("b")))
+    assert Verdict(Outcome.OK, values=expected) == verdict
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"data":[{"id":"a"}]}', nested(b"{")])
+def test_a_router_whose_models_cannot_be_read_is_healthy(body: bytes) -> None:
+    verdict = read({"/health": LLAMACPP_OK, "/v1/models": Answer(200, body)})
+
+    assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)

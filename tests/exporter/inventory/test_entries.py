@@ -69,6 +69,12 @@ def test_every_field_of_an_entry_arrives() -> None:
     assert f"{NAME}[0]" == target.origin
 
 
+def test_a_model_and_its_latest_are_one() -> None:
+    (target,) = read({"host": "10.0.0.1", "port": 11434, "model": "llama3.1:latest"})
+
+    assert "llama3.1" == target.model
+
+
 def test_what_an_entry_leaves_out_has_a_default() -> None:
     (target,) = read({"host": "10.0.0.1", "port": 11434, "model": None, "developer": ""})
 

@@ -1,0 +1,79 @@
+"""Decode JSON objects of instances so that a bad value costs itself only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from exporter.engines.base import clipped, decode_json, good_body
+from exporter.errors import PollError
+from exporter.model import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporter.engines.base import Answers
+
+
+Object = TypeVar("Object", bound=msgspec.Struct)
+
+
+class ObjectReader(Generic[Object]):
+    """Reads JSON objects into a Struct."""
+
+    def __init__(self, kind: type[Object]) -> None:
+        self._kind = kind
+        self._decode = msgspec.json.Decoder(kind).decode
+        self._decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+        self._decode_field = {
+            field.name: msgspec.json.Decoder(field.type).decode
+            for field in msgspec.structs.fields(kind)
+        }
+
+    def read(self, body: bytes | msgspec.Raw, path: str) -> tuple[Object, dict[str, str]]:
+        """Return the object, and by its name what is wrong with each value that is left out.
+
+        Raises:
+            PollError: BAD_BODY. It is no object, or a value that must be there is missing or bad.
+        """
+        try:
+            return decode_json(self._decode, body, path), {}
+        except PollError:  # then each value is decoded by itself
+            return self._read_each(decode_json(self._decode_raw, body, path), path)
+
+    def _read_each(
+        self, raw_values: dict[str, msgspec.Raw], path: str
+    ) -> tuple[Object, dict[str, str]]:
+        values: dict[str, object] = {}
+        faults: dict[str, str] = {}
+        for name in [name for name in self._decode_field if name in raw_values]:
+            try:
+                values[name] = decode_json(self._decode_field[name], raw_values[name], name)
+            except PollError as error:
+                faults[name] = error.detail
+        try:
+            return self._kind(**values), faults
+        except TypeError as error:
+            why = "; ".join(faults.values()) or str(error)
+            raise PollError(Outcome.BAD_BODY, f"{path}: {clipped(why)}") from error
+
+
+def read_if_good(kind: type[Object]) -> Callable[[Answers, str], Object]:
+    """Return a reader of what an instance says of itself: of its defaults where it says nothing.
+
+    Such paths are asked only now and then, may be guarded by an API key, and give names only.
+    """
+    read = ObjectReader(kind).read
+    nothing = kind()
+
+    def read_answer(answers: Answers, path: str) -> Object:
+        body = good_body(answers, path)
+        if body is None:
+            return nothing
+        try:
+            return read(body, path)[0]
+        except PollError:
+            return nothing
+
+    return read_answer
