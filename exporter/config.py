@@ -51,7 +51,7 @@ class Config:
     poll_ca_file: str
     poll_insecure_skip_verify: bool
     shard: Shard
-    metrics_per_instance: bool
+    metrics_per_instance: bool | None
     metrics_latency_unit: str
     metrics_max_tokens_per_second: int
     web_listen_address: tuple[str, int]

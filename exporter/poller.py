@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exporter.poller")
 
+STALE_INTERVALS = 3
+MIN_STALE_S = 60.0
+"""For so long, at least, the last whole cycle stands for the fleet."""
 AT_ONCE = 10
 """Polls or changes until the event loop turns: a few milliseconds' worth, also where each takes a
 task and a connection of its own."""
@@ -68,6 +71,8 @@ class Poller:
         """Polls under way by instance id; None for those that need no task."""
         self.knows_whole_fleet = True
         """False while an inventory was never read: then no cycle counts as one over the fleet."""
+        self._completed_s = options.clock.monotonic_s()
+        """When the last whole cycle ended; before the first, when we began."""
         self.has_seen_all = asyncio.Event()
         """Set once the first whole cycle has ended; before that, aggregates would mislead."""
         metrics.open_connections.set_function(self._n_open)
@@ -79,6 +84,12 @@ class Poller:
     def scrape_targets(self) -> Mapping[str, ScrapeTarget]:
         """Return the watches by instance id, in the order of the ids."""
         return self._scrape_targets
+
+    @property
+    def is_stale(self) -> bool:
+        """Return whether no whole cycle has ended for so long that aggregates would mislead."""
+        limit_s = max(MIN_STALE_S, STALE_INTERVALS * self._wheel.interval_s)
+        return self._clock.monotonic_s() - self._completed_s > limit_s
 
     def rows(self) -> Generator[None, None, list[Row]]:
         """Return the latest row of every instance, sorted by id, in steps."""
@@ -254,6 +265,7 @@ class Poller:
             return
         self._metrics.cycles.inc()
         self._metrics.cycle_duration_s.set(self._clock.monotonic_s() - cycle.started_s)
+        self._completed_s = self._clock.monotonic_s()
         self._metrics.cycle_completed_at_s.set(self._clock.unix_s())
         self._metrics.poll_lateness_s.set(cycle.lateness_s)
         self.has_seen_all.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import zlib
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from ollama_fleet.clock import Clock
 
 
+log = logging.getLogger("exporter.publisher")
+
+AUTO_MAX_INSTANCES = 50_000
+"""Of a larger fleet Prometheus takes a scrape per instance only if somebody wants that."""
 GZIP_LEVEL = 1
 """Level 9 takes six times as long for a body that is an eighth smaller."""
 GZIP_WINDOW_BITS = 31
@@ -87,7 +92,7 @@ class Publisher:
         clock: Clock,
         *,
         shard: str = "0",
-        per_instance: bool = True,
+        per_instance: bool | None = None,
     ) -> None:
         self._poller = poller
         self._fleet_counters = fleet_counters
@@ -95,6 +100,9 @@ class Publisher:
         self._clock = clock
         self._shard = shard
         self._per_instance = per_instance
+        """None: as the size of the fleet allows."""
+        self._announced: dict[str, bool] = {}
+        """What the log said last of each kind of series: whether they are published."""
         self.rendered_scrape: RenderedScrape | None = None
         """None until the first whole cycle has ended."""
 
@@ -132,10 +140,35 @@ class Publisher:
         now_s = self._clock.unix_s()
         of_instances, instances_s = await run_in_steps(self._instance_steps(rows, now_s))
         aggregation, chunks = of_instances
+        if not self._publishes_aggregates():
+            return assemble(chunks, now_s), rows_s + instances_s
         fleet = await asyncio.to_thread(aggregation.finish, self._fleet_counters)
         snapshot = Snapshot(tuple(rows), fleet, now_s, self._shard)
         more, fleet_s = await run_in_steps(_fleet_steps(snapshot))
         return assemble([*chunks, *more], now_s), rows_s + instances_s + fleet_s
+
+    def _publishes_aggregates(self) -> bool:
+        """Return whether polls go on: old counts would hide what a replica sees."""
+        is_fresh = not self._poller.is_stale
+        self._announce("aggregates", is_fresh, "no whole poll cycle has ended for 3 intervals")
+        return is_fresh
+
+    def _publishes_instances(self, n_instances: int) -> bool:
+        if self._per_instance is not None:
+            return self._per_instance
+        is_small = n_instances <= AUTO_MAX_INSTANCES
+        helps = f"more than {AUTO_MAX_INSTANCES:,}; to publish them: --metrics.per-instance true"
+        self._announce("instance series", is_small, f"instances={n_instances} {helps}")
+        return is_small
+
+    def _announce(self, kind: str, is_published: bool, why_not: str) -> None:
+        """Log when some series are no longer published, and when they are again."""
+        before = self._announced.get(kind, True)
+        self._announced[kind] = is_published
+        if before and not is_published:
+            log.warning("%s not published: %s", kind, why_not)
+        elif is_published and not before:
+            log.info("%s published again", kind)
 
     def _instance_steps(
         self, rows: Sequence[Row], now_s: float
@@ -143,11 +176,12 @@ class Publisher:
         """Aggregate and render the instances in steps of about a millisecond."""
         aggregation = Aggregation(now_s=now_s)
         rendered: list[Chunk] = []
+        per_instance = self._publishes_instances(len(rows))
         for first in range(0, len(rows), CHUNK_ROWS):
             some = rows[first : first + CHUNK_ROWS]
             aggregation.add(some)
             yield
-            for chunk in instance_chunks(some if self._per_instance else (), now_s=now_s):
+            for chunk in instance_chunks(some if per_instance else (), now_s=now_s):
                 rendered.append(chunk)
                 yield
         return aggregation, rendered

@@ -62,6 +62,16 @@ def switch(text: str) -> bool:
     return text.strip().lower() == "true"
 
 
+def switch_or_auto(text: str) -> bool | None:
+    """Return the truth of `true` or `false`; None for `auto`."""
+    if text.strip().lower() == "auto":
+        return None
+    try:
+        return switch(text)
+    except ValueError:
+        raise ValueError(f"is none of auto, true, false: {text!r}") from None
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """Return a parser that takes one of the choices."""
 
@@ -205,10 +215,11 @@ SETTINGS = (
     ),
     Setting(
         "metrics.per-instance",
-        "true",
-        "Publish series per instance. Series per fleet, model and node are always published.",
-        switch,
-        "true|false",
+        "auto",
+        "Publish series per instance. auto: up to 50,000 instances. Series per fleet, model and "
+        "node are always published.",
+        switch_or_auto,
+        "auto|true|false",
     ),
     Setting(
         "metrics.latency-unit",

@@ -58,7 +58,10 @@ def _series() -> Iterator[str]:
     headers = ("series", "type", "labels", "meaning")
     for title, prefixes in (
         ("Fleet, models and nodes", ("ollama_fleet_", "ollama_model_", "ollama_node_")),
-        ("Instances (absent with `--metrics.per-instance false`)", ("ollama_instance_",)),
+        (
+            "Instances (with `--metrics.per-instance`, which is on up to 50,000 instances)",
+            ("ollama_instance_",),
+        ),
         ("The exporter itself, beside `process_*` and `python_gc_*`", ("ollama_exporter_",)),
     ):
         yield from (f"## {title}", "")

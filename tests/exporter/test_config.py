@@ -207,6 +207,7 @@ def test_inventories_are_a_list_or_the_sources_of_a_mapping(file: Path, text: st
         ("metrics.per-instance: false", "metrics_per_instance", False),
         ("metrics.per-instance: no", "metrics_per_instance", False),
         ("metrics.per-instance: 'false'", "metrics_per_instance", False),
+        ("metrics.per-instance: auto", "metrics_per_instance", None),
         ("poll.insecure-skip-verify: true", "poll_insecure_skip_verify", True),
         ("web.listen-address: :11440", "web_listen_address", ("", 11440)),
         ("web.listen-address: '[::1]:11440'", "web_listen_address", ("::1", 11440)),

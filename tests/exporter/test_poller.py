@@ -38,6 +38,7 @@ from tests.exporter.servers import (
     saying,
     serving,
 )
+from tests.exporter.ui.building import HeldClock
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -682,6 +683,20 @@ async def test_a_cycle_ends_every_interval() -> None:
 
     assert 10 == value_of(polled.metrics.cycles)
     assert pytest.approx(10.0, abs=0.1) == value_of(polled.metrics.cycle_duration_s)
+
+
+async def test_each_poll_is_counted_when_it_ends_not_when_its_cycle_does() -> None:
+    clock = HeldClock()
+    async with serving(answering(fleet_metrics())) as port:
+        async with watching(target("a", port), interval_s=1000.0, clock=clock) as polled:
+
+            def is_polled() -> bool:
+                clock.move(1.0)
+                return polled.outcome("a") is not None
+
+            await eventually(is_polled)
+
+            assert (1, 0) == (value_of(polled.metrics.polls), value_of(polled.metrics.cycles))
 
 
 async def test_after_a_long_stall_only_one_interval_is_made_up_for() -> None:

@@ -7,15 +7,18 @@ import threading
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from exporter import publisher
 from exporter.catalogue import NODE_INSTANCES
 from exporter.exposition import CHUNK_ROWS, CHUNK_SAMPLES, Format
-from exporter.publisher import RenderedScrape
-from tests.exporter.pollers import Polled, polling, target, value_of
+from exporter.publisher import Publisher, RenderedScrape
+from tests.exporter.pollers import Polled, polling, target, value_of, watching
 from tests.exporter.servers import answering, serving
+from tests.exporter.ui.building import HeldClock
 from tests.waiting import eventually
 
 TAIL = b"# the exporter's own series\n"
@@ -190,6 +193,73 @@ async def test_closing_waits_for_the_thread_that_compresses(
     compressors.gate.set()
     await closing
     assert work.done()
+
+
+async def scrape_of(polled: Polled) -> set[str]:
+    """Return the names of the series that are published now."""
+    return {series.name for series, _ in (await edition_of(polled)).exposition.families}
+
+
+async def test_aggregates_are_withdrawn_while_no_poll_cycle_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A replica may see the fleet; instance series stay, and all is back after a whole cycle."""
+    clock, gate = HeldClock(), asyncio.Event()
+    healthy = answering({"/health": b"{}", "/api/metrics": b"{}"})
+
+    async def gated(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await healthy(reader, writer)
+
+    async with serving(gated) as port, watching(target("a", port), clock=clock) as polled:
+        clock.move(60.0)
+        assert "ollama_fleet_instances" in await scrape_of(polled)
+        clock.move(1.0)
+        assert {"ollama_instance_info"} == await scrape_of(polled)
+        await scrape_of(polled)
+        warnings = [record.getMessage() for record in caplog.records]
+        gate.set()
+
+        def has_seen_all() -> bool:
+            clock.move(0.1)
+            return polled.poller.has_seen_all.is_set()
+
+        await eventually(has_seen_all)
+        assert {"ollama_fleet_instances", "ollama_instance_up"} <= await scrape_of(polled)
+
+    assert 1 == sum("aggregates not published" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("per_instance", "limit", "expected"),
+    [(None, 3, True), (None, 2, False), (True, 2, True), (False, 3, False)],
+)
+async def test_instance_series_of_a_large_fleet_are_off_unless_asked_for(
+    polled: Polled,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    per_instance: bool | None,
+    limit: int,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr(publisher, "AUTO_MAX_INSTANCES", limit)
+    of_three = replace(
+        polled,
+        publisher=Publisher(
+            polled.poller,
+            polled.fleet_counters,
+            polled.metrics,
+            polled.options.clock,
+            per_instance=per_instance,
+        ),
+    )
+
+    names = [await scrape_of(of_three) for _ in range(2)]
+
+    assert [expected, expected] == ["ollama_instance_info" in each for each in names]
+    said = [record.getMessage() for record in caplog.records]
+    helps = [text for text in said if "--metrics.per-instance true" in text]
+    assert (1 if per_instance is None and not expected else 0) == len(helps)
 
 
 class Cycle:
