@@ -31,6 +31,7 @@ RUNNING_OPERATIONS = _of_provisioner("running_operations", Kind.GAUGE)
 WAITING_OPERATIONS = _of_provisioner("waiting_operations", Kind.GAUGE)
 """Of the last reconcile, like READY_INSTANCES."""
 REPLACEMENTS = _of_provisioner("replacements_total", Kind.COUNTER, "reason")
+CANARIES = _of_provisioner("canaries_total", Kind.COUNTER, "outcome")
 READY_INSTANCES = _of_provisioner("ready_instances", Kind.GAUGE)
 """As of the last reconcile: a provisioner that leadership lost keeps this value."""
 RECONCILE_DURATION = _of_provisioner("reconcile_duration_seconds", Kind.HISTOGRAM)
@@ -44,8 +45,7 @@ API_CLOSED_CONNECTIONS = _of_provisioner("api_closed_connections_total", Kind.CO
 PROVISIONER_SERIES = (
     BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES, ORPHANS,
     PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, WAITING_OPERATIONS, REPLACEMENTS,
-    READY_INSTANCES, RECONCILE_DURATION, LAST_RECONCILE, STORE_DURATION, STORE_ERRORS,
-    STORE_OUTAGES,
-    API_REQUESTS, API_CLOSED_CONNECTIONS,
+    CANARIES, READY_INSTANCES, RECONCILE_DURATION, LAST_RECONCILE, STORE_DURATION, STORE_ERRORS,
+    STORE_OUTAGES, API_REQUESTS, API_CLOSED_CONNECTIONS,
 )  # fmt: skip
 ALL_SERIES = catalogue.ALL_SERIES + PROVISIONER_SERIES

@@ -340,6 +340,7 @@ class ReconcileLoop:
             n_running=self.n_running,
             n_waiting=self._count_waiting(spec_index.fleet, now_s),
             reasons=Counter(reasons[one.id] for one in begun if one.id in reasons),
+            canaries=self._health.take_canaries(),
             n_refused=n_refused + n_refused_now,
             duration_s=self._clock.monotonic_s() - begun_s,
         )

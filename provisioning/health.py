@@ -6,7 +6,9 @@ import asyncio
 import heapq
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 
 import msgspec
 
@@ -79,6 +81,22 @@ class ProbeState:
         """Its failures were forgotten, and it has not answered well since."""
 
 
+class CanaryOutcome(StrEnum):
+    """How a canary ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """Not sent: the instance is busy, or has its model not loaded."""
+
+    @classmethod
+    def of(cls, fault: str | None) -> CanaryOutcome:
+        """Return the outcome of what a prober said; see `Prober.generate`."""
+        if fault is None:
+            return cls.SKIPPED
+        return cls.FAILED if fault else cls.OK
+
+
 class HealthMonitor:
     """Knows which running instances do not answer as they should."""
 
@@ -92,6 +110,7 @@ class HealthMonitor:
         self._numbers = itertools.count()  # so that no two in the heap compare equal
         self._asking: set[asyncio.Task[None]] = set()
         self._events = EventLog(log, clock)
+        self._canaries: Counter[str] = Counter()
         self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
         self._canary_turns = asyncio.Semaphore(descriptors.share(MAX_CANARIES_AT_ONCE))
 
@@ -103,6 +122,11 @@ class HealthMonitor:
     def unhealthy(self) -> Mapping[str, Unhealthy]:
         """Return the unhealthy ones by instance id."""
         return self._unhealthy
+
+    def take_canaries(self) -> Mapping[str, int]:
+        """Return how many canaries have ended how since this was called last."""
+        taken, self._canaries = self._canaries, Counter()
+        return taken
 
     def watch(self, instance_id: str, target: ProbeTarget) -> None:
         """Ask an instance from now on; one that is asked alike already is not disturbed."""
@@ -204,9 +228,11 @@ class HealthMonitor:
         prober = self._prober_of(target.node)
         if canary is None:
             return await prober.ask(target.host, target.port, target.probe)
-        return await prober.generate(
+        fault = await prober.generate(
             target.host, target.port, canary, engine=target.engine, model=target.model
         )
+        self._canaries[CanaryOutcome.of(fault)] += 1
+        return fault
 
     def _log_shortage(self, instance_id: str, error: NotAskedError) -> None:
         self._events.event(

@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 
 from ollama_fleet.clock import Clock
+from provisioning.health import CanaryOutcome
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import Instance, Phase, Reason
 from provisioning.report import Report
@@ -136,6 +137,14 @@ class Metrics:
         )
         for reason in Reason:
             self._replacements.labels(reason)
+        self._canaries = self._counter(
+            "canaries_total",
+            "Canaries of pools with health.canary, by outcome. skipped: not sent, because the "
+            "instance is busy or its model is not loaded.",
+            "outcome",
+        )
+        for outcome in CanaryOutcome:
+            self._canaries.labels(outcome)
         self._ready = self._gauge(
             "ready_instances", "Instances that run, are healthy, and are up to date."
         )
@@ -198,6 +207,8 @@ class Metrics:
         self._ready.set(report.n_ready)
         for reason, n in report.reasons.items():
             self._replacements.labels(reason).inc(n)
+        for outcome, n in report.canaries.items():
+            self._canaries.labels(outcome).inc(n)
 
     def outage_began(self) -> None:
         """Count an outage of the store."""

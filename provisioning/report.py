@@ -72,6 +72,8 @@ class Report(msgspec.Struct, frozen=True):
     """Instances that are to be made, started or stopped, and that nothing works on yet."""
     reasons: Mapping[str, int] = {}
     """Why it gave up instances' containers, and how often."""
+    canaries: Mapping[str, int] = {}
+    """How the canaries ended since the last one, and how many."""
     n_refused: int = 0
     """Changes that the store refused, as somebody else was faster."""
     duration_s: float = 0.0

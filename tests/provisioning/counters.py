@@ -21,6 +21,7 @@ class Counters:
         """All reconciles together."""
         self.last: Report | None = None
         self.n_outages = 0
+        self.canaries: Counter[str] = Counter()
 
     def operation_ended(self, operation: Operation, outcome: Outcome) -> None:
         self.results[operation.kind, outcome.result] += 1
@@ -32,6 +33,7 @@ class Counters:
         self.n_reconciles += 1
         self.pass_s += report.duration_s
         self.last = report
+        self.canaries.update(report.canaries)
 
     def outage_began(self) -> None:
         self.n_outages += 1

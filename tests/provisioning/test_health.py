@@ -394,7 +394,11 @@ def test_a_canary_that_was_not_sent_is_no_news() -> None:
             await made.run(60.0)
         return made
 
-    assert ["a"] == list(virtual_run(scene()).monitor.unhealthy)
+    made = virtual_run(scene())
+
+    assert ["a"] == list(made.monitor.unhealthy)
+    assert {"failed": 2, "skipped": 4} == made.monitor.take_canaries()
+    assert {} == made.monitor.take_canaries()
 
 
 def test_canaries_that_stall_hold_up_no_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,6 +450,7 @@ def test_a_frozen_instance_is_replaced_and_one_that_drains_gets_no_canary() -> N
             new = slow.workload.replace(model="new")
             await stage.put_spec(fleet(slow.replace(workload=new)))
             await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
+            assert {"failed": 2} == stage.counters.canaries
             n_before = stage.world.n_canaries
             await VirtualClock().sleep(drain_s - 60.0)
             assert stage.instances[0].phase is Phase.DRAINING
