@@ -156,7 +156,7 @@ CANARY = "health: {interval: 1s, canary: {period: 1s, timeout: 1s, failures: 2}}
 
 
 @pytest.mark.usefixtures("either")
-async def test_an_ollama_whose_runner_x_and_the_exporter_sees_it_start(
+async def test_an_ollama_whose_runner_is_frozen_is_replaced_and_the_exporter_sees_it_start(
     ollama_lab: OllamaLab, tiny_model: Path
 ) -> None:
     """It answers all but generations, and lists its model as loaded."""
@@ -167,17 +167,32 @@ async def test_an_ollama_whose_runner_x_and_the_exporter_sees_it_start(
     (first,) = await one.instances()
     create(first["url"], ollama_lab, tiny_model)
     await ollama_lab.done("provisioner", "apply", str(ollama_lab.write(empty + loaded)))
-    frozen = min(ollama_lab.pids(b"runner"))
+    async with running(ollama_lab.folder, f"{one.url}/instances") as exporter:
+        await eventually(lambda: have_their_starts(one, exporter))
+        frozen = min(ollama_lab.pids(b"runner"))
 
-    os.kill(frozen, signal.SIGSTOP)
+        os.kill(frozen, signal.SIGSTOP)
 
-    await eventually(lambda: is_one_replaced(one))
+        await eventually(lambda: is_one_replaced(one))
+        await eventually(lambda: have_their_starts(one, exporter))
     replaced, kept = sorted(await one.instances(), key=lambda each: -each["generation"])[:2]
     history = (await one.answer(f"/instances/{replaced['id']}")).json["history"]
     assert ["unhealthy"] == [each["what"] for each in history if "canary stalled" in each["detail"]]
     assert kept["generation"] == 1
     assert frozen not in ollama_lab.pids(b"runner")
     assert replaced["started"] > kept["started"]
+
+
+async def have_their_starts(one: Provisioner, exporter: Running) -> bool:
+    """Say whether the exporter has the start of each instance as the provisioner lists it."""
+    name = "ollama_instance_start_time_seconds"
+    seen = {
+        dict(labels)["instance_id"]: at_s
+        for (series, labels), at_s in (await exporter.samples()).items()
+        if series == name
+    }
+    listed = {each["id"]: each["started"] for each in await one.instances()}
+    return len(listed) == 3 and seen == listed
 
 
 async def is_one_replaced(one: Provisioner) -> bool:
