@@ -53,7 +53,10 @@ DOCS = ROOT / "docs"
 TEXT_BY_PATH = {
     path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *DOCS.rglob("*.md"))
 }
-ALL = "\n".join(TEXT_BY_PATH.values())
+UPGRADING = TEXT_BY_PATH[DOCS / "upgrading.md"]
+OLD, NOW = zip(*re.findall(r"(?m)^\|([^|]*)\|(.*)", UPGRADING), strict=True)
+"""What was, and what to write instead."""
+ALL = "\n".join([*(text for text in TEXT_BY_PATH.values() if text != UPGRADING), *NOW])
 README = TEXT_BY_PATH[ROOT / "README.md"]
 EXPORTER = TEXT_BY_PATH[DOCS / "exporter.md"]
 ALERTS = TEXT_BY_PATH[DOCS / "alerts.md"]
@@ -116,12 +119,26 @@ def test_every_file_that_is_linked_to_exists() -> None:
 def test_every_series_that_is_named_exists() -> None:
     names = {series.name for series in (*catalogue.ALL_SERIES, *PROVISIONER_SERIES)}
     named = set(
-        re.findall(r"\bollama_(?:fleet|model|node|instance|exporter|provisioner)_\w+[^_\W]", ALL)
+        re.findall(
+            r"(?<!:)\bollama_(?:fleet|model|node|instance|exporter|provisioner)_\w+[^_\W]", ALL
+        )
     )
 
     assert set() == {
         name for name in named if name not in names and not re.search(f"{name}_", " ".join(names))
     }
+
+
+def test_what_replaces_an_old_name_exists_and_the_old_name_does_not() -> None:
+    """Recorded series and settings; `test_every_series_that_is_named_exists` sees the others."""
+    recorded = {rule.name for group in rulebook.groups(Settings()) for rule in group.recordings}
+    thresholds = {f"thresholds.{name}" for name in type(Settings().thresholds).model_fields}
+    known = {*recorded, *thresholds, *(setting.name for setting in SETTINGS)}
+    is_name = re.compile(r"`((?:\w+:\w+:\w+|(?:thresholds|poll|metrics)\.[a-z_-]+))`")
+    old, now = (set(is_name.findall("\n".join(column))) for column in (OLD, NOW))
+
+    assert set() == now - known
+    assert {"metrics.per-instance"} == old & known
 
 
 def test_every_command_and_make_target_that_is_named_exists() -> None:
