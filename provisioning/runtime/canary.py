@@ -10,11 +10,17 @@ from typing import Any
 
 import msgspec
 
+from provisioning.spec.defaults import COMPLETIONS
+
 PROMPT = "Hi"
 N_TOKENS = 4
 LOADED_PATH = "/api/ps"
 """Of Ollama: the models that are loaded."""
-LLAMA_BODY = json.dumps({"prompt": PROMPT, "n_predict": N_TOKENS})
+BODY_BY_PATH = {
+    "/completion": json.dumps({"prompt": PROMPT, "n_predict": N_TOKENS}),
+    COMPLETIONS: json.dumps({"prompt": PROMPT, "max_tokens": N_TOKENS}),
+}
+"""Of servers with one model."""
 SHORTEST_S = 5.0
 """A model that expires sooner might be gone when the request arrives, which would load it again.
 One whose time is over, and that is still loaded, serves a request."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 
@@ -17,7 +18,7 @@ from provisioning.descriptors import SHORTAGES
 from provisioning.errors import NotAskedError, ResourceExhaustedError, TransientError
 from provisioning.model import Canary, Probe, RequestsPage, WarmUp
 from provisioning.runtime.canary import (
-    LLAMA_BODY,
+    BODY_BY_PATH,
     LOADED_PATH,
     LoadedModel,
     loaded_model,
@@ -62,7 +63,6 @@ MAX_PAGE_BYTES = 1_000_000
 """Of a page that counts requests or lists models; a longer one counts as none."""
 MAX_CONTEXTS = 1000
 """Models whose trained context is remembered."""
-ZEROS = (0, "0", "0.0")
 
 
 class HttpProber:
@@ -162,7 +162,7 @@ class HttpProber:
         if engine.requests:
             page, _ = await self._page(_url(host, port, engine.requests.path))
             is_busy = is_any_above_zero(page, engine.requests.names)
-            return "" if is_busy else LLAMA_BODY
+            return "" if is_busy else BODY_BY_PATH[engine.canary_path]
         page, date = await self._page(_url(host, port, LOADED_PATH))
         loaded = loaded_model(page, model)
         if loaded is None:
@@ -228,26 +228,37 @@ class HttpProber:
 
 def are_all_zero(body: bytes, names: Collection[str]) -> bool:
     """Say whether a page has all of these figures, and each is 0."""
-    figures = _figures(body)
-    return all(figures.get(name) in ZEROS and figures[name] is not False for name in names)
+    figures = _figures(body, names)
+    return all(figures.get(name) == 0 and figures[name] is not False for name in names)
 
 
 def is_any_above_zero(body: bytes, names: Collection[str]) -> bool:
     """Say whether a page has any of these figures, and it is not 0."""
-    figures = _figures(body)
-    return any(figures.get(name, 0) not in ZEROS for name in names)
+    figures = _figures(body, names)
+    return any(figures.get(name, 0) != 0 for name in names)
 
 
-def _figures(body: bytes) -> dict[str, object]:
-    """Return the figures of a JSON object, or of Prometheus text, by their names."""
-    figures: dict[str, object] = {}
+def _figures(body: bytes, names: Collection[str]) -> Mapping[str, object]:
+    """Return the figures of a JSON object, or the sums of Prometheus' series, by their names."""
     if body.lstrip().startswith(b"{"):
         with suppress(ValueError, RecursionError):
-            figures = json.loads(body)
-    else:
-        samples = (line.split() for line in body.decode(errors="replace").splitlines())
-        figures = {sample[0]: sample[1] for sample in samples if len(sample) > 1}
-    return figures
+            return json.loads(body)  # type: ignore[no-any-return]
+        return {}
+    sums: dict[str, float] = {}
+    for line in body.decode(errors="replace").splitlines():
+        labelled, brace, value = line.rpartition("}")
+        name, _, rest = (labelled if brace else line).partition("{" if brace else " ")
+        if name in names:
+            sums[name] = sums.get(name, 0.0) + _number(value if brace else rest)
+    return sums
+
+
+def _number(text: str) -> float:
+    """Return the value of a sample, which a time may follow; not a number where it has none."""
+    try:
+        return float(text.split()[0])
+    except (ValueError, IndexError):
+        return math.nan
 
 
 def pulled_model(request: WarmUp) -> str:

@@ -44,7 +44,7 @@ class RequestsPage:
 
     path: str
     names: tuple[str, ...]
-    """Keys of its JSON, or names of its Prometheus samples; all 0: the engine is idle."""
+    """Keys of its JSON, or names of its Prometheus series; all 0: the engine is idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class Engine:
     """Where it generates; see `runtime.canary`. Empty: it has no canary."""
 
 
+COMPLETIONS = "/v1/completions"
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "auto": Engine(),
@@ -94,6 +95,24 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             warm_up=Preset.PULL,
             presets=frozenset(Preset),
             canary_path="/api/generate",
+        ),
+        # These listen once their model is loaded: they need a longer limits.start_timeout.
+        "vllm": Engine(
+            health_path="/health",
+            requests=RequestsPage(
+                "/metrics", ("vllm:num_requests_running", "vllm:num_requests_waiting")
+            ),
+            canary_path=COMPLETIONS,
+        ),
+        "sglang": Engine(
+            health_path="/model_info",  # its /health generates a token each time
+            requests=RequestsPage("/metrics", ("sglang:num_running_reqs", "sglang:num_queue_reqs")),
+            canary_path=COMPLETIONS,
+        ),
+        "tgi": Engine(
+            health_path="/health",
+            requests=RequestsPage("/metrics", ("tgi_batch_current_size", "tgi_queue_size")),
+            canary_path=COMPLETIONS,
         ),
     }
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from exporter.engines import ENGINE_NAMES
 from exporter.inventory import Inventory, sources_for
 from exporter.model import HealthCheck, State, Target
 from provisioning.model import Phase
+from provisioning.spec.defaults import ENGINES
 from tests.provisioning.api.board import instance, running_board
 
 PROMISED = Path(__file__).parent / "provisioner_instances.json"
@@ -34,6 +36,10 @@ async def test_the_exporter_reads_what_is_promised() -> None:
     assert (1000.0, HealthCheck.POLL) == (first.started_s, first.health)
     assert {"pool": "llama", "rack": "r1"} == dict(first.labels)
     assert "http://[::1]:20504" == targets["llama-00004"].url
+
+
+def test_a_pool_may_have_any_engine_that_the_exporter_knows() -> None:
+    assert set(ENGINE_NAMES) == set(ENGINES)
 
 
 async def test_service_discovery_says_the_same_in_another_form(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Fake:
                 return web.json_response({"model_info": info})
             case "/metrics" if self.figures:
                 return web.Response(text=self.figures)
-            case "/api/generate" | "/completion":
+            case "/api/generate" | "/completion" | "/v1/completions":
                 self.asked.append(await request.json())
                 if self.is_frozen:
                     await asyncio.Event().wait()
@@ -192,6 +192,15 @@ async def test_a_llama_server_gets_a_canary_unless_it_says_that_it_is_busy(
     assert (None, "")[n_asked] == await sent(prober, fake.port, "llamacpp")
 
     assert [{"prompt": "Hi", "n_predict": 4}] * n_asked == fake.asked
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tgi"])
+async def test_other_servers_get_a_completion_of_openais(
+    prober: HttpProber, fake: Fake, engine: str
+) -> None:
+    assert "" == await sent(prober, fake.port, engine)
+
+    assert [{"prompt": "Hi", "max_tokens": 4}] == fake.asked
 
 
 async def test_a_real_llama_server_generates_and_stalls_while_it_is_frozen(

@@ -288,7 +288,13 @@ async def test_a_warm_up_that_is_given_up_says_what_it_has_waited_for(
     ] == notes
 
 
-FLEET, LLAMA = (ENGINES[name].requests for name in ("fleet", "llamacpp"))
+FLEET, LLAMA, VLLM = (ENGINES[name].requests for name in ("fleet", "llamacpp", "vllm"))
+IDLE_VLLM = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+vllm:num_requests_running{engine="0",model_name="a } b"} 0 1800000000000
+vllm:num_requests_running{engine="1",model_name="a } b"} 0
+vllm:num_requests_waiting{engine="0",model_name="a } b"} 0.0
+"""
 
 
 @pytest.mark.parametrize(
@@ -302,6 +308,10 @@ FLEET, LLAMA = (ENGINES[name].requests for name in ("fleet", "llamacpp"))
         (LLAMA, 200, "# X\nllamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n", True),
         (LLAMA, 200, "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n", False),
         (LLAMA, 200, "llamacpp:requests_processing 0\n" + "#" * MAX_PAGE_BYTES, False),
+        (VLLM, 200, IDLE_VLLM, True),
+        (VLLM, 200, IDLE_VLLM.replace("0.0", "1.0"), False),
+        (VLLM, 200, IDLE_VLLM.replace("0.0", "much"), False),
+        (VLLM, 200, IDLE_VLLM.replace("waiting{", "waiting_by_reason{"), False),
         (LLAMA, 501, "llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\n", False),
     ],
 )  # fmt: skip

@@ -166,7 +166,7 @@ def test_addresses_and_names_of_hosts_are_taken(address: str) -> None:
     [
         ({"model": ""}, "model: must not be empty"),
         ({"model": "m" * 257}, "model: must be at most 256 characters long, got 257"),
-        ({"engine": "olama"}, "engine: must be one of auto, fleet, llamacpp, ollama, got 'olama'"),
+        ({"engine": "olama"}, "engine: must be one of auto, fleet, llamacpp, ollama, vllm, sglang"),
         ({"memory": "0MiB"}, "memory: must be greater than 0"),
         ({"count": True}, "count: must be a valid integer"),
         ({"count": 10**7}, "count: must be less than or equal to 1000000, got 10000000"),
