@@ -457,23 +457,52 @@ def _outcome(answer: Answer | PollError) -> Outcome:
     return Outcome.OK if isinstance(answer, Answer) else answer.outcome
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(
-    transport: TransportConfig,
-) -> None:
+@pytest.fixture
+async def tls_server() -> AsyncIterator[tuple[int, ssl.SSLContext]]:
+    """The port of an HTTPS server on 127.0.0.1, and a context that trusts it."""
     authority = trustme.CA()
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(server_context)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(server_context)
     server = await asyncio.start_server(answering(BODIES), "127.0.0.1", 0, ssl=server_context)
-    target = Target("a", "127.0.0.1", server.sockets[0].getsockname()[1], tls=True)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-
-    refused = await InstanceClient(target, transport).fetch(BOTH, soon())
-    client = InstanceClient(target, TransportConfig(transport.resolver, trusting))
-    accepted = await client.fetch(BOTH, soon())
-    client.close()
+    yield server.sockets[0].getsockname()[1], trusting
     server.close()
     await server.wait_closed()
 
+
+async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(
+    transport: TransportConfig, tls_server: tuple[int, ssl.SSLContext]
+) -> None:
+    port, trusting = tls_server
+    target = Target("a", "127.0.0.1", port, tls=True)
+
+    refused = await InstanceClient(target, transport).fetch(BOTH, soon())
+    client = InstanceClient(target, TransportConfig(transport.resolver, trusting))
+    assert not client.fetch_now(BOTH, soon(), print)  # in plain text, that is
+    accepted = await client.fetch(BOTH, soon())
+    client.close()
+
     assert Outcome.TLS == _outcome(refused["/health"])
     assert Answer(200, b"ok") == accepted["/health"]
+
+
+class TwoAddresses(Resolver):
+    async def resolve(self, host: str, deadline_s: float) -> tuple[str, ...]:
+        """Return one where nobody listens, and one where the test's servers do."""
+        return ("127.0.0.2", "127.0.0.1")
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_the_next_address_of_a_name_is_tried_with_tls_and_without(
+    *, tls: bool, tls_server: tuple[int, ssl.SSLContext]
+) -> None:
+    tls_port, trusting = tls_server
+    transport = TransportConfig(TwoAddresses(SystemClock()), trusting)
+    async with serving(answering(BODIES)) as plain_port:
+        port = tls_port if tls else plain_port
+        client = InstanceClient(Target("a", "localhost", port, tls=tls), transport)
+        answers = await client.fetch(BOTH, soon())
+        client.close()
+
+    assert Answer(200, b"ok") == answers["/health"]

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -190,16 +191,41 @@ async def test_a_bad_instance_has_its_own_outcome_and_is_seen_again_when_it_reco
             assert Status.HEALTHY == polled.status("bad")
 
 
-async def test_a_refused_instance_is_seen_again_when_it_listens() -> None:
+@pytest.mark.parametrize(
+    ("engine", "bodies"), [("fleet", FLEET), ("auto", FLEET), ("auto", OLLAMA)]
+)
+async def test_a_refused_instance_is_seen_again_when_it_listens(
+    engine: str, bodies: dict[str, bytes]
+) -> None:
     with socket.socket() as reserved:
         port = free_port()
         reserved.bind(("127.0.0.1", port))
-        async with watching(target("a", port)) as polled:
+        async with watching(target("a", port, engine)) as polled:
             await eventually(lambda: polled.status("a") == Status.UNREACHABLE)
             assert Outcome.REFUSED == polled.outcome("a")
             reserved.close()
-            async with serving(answering(FLEET), port):
-                await eventually(lambda: polled.status("a") == Status.HEALTHY)
+            async with serving(answering(bodies), port):
+                await eventually(lambda: polled.outcome("a") != Outcome.REFUSED)
+                assert (Outcome.OK, Outcome.OK) == polled.outcomes("a")
+
+
+@pytest.mark.parametrize("engine", ["auto", "fleet"])
+async def test_an_instance_that_refuses_costs_no_task_at_each_poll(engine: str) -> None:
+    made: list[str] = []
+
+    def make(loop: asyncio.AbstractEventLoop, work: Any) -> asyncio.Task[Any]:
+        made.append(repr(work))
+        return asyncio.Task(work, loop=loop)
+
+    async with polling(target("a", free_port(), engine)) as polled:
+        await polled.polled_again("a")
+        asyncio.get_running_loop().set_task_factory(make)
+        for _ in range(2):
+            await polled.polled_again("a")
+        asyncio.get_running_loop().set_task_factory(None)
+        assert Outcome.REFUSED == polled.outcome("a")
+
+    assert [] == made
 
 
 async def test_polls_of_an_instance_are_one_interval_apart() -> None:
