@@ -92,9 +92,16 @@ FLEET_MEASURED_INSTANCES = Series(
 FLEET_REQUEST_LATENCY_P99 = Series(
     "ollama_fleet_request_latency_p99_seconds",
     Kind.GAUGE,
-    "99th percentile over healthy instances of the p99 request latency that each reports. Prefer "
-    "the quantile of ollama_fleet_request_duration_seconds where that has data: it is exact.",
+    "99th percentile over healthy instances of the p99 request latency that each reports. "
+    "Instances that report a histogram are in ollama_fleet_request_duration_seconds instead.",
     SHARD,
+)
+FLEET_REQUEST_LATENCY_P99_BOUND = Series(
+    "ollama_fleet_request_latency_p99_bound_seconds",
+    Kind.GAUGE,
+    "Certainty of the p99 of ollama_fleet_request_duration_seconds over the last 5 minutes. It "
+    "lies above bound lower and at or below bound upper; upper is absent above all buckets.",
+    (*SHARD, "bound"),
 )
 FLEET_GENERATED_TOKENS = Series(
     "ollama_fleet_generated_tokens_total",
@@ -111,7 +118,8 @@ FLEET_ERRORS = Series(
 FLEET_REQUEST_DURATION = Series(
     "ollama_fleet_request_duration_seconds",
     Kind.HISTOGRAM,
-    "Request duration, merged from instances that report a histogram with these buckets.",
+    "Request duration, merged from instances that report a histogram. Buckets are those of all of "
+    "them; each counts an instance's requests that are surely at or below it.",
     (*SHARD, "model"),
 )
 FLEET_REQUESTS = Series(

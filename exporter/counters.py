@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from exporter.engines.base import MAX_LATENCY_S, MAX_TOKENS_PER_SECOND, PROMPT_FACTOR
+from exporter.histograms import MergedHistograms, RecentBounds, gained
 from exporter.model import Histogram, Values
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class CounterState(msgspec.Struct, frozen=True, gc=False):
     Empty where there were too many to keep.
     """
     durations: Histogram | None = None
+    time_to_first_token: Histogram | None = None
+    queue_time: Histogram | None = None
     reported_at_s: float = 0.0
     """When values were last reported, in seconds since 1970 UTC."""
     loaded: tuple[str, ...] | None = None
@@ -83,6 +85,8 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     model_changes: tuple[tuple[str, int], ...] = ()
     """(model, 1 if it was loaded, -1 if it was unloaded, 0 if it is the first one seen)."""
     n_restarts: int = 0
+    time_to_first_token: Histogram | None = None
+    queue_time: Histogram | None = None
     implausible: tuple[str, ...] = ()
     """What rose faster than any server counts, in words; none of it is in here."""
 
@@ -134,6 +138,8 @@ def _advanced(
         errors,
         values.errors_total if len(values.errors_total) <= MAX_ERROR_TYPES else (),
         values.request_duration or state.durations,
+        values.time_to_first_token or state.time_to_first_token,
+        values.queue_time or state.queue_time,
         now_s,
         _loaded(state.loaded, values),
         state.installed if values.installed is None else values.installed,
@@ -156,6 +162,8 @@ MARKS = {
     "prompt": "prompt_tokens_total",
     "errors": "error_count and errors",
     "durations": "request_duration_seconds",
+    "time_to_first_token": "time_to_first_token",
+    "queue_time": "queue_time",
 }
 """The fields of CounterState that say how far an instance has counted, and what it calls them."""
 
@@ -178,9 +186,11 @@ def _rises(
     if state.prompt and after.prompt:
         risen = after.prompt.total - state.prompt.total
         rises["prompt"] = (risen, max_tokens_per_second * PROMPT_FACTOR * span_s)
-    if delta.durations is not None:
-        n, sum_s = delta.durations.cumulative[-1], delta.durations.sum_s
-        rises["durations"] = (max(n, sum_s / MAX_LATENCY_S), max_requests)
+    for name in ("durations", "time_to_first_token", "queue_time"):
+        histogram: Histogram | None = getattr(delta, name)
+        if histogram is not None:
+            risen = max(histogram.cumulative[-1], histogram.sum_s / MAX_LATENCY_S)
+            rises[name] = (risen, max_requests)
     return rises
 
 
@@ -215,11 +225,11 @@ def _without_marks(state: CounterState, names: Iterable[str]) -> CounterState:
 def _without_mark(
     mark: Counter | tuple[tuple[str, Counter], ...] | Histogram | None,
 ) -> Counter | tuple[tuple[str, Counter], ...] | None:
+    if mark is None or isinstance(mark, Histogram):
+        return None
     if isinstance(mark, Counter):
         return Counter(None, mark.total)
-    if isinstance(mark, tuple):
-        return tuple([(kind, Counter(None, counter.total)) for kind, counter in mark])
-    return None
+    return tuple([(kind, Counter(None, counter.total)) for kind, counter in mark])
 
 
 def speed_now(state: CounterState, *, now_s: float) -> float | None:
@@ -316,12 +326,16 @@ def _delta(state: CounterState, after: CounterState, values: Values) -> Delta:
         # What failed before the first durations were reported is not among the requests they count.
         if state.durations is not None:
             failed = sum([count for _, count in errors])
-        durations = _gained_durations(state.durations, durations)
+        durations = gained(state.durations, durations)
+    first_token, queued = values.time_to_first_token, values.queue_time
+    if first_token is not None:
+        first_token = gained(state.time_to_first_token, first_token)
+    if queued is not None:
+        queued = gained(state.queue_time, queued)
     changes = _model_changes(state.loaded, after.loaded)
     n_restarts = int(_has_restarted(state, after))
-    if tokens is None and not errors and durations is None and not changes and not n_restarts:
-        return NO_DELTA
-    return Delta(tokens, errors, durations, failed, changes, n_restarts)
+    done = Delta(tokens, errors, durations, failed, changes, n_restarts, first_token, queued)
+    return NO_DELTA if done == NO_DELTA else done
 
 
 def _model_changes(
@@ -371,18 +385,6 @@ def _total(counter: Counter | None) -> float:
     return 0.0 if counter is None else counter.total
 
 
-def _gained_durations(before: Histogram | None, now: Histogram) -> Histogram | None:
-    """Return the requests since the last poll; None where there are none."""
-    if before is None or before.boundaries_s != now.boundaries_s:
-        return Histogram((0.0,) * len(now.cumulative), 0.0, now.boundaries_s)
-    gained = tuple([n - m for n, m in zip(now.cumulative, before.cumulative, strict=True)])
-    gained_s = now.sum_s - before.sum_s
-    # Of one life, each range between two boundaries can only have gained.
-    if gained_s < 0 or any(lower > upper for lower, upper in pairwise((0.0, *gained))):
-        return now
-    return Histogram(gained, gained_s, now.boundaries_s) if gained[-1] else None
-
-
 MAX_MODELS = 500
 MAX_FLEET_ERROR_TYPES = 100
 
@@ -397,8 +399,10 @@ class FleetCounters:
         """By error type."""
         self.node_errors: dict[tuple[str, str], float] = {}
         """By (node, error type)."""
-        self.durations: dict[str, Histogram] = {}
-        """By model."""
+        self.durations = MergedHistograms()
+        self.time_to_first_token = MergedHistograms()
+        self.queue_time = MergedHistograms()
+        self._recent_bounds = RecentBounds()
         self.failed_requests = 0.0
         """Of the instances that tell durations."""
         self.model_loads: dict[str, float] = {}
@@ -409,9 +413,11 @@ class FleetCounters:
     @property
     def requests(self) -> float | None:
         """Return how many requests the durations are of; None until an instance tells any."""
-        if not self.durations:
-            return None
-        return sum(histogram.cumulative[-1] for histogram in self.durations.values())
+        return self.durations.count
+
+    def latency_bounds(self, q: float, now_s: float) -> tuple[float, float | None] | None:
+        """Return between which latencies the q-quantile of late surely lies; None: no requests."""
+        return self._recent_bounds.update(q, self.durations.by_layout, now_s)
 
     def record(self, node: str, model: str, delta: Delta) -> None:
         """Add what one instance did since its last poll."""
@@ -421,10 +427,9 @@ class FleetCounters:
             counted_as = _add(self.errors, kind, count, MAX_FLEET_ERROR_TYPES)
             key = (node, counted_as)
             self.node_errors[key] = self.node_errors.get(key, 0.0) + count
-        if delta.durations is not None:
-            counted_as = bounded(model, self.durations, MAX_MODELS)
-            known = self.durations.get(counted_as)
-            self.durations[counted_as] = _sum(known, delta.durations)
+        _merge(self.durations, model, delta.durations)
+        _merge(self.time_to_first_token, model, delta.time_to_first_token)
+        _merge(self.queue_time, model, delta.queue_time)
         self.failed_requests += delta.failed_requests
         for model_changed, change in delta.model_changes:
             _add(self.model_loads, model_changed, max(change, 0), MAX_MODELS)
@@ -445,11 +450,9 @@ def _add(totals: dict[str, float], name: str, amount: float, limit: int) -> str:
     return counted_as
 
 
-def _sum(total: Histogram | None, gained: Histogram) -> Histogram:
-    if total is None:
-        return gained
-    cumulative = tuple(n + m for n, m in zip(total.cumulative, gained.cumulative, strict=True))
-    return Histogram(cumulative, total.sum_s + gained.sum_s)
+def _merge(merged: MergedHistograms, model: str, histogram: Histogram | None) -> None:
+    if histogram is not None:
+        merged.add(bounded(model, merged.by_model, MAX_MODELS), histogram)
 
 
 OTHER = "other"

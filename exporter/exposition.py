@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter import catalogue
-from exporter.catalogue import BOUNDARIES_S, Series
+from exporter.catalogue import Series
 from exporter.counters import speed_now
 from exporter.snapshot import escape
 
@@ -37,8 +37,6 @@ CHUNK_ROWS = 500
 
 CHUNK_SAMPLES = 1000
 """Samples of nodes per portion: about 2 ms of rendering."""
-
-BOUNDARY_TEXTS = (*(repr(boundary) for boundary in BOUNDARIES_S), "+Inf")
 
 
 class Format(StrEnum):
@@ -117,9 +115,19 @@ def fleet_chunks(snapshot: Snapshot) -> Iterator[Chunk]:
         yield _labelled(series, {} if value is None else {(): value}, shard)
     for series, values in _few(fleet):
         yield _labelled(series, values, shard)
-    yield _histogram(catalogue.FLEET_REQUEST_DURATION, fleet.durations, shard)
+    for series, histograms in _histograms(fleet):
+        yield _histogram(series, histograms, shard)
     for series, values in _many(fleet):
         yield from _many_labelled(series, values, shard)
+
+
+def _histograms(fleet: Fleet) -> tuple[tuple[Series, Mapping[str, Histogram]], ...]:
+    """Return the histograms by model."""
+    return (
+        (catalogue.FLEET_REQUEST_DURATION, fleet.durations),
+        (catalogue.FLEET_TIME_TO_FIRST_TOKEN, fleet.time_to_first_token),
+        (catalogue.FLEET_QUEUE_TIME, fleet.queue_time),
+    )
 
 
 def _totals(snapshot: Snapshot) -> tuple[tuple[Series, float | None], ...]:
@@ -138,6 +146,7 @@ def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
     """Return what has few samples, by the label values that follow the shard."""
     return (
         (catalogue.FLEET_INSTANCES, fleet.instances),
+        (catalogue.FLEET_REQUEST_LATENCY_P99_BOUND, fleet.latency_p99_bounds),
         (catalogue.FLEET_TOKENS_PER_SECOND, fleet.tokens_per_second),
         (catalogue.FLEET_MEASURED_INSTANCES, fleet.measured_instances),
         (catalogue.FLEET_GENERATED_TOKENS, fleet.generated_tokens),
@@ -199,7 +208,8 @@ def _histogram(series: Series, by_model: Mapping[str, Histogram], shard: str) ->
     for model in sorted(by_model):
         histogram = by_model[model]
         label = f'shard="{shard}",model="{escape(model)}"'
-        for boundary, count in zip(BOUNDARY_TEXTS, histogram.cumulative, strict=True):
+        les = (*map(repr, histogram.boundaries_s), "+Inf")
+        for boundary, count in zip(les, histogram.cumulative, strict=True):
             lines.append(f'{series.name}_bucket{{{label},le="{boundary}"}} {count!r}\n')
         lines.append(f"{series.name}_count{{{label}}} {histogram.cumulative[-1]!r}\n")
         lines.append(f"{series.name}_sum{{{label}}} {histogram.sum_s!r}\n")

@@ -71,6 +71,12 @@ class Fleet:
     errors: Mapping[str, float]
     node_errors: Mapping[tuple[str, str], float]
     durations: Mapping[str, Histogram]
+    """By model, like the next two."""
+    time_to_first_token: Mapping[str, Histogram]
+    queue_time: Mapping[str, Histogram]
+    latency_p99_bounds: Mapping[str, float]
+    """`lower` and `upper`: where the p99 of these durations surely lies, as far as that is known.
+    """
     requests: float | None
     """Those that `durations` are of; None where no instance tells durations, as their errors."""
     request_errors: float | None
@@ -221,7 +227,9 @@ class Aggregation:
         self._add_speeds(healthy)
         reported = [row.reading.verdict.values for row in healthy if row.reading is not None]
         self._latencies_s += [
-            values.latency_p99_s for values in reported if values.latency_p99_s is not None
+            values.latency_p99_s
+            for values in reported
+            if values.latency_p99_s is not None and values.request_duration is None
         ]
         self._add_models([row for row in rows if row.counters.loaded is not None and row.is_up])
 
@@ -272,9 +280,14 @@ class Aggregation:
             generated_tokens=dict(fleet_counters.generated_tokens),
             errors=dict(fleet_counters.errors),
             node_errors=dict(fleet_counters.node_errors),
-            durations=dict(fleet_counters.durations),
+            durations=dict(fleet_counters.durations.by_model),
+            time_to_first_token=dict(fleet_counters.time_to_first_token.by_model),
+            queue_time=dict(fleet_counters.queue_time.by_model),
+            latency_p99_bounds=_named(fleet_counters.latency_bounds(QUANTILE, self._now_s)),
             requests=fleet_counters.requests,
-            request_errors=fleet_counters.failed_requests if fleet_counters.durations else None,
+            request_errors=None
+            if fleet_counters.requests is None
+            else fleet_counters.failed_requests,
             conditions=dict.fromkeys(Condition, 0) | self._conditions,
             models=self._model_totals(),
             model_loads=dict(fleet_counters.model_loads),
@@ -299,6 +312,13 @@ class Aggregation:
 
 def _loaded(row: Row) -> tuple[LoadedModel, ...]:
     return () if row.reading is None else row.reading.verdict.values.loaded or ()
+
+
+def _named(bounds: tuple[float, float | None] | None) -> dict[str, float]:
+    if bounds is None:
+        return {}
+    lower_s, upper_s = bounds
+    return {"lower": lower_s} if upper_s is None else {"lower": lower_s, "upper": upper_s}
 
 
 def _totals(amounts: Iterable[tuple[Key, Amount]]) -> dict[Key, Amount]:

@@ -18,9 +18,9 @@ from alerts.series import PROVISIONER_SERIES
 from alerts.settings import Settings
 from dashboards.cli import dashboards
 from exporter import catalogue, webconfig
+from exporter.catalogue import BOUNDARIES_S
 from exporter.config import build, read_file
 from exporter.engines import ENGINE_NAMES, ENGINES
-from exporter.exposition import BOUNDARY_TEXTS
 from exporter.inventory import Inventory, sources_for
 from exporter.inventory.sources import urls_of
 from exporter.model import Outcome, Target
@@ -198,16 +198,17 @@ def test_every_endpoint_outcome_and_engine_is_documented() -> None:
     }
     assert set(ENGINE_NAMES) == set(rows)
     for engine in ENGINES:
-        asked = (", ".join(engine.requests), ", ".join(engine.identity_requests + engine.costly_requests) or "–")
+        asked = (
+            ", ".join(engine.requests),
+            ", ".join(engine.identity_requests + engine.costly_requests) or "–",
+        )
         assert asked == tuple(rows[str(engine.name)][:2])
 
 
 def test_the_boundaries_of_histograms_are_ours() -> None:
     (listed,) = re.findall(r"histogram, which are ([\d., \nand]+) seconds", EXPORTER)
 
-    assert [float(text) for text in BOUNDARY_TEXTS[:-1]] == [
-        float(number) for number in re.findall(r"[\d.]+", listed)
-    ]
+    assert list(BOUNDARIES_S) == [float(number) for number in re.findall(r"[\d.]+", listed)]
 
 
 async def test_the_example_of_an_inventory_is_read(tmp_path: Path) -> None:

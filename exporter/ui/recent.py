@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from exporter.catalogue import BOUNDARIES_S
+from exporter.histograms import gained, onto
 from exporter.snapshot import QUANTILE, quantile
 from exporter.steps import run_in_steps
 from exporter.ui.layout import STEP_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Sequence
 
     from exporter.counters import FleetCounters
     from exporter.model import Histogram
@@ -26,8 +26,6 @@ SAMPLE_INTERVAL_S = 60.0
 SAMPLES_KEPT = 6
 """The oldest of them is five to six minutes old."""
 
-NO_REQUESTS = (0.0,) * (len(BOUNDARIES_S) + 1)
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -35,8 +33,8 @@ class Sample:
 
     errors: dict[str, float]
     """By instance id, in all. Those without are left out, which is most of them."""
-    requests: tuple[float, ...]
-    """Of the whole fleet, at or below each boundary of the request durations."""
+    requests: Histogram
+    """Durations of the whole fleet's requests."""
 
 
 class RecentHistory:
@@ -75,10 +73,10 @@ class RecentHistory:
     def request_latency_p99_s(self, own_p99s_s: Sequence[float]) -> float | None:
         """Return the p99 of all requests of late; of the instances' own where none are counted."""
         if self._samples:
-            now = merged(self._fleet_counters.durations)
-            gained = [n - m for n, m in zip(now, self._samples[0].requests, strict=True)]
-            if gained[-1] > 0:
-                return histogram_quantile(QUANTILE, gained)
+            now = self._fleet_counters.durations.total()
+            recent = gained(onto(self._samples[0].requests, now.boundaries_s), now)
+            if recent is not None:
+                return histogram_quantile(QUANTILE, recent)
         return quantile(own_p99s_s, QUANTILE)
 
     def _steps(self) -> Generator[None, None, Sample]:
@@ -97,7 +95,7 @@ class RecentHistory:
                     errors[row.target.id] = total
             yield
         self._known = known
-        return Sample(errors, merged(self._fleet_counters.durations))
+        return Sample(errors, self._fleet_counters.durations.total())
 
     def _meet(self, instance_id: str, total: float) -> None:
         """Take what an instance brings along as what it had all the time."""
@@ -110,24 +108,17 @@ def _errors_total(row: Row) -> float:
     return sum([counter.total for _, counter in row.counters.errors or ()])
 
 
-def merged(durations: Mapping[str, Histogram]) -> tuple[float, ...]:
-    """Return the requests of all models at or below each boundary."""
-    if not durations:
-        return NO_REQUESTS
-    columns = zip(*[histogram.cumulative for histogram in durations.values()], strict=True)
-    return tuple([sum(column) for column in columns])
-
-
-def histogram_quantile(q: float, cumulative: Sequence[float]) -> float:
-    """Return the q-quantile of a histogram over BOUNDARIES_S that has at least one request.
+def histogram_quantile(q: float, histogram: Histogram) -> float:
+    """Return the q-quantile of a histogram that has at least one request and one boundary.
 
     Within a bucket it is interpolated as Prometheus does; what is above the last boundary counts as
     being at it.
     """
+    cumulative, boundaries_s = histogram.cumulative, histogram.boundaries_s
     rank = q * cumulative[-1]
     buckets = pairwise((0.0, *cumulative[:-1]))
-    edges = pairwise((0.0, *BOUNDARIES_S))
+    edges = pairwise((0.0, *boundaries_s))
     for (below, upto), (lower_s, upper_s) in zip(buckets, edges, strict=True):
         if upto >= rank and upto > below:
             return lower_s + (upper_s - lower_s) * (rank - below) / (upto - below)
-    return BOUNDARIES_S[-1]
+    return boundaries_s[-1]

@@ -398,7 +398,7 @@ def test_durations_of_a_model_are_merged() -> None:
     fleet_counters.record("n1", "m", Delta(durations=Histogram((1.0, 2.0), 0.5)))
     fleet_counters.record("n2", "m", Delta(durations=Histogram((2.0, 2.0), 0.25)))
 
-    assert {"m": Histogram((3.0, 4.0), 0.75)} == fleet_counters.durations
+    assert {"m": Histogram((3.0, 4.0), 0.75)} == fleet_counters.durations.by_model
 
 
 def test_requests_are_those_of_all_durations_and_begin_with_them() -> None:

@@ -135,13 +135,14 @@ def test_a_histogram_of_no_request_yet_is_nothing() -> None:
     ("bad", "said"),
     [
         (histogram(("0.1", 5), ("+Inf", 4)), "not cumulative"),
-        (histogram(("0.1", 5)), r"\+Inf"),
+        (histogram(("0.1", 5)), "lacks the bucket +Inf"),
+        (histogram(("+Inf", 5)), "no bucket but +Inf"),
         (histogram(("2", 1), ("1", 2), ("+Inf", 3)), "order"),
         (histogram(("-1", 1), ("+Inf", 3)), "order"),
         (histogram(("fast", 1), ("+Inf", 3)), "fast"),
         (histogram(("1", float("nan")), ("+Inf", 3)), "not cumulative"),
         (histogram(("1", 1), ("+Inf", 3), sum_s="-1"), "usable"),
-        (histogram(*[(str(n), n) for n in range(200)], ("+Inf", 200)), "more than 128"),
+        (histogram(*[(str(n), n) for n in range(200)], ("+Inf", 200)), "more than 64"),
         (
             histogram(("1", 1), ("+Inf", 3), labels='a="1"')
             + histogram(("2", 1), ("+Inf", 3), labels='a="2"'),
@@ -153,9 +154,9 @@ def test_a_histogram_that_is_none_is_left_out_and_named(bad: str, said: str) -> 
     values, faults = read(DURATION, bad, QUEUED)
 
     assert (None, 2.0) == (values.request_duration, values.requests_queued)
-    assert pytest.approx(1) == len(faults)
+    assert 1 == len(faults)
     assert "x:duration_seconds" in faults[0]
-    assert said.replace("\\", "") in faults[0]
+    assert said in faults[0]
 
 
 def test_samples_without_end_cost_their_figure() -> None:

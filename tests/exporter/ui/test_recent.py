@@ -137,7 +137,8 @@ async def test_without_counted_requests_the_instances_own_p99_counts(past: Past)
 def quantile_of(q: float, **n_by_bucket: int) -> float:
     """Return a quantile; `b1` is the first bucket, `b17` what is above the last boundary."""
     counts = [n_by_bucket.get(f"b{place}", 0) for place in range(1, N_BUCKETS + 1)]
-    return histogram_quantile(q, [sum(counts[: place + 1]) for place in range(N_BUCKETS)])
+    cumulative = tuple([float(sum(counts[: place + 1])) for place in range(N_BUCKETS)])
+    return histogram_quantile(q, Histogram(cumulative, 1.0))
 
 
 @pytest.mark.parametrize(
