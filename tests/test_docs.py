@@ -155,7 +155,9 @@ def test_every_option_that_is_named_exists() -> None:
     known = {
         *(setting.option for setting in SETTINGS),
         *(option for one in commands for parameter in one.params for option in parameter.opts),
-        *("--check", "--config.file", "--help", "--metrics"),
+        *("--check", "--config.file", "--help"),
+        # of LLM servers
+        *("--metrics", "--enable-metrics", "--disable-log-stats"),
         # etcd's
         *("--auto-compaction-mode", "--auto-compaction-retention", "--max-request-bytes"),
     }
