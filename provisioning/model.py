@@ -202,6 +202,8 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     """An OCI archive of the image on this machine, for where the image is missing."""
     model: str = ""
     """For simulated containers; real ones learn it from command, environment or warm-up."""
+    engine: str = ""
+    """For simulated containers: which server they pretend to be."""
 
 
 class ContainerState(StrEnum):

@@ -75,4 +75,5 @@ def container_spec(fleet_name: str, pool: Pool, node: Node, instance: Instance) 
         memory_bytes=workload.memory_bytes,
         archive=pool.archive,
         model=workload.model,
+        engine=workload.engine,
     )

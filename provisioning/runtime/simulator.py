@@ -142,6 +142,7 @@ class SimulatorRuntime:
             "host": container.host,
             "port": container.port,
             "model": container.model,
+            "engine": container.engine,
         }
         await self._write("PUT", container.name, what, body=msgspec.json.encode(order))
 

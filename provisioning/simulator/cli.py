@@ -194,12 +194,14 @@ The control API takes the same as JSON, writes with the token of --control.token
   GET    /-/healthy
 
 With --host-containers no instance lives until a provisioner orders it. Each node has an address,
-127.1.0.1 and up, and each of its containers a port of the range. The control API then has:
+127.1.0.1 and up, and each of its containers a port of the range. A container of a pool of engine
+`fleet` or `ollama` is such a server, `ollama` with a GPU to itself; others are as --mode says. The
+control API then has:
 
 \b
   GET    /nodes/NODE/containers[?fleet=F]     state, exit status, out of memory
   PUT    /nodes/NODE/containers/NAME          {"fleet", "instance_id", "generation", "host",
-                                              "port", "model"}; nothing where it runs already
+                                              "port", "model", "engine"}; nothing where it runs
   DELETE /nodes/NODE/containers/NAME?fleet=F  nothing where there is none
   GET    /nodes/NODE/changes?fleet=F          a stream: the names of containers that end
 

@@ -24,6 +24,7 @@ from provisioning.simulator.spec import (
     Hardware,
     Instance,
     Layout,
+    Mode,
     Model,
     address_of,
     dealt,
@@ -43,6 +44,8 @@ class StartOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
     port: int
     model: str
+    engine: str = ""
+    """`fleet` or `ollama`; another one means what the host's --mode says."""
 
 
 class InstanceFactory:
@@ -67,6 +70,7 @@ class InstanceFactory:
                 f"port {order.port} is not among {ports[0]} to {ports[-1]}, where containers are "
                 "hosted; order another, or start with a wider range (--host-containers)"
             )
+        mode = _mode_of(order.engine, self._spec.mode)
         return hosted_instance(
             self._spec,
             instance_id=order.instance_id,
@@ -74,7 +78,8 @@ class InstanceFactory:
             number=number,
             port=order.port,
             node=node,
-            hardware=self._hardware_of(number),
+            hardware=Hardware.GPU if mode is Mode.OLLAMA else self._hardware_of(number),
+            mode=mode,
             model=_model_of(order.model),
         )
 
@@ -96,6 +101,10 @@ def _number_of(host: str) -> int:
             f"{address_of(0)} to {address_of(MAX_NODES - 1)}"
         )
     return number
+
+
+def _mode_of(engine: str, default: Mode) -> Mode:
+    return Mode(engine) if engine in {*Mode} else default
 
 
 def _model_of(name: str) -> Model:
@@ -127,6 +136,7 @@ class ContainerStatus(msgspec.Struct, frozen=True):
     host: str
     port: int
     model: str
+    engine: str
     state: ContainerState
     exit_status: int | None
     """Negative for a signal; None: it runs."""
@@ -280,6 +290,7 @@ class ContainerHost:
             host=order.host,
             port=order.port,
             model=order.model,
+            engine=order.engine,
             state=ContainerState.EXITED if has_ended else ContainerState.RUNNING,
             exit_status=SIGKILL_STATUS if has_ended else None,
             is_out_of_memory=not OUT_OF_MEMORY.isdisjoint(kinds),

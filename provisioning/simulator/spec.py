@@ -295,14 +295,16 @@ def hosted_instance(
     port: int,
     node: str,
     hardware: Hardware,
+    mode: Mode,
     model: Model,
 ) -> Instance:
     """Make one instance on the address number `number`; the same id gives the same character.
 
-    It has no age and no developer: who ordered it knows those.
+    It has no age and no developer: who ordered it knows those. All run their mode's most common
+    release, as containers of one image do.
     """
     dice = random.Random(f"{spec.seed}/{instance_id}")  # noqa: S311 - as above
-    made = _instance(spec, number, node, hardware, spec.mode, dice)
+    made = _instance(spec, number, node, hardware, mode, dice)
     speed = made.tokens_per_second * model.relative_speed / made.model.relative_speed
     return replace(
         made,
@@ -310,6 +312,7 @@ def hosted_instance(
         index=index,
         port=port,
         model=model,
+        release=max(RELEASES, key=WEIGHTS_BY_MODE[mode].__getitem__),
         tokens_per_second=speed,
         developer="",
         age_s=0.0,
@@ -327,10 +330,10 @@ def dealt(weights: Mapping[Hardware, int]) -> Iterator[Hardware]:
         yield hardware
 
 
-WEIGHTS_BY_MODE: Mapping[Mode, list[int]] = MappingProxyType(
+WEIGHTS_BY_MODE: Mapping[Mode, Mapping[Release, int]] = MappingProxyType(
     {
-        Mode.FLEET: [release.fleet_weight for release in RELEASES],
-        Mode.OLLAMA: [release.stock_weight for release in RELEASES],
+        Mode.FLEET: {release: release.fleet_weight for release in RELEASES},
+        Mode.OLLAMA: {release: release.stock_weight for release in RELEASES},
     }
 )
 """Of the releases."""
@@ -346,7 +349,7 @@ def _instance(
 ) -> Instance:
     # Every instance throws the dice equally often, so that the first n do not depend on the rest.
     (model,) = dice.choices(MODELS, [model.share for model in MODELS])
-    (release,) = dice.choices(RELEASES, WEIGHTS_BY_MODE[mode])
+    (release,) = dice.choices(RELEASES, [*WEIGHTS_BY_MODE[mode].values()])
     speed = SPEED_BY_HARDWARE[hardware] * model.relative_speed
     return Instance(
         index=index,

@@ -79,6 +79,7 @@ def container(node: int, port: int) -> ContainerSpec:
         cpus=1.0,
         memory_bytes=0,
         model="llama3.1:8b",
+        engine="ollama" if port % 2 else "fleet",
     )
 
 
@@ -86,7 +87,7 @@ def entry(node: int, one: ContainerSpec) -> dict[str, str]:
     """Return what the inventory says about a container."""
     url, state = f"http://{one.host}:{one.port}", "running"
     where = {"id": one.instance_id, "url": url, "node": f"n{node}"}
-    return {**where, "model": one.model, "engine": "fleet", "state": state}
+    return {**where, "model": one.model, "engine": one.engine, "state": state}
 
 
 def fields_of(struct: type[msgspec.Struct]) -> set[str]:

@@ -69,6 +69,7 @@ def test_a_container_is_its_instances_generation_with_all_placeholders_filled_in
             memory_bytes=2**30,
             archive="/srv/llama.tar",
             model="llama3.1:8b",
+            engine="llamacpp",
         )
         == container
     )

@@ -443,12 +443,30 @@ async def test_a_port_that_is_taken_leaves_none_of_the_others_open() -> None:
         listener.close()
 
 
-async def test_containers_can_be_stock_ollama(clock: FakeClock) -> None:
-    spec = FleetSpec(mode=Mode.OLLAMA)
-    async with running_host(spec, Hosting(free_range(1), 0.0), clock=clock) as running:
-        assert running.host is not None
-        running.host.start("n1", "u", order(running.port))
+async def test_an_order_s_engine_says_what_a_container_is_and_the_mode_where_it_is_another(
+    clock: FakeClock,
+) -> None:
+    pages = {}
+    for mode in Mode:
+        ports, engines = free_range(3), ("fleet", "ollama", "auto")
+        async with running_host(FleetSpec(mode=mode), Hosting(ports, 0.0), clock=clock) as running:
+            assert running.host is not None
+            for number, (port, engine) in enumerate(zip(ports, engines, strict=True), start=1):
+                asked = msgspec.structs.replace(order(port, number=number), engine=engine)
+                running.host.start("n1", engine, asked)
+                answer = await ask("127.1.0.1", port, "/api/ps")
+                pages[mode, engine] = answer.status
+                version = running.fleet.instances[-1].release.version
+                assert ("0.23.0" if answer.status == 200 else "0.4.7") == version
+                if answer.status == 200:
+                    (model,) = answer.json["models"]
+                    assert "llama3.1:8b" == model["name"]
+                    assert model["size"] == model["size_vram"], "it has a GPU"
 
-        ps = (await ask("127.1.0.1", running.port, "/api/ps")).json
-
-    assert ["llama3.1:8b"] == [model["name"] for model in ps["models"]]
+    assert {
+        (mode, engine): 200
+        if engine == "ollama" or (mode, engine) == (Mode.OLLAMA, "auto")
+        else 404
+        for mode in Mode
+        for engine in ("fleet", "ollama", "auto")
+    } == pages
