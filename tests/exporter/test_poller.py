@@ -195,7 +195,7 @@ async def test_a_bad_instance_has_its_own_outcome_and_is_seen_again_when_it_reco
     ("engine", "bodies"), [("fleet", FLEET), ("auto", FLEET), ("auto", OLLAMA)]
 )
 async def test_a_refused_instance_is_seen_again_when_it_listens(
-    engine: str, bodies: dict[str, bytes]
+    engine: str, bodies: dict[str, bytes], name: str
 ) -> None:
     with socket.socket() as reserved:
         port = free_port()
@@ -206,7 +206,9 @@ async def test_a_refused_instance_is_seen_again_when_it_listens(
             reserved.close()
             async with serving(answering(bodies), port):
                 await eventually(lambda: polled.outcome("a") != Outcome.REFUSED)
-                assert (Outcome.OK, Outcome.OK) == polled.outcomes("a")
+                seen = polled.poller.scrape_targets["a"].row.reading
+                assert seen is not None
+                assert (Outcome.OK, name) == (seen.verdict.outcome, seen.engine)
 
 
 @pytest.mark.parametrize("engine", ["auto", "fleet"])
