@@ -192,7 +192,8 @@ async def test_a_bad_instance_has_its_own_outcome_and_is_seen_again_when_it_reco
 
 
 @pytest.mark.parametrize(
-    ("engine", "bodies"), [("fleet", FLEET), ("auto", FLEET), ("auto", OLLAMA)]
+    ("engine", "bodies", "name"),
+    [("fleet", FLEET, "fleet"), ("auto", FLEET, "fleet"), ("auto", OLLAMA, "ollama")],
 )
 async def test_a_refused_instance_is_seen_again_when_it_listens(
     engine: str, bodies: dict[str, bytes], name: str
