@@ -23,6 +23,7 @@ import click
 from bench import (
     blocking,
     boards,
+    canaries,
     containers,
     dead,
     ours,
@@ -90,6 +91,7 @@ STAGES = (
 )
 ALONE: Mapping[str, OfNothing] = {
     "inventory": reading.measure_reading,
+    "canary": canaries.measure_canaries,
     "provisioner": provisioner.measure_provisioner,
     "containers": containers.measure_containers,
     "memory": soak.measure_memory,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +26,14 @@ class Body(StrEnum):
 
     ARTICLE = "the article's figures"
     FULL = "all figures"
+    OLLAMA = "stock Ollama"
+
+
+OPTIONS: Mapping[Body, tuple[str, ...]] = {
+    Body.ARTICLE: ("--article-metrics",),
+    Body.FULL: (),
+    Body.OLLAMA: ("--mode=ollama",),
+}
 
 
 class Announcement(msgspec.Struct, frozen=True):
@@ -125,5 +133,5 @@ def _command(bench: Bench, body: Body, inventory: Path, control: str) -> tuple[s
         f"--control.listen-address={control}",
         f"--control.token-file={bench.run_dir / 'simulate.token'}",
         f"--inventory={inventory}",
-        *(["--article-metrics"] if body is Body.ARTICLE else []),
+        *OPTIONS[body],
     )

@@ -53,7 +53,9 @@ class RunningExporter:
 
 
 @asynccontextmanager
-async def running_exporter(bench: Bench, fleet: SimulatedFleet) -> AsyncIterator[RunningExporter]:
+async def running_exporter(
+    bench: Bench, fleet: SimulatedFleet, *options: str
+) -> AsyncIterator[RunningExporter]:
     """Run the exporter until the block ends; begins once it has seen the whole fleet."""
     port = bench.port("the exporter")
     bench.say("exporter: first cycle")
@@ -66,6 +68,7 @@ async def running_exporter(bench: Bench, fleet: SimulatedFleet) -> AsyncIterator
         f"--inventory.refresh-interval={REFRESH_INTERVAL_S}s",
         f"--web.listen-address=127.0.0.1:{port}",
         f"--poll.interval={bench.interval_s}s",
+        *options,
     )
     ready = f"http://127.0.0.1:{port}{READY_PATH}"
     async with Children(bench.run_dir) as children:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.canary import Canary, CanaryOptions
 from exporter.connection import Bounds
 from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
@@ -111,6 +112,7 @@ class Exporter:
                 "not ready: an inventory source was not read yet; see --inventory.allow-partial"
             )
         self._stack.push_async_callback(self._poller.close)
+        canary = self._canary(fleet_counters)
         publisher = Publisher(
             self._poller,
             fleet_counters,
@@ -131,6 +133,25 @@ class Exporter:
         self._run(recent.run(), "recent past")
         self._run(self._refresh_inventory(), "inventory")
         self._run(self._log_failures(), "failure log")
+        if canary is not None:
+            self._run(canary.run(), "canary")
+
+    def _canary(self, fleet_counters: FleetCounters) -> Canary | None:
+        """Return what sends canaries to the poller's instances, if they are switched on."""
+        config = self._config
+        if not config.canary_period:
+            return None
+        options = CanaryOptions(
+            period_s=config.canary_period,
+            concurrency=config.canary_concurrency,
+            timeout_s=config.canary_timeout,
+            n_tokens=config.canary_tokens,
+            prompt=config.canary_prompt,
+            max_tokens_per_second=config.metrics_max_tokens_per_second,
+        )
+        canary = Canary(options, self._poller, fleet_counters, self._transport, self._clock)
+        self._stack.push_async_callback(canary.close)
+        return canary
 
     async def _load_inventory(self) -> None:
         self._inventory = inventory_of(self._config, self._clock)

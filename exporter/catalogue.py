@@ -166,7 +166,7 @@ FLEET_MODEL_UNLOADS = Series(
 FLEET_CANARY_DURATION = Series(
     "ollama_fleet_canary_duration_seconds",
     Kind.HISTOGRAM,
-    "Duration of canaries that succeeded, from the request to the last token.",
+    "Duration of canaries, from the request to the last token; of stalled ones, to the deadline.",
     (*SHARD, "model"),
 )
 FLEET_CANARY_TIME_TO_FIRST_TOKEN = Series(
@@ -356,7 +356,7 @@ INSTANCE_CANARY_SUCCESS = Series(
 INSTANCE_CANARY_TOKENS_PER_SECOND = Series(
     "ollama_instance_canary_tokens_per_second",
     Kind.GAUGE,
-    "Decoding speed of the last canary that succeeded, in tokens/s.",
+    "Decoding speed in the last canary, in tokens/s; absent if that failed.",
     INSTANCE,
 )
 INSTANCE_CANARY_TIME_TO_FIRST_TOKEN = Series(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporter.counters import SPEED_KEPT_S
 from exporter.errors import InputError
 from exporter.inventory.checks import shown
 from exporter.inventory.sources import urls_of
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 
 SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+MAX_CANARY_PERIOD_S = SPEED_KEPT_S / 2
 
 MAX_FILE_BYTES = 1_048_576
 """A file of settings with a thousand inventories is a tenth of that."""
@@ -50,6 +53,11 @@ class Config:
     poll_loading_timeout: float
     poll_ca_file: str
     poll_insecure_skip_verify: bool
+    canary_period: float
+    canary_timeout: float
+    canary_concurrency: int
+    canary_tokens: int
+    canary_prompt: str
     shard: Shard
     metrics_per_instance: bool | None
     metrics_latency_unit: str
@@ -174,6 +182,7 @@ def _cross_check(values: Mapping[str, Any], given: Mapping[str, Given | None]) -
         yield Problem("inventory", "required: name a file or URL with the list of instances")
     yield from _repeated_inventories(values["inventory"])
     yield from _check_times(values, given)
+    yield from _check_canary(values, given)
     for name in ("inventory.token-file", "inventory.ca-file", "poll.ca-file", "web.config.file"):
         path = values[SETTING_BY_NAME[name].attribute]
         if path and not Path(path).is_file():
@@ -205,6 +214,23 @@ def _check_times(values: Mapping[str, Any], given: Mapping[str, Given | None]) -
         place = _first_place(given, "poll.health-timeout", "poll.metrics-timeout")
         helps = _lower("poll.health-timeout", 0.5 * whole_s)
         yield Problem(place, f"{health} must not be longer than {whole}: {helps}")
+
+
+def _check_canary(
+    values: Mapping[str, Any], given: Mapping[str, Given | None]
+) -> Iterator[Problem]:
+    period_s = values["canary_period"]
+    if not period_s:
+        return
+    period, timeout = (_in_force(name, given[name]) for name in ("canary.period", "canary.timeout"))
+    if period_s > MAX_CANARY_PERIOD_S:
+        longest = duration_text(MAX_CANARY_PERIOD_S)
+        place = _first_place(given, "canary.period")
+        yield Problem(place, f"{period} must be at most {longest}: results count for an hour")
+    if values["canary_timeout"] >= period_s:
+        place = _first_place(given, "canary.timeout", "canary.period")
+        helps = _lower("canary.timeout", 0.5 * period_s)
+        yield Problem(place, f"{timeout} must be shorter than {period}: {helps}")
 
 
 def _first_place(given: Mapping[str, Given | None], *names: str) -> str:

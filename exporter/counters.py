@@ -13,7 +13,8 @@ from exporter.model import Histogram, Values
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Set
 
-    from exporter.model import Target
+    from exporter.canary_counters import CanaryCounters
+    from exporter.model import CanaryState, Target
 
 
 SPEED_KEPT_S = 3600.0
@@ -232,11 +233,23 @@ def _without_mark(
     return tuple([(kind, Counter(None, counter.total)) for kind, counter in mark])
 
 
-def speed_now(state: CounterState, *, now_s: float) -> float | None:
-    """Return the instance's speed while generating, in tokens/s; None when unknown or too old."""
-    if state.speed_tokens_per_second is None or now_s - state.speed_at_s > SPEED_KEPT_S:
+def speed_now(
+    state: CounterState, canary: CanaryState | None = None, *, now_s: float
+) -> float | None:
+    """Return the instance's speed while generating, in tokens/s; None when unknown or too old.
+
+    The last canary's counts where the instance itself says nothing of its speed.
+    """
+    if state.speed_tokens_per_second is not None and now_s - state.speed_at_s <= SPEED_KEPT_S:
+        return state.speed_tokens_per_second
+    if canary is None or canary.generation is None or is_stale(canary, now_s=now_s):
         return None
-    return state.speed_tokens_per_second
+    return canary.generation.tokens_per_second
+
+
+def is_stale(canary: CanaryState, *, now_s: float) -> bool:
+    """Return whether the instance was last asked too long ago for the answer to count."""
+    return canary.asked_at_s is None or now_s - canary.asked_at_s > SPEED_KEPT_S
 
 
 def _model(known: str, reported: tuple[str, ...], listed: str) -> str:
@@ -302,7 +315,8 @@ def _speed(
     now_s: float,
 ) -> tuple[float | None, float]:
     """Return the speed and when it was reported: as reported, or from counters that both moved."""
-    if values.tokens_per_second is not None:
+    # Zero says nothing of an idle server: it would count as one that can generate nothing.
+    if values.tokens_per_second or (values.tokens_per_second == 0 and values.requests_running):
         return values.tokens_per_second, now_s
     if generated and seconds and state.generated and state.generating_seconds:
         tokens = generated.total - state.generated.total
@@ -409,6 +423,8 @@ class FleetCounters:
         """By model, as `model_unloads`."""
         self.model_unloads: dict[str, float] = {}
         self.restarts = 0
+        self.canary: CanaryCounters | None = None
+        """None while no canaries are sent."""
 
     @property
     def requests(self) -> float | None:

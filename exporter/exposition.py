@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter import catalogue
 from exporter.catalogue import Series
-from exporter.counters import speed_now
+from exporter.counters import is_stale, speed_now
 from exporter.snapshot import escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from exporter.canary_counters import CanaryTotals
     from exporter.model import Histogram
     from exporter.snapshot import Fleet, Row, Snapshot
 
@@ -94,6 +95,10 @@ def instance_chunks(rows: Sequence[Row], *, now_s: float) -> Iterator[Chunk]:
     for series, lines_of in _instance_lines(now_s):
         yield _chunk(series, lines_of(rows))
     yield from _model_chunks(rows)
+    asked = [row for row in rows if row.canary is not None and _has_canary(row, now_s)]
+    if asked:
+        for series, column in CANARY_COLUMNS:
+            yield _chunk(series, _lines(series.name, column, asked))
 
 
 def _chunk(series: Series, lines: Sequence[str]) -> Chunk:
@@ -117,6 +122,8 @@ def fleet_chunks(snapshot: Snapshot) -> Iterator[Chunk]:
         yield _labelled(series, values, shard)
     for series, histograms in _histograms(fleet):
         yield _histogram(series, histograms, shard)
+    if fleet.canary is not None:
+        yield from _canary_chunks(fleet.canary, shard)
     for series, values in _many(fleet):
         yield from _many_labelled(series, values, shard)
 
@@ -128,6 +135,15 @@ def _histograms(fleet: Fleet) -> tuple[tuple[Series, Mapping[str, Histogram]], .
         (catalogue.FLEET_TIME_TO_FIRST_TOKEN, fleet.time_to_first_token),
         (catalogue.FLEET_QUEUE_TIME, fleet.queue_time),
     )
+
+
+def _canary_chunks(canary: CanaryTotals, shard: str) -> Iterator[Chunk]:
+    for series, by_model in canary.times.items():
+        yield _histogram(series, by_model, shard)
+    yield _labelled(catalogue.FLEET_CANARY_RESULTS, canary.results, shard)
+    yield _labelled(catalogue.FLEET_CANARY_REQUESTS, {(): canary.requests}, shard)
+    yield _labelled(catalogue.FLEET_CANARY_TOKENS, {(): canary.tokens}, shard)
+    yield _labelled(catalogue.FLEET_CANARY_SECONDS, {(): canary.seconds}, shard)
 
 
 def _totals(snapshot: Snapshot) -> tuple[tuple[Series, float | None], ...]:
@@ -258,7 +274,7 @@ def _up(rows: Sequence[Row]) -> list[float | None]:
 
 
 def _speed(rows: Sequence[Row], *, now_s: float) -> list[float | None]:
-    return [speed_now(row.counters, now_s=now_s) if row.is_up else None for row in rows]
+    return [speed_now(row.counters, row.canary, now_s=now_s) if row.is_up else None for row in rows]
 
 
 def _reported(field: str) -> Column:
@@ -292,6 +308,34 @@ def _condition_lines(rows: Sequence[Row]) -> list[str]:
         for row in rows
         for condition in row.conditions
     ]
+
+
+def _has_canary(row: Row, now_s: float) -> bool:
+    """Return whether an instance that is up was asked lately."""
+    return row.is_up is True and row.canary is not None and not is_stale(row.canary, now_s=now_s)
+
+
+def _canary_success(rows: Sequence[Row]) -> list[float | None]:
+    return [int(row.canary is not None and row.canary.generation is not None) for row in rows]
+
+
+def _generation(field: str) -> Column:
+    """Return the column of a field of the last canary's Generation."""
+    of = attrgetter(field)
+    return lambda rows: [
+        None if row.canary is None or row.canary.generation is None else of(row.canary.generation)
+        for row in rows
+    ]
+
+
+CANARY_COLUMNS: tuple[tuple[Series, Column], ...] = (
+    (catalogue.INSTANCE_CANARY_SUCCESS, _canary_success),
+    (catalogue.INSTANCE_CANARY_TOKENS_PER_SECOND, _generation("tokens_per_second")),
+    (catalogue.INSTANCE_CANARY_TIME_TO_FIRST_TOKEN, _generation("time_to_first_token_s")),
+    (catalogue.INSTANCE_CANARY_DURATION, _generation("duration_s")),
+    (catalogue.INSTANCE_CANARY_WAITING, _generation("waiting_s")),
+    (catalogue.INSTANCE_CANARY_LOAD, _generation("load_s")),
+)
 
 
 def _error_lines(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exporter.counters import speed_now
-from exporter.model import Outcome, Status
+from exporter.model import CanaryOutcome, Outcome, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -42,6 +42,12 @@ class InstanceView(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     age_seconds: float | None = None
     """How long ago the last poll began."""
     tokens_per_second: float | None = None
+    canary_outcome: CanaryOutcome | None = None
+    canary_error: str = ""
+    """Of the last canary: what went wrong, or why it was skipped."""
+    canary_age_seconds: float | None = None
+    canary_stalled: int = 0
+    """In a row."""
     last_failure_outcome: Outcome | None = None
     last_failure: str = ""
     last_failure_age_seconds: float | None = None
@@ -109,7 +115,7 @@ def to_json(seen: Iterable[Seen], wanted: Filter, *, now_s: float) -> bytes:
 
 def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView:
     """Return what there is to say of one instance."""
-    target, reading = row.target, row.reading
+    target, reading, canary = row.target, row.reading, row.canary
     verdict = None if reading is None else reading.verdict
     return InstanceView(
         id=target.id,
@@ -129,7 +135,11 @@ def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView
         metrics_error="" if verdict is None else verdict.metrics_detail,
         latency_seconds=None if reading is None else round(reading.duration_s, 6),
         age_seconds=None if reading is None else round(now_s - reading.polled_at_s, 3),
-        tokens_per_second=speed_now(row.counters, now_s=now_s) if row.is_up else None,
+        tokens_per_second=speed_now(row.counters, row.canary, now_s=now_s) if row.is_up else None,
+        canary_outcome=None if canary is None else canary.outcome,
+        canary_error="" if canary is None else canary.detail,
+        canary_age_seconds=None if canary is None else round(now_s - canary.at_s, 3),
+        canary_stalled=0 if canary is None else canary.n_stalled,
         last_failure_outcome=None if failure is None else failure.outcome,
         last_failure="" if failure is None else failure.detail,
         last_failure_age_seconds=None if failure is None else round(now_s - failure.at_s, 3),

@@ -88,6 +88,18 @@ class HealthCheck(StrEnum):
     """Its polls, and whether its canaries stall."""
 
 
+class CanaryOutcome(StrEnum):
+    """How one canary ended; the label value `outcome` of the canaries' results."""
+
+    __hash__ = str.__hash__
+
+    OK = "ok"
+    STALLED = "stalled"
+    ERROR = "error"
+    SKIPPED_BUSY = "skipped_busy"
+    SKIPPED_NOT_LOADED = "skipped_not_loaded"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One instance as the inventory describes it.
@@ -164,6 +176,8 @@ class LoadedModel(msgspec.Struct, frozen=True, gc=False):
     expires_at_s: float | None = None
     """When it is unloaded if nobody asks, in seconds since 1970 UTC. None: never, or not said."""
     context_length: float | None = None
+    is_pinned: bool = False
+    """Whether it never expires."""
 
 
 class Values(msgspec.Struct, frozen=True, gc=False):
@@ -218,3 +232,48 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     """When the poll began, in seconds since 1970 UTC."""
     duration_s: float
     """From the start of the poll to its last answer, connecting included."""
+
+
+class Generation(msgspec.Struct, frozen=True, gc=False):
+    """What a canary learned from one answer. None means that the server does not say."""
+
+    n_tokens: float
+    tokens_per_second: float | None = None
+    time_to_first_token_s: float | None = None
+    waiting_s: float | None = None
+    """In the server's own queue."""
+    load_s: float | None = None
+    """For the model to be loaded."""
+    duration_s: float = 0.0
+    """Of the whole request."""
+
+
+class Stay(msgspec.Struct, frozen=True, gc=False):
+    """How long a model stays in an instance's memory, as far as was seen. Times are in seconds."""
+
+    model: str
+    expires_at_s: float
+    """Since 1970 UTC."""
+    usual_s: float
+    """What requests give it."""
+    sent_s: float | None = None
+    """What the last canary gave it."""
+    owed_s: float = 0.0
+    """What later requests were given less by that."""
+
+
+class CanaryState(msgspec.Struct, frozen=True, gc=False):
+    """What is known of one instance from its canaries so far."""
+
+    outcome: CanaryOutcome
+    """Of the last one, which may have been skipped."""
+    detail: str
+    """What went wrong, or why it was skipped, for people; empty when all is well."""
+    at_s: float
+    """When the last one began, in seconds since 1970 UTC."""
+    n_stalled: int = 0
+    """In a row; one that was skipped as busy does not end the row."""
+    asked_at_s: float | None = None
+    """When the instance was last asked; None: all were skipped."""
+    generation: Generation | None = None
+    """Of the last one that was asked; None where that failed."""

@@ -66,6 +66,8 @@ class Poller:
         self._fleet_counters = fleet_counters
         self._metrics = metrics
         self._wheel: Wheel[ScrapeTarget] = Wheel(interval_s)
+        self.canary_wheel: Wheel[ScrapeTarget] | None = None
+        """When the instances are due for a canary; None where none are sent."""
         self._scrape_targets: dict[str, ScrapeTarget] = {}
         self._polls: dict[str, asyncio.Task[None] | None] = {}
         """Polls under way by instance id; None for those that need no task."""
@@ -161,9 +163,13 @@ class Poller:
         self._scrape_targets[target.id] = scrape_target
         if target.state is not State.PROVISIONING:  # there is nothing yet to be asked
             self._wheel.add(target.id, scrape_target)
+            if self.canary_wheel is not None:
+                self.canary_wheel.add(target.id, scrape_target)
 
     async def _end(self, instance_id: str) -> ScrapeTarget:
         self._wheel.remove(instance_id)
+        if self.canary_wheel is not None:
+            self.canary_wheel.remove(instance_id)
         scrape_target = self._scrape_targets.pop(instance_id)
         task = self._polls.get(instance_id)
         try:

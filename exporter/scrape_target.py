@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from exporter import keep_alive
 from exporter.connection import Deadlines
 from exporter.counters import NO_DELTA, CounterState, Delta, rebase, update
 from exporter.engines import auto
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.instance_client import Answers, TransportConfig
+    from exporter.model import CanaryState, Stay
     from ollama_fleet.clock import Clock
 
 
@@ -85,13 +87,17 @@ class ScrapeTarget:
     """One instance under watch."""
 
     __slots__ = (
-        "_client", "_counters", "_engine", "_identify_at_s", "_info_labels", "_is_unreachable",
-        "_labels", "_loading_since_s", "_options", "_requests",
-        "last_failure", "poll_counts", "row", "target",
+        "_canary", "_client", "_counters", "_engine", "_identify_at_s", "_info_labels",
+        "_is_unreachable", "_labels", "_loading_since_s", "_options", "_requests",
+        "clock_offset_s", "last_failure", "poll_counts", "row", "stay", "target",
     )  # fmt: skip
 
     def __init__(
-        self, target: Target, options: PollOptions, counters: CounterState | None = None
+        self,
+        target: Target,
+        options: PollOptions,
+        counters: CounterState | None = None,
+        canary: CanaryState | None = None,
     ) -> None:
         self.target = target
         self._options = options
@@ -105,6 +111,11 @@ class ScrapeTarget:
         self._loading_since_s: float | None = None
         """Start of the first poll of those in a row that found it loading."""
         self._counters = counters or CounterState()
+        self._canary = canary
+        self.stay: Stay | None = None
+        """How long the model stays loaded that the canaries ask for; None: for ever, or unknown."""
+        self.clock_offset_s = 0.0
+        """By how much the instance's clock is ahead of ours, as far as that matters."""
         self.poll_counts = PollCounts()
         self.last_failure: LastFailure | None = None
         self._describe(target)
@@ -117,13 +128,39 @@ class ScrapeTarget:
         """Return the watch for a changed target: totals and the last failure stay known."""
         is_moved = (target.host, target.port) != (self.target.host, self.target.port)
         counters = rebase(self._counters) if is_moved else self._counters
-        successor = ScrapeTarget(target, self._options, counters)
+        canary = None if is_moved else self._canary
+        successor = ScrapeTarget(target, self._options, counters, canary)
         successor.poll_counts, successor.last_failure = self.poll_counts, self.last_failure
         return successor
 
     def relabel(self, target: Target) -> None:
         """Take over a target that is reached and read in the same way; the connection stays."""
         self._describe(target)
+        self._show(self.row.reading)
+
+    @property
+    def engine(self) -> Engine | None:
+        """Return the engine that the instance was last polled with; None while none fits."""
+        return self._engine
+
+    @property
+    def requests(self) -> tuple[str, ...]:
+        """Return the paths that each poll asks."""
+        return self._requests
+
+    def server_s(self) -> float:
+        """Return the time by the instance's clock, in seconds since 1970 UTC."""
+        return self._options.clock.unix_s() + self.clock_offset_s
+
+    def watch_stay(self, values: Values, at_s: float) -> None:
+        """Take in how long the model stays loaded, if the instance said at `at_s` which are."""
+        if values.loaded is not None:
+            model = keep_alive.chosen(values.loaded, self.target.model)
+            self.stay = keep_alive.watch(self.stay, model, at_s + self.clock_offset_s)
+
+    def take_canary(self, state: CanaryState) -> None:
+        """Take in what is known since the last canary."""
+        self._canary = state
         self._show(self.row.reading)
 
     def close(self) -> None:
@@ -241,6 +278,8 @@ class ScrapeTarget:
         self._is_unreachable = verdict.outcome in NOBODY_THERE
         delta = NO_DELTA
         if verdict.values is not NO_VALUES:
+            if self._canary is not None:
+                self.watch_stay(verdict.values, start.polled_at_s)
             delta = self._update(verdict.values, start.polled_at_s)
             if delta.implausible:
                 verdict = mark_implausible(verdict, delta.implausible)
@@ -292,13 +331,14 @@ class ScrapeTarget:
     def _show(self, reading: Reading | None) -> None:
         self.row = Row(
             self.target,
-            status_of(self.target, reading),
+            status_of(self.target, reading, self._canary),
             reading,
             self._counters,
             is_up(reading),
             self._labels,
             self._info_labels,
-            conditions_of(self.target, reading, self._counters.installed),
+            conditions_of(self.target, reading, self._counters.installed, self._canary),
+            self._canary,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.inventory import Shard
-from ollama_fleet.durations import parse_positive_duration_s
+from ollama_fleet.durations import parse_duration_s, parse_positive_duration_s
 from ollama_fleet.levels import parse_level
 from ollama_fleet.urls import base_url, host_port
 
@@ -53,6 +53,30 @@ def count(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise ValueError(f"is not a whole number of at least 1: {text!r}")
     return int(text)
+
+
+MAX_CANARY_TOKENS = 100
+MAX_PROMPT_CHARACTERS = 1000
+
+
+def canary_tokens(text: str) -> int:
+    """Return a whole number of tokens that are still a tiny generation."""
+    n = count(text)
+    if not 2 <= n <= MAX_CANARY_TOKENS:
+        raise ValueError(f"must be 2 to {MAX_CANARY_TOKENS} tokens: {text!r}")
+    return n
+
+
+def canary_prompt(text: str) -> str:
+    """Return a short text that is not empty."""
+    if not 0 < len(text) <= MAX_PROMPT_CHARACTERS:
+        raise ValueError(f"must have 1 to {MAX_PROMPT_CHARACTERS:,} characters")
+    return text
+
+
+def duration_or_off(text: str) -> float:
+    """Return the seconds of a duration; 0 for `0` and the empty text, which switch it off."""
+    return parse_duration_s(text) if text.strip() else 0.0
 
 
 def switch(text: str) -> bool:
@@ -205,6 +229,43 @@ SETTINGS = (
         "Do not verify certificates of HTTPS instances.",
         switch,
         "true|false",
+    ),
+    Setting(
+        "canary.period",
+        "0",
+        "Interval between two canaries of an instance: tiny generations that measure speed and "
+        "find runners that are frozen. 0 sends none.",
+        duration_or_off,
+        "DURATION",
+    ),
+    Setting(
+        "canary.timeout",
+        "30s",
+        "Timeout of a canary; an instance that takes longer is stalled. Set it longer than "
+        "requests wait for a busy instance.",
+        parse_positive_duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "canary.concurrency",
+        "20",
+        "Maximum number of canaries under way at once.",
+        count,
+        "N",
+    ),
+    Setting(
+        "canary.tokens",
+        "8",
+        f"Tokens that a canary generates, 2 to {MAX_CANARY_TOKENS}.",
+        canary_tokens,
+        "N",
+    ),
+    Setting(
+        "canary.prompt",
+        "Count: 1, 2, 3,",
+        "Prompt of the canaries.",
+        canary_prompt,
+        "TEXT",
     ),
     Setting(
         "shard",

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from exporter.counters import MAX_MODELS, CounterState, bounded, speed_now
-from exporter.model import Condition, LoadedModel, Outcome, Reading, State, Status, Target
+from exporter.model import (
+    CanaryState,
+    Condition,
+    HealthCheck,
+    LoadedModel,
+    Outcome,
+    Reading,
+    State,
+    Status,
+    Target,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
+    from exporter.canary_counters import CanaryTotals
     from exporter.counters import FleetCounters
     from exporter.model import Histogram
 
@@ -39,6 +50,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     info_labels: str
     """`model="…",engine="…",version="…",developer="…"`, ready for the exposition."""
     conditions: tuple[Condition, ...] = ()
+    canary: CanaryState | None = None
+    """None until it was sent one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,8 @@ class Fleet:
     model_loads: Mapping[str, float]
     model_unloads: Mapping[str, float]
     restarts: int
+    canary: CanaryTotals | None
+    """None where no canaries are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +114,27 @@ class Snapshot:
     """The part of the fleet that these instances are."""
 
 
-def status_of(target: Target, reading: Reading | None) -> Status:
-    """Decide what to call an instance: first what the inventory says, then its last poll."""
+def status_of(target: Target, reading: Reading | None, canary: CanaryState | None = None) -> Status:
+    """Decide what to call an instance: the inventory says first, then its last poll.
+
+    Where the inventory says so, its canaries have a say as well.
+    """
     if target.state is not State.RUNNING:
         return Status(target.state.value)
     if reading is None:
         return Status.UNKNOWN
-    return STATUS_BY_OUTCOME.get(reading.verdict.outcome, Status.UNHEALTHY)
+    status = STATUS_BY_OUTCOME.get(reading.verdict.outcome, Status.UNHEALTHY)
+    if status is Status.HEALTHY and target.health is HealthCheck.CANARY and _stalls(canary):
+        return Status.UNHEALTHY
+    return status
+
+
+STALLS = 2
+"""Stalled canaries in a row that make an instance unhealthy: one may have waited its turn."""
+
+
+def _stalls(canary: CanaryState | None) -> bool:
+    return canary is not None and canary.n_stalled >= STALLS
 
 
 def is_up(reading: Reading | None) -> bool | None:
@@ -132,15 +161,25 @@ STATUS_BY_OUTCOME = {
 
 
 def conditions_of(
-    target: Target, reading: Reading | None, installed: Sequence[str] | None
+    target: Target,
+    reading: Reading | None,
+    installed: Sequence[str] | None,
+    canary: CanaryState | None = None,
 ) -> tuple[Condition, ...]:
-    """Return what is wrong with the models of an instance that runs and answers."""
+    """Return what is wrong with an instance that runs and answers."""
     if reading is None or target.state is not State.RUNNING:
         return ()
-    loaded = reading.verdict.values.loaded
-    if loaded is None or reading.verdict.outcome is not Outcome.OK:
+    if reading.verdict.outcome is not Outcome.OK:
         return ()
-    conditions = _missing(target.model, [model.name for model in loaded], installed)
+    loaded = reading.verdict.values.loaded
+    conditions = () if loaded is None else _of_models(target.model, loaded, installed)
+    return (*conditions, Condition.STALLED) if canary and canary.n_stalled else conditions
+
+
+def _of_models(
+    listed: str, loaded: Sequence[LoadedModel], installed: Sequence[str] | None
+) -> tuple[Condition, ...]:
+    conditions = _missing(listed, [model.name for model in loaded], installed)
     return (*conditions, Condition.ON_CPU) if any(map(is_on_cpu, loaded)) else conditions
 
 
@@ -251,7 +290,7 @@ class Aggregation:
         measured_models = []
         for row in healthy:
             counters = row.counters
-            speed = speed_now(counters, now_s=self._now_s)
+            speed = speed_now(counters, row.canary, now_s=self._now_s)
             if speed is not None:
                 key = (row.target.node, counters.model)
                 totals[key] = totals.get(key, 0.0) + speed
@@ -293,6 +332,7 @@ class Aggregation:
             model_loads=dict(fleet_counters.model_loads),
             model_unloads=dict(fleet_counters.model_unloads),
             restarts=fleet_counters.restarts,
+            canary=None if fleet_counters.canary is None else fleet_counters.canary.totals(),
         )
 
     def _model_totals(self) -> ModelTotals:

@@ -14,6 +14,7 @@ from exporter.model import NO_VALUES, Answer, Outcome, Values, Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exporter.engines.generation import CanaryRequest
     from exporter.model import Values, Verdict
 
 
@@ -58,6 +59,9 @@ class Engine:
     def requests_for(self, answers: Answers) -> tuple[str, ...]:
         """Return the paths to ask at each poll of an instance that was identified."""
         return self.requests if self.choose_requests is None else self.choose_requests(answers)
+
+    canary: CanaryRequest | None = None
+    """How to ask for a tiny generation; None: such a server is sent no canary."""
 
 
 def good_body(answers: Answers, path: str) -> bytes | None:

@@ -18,6 +18,7 @@ from exporter.engines.base import (
     HEALTH,
     MAX_NAME_CHARACTERS,
     MAX_VERSION_CHARACTERS,
+    Amount,
     Engine,
     decode_json,
     good_body,
@@ -26,12 +27,15 @@ from exporter.engines.base import (
     read_health,
     without_metrics,
 )
+from exporter.engines.generation import CanaryRequest, Prompt, TimedLine, events, speed
 from exporter.engines.json_objects import read_if_good
 from exporter.engines.prometheus_text import METRICS, PageLayout, PageReader, page_verdict
 from exporter.errors import PollError
-from exporter.model import Answer, LoadedModel, Outcome, Values, Verdict, model_name
+from exporter.model import Answer, Generation, LoadedModel, Outcome, Values, Verdict, model_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exporter.engines.base import Answers
 
 
@@ -105,6 +109,55 @@ def _read_router(answer: Answer | PollError, version: str | None) -> Verdict:
     return healthy(Values(models=tuple(kept), version=version, loaded=loaded))
 
 
+COMPLETION = "/completion"
+MS_PER_S = 1e3
+
+
+class _Timings(msgspec.Struct, gc=False):
+    predicted_n: Amount = 0
+    predicted_ms: Amount = 0
+
+
+class _Event(msgspec.Struct, gc=False):
+    stop: bool = False
+    timings: _Timings | None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+def completion_body(prompt: Prompt) -> bytes:
+    """Return the body of a request for exactly so many tokens; only a router minds the model."""
+    return msgspec.json.encode(
+        {
+            "model": prompt.model,
+            "prompt": prompt.text,
+            "n_predict": prompt.n_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+        }
+    )
+
+
+def read_completion(lines: Sequence[TimedLine]) -> Generation:
+    """Read a streamed answer: its last event has the server's own times.
+
+    Raises:
+        PollError: BAD_BODY. It holds an error, or has no such times.
+    """
+    first_s: float | None = None
+    for event in events(lines, COMPLETION):
+        said = decode_json(_decode_event, event.text, COMPLETION)
+        if first_s is None and not said.stop:
+            first_s = event.arrived_s
+        if said.stop and said.timings is not None:
+            n_tokens, spent_s = said.timings.predicted_n, said.timings.predicted_ms / MS_PER_S
+            # The time begins with the first token.
+            return Generation(n_tokens, speed(n_tokens - 1, spent_s), first_s)
+    raise PollError(Outcome.BAD_BODY, f"{COMPLETION}: the answer ends before it is done")
+
+
 def recognise(answers: Answers) -> bool:
     """Return whether `/metrics` is llama-server's, is not switched on, or wants a model named."""
     if PREFIX in (good_body(answers, METRICS) or b""):
@@ -132,4 +185,5 @@ ENGINE = Engine(
     recognise=recognise,
     identity_requests=(PROPS,),
     choose_requests=choose_requests,
+    canary=CanaryRequest(COMPLETION, completion_body, read_completion, is_checked_first=True),
 )

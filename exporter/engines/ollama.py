@@ -28,13 +28,14 @@ from exporter.engines.base import (
     status_verdict,
     without_metrics,
 )
+from exporter.engines.generation import CanaryRequest, Prompt, TimedLine, speed
 from exporter.engines.json_objects import ObjectReader
 from exporter.engines.prometheus_text import PageLayout, PageReader
 from exporter.errors import PollError
-from exporter.model import Answer, LoadedModel, Outcome, Values, Verdict, model_name
+from exporter.model import Answer, Generation, LoadedModel, Outcome, Values, Verdict, model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 
 Record = TypeVar("Record", bound=msgspec.Struct)
@@ -170,6 +171,7 @@ def _read_loaded(
             model.size_vram,
             _expiry_s(model.expires_at),
             model.context_length,
+            model.expires_at is not None and model.expires_at.timestamp() >= NEVER_S,
         )
         for model in models
     ]
@@ -249,6 +251,65 @@ def has_metrics(answers: Answers) -> bool:
     return b"\nollama_" in (good_body(answers, METRICS) or b"")
 
 
+GENERATE = "/api/generate"
+NS_PER_S = 1e9
+
+
+class _Piece(msgspec.Struct, gc=False):
+    """A line of a streamed answer; of the numbers, a zero is left out. Times are in ns."""
+
+    done: bool = False
+    error: str | None = None
+    total_duration: Amount = 0
+    load_duration: Amount = 0
+    prompt_eval_duration: Amount = 0
+    eval_count: Amount = 0
+    eval_duration: Amount = 0
+
+
+_decode_piece = msgspec.json.Decoder(_Piece).decode
+
+
+def generate_body(prompt: Prompt) -> bytes:
+    """Return the body of a request that neither loads the model again nor changes its stay."""
+    options: dict[str, object] = {"num_predict": prompt.n_tokens, "temperature": 0}
+    if prompt.context_length is not None:
+        options["num_ctx"] = int(prompt.context_length)
+    body: dict[str, object] = {
+        "model": prompt.model,
+        "prompt": prompt.text,
+        "raw": True,
+        "stream": True,
+        "options": options,
+    }
+    if prompt.keep_alive is not None:
+        body["keep_alive"] = prompt.keep_alive
+    return msgspec.json.encode(body)
+
+
+def read_generation(lines: Sequence[TimedLine]) -> Generation:
+    """Read a streamed answer: its last line has the server's own times.
+
+    Raises:
+        PollError: BAD_BODY. It ends with an error, or without those times.
+    """
+    pieces = [decode_json(_decode_piece, line.text, GENERATE) for line in lines]
+    error = next((piece.error for piece in pieces if piece.error is not None), None)
+    if error is not None:
+        raise PollError(Outcome.BAD_BODY, f"{GENERATE}: {clipped(error)}")
+    if not pieces or not pieces[-1].done:
+        raise PollError(Outcome.BAD_BODY, f"{GENERATE}: the answer ends before it is done")
+    last = pieces[-1]
+    worked_ns = last.load_duration + last.prompt_eval_duration + last.eval_duration
+    return Generation(
+        n_tokens=last.eval_count,
+        tokens_per_second=speed(last.eval_count, last.eval_duration / NS_PER_S),
+        time_to_first_token_s=None if pieces[0].done else lines[0].arrived_s,
+        waiting_s=max(0.0, last.total_duration - worked_ns) / NS_PER_S,
+        load_s=last.load_duration / NS_PER_S,
+    )
+
+
 def recognise(answers: Answers) -> bool:
     """Return whether `/api/version` gives a version, which no other server does."""
     return read_version(answers.get(VERSION)) is not None
@@ -267,4 +328,7 @@ ENGINE = Engine(
     recognise=recognise,
     identity_requests=(VERSION, METRICS, INSTALLED),
     choose_requests=choose_requests,
+    canary=CanaryRequest(
+        GENERATE, generate_body, read_generation, needs_loaded=True, is_checked_first=True
+    ),
 )

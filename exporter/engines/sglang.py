@@ -19,6 +19,7 @@ from exporter.engines.base import (
     good_body,
     status_verdict,
 )
+from exporter.engines.generation import COMPLETIONS_CANARY
 from exporter.engines.json_objects import read_if_good
 from exporter.engines.prometheus_text import (
     METRICS,
@@ -128,4 +129,5 @@ ENGINE = Engine(
     identity_requests=(MODEL_INFO,),
     costly_requests=(SERVER_INFO,),  # asks the scheduler
     choose_requests=choose_requests,
+    canary=COMPLETIONS_CANARY,
 )

@@ -16,6 +16,7 @@ from exporter.engines.base import (
     Engine,
     read_health_of_loaded,
 )
+from exporter.engines.generation import COMPLETIONS_CANARY
 from exporter.engines.json_objects import read_if_good
 from exporter.engines.prometheus_text import (
     METRICS,
@@ -85,4 +86,5 @@ ENGINE = Engine(
     probes=(INFO,),
     recognise=recognise,
     identity_requests=(INFO,),
+    canary=COMPLETIONS_CANARY,
 )

@@ -18,6 +18,7 @@ from exporter.engines.base import (
     good_body,
     read_health_of_loaded,
 )
+from exporter.engines.generation import COMPLETIONS_CANARY
 from exporter.engines.json_objects import read_if_good
 from exporter.engines.prometheus_text import (
     METRICS,
@@ -93,4 +94,5 @@ ENGINE = Engine(
     probes=(METRICS,),
     recognise=recognise,
     identity_requests=(VERSION,),
+    canary=COMPLETIONS_CANARY,
 )

@@ -125,7 +125,7 @@ def _add(
         latency_s = row.reading.verdict.values.latency_p99_s
         if latency_s is not None:
             totals.latencies_p99_s.append(latency_s)
-        speed = speed_now(row.counters, now_s=now_s)
+        speed = speed_now(row.counters, row.canary, now_s=now_s)
         if speed is not None:
             totals.tokens_per_second += speed
             totals.n_measured += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exporter.counters import CounterState, FleetCounters, update
 from exporter.exposition import Exposition, Format, assemble, fleet_chunks, instance_chunks
-from exporter.model import NO_VALUES, Outcome, Reading, Target, Values, Verdict
+from exporter.model import NO_VALUES, CanaryState, Outcome, Reading, Target, Values, Verdict
 from exporter.snapshot import (
     Aggregation,
     Row,
@@ -25,14 +25,14 @@ def reading(
     return Reading(Verdict(outcome, values=values), "fleet", NOW_S, duration_s)
 
 
-def row(target: Target, seen: Reading | None = None) -> Row:
+def row(target: Target, seen: Reading | None = None, canary: CanaryState | None = None) -> Row:
     """Return the row of an instance that was polled once, or never."""
     counters = CounterState(model=target.model)
     if seen is not None:
         counters, _ = update(counters, seen.verdict.values, target, now_s=NOW_S)
     return Row(
         target,
-        status_of(target, seen),
+        status_of(target, seen, canary),
         seen,
         counters,
         is_up(seen),
@@ -43,7 +43,8 @@ def row(target: Target, seen: Reading | None = None) -> Row:
             counters.version,
             target.developer,
         ),
-        conditions_of(target, seen, counters.installed),
+        conditions_of(target, seen, counters.installed, canary),
+        canary,
     )
 
 

@@ -117,6 +117,24 @@ def test_the_time_out_that_helps_is_one_that_is_taken() -> None:
     assert 0.4 == config.poll_metrics_timeout
 
 
+def test_no_canaries_are_sent_unless_they_are_switched_on() -> None:
+    periods = [build(layer("option", **texts), ENOUGH).canary_period for texts in (
+        {}, {"canary__period": "0"}, {"canary__period": "5m"},
+    )]  # fmt: skip
+
+    assert [0.0, 0.0, 300.0] == periods
+
+
+def test_a_canary_ends_before_the_next_and_its_result_is_kept_until_then() -> None:
+    assert [
+        "option canary.period: canary.timeout (30s, the default) must be shorter than "
+        "canary.period (20s): lower it as well, for instance --canary.timeout 10s"
+    ] == problems(layer("option", canary__period="20s"), ENOUGH)
+    assert [
+        "option canary.period: canary.period (1h) must be at most 30m: results count for an hour"
+    ] == problems(layer("option", canary__period="1h"), ENOUGH)
+
+
 def test_the_health_check_ends_within_the_poll() -> None:
     assert [
         "option poll.metrics-timeout: poll.health-timeout (2s, the default) must not be longer "

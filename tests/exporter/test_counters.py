@@ -25,7 +25,16 @@ from exporter.counters import (
 )
 from exporter.engines import fleet
 from exporter.engines.base import MAX_AMOUNT
-from exporter.model import Answer, Histogram, LoadedModel, Target, Values
+from exporter.model import (
+    Answer,
+    CanaryOutcome,
+    CanaryState,
+    Generation,
+    Histogram,
+    LoadedModel,
+    Target,
+    Values,
+)
 
 TARGET = Target("a", "127.0.0.1", 1)
 
@@ -158,6 +167,33 @@ def test_speed_is_kept_while_idle_and_dropped_after_an_hour() -> None:
 
     assert 42.0 == speed_now(state, now_s=10.0 + SPEED_KEPT_S)
     assert speed_now(state, now_s=10.1 + SPEED_KEPT_S) is None
+
+
+def test_a_speed_of_zero_is_no_news_of_an_idle_server() -> None:
+    idle, stuck = (
+        Values(tokens_per_second=0.0, requests_running=running) for running in (0.0, 1.0)
+    )
+
+    assert speed_now(after(idle)[0], now_s=1.0) is None
+    assert 42.0 == speed_now(after(Values(tokens_per_second=42.0), idle)[0], now_s=2.0)
+    assert 0.0 == speed_now(after(Values(tokens_per_second=42.0), stuck)[0], now_s=2.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "now_s", "expected"),
+    [
+        (Values(), 1.0, 30.0),
+        (Values(tokens_per_second=42.0), 1.0, 42.0),
+        (Values(tokens_per_second=42.0), SPEED_KEPT_S + 10.0, 30.0),
+        (Values(), SPEED_KEPT_S + 30.0, None),
+    ],
+)
+def test_a_canarys_speed_counts_while_the_server_says_nothing_better(
+    values: Values, now_s: float, expected: float | None
+) -> None:
+    canary = CanaryState(CanaryOutcome.OK, "", 20.0, 0, 20.0, Generation(8.0, 30.0))
+
+    assert expected == speed_now(after(values)[0], canary, now_s=now_s)
 
 
 def test_speed_is_unknown_until_both_counters_moved() -> None:

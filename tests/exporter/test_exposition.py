@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,10 +25,21 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 
 from exporter import catalogue
+from exporter.canary_counters import CanaryCounters
 from exporter.catalogue import BOUNDARIES_S, Kind, Series
-from exporter.counters import Delta, FleetCounters
+from exporter.counters import SPEED_KEPT_S, Delta, FleetCounters
 from exporter.exposition import Format, assemble, fleet_chunks, instance_chunks
-from exporter.model import Histogram, LoadedModel, Outcome, State, Target, Values
+from exporter.model import (
+    CanaryOutcome,
+    CanaryState,
+    Generation,
+    Histogram,
+    LoadedModel,
+    Outcome,
+    State,
+    Target,
+    Values,
+)
 from exporter.snapshot import Row, Snapshot
 from tests.exporter.fleets import NOW_S, reading, render, row, snapshot, text_of
 
@@ -270,9 +282,6 @@ def test_prometheus_clients_openmetrics_gives_the_same_samples(of: Snapshot) -> 
     assert expected == samples(parse_openmetrics(page))  # type: ignore[no-untyped-call]
 
 
-TO_COME = {
-    series for series in catalogue.ALL_SERIES if any(word in series.name for word in ("canary",))
-}
 FULL = Values(
     models=("m",),
     version="1",
@@ -288,6 +297,18 @@ FULL = Values(
     loaded=(LoadedModel("m", 2.0, 1.0, 3.0, 4096.0),),
     installed=("m",),
 )
+GENERATION = Generation(8.0, 40.0, 0.1, waiting_s=0.5, load_s=0.2, duration_s=1.0)
+
+
+def canary(asked_at_s: float = NOW_S, generation: Generation | None = GENERATION) -> CanaryState:
+    """Return what is known of an instance that was then asked."""
+    outcome = CanaryOutcome.STALLED if generation is None else CanaryOutcome.OK
+    return CanaryState(outcome, "", asked_at_s, 0, asked_at_s, generation)
+
+
+def counting(fleet_counters: FleetCounters) -> CanaryCounters:
+    fleet_counters.canary = CanaryCounters()
+    return fleet_counters.canary
 
 
 def full_snapshot(n: int = 2) -> Snapshot:
@@ -298,8 +319,10 @@ def full_snapshot(n: int = 2) -> Snapshot:
     fleet_counters.record("n1", "m", done)
     first = Delta(time_to_first_token=histogram, queue_time=histogram)
     fleet_counters.record("n1", "m", first)
+    counting(fleet_counters).record("m", CanaryOutcome.OK, GENERATION, 1.0)
     rows = [
-        row(Target(f"i{k:05d}", "127.0.0.1", 1, node="n1"), reading(values=FULL)) for k in range(n)
+        row(Target(f"i{k:05d}", "127.0.0.1", 1, node="n1"), reading(values=FULL), canary())
+        for k in range(n)
     ]
     return snapshot(*rows, fleet_counters=fleet_counters)
 
@@ -307,7 +330,7 @@ def full_snapshot(n: int = 2) -> Snapshot:
 def test_every_fleet_and_instance_series_of_the_catalogue_is_on_a_full_page() -> None:
     names = [series.name for series, _ in render(full_snapshot()).families]
 
-    expected = [s for s in catalogue.FLEET_SERIES + catalogue.INSTANCE_SERIES if s not in TO_COME]
+    expected = catalogue.FLEET_SERIES + catalogue.INSTANCE_SERIES
     assert [s.name for s in expected] == names
 
 
@@ -364,3 +387,58 @@ def test_an_instance_that_is_down_has_no_speed() -> None:
     )
 
     assert b"ollama_instance_tokens_per_second" not in text_of(render(snapshot(down)))
+
+
+def test_every_outcome_of_canaries_is_counted_from_the_start() -> None:
+    fleet_counters = FleetCounters()
+    assert b"canary" not in text_of(render(snapshot(fleet_counters=fleet_counters)))
+
+    counting(fleet_counters)
+    page = text_of(render(snapshot(fleet_counters=fleet_counters))).decode()
+
+    for outcome in CanaryOutcome:
+        assert f'_canary_results_total{{shard="0",outcome="{outcome}"}} 0\n' in page
+    assert 'ollama_fleet_canary_requests_total{shard="0"} 0\n' in page
+
+
+def test_the_cost_of_canaries_is_that_of_those_that_were_sent() -> None:
+    fleet_counters = FleetCounters()
+    counters = counting(fleet_counters)
+    counters.record("m", CanaryOutcome.OK, GENERATION, 1.0)
+    counters.record("m", CanaryOutcome.STALLED, None, 30.0)
+    counters.record("m", CanaryOutcome.ERROR, None, 0.5)
+    counters.record("m", CanaryOutcome.SKIPPED_BUSY, None, None)
+
+    of = snapshot(fleet_counters=fleet_counters)
+    page = text_of(render(of)).decode()
+
+    counters.record("m", CanaryOutcome.OK, GENERATION, 1.0)  # a snapshot stays as it is
+    assert page == text_of(render(of)).decode()
+    cost = ("requests_total", 3), ("tokens_total", 8.0), ("seconds_total", 31.5)
+    for name, value in cost:
+        assert f'ollama_fleet_canary_{name}{{shard="0"}} {value!r}\n' in page
+    durations = 'ollama_fleet_canary_duration_seconds_bucket{shard="0",model="m",le='
+    assert f'{durations}"0.5"}} 0.0\n' in page
+    assert f'{durations}"1.0"}} 1.0\n' in page
+    assert f'{durations}"30.0"}} 2.0\n' in page
+    assert 'ollama_fleet_canary_waiting_seconds_count{shard="0",model="m"} 1.0\n' in page
+
+
+@pytest.mark.parametrize(
+    ("known", "outcome", "expected"),
+    [
+        (canary(), Outcome.OK, {"success": 1, "tokens_per_second": 40.0, "load_seconds": 0.2}),
+        (canary(generation=None), Outcome.OK, {"success": 0}),
+        (canary(NOW_S - SPEED_KEPT_S - 1), Outcome.OK, {}),
+        (canary(), Outcome.REFUSED, {}),
+        (CanaryState(CanaryOutcome.SKIPPED_BUSY, "", NOW_S), Outcome.OK, {}),
+    ],
+)
+def test_an_instance_shows_its_last_canary_while_it_is_up_and_that_is_recent(
+    known: CanaryState, outcome: Outcome, expected: Mapping[str, float]
+) -> None:
+    page = text_of(render(snapshot(row(Target("a", "h", 1), reading(outcome), known)))).decode()
+
+    shown = dict(re.findall(r"^ollama_instance_canary_(\w+){.*} (\S+)$", page, re.MULTILINE))
+    assert expected.items() <= {name: float(value) for name, value in shown.items()}.items()
+    assert ("success" in shown) == bool(expected)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from exporter.instances import Filter, parse_filter, to_json
-from exporter.model import Outcome, State, Target, Values
+from exporter.model import CanaryOutcome, CanaryState, Outcome, State, Target, Values
 from exporter.scrape_target import LastFailure
 from exporter.snapshot import Row
 from tests.exporter.fleets import NOW_S, reading, row
@@ -68,6 +68,17 @@ def test_what_is_not_known_is_left_out() -> None:
             "status": "unknown",
         }
     ] == seen(C)
+
+
+def test_an_instance_that_stalls_says_since_how_many_canaries() -> None:
+    stalled = CanaryState(CanaryOutcome.STALLED, "no answer", NOW_S, 2, NOW_S)
+
+    (view,) = seen(row(Target("a", "h", 1), reading(), stalled))
+
+    assert ("healthy", "stalled", "no answer", 5.0, 2) == (
+        view["status"],
+        *[view[f"canary_{name}"] for name in ("outcome", "error", "age_seconds", "stalled")],
+    )
 
 
 def test_a_failure_is_told_with_its_age_even_when_later_polls_went_well() -> None:

@@ -8,6 +8,8 @@ from exporter.config import Config
 from exporter.inventory import Shard
 from exporter.settings import (
     SETTINGS,
+    canary_prompt,
+    canary_tokens,
     host_name,
     prometheus_url,
     switch,
@@ -39,6 +41,18 @@ def test_a_prometheus_has_a_base_url_or_there_is_none(text: str, expected: str) 
 def test_what_is_no_host_name_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is not a host name such as"):
         host_name(text)
+
+
+@pytest.mark.parametrize("text", ["1", "101", "8.5", ""])
+def test_a_canary_generates_a_few_tokens(text: str) -> None:
+    with pytest.raises(ValueError, match=r"tokens|whole number"):
+        canary_tokens(text)
+
+
+@pytest.mark.parametrize("text", ["", "x" * 1001])
+def test_a_canarys_prompt_is_short_and_not_empty(text: str) -> None:
+    with pytest.raises(ValueError, match="1 to 1,000 characters"):
+        canary_prompt(text)
 
 
 def test_by_default_nothing_is_open_to_the_network() -> None:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from exporter.counters import MAX_MODELS, OTHER, Delta, FleetCounters
 from exporter.model import (
+    CanaryOutcome,
+    CanaryState,
     Condition,
+    HealthCheck,
     Histogram,
     LoadedModel,
     Outcome,
@@ -56,6 +62,38 @@ def test_each_outcome_has_its_status(outcome: Outcome, expected: Status) -> None
 @pytest.mark.parametrize("state", [State.PROVISIONING, State.DRAINING])
 def test_what_the_inventory_says_comes_first(state: State) -> None:
     assert Status(state.value) == status_of(target(state=state), reading())
+
+
+@pytest.mark.parametrize(
+    ("health", "n_stalled", "outcome", "expected"),
+    [
+        (HealthCheck.CANARY, 1, Outcome.OK, Status.HEALTHY),
+        (HealthCheck.CANARY, 2, Outcome.OK, Status.UNHEALTHY),
+        (HealthCheck.CANARY, 2, Outcome.REFUSED, Status.UNREACHABLE),
+        (HealthCheck.POLL, 9, Outcome.OK, Status.HEALTHY),
+    ],
+)
+def test_two_stalled_canaries_in_a_row_are_unhealthy_where_the_inventory_says_so(
+    health: HealthCheck, n_stalled: int, outcome: Outcome, expected: Status
+) -> None:
+    canary = CanaryState(CanaryOutcome.STALLED, "", NOW_S, n_stalled, NOW_S)
+
+    one = replace(target(), health=health)
+
+    assert expected is status_of(one, reading(outcome), canary)
+    assert Status.DRAINING is status_of(replace(one, state=State.DRAINING), reading(), canary)
+
+
+def test_an_instance_whose_last_canary_stalled_has_that_condition() -> None:
+    stalled = CanaryState(CanaryOutcome.SKIPPED_BUSY, "", NOW_S, 1, NOW_S)
+
+    assert (Condition.STALLED,) == conditions_of(target(), reading(), None, stalled)
+    assert () == conditions_of(target(), reading(Outcome.REFUSED), None, stalled)
+    assert () == conditions_of(target(), reading(), None, next_well(stalled))
+
+
+def next_well(known: CanaryState) -> CanaryState:
+    return msgspec.structs.replace(known, outcome=CanaryOutcome.OK, n_stalled=0)
 
 
 def test_every_status_is_always_counted() -> None:
@@ -113,7 +151,7 @@ def test_the_model_is_the_inventorys_else_the_one_that_was_told_else_none() -> N
 
 
 def test_instances_are_measured_where_their_speed_counts() -> None:
-    """Four of `m` are healthy; one has told no speed, another that of 0. Of `x` none told one."""
+    """Four of `m` are healthy; one told no speed, one 0 while idle. Of `x` none did."""
     fleet = snapshot(
         row(target("a"), reading(values=fast(40.0))),
         row(target("b", node="n2"), reading(values=fast(2.0))),
@@ -124,7 +162,7 @@ def test_instances_are_measured_where_their_speed_counts() -> None:
         row(target("g"), reading(values=fast(0.0))),
     ).fleet
 
-    assert {"m": 3, "x": 0} == fleet.measured_instances
+    assert {"m": 2, "x": 0} == fleet.measured_instances
     assert {"m": 42.0} == fleet.tokens_per_second
 
 

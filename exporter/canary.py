@@ -1,0 +1,440 @@
+"""Ask each instance once per period for a few tokens, over a connection of its own, and do no harm.
+
+A frozen runner answers every health check: only a generation shows that it generates nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from exporter import keep_alive
+from exporter.canary_counters import CanaryCounters
+from exporter.connection import Bounds, Connection, Deadlines
+from exporter.engines.base import status_verdict
+from exporter.engines.generation import Prompt, timed_lines
+from exporter.errors import PollError
+from exporter.instance_client import InstanceClient, TransportConfig
+from exporter.model import CanaryOutcome, CanaryState, Generation, Outcome, State
+from exporter.poller import Wheel
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Iterable, Sequence
+
+    from exporter.connection import OpenConnections
+    from exporter.counters import FleetCounters
+    from exporter.engines.base import Engine
+    from exporter.engines.generation import CanaryRequest
+    from exporter.model import Answer, Stay, Target, Values, Verdict
+    from exporter.poller import Poller
+    from exporter.scrape_target import ScrapeTarget
+    from ollama_fleet.clock import Clock
+
+
+log = logging.getLogger("exporter.canary")
+
+BOUNDS = Bounds(body_bytes=65_536)
+"""Of one answer: a few tokens, and what the server says of them."""
+MAX_ARRIVALS = 1000
+"""Pieces of one answer whose arrival is noted."""
+MAX_DATE_ERROR_S = 1.5
+"""A Date has whole seconds: a smaller difference to our clock is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryOptions:
+    """How every instance is asked. Times are in seconds."""
+
+    period_s: float
+    concurrency: int
+    timeout_s: float
+    n_tokens: int
+    prompt: str
+    max_tokens_per_second: float
+
+
+class CanaryResult(msgspec.Struct, frozen=True, gc=False):
+    """How one canary ended."""
+
+    outcome: CanaryOutcome
+    detail: str = ""
+    generation: Generation | None = None
+    duration_s: float | None = None
+    """How long the instance took for the generation; None where it was not asked for one."""
+
+
+NOT_LOADED = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED, "the model is not loaded")
+LEAVING = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED, "the model is about to be unloaded")
+BUSY = CanaryResult(CanaryOutcome.SKIPPED_BUSY, "requests run or wait")
+SKIPPED = frozenset((CanaryOutcome.SKIPPED_BUSY, CanaryOutcome.SKIPPED_NOT_LOADED))
+
+
+# What to ask, and what came of it: pure
+
+
+def plan(
+    request: CanaryRequest,
+    values: Values,
+    target: Target,
+    options: CanaryOptions,
+    stay: Stay | None,
+    *,
+    now_s: float,
+) -> Prompt | CanaryResult:
+    """Return what to ask an instance that says this of itself, or why it is not asked.
+
+    Args:
+        request: How its engine is asked.
+        values: What it said last.
+        target: As the inventory lists it.
+        options: How every instance is asked.
+        stay: What is known of how long its model stays.
+        now_s: By the instance's clock, in seconds since 1970 UTC.
+    """
+    if values.requests_running or values.requests_queued:
+        return BUSY
+    if values.loaded is None and not request.needs_loaded:
+        model = values.models[0] if values.models else target.model
+        return Prompt(model, options.prompt, options.n_tokens)
+    loaded = keep_alive.chosen(values.loaded or (), target.model)
+    if loaded is None:
+        return NOT_LOADED
+    if stay is not None and keep_alive.is_leaving(stay, now_s):
+        return LEAVING
+    return Prompt(
+        loaded.name,
+        options.prompt,
+        options.n_tokens,
+        keep_alive.keep_alive(loaded, stay, now_s),
+        loaded.context_length,
+    )
+
+
+def judge(
+    request: CanaryRequest,
+    answer: Answer,
+    arrivals: Sequence[tuple[int, float]],
+    sent_s: float,
+    duration_s: float,
+) -> CanaryResult:
+    """Say what a whole answer amounts to."""
+    if answer.status != 200:
+        return CanaryResult(*_refusal(request.path, answer), duration_s=duration_s)
+    try:
+        generation = request.read(timed_lines(answer.body, arrivals, sent_s))
+    except PollError as error:
+        return CanaryResult(CanaryOutcome.ERROR, error.detail, duration_s=duration_s)
+    generation = msgspec.structs.replace(generation, duration_s=duration_s)
+    return CanaryResult(CanaryOutcome.OK, "", generation, duration_s)
+
+
+def _refusal(path: str, answer: Answer) -> tuple[CanaryOutcome, str]:
+    detail = status_verdict(path, answer).detail
+    if answer.status == 429 or (answer.status == 503 and b"busy" in answer.body):
+        return CanaryOutcome.SKIPPED_BUSY, detail
+    if answer.status == 400 and b"does not support" in answer.body:  # a model for embeddings
+        return CanaryOutcome.SKIPPED_NOT_LOADED, detail
+    return CanaryOutcome.ERROR, detail
+
+
+def failure(outcome: Outcome, detail: str, duration_s: float | None = None) -> CanaryResult:
+    """Say what it amounts to that no whole answer came."""
+    is_late = outcome is Outcome.TIMEOUT
+    canary_outcome = CanaryOutcome.STALLED if is_late else CanaryOutcome.ERROR
+    return CanaryResult(canary_outcome, detail, duration_s=duration_s)
+
+
+def without_implausible_speed(result: CanaryResult, most: float) -> CanaryResult:
+    """Return the result without a speed that no server has."""
+    generation = result.generation
+    if generation is None or (generation.tokens_per_second or 0.0) <= most:
+        return result
+    kept = msgspec.structs.replace(generation, tokens_per_second=None)
+    return msgspec.structs.replace(result, generation=kept)
+
+
+def next_state(before: CanaryState | None, result: CanaryResult, at_s: float) -> CanaryState:
+    """Return what is known of an instance after one more canary."""
+    outcome, detail = result.outcome, result.detail
+    if outcome not in SKIPPED:
+        n_before = 0 if before is None else before.n_stalled
+        n_stalled = n_before + 1 if outcome is CanaryOutcome.STALLED else 0
+        return CanaryState(outcome, detail, at_s, n_stalled, at_s, result.generation)
+    if before is None:
+        return CanaryState(outcome, detail, at_s)
+    n_stalled = before.n_stalled if outcome is CanaryOutcome.SKIPPED_BUSY else 0
+    return msgspec.structs.replace(
+        before, outcome=outcome, detail=detail, at_s=at_s, n_stalled=n_stalled
+    )
+
+
+# The connection
+
+
+class TimedConnection(Connection):
+    """A connection that notes when each piece of an answer came, and the server's clock."""
+
+    __slots__ = ("arrivals", "date")
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        target: Target,
+        bounds: Bounds,
+        open_connections: OpenConnections,
+    ) -> None:
+        super().__init__(loop, target, bounds, open_connections)
+        self.arrivals: list[tuple[int, float]] = []
+        """Bytes of the last answer's body, and by when so many had come, in monotonic seconds."""
+        self.date = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note the server's time as well."""
+        super().on_header(name, value)
+        if name.lower() == b"date":
+            self.date = value
+
+    def on_body(self, data: bytes) -> None:
+        """Note the time of a piece as well; of too many, that of the last one."""
+        if not self._body_bytes:
+            self.arrivals.clear()
+        super().on_body(data)
+        if len(self.arrivals) >= MAX_ARRIVALS:
+            self.arrivals.pop()
+        self.arrivals.append((self._body_bytes, time.monotonic()))
+
+
+class CanaryClient(InstanceClient):
+    """The way to one instance for one canary."""
+
+    __slots__ = ()
+
+    async def check(self, engine: Engine, requests: tuple[str, ...], deadline_s: float) -> Verdict:
+        """Ask what a poll asks."""
+        return engine.read(await self.fetch(requests, Deadlines(deadline_s, deadline_s)))
+
+    async def generate(
+        self, request: CanaryRequest, prompt: Prompt, deadline_s: float
+    ) -> CanaryResult:
+        """Ask for the generation and read it."""
+        paths = (request.path,)
+        self._requests[paths] = _post(self._target, request, prompt, self._transport.user_agent)
+        sent_s = time.monotonic()
+        exchange = await self._exchange(paths, Deadlines(deadline_s, deadline_s))
+        duration_s = time.monotonic() - sent_s
+        if exchange.failure is not None:
+            return failure(exchange.failure.outcome, exchange.failure.detail, duration_s)
+        arrivals = (
+            self._connection.arrivals if isinstance(self._connection, TimedConnection) else ()
+        )
+        return judge(request, exchange.answers[0], arrivals, sent_s, duration_s)
+
+    def _new_connection(self) -> Connection:
+        loop, transport = asyncio.get_running_loop(), self._transport
+        return TimedConnection(loop, self._target, transport.bounds, transport.open_connections)
+
+    def server_s(self, now_s: float) -> float:
+        """Return the time by the instance's clock, which may differ from ours."""
+        if not isinstance(self._connection, TimedConnection):
+            return now_s
+        with suppress(ValueError, OverflowError):
+            server_s = parsedate_to_datetime(self._connection.date.decode("latin-1")).timestamp()
+            if abs(server_s - now_s) > MAX_DATE_ERROR_S:
+                return server_s + 0.5  # in the middle of the second that it names
+        return now_s
+
+
+def _post(target: Target, request: CanaryRequest, prompt: Prompt, user_agent: str) -> bytes:
+    body = request.body(prompt)
+    head = (
+        f"POST {target.path}{request.path} HTTP/1.1\r\nHost: {target.netloc}\r\n"
+        f"User-Agent: {user_agent}\r\nAccept: */*\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+# The schedule
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Instances that wait for their canary."""
+
+    most: int
+    """Canaries at once."""
+    waiting: deque[ScrapeTarget] = field(default_factory=deque)
+    n_running: int = 0
+
+
+def _may_be_asked(scrape_target: ScrapeTarget) -> bool:
+    """Return whether an instance serves, is well, and is of a kind that can be asked."""
+    engine = scrape_target.engine
+    is_serving = scrape_target.target.state is State.RUNNING and scrape_target.row.is_up is True
+    return is_serving and engine is not None and engine.canary is not None
+
+
+class Canary:
+    """Sends each instance of a poller its canary when it is due, until it is closed."""
+
+    def __init__(
+        self,
+        options: CanaryOptions,
+        poller: Poller,
+        fleet_counters: FleetCounters,
+        transport: TransportConfig,
+        clock: Clock,
+    ) -> None:
+        self._options = options
+        self._poller = poller
+        self._counters = fleet_counters.canary = CanaryCounters()
+        self._transport = replace(transport, bounds=BOUNDS, slots=None)
+        self._clock = clock
+        self._wheel = poller.canary_wheel = Wheel(options.period_s)
+        self._lane = _Lane(options.concurrency)
+        # Those that stalled take their whole time again: they must not keep all others waiting.
+        self._stalled_lane = _Lane(max(1, options.concurrency // 2))
+        self._tasks: dict[str, asyncio.Task[None] | None] = {}
+        """By instance id; None while it waits."""
+        self._n_late = 0
+
+    def __repr__(self) -> str:
+        n_running = self._lane.n_running + self._stalled_lane.n_running
+        return f"<Canary {n_running} under way, {len(self._tasks) - n_running} waiting>"
+
+    async def run(self) -> None:
+        """Begin each canary when it is due, until cancelled."""
+        wheel = self._wheel
+        # The wall clock may be set while we run.
+        offset_s = self._clock.unix_s() - self._clock.monotonic_s()
+        tick = wheel.tick_at(self._clock.unix_s()) + 1
+        while True:
+            await self._clock.sleep(wheel.starts_at_s(tick) - offset_s - self._clock.monotonic_s())
+            now_tick = wheel.tick_at(self._clock.monotonic_s() + offset_s)
+            # After a long stall only one period is made up for.
+            for due in range(max(tick, now_tick - wheel.n_slots + 1), now_tick + 1):
+                self._queue(wheel.due(due))
+                if due % wheel.n_slots == 0:
+                    self._log_late()
+            tick = max(tick, now_tick + 1)
+
+    async def close(self) -> None:
+        """Give up all canaries."""
+        self._lane.waiting.clear()
+        self._stalled_lane.waiting.clear()
+        tasks = [task for task in self._tasks.values() if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _queue(self, scrape_targets: Iterable[ScrapeTarget]) -> None:
+        for scrape_target in scrape_targets:
+            instance_id = scrape_target.target.id
+            if instance_id in self._tasks:
+                self._n_late += 1
+            elif _may_be_asked(scrape_target):
+                self._tasks[instance_id] = None
+                canary = scrape_target.row.canary
+                is_stalled = canary is not None and canary.n_stalled > 0
+                (self._stalled_lane if is_stalled else self._lane).waiting.append(scrape_target)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        """Begin as many as may be under way at once."""
+        lanes = (self._lane, self._stalled_lane)
+        for lane in lanes:
+            while lane.waiting and lane.n_running < lane.most:
+                if sum(one.n_running for one in lanes) >= self._options.concurrency:
+                    return
+                self._start(lane, lane.waiting.popleft())
+
+    def _start(self, lane: _Lane, scrape_target: ScrapeTarget) -> None:
+        instance_id = scrape_target.target.id
+        task = asyncio.get_running_loop().create_task(self._ask(scrape_target))
+        self._tasks[instance_id] = task
+        lane.n_running += 1
+        task.add_done_callback(partial(self._ended, lane, instance_id))
+
+    def _ended(self, lane: _Lane, instance_id: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[instance_id]
+        lane.n_running -= 1
+        if not task.cancelled() and task.exception() is not None:
+            log.error("bug in a canary instance=%s", instance_id, exc_info=task.exception())
+        self._start_waiting()
+
+    async def _ask(self, scrape_target: ScrapeTarget) -> None:
+        """Send one canary and take in what came of it."""
+        engine = scrape_target.engine
+        if engine is None or engine.canary is None or not self._is_current(scrape_target):
+            return
+        began_s = self._clock.unix_s()
+        client = CanaryClient(scrape_target.target, self._transport)
+        try:
+            result = await self._result(scrape_target, engine, engine.canary, client)
+        finally:
+            client.close()
+        self._counters.record(
+            scrape_target.row.counters.model, result.outcome, result.generation, result.duration_s
+        )
+        if self._is_current(scrape_target):
+            scrape_target.take_canary(next_state(scrape_target.row.canary, result, began_s))
+
+    async def _result(
+        self,
+        scrape_target: ScrapeTarget,
+        engine: Engine,
+        request: CanaryRequest,
+        client: CanaryClient,
+    ) -> CanaryResult:
+        deadline_s = asyncio.get_running_loop().time() + self._options.timeout_s
+        reading = scrape_target.row.reading
+        assert reading is not None  # noqa: S101 - one without a poll is not asked
+        prompt = self._plan(scrape_target, request, reading.verdict.values, None)
+        if request.is_checked_first and isinstance(prompt, Prompt):
+            verdict = await client.check(engine, scrape_target.requests, deadline_s)
+            if verdict.outcome is not Outcome.OK:
+                return failure(verdict.outcome, verdict.detail)
+            now_s = self._clock.unix_s()
+            scrape_target.clock_offset_s = client.server_s(now_s) - now_s
+            scrape_target.watch_stay(verdict.values, now_s)
+            prompt = self._plan(scrape_target, request, verdict.values, scrape_target.stay)
+        if isinstance(prompt, CanaryResult):
+            return prompt
+        stay, sent_s = scrape_target.stay, scrape_target.server_s()
+        result = await client.generate(request, prompt, deadline_s)
+        scrape_target.stay = keep_alive.after_canary(stay, sent_s, scrape_target.server_s())
+        return without_implausible_speed(result, self._options.max_tokens_per_second)
+
+    def _plan(
+        self,
+        scrape_target: ScrapeTarget,
+        request: CanaryRequest,
+        values: Values,
+        stay: Stay | None,
+    ) -> Prompt | CanaryResult:
+        target, now_s = scrape_target.target, scrape_target.server_s()
+        return plan(request, values, target, self._options, stay, now_s=now_s)
+
+    def _is_current(self, scrape_target: ScrapeTarget) -> bool:
+        """Return whether the instance is still there and may be asked."""
+        known = self._poller.scrape_targets.get(scrape_target.target.id)
+        return known is scrape_target and _may_be_asked(scrape_target)
+
+    def _log_late(self) -> None:
+        if self._n_late:
+            log.warning(
+                "canaries are late, raise canary.concurrency or canary.period n=%d period=%gs",
+                self._n_late,
+                self._options.period_s,
+            )
+            self._n_late = 0
