@@ -391,7 +391,7 @@ def test_an_instance_that_is_down_has_no_speed() -> None:
 
 def test_every_outcome_of_canaries_is_counted_from_the_start() -> None:
     fleet_counters = FleetCounters()
-    assert b"canary" not in text_of(render(snapshot(fleet_counters=fleet_counters)))
+    assert b"_canary_" not in text_of(render(snapshot(fleet_counters=fleet_counters)))
 
     counting(fleet_counters)
     page = text_of(render(snapshot(fleet_counters=fleet_counters))).decode()
