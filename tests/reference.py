@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
+
 from alerts import rulebook
 from alerts.model import Alert
 from alerts.series import PROVISIONER_SERIES
@@ -12,12 +14,14 @@ from alerts.settings import Settings
 from dashboards.collection import boards
 from dashboards.settings import DashboardSettings
 from exporter import catalogue
+from exporter.engines import ENGINES
 from exporter.settings import SETTINGS
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
 from provisioning.api.routes import OPERATIONS
 from provisioning.cli.settings import OPTIONS
 from provisioning.metrics import Metrics
+from tests.exporter.engines.bodies import ANSWERS
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 BANNER = "<!-- Written by `make docs` from the code; do not edit. -->"
@@ -31,6 +35,7 @@ def pages() -> Mapping[str, str]:
         "settings.md": _page("Settings", _settings()),
         "alerts.md": _page("Alerts", _alerts()),
         "dashboards.md": _page("Dashboards", _dashboards()),
+        "engines.md": _page("Engines", _engines()),
         "api.md": _page("The provisioner's API", _api()),
     }
 
@@ -83,6 +88,57 @@ def _provisioner_series() -> Iterator[Row]:
     for one in PROVISIONER_SERIES:
         help_text = help_by_name[one.name.removesuffix("_total")]
         yield [_code(one.name), one.kind, _labels(one.labels), help_text]
+
+
+GIVEN_BY = {
+    "loaded models, their memory": ("loaded",),
+    "installed models": ("installed",),
+    "model": ("models",),
+    "version": ("version",),
+    "start time": ("start_time_s",),
+    "speed": ("tokens_per_second", "generating_seconds_total"),
+    "generated tokens": ("generated_tokens_total",),
+    "prompt tokens": ("prompt_tokens_total",),
+    "running requests": ("requests_running",),
+    "waiting requests": ("requests_queued",),
+    "errors by type": ("errors_total",),
+    "request durations": ("request_duration",),
+    "p99 latency of its own": ("latency_p99_s",),
+    "time to first token": ("time_to_first_token",),
+    "queue time": ("queue_time",),
+    "KV cache usage": ("kv_cache_usage_ratio",),
+}
+"""Fields of Values, by what they are called for people."""
+
+
+def _engines() -> Iterator[str]:
+    yield from _table(
+        ("engine", "requests of each poll", "requests when new or back"),
+        (
+            [
+                _code(one.name),
+                _labels(one.requests),
+                _labels(one.identity_requests + one.costly_requests),
+            ]
+            for one in ENGINES
+        ),
+    )
+    yield from ("What each gives, by the answers of real servers that the tests keep:", "")
+    given = [msgspec.structs.asdict(one.read(ANSWERS[one.name]).values) for one in ENGINES]
+    yield from _table(
+        ("", *(_code(one.name) for one in ENGINES)),
+        (
+            [
+                what,
+                *(_yes(any(values[name] not in (None, ()) for name in names)) for values in given),
+            ]
+            for what, names in GIVEN_BY.items()
+        ),
+    )
+
+
+def _yes(is_given: bool) -> str:
+    return "yes" if is_given else "–"
 
 
 def _settings() -> Iterator[str]:

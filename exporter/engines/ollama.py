@@ -181,7 +181,12 @@ def _read_loaded(
 
 
 def _read_installed(answer: Answer | PollError, faults: list[PollError]) -> tuple[str, ...] | None:
-    """Return the names of the installed models, sorted; None, and a fault, if unreadable."""
+    """Return the names of the installed models, sorted; None, and a fault, if unreadable.
+
+    Servers that only speak Ollama's language may lack the list; that is no fault.
+    """
+    if isinstance(answer, Answer) and answer.status == 404:
+        return None
     try:
         body = metrics_body(INSTALLED, answer)
         try:

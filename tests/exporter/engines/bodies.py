@@ -5,6 +5,7 @@ llama-server: llama.cpp of 2026-10, with a tiny model. Ollama: 0.23.0 with gemma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from exporter.model import Answer
@@ -100,6 +101,43 @@ HAPROXY_BACKEND_DEAD = Answer(
     b"<html><body><h1>503 Service Unavailable</h1>\n"
     b"No server is available to handle this request.\n</body></html>\n",
 )
+
+
+FLEET_FULL = Answer(
+    200,
+    b'{"tokens_per_second":41.7,"latency_p99":0.089,"error_count":3,"errors":{"oom":3},'
+    b'"model":"m","version":"1","requests_running":1,"requests_queued":0,'
+    b'"start_time_seconds":1800000000,"generated_tokens_total":5,"prompt_tokens_total":6,'
+    b'"generating_seconds_total":7,"request_duration_seconds":{"buckets":{"0.1":1,"+Inf":2},'
+    b'"sum":1}}',
+)
+OLLAMA_INSTALLED = Answer(200, b'{"models":[{"name":"g270:latest","size":253000000}]}')
+SGLANG_SERVER_INFO = Answer(200, b'{"version":"0.5.23","internal_states":[{}]}')
+
+ANSWERS: Mapping[str, Mapping[str, Answer]] = {
+    "fleet": {"/health": FLEET_OK, "/api/metrics": FLEET_FULL},
+    "ollama": {
+        "/": OLLAMA_ROOT,
+        "/api/ps": OLLAMA_LOADED,
+        "/api/version": OLLAMA_VERSION,
+        "/api/tags": OLLAMA_INSTALLED,
+        "/metrics": OLLAMA_NOT_FOUND,
+    },
+    "llamacpp": {
+        "/health": LLAMACPP_OK,
+        "/metrics": Answer(200, LLAMACPP_METRICS),
+        "/props": Answer(200, LLAMACPP_PROPS),
+    },
+    "vllm": {"/health": EMPTY_OK, "/metrics": VLLM_METRICS, "/version": VLLM_VERSION},
+    "sglang": {
+        "/ready": EMPTY_OK,
+        "/metrics": SGLANG_METRICS,
+        "/model_info": SGLANG_MODEL_INFO,
+        "/server_info": SGLANG_SERVER_INFO,
+    },
+    "tgi": {"/health": EMPTY_OK, "/metrics": TGI_METRICS, "/info": TGI_INFO},
+}
+"""All that a server of each kind answers to its engine, by the engine's name."""
 
 
 def nested(head: bytes) -> bytes:

@@ -146,6 +146,16 @@ def test_bad_installed_models_leave_the_loaded_ones(
     assert "/api/tags" in verdict.metrics_detail
 
 
+def test_a_server_without_a_list_of_installed_models_does_not_say() -> None:
+    answers = {"/": OLLAMA_ROOT, "/api/ps": OLLAMA_LOADED, "/api/tags": OLLAMA_NOT_FOUND}
+
+    verdict = read(answers)
+
+    assert (Outcome.OK, None) == (verdict.metrics_outcome, verdict.values.installed)
+    refused = {**answers, "/api/tags": Answer(500, b"")}
+    assert Outcome.HTTP_STATUS is read(refused).metrics_outcome
+
+
 PROPOSED = b"""\
 # TYPE ollama_requests_queued gauge
 ollama_requests_queued 2
