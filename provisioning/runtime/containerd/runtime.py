@@ -128,7 +128,7 @@ class ContainerdRuntime:
             self._daemon, namespace, clock, look=self._tell_exited, heard=self._on_event
         )
         self._clock = clock
-        self._oom_kills: dict[str, tuple[ContainerState, int]] = {}
+        self._oom_kills: dict[str, tuple[ContainerState | None, int]] = {}
         """By container: in which state its count of the kernel's kills was read, and that."""
         self._suspects: dict[str, float] = {}
         """Containers that may just have run out of memory, and until when that is looked at."""
@@ -231,6 +231,8 @@ class ContainerdRuntime:
                 raise meaning_of(container, error) from error
 
     async def _tell_exited(self) -> None:
+        # Nor has anybody said meanwhile that memory ran out: every count is read once more.
+        self._oom_kills = {name: (None, n) for name, (_, n) in self._oom_kills.items()}
         for container in await self.containers():
             if container.state is ContainerState.EXITED:
                 self._ended.send(container.name)

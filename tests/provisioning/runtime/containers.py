@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from collections.abc import Mapping
 from functools import partial
@@ -47,6 +49,40 @@ COMMANDS: Mapping[Behaviour, tuple[str, ...]] = {
 MEMORY_BYTES = 24 * 2**20
 
 
+class Line:
+    """A way to a daemon's socket that can be cut, while the daemon goes on."""
+
+    def __init__(self, end: Path, path: Path) -> None:
+        self._end = str(end)
+        self._path = path
+        self._open: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def connect(self) -> None:
+        self._server = await asyncio.start_unix_server(self._join, self._path)
+
+    def cut(self) -> None:
+        assert self._server
+        self._server.close()
+        self._path.unlink(missing_ok=True)
+        for writer in self._open:
+            writer.close()
+        self._open.clear()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        beyond, there = await asyncio.open_unix_connection(self._end)
+        self._open |= {writer, there}
+        with contextlib.suppress(OSError):
+            await asyncio.gather(_carry(reader, there), _carry(beyond, writer))
+
+
+async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    while data := await source.read(65_536):
+        target.write(data)
+        await target.drain()
+    target.close()
+
+
 class ContainerdLab:
     """A containerd that has the image, as a node."""
 
@@ -62,12 +98,14 @@ class ContainerdLab:
     def features(self) -> frozenset[Feature]:
         return frozenset(Feature)
 
-    def open(self, *, fleet: str = FLEET, settings: Settings | None = None) -> ContainerdRuntime:
+    def open(
+        self, *, fleet: str = FLEET, settings: Settings | None = None, endpoint: str = ""
+    ) -> ContainerdRuntime:
         self._fleets.add(fleet)
         runtime = ContainerdRuntime(
             fleet,
             self._node,
-            endpoint=self.containerd.endpoint,
+            endpoint=endpoint or self.containerd.endpoint,
             clock=SystemClock(),
             settings=settings or self.containerd.settings,
         )

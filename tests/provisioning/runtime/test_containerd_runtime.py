@@ -27,7 +27,7 @@ from provisioning.runtime.containerd.client import Daemon
 from provisioning.runtime.containerd.containers import Settings
 from provisioning.runtime.containerd.runtime import ContainerdRuntime, namespace_of
 from tests.containerd import is_second_version, running_containerd
-from tests.provisioning.runtime.containers import ContainerdLab
+from tests.provisioning.runtime.containers import READY, ContainerdLab, Line
 from tests.provisioning.runtime.contract import (
     FLEET,
     GRACE_S,
@@ -467,6 +467,35 @@ async def test_what_ended_while_the_daemon_was_down_is_told_and_has_exited_someh
     assert (ContainerState.EXITED, None) == (found.state, found.exit_status)
     await runtime.start(container)
     assert (running(container),) == await runtime.containers()
+
+
+async def test_a_child_that_ran_out_of_memory_while_the_node_was_silent_is_seen_later(
+    lab: ContainerdLab, tmp_path: Path
+) -> None:
+    """containerd tells of it once, and nobody heard it."""
+    eats = "(x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done); echo eaten"
+    script = f"trap '{eats}' USR1; echo {READY}; while :; do sleep 1000 & wait; done"
+    line = Line(Path(lab.containerd.endpoint.removeprefix("unix://")), tmp_path / "line")
+    await line.connect()
+    runtime = lab.open(endpoint=f"unix://{tmp_path}/line")
+    container = running_command(lab, "sh", "-c", script)
+    await runtime.start(container)
+    await eventually(lambda: lab.is_ready(container))
+    assert (running(container),) == await runtime.containers()
+    line.cut()
+
+    os.kill(await lab.pid(container), signal.SIGUSR1)
+    await eventually(lambda: "eaten" in lab.said(container))
+    await line.connect()
+
+    async def is_marked() -> bool:
+        return await answers(runtime) and (await one(runtime)).is_out_of_memory
+
+    try:
+        await eventually(is_marked)
+        assert ContainerState.RUNNING is (await one(runtime)).state
+    finally:
+        line.cut()
 
 
 async def test_a_daemon_that_is_down_is_an_unreachable_node_at_once(lab: ContainerdLab) -> None:
