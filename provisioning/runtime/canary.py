@@ -79,8 +79,8 @@ def ollama_body(loaded: LoadedModel, *, date: str, n_trained: int) -> str:
         # as can be is what Ollama made of a longer default: to ask for that is to ask for nothing.
         options["num_ctx"] = loaded.context_length
     keep_alive = -1 if left_s > PINNED_S else round(left_s)
-    request = {"model": loaded.name, "prompt": PROMPT, "stream": False, "keep_alive": keep_alive}
-    return json.dumps(request | {"options": options})
+    request = {"model": loaded.name, "prompt": PROMPT, "raw": True, "stream": False}
+    return json.dumps({**request, "keep_alive": keep_alive, "options": options})
 
 
 def _left_s(expires_at: str, date: str) -> float:

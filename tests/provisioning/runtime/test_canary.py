@@ -95,7 +95,8 @@ async def test_ollama_generates_a_few_tokens_and_keeps_the_model_as_long_as_befo
 
     (asked,) = fake.asked
     assert {"num_predict": 4} == asked.pop("options")
-    assert {"model": "tiny:latest", "prompt": "Hi", "stream": False, "keep_alive": 300} == asked
+    assert (False, True, 300) == (asked["stream"], asked["raw"], asked["keep_alive"])
+    assert ("tiny:latest", "Hi") == (asked["model"], asked["prompt"])
 
 
 async def test_a_model_that_never_expires_stays_so(prober: HttpProber, fake: Fake) -> None:
