@@ -270,6 +270,7 @@ class Aggregation:
             for values in reported
             if values.latency_p99_s is not None and values.request_duration is None
         ]
+        self._conditions.update([condition for row in rows for condition in row.conditions])
         self._add_models([row for row in rows if row.counters.loaded is not None and row.is_up])
 
     def _add_models(self, rows: Sequence[Row]) -> None:
@@ -282,7 +283,6 @@ class Aggregation:
                 if (use := models.get(model.name)) is None:
                     use = models[model.name] = ModelUse()
                 use.add(model)
-        self._conditions.update([condition for row in rows for condition in row.conditions])
         self._installed.update([row.counters.installed or () for row in rows])
 
     def _add_speeds(self, healthy: Sequence[Row]) -> None:

@@ -90,6 +90,7 @@ def test_an_instance_whose_last_canary_stalled_has_that_condition() -> None:
     assert (Condition.STALLED,) == conditions_of(target(), reading(), None, stalled)
     assert () == conditions_of(target(), reading(Outcome.REFUSED), None, stalled)
     assert () == conditions_of(target(), reading(), None, next_well(stalled))
+    assert 1 == snapshot(row(target(), reading(), stalled)).fleet.conditions[Condition.STALLED]
 
 
 def next_well(known: CanaryState) -> CanaryState:
