@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 MAX_BUCKETS: Final = 64
 """Of one histogram; servers have up to 41."""
 MAX_BOUNDARY_CHARACTERS: Final = 32
-MAX_UNION: Final = 64
-"""Boundaries of a merged histogram. What would be more is merged onto those that are there."""
+MAX_UNION: Final = 96
+"""Boundaries of a merged histogram: those of all engines are 90. What would be more is merged onto
+those that are there."""
 MAX_LAYOUTS: Final = 16
 """Different boundaries that are told apart for the bounds of a quantile."""
 

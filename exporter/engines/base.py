@@ -238,6 +238,7 @@ def drop_implausible(verdict: Verdict, *, now_s: float, max_tokens_per_second: f
         "latency_p99_s": MAX_LATENCY_S,
         "requests_running": MAX_REQUESTS,
         "requests_queued": MAX_REQUESTS,
+        "kv_cache_usage_ratio": 1.0,
         "start_time_s": now_s + MAX_CLOCK_SKEW_S,
         "generated_tokens_total": max_tokens_per_second * MAX_YEARS_S,
         "prompt_tokens_total": max_tokens_per_second * MAX_YEARS_S * PROMPT_FACTOR,

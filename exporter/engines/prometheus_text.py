@@ -41,6 +41,8 @@ MAX_ERROR_TYPES: Final = 100
 MAX_MODELS: Final = 16
 MAX_SHOWN_BYTES: Final = 50
 MAX_LABELS_BYTES: Final = 2048
+MAX_SHORT_BYTES: Final = 100
+"""Blocks of a family that are so short may hold one sample only, which is looked at first."""
 
 Names = tuple[str, ...]
 """What versions of a server call one figure: of several on a page the first counts."""
@@ -139,6 +141,7 @@ _find_samples: Callable[[bytes], Samples] = re.compile(
 ).findall
 
 
+@lru_cache(maxsize=1024)
 def _family(name: str) -> str:
     """Return the name on the TYPE line: that of a histogram also for its sum."""
     return re.sub(r"_(?:sum|count)$", "", name)
@@ -274,6 +277,10 @@ class _Figures:
     def _amounts(self, names: Names) -> list[float]:
         """Return the values of the first series that the page has; none, and a fault, if bad."""
         for name in names:
+            block = self._blocks.get(name.encode(), b"")
+            words = block.split(None, 3) if len(block) < MAX_SHORT_BYTES else ()
+            if len(words) == 2 and words[0] == name.encode():  # the one sample, without labels
+                return self._checked(name, [(words[0], b"", words[1])])
             samples = self._samples(name)
             if samples:
                 return self._checked(name, samples)

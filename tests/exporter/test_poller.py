@@ -8,18 +8,19 @@ import logging
 import socket
 import threading
 from collections import Counter
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
 import pytest
 
 from exporter.counters import update
-from exporter.model import Outcome, State, Status, Target
+from exporter.model import Answer, Outcome, State, Status, Target
 from exporter.poller import AT_ONCE, MAX_SLOTS, TICK_S, Wheel, phase_s
 from exporter.scrape_target import PollStart, ScrapeTarget
 from exporter.selfmetrics import Request
 from exporter.steps import STEP
-from tests.exporter.engines.bodies import LLAMACPP_METRICS
+from tests.exporter.engines.bodies import ANSWERS, LLAMACPP_METRICS
 from tests.exporter.pollers import (
     INTERVAL_S,
     PATIENCE_S,
@@ -329,6 +330,35 @@ async def test_a_draining_instance_is_still_asked() -> None:
 
     assert 'ollama_fleet_instances{shard="0",status="draining"} 1\n' in page
     assert 'ollama_instance_up{instance_id="a",node=""} 1\n' in page
+
+
+async def test_a_mixed_fleet_is_told_apart_and_its_histograms_are_one() -> None:
+    """One server of each kind; none is told which it is."""
+    asked: dict[str, set[str]] = {}
+
+    def server(name: str) -> Handler:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while (path := await read_request(reader)) is not None:
+                asked.setdefault(name, set()).add(path)
+                answer = ANSWERS[name].get(path, Answer(404, b""))
+                writer.write(response(answer.body, f"{answer.status} ."))
+
+        return serve
+
+    async with AsyncExitStack() as stack:
+        ports = {name: await stack.enter_async_context(serving(server(name))) for name in ANSWERS}
+        targets = [target(name, port, "auto") for name, port in ports.items()]
+        async with watching(*targets) as polled:
+            await polled.polled_all()
+            await eventually(lambda: all(polled.status(name) is Status.HEALTHY for name in ANSWERS))
+            page = await polled.page()
+            readings = [polled.poller.scrape_targets[name].row.reading for name in ANSWERS]
+
+    assert [*ANSWERS] == [reading.engine for reading in readings if reading]
+    assert {Outcome.OK} == {reading.verdict.metrics_outcome for reading in readings if reading}
+    assert not [path for path in asked["sglang"] if "health" in path]
+    for boundary_s in (0.0001, 0.1, 0.3, 2400.0, 7680.0):  # of all of them
+        assert f'_duration_seconds_bucket{{shard="0",model="m",le="{boundary_s}"}} 0.0\n' in page
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ FLEET_FULL = Answer(
     200,
     b'{"tokens_per_second":41.7,"latency_p99":0.089,"error_count":3,"errors":{"oom":3},'
     b'"model":"m","version":"1","requests_running":1,"requests_queued":0,'
-    b'"start_time_seconds":1800000000,"generated_tokens_total":5,"prompt_tokens_total":6,'
+    b'"start_time_seconds":1700000000,"generated_tokens_total":5,"prompt_tokens_total":6,'
     b'"generating_seconds_total":7,"request_duration_seconds":{"buckets":{"0.1":1,"+Inf":2},'
     b'"sum":1}}',
 )

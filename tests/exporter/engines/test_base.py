@@ -10,13 +10,25 @@ from exporter.model import Outcome, Values, Verdict
 
 NOW_S = 1_800_000_000.0
 HONEST = Values(
-    ("m",), "1", 42.0, 0.1, 2.0, 3.0, NOW_S - 60.0, 5000.0, 6000.0, 100.0, (("oom", 1.0),)
+    ("m",),
+    "1",
+    42.0,
+    0.1,
+    2.0,
+    3.0,
+    NOW_S - 60.0,
+    5000.0,
+    6000.0,
+    100.0,
+    (("oom", 1.0),),
+    kv_cache_usage_ratio=0.5,
 )
 HIGHEST = {
     "tokens_per_second": 10_000.0,
     "latency_p99_s": 86_400.0,
     "requests_running": 100_000.0,
     "requests_queued": 100_000.0,
+    "kv_cache_usage_ratio": 1.0,
     "start_time_s": NOW_S + 3600.0,
     "generated_tokens_total": 3e12,
     "prompt_tokens_total": 3e14,
