@@ -48,9 +48,10 @@ FLEET_INSTANCES = Series(
     "ollama_fleet_instances",
     Kind.GAUGE,
     "Instances by status; every status is always present. healthy: passed its health check. "
-    "unhealthy: connected, but gave no good answer. unreachable: no connection. loading: loads "
-    "its model. provisioning, draining: state in the inventory. unknown: not polled yet, or the "
-    "exporter ran out of file descriptors.",
+    "unhealthy: connected, but gave no good answer, loads for longer than poll.loading-timeout, or "
+    "two canaries in a row stalled and the inventory says health: canary. unreachable: no "
+    "connection. loading: loads its model. provisioning, draining: state in the inventory. "
+    "unknown: not polled yet, or the exporter ran out of file descriptors.",
     (*SHARD, "status"),
 )
 FLEET_INVENTORY_INSTANCES = Series(
@@ -72,8 +73,9 @@ FLEET_INSTANCE_CONDITIONS = Series(
 FLEET_RESTARTS = Series(
     "ollama_fleet_restarts_total",
     Kind.COUNTER,
-    "Restarts of instances seen since this exporter started: the start time or the version "
-    "changed, or counters went back. A stock Ollama server shows only a changed version.",
+    "Restarts of instances seen since this exporter started. It sees that the start time or the "
+    "version changed, or that a counter of tokens went back. A restart of stock Ollama shows only "
+    "in its version and in `started` of the inventory.",
     SHARD,
 )
 FLEET_TOKENS_PER_SECOND = Series(
@@ -226,7 +228,7 @@ MODEL_INSTANCES = Series(
 MODEL_LOADED_INSTANCES = Series(
     "ollama_model_loaded_instances",
     Kind.GAUGE,
-    "Instances that have the model in memory.",
+    "Instances that have the model in memory; 0 for a model that the inventory lists and none has.",
     (*SHARD, "model"),
 )
 MODEL_INSTALLED_INSTANCES = Series(
@@ -238,7 +240,8 @@ MODEL_INSTALLED_INSTANCES = Series(
 MODEL_ON_CPU_INSTANCES = Series(
     "ollama_model_on_cpu_instances",
     Kind.GAUGE,
-    "Instances that have the model in memory, partly or wholly outside GPU memory.",
+    "Instances that have the model in memory, partly or wholly outside GPU memory. Absent where no "
+    "server says where its memory is.",
     (*SHARD, "model"),
 )
 MODEL_LOADED_BYTES = Series(
@@ -392,20 +395,20 @@ INSTANCE_MODEL_LOADED = Series(
 INSTANCE_MODEL_BYTES = Series(
     "ollama_instance_model_bytes",
     Kind.GAUGE,
-    "Memory of the loaded model, on the GPU and off it.",
+    "Memory of the loaded model, on the GPU and off it. Absent where the server does not say.",
     OF_MODEL,
 )
 INSTANCE_MODEL_VRAM_BYTES = Series(
     "ollama_instance_model_vram_bytes",
     Kind.GAUGE,
     "GPU memory of the loaded model. Below ollama_instance_model_bytes, the model is partly or "
-    "wholly on the CPU.",
+    "wholly on the CPU. Absent where the server does not say.",
     OF_MODEL,
 )
 INSTANCE_MODEL_CONTEXT_LENGTH = Series(
     "ollama_instance_model_context_length",
     Kind.GAUGE,
-    "Context length of the loaded model, in tokens.",
+    "Context length of the loaded model, in tokens. Absent where the server does not say.",
     OF_MODEL,
 )
 INSTANCE_MODEL_EXPIRES = Series(
