@@ -117,7 +117,7 @@ def _published() -> Iterable[str]:
     for series in ALL_SERIES:
         if series.kind is Kind.HISTOGRAM:
             yield from (f"{series.name}_bucket", f"{series.name}_count")
-        elif series is not catalogue.FLEET_THRESHOLD:
+        elif series not in catalogue.RULE_SERIES:
             yield series.name
 
 

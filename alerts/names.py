@@ -6,9 +6,6 @@ whoever reads them share these names.
 
 from __future__ import annotations
 
-ACTIVE_EXPORTERS = "exporter:ollama_exporter_shard:active"
-"""shard_info of the exporters whose polls go on; others must not speak for the fleet."""
-
 INSTANCES = "fleet:ollama_instances:sum"
 """By status."""
 INVENTORY = "fleet:ollama_inventory_instances:sum"
@@ -22,7 +19,11 @@ HEALTHY_RATIO = "fleet:ollama_instances_healthy_per_expected:ratio"
 MODEL_INSTANCES = "model:ollama_instances:sum"
 """By model and status."""
 
+REQUESTS_P99 = "fleet:ollama_request_duration_seconds:p99"
+"""Of the merged histogram; absent where too few requests fill it, like CANARIES_P99."""
+CANARIES_P99 = "fleet:ollama_canary_duration_seconds:p99"
 LATENCY_P99 = "fleet:ollama_request_latency_seconds:p99"
+"""By `source`: of requests, else of canaries, else what instances report."""
 MODEL_SPEED = "model:ollama_tokens_per_second:sum"
 SPEED = "fleet:ollama_tokens_per_second:sum"
 MEASURED = "fleet:ollama_measured_instances:sum"

@@ -1,9 +1,9 @@
 """Put PromQL together where many rules need the same turn of phrase.
 
 Two exporters over the same instances are replicas: of what both say the maximum counts. Exporters
-over different parts of the fleet are shards: what they say is added up. Which shard an exporter is,
-its own `ollama_exporter_shard_info` says; so every sum over the fleet is a sum over shards of a
-maximum over replicas, and nobody has to configure which of the two there are.
+over different parts of the fleet are shards: what they say is added up. Every aggregate of an
+exporter has its `shard` as a label; so every sum over the fleet is a sum over shards of a maximum
+over replicas, and nobody has to configure which of the two there are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from alerts.names import ACTIVE_EXPORTERS
 from exporter.catalogue import INSTANCE_INFO, Kind, Series
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import ABSOLUTE, Level, number
@@ -19,7 +18,7 @@ from ollama_fleet.levels import ABSOLUTE, Level, number
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """How the exporter is scraped, as far as expressions depend on it."""
+    """How a job is scraped, as far as expressions depend on it."""
 
     job: str
     cluster_label: str
@@ -28,12 +27,20 @@ class Scope:
 
     @property
     def up(self) -> str:
-        """Return the series that says whether scrapes of the exporter succeed."""
-        return self.scraped("up")
+        """Return the series that says whether scrapes succeed."""
+        return self.raw("up")
 
-    def scraped(self, name: str) -> str:
-        """Return one of the series that Prometheus itself makes of each scrape of the exporter."""
-        return f'{name}{{job="{self.job}"}}'
+    def raw(self, series: Series | str, *, suffix: str = "", where: str = "") -> str:
+        """Return the selector of a scraped series: one of the catalogue, or of Prometheus itself.
+
+        Args:
+            series: What to select; only of this job, whoever else publishes that name.
+            suffix: Part of a histogram, such as `_bucket`.
+            where: Further matchers.
+        """
+        name = series if isinstance(series, str) else series.name
+        matchers = ", ".join(filter(None, (f'job="{self.job}"', where)))
+        return f"{name}{suffix}{{{matchers}}}"
 
     def by(self, *labels: str) -> str:
         """Return `by (…)`; every aggregate keeps the cluster, or clusters would mute each other."""
@@ -60,9 +67,15 @@ class Scope:
         return self._over_lookback("max_over_time", series, where)
 
     def _over_lookback(self, function: str, series: Series | str, where: str) -> str:
-        name = series if isinstance(series, str) else series.name
-        selector = f"{{{where}}}" if where else ""
-        return f"{function}({name}{selector}[{duration_text(self.lookback_s)}])"
+        selector = series if isinstance(series, str) else self.raw(series, where=where)
+        return f"{function}({selector}[{duration_text(self.lookback_s)}])"
+
+    def over(
+        self, function: str, series: Series, window_s: float, *, suffix: str = "", where: str = ""
+    ) -> str:
+        """Return a function over a range of a scraped series: `rate(name{job="…"}[5m])`."""
+        selector = self.raw(series, suffix=suffix, where=where)
+        return f"{function}({selector}[{duration_text(window_s)}])"
 
     def covered(self, name: str, window_s: float) -> str:
         """Return what is there only if a recorded series was at the beginning of a window."""
@@ -83,36 +96,18 @@ class Scope:
             inner: What to take of the series, such as its rate; its last value where not given.
             suffix: `_bucket` for the buckets of a histogram.
         """
-        labels_kept = (
-            *[label for label in series.labels if label != "shard"],
-            *(["le"] if series.kind is Kind.HISTOGRAM and suffix == "_bucket" else []),
-        )
+        buckets = ("le",) if series.kind is Kind.HISTOGRAM and suffix == "_bucket" else ()
         inner = inner or self.last(series)
-        return (
-            f"sum {self.by(*labels)} (\n"
-            f"  max {self.by('shard', *labels_kept)} (\n"
-            f"    {inner}\n"
-            f"    * {self.on_exporter} group_left (shard) {ACTIVE_EXPORTERS}\n"
-            "  )\n"
-            ")"
-        )
+        return f"sum {self.by(*labels)} (\n  max {self.by(*series.labels, *buckets)} ({inner})\n)"
 
     def with_model(self, expression: str) -> str:
         """Return an expression on instances with the model of each as a label."""
         same = self.on("job", "instance", "instance_id")
-        return f"{expression} * {same} group_left (model) {INSTANCE_INFO.name}"
+        return f"{expression} * {same} group_left (model) {self.raw(INSTANCE_INFO)}"
 
     def per_instance(self, expression: str, *labels: str) -> str:
         """Return the maximum over replicas for each instance, by id and further labels."""
         return f"max {self.by('instance_id', *labels)} ({expression})"
-
-
-def over(
-    function: str, series: Series, window_s: float, *, suffix: str = "", where: str = ""
-) -> str:
-    """Return a function over a range of a series: `rate(name{where}[5m])`."""
-    selector = f"{{{where}}}" if where else ""
-    return f"{function}({series.name}{suffix}{selector}[{duration_text(window_s)}])"
 
 
 def of_size(level: Level, size: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -115,7 +116,9 @@ class Thresholds(Section):
         "capacity; the others count as equally fast.",
     )
     min_requests: Annotated[int, Field(gt=0)] = Field(
-        100, description="Minimum requests in a window to evaluate its p99 and error ratio."
+        100,
+        description="Minimum requests or canaries in a window to evaluate its p99, and requests to "
+        "evaluate its error ratio.",
     )
     queued_per_instance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         2.0, description="Ticket if more requests are queued per healthy instance."
@@ -177,9 +180,9 @@ class Thresholds(Section):
         description="Ticket if an inventory has not been read for longer.",
     )
     poll_intervals: Annotated[int, Field(gt=1)] = Field(
-        12,
+        3,
         description="An exporter is stale after this many poll intervals without a complete "
-        "poll cycle.",
+        "poll cycle; it withdraws its metrics of the fleet after 3, at least 60 seconds.",
     )
     poll_lateness: Share = Field(
         0.1, description="Ticket if polls start later than this share of the poll interval."
@@ -226,6 +229,11 @@ class Windows(Section):
     """How far back rules look; each at least four scrape intervals."""
 
     rate: Duration = Field(300.0, description="Window of rates and quantiles.")
+    canary: Duration = Field(
+        600.0,
+        description="Window of the p99 of canaries, and in which canaries are expected; at least "
+        "twice the exporter's canary period.",
+    )
     drop: Duration = Field(
         300.0,
         description="Window in which a drop of healthy instances is fast.",
@@ -312,6 +320,11 @@ class Settings(Section):
             cluster_label=self.prometheus.cluster_label,
             lookback_s=LOOKBACK_SCRAPES * self.prometheus.scrape_interval,
         )
+
+    @property
+    def provisioner_scope(self) -> Scope:
+        """Return the same of the provisioners' scrape job."""
+        return replace(self.scope, job=self.prometheus.provisioner_job)
 
     @property
     def fixed_size(self) -> str:

@@ -86,7 +86,7 @@ def _shards(select: Selectors) -> Panel:
         title="Shards without exporter",
         description="Parts of the fleet without a polling exporter: their instances are missing "
         "from every total. Good: none. Series: ollama_exporter_shards, "
-        "exporter:ollama_exporter_shard:active.",
+        "ollama_fleet_inventory_instances.",
         no_data=NO_EXPORTER,
         unit="none",
     )

@@ -546,12 +546,40 @@ EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL = Series(
 
 # Recorded by the alert rules: no exporter publishes these
 
-FLEET_THRESHOLD = Series(
-    "ollama_fleet_threshold",
+HEALTHY_THRESHOLD = Series(
+    "fleet:ollama_healthy_instances:threshold",
     Kind.GAUGE,
-    "Active alert thresholds, recorded by the alert rules for dashboards. name: what is limited, "
-    "with its unit, such as request_latency_p99_seconds.",
-    ("name",),
+    "Too few instances are healthy below this.",
+)
+LATENCY_THRESHOLD = Series(
+    "fleet:ollama_request_latency_seconds:threshold",
+    Kind.GAUGE,
+    "The p99 of request latency is too high above this.",
+)
+SPEED_THRESHOLD = Series(
+    "fleet:ollama_tokens_per_second:threshold",
+    Kind.GAUGE,
+    "The generation capacity of the fleet is too low below this.",
+)
+NODE_SPEED_THRESHOLD = Series(
+    "fleet:ollama_node_speed_ratio:threshold",
+    Kind.GAUGE,
+    "A node is slow below this share of the speed of its peers.",
+)
+QUEUED_THRESHOLD = Series(
+    "fleet:ollama_requests_queued_per_instance:threshold",
+    Kind.GAUGE,
+    "Too many requests are queued above this number per healthy instance.",
+)
+AVAILABILITY_THRESHOLD = Series(
+    "fleet:ollama_availability_ratio:threshold",
+    Kind.GAUGE,
+    "Objective: share of the serving instances that are healthy.",
+)
+REQUEST_SUCCESS_THRESHOLD = Series(
+    "fleet:ollama_request_success_ratio:threshold",
+    Kind.GAUGE,
+    "Objective: share of the requests that succeed.",
 )
 
 
@@ -561,12 +589,11 @@ def _named(*prefixes: str) -> tuple[Series, ...]:
     return tuple(series for series in spelled if series.name.startswith(prefixes))
 
 
-RULE_SERIES = (FLEET_THRESHOLD,)
-FLEET_SERIES = tuple(
-    series
-    for series in _named("ollama_fleet_", "ollama_model_", "ollama_node_")
-    if series not in RULE_SERIES
-)
+RULE_SERIES = (
+    HEALTHY_THRESHOLD, LATENCY_THRESHOLD, SPEED_THRESHOLD, NODE_SPEED_THRESHOLD, QUEUED_THRESHOLD,
+    AVAILABILITY_THRESHOLD, REQUEST_SUCCESS_THRESHOLD,
+)  # fmt: skip
+FLEET_SERIES = _named("ollama_fleet_", "ollama_model_", "ollama_node_")
 INSTANCE_SERIES = _named("ollama_instance_")
 EXPORTER_SERIES = _named("ollama_exporter_")
 ALL_SERIES = FLEET_SERIES + INSTANCE_SERIES + EXPORTER_SERIES + RULE_SERIES

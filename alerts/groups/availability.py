@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
-    ACTIVE_EXPORTERS,
     DRAINED,
     EXPECTED,
     HEALTHY_RATIO,
@@ -29,7 +28,6 @@ def group(settings: Settings) -> Group:
     return Group(
         "ollama-fleet-availability",
         (
-            active_exporters(settings),
             *_counts(settings),
             _healthy_low(settings),
             _dropping_fast(settings),
@@ -46,24 +44,6 @@ def healthy_floor(settings: Settings) -> str:
         return of_size(level, settings.fixed_size or INVENTORY)
     # Rounded down: of a fleet of 50 the loss of a single instance must wake nobody.
     return f"floor({of_size(level, EXPECTED)})"
-
-
-def active_exporters(settings: Settings) -> Recording:
-    """Return the rule that lists the exporters that poll, with their shards."""
-    scope, n = settings.scope, settings.thresholds.poll_intervals
-    # The latest of a minute: an exporter that has just been restarted says 0.
-    completed = scope.latest(catalogue.EXPORTER_POLL_LAST_COMPLETED)
-    interval = scope.last(catalogue.EXPORTER_POLL_INTERVAL)
-    return Recording(
-        ACTIVE_EXPORTERS,
-        joined(
-            scope.last(catalogue.EXPORTER_SHARD_INFO),
-            f"and {scope.on_exporter} (",
-            f"  time() - {completed}",
-            f"  < {n} * {interval}",
-            ")",
-        ),
-    )
 
 
 def _counts(settings: Settings) -> tuple[Recording, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import INVENTORY, OLD, OVERDUE, VERSIONS
-from alerts.promql import joined, of_size, over
+from alerts.promql import joined, of_size
 from alerts.settings import Settings
 from exporter import catalogue
 from ollama_fleet.durations import duration_text
@@ -38,7 +38,7 @@ def _limit(level: Level, settings: Settings) -> str:
 
 def _flapping(settings: Settings) -> Alert:
     scope, window_s = settings.scope, settings.windows.flapping
-    changes = scope.per_instance(over("changes", catalogue.INSTANCE_UP, window_s))
+    changes = scope.per_instance(scope.over("changes", catalogue.INSTANCE_UP, window_s))
     return Alert(
         name="OllamaFleetInstancesFlapping",
         settings=("thresholds.flapping_instances", "thresholds.flaps", "windows.flapping"),
@@ -60,7 +60,7 @@ def _flapping(settings: Settings) -> Alert:
 
 def _out_of_memory(settings: Settings) -> Alert:
     scope, window_s = settings.scope, settings.windows.out_of_memory
-    gained = over("increase", catalogue.FLEET_ERRORS, window_s, where=OUT_OF_MEMORY)
+    gained = scope.over("increase", catalogue.FLEET_ERRORS, window_s, where=OUT_OF_MEMORY)
     return Alert(
         name="OllamaFleetOutOfMemoryRestarts",
         settings=("thresholds.out_of_memory", "windows.out_of_memory"),
@@ -88,7 +88,7 @@ def _counts(settings: Settings) -> tuple[Recording, ...]:
     or replicas would count twice.
     """
     scope, thresholds = settings.scope, settings.thresholds
-    info = f'{catalogue.INSTANCE_INFO.name}{{version!=""}}'
+    info = scope.raw(catalogue.INSTANCE_INFO, where='version!=""')
     kinds = ("engine", "version")
     each = f"count {scope.by('instance_id', *kinds)} ({info})"
     return (
@@ -100,7 +100,7 @@ def _counts(settings: Settings) -> tuple[Recording, ...]:
 
 
 def _older(settings: Settings, age_s: float) -> str:
-    scope, started = settings.scope, catalogue.INSTANCE_START_TIME.name
+    scope, started = settings.scope, settings.scope.raw(catalogue.INSTANCE_START_TIME)
     old = f"{started} < time() - {round(age_s)}"
     return f"count {scope.by()} (count {scope.by('instance_id')} ({old}))"
 

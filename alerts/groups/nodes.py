@@ -33,7 +33,7 @@ def slow_ratio(settings: Settings) -> str:
 def _speeds(settings: Settings) -> tuple[Recording, ...]:
     scope = settings.scope
     kind = scope.on("model", "engine")
-    speed, info = catalogue.INSTANCE_TOKENS_PER_SECOND.name, catalogue.INSTANCE_INFO.name
+    speed, info = map(scope.raw, (catalogue.INSTANCE_TOKENS_PER_SECOND, catalogue.INSTANCE_INFO))
     return (
         Recording(NODE_INSTANCES, scope.fleet_sum(catalogue.NODE_INSTANCES, "node", "status")),
         # Model and engine are joined from the same exporter's page, where an instance has one only.

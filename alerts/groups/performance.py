@@ -5,7 +5,7 @@ from __future__ import annotations
 from alerts.groups.availability import HEALTHY
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
-    ACTIVE_EXPORTERS,
+    CANARIES_P99,
     CAPACITY,
     EXPECTED,
     GENERATED,
@@ -14,16 +14,19 @@ from alerts.names import (
     MEASURED,
     MODEL_SPEED,
     QUEUED,
+    REQUESTS_P99,
     SPEED,
 )
-from alerts.promql import indented, joined, of_size, over
+from alerts.promql import indented, joined, of_size
 from alerts.settings import Settings
 from exporter import catalogue
+from exporter.catalogue import Series
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number
 
-DURATIONS = catalogue.FLEET_REQUEST_DURATION
 QUANTILE = 0.99
+COUNTED_S = 3600.0
+"""How long after its last request a histogram still stands for the instances' own p99."""
 
 
 def group(settings: Settings) -> Group:
@@ -31,7 +34,7 @@ def group(settings: Settings) -> Group:
     return Group(
         "ollama-fleet-performance",
         (
-            _latency(settings),
+            *_latencies(settings),
             *_speeds(settings),
             _latency_high(settings),
             _throughput_low(settings),
@@ -52,38 +55,56 @@ def speed_floor(settings: Settings) -> str:
     return of_size(settings.thresholds.tokens_per_second, settings.fixed_size or EXPECTED)
 
 
-def _latency(settings: Settings) -> Recording:
-    """Prefer the merged histogram, where enough requests fill it; else the instances' own p99.
+def _latencies(settings: Settings) -> tuple[Recording, ...]:
+    windows = settings.windows
+    requests = _p99(settings, catalogue.FLEET_REQUEST_DURATION, windows.rate)
+    canaries = _p99(settings, catalogue.FLEET_CANARY_DURATION, windows.canary)
+    return (
+        Recording(REQUESTS_P99, requests),
+        Recording(CANARIES_P99, canaries),
+        Recording(LATENCY_P99, _best_latency(settings)),
+    )
 
-    Of several shards' own p99 the highest counts: quantiles cannot be averaged.
+
+def _p99(settings: Settings, durations: Series, window_s: float) -> str:
+    scope = settings.scope
+    rate = scope.over("rate", durations, window_s, suffix="_bucket")
+    buckets = scope.fleet_sum(durations, "le", inner=rate, suffix="_bucket")
+    return joined(
+        f"histogram_quantile({QUANTILE}, {buckets})",
+        f"and {scope.on()}",
+        f"{_count(settings, durations, window_s)} >= {settings.thresholds.min_requests}",
+    )
+
+
+def _count(settings: Settings, durations: Series, window_s: float) -> str:
+    scope = settings.scope
+    gained = scope.over("increase", durations, window_s, suffix="_count")
+    return scope.fleet_sum(durations, inner=gained, suffix="_count")
+
+
+def _best_latency(settings: Settings) -> str:
+    """Prefer real requests, then canaries, then what instances report.
+
+    Of several shards' own p99 the highest counts: quantiles cannot be averaged. What instances
+    report is not asked while their requests are counted: of few requests it says nothing.
     """
-    scope, window_s = settings.scope, settings.windows.rate
-    buckets = scope.fleet_sum(
-        DURATIONS, "le", inner=over("rate", DURATIONS, window_s, suffix="_bucket"), suffix="_bucket"
-    )
-    requests = scope.fleet_sum(
-        DURATIONS, inner=over("increase", DURATIONS, window_s, suffix="_count"), suffix="_count"
-    )
-    reported = scope.last(catalogue.FLEET_REQUEST_LATENCY_P99)
-    counts = scope.last(f"{DURATIONS.name}_count")
-    return Recording(
-        LATENCY_P99,
-        joined(
-            "(",
-            f"  histogram_quantile({QUANTILE}, {indented(buckets)})",
-            f"  and {scope.on()}",
-            f"  {indented(requests)} >= {settings.thresholds.min_requests}",
-            ")",
-            "or",
-            f"max {scope.by()} ({reported} and {scope.on_exporter} {ACTIVE_EXPORTERS})",
-            f"unless {scope.on()} {counts}",
-        ),
+    scope = settings.scope
+    reported = f"max {scope.by()} ({scope.last(catalogue.FLEET_REQUEST_LATENCY_P99)})"
+    counted = _count(settings, catalogue.FLEET_REQUEST_DURATION, COUNTED_S)
+    sources = {
+        "requests": REQUESTS_P99,
+        "canaries": CANARIES_P99,
+        "instances": f"{reported} unless {scope.on()} {indented(counted)} > 0",
+    }
+    return f"\nor {scope.on()}\n".join(
+        f'label_replace({latency}, "source", "{name}", "", "")' for name, latency in sources.items()
     )
 
 
 def _speeds(settings: Settings) -> tuple[Recording, ...]:
     scope = settings.scope
-    generated = over("rate", catalogue.FLEET_GENERATED_TOKENS, settings.windows.rate)
+    generated = scope.over("rate", catalogue.FLEET_GENERATED_TOKENS, settings.windows.rate)
     return (
         Recording(MODEL_SPEED, scope.fleet_sum(catalogue.FLEET_TOKENS_PER_SECOND, "model")),
         Recording(SPEED, f"sum {scope.by()} ({MODEL_SPEED})"),
@@ -105,16 +126,22 @@ def _speeds(settings: Settings) -> tuple[Recording, ...]:
 def _latency_high(settings: Settings) -> Alert:
     return Alert(
         name="OllamaFleetLatencyP99High",
-        settings=("thresholds.request_latency_p99", "thresholds.min_requests", "windows.rate"),
+        settings=(
+            "thresholds.request_latency_p99",
+            "thresholds.min_requests",
+            "windows.rate",
+            "windows.canary",
+        ),
         expr=f"{LATENCY_P99} > {latency_limit(settings)}",
         for_s=300,
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="Request latency p99 is too high.",
         description=(
-            "One request in a hundred takes longer than {{ $value | humanizeDuration }}; the limit "
-            f"is {duration_text(settings.thresholds.request_latency_p99)}. A few overloaded "
-            "instances are enough: check the load balancing."
+            "One request in a hundred takes longer than {{ $value | humanizeDuration }} (source: "
+            "{{ $labels.source }}); the limit is "
+            f"{duration_text(settings.thresholds.request_latency_p99)}. A few overloaded instances "
+            "are enough: check the load balancing."
         ),
     )
 
@@ -141,8 +168,9 @@ def _throughput_low(settings: Settings) -> Alert:
 
 
 def _queued(settings: Settings) -> Recording:
-    queued = settings.scope.per_instance(catalogue.INSTANCE_REQUESTS_QUEUED.name)
-    return Recording(QUEUED, f"sum {settings.scope.by()} ({queued})")
+    scope = settings.scope
+    queued = scope.per_instance(scope.raw(catalogue.INSTANCE_REQUESTS_QUEUED))
+    return Recording(QUEUED, f"sum {scope.by()} ({queued})")
 
 
 def _queue_saturated(settings: Settings) -> Alert:
@@ -169,8 +197,8 @@ def _queue_saturated(settings: Settings) -> Alert:
 
 def _not_serving(settings: Settings) -> Alert:
     scope, window_s = settings.scope, settings.windows.stuck
-    waiting = over("min_over_time", catalogue.INSTANCE_REQUESTS_QUEUED, window_s)
-    generating = over("rate", catalogue.INSTANCE_GENERATED_TOKENS, window_s)
+    waiting = scope.over("min_over_time", catalogue.INSTANCE_REQUESTS_QUEUED, window_s)
+    generating = scope.over("rate", catalogue.INSTANCE_GENERATED_TOKENS, window_s)
     limit = of_size(settings.thresholds.stuck_instances, settings.fixed_size or EXPECTED)
     same = scope.on("instance_id")
     return Alert(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from alerts.groups.availability import HEALTHY
 from alerts.model import Alert, Dashboard, Group, Severity
-from alerts.names import ACTIVE_EXPORTERS, GENERATED, LATENCY_P99, SPEED
-from alerts.promql import joined, over
+from alerts.names import GENERATED, LATENCY_P99, SPEED
+from alerts.promql import Scope, joined
 from alerts.settings import Settings
 from exporter import catalogue
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number, percent
 
-SHARD_INFO = catalogue.EXPORTER_SHARD_INFO
 COMPLETED = catalogue.EXPORTER_POLL_LAST_COMPLETED
 INTERVAL = catalogue.EXPORTER_POLL_INTERVAL
 VANISHED_S = 3600.0
@@ -74,13 +73,10 @@ def _exporter_down(settings: Settings) -> Alert:
 
 
 def _replica_down(settings: Settings) -> Alert:
-    scope, n = settings.scope, settings.thresholds.poll_intervals
-    completed, interval = scope.latest(COMPLETED), scope.last(INTERVAL)
-    stale = f"time() - {completed} > {n} * {interval} and {completed} > 0"
     return Alert(
         name="OllamaFleetExporterReplicaDown",
         settings=("thresholds.poll_intervals",),
-        expr=joined(f"{scope.up} == 0", "or", stale),
+        expr=joined(f"{settings.scope.up} == 0", "or", _stale(settings)),
         for_s=300,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
@@ -94,11 +90,18 @@ def _replica_down(settings: Settings) -> Alert:
     )
 
 
+def _stale(settings: Settings) -> str:
+    """Return the exporters that have polled the fleet, and no longer do."""
+    scope, n = settings.scope, settings.thresholds.poll_intervals
+    completed, interval = scope.latest(COMPLETED), scope.last(INTERVAL)
+    return f"time() - {completed} > {n} * {interval} and {completed} > 0"
+
+
 def _shard_missing(settings: Settings) -> Alert:
     scope = settings.scope
     shards = f"max {scope.by()} ({scope.last(catalogue.EXPORTER_SHARDS)})"
-    # An exporter that has completed no poll cycle since it started watches nothing yet.
-    present = f"count {scope.by()} (count {scope.by('shard')} ({ACTIVE_EXPORTERS}))"
+    # An exporter that does not poll, or has just started, publishes nothing of its shard.
+    present = f"count {scope.by()} ({_polled_shards(scope)})"
     return Alert(
         name="OllamaFleetShardMissing",
         expr=joined(shards, f"- {present}", "> 0"),
@@ -112,6 +115,10 @@ def _shard_missing(settings: Settings) -> Alert:
         ),
         dashboard=Dashboard.EXPORTER,
     )
+
+
+def _polled_shards(scope: Scope) -> str:
+    return f"max {scope.by('shard')} ({scope.last(catalogue.FLEET_INVENTORY_INSTANCES)})"
 
 
 def _metrics_absent(settings: Settings) -> Alert:
@@ -140,22 +147,20 @@ def _poll_stale(settings: Settings) -> Alert:
     return Alert(
         name="OllamaFleetPollStale",
         settings=("thresholds.poll_intervals",),
-        # Of replicas the one that polled last counts: as long as it goes on, nothing is missed.
+        # While one of its replicas polls, a shard has metrics, and nothing is missed.
         expr=joined(
-            "time() -",
-            f"max {scope.by('shard')} (",
-            f"  ({scope.latest(COMPLETED)} > 0)",
-            f"  * {scope.on_exporter} group_left (shard) {scope.last(SHARD_INFO)}",
-            ")",
-            f"> {scope.on()} group_left () {n} * max {scope.by()} ({scope.last(INTERVAL)})",
+            f"max {scope.by('shard')} ({scope.last(catalogue.EXPORTER_SHARD_INFO)})",
+            f"unless {scope.on('shard')} {_polled_shards(scope)}",
+            f"and {scope.on()} ({_stale(settings)})",
         ),
         for_s=60,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="The exporter answers but has stopped polling.",
         description=(
-            "Shard {{ $labels.shard }} of the fleet was last polled as a whole {{ $value | "
-            "humanizeDuration }} ago. Its metrics are that old, and the rules ignore them."
+            "Shard {{ $labels.shard }} of the fleet is not polled: the last complete poll cycle of "
+            f"an exporter is more than {n} poll intervals old. It has withdrawn its metrics of the "
+            "fleet."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -185,14 +190,16 @@ def _poll_slow(settings: Settings) -> Alert:
 def _telemetry_partial(settings: Settings) -> Alert:
     scope, window_s = settings.scope, settings.windows.telemetry
     share = settings.thresholds.metrics_failures
-    failed = over("rate", catalogue.EXPORTER_POLL_ERRORS, window_s, where='request="metrics"')
-    polls = over("rate", catalogue.EXPORTER_POLLS, window_s)
+    failed = scope.over("rate", catalogue.EXPORTER_POLL_ERRORS, window_s, where='request="metrics"')
+    polls = scope.over("rate", catalogue.EXPORTER_POLLS, window_s)
     return Alert(
         name="OllamaFleetTelemetryPartial",
         settings=("thresholds.metrics_failures", "windows.telemetry"),
         # A ratio over all exporters: replicas add to both sides alike.
         expr=joined(
-            f"sum {scope.by()} ({failed})", f"/ sum {scope.by()} ({polls})", f"> {number(share)}"
+            f"sum {scope.by()} ({failed})",
+            f"/ (sum {scope.by()} ({polls}) > 0)",
+            f"> {number(share)}",
         ),
         for_s=900,
         keep_firing_for_s=900,
@@ -209,7 +216,7 @@ def _telemetry_partial(settings: Settings) -> Alert:
 
 def _series_absent_alerts(settings: Settings) -> tuple[Alert, ...]:
     """Return partners of the alerts on speed and latency, silent when their series vanish."""
-    counts = over(
+    counts = settings.scope.over(
         "increase", catalogue.FLEET_REQUEST_DURATION, settings.windows.rate, suffix="_count"
     )
     # Requests that end, and are too few for a p99, are no fault either.
@@ -224,7 +231,7 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
     scope, window = settings.scope, duration_text(settings.windows.absent)
     return Alert(
         name="OllamaFleetSeriesAbsent",
-        settings=("windows.absent", "windows.rate", "thresholds.min_requests"),
+        settings=("windows.absent", "windows.rate", "windows.canary", "thresholds.min_requests"),
         # An idle fleet has no such metrics and no fault.
         expr=joined(
             f"sum {scope.by()} ({HEALTHY}) > 0",
@@ -249,7 +256,7 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
 def _cardinality_high(settings: Settings) -> Alert:
     scope, thresholds = settings.scope, settings.thresholds
     listed = scope.last(catalogue.FLEET_INVENTORY_INSTANCES)
-    samples = scope.scraped("scrape_samples_post_metric_relabeling")
+    samples = scope.raw("scrape_samples_post_metric_relabeling")
     return Alert(
         name="OllamaFleetCardinalityHigh",
         settings=("thresholds.samples", "thresholds.samples_per_instance"),
@@ -277,7 +284,7 @@ def _scrape_near_timeout(settings: Settings) -> Alert:
     return Alert(
         name="OllamaFleetScrapeNearTimeout",
         settings=("thresholds.scrape_duration",),
-        expr=f"{settings.scope.scraped('scrape_duration_seconds')} > {number(limit_s)}",
+        expr=f"{settings.scope.raw('scrape_duration_seconds')} > {number(limit_s)}",
         for_s=600,
         keep_firing_for_s=600,
         severity=Severity.WARNING,

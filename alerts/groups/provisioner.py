@@ -9,7 +9,7 @@ from __future__ import annotations
 from alerts import series
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import READY_RATIO
-from alerts.promql import Scope, indented, joined, over
+from alerts.promql import Scope, indented, joined
 from alerts.settings import Settings
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number, percent
@@ -36,10 +36,6 @@ def group(settings: Settings) -> Group:
     )
 
 
-def _up(settings: Settings) -> str:
-    return f'up{{job="{settings.prometheus.provisioner_job}"}}'
-
-
 def _of_leader(scope: Scope, expression: str) -> str:
     """Return what the leading provisioner says, by cluster."""
     return joined(
@@ -51,7 +47,7 @@ def _of_leader(scope: Scope, expression: str) -> str:
 
 
 def _ready_ratio(settings: Settings) -> Recording:
-    scope = settings.scope
+    scope = settings.provisioner_scope
     wanted = scope.last(series.WANTED_INSTANCES)
     return Recording(
         READY_RATIO,
@@ -60,12 +56,12 @@ def _ready_ratio(settings: Settings) -> Recording:
 
 
 def _no_leader(settings: Settings) -> Alert:
-    scope, window = settings.scope, duration_text(VANISHED_S)
+    scope, window = settings.provisioner_scope, duration_text(VANISHED_S)
     return Alert(
         name="OllamaProvisionerNoLeader",
         # Whether they stand by, cannot be scraped or have vanished: those that there were count.
         expr=joined(
-            f"count {scope.by()} (present_over_time({_up(settings)}[{window}]))",
+            f"count {scope.by()} (present_over_time({scope.up}[{window}]))",
             f"unless {scope.on()} max {scope.by()} ({scope.last(series.LEADER)}) == 1",
         ),
         for_s=300,
@@ -82,7 +78,7 @@ def _no_leader(settings: Settings) -> Alert:
 
 
 def _many_leaders(settings: Settings) -> Alert:
-    scope = settings.scope
+    scope = settings.provisioner_scope
     return Alert(
         name="OllamaProvisionerManyLeaders",
         # After a takeover the one that led before is seen to lead for a while, until its last
@@ -103,7 +99,7 @@ def _many_leaders(settings: Settings) -> Alert:
 def _down(settings: Settings) -> Alert:
     return Alert(
         name="OllamaProvisionerDown",
-        expr=f"{_up(settings)} == 0",
+        expr=f"{settings.provisioner_scope.up} == 0",
         for_s=600,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
@@ -117,8 +113,8 @@ def _down(settings: Settings) -> Alert:
 
 
 def _store_unavailable(settings: Settings) -> Alert:
-    scope, age_s = settings.scope, settings.thresholds.view_age
-    failures = over("increase", series.STORE_ERRORS, settings.windows.rate)
+    scope, age_s = settings.provisioner_scope, settings.thresholds.view_age
+    failures = scope.over("increase", series.STORE_ERRORS, settings.windows.rate)
     return Alert(
         name="OllamaProvisionerStoreUnavailable",
         settings=("thresholds.view_age", "windows.rate"),
@@ -140,7 +136,7 @@ def _store_unavailable(settings: Settings) -> Alert:
 
 
 def _stalled(settings: Settings) -> Alert:
-    scope, age_s = settings.scope, settings.thresholds.reconcile_age
+    scope, age_s = settings.provisioner_scope, settings.thresholds.reconcile_age
     known = f"max {scope.by('job', 'instance')} ({scope.last(series.INSTANCES)})"
     return Alert(
         name="OllamaProvisionerStalled",
@@ -165,7 +161,7 @@ def _stalled(settings: Settings) -> Alert:
 
 
 def _node_unreachable(settings: Settings) -> Alert:
-    scope = settings.scope
+    scope = settings.provisioner_scope
     return Alert(
         name="OllamaProvisionerNodeUnreachable",
         expr=f"max {scope.by()} ({scope.latest(series.UNREACHABLE_NODES)}) > 0",
@@ -182,15 +178,15 @@ def _node_unreachable(settings: Settings) -> Alert:
 
 
 def _instances_failed(settings: Settings) -> Alert:
-    least = settings.thresholds.failed_instances
-    failed = over(
+    scope, least = settings.provisioner_scope, settings.thresholds.failed_instances
+    failed = scope.over(
         "max_over_time", series.INSTANCES, settings.windows.failed, where='phase="failed"'
     )
     return Alert(
         name="OllamaProvisionerInstancesFailed",
         settings=("thresholds.failed_instances", "windows.failed"),
         # An instance is tried again, for which it leaves the phase; the window bridges that.
-        expr=f"{_of_leader(settings.scope, failed)} >= {least}",
+        expr=f"{_of_leader(scope, failed)} >= {least}",
         for_s=1800,
         keep_firing_for_s=300,
         severity=Severity.WARNING,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.names import HEALTHY_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
-from alerts.promql import joined, over
+from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
 from ollama_fleet.durations import duration_text
@@ -128,7 +128,7 @@ def _request_rates(settings: Settings) -> tuple[Recording, ...]:
         (REQUEST_ERRORS, catalogue.FLEET_REQUEST_ERRORS),
     )
     return tuple(
-        Recording(name, scope.fleet_sum(series, inner=over("rate", series, RATE_S)))
+        Recording(name, scope.fleet_sum(series, inner=scope.over("rate", series, RATE_S)))
         for name, series in pairs
     )
 

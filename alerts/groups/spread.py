@@ -6,8 +6,6 @@ seconds; what is recorded once a minute is there at once.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from alerts.model import Group, Recording
 from alerts.names import (
     LATENCY_SPREAD,
@@ -17,7 +15,6 @@ from alerts.names import (
     NODE_ERRORS,
     NODE_STARTED,
 )
-from alerts.promql import over
 from alerts.settings import Settings
 from exporter import catalogue
 from exporter.catalogue import Series
@@ -54,7 +51,9 @@ def _spread(
 ) -> tuple[Recording, ...]:
     """Return a rule per quantile. Replicas all tell of each instance, so none weighs more."""
     scope = settings.scope
-    each = scope.with_model(series.name) if "model" in labels else series.name
+    each = scope.raw(series)
+    if "model" in labels:
+        each = scope.with_model(each)
     return tuple(
         Recording(
             name,
@@ -66,24 +65,22 @@ def _spread(
 
 
 def _errors_of_nodes(settings: Settings) -> Recording:
-    errors = over("rate", catalogue.NODE_ERRORS, RECENT_S)
-    return Recording(
-        NODE_ERRORS, settings.scope.fleet_sum(catalogue.NODE_ERRORS, "node", inner=errors)
-    )
+    scope = settings.scope
+    errors = scope.over("rate", catalogue.NODE_ERRORS, RECENT_S)
+    return Recording(NODE_ERRORS, scope.fleet_sum(catalogue.NODE_ERRORS, "node", inner=errors))
 
 
 def _errors_of_models(settings: Settings) -> Recording:
-    """Return the rule for what no exporter adds up. Of each only one sum is matched, for speed."""
+    """Return the rule for what no exporter adds up."""
     scope = settings.scope
-    errors = scope.with_model(over("rate", catalogue.INSTANCE_ERRORS, RECENT_S))
-    by_exporter = f"sum {scope.by('job', 'instance', 'model')} ({errors})"
-    by_model = replace(catalogue.INSTANCE_ERRORS, labels=("model",))
-    return Recording(MODEL_ERRORS, scope.fleet_sum(by_model, "model", inner=by_exporter))
+    errors = scope.with_model(scope.over("rate", catalogue.INSTANCE_ERRORS, RECENT_S))
+    each = scope.per_instance(errors, "model", "error_type")
+    return Recording(MODEL_ERRORS, f"sum {scope.by('model')} ({each})")
 
 
 def _started(settings: Settings) -> Recording:
     scope = settings.scope
-    started = scope.per_instance(catalogue.INSTANCE_START_TIME.name, "node")
+    started = scope.per_instance(scope.raw(catalogue.INSTANCE_START_TIME), "node")
     return Recording(
         NODE_STARTED, f"count {scope.by('node')} (time() - {started} < {number(RECENT_S)})"
     )

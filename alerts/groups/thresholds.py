@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from alerts.groups import availability, nodes, performance
 from alerts.model import Group, Recording
+from alerts.names import INVENTORY
 from alerts.settings import Settings
-from exporter.catalogue import FLEET_THRESHOLD
+from exporter import catalogue
 from ollama_fleet.levels import ABSOLUTE, number
 
 
@@ -13,22 +14,19 @@ def group(settings: Settings) -> Group:
     """Return a recording rule per threshold; the texts are those that the alerts compare with."""
     limit = number(settings.thresholds.queued_per_instance)
     texts = {
-        "healthy_instances": availability.healthy_floor(settings),
-        "request_latency_p99_seconds": performance.latency_limit(settings),
-        "tokens_per_second": performance.speed_floor(settings),
-        "node_speed_ratio": nodes.slow_ratio(settings),
-        "queued_per_instance": limit,
-        "availability_ratio": number(settings.slo.availability),
-        "request_success_ratio": number(settings.slo.requests),
+        catalogue.HEALTHY_THRESHOLD: availability.healthy_floor(settings),
+        catalogue.LATENCY_THRESHOLD: performance.latency_limit(settings),
+        catalogue.SPEED_THRESHOLD: performance.speed_floor(settings),
+        catalogue.NODE_SPEED_THRESHOLD: nodes.slow_ratio(settings),
+        catalogue.QUEUED_THRESHOLD: limit,
+        catalogue.AVAILABILITY_THRESHOLD: number(settings.slo.availability),
+        catalogue.REQUEST_SUCCESS_THRESHOLD: number(settings.slo.requests),
     }
     return Group(
         "ollama-fleet-thresholds",
-        tuple(
-            Recording(FLEET_THRESHOLD.name, _vector(text), {"name": name})
-            for name, text in texts.items()
-        ),
+        tuple(Recording(series.name, _per_cluster(text)) for series, text in texts.items()),
     )
 
 
-def _vector(text: str) -> str:
-    return f"vector({text})" if ABSOLUTE.fullmatch(text) else text
+def _per_cluster(text: str) -> str:
+    return f"{text} + 0 * {INVENTORY}" if ABSOLUTE.fullmatch(text) else text

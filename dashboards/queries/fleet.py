@@ -41,13 +41,13 @@ def _healthy_each(select: Selectors) -> str:
 def healthy(select: Selectors) -> ThresholdStat:
     """Return the healthy instances, as enough or as too few."""
     each = _healthy_each(select)
-    limit = limits.per_cluster(select, limits.HEALTHY, each)
+    limit = limits.per_cluster(select, limits.HEALTHY)
     return limits.threshold_stat(select, f"sum({each})", each, limit, is_floor=True)
 
 
 def healthy_floor(select: Selectors) -> str:
     """Return how many must be healthy."""
-    return f"sum({limits.per_cluster(select, limits.HEALTHY, _healthy_each(select))})"
+    return f"sum({limits.per_cluster(select, limits.HEALTHY)})"
 
 
 def may_fail(select: Selectors) -> str:
@@ -58,13 +58,13 @@ def may_fail(select: Selectors) -> str:
 def speed(select: Selectors) -> ThresholdStat:
     """Return the tokens per second that the fleet can generate, as enough or as too few."""
     each = select.series(names.CAPACITY)
-    limit = limits.per_cluster(select, limits.SPEED, each)
+    limit = limits.per_cluster(select, limits.SPEED)
     return limits.threshold_stat(select, f"sum({each})", each, limit, is_floor=True)
 
 
 def speed_floor(select: Selectors) -> str:
     """Return the tokens per second that the fleet must be able to generate."""
-    return f"sum({limits.per_cluster(select, limits.SPEED, select.series(names.CAPACITY))})"
+    return f"sum({limits.per_cluster(select, limits.SPEED)})"
 
 
 def speed_by_model(select: Selectors) -> str:
@@ -79,8 +79,8 @@ def generated(select: Selectors) -> str:
 
 def latency(select: Selectors) -> ThresholdStat:
     """Return the fleet's p99, the worst of the clusters', as good or as too slow."""
-    each = select.series(names.LATENCY_P99)
-    limit = limits.per_cluster(select, limits.LATENCY, each)
+    each = f"max {select.by()} ({select.series(names.LATENCY_P99)})"
+    limit = limits.per_cluster(select, limits.LATENCY)
     return limits.threshold_stat(select, f"max({each})", each, limit, is_floor=False)
 
 
@@ -119,7 +119,7 @@ def failed_ratio(select: Selectors) -> str:
 def failed(select: Selectors) -> ThresholdStat:
     """Return the share of requests that fail, as within the objective or above."""
     each = _failed_each(select)
-    success = limits.per_cluster(select, limits.REQUEST_SUCCESS, f"({each})")
+    success = limits.per_cluster(select, limits.REQUEST_SUCCESS)
     return limits.threshold_stat(
         select, failed_ratio(select), f"({each})", f"(1 - {success})", is_floor=False
     )
@@ -137,7 +137,7 @@ def _waiting_each(select: Selectors) -> str:
 def _waiting_limit_each(select: Selectors) -> str:
     # A product: where nothing is healthy nothing may wait, and a quotient would be absent.
     healthy = _healthy_each(select)
-    return f"({healthy} * {limits.per_cluster(select, limits.QUEUED, healthy)})"
+    return f"({healthy} * {limits.per_cluster(select, limits.QUEUED)})"
 
 
 def waiting(select: Selectors) -> ThresholdStat:

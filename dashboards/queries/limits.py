@@ -1,8 +1,6 @@
 """Compare what is with the thresholds that the alerts use, in PromQL.
 
-The rules record the thresholds in force (`ollama_fleet_threshold`). One that is relative to the
-fleet has a value per cluster; one that is a plain number has one without a cluster, which then is
-the limit of each.
+The rules record the thresholds in force, each with a value per cluster.
 """
 
 from __future__ import annotations
@@ -10,14 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dashboards.queries.selectors import Selectors
-from exporter.catalogue import FLEET_THRESHOLD
+from exporter import catalogue
+from exporter.catalogue import Series
 
-HEALTHY = "healthy_instances"
-LATENCY = "request_latency_p99_seconds"
-SPEED = "tokens_per_second"
-NODE_RATIO = "node_speed_ratio"
-QUEUED = "queued_per_instance"
-REQUEST_SUCCESS = "request_success_ratio"
+HEALTHY = catalogue.HEALTHY_THRESHOLD
+LATENCY = catalogue.LATENCY_THRESHOLD
+SPEED = catalogue.SPEED_THRESHOLD
+NODE_RATIO = catalogue.NODE_SPEED_THRESHOLD
+QUEUED = catalogue.QUEUED_THRESHOLD
+REQUEST_SUCCESS = catalogue.REQUEST_SUCCESS_THRESHOLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +34,17 @@ class ThresholdStat:
     """Not bad anywhere, but in some cluster there is nothing to compare it with."""
 
 
-def per_cluster(select: Selectors, name: str, expression: str) -> str:
-    """Return the threshold for each cluster that an expression has a value of."""
-    none = f"0 * {expression}"
-    own = select.series(FLEET_THRESHOLD, _name(name))
-    shared = select.without_cluster(FLEET_THRESHOLD, _name(name))
-    aggregate = f"max {select.by()}"
-    return (
-        f"({none} + {select.on()} {aggregate} ({own})\n"
-        f"or {none} + on () group_left () max ({shared}))"
-    )
+def per_cluster(select: Selectors, threshold: Series) -> str:
+    """Return the threshold of each cluster."""
+    return f"max {select.by()} ({select.series(threshold)})"
 
 
-def line(select: Selectors, name: str) -> str:
+def line(select: Selectors, threshold: Series) -> str:
     """Return a threshold that is the same for all clusters; absent without rules.
 
     As a scalar it would be NaN then, and nothing is less than that.
     """
-    return f"max({select.with_or_without_cluster(FLEET_THRESHOLD, _name(name))})"
+    return f"max({select.series(threshold)})"
 
 
 def threshold_stat(
@@ -75,7 +67,3 @@ def threshold_stat(
         bad=f"{total} and on () {broken}",
         unknown=f"{total} and on () {unlimited}\nunless on () {broken}",
     )
-
-
-def _name(name: str) -> str:
-    return f'name="{name}"'

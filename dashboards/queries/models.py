@@ -16,9 +16,9 @@ def _counted(select: Selectors, *matchers: str) -> str:
     Each exporter's own statuses are added up first: of statuses about which replicas disagree the
     rules record the highest count of each, which is more than there are.
     """
-    by_model = replace(catalogue.MODEL_INSTANCES, labels=("model",))
+    by_model = replace(catalogue.MODEL_INSTANCES, labels=("shard", "model"))
     counts = select.series(catalogue.MODEL_INSTANCES, *matchers)
-    by_exporter = f"sum {select.by('job', 'instance', 'model')} ({counts})"
+    by_exporter = f"sum {select.by('job', 'instance', 'shard', 'model')} ({counts})"
     return select.scope.fleet_sum(by_model, "model", inner=select.over_lookback(by_exporter))
 
 

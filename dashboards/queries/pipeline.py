@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alerts import names, series
+from alerts import series
 from dashboards.queries.selectors import EXPORTERS, RATE, Selectors
 from exporter import catalogue
 from exporter.catalogue import Series
@@ -14,8 +14,8 @@ IN_RANGE = "[$__range]"
 RULES = 'rule_group=~".*ollama-fleet-.*"'
 LATE_RATIO = 0.1
 """Of the interval: when the last poll begins later than that, there are too many instances."""
-STALE_INTERVALS = 12
-"""Without a complete poll cycle for longer, the rules ignore an exporter."""
+STALE_INTERVALS = 3
+"""Without a complete poll cycle for longer, an exporter withdraws its metrics of the fleet."""
 
 
 def own(select: Selectors, series: Series | str) -> str:
@@ -47,8 +47,8 @@ def down_count(select: Selectors) -> str:
 def shards_missing(select: Selectors) -> str:
     """Return how many parts of the fleet nobody polls; one too many replaces none elsewhere."""
     wanted = f"max {select.by()} ({select.series(catalogue.EXPORTER_SHARDS)})"
-    active = select.series(names.ACTIVE_EXPORTERS)
-    found = f"count {select.by()} (count {select.by('shard')} ({active}))"
+    polled = select.series(catalogue.FLEET_INVENTORY_INSTANCES)
+    found = f"count {select.by()} (count {select.by('shard')} ({polled}))"
     return f"sum(clamp_min({wanted} - ({found} or 0 * {wanted}), 0))"
 
 

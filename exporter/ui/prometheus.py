@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from exporter.catalogue import FLEET_THRESHOLD
+from exporter.catalogue import RULE_SERIES
 from ollama_fleet.prometheus import PrometheusClient, PrometheusError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ but of every alert of that Prometheus, of which ours may be the smallest part, a
 are evaluated elsewhere (vmalert, Thanos' or Mimir's ruler) and their series are written to what we
 ask."""
 N_FIRING_QUERY = f"count by (severity) ({FIRING})"
-QUERIES = (FLEET_THRESHOLD.name, FIRING_QUERY, N_FIRING_QUERY)
+THRESHOLDS_QUERY = f'{{__name__=~"{"|".join(series.name for series in RULE_SERIES)}"}}'
+QUERIES = (THRESHOLDS_QUERY, FIRING_QUERY, N_FIRING_QUERY)
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ class Answer:
     n_critical: int = 0
     """Those of them that are critical."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    """By name, those that are the same throughout that Prometheus."""
+    """By series, those that are the same throughout that Prometheus."""
 
 
 class Prometheus:
@@ -146,14 +147,14 @@ def answer_of(
 
 
 def thresholds_of(series: Iterable[Series]) -> dict[str, float]:
-    """Return the thresholds by name.
+    """Return the thresholds by series.
 
     One that has several values is left out: this Prometheus has several fleets, and which of them
     is ours is not known.
     """
     found: dict[str, set[float]] = {}
     for each in series:
-        found.setdefault(each.metric.get("name", ""), set()).add(each.number)
+        found.setdefault(each.metric.get("__name__", ""), set()).add(each.number)
     single = {name: numbers.pop() for name, numbers in found.items() if len(numbers) == 1}
     return {name: number for name, number in single.items() if math.isfinite(number)}
 

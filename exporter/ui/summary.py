@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from exporter import catalogue
 from exporter.model import Status
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ MIN_MEASURED = 0.5
 
 
 class Name(StrEnum):
-    """The indicators, as the alerts' thresholds name them in `ollama_fleet_threshold`."""
+    """The indicators that the alerts have thresholds for."""
 
     HEALTHY_INSTANCES = "healthy_instances"
     REQUEST_LATENCY_P99 = "request_latency_p99_seconds"
@@ -48,6 +49,14 @@ BOUNDS = {
     Name.REQUEST_LATENCY_P99: Bound.CEILING,
     Name.TOKENS_PER_SECOND: Bound.FLOOR,
 }
+
+
+RECORDED = {
+    Name.HEALTHY_INSTANCES: catalogue.HEALTHY_THRESHOLD.name,
+    Name.REQUEST_LATENCY_P99: catalogue.LATENCY_THRESHOLD.name,
+    Name.TOKENS_PER_SECOND: catalogue.SPEED_THRESHOLD.name,
+}
+"""The series of the thresholds that the alerts use."""
 
 
 class ThresholdSource(StrEnum):
@@ -235,7 +244,8 @@ class Summariser:
         Floors are for the whole fleet, a shard sees only a part.
         """
         names = Name if self._ui_config.shard.count == 1 else (Name.REQUEST_LATENCY_P99,)
-        return {name: answer.thresholds[name] for name in names if name in answer.thresholds}
+        found = {name: answer.thresholds.get(RECORDED[name]) for name in names}
+        return {name: number for name, number in found.items() if number is not None}
 
     def _completed_at_s(self) -> float:
         (family,) = self._metrics.cycle_completed_at_s.collect()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.rulefile import dashboard_url, runbook_url
 from alerts.settings import Settings
-from exporter.catalogue import FLEET_THRESHOLD
 from tests.conftest import ROOT
 
 Lint = Callable[[Sequence[Group], Settings], Iterator[str]]
@@ -25,8 +24,6 @@ MAX_RULES = 20
 GROUP_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 ALERT_NAME = re.compile(r"Ollama([A-Z]+[a-z0-9]*)+")
 RECORDED_NAME = re.compile(r"[a-z_]+:[a-z][a-z0-9_]*:[a-z][a-z0-9_]*")
-UNLEVELLED = frozenset({FLEET_THRESHOLD.name})
-"""Recorded for dashboards to draw, which know it by the catalogue's name."""
 SENTENCE = re.compile(r"[A-Z][^{}%]*\.")
 LABEL_IN_TEXT = re.compile(r"\$labels\.(\w+)")
 LEAST_SCRAPES = 2
@@ -69,8 +66,6 @@ def alert_names(groups: Sequence[Group], _: Settings) -> Iterator[str]:
 
 def recorded_names(groups: Sequence[Group], _: Settings) -> Iterator[str]:
     for rule in recordings(groups):
-        if rule.name in UNLEVELLED:
-            continue
         if not RECORDED_NAME.fullmatch(rule.name):
             yield f"{rule.name}: is not level:metric:operations"
         if "_total:" in rule.name:

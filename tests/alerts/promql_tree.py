@@ -163,6 +163,9 @@ def _of_call(node: Call, labels_of: LabelsOf) -> frozenset[str]:
     if node.func.name == "absent":
         told = (matchers(part) for part in node.args if isinstance(part, VectorSelector))
         return frozenset(one.name for each in told for one in each if one.op == MatchOp.Equal)
+    if node.func.name == "label_replace":
+        series, label, *_ = node.args
+        return labels(series, labels_of) | {label.val}
     kept = [labels(part, labels_of) for part in node.args if _is_series(part)]
     dropped = {"le"} if node.func.name == "histogram_quantile" else NONE
     return kept[0] - dropped if kept else NONE

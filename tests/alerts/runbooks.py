@@ -281,7 +281,7 @@ def path_faults(text: str) -> list[str]:
     listed = {status for found in statuses for status in found.split(",")}
     json_fields = {
         field
-        for found in re.findall(r"""instances.*?grep -oE? '"\(?([\w|]+)\)?":""", text, re.DOTALL)
+        for found in re.findall(r"""/instances.*?grep -oE? '"\(?([\w|]+)\)?":""", text, re.DOTALL)
         for field in found.split("|")
     }
     return [

@@ -14,6 +14,7 @@ from alerts import build, config, rulebook
 from alerts.model import Alert
 from alerts.rulefile import BANNER
 from alerts.settings import Settings
+from exporter import catalogue
 from ollama_fleet.generated import GeneratedError
 from tests.conftest import ROOT
 
@@ -202,16 +203,16 @@ def test_the_thresholds_that_dashboards_draw_are_those_that_the_alerts_compare_w
     for changes in ([], ["fleet.size=10000"], ["thresholds.slow_node=40%"]):
         groups = {group.name: group for group in rulebook.groups(config.load(changes=changes))}
         recorded = {
-            rule.labels["name"]: rule.expr.removeprefix("vector(").removesuffix(")")
+            rule.name: rule.expr.partition(" + 0 * ")[0]
             for rule in groups["ollama-fleet-thresholds"].recordings
         }
         compared = {alert.name: alert.expr for group in groups.values() for alert in group.alerts}
 
-        for name, alert in {
-            "healthy_instances": "OllamaFleetHealthyInstancesLow",
-            "request_latency_p99_seconds": "OllamaFleetLatencyP99High",
-            "tokens_per_second": "OllamaFleetTokenThroughputLow",
-            "node_speed_ratio": "OllamaNodeSlowerThanFleet",
-            "queued_per_instance": "OllamaFleetQueueSaturated",
+        for threshold, alert in {
+            catalogue.HEALTHY_THRESHOLD: "OllamaFleetHealthyInstancesLow",
+            catalogue.LATENCY_THRESHOLD: "OllamaFleetLatencyP99High",
+            catalogue.SPEED_THRESHOLD: "OllamaFleetTokenThroughputLow",
+            catalogue.NODE_SPEED_THRESHOLD: "OllamaNodeSlowerThanFleet",
+            catalogue.QUEUED_THRESHOLD: "OllamaFleetQueueSaturated",
         }.items():
-            assert recorded[name].rstrip(")") in compared[alert], name
+            assert recorded[threshold.name].rstrip(")") in compared[alert], threshold.name

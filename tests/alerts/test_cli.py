@@ -10,7 +10,6 @@ from click.testing import CliRunner, Result
 
 from alerts import explain, rulebook
 from alerts.cli import alerts
-from alerts.names import ACTIVE_EXPORTERS
 from alerts.settings import Settings
 
 GROUPS = rulebook.groups(Settings())
@@ -99,9 +98,9 @@ def test_explain_gives_the_rule_the_settings_and_the_runbook() -> None:
 def test_explain_shows_the_recording_rules_that_an_alert_rests_on() -> None:
     explained = run("explain", "OllamaFleetHealthyInstancesLow").stdout
 
-    assert "exporter:ollama_exporter_shard:active is\n" in explained
-    assert explained.index("exporter:ollama_exporter_shard:active is") < explained.index(
-        "fleet:ollama_instances:sum is"
+    assert "fleet:ollama_inventory_instances:sum is\n" in explained
+    assert explained.index("fleet:ollama_inventory_instances:sum is") < explained.index(
+        "fleet:ollama_instances_expected:sum is"
     )
     assert "model:ollama_instances:sum is" not in explained
 
@@ -155,8 +154,8 @@ CHANGED: dict[str, dict[str, object]] = {
     },
     "slo": {"availability": "97%", "requests": "97%", "period": "7d"},
     "windows": {
-        "rate": "7m", "drop": "7m", "provisioning": "7m", "stuck": "7m", "flapping": "7m",
-        "out_of_memory": "7m", "inventory": "7m", "trend": "7h", "horizon": "7h",
+        "rate": "7m", "canary": "7m", "drop": "7m", "provisioning": "7m", "stuck": "7m",
+        "flapping": "7m", "out_of_memory": "7m", "inventory": "7m", "trend": "7h", "horizon": "7h",
         "telemetry": "7m", "absent": "7h", "failed": "7m", "progress": "7m",
     },
 }  # fmt: skip
@@ -171,16 +170,12 @@ def _exprs(settings: Settings) -> dict[str, set[str]]:
 
 
 def _rests_on() -> dict[str, set[str]]:
-    """Return by alert the names of the rules that decide when it fires.
-
-    That exporters must be active all alerts on the fleet share; those on exporters name its
-    setting.
-    """
+    """Return by alert the names of the rules that decide when it fires."""
     names: dict[str, set[str]] = defaultdict(set)
     for group in GROUPS:
         for alert in group.alerts:
             rules = explain.dependencies(alert.expr, GROUPS)
-            names[alert.name] |= {alert.name, *(rule.name for rule in rules)} - {ACTIVE_EXPORTERS}
+            names[alert.name] |= {alert.name, *(rule.name for rule in rules)}
     return names
 
 

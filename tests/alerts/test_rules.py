@@ -66,7 +66,8 @@ def test_every_other_rule_of_the_article_is_one_that_the_tests_above_have_seen()
     assert differing == {
         "OllamaFleetHealthyInstancesLow",
         "OllamaFleetTokenThroughputLow",
-        "ollama_fleet_threshold",
+        "fleet:ollama_healthy_instances:threshold",
+        "fleet:ollama_tokens_per_second:threshold",
     }
 
 

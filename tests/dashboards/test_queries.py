@@ -111,20 +111,20 @@ def unknown_matched_labels(expr: str) -> Iterator[str]:
 
 
 def unknown_matched_values(expr: str) -> Iterator[str]:
-    """A threshold or quantile under another name would be absent, and so the comparison with it."""
+    """A quantile that nobody records would be absent."""
     rules = [rule for group in rulebook.groups(Settings()) for rule in group.recordings]
     known = {
         (rule.name, label, value)
         for rule in rules
         for label, value in rule.labels.items()
-        if label in ("name", "quantile")
+        if label == "quantile"
     }
     for selector in tree.selectors(expr):
         for matcher in tree.matchers(selector):
             if matcher.name in CLOSED:
                 yield from set(tree.values(matcher)) - set(CLOSED[matcher.name])
             elif (
-                matcher.name in ("name", "quantile")
+                matcher.name == "quantile"
                 and (selector.name, matcher.name, matcher.value) not in known
             ):
                 yield f"{selector.name} has no {matcher.name} {matcher.value}"
@@ -202,7 +202,10 @@ def test_every_query_keeps_the_rule(rule: Callable[[str], Iterator[str]]) -> Non
         (unknown_series, "ollama_typo"),
         (unknown_matched_labels, 'ollama_instance_up{status="healthy"}'),
         (unknown_matched_values, 'ollama_fleet_instances{status="sick"}'),
-        (unknown_matched_values, 'ollama_fleet_threshold{name="typo"}'),
+        (
+            unknown_matched_values,
+            'fleet:ollama_instance_request_latency_p99_seconds:quantile{quantile="7"}',
+        ),
         (unknown_grouped_labels, "sum by (status) (ollama_instance_up)"),
         (unknown_joined_labels, "ollama_instance_up * on (shard) ollama_exporter_shard_info"),
         (plain_counters, "sum(ollama_instance_errors_total)"),

@@ -17,26 +17,28 @@ STATUS: Series = {
     'fleet:ollama_instances:sum{cluster="a",status="provisioning"}': 7,
 }
 FLOORS: Series = {
-    'ollama_fleet_threshold{cluster="a",name="healthy_instances"}': 80,
-    'ollama_fleet_threshold{cluster="b",name="healthy_instances"}': 30,
+    'fleet:ollama_healthy_instances:threshold{cluster="a"}': 80,
+    'fleet:ollama_healthy_instances:threshold{cluster="b"}': 30,
 }
-FLOOR_B_HIGH = {**FLOORS, 'ollama_fleet_threshold{cluster="b",name="healthy_instances"}': 41}
-PLAIN_FLOOR: Series = {'ollama_fleet_threshold{name="healthy_instances"}': 40}
+FLOOR_B_HIGH = {**FLOORS, 'fleet:ollama_healthy_instances:threshold{cluster="b"}': 41}
 ONE_FLEET: Series = {
     'fleet:ollama_instances:sum{status="healthy"}': 90,
-    'ollama_fleet_threshold{name="healthy_instances"}': 80,
+    "fleet:ollama_healthy_instances:threshold": 80,
 }
 CAPACITY: Series = {
     'fleet:ollama_tokens_per_second:estimate{cluster="a"}': 1000,
     'fleet:ollama_tokens_per_second:estimate{cluster="b"}': 500,
-    'ollama_fleet_threshold{cluster="a",name="tokens_per_second"}': 900,
-    'ollama_fleet_threshold{cluster="b",name="tokens_per_second"}': 500,
+    'fleet:ollama_tokens_per_second:threshold{cluster="a"}': 900,
+    'fleet:ollama_tokens_per_second:threshold{cluster="b"}': 500,
 }
 LATENCY: Series = {
     'fleet:ollama_request_latency_seconds:p99{cluster="a"}': 0.2,
     'fleet:ollama_request_latency_seconds:p99{cluster="b"}': 0.3,
 }
-LIMIT: Series = {'ollama_fleet_threshold{name="request_latency_p99_seconds"}': 0.5}
+LIMIT: Series = {
+    'fleet:ollama_request_latency_seconds:threshold{cluster="a"}': 0.5,
+    'fleet:ollama_request_latency_seconds:threshold{cluster="b"}': 0.5,
+}
 REQUESTS: Series = {
     'fleet:ollama_requests:rate5m{cluster="a"}': 100,
     'fleet:ollama_request_errors:rate5m{cluster="a"}': 1,
@@ -44,24 +46,23 @@ REQUESTS: Series = {
     'fleet:ollama_request_errors:rate5m{cluster="b"}': 1,
 }
 IDLE: Series = {"fleet:ollama_requests:rate5m": 0, "fleet:ollama_request_errors:rate5m": 0}
-OBJECTIVE = 'ollama_fleet_threshold{name="request_success_ratio"}'
+OBJECTIVE = "fleet:ollama_request_success_ratio:threshold"
+OBJECTIVES = (f'{OBJECTIVE}{{cluster="a"}}', f'{OBJECTIVE}{{cluster="b"}}')
 QUEUED: Series = {
     'fleet:ollama_requests_queued:sum{cluster="a"}': 100,
     'fleet:ollama_requests_queued:sum{cluster="b"}': 80,
     'fleet:ollama_instances:sum{cluster="a",status="healthy"}': 90,
     'fleet:ollama_instances:sum{cluster="b",status="healthy"}': 40,
 }
-PER_INSTANCE = 'ollama_fleet_threshold{name="queued_per_instance"}'
+PER_INSTANCE = "fleet:ollama_requests_queued_per_instance:threshold"
+EACH_QUEUE = (f'{PER_INSTANCE}{{cluster="a"}}', f'{PER_INSTANCE}{{cluster="b"}}')
 NONE_HEALTHY: Series = {
     "fleet:ollama_requests_queued:sum": 7,
     'fleet:ollama_instances:sum{status="healthy"}': 0,
     PER_INSTANCE: 4,
 }
-REPLICAS: Series = {
-    'exporter:ollama_exporter_shard:active{job="x",instance="a",shard="0"}': 1,
-    'exporter:ollama_exporter_shard:active{job="x",instance="b",shard="0"}': 1,
-    'exporter:ollama_exporter_shard:active{job="x",instance="c",shard="1"}': 1,
-}
+SHARD = {"a": 0, "b": 0, "c": 1}
+"""Of each exporter: two are replicas."""
 WATCHDOG: Series = {'ALERTS{alertname="Watchdog",alertstate="firing",severity="none"}': 1}
 
 
@@ -118,26 +119,20 @@ CASES = (
     ),
     *judged("enough are healthy everywhere", fleet.healthy(ASK), {**STATUS, **FLOORS}, good=130),
     *judged("too few in one cluster", fleet.healthy(ASK), {**STATUS, **FLOOR_B_HIGH}, bad=130),
-    *judged("a plain floor is each cluster's", fleet.healthy(ASK), {**STATUS, **PLAIN_FLOOR},
-            good=130),
     *judged("one fleet without a cluster", fleet.healthy(ASK), ONE_FLEET, good=90),
     *judged("without floors nothing is green", fleet.healthy(ASK), STATUS, unknown=130),
     *judged(
         "without the floor of one cluster nothing is green", fleet.healthy(ASK),
-        {**STATUS, 'ollama_fleet_threshold{cluster="a",name="healthy_instances"}': 80},
+        {**STATUS, 'fleet:ollama_healthy_instances:threshold{cluster="a"}': 80},
         unknown=130,
     ),
     *judged(
         "too few in one cluster, and no floor in the other", fleet.healthy(ASK),
-        {**STATUS, 'ollama_fleet_threshold{cluster="a",name="healthy_instances"}': 91},
+        {**STATUS, 'fleet:ollama_healthy_instances:threshold{cluster="a"}': 91},
         bad=130,
     ),
     *judged("a fleet that tells nothing", fleet.healthy(ASK), FLOORS),
     Case("floors of clusters add up", fleet.healthy_floor(ASK), {**STATUS, **FLOORS}, 110),
-    Case(
-        "a plain floor is needed in each cluster",
-        fleet.healthy_floor(ASK), {**STATUS, **PLAIN_FLOOR}, 80,
-    ),
     Case(
         "so many may fail as are expected beyond the floor",
         fleet.may_fail(ASK),
@@ -170,7 +165,8 @@ CASES = (
             {**LATENCY, **LIMIT}, good=0.3),
     *judged(
         "latency above its limit in one cluster", fleet.latency(ASK),
-        {**LATENCY, 'ollama_fleet_threshold{name="request_latency_p99_seconds"}': 0.25}, bad=0.3,
+        {**LATENCY, **LIMIT, 'fleet:ollama_request_latency_seconds:threshold{cluster="b"}': 0.25},
+        bad=0.3,
     ),
     *judged("latency without a limit", fleet.latency(ASK), LATENCY, unknown=0.3),
     Case("the p99 is the worst of the clusters'", fleet.latency_p99(ASK), LATENCY, 0.3),
@@ -190,57 +186,55 @@ CASES = (
     Case(
         "durations: the higher of replicas, the sum of shards, by bucket",
         fleet.durations(ASK),
-        {**REPLICAS, **{
+        {
             f'ollama_fleet_request_duration_seconds_bucket{{job="x",instance="{instance}",'
-            f'model="m",le="{le}"}}': f"0+{step}x240"
+            f'shard="{SHARD[instance]}",model="m",le="{le}"}}': f"0+{step}x240"
             for instance, le, step in (
                 ("a", "0.1", 15), ("b", "0.1", 30), ("c", "0.1", 15), ("a", "+Inf", 60),
             )
-        }},
+        },
         {'{le="0.1"}': 3, '{le="+Inf"}': 4},
     ),
     Case("the share that fails is of all requests", fleet.failed_ratio(ASK), REQUESTS, 0.0182),
     Case("without requests no share fails", fleet.failed_ratio(ASK), IDLE, NOTHING),
-    *judged("failures within the objective", fleet.failed(ASK), {**REQUESTS, OBJECTIVE: 0.875},
-            good=0.0182),
+    *judged("failures within the objective", fleet.failed(ASK),
+            {**REQUESTS, **dict.fromkeys(OBJECTIVES, 0.875)}, good=0.0182),
     *judged("too many failures in the small cluster", fleet.failed(ASK),
-            {**REQUESTS, OBJECTIVE: 0.95}, bad=0.0182),
+            {**REQUESTS, **dict.fromkeys(OBJECTIVES, 0.95)}, bad=0.0182),
     *judged("failures without an objective", fleet.failed(ASK), REQUESTS, unknown=0.0182),
     *judged("no requests, no judgement", fleet.failed(ASK), {**IDLE, OBJECTIVE: 0.95}),
     Case("what the objective leaves may fail", fleet.failed_budget(ASK), {OBJECTIVE: 0.995}, 0.005),
-    *judged("few wait", fleet.waiting(ASK), {**QUEUED, PER_INSTANCE: 2}, good=180),
-    *judged("too many wait in one cluster", fleet.waiting(ASK), {**QUEUED, PER_INSTANCE: 1.5},
-            bad=180),
+    *judged("few wait", fleet.waiting(ASK), {**QUEUED, **dict.fromkeys(EACH_QUEUE, 2)},
+            good=180),
+    *judged("too many wait in one cluster", fleet.waiting(ASK),
+            {**QUEUED, **dict.fromkeys(EACH_QUEUE, 1.5)}, bad=180),
     *judged("some wait and nothing is healthy", fleet.waiting(ASK), NONE_HEALTHY, bad=7),
     *judged("some wait and there is no limit", fleet.waiting(ASK), QUEUED, unknown=180),
     Case("all that wait", fleet.waiting_total(ASK), QUEUED, 180),
     Case(
         "so many may wait as healthy instances allow",
-        fleet.waiting_limit(ASK), {**QUEUED, PER_INSTANCE: 2}, 260,
+        fleet.waiting_limit(ASK), {**QUEUED, **dict.fromkeys(EACH_QUEUE, 2)}, 260,
     ),
     Case(
         "errors by type: the higher of replicas, the sum of shards",
         fleet.errors_by_type(ASK),
-        {**REPLICAS, **{
-            f'ollama_fleet_errors_total{{job="x",instance="{instance}",error_type="{kind}"}}':
-            f"0+{step}x240"
+        {
+            f'ollama_fleet_errors_total{{job="x",instance="{instance}",'
+            f'shard="{SHARD[instance]}",error_type="{kind}"}}': f"0+{step}x240"
             for instance, kind, step in (
                 ("a", "timeout", 15), ("b", "timeout", 30), ("c", "timeout", 15),
                 ("c", "out_of_memory", 60),
             )
-        }},
+        },
         {'{error_type="timeout"}': 3, '{error_type="out_of_memory"}': 4},
     ),
     Case(
         "errors by type of two clusters",
         fleet.errors_by_type(ASK),
         {
-            f'{name}{{cluster="{cluster}",job="x",instance="{cluster}",{labels}}}': value
+            f'ollama_fleet_errors_total{{cluster="{cluster}",job="x",instance="{cluster}",'
+            f'shard="0",error_type="timeout"}}': "0+15x240"
             for cluster in ("p", "q")
-            for name, labels, value in (
-                ("exporter:ollama_exporter_shard:active", 'shard="0"', 1),
-                ("ollama_fleet_errors_total", 'error_type="timeout"', "0+15x240"),
-            )
         },
         {'{error_type="timeout"}': 2},
     ),

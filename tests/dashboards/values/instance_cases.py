@@ -58,7 +58,7 @@ PEERS: Series = {
     'model_engine:ollama_tokens_per_second:median{model="m",engine="e"}': 40,
     'model_engine:ollama_tokens_per_second:median{model="m",engine="other"}': 99,
 }
-RATIO = 'ollama_fleet_threshold{name="node_speed_ratio"}'
+RATIO = "fleet:ollama_node_speed_ratio:threshold"
 START = "ollama_instance_start_time_seconds"
 AWAY = "1000x200 stale _x35"
 """It ran, and has been away for nine minutes and a half."""
@@ -99,7 +99,7 @@ CASES = (
                 {**PEERS, RATIO: 0.75}, 30),
     of_instance("no speed is slow without a limit", instance.slow_speed(ASK), PEERS, NOTHING),
     of_instance("the fleet's limit of the p99", instance.latency_limit(ASK),
-                {'ollama_fleet_threshold{name="request_latency_p99_seconds"}': 0.5}, 0.5),
+                {'fleet:ollama_request_latency_seconds:threshold': 0.5}, 0.5),
     of_instance("of two fleets each tells of its own instance", instance.up(ASK),
                 of_two("ollama_instance_up", 0, 1), {EU: 0, US: 1}),
     of_instance("a gauge of each fleet's instance",

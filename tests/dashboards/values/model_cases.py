@@ -6,18 +6,14 @@ from collections.abc import Iterable
 
 from dashboards.queries import models
 from tests.dashboards.values.case import ASK, NOTHING, Case, Series
-from tests.dashboards.values.fleet_cases import REPLICAS
+from tests.dashboards.values.fleet_cases import SHARD
 
 BY_STATUS: Series = {
     'model:ollama_instances:sum{cluster="a",model="m",status="healthy"}': 70,
     'model:ollama_instances:sum{cluster="b",model="m",status="healthy"}': 10,
     'model:ollama_instances:sum{cluster="a",model="n",status="loading"}': 20,
 }
-TWO_CLUSTERS: Series = {
-    'exporter:ollama_exporter_shard:active{cluster="a",job="x",instance="a",shard="0"}': 1,
-    'exporter:ollama_exporter_shard:active{cluster="b",job="x",instance="b",shard="0"}': 1,
-}
-A, B, C = (f'job="x",instance="{instance}"' for instance in "abc")
+A, B, C = (f'job="x",instance="{instance}",shard="{SHARD[instance]}"' for instance in "abc")
 
 
 def exporters(*told: tuple[str, str, str, float | str]) -> Series:
@@ -28,37 +24,26 @@ def exporters(*told: tuple[str, str, str, float | str]) -> Series:
     }
 
 
-INSTANCES: Series = {
-    **TWO_CLUSTERS,
-    **exporters(
-        (f'cluster="a",{A}', "m", "healthy", 50), (f'cluster="b",{B}', "m", "healthy", 10),
-        (f'cluster="a",{A}', "m", "loading", 20), (f'cluster="a",{A}', "n", "healthy", 20),
-        (f'cluster="a",{A}', "gone", "healthy", 0),
-    ),
-}  # fmt: skip
-CUT_OFF: Series = {
-    **REPLICAS,
-    **exporters(
-        (A, "m", "healthy", 100), (B, "m", "healthy", 0), (B, "m", "unreachable", 100),
-        (C, "m", "healthy", 50), (C, "m", "unreachable", 50), (C, "n", "healthy", 100),
-    ),
-}  # fmt: skip
+INSTANCES: Series = exporters(
+    (f'cluster="a",{A}', "m", "healthy", 50), (f'cluster="b",{B}', "m", "healthy", 10),
+    (f'cluster="a",{A}', "m", "loading", 20), (f'cluster="a",{A}', "n", "healthy", 20),
+    (f'cluster="a",{A}', "gone", "healthy", 0),
+)  # fmt: skip
+CUT_OFF: Series = exporters(
+    (A, "m", "healthy", 100), (B, "m", "healthy", 0), (B, "m", "unreachable", 100),
+    (C, "m", "healthy", 50), (C, "m", "unreachable", 50), (C, "n", "healthy", 100),
+)  # fmt: skip
 """Two replicas of a shard, of which the second reaches nothing; and another shard."""
 NOT_SCRAPED = "x237 stale"
 """The last scrapes failed."""
-FAILED_SCRAPE: Series = {
-    **REPLICAS,
-    **exporters(
-        (A, "m", "healthy", 100), (C, "m", "healthy", f"50{NOT_SCRAPED}"),
-        (C, "m", "unreachable", f"50{NOT_SCRAPED}"),
-    ),
-}  # fmt: skip
-RECOVERED: Series = {
-    **REPLICAS,
-    **exporters(
-        (A, "m", "healthy", "20x238 100x2"), (A, "m", "unreachable", "80x238 stale"),
-    ),
-}  # fmt: skip
+FAILED_SCRAPE: Series = exporters(
+    (A, "m", "healthy", 100),
+    (C, "m", "healthy", f"50{NOT_SCRAPED}"),
+    (C, "m", "unreachable", f"50{NOT_SCRAPED}"),
+)
+RECOVERED: Series = exporters(
+    (A, "m", "healthy", "20x238 100x2"), (A, "m", "unreachable", "80x238 stale"),
+)  # fmt: skip
 """For no more than one scrape nothing has been unreachable."""
 SPEED: Series = {
     'model:ollama_tokens_per_second:sum{cluster="a",model="m"}': 3000,
@@ -66,10 +51,10 @@ SPEED: Series = {
     'model:ollama_tokens_per_second:sum{cluster="a",model="n"}': 0,
 }
 MEASURED: Series = {
-    'ollama_fleet_measured_instances{job="x",instance="a",model="m"}': 30,
-    'ollama_fleet_measured_instances{job="x",instance="b",model="m"}': 40,
-    'ollama_fleet_measured_instances{job="x",instance="c",model="m"}': 20,
-    'ollama_fleet_measured_instances{job="x",instance="c",model="n"}': 0,
+    f'ollama_fleet_measured_instances{{{A},model="m"}}': 30,
+    f'ollama_fleet_measured_instances{{{B},model="m"}}': 40,
+    f'ollama_fleet_measured_instances{{{C},model="m"}}': 20,
+    f'ollama_fleet_measured_instances{{{C},model="n"}}': 0,
 }
 ONLY_N = {"model": "n"}
 
@@ -77,8 +62,8 @@ ONLY_N = {"model": "n"}
 def counters(name: str, steps: Iterable[tuple[str, str, int]]) -> Series:
     """Return counters by (exporter, further labels, step per 15 seconds)."""
     return {
-        f'{name}{{job="x",instance="{instance}",{labels}}}': f"0+{step}x240"
-        for instance, labels, step in steps
+        f'{name}{{job="x",instance="{exporter}",shard="{SHARD[exporter]}",{labels}}}': f"0+{n}x240"
+        for exporter, labels, n in steps
     }
 
 
@@ -88,10 +73,8 @@ STEPS = (
 )  # fmt: skip
 """A quarter up to 1 s, all up to 2 s: 99 in 100 up to 1 + 74/75 s."""
 BUCKET = "ollama_fleet_request_duration_seconds_bucket"
-BUCKETS = {**REPLICAS, **counters(BUCKET, STEPS)}
+BUCKETS = counters(BUCKET, STEPS)
 IN_TWO_CLUSTERS = {
-    'exporter:ollama_exporter_shard:active{cluster="p",job="x",instance="a",shard="0"}': 1,
-    'exporter:ollama_exporter_shard:active{cluster="q",job="x",instance="c",shard="0"}': 1,
     **counters(BUCKET, [(a, f'cluster="p",{labels}', n) for a, labels, n in STEPS[:3]]),
     **counters(BUCKET, [(c, f'cluster="q",{labels}', n) for c, labels, n in STEPS[3:]]),
 }
@@ -174,15 +157,15 @@ CASES = (
     Case("speed of a model", models.speed(ASK), SPEED, {'{model="m"}': 3600, '{model="n"}': 0}),
     Case(
         "speed per measured instance: the higher of replicas, the sum of shards",
-        models.speed_each(ASK), {**SPEED, **REPLICAS, **MEASURED}, {'{model="m"}': 60},
+        models.speed_each(ASK), {**SPEED, **MEASURED}, {'{model="m"}': 60},
     ),
     Case(
         "tokens of a model",
         models.generated(ASK),
-        {**REPLICAS, **counters(
+        counters(
             "ollama_fleet_generated_tokens_total",
             (("a", 'model="m"', 30), ("b", 'model="m"', 15), ("c", 'model="m"', 15)),
-        )},
+        ),
         {'{model="m"}': 3},
     ),
     Case("p99 of a model's requests", models.latency_p99(ASK), BUCKETS, {'{model="m"}': 1.9867}),
@@ -193,10 +176,10 @@ CASES = (
     Case(
         "requests of a model",
         models.requests(ASK),
-        {**REPLICAS, **counters(
+        counters(
             "ollama_fleet_request_duration_seconds_count",
             (("a", 'model="m"', 30), ("b", 'model="m"', 15), ("c", 'model="m"', 15)),
-        )},
+        ),
         {'{model="m"}': 3},
     ),
     Case(

@@ -13,7 +13,7 @@ RATIOS: Series = {
     f'{RATIO}{{node="n3",model="m",engine="e"}}': 1.2,
     f'{RATIO}{{node="n3",model="n",engine="e"}}': 1.1,
 }
-LIMIT: Series = {'ollama_fleet_threshold{name="node_speed_ratio"}': 0.6}
+LIMIT: Series = {"fleet:ollama_node_speed_ratio:threshold": 0.6}
 SPEEDS: Series = {
     f'node_model_engine:ollama_tokens_per_second:avg{{node="n{index}",model="m",engine="e"}}': speed
     for index, speed in enumerate((20, 28, 48), start=1)
@@ -142,7 +142,7 @@ CASES = (
     Case("nodes that are slow", nodes.slow_count(ASK), {**RATIOS, **LIMIT}, 1),
     Case(
         "no node is slow", nodes.slow_count(ASK),
-        {**RATIOS, 'ollama_fleet_threshold{name="node_speed_ratio"}': 0.5}, 0,
+        {**RATIOS, 'fleet:ollama_node_speed_ratio:threshold': 0.5}, 0,
     ),
     Case("without a limit nobody counts slow nodes", nodes.slow_count(ASK), RATIOS, NOTHING),
     Case("nodes that are compared count once", nodes.compared_count(ASK), RATIOS, 3),

@@ -30,7 +30,7 @@ SHARDS: Series = {
 def fresh(cluster: str, *shards: int) -> Series:
     """Return the shards of a cluster that are polled, each by two replicas."""
     return {
-        f'exporter:ollama_exporter_shard:active{{cluster="{cluster}",job="x",'
+        f'ollama_fleet_inventory_instances{{cluster="{cluster}",job="x",'
         f'instance="{replica}{shard}",shard="{shard}"}}': 1
         for shard in shards
         for replica in ("a", "b")

@@ -20,7 +20,7 @@ def alert(name: str, severity: str = "warning", since: str = "17.5", **labels: s
 
 
 def threshold(name: str, value: str, **labels: str) -> Series:
-    return Series({"name": name, **labels}, (1.0, value))
+    return Series({"__name__": f"fleet:ollama_{name}:threshold", **labels}, (1.0, value))
 
 
 def number(text: str) -> Series:

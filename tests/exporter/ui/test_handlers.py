@@ -427,7 +427,7 @@ async def test_thresholds_are_those_of_the_settings(tmp_path: Path, port: int) -
 
 async def test_what_a_prometheus_tells_reaches_the_page(tmp_path: Path) -> None:
     asked = Asked()
-    names = ("healthy_instances", "request_latency_p99_seconds", "tokens_per_second")
+    names = ("healthy_instances", "request_latency_seconds", "tokens_per_second")
     texts = ("9900", "0.2", "4e5")
     thresholds = [threshold(name, text) for name, text in zip(names, texts, strict=True)]
     asked.results = {**asked.results, QUERIES[0]: result(*thresholds)}

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from exporter.catalogue import HEALTHY_THRESHOLD, LATENCY_THRESHOLD, SPEED_THRESHOLD
 from exporter.ui.prometheus import (
     FIRING_QUERY,
     KEPT_S,
@@ -63,21 +64,22 @@ def test_the_most_severe_alerts_come_first_and_then_by_name_and_labels() -> None
     assert ["n1", "n2"] == [each.labels["node"] for each in firing[2:4]]
 
 
-def test_thresholds_are_read_by_name() -> None:
+def test_thresholds_are_read_by_series() -> None:
     series = [threshold("healthy_instances", "9900"), threshold("tokens_per_second", "4e5")]
 
-    assert {"healthy_instances": 9900.0, "tokens_per_second": 400_000.0} == thresholds_of(series)
+    expected = {HEALTHY_THRESHOLD.name: 9900.0, SPEED_THRESHOLD.name: 400_000.0}
+    assert expected == thresholds_of(series)
 
 
 def test_a_threshold_that_differs_between_fleets_is_nobodys() -> None:
     series = [
         threshold("healthy_instances", "9900", cluster="a"),
         threshold("healthy_instances", "50", cluster="b"),
-        threshold("request_latency_p99_seconds", "0.15", cluster="a"),
-        threshold("request_latency_p99_seconds", "0.15", cluster="b"),
+        threshold("request_latency_seconds", "0.15", cluster="a"),
+        threshold("request_latency_seconds", "0.15", cluster="b"),
     ]
 
-    assert {"request_latency_p99_seconds": 0.15} == thresholds_of(series)
+    assert {LATENCY_THRESHOLD.name: 0.15} == thresholds_of(series)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def run_promtool(
 # Asking
 
 
-GOOD = Answer("", (Firing("OllamaA", "warning", {}, 17.5),), 7, 0, {"tokens_per_second": 7.0})
+GOOD = Answer("", (Firing("OllamaA", "warning", {}, 17.5),), 7, 0, {SPEED_THRESHOLD.name: 7.0})
 
 
 @asynccontextmanager

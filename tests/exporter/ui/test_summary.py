@@ -8,6 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from exporter.catalogue import (
+    HEALTHY_THRESHOLD,
+    LATENCY_THRESHOLD,
+    QUEUED_THRESHOLD,
+    SPEED_THRESHOLD,
+)
 from exporter.counters import FleetCounters
 from exporter.inventory import Shard, SourceState
 from exporter.model import Outcome, Status
@@ -38,7 +44,11 @@ from tests.exporter.ui.building import (
     ui_config,
 )
 
-ALL = {"healthy_instances": 1.0, "request_latency_p99_seconds": 0.4, "tokens_per_second": 70.0}
+ALL = {
+    HEALTHY_THRESHOLD.name: 1.0,
+    LATENCY_THRESHOLD.name: 0.4,
+    SPEED_THRESHOLD.name: 70.0,
+}
 
 
 class Told:
@@ -149,7 +159,7 @@ async def test_the_inventory_is_as_old_as_its_oldest_source(
 
 
 async def test_the_thresholds_of_a_prometheus_come_before_the_settings() -> None:
-    told = await summary(answer=Answer(thresholds={**ALL, "queued_per_instance": 2.0}))
+    told = await summary(answer=Answer(thresholds={**ALL, QUEUED_THRESHOLD.name: 2.0}))
 
     assert [1.0, 0.4, 70.0] == [each["threshold"] for each in told["indicators"]]
     assert "prometheus" == told["thresholds_from"]
@@ -159,7 +169,7 @@ async def test_the_thresholds_of_a_prometheus_come_before_the_settings() -> None
 async def test_a_shard_is_not_held_to_what_the_whole_fleet_must_do() -> None:
     of = ui_config(shard=Shard(1, 2))
 
-    told = await summary(of=of, answer=Answer(thresholds={**ALL, "healthy_instances": 9900.0}))
+    told = await summary(of=of, answer=Answer(thresholds={**ALL, HEALTHY_THRESHOLD.name: 9900.0}))
 
     assert [2, 0.4, 120.0] == [each["threshold"] for each in told["indicators"]]
     assert ({"index": 1, "count": 2}, "settings") == (told["shard"], told["thresholds_from"])
