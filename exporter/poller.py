@@ -73,6 +73,8 @@ class Poller:
         """Polls under way by instance id; None for those that need no task."""
         self.knows_whole_fleet = True
         """False while an inventory was never read: then no cycle counts as one over the fleet."""
+        self._n_ended = 0
+        """Polls that ended since the last tick: one `inc` for each would cost as much as ten."""
         self._completed_s = options.clock.monotonic_s()
         """When the last whole cycle ended; before the first, when we began."""
         self.has_seen_all = asyncio.Event()
@@ -128,6 +130,7 @@ class Poller:
         cycle = self._new_cycle(tick)
         while True:
             await self._clock.sleep(wheel.starts_at_s(tick) - offset_s - self._clock.monotonic_s())
+            self._count_polls()
             now_s = self._clock.monotonic_s() + offset_s
             # After a long stall only one interval is made up for: each instance is due once.
             if tick < (resumed := wheel.tick_at(now_s) - wheel.n_slots + 1):
@@ -243,9 +246,13 @@ class Poller:
     def _end_poll(self, instance_id: str, cycle: Cycle) -> None:
         del self._polls[instance_id]
         cycle.n_running -= 1
-        self._metrics.polls.inc()
+        self._n_ended += 1
         if cycle.is_all_started:
             self._complete(cycle)
+
+    def _count_polls(self) -> None:
+        self._metrics.polls.inc(self._n_ended)
+        self._n_ended = 0
 
     def _record(self, scrape_target: ScrapeTarget, result: PollResult) -> None:
         verdict = result.verdict
@@ -267,6 +274,7 @@ class Poller:
         """Publish a cycle's metrics once it has started all its polls and all have ended."""
         if cycle.n_running or not cycle.is_all_started:
             return
+        self._count_polls()
         if not cycle.is_whole:
             return
         self._metrics.cycles.inc()
