@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from exporter.counters import speed_now
-from exporter.model import CanaryOutcome, Outcome, Status
+from exporter.counters import is_stale, speed_now
+from exporter.model import CanaryOutcome, Condition, Generation, Outcome, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from exporter.model import CanaryState, LoadedModel
     from exporter.scrape_target import LastFailure
     from exporter.snapshot import Row
 
     Seen = tuple[Row, LastFailure | None]
+
+
+class ModelView(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What `/instances` says of one model in an instance's memory."""
+
+    model: str
+    bytes: float | None = None
+    vram_bytes: float | None = None
+    context_length: float | None = None
+    expires_timestamp_seconds: float | None = None
+    never_expires: bool = False
 
 
 class InstanceView(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -32,6 +45,14 @@ class InstanceView(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     version: str = ""
     developer: str = ""
     labels: dict[str, str] = {}
+    conditions: tuple[Condition, ...] = ()
+    start_time_seconds: float | None = None
+    """Since 1970 UTC."""
+    loaded_models: tuple[ModelView, ...] | None = None
+    """Empty where nothing is loaded."""
+    n_installed_models: int | None = None
+    installed_models: tuple[str, ...] | None = None
+    """Only where one instance is asked for by its id: there may be 200."""
     last_outcome: Outcome | None = None
     last_error: str = ""
     """Of the last poll; empty when it went well."""
@@ -48,6 +69,11 @@ class InstanceView(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     canary_age_seconds: float | None = None
     canary_stalled: int = 0
     """In a row."""
+    canary_tokens_per_second: float | None = None
+    canary_time_to_first_token_seconds: float | None = None
+    canary_waiting_seconds: float | None = None
+    canary_load_seconds: float | None = None
+    canary_duration_seconds: float | None = None
     last_failure_outcome: Outcome | None = None
     last_failure: str = ""
     last_failure_age_seconds: float | None = None
@@ -63,6 +89,7 @@ class Filter:
     model: str | None = None
     engine: str | None = None
     developer: str | None = None
+    condition: str | None = None
 
     def takes(self, row: Row) -> bool:
         """Return whether an instance is wanted."""
@@ -74,10 +101,12 @@ class Filter:
             and self.model in (None, row.counters.model)
             and self.engine in (None, engine_of(row))
             and self.developer in (None, target.developer)
+            and (self.condition is None or self.condition in row.conditions)
         )
 
 
-STATUSES = frozenset(Status)
+NO_GENERATION = Generation(0.0)
+CLOSED_SETS: dict[str, type[StrEnum]] = {"status": Status, "condition": Condition}
 FILTER_KEYS = tuple(field.name for field in fields(Filter))
 
 
@@ -85,11 +114,12 @@ def parse_filter(query: Mapping[str, str]) -> Filter:
     """Return the filter that a query string asks for.
 
     Raises:
-        ValueError: It has a key or a status that there is not.
+        ValueError: It has a key, a status or a condition that there is not.
     """
     check_keys(query, FILTER_KEYS)
-    if "status" in query and query["status"] not in STATUSES:
-        raise ValueError(f"no status {query['status']!r}, only {', '.join(Status)}")
+    for key, known in CLOSED_SETS.items():
+        if key in query and query[key] not in {*known}:
+            raise ValueError(f"no {key} {query[key]!r}, only {', '.join(known)}")
     return Filter(**query)
 
 
@@ -109,14 +139,23 @@ def check_keys(query: Mapping[str, str], allowed: Collection[str]) -> None:
 
 def to_json(seen: Iterable[Seen], wanted: Filter, *, now_s: float) -> bytes:
     """Return a JSON list of the wanted instances; about 3 µs for each."""
-    views = [view(row, failure, now_s=now_s) for row, failure in seen if wanted.takes(row)]
+    in_full = wanted.id is not None
+    views = [
+        view(row, failure, now_s=now_s, in_full=in_full)
+        for row, failure in seen
+        if wanted.takes(row)
+    ]
     return msgspec.json.encode(views)
 
 
-def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView:
-    """Return what there is to say of one instance."""
+def view(
+    row: Row, failure: LastFailure | None, *, now_s: float, in_full: bool = False
+) -> InstanceView:
+    """Return what there is to say of one instance; in full, with the names of installed models."""
     target, reading, canary = row.target, row.reading, row.canary
     verdict = None if reading is None else reading.verdict
+    generation = NO_GENERATION if canary is None else _generation(canary, now_s)
+    installed = row.counters.installed
     return InstanceView(
         id=target.id,
         url=target.url,
@@ -128,6 +167,11 @@ def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView
         version=row.counters.version,
         developer=target.developer,
         labels=dict(target.labels),
+        conditions=row.conditions,
+        start_time_seconds=start_time_s(row),
+        loaded_models=None if verdict is None else _loaded_models(verdict.values.loaded),
+        n_installed_models=None if installed is None else len(installed),
+        installed_models=installed if in_full else None,
         last_outcome=None if verdict is None else verdict.outcome,
         last_error="" if verdict is None else verdict.detail,
         # Of an instance that is not up, no metrics were read.
@@ -140,10 +184,44 @@ def view(row: Row, failure: LastFailure | None, *, now_s: float) -> InstanceView
         canary_error="" if canary is None else canary.detail,
         canary_age_seconds=None if canary is None else round(now_s - canary.at_s, 3),
         canary_stalled=0 if canary is None else canary.n_stalled,
+        canary_tokens_per_second=generation.tokens_per_second,
+        canary_time_to_first_token_seconds=generation.time_to_first_token_s,
+        canary_waiting_seconds=generation.waiting_s,
+        canary_load_seconds=generation.load_s,
+        canary_duration_seconds=generation.duration_s or None,
         last_failure_outcome=None if failure is None else failure.outcome,
         last_failure="" if failure is None else failure.detail,
         last_failure_age_seconds=None if failure is None else round(now_s - failure.at_s, 3),
     )
+
+
+def _generation(canary: CanaryState, now_s: float) -> Generation:
+    """Return what the last canary learned, unless that is too long ago to count."""
+    return NO_GENERATION if is_stale(canary, now_s=now_s) else canary.generation or NO_GENERATION
+
+
+def _loaded_models(loaded: Sequence[LoadedModel] | None) -> tuple[ModelView, ...] | None:
+    if loaded is None:
+        return None
+    return tuple(
+        [
+            ModelView(
+                model.name,
+                model.size_bytes,
+                model.vram_bytes,
+                model.context_length,
+                model.expires_at_s,
+                model.is_pinned,
+            )
+            for model in loaded
+        ]
+    )
+
+
+def start_time_s(row: Row) -> float | None:
+    """Return when an instance started, in seconds since 1970 UTC, by itself or by the inventory."""
+    reported = row.counters.start_time_s
+    return row.target.started_s if reported is None else reported
 
 
 def engine_of(row: Row) -> str:

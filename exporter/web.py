@@ -58,8 +58,8 @@ SHUTDOWN_S = 1.0
 PATHS = {
     "/fleet": "web UI: the whole fleet at a glance",
     "/metrics": "exposition that Prometheus scrapes",
-    "/instances": "every instance with its last outcome, as JSON; "
-    "?status=unhealthy&node=…&model=… filters",
+    "/instances": "every instance with its last outcome, conditions and models, as JSON; "
+    "?status=unhealthy&condition=on_cpu&node=…&model=… filters",
     "/-/healthy": "200 while the process runs",
     "/-/ready": "200 once every inventory was read and every instance polled",
 }
