@@ -98,7 +98,7 @@ SHORT = Pace(
 PACES: Mapping[PaceName, Pace] = {pace.name: pace for pace in (SHIPPED, SHORT)}
 
 WINDOWS = (
-    *("rate", "drop", "provisioning", "stuck", "flapping", "out_of_memory", "inventory"),
+    *("rate", "canary", "drop", "provisioning", "stuck", "flapping", "out_of_memory", "inventory"),
     "telemetry",
 )
 """The windows that a short pace divides; those of trends stay as they are."""

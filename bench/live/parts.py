@@ -73,6 +73,9 @@ class Plan:
     run_dir: RunDir
     ports: PortPlan
     programs: Programs
+    fleet_options: tuple[str, ...] = ()
+    """Further ones of `ollama-fleet simulate`, and of the exporter."""
+    exporter_options: tuple[str, ...] = ()
 
     @property
     def inventory(self) -> Path:
@@ -140,6 +143,7 @@ def fleet(plan: Plan) -> ChildSpec:
         f"--control.listen-address={address_of(control)}",
         f"--control.token-file={plan.run_dir.token}",
         f"--inventory={plan.whole_inventory}",
+        *plan.fleet_options,
     )
     return ChildSpec("fleet", command, f"{url_of(control)}/-/healthy", READY_WITHIN_S)
 
@@ -156,6 +160,7 @@ def exporter(plan: Plan) -> ChildSpec:
         # A poll must end before the next one is due.
         f"--poll.health-timeout={min(2000, 500 * poll_s)}ms",
         f"--poll.metrics-timeout={min(5000, 800 * poll_s)}ms",
+        *plan.exporter_options,
     )
     return ChildSpec("exporter", command, f"{url_of(port)}/-/ready", READY_WITHIN_S)
 
