@@ -15,8 +15,10 @@ import yaml
 from provisioning.demo import processes, programs
 from provisioning.demo.ports import url_of
 from provisioning.simulator.spec import INSTANCES_PER_NODE, MODELS, Hardware, Model, address_of
+from provisioning.workload import instance_id
 
 FLEET = "demo"
+STOCK_POOL = "ollama"
 REAL_NODE = "demo-host"
 REAL_POOL = "llama-server"
 REAL_HARDWARE = "this-machine"
@@ -27,6 +29,8 @@ N_REAL_PORTS = 60
 REAL_MEMORY_MIB = 1024
 HEALTH = {"interval": "5s", "timeout": "2s", "failures": 3}
 ROTATION = {"every": "7d", "at_once": 20, "drain": "10s"}
+STOCK_PART = 3
+"""One of so many simulated instances is stock Ollama."""
 LIMITS = {
     # Simulated ones cost next to nothing to start.
     "operations": 500,
@@ -62,6 +66,16 @@ class Demo:
     def control_url(self) -> str:
         """Return the control API of the process that hosts the simulated instances."""
         return url_of(self.control_port)
+
+    @property
+    def n_stock(self) -> int:
+        """Return how many simulated instances are stock Ollama."""
+        return self.n_simulated // STOCK_PART
+
+    @property
+    def first_stock(self) -> str:
+        """Return the id of a stock Ollama; empty where there is none."""
+        return instance_id(STOCK_POOL, 1) if self.n_stock else ""
 
     @property
     def last_node(self) -> str:
@@ -127,19 +141,29 @@ def _last_part(number: int) -> str:
 
 
 def _simulated_pools(demo: Demo) -> Iterator[dict[str, Any]]:
-    for model, count in counts(demo.n_simulated).items():
-        yield {
-            "name": model.name.replace(":", "-"),
-            "model": model.name,
-            "engine": "fleet",
-            "count": count,
-            "cpus": 1,
-            "memory": "4GiB",
-            "health": dict(HEALTH),
-            "rotation": dict(ROTATION),
-            "placement": {"selector": {"hardware": str(Hardware.EPYC_9654)}},
-            "developers": {"count": count},
-        }
+    count_by_model = counts(demo.n_simulated)
+    usual = MODELS[0]
+    count_by_model[usual] -= demo.n_stock
+    for model, count in count_by_model.items():
+        yield _simulated_pool(model.name.replace(":", "-"), model, count, "fleet")
+    if demo.n_stock:
+        # A request that pins the model is its warm-up, as for a real one whose store has it.
+        yield _simulated_pool(STOCK_POOL, usual, demo.n_stock, "ollama") | {"warm_up": "load"}
+
+
+def _simulated_pool(name: str, model: Model, count: int, engine: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "model": model.name,
+        "engine": engine,
+        "count": count,
+        "cpus": 1,
+        "memory": "4GiB",
+        "health": dict(HEALTH),
+        "rotation": dict(ROTATION),
+        "placement": {"selector": {"hardware": str(Hardware.EPYC_9654)}},
+        "developers": {"count": count},
+    }
 
 
 def _real_node(demo: Demo) -> dict[str, Any]:

@@ -189,6 +189,8 @@ class Observers:
     """Between two polls of an instance, two scrapes, and two evaluations of the rules."""
     provisioner_address: str | None = None
     """`host:port` to scrape; None where there is none."""
+    has_canary: bool = False
+    """Whether the exporter asks instances for a few tokens once per period."""
 
     @property
     def exporter_url(self) -> str:
@@ -238,6 +240,11 @@ def write_config(observers: Observers) -> None:
     rundir.write(observers.run_dir.prometheus_config, prometheus_config(observers.prometheus))
 
 
+CANARY_PERIOD_S = 30
+"""Of the demonstration; far shorter than people run, so that it shows something soon."""
+CANARY_TIMEOUT_S = 10
+
+
 def all_of(observers: Observers) -> tuple[ChildSpec, ...]:
     """Return all three; Prometheus is the last to start and so the first to be stopped."""
     return (exporter(observers), alertmanager_server(observers), prometheus_server(observers))
@@ -257,6 +264,9 @@ def exporter(observers: Observers) -> ChildSpec:
         f"--poll.metrics-timeout={min(METRICS_TIMEOUT_MS, poll_limit_ms)}ms",
         f"--ui.prometheus-url={observers.prometheus_url}",
     )
+    if observers.has_canary:
+        period, timeout = f"--canary.period={CANARY_PERIOD_S}s", f"{CANARY_TIMEOUT_S}s"
+        command = (*command, period, f"--canary.timeout={timeout}")
     ready_within_s = observers.interval_s + FIRST_CYCLE_S
     return ChildSpec("exporter", command, f"{observers.exporter_url}/-/ready", ready_within_s)
 

@@ -135,6 +135,8 @@ def make_plan(settings: Settings, supplies: Supplies, run_dir: RunDir, ports: Po
             alertmanager_binary=supplies.alertmanager,
             interval_s=settings.poll_interval_s,
             provisioner_address=address_of(provisioner_port),
+            # Somebody's own servers are not made to work unless they say so.
+            has_canary=made is not None,
         ),
         is_kept=settings.is_kept,
     )

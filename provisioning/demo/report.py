@@ -12,6 +12,7 @@ from ollama_fleet.prometheus import PrometheusClient, Series
 from provisioning.cli.common import PREFIX
 from provisioning.demo import processes
 from provisioning.demo.fleet import Demo
+from provisioning.demo.observers import CANARY_PERIOD_S, CANARY_TIMEOUT_S
 from provisioning.demo.plan import Plan
 
 HEALTHY = "healthy"
@@ -140,6 +141,9 @@ def _only(series: Sequence[Series]) -> float:
 
 
 MOST_KILLED = 20
+FOUND_WITHIN_S = CANARY_PERIOD_S + CANARY_TIMEOUT_S
+FROZEN_S = 3600
+"""Longer than any demonstration's canary waits: a server replaces the runner while one does."""
 ALERT = "OllamaFleetHealthyInstancesLow"
 """What a lost node brings: it waits for two minutes, and ends six minutes after its cause. The
 provisioner gives the node five (`demo.LIMITS`) before it moves the instances."""
@@ -256,6 +260,16 @@ def break_command(plan: Plan, demo: Demo) -> str:
     return _inject(plan, demo, kind="node_gone", node=demo.last_node)
 
 
+def freeze_command(plan: Plan, demo: Demo) -> str:
+    """Return a shell command that freezes the process in which a stock Ollama runs its model."""
+    return _inject(plan, demo, kind="runner_hang", ids=[demo.first_stock], seconds=FROZEN_S)
+
+
+def stalled_url(plan: Plan) -> str:
+    """Return the list of instances whose last canary was not answered in time."""
+    return f"{plan.observers.exporter_url}/instances?condition=stalled"
+
+
 def heal_command(plan: Plan, demo: Demo) -> str:
     """Return a shell command that heals all simulated instances."""
     return f"{_curl(plan)} -X DELETE {demo.control_url}/faults"
@@ -305,6 +319,19 @@ Take a node away, and give it back:
 Between the two, wait about two minutes: {ALERT} fires, the alert that
 wakes somebody. It ends six minutes after the fleet is whole again. After five minutes without the
 node, its instances are created on the others.
+{_freezing(plan, demo) if demo.first_stock else ""}"""
+
+
+def _freezing(plan: Plan, demo: Demo) -> str:
+    return f"""
+Freeze the model of {demo.first_stock}, a stock Ollama: its pages answer as before, its model
+generates nothing:
+
+  {freeze_command(plan, demo)}
+
+Within {FOUND_WITHIN_S} s the exporter's canary finds it: condition `stalled`, on /fleet and here:
+
+  who is stalled       {stalled_url(plan)}
 """
 
 

@@ -73,17 +73,20 @@ async def test_what_the_demo_prints_is_true_and_works_and_it_leaves_nothing(
         listing, replacing, applying = _lines(said, "ollama-fleet ")
         environment = {**os.environ, **_exported(said)}
         spec = tmp_path / "fleet.yml"
-        spec.write_text(spec.read_text().replace("count: 26", "count: 28"))
+        spec.write_text(spec.read_text().replace("count: 16", "count: 18"))
         assert "llama-server-00002" in await _said(listing, environment)
         await _said(replacing, environment)
         await eventually(lambda: _n_replaced(session, said, 1))
         assert "34 of 34 instances ready" in await _said(applying, environment)
 
-        kill_command, break_command, heal_command = _lines(said, "curl")
+        kill_command, break_command, heal_command, freeze_command = _lines(said, "curl")
         unreachable = next(url for url in _urls(said) if url.endswith("status=unreachable"))
         (alert,) = re.findall(r"wait about two minutes: (\w+) fires", said)
+        stalled = next(url for url in _urls(said) if url.endswith("condition=stalled"))
+        await _run(session, freeze_command)
         await _run(session, kill_command)
         await eventually(lambda: _n_replaced(session, said, 21))
+        await eventually(lambda: _n_listed(session, stalled, 1))
         await _run(session, break_command)
         await eventually(lambda: _is_pending(said, alert))
         await _run(session, heal_command)

@@ -54,9 +54,9 @@ def test_a_node_has_room_for_its_share_of_one_that_is_gone(made: Demo, n_simulat
 
 
 def test_models_have_the_simulations_shares(made: Demo) -> None:
-    n_by_model = Counter(
-        {pool.workload.model: pool.count for pool in fleet_of(sized(made, 1_000)).pools}
-    )
+    n_by_model: Counter[str] = Counter()
+    for pool in fleet_of(sized(made, 1_000)).pools:
+        n_by_model[pool.workload.model] += pool.count
 
     assert {
         "llama3.1:8b": 860,
@@ -65,6 +65,21 @@ def test_models_have_the_simulations_shares(made: Demo) -> None:
         "qwen2.5-coder:14b": 20,
         "gemma3:270m": 2,
     } == n_by_model
+
+
+@pytest.mark.parametrize(("n_simulated", "n_stock"), [(2, 0), (3, 1), (30, 10), (1_000, 333)])
+def test_a_third_is_stock_ollama_whose_warm_up_pins_its_model(
+    made: Demo, n_simulated: int, n_stock: int
+) -> None:
+    demo = sized(made, n_simulated)
+    stock = [pool for pool in fleet_of(demo).pools if pool.workload.engine == "ollama"]
+
+    assert n_stock == sum(pool.count for pool in stock)
+    assert bool(n_stock) == bool(demo.first_stock)
+    for pool in stock:
+        assert f"{pool.name}-00001" == demo.first_stock
+        (load,) = pool.workload.warm_up_requests
+        assert '"keep_alive": -1' in load.body
 
 
 def test_instances_are_rotated_and_belong_to_developers(made: Demo) -> None:

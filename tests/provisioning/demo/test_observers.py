@@ -36,6 +36,19 @@ def test_the_exporter_reads_the_provisioners_inventory_and_listens_on_loopback(p
     assert "--poll.interval=5s" in command
 
 
+def test_canaries_are_sent_where_asked_and_end_before_the_next_is_due(plan: Plan) -> None:
+    commands = [
+        [*observers.exporter(replace(plan.observers, has_canary=has_canary)).command]
+        for has_canary in (False, True)
+    ]
+
+    without, with_canary = (
+        [option for option in command if option.startswith("--canary.")] for command in commands
+    )
+    assert [] == without
+    assert ["--canary.period=30s", "--canary.timeout=10s"] == with_canary
+
+
 def test_a_poll_ends_before_the_next_one_is_due(plan: Plan) -> None:
     short = observers.exporter(replace(plan.observers, interval_s=1)).command
     long = observers.exporter(replace(plan.observers, interval_s=60)).command

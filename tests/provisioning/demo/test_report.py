@@ -113,6 +113,22 @@ def test_the_fault_commands_are_one_shell_line_each_and_hold_no_token(
     assert report.heal_command(plan, made).endswith("-X DELETE http://127.0.0.1:11451/faults")
 
 
+def test_a_stock_ollama_is_frozen_for_longer_than_its_canary_waits_where_there_is_one(
+    plan: Plan, made: Demo
+) -> None:
+    text = report.for_people(plan, SEEN, ALL_PAGES)
+    command = report.freeze_command(plan, made)
+    fault = json.loads(shlex.split(command)[shlex.split(command).index("-d") + 1])
+
+    assert ("runner_hang", ["ollama-00001"]) == (fault["kind"], fault["ids"])
+    assert fault["seconds"] > report.FOUND_WITHIN_S
+    assert command in text
+    assert "http://127.0.0.1:11440/instances?condition=stalled\n" in text
+    assert "Freeze" not in report.for_people(
+        replace(plan, demo=replace(made, n_simulated=2)), SEEN, ALL_PAGES
+    )
+
+
 def test_the_json_is_one_line_with_counts_addresses_and_files(plan: Plan) -> None:
     seen = replace(SEEN, alerts=(FAST, LOW))
 
