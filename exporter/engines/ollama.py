@@ -176,7 +176,8 @@ def _read_loaded(
         for model in models
     ]
     if len(loaded) > 1:
-        loaded.sort(key=lambda model: model.name)
+        by_name = {model.name: model for model in loaded}  # each name is a series
+        loaded = [by_name[name] for name in sorted(by_name)]
     return tuple(loaded[:MAX_LOADED])
 
 

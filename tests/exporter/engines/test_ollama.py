@@ -92,6 +92,13 @@ def test_loaded_models_are_sorted_bounded_and_written_without_latest() -> None:
     assert values.models == tuple(model.name for model in values.loaded)
 
 
+def test_a_model_that_is_listed_twice_is_one() -> None:
+    """Each name is a series of the instance: a scrape must not hold one twice."""
+    values = with_loaded('{"name":"m"}', '{"name":"m:latest"}', '{"name":"a"}').values
+
+    assert ("a", "m") == values.models
+
+
 @pytest.mark.parametrize(
     ("expires_at", "expected"),
     [
