@@ -135,8 +135,8 @@ def test_a_canarys_times_are_shown_for_as_long_as_they_count(
 
     (view,) = seen(row(Target("a", "h", 1), reading(), skipped))
 
-    names = ("tokens_per_second", "time_to_first_token_seconds", "waiting_seconds")
-    names += ("load_seconds", "duration_seconds")
+    times = ("time_to_first_token_seconds", "waiting_seconds", "load_seconds", "duration_seconds")
+    names = ("tokens_per_second", *times)
     assert expected == [view.get(f"canary_{name}") for name in names]
 
 
