@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from exporter.inventory import Inventory, sources_for
-from exporter.model import Outcome, State, Target, Values
+from exporter.model import Condition, Outcome, State, Status, Target, Values
 from exporter.steps import run_with_pauses
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.spec import RELEASES, FleetSpec, Mode
+from provisioning.simulator.endpoints import FOREVER_S
+from provisioning.simulator.spec import RELEASES, FleetSpec, Hardware, Mode
 from tests.exporter.pollers import Polled, hastily_polling, watching
 from tests.waiting import eventually
 
@@ -85,15 +87,55 @@ async def test_failed_requests_are_among_those_whose_durations_are_told(tmp_path
     assert pytest.approx(requests, rel=0.25) == failed
 
 
-async def test_a_stock_ollamas_models_and_version_are_told_and_read(tmp_path: Path) -> None:
-    async with running_fleet(FleetSpec(n_instances=3, mode=Mode.OLLAMA)) as fleet:
+STOCK = FleetSpec(
+    n_instances=8, mode=Mode.OLLAMA, hardware=((Hardware.GPU, 1),), keep_alive_s=FOREVER_S
+)
+
+
+async def test_a_stock_ollamas_models_and_version_are_read_and_again_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    async with running_fleet(STOCK) as fleet:
         async with watching(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
             await polled.polled_all()
-            told = values_of(polled)[0]
-            known = run_with_pauses(polled.poller.rows())[0].counters
+            for release in RELEASES:
+                fleet.inject("restart", share=1, version=release.version)
+                await eventually(partial(all_run, polled, release.version))
+                (loaded,) = values_of(polled)[0].loaded or ()
+                assert fleet.inventory[0]["model"] == loaded.name
+                assert loaded.size_bytes == loaded.vram_bytes
+                assert loaded.is_pinned
+                assert (loaded.context_length is not None) is release.ps_has_context_length
 
-    assert (fleet.inventory[0]["model"],) == told.models
-    assert known.version in {release.version for release in RELEASES}
+
+def all_run(polled: Polled, version: str) -> bool:
+    rows = run_with_pauses(polled.poller.rows())
+    return {version} == {row.counters.version for row in rows}
+
+
+async def test_each_fault_of_a_stock_ollamas_model_is_a_condition_but_those_of_its_runner(
+    tmp_path: Path,
+) -> None:
+    """A frozen or busy runner's server says what it said before: only a canary can tell."""
+    expected = {
+        "unload": {Condition.MODEL_NOT_LOADED},
+        "no_model": {Condition.MODEL_NOT_LOADED, Condition.MODEL_NOT_INSTALLED},
+        "partly_cpu": {Condition.ON_CPU},
+        "runner_hang": set(),
+        "runner_kill": set(),
+        "busy": set(),
+    }
+    async with running_fleet(STOCK) as fleet:
+        kind_by_id = {fleet.ids_of(fleet.inject(kind, count=1))[0]: kind for kind in expected}
+        async with watching(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
+            await polled.polled_all()
+            rows = run_with_pauses(polled.poller.rows())
+
+    assert len(expected) == len(kind_by_id)
+    assert {Status.HEALTHY} == {row.status for row in rows}
+    assert expected | {"none": set()} == {
+        kind_by_id.get(row.target.id, "none"): {*row.conditions} for row in rows
+    }
 
 
 FAULTS = {
