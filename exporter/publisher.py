@@ -181,7 +181,7 @@ class Publisher:
             some = rows[first : first + CHUNK_ROWS]
             aggregation.add(some)
             yield
-            for chunk in instance_chunks(some if per_instance else (), now_s=now_s):
+            for chunk in instance_chunks(some, now_s=now_s) if per_instance else ():
                 rendered.append(chunk)
                 yield
         return aggregation, rendered

@@ -75,6 +75,25 @@ async def test_what_the_fleet_dialect_says_is_read(
     assert expected == {name for name, value in told.items() if value not in (None, ())}
 
 
+@pytest.mark.parametrize("mode", [Mode.FLEET, Mode.OLLAMA])
+async def test_each_restart_that_shows_is_counted_once(mode: Mode, tmp_path: Path) -> None:
+    """A `fleet` server says when it started; stock Ollama is asked for its version again."""
+    async with running_fleet(FleetSpec(n_instances=20, mode=mode)) as fleet:
+        async with watching(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
+            await polled.polled_all()
+            old = {
+                row.target.id
+                for row in run_with_pauses(polled.poller.rows())
+                if row.counters.version != "0.23.0"
+            }
+            fleet.inject("restart", ids=sorted(old), version="0.23.0")
+            await eventually(lambda: polled.fleet_counters.restarts == len(old))
+            for instance_id in old:
+                await polled.polled_again(instance_id)
+
+    assert 0 < len(old) == polled.fleet_counters.restarts
+
+
 async def test_failed_requests_are_among_those_whose_durations_are_told(tmp_path: Path) -> None:
     """Every request fails from now on: errors and requests grow alike, but for rounding."""
     async with running_fleet(FleetSpec(n_instances=500, request_histogram=True)) as fleet:
