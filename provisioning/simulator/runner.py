@@ -159,8 +159,8 @@ class Runners:
     async def _others_come_first(self, state: InstanceState) -> None:
         """Wait while other clients' requests keep the runner busy, as a fault has it."""
         since_s = self._loop_s()
-        while state.busy_s and self._left_s(since_s, int(state.busy_s * NS_PER_S)) > 0:
-            await _wait(CHECK_S)
+        while state.busy_s and (left_s := self._left_s(since_s, int(state.busy_s * NS_PER_S))) > 0:
+            await _wait(left_s)
 
     @asynccontextmanager
     async def _locked(self, state: InstanceState, model: Model) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import msgspec
 import pytest
 
 from exporter.inventory import Inventory, sources_for
-from exporter.model import Condition, Outcome, State, Status, Target, Values
+from exporter.model import Condition, Generation, Outcome, State, Status, Target, Values
 from exporter.steps import run_with_pauses
 from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.endpoints import FOREVER_S
 from provisioning.simulator.spec import RELEASES, FleetSpec, Hardware, Mode
 from tests.exporter.pollers import Polled, hastily_polling, watching
+from tests.exporter.test_canary import canarying
 from tests.waiting import eventually
 
 
@@ -192,3 +194,35 @@ async def test_each_fault_has_its_own_outcome(kind: str, tmp_path: Path) -> None
             await eventually(are_told)
 
     assert {FAULTS[kind]} == {*seen} - {(Outcome.CONNECT_TIMEOUT, Outcome.OK)}
+
+
+async def test_a_canary_is_told_what_a_runners_faults_cost(tmp_path: Path) -> None:
+    """Waiting behind others is no part of its speed, and half a model on the CPU is."""
+    async with running_fleet(replace(STOCK, n_instances=3, time_scale=0.001)) as fleet:
+        busy, partly = (
+            fleet.ids_of(fleet.inject(kind, count=1, **parameters))[0]
+            for kind, parameters in (("busy", {"seconds": 60}), ("partly_cpu", {"ratio": 0.5}))
+        )
+        usual = {one.id: one.tokens_per_second for one in fleet.fleet.instances}
+        async with watching(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
+            await polled.polled_all()
+            async with canarying(polled):
+                await eventually(lambda: len(generations(polled)) == len(usual))
+                told = generations(polled)
+
+    assert {one: 60.0 if one == busy else 0.0 for one in usual} == {
+        one: pytest.approx(generation.waiting_s, abs=20.0) for one, generation in told.items()
+    }
+    assert {one: usual[one] * (2 / (1 + 187 / 42) if one == partly else 1) for one in usual} == {
+        one: pytest.approx(generation.tokens_per_second, rel=0.01)
+        for one, generation in told.items()
+    }
+
+
+def generations(polled: Polled) -> dict[str, Generation]:
+    rows = run_with_pauses(polled.poller.rows())
+    return {
+        row.target.id: row.canary.generation
+        for row in rows
+        if row.canary is not None and row.canary.generation is not None
+    }
