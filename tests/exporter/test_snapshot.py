@@ -167,6 +167,18 @@ def test_instances_are_measured_where_their_speed_counts() -> None:
     assert {"m": 42.0} == fleet.tokens_per_second
 
 
+def test_an_instance_with_a_histogram_does_not_count_in_the_p99_of_those_without() -> None:
+    """So one that has a histogram, or goes away with it, hides nothing of the others."""
+    slow = msgspec.structs.replace(fast(1.0, 9.0), request_duration=Histogram((1.0, 1.0), 9.0))
+    rows = [
+        row(target("a"), reading(values=fast(1.0, 0.5))),
+        row(target("b"), reading(values=slow)),
+    ]
+
+    assert 0.5 == snapshot(*rows).fleet.latency_p99_s
+    assert snapshot(rows[1]).fleet.latency_p99_s is None
+
+
 def test_of_models_without_end_the_commonest_keep_their_names() -> None:
     """Whatever instances call their models, a page stays small, and its sums stay whole."""
     n_models = MAX_MODELS + 10

@@ -37,7 +37,7 @@ def figures(*families: str) -> Values:
 
 def histogram(*buckets: tuple[str, float], labels: str = "", sum_s: str = "1") -> str:
     name, comma = "x:duration_seconds", "," if labels else ""
-    lines = [f'{name}_bucket{{{labels}{comma}le="{le}"}} {n}\n' for le, n in buckets]
+    lines = [f'{name}_bucket{{{labels}{comma}le="{le}",role="9"}} {n}\n' for le, n in buckets]
     braces = f"{{{labels}}}" if labels else ""
     return "".join([*lines, f"{name}_count{braces} 9\n", f"{name}_sum{braces} {sum_s}\n"])
 
