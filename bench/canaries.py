@@ -15,6 +15,7 @@ from ollama_fleet.durations import duration_text
 
 PERIOD_S = 300
 SHARD = '{shard="0"}'
+RENDERED_AT = catalogue.EXPORTER_EXPOSITION_TIMESTAMP.name
 COSTS = (catalogue.FLEET_CANARY_REQUESTS, catalogue.FLEET_CANARY_TOKENS,
          catalogue.FLEET_CANARY_SECONDS)  # fmt: skip
 
@@ -56,17 +57,16 @@ async def _cycles(
 
 
 def _costs(page: bytes, before: bytes) -> list[float]:
-    names = [f"{series.name}{SHARD}" for series in COSTS]
+    """Return the seconds between two pages, and what canaries have cost in between."""
+    names = [RENDERED_AT, *[f"{series.name}{SHARD}" for series in COSTS]]
     return [value_of(page, name) - value_of(before, name) for name in names]
 
 
-def _words(bench: Bench, costs: list[float], canary_s: float) -> str:
-    n, tokens, seconds = costs
-    span_s = bench.n_cycles * bench.interval_s
-    share = seconds / span_s / bench.n_instances
+def _words(bench: Bench, costs: list[float], cpu_s: float) -> str:
+    span_s, n, tokens, seconds = costs
     return (
         f"canaries: {n / span_s:.1f} each second; each takes an instance "
-        f"{seconds / max(n, 1):.2f} s for {tokens / max(n, 1):.0f} tokens, {share:.3%} of its "
-        "time, and the exporter "
-        f"{canary_s * bench.n_cycles / max(n, 1) * 1e3:.2f} ms of CPU"
+        f"{seconds / max(n, 1):.2f} s for {tokens / max(n, 1):.0f} tokens, "
+        f"{seconds / span_s / bench.n_instances:.3%} of its time, and the exporter "
+        f"{cpu_s / bench.interval_s / max(n / span_s, 0.001) * 1e3:.1f} ms of CPU"
     )

@@ -375,7 +375,7 @@ class Canary:
     async def _ask(self, scrape_target: ScrapeTarget) -> None:
         """Send one canary and take in what came of it."""
         engine = scrape_target.engine
-        if engine is None or engine.canary is None or not self._is_current(scrape_target):
+        if engine is None or engine.canary is None or not self._is_still_due(scrape_target):
             return
         began_s = self._clock.unix_s()
         client = CanaryClient(scrape_target.target, self._transport)
@@ -386,8 +386,7 @@ class Canary:
         self._counters.record(
             scrape_target.row.counters.model, result.outcome, result.generation, result.duration_s
         )
-        if self._is_current(scrape_target):
-            scrape_target.take_canary(next_state(scrape_target.row.canary, result, began_s))
+        scrape_target.take_canary(next_state(scrape_target.row.canary, result, began_s))
 
     async def _result(
         self,
@@ -425,8 +424,8 @@ class Canary:
         target, now_s = scrape_target.target, scrape_target.server_s()
         return plan(request, values, target, self._options, stay, now_s=now_s)
 
-    def _is_current(self, scrape_target: ScrapeTarget) -> bool:
-        """Return whether the instance is still there and may be asked."""
+    def _is_still_due(self, scrape_target: ScrapeTarget) -> bool:
+        """Return whether an instance that waited is still there and may be asked."""
         known = self._poller.scrape_targets.get(scrape_target.target.id)
         return known is scrape_target and _may_be_asked(scrape_target)
 

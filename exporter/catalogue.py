@@ -194,7 +194,7 @@ FLEET_CANARY_RESULTS = Series(
     Kind.COUNTER,
     "Canaries by outcome. ok: all tokens came. stalled: no answer before the deadline. error: a "
     "bad answer or no connection. skipped_busy: the instance has other requests. "
-    "skipped_not_loaded: the model is not in memory, and a canary never loads one.",
+    "skipped_not_loaded: the model is not in memory, or leaves it soon; a canary never loads one.",
     (*SHARD, "outcome"),
 )
 FLEET_CANARY_REQUESTS = Series(

@@ -48,6 +48,7 @@ SLOW = (
     "tests/dashboards/test_typescript",
     "tests/dashboards/test_values",
     "tests/exporter/test_app",
+    "tests/exporter/test_canary",
     "tests/exporter/test_cli",
     "tests/exporter/test_connection",
     "tests/exporter/test_poller",
