@@ -312,6 +312,7 @@ def ui_config_of(config: Config, version: str) -> UiConfig:
         config.poll_interval,
         refresh_s,
         config.inventory_refresh_interval,
+        config.canary_period,
     )
 
 

@@ -42,7 +42,7 @@ class CanaryCounters:
         self.requests = 0
         self.tokens = 0.0
         self.seconds = 0.0
-        self._times = {
+        self.times = {
             catalogue.FLEET_CANARY_DURATION: MergedHistograms(),
             catalogue.FLEET_CANARY_TIME_TO_FIRST_TOKEN: MergedHistograms(),
             catalogue.FLEET_CANARY_WAITING: MergedHistograms(),
@@ -51,7 +51,7 @@ class CanaryCounters:
 
     def totals(self) -> CanaryTotals:
         """Return the counts as they are now."""
-        times = {series: dict(merged.by_model) for series, merged in self._times.items()}
+        times = {series: dict(merged.by_model) for series, merged in self.times.items()}
         return CanaryTotals(dict(self.results), self.requests, self.tokens, self.seconds, times)
 
     def record(
@@ -78,7 +78,7 @@ class CanaryCounters:
 
     def _observe(self, series: Series, model: str, value_s: float | None) -> None:
         if value_s is not None:
-            merged = self._times[series]
+            merged = self.times[series]
             merged.add(bounded(model, merged.by_model, MAX_MODELS), _histogram_of(value_s))
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from exporter.counters import speed_now
-from exporter.model import Status
+from exporter.counters import MAX_MODELS, bounded, speed_now
+from exporter.instances import engine_of, start_time_s
+from exporter.model import Condition, Status
+from exporter.snapshot import ModelUse
 from exporter.ui.layout import STEP_ROWS
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 STATUS_CODES = {status: code for code, status in enumerate(Status)}
 STATUS = "status"
+CONDITIONS = "conditions"
+CONDITION_BITS = {condition: 1 << bit for bit, condition in enumerate(Condition)}
 UNKNOWN = -1
 """Stands for a value that is not known: none of ours is negative."""
 LARGEST = 2**31 - 1
@@ -65,6 +69,10 @@ class Totals:
     """What the instances amount to. Speeds are in tokens/s, of healthy instances only."""
 
     instances: Counter[Status] = field(default_factory=Counter)
+    conditions: Counter[Condition] = field(default_factory=Counter)
+    engines: Counter[str] = field(default_factory=Counter)
+    models: dict[str, ModelUse] = field(default_factory=dict)
+    """What of each model is in memory."""
     tokens_per_second: float = 0.0
     n_measured: int = 0
     latencies_p99_s: list[float] = field(default_factory=list)
@@ -76,7 +84,7 @@ class Columns:
     """The fleet at one moment."""
 
     by_name: Mapping[str, Column]
-    """`status` and the wanted values."""
+    """`status`, `conditions` and the wanted values."""
     totals: Totals
 
 
@@ -92,17 +100,19 @@ def columns(
 
     `errors` tells how many requests of an instance failed of late; None where it does not say.
     """
-    status = array("B", bytes(len(rows)))
+    status, conditions = array("B", bytes(len(rows))), array("B", bytes(len(rows)))
     speeds = array("d", [math.nan]) * len(rows)
     readers = {value: read for value, read in _readers(now_s, errors).items() if value in wanted}
     by_name: dict[str, Column] = {value: array("i", [UNKNOWN]) * len(rows) for value in readers}
-    by_name[STATUS] = status
+    by_name |= {STATUS: status, CONDITIONS: conditions}
     totals = Totals()
     for first in range(0, len(rows), STEP_ROWS):
         some = rows[first : first + STEP_ROWS]
         cells = layout.cell[first : first + STEP_ROWS]
         for cell, row in zip(cells, some, strict=True):
             status[cell] = STATUS_CODES[row.status]
+            if row.conditions:
+                conditions[cell] = sum([CONDITION_BITS[condition] for condition in row.conditions])
         _add(totals, speeds, cells, some, now_s)
         yield
         for value, read in readers.items():
@@ -119,6 +129,9 @@ def _add(
     totals: Totals, speeds: array[float], cells: Iterable[int], rows: Sequence[Row], now_s: float
 ) -> None:
     totals.instances.update([row.status for row in rows])
+    totals.conditions.update([condition for row in rows for condition in row.conditions])
+    totals.engines.update([engine_of(row) for row in rows])
+    _add_models(totals.models, rows)
     for cell, row in zip(cells, rows, strict=True):
         if row.status is not Status.HEALTHY or row.reading is None:
             continue
@@ -130,6 +143,14 @@ def _add(
             totals.tokens_per_second += speed
             totals.n_measured += 1
             speeds[cell] = speed
+
+
+def _add_models(models: dict[str, ModelUse], rows: Sequence[Row]) -> None:
+    for row in rows:
+        for model in (row.reading and row.reading.verdict.values.loaded) or ():
+            name = bounded(model.name, models, MAX_MODELS)
+            use = models.get(name) or models.setdefault(name, ModelUse())
+            use.add(model)
 
 
 def _relative(speeds: array[float], layout: Layout) -> Generator[None, None, Column]:
@@ -211,7 +232,7 @@ def _readers(now_s: float, errors: Callable[[Row], int | None]) -> dict[Value, R
         return UNKNOWN if count is None else min(count, LARGEST)
 
     def age_hours(row: Row) -> int:
-        start_s = row.counters.start_time_s
+        start_s = start_time_s(row)
         # Of an instance that is not up, nobody knows whether it still runs.
         if start_s is None or not row.is_up:
             return UNKNOWN
@@ -234,7 +255,14 @@ WORST_STATUSES = (
     Status.DRAINING,
     Status.PROVISIONING,
 )
-"""Healthy ones are never among the worst."""
+"""Healthy ones come after these, and only where they have a condition."""
+WORST_CONDITIONS = (
+    Condition.STALLED,
+    Condition.MODEL_NOT_INSTALLED,
+    Condition.MODEL_NOT_LOADED,
+    Condition.NOTHING_LOADED,
+    Condition.ON_CPU,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,5 +317,8 @@ def _ranked(taken: Sequence[tuple[Row, int]], value: Value | None) -> Iterator[R
             if row.status is not Status.HEALTHY:
                 rank = WORST_STATUSES.index(row.status)
                 yield rank, row.target.id, STATUS_CODES[row.status]
+            elif row.conditions:
+                place = min([WORST_CONDITIONS.index(condition) for condition in row.conditions])
+                yield len(WORST_STATUSES) + place, row.target.id, STATUS_CODES[row.status]
         elif number != UNKNOWN:
             yield (number if value is Value.SPEED else -number), row.target.id, number

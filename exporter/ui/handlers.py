@@ -14,11 +14,11 @@ from aiohttp import web
 
 from exporter.errors import ExporterError
 from exporter.instances import view
-from exporter.model import Status
+from exporter.model import Condition, Status
 from exporter.responses import Body, takes_gzip
 from exporter.steps import run_in_steps
 from exporter.ui import protocol
-from exporter.ui.cells import STATUS, worst
+from exporter.ui.cells import CONDITIONS, STATUS, worst
 from exporter.ui.protocol import (
     ChangedValue,
     ChangesAnswer,
@@ -200,6 +200,8 @@ class FleetUi:
             developers=encoded.developers,
             cells=encoded.cells,
             status=as_json(fleet_view.columns[STATUS]),
+            condition_names=tuple(Condition),
+            conditions=protocol.not_zero(fleet_view.columns[CONDITIONS]),
             value=None if value is None else protocol.whole_value(revision, value),
             summary=summary,
         )
@@ -234,6 +236,7 @@ class FleetUi:
             layout=fleet_view.layout.name,
             revision=revision.number,
             status=self._revisions.changes(since.revision, STATUS, revision),
+            conditions=self._revisions.changes(since.revision, CONDITIONS, revision),
             value=self._changed_value(since, revision),
             summary=self._summariser.summary(fleet_view),
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from exporter.instances import FILTER_KEYS, Filter, check_keys, parse_filter
-from exporter.model import Status
+from exporter.model import Condition, Status
 from exporter.ui.cells import STATUS, UNKNOWN, Value
 from exporter.ui.summary import Summary
 
@@ -42,6 +43,11 @@ def changes(before: Column | None, now: Column) -> Changes:
     if 2 * len(cells) > len(now):
         return whole(now)
     return Changes(cells, [_or_null(now[cell]) for cell in cells])
+
+
+def not_zero(column: Column) -> Changes:
+    """Return what differs from zeros."""
+    return changes(array(column.typecode, bytes(len(column) * column.itemsize)), column)
 
 
 def whole(column: Column) -> Changes:
@@ -124,6 +130,9 @@ class MapAnswer(msgspec.Struct, frozen=True):
     developers: msgspec.Raw
     cells: msgspec.Raw
     status: list[int | None]
+    condition_names: tuple[Condition, ...]
+    conditions: Changes
+    """Since there were none: those of each cell as bits, the first one of `condition_names`."""
     value: WholeValue | None
     summary: Summary
 
@@ -134,6 +143,7 @@ class ChangesAnswer(msgspec.Struct, frozen=True):
     layout: str
     revision: int
     status: Changes
+    conditions: Changes
     value: ChangedValue | None
     summary: Summary
 

@@ -1,4 +1,4 @@
-"""Errors per instance and the fleet's p99 latency over the last five minutes."""
+"""Errors per instance, and p99s of requests and canaries, over the last five minutes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from exporter import catalogue
 from exporter.histograms import gained, onto
-from exporter.snapshot import QUANTILE, quantile
+from exporter.snapshot import QUANTILE
 from exporter.steps import run_in_steps
 from exporter.ui.layout import STEP_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping
 
     from exporter.counters import FleetCounters
     from exporter.model import Histogram
@@ -33,8 +34,8 @@ class Sample:
 
     errors: dict[str, float]
     """By instance id, in all. Those without are left out, which is most of them."""
-    requests: Histogram
-    """Durations of the whole fleet's requests."""
+    times: Mapping[catalogue.Series, Histogram]
+    """Of the whole fleet's requests and canaries."""
 
 
 class RecentHistory:
@@ -70,14 +71,26 @@ class RecentHistory:
         # Less than before has who came back under its old id: nothing is known of it yet.
         return max(0, round(total - self._samples[0].errors.get(row.target.id, 0.0)))
 
-    def request_latency_p99_s(self, own_p99s_s: Sequence[float]) -> float | None:
-        """Return the p99 of all requests of late; of the instances' own where none are counted."""
-        if self._samples:
-            now = self._fleet_counters.durations.total()
-            recent = gained(onto(self._samples[0].requests, now.boundaries_s), now)
+    def p99s_s(self) -> dict[catalogue.Series, float]:
+        """Return the p99 of each time of which there were any of late."""
+        if not self._samples:
+            return {}
+        before, p99s_s = self._samples[0].times, {}
+        for series, now in self._times().items():
+            recent = gained(onto(before[series], now.boundaries_s), now)
             if recent is not None:
-                return histogram_quantile(QUANTILE, recent)
-        return quantile(own_p99s_s, QUANTILE)
+                p99s_s[series] = histogram_quantile(QUANTILE, recent)
+        return p99s_s
+
+    def _times(self) -> dict[catalogue.Series, Histogram]:
+        counters = self._fleet_counters
+        merged = {
+            catalogue.FLEET_REQUEST_DURATION: counters.durations,
+            catalogue.FLEET_TIME_TO_FIRST_TOKEN: counters.time_to_first_token,
+            catalogue.FLEET_QUEUE_TIME: counters.queue_time,
+            **({} if counters.canary is None else counters.canary.times),
+        }
+        return {series: some.total() for series, some in merged.items()}
 
     def _steps(self) -> Generator[None, None, Sample]:
         rows = yield from self._poller.rows()
@@ -95,7 +108,7 @@ class RecentHistory:
                     errors[row.target.id] = total
             yield
         self._known = known
-        return Sample(errors, self._fleet_counters.durations.total())
+        return Sample(errors, self._times())
 
     def _meet(self, instance_id: str, total: float) -> None:
         """Take what an instance brings along as what it had all the time."""

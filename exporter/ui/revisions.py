@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
     from typing import Any
 
+    from exporter.catalogue import Series
     from exporter.poller import Poller
     from exporter.ui.cells import Column, Totals, Value
     from exporter.ui.layout import Layout
@@ -37,10 +38,10 @@ class FleetView:
 
     layout: Layout
     columns: Mapping[str, Column]
-    """By `status` and the values that were wanted."""
+    """By `status`, `conditions` and the values that were wanted."""
     totals: Totals
-    request_latency_p99_s: float | None
-    """Of the last minutes."""
+    p99s_s: Mapping[Series, float]
+    """Of requests and canaries of the last minutes, by the series of their times."""
     taken_at_s: float
     """Seconds since 1970 UTC."""
 
@@ -153,8 +154,7 @@ class ViewBuilder:
         now_s = self._clock.unix_s()
         layout = yield from next_layout(rows, before, self._new_name, is_held=self._is_held())
         seen = yield from columns(rows, layout, wanted, now_s=now_s, errors=self._recent.errors_of)
-        p99_s = self._recent.request_latency_p99_s(seen.totals.latencies_p99_s)
-        return FleetView(layout, seen.by_name, seen.totals, p99_s, now_s)
+        return FleetView(layout, seen.by_name, seen.totals, self._recent.p99s_s(), now_s)
 
     def _is_held(self) -> bool:
         """Return whether instances that are given another model one by one have to wait.

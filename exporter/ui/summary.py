@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exporter import catalogue
-from exporter.model import Status
+from exporter.model import Condition, Status
+from exporter.snapshot import QUANTILE, quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from exporter.catalogue import Series
     from exporter.inventory import Shard, SourceState
     from exporter.poller import Poller
     from exporter.selfmetrics import SelfMetrics
+    from exporter.snapshot import ModelUse
     from exporter.ui.cells import Totals
     from exporter.ui.prometheus import Answer, Firing, Prometheus
     from exporter.ui.revisions import FleetView
@@ -35,6 +39,28 @@ class Name(StrEnum):
     HEALTHY_INSTANCES = "healthy_instances"
     REQUEST_LATENCY_P99 = "request_latency_p99_seconds"
     TOKENS_PER_SECOND = "tokens_per_second"
+
+
+class Source(StrEnum):
+    """Of what a latency is; the best known one comes first, as in the rules of the alerts."""
+
+    REQUESTS = "requests"
+    CANARIES = "canaries"
+    INSTANCES = "instances"
+    """The highest that the instances report of themselves, as far as a p99 goes."""
+
+
+class Missing(StrEnum):
+    """Why an indicator has no value."""
+
+    NOT_POLLED = "not_polled"
+    """The first poll cycle has not ended."""
+    NOT_HEALTHY = "not_healthy"
+    """No instance is."""
+    NEEDS_CANARY = "needs_canary"
+    """The servers do not report it, and no canary is sent that would measure it."""
+    NOT_ANSWERED = "not_answered"
+    """No canary was answered lately."""
 
 
 class Bound(StrEnum):
@@ -74,6 +100,41 @@ class Indicator(msgspec.Struct, frozen=True):
     threshold: float | None
     bound: Bound
     is_met: bool | None
+    source: Source | None = None
+    """Of a latency."""
+    missing: Missing | None = None
+
+
+class Times(msgspec.Struct, frozen=True):
+    """What of a request's time, as p99 of the last minutes; None where there was none."""
+
+    name: str
+    requests_p99_seconds: float | None
+    canaries_p99_seconds: float | None
+
+
+TIMES = {
+    "request": (catalogue.FLEET_REQUEST_DURATION, catalogue.FLEET_CANARY_DURATION),
+    "time_to_first_token": (
+        catalogue.FLEET_TIME_TO_FIRST_TOKEN,
+        catalogue.FLEET_CANARY_TIME_TO_FIRST_TOKEN,
+    ),
+    "waiting": (catalogue.FLEET_QUEUE_TIME, catalogue.FLEET_CANARY_WAITING),
+}
+"""The series of requests and of canaries."""
+
+
+class LoadedModel(msgspec.Struct, frozen=True):
+    """What the instances have of one model in memory; None where they do not say."""
+
+    model: str
+    instances: int
+    bytes: float | None
+    vram_bytes: float | None
+
+
+MAX_MODELS = 5
+"""Those with the most instances: more nobody reads at the top of a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +146,25 @@ class Limits:
     tokens_per_second: Level
 
 
-def values(totals: Totals, request_latency_p99_s: float | None) -> dict[Name, float | None]:
+def latency_p99(
+    totals: Totals, p99s_s: Mapping[Series, float]
+) -> tuple[float | None, Source | None]:
+    """Return the best known p99 of request latency, in seconds, and of what it is."""
+    own_s = quantile(totals.latencies_p99_s, QUANTILE)
+    known = {
+        Source.REQUESTS: p99s_s.get(catalogue.FLEET_REQUEST_DURATION),
+        Source.CANARIES: p99s_s.get(catalogue.FLEET_CANARY_DURATION),
+        Source.INSTANCES: own_s,
+    }
+    found = [(p99_s, source) for source, p99_s in known.items() if p99_s is not None]
+    return found[0] if found else (None, None)
+
+
+def values(totals: Totals, latency_p99_s: float | None) -> dict[Name, float | None]:
     """Return the current values."""
     return {
         Name.HEALTHY_INSTANCES: totals.instances[Status.HEALTHY],
-        Name.REQUEST_LATENCY_P99: request_latency_p99_s,
+        Name.REQUEST_LATENCY_P99: latency_p99_s,
         Name.TOKENS_PER_SECOND: throughput(totals),
     }
 
@@ -126,9 +201,16 @@ def thresholds(limits: Limits, n_instances: int) -> dict[Name, float]:
 
 
 def indicators(
-    values: Mapping[Name, float | None], thresholds: Mapping[Name, float], *, is_judged: bool
+    values: Mapping[Name, float | None],
+    thresholds: Mapping[Name, float],
+    missing: Missing,
+    source: Source | None,
 ) -> tuple[Indicator, ...]:
-    """Return the values with their thresholds; judge them after the first poll cycle only."""
+    """Return the values with their thresholds; judge them after the first poll cycle only.
+
+    `missing` is why some have no value, where some have none.
+    """
+    is_judged = missing is not Missing.NOT_POLLED
     return tuple(
         Indicator(
             name,
@@ -136,6 +218,8 @@ def indicators(
             thresholds[name],
             bound,
             is_met(values[name], thresholds[name], bound) if is_judged else None,
+            source if name is Name.REQUEST_LATENCY_P99 else None,
+            missing if values[name] is None else None,
         )
         for name, bound in BOUNDS.items()
     )
@@ -169,6 +253,19 @@ class Summary(msgspec.Struct, frozen=True):
     """Of the source that was read longest ago; None while one was never read."""
     shard: dict[str, int]
     instances: dict[Status, int]
+    conditions: dict[Condition, int]
+    engines: dict[str, int]
+    """Instances by engine, the commonest first."""
+    loaded_models: tuple[LoadedModel, ...]
+    """Those with the most instances."""
+    n_loaded_models: int
+    """Including those that `loaded_models` leaves out."""
+    loaded_bytes: float | None
+    """Of all models, as the next one; None where no instance says."""
+    loaded_vram_bytes: float | None
+    times: tuple[Times, ...]
+    canary_period_seconds: float
+    """0: no canaries are sent."""
     indicators: tuple[Indicator, ...]
     thresholds_from: ThresholdSource
     alerts: Alerts | None
@@ -187,6 +284,8 @@ class UiConfig:
     refresh_s: float
     """How often a browser should ask for changes."""
     inventory_refresh_s: float
+    canary_period_s: float = 0.0
+    """0: no canaries are sent."""
 
 
 class Summariser:
@@ -212,13 +311,25 @@ class Summariser:
         """Return the summary of a sight; ages are as of now."""
         ui_config = self._ui_config
         answer = None if self._prometheus is None else self._prometheus.latest()
+        totals, p99s_s = fleet_view.totals, fleet_view.p99s_s
         judged, source = self._judged(fleet_view, answer)
         return Summary(
             taken_at_seconds=fleet_view.taken_at_s,
             last_cycle_age_seconds=self._age_s(self._completed_at_s()),
             inventory_age_seconds=self._inventory_age_s(),
             shard={"index": ui_config.shard.index, "count": ui_config.shard.count},
-            instances={status: fleet_view.totals.instances[status] for status in Status},
+            instances={status: totals.instances[status] for status in Status},
+            conditions={condition: totals.conditions[condition] for condition in Condition},
+            engines=dict(totals.engines.most_common()),
+            loaded_models=_commonest(totals.models),
+            n_loaded_models=len(totals.models),
+            loaded_bytes=_sum(use.bytes for use in totals.models.values()),
+            loaded_vram_bytes=_sum(use.vram_bytes for use in totals.models.values()),
+            times=tuple(
+                Times(name, p99s_s.get(requests), p99s_s.get(canaries))
+                for name, (requests, canaries) in TIMES.items()
+            ),
+            canary_period_seconds=ui_config.canary_period_s,
             indicators=judged,
             thresholds_from=source,
             alerts=None if answer is None else _alerts(answer),
@@ -231,12 +342,22 @@ class Summariser:
         own = thresholds(self._ui_config.limits, n_expected(fleet_view.totals))
         recorded = {} if answer is None else self._usable(answer)
         is_all_recorded = len(recorded) == len(own)
+        p99_s, source = latency_p99(fleet_view.totals, fleet_view.p99s_s)
         judged = indicators(
-            values(fleet_view.totals, fleet_view.request_latency_p99_s),
+            values(fleet_view.totals, p99_s),
             {**own, **recorded},
-            is_judged=self._poller.has_seen_all.is_set(),
+            self._why_missing(fleet_view.totals),
+            source,
         )
         return judged, ThresholdSource.PROMETHEUS if is_all_recorded else ThresholdSource.SETTINGS
+
+    def _why_missing(self, totals: Totals) -> Missing:
+        if not self._poller.has_seen_all.is_set():
+            return Missing.NOT_POLLED
+        if not totals.instances[Status.HEALTHY]:
+            return Missing.NOT_HEALTHY
+        is_sent = self._ui_config.canary_period_s > 0
+        return Missing.NOT_ANSWERED if is_sent else Missing.NEEDS_CANARY
 
     def _usable(self, answer: Answer) -> dict[Name, float]:
         """Return the recorded thresholds that apply to what this exporter sees.
@@ -258,6 +379,19 @@ class Summariser:
     def _age_s(self, at_s: float) -> float | None:
         """Return how long ago something was; None for what never was."""
         return round(max(0.0, self._clock.unix_s() - at_s), 3) if at_s else None
+
+
+def _commonest(models: Mapping[str, ModelUse]) -> tuple[LoadedModel, ...]:
+    shown = heapq.nlargest(MAX_MODELS, models.items(), key=lambda item: item[1].n_instances)
+    return tuple(
+        LoadedModel(model, use.n_instances, use.bytes, use.vram_bytes) for model, use in shown
+    )
+
+
+def _sum(numbers: Iterable[float | None]) -> float | None:
+    """Return the sum of those that are known; None where none is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def _alerts(answer: Answer) -> Alerts:

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
+from exporter.model import Condition, Status
 from tests.browser.chromium import opened
 from tests.browser.page import FleetPage
 from tests.browser.programs import exporter
@@ -75,12 +76,53 @@ async def test_what_names_have_in_common_is_left_out(
     assert parts == await called(page, "names", "ownParts", names)
 
 
+async def test_the_page_knows_each_status_and_condition_in_the_order_of_the_bits(
+    page: FleetPage,
+) -> None:
+    known = await page.run(
+        """async () => {
+          const { CONDITIONS, STATUSES } = await import("/fleet/view.js");
+          return [STATUSES, CONDITIONS];
+        }"""
+    )
+
+    assert [[*Status], [*Condition]] == known
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (4_683_000_000, "4.68 GB"), (1.2e12, "1.2 TB")],
+)
+async def test_sizes_are_written_as_ollama_writes_them(
+    size: float, words: str, page: FleetPage
+) -> None:
+    assert words == await called(page, "words", "bytes", size)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+async def test_a_small_fleet_fills_the_room_that_there_is(room: list[int], page: FleetPage) -> None:
+    """Five instances on each of twelve nodes: at least half of the map's room is theirs."""
+    share, size = await page.run(
+        """async ([width, height]) => {
+          const { arrange } = await import("/fleet/layout.js");
+          const runs = Array.from({ length: 12 }, (_, node) => ({ node, n: 5, first: 5 * node }));
+          const layout = arrange(runs, { width, height });
+          const right = Math.max(...layout.blocks.map(({ x, width }) => x + width));
+          return [right * layout.height / (width * height), layout.size];
+        }""",
+        room,
+    )
+
+    assert share > 0.5 or size == 63
+
+
 @pytest.mark.parametrize(
     ("query", "written"),
     [
         ("", ""),
         ("?value=speed&node=n+1&status=healthy&id=a%26b", None),
-        ("?value=nonsense&status=nonsense&other=1", ""),
+        ("?status=healthy&condition=on_cpu", None),
+        ("?value=nonsense&status=nonsense&condition=nonsense&other=1", ""),
         ("?value=status", ""),
         ("?model=%3Cb%3E", None),
     ],
@@ -161,7 +203,8 @@ async def test_a_map_that_was_repainted_is_as_one_painted_anew(page: FleetPage) 
           const value = { name: "speed", values: new Array(n).fill(100) };
           const fleet = new Fleet({
             nodes: ["node-1", "node-2"], models: ["m"], developers: [""], statuses: ["healthy"],
-            status: none, cells, value,
+            status: none, condition_names: ["stalled"], conditions: { cells: [21], to: [1] },
+            cells, value,
           });
           const scale = scaleFor("speed", { scheme: "light", latencyLimitSeconds: null });
           const layout = arrange(fleet.runs, { width: 400, height: 300 });
@@ -182,6 +225,7 @@ async def test_a_map_that_was_repainted_is_as_one_painted_anew(page: FleetPage) 
           const slow = Array.from({ length: 20 }, (_, at) => 20 + at);
           const set = (cells, to) => fleet.apply({
             status: { cells: [], to: [] },
+            conditions: { cells: [], to: [] },
             value: { name: "speed", cells, to: cells.map(() => to) },
           });
           const repainted = paint();
@@ -269,8 +313,11 @@ async def test_every_colour_of_a_cell_stands_out_from_its_background(page: Fleet
           };
           const ratios = {};
           for (const scheme of ["light", "dark"]) for (const name of VALUES) {
-            for (const { colour } of scaleFor(name, { scheme, latencyLimitSeconds: null }).steps) {
+            const { steps } = scaleFor(name, { scheme, latencyLimitSeconds: null });
+            for (const { colour, mark } of steps) {
               ratios[`${scheme} ${name} ${colour}`] = contrast(colour, BACKGROUNDS[scheme]);
+              if (mark) ratios[`${scheme} ${name} ${mark}`] = contrast(mark, BACKGROUNDS[scheme]);
+              if (mark) ratios[`${scheme} ${mark} on ${colour}`] = contrast(mark, colour);
             }
           }
           return ratios;

@@ -194,7 +194,9 @@ async def test_the_worst_are_a_table_that_a_screen_reader_can_read(
 ) -> None:
     page = await open_page(fleet.url)
 
-    table = page.page.get_by_role("table", name="Not healthy: 1 of 200 instances")
+    table = page.page.get_by_role(
+        "table", name="Not healthy, or with a condition: 1 of 200 instances"
+    )
     await expect(table).to_be_visible()
     await expect(table.get_by_role("columnheader")).to_have_text(
         ["Instance", "Node", "Model", "Why"]

@@ -7,12 +7,13 @@
  * without red and green. Steps, no gradient: noise within one step does not show.
  */
 
-import { STATUSES } from "./view.js";
+import { CONDITION, STATUSES } from "./view.js";
 import { NOT_KNOWN, decimal, latency, span } from "./words.js";
 
 /**
  * @typedef {Object} Step
  * @property {string} colour
+ * @property {string} [mark] the colour of a mark within the cell
  * @property {string} words of the legend
  * @property {boolean} isBad so bad that a node with this median is marked
  */
@@ -36,6 +37,8 @@ const STATUS_COLOURS = {
   draining: { light: "#7d6a4f", dark: "#cdbb9c" },
   unknown: { light: "#929292", dark: "#868e95" },
 };
+/** Of the mark in a healthy cell, and of one that is too small for a mark. */
+const CONDITION_MARKS = { light: "#4d3d00", dark: "#ffe36e" };
 /** From much slower than its peers, over as fast as they are, to faster. */
 const SPEED_COLOURS = {
   light: ["#8c0d00", "#d14600", "#bd8437", "#88959f", "#4a8ccb", "#114d96"],
@@ -48,6 +51,7 @@ const AMOUNT_COLOURS = {
 };
 const NOT_KNOWN_COLOUR = { light: "#929292", dark: "#868e95" };
 
+const STATUS_STEPS = [...STATUSES, CONDITION];
 const SPEED_LIMITS = [65, 80, 90, 110, 125];
 const ERROR_LIMITS = [1, 2, 6, 21, 101];
 const AGE_LIMITS = [1, 24, 72, 168, 720];
@@ -68,8 +72,8 @@ const SCALES = {
   status: (scheme) => ({
     name: "status",
     unit: "",
-    steps: STATUSES.map((words) => ({ colour: STATUS_COLOURS[words][scheme], words, isBad: false })),
-    stepOf: (status) => STATUSES.indexOf(status),
+    steps: STATUS_STEPS.map((words) => ({ ...statusLook(words, scheme), words, isBad: false })),
+    stepOf: (status) => STATUS_STEPS.indexOf(status),
   }),
   speed: (scheme) =>
     stepped("speed", "% of the peers' median", scheme, {
@@ -105,6 +109,11 @@ const SCALES = {
       isBad: () => false,
     }),
 };
+
+function statusLook(words, scheme) {
+  if (words !== CONDITION) return { colour: STATUS_COLOURS[words][scheme] };
+  return { colour: STATUS_COLOURS.healthy[scheme], mark: CONDITION_MARKS[scheme] };
+}
 
 function stepped(name, unit, scheme, { palettes, limits, rangeOf, isBad }) {
   const steps = palettes[scheme].map((colour, step) => ({ colour, words: rangeOf(step), isBad: isBad(step) }));

@@ -23,7 +23,7 @@ export class Controls {
     byId("clear").addEventListener("click", () => {
       // The button is of no use from now on, and would lose the focus to nothing.
       byId("value").focus();
-      onChange({ node: null, model: null, status: null, developer: null });
+      onChange({ node: null, model: null, status: null, condition: null, developer: null });
     });
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
   }

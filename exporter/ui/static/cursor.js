@@ -9,7 +9,7 @@
 import { byId, make, place, write } from "./elements.js";
 import { boxOf, cellAt, neighbour } from "./layout.js";
 import { Lookups } from "./lookups.js";
-import { span, value as valueWords } from "./words.js";
+import { conditions as conditionWords, span, value as valueWords } from "./words.js";
 
 const TIP_GAP = 14;
 const NO_FAILURE = Object.freeze({ tip: "", words: "", isNow: false });
@@ -199,6 +199,7 @@ function linesOf(fleet, cell, value) {
     `model: ${fleet.models[fleet.model[cell]]}`,
     ...(developer ? [`developer: ${developer}`] : []),
     `status: ${fleet.statuses[fleet.status[cell]]}`,
+    ...(fleet.conditions[cell] ? [`condition: ${conditionWords(fleet.conditionsOf(cell))}`] : []),
     ...(value === "status" ? [] : [valueWords(value, fleet.valueOf(cell, value))]),
   ];
 }

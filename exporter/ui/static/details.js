@@ -8,17 +8,32 @@
 
 import { fetchInstance, instanceUrl } from "./client.js";
 import { byId, make, write } from "./elements.js";
-import { decimal, latency, span } from "./words.js";
+import { bytes, conditions, count, decimal, latency, span } from "./words.js";
 
 const TITLES = {
   id: "Id",
   status: "Status",
+  conditions: "Condition",
   state: "State in the inventory",
   node: "Node",
   model: "Model",
   developer: "Developer",
   engine: "Engine",
   version: "Version",
+  start_time_seconds: "Started",
+  tokens_per_second: "Tokens per second",
+  loaded_models: "Loaded models",
+  n_installed_models: "Installed models",
+  installed_models: "Their names",
+  canary_outcome: "Last canary",
+  canary_error: "Error of the canary",
+  canary_age_seconds: "Last canary began",
+  canary_stalled: "Canaries stalled in a row",
+  canary_duration_seconds: "Canary took",
+  canary_time_to_first_token_seconds: "Canary's first token after",
+  canary_waiting_seconds: "Canary waited",
+  canary_load_seconds: "Canary loaded the model for",
+  canary_tokens_per_second: "Canary's tokens per second",
   url: "URL",
   last_outcome: "Last poll",
   last_error: "Error of the last poll",
@@ -26,7 +41,6 @@ const TITLES = {
   metrics_error: "Error of the metrics",
   age_seconds: "Last poll began",
   latency_seconds: "Last poll took",
-  tokens_per_second: "Tokens per second",
   last_failure_outcome: "Last failure",
   last_failure: "Error of the last failure",
   last_failure_age_seconds: "Last failure was",
@@ -36,7 +50,18 @@ const WORDS = {
   age_seconds: (seconds) => `${span(seconds)} ago`,
   last_failure_age_seconds: (seconds) => `${span(seconds)} ago`,
   latency_seconds: latency,
+  start_time_seconds: (seconds) => `${span(Date.now() / 1000 - seconds)} ago`,
   tokens_per_second: decimal,
+  conditions,
+  loaded_models: (models) => models.map(modelWords).join("\n") || "none",
+  installed_models: (names) => names.join(", ") || "none",
+  canary_outcome: (outcome) => outcome.replaceAll("_", " "),
+  canary_age_seconds: (seconds) => `${span(seconds)} ago`,
+  canary_duration_seconds: latency,
+  canary_time_to_first_token_seconds: latency,
+  canary_waiting_seconds: latency,
+  canary_load_seconds: latency,
+  canary_tokens_per_second: decimal,
   labels: (labels) => Object.entries(labels).map(([key, value]) => `${key}=${value}`).join(", "),
 };
 
@@ -136,6 +161,24 @@ export class Details {
     text.remove();
     this.#rows.delete(key);
   }
+}
+
+/** @returns {string} "phi3: 4 GB, 1 GB of it off the GPU, context 4,096, unloaded in 5 min" */
+function modelWords({ model, bytes: size, vram_bytes: vram, context_length: context, ...rest }) {
+  const { expires_timestamp_seconds: expires, never_expires: isPinned } = rest;
+  const facts = [
+    ...(size === undefined ? [] : [bytes(size)]),
+    ...(size === undefined || vram === undefined ? [] : [placeWords(size, vram)]),
+    ...(context === undefined ? [] : [`context ${count(context)}`]),
+    ...(expires === undefined ? [] : [`unloaded in ${span(expires - Date.now() / 1000)}`]),
+    ...(isPinned ? ["never unloaded"] : []),
+  ];
+  return facts.length > 0 ? `${model}: ${facts.join(", ")}` : model;
+}
+
+function placeWords(size, vram) {
+  if (vram >= size) return "all of it on the GPU";
+  return vram > 0 ? `${bytes(size - vram)} of it off the GPU` : "none of it on the GPU";
 }
 
 function wordsOf(key, value) {

@@ -19,6 +19,7 @@ export class Match {
       [fleet.developer, codeOf(fleet.developers, view.developer)],
       [fleet.status, codeOf(fleet.statuses, view.status)],
     ].filter(([, code]) => code !== null);
+    this.#bit = view.condition === null ? 0 : 1 << fleet.conditionNames.indexOf(view.condition);
     this.#taken = new Uint8Array(fleet.size);
     this.n = 0;
     for (let cell = 0; cell < fleet.size; cell += 1) this.update(cell);
@@ -26,6 +27,7 @@ export class Match {
 
   #fleet;
   #wanted;
+  #bit;
   #taken;
 
   /** @param {number} cell @returns {boolean} whether the filters take it */
@@ -33,11 +35,15 @@ export class Match {
     return this.#taken[cell] === 1;
   }
 
-  /** Look at a cell again, whose status may be another one now. @param {number} cell */
+  /** Look at a cell again, whose status or conditions may be others now. @param {number} cell */
   update(cell) {
-    const isTaken = this.#wanted.every(([column, code]) => column[cell] === code) ? 1 : 0;
+    const isTaken = this.#hasCondition(cell) && this.#wanted.every(([column, code]) => column[cell] === code) ? 1 : 0;
     this.n += isTaken - this.#taken[cell];
     this.#taken[cell] = isTaken;
+  }
+
+  #hasCondition(cell) {
+    return this.#bit === 0 || (this.#fleet.conditions[cell] & this.#bit) !== 0;
   }
 
   /** @returns {number} of how many */

@@ -5,6 +5,8 @@
  * Out:  a Fleet, and for each answer which cells look different now.
  */
 
+import { CONDITION } from "./view.js";
+
 /**
  * @typedef {Object} Value a column of numbers; NaN where one is not known
  * @property {string} name
@@ -35,6 +37,10 @@ export class Fleet {
     this.model = Uint32Array.from(map.cells.model);
     this.developer = Uint32Array.from(map.cells.developer);
     this.status = Uint8Array.from(map.status);
+    this.conditionNames = map.condition_names;
+    /** Bits: the first of the names is the lowest. */
+    this.conditions = new Uint8Array(this.ids.length);
+    write(this.conditions, map.conditions, new Set());
     /** @type {Value | null} */
     this.value = map.value && { name: map.value.name, values: numbers(map.value.values) };
     this.summary = map.summary;
@@ -52,11 +58,21 @@ export class Fleet {
     return this.ids.indexOf(id);
   }
 
+  /** @param {number} cell @returns {string[]} what is wrong with it though it may be healthy */
+  conditionsOf(cell) {
+    return this.conditionNames.filter((_, bit) => this.conditions[cell] & (1 << bit));
+  }
+
   /** @param {number} cell @param {string} name @returns {string | number | null} */
   valueOf(cell, name) {
-    if (name === "status") return this.statuses[this.status[cell]];
+    if (name === "status") return this.#statusOf(cell);
     const known = this.value?.name === name ? this.value.values[cell] : NaN;
     return Number.isNaN(known) ? null : known;
+  }
+
+  #statusOf(cell) {
+    const status = this.statuses[this.status[cell]];
+    return status === "healthy" && this.conditions[cell] ? CONDITION : status;
   }
 
   /**
@@ -70,6 +86,7 @@ export class Fleet {
     this.summary = changes.summary;
     const changed = new Set();
     write(this.status, changes.status, changed);
+    write(this.conditions, changes.conditions, changed);
     // A column that is not followed any more would grow old.
     if (changes.value === null) this.value = null;
     else this.#applyValue(changes.value, changed);

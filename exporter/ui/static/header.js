@@ -1,12 +1,14 @@
 /**
- * The top of the page: totals by status, the indicators against their thresholds, where data is from.
+ * The top of the page: totals by status and condition, the indicators against their thresholds, what
+ * the fleet serves, where data is from.
  *
  * In:   a summary; how long ago it came is in it.
  * Out:  elements that say it, in words and signs and not by colour alone.
  */
 
-import { byId, make, write } from "./elements.js";
-import { count, counted, decimal, latency, span } from "./words.js";
+import { byId, make, place, write } from "./elements.js";
+import { CONDITION } from "./view.js";
+import { bytes, condition as conditionWords, count, counted, decimal, latency, span } from "./words.js";
 
 const INDICATORS = {
   healthy_instances: { title: "Healthy instances", words: count },
@@ -14,61 +16,61 @@ const INDICATORS = {
   tokens_per_second: { title: "Tokens per second", words: count },
 };
 const BOUNDS = { floor: "at least", ceiling: "at most" };
+/** Of what a latency is; requests need no word. */
+const SOURCE_WORDS = { canaries: " of canaries", instances: " as instances report it" };
+/** Why there is no value, and what gives one. */
+const MISSING = {
+  not_healthy: "no instance is healthy",
+  needs_canary: "not reported; --canary.period 5m measures it",
+  not_answered: "no canary answered in 5 min",
+};
+const TIME_WORDS = { request: "whole", time_to_first_token: "first token", waiting: "waiting" };
 const SOURCES = { settings: "settings", prometheus: "Prometheus" };
 
 export class Header {
-  /** @param {(status: string) => void} onStatus called with the status that was clicked */
-  constructor(onStatus) {
-    this.#onStatus = onStatus;
+  /** @param {(key: "status" | "condition", name: string) => void} onChoice called with what was clicked */
+  constructor(onChoice) {
+    this.#buttons = { status: new Buttons("totals", (name) => onChoice("status", name)) };
+    this.#buttons.condition = new Buttons("conditions", (name) => onChoice("condition", name), conditionWords);
   }
 
-  #onStatus;
-  /** @type {Map<string, {button: HTMLElement, number: HTMLElement, swatch: HTMLElement}>} */
-  #totals = new Map();
-  /** @type {Map<string, {value: HTMLElement, limit: HTMLElement, verdict: HTMLElement}>} */
+  #buttons;
+  /** @type {{status: string | null, condition: string | null}} */
+  #chosen = { status: null, condition: null };
+  /** @type {Map<string, import("./colours.js").Step> | null} */
+  #looks = null;
+  /** @type {Map<string, Object<string, HTMLElement>>} */
   #indicators = new Map();
 
   /** @param {Object} summary */
   show(summary) {
-    for (const [status, n] of Object.entries(summary.instances)) write(this.#total(status).number, count(n));
+    this.#buttons.status.show(summary.instances);
+    this.#buttons.condition.show(holding(summary.conditions, this.#chosen.condition));
+    this.#buttons.status.mark(this.#chosen.status, (status) => this.#looks?.get(status));
+    this.#buttons.condition.mark(this.#chosen.condition, () => this.#looks?.get(CONDITION));
     for (const indicator of summary.indicators) this.#showIndicator(indicator);
     write(byId("facts"), facts(summary).join(" · "));
+    showServing(summary);
   }
 
   /**
-   * Mark the status that is chosen, and make the totals the map's key where it shows statuses.
+   * Mark what is chosen when it is shown next, and make the totals the map's key where it shows statuses.
    *
-   * @param {string | null} chosen
-   * @param {Map<string, string> | null} colours by status; null where colours mean something else
+   * @param {import("./view.js").View} chosen
+   * @param {Map<string, import("./colours.js").Step> | null} looks by status; null where colours mean something else
    */
-  mark(chosen, colours) {
-    for (const [status, { button, swatch }] of this.#totals) {
-      button.setAttribute("aria-pressed", String(status === chosen));
-      swatch.hidden = colours === null;
-      swatch.style.backgroundColor = colours?.get(status) ?? "";
-    }
-  }
-
-  #total(status) {
-    if (!this.#totals.has(status)) this.#totals.set(status, this.#makeTotal(status));
-    return this.#totals.get(status);
-  }
-
-  #makeTotal(status) {
-    const swatch = make("span", { className: "swatch" });
-    const number = make("span", { className: "number" });
-    const button = make("button", { type: "button" }, swatch, `${status} `, number);
-    button.addEventListener("click", () => this.#onStatus(status));
-    byId("totals").append(make("li", {}, button));
-    return { button, number, swatch };
+  mark(chosen, looks) {
+    this.#chosen = chosen;
+    this.#looks = looks;
   }
 
   #showIndicator(indicator) {
-    const { words } = indicatorWords(indicator.name);
-    const { value, limit, verdict } = this.#indicator(indicator.name);
+    const { title, words } = indicatorWords(indicator.name);
+    const { term, value, limit, verdict } = this.#indicator(indicator.name);
+    write(term, title + (SOURCE_WORDS[indicator.source] ?? ""));
     write(value, indicator.value === null ? "–" : words(indicator.value));
     write(limit, indicator.threshold === null ? "no threshold" : `${BOUNDS[indicator.bound]} ${words(indicator.threshold)}`);
-    write(verdict, verdictOf(indicator.is_met));
+    write(verdict, verdictOf(indicator));
     verdict.className = `verdict ${{ true: "met", false: "missed" }[indicator.is_met] ?? "unknown"}`;
   }
 
@@ -78,21 +80,96 @@ export class Header {
   }
 }
 
+/** A row of buttons, one for each name, with a number. */
+class Buttons {
+  /** @param {string} id of a list @param {(name: string) => void} onClick @param {(name: string) => string} words */
+  constructor(id, onClick, words = (name) => name) {
+    this.#list = byId(id);
+    this.#onClick = onClick;
+    this.#words = words;
+  }
+
+  #list;
+  #onClick;
+  #words;
+  /** @type {Map<string, Object<string, HTMLElement>>} */
+  #made = new Map();
+
+  /** @param {Object<string, number>} numbers by name */
+  show(numbers) {
+    const names = Object.keys(numbers);
+    for (const name of names) write(this.#button(name).number, count(numbers[name]));
+    place(this.#list, names.map((name) => this.#button(name).item));
+  }
+
+  /** @param {string | null} chosen @param {(name: string) => import("./colours.js").Step | undefined} lookOf */
+  mark(chosen, lookOf) {
+    for (const [name, { button, swatch }] of this.#made) {
+      const look = lookOf(name);
+      button.setAttribute("aria-pressed", String(name === chosen));
+      swatch.hidden = look === undefined;
+      swatch.className = look?.mark ? "swatch marked" : "swatch";
+      swatch.style.backgroundColor = look?.mark ?? look?.colour ?? "";
+      swatch.style.borderColor = look?.colour ?? "";
+    }
+  }
+
+  #button(name) {
+    if (!this.#made.has(name)) this.#made.set(name, this.#make(name));
+    return this.#made.get(name);
+  }
+
+  #make(name) {
+    const swatch = make("span", { className: "swatch" });
+    const number = make("span", { className: "number" });
+    const button = make("button", { type: "button" }, swatch, `${this.#words(name)} `, number);
+    button.addEventListener("click", () => this.#onClick(name));
+    return { item: make("li", {}, button), button, number, swatch };
+  }
+}
+
+/** @returns {Object<string, number>} the conditions that some instance has, and the chosen one */
+function holding(conditions, chosen) {
+  return Object.fromEntries(Object.entries(conditions).filter(([name, n]) => n > 0 || name === chosen));
+}
+
+function showServing(summary) {
+  const of = (key) => summary.times.map((time) => [time.name, time[key]]).filter(([, seconds]) => seconds !== null);
+  write(byId("requests-times"), timesWords(of("requests_p99_seconds")) || "none counted in 5 min");
+  const canaries = timesWords(of("canaries_p99_seconds")) || "none answered in 5 min";
+  write(byId("canaries-times"), summary.canary_period_seconds > 0 ? canaries : "off; --canary.period 5m sends them");
+  write(byId("loaded-models"), loadedWords(summary));
+  const engines = Object.entries(summary.engines).map(([engine, n]) => `${engine} ${count(n)}`);
+  write(byId("engines"), engines.join(" · ") || "none");
+}
+
+function timesWords(times) {
+  return times.map(([name, seconds]) => `${TIME_WORDS[name] ?? name} ${latency(seconds)}`).join(" · ");
+}
+
+function loadedWords({ loaded_models: models, n_loaded_models: n, loaded_bytes: size, loaded_vram_bytes: vram }) {
+  const left = n > models.length ? [`${count(n - models.length)} more`] : [];
+  const names = models.map(({ model, instances }) => `${model} on ${count(instances)}`);
+  const off = vram === null ? "" : `, ${bytes(Math.max(0, size - vram))} of it off the GPU`;
+  const memory = size === null ? [] : [`${bytes(size)}${off}`];
+  return [...names, ...left, ...memory].join(" · ") || "none reported";
+}
+
 function makeIndicator(name) {
   const value = make("strong");
   const limit = make("span", { className: "limit" });
   const verdict = make("span");
-  const term = make("dt", { textContent: indicatorWords(name).title });
+  const term = make("dt");
   byId("indicators").append(make("div", {}, term, make("dd", {}, value, " ", limit, " ", verdict)));
-  return { value, limit, verdict };
+  return { term, value, limit, verdict };
 }
 
 function indicatorWords(name) {
   return INDICATORS[name] ?? { title: name, words: decimal };
 }
 
-function verdictOf(isMet) {
-  if (isMet === null) return "? not known yet";
+function verdictOf({ is_met: isMet, missing }) {
+  if (isMet === null) return MISSING[missing] ?? "? not known yet";
   return isMet ? "✓ met" : "✗ not met";
 }
 

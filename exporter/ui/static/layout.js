@@ -30,7 +30,7 @@
  * @property {{y: number, first: number, n: number}[]} shelves rows of blocks, from the top
  */
 
-const PITCHES = [22, 20, 18, 16, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2];
+const PITCHES = [64, 56, 48, 40, 34, 29, 25, 22, 20, 18, 16, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2];
 const LABEL_HEIGHT = 14;
 const MARGIN = 4;
 /** Blocks are at least this share as high as they are wide, or the other way round. */
@@ -59,8 +59,10 @@ export function arrange(runs, { width, height }) {
 }
 
 function largestFitting(runs, mode, width, height) {
+  const n = runs.reduce((sum, run) => sum + run.n, 0);
   for (const pitch of PITCHES) {
     if (pitch < mode.minPitch) return null;
+    if (n * pitch * pitch > width * height) continue;
     const fitting = plansFor(runs, mode, pitch).find((plan) => measure(runs, plan, width) <= height);
     if (fitting) return fitting;
   }

@@ -8,11 +8,21 @@
 import { byId, make, write } from "./elements.js";
 import { NOT_KNOWN, count } from "./words.js";
 
+/** Where no instance has a value: what would give one. */
+const NOTES = {
+  speed: "No speed is known: --canary.period measures it. A model needs three instances to compare.",
+  p99: "These servers report no p99 of their own.",
+  errors: "These servers report no errors.",
+  age: "These servers report no start: `started` in the inventory tells it.",
+};
+
 export class Legend {
   #numbers = [];
+  #name = "";
 
   /** @param {import("./colours.js").Scale} scale */
   show(scale) {
+    this.#name = scale.name;
     byId("legend").hidden = scale.name === "status";
     write(byId("legend-unit"), scale.unit);
     this.#numbers = scale.steps.map(() => make("span", { className: "number" }));
@@ -22,6 +32,7 @@ export class Legend {
   /** @param {number[]} counts of the instances that match, by step */
   count(counts) {
     this.#numbers.forEach((number, step) => write(number, count(counts[step])));
+    write(byId("legend-note"), counts.slice(0, -1).some(Boolean) ? "" : (NOTES[this.#name] ?? ""));
   }
 }
 

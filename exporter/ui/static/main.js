@@ -37,7 +37,7 @@ class Page {
     this.#cursor = new Cursor(canvas, () => this.#scene && { ...this.#scene, value: this.#scene.scale.name },
       (id) => this.change({ id }));
     this.#controls = new Controls((change) => this.change(change));
-    this.#header = new Header((status) => this.change({ status: status === this.#view.status ? null : status }));
+    this.#header = new Header((key, name) => this.change({ [key]: name === this.#view[key] ? null : name }));
     this.#details = new Details(() => this.change({ id: null }));
     this.#worst = new Worst((id) => this.change({ id }));
     this.#updates = new Updates({
@@ -149,8 +149,8 @@ class Page {
     const scale = this.#scale();
     // What stands above the map comes first: it leaves the map its room.
     this.#legend.show(scale);
+    this.#header.mark(view, scale.name === "status" ? looksOf(scale) : null);
     this.#header.show(fleet.summary);
-    this.#header.mark(view.status, scale.name === "status" ? coloursOf(scale) : null);
     const layout = arrange(fleet.runs, roomFor());
     const match = new Match(fleet, view);
     this.#scene = { fleet, layout, match, scale, scheme: scheme() };
@@ -195,8 +195,8 @@ function sameScale(one, other) {
   return words(one) === words(other);
 }
 
-function coloursOf(scale) {
-  return new Map(scale.steps.map(({ words, colour }) => [words, colour]));
+function looksOf(scale) {
+  return new Map(scale.steps.map((step) => [step.words, step]));
 }
 
 const page = new Page();

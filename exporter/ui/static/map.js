@@ -25,6 +25,8 @@ const BOLD_FONT = `bold ${FONT}`;
 const INKS = { light: { name: "#4d5760", trouble: "#8c0d00" }, dark: { name: "#a5b0ba", trouble: "#ffb08a" } };
 /** Smaller cells have no room for a hole. */
 const SMALLEST_HOLLOW = 4;
+/** Smaller cells are all mark. */
+const SMALLEST_MARKED = 5;
 const FRAME = 2;
 
 export class FleetMap {
@@ -108,12 +110,18 @@ export class FleetMap {
 
   #paintCell(block, cell, look) {
     const { x, y, size } = boxIn(this.#scene.layout, block, cell);
-    const { colour, isHollow } = this.#looks[look];
+    const { colour, isHollow, mark } = this.#looks[look];
     this.#drawn[cell] = look;
     this.#fill(colour, x, y, size, size);
     if (isHollow && size >= SMALLEST_HOLLOW) {
       this.#fill(BACKGROUNDS[this.#scene.scheme], x + 1, y + 1, size - 2, size - 2);
     }
+    if (mark) this.#paintMark(mark, x, y, size);
+  }
+
+  #paintMark(colour, x, y, size) {
+    const edge = size < SMALLEST_MARKED ? 0 : Math.floor(size / 3);
+    this.#fill(colour, x + edge, y + edge, size - 2 * edge, size - 2 * edge);
   }
 
   #repaintTrouble(index) {
@@ -184,7 +192,8 @@ function cut(name, fits) {
 /** Return how a cell of each step looks, first those that the filters take, then those they leave out. */
 function looksOf({ scale, scheme }) {
   const isHollow = (words) => scale.name !== "status" && words === NOT_KNOWN;
-  const taken = scale.steps.map(({ colour, words }) => ({ colour, isHollow: isHollow(words) }));
-  const left = taken.map((look) => ({ ...look, colour: dimmed(look.colour, BACKGROUNDS[scheme]) }));
+  const taken = scale.steps.map(({ colour, words, mark }) => ({ colour, mark, isHollow: isHollow(words) }));
+  const dim = (colour) => colour && dimmed(colour, BACKGROUNDS[scheme]);
+  const left = taken.map((look) => ({ ...look, colour: dim(look.colour), mark: dim(look.mark) }));
   return [...taken, ...left];
 }

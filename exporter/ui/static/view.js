@@ -11,28 +11,37 @@
  * @property {string | null} node
  * @property {string | null} model
  * @property {string | null} status
+ * @property {string | null} condition
  * @property {string | null} developer null: whatever it is
  * @property {string | null} id the instance whose details are open
  */
 
 export const VALUES = Object.freeze(["status", "speed", "p99", "errors", "age"]);
-export const FILTERS = Object.freeze(["node", "model", "status", "developer"]);
+export const FILTERS = Object.freeze(["node", "model", "status", "condition", "developer"]);
 
 /** The statuses of an instance; the protocol's codes index the fleet's own list, which is the same. */
 export const STATUSES = Object.freeze([
   "healthy", "unhealthy", "unreachable", "loading", "provisioning", "draining", "unknown",
 ]);
 
+/** What may be wrong with an instance that is healthy, in the order of the protocol's bits. */
+export const CONDITIONS = Object.freeze([
+  "model_not_loaded", "model_not_installed", "nothing_loaded", "on_cpu", "stalled",
+]);
+/** How the map shows a healthy instance that has one of them. */
+export const CONDITION = "condition";
+
 /** @param {string} search `location.search` @returns {View} */
 export function read(search) {
   const query = new URLSearchParams(search);
   const value = query.get("value");
-  const status = query.get("status");
+  const [status, condition] = [query.get("status"), query.get("condition")];
   return Object.freeze({
     value: VALUES.includes(value) ? value : "status",
     node: query.get("node"),
     model: query.get("model"),
     status: STATUSES.includes(status) ? status : null,
+    condition: CONDITIONS.includes(condition) ? condition : null,
     developer: query.get("developer"),
     id: query.get("id"),
   });

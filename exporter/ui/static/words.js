@@ -41,6 +41,26 @@ export function latency(seconds) {
   return seconds < 1 ? `${decimal(seconds * 1000)} ms` : `${decimal(seconds)} s`;
 }
 
+const BYTES = [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "bytes"]];
+
+/** @param {number} number @returns {string} as Ollama writes sizes: "4.9 GB" */
+export function bytes(number) {
+  const [size, unit] = BYTES.find(([least]) => number >= least) ?? BYTES.at(-1);
+  return `${decimal(number / size)} ${unit}`;
+}
+
+const CONDITION_WORDS = { on_cpu: "on CPU" };
+
+/** @param {string} name @returns {string} "model not loaded" */
+export function condition(name) {
+  return CONDITION_WORDS[name] ?? name.replaceAll("_", " ");
+}
+
+/** @param {string[]} names @returns {string} "model not loaded, on CPU" */
+export function conditions(names) {
+  return names.map(condition).join(", ");
+}
+
 /** @param {number} unixSeconds @returns {string} the time of day here: "21:03:10" */
 export function clock(unixSeconds) {
   const date = new Date(unixSeconds * 1000);

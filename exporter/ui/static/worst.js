@@ -7,11 +7,11 @@
 
 import { fetchWorst } from "./client.js";
 import { byId, make, place, write } from "./elements.js";
-import { count, shortValue } from "./words.js";
+import { conditions as conditionWords, count, shortValue } from "./words.js";
 
 const REFRESH_MS = 5_000;
 const CAPTIONS = {
-  status: "Not healthy",
+  status: "Not healthy, or with a condition",
   speed: "Slowest against their peers",
   p99: "Highest p99 latency",
   errors: "Most errors in 5 min",
@@ -94,6 +94,7 @@ function textsOf(value, instance) {
   return [instance.node, instance.model, value === "status" ? reasonOf(instance) : shortValue(value, instance.value)];
 }
 
-function reasonOf({ status, last_error: error }) {
-  return error ? `${status}: ${error}` : status;
+function reasonOf({ status, last_error: error, conditions = [] }) {
+  const reasons = [error, conditionWords(conditions)].filter(Boolean);
+  return [status, ...reasons].join(": ");
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from exporter.counters import Counter, CounterState, FleetCounters
 from exporter.inventory import WHOLE, Shard, SourceState
-from exporter.model import Outcome, Reading, State, Target, Values, Verdict
+from exporter.model import Condition, LoadedModel, Outcome, Reading, State, Target, Values, Verdict
 from exporter.poller import Poller
 from exporter.responses import ResponseSender
 from exporter.scrape_target import LastFailure
@@ -66,11 +66,16 @@ def cell(
     errors: float | None = None,
     age_s: float | None = None,
     port: int = 1,
+    listed_age_s: float | None = None,
+    conditions: tuple[Condition, ...] = (),
+    loaded: tuple[LoadedModel, ...] | None = None,
 ) -> Row:
     """Return the row of an instance; an outcome of None is one that was never polled."""
+    started_s = None if listed_age_s is None else NOW_S - listed_age_s
     target = Target(
-        instance_id, "127.0.0.1", port, node=node, engine=engine, state=state, developer=developer
-    )
+        instance_id, "127.0.0.1", port, node=node, engine=engine, state=state, developer=developer,
+        started_s=started_s,
+    )  # fmt: skip
     counters = CounterState(
         model=model,
         speed_tokens_per_second=speed,
@@ -80,9 +85,10 @@ def cell(
     )
     reading = None
     if outcome is not None:
-        verdict = Verdict(outcome, values=Values(latency_p99_s=p99_s))
+        verdict = Verdict(outcome, values=Values(latency_p99_s=p99_s, loaded=loaded))
         reading = Reading(verdict, engine, NOW_S, 0.002)
-    return Row(target, status_of(target, reading), reading, counters, is_up(reading), "", "")
+    status = status_of(target, reading)
+    return Row(target, status, reading, counters, is_up(reading), "", "", conditions)
 
 
 @dataclass(slots=True)
@@ -113,10 +119,14 @@ def _id(row: Row) -> str:
 
 
 def ui_config(
-    *, limits: Limits = LIMITS, shard: Shard = WHOLE, poll_interval_s: float = 10.0
+    *,
+    limits: Limits = LIMITS,
+    shard: Shard = WHOLE,
+    poll_interval_s: float = 10.0,
+    canary_period_s: float = 0.0,
 ) -> UiConfig:
     refresh_s = max(1.0, poll_interval_s / 5)
-    return UiConfig(limits, shard, "1.2.3", poll_interval_s, refresh_s, inventory_refresh_s=30.0)
+    return UiConfig(limits, shard, "1.2.3", poll_interval_s, refresh_s, 30.0, canary_period_s)
 
 
 def metrics() -> SelfMetrics:

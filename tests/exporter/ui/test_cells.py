@@ -11,10 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.instances import Filter
-from exporter.model import Outcome, State, Status
+from exporter.model import Condition, LoadedModel, Outcome, State, Status
 from exporter.snapshot import Row
 from exporter.ui import cells
-from exporter.ui.cells import N_WORST, STATUS, STATUS_CODES, UNKNOWN, Columns, Value, columns, worst
+from exporter.ui.cells import (
+    CONDITIONS,
+    N_WORST,
+    STATUS,
+    STATUS_CODES,
+    UNKNOWN,
+    Columns,
+    Value,
+    columns,
+    worst,
+)
 from exporter.ui.layout import STEP_ROWS, next_layout
 from tests.exporter.ui.building import NOW_S, FakePoller, cell, ids, run
 
@@ -108,9 +118,11 @@ def test_age_is_in_whole_hours_of_those_that_are_up() -> None:
         cell("d"),
         cell("e", age_s=-30.0),  # its clock is ahead of ours
         cell("f", age_s=HOUR_S, state=State.DRAINING),
+        cell("g", listed_age_s=2 * HOUR_S),
+        cell("h", listed_age_s=2 * HOUR_S, age_s=HOUR_S),
     )
 
-    assert [0, 25, UNKNOWN, UNKNOWN, 0, 1] == column(Value.AGE, *rows)
+    assert [0, 25, UNKNOWN, UNKNOWN, 0, 1, 2, 1] == column(Value.AGE, *rows)
 
 
 # Medians
@@ -143,8 +155,8 @@ def test_only_what_is_wanted_is_computed(value: Value) -> None:
     some = run(columns(rows, layout, {value}, now_s=NOW_S, errors=no_errors))
     nothing = run(columns(rows, layout, (), now_s=NOW_S, errors=no_errors))
 
-    assert {STATUS, value} == set(some.by_name)
-    assert {STATUS} == set(nothing.by_name)
+    assert {STATUS, CONDITIONS, value} == set(some.by_name)
+    assert {STATUS, CONDITIONS} == set(nothing.by_name)
 
 
 # Totals
@@ -162,6 +174,41 @@ def test_totals_count_each_status_and_sum_up_healthy_speeds() -> None:
     assert {Status.HEALTHY: 3, Status.UNHEALTHY: 1, Status.UNKNOWN: 1} == totals.instances
     assert (90.0, 2) == (totals.tokens_per_second, totals.n_measured)
     assert [0.1, 0.3] == totals.latencies_p99_s
+
+
+def test_conditions_are_bits_of_a_cell_and_are_counted() -> None:
+    rows = (
+        cell("a", node="n2", conditions=(Condition.MODEL_NOT_LOADED, Condition.ON_CPU)),
+        cell("b", node="n1"),
+        cell("c", node="n2", conditions=(Condition.ON_CPU,)),
+    )
+
+    result = seen(*rows)
+
+    assert [0, 0b01001, 0b01000] == list(result.by_name[CONDITIONS])
+    assert {Condition.MODEL_NOT_LOADED: 1, Condition.ON_CPU: 2} == result.totals.conditions
+
+
+def test_what_is_in_memory_is_summed_up_by_model_and_instances_by_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Models beyond the limit are summed up under one name."""
+    monkeypatch.setattr(cells, "MAX_MODELS", 2)
+    big, small = LoadedModel("big", 40e9, 30e9), LoadedModel("small", 2e9)
+
+    totals = seen(
+        cell("a", engine="ollama", loaded=(big, small)),
+        cell("b", engine="ollama", loaded=(big, LoadedModel("third"))),
+        cell("c", engine="vllm"),
+        cell("d", engine="ollama", outcome=None),
+    ).totals
+
+    assert {"ollama": 3, "vllm": 1} == totals.engines
+    assert {
+        "big": (2, 80e9, 60e9), "small": (1, 2e9, None), "other": (1, None, None)
+    } == {
+        name: (use.n_instances, use.bytes, use.vram_bytes) for name, use in totals.models.items()
+    }  # fmt: skip
 
 
 Found = tuple[int, int, list[tuple[str, int]]]
@@ -198,10 +245,16 @@ ROWS = [
 
 
 def test_by_status_those_come_first_that_are_gone() -> None:
-    """Unreachable, unhealthy, loading, unknown, draining, provisioning; healthy ones never."""
+    """Unreachable, unhealthy, loading, unknown, draining, provisioning, with a condition."""
     expected = [("f", 2), ("h", 2), ("e", 1), ("d", 3), ("c", 6), ("b", 5), ("a", 4)]
+    partly = [
+        cell("i", conditions=(Condition.ON_CPU,)),
+        cell("j", conditions=(Condition.MODEL_NOT_LOADED, Condition.ON_CPU)),
+        cell("k", conditions=(Condition.STALLED,)),
+    ]
 
     assert (8, 7, expected) == found(ROWS)
+    assert (11, 10, [*expected, ("k", 0), ("j", 0), ("i", 0)]) == found([*ROWS, *partly])
 
 
 def test_the_slowest_and_the_highest_are_the_worst() -> None:

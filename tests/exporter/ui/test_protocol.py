@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 
 from exporter.counters import FleetCounters
-from exporter.model import Outcome
+from exporter.model import Condition, Outcome
 from exporter.ui.cells import UNKNOWN, Value
 from exporter.ui.handlers import FleetUi
 from exporter.ui.protocol import (
@@ -95,11 +95,13 @@ class Browser:
     revision: int = 0
     value: Value | None = None
     status: list[int] = field(default_factory=list)
+    conditions: list[int] = field(default_factory=list)
     numbers: list[int | None] = field(default_factory=list)
 
     async def load(self) -> None:
         _, told = await self.site.get("/fleet/map", **self._asked_for())
         self.layout, self.revision, self.status = told["layout"], told["revision"], told["status"]
+        self.conditions = _applied([0] * len(self.status), told["conditions"])
         self.numbers = told["value"]["values"] if self.value else []
 
     async def show(self, value: Value | None) -> None:
@@ -119,6 +121,7 @@ class Browser:
             return
         self.revision = told["revision"]
         self.status = _applied(self.status, told["status"])
+        self.conditions = _applied(self.conditions, told["conditions"])
         if self.value:
             assert self.value == told["value"]["name"]
             self.numbers = _applied(self.numbers, told["value"])
@@ -144,6 +147,7 @@ INSTANCE = st.fixed_dictionaries(
         "speed": st.sampled_from([None, 20.0, 40.0, 50.0]),
         "p99_s": st.sampled_from([None, 0.1, 0.2]),
         "age_s": st.sampled_from([None, 3600.0, 7200.0]),
+        "conditions": st.sampled_from([(), (), (Condition.ON_CPU,)]),
     }
 )
 FLEET = st.dictionaries(st.sampled_from("abcdefgh"), INSTANCE, max_size=8)
@@ -155,6 +159,7 @@ PATCH = st.dictionaries(
             "outcome": st.sampled_from([Outcome.OK, Outcome.REFUSED]),
             "speed": st.sampled_from([10.0, 40.0, None]),
             "p99_s": st.sampled_from([0.1, 0.3, None]),
+            "conditions": st.sampled_from([(), (Condition.STALLED,)]),
         },
     ),
     max_size=3,
@@ -204,6 +209,7 @@ async def _compare(browsers: list[Browser], value: Value | None) -> None:
     for browser in browsers:
         assert (fresh.layout, fresh.revision) == (browser.layout, browser.revision)
         assert fresh.status == browser.status
+        assert fresh.conditions == browser.conditions
         assert fresh.numbers == browser.numbers
 
 

@@ -4,9 +4,16 @@ import asyncio
 
 import pytest
 
-from exporter.catalogue import BOUNDARIES_S
+from exporter.canary_counters import CanaryCounters
+from exporter.catalogue import (
+    BOUNDARIES_S,
+    FLEET_CANARY_DURATION,
+    FLEET_CANARY_TIME_TO_FIRST_TOKEN,
+    FLEET_CANARY_WAITING,
+    FLEET_REQUEST_DURATION,
+)
 from exporter.counters import Delta, FleetCounters
-from exporter.model import Histogram
+from exporter.model import CanaryOutcome, Generation, Histogram
 from exporter.steps import run_with_pauses
 from exporter.ui.recent import SAMPLE_INTERVAL_S, SAMPLES_KEPT, RecentHistory, histogram_quantile
 from tests.exporter.ui.building import FakePoller, HeldClock, cell
@@ -121,17 +128,29 @@ async def test_the_fleets_p99_is_of_the_requests_since_the_oldest_sample(past: P
     past.finish("m2", le3=39, le5=1)
 
     # The 99th of 100 is the last of the 99 in the third bucket, which is 0.075 to 0.1.
-    assert pytest.approx(0.1) == past.recent.request_latency_p99_s([0.7])
+    assert {FLEET_REQUEST_DURATION: pytest.approx(0.1)} == past.recent.p99s_s()
 
 
-async def test_without_counted_requests_the_instances_own_p99_counts(past: Past) -> None:
+async def test_a_time_that_was_not_counted_of_late_has_no_p99(past: Past) -> None:
     past.finish("m", le5=10)
-    assert 0.7 == past.recent.request_latency_p99_s([0.7])
+    assert {} == past.recent.p99s_s()
     await past.recent.sample()
 
-    assert 0.7 == past.recent.request_latency_p99_s([0.7])
-    assert pytest.approx(0.199) == past.recent.request_latency_p99_s([0.1, 0.2])
-    assert None is past.recent.request_latency_p99_s([])
+    assert {} == past.recent.p99s_s()
+
+
+async def test_canaries_have_p99s_apart_from_those_of_requests(past: Past) -> None:
+    past.fleet_counters.canary = canaries = CanaryCounters()
+    await past.recent.sample()
+    answered = Generation(8.0, time_to_first_token_s=0.06, waiting_s=0.01)
+
+    canaries.record("m", CanaryOutcome.OK, answered, 1.2)
+
+    assert {
+        FLEET_CANARY_DURATION: pytest.approx(2.485),
+        FLEET_CANARY_TIME_TO_FIRST_TOKEN: pytest.approx(0.07475),
+        FLEET_CANARY_WAITING: pytest.approx(0.0495),
+    } == past.recent.p99s_s()
 
 
 def quantile_of(q: float, **n_by_bucket: int) -> float:

@@ -9,14 +9,18 @@ import msgspec
 import pytest
 
 from exporter.catalogue import (
+    FLEET_CANARY_DURATION,
+    FLEET_REQUEST_DURATION,
     HEALTHY_THRESHOLD,
     LATENCY_THRESHOLD,
     QUEUED_THRESHOLD,
     SPEED_THRESHOLD,
+    Series,
 )
 from exporter.counters import FleetCounters
 from exporter.inventory import Shard, SourceState
-from exporter.model import Outcome, Status
+from exporter.model import Condition, LoadedModel, Outcome, Status
+from exporter.snapshot import Row
 from exporter.ui.cells import Totals
 from exporter.ui.prometheus import Answer, Firing
 from exporter.ui.recent import RecentHistory
@@ -28,10 +32,10 @@ from exporter.ui.summary import (
     Summariser,
     UiConfig,
     is_met,
+    latency_p99,
     n_expected,
     thresholds,
     throughput,
-    values,
 )
 from ollama_fleet.levels import Level, parse_level
 from tests.exporter.ui.building import (
@@ -44,6 +48,7 @@ from tests.exporter.ui.building import (
     ui_config,
 )
 
+PHI, TINY = LoadedModel("phi3", 4e9, 3e9), LoadedModel("tiny")
 ALL = {
     HEALTHY_THRESHOLD.name: 1.0,
     LATENCY_THRESHOLD.name: 0.4,
@@ -67,6 +72,13 @@ def source(read_at_s: float) -> SourceState:
     )
 
 
+ROWS = (
+    cell("a", speed=50.0, p99_s=0.1),
+    cell("b", speed=40.0, p99_s=0.1, conditions=(Condition.ON_CPU,), loaded=(PHI, TINY)),
+    cell("c", outcome=Outcome.REFUSED),
+)
+
+
 async def summary(
     *,
     of: UiConfig | None = None,
@@ -74,14 +86,11 @@ async def summary(
     completed_at_s: float = NOW_S - 3.5,
     read_at_s: tuple[float, ...] = (NOW_S - 4.0,),
     answer: Answer | None = None,
+    rows: tuple[Row, ...] = ROWS,
 ) -> dict[str, Any]:
     """Return the summary of two healthy instances and one that is not, as a browser reads it."""
     poller, clock, own = FakePoller(), HeldClock(), metrics()
-    poller.show(
-        cell("a", speed=50.0, p99_s=0.1),
-        cell("b", speed=40.0, p99_s=0.1),
-        cell("c", outcome=Outcome.REFUSED),
-    )
+    poller.show(*rows)
     if is_seen:
         poller.has_seen_all.set()
     own.cycle_completed_at_s.set(completed_at_s)
@@ -106,10 +115,11 @@ async def summary(
 
 
 def indicator(
-    name: str, value: float, threshold: float, bound: str, is_met: bool
+    name: str, value: float, threshold: float, bound: str, is_met: bool, source: str | None = None
 ) -> dict[str, Any]:
     return {
-        "name": name, "value": value, "threshold": threshold, "bound": bound, "is_met": is_met
+        "name": name, "value": value, "threshold": threshold, "bound": bound, "is_met": is_met,
+        "source": source, "missing": None,
     }  # fmt: skip
 
 
@@ -119,15 +129,33 @@ async def test_a_summary_has_everything_that_the_page_shows() -> None:
         "draining": 0, "unknown": 0,
     }  # fmt: skip
 
+    conditions = {**dict.fromkeys(map(str, Condition), 0), "on_cpu": 1}
+
     assert {
         "taken_at_seconds": NOW_S,
         "last_cycle_age_seconds": 3.5,
         "inventory_age_seconds": 4.0,
         "shard": {"index": 0, "count": 1},
         "instances": instances,
+        "conditions": conditions,
+        "engines": {"fleet": 3},
+        "loaded_models": [
+            {"model": "phi3", "instances": 1, "bytes": 4e9, "vram_bytes": 3e9},
+            {"model": "tiny", "instances": 1, "bytes": None, "vram_bytes": None},
+        ],
+        "n_loaded_models": 2,
+        "loaded_bytes": 4e9,
+        "loaded_vram_bytes": 3e9,
+        "times": [
+            {"name": name, "requests_p99_seconds": None, "canaries_p99_seconds": None}
+            for name in ("request", "time_to_first_token", "waiting")
+        ],
+        "canary_period_seconds": 0.0,
         "indicators": [
             indicator("healthy_instances", 2, 2, "floor", is_met=True),
-            indicator("request_latency_p99_seconds", 0.1, 0.15, "ceiling", is_met=True),
+            indicator(
+                "request_latency_p99_seconds", 0.1, 0.15, "ceiling", is_met=True, source="instances"
+            ),
             indicator("tokens_per_second", 90.0, 120.0, "floor", is_met=False),
         ],
         "thresholds_from": "settings",
@@ -141,6 +169,59 @@ async def test_nothing_is_judged_before_the_first_poll_cycle_ended() -> None:
 
     assert None is told["last_cycle_age_seconds"]
     assert [None, None, None] == [each["is_met"] for each in told["indicators"]]
+
+
+NOT_MEASURED = (cell("a", engine="ollama"),)
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_seen", "canary_period_s", "expected"),
+    [
+        (NOT_MEASURED, False, 0.0, "not_polled"),
+        (ROWS[2:], True, 0.0, "not_healthy"),
+        (NOT_MEASURED, True, 0.0, "needs_canary"),
+        (NOT_MEASURED, True, 300.0, "not_answered"),
+    ],
+)
+async def test_what_has_no_value_says_why(
+    rows: tuple[Row, ...], is_seen: bool, canary_period_s: float, expected: str
+) -> None:
+    of = ui_config(canary_period_s=canary_period_s)
+
+    told = await summary(rows=rows, is_seen=is_seen, of=of)
+
+    assert [None, expected, expected] == [each["missing"] for each in told["indicators"]]
+
+
+@pytest.mark.parametrize(
+    ("p99s_s", "own_s", "expected"),
+    [
+        ({FLEET_REQUEST_DURATION: 1.0, FLEET_CANARY_DURATION: 2.0}, [3.0], (1.0, "requests")),
+        ({FLEET_CANARY_DURATION: 2.0}, [3.0], (2.0, "canaries")),
+        ({}, [0.1, 0.2], (pytest.approx(0.199), "instances")),
+        ({}, [], (None, None)),
+    ],
+)
+def test_latency_is_of_requests_else_of_canaries_else_what_instances_report(
+    p99s_s: dict[Series, float], own_s: list[float], expected: tuple[float | None, str | None]
+) -> None:
+    """As the alerts have it."""
+    assert expected == latency_p99(Totals(latencies_p99_s=own_s), p99s_s)
+
+
+async def test_of_many_models_those_of_the_most_instances_are_named() -> None:
+    names = "abcdefgh"
+    rows = [
+        cell(f"i{n}", loaded=tuple([LoadedModel(name, 1e9) for name in names[n:]]))
+        for n in range(len(names))
+    ]
+
+    told = await summary(rows=tuple(rows))
+
+    assert ["h", "g", "f", "e", "d"] == [each["model"] for each in told["loaded_models"]]
+    assert (8, 36e9, None) == (
+        *[told[name] for name in ("n_loaded_models", "loaded_bytes", "loaded_vram_bytes")],
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,7 +278,7 @@ async def test_alerts_are_passed_on_with_what_is_wrong() -> None:
 
 def totals(speed: float = 0.0, n_measured: int = 0, **instances: int) -> Totals:
     counts = Counter({Status(name): n for name, n in instances.items()})
-    return Totals(counts, speed, n_measured, [])
+    return Totals(counts, tokens_per_second=speed, n_measured=n_measured)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +360,3 @@ def test_at_its_threshold_a_figure_is_still_good(
     value: float | None, bound: Bound, expected: bool | None
 ) -> None:
     assert expected is is_met(value, 10.0, bound)
-
-
-VALUES = values(totals(4000.0, 100, healthy=98, unhealthy=2), 0.2)
