@@ -31,6 +31,19 @@ PERFORMANCE = (
     "OllamaFleetTokenThroughputLow",
     "OllamaFleetQueueSaturated",
     "OllamaFleetInstancesNotServing",
+    "OllamaFleetKvCacheSaturated",
+)
+MODELS = (
+    "OllamaFleetModelsNotLoaded",
+    "OllamaFleetManyModelsNotLoaded",
+    "OllamaFleetModelsNotInstalled",
+    "OllamaModelOnCpu",
+    "OllamaFleetModelUnloadsHigh",
+)
+CANARY = (
+    "OllamaFleetCanariesStalled",
+    "OllamaFleetManyCanariesStalled",
+    "OllamaFleetCanaryStopped",
 )
 NODES = (
     "OllamaNodeAllInstancesDown",
@@ -39,18 +52,22 @@ NODES = (
 )
 LIFE_CYCLE = (
     "OllamaFleetInstancesFlapping",
+    "OllamaFleetRestartsHigh",
     "OllamaFleetOutOfMemoryRestarts",
     "OllamaFleetRotationOverdue",
     "OllamaFleetRotationCritical",
     "OllamaFleetVersionSkew",
 )
 SLO = ("OllamaFleetAvailabilityBudgetBurn", "OllamaFleetErrorBudgetBurn")
-FLEET_ALERTS = (*FLEET, *PERFORMANCE, *NODES, *LIFE_CYCLE, *SLO)
+FLEET_ALERTS = (*FLEET, *PERFORMANCE, *MODELS, *CANARY, *NODES, *LIFE_CYCLE, *SLO)
 """Alerts on what the exporter reports of the fleet: without it they cannot be trusted."""
 
 ROTATION_CAUSES = (
     "OllamaFleetCapacityLow",
     "OllamaFleetInstancesFlapping",
+    "OllamaFleetRestartsHigh",
+    "OllamaFleetModelsNotLoaded",
+    "OllamaFleetModelUnloadsHigh",
     "OllamaFleetVersionSkew",
     "OllamaNodeSlowerThanFleet",
 )
@@ -152,6 +169,22 @@ RULES = (
         sources=(named("OllamaFleetManySlowNodes"),),
         targets=(named("OllamaNodeSlowerThanFleet"),),
         reason="One page about many slow nodes, instead of a ticket for each.",
+    ),
+    Inhibition(
+        # All hold for less time than what they mute, so they mute it before the first ticket.
+        sources=(named("OllamaFleetManyModelsNotLoaded"),),
+        targets=(named("OllamaFleetModelsNotLoaded", "OllamaFleetModelsNotInstalled"),),
+        reason="The same instances, and more of them; what is on disk its runbook asks.",
+    ),
+    Inhibition(
+        sources=(named("OllamaFleetModelsNotInstalled"),),
+        targets=(named("OllamaFleetModelsNotLoaded"),),
+        reason="What is not on disk cannot be in memory.",
+    ),
+    Inhibition(
+        sources=(named("OllamaFleetManyCanariesStalled"),),
+        targets=(named("OllamaFleetCanariesStalled"),),
+        reason="The same instances, and more of them.",
     ),
     Inhibition(
         sources=(named("OllamaFleetRotationCritical"),),

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from alerts.groups import (
     availability,
+    canary,
     inventory,
     lifecycle,
+    models,
     nodes,
     performance,
     pipeline,
@@ -26,6 +28,8 @@ GROUPS = (
     performance.group,
     nodes.group,
     lifecycle.group,
+    models.group,
+    canary.group,
     slo.availability_group,
     slo.requests_group,
     inventory.group,

@@ -129,6 +129,42 @@ class Thresholds(Section):
     min_model_instances: Annotated[int, Field(gt=0)] = Field(
         2, description="Minimum failing instances of a model to page as unavailable."
     )
+    kv_cache: Share = Field(0.95, description="A KV cache that is used more is saturated.")
+    kv_cache_instances: Share = Field(
+        0.05, description="Ticket if the KV cache of a larger share of the instances is saturated."
+    )
+    not_loaded_instances: LevelSetting = Field(
+        Level(0.01, is_per_instance=True),
+        description="Ticket if more instances do not have the model in memory that the inventory "
+        "lists.",
+    )
+    not_loaded_share: Share = Field(
+        0.1, description="Page if a larger share of the fleet does not."
+    )
+    not_installed_instances: LevelSetting = Field(
+        Level(0.001, is_per_instance=True),
+        description="Ticket if more instances do not have that model on disk.",
+    )
+    on_cpu: Share = Field(
+        0.02,
+        description="Ticket if a larger share of the instances of a model has it on the CPU, and "
+        "less than half.",
+    )
+    unloads: LevelSetting = Field(
+        Level(2.0, is_per_instance=True),
+        description="Ticket if servers unload more models within `windows.changes`.",
+    )
+    restarts: LevelSetting = Field(
+        Level(0.5, is_per_instance=True),
+        description="Ticket if more restarts are seen within `windows.changes`.",
+    )
+    stalled_instances: LevelSetting = Field(
+        Level(0.001, is_per_instance=True),
+        description="Ticket if more instances do not answer canaries.",
+    )
+    stalled_share: Share = Field(
+        0.01, description="Page if a larger share of the fleet does not answer canaries."
+    )
     capacity: Share = Field(
         0.99,
         description="Ticket if the healthy share is predicted to fall below this within "
@@ -243,6 +279,9 @@ class Windows(Section):
     )
     stuck: Duration = Field(600.0, description="Longest time with queued requests and no output.")
     flapping: Duration = Field(900.0, description="Window in which state changes are counted.")
+    changes: Duration = Field(
+        3600.0, description="Window in which restarts and unloads of models are counted."
+    )
     out_of_memory: Duration = Field(
         3600.0,
         description="Window in which out-of-memory errors are counted.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
+    CONDITIONS,
     DRAINED,
     EXPECTED,
     HEALTHY_RATIO,
@@ -15,6 +16,7 @@ from alerts.names import (
 from alerts.promql import joined, of_size
 from alerts.settings import Settings
 from exporter import catalogue
+from exporter.model import Condition
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number
 
@@ -46,6 +48,11 @@ def healthy_floor(settings: Settings) -> str:
     return f"floor({of_size(level, EXPECTED)})"
 
 
+def with_condition(settings: Settings, condition: Condition) -> str:
+    """Return how many instances have a condition, by cluster, as PromQL."""
+    return f'sum {settings.scope.by()} ({CONDITIONS}{{condition="{condition}"}})'
+
+
 def _counts(settings: Settings) -> tuple[Recording, ...]:
     scope, window = settings.scope, duration_text(settings.windows.provisioning)
     withdrawn = f'{INSTANCES}{{status=~"draining|provisioning"}}'
@@ -68,6 +75,7 @@ def _counts(settings: Settings) -> tuple[Recording, ...]:
         Recording(EXPECTED, f"{INVENTORY} - (sum {scope.by()} ({withdrawn}) - {STUCK})"),
         Recording(HEALTHY_RATIO, f"sum {scope.by()} ({HEALTHY}) / ({EXPECTED} > 0)"),
         Recording(MODEL_INSTANCES, scope.fleet_sum(catalogue.MODEL_INSTANCES, "model", "status")),
+        Recording(CONDITIONS, scope.fleet_sum(catalogue.FLEET_INSTANCE_CONDITIONS, "condition")),
     )
 
 

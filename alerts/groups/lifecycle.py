@@ -21,6 +21,7 @@ def group(settings: Settings) -> Group:
         "ollama-fleet-lifecycle",
         (
             _flapping(settings),
+            _restarts_high(settings),
             _out_of_memory(settings),
             *_counts(settings),
             _rotation_overdue(settings),
@@ -30,7 +31,7 @@ def group(settings: Settings) -> Group:
     )
 
 
-def _limit(level: Level, settings: Settings) -> str:
+def limit(level: Level, settings: Settings) -> str:
     """Return a number of instances, rounded up: in a small fleet one instance is nobody's alert."""
     text = of_size(level, settings.fixed_size or INVENTORY)
     return f"ceil({text})" if INVENTORY in text else text
@@ -44,7 +45,7 @@ def _flapping(settings: Settings) -> Alert:
         settings=("thresholds.flapping_instances", "thresholds.flaps", "windows.flapping"),
         expr=joined(
             f"count {scope.by()} ({changes} > {settings.thresholds.flaps})",
-            f"> {_limit(settings.thresholds.flapping_instances, settings)}",
+            f"> {limit(settings.thresholds.flapping_instances, settings)}",
         ),
         for_s=300,
         keep_firing_for_s=900,
@@ -58,6 +59,28 @@ def _flapping(settings: Settings) -> Alert:
     )
 
 
+def _restarts_high(settings: Settings) -> Alert:
+    scope, window_s = settings.scope, settings.windows.changes
+    restarts = scope.over("increase", catalogue.FLEET_RESTARTS, window_s)
+    return Alert(
+        name="OllamaFleetRestartsHigh",
+        settings=("thresholds.restarts", "windows.changes"),
+        expr=joined(
+            scope.fleet_sum(catalogue.FLEET_RESTARTS, inner=restarts),
+            f"> {limit(settings.thresholds.restarts, settings)}",
+        ),
+        for_s=300,
+        keep_firing_for_s=900,
+        severity=Severity.WARNING,
+        summary="Instances restart too often.",
+        description=(
+            f'{{{{ $value | printf "%.0f" }}}} restarts of instances in {duration_text(window_s)}. '
+            "Each aborts the running requests and loads the model again. Usual causes: a crash "
+            "loop, or a rollout that replaces everything at once."
+        ),
+    )
+
+
 def _out_of_memory(settings: Settings) -> Alert:
     scope, window_s = settings.scope, settings.windows.out_of_memory
     gained = scope.over("increase", catalogue.FLEET_ERRORS, window_s, where=OUT_OF_MEMORY)
@@ -66,7 +89,7 @@ def _out_of_memory(settings: Settings) -> Alert:
         settings=("thresholds.out_of_memory", "windows.out_of_memory"),
         expr=joined(
             scope.fleet_sum(catalogue.FLEET_ERRORS, inner=gained),
-            f"> {_limit(settings.thresholds.out_of_memory, settings)}",
+            f"> {limit(settings.thresholds.out_of_memory, settings)}",
         ),
         for_s=60,
         keep_firing_for_s=900,
@@ -129,7 +152,7 @@ def _rotation_critical(settings: Settings) -> Alert:
         settings=("thresholds.rotation_critical_age", "thresholds.rotation_critical_instances"),
         expr=joined(
             settings.scope.last(OLD),
-            f"> {_limit(settings.thresholds.rotation_critical_instances, settings)}",
+            f"> {limit(settings.thresholds.rotation_critical_instances, settings)}",
         ),
         for_s=3600,
         keep_firing_for_s=3600,

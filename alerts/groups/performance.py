@@ -10,6 +10,7 @@ from alerts.names import (
     EXPECTED,
     GENERATED,
     INVENTORY,
+    KV_CACHE,
     LATENCY_P99,
     MEASURED,
     MODEL_SPEED,
@@ -22,7 +23,7 @@ from alerts.settings import Settings
 from exporter import catalogue
 from exporter.catalogue import Series
 from ollama_fleet.durations import duration_text
-from ollama_fleet.levels import number
+from ollama_fleet.levels import number, percent
 
 QUANTILE = 0.99
 COUNTED_S = 3600.0
@@ -41,6 +42,8 @@ def group(settings: Settings) -> Group:
             _queued(settings),
             _queue_saturated(settings),
             _not_serving(settings),
+            _kv_cache(settings),
+            _kv_cache_saturated(settings),
         ),
     )
 
@@ -221,6 +224,33 @@ def _not_serving(settings: Settings) -> Alert:
         description=(
             f"{{{{ $value }}}} instances had queued requests for {duration_text(window_s)} and "
             "generated no token. A restart usually helps."
+        ),
+        dashboard=Dashboard.MODELS,
+    )
+
+
+def _kv_cache(settings: Settings) -> Recording:
+    """Return the rule of one quantile, which costs less than two counts of all instances."""
+    scope = settings.scope
+    below = number(round(1 - settings.thresholds.kv_cache_instances, 12))
+    usage = scope.raw(catalogue.INSTANCE_KV_CACHE_USAGE)
+    return Recording(KV_CACHE, f"quantile {scope.by()} ({below}, {usage})")
+
+
+def _kv_cache_saturated(settings: Settings) -> Alert:
+    thresholds = settings.thresholds
+    return Alert(
+        name="OllamaFleetKvCacheSaturated",
+        settings=("thresholds.kv_cache", "thresholds.kv_cache_instances"),
+        expr=f"{settings.scope.last(KV_CACHE)} > {number(thresholds.kv_cache)}",
+        for_s=900,
+        keep_firing_for_s=900,
+        severity=Severity.WARNING,
+        summary="The KV cache of many instances is full.",
+        description=(
+            f"{percent(thresholds.kv_cache_instances)} of the instances use {{{{ $value | "
+            "humanizePercentage }} or more of their KV cache. Servers delay or abort requests when "
+            "it is full: reduce parallel requests or context lengths, or add instances."
         ),
         dashboard=Dashboard.MODELS,
     )

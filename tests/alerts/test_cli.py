@@ -150,13 +150,17 @@ CHANGED: dict[str, dict[str, object]] = {
         "poll_intervals": 7, "poll_lateness": "7%", "metrics_failures": "7%", "samples": 777,
         "samples_per_instance": 7, "scrape_duration": "77%", "view_age": "7m",
         "reconcile_age": "7m",
-        "failed_instances": 7, "ready_instances": "77%",
+        "failed_instances": 7, "ready_instances": "77%", "kv_cache": "77%",
+        "kv_cache_instances": "7%", "not_loaded_instances": "7%", "not_loaded_share": "7%",
+        "not_installed_instances": "7%", "on_cpu": "7%", "unloads": "7 per instance",
+        "restarts": "7 per instance", "stalled_instances": "7%", "stalled_share": "7%",
     },
     "slo": {"availability": "97%", "requests": "97%", "period": "7d"},
     "windows": {
-        "rate": "7m", "canary": "7m", "drop": "7m", "provisioning": "7m", "stuck": "7m",
-        "flapping": "7m", "out_of_memory": "7m", "inventory": "7m", "trend": "7h", "horizon": "7h",
-        "telemetry": "7m", "absent": "7h", "failed": "7m", "progress": "7m",
+        "rate": "7m", "canary": "7m", "changes": "7m", "drop": "7m", "provisioning": "7m",
+        "stuck": "7m", "flapping": "7m", "out_of_memory": "7m", "inventory": "7m",
+        "trend": "7h", "horizon": "7h", "telemetry": "7m", "absent": "7h", "failed": "7m",
+        "progress": "7m",
     },
 }  # fmt: skip
 

@@ -66,6 +66,10 @@ def _sent_after_s(name: str) -> float:
         ("OllamaProvisionerStalled", "OllamaProvisionerInstancesFailed"),
         ("OllamaProvisionerStalled", "OllamaProvisionerStoreUnavailable"),
         ("OllamaFleetManySlowNodes", "OllamaNodeSlowerThanFleet"),
+        ("OllamaFleetManyModelsNotLoaded", "OllamaFleetModelsNotLoaded"),
+        ("OllamaFleetManyModelsNotLoaded", "OllamaFleetModelsNotInstalled"),
+        ("OllamaFleetModelsNotInstalled", "OllamaFleetModelsNotLoaded"),
+        ("OllamaFleetManyCanariesStalled", "OllamaFleetCanariesStalled"),
     ],
 )
 def test_what_mutes_fires_before_what_it_mutes_is_sent(source: str, target: str) -> None:
@@ -188,6 +192,25 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
         named("OllamaFleetManySlowNodes"),
         named("OllamaNodeSlowerThanFleet", **NODE_1),
         named("OllamaNodeAllInstancesDown", **NODE_1),
+    ),
+    (
+        "many models that are not loaded mute the tickets about them",
+        named("OllamaFleetManyModelsNotLoaded"),
+        named("OllamaFleetModelsNotLoaded", "OllamaFleetModelsNotInstalled", severity="warning"),
+        named("OllamaFleetManyCanariesStalled", "OllamaModelOnCpu"),
+    ),
+    (
+        "models that are not on disk are not in memory either",
+        named("OllamaFleetModelsNotInstalled", severity="warning"),
+        named("OllamaFleetModelsNotLoaded", severity="warning"),
+        named("OllamaModelOnCpu", severity="warning", model="m"),
+    ),
+    (
+        "many canaries without answer mute the ticket about some",
+        named("OllamaFleetManyCanariesStalled"),
+        named("OllamaFleetCanariesStalled", severity="warning"),
+        named("OllamaFleetCanaryStopped", severity="warning", shard="0")
+        + named("OllamaFleetHealthyInstancesLow"),
     ),
     (
         "that nobody leads mutes why that may be",
