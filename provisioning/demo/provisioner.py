@@ -47,6 +47,8 @@ def simulated_fleet(plan: Plan, demo: Demo) -> ChildSpec:
         "simulate",
         f"--host-containers={ports[0]}-{ports[-1]}",
         f"--load-seconds={LOAD_S:g}",
+        # The p99 is of requests then; of a few canaries it would be that of the real servers.
+        "--request-histogram",
         f"--control.listen-address={address_of(demo.control_port)}",
         f"--control.token-file={plan.run_dir.token}",
     )

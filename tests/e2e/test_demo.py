@@ -87,6 +87,9 @@ async def test_what_the_demo_prints_is_true_and_works_and_it_leaves_nothing(
         await _run(session, kill_command)
         await eventually(lambda: _n_replaced(session, said, 21))
         await eventually(lambda: _n_listed(session, stalled, 1))
+        (metrics,) = (url for url in _urls(said) if url.endswith("/metrics"))
+        async with session.get(metrics) as answer:
+            assert "ollama_fleet_request_duration_seconds_bucket" in await answer.text()
         await _run(session, break_command)
         await eventually(lambda: _is_pending(said, alert))
         await _run(session, heal_command)
