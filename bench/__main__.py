@@ -88,6 +88,7 @@ STAGES = (
         },
         {"simulator": servers.measure_servers},
     ),
+    Stage(Body.OLLAMA, {"ollama": partial(ours.measure_cycles, body=Body.OLLAMA)}, {}),
 )
 ALONE: Mapping[str, OfNothing] = {
     "inventory": reading.measure_reading,

@@ -238,7 +238,10 @@ class ScrapeTarget:
         if self._engine is not engine:
             self._engine = engine
             self._label()
-        answers |= await self._fetch_rest(engine, answers, start.deadlines)
+        at_once = engine.requests + engine.identity_requests
+        answers |= await self._fetch_rest(at_once, answers, start.deadlines)
+        if engine.costly_requests and engine.read(answers).outcome is Outcome.OK:
+            answers |= await self._fetch_rest(engine.costly_requests, answers, start.deadlines)
         self._requests = engine.requests_for(answers)
         self._identify_at_s = start.started_s + self._options.identify_interval_s
         return engine.read(answers)
@@ -250,9 +253,10 @@ class ScrapeTarget:
             answers |= await self._client.fetch((HEALTH,), deadlines)
         return auto.unrecognised(answers)
 
-    async def _fetch_rest(self, engine: Engine, answers: Answers, deadlines: Deadlines) -> Answers:
-        """Request the engine's paths that the probes did not include."""
-        wanted = engine.requests + engine.identity_requests + engine.costly_requests
+    async def _fetch_rest(
+        self, wanted: tuple[str, ...], answers: Answers, deadlines: Deadlines
+    ) -> Answers:
+        """Request the paths that were not asked for yet."""
         rest = tuple([path for path in wanted if path not in answers])
         if answers:  # the first answer came in time already
             deadlines = Deadlines(deadlines.all_s, deadlines.all_s)

@@ -52,7 +52,8 @@ class Engine:
     identity_requests: tuple[str, ...] = ()
     """Paths asked as well when an instance is new, came back, or was last identified long ago."""
     costly_requests: tuple[str, ...] = ()
-    """As these, but not when only the connection was closed, which some servers do every 5 s."""
+    """As these, but only of an instance that is healthy, and not when only its connection was
+    closed, which some servers do every 5 s."""
     choose_requests: Callable[[Answers], tuple[str, ...]] | None = None
     """Return the paths to ask at each poll, by what was answered then; without it, `requests`."""
 

@@ -332,7 +332,8 @@ ENGINE = Engine(
     read=read,
     probes=(VERSION,),
     recognise=recognise,
-    identity_requests=(VERSION, METRICS, INSTALLED),
+    identity_requests=(VERSION,),
+    costly_requests=(METRICS, INSTALLED),
     choose_requests=choose_requests,
     canary=CanaryRequest(
         GENERATE, generate_body, read_generation, needs_loaded=True, is_checked_first=True

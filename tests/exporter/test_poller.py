@@ -332,6 +332,20 @@ async def test_a_draining_instance_is_still_asked() -> None:
     assert 'ollama_instance_up{instance_id="a",node=""} 1\n' in page
 
 
+async def test_an_instance_that_is_not_healthy_is_not_asked_for_what_costs_it_work() -> None:
+    asked: list[str] = []
+
+    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (path := await read_request(reader)) is not None:
+            asked.append(path)
+            writer.write(response(b"", "500 Broken"))
+
+    async with serving(fail) as port, watching(target("a", port, "ollama")):
+        await eventually(lambda: asked.count("/") >= 2)
+
+    assert {"/", "/api/ps", "/api/version"} == set(asked)
+
+
 async def test_a_mixed_fleet_is_told_apart_and_its_histograms_are_one() -> None:
     """One server of each kind; none is told which it is."""
     asked: dict[str, set[str]] = {}
