@@ -85,7 +85,7 @@ SKIPPED = frozenset((CanaryOutcome.SKIPPED_BUSY, CanaryOutcome.SKIPPED_NOT_LOADE
 def plan(
     request: CanaryRequest,
     values: Values,
-    target: Target,
+    model: str,
     options: CanaryOptions,
     stay: Stay | None,
     *,
@@ -96,7 +96,7 @@ def plan(
     Args:
         request: How its engine is asked.
         values: What it said last.
-        target: As the inventory lists it.
+        model: What it is known to serve; empty while that is unknown.
         options: How every instance is asked.
         stay: What is known of how long its model stays.
         now_s: By the instance's clock, in seconds since 1970 UTC.
@@ -104,9 +104,9 @@ def plan(
     if values.requests_running or values.requests_queued:
         return BUSY
     if values.loaded is None and not request.needs_loaded:
-        model = values.models[0] if values.models else target.model
-        return Prompt(model, options.prompt, options.n_tokens)
-    loaded = keep_alive.chosen(values.loaded or (), target.model)
+        served = model if model in values.models else next(iter(values.models), model)
+        return Prompt(served, options.prompt, options.n_tokens)
+    loaded = keep_alive.chosen(values.loaded or (), model)
     if loaded is None:
         return NOT_LOADED
     if stay is not None and keep_alive.is_leaving(stay, now_s):
@@ -421,8 +421,8 @@ class Canary:
         values: Values,
         stay: Stay | None,
     ) -> Prompt | CanaryResult:
-        target, now_s = scrape_target.target, scrape_target.server_s()
-        return plan(request, values, target, self._options, stay, now_s=now_s)
+        model, now_s = scrape_target.row.counters.model, scrape_target.server_s()
+        return plan(request, values, model, self._options, stay, now_s=now_s)
 
     def _is_still_due(self, scrape_target: ScrapeTarget) -> bool:
         """Return whether an instance that waited is still there and may be asked."""

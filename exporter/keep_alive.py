@@ -30,9 +30,9 @@ SAME_S = 1.0
 """Expiries so close are one: a canary that is under way moves it by its own duration."""
 
 
-def chosen(loaded: Sequence[LoadedModel], listed: str) -> LoadedModel | None:
-    """Return the loaded model that the inventory lists; the first where it lists none."""
-    return next((model for model in loaded if not listed or model.name == listed), None)
+def chosen(loaded: Sequence[LoadedModel], name: str) -> LoadedModel | None:
+    """Return the loaded model of a name; the first where it is not known."""
+    return next((model for model in loaded if not name or model.name == name), None)
 
 
 def watch(stay: Stay | None, model: LoadedModel | None, now_s: float) -> Stay | None:

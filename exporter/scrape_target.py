@@ -155,7 +155,7 @@ class ScrapeTarget:
     def watch_stay(self, values: Values, at_s: float) -> None:
         """Take in how long the model stays loaded, if the instance said at `at_s` which are."""
         if values.loaded is not None:
-            model = keep_alive.chosen(values.loaded, self.target.model)
+            model = keep_alive.chosen(values.loaded, self._counters.model)
             self.stay = keep_alive.watch(self.stay, model, at_s + self.clock_offset_s)
 
     def take_canary(self, state: CanaryState) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
+import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import trustme
 
-from exporter.canary import Canary, CanaryOptions, CanaryResult, next_state
-from exporter.model import CanaryOutcome, CanaryState, State, Status, Target
+from exporter.canary import Canary, CanaryOptions, CanaryResult, TimedConnection, next_state
+from exporter.model import CanaryOutcome, CanaryState, HealthCheck, State, Status, Target
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.spec import FleetSpec, Hardware, Mode
+from provisioning.simulator.spec import MODELS, FleetSpec, Hardware, Mode
 from tests.conftest import StartLlamaServer
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.engines.test_generation import LLAMACPP_LINES
@@ -170,23 +174,49 @@ async def test_an_instance_that_does_not_serve_is_not_asked(fleet: RunningFleet)
 async def test_a_frozen_runner_that_answers_polls_is_stalled_until_it_generates_again(
     fleet: RunningFleet,
 ) -> None:
-    instance_id = fleet.fleet.instances[0].id
-    async with polling(ollama(fleet, 0)) as polled:
+    """After two canaries it is unhealthy where the inventory lets them decide, and goes on."""
+    ids = [instance.id for instance in fleet.fleet.instances][:2]
+    by_canary = ollama(fleet, 1, health=HealthCheck.CANARY)
+    async with polling(ollama(fleet, 0), by_canary) as polled:
         async with canarying(polled, timeout_s=1.0, period_s=1.5):
-            await asked_again(polled, CanaryOutcome.OK, n=1)
-            fleet.inject("runner_hang", ids=[instance_id], seconds=3600)
-            await asked_again(polled, CanaryOutcome.STALLED)
-            frozen, status = state(polled, instance_id), polled.status(instance_id)
+            await asked_again(polled, CanaryOutcome.OK)
+            fleet.inject("runner_hang", ids=ids, seconds=3600)
+            await eventually(lambda: all(n_stalled(polled, one) >= 2 for one in ids))
+            statuses = [polled.status(one) for one in ids]
             page = await polled.page()
             fleet.heal()
-            await asked_again(polled, CanaryOutcome.OK, n=1)
-            healed = state(polled, instance_id)
+            await eventually(lambda: [0, 0] == [n_stalled(polled, one) for one in ids])
+            healed = {polled.status(one) for one in ids}
 
-    assert frozen is not None
-    assert healed is not None
-    assert (Status.HEALTHY, 0) == (status, healed.n_stalled)
-    assert frozen.n_stalled >= 2
+    assert [Status.HEALTHY, Status.UNHEALTHY] == statuses
+    assert {Status.HEALTHY} == healed
     assert "ollama_instance_tokens_per_second{" not in page
+    assert 'ollama_fleet_instance_conditions{shard="0",condition="stalled"} 2\n' in page
+
+
+def n_stalled(polled: Polled, instance_id: str) -> int:
+    known = state(polled, instance_id)
+    return 0 if known is None else known.n_stalled
+
+
+async def test_of_several_loaded_models_the_one_is_asked_for_that_the_instance_is_known_for(
+    fleet: RunningFleet,
+) -> None:
+    """The other one comes first in the list; nobody but its client changes its `keep_alive`."""
+    own, other = MODELS[0].name, MODELS[2]
+    assert other.name < own == fleet.fleet.instances[0].model.name
+    store = fleet.fleet.models_of(fleet.fleet.states[0])
+    store.install(other)
+    async with polling(ollama(fleet, 0)) as polled, canarying(polled):
+        await asked_again(polled, CanaryOutcome.OK)
+        async with connected(fleet) as client:
+            await client.post("/api/generate", {"model": other.name, "keep_alive": 1234})
+        await polled.polled_again(fleet.fleet.instances[0].id)
+        await asked_again(polled, CanaryOutcome.OK, n=3)
+
+    found = store.find_loaded(other, time.time())
+    assert found is not None
+    assert 1234.0 == found.keep_alive_s
 
 
 # Other servers
@@ -310,22 +340,27 @@ async def test_no_instance_has_two_canaries_at_once() -> None:
 async def test_no_more_than_may_are_under_way_and_stalled_ones_take_half(
     fleet: RunningFleet,
 ) -> None:
-    """Two of three are frozen and two may be under way: one is left for the third."""
+    """Two of three are frozen, later one, and two may be under way: one is left for the others."""
     ids = [instance.id for instance in fleet.fleet.instances]
-    fleet.inject("runner_hang", ids=ids[:2], seconds=3600)
+    faults = [fleet.inject("runner_hang", ids=[one], seconds=3600) for one in ids[:2]]
     async with polling(*[ollama(fleet, index) for index in range(3)]) as polled:
-        async with canarying(polled, concurrency=2, timeout_s=1.0) as canary:
-            await eventually(
-                lambda: [CanaryOutcome.STALLED] * 2 == [outcome(polled, one) for one in ids[:2]]
-            )
-            n_ok, most = n_results(polled, CanaryOutcome.OK), 0
-            n_stalled = n_results(polled, CanaryOutcome.STALLED)
-            while n_results(polled, CanaryOutcome.STALLED) < n_stalled + 4:
-                most = max(most, int(repr(canary).split()[1]))
-                await asyncio.sleep(0.01)
+        async with canarying(polled, concurrency=2, timeout_s=1.0, n_tokens=32) as canary:
+            await eventually(lambda: all(n_stalled(polled, one) for one in ids[:2]))
+            n_ok = n_results(polled, CanaryOutcome.OK)
+            assert 2 == await most_under_way(polled, canary, n_stalls=4)
+            assert n_results(polled, CanaryOutcome.OK) >= n_ok + 6
+            fleet.heal(faults[1].id)
+            await eventually(lambda: not n_stalled(polled, ids[1]))
+            assert 2 == await most_under_way(polled, canary, n_stalls=3)
 
-            assert 2 == most
-            assert n_results(polled, CanaryOutcome.OK) >= n_ok + 8
+
+async def most_under_way(polled: Polled, canary: Canary, *, n_stalls: int) -> int:
+    """Return how many canaries were under way at most, until so many more have stalled."""
+    before, most = n_results(polled, CanaryOutcome.STALLED), 0
+    while n_results(polled, CanaryOutcome.STALLED) < before + n_stalls:
+        most = max(most, int(repr(canary).split()[1]))
+        await asyncio.sleep(0.01)
+    return most
 
 
 @pytest.mark.parametrize("change", ["removed", "draining"])
@@ -343,7 +378,7 @@ async def test_an_instance_that_goes_while_it_waits_is_not_asked(change: str) ->
         targets = {port: target(f"i{port}", port, engine="llamacpp") for port in (one, two)}
         async with polling(*targets.values()) as polled:
             async with canarying(polled, concurrency=1) as canary:
-                await eventually(lambda: "1 under way, 1 waiting" in repr(canary))
+                await eventually(lambda: asked and "1 under way, 1 waiting" in repr(canary))
                 (first,) = asked
                 waits = targets[one + two - first]
                 left = [replace(waits, state=State.DRAINING)] if change == "draining" else []
@@ -394,6 +429,37 @@ async def test_a_clock_that_is_wrong_does_not_move_an_expiry() -> None:
             await asked_again(polled, CanaryOutcome.OK)
 
     assert {"599.500s"} == {body["keep_alive"] for body in sent}
+
+
+async def test_an_https_instance_is_asked_as_it_is_polled() -> None:
+    """By its name, with the CA of the polls."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    handler = llama_server(answering(response(ANSWER)))
+    server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    one = Target("a", "localhost", port, tls=True, engine="llamacpp")
+    async with polling() as polled:
+        authority.configure_trust(polled.options.transport.tls)
+        await polled.update(one)
+        async with canarying(polled):
+            await asked_again(polled, CanaryOutcome.OK)
+    server.close()
+
+
+async def test_nothing_of_a_canary_is_left_to_the_garbage_collector() -> None:
+    async with asking(answering(response(ANSWER))) as polled:
+        await asked_again(polled, CanaryOutcome.OK)
+        gc.collect()
+        gc.disable()
+        try:
+            await asked_again(polled, CanaryOutcome.OK, n=5)
+            left = sum(type(one) is TimedConnection for one in gc.get_objects())
+        finally:
+            gc.enable()
+
+    assert left <= 1  # that of one under way
 
 
 # A real llama-server

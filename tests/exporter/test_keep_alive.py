@@ -87,7 +87,7 @@ def test_another_model_has_a_stay_of_its_own(unloaded: LoadedModel | None) -> No
     assert (after.usual_s if after else None) == (300.0 if unloaded else None)
 
 
-def test_the_model_of_the_inventory_is_chosen_if_it_lists_one() -> None:
+def test_the_model_that_an_instance_is_known_for_is_chosen() -> None:
     loaded = (model(1, "a"), model(1, "b:7b"))
 
     names = [found.name if (found := chosen(loaded, name)) else "" for name in ("", "b:7b", "c")]
