@@ -14,12 +14,17 @@ from dashboards.kit.fields import Json
 from dashboards.kit.panels import Column, Panel, PanelText, table
 from dashboards.queries import fleet
 from dashboards.queries.selectors import Selectors
+from dashboards.settings import DashboardSettings
 
 DISAGREEING = (
     "While replicas disagree, each status shows the highest count, so the sum can exceed the "
     "number of instances."
 )
 """What is to be said wherever the rules' counts by status are stacked or added up."""
+
+
+CANARY = "switch on the canary (--canary.period)"
+"""What to do where servers do not report what a panel shows."""
 
 
 class Uid(StrEnum):
@@ -30,6 +35,15 @@ class Uid(StrEnum):
     MODELS = "ollama-fleet-models"
     INSTANCE = "ollama-fleet-instance"
     EXPORTER = "ollama-fleet-exporter"
+
+
+def common(settings: DashboardSettings, select: Selectors) -> tuple[Any, ...]:
+    """Return what every dashboard begins with: the data source, the scrape job, the fleet."""
+    return (
+        controls.data_source(),
+        controls.constant("job", settings.prometheus_job),
+        cluster(select),
+    )
 
 
 def cluster(select: Selectors) -> Any:
@@ -84,11 +98,14 @@ def rows_by_cluster(
 ) -> Panel:
     """Return a table whose rows are of one cluster each, so that their links can choose it.
 
-    Grafana leaves the name of a column that is not there in the address: every row has one.
+    Grafana leaves the name of a column that is not there in the address: the first query gives
+    every row one.
     """
+    leading, *others = columns
     return table(
         text,
-        *(replace(column, expr=select.with_cluster(column.expr)) for column in columns),
+        replace(leading, expr=select.with_cluster(leading.expr)),
+        *others,
         labels=(*labels, select.cluster),
         **more,
     )

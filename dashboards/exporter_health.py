@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards import choices, pipeline_health
-from dashboards.choices import Uid
+from dashboards.choices import CANARY, Uid
 from dashboards.kit import colours, controls, fields
 from dashboards.kit.board import Board, Section, row
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, stat, table
@@ -24,13 +24,14 @@ def dashboard(settings: DashboardSettings) -> Board:
         description="Whether the fleet's metrics are current and complete, and whether alerts "
         "arrive.",
         scrape_interval=settings.scrape_interval,
-        variables=_variables(select),
+        variables=_variables(settings, select),
         annotations=choices.event_annotations(select)[:2],
         sections=(
             Section("", (row(4, *((4, panel) for panel in _key_numbers(select))),)),
             Section("Exporters", (row(7, (24, _exporters(select))),)),
             _polls(select),
             _inventory(select),
+            _canaries(select),
             pipeline_health.provisioners(select),
             _exposition(select),
             _processes(select),
@@ -40,14 +41,11 @@ def dashboard(settings: DashboardSettings) -> Board:
     )
 
 
-def _variables(select: Selectors) -> tuple[object, ...]:
+def _variables(settings: DashboardSettings, select: Selectors) -> tuple[object, ...]:
     known = select.series(catalogue.EXPORTER_BUILD_INFO)
-    of_job = select.series(catalogue.EXPORTER_BUILD_INFO, 'job=~"$job"')
     return (
-        controls.data_source(),
-        choices.cluster(select),
-        controls.label_values("job", known, all_value=ALL_EXPORTERS, is_multi=True),
-        controls.label_values("instance", of_job, all_value=ALL_EXPORTERS, is_multi=True),
+        *choices.common(settings, select),
+        controls.label_values("instance", known, all_value=ALL_EXPORTERS, is_multi=True),
     )
 
 
@@ -98,7 +96,7 @@ def _last_poll_cycle(select: Selectors) -> Panel:
         title="Since the last complete poll cycle",
         description="In poll intervals; the worst of the chosen exporters. Before the first "
         "cycle: since the start. Good: up to about two. More: an exporter hangs or has too many "
-        "instances. Red: the rules ignore its metrics. Series: "
+        "instances. Red: it withdraws the metrics of its fleet. Series: "
         "ollama_exporter_poll_last_completed_timestamp_seconds.",
         no_data=NO_EXPORTER,
         unit="none",
@@ -153,24 +151,26 @@ def _exporters(select: Selectors) -> Panel:
         "ollama_exporter_build_info and the others of each exporter.",
         no_data=NO_EXPORTER,
     )
-    own = pipeline.own
+    own, rate = pipeline.own, pipeline.rate
     return table(
         text,
-        _each(select, "last cycle", pipeline.poll_cycle_age(select), "s"),
-        _each(select, "cycle took", own(select, catalogue.EXPORTER_POLL_CYCLE_DURATION), "s"),
-        _each(select, "late by", own(select, catalogue.EXPORTER_POLL_LATENESS), "s"),
-        _each(select, "polls/s", pipeline.rate(select, catalogue.EXPORTER_POLLS), "cps"),
-        _each(select, "connections", own(select, catalogue.EXPORTER_OPEN_CONNECTIONS), "none"),
-        _each(select, "samples", own(select, catalogue.EXPORTER_EXPOSITION_SAMPLES), "none"),
-        _each(select, "exposition age", pipeline.exposition_age(select), "s"),
+        Column(name="last cycle", expr=pipeline.poll_cycle_age(select), unit="s"),
+        Column(
+            name="cycle took", expr=own(select, catalogue.EXPORTER_POLL_CYCLE_DURATION), unit="s"
+        ),
+        Column(name="late by", expr=own(select, catalogue.EXPORTER_POLL_LATENESS), unit="s"),
+        Column(name="polls/s", expr=rate(select, catalogue.EXPORTER_POLLS), unit="cps"),
+        Column(name="connections", expr=own(select, catalogue.EXPORTER_OPEN_CONNECTIONS)),
+        Column(name="samples", expr=own(select, catalogue.EXPORTER_EXPOSITION_SAMPLES)),
+        Column(name="exposition age", expr=pipeline.exposition_age(select), unit="s"),
         labels=("instance", "shard", "version", "python"),
+        facts=(
+            pipeline.facts(select, catalogue.EXPORTER_SHARD_INFO, "shard"),
+            pipeline.facts(select, catalogue.EXPORTER_BUILD_INFO, "version", "python"),
+        ),
         hidden_labels=("job",),
         sort=[("instance", False)],
     )
-
-
-def _each(select: Selectors, name: str, expr: str, unit: str) -> Column:
-    return Column(name=name, expr=pipeline.with_shard(select, expr), unit=unit)
 
 
 def _polls(select: Selectors) -> Section:
@@ -335,6 +335,63 @@ def _sources(select: Selectors) -> Panel:
     )
 
 
+def _canaries(select: Selectors) -> Section:
+    """Return the charts of what canaries found, and what they cost the fleet."""
+    return Section(
+        "Canaries",
+        (
+            row(
+                8,
+                (8, _canary_results(select)),
+                (8, _canary_cost(select)),
+                (8, _canary_seconds(select)),
+            ),
+        ),
+    )
+
+
+def _canary_results(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Canaries by outcome",
+        description="Canaries of the last 15 minutes. stalled: the runner is frozen or far too "
+        "slow. skipped: the instance was busy, or the model not loaded; a canary never loads one. "
+        "Mostly skipped: canaries say little. Series: ollama_fleet_canary_results_total.",
+        no_data=NO_CANARIES,
+        unit="none",
+    )
+    results = Query(pipeline.canary_results(select), "{{outcome}}")
+    return chart(text, results, overrides=fields.by_outcome(), is_stacked=True).optional()
+
+
+def _canary_cost(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Cost of canaries",
+        description="Requests and generated tokens per second that instances spend on canaries; "
+        "each replica of the exporter sends its own. Too many: a longer --canary.period. Series: "
+        "ollama_fleet_canary_requests_total, ollama_fleet_canary_tokens_total.",
+        no_data=NO_CANARIES,
+        unit="short",
+    )
+    cost = pipeline.canary_cost
+    return chart(
+        text,
+        Query(cost(select, catalogue.FLEET_CANARY_REQUESTS), "requests/s"),
+        Query(cost(select, catalogue.FLEET_CANARY_TOKENS), "tokens/s"),
+    ).optional()
+
+
+def _canary_seconds(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Instances busy with canaries",
+        description="Time that instances spend on canaries, per second: as many are busy with one "
+        "on average. Good: far below one in a hundred. Series: ollama_fleet_canary_seconds_total.",
+        no_data=NO_CANARIES,
+        unit="none",
+    )
+    seconds = pipeline.canary_cost(select, catalogue.FLEET_CANARY_SECONDS)
+    return chart(text, Query(seconds, "busy")).optional()
+
+
 def _exposition(select: Selectors) -> Section:
     """Return the charts of the page that Prometheus scrapes."""
     return Section(
@@ -438,5 +495,6 @@ def _descriptors(select: Selectors) -> Panel:
     return chart(text, Query(pipeline.descriptors_ratio(select), EXPORTER_NAME), max=1)
 
 
+NO_CANARIES = f"The exporters send no canaries: {CANARY}."
 NO_EXPORTER = "Prometheus has no exporter metrics: check that it scrapes one."
 EXPORTER_NAME = "{{instance}}"

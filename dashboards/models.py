@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dashboards import choices
-from dashboards.choices import DISAGREEING, Uid
-from dashboards.kit import colours, controls, fields
+from dashboards.choices import CANARY, DISAGREEING, Uid
+from dashboards.kit import colours, fields
 from dashboards.kit.board import Board, Section, row
 from dashboards.kit.controls import to_dashboard
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, table
 from dashboards.queries import fleet, models
 from dashboards.queries.selectors import Selectors
 from dashboards.settings import DashboardSettings
+from exporter import catalogue
 
 NO_MODEL = "No instance of the chosen models is in the inventory."
-NO_SPEED = "No instance of the chosen models reports its generation speed."
-NO_LATENCY = "No instance of the chosen models reports its latency."
+NO_SPEED = f"The chosen models' servers report no speed, as stock Ollama: {CANARY}."
+NO_LATENCY = f"The chosen models' servers report no latency, as stock Ollama: {CANARY}."
+NO_LOADED = "No server of the chosen models says what it has loaded; stock Ollama does."
+NO_CANARY = f"No canary of the chosen models succeeded in the last 15 minutes: {CANARY}."
 
 
 def dashboard(settings: DashboardSettings) -> Board:
@@ -25,11 +28,12 @@ def dashboard(settings: DashboardSettings) -> Board:
         title="Models",
         description="How many instances serve each model, how fast, and what its users feel.",
         scrape_interval=settings.scrape_interval,
-        variables=(controls.data_source(), choices.cluster(select), choices.model(select)),
+        variables=(*choices.common(settings, select), choices.model(select)),
         annotations=choices.event_annotations(select),
         sections=(
             Section("", (row(9, (24, _all(select))),)),
             Section("Instances", (row(8, (12, _by_status(select)), (12, _healthy(select))),)),
+            _loaded_models(select),
             Section(
                 "Speed",
                 (
@@ -39,6 +43,8 @@ def dashboard(settings: DashboardSettings) -> Board:
             ),
             Section("Requests", (row(8, (12, _requests(select)), (12, _errors(select))),)),
             Section("Latency", (row(8, (12, _p99(select)), (12, _slow_instances(select))),)),
+            _inside_of_servers(select),
+            _canaries(select),
             Section(
                 "Spread over instances, a chart per model",
                 (row(8, (24, _speed_spread(select))), row(8, (24, _latency_spread(select)))),
@@ -52,8 +58,9 @@ def _all(select: Selectors) -> Panel:
     text = PanelText(
         title="Models",
         description="The chosen models, the largest first. A healthy share below 100 % is what "
-        "users feel first. Errors of one model: the model. Errors of all: the fleet. Series: "
-        "ollama_model_instances, model:ollama_tokens_per_second:sum, model:ollama_errors:rate5m.",
+        "users feel first. Fewer loaded than healthy: servers unloaded the model. Errors of one "
+        "model: the model. Errors of all: the fleet. Series: model:ollama_instances:sum, "
+        "ollama_model_loaded_instances, model:ollama_tokens_per_second:sum.",
         no_data=NO_MODEL,
     )
     ratio = {"unit": "percentunit", "decimals": 1}
@@ -68,6 +75,14 @@ def _all(select: Selectors) -> Panel:
             overrides=ratio,
         ),
         Column(name="of the fleet", expr=models.share(select), unit="percentunit", overrides=ratio),
+        *(
+            Column(name=name, expr=models.now(select, series))
+            for name, series in (
+                ("installed", catalogue.MODEL_INSTALLED_INSTANCES),
+                ("loaded", catalogue.MODEL_LOADED_INSTANCES),
+                ("on CPU", catalogue.MODEL_ON_CPU_INSTANCES),
+            )
+        ),
         Column(name="tokens/s", expr=models.speed(select), unit="short"),
         Column(name="tokens/s each", expr=models.speed_each(select), unit="short"),
         Column(name="p99", expr=models.latency_p99_known(select), unit="s"),
@@ -100,11 +115,11 @@ def _healthy(select: Selectors) -> Panel:
         title="Healthy share by model",
         description="Healthy share of each model's instances. One line that falls alone: a bad "
         "rollout of that model, or its nodes. All together: the fleet. Series: "
-        "ollama_model_instances.",
+        "model:ollama_instances:sum, model:ollama_inventory_instances:sum.",
         no_data=NO_MODEL,
         unit="percentunit",
     )
-    return chart(text, Query(models.healthy_over_time(select), "{{model}}"), max=1)
+    return chart(text, Query(models.healthy_ratio(select), "{{model}}"), max=1)
 
 
 def _speed(select: Selectors) -> Panel:
@@ -123,7 +138,7 @@ def _generated(select: Selectors) -> Panel:
         title="Tokens generated",
         description="Tokens per second that are generated: current load of each model. Series: "
         "ollama_fleet_generated_tokens_total.",
-        no_data="No instance of the chosen models counts its tokens.",
+        no_data="The chosen models' servers count no tokens, as stock Ollama.",
         unit="short",
     )
     return chart(text, Query(models.generated(select), "{{model}}"), is_stacked=True).optional()
@@ -134,7 +149,8 @@ def _requests(select: Selectors) -> Panel:
         title="Requests",
         description="Requests per second by model, as far as its instances count them. Series: "
         "ollama_fleet_request_duration_seconds.",
-        no_data="No instance of the chosen models reports a histogram of request durations.",
+        no_data="The chosen models' servers report no histogram of requests, as stock Ollama: see "
+        "the canaries below.",
         unit="reqps",
     )
     return chart(text, Query(models.requests(select), "{{model}}"), is_stacked=True).optional()
@@ -145,7 +161,7 @@ def _errors(select: Selectors) -> Panel:
         title="Failed requests",
         description="Per second by model. One model alone: its engine, its memory or its last "
         "rollout. All together: the fleet's. Series: model:ollama_errors:rate5m.",
-        no_data="No instance of the chosen models counts its errors.",
+        no_data="The chosen models' servers count no errors, as stock Ollama.",
         unit="reqps",
     )
     return chart(text, Query(models.errors(select), "{{model}}"), is_stacked=True).optional()
@@ -179,7 +195,8 @@ def _p99(select: Selectors) -> Panel:
         title="Latency, p99 of requests",
         description="From the histogram of all requests of a model, and the fleet's limit. "
         "Series: ollama_fleet_request_duration_seconds.",
-        no_data="No instance of the chosen models reports a histogram of request durations.",
+        no_data="The chosen models' servers report no histogram of requests, as stock Ollama: see "
+        "the canaries below.",
         unit="s",
     )
     return chart(
@@ -187,7 +204,7 @@ def _p99(select: Selectors) -> Panel:
         Query(models.latency_p99(select), "{{model}}"),
         Query(fleet.latency_limit(select), "limit"),
         overrides=[fields.limit_line("limit")],
-    )
+    ).optional()
 
 
 def _slow_instances(select: Selectors) -> Panel:
@@ -249,3 +266,174 @@ def _latency_spread(select: Selectors) -> Panel:
         ],
         repeat="model",
     )
+
+
+def _loaded_models(select: Selectors) -> Section:
+    """Return the charts of what servers have in memory."""
+    return Section(
+        "Loaded models",
+        (
+            row(
+                8,
+                (6, _loaded(select)),
+                (6, _on_cpu(select)),
+                (6, _memory(select)),
+                (6, _loads(select)),
+            ),
+        ),
+    )
+
+
+def _loaded(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Instances with the model loaded",
+        description="Instances that have the model in memory; one with two models counts for both. "
+        "A fall while the healthy ones stay: servers unload it. Series: "
+        "ollama_model_loaded_instances.",
+        no_data=NO_LOADED,
+        unit="none",
+    )
+    loaded = Query(models.now(select, catalogue.MODEL_LOADED_INSTANCES), "{{model}}")
+    return chart(text, loaded).optional()
+
+
+def _on_cpu(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Instances with the model on the CPU",
+        description="Instances that have the model partly or wholly outside of GPU memory: many "
+        "times slower. Good: none, or all where there is no GPU. Series: "
+        "ollama_model_on_cpu_instances.",
+        no_data=NO_LOADED,
+        unit="none",
+    )
+    on_cpu = Query(models.now(select, catalogue.MODEL_ON_CPU_INSTANCES), "{{model}}")
+    return chart(text, on_cpu).optional()
+
+
+def _memory(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Memory of loaded models",
+        description="Memory of the chosen models in all instances, on GPUs and off them. Off the "
+        "GPU that grows: models do not fit beside each other. Series: ollama_model_vram_bytes, "
+        "ollama_model_loaded_bytes.",
+        no_data=NO_LOADED,
+        unit="bytes",
+    )
+    return chart(
+        text,
+        Query(models.total(select, catalogue.MODEL_VRAM_BYTES), "on the GPU"),
+        Query(models.off_gpu_bytes(select), "off the GPU"),
+        overrides=[
+            fields.coloured("on the GPU", colours.GOOD),
+            fields.coloured("off the GPU", colours.WARNING),
+        ],
+        is_stacked=True,
+    ).optional()
+
+
+def _loads(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Loads and unloads in an hour",
+        description="Times that instances loaded and unloaded the model within the hour before. "
+        "Good: few. Many: clients ask for more models than fit, or keep_alive is short. Series: "
+        "ollama_fleet_model_loads_total, ollama_fleet_model_unloads_total.",
+        no_data=NO_LOADED,
+        unit="none",
+    )
+    return chart(
+        text,
+        Query(models.last_hour(select, catalogue.FLEET_MODEL_LOADS), "{{model}} loaded"),
+        Query(models.last_hour(select, catalogue.FLEET_MODEL_UNLOADS), "{{model}} unloaded"),
+    ).optional()
+
+
+def _inside_of_servers(select: Selectors) -> Section:
+    """Return the charts of what only some engines report."""
+    return Section(
+        "Inside of servers that report it",
+        (
+            row(
+                8,
+                (8, _first_token(select)),
+                (8, _queue_time(select)),
+                (8, _kv_cache(select)),
+            ),
+        ),
+    )
+
+
+def _first_token(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Time to first token, p99 of requests",
+        description="What a user waits until an answer begins. High with a short queue: long "
+        "prompts. Series: ollama_fleet_time_to_first_token_seconds.",
+        no_data="No server reports it; vLLM, SGLang and TGI do. Of stock Ollama, see the canaries.",
+        unit="s",
+    )
+    series = catalogue.FLEET_TIME_TO_FIRST_TOKEN
+    return chart(text, Query(models.reported_quantile(select, series), "{{model}}")).optional()
+
+
+def _queue_time(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Queue time, p99 of requests",
+        description="Time that requests wait in their instance's queue. It climbs: add instances. "
+        "Series: ollama_fleet_queue_time_seconds.",
+        no_data="No server reports it; vLLM, SGLang and TGI do. Of stock Ollama, see the canaries.",
+        unit="s",
+    )
+    series = catalogue.FLEET_QUEUE_TIME
+    return chart(text, Query(models.reported_quantile(select, series), "{{model}}")).optional()
+
+
+def _kv_cache(select: Selectors) -> Panel:
+    text = PanelText(
+        title="KV cache in use",
+        description="One instance in ten uses more of its KV cache. Near 100 %, new requests wait "
+        "or push others out. Series: model:ollama_instance_kv_cache_usage_ratio:quantile.",
+        no_data="No server reports it; vLLM, SGLang and llama-server do, stock Ollama does not.",
+        unit="percentunit",
+    )
+    used = Query(models.kv_cache_spread(select, "0.9"), "{{model}}")
+    return chart(text, used, max=1).optional()
+
+
+CANARY_PANELS = (
+    (
+        catalogue.FLEET_CANARY_DURATION,
+        "Duration",
+        "Whole canaries. Far above their usual: instances are overloaded or slow.",
+    ),
+    (
+        catalogue.FLEET_CANARY_TIME_TO_FIRST_TOKEN,
+        "Time to first token",
+        "Until the first token came. High with a short wait: the GPU is busy.",
+    ),
+    (
+        catalogue.FLEET_CANARY_WAITING,
+        "Wait in the queue",
+        "Time in the queue of the server. It climbs: add instances.",
+    ),
+    (
+        catalogue.FLEET_CANARY_LOAD,
+        "Load time",
+        "Time that servers loaded the model for. Good: near 0, as canaries load nothing.",
+    ),
+)
+
+
+def _canaries(select: Selectors) -> Section:
+    """Return the charts of the exporter's own requests."""
+    panels = (_canary(select, *one) for one in CANARY_PANELS)
+    return Section("Canaries", (row(8, *((6, panel) for panel in panels)),))
+
+
+def _canary(select: Selectors, series: catalogue.Series, what: str, meaning: str) -> Panel:
+    text = PanelText(
+        title=f"{what}, p99 of canaries",
+        description=f"{meaning} One canary in a hundred took longer, in the last 15 minutes. "
+        f"Series: {series.name}.",
+        no_data=NO_CANARY,
+        unit="s",
+    )
+    return chart(text, Query(models.canary_p99(select, series), "{{model}}")).optional()

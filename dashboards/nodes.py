@@ -26,8 +26,7 @@ def dashboard(settings: DashboardSettings) -> Board:
         description="Which nodes are slower than their peers, which fail, and their instances.",
         scrape_interval=settings.scrape_interval,
         variables=(
-            controls.data_source(),
-            choices.cluster(select),
+            *choices.common(settings, select),
             choices.model(select),
             choices.node(select),
             controls.limit(*LIMITS, default=25),
@@ -181,7 +180,7 @@ def _errors(select: Selectors) -> Panel:
         title="Nodes with most failed requests",
         description="Failed requests per second, and the node's share of the fleet's. Series: "
         "node:ollama_errors:rate5m.",
-        no_data="No node has failed requests.",
+        no_data="No node has failed requests; stock Ollama counts none.",
     )
     panel = choices.rows_by_cluster(
         select,
@@ -200,7 +199,7 @@ def _errors_line(select: Selectors) -> Panel:
         title="Failed requests by node",
         description=f"The {nodes.LINES} chosen nodes with the most failed requests at the end of "
         "the time range. Series: node:ollama_errors:rate5m.",
-        no_data="No request fails on the chosen nodes.",
+        no_data="No request fails on the chosen nodes; stock Ollama counts none.",
         unit="reqps",
     )
     return chart(text, Query(nodes.errors_over_time(select), "{{node}}")).optional()
@@ -212,7 +211,8 @@ def _started(select: Selectors) -> Panel:
         description=f"Instances that started within the last five minutes, on the {nodes.LINES} "
         "of the chosen nodes with the most starts. Repeated starts on one node: instances crash "
         "there. Series: node:ollama_instances_started:count.",
-        no_data="No instance of the chosen nodes started, or none reports its start time.",
+        no_data="No instance of the chosen nodes started. Of stock Ollama only an inventory with "
+        "`started` says when it did.",
         unit="none",
     )
     started = Query(nodes.started_over_time(select), "{{node}}")
@@ -222,10 +222,10 @@ def _started(select: Selectors) -> Panel:
 def _instances(select: Selectors) -> Panel:
     text = PanelText(
         title="Instances: down first, then slowest",
-        description="Instances of the chosen nodes and models, at most `limit`. One slow instance "
-        "among fast ones: the instance. All slow: the node. Series: ollama_instance_up and the "
-        "others of each instance.",
-        no_data="The chosen nodes have no instance of the chosen models.",
+        description="Instances of the chosen nodes, at most `limit`; those whose speed is not "
+        "known stand before the slowest. One slow instance among fast ones: the instance. All "
+        "slow: the node. Series: ollama_instance_up and the others of each instance.",
+        no_data="The chosen nodes have no instance, or the exporter does not publish single ones.",
     )
     return choices.rows_by_cluster(
         select,
@@ -236,7 +236,8 @@ def _instances(select: Selectors) -> Panel:
             overrides=fields.coloured_cell(UP),
         ),
         *_instance_columns(select),
-        labels=("instance_id", "node", "model"),
+        labels=("instance_id", "node", "model", "engine"),
+        facts=(nodes.instance_info(select),),
         links={
             "instance_id": choices.instance_links(select),
             "node": choices.node_links(select),
@@ -259,5 +260,6 @@ def _instance_columns(select: Selectors) -> tuple[Column, ...]:
             Column(name=name, expr=nodes.instance_value(select, series), unit=unit)
             for name, series, unit in shown
         ),
+        Column(name="conditions", expr=nodes.instance_conditions(select)),
         Column(name="age", expr=nodes.instance_age(select), unit="s"),
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from alerts import names
 from dashboards import choices
-from dashboards.choices import DISAGREEING, Uid
-from dashboards.kit import colours, controls, fields
+from dashboards.choices import CANARY, DISAGREEING, Uid
+from dashboards.kit import colours, fields
 from dashboards.kit.board import Board, Section, row
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, heat_map, stat
 from dashboards.queries import fleet, nodes
 from dashboards.queries.limits import ThresholdStat
 from dashboards.queries.selectors import Selectors
 from dashboards.settings import DashboardSettings
+from exporter import catalogue
 
 
 def dashboard(settings: DashboardSettings) -> Board:
@@ -21,7 +23,7 @@ def dashboard(settings: DashboardSettings) -> Board:
         title="Overview",
         description="Whether the fleet is healthy: instances, capacity, latency, errors, alerts.",
         scrape_interval=settings.scrape_interval,
-        variables=(controls.data_source(), choices.cluster(select)),
+        variables=choices.common(settings, select),
         annotations=choices.event_annotations(select),
         since="now-3h",
         sections=(
@@ -86,8 +88,9 @@ def _p99(select: Selectors) -> Panel:
         title="Request latency, p99",
         description="One request in a hundred takes longer; the slowest cluster is shown. Red: "
         "above the limit; check whether few or all instances are slow. Series: "
-        "fleet:ollama_request_latency_seconds:p99.",
-        no_data="No instance reports its latency, or there were too few requests.",
+        "fleet:ollama_request_latency_seconds:p99, by source: requests, else canaries, else what "
+        "instances report.",
+        no_data=NO_LATENCY,
         unit="s",
     )
     limit = Query(fleet.latency_limit(select), "limit")
@@ -102,7 +105,8 @@ def _speed(select: Selectors) -> Panel:
         description="Sum of the speed of each healthy instance, in tokens/s. Not current load. "
         "Red: instances are missing or hardware slowed down; check the nodes. Series: "
         "fleet:ollama_tokens_per_second:estimate.",
-        no_data="The speed of fewer than half of the instances is known.",
+        no_data="The speed of fewer than half of the instances is known. Stock Ollama reports "
+        f"none: {CANARY}.",
         unit="short",
     )
     floor = Query(fleet.speed_floor(select), "floor")
@@ -115,9 +119,9 @@ def _failed(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed requests",
         description="Share of requests that failed in the last five minutes. Red: more than the "
-        "objective allows; the error budget alert decides whether it matters. Series: "
-        "fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
-        no_data="No requests, or no instance counts them.",
+        "objective allows; the error budget alert decides whether it matters. The worst cluster is "
+        f"shown. Series: {names.REQUEST_ERROR_RATIO}.",
+        no_data=NO_REQUESTS,
         unit="percentunit",
     )
     budget = Query(fleet.failed_budget(select), "objective")
@@ -130,7 +134,7 @@ def _waiting(select: Selectors) -> Panel:
         title="Queued requests",
         description="Requests queued in instances, and the limit. Red: users wait; add instances "
         "or reduce load. Series: fleet:ollama_requests_queued:sum.",
-        no_data="No instance reports queued requests.",
+        no_data=NO_QUEUE,
         unit="none",
     )
     limit = Query(fleet.waiting_limit(select), "limit")
@@ -161,7 +165,7 @@ def _instances_and_speed(select: Selectors) -> Section:
         "Instances and speed",
         (
             row(8, (12, _by_status(select)), (12, _failing(select))),
-            row(8, (12, _speed_by_model(select)), (12, _asked(select))),
+            row(8, (8, _conditions(select)), (8, _speed_by_model(select)), (8, _asked(select))),
         ),
     )
 
@@ -201,13 +205,26 @@ def _failing(select: Selectors) -> Panel:
     )
 
 
+def _conditions(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Conditions of instances",
+        description="Instances that answer and have a condition. model_not_loaded, "
+        "nothing_loaded: the first request waits for the load. model_not_installed: requests fail. "
+        "on_cpu: many times slower. stalled: the runner is frozen. Good: none, or steady. Series: "
+        "ollama_fleet_instance_conditions.",
+        no_data=NO_FLEET,
+        unit="none",
+    )
+    return chart(text, Query(fleet.conditions(select), "{{condition}}"))
+
+
 def _speed_by_model(select: Selectors) -> Panel:
     text = PanelText(
         title="Generation capacity by model",
         description="Tokens per second that healthy instances can generate, by model. A model "
         "that shrinks has lost instances or slowed down: see the models dashboard. Series: "
         "model:ollama_tokens_per_second:sum.",
-        no_data="No instance reports its generation speed.",
+        no_data=f"No instance reports its speed, as stock Ollama: {CANARY}.",
         unit="short",
     )
     return chart(
@@ -224,7 +241,7 @@ def _asked(select: Selectors) -> Panel:
         title="Tokens generated",
         description="Tokens per second that are generated: current load, not capacity. Near the "
         "capacity, the fleet is full. Series: fleet:ollama_generated_tokens:rate.",
-        no_data="No instance counts its tokens.",
+        no_data="No instance counts its tokens; stock Ollama does not.",
         unit="short",
     )
     return chart(text, Query(fleet.generated(select), "generated")).optional()
@@ -236,6 +253,7 @@ def _requests(select: Selectors) -> Section:
         "Requests",
         (
             row(8, (12, _latency(select)), (12, _durations(select))),
+            row(8, (8, _first_token(select)), (8, _queue_time(select)), (8, _canaries(select))),
             row(8, (8, _failed_ratio(select)), (8, _errors(select)), (8, _waiting_line(select))),
         ),
     )
@@ -244,21 +262,25 @@ def _requests(select: Selectors) -> Section:
 def _latency(select: Selectors) -> Panel:
     text = PanelText(
         title="Latency, p99",
-        description="The fleet's p99, its limit, and the spread of the instances' own p99. A wide "
-        "band: a few instances are overloaded. All high: the fleet is. Series: "
-        "fleet:ollama_request_latency_seconds:p99 and its spread over instances.",
-        no_data="No instance reports its latency, or there were too few requests.",
+        description="The p99 of real requests and of canaries, the limit, and the spread of the "
+        "instances' own p99. A wide band: a few instances are overloaded. Slow canaries "
+        "as well: the servers are slow, not the requests long. Series: "
+        "fleet:ollama_request_duration_seconds:p99, fleet:ollama_canary_duration_seconds:p99 and "
+        "the spread over instances.",
+        no_data=NO_LATENCY,
         unit="s",
     )
     spread = {"0.99": "p99 of instances", "0.9": "p90 of instances", "0.5": "p50 of instances"}
     p99, p90, p50 = spread.values()
     return chart(
         text,
-        Query(fleet.latency_p99(select), "fleet"),
+        Query(fleet.requests_p99(select), "requests"),
+        Query(fleet.canary_p99(select), "canaries"),
         Query(fleet.latency_limit(select), "limit"),
         *(Query(fleet.latency_spread(select, quantile), name) for quantile, name in spread.items()),
         overrides=[
-            fields.override("fleet", {"color": fields.fixed(colours.GOOD), "custom.lineWidth": 2}),
+            _thick("requests", colours.GOOD),
+            _thick("canaries", colours.CANARY),
             fields.limit_line("limit"),
             fields.band(p99, p90, colours.PLAIN),
             fields.band(p90, p50, colours.PLAIN),
@@ -267,24 +289,84 @@ def _latency(select: Selectors) -> Panel:
     )
 
 
+def _thick(name: str, colour: str) -> fields.Json:
+    return fields.override(name, {"color": fields.fixed(colour), "custom.lineWidth": 2})
+
+
 def _durations(select: Selectors) -> Panel:
     text = PanelText(
         title="Request durations",
         description="Requests per second by duration. Two bands: two kinds of requests or "
         "instances. A rising band: overload. Series: ollama_fleet_request_duration_seconds.",
-        no_data="No instance reports a histogram of request durations.",
+        no_data="No instance reports a histogram of request durations; stock Ollama does not.",
         unit="s",
     )
     return heat_map(text, Query(fleet.durations(select), "{{le}}")).optional()
 
 
+def _requests_and_canaries(text: PanelText, requests: str, canaries: str) -> Panel:
+    """Return what servers report of real requests, beside what canaries found."""
+    return chart(
+        text,
+        Query(requests, "requests"),
+        Query(canaries, "canaries"),
+        overrides=[
+            _thick("requests", colours.GOOD),
+            _thick("canaries", colours.CANARY),
+        ],
+    ).optional()
+
+
+def _first_token(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Time to first token, p99",
+        description="What a user waits until an answer begins. Canaries high as well: the queue or "
+        "the GPU. Requests alone: long prompts. Series: ollama_fleet_time_to_first_token_seconds, "
+        "ollama_fleet_canary_time_to_first_token_seconds.",
+        no_data=f"No instance reports it, as stock Ollama: {CANARY}.",
+        unit="s",
+    )
+    return _requests_and_canaries(
+        text,
+        fleet.reported_p99(select, catalogue.FLEET_TIME_TO_FIRST_TOKEN),
+        fleet.canaries_p99(select, catalogue.FLEET_CANARY_TIME_TO_FIRST_TOKEN),
+    )
+
+
+def _queue_time(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Queue time, p99",
+        description="Time that requests wait inside of a server. It climbs: add instances. Series: "
+        "ollama_fleet_queue_time_seconds, ollama_fleet_canary_waiting_seconds.",
+        no_data=f"No instance reports it, as stock Ollama: {CANARY}.",
+        unit="s",
+    )
+    return _requests_and_canaries(
+        text,
+        fleet.reported_p99(select, catalogue.FLEET_QUEUE_TIME),
+        fleet.canaries_p99(select, catalogue.FLEET_CANARY_WAITING),
+    )
+
+
+def _canaries(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Canaries by outcome",
+        description="Canaries of the last 15 minutes. stalled: runners are frozen or far too slow, "
+        "though health checks are good. Series: ollama_fleet_canary_results_total.",
+        no_data=f"No canaries are sent: {CANARY}.",
+        unit="none",
+    )
+    results = Query(fleet.canary_results(select), "{{outcome}}")
+    return chart(text, results, overrides=fields.by_outcome(), is_stacked=True).optional()
+
+
 def _failed_ratio(select: Selectors) -> Panel:
     text = PanelText(
         title="Failed requests, share",
-        description="Share of requests that fail, and what the objective allows in the long run. "
-        "The error budget covers short peaks above the line. Series: "
-        "fleet:ollama_request_errors:rate5m, fleet:ollama_requests:rate5m.",
-        no_data="No requests, or no instance counts them.",
+        description="Share of requests that fail in the worst cluster, and what the objective "
+        "allows in the long run. The error budget covers short peaks above the line. Series: "
+        f"{names.REQUEST_ERROR_RATIO}.",
+        no_data=NO_REQUESTS,
         unit="percentunit",
     )
     return chart(
@@ -292,7 +374,7 @@ def _failed_ratio(select: Selectors) -> Panel:
         Query(fleet.failed_ratio(select), "failed"),
         Query(fleet.failed_budget(select), "objective"),
         overrides=[fields.coloured("failed", colours.BAD), fields.limit_line("objective")],
-    )
+    ).optional()
 
 
 def _errors(select: Selectors) -> Panel:
@@ -300,7 +382,7 @@ def _errors(select: Selectors) -> Panel:
         title="Errors by type",
         description="Failed requests per second by type. Out of memory: too many concurrent "
         "requests per instance. Series: ollama_fleet_errors_total.",
-        no_data="No instance counts its errors.",
+        no_data="No instance counts its errors; stock Ollama does not.",
         unit="reqps",
     )
     return chart(
@@ -313,7 +395,7 @@ def _waiting_line(select: Selectors) -> Panel:
         title="Queued requests over time",
         description="Requests queued in instances, and the limit. A line that only climbs: add "
         "instances. Series: fleet:ollama_requests_queued:sum.",
-        no_data="No instance reports queued requests.",
+        no_data=NO_QUEUE,
         unit="none",
     )
     return chart(
@@ -362,7 +444,7 @@ def _worst_nodes(select: Selectors) -> Panel:
         description="Failed requests per second, and the node's share of the fleet's. One node "
         "with a large share is broken; many small shares are not the cause. Series: "
         "node:ollama_errors:rate5m.",
-        no_data="No node has failed requests.",
+        no_data="No node has failed requests; stock Ollama counts none.",
     )
     panel = choices.rows_by_cluster(
         select,
@@ -395,12 +477,23 @@ def _what_changed(select: Selectors) -> Section:
 def _started(select: Selectors) -> Panel:
     text = PanelText(
         title="Instances started",
-        description="Instances that started within the last five minutes. Low and even: rotation. "
-        "A peak: a rollout, or a crash of many. Series: node:ollama_instances_started:count.",
-        no_data="No instance started, or none reports its start time.",
+        description="Instances that started within the last five minutes, and restarts that "
+        "exporters saw. Low and even: rotation. A peak: a rollout, or a crash of many. Stock "
+        "Ollama shows a start only where the inventory has `started`, and a restart only by a new "
+        "version. Series: node:ollama_instances_started:count, ollama_fleet_restarts_total.",
+        no_data=NO_FLEET,
         unit="none",
     )
-    return chart(text, Query(fleet.started(select), "started"), is_bars=True).optional()
+    return chart(
+        text,
+        Query(fleet.started(select), "started"),
+        Query(fleet.restarts(select), "restarts seen"),
+        overrides=[
+            fields.coloured("started", colours.PLAIN),
+            fields.coloured("restarts seen", colours.WARNING),
+        ],
+        is_bars=True,
+    )
 
 
 def _on_purpose(select: Selectors) -> Panel:
@@ -421,7 +514,7 @@ def _on_purpose(select: Selectors) -> Panel:
 
 def _versions(select: Selectors) -> Panel:
     text = PanelText(
-        title="Versions",
+        title="Engines and versions",
         description="Instances by engine and version. Good: one version, or one that takes over "
         "from another. Series: engine_version:ollama_instances:count.",
         no_data="No instance reports its version.",
@@ -450,4 +543,7 @@ def _rotation(select: Selectors) -> Panel:
     )
 
 
+NO_LATENCY = f"Too few requests, or servers that do not report them, as stock Ollama: {CANARY}."
+NO_REQUESTS = "Too few requests, or no instance counts them; stock Ollama does not."
+NO_QUEUE = "No instance reports queued requests; of stock Ollama, see the queue time of canaries."
 NO_FLEET = "No fleet metrics: check the exporter dashboard."

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from alerts.promql import Scope
 from dashboards.errors import SettingsError
 from exporter.catalogue import ALL_SERIES
-from ollama_fleet.durations import parse_duration_s
 
 INTERVAL = re.compile(r"[1-9][0-9]{0,5}[smh]")
 """Grafana takes one unit only."""
@@ -17,8 +15,6 @@ JOB = re.compile(r'[^"$\\\n]+')
 TAKEN_LABELS = frozenset(label for series in ALL_SERIES for label in series.labels) | {
     "alertname", "severity", "job", "instance", "le", "quantile", "shard",
 }  # fmt: skip
-LOOKBACK_SCRAPES = 4
-"""Scrapes in a row that may fail before a value counts as gone; as the rules have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +39,6 @@ class DashboardSettings:
         ]
         if faults:
             raise SettingsError("\n".join(faults))
-
-    @property
-    def scope(self) -> Scope:
-        """Return what the rules' turns of phrase need to know."""
-        return Scope(
-            job=self.prometheus_job,
-            cluster_label=self.cluster_label,
-            lookback_s=LOOKBACK_SCRAPES * parse_duration_s(self.scrape_interval),
-        )
 
 
 def _faults_of_label(name: str) -> list[str]:

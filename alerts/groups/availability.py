@@ -11,10 +11,11 @@ from alerts.names import (
     INSTANCES,
     INVENTORY,
     MODEL_INSTANCES,
+    MODEL_INVENTORY,
     STUCK,
 )
 from alerts.promql import joined, of_size
-from alerts.settings import Settings
+from alerts.settings import LOOKBACK_SCRAPES, Settings
 from exporter import catalogue
 from exporter.model import Condition
 from ollama_fleet.durations import duration_text
@@ -76,7 +77,22 @@ def _counts(settings: Settings) -> tuple[Recording, ...]:
         Recording(HEALTHY_RATIO, f"sum {scope.by()} ({HEALTHY}) / ({EXPECTED} > 0)"),
         Recording(MODEL_INSTANCES, scope.fleet_sum(catalogue.MODEL_INSTANCES, "model", "status")),
         Recording(CONDITIONS, scope.fleet_sum(catalogue.FLEET_INSTANCE_CONDITIONS, "condition")),
+        Recording(MODEL_INVENTORY, _by_model(settings)),
     )
+
+
+def _by_model(settings: Settings) -> str:
+    """Return the instances of each model, whatever their status.
+
+    Each exporter's statuses are added up first, and the lookback is that of the sum: an instance
+    whose status changes counts once, also where replicas disagree about it.
+    """
+    scope = settings.scope
+    labels = ("job", "instance", *catalogue.SHARD, "model")
+    counts = f"sum {scope.by(*labels)} ({scope.raw(catalogue.MODEL_INSTANCES)})"
+    span, step = (duration_text(scope.lookback_s / part) for part in (1, LOOKBACK_SCRAPES))
+    each = f"max {scope.by(*catalogue.SHARD, 'model')} (last_over_time(({counts})[{span}:{step}]))"
+    return f"sum {scope.by('model')} ({each})"
 
 
 def _drained(settings: Settings) -> str:

@@ -10,6 +10,7 @@ from alerts.model import Group, Recording
 from alerts.names import (
     LATENCY_SPREAD,
     MODEL_ERRORS,
+    MODEL_KV_CACHE_SPREAD,
     MODEL_LATENCY_SPREAD,
     MODEL_SPEED_SPREAD,
     NODE_ERRORS,
@@ -32,12 +33,14 @@ RECENT_S = 300.0
 def group(settings: Settings) -> Group:
     """Return the recording rules that only dashboards read."""
     latency, speed = catalogue.INSTANCE_LATENCY_P99, catalogue.INSTANCE_TOKENS_PER_SECOND
+    kv_cache = catalogue.INSTANCE_KV_CACHE_USAGE
     return Group(
         "ollama-fleet-spread",
         (
             *_spread(settings, LATENCY_SPREAD, latency, QUANTILES_ABOVE),
             *_spread(settings, MODEL_LATENCY_SPREAD, latency, QUANTILES_ABOVE, "model"),
             *_spread(settings, MODEL_SPEED_SPREAD, speed, QUANTILES_BELOW, "model"),
+            *_spread(settings, MODEL_KV_CACHE_SPREAD, kv_cache, QUANTILES_ABOVE, "model"),
             _errors_of_nodes(settings),
             _errors_of_models(settings),
             _started(settings),

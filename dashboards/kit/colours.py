@@ -24,4 +24,14 @@ STATUSES = {
 }
 """In the order in which they are stacked."""
 
+CANARY = "#CC79A7"
+"""Of what canaries found, beside real requests."""
+CANARY_OUTCOMES = {
+    "ok": GOOD,
+    "stalled": BAD,
+    "error": WARNING,
+    "skipped_busy": "#0072B2",
+    "skipped_not_loaded": NEUTRAL,
+}
+
 SEVERITIES = {"critical": BAD, "warning": WARNING, "info": PLAIN}

@@ -58,6 +58,20 @@ def label_values(
     return template
 
 
+def constant(name: str, value: str) -> Any:
+    """Return a value that all queries use and nobody chooses."""
+    template = core.Template(
+        name=name,
+        label=name,
+        type="constant",
+        query=value,
+        hide=core.HIDE_VARIABLE,
+        refresh=core.REFRESH_NEVER,
+    )
+    template._current = {"selected": True, "text": value, "value": value}
+    return template
+
+
 def limit(*choices: int, default: int) -> Any:
     """Return the choice of how many rows tables have."""
     return core.Template(

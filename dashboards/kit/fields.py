@@ -74,6 +74,11 @@ def by_status() -> list[Json]:
     return [coloured(status, colour) for status, colour in colours.STATUSES.items()]
 
 
+def by_outcome() -> list[Json]:
+    """Return the fixed colour of each outcome of a canary."""
+    return [coloured(outcome, colour) for outcome, colour in colours.CANARY_OUTCOMES.items()]
+
+
 def steps(*above: tuple[float, str], base: str = colours.GOOD) -> list[Json]:
     """Return thresholds: the base colour, and from each value on another one."""
     return [
@@ -115,7 +120,7 @@ def joined_table(
         labels: Columns that come first, in this order.
         names: The queries' column names by refId, the leading one first: where only it has
             results, Grafana calls its column `Value`.
-        hidden_labels: Labels that are no columns.
+        hidden_labels: Labels and values that are no columns.
     """
     leading = next(iter(names))
     renamed = {f"Value #{ref_id}": name for ref_id, name in names.items()}

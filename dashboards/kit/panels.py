@@ -137,6 +137,7 @@ def table(
     text: PanelText,
     *columns: Column,
     labels: Sequence[str],
+    facts: Sequence[str] = (),
     links: Mapping[str, Sequence[Json]] | None = None,
     hidden_labels: Sequence[str] = (),
     further: Sequence[Json] = (),
@@ -148,14 +149,20 @@ def table(
         text: What it says of itself; the unit is of columns that have none of their own.
         columns: The first leads: where it has no row, neither has any other.
         labels: Columns of names, in this order.
+        facts: Queries of which only the labels are shown, in the rows that share their others.
         links: By label, where a click leads.
         hidden_labels: Labels that are no columns.
         further: Overrides, of columns of names for instance.
         sort: Columns, and whether the highest value of each comes first; the first counts most.
     """
-    queries = [Query(column.expr, column.name) for column in columns]
+    queries = [
+        *(Query(column.expr, column.name) for column in columns),
+        *(Query(fact, f"facts {number}") for number, fact in enumerate(facts, 1)),
+    ]
     names = dict(zip(string.ascii_uppercase, (column.name for column in columns), strict=False))
-    transformations = fields.joined_table(labels, names, hidden_labels)
+    unnamed = string.ascii_uppercase[len(columns) : len(queries)]
+    hidden = (*hidden_labels, *(f"Value #{ref_id}" for ref_id in unnamed))
+    transformations = fields.joined_table(labels, names, hidden)
     body = core.Table(
         **_common(text, _targets(queries, is_instant=True, form="table")),
         unit=text.unit,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from alerts import names
 from dashboards.queries import limits
 from dashboards.queries.limits import ThresholdStat
-from dashboards.queries.selectors import FAILING, Selectors
+from dashboards.queries.selectors import CANARIES, FAILING, Selectors
 from exporter import catalogue
+from exporter.catalogue import Series
 
 ALERTNAME = 'alertname=~"Ollama.+"'
 FIRING = 'alertstate="firing"'
@@ -34,20 +35,18 @@ def failing_by_status(select: Selectors) -> str:
 
 
 def _healthy_each(select: Selectors) -> str:
-    healthy = select.series(names.INSTANCES, 'status="healthy"')
-    return f"sum {select.by()} ({healthy})"
+    return select.series(names.INSTANCES, 'status="healthy"')
 
 
 def healthy(select: Selectors) -> ThresholdStat:
     """Return the healthy instances, as enough or as too few."""
-    each = _healthy_each(select)
-    limit = limits.per_cluster(select, limits.HEALTHY)
+    each, limit = _healthy_each(select), select.series(limits.HEALTHY)
     return limits.threshold_stat(select, f"sum({each})", each, limit, is_floor=True)
 
 
 def healthy_floor(select: Selectors) -> str:
     """Return how many must be healthy."""
-    return f"sum({limits.per_cluster(select, limits.HEALTHY)})"
+    return f"sum({select.series(limits.HEALTHY)})"
 
 
 def may_fail(select: Selectors) -> str:
@@ -55,16 +54,20 @@ def may_fail(select: Selectors) -> str:
     return f"sum({select.series(names.EXPECTED)}) - {healthy_floor(select)}"
 
 
+def conditions(select: Selectors) -> str:
+    """Return the instances that answer and have a condition, by condition."""
+    return select.fleet_sum(catalogue.FLEET_INSTANCE_CONDITIONS, "condition")
+
+
 def speed(select: Selectors) -> ThresholdStat:
     """Return the tokens per second that the fleet can generate, as enough or as too few."""
-    each = select.series(names.CAPACITY)
-    limit = limits.per_cluster(select, limits.SPEED)
+    each, limit = select.series(names.CAPACITY), select.series(limits.SPEED)
     return limits.threshold_stat(select, f"sum({each})", each, limit, is_floor=True)
 
 
 def speed_floor(select: Selectors) -> str:
     """Return the tokens per second that the fleet must be able to generate."""
-    return f"sum({limits.per_cluster(select, limits.SPEED)})"
+    return limits.line(f"sum({select.series(limits.SPEED)})", select.series(names.CAPACITY))
 
 
 def speed_by_model(select: Selectors) -> str:
@@ -79,19 +82,24 @@ def generated(select: Selectors) -> str:
 
 def latency(select: Selectors) -> ThresholdStat:
     """Return the fleet's p99, the worst of the clusters', as good or as too slow."""
-    each = f"max {select.by()} ({select.series(names.LATENCY_P99)})"
-    limit = limits.per_cluster(select, limits.LATENCY)
+    each, limit = select.series(names.LATENCY_P99), select.series(limits.LATENCY)
     return limits.threshold_stat(select, f"max({each})", each, limit, is_floor=False)
 
 
-def latency_p99(select: Selectors) -> str:
-    """Return the fleet's p99, of several clusters the worst."""
-    return f"max({select.series(names.LATENCY_P99)})"
+def requests_p99(select: Selectors) -> str:
+    """Return the p99 of requests that servers count; of several clusters the worst."""
+    return f"max({select.series(names.REQUESTS_P99)})"
+
+
+def canary_p99(select: Selectors) -> str:
+    """Return the p99 of canaries; of several clusters the worst."""
+    return f"max({select.series(names.CANARIES_P99)})"
 
 
 def latency_limit(select: Selectors) -> str:
     """Return what the p99 must stay below."""
-    return limits.line(select, limits.LATENCY)
+    limit = f"max({select.series(limits.LATENCY)})"
+    return limits.line(limit, select.series(names.LATENCY_P99))
 
 
 def latency_spread(select: Selectors, quantile: str) -> str:
@@ -105,47 +113,52 @@ def durations(select: Selectors) -> str:
     return select.fleet_rate(catalogue.FLEET_REQUEST_DURATION, "le")
 
 
+def reported_p99(select: Selectors, series: Series) -> str:
+    """Return the p99 of a histogram that servers report."""
+    return select.fleet_quantile("0.99", series)
+
+
+def canaries_p99(select: Selectors, series: Series) -> str:
+    """Return the p99 of a histogram of canaries."""
+    return select.fleet_quantile("0.99", series, window=CANARIES)
+
+
+def canary_results(select: Selectors) -> str:
+    """Return the canaries of the last minutes by outcome."""
+    return select.fleet_increase(catalogue.FLEET_CANARY_RESULTS, CANARIES, "outcome")
+
+
 def _failed_each(select: Selectors) -> str:
-    failed, requests = select.series(names.REQUEST_ERRORS), select.series(names.REQUESTS)
-    return f"{failed} / ({requests} > 0)"
+    return select.series(names.REQUEST_ERROR_RATIO)
 
 
 def failed_ratio(select: Selectors) -> str:
-    """Return the share of requests that fail."""
-    failed, requests = select.series(names.REQUEST_ERRORS), select.series(names.REQUESTS)
-    return f"sum({failed}) / (sum({requests}) > 0)"
+    """Return the share of requests that fail, in the worst cluster."""
+    return f"max({_failed_each(select)})"
 
 
 def failed(select: Selectors) -> ThresholdStat:
     """Return the share of requests that fail, as within the objective or above."""
+    limit = f"1 - {select.series(limits.REQUEST_SUCCESS)}"
     each = _failed_each(select)
-    success = limits.per_cluster(select, limits.REQUEST_SUCCESS)
-    return limits.threshold_stat(
-        select, failed_ratio(select), f"({each})", f"(1 - {success})", is_floor=False
-    )
+    return limits.threshold_stat(select, failed_ratio(select), each, f"({limit})", is_floor=False)
 
 
 def failed_budget(select: Selectors) -> str:
     """Return the share of requests that may fail in the long run."""
-    return f"1 - {limits.line(select, limits.REQUEST_SUCCESS)}"
-
-
-def _waiting_each(select: Selectors) -> str:
-    return f"sum {select.by()} ({select.series(names.QUEUED)})"
+    limit = f"1 - max({select.series(limits.REQUEST_SUCCESS)})"
+    return limits.line(limit, _failed_each(select))
 
 
 def _waiting_limit_each(select: Selectors) -> str:
     # A product: where nothing is healthy nothing may wait, and a quotient would be absent.
-    healthy = _healthy_each(select)
-    return f"({healthy} * {limits.per_cluster(select, limits.QUEUED)})"
+    return f"({_healthy_each(select)} * {select.on()} {select.series(limits.QUEUED)})"
 
 
 def waiting(select: Selectors) -> ThresholdStat:
     """Return the requests that wait, as few or as too many for the healthy instances."""
-    each = _waiting_each(select)
-    return limits.threshold_stat(
-        select, f"sum({each})", each, _waiting_limit_each(select), is_floor=False
-    )
+    each, limit = select.series(names.QUEUED), _waiting_limit_each(select)
+    return limits.threshold_stat(select, f"sum({each})", each, limit, is_floor=False)
 
 
 def waiting_total(select: Selectors) -> str:
@@ -155,7 +168,8 @@ def waiting_total(select: Selectors) -> str:
 
 def waiting_limit(select: Selectors) -> str:
     """Return how many may wait."""
-    return f"sum({_waiting_limit_each(select)})"
+    limit = f"sum({_waiting_limit_each(select)})"
+    return limits.line(limit, select.series(names.QUEUED))
 
 
 def errors_by_type(select: Selectors) -> str:
@@ -191,6 +205,11 @@ def annotated_alerts(select: Selectors, severity: str) -> str:
 def started(select: Selectors) -> str:
     """Return the instances that started within the last five minutes."""
     return f"sum({select.series(names.NODE_STARTED)})"
+
+
+def restarts(select: Selectors) -> str:
+    """Return the restarts that exporters have seen within the last five minutes."""
+    return select.fleet_increase(catalogue.FLEET_RESTARTS, "[5m]")
 
 
 def many_started(select: Selectors) -> str:

@@ -14,7 +14,8 @@ RECENT_S = 300
 """So long an instance counts as just started; as the rules have it for nodes."""
 
 
-def _info(select: Selectors) -> str:
+def info(select: Selectors) -> str:
+    """Return what is known of the instance as labels."""
     return select.per_instance(catalogue.INSTANCE_INFO, *THIS_INSTANCE, labels=INFO_LABELS)
 
 
@@ -23,19 +24,14 @@ def up(select: Selectors) -> str:
     return value(select, catalogue.INSTANCE_UP)
 
 
-def known_up(select: Selectors) -> str:
-    """Return the same, with everything that is known of the instance as labels."""
-    value = (
-        f"max {select.by('instance_id')} ({select.series(catalogue.INSTANCE_UP, *THIS_INSTANCE)})"
-    )
-    return f"0 * {_info(select)}\n+ {select.on('instance_id')} group_left () {value}"
+def now(select: Selectors, series: Series) -> str:
+    """Return one of its gauges with its node as a label."""
+    return select.per_instance(series, *THIS_INSTANCE)
 
 
-def known_start(select: Selectors) -> str:
-    """Return when it started, in milliseconds since 1970, with the same labels."""
-    series = select.series(catalogue.INSTANCE_START_TIME, *THIS_INSTANCE)
-    value = f"max {select.by('instance_id')} ({series})"
-    return f"0 * {_info(select)}\n+ {select.on('instance_id')} group_left () 1000 * {value}"
+def start_ms(select: Selectors) -> str:
+    """Return when it started, in milliseconds since 1970, with its node as a label."""
+    return f"1000 * {now(select, catalogue.INSTANCE_START_TIME)}"
 
 
 def value(select: Selectors, series: Series) -> str:
@@ -54,6 +50,22 @@ def errors(select: Selectors) -> str:
     return f"max {select.by('error_type')} ({rates})"
 
 
+def conditions(select: Selectors) -> str:
+    """Return 2 for each condition that it has: beside its health, where 1 is healthy."""
+    has = select.series(catalogue.INSTANCE_CONDITION, *THIS_INSTANCE)
+    return f"2 * max {select.by('condition')} ({has})"
+
+
+def models(select: Selectors, series: Series) -> str:
+    """Return a value of each model that it has in memory."""
+    return f"max {select.by('model')} ({select.series(series, *THIS_INSTANCE)})"
+
+
+def models_expire_ms(select: Selectors) -> str:
+    """Return when each of them is unloaded without a request, in milliseconds since 1970."""
+    return f"1000 * {models(select, catalogue.INSTANCE_MODEL_EXPIRES)}"
+
+
 def age(select: Selectors) -> str:
     """Return how long it has been running."""
     return f"time() - {value(select, catalogue.INSTANCE_START_TIME)}"
@@ -67,29 +79,38 @@ def restarts(select: Selectors) -> str:
     return f"{age(select)} < {RECENT_S}"
 
 
+def _as_its_own(select: Selectors, series: str) -> str:
+    """Return of a series by model and engine that of this instance."""
+    info = select.series(catalogue.INSTANCE_INFO, *THIS_INSTANCE)
+    return f"max {select.by()} ({series}\nand {select.on('model', 'engine')} {info})"
+
+
 def node_speed(select: Selectors) -> str:
     """Return the mean speed of the instances of its node that run the same model."""
-    mean = select.series(names.NODE_SPEED, THIS_NODE)
-    return f"max {select.by()} ({mean}\nand {select.on('model', 'engine')} {_info(select)})"
+    return _as_its_own(select, select.series(names.NODE_SPEED, THIS_NODE))
 
 
 def peers_speed(select: Selectors) -> str:
     """Return the median speed of all nodes for its model and engine."""
-    peers = select.series(names.PEERS_SPEED)
-    return f"max {select.by()} ({peers}\nand {select.on('model', 'engine')} {_info(select)})"
+    return _as_its_own(select, select.series(names.PEERS_SPEED))
 
 
 def slow_speed(select: Selectors) -> str:
     """Return the speed below which a node counts as slow."""
-    ratio = limits.line(select, limits.NODE_RATIO)
-    return f"{peers_speed(select)}\n* on () group_left () {ratio}"
+    return f"{peers_speed(select)}\n* {select.on()} {select.series(limits.NODE_RATIO)}"
 
 
 def latency_limit(select: Selectors) -> str:
     """Return what the fleet's p99 must stay below."""
-    return limits.line(select, limits.LATENCY)
+    own = value(select, catalogue.INSTANCE_LATENCY_P99)
+    return limits.line(f"max({select.series(limits.LATENCY)})", own)
 
 
 def neighbours(select: Selectors, series: Series) -> str:
     """Return a value of the instances of the same node; those that are down first."""
     return selectors.worst_value(select, series, MAX_NEIGHBOURS, THIS_NODE)
+
+
+def neighbours_info(select: Selectors) -> str:
+    """Return their models as labels."""
+    return selectors.worst_info(select, MAX_NEIGHBOURS, THIS_NODE)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from dashboards.queries.selectors import Selectors
 from exporter import catalogue
-from exporter.catalogue import Series
 
 HEALTHY = catalogue.HEALTHY_THRESHOLD
 LATENCY = catalogue.LATENCY_THRESHOLD
@@ -21,7 +20,7 @@ REQUEST_SUCCESS = catalogue.REQUEST_SUCCESS_THRESHOLD
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdStat:
-    """A value of all chosen clusters as three expressions; one of them has a result.
+    """A value of all chosen clusters as three expressions; good alone, or one or both others.
 
     A cluster that has no figure at all has no value here either.
     """
@@ -31,20 +30,7 @@ class ThresholdStat:
     bad: str
     """In some cluster."""
     unknown: str
-    """Not bad anywhere, but in some cluster there is nothing to compare it with."""
-
-
-def per_cluster(select: Selectors, threshold: Series) -> str:
-    """Return the threshold of each cluster."""
-    return f"max {select.by()} ({select.series(threshold)})"
-
-
-def line(select: Selectors, threshold: Series) -> str:
-    """Return a threshold that is the same for all clusters; absent without rules.
-
-    As a scalar it would be NaN then, and nothing is less than that.
-    """
-    return f"max({select.series(threshold)})"
+    """In some cluster there is nothing to compare it with."""
 
 
 def threshold_stat(
@@ -56,14 +42,21 @@ def threshold_stat(
         select: Knows the label of clusters.
         total: Of all clusters: what is shown.
         each: Per cluster: what is compared.
-        limit: What each is compared with, from `per_cluster`.
+        limit: Per cluster: what each is compared with.
         is_floor: Whether below is bad, rather than above.
     """
-    breach = "<" if is_floor else ">"
-    broken = f"({each} {breach} {limit})"
-    unlimited = f"({each} unless {select.on()} {limit})"
+    keeps, breaks = (">=", "<") if is_floor else ("<=", ">")
+    kept = f"count({each}) == count({each} {keeps} {select.on()} {limit})"
     return ThresholdStat(
-        good=f"{total}\nunless on () {broken}\nunless on () {unlimited}",
-        bad=f"{total} and on () {broken}",
-        unknown=f"{total} and on () {unlimited}\nunless on () {broken}",
+        good=f"{total}\nand on () ({kept})",
+        bad=f"{total}\nand on () ({each} {breaks} {select.on()} {limit})",
+        unknown=f"{total}\nand on () ({each} unless {select.on()} {limit})",
     )
+
+
+def line(limit: str, of: str) -> str:
+    """Return a limit while there is something to compare with it.
+
+    A chart of its limit alone would not say why there is nothing else.
+    """
+    return f"{limit}\nand on () {of}"

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from alerts import names
-from dashboards.queries.selectors import MODEL, Selectors
+from dashboards.queries.selectors import CANARIES, MODEL, Selectors
 from exporter import catalogue
-from exporter.catalogue import FLEET_REQUEST_DURATION
+from exporter.catalogue import FLEET_REQUEST_DURATION, Series
 
-
-def _counted(select: Selectors, *matchers: str) -> str:
-    """Return instances by cluster and model; of replicas the one that counts most.
-
-    Each exporter's own statuses are added up first: of statuses about which replicas disagree the
-    rules record the highest count of each, which is more than there are.
-    """
-    by_model = replace(catalogue.MODEL_INSTANCES, labels=("shard", "model"))
-    counts = select.series(catalogue.MODEL_INSTANCES, *matchers)
-    by_exporter = f"sum {select.by('job', 'instance', 'shard', 'model')} ({counts})"
-    return select.scope.fleet_sum(by_model, "model", inner=select.over_lookback(by_exporter))
+OF_MODEL = (MODEL,)
 
 
 def instances(select: Selectors) -> str:
     """Return the instances of each model, whatever their status."""
-    return f"sum by (model) (\n{_counted(select, MODEL)}\n)"
+    return f"sum by (model) ({select.series(names.MODEL_INVENTORY, MODEL)})"
 
 
 def healthy(select: Selectors) -> str:
     """Return the healthy instances of each model."""
-    matchers = ('status="healthy"', MODEL)
-    return f"sum by (model) (\n{_counted(select, *matchers)}\n)"
+    healthy = select.series(names.MODEL_INSTANCES, 'status="healthy"', MODEL)
+    return f"sum by (model) ({healthy})"
 
 
 def healthy_ratio(select: Selectors) -> str:
-    """Return the share of each model's instances that is healthy."""
-    return f"{healthy(select)}\n/ {instances(select)}"
+    """Return the share that is healthy, of each model that should serve."""
+    return f"{healthy(select)}\n/ ({instances(select)} > 0)"
 
 
 def share(select: Selectors) -> str:
     """Return each model's share of the fleet."""
-    return f"{instances(select)}\n/ scalar(sum(\n{_counted(select)}\n))"
+    return f"{instances(select)}\n/ scalar(sum({select.series(names.MODEL_INVENTORY)}))"
 
 
 def by_status(select: Selectors) -> str:
@@ -48,9 +36,28 @@ def by_status(select: Selectors) -> str:
     return f"sum by (status) ({select.series(names.MODEL_INSTANCES, MODEL)})"
 
 
-def healthy_over_time(select: Selectors) -> str:
-    """Return the share that is healthy, of each model that should serve."""
-    return f"{healthy(select)}\n/ ({instances(select)} > 0)"
+def now(select: Selectors, series: Series) -> str:
+    """Return one of the exporters' gauges of each model."""
+    return select.fleet_sum(series, "model", where=OF_MODEL)
+
+
+def total(select: Selectors, series: Series) -> str:
+    """Return the same of the chosen models together."""
+    return select.fleet_sum(series, where=OF_MODEL)
+
+
+def off_gpu_bytes(select: Selectors) -> str:
+    """Return the memory of the chosen models that is not on a GPU."""
+    loaded, vram = (
+        total(select, series)
+        for series in (catalogue.MODEL_LOADED_BYTES, catalogue.MODEL_VRAM_BYTES)
+    )
+    return f"{loaded} - {vram}"
+
+
+def last_hour(select: Selectors, series: Series) -> str:
+    """Return by how much a counter of each model grew within an hour."""
+    return select.fleet_increase(series, "[1h]", "model", where=OF_MODEL)
 
 
 def speed(select: Selectors) -> str:
@@ -60,35 +67,27 @@ def speed(select: Selectors) -> str:
 
 def speed_each(select: Selectors) -> str:
     """Return the same per healthy instance whose speed is known."""
-    measured = select.scope.fleet_sum(
-        catalogue.FLEET_MEASURED_INSTANCES,
-        "model",
-        inner=select.series(catalogue.FLEET_MEASURED_INSTANCES, MODEL),
-    )
-    return f"{speed(select)}\n/ (sum by (model) ({measured}) > 0)"
+    return f"{speed(select)}\n/ ({now(select, catalogue.FLEET_MEASURED_INSTANCES)} > 0)"
 
 
 def generated(select: Selectors) -> str:
     """Return the tokens per second that each model generates: what is asked of it."""
-    rate = select.rate(catalogue.FLEET_GENERATED_TOKENS, MODEL)
-    total = select.scope.fleet_sum(catalogue.FLEET_GENERATED_TOKENS, "model", inner=rate)
-    return f"sum by (model) ({total})"
+    return select.fleet_rate(catalogue.FLEET_GENERATED_TOKENS, "model", where=OF_MODEL)
 
 
-def latency_p99(select: Selectors) -> str:
-    """Return each model's p99, from the histogram of its requests."""
-    rate = select.rate(FLEET_REQUEST_DURATION, MODEL, suffix="_bucket")
-    total = select.scope.fleet_sum(
-        FLEET_REQUEST_DURATION, "model", "le", inner=rate, suffix="_bucket"
-    )
-    return f"histogram_quantile(0.99, sum by (model, le) (\n{total}\n))"
+def reported_quantile(select: Selectors, series: Series, q: str = "0.99") -> str:
+    """Return a quantile of a histogram that each model's servers report."""
+    return select.fleet_quantile(q, series, "model", where=OF_MODEL)
+
+
+def canary_p99(select: Selectors, series: Series) -> str:
+    """Return the p99 of a histogram of each model's canaries."""
+    return select.fleet_quantile("0.99", series, "model", window=CANARIES, where=OF_MODEL)
 
 
 def requests(select: Selectors) -> str:
     """Return the requests per second of each model, as far as its instances count them."""
-    rate = select.rate(FLEET_REQUEST_DURATION, MODEL, suffix="_count")
-    total = select.scope.fleet_sum(FLEET_REQUEST_DURATION, "model", inner=rate, suffix="_count")
-    return f"sum by (model) ({total})"
+    return select.fleet_rate(FLEET_REQUEST_DURATION, "model", where=OF_MODEL)
 
 
 def errors(select: Selectors) -> str:
@@ -96,10 +95,14 @@ def errors(select: Selectors) -> str:
     return f"sum by (model) ({select.series(names.MODEL_ERRORS, MODEL)})"
 
 
+def latency_p99(select: Selectors) -> str:
+    """Return each model's p99, from the histogram of its requests."""
+    return reported_quantile(select, FLEET_REQUEST_DURATION)
+
+
 def latency_p99_known(select: Selectors) -> str:
     """Return each model's p99; without a histogram, the one that 99 in 100 instances keep."""
-    known = f"{latency_p99(select)} >= 0"
-    return f"{known}\nor max by (model) ({latency_spread(select, '0.99')})"
+    return f"{latency_p99(select)} >= 0\nor {latency_spread(select, '0.99')}"
 
 
 def latency_spread(select: Selectors, quantile: str) -> str:
@@ -112,3 +115,9 @@ def speed_spread(select: Selectors, quantile: str) -> str:
     """Return a quantile over a model's instances of their speed."""
     selector = select.series(names.MODEL_SPEED_SPREAD, f'quantile="{quantile}"', MODEL)
     return f"min by (model) ({selector})"
+
+
+def kv_cache_spread(select: Selectors, quantile: str) -> str:
+    """Return a quantile over a model's instances of how full their KV caches are."""
+    selector = select.series(names.MODEL_KV_CACHE_SPREAD, f'quantile="{quantile}"', MODEL)
+    return f"max by (model) ({selector})"

@@ -30,7 +30,8 @@ def slowest_is_slow(select: Selectors) -> str:
 
     Absent where there is no limit: nobody has said then that they are as they should be.
     """
-    return f"{_slowest(select)}\n< bool on () group_left () {ratio_limit(select)}"
+    limit = select.series(limits.NODE_RATIO)
+    return f"{_slowest(select)}\n< bool {select.on()} group_left () {limit}"
 
 
 def slowest_speed(select: Selectors) -> str:
@@ -59,14 +60,15 @@ def ratio_over_time(select: Selectors) -> str:
 
 def ratio_limit(select: Selectors) -> str:
     """Return the share of the peers' median below which the alert fires."""
-    return limits.line(select, limits.NODE_RATIO)
+    ratio = select.series(names.NODE_SPEED_RATIO, MODEL, NODE)
+    return limits.line(f"max({select.series(limits.NODE_RATIO)})", ratio)
 
 
 def slow_count(select: Selectors) -> str:
-    """Return how many nodes are below that."""
-    ratio, limit = select.series(names.NODE_SPEED_RATIO, MODEL), ratio_limit(select)
-    slow = f"count {select.by('node')} ({ratio} < on () group_left () {limit})"
-    return f"count({slow})\nor 0 * count({ratio}) * {limit}"
+    """Return how many nodes are below that; absent where there is no limit."""
+    ratio, limit = select.series(names.NODE_SPEED_RATIO, MODEL), select.series(limits.NODE_RATIO)
+    is_slow = f"{ratio} < bool {select.on()} group_left () {limit}"
+    return f"sum(max {select.by('node')} ({is_slow}))"
 
 
 def compared_count(select: Selectors) -> str:
@@ -138,7 +140,17 @@ def started_over_time(select: Selectors) -> str:
 
 def instance_value(select: Selectors, series: catalogue.Series) -> str:
     """Return a value of each of the instances to show."""
-    return selectors.worst_value(select, series, "$limit", NODE, model=MODEL)
+    return selectors.worst_value(select, series, "$limit", NODE)
+
+
+def instance_info(select: Selectors) -> str:
+    """Return their models and engines as labels."""
+    return selectors.worst_info(select, "$limit", NODE)
+
+
+def instance_conditions(select: Selectors) -> str:
+    """Return how many conditions each of them has."""
+    return selectors.worst_conditions(select, "$limit", NODE)
 
 
 def instance_age(select: Selectors) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alerts import series
-from dashboards.queries.selectors import EXPORTERS, RATE, Selectors
+from dashboards.queries.selectors import CANARIES, EXPORTERS, JOB, RATE, Selectors
 from exporter import catalogue
 from exporter.catalogue import Series
 
@@ -24,8 +24,8 @@ def own(select: Selectors, series: Series | str) -> str:
 
 
 def _of_exporters(select: Selectors, name: str) -> str:
-    """Return a series that Prometheus has of every target: All jobs must not mean all of these."""
-    return select.series(name, f'job="{select.scope.job}"', *EXPORTERS)
+    """Return a series that Prometheus has of every target, whatever its job."""
+    return select.series(name, JOB, *EXPORTERS)
 
 
 def scraped(select: Selectors, name: str) -> str:
@@ -52,18 +52,24 @@ def shards_missing(select: Selectors) -> str:
     return f"sum(clamp_min({wanted} - ({found} or 0 * {wanted}), 0))"
 
 
+def _last_poll_cycle(select: Selectors) -> str:
+    """Return when each exporter ended its last poll cycle, or else when it started."""
+    last = select.series(catalogue.EXPORTER_POLL_LAST_COMPLETED, *EXPORTERS)
+    return f"{last} > 0 or {_of_exporters(select, STARTED)}"
+
+
 def poll_cycle_age(select: Selectors) -> str:
     """Return how long ago each exporter ended its last complete poll cycle.
 
     Of one that has not ended any, how long it has been running.
     """
-    last = f"{own(select, catalogue.EXPORTER_POLL_LAST_COMPLETED)} > 0"
-    return f"time() - ({last} or {scraped(select, STARTED)})"
+    return f"time() - max {select.by(*EXPORTER)} ({_last_poll_cycle(select)})"
 
 
 def intervals_since_poll_cycle(select: Selectors) -> str:
     """Return the same in poll intervals; of several exporters the worst."""
-    return f"max(({poll_cycle_age(select)}) / {own(select, catalogue.EXPORTER_POLL_INTERVAL)})"
+    interval = select.series(catalogue.EXPORTER_POLL_INTERVAL, *EXPORTERS)
+    return f"max((time() - ({_last_poll_cycle(select)})) / {interval})"
 
 
 def interval(select: Selectors) -> str:
@@ -76,22 +82,9 @@ def lateness_limit(select: Selectors) -> str:
     return f"{LATE_RATIO} * {interval(select)}"
 
 
-def shard(select: Selectors) -> str:
-    """Return which part of the fleet each exporter polls, as a label; the value is 1."""
-    labels = select.by(*EXPORTER, "shard")
-    return f"max {labels} ({select.series(catalogue.EXPORTER_SHARD_INFO, *EXPORTERS)})"
-
-
-def with_shard(select: Selectors, expression: str) -> str:
-    """Return a value of each exporter with its shard and version as labels."""
-    labels = select.by(*EXPORTER, "version", "python")
-    build = f"max {labels} ({select.series(catalogue.EXPORTER_BUILD_INFO, *EXPORTERS)})"
-    on = select.on_exporter
-    return (
-        f"0 * {shard(select)}\n"
-        f"+ {on} group_left (version, python) 0 * {build}\n"
-        f"+ {on} group_left () ({expression})"
-    )
+def facts(select: Selectors, series: Series, *labels: str) -> str:
+    """Return what an exporter says of itself, as labels; the value is 1."""
+    return f"max {select.by(*EXPORTER, *labels)} ({select.series(series, *EXPORTERS)})"
 
 
 def rate(select: Selectors, series: Series | str, *labels: str) -> str:
@@ -123,6 +116,20 @@ def poll_errors(select: Selectors) -> str:
 def poll_error_ratio(select: Selectors) -> str:
     """Return failed health checks per poll."""
     return f"{polls_failed(select)} / ({_polls(select)} > 0)"
+
+
+def canary_results(select: Selectors) -> str:
+    """Return the canaries of the last minutes by outcome."""
+    results = select.series(catalogue.FLEET_CANARY_RESULTS, *EXPORTERS)
+    return f"sum by (outcome) (increase({results}{CANARIES}))"
+
+
+def canary_cost(select: Selectors, series: Series) -> str:
+    """Return what canaries cost per second: requests, tokens or seconds of instances.
+
+    Replicas are added up: each sends its own.
+    """
+    return f"sum({select.rate(series, *EXPORTERS)})"
 
 
 def inventory_age(select: Selectors) -> str:

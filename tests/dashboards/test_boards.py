@@ -19,7 +19,7 @@ from dashboards.queries import fleet
 from dashboards.queries.limits import ThresholdStat
 from dashboards.queries.selectors import FAILING, Selectors
 from dashboards.settings import DashboardSettings
-from exporter.model import Status
+from exporter.model import CanaryOutcome, Status
 from tests.dashboards.expansion import panels
 from tests.dashboards.shipped import document
 
@@ -58,6 +58,13 @@ def panel(uid: Uid, title: str) -> Json:
 def defaults(panel: Json) -> Json:
     found: Json = panel["fieldConfig"]["defaults"]
     return found
+
+
+def shown(panel: Json) -> list[Json]:
+    """Return the queries of a table whose values are columns, and not only their labels."""
+    (organized,) = [one["options"] for one in panel["transformations"] if one["id"] == "organize"]
+    hidden = organized["excludeByName"]
+    return [one for one in panel["targets"] if f"Value #{one['refId']}" not in hidden]
 
 
 def links(panel: Json) -> Iterator[str]:
@@ -167,7 +174,7 @@ def test_instances_are_chosen_by_their_node_never_from_a_list_of_all() -> None:
     ]
 
     assert [Uid.INSTANCE] == [uid for uid, names in chosen.items() if "instance_id" in names]
-    assert ["datasource", "cluster", "node", "instance_id"] == chosen[Uid.INSTANCE]
+    assert ["datasource", "job", "cluster", "node", "instance_id"] == chosen[Uid.INSTANCE]
     assert 'node="$node"' in instance["query"]["query"]
     assert not instance["includeAll"]
 
@@ -211,7 +218,7 @@ def test_every_value_has_a_unit(uid: Uid, panel: Json) -> None:
             for each in override["properties"]
             if each["id"] == "unit"
         }
-        assert {target["legendFormat"] for target in panel["targets"]} == with_unit
+        assert {target["legendFormat"] for target in shown(panel)} == with_unit
 
 
 @every_panel
@@ -253,8 +260,9 @@ def test_what_is_coloured_or_linked_is_there(uid: Uid, panel: Json) -> None:
             if step["id"] == "organize"
             for name in step["options"]["indexByName"]
         }
-    if {name for name in names if "{{status}}" in name}:
-        names |= set(Status)
+    for label, values in (("status", Status), ("outcome", CanaryOutcome)):
+        if {name for name in names if f"{{{{{label}}}}}" in name}:
+            names |= set(values)
 
     assert [] == [
         one["matcher"]
@@ -281,7 +289,7 @@ def test_a_table_is_sorted_by_a_column_that_it_has(uid: Uid, panel: Json) -> Non
     names |= set(organized["indexByName"])
 
     assert {one["displayName"] for one in panel["options"].get("sortBy", [])} <= names
-    assert {f"Value #{target['refId']}" for target in panel["targets"]} <= set(
+    assert {f"Value #{target['refId']}" for target in shown(panel)} <= set(
         organized["renameByName"]
     )
 
@@ -310,10 +318,7 @@ def test_rows_of_one_cluster_lead_to_that_cluster(uid: Uid, panel: Json) -> None
     if of_cluster:
         (organized,) = [one for one in panel["transformations"] if one["id"] == "organize"]
         assert "cluster" in organized["options"]["indexByName"]
-        assert all(
-            target["expr"].endswith('"cluster", "All", "cluster", ""\n)')
-            for target in panel["targets"]
-        )
+        assert panel["targets"][0]["expr"].endswith('"cluster", "All", "cluster", "")')
 
 
 @every_panel
@@ -392,6 +397,11 @@ def test_every_status_has_a_colour_of_its_own() -> None:
     assert set(Status) == set(colours.STATUSES)
     assert len(Status) == len(set(colours.STATUSES.values()))
     assert set(FAILING) < set(Status)
+
+
+def test_every_outcome_of_a_canary_has_a_colour_of_its_own() -> None:
+    assert set(CanaryOutcome) == set(colours.CANARY_OUTCOMES)
+    assert len(CanaryOutcome) == len(set(colours.CANARY_OUTCOMES.values()))
 
 
 def test_spreads_of_each_model_are_asked_for_only_when_somebody_opens_them() -> None:

@@ -13,6 +13,7 @@ from dashboards import build
 from dashboards.choices import Uid
 from dashboards.cli import dashboards
 from dashboards.settings import DashboardSettings
+from ollama_fleet.durations import parse_duration_s
 from tests.conftest import ROOT
 
 
@@ -99,7 +100,10 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
 
 def test_the_defaults_are_those_of_the_alerts() -> None:
     """Otherwise dashboards and alerts that were both left alone would not fit each other."""
-    assert Settings().scope == DashboardSettings().scope
+    ours, theirs = DashboardSettings(), Settings().prometheus
+
+    assert (theirs.job, theirs.cluster_label) == (ours.prometheus_job, ours.cluster_label)
+    assert theirs.scrape_interval == parse_duration_s(ours.scrape_interval)
 
 
 def test_list_has_a_line_for_each_dashboard() -> None:
@@ -117,6 +121,6 @@ def test_list_as_json_holds_every_query() -> None:
     assert list(map(str, Uid)) == [one["uid"] for one in listed]
     overview = listed[0]
     queries = [query for panel in overview["panels"] for query in panel["queries"]]
-    assert ["datasource", "cluster"] == overview["variables"]
+    assert ["datasource", "job", "cluster"] == overview["variables"]
     assert any('{region=~"$cluster"}' in query for query in queries)
     assert [str(len(overview["panels"])), str(len(queries))] == text.splitlines()[1].split()[-2:]

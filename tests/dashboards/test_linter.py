@@ -43,13 +43,14 @@ OF_INSTANCES = ("template-instance-rule", "target-instance-rule")
 OF_QUERIES = ("target-job-rule", "target-instance-rule")
 OF_THE_FLEET = (Uid.OVERVIEW, Uid.NODES, Uid.MODELS, Uid.INSTANCE)
 NO_JOB = (
-    "what the rules record has no job, and one exporter publishes the fleet: the cluster is what "
+    "what the rules record has no job, and that of the exporters is a setting: the cluster is what "
     "tells two fleets apart, so it is the variable and in every selector"
 )
 NO_INSTANCE = (
     "`instance` is the exporter's address, the same for 10,000 LLM servers; those are told apart "
     "by node and instance_id, and a list of them would be too long to choose from"
 )
+OF_ONE_JOB = "the job is a setting, as in the rules: a hidden constant, and nothing to choose from"
 OF_ALL_SHARDS = "a shard lacks an exporter only if none at all has it, chosen or not"
 NOT_THE_EXPORTER = (
     "Prometheus, Alertmanager and provisioners are other jobs and instances than the exporters to "
@@ -81,13 +82,17 @@ EXCEPTIONS = (
         for rules, reason in ((OF_JOBS, NO_JOB), (OF_INSTANCES, NO_INSTANCE))
         for rule in rules
     ),
+    Allowed(rule="template-job-rule", dashboard=Uid.EXPORTER, where="job", reason=OF_ONE_JOB),
+    Allowed(
+        rule="target-instance-rule",
+        dashboard=Uid.EXPORTER,
+        where="Shards without exporter A",
+        reason=OF_ALL_SHARDS,
+    ),
     *(
-        Allowed(rule=rule, dashboard=Uid.EXPORTER, where=where, reason=reason)
+        Allowed(rule=rule, dashboard=Uid.EXPORTER, where=where, reason=NOT_THE_EXPORTER)
         for rule in OF_QUERIES
-        for where, reason in (
-            ("Shards without exporter A", OF_ALL_SHARDS),
-            *((where, NOT_THE_EXPORTER) for where in NOT_OF_THE_EXPORTER),
-        )
+        for where in NOT_OF_THE_EXPORTER
     ),
 )
 

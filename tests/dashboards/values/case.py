@@ -29,7 +29,7 @@ ALL = {
     "cluster": Choice((), True, raw=".*"),
     "node": Choice((), True, raw=".*"),
     "model": Choice((), True, raw=".*"),
-    "job": Choice((), True, raw=".+"),
+    "job": Choice(("x",), False),
     "instance": Choice((), True, raw=".+"),
     "limit": Choice(("2",), False),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dashboards.queries import fleet
+from exporter import catalogue
 from tests.dashboards.values.case import ASK, NOTHING, Case, Series, judged
 
 STATUS: Series = {
@@ -32,22 +33,22 @@ CAPACITY: Series = {
     'fleet:ollama_tokens_per_second:threshold{cluster="b"}': 500,
 }
 LATENCY: Series = {
-    'fleet:ollama_request_latency_seconds:p99{cluster="a"}': 0.2,
-    'fleet:ollama_request_latency_seconds:p99{cluster="b"}': 0.3,
+    'fleet:ollama_request_latency_seconds:p99{cluster="a",source="canaries"}': 0.2,
+    'fleet:ollama_request_latency_seconds:p99{cluster="b",source="requests"}': 0.3,
 }
-LIMIT: Series = {
-    'fleet:ollama_request_latency_seconds:threshold{cluster="a"}': 0.5,
-    'fleet:ollama_request_latency_seconds:threshold{cluster="b"}': 0.5,
+
+
+def of_both(name: str, value: float) -> Series:
+    """Return a recorded series of clusters a and b."""
+    return {f'{name}{{cluster="{cluster}"}}': value for cluster in "ab"}
+
+
+LIMIT = of_both("fleet:ollama_request_latency_seconds:threshold", 0.5)
+ERRORS: Series = {
+    'fleet:ollama_request_errors_per_requests:ratio_rate5m{cluster="a"}': 0.01,
+    'fleet:ollama_request_errors_per_requests:ratio_rate5m{cluster="b"}': 0.1,
 }
-REQUESTS: Series = {
-    'fleet:ollama_requests:rate5m{cluster="a"}': 100,
-    'fleet:ollama_request_errors:rate5m{cluster="a"}': 1,
-    'fleet:ollama_requests:rate5m{cluster="b"}': 10,
-    'fleet:ollama_request_errors:rate5m{cluster="b"}': 1,
-}
-IDLE: Series = {"fleet:ollama_requests:rate5m": 0, "fleet:ollama_request_errors:rate5m": 0}
 OBJECTIVE = "fleet:ollama_request_success_ratio:threshold"
-OBJECTIVES = (f'{OBJECTIVE}{{cluster="a"}}', f'{OBJECTIVE}{{cluster="b"}}')
 QUEUED: Series = {
     'fleet:ollama_requests_queued:sum{cluster="a"}': 100,
     'fleet:ollama_requests_queued:sum{cluster="b"}': 80,
@@ -55,14 +56,27 @@ QUEUED: Series = {
     'fleet:ollama_instances:sum{cluster="b",status="healthy"}': 40,
 }
 PER_INSTANCE = "fleet:ollama_requests_queued_per_instance:threshold"
-EACH_QUEUE = (f'{PER_INSTANCE}{{cluster="a"}}', f'{PER_INSTANCE}{{cluster="b"}}')
+TWO_EACH = {**QUEUED, **of_both(PER_INSTANCE, 2)}
 NONE_HEALTHY: Series = {
     "fleet:ollama_requests_queued:sum": 7,
     'fleet:ollama_instances:sum{status="healthy"}': 0,
     PER_INSTANCE: 4,
 }
-SHARD = {"a": 0, "b": 0, "c": 1}
-"""Of each exporter: two are replicas."""
+
+
+def told(name: str, *values: tuple[str, str, int], labels: str = "", cluster: str = "") -> Series:
+    """Return what exporters count, by (exporter, further labels, step per 15 seconds).
+
+    Exporters a and b are replicas of shard 0, c is shard 1.
+    """
+    of = {"a": "0", "b": "0", "c": "1"}
+    fleet = f'cluster="{cluster}",' if cluster else ""
+    return {
+        f'{name}{{{fleet}job="x",instance="{one}",shard="{of[one]}",{labels}{more}}}': f"0+{n}x240"
+        for one, more, n in values
+    }
+
+
 WATCHDOG: Series = {'ALERTS{alertname="Watchdog",alertstate="firing",severity="none"}': 1}
 
 
@@ -94,6 +108,27 @@ TWO_WARNINGS = {
     **alert("OllamaZ", "critical"),
 }
 
+
+CONDITIONS: Series = {
+    f'ollama_fleet_instance_conditions{{job="x",instance="{one}",shard="{shard}",'
+    f'condition="{condition}"}}': count
+    for one, shard, condition, count in (
+        ("a", 0, "stalled", 3), ("b", 0, "stalled", 2), ("c", 1, "stalled", 2),
+        ("a", 0, "on_cpu", 0),
+    )
+}  # fmt: skip
+
+
+def buckets(name: str, labels: str = 'model="m",') -> Series:
+    """Return a histogram of two shards: half up to 1 s, all up to 2 s."""
+    return told(
+        f"{name}_bucket",
+        *((one, f'le="{le}"', step) for one in "ac" for le, step in STEPS),
+        labels=labels,
+    )
+
+
+STEPS = (("1", 15), ("2", 30), ("+Inf", 30))
 
 CASES = (
     Case(
@@ -129,7 +164,7 @@ CASES = (
     *judged(
         "too few in one cluster, and no floor in the other", fleet.healthy(ASK),
         {**STATUS, 'fleet:ollama_healthy_instances:threshold{cluster="a"}': 91},
-        bad=130,
+        bad=130, unknown=130,
     ),
     *judged("a fleet that tells nothing", fleet.healthy(ASK), FLOORS),
     Case("floors of clusters add up", fleet.healthy_floor(ASK), {**STATUS, **FLOORS}, 110),
@@ -165,15 +200,44 @@ CASES = (
             {**LATENCY, **LIMIT}, good=0.3),
     *judged(
         "latency above its limit in one cluster", fleet.latency(ASK),
-        {**LATENCY, **LIMIT, 'fleet:ollama_request_latency_seconds:threshold{cluster="b"}': 0.25},
-        bad=0.3,
+        {**LATENCY, **of_both("fleet:ollama_request_latency_seconds:threshold", 0.25)}, bad=0.3,
     ),
     *judged("latency without a limit", fleet.latency(ASK), LATENCY, unknown=0.3),
-    Case("the p99 is the worst of the clusters'", fleet.latency_p99(ASK), LATENCY, 0.3),
-    Case("the limit of the p99", fleet.latency_limit(ASK), LIMIT, 0.5),
+    *(
+        Case(f"the p99 of {what} is the worst of the clusters'", asked,
+             {f'fleet:ollama_{what}:p99{{cluster="{cluster}"}}': value
+              for cluster, value in (("a", 0.2), ("b", 0.3))}, 0.3)
+        for what, asked in (
+            ("request_duration_seconds", fleet.requests_p99(ASK)),
+            ("canary_duration_seconds", fleet.canary_p99(ASK)),
+        )
+    ),
+    Case("the limit of the p99", fleet.latency_limit(ASK), {**LATENCY, **LIMIT}, 0.5),
+    Case("the limit of what nobody knows is not drawn", fleet.latency_limit(ASK), LIMIT, NOTHING),
     Case(
-        "the limit of the chosen cluster too",
-        fleet.latency_limit(ASK), LIMIT, 0.5, {"cluster": "b"},
+        "the limit of the chosen cluster",
+        fleet.latency_limit(ASK), {**LATENCY, **LIMIT}, 0.5, {"cluster": "b"},
+    ),
+    Case(
+        "conditions: of replicas the higher count, the sum of shards",
+        fleet.conditions(ASK), CONDITIONS, {'{condition="stalled"}': 5, '{condition="on_cpu"}': 0},
+    ),
+    Case(
+        "half of the first tokens came within a second: 99 in 100 within two",
+        fleet.reported_p99(ASK, catalogue.FLEET_TIME_TO_FIRST_TOKEN),
+        buckets("ollama_fleet_time_to_first_token_seconds"), 1.98,
+    ),
+    Case(
+        "99 in 100 canaries of the last minutes waited less",
+        fleet.canaries_p99(ASK, catalogue.FLEET_CANARY_WAITING),
+        buckets("ollama_fleet_canary_waiting_seconds"), 1.98,
+    ),
+    Case(
+        "canaries by outcome: the higher of replicas, the sum of shards",
+        fleet.canary_results(ASK),
+        told("ollama_fleet_canary_results_total", ("a", 'outcome="ok"', 15),
+             ("b", 'outcome="ok"', 30), ("c", 'outcome="ok"', 15), ("c", 'outcome="stalled"', 1)),
+        {'{outcome="ok"}': 2700, '{outcome="stalled"}': 60},
     ),
     Case(
         "the quantile that is asked for, of the worst cluster",
@@ -186,57 +250,52 @@ CASES = (
     Case(
         "durations: the higher of replicas, the sum of shards, by bucket",
         fleet.durations(ASK),
-        {
-            f'ollama_fleet_request_duration_seconds_bucket{{job="x",instance="{instance}",'
-            f'shard="{SHARD[instance]}",model="m",le="{le}"}}': f"0+{step}x240"
-            for instance, le, step in (
-                ("a", "0.1", 15), ("b", "0.1", 30), ("c", "0.1", 15), ("a", "+Inf", 60),
-            )
-        },
+        told("ollama_fleet_request_duration_seconds_bucket", ("a", 'le="0.1"', 15),
+             ("b", 'le="0.1"', 30), ("c", 'le="0.1"', 15), ("a", 'le="+Inf"', 60),
+             labels='model="m",'),
         {'{le="0.1"}': 3, '{le="+Inf"}': 4},
     ),
-    Case("the share that fails is of all requests", fleet.failed_ratio(ASK), REQUESTS, 0.0182),
-    Case("without requests no share fails", fleet.failed_ratio(ASK), IDLE, NOTHING),
+    Case("the share that fails is the worst cluster's", fleet.failed_ratio(ASK), ERRORS, 0.1),
+    Case("without requests no share fails", fleet.failed_ratio(ASK), {"up": 1}, NOTHING),
     *judged("failures within the objective", fleet.failed(ASK),
-            {**REQUESTS, **dict.fromkeys(OBJECTIVES, 0.875)}, good=0.0182),
+            {**ERRORS, **of_both(OBJECTIVE, 0.875)}, good=0.1),
     *judged("too many failures in the small cluster", fleet.failed(ASK),
-            {**REQUESTS, **dict.fromkeys(OBJECTIVES, 0.95)}, bad=0.0182),
-    *judged("failures without an objective", fleet.failed(ASK), REQUESTS, unknown=0.0182),
-    *judged("no requests, no judgement", fleet.failed(ASK), {**IDLE, OBJECTIVE: 0.95}),
-    Case("what the objective leaves may fail", fleet.failed_budget(ASK), {OBJECTIVE: 0.995}, 0.005),
-    *judged("few wait", fleet.waiting(ASK), {**QUEUED, **dict.fromkeys(EACH_QUEUE, 2)},
-            good=180),
+            {**ERRORS, **of_both(OBJECTIVE, 0.95)}, bad=0.1),
+    *judged("failures without an objective", fleet.failed(ASK), ERRORS, unknown=0.1),
+    *judged("no requests, no judgement", fleet.failed(ASK), of_both(OBJECTIVE, 0.95)),
+    Case("what the objective leaves may fail", fleet.failed_budget(ASK),
+         {**ERRORS, **of_both(OBJECTIVE, 0.995)}, 0.005),
+    *judged("few wait", fleet.waiting(ASK), TWO_EACH, good=180),
     *judged("too many wait in one cluster", fleet.waiting(ASK),
-            {**QUEUED, **dict.fromkeys(EACH_QUEUE, 1.5)}, bad=180),
+            {**QUEUED, **of_both(PER_INSTANCE, 1.5)}, bad=180),
     *judged("some wait and nothing is healthy", fleet.waiting(ASK), NONE_HEALTHY, bad=7),
     *judged("some wait and there is no limit", fleet.waiting(ASK), QUEUED, unknown=180),
     Case("all that wait", fleet.waiting_total(ASK), QUEUED, 180),
     Case(
         "so many may wait as healthy instances allow",
-        fleet.waiting_limit(ASK), {**QUEUED, **dict.fromkeys(EACH_QUEUE, 2)}, 260,
+        fleet.waiting_limit(ASK), TWO_EACH, 260,
     ),
     Case(
         "errors by type: the higher of replicas, the sum of shards",
         fleet.errors_by_type(ASK),
-        {
-            f'ollama_fleet_errors_total{{job="x",instance="{instance}",'
-            f'shard="{SHARD[instance]}",error_type="{kind}"}}': f"0+{step}x240"
-            for instance, kind, step in (
-                ("a", "timeout", 15), ("b", "timeout", 30), ("c", "timeout", 15),
-                ("c", "out_of_memory", 60),
-            )
-        },
+        told("ollama_fleet_errors_total", ("a", 'error_type="timeout"', 15),
+             ("b", 'error_type="timeout"', 30), ("c", 'error_type="timeout"', 15),
+             ("c", 'error_type="out_of_memory"', 60)),
         {'{error_type="timeout"}': 3, '{error_type="out_of_memory"}': 4},
     ),
     Case(
-        "errors by type of two clusters",
+        "errors by type of two clusters, each with a shard 0",
         fleet.errors_by_type(ASK),
-        {
-            f'ollama_fleet_errors_total{{cluster="{cluster}",job="x",instance="{cluster}",'
-            f'shard="0",error_type="timeout"}}': "0+15x240"
-            for cluster in ("p", "q")
-        },
+        {**told("ollama_fleet_errors_total", ("a", 'error_type="timeout"', 15), cluster="p"),
+         **told("ollama_fleet_errors_total", ("a", 'error_type="timeout"', 15), cluster="q")},
         {'{error_type="timeout"}': 2},
+    ),
+    Case(
+        "an exporter of another job counts for nothing",
+        fleet.errors_by_type(ASK),
+        {'ollama_fleet_errors_total{job="other",instance="a",shard="0",error_type="timeout"}':
+         "0+15x240"},
+        NOTHING,
     ),
     Case(
         "alerts that fire, of ours and of one severity",
@@ -277,6 +336,12 @@ CASES = (
         {'node:ollama_instances_started:count{node="n1"}': 2,
          'node:ollama_instances_started:count{node="n2"}': 3},
         5,
+    ),
+    Case(
+        "restarts that exporters saw in five minutes", fleet.restarts(ASK),
+        {'ollama_fleet_restarts_total{job="x",instance="a",shard="0"}': "_x200 0x20 4x20",
+         'ollama_fleet_restarts_total{job="x",instance="b",shard="0"}': "_x200 0x20 3x20"},
+        4,
     ),
     Case(
         "more than one in fifty started",

@@ -2,82 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from dashboards.queries import models
+from exporter import catalogue
 from tests.dashboards.values.case import ASK, NOTHING, Case, Series
-from tests.dashboards.values.fleet_cases import SHARD
+from tests.dashboards.values.fleet_cases import buckets, told
 
 BY_STATUS: Series = {
-    'model:ollama_instances:sum{cluster="a",model="m",status="healthy"}': 70,
+    'model:ollama_instances:sum{cluster="a",model="m",status="healthy"}': 50,
     'model:ollama_instances:sum{cluster="b",model="m",status="healthy"}': 10,
-    'model:ollama_instances:sum{cluster="a",model="n",status="loading"}': 20,
+    'model:ollama_instances:sum{cluster="a",model="m",status="loading"}': 20,
+    'model:ollama_instances:sum{cluster="a",model="n",status="healthy"}': 20,
+    'model:ollama_instances:sum{cluster="a",model="gone",status="healthy"}': 0,
 }
-A, B, C = (f'job="x",instance="{instance}",shard="{SHARD[instance]}"' for instance in "abc")
-
-
-def exporters(*told: tuple[str, str, str, float | str]) -> Series:
-    """Return what exporters count, by (exporter, model, status, instances)."""
-    return {
-        f'ollama_model_instances{{{exporter},model="{model}",status="{status}"}}': count
-        for exporter, model, status, count in told
-    }
-
-
-INSTANCES: Series = exporters(
-    (f'cluster="a",{A}', "m", "healthy", 50), (f'cluster="b",{B}', "m", "healthy", 10),
-    (f'cluster="a",{A}', "m", "loading", 20), (f'cluster="a",{A}', "n", "healthy", 20),
-    (f'cluster="a",{A}', "gone", "healthy", 0),
-)  # fmt: skip
-CUT_OFF: Series = exporters(
-    (A, "m", "healthy", 100), (B, "m", "healthy", 0), (B, "m", "unreachable", 100),
-    (C, "m", "healthy", 50), (C, "m", "unreachable", 50), (C, "n", "healthy", 100),
-)  # fmt: skip
-"""Two replicas of a shard, of which the second reaches nothing; and another shard."""
-NOT_SCRAPED = "x237 stale"
-"""The last scrapes failed."""
-FAILED_SCRAPE: Series = exporters(
-    (A, "m", "healthy", 100),
-    (C, "m", "healthy", f"50{NOT_SCRAPED}"),
-    (C, "m", "unreachable", f"50{NOT_SCRAPED}"),
-)
-RECOVERED: Series = exporters(
-    (A, "m", "healthy", "20x238 100x2"), (A, "m", "unreachable", "80x238 stale"),
-)  # fmt: skip
-"""For no more than one scrape nothing has been unreachable."""
+INSTANCES: Series = {
+    **BY_STATUS,
+    'model:ollama_inventory_instances:sum{cluster="a",model="m"}': 70,
+    'model:ollama_inventory_instances:sum{cluster="b",model="m"}': 10,
+    'model:ollama_inventory_instances:sum{cluster="a",model="n"}': 20,
+    'model:ollama_inventory_instances:sum{cluster="a",model="gone"}': 0,
+}
 SPEED: Series = {
     'model:ollama_tokens_per_second:sum{cluster="a",model="m"}': 3000,
     'model:ollama_tokens_per_second:sum{cluster="b",model="m"}': 600,
     'model:ollama_tokens_per_second:sum{cluster="a",model="n"}': 0,
 }
-MEASURED: Series = {
-    f'ollama_fleet_measured_instances{{{A},model="m"}}': 30,
-    f'ollama_fleet_measured_instances{{{B},model="m"}}': 40,
-    f'ollama_fleet_measured_instances{{{C},model="m"}}': 20,
-    f'ollama_fleet_measured_instances{{{C},model="n"}}': 0,
-}
 ONLY_N = {"model": "n"}
 
 
-def counters(name: str, steps: Iterable[tuple[str, str, int]]) -> Series:
-    """Return counters by (exporter, further labels, step per 15 seconds)."""
+def gauges(name: str, *values: tuple[str, str, int]) -> Series:
+    """Return what exporters say, by (exporter, model, value): a and b are replicas, c a shard."""
+    of = {"a": "0", "b": "0", "c": "1"}
     return {
-        f'{name}{{job="x",instance="{exporter}",shard="{SHARD[exporter]}",{labels}}}': f"0+{n}x240"
-        for exporter, labels, n in steps
+        f'{name}{{job="x",instance="{one}",shard="{of[one]}",model="{model}"}}': value
+        for one, model, value in values
     }
 
 
-STEPS = (
-    ("a", 'model="m",le="1"', 15), ("a", 'model="m",le="2"', 30), ("a", 'model="m",le="+Inf"', 30),
-    ("c", 'model="m",le="1"', 0), ("c", 'model="m",le="2"', 30), ("c", 'model="m",le="+Inf"', 30),
-)  # fmt: skip
-"""A quarter up to 1 s, all up to 2 s: 99 in 100 up to 1 + 74/75 s."""
-BUCKET = "ollama_fleet_request_duration_seconds_bucket"
-BUCKETS = counters(BUCKET, STEPS)
-IN_TWO_CLUSTERS = {
-    **counters(BUCKET, [(a, f'cluster="p",{labels}', n) for a, labels, n in STEPS[:3]]),
-    **counters(BUCKET, [(c, f'cluster="q",{labels}', n) for c, labels, n in STEPS[3:]]),
+MEASURED = gauges(
+    "ollama_fleet_measured_instances", ("a", "m", 30), ("b", "m", 40), ("c", "m", 20), ("c", "n", 0)
+)
+MEMORY: Series = {
+    **gauges("ollama_model_loaded_bytes", ("a", "m", 30), ("b", "m", 30), ("c", "n", 20)),
+    **gauges("ollama_model_vram_bytes", ("a", "m", 10), ("b", "m", 10), ("c", "n", 20)),
 }
+BUCKETS = buckets("ollama_fleet_request_duration_seconds")
 
 
 def spread(name: str) -> Series:
@@ -104,8 +72,8 @@ CASES = (
         models.healthy(ASK), INSTANCES, {'{model="m"}': 60, '{model="n"}': 20, '{model="gone"}': 0},
     ),
     Case(
-        "the share of a model that is healthy",
-        f"{models.healthy_ratio(ASK)} >= 0", INSTANCES, {'{model="m"}': 0.75, '{model="n"}': 1},
+        "the share that is healthy, of a model that has instances",
+        models.healthy_ratio(ASK), INSTANCES, {'{model="m"}': 0.75, '{model="n"}': 1},
     ),
     Case(
         "the share of the fleet, of which other models are part",
@@ -116,70 +84,57 @@ CASES = (
         models.by_status(ASK), BY_STATUS, {'{status="healthy"}': 80, '{status="loading"}': 20},
     ),
     Case(
-        "instances that replicas see in different states count once",
-        models.instances(ASK), CUT_OFF, {'{model="m"}': 200, '{model="n"}': 100},
+        "of replicas the higher count, the sum of shards, by model",
+        models.now(ASK, catalogue.FLEET_MEASURED_INSTANCES), MEASURED,
+        {'{model="m"}': 60, '{model="n"}': 0},
     ),
     Case(
-        "healthy is what one of the replicas finds healthy",
-        models.healthy(ASK), CUT_OFF, {'{model="m"}': 150, '{model="n"}': 100},
+        "memory of all models", models.total(ASK, catalogue.MODEL_LOADED_BYTES), MEMORY, 50,
     ),
+    Case("memory of them that is on no GPU", models.off_gpu_bytes(ASK), MEMORY, 20),
     Case(
-        "the healthy share while replicas disagree",
-        models.healthy_ratio(ASK), CUT_OFF, {'{model="m"}': 0.75, '{model="n"}': 1},
-    ),
-    Case(
-        "the healthy share over time while replicas disagree",
-        models.healthy_over_time(ASK), CUT_OFF, {'{model="m"}': 0.75, '{model="n"}': 1},
-    ),
-    Case(
-        "the share of the fleet while replicas disagree",
-        models.share(ASK), CUT_OFF, {'{model="m"}': 0.6667, '{model="n"}': 0.3333},
-    ),
-    Case(
-        "a shard whose scrape failed is not missing", models.instances(ASK), FAILED_SCRAPE,
-        {'{model="m"}': 200},
-    ),
-    Case(
-        "a scrape that failed changes no share", models.healthy_ratio(ASK), FAILED_SCRAPE,
-        {'{model="m"}': 0.75},
-    ),
-    Case(
-        "what has changed its status counts once", models.instances(ASK), RECOVERED,
-        {'{model="m"}': 100},
-    ),
-    Case(
-        "what has recovered is healthy", models.healthy_ratio(ASK), RECOVERED, {'{model="m"}': 1},
-    ),
-    Case(
-        "a model without instances has no healthy share",
-        models.healthy_over_time(ASK), INSTANCES, {'{model="m"}': 0.75, '{model="n"}': 1},
+        "loads within the last hour",
+        models.last_hour(ASK, catalogue.FLEET_MODEL_LOADS),
+        told("ollama_fleet_model_loads_total", ("a", 'model="m"', 1), ("b", 'model="m"', 1),
+             ("c", 'model="m"', 2)),
+        {'{model="m"}': 720},
     ),
     Case("speed of a model", models.speed(ASK), SPEED, {'{model="m"}': 3600, '{model="n"}': 0}),
     Case(
-        "speed per measured instance: the higher of replicas, the sum of shards",
+        "speed per measured instance",
         models.speed_each(ASK), {**SPEED, **MEASURED}, {'{model="m"}': 60},
     ),
     Case(
         "tokens of a model",
         models.generated(ASK),
-        counters(
-            "ollama_fleet_generated_tokens_total",
-            (("a", 'model="m"', 30), ("b", 'model="m"', 15), ("c", 'model="m"', 15)),
-        ),
+        told("ollama_fleet_generated_tokens_total",
+             ("a", 'model="m"', 30), ("b", 'model="m"', 15), ("c", 'model="m"', 15)),
         {'{model="m"}': 3},
     ),
-    Case("p99 of a model's requests", models.latency_p99(ASK), BUCKETS, {'{model="m"}': 1.9867}),
+    Case("p99 of a model's requests", models.latency_p99(ASK), BUCKETS, {'{model="m"}': 1.98}),
     Case(
-        "p99 of requests in two clusters",
-        models.latency_p99(ASK), IN_TWO_CLUSTERS, {'{model="m"}': 1.9867},
+        "p99 of requests in the worse of two clusters", models.latency_p99(ASK),
+        {**buckets("ollama_fleet_request_duration_seconds", 'model="m",cluster="p",'),
+         'ollama_fleet_request_duration_seconds_bucket{cluster="q",job="x",instance="a",shard="0",'
+         'model="m",le="0.5"}': "0+15x240",
+         'ollama_fleet_request_duration_seconds_bucket{cluster="q",job="x",instance="a",shard="0",'
+         'model="m",le="+Inf"}': "0+15x240"},
+        {'{model="m"}': 1.98},
+    ),
+    Case(
+        "the median of what its servers report",
+        models.reported_quantile(ASK, catalogue.FLEET_QUEUE_TIME, "0.5"),
+        buckets("ollama_fleet_queue_time_seconds"), {'{model="m"}': 1},
+    ),
+    Case(
+        "p99 of a model's canaries", models.canary_p99(ASK, catalogue.FLEET_CANARY_LOAD),
+        buckets("ollama_fleet_canary_load_seconds"), {'{model="m"}': 1.98},
     ),
     Case(
         "requests of a model",
         models.requests(ASK),
-        counters(
-            "ollama_fleet_request_duration_seconds_count",
-            (("a", 'model="m"', 30), ("b", 'model="m"', 15), ("c", 'model="m"', 15)),
-        ),
+        told("ollama_fleet_request_duration_seconds_count",
+             ("a", 'model="m"', 30), ("b", 'model="m"', 15), ("c", 'model="m"', 15)),
         {'{model="m"}': 3},
     ),
     Case(
@@ -191,7 +146,7 @@ CASES = (
     ),
     Case(
         "the p99 of requests where there is one",
-        models.latency_p99_known(ASK), {**BUCKETS, **LATENCY_SPREAD}, {'{model="m"}': 1.9867},
+        models.latency_p99_known(ASK), {**BUCKETS, **LATENCY_SPREAD}, {'{model="m"}': 1.98},
     ),
     Case(
         "without a histogram the p99 that 99 in 100 instances keep",
@@ -205,5 +160,9 @@ CASES = (
     Case(
         "a quantile of speed, of the worse cluster",
         models.speed_spread(ASK, "0.1"), SPEED_SPREAD, {'{model="m"}': 0.05},
+    ),
+    Case(
+        "how full caches are, in the worse cluster", models.kv_cache_spread(ASK, "0.9"),
+        spread("model:ollama_instance_kv_cache_usage_ratio:quantile"), {'{model="m"}': 0.9},
     ),
 )  # fmt: skip

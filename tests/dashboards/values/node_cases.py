@@ -60,8 +60,8 @@ def instance(index: str, *, up: int = 1, speed: float | None = None) -> Series:
     """Return what two replicas tell of an instance; the second has not seen it up."""
     labels = f'instance_id="{index}",node="n1"'
     told: dict[str, float | str] = {
-        f'ollama_instance_info{{job="x",instance="a",{labels},model="m"}}': 1,
-        f'ollama_instance_info{{job="x",instance="b",{labels},model="m"}}': 1,
+        f'ollama_instance_info{{job="x",instance="a",{labels},model="m",engine="e"}}': 1,
+        f'ollama_instance_info{{job="x",instance="b",{labels},model="m",engine="e"}}': 1,
         f'ollama_instance_up{{job="x",instance="a",{labels}}}': up,
         f'ollama_instance_up{{job="x",instance="b",{labels}}}': 0,
         f'ollama_instance_start_time_seconds{{job="x",instance="a",{labels}}}': 3000,
@@ -71,11 +71,7 @@ def instance(index: str, *, up: int = 1, speed: float | None = None) -> Series:
     return told
 
 
-UNKNOWN_SPEEDS = {
-    series: value for index in range(5) for series, value in instance(f"u{index}").items()
-}
 MIXED = {
-    **UNKNOWN_SPEEDS,
     **instance("fast", speed=90),
     **instance("slow", speed=5),
     **instance("down", up=0),
@@ -87,10 +83,6 @@ def of_restarted(index: str, speed: float, again: float | None = None) -> Series
     labels = f'instance_id="{index}",node="n1"'
     speeds = {"a": speed, "b": again}
     return {
-        **{
-            f'ollama_instance_info{{job="x",instance="{one}",{labels},model="m"}}': 1
-            for one in speeds
-        },
         **{f'ollama_instance_up{{job="x",instance="{one}",{labels}}}': 1 for one in speeds},
         **{
             f'ollama_instance_tokens_per_second{{job="x",instance="{one}",{labels}}}': known
@@ -111,7 +103,7 @@ RESTARTED = {
 
 def row(index: str) -> str:
     """Return the labels of an instance's row."""
-    return f'{{instance_id="{index}",node="n1",model="m"}}'
+    return f'{{instance_id="{index}",node="n1"}}'
 
 
 CASES = (
@@ -138,11 +130,11 @@ CASES = (
         f"count({nodes.ratio_over_time(ASK)}) * 100 + max({nodes.ratio_over_time(ASK)})", MANY,
         1010,
     ),
-    Case("the limit of a slow node", nodes.ratio_limit(ASK), LIMIT, 0.6),
+    Case("the limit of a slow node", nodes.ratio_limit(ASK), {**RATIOS, **LIMIT}, 0.6),
     Case("nodes that are slow", nodes.slow_count(ASK), {**RATIOS, **LIMIT}, 1),
     Case(
         "no node is slow", nodes.slow_count(ASK),
-        {**RATIOS, 'fleet:ollama_node_speed_ratio:threshold': 0.5}, 0,
+        {**RATIOS, "fleet:ollama_node_speed_ratio:threshold": 0.5}, 0,
     ),
     Case("without a limit nobody counts slow nodes", nodes.slow_count(ASK), RATIOS, NOTHING),
     Case("nodes that are compared count once", nodes.compared_count(ASK), RATIOS, 3),
@@ -189,8 +181,29 @@ CASES = (
         f'{nodes.started_over_time(ASK)} and on (node) ({RATIO} < 3)', MANY, NOTHING,
     ),
     Case(
-        "first what is down, then the slowest; unknown speeds crowd nobody out",
+        "first what is down, then what nobody knows the speed of",
+        nodes.instance_value(ASK, catalogue.INSTANCE_UP), {**MIXED, **instance("u", up=1)},
+        {row("down"): 0, row("u"): 1},
+    ),
+    Case(
+        "then the slowest",
         nodes.instance_value(ASK, catalogue.INSTANCE_UP), MIXED, {row("down"): 0, row("slow"): 1},
+    ),
+    Case(
+        "models and engines of the instances to show",
+        nodes.instance_info(ASK), MIXED,
+        {'{instance_id="down",node="n1",model="m",engine="e"}': 1,
+         '{instance_id="slow",node="n1",model="m",engine="e"}': 1},
+    ),
+    Case(
+        "how many conditions each has, of replicas that agree",
+        nodes.instance_conditions(ASK),
+        {**MIXED, **{
+            f'ollama_instance_condition{{job="x",instance="{one}",instance_id="slow",node="n1",'
+            f'condition="{condition}"}}': 1
+            for one in "ab" for condition in ("on_cpu", "stalled")
+        }},
+        {row("slow"): 2},
     ),
     Case(
         "the speed is told as it is",
@@ -203,7 +216,7 @@ CASES = (
     ),
     Case(
         "an unknown speed is not told at all",
-        nodes.instance_value(ASK, catalogue.INSTANCE_TOKENS_PER_SECOND), UNKNOWN_SPEEDS, NOTHING,
+        nodes.instance_value(ASK, catalogue.INSTANCE_TOKENS_PER_SECOND), instance("u"), NOTHING,
     ),
     Case(
         "the age of the instances to show",

@@ -6,7 +6,7 @@ from dashboards.queries import pipeline
 from exporter import catalogue
 from tests.dashboards.values.case import ASK, NOTHING, Case, Series
 
-JOB = 'job="ollama-fleet-exporter"'
+JOB = 'job="x"'
 A, B = f'{{{JOB},instance="a"}}', f'{{{JOB},instance="b"}}'
 ONLY_A = {"instance": "a"}
 
@@ -31,7 +31,7 @@ def fresh(cluster: str, *shards: int) -> Series:
     """Return the shards of a cluster that are polled, each by two replicas."""
     return {
         f'ollama_fleet_inventory_instances{{cluster="{cluster}",job="x",'
-        f'instance="{replica}{shard}",shard="{shard}"}}': 1
+        f'instance="{replica}{shard}",shard="{shard}"}}': 9
         for shard in shards
         for replica in ("a", "b")
     }
@@ -78,6 +78,12 @@ SHARD_INFO: Series = {
     f'ollama_exporter_build_info{{{JOB},instance="a",version="2",python="3"}}': 1,
     **of("up", 1, 1),
 }
+CANARIES: Series = {
+    **of("ollama_fleet_canary_results_total", "0+1.5x240", "0+0.75x240", 'shard="0",outcome="ok"'),
+    **of("ollama_fleet_canary_results_total", "0+0.25x240", "0x240", 'shard="0",outcome="stalled"'),
+    **of("ollama_fleet_canary_requests_total", "0+30x240", "0+15x240", 'shard="0"'),
+    'ollama_fleet_canary_requests_total{job="other",instance="a",shard="0"}': "0+30x240",
+}
 GROUP = 'rule_group="/etc/r.yml;ollama-fleet-nodes"'
 FOREIGN = 'rule_group="/etc/r.yml;node"'
 
@@ -114,13 +120,10 @@ CASES = (
          pipeline.intervals_since_poll_cycle(ASK), NEVER, 200),
     Case("the longest interval", pipeline.interval(ASK), CYCLES, 20),
     Case("a tenth of it is late", pipeline.lateness_limit(ASK), CYCLES, 2),
-    Case("the shard of an exporter", pipeline.shard(ASK), SHARD_INFO,
-         {f'{{{JOB},instance="a",shard="1"}}': 1}),
-    Case("a value with shard and version", pipeline.with_shard(ASK, pipeline.scraped(ASK, "up")),
-         SHARD_INFO, {f'{{{JOB},instance="a",shard="1",version="2",python="3"}}': 1}),
-    Case("a sum with shard and version", pipeline.with_shard(ASK, pipeline.poll_cycle_age(ASK)),
-         {**SHARD_INFO, **CYCLES},
-         {f'{{{JOB},instance="a",shard="1",version="2",python="3"}}': 20}),
+    Case("the shard of an exporter", pipeline.facts(ASK, catalogue.EXPORTER_SHARD_INFO, "shard"),
+         SHARD_INFO, {f'{{{JOB},instance="a",shard="1"}}': 1}),
+    Case("its versions", pipeline.facts(ASK, catalogue.EXPORTER_BUILD_INFO, "version", "python"),
+         SHARD_INFO, {f'{{{JOB},instance="a",version="2",python="3"}}': 1}),
     Case("an exporter's counter's growth", pipeline.rate(ASK, catalogue.EXPORTER_POLLS), POLLS,
          {A: 10, B: 10}),
     Case("by a further label", pipeline.rate(ASK, catalogue.EXPORTER_POLL_ERRORS, "request"), POLLS,
@@ -137,6 +140,11 @@ CASES = (
     Case("without polls none fails", pipeline.poll_error_ratio(ASK),
          {**of("ollama_exporter_polls_total", 0, 0),
           **of("ollama_exporter_poll_errors_total", 0, 0, 'request="health"')}, NOTHING),
+    Case("canaries of the last quarter of an hour, replicas' together",
+         pipeline.canary_results(ASK), CANARIES,
+         {'{outcome="ok"}': 135, '{outcome="stalled"}': 15}),
+    Case("what canaries cost, in requests, in every replica", pipeline.canary_cost(
+        ASK, catalogue.FLEET_CANARY_REQUESTS), CANARIES, 3),
     Case("since an inventory was read, where it ever was", pipeline.inventory_age(ASK),
          of("ollama_exporter_inventory_last_success_timestamp_seconds", 3540, 0, 'source="x"'),
          {f'{{{JOB},instance="a",source="x"}}': 60}),
