@@ -27,6 +27,12 @@ class Source:
     step_s: float | None = None
     """Where it is not Grafana's choice."""
 
+    async def series(self, expr: str) -> list[dict[str, Any]]:
+        """Return what an expression gives now."""
+        async with self.session.post(f"{self.url}/api/v1/query", data={"query": expr}) as answer:
+            found: list[dict[str, Any]] = (await answer.json())["data"]["result"]
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer:

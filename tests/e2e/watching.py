@@ -1,15 +1,20 @@
-"""A simulated fleet that real observers watch: the exporter, Prometheus, maybe Alertmanager."""
+"""Fleets that real observers watch: an exporter for each, one Prometheus, maybe Alertmanager."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from provisioning.demo import observers
-from provisioning.demo.observers import Observers
-from provisioning.demo.processes import Children
+from provisioning.demo.observers import EXPORTER_JOB, PROVISIONER_JOB, Observers
+from provisioning.demo.ports import address_of
+from provisioning.demo.processes import Children, ChildSpec
 from provisioning.demo.rundir import RunDir
 from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.spec import FleetSpec
@@ -17,43 +22,93 @@ from tests import keeper
 from tests.ports import free_ports
 
 
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What an exporter polls, and its further options."""
+
+    inventory: Sequence[Mapping[str, Any]]
+    options: tuple[str, ...] = ()
+
+
 @asynccontextmanager
 async def watched_fleet(
+    tmp_path: Path, binary: Path, spec: FleetSpec
+) -> AsyncIterator[tuple[RunningFleet, str]]:
+    """Run a fleet, the exporter and Prometheus, a second apart; give fleet and Prometheus' URL."""
+    async with (
+        running_fleet(spec) as fleet,
+        watched(tmp_path, binary, {"": Polled(fleet.inventory)}) as url,
+    ):
+        yield fleet, url
+
+
+@asynccontextmanager
+async def watched(
     tmp_path: Path,
     binary: Path,
-    spec: FleetSpec,
+    fleets: Mapping[str, Polled],
     *,
     alertmanager_binary: Path | None = None,
     alert_options: tuple[str, ...] = (),
-    has_provisioner: bool = False,
-) -> AsyncIterator[tuple[RunningFleet, str]]:
-    """Run a fleet, the exporter and Prometheus, a second apart; give fleet and Prometheus' URL.
+    provisioner_of: str | None = None,
+) -> AsyncIterator[str]:
+    """Run an exporter for each fleet and one Prometheus; give its URL.
 
-    Alertmanager runs as well where its program is given, and a provisioner, which has made nothing
-    of this, if it is asked for.
+    Args:
+        tmp_path: Where their files are.
+        binary: Prometheus.
+        fleets: By cluster; the empty one has no such label.
+        alertmanager_binary: It runs as well where its program is given.
+        alert_options: Further ones of `alerts build`.
+        provisioner_of: A cluster for which a provisioner runs, which has made nothing of this.
     """
-    async with running_fleet(spec) as fleet:
-        inventory = tmp_path / "fleet.json"
-        inventory.write_text(json.dumps(list(fleet.inventory)))
-        ports = free_ports(4)
-        watch = Observers(
-            run_dir=RunDir(tmp_path),
-            inventories=(inventory,),
-            exporter_port=ports[0],
-            prometheus_port=ports[1],
-            alertmanager_port=ports[2],
-            prometheus_binary=binary,
-            alertmanager_binary=alertmanager_binary or binary,
-            interval_s=1,
-            provisioner_address=f"127.0.0.1:{ports[3]}" if has_provisioner else None,
-        )
-        observers.build_rules(watch.run_dir, interval_s=watch.interval_s, options=alert_options)
-        observers.write_config(watch)
-        specs = [observers.exporter(watch), observers.prometheus_server(watch)]
-        if alertmanager_binary is not None:
-            specs.insert(1, observers.alertmanager_server(watch))
-        async with Children(tmp_path) as children:
-            await children.start(*specs)
-            if watch.provisioner_address is not None:
-                await keeper.start(children, tmp_path, watch.provisioner_address)
-            yield fleet, watch.prometheus_url
+    port, alertmanager_port, provisioner_port, *ports = free_ports(3 + len(fleets))
+    watch = Observers(
+        run_dir=RunDir(tmp_path),
+        inventories=(),
+        exporter_port=ports[0],
+        prometheus_port=port,
+        alertmanager_port=alertmanager_port,
+        prometheus_binary=binary,
+        alertmanager_binary=alertmanager_binary or binary,
+        interval_s=1,
+        provisioner_address=None if provisioner_of is None else address_of(provisioner_port),
+    )
+    observers.build_rules(watch.run_dir, interval_s=watch.interval_s, options=alert_options)
+    _write_config(watch, dict(zip(ports, fleets, strict=True)), provisioner_of)
+    specs = [
+        _exporter(watch, cluster, polled, exporter_port)
+        for exporter_port, (cluster, polled) in zip(ports, fleets.items(), strict=True)
+    ]
+    if alertmanager_binary is not None:
+        specs.append(observers.alertmanager_server(watch))
+    async with Children(tmp_path) as children:
+        await children.start(*specs, observers.prometheus_server(watch))
+        if watch.provisioner_address is not None:
+            await keeper.start(children, tmp_path, watch.provisioner_address)
+        yield watch.prometheus_url
+
+
+def _exporter(watch: Observers, cluster: str, polled: Polled, port: int) -> ChildSpec:
+    inventory = watch.run_dir.path / f"fleet{cluster}.json"
+    inventory.write_text(json.dumps(list(polled.inventory)))
+    spec = observers.exporter(replace(watch, exporter_port=port, inventories=(inventory,)))
+    return replace(spec, name=f"exporter{cluster}", command=(*spec.command, *polled.options))
+
+
+def _write_config(
+    watch: Observers, clusters: Mapping[int, str], of_provisioner: str | None
+) -> None:
+    """Write Prometheus' configuration, each exporter's series with the label of its cluster."""
+    config = yaml.safe_load(observers.prometheus_config(watch.prometheus))
+    targets: dict[str, dict[str | None, str | None]] = {
+        EXPORTER_JOB: {address_of(port): cluster for port, cluster in clusters.items()},
+        PROVISIONER_JOB: {watch.provisioner_address: of_provisioner},
+    }
+    for job in config["scrape_configs"]:
+        if job["job_name"] in targets:
+            job["static_configs"] = [
+                {"targets": [address], "labels": {"cluster": cluster or ""}}
+                for address, cluster in targets[job["job_name"]].items()
+            ]
+    watch.run_dir.prometheus_config.write_text(yaml.safe_dump(config, sort_keys=False))
