@@ -190,7 +190,9 @@ class PageReader:
 def _bucket_finder(name: str) -> Callable[[bytes], list[tuple[bytes, bytes]]]:
     # In a label's value each quotation mark has a backslash before it, so none ends with `,le="`.
     le = rf'le="([^"\n]{{1,{MAX_BOUNDARY_CHARACTERS}}})"'
-    pattern = rf"^{re.escape(name)}_bucket\{{(?:[^\n]*,)?{le}[^\n]*\}}[ \t]+(\S+)"
+    # Atomic: a line of 1 MB with many `,le="1"` and no value would else take a minute.
+    start = rf"(?>{re.escape(name)}_bucket\{{(?:[^\n]*,)?{le})"
+    pattern = rf"^{start}[^\n]*\}}[ \t]+(\S+)"
     return re.compile(pattern.encode(), re.MULTILINE).findall
 
 

@@ -27,6 +27,9 @@ One whose time is over, and that is still loaded, serves a request."""
 PINNED_S = 10 * 365 * 86_400.0
 """Ollama writes that a model never expires as a time centuries ahead."""
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for a body that is not the expected JSON, or is nested without end."""
+
 
 class LoadedModel(msgspec.Struct, frozen=True):
     """A model that Ollama lists as loaded."""
@@ -50,7 +53,7 @@ def loaded_model(body: bytes, model: str) -> LoadedModel | None:
     """Return a model of the list of those that are loaded; None: it is not there."""
     try:
         models = msgspec.json.decode(body, type=_Loaded).models
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     return next((one for one in models if whole_name(one.name) == whole_name(model)), None)
 
@@ -59,7 +62,7 @@ def trained_context(body: bytes) -> int:
     """Return the context that a model was trained with, by what `/api/show` answers; 0: unknown."""
     try:
         shown = msgspec.json.decode(body, type=_Shown).model_info
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return 0
     lengths = (length for key, length in shown.items() if key.endswith(".context_length"))
     return next((length for length in lengths if isinstance(length, int)), 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 
@@ -166,6 +168,17 @@ def test_samples_without_end_cost_their_figure() -> None:
 
     assert (None, 2.0) == (values.requests_running, values.requests_queued)
     assert ["x:running has more than 10,000 samples"] == faults
+
+
+def test_a_line_without_end_does_not_hold_up_the_exporter() -> None:
+    """Of boundaries only: to look for the value behind each of them would take minutes."""
+    line = "x:duration_seconds_bucket{" + ',le="1"' * 200_000 + "\n"
+    began_s = time.monotonic()
+
+    values, _ = read(DURATION, line, "x:duration_seconds_sum 1\n", QUEUED)
+
+    assert (None, 2.0) == (values.request_duration, values.requests_queued)
+    assert time.monotonic() - began_s < 100
 
 
 def test_types_of_errors_without_end_cost_the_errors() -> None:

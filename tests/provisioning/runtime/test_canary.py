@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from provisioning.model import Canary
+from provisioning.runtime.canary import loaded_model, trained_context
 from provisioning.runtime.probe import HttpProber
 from tests.llama import llama_server
 from tests.waiting import eventually
@@ -146,6 +147,13 @@ async def test_a_model_that_is_not_loaded_or_serves_is_left_alone(
     assert await sent(prober, fake.port) is None
 
     assert [] == fake.asked
+
+
+def test_answers_nested_without_end_say_nothing() -> None:
+    nested = b"[" * 100_000
+
+    assert loaded_model(b'{"models": [], "x": ' + nested, "tiny") is None
+    assert 0 == trained_context(b'{"model_info": {"x.context_length": ' + nested)
 
 
 @pytest.mark.parametrize("engine", ["ollama", "llamacpp"])
