@@ -1,4 +1,4 @@
-"""Three alerts on 1,000 stock Ollama servers, whose speed and latency the canary alone knows: every
+"""Alerts on 1,000 stock Ollama servers, whose speed and latency the canary alone knows: every
 part real, the windows short, one lab for all."""
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from tests.conftest import program
 N = 1_000
 CANARY_S = 10
 FLEET = ("--mode=ollama", "--hardware=gpu", "--keep-alive=-1")
-EXPORTER = (f"--canary.period={CANARY_S}s", "--canary.timeout=5s", "--canary.tokens=2")
+TIMEOUT_S = 5
+EXPORTER = (
+    *(f"--canary.period={CANARY_S}s", f"--canary.timeout={TIMEOUT_S}s", "--canary.tokens=2"),
+)
+LATENCY_HIGH = "OllamaFleetLatencyP99High"
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
@@ -35,6 +39,10 @@ async def _slow_all(lab: Lab) -> None:
     await lab.inject("slow", share=1.0, factor=0.2)
 
 
+async def _freeze_two_in_a_hundred(lab: Lab) -> None:
+    await lab.inject("runner_hang", share=0.02, seconds=3600)
+
+
 async def _heal(lab: Lab) -> None:
     await lab.heal_fleet()
 
@@ -46,7 +54,7 @@ STOCK = {
         title="canaries of 5 % of the instances take longer",
         fault=_slow_twentieth,
         heal=_heal,
-        page="OllamaFleetLatencyP99High",
+        page=LATENCY_HIGH,
         says=("One request in a hundred takes longer than", "the limit is 150ms"),
         extra_s=lambda _: CANARY_S,
     ),
@@ -58,6 +66,18 @@ STOCK = {
         page="OllamaFleetTokenThroughputLow",
         says=("The healthy instances can generate 3", "the floor of 40 per instance"),
         extra_s=lambda _: CANARY_S,
+    ),
+    "frozen": Scenario(
+        name="frozen",
+        title="the runners of 2 % of the instances freeze, whose pages go on answering",
+        fault=_freeze_two_in_a_hundred,
+        heal=_heal,
+        page="OllamaFleetManyCanariesStalled",
+        # Canaries that stall took as long as they might.
+        may_page=(LATENCY_HIGH,),
+        max_pages=2,
+        says=("pass their health check and do not answer canaries",),
+        extra_s=lambda _: CANARY_S + TIMEOUT_S,
     ),
 }
 
