@@ -1,0 +1,241 @@
+"""Series of the whole fleet, of its models and of its nodes."""
+
+from __future__ import annotations
+
+from exporter.catalogue.series import SHARD, Kind, Series
+
+# The fleet as a whole
+
+FLEET_INSTANCES = Series(
+    "ollama_fleet_instances",
+    Kind.GAUGE,
+    "Instances by status; every status is always present. healthy: passed its health check. "
+    "unhealthy: connected, but gave no good answer, loads for longer than poll.loading-timeout, or "
+    "two canaries in a row stalled and the inventory says health: canary. unreachable: no "
+    "connection. loading: loads its model. provisioning, draining: state in the inventory. "
+    "unknown: not polled yet, or the exporter ran out of file descriptors.",
+    (*SHARD, "status"),
+)
+FLEET_INVENTORY_INSTANCES = Series(
+    "ollama_fleet_inventory_instances",
+    Kind.GAUGE,
+    "Instances in the inventory, in any state.",
+    SHARD,
+)
+FLEET_INSTANCE_CONDITIONS = Series(
+    "ollama_fleet_instance_conditions",
+    Kind.GAUGE,
+    "Running instances that answered the last poll and have a condition; every condition is always "
+    "present. model_not_loaded: the model that the inventory lists is not in memory. "
+    "model_not_installed: it is not on disk either. nothing_loaded: the inventory lists no model "
+    "and none is in memory. on_cpu: a loaded model is partly or wholly outside GPU memory. "
+    "stalled: the last canary got no answer before its deadline.",
+    (*SHARD, "condition"),
+)
+FLEET_RESTARTS = Series(
+    "ollama_fleet_restarts_total",
+    Kind.COUNTER,
+    "Restarts of instances seen since this exporter started. It sees that the start time or the "
+    "version changed, or that a counter of tokens went back. A restart of stock Ollama shows only "
+    "in its version and in `started` of the inventory.",
+    SHARD,
+)
+FLEET_TOKENS_PER_SECOND = Series(
+    "ollama_fleet_tokens_per_second",
+    Kind.GAUGE,
+    "Generation capacity: sum of each healthy instance's decoding speed, in tokens/s. Not current "
+    "load.",
+    (*SHARD, "model"),
+)
+FLEET_MEASURED_INSTANCES = Series(
+    "ollama_fleet_measured_instances",
+    Kind.GAUGE,
+    "Healthy instances with a known decoding speed: those in ollama_fleet_tokens_per_second.",
+    (*SHARD, "model"),
+)
+FLEET_REQUEST_LATENCY_P99 = Series(
+    "ollama_fleet_request_latency_p99_seconds",
+    Kind.GAUGE,
+    "99th percentile over healthy instances of the p99 request latency that each reports. "
+    "Instances that report a histogram are in ollama_fleet_request_duration_seconds instead.",
+    SHARD,
+)
+FLEET_REQUEST_LATENCY_P99_BOUND = Series(
+    "ollama_fleet_request_latency_p99_bound_seconds",
+    Kind.GAUGE,
+    "Certainty of the p99 of ollama_fleet_request_duration_seconds over the last 5 minutes. It "
+    "lies above bound lower and at or below bound upper; upper is absent above all buckets.",
+    (*SHARD, "bound"),
+)
+FLEET_GENERATED_TOKENS = Series(
+    "ollama_fleet_generated_tokens_total",
+    Kind.COUNTER,
+    "Tokens generated since this exporter started. Restarts of instances do not reset it.",
+    (*SHARD, "model"),
+)
+FLEET_ERRORS = Series(
+    "ollama_fleet_errors_total",
+    Kind.COUNTER,
+    "Failed requests reported by instances since this exporter started.",
+    (*SHARD, "error_type"),
+)
+FLEET_REQUEST_DURATION = Series(
+    "ollama_fleet_request_duration_seconds",
+    Kind.HISTOGRAM,
+    "Request duration, merged from instances that report a histogram. Buckets are those of all of "
+    "them; each counts an instance's requests that are surely at or below it.",
+    (*SHARD, "model"),
+)
+FLEET_REQUESTS = Series(
+    "ollama_fleet_requests_total",
+    Kind.COUNTER,
+    "Finished requests, failed ones included, of instances that report a duration histogram; the "
+    "count of ollama_fleet_request_duration_seconds over all models.",
+    SHARD,
+)
+FLEET_REQUEST_ERRORS = Series(
+    "ollama_fleet_request_errors_total",
+    Kind.COUNTER,
+    "Failed requests among ollama_fleet_requests_total; the error ratio is this divided by that. "
+    "ollama_fleet_errors_total also counts instances without a duration histogram.",
+    SHARD,
+)
+FLEET_TIME_TO_FIRST_TOKEN = Series(
+    "ollama_fleet_time_to_first_token_seconds",
+    Kind.HISTOGRAM,
+    "Time from a request to its first token, merged from instances that report it.",
+    (*SHARD, "model"),
+)
+FLEET_QUEUE_TIME = Series(
+    "ollama_fleet_queue_time_seconds",
+    Kind.HISTOGRAM,
+    "Time that a request waits in the queue of its instance, merged from instances that report it.",
+    (*SHARD, "model"),
+)
+FLEET_MODEL_LOADS = Series(
+    "ollama_fleet_model_loads_total",
+    Kind.COUNTER,
+    "Times that instances loaded a model into memory, as seen between two polls.",
+    (*SHARD, "model"),
+)
+FLEET_MODEL_UNLOADS = Series(
+    "ollama_fleet_model_unloads_total",
+    Kind.COUNTER,
+    "Times that instances unloaded a model from memory, as seen between two polls.",
+    (*SHARD, "model"),
+)
+
+# Canaries: small requests that the exporter itself sends
+
+FLEET_CANARY_DURATION = Series(
+    "ollama_fleet_canary_duration_seconds",
+    Kind.HISTOGRAM,
+    "Duration of canaries, from the request to the last token; of stalled ones, to the deadline.",
+    (*SHARD, "model"),
+)
+FLEET_CANARY_TIME_TO_FIRST_TOKEN = Series(
+    "ollama_fleet_canary_time_to_first_token_seconds",
+    Kind.HISTOGRAM,
+    "Time from a canary's request to its first token.",
+    (*SHARD, "model"),
+)
+FLEET_CANARY_WAITING = Series(
+    "ollama_fleet_canary_waiting_seconds",
+    Kind.HISTOGRAM,
+    "Time that canaries wait in the queue of the server.",
+    (*SHARD, "model"),
+)
+FLEET_CANARY_LOAD = Series(
+    "ollama_fleet_canary_load_seconds",
+    Kind.HISTOGRAM,
+    "Time that servers report for loading the model before they answer a canary.",
+    (*SHARD, "model"),
+)
+FLEET_CANARY_RESULTS = Series(
+    "ollama_fleet_canary_results_total",
+    Kind.COUNTER,
+    "Canaries by outcome. ok: all tokens came. stalled: no answer before the deadline. error: a "
+    "bad answer or no connection. skipped_busy: the instance has other requests. "
+    "skipped_not_loaded: the model is not in memory, or leaves it soon; a canary never loads one.",
+    (*SHARD, "outcome"),
+)
+FLEET_CANARY_REQUESTS = Series(
+    "ollama_fleet_canary_requests_total",
+    Kind.COUNTER,
+    "Cost of canaries: requests sent.",
+    SHARD,
+)
+FLEET_CANARY_TOKENS = Series(
+    "ollama_fleet_canary_tokens_total",
+    Kind.COUNTER,
+    "Cost of canaries: tokens generated for them.",
+    SHARD,
+)
+FLEET_CANARY_SECONDS = Series(
+    "ollama_fleet_canary_seconds_total",
+    Kind.COUNTER,
+    "Cost of canaries: time that instances spent on them.",
+    SHARD,
+)
+
+# Per model
+
+MODEL_INSTANCES = Series(
+    "ollama_model_instances",
+    Kind.GAUGE,
+    "Instances of a model by status; healthy is always present, other statuses if not 0. model is "
+    "empty while it is unknown.",
+    (*SHARD, "model", "status"),
+)
+MODEL_LOADED_INSTANCES = Series(
+    "ollama_model_loaded_instances",
+    Kind.GAUGE,
+    "Instances that have the model in memory; 0 for a model that the inventory lists and none has.",
+    (*SHARD, "model"),
+)
+MODEL_INSTALLED_INSTANCES = Series(
+    "ollama_model_installed_instances",
+    Kind.GAUGE,
+    "Instances that have the model on disk.",
+    (*SHARD, "model"),
+)
+MODEL_ON_CPU_INSTANCES = Series(
+    "ollama_model_on_cpu_instances",
+    Kind.GAUGE,
+    "Instances that have the model in memory, partly or wholly outside GPU memory. Absent where no "
+    "server says where its memory is.",
+    (*SHARD, "model"),
+)
+MODEL_LOADED_BYTES = Series(
+    "ollama_model_loaded_bytes",
+    Kind.GAUGE,
+    "Memory of the loaded model, on the GPU and off it, summed over instances.",
+    (*SHARD, "model"),
+)
+MODEL_VRAM_BYTES = Series(
+    "ollama_model_vram_bytes",
+    Kind.GAUGE,
+    "GPU memory of the loaded model, summed over instances.",
+    (*SHARD, "model"),
+)
+
+# Per node
+
+NODE_INSTANCES = Series(
+    "ollama_node_instances",
+    Kind.GAUGE,
+    "Instances of a node by status; healthy is always present, other statuses if not 0.",
+    (*SHARD, "node", "status"),
+)
+NODE_TOKENS_PER_SECOND = Series(
+    "ollama_node_tokens_per_second",
+    Kind.GAUGE,
+    "Generation capacity of a node: sum of its healthy instances' decoding speeds, in tokens/s.",
+    (*SHARD, "node", "model"),
+)
+NODE_ERRORS = Series(
+    "ollama_node_errors_total",
+    Kind.COUNTER,
+    "Failed requests reported by a node's instances since this exporter started.",
+    (*SHARD, "node", "error_type"),
+)

@@ -1,0 +1,121 @@
+"""Series that the exporter publishes about itself."""
+
+from __future__ import annotations
+
+from exporter.catalogue.series import Kind, Series
+
+EXPORTER_BUILD_INFO = Series(
+    "ollama_exporter_build_info",
+    Kind.GAUGE,
+    "Always 1. The labels are the versions of the exporter and of Python.",
+    ("version", "python"),
+)
+EXPORTER_SHARD_INFO = Series(
+    "ollama_exporter_shard_info",
+    Kind.GAUGE,
+    "Always 1. shard: the part of the fleet that this exporter polls, counted from 0. Exporters "
+    "of the same shard are replicas.",
+    ("shard",),
+)
+EXPORTER_SHARDS = Series(
+    "ollama_exporter_shards",
+    Kind.GAUGE,
+    "Number of shards that the fleet is divided into; 1 if it is not divided.",
+)
+EXPORTER_POLL_INTERVAL = Series(
+    "ollama_exporter_poll_interval_seconds",
+    Kind.GAUGE,
+    "Configured interval between two polls of an instance.",
+)
+EXPORTER_POLLS = Series(
+    "ollama_exporter_polls_total",
+    Kind.COUNTER,
+    "Finished polls of instances, whatever their outcome.",
+)
+EXPORTER_POLL_ERRORS = Series(
+    "ollama_exporter_poll_errors_total",
+    Kind.COUNTER,
+    "Failed requests to instances. request: health (the instance is not healthy) or metrics (it "
+    "is healthy, but its metrics are missing, broken or implausible).",
+    ("request", "outcome"),
+)
+EXPORTER_POLL_CYCLES = Series(
+    "ollama_exporter_poll_cycles_total",
+    Kind.COUNTER,
+    "Finished poll cycles; a cycle polls every instance once.",
+)
+EXPORTER_POLL_CYCLE_DURATION = Series(
+    "ollama_exporter_poll_cycle_duration_seconds",
+    Kind.GAUGE,
+    "Duration of the last poll cycle, from its first to its last answer. Polls are spread over "
+    "the interval, so it is about one interval.",
+)
+EXPORTER_POLL_LAST_COMPLETED = Series(
+    "ollama_exporter_poll_last_completed_timestamp_seconds",
+    Kind.GAUGE,
+    "End of the last poll cycle, in seconds since 1970 UTC.",
+)
+EXPORTER_POLL_LATENESS = Series(
+    "ollama_exporter_poll_lateness_seconds",
+    Kind.GAUGE,
+    "Delay of the latest poll of the last cycle. Above a tenth of the interval, this exporter has "
+    "too many instances.",
+)
+EXPORTER_OPEN_CONNECTIONS = Series(
+    "ollama_exporter_open_connections",
+    Kind.GAUGE,
+    "Open connections to instances.",
+)
+EXPORTER_EXPOSITION_DURATION = Series(
+    "ollama_exporter_exposition_duration_seconds",
+    Kind.GAUGE,
+    "CPU time to aggregate and render the last exposition.",
+)
+EXPORTER_EXPOSITION_SAMPLES = Series(
+    "ollama_exporter_exposition_samples",
+    Kind.GAUGE,
+    "Samples of the fleet in the last exposition.",
+)
+EXPORTER_EXPOSITION_TIMESTAMP = Series(
+    "ollama_exporter_exposition_timestamp_seconds",
+    Kind.GAUGE,
+    "Time at which the last exposition was rendered, in seconds since 1970 UTC.",
+)
+EXPORTER_WEB_REQUESTS_REFUSED = Series(
+    "ollama_exporter_web_requests_refused_total",
+    Kind.COUNTER,
+    "Refused HTTP requests. reason: responses (503, too many responses are being sent), passwords "
+    "(503, too many passwords wait to be checked) or host (403, the Host header is not in "
+    "web.allowed-hosts).",
+    ("reason",),
+)
+EXPORTER_WEB_RESPONSES_ABORTED = Series(
+    "ollama_exporter_web_responses_aborted_total",
+    Kind.COUNTER,
+    "Responses aborted because the client read for longer than web.write-timeout, or slowly while "
+    "others waited.",
+)
+EXPORTER_WEB_CONNECTIONS_CLOSED = Series(
+    "ollama_exporter_web_connections_closed_total",
+    Kind.COUNTER,
+    "HTTP connections closed because web.max-connections were open.",
+)
+EXPORTER_INVENTORY_INSTANCES = Series(
+    "ollama_exporter_inventory_instances",
+    Kind.GAUGE,
+    "Instances in the last good list of an inventory source.",
+    ("source",),
+)
+EXPORTER_INVENTORY_LAST_SUCCESS = Series(
+    "ollama_exporter_inventory_last_success_timestamp_seconds",
+    Kind.GAUGE,
+    "Time of the last successful read of an inventory source, in seconds since 1970 UTC; 0 for "
+    "never.",
+    ("source",),
+)
+EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL = Series(
+    "ollama_exporter_inventory_last_reload_successful",
+    Kind.GAUGE,
+    "1 if the last read of an inventory source succeeded, 0 while its last good list is used.",
+    ("source",),
+)

@@ -1,0 +1,43 @@
+"""What a series is, and the labels and boundaries that several series share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """The metric types of the Prometheus exposition formats."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric: a counter's name carries its `_total`, as in queries."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """Return the name as OpenMetrics' metadata lines write it: a counter without `_total`."""
+        return self.name.removesuffix("_total") if self.kind is Kind.COUNTER else self.name
+
+
+INSTANCE = ("instance_id", "node")
+"""What identifies an instance. What may change under a running server is in its `_info`."""
+OF_MODEL = (*INSTANCE, "model")
+SHARD = ("shard",)
+"""The first label of each aggregate: replicas of a shard publish the same series."""
+
+BOUNDARIES_S = (
+    0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+)  # fmt: skip
+"""Upper bounds of the request duration histogram, in seconds; +Inf follows.
+
+The alert threshold of 0.15 s must be a boundary: between boundaries a quantile is only a guess."""
