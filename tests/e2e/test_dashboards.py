@@ -130,11 +130,18 @@ class Watched:
     async def answers(self, of: Collection[str] = tuple(Uid), cluster: str = FULL) -> list[Answer]:
         """Return the answer to every query of some dashboards; no cluster stands for all."""
         return [
-            await ask(self.source, asked, self._choices(board, cluster))
+            await ask(self.source, asked, choices)
             for board in self.boards
             if board.uid in of
-            for asked in expansion.queries(document(board), board.may_be_empty)
+            for content in (document(board),)
+            for choices in (self._choices(content, cluster),)
+            for asked in expansion.queries(content, board.may_be_empty)
         ]
+
+    async def again(self, answer: Answer, cluster: str) -> Answer:
+        """Ask one query once more."""
+        (board,) = (board for board in self.boards if board.uid == answer.asked.uid)
+        return await ask(self.source, answer.asked, self._choices(document(board), cluster))
 
     async def shows(self, uid: str, title: str, ref_id: str = "A") -> Answer:
         """Return the answer to one query of a panel."""
@@ -145,11 +152,11 @@ class Watched:
         )
         return answer
 
-    def _choices(self, board: Board, cluster: str) -> dict[str, expansion.Choice]:
+    def _choices(self, content: Mapping[str, Any], cluster: str) -> dict[str, expansion.Choice]:
         chosen = {"cluster": cluster} if cluster else {}
-        if board.uid == Uid.INSTANCE:
+        if content["uid"] == Uid.INSTANCE:
             chosen |= self._instance(cluster)
-        return expansion.choices(document(board), **chosen)
+        return expansion.choices(content, **chosen)
 
     def _instance(self, cluster: str) -> Mapping[str, str]:
         if cluster == MIXED:
@@ -289,12 +296,14 @@ async def broken(watched_fleets: Watched) -> Mapping[str, Answers]:
             watched_fleets.fleets[cluster].inject(kind, **parameters)
     full = watched_fleets.fleets[FULL]
     full.inject("oom_restart", ids=[instance_on(full, SLOW_NODE)], seconds=3)
-    seen = {cluster: Answers() for cluster in SPECS}
+    seen = {cluster: Answers(await watched_fleets.answers(cluster=cluster)) for cluster in SPECS}
 
     async def show_everything() -> bool:
         for cluster, answers in seen.items():
-            if not answers or missing(cluster, answers):
-                answers[:] = await watched_fleets.answers(cluster=cluster)
+            empty = missing(cluster, answers)
+            for index, answer in enumerate(answers):
+                if str(answer.asked) in empty:
+                    answers[index] = await watched_fleets.again(answer, cluster)
         return not any(missing(cluster, answers) for cluster, answers in seen.items())
 
     try:
