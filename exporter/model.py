@@ -10,6 +10,7 @@ from types import MappingProxyType
 import msgspec
 
 from exporter.catalogue import BOUNDARIES_S
+from exporter.catalogue import Condition as Condition  # alerts name its members too
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -38,18 +39,6 @@ class Status(StrEnum):
     PROVISIONING = "provisioning"
     DRAINING = "draining"
     UNKNOWN = "unknown"
-
-
-class Condition(StrEnum):
-    """What is wrong with an instance that may be healthy all the same; a label value."""
-
-    __hash__ = str.__hash__
-
-    MODEL_NOT_LOADED = "model_not_loaded"
-    MODEL_NOT_INSTALLED = "model_not_installed"
-    NOTHING_LOADED = "nothing_loaded"
-    ON_CPU = "on_cpu"
-    STALLED = "stalled"
 
 
 class Outcome(StrEnum):

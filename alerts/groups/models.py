@@ -16,7 +16,7 @@ from alerts.names import (
 from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
-from exporter.model import Condition
+from exporter.catalogue import Condition
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number, percent
 

@@ -1,4 +1,4 @@
-"""What a series is, and the labels and boundaries that several series share."""
+"""What a series is, and the labels, label values and boundaries that several series share."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ INSTANCE = ("instance_id", "node")
 OF_MODEL = (*INSTANCE, "model")
 SHARD = ("shard",)
 """The first label of each aggregate: replicas of a shard publish the same series."""
+
+
+class Condition(StrEnum):
+    """What is wrong with an instance that may be healthy all the same; a label value."""
+
+    __hash__ = str.__hash__  # Enum's own is written in Python, and these are counted all the time
+
+    MODEL_NOT_LOADED = "model_not_loaded"
+    MODEL_NOT_INSTALLED = "model_not_installed"
+    NOTHING_LOADED = "nothing_loaded"
+    ON_CPU = "on_cpu"
+    STALLED = "stalled"
+
 
 BOUNDARIES_S = (
     0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
