@@ -19,22 +19,22 @@ import msgspec
 
 from exporter import keep_alive
 from exporter.canary_counters import CanaryCounters
-from exporter.connection import Bounds, Connection, Deadlines
+from exporter.connection import Connection, Deadlines
 from exporter.engines.base import status_verdict
 from exporter.engines.generation import Prompt, timed_lines
 from exporter.errors import PollError
 from exporter.instance_client import InstanceClient, TransportConfig
-from exporter.model import CanaryOutcome, CanaryState, Generation, Outcome, State
+from exporter.model import CanaryOutcome, CanaryState, Context, Generation, Outcome, State
 from exporter.poller import Wheel
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Iterable, Sequence
 
-    from exporter.connection import OpenConnections
+    from exporter.connection import Bounds, Exchange, OpenConnections
     from exporter.counters import FleetCounters
     from exporter.engines.base import Engine
-    from exporter.engines.generation import CanaryRequest
+    from exporter.engines.generation import CanaryRequest, TrainedRequest
     from exporter.model import Answer, Stay, Target, Values, Verdict
     from exporter.poller import Poller
     from exporter.scrape_target import ScrapeTarget
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exporter.canary")
 
-BOUNDS = Bounds(body_bytes=65_536)
-"""Of one answer: a few tokens, and what the server says of them."""
+RELOAD_S = 1.0
+"""A model that is loaded is ready in half of that."""
 MAX_ARRIVALS = 1000
 """Pieces of one answer whose arrival is noted."""
 MAX_DATE_ERROR_S = 1.5
@@ -163,6 +163,20 @@ def without_implausible_speed(result: CanaryResult, most: float) -> CanaryResult
     return msgspec.structs.replace(result, generation=kept)
 
 
+def after_load(
+    context: Context | None, result: CanaryResult, before: CanaryState | None
+) -> Context | None:
+    """Return the choice of the context length, reversed where it had the model loaded again.
+
+    After a stall it was the runner that was not there any more.
+    """
+    load_s = 0.0 if result.generation is None else result.generation.load_s or 0.0
+    was_stalled = before is not None and before.n_stalled > 0
+    if context is None or load_s < RELOAD_S or was_stalled:
+        return context
+    return msgspec.structs.replace(context, is_reversed=not context.is_reversed)
+
+
 def next_state(before: CanaryState | None, result: CanaryResult, at_s: float) -> CanaryState:
     """Return what is known of an instance after one more canary."""
     outcome, detail = result.outcome, result.detail
@@ -223,14 +237,19 @@ class CanaryClient(InstanceClient):
         """Ask what a poll asks."""
         return engine.read(await self.fetch(requests, Deadlines(deadline_s, deadline_s)))
 
+    async def trained(self, request: TrainedRequest, model: str, deadline_s: float) -> float | None:
+        """Ask for the longest context that a model bears; None where the server does not say."""
+        exchange = await self._post(request.path, request.body(model), deadline_s)
+        if exchange.failure is not None or exchange.answers[0].status != 200:
+            return None
+        return request.read(exchange.answers[0].body)
+
     async def generate(
         self, request: CanaryRequest, prompt: Prompt, deadline_s: float
     ) -> CanaryResult:
         """Ask for the generation and read it."""
-        paths = (request.path,)
-        self._requests[paths] = _post(self._target, request, prompt, self._transport.user_agent)
         sent_s = time.monotonic()
-        exchange = await self._exchange(paths, Deadlines(deadline_s, deadline_s))
+        exchange = await self._post(request.path, request.body(prompt), deadline_s)
         duration_s = time.monotonic() - sent_s
         if exchange.failure is not None:
             return failure(exchange.failure.outcome, exchange.failure.detail, duration_s)
@@ -238,6 +257,10 @@ class CanaryClient(InstanceClient):
             self._connection.arrivals if isinstance(self._connection, TimedConnection) else ()
         )
         return judge(request, exchange.answers[0], arrivals, sent_s, duration_s)
+
+    async def _post(self, path: str, body: bytes, deadline_s: float) -> Exchange:
+        self._requests[path,] = _post(self._target, path, body, self._transport.user_agent)
+        return await self._exchange((path,), Deadlines(deadline_s, deadline_s))
 
     def _new_connection(self) -> Connection:
         loop, transport = asyncio.get_running_loop(), self._transport
@@ -254,10 +277,9 @@ class CanaryClient(InstanceClient):
         return now_s
 
 
-def _post(target: Target, request: CanaryRequest, prompt: Prompt, user_agent: str) -> bytes:
-    body = request.body(prompt)
+def _post(target: Target, path: str, body: bytes, user_agent: str) -> bytes:
     head = (
-        f"POST {target.path}{request.path} HTTP/1.1\r\nHost: {target.netloc}\r\n"
+        f"POST {target.path}{path} HTTP/1.1\r\nHost: {target.netloc}\r\n"
         f"User-Agent: {user_agent}\r\nAccept: */*\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
@@ -298,7 +320,7 @@ class Canary:
         self._options = options
         self._poller = poller
         self._counters = fleet_counters.canary = CanaryCounters()
-        self._transport = replace(transport, bounds=BOUNDS, slots=None)
+        self._transport = replace(transport, slots=None)  # few connections, which are not kept
         self._clock = clock
         self._wheel = poller.canary_wheel = Wheel(options.period_s)
         self._lane = _Lane(options.concurrency)
@@ -400,19 +422,39 @@ class Canary:
         assert reading is not None  # noqa: S101 - one without a poll is not asked
         prompt = self._plan(scrape_target, request, reading.verdict.values, None)
         if request.is_checked_first and isinstance(prompt, Prompt):
-            verdict = await client.check(engine, scrape_target.requests, deadline_s)
-            if verdict.outcome is not Outcome.OK:
-                return failure(verdict.outcome, verdict.detail)
-            now_s = self._clock.unix_s()
-            scrape_target.clock_offset_s = client.server_s(now_s) - now_s
-            scrape_target.watch_stay(verdict.values, now_s)
-            prompt = self._plan(scrape_target, request, verdict.values, scrape_target.stay)
+            prompt = await self._checked(scrape_target, engine, request, client, deadline_s)
         if isinstance(prompt, CanaryResult):
             return prompt
         stay, sent_s = scrape_target.stay, scrape_target.server_s()
         result = await client.generate(request, prompt, deadline_s)
         scrape_target.stay = keep_alive.after_canary(stay, sent_s, scrape_target.server_s())
+        scrape_target.context = after_load(scrape_target.context, result, scrape_target.row.canary)
         return without_implausible_speed(result, self._options.max_tokens_per_second)
+
+    async def _checked(
+        self,
+        scrape_target: ScrapeTarget,
+        engine: Engine,
+        request: CanaryRequest,
+        client: CanaryClient,
+        deadline_s: float,
+    ) -> Prompt | CanaryResult:
+        """Ask what a poll asks, and decide by that."""
+        verdict = await client.check(engine, scrape_target.requests, deadline_s)
+        if verdict.outcome is not Outcome.OK:
+            return failure(verdict.outcome, verdict.detail)
+        now_s = self._clock.unix_s()
+        scrape_target.clock_offset_s = client.server_s(now_s) - now_s
+        scrape_target.watch_stay(verdict.values, now_s)
+        prompt = self._plan(scrape_target, request, verdict.values, scrape_target.stay)
+        if isinstance(prompt, CanaryResult) or request.trained is None:
+            return prompt
+        known = scrape_target.context
+        if known is None or known.model != prompt.model:
+            trained = await client.trained(request.trained, prompt.model, deadline_s)
+            known = scrape_target.context = Context(prompt.model, trained)
+        context_length = request.trained.sent_context(prompt.context_length, known)
+        return prompt._replace(context_length=context_length)
 
     def _plan(
         self,

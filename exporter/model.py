@@ -251,6 +251,16 @@ class Stay(msgspec.Struct, frozen=True, gc=False):
     """What later requests were given less by that."""
 
 
+class Context(msgspec.Struct, frozen=True, gc=False):
+    """What decides whether the context length is sent to an instance's model (see `ollama`)."""
+
+    model: str
+    trained: float | None
+    """The longest that the model bears; None: not said."""
+    is_reversed: bool = False
+    """Whether the last canary's choice had the model loaded again."""
+
+
 class CanaryState(msgspec.Struct, frozen=True, gc=False):
     """What is known of one instance from its canaries so far."""
 

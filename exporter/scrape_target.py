@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.instance_client import Answers, TransportConfig
-    from exporter.model import CanaryState, Stay
+    from exporter.model import CanaryState, Context, Stay
     from ollama_fleet.clock import Clock
 
 
@@ -89,7 +89,7 @@ class ScrapeTarget:
     __slots__ = (
         "_canary", "_client", "_counters", "_engine", "_identify_at_s", "_info_labels",
         "_is_unreachable", "_labels", "_loading_since_s", "_options", "_requests",
-        "clock_offset_s", "last_failure", "poll_counts", "row", "stay", "target",
+        "clock_offset_s", "context", "last_failure", "poll_counts", "row", "stay", "target",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +114,8 @@ class ScrapeTarget:
         self._canary = canary
         self.stay: Stay | None = None
         """How long the model stays loaded that the canaries ask for; None: for ever, or unknown."""
+        self.context: Context | None = None
+        """Of the model that the canaries ask for, where that matters."""
         self.clock_offset_s = 0.0
         """By how much the instance's clock is ahead of ours, as far as that matters."""
         self.poll_counts = PollCounts()

@@ -10,7 +10,7 @@ import msgspec
 
 from exporter.engines.base import Amount, decode_json, excerpt
 from exporter.errors import PollError
-from exporter.model import Generation, Outcome
+from exporter.model import Context, Generation, Outcome
 
 MAX_LINES = 1000
 """Of one answer: a token each, and what ends it."""
@@ -37,6 +37,17 @@ class TimedLine(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedRequest:
+    """How to ask for the longest context that a model bears, and which to send then."""
+
+    path: str
+    body: Callable[[str], bytes]
+    read: Callable[[bytes], float | None]
+    sent_context: Callable[[float | None, Context], float | None]
+    """Return the context length to send, given the loaded one."""
+
+
+@dataclass(frozen=True, slots=True)
 class CanaryRequest:
     """How to ask for a generation, and how to read its answer."""
 
@@ -51,6 +62,7 @@ class CanaryRequest:
     is_checked_first: bool = False
     """Whether the poll's requests are sent again right before: it costs little and the server
     says there whether it is busy, or for how long the model stays."""
+    trained: TrainedRequest | None = None
 
 
 def timed_lines(

@@ -28,11 +28,26 @@ from exporter.engines.base import (
     status_verdict,
     without_metrics,
 )
-from exporter.engines.generation import CanaryRequest, Prompt, TimedLine, speed
+from exporter.engines.generation import (
+    CanaryRequest,
+    Prompt,
+    TimedLine,
+    TrainedRequest,
+    speed,
+)
 from exporter.engines.json_objects import ObjectReader
 from exporter.engines.prometheus_text import PageLayout, PageReader
 from exporter.errors import PollError
-from exporter.model import Answer, Generation, LoadedModel, Outcome, Values, Verdict, model_name
+from exporter.model import (
+    Answer,
+    Context,
+    Generation,
+    LoadedModel,
+    Outcome,
+    Values,
+    Verdict,
+    model_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -293,6 +308,46 @@ def generate_body(prompt: Prompt) -> bytes:
     return msgspec.json.encode(body)
 
 
+SHOW = "/api/show"
+CONTEXT_LENGTH = ".context_length"
+"""After the architecture's name: `llama.context_length`."""
+
+
+class _Shown(msgspec.Struct, gc=False):
+    model_info: dict[str, msgspec.Raw] = {}
+
+
+_decode_shown = msgspec.json.Decoder(_Shown).decode
+_decode_amount = msgspec.json.Decoder(Amount).decode
+
+
+def show_body(model: str) -> bytes:
+    """Return the body of a request for what is known of a model."""
+    return msgspec.json.encode({"model": model})
+
+
+def read_trained(body: bytes) -> float | None:
+    """Return the context length that a model was trained with; None where that is not said."""
+    try:
+        shown = decode_json(_decode_shown, body, SHOW).model_info
+        found = [raw for name, raw in shown.items() if name.endswith(CONTEXT_LENGTH)]
+        return decode_json(_decode_amount, found[0], SHOW) if found else None
+    except PollError:
+        return None
+
+
+def sent_context(loaded: float | None, known: Context) -> float | None:
+    """Return the `num_ctx` with which a loaded model is not loaded again; None: to send none.
+
+    Ollama compares what is asked for with what was asked for when it loaded the model, and lists
+    what came of that. The longest that the model bears is mostly what it made of a longer default.
+    """
+    if loaded is None or known.trained is None:
+        return loaded
+    is_default = loaded >= known.trained
+    return None if is_default != known.is_reversed else loaded
+
+
 def read_generation(lines: Sequence[TimedLine]) -> Generation:
     """Read a streamed answer: its last line has the server's own times.
 
@@ -336,6 +391,11 @@ ENGINE = Engine(
     costly_requests=(METRICS, INSTALLED),
     choose_requests=choose_requests,
     canary=CanaryRequest(
-        GENERATE, generate_body, read_generation, needs_loaded=True, is_checked_first=True
+        GENERATE,
+        generate_body,
+        read_generation,
+        needs_loaded=True,
+        is_checked_first=True,
+        trained=TrainedRequest(SHOW, show_body, read_trained, sent_context),
     ),
 )

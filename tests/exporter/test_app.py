@@ -149,6 +149,27 @@ async def test_a_fleet_is_polled_and_published(fleet: Fleet, port: int) -> None:
         assert [2.0] == await pages.values(catalogue.EXPORTER_INVENTORY_INSTANCES)
 
 
+async def test_canaries_are_sent_where_they_are_switched_on(fleet: Fleet) -> None:
+    pinned = b'{"models":[{"name":"m","expires_at":"2318-01-01T00:00:00Z"}]}'
+    bodies = {
+        "/": b"Ollama is running",
+        "/api/version": b'{"version":"0.23.0"}',
+        "/api/tags": pinned,
+        "/api/ps": pinned,
+        "/api/generate": b'{"done":true,"eval_count":8,"eval_duration":200000000}',
+    }
+    switches = {"canary__period": "300ms", "canary__timeout": "250ms"}
+    async with serving(answering(bodies)) as port:
+        fleet.write_list("a", port=port)
+        async with running(config(fleet.path)) as without:
+            await without.until_values(catalogue.INSTANCE_UP, [1.0])
+            assert [] == await without.values(catalogue.FLEET_CANARY_RESULTS)
+        async with running(config(fleet.path, **switches)) as pages:
+            await pages.until_values(catalogue.INSTANCE_CANARY_SUCCESS, [1.0])
+            await pages.until_values(catalogue.FLEET_TOKENS_PER_SECOND, [40.0])
+            assert "ok" == (await pages.instances())["a"]["canary_outcome"]
+
+
 async def test_series_per_instance_can_be_switched_off(fleet: Fleet, port: int) -> None:
     fleet.write_list("a", port=port)
     async with running(config(fleet.path, metrics__per_instance="false")) as pages:

@@ -291,7 +291,11 @@ BUSY = b'{"error":"server busy, please try again.  maximum pending requests exce
             "does not support generate",
         ),
         (response(LLAMACPP_LINES[0]), CanaryOutcome.ERROR, "ends before it is done"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 70_000, CanaryOutcome.ERROR, "larger than 65,536"),
+        (
+            b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_100_000,
+            CanaryOutcome.ERROR,
+            "larger than 1,048,576",
+        ),
         (response(ANSWER)[:-40], CanaryOutcome.ERROR, "closed in the middle of an answer"),
         (b"", CanaryOutcome.ERROR, "closed before the first byte"),
         (b"SSH-2.0\r\n", CanaryOutcome.ERROR, "not HTTP"),
@@ -406,29 +410,60 @@ async def test_an_instance_that_leaves_meanwhile_is_forgotten() -> None:
         assert {} == polled.poller.scrape_targets
 
 
-async def test_a_clock_that_is_wrong_does_not_move_an_expiry() -> None:
-    """The server is an hour ahead of us; its model goes in ten minutes of its own time."""
-    sent: list[dict[str, Any]] = []
-    expires_at = "2030-01-01T12:10:00Z"
+@asynccontextmanager
+async def asking_ollama(
+    model: dict[str, object], *, trained: int = 0, load_s: float = 0.0
+) -> AsyncIterator[list[tuple[str, dict[str, Any]]]]:
+    """Send canaries to an Ollama with one model loaded, at its noon; give (path, body) of each."""
+    sent: list[tuple[str, dict[str, Any]]] = []
     bodies = {
         "/": b"Ollama is running",
-        "/api/ps": json.dumps({"models": [{"name": "m", "expires_at": expires_at}]}).encode(),
+        "/api/ps": json.dumps({"models": [{"name": "m", **model}]}).encode(),
+        "/api/show": json.dumps({"model_info": {"llama.context_length": trained}}).encode(),
+        "/api/generate": b'{"done":true,"load_duration":%d}' % (load_s * 1e9),
     }
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await _head(reader):
             path = head.split(b" ", 2)[1].decode()
-            if path == "/api/generate":
-                n_bytes = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
-                sent.append(json.loads(await reader.readexactly(n_bytes)))
-            body = bodies.get(path, b'{"done":true}')
+            if n_bytes := head.partition(b"Content-Length: ")[2].split(b"\r\n")[0]:
+                sent.append((path, json.loads(await reader.readexactly(int(n_bytes)))))
+            body = bodies.get(path, b"{}")
             writer.write(response(body, "200 OK", "Date: Tue, 01 Jan 2030 12:00:00 GMT"))
 
     async with serving(handle) as port:
         async with polling(target("a", port, engine="ollama")) as polled, canarying(polled):
-            await asked_again(polled, CanaryOutcome.OK)
+            await asked_again(polled, CanaryOutcome.OK, n=3)
+            yield sent
 
-    assert {"599.500s"} == {body["keep_alive"] for body in sent}
+
+async def test_a_clock_that_is_wrong_does_not_move_an_expiry() -> None:
+    """The server's clock is years ahead of ours; its model goes in ten minutes of its own time."""
+    async with asking_ollama({"expires_at": "2030-01-01T12:10:00Z"}) as sent:
+        keep_alives = {body["keep_alive"] for path, body in sent if path == "/api/generate"}
+
+    assert {"599.500s"} == keep_alives
+
+
+@pytest.mark.parametrize(
+    ("context_length", "load_s", "expected"),
+    [
+        (8_192, 0.3, [8_192, 8_192, 8_192]),
+        (131_072, 0.3, [None, None, None]),
+        (131_072, 3.0, [None, 131_072, None]),
+        (8_192, 3.0, [8_192, None, 8_192]),
+    ],
+)
+async def test_the_context_length_is_one_with_which_the_model_is_not_loaded_again(
+    context_length: int, load_s: float, expected: list[int | None]
+) -> None:
+    """The longest is what Ollama made of a longer default. A choice that was wrong is reversed."""
+    pinned = {"expires_at": "2318-01-01T00:00:00Z", "context_length": context_length}
+    async with asking_ollama(pinned, trained=131_072, load_s=load_s) as sent:
+        asked = [body["options"].get("num_ctx") for path, body in sent if path == "/api/generate"]
+        n_shown = sum(path == "/api/show" for path, _ in sent)
+
+    assert (expected, 1) == (asked[:3], n_shown)
 
 
 async def test_an_https_instance_is_asked_as_it_is_polled() -> None:

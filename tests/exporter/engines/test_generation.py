@@ -134,6 +134,22 @@ def test_ollama_is_asked_with_what_the_model_was_loaded_with() -> None:
     assert "keep_alive" not in json.loads(ollama.generate_body(Prompt("g270", "1, 2,", 8)))
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"license":"x","model_info":{"general.name":"m","llama.context_length":8192}}', 8192.0),
+        (b'{"model_info":{"general.name":"m"}}', None),
+        (b'{"model_info":{"llama.context_length":-1}}', None),
+        (b'{"model_info":[]}', None),
+        (b"{" * 5000, None),
+    ],
+)
+def test_the_context_that_a_model_was_trained_with_is_read_or_not_known(
+    body: bytes, expected: float | None
+) -> None:
+    assert expected == ollama.read_trained(body)
+
+
 def test_no_engine_is_asked_for_more_tokens_than_were_set() -> None:
     prompt = Prompt("m", "1, 2,", 7)
 
