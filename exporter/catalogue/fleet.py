@@ -29,15 +29,15 @@ FLEET_INSTANCE_CONDITIONS = Series(
     "present. model_not_loaded: the model that the inventory lists is not in memory. "
     "model_not_installed: it is not on disk either. nothing_loaded: the inventory lists no model "
     "and none is in memory. on_cpu: a loaded model is partly or wholly outside GPU memory. "
-    "stalled: the last canary got no answer before its deadline.",
+    "stalled: the last canary that was sent got no answer before its deadline.",
     (*SHARD, "condition"),
 )
 FLEET_RESTARTS = Series(
     "ollama_fleet_restarts_total",
     Kind.COUNTER,
-    "Restarts of instances seen since this exporter started. It sees that the start time or the "
-    "version changed, or that a counter of tokens went back. A restart of stock Ollama shows only "
-    "in its version and in `started` of the inventory.",
+    "Restarts of instances seen since this exporter started: a later start time, another version, "
+    "or a token counter that went back. Stock Ollama reports neither start time nor counters: only "
+    "a new version, or a new `started` in the inventory, shows its restart.",
     SHARD,
 )
 FLEET_TOKENS_PER_SECOND = Series(
@@ -63,8 +63,8 @@ FLEET_REQUEST_LATENCY_P99 = Series(
 FLEET_REQUEST_LATENCY_P99_BOUND = Series(
     "ollama_fleet_request_latency_p99_bound_seconds",
     Kind.GAUGE,
-    "Certainty of the p99 of ollama_fleet_request_duration_seconds over the last 5 minutes. It "
-    "lies above bound lower and at or below bound upper; upper is absent above all buckets.",
+    "Range of the true p99 of ollama_fleet_request_duration_seconds over the last 5 minutes: above "
+    "bound lower, at or below bound upper. upper is absent if the p99 may be above all buckets.",
     (*SHARD, "bound"),
 )
 FLEET_GENERATED_TOKENS = Series(
@@ -82,8 +82,9 @@ FLEET_ERRORS = Series(
 FLEET_REQUEST_DURATION = Series(
     "ollama_fleet_request_duration_seconds",
     Kind.HISTOGRAM,
-    "Request duration, merged from instances that report a histogram. Buckets are those of all of "
-    "them; each counts an instance's requests that are surely at or below it.",
+    "Request duration, merged from instances that report a histogram. It has the buckets of all of "
+    "them. Where an instance lacks a bucket, its requests count in its next higher one, so no "
+    "quantile is too low.",
     (*SHARD, "model"),
 )
 FLEET_REQUESTS = Series(
@@ -130,7 +131,8 @@ FLEET_MODEL_UNLOADS = Series(
 FLEET_CANARY_DURATION = Series(
     "ollama_fleet_canary_duration_seconds",
     Kind.HISTOGRAM,
-    "Duration of canaries, from the request to the last token; of stalled ones, to the deadline.",
+    "Duration of canaries, from the request to the last token. A stalled canary counts with the "
+    "time to its deadline.",
     (*SHARD, "model"),
 )
 FLEET_CANARY_TIME_TO_FIRST_TOKEN = Series(
@@ -156,7 +158,8 @@ FLEET_CANARY_RESULTS = Series(
     Kind.COUNTER,
     "Canaries by outcome. ok: all tokens came. stalled: no answer before the deadline. error: a "
     "bad answer or no connection. skipped_busy: the instance has other requests. "
-    "skipped_not_loaded: the model is not in memory, or leaves it soon; a canary never loads one.",
+    "skipped_not_loaded: the model is not in memory, or is about to be unloaded; a canary never "
+    "loads a model.",
     (*SHARD, "outcome"),
 )
 FLEET_CANARY_REQUESTS = Series(
@@ -190,7 +193,8 @@ MODEL_INSTANCES = Series(
 MODEL_LOADED_INSTANCES = Series(
     "ollama_model_loaded_instances",
     Kind.GAUGE,
-    "Instances that have the model in memory; 0 for a model that the inventory lists and none has.",
+    "Instances that have the model in memory; 0 for a model that the inventory lists but no "
+    "instance has loaded.",
     (*SHARD, "model"),
 )
 MODEL_INSTALLED_INSTANCES = Series(
@@ -202,8 +206,8 @@ MODEL_INSTALLED_INSTANCES = Series(
 MODEL_ON_CPU_INSTANCES = Series(
     "ollama_model_on_cpu_instances",
     Kind.GAUGE,
-    "Instances that have the model in memory, partly or wholly outside GPU memory. Absent where no "
-    "server says where its memory is.",
+    "Instances that have the model in memory, partly or wholly outside GPU memory. Absent if no "
+    "server reports its GPU memory.",
     (*SHARD, "model"),
 )
 MODEL_LOADED_BYTES = Series(

@@ -21,8 +21,9 @@ INSTANCE_CONDITION = Series(
 INSTANCE_TOKENS_PER_SECOND = Series(
     "ollama_instance_tokens_per_second",
     Kind.GAUGE,
-    "Decoding speed of a healthy instance, in tokens/s: as it reports it, else from its counters, "
-    "else of the last canary. Kept for an hour while it is idle, then absent.",
+    "Decoding speed of a healthy instance, in tokens/s: as it reports it, else computed from its "
+    "counters, else measured by the last canary. An idle instance keeps its last value for an "
+    "hour, then it is absent.",
     INSTANCE,
 )
 INSTANCE_LATENCY_P99 = Series(
@@ -46,7 +47,7 @@ INSTANCE_REQUESTS_QUEUED = Series(
 INSTANCE_KV_CACHE_USAGE = Series(
     "ollama_instance_kv_cache_usage_ratio",
     Kind.GAUGE,
-    "Used part of the instance's KV cache, from 0 to 1. Near 1, new requests wait.",
+    "Used share of the instance's KV cache, from 0 to 1. Near 1, new requests wait.",
     INSTANCE,
 )
 INSTANCE_START_TIME = Series(
@@ -77,37 +78,41 @@ INSTANCE_ERRORS = Series(
 INSTANCE_CANARY_SUCCESS = Series(
     "ollama_instance_canary_success",
     Kind.GAUGE,
-    "1 if the last canary got all its tokens before its deadline, else 0.",
+    "1 if the last canary that was sent got all its tokens before its deadline, else 0. All canary "
+    "series of an instance are absent while it is down, and one hour after its last canary.",
     INSTANCE,
 )
 INSTANCE_CANARY_TOKENS_PER_SECOND = Series(
     "ollama_instance_canary_tokens_per_second",
     Kind.GAUGE,
-    "Decoding speed in the last canary, in tokens/s; absent if that failed.",
+    "Decoding speed in the last canary, in tokens/s; absent if that canary failed.",
     INSTANCE,
 )
 INSTANCE_CANARY_TIME_TO_FIRST_TOKEN = Series(
     "ollama_instance_canary_time_to_first_token_seconds",
     Kind.GAUGE,
-    "Time from the request of the last canary to its first token.",
+    "Time from the request of the last canary to its first token; absent if that canary failed.",
     INSTANCE,
 )
 INSTANCE_CANARY_DURATION = Series(
     "ollama_instance_canary_duration_seconds",
     Kind.GAUGE,
-    "Duration of the last canary, from the request to the last token.",
+    "Duration of the last canary, from the request to the last token; absent if that canary "
+    "failed.",
     INSTANCE,
 )
 INSTANCE_CANARY_WAITING = Series(
     "ollama_instance_canary_waiting_seconds",
     Kind.GAUGE,
-    "Time that the last canary waited in the queue of the server.",
+    "Time that the last canary waited in the queue of the server. Absent if that canary failed or "
+    "the server does not report it.",
     INSTANCE,
 )
 INSTANCE_CANARY_LOAD = Series(
     "ollama_instance_canary_load_seconds",
     Kind.GAUGE,
-    "Time that the server reports for loading the model before it answered the last canary.",
+    "Time that the server reports for loading the model before it answered the last canary. Absent "
+    "if that canary failed or the server does not report it.",
     INSTANCE,
 )
 INSTANCE_MODEL_LOADED = Series(
@@ -119,20 +124,20 @@ INSTANCE_MODEL_LOADED = Series(
 INSTANCE_MODEL_BYTES = Series(
     "ollama_instance_model_bytes",
     Kind.GAUGE,
-    "Memory of the loaded model, on the GPU and off it. Absent where the server does not say.",
+    "Memory of the loaded model, on the GPU and off it. Absent if the server does not report it.",
     OF_MODEL,
 )
 INSTANCE_MODEL_VRAM_BYTES = Series(
     "ollama_instance_model_vram_bytes",
     Kind.GAUGE,
-    "GPU memory of the loaded model. Below ollama_instance_model_bytes, the model is partly or "
-    "wholly on the CPU. Absent where the server does not say.",
+    "GPU memory of the loaded model. If it is below ollama_instance_model_bytes, the model is "
+    "partly or wholly on the CPU. Absent if the server does not report it.",
     OF_MODEL,
 )
 INSTANCE_MODEL_CONTEXT_LENGTH = Series(
     "ollama_instance_model_context_length",
     Kind.GAUGE,
-    "Context length of the loaded model, in tokens. Absent where the server does not say.",
+    "Context length of the loaded model, in tokens. Absent if the server does not report it.",
     OF_MODEL,
 )
 INSTANCE_MODEL_EXPIRES = Series(
