@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards import choices
-from dashboards.choices import DISAGREEING, Uid
+from dashboards.choices import CANARY, DISAGREEING, Uid
 from dashboards.kit import colours, controls, fields
 from dashboards.kit.board import Board, Section, row
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, stat
@@ -14,6 +14,10 @@ from exporter import catalogue
 
 SLOW = {"0": ("as its peers", colours.GOOD), "1": ("slow", colours.BAD)}
 UP = {"0": ("down", colours.BAD), "1": ("up", colours.GOOD)}
+NO_PEERS = (
+    "No node can be compared: fewer than three run the same model and engine, or servers report no "
+    f"speed, as stock Ollama: {CANARY}."
+)
 LIMITS = (10, 25, 50, 100)
 
 
@@ -56,6 +60,7 @@ def _counts(select: Selectors) -> tuple[Panel, ...]:
             nodes.compared_count(select),
             "Nodes with enough peers of the same model and engine. Fewer than all: instances do "
             "not report their speed, or fewer than three nodes run a model.",
+            no_data=NO_PEERS,
         ).optional(),
         _count(
             "Slow nodes",
@@ -64,6 +69,7 @@ def _counts(select: Selectors) -> tuple[Panel, ...]:
             "Nodes below the alert's share of their peers' median. Good: none. The table names "
             "them.",
             bad=colours.BAD,
+            no_data=NO_PEERS,
         ).optional(),
         _count(
             "Nodes down",
@@ -76,11 +82,19 @@ def _counts(select: Selectors) -> tuple[Panel, ...]:
     )
 
 
-def _count(title: str, name: str, expr: str, description: str, *, bad: str = "") -> Panel:
+def _count(
+    title: str,
+    name: str,
+    expr: str,
+    description: str,
+    *,
+    bad: str = "",
+    no_data: str = "No node metrics: check the exporter dashboard.",
+) -> Panel:
     text = PanelText(
         title=title,
         description=f"{description} Series: those recorded by node.",
-        no_data="No node metrics: check the exporter dashboard.",
+        no_data=no_data,
         unit="none",
     )
     turning = [fields.turning(name, 1, bad)] if bad else []
@@ -93,7 +107,7 @@ def _slowest(select: Selectors) -> Panel:
         description="Tokens per second per instance against the median of the nodes with the same "
         "model and engine. Slow ones share a rack, a batch or a BIOS setting: compare with one "
         "that is not. Series: node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
-        no_data="No node can be compared: fewer than three run the same model and engine.",
+        no_data=NO_PEERS,
     )
     panel = choices.rows_by_cluster(
         select,
@@ -132,7 +146,7 @@ def _ratio(select: Selectors) -> Panel:
         description=f"The {nodes.LINES} slowest of the chosen nodes at the end of the time range, "
         "and the alert's limit. A step down shows when the change happened. Series: "
         "node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
-        no_data="No chosen node can be compared with peers.",
+        no_data=NO_PEERS,
         unit="percentunit",
     )
     return chart(

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from alerts import names
 from dashboards import collection
 from dashboards.choices import Uid
 from dashboards.kit import colours
@@ -19,6 +20,7 @@ from dashboards.queries import fleet
 from dashboards.queries.limits import ThresholdStat
 from dashboards.queries.selectors import FAILING, Selectors
 from dashboards.settings import DashboardSettings
+from exporter import catalogue
 from exporter.model import CanaryOutcome, Status
 from tests.dashboards.expansion import panels
 from tests.dashboards.shipped import document
@@ -340,6 +342,41 @@ def test_some_panels_of_every_dashboard_must_have_something_to_show() -> None:
         ids = {one["id"] for one in panels(document(Uid(uid)))}
         assert board.may_be_empty <= ids
         assert 4 <= len(ids - board.may_be_empty)
+
+
+# What stock Ollama lacks
+
+OF_THE_CANARY = frozenset(
+    {
+        names.CANARIES_P99,
+        names.CAPACITY,
+        names.LATENCY_P99,
+        names.MODEL_SPEED,
+        names.MODEL_SPEED_SPREAD,
+        names.NODE_SPEED,
+        names.NODE_SPEED_RATIO,
+        names.PEERS_SPEED,
+        names.REQUESTS_P99,
+        catalogue.FLEET_QUEUE_TIME.name,
+        catalogue.FLEET_TIME_TO_FIRST_TOKEN.name,
+        catalogue.INSTANCE_TOKENS_PER_SECOND.name,
+    }
+)
+"""What the canary gives where servers do not report it."""
+ASKED_SERIES = re.compile(r"[a-z_0-9:]+(?=\{)")
+
+
+@every_panel
+def test_a_panel_that_the_canary_would_fill_says_so(uid: Uid, panel: Json) -> None:
+    """What a query shows is the first series that it asks for and that is no threshold."""
+    shown = [
+        next(
+            (name for name in ASKED_SERIES.findall(target["expr"]) if ":threshold" not in name), ""
+        )
+        for target in panel["targets"]
+    ]
+    if all(name in OF_THE_CANARY or "_canary_" in name for name in shown):
+        assert re.search("--canary.period|canaries", defaults(panel)["noValue"])
 
 
 # What some are there for
