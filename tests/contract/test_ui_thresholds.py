@@ -10,7 +10,7 @@ from alerts.groups import availability, performance
 from alerts.groups.thresholds import group
 from alerts.settings import Settings
 from exporter.settings import SETTINGS
-from exporter.ui.summary import Limits, Name, thresholds
+from exporter.ui.summary import RECORDED, Limits, Name, thresholds
 from ollama_fleet.levels import parse_level
 
 EXPECTED = "fleet:ollama_instances_expected:sum"
@@ -35,7 +35,6 @@ def test_the_floor_of_healthy_instances_is_rounded_alike(n_instances: int, floor
     assert floor == thresholds(limits, n_instances)[Name.HEALTHY_INSTANCES]
 
 
-def test_the_rules_record_each_threshold_under_the_name_that_the_web_ui_looks_for() -> None:
-    recorded = {dict(rule.labels)["name"] for rule in group(Settings()).rules}
-
-    assert set(Name) <= recorded
+def test_the_rules_record_each_threshold_as_the_series_that_the_web_ui_looks_for() -> None:
+    assert set(Name) == set(RECORDED)
+    assert {*RECORDED.values()} <= {rule.name for rule in group(Settings()).rules}
