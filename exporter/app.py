@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.canary import Canary, CanaryOptions
+from exporter.canary import MAX_PATIENT, Canary, CanaryOptions
 from exporter.connection import Bounds
 from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
@@ -233,14 +233,15 @@ class Exporter:
         """Make the fleet fit the limit of open files."""
         targets = self._inventory.targets
         n_instances = sum(target.state is not State.PROVISIONING for target in targets)
-        n_slots = instance_connections(n_instances, self._limit, n_clients=self._n_clients)
+        config = self._config
+        n_canaries = MAX_PATIENT * config.canary_concurrency if config.canary_period else 0
+        n_others = self._n_clients + n_canaries
+        n_slots = instance_connections(n_instances, self._limit, n_others=n_others)
         if n_slots is None:
             self._transport.slots = None
         elif self._transport.slots is None:
-            max_clients = self._config.web_max_connections
-            log.warning(
-                "%s", descriptor_shortage(n_instances, self._limit, max_clients=max_clients)
-            )
+            most = config.web_max_connections + n_canaries
+            log.warning("%s", descriptor_shortage(n_instances, self._limit, n_others=most))
             self._transport.slots = asyncio.Semaphore(n_slots)
 
     async def _poll(self) -> None:
@@ -380,16 +381,16 @@ def client_connections(most: int, limit: int) -> int:
     return max(1, min(most, limit // CLIENTS_SHARE))
 
 
-def instance_connections(n_instances: int, limit: int, *, n_clients: int) -> int | None:
+def instance_connections(n_instances: int, limit: int, *, n_others: int) -> int | None:
     """Return how many connections may be open at once; None where every instance can keep one."""
-    room = max(1, limit - RESERVE - n_clients)
+    room = max(1, limit - RESERVE - n_others)
     return None if n_instances <= room else room
 
 
-def descriptor_shortage(n_instances: int, limit: int, *, max_clients: int) -> str:
+def descriptor_shortage(n_instances: int, limit: int, *, n_others: int) -> str:
     """Say what happens to a fleet that does not fit, and what helps."""
     return (
         f"{n_instances:,} instances need more open files than the limit of {limit:,}: connections "
         "are closed after each poll, which costs several times the CPU time; raise the limit "
-        f"to {n_instances + RESERVE + max_clients:,} (ulimit -n, LimitNOFILE=) or use --shard"
+        f"to {n_instances + RESERVE + n_others:,} (ulimit -n, LimitNOFILE=) or use --shard"
     )

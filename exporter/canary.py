@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -61,6 +61,8 @@ class CanaryOptions:
     n_tokens: int
     prompt: str
     max_tokens_per_second: float
+    patience_s: float = 2.0
+    """One that has waited for so long makes room for another: it costs nobody anything."""
 
 
 class CanaryResult(msgspec.Struct, frozen=True, gc=False):
@@ -77,6 +79,10 @@ NOT_LOADED = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED, "the model is not lo
 LEAVING = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED, "the model is about to be unloaded")
 BUSY = CanaryResult(CanaryOutcome.SKIPPED_BUSY, "requests run or wait")
 SKIPPED = frozenset((CanaryOutcome.SKIPPED_BUSY, CanaryOutcome.SKIPPED_NOT_LOADED))
+
+
+MAX_PATIENT = 10
+"""Times `concurrency`: under way at once, those that have made room included."""
 
 
 # What to ask, and what came of it: pure
@@ -289,16 +295,6 @@ def _post(target: Target, path: str, body: bytes, user_agent: str) -> bytes:
 # The schedule
 
 
-@dataclass(slots=True)
-class _Lane:
-    """Instances that wait for their canary."""
-
-    most: int
-    """Canaries at once."""
-    waiting: deque[ScrapeTarget] = field(default_factory=deque)
-    n_running: int = 0
-
-
 def _may_be_asked(scrape_target: ScrapeTarget) -> bool:
     """Return whether an instance serves, is well, and is of a kind that can be asked."""
     engine = scrape_target.engine
@@ -323,16 +319,16 @@ class Canary:
         self._transport = replace(transport, slots=None)  # few connections, which are not kept
         self._clock = clock
         self._wheel = poller.canary_wheel = Wheel(options.period_s)
-        self._lane = _Lane(options.concurrency)
-        # Those that stalled take their whole time again: they must not keep all others waiting.
-        self._stalled_lane = _Lane(max(1, options.concurrency // 2))
+        self._waiting: deque[ScrapeTarget] = deque()
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
-        """By instance id; None while it waits."""
+        """By instance id; None while it waits for its turn."""
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        """By instance id, for those that take up room: when they make it."""
         self._n_late = 0
 
     def __repr__(self) -> str:
-        n_running = self._lane.n_running + self._stalled_lane.n_running
-        return f"<Canary {n_running} under way, {len(self._tasks) - n_running} waiting>"
+        n_waiting = len(self._waiting)
+        return f"<Canary {len(self._tasks) - n_waiting} under way, {n_waiting} waiting>"
 
     async def run(self) -> None:
         """Begin each canary when it is due, until cancelled."""
@@ -352,8 +348,7 @@ class Canary:
 
     async def close(self) -> None:
         """Give up all canaries."""
-        self._lane.waiting.clear()
-        self._stalled_lane.waiting.clear()
+        self._waiting.clear()
         tasks = [task for task in self._tasks.values() if task is not None]
         for task in tasks:
             task.cancel()
@@ -366,30 +361,33 @@ class Canary:
                 self._n_late += 1
             elif _may_be_asked(scrape_target):
                 self._tasks[instance_id] = None
-                canary = scrape_target.row.canary
-                is_stalled = canary is not None and canary.n_stalled > 0
-                (self._stalled_lane if is_stalled else self._lane).waiting.append(scrape_target)
+                self._waiting.append(scrape_target)
         self._start_waiting()
 
     def _start_waiting(self) -> None:
-        """Begin as many as may be under way at once."""
-        lanes = (self._lane, self._stalled_lane)
-        for lane in lanes:
-            while lane.waiting and lane.n_running < lane.most:
-                if sum(one.n_running for one in lanes) >= self._options.concurrency:
-                    return
-                self._start(lane, lane.waiting.popleft())
+        """Begin as many as there is room for."""
+        most = self._options.concurrency
+        while self._waiting and len(self._timers) < most:
+            if len(self._tasks) - len(self._waiting) >= MAX_PATIENT * most:
+                return
+            self._start(self._waiting.popleft())
 
-    def _start(self, lane: _Lane, scrape_target: ScrapeTarget) -> None:
-        instance_id = scrape_target.target.id
-        task = asyncio.get_running_loop().create_task(self._ask(scrape_target))
+    def _start(self, scrape_target: ScrapeTarget) -> None:
+        loop, instance_id = asyncio.get_running_loop(), scrape_target.target.id
+        task = loop.create_task(self._ask(scrape_target))
         self._tasks[instance_id] = task
-        lane.n_running += 1
-        task.add_done_callback(partial(self._ended, lane, instance_id))
+        patience_s = self._options.patience_s
+        self._timers[instance_id] = loop.call_later(patience_s, self._make_room, instance_id)
+        task.add_done_callback(partial(self._ended, instance_id))
 
-    def _ended(self, lane: _Lane, instance_id: str, task: asyncio.Task[None]) -> None:
+    def _make_room(self, instance_id: str) -> None:
+        del self._timers[instance_id]
+        self._start_waiting()
+
+    def _ended(self, instance_id: str, task: asyncio.Task[None]) -> None:
         del self._tasks[instance_id]
-        lane.n_running -= 1
+        if timer := self._timers.pop(instance_id, None):
+            timer.cancel()
         if not task.cancelled() and task.exception() is not None:
             log.error("bug in a canary instance=%s", instance_id, exc_info=task.exception())
         self._start_waiting()

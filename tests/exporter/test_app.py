@@ -444,9 +444,23 @@ async def test_a_fleet_larger_than_the_limit_is_warned_about_and_still_polled(
             await pages.until_statuses(dict.fromkeys([*names, "another"], "healthy"))
 
     warnings = [record.message for record in caplog.records if "open files" in record.message]
-    assert [app.descriptor_shortage(n_instances, RESERVED + n_room, max_clients=20)] == warnings
+    assert [app.descriptor_shortage(n_instances, RESERVED + n_room, n_others=20)] == warnings
     # The server sees a connection end a moment after the exporter closed it.
     assert 0 < n_open_most <= 2 * n_room
+
+
+async def test_canaries_have_their_share_of_the_open_files(
+    fleet: Fleet, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = RESERVED + 100
+    monkeypatch.setattr(app, "raise_limit", lambda: limit)
+    fleet.write_list("a", port=port)
+    switches = {"canary__period": "10m", "canary__concurrency": "11"}
+    async with running(config(fleet.path)), running(config(fleet.path, **switches)):
+        pass
+
+    warnings = [record.message for record in caplog.records if "open files" in record.message]
+    assert [app.descriptor_shortage(1, limit, n_others=20 + 110)] == warnings
 
 
 async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
@@ -464,7 +478,7 @@ async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
         fleet.write_list("a", "b", "c", port=port)
         await pages.until_statuses({"a": "healthy", "b": "healthy", "c": "healthy"})
 
-    assert app.descriptor_shortage(3, RESERVED + 2, max_clients=20) in caplog.text
+    assert app.descriptor_shortage(3, RESERVED + 2, n_others=20) in caplog.text
 
 
 @pytest.fixture
@@ -499,11 +513,11 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
 def test_a_fleet_that_does_not_fit_shares_the_room_there_is(
     n_instances: int, limit: int, expected: int | None
 ) -> None:
-    assert expected == app.instance_connections(n_instances, limit, n_clients=9)
+    assert expected == app.instance_connections(n_instances, limit, n_others=9)
 
 
 def test_the_warning_says_which_limit_and_what_helps() -> None:
-    text = app.descriptor_shortage(10_000, 1024, max_clients=200)
+    text = app.descriptor_shortage(10_000, 1024, n_others=200)
 
     assert "10,000 instances" in text
     assert "limit of 1,024" in text

@@ -341,27 +341,40 @@ async def test_no_instance_has_two_canaries_at_once() -> None:
     assert 1 == most
 
 
-async def test_no_more_than_may_are_under_way_and_stalled_ones_take_half(
-    fleet: RunningFleet,
-) -> None:
-    """Two of three are frozen, later one, and two may be under way: one is left for the others."""
-    ids = [instance.id for instance in fleet.fleet.instances]
-    faults = [fleet.inject("runner_hang", ids=[one], seconds=3600) for one in ids[:2]]
-    async with polling(*[ollama(fleet, index) for index in range(3)]) as polled:
-        async with canarying(polled, concurrency=2, timeout_s=1.0, n_tokens=32) as canary:
-            await eventually(lambda: all(n_stalled(polled, one) for one in ids[:2]))
+async def test_no_more_than_may_are_under_way_at_once() -> None:
+    async def generate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(PERIOD_S)
+        writer.write(response(ANSWER))
+
+    async with serving(llama_server(generate)) as port:
+        targets = [target(f"i{n}", port, engine="llamacpp") for n in range(6)]
+        async with polling(*targets) as polled, canarying(polled, concurrency=2) as canary:
+            assert 2 == await most_under_way(polled, canary, CanaryOutcome.OK, n=8)
+
+
+async def test_those_that_wait_make_room_for_others_up_to_a_bound() -> None:
+    """Of 16 two at once, of which 14 are frozen: the others are asked again and again."""
+
+    async def freeze(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    well = llama_server(answering(response(ANSWER)))
+    async with serving(llama_server(freeze)) as frozen, serving(well) as port:
+        targets = [target(f"i{n}", frozen, engine="llamacpp") for n in range(14)]
+        targets += [target(f"j{n}", port, engine="llamacpp") for n in range(2)]
+        changed = {"concurrency": 1, "patience_s": 0.02, "timeout_s": 2.0}
+        async with polling(*targets) as polled, canarying(polled, **changed) as canary:
+            most = await most_under_way(polled, canary, CanaryOutcome.STALLED, n=20)
             n_ok = n_results(polled, CanaryOutcome.OK)
-            assert 2 == await most_under_way(polled, canary, n_stalls=4)
-            assert n_results(polled, CanaryOutcome.OK) >= n_ok + 6
-            fleet.heal(faults[1].id)
-            await eventually(lambda: not n_stalled(polled, ids[1]))
-            assert 2 == await most_under_way(polled, canary, n_stalls=3)
+
+    assert 10 == most
+    assert n_ok >= 2
 
 
-async def most_under_way(polled: Polled, canary: Canary, *, n_stalls: int) -> int:
-    """Return how many canaries were under way at most, until so many more have stalled."""
-    before, most = n_results(polled, CanaryOutcome.STALLED), 0
-    while n_results(polled, CanaryOutcome.STALLED) < before + n_stalls:
+async def most_under_way(polled: Polled, canary: Canary, until: CanaryOutcome, *, n: int) -> int:
+    """Return how many canaries were under way at most, until so many more have ended so."""
+    before, most = n_results(polled, until), 0
+    while n_results(polled, until) < before + n:
         most = max(most, int(repr(canary).split()[1]))
         await asyncio.sleep(0.01)
     return most
