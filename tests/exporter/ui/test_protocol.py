@@ -226,6 +226,23 @@ def _show(site: Site, fleet: dict[str, dict[str, Any]]) -> None:
     site.poller.show(*[cell(id_, **each) for id_, each in fleet.items()])
 
 
+async def test_conditions_are_told_of_the_cells_alone_that_have_them() -> None:
+    """Also in a whole map: most fleets have few."""
+    site = Site()
+    site.poller.show(*[cell(id_) for id_ in "abcd"])
+    _, at_first = await site.get("/fleet/map")
+    site.poller.show(*[cell(id_) for id_ in "acd"], cell("b", conditions=(Condition.ON_CPU,)))
+    site.clock.move(REFRESH_S)
+
+    since = {name: at_first[name] for name in ("layout", "revision")}
+    _, told = await site.get("/fleet/changes", **since)
+    _, fresh = await site.get("/fleet/map")
+
+    assert {"cells": [], "to": []} == at_first["conditions"]
+    assert {"cells": [1], "to": [8]} == told["conditions"] == fresh["conditions"]
+    assert [*Condition] == fresh["condition_names"]
+
+
 def numbers(*values: int) -> array[int]:
     return array("i", values)
 
