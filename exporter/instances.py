@@ -154,7 +154,7 @@ def view(
     """Return what there is to say of one instance; in full, with the names of installed models."""
     target, reading, canary = row.target, row.reading, row.canary
     verdict = None if reading is None else reading.verdict
-    generation = NO_GENERATION if canary is None else _generation(canary, now_s)
+    generation = last_generation(canary, now_s=now_s) or NO_GENERATION
     installed = row.counters.installed
     return InstanceView(
         id=target.id,
@@ -195,9 +195,9 @@ def view(
     )
 
 
-def _generation(canary: CanaryState, now_s: float) -> Generation:
+def last_generation(canary: CanaryState | None, *, now_s: float) -> Generation | None:
     """Return what the last canary learned, unless that is too long ago to count."""
-    return NO_GENERATION if is_stale(canary, now_s=now_s) else canary.generation or NO_GENERATION
+    return None if canary is None or is_stale(canary, now_s=now_s) else canary.generation
 
 
 def _loaded_models(loaded: Sequence[LoadedModel] | None) -> tuple[ModelView, ...] | None:

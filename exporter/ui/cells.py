@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from exporter.counters import MAX_MODELS, bounded, speed_now
-from exporter.instances import engine_of, start_time_s
+from exporter.instances import engine_of, last_generation, start_time_s
 from exporter.model import Condition, Status
 from exporter.snapshot import ModelUse
 from exporter.ui.layout import STEP_ROWS
@@ -60,6 +60,8 @@ class Value(StrEnum):
 
     SPEED = "speed"
     P99 = "p99"
+    CANARY = "canary"
+    """How long the last canary took."""
     ERRORS = "errors"
     AGE = "age"
 
@@ -227,6 +229,10 @@ def _readers(now_s: float, errors: Callable[[Row], int | None]) -> dict[Value, R
         latency_s = None if row.reading is None else row.reading.verdict.values.latency_p99_s
         return UNKNOWN if latency_s is None else _whole(1000 * latency_s)
 
+    def canary_ms(row: Row) -> int:
+        generation = last_generation(row.canary, now_s=now_s)
+        return UNKNOWN if generation is None else _whole(1000 * generation.duration_s)
+
     def errors_of(row: Row) -> int:
         count = errors(row)
         return UNKNOWN if count is None else min(count, LARGEST)
@@ -238,7 +244,12 @@ def _readers(now_s: float, errors: Callable[[Row], int | None]) -> dict[Value, R
             return UNKNOWN
         return _whole(max(0.0, math.floor((now_s - start_s) / SECONDS_PER_HOUR)))
 
-    return {Value.P99: p99_ms, Value.ERRORS: errors_of, Value.AGE: age_hours}
+    return {
+        Value.P99: p99_ms,
+        Value.CANARY: canary_ms,
+        Value.ERRORS: errors_of,
+        Value.AGE: age_hours,
+    }
 
 
 def _whole(number: float) -> int:

@@ -99,6 +99,8 @@ async def test_a_stock_fleet_says_which_setting_gives_what_it_lacks(
             ]
         )
         await expect(page.find("#legend-note")).to_contain_text("--canary.period measures it")
+        await page.field("Colour by").select_option("canary")
+        await expect(page.find("#legend-note")).to_contain_text("--canary.period sends them")
         for value in ("p99", "errors", "age"):
             await page.field("Colour by").select_option(value)
             await expect(page.find("#legend-note")).to_contain_text("These servers report no")
@@ -111,7 +113,7 @@ async def test_canaries_show_their_times_beside_those_of_requests(
     async with running_fleet(FleetSpec(n_instances=4, mode=Mode.OLLAMA)) as fleet:
         inventory.write_text(json.dumps(fleet.inventory))
         url = await start_exporter(inventory, "--canary.period=2s", "--canary.timeout=1900ms")
-        page = await open_page(f"{url}?id=llm-00001")
+        page = await open_page(f"{url}?id=llm-00001&value=canary")
 
         await expect(page.find("#indicators dt").nth(1)).to_have_text(
             "Request latency p99 of canaries", timeout=100_000
@@ -122,6 +124,7 @@ async def test_canaries_show_their_times_beside_those_of_requests(
         await expect(page.find("#indicators .verdict").last).to_have_text(
             re.compile("met"), timeout=100_000
         )
+        await expect(page.find("#legend-steps li").last).to_have_text("not known 0")
         await expect(page.find("#details-list")).to_contain_text(
             re.compile("Last canaryok.*Canary took.*Canary's tokens per second[0-9]")
         )

@@ -82,18 +82,8 @@ const SCALES = {
       rangeOf: (step) => rangeWords(SPEED_LIMITS, step, decimal),
       isBad: (step) => step < 2,
     }),
-  p99: (scheme, limitSeconds) => {
-    // Rounded to nanoseconds: 1,000 times 1.001 is less than 1,001 to a computer.
-    const limits = LATENCY_SHARES.map((share) => Math.round(share * limitSeconds * 1e9) / 1e6);
-    const scale = stepped("p99", "p99 latency", scheme, {
-      palettes: AMOUNT_COLOURS,
-      limits,
-      rangeOf: (step) => upToRangeWords(limits, step, (milliseconds) => latency(milliseconds / 1000)),
-      isBad: (step) => step >= 3,
-    });
-    // A latency at its limit is one that is still allowed.
-    return { ...scale, stepOf: (value) => stepUpTo(limits, value) };
-  },
+  p99: (scheme, limitSeconds) => latencyScale("p99", "p99 latency", scheme, limitSeconds),
+  canary: (scheme, limitSeconds) => latencyScale("canary", "duration of the last canary", scheme, limitSeconds),
   errors: (scheme) =>
     stepped("errors", "failed requests in 5 min", scheme, {
       palettes: AMOUNT_COLOURS,
@@ -113,6 +103,19 @@ const SCALES = {
 function statusLook(words, scheme) {
   if (words !== CONDITION) return { colour: STATUS_COLOURS[words][scheme] };
   return { colour: STATUS_COLOURS.healthy[scheme], mark: CONDITION_MARKS[scheme] };
+}
+
+function latencyScale(name, unit, scheme, limitSeconds) {
+  // Rounded to nanoseconds: 1,000 times 1.001 is less than 1,001 to a computer.
+  const limits = LATENCY_SHARES.map((share) => Math.round(share * limitSeconds * 1e9) / 1e6);
+  const scale = stepped(name, unit, scheme, {
+    palettes: AMOUNT_COLOURS,
+    limits,
+    rangeOf: (step) => upToRangeWords(limits, step, (milliseconds) => latency(milliseconds / 1000)),
+    isBad: (step) => step >= 3,
+  });
+  // A latency at its limit is one that is still allowed.
+  return { ...scale, stepOf: (value) => stepUpTo(limits, value) };
 }
 
 function stepped(name, unit, scheme, { palettes, limits, rangeOf, isBad }) {

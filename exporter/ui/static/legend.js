@@ -12,6 +12,7 @@ import { NOT_KNOWN, count } from "./words.js";
 const NOTES = {
   speed: "No speed is known: --canary.period measures it. A model needs three instances to compare.",
   p99: "These servers report no p99 of their own.",
+  canary: "No canary was answered; --canary.period sends them.",
   errors: "These servers report no errors.",
   age: "These servers report no start: `started` in the inventory tells it.",
 };

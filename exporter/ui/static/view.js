@@ -16,7 +16,7 @@
  * @property {string | null} id the instance whose details are open
  */
 
-export const VALUES = Object.freeze(["status", "speed", "p99", "errors", "age"]);
+export const VALUES = Object.freeze(["status", "speed", "p99", "canary", "errors", "age"]);
 export const FILTERS = Object.freeze(["node", "model", "status", "condition", "developer"]);
 
 /** The statuses of an instance; the protocol's codes index the fleet's own list, which is the same. */

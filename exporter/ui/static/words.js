@@ -74,6 +74,7 @@ const VALUE_WORDS = {
   status: (name) => name,
   speed: (percent) => `${count(percent)} % of its peers' speed`,
   p99: (milliseconds) => `p99 ${latency(milliseconds / 1000)}`,
+  canary: (milliseconds) => `last canary took ${latency(milliseconds / 1000)}`,
   errors: (failed) => `${counted(failed, "error")} in 5 min`,
   age: (hours) => `started ${span(hours * 3600)} ago`,
 };
@@ -82,6 +83,7 @@ const SHORT_WORDS = {
   status: (name) => name,
   speed: (percent) => `${count(percent)} %`,
   p99: (milliseconds) => latency(milliseconds / 1000),
+  canary: (milliseconds) => latency(milliseconds / 1000),
   errors: (failed) => count(failed),
   age: (hours) => span(hours * 3600),
 };
@@ -101,6 +103,7 @@ export const TITLES = Object.freeze({
   status: "Status",
   speed: "Speed against peers",
   p99: "p99 latency",
+  canary: "Last canary",
   errors: "Errors in 5 min",
   age: "Age",
 });

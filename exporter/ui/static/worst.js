@@ -14,10 +14,11 @@ const CAPTIONS = {
   status: "Not healthy, or with a condition",
   speed: "Slowest against their peers",
   p99: "Highest p99 latency",
+  canary: "Slowest canaries",
   errors: "Most errors in 5 min",
   age: "Oldest",
 };
-const HEADS = { status: "Why", speed: "Speed", p99: "p99", errors: "Errors", age: "Age" };
+const HEADS = { status: "Why", speed: "Speed", p99: "p99", canary: "Canary", errors: "Errors", age: "Age" };
 
 export class Worst {
   /** @param {(id: string) => void} onOpen */

@@ -10,7 +10,17 @@ from typing import Any
 
 from exporter.counters import Counter, CounterState, FleetCounters
 from exporter.inventory import WHOLE, Shard, SourceState
-from exporter.model import Condition, LoadedModel, Outcome, Reading, State, Target, Values, Verdict
+from exporter.model import (
+    CanaryState,
+    Condition,
+    LoadedModel,
+    Outcome,
+    Reading,
+    State,
+    Target,
+    Values,
+    Verdict,
+)
 from exporter.poller import Poller
 from exporter.responses import ResponseSender
 from exporter.scrape_target import LastFailure
@@ -69,6 +79,7 @@ def cell(
     listed_age_s: float | None = None,
     conditions: tuple[Condition, ...] = (),
     loaded: tuple[LoadedModel, ...] | None = None,
+    canary: CanaryState | None = None,
 ) -> Row:
     """Return the row of an instance; an outcome of None is one that was never polled."""
     started_s = None if listed_age_s is None else NOW_S - listed_age_s
@@ -88,7 +99,7 @@ def cell(
         verdict = Verdict(outcome, values=Values(latency_p99_s=p99_s, loaded=loaded))
         reading = Reading(verdict, engine, NOW_S, 0.002)
     status = status_of(target, reading)
-    return Row(target, status, reading, counters, is_up(reading), "", "", conditions)
+    return Row(target, status, reading, counters, is_up(reading), "", "", conditions, canary)
 
 
 @dataclass(slots=True)

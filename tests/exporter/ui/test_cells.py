@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.instances import Filter
-from exporter.model import Condition, LoadedModel, Outcome, State, Status
+from exporter.model import (
+    CanaryOutcome,
+    CanaryState,
+    Condition,
+    Generation,
+    LoadedModel,
+    Outcome,
+    State,
+    Status,
+)
 from exporter.snapshot import Row
 from exporter.ui import cells
 from exporter.ui.cells import (
@@ -108,6 +117,18 @@ def test_latency_is_in_whole_milliseconds() -> None:
 
     assert [89, 90, 9000, UNKNOWN] == column(Value.P99, *rows)
     assert [UNKNOWN] == column(Value.P99, cell("e", outcome=None))
+
+
+def test_a_canary_takes_whole_milliseconds_until_it_is_too_old_to_count() -> None:
+    def asked(ago_s: float, generation: Generation | None) -> Row:
+        outcome = CanaryOutcome.STALLED if generation is None else CanaryOutcome.OK
+        at_s = NOW_S - ago_s
+        return cell(f"{ago_s}", canary=CanaryState(outcome, "", at_s, 0, at_s, generation))
+
+    answered = Generation(8.0, duration_s=1.2344)
+    rows = (asked(1.0, answered), asked(2.0, None), asked(2 * HOUR_S, answered), cell("never"))
+
+    assert [1234, UNKNOWN, UNKNOWN, UNKNOWN] == column(Value.CANARY, *rows)
 
 
 def test_age_is_in_whole_hours_of_those_that_are_up() -> None:

@@ -297,12 +297,15 @@ async def test_once_the_cells_are_others_only_the_name_of_their_layout_is_told(
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("/fleet/map?value=heat", "there is no value 'heat', only speed, p99, errors, age"),
+        ("/fleet/map?value=heat", "there is no value 'heat', only speed, p99, canary, errors, age"),
         ("/fleet/map?x=1", "there is no parameter 'x', only value"),
         ("/fleet/changes", "layout is required, as /fleet/map gives it"),
         ("/fleet/changes?layout=l", "revision is required, as /fleet/map gives it"),
         ("/fleet/changes?layout=l&revision=1&full=all", "full can only be value, not 'all'"),
-        ("/fleet/worst?value=heat", "no value 'heat', only status, speed, p99, errors, age"),
+        (
+            "/fleet/worst?value=heat",
+            "no value 'heat', only status, speed, p99, canary, errors, age",
+        ),
         ("/fleet/worst?status=red", "no status 'red', only healthy"),
     ],
 )

@@ -294,7 +294,7 @@ def test_changes_are_asked_for_since_a_revision_of_a_layout() -> None:
     ("query", "expected"),
     [
         ("colour=red", "there is no parameter 'colour', only value"),
-        ("value=heat", "there is no value 'heat', only speed, p99, errors, age"),
+        ("value=heat", "there is no value 'heat', only speed, p99, canary, errors, age"),
         ("value=", "there is no value ''"),
         ("value=status", "there is no value 'status'"),
         ("value=speed&value=age", "can take one value at a time"),
@@ -332,7 +332,7 @@ def test_other_changes_are_refused_with_what_there_is(query: str, expected: str)
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("value=heat", "there is no value 'heat', only status, speed, p99, errors, age"),
+        ("value=heat", "there is no value 'heat', only status, speed, p99, canary, errors, age"),
         ("value=status&value=speed", "can take one value at a time"),
         ("status=red", "no status 'red', only healthy"),
         ("node=a&node=b", "can take one node at a time"),
