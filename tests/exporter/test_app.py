@@ -454,13 +454,13 @@ async def test_canaries_have_their_share_of_the_open_files(
 ) -> None:
     limit = RESERVED + 100
     monkeypatch.setattr(app, "raise_limit", lambda: limit)
-    fleet.write_list("a", port=port)
+    fleet.write_list("a", "b", port=port)
     switches = {"canary__period": "10m", "canary__concurrency": "11"}
     async with running(config(fleet.path)), running(config(fleet.path, **switches)):
         pass
 
     warnings = [record.message for record in caplog.records if "open files" in record.message]
-    assert [app.descriptor_shortage(1, limit, n_others=20 + 110)] == warnings
+    assert [app.descriptor_shortage(2, limit, n_others=20 + 110)] == warnings
 
 
 async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
